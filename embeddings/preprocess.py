@@ -1,0 +1,69 @@
+"""From a file's bytes to the uint8 square a network takes. Runs in worker processes; knows Pillow and numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from embeddings.specs import Preprocessing
+from lake import decode
+from lake.errors import UnreadableImage
+
+# A JPEG may be decoded smaller (DCT scaling) as long as its short side stays this many times what `resize` asks for.
+# At 1.0 the worst cosine to a full decode over the benchmark's photographs fell to 0.98; see docs/benchmarks.md.
+DCT_MARGIN = 2.0
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`images[i]` belongs to the `kept[i]`-th input; `reasons` says why each other input is missing."""
+
+    images: np.ndarray | list[np.ndarray]
+    kept: list[int]
+    reasons: dict[int, str]
+
+
+def prepare(data: bytes, how: Preprocessing | None, max_megapixels: float = decode.MAX_MEGAPIXELS_BULK) -> np.ndarray:
+    """One image as uint8 (crop, crop, 3), or whole (height, width, 3) when `how` is None.
+
+    The same pixels as torchvision's Resize + CenterCrop on a Pillow image, except that large JPEGs are decoded
+    scaled. Raises UnreadableImage.
+    """
+    image = decode.open_image(data, max_megapixels)
+    if how is None:
+        return np.asarray(decode.pixels(image))
+    return square(decode.pixels(image, shortest_side=round(how.resize * DCT_MARGIN)), how)
+
+
+def square(image: Image.Image, how: Preprocessing) -> np.ndarray:
+    """Resize and centre crop of an upright RGB image: uint8 (crop, crop, 3)."""
+    width, height = image.size
+    if how.mode == "squash":
+        size = (how.resize, how.resize)
+    elif width <= height:
+        size = (how.resize, int(how.resize * height / width))
+    else:
+        size = (int(how.resize * width / height), how.resize)
+    if size != image.size:
+        image = image.resize(size, _FILTERS[how.interpolation])
+    left, top = round((size[0] - how.crop) / 2.0), round((size[1] - how.crop) / 2.0)
+    # Pillow fills with black what a crop larger than the image would ask for.
+    return np.asarray(image.crop((left, top, left + how.crop, top + how.crop)))
+
+
+def prepare_many(files: list[bytes], how: Preprocessing | None) -> Prepared:
+    """`prepare` for a worker. A bad file neither stops nor shifts the others."""
+    images: list[np.ndarray] = []
+    kept: list[int] = []
+    reasons: dict[int, str] = {}
+    for index, data in enumerate(files):
+        try:
+            images.append(prepare(data, how))
+            kept.append(index)
+        except UnreadableImage as error:
+            reasons[index] = str(error)
+    return Prepared(np.stack(images) if how is not None and images else images, kept, reasons)

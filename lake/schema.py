@@ -1,0 +1,294 @@
+"""The tables: what a row is, and what every column means.
+
+This is the only place where columns are declared. `docs/storage.md` is checked against it by a test, the
+Lance schemas are made from it, and `lakeloop sql` sees the same names. It knows nothing of files or queries.
+
+Two rules shape it. Image bytes never live in a table that is searched, labelled or compacted, because such
+operations rewrite rows. Events are appended, never edited: the current state is a view (`lake/views.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+UTC = pa.timestamp("us", tz="UTC")
+
+SCORES = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))
+BOXES = pa.list_(
+    pa.struct(
+        [
+            ("label", pa.string()),
+            ("score", pa.float64()),
+            ("x", pa.float64()),
+            ("y", pa.float64()),
+            ("width", pa.float64()),
+            ("height", pa.float64()),
+        ]
+    )
+)
+MASKS = pa.list_(
+    pa.struct(
+        [
+            ("label", pa.string()),
+            ("score", pa.float64()),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("counts", pa.string()),
+        ]
+    )
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: pa.DataType | str
+    doc: str
+    nullable: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """One Lance table. `key` names the column that identifies a row: inserting a known key adds nothing."""
+
+    name: str
+    doc: str
+    columns: Sequence[Column]
+    key: str
+    indexed: Sequence[str] = ()
+
+    def arrow(self) -> pa.Schema:
+        """The Arrow schema; the key column carries Lance's unenforced-primary-key mark."""
+        fields = []
+        for c in self.columns:
+            if c.type == "blob":
+                import lance
+
+                fields.append(lance.blob_field(c.name))
+                continue
+            assert isinstance(c.type, pa.DataType)
+            # Without this mark two processes that insert the same key at once would both succeed.
+            mark = {b"lance-schema:unenforced-primary-key": b"true"} if c.name == self.key else None
+            fields.append(pa.field(c.name, c.type, c.nullable, metadata=mark))
+        return pa.schema(fields)
+
+
+IMAGES = Table(
+    "images",
+    "One distinct image. Append only: a row is never rewritten.",
+    [
+        Column("image_id", pa.string(), "SHA-256 of `data`, 64 hex digits", nullable=False),
+        Column("width", pa.int32(), "pixels, after the EXIF orientation is applied"),
+        Column("height", pa.int32(), "pixels, after the EXIF orientation is applied"),
+        Column("format", pa.string(), "JPEG, PNG, WEBP, BMP, TIFF or GIF (its first frame counts)"),
+        Column("size_bytes", pa.int64(), "length of `data`"),
+        Column("source", pa.string(), "where it was first seen: a path or URI"),
+        Column("ingested_at", UTC, "when it was committed to the lake", nullable=False),
+        Column("data", "blob", "the file's own bytes, unchanged (not selectable in SQL)"),
+    ],
+    key="image_id",
+    indexed=["image_id"],
+)
+
+THUMBNAILS = Table(
+    "thumbnails",
+    "Its small picture, what every grid shows.",
+    [
+        Column("image_id", pa.string(), "the image", nullable=False),
+        Column("width", pa.int32(), "pixels, at most 256"),
+        Column("height", pa.int32(), "pixels, at most 256"),
+        Column("jpeg", pa.binary(), "JPEG, at most 16 KiB, upright, RGB (not selectable in SQL)"),
+    ],
+    key="image_id",
+    indexed=["image_id"],
+)
+
+PREDICTIONS = Table(
+    "predictions",
+    "One answer of a model to one query image; or, with a null model, an image that has no answer yet.",
+    [
+        Column("prediction_id", pa.string(), "the caller's UUID, else derived from the row", nullable=False),
+        Column("image_id", pa.string(), "the image asked about", nullable=False),
+        Column("timestamp", UTC, "when the model answered; null when unknown"),
+        Column("model", pa.string(), "the model's name; null: no model answered"),
+        Column("model_version", pa.string(), "its version"),
+        Column("task", pa.string(), "classification, detection or segmentation; null with a null model"),
+        Column("label", pa.string(), "the predicted class"),
+        Column("confidence", pa.float64(), "the model's own belief in `label`, 0 to 1, higher is surer"),
+        Column("scores", SCORES, "class scores, each 0 to 1, as the model gave them"),
+        Column("boxes", BOXES, "detections; x, y (top left), width, height in pixels of the upright image"),
+        Column(
+            "masks",
+            MASKS,
+            "instances as compressed COCO RLE; score = mean probability over the mask's pixels, 0 to 1",
+        ),
+        Column("source", pa.string(), "where the row came from: the image's path, or what the log says"),
+        Column("latency_ms", pa.float64(), "the model's answering time, milliseconds"),
+        Column("metadata", pa.string(), "everything else the row said, a JSON object"),
+        Column("ingested_at", UTC, "when it was committed to the lake", nullable=False),
+    ],
+    key="prediction_id",
+    indexed=["prediction_id", "image_id"],
+)
+
+LABELS = Table(
+    "labels",
+    "One statement about what an image is. Append only: the view `labels_current` has the latest.",
+    [
+        Column("event_id", pa.string(), "UUID of the statement", nullable=False),
+        Column("image_id", pa.string(), "the image", nullable=False),
+        Column("timestamp", UTC, "when it was said", nullable=False),
+        Column("task", pa.string(), "classification, detection or segmentation", nullable=False),
+        Column("label", pa.string(), "the class"),
+        Column("boxes", BOXES, "as in predictions"),
+        Column("masks", MASKS, "as in predictions"),
+        Column("origin", pa.string(), "human, import, pseudo or superpixel", nullable=False),
+        Column("annotator", pa.string(), "who or what said it"),
+        Column("model_version", pa.string(), "for pseudo labels: the model that made it"),
+    ],
+    key="event_id",
+    indexed=["image_id"],
+)
+
+EMBEDDERS = Table(
+    "embedders",
+    "One embedder the lake uses; its vectors are the column `column` of predictions.",
+    [
+        Column("name", pa.string(), "the embedder's name, as given to --embedder", nullable=False),
+        Column("position", pa.int32(), "order of registration; the lowest is the default", nullable=False),
+        Column("column", pa.string(), "its vector column in predictions", nullable=False),
+        Column("dim", pa.int32(), "length of a vector; null until the first run of `lakeloop embed`"),
+        Column(
+            "weights_sha256",
+            pa.string(),
+            "SHA-256 over the weights' tensors, whatever file they came in; null until the first run",
+        ),
+        Column("weights", pa.string(), "where they came from: a package, a hub's tag, or a file's name"),
+        Column("preprocessing", pa.string(), "size, crop, interpolation, mean and deviation, JSON"),
+        Column("licence", pa.string(), "of the weights"),
+        Column("embeds_text", pa.bool_(), "whether text can be searched with it"),
+        Column("added_at", UTC, "when it was registered", nullable=False),
+    ],
+    key="name",
+)
+
+CLUSTERS = Table(
+    "clusters",
+    "A node of a drill-down tree.",
+    [
+        Column("id", pa.string(), "TREE/NODE, what --cluster and --node take", nullable=False),
+        Column("tree", pa.string(), "the tree", nullable=False),
+        Column("node", pa.string(), 'path of the node, "0.3.1"; the root is ""', nullable=False),
+        Column("parent", pa.string(), "path of its parent; null at the root"),
+        Column("method", pa.string(), "what made it: root, kmeans or hdbscan", nullable=False),
+        Column("params", pa.string(), "the method's parameters, JSON"),
+        Column("seed", pa.int64(), "seed of the method"),
+        Column("embedder", pa.string(), "whose vectors were clustered", nullable=False),
+        Column("where", pa.string(), "the SQL filter the root was made with; null: all images"),
+        Column("predictions_version", pa.int64(), "version of predictions that was read", nullable=False),
+        Column("size", pa.int64(), "number of distinct images", nullable=False),
+        Column("noise", pa.bool_(), "whether this is what HDBSCAN put in no cluster", nullable=False),
+        Column("noise_share", pa.float64(), "share of its images in its noise child, 0 to 1; null: not opened"),
+        Column("compactness", pa.float64(), "mean cosine of its images to their mean, -1 to 1, higher is tighter"),
+        Column("medoids", pa.list_(pa.string()), "image_ids nearest to its centre, nearest first"),
+        Column("created_at", UTC, "when it was made", nullable=False),
+    ],
+    key="id",
+    indexed=["tree"],
+)
+
+CLUSTER_MEMBERS = Table(
+    "cluster_members",
+    "Who is in a node.",
+    [
+        Column("id", pa.string(), "TREE/NODE of the node", nullable=False),
+        Column("tree", pa.string(), "the tree", nullable=False),
+        Column("node", pa.string(), "path of the node", nullable=False),
+        Column("image_id", pa.string(), "a member", nullable=False),
+    ],
+    key="",
+    indexed=["id"],
+)
+
+SLICES = Table(
+    "slices",
+    "One version of a named set of images: how it was defined, and against what.",
+    [
+        Column("id", pa.string(), "NAME@VERSION", nullable=False),
+        Column("name", pa.string(), "the slice's name", nullable=False),
+        Column("version", pa.int32(), "1, 2, ...", nullable=False),
+        Column("kind", pa.string(), "where, ids or cluster", nullable=False),
+        Column("definition", pa.string(), "the SQL filter, the node TREE/NODE, or the name of the id list"),
+        Column("predictions_version", pa.int64(), "version of predictions it was resolved at", nullable=False),
+        Column("size", pa.int64(), "number of images", nullable=False),
+        Column("created_at", UTC, "when it was made", nullable=False),
+    ],
+    key="id",
+)
+
+SLICE_MEMBERS = Table(
+    "slice_members",
+    "The images a slice's version resolved to.",
+    [
+        Column("id", pa.string(), "NAME@VERSION", nullable=False),
+        Column("name", pa.string(), "the slice", nullable=False),
+        Column("version", pa.int32(), "its version", nullable=False),
+        Column("image_id", pa.string(), "a member", nullable=False),
+    ],
+    key="",
+    indexed=["id"],
+)
+
+MIGRATIONS = Table(
+    "migrations",
+    "A numbered step that shaped this lake.",
+    [
+        Column("number", pa.int32(), "1, 2, ... in the order applied", nullable=False),
+        Column("name", pa.string(), "what the step did", nullable=False),
+        Column("applied_at", UTC, "when", nullable=False),
+        Column("lakeloop_version", pa.string(), "the software that applied it", nullable=False),
+    ],
+    key="number",
+)
+
+TABLES = {
+    t.name: t
+    for t in (
+        IMAGES,
+        THUMBNAILS,
+        PREDICTIONS,
+        LABELS,
+        EMBEDDERS,
+        CLUSTERS,
+        CLUSTER_MEMBERS,
+        SLICES,
+        SLICE_MEMBERS,
+        MIGRATIONS,
+    )
+}
+
+# Types a user may promote a metadata column to (`lakeloop init --column NAME:TYPE`).
+PROMOTABLE: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "timestamp": UTC,
+}
+
+VECTOR_PREFIX = "emb_"
+
+
+def vector_column(embedder: str) -> str:
+    """`emb_<name>`, every non-alphanumeric character as `_`."""
+    return VECTOR_PREFIX + "".join(c if c.isascii() and c.isalnum() else "_" for c in embedder)
+
+
+def vector_type(dim: int) -> pa.DataType:
+    return pa.list_(pa.float32(), dim)

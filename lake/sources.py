@@ -1,0 +1,185 @@
+"""What can be ingested from disk: a folder, an ImageFolder, a prediction log. Each yields `Item`s, streaming.
+
+It knows layouts and file formats. It neither decodes images nor writes: `lake/ingest.py` does.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lake.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Layout = Literal["auto", "folder", "imagefolder", "table"]
+LAYOUTS: tuple[Layout, ...] = ("auto", "folder", "imagefolder", "table")
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+# Images we cannot decode: named in the report, not passed over as if they were text files.
+FOREIGN_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".eps", ".psd", ".dng", ".cr2", ".nef", ".arw"}
+TABLE_SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"}
+
+# A row may carry masks as RLE text: far beyond csv's 128 KiB.
+_CSV_FIELD_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to ingest. `source` is what a report calls it.
+
+    An image file has `path`; an ImageFolder's also `label`. A log's row has `row`, and its paths are relative to
+    `folder`. An item that failed while being read has `error` alone.
+    """
+
+    source: str
+    path: Path | None = None
+    label: str | None = None
+    row: Mapping[str, Any] | None = None
+    folder: Path | None = None
+    error: str | None = None
+
+
+def resolve(path: Path, layout: Layout) -> Layout:
+    """The layout that `auto` stands for here. Raises BadInput for a path that cannot be that layout."""
+    if layout not in LAYOUTS:
+        raise BadInput(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
+    if not path.exists():
+        raise BadInput(f"{path} does not exist")
+    if path.is_dir():
+        if layout == "table":
+            raise BadInput(f"{path} is a folder; layout table needs a {', '.join(sorted(TABLE_SUFFIXES))} file")
+        if layout == "auto":
+            return "imagefolder" if _looks_like_classes(path) else "folder"
+        return layout
+    suffix = path.suffix.lower()
+    if layout in ("auto", "table") and suffix in TABLE_SUFFIXES:
+        return "table"
+    if layout in ("auto", "folder") and suffix in IMAGE_SUFFIXES:
+        return "folder"
+    raise BadInput(f"{path} is neither a folder, an image, nor a {', '.join(sorted(TABLE_SUFFIXES))} file")
+
+
+def read(path: Path, layout: Layout) -> Iterator[Item]:
+    """Everything at `path`, in a stable order."""
+    layout = resolve(path, layout)
+    if layout == "table":
+        yield from _table(path)
+    elif path.is_file():
+        yield Item(str(path), path=path)
+    elif layout == "imagefolder":
+        yield from _image_folder(path)
+    else:
+        yield from _images_under(path)
+
+
+def _looks_like_classes(root: Path) -> bool:
+    """Two or more subfolders, every image exactly one level down: `class/img.jpg`. Only the start is looked at."""
+    folders = 0
+    for entry in os.scandir(root):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            with os.scandir(entry.path) as inside:
+                first = next((e for e in inside if not e.name.startswith(".")), None)
+            if first is not None and first.is_dir():
+                return False
+            folders += 1
+        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+            return False
+    return folders >= 2
+
+
+def _image_folder(root: Path) -> Iterator[Item]:
+    with os.scandir(root) as entries:
+        listed = sorted(entries, key=lambda e: e.name)
+    for entry in listed:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _images_under(Path(entry.path), label=entry.name)
+        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+            yield Item(entry.path, error="not in a class folder (layout imagefolder is class/image)")
+
+
+def _images_under(root: Path, label: str | None = None) -> Iterator[Item]:
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back up
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        for name in sorted(files):
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            path = Path(folder, name)
+            if suffix in IMAGE_SUFFIXES:
+                yield Item(str(path), path=path, label=label)
+            elif suffix in FOREIGN_SUFFIXES:
+                yield Item(str(path), error=f"{suffix} images are not supported; convert them to JPEG or PNG")
+
+
+def _table(path: Path) -> Iterator[Item]:
+    suffix = path.suffix.lower()
+    rows = {".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}.get(suffix, _csv)
+    for place, row in rows(path):
+        if isinstance(row, str):
+            yield Item(place, error=row)
+        else:
+            yield Item(place, row=row, folder=path.parent)
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
+    csv.field_size_limit(_CSV_FIELD_BYTES)
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        reader = csv.DictReader(
+            (line.replace("\0", "�") for line in file), delimiter="\t" if path.suffix.lower() == ".tsv" else ","
+        )
+        if not reader.fieldnames:
+            raise BadInput(f"{path} has no header line")
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                yield f"{path}:{reader.line_num}", f"broken CSV: {error}"
+                continue
+            if row is None:
+                return
+            yield f"{path}:{reader.line_num}", row
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                yield place, f"broken JSON: {error}"
+                continue
+            yield place, row if isinstance(row, dict) else "the line is not a JSON object"
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=2_048):
+                for row in batch.to_pylist(maps_as_pydicts="lossy"):
+                    number += 1
+                    yield f"{path}:{number}", row
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadInput(f"{path} is no readable Parquet file: {error}") from error

@@ -1,0 +1,411 @@
+"""A lake: Lance tables under one URI, opened at their newest version, written by key.
+
+Everything that touches storage goes through `Lake`. It knows tables, versions, commits and retries; it does not
+know what an embedding means, how an image is decoded, or what a user typed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lake import schema
+from lake.errors import BadInput, CouldNot, LakeBusy, NotALake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import lance
+    import polars as pl
+    import pyarrow as pa
+
+T = TypeVar("T")
+
+# Lance warns on stderr for every query; its own default caches are 7 GiB for each opened table.
+os.environ.setdefault("LANCE_LOG", "error")
+INDEX_CACHE_BYTES = 512 << 20
+METADATA_CACHE_BYTES = 128 << 20
+# Twice what the longest observed run of conflicts on a loaded two-core machine needed.
+COMMIT_ATTEMPTS = 12
+
+
+@dataclass(frozen=True)
+class EmbedderRecord:
+    """What the lake remembers of an embedder. `dim` and `weights_sha256` are None until the first `embed`."""
+
+    name: str
+    column: str
+    dim: int | None
+    weights_sha256: str | None
+    weights: str | None
+    preprocessing: str | None
+    licence: str | None
+    embeds_text: bool
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """One image as it was received."""
+
+    image_id: str
+    data: bytes
+    format: str
+    width: int
+    height: int
+    source: str | None
+
+
+class Lake:
+    """An open lake. Safe to share between threads; not across fork. Readers see the newest commit."""
+
+    def __init__(self, uri: str, storage_options: dict[str, str] | None = None) -> None:
+        self.uri = uri.rstrip("/") if len(uri) > 1 else uri
+        self.storage_options = storage_options
+        self._datasets: dict[str, lance.LanceDataset] = {}
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._connection: Any = None
+
+    def __repr__(self) -> str:
+        return f"Lake({self.uri!r})"
+
+    # Reading -----------------------------------------------------------------------------------------------
+
+    def dataset(self, name: str, version: int | None = None) -> lance.LanceDataset:
+        """The table as a Lance dataset, at its newest version or at `version`.
+
+        Raises NotALake when the table is not there.
+        """
+        import lance
+
+        with self._lock:
+            held = self._datasets.get(name)
+            if held is None:
+                if self._session is None:
+                    self._session = lance.Session(
+                        index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES
+                    )
+                try:
+                    held = lance.dataset(
+                        self.table_uri(name), session=self._session, storage_options=self.storage_options
+                    )
+                except ValueError as error:
+                    raise NotALake(f"no table {name!r} in {self.uri}") from error
+            # checkout_latest() changes the object under its other users; a new handle does not.
+            latest = held.latest_version
+            if held.version != latest:
+                held = held.checkout_version(latest)
+            self._datasets[name] = held
+        return held if version in (None, held.version) else held.checkout_version(version)
+
+    def version(self, name: str) -> int:
+        """The number of the table's newest commit: changes with every write, so it keys caches."""
+        return int(self.dataset(name).version)
+
+    def searchable(self, name: str) -> Any:
+        """The table through LanceDB, for `search()`."""
+        import lancedb
+
+        with self._lock:
+            if self._connection is None:
+                session = lancedb.Session(
+                    index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES
+                )
+                self._connection = lancedb.connect(
+                    self.uri,
+                    session=session,
+                    read_consistency_interval=dt.timedelta(0),
+                    storage_options=self.storage_options,
+                )
+            connection = self._connection
+        return connection.open_table(name)
+
+    def scan(self, name: str, columns: Sequence[str], filter: str | None = None) -> pa.Table:
+        """The chosen columns of the rows that pass a Lance filter, in memory."""
+        return self.dataset(name).scanner(columns=list(columns), filter=filter).to_table()
+
+    def known(self, name: str, column: str, values: Sequence[str]) -> set[str]:
+        """Which of `values` (ids: no quotes in them) the table's `column` already holds."""
+        found: set[str] = set()
+        for part in _parts(values, 5_000):
+            found.update(self.scan(name, [column], f"{column} in ({_quoted(part)})")[column].to_pylist())
+        return found
+
+    def sql(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
+        """Runs one SELECT over the lake's tables and views. See `lake.sql.query`."""
+        from lake.sql import query as run
+
+        return run(self, query, parameters)
+
+    def frame(self, name: str) -> pl.LazyFrame:
+        """The table as a Polars LazyFrame at its newest version, without the columns Polars cannot read."""
+        import polars as pl
+
+        dataset = self.dataset(name)
+        hidden = {c.name for c in schema.TABLES[name].columns if c.type == "blob"} if name in schema.TABLES else ()
+        frame: pl.LazyFrame = pl.scan_lance(dataset)
+        return frame.select([f.name for f in dataset.schema if f.name not in hidden])
+
+    def thumbnail(self, image_id: str) -> bytes | None:
+        """The image's thumbnail, a JPEG of at most 16 KiB, or None when the lake has no such image."""
+        found = self.scan("thumbnails", ["jpeg"], f"image_id = '{_safe(image_id)}'")["jpeg"]
+        return found[0].as_py() if len(found) else None
+
+    def image(self, image_id: str) -> StoredImage | None:
+        """The image as it was received, or None when the lake has no such image."""
+        return next(self.images([image_id]), None)
+
+    def images(self, image_ids: Sequence[str]) -> Iterator[StoredImage]:
+        """The images among `image_ids` that the lake has, in no particular order."""
+        dataset = self.dataset("images")
+        columns = ["image_id", "format", "width", "height", "source"]
+        for part in _parts([_safe(i) for i in image_ids], 1_000):
+            rows = dataset.scanner(
+                columns=columns, filter=f"image_id in ({_quoted(part)})", with_row_id=True
+            ).to_table()
+            if not rows.num_rows:
+                continue
+            data = dict(dataset.read_blobs("data", ids=rows["_rowid"].to_pylist()))
+            for row in rows.to_pylist():
+                yield StoredImage(
+                    row["image_id"],
+                    data[row["_rowid"]],
+                    row["format"],
+                    row["width"],
+                    row["height"],
+                    row["source"],
+                )
+
+    def embedders(self) -> list[EmbedderRecord]:
+        """The lake's embedders in order of registration: the first is the default."""
+        rows = self.dataset("embedders").to_table().sort_by("position").to_pylist()
+        names = EmbedderRecord.__dataclass_fields__
+        return [EmbedderRecord(**{k: v for k, v in row.items() if k in names}) for row in rows]
+
+    def promoted(self) -> dict[str, pa.DataType]:
+        """The typed metadata columns declared at `init`, by name."""
+        core = {c.name for c in schema.PREDICTIONS.columns}
+        return {
+            f.name: f.type
+            for f in self.dataset("predictions").schema
+            if f.name not in core and not f.name.startswith(schema.VECTOR_PREFIX)
+        }
+
+    # Writing -----------------------------------------------------------------------------------------------
+
+    def insert(self, name: str, rows: pa.Table) -> int:
+        """Adds the rows whose key the table does not hold; returns how many that were.
+
+        One commit. Safe beside other writers and on a retry. Keys must be distinct within `rows`.
+        """
+        if not rows.num_rows:
+            return 0
+        key = schema.TABLES[name].key
+
+        def write() -> int:
+            dataset = self.dataset(name)
+            if not key:
+                import lance
+
+                lance.write_dataset(rows, dataset, mode="append", storage_options=self.storage_options)
+                return int(rows.num_rows)
+            merge = dataset.merge_insert(key).when_not_matched_insert_all()
+            return int(merge.execute(rows)["num_inserted_rows"])
+
+        return self.commit(name, write)
+
+    def update(self, name: str, rows: pa.Table) -> None:
+        """Replaces the rows with the same key, whole, and adds the others. For small tables only."""
+        key = schema.TABLES[name].key
+        self.commit(
+            name,
+            lambda: (
+                self.dataset(name)
+                .merge_insert(key)
+                .when_matched_update_all()
+                .when_not_matched_insert_all()
+                .execute(rows)
+            ),
+        )
+
+    def delete(self, name: str, filter: str) -> None:
+        """Removes the rows that pass a Lance filter."""
+        self.commit(name, lambda: self.dataset(name).delete(filter))
+
+    def add_column(self, name: str, field: pa.Field) -> None:
+        """Adds a column of nulls (metadata only, no data is rewritten). Nothing happens when it is there.
+
+        Raises BadInput when it is there with another type.
+        """
+
+        def write() -> None:
+            present = self.dataset(name).schema
+            if field.name in present.names:
+                if present.field(field.name).type != field.type:
+                    raise BadInput(
+                        f"column {field.name!r} of {name} is {present.field(field.name).type}, not {field.type}"
+                    )
+                return
+            self.dataset(name).add_columns(field)
+
+        self.commit(name, write)
+
+    def index(self, name: str) -> None:
+        """Makes the table's key indexes cover every row written so far."""
+        if schema.TABLES[name].indexed:
+            self.commit(name, lambda: self.dataset(name).optimize.optimize_indices())
+
+    def create_table(self, table: schema.Table) -> None:
+        """Makes an empty table with its key indexes, or finishes one an interrupted run left half made."""
+        import lance
+
+        uri = self.table_uri(table.name)
+        try:
+            dataset = lance.dataset(uri, storage_options=self.storage_options)
+        except ValueError:
+            empty = table.arrow().empty_table()
+            dataset = lance.write_dataset(empty, uri, mode="create", storage_options=self.storage_options)
+        present = {field for index in dataset.describe_indices() for field in index.field_names}
+        for column in table.indexed:
+            if column not in present:
+                dataset.create_scalar_index(column, "BTREE")
+
+    def commit(self, name: str, write: Callable[[], T]) -> T:
+        """Runs `write`, again after each commit conflict with another writer.
+
+        Raises LakeBusy when it keeps conflicting, CouldNot when the disk is full.
+        """
+        for attempt in range(COMMIT_ATTEMPTS):
+            try:
+                return write()
+            except OSError as error:
+                text = str(error)
+                if "No space left" in text or "os error 28" in text:
+                    raise CouldNot(f"the disk of {self.uri} is full; nothing of this step was committed") from error
+                if "conflict" not in text.lower():
+                    raise
+                time.sleep(random.uniform(0.5, 1.0) * min(0.05 * 2**attempt, 2.0))
+        raise LakeBusy(f"table {name!r} of {self.uri} kept changing under {COMMIT_ATTEMPTS} attempts; try again")
+
+    def table_uri(self, name: str) -> str:
+        return f"{self.uri}/{name}.lance"
+
+
+def now() -> dt.datetime:
+    """The present moment, UTC, as every table stores it."""
+    return dt.datetime.now(dt.UTC)
+
+
+def create(
+    uri: str,
+    *,
+    embedders: Sequence[str] = (),
+    columns: dict[str, str] | None = None,
+    storage_options: dict[str, str] | None = None,
+) -> Lake:
+    """Makes an empty lake at `uri` (a folder or an object store's URI) and opens it.
+
+    `embedders` are registered in order, the first becomes the default. `columns` are metadata columns promoted
+    to typed columns of predictions: name -> string, int, float, bool or timestamp.
+    Raises BadInput for a bad column or when a lake is there already.
+    """
+    import pyarrow as pa
+
+    from lake import migrations
+
+    promoted = {name: _promoted_type(name, kind) for name, kind in (columns or {}).items()}
+    lake = Lake(uri, storage_options)
+    if migrations.applied(lake):
+        raise BadInput(f"{uri} is a lake already; `lakeloop embed --embedder NAME` adds an embedder to it")
+    _refuse_foreign_folder(uri)
+    migrations.apply(lake)
+    for name, kind in promoted.items():
+        lake.add_column("predictions", pa.field(name, kind))
+    for name in embedders:
+        register_embedder(lake, name)
+    return lake
+
+
+def open(uri: str, *, storage_options: dict[str, str] | None = None) -> Lake:
+    """Opens the lake at `uri`, applying migrations it lacks.
+
+    Raises NotALake when there is none, NewerLake when a later lakeloop wrote it.
+    """
+    from lake import migrations
+
+    lake = Lake(uri, storage_options)
+    if not migrations.applied(lake):
+        raise NotALake(f"no lake at {uri}; make one with: lakeloop init --lake {uri}")
+    migrations.apply(lake)
+    return lake
+
+
+def register_embedder(lake: Lake, name: str) -> EmbedderRecord:
+    """The lake's record of the embedder, made when it is new.
+
+    Raises BadInput when its vector column would be another embedder's.
+    """
+    import pyarrow as pa
+
+    records = lake.embedders()
+    column = schema.vector_column(name)
+    for record in records:
+        if record.name == name:
+            return record
+        if record.column == column:
+            raise BadInput(f"embedders {record.name!r} and {name!r} would share the column {column}")
+    row = {"name": name, "position": len(records), "column": column, "embeds_text": False, "added_at": now()}
+    lake.insert("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
+    return next(r for r in lake.embedders() if r.name == name)
+
+
+def bind_embedder(lake: Lake, record: EmbedderRecord) -> None:
+    """Fixes what the embedder's first run found out (dim, weights) and adds its vector column."""
+    import pyarrow as pa
+
+    assert record.dim is not None
+    stored = lake.dataset("embedders").to_table(filter=f"name = '{record.name.replace(chr(39), chr(39) * 2)}'")
+    row = stored.to_pylist()[0] | {k: getattr(record, k) for k in EmbedderRecord.__dataclass_fields__}
+    lake.add_column("predictions", pa.field(record.column, schema.vector_type(record.dim)))
+    lake.update("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
+
+
+def _promoted_type(name: str, kind: str) -> pa.DataType:
+    if not name.isidentifier() or not name.isascii():
+        raise BadInput(f"column name {name!r}: use letters, digits and underscores")
+    if name.startswith(schema.VECTOR_PREFIX) or any(c.name == name for c in schema.PREDICTIONS.columns):
+        raise BadInput(f"column name {name!r} is taken by lakeloop")
+    if kind not in schema.PROMOTABLE:
+        raise BadInput(f"column {name}: type {kind!r} is none of {', '.join(schema.PROMOTABLE)}")
+    return schema.PROMOTABLE[kind]
+
+
+def _refuse_foreign_folder(uri: str) -> None:
+    """A lake is not laid into a folder of other things: a typing error in --lake would litter it."""
+    if "://" in uri or not os.path.exists(uri):
+        return
+    if not os.path.isdir(uri):
+        raise BadInput(f"{uri} is a file, not a folder")
+    ours = {f"{name}.lance" for name in schema.TABLES}
+    others = [entry for entry in os.listdir(uri) if entry not in ours and not entry.startswith(".")]
+    if others:
+        raise BadInput(f"{uri} is a folder with other things in it ({sorted(others)[0]} ...); choose an empty one")
+
+
+def _safe(identifier: str) -> str:
+    """An id as a SQL literal's text; whatever has a quote in it can match nothing."""
+    return "" if "'" in identifier else identifier
+
+
+def _quoted(values: Sequence[str]) -> str:
+    return ",".join(f"'{v}'" for v in values)
+
+
+def _parts(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

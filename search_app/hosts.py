@@ -1,0 +1,68 @@
+"""Who may talk to the server: an allow-list of Host and Origin, as ASGI middleware.
+
+A page on the internet can make a visitor's browser call 127.0.0.1, and by DNS rebinding can even do so under
+its own name. Both carry a name that is not ours, so both are refused here, before any route, for HTTP and
+for Streamlit's websocket alike. It knows nothing of users, keys or routes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` (a name or address, no port) can only be reached from this machine."""
+    return host.lower() in LOOPBACK
+
+
+def hostname(netloc: str) -> str:
+    """The host of `host[:port]`, lower case, without IPv6 brackets; "" when it cannot be parsed."""
+    try:
+        return urlsplit(f"//{netloc}").hostname or ""
+    except ValueError:
+        return ""
+
+
+class AllowedHosts:
+    """Refuse requests whose Host is not ours, and cross-origin ones that could change something.
+
+    An Origin header must name exactly the Host it is sent to; only plain reads (GET, HEAD) may carry another,
+    since their answers are unreadable across origins anyway. Streamlit's websocket counts as a change.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
+        self.app = app
+        self.hosts = LOOPBACK | {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = {key: value.decode("latin-1") for key, value in scope["headers"] if key in (b"host", b"origin")}
+        reason = self.refusal(headers.get(b"host", ""), headers.get(b"origin"), scope.get("method"))
+        if reason is None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": reason[:120]})
+        else:
+            body = json.dumps({"type": "about:blank", "title": "Forbidden", "status": 403, "detail": reason}).encode()
+            content = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": 403, "headers": content})
+            await send({"type": "http.response.body", "body": body})
+
+    def refusal(self, host: str, origin: str | None, method: str | None) -> str | None:
+        """Why the request is refused, or None. `method` is None for a websocket."""
+        if hostname(host) not in self.hosts:
+            return f"this server does not answer to the name {host!r}"
+        if origin is None or method in ("GET", "HEAD"):
+            return None
+        if urlsplit(origin).netloc.lower() != host.lower():
+            return f"requests from {origin!r} are not accepted"
+        return None

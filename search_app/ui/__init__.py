@@ -1,0 +1,1 @@
+"""The browser app: a frame, pages, and the components they share."""

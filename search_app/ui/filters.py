@@ -1,0 +1,151 @@
+"""The scope and its filters as plain data: from the URL, to the URL, to chips, to one SQL predicate.
+
+Pure functions over strings. It knows no lake and no screen, so a test can read every predicate.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import shlex
+from dataclasses import dataclass, replace
+
+Params = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One filter as the user sees it: words, the SQL it stands for, and the parameter it came from."""
+
+    text: str
+    sql: str
+    param: str
+    value: str | None = None  # of a repeated parameter; None: the whole parameter goes
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which rows of predictions every page looks at. Empty means the whole lake."""
+
+    slice: str = ""  # NAME@VERSION
+    node: str = ""  # TREE/NODE
+    labels: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # "name" or "name version"
+    confidence: tuple[float, float] | None = None  # both ends included
+    since: dt.date | None = None
+    until: dt.date | None = None  # the day itself is included
+    sql: str = ""
+
+    @classmethod
+    def from_params(cls, params: Params) -> Filters:
+        """Read a URL. What cannot be understood is left out, never an error."""
+        last = {name: values[-1] for name, values in params.items() if values}
+        return cls(
+            slice=last.get("slice", "") if re.fullmatch(r".+@\d+", last.get("slice", "")) else "",
+            node=last.get("node", "") if re.fullmatch(r"\w+/[\d.]*", last.get("node", "")) else "",
+            labels=tuple(params.get("label", ())),
+            models=tuple(params.get("model", ())),
+            confidence=_range(last.get("conf", "")),
+            since=_day(last.get("from", "")),
+            until=_day(last.get("to", "")),
+            sql=last.get("where", "").strip(),
+        )
+
+    def to_params(self) -> Params:
+        """The same as URL parameters; an empty list means the parameter is absent."""
+        low_high = [f"{self.confidence[0]:g}-{self.confidence[1]:g}"] if self.confidence else []
+        return {
+            "slice": [self.slice] if self.slice else [],
+            "node": [self.node] if self.node else [],
+            "label": list(self.labels),
+            "model": list(self.models),
+            "conf": low_high,
+            "from": [self.since.isoformat()] if self.since else [],
+            "to": [self.until.isoformat()] if self.until else [],
+            "where": [self.sql] if self.sql else [],
+        }
+
+    def scope(self) -> list[Chip]:
+        """The set of images looked at, before filters: slice, cluster, or nothing (the lake)."""
+        chips = []
+        if self.slice:
+            sql = f"image_id IN (SELECT image_id FROM slice_members WHERE id = {_text(self.slice)})"
+            chips.append(Chip(f"slice {self.slice.replace('@', ' v')}", sql, "slice"))
+        if self.node:
+            sql = f"image_id IN (SELECT image_id FROM cluster_members WHERE id = {_text(self.node)})"
+            chips.append(Chip(f"cluster {self.node}", sql, "node"))
+        return chips
+
+    def chips(self) -> list[Chip]:
+        """The filters inside the scope, in the order they are shown."""
+        chips = [Chip(f"label = {one}", f"label = {_text(one)}", "label", one) for one in self.labels]
+        chips += [Chip(f"model = {one}", _model(one), "model", one) for one in self.models]
+        if self.confidence:
+            low, high = self.confidence
+            chips.append(Chip(*_between(low, high), "conf"))
+        if self.since:
+            chips.append(Chip(f"from {self.since}", f"timestamp >= TIMESTAMPTZ '{self.since} 00:00:00+00'", "from"))
+        if self.until:
+            after = self.until + dt.timedelta(days=1)
+            chips.append(Chip(f"to {self.until}", f"timestamp < TIMESTAMPTZ '{after} 00:00:00+00'", "to"))
+        if self.sql:
+            chips.append(Chip(self.sql, f"({self.sql}\n)", "where"))  # the newline ends a trailing comment
+        return chips
+
+    def where(self) -> str | None:
+        """One SQL predicate over predictions, or None for everything.
+
+        Values of one repeated parameter (labels, models) are alternatives, different parameters must all hold.
+        """
+        groups: dict[str, list[str]] = {}
+        for chip in [*self.scope(), *self.chips()]:
+            groups.setdefault(chip.param, []).append(chip.sql)
+        parts = [group[0] if len(group) == 1 else f"({' OR '.join(group)})" for group in groups.values()]
+        return " AND ".join(parts) or None
+
+    def without(self, chip: Chip) -> Filters:
+        """The same filters with one chip taken away."""
+        params = self.to_params()
+        params[chip.param] = [] if chip.value is None else [one for one in params[chip.param] if one != chip.value]
+        return Filters.from_params(params)
+
+    def inside(self) -> Filters:
+        """The same filters over the whole lake."""
+        return replace(self, slice="", node="")
+
+
+def command(verb: str, where: str | None) -> str:
+    """What to type for the same rows, e.g. `lakeloop search ... --where '...'`."""
+    return f"lakeloop {verb}" + (f" --where {shlex.quote(where)}" if where else "")
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _model(one: str) -> str:
+    name, space, version = one.partition(" ")
+    return f"(model = {_text(name)} AND model_version = {_text(version)})" if space else f"model = {_text(name)}"
+
+
+def _between(low: float, high: float) -> tuple[str, str]:
+    if low <= 0:
+        return f"confidence ≤ {high:g}", f"confidence <= {high:g}"
+    if high >= 1:
+        return f"confidence ≥ {low:g}", f"confidence >= {low:g}"
+    return f"confidence {low:g} to {high:g}", f"confidence BETWEEN {low:g} AND {high:g}"
+
+
+def _range(text: str) -> tuple[float, float] | None:
+    found = re.fullmatch(r"([01](?:\.\d{1,6})?)-([01](?:\.\d{1,6})?)", text)
+    if not found:
+        return None
+    low, high = float(found[1]), float(found[2])
+    return (low, high) if 0 <= low <= high <= 1 and (low, high) != (0, 1) else None
+
+
+def _day(text: str) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        return None

@@ -1,0 +1,120 @@
+"""The image grid: one component, used on every page that shows images.
+
+Python sends ids, labels and numbers once; layout, selection, keys, the detail panel and the action bar live
+in the browser (grid.js, detail.js, picture.js). Back come only ids: what is open and selected, for the URL,
+and the actions every page offers alike. It knows no page; thumbnails come by URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, Literal
+
+import streamlit as st
+
+import lake.slices
+from lake.errors import LakeloopError
+from search_app.ui import queries, session
+from search_app.ui.rates import images
+
+Measure = Literal["similarity", "confidence"]
+# The address bar holds what a person may want to share, not ten thousand ids.
+SELECTED_IN_URL = 60
+_SHORT = 16  # hex digits of an id in the URL: enough to tell the images of one page apart
+
+_here = files("search_app.ui.grid")
+_component = st.components.v2.component(
+    "lakeloop_grid",
+    html='<div class="grid"></div>',
+    css=(_here / "grid.css").read_text("utf-8"),
+    js="\n".join((_here / name).read_text("utf-8") for name in ("picture.js", "detail.js", "grid.js")),
+)
+
+
+@st.fragment
+def image_grid(rows: Sequence[dict[str, Any]], measure: Measure, title: str = "", key: str = "grid") -> None:
+    """Show `rows` (image_id, label, confidence, and similarity when that is the measure) in their order.
+
+    What is open or selected is kept in the URL as `open`, `sel` and `size`. Find similar goes to Search, Add
+    to slice makes a slice, from any page.
+    """
+    data = _data(rows, measure, title or images(len(rows)))
+    view = st.session_state.get(key, {}).get("view")
+    if not view or view.get("token") != data["token"]:
+        view = _view_of_url(data["ids"])
+    result = _component(key=key, data={**data, "view": view}, on_view_change=_nothing, on_act_change=_nothing)
+    if result.view and result.view.get("token") == data["token"]:
+        _keep_in_url(result.view)
+    if result.act:
+        _act(result.act)
+
+
+def _data(rows: Sequence[dict[str, Any]], measure: Measure, title: str) -> dict[str, Any]:
+    """The columns the browser needs; classes are numbered, since ten thousand rows share a few of them."""
+    ids = [row["image_id"] for row in rows]
+    faces = queries.faces(ids)
+    known = [faces.get(one, {}) for one in ids]
+    classes = sorted({str(one) for one in _each(rows, "label") + _each(known, "truth") if one is not None})
+    number = {name: place for place, name in enumerate(classes)}
+    return {
+        "token": hashlib.sha1("".join(ids).encode() + measure.encode()).hexdigest()[:12],
+        "ids": ids,
+        "ratios": [round((face.get("width") or 1) / (face.get("height") or 1), 3) for face in known],
+        "labels": classes,
+        "label": [None if one is None else number[str(one)] for one in _each(rows, "label")],
+        "truth": [None if one is None else number[str(one)] for one in _each(known, "truth")],
+        "value": [None if one is None else round(one, 4) for one in _each(rows, measure)],
+        "digits": 3 if measure == "similarity" else 2,
+        "measure": measure,
+        "title": title,
+        "searchable": any(one["embedded"] for one in queries.status(queries.stamp())["embedders"]),
+        "slices": sorted({row["name"] for row in queries.slices()}),
+    }
+
+
+def _each(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
+    return [row.get(name) for row in rows]
+
+
+def _view_of_url(ids: list[str]) -> dict[str, Any]:
+    full = {one[:_SHORT]: one for one in ids}
+    picked = [full[one] for one in session.param("sel").split(".") if one in full]
+    size = session.param("size", "m")
+    return {
+        "open": full.get(session.param("open")[:_SHORT]),
+        "selected": picked,
+        "size": size if size in ("s", "m", "l") else "m",
+    }
+
+
+def _keep_in_url(view: dict[str, Any]) -> None:
+    picked = view["selected"] if len(view["selected"]) <= SELECTED_IN_URL else []
+    session.put(
+        open=(view["open"] or "")[:_SHORT],
+        sel=".".join(one[:_SHORT] for one in picked),
+        size=view["size"] if view["size"] != "m" else None,
+    )
+
+
+def _act(act: dict[str, Any]) -> None:
+    match act["name"]:
+        case "similar":
+            session.go("search", like=act["ids"], by=session.param("by"), k=session.param("k"))
+        case "slice":
+            save_slice(act["slice"], ids=act["ids"])
+
+
+def save_slice(name: str, **what: Any) -> None:
+    """Make a slice from `ids`, `where` or `cluster`, and say so; a refusal is said in the lake's words."""
+    try:
+        made = lake.slices.create(session.lake(), name, **what)
+    except LakeloopError as error:
+        st.toast(str(error), duration="long")
+    else:
+        st.toast(f"Slice {made.name} v{made.version} saved: {images(made.size)}.", duration="long")
+
+
+def _nothing() -> None:
+    """Streamlit offers a state or trigger only when a callback is named for it."""

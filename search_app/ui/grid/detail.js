@@ -1,0 +1,140 @@
+// The panel beside the grid: one image, what was answered about it, and everything else the lake knows.
+
+const whole = new Intl.NumberFormat("en-US");
+const when = (iso) => (iso ? iso.slice(0, 16).replace("T", " ") + " UTC" : "no time");
+const two = (value) => (value == null ? "–" : value.toFixed(2));
+
+function table(rows) {
+  const made = node("dl", "facts");
+  for (const [name, value] of rows) {
+    if (value === null || value === undefined || value === "") continue;
+    made.append(node("dt", "", name), node("dd", "", typeof value === "object" ? JSON.stringify(value) : String(value)));
+  }
+  return made;
+}
+
+function bars(scores, label) {
+  const made = node("div", "bars");
+  for (const { label: name, score } of [...scores].sort((a, b) => b.score - a.score).slice(0, 8)) {
+    const row = node("div", "bar-row" + (name === label ? " answer" : ""));
+    const track = node("span", "track");
+    const fill = node("span", "fill");
+    fill.style.width = `${Math.max(0, Math.min(1, score)) * 100}%`;
+    track.append(fill);
+    row.append(node("span", "name", name), track, node("span", "number", two(score)));
+    made.append(row);
+  }
+  return made;
+}
+
+function section(title, ...content) {
+  const made = node("section");
+  made.append(node("h4", "", title), ...content);
+  return made;
+}
+
+class Detail {
+  // `act(name, ids)` asks the page for something; `move(step)` and `close()` are the grid's.
+  constructor({ act, move, close, select }) {
+    this.element = node("aside", "detail");
+    this.element.hidden = true;
+    const head = node("header");
+    this.place = node("span", "place");
+    const button = (text, title, onclick, className = "quiet") => {
+      const made = node("button", className, text);
+      made.type = "button"; made.title = title; made.onclick = onclick;
+      return made;
+    };
+    head.append(
+      this.place,
+      button("‹", "Previous (left arrow)", () => move(-1)),
+      button("›", "Next (right arrow)", () => move(1)),
+      button("×", "Close (Esc)", close),
+    );
+    this.picture = new Picture();
+    this.actions = node("div", "actions");
+    this.similar = button("Find similar", "Search for images like this one (S)", () => act("similar", [this.id]), "primary");
+    this.pick = button("Select", "Select this image (space)", () => select(this.id), "plain");
+    this.original = node("a", "plain", "Original");
+    this.original.target = "_blank";
+    this.original.rel = "noopener";
+    this.actions.append(this.similar, this.pick, this.original);
+    this.body = node("div", "body");
+    this.element.append(head, this.picture.element, this.actions, this.body);
+  }
+
+  // Show image `id`, `place` of `count`; what the lake knows arrives a moment later.
+  async show(id, ratio, place, count, canSearch) {
+    this.place.textContent = `${whole.format(place + 1)} of ${whole.format(count)}`;
+    if (this.id === id && !this.element.hidden) return;
+    this.id = id;
+    this.element.hidden = false;
+    this.element.scrollTop = 0;
+    this.similar.disabled = !canSearch;
+    this.similar.title = canSearch ? "Search for images like this one (S)" : "Nothing is embedded yet";
+    this.original.href = `/v1/images/${id}`;
+    this.picture.show(id, ratio);
+    this.body.replaceChildren();
+    try {
+      const answer = await fetch(`/v1/records/${id}`);
+      const record = await answer.json();
+      if (this.id !== id) return;
+      if (!answer.ok) throw new Error(record.detail);
+      this.fill(record);
+    } catch (error) {
+      if (this.id === id) this.body.replaceChildren(node("p", "muted", `Its record could not be read: ${error.message}`));
+    }
+  }
+
+  hide() {
+    this.id = null;
+    this.element.hidden = true;
+  }
+
+  fill(record) {
+    const answers = record.predictions.filter((one) => one.model !== null);
+    const latest = answers[0] ?? record.predictions[0];
+    this.picture.overlay(record, answers[0]);
+    const parts = [];
+    if (answers.length) {
+      const line = node("p", "verdict");
+      line.append(node("strong", "", latest.label ?? "no label"), node("span", "number", two(latest.confidence)));
+      parts.push(line);
+      if (record.truth !== null) {
+        const right = record.truth === latest.label;
+        parts.push(node("p", right ? "truth right" : "truth wrong", right ? `= ${record.truth}, as labelled` : `≠ labelled ${record.truth}`));
+      } else parts.push(node("p", "truth muted", "not labelled yet"));
+      if (latest.scores?.length) parts.push(bars(latest.scores, latest.label));
+    } else {
+      parts.push(node("p", "muted", record.truth === null ? "No model has answered, no label." : `Labelled ${record.truth}; no model has answered.`));
+    }
+    const name = (one) => [one.model, one.model_version].filter(Boolean).join(" ");
+    parts.push(section("Facts", table([
+      ["model", latest && name(latest)],
+      ["answered", latest?.timestamp && when(latest.timestamp)],
+      ["latency", latest?.latency_ms == null ? null : `${latest.latency_ms.toFixed(1)} ms`],
+      ["source", latest?.source ?? record.source],
+      ["image", `${record.width} × ${record.height} px, ${record.format}`],
+      ...Object.entries(latest?.metadata ?? {}),
+      ["image id", record.image_id],
+      ["prediction id", latest?.prediction_id],
+    ])));
+    const history = [
+      ...answers.map((one) => [one.timestamp, `${name(one)} answered ${one.label ?? "nothing"}, ${two(one.confidence)}`]),
+      ...record.labels.map((one) => [one.timestamp, `${one.annotator ?? one.origin} labelled ${one.label ?? one.task}`]),
+    ].sort((a, b) => String(b[0]).localeCompare(String(a[0])));
+    if (history.length) {
+      const list = node("ol", "history");
+      for (const [time, text] of history) {
+        const item = node("li");
+        item.append(node("span", "", text), node("time", "", when(time)));
+        list.append(item);
+      }
+      parts.push(section("History", list));
+    }
+    if (record.slices.length) {
+      parts.push(section("Slices", node("p", "", record.slices.map((one) => `${one.name} v${one.version}`).join(", "))));
+    }
+    this.body.replaceChildren(...parts);
+  }
+}

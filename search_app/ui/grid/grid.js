@@ -1,0 +1,402 @@
+// The image grid: justified rows of thumbnails, of which only those near the window exist in the page.
+//
+// Selection, opening and keys live here and answer at once; Python hears of them a moment later (state `view`)
+// to keep the URL true, and of actions (trigger `act`). Only ids travel. Text is set by textContent alone.
+
+const HEIGHTS = { s: 84, m: 132, l: 208 };
+const GAP = 6, STRIP = 22, OVERSCAN = 900;
+const KEEP_MS = 350;
+
+class Grid {
+  constructor(root) {
+    this.root = root;
+    this.tiles = new Map();
+    this.rows = [];
+    this.selected = new Set();
+    this.active = -1;
+    this.open = null;
+    this.size = "m";
+    this.detail = new Detail({
+      act: (name, ids) => this.act(name, ids),
+      move: (step) => this.move(step, true),
+      close: () => this.close(),
+      select: (id) => this.toggle(this.index.get(id)),
+    });
+    this.build();
+    this.onscroll = () => this.schedule();
+    document.addEventListener("scroll", this.onscroll, { capture: true, passive: true });
+    this.resize = new ResizeObserver(() => this.layout());
+    this.resize.observe(this.canvas);
+  }
+
+  build() {
+    const top = node("div", "top");
+    this.title = node("span", "title");
+    this.legend = node("span", "legend", "click opens · space selects · shift range · arrows move · Ctrl+A all");
+    this.sizes = node("span", "sizes");
+    for (const [size, text] of [["s", "S"], ["m", "M"], ["l", "L"]]) {
+      const button = node("button", "quiet", text);
+      button.type = "button";
+      button.title = { s: "Small", m: "Medium", l: "Large" }[size] + " thumbnails";
+      button.dataset.size = size;
+      button.onclick = () => { this.size = size; this.layout(); this.tell(); };
+      this.sizes.append(button);
+    }
+    top.append(this.title, this.legend, this.sizes);
+    this.canvas = node("div", "canvas");
+    this.canvas.tabIndex = 0;
+    this.canvas.setAttribute("role", "listbox");
+    this.canvas.setAttribute("aria-multiselectable", "true");
+    this.canvas.setAttribute("aria-label", "images");
+    this.canvas.onkeydown = (event) => this.key(event);
+    this.canvas.onclick = (event) => this.click(event);
+    const split = node("div", "split");
+    split.append(this.canvas, this.detail.element);
+    this.bar = node("div", "selection");
+    this.bar.hidden = true;
+    this.root.replaceChildren(top, split, this.bar);
+    this.detail.element.onkeydown = (event) => { if (event.target.tagName !== "INPUT") this.key(event); };
+  }
+
+  // Take the page's data. A new `token` means other results: what was selected or open is then the page's word.
+  update({ data, setStateValue, setTriggerValue }) {
+    this.setStateValue = setStateValue;
+    this.setTriggerValue = setTriggerValue;
+    const other = data.token !== this.token;
+    this.data = data;
+    this.title.textContent = data.title;
+    if (!other) return;
+    this.token = data.token;
+    this.index = new Map(data.ids.map((id, place) => [id, place]));
+    this.size = data.view.size;
+    this.selected = new Set(data.view.selected);
+    this.open = this.index.has(data.view.open) ? data.view.open : null;
+    this.active = this.open ? this.index.get(this.open) : -1;
+    this.anchor = this.active;
+    for (const tile of this.tiles.values()) tile.remove();
+    this.tiles.clear();
+    this.naming = false;
+    this.showDetail();
+    this.showSelection();
+    this.layout();
+  }
+
+  // Rows as wide as the canvas: [first index, count, top, height]; positions of tiles follow from them.
+  layout() {
+    if (!this.data) return;
+    for (const button of this.sizes.children) button.classList.toggle("on", button.dataset.size === this.size);
+    const width = this.canvas.clientWidth, target = HEIGHTS[this.size], ratios = this.data.ratios;
+    if (!width) return;
+    this.rows = [];
+    this.spot = new Array(ratios.length);
+    let first = 0, sum = 0, top = 0;
+    const close = (end, height) => {
+      let left = 0;
+      for (let at = first; at < end; at++) {
+        const wide = this.ratio(at) * height;
+        this.spot[at] = [left, top, wide, height];
+        left += wide + GAP;
+      }
+      this.rows.push([first, end, top, height]);
+      top += height + STRIP + GAP;
+      first = end;
+      sum = 0;
+    };
+    for (let at = 0; at < ratios.length; at++) {
+      sum += this.ratio(at);
+      const gaps = (at - first) * GAP;
+      if (sum * target + gaps >= width) close(at + 1, (width - gaps) / sum);
+    }
+    if (first < ratios.length) close(ratios.length, target);
+    this.canvas.style.height = `${Math.max(0, top - GAP)}px`;
+    this.canvas.dataset.size = this.size;
+    this.paint(true);
+  }
+
+  ratio(at) {
+    return Math.min(2.4, Math.max(0.62, this.data.ratios[at]));
+  }
+
+  schedule() {
+    if (this.frame) return;
+    this.frame = requestAnimationFrame(() => { this.frame = null; this.paint(false); });
+  }
+
+  // Make the tiles near the window exist, and no others.
+  paint(moved) {
+    const offset = this.canvas.getBoundingClientRect().top;
+    const from = -offset - OVERSCAN, to = -offset + window.innerHeight + OVERSCAN;
+    const wanted = new Set();
+    for (const [first, end, top, height] of this.rows) {
+      if (top + height + STRIP < from || top > to) continue;
+      for (let at = first; at < end; at++) wanted.add(at);
+    }
+    for (const [at, tile] of this.tiles) if (!wanted.has(at)) { tile.remove(); this.tiles.delete(at); }
+    for (const at of wanted) {
+      let tile = this.tiles.get(at);
+      const made = !tile;
+      if (made) {
+        tile = this.tile(at);
+        this.tiles.set(at, tile);
+        this.canvas.append(tile);
+      }
+      if (made || moved) {
+        const [left, top, width, height] = this.spot[at];
+        tile.style.transform = `translate(${left}px, ${top}px)`;
+        tile.style.width = `${width}px`;
+        tile.firstChild.style.height = `${height}px`;
+      }
+    }
+    this.mark();
+  }
+
+  tile(at) {
+    const { ids, labels, label, value, truth, digits } = this.data;
+    const tile = node("div", "tile");
+    tile.dataset.at = at;
+    tile.dataset.id = ids[at];
+    tile.setAttribute("role", "option");
+    const face = node("div", "face");
+    const image = node("img");
+    image.loading = "lazy";
+    image.decoding = "async";
+    image.alt = "";
+    image.draggable = false;
+    image.src = `/v1/thumbnails/${ids[at]}`;
+    const check = node("span", "check");
+    check.title = "Select (space)";
+    face.append(image, check);
+    const strip = node("div", "strip");
+    const name = label[at] === null ? null : labels[label[at]];
+    const known = truth[at] === null ? null : labels[truth[at]];
+    strip.append(node("span", name === null ? "name none" : "name", name ?? (known === null ? "no answer" : `labelled ${known}`)));
+    if (name !== null && known !== null && known !== name) {
+      const wrong = node("span", "wrong", "≠ ");
+      wrong.append(node("span", "word", known));
+      strip.append(wrong);
+    }
+    if (value[at] !== null) strip.append(node("span", "number", value[at].toFixed(digits)));
+    tile.title = [name ?? "no answer", known !== null ? `labelled ${known}` : "", value[at] === null ? "" : `${this.data.measure} ${value[at].toFixed(3)}`]
+      .filter(Boolean).join(" · ");
+    tile.append(face, strip);
+    return tile;
+  }
+
+  mark() {
+    for (const [at, tile] of this.tiles) {
+      const id = this.data.ids[at], picked = this.selected.has(id);
+      tile.classList.toggle("selected", picked);
+      tile.classList.toggle("active", at === this.active);
+      tile.classList.toggle("open", id === this.open);
+      tile.setAttribute("aria-selected", picked);
+    }
+  }
+
+  click(event) {
+    const tile = event.target.closest(".tile");
+    if (!tile) return;
+    const at = Number(tile.dataset.at);
+    this.canvas.focus({ preventScroll: true });
+    if (event.shiftKey) this.range(at);
+    else if (event.target.closest(".check") || event.ctrlKey || event.metaKey) this.toggle(at);
+    else this.show(at);
+  }
+
+  key(event) {
+    const ctrl = event.ctrlKey || event.metaKey, key = event.key;
+    const steps = { ArrowLeft: -1, ArrowRight: 1 };
+    if (key in steps) this.move(steps[key], !event.shiftKey, event.shiftKey);
+    else if (key === "ArrowUp" || key === "ArrowDown") this.moveRow(key === "ArrowDown" ? 1 : -1, event.shiftKey);
+    else if (key === "Home" || key === "End") this.moveTo(key === "Home" ? 0 : this.data.ids.length - 1);
+    else if (key === " ") this.toggle(this.active);
+    else if (key === "Enter") this.show(Math.max(0, this.active));
+    else if (key === "Escape") this.escape();
+    else if (ctrl && key.toLowerCase() === "a") { this.selected = new Set(this.data.ids); this.showSelection(); this.tell(); }
+    else if (!ctrl && key.toLowerCase() === "s") this.act("similar", this.chosen());
+    else if (!ctrl && key.toLowerCase() === "l" && this.selected.size) this.nameSlice();
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  move(step, follow, extend) {
+    this.moveTo(this.active < 0 ? 0 : this.active + step, extend);
+  }
+
+  moveRow(step, extend) {
+    const row = this.rows.findIndex(([first, end]) => this.active >= first && this.active < end);
+    const next = this.rows[row + step];
+    if (row < 0 || !next) return this.active < 0 ? this.moveTo(0) : undefined;
+    const [left, , width] = this.spot[this.active], middle = left + width / 2;
+    let best = next[0];
+    for (let at = next[0]; at < next[1]; at++) if (this.spot[at][0] <= middle) best = at;
+    this.moveTo(best, extend);
+  }
+
+  moveTo(at, extend = false) {
+    const place = Math.max(0, Math.min(this.data.ids.length - 1, at));
+    if (extend) return this.range(place);
+    this.active = this.anchor = place;
+    if (this.open) this.show(place);
+    else this.mark();
+    this.reveal(place);
+  }
+
+  reveal(at) {
+    const [, top, , height] = this.spot[at] ?? [];
+    if (top === undefined) return;
+    this.paint(false);
+    let tile = this.tiles.get(at);
+    if (!tile) {
+      tile = this.tile(at);
+      tile.style.transform = `translate(0, ${top}px)`;
+      tile.firstChild.style.height = `${height}px`;
+      this.tiles.set(at, tile);
+      this.canvas.append(tile);
+      this.paint(true);
+    }
+    tile.scrollIntoView({ block: "nearest" });
+  }
+
+  show(at) {
+    this.active = this.anchor = at;
+    this.open = this.data.ids[at];
+    this.showDetail();
+    this.mark();
+    this.tell();
+  }
+
+  showDetail() {
+    if (this.open === null) return this.detail.hide();
+    const at = this.index.get(this.open);
+    this.detail.show(this.open, this.data.ratios[at], at, this.data.ids.length, this.data.searchable);
+    this.detail.pick.textContent = this.selected.has(this.open) ? "Unselect" : "Select";
+  }
+
+  close() {
+    this.open = null;
+    this.detail.hide();
+    this.mark();
+    this.tell();
+    this.canvas.focus({ preventScroll: true });
+  }
+
+  escape() {
+    if (this.open !== null) return this.close();
+    this.selected.clear();
+    this.showSelection();
+    this.tell();
+  }
+
+  toggle(at) {
+    if (at === undefined || at < 0) return;
+    const id = this.data.ids[at];
+    if (!this.selected.delete(id)) this.selected.add(id);
+    this.active = this.anchor = at;
+    this.showSelection();
+    this.tell();
+  }
+
+  range(at) {
+    const from = this.anchor < 0 || this.anchor === undefined ? at : this.anchor;
+    for (let place = Math.min(from, at); place <= Math.max(from, at); place++) this.selected.add(this.data.ids[place]);
+    this.active = at;
+    this.showSelection();
+    this.reveal(at);
+    this.tell();
+  }
+
+  chosen() {
+    if (this.selected.size) return [...this.selected];
+    return this.open ? [this.open] : this.active >= 0 ? [this.data.ids[this.active]] : [];
+  }
+
+  // The action bar: the same everywhere, whatever was selected.
+  showSelection() {
+    this.mark();
+    const count = this.selected.size;
+    this.bar.hidden = count === 0;
+    this.root.classList.toggle("selecting", count > 0);
+    if (this.open !== null) this.detail.pick.textContent = this.selected.has(this.open) ? "Unselect" : "Select";
+    if (!count) { this.naming = false; return; }
+    if (this.naming && this.bar.querySelector("input")) {
+      this.bar.querySelector(".many").textContent = `${whole.format(count)} selected`;
+      return;
+    }
+    const button = (text, key, onclick, className = "plain") => {
+      const made = node("button", className, text);
+      made.type = "button";
+      made.onclick = onclick;
+      if (key) made.append(node("kbd", "", key));
+      return made;
+    };
+    const similar = button("Find similar", "S", () => this.act("similar", this.chosen()), "primary");
+    similar.disabled = !this.data.searchable;
+    similar.title = !this.data.searchable ? "Nothing is embedded yet" : count > 1 ? "Search for images like the mean of the selection" : "Search for images like this one";
+    this.bar.replaceChildren(
+      node("span", "many", `${whole.format(count)} selected`),
+      similar,
+      button("Add to slice", "L", () => this.nameSlice()),
+      node("span", "space"),
+      button("Clear", "Esc", () => { this.selected.clear(); this.showSelection(); this.tell(); }, "quiet"),
+    );
+  }
+
+  nameSlice() {
+    this.naming = true;
+    const form = node("form", "naming");
+    const input = node("input");
+    input.placeholder = "slice name";
+    input.setAttribute("aria-label", "slice name");
+    input.maxLength = 80;
+    input.setAttribute("list", "slices");
+    const known = node("datalist");
+    known.id = "slices";
+    known.append(...this.data.slices.map((name) => { const option = node("option"); option.value = name; return option; }));
+    const save = node("button", "primary", "Save slice");
+    form.append(input, known, save);
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      const name = input.value.trim();
+      if (!name) return input.focus();
+      this.naming = false;
+      this.act("slice", [...this.selected], { slice: name });
+      this.showSelection();
+    };
+    input.onkeydown = (event) => {
+      event.stopPropagation();
+      if (event.key === "Escape") { this.naming = false; this.showSelection(); this.canvas.focus({ preventScroll: true }); }
+    };
+    this.bar.children[2].replaceWith(form);
+    input.focus();
+  }
+
+  act(name, ids, more = {}) {
+    if (!ids.length || (name === "similar" && !this.data.searchable)) return;
+    this.setTriggerValue("act", { name, ids, ...more });
+  }
+
+  // Tell Python, once the user has paused, so that the URL can hold it.
+  tell() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.setStateValue("view", { token: this.token, open: this.open, selected: [...this.selected], size: this.size });
+    }, KEEP_MS);
+  }
+
+  destroy() {
+    clearTimeout(this.timer);
+    document.removeEventListener("scroll", this.onscroll, { capture: true });
+    this.resize.disconnect();
+  }
+}
+
+const grids = new WeakMap();
+
+export default function (component) {
+  const root = component.parentElement;
+  if (!grids.has(root)) grids.set(root, new Grid(root.querySelector(".grid")));
+  const grid = grids.get(root);
+  grid.update(component);
+  return () => { grid.destroy(); grids.delete(root); };
+}

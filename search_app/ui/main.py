@@ -1,0 +1,36 @@
+"""The frame of the app: navigation, scope bar, and the page that was asked for.
+
+Streamlit runs this file from the top at every interaction. It knows the pages' names, and nothing they show.
+"""
+
+from pathlib import Path
+
+import streamlit as st
+
+from lake.errors import LakeloopError
+from search_app.ui import session
+from search_app.ui.pages import drilldown, overview, search
+from search_app.ui.scope import scope_bar
+from search_app.ui.words import plain
+
+LOGO = str(Path(__file__).with_name("logo.svg"))
+
+st.set_page_config(page_title="lakeloop", page_icon=LOGO, layout="wide")
+st.logo(LOGO, size="medium")
+
+pages = {
+    "overview": st.Page(overview.page, title="Overview", url_path="overview", default=True),
+    "search": st.Page(search.page, title="Search", url_path="search"),
+    "drilldown": st.Page(drilldown.page, title="Drill-down", url_path="drilldown"),
+}
+st.session_state["_pages"] = pages
+chosen = st.navigation(list(pages.values()), position="top")
+name = chosen.url_path or "overview"
+
+session.remember(name)
+try:
+    if scope_bar():
+        chosen.run()
+except LakeloopError as error:
+    st.error(plain(str(error)))
+session.save(name)

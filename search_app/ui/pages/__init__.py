@@ -1,0 +1,1 @@
+"""The pages, each for one question. A page is a function without arguments."""

@@ -1,0 +1,158 @@
+"""Drill-down, "Which kind is it?": a tree of clusters, opened node by node until the odd kind stands alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from lake.errors import LakeloopError
+from search_app.ui import queries, scope, session, words
+from search_app.ui.cards import cluster_cards
+from search_app.ui.grid import image_grid, save_slice
+from search_app.ui.rates import images, wilson
+
+MEMBERS_SHOWN = 10_000
+METHODS = {"auto": "Automatic", "kmeans": "k-means", "hdbscan": "HDBSCAN"}
+SORTS = {"size": "Largest first", "error": "Most wrong first", "unsure": "Least confident first"}
+
+
+def page() -> None:
+    """The Drill-down page."""
+    status = queries.status(queries.stamp())
+    if not status["images"]:
+        return words.no_images()
+    if not any(one["embedded"] for one in status["embedders"]):
+        return words.not_embedded()
+    trees = queries.trees()
+    known = [row["tree"] for row in trees]
+    tree = session.param("tree") if session.param("tree") in known else (known[0] if known else None)
+    if tree is None:
+        words.empty(
+            "No clusters yet",
+            "Clusters group images that look alike, so that an unusual kind stands out and can be saved as a slice.",
+        )
+        with st.container(horizontal_alignment="center"), st.container(border=True, width=560):
+            _cluster_form(status)
+        return None
+    _toolbar(trees, tree, status)
+    return _node(tree, session.param("at"))
+
+
+def _toolbar(trees: list[queries.Row], tree: str, status: dict[str, Any]) -> None:
+    named = {row["tree"]: _tree_name(row) for row in trees}
+    with st.container(horizontal=True, vertical_alignment="center"):
+        chosen = st.selectbox(
+            "Tree", list(named), list(named).index(tree), format_func=named.__getitem__, label_visibility="collapsed", width=420
+        )
+        with st.popover("New clusters", type="tertiary"):
+            _cluster_form(status)
+    if chosen and chosen != tree:
+        session.put(tree=chosen, at=None, open=None, sel=None)
+        st.rerun()
+
+
+def _tree_name(row: queries.Row) -> str:
+    of = f" where {row['filter']}" if row["filter"] else ""
+    return f"{images(row['size'])}{of[:60]}, {row['embedder']}, {row['created_at']:%d %b %H:%M}"
+
+
+def _cluster_form(status: dict[str, Any]) -> None:
+    where = scope.current().where()
+    names = [one["name"] for one in status["embedders"] if one["embedded"]]
+    with st.form("cluster", border=False):
+        st.caption("Clusters the images of the present scope and filters." if where else "Clusters every image of the lake.")
+        embedder = st.selectbox("Embedder", names) if len(names) > 1 else names[0]
+        method = st.selectbox("Method", list(METHODS), format_func=METHODS.__getitem__)
+        k = st.number_input("Number of clusters", 2, 200, None, placeholder="chosen from the data", help="For k-means only")
+        if st.form_submit_button("Make clusters", type="primary"):
+            _make(embedder=embedder, where=where, method=method, k=k if method != "hdbscan" else None)
+
+
+def _make(**how: Any) -> None:
+    from embeddings.cluster import cluster
+
+    try:
+        with st.spinner("Clustering …", show_time=True):
+            made = cluster(session.lake(), **how)
+    except LakeloopError as error:
+        st.error(words.plain(str(error)))
+        return
+    if how.get("node") is None:
+        session.put(tree=made.tree, at=None, open=None, sel=None)
+    session.put(view=None)
+    st.rerun()
+
+
+def _node(tree: str, path: str) -> None:
+    here = queries.node(tree, path)
+    if here is None:
+        return words.empty("This cluster is not in the tree", "The link may be from another lake. Choose a tree above.")
+    _breadcrumb(path)
+    cards = queries.children(tree, path)
+    looking = session.param("view") == "images" or not cards
+    _actions(here, bool(cards), looking)
+    if looking:
+        return _members(here)
+    order = {
+        "size": lambda row: -row["size"],
+        "error": lambda row: -(wilson((row["known"] or 0) - (row["right"] or 0), row["known"] or 0).low or 0),
+        "unsure": lambda row: 2 if row["confidence"] is None else row["confidence"],
+    }[session.param("sort") if session.param("sort") in SORTS else "size"]
+    opened = cluster_cards(sorted(cards, key=order))
+    if opened is not None:
+        session.put(at=opened, view=None, open=None, sel=None)
+        st.rerun()
+    return None
+
+
+def _breadcrumb(path: str) -> None:
+    steps = path.split(".") if path else []
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="breadcrumb"):
+        for depth in range(len(steps) + 1):
+            at = ".".join(steps[:depth])
+            name = at or "All"
+            if depth == len(steps):
+                st.markdown(f"**{name}**", width="content")
+            else:
+                if st.button(name, type="tertiary", key=f"crumb-{at}"):
+                    session.put(at=at, view=None, open=None, sel=None)
+                    st.rerun()
+                st.markdown("›", width="content")
+
+
+def _actions(here: queries.Row, opened: bool, looking: bool) -> None:
+    path = here["node"]
+    with st.container(horizontal=True, vertical_alignment="center", key="node-actions"):
+        if opened:
+            view = st.segmented_control(
+                "View", ["Clusters", "Images"], default="Images" if looking else "Clusters", label_visibility="collapsed",
+                required=True, key=f"view-{path}",
+            )  # fmt: skip
+            if (view == "Images") != looking:
+                session.put(view="images" if view == "Images" else None, open=None, sel=None)
+                st.rerun()
+            if not looking:
+                sort = session.param("sort") if session.param("sort") in SORTS else "size"
+                chosen = st.selectbox(
+                    "Sort", list(SORTS), list(SORTS).index(sort), format_func=SORTS.__getitem__, label_visibility="collapsed",
+                    width=200,
+                )  # fmt: skip
+                if chosen and chosen != sort:
+                    session.put(sort=chosen)
+                    st.rerun()
+        elif st.button("Split this cluster", type="primary", help="Cluster its images afresh"):
+            _make(node=f"{here['tree']}/{path}")
+        if path and st.button("Use as scope", help="Look at this cluster on every page"):
+            session.put(node=f"{here['tree']}/{path}")
+            st.rerun()
+        with st.popover("Save as slice"), st.form(f"slice-{path}", border=False):
+            name = st.text_input("Name", placeholder="e.g. poly cells")
+            if st.form_submit_button("Save slice", type="primary"):
+                save_slice(name.strip(), cluster=f"{here['tree']}/{path}")
+
+
+def _members(here: queries.Row) -> None:
+    rows = queries.members(here["id"], MEMBERS_SHOWN)
+    more = f" of {here['size']:,}" if here["size"] > len(rows) else ""
+    image_grid(rows, "confidence", f"{images(len(rows))}{more} in this cluster", key="members")

@@ -1,0 +1,119 @@
+"""Search, "Show me its like": an image, some images or words go in, the most similar images come out.
+
+With nothing to search for it shows a random check, which is where a stranger finds something to search for.
+"""
+
+from __future__ import annotations
+
+import random
+
+import streamlit as st
+
+from lake.errors import LakeloopError
+from search_app.ui import queries, scope, session, words
+from search_app.ui.dropzone import Change, query_tray
+from search_app.ui.grid import image_grid
+from search_app.ui.rates import images
+
+SIZES = (50, 200, 1_000, 10_000)
+DEFAULT_SIZE = 200
+ORDERS = {"random": "Random check", "newest": "Newest", "unsure": "Least confident"}
+
+
+def page() -> None:
+    """The Search page."""
+    status = queries.status(queries.stamp())
+    if not status["images"]:
+        return words.no_images()
+    ready = [one for one in status["embedders"] if one["embedded"]]
+    query, ids, text = session.param("q"), tuple(session.params().get("like", ())), session.param("text")
+    embedder, k = _controls(ready, query, ids)
+    if query or ids or text:
+        _results(k, embedder, query, ids, text)
+    else:
+        _check(k)
+    if not ready:
+        st.info(f"Nothing is embedded yet, so nothing can be searched. Run `{words.for_this_lake('embed')}`")
+    return None
+
+
+def _controls(ready: list[queries.Row], query: str, ids: tuple[str, ...]) -> tuple[str | None, int]:
+    """The query tray and its settings; changes go to the URL."""
+    names = [one["name"] for one in ready]
+    speaks = {one.name for one in session.lake().embedders() if one.embeds_text}
+    embedder = session.param("by") if session.param("by") in names else (names[0] if names else None)
+    left, right = st.columns([3, 2], gap="medium", vertical_alignment="bottom")
+    with left:
+        _change(query_tray(query, ids), ids)
+    with right, st.container(horizontal=True, vertical_alignment="bottom"):
+        if embedder in speaks:
+            st.text_input("Or in words", session.param("text"), key="words", on_change=_say, placeholder="a cracked cell")
+        if len(names) > 1:
+            st.selectbox("Embedder", names, names.index(embedder or names[0]), key="by-choice", on_change=_by)
+        k = int(session.param("k")) if session.param("k").isdecimal() else DEFAULT_SIZE
+        k = k if k in SIZES else DEFAULT_SIZE
+        st.selectbox("At most", SIZES, SIZES.index(k), key="k-choice", on_change=_many, format_func=images, width=170)
+    return embedder, k
+
+
+def _say() -> None:
+    session.put(text=st.session_state["words"].strip(), q=None, like=None, open=None, sel=None)
+
+
+def _by() -> None:
+    session.put(by=st.session_state["by-choice"], open=None, sel=None)
+
+
+def _many() -> None:
+    chosen = st.session_state["k-choice"]
+    session.put(k=None if chosen == DEFAULT_SIZE else chosen)
+
+
+def _change(change: Change | None, ids: tuple[str, ...]) -> None:
+    if change is None:
+        return
+    if change.uploaded:
+        session.put(q=change.uploaded, like=None, text=None, open=None, sel=None)
+    elif change.removed in ids:
+        session.put(like=[one for one in ids if one != change.removed], open=None, sel=None)
+    else:
+        session.put(q=None, open=None, sel=None)
+    st.rerun()
+
+
+def _results(k: int, embedder: str | None, query: str, ids: tuple[str, ...], text: str) -> None:
+    if embedder is None:
+        return
+    if query and session.query_images().get(query) is None:
+        return words.empty("This query image is no longer kept", "Upload it again: the newest 1,000 are kept.")
+    try:
+        with st.spinner("Searching …", show_time=True):
+            rows = queries.similar(k, scope.current().where(), embedder, query, ids, text)
+    except LakeloopError as error:
+        st.error(words.plain(str(error)))
+        return None
+    if not rows:
+        return words.nothing_passes()
+    what = f"“{text}”" if text else "this image" if query or len(ids) == 1 else f"the mean of {len(ids)} images"
+    return image_grid(rows, "similarity", f"{images(len(rows))} most like {what}")
+
+
+def _check(k: int) -> None:
+    """Images of the scope, to look at and to search from."""
+    order = session.param("show") if session.param("show") in ORDERS else "random"
+    seed = int(session.param("seed")) if session.param("seed").isdecimal() else 1
+    with st.container(horizontal=True, vertical_alignment="center"):
+        chosen = st.segmented_control(
+            "Show", list(ORDERS), default=order, format_func=ORDERS.__getitem__, label_visibility="collapsed", required=True
+        )
+        if order == "random" and st.button("Another sample", type="tertiary"):
+            session.put(seed=random.randrange(2, 10_000), open=None, sel=None)
+            st.rerun()
+    if chosen and chosen != order:
+        session.put(show=None if chosen == "random" else chosen, seed=None, open=None, sel=None)
+        st.rerun()
+    rows = queries.sample(scope.current().where(), order, seed, k)
+    if not rows:
+        return words.nothing_passes()
+    title = {"random": "drawn at random", "newest": "newest first", "unsure": "least confident first"}[order]
+    return image_grid(rows, "confidence", f"{images(len(rows))}, {title}")

@@ -1,0 +1,229 @@
+"""Every question the pages ask the lake: the SQL text, and a cached call for each.
+
+Answers are cached by the versions of the tables they read, so a new commit is seen at once and nothing is
+asked twice. At a million rows only aggregates and LIMITed id lists come back. It knows no widgets.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from lake import summary
+from search_app.ui import session
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = dict[str, Any]
+Stamp = tuple[int, ...]
+
+ORDERS = {
+    "random": "hash(image_id || '{seed}')",
+    "newest": "timestamp DESC NULLS LAST, ingested_at DESC",
+    "unsure": "confidence ASC NULLS LAST",
+}
+
+# One row an image: its newest row that passes the filter, rows with an answer first.
+_IMAGES = """
+    SELECT image_id, label, confidence, timestamp, ingested_at FROM predictions WHERE {where}
+    QUALIFY row_number() OVER (PARTITION BY image_id
+                               ORDER BY model IS NULL, timestamp DESC NULLS LAST, ingested_at DESC) = 1"""
+
+# The known truth, one class an image.
+_TRUTH = "(SELECT image_id, any_value(label) AS label FROM labels_current WHERE label IS NOT NULL GROUP BY image_id)"
+
+
+def _all(where: str | None) -> str:
+    return f"({where})" if where else "true"
+
+
+def stamp() -> Stamp:
+    """The versions of every table a page reads: the key of every cache here."""
+    lake = session.lake()
+    return tuple(lake.version(name) for name in ("predictions", "labels", "slices", "clusters", "embedders"))
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def status(stamp: Stamp) -> dict[str, Any]:
+    """`lakeloop status`: counts, models, embedding progress."""
+    return dict(summary.status(session.lake()))
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _rows(stamp: Stamp, sql: str, parameters: tuple[Any, ...] = ()) -> list[Row]:
+    values = [list(one) if isinstance(one, tuple) else one for one in parameters]
+    return list(session.lake().sql(sql, values).to_pylist())
+
+
+def rows(sql: str, *parameters: Any) -> list[Row]:
+    """The rows of a SELECT, as of now. Raises BadInput with DuckDB's words when a user's filter is wrong."""
+    return _rows(stamp(), sql, parameters)
+
+
+def totals(where: str | None) -> Row:
+    """images, answers and labelled (images whose truth is known) inside the filter."""
+    return rows(f"""
+        SELECT count(DISTINCT image_id) AS images, count(model) AS answers,
+               (SELECT count(DISTINCT image_id) FROM labels_current WHERE label IS NOT NULL AND image_id IN
+                    (SELECT image_id FROM predictions WHERE {_all(where)})) AS labelled
+        FROM predictions WHERE {_all(where)}""")[0]
+
+
+def by_day(where: str | None) -> list[Row]:
+    """day, answers, known (truth known), right; ascending. Answers without a time are left out."""
+    return rows(f"""
+        WITH a AS (SELECT image_id, label, timestamp FROM answers WHERE {_all(where)} AND timestamp IS NOT NULL)
+        SELECT CAST(a.timestamp AS DATE) AS day, count(*) AS answers, count(t.label) AS known,
+               count(*) FILTER (WHERE t.label = a.label) AS "right"
+        FROM a LEFT JOIN {_TRUTH} t USING (image_id) GROUP BY ALL ORDER BY day""")
+
+
+def confusion(where: str | None) -> dict[tuple[str, str | None], int]:
+    """How many answers by (truth, answer), where the truth is known."""
+    found = rows(f"""
+        WITH a AS (SELECT image_id, label FROM answers WHERE {_all(where)})
+        SELECT t.label AS truth, a.label AS answer, count(*) AS n
+        FROM a JOIN {_TRUTH} t USING (image_id) GROUP BY ALL""")
+    return {(row["truth"], row["answer"]): row["n"] for row in found}
+
+
+def by_model(where: str | None) -> list[Row]:
+    """model, model_version, answers, first, last, confidence (mean), known, right; most answers first."""
+    return rows(f"""
+        WITH a AS (SELECT image_id, model, model_version, label, confidence, timestamp FROM answers
+                   WHERE {_all(where)})
+        SELECT model, model_version, count(*) AS answers, min(timestamp) AS first, max(timestamp) AS last,
+               avg(confidence) AS confidence, count(t.label) AS known,
+               count(*) FILTER (WHERE t.label = a.label) AS "right"
+        FROM a LEFT JOIN {_TRUTH} t USING (image_id) GROUP BY model, model_version ORDER BY answers DESC LIMIT 50""")
+
+
+def by_label(where: str | None) -> list[Row]:
+    """label (as answered), answers, confidence (mean), known, right; most answers first."""
+    return rows(f"""
+        WITH a AS (SELECT image_id, label, confidence FROM answers WHERE {_all(where)})
+        SELECT a.label, count(*) AS answers, avg(a.confidence) AS confidence, count(t.label) AS known,
+               count(*) FILTER (WHERE t.label = a.label) AS "right"
+        FROM a LEFT JOIN {_TRUTH} t USING (image_id) GROUP BY a.label ORDER BY answers DESC LIMIT 200""")
+
+
+def histogram(where: str | None) -> list[Row]:
+    """low (of a bin of width 0.05), verdict (right, wrong, unknown), answers."""
+    return rows(f"""
+        WITH a AS (SELECT image_id, label, confidence FROM answers
+                   WHERE {_all(where)} AND confidence BETWEEN 0 AND 1)
+        SELECT least(floor(a.confidence * 20), 19) / 20 AS low,
+               CASE WHEN t.label IS NULL THEN 'unknown' WHEN t.label = a.label THEN 'right' ELSE 'wrong' END AS verdict,
+               count(*) AS answers
+        FROM a LEFT JOIN {_TRUTH} t USING (image_id) GROUP BY ALL ORDER BY low, verdict""")
+
+
+def labels() -> list[str]:
+    """Answered classes, commonest first."""
+    found = rows("SELECT label FROM predictions WHERE label IS NOT NULL GROUP BY label ORDER BY count(*) DESC LIMIT 500")
+    return [row["label"] for row in found]
+
+
+def models() -> list[str]:
+    """`name version` of every model that answered, newest first."""
+    found = rows("""SELECT model || coalesce(' ' || model_version, '') AS name FROM answers GROUP BY name
+                    ORDER BY max(timestamp) DESC NULLS LAST, name LIMIT 100""")
+    return [row["name"] for row in found]
+
+
+def days() -> Row:
+    """first and last day (dates) that an answer carries; None when no answer has a time."""
+    return rows("SELECT CAST(min(timestamp) AS DATE) AS first, CAST(max(timestamp) AS DATE) AS last FROM predictions")[0]
+
+
+def sample(where: str | None, order: str, seed: int, limit: int) -> list[Row]:
+    """image_id, label, confidence of `limit` images in one of ORDERS; a seed gives the same images again."""
+    by = ORDERS[order].format(seed=int(seed))
+    return rows(f"""SELECT image_id, label, confidence FROM ({_IMAGES.format(where=_all(where))})
+                    ORDER BY {by}, image_id LIMIT {int(limit)}""")
+
+
+def faces(image_ids: list[str]) -> dict[str, Row]:
+    """width, height and truth (or None) by image_id: what a grid needs to draw beside label and number."""
+    found = rows(
+        f"""SELECT i.image_id, i.width, i.height, t.label AS truth
+            FROM images i LEFT JOIN {_TRUTH} t USING (image_id)
+            WHERE i.image_id IN (SELECT unnest(CAST(? AS VARCHAR[])))""",
+        tuple(image_ids),
+    )
+    return {row["image_id"]: row for row in found}
+
+
+def slices() -> list[Row]:
+    """id (NAME@VERSION), name, version, size; newest first."""
+    return rows("SELECT id, name, version, size FROM slices ORDER BY created_at DESC LIMIT 200")
+
+
+def trees() -> list[Row]:
+    """tree, embedder, size, filter, created_at of every drill-down tree, newest first."""
+    return rows("""SELECT tree, embedder, size, "where" AS filter, created_at FROM clusters
+                   WHERE node = '' ORDER BY created_at DESC LIMIT 50""")
+
+
+def node(tree: str, path: str) -> Row | None:
+    """One node of a tree, or None."""
+    found = rows("SELECT id, tree, node, parent, size, noise, method FROM clusters WHERE tree = ? AND node = ?", tree, path)
+    return found[0] if found else None
+
+
+def children(tree: str, path: str) -> list[Row]:
+    """The nodes right below one: id, node, size, noise, medoids, compactness, answers, confidence (mean),
+    known, right, labels (answers by class, commonest first: struct n, label)."""
+    return rows(
+        f"""
+        WITH c AS (SELECT id, node, size, noise, medoids, compactness FROM clusters WHERE tree = ? AND parent = ?),
+             a AS (SELECT m.id, p.label, p.confidence, t.label AS truth
+                   FROM cluster_members m SEMI JOIN c USING (id) JOIN answers p USING (image_id)
+                        LEFT JOIN {_TRUTH} t USING (image_id)),
+             l AS (SELECT id, list({{'n': n, 'label': label}} ORDER BY n DESC, label) AS labels
+                   FROM (SELECT id, label, count(*) AS n FROM a GROUP BY ALL) GROUP BY id)
+        SELECT c.*, s.answers, s.confidence, s.known, s."right", l.labels
+        FROM c LEFT JOIN (SELECT id, count(*) AS answers, avg(confidence) AS confidence, count(truth) AS known,
+                                 count(*) FILTER (WHERE truth = label) AS "right" FROM a GROUP BY id) s USING (id)
+               LEFT JOIN l USING (id)
+        ORDER BY c.size DESC, c.node""",
+        tree,
+        path,
+    )
+
+
+def members(node_id: str, limit: int) -> list[Row]:
+    """image_id, label, confidence of the images in a node (TREE/NODE), surest first."""
+    inside = "image_id IN (SELECT image_id FROM cluster_members WHERE id = ?)"
+    return rows(
+        f"""SELECT image_id, label, confidence FROM ({_IMAGES.format(where=inside)})
+            ORDER BY confidence DESC NULLS LAST, image_id LIMIT {int(limit)}""",
+        node_id,
+    )
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _similar(
+    stamp: Stamp, k: int, where: str | None, embedder: str | None, query: str, ids: tuple[str, ...], text: str
+) -> pa.Table:
+    from embeddings.search import search
+
+    image = session.query_images().get(query) if query else None
+    return search(
+        session.lake(),
+        image=image,
+        ids=ids,
+        text=text or None,
+        embedder=embedder,
+        k=k,
+        where=where,
+    )
+
+
+def similar(
+    k: int, where: str | None, embedder: str | None, query: str = "", ids: tuple[str, ...] = (), text: str = ""
+) -> list[Row]:
+    """The `k` images most like one uploaded query image, the mean of `ids`, or a text; best first."""
+    return list(_similar(stamp(), k, where, embedder, query, ids, text).to_pylist())

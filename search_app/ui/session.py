@@ -1,0 +1,90 @@
+"""What every page needs from outside: the open lake, the pages, the URL.
+
+Streamlit runs scripts, not functions with arguments, so the server binds the lake here once. State that a
+reload must bring back lives in the URL and is read and written only through this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from search_app.query_images import QueryImages, beside
+
+if TYPE_CHECKING:
+    from lake.store import Lake
+
+# Parameters every page shares (the scope and its filters); the others belong to one page.
+SHARED = ("slice", "node", "label", "model", "conf", "from", "to", "where")
+
+_bound: dict[str, Any] = {}
+
+
+def bind(lake: Lake) -> None:
+    """Called by the server before the first page runs."""
+    _bound["lake"] = lake
+
+
+def lake() -> Lake:
+    """The lake this server shows."""
+    bound: Lake = _bound["lake"]
+    return bound
+
+
+def query_images() -> QueryImages:
+    """Where uploaded query images are."""
+    return beside(lake().uri)
+
+
+def params() -> dict[str, list[str]]:
+    """The URL's parameters; every value is a list."""
+    return {name: st.query_params.get_all(name) for name in st.query_params}
+
+
+def param(name: str, default: str = "") -> str:
+    """One parameter of the URL, its last value."""
+    return str(st.query_params.get(name, default))
+
+
+def put(**changes: str | int | Iterable[str] | None) -> None:
+    """Change parameters of the URL; None or nothing removes one. Does not rerun."""
+    for name, value in changes.items():
+        values = [str(value)] if isinstance(value, (str, int)) else list(value or ())
+        values = [item for item in values if item]
+        if not values:
+            if name in st.query_params:
+                del st.query_params[name]
+        elif st.query_params.get_all(name) != values:
+            st.query_params[name] = values
+
+
+def remember(page: str) -> None:
+    """Carry the scope from page to page, and give a page its own state back when the user returns to it.
+
+    Streamlit empties the URL when another page is chosen; a URL that says anything at all is left alone.
+    """
+    state = st.session_state
+    saved: dict[str, dict[str, list[str]]] = state.setdefault("_params", {})
+    before = state.get("_page")
+    if before not in (None, page) and not params():
+        shared = {name: values for name, values in saved.get(before, {}).items() if name in SHARED}
+        own = {name: values for name, values in saved.get(page, {}).items() if name not in SHARED}
+        for name, values in {**own, **shared}.items():
+            st.query_params[name] = values
+    state["_page"] = page
+
+
+def save(page: str) -> None:
+    """At the end of a run: what the URL says now is this page's state."""
+    st.session_state["_params"][page] = params()
+
+
+def go(page: str, **changes: str | int | Iterable[str] | None) -> None:
+    """Show another page with the present scope and `changes` as its own state. Ends this run."""
+    target = {name: values for name, values in params().items() if name in SHARED}
+    for name, value in changes.items():
+        values = [str(value)] if isinstance(value, (str, int)) else list(value or ())
+        target[name] = values
+    st.switch_page(st.session_state["_pages"][page], query_params={k: v for k, v in target.items() if v})

@@ -1,0 +1,81 @@
+"""Streamlit's options for this app, set in code so that they hold wherever lakeloop is installed or started.
+
+Look (light and dark, one accent), nothing sent anywhere, no toolbar. It knows no page and no lake.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+ACCENT = "#0f6c8c"
+ACCENT_DARK = "#2f93b8"
+WRONG = "#c2570c"
+WRONG_DARK = "#f08c3e"
+NEUTRAL = "#8b98a5"
+
+_SERVER: dict[str, Any] = {
+    "browser.gatherUsageStats": False,
+    "server.headless": True,
+    "server.fileWatcherType": "none",
+    "server.maxUploadSize": 1,  # no page uploads through Streamlit; images go to POST /v1/queries
+    "server.enableStaticServing": False,
+    "runner.magicEnabled": False,
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "logger.level": "warning",
+}
+
+_SHAPE: dict[str, Any] = {
+    "theme.baseRadius": "6px",
+    "theme.buttonRadius": "6px",
+    "theme.baseFontSize": 15,
+    "theme.headingFontWeights": [600, 600, 600, 600, 600, 600],
+    "theme.headingFontSizes": ["1.5rem", "1.2rem", "1.02rem", "1rem", "1rem", "1rem"],
+    "theme.metricValueFontSize": "1.55rem",
+    "theme.codeFontSize": "0.82rem",
+    "theme.paddingTop": "0.75rem",
+    "theme.paddingBottom": "2rem",
+}
+
+_LIGHT: dict[str, Any] = {
+    "primaryColor": ACCENT,
+    "backgroundColor": "#ffffff",
+    "secondaryBackgroundColor": "#f3f6f8",
+    "textColor": "#1b2733",
+    "borderColor": "#dbe2e8",
+    "linkColor": ACCENT,
+    "codeBackgroundColor": "#f3f6f8",
+    "codeTextColor": "#1b2733",
+    "orangeColor": WRONG,
+    "orangeTextColor": "#9a4509",
+    "chartCategoricalColors": [ACCENT, WRONG, "#7a8b99", "#7aa6b8", "#5b5f97", "#b8a04a", "#3f7d5c", "#a65c7a"],
+}
+
+_DARK: dict[str, Any] = {
+    "primaryColor": ACCENT_DARK,
+    "backgroundColor": "#10161c",
+    "secondaryBackgroundColor": "#19222b",
+    "textColor": "#e4eaf0",
+    "borderColor": "#2b3742",
+    "linkColor": "#62bddd",
+    "codeBackgroundColor": "#19222b",
+    "codeTextColor": "#e4eaf0",
+    "orangeColor": WRONG_DARK,
+    "orangeTextColor": "#f5a869",
+    "chartCategoricalColors": ["#4fb0d0", WRONG_DARK, "#93a3b1", "#2d7691", "#8f94d6", "#d3bd6b", "#6db58d", "#cf86a4"],
+}
+
+
+def options() -> dict[str, Any]:
+    """Every option by its Streamlit name."""
+    light = {f"theme.light.{name}": value for name, value in _LIGHT.items()}
+    dark = {f"theme.dark.{name}": value for name, value in _DARK.items()}
+    return {**_SERVER, **_SHAPE, **light, **dark}
+
+
+def apply() -> None:
+    """Set them in this process. They win over a user's own config.toml."""
+    from streamlit import config
+
+    for name, value in options().items():
+        config.set_option(name, value)
