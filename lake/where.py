@@ -75,6 +75,14 @@ def row_ids(lake: Lake, filter: Filter) -> list[int]:
     return found
 
 
+def images(lake: Lake, text: str) -> list[str]:
+    """Distinct image_ids of the rows of predictions that pass the filter, sorted. Raises BadInput."""
+    check(lake, text)
+    found = lake.sql(f"SELECT DISTINCT image_id FROM predictions WHERE ({text}\n) ORDER BY image_id")
+    names: list[str] = found["image_id"].to_pylist()
+    return names
+
+
 class _WithRowId(LanceView):
     """predictions with Lance's row id as a column."""
 

@@ -8,6 +8,8 @@ never hold up the event loop. It knows nothing of Streamlit, and writes nothing 
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from lake import decode, summary
+from lake import summary
 from lake.errors import BadInput, LakeloopError, UnreadableImage
 from search_app import query_images
 from search_app.records import record
+from search_app.uploads import Uploads
 
 if TYPE_CHECKING:
     from lake.store import Lake
@@ -45,7 +48,14 @@ _ONLY_A_PICTURE = {
 
 def make_api(lake: Lake) -> FastAPI:
     """The API over one open lake. Nothing is global: two apps over two lakes can live in one process."""
-    api = FastAPI(title="lakeloop", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    uploads = Uploads()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        uploads.close()
+
+    api = FastAPI(title="lakeloop", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
     queries = query_images.beside(lake.uri)
     _answer_errors_as_problems(api)
 
@@ -65,7 +75,7 @@ def make_api(lake: Lake) -> FastAPI:
             raise HTTPException(404, f"no image {image_id}")
         kind = stored.format.upper()
         if view and not _shown_by_browsers(kind, stored.data):
-            return _picture(decode.normalise_upload(stored.data), "image/jpeg", f"{image_id}-v", request)
+            return _picture(uploads.jpeg(stored.data), "image/jpeg", f"{image_id}-v", request)
         media = _BROWSER_TYPES.get(kind) or _OTHER_TYPES.get(kind, "application/octet-stream")
         return _picture(stored.data, media, image_id, request)
 
@@ -81,7 +91,7 @@ def make_api(lake: Lake) -> FastAPI:
     async def add_query(request: Request) -> dict[str, str]:
         """Keep an image (the raw body) to search by; answers its `query_id`."""
         body = await _image_body(request)
-        jpeg = await run_in_threadpool(decode.normalise_upload, body)
+        jpeg = await run_in_threadpool(uploads.jpeg, body)
         return {"query_id": await run_in_threadpool(queries.put, jpeg)}
 
     @api.get("/v1/queries/{query_id}")

@@ -22,12 +22,12 @@ _OWN_COLUMNS = (
 
 _IMAGE = "SELECT image_id, width, height, format, source FROM images WHERE image_id = ?"
 _PREDICTIONS = f"""
-    SELECT COLUMNS(name -> NOT starts_with(name, 'emb_')) FROM predictions WHERE image_id = ?
+    SELECT COLUMNS(lambda name: NOT starts_with(name, 'emb_')) FROM predictions WHERE image_id = ?
     ORDER BY model IS NULL, timestamp DESC NULLS LAST, ingested_at DESC LIMIT {PREDICTIONS_SHOWN}"""
 _LABELS = """
     SELECT timestamp, task, label, origin, annotator FROM labels WHERE image_id = ?
     ORDER BY timestamp DESC NULLS LAST"""
-_TRUTH = "SELECT label FROM labels_current WHERE image_id = ? AND label IS NOT NULL LIMIT 1"
+_TRUTH = "SELECT label FROM labels_current WHERE image_id = ? AND task = 'classification' LIMIT 1"
 _SLICES = "SELECT DISTINCT name, version FROM slice_members WHERE image_id = ? ORDER BY name, version"
 
 

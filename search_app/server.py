@@ -40,7 +40,8 @@ def make_server(lake_uri: str, ui: bool = True, hosts: Iterable[str] = ()) -> AS
     session.bind(opened)
     from streamlit.web.server.starlette.starlette_app import App
 
-    return AllowedHosts(ApiFirst(api, App(MAIN_PAGE)), hosts)
+    app = App(MAIN_PAGE, lifespan=lambda _: api.router.lifespan_context(api))
+    return AllowedHosts(ApiFirst(api, app), hosts)
 
 
 class ApiFirst:

@@ -16,7 +16,7 @@ import streamlit as st
 from search_app.ui import settings
 from search_app.ui.rates import wilson
 
-HEIGHT = 210
+HEIGHT = 170
 _VERDICTS = {"right": "right", "wrong": "wrong", "unknown": "not labelled"}
 
 
@@ -26,15 +26,15 @@ def _colours() -> dict[str, str]:
     return {"right": settings.ACCENT, "wrong": settings.WRONG, "unknown": "#c3ccd4"}
 
 
-def _verdict_colour(present: set[str]) -> alt.Color:
-    shown = [name for name in _VERDICTS if name in present]
+def _verdict_colour() -> alt.Color:
+    domain = list(_VERDICTS.values())
     colours = _colours()
-    return alt.Color(
-        "verdict:N",
-        title=None,
-        scale=alt.Scale(domain=[_VERDICTS[name] for name in shown], range=[colours[name] for name in shown]),
-        legend=alt.Legend(orient="top", symbolType="square") if len(shown) > 1 else None,
-    )
+    return alt.Color("verdict:N", scale=alt.Scale(domain=domain, range=[colours[name] for name in _VERDICTS]), legend=None)
+
+
+def key() -> None:
+    """What the colours mean, once for all charts of a row."""
+    st.caption(":primary[■] right   :orange[■] wrong   :gray[■] not labelled", text_alignment="right")
 
 
 def volume(days: Sequence[dict[str, Any]]) -> None:
@@ -48,15 +48,14 @@ def volume(days: Sequence[dict[str, Any]]) -> None:
             ("unknown", row["answers"] - row["known"]),
         )
     ]
-    present = {row["verdict"] for row in counts if row["answers"]}
     data = pd.DataFrame(counts).assign(verdict=lambda frame: frame["verdict"].map(_VERDICTS))
     chart = (
         alt.Chart(data, height=HEIGHT)
         .mark_bar()
         .encode(
             x=alt.X("yearmonthdate(day):T", title=None, axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=6)),
-            y=alt.Y("sum(answers):Q", title="answers per day", axis=alt.Axis(format=",.0f", tickCount=4)),
-            color=_verdict_colour(present),
+            y=alt.Y("sum(answers):Q", title=None, axis=alt.Axis(format=",.0f", tickCount=4)),
+            color=_verdict_colour(),
             order=alt.Order("rank:Q"),
             tooltip=[
                 alt.Tooltip("day:T", format="%Y-%m-%d"),
@@ -66,6 +65,7 @@ def volume(days: Sequence[dict[str, Any]]) -> None:
         )
         .transform_calculate(rank="datum.verdict == 'right' ? 0 : datum.verdict == 'wrong' ? 1 : 2")
     )
+    st.caption("Answers per day")
     st.altair_chart(chart, alt="Answers per day by verdict")
 
 
@@ -83,7 +83,7 @@ def accuracy(days: Sequence[dict[str, Any]]) -> None:
         for day, rate in ((day, wilson(hits, n)) for day, (hits, n) in sums.items() if n)
     )
     colour = _colours()["right"]
-    title = "accuracy per day" if span <= 21 else "accuracy per week"
+    title = "Accuracy per day" if span <= 21 else "Accuracy per week"
     x = alt.X("day:T", title=None, axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=6))
     base = alt.Chart(data, height=HEIGHT).encode(
         x=x,
@@ -95,16 +95,16 @@ def accuracy(days: Sequence[dict[str, Any]]) -> None:
             alt.Tooltip("n:Q", format=","),
         ],
     )
-    y = alt.Y("low:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%", tickCount=5))
+    y = alt.Y("low:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%", tickCount=5))
     band = base.mark_area(opacity=0.18, color=colour).encode(y=y, y2="high:Q")
     rule = base.mark_rule(opacity=0.45, color=colour).encode(y=y, y2="high:Q")
     line = base.mark_line(color=colour, point=alt.OverlayMarkDef(color=colour, size=36)).encode(y="accuracy:Q")
+    st.caption(title)
     st.altair_chart(band + rule + line, alt=title)
 
 
 def confidence(bins: Sequence[dict[str, Any]]) -> None:
     """Histogram of confidence, stacked by verdict. `bins` as `queries.histogram` gives them."""
-    present = {row["verdict"] for row in bins}
     data = pd.DataFrame(
         {"low": row["low"], "high": row["low"] + 0.05, "verdict": _VERDICTS[row["verdict"]], "answers": row["answers"]}
         for row in bins
@@ -113,10 +113,10 @@ def confidence(bins: Sequence[dict[str, Any]]) -> None:
         alt.Chart(data, height=HEIGHT)
         .mark_bar(binSpacing=1)
         .encode(
-            x=alt.X("low:Q", bin="binned", title="confidence", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)),
+            x=alt.X("low:Q", bin="binned", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)),
             x2="high:Q",
-            y=alt.Y("answers:Q", title="answers", axis=alt.Axis(format=",.0f", tickCount=4)),
-            color=_verdict_colour(present),
+            y=alt.Y("answers:Q", title=None, axis=alt.Axis(format=",.0f", tickCount=4)),
+            color=_verdict_colour(),
             order=alt.Order("rank:Q"),
             tooltip=[
                 alt.Tooltip("low:Q", format=".2f", title="from"),
@@ -127,6 +127,7 @@ def confidence(bins: Sequence[dict[str, Any]]) -> None:
         )
         .transform_calculate(rank="datum.verdict == 'right' ? 0 : datum.verdict == 'wrong' ? 1 : 2")
     )
+    st.caption("Answers by confidence")
     st.altair_chart(chart, alt="Histogram of confidence by verdict")
 
 

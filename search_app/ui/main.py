@@ -9,14 +9,16 @@ import streamlit as st
 
 from lake.errors import LakeloopError
 from search_app.ui import session
-from search_app.ui.pages import drilldown, overview, search
+from search_app.ui.views import drilldown, overview, search
 from search_app.ui.scope import scope_bar
 from search_app.ui.words import plain
 
 LOGO = str(Path(__file__).with_name("logo.svg"))
+FRAME = Path(__file__).with_name("frame.css")
 
 st.set_page_config(page_title="lakeloop", page_icon=LOGO, layout="wide")
 st.logo(LOGO, size="medium")
+st.html(FRAME)
 
 pages = {
     "overview": st.Page(overview.page, title="Overview", url_path="overview", default=True),

@@ -14,7 +14,7 @@ from lake import summary
 from search_app.ui import session
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from embeddings.embedder import Embedder
 
 Row = dict[str, Any]
 Stamp = tuple[int, ...]
@@ -32,7 +32,9 @@ _IMAGES = """
                                ORDER BY model IS NULL, timestamp DESC NULLS LAST, ingested_at DESC) = 1"""
 
 # The known truth, one class an image.
-_TRUTH = "(SELECT image_id, any_value(label) AS label FROM labels_current WHERE label IS NOT NULL GROUP BY image_id)"
+_TRUTH = "(SELECT image_id, label FROM labels_current WHERE task = 'classification' AND label IS NOT NULL)"
+
+_COUNTS = 'count(*) AS answers, count(true_label) AS known, count(*) FILTER (WHERE correct) AS "right"'
 
 
 def _all(where: str | None) -> str:
@@ -63,61 +65,50 @@ def rows(sql: str, *parameters: Any) -> list[Row]:
 
 
 def totals(where: str | None) -> Row:
-    """images, answers and labelled (images whose truth is known) inside the filter."""
+    """images, answers and labelled (images whose class is known) inside the filter."""
     return rows(f"""
+        WITH p AS (SELECT image_id, model FROM predictions WHERE {_all(where)})
         SELECT count(DISTINCT image_id) AS images, count(model) AS answers,
-               (SELECT count(DISTINCT image_id) FROM labels_current WHERE label IS NOT NULL AND image_id IN
-                    (SELECT image_id FROM predictions WHERE {_all(where)})) AS labelled
-        FROM predictions WHERE {_all(where)}""")[0]
+               (SELECT count(*) FROM {_TRUTH} t WHERE t.image_id IN (SELECT image_id FROM p)) AS labelled
+        FROM p""")[0]
 
 
 def by_day(where: str | None) -> list[Row]:
     """day, answers, known (truth known), right; ascending. Answers without a time are left out."""
     return rows(f"""
-        WITH a AS (SELECT image_id, label, timestamp FROM answers WHERE {_all(where)} AND timestamp IS NOT NULL)
-        SELECT CAST(a.timestamp AS DATE) AS day, count(*) AS answers, count(t.label) AS known,
-               count(*) FILTER (WHERE t.label = a.label) AS "right"
-        FROM a LEFT JOIN {_TRUTH} t USING (image_id) GROUP BY ALL ORDER BY day""")
+        SELECT CAST(timestamp AS DATE) AS day, {_COUNTS} FROM answers_labelled
+        WHERE {_all(where)} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""")
 
 
 def confusion(where: str | None) -> dict[tuple[str, str | None], int]:
     """How many answers by (truth, answer), where the truth is known."""
     found = rows(f"""
-        WITH a AS (SELECT image_id, label FROM answers WHERE {_all(where)})
-        SELECT t.label AS truth, a.label AS answer, count(*) AS n
-        FROM a JOIN {_TRUTH} t USING (image_id) GROUP BY ALL""")
+        SELECT true_label AS truth, label AS answer, count(*) AS n FROM answers_labelled
+        WHERE {_all(where)} AND true_label IS NOT NULL GROUP BY ALL""")
     return {(row["truth"], row["answer"]): row["n"] for row in found}
 
 
 def by_model(where: str | None) -> list[Row]:
-    """model, model_version, answers, first, last, confidence (mean), known, right; most answers first."""
+    """model, model_version, answers, known, right, confidence (mean), last (time); most answers first."""
     return rows(f"""
-        WITH a AS (SELECT image_id, model, model_version, label, confidence, timestamp FROM answers
-                   WHERE {_all(where)})
-        SELECT model, model_version, count(*) AS answers, min(timestamp) AS first, max(timestamp) AS last,
-               avg(confidence) AS confidence, count(t.label) AS known,
-               count(*) FILTER (WHERE t.label = a.label) AS "right"
-        FROM a LEFT JOIN {_TRUTH} t USING (image_id) GROUP BY model, model_version ORDER BY answers DESC LIMIT 50""")
+        SELECT model, model_version, {_COUNTS}, avg(confidence) AS confidence, max(timestamp) AS last
+        FROM answers_labelled WHERE {_all(where)} GROUP BY model, model_version ORDER BY answers DESC LIMIT 50""")
 
 
 def by_label(where: str | None) -> list[Row]:
-    """label (as answered), answers, confidence (mean), known, right; most answers first."""
+    """label (as answered), answers, known, right, confidence (mean); most answers first."""
     return rows(f"""
-        WITH a AS (SELECT image_id, label, confidence FROM answers WHERE {_all(where)})
-        SELECT a.label, count(*) AS answers, avg(a.confidence) AS confidence, count(t.label) AS known,
-               count(*) FILTER (WHERE t.label = a.label) AS "right"
-        FROM a LEFT JOIN {_TRUTH} t USING (image_id) GROUP BY a.label ORDER BY answers DESC LIMIT 200""")
+        SELECT label, {_COUNTS}, avg(confidence) AS confidence FROM answers_labelled
+        WHERE {_all(where)} GROUP BY label ORDER BY answers DESC LIMIT 200""")
 
 
 def histogram(where: str | None) -> list[Row]:
     """low (of a bin of width 0.05), verdict (right, wrong, unknown), answers."""
     return rows(f"""
-        WITH a AS (SELECT image_id, label, confidence FROM answers
-                   WHERE {_all(where)} AND confidence BETWEEN 0 AND 1)
-        SELECT least(floor(a.confidence * 20), 19) / 20 AS low,
-               CASE WHEN t.label IS NULL THEN 'unknown' WHEN t.label = a.label THEN 'right' ELSE 'wrong' END AS verdict,
+        SELECT least(floor(confidence * 20), 19) / 20 AS low,
+               CASE WHEN true_label IS NULL THEN 'unknown' WHEN correct THEN 'right' ELSE 'wrong' END AS verdict,
                count(*) AS answers
-        FROM a LEFT JOIN {_TRUTH} t USING (image_id) GROUP BY ALL ORDER BY low, verdict""")
+        FROM answers_labelled WHERE {_all(where)} AND confidence BETWEEN 0 AND 1 GROUP BY ALL ORDER BY low, verdict""")
 
 
 def labels() -> list[str]:
@@ -179,15 +170,12 @@ def children(tree: str, path: str) -> list[Row]:
     return rows(
         f"""
         WITH c AS (SELECT id, node, size, noise, medoids, compactness FROM clusters WHERE tree = ? AND parent = ?),
-             a AS (SELECT m.id, p.label, p.confidence, t.label AS truth
-                   FROM cluster_members m SEMI JOIN c USING (id) JOIN answers p USING (image_id)
-                        LEFT JOIN {_TRUTH} t USING (image_id)),
+             a AS (SELECT m.id, p.label, p.confidence, p.true_label, p.correct
+                   FROM cluster_members m SEMI JOIN c USING (id) JOIN answers_labelled p USING (image_id)),
+             s AS (SELECT id, {_COUNTS}, avg(confidence) AS confidence FROM a GROUP BY id),
              l AS (SELECT id, list({{'n': n, 'label': label}} ORDER BY n DESC, label) AS labels
                    FROM (SELECT id, label, count(*) AS n FROM a GROUP BY ALL) GROUP BY id)
-        SELECT c.*, s.answers, s.confidence, s.known, s."right", l.labels
-        FROM c LEFT JOIN (SELECT id, count(*) AS answers, avg(confidence) AS confidence, count(truth) AS known,
-                                 count(*) FILTER (WHERE truth = label) AS "right" FROM a GROUP BY id) s USING (id)
-               LEFT JOIN l USING (id)
+        SELECT c.*, s.* EXCLUDE (id), l.labels FROM c LEFT JOIN s USING (id) LEFT JOIN l USING (id)
         ORDER BY c.size DESC, c.node""",
         tree,
         path,
@@ -204,26 +192,31 @@ def members(node_id: str, limit: int) -> list[Row]:
     )
 
 
+@st.cache_resource(max_entries=2, show_spinner="Loading the embedder …")
+def _model(name: str, weights_sha256: str | None) -> Embedder:
+    """The loaded network: seconds to load, so it is kept."""
+    from embeddings import embedder
+
+    return embedder.for_lake(session.lake(), embedder.record_of(session.lake(), name))
+
+
 @st.cache_data(max_entries=64, show_spinner=False)
 def _similar(
-    stamp: Stamp, k: int, where: str | None, embedder: str | None, query: str, ids: tuple[str, ...], text: str
-) -> pa.Table:
+    stamp: Stamp, k: int, where: str | None, embedder: str, query: str, ids: tuple[str, ...], text: str
+) -> list[Row]:
     from embeddings.search import search
 
-    image = session.query_images().get(query) if query else None
-    return search(
-        session.lake(),
-        image=image,
-        ids=ids,
-        text=text or None,
-        embedder=embedder,
-        k=k,
-        where=where,
-    )
+    lake = session.lake()
+    what: dict[str, Any] = {"ids": ids}
+    if query or text:  # only these need the network
+        weights = next((one.weights_sha256 for one in lake.embedders() if one.name == embedder), None)
+        what = {"model": _model(embedder, weights)}
+        what |= {"image": session.query_images().get(query)} if query else {"text": text}
+    return list(search(lake, k=k, where=where, embedder=embedder, **what).to_pylist())
 
 
 def similar(
-    k: int, where: str | None, embedder: str | None, query: str = "", ids: tuple[str, ...] = (), text: str = ""
+    k: int, where: str | None, embedder: str, query: str = "", ids: tuple[str, ...] = (), text: str = ""
 ) -> list[Row]:
     """The `k` images most like one uploaded query image, the mean of `ids`, or a text; best first."""
-    return list(_similar(stamp(), k, where, embedder, query, ids, text).to_pylist())
+    return _similar(stamp(), k, where, embedder, query, ids, text)

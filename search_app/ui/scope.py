@@ -92,15 +92,16 @@ def _filter_form(filters: Filters) -> None:
     state = hashlib.sha1(repr(filters).encode()).hexdigest()[:8]  # a new form whenever the filters changed
     with st.popover("+ Filter", type="tertiary", key=f"filter-{state}"), st.form(f"form-{state}", border=False):
         labels, models, span = queries.labels(), queries.models(), queries.days()
-        chosen = st.multiselect("Label", sorted({*labels, *filters.labels}), default=list(filters.labels))
+        left, right = st.columns(2)
+        chosen = left.multiselect("Label", sorted({*labels, *filters.labels}), default=list(filters.labels))
+        by = right.multiselect("Model", sorted({*models, *filters.models}), default=list(filters.models))
         low, high = st.slider("Confidence", 0.0, 1.0, filters.confidence or (0.0, 1.0), step=0.01)
-        by = st.multiselect("Model", sorted({*models, *filters.models}), default=list(filters.models))
         since, until = filters.since, filters.until
         if span["first"]:
             left, right = st.columns(2)
             since = left.date_input("From day", filters.since, key=f"since-{state}", format="YYYY-MM-DD")
             until = right.date_input("To day", filters.until, key=f"until-{state}", format="YYYY-MM-DD")
-        sql = st.text_area("SQL", filters.sql, height=80, placeholder="confidence < 0.6 AND source LIKE '%night%'")
+        sql = st.text_area("SQL", filters.sql, height=70, placeholder="confidence < 0.6 AND source LIKE '%night%'")
         st.caption("One true-or-false expression over the columns of predictions.")
         if st.form_submit_button("Apply", type="primary"):
             _apply(

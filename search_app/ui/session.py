@@ -51,8 +51,7 @@ def param(name: str, default: str = "") -> str:
 def put(**changes: str | int | Iterable[str] | None) -> None:
     """Change parameters of the URL; None or nothing removes one. Does not rerun."""
     for name, value in changes.items():
-        values = [str(value)] if isinstance(value, (str, int)) else list(value or ())
-        values = [item for item in values if item]
+        values = _values(value)
         if not values:
             if name in st.query_params:
                 del st.query_params[name]
@@ -84,7 +83,11 @@ def save(page: str) -> None:
 def go(page: str, **changes: str | int | Iterable[str] | None) -> None:
     """Show another page with the present scope and `changes` as its own state. Ends this run."""
     target = {name: values for name, values in params().items() if name in SHARED}
-    for name, value in changes.items():
-        values = [str(value)] if isinstance(value, (str, int)) else list(value or ())
-        target[name] = values
-    st.switch_page(st.session_state["_pages"][page], query_params={k: v for k, v in target.items() if v})
+    target |= {name: _values(value) for name, value in changes.items()}
+    st.switch_page(st.session_state["_pages"][page], query_params={name: values for name, values in target.items() if values})
+
+
+def _values(value: str | int | Iterable[str] | None) -> list[str]:
+    """A parameter's values as the URL has them; nothing and empty text are no value."""
+    values = [str(value)] if isinstance(value, str | int) else list(value or ())
+    return [one for one in values if one]

@@ -33,7 +33,7 @@ _SHAPE: dict[str, Any] = {
     "theme.headingFontSizes": ["1.5rem", "1.2rem", "1.02rem", "1rem", "1rem", "1rem"],
     "theme.metricValueFontSize": "1.55rem",
     "theme.codeFontSize": "0.82rem",
-    "theme.paddingTop": "0.75rem",
+    "theme.paddingTop": "0.5rem",
     "theme.paddingBottom": "2rem",
 }
 
@@ -48,6 +48,7 @@ _LIGHT: dict[str, Any] = {
     "codeTextColor": "#1b2733",
     "orangeColor": WRONG,
     "orangeTextColor": "#9a4509",
+    "grayTextColor": "#a9b4be",
     "chartCategoricalColors": [ACCENT, WRONG, "#7a8b99", "#7aa6b8", "#5b5f97", "#b8a04a", "#3f7d5c", "#a65c7a"],
 }
 
@@ -62,6 +63,7 @@ _DARK: dict[str, Any] = {
     "codeTextColor": "#e4eaf0",
     "orangeColor": WRONG_DARK,
     "orangeTextColor": "#f5a869",
+    "grayTextColor": "#5c6a77",
     "chartCategoricalColors": ["#4fb0d0", WRONG_DARK, "#93a3b1", "#2d7691", "#8f94d6", "#d3bd6b", "#6db58d", "#cf86a4"],
 }
 

@@ -54,6 +54,7 @@ function card(data, palette, colours, open) {
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".cards");
   const raw = getComputedStyle(root).getPropertyValue("--st-chart-categorical-colors");
-  const colours = raw ? raw.split(",") : ["gray"];
+  // The second colour of the theme says "wrong" everywhere, so no class gets it.
+  const colours = (raw ? raw.split(",") : ["gray"]).filter((_, place) => place !== 1);
   root.replaceChildren(...data.cards.map((one) => card(one, data.palette, colours, (path) => setTriggerValue("open", path))));
 }

@@ -147,7 +147,15 @@ class Grid {
         tile.firstChild.style.height = `${height}px`;
       }
     }
+    this.fitDetail();
     this.mark();
+  }
+
+  // The panel ends at the window's edge, or above the action bar, wherever the page is scrolled to.
+  fitDetail() {
+    if (this.open === null) return;
+    const top = Math.max(64, this.canvas.getBoundingClientRect().top);
+    this.detail.element.style.maxHeight = `${Math.max(320, window.innerHeight - top - (this.selected.size ? 84 : 16))}px`;
   }
 
   tile(at) {
@@ -268,6 +276,7 @@ class Grid {
 
   showDetail() {
     if (this.open === null) return this.detail.hide();
+    this.fitDetail();
     const at = this.index.get(this.open);
     this.detail.show(this.open, this.data.ratios[at], at, this.data.ids.length, this.data.searchable);
     this.detail.pick.textContent = this.selected.has(this.open) ? "Unselect" : "Select";
@@ -316,6 +325,7 @@ class Grid {
     this.mark();
     const count = this.selected.size;
     this.bar.hidden = count === 0;
+    this.fitDetail();
     this.root.classList.toggle("selecting", count > 0);
     if (this.open !== null) this.detail.pick.textContent = this.selected.has(this.open) ? "Unselect" : "Select";
     if (!count) { this.naming = false; return; }

@@ -61,6 +61,7 @@ def _charts(where: str | None) -> None:
     bins = queries.histogram(where)
     drawings = [(charts.volume, days), (charts.accuracy, known if len(known) > 1 else []), (charts.confidence, bins)]
     shown = [(draw, data) for draw, data in drawings if data]
+    charts.key()
     for column, (draw, data) in zip(st.columns(len(shown) or 1, gap="medium"), shown, strict=False):
         with column:
             draw(data)
@@ -123,8 +124,9 @@ def _next(totals: queries.Row, judged: Verdict, status: dict[str, Any]) -> None:
         ideas.append(("search", {"show": "unsure"}, "Look at the least confident answers", "they alone do not find every failure"))
     if embedded:
         ideas.append(("drilldown", {"sort": "error"} if judged.accuracy.n else {}, "Drill down", "groups that look alike, most wrong first"))
-    for place, (page_name, params, title, why) in enumerate(ideas):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            if st.button(title, key=f"next-{place}", type="tertiary", icon=":material/arrow_forward:"):
-                session.go(page_name, **params)
-            st.caption(why, width="content")
+    with st.container(gap="xxsmall"):
+        for place, (page_name, params, title, why) in enumerate(ideas):
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                if st.button(title, key=f"next-{place}", type="tertiary", icon=":material/arrow_forward:"):
+                    session.go(page_name, **params)
+                st.caption(why, width="content")

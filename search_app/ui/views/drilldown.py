@@ -35,6 +35,7 @@ def page() -> None:
         with st.container(horizontal_alignment="center"), st.container(border=True, width=560):
             _cluster_form(status)
         return None
+    session.put(tree=tree)  # a link to this page means this tree, whatever is made later
     _toolbar(trees, tree, status)
     return _node(tree, session.param("at"))
 
@@ -88,7 +89,6 @@ def _node(tree: str, path: str) -> None:
     here = queries.node(tree, path)
     if here is None:
         return words.empty("This cluster is not in the tree", "The link may be from another lake. Choose a tree above.")
-    _breadcrumb(path)
     cards = queries.children(tree, path)
     looking = session.param("view") == "images" or not cards
     _actions(here, bool(cards), looking)
@@ -108,48 +108,63 @@ def _node(tree: str, path: str) -> None:
 
 def _breadcrumb(path: str) -> None:
     steps = path.split(".") if path else []
-    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall", key="breadcrumb"):
-        for depth in range(len(steps) + 1):
-            at = ".".join(steps[:depth])
-            name = at or "All"
-            if depth == len(steps):
-                st.markdown(f"**{name}**", width="content")
-            else:
-                if st.button(name, type="tertiary", key=f"crumb-{at}"):
-                    session.put(at=at, view=None, open=None, sel=None)
-                    st.rerun()
-                st.markdown("›", width="content")
+    for depth in range(len(steps) + 1):
+        at = ".".join(steps[:depth])
+        name = at or "All"
+        if depth == len(steps):
+            st.markdown(f"**{name}**", width="content")
+        else:
+            if st.button(name, type="tertiary", key=f"crumb-{at}"):
+                session.put(at=at, view=None, open=None, sel=None)
+                st.rerun()
+            st.markdown("›", width="content")
 
 
 def _actions(here: queries.Row, opened: bool, looking: bool) -> None:
     path = here["node"]
     with st.container(horizontal=True, vertical_alignment="center", key="node-actions"):
+        _breadcrumb(path)
+        st.caption(images(here["size"]), width="content")
+        st.space("stretch")
         if opened:
-            view = st.segmented_control(
-                "View", ["Clusters", "Images"], default="Images" if looking else "Clusters", label_visibility="collapsed",
-                required=True, key=f"view-{path}",
-            )  # fmt: skip
-            if (view == "Images") != looking:
-                session.put(view="images" if view == "Images" else None, open=None, sel=None)
-                st.rerun()
-            if not looking:
-                sort = session.param("sort") if session.param("sort") in SORTS else "size"
-                chosen = st.selectbox(
-                    "Sort", list(SORTS), list(SORTS).index(sort), format_func=SORTS.__getitem__, label_visibility="collapsed",
-                    width=200,
-                )  # fmt: skip
-                if chosen and chosen != sort:
-                    session.put(sort=chosen)
-                    st.rerun()
+            _choose_view(path, looking)
         elif st.button("Split this cluster", type="primary", help="Cluster its images afresh"):
             _make(node=f"{here['tree']}/{path}")
         if path and st.button("Use as scope", help="Look at this cluster on every page"):
-            session.put(node=f"{here['tree']}/{path}")
+            session.put(node=f"{here['tree']}/{path}", open=None, sel=None)
             st.rerun()
         with st.popover("Save as slice"), st.form(f"slice-{path}", border=False):
             name = st.text_input("Name", placeholder="e.g. poly cells")
             if st.form_submit_button("Save slice", type="primary"):
                 save_slice(name.strip(), cluster=f"{here['tree']}/{path}")
+
+
+def _choose_view(path: str, looking: bool) -> None:
+    """Cards or all images; and the cards' order."""
+    if not looking:
+        sort = session.param("sort") if session.param("sort") in SORTS else "size"
+        chosen = st.selectbox(
+            "Sort",
+            list(SORTS),
+            list(SORTS).index(sort),
+            format_func=SORTS.__getitem__,
+            label_visibility="collapsed",
+            width=200,
+        )
+        if chosen and chosen != sort:
+            session.put(sort=chosen)
+            st.rerun()
+    view = st.segmented_control(
+        "View",
+        ["Clusters", "Images"],
+        default="Images" if looking else "Clusters",
+        label_visibility="collapsed",
+        required=True,
+        key=f"view-{path}",
+    )
+    if (view == "Images") != looking:
+        session.put(view="images" if view == "Images" else None, open=None, sel=None)
+        st.rerun()
 
 
 def _members(here: queries.Row) -> None:

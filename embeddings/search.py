@@ -1,0 +1,185 @@
+"""Search by example: from an image, ids, text or a vector to the most similar distinct images, exactly.
+
+Similarity is the cosine, -1 to 1, higher is more alike. A filter is applied before neighbours are chosen. An image
+with several rows is one result: its newest row that passes the filter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embeddings import embedder as embedders
+from embeddings.engine import unit
+from embeddings.preprocess import prepare
+from lake import ids as identity
+from lake import schema, where as filters
+from lake.errors import BadInput
+
+if TYPE_CHECKING:
+    from embeddings.embedder import Embedder
+    from lake.store import EmbedderRecord, Lake
+
+RESULT_COLUMNS = ("prediction_id", "image_id", "label", "confidence", "source")
+
+
+def search(
+    lake: Lake,
+    *,
+    image: bytes | str | Path | None = None,
+    ids: Sequence[str] = (),
+    text: str | None = None,
+    vector: np.ndarray | None = None,
+    embedder: str | None = None,
+    model: Embedder | None = None,
+    k: int = 20,
+    where: str | None = None,
+    columns: Sequence[str] = (),
+) -> pa.Table:
+    """The k images most like the example, best first; fewer only when fewer pass the filter.
+
+    Give exactly one of `image` (bytes or a file), `ids` (image or prediction ids; several are averaged), `text` or
+    `vector` (any length, dim of the embedder). `embedder` names one of the lake's (default: its first); `model` is
+    that embedder, loaded, for callers that search often. `columns` of predictions come beside the usual ones.
+    Columns: prediction_id, image_id, similarity (double), label, confidence, source, then `columns`.
+    Raises BadInput for bad arguments and for a lake whose vectors are still missing.
+    """
+    if sum((image is not None, len(ids) > 0, text is not None, vector is not None)) != 1:
+        raise BadInput("search by exactly one of an image, ids, a text or a vector")
+    if k < 1:
+        raise BadInput(f"k is {k}; it must be at least 1")
+    record = embedders.record_of(lake, embedder)
+    if record.dim is None:
+        raise BadInput(f"nothing is embedded with {record.name} yet; run: lakeloop embed --embedder {record.name}")
+    if ids:
+        query = vector_of(lake, record, ids)
+    elif vector is not None:
+        query = np.asarray(vector, np.float32)
+        if query.shape != (record.dim,):
+            raise BadInput(f"the vector has shape {query.shape}; {record.name} has dim {record.dim}")
+    else:
+        model = model or embedders.for_lake(lake, record)
+        query = _embed(model, image, text)
+    query = unit(query[None, :])[0]
+    if not np.isfinite(query).all():
+        raise BadInput("the example's vector is zero or not finite; it points nowhere")
+    return nearest(lake, record, query, k, where, columns)
+
+
+def vector_of(lake: Lake, record: EmbedderRecord, ids: Sequence[str]) -> np.ndarray:
+    """The mean of the images' unit vectors, float32 (dim,). Raises BadInput for an id without a vector."""
+    total = np.zeros(record.dim or 0, np.float32)
+    for identifier in ids:
+        key = "image_id" if identity.kind(identifier) == "image" else "prediction_id"
+        value = identifier if key == "image_id" else identity.as_uuid(identifier)
+        rows = lake.dataset("predictions").to_table(
+            columns=[record.column], filter=f"{key} = '{value}' and {record.column} is not null", limit=1
+        )
+        if not rows.num_rows:
+            known = lake.known("predictions", key, [str(value)])
+            if not known:
+                raise BadInput(f"the lake has no {key} {identifier}")
+            raise BadInput(f"{identifier} has no {record.name} vector yet; run: lakeloop embed --embedder {record.name}")
+        total += np.asarray(rows[record.column][0].as_py(), np.float32)
+    return total
+
+
+def nearest(
+    lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, where: str | None, columns: Sequence[str]
+) -> pa.Table:
+    """The k distinct images nearest to a unit vector. See `search`."""
+    wanted = _columns(lake, columns)
+    checked = filters.check(lake, where) if where else None
+    condition = f"{record.column} IS NOT NULL"
+    if checked is not None:
+        passing = checked.lance or f"_rowid IN ({_listed(filters.row_ids(lake, checked))})"
+        condition = f"{condition} AND {passing}"
+    scores = _best_images(lake, record, query, k, condition)
+    rows = _newest_rows(lake, list(scores), condition, wanted)
+    ordered = [rows[i] for i in scores if i in rows]
+    kinds = lake.dataset("predictions").schema
+    out = {name: pa.array([r[name] for r in ordered], kinds.field(name).type) for name in wanted}
+    similarity = pa.array([scores[r["image_id"]] for r in ordered], pa.float64())
+    names = ["prediction_id", "image_id", "similarity", *[n for n in wanted if n not in RESULT_COLUMNS[:2]]]
+    return pa.table({n: similarity if n == "similarity" else out[n] for n in names})
+
+
+def _best_images(lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, condition: str) -> dict[str, float]:
+    """image_id -> cosine of the k best images, best first. Looks further while rows repeat images."""
+    table = lake.searchable("predictions")
+    ask = k
+    while True:
+        found = (
+            table.search(query, vector_column_name=record.column)
+            .distance_type("cosine")
+            .bypass_vector_index()
+            .where(condition)
+            .select(["image_id", "_distance"])
+            .limit(ask)
+            .to_arrow()
+        )
+        best: dict[str, float] = {}
+        for name, distance in zip(found["image_id"].to_pylist(), found["_distance"].to_pylist(), strict=True):
+            best.setdefault(name, 1.0 - distance)
+        if len(best) >= k or found.num_rows < ask:
+            return dict(list(best.items())[:k])
+        # Exactly as many more as the share of repeats seen so far asks for, and at least twice.
+        ask = max(2 * ask, ask * k // max(1, len(best)))
+
+
+def _newest_rows(lake: Lake, images: list[str], condition: str, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """image_id -> its newest row that passes; rows without a timestamp are older than any with one."""
+    read = list(dict.fromkeys([*wanted, "timestamp", "ingested_at"]))
+    dataset = lake.dataset("predictions")
+    newest: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(images), 1_000):
+        listed = ",".join(f"'{i}'" for i in images[start : start + 1_000])
+        # Lance cannot plan a filter on _rowid unless _rowid is read, too.
+        scanner = dataset.scanner(columns=read, filter=f"image_id IN ({listed}) AND {condition}", with_row_id=True)
+        for row in scanner.to_table().to_pylist():
+            held = newest.get(row["image_id"])
+            if held is None or _age(row) > _age(held):
+                newest[row["image_id"]] = row
+    return newest
+
+
+def _age(row: dict[str, Any]) -> tuple[bool, Any, Any, str]:
+    stamp = row["timestamp"]
+    return stamp is not None, stamp or row["ingested_at"], row["ingested_at"], row["prediction_id"]
+
+
+def _columns(lake: Lake, extra: Sequence[str]) -> list[str]:
+    present = [n for n in lake.dataset("predictions").schema.names if not n.startswith(schema.VECTOR_PREFIX)]
+    for name in extra:
+        if name not in present:
+            raise BadInput(f"predictions has no column {name!r}; it has {', '.join(present)}")
+    return list(dict.fromkeys([*RESULT_COLUMNS, *extra]))
+
+
+def _embed(model: Embedder, image: bytes | str | Path | None, text: str | None) -> np.ndarray:
+    if text is not None:
+        if not isinstance(model, embedders.TextEmbedder):
+            raise BadInput(f"{model.spec.name} embeds images only; text needs a CLIP embedder, e.g. clip-vit-b-32")
+        if not text.strip():
+            raise BadInput("the text is empty")
+        vector: np.ndarray = model.embed_texts([text])[0]
+        return vector
+    if isinstance(image, str | Path):
+        try:
+            image = Path(image).read_bytes()
+        except OSError as error:
+            raise BadInput(f"{error.filename}: {error.strerror}") from error
+    assert image is not None
+    out = model.embed_batch([prepare(image, model.spec.preprocessing)])
+    if not len(out.kept):
+        raise BadInput("the network gave no finite vector for this image")
+    embedded: np.ndarray = out.vectors[0]
+    return embedded
+
+
+def _listed(row_ids: list[int]) -> str:
+    return ",".join(map(str, row_ids)) or "NULL"
