@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -85,6 +86,8 @@ class OpenVinoEngine:
 
     def __init__(self, network: Any, side: int) -> None:
         torch = torch_import.torch()
+        # OpenVINO's converter reports its use to its makers, from a forked process, unless this is absent.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         try:
             import openvino
         except ImportError as error:

@@ -6,7 +6,22 @@
     lk.frame("predictions").filter(pl.col("confidence") < 0.5).collect()
 """
 
-from lake.store import Lake, create, open
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from lake.version import VERSION as __version__
 
+if TYPE_CHECKING:
+    from lake.store import Lake, create, open
+
 __all__ = ["Lake", "__version__", "create", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that `lakeloop --help` and a client's process do not pay for Arrow.
+    if name in __all__:
+        from lake import store
+
+        return getattr(store, name)
+    raise AttributeError(f"module 'lake' has no attribute {name!r}")

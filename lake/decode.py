@@ -48,6 +48,8 @@ def open_image(data: bytes, max_megapixels: float = MAX_MEGAPIXELS_BULK) -> Imag
         raise UnreadableImage(f"not an image of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's header parsers raise many kinds for broken files
         raise UnreadableImage(f"broken header: {_reason(error)}") from error
+    if image.format == "MPO":  # a phone's JPEG with a second picture behind the first
+        image.format = "JPEG"
     width, height = image.size
     if width < 1 or height < 1:
         raise UnreadableImage(f"no pixels ({width} x {height})")
@@ -121,7 +123,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I;16"):
         # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
-        return image.point([v // 257 for v in range(65536)], "L").convert("RGB")
+        return image.convert("I").point([v // 257 for v in range(65536)], "L").convert("RGB")
     if image.mode in ("I", "F"):
         return _stretch(image).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +87,19 @@ def ingest(
     """
     source = Path(path)
     layout = sources.resolve(source, layout)
+    items = sources.read(source, layout)
+    return ingest_items(lake, items, workers=workers, max_megapixels=max_megapixels, progress=progress)
+
+
+def ingest_items(
+    lake: Lake,
+    items: Iterable[sources.Item],
+    *,
+    workers: int | None = None,
+    max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """`ingest` for items from anywhere: what every layout ends in."""
     run = _Run(lake, max_megapixels, progress)
     started = time.perf_counter()
     count = workers or len(os.sched_getaffinity(0))
@@ -93,7 +107,7 @@ def ingest(
         WorkerPool("lake.decode:decode_many", count) as pool,
         ThreadPoolExecutor(4) as readers,
     ):
-        groups = run.groups(sources.read(source, layout), readers)
+        groups = run.groups(items, readers)
         for result, drafts in pool.map(run.tasks(groups)):
             run.settle(result, drafts)
             for draft in drafts:
@@ -221,7 +235,7 @@ class _Run:
             self.report.images_known += draft.path is not None
         else:
             d = draft.decoded
-            place = str(draft.path)
+            place = draft.item.source if draft.row is None else draft.row.source or sources.shown(draft.path or "")
             image = {"image_id": draft.image_id, "width": d.width, "height": d.height, "format": d.format}
             image |= {"size_bytes": len(draft.data), "source": place, "ingested_at": moment, "data": draft.data}
             self.step["images"].append(image)
@@ -231,7 +245,7 @@ class _Run:
             self.step_bytes += len(draft.data) + len(d.thumbnail)
         if draft.item.label is not None:
             self.step["labels"].append(_label(draft, moment))
-        self.step["predictions"].append(_prediction(draft, moment))
+        self.step["predictions"].append(_prediction(draft, moment) | {"place": draft.item.source})
         if self.step_bytes >= COMMIT_BYTES or len(self.step["predictions"]) >= COMMIT_ROWS:
             self.commit()
 
@@ -276,7 +290,7 @@ class _Run:
                     f"another answer is stored under the same id {a['prediction_id']}: "
                     "give the rows a timestamp or an id of their own"
                 )
-                self.report.rejected.append({"source": str(a["source"]), "reason": reason})
+                self.report.rejected.append({"source": a["place"], "reason": reason})
         return count
 
     def table(self, name: str, rows_: list[dict[str, Any]]) -> pa.Table:
@@ -314,13 +328,18 @@ def _read_ahead(
 
 def _inside(item: sources.Item, written: str) -> Path:
     """The path a row means: relative to the log's folder, or absolute."""
+    if "\0" in written:
+        raise BadInput(f"{written!r} is no path")
     if "://" in written:
         raise BadInput(f"{written!r} is a URL; lakeloop fetches nothing: download it and give the path")
     return Path(written) if item.folder is None else item.folder / written
 
 
 def _file_bytes(path: Path) -> bytes:
-    size = path.stat().st_size
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
+        raise BadInput("not a regular file")
+    size = status.st_size
     if size > MAX_FILE_BYTES:
         raise BadInput(f"the file is {size >> 20} MiB; the limit is {MAX_FILE_BYTES >> 20} MiB")
     return path.read_bytes()

@@ -106,7 +106,7 @@ def from_png(data: bytes) -> tuple[str, int, int, float | None]:
         raise UnreadableImage(f"a mask is a grey or black-and-white PNG, this is {image.mode}")
     try:
         values = np.asarray(image.convert("L") if image.mode == "1" else image)
-    except OSError as error:
+    except Exception as error:  # Pillow's decoders raise many kinds for broken files
         raise UnreadableImage(str(error)) from error
     present = set(np.unique(values).tolist())
     if present <= {0, 1} or present <= {0, 255}:

@@ -59,6 +59,15 @@ def read_row(
     `promoted` are the lake's typed metadata columns; `read_file` reads a mask's PNG by the path in the row.
     Empty text, NaN and null all mean "not given".
     """
+    try:
+        return _read(given, promoted, read_file)
+    except RecursionError as error:
+        raise BadInput("the row is nested too deeply") from error
+
+
+def _read(
+    given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]
+) -> Row:
     rest = {k: v for k, v in given.items() if k is not None and not _missing(v)}
     if None in given:
         raise BadInput("more values than columns")
@@ -95,7 +104,7 @@ def read_row(
             raise BadInput("metadata is not a JSON object")
         rest = extra | rest
     row.promoted = {name: _promoted(name, rest.pop(name, None), kind) for name, kind in promoted.items()}
-    row.metadata = {str(k): _plain(v) for k, v in rest.items()}
+    row.metadata = {_sound(str(k)): _plain(v) for k, v in rest.items()}
     return row
 
 
@@ -133,7 +142,12 @@ def _text(name: str, value: Any) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{name} is {_shown(value)}, not text")
-    return str(value)
+    return _sound(str(value))
+
+
+def _sound(text: str) -> str:
+    """The text as UTF-8 can say it: half a surrogate pair, which JSON can bring, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _number(name: str, value: Any) -> float | None:
@@ -143,11 +157,11 @@ def _number(name: str, value: Any) -> float | None:
         if isinstance(value, bool):
             raise ValueError
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"{name} is {_shown(value)}, not a number") from error
     if not math.isfinite(number):
         raise BadInput(f"{name} is {_shown(value)}, not a finite number")
-    return number
+    return number + 0.0  # Lance's filters tell -0.0 from 0.0, DuckDB's do not
 
 
 def _fraction(name: str, value: Any) -> float | None:
@@ -185,7 +199,7 @@ def _parsed(name: str, value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also a number of more digits than Python reads
         raise BadInput(f"{name} is {_shown(value)}, not JSON") from error
 
 
@@ -209,7 +223,7 @@ def _scores(value: Any) -> list[dict[str, Any]] | None:
         number = _fraction(f"scores of {label}", score)
         if label is None or number is None:
             raise BadInput("scores: an entry lacks its label or score")
-        scores.append({"label": str(label), "score": number})
+        scores.append({"label": _sound(str(label)), "score": number})
     return scores
 
 
@@ -229,7 +243,7 @@ def _boxes(value: Any) -> list[dict[str, Any]] | None:
     boxes = []
     for given in _instances("boxes", value):
         corner = given.get("bbox") or [given.get(k) for k in ("x", "y", "width", "height")]
-        if len(corner) != 4:
+        if not isinstance(corner, list | tuple) or len(corner) != 4:
             raise BadInput(f"boxes: bbox is {_shown(corner)}, not [x, y, width, height]")
         x, y, width, height = (_number("boxes: x, y, width, height", v) for v in corner)
         if x is None or y is None or width is None or height is None or width < 0 or height < 0:
@@ -253,14 +267,16 @@ def _masks(value: Any, label: str | None, read_file: Callable[[str], bytes]) -> 
             named["score"] = score if named["score"] is None else named["score"]
         else:
             rle = given.get("segmentation", given)
+            if not isinstance(rle, Mapping):
+                raise BadInput(f"masks: segmentation is {_shown(rle)}, not COCO RLE (polygons are not supported)")
             size = rle.get("size") or [rle.get("height"), rle.get("width")]
-            if len(size) != 2 or not all(isinstance(s, int) and 0 < s <= 1 << 16 for s in size):
+            if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(s, int) and 0 < s <= 1 << 16 for s in size):
                 raise BadInput(f"masks: size is {_shown(size)}, not [height, width]")
             height, width = size
-            counts = rle.get("counts")
-            runs = masks.decompress(counts) if isinstance(counts, str) else counts
+            given_counts = rle.get("counts")
+            runs = masks.decompress(given_counts) if isinstance(given_counts, str) else given_counts
             if not isinstance(runs, list) or not all(isinstance(r, int) for r in runs):
-                raise BadInput(f"masks: counts is {_shown(counts)}, not COCO RLE")
+                raise BadInput(f"masks: counts is {_shown(given_counts)}, not COCO RLE")
             masks.check(runs, height, width)
             counts = masks.compress(runs)
         out.append(named | {"height": height, "width": width, "counts": counts})
@@ -281,7 +297,7 @@ def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_timestamp(kind):
         return _timestamp(name, value)
     if pa.types.is_string(kind):
-        return str(value)
+        return _sound(str(value))
     if pa.types.is_boolean(kind):
         said = str(value).strip().lower()
         if said not in ("true", "false", "1", "0", "yes", "no"):
@@ -292,23 +308,26 @@ def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
         if number is None or number != int(number):
             raise BadInput(f"{name} is {_shown(value)}, not a whole number")
         # Text goes through int() so that numbers above 2**53 keep their last digits.
-        return int(value) if isinstance(value, str) and value.strip().lstrip("+-").isdigit() else int(number)
+        whole = int(value) if isinstance(value, str) and value.strip().lstrip("+-").isdigit() else int(number)
+        if not -(2**63) <= whole < 2**63:
+            raise BadInput(f"{name} is {_shown(value)}, beyond 64 bits")
+        return whole
     return number
 
 
 def _plain(value: Any) -> Any:
     """What JSON can say of it."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {_sound(str(k)): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dt.datetime | dt.date):
         return value.isoformat()
-    if isinstance(value, str | int | float | bool) or value is None:
+    if isinstance(value, int | float) or value is None:
         return value
-    return str(value)
+    return _sound(str(value))
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,7 @@ row, so a slice that can be seen is whole.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,14 +125,19 @@ def export(
     written = 0
     for image in lake.images(names):
         label = labels.get(image.image_id)
-        # Labels are anybody's text: a quoted one cannot leave the folder.
-        folder = out / (quote(label, safe=" ()+,=").replace(".", "%2E") if label else UNLABELLED)
+        folder = out / (_folder_name(label) if label else UNLABELLED)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{image.image_id}{_SUFFIX[image.format]}").write_bytes(image.data)
         written += 1
         if progress:
             progress(1)
     return written
+
+
+def _folder_name(label: str) -> str:
+    """Labels are anybody's text: a quoted one cannot leave the folder, a long one is cut to what a name may be."""
+    name = quote(label, safe=" ()+,=").replace(".", "%2E")
+    return name if len(name) <= 200 else f"{name[:180]}~{hashlib.sha256(label.encode()).hexdigest()[:16]}"
 
 
 def _resolve(lake: Lake, ids: Sequence[str]) -> Sequence[str]:

@@ -71,17 +71,24 @@ def read(path: Path, layout: Layout) -> Iterator[Item]:
     if layout == "table":
         yield from _table(path)
     elif path.is_file():
-        yield Item(str(path), path=path)
+        yield Item(shown(path), path=path)
     elif layout == "imagefolder":
         yield from _image_folder(path)
     else:
         yield from _images_under(path)
 
 
+def shown(path: str | Path) -> str:
+    """The path as text that can be stored and printed: of a name that is no UTF-8, what can be read."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def _looks_like_classes(root: Path) -> bool:
     """Two or more subfolders, every image exactly one level down: `class/img.jpg`. Only the start is looked at."""
     folders = 0
-    for entry in os.scandir(root):
+    with os.scandir(root) as entries:
+        listed = list(entries)
+    for entry in listed:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
@@ -102,9 +109,9 @@ def _image_folder(root: Path) -> Iterator[Item]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _images_under(Path(entry.path), label=entry.name)
+            yield from _images_under(Path(entry.path), label=shown(entry.name))
         elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-            yield Item(entry.path, error="not in a class folder (layout imagefolder is class/image)")
+            yield Item(shown(entry.path), error="not in a class folder (layout imagefolder is class/image)")
 
 
 def _images_under(root: Path, label: str | None = None) -> Iterator[Item]:
@@ -122,9 +129,9 @@ def _images_under(root: Path, label: str | None = None) -> Iterator[Item]:
                 continue
             path = Path(folder, name)
             if suffix in IMAGE_SUFFIXES:
-                yield Item(str(path), path=path, label=label)
+                yield Item(shown(path), path=path, label=label)
             elif suffix in FOREIGN_SUFFIXES:
-                yield Item(str(path), error=f"{suffix} images are not supported; convert them to JPEG or PNG")
+                yield Item(shown(path), error=f"{suffix} images are not supported; convert them to JPEG or PNG")
 
 
 def _table(path: Path) -> Iterator[Item]:
@@ -132,9 +139,9 @@ def _table(path: Path) -> Iterator[Item]:
     rows = {".parquet": _parquet, ".jsonl": _json_lines, ".ndjson": _json_lines}.get(suffix, _csv)
     for place, row in rows(path):
         if isinstance(row, str):
-            yield Item(place, error=row)
+            yield Item(shown(place), error=row)
         else:
-            yield Item(place, row=row, folder=path.parent)
+            yield Item(shown(place), row=row, folder=path.parent)
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
@@ -164,7 +171,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
             place = f"{path}:{number}"
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
                 yield place, f"broken JSON: {error}"
                 continue
             yield place, row if isinstance(row, dict) else "the line is not a JSON object"

@@ -22,7 +22,7 @@ def status(lake: Lake) -> dict[str, Any]:
         "lake": lake.uri,
         "images": images,
         "predictions": counts["predictions"],
-        "answers": sum(m["answers"] for m in models),
+        "answers": lake.dataset("predictions").count_rows("model IS NOT NULL"),
         "labels": counts["labels"],
         "slices": counts["slices"],
         "models": models,

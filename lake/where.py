@@ -56,6 +56,7 @@ def check(lake: Lake, text: str) -> Filter:
             shape = (node.get("type"), node.get("modifiers"), node.get("group_expressions"), node.get("having"))
             if shape != ("SELECT_NODE", [], [], None) or node.get("qualify") is not None:
                 raise BadInput(f"the filter {text!r} is not one expression")
+            connection.sql(statement)  # binds it: aggregates and the like are refused
             kind = connection.sql(f"SELECT ({text}\n) AS passes FROM predictions").types[0]
             if str(kind) != "BOOLEAN":
                 raise BadInput(f"the filter {text!r} gives {kind}, not true or false")
@@ -67,11 +68,16 @@ def check(lake: Lake, text: str) -> Filter:
 
 def row_ids(lake: Lake, filter: Filter) -> list[int]:
     """Lance row ids of the rows of predictions that pass, at the newest version."""
+    import duckdb
+
     dataset = lake.dataset("predictions")
     with connect(lake) as connection:
         connection.register("_rows", _WithRowId(dataset))
         text = f"SELECT _rowid FROM _rows AS predictions WHERE ({filter.sql}\n)"
-        found: list[int] = connection.sql(text).to_arrow_table()["_rowid"].to_pylist()
+        try:
+            found: list[int] = connection.sql(text).to_arrow_table()["_rowid"].to_pylist()
+        except duckdb.Error as error:  # a cast that fails on some row
+            raise BadInput(f"the filter {filter.sql!r}: {error}") from error
     return found
 
 
@@ -163,6 +169,6 @@ def _compare(column: str | None, operator: str, value: Any, kinds: dict[str, Any
         return f"({column} {operator} '{value.replace(chr(39), chr(39) * 2)}')"
     if pa.types.is_floating(kinds[column]) and isinstance(value, int | float):
         return f"({column} {operator} {float(value)!r})" if "inf" not in repr(float(value)) else None
-    if pa.types.is_integer(kinds[column]) and isinstance(value, int):
+    if pa.types.is_integer(kinds[column]) and isinstance(value, int) and -(2**63) <= value < 2**63:
         return f"({column} {operator} {value})"
     return None

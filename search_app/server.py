@@ -6,10 +6,10 @@ or routes.
 
 from __future__ import annotations
 
-import logging
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,10 @@ _API_PATHS = ("/healthz", "/readyz")
 
 
 def make_server(lake_uri: str, ui: bool = True, hosts: Iterable[str] = ()) -> ASGIApp:
-    """The whole server as one ASGI app; with `ui=False`, the API alone. `hosts`: further names it answers to."""
+    """The whole server as one ASGI app; with `ui=False`, the API alone.
+
+    It answers to loopback names and to `hosts`.
+    """
     opened = lake.open(lake_uri)
     api = make_api(opened)
     if not ui:
@@ -40,7 +43,12 @@ def make_server(lake_uri: str, ui: bool = True, hosts: Iterable[str] = ()) -> AS
     session.bind(opened)
     from streamlit.web.server.starlette.starlette_app import App
 
-    app = App(MAIN_PAGE, lifespan=lambda _: api.router.lifespan_context(api))
+    @asynccontextmanager
+    async def lifespan(_: App) -> AsyncIterator[None]:
+        async with api.router.lifespan_context(api):
+            yield
+
+    app = App(MAIN_PAGE, lifespan=lifespan)
     return AllowedHosts(ApiFirst(api, app), hosts)
 
 
@@ -71,7 +79,9 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 8501, ui: bool = True) 
     listener = _listen(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     app = make_server(uri, ui=ui, hosts=[host])
-    config = uvicorn.Config(app, log_level="warning", access_log=False, ws_max_size=2**26, server_header=False)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, ws_max_size=2**26, server_header=False
+    )
     _Announcing(config, f"lakeloop answers on {url}").run(sockets=[listener])
 
 
@@ -83,7 +93,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise BadInput(f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port") from None
+        raise BadInput(
+            f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port"
+        ) from None
     listener.listen(128)
     return listener
 
@@ -98,5 +110,5 @@ class _Announcing(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            logging.getLogger("uvicorn.error").debug("ready")
-            print(self._line, file=sys.stderr, flush=True)
+            sys.stderr.write(self._line + "\n")
+            sys.stderr.flush()

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
-import pandas as pd
 import streamlit as st
 
 from search_app.ui import settings
@@ -29,18 +28,20 @@ def _colours() -> dict[str, str]:
 def _verdict_colour() -> alt.Color:
     domain = list(_VERDICTS.values())
     colours = _colours()
-    return alt.Color("verdict:N", scale=alt.Scale(domain=domain, range=[colours[name] for name in _VERDICTS]), legend=None)
+    return alt.Color(
+        "verdict:N", scale=alt.Scale(domain=domain, range=[colours[name] for name in _VERDICTS]), legend=None
+    )
 
 
 def key() -> None:
     """What the colours mean, once for all charts of a row."""
-    st.caption(":primary[■] right   :orange[■] wrong   :gray[■] not labelled", text_alignment="right")
+    st.caption(":primary[■] right &emsp; :orange[■] wrong &emsp; :gray[■] not labelled", text_alignment="right")
 
 
 def volume(days: Sequence[dict[str, Any]]) -> None:
     """Answers per day, stacked by verdict. `days` as `queries.by_day` gives them."""
     counts = [
-        {"day": pd.Timestamp(row["day"]), "verdict": name, "answers": n}
+        {"day": _noon(row["day"]), "verdict": _VERDICTS[name], "answers": n}
         for row in days
         for name, n in (
             ("right", row["right"]),
@@ -48,12 +49,15 @@ def volume(days: Sequence[dict[str, Any]]) -> None:
             ("unknown", row["answers"] - row["known"]),
         )
     ]
-    data = pd.DataFrame(counts).assign(verdict=lambda frame: frame["verdict"].map(_VERDICTS))
     chart = (
-        alt.Chart(data, height=HEIGHT)
+        _chart(counts)
         .mark_bar()
         .encode(
-            x=alt.X("yearmonthdate(day):T", title=None, axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=6)),
+            x=alt.X(
+                "yearmonthdate(day):T",
+                title=None,
+                axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=6),
+            ),
             y=alt.Y("sum(answers):Q", title=None, axis=alt.Axis(format=",.0f", tickCount=4)),
             color=_verdict_colour(),
             order=alt.Order("rank:Q"),
@@ -78,14 +82,14 @@ def accuracy(days: Sequence[dict[str, Any]]) -> None:
         sums.setdefault(start[row["day"]], [0, 0])
         sums[start[row["day"]]][0] += row["right"]
         sums[start[row["day"]]][1] += row["known"]
-    data = pd.DataFrame(
-        {"day": pd.Timestamp(day), "accuracy": rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
+    data = [
+        {"day": _noon(day), "accuracy": rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
         for day, rate in ((day, wilson(hits, n)) for day, (hits, n) in sums.items() if n)
-    )
+    ]
     colour = _colours()["right"]
     title = "Accuracy per day" if span <= 21 else "Accuracy per week"
     x = alt.X("day:T", title=None, axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=6))
-    base = alt.Chart(data, height=HEIGHT).encode(
+    base = _chart(data).encode(
         x=x,
         tooltip=[
             alt.Tooltip("day:T", format="%Y-%m-%d"),
@@ -98,22 +102,31 @@ def accuracy(days: Sequence[dict[str, Any]]) -> None:
     y = alt.Y("low:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%", tickCount=5))
     band = base.mark_area(opacity=0.18, color=colour).encode(y=y, y2="high:Q")
     rule = base.mark_rule(opacity=0.45, color=colour).encode(y=y, y2="high:Q")
-    line = base.mark_line(color=colour, point=alt.OverlayMarkDef(color=colour, size=36)).encode(y="accuracy:Q")
+    line = base.mark_line(color=colour, point=alt.OverlayMarkDef(color=colour, size=36)).encode(
+        y="accuracy:Q"
+    )
     st.caption(title)
     st.altair_chart(band + rule + line, alt=title)
 
 
 def confidence(bins: Sequence[dict[str, Any]]) -> None:
     """Histogram of confidence, stacked by verdict. `bins` as `queries.histogram` gives them."""
-    data = pd.DataFrame(
-        {"low": row["low"], "high": row["low"] + 0.05, "verdict": _VERDICTS[row["verdict"]], "answers": row["answers"]}
+    data = [
+        {
+            "low": row["low"],
+            "high": row["low"] + 0.05,
+            "verdict": _VERDICTS[row["verdict"]],
+            "answers": row["answers"],
+        }
         for row in bins
-    )
+    ]
     chart = (
-        alt.Chart(data, height=HEIGHT)
+        _chart(data)
         .mark_bar(binSpacing=1)
         .encode(
-            x=alt.X("low:Q", bin="binned", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)),
+            x=alt.X(
+                "low:Q", bin="binned", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)
+            ),
             x2="high:Q",
             y=alt.Y("answers:Q", title=None, axis=alt.Axis(format=",.0f", tickCount=4)),
             color=_verdict_colour(),
@@ -129,6 +142,15 @@ def confidence(bins: Sequence[dict[str, Any]]) -> None:
     )
     st.caption("Answers by confidence")
     st.altair_chart(chart, alt="Histogram of confidence by verdict")
+
+
+def _chart(rows: list[dict[str, Any]]) -> alt.Chart:
+    return alt.Chart(alt.Data(values=rows), height=HEIGHT)
+
+
+def _noon(day: dt.date) -> str:
+    """The day as a local time in every browser's time zone."""
+    return f"{day.isoformat()}T12:00:00"
 
 
 def _monday(day: dt.date) -> dt.date:

@@ -84,7 +84,9 @@ class Filters:
             low, high = self.confidence
             chips.append(Chip(*_between(low, high), "conf"))
         if self.since:
-            chips.append(Chip(f"from {self.since}", f"timestamp >= TIMESTAMPTZ '{self.since} 00:00:00+00'", "from"))
+            chips.append(
+                Chip(f"from {self.since}", f"timestamp >= TIMESTAMPTZ '{self.since} 00:00:00+00'", "from")
+            )
         if self.until:
             after = self.until + dt.timedelta(days=1)
             chips.append(Chip(f"to {self.until}", f"timestamp < TIMESTAMPTZ '{after} 00:00:00+00'", "to"))
@@ -95,7 +97,7 @@ class Filters:
     def where(self) -> str | None:
         """One SQL predicate over predictions, or None for everything.
 
-        Values of one repeated parameter (labels, models) are alternatives, different parameters must all hold.
+        Values of one repeated parameter (labels, models) are alternatives; different ones must all hold.
         """
         groups: dict[str, list[str]] = {}
         for chip in [*self.scope(), *self.chips()]:
@@ -106,7 +108,9 @@ class Filters:
     def without(self, chip: Chip) -> Filters:
         """The same filters with one chip taken away."""
         params = self.to_params()
-        params[chip.param] = [] if chip.value is None else [one for one in params[chip.param] if one != chip.value]
+        params[chip.param] = (
+            [] if chip.value is None else [one for one in params[chip.param] if one != chip.value]
+        )
         return Filters.from_params(params)
 
     def inside(self) -> Filters:
@@ -125,7 +129,9 @@ def _text(value: str) -> str:
 
 def _model(one: str) -> str:
     name, space, version = one.partition(" ")
-    return f"(model = {_text(name)} AND model_version = {_text(version)})" if space else f"model = {_text(name)}"
+    return (
+        f"(model = {_text(name)} AND model_version = {_text(version)})" if space else f"model = {_text(name)}"
+    )
 
 
 def _between(low: float, high: float) -> tuple[str, str]:

@@ -9,8 +9,8 @@ import streamlit as st
 
 from lake.errors import LakeloopError
 from search_app.ui import session
-from search_app.ui.views import drilldown, overview, search
 from search_app.ui.scope import scope_bar
+from search_app.ui.views import drilldown, overview, search
 from search_app.ui.words import plain
 
 LOGO = str(Path(__file__).with_name("logo.svg"))

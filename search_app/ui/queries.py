@@ -92,7 +92,7 @@ def by_model(where: str | None) -> list[Row]:
     """model, model_version, answers, known, right, confidence (mean), last (time); most answers first."""
     return rows(f"""
         SELECT model, model_version, {_COUNTS}, avg(confidence) AS confidence, max(timestamp) AS last
-        FROM answers_labelled WHERE {_all(where)} GROUP BY model, model_version ORDER BY answers DESC LIMIT 50""")
+        FROM answers_labelled WHERE {_all(where)} GROUP BY ALL ORDER BY answers DESC LIMIT 50""")
 
 
 def by_label(where: str | None) -> list[Row]:
@@ -106,14 +106,17 @@ def histogram(where: str | None) -> list[Row]:
     """low (of a bin of width 0.05), verdict (right, wrong, unknown), answers."""
     return rows(f"""
         SELECT least(floor(confidence * 20), 19) / 20 AS low,
-               CASE WHEN true_label IS NULL THEN 'unknown' WHEN correct THEN 'right' ELSE 'wrong' END AS verdict,
+               CASE correct WHEN true THEN 'right' WHEN false THEN 'wrong' ELSE 'unknown' END AS verdict,
                count(*) AS answers
-        FROM answers_labelled WHERE {_all(where)} AND confidence BETWEEN 0 AND 1 GROUP BY ALL ORDER BY low, verdict""")
+        FROM answers_labelled WHERE {_all(where)} AND confidence BETWEEN 0 AND 1
+        GROUP BY ALL ORDER BY low, verdict""")
 
 
 def labels() -> list[str]:
     """Answered classes, commonest first."""
-    found = rows("SELECT label FROM predictions WHERE label IS NOT NULL GROUP BY label ORDER BY count(*) DESC LIMIT 500")
+    found = rows(
+        "SELECT label FROM answers WHERE label IS NOT NULL GROUP BY label ORDER BY count(*) DESC LIMIT 500"
+    )
     return [row["label"] for row in found]
 
 
@@ -126,7 +129,9 @@ def models() -> list[str]:
 
 def days() -> Row:
     """first and last day (dates) that an answer carries; None when no answer has a time."""
-    return rows("SELECT CAST(min(timestamp) AS DATE) AS first, CAST(max(timestamp) AS DATE) AS last FROM predictions")[0]
+    return rows(
+        "SELECT CAST(min(timestamp) AS DATE) AS first, CAST(max(timestamp) AS DATE) AS last FROM predictions"
+    )[0]
 
 
 def sample(where: str | None, order: str, seed: int, limit: int) -> list[Row]:
@@ -160,16 +165,21 @@ def trees() -> list[Row]:
 
 def node(tree: str, path: str) -> Row | None:
     """One node of a tree, or None."""
-    found = rows("SELECT id, tree, node, parent, size, noise, method FROM clusters WHERE tree = ? AND node = ?", tree, path)
+    found = rows(
+        "SELECT id, tree, node, parent, size, noise, method FROM clusters WHERE tree = ? AND node = ?",
+        tree,
+        path,
+    )
     return found[0] if found else None
 
 
 def children(tree: str, path: str) -> list[Row]:
-    """The nodes right below one: id, node, size, noise, medoids, compactness, answers, confidence (mean),
-    known, right, labels (answers by class, commonest first: struct n, label)."""
+    """The nodes right below one: id, node, size, noise, medoids, answers, confidence (mean), known, right,
+    labels (answers by class, commonest first: n, label). Largest first.
+    """
     return rows(
         f"""
-        WITH c AS (SELECT id, node, size, noise, medoids, compactness FROM clusters WHERE tree = ? AND parent = ?),
+        WITH c AS (SELECT id, node, size, noise, medoids FROM clusters WHERE tree = ? AND parent = ?),
              a AS (SELECT m.id, p.label, p.confidence, p.true_label, p.correct
                    FROM cluster_members m SEMI JOIN c USING (id) JOIN answers_labelled p USING (image_id)),
              s AS (SELECT id, {_COUNTS}, avg(confidence) AS confidence FROM a GROUP BY id),

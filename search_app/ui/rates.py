@@ -48,7 +48,11 @@ def balanced(recalls: Sequence[Rate]) -> Rate:
     The interval adds the classes' Wilson half-widths in squares (MOVER, Zou and Donner 2008).
     """
     known = [(one.value, one.low, one.high) for one in recalls if one.n]
-    rows = [(value, low, high) for value, low, high in known if value is not None and low is not None and high is not None]
+    rows = [
+        (value, low, high)
+        for value, low, high in known
+        if value is not None and low is not None and high is not None
+    ]
     if not rows:
         return Rate(None, None, None, 0)
     mean = sum(value for value, _, _ in rows) / len(rows)

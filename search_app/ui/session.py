@@ -84,7 +84,10 @@ def go(page: str, **changes: str | int | Iterable[str] | None) -> None:
     """Show another page with the present scope and `changes` as its own state. Ends this run."""
     target = {name: values for name, values in params().items() if name in SHARED}
     target |= {name: _values(value) for name, value in changes.items()}
-    st.switch_page(st.session_state["_pages"][page], query_params={name: values for name, values in target.items() if values})
+    st.switch_page(
+        st.session_state["_pages"][page],
+        query_params={name: values for name, values in target.items() if values},
+    )
 
 
 def _values(value: str | int | Iterable[str] | None) -> list[str]:

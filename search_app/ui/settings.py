@@ -49,7 +49,16 @@ _LIGHT: dict[str, Any] = {
     "orangeColor": WRONG,
     "orangeTextColor": "#9a4509",
     "grayTextColor": "#a9b4be",
-    "chartCategoricalColors": [ACCENT, WRONG, "#7a8b99", "#7aa6b8", "#5b5f97", "#b8a04a", "#3f7d5c", "#a65c7a"],
+    "chartCategoricalColors": [
+        ACCENT,
+        WRONG,
+        "#7a8b99",
+        "#7aa6b8",
+        "#5b5f97",
+        "#b8a04a",
+        "#3f7d5c",
+        "#a65c7a",
+    ],
 }
 
 _DARK: dict[str, Any] = {
@@ -64,7 +73,16 @@ _DARK: dict[str, Any] = {
     "orangeColor": WRONG_DARK,
     "orangeTextColor": "#f5a869",
     "grayTextColor": "#5c6a77",
-    "chartCategoricalColors": ["#4fb0d0", WRONG_DARK, "#93a3b1", "#2d7691", "#8f94d6", "#d3bd6b", "#6db58d", "#cf86a4"],
+    "chartCategoricalColors": [
+        "#4fb0d0",
+        WRONG_DARK,
+        "#93a3b1",
+        "#2d7691",
+        "#8f94d6",
+        "#d3bd6b",
+        "#6db58d",
+        "#cf86a4",
+    ],
 }
 
 

@@ -36,12 +36,16 @@ def empty(title: str, why: str, command: str | None = None) -> None:
 def no_images() -> None:
     """Nothing was ingested."""
     command = for_this_lake("ingest", "FOLDER")
-    empty("This lake has no images yet", "Point it at a folder of images, or at a table of predictions.", command)
+    empty(
+        "This lake has no images yet",
+        "Point it at a folder of images, or at a table of predictions.",
+        command,
+    )
 
 
 def not_embedded() -> None:
     """There are images, and no vector to compare them by."""
-    why = "Images are found by their embeddings. One command computes what is missing, and can be stopped and resumed."
+    why = "Images are found by their embeddings. One command computes what is missing."
     empty("Nothing is embedded yet", why, for_this_lake("embed"))
 
 

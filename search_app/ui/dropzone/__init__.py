@@ -32,7 +32,9 @@ def query_tray(query: str, ids: Sequence[str], key: str = "tray") -> Change | No
     """Show the uploaded query image and the picked images; returns a change, or None."""
     exemplars = [{"id": query, "url": f"/v1/queries/{query}"}] if query else []
     exemplars += [{"id": one, "url": f"/v1/thumbnails/{one}"} for one in ids]
-    result = _component(key=key, data={"exemplars": exemplars}, on_uploaded_change=_nothing, on_removed_change=_nothing)
+    result = _component(
+        key=key, data={"exemplars": exemplars}, on_uploaded_change=_nothing, on_removed_change=_nothing
+    )
     if result.uploaded or result.removed:
         return Change(result.uploaded, result.removed)
     return None

@@ -1,4 +1,4 @@
-"""Drill-down, "Which kind is it?": a tree of clusters, opened node by node until the odd kind stands alone."""
+"""Drill-down, "Which kind is it?": clusters, opened node by node until the odd kind stands alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def page() -> None:
     if tree is None:
         words.empty(
             "No clusters yet",
-            "Clusters group images that look alike, so that an unusual kind stands out and can be saved as a slice.",
+            "Clusters group images that look alike: an unusual kind stands out and can be saved as a slice.",
         )
         with st.container(horizontal_alignment="center"), st.container(border=True, width=560):
             _cluster_form(status)
@@ -44,7 +44,12 @@ def _toolbar(trees: list[queries.Row], tree: str, status: dict[str, Any]) -> Non
     named = {row["tree"]: _tree_name(row) for row in trees}
     with st.container(horizontal=True, vertical_alignment="center"):
         chosen = st.selectbox(
-            "Tree", list(named), list(named).index(tree), format_func=named.__getitem__, label_visibility="collapsed", width=420
+            "Tree",
+            list(named),
+            list(named).index(tree),
+            format_func=named.__getitem__,
+            label_visibility="collapsed",
+            width=420,
         )
         with st.popover("New clusters", type="tertiary"):
             _cluster_form(status)
@@ -62,10 +67,16 @@ def _cluster_form(status: dict[str, Any]) -> None:
     where = scope.current().where()
     names = [one["name"] for one in status["embedders"] if one["embedded"]]
     with st.form("cluster", border=False):
-        st.caption("Clusters the images of the present scope and filters." if where else "Clusters every image of the lake.")
+        st.caption(
+            "Clusters the images of the present scope and filters."
+            if where
+            else "Clusters every image of the lake."
+        )
         embedder = st.selectbox("Embedder", names) if len(names) > 1 else names[0]
         method = st.selectbox("Method", list(METHODS), format_func=METHODS.__getitem__)
-        k = st.number_input("Number of clusters", 2, 200, None, placeholder="chosen from the data", help="For k-means only")
+        k = st.number_input(
+            "Number of clusters", 2, 200, None, placeholder="chosen from the data", help="For k-means only"
+        )
         if st.form_submit_button("Make clusters", type="primary"):
             _make(embedder=embedder, where=where, method=method, k=k if method != "hdbscan" else None)
 
@@ -79,6 +90,8 @@ def _make(**how: Any) -> None:
     except LakeloopError as error:
         st.error(words.plain(str(error)))
         return
+    if made.remark:
+        st.toast(words.plain(made.remark), duration="long")
     if how.get("node") is None:
         session.put(tree=made.tree, at=None, open=None, sel=None)
     session.put(view=None)
@@ -88,7 +101,9 @@ def _make(**how: Any) -> None:
 def _node(tree: str, path: str) -> None:
     here = queries.node(tree, path)
     if here is None:
-        return words.empty("This cluster is not in the tree", "The link may be from another lake. Choose a tree above.")
+        return words.empty(
+            "This cluster is not in the tree", "The link may be from another lake. Choose a tree above."
+        )
     cards = queries.children(tree, path)
     looking = session.param("view") == "images" or not cards
     _actions(here, bool(cards), looking)

@@ -1,10 +1,10 @@
-"""Overview, "Is the model well today?": what is in the scope, how right it is where that is known, what to do."""
+"""Overview, "Is the model well today?": what is in the scope, how right it is, what to do next."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
 import streamlit as st
 
 from search_app.ui import charts, queries, scope, session, words
@@ -40,7 +40,9 @@ def _numbers(totals: queries.Row, judged: Verdict) -> None:
         st.metric("Answers", count(totals["answers"]), width="content")
         st.metric("Labelled images", count(totals["labelled"]), width="content")
         if judged.accuracy.n:
-            _rate("Accuracy", judged.accuracy, "Share of answers that agree with the label, where there is one.")
+            _rate(
+                "Accuracy", judged.accuracy, "Share of answers that agree with the label, where there is one."
+            )
             how = "Mean of the classes' recalls: every class counts alike, however rare it is."
             _rate("Balanced accuracy", judged.balanced_accuracy, how)
             guess = f"What always answering “{judged.commoner_class}” would score: a model must beat it."
@@ -59,7 +61,11 @@ def _charts(where: str | None) -> None:
     days = queries.by_day(where)
     known = [row for row in days if row["known"]]
     bins = queries.histogram(where)
-    drawings = [(charts.volume, days), (charts.accuracy, known if len(known) > 1 else []), (charts.confidence, bins)]
+    drawings = [
+        (charts.volume, days),
+        (charts.accuracy, known if len(known) > 1 else []),
+        (charts.confidence, bins),
+    ]
     shown = [(draw, data) for draw, data in drawings if data]
     charts.key()
     for column, (draw, data) in zip(st.columns(len(shown) or 1, gap="medium"), shown, strict=False):
@@ -73,7 +79,11 @@ def _tables(where: str | None) -> None:
         st.subheader("Models", anchor=False)
         _table(
             [
-                {"Model": f"{row['model']} {row['model_version'] or ''}".strip(), **_counts(row), "Last answer": row["last"]}
+                {
+                    "Model": f"{row['model']} {row['model_version'] or ''}".strip(),
+                    **_counts(row),
+                    "Last answer": row["last"],
+                }
                 for row in queries.by_model(where)
             ]
         )
@@ -95,12 +105,19 @@ def _counts(row: queries.Row) -> dict[str, Any]:
 def _table(rows: list[dict[str, Any]]) -> None:
     config = {
         "Answers": st.column_config.NumberColumn(format="localized", width="small"),
-        "Confidence": st.column_config.NumberColumn("Mean confidence", format="%.2f", width="small"),
-        "Wrong": st.column_config.TextColumn(alignment="right", width="small", help="Of the answers with a label"),
+        "Confidence": st.column_config.NumberColumn(format="%.2f", width="small", help="Mean"),
+        "Wrong": st.column_config.TextColumn(
+            alignment="right", width="small", help="Of the answers with a label"
+        ),
         "95 % interval": st.column_config.TextColumn(alignment="right"),
         "Last answer": st.column_config.DatetimeColumn(format="YYYY-MM-DD", width="small"),
     }
-    st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config, height="content" if len(rows) <= 8 else 320)
+    st.dataframe(
+        pa.Table.from_pylist(rows),
+        hide_index=True,
+        column_config=config,
+        height="content" if len(rows) <= 8 else 320,
+    )
 
 
 def _embedding(status: dict[str, Any]) -> None:
@@ -119,11 +136,27 @@ def _embedding(status: dict[str, Any]) -> None:
 def _next(totals: queries.Row, judged: Verdict, status: dict[str, Any]) -> None:
     st.subheader("What to do next", anchor=False)
     embedded = any(one["embedded"] for one in status["embedders"])
-    ideas = [("search", {}, "Look at a random check", "what no metric asked about is found by looking")]
+    ideas: list[tuple[str, dict[str, str], str, str]] = [
+        ("search", {}, "Look at a random check", "what no metric asked about is found by looking")
+    ]
     if totals["answers"]:
-        ideas.append(("search", {"show": "unsure"}, "Look at the least confident answers", "they alone do not find every failure"))
+        ideas.append(
+            (
+                "search",
+                {"show": "unsure"},
+                "Look at the least confident answers",
+                "they alone do not find every failure",
+            )
+        )
     if embedded:
-        ideas.append(("drilldown", {"sort": "error"} if judged.accuracy.n else {}, "Drill down", "groups that look alike, most wrong first"))
+        ideas.append(
+            (
+                "drilldown",
+                {"sort": "error"} if judged.accuracy.n else {},
+                "Drill down",
+                "groups that look alike, most wrong first",
+            )
+        )
     with st.container(gap="xxsmall"):
         for place, (page_name, params, title, why) in enumerate(ideas):
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):

