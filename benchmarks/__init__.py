@@ -1,1 +1,1 @@
-"""THE PROOF: figures beside peers, measured in one run. `python -m benchmarks NAME`; no package imports this one."""
+"""THE PROOF: figures beside peers, measured in one run by `python -m benchmarks NAME`. Nothing imports it."""

@@ -19,8 +19,8 @@ from typing import Any
 class Stopwatch:
     """`seconds` on the wall and `cpu_seconds` between enter and exit.
 
-    CPU seconds are of this process, all its threads, and those children that ended in between: worker pools must be
-    closed inside.
+    CPU seconds are of this process, all its threads, and those children that ended in between: worker pools
+    must be closed inside.
     """
 
     seconds = 0.0
@@ -46,7 +46,9 @@ def cpu_seconds() -> float:
 
 def main(function: str, arguments: str, result: str) -> None:
     module, _, name = function.partition(":")
-    answer: dict[str, Any] = getattr(importlib.import_module(module), name)(**json.loads(Path(arguments).read_text()))
+    answer: dict[str, Any] = getattr(importlib.import_module(module), name)(
+        **json.loads(Path(arguments).read_text())
+    )
     Path(result).write_text(json.dumps(answer))
 
 

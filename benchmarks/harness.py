@@ -1,9 +1,10 @@
 """Rounds of contenders, one process each, and what may be said of them.
 
-A round runs every contender once; the next round runs them backwards (A B C, C B A, ...), so that a drift of the
-machine falls on all. Each process gets the same cores and thread pools of exactly that many threads. Ratios are
-taken within a round and their median is reported, with a bootstrap interval. What other processes took of the
-machine meanwhile is measured and reported: rounds that were disturbed are set aside while enough others remain.
+A round runs every contender once; the next round runs them backwards (A B C, C B A, ...), so that a drift of
+the machine falls on all. Each process gets the same cores and thread pools of exactly that many threads.
+Ratios are taken within a round and their median is reported, with a bootstrap interval. What other processes
+took of the machine meanwhile is measured and reported: rounds that were disturbed are set aside while enough
+others remain.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class ContenderFailed(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asked for. `work` is a folder outside the repository that is removed afterwards."""
+    """What the command line asked for. `work` is a folder outside the repository, removed afterwards."""
 
     quick: bool
     work: Path
@@ -61,7 +62,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Contender:
-    """`function` is MODULE:FUNCTION, called with `arguments` (JSON) and the round's number as `round`."""
+    """`function` is MODULE:FUNCTION, called with `arguments` (JSON) and the number of the round as `turn`."""
 
     name: str
     function: str
@@ -74,8 +75,9 @@ class Contender:
 class Run:
     """One process from start to end. `result` is what its function returned.
 
-    `peak_rss` sums the resident memory of the process and its descendants, sampled twice a second; pages they share
-    count for each. `foreign_cores`: cores kept busy by everything else; `steal`: share of the machine taken by its host.
+    `peak_rss` sums the resident memory of the process and its descendants, sampled twice a second; pages they
+    share count for each. `foreign_cores`: cores kept busy by everything else; `steal`: share of the machine
+    taken by its host.
     """
 
     result: dict[str, Any]
@@ -98,13 +100,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(contender: Contender, work: Path, round: int = 0) -> Run:
+def run(contender: Contender, work: Path, turn: int = 0) -> Run:
     """Runs a contender alone. Raises ContenderFailed."""
     arguments, answer = work / "arguments.json", work / "answer.json"
-    arguments.write_text(json.dumps({**contender.arguments, "round": round}))
+    arguments.write_text(json.dumps({**contender.arguments, "turn": turn}))
     answer.unlink(missing_ok=True)
     environment = {**os.environ, **dict.fromkeys(THREAD_POOLS, str(CORES)), "PYTHONPATH": str(ROOT)}
-    command = [contender.python, "-m", "benchmarks.contender", contender.function, str(arguments), str(answer)]
+    command = [
+        contender.python,
+        "-m",
+        "benchmarks.contender",
+        contender.function,
+        str(arguments),
+        str(answer),
+    ]
     log = work / "contender.log"
     before, own, started = _machine_times(), cpu_seconds(), monotonic()
     with log.open("wb") as output:

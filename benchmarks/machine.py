@@ -48,11 +48,12 @@ def installed(package: str) -> str | None:
         return None
 
 
-def read_speed(round: int, megabytes: int = 256) -> dict[str, float]:
+def read_speed(turn: int, megabytes: int = 256) -> dict[str, float]:
     """A contender: GB/s at which memory is read, by one thread and by all cores; the best of seven passes.
 
-    The reader is BLAS' dot product of an array with itself, one flop pair for four bytes, which no core computes
-    slower than memory delivers. To be run with one BLAS thread, so that the threads counted are ours.
+    The reader is BLAS' dot product of an array with itself, one flop pair for four bytes, which no core
+    computes slower than memory delivers. To be run with one BLAS thread, so that the threads counted are
+    ours.
     """
     import numpy as np
 

@@ -74,14 +74,16 @@ def backfill(
             tasks = _tasks(lake, todo, embedder, report)
             for prepared, names in _whole(pool.map(tasks), embedder):
                 kept = [names[i] for i in prepared.kept]
-                out = embedder.embed_batch(prepared.images)
-                done.update(zip((kept[i] for i in out.kept.tolist()), out.vectors, strict=True))
+                said(len(names))
                 report.reasons |= {names[i]: reason for i, reason in prepared.reasons.items()}
+                if not kept:
+                    continue
+                out = embedder.embed_batch(prepared.images)  # type: ignore[arg-type]
+                done.update(zip((kept[i] for i in out.kept.tolist()), out.vectors, strict=True))
                 survivors = set(out.kept.tolist())
                 report.reasons |= {
                     name: "the network gave no finite vector" for i, name in enumerate(kept) if i not in survivors
                 }
-                said(len(names))
                 if len(done) >= COMMIT_IMAGES:
                     report.embedded += store_vectors(lake, record.column, done)
                     done = {}
@@ -158,7 +160,7 @@ def _copy_known(lake: Lake, record: EmbedderRecord, missing: list[str]) -> set[s
 
 def _tasks(
     lake: Lake, todo: list[str], embedder: Embedder, report: Report
-) -> Iterator[tuple[tuple[list[bytes], Any], list[str]]]:
+) -> Iterator[tuple[tuple[list[bytes], Any], tuple[list[str], list[bytes]]]]:
     for start in range(0, len(todo), READ_IMAGES):
         names = todo[start : start + READ_IMAGES]
         stored = {image.image_id: image.data for image in lake.images(names)}
@@ -166,16 +168,33 @@ def _tasks(
         present = [n for n in names if n in stored]
         for at in range(0, len(present), TASK_IMAGES):
             part = present[at : at + TASK_IMAGES]
-            yield ([stored[n] for n in part], embedder.spec.preprocessing), part
+            files = [stored[n] for n in part]
+            yield (files, embedder.spec.preprocessing), (part, files)
 
 
-def _whole(results: Iterator[tuple[Any, list[str]]], embedder: Embedder) -> Iterator[tuple[Prepared, list[str]]]:
-    """Results of the pool; a task whose worker died comes back as failures, which the next run tries again."""
-    for result, names in results:
-        if isinstance(result, WorkerDied):
-            yield Prepared([], [], dict.fromkeys(range(len(names)), result.reason)), names
-        else:
-            yield result, names
+def _whole(
+    results: Iterator[tuple[Any, tuple[list[str], list[bytes]]]], embedder: Embedder
+) -> Iterator[tuple[Prepared, list[str]]]:
+    """Results of the pool; after a worker's death its images are prepared one at a time, to find the culprit."""
+    for result, (names, files) in results:
+        yield _one_by_one(files, embedder) if isinstance(result, WorkerDied) else result, names
+
+
+def _one_by_one(files: list[bytes], embedder: Embedder) -> Prepared:
+    images: list[np.ndarray] = []
+    kept: list[int] = []
+    reasons: dict[int, str] = {}
+    with WorkerPool("embeddings.preprocess:prepare_many", 1) as careful:
+        for index, data in enumerate(files):
+            alone = careful.run([data], embedder.spec.preprocessing)
+            if isinstance(alone, WorkerDied):
+                reasons[index] = alone.reason
+            elif alone.kept:
+                images.append(alone.images[0])
+                kept.append(index)
+            else:
+                reasons[index] = alone.reasons[0]
+    return Prepared(images, kept, reasons)
 
 
 def _matrix(column: pa.ChunkedArray, dim: int) -> np.ndarray:

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from embeddings import embedder as embedders
-from lake import schema, store, where as filters
+from lake import schema, store
+from lake import where as filters
 from lake.errors import BadInput, MissingExtra
 
 if TYPE_CHECKING:
@@ -176,9 +177,7 @@ def _node(
     # Copies of one image are all nearest to the centre: show each picture once.
     nearest = places[np.argsort(-cosines, kind="stable")[:MEDOIDS]]
     path = "" if child is None else f"{parent}.{child}" if parent else str(child)
-    return Node(
-        path, parent, len(places), noise, method, float(cosines.mean()), [names[i] for i in nearest.tolist()]
-    )
+    return Node(path, parent, len(places), noise, method, float(cosines.mean()), [names[i] for i in nearest.tolist()])
 
 
 def _scope(lake: Lake, where: str | None) -> list[str] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from embeddings import torch_import, weights
 from embeddings.specs import OPEN_CLIP_PREFIX, SPECS, Preprocessing, Spec
@@ -149,8 +149,8 @@ def _clip_preprocessing(open_clip: Any, arch: str, pretrained: str, module: Any)
         raise BadInput(f"{arch}: resize mode {cfg['resize_mode']!r} is not supported")
     mean = cfg.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = cfg.get("std") or open_clip.OPENAI_DATASET_STD
-    interpolation = "bilinear" if cfg.get("interpolation") == "bilinear" else "bicubic"
-    mode = "squash" if cfg.get("resize_mode") == "squash" else "shortest"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear" if cfg.get("interpolation") == "bilinear" else "bicubic"
+    mode: Literal["shortest", "squash"] = "squash" if cfg.get("resize_mode") == "squash" else "shortest"
     return Preprocessing(side, side, interpolation, tuple(mean), tuple(std), mode)
 
 

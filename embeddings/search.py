@@ -17,7 +17,8 @@ from embeddings import embedder as embedders
 from embeddings.engine import unit
 from embeddings.preprocess import prepare
 from lake import ids as identity
-from lake import schema, where as filters
+from lake import schema
+from lake import where as filters
 from lake.errors import BadInput
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ def vector_of(lake: Lake, record: EmbedderRecord, ids: Sequence[str]) -> np.ndar
             known = lake.known("predictions", key, [str(value)])
             if not known:
                 raise BadInput(f"the lake has no {key} {identifier}")
-            raise BadInput(f"{identifier} has no {record.name} vector yet; run: lakeloop embed --embedder {record.name}")
+            raise BadInput(
+                f"{identifier} has no {record.name} vector yet; run: lakeloop embed --embedder {record.name}"
+            )
         total += np.asarray(rows[record.column][0].as_py(), np.float32)
     return total
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from types import ModuleType
+from typing import Any
 
 from lake.errors import MissingExtra
 
@@ -16,7 +16,7 @@ from lake.errors import MissingExtra
 _declared: list[object] = []
 
 
-def torch() -> ModuleType:
+def torch() -> Any:
     try:
         import torch
     except ImportError as error:
@@ -24,7 +24,7 @@ def torch() -> ModuleType:
     return torch
 
 
-def torchvision() -> ModuleType:
+def torchvision() -> Any:
     """torchvision, importable beside a CPU-only torch; also what timm and open_clip import."""
     t = torch()
     while True:
@@ -45,7 +45,7 @@ def torchvision() -> ModuleType:
                 del sys.modules[name]
 
 
-def timm() -> ModuleType:
+def timm() -> Any:
     torchvision()
     try:
         import timm
@@ -54,7 +54,7 @@ def timm() -> ModuleType:
     return timm
 
 
-def open_clip() -> ModuleType:
+def open_clip() -> Any:
     torchvision()
     try:
         import open_clip

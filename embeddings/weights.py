@@ -38,7 +38,8 @@ def read(path: Path, *, sha256_prefix: str | None = None, trust_sha256: str | No
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            tensors: State = load_file(path)
+            return tensors
         except (SafetensorError, OSError) as error:
             raise BadInput(f"{path} is no readable safetensors file: {error}") from error
     if path.suffix not in (".pth", ".pt", ".bin"):

@@ -1,9 +1,9 @@
 """THE RECORD: tables, ingest, labels, slices, SQL. Knows Arrow, Lance, DuckDB and Polars; no model, no screen.
 
-    import lake
-    lk = lake.open("solar.lake")
-    lk.sql("SELECT label, count(*) FROM answers GROUP BY label")
-    lk.frame("predictions").filter(pl.col("confidence") < 0.5).collect()
+import lake
+lk = lake.open("solar.lake")
+lk.sql("SELECT label, count(*) FROM answers GROUP BY label")
+lk.frame("predictions").filter(pl.col("confidence") < 0.5).collect()
 """
 
 from __future__ import annotations

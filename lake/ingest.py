@@ -173,9 +173,7 @@ class _Run:
         asked = {d.image_id for d in group if d.error is None}
         known = self.lake.known("images", "image_id", sorted(asked - self.in_flight)) | (asked & self.in_flight)
         for draft in group:
-            if draft.error is not None:
-                draft.data = None
-            elif draft.image_id in known:
+            if draft.error is not None or draft.image_id in known:
                 draft.data = None
             elif draft.data is None:
                 draft.error = f"the lake has no image {draft.image_id}"
@@ -239,7 +237,7 @@ class _Run:
             image = {"image_id": draft.image_id, "width": d.width, "height": d.height, "format": d.format}
             image |= {"size_bytes": len(draft.data), "source": place, "ingested_at": moment, "data": draft.data}
             self.step["images"].append(image)
-            thumbnail = {"image_id": draft.image_id, "jpeg": d.thumbnail}
+            thumbnail: dict[str, Any] = {"image_id": draft.image_id, "jpeg": d.thumbnail}
             thumbnail |= {"width": d.thumbnail_width, "height": d.thumbnail_height}
             self.step["thumbnails"].append(thumbnail)
             self.step_bytes += len(draft.data) + len(d.thumbnail)
@@ -298,9 +296,7 @@ class _Run:
             return pa.Table.from_pylist(rows_, schema=self.schemas[name])
         import lance
 
-        columns = {
-            f.name: pa.array([r[f.name] for r in rows_], f.type) for f in self.schemas[name] if f.name != "data"
-        }
+        columns = {f.name: pa.array([r[f.name] for r in rows_], f.type) for f in self.schemas[name] if f.name != "data"}
         # merge_insert takes blobs in their own struct only.
         columns["data"] = lance.blob_array([r["data"] for r in rows_])
         return pa.table(columns, schema=self.schemas[name])

@@ -51,9 +51,7 @@ class Row:
     promoted: dict[str, Any] = field(default_factory=dict)
 
 
-def read_row(
-    given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]
-) -> Row:
+def read_row(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]) -> Row:
     """The row, or BadInput naming the column, its value and what was expected.
 
     `promoted` are the lake's typed metadata columns; `read_file` reads a mask's PNG by the path in the row.
@@ -65,9 +63,7 @@ def read_row(
         raise BadInput("the row is nested too deeply") from error
 
 
-def _read(
-    given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]
-) -> Row:
+def _read(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]) -> Row:
     rest = {k: v for k, v in given.items() if k is not None and not _missing(v)}
     if None in given:
         raise BadInput("more values than columns")
@@ -270,7 +266,11 @@ def _masks(value: Any, label: str | None, read_file: Callable[[str], bytes]) -> 
             if not isinstance(rle, Mapping):
                 raise BadInput(f"masks: segmentation is {_shown(rle)}, not COCO RLE (polygons are not supported)")
             size = rle.get("size") or [rle.get("height"), rle.get("width")]
-            if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(s, int) and 0 < s <= 1 << 16 for s in size):
+            if (
+                not isinstance(size, list | tuple)
+                or len(size) != 2
+                or not all(isinstance(s, int) and 0 < s <= 1 << 16 for s in size)
+            ):
                 raise BadInput(f"masks: size is {_shown(size)}, not [height, width]")
             height, width = size
             given_counts = rle.get("counts")

@@ -18,7 +18,8 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from lake import ids as identity
-from lake import schema, store, where as filters
+from lake import schema, store
+from lake import where as filters
 from lake.errors import BadInput
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def create(
         raise BadInput(f"slice name {name!r}: use up to 100 letters, digits, dots, dashes and underscores")
     if sum(x is not None for x in (where, ids, cluster)) != 1:
         raise BadInput("define a slice by exactly one of a SQL filter, ids or a cluster node")
+    members: Sequence[str]
     if where is not None:
         kind, definition, members = "where", where, filters.images(lake, where)
     elif cluster is not None:
@@ -72,9 +74,11 @@ def create(
         kind, definition = "ids", f"{len(members)} ids"
     if not members:
         raise BadInput(f"no image passes {definition!r}; the slice would be empty")
-    made = Slice(name, _next_version(lake, name), kind, definition, len(members), lake.version("predictions"), store.now())
+    made = Slice(
+        name, _next_version(lake, name), kind, definition, len(members), lake.version("predictions"), store.now()
+    )
     rows = {"id": [made.id] * len(members), "name": [name] * len(members)}
-    rows |= {"version": pa.array([made.version] * len(members), pa.int32()), "image_id": members}
+    rows |= {"version": pa.array([made.version] * len(members), pa.int32()), "image_id": [*members]}
     lake.insert("slice_members", pa.table(rows, schema=schema.SLICE_MEMBERS.arrow()))
     fields = {f: getattr(made, f) for f in Slice.__dataclass_fields__} | {"id": made.id}
     lake.insert("slices", pa.Table.from_pylist([fields], schema=schema.SLICES.arrow()))

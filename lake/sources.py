@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -147,20 +148,52 @@ def _table(path: Path) -> Iterator[Item]:
 def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
     csv.field_size_limit(_CSV_FIELD_BYTES)
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(
-            (line.replace("\0", "�") for line in file), delimiter="\t" if path.suffix.lower() == ".tsv" else ","
-        )
-        if not reader.fieldnames:
-            raise BadInput(f"{path} has no header line")
+        lines = _Lines(line.replace("\0", "�") for line in file)
+        reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        header: list[str] | None = None
         while True:
+            lines.taken.clear()
             try:
-                row = next(reader, None)
+                values = next(reader, None)
             except csv.Error as error:
-                yield f"{path}:{reader.line_num}", f"broken CSV: {error}"
+                lines.give_back()
+                yield f"{path}:{lines.number}", f"broken CSV: {error}"
                 continue
-            if row is None:
-                return
-            yield f"{path}:{reader.line_num}", row
+            if values is None:
+                break
+            if header is None:
+                header = values
+            elif len(values) > len(header):
+                yield f"{path}:{lines.number}", "more values than columns"
+            elif values:
+                yield f"{path}:{lines.number}", dict(zip(header, values, strict=False))
+        if not header:
+            raise BadInput(f"{path} has no header line")
+
+
+class _Lines:
+    """The lines of a file, which can be given back: a stray quote would swallow the rows after it."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._again: deque[str] = deque()
+        self.taken: list[str] = []
+        self.number = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.taken.append(line)
+        self.number += 1
+        return line
+
+    def give_back(self) -> None:
+        """Every line taken but the first."""
+        rest = self.taken[1:]
+        self._again.extendleft(reversed(rest))
+        self.number -= len(rest)
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:

@@ -323,11 +323,14 @@ def create(
     if migrations.applied(lake):
         raise BadInput(f"{uri} is a lake already; `lakeloop embed --embedder NAME` adds an embedder to it")
     _refuse_foreign_folder(uri)
-    migrations.apply(lake)
+    # The record of the migrations comes last and is the commit: an interrupted `create` is finished by the next.
+    for table in schema.TABLES.values():
+        lake.create_table(table)
     for name, kind in promoted.items():
         lake.add_column("predictions", pa.field(name, kind))
     for name in embedders:
         register_embedder(lake, name)
+    migrations.apply(lake)
     return lake
 
 

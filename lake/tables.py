@@ -122,6 +122,8 @@ def _flat(table: pa.Table) -> pa.Table:
 
     for i, field in enumerate(table.schema):
         if pa.types.is_nested(field.type):
-            said = [None if v is None else json.dumps(plain(v), ensure_ascii=False) for v in table.column(i).to_pylist()]
+            said = [
+                None if v is None else json.dumps(plain(v), ensure_ascii=False) for v in table.column(i).to_pylist()
+            ]
             table = table.set_column(i, field.name, pa.array(said, pa.string()))
     return table

@@ -9,13 +9,13 @@ VIEWS = {
     ),
     "labels_current": (
         "The latest statement about each image (of equal moments, the one with the greatest event_id).",
-        "SELECT * FROM labels"
-        " QUALIFY row_number() OVER (PARTITION BY image_id, task ORDER BY timestamp DESC, event_id DESC) = 1",
+        """SELECT * FROM labels
+        QUALIFY row_number() OVER (PARTITION BY image_id, task ORDER BY timestamp DESC, event_id DESC) = 1""",
     ),
     "answers_labelled": (
         "Answers beside what the image is known to be; `correct` is null where no label says so.",
-        "SELECT a.*, l.label AS true_label, a.label = l.label AS correct FROM answers a"
-        " LEFT JOIN (SELECT * FROM labels_current WHERE task = 'classification') l USING (image_id)",
+        """SELECT a.*, l.label AS true_label, a.label = l.label AS correct FROM answers a
+        LEFT JOIN (SELECT * FROM labels_current WHERE task = 'classification') l USING (image_id)""",
     ),
 }
 

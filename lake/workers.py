@@ -138,9 +138,7 @@ class WorkerPool:
     def _start(self) -> _Worker:
         ours, theirs = Pipe()
         # One thread each: the pool is the parallelism, and thread stacks count against the memory limit.
-        environment = os.environ | dict.fromkeys(
-            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
-        )
+        environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from lake.workers import serve; "
             f"serve({theirs.fileno()}, {self._function!r}, {self._memory})"

@@ -1,6 +1,6 @@
 """The command `lakeloop`: parses, calls, prints.
 
-Every command takes `--lake URI` (or LAKELOOP_LAKE) and `--json`: exactly one JSON document on stdout, everything else on
+Every command takes `--lake URI` (or LAKELOOP_LAKE) and `--json`: exactly one JSON document on stdout, all else on
 stderr. Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 3 could not be done. Handlers import what they
 need themselves, so that `lakeloop --help` answers at once.
 """
@@ -202,9 +202,7 @@ def _cluster(a: argparse.Namespace) -> int:
 
     from embeddings.cluster import cluster
 
-    made = cluster(
-        _open(a), embedder=a.embedder, where=a.where, node=a.node, method=a.method, k=a.k, seed=a.seed
-    )
+    made = cluster(_open(a), embedder=a.embedder, where=a.where, node=a.node, method=a.method, k=a.k, seed=a.seed)
     if made.remark:
         print(made.remark, file=sys.stderr)
     lines = [
@@ -213,9 +211,7 @@ def _cluster(a: argparse.Namespace) -> int:
     ]
     for n in made.nodes:
         mark = " noise" if n.noise else ""
-        lines.append(
-            f"{made.tree}/{n.path:<6}{n.size:>7,}  {n.compactness:>11.2f}  {n.medoids[0][:12]}{mark}"
-        )
+        lines.append(f"{made.tree}/{n.path:<6}{n.size:>7,}  {n.compactness:>11.2f}  {n.medoids[0][:12]}{mark}")
     facts = {"tree": made.tree, "embedder": made.embedder, "nodes": [asdict(n) for n in made.nodes]}
     return _answer(a, facts | {"remark": made.remark, "seconds": made.seconds}, "\n".join(lines))
 
@@ -240,9 +236,7 @@ def _slice_list(a: argparse.Namespace) -> int:
     found = slices.list(_open(a))
     facts = [tables.plain({f: getattr(s, f) for f in s.__dataclass_fields__}) for s in found]
     lines = [f"{s.id:<24}{s.size:>9,} images  {s.kind}: {s.definition}" for s in found]
-    return _answer(
-        a, facts, "\n".join(lines) or "no slices yet; make one with: lakeloop slice create NAME --where SQL"
-    )
+    return _answer(a, facts, "\n".join(lines) or "no slices yet; make one with: lakeloop slice create NAME --where SQL")
 
 
 def _slice_show(a: argparse.Namespace) -> int:
@@ -268,9 +262,7 @@ def _slice_export(a: argparse.Namespace) -> int:
     made = slices.get(opened, a.name)
     with _progress(a, "images", made.size) as progress:
         written = slices.export(opened, made, Path(a.out), a.format, progress)
-    return _answer(
-        a, {"slice": made.id, "images": written, "out": a.out}, f"wrote {written:,} images to {a.out}"
-    )
+    return _answer(a, {"slice": made.id, "images": written, "out": a.out}, f"wrote {written:,} images to {a.out}")
 
 
 def _serve(a: argparse.Namespace) -> int:
@@ -345,28 +337,22 @@ def _progress(a: argparse.Namespace, unit: str, total: int | None = None) -> Any
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--lake", metavar="URI", help="the lake: a folder or an object store's URI (or LAKELOOP_LAKE)"
-    )
+    common.add_argument("--lake", metavar="URI", help="the lake: a folder or an object store's URI (or LAKELOOP_LAKE)")
     common.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
-    parser = _Parser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="lakeloop", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"lakeloop {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[..., Any], help: str, to: Any = None) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = (to or commands).add_parser(
-            name, parents=[common], help=help, description=help
-        )
+        made: argparse.ArgumentParser = (to or commands).add_parser(name, parents=[common], help=help, description=help)
         made.set_defaults(run=run)
         return made
 
     p = add("init", _init, "make an empty lake")
-    p.add_argument(
-        "--embedder", action="append", metavar="NAME", help="again for more; the first is the default"
-    )
+    p.add_argument("--embedder", action="append", metavar="NAME", help="again for more; the first is the default")
     p.add_argument("--column", action="append", metavar="NAME:TYPE", help="promote a metadata column (string, int, float, bool, timestamp)")  # fmt: skip  # noqa: E501
 
     p = add("ingest", _ingest, "bring in a folder of images, class folders, or a prediction log")
@@ -374,9 +360,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--layout", choices=("auto", "folder", "imagefolder", "table"), default="auto")
 
     p = add("embed", _embed, "give every image that lacks one a vector")
-    p.add_argument(
-        "--embedder", metavar="NAME", help="default: the lake's first; a new one is added to the lake"
-    )
+    p.add_argument("--embedder", metavar="NAME", help="default: the lake's first; a new one is added to the lake")
     p.add_argument("--weights", metavar="FILE", help="safetensors, or a .pth / .pt (see --trust-sha256)")
     p.add_argument("--trust-sha256", metavar="HEX", help="the SHA-256 of a .pth / .pt you know the origin of")
     p.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
@@ -389,13 +373,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     example.add_argument("--text", metavar="T", help="with an embedder that can (CLIP)")
     p.add_argument("-k", type=int, default=10, metavar="N", help="number of results (default 10)")
-    p.add_argument(
-        "--where", metavar="SQL", help="filter on predictions, applied before neighbours are chosen"
-    )
+    p.add_argument("--where", metavar="SQL", help="filter on predictions, applied before neighbours are chosen")
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
-    p.add_argument(
-        "--column", action="append", metavar="NAME", help="one more column of predictions in the results"
-    )
+    p.add_argument("--column", action="append", metavar="NAME", help="one more column of predictions in the results")
 
     p = add("sql", _sql, "run one SELECT over the lake's tables and views")
     p.add_argument("query", metavar="SELECT")

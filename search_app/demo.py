@@ -92,7 +92,7 @@ def cells() -> list[Cell]:
     for line in (root / "labels.csv").read_text().splitlines():
         path, probability, kind = line.split()
         truth = "defect" if float(probability) >= 0.5 else "functional"
-        out.append(Cell(root / path, f"elpv/{path}", truth, {"mono": "monocrystalline", "poly": "polycrystalline"}[kind]))
+        out.append(Cell(root / path, f"elpv/{path}", truth, f"{kind}crystalline"))
     return out
 
 
@@ -261,7 +261,8 @@ def _write_test_set(place: Path, story: Story) -> None:
 
 def _tell(facts: dict[str, Any]) -> None:
     mono, poly = facts["monocrystalline"], facts["polycrystalline"]
-    head = f"{'':<24}{'cells':>6}{'balanced acc.':>15}{'accuracy':>10}{'commoner class':>16}{'called defect':>15}{'confidence':>12}"
+    titles = ("cells", "balanced acc.", "accuracy", "commoner class", "called defect", "confidence")
+    head = f"{'':<24}" + "".join(f"{t:>{w}}" for t, w in zip(titles, (6, 15, 10, 16, 15, 12), strict=True))
     _say("", head)
     for name, row in (("monocrystalline", mono), ("polycrystalline (new)", poly)):
         _say(
@@ -278,8 +279,8 @@ def _tell(facts: dict[str, Any]) -> None:
         "from the cell a customer complained about:",
         "",
         f"  lakeloop search --lake {facts['lake']} --id {facts['complaint']} -k 12 --column module_type",
-        f"  lakeloop cluster --lake {facts['lake']} --where \"model IS NOT NULL\"",
-        f"  lakeloop sql --lake {facts['lake']} \"SELECT module_type, count(*) n, avg(correct::int) accuracy"
+        f'  lakeloop cluster --lake {facts["lake"]} --where "model IS NOT NULL"',
+        f'  lakeloop sql --lake {facts["lake"]} "SELECT module_type, count(*) n, avg(correct::int) accuracy'
         ' FROM answers_labelled WHERE correct IS NOT NULL GROUP BY ALL"',
         "",
         LICENCE,

@@ -35,7 +35,9 @@ def _verdict_colour() -> alt.Color:
 
 def key() -> None:
     """What the colours mean, once for all charts of a row."""
-    st.caption(":primary[■] right &emsp; :orange[■] wrong &emsp; :gray[■] not labelled", text_alignment="right")
+    st.caption(
+        ":primary[■] right &emsp; :orange[■] wrong &emsp; :gray[■] not labelled", text_alignment="right"
+    )
 
 
 def volume(days: Sequence[dict[str, Any]]) -> None:

@@ -91,7 +91,8 @@ class Filters:
             after = self.until + dt.timedelta(days=1)
             chips.append(Chip(f"to {self.until}", f"timestamp < TIMESTAMPTZ '{after} 00:00:00+00'", "to"))
         if self.sql:
-            chips.append(Chip(self.sql, f"({self.sql}\n)", "where"))  # the newline ends a trailing comment
+            end = "\n" if "--" in self.sql else ""  # ends a trailing comment
+            chips.append(Chip(self.sql, f"({self.sql}{end})", "where"))
         return chips
 
     def where(self) -> str | None:

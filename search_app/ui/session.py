@@ -57,6 +57,7 @@ def put(**changes: str | int | Iterable[str] | None) -> None:
                 del st.query_params[name]
         elif st.query_params.get_all(name) != values:
             st.query_params[name] = values
+    save(st.session_state["_page"])
 
 
 def remember(page: str) -> None:
@@ -76,7 +77,7 @@ def remember(page: str) -> None:
 
 
 def save(page: str) -> None:
-    """At the end of a run: what the URL says now is this page's state."""
+    """What the URL says now is this page's state, to come back to."""
     st.session_state["_params"][page] = params()
 
 

@@ -18,6 +18,7 @@ import lake.slices
 from lake.errors import LakeloopError
 from search_app.ui import queries, session
 from search_app.ui.rates import images
+from search_app.ui.words import plain
 
 Measure = Literal["similarity", "confidence"]
 # The address bar holds what a person may want to share, not ten thousand ids.
@@ -41,14 +42,31 @@ def image_grid(rows: Sequence[dict[str, Any]], measure: Measure, title: str = ""
     to slice makes a slice, from any page.
     """
     data = _data(rows, measure, title or images(len(rows)))
-    view = st.session_state.get(key, {}).get("view")
-    if not view or view.get("token") != data["token"]:
-        view = _view_of_url(data["ids"])
+    turn = _settle(key, data["token"])
+    view = {**_view_of_url(data["ids"]), "turn": turn}
     result = _component(key=key, data={**data, "view": view}, on_view_change=_nothing, on_act_change=_nothing)
-    if result.view and result.view.get("token") == data["token"]:
-        _keep_in_url(result.view)
     if result.act:
         _act(result.act)
+
+
+def _settle(key: str, token: str) -> int:
+    """Bring browser and URL together; returns how often the URL changed by itself (back, forward, a link).
+
+    News from the grid goes into the URL; a URL that changed otherwise tells the grid to follow it.
+    """
+    state = st.session_state
+    said = (state.get(key) or {}).get("view")
+    if said and said["token"] == token and said != state.get(f"{key}-said"):
+        state[f"{key}-said"] = said
+        _keep_in_url(said)
+    elif state.get(f"{key}-url") != _url():
+        state[f"{key}-turn"] = state.get(f"{key}-turn", 0) + 1
+    state[f"{key}-url"] = _url()
+    return int(state.get(f"{key}-turn", 0))
+
+
+def _url() -> tuple[str, ...]:
+    return tuple(session.param(name) for name in ("open", "sel", "size"))
 
 
 def _data(rows: Sequence[dict[str, Any]], measure: Measure, title: str) -> dict[str, Any]:
@@ -111,9 +129,9 @@ def save_slice(name: str, **what: Any) -> None:
     try:
         made = lake.slices.create(session.lake(), name, **what)
     except LakeloopError as error:
-        st.toast(str(error), duration="long")
+        st.toast(plain(str(error)), duration="long")
     else:
-        st.toast(f"Slice {made.name} v{made.version} saved: {images(made.size)}.", duration="long")
+        st.toast(f"Slice {plain(made.name)} v{made.version} saved: {images(made.size)}.", duration="long")
 
 
 def _nothing() -> None:

@@ -4,8 +4,8 @@
 // to keep the URL true, and of actions (trigger `act`). Only ids travel. Text is set by textContent alone.
 
 const HEIGHTS = { s: 84, m: 132, l: 208 };
-const GAP = 6, STRIP = 22, OVERSCAN = 900;
-const KEEP_MS = 350;
+const GAP = 6, STRIP = 22, OVERSCAN = 900, NEAR = 400; // pixels
+const KEEP_MS = 350, LOAD_MS = 40;
 
 class Grid {
   constructor(root) {
@@ -50,6 +50,8 @@ class Grid {
     this.canvas.setAttribute("aria-label", "images");
     this.canvas.onkeydown = (event) => this.key(event);
     this.canvas.onclick = (event) => this.click(event);
+    this.probe = node("div", "probe");
+    this.canvas.append(this.probe);
     const split = node("div", "split");
     split.append(this.canvas, this.detail.element);
     this.bar = node("div", "selection");
@@ -58,23 +60,27 @@ class Grid {
     this.detail.element.onkeydown = (event) => { if (event.target.tagName !== "INPUT") this.key(event); };
   }
 
-  // Take the page's data. A new `token` means other results: what was selected or open is then the page's word.
+  // Take the page's data. A new `token` means other results, a new `turn` that the URL changed by itself (back,
+  // forward): what is selected and open is then the page's word. Otherwise it is the browser's.
   update({ data, setStateValue, setTriggerValue }) {
     this.setStateValue = setStateValue;
     this.setTriggerValue = setTriggerValue;
-    const other = data.token !== this.token;
+    const other = data.token !== this.token, turned = data.view.turn !== this.turn;
+    this.turn = data.view.turn;
     this.data = data;
     this.title.textContent = data.title;
-    if (!other) return;
+    if (!other && !turned) return;
+    clearTimeout(this.timer);
+    if (other) {
+      this.index = new Map(data.ids.map((id, place) => [id, place]));
+      for (const [at, tile] of this.tiles) this.drop(at, tile);
+    }
     this.token = data.token;
-    this.index = new Map(data.ids.map((id, place) => [id, place]));
     this.size = data.view.size;
     this.selected = new Set(data.view.selected);
     this.open = this.index.has(data.view.open) ? data.view.open : null;
     this.active = this.open ? this.index.get(this.open) : -1;
     this.anchor = this.active;
-    for (const tile of this.tiles.values()) tile.remove();
-    this.tiles.clear();
     this.naming = false;
     this.showDetail();
     this.showSelection();
@@ -131,7 +137,7 @@ class Grid {
       if (top + height + STRIP < from || top > to) continue;
       for (let at = first; at < end; at++) wanted.add(at);
     }
-    for (const [at, tile] of this.tiles) if (!wanted.has(at)) { tile.remove(); this.tiles.delete(at); }
+    for (const [at, tile] of this.tiles) if (!wanted.has(at)) this.drop(at, tile);
     for (const at of wanted) {
       let tile = this.tiles.get(at);
       const made = !tile;
@@ -147,8 +153,27 @@ class Grid {
         tile.firstChild.style.height = `${height}px`;
       }
     }
+    this.loadSoon();
     this.fitDetail();
     this.mark();
+  }
+
+  // Ask for thumbnails a moment later, and only for rows still near: a fast scroll passes thousands.
+  loadSoon() {
+    this.loading ??= setTimeout(() => {
+      this.loading = null;
+      for (const [at, tile] of this.tiles) {
+        const image = tile.querySelector("img"), { top, bottom } = tile.getBoundingClientRect();
+        if (!image.src && bottom > -NEAR && top < window.innerHeight + NEAR) image.src = `/v1/thumbnails/${this.data.ids[at]}`;
+      }
+    }, LOAD_MS);
+  }
+
+  drop(at, tile) {
+    const image = tile.querySelector("img");
+    if (!image.complete) image.removeAttribute("src"); // ends the request
+    tile.remove();
+    this.tiles.delete(at);
   }
 
   // The panel ends at the window's edge, or above the action bar, wherever the page is scrolled to.
@@ -166,11 +191,9 @@ class Grid {
     tile.setAttribute("role", "option");
     const face = node("div", "face");
     const image = node("img");
-    image.loading = "lazy";
     image.decoding = "async";
     image.alt = "";
     image.draggable = false;
-    image.src = `/v1/thumbnails/${ids[at]}`;
     const check = node("span", "check");
     check.title = "Select (space)";
     face.append(image, check);
@@ -250,20 +273,13 @@ class Grid {
     this.reveal(place);
   }
 
+  // Scroll so that image `at` is in the window, whether its tile exists yet or not.
   reveal(at) {
-    const [, top, , height] = this.spot[at] ?? [];
-    if (top === undefined) return;
+    const [, top, , height] = this.spot[at];
+    this.probe.style.top = `${top}px`;
+    this.probe.style.height = `${height + STRIP}px`;
+    this.probe.scrollIntoView({ block: "nearest" });
     this.paint(false);
-    let tile = this.tiles.get(at);
-    if (!tile) {
-      tile = this.tile(at);
-      tile.style.transform = `translate(0, ${top}px)`;
-      tile.firstChild.style.height = `${height}px`;
-      this.tiles.set(at, tile);
-      this.canvas.append(tile);
-      this.paint(true);
-    }
-    tile.scrollIntoView({ block: "nearest" });
   }
 
   show(at) {
@@ -396,6 +412,7 @@ class Grid {
 
   destroy() {
     clearTimeout(this.timer);
+    clearTimeout(this.loading);
     document.removeEventListener("scroll", this.onscroll, { capture: true });
     this.resize.disconnect();
   }

@@ -35,7 +35,6 @@ def page() -> None:
         with st.container(horizontal_alignment="center"), st.container(border=True, width=560):
             _cluster_form(status)
         return None
-    session.put(tree=tree)  # a link to this page means this tree, whatever is made later
     _toolbar(trees, tree, status)
     return _node(tree, session.param("at"))
 
@@ -116,7 +115,7 @@ def _node(tree: str, path: str) -> None:
     }[session.param("sort") if session.param("sort") in SORTS else "size"]
     opened = cluster_cards(sorted(cards, key=order))
     if opened is not None:
-        session.put(at=opened, view=None, open=None, sel=None)
+        session.put(tree=tree, at=opened, view=None, open=None, sel=None)
         st.rerun()
     return None
 

@@ -47,7 +47,10 @@ def _numbers(totals: queries.Row, judged: Verdict) -> None:
             _rate("Balanced accuracy", judged.balanced_accuracy, how)
             guess = f"What always answering “{judged.commoner_class}” would score: a model must beat it."
             _rate("Commoner-class guess", judged.commoner, guess)
-    if totals["answers"] and not judged.accuracy.n:
+    if not totals["answers"]:
+        st.caption("No model has answered yet. Bring its answers in as a table, one row an answer:")
+        st.code(words.for_this_lake("ingest", "predictions.csv"), language="bash", width=560)
+    elif not judged.accuracy.n:
         st.caption("No answer has a label to compare with, so accuracy is not known.")
 
 

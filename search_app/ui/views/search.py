@@ -27,41 +27,40 @@ def page() -> None:
         return words.no_images()
     ready = [one for one in status["embedders"] if one["embedded"]]
     query, ids, text = session.param("q"), tuple(session.params().get("like", ())), session.param("text")
+    if not ready:
+        st.info(f"Nothing is embedded yet, so nothing can be searched. Run `{words.for_this_lake('embed')}`")
+        _check(_size())
+        return None
     embedder, k = _controls(ready, query, ids)
     if query or ids or text:
         _results(k, embedder, query, ids, text)
     else:
         _check(k)
-    if not ready:
-        st.info(f"Nothing is embedded yet, so nothing can be searched. Run `{words.for_this_lake('embed')}`")
     return None
 
 
-def _controls(ready: list[queries.Row], query: str, ids: tuple[str, ...]) -> tuple[str | None, int]:
-    """The query tray and its settings; changes go to the URL."""
+def _controls(ready: list[queries.Row], query: str, ids: tuple[str, ...]) -> tuple[str, int]:
+    """The query tray and its settings; changes go to the URL, which every run starts from."""
     names = [one["name"] for one in ready]
     speaks = {one.name for one in session.lake().embedders() if one.embeds_text}
-    embedder = session.param("by") if session.param("by") in names else (names[0] if names else None)
+    embedder = session.param("by") if session.param("by") in names else names[0]
+    k = _size()
+    st.session_state.update({"words": session.param("text"), "by-choice": embedder, "k-choice": k})
     left, right = st.columns([3, 2], gap="medium", vertical_alignment="bottom")
     with left:
         _change(query_tray(query, ids), ids)
     with right, st.container(horizontal=True, vertical_alignment="bottom"):
         if embedder in speaks:
-            st.text_input(
-                "Or in words",
-                session.param("text"),
-                key="words",
-                on_change=_say,
-                placeholder="a cracked cell",
-            )
+            st.text_input("Or in words", key="words", on_change=_say, placeholder="a cracked cell")
         if len(names) > 1:
-            st.selectbox("Embedder", names, names.index(embedder or names[0]), key="by-choice", on_change=_by)
-        k = int(session.param("k")) if session.param("k").isdecimal() else DEFAULT_SIZE
-        k = k if k in SIZES else DEFAULT_SIZE
-        st.selectbox(
-            "At most", SIZES, SIZES.index(k), key="k-choice", on_change=_many, format_func=images, width=170
-        )
+            st.selectbox("Embedder", names, key="by-choice", on_change=_by)
+        st.selectbox("At most", SIZES, key="k-choice", on_change=_many, format_func=images, width=170)
     return embedder, k
+
+
+def _size() -> int:
+    asked = session.param("k")
+    return int(asked) if asked in map(str, SIZES) else DEFAULT_SIZE
 
 
 def _say() -> None:
@@ -89,9 +88,7 @@ def _change(change: Change | None, ids: tuple[str, ...]) -> None:
     st.rerun()
 
 
-def _results(k: int, embedder: str | None, query: str, ids: tuple[str, ...], text: str) -> None:
-    if embedder is None:
-        return
+def _results(k: int, embedder: str, query: str, ids: tuple[str, ...], text: str) -> None:
     if query and session.query_images().get(query) is None:
         return words.empty(
             "This query image is no longer kept", "Upload it again: the newest 1,000 are kept."

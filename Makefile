@@ -1,0 +1,42 @@
+# Two commands set everything up: `make demo` and `make test`. Both may be run again at any time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8501
+ARGS ?=
+
+.PHONY: demo test check soak browser clean
+
+demo: $(VENV)/.demo-installed  ## build the demo lake (once) and open the app; ARGS=--no-serve builds only
+	$(BIN)/lakeloop quickstart --lake demo-lake/solar.lake --port $(PORT) $(ARGS)
+
+test: check  ## linters, types, and every test in its short form
+	$(BIN)/python -m pytest -m "not soak" $(ARGS)
+
+check: $(VENV)/.dev-installed browser
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+soak: $(VENV)/.dev-installed browser  ## the long forms; counts and dates stand in docs/benchmarks.md
+	$(BIN)/python -m pytest -m soak $(ARGS)
+
+browser:
+	@command -v chromium >/dev/null || sh .ci/install-chromium
+
+clean:
+	rm -rf $(VENV) demo-lake
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lakeloop needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+# torch first and by its pin: a range would let another package pull a newer one with it.
+$(VENV)/.torch-installed: constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet $$(grep -E '^torch==' constraints.txt)
+	@touch $@
+
+$(VENV)/.%-installed: pyproject.toml constraints.txt $(VENV)/.torch-installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[$*]'
+	@touch $@

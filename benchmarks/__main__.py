@@ -1,0 +1,113 @@
+"""python -m benchmarks NAME [--quick] [--json] [--data DIR] [--rounds N] [--what PART] [--with-peer NAME]
+
+Exit 0: measured; 1: a contender failed; 2: usage; 3: the data is absent. With --json stdout is one document:
+{"name", "machine", "ours", "peers", "ratios", "figures", "left_out"}. Run it under `taskset` to choose the
+cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, peers
+from benchmarks.data import DataAbsent
+from benchmarks.harness import ContenderFailed, Options
+
+# NAME -> module: its `measure(options)` gives the document less name and machine, --what chooses of its PARTS.
+BENCHMARKS = {"ingest": "benchmarks.ingest", "exact": "benchmarks.exact"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Figures beside peers, in one run."
+    )
+    parser.add_argument("name", choices=BENCHMARKS)
+    parser.add_argument("--quick", action="store_true", help="less data and fewer rounds, within 10 minutes")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument(
+        "--data", type=Path, help="folder with the benchmark's archives, or any folder of JPEGs"
+    )
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument(
+        "--what", action="append", default=[], metavar="PART", help="only this part; may be repeated"
+    )
+    parser.add_argument(
+        "--with-peer",
+        action="append",
+        default=[],
+        choices=sorted(peers.PEERS),
+        help="install and run this peer, too",
+    )
+    given = parser.parse_args(arguments)
+    module = importlib.import_module(BENCHMARKS[given.name])
+    if unknown := set(given.what) - set(module.PARTS):
+        parser.error(f"{given.name} has no part {', '.join(unknown)}; it has {', '.join(module.PARTS)}")
+    if given.rounds is not None and given.rounds < 1:
+        parser.error(f"--rounds is {given.rounds}; it must be at least 1")
+    with tempfile.TemporaryDirectory(prefix="lakeloop-bench-") as work:
+        options = Options(
+            given.quick, Path(work), given.data, given.rounds, given.what or module.PARTS, given.with_peer
+        )
+        try:
+            found = module.measure(options)
+        except DataAbsent as error:
+            print(error, file=sys.stderr)
+            return 3
+        except ContenderFailed as error:
+            print(error, file=sys.stderr)
+            return 1
+    facts = machine.facts() | {"quick": given.quick}
+    document = _finite({"name": given.name, "machine": facts, **found})
+    print(json.dumps(document, indent=2, allow_nan=False) if given.json else table(document))
+    return 0
+
+
+def table(document: dict[str, Any]) -> str:
+    """The document for people: a section for each part, a line for each figure."""
+    lines = []
+    for section, content in document.items():
+        if section == "left_out":
+            lines += ["", "left out"] + [f"  {reason}" for reason in content]
+        elif isinstance(content, dict):
+            lines += ["", section] + [f"  {name:<64} {value}" for name, value in _flat(content)]
+        else:
+            lines.append(f"{section}: {content}")
+    return "\n".join(lines)
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    out = []
+    for name, value in content.items():
+        if isinstance(value, dict) and {"median", "low", "high"} <= set(value):
+            interval = (
+                f"{_number(value['median'])}  (95 %: {_number(value['low'])} to {_number(value['high'])})"
+            )
+            out.append((prefix + name, interval))
+        elif isinstance(value, dict):
+            out += _flat(value, f"{prefix}{name}.")
+        else:
+            out.append((prefix + name, _number(value)))
+    return out
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Lakes for tests. A new lake is a copy of one that was made once: making ten tables takes a second."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from lake import store
+from lake.store import Lake
+
+# Tests that share their machine cannot promise a time for one example; equal runs find equal faults.
+hypothesis.settings.register_profile(
+    "lakeloop",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=60,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("lakeloop")
+
+MakeLake = Callable[..., Lake]
+
+
+@pytest.fixture(scope="session")
+def _templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    made: dict[object, Path] = {}
+
+    def template(embedders: Sequence[str], columns: dict[str, str]) -> Path:
+        key = (tuple(embedders), tuple(columns.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("template") / "lake"
+            store.create(str(made[key]), embedders=embedders, columns=columns)
+        return made[key]
+
+    return template
+
+
+@pytest.fixture
+def make_lake(tmp_path: Path, _templates: Callable[..., Path]) -> MakeLake:
+    """make_lake(name="lake", embedders=(), columns={}) -> an open, empty lake of that name in tmp_path."""
+
+    def make(
+        name: str = "lake", embedders: Sequence[str] = (), columns: dict[str, str] | None = None
+    ) -> Lake:
+        place = tmp_path / name
+        shutil.copytree(_templates(embedders, columns or {}), place)
+        return store.open(str(place))
+
+    return make
+
+
+@pytest.fixture
+def lk(make_lake: MakeLake) -> Lake:
+    """An empty lake without embedders or promoted columns."""
+    return make_lake()

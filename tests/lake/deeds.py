@@ -1,0 +1,50 @@
+"""Functions that tests run in worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from embeddings.preprocess import Prepared, prepare_many
+from embeddings.specs import Preprocessing
+from lake import decode
+
+DEADLY = b"DEADLY"
+
+
+def double(number: int) -> int:
+    time.sleep(0.02 * (number % 3))  # later tasks end before earlier ones
+    return 2 * number
+
+
+def double_or_die(number: int, how: str) -> int:
+    if how == "exit":
+        os._exit(3)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "raise":
+        raise ValueError("a bug")
+    if how == "eat":
+        return len(bytearray(8 << 30))
+    if how == "sleep":
+        time.sleep(60)
+    return 2 * number
+
+
+def environment() -> tuple[str | None, int]:
+    return os.environ.get("OMP_NUM_THREADS"), os.getpid()
+
+
+def decode_or_die(files: list[bytes], max_megapixels: float) -> list[decode.Decoded | str]:
+    """lake.decode:decode_many in a world where some bytes crash the decoder."""
+    if any(data.endswith(DEADLY) for data in files):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return decode.decode_many(files, max_megapixels)
+
+
+def prepare_or_die(files: list[bytes], how: Preprocessing | None) -> Prepared:
+    """embeddings.preprocess:prepare_many in the same world."""
+    if any(data.endswith(DEADLY) for data in files):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return prepare_many(files, how)

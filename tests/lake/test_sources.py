@@ -1,0 +1,174 @@
+"""What a path on disk stands for, and the items it holds."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lake import sources
+from lake.errors import BadInput
+
+
+def tree(root: Path, *files: str) -> Path:
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def listed(root: Path, layout: sources.Layout = "auto") -> list[tuple[str, str | None, bool]]:
+    """(path below root, label, whether it can be read) of each item."""
+    items = sources.read(root, layout)
+    return [(os.path.relpath(i.source, root), i.label, i.error is None) for i in items]
+
+
+@pytest.mark.parametrize(
+    ("files", "layout"),
+    [
+        (["a.jpg", "b.jpg"], "folder"),
+        (["cat/a.jpg", "dog/b.jpg"], "imagefolder"),
+        (["cat/a.jpg", "dog/b.jpg", "classes.txt"], "imagefolder"),
+        (["cat/a.jpg", "dog/b.jpg", "c.jpg"], "folder"),
+        (["cat/a.jpg"], "folder"),
+        (["2024/05/a.jpg", "2025/01/b.jpg"], "folder"),
+        (["cat/a.jpg", ".cache/b.jpg"], "folder"),
+    ],
+)
+def test_auto_is_imagefolder_when_all_images_lie_in_two_or_more_class_folders(
+    tmp_path: Path, files: list[str], layout: str
+) -> None:
+    assert sources.resolve(tree(tmp_path, *files), "auto") == layout
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.TSV", "log.jsonl", "log.ndjson", "log.parquet"])
+def test_auto_is_table_for_a_log(tmp_path: Path, name: str) -> None:
+    assert sources.resolve(tree(tmp_path, name) / name, "auto") == "table"
+
+
+def test_a_single_image_is_a_folder_of_one(tmp_path: Path) -> None:
+    (item,) = sources.read(tree(tmp_path, "a.JPG") / "a.JPG", "auto")
+    assert item.path == tmp_path / "a.JPG"
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "reason"),
+    [
+        ("gone", "auto", "does not exist"),
+        ("notes.txt", "auto", "neither a folder, an image, nor"),
+        (".", "table", "is a folder; layout table needs"),
+        ("a.jpg", "imagefolder", "neither"),
+        ("a.jpg", "pile", "layout 'pile' is none of auto, folder, imagefolder, table"),
+    ],
+)
+def test_a_path_that_cannot_be_that_layout_is_refused(tmp_path: Path, name: str, layout, reason: str) -> None:
+    tree(tmp_path, "notes.txt", "a.jpg")
+    with pytest.raises(BadInput, match=reason):
+        sources.resolve(tmp_path / name, layout)
+
+
+def test_a_folder_is_read_in_order_without_hidden_and_foreign_files(tmp_path: Path) -> None:
+    tree(tmp_path, "b.jpg", "a/z.png", "a/c.webp", ".hidden.jpg", ".git/x.jpg", "notes.txt", "d.heic")
+    assert listed(tmp_path, "folder") == [
+        ("b.jpg", None, True), ("d.heic", None, False), ("a/c.webp", None, True), ("a/z.png", None, True),
+    ]  # fmt: skip
+
+
+def test_an_imagefolders_labels_are_its_folders(tmp_path: Path) -> None:
+    tree(tmp_path, "dog/b.jpg", "cat/a.jpg", "cat/deep/c.jpg", "stray.jpg")
+    assert listed(tmp_path, "imagefolder") == [
+        ("cat/a.jpg", "cat", True), ("cat/deep/c.jpg", "cat", True), ("dog/b.jpg", "dog", True), ("stray.jpg", None, False),
+    ]  # fmt: skip
+
+
+def test_a_link_that_leads_back_up_is_followed_once(tmp_path: Path) -> None:
+    tree(tmp_path, "in/a.jpg")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path)
+    assert [name for name, _, _ in listed(tmp_path, "folder")].count("in/a.jpg") <= 1
+
+
+def test_a_name_that_is_no_utf8_is_shown_as_it_can_be(tmp_path: Path) -> None:
+    name = b"gr\xfcn.png".decode("utf-8", "surrogateescape")
+    (tmp_path / name).write_bytes(b"x")
+    (item,) = sources.read(tmp_path, "folder")
+    assert item.source == f"{tmp_path}/gr�n.png"
+    assert item.path is not None
+    assert item.path.read_bytes() == b"x"
+
+
+def rows(path: Path) -> list[tuple[str, object]]:
+    """(line number, row or reason) of each item."""
+    return [(i.source.rpartition(":")[2], i.row if i.error is None else i.error) for i in sources.read(path, "table")]
+
+
+def test_a_csvs_row_is_named_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text('image,label\na.png,cat\n\nb.png,"two\nlines"\nc.png\n', encoding="utf-8-sig")
+    assert rows(tmp_path / "l.csv") == [
+        ("2", {"image": "a.png", "label": "cat"}),
+        ("5", {"image": "b.png", "label": "two\nlines"}),
+        ("6", {"image": "c.png"}),
+    ]
+
+
+def test_a_tsv_is_split_at_tabs(tmp_path: Path) -> None:
+    (tmp_path / "l.tsv").write_text("image\tlabel\na.png\tcat, black\n")
+    assert rows(tmp_path / "l.tsv") == [("2", {"image": "a.png", "label": "cat, black"})]
+
+
+def test_a_stray_quote_costs_its_own_row_only(tmp_path: Path) -> None:
+    """Read as CSV says, it would make one field of the rest of the file."""
+    (tmp_path / "l.csv").write_text('image,label\na.png,cat\nb.png,"dog\nc.png,cow\nd.png,"hen"\n')
+    first, second, *rest = rows(tmp_path / "l.csv")
+    assert first == ("2", {"image": "a.png", "label": "cat"})
+    assert second[0] == "3"
+    assert "broken CSV" in str(second[1])
+    assert rest == [("4", {"image": "c.png", "label": "cow"}), ("5", {"image": "d.png", "label": "hen"})]
+
+
+def test_too_many_values_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("image,label\na.png,cat,0.9\nb.png,dog\n")
+    assert rows(tmp_path / "l.csv") == [("2", "more values than columns"), ("3", {"image": "b.png", "label": "dog"})]
+
+
+def test_a_csv_without_a_header_is_no_log(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("")
+    with pytest.raises(BadInput, match="has no header line"):
+        rows(tmp_path / "l.csv")
+
+
+def test_a_broken_json_line_costs_itself_only(tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    lines = ['{"image": "a.png"}', '{"image": ', "", "[1]", '{"x": ' + "1" * 5000 + "}", deep, '{"image": "b.png"}']
+    (tmp_path / "l.jsonl").write_text("\n".join(lines))
+    found = rows(tmp_path / "l.jsonl")
+    assert [line for line, _ in found] == ["1", "2", "4", "5", "6", "7"]
+    assert found[0][1] == {"image": "a.png"}
+    assert found[-1][1] == {"image": "b.png"}
+    assert found[2][1] == "the line is not a JSON object"
+    assert all("broken JSON" in str(found[i][1]) for i in (1, 3, 4))
+
+
+def test_a_parquets_rows_are_counted(tmp_path: Path) -> None:
+    table = pa.table({"image": ["a.png", "b.png"], "scores": [{"cat": 0.5}, None]})
+    pq.write_table(table, tmp_path / "l.parquet")
+    assert rows(tmp_path / "l.parquet") == [
+        ("1", {"image": "a.png", "scores": {"cat": 0.5}}),
+        ("2", {"image": "b.png", "scores": None}),
+    ]
+
+
+def test_a_value_python_cannot_say_costs_its_row_only(tmp_path: Path) -> None:
+    """A timestamp of the year 33658."""
+    when = pa.array([0, 10**12], pa.timestamp("s"))
+    pq.write_table(pa.table({"image": ["a.png", "b.png"], "timestamp": when}), tmp_path / "l.parquet")
+    first, second = rows(tmp_path / "l.parquet")
+    assert isinstance(first[1], dict)
+    assert second[0] == "2"
+    assert isinstance(second[1], str)
+
+
+def test_a_parquet_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "l.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(BadInput, match="no readable Parquet file"):
+        rows(tmp_path / "l.parquet")

@@ -1,0 +1,181 @@
+"""A lake is made whole, opened at its newest version, and never written over something else."""
+
+import datetime as dt
+import threading
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+import lake
+from lake import ids, ingest, migrations, schema, store
+from lake.errors import BadInput, LakeloopError, NewerLake, NotALake
+from lake.store import Lake
+from tests import pictures
+from tests.conftest import MakeLake
+
+
+def slices_row(name: str) -> pa.Table:
+    row = {"id": f"{name}@1", "name": name, "version": 1, "kind": "ids", "predictions_version": 1, "size": 1}
+    return pa.Table.from_pylist([row | {"created_at": store.now()}], schema=schema.SLICES.arrow())
+
+
+def test_what_is_created_can_be_opened(tmp_path: Path) -> None:
+    made = lake.create(str(tmp_path / "new" / "lake"), embedders=["resnet18", "efficientnet-lite0"])
+    opened = lake.open(made.uri)
+    assert [e.name for e in opened.embedders()] == ["resnet18", "efficientnet-lite0"]
+    assert all(opened.dataset(name).count_rows() == 0 for name in schema.TABLES if name not in ("migrations", "embedders"))
+
+
+def test_a_trailing_slash_names_the_same_lake(lk: Lake) -> None:
+    assert lake.open(lk.uri + "/").uri == lk.uri
+
+
+def test_nothing_there_is_no_lake(tmp_path: Path) -> None:
+    with pytest.raises(NotALake, match="lakeloop init"):
+        lake.open(str(tmp_path / "nothing"))
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_lake_is_created_once(lk: Lake) -> None:
+    with pytest.raises(BadInput, match="is a lake already"):
+        lake.create(lk.uri)
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(BadInput, match=r"other things in it \(holiday.jpg"):
+        lake.create(str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_file_is_no_place_for_a_lake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BadInput, match="is a file"):
+        lake.create(str(tmp_path / "file"))
+
+
+def test_a_lake_of_a_later_lakeloop_is_refused(lk: Lake) -> None:
+    row = {"number": 99, "name": "from the future", "applied_at": store.now(), "lakeloop_version": "9.0"}
+    lk.insert("migrations", pa.Table.from_pylist([row], schema=schema.MIGRATIONS.arrow()))
+    with pytest.raises(NewerLake, match=r"step 99.*upgrade") as caught:
+        lake.open(lk.uri)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("fatal", [1, 4, 9, 10, 11, 12, 13])
+def test_an_interrupted_create_is_completed_by_the_next(tmp_path: Path, monkeypatch, fatal: int) -> None:
+    """Stopped before its n-th step (ten tables, a column, an embedder, the record): no lake until all is there."""
+    steps = 0
+
+    def stopping(step):
+        def counted(*arguments):
+            nonlocal steps
+            steps += 1
+            if steps == fatal:
+                raise KeyboardInterrupt
+            return step(*arguments)
+
+        return counted
+
+    uri, options = str(tmp_path / "lake"), {"columns": {"line": "int"}, "embedders": ["resnet18"]}
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "create_table", stopping(Lake.create_table))
+        patch.setattr(Lake, "add_column", stopping(Lake.add_column))
+        patch.setattr(Lake, "insert", stopping(Lake.insert))
+        with pytest.raises(KeyboardInterrupt):
+            lake.create(uri, **options)
+    with pytest.raises(NotALake):
+        lake.open(uri)
+    made = lake.create(uri, **options)
+    assert made.promoted() == {"line": pa.int64()}
+    assert [e.name for e in made.embedders()] == ["resnet18"]
+    assert migrations.applied(made) == [number for number, _, _ in migrations.STEPS]
+    for name, table in schema.TABLES.items():
+        assert len(made.dataset(name).describe_indices()) == len(table.indexed)
+
+
+def test_migrations_are_recorded_once(lk: Lake) -> None:
+    assert migrations.apply(lk) == []
+    lake.open(lk.uri)
+    numbers = lk.sql("SELECT number FROM migrations ORDER BY number")["number"].to_pylist()
+    assert numbers == [number for number, _, _ in migrations.STEPS] == list(range(1, len(numbers) + 1))
+
+
+def test_two_handles_see_each_others_commits(lk: Lake) -> None:
+    other = lake.open(lk.uri)
+    before = other.version("slices")
+    assert lk.insert("slices", slices_row("a")) == 1
+    assert other.sql("SELECT name FROM slices")["name"].to_pylist() == ["a"]
+    assert other.version("slices") > before
+    assert other.insert("slices", slices_row("b")) == 1
+    assert sorted(lk.frame("slices").collect()["name"]) == ["a", "b"]
+
+
+def test_a_version_stays_what_it_was(lk: Lake) -> None:
+    lk.insert("slices", slices_row("a"))
+    version = lk.version("slices")
+    lk.insert("slices", slices_row("b"))
+    assert lk.dataset("slices", version).count_rows() == 1
+    assert lk.dataset("slices").count_rows() == 2
+
+
+def test_a_known_key_is_not_inserted_again(lk: Lake) -> None:
+    assert lk.insert("slices", slices_row("a")) == 1
+    assert lk.insert("slices", slices_row("a")) == 0
+    assert lk.dataset("slices").count_rows() == 1
+
+
+def test_one_key_inserted_by_many_at_once_is_there_once(lk: Lake) -> None:
+    added: list[int] = []
+    handles = [lake.open(lk.uri) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda h=h: added.append(h.insert("slices", slices_row("a")))) for h in handles
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(added) == 1
+    assert lk.dataset("slices").count_rows() == 1
+
+
+def test_embedders_that_would_share_a_column_are_refused(make_lake: MakeLake) -> None:
+    lk = make_lake(embedders=["my-net"])
+    assert store.register_embedder(lk, "my-net") == lk.embedders()[0]
+    with pytest.raises(BadInput, match="would share the column emb_my_net"):
+        store.register_embedder(lk, "my.net")
+
+
+def test_images_come_back_as_they_were_received(lk: Lake, tmp_path: Path) -> None:
+    paths = pictures.folder(tmp_path / "in", 3)
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+    for path in paths:
+        image = lk.image(ids.image_id(path.read_bytes()))
+        assert image is not None
+        assert (image.data, image.format, image.width, image.height) == (path.read_bytes(), "PNG", 24, 16)
+        assert image.source == str(path)
+    assert lk.image("0" * 64) is None
+    assert lk.thumbnail("0" * 64) is None
+    assert lk.image("' OR '1' = '1") is None
+
+
+def test_a_table_is_a_polars_frame(lk: Lake, tmp_path: Path) -> None:
+    pictures.folder(tmp_path / "in", 3)
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+    frame = lk.frame("images")
+    assert isinstance(frame, pl.LazyFrame)
+    assert "data" not in frame.collect_schema()
+    assert frame.filter(pl.col("width") == 24).collect().height == 3
+
+
+def test_the_present_moment_has_a_zone() -> None:
+    assert store.now().utcoffset() == dt.timedelta(0)
+
+
+def test_every_error_has_an_exit_code() -> None:
+    codes = {cls.__name__: cls.exit_code for base in LakeloopError.__subclasses__() for cls in (base, *base.__subclasses__())}
+    assert set(codes.values()) == {2, 3}
+    assert codes["NotALake"] == 2
+    assert codes["LakeBusy"] == 3

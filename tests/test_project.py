@@ -1,0 +1,121 @@
+"""The promises of the project as a whole: imports point one way, the light door is light, the docs are true."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lake import schema, views
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ["lake", "embeddings", "training", "search_app"]  # each may import those before it
+HEAVY = ["torch", "lancedb", "lance", "streamlit", "pyarrow", "duckdb", "polars"]
+
+
+def _modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_point_downwards(package: str) -> None:
+    above = set(PACKAGES[PACKAGES.index(package) + 1 :]) | {"tests", "benchmarks"}
+    for path in _modules(package):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            upward = [n for n in names if n.partition(".")[0] in above]
+            assert not upward, f"{path.relative_to(ROOT)} imports {upward}"
+
+
+@pytest.mark.parametrize("code", ["import lake", "import lake.errors, lake.ids", "import search_app.cli"])
+def test_the_light_doors_import_nothing_heavy(code: str) -> None:
+    asked = f"import sys; {code}; print(*[m for m in {HEAVY} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.split() == []
+
+
+def test_modules_have_domain_names_and_say_what_they_do() -> None:
+    banned = {"utils", "util", "helpers", "common", "manager", "base", "misc"}
+    for package in [*PACKAGES, "benchmarks"]:
+        for path in _modules(package):
+            assert path.stem not in banned, path
+            assert ast.get_docstring(ast.parse(path.read_text())), f"{path.relative_to(ROOT)} has no docstring"
+
+
+def test_torch_load_stands_in_one_place() -> None:
+    """Pickles can carry code: one function checks the hash first (embeddings/weights.py)."""
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for package in [*PACKAGES, "benchmarks"]
+        for path in _modules(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "load"
+        and "torch" in ast.unparse(node.func.value)
+    ]
+    assert found == ["embeddings/weights.py"]
+
+
+def test_storage_page_lists_every_table_and_column_as_declared() -> None:
+    page = (ROOT / "docs/storage.md").read_text()
+    for table in schema.TABLES.values():
+        section = page.split(f"## {table.name}\n", 1)[1].split("\n## ", 1)[0]
+        listed = re.findall(r"^\| `(\w+)` \|", section, re.M)
+        assert [n for n in listed if n != "emb_"] == [c.name for c in table.columns], table.name
+        for column in table.columns:
+            assert column.doc in section, f"{table.name}.{column.name}"
+    for name, (meaning, _) in views.VIEWS.items():
+        assert f"| `{name}` | {meaning} |" in page
+
+
+def test_every_command_of_the_readme_parses() -> None:
+    """Each `lakeloop ...` line in a code block of README.md and docs/ is one the parser accepts."""
+    import shlex
+
+    from search_app.cli import _parser
+
+    seen = 0
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        blocks = re.findall(r"```(?:sh|console)\n(.*?)```", page.read_text(), re.S)
+        for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True) if "lakeloop " in line else []
+            if words[:1] != ["lakeloop"]:
+                continue
+            seen += 1
+            parsed = _parser().parse_args(words[1:])
+            assert isinstance(parsed, argparse.Namespace)
+    assert seen >= 8
+
+
+def test_readme_prints_the_tree_as_it_is() -> None:
+    """Every package's module is named in the README's tree, and nothing that is not there."""
+    tree = (ROOT / "README.md").read_text().split("```text\n", 1)[1].split("```", 1)[0]
+    named = set(re.findall(r"(\w+)\.py\b", tree))
+    for package in PACKAGES[:3]:
+        modules = {p.stem for p in _modules(package)} - {"__init__"}
+        assert modules <= named, f"{package}: {sorted(modules - named)} not in the README's tree"
+    everywhere = {p.stem for package in [*PACKAGES, "benchmarks"] for p in _modules(package)}
+    assert named <= everywhere, f"the README's tree names {sorted(named - everywhere)}"
+
+
+def test_links_between_docs_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_glossary_words_to_avoid_do_not_name_columns() -> None:
+    page = (ROOT / "docs/concepts.md").read_text()
+    rows = re.findall(r"^\| ([a-z, -]+) \| .* \| ([^|]*) \|$", page, re.M)
+    avoided = {w.strip() for _, words in rows for w in re.sub(r"\(.*?\)", "", words).split(",")}
+    columns = {c.name for t in schema.TABLES.values() for c in t.columns}
+    assert not columns & avoided
