@@ -25,19 +25,13 @@ BENCHMARKS = {"ingest": "benchmarks.ingest", "exact": "benchmarks.exact"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Figures beside peers, in one run."
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Figures beside peers, in one run.")
     parser.add_argument("name", choices=BENCHMARKS)
     parser.add_argument("--quick", action="store_true", help="less data and fewer rounds, within 10 minutes")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument(
-        "--data", type=Path, help="folder with the benchmark's archives, or any folder of JPEGs"
-    )
+    parser.add_argument("--data", type=Path, help="folder with the benchmark's archives, or any folder of JPEGs")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument(
-        "--what", action="append", default=[], metavar="PART", help="only this part; may be repeated"
-    )
+    parser.add_argument("--what", action="append", default=[], metavar="PART", help="only this part; may be repeated")
     parser.add_argument(
         "--with-peer",
         action="append",
@@ -86,9 +80,7 @@ def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     out = []
     for name, value in content.items():
         if isinstance(value, dict) and {"median", "low", "high"} <= set(value):
-            interval = (
-                f"{_number(value['median'])}  (95 %: {_number(value['low'])} to {_number(value['high'])})"
-            )
+            interval = f"{_number(value['median'])}  (95 %: {_number(value['low'])} to {_number(value['high'])})"
             out.append((prefix + name, interval))
         elif isinstance(value, dict):
             out += _flat(value, f"{prefix}{name}.")

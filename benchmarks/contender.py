@@ -46,9 +46,7 @@ def cpu_seconds() -> float:
 
 def main(function: str, arguments: str, result: str) -> None:
     module, _, name = function.partition(":")
-    answer: dict[str, Any] = getattr(importlib.import_module(module), name)(
-        **json.loads(Path(arguments).read_text())
-    )
+    answer: dict[str, Any] = getattr(importlib.import_module(module), name)(**json.loads(Path(arguments).read_text()))
     Path(result).write_text(json.dumps(answer))
 
 

@@ -21,9 +21,7 @@ def folder(given: Path | None) -> Path:
     """`--data`, else $LAKELOOP_BENCH_DATA, else ../shared/data beside the repository. Raises DataAbsent."""
     place = given or Path(os.environ.get(VARIABLE) or ROOT.parent / "shared" / "data")
     if not place.is_dir():
-        raise DataAbsent(
-            f"no benchmark data in {place}: any folder of JPEGs will do, given by --data or ${VARIABLE}"
-        )
+        raise DataAbsent(f"no benchmark data in {place}: any folder of JPEGs will do, given by --data or ${VARIABLE}")
     return place
 
 
@@ -36,9 +34,7 @@ def photographs(data: Path, work: Path, most: int) -> Path:
         return out
     found = sorted(p for p in data.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     if not found:
-        raise DataAbsent(
-            f"{data} holds neither {PHOTOGRAPHS} nor a JPEG: any folder of JPEGs will do, given by --data"
-        )
+        raise DataAbsent(f"{data} holds neither {PHOTOGRAPHS} nor a JPEG: any folder of JPEGs will do, given by --data")
     for number, path in enumerate(found[:most]):
         (out / f"{number:06d}.jpg").write_bytes(path.read_bytes())
     return out

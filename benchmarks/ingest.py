@@ -73,9 +73,7 @@ def _photographs(options: Options, place: Path, document: dict[str, Any]) -> Non
 
     parts, closing = [Contender("stages", f"{HERE}:stages", {"folder": folder})], []
     for engine in engines:
-        parts.append(
-            Contender(f"forward {engine}", f"{HERE}:forward_only", {"squares": squares, "engine": engine})
-        )
+        parts.append(Contender(f"forward {engine}", f"{HERE}:forward_only", {"squares": squares, "engine": engine}))
         closing.append(_ours(engine, engine, folder, work))
     parts += [
         *closing,
@@ -88,8 +86,7 @@ def _photographs(options: Options, place: Path, document: dict[str, Any]) -> Non
         if contender.name == "clip-retrieval":
             rivals[contender.name] = CLIP
             parts += [
-                _ours(f"clip {e}", e, folder, work, CLIP, str(options.work / f"{CLIP}.safetensors"))
-                for e in engines
+                _ours(f"clip {e}", e, folder, work, CLIP, str(options.work / f"{CLIP}.safetensors")) for e in engines
             ]
     everything = rounds(parts, options.rounds or 3, options.work)
     done = quiet_ones(everything)
@@ -159,10 +156,7 @@ def _installed_peers(options: Options, folder: str, left_out: list[str]) -> list
 
 
 def _against_limit(done: Rounds, engine: str) -> dict[str, Any]:
-    limits = [
-        CORES / (_cpu(r[f"forward {engine}"]) + _stage(r, "scaled_decode") + _stage(r, "resize"))
-        for r in done
-    ]
+    limits = [CORES / (_cpu(r[f"forward {engine}"]) + _stage(r, "scaled_decode") + _stage(r, "resize")) for r in done]
     rates = [_rate(r[engine]) for r in done]
     apart = [_rate(r[engine], less=r[engine].result["pools"]["seconds"]) for r in done]
     return {

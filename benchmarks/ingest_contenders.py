@@ -183,9 +183,7 @@ def plain_dataloader(turn: int, folder: str, work: str) -> dict[str, Any]:
         uri = str(Path(work, f"plain-{turn}.lance"))
     with Stopwatch() as whole:
         files = [str(p) for p in sorted(Path(folder).rglob("*.*"))]
-        loader = torch.utils.data.DataLoader(
-            _Photographs(files, prepare), batch_size=BATCH, num_workers=CORES
-        )
+        loader = torch.utils.data.DataLoader(_Photographs(files, prepare), batch_size=BATCH, num_workers=CORES)
         rows: list[dict[str, Any]] = []
         for names, batch, places in loader:
             with torch.inference_mode():

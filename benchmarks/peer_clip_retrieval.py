@@ -50,7 +50,5 @@ def run(turn: int, folder: str, work: str, arch: str, weights: str, batch: int, 
         "images": len(files),
         "startup": startup.figures(),
         "whole": whole.figures(),
-        "versions": {
-            p: importlib.metadata.version(p) for p in ("clip-retrieval", "torch", "open-clip-torch")
-        },
+        "versions": {p: importlib.metadata.version(p) for p in ("clip-retrieval", "torch", "open-clip-torch")},
     }

@@ -30,8 +30,10 @@ METHODS: tuple[Method, ...] = ("auto", "kmeans", "hdbscan")
 # HDBSCAN is quadratic here: 20,000 points of 50 dimensions take a minute and a half on two cores.
 HDBSCAN_MOST = 20_000
 AUTO_HDBSCAN_MOST = 5_000
-# `auto` takes k-means when HDBSCAN leaves more than this share in no cluster: such a split isolates nothing.
+# `auto` takes k-means when HDBSCAN leaves more than this share in no cluster, or puts more than that share in one:
+# such a split isolates nothing.
 NOISE_SHARE_MOST = 0.6
+LARGEST_SHARE_MOST = 0.6
 REDUCED_DIM = 50
 FEWEST = 4
 MEDOIDS = 12
@@ -73,8 +75,9 @@ def cluster(
 ) -> Tree:
     """Clusters the lake's images (those that pass `where`) into a new tree, or the members of `node` (TREE/PATH).
 
-    Opening a node again replaces its children and everything below. `k` is k-means' number of clusters; without it
-    it grows with the number of images, up to 24. The same images, method and seed give the same nodes.
+    Opening a node again replaces its children and everything below. `k` is k-means' number of clusters (so `auto`
+    with a `k` is k-means); without it it grows with the number of images, up to 24. The same images, method and
+    seed give the same nodes.
     Raises BadInput for a node that does not exist, too few images, or images without vectors.
     """
     started = time.perf_counter()
@@ -115,12 +118,16 @@ def partition(
     if method == "hdbscan" and n > HDBSCAN_MOST:
         raise BadInput(f"{n:,} images are too many for hdbscan (at most {HDBSCAN_MOST:,}): start with --method kmeans")
     remark = None
-    if method == "hdbscan" or (method == "auto" and n <= AUTO_HDBSCAN_MOST):
+    if method == "hdbscan" or (method == "auto" and k is None and n <= AUTO_HDBSCAN_MOST):
         labels, params = _hdbscan(points)
-        found, noise = len(set(labels.tolist()) - {-1}), float((labels < 0).mean())
-        if method == "hdbscan" or (found >= 2 and noise <= NOISE_SHARE_MOST):
+        sizes = np.bincount(labels[labels >= 0], minlength=1) / n
+        noise, found = float((labels < 0).mean()), len(sizes) if sizes.any() else 0
+        if method == "hdbscan" or (found >= 2 and noise <= NOISE_SHARE_MOST and sizes.max() <= LARGEST_SHARE_MOST):
             return labels, "hdbscan", params, None
-        remark = f"HDBSCAN found {found} clusters and {noise:.0%} noise; k-means was used instead"
+        remark = (
+            f"HDBSCAN found {found} clusters, the largest with {sizes.max():.0%} of the images, and {noise:.0%} noise; "
+            "k-means was used instead"
+        )
     labels, params = _kmeans(points, k, seed)
     return labels, "kmeans", params, remark
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -93,7 +94,9 @@ class OpenVinoEngine:
         except ImportError as error:
             raise MissingExtra("openvino", "cpu") from error
         example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            # OpenVINO still traces; torch has marked tracing as deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
             model = openvino.convert_model(network, example_input=example, input=[([-1, 3, side, side], np.uint8)])
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",

@@ -218,8 +218,28 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
         with pq.ParquetFile(path) as file:
             number = 0
             for batch in file.iter_batches(batch_size=2_048):
-                for row in batch.to_pylist(maps_as_pydicts="lossy"):
+                for row in _as_dicts(batch):
                     number += 1
                     yield f"{path}:{number}", row
     except (pa.ArrowInvalid, OSError) as error:
         raise BadInput(f"{path} is no readable Parquet file: {error}") from error
+
+
+def _as_dicts(batch: Any) -> Iterator[Mapping[str, Any] | str]:
+    """Rows as Python values; for one that Python cannot say (a date beyond the year 9999), the reason."""
+    import pyarrow as pa
+
+    # Arrow gives nanoseconds to those only who have pandas.
+    coarser = [
+        f.with_type(pa.timestamp("us", f.type.tz)) if pa.types.is_timestamp(f.type) and f.type.unit == "ns" else f
+        for f in batch.schema
+    ]
+    batch = batch.cast(pa.schema(coarser), safe=False)
+    try:
+        yield from batch.to_pylist(maps_as_pydicts="lossy")
+    except (ValueError, OverflowError):
+        for index in range(batch.num_rows):
+            try:
+                yield from batch.slice(index, 1).to_pylist(maps_as_pydicts="lossy")
+            except (ValueError, OverflowError) as error:
+                yield f"a value cannot be read: {error}"

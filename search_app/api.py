@@ -55,9 +55,7 @@ def make_api(lake: Lake) -> FastAPI:
         yield
         uploads.close()
 
-    api = FastAPI(
-        title="lakeloop", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan
-    )
+    api = FastAPI(title="lakeloop", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
     queries = query_images.beside(lake.uri)
     _answer_errors_as_problems(api)
 
@@ -159,9 +157,7 @@ async def _image_body(request: Request) -> bytes:
     """The raw body, refused by type and by size before anything looks inside it."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if not kind.startswith("image/"):
-        raise HTTPException(
-            415, f"send the image itself as the body with an image/* type, not {kind or 'no type'!r}"
-        )
+        raise HTTPException(415, f"send the image itself as the body with an image/* type, not {kind or 'no type'!r}")
     too_large = HTTPException(413, f"a query image may be {UPLOAD_LIMIT // 2**20} MB at most")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > UPLOAD_LIMIT:

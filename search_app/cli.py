@@ -17,6 +17,7 @@ from lake.errors import BadInput, CouldNot, LakeloopError
 from lake.version import VERSION
 
 if TYPE_CHECKING:
+    from embeddings.backfill import Report
     from lake.store import Lake
 
 DESCRIPTION = """\
@@ -120,7 +121,7 @@ def _embed(a: argparse.Namespace) -> int:
 
     from embeddings import embedder as embedders
     from embeddings import specs
-    from embeddings.backfill import backfill
+    from embeddings.backfill import Report, backfill
     from lake import store, summary
 
     opened = _open(a)
@@ -130,10 +131,16 @@ def _embed(a: argparse.Namespace) -> int:
             store.register_embedder(opened, a.embedder)
     record = embedders.record_of(opened, a.embedder)
     file = Path(a.weights) if a.weights else None
-    model = embedders.for_lake(opened, record, file=file, trust_sha256=a.trust_sha256, engine=a.engine)
     total = summary.embedder_progress(opened, record.name, record.column, record.dim)["missing"]
+    if total == 0 and record.dim is not None and file is None:
+        return _embedded(a, Report(record.name))  # without loading the network
+    model = embedders.for_lake(opened, record, file=file, trust_sha256=a.trust_sha256, engine=a.engine)
     with _progress(a, "images", total) as progress:
         report = backfill(opened, record, model, file=file, progress=progress)
+    return _embedded(a, report)
+
+
+def _embedded(a: argparse.Namespace, report: Report) -> int:
     for image, reason in list(report.reasons.items())[:20]:
         print(f"failed {image}: {reason}", file=sys.stderr)
     names = ("embedder", "embedded", "failed", "images_per_second", "seconds")

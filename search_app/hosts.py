@@ -44,9 +44,7 @@ class AllowedHosts:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = {
-            key: value.decode("latin-1") for key, value in scope["headers"] if key in (b"host", b"origin")
-        }
+        headers = {key: value.decode("latin-1") for key, value in scope["headers"] if key in (b"host", b"origin")}
         reason = self.refusal(headers.get(b"host", ""), headers.get(b"origin"), scope.get("method"))
         if reason is None:
             await self.app(scope, receive, send)
@@ -54,9 +52,7 @@ class AllowedHosts:
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": reason[:120]})
         else:
-            body = json.dumps(
-                {"type": "about:blank", "title": "Forbidden", "status": 403, "detail": reason}
-            ).encode()
+            body = json.dumps({"type": "about:blank", "title": "Forbidden", "status": 403, "detail": reason}).encode()
             content = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))]
             await send({"type": "http.response.start", "status": 403, "headers": content})
             await send({"type": "http.response.body", "body": body})

@@ -30,15 +30,11 @@ def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
         return None
     # Indexed look-ups of Lance: a few milliseconds each, where a DuckDB connection alone takes forty.
     is_it = f"image_id = '{image_id}'"
-    images = lake.scan(
-        "images", ["image_id", "width", "height", "format", "size_bytes", "source"], is_it
-    ).to_pylist()
+    images = lake.scan("images", ["image_id", "width", "height", "format", "size_bytes", "source"], is_it).to_pylist()
     if not images:
         return None
     predictions = lake.scan("predictions", [*_OWN_COLUMNS, *lake.promoted()], is_it).to_pylist()
-    labels = lake.scan(
-        "labels", ["event_id", "timestamp", "task", "label", "origin", "annotator"], is_it
-    ).to_pylist()
+    labels = lake.scan("labels", ["event_id", "timestamp", "task", "label", "origin", "annotator"], is_it).to_pylist()
     slices = lake.scan("slice_members", ["name", "version"], is_it).to_pylist()
     predictions.sort(key=_age, reverse=True)
     labels.sort(key=lambda row: (row["timestamp"], row["event_id"]), reverse=True)

@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lake
-from lake.errors import BadInput
+from lake.errors import BadInput, MissingExtra
 from search_app.api import make_api
 from search_app.hosts import AllowedHosts, is_loopback
 
@@ -37,7 +37,10 @@ def make_server(lake_uri: str, ui: bool = True, hosts: Iterable[str] = ()) -> AS
     api = make_api(opened)
     if not ui:
         return AllowedHosts(api, hosts)
-    from search_app.ui import session, settings
+    try:
+        from search_app.ui import session, settings
+    except ImportError as error:
+        raise MissingExtra("streamlit", "app") from error
 
     settings.apply()
     session.bind(opened)
@@ -80,7 +83,7 @@ def serve(uri: str, host: str = "127.0.0.1", port: int = 8501, ui: bool = True) 
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     app = make_server(uri, ui=ui, hosts=[host])
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, ws_max_size=2**26, server_header=False
+        app, log_level="warning", access_log=False, ws_max_size=2**26, timeout_graceful_shutdown=2, server_header=False
     )
     _Announcing(config, f"lakeloop answers on {url}").run(sockets=[listener])
 
@@ -93,9 +96,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise BadInput(
-            f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port"
-        ) from None
+        raise BadInput(f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port") from None
     listener.listen(128)
     return listener
 

@@ -35,9 +35,7 @@ class Uploads:
         """The image upright, RGB, at most 2,048 pixels long, as JPEG. Raises UnreadableImage."""
         with self._lock:
             if self._pool is None:
-                self._pool = WorkerPool(
-                    f"{__name__}:normalised", 1, memory_bytes=HTTP_MEMORY_BYTES, timeout=SECONDS
-                )
+                self._pool = WorkerPool(f"{__name__}:normalised", 1, memory_bytes=HTTP_MEMORY_BYTES, timeout=SECONDS)
             result = self._pool.run(data, max_megapixels, LONGEST_SIDE)
         if isinstance(result, WorkerDied):
             raise UnreadableImage(result.reason)

@@ -35,9 +35,7 @@ def _verdict_colour() -> alt.Color:
 
 def key() -> None:
     """What the colours mean, once for all charts of a row."""
-    st.caption(
-        ":primary[■] right &emsp; :orange[■] wrong &emsp; :gray[■] not labelled", text_alignment="right"
-    )
+    st.caption(":primary[■] right &emsp; :orange[■] wrong &emsp; :gray[■] not labelled", text_alignment="right")
 
 
 def volume(days: Sequence[dict[str, Any]]) -> None:
@@ -104,9 +102,7 @@ def accuracy(days: Sequence[dict[str, Any]]) -> None:
     y = alt.Y("low:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%", tickCount=5))
     band = base.mark_area(opacity=0.18, color=colour).encode(y=y, y2="high:Q")
     rule = base.mark_rule(opacity=0.45, color=colour).encode(y=y, y2="high:Q")
-    line = base.mark_line(color=colour, point=alt.OverlayMarkDef(color=colour, size=36)).encode(
-        y="accuracy:Q"
-    )
+    line = base.mark_line(color=colour, point=alt.OverlayMarkDef(color=colour, size=36)).encode(y="accuracy:Q")
     st.caption(title)
     st.altair_chart(band + rule + line, alt=title)
 
@@ -126,9 +122,7 @@ def confidence(bins: Sequence[dict[str, Any]]) -> None:
         _chart(data)
         .mark_bar(binSpacing=1)
         .encode(
-            x=alt.X(
-                "low:Q", bin="binned", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)
-            ),
+            x=alt.X("low:Q", bin="binned", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)),
             x2="high:Q",
             y=alt.Y("answers:Q", title=None, axis=alt.Axis(format=",.0f", tickCount=4)),
             color=_verdict_colour(),

@@ -84,9 +84,7 @@ class Filters:
             low, high = self.confidence
             chips.append(Chip(*_between(low, high), "conf"))
         if self.since:
-            chips.append(
-                Chip(f"from {self.since}", f"timestamp >= TIMESTAMPTZ '{self.since} 00:00:00+00'", "from")
-            )
+            chips.append(Chip(f"from {self.since}", f"timestamp >= TIMESTAMPTZ '{self.since} 00:00:00+00'", "from"))
         if self.until:
             after = self.until + dt.timedelta(days=1)
             chips.append(Chip(f"to {self.until}", f"timestamp < TIMESTAMPTZ '{after} 00:00:00+00'", "to"))
@@ -109,9 +107,7 @@ class Filters:
     def without(self, chip: Chip) -> Filters:
         """The same filters with one chip taken away."""
         params = self.to_params()
-        params[chip.param] = (
-            [] if chip.value is None else [one for one in params[chip.param] if one != chip.value]
-        )
+        params[chip.param] = [] if chip.value is None else [one for one in params[chip.param] if one != chip.value]
         return Filters.from_params(params)
 
     def inside(self) -> Filters:
@@ -130,9 +126,7 @@ def _text(value: str) -> str:
 
 def _model(one: str) -> str:
     name, space, version = one.partition(" ")
-    return (
-        f"(model = {_text(name)} AND model_version = {_text(version)})" if space else f"model = {_text(name)}"
-    )
+    return f"(model = {_text(name)} AND model_version = {_text(version)})" if space else f"model = {_text(name)}"
 
 
 def _between(low: float, high: float) -> tuple[str, str]:

@@ -114,9 +114,7 @@ def histogram(where: str | None) -> list[Row]:
 
 def labels() -> list[str]:
     """Answered classes, commonest first."""
-    found = rows(
-        "SELECT label FROM answers WHERE label IS NOT NULL GROUP BY label ORDER BY count(*) DESC LIMIT 500"
-    )
+    found = rows("SELECT label FROM answers WHERE label IS NOT NULL GROUP BY label ORDER BY count(*) DESC LIMIT 500")
     return [row["label"] for row in found]
 
 
@@ -129,9 +127,9 @@ def models() -> list[str]:
 
 def days() -> Row:
     """first and last day (dates) that an answer carries; None when no answer has a time."""
-    return rows(
-        "SELECT CAST(min(timestamp) AS DATE) AS first, CAST(max(timestamp) AS DATE) AS last FROM predictions"
-    )[0]
+    return rows("SELECT CAST(min(timestamp) AS DATE) AS first, CAST(max(timestamp) AS DATE) AS last FROM predictions")[
+        0
+    ]
 
 
 def sample(where: str | None, order: str, seed: int, limit: int) -> list[Row]:

@@ -49,9 +49,7 @@ def balanced(recalls: Sequence[Rate]) -> Rate:
     """
     known = [(one.value, one.low, one.high) for one in recalls if one.n]
     rows = [
-        (value, low, high)
-        for value, low, high in known
-        if value is not None and low is not None and high is not None
+        (value, low, high) for value, low, high in known if value is not None and low is not None and high is not None
     ]
     if not rows:
         return Rate(None, None, None, 0)

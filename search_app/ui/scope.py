@@ -104,9 +104,7 @@ def _filter_form(filters: Filters) -> None:
             left, right = st.columns(2)
             since = left.date_input("From day", filters.since, key=f"since-{state}", format="YYYY-MM-DD")
             until = right.date_input("To day", filters.until, key=f"until-{state}", format="YYYY-MM-DD")
-        sql = st.text_area(
-            "SQL", filters.sql, height=70, placeholder="confidence < 0.6 AND source LIKE '%night%'"
-        )
+        sql = st.text_area("SQL", filters.sql, height=70, placeholder="confidence < 0.6 AND source LIKE '%night%'")
         st.caption("One true-or-false expression over the columns of predictions.")
         if st.form_submit_button("Apply", type="primary"):
             _apply(
@@ -128,6 +126,4 @@ def _sql(where: str) -> None:
         st.caption("These filters as one SQL predicate")
         st.code(where, language="sql", wrap_lines=True)
         st.caption("The same rows on the command line")
-        st.code(
-            command(f"search --lake {session.lake().uri} --id ID", where), language="bash", wrap_lines=True
-        )
+        st.code(command(f"search --lake {session.lake().uri} --id ID", where), language="bash", wrap_lines=True)

@@ -1,5 +1,6 @@
 """What a path on disk stands for, and the items it holds."""
 
+import datetime as dt
 import os
 from pathlib import Path
 
@@ -166,6 +167,13 @@ def test_a_value_python_cannot_say_costs_its_row_only(tmp_path: Path) -> None:
     assert isinstance(first[1], dict)
     assert second[0] == "2"
     assert isinstance(second[1], str)
+
+
+def test_nanoseconds_are_read_as_microseconds(tmp_path: Path) -> None:
+    when = pa.array([1_714_996_800_000_001_999], pa.timestamp("ns", tz="UTC"))
+    pq.write_table(pa.table({"image": ["a.png"], "timestamp": when}), tmp_path / "l.parquet")
+    ((_, row),) = rows(tmp_path / "l.parquet")
+    assert row == {"image": "a.png", "timestamp": dt.datetime(2024, 5, 6, 12, 0, 0, 1, tzinfo=dt.UTC)}
 
 
 def test_a_parquet_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -55,9 +55,7 @@ def test_an_image_is_the_stored_bytes(client: TestClient, shapes: Shapes) -> Non
     ("wrong", "status"),
     [(UNKNOWN, 404), ("abc", 422), ("A" * 64, 422), ("%2e%2e%2fetc%2fpasswd", 404), ("' or 1=1", 422)],
 )
-def test_a_bad_id_is_a_problem_and_never_a_crash(
-    client: TestClient, path: str, wrong: str, status: int
-) -> None:
+def test_a_bad_id_is_a_problem_and_never_a_crash(client: TestClient, path: str, wrong: str, status: int) -> None:
     answer = client.get(f"/v1/{path}/{wrong}")
     assert answer.status_code == status
     assert answer.headers["content-type"] == PROBLEM
@@ -114,9 +112,7 @@ def test_a_query_image_is_kept_by_its_content(client: TestClient, shapes: Shapes
         (b"x" * (UPLOAD_LIMIT + 1), "image/jpeg", 413),
     ],
 )
-def test_a_bad_upload_is_refused_with_its_reason(
-    client: TestClient, body: bytes, kind: str, status: int
-) -> None:
+def test_a_bad_upload_is_refused_with_its_reason(client: TestClient, body: bytes, kind: str, status: int) -> None:
     answer = client.post("/v1/queries", content=body, headers={"Content-Type": kind})
     assert answer.status_code == status
     assert answer.headers["content-type"] == PROBLEM
@@ -125,9 +121,7 @@ def test_a_bad_upload_is_refused_with_its_reason(
 
 def test_an_upload_without_a_length_is_cut_off_at_the_limit(client: TestClient) -> None:
     chunks = (b"x" * 2**20 for _ in range(UPLOAD_LIMIT // 2**20 + 2))
-    assert (
-        client.post("/v1/queries", content=chunks, headers={"Content-Type": "image/jpeg"}).status_code == 413
-    )
+    assert client.post("/v1/queries", content=chunks, headers={"Content-Type": "image/jpeg"}).status_code == 413
 
 
 def test_only_the_newest_query_images_are_kept(tmp_path: Path) -> None:
@@ -159,9 +153,7 @@ def test_status_and_health(client: TestClient, shapes: Shapes) -> None:
         ("POST", {"Host": "localhost:8501", "Origin": "null"}, 403),
     ],
 )
-def test_only_our_own_names_are_answered(
-    shapes: Shapes, method: str, headers: dict[str, str], status: int
-) -> None:
+def test_only_our_own_names_are_answered(shapes: Shapes, method: str, headers: dict[str, str], status: int) -> None:
     with TestClient(server.make_server(shapes.uri, ui=False)) as client:
         path = "/healthz" if method == "GET" else "/v1/queries"
         answer = client.request(method, path, headers=headers)

@@ -50,9 +50,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
         "lk = lake.open(sys.argv[1]); record = lk.embedders()[0]\n"
         "backfill.backfill(lk, record, embedder.load(record.name, engine='torch'), workers=1)\n"
     )
-    subprocess.run(
-        [sys.executable, "-c", embed, made.uri], check=True, capture_output=True, cwd=_root(), timeout=120
-    )
+    subprocess.run([sys.executable, "-c", embed, made.uri], check=True, capture_output=True, cwd=_root(), timeout=120)
     return made
 
 
@@ -65,9 +63,7 @@ def url(embedded: Shapes) -> Iterator[str]:
     )
     lines: queue.Queue[str] = queue.Queue()
     assert server.stderr is not None
-    reader = threading.Thread(
-        target=lambda pipe: [lines.put(line) for line in pipe], args=[server.stderr], daemon=True
-    )
+    reader = threading.Thread(target=lambda pipe: [lines.put(line) for line in pipe], args=[server.stderr], daemon=True)
     reader.start()
     try:
         said = ""
@@ -137,9 +133,7 @@ def test_an_uploaded_image_is_found_opened_and_comes_back_after_a_reload(
     assert found[1] in page.locator(".detail .body").inner_text()
 
 
-def test_a_result_becomes_the_next_search_and_a_selection_a_slice(
-    page: Page, url: str, embedded: Shapes
-) -> None:
+def test_a_result_becomes_the_next_search_and_a_selection_a_slice(page: Page, url: str, embedded: Shapes) -> None:
     page.goto(f"{url}/search?label=circle")
     page.locator(".tile").nth(1).click()
     page.get_by_role("button", name="Find similar").first.click()

@@ -24,9 +24,7 @@ _component = st.components.v2.component(
 
 def cluster_cards(nodes: Sequence[dict[str, Any]], key: str = "cards") -> str | None:
     """Show one card for each row of `queries.children`; returns the path of the node clicked, or None."""
-    palette = sorted(
-        {one["label"] for row in nodes for one in row["labels"] or [] if one["label"] is not None}
-    )
+    palette = sorted({one["label"] for row in nodes for one in row["labels"] or [] if one["label"] is not None})
     result = _component(
         key=key,
         data={"cards": [_card(row) for row in nodes], "palette": palette},

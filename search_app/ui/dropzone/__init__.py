@@ -11,6 +11,8 @@ from importlib.resources import files
 
 import streamlit as st
 
+SHOWN = 8
+
 _here = files("search_app.ui.dropzone")
 _component = st.components.v2.component(
     "lakeloop_dropzone",
@@ -32,8 +34,12 @@ def query_tray(query: str, ids: Sequence[str], key: str = "tray") -> Change | No
     """Show the uploaded query image and the picked images; returns a change, or None."""
     exemplars = [{"id": query, "url": f"/v1/queries/{query}"}] if query else []
     exemplars += [{"id": one, "url": f"/v1/thumbnails/{one}"} for one in ids]
+    more = max(0, len(exemplars) - SHOWN)
     result = _component(
-        key=key, data={"exemplars": exemplars}, on_uploaded_change=_nothing, on_removed_change=_nothing
+        key=key,
+        data={"exemplars": exemplars[:SHOWN], "more": more},
+        on_uploaded_change=_nothing,
+        on_removed_change=_nothing,
     )
     if result.uploaded or result.removed:
         return Change(result.uploaded, result.removed)

@@ -52,6 +52,7 @@ class Tray {
     this.setTriggerValue = setTriggerValue;
     this.busy(false);
     this.words.textContent = data.exemplars.length ? MORE : EMPTY;
+    const more = data.more ? [node("span", "more", `and ${data.more} more`)] : [];
     this.exemplars.replaceChildren(...data.exemplars.map(({ id, url }) => {
       const made = node("div", "exemplar");
       const image = node("img");
@@ -64,7 +65,7 @@ class Tray {
       remove.onclick = () => setTriggerValue("removed", id);
       made.append(image, remove);
       return made;
-    }));
+    }), ...more);
   }
 
   busy(on) {

@@ -34,7 +34,6 @@ _component = st.components.v2.component(
 )
 
 
-@st.fragment
 def image_grid(rows: Sequence[dict[str, Any]], measure: Measure, title: str = "", key: str = "grid") -> None:
     """Show `rows` (image_id, label, confidence, and similarity when that is the measure) in their order.
 
@@ -57,16 +56,13 @@ def _settle(key: str, token: str) -> int:
     state = st.session_state
     said = (state.get(key) or {}).get("view")
     if said and said["token"] == token and said != state.get(f"{key}-said"):
-        state[f"{key}-said"] = said
-        _keep_in_url(said)
-    elif state.get(f"{key}-url") != _url():
-        state[f"{key}-turn"] = state.get(f"{key}-turn", 0) + 1
-    state[f"{key}-url"] = _url()
+        wanted = _to_url(said)
+        # Noted before it is done: another event may end this run at any line.
+        state[f"{key}-said"], state[f"{key}-url"] = said, wanted
+        session.put(**wanted)
+    elif state.get(f"{key}-url") != (now := {name: session.param(name) for name in ("open", "sel", "size")}):
+        state[f"{key}-turn"], state[f"{key}-url"] = state.get(f"{key}-turn", 0) + 1, now
     return int(state.get(f"{key}-turn", 0))
-
-
-def _url() -> tuple[str, ...]:
-    return tuple(session.param(name) for name in ("open", "sel", "size"))
 
 
 def _data(rows: Sequence[dict[str, Any]], measure: Measure, title: str) -> dict[str, Any]:
@@ -107,19 +103,20 @@ def _view_of_url(ids: list[str]) -> dict[str, Any]:
     }
 
 
-def _keep_in_url(view: dict[str, Any]) -> None:
+def _to_url(view: dict[str, Any]) -> dict[str, str]:
     picked = view["selected"] if len(view["selected"]) <= SELECTED_IN_URL else []
-    session.put(
-        open=(view["open"] or "")[:_SHORT],
-        sel=".".join(one[:_SHORT] for one in picked),
-        size=view["size"] if view["size"] != "m" else None,
-    )
+    return {
+        "open": (view["open"] or "")[:_SHORT],
+        "sel": ".".join(one[:_SHORT] for one in picked),
+        "size": view["size"] if view["size"] != "m" else "",
+    }
 
 
 def _act(act: dict[str, Any]) -> None:
     match act["name"]:
         case "similar":
-            session.go("search", like=act["ids"], by=session.param("by"), k=session.param("k"))
+            # A link has to hold them, and a mean of more is no example any more.
+            session.go("search", like=act["ids"][:SELECTED_IN_URL], by=session.param("by"), k=session.param("k"))
         case "slice":
             save_slice(act["slice"], ids=act["ids"])
 

@@ -399,6 +399,7 @@ class Grid {
 
   act(name, ids, more = {}) {
     if (!ids.length || (name === "similar" && !this.data.searchable)) return;
+    clearTimeout(this.timer); // what it would say is about to change
     this.setTriggerValue("act", { name, ids, ...more });
   }
 
@@ -406,6 +407,7 @@ class Grid {
   tell() {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {
+      if (!this.root.isConnected) return;
       this.setStateValue("view", { token: this.token, open: this.open, selected: [...this.selected], size: this.size });
     }, KEEP_MS);
   }

@@ -100,17 +100,17 @@ class Picture {
     const layers = [];
     if (answer.masks?.length) {
       const canvas = maskCanvas(answer.masks, width, height, [240, 140, 60]);
-      layers.push(["masks", answer.masks.length, canvas]);
+      layers.push(["1 mask", "masks", answer.masks.length, canvas]);
     }
-    if (answer.boxes?.length) layers.push(["boxes", answer.boxes.length, boxDrawing(answer.boxes, width, height)]);
-    for (const [name, count, layer] of layers) {
+    if (answer.boxes?.length) layers.push(["1 box", "boxes", answer.boxes.length, boxDrawing(answer.boxes, width, height)]);
+    for (const [one, many, count, layer] of layers) {
       this.frame.append(layer);
       const label = node("label", "switch");
       const box = node("input");
       box.type = "checkbox";
       box.checked = true;
       box.onchange = () => { layer.style.display = box.checked ? "" : "none"; };
-      label.append(box, `${count} ${name}`);
+      label.append(box, count === 1 ? one : `${count} ${many}`);
       this.switches.append(label);
     }
   }

@@ -67,9 +67,7 @@ def _cluster_form(status: dict[str, Any]) -> None:
     names = [one["name"] for one in status["embedders"] if one["embedded"]]
     with st.form("cluster", border=False):
         st.caption(
-            "Clusters the images of the present scope and filters."
-            if where
-            else "Clusters every image of the lake."
+            "Clusters the images of the present scope and filters." if where else "Clusters every image of the lake."
         )
         embedder = st.selectbox("Embedder", names) if len(names) > 1 else names[0]
         method = st.selectbox("Method", list(METHODS), format_func=METHODS.__getitem__)
@@ -100,9 +98,7 @@ def _make(**how: Any) -> None:
 def _node(tree: str, path: str) -> None:
     here = queries.node(tree, path)
     if here is None:
-        return words.empty(
-            "This cluster is not in the tree", "The link may be from another lake. Choose a tree above."
-        )
+        return words.empty("This cluster is not in the tree", "The link may be from another lake. Choose a tree above.")
     cards = queries.children(tree, path)
     looking = session.param("view") == "images" or not cards
     _actions(here, bool(cards), looking)

@@ -35,14 +35,12 @@ def page() -> None:
 
 
 def _numbers(totals: queries.Row, judged: Verdict) -> None:
-    with st.container(horizontal=True, gap="large", key="numbers"):
+    with st.container(horizontal=True, gap="medium", key="numbers"):
         st.metric("Images", count(totals["images"]), width="content")
         st.metric("Answers", count(totals["answers"]), width="content")
         st.metric("Labelled images", count(totals["labelled"]), width="content")
         if judged.accuracy.n:
-            _rate(
-                "Accuracy", judged.accuracy, "Share of answers that agree with the label, where there is one."
-            )
+            _rate("Accuracy", judged.accuracy, "Share of answers that agree with the label, where there is one.")
             how = "Mean of the classes' recalls: every class counts alike, however rare it is."
             _rate("Balanced accuracy", judged.balanced_accuracy, how)
             guess = f"What always answering “{judged.commoner_class}” would score: a model must beat it."
@@ -109,9 +107,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
     config = {
         "Answers": st.column_config.NumberColumn(format="localized", width="small"),
         "Confidence": st.column_config.NumberColumn(format="%.2f", width="small", help="Mean"),
-        "Wrong": st.column_config.TextColumn(
-            alignment="right", width="small", help="Of the answers with a label"
-        ),
+        "Wrong": st.column_config.TextColumn(alignment="right", width="small", help="Of the answers with a label"),
         "95 % interval": st.column_config.TextColumn(alignment="right"),
         "Last answer": st.column_config.DatetimeColumn(format="YYYY-MM-DD", width="small"),
     }

@@ -90,9 +90,7 @@ def _change(change: Change | None, ids: tuple[str, ...]) -> None:
 
 def _results(k: int, embedder: str, query: str, ids: tuple[str, ...], text: str) -> None:
     if query and session.query_images().get(query) is None:
-        return words.empty(
-            "This query image is no longer kept", "Upload it again: the newest 1,000 are kept."
-        )
+        return words.empty("This query image is no longer kept", "Upload it again: the newest 1,000 are kept.")
     try:
         with st.spinner("Searching …", show_time=True):
             rows = queries.similar(k, scope.current().where(), embedder, query, ids, text)
@@ -101,9 +99,7 @@ def _results(k: int, embedder: str, query: str, ids: tuple[str, ...], text: str)
         return None
     if not rows:
         return words.nothing_passes()
-    what = (
-        f"“{text}”" if text else "this image" if query or len(ids) == 1 else f"the mean of {len(ids)} images"
-    )
+    what = f"“{text}”" if text else "this image" if query or len(ids) == 1 else f"the mean of {len(ids)} images"
     return image_grid(rows, "similarity", f"{images(len(rows))} most like {what}")
 
 

@@ -1,0 +1,154 @@
+"""A slice is a named, numbered set of images that stays what it was."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from lake import ids, ingest, schema, slices, store
+from lake.errors import BadInput
+from lake.store import Lake
+from tests import pictures
+from tests.lake.answers import add, image, label
+
+
+@pytest.fixture
+def answered(lk: Lake) -> Lake:
+    """Three images: 0 and 1 called cat, 2 called dog; 0 answered twice."""
+    add(lk, [{"label": "cat"}, {"label": "cat"}, {"label": "dog"}, {"image_id": image(0), "label": "cow"}])
+    rows = [{"image_id": image(i), "ingested_at": store.now()} for i in range(3)]
+    fields = [f for f in schema.IMAGES.arrow() if f.name != "data"]
+    import lance
+
+    table = pa.Table.from_pylist(rows, schema=pa.schema(fields))
+    lk.insert("images", table.append_column("data", lance.blob_array([b"x"] * 3)).cast(schema.IMAGES.arrow()))
+    return lk
+
+
+def members(lk: Lake, made: slices.Slice) -> list[str]:
+    return list(slices.members(lk, made).to_pylist())
+
+
+def test_a_slice_by_filter(answered: Lake) -> None:
+    made = slices.create(answered, "cats", where="label = 'cat'")
+    assert (made.id, made.kind, made.definition, made.size) == ("cats@1", "where", "label = 'cat'", 2)
+    assert made.predictions_version == answered.version("predictions")
+    assert members(answered, made) == sorted([image(0), image(1)])
+
+
+def test_a_slice_by_ids_of_images_and_predictions(answered: Lake) -> None:
+    prediction = answered.sql("SELECT prediction_id FROM answers WHERE label = 'dog'")["prediction_id"][0].as_py()
+    made = slices.create(answered, "mine", ids=[image(0), prediction.upper(), image(0)])
+    assert members(answered, made) == sorted([image(0), image(2)])
+    assert made.definition == "2 ids"
+
+
+def test_a_slice_by_cluster(answered: Lake) -> None:
+    rows = {"id": ["t/0"] * 2, "tree": ["t"] * 2, "node": ["0"] * 2, "image_id": [image(1), image(0)]}
+    answered.insert("cluster_members", pa.table(rows, schema=schema.CLUSTER_MEMBERS.arrow()))
+    assert members(answered, slices.create(answered, "node", cluster="t/0")) == sorted([image(0), image(1)])
+
+
+def test_the_next_of_the_same_name_is_the_next_version(answered: Lake) -> None:
+    first = slices.create(answered, "cats", where="label = 'cat'")
+    add(answered, [{"label": "cat"}])
+    second = slices.create(answered, "cats", where="label = 'cat'")
+    assert (first.version, first.size, second.version, second.size) == (1, 2, 2, 3)
+    assert slices.get(answered, "cats") == second
+    assert slices.get(answered, "cats@1") == first
+    assert len(members(answered, first)) == 2
+    slices.create(answered, "all", where="true")
+    assert [s.id for s in slices.list(answered)] == ["all@1", "cats@2", "cats@1"]
+
+
+def test_a_creation_that_was_interrupted_is_not_seen_and_not_reused(answered: Lake, monkeypatch) -> None:
+    insert = Lake.insert
+
+    def stopping(self, name, rows):
+        if name == "slices":
+            raise KeyboardInterrupt
+        return insert(self, name, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "insert", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            slices.create(answered, "cats", where="label = 'cat'")
+    assert slices.list(answered) == []
+    made = slices.create(answered, "cats", where="label = 'dog'")
+    assert members(answered, made) == [image(2)]
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "a@1", ".hidden", "a/b", "x" * 101, "a'b", "naïve"])
+def test_a_bad_name_is_refused(answered: Lake, name: str) -> None:
+    with pytest.raises(BadInput, match="slice name"):
+        slices.create(answered, name, where="true")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({}, "exactly one"),
+        ({"where": "true", "cluster": "t/0"}, "exactly one"),
+        ({"where": "label = 'cow' AND label = 'cat'"}, "the slice would be empty"),
+        ({"where": "lable = 'cat'"}, "Candidate bindings"),
+        ({"ids": []}, "would be empty"),
+        ({"ids": ["cat.jpg"]}, "is no id"),
+        ({"ids": [image("nobody")]}, f"does not have 1 of the ids, the first is {image('nobody')}"),
+        ({"ids": ["7099c41c-4eda-5a1b-b05e-eaddb9b56cbb"]}, "does not have 1"),
+        ({"cluster": "t/9"}, "no node 't/9'"),
+        ({"cluster": "t/9' OR '1' = '1"}, "no node"),
+    ],
+)
+def test_what_gives_no_images_is_refused(answered: Lake, how: dict, reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
+        slices.create(answered, "x", **how)
+    assert slices.list(answered) == []
+
+
+def test_a_slice_that_is_not_there(answered: Lake) -> None:
+    slices.create(answered, "cats", where="true")
+    for name in ("dogs", "cats@2", "cats@x"):
+        with pytest.raises(BadInput, match=r"no slice .*; the lake has cats"):
+            slices.get(answered, name)
+
+
+HOSTILE = ["../x", "a/b", ".", "..", "con", "", "/etc", "~", "nul\0", "%2F", "é", "a\nb", "x" * 400, "_unlabelled"]
+
+
+def test_an_export_is_an_imagefolder_and_stays_inside(lk: Lake, tmp_path: Path) -> None:
+    """Every image lies exactly two levels down, whatever its label; the bytes are the original's."""
+    paths = pictures.folder(tmp_path / "in", len(HOSTILE) + 1)
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+    names = [ids.image_id(p.read_bytes()) for p in paths]
+    label(lk, *((name, text, store.now()) for name, text in zip(names, HOSTILE, strict=False)))
+    made = slices.create(lk, "all", where="true")
+    seen: list[int] = []
+    out = tmp_path / "a" / "out"
+    assert slices.export(lk, made, out, progress=seen.append) == len(names) == sum(seen)
+    files = [p for p in (tmp_path / "a").rglob("*") if p.is_file()]
+    assert {p.name for p in files} == {f"{name}.png" for name in names}
+    assert all(p.parent.parent == out and p.read_bytes() == paths[names.index(p.stem)].read_bytes() for p in files)
+    folder = {HOSTILE[names.index(p.stem)] if names.index(p.stem) < len(HOSTILE) else None: p.parent.name for p in files}
+    assert folder["../x"] == "%2E%2E%2Fx"
+    assert folder["con"] == "con"
+    assert folder[None] == folder[""] == slices.UNLABELLED
+    assert len({folder[text] for text in HOSTILE if text not in ("", "_unlabelled")}) == len(HOSTILE) - 2
+
+
+def test_an_export_has_todays_labels(lk: Lake, tmp_path: Path) -> None:
+    name = ids.image_id(pictures.folder(tmp_path / "in", 1)[0].read_bytes())
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+    label(lk, (name, "old", store.now()))
+    label(lk, (name, "new", store.now()))
+    slices.export(lk, slices.create(lk, "all", where="true"), tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["new"]
+
+
+def test_an_export_writes_into_an_empty_folder_only(answered: Lake, tmp_path: Path) -> None:
+    made = slices.create(answered, "all", where="true")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(BadInput, match="not an empty folder"):
+        slices.export(answered, made, tmp_path / "out")
+    with pytest.raises(BadInput, match="format 'coco' is none of imagefolder"):
+        slices.export(answered, made, tmp_path / "other", format="coco")

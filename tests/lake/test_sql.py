@@ -1,0 +1,141 @@
+"""Analysts read every table and view, and can do nothing else."""
+
+import datetime as dt
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from lake import schema, views
+from lake.errors import BadInput
+from lake.store import Lake
+from tests.lake.answers import add, image, label
+
+
+def moment(day: int) -> dt.datetime:
+    return dt.datetime(2024, 5, day, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize("name", [*schema.TABLES, *views.VIEWS])
+def test_every_table_and_view_can_be_selected(lk: Lake, name: str) -> None:
+    assert isinstance(lk.sql(f"SELECT * FROM {name}"), pa.Table)
+
+
+def test_bytes_are_hidden(lk: Lake) -> None:
+    names = {name: set(lk.sql(f"SELECT * FROM {name}").column_names) for name in ("images", "thumbnails")}
+    assert names["images"] == {c.name for c in schema.IMAGES.columns} - {"data"}
+    assert names["thumbnails"] == {c.name for c in schema.THUMBNAILS.columns} - {"jpeg"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "INSERT INTO images SELECT * FROM images",
+        "DELETE FROM predictions",
+        "UPDATE labels SET label = 'x'",
+        "DROP VIEW answers",
+        "CREATE TABLE t AS SELECT 1",
+        "COPY (SELECT 1) TO '/tmp/lakeloop-leak.csv'",
+        "ATTACH '/tmp/lakeloop-leak.db'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "RESET lock_configuration",
+        "PRAGMA database_list",
+        "EXPORT DATABASE '/tmp/lakeloop-leak'",
+        "CALL pragma_version()",
+        "EXPLAIN SELECT 1",
+        "SELECT 1; SELECT 2",
+        "SELECT 1; DROP VIEW answers",
+        "",
+        "-- nothing",
+    ],
+)
+def test_only_one_select_is_taken(lk: Lake, text: str) -> None:
+    with pytest.raises(BadInput, match="takes one SELECT"):
+        lk.sql(text)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "read_csv('/etc/passwd')",
+        "read_text('/etc/passwd')",
+        "read_blob('/etc/passwd')",
+        "read_parquet('/tmp/x.parquet')",
+        "read_json('/tmp/x.json')",
+        "glob('/etc/*')",
+        "'/etc/passwd'",
+        "'https://example.com/x.csv'",
+        "duckdb_secrets('x')",
+        "rows",
+    ],
+)
+def test_files_network_and_python_are_out_of_reach(lk: Lake, source: str) -> None:
+    rows = pa.table({"secret": [1]})
+    assert rows.num_rows == 1
+    with pytest.raises(BadInput):
+        lk.sql(f"SELECT * FROM {source}")
+
+
+def test_settings_are_locked(lk: Lake) -> None:
+    found = lk.sql(
+        "SELECT name, value FROM duckdb_settings() WHERE name IN ('enable_external_access', 'lock_configuration', 'TimeZone')"
+    )
+    values = dict(zip(found["name"].to_pylist(), found["value"].to_pylist(), strict=True))
+    assert values == {"enable_external_access": "false", "lock_configuration": "true", "TimeZone": "UTC"}
+
+
+def test_an_error_has_duckdbs_own_words(lk: Lake) -> None:
+    with pytest.raises(BadInput, match="Candidate bindings"):
+        lk.sql("SELECT lable FROM predictions")
+    with pytest.raises(BadInput, match="Conversion Error"):
+        lk.sql("SELECT 'a'::INT AS n")
+
+
+def test_parameters_are_not_text(lk: Lake) -> None:
+    add(lk, [{"label": "it's"}, {"label": "b"}])
+    assert lk.sql("SELECT label FROM answers WHERE label = ?", ["it's"])["label"].to_pylist() == ["it's"]
+    assert lk.sql("SELECT count(*) AS n FROM answers WHERE label = $l", {"l": "b"})["n"].to_pylist() == [1]
+
+
+def test_nested_columns_can_be_filtered(lk: Lake) -> None:
+    """DuckDB pushes such filters down to Lance, which refuses them."""
+    add(lk, [{"scores": [{"label": "cat", "score": 0.9}]}, {"boxes": [], "label": "b"}, {}])
+    assert lk.sql("SELECT count(*) AS n FROM answers WHERE scores[1].score > 0.5")["n"].to_pylist() == [1]
+    assert lk.sql("SELECT label FROM answers WHERE len(boxes) = 0")["label"].to_pylist() == ["b"]
+    unnested = "SELECT s.label FROM (SELECT unnest(scores) AS s FROM answers) WHERE s.score > 0.5"
+    assert lk.sql(unnested)["label"].to_pylist() == ["cat"]
+
+
+def test_times_are_utc(lk: Lake) -> None:
+    add(lk, [{"timestamp": moment(1)}, {"timestamp": moment(2)}])
+    found = lk.sql("SELECT timestamp FROM answers WHERE timestamp >= '2024-05-02 00:00:00+00'")
+    assert found["timestamp"].to_pylist() == [moment(2)]
+    assert lk.sql("SELECT timestamp::VARCHAR AS t FROM answers ORDER BY 1 LIMIT 1")["t"].to_pylist() == ["2024-05-01 00:00:00+00"]
+
+
+def test_answers_leaves_unanswered_images_out(lk: Lake) -> None:
+    add(lk, [{"label": "a"}, {"model": None}])
+    assert lk.sql("SELECT label FROM answers")["label"].to_pylist() == ["a"]
+
+
+def test_of_labels_the_latest_is_current(lk: Lake) -> None:
+    one, two = image("one"), image("two")
+    label(lk, (one, "cat", moment(2)), (one, "dog", moment(3)), (one, "cow", moment(1)), (two, "cat", moment(1)))
+    found = lk.sql("SELECT image_id, label FROM labels_current ORDER BY label")
+    assert list(zip(found["image_id"].to_pylist(), found["label"].to_pylist(), strict=True)) == [(two, "cat"), (one, "dog")]
+
+
+def test_answers_stand_beside_what_is_true(lk: Lake) -> None:
+    add(lk, [{"image_id": image(n), "label": "cat"} for n in ("right", "wrong", "unknown")])
+    label(lk, (image("right"), "cat", moment(1)), (image("wrong"), "dog", moment(1)))
+    found = lk.sql("SELECT image_id, true_label, correct FROM answers_labelled")
+    by_image = {row["image_id"]: (row["true_label"], row["correct"]) for row in found.to_pylist()}
+    assert by_image == {image("right"): ("cat", True), image("wrong"): ("dog", False), image("unknown"): (None, None)}
+
+
+def test_a_query_leaves_no_file_behind(lk: Lake) -> None:
+    before = sorted(Path(lk.uri).rglob("*"))
+    lk.sql("SELECT * FROM range(100000) ORDER BY 1 DESC LIMIT 3")
+    assert sorted(Path(lk.uri).rglob("*")) == before

@@ -1,0 +1,58 @@
+"""The numbers of a lake, counted by hand."""
+
+import datetime as dt
+import json
+from pathlib import Path
+
+from lake import ingest, slices, summary
+from lake.store import Lake
+from tests import pictures
+from tests.conftest import MakeLake
+
+
+def filled(make_lake: MakeLake, tmp_path: Path) -> Lake:
+    """Four images: one answered by a (twice) and by b, three bare; two of them with labels; one slice."""
+    lk = make_lake(embedders=["resnet18"], columns={"n": "int"})
+    pictures.folder(tmp_path / "in" / "cat", 2, seed=1)
+    pictures.folder(tmp_path / "in" / "dog", 1, seed=2)
+    pictures.folder(tmp_path / "log", 1, seed=3)
+    rows = [
+        {"image": "000.png", "model": m, "timestamp": f"2024-05-0{d}T00:00:00Z"} for m, d in [("a", 1), ("a", 3), ("b", 2)]
+    ]
+    (tmp_path / "log" / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+    ingest.ingest(lk, tmp_path / "log" / "log.jsonl", workers=1)
+    slices.create(lk, "all", where="true")
+    return lk
+
+
+def test_status_counts_everything(make_lake: MakeLake, tmp_path: Path) -> None:
+    lk = filled(make_lake, tmp_path)
+    found = summary.status(lk)
+    assert {k: found[k] for k in ("lake", "images", "predictions", "answers", "labels", "slices", "columns")} == {
+        "lake": lk.uri, "images": 4, "predictions": 6, "answers": 3, "labels": 3, "slices": 1, "columns": {"n": "int64"},
+    }  # fmt: skip
+    first, second = found["models"]
+    may = [dt.datetime(2024, 5, day, tzinfo=dt.UTC) for day in (1, 2, 3)]
+    assert (first["model"], first["answers"], first["first"], first["last"]) == ("a", 2, may[0], may[2])
+    assert (second["model"], second["answers"], second["first"], second["last"]) == ("b", 1, may[1], may[1])
+    assert found["tables"]["slice_members"]["rows"] == 4
+    assert found["tables"]["predictions"]["version"] == lk.version("predictions")
+
+
+def test_an_image_counts_once_for_an_embedder(make_lake: MakeLake, tmp_path: Path) -> None:
+    (found,) = summary.status(filled(make_lake, tmp_path))["embedders"]
+    assert found == {"name": "resnet18", "dim": None, "column": "emb_resnet18", "embedded": 0, "missing": 4}
+
+
+def test_an_empty_lake_has_numbers_too(lk: Lake) -> None:
+    found = summary.status(lk)
+    assert (found["images"], found["answers"], found["models"], found["embedders"]) == (0, 0, [], [])
+
+
+def test_answers_of_more_models_than_are_listed_are_counted(lk: Lake) -> None:
+    from tests.lake.answers import add
+
+    add(lk, [{"model": f"m{i}"} for i in range(130)])
+    found = summary.status(lk)
+    assert (found["answers"], len(found["models"])) == (130, 100)

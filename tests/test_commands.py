@@ -1,0 +1,269 @@
+"""The command line's contract: the words, the JSON, the exit codes. One lake goes through the whole job."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lake import ids
+from search_app.cli import main
+from tests import pictures
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Any
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.delenv("LAKELOOP_LAKE", raising=False)
+
+    def run_(*words: object) -> Ran:
+        capsys.readouterr()
+        try:
+            code = main([str(w) for w in words])
+        except SystemExit as end:  # argparse
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        if code:
+            assert said.out == "", "on failure stdout is empty"
+        return Ran(code, said.out, said.err)
+
+    return run_
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of four pictures, and a log that answers each, one of them three times."""
+    root = tmp_path_factory.mktemp("photos")
+    for i in range(8):
+        path = root / "images" / ("cat" if i < 4 else "dog") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pictures.encoded(pictures.scene(i)))
+    with (root / "log.csv").open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["image", "label", "confidence", "timestamp", "model", "camera", "shift"])
+        for i in range(8):
+            folder = "cat" if i < 4 else "dog"
+            out.writerow([f"images/{folder}/{i}.png", "cat", i / 10, f"2026-01-0{i + 1}", "m", i % 2, "night"])
+        for day in (11, 12):
+            out.writerow(["images/cat/0.png", "dog", 0.9, f"2026-01-{day}", "m", 7, "day"])
+    return root
+
+
+@pytest.fixture(scope="session")
+def lake_path(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake after init, two ingests and embed; each step's JSON is checked here, once."""
+    lake = tmp_path_factory.mktemp("commands") / "my.lake"
+    made = _json("init", "--lake", lake, "--column", "camera:int")
+    assert made["embedders"] == [{"name": "efficientnet-lite0", "column": "emb_efficientnet_lite0"}]
+    first = _json("ingest", photos / "images", "--lake", lake)
+    assert set(first) == {
+        "images_new", "images_known", "predictions_new", "predictions_known", "labels_new", "rejected", "seconds"
+    }  # fmt: skip
+    assert (first["images_new"], first["predictions_new"], first["labels_new"], first["rejected"]) == (8, 8, 8, [])
+    second = _json("ingest", photos / "log.csv", "--lake", lake, "--layout", "table")
+    assert (second["images_new"], second["images_known"], second["predictions_new"]) == (0, 10, 10)
+    done = _json("embed", "--lake", lake)
+    assert set(done) == {"embedder", "embedded", "failed", "images_per_second", "seconds"}
+    assert (done["embedder"], done["embedded"], done["failed"]) == ("efficientnet-lite0", 8, 0)
+    return lake
+
+
+def _json(*words: object) -> Any:
+    command = [sys.executable, "-m", "search_app.cli", *map(str, words), "--json"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout)
+
+
+def test_running_again_adds_nothing(run: Run, lake_path: Path, photos: Path) -> None:
+    again = run("ingest", photos / "log.csv", "--lake", lake_path, "--json").json
+    assert (again["images_new"], again["predictions_new"], again["predictions_known"]) == (0, 0, 10)
+    embedded = run("embed", "--lake", lake_path, "--json").json
+    assert (embedded["embedded"], embedded["failed"]) == (0, 0)
+
+
+def test_search_by_image_finds_itself_first(run: Run, lake_path: Path, photos: Path) -> None:
+    found = run("search", "--lake", lake_path, "--image", photos / "images/dog/5.png", "-k", 3, "--json").json
+    first = found["results"][0]
+    assert list(first)[:6] == ["prediction_id", "image_id", "similarity", "label", "confidence", "source"]
+    assert first["image_id"] == ids.image_id((photos / "images/dog/5.png").read_bytes())
+    assert first["similarity"] == pytest.approx(1.0, abs=1e-5)
+    assert len(found["results"]) == 3
+
+
+def test_an_image_with_three_answers_is_one_result_with_its_newest(run: Run, lake_path: Path, photos: Path) -> None:
+    image = ids.image_id((photos / "images/cat/0.png").read_bytes())
+    found = run("search", "--lake", lake_path, "--id", image, "-k", 20, "--json", "--column", "timestamp").json
+    assert len(found["results"]) == 8
+    assert len({r["image_id"] for r in found["results"]}) == 8
+    assert (found["results"][0]["label"], found["results"][0]["timestamp"]) == ("dog", "2026-01-12T00:00:00Z")
+
+
+def test_search_by_prediction_id_and_filter(run: Run, lake_path: Path) -> None:
+    answer = run("sql", "SELECT prediction_id FROM answers WHERE camera = 7 LIMIT 1", "--lake", lake_path, "--json")
+    some = answer.json[0]["prediction_id"]
+    found = run("search", "--lake", lake_path, "--id", some, "--where", "camera = 1 AND label = 'cat'", "--json").json
+    assert len(found["results"]) == 4
+    found = run("search", "--lake", lake_path, "--id", some, "--where", "metadata->>'shift' = 'day'", "--json").json
+    assert len(found["results"]) == 1
+
+
+def test_sql_gives_a_list_of_objects(run: Run, lake_path: Path) -> None:
+    query = "SELECT label, count(*) AS n, max(timestamp) AS last FROM answers GROUP BY label ORDER BY n DESC"
+    assert run("sql", query, "--lake", lake_path, "--json").json == [
+        {"label": "cat", "n": 8, "last": "2026-01-08T00:00:00Z"},
+        {"label": "dog", "n": 2, "last": "2026-01-12T00:00:00Z"},
+    ]
+    odd = run("sql", "SELECT 'nan'::DOUBLE AS a, 'inf'::DOUBLE AS b, DATE '2026-01-01' AS c", "--lake", lake_path, "--json")
+    assert odd.json == [{"a": None, "b": None, "c": "2026-01-01"}]
+
+
+def test_sql_formats(run: Run, lake_path: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    query = "SELECT label, confidence FROM answers ORDER BY timestamp LIMIT 2"
+    assert run("sql", query, "--lake", lake_path, "--format", "csv").out.splitlines() == [
+        "label,confidence", "cat,0.0", "cat,0.1"
+    ]  # fmt: skip
+    assert "(2 rows)" in run("sql", query, "--lake", lake_path).out
+    out = tmp_path / "rows.parquet"
+    done = run("sql", query, "--lake", lake_path, "--format", "parquet", "--out", out)
+    assert done.out == ""
+    assert pq.read_table(out).num_rows == 2
+    assert run("sql", query, "--lake", lake_path, "--format", "parquet").code == 2
+
+
+def test_cluster_open_a_node_slice_and_export(run: Run, lake_path: Path, tmp_path: Path) -> None:
+    tree = run("cluster", "--lake", lake_path, "--method", "kmeans", "-k", 2, "--json").json
+    assert [n["path"] for n in tree["nodes"]] == ["0", "1"]
+    assert sum(n["size"] for n in tree["nodes"]) == 8
+    node = f"{tree['tree']}/0"
+    made = run("slice", "create", "odd", "--cluster", node, "--lake", lake_path, "--json").json
+    assert (made["name"], made["version"], made["size"]) == ("odd", 1, tree["nodes"][0]["size"])
+    assert run("slice", "create", "odd", "--where", "camera = 7", "--lake", lake_path, "--json").json["version"] == 2
+    shown = run("slice", "show", "odd@1", "--lake", lake_path, "--json").json
+    assert len(shown["image_ids"]) == made["size"]
+    assert [s["version"] for s in run("slice", "list", "--lake", lake_path, "--json").json] == [2, 1]
+    done = run("slice", "export", "odd@1", "--out", tmp_path / "out", "--lake", lake_path, "--json").json
+    files = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    assert len(files) == done["images"] == made["size"]
+    assert {p.parent.name for p in files} <= {"cat", "dog"}
+
+
+def test_slice_from_ids_on_standard_input(lake_path: Path, photos: Path) -> None:
+    image = ids.image_id((photos / "images/dog/6.png").read_bytes())
+    command = [sys.executable, "-m", "search_app.cli", "slice", "create", "one", "--ids", "-", "--json"]
+    environment = os.environ | {"LAKELOOP_LAKE": str(lake_path)}
+    out = subprocess.run(command, input=image + "\n", capture_output=True, text=True, env=environment)
+    assert json.loads(out.stdout)["size"] == 1
+
+
+def test_status(run: Run, lake_path: Path) -> None:
+    facts = run("status", "--lake", lake_path, "--json").json
+    assert (facts["images"], facts["predictions"], facts["answers"], facts["labels"]) == (8, 18, 10, 8)
+    assert facts["embedders"][0]["missing"] == 0
+    assert "efficientnet-lite0: 8 images embedded" in run("status", "--lake", lake_path).out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["nonsense"], 2, "invalid choice"),
+        ([], 2, "COMMAND"),
+        (["status"], 2, "which lake?"),
+        (["status", "--lake", "nowhere.lake"], 2, "no lake at nowhere.lake"),
+        (["init", "--lake", "LAKE"], 2, "is a lake already"),
+        (["init", "--lake", "new.lake", "--embedder", "resnet19"], 2, "there are efficientnet-lite0, resnet18"),
+        (["init", "--lake", "new.lake", "--column", "camera"], 2, "NAME:TYPE"),
+        (["init", "--lake", "new.lake", "--column", "camera:colour"], 2, "is none of string, int"),
+        (["init", "--lake", "new.lake", "--column", "label:string"], 2, "is taken"),
+        (["ingest", "nowhere", "--lake", "LAKE"], 2, "nowhere does not exist"),
+        (["ingest", "empty", "--lake", "LAKE"], 2, "nothing readable"),
+        (["search", "--lake", "LAKE"], 2, "one of the arguments"),
+        (["search", "--lake", "LAKE", "--id", "12"], 2, "is no id"),
+        (["search", "--lake", "LAKE", "--id", "0" * 64], 2, "no image_id"),
+        (["search", "--lake", "LAKE", "--id", "0" * 64, "-k", "0"], 2, "at least 1"),
+        (["search", "--lake", "LAKE", "--image", "nowhere.jpg"], 2, "No such file"),
+        (["search", "--lake", "LAKE", "--text", "a dog"], 2, "embeds images only"),
+        (["search", "--lake", "LAKE", "--id", "0" * 64, "--embedder", "resnet18"], 2, "no embedder 'resnet18'"),
+        (["sql", "SELEC 1", "--lake", "LAKE"], 2, "Parser Error"),
+        (["sql", "SELECT colour FROM predictions", "--lake", "LAKE"], 2, "Candidate bindings"),
+        (["sql", "DROP TABLE predictions", "--lake", "LAKE"], 2, "one SELECT"),
+        (["sql", "SELECT * FROM read_csv('x.csv')", "--lake", "LAKE"], 2, "disabled"),
+        (["cluster", "--lake", "LAKE", "--node", "abc/0"], 2, "no node"),
+        (["slice", "show", "none", "--lake", "LAKE"], 2, "no slice"),
+        (["slice", "create", "../x", "--where", "true", "--lake", "LAKE"], 2, "slice name"),
+        (["slice", "create", "x", "--where", "label = 'unicorn'", "--lake", "LAKE"], 2, "would be empty"),
+        (["serve", "--lake", "LAKE", "--host", "0.0.0.0"], 2, "0.0.0.0"),
+    ],
+)
+def test_wrong_inputs_say_what_and_leave_with_a_code(
+    run: Run, lake_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    ended = run(*[str(lake_path) if w == "LAKE" else w for w in words])
+    assert ended.code == code
+    assert says in ended.err
+
+
+def test_some_rejects_are_no_failure(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    pictures.folder(folder, 2)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 not much of a picture")
+    (folder / "phone.heic").write_bytes(b"x")
+    assert run("init", "--lake", tmp_path / "l").code == 0
+    done = run("ingest", folder, "--lake", tmp_path / "l", "--json")
+    assert done.code == 0
+    assert done.json["images_new"] == 2
+    assert {Path(r["source"]).name for r in done.json["rejected"]} == {"broken.jpg", "phone.heic"}
+    assert all(r["reason"] for r in done.json["rejected"])
+
+
+def test_help_names_every_command(run: Run) -> None:
+    out = run("--help").out
+    for command in "init ingest embed search sql status cluster slice serve quickstart".split():
+        assert f"    {command} " in out or f"    {command}\n" in out
+
+
+def test_interrupting_an_ingest_is_safe(run: Run, tmp_path: Path) -> None:
+    """Ctrl-C: no traceback, and the same command again finishes the work."""
+    count = 1500
+    folder, lake = tmp_path / "many", tmp_path / "l"
+    pictures.folder(folder, count)
+    run("init", "--lake", lake)
+    command = [sys.executable, "-m", "search_app.cli", "ingest", str(folder), "--lake", str(lake)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 130)  # 0: it was done before the signal came
+    assert "Traceback" not in err
+    done = run("ingest", folder, "--lake", lake, "--json").json
+    assert done["images_new"] + done["images_known"] == count
+    counts = run("sql", "SELECT (SELECT count(*) FROM images) i, (SELECT count(*) FROM predictions) p, "
+                 "(SELECT count(*) FROM thumbnails) t", "--lake", lake, "--json").json  # fmt: skip
+    assert counts == [{"i": count, "p": count, "t": count}]

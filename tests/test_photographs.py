@@ -1,0 +1,104 @@
+"""Real photographs: an image is found by itself and by its altered copies. Skipped where the data is absent.
+
+The short form searches with 60 of the 600 photographs among all of them, the long form (`make soak`) with each.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageOps
+
+from embeddings import embedder as embedders
+from embeddings.backfill import backfill
+from embeddings.embedder import Embedder
+from embeddings.preprocess import prepare
+from embeddings.search import search
+from lake import ids, store
+from lake.decode import open_image, pixels
+from lake.ingest import ingest
+from lake.store import Lake
+
+DATA = Path(__file__).parent.parent.parent / "shared/data/imagenet-samples-600.tar"
+pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA.name} is not here: no photographs to try")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photographs")
+    with tarfile.open(DATA) as tar:
+        tar.extractall(folder, filter="data")
+    return sorted(folder.rglob("*.JPEG"))
+
+
+@pytest.fixture(scope="module")
+def embedded(photographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Embedder]:
+    lake = store.create(str(tmp_path_factory.mktemp("lake") / "l"), embedders=["efficientnet-lite0"])
+    assert ingest(lake, photographs[0].parent, "folder").images_new == 600
+    record = embedders.record_of(lake, None)
+    model = embedders.for_lake(lake, record)
+    assert backfill(lake, record, model).embedded == 600
+    return lake, model
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image
+
+
+def _half(image: Image.Image) -> Image.Image:
+    return image.resize((max(1, image.width // 2), max(1, image.height // 2)), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("change", "quality", "least"),
+    [(None, 0, 0.99), (_same, 60, 0.98), (_half, 90, 0.95), (ImageOps.mirror, 90, 0.97)],
+    ids=["itself", "quality 60", "half size", "mirrored"],
+)
+def test_a_photograph_is_found_by_its_copy(
+    embedded: tuple[Lake, Embedder],
+    photographs: list[Path],
+    change: Callable[[Image.Image], Image.Image] | None,
+    quality: int,
+    least: float,
+    every: int,
+) -> None:
+    lake, model = embedded
+    found = 0
+    for path in photographs[::every]:
+        data = original = path.read_bytes()
+        if change is not None:
+            out = io.BytesIO()
+            change(pixels(open_image(original))).save(out, "JPEG", quality=quality)
+            data = out.getvalue()
+        first = search(lake, image=data, model=model, k=1)["image_id"][0].as_py()
+        found += first == ids.image_id(original)
+    share = found / len(photographs[::every])
+    print(f"{found} of {len(photographs[::every])} first: {share:.3f}")
+    assert share >= least
+
+
+def test_scaled_decoding_keeps_the_embedding(embedded: tuple[Lake, Embedder], photographs: list[Path]) -> None:
+    """Photographs large enough to be decoded scaled: cosine to the full decode at least 0.995."""
+    import numpy as np
+
+    from embeddings.preprocess import square
+
+    _, model = embedded
+    how = model.spec.preprocessing
+    assert how is not None
+    tried = 0
+    for path in photographs:
+        data = path.read_bytes()
+        scaled = prepare(data, how)
+        whole = square(pixels(open_image(data)), how)
+        if min(open_image(data).size) < 2 * 1.5 * how.resize or (scaled == whole).all():
+            continue
+        tried += 1
+        a, b = model.embed_batch([scaled, whole]).vectors
+        assert float(np.dot(a, b)) >= 0.995, path.name
+    assert tried >= 5
