@@ -24,7 +24,7 @@ def run(turn: int, folder: str, work: str, arch: str, weights: str, batch: int, 
 
         pandas = importlib.import_module("pandas")
         load_clip = importlib.import_module("all_clip").load_clip
-        main = importlib.import_module("clip_retrieval.clip_inference.main").main
+        worker = importlib.import_module("clip_retrieval.clip_inference.worker").worker
 
         torch.set_num_threads(cores)
         model = f"open_clip:{arch}/{weights}"
@@ -32,9 +32,11 @@ def run(turn: int, folder: str, work: str, arch: str, weights: str, batch: int, 
         load_clip(clip_model=model, use_jit=False, warmup_batch_size=batch, clip_cache_path=None)
         out = Path(work, f"clip-retrieval-{turn}")
     with Stopwatch() as whole:
-        main(
+        worker(
+            [0],
             folder,
             str(out),
+            1,
             batch_size=batch,
             num_prepro_workers=cores,
             enable_text=False,

@@ -70,6 +70,7 @@ class Lake:
         self._lock = threading.Lock()
         self._session: Any = None
         self._connection: Any = None
+        self.idle_connections: list[Any] = []  # DuckDB's, with their versions: see lake/sql.py
 
     def __repr__(self) -> str:
         return f"Lake({self.uri!r})"

@@ -78,6 +78,7 @@ def row_ids(lake: Lake, filter: Filter) -> list[int]:
             found: list[int] = connection.sql(text).to_arrow_table()["_rowid"].to_pylist()
         except duckdb.Error as error:  # a cast that fails on some row
             raise BadInput(f"the filter {filter.sql!r}: {error}") from error
+        connection.unregister("_rows")
     return found
 
 

@@ -86,7 +86,7 @@ asked = {"lance": 0, "duckdb": 0}
 
 
 @given(FILTERS)
-@settings(max_examples=250)
+@settings(max_examples=100)
 def test_lance_passes_exactly_the_rows_duckdb_passes(lk: Lake, filter: str) -> None:
     """With three values of truth: NOT (n > 1) passes no row whose n is null, in both."""
     duck, lance = passing(lk, filter)
