@@ -56,7 +56,12 @@ class NetworkEmbedder:
     """A built-in network behind the seam."""
 
     def __init__(
-        self, name: str, file: Path | None = None, trust_sha256: str | None = None, engine: engines.EngineName = "auto"
+        self,
+        name: str,
+        file: Path | None = None,
+        trust_sha256: str | None = None,
+        engine: engines.EngineName = "auto",
+        images: int = 0,
     ) -> None:
         from embeddings.networks import build
 
@@ -66,7 +71,7 @@ class NetworkEmbedder:
         self.module = network.module
         self._texts = network.texts
         assert self.spec.preprocessing is not None
-        self.engine = engines.make(network.features, self.spec.preprocessing, engine)
+        self.engine = engines.make(network.features, self.spec.preprocessing, engine, images)
 
     def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
         if not len(images):
@@ -92,9 +97,11 @@ def load(
     file: Path | None = None,
     trust_sha256: str | None = None,
     engine: engines.EngineName = "auto",
+    images: int = 0,
 ) -> Embedder:
     """The embedder of this name, with the weights of `file` or its published ones.
 
+    `images`: about how many it will embed, which decides what `auto` means for the engine.
     Raises BadInput for an unknown name or a file that does not fit, HubUnreachable when weights cannot be had.
     """
     specs.check_name(name)
@@ -105,7 +112,7 @@ def load(
             raise BadInput(f"embedder {name} is {own.value}, which takes no --weights")
         embedder: Embedder = own.load()()
         return embedder
-    return NetworkEmbedder(name, file, trust_sha256, engine)
+    return NetworkEmbedder(name, file, trust_sha256, engine, images)
 
 
 def record_of(lake: Lake, name: str | None) -> EmbedderRecord:
@@ -129,6 +136,7 @@ def for_lake(
     file: Path | None = None,
     trust_sha256: str | None = None,
     engine: engines.EngineName = "auto",
+    images: int = 0,
 ) -> Embedder:
     """The embedder whose vectors this lake holds under `record`, with the very same weights.
 
@@ -140,6 +148,7 @@ def for_lake(
         file=file or weights.kept(lake, record.weights_sha256),
         trust_sha256=trust_sha256,
         engine=engine,
+        images=images,
     )
     if record.weights_sha256 not in (None, embedder.weights_sha256):
         raise WeightsMismatch(

@@ -6,8 +6,9 @@ Beside a CPU-only torch their compiled operators do not load, and torchvision st
 
 from __future__ import annotations
 
-import re
+import importlib.util
 import sys
+from pathlib import Path
 from typing import Any
 
 from lake.errors import MissingExtra
@@ -26,23 +27,28 @@ def torch() -> Any:
 
 def torchvision() -> Any:
     """torchvision, importable beside a CPU-only torch; also what timm and open_clip import."""
-    t = torch()
-    while True:
-        try:
-            import torchvision
+    torch()
+    if "torchvision" not in sys.modules:
+        _declare_operators_that_do_not_load()
+    try:
+        import torchvision
+    except ImportError as error:
+        raise MissingExtra("torchvision", "embed") from error
+    return torchvision
 
-            return torchvision
-        except ImportError as error:
-            raise MissingExtra("torchvision", "embed") from error
-        except RuntimeError as error:
-            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
-            if missing is None:
-                raise
-            library = t.library.Library("torchvision", "FRAGMENT")
-            library.define(f"{missing[1]}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _declared.append(library)
-            for name in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
-                del sys.modules[name]
+
+def _declare_operators_that_do_not_load() -> None:
+    found = importlib.util.find_spec("torchvision")
+    compiled = Path(found.origin).with_name("_C.so") if found is not None and found.origin else None
+    if compiled is None or not compiled.exists():
+        return
+    try:
+        torch().ops.load_library(compiled)
+    except OSError:
+        library = torch().library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared.append(library)
 
 
 def timm() -> Any:

@@ -134,7 +134,7 @@ def _embed(a: argparse.Namespace) -> int:
     total = summary.embedder_progress(opened, record.name, record.column, record.dim)["missing"]
     if total == 0 and record.dim is not None and file is None:
         return _embedded(a, Report(record.name))  # without loading the network
-    model = embedders.for_lake(opened, record, file=file, trust_sha256=a.trust_sha256, engine=a.engine)
+    model = embedders.for_lake(opened, record, file=file, trust_sha256=a.trust_sha256, engine=a.engine, images=total)
     with _progress(a, "images", total) as progress:
         report = backfill(opened, record, model, file=file, progress=progress)
     return _embedded(a, report)

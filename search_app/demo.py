@@ -128,7 +128,7 @@ def _build(uri: str) -> dict[str, Any]:
     _say("1/5  labels: half of the monocrystalline cells enter the lake with what they are")
     ingest_items(lk, (Item(c.name, path=c.path, label=c.truth) for c in story.training))
     _say("2/5  embeddings: EfficientNet-Lite0 gives every image a vector")
-    model = embedders.for_lake(lk, record)
+    model = embedders.for_lake(lk, record, images=len(story.training) + len(story.production))
     backfill(lk, record, model)
     _say("3/5  a first model: a logistic head on those vectors")
     vectors, truths = _labelled_vectors(lk)

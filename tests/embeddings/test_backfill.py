@@ -1,0 +1,231 @@
+"""Every image gets its own vector, whatever else goes on, and none is computed twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embeddings import backfill as module
+from embeddings.backfill import Report, backfill, store_vectors
+from embeddings.embedder import bind, record_of
+from lake import ids, ingest, store, workers
+from lake.store import Lake
+from tests.embeddings.colour import MeanColour
+from tests.lake import deeds
+from tests.pictures import encoded, flat
+
+COLUMN = "emb_mean_colour"
+SCRIPT = """
+import sys, time
+from embeddings import backfill as module
+from embeddings.embedder import record_of
+from lake import store
+from tests.embeddings.colour import MeanColour
+module.COMMIT_IMAGES, module.TASK_IMAGES = 4, 2
+lake = store.open(sys.argv[1])
+write = module.store_vectors
+def told(*arguments):
+    written = write(*arguments)
+    print(written, flush=True)
+    time.sleep(0.05)
+    return written
+module.store_vectors = told
+module.backfill(lake, record_of(lake, None), MeanColour(), workers=1)
+"""
+
+
+def colour(i: int) -> tuple[int, int, int]:
+    return (10 + i % 16 * 15, 10 + i // 16 * 15, 200)
+
+
+def fill(lk: Lake, root: Path, count: int, start: int = 0) -> None:
+    """Images of one colour each."""
+    root.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + count):
+        (root / f"{i:03}.png").write_bytes(encoded(flat(colour(i))))
+    report = ingest.ingest(lk, root, workers=1)
+    assert report.images_new == count
+
+
+def run(lk: Lake, embedder: MeanColour | None = None, **options) -> Report:
+    return backfill(lk, record_of(lk, None), embedder or MeanColour(), workers=1, **options)
+
+
+def check(lk: Lake, missing: int = 0) -> None:
+    """Every row has the vector of its own image's colour, read from the image's file."""
+    rows = lk.scan("predictions", ["image_id", COLUMN]).to_pylist()
+    assert sum(row[COLUMN] is None for row in rows) == missing
+    images = {image.image_id: image for image in lk.images(sorted({row["image_id"] for row in rows}))}
+    for row in rows:
+        if row[COLUMN] is not None:
+            name = Path(str(images[row["image_id"]].source)).stem
+            expected = np.array(colour(int(name)), float)
+            assert np.allclose(row[COLUMN], expected / np.linalg.norm(expected), atol=1e-6)
+
+
+def answer(lk: Lake, root: Path, *images: int) -> None:
+    """A log with one answer an image."""
+    names = [ids.image_id(encoded(flat(colour(i)))) for i in images]
+    rows = [{"image_id": name, "label": "x", "id": str(lk.version("predictions"))} for name in names]
+    (root / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert ingest.ingest(lk, root / "log.jsonl", workers=1).predictions_new == len(images)
+
+
+def test_every_image_gets_its_vector_and_the_lake_knows_whose(colours: Lake, tmp_path: Path) -> None:
+    fill(colours, tmp_path / "in", 20)
+    report = run(colours)
+    assert (report.embedder, report.embedded, report.failed, report.reasons) == ("mean-colour", 20, 0, {})
+    assert report.images_per_second == pytest.approx(20 / report.seconds)
+    check(colours)
+    record = record_of(colours, "mean-colour")
+    assert (record.dim, record.weights_sha256, record.licence) == (3, "c" * 64, "CC0-1.0")
+    assert json.loads(str(record.preprocessing))["mode"] == "squash"
+
+
+def test_a_second_run_finds_nothing_to_do(colours: Lake, tmp_path: Path) -> None:
+    fill(colours, tmp_path / "in", 5)
+    run(colours)
+    embedder = MeanColour()
+    assert (run(colours, embedder).embedded, embedder.seen) == (0, 0)
+
+
+def test_an_empty_lake_is_embedded_at_once(colours: Lake) -> None:
+    assert run(colours).embedded == 0
+    assert record_of(colours, None).dim == 3
+
+
+def test_an_image_asked_about_again_copies_its_vector(colours: Lake, tmp_path: Path) -> None:
+    fill(colours, tmp_path / "in", 6)
+    run(colours)
+    answer(colours, tmp_path, 1, 3)
+    answer(colours, tmp_path, 1)
+    embedder = MeanColour()
+    assert run(colours, embedder).embedded == 2
+    assert embedder.seen == 0
+    check(colours)
+
+
+def test_an_image_with_several_rows_is_computed_once(colours: Lake, tmp_path: Path) -> None:
+    fill(colours, tmp_path / "in", 3)
+    answer(colours, tmp_path, 0, 1, 2)
+    embedder = MeanColour()
+    assert run(colours, embedder).embedded == embedder.seen == 3
+    check(colours)
+
+
+def test_an_image_that_cannot_be_embedded_is_named_and_tried_again(colours: Lake, tmp_path: Path, monkeypatch) -> None:
+    """Black has no direction. It neither stops nor shifts the others of its batch."""
+    monkeypatch.setattr(module, "TASK_IMAGES", 4)
+    fill(colours, tmp_path / "in", 6)
+    black = [encoded(flat("black", width)) for width in (20, 30)]
+    (tmp_path / "black").mkdir()
+    for i, data in enumerate(black):
+        (tmp_path / "black" / f"{i}.png").write_bytes(data)
+    ingest.ingest(colours, tmp_path / "black", workers=1)
+    for embedded in (6, 0):
+        report = run(colours)
+        assert (report.embedded, report.failed) == (embedded, 2)
+        assert report.reasons == {ids.image_id(data): "the network gave no finite vector" for data in black}
+    check(colours, missing=2)
+
+
+def test_an_image_that_kills_its_worker_costs_itself_only(colours: Lake, tmp_path: Path, monkeypatch) -> None:
+    fill(colours, tmp_path / "in", 6)
+    deadly = encoded(flat("red")) + deeds.DEADLY
+    (tmp_path / "deadly").mkdir()
+    (tmp_path / "deadly" / "x.png").write_bytes(deadly)
+    ingest.ingest(colours, tmp_path / "deadly", workers=1)
+    pool = workers.WorkerPool
+    monkeypatch.setattr(module, "WorkerPool", lambda function, count: pool("tests.lake.deeds:prepare_or_die", count))
+    report = run(colours)
+    assert (report.embedded, report.failed) == (6, 1)
+    assert "signal 11" in report.reasons[ids.image_id(deadly)]
+    check(colours, missing=1)
+
+
+def test_a_batch_of_broken_images_alone_reaches_no_embedder(colours: Lake, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "deadly").mkdir()
+    (tmp_path / "deadly" / "x.png").write_bytes(encoded(flat("red")) + deeds.DEADLY)
+    ingest.ingest(colours, tmp_path / "deadly", workers=1)
+    pool = workers.WorkerPool
+    monkeypatch.setattr(module, "WorkerPool", lambda function, count: pool("tests.lake.deeds:prepare_or_die", count))
+    assert run(colours).failed == 1
+
+
+def test_after_a_kill_the_next_run_does_the_rest(colours: Lake, tmp_path: Path) -> None:
+    fill(colours, tmp_path / "in", 24)
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, colours.uri], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    committed = sum(int(process.stdout.readline()) for _ in range(3))
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    half = store.open(colours.uri)
+    done = half.dataset("predictions").count_rows(f"{COLUMN} is not null")
+    assert 12 == committed <= done < 24
+    embedder = MeanColour()
+    assert run(half, embedder).embedded == embedder.seen == 24 - done
+    check(half)
+
+
+def test_images_that_arrive_meanwhile_are_not_lost(colours: Lake, tmp_path: Path, monkeypatch) -> None:
+    """Appends and backfill commit to one table at once; a third party embeds, too."""
+    monkeypatch.setattr(module, "COMMIT_IMAGES", 4)
+    monkeypatch.setattr(module, "TASK_IMAGES", 2)
+    monkeypatch.setattr(ingest, "COMMIT_ROWS", 5)
+    fill(colours, tmp_path / "in", 40)
+    bind(colours, record_of(colours, None), MeanColour())
+    failures: list[BaseException] = []
+
+    def arriving() -> None:
+        try:
+            fill(store.open(colours.uri), tmp_path / "more", 40, start=100)
+        except BaseException as error:
+            failures.append(error)
+
+    def embedding() -> None:
+        try:
+            run(store.open(colours.uri))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=arriving), threading.Thread(target=embedding)]
+    for thread in threads:
+        thread.start()
+    run(colours)
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert colours.dataset("predictions").count_rows() == 80
+    run(colours)
+    check(colours)
+
+
+def test_vectors_from_elsewhere_go_into_rows_that_lack_one(colours: Lake, tmp_path: Path) -> None:
+    fill(colours, tmp_path / "in", 3)
+    record = bind(colours, record_of(colours, None), MeanColour())
+    answer(colours, tmp_path, 0)
+    names = [ids.image_id(encoded(flat(colour(i)))) for i in range(3)]
+    red, green = np.array([1, 0, 0], np.float32), np.array([0, 1, 0], np.float32)
+    assert store_vectors(colours, record.column, {names[0]: red, "0" * 64: red}) == 1
+    assert store_vectors(colours, record.column, {names[0]: green, names[1]: green}) == 1
+    assert store_vectors(colours, record.column, {}) == 0
+    rows = colours.scan("predictions", ["image_id", COLUMN]).to_pylist()
+    assert sorted((names.index(r["image_id"]), r[COLUMN]) for r in rows) == [
+        (0, [1, 0, 0]), (0, [1, 0, 0]), (1, [0, 1, 0]), (2, None),
+    ]  # fmt: skip
+
+
+def test_progress_counts_every_image(colours: Lake, tmp_path: Path) -> None:
+    fill(colours, tmp_path / "in", 5)
+    seen: list[int] = []
+    run(colours, progress=seen.append)
+    assert sum(seen) == 5
