@@ -150,7 +150,7 @@ def _installed_peers(options: Options, folder: str, left_out: list[str]) -> list
 
 
 def _against_limit(done: Rounds, engine: str) -> dict[str, Any]:
-    limits = [CORES / (_cpu(r[f"forward {engine}"]) + _stage(r, "scaled_decode") + _stage(r, "resize")) for r in done]
+    limits = [CORES / (_cpu(r[f"forward {engine}"]) + _stage(r, "prepare")) for r in done]
     rates = [_rate(r[engine]) for r in done]
     apart = [_rate(r[engine], less=r[engine].result["pools"]["seconds"]) for r in done]
     return {
@@ -179,9 +179,12 @@ def _figures(done: Rounds, name: str) -> dict[str, Any]:
 
 
 def _per_image(done: Rounds, engines: list[str]) -> dict[str, Any]:
-    """Each step alone; `<engine> rest` is what lakeloop used beyond them: pipes, commits, worker starts."""
-    steps = ("read_and_hash", "thumbnail", "scaled_decode", "resize")
-    out = {step: estimate(_stage(r, step) for r in done) for step in steps}
+    """Each step alone; scaled_decode is part of prepare.
+
+    `<engine> rest` is what lakeloop used beyond the steps: worker starts, pipes, commits.
+    """
+    steps = ("read_and_hash", "thumbnail", "prepare")
+    out = {step: estimate(_stage(r, step) for r in done) for step in (*steps, "scaled_decode")}
     for engine in engines:
         out[f"forward {engine}"] = estimate(_cpu(r[f"forward {engine}"]) for r in done)
         out[f"{engine} whole"] = estimate(_cpu(r[engine]) for r in done)

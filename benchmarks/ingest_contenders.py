@@ -106,12 +106,13 @@ def forward_only(
 def stages(turn: int, folder: str, squares: str | None = None) -> dict[str, Any]:
     """CPU seconds of each step before the network, alone, on one core, with the files' bytes in memory.
 
-    `scaled_decode` is the decode the embedding needs (DCT-scaled where that is allowed), `resize` the step
-    from there to the network's square, `thumbnail` what ingest makes of a file (a decode of its own, a
-    reduction, an encode), `read_and_hash` the file's bytes and their SHA-256. `squares`: where to save the
-    squares. `full_size` are the files that the embedding decodes without scaling.
+    `prepare` is all the embedding needs: the decode (DCT-scaled where that is allowed) and the network's square;
+    `scaled_decode` is the first half of it. `thumbnail` is what ingest makes of a file (a decode of its own, a
+    reduction, an encode), `read_and_hash` the file's bytes and their SHA-256. `squares`: where to save the squares.
+    `full_size` are the files that the embedding decodes without scaling. No pixels are kept:
+    memory is as warm as in a worker.
     """
-    from embeddings.preprocess import DCT_MARGIN, square
+    from embeddings.preprocess import DCT_MARGIN, prepare
     from embeddings.specs import SPECS
     from lake import decode, ids
 
@@ -119,6 +120,7 @@ def stages(turn: int, folder: str, squares: str | None = None) -> dict[str, Any]
     assert how is not None
     side = round(how.resize * DCT_MARGIN)
     files = sorted(Path(folder).rglob("*.*"))
+    prepare(files[0].read_bytes(), how)
     with Stopwatch() as reading:
         contents = [path.read_bytes() for path in files]
         for data in contents:
@@ -127,20 +129,20 @@ def stages(turn: int, folder: str, squares: str | None = None) -> dict[str, Any]
         for data in contents:
             decode.decode(data)
     with Stopwatch() as decoding:
-        images = [decode.pixels(decode.open_image(data), shortest_side=side) for data in contents]
-    with Stopwatch() as resizing:
-        prepared = [square(image, how) for image in images]
+        sizes = [decode.pixels(decode.open_image(data), shortest_side=side).size for data in contents]
+    with Stopwatch() as preparing:
+        prepared = [prepare(data, how) for data in contents]
     if squares is not None:
         np.save(squares, np.stack(prepared))
-    full = [p.name for p, data, i in zip(files, contents, images, strict=True)
-            if sorted(decode.open_image(data).size) == sorted(i.size)]  # fmt: skip
+    whole = [sorted(decode.open_image(data).size) == sorted(size) for data, size in zip(contents, sizes, strict=True)]
+    full = [path.name for path, is_whole in zip(files, whole, strict=True) if is_whole]
     return {
         "images": len(files),
         "full_size": full,
         "read_and_hash": reading.figures(),
         "thumbnail": thumbnails.figures(),
         "scaled_decode": decoding.figures(),
-        "resize": resizing.figures(),
+        "prepare": preparing.figures(),
     }
 
 
@@ -255,6 +257,7 @@ def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]
 
     with Stopwatch() as startup:
         import lance  # noqa: F401
+        import psutil
 
         from lake import store
         from lake.ingest import ingest
@@ -269,7 +272,7 @@ def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]
         nonlocal done
         done += count
         if done in marks:
-            memory[marks[done]] = {"parent": _own_rss(), "all": tree_rss(os.getpid())}
+            memory[marks[done]] = {"parent": psutil.Process().memory_info().rss, "all": tree_rss(os.getpid())}
 
     with Stopwatch() as first:
         found = ingest(lake, folder, progress=progress)
@@ -290,12 +293,6 @@ def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]
         "rss": memory,
         "peak_rss_parent": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
     }
-
-
-def _own_rss() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
 
 
 def _save(work: str, name: str, files: Sequence[str], vectors: np.ndarray) -> None:

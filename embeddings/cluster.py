@@ -136,6 +136,8 @@ def _reduce(vectors: np.ndarray, seed: int) -> np.ndarray:
     """PCA to 50 dimensions: density means little in hundreds."""
     PCA = _import("sklearn.decomposition", "scikit-learn").PCA
     dim = min(REDUCED_DIM, len(vectors) - 1, vectors.shape[1])
+    if not np.ptp(vectors, axis=0).any():  # one image many times over: nothing varies, PCA would divide by zero
+        return np.zeros((len(vectors), dim), vectors.dtype)
     points: np.ndarray = PCA(dim, svd_solver="randomized", random_state=seed).fit_transform(vectors)
     return points
 

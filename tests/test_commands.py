@@ -137,7 +137,8 @@ def test_sql_gives_a_list_of_objects(run: Run, lake_path: Path) -> None:
         {"label": "cat", "n": 8, "last": "2026-01-08T00:00:00Z"},
         {"label": "dog", "n": 2, "last": "2026-01-12T00:00:00Z"},
     ]
-    odd = run("sql", "SELECT 'nan'::DOUBLE AS a, 'inf'::DOUBLE AS b, DATE '2026-01-01' AS c", "--lake", lake_path, "--json")
+    query = "SELECT 'nan'::DOUBLE AS a, 'inf'::DOUBLE AS b, DATE '2026-01-01' AS c"
+    odd = run("sql", query, "--lake", lake_path, "--json")
     assert odd.json == [{"a": None, "b": None, "c": "2026-01-01"}]
 
 
@@ -245,7 +246,7 @@ def test_some_rejects_are_no_failure(run: Run, tmp_path: Path) -> None:
 
 def test_help_names_every_command(run: Run) -> None:
     out = run("--help").out
-    for command in "init ingest embed search sql status cluster slice serve quickstart".split():
+    for command in ["init", "ingest", "embed", "search", "sql", "status", "cluster", "slice", "serve", "quickstart"]:
         assert f"    {command} " in out or f"    {command}\n" in out
 
 

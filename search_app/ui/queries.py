@@ -40,7 +40,8 @@ _TRUTH = "(SELECT image_id, label FROM labels_current WHERE task = 'classificati
 _COUNTS = 'count(*) AS answers, count(true_label) AS known, count(*) FILTER (WHERE correct) AS "right"'
 
 
-def _all(where: str | None) -> str:
+def every(where: str | None) -> str:
+    """A filter as a predicate; everything when there is none."""
     return f"({where})" if where else "true"
 
 
@@ -70,7 +71,7 @@ def rows(sql: str, *parameters: Any) -> list[Row]:
 def totals(where: str | None) -> Row:
     """images, answers and labelled (images whose class is known) inside the filter."""
     return rows(f"""
-        WITH p AS (SELECT image_id, model FROM predictions WHERE {_all(where)})
+        WITH p AS (SELECT image_id, model FROM predictions WHERE {every(where)})
         SELECT count(DISTINCT image_id) AS images, count(model) AS answers,
                (SELECT count(*) FROM {_TRUTH} t WHERE t.image_id IN (SELECT image_id FROM p)) AS labelled
         FROM p""")[0]
@@ -80,14 +81,14 @@ def by_day(where: str | None) -> list[Row]:
     """day, answers, known (truth known), right; ascending. Answers without a time are left out."""
     return rows(f"""
         SELECT CAST(timestamp AS DATE) AS day, {_COUNTS} FROM answers_labelled
-        WHERE {_all(where)} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""")
+        WHERE {every(where)} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""")
 
 
 def confusion(where: str | None) -> dict[tuple[str, str | None], int]:
     """How many answers by (truth, answer), where the truth is known."""
     found = rows(f"""
         SELECT true_label AS truth, label AS answer, count(*) AS n FROM answers_labelled
-        WHERE {_all(where)} AND true_label IS NOT NULL GROUP BY ALL""")
+        WHERE {every(where)} AND true_label IS NOT NULL GROUP BY ALL""")
     return {(row["truth"], row["answer"]): row["n"] for row in found}
 
 
@@ -95,14 +96,14 @@ def by_model(where: str | None) -> list[Row]:
     """model, model_version, answers, known, right, confidence (mean), last (time); most answers first."""
     return rows(f"""
         SELECT model, model_version, {_COUNTS}, avg(confidence) AS confidence, max(timestamp) AS last
-        FROM answers_labelled WHERE {_all(where)} GROUP BY ALL ORDER BY answers DESC LIMIT 50""")
+        FROM answers_labelled WHERE {every(where)} GROUP BY ALL ORDER BY answers DESC LIMIT 50""")
 
 
 def by_label(where: str | None) -> list[Row]:
     """label (as answered), answers, known, right, confidence (mean); most answers first."""
     return rows(f"""
         SELECT label, {_COUNTS}, avg(confidence) AS confidence FROM answers_labelled
-        WHERE {_all(where)} GROUP BY label ORDER BY answers DESC LIMIT 200""")
+        WHERE {every(where)} GROUP BY label ORDER BY answers DESC LIMIT 200""")
 
 
 def histogram(where: str | None) -> list[Row]:
@@ -111,7 +112,7 @@ def histogram(where: str | None) -> list[Row]:
         SELECT least(floor(confidence * 20), 19) / 20 AS low,
                CASE correct WHEN true THEN 'right' WHEN false THEN 'wrong' ELSE 'unknown' END AS verdict,
                count(*) AS answers
-        FROM answers_labelled WHERE {_all(where)} AND confidence BETWEEN 0 AND 1
+        FROM answers_labelled WHERE {every(where)} AND confidence BETWEEN 0 AND 1
         GROUP BY ALL ORDER BY low, verdict""")
 
 
@@ -141,11 +142,11 @@ def sample(where: str | None, order: str, seed: int, limit: int) -> list[Row]:
     shown = f"SELECT image_id, label, confidence FROM ({_IMAGES}) ORDER BY {by}, image_id LIMIT {int(limit)}"
     if order in _KEPT_BY_ROWS:
         # Enough rows from the front, unless images have more than four each: spares ranking a million.
-        front = f"SELECT image_id FROM predictions WHERE {_all(where)} ORDER BY {by}, image_id LIMIT {4 * int(limit)}"
-        found = rows(shown.format(where=f"{_all(where)} AND image_id IN ({front})"))
+        front = f"SELECT image_id FROM predictions WHERE {every(where)} ORDER BY {by}, image_id LIMIT {4 * int(limit)}"
+        found = rows(shown.format(where=f"{every(where)} AND image_id IN ({front})"))
         if len(found) == limit:
             return found
-    return rows(shown.format(where=_all(where)))
+    return rows(shown.format(where=every(where)))
 
 
 def faces(image_ids: list[str]) -> dict[str, Row]:
