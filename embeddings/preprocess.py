@@ -49,13 +49,17 @@ def square(image: Image.Image, how: Preprocessing) -> np.ndarray:
     else:
         size = (int(how.resize * width / height), how.resize)
     left, top = round((size[0] - how.crop) / 2.0), round((size[1] - how.crop) / 2.0)
-    if left < 0 or top < 0:  # Pillow fills with black what a crop larger than the image asks for
-        image = image.resize(size, _FILTERS[how.interpolation])
+    filter = _FILTERS[how.interpolation]
+    if width < height or how.crop > min(size):
+        # Pillow fills with black what a crop larger than the image asks for.
+        image = image.resize(size, filter)
         return np.asarray(image.crop((left, top, left + how.crop, top + how.crop)))
-    # Only the pixels that stay are computed: 40 % less work than resizing the whole and cropping then.
+    # Only the columns that stay are computed, a third less work. In two steps, because Pillow picks which direction
+    # goes first by the shape, and rounds to 8 bits in between: for what is not tall it is the horizontal.
     across, down = width / size[0], height / size[1]
-    box = (left * across, top * down, (left + how.crop) * across, (top + how.crop) * down)
-    return np.asarray(image.resize((how.crop, how.crop), _FILTERS[how.interpolation], box=box))
+    image = image.resize((how.crop, height), filter, box=(left * across, 0, (left + how.crop) * across, height))
+    image = image.resize((how.crop, how.crop), filter, box=(0, top * down, how.crop, (top + how.crop) * down))
+    return np.asarray(image)
 
 
 def prepare_many(files: list[bytes], how: Preprocessing | None) -> Prepared:

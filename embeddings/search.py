@@ -96,13 +96,15 @@ def nearest(
 ) -> pa.Table:
     """The k distinct images nearest to a unit vector. See `search`."""
     wanted = _columns(lake, columns)
-    checked = filters.check(lake, where) if where else None
-    condition = f"{record.column} IS NOT NULL"
-    if checked is not None:
-        passing = checked.lance or f"_rowid IN ({_listed(filters.row_ids(lake, checked))})"
-        condition = f"{condition} AND {passing}"
+    condition, passing = None, None
+    if where:
+        checked = filters.check(lake, where)
+        condition = checked.lance
+        if condition is None:
+            passing = set(filters.row_ids(lake, checked))
+            condition = f"_rowid IN ({','.join(map(str, passing)) or 'NULL'})"
     scores = _best_images(lake, record, query, k, condition)
-    rows = _newest_rows(lake, list(scores), condition, wanted)
+    rows = _newest_rows(lake, list(scores), condition if passing is None else None, passing, wanted)
     ordered = [rows[i] for i in scores if i in rows]
     kinds = lake.dataset("predictions").schema
     out = {name: pa.array([r[name] for r in ordered], kinds.field(name).type) for name in wanted}
@@ -111,20 +113,20 @@ def nearest(
     return pa.table({n: similarity if n == "similarity" else out[n] for n in names})
 
 
-def _best_images(lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, condition: str) -> dict[str, float]:
-    """image_id -> cosine of the k best images, best first. Looks further while rows repeat images."""
-    table = lake.searchable("predictions")
+def _best_images(
+    lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, condition: str | None
+) -> dict[str, float]:
+    """image_id -> cosine of the k best images, best first. Looks further while rows repeat images.
+
+    Rows without a vector are no candidates: Lance leaves them out.
+    """
+    search = lake.searchable("predictions").search(query, vector_column_name=record.column)
+    search = search.distance_type("cosine").bypass_vector_index().select(["image_id", "_distance"])
+    if condition is not None:
+        search = search.where(condition)
     ask = k
     while True:
-        found = (
-            table.search(query, vector_column_name=record.column)
-            .distance_type("cosine")
-            .bypass_vector_index()
-            .where(condition)
-            .select(["image_id", "_distance"])
-            .limit(ask)
-            .to_arrow()
-        )
+        found = search.limit(ask).to_arrow()
         best: dict[str, float] = {}
         for name, distance in zip(found["image_id"].to_pylist(), found["_distance"].to_pylist(), strict=True):
             best.setdefault(name, 1.0 - distance)
@@ -134,16 +136,22 @@ def _best_images(lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, 
         ask = max(2 * ask, ask * k // max(1, len(best)))
 
 
-def _newest_rows(lake: Lake, images: list[str], condition: str, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """image_id -> its newest row that passes; rows without a timestamp are older than any with one."""
+def _newest_rows(
+    lake: Lake, images: list[str], condition: str | None, passing: set[int] | None, wanted: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """image_id -> its newest row that passes; rows without a timestamp are older than any with one.
+
+    What passes is said by a Lance filter or by a set of row ids.
+    """
     read = list(dict.fromkeys([*wanted, "timestamp", "ingested_at"]))
     dataset = lake.dataset("predictions")
     newest: dict[str, dict[str, Any]] = {}
     for start in range(0, len(images), 1_000):
         listed = ",".join(f"'{i}'" for i in images[start : start + 1_000])
-        # Lance cannot plan a filter on _rowid unless _rowid is read, too.
-        scanner = dataset.scanner(columns=read, filter=f"image_id IN ({listed}) AND {condition}", with_row_id=True)
-        for row in scanner.to_table().to_pylist():
+        filter = f"image_id IN ({listed})" + (f" AND {condition}" if condition else "")
+        for row in dataset.scanner(columns=read, filter=filter, with_row_id=True).to_table().to_pylist():
+            if passing is not None and row["_rowid"] not in passing:
+                continue
             held = newest.get(row["image_id"])
             if held is None or _age(row) > _age(held):
                 newest[row["image_id"]] = row
@@ -182,7 +190,3 @@ def _embed(model: Embedder, image: bytes | str | Path | None, text: str | None) 
         raise BadInput("the network gave no finite vector for this image")
     embedded: np.ndarray = out.vectors[0]
     return embedded
-
-
-def _listed(row_ids: list[int]) -> str:
-    return ",".join(map(str, row_ids)) or "NULL"

@@ -44,9 +44,7 @@ def _templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def make_lake(tmp_path: Path, _templates: Callable[..., Path]) -> MakeLake:
     """make_lake(name="lake", embedders=(), columns={}) -> an open, empty lake of that name in tmp_path."""
 
-    def make(
-        name: str = "lake", embedders: Sequence[str] = (), columns: dict[str, str] | None = None
-    ) -> Lake:
+    def make(name: str = "lake", embedders: Sequence[str] = (), columns: dict[str, str] | None = None) -> Lake:
         place = tmp_path / name
         shutil.copytree(_templates(embedders, columns or {}), place)
         return store.open(str(place))

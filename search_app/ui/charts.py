@@ -1,6 +1,6 @@
-"""The charts of the app, from rows of counts. They follow the theme, light or dark.
+"""The charts of the overview, from rows of counts to blocks of a report.
 
-Right, wrong and unknown are told apart by colour, by order in the stack and by the legend's words.
+Right, wrong and unknown are told apart by colour, by their order in the stack and by the words on each bar.
 """
 
 from __future__ import annotations
@@ -9,145 +9,63 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-import altair as alt
-import streamlit as st
-
-from search_app.ui import settings
 from search_app.ui.rates import wilson
+from search_app.ui.report import Block, bars, line
 
-HEIGHT = 170
-_VERDICTS = {"right": "right", "wrong": "wrong", "unknown": "not labelled"}
-
-
-def _colours() -> dict[str, str]:
-    if st.context.theme.type == "dark":
-        return {"right": "#4fb0d0", "wrong": settings.WRONG_DARK, "unknown": "#46535f"}
-    return {"right": settings.ACCENT, "wrong": settings.WRONG, "unknown": "#c3ccd4"}
+MOST_BARS = 62  # days that still have a bar each
 
 
-def _verdict_colour() -> alt.Color:
-    domain = list(_VERDICTS.values())
-    colours = _colours()
-    return alt.Color(
-        "verdict:N", scale=alt.Scale(domain=domain, range=[colours[name] for name in _VERDICTS]), legend=None
-    )
+def volume(days: Sequence[dict[str, Any]]) -> Block:
+    """Answers per day (or week, or 30 days) by verdict. `days` as `queries.by_day` gives them."""
+    spans = _spans(days)
+    items = [(_tick(day), _tick(day), (right, known - right, n - known)) for day, (n, known, right) in spans]
+    return bars(f"Answers per {_unit(days)}", items)
 
 
-def key() -> None:
-    """What the colours mean, once for all charts of a row."""
-    st.caption(":primary[■] right &emsp; :orange[■] wrong &emsp; :gray[■] not labelled", text_alignment="right")
+def accuracy(days: Sequence[dict[str, Any]]) -> Block | None:
+    """Accuracy over time with its 95 % Wilson interval; None with fewer than two moments to compare."""
+    known = [(day, wilson(right, n)) for day, (_, n, right) in _spans(days, least=7)]
+    points = [(_tick(day), one.value or 0.0, one.low or 0.0, one.high or 0.0, one.n) for day, one in known if one.n]
+    return line(f"Accuracy per {_unit(days, least=7)}", points) if len(points) > 1 else None
 
 
-def volume(days: Sequence[dict[str, Any]]) -> None:
-    """Answers per day, stacked by verdict. `days` as `queries.by_day` gives them."""
-    counts = [
-        {"day": _noon(row["day"]), "verdict": _VERDICTS[name], "answers": n}
-        for row in days
-        for name, n in (
-            ("right", row["right"]),
-            ("wrong", row["known"] - row["right"]),
-            ("unknown", row["answers"] - row["known"]),
-        )
-    ]
-    chart = (
-        _chart(counts)
-        .mark_bar()
-        .encode(
-            x=alt.X(
-                "yearmonthdate(day):T",
-                title=None,
-                axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=6),
-            ),
-            y=alt.Y("sum(answers):Q", title=None, axis=alt.Axis(format=",.0f", tickCount=4)),
-            color=_verdict_colour(),
-            order=alt.Order("rank:Q"),
-            tooltip=[
-                alt.Tooltip("day:T", format="%Y-%m-%d"),
-                alt.Tooltip("verdict:N"),
-                alt.Tooltip("sum(answers):Q", title="answers", format=","),
-            ],
-        )
-        .transform_calculate(rank="datum.verdict == 'right' ? 0 : datum.verdict == 'wrong' ? 1 : 2")
-    )
-    st.caption("Answers per day")
-    st.altair_chart(chart, alt="Answers per day by verdict")
+def confidence(bins: Sequence[dict[str, Any]]) -> Block:
+    """Histogram of confidence by verdict. `bins` as `queries.histogram` gives them."""
+    found = {(round(row["low"] * 20), row["verdict"]): row["answers"] for row in bins}
+    first = min((place for place, _ in found), default=0)
+    items = []
+    for place in range(first, 20):
+        low = place / 20
+        parts = [found.get((place, verdict), 0) for verdict in ("right", "wrong", "unknown")]
+        items.append((f"{low:.2f}", f"confidence {low:.2f} to {low + 0.05:.2f}", parts))
+    return bars("Answers by confidence", items)
 
 
-def accuracy(days: Sequence[dict[str, Any]]) -> None:
-    """Accuracy per day, or per week when there are more than three of them, with its 95 % Wilson interval."""
-    span = (days[-1]["day"] - days[0]["day"]).days
-    start = {row["day"]: row["day"] if span <= 21 else _monday(row["day"]) for row in days}
-    sums: dict[dt.date, list[int]] = {}
+def _step(days: Sequence[dict[str, Any]], least: int) -> int:
+    """How many days share a bar: 1 or `least`, 7 or 30, so that there are not too many."""
+    span = (days[-1]["day"] - days[0]["day"]).days + 1
+    if span <= 21:
+        return 1
+    return next((step for step in (1, 7, 30) if step >= least and span / step <= MOST_BARS), 30)
+
+
+def _unit(days: Sequence[dict[str, Any]], least: int = 1) -> str:
+    return {1: "day", 7: "week", 30: "30 days"}[_step(days, least)]
+
+
+def _spans(days: Sequence[dict[str, Any]], least: int = 1) -> list[tuple[dt.date, tuple[int, int, int]]]:
+    """(first day, (answers, known, right)) of every span from the first to the last day, empty ones too."""
+    step = _step(days, least)
+    first = days[0]["day"]
+    if step == 7:
+        first -= dt.timedelta(days=first.weekday())
+    sums = [[0, 0, 0] for _ in range(((days[-1]["day"] - first).days // step) + 1)]
     for row in days:
-        sums.setdefault(start[row["day"]], [0, 0])
-        sums[start[row["day"]]][0] += row["right"]
-        sums[start[row["day"]]][1] += row["known"]
-    data = [
-        {"day": _noon(day), "accuracy": rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
-        for day, rate in ((day, wilson(hits, n)) for day, (hits, n) in sums.items() if n)
-    ]
-    colour = _colours()["right"]
-    title = "Accuracy per day" if span <= 21 else "Accuracy per week"
-    x = alt.X("day:T", title=None, axis=alt.Axis(format="%d %b", labelOverlap=True, tickCount=6))
-    base = _chart(data).encode(
-        x=x,
-        tooltip=[
-            alt.Tooltip("day:T", format="%Y-%m-%d"),
-            alt.Tooltip("accuracy:Q", format=".1%"),
-            alt.Tooltip("low:Q", format=".1%", title="95 % from"),
-            alt.Tooltip("high:Q", format=".1%", title="to"),
-            alt.Tooltip("n:Q", format=","),
-        ],
-    )
-    y = alt.Y("low:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%", tickCount=5))
-    band = base.mark_area(opacity=0.18, color=colour).encode(y=y, y2="high:Q")
-    rule = base.mark_rule(opacity=0.45, color=colour).encode(y=y, y2="high:Q")
-    line = base.mark_line(color=colour, point=alt.OverlayMarkDef(color=colour, size=36)).encode(y="accuracy:Q")
-    st.caption(title)
-    st.altair_chart(band + rule + line, alt=title)
+        place = (row["day"] - first).days // step
+        for part, name in enumerate(("answers", "known", "right")):
+            sums[place][part] += row[name]
+    return [(first + dt.timedelta(days=step * place), (n[0], n[1], n[2])) for place, n in enumerate(sums)]
 
 
-def confidence(bins: Sequence[dict[str, Any]]) -> None:
-    """Histogram of confidence, stacked by verdict. `bins` as `queries.histogram` gives them."""
-    data = [
-        {
-            "low": row["low"],
-            "high": row["low"] + 0.05,
-            "verdict": _VERDICTS[row["verdict"]],
-            "answers": row["answers"],
-        }
-        for row in bins
-    ]
-    chart = (
-        _chart(data)
-        .mark_bar(binSpacing=1)
-        .encode(
-            x=alt.X("low:Q", bin="binned", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)),
-            x2="high:Q",
-            y=alt.Y("answers:Q", title=None, axis=alt.Axis(format=",.0f", tickCount=4)),
-            color=_verdict_colour(),
-            order=alt.Order("rank:Q"),
-            tooltip=[
-                alt.Tooltip("low:Q", format=".2f", title="from"),
-                alt.Tooltip("high:Q", format=".2f", title="to"),
-                alt.Tooltip("verdict:N"),
-                alt.Tooltip("answers:Q", format=","),
-            ],
-        )
-        .transform_calculate(rank="datum.verdict == 'right' ? 0 : datum.verdict == 'wrong' ? 1 : 2")
-    )
-    st.caption("Answers by confidence")
-    st.altair_chart(chart, alt="Histogram of confidence by verdict")
-
-
-def _chart(rows: list[dict[str, Any]]) -> alt.Chart:
-    return alt.Chart(alt.Data(values=rows), height=HEIGHT)
-
-
-def _noon(day: dt.date) -> str:
-    """The day as a local time in every browser's time zone."""
-    return f"{day.isoformat()}T12:00:00"
-
-
-def _monday(day: dt.date) -> dt.date:
-    return day - dt.timedelta(days=day.weekday())
+def _tick(day: dt.date) -> str:
+    return f"{day:%d %b}" if day.year == dt.date.today().year else f"{day:%d %b %y}"

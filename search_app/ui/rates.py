@@ -87,6 +87,11 @@ def verdict(confusion: Mapping[tuple[str, str | None], int]) -> Verdict:
     )
 
 
+def share(value: float | None) -> str:
+    """`83 %`; a dash for None. For sentences and tables whose counts stand beside."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
 def count(n: int | float | None) -> str:
     """`12,345`; a dash for None."""
     return "–" if n is None else f"{n:,.0f}"

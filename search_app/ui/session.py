@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -83,12 +84,21 @@ def save(page: str) -> None:
 
 def go(page: str, **changes: str | int | Iterable[str] | None) -> None:
     """Show another page with the present scope and `changes` as its own state. Ends this run."""
+    st.switch_page(st.session_state["_pages"][page], query_params=_target(changes))
+
+
+def href(page: str, **changes: str | int | Iterable[str] | None) -> str:
+    """The address `go` would lead to, for a link that can be opened in a tab of its own."""
+    query = urlencode(_target(changes), doseq=True)
+    path = "" if page == "overview" else page
+    return f"./{path}" + (f"?{query}" if query else "")
+
+
+def _target(changes: dict[str, str | int | Iterable[str] | None]) -> dict[str, list[str]]:
+    """The shared parameters with `changes`, those without a value left out."""
     target = {name: values for name, values in params().items() if name in SHARED}
     target |= {name: _values(value) for name, value in changes.items()}
-    st.switch_page(
-        st.session_state["_pages"][page],
-        query_params={name: values for name, values in target.items() if values},
-    )
+    return {name: values for name, values in target.items() if values}
 
 
 def _values(value: str | int | Iterable[str] | None) -> list[str]:

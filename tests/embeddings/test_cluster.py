@@ -66,7 +66,10 @@ def test_children_partition_their_parent(make_lake: MakeLake, method) -> None:
 def test_two_islands_are_two_clusters(make_lake: MakeLake, method) -> None:
     lk = holding(make_lake, islands([20, 12]))
     made = cluster(lk, method=method, k=2 if method == "kmeans" else None)
-    assert [members(lk, made)[n.path] for n in made.nodes] == [{image(i) for i in range(20)}, {image(i) for i in range(20, 32)}]
+    assert [members(lk, made)[n.path] for n in made.nodes] == [
+        {image(i) for i in range(20)},
+        {image(i) for i in range(20, 32)},
+    ]
     assert all(n.compactness > 0.98 for n in made.nodes)
 
 

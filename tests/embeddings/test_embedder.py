@@ -95,7 +95,9 @@ def test_efficientnet_works_without_a_network(offline: None) -> None:
     assert NetworkEmbedder("efficientnet-lite0", engine="torch").spec.dim == 1280
 
 
-def test_other_weights_under_the_same_name_are_refused(make_lake: MakeLake, resnets: list[Path], tmp_path: Path) -> None:
+def test_other_weights_under_the_same_name_are_refused(
+    make_lake: MakeLake, resnets: list[Path], tmp_path: Path
+) -> None:
     """A second set of weights gets a name and a column of its own: resnet18@tuned."""
     lk = make_lake(embedders=["resnet18"])
     pictures.folder(tmp_path / "in", 2)

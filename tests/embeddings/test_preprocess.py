@@ -33,9 +33,7 @@ def publishers(image: Image.Image, how: Preprocessing) -> np.ndarray:
     width=st.integers(1, 130), height=st.integers(1, 130), resize=st.integers(8, 48), less=st.integers(-4, 7),
     interpolation=st.sampled_from(["bilinear", "bicubic"]), mode=st.sampled_from(["shortest", "squash"]),
 )  # fmt: skip
-def test_resize_and_crop_are_torchvisions(
-    width: int, height: int, resize: int, less: int, interpolation, mode
-) -> None:
+def test_resize_and_crop_are_torchvisions(width: int, height: int, resize: int, less: int, interpolation, mode) -> None:
     """Of noise, the worst there is: where only the middle is computed, rounding moves a few values by some levels."""
     how = replace(SMALL, resize=resize, crop=resize - less, interpolation=interpolation, mode=mode)
     image = pictures.noise(width * 200 + height, width, height)

@@ -22,7 +22,13 @@ from tests.pictures import encoded, flat
 
 IMAGES, DIM = 60, 8
 LANCE_FILTERS = [None, "label = 'a'", "confidence < 0.5", "label = 'a' OR n IS NULL", "NOT (n > 2)", "label = 'nobody'"]
-DUCKDB_FILTERS = ["label LIKE 'a%'", "n + 1 = 3", "len(scores) > 0", "confidence < n", "image_id = 'x' OR label LIKE 'x'"]
+DUCKDB_FILTERS = [
+    "label LIKE 'a%'",
+    "n + 1 = 3",
+    "len(scores) > 0",
+    "confidence < n",
+    "image_id = 'x' OR label LIKE 'x'",
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,9 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, dict[str, np.
     return lk, known
 
 
-def brute_force(lk: Lake, known: dict[str, np.ndarray], query: np.ndarray, k: int, where: str | None) -> list[tuple[str, float]]:
+def brute_force(
+    lk: Lake, known: dict[str, np.ndarray], query: np.ndarray, k: int, where: str | None
+) -> list[tuple[str, float]]:
     passing = lk.sql(f"SELECT DISTINCT image_id FROM predictions WHERE {where or 'true'}")["image_id"].to_pylist()
     names = [name for name in passing if name in known]
     cosines = {name: float(known[name] @ query / np.linalg.norm(query)) for name in names}

@@ -41,7 +41,8 @@ def label(lake: Lake, *said: tuple[str, str | None, Any]) -> None:
     """Adds statements (image_id, label, moment) about images."""
     columns = ("image_id", "label", "timestamp")
     rows = [
-        dict(zip(columns, row, strict=True)) | {"event_id": str(uuid.uuid4()), "task": "classification", "origin": "human"}
+        dict(zip(columns, row, strict=True))
+        | {"event_id": str(uuid.uuid4()), "task": "classification", "origin": "human"}
         for row in said
     ]
     lake.insert("labels", pa.Table.from_pylist(rows, schema=lake.dataset("labels").schema))

@@ -69,7 +69,9 @@ def test_every_exif_orientation_gives_the_same_upright_image(format: str, orient
     assert close(quarters(found.thumbnail), [RED, GREEN, BLUE, WHITE], by=60)
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"]
+)
 def test_broken_exif_costs_only_the_orientation(exif: bytes) -> None:
     found = decode.decode(encoded(pictures.corners(), "JPEG", exif=exif))
     assert (found.width, found.height) == (48, 32)
@@ -219,7 +221,9 @@ def test_a_thumbnail_is_small_whatever_the_image(width: int, height: int) -> Non
         assert (thumbnail.format, thumbnail.mode) == ("JPEG", "RGB")
         assert thumbnail.size == (found.thumbnail_width, found.thumbnail_height)
         assert max(thumbnail.size) <= 256
-    assert found.thumbnail_width / found.thumbnail_height == pytest.approx(width / height, rel=0.02) or 1 in thumbnail.size
+    assert (
+        found.thumbnail_width / found.thumbnail_height == pytest.approx(width / height, rel=0.02) or 1 in thumbnail.size
+    )
 
 
 def test_a_small_image_is_not_enlarged() -> None:

@@ -33,7 +33,9 @@ def test_answers_share_an_id_only_if_they_are_the_same(one: tuple[str, ...], oth
 
 
 def test_none_and_empty_are_different_parts() -> None:
-    assert ids.derived_prediction_id(IMAGE, None, "", None, None) != ids.derived_prediction_id(IMAGE, "", None, None, None)
+    assert ids.derived_prediction_id(IMAGE, None, "", None, None) != ids.derived_prediction_id(
+        IMAGE, "", None, None, None
+    )
 
 
 def test_a_bare_row_and_an_answer_without_parts_differ() -> None:
@@ -53,7 +55,9 @@ def test_an_id_is_told_by_its_form(text: str, kind: str) -> None:
     assert ids.kind(text) == kind
 
 
-@pytest.mark.parametrize("text", ["", "cat.jpg", IMAGE[:-1], IMAGE + "0", IMAGE.upper(), IMAGE + "\n", "z" * 36, "'; --"])
+@pytest.mark.parametrize(
+    "text", ["", "cat.jpg", IMAGE[:-1], IMAGE + "0", IMAGE.upper(), IMAGE + "\n", "z" * 36, "'; --"]
+)
 def test_what_has_neither_form_is_refused_with_its_value(text: str) -> None:
     with pytest.raises(BadInput, match="is no id"):
         ids.kind(text)

@@ -69,7 +69,9 @@ def test_an_imagefolder_gives_labels_not_answers(lk: Lake, tmp_path: Path) -> No
     pictures.folder(tmp_path / "in" / "cat", 2, seed=1)
     pictures.folder(tmp_path / "in" / "dog", 1, seed=2)
     assert counts(run(lk, tmp_path / "in")) == (3, 0, 3, 0, 3, 0)
-    found = lk.sql("SELECT label, task, origin, count(*) AS n FROM labels_current GROUP BY ALL ORDER BY label").to_pylist()
+    found = lk.sql(
+        "SELECT label, task, origin, count(*) AS n FROM labels_current GROUP BY ALL ORDER BY label"
+    ).to_pylist()
     assert [tuple(row.values()) for row in found] == [
         ("cat", "classification", "import", 2), ("dog", "classification", "import", 1),
     ]  # fmt: skip
@@ -127,7 +129,9 @@ def test_a_log_says_the_same_in_every_format(make_lake: MakeLake, tmp_path: Path
 def test_paths_are_relative_to_the_log_or_absolute(lk: Lake, tmp_path: Path) -> None:
     pictures.folder(tmp_path / "a" / "deep", 2)
     absolute = str(tmp_path / "a" / "deep" / "001.png")
-    path = log(tmp_path / "a", "log.jsonl", {"image": "deep/000.png"}, {"image": absolute}, {"image": "https://x/y.png"})
+    path = log(
+        tmp_path / "a", "log.jsonl", {"image": "deep/000.png"}, {"image": absolute}, {"image": "https://x/y.png"}
+    )
     report = run(lk, path)
     assert counts(report) == (2, 0, 2, 0, 0, 1)
     assert report.rejected[0]["source"] == f"{path}:3"
@@ -153,7 +157,11 @@ def test_known_images_are_named_by_their_id(lk: Lake, tmp_path: Path) -> None:
 def test_an_image_with_three_answers_is_one_image(lk: Lake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 1)
     shutil.copy(tmp_path / "000.png", tmp_path / "copy.png")
-    path = log(tmp_path, "log.jsonl", *({"image": n, "model": m} for n, m in [("000.png", "a"), ("000.png", "b"), ("copy.png", "c")]))
+    path = log(
+        tmp_path,
+        "log.jsonl",
+        *({"image": n, "model": m} for n, m in [("000.png", "a"), ("000.png", "b"), ("copy.png", "c")]),
+    )
     assert counts(run(lk, path)) == (1, 2, 3, 0, 0, 0)
     assert [lk.dataset(n).count_rows() for n in ("images", "thumbnails", "predictions")] == [1, 1, 3]
     assert counts(run(lk, path)) == (0, 3, 0, 3, 0, 0)
@@ -197,7 +205,17 @@ def test_bad_rows_change_nothing_for_the_others(make_lake: MakeLake, tmp_path: P
     reasons = [r["reason"] for r in report.rejected]
     for reason, said in zip(
         reasons,
-        ["No such file", "", "no image", "not an image", "not a regular file", "between 0 and 1", "no path", "regular", "64 bits"],
+        [
+            "No such file",
+            "",
+            "no image",
+            "not an image",
+            "not a regular file",
+            "between 0 and 1",
+            "no path",
+            "regular",
+            "64 bits",
+        ],
         strict=True,
     ):
         assert said in reason

@@ -64,7 +64,9 @@ def stop(lk: Lake, images: Path, commits: int, signum: int) -> subprocess.Popen[
 
 
 # In each step: thumbnails, images, labels, predictions.
-@pytest.mark.parametrize("commits", [2, 7, 12, pytest.param(16, marks=pytest.mark.soak), pytest.param(25, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "commits", [2, 7, 12, pytest.param(16, marks=pytest.mark.soak), pytest.param(25, marks=pytest.mark.soak)]
+)
 def test_after_a_kill_a_second_run_gives_the_lake_of_an_undisturbed_one(
     lk: Lake, images: Path, undisturbed: dict[str, list[str]], commits: int
 ) -> None:
@@ -77,7 +79,9 @@ def test_after_a_kill_a_second_run_gives_the_lake_of_an_undisturbed_one(
     assert report.rejected == []
 
 
-def test_after_ctrl_c_a_second_run_completes_the_lake(lk: Lake, images: Path, undisturbed: dict[str, list[str]]) -> None:
+def test_after_ctrl_c_a_second_run_completes_the_lake(
+    lk: Lake, images: Path, undisturbed: dict[str, list[str]]
+) -> None:
     process = stop(lk, images, 9, signal.SIGINT)
     assert process.returncode != 0
     half = store.open(lk.uri)

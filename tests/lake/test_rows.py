@@ -182,7 +182,9 @@ SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just("\ud800"), st.binary(max_size=3),
     st.datetimes(), st.sampled_from(["0.5", "[1]", '{"a":1}', "1e999", "nan", "\0"]),
 )  # fmt: skip
-KEYS = st.sampled_from(["label", "score", "bbox", "size", "counts", "segmentation", "height", "width", "x", "y", "\ud800"])
+KEYS = st.sampled_from(
+    ["label", "score", "bbox", "size", "counts", "segmentation", "height", "width", "x", "y", "\ud800"]
+)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8
 )

@@ -128,7 +128,9 @@ def test_an_export_is_an_imagefolder_and_stays_inside(lk: Lake, tmp_path: Path) 
     files = [p for p in (tmp_path / "a").rglob("*") if p.is_file()]
     assert {p.name for p in files} == {f"{name}.png" for name in names}
     assert all(p.parent.parent == out and p.read_bytes() == paths[names.index(p.stem)].read_bytes() for p in files)
-    folder = {HOSTILE[names.index(p.stem)] if names.index(p.stem) < len(HOSTILE) else None: p.parent.name for p in files}
+    folder = {
+        HOSTILE[names.index(p.stem)] if names.index(p.stem) < len(HOSTILE) else None: p.parent.name for p in files
+    }
     assert folder["../x"] == "%2E%2E%2Fx"
     assert folder["con"] == "con"
     assert folder[None] == folder[""] == slices.UNLABELLED

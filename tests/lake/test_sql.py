@@ -121,7 +121,9 @@ def test_times_are_utc(lk: Lake) -> None:
     add(lk, [{"timestamp": moment(1)}, {"timestamp": moment(2)}])
     found = lk.sql("SELECT timestamp FROM answers WHERE timestamp >= '2024-05-02 00:00:00+00'")
     assert found["timestamp"].to_pylist() == [moment(2)]
-    assert lk.sql("SELECT timestamp::VARCHAR AS t FROM answers ORDER BY 1 LIMIT 1")["t"].to_pylist() == ["2024-05-01 00:00:00+00"]
+    assert lk.sql("SELECT timestamp::VARCHAR AS t FROM answers ORDER BY 1 LIMIT 1")["t"].to_pylist() == [
+        "2024-05-01 00:00:00+00"
+    ]
 
 
 def test_answers_leaves_unanswered_images_out(lk: Lake) -> None:
@@ -133,7 +135,10 @@ def test_of_labels_the_latest_is_current(lk: Lake) -> None:
     one, two = image("one"), image("two")
     label(lk, (one, "cat", moment(2)), (one, "dog", moment(3)), (one, "cow", moment(1)), (two, "cat", moment(1)))
     found = lk.sql("SELECT image_id, label FROM labels_current ORDER BY label")
-    assert list(zip(found["image_id"].to_pylist(), found["label"].to_pylist(), strict=True)) == [(two, "cat"), (one, "dog")]
+    assert list(zip(found["image_id"].to_pylist(), found["label"].to_pylist(), strict=True)) == [
+        (two, "cat"),
+        (one, "dog"),
+    ]
 
 
 def test_answers_stand_beside_what_is_true(lk: Lake) -> None:

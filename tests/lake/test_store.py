@@ -25,7 +25,9 @@ def test_what_is_created_can_be_opened(tmp_path: Path) -> None:
     made = lake.create(str(tmp_path / "new" / "lake"), embedders=["resnet18", "efficientnet-lite0"])
     opened = lake.open(made.uri)
     assert [e.name for e in opened.embedders()] == ["resnet18", "efficientnet-lite0"]
-    assert all(opened.dataset(name).count_rows() == 0 for name in schema.TABLES if name not in ("migrations", "embedders"))
+    assert all(
+        opened.dataset(name).count_rows() == 0 for name in schema.TABLES if name not in ("migrations", "embedders")
+    )
 
 
 def test_a_trailing_slash_names_the_same_lake(lk: Lake) -> None:
@@ -130,9 +132,7 @@ def test_a_known_key_is_not_inserted_again(lk: Lake) -> None:
 def test_one_key_inserted_by_many_at_once_is_there_once(lk: Lake) -> None:
     added: list[int] = []
     handles = [lake.open(lk.uri) for _ in range(4)]
-    threads = [
-        threading.Thread(target=lambda h=h: added.append(h.insert("slices", slices_row("a")))) for h in handles
-    ]
+    threads = [threading.Thread(target=lambda h=h: added.append(h.insert("slices", slices_row("a")))) for h in handles]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -175,7 +175,9 @@ def test_the_present_moment_has_a_zone() -> None:
 
 
 def test_every_error_has_an_exit_code() -> None:
-    codes = {cls.__name__: cls.exit_code for base in LakeloopError.__subclasses__() for cls in (base, *base.__subclasses__())}
+    codes = {
+        cls.__name__: cls.exit_code for base in LakeloopError.__subclasses__() for cls in (base, *base.__subclasses__())
+    }
     assert set(codes.values()) == {2, 3}
     assert codes["NotALake"] == 2
     assert codes["LakeBusy"] == 3

@@ -51,7 +51,9 @@ def text(value: str) -> str:
 
 WORDS = st.sampled_from([v for v in LABELS if v is not None]).map(text)
 WHOLE = st.sampled_from([str(v) for v in NUMBERS if v is not None and v > -(2**63)] + ["9223372036854775808"])
-DECIMAL = st.sampled_from([str(v) for v in FLOATS if v is not None] + ["0", "1", "-0.0", "1e-3", "0.1000000000000000000001"])
+DECIMAL = st.sampled_from(
+    [str(v) for v in FLOATS if v is not None] + ["0", "1", "-0.0", "1e-3", "0.1000000000000000000001"]
+)
 LITERALS = {"label": WORDS, "CAMERA": WORDS, "n": WHOLE, '"order"': WHOLE, "confidence": DECIMAL, "heat": DECIMAL}
 COMPARISONS = st.sampled_from(["=", "<>", "!=", "<", "<=", ">", ">="])
 
@@ -184,7 +186,15 @@ def test_a_cast_that_fails_on_some_row_is_bad_input(lk: Lake) -> None:
 
 def test_a_filter_names_its_images_once(make_lake: MakeLake, tmp_path: Path) -> None:
     lk = make_lake()
-    add(lk, [{"image_id": "b", "label": "x"}, {"image_id": "a", "label": "x"}, {"image_id": "b", "label": "x"}, {"label": "y"}])
+    add(
+        lk,
+        [
+            {"image_id": "b", "label": "x"},
+            {"image_id": "a", "label": "x"},
+            {"image_id": "b", "label": "x"},
+            {"label": "y"},
+        ],
+    )
     assert where.images(lk, "label = 'x' -- both") == ["a", "b"]
 
 

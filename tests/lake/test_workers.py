@@ -32,7 +32,9 @@ def test_one_task_now(doublers: WorkerPool) -> None:
 
 @given(tasks=st.integers(0, 25), ahead=st.integers(0, 6), slow=st.integers(1, 4))
 @settings(max_examples=15)
-def test_tasks_are_drawn_only_a_little_ahead_of_results(doublers: WorkerPool, tasks: int, ahead: int, slow: int) -> None:
+def test_tasks_are_drawn_only_a_little_ahead_of_results(
+    doublers: WorkerPool, tasks: int, ahead: int, slow: int
+) -> None:
     """At most workers + ahead tasks are out, so that a slow consumer holds up the reading of files."""
     drawn = given_back = 0
 

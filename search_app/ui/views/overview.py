@@ -1,14 +1,15 @@
-"""Overview, "Is the model well today?": what is in the scope, how right it is, what to do next."""
+"""Overview, "Is the model well today?": where it fails comes first, then how it went, then what to do next."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
-import streamlit as st
-
-from search_app.ui import charts, queries, scope, session, words
+from search_app.ui import charts, findings, groups, queries, scope, session, words
+from search_app.ui.groups import Group
 from search_app.ui.rates import Rate, Verdict, count, verdict, wilson
+from search_app.ui.report import Block, cards, link, links, numbers, progress, report, table
+
+TABLES = 3  # promoted columns that are shown as tables
 
 
 def page() -> None:
@@ -20,145 +21,133 @@ def page() -> None:
     totals = queries.totals(where)
     if not totals["images"]:
         return words.nothing_passes()
-    st.header("Is the model well today?", anchor=False)
     judged = verdict(queries.confusion(where))
-    _numbers(totals, judged)
+    rows: list[list[Block | None]] = [[_numbers(totals, judged)]]
     if totals["answers"]:
-        _charts(where)
-        _tables(where)
-    left, right = st.columns(2, gap="large")
-    with left:
-        _embedding(status)
-    with right:
-        _next(totals, judged, status)
-    return None
+        found = groups.judged(where)
+        rows += [_failing(where, found, judged), [*_tables(found)[1:]], _charts(where), _answers(where)]
+    return report([*rows, [_next(totals, judged, status), _embedding(status)]])
 
 
-def _numbers(totals: queries.Row, judged: Verdict) -> None:
-    with st.container(horizontal=True, gap="medium", key="numbers"):
-        st.metric("Images", count(totals["images"]), width="content")
-        st.metric("Answers", count(totals["answers"]), width="content")
-        st.metric("Labelled images", count(totals["labelled"]), width="content")
-        if judged.accuracy.n:
-            _rate("Accuracy", judged.accuracy, "Share of answers that agree with the label, where there is one.")
-            how = "Mean of the classes' recalls: every class counts alike, however rare it is."
-            _rate("Balanced accuracy", judged.balanced_accuracy, how)
-            guess = f"What always answering “{judged.commoner_class}” would score: a model must beat it."
-            _rate("Commoner-class guess", judged.commoner, guess)
-    if not totals["answers"]:
-        st.caption("No model has answered yet. Bring its answers in as a table, one row an answer:")
-        st.code(words.for_this_lake("ingest", "predictions.csv"), language="bash", width=560)
-    elif not judged.accuracy.n:
-        st.caption("No answer has a label to compare with, so accuracy is not known.")
-
-
-def _rate(name: str, rate: Rate, how: str) -> None:
-    with st.container(width="content", gap=None):
-        st.metric(name, rate.percent(), help=words.plain(how), width="content")
-        st.caption(f"95 % {rate.interval()}")
-
-
-def _charts(where: str | None) -> None:
-    days = queries.by_day(where)
-    known = [row for row in days if row["known"]]
-    bins = queries.histogram(where)
-    drawings = [
-        (charts.volume, days),
-        (charts.accuracy, known if len(known) > 1 else []),
-        (charts.confidence, bins),
+def _numbers(totals: queries.Row, judged: Verdict) -> Block:
+    items = [
+        ("Images", count(totals["images"]), "", ""),
+        ("Answers", count(totals["answers"]), "", "Predictions a model made"),
+        ("Labelled images", count(totals["labelled"]), "", "Images of which a label says what they are"),
     ]
-    shown = [(draw, data) for draw, data in drawings if data]
-    charts.key()
-    for column, (draw, data) in zip(st.columns(len(shown) or 1, gap="medium"), shown, strict=False):
-        with column:
-            draw(data)
+    note = ""
+    if judged.accuracy.n:
+        items += [
+            _rate("Accuracy", judged.accuracy, "Share of answers that agree with the label, where there is one"),
+            _rate(
+                "Balanced accuracy",
+                judged.balanced_accuracy,
+                "Mean of the classes' recalls: every class counts alike, however rare it is",
+            ),
+            _rate(
+                "Commoner-class guess",
+                judged.commoner,
+                f"What always answering “{judged.commoner_class}” would score: a model must beat it",
+            ),
+        ]
+    elif totals["answers"]:
+        note = "No answer has a label to compare with, so accuracy is not known. Labels of a random check would tell."
+    else:
+        command = words.for_this_lake("ingest", "predictions.csv")
+        note = f"No model has answered yet. Bring its answers in as a table, one row an answer: {command}"
+    return numbers("", *items, note=note)
 
 
-def _tables(where: str | None) -> None:
-    left, right = st.columns(2, gap="large")
-    with left:
-        st.subheader("Models", anchor=False)
-        _table(
-            [
-                {
-                    "Model": f"{row['model']} {row['model_version'] or ''}".strip(),
-                    **_counts(row),
-                    "Last answer": row["last"],
-                }
-                for row in queries.by_model(where)
-            ]
-        )
-    with right:
-        st.subheader("Answered classes", anchor=False)
-        _table([{"Label": row["label"] or "no label", **_counts(row)} for row in queries.by_label(where)])
+def _rate(name: str, rate: Rate, how: str) -> tuple[str, str, str, str]:
+    return name, rate.percent(), f"95 % {rate.interval()}", how
 
 
-def _counts(row: queries.Row) -> dict[str, Any]:
-    wrong = wilson(row["known"] - row["right"], row["known"])
-    return {
-        "Answers": row["answers"],
-        "Confidence": row["confidence"],
-        "Wrong": wrong.percent(),
-        "95 % interval": wrong.interval() if row["known"] else "no labels",
-    }
-
-
-def _table(rows: list[dict[str, Any]]) -> None:
-    config = {
-        "Answers": st.column_config.NumberColumn(format="localized", width="small"),
-        "Confidence": st.column_config.NumberColumn(format="%.2f", width="small", help="Mean"),
-        "Wrong": st.column_config.TextColumn(alignment="right", width="small", help="Of the answers with a label"),
-        "95 % interval": st.column_config.TextColumn(alignment="right"),
-        "Last answer": st.column_config.DatetimeColumn(format="YYYY-MM-DD", width="small"),
-    }
-    st.dataframe(
-        pa.Table.from_pylist(rows),
-        hide_index=True,
-        column_config=config,
-        height="content" if len(rows) <= 8 else 320,
+def _failing(where: str | None, found: list[Group], judged: Verdict) -> list[Block | None]:
+    """Where it fails, beside it the first promoted column and what confidence would have told."""
+    filter_sql = scope.current().sql
+    tables = _tables(found)
+    if not judged.accuracy.n:
+        return tables[:1]
+    worst = groups.worst(found)
+    faces = groups.surest_errors(where, worst)
+    of = groups.make_up([one.value for one in worst if one.kind == "node"])
+    sure = groups.sureness(where, [*(one for one in found if one.kind == "all"), *worst[:1]])
+    said = findings.on_confidence(sure[0], sure[1], worst[0].title) if worst else findings.on_confidence(sure[0], None)
+    empty = (
+        f"No group with at least {groups.ENOUGH} labelled answers is surely worse than the whole. "
+        "Compared are values of promoted columns, models, answered classes and clusters."
     )
+    failures = [findings.failure(one, ids, of, filter_sql) for one, ids in zip(worst, faces, strict=True)]
+    more = [link("All clusters, most wrong first", "drilldown", sort="error")] if queries.trees() else []
+    block = cards("Where does it fail?", "" if tables else said, failures, empty, more)
+    if not tables:
+        return [block]
+    return [block | {"wide": 5}, tables[0] | {"note": said, "wide": 4}]
 
 
-def _embedding(status: dict[str, Any]) -> None:
-    st.subheader("Embedding", anchor=False)
-    if not status["embedders"]:
-        st.caption("The lake has no embedder yet. This computes embeddings with the default one:")
-        st.code(words.for_this_lake("embed"), language="bash")
+def _tables(found: list[Group]) -> list[Block | None]:
+    whole = next(one for one in found if one.kind == "all")
+    columns = list(groups.by_column(found).items())[:TABLES]
+    return [findings.by_group(name, some, whole, scope.current().sql) for name, some in columns]
+
+
+def _charts(where: str | None) -> list[Block | None]:
+    days, bins = queries.by_day(where), queries.histogram(where)
+    over_time: list[Block | None] = [charts.volume(days), charts.accuracy(days)] if days else []
+    return [*over_time, charts.confidence(bins) if bins else None]
+
+
+def _answers(where: str | None) -> list[Block | None]:
+    models = [
+        [
+            link(name, "search", model=name),
+            *_counts(row),
+            "–" if row["last"] is None else f"{row['last']:%Y-%m-%d}",
+        ]
+        for row in queries.by_model(where)
+        for name in [f"{row['model']} {row['model_version'] or ''}".strip()]
+    ]
+    labels = [
+        [link(row["label"], "search", label=row["label"]) if row["label"] else "no label", *_counts(row)]
+        for row in queries.by_label(where)
+    ]
+    return [
+        table("Models", [("model", "left", ""), *_COUNTS, ("last answer", "right", "")], models),
+        table("Answered classes", [("answered", "left", ""), *_COUNTS], labels),
+    ]
+
+
+_COUNTS: list[Any] = [
+    ("answers", "right", ""),
+    ("confidence", "right", "Mean belief of the model in its own answers, 0 to 1"),
+    ("wrong", "right", "Share of the labelled answers that are wrong"),
+    ("95 % interval", "right", ""),
+]
+
+
+def _counts(row: queries.Row) -> list[str]:
+    wrong = wilson(row["known"] - row["right"], row["known"])
+    sure = "–" if row["confidence"] is None else f"{row['confidence']:.2f}"
+    return [count(row["answers"]), sure, wrong.percent(), wrong.interval() if row["known"] else "no labels"]
+
+
+def _embedding(status: dict[str, Any]) -> Block:
+    items = []
     for one in status["embedders"]:
         total = one["embedded"] + one["missing"]
-        done = one["embedded"] / total if total else 1.0
-        st.progress(done, f"{words.plain(one['name'])}: {count(one['embedded'])} of {count(total)} images")
-        if one["missing"]:
-            st.code(words.for_this_lake("embed", "--embedder", one["name"]), language="bash")
+        text = f"{one['name']}: {count(one['embedded'])} of {count(total)} images have their vector"
+        command = words.for_this_lake("embed", "--embedder", one["name"]) if one["missing"] else ""
+        items.append((text, one["embedded"] / total if total else 1.0, command))
+    note = "" if items else f"The lake has no embedder yet. Run: {words.for_this_lake('embed')}"
+    return progress("Embedding", items, note)
 
 
-def _next(totals: queries.Row, judged: Verdict, status: dict[str, Any]) -> None:
-    st.subheader("What to do next", anchor=False)
-    embedded = any(one["embedded"] for one in status["embedders"])
-    ideas: list[tuple[str, dict[str, str], str, str]] = [
-        ("search", {}, "Look at a random check", "what no metric asked about is found by looking")
-    ]
+def _next(totals: queries.Row, judged: Verdict, status: dict[str, Any]) -> Block:
+    ideas = [(link("Look at a random check", "search"), "what no metric asked about is found by looking")]
     if totals["answers"]:
-        ideas.append(
-            (
-                "search",
-                {"show": "unsure"},
-                "Look at the least confident answers",
-                "they alone do not find every failure",
-            )
-        )
-    if embedded:
-        ideas.append(
-            (
-                "drilldown",
-                {"sort": "error"} if judged.accuracy.n else {},
-                "Drill down",
-                "groups that look alike, most wrong first",
-            )
-        )
-    with st.container(gap="xxsmall"):
-        for place, (page_name, params, title, why) in enumerate(ideas):
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                if st.button(title, key=f"next-{place}", type="tertiary", icon=":material/arrow_forward:"):
-                    session.go(page_name, **params)
-                st.caption(why, width="content")
+        unsure = link("Look at the least confident answers", "search", show="unsure")
+        ideas.append((unsure, "they alone do not find every failure"))
+    if any(one["embedded"] for one in status["embedders"]):
+        drill = link("Drill down", "drilldown", sort="error" if judged.accuracy.n else None)
+        ideas.append((drill, "groups that look alike, most wrong first"))
+    return links("What to do next", ideas)

@@ -1,0 +1,100 @@
+"""What was found about groups of answers, in sentences, cards and tables.
+
+From groups to blocks of a report; every sentence is computed and turns round when the numbers do. It asks the
+lake nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from search_app.ui.groups import ENOUGH, TOLD, Group, Sureness
+from search_app.ui.rates import count, images, share
+from search_app.ui.report import Block, Link, card, link, table
+
+MakeUp = Mapping[str, Sequence[tuple[str, str, float]]]
+
+_COLUMNS = {
+    "labelled": "Of its answers, those whose image has a label",
+    "balanced acc.": "Balanced accuracy: mean share answered right over the true classes. Guessing scores 1 / classes",
+    "accuracy": "Share of the labelled answers that are right",
+    "guess": "Commoner-class guess: the accuracy of always answering its commonest true class",
+    "confidence": "Mean belief of the model in its own answers, 0 to 1",
+}
+
+
+def group_link(group: Group, filter_sql: str = "") -> Link:
+    """Where its images are: Drill-down for a cluster, else Search with the group as filter.
+
+    `filter_sql` is the SQL filter of the page, which a further one joins.
+    """
+    match group.kind:
+        case "node":
+            tree, _, path = group.value.partition("/")
+            return link(group.title, "drilldown", tree=tree, at=path)
+        case "label":
+            return link(group.title, "search", label=group.value)
+        case "model":
+            return link(group.title, "search", model=group.value)
+        case _:
+            both = f"({filter_sql}) AND {group.sql()}" if filter_sql else group.sql()
+            return link(group.title, "search", where=both)
+
+
+def failure(group: Group, faces: Sequence[str], of: MakeUp, filter_sql: str = "") -> Block:
+    """The card of a group that fails."""
+    wrong = group.wrong
+    lead = f"{count(group.known - group.right)} of {count(group.known)} labelled answers are wrong"
+    first = f"{share(wrong.value)} wrong (95 % interval {share(wrong.low)} to {share(wrong.high)})."
+    second = []
+    if group.kind != "label":  # its answers are all alike, so recall says nothing
+        if group.called is not None and group.called_share >= TOLD:
+            second.append(f"{share(group.called_share)} are called “{group.called}”")
+        second.append(f"balanced accuracy {share(group.balanced)}")
+        second.append(f"always answering “{group.guess_class}” would be right in {share(group.guess)}")
+    if group.confidence is not None:
+        second.append(f"mean confidence {group.confidence:.2f}")
+    kinds = [f"{share(part)} {name} {value}" for name, value, part in of.get(group.value, ()) if part >= TOLD]
+    size = ", ".join([images(group.answers) if group.kind == "node" else f"{count(group.answers)} answers", *kinds])
+    return card(group_link(group, filter_sql), lead, [f"{size}. {first}", _sentence("; ".join(second))], faces)
+
+
+def by_group(column: str, groups: Sequence[Group], whole: Group, filter_sql: str = "") -> Block:
+    """One promoted column as a table, its values by number of answers, all answers last."""
+    rows = [[{**group_link(one, filter_sql), "text": one.value}, *_facts(one)] for one in groups]
+    columns = [(name, "right", help) for name, help in {"answers": "", **_COLUMNS}.items()]
+    name = column.replace("_", " ")
+    return table(f"By {name}", [(name, "left", ""), *columns], [*rows, ["all", *_facts(whole)]])
+
+
+def on_confidence(whole: Sureness, worst: Sureness | None, name: str = "") -> str:
+    """Whether low confidence alone would have found the failure, in one or two sentences; "" with few errors.
+
+    `worst` are the errors of the group `name` that fails most, when one does: then "it" is that group.
+    """
+    if whole.errors < ENOUGH:
+        return ""
+    judged = worst if worst is not None and worst.errors else whole
+    found = judged.low >= judged.errors / 2
+    opening = "Low confidence points at it" if found else "Low confidence alone does not find it"
+    low, high = share(whole.low / whole.errors), share(whole.high / whole.errors)
+    text = (
+        f"{opening}: of the {count(whole.errors)} known errors, {low} are among the least confident fifth of answers; "
+        f"{high} were made with confidence above 0.9."
+    )
+    if judged is not whole:
+        text += (
+            f" Of the {count(judged.errors)} in “{name}”, {share(judged.low / judged.errors)} and "
+            f"{share(judged.high / judged.errors)}."
+        )
+    return text
+
+
+def _facts(group: Group) -> list[str]:
+    sure = "–" if group.confidence is None else f"{group.confidence:.2f}"
+    rates = [share(group.balanced), share(group.right / group.known) if group.known else "–", share(group.guess)]
+    return [count(group.answers), count(group.known), *rates, sure]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "." if text else ""

@@ -1,0 +1,132 @@
+// Blocks of a page. Text is set by textContent alone; a click on a link stays in the app, with a key it opens a tab.
+
+function node(tag, className, ...content) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  made.append(...content.filter((one) => one !== undefined && one !== null && one !== ""));
+  return made;
+}
+
+class Report {
+  constructor(root) {
+    this.root = root;
+    this.charts = [];
+    this.resize = new ResizeObserver(() => this.fit());
+    this.resize.observe(root);
+  }
+
+  update({ data, setTriggerValue }) {
+    this.go = (to) => setTriggerValue("go", { page: to.page, params: to.params });
+    const said = JSON.stringify(data);
+    if (said === this.said) return; // nothing flickers when nothing changed
+    this.said = said;
+    this.charts = [];
+    this.root.replaceChildren(...data.rows.map((row) => {
+      const made = node("div", `row of${row.length}`, ...row.map((block) => this.block(block)));
+      made.style.setProperty("--shares", row.map((block) => `minmax(0, ${block.wide ?? 1}fr)`).join(" "));
+      return made;
+    }));
+    this.fit();
+  }
+
+  block(data) {
+    return node("section", data.kind, data.title ? node("h2", "", data.title) : "", ...this[data.kind](data));
+  }
+
+  link(to, className, ...content) {
+    const made = node("a", className, ...content);
+    made.href = to.href;
+    made.onclick = (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+      event.preventDefault();
+      this.go(to);
+    };
+    return made;
+  }
+
+  numbers({ items, note }) {
+    const all = items.map(({ name, value, small, help }) => {
+      const made = node("div", "figure", node("span", "name", name), node("strong", "", value), node("span", "small", small));
+      if (help) made.title = help;
+      if (help) made.firstChild.classList.add("explained");
+      return made;
+    });
+    return [node("div", "figures", ...all), note ? node("p", "note", note) : ""];
+  }
+
+  cards({ note, cards, empty, links }) {
+    const all = cards.map(({ link, lead, lines, images }) => {
+      const pictures = images.map((id) => {
+        const image = node("img");
+        image.alt = "";
+        image.src = `/v1/thumbnails/${id}`;
+        return image;
+      });
+      const text = node("div", "text", node("div", "title", node("strong", "", link.text), node("span", "lead", lead)), ...lines.map((one) => node("p", "", one)));
+      return this.link(link, "card", node("div", "faces", ...pictures), text, node("span", "arrow", "›"));
+    });
+    const more = links.map((to) => this.link(to, "plain", to.text));
+    return [
+      ...(all.length ? all : [node("p", "", empty)]),
+      note ? node("p", "note", note) : "",
+      more.length ? node("p", "more", ...more) : "",
+    ];
+  }
+
+  table({ columns, rows, note }) {
+    const side = (place) => columns[place].align;
+    const heads = columns.map(({ name, help }, place) => {
+      const made = node("th", side(place), node("span", help ? "explained" : "", name));
+      if (help) made.title = help;
+      return made;
+    });
+    const lines = rows.map((row) => {
+      const cells = row.map((cell, place) => node("td", side(place), cell?.href ? this.link(cell, "", cell.text) : String(cell)));
+      return node("tr", "", ...cells);
+    });
+    const made = node("table", "", node("thead", "", node("tr", "", ...heads)), node("tbody", "", ...lines));
+    return [node("div", "scroll", made), note ? node("p", "note", note) : ""];
+  }
+
+  bars(data) { return this.chart(data, drawBars); }
+  line(data) { return this.chart(data, drawLine); }
+
+  chart(data, draw) {
+    const place = node("div", "chart");
+    this.charts.push([place, data, draw]);
+    const key = VERDICTS.flatMap((name, part) => [node("i", `key part${part}`), name]);
+    return [place, data.kind === "bars" ? node("p", "legend", ...key) : node("p", "legend", "with its 95 % interval")];
+  }
+
+  fit() {
+    for (const [place, data, draw] of this.charts) {
+      const width = Math.floor(place.clientWidth);
+      if (!width || place.dataset.width === String(width)) continue;
+      place.dataset.width = width;
+      place.replaceChildren(draw(data, width));
+    }
+  }
+
+  progress({ items, note }) {
+    const all = items.flatMap(({ text, share, command }) => {
+      const fill = node("span", "fill");
+      fill.style.width = `${100 * share}%`;
+      return [node("p", "", text), node("div", "track", fill), command ? node("pre", "", command) : ""];
+    });
+    return [note ? node("p", "note", note) : "", ...all];
+  }
+
+  links({ items }) {
+    return items.map(({ link, why }) => node("p", "next", this.link(link, "", link.text), node("span", "note", why)));
+  }
+}
+
+const reports = new WeakMap();
+
+export default function (component) {
+  const root = component.parentElement;
+  if (!reports.has(root)) reports.set(root, new Report(root.querySelector(".report")));
+  const shown = reports.get(root);
+  shown.update(component);
+  return () => { shown.resize.disconnect(); reports.delete(root); };
+}
