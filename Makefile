@@ -30,13 +30,13 @@ clean:
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "lakeloop needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install -qq --upgrade pip
 
 # torch first and by its pin: a range would let another package pull a newer one with it.
 $(VENV)/.torch-installed: constraints.txt | $(BIN)/pip
-	$(BIN)/pip install --quiet $$(grep -E '^torch==' constraints.txt)
+	$(BIN)/pip install -qq $$(grep -E '^torch==' constraints.txt)
 	@touch $@
 
 $(VENV)/.%-installed: pyproject.toml constraints.txt $(VENV)/.torch-installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[$*]'
+	$(BIN)/pip install -qq -c constraints.txt -e '.[$*]'
 	@touch $@

@@ -16,7 +16,7 @@ import numpy as np
 from embeddings import engine as engines
 from embeddings import specs, weights
 from embeddings.specs import Spec
-from lake import store
+from lake import schema, store
 from lake.errors import BadInput, WeightsMismatch
 
 if TYPE_CHECKING:
@@ -129,6 +129,15 @@ def record_of(lake: Lake, name: str | None) -> EmbedderRecord:
     return found
 
 
+def new_record(name: str) -> EmbedderRecord:
+    """A record for an embedder the lake does not have yet: nothing is written before its first run begins.
+
+    Raises BadInput for an unknown name.
+    """
+    specs.check_name(name)
+    return store.EmbedderRecord(name, schema.vector_column(name), None, None, None, None, None, False)
+
+
 def for_lake(
     lake: Lake,
     record: EmbedderRecord,
@@ -165,6 +174,7 @@ def bind(lake: Lake, record: EmbedderRecord, embedder: Embedder, file: Path | No
 
     if record.weights_sha256 is not None:
         return record
+    store.register_embedder(lake, record.name)
     spec = embedder.spec
     module: Any = getattr(embedder, "module", None)
     if file is not None and module is not None:

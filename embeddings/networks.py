@@ -6,10 +6,15 @@ here batches, normalises or moves to a device: `embeddings/engine.py` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from embeddings import torch_import, weights
 from embeddings.specs import OPEN_CLIP_PREFIX, SPECS, Preprocessing, Spec
@@ -109,14 +114,16 @@ def _open_clip(name: str, file: Path | None, trust_sha256: str | None) -> Networ
     tags = open_clip.list_pretrained_tags_by_model(arch)
     if file is None and pretrained not in tags:
         raise BadInput(f"open_clip knows no weights {pretrained!r} for {arch}; there are {', '.join(tags) or 'none'}")
-    quick = open_clip.get_pretrained_cfg(arch, pretrained).get("quick_gelu", False)
-    module = open_clip.create_model(arch, pretrained=None, force_quick_gelu=quick).eval()
+    facts = open_clip.get_pretrained_cfg(arch, pretrained)
     if file is None:
         try:
-            file = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(arch, pretrained)))
+            with _hub():
+                file = Path(open_clip.download_pretrained(facts))
         except Exception as error:  # huggingface_hub, urllib and socket errors
             raise _unreachable(name, error, "put the file into the hub's cache") from error
         trust_sha256 = trust_sha256 or (None if file.suffix == ".safetensors" else weights.file_sha256(file))
+    with _hub():
+        module = open_clip.create_model(arch, pretrained=None, force_quick_gelu=facts.get("quick_gelu", False)).eval()
     spec = SPECS.get(name)
     state = weights.read(file, sha256_prefix=spec.sha256_prefix if spec else None, trust_sha256=trust_sha256)
     weights.load_into(module, open_clip.factory.convert_state_dict(module, dict(state)), str(file))
@@ -152,6 +159,26 @@ def _clip_preprocessing(open_clip: Any, arch: str, pretrained: str, module: Any)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear" if cfg.get("interpolation") == "bilinear" else "bicubic"
     mode: Literal["shortest", "squash"] = "squash" if cfg.get("resize_mode") == "squash" else "shortest"
     return Preprocessing(side, side, interpolation, tuple(mean), tuple(std), mode)
+
+
+@contextmanager
+def _hub() -> Iterator[None]:
+    """Quiet, and at once at an end when the hub cannot be reached: its own client tries for a minute, in many lines."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    if not getproxies():
+        try:
+            socket.create_connection((host, 443), timeout=5).close()
+        except OSError:
+            constants.HF_HUB_OFFLINE = True  # what is in the cache still serves
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        constants.HF_HUB_OFFLINE = before
 
 
 def _unreachable(name: str, error: Exception, cache: str) -> HubUnreachable:

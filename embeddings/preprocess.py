@@ -48,7 +48,7 @@ def square(image: Image.Image, how: Preprocessing) -> np.ndarray:
         size = (how.resize, int(how.resize * height / width))
     else:
         size = (int(how.resize * width / height), how.resize)
-    left, top = round((size[0] - how.crop) / 2.0), round((size[1] - how.crop) / 2.0)
+    left, top = _start(size[0], how.crop), _start(size[1], how.crop)
     filter = _FILTERS[how.interpolation]
     if width < height or how.crop > min(size):
         # Pillow fills with black what a crop larger than the image asks for.
@@ -60,6 +60,11 @@ def square(image: Image.Image, how: Preprocessing) -> np.ndarray:
     image = image.resize((how.crop, height), filter, box=(left * across, 0, (left + how.crop) * across, height))
     image = image.resize((how.crop, how.crop), filter, box=(0, top * down, how.crop, (top + how.crop) * down))
     return np.asarray(image)
+
+
+def _start(side: int, crop: int) -> int:
+    """Where torchvision's CenterCrop begins; negative when it pads."""
+    return round((side - crop) / 2.0) if side >= crop else -((crop - side) // 2)
 
 
 def prepare_many(files: list[bytes], how: Preprocessing | None) -> Prepared:

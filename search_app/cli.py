@@ -120,16 +120,12 @@ def _embed(a: argparse.Namespace) -> int:
     from pathlib import Path
 
     from embeddings import embedder as embedders
-    from embeddings import specs
     from embeddings.backfill import Report, backfill
-    from lake import store, summary
+    from lake import summary
 
     opened = _open(a)
-    if a.embedder:
-        specs.check_name(a.embedder)
-        if all(r.name != a.embedder for r in opened.embedders()):
-            store.register_embedder(opened, a.embedder)
-    record = embedders.record_of(opened, a.embedder)
+    known = a.embedder is None or any(r.name == a.embedder for r in opened.embedders())
+    record = embedders.record_of(opened, a.embedder) if known else embedders.new_record(a.embedder)
     file = Path(a.weights) if a.weights else None
     total = summary.embedder_progress(opened, record.name, record.column, record.dim)["missing"]
     if total == 0 and record.dim is not None and file is None:

@@ -261,6 +261,8 @@ def _write_test_set(place: Path, story: Story) -> None:
 
 def _tell(facts: dict[str, Any]) -> None:
     mono, poly = facts["monocrystalline"], facts["polycrystalline"]
+    # As it was called, so that the lines can be pasted: .venv/bin/lakeloop after `make demo`.
+    command = sys.argv[0] if Path(sys.argv[0]).name == "lakeloop" else "lakeloop"
     titles = ("cells", "balanced acc.", "accuracy", "commoner class", "called defect", "confidence")
     head = f"{'':<24}" + "".join(f"{t:>{w}}" for t, w in zip(titles, (6, 15, 10, 16, 15, 12), strict=True))
     _say("", head)
@@ -278,9 +280,9 @@ def _tell(facts: dict[str, Any]) -> None:
         "In the app: Drill-down, sort by error rate, open the worst cluster, save it as a slice. Or at the prompt,",
         "from the cell a customer complained about:",
         "",
-        f"  lakeloop search --lake {facts['lake']} --id {facts['complaint']} -k 12 --column module_type",
-        f'  lakeloop cluster --lake {facts["lake"]} --where "model IS NOT NULL"',
-        f'  lakeloop sql --lake {facts["lake"]} "SELECT module_type, count(*) n, avg(correct::int) accuracy'
+        f"  {command} search --lake {facts['lake']} --id {facts['complaint']} -k 12 --column module_type",
+        f'  {command} cluster --lake {facts["lake"]} --where "model IS NOT NULL"',
+        f'  {command} sql --lake {facts["lake"]} "SELECT module_type, count(*) n, avg(correct::int) accuracy'
         ' FROM answers_labelled WHERE correct IS NOT NULL GROUP BY ALL"',
         "",
         LICENCE,

@@ -7,14 +7,16 @@ lake nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from search_app.ui.groups import ENOUGH, TOLD, Group, Sureness
-from search_app.ui.rates import count, images, share
-from search_app.ui.report import Block, Link, card, link, table
+from search_app.ui.rates import count, share
+from search_app.ui.report import Align, Block, Link, alarm, card, link, table
 
 MakeUp = Mapping[str, Sequence[tuple[str, str, float]]]
 
 _COLUMNS = {
+    "answers": "Predictions a model made",
     "labelled": "Of its answers, those whose image has a label",
     "balanced acc.": "Balanced accuracy: mean share answered right over the true classes. Guessing scores 1 / classes",
     "accuracy": "Share of the labelled answers that are right",
@@ -44,30 +46,33 @@ def group_link(group: Group, filter_sql: str = "") -> Link:
 def failure(group: Group, faces: Sequence[str], of: MakeUp, filter_sql: str = "") -> Block:
     """The card of a group that fails."""
     wrong = group.wrong
-    lead = f"{count(group.known - group.right)} of {count(group.known)} labelled answers are wrong"
-    first = f"{share(wrong.value)} wrong (95 % interval {share(wrong.low)} to {share(wrong.high)})."
-    second = []
-    if group.kind != "label":  # its answers are all alike, so recall says nothing
-        if group.called is not None and group.called_share >= TOLD:
-            second.append(f"{share(group.called_share)} are called “{group.called}”")
-        second.append(f"balanced accuracy {share(group.balanced)}")
-        second.append(f"always answering “{group.guess_class}” would be right in {share(group.guess)}")
+    small = f"{count(group.known - group.right)} of {count(group.known)} labelled, 95 % {wrong.span()}"
+    first = [f"{count(group.answers)} answers"]
+    first += [f"{share(part)} {name} {value}" for name, value, part in of.get(group.value, ()) if part >= TOLD]
+    if group.kind != "label" and group.called is not None and group.called_share >= TOLD:
+        first.append(f"{share(group.called_share)} called “{group.called}”")
     if group.confidence is not None:
-        second.append(f"mean confidence {group.confidence:.2f}")
-    kinds = [f"{share(part)} {name} {value}" for name, value, part in of.get(group.value, ()) if part >= TOLD]
-    size = ", ".join([images(group.answers) if group.kind == "node" else f"{count(group.answers)} answers", *kinds])
-    return card(group_link(group, filter_sql), lead, [f"{size}. {first}", _sentence("; ".join(second))], faces)
+        first.append(f"mean confidence {group.confidence:.2f}")
+    lines = [_sentence(", ".join(first))]
+    if group.kind != "label":  # its answers are all alike, so recall says nothing
+        rates = f"Balanced accuracy {share(group.balanced)}, accuracy {share(group.right / group.known)}, "
+        lines.append(f"{rates}commoner-class guess {share(group.guess)}.")
+    to = group_link(group, filter_sql)
+    title = {**to, "text": to["text"][:1].upper() + to["text"][1:]}
+    return card(title, f"{share(wrong.value)} wrong", small, lines, faces)
 
 
-def by_group(column: str, groups: Sequence[Group], whole: Group, filter_sql: str = "") -> Block:
-    """One promoted column as a table, its values by number of answers, all answers last."""
-    rows = [[{**group_link(one, filter_sql), "text": one.value}, *_facts(one)] for one in groups]
-    columns = [(name, "right", help) for name, help in {"answers": "", **_COLUMNS}.items()]
+def by_group(
+    column: str, groups: Sequence[Group], whole: Group, worst: Sequence[Group] = (), filter_sql: str = ""
+) -> Block:
+    """One promoted column as a table, its values by number of answers, all answers last; `worst` stand out."""
+    rows = [[{**group_link(one, filter_sql), "text": one.value}, *_facts(one, one in worst)] for one in groups]
+    columns: list[tuple[str, Align, str]] = [(head, "right", help) for head, help in _COLUMNS.items()]
     name = column.replace("_", " ")
     return table(f"By {name}", [(name, "left", ""), *columns], [*rows, ["all", *_facts(whole)]])
 
 
-def on_confidence(whole: Sureness, worst: Sureness | None, name: str = "") -> str:
+def on_confidence(whole: Sureness, worst: Sureness | None = None, name: str = "") -> str:
     """Whether low confidence alone would have found the failure, in one or two sentences; "" with few errors.
 
     `worst` are the errors of the group `name` that fails most, when one does: then "it" is that group.
@@ -84,16 +89,17 @@ def on_confidence(whole: Sureness, worst: Sureness | None, name: str = "") -> st
     )
     if judged is not whole:
         text += (
-            f" Of the {count(judged.errors)} in “{name}”, {share(judged.low / judged.errors)} and "
+            f" Of the {count(judged.errors)} of “{name}” it is {share(judged.low / judged.errors)} and "
             f"{share(judged.high / judged.errors)}."
         )
     return text
 
 
-def _facts(group: Group) -> list[str]:
+def _facts(group: Group, worst: bool = False) -> list[Any]:
     sure = "–" if group.confidence is None else f"{group.confidence:.2f}"
-    rates = [share(group.balanced), share(group.right / group.known) if group.known else "–", share(group.guess)]
-    return [count(group.answers), count(group.known), *rates, sure]
+    rates = [share(group.balanced), share(group.right / group.known) if group.known else "–"]
+    shown = [alarm(one) for one in rates] if worst else rates
+    return [count(group.answers), count(group.known), *shown, share(group.guess), sure]
 
 
 def _sentence(text: str) -> str:

@@ -3,6 +3,7 @@
 Streamlit runs this file from the top at every interaction. It knows the pages' names, and nothing they show.
 """
 
+import logging
 from pathlib import Path
 
 import streamlit as st
@@ -13,6 +14,7 @@ from search_app.ui.scope import scope_bar
 from search_app.ui.views import drilldown, overview, search
 from search_app.ui.words import plain
 
+_log = logging.getLogger(__name__)
 LOGO = str(Path(__file__).with_name("logo.svg"))
 FRAME = Path(__file__).with_name("frame.css")
 
@@ -35,4 +37,7 @@ try:
         chosen.run()
 except LakeloopError as error:
     st.error(plain(str(error)))
+except Exception:
+    _log.exception("the page %s failed", name)
+    st.error("This page failed. The reason stands in the terminal where the server runs; reloading may help.")
 session.save(name)

@@ -6,15 +6,12 @@ asked twice. At a million rows only aggregates and LIMITed id lists come back. I
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import streamlit as st
 
 from lake import summary
-from search_app.ui import session
-
-if TYPE_CHECKING:
-    from embeddings.embedder import Embedder
+from search_app.ui import networks, session
 
 Row = dict[str, Any]
 Stamp = tuple[int, ...]
@@ -210,14 +207,6 @@ def members(node_id: str, limit: int) -> list[Row]:
     )
 
 
-@st.cache_resource(max_entries=2, show_spinner="Loading the embedder …")
-def _model(name: str, weights_sha256: str | None) -> Embedder:
-    """The loaded network: seconds to load, so it is kept."""
-    from embeddings import embedder
-
-    return embedder.for_lake(session.lake(), embedder.record_of(session.lake(), name))
-
-
 @st.cache_data(max_entries=64, show_spinner=False)
 def _similar(
     stamp: Stamp, k: int, where: str | None, embedder: str, query: str, ids: tuple[str, ...], text: str
@@ -227,8 +216,7 @@ def _similar(
     lake = session.lake()
     what: dict[str, Any] = {"ids": ids}
     if query or text:  # only these need the network
-        weights = next((one.weights_sha256 for one in lake.embedders() if one.name == embedder), None)
-        what = {"model": _model(embedder, weights)}
+        what = {"model": networks.loaded(lake, embedder)}
         what |= {"image": session.query_images().get(query)} if query else {"text": text}
     return list(search(lake, k=k, where=where, embedder=embedder, **what).to_pylist())
 

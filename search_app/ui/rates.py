@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 Z95 = 1.959964
+_PERCENT = "\N{NO-BREAK SPACE}%"
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,19 @@ class Rate:
 
     def percent(self) -> str:
         """`83.1 %`, or a dash when there is nothing to count."""
-        return "–" if self.value is None else f"{100 * self.value:.1f} %"
+        return "–" if self.value is None else f"{100 * self.value:.1f}{_PERCENT}"
+
+    def span(self) -> str:
+        """`80 to 86 %`: the interval without decimals, for sentences."""
+        return (
+            "–" if self.low is None or self.high is None else f"{100 * self.low:.0f} to {100 * self.high:.0f}{_PERCENT}"
+        )
 
     def interval(self) -> str:
         """`80.2–85.6 %, n 1,204`."""
         if self.low is None or self.high is None:
             return "n 0"
-        return f"{100 * self.low:.1f}–{100 * self.high:.1f} %, n {count(self.n)}"
+        return f"{100 * self.low:.1f}–{100 * self.high:.1f}{_PERCENT}, n {count(self.n)}"
 
 
 def wilson(hits: int, n: int) -> Rate:
@@ -89,7 +96,7 @@ def verdict(confusion: Mapping[tuple[str, str | None], int]) -> Verdict:
 
 def share(value: float | None) -> str:
     """`83 %`; a dash for None. For sentences and tables whose counts stand beside."""
-    return "–" if value is None else f"{100 * value:.0f} %"
+    return "–" if value is None else f"{100 * value:.0f}{_PERCENT}"
 
 
 def count(n: int | float | None) -> str:

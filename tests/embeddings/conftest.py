@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from tests.conftest import MakeLake
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mean-colour, found as a user's embedder is found: through the entry point of an installed package."""
     package = tmp_path / "site" / "colours-1.0.dist-info"
     package.mkdir(parents=True)
@@ -21,7 +20,6 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         "[lakeloop.embedders]\nmean-colour = tests.embeddings.colour:MeanColour\n"
     )
     monkeypatch.syspath_prepend(str(package.parent))
-    yield
 
 
 @pytest.fixture

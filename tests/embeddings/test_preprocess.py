@@ -34,7 +34,7 @@ def publishers(image: Image.Image, how: Preprocessing) -> np.ndarray:
     interpolation=st.sampled_from(["bilinear", "bicubic"]), mode=st.sampled_from(["shortest", "squash"]),
 )  # fmt: skip
 def test_resize_and_crop_are_torchvisions(width: int, height: int, resize: int, less: int, interpolation, mode) -> None:
-    """Of noise, the worst there is: where only the middle is computed, rounding moves a few values by some levels."""
+    """Of noise, the worst there is: where only the middle is computed, rounding may go another way."""
     how = replace(SMALL, resize=resize, crop=resize - less, interpolation=interpolation, mode=mode)
     image = pictures.noise(width * 200 + height, width, height)
     difference = np.abs(square(image, how).astype(int) - publishers(image, how))

@@ -193,7 +193,8 @@ def test_bad_rows_change_nothing_for_the_others(make_lake: MakeLake, tmp_path: P
     good = [{"image": f"{i:03}.png", "label": f"l{i}", "confidence": i / 10, "n": i} for i in range(6)]
     bad = [
         {"image": "gone.png"}, {"image": "broken.png"}, {"label": "x"}, {"image": "text.png"}, {"image": "pipe.png"},
-        {"image": "000.png", "confidence": 7}, {"image": "a\0b.png"}, {"image": "/dev/zero"}, {"image": "000.png", "n": 1e30},
+        {"image": "000.png", "confidence": 7}, {"image": "a\0b.png"}, {"image": "/dev/zero"},
+        {"image": "000.png", "n": 1e30},
     ]  # fmt: skip
     mixed = [row for pair in zip(good, bad, strict=False) for row in pair] + bad[6:]
     clean, dirty = make_lake("clean", columns={"n": "int"}), make_lake("dirty", columns={"n": "int"})

@@ -109,7 +109,8 @@ def test_masks_have_many_forms(mask: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "text",
     ["2024-05-06T12:00:00Z", "2024-05-06T12:00", "2024-05-06 14:00:00+02:00", "1714996800", 1714996800, 1714996800.0,
-     1714996800000, dt.datetime(2024, 5, 6, 12), dt.datetime(2024, 5, 6, 14, tzinfo=dt.timezone(dt.timedelta(hours=2)))],
+     1714996800000, dt.datetime(2024, 5, 6, 12),
+     dt.datetime(2024, 5, 6, 14, tzinfo=dt.timezone(dt.timedelta(hours=2)))],
 )  # fmt: skip
 def test_a_moment_has_many_forms(text: Any) -> None:
     """ISO 8601 with a zone or in UTC, seconds or milliseconds since 1970."""
@@ -200,8 +201,7 @@ def test_any_row_is_storable_or_refused(given_row: dict[str, Any]) -> None:
     """Whatever a log says: a row that Arrow takes, or BadInput. Nothing else may stop an ingest."""
     try:
         row = rows.read_row({"image": "a.png", **given_row}, PROMOTED, no_file)
-    except BadInput as error:
-        assert str(error)
+    except BadInput:
         return
     core = {name: getattr(row, name) for name in schema.PREDICTIONS.arrow().names if hasattr(row, name)}
     fields = {f.name: f for f in schema.PREDICTIONS.arrow()} | {k: pa.field(k, v) for k, v in PROMOTED.items()}

@@ -79,7 +79,8 @@ def test_a_folder_is_read_in_order_without_hidden_and_foreign_files(tmp_path: Pa
 def test_an_imagefolders_labels_are_its_folders(tmp_path: Path) -> None:
     tree(tmp_path, "dog/b.jpg", "cat/a.jpg", "cat/deep/c.jpg", "stray.jpg")
     assert listed(tmp_path, "imagefolder") == [
-        ("cat/a.jpg", "cat", True), ("cat/deep/c.jpg", "cat", True), ("dog/b.jpg", "dog", True), ("stray.jpg", None, False),
+        ("cat/a.jpg", "cat", True), ("cat/deep/c.jpg", "cat", True), ("dog/b.jpg", "dog", True),
+        ("stray.jpg", None, False),
     ]  # fmt: skip
 
 

@@ -80,7 +80,8 @@ def test_files_network_and_python_are_out_of_reach(lk: Lake, source: str) -> Non
 
 def test_settings_are_locked(lk: Lake) -> None:
     found = lk.sql(
-        "SELECT name, value FROM duckdb_settings() WHERE name IN ('enable_external_access', 'lock_configuration', 'TimeZone')"
+        "SELECT name, value FROM duckdb_settings()"
+        " WHERE name IN ('enable_external_access', 'lock_configuration', 'TimeZone')"
     )
     values = dict(zip(found["name"].to_pylist(), found["value"].to_pylist(), strict=True))
     assert values == {"enable_external_access": "false", "lock_configuration": "true", "TimeZone": "UTC"}

@@ -31,7 +31,8 @@ def test_status_counts_everything(make_lake: MakeLake, tmp_path: Path) -> None:
     lk = filled(make_lake, tmp_path)
     found = summary.status(lk)
     assert {k: found[k] for k in ("lake", "images", "predictions", "answers", "labels", "slices", "columns")} == {
-        "lake": lk.uri, "images": 4, "predictions": 6, "answers": 3, "labels": 3, "slices": 1, "columns": {"n": "int64"},
+        "lake": lk.uri, "images": 4, "predictions": 6, "answers": 3, "labels": 3, "slices": 1,
+        "columns": {"n": "int64"},
     }  # fmt: skip
     first, second = found["models"]
     may = [dt.datetime(2024, 5, day, tzinfo=dt.UTC) for day in (1, 2, 3)]

@@ -5,13 +5,14 @@ Thumbnails come by URL; back comes the path of the card that was clicked. It kno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 import streamlit as st
 
-from search_app.ui.rates import count, images, wilson
+from search_app.ui.groups import ENOUGH
+from search_app.ui.rates import count, images, share, wilson
 
 _here = files("search_app.ui.cards")
 _component = st.components.v2.component(
@@ -22,18 +23,27 @@ _component = st.components.v2.component(
 )
 
 
-def cluster_cards(nodes: Sequence[dict[str, Any]], key: str = "cards") -> str | None:
-    """Show one card for each row of `queries.children`; returns the path of the node clicked, or None."""
+def cluster_cards(
+    nodes: Sequence[dict[str, Any]],
+    kinds: Mapping[str, Sequence[tuple[str, str, float]]],
+    usual: float | None,
+    key: str = "cards",
+) -> str | None:
+    """Show one card for each row of `queries.children`; returns the path of the node clicked, or None.
+
+    `kinds` is what nodes are made of (`groups.make_up`); a card whose error rate is surely above `usual`, the
+    rate of all of them, stands out.
+    """
     palette = sorted({one["label"] for row in nodes for one in row["labels"] or [] if one["label"] is not None})
     result = _component(
         key=key,
-        data={"cards": [_card(row) for row in nodes], "palette": palette},
+        data={"cards": [_card(row, kinds.get(row["id"], ()), usual) for row in nodes], "palette": palette},
         on_open_change=lambda: None,
     )
     return str(result.open) if result.open else None
 
 
-def _card(row: dict[str, Any]) -> dict[str, Any]:
+def _card(row: dict[str, Any], kinds: Sequence[tuple[str, str, float]], usual: float | None) -> dict[str, Any]:
     known = row["known"] or 0
     wrong = wilson(known - (row["right"] or 0), known)
     return {
@@ -41,10 +51,12 @@ def _card(row: dict[str, Any]) -> dict[str, Any]:
         "size": images(row["size"]),
         "noise": bool(row["noise"]),
         "thumbs": list(row["medoids"] or [])[:6],
-        "wrong": f"{wrong.percent()} wrong" if known else "",
-        "interval": f"95 % {wrong.interval()}" if known else "no labels",
-        "alarm": bool(known and wrong.low is not None and wrong.low > 0.3),
-        "confidence": "" if row["confidence"] is None else f"{row['confidence']:.2f}",
-        "answers": count(row["answers"] or 0),
+        "wrong": f"{share(wrong.value)} wrong" if known else "",
+        "interval": f"{count(wrong.n - (row['right'] or 0))} of {count(known)}, 95 % {wrong.span()}"
+        if known
+        else "no labels",
+        "alarm": bool(known >= ENOUGH and usual is not None and (wrong.low or 0) > usual),
+        "confidence": "" if row["confidence"] is None else f"mean confidence {row['confidence']:.2f}",
+        "kinds": [f"{share(part)} {name} {value}" for name, value, part in kinds],
         "labels": [{"label": one["label"] or "no label", "n": one["n"]} for one in (row["labels"] or [])],
     }

@@ -18,9 +18,9 @@ function labelBar(labels, palette, colours) {
     part.style.background = place < 0 ? "var(--st-border-color)" : colours[place % colours.length];
     part.title = `${label}: ${n.toLocaleString("en-US")} answers`;
     bar.append(part);
-    if (words.length < 2) words.push(`${label} ${Math.round((100 * n) / total)} %`);
+    if (words.length < 2) words.push(`${Math.round((100 * n) / total)} % called ${label}`);
   }
-  return [bar, node("div", "words", words.join(" · ") + (labels.length > 2 ? ` · ${labels.length - 2} more` : ""))];
+  return [bar, node("div", "words", words.join(", ") + (labels.length > 2 ? `, ${labels.length - 2} more` : ""))];
 }
 
 function card(data, palette, colours, open) {
@@ -37,16 +37,17 @@ function card(data, palette, colours, open) {
     thumbs.append(image);
   }
   const head = node("div", "head");
-  head.append(node("strong", "", data.noise ? `${data.node} · scattered` : data.node), node("span", "size", data.size));
+  head.append(node("strong", "", data.noise ? `Scattered (${data.node})` : `Cluster ${data.node}`), node("span", "size", data.size));
   if (data.noise) made.title = "Images that fit no cluster here (noise)";
   const facts = node("div", "facts");
   facts.append(
     node("span", data.alarm ? "wrong alarm" : "wrong", data.wrong),
     node("span", "muted", data.interval),
-    node("span", "muted right", data.confidence ? `confidence ${data.confidence}` : ""),
   );
   made.append(thumbs, head);
-  if (data.labels.length) made.append(facts, ...labelBar(data.labels, palette, colours));
+  if (data.alarm) made.classList.add("alarming");
+  for (const kind of data.kinds) made.append(node("div", "words", kind));
+  if (data.labels.length) made.append(facts, ...labelBar(data.labels, palette, colours), node("div", "words muted", data.confidence));
   else made.append(node("div", "facts muted", "no answers"));
   return made;
 }

@@ -45,12 +45,17 @@ def link(text: str, page: str, **params: str | int | None) -> Link:
 def numbers(title: str, *items: tuple[str, str, str, str], note: str = "") -> Block:
     """The headline: (name, value, small print, what it means) side by side."""
     names = ("name", "value", "small", "help")
-    return {"kind": "numbers", "title": title, "note": note, "items": [dict(zip(names, one, strict=True)) for one in items]}
+    return {
+        "kind": "numbers",
+        "title": title,
+        "note": note,
+        "items": [dict(zip(names, one, strict=True)) for one in items],
+    }
 
 
-def card(title: Link, lead: str, lines: Sequence[str], image_ids: Sequence[str]) -> Block:
+def card(title: Link, lead: str, small: str, lines: Sequence[str], image_ids: Sequence[str]) -> Block:
     """One group in words, with a few thumbnails. All of it is the link."""
-    return {"link": title, "lead": lead, "lines": list(lines), "images": list(image_ids)}
+    return {"link": title, "lead": lead, "small": small, "lines": list(lines), "images": list(image_ids)}
 
 
 def cards(title: str, note: str, found: Sequence[Block], empty: str, links: Sequence[Link] = ()) -> Block:
@@ -58,12 +63,20 @@ def cards(title: str, note: str, found: Sequence[Block], empty: str, links: Sequ
     return {"kind": "cards", "title": title, "note": note, "cards": list(found), "empty": empty, "links": list(links)}
 
 
-def table(
-    title: str, columns: Sequence[tuple[str, Align, str]], rows: Sequence[Sequence[Any]], note: str = "", wide: int = 1
-) -> Block:
-    """`columns` are (name, alignment, what it means); a cell is text, or a Link."""
+def table(title: str, columns: Sequence[tuple[str, Align, str]], rows: Sequence[Sequence[Any]]) -> Block:
+    """`columns` are (name, alignment, what it means); a cell is text, a Link, or an `alarm`."""
     heads = [{"name": name, "align": align, "help": help} for name, align, help in columns]
-    return {"kind": "table", "title": title, "columns": heads, "rows": [list(row) for row in rows], "note": note, "wide": wide}
+    return {"kind": "table", "title": title, "columns": heads, "rows": [list(row) for row in rows], "note": ""}
+
+
+def alarm(text: str) -> dict[str, Any]:
+    """A cell of a table that should be seen first."""
+    return {"text": text, "alarm": True}
+
+
+def stack(*blocks: Block | None, wide: int = 1) -> Block:
+    """Blocks one below the other in one column of a row."""
+    return {"kind": "stack", "title": "", "blocks": [one for one in blocks if one], "wide": wide}
 
 
 def bars(title: str, items: Sequence[tuple[str, str, Sequence[int]]]) -> Block:

@@ -67,7 +67,7 @@ function drawLine({ title, points }, width) {
   const path = (name) => points.map((one, place) => `${x(place)},${y(one[name])}`);
   svg.append(
     shape("polygon", { points: [...path("low"), ...path("high").reverse()].join(" "), class: "band" }),
-    shape("polyline", { points: path("value").join(" "), class: "line" }),
+    shape("polyline", { points: path("value").join(" "), class: "course" }),
   );
   const percent = (value) => `${(100 * value).toFixed(1)} %`;
   points.forEach(({ tick, value, low, high, n }, place) => {

@@ -55,20 +55,20 @@ class Report {
   }
 
   cards({ note, cards, empty, links }) {
-    const all = cards.map(({ link, lead, lines, images }) => {
+    const all = cards.map(({ link, lead, small, lines, images }) => {
       const pictures = images.map((id) => {
         const image = node("img");
         image.alt = "";
         image.src = `/v1/thumbnails/${id}`;
         return image;
       });
-      const text = node("div", "text", node("div", "title", node("strong", "", link.text), node("span", "lead", lead)), ...lines.map((one) => node("p", "", one)));
+      const text = node("div", "text", node("div", "title", node("strong", "", link.text), node("span", "lead", lead), node("span", "note", small)), ...lines.map((one) => node("p", "", one)));
       return this.link(link, "card", node("div", "faces", ...pictures), text, node("span", "arrow", "›"));
     });
     const more = links.map((to) => this.link(to, "plain", to.text));
     return [
       ...(all.length ? all : [node("p", "", empty)]),
-      note ? node("p", "note", note) : "",
+      note ? node("p", "said", note) : "",
       more.length ? node("p", "more", ...more) : "",
     ];
   }
@@ -81,11 +81,15 @@ class Report {
       return made;
     });
     const lines = rows.map((row) => {
-      const cells = row.map((cell, place) => node("td", side(place), cell?.href ? this.link(cell, "", cell.text) : String(cell)));
+      const cells = row.map((cell, place) => node("td", side(place) + (cell?.alarm ? " alarm" : ""), cell?.href ? this.link(cell, "", cell.text) : cell?.text ?? String(cell)));
       return node("tr", "", ...cells);
     });
     const made = node("table", "", node("thead", "", node("tr", "", ...heads)), node("tbody", "", ...lines));
-    return [node("div", "scroll", made), note ? node("p", "note", note) : ""];
+    return [node("div", "scroll", made), note ? node("p", "said", note) : ""];
+  }
+
+  stack({ blocks }) {
+    return blocks.map((one) => this.block(one));
   }
 
   bars(data) { return this.chart(data, drawBars); }

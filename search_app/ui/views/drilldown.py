@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from lake.errors import LakeloopError
-from search_app.ui import queries, scope, session, words
+from search_app.ui import groups, queries, scope, session, words
 from search_app.ui.cards import cluster_cards
 from search_app.ui.grid import image_grid, save_slice
 from search_app.ui.rates import images, wilson
@@ -48,18 +48,19 @@ def _toolbar(trees: list[queries.Row], tree: str, status: dict[str, Any]) -> Non
             list(named).index(tree),
             format_func=named.__getitem__,
             label_visibility="collapsed",
-            width=420,
+            width=480,
         )
         with st.popover("New clusters", type="tertiary"):
             _cluster_form(status)
+        st.caption("Images that look alike, grouped. Open a group, split it again, save what stands alone as a slice.")
     if chosen and chosen != tree:
         session.put(tree=chosen, at=None, open=None, sel=None)
         st.rerun()
 
 
 def _tree_name(row: queries.Row) -> str:
-    of = f" where {row['filter']}" if row["filter"] else ""
-    return f"{images(row['size'])}{of[:60]}, {row['embedder']}, {row['created_at']:%d %b %H:%M}"
+    of = f", {row['filter'][:40]}" if row["filter"] else ""
+    return f"{images(row['size'])}{of}, {row['created_at']:%d %b %H:%M}"
 
 
 def _cluster_form(status: dict[str, Any]) -> None:
@@ -109,7 +110,13 @@ def _node(tree: str, path: str) -> None:
         "error": lambda row: -(wilson((row["known"] or 0) - (row["right"] or 0), row["known"] or 0).low or 0),
         "unsure": lambda row: 2 if row["confidence"] is None else row["confidence"],
     }[session.param("sort") if session.param("sort") in SORTS else "size"]
-    opened = cluster_cards(sorted(cards, key=order))
+    known, wrong = (
+        sum(row["known"] or 0 for row in cards),
+        sum((row["known"] or 0) - (row["right"] or 0) for row in cards),
+    )
+    opened = cluster_cards(
+        sorted(cards, key=order), groups.make_up([row["id"] for row in cards]), wrong / known if known else None
+    )
     if opened is not None:
         session.put(tree=tree, at=opened, view=None, open=None, sel=None)
         st.rerun()

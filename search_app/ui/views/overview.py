@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from search_app.ui import charts, findings, groups, queries, scope, session, words
+from search_app.ui import charts, findings, groups, queries, scope, words
 from search_app.ui.groups import Group
 from search_app.ui.rates import Rate, Verdict, count, verdict, wilson
-from search_app.ui.report import Block, cards, link, links, numbers, progress, report, table
+from search_app.ui.report import Block, cards, link, links, numbers, progress, report, stack, table
 
 TABLES = 3  # promoted columns that are shown as tables
 
@@ -25,8 +25,10 @@ def page() -> None:
     rows: list[list[Block | None]] = [[_numbers(totals, judged)]]
     if totals["answers"]:
         found = groups.judged(where)
-        rows += [_failing(where, found, judged), [*_tables(found)[1:]], _charts(where), _answers(where)]
-    return report([*rows, [_next(totals, judged, status), _embedding(status)]])
+        rows += [*_failing(where, found, _next(totals, judged, status)), _charts(where), _answers(where)]
+    else:
+        rows.append([_next(totals, judged, status)])
+    return report([*rows, [_embedding(status)]])
 
 
 def _numbers(totals: queries.Row, judged: Verdict) -> Block:
@@ -62,33 +64,30 @@ def _rate(name: str, rate: Rate, how: str) -> tuple[str, str, str, str]:
     return name, rate.percent(), f"95 % {rate.interval()}", how
 
 
-def _failing(where: str | None, found: list[Group], judged: Verdict) -> list[Block | None]:
-    """Where it fails, beside it the first promoted column and what confidence would have told."""
+def _failing(where: str | None, found: list[Group], to_do: Block) -> list[list[Block | None]]:
+    """Where it fails; beside it the first promoted column, what confidence would have told, what to do next."""
     filter_sql = scope.current().sql
-    tables = _tables(found)
-    if not judged.accuracy.n:
-        return tables[:1]
+    whole = next(one for one in found if one.kind == "all")
     worst = groups.worst(found)
+    columns = list(groups.by_column(found).items())[:TABLES]
+    tables = [findings.by_group(name, some, whole, worst, filter_sql) for name, some in columns]
+    if not whole.known:
+        return [[*tables, to_do]]
     faces = groups.surest_errors(where, worst)
     of = groups.make_up([one.value for one in worst if one.kind == "node"])
-    sure = groups.sureness(where, [*(one for one in found if one.kind == "all"), *worst[:1]])
-    said = findings.on_confidence(sure[0], sure[1], worst[0].title) if worst else findings.on_confidence(sure[0], None)
-    empty = (
-        f"No group with at least {groups.ENOUGH} labelled answers is surely worse than the whole. "
-        "Compared are values of promoted columns, models, answered classes and clusters."
-    )
+    sure, *of_worst = groups.sureness(where, [whole, *worst[:1]])
+    said = findings.on_confidence(sure, of_worst[0], worst[0].title) if worst else findings.on_confidence(sure)
     failures = [findings.failure(one, ids, of, filter_sql) for one, ids in zip(worst, faces, strict=True)]
     more = [link("All clusters, most wrong first", "drilldown", sort="error")] if queries.trees() else []
-    block = cards("Where does it fail?", "" if tables else said, failures, empty, more)
-    if not tables:
-        return [block]
-    return [block | {"wide": 5}, tables[0] | {"note": said, "wide": 4}]
+    block = cards("Where does it fail?", "" if tables else said, failures, _NONE_WORSE, more)
+    beside = [tables[0] | {"note": said}, to_do] if tables else [to_do]
+    return [[block | {"wide": 5}, stack(*beside, wide=4)], [*tables[1:]]]
 
 
-def _tables(found: list[Group]) -> list[Block | None]:
-    whole = next(one for one in found if one.kind == "all")
-    columns = list(groups.by_column(found).items())[:TABLES]
-    return [findings.by_group(name, some, whole, scope.current().sql) for name, some in columns]
+_NONE_WORSE = (
+    f"No group with at least {groups.ENOUGH} labelled answers is surely worse than the whole. "
+    "Compared are values of promoted columns, models, answered classes and clusters."
+)
 
 
 def _charts(where: str | None) -> list[Block | None]:

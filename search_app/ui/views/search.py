@@ -10,7 +10,7 @@ import random
 import streamlit as st
 
 from lake.errors import LakeloopError
-from search_app.ui import queries, scope, session, words
+from search_app.ui import networks, queries, scope, session, words
 from search_app.ui.dropzone import Change, query_tray
 from search_app.ui.grid import image_grid
 from search_app.ui.rates import images
@@ -36,6 +36,7 @@ def page() -> None:
         _results(k, embedder, query, ids, text)
     else:
         _check(k)
+    networks.preload(session.lake(), embedder)
     return None
 
 
@@ -122,8 +123,12 @@ def _check(k: int) -> None:
     if chosen and chosen != order:
         session.put(show=None if chosen == "random" else chosen, seed=None, open=None, sel=None)
         st.rerun()
-    rows = queries.sample(scope.current().where(), order, seed, k)
+    where = scope.current().where()
+    totals = queries.totals(where)
+    answered = bool(totals["answers"])  # what is checked is the answers, wherever there are any
+    rows = queries.sample(f"{queries.every(where)} AND model IS NOT NULL" if answered else where, order, seed, k)
     if not rows:
         return words.nothing_passes()
     title = {"random": "drawn at random", "newest": "newest first", "unsure": "least confident first"}[order]
-    return image_grid(rows, "confidence", f"{images(len(rows))}, {title}")
+    what = "with an answer, " if answered and totals["images"] != totals["answers"] else ""
+    return image_grid(rows, "confidence", f"{images(len(rows))} {what}{title}")
