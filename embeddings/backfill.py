@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 # Images between commits: about a minute of work on two cores is the most a kill can lose.
 COMMIT_IMAGES = 4_096
-# Images a worker prepares at a time; also read from storage together.
+# What a worker prepares at a time, and what is read from storage together: images, and at most so many bytes.
 TASK_IMAGES = 16
+TASK_BYTES = 8 << 20
 READ_IMAGES = 128
+READ_BYTES = 64 << 20
 
 
 @dataclass
@@ -161,15 +163,36 @@ def _copy_known(lake: Lake, record: EmbedderRecord, missing: list[str]) -> set[s
 def _tasks(
     lake: Lake, todo: list[str], embedder: Embedder, report: Report
 ) -> Iterator[tuple[tuple[list[bytes], Any], tuple[list[str], list[bytes]]]]:
-    for start in range(0, len(todo), READ_IMAGES):
-        names = todo[start : start + READ_IMAGES]
-        stored = {image.image_id: image.data for image in lake.images(names)}
-        report.reasons |= {n: "its bytes are not in the lake" for n in names if n not in stored}
-        present = [n for n in names if n in stored]
-        for at in range(0, len(present), TASK_IMAGES):
-            part = present[at : at + TASK_IMAGES]
-            files = [stored[n] for n in part]
-            yield (files, embedder.spec.preprocessing), (part, files)
+    for start in range(0, len(todo), COMMIT_IMAGES):
+        names = todo[start : start + COMMIT_IMAGES]
+        sizes = _sizes(lake, names)
+        report.reasons |= {n: "its bytes are not in the lake" for n in names if n not in sizes}
+        for together in _grouped([n for n in names if n in sizes], sizes, READ_IMAGES, READ_BYTES):
+            stored = {image.image_id: image.data for image in lake.images(together)}
+            for part in _grouped(together, sizes, TASK_IMAGES, TASK_BYTES):
+                files = [stored[n] for n in part]
+                yield (files, embedder.spec.preprocessing), (part, files)
+
+
+def _sizes(lake: Lake, names: list[str]) -> dict[str, int]:
+    """image_id -> bytes, of those the lake has."""
+    listed = ",".join(f"'{n}'" for n in names)
+    found = lake.scan("images", ["image_id", "size_bytes"], f"image_id in ({listed})")
+    return dict(zip(found["image_id"].to_pylist(), found["size_bytes"].to_pylist(), strict=True))
+
+
+def _grouped(names: list[str], sizes: Mapping[str, int], most: int, most_bytes: int) -> Iterator[list[str]]:
+    """The names in order, in groups of at most `most` names and, beyond the first, `most_bytes` bytes."""
+    group: list[str] = []
+    size = 0
+    for name in names:
+        if group and (len(group) == most or size + sizes[name] > most_bytes):
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += sizes[name]
+    if group:
+        yield group
 
 
 def _whole(

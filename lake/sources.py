@@ -117,7 +117,8 @@ def _image_folder(root: Path) -> Iterator[Item]:
 
 def _images_under(root: Path, label: str | None = None) -> Iterator[Item]:
     seen: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    unreadable: list[OSError] = []
+    for folder, subfolders, files in os.walk(root, onerror=unreadable.append, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:  # a link that leads back up
             subfolders.clear()
@@ -133,6 +134,8 @@ def _images_under(root: Path, label: str | None = None) -> Iterator[Item]:
                 yield Item(shown(path), path=path, label=label)
             elif suffix in FOREIGN_SUFFIXES:
                 yield Item(shown(path), error=f"{suffix} images are not supported; convert them to JPEG or PNG")
+    for error in unreadable:
+        yield Item(shown(error.filename), error=error.strerror or str(error))
 
 
 def _table(path: Path) -> Iterator[Item]:
@@ -145,9 +148,15 @@ def _table(path: Path) -> Iterator[Item]:
             yield Item(shown(place), row=row, folder=path.parent)
 
 
+def _encoding(path: Path) -> str:
+    """UTF-8, or UTF-16 when the file says so with its first two bytes (what spreadsheets call Unicode text)."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
 def _csv(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
     csv.field_size_limit(_CSV_FIELD_BYTES)
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+    with path.open(newline="", encoding=_encoding(path), errors="replace") as file:
         lines = _Lines(line.replace("\0", "�") for line in file)
         reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         header: list[str] | None = None
@@ -197,7 +206,7 @@ class _Lines:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open(encoding=_encoding(path), errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

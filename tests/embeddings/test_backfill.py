@@ -229,3 +229,11 @@ def test_progress_counts_every_image(colours: Lake, tmp_path: Path) -> None:
     seen: list[int] = []
     run(colours, progress=seen.append)
     assert sum(seen) == 5
+
+
+def test_images_are_read_in_groups_bounded_by_bytes() -> None:
+    from embeddings.backfill import _grouped
+
+    sizes = {"a": 5, "b": 5, "c": 1, "d": 100, "e": 1}
+    assert list(_grouped(list(sizes), sizes, most=2, most_bytes=10)) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert list(_grouped([], sizes, most=2, most_bytes=10)) == []

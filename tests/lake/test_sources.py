@@ -181,3 +181,27 @@ def test_a_parquet_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "l.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(BadInput, match="no readable Parquet file"):
         rows(tmp_path / "l.parquet")
+
+
+def test_a_log_in_utf_16_is_read(tmp_path: Path) -> None:
+    """What spreadsheets save as "Unicode text"."""
+    (tmp_path / "log.tsv").write_bytes("image\tlabel\na.png\tkäse\n".encode("utf-16"))
+    assert [item.row for item in sources.read(tmp_path / "log.tsv", "auto")] == [{"image": "a.png", "label": "käse"}]
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may list everything, so the refusal comes from scandir itself."""
+    import os
+
+    (tmp_path / "open").mkdir()
+    (tmp_path / "shut").mkdir()
+    listed = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    errors = [(item.source, item.error) for item in sources.read(tmp_path, "folder")]
+    assert errors == [(str(tmp_path / "shut"), "Permission denied")]
