@@ -30,7 +30,7 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
     import pyarrow as pa
 
     from embeddings.backfill import COMMIT_IMAGES, store_vectors
-    from lake import ids, schema, store
+    from lake import ids, opening, schema, store
     from lake.ingest import COMMIT_ROWS
 
     rng = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
     names = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(rows)]
     Path(work, "names.txt").write_text("\n".join(names))
     with Stopwatch() as clock:
-        lake = store.create(str(Path(work, "lake")), embedders=[EMBEDDER])
+        lake = opening.create(str(Path(work, "lake")), embedders=[EMBEDDER])
         now = store.now()
         for start in range(0, rows, COMMIT_ROWS):
             part = range(start, min(start + COMMIT_ROWS, rows))
@@ -64,7 +64,7 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
             lake.insert("predictions", pa.Table.from_pylist(answers, schema=schema.PREDICTIONS.arrow()))
         lake.index("predictions")
         record = replace(lake.embedders()[0], dim=dim, weights_sha256="0" * 64)
-        store.bind_embedder(lake, record)
+        lake.bind_embedder(record)
         for start in range(0, rows, COMMIT_IMAGES):
             part = range(start, min(start + COMMIT_IMAGES, rows))
             store_vectors(lake, record.column, {names[i]: vectors[i] for i in part})
@@ -75,9 +75,9 @@ def lakeloop(turn: int, work: str, k: int, parts: list[str]) -> dict[str, Any]:
     """`embeddings.search.nearest`: the rows of the nearest images."""
     with Stopwatch() as startup:
         from embeddings.search import nearest
-        from lake import store
+        from lake import opening
 
-        lake = store.open(str(Path(work, "lake")))
+        lake = opening.open(str(Path(work, "lake")))
         record = lake.embedders()[0]
         place = _places(work)
 

@@ -47,7 +47,7 @@ def lakeloop(
 
         from embeddings import embedder as embedders
         from embeddings.backfill import backfill
-        from lake import store
+        from lake import opening
         from lake.ingest import ingest
         from lake.workers import WorkerPool
 
@@ -57,7 +57,7 @@ def lakeloop(
         assert how is not None
         model.embed_batch([np.zeros((how.crop, how.crop, 3), np.uint8)] * BATCH)
         uri = Path(work, f"lake-{embedder}-{engine}-{turn}")
-        lake = store.create(str(uri), embedders=[embedder])
+        lake = opening.create(str(uri), embedders=[embedder])
     with Stopwatch() as pools:
         for function, nothing in (
             ("lake.decode:decode_many", ([], 1)),
@@ -259,11 +259,11 @@ def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]
         import lance  # noqa: F401
         import psutil
 
-        from lake import store
+        from lake import opening
         from lake.ingest import ingest
 
         uri = Path(work, f"lake-small-{turn}")
-        lake = store.create(str(uri))
+        lake = opening.create(str(uri))
     done = 0
     memory: dict[str, dict[str, int]] = {}
     marks = {images * q // 4: f"{q * 25}%" for q in (1, 2, 3, 4)}

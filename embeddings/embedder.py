@@ -174,7 +174,7 @@ def bind(lake: Lake, record: EmbedderRecord, embedder: Embedder, file: Path | No
 
     if record.weights_sha256 is not None:
         return record
-    store.register_embedder(lake, record.name)
+    lake.register_embedder(record.name)
     spec = embedder.spec
     module: Any = getattr(embedder, "module", None)
     if file is not None and module is not None:
@@ -188,5 +188,5 @@ def bind(lake: Lake, record: EmbedderRecord, embedder: Embedder, file: Path | No
         licence=spec.licence if file is None else "not known: weights from a file",
         embeds_text=spec.embeds_text,
     )
-    store.bind_embedder(lake, bound)
+    lake.bind_embedder(bound)
     return bound

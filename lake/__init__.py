@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lake.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from lake.store import Lake, create, open
+    from lake.opening import create, open
+    from lake.store import Lake
 
 __all__ = ["Lake", "__version__", "create", "open"]
 
@@ -21,7 +22,7 @@ __all__ = ["Lake", "__version__", "create", "open"]
 def __getattr__(name: str) -> Any:
     # Late, so that `lakeloop --help` and a client's process do not pay for Arrow.
     if name in __all__:
-        from lake import store
+        from lake import opening
 
-        return getattr(store, name)
+        return getattr(opening, name)
     raise AttributeError(f"module 'lake' has no attribute {name!r}")

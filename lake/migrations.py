@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from lake import schema
 from lake.errors import NewerLake, NotALake
+from lake.store import now
+from lake.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,9 +44,6 @@ def apply(lake: Lake) -> list[int]:
 
     Raises NewerLake when the lake has a step this software does not know.
     """
-    from lake.store import now
-    from lake.version import VERSION
-
     done = applied(lake)
     newest = STEPS[-1][0]
     if done and done[-1] > newest:

@@ -256,6 +256,34 @@ class Lake:
 
         self.commit(name, write)
 
+    def register_embedder(self, name: str) -> EmbedderRecord:
+        """The lake's record of the embedder, made when it is new.
+
+        Raises BadInput when its vector column would be another embedder's.
+        """
+        import pyarrow as pa
+
+        records = self.embedders()
+        column = schema.vector_column(name)
+        for record in records:
+            if record.name == name:
+                return record
+            if record.column == column:
+                raise BadInput(f"embedders {record.name!r} and {name!r} would share the column {column}")
+        row = {"name": name, "position": len(records), "column": column, "embeds_text": False, "added_at": now()}
+        self.insert("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
+        return next(r for r in self.embedders() if r.name == name)
+
+    def bind_embedder(self, record: EmbedderRecord) -> None:
+        """Fixes what the embedder's first run found out (dim, weights) and adds its vector column."""
+        import pyarrow as pa
+
+        assert record.dim is not None
+        stored = self.dataset("embedders").to_table(filter=f"name = '{record.name.replace(chr(39), chr(39) * 2)}'")
+        row = stored.to_pylist()[0] | {k: getattr(record, k) for k in EmbedderRecord.__dataclass_fields__}
+        self.add_column("predictions", pa.field(record.column, schema.vector_type(record.dim)))
+        self.update("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
+
     def index(self, name: str) -> None:
         """Makes the table's key indexes cover every row written so far."""
         if schema.TABLES[name].indexed:
@@ -300,105 +328,6 @@ class Lake:
 def now() -> dt.datetime:
     """The present moment, UTC, as every table stores it."""
     return dt.datetime.now(dt.UTC)
-
-
-def create(
-    uri: str,
-    *,
-    embedders: Sequence[str] = (),
-    columns: dict[str, str] | None = None,
-    storage_options: dict[str, str] | None = None,
-) -> Lake:
-    """Makes an empty lake at `uri` (a folder or an object store's URI) and opens it.
-
-    `embedders` are registered in order, the first becomes the default. `columns` are metadata columns promoted
-    to typed columns of predictions: name -> string, int, float, bool or timestamp.
-    Raises BadInput for a bad column or when a lake is there already.
-    """
-    import pyarrow as pa
-
-    from lake import migrations
-
-    promoted = {name: _promoted_type(name, kind) for name, kind in (columns or {}).items()}
-    lake = Lake(uri, storage_options)
-    if migrations.applied(lake):
-        raise BadInput(f"{uri} is a lake already; `lakeloop embed --embedder NAME` adds an embedder to it")
-    _refuse_foreign_folder(uri)
-    # The record of the migrations comes last and is the commit: an interrupted `create` is finished by the next.
-    for table in schema.TABLES.values():
-        lake.create_table(table)
-    for name, kind in promoted.items():
-        lake.add_column("predictions", pa.field(name, kind))
-    for name in embedders:
-        register_embedder(lake, name)
-    migrations.apply(lake)
-    return lake
-
-
-def open(uri: str, *, storage_options: dict[str, str] | None = None) -> Lake:
-    """Opens the lake at `uri`, applying migrations it lacks.
-
-    Raises NotALake when there is none, NewerLake when a later lakeloop wrote it.
-    """
-    from lake import migrations
-
-    lake = Lake(uri, storage_options)
-    if not migrations.applied(lake):
-        raise NotALake(f"no lake at {uri}; make one with: lakeloop init --lake {uri}")
-    migrations.apply(lake)
-    return lake
-
-
-def register_embedder(lake: Lake, name: str) -> EmbedderRecord:
-    """The lake's record of the embedder, made when it is new.
-
-    Raises BadInput when its vector column would be another embedder's.
-    """
-    import pyarrow as pa
-
-    records = lake.embedders()
-    column = schema.vector_column(name)
-    for record in records:
-        if record.name == name:
-            return record
-        if record.column == column:
-            raise BadInput(f"embedders {record.name!r} and {name!r} would share the column {column}")
-    row = {"name": name, "position": len(records), "column": column, "embeds_text": False, "added_at": now()}
-    lake.insert("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
-    return next(r for r in lake.embedders() if r.name == name)
-
-
-def bind_embedder(lake: Lake, record: EmbedderRecord) -> None:
-    """Fixes what the embedder's first run found out (dim, weights) and adds its vector column."""
-    import pyarrow as pa
-
-    assert record.dim is not None
-    stored = lake.dataset("embedders").to_table(filter=f"name = '{record.name.replace(chr(39), chr(39) * 2)}'")
-    row = stored.to_pylist()[0] | {k: getattr(record, k) for k in EmbedderRecord.__dataclass_fields__}
-    lake.add_column("predictions", pa.field(record.column, schema.vector_type(record.dim)))
-    lake.update("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
-
-
-def _promoted_type(name: str, kind: str) -> pa.DataType:
-    if not name.isidentifier() or not name.isascii():
-        raise BadInput(f"column name {name!r}: use letters, digits and underscores")
-    if name.startswith(schema.VECTOR_PREFIX) or any(c.name == name for c in schema.PREDICTIONS.columns):
-        raise BadInput(f"column name {name!r} is taken by lakeloop")
-    if kind not in schema.PROMOTABLE:
-        raise BadInput(f"column {name}: type {kind!r} is none of {', '.join(schema.PROMOTABLE)}")
-    return schema.PROMOTABLE[kind]
-
-
-def _refuse_foreign_folder(uri: str) -> None:
-    """A lake is not laid into a folder of other things: a typing error in --lake would litter it."""
-    if "://" in uri or not os.path.exists(uri):
-        return
-    if not os.path.isdir(uri):
-        raise BadInput(f"{uri} is a file, not a folder")
-    ours = {f"{name}.lance" for name in schema.TABLES}
-    others = [entry for entry in os.listdir(uri) if entry not in ours and not entry.startswith(".")]
-    if others:
-        raise BadInput(f"{uri} is a folder with other things in it ({sorted(others)[0]} ...); choose an empty one")
 
 
 def _safe(identifier: str) -> str:

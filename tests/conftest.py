@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from lake import store
+from lake import opening
 from lake.store import Lake
 
 # Tests that share their machine cannot promise a time for one example; equal runs find equal faults.
@@ -34,7 +34,7 @@ def _templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         key = (tuple(embedders), tuple(columns.items()))
         if key not in made:
             made[key] = tmp_path_factory.mktemp("template") / "lake"
-            store.create(str(made[key]), embedders=embedders, columns=columns)
+            opening.create(str(made[key]), embedders=embedders, columns=columns)
         return made[key]
 
     return template
@@ -47,7 +47,7 @@ def make_lake(tmp_path: Path, _templates: Callable[..., Path]) -> MakeLake:
     def make(name: str = "lake", embedders: Sequence[str] = (), columns: dict[str, str] | None = None) -> Lake:
         place = tmp_path / name
         shutil.copytree(_templates(embedders, columns or {}), place)
-        return store.open(str(place))
+        return opening.open(str(place))
 
     return make
 

@@ -18,7 +18,7 @@ from embeddings.backfill import backfill
 from embeddings.embedder import Embedder
 from embeddings.preprocess import prepare
 from embeddings.search import search
-from lake import ids, store
+from lake import ids, opening
 from lake.decode import open_image, pixels
 from lake.ingest import ingest
 from lake.store import Lake
@@ -37,7 +37,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def embedded(photographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Embedder]:
-    lake = store.create(str(tmp_path_factory.mktemp("lake") / "l"), embedders=["efficientnet-lite0"])
+    lake = opening.create(str(tmp_path_factory.mktemp("lake") / "l"), embedders=["efficientnet-lite0"])
     assert ingest(lake, photographs[0].parent, "folder").images_new == 600
     record = embedders.record_of(lake, None)
     model = embedders.for_lake(lake, record)

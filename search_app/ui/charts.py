@@ -44,7 +44,7 @@ def confidence(bins: Sequence[dict[str, Any]]) -> Block:
 def _step(days: Sequence[dict[str, Any]], least: int) -> int:
     """How many days share a bar: 1 or `least`, 7 or 30, so that there are not too many."""
     span = (days[-1]["day"] - days[0]["day"]).days + 1
-    if span <= 21:
+    if span <= (21 if least == 1 else least):
         return 1
     return next((step for step in (1, 7, 30) if step >= least and span / step <= MOST_BARS), 30)
 

@@ -32,6 +32,8 @@ chosen = st.navigation(list(pages.values()), position="top")
 name = chosen.url_path or "overview"
 
 session.remember(name)
+if message := session.said():
+    st.toast(message, duration="long")
 try:
     if scope_bar():
         chosen.run()

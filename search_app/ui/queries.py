@@ -20,6 +20,7 @@ ORDERS = {
     "random": "hash(image_id || '{seed}')",
     "newest": "timestamp DESC NULLS LAST, ingested_at DESC",
     "unsure": "confidence ASC NULLS LAST",
+    "errors": "confidence DESC NULLS LAST",
 }
 
 # Orders in which an image's first row and its shown row lead to the same first images.
@@ -113,6 +114,12 @@ def histogram(where: str | None) -> list[Row]:
         GROUP BY ALL ORDER BY low, verdict""")
 
 
+@st.cache_data(max_entries=8, show_spinner=False)
+def text_embedders(stamp: Stamp) -> frozenset[str]:
+    """Names of the embedders that can be asked in words."""
+    return frozenset(one.name for one in session.lake().embedders() if one.embeds_text)
+
+
 def labels() -> list[str]:
     """Answered classes, commonest first."""
     found = rows("SELECT label FROM answers WHERE label IS NOT NULL GROUP BY label ORDER BY count(*) DESC LIMIT 500")
@@ -134,7 +141,13 @@ def days() -> Row:
 
 
 def sample(where: str | None, order: str, seed: int, limit: int) -> list[Row]:
-    """image_id, label, confidence of `limit` images in one of ORDERS; a seed gives the same images again."""
+    """image_id, label, confidence of `limit` images in one of ORDERS; a seed gives the same images again.
+
+    The order "errors" has only answers that are known to be wrong.
+    """
+    if order == "errors":
+        wrong = f"SELECT prediction_id FROM answers_labelled WHERE {every(where)} AND NOT correct"
+        where = f"prediction_id IN ({wrong})"
     by = ORDERS[order].format(seed=int(seed))
     shown = f"SELECT image_id, label, confidence FROM ({_IMAGES}) ORDER BY {by}, image_id LIMIT {int(limit)}"
     if order in _KEPT_BY_ROWS:

@@ -87,6 +87,17 @@ def go(page: str, **changes: str | int | Iterable[str] | None) -> None:
     st.switch_page(st.session_state["_pages"][page], query_params=_target(changes))
 
 
+def say(text: str) -> None:
+    """Have the next run tell the user something, in markdown: what this run says is gone when it reruns."""
+    st.session_state["_said"] = text
+
+
+def said() -> str | None:
+    """What the run before wanted told, once."""
+    text = st.session_state.pop("_said", None)
+    return None if text is None else str(text)
+
+
 def href(page: str, **changes: str | int | Iterable[str] | None) -> str:
     """The address `go` would lead to, for a link that can be opened in a tab of its own."""
     query = urlencode(_target(changes), doseq=True)

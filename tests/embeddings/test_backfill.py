@@ -14,7 +14,7 @@ import pytest
 from embeddings import backfill as module
 from embeddings.backfill import Report, backfill, store_vectors
 from embeddings.embedder import bind, record_of
-from lake import ids, ingest, store, workers
+from lake import ids, ingest, opening, workers
 from lake.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.lake import deeds
@@ -25,10 +25,10 @@ SCRIPT = """
 import sys, time
 from embeddings import backfill as module
 from embeddings.embedder import record_of
-from lake import store
+from lake import opening
 from tests.embeddings.colour import MeanColour
 module.COMMIT_IMAGES, module.TASK_IMAGES = 4, 2
-lake = store.open(sys.argv[1])
+lake = opening.open(sys.argv[1])
 write = module.store_vectors
 def told(*arguments):
     written = write(*arguments)
@@ -168,7 +168,7 @@ def test_after_a_kill_the_next_run_does_the_rest(colours: Lake, tmp_path: Path) 
     committed = sum(int(process.stdout.readline()) for _ in range(3))
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    half = store.open(colours.uri)
+    half = opening.open(colours.uri)
     done = half.dataset("predictions").count_rows(f"{COLUMN} is not null")
     assert 12 == committed <= done < 24
     embedder = MeanColour()
@@ -187,13 +187,13 @@ def test_images_that_arrive_meanwhile_are_not_lost(colours: Lake, tmp_path: Path
 
     def arriving() -> None:
         try:
-            fill(store.open(colours.uri), tmp_path / "more", 40, start=100)
+            fill(opening.open(colours.uri), tmp_path / "more", 40, start=100)
         except BaseException as error:
             failures.append(error)
 
     def embedding() -> None:
         try:
-            run(store.open(colours.uri))
+            run(opening.open(colours.uri))
         except BaseException as error:
             failures.append(error)
 

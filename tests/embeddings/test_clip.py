@@ -13,7 +13,7 @@ from embeddings import torch_import
 from embeddings.backfill import backfill
 from embeddings.embedder import TextEmbedder, for_lake, record_of
 from embeddings.search import search
-from lake import ids, ingest, store
+from lake import ids, ingest, opening
 from lake.errors import BadInput
 from lake.store import Lake
 from tests import pictures
@@ -50,7 +50,7 @@ def embedded(
     root = tmp_path_factory.mktemp("clip")
     file = root / "open_clip_model.safetensors"
     save_file({k: v.contiguous() for k, v in clip[0].state_dict().items()}, file)
-    lk = store.create(str(root / "lake"), embedders=["clip-vit-b-32", "mean-colour"])
+    lk = opening.create(str(root / "lake"), embedders=["clip-vit-b-32", "mean-colour"])
     ingest.ingest(lk, images[0].parent, workers=1)
     model = for_lake(lk, record_of(lk, "clip-vit-b-32"), file=file, engine="torch")
     backfill(lk, record_of(lk, "clip-vit-b-32"), model, file=file, workers=1)

@@ -12,7 +12,7 @@ from embeddings import specs, torch_import
 from embeddings.backfill import backfill
 from embeddings.embedder import NetworkEmbedder, TextEmbedder, for_lake, load, record_of
 from embeddings.engine import unit
-from lake import ingest, store
+from lake import ingest
 from lake.errors import BadInput, HubUnreachable, WeightsMismatch
 from lake.store import Lake
 from tests import pictures
@@ -108,7 +108,7 @@ def test_other_weights_under_the_same_name_are_refused(
     with pytest.raises(WeightsMismatch, match=r"--embedder resnet18@NAME"):
         for_lake(lk, record, file=resnets[1], engine="torch")
     assert for_lake(lk, record, engine="torch").weights_sha256 == record.weights_sha256
-    second = store.register_embedder(lk, "resnet18@tuned")
+    second = lk.register_embedder("resnet18@tuned")
     assert second.column == "emb_resnet18_tuned"
     backfill(lk, second, for_lake(lk, second, file=resnets[1], engine="torch"), file=resnets[1], workers=1)
     one, other = (np.stack(lk.scan("predictions", [e.column])[e.column].to_pylist()) for e in lk.embedders())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from embeddings.backfill import backfill, store_vectors
 from embeddings.embedder import bind, record_of
 from embeddings.search import search
-from lake import ids, ingest, store
+from lake import ids, ingest, opening
 from lake.errors import BadInput
 from lake.store import Lake
 from tests.conftest import MakeLake
@@ -34,7 +34,7 @@ DUCKDB_FILTERS = [
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, dict[str, np.ndarray]]:
     """60 images, 1 to 5 rows each in three commits, some without a vector yet; and image_id -> vector."""
-    lk = store.create(str(tmp_path_factory.mktemp("crowd") / "lake"), embedders=["random"], columns={"n": "int"})
+    lk = opening.create(str(tmp_path_factory.mktemp("crowd") / "lake"), embedders=["random"], columns={"n": "int"})
     rng = np.random.default_rng(7)
     rows: list[dict[str, Any]] = []
     for i in range(IMAGES):

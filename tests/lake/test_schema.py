@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lake import schema, store
+from lake import opening, schema
 from lake.errors import BadInput
 from tests.conftest import MakeLake
 
@@ -58,10 +58,10 @@ def test_promoted_columns_are_typed_columns_of_predictions(make_lake: MakeLake) 
 @pytest.mark.parametrize("name", ["", "two words", "a-b", "1st", "naïve", "x;y", "label", "prediction_id", "emb_mine"])
 def test_a_promoted_columns_name_is_a_free_plain_word(tmp_path, name: str) -> None:
     with pytest.raises(BadInput, match="column name"):
-        store.create(str(tmp_path / "lake"), columns={name: "int"})
+        opening.create(str(tmp_path / "lake"), columns={name: "int"})
     assert not (tmp_path / "lake").exists()
 
 
 def test_a_promoted_columns_type_is_one_of_five(tmp_path) -> None:
     with pytest.raises(BadInput, match="type 'json' is none of string, int, float, bool, timestamp"):
-        store.create(str(tmp_path / "lake"), columns={"x": "json"})
+        opening.create(str(tmp_path / "lake"), columns={"x": "json"})

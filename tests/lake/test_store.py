@@ -143,9 +143,9 @@ def test_one_key_inserted_by_many_at_once_is_there_once(lk: Lake) -> None:
 
 def test_embedders_that_would_share_a_column_are_refused(make_lake: MakeLake) -> None:
     lk = make_lake(embedders=["my-net"])
-    assert store.register_embedder(lk, "my-net") == lk.embedders()[0]
+    assert lk.register_embedder("my-net") == lk.embedders()[0]
     with pytest.raises(BadInput, match="would share the column emb_my_net"):
-        store.register_embedder(lk, "my.net")
+        lk.register_embedder("my.net")
 
 
 def test_images_come_back_as_they_were_received(lk: Lake, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lake import store, where
+from lake import opening, where
 from lake.errors import BadInput
 from lake.store import Lake
 from tests.conftest import MakeLake
@@ -23,7 +23,7 @@ FLOATS = [None, 0.0, 0.1, 0.25, 0.5, 1.0, 0.30000000000000004]
 @pytest.fixture(scope="module")
 def lk(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Every label, number and float beside every kind of other, nulls among them; 130 rows."""
-    made = store.create(str(tmp_path_factory.mktemp("where") / "lake"), columns=COLUMNS)
+    made = opening.create(str(tmp_path_factory.mktemp("where") / "lake"), columns=COLUMNS)
     rows: list[dict[str, Any]] = []
     for i in range(130):
         rows.append({

@@ -175,6 +175,17 @@ def test_a_wrong_filter_is_said_in_duckdbs_words(page: Page, url: str) -> None:
 
 def test_the_overview_says_how_well_and_how_sure(page: Page, url: str) -> None:
     page.goto(url)
-    page.get_by_text("Is the model well today?").wait_for()
+    page.get_by_text("Where does it fail?").wait_for()
+    page.get_by_text("No group with at least 8 labelled answers").wait_for()
     page.get_by_text("Balanced accuracy").wait_for()
     page.get_by_text("n 20").first.wait_for()
+
+    # A group of the promoted column leads to its images; back again, the filter narrows the overview.
+    page.get_by_role("heading", name="By camera").wait_for()
+    page.get_by_role("link", name="2", exact=True).click()
+    page.get_by_text("10 images drawn at random").wait_for()
+    assert "where=camera+%3D+2" in page.url
+    page.get_by_role("button", name="Select all").click()
+    page.get_by_text("10 selected").wait_for()
+    page.get_by_role("link", name="Overview").click()
+    page.get_by_text("n 10").first.wait_for()

@@ -128,7 +128,9 @@ def save_slice(name: str, **what: Any) -> None:
     except LakeloopError as error:
         st.toast(plain(str(error)), duration="long")
     else:
-        st.toast(f"Slice {plain(made.name)} v{made.version} saved: {images(made.size)}.", duration="long")
+        size = images(made.size)
+        session.say(f"Slice {plain(made.name)} v{made.version} saved: {size}. Choose it under “Slice” above.")
+        st.rerun()  # the scope bar offers it from now on
 
 
 def _nothing() -> None:

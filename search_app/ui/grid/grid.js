@@ -42,7 +42,11 @@ class Grid {
       button.onclick = () => { this.size = size; this.layout(); this.tell(); };
       this.sizes.append(button);
     }
-    top.append(this.title, this.legend, this.sizes);
+    const all = node("button", "quiet", "Select all");
+    all.type = "button";
+    all.title = "Select every image below (Ctrl+A)";
+    all.onclick = () => { this.selected = new Set(this.data.ids); this.showSelection(); this.tell(); };
+    top.append(this.title, this.legend, all, this.sizes);
     this.canvas = node("div", "canvas");
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "listbox");

@@ -10,7 +10,7 @@ from lake.errors import LakeloopError
 from search_app.ui import groups, queries, scope, session, words
 from search_app.ui.cards import cluster_cards
 from search_app.ui.grid import image_grid, save_slice
-from search_app.ui.rates import images, wilson
+from search_app.ui.rates import images, share, wilson
 
 MEMBERS_SHOWN = 10_000
 METHODS = {"auto": "Automatic", "kmeans": "k-means", "hdbscan": "HDBSCAN"}
@@ -52,7 +52,12 @@ def _toolbar(trees: list[queries.Row], tree: str, status: dict[str, Any]) -> Non
         )
         with st.popover("New clusters", type="tertiary"):
             _cluster_form(status)
-        st.caption("Images that look alike, grouped. Open a group, split it again, save what stands alone as a slice.")
+        if scope.current().where():
+            st.caption(
+                "A tree keeps its own images, whatever the scope and filters; new clusters are made inside them."
+            )
+        else:
+            st.caption("Images that look alike, grouped. Open a group, split it, save what stands alone as a slice.")
     if chosen and chosen != tree:
         session.put(tree=chosen, at=None, open=None, sel=None)
         st.rerun()
@@ -127,7 +132,7 @@ def _breadcrumb(path: str) -> None:
     steps = path.split(".") if path else []
     for depth in range(len(steps) + 1):
         at = ".".join(steps[:depth])
-        name = at or "All"
+        name = f"Cluster {at}" if at else "All"
         if depth == len(steps):
             st.markdown(f"**{name}**", width="content")
         else:
@@ -145,12 +150,15 @@ def _actions(here: queries.Row, opened: bool, looking: bool) -> None:
         st.space("stretch")
         if opened:
             _choose_view(path, looking)
-        elif st.button("Split this cluster", type="primary", help="Cluster its images afresh"):
+        elif st.button("Split this cluster", help="Cluster its images afresh"):
             _make(node=f"{here['tree']}/{path}")
         if path and st.button("Use as scope", help="Look at this cluster on every page"):
             session.put(node=f"{here['tree']}/{path}", open=None, sel=None)
             st.rerun()
-        with st.popover("Save as slice"), st.form(f"slice-{path}", border=False):
+        with (
+            st.popover("Save as slice", type="primary" if path else "secondary"),
+            st.form(f"slice-{path}", border=False),
+        ):
             name = st.text_input("Name", placeholder="e.g. poly cells")
             if st.form_submit_button("Save slice", type="primary"):
                 save_slice(name.strip(), cluster=f"{here['tree']}/{path}")
@@ -187,4 +195,20 @@ def _choose_view(path: str, looking: bool) -> None:
 def _members(here: queries.Row) -> None:
     rows = queries.members(here["id"], MEMBERS_SHOWN)
     more = f" of {here['size']:,}" if here["size"] > len(rows) else ""
-    image_grid(rows, "confidence", f"{images(len(rows))}{more} in this cluster", key="members")
+    image_grid(rows, "confidence", f"{images(len(rows))}{more}{_known(here)}", key="members")
+
+
+def _known(here: queries.Row) -> str:
+    """What the cluster's card said, to go on with the title of its images."""
+    row = next((one for one in queries.children(here["tree"], here["parent"] or "") if one["id"] == here["id"]), None)
+    if row is None:
+        return " in this tree"
+    known, kinds = row["known"] or 0, groups.make_up([here["id"]]).get(here["id"], [])
+    wrong = wilson(known - (row["right"] or 0), known)
+    facts = (
+        [f"{share(wrong.value)} wrong ({known - row['right']} of {known} labelled, 95 % {wrong.span()})"]
+        if known
+        else []
+    )
+    facts += [f"{share(part)} {name} {value}" for name, value, part in kinds]
+    return ", ".join([" in this cluster", *facts])

@@ -17,7 +17,7 @@ from search_app.ui.rates import images
 
 SIZES = (50, 200, 1_000, 10_000)
 DEFAULT_SIZE = 200
-ORDERS = {"random": "Random check", "newest": "Newest", "unsure": "Least confident"}
+ORDERS = {"random": "Random check", "newest": "Newest", "unsure": "Least confident", "errors": "Known errors"}
 
 
 def page() -> None:
@@ -43,16 +43,21 @@ def page() -> None:
 def _controls(ready: list[queries.Row], query: str, ids: tuple[str, ...]) -> tuple[str, int]:
     """The query tray and its settings; changes go to the URL, which every run starts from."""
     names = [one["name"] for one in ready]
-    speaks = {one.name for one in session.lake().embedders() if one.embeds_text}
+    speaks = [one for one in names if one in queries.text_embedders(queries.stamp())]
     embedder = session.param("by") if session.param("by") in names else names[0]
+    if session.param("text") and speaks and embedder not in speaks:
+        embedder = speaks[0]  # words can only be asked of those that know them
     k = _size()
     st.session_state.update({"words": session.param("text"), "by-choice": embedder, "k-choice": k})
     left, right = st.columns([3, 2], gap="medium", vertical_alignment="bottom")
     with left:
         _change(query_tray(query, ids), ids)
     with right, st.container(horizontal=True, vertical_alignment="bottom"):
-        if embedder in speaks:
-            st.text_input("Or in words", key="words", on_change=_say, placeholder="a cracked cell")
+        if speaks:
+            silent = "" if embedder in speaks else f"Searches with {words.plain(speaks[0])}, which embeds text too"
+            st.text_input(
+                "Or in words", key="words", on_change=_say, placeholder="e.g. a red circle", help=silent or None
+            )
         if len(names) > 1:
             st.selectbox("Embedder", names, key="by-choice", on_change=_by)
         st.selectbox("At most", SIZES, key="k-choice", on_change=_many, format_func=images, width=170)
@@ -69,7 +74,9 @@ def _say() -> None:
 
 
 def _by() -> None:
-    session.put(by=st.session_state["by-choice"], open=None, sel=None)
+    chosen = st.session_state["by-choice"]
+    keeps = chosen in queries.text_embedders(queries.stamp())
+    session.put(by=chosen, text=session.param("text") if keeps else None, open=None, sel=None)
 
 
 def _many() -> None:
@@ -128,7 +135,14 @@ def _check(k: int) -> None:
     answered = bool(totals["answers"])  # what is checked is the answers, wherever there are any
     rows = queries.sample(f"{queries.every(where)} AND model IS NOT NULL" if answered else where, order, seed, k)
     if not rows:
+        if order == "errors":
+            return words.empty("No known errors here", "No answer inside these filters disagrees with a label.")
         return words.nothing_passes()
-    title = {"random": "drawn at random", "newest": "newest first", "unsure": "least confident first"}[order]
+    title = {
+        "random": "drawn at random",
+        "newest": "newest first",
+        "unsure": "least confident first",
+        "errors": "known to be wrong, most confident first",
+    }[order]
     what = "with an answer, " if answered and totals["images"] != totals["answers"] else ""
     return image_grid(rows, "confidence", f"{images(len(rows))} {what}{title}")

@@ -1,0 +1,127 @@
+"""Where it fails: groups of a lake small enough to count by hand, and the sentences about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("streamlit")
+
+import lake
+import lake.ids
+from lake.ingest import ingest
+from search_app.ui import charts, findings, groups, queries, session
+from search_app.ui.groups import Group, Sureness
+from tests.search_app.shapes import CLASSES, drawing
+
+COUNT, NEW_FROM = 40, 28
+
+
+@pytest.fixture(scope="module")
+def ids(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Forty labelled drawings. On the "new" line every answer is "circle", and sure; of the old 28 one is wrong."""
+    folder = tmp_path_factory.mktemp("lines")
+    found, log = [], []
+    for seed in range(COUNT):
+        data, kind = drawing(seed)
+        new = seed >= NEW_FROM
+        (folder / "labelled" / kind).mkdir(parents=True, exist_ok=True)
+        (folder / "labelled" / kind / f"{seed}.jpg").write_bytes(data)
+        log.append(
+            {
+                "image": f"labelled/{kind}/{seed}.jpg",
+                "model": "shapes",
+                "model_version": "1",
+                "label": "circle" if new else "cross" if seed == 4 else kind,
+                "confidence": 0.9 + seed / 1000 if new else 0.51 if seed == 4 else 0.7 + seed / 1000,
+                "line_no": "new's" if new else "old",
+            }
+        )
+        found.append(lake.ids.image_id(data))
+    (folder / "log.jsonl").write_text("\n".join(json.dumps(row) for row in log))
+    opened = lake.create(str(folder / "lake"), columns={"line_no": "string"})
+    ingest(opened, folder / "log.jsonl", workers=1)
+    ingest(opened, folder / "labelled", "imagefolder", workers=1)
+    session.bind(opened)
+    queries._rows.clear()  # type: ignore[attr-defined]
+    yield found
+    queries._rows.clear()  # type: ignore[attr-defined]
+
+
+def _group(kind: groups.Kind, value: str) -> Group:
+    return next(one for one in groups.judged(None) if (one.kind, one.value) == (kind, value))
+
+
+def test_a_group_is_judged_by_what_is_known_about_it(ids: list[str]) -> None:
+    new = _group("column", "new's")
+    assert (new.name, new.title) == ("line_no", "line no new's")
+    assert (new.answers, new.known, new.right) == (12, 12, 4)  # four of the twelve are circles
+    assert new.balanced == pytest.approx(1 / 3)
+    assert new.guess == pytest.approx(1 / 3)
+    assert (new.called, new.called_share) == ("circle", 1)
+    assert new.confidence == pytest.approx(0.9 + (28 + 39) / 2000)
+    assert (new.wrong.value, new.wrong.n) == (8 / 12, 12)
+    whole = groups.judged(None)[0]
+    assert (whole.kind, whole.known, whole.right) == ("all", 40, 31)
+    assert _group("model", "shapes 1").known == 40
+    assert _group("label", "circle").answers == 22
+
+
+def test_only_what_is_surely_worse_than_the_whole_is_shown(ids: list[str]) -> None:
+    found = groups.judged(None)
+    assert [one.value for one in groups.worst(found)] == ["new's"]
+    assert groups.worst([one for one in found if one.kind != "all"]) == []
+    inside = groups.judged("line_no = 'old'")
+    assert groups.worst(inside) == []
+    assert [one.value for one in groups.by_column(inside)["line_no"]] == ["old"]
+
+
+def test_the_surest_errors_stand_for_a_group(ids: list[str]) -> None:
+    everything = groups.judged(None)
+    faces = groups.surest_errors(None, groups.worst(everything))
+    assert faces == [[ids[38], ids[37], ids[35]]]  # 39 and 36 are circles
+    assert groups.surest_errors(None, []) == []
+
+
+def test_every_group_can_be_picked_out_again(ids: list[str]) -> None:
+    for one in groups.judged(None):
+        counted = queries.rows(f"SELECT count(*) AS n FROM answers WHERE {one.sql()}")
+        assert counted[0]["n"] == one.answers, one.title
+
+
+def test_confidence_is_judged_by_the_errors_it_would_have_found(ids: list[str]) -> None:
+    whole, new = groups.sureness(None, [groups.judged(None)[0], _group("column", "new's")])
+    assert (whole, new) == (Sureness(9, 1, 8), Sureness(8, 0, 8))
+    said = findings.on_confidence(whole, new, "line no new's").replace("\N{NO-BREAK SPACE}", " ")
+    assert said == (
+        "Low confidence alone does not find it: of the 9 known errors, 11 % are among the least confident fifth of "
+        "answers; 89 % were made with confidence above 0.9. Of the 8 of “line no new's” it is 0 % and 100 %."
+    )
+
+
+def test_the_sentence_on_confidence_turns_round_with_the_numbers() -> None:
+    assert findings.on_confidence(Sureness(10, 8, 1)).startswith("Low confidence points at it: of the 10")
+    assert findings.on_confidence(Sureness(10, 8, 1), Sureness(4, 0, 1), "x").startswith("Low confidence alone")
+    assert findings.on_confidence(Sureness(7, 0, 7)) == ""
+
+
+def test_a_chart_has_a_bar_for_every_day_also_the_empty_ones(ids: list[str]) -> None:
+    import datetime as dt
+
+    days = [
+        {"day": dt.date(2026, 9, 1), "answers": 5, "known": 3, "right": 2},
+        {"day": dt.date(2026, 9, 4), "answers": 1, "known": 0, "right": 0},
+    ]
+    drawn = charts.volume(days)
+    assert [bar["parts"] for bar in drawn["bars"]] == [[2, 1, 2], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert charts.accuracy(days) is None
+    long = [{**days[0], "day": dt.date(2026, 1, 1) + dt.timedelta(days=place)} for place in range(200)]
+    assert charts.volume(long)["title"] == "Answers per week"
+    assert sum(sum(bar["parts"]) for bar in charts.volume(long)["bars"]) == 1_000
+
+
+def test_the_classes_of_the_drawings_are_three() -> None:
+    assert len(CLASSES) == 3  # the shares above rest on it

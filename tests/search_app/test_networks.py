@@ -1,0 +1,73 @@
+"""Networks are loaded once, in the background, and what goes wrong is kept for the search that needs them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import lake
+from embeddings import embedder
+from lake.errors import HubUnreachable
+from lake.store import Lake
+from search_app.ui import networks
+from tests.search_app.shapes import Shapes
+
+NAME = "efficientnet-lite0"
+
+
+@pytest.fixture
+def opened(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    monkeypatch.setattr(networks, "HEAD_START", 0)
+    networks._known.clear()
+    yield lake.open(shapes.uri)
+    networks._known.clear()
+
+
+def test_a_network_is_loaded_once_however_many_ask(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, may_end = [], threading.Event()
+
+    def load(*_: Any) -> object:
+        calls.append(threading.current_thread().name)
+        assert may_end.wait(10)
+        return object()
+
+    monkeypatch.setattr(embedder, "for_lake", load)
+    networks.preload(opened, NAME)  # returns while the network is still loading
+    networks.preload(opened, NAME)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(networks.loaded, opened, NAME) for _ in range(4)]
+        may_end.set()
+        found = {one.result(timeout=10) for one in asked}
+    assert len(found) == 1
+    assert calls == [f"load {NAME}"]
+
+
+def test_what_went_wrong_is_said_by_the_search_and_tried_again_after(
+    opened: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def load(*_: Any) -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            raise HubUnreachable("no way to the hub")
+        return "network"
+
+    monkeypatch.setattr(embedder, "for_lake", load)
+    networks.preload(opened, NAME)
+    with pytest.raises(HubUnreachable, match="no way to the hub"):
+        networks.loaded(opened, NAME)
+    assert networks.loaded(opened, NAME) == "network"
+    assert len(calls) == 2
+
+
+def test_the_network_unused_for_longest_makes_room(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedder, "record_of", lambda lake, name: name)
+    monkeypatch.setattr(embedder, "for_lake", lambda lake, name: name)
+    for name in ("a", "b", "a", "c"):
+        assert networks.loaded(opened, name) == name
+    assert [name for _, name, _ in networks._known] == ["a", "c"]
