@@ -277,8 +277,8 @@ def _tell(facts: dict[str, Any]) -> None:
         f"of its {poly['n']} least confident answers {facts['least_confident_that_are_new']} are of the new kind "
         f"(by chance: {facts['new_share'] * poly['n']:.0f}). A random check, a complaint, a cluster's error rate do.",
         "",
-        "In the app: Drill-down, sort by error rate, open the worst cluster, save it as a slice. Or at the prompt,",
-        "from the cell a customer complained about:",
+        "In the app: the first card of the Overview is the failure; open the cluster below it, save it as a slice.",
+        "Or at the prompt, from the cell a customer complained about:",
         "",
         f"  {command} search --lake {facts['lake']} --id {facts['complaint']} -k 12 --column module_type",
         f'  {command} cluster --lake {facts["lake"]} --where "model IS NOT NULL"',

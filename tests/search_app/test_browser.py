@@ -183,7 +183,7 @@ def test_the_overview_says_how_well_and_how_sure(page: Page, url: str) -> None:
     # A group of the promoted column leads to its images; back again, the filter narrows the overview.
     page.get_by_role("heading", name="By camera").wait_for()
     page.get_by_role("link", name="2", exact=True).click()
-    page.get_by_text("10 images drawn at random").wait_for()
+    page.get_by_text("10 images, drawn at random").wait_for()
     assert "where=camera+%3D+2" in page.url
     page.get_by_role("button", name="Select all").click()
     page.get_by_text("10 selected").wait_for()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ import lake.ids
 from lake.ingest import ingest
 from search_app.ui import charts, findings, groups, queries, session
 from search_app.ui.groups import Group, Sureness
-from tests.search_app.shapes import CLASSES, drawing
+from tests.search_app.shapes import drawing
 
 COUNT, NEW_FROM = 40, 28
 
@@ -121,7 +120,3 @@ def test_a_chart_has_a_bar_for_every_day_also_the_empty_ones(ids: list[str]) -> 
     long = [{**days[0], "day": dt.date(2026, 1, 1) + dt.timedelta(days=place)} for place in range(200)]
     assert charts.volume(long)["title"] == "Answers per week"
     assert sum(sum(bar["parts"]) for bar in charts.volume(long)["bars"]) == 1_000
-
-
-def test_the_classes_of_the_drawings_are_three() -> None:
-    assert len(CLASSES) == 3  # the shares above rest on it

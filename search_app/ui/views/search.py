@@ -144,5 +144,5 @@ def _check(k: int) -> None:
         "unsure": "least confident first",
         "errors": "known to be wrong, most confident first",
     }[order]
-    what = "with an answer, " if answered and totals["images"] != totals["answers"] else ""
-    return image_grid(rows, "confidence", f"{images(len(rows))} {what}{title}")
+    what = " with an answer" if answered and totals["images"] != totals["answers"] else ""
+    return image_grid(rows, "confidence", f"{images(len(rows))}{what}, {title}")
