@@ -6,12 +6,14 @@ Sizes, means, deviations and interpolations are those the publisher evaluated th
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lake.errors import BadInput
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 DEFAULT = "efficientnet-lite0"
 ENTRY_POINT_GROUP = "lakeloop.embedders"
@@ -112,6 +114,9 @@ def check_name(name: str) -> None:
     raise BadInput(f"no embedder {name!r}; there are {', '.join(known)}")
 
 
-def own_embedders() -> dict[str, importlib.metadata.EntryPoint]:
+def own_embedders() -> dict[str, EntryPoint]:
     """Users' embedders, announced by installed packages under the entry point group `lakeloop.embedders`."""
-    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    # Late: every decoding worker imports this module and needs only the facts above.
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
