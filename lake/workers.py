@@ -14,7 +14,6 @@ import sys
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -140,14 +139,12 @@ class WorkerPool:
         ours, theirs = Pipe()
         # One thread each: the pool is the parallelism, and thread stacks count against the memory limit.
         environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        # Without `site` (-S) Python starts in a third of the time; where our packages are is said outright.
-        path = [*sys.path, str(Path(__file__).parents[1])]
         code = (
-            f"import sys; sys.path[:] = {path!r}; from lake.workers import serve; "
+            f"import sys; sys.path[:] = {sys.path!r}; from lake.workers import serve; "
             f"serve({theirs.fileno()}, {self._function!r}, {self._memory})"
         )
         process = subprocess.Popen(
-            [sys.executable, "-S", "-c", code],
+            [sys.executable, "-c", code],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
