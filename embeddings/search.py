@@ -16,10 +16,12 @@ import pyarrow as pa
 from embeddings import embedder as embedders
 from embeddings.engine import unit
 from embeddings.preprocess import prepare
+from embeddings.vectors import dim_of
 from lake import ids as identity
 from lake import schema
 from lake import where as filters
 from lake.errors import BadInput
+from lake.store import literals
 
 if TYPE_CHECKING:
     from embeddings.embedder import Embedder
@@ -54,14 +56,13 @@ def search(
     if k < 1:
         raise BadInput(f"k is {k}; it must be at least 1")
     record = embedders.record_of(lake, embedder)
-    if record.dim is None:
-        raise BadInput(f"nothing is embedded with {record.name} yet; run: lakeloop embed --embedder {record.name}")
+    dim = dim_of(record)
     if ids:
         query = vector_of(lake, record, ids)
     elif vector is not None:
         query = np.asarray(vector, np.float32)
-        if query.shape != (record.dim,):
-            raise BadInput(f"the vector has shape {query.shape}; {record.name} has dim {record.dim}")
+        if query.shape != (dim,):
+            raise BadInput(f"the vector has shape {query.shape}; {record.name} has dim {dim}")
     else:
         model = model or embedders.for_lake(lake, record)
         query = _embed(model, image, text)
@@ -73,7 +74,7 @@ def search(
 
 def vector_of(lake: Lake, record: EmbedderRecord, ids: Sequence[str]) -> np.ndarray:
     """The mean of the images' unit vectors, float32 (dim,). Raises BadInput for an id without a vector."""
-    total = np.zeros(record.dim or 0, np.float32)
+    total = np.zeros(dim_of(record), np.float32)
     for identifier in ids:
         key = "image_id" if identity.kind(identifier) == "image" else "prediction_id"
         value = identifier if key == "image_id" else identity.as_uuid(identifier)
@@ -147,8 +148,7 @@ def _newest_rows(
     dataset = lake.dataset("predictions")
     newest: dict[str, dict[str, Any]] = {}
     for start in range(0, len(images), 1_000):
-        listed = ",".join(f"'{i}'" for i in images[start : start + 1_000])
-        filter = f"image_id IN ({listed})" + (f" AND {condition}" if condition else "")
+        filter = f"image_id IN ({literals(images[start : start + 1_000])})" + (f" AND {condition}" if condition else "")
         for row in dataset.scanner(columns=read, filter=filter, with_row_id=True).to_table().to_pylist():
             if passing is not None and row["_rowid"] not in passing:
                 continue

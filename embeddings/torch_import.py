@@ -11,18 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lake.errors import MissingExtra
+from lake.extras import require
 
 # A declaration lasts as long as its library object.
 _declared: list[object] = []
 
 
 def torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingExtra("torch", "embed") from error
-    return torch
+    return require("torch", "torch", "embed")
 
 
 def torchvision() -> Any:
@@ -30,11 +26,7 @@ def torchvision() -> Any:
     torch()
     if "torchvision" not in sys.modules:
         _declare_operators_that_do_not_load()
-    try:
-        import torchvision
-    except ImportError as error:
-        raise MissingExtra("torchvision", "embed") from error
-    return torchvision
+    return require("torchvision", "torchvision", "embed")
 
 
 def _declare_operators_that_do_not_load() -> None:
@@ -53,17 +45,9 @@ def _declare_operators_that_do_not_load() -> None:
 
 def timm() -> Any:
     torchvision()
-    try:
-        import timm
-    except ImportError as error:
-        raise MissingExtra("timm", "embed") from error
-    return timm
+    return require("timm", "timm", "embed")
 
 
 def open_clip() -> Any:
     torchvision()
-    try:
-        import open_clip
-    except ImportError as error:
-        raise MissingExtra("open-clip-torch", "embed") from error
-    return open_clip
+    return require("open_clip", "open-clip-torch", "embed")

@@ -16,7 +16,6 @@ from lake.errors import UnreadableImage
 
 # What is tried at all: each a decoder we are ready to trust with a stranger's bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-MEDIA_TYPES = {f: f"image/{f.lower()}" for f in FORMATS}
 
 MAX_MEGAPIXELS_BULK = 100
 MAX_MEGAPIXELS_HTTP = 40

@@ -22,7 +22,7 @@ import pyarrow as pa
 from lake import decode, ids, rows, schema, sources
 from lake.errors import BadInput, LakeloopError
 from lake.store import now
-from lake.workers import WorkerDied, WorkerPool
+from lake.workers import WorkerDied, WorkerPool, grouped
 
 if TYPE_CHECKING:
     from lake.store import Lake
@@ -68,6 +68,10 @@ class _Draft:
     path: Path | None = None
     decoded: decode.Decoded | None = None
     error: str | None = None
+
+    def size(self) -> int:
+        """Bytes held."""
+        return len(self.data or b"")
 
 
 def ingest(
@@ -139,15 +143,7 @@ class _Run:
 
     def groups(self, items: Iterable[sources.Item], readers: ThreadPoolExecutor) -> Iterator[list[_Draft]]:
         """Items read from disk, in order, a group at a time; its new images have their bytes kept."""
-        group: list[_Draft] = []
-        size = 0
-        for draft in _read_ahead(items, self.read, readers):
-            group.append(draft)
-            size += len(draft.data or b"")
-            if len(group) >= GROUP_ITEMS or size >= GROUP_BYTES:
-                yield self.sorted_out(group)
-                group, size = [], 0
-        if group:
+        for group in grouped(_read_ahead(items, self.read, readers), _Draft.size, GROUP_ITEMS, GROUP_BYTES):
             yield self.sorted_out(group)
 
     def read(self, item: sources.Item) -> _Draft:
@@ -186,19 +182,8 @@ class _Run:
 
     def tasks(self, groups: Iterable[list[_Draft]]) -> Iterator[tuple[tuple[Any, ...], list[_Draft]]]:
         for group in groups:
-            part: list[_Draft] = []
-            size = 0
-            for draft in group:
-                part.append(draft)
-                size += len(draft.data or b"")
-                if len(part) >= TASK_ITEMS or size >= TASK_BYTES:
-                    yield self.task(part), part
-                    part, size = [], 0
-            if part:
-                yield self.task(part), part
-
-    def task(self, part: list[_Draft]) -> tuple[Any, ...]:
-        return [d.data for d in part if d.data is not None], self.max_megapixels
+            for part in grouped(group, _Draft.size, TASK_ITEMS, TASK_BYTES):
+                yield ([d.data for d in part if d.data is not None], self.max_megapixels), part
 
     def settle(self, result: Any, drafts: list[_Draft]) -> None:
         """Gives each new image what its worker found; after a worker's death, one at a time to find the culprit."""
@@ -272,14 +257,9 @@ class _Run:
 
     def reject_contradictions(self, answers: list[dict[str, Any]]) -> int:
         """A known id is a repeat only if it says the same: another answer under it must not vanish silently."""
-        said: dict[str, tuple[Any, ...]] = {}
-        wanted = [a["prediction_id"] for a in answers]
-        for start in range(0, len(wanted), 5_000):
-            quoted = ",".join(f"'{i}'" for i in wanted[start : start + 5_000])
-            found = self.lake.scan(
-                "predictions", ["prediction_id", "image_id", "label", "confidence"], f"prediction_id in ({quoted})"
-            )
-            said |= {r["prediction_id"]: (r["image_id"], r["label"], r["confidence"]) for r in found.to_pylist()}
+        columns = ["prediction_id", "image_id", "label", "confidence"]
+        stored = self.lake.look_up("predictions", columns, columns[0], [a["prediction_id"] for a in answers])
+        said = {r["prediction_id"]: (r["image_id"], r["label"], r["confidence"]) for r in stored.to_pylist()}
         count = 0
         for a in answers:
             if said.get(a["prediction_id"]) != (a["image_id"], a.get("label"), a.get("confidence")):

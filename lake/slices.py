@@ -63,8 +63,7 @@ def create(
     if where is not None:
         kind, definition, members = "where", where, filters.images(lake, where)
     elif cluster is not None:
-        quoted = cluster.replace("'", "''")
-        members = sorted(lake.scan("cluster_members", ["image_id"], f"id = '{quoted}'")["image_id"].to_pylist())
+        members = sorted(lake.look_up("cluster_members", ["image_id"], "id", [cluster])["image_id"].to_pylist())
         kind, definition = "cluster", cluster
         if not members:
             raise BadInput(f"no node {cluster!r}; `lakeloop cluster` and the table clusters name them (TREE/PATH)")
@@ -104,7 +103,7 @@ def get(lake: Lake, name: str) -> Slice:
 
 def members(lake: Lake, made: Slice) -> pa.ChunkedArray:
     """Its image_ids, sorted."""
-    return lake.scan("slice_members", ["image_id"], f"id = '{made.id}'").sort_by("image_id")["image_id"]
+    return lake.look_up("slice_members", ["image_id"], "id", [made.id]).sort_by("image_id")["image_id"]
 
 
 def export(
@@ -151,11 +150,8 @@ def _resolve(lake: Lake, ids: Sequence[str]) -> Sequence[str]:
     unknown += sorted(set(answers) - lake.known("predictions", "prediction_id", answers))
     if unknown:
         raise BadInput(f"the lake does not have {len(unknown)} of the ids, the first is {unknown[0]}")
-    found = set(images)
-    for start in range(0, len(answers), 5_000):
-        quoted = ",".join(f"'{a}'" for a in answers[start : start + 5_000])
-        found.update(lake.scan("predictions", ["image_id"], f"prediction_id in ({quoted})")["image_id"].to_pylist())
-    return sorted(found)
+    asked_about = lake.look_up("predictions", ["image_id"], "prediction_id", answers)["image_id"].to_pylist()
+    return sorted({*images, *asked_about})
 
 
 def _next_version(lake: Lake, name: str) -> int:

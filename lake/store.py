@@ -32,6 +32,8 @@ INDEX_CACHE_BYTES = 512 << 20
 METADATA_CACHE_BYTES = 128 << 20
 # Twice what the longest observed run of conflicts on a loaded two-core machine needed.
 COMMIT_ATTEMPTS = 12
+# Values of one IN list: bounds the text that a filter becomes.
+LOOK_UP_VALUES = 5_000
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,21 @@ class Lake:
         return self.dataset(name).scanner(columns=list(columns), filter=filter).to_table()
 
     def known(self, name: str, column: str, values: Sequence[str]) -> set[str]:
-        """Which of `values` (ids: no quotes in them) the table's `column` already holds."""
-        found: set[str] = set()
-        for part in _parts(values, 5_000):
-            found.update(self.scan(name, [column], f"{column} in ({_quoted(part)})")[column].to_pylist())
-        return found
+        """Which of `values` the table's `column` already holds."""
+        return set(self.look_up(name, [column], column, values)[column].to_pylist())
+
+    def look_up(
+        self, name: str, columns: Sequence[str], key: str, values: Sequence[str], filter: str | None = None
+    ) -> pa.Table:
+        """The chosen columns of the rows whose text column `key` is one of `values`, and that pass a Lance filter."""
+        import pyarrow as pa
+
+        also = f" and ({filter})" if filter else ""
+        parts = [values[start : start + LOOK_UP_VALUES] for start in range(0, len(values), LOOK_UP_VALUES)]
+        # Without values one look-up is made all the same, for the columns' types.
+        return pa.concat_tables(
+            self.scan(name, columns, f"{key} in ({literals(part)}){also}") for part in parts or [[""]]
+        )
 
     def sql(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
         """Runs one SELECT over the lake's tables and views. See `lake.sql.query`."""
@@ -154,7 +166,7 @@ class Lake:
 
     def thumbnail(self, image_id: str) -> bytes | None:
         """The image's thumbnail, a JPEG of at most 16 KiB, or None when the lake has no such image."""
-        found = self.scan("thumbnails", ["jpeg"], f"image_id = '{_safe(image_id)}'")["jpeg"]
+        found = self.scan("thumbnails", ["jpeg"], f"image_id = {literal(image_id)}")["jpeg"]
         return found[0].as_py() if len(found) else None
 
     def image(self, image_id: str) -> StoredImage | None:
@@ -165,10 +177,9 @@ class Lake:
         """The images among `image_ids` that the lake has, in no particular order."""
         dataset = self.dataset("images")
         columns = ["image_id", "format", "width", "height", "source"]
-        for part in _parts([_safe(i) for i in image_ids], 1_000):
-            rows = dataset.scanner(
-                columns=columns, filter=f"image_id in ({_quoted(part)})", with_row_id=True
-            ).to_table()
+        for start in range(0, len(image_ids), 1_000):
+            condition = f"image_id in ({literals(image_ids[start : start + 1_000])})"
+            rows = dataset.scanner(columns=columns, filter=condition, with_row_id=True).to_table()
             if not rows.num_rows:
                 continue
             data = dict(dataset.read_blobs("data", ids=rows["_rowid"].to_pylist()))
@@ -279,7 +290,7 @@ class Lake:
         import pyarrow as pa
 
         assert record.dim is not None
-        stored = self.dataset("embedders").to_table(filter=f"name = '{record.name.replace(chr(39), chr(39) * 2)}'")
+        stored = self.dataset("embedders").to_table(filter=f"name = {literal(record.name)}")
         row = stored.to_pylist()[0] | {k: getattr(record, k) for k in EmbedderRecord.__dataclass_fields__}
         self.add_column("predictions", pa.field(record.column, schema.vector_type(record.dim)))
         self.update("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
@@ -330,15 +341,11 @@ def now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def _safe(identifier: str) -> str:
-    """An id as a SQL literal's text; whatever has a quote in it can match nothing."""
-    return "" if "'" in identifier else identifier
+def literal(text: str) -> str:
+    """The text as SQL, of Lance and DuckDB alike."""
+    return "'" + text.replace("'", "''") + "'"
 
 
-def _quoted(values: Sequence[str]) -> str:
-    return ",".join(f"'{v}'" for v in values)
-
-
-def _parts(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+def literals(values: Sequence[str]) -> str:
+    """The inside of an IN list."""
+    return ",".join(map(literal, values))

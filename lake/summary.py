@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from lake import schema
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from collections.abc import Sequence
+
+    from lake.store import EmbedderRecord, Lake
 
 
 def status(lake: Lake) -> dict[str, Any]:
@@ -26,17 +28,21 @@ def status(lake: Lake) -> dict[str, Any]:
         "labels": counts["labels"],
         "slices": counts["slices"],
         "models": models,
-        "embedders": [embedder_progress(lake, r.name, r.column, r.dim) for r in lake.embedders()],
+        "embedders": embedding_progress(lake, lake.embedders()),
         "columns": {name: str(kind) for name, kind in lake.promoted().items()},
         "tables": {name: {"rows": rows, "version": lake.version(name)} for name, rows in counts.items()},
     }
 
 
-def embedder_progress(lake: Lake, name: str, column: str, dim: int | None) -> dict[str, Any]:
-    """How many distinct images have this embedder's vector, and how many lack it."""
+def embedding_progress(lake: Lake, records: Sequence[EmbedderRecord]) -> list[dict[str, Any]]:
+    """For each embedder how many distinct images have its vector, and how many lack it."""
     total = int(lake.sql("SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
-    done = 0
-    if dim is not None:
-        names = lake.scan("predictions", ["image_id"], f"{column} is not null")["image_id"]
-        done = len(names.unique())
-    return {"name": name, "dim": dim, "column": column, "embedded": done, "missing": total - done}
+    found = []
+    for record in records:
+        done = 0
+        if record.dim is not None:
+            names = lake.scan("predictions", ["image_id"], f"{record.column} is not null")["image_id"]
+            done = len(names.unique())
+        facts = {"name": record.name, "dim": record.dim, "column": record.column}
+        found.append(facts | {"embedded": done, "missing": total - done})
+    return found

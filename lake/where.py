@@ -16,6 +16,7 @@ import pyarrow as pa
 from lake import schema
 from lake.errors import BadInput
 from lake.sql import LanceView, connect
+from lake.store import literal
 
 if TYPE_CHECKING:
     from lake.store import Lake
@@ -167,7 +168,7 @@ def _compare(column: str | None, operator: str, value: Any, kinds: dict[str, Any
     if column is None or value is None:
         return None
     if pa.types.is_string(kinds[column]) and isinstance(value, str):
-        return f"({column} {operator} '{value.replace(chr(39), chr(39) * 2)}')"
+        return f"({column} {operator} {literal(value)})"
     if pa.types.is_floating(kinds[column]) and isinstance(value, int | float):
         return f"({column} {operator} {float(value)!r})" if "inf" not in repr(float(value)) else None
     if pa.types.is_integer(kinds[column]) and isinstance(value, int) and -(2**63) <= value < 2**63:

@@ -15,10 +15,12 @@ from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+T = TypeVar("T")
 
 BULK_MEMORY_BYTES = 2 << 30
 HTTP_MEMORY_BYTES = 512 << 20
@@ -167,6 +169,20 @@ class WorkerPool:
         except subprocess.TimeoutExpired:
             code = 0
         return f"its decoder crashed (signal {-code})" if code < 0 else "its decoder ran out of memory or crashed"
+
+
+def grouped(items: Iterable[T], size: Callable[[T], int], most: int, most_bytes: int) -> Iterator[list[T]]:
+    """The items in order, in groups of at most `most` and, beyond the first of a group, `most_bytes` bytes."""
+    group: list[T] = []
+    held = 0
+    for item in items:
+        if group and (len(group) == most or held + size(item) > most_bytes):
+            yield group
+            group, held = [], 0
+        group.append(item)
+        held += size(item)
+    if group:
+        yield group
 
 
 def serve(descriptor: int, function: str, memory_bytes: int) -> None:

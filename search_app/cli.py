@@ -127,7 +127,7 @@ def _embed(a: argparse.Namespace) -> int:
     known = a.embedder is None or any(r.name == a.embedder for r in opened.embedders())
     record = embedders.record_of(opened, a.embedder) if known else embedders.new_record(a.embedder)
     file = Path(a.weights) if a.weights else None
-    total = summary.embedder_progress(opened, record.name, record.column, record.dim)["missing"]
+    total = summary.embedding_progress(opened, [record])[0]["missing"]
     if total == 0 and record.dim is not None and file is None:
         return _embedded(a, Report(record.name))  # without loading the network
     model = embedders.for_lake(opened, record, file=file, trust_sha256=a.trust_sha256, engine=a.engine, images=total)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lake.errors import BadInput, MissingExtra
+from lake.errors import BadInput
+from lake.extras import require
 
 if TYPE_CHECKING:
     from embeddings.embedder import Embedder
@@ -83,10 +84,7 @@ def quickstart(uri: str) -> dict[str, Any]:
 
 def cells() -> list[Cell]:
     """The data set, in its own order. A defect is a probability of one half or more."""
-    try:
-        import elpv_dataset
-    except ImportError as error:
-        raise MissingExtra("elpv-dataset", "demo") from error
+    elpv_dataset = require("elpv_dataset", "elpv-dataset", "demo")
     root = Path(elpv_dataset.__file__).parent / "data"
     out = []
     for line in (root / "labels.csv").read_text().splitlines():
@@ -155,13 +153,12 @@ def _build(uri: str) -> dict[str, Any]:
 
 def _labelled_vectors(lk: Lake) -> tuple[np.ndarray, list[str]]:
     from embeddings import embedder as embedders
+    from embeddings.vectors import of_images
 
     record = embedders.record_of(lk, None)
     labels = lk.sql("SELECT image_id, label FROM labels_current ORDER BY image_id")
-    rows = lk.scan("predictions", ["image_id", record.column], f"{record.column} is not null")
-    matrix = np.asarray(rows[record.column].combine_chunks().flatten()).reshape(rows.num_rows, -1)
-    place = {name: i for i, name in enumerate(rows["image_id"].to_pylist())}
-    return matrix[[place[name] for name in labels["image_id"].to_pylist()]], labels["label"].to_pylist()
+    _, matrix = of_images(lk, record, labels["image_id"].to_pylist())  # both in the order of their ids
+    return matrix, labels["label"].to_pylist()
 
 
 def _serve_model(model: Embedder, story: Story) -> tuple[list[str], np.ndarray]:

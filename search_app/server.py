@@ -17,7 +17,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lake
-from lake.errors import BadInput, MissingExtra
+from lake.errors import BadInput
+from lake.extras import require
 from search_app.api import make_api
 from search_app.hosts import AllowedHosts, is_loopback
 
@@ -37,10 +38,8 @@ def make_server(lake_uri: str, ui: bool = True, hosts: Iterable[str] = ()) -> AS
     api = make_api(opened)
     if not ui:
         return AllowedHosts(api, hosts)
-    try:
-        from search_app.ui import session, settings
-    except ImportError as error:
-        raise MissingExtra("streamlit", "app") from error
+    require("streamlit", "streamlit", "app")
+    from search_app.ui import session, settings
 
     settings.apply()
     session.bind(opened)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from lake.errors import BadInput, MissingExtra
+from lake.errors import BadInput
+from lake.extras import require
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ def fit(vectors: np.ndarray, labels: Sequence[str], regularisation: float = 0.1)
     classes = sorted(set(labels))
     if len(classes) < 2:
         raise BadInput(f"a classifier needs two classes or more; the labels have {classes}")
-    model = _linear_model().LogisticRegression(C=1.0 / regularisation, max_iter=2_000)
+    model = require("sklearn.linear_model", "scikit-learn", "train").LogisticRegression(
+        C=1.0 / regularisation, max_iter=2_000
+    )
     model.fit(np.asarray(vectors, np.float64), np.asarray(labels))
     weights, bias = model.coef_.T, model.intercept_
     if len(classes) == 2:  # scikit-learn keeps one column for two classes
@@ -55,11 +57,3 @@ def balanced_accuracy(said: Sequence[str], truth: Sequence[str]) -> float:
     """Mean over the true classes of the share answered right, 0 to 1: guessing one class gives 1 / classes."""
     right = np.asarray(said) == np.asarray(truth)
     return float(np.mean([right[np.asarray(truth) == c].mean() for c in sorted(set(truth))]))
-
-
-def _linear_model() -> Any:
-    try:
-        from sklearn import linear_model
-    except ImportError as error:
-        raise MissingExtra("scikit-learn", "train") from error
-    return linear_model

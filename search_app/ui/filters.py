@@ -10,6 +10,8 @@ import re
 import shlex
 from dataclasses import dataclass, replace
 
+from lake.store import literal
+
 Params = dict[str, list[str]]
 
 
@@ -69,16 +71,16 @@ class Filters:
         """The set of images looked at, before filters: slice, cluster, or nothing (the lake)."""
         chips = []
         if self.slice:
-            sql = f"image_id IN (SELECT image_id FROM slice_members WHERE id = {quoted(self.slice)})"
+            sql = f"image_id IN (SELECT image_id FROM slice_members WHERE id = {literal(self.slice)})"
             chips.append(Chip(f"slice {self.slice.replace('@', ' v')}", sql, "slice"))
         if self.node:
-            sql = f"image_id IN (SELECT image_id FROM cluster_members WHERE id = {quoted(self.node)})"
+            sql = f"image_id IN (SELECT image_id FROM cluster_members WHERE id = {literal(self.node)})"
             chips.append(Chip(f"cluster {self.node}", sql, "node"))
         return chips
 
     def chips(self) -> list[Chip]:
         """The filters inside the scope, in the order they are shown."""
-        chips = [Chip(f"label = {one}", f"label = {quoted(one)}", "label", one) for one in self.labels]
+        chips = [Chip(f"label = {one}", f"label = {literal(one)}", "label", one) for one in self.labels]
         chips += [Chip(f"model = {one}", _model(one), "model", one) for one in self.models]
         if self.confidence:
             low, high = self.confidence
@@ -120,14 +122,9 @@ def command(verb: str, where: str | None) -> str:
     return f"lakeloop {verb}" + (f" --where {shlex.quote(where)}" if where else "")
 
 
-def quoted(value: str) -> str:
-    """A string literal of SQL."""
-    return "'" + value.replace("'", "''") + "'"
-
-
 def _model(one: str) -> str:
     name, space, version = one.partition(" ")
-    return f"(model = {quoted(name)} AND model_version = {quoted(version)})" if space else f"model = {quoted(name)}"
+    return f"(model = {literal(name)} AND model_version = {literal(version)})" if space else f"model = {literal(name)}"
 
 
 def _between(low: float, high: float) -> tuple[str, str]:

@@ -13,8 +13,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from lake.store import literal
 from search_app.ui import queries, session
-from search_app.ui.filters import quoted
 from search_app.ui.rates import Rate, wilson
 
 Kind = Literal["column", "model", "label", "node", "all"]
@@ -69,11 +69,11 @@ class Group:
             case "column":
                 return _equals(self.name, self.value, session.lake().promoted()[self.name])
             case "label":
-                return f"label = {quoted(self.value)}"
+                return f"label = {literal(self.value)}"
             case "model":
-                return f"model || coalesce(' ' || model_version, '') = {quoted(self.value)}"
+                return f"model || coalesce(' ' || model_version, '') = {literal(self.value)}"
             case "node":
-                return f"image_id IN (SELECT image_id FROM cluster_members WHERE id = {quoted(self.value)})"
+                return f"image_id IN (SELECT image_id FROM cluster_members WHERE id = {literal(self.value)})"
             case _:
                 return "true"
 
@@ -150,7 +150,7 @@ def make_up(ids: Sequence[str]) -> dict[str, list[tuple[str, str, float]]]:
     if not columns or not ids:
         return {}
     counts = " UNION ALL ".join(
-        f"SELECT id, {quoted(one)} AS name, CAST({_name(one)} AS VARCHAR) AS value, count(*) AS n FROM a GROUP BY ALL"
+        f"SELECT id, {literal(one)} AS name, CAST({_name(one)} AS VARCHAR) AS value, count(*) AS n FROM a GROUP BY ALL"
         for one in columns
     )
     found = queries.rows(
@@ -176,7 +176,7 @@ def _sql(where: str | None, columns: Sequence[str], tree: str | None) -> str:
         f"SELECT 'model', '', model || coalesce(' ' || model_version, '') AS value, {cell} FROM a GROUP BY ALL",
     ]
     kinds += [
-        f"SELECT 'column', {quoted(one)}, CAST({_name(one)} AS VARCHAR) AS value, {cell} FROM a"
+        f"SELECT 'column', {literal(one)}, CAST({_name(one)} AS VARCHAR) AS value, {cell} FROM a"
         f" WHERE {_name(one)} IS NOT NULL AND (SELECT count(DISTINCT {_name(one)}) FROM a) <= {MOST_VALUES}"
         " GROUP BY ALL"
         for one in columns
@@ -184,8 +184,8 @@ def _sql(where: str | None, columns: Sequence[str], tree: str | None) -> str:
     if tree is not None:
         kinds.append(
             f"SELECT 'node', '', m.id, {cell} FROM a JOIN cluster_members m USING (image_id)"
-            f" SEMI JOIN (SELECT id FROM clusters WHERE tree = {quoted(tree)} AND parent = '' AND NOT noise) c"
-            f" ON m.id = c.id WHERE m.tree = {quoted(tree)} GROUP BY ALL"
+            f" SEMI JOIN (SELECT id FROM clusters WHERE tree = {literal(tree)} AND parent = '' AND NOT noise) c"
+            f" ON m.id = c.id WHERE m.tree = {literal(tree)} GROUP BY ALL"
         )
     return f"""
         WITH a AS MATERIALIZED (SELECT {_wanted()} FROM answers_labelled WHERE {queries.every(where)}),
@@ -219,7 +219,7 @@ def _name(column: str) -> str:
 
 def _equals(column: str, value: str, kind: pa.DataType) -> str:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return f"{_name(column)} = {quoted(value)}"
+        return f"{_name(column)} = {literal(value)}"
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return f"{_name(column)} = {value}"
-    return f"CAST({_name(column)} AS VARCHAR) = {quoted(value)}"
+    return f"CAST({_name(column)} AS VARCHAR) = {literal(value)}"

@@ -232,8 +232,8 @@ def test_progress_counts_every_image(colours: Lake, tmp_path: Path) -> None:
 
 
 def test_images_are_read_in_groups_bounded_by_bytes() -> None:
-    from embeddings.backfill import _grouped
+    from lake.workers import grouped
 
     sizes = {"a": 5, "b": 5, "c": 1, "d": 100, "e": 1}
-    assert list(_grouped(list(sizes), sizes, most=2, most_bytes=10)) == [["a", "b"], ["c"], ["d"], ["e"]]
-    assert list(_grouped([], sizes, most=2, most_bytes=10)) == []
+    assert list(grouped(list(sizes), sizes.__getitem__, most=2, most_bytes=10)) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert list(grouped([], sizes.__getitem__, most=2, most_bytes=10)) == []

@@ -42,14 +42,7 @@ def page() -> None:
 def _toolbar(trees: list[queries.Row], tree: str, status: dict[str, Any]) -> None:
     named = {row["tree"]: _tree_name(row) for row in trees}
     with st.container(horizontal=True, vertical_alignment="center"):
-        chosen = st.selectbox(
-            "Tree",
-            list(named),
-            list(named).index(tree),
-            format_func=named.__getitem__,
-            label_visibility="collapsed",
-            width=480,
-        )
+        chosen = _choice("Tree", named, tree, 480)
         with st.popover("New clusters", type="tertiary"):
             _cluster_form(status)
         if scope.current().where():
@@ -61,6 +54,18 @@ def _toolbar(trees: list[queries.Row], tree: str, status: dict[str, Any]) -> Non
     if chosen and chosen != tree:
         session.put(tree=chosen, at=None, open=None, sel=None)
         st.rerun()
+
+
+def _choice(label: str, named: dict[str, str], chosen: str, width: int) -> str | None:
+    """A select box without its label: the key of the name picked."""
+    return st.selectbox(
+        label,
+        list(named),
+        list(named).index(chosen),
+        format_func=named.__getitem__,
+        label_visibility="collapsed",
+        width=width,
+    )
 
 
 def _tree_name(row: queries.Row) -> str:
@@ -168,14 +173,7 @@ def _choose_view(path: str, looking: bool) -> None:
     """Cards or all images; and the cards' order."""
     if not looking:
         sort = session.param("sort") if session.param("sort") in SORTS else "size"
-        chosen = st.selectbox(
-            "Sort",
-            list(SORTS),
-            list(SORTS).index(sort),
-            format_func=SORTS.__getitem__,
-            label_visibility="collapsed",
-            width=200,
-        )
+        chosen = _choice("Sort", SORTS, sort, 200)
         if chosen and chosen != sort:
             session.put(sort=chosen)
             st.rerun()
