@@ -26,8 +26,16 @@ def _first_tables(lake: Lake) -> None:
         lake.create_table(table)
 
 
+def _service_tables(lake: Lake) -> None:
+    for name in ("reviews", "keys", "audit", "forgotten"):
+        lake.create_table(schema.TABLES[name])
+    for column in ("image_status", "image_share"):
+        lake.add_column("predictions", schema.PREDICTIONS.arrow().field(column))
+
+
 STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
+    (2, "reviews, keys, audit, erasures; what became of an answer's image", _service_tables),
 ]
 
 

@@ -132,6 +132,10 @@ PREDICTIONS = Table(
         Column("latency_ms", pa.float64(), "the model's answering time, milliseconds"),
         Column("metadata", pa.string(), "everything else the row said, a JSON object"),
         Column("ingested_at", UTC, "when it was committed to the lake", nullable=False),
+        Column(
+            "image_status", pa.string(), "why the image has no thumbnail or vector; null: nothing is known to be wrong"
+        ),
+        Column("image_share", pa.float64(), "the share of traffic whose bytes were kept when it came; null: all"),
     ],
     key="prediction_id",
     indexed=["prediction_id", "image_id"],
@@ -154,6 +158,25 @@ LABELS = Table(
     ],
     key="event_id",
     indexed=["image_id"],
+)
+
+REVIEWS = Table(
+    "reviews",
+    "One verdict on an answer, as somebody gave it. Never a label: `reviews_current` has the latest.",
+    [
+        Column("event_id", pa.string(), "UUID of the statement", nullable=False),
+        Column("prediction_id", pa.string(), "the answer it is about", nullable=False),
+        Column("image_id", pa.string(), "the image of that answer", nullable=False),
+        Column("timestamp", UTC, "when it was said", nullable=False),
+        Column("origin", pa.string(), "who said it: customer (POST /v1/feedback)", nullable=False),
+        Column("verdict", pa.string(), "correct, incorrect or unsure", nullable=False),
+        Column("comment", pa.string(), "in their own words"),
+        Column("ticket", pa.string(), "their reference to it elsewhere"),
+        Column("key_id", pa.string(), "the access key it came with; null: none"),
+        Column("ingested_at", UTC, "when it was committed to the lake", nullable=False),
+    ],
+    key="event_id",
+    indexed=["event_id", "prediction_id", "image_id"],
 )
 
 EMBEDDERS = Table(
@@ -245,6 +268,54 @@ SLICE_MEMBERS = Table(
     indexed=["id"],
 )
 
+KEYS = Table(
+    "keys",
+    "An access key to the HTTP API. The secret itself is stored nowhere.",
+    [
+        Column("key_id", pa.string(), "the public part of the key", nullable=False),
+        Column("name", pa.string(), "what it is for, in its maker's words"),
+        Column("scopes", pa.list_(pa.string()), "of ingest, feedback, read, sql and admin", nullable=False),
+        Column("secret_sha256", pa.string(), "SHA-256 of the secret (256 random bits), 64 hex digits", nullable=False),
+        Column("created_at", UTC, "when it was made", nullable=False),
+        Column("expires_at", UTC, "from when it is refused; null: never"),
+        Column("revoked_at", UTC, "when it was revoked; null: it was not"),
+    ],
+    key="key_id",
+)
+
+AUDIT = Table(
+    "audit",
+    "Who wrote what. Append only.",
+    [
+        Column("event_id", pa.string(), "UUID of the entry", nullable=False),
+        Column("timestamp", UTC, "when it was accepted", nullable=False),
+        Column("key_id", pa.string(), "the access key it came with; null: none"),
+        Column("user", pa.string(), "the operating system's user who ran a command; null: it came by HTTP"),
+        Column(
+            "action",
+            pa.string(),
+            "prediction, image, feedback, or the command (key create, forget, ...)",
+            nullable=False,
+        ),
+        Column("target", pa.string(), "the id or name of what was written"),
+        Column("detail", pa.string(), "more about it, a JSON object"),
+    ],
+    key="event_id",
+    indexed=["event_id"],
+)
+
+FORGOTTEN = Table(
+    "forgotten",
+    "An image that was erased. It is not stored again, from wherever it may come.",
+    [
+        Column("image_id", pa.string(), "the image", nullable=False),
+        Column("forgotten_at", UTC, "when it was erased", nullable=False),
+        Column("reason", pa.string(), "why, in the words of whoever did it"),
+    ],
+    key="image_id",
+    indexed=["image_id"],
+)
+
 MIGRATIONS = Table(
     "migrations",
     "A numbered step that shaped this lake.",
@@ -264,11 +335,15 @@ TABLES = {
         THUMBNAILS,
         PREDICTIONS,
         LABELS,
+        REVIEWS,
         EMBEDDERS,
         CLUSTERS,
         CLUSTER_MEMBERS,
         SLICES,
         SLICE_MEMBERS,
+        KEYS,
+        AUDIT,
+        FORGOTTEN,
         MIGRATIONS,
     )
 }

@@ -12,6 +12,11 @@ VIEWS = {
         """SELECT * FROM labels
         QUALIFY row_number() OVER (PARTITION BY image_id, task ORDER BY timestamp DESC, event_id DESC) = 1""",
     ),
+    "reviews_current": (
+        "The latest verdict on each answer from each origin (of equal moments, the one with the greatest event_id).",
+        """SELECT * FROM reviews
+        QUALIFY row_number() OVER (PARTITION BY prediction_id, origin ORDER BY timestamp DESC, event_id DESC) = 1""",
+    ),
     "answers_labelled": (
         "Answers beside what the image is known to be; `correct` is null where no label says so.",
         """SELECT a.*, l.label AS true_label, a.label = l.label AS correct FROM answers a

@@ -1,0 +1,149 @@
+"""init, ingest, embed, sql, status: making a lake, filling it, asking it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from lake.errors import BadInput
+from search_app.commands.terminal import Add, answer, open_lake, progress, uri
+
+if TYPE_CHECKING:
+    from embeddings.backfill import Report
+
+
+def register(add: Add) -> None:
+    p = add("init", _init, "make an empty lake")
+    p.add_argument("--embedder", action="append", metavar="NAME", help="again for more; the first is the default")
+    p.add_argument("--column", action="append", metavar="NAME:TYPE", help="promote a metadata column (string, int, float, bool, timestamp)")  # fmt: skip  # noqa: E501
+
+    p = add("ingest", _ingest, "bring in a folder of images, class folders, or a prediction log")
+    p.add_argument("path", metavar="PATH")
+    p.add_argument("--layout", choices=("auto", "folder", "imagefolder", "table"), default="auto")
+
+    p = add("embed", _embed, "give every image that lacks one a vector")
+    p.add_argument("--embedder", metavar="NAME", help="default: the lake's first; a new one is added to the lake")
+    p.add_argument("--weights", metavar="FILE", help="safetensors, or a .pth / .pt (see --trust-sha256)")
+    p.add_argument("--trust-sha256", metavar="HEX", help="the SHA-256 of a .pth / .pt you know the origin of")
+    p.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
+
+    p = add("sql", _sql, "run one SELECT over the lake's tables and views")
+    p.add_argument("query", metavar="SELECT")
+    p.add_argument("--format", choices=("table", "json", "csv", "parquet"))
+    p.add_argument("--out", metavar="FILE")
+
+    add("status", _status, "what is in the lake")
+
+
+def _init(a: argparse.Namespace) -> None:
+    import lake
+    from embeddings import specs
+
+    names = a.embedder or [specs.DEFAULT]
+    for name in names:
+        specs.check_name(name)
+    columns = {}
+    for text in a.column or []:
+        name, colon, kind = text.partition(":")
+        if not colon:
+            raise BadInput(f"--column {text!r}: write NAME:TYPE, e.g. camera:int")
+        columns[name] = kind
+    made = lake.create(uri(a), embedders=list(dict.fromkeys(names)), columns=columns)
+    records = [{"name": r.name, "column": r.column} for r in made.embedders()]
+    facts = {"lake": made.uri, "embedders": records, "columns": columns}
+    answer(a, facts, f"made {made.uri} with embedder {', '.join(r['name'] for r in records)}")
+
+
+def _ingest(a: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from lake import sources
+    from lake.ingest import ingest
+
+    opened = open_lake(a)
+    layout = sources.resolve(Path(a.path), a.layout)
+    if a.layout == "auto":
+        print(f"reading {a.path} as layout {layout}", file=sys.stderr)
+    with progress(a, "images") as count:
+        report = ingest(opened, a.path, layout, progress=count)
+    r = report.as_dict()
+    for bad in report.rejected[:20]:
+        print(f"rejected {bad['source']}: {bad['reason']}", file=sys.stderr)
+    if len(report.rejected) > 20:
+        print(f"... and {len(report.rejected) - 20} more (--json lists all)", file=sys.stderr)
+    readable = report.images_new + report.images_known + report.predictions_new + report.predictions_known
+    if not readable:
+        raise BadInput(f"nothing readable in {a.path} ({len(report.rejected)} rejected)")
+    text = (
+        f"images {report.images_new:,} new, {report.images_known:,} known; "
+        f"predictions {report.predictions_new:,} new, {report.predictions_known:,} known; "
+        f"labels {report.labels_new:,} new; rejected {len(report.rejected):,}; {report.seconds:.1f} s"
+    )
+    return answer(a, r, text)
+
+
+def _embed(a: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from embeddings import embedder as embedders
+    from embeddings.backfill import Report, backfill
+    from lake import summary
+
+    opened = open_lake(a)
+    known = a.embedder is None or any(r.name == a.embedder for r in opened.embedders())
+    record = embedders.record_of(opened, a.embedder) if known else embedders.new_record(a.embedder)
+    file = Path(a.weights) if a.weights else None
+    total = summary.embedding_progress(opened, [record])[0]["missing"]
+    if total == 0 and record.dim is not None and file is None:
+        return _embedded(a, Report(record.name))  # without loading the network
+    model = embedders.for_lake(opened, record, file=file, trust_sha256=a.trust_sha256, engine=a.engine, images=total)
+    with progress(a, "images", total) as count:
+        report = backfill(opened, record, model, file=file, progress=count)
+    return _embedded(a, report)
+
+
+def _embedded(a: argparse.Namespace, report: Report) -> int:
+    for image, reason in list(report.reasons.items())[:20]:
+        print(f"failed {image}: {reason}", file=sys.stderr)
+    names = ("embedder", "embedded", "failed", "images_per_second", "seconds")
+    text = (
+        f"{report.embedder}: {report.embedded:,} embedded, {report.failed:,} failed; "
+        f"{report.seconds:.1f} s ({report.images_per_second:.1f} images/s)"
+    )
+    return answer(a, {n: getattr(report, n) for n in names}, text)
+
+
+def _sql(a: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from lake import tables
+
+    found = open_lake(a).sql(a.query)
+    format = a.format or ("json" if a.json else "table")
+    if a.json and format != "json":
+        raise BadInput("--json and --format are two wishes for one output; give one")
+    if a.out:
+        tables.write(found, Path(a.out), format)
+        print(f"wrote {found.num_rows:,} rows to {a.out}", file=sys.stderr)
+    elif format == "parquet":
+        raise BadInput("parquet goes to a file: give --out FILE")
+    else:
+        print(tables.render(found, format))
+    return 0
+
+
+def _status(a: argparse.Namespace) -> int:
+    from lake import summary, tables
+
+    facts = summary.status(open_lake(a))
+    lines = [
+        f"lake         {facts['lake']}",
+        *(f"{name:<12} {facts[name]:,}" for name in ("images", "predictions", "answers", "labels", "slices")),
+    ]
+    for e in facts["embedders"]:
+        left = f", {e['missing']:,} to go: lakeloop embed --embedder {e['name']}" if e["missing"] else ""
+        lines.append(f"embedder     {e['name']}: {e['embedded']:,} images embedded{left}")
+    for m in facts["models"]:
+        lines.append(f"model        {m['model']} {m['model_version'] or ''}: {m['answers']:,} answers")
+    return answer(a, tables.plain(facts), "\n".join(lines))
