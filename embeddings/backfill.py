@@ -1,30 +1,36 @@
 """Filling vector columns: asks the lake what is missing, so every run is a resume and a new embedder is one more run.
 
-Images are decoded in worker processes while the network computes; vectors are committed every few thousand images as
-one column file a fragment, which coexists with appends. A repeated image gets a copy of its vector. A second pass
-over a failed image is made by the next run: nothing marks it.
+Images are decoded in worker processes while the network computes; vectors are committed every few thousand images, in
+commits that coexist with appends. A repeated image gets a copy of its vector. `backfill` does all there is to do once;
+`embeddings/watch.py` keeps a `Backfill` at work on what arrives. A second pass over a failed image is made by the next
+run: nothing marks it.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from embeddings import order as orders
+from embeddings.columns import store_vectors
 from embeddings.embedder import Embedder, bind
 from embeddings.preprocess import Prepared
-from embeddings.vectors import dim_of, to_column, to_matrix
+from embeddings.vectors import dim_of, to_matrix
+from lake.missing import Missing, embedded_elsewhere
 from lake.workers import WorkerDied, WorkerPool, grouped
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from embeddings.specs import Preprocessing
+    from lake.missing import Gaps
     from lake.store import EmbedderRecord, Lake
 
 # Images between commits: about a minute of work on two cores is the most a kill can lose.
@@ -35,14 +41,22 @@ TASK_BYTES = 8 << 20
 READ_IMAGES = 128
 READ_BYTES = 64 << 20
 
+__all__ = ["Backfill", "Report", "backfill", "store_vectors"]
+
 
 @dataclass
 class Report:
-    """`embedded` counts forward passes and copies, one a distinct image; `failed` images have no vector."""
+    """`embedded` counts forward passes and copies, one a distinct image; `failed` images have no vector.
+
+    `without_bytes` and `unreadable` count what was not tried: images the lake holds no bytes of, by sampling or
+    retention, and images whose `image_status` says they cannot be decoded.
+    """
 
     embedder: str
     embedded: int = 0
     failed: int = 0
+    without_bytes: int = 0
+    unreadable: int = 0
     seconds: float = 0.0
     images_per_second: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
@@ -55,123 +69,163 @@ def backfill(
     *,
     file: Path | None = None,
     workers: int | None = None,
+    order: orders.Order = "oldest",
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Gives every row of predictions that lacks one a vector of this embedder.
+    """Gives every row of predictions that lacks one a vector of this embedder, if its image can be had.
 
-    `file` is where the embedder's weights came from, when from a file. `progress` is called with the number of
-    images just done. An interrupt loses at most the images since the last commit.
+    `file` is where the embedder's weights came from, when from a file. `order` says whose turn is first. `progress`
+    is called with the number of images just done. An interrupt loses at most the images since the last commit.
     """
-    report = Report(record.name)
     started = time.perf_counter()
-    record = bind(lake, record, embedder, file)
-    missing = _missing(lake, record.column)
-    copied = _copy_known(lake, record, missing)
-    todo = [i for i in missing if i not in copied]
-    done: dict[str, np.ndarray] = {}
-    said = progress or (lambda n: None)
-    said(len(copied))
-    if todo:
-        count = workers or len(os.sched_getaffinity(0))
-        with WorkerPool("embeddings.preprocess:prepare_many", count) as pool:
-            tasks = _tasks(lake, todo, embedder, report)
-            for prepared, names in _whole(pool.map(tasks), embedder):
-                kept = [names[i] for i in prepared.kept]
-                said(len(names))
-                report.reasons |= {names[i]: reason for i, reason in prepared.reasons.items()}
-                if not kept:
-                    continue
-                out = embedder.embed_batch(prepared.images)  # type: ignore[arg-type]
-                done.update(zip((kept[i] for i in out.kept.tolist()), out.vectors, strict=True))
-                survivors = set(out.kept.tolist())
-                report.reasons |= {
-                    name: "the network gave no finite vector" for i, name in enumerate(kept) if i not in survivors
-                }
-                if len(done) >= COMMIT_IMAGES:
-                    report.embedded += store_vectors(lake, record.column, done)
-                    done = {}
-        report.embedded += store_vectors(lake, record.column, done)
-    report.embedded += len(copied)
-    report.failed = len(report.reasons)
+    with Backfill(lake, record, embedder, file=file, workers=workers) as work:
+        gaps = work.missing.look()
+        report = work.fill(gaps, orders.first(gaps, order), progress=progress)
+        left = work.missing.look().counts()
+    report.without_bytes, report.unreadable = left["without_bytes"], left["unreadable"]
     report.seconds = time.perf_counter() - started
     report.images_per_second = report.embedded / report.seconds
     return report
 
 
-def store_vectors(lake: Lake, column: str, vectors: Mapping[str, np.ndarray]) -> int:
-    """Writes vectors, by image_id, into every row that lacks one; returns the number of distinct images that got one.
+class Backfill:
+    """An embedder at work on a lake: the network loaded, the workers running, what is missing known.
 
-    The vectors may come from anywhere (a serving process has them already), but they must be the embedder's own:
-    float32, its dim, unit length. One commit; on a conflict with another writer it looks again and repeats.
+    Use as a context manager, in one thread. `fill` may be called again and again.
     """
-    import lance
 
-    if not vectors:
-        return 0
-    names = pa.array(list(vectors), pa.string())
-    matrix = np.stack(list(vectors.values())).astype(np.float32, copy=False)
+    def __init__(
+        self,
+        lake: Lake,
+        record: EmbedderRecord,
+        embedder: Embedder,
+        *,
+        file: Path | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.lake = lake
+        self.record = bind(lake, record, embedder, file)
+        self.missing = Missing(lake, self.record.column)
+        self._embedder = embedder
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._pool: WorkerPool | None = None
+        # Computed and not yet committed. A failed commit keeps them for the next call.
+        self._done: dict[str, np.ndarray] = {}
 
-    def write() -> int:
-        dataset = lake.dataset("predictions")
-        rows = dataset.scanner(
-            columns=["image_id"], filter=f"{column} is null", with_row_id=True, with_row_address=True
-        ).to_table()
-        place = pc.index_in(rows["image_id"], names)
-        rows = rows.append_column("place", place).filter(pc.is_valid(place))
-        if not rows.num_rows:
-            return 0
-        fragments = np.asarray(rows["_rowaddr"]) >> 32
-        changed: list[Any] = []
-        modified: Any = []
-        for fragment in np.unique(fragments).tolist():
-            part = rows.filter(pa.array(fragments == fragment))
-            patch = pa.table({"_rowid": part["_rowid"], column: to_column(matrix[np.asarray(part["place"])])})
-            meta, modified = dataset.get_fragment(fragment).update_columns(patch, left_on="_rowid")
-            changed.append(meta)
-        operation = lance.LanceOperation.Update(
-            updated_fragments=changed, fields_modified=modified, update_mode="rewrite_columns"
-        )
-        lance.LanceDataset.commit(
-            dataset.uri, operation, read_version=dataset.version, storage_options=lake.storage_options
-        )
-        return len(pc.unique(rows["image_id"]))
+    def __enter__(self) -> Backfill:
+        return self
 
-    return lake.commit("predictions", write)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = None
 
-def _missing(lake: Lake, column: str) -> list[str]:
-    """Distinct images with a row that has no vector, in order of arrival."""
-    found = lake.scan("predictions", ["image_id"], f"{column} is null")["image_id"]
-    return list(dict.fromkeys(found.to_pylist()))
+    def fill(
+        self,
+        gaps: Gaps,
+        image_ids: Sequence[str],
+        *,
+        seconds: float = float("inf"),
+        stop: threading.Event | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Report:
+        """Gives these images their vectors, in this order; they are among the waiting ones of `gaps`.
 
+        After `seconds` no more of them are begun; when `stop` is set, what is not computed yet is left. What was
+        computed is committed before it returns.
+        """
+        report = Report(self.record.name)
+        said = progress or (lambda n: None)
+        stop = stop or threading.Event()
+        copied = self._copy_known(gaps, image_ids, report)
+        said(len(copied))
+        todo = [i for i in image_ids if i not in copied]
+        if todo:
+            deadline = time.monotonic() + seconds
+            try:
+                for prepared, names in self._prepared(todo, lambda: stop.is_set() or time.monotonic() > deadline):
+                    said(len(names))
+                    self._embed(prepared, names, report)
+                    if len(self._done) >= COMMIT_IMAGES:
+                        report.embedded += self.commit()
+                    if stop.is_set():
+                        self.close()
+                        break
+            except BaseException:
+                self.close()  # its workers still have tasks
+                raise
+        report.embedded += self.commit()
+        report.failed = len(report.reasons)
+        return report
 
-def _copy_known(lake: Lake, record: EmbedderRecord, missing: list[str]) -> set[str]:
-    """Images asked about again: their other rows have the vector already."""
-    copied: set[str] = set()
-    columns, embedded = ["image_id", record.column], f"{record.column} is not null"
-    # Part by part: the vectors of all that is known need not fit in memory.
-    for start in range(0, len(missing), COMMIT_IMAGES):
-        known = lake.look_up("predictions", columns, "image_id", missing[start : start + COMMIT_IMAGES], embedded)
-        if known.num_rows:
-            vectors = to_matrix(known[record.column], dim_of(record))
-            found = dict(zip(known["image_id"].to_pylist(), vectors, strict=True))
-            store_vectors(lake, record.column, found)
-            copied |= found.keys()
-    return copied
+    def _embed(self, prepared: Prepared, names: list[str], report: Report) -> None:
+        report.reasons |= {names[i]: reason for i, reason in prepared.reasons.items()}
+        kept = [names[i] for i in prepared.kept]
+        if not kept:
+            return
+        out = self._embedder.embed_batch(prepared.images)  # type: ignore[arg-type]
+        self._done.update(zip((kept[i] for i in out.kept.tolist()), out.vectors, strict=True))
+        survivors = set(out.kept.tolist())
+        report.reasons |= {
+            name: "the network gave no finite vector" for i, name in enumerate(kept) if i not in survivors
+        }
 
+    def commit(self) -> int:
+        """Commits what was computed; returns the images that got a vector. `fill` ends with it.
 
-def _tasks(
-    lake: Lake, todo: list[str], embedder: Embedder, report: Report
-) -> Iterator[tuple[tuple[list[bytes], Any], tuple[list[str], list[bytes]]]]:
-    for start in range(0, len(todo), COMMIT_IMAGES):
-        names = todo[start : start + COMMIT_IMAGES]
-        sizes = _sizes(lake, names)
-        report.reasons |= {n: "its bytes are not in the lake" for n in names if n not in sizes}
-        for together in grouped((n for n in names if n in sizes), sizes.__getitem__, READ_IMAGES, READ_BYTES):
-            stored = {image.image_id: image.data for image in lake.images(together)}
-            for part in grouped(together, sizes.__getitem__, TASK_IMAGES, TASK_BYTES):
-                files = [stored[n] for n in part]
-                yield (files, embedder.spec.preprocessing), (part, files)
+        When it fails, nothing computed is lost: call it again.
+        """
+        stored = store_vectors(self.lake, self.record.column, self._done, self.missing)
+        self._done = {}
+        return stored
+
+    def _copy_known(self, gaps: Gaps, image_ids: Sequence[str], report: Report) -> set[str]:
+        """Images asked about again: their other rows have the vector already."""
+        copied: set[str] = set()
+        dataset = self.lake.dataset("predictions", gaps.version)
+        # Part by part: the vectors of all that is known need not fit in memory.
+        for start in range(0, len(image_ids), COMMIT_IMAGES):
+            names = pa.array(image_ids[start : start + COMMIT_IMAGES], pa.string())
+            known = embedded_elsewhere(dataset, names, gaps.address)
+            if known.num_rows:
+                places = ",".join(map(str, known["_rowaddr"].to_pylist()))
+                # Without stable row ids, which the lake's tables do not have, a row's id is its address.
+                rows = dataset.to_table(["image_id", self.record.column], filter=f"_rowid in ({places})")
+                vectors = to_matrix(rows[self.record.column], dim_of(self.record))
+                found = dict(zip(rows["image_id"].to_pylist(), vectors, strict=True))
+                self._done |= found
+                copied |= found.keys()
+                report.embedded += self.commit()
+        return copied
+
+    def _prepared(self, todo: list[str], late: Callable[[], bool]) -> Iterator[tuple[Prepared, list[str]]]:
+        """Images as the network takes them; after a worker's death its images are tried one by one, for the culprit."""
+        if self._pool is None:
+            self._pool = WorkerPool("embeddings.preprocess:prepare_many", self._workers)
+        for result, (names, files) in self._pool.map(self._tasks(todo, late)):
+            how = self._embedder.spec.preprocessing
+            yield _one_by_one(files, how) if isinstance(result, WorkerDied) else result, names
+
+    def _tasks(
+        self, todo: list[str], late: Callable[[], bool]
+    ) -> Iterator[tuple[tuple[list[bytes], Any], tuple[list[str], list[bytes]]]]:
+        for start in range(0, len(todo), COMMIT_IMAGES):
+            names = todo[start : start + COMMIT_IMAGES]
+            sizes = _sizes(self.lake, names)
+            self.missing.bytes_are_gone([n for n in names if n not in sizes])
+            for together in grouped((n for n in names if n in sizes), sizes.__getitem__, READ_IMAGES, READ_BYTES):
+                stored = {image.image_id: image.data for image in self.lake.images(together)}
+                self.missing.bytes_are_gone([n for n in together if n not in stored])
+                here = [n for n in together if n in stored]
+                for part in grouped(here, sizes.__getitem__, TASK_IMAGES, TASK_BYTES):
+                    if late():
+                        return
+                    files = [stored[n] for n in part]
+                    yield (files, self._embedder.spec.preprocessing), (part, files)
 
 
 def _sizes(lake: Lake, names: list[str]) -> dict[str, int]:
@@ -180,21 +234,13 @@ def _sizes(lake: Lake, names: list[str]) -> dict[str, int]:
     return dict(zip(found["image_id"].to_pylist(), found["size_bytes"].to_pylist(), strict=True))
 
 
-def _whole(
-    results: Iterator[tuple[Any, tuple[list[str], list[bytes]]]], embedder: Embedder
-) -> Iterator[tuple[Prepared, list[str]]]:
-    """Results of the pool; after a worker's death its images are prepared one at a time, to find the culprit."""
-    for result, (names, files) in results:
-        yield _one_by_one(files, embedder) if isinstance(result, WorkerDied) else result, names
-
-
-def _one_by_one(files: list[bytes], embedder: Embedder) -> Prepared:
+def _one_by_one(files: list[bytes], how: Preprocessing | None) -> Prepared:
     images: list[np.ndarray] = []
     kept: list[int] = []
     reasons: dict[int, str] = {}
     with WorkerPool("embeddings.preprocess:prepare_many", 1) as careful:
         for index, data in enumerate(files):
-            alone = careful.run([data], embedder.spec.preprocessing)
+            alone = careful.run([data], how)
             if isinstance(alone, WorkerDied):
                 reasons[index] = alone.reason
             elif alone.kept:

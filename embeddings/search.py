@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from embeddings.embedder import Embedder
     from lake.store import EmbedderRecord, Lake
 
+UNLIKE_WEIGHT = 0.2
 RESULT_COLUMNS = ("prediction_id", "image_id", "label", "confidence", "source")
 
 
@@ -35,6 +36,7 @@ def search(
     *,
     image: bytes | str | Path | None = None,
     ids: Sequence[str] = (),
+    unlike: Sequence[str] = (),
     text: str | None = None,
     vector: np.ndarray | None = None,
     embedder: str | None = None,
@@ -46,7 +48,9 @@ def search(
     """The k images most like the example, best first; fewer only when fewer pass the filter.
 
     Give exactly one of `image` (bytes or a file), `ids` (image or prediction ids; several are averaged), `text` or
-    `vector` (any length, dim of the embedder). `embedder` names one of the lake's (default: its first); `model` is
+    `vector` (any length, dim of the embedder). Beside `ids`, `unlike` are ids to keep away from: the mean of their
+    vectors is taken off with a weight of a fifth (Rocchio's feedback with its usual 0.75 and 0.15; Manning, Raghavan,
+    Schuetze: Introduction to Information Retrieval, 9.1); similarity is then to that direction. `embedder` names one of the lake's (default: its first); `model` is
     that embedder, loaded, for callers that search often. `columns` of predictions come beside the usual ones.
     Columns: prediction_id, image_id, similarity (double), label, confidence, source, then `columns`.
     Raises BadInput for bad arguments and for a lake whose vectors are still missing.
@@ -55,10 +59,14 @@ def search(
         raise BadInput("search by exactly one of an image, ids, a text or a vector")
     if k < 1:
         raise BadInput(f"k is {k}; it must be at least 1")
+    if unlike and not ids:
+        raise BadInput("ids to be unlike need ids to be like")
     record = embedders.record_of(lake, embedder)
     dim = dim_of(record)
     if ids:
-        query = vector_of(lake, record, ids)
+        query = vector_sum(lake, record, ids) / len(ids)
+        if unlike:
+            query = query - UNLIKE_WEIGHT * vector_sum(lake, record, unlike) / len(unlike)
     elif vector is not None:
         query = np.asarray(vector, np.float32)
         if query.shape != (dim,):
@@ -72,8 +80,8 @@ def search(
     return nearest(lake, record, query, k, where, columns)
 
 
-def vector_of(lake: Lake, record: EmbedderRecord, ids: Sequence[str]) -> np.ndarray:
-    """The mean of the images' unit vectors, float32 (dim,). Raises BadInput for an id without a vector."""
+def vector_sum(lake: Lake, record: EmbedderRecord, ids: Sequence[str]) -> np.ndarray:
+    """The sum of the images' unit vectors, float32 (dim,). Raises BadInput for an id without a vector."""
     total = np.zeros(dim_of(record), np.float32)
     for identifier in ids:
         key = "image_id" if identity.kind(identifier) == "image" else "prediction_id"

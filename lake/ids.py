@@ -65,6 +65,13 @@ def label_event_id(image: str, label: str, origin: str) -> str:
     return _derive("label", image, label, origin)
 
 
+def feedback_event_id(
+    prediction: str, verdict: str, comment: str | None, ticket: str | None, timestamp: str | None
+) -> str:
+    """The id of a verdict that came without one: saying the same twice says it once."""
+    return _derive("feedback", prediction, verdict, comment, ticket, timestamp)
+
+
 def _derive(*parts: str | None) -> str:
     # Lengths are part of the text, so that no two lists of parts can spell the same name.
     return str(uuid.uuid5(_NAMESPACE, "".join("-" if p is None else f"{len(p)}:{p}" for p in parts)))

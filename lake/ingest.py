@@ -7,7 +7,6 @@ Memory is bounded: by bytes read ahead, by tasks in flight, and by the size of a
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
@@ -19,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake import decode, ids, rows, schema, sources
+from lake import decode, ids, pictures, rows, schema, sources
 from lake.errors import BadInput, LakeloopError
 from lake.store import now
-from lake.workers import WorkerDied, WorkerPool, grouped
+from lake.workers import WorkerPool, grouped
 
 if TYPE_CHECKING:
     from lake.store import Lake
@@ -108,7 +107,7 @@ def ingest_items(
     started = time.perf_counter()
     count = workers or len(os.sched_getaffinity(0))
     with (
-        WorkerPool("lake.decode:decode_many", count) as pool,
+        WorkerPool(pictures.DECODER, count) as pool,
         ThreadPoolExecutor(4) as readers,
     ):
         groups = run.groups(items, readers)
@@ -186,15 +185,10 @@ class _Run:
                 yield ([d.data for d in part if d.data is not None], self.max_megapixels), part
 
     def settle(self, result: Any, drafts: list[_Draft]) -> None:
-        """Gives each new image what its worker found; after a worker's death, one at a time to find the culprit."""
+        """Gives each new image what its worker found."""
         new = [d for d in drafts if d.data is not None]
-        if isinstance(result, WorkerDied):
-            result = []
-            with WorkerPool("lake.decode:decode_many", 1) as careful:
-                for draft in new:
-                    alone = careful.run([draft.data], self.max_megapixels)
-                    result.append(alone.reason if isinstance(alone, WorkerDied) else alone[0])
-        for draft, found in zip(new, result, strict=True):
+        files = [d.data for d in new if d.data is not None]
+        for draft, found in zip(new, pictures.settled(result, files, self.max_megapixels), strict=True):
             if isinstance(found, str):
                 draft.error = found
                 self.in_flight.discard(draft.image_id)
@@ -219,12 +213,9 @@ class _Run:
         else:
             d = draft.decoded
             place = draft.item.source if draft.row is None else draft.row.source or sources.shown(draft.path or "")
-            image = {"image_id": draft.image_id, "width": d.width, "height": d.height, "format": d.format}
-            image |= {"size_bytes": len(draft.data), "source": place, "ingested_at": moment, "data": draft.data}
-            self.step["images"].append(image)
-            thumbnail: dict[str, Any] = {"image_id": draft.image_id, "jpeg": d.thumbnail}
-            thumbnail |= {"width": d.thumbnail_width, "height": d.thumbnail_height}
-            self.step["thumbnails"].append(thumbnail)
+            row = pictures.image_row(draft.image_id, draft.data, d.format, d.width, d.height, place, moment)
+            self.step["images"].append(row)
+            self.step["thumbnails"].append(pictures.thumbnail_row(draft.image_id, d))
             self.step_bytes += len(draft.data) + len(d.thumbnail)
         if draft.item.label is not None:
             self.step["labels"].append(_label(draft, moment))
@@ -257,34 +248,32 @@ class _Run:
 
     def reject_contradictions(self, answers: list[dict[str, Any]]) -> int:
         """A known id is a repeat only if it says the same: another answer under it must not vanish silently."""
-        columns = ["prediction_id", "image_id", "label", "confidence"]
-        stored = self.lake.look_up("predictions", columns, columns[0], [a["prediction_id"] for a in answers])
-        said = {r["prediction_id"]: (r["image_id"], r["label"], r["confidence"]) for r in stored.to_pylist()}
-        count = 0
-        for a in answers:
-            if said.get(a["prediction_id"]) != (a["image_id"], a.get("label"), a.get("confidence")):
-                count += 1
-                reason = (
-                    f"another answer is stored under the same id {a['prediction_id']}: "
-                    "give the rows a timestamp or an id of their own"
-                )
-                self.report.rejected.append({"source": a["place"], "reason": reason})
-        return count
+        wrong = contradicting(self.lake, answers)
+        for a in wrong:
+            reason = (
+                f"another answer is stored under the same id {a['prediction_id']}: "
+                "give the rows a timestamp or an id of their own"
+            )
+            self.report.rejected.append({"source": a["place"], "reason": reason})
+        return len(wrong)
 
     def table(self, name: str, rows_: list[dict[str, Any]]) -> pa.Table:
-        if name != "images":
-            return pa.Table.from_pylist(rows_, schema=self.schemas[name])
-        import lance
-
-        columns = {f.name: pa.array([r[f.name] for r in rows_], f.type) for f in self.schemas[name] if f.name != "data"}
-        # merge_insert takes blobs in their own struct only.
-        columns["data"] = lance.blob_array([r["data"] for r in rows_])
-        return pa.table(columns, schema=self.schemas[name])
+        if name == "images":
+            return pictures.images_table(rows_)
+        return pa.Table.from_pylist(rows_, schema=self.schemas[name])
 
     def finish(self) -> None:
         for name in self.schemas:
             self.lake.index(name)
         self.unindexed = 0
+
+
+def contradicting(lake: Lake, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows whose id the lake has with another image, label or confidence."""
+    columns = ["prediction_id", "image_id", "label", "confidence"]
+    stored = lake.look_up("predictions", columns, columns[0], [a["prediction_id"] for a in answers])
+    said = {r["prediction_id"]: (r["image_id"], r["label"], r["confidence"]) for r in stored.to_pylist()}
+    return [a for a in answers if said.get(a["prediction_id"]) != (a["image_id"], a.get("label"), a.get("confidence"))]
 
 
 def _read_ahead(
@@ -353,16 +342,13 @@ def _prediction(draft: _Draft, moment: Any) -> dict[str, Any]:
         )
     else:
         prediction_id = ids.bare_prediction_id(draft.image_id)
-    taken = ("timestamp", "model", "model_version", "task", "label", "confidence", "scores", "boxes", "masks")
+    columns = rows.columns(row)
     return {
+        **columns,
         "prediction_id": prediction_id,
         "image_id": draft.image_id,
-        **{name: getattr(row, name) for name in taken},
-        "latency_ms": row.latency_ms,
-        "source": row.source or row.image or draft.item.source,
-        "metadata": json.dumps(row.metadata, ensure_ascii=False, sort_keys=True) if row.metadata else None,
+        "source": columns["source"] or draft.item.source,
         "ingested_at": moment,
-        **row.promoted,
     }
 
 

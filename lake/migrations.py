@@ -67,3 +67,11 @@ def apply(lake: Lake) -> list[int]:
         lake.insert("migrations", pa.Table.from_pylist([row], schema=schema.MIGRATIONS.arrow()))
         fresh.append(number)
     return fresh
+
+
+def repeat(lake: Lake) -> None:
+    """Takes every recorded step again: a table that went back to an older version may lack what a step had given it."""
+    done = applied(lake)
+    for number, _, step in STEPS:
+        if number in done:
+            step(lake)

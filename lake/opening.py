@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lake import migrations, schema
-from lake.errors import BadInput, NotALake
+from lake import migrations, quarantine, schema
+from lake.errors import BadInput, CouldNot, NotALake
 from lake.store import Lake
 
 if TYPE_CHECKING:
@@ -47,13 +48,43 @@ def create(
 def open(uri: str, *, storage_options: dict[str, str] | None = None) -> Lake:
     """Opens the lake at `uri`, applying migrations it lacks.
 
-    Raises NotALake when there is none, NewerLake when a later lakeloop wrote it.
+    What a power loss tore on a local disk is put aside first, see `lake/quarantine.py`; the lake's `notices` tell.
+    Raises NotALake when there is none, NewerLake when a later lakeloop wrote it, CouldNot when a table is past mending.
     """
     lake = Lake(uri, storage_options)
+    if _damaged(lake):
+        notices = quarantine.quarantine(uri)
+        lake = Lake(uri, storage_options)
+        lake.notices += notices
+        if notices and migrations.applied(lake):
+            _complete(lake)
     if not migrations.applied(lake):
         raise NotALake(f"no lake at {uri}; make one with: lakeloop init --lake {uri}")
     migrations.apply(lake)
     return lake
+
+
+def _damaged(lake: Lake) -> bool:
+    """Whether a table does not open, or should not as it is. Opening all of them costs a few milliseconds."""
+    if lake.folder is None:
+        return False
+    if quarantine.suspicious(lake.uri):
+        return True
+    try:
+        for name in schema.TABLES:
+            with suppress(NotALake):  # a table of a later migration
+                lake.dataset(name)
+    except CouldNot:
+        return True
+    return False
+
+
+def _complete(lake: Lake) -> None:
+    """Gives back the columns that versions put aside had brought: that they were made is recorded in other tables."""
+    migrations.repeat(lake)
+    for record in lake.embedders():
+        if record.dim is not None:
+            lake.add_column("predictions", pa.field(record.column, schema.vector_type(record.dim)))
 
 
 def _promoted_type(name: str, kind: str) -> pa.DataType:

@@ -78,7 +78,7 @@ def _read(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_fi
         image=_text("image", take(*IMAGE_NAMES)),
         image_id=_text("image_id", take("image_id")),
         row_id=_text("id", take(*_ALIASES["row_id"])),
-        timestamp=_timestamp("timestamp", take(*_ALIASES["timestamp"])),
+        timestamp=moment("timestamp", take(*_ALIASES["timestamp"])),
         model=_text("model", take("model")),
         model_version=_text("model_version", take("model_version")),
         task=_text("task", take("task")),
@@ -100,8 +100,20 @@ def _read(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_fi
             raise BadInput("metadata is not a JSON object")
         rest = extra | rest
     row.promoted = {name: _promoted(name, rest.pop(name, None), kind) for name, kind in promoted.items()}
-    row.metadata = {_sound(str(k)): _plain(v) for k, v in rest.items()}
+    row.metadata = {sound(str(k)): _plain(v) for k, v in rest.items()}
     return row
+
+
+def columns(row: Row) -> dict[str, Any]:
+    """The row as columns of predictions, without ids and `ingested_at`."""
+    taken = ("timestamp", "model", "model_version", "task", "label", "confidence", "scores", "boxes", "masks")
+    return {
+        **{name: getattr(row, name) for name in taken},
+        "latency_ms": row.latency_ms,
+        "source": row.source or row.image,
+        "metadata": json.dumps(row.metadata, ensure_ascii=False, sort_keys=True) if row.metadata else None,
+        **row.promoted,
+    }
 
 
 def answer(row: Row) -> bool:
@@ -138,10 +150,10 @@ def _text(name: str, value: Any) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{name} is {_shown(value)}, not text")
-    return _sound(str(value))
+    return sound(str(value))
 
 
-def _sound(text: str) -> str:
+def sound(text: str) -> str:
     """The text as UTF-8 can say it: half a surrogate pair, which JSON can bring, becomes a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
@@ -167,7 +179,7 @@ def _fraction(name: str, value: Any) -> float | None:
     return number
 
 
-def _timestamp(name: str, value: Any) -> dt.datetime | None:
+def moment(name: str, value: Any) -> dt.datetime | None:
     """ISO 8601 (without a zone: UTC), or seconds, or milliseconds since 1970."""
     if value is None:
         return None
@@ -219,7 +231,7 @@ def _scores(value: Any) -> list[dict[str, Any]] | None:
         number = _fraction(f"scores of {label}", score)
         if label is None or number is None:
             raise BadInput("scores: an entry lacks its label or score")
-        scores.append({"label": _sound(str(label)), "score": number})
+        scores.append({"label": sound(str(label)), "score": number})
     return scores
 
 
@@ -295,9 +307,9 @@ def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
     if value is None:
         return None
     if pa.types.is_timestamp(kind):
-        return _timestamp(name, value)
+        return moment(name, value)
     if pa.types.is_string(kind):
-        return _sound(str(value))
+        return sound(str(value))
     if pa.types.is_boolean(kind):
         said = str(value).strip().lower()
         if said not in ("true", "false", "1", "0", "yes", "no"):
@@ -318,7 +330,7 @@ def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
 def _plain(value: Any) -> Any:
     """What JSON can say of it."""
     if isinstance(value, Mapping):
-        return {_sound(str(k)): _plain(v) for k, v in value.items()}
+        return {sound(str(k)): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -327,7 +339,7 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, int | float) or value is None:
         return value
-    return _sound(str(value))
+    return sound(str(value))
 
 
 def _shown(value: Any) -> str:

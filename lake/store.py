@@ -6,12 +6,15 @@ know what an embedding means, how an image is decoded, or what a user typed.
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
+import functools
 import os
 import random
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lake import schema
@@ -73,16 +76,22 @@ class Lake:
         self._session: Any = None
         self._connection: Any = None
         self.idle_connections: list[Any] = []  # DuckDB's, with their versions: see lake/sql.py
+        self.notices: list[str] = []  # what opening it had to mend, for whoever opened it to say
 
     def __repr__(self) -> str:
         return f"Lake({self.uri!r})"
+
+    @property
+    def folder(self) -> Path | None:
+        """The lake's folder, or None when it is on object storage."""
+        return local_folder(self.uri)
 
     # Reading -----------------------------------------------------------------------------------------------
 
     def dataset(self, name: str, version: int | None = None) -> lance.LanceDataset:
         """The table as a Lance dataset, at its newest version or at `version`.
 
-        Raises NotALake when the table is not there.
+        Raises NotALake when the table is not there, CouldNot when it is damaged.
         """
         import lance
 
@@ -98,7 +107,9 @@ class Lake:
                         self.table_uri(name), session=self._session, storage_options=self.storage_options
                     )
                 except ValueError as error:
-                    raise NotALake(f"no table {name!r} in {self.uri}") from error
+                    if any(words in str(error) for words in ("was not found", "Not a directory")):
+                        raise NotALake(f"no table {name!r} in {self.uri}") from error
+                    raise CouldNot(f"table {name!r} of {self.uri} is damaged; see: lakeloop doctor") from error
             # checkout_latest() changes the object under its other users; a new handle does not.
             latest = held.latest_version
             if held.version != latest:
@@ -315,6 +326,21 @@ class Lake:
             if column not in present:
                 dataset.create_scalar_index(column, "BTREE")
 
+    def sync(self) -> None:
+        """Has the disk hold everything committed so far. Object stores hold it already.
+
+        Lance syncs nothing: after a power loss even the newest commit may be gone.
+        """
+        if self.folder is None:
+            return
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if _libc().syncfs(folder):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), self.uri)
+        finally:
+            os.close(folder)
+
     def commit(self, name: str, write: Callable[[], T]) -> T:
         """Runs `write`, again after each commit conflict with another writer.
 
@@ -327,13 +353,35 @@ class Lake:
                 text = str(error)
                 if "No space left" in text or "os error 28" in text:
                     raise CouldNot(f"the disk of {self.uri} is full; nothing of this step was committed") from error
-                if "conflict" not in text.lower():
+                if "conflict" not in text.lower() and not _outdated(text):
                     raise
                 time.sleep(random.uniform(0.5, 1.0) * min(0.05 * 2**attempt, 2.0))
         raise LakeBusy(f"table {name!r} of {self.uri} kept changing under {COMMIT_ATTEMPTS} attempts; try again")
 
+    def tags(self, name: str) -> dict[str, int]:
+        """The table's tagged versions, which no clean-up removes: tag -> version."""
+        return {tag: int(found["version"]) for tag, found in self.dataset(name).tags.list().items()}
+
     def table_uri(self, name: str) -> str:
         return f"{self.uri}/{name}.lance"
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder a lake's URI means, or None when it is on object storage."""
+    scheme, _, rest = uri.partition("://")
+    if not rest:
+        return Path(uri)
+    return Path(rest) if scheme == "file" else None
+
+
+def _outdated(text: str) -> bool:
+    """Whether a write failed because the version it began from was cleaned up meanwhile; begun anew it succeeds."""
+    return "Not found" in text and "_versions" in text
 
 
 def now() -> dt.datetime:

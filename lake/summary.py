@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lake import schema
+from lake.missing import Missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def status(lake: Lake) -> dict[str, Any]:
-    """Counts of everything, per model and per embedder. `missing` counts images without a vector."""
+    """Counts of everything, per model and per embedder. `missing` counts images `embed` would give a vector."""
     counts = {name: lake.dataset(name).count_rows() for name in schema.TABLES}
     images = counts["images"]
     models = lake.sql(
@@ -35,14 +36,16 @@ def status(lake: Lake) -> dict[str, Any]:
 
 
 def embedding_progress(lake: Lake, records: Sequence[EmbedderRecord]) -> list[dict[str, Any]]:
-    """For each embedder how many distinct images have its vector, and how many lack it."""
+    """For each embedder how many distinct images have its vector, and how many lack it for which reason.
+
+    `embedded`: every row of the image has it; `missing`: `lakeloop embed` would give it one; `unreadable`: the image
+    cannot be decoded (`image_status`); `without_bytes`: the lake holds no bytes of it, by sampling or retention.
+    """
     total = int(lake.sql("SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
     found = []
     for record in records:
-        done = 0
-        if record.dim is not None:
-            names = lake.scan("predictions", ["image_id"], f"{record.column} is not null")["image_id"]
-            done = len(names.unique())
-        facts = {"name": record.name, "dim": record.dim, "column": record.column}
-        found.append(facts | {"embedded": done, "missing": total - done})
+        counts = Missing(lake, record.column).look().counts()
+        facts: dict[str, Any] = {"name": record.name, "dim": record.dim, "column": record.column}
+        facts |= {"embedded": total - sum(counts.values()), "missing": counts["waiting"]}
+        found.append(facts | {reason: counts[reason] for reason in ("unreadable", "without_bytes")})
     return found

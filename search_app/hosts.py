@@ -13,7 +13,11 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lake.errors import BadInput
+
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+# What a server listens on is not always a name to call it by.
+EVERYWHERE = frozenset({"0.0.0.0", "::", ""})
 
 
 def is_loopback(host: str) -> bool:
@@ -27,6 +31,21 @@ def hostname(netloc: str) -> str:
         return urlsplit(f"//{netloc}").hostname or ""
     except ValueError:
         return ""
+
+
+def checked_name(name: str) -> str:
+    """The name for the allow-list. Raises BadInput when it is more than a host's name or address."""
+    if hostname(f"[{name}]" if ":" in name else name) != name.lower() or not name:
+        raise BadInput(f"--allow-host {name!r}: write the name alone, without https:// or port")
+    return name.lower()
+
+
+def same_origin(origin: str | None, host: str) -> bool:
+    """Whether an Origin header is there and names exactly the Host that a request was sent to."""
+    try:
+        return origin is not None and bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
 
 
 class AllowedHosts:
@@ -63,6 +82,6 @@ class AllowedHosts:
             return f"this server does not answer to the name {host!r}"
         if origin is None or method in ("GET", "HEAD"):
             return None
-        if urlsplit(origin).netloc.lower() != host.lower():
+        if not same_origin(origin, host):
             return f"requests from {origin!r} are not accepted"
         return None

@@ -12,16 +12,18 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from lake import ids, schema
+from lake.store import literal
 
 if TYPE_CHECKING:
     from lake.store import Lake
 
 PREDICTIONS_SHOWN = 50
+_REVIEW_COLUMNS = ["event_id", "prediction_id", "timestamp", "origin", "verdict", "comment", "ticket"]
 _OWN_COLUMNS = [column.name for column in schema.PREDICTIONS.columns]
 
 
 def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
-    """The image, its predictions (newest first, at most 50), labels, current class and slices.
+    """The image, its predictions (newest first, at most 50), labels, current class, reviews and slices.
 
     None when the lake has no such image. Times are ISO 8601 UTC, NaN and infinity are null. Boxes are in
     pixels of the upright image; promoted columns and JSON metadata are merged under `metadata`.
@@ -35,6 +37,7 @@ def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
         return None
     predictions = lake.scan("predictions", [*_OWN_COLUMNS, *lake.promoted()], is_it).to_pylist()
     labels = lake.scan("labels", ["event_id", "timestamp", "task", "label", "origin", "annotator"], is_it).to_pylist()
+    reviews = lake.scan("reviews", _REVIEW_COLUMNS, is_it).to_pylist()
     slices = lake.scan("slice_members", ["name", "version"], is_it).to_pylist()
     predictions.sort(key=_age, reverse=True)
     labels.sort(key=lambda row: (row["timestamp"], row["event_id"]), reverse=True)
@@ -44,8 +47,23 @@ def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
         "truth": classes[0] if classes else None,
         "predictions": [_prediction(row) for row in predictions[:PREDICTIONS_SHOWN]],
         "labels": [_plain(row) for row in labels],
+        "reviews": _newest_first(reviews),
         "slices": sorted((_plain(row) for row in slices), key=lambda row: (row["name"], row["version"])),
     }
+
+
+def answer(lake: Lake, prediction_id: str) -> dict[str, Any] | None:
+    """One answer with its verdicts, newest first; None when the lake has no such answer. As in `record` otherwise."""
+    is_it = f"prediction_id = {literal(prediction_id)}"
+    rows = lake.scan("predictions", [*_OWN_COLUMNS, *lake.promoted()], is_it).to_pylist()
+    if not rows:
+        return None
+    reviews = lake.scan("reviews", _REVIEW_COLUMNS, is_it).to_pylist()
+    return {"image_id": rows[0]["image_id"], **_prediction(rows[0]), "reviews": _newest_first(reviews)}
+
+
+def _newest_first(reviews: list[dict[str, Any]]) -> list[Any]:
+    return [_plain(r) for r in sorted(reviews, key=lambda r: (r["timestamp"], r["event_id"]), reverse=True)]
 
 
 def _age(row: dict[str, Any]) -> tuple[bool, bool, Any]:

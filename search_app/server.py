@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,25 +19,34 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import lake
 from lake.errors import BadInput
 from lake.extras import require
-from search_app.api import make_api
-from search_app.hosts import AllowedHosts, is_loopback
+from lake.keys import Keyring
+from search_app.access import OPEN, Policy, make_access
+from search_app.api.app import Api
+from search_app.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
+from search_app.intake import Intake, Settings
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from types import FrameType
+
+    from search_app.api.events import Fetch
+    from search_app.api.service import Service
 
 MAIN_PAGE = Path(__file__).parent / "ui" / "main.py"
-_API_PATHS = ("/healthz", "/readyz")
+_API_PATHS = ("/healthz", "/readyz", "/metrics")
+# Requests in flight have this long after SIGTERM; the drainer's last seconds come on top (`search_app/intake.py`).
+GRACE_SECONDS = 3
+SWITCH_SECONDS = 0.0005
 
 
-def make_server(lake_uri: str, ui: bool = True, hosts: Iterable[str] = ()) -> ASGIApp:
+def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Policy = OPEN) -> ASGIApp:
     """The whole server as one ASGI app; with `ui=False`, the API alone.
 
-    It answers to loopback names and to `hosts`.
+    It answers to loopback names and to `hosts`, and lets in whom `policy` says.
     """
-    opened = lake.open(lake_uri)
-    api = make_api(opened)
+    opened = api.service.lake
+    keyring = Keyring(opened)
     if not ui:
-        return AllowedHosts(api, hosts)
+        return AllowedHosts(make_access(api, keyring, opened.uri, policy, pages=False), hosts)
     require("streamlit", "streamlit", "app")
     from search_app.ui import session, settings
 
@@ -45,19 +54,14 @@ def make_server(lake_uri: str, ui: bool = True, hosts: Iterable[str] = ()) -> AS
     session.bind(opened)
     from streamlit.web.server.starlette.starlette_app import App
 
-    @asynccontextmanager
-    async def lifespan(_: App) -> AsyncIterator[None]:
-        async with api.router.lifespan_context(api):
-            yield
-
-    app = App(MAIN_PAGE, lifespan=lifespan)
-    return AllowedHosts(ApiFirst(api, app), hosts)
+    app = App(MAIN_PAGE, lifespan=api.lifespan)
+    return AllowedHosts(make_access(ApiFirst(api, app), keyring, opened.uri, policy, pages=True), hosts)
 
 
 class ApiFirst:
     """Paths of the API go to the API; everything else, with start-up and shut-down, to the app behind."""
 
-    def __init__(self, api: FastAPI, app: ASGIApp) -> None:
+    def __init__(self, api: ASGIApp, app: ASGIApp) -> None:
         self.api = api
         self.app = app
 
@@ -67,24 +71,51 @@ class ApiFirst:
         await (self.api if is_api else self.app)(scope, receive, send)
 
 
-def serve(uri: str, host: str = "127.0.0.1", port: int = 8501, ui: bool = True) -> None:
+def serve(
+    uri: str,
+    host: str = "127.0.0.1",
+    port: int = 8501,
+    ui: bool = True,
+    allow_hosts: Iterable[str] = (),
+    policy: Policy = OPEN,
+    settings: Settings | None = None,
+    fetch: Fetch | None = None,
+) -> None:
     """Serve the lake at `uri` until interrupted; one line with the URL on stderr once it answers.
 
-    Raises BadInput when the host can be reached from other machines (there are no keys yet) or the port is
-    taken. Port 0 takes a free one.
+    With `settings` it takes events in; `fetch` gets images by URL.
+    A host that other machines can reach requires a key of every request, whatever `policy` says. It answers to the
+    names in `allow_hosts` too. Raises BadInput when keys are required and the lake has no active one, for a bad name,
+    or when the port is taken. Port 0 takes a free one.
     """
     if not is_loopback(host):
+        policy = replace(policy, require_key=True)
+    opened = lake.open(uri)
+    if policy.require_key and not Keyring(opened).any_active():
         raise BadInput(
-            f"--host {host} would show the lake to other machines, and there are no access keys yet; "
-            "serve on 127.0.0.1 and reach it through an SSH tunnel (ssh -L 8501:127.0.0.1:8501)"
+            f"{uri} has no access keys yet, so nobody could be let in; make one with: "
+            f"lakeloop key create --scope admin --lake {uri}"
         )
+    names = {host, *map(checked_name, allow_hosts)} - EVERYWHERE
     listener = _listen(host, port)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    app = make_server(uri, ui=ui, hosts=[host])
+    shown = host if host not in EVERYWHERE else min(names, default="localhost")
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
+    api = Api(opened, Intake(uri, settings) if settings else None, fetch)
+    app = make_server(api, ui=ui, hosts=names, policy=policy)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, ws_max_size=2**26, timeout_graceful_shutdown=2, server_header=False
+        app,
+        log_level="warning",
+        access_log=False,
+        ws_max_size=2**26,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        loop="uvloop",
+        http="httptools",
+        server_header=False,
+        proxy_headers=False,  # nothing here believes them, and anybody can write them
     )
-    _Announcing(config, f"lakeloop answers on {url}").run(sockets=[listener])
+    # The spool's thread needs the interpreter for microseconds, many times a commit; the default makes it wait 5 ms.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    _Server(config, f"lakeloop answers on {url}", api.service).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -100,15 +131,20 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _Announcing(uvicorn.Server):
-    """uvicorn, saying one line when it is ready."""
+class _Server(uvicorn.Server):
+    """uvicorn, saying one line when it is ready, and not ready from the moment it is asked to end."""
 
-    def __init__(self, config: uvicorn.Config, line: str) -> None:
+    def __init__(self, config: uvicorn.Config, line: str, service: Service) -> None:
         super().__init__(config)
         self._line = line
+        self._service = service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             sys.stderr.write(self._line + "\n")
             sys.stderr.flush()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.stopping = True
+        super().handle_exit(sig, frame)

@@ -10,7 +10,10 @@ from lake.errors import BadInput
 from search_app.commands.terminal import Add, answer, open_lake, progress, uri
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from embeddings.backfill import Report
+    from lake.store import EmbedderRecord, Lake
 
 
 def register(add: Add) -> None:
@@ -27,6 +30,8 @@ def register(add: Add) -> None:
     p.add_argument("--weights", metavar="FILE", help="safetensors, or a .pth / .pt (see --trust-sha256)")
     p.add_argument("--trust-sha256", metavar="HEX", help="the SHA-256 of a .pth / .pt you know the origin of")
     p.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
+    p.add_argument("--watch", action="store_true", help="go on with what arrives, until interrupted; --json: a line a round")  # fmt: skip  # noqa: E501
+    p.add_argument("--order", choices=("oldest", "newest", "sampled"), default="oldest", help="whose turn is first")
 
     p = add("sql", _sql, "run one SELECT over the lake's tables and views")
     p.add_argument("query", metavar="SELECT")
@@ -39,6 +44,7 @@ def register(add: Add) -> None:
 def _init(a: argparse.Namespace) -> None:
     import lake
     from embeddings import specs
+    from lake import audit
 
     names = a.embedder or [specs.DEFAULT]
     for name in names:
@@ -50,6 +56,7 @@ def _init(a: argparse.Namespace) -> None:
             raise BadInput(f"--column {text!r}: write NAME:TYPE, e.g. camera:int")
         columns[name] = kind
     made = lake.create(uri(a), embedders=list(dict.fromkeys(names)), columns=columns)
+    audit.record(made, "init", made.uri, detail={"embedders": names, "columns": columns})
     records = [{"name": r.name, "column": r.column} for r in made.embedders()]
     facts = {"lake": made.uri, "embedders": records, "columns": columns}
     answer(a, facts, f"made {made.uri} with embedder {', '.join(r['name'] for r in records)}")
@@ -58,13 +65,14 @@ def _init(a: argparse.Namespace) -> None:
 def _ingest(a: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from lake import sources
+    from lake import audit, sources
     from lake.ingest import ingest
 
     opened = open_lake(a)
     layout = sources.resolve(Path(a.path), a.layout)
     if a.layout == "auto":
         print(f"reading {a.path} as layout {layout}", file=sys.stderr)
+    audit.record(opened, "ingest", a.path, detail={"layout": layout})
     with progress(a, "images") as count:
         report = ingest(opened, a.path, layout, progress=count)
     r = report.as_dict()
@@ -88,27 +96,46 @@ def _embed(a: argparse.Namespace) -> int:
 
     from embeddings import embedder as embedders
     from embeddings.backfill import Report, backfill
-    from lake import summary
+    from lake import audit, summary
 
     opened = open_lake(a)
     known = a.embedder is None or any(r.name == a.embedder for r in opened.embedders())
     record = embedders.record_of(opened, a.embedder) if known else embedders.new_record(a.embedder)
     file = Path(a.weights) if a.weights else None
-    total = summary.embedding_progress(opened, [record])[0]["missing"]
-    if total == 0 and record.dim is not None and file is None:
-        return _embedded(a, Report(record.name))  # without loading the network
+    if a.watch:
+        return _watch(a, opened, record, file)
+    left = summary.embedding_progress(opened, [record])[0]
+    total = left["missing"]
+    if total == 0 and record.dim is not None and file is None:  # without loading the network
+        never = {reason: left[reason] for reason in ("without_bytes", "unreadable")}
+        return _embedded(a, Report(record.name, **never))
     model = embedders.for_lake(opened, record, file=file, trust_sha256=a.trust_sha256, engine=a.engine, images=total)
+    audit.record(opened, "embed", record.name, detail={"missing": total})
     with progress(a, "images", total) as count:
-        report = backfill(opened, record, model, file=file, progress=count)
+        report = backfill(opened, record, model, file=file, order=a.order, progress=count)
     return _embedded(a, report)
+
+
+def _watch(a: argparse.Namespace, opened: Lake, record: EmbedderRecord, file: Path | None) -> int:
+    from embeddings import embedder as embedders
+    from embeddings import watcher
+
+    trust, images = a.trust_sha256, watcher.IMAGES
+    model = embedders.for_lake(opened, record, file=file, trust_sha256=trust, engine=a.engine, images=images)
+    print(f"embedding what arrives with {record.name}, {a.order} first; Ctrl-C ends it", file=sys.stderr)
+    said = watcher.say_json if a.json else watcher.Teller()
+    watcher.run(opened, record, model, order=a.order, file=file, report=said)
+    return 0
 
 
 def _embedded(a: argparse.Namespace, report: Report) -> int:
     for image, reason in list(report.reasons.items())[:20]:
         print(f"failed {image}: {reason}", file=sys.stderr)
-    names = ("embedder", "embedded", "failed", "images_per_second", "seconds")
+    names = ("embedder", "embedded", "failed", "without_bytes", "unreadable", "images_per_second", "seconds")
+    bare = f", {report.without_bytes:,} without bytes" if report.without_bytes else ""
+    broken = f", {report.unreadable:,} unreadable" if report.unreadable else ""
     text = (
-        f"{report.embedder}: {report.embedded:,} embedded, {report.failed:,} failed; "
+        f"{report.embedder}: {report.embedded:,} embedded, {report.failed:,} failed{bare}{broken}; "
         f"{report.seconds:.1f} s ({report.images_per_second:.1f} images/s)"
     )
     return answer(a, {n: getattr(report, n) for n in names}, text)

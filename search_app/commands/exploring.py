@@ -68,8 +68,11 @@ def _cluster(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from embeddings.cluster import cluster
+    from lake import audit
 
-    made = cluster(open_lake(a), embedder=a.embedder, where=a.where, node=a.node, method=a.method, k=a.k, seed=a.seed)
+    opened = open_lake(a)
+    made = cluster(opened, embedder=a.embedder, where=a.where, node=a.node, method=a.method, k=a.k, seed=a.seed)
+    audit.record(opened, "cluster", made.tree, detail={"node": a.node, "where": a.where, "method": a.method})
     if made.remark:
         print(made.remark, file=sys.stderr)
     lines = [
@@ -86,13 +89,15 @@ def _cluster(a: argparse.Namespace) -> int:
 def _slice_create(a: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from lake import slices, tables
+    from lake import audit, slices, tables
 
     ids = None
     if a.ids:
         text = sys.stdin.read() if a.ids == "-" else _read_text(Path(a.ids))
         ids = text.split()
-    made = slices.create(open_lake(a), a.name, where=a.where, ids=ids, cluster=a.cluster)
+    opened = open_lake(a)
+    made = slices.create(opened, a.name, where=a.where, ids=ids, cluster=a.cluster)
+    audit.record(opened, "slice create", made.id, detail={"kind": made.kind, "definition": made.definition})
     facts = tables.plain({f: getattr(made, f) for f in made.__dataclass_fields__})
     return answer(a, facts, f"{made.id}: {made.size:,} images ({made.kind}: {made.definition})")
 

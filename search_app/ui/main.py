@@ -9,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from lake.errors import LakeloopError
-from search_app.ui import session
+from search_app.ui import login, session
 from search_app.ui.scope import scope_bar
 from search_app.ui.views import drilldown, overview, search
 from search_app.ui.words import plain
@@ -43,3 +43,5 @@ except Exception:
     _log.exception("the page %s failed", name)
     st.error("This page failed. The reason stands in the terminal where the server runs; reloading may help.")
 session.save(name)
+if login.cookie_name(session.lake().uri) in st.context.cookies or st.user.get("is_logged_in"):
+    st.html('<p style="text-align: right"><small><a href="/logout">Log out</a></small></p>')

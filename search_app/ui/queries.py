@@ -11,7 +11,8 @@ from typing import Any
 import streamlit as st
 
 from lake import summary
-from search_app.ui import networks, session
+from search_app import networks
+from search_app.ui import session
 
 Row = dict[str, Any]
 Stamp = tuple[int, ...]

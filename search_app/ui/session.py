@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from lake import audit
 from search_app.query_images import QueryImages, beside
 
 if TYPE_CHECKING:
@@ -32,6 +33,19 @@ def lake() -> Lake:
     """The lake this server shows."""
     bound: Lake = _bound["lake"]
     return bound
+
+
+def wrote(action: str, target: str, detail: dict[str, Any]) -> None:
+    """Says in the audit log what a page wrote, and who made it: a key, a user, or whoever runs an open server."""
+    email = st.user.get("email")
+    audit.record(
+        lake(),
+        action,
+        target,
+        key_id=st.context.headers.get("X-Lakeloop-Key"),  # set by search_app/access.py, never by the browser
+        user=None if email is None else str(email),
+        detail=detail,
+    )
 
 
 def query_images() -> QueryImages:

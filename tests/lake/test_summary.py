@@ -44,7 +44,8 @@ def test_status_counts_everything(make_lake: MakeLake, tmp_path: Path) -> None:
 
 def test_an_image_counts_once_for_an_embedder(make_lake: MakeLake, tmp_path: Path) -> None:
     (found,) = summary.status(filled(make_lake, tmp_path))["embedders"]
-    assert found == {"name": "resnet18", "dim": None, "column": "emb_resnet18", "embedded": 0, "missing": 4}
+    counts = {"embedded": 0, "missing": 4, "unreadable": 0, "without_bytes": 0}
+    assert found == {"name": "resnet18", "dim": None, "column": "emb_resnet18", **counts}
 
 
 def test_an_empty_lake_has_numbers_too(lk: Lake) -> None:

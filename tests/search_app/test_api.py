@@ -14,7 +14,8 @@ import lake
 from lake.errors import BadInput
 from lake.ingest import ingest
 from search_app import server
-from search_app.api import UPLOAD_LIMIT, make_api
+from search_app.api.app import Api
+from search_app.api.bodies import IMAGE_BYTES as UPLOAD_LIMIT
 from search_app.query_images import QueryImages
 from tests.search_app.shapes import Shapes
 
@@ -24,7 +25,7 @@ PROBLEM = "application/problem+json"
 
 @pytest.fixture(scope="module")
 def client(shapes: Shapes) -> Iterator[TestClient]:
-    with TestClient(make_api(lake.open(shapes.uri))) as client:
+    with TestClient(Api(lake.open(shapes.uri))) as client:
         yield client
 
 
@@ -71,7 +72,7 @@ def test_formats_browsers_do_not_show_come_as_jpeg_when_viewed(tmp_path: Path) -
     ingest(opened, tmp_path / "in", "folder", workers=1)
     formats = opened.sql("SELECT image_id, format FROM images").to_pylist()
     assert {row["format"] for row in formats} == {"PNG", "TIFF"}
-    with TestClient(make_api(opened)) as client:
+    with TestClient(Api(opened)) as client:
         for row in formats:
             stored = client.get(f"/v1/images/{row['image_id']}")
             viewed = client.get(f"/v1/images/{row['image_id']}?view=1")
@@ -154,7 +155,7 @@ def test_status_and_health(client: TestClient, shapes: Shapes) -> None:
     ],
 )
 def test_only_our_own_names_are_answered(shapes: Shapes, method: str, headers: dict[str, str], status: int) -> None:
-    with TestClient(server.make_server(shapes.uri, ui=False)) as client:
+    with TestClient(server.make_server(Api(lake.open(shapes.uri)), ui=False)) as client:
         path = "/healthz" if method == "GET" else "/v1/queries"
         answer = client.request(method, path, headers=headers)
     assert answer.status_code == status

@@ -13,7 +13,7 @@ import lake
 from embeddings import embedder
 from lake.errors import HubUnreachable
 from lake.store import Lake
-from search_app.ui import networks
+from search_app import networks
 from tests.search_app.shapes import Shapes
 
 NAME = "efficientnet-lite0"

@@ -128,6 +128,7 @@ def save_slice(name: str, **what: Any) -> None:
     except LakeloopError as error:
         st.toast(plain(str(error)), duration="long")
     else:
+        session.wrote("slice create", made.id, {"kind": made.kind, "definition": made.definition})
         size = images(made.size)
         session.say(f"Slice {plain(made.name)} v{made.version} saved: {size}. Choose it under “Slice” above.")
         st.rerun()  # the scope bar offers it from now on

@@ -98,6 +98,7 @@ def _make(**how: Any) -> None:
     except LakeloopError as error:
         st.error(words.plain(str(error)))
         return
+    session.wrote("cluster", made.tree, {name: value for name, value in how.items() if value is not None})
     if made.remark:
         st.toast(words.plain(made.remark), duration="long")
     if how.get("node") is None:

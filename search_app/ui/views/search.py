@@ -10,7 +10,8 @@ import random
 import streamlit as st
 
 from lake.errors import LakeloopError
-from search_app.ui import networks, queries, scope, session, words
+from search_app import networks
+from search_app.ui import queries, scope, session, words
 from search_app.ui.dropzone import Change, query_tray
 from search_app.ui.grid import image_grid
 from search_app.ui.rates import images

@@ -1,0 +1,170 @@
+"""Append-only files that hold image bytes between their acknowledgement and the lake.
+
+A writer appends to one file of its own, under a lock that ends with its process; when the file is large or old it is
+sealed and another begun. Nothing is ever written twice, so a power loss can tear only bytes nobody was told are safe.
+Files nobody refers to any more are removed whole. It knows nothing of events.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+SEAL_BYTES = 64 << 20
+# A sealed file can be removed once it is drained, so this bounds how long its bytes outlive that.
+SEAL_SECONDS = 20.0
+SUFFIX = ".seg"
+_MOST_BUFFERS = os.sysconf("SC_IOV_MAX")
+
+
+class Place(NamedTuple):
+    """Where bytes are: the file's name in the folder, and the range in it."""
+
+    segment: str
+    offset: int
+    length: int
+
+
+class SegmentWriter:
+    """One writer's open file. For one thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: int | None = None
+        self._name = ""
+        self._size = 0
+        self._begun = 0.0
+        self._count = 0
+
+    def append(self, blobs: Sequence[bytes]) -> list[Place]:
+        """Writes the blobs and has the disk hold them; only then returns where they are.
+
+        Raises OSError, for instance when the disk is full; nothing of `blobs` counts as written then.
+        """
+        if self._file is None or self._size >= SEAL_BYTES:
+            self.seal()
+            self._begin()
+        assert self._file is not None
+        start = self._size
+        try:
+            for first in range(0, len(blobs), _MOST_BUFFERS):
+                self._write_all(blobs[first : first + _MOST_BUFFERS])
+            os.fdatasync(self._file)
+        except OSError:
+            # After a failed sync the kernel may have dropped the pages: nothing more goes into this file.
+            self.seal()
+            raise
+        places = []
+        for blob in blobs:
+            places.append(Place(self._name, start, len(blob)))
+            start += len(blob)
+        return places
+
+    def seal_if_old(self) -> None:
+        """Seals a file that has bytes in it and was begun a while ago."""
+        if self._size and time.monotonic() - self._begun > SEAL_SECONDS:
+            self.seal()
+
+    def seal(self) -> None:
+        """Ends the current file; the next `append` begins another."""
+        if self._file is not None:
+            os.close(self._file)
+        self._file = None
+        self._size = 0
+
+    def _begin(self) -> None:
+        while True:
+            self._count += 1
+            name = f"{time.time_ns():x}-{os.getpid()}-{self._count}{SUFFIX}"
+            file = os.open(
+                self._folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file).st_nlink:  # nobody removed it before it was locked
+                break
+            os.close(file)
+        sync_folder(self._folder)
+        self._file, self._name, self._size, self._begun = file, name, 0, time.monotonic()
+
+    def _write_all(self, blobs: Sequence[bytes]) -> None:
+        assert self._file is not None
+        written = os.writev(self._file, blobs)
+        self._size += written
+        rest = sum(map(len, blobs)) - written
+        if rest:  # a short write: what is left goes out in one piece
+            tail = memoryview(b"".join(blobs))[written:]
+            while tail:
+                done = os.write(self._file, tail)
+                self._size += done
+                tail = tail[done:]
+
+
+def read(folder: Path, place: Place) -> bytes:
+    """The bytes at `place`. Raises OSError when the file is gone; shorter when the disk lost some."""
+    file = os.open(folder / place.segment, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(file, place.length, place.offset)
+    finally:
+        os.close(file)
+
+
+def erase(folder: Path, place: Place) -> None:
+    """Overwrites the bytes with zeros, on the disk too. A file that is gone needs nothing."""
+    try:
+        file = os.open(folder / place.segment, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        rest, at = place.length, place.offset
+        while rest:
+            done = os.pwrite(file, bytes(min(rest, 1 << 20)), at)
+            rest, at = rest - done, at + done
+        os.fdatasync(file)
+    finally:
+        os.close(file)
+
+
+def remove_unused(folder: Path, used: Callable[[str], bool]) -> int:
+    """Removes the files that no living writer holds and that are not `used`, asked by name; returns how many."""
+    removed = 0
+    for path in folder.glob(f"*{SUFFIX}"):
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Asked under the lock: before it, the writer might still have been about to refer to the file.
+            if not used(path.name):
+                path.unlink(missing_ok=True)
+                removed += 1
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(file)
+    return removed
+
+
+def size(folder: Path) -> int:
+    """Bytes of all the files."""
+    total = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                total += entry.stat().st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the disk hold the folder's entries: a new file is found again after a power loss only then."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,508 @@
+"""The spool: where an event is safe from the moment it is acknowledged until it is in the lake.
+
+Lance syncs nothing to a local disk, and a commit for every request would cost a version each. So events go to SQLite
+(WAL, synchronous=FULL) and their image bytes to append-only segment files; many requests share one commit, and none is
+answered before it. A drainer (`lake/drain.py`) moves them on. Several processes may write to one spool, on one machine
+and a local disk: SQLite's locks are of no use on a network's.
+
+    spool/spool.sqlite      events, in order of arrival; ids seen of late; answers given under an Idempotency-Key
+    spool/segments/*.seg    image bytes
+    spool/drain.lock        held by the one drainer
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lake import segments
+from lake.errors import CouldNot
+
+if TYPE_CHECKING:
+    from lake.events import Event, Kind
+
+Outcome = Literal["stored", "known", "contradiction"]
+
+# What one commit takes at most: bounds the wait of the requests in it.
+GROUP_EVENTS = 256
+GROUP_BYTES = 16 << 20
+# How long ids and Idempotency-Keys are remembered. After it a retry is still stored once, but answered as if new.
+REMEMBERED_SECONDS = 7 * 86_400.0
+# The drainer checkpoints. This is for when it cannot: 64 MB of pages.
+CHECKPOINT_PAGES = 16_384
+TICK_SECONDS = 1.0
+BUSY_SECONDS = 20.0
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS events(
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, event_id TEXT NOT NULL, digest BLOB NOT NULL,
+    image_id TEXT NOT NULL, row TEXT NOT NULL, segment TEXT, offset INTEGER, length INTEGER, key_id TEXT,
+    received REAL NOT NULL, parked TEXT);
+CREATE UNIQUE INDEX IF NOT EXISTS events_by_id ON events(event_id, kind);
+CREATE INDEX IF NOT EXISTS events_by_image ON events(image_id);
+CREATE INDEX IF NOT EXISTS events_by_segment ON events(segment);
+CREATE INDEX IF NOT EXISTS events_parked ON events(seq) WHERE parked IS NOT NULL;
+CREATE TABLE IF NOT EXISTS seen(
+    event_id TEXT NOT NULL, kind TEXT NOT NULL, digest BLOB NOT NULL, image_id TEXT NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY(event_id, kind)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS seen_by_time ON seen(at);
+CREATE TABLE IF NOT EXISTS receipts(
+    key TEXT PRIMARY KEY, digest BLOB NOT NULL, status INTEGER NOT NULL, body BLOB NOT NULL, at REAL NOT NULL
+    ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS receipts_by_time ON receipts(at);
+"""
+_COLUMNS = "kind, event_id, digest, image_id, row, segment, offset, length, key_id, received"
+_ONE = "(" + ",".join("?" * 10) + ")"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """An answer given under an Idempotency-Key, to be given again. `digest` tells a repeat from another request."""
+
+    digest: bytes
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An event in the spool. `received` is when it was accepted, seconds since 1970."""
+
+    seq: int
+    kind: Kind
+    event_id: str
+    digest: bytes
+    image_id: str
+    row: str
+    place: segments.Place | None
+    key_id: str | None
+    received: float
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What waits to be drained. `bytes` are all the spool holds on disk; `oldest` is seconds since 1970.
+
+    `parked` events cannot be drained (a fault of lakeloop's): they stay until a later version can.
+    """
+
+    events: int
+    bytes: int
+    oldest: float | None
+    parked: int
+
+    def age(self) -> float:
+        """Seconds the oldest has waited."""
+        return 0.0 if self.oldest is None else max(0.0, time.time() - self.oldest)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One request's events on their way: all are stored in the same commit.
+
+    `answer` makes the status and body to remember under `key` once the outcomes are known. After the commit
+    `outcomes` has one for each event, or `error` says why nothing was stored.
+    """
+
+    events: Sequence[Event]
+    notify: Callable[[list[Entry]], None]
+    key: str | None = None
+    digest: bytes = b""
+    answer: Callable[[Sequence[Outcome]], tuple[int, bytes]] | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+    error: BaseException | None = None
+    waiter: Any = None  # whatever `notify` needs to find whom it concerns
+
+
+def beside(uri: str) -> Path | None:
+    """The default folder of a lake's spool: in the lake's own, when that is on a local disk."""
+    scheme, _, rest = uri.partition("://")
+    if not rest:
+        return Path(uri) / "spool"
+    return Path(rest) / "spool" if scheme == "file" else None
+
+
+class Spool:
+    """An open spool. Safe between threads; not across fork."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.segments = folder / "segments"
+        self.segments.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connection = _connect(folder)
+            self._reader = _connect(folder)
+            # Of what this one writes (`forget`) nothing is lost that a second drain does not repeat.
+            self._reader.execute("PRAGMA synchronous=NORMAL")
+        except sqlite3.Error as error:
+            raise CouldNot(f"the spool {folder} cannot be opened ({error}); see: lakeloop doctor") from error
+        for path in (folder, folder.parent):
+            segments.sync_folder(path)
+        self._reading = threading.Lock()
+        self._writer = segments.SegmentWriter(self.segments)
+        self._queue: deque[Entry] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._commit_observers: list[Callable[[int, float], None]] = []
+        self._thread: threading.Thread | None = None
+
+    # Accepting ---------------------------------------------------------------------------------------------
+
+    def submit(self, entry: Entry) -> None:
+        """Queues the entry; `entry.notify` is called with it, on the spool's thread, when it is safe or has failed."""
+        with self._wake:
+            if self._closing:
+                raise CouldNot("the spool is closed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+                self._thread.start()
+            self._queue.append(entry)
+            self._wake.notify()
+
+    def put(self, events: Sequence[Event]) -> list[Outcome]:
+        """Stores the events and returns what became of each, once they are safe. Waits. Raises what went wrong."""
+        future: Future[list[Outcome]] = Future()
+
+        def notify(entries: list[Entry]) -> None:
+            for entry in entries:
+                if entry.error is None:
+                    entry.waiter.set_result(entry.outcomes)
+                else:
+                    entry.waiter.set_exception(entry.error)
+
+        self.submit(Entry(events, notify, waiter=future))
+        return future.result()
+
+    def on_commit(self, observe: Callable[[int, float], None]) -> None:
+        """`observe(events, seconds)` is called after each commit, on the spool's thread."""
+        self._commit_observers.append(observe)
+
+    def close(self) -> None:
+        """Stores what is queued, then ends."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self._writer.seal()
+        self._connection.close()
+        with self._reading:
+            self._reader.close()
+
+    # Reading -----------------------------------------------------------------------------------------------
+
+    def event(self, kind: Kind, event_id: str) -> Waiting | None:
+        """The event of that id that is not drained yet."""
+        rows = self._read(f"SELECT seq, {_COLUMNS} FROM events WHERE event_id = ? AND kind = ?", event_id, kind)
+        return _waiting(rows[0]) if rows else None
+
+    def image_of(self, prediction_id: str) -> str | None:
+        """The image_id of an answer that is waiting or was drained of late."""
+        for table in ("events", "seen"):
+            rows = self._read(f"SELECT image_id FROM {table} WHERE event_id = ? AND kind = 'prediction'", prediction_id)
+            if rows:
+                return str(rows[0][0])
+        return None
+
+    def image(self, image_id: str) -> bytes | None:
+        """The bytes of an image that waits here."""
+        rows = self._read(
+            "SELECT segment, offset, length FROM events WHERE image_id = ? AND segment IS NOT NULL LIMIT 1", image_id
+        )
+        if not rows:
+            return None
+        try:
+            return segments.read(self.segments, segments.Place(*rows[0]))
+        except FileNotFoundError:  # drained in this moment
+            return None
+
+    def has_image(self, image_id: str) -> bool:
+        """Whether the image waits here."""
+        return bool(self._read("SELECT 1 FROM events WHERE image_id = ? AND segment IS NOT NULL LIMIT 1", image_id))
+
+    def receipt(self, key: str) -> Receipt | None:
+        """The answer given under this Idempotency-Key within the last seven days."""
+        rows = self._read("SELECT digest, status, body, at FROM receipts WHERE key = ?", key)
+        if not rows or rows[0][3] < time.time() - REMEMBERED_SECONDS:
+            return None
+        return Receipt(*rows[0][:3])
+
+    def depth(self) -> Depth:
+        """What waits. A few milliseconds at most."""
+        count, parked, oldest = self._read(
+            "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM events WHERE parked IS NOT NULL),"
+            " (SELECT received FROM events WHERE parked IS NULL ORDER BY seq LIMIT 1)"
+        )[0]
+        pages, free, size = (
+            self._read(f"PRAGMA {name}")[0][0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        journal = self.folder / "spool.sqlite-wal"
+        held = segments.size(self.segments) + (pages - free) * size
+        held += journal.stat().st_size if journal.exists() else 0
+        return Depth(count - parked, held, oldest, parked)
+
+    def free_bytes(self) -> int:
+        """What the disk of the spool has left."""
+        return shutil.disk_usage(self.folder).free
+
+    # Draining ----------------------------------------------------------------------------------------------
+
+    def oldest(self, most: int, most_bytes: int) -> list[Waiting]:
+        """The events that came first: at most `most`, and beyond the first at most `most_bytes` of images."""
+        taken: list[Waiting] = []
+        held = 0
+        query = f"SELECT seq, {_COLUMNS} FROM events WHERE parked IS NULL ORDER BY seq LIMIT ?"
+        for row in self._read(query, most):
+            found = _waiting(row)
+            held += found.place.length if found.place else 0
+            if taken and held > most_bytes:
+                break
+            taken.append(found)
+        return taken
+
+    def data(self, event: Waiting) -> bytes | None:
+        """The image bytes that came with an event, or None when it had none or the disk lost them."""
+        if event.place is None:
+            return None
+        try:
+            found = segments.read(self.segments, event.place)
+        except FileNotFoundError:
+            return None
+        return found if hashlib.sha256(found).hexdigest() == event.image_id else None
+
+    def forget(self, drained: Sequence[Waiting]) -> None:
+        """Removes events that are safe in the lake, remembering their ids. Losing this to a power cut is harmless."""
+        moment = time.time()
+        with self._reading:
+            connection = self._reader
+            for start in range(0, len(drained), 256):  # briefly each: the requests' commits wait meanwhile
+                part = drained[start : start + 256]
+                with _transaction(connection):
+                    connection.executemany(
+                        "INSERT OR REPLACE INTO seen VALUES(?,?,?,?,?)",
+                        sorted((e.event_id, e.kind, e.digest, e.image_id, moment) for e in part),
+                    )
+                    connection.executemany("DELETE FROM events WHERE seq = ?", [(e.seq,) for e in part])
+            with _transaction(connection):
+                limit = moment - REMEMBERED_SECONDS
+                for table, key in (("seen", "event_id, kind"), ("receipts", "key")):
+                    connection.execute(
+                        f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE at < ? LIMIT 5000)",
+                        (limit,),
+                    )
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self.remove_drained_segments()
+
+    def park(self, event: Waiting, reason: str) -> None:
+        """Sets an event aside that cannot be drained, so that those behind it can."""
+        with self._reading:
+            self._reader.execute("UPDATE events SET parked = ? WHERE seq = ?", (reason, event.seq))
+
+    def parked(self) -> list[tuple[str, str]]:
+        """(event_id, reason) of the events set aside."""
+        return self._read("SELECT event_id, parked FROM events WHERE parked IS NOT NULL ORDER BY seq LIMIT 1000")
+
+    def unpark(self) -> None:
+        """Has the events set aside tried again."""
+        with self._reading:
+            self._reader.execute("UPDATE events SET parked = NULL WHERE parked IS NOT NULL")
+
+    def remove_drained_segments(self) -> int:
+        """Removes segment files no event refers to; returns how many."""
+        return segments.remove_unused(
+            self.segments, lambda name: bool(self._read("SELECT 1 FROM events WHERE segment = ? LIMIT 1", name))
+        )
+
+    def erase(self, image_ids: Sequence[str]) -> int:
+        """Removes every event about these images, on the disk too, remembering their ids; returns how many.
+
+        For the holder of the drainer's lock: a drainer might be carrying them to the lake at this moment.
+        """
+        rows: list[Any] = []
+        for start in range(0, len(image_ids), 500):
+            part = image_ids[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows += self._read(f"SELECT seq, {_COLUMNS} FROM events WHERE image_id IN ({marks})", *part)
+        found = [_waiting(row) for row in rows]
+        for event in found:
+            if event.place is not None:
+                segments.erase(self.segments, event.place)
+        self.forget(found)
+        # The journal still has the rows as they were; it is emptied once no reader is in it.
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            with self._reading:
+                busy = self._reader.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if not busy:
+                return len(found)
+            if time.monotonic() > deadline:
+                raise CouldNot(f"the journal of {self.folder} is in use and could not be emptied; try again")
+            time.sleep(0.05)
+
+    @contextmanager
+    def drainer(self) -> Iterator[bool]:
+        """Whether this process is the one that drains, for as long as the block lasts. The lock ends with it."""
+        import fcntl
+
+        file = os.open(self.folder / "drain.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(file)
+
+    def _read(self, query: str, *parameters: Any) -> list[Any]:
+        with self._reading:
+            return self._reader.execute(query, parameters).fetchall()
+
+    # Committing --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if not self._queue and not self._closing:
+                    self._wake.wait(TICK_SECONDS)
+                group = self._next_group()
+                if not group and self._closing:
+                    return
+            if not group:
+                self._writer.seal_if_old()
+                continue
+            started = time.perf_counter()
+            try:
+                self._commit(group)
+            except BaseException as error:  # every waiting request must be answered, whatever happened
+                for entry in group:
+                    entry.error = error
+            seconds = time.perf_counter() - started
+            told: dict[Any, list[Entry]] = {}
+            for entry in group:
+                told.setdefault(entry.notify, []).append(entry)
+            for notify, entries in told.items():
+                notify(entries)
+            for observe in self._commit_observers:
+                observe(sum(len(e.events) for e in group), seconds)
+
+    def _next_group(self) -> list[Entry]:
+        group: list[Entry] = []
+        count = held = 0
+        while self._queue:
+            entry = self._queue[0]
+            count += len(entry.events)
+            held += sum(len(e.data) for e in entry.events if e.data is not None)
+            if group and (count > GROUP_EVENTS or held > GROUP_BYTES):
+                break
+            group.append(self._queue.popleft())
+        return group
+
+    def _commit(self, group: list[Entry]) -> None:
+        """Bytes first, then the rows that refer to them: a row whose bytes are not there must not exist."""
+        events = [event for entry in group for event in entry.events]
+        blobs = [e.data for e in events if e.data is not None]
+        places = iter(self._writer.append(blobs) if blobs else ())
+        moment = time.time()
+        nowhere = (None, None, None)
+        rows = []
+        for e in events:
+            place = nowhere if e.data is None else next(places)
+            rows.append((e.kind, e.event_id, e.digest, e.image_id, e.row, *place, e.key_id, moment))
+        connection = self._connection
+        with _transaction(connection):
+            seen = _seen(connection, events)
+            fresh = [r for r, e in zip(rows, events, strict=True) if (e.event_id, e.kind) not in seen] if seen else rows
+            (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
+            before = connection.total_changes
+            for start in range(0, len(fresh), 64):
+                part = fresh[start : start + 64]
+                # One statement for many rows: each step lets go of the interpreter, and getting it back takes time.
+                connection.execute(
+                    f"INSERT INTO events({_COLUMNS}) VALUES {','.join([_ONE] * len(part))} ON CONFLICT DO NOTHING",
+                    [value for row in part for value in row],
+                )
+            if connection.total_changes - before == len(rows):
+                for entry in group:
+                    entry.outcomes = ["stored"] * len(entry.events)
+            else:
+                self._tell_apart(group, seen, last)
+            for entry in group:
+                if entry.key is not None and entry.answer is not None:
+                    status, body = entry.answer(entry.outcomes)
+                    connection.execute(
+                        "INSERT OR REPLACE INTO receipts VALUES(?,?,?,?,?)",
+                        (entry.key, entry.digest, status, body, moment),
+                    )
+
+    def _tell_apart(self, group: list[Entry], seen: dict[tuple[str, str], bytes], last: int) -> None:
+        """Which events were new (numbered after `last`), which repeats, and which others under a used id."""
+        events = [event for entry in group for event in entry.events]
+        marks = ",".join("?" * len(events))
+        rows = self._connection.execute(
+            f"SELECT event_id, kind, digest, seq FROM events WHERE event_id IN ({marks})", [e.event_id for e in events]
+        ).fetchall()
+        stored = {(event_id, kind): digest for event_id, kind, digest, _ in rows}
+        new = {(event_id, kind) for event_id, kind, _, seq in rows if seq > last}
+        for entry in group:
+            entry.outcomes = []
+            for event in entry.events:
+                name = (event.event_id, event.kind)
+                if (seen.get(name) or stored[name]) != event.digest:
+                    entry.outcomes.append("contradiction")
+                elif name in new:
+                    entry.outcomes.append("stored")
+                    new.discard(name)  # its repeats in this group are known
+                else:
+                    entry.outcomes.append("known")
+
+
+def _connect(folder: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        folder / "spool.sqlite", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA secure_delete=ON")  # what is erased shall not stay in free pages
+    connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+    connection.executescript(_TABLES)
+    return connection
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _seen(connection: sqlite3.Connection, events: Sequence[Event]) -> dict[tuple[str, str], bytes]:
+    """(event_id, kind) -> digest of those among `events` that were drained of late."""
+    marks = ",".join("?" * len(events))
+    rows = connection.execute(
+        f"SELECT event_id, kind, digest FROM seen WHERE event_id IN ({marks})", [e.event_id for e in events]
+    )
+    return {(event_id, kind): digest for event_id, kind, digest in rows}
+
+
+def _waiting(row: Any) -> Waiting:
+    seq, kind, event_id, digest, image_id, text, segment, offset, length, key_id, received = row
+    place = None if segment is None else segments.Place(segment, offset, length)
+    return Waiting(seq, kind, event_id, digest, image_id, text, place, key_id, received)

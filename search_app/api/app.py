@@ -1,0 +1,80 @@
+"""The HTTP API as one ASGI app over one open lake: routes, errors, metrics, and the OpenAPI document.
+
+Nothing is global: two of them over two lakes can live in one process. It knows nothing of Streamlit, ports or keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from lake.version import VERSION
+from search_app import query_images
+from search_app.api import batch, events, pictures, reads, search
+from search_app.api.metrics import Measured, Metrics
+from search_app.api.openapi import describe
+from search_app.api.predictions import Predictions
+from search_app.api.problems import answer_errors_as_problems
+from search_app.api.service import Service
+from search_app.uploads import Uploads
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from lake.store import Lake
+    from search_app.intake import Intake
+
+
+class Api:
+    """The API. Without an intake it only reads. Its life is an ASGI lifespan, or `lifespan` where another has that."""
+
+    def __init__(self, lake: Lake, intake: Intake | None = None, fetch: events.Fetch | None = None) -> None:
+        spool = intake.spool if intake else None
+        self.service = Service(lake, spool, intake.limits if intake else None)
+        self.metrics = Metrics(spool)
+        self._intake = intake
+        self._uploads = Uploads()
+        self._arrow = batch.ArrowReader()
+        self._api = self._routes(fetch)
+        self._app = Measured(Predictions(self._api, self.service), self.metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    @asynccontextmanager
+    async def lifespan(self, _: object = None) -> AsyncIterator[None]:
+        watching = asyncio.create_task(self.service.watch())
+        if self._intake is not None:
+            self._intake.start(self.metrics)
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+            if self._intake is not None:
+                await self._intake.stop()
+            self._uploads.close()
+            self._arrow.close()
+
+    def _routes(self, fetch: events.Fetch | None) -> FastAPI:
+        api = FastAPI(
+            title="lakeloop",
+            version=VERSION,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url="/v1/openapi.json",
+            lifespan=self.lifespan,
+        )
+        answer_errors_as_problems(api)
+        service = self.service
+        api.include_router(events.routes(service, self._arrow, fetch))
+        api.include_router(search.routes(service, self._uploads))
+        api.include_router(pictures.routes(service, self._uploads, query_images.beside(service.lake.uri)))
+        api.include_router(reads.routes(service, self.metrics))
+        describe(api)
+        return api

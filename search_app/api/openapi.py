@@ -1,0 +1,210 @@
+"""The OpenAPI document: what the framework cannot find out by itself, because bodies are read raw.
+
+The bodies and headers of the routes that take events in, the problems any route may answer with, the access keys.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from search_app.api import batch, predictions
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_ID = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the image's bytes"}
+_UUID = {"type": "string", "format": "uuid"}
+_TEXT = {"type": "string"}
+_FRACTION = {"type": "number", "minimum": 0, "maximum": 1}
+_IMAGE = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
+
+_EVENT = {
+    "type": "object",
+    "description": "One answer of a model. Fields beyond these become metadata.",
+    "required": ["model"],
+    "anyOf": [{"required": [name]} for name in ("label", "scores", "boxes", "masks")],
+    "properties": {
+        "prediction_id": {**_UUID, "description": "made by the caller; without one a retry is stored again"},
+        "image_id": _ID,
+        "model": {"type": "string", "minLength": 1},
+        "model_version": _TEXT,
+        "label": {"type": "string", "minLength": 1},
+        "confidence": _FRACTION,
+        "scores": {"type": "object", "additionalProperties": _FRACTION},
+        "boxes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["label", "bbox"],
+                "properties": {
+                    "label": _TEXT,
+                    "score": _FRACTION,
+                    "bbox": {
+                        "type": "array",
+                        "items": {"type": "number", "minimum": 0, "maximum": 1_000_000},
+                        "minItems": 4,
+                        "maxItems": 4,
+                        "description": "x, y (top left), width, height in pixels",
+                    },
+                },
+            },
+        },
+        "masks": {"type": "array", "items": {"type": "object"}, "description": "COCO RLE, each with label and score"},
+        "task": _TEXT,
+        "timestamp": {"type": "string", "format": "date-time", "description": "default: its arrival"},
+        "source": _TEXT,
+        "latency_ms": {"type": "number"},
+        "metadata": {"type": "object"},
+    },
+}
+_FEEDBACK = {
+    "type": "object",
+    "required": ["prediction_id", "verdict"],
+    "additionalProperties": False,
+    "properties": {
+        "prediction_id": _UUID,
+        "verdict": {"enum": ["correct", "incorrect", "unsure"]},
+        "comment": {"type": "string", "maxLength": 10_000},
+        "ticket": {"type": "string", "maxLength": 1_000},
+        "event_id": _UUID,
+        "timestamp": {"type": "string", "format": "date-time"},
+    },
+}
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "reason"],
+    "properties": {
+        "type": _TEXT,
+        "title": _TEXT,
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "for people: what was wrong, and the way out"},
+        "reason": {"type": "string", "description": "for machines: one word"},
+    },
+}
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+    "description": "the same key and body within seven days: the same answer again; another body: 422; in flight: 409",
+}
+_HEADER = {
+    "name": predictions.HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "maxLength": predictions.HEADER_BYTES},
+    "description": "the event as ASCII JSON, when the body is an image",
+}
+_COMMON = (401, 403)
+_WRITES = (400, 409, 413, 415, 422, 429, 503, 507)
+_MEANINGS = {
+    400: "a header is malformed",
+    401: "no access key, or a bad one",
+    403: "the key lacks the scope, or the Host or Origin is not this server's",
+    404: "there is none of that name",
+    409: "a request under this Idempotency-Key is in flight",
+    413: "the body is too large",
+    415: "the body is of no type taken here",
+    422: "the request is wrong: `reason` and `detail` say how; nothing was stored",
+    429: "more events than the server may take in a second; see Retry-After",
+    431: "the event is too large for a header",
+    503: "not now; see Retry-After",
+    507: "the disk is nearly full; see Retry-After",
+}
+
+
+def describe(api: FastAPI) -> None:
+    """Completes the document the app publishes."""
+    made = api.openapi
+
+    def document() -> dict[str, Any]:
+        if api.openapi_schema is None:
+            _complete(made())
+        assert api.openapi_schema is not None
+        return api.openapi_schema
+
+    api.openapi = document  # type: ignore[method-assign]
+
+
+def _complete(schema: dict[str, Any]) -> None:
+    paths = schema["paths"]
+    paths[predictions.PATH] = {
+        "post": {
+            "summary": "Add Prediction",
+            "description": "One answer of a model with its image, safe on disk before it is answered.",
+            "operationId": "add_prediction",
+            "parameters": [_HEADER],
+            "responses": _stored("prediction_id", "image_id"),
+        }
+    }
+    url = {"type": "object", "required": ["url"], "properties": {"url": _TEXT}}
+    bodies = {
+        predictions.PATH: {**_IMAGE, "application/json": {"schema": {**_EVENT, "required": ["model", "image_id"]}}},
+        batch.PATH: {batch.NDJSON: {"schema": _TEXT}, batch.ARROW: {"schema": {"type": "string", "format": "binary"}}},
+        "/v1/images": {**_IMAGE, "application/json": {"schema": url}},
+        "/v1/feedback": {"application/json": {"schema": _FEEDBACK}},
+        "/v1/queries": _IMAGE,
+    }
+    for path, content in bodies.items():
+        paths[path]["post"]["requestBody"] = {"required": True, "content": content}
+        if path != "/v1/queries":
+            paths[path]["post"].setdefault("parameters", []).append(_KEY)
+    paths["/v1/images"]["post"]["responses"] = _stored("image_id")
+    paths["/v1/feedback"]["post"]["responses"] = _stored("event_id")
+    paths[batch.PATH]["post"]["responses"] = {"200": _answer("each item's status", _items())}
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            codes = [*_COMMON, *(_WRITES if method == "post" else (422, 503))]
+            codes += [404] if "{" in path or path == "/v1/feedback" else []
+            codes += [431] if path == predictions.PATH else []
+            if path in ("/healthz", "/readyz"):
+                codes = [503]
+            operation["responses"].pop("422", None)
+            for code in sorted(codes):
+                operation["responses"][str(code)] = {
+                    "description": _MEANINGS[code],
+                    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+                }
+    for path in ("/v1/thumbnails/{image_id}", "/v1/queries/{query_id}", "/v1/images/{image_id}"):
+        paths[path]["get"]["responses"]["200"] = {"description": "the picture", "content": _IMAGE}
+        paths[path]["get"]["responses"]["304"] = {"description": "the picture the request names in If-None-Match"}
+    text = {"text/plain": {"schema": _TEXT}}
+    paths["/metrics"]["get"]["responses"]["200"] = {"description": "Prometheus' exposition format", "content": text}
+    components = schema.setdefault("components", {})
+    components.setdefault("schemas", {})["Problem"] = _PROBLEM
+    components["schemas"].pop("HTTPValidationError", None)
+    components["schemas"].pop("ValidationError", None)
+    components["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "bearerFormat": "ll_<key_id>_<secret>"}
+    }
+    schema["security"] = [{}, {"key": []}]
+
+
+def _stored(*ids: str) -> dict[str, Any]:
+    document = {
+        "type": "object",
+        "required": [*ids, "status"],
+        "properties": {**dict.fromkeys(ids, _TEXT), "status": {"enum": ["stored", "known"]}},
+    }
+    return {"201": _answer("stored, and safe on disk", document), "200": _answer("known already", document)}
+
+
+def _items() -> dict[str, Any]:
+    item = {
+        "type": "object",
+        "required": ["index", "status", "code"],
+        "properties": {
+            "index": {"type": "integer"},
+            "prediction_id": {"type": ["string", "null"]},
+            "image_id": _ID,
+            "status": {"enum": ["stored", "known", "refused"]},
+            "code": {"type": "integer"},
+            "reason": _TEXT,
+            "detail": _TEXT,
+        },
+    }
+    return {"type": "object", "required": ["items"], "properties": {"items": {"type": "array", "items": item}}}
+
+
+def _answer(meaning: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": meaning, "content": {"application/json": {"schema": schema}}}

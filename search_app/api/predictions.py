@@ -1,0 +1,135 @@
+"""POST /v1/predictions: one answer of a model with its image, safe on disk before it is answered.
+
+The hot path: plain ASGI in front of the framework, since this route alone takes nearly all requests of a live system.
+What is refused is told by size, magic bytes, header dimensions and the event itself; no pixel is decoded here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from lake import decode, events, ids
+from lake.image_header import read_header
+from search_app.api import bodies
+from search_app.api.metrics import REFUSED
+from search_app.api.problems import Refusal, answer, refusal_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from lake.events import Event
+    from lake.spool import Outcome
+    from search_app.api.service import Service
+
+_log = logging.getLogger(__name__)
+
+PATH = "/v1/predictions"
+HEADER = "Lakeloop-Event"
+HEADER_BYTES = 8 << 10
+
+_STATUS = {"stored": 201, "known": 200}
+
+
+class Predictions:
+    """ASGI: answers POST /v1/predictions itself and hands everything else on."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        scope["lakeloop_route"] = PATH
+        try:
+            status, body = await self._accept(scope, receive)
+        except bodies.ClientGone:
+            return
+        except Exception as error:
+            refusal = refusal_of(error)
+            if refusal is None:
+                _log.exception("a prediction could not be taken in")
+                refusal = Refusal(500, "fault", "a fault of the server's; it was logged")
+            scope[REFUSED] = [refusal.reason]
+            await refusal.send(send)
+            return
+        await answer(send, status, body)
+
+    async def _accept(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
+        kind = bodies.media_type(scope)
+        service = self.service
+        key = bodies.idempotency_key(scope)
+        if kind == "application/json":
+            body = await bodies.read(scope, receive, bodies.EVENT_BYTES, service.admission)
+            given = bodies.json_object(body, "the event")
+            image_id = await self._named_image(given)
+            event = events.prediction(given, service.promoted, image_id, None, bodies.key_id(scope))
+            request = body
+        elif kind.startswith("image/"):
+            text = bodies.header(scope, b"lakeloop-event")
+            if text is None:
+                raise Refusal(422, "no_event", f"the event is missing: send it as JSON in the header {HEADER}")
+            if len(text) > HEADER_BYTES:
+                raise Refusal(
+                    431, "event_too_large",
+                    f"the header {HEADER} has {len(text):,} bytes, {HEADER_BYTES:,} are the most: send the image to "
+                    f"/v1/images first, then the event as application/json naming its image_id",
+                )  # fmt: skip
+            given = bodies.json_object(text, f"the header {HEADER}")
+            body = await bodies.read(scope, receive, bodies.IMAGE_BYTES, service.admission)
+            event = with_image(given, body, service, bodies.key_id(scope))
+            request = text + body if key is not None else b""
+        else:
+            raise Refusal(
+                415, "media_type",
+                f"send the image as the body with an image/* type and the event in the header {HEADER}, or the event "
+                f"as application/json, not {kind or 'no type'!r:.80}",
+            )  # fmt: skip
+
+        def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
+            return reply(event, outcomes[0])
+
+        async def run(digest: bytes) -> tuple[int, bytes]:
+            return response(await service.store([event], key, digest, response))
+
+        return await run(b"") if key is None else await service.once(key, request, run)
+
+    async def _named_image(self, given: dict[str, Any]) -> str:
+        image_id = named_image(given)
+        if await self.service.unknown_images([image_id]):
+            raise Refusal(422, "unknown_image", f"no image {image_id} is stored: send it to /v1/images first")
+        return image_id
+
+
+def named_image(given: dict[str, Any]) -> str:
+    """The image_id an event names. Raises Refusal when it names none."""
+    image_id = given.get("image_id")
+    if not isinstance(image_id, str) or not ids.is_image_id(image_id):
+        raise Refusal(422, "no_image", f"image_id is {image_id!r:.80}, not 64 hexadecimal digits in lower case")
+    return image_id
+
+
+def with_image(given: dict[str, Any], data: bytes, service: Service, key_id: str | None) -> Event:
+    """The event of an answer that came with its image. Raises Refusal, BadInput, UnreadableImage."""
+    read_header(data, decode.MAX_MEGAPIXELS_HTTP)
+    image_id = ids.image_id(data)
+    if given.get("image_id", image_id) != image_id:
+        raise Refusal(422, "other_image", "image_id is not the SHA-256 of the image that was sent")
+    return events.prediction(given, service.promoted, image_id, data, key_id)
+
+
+def reply(event: Event, outcome: Outcome) -> tuple[int, bytes]:
+    """Status and body of the answer. Raises Refusal for another event under a used id."""
+    if outcome == "contradiction":
+        raise contradiction(event)
+    document = {"prediction_id": event.event_id, "image_id": event.image_id, "status": outcome}
+    return _STATUS[outcome], json.dumps(document).encode()
+
+
+def contradiction(event: Event) -> Refusal:
+    return Refusal(422, "contradiction", f"another event is stored under the id {event.event_id}")

@@ -1,0 +1,124 @@
+"""Answers that say no: application/problem+json (RFC 9457), with a word for machines and a sentence for people.
+
+The one place where errors become status codes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sqlite3
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from lake.errors import BadInput, LakeloopError, UnreadableImage
+from search_app.api.metrics import REFUSED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Send
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 5
+
+
+class Refusal(Exception):
+    """A request is answered with this. `reason` is for machines, one word that never changes; `detail` for people."""
+
+    def __init__(self, status: int, reason: str, detail: str, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.retry_after = retry_after
+
+    def headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+    def body(self) -> bytes:
+        document = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "reason": self.reason,
+        }
+        return json.dumps(document, ensure_ascii=False).encode()
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status, self.headers(), MEDIA_TYPE)
+
+    async def send(self, send: Send) -> None:
+        """Answers where there is no framework around."""
+        await answer(send, self.status, self.body(), MEDIA_TYPE, self.headers())
+
+
+async def answer(
+    send: Send,
+    status: int,
+    body: bytes,
+    media_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """One whole ASGI response."""
+    raw = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
+    if headers:
+        raw += [(k.lower().encode(), v.encode()) for k, v in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def refusal_of(error: BaseException) -> Refusal | None:
+    """The refusal an error stands for; None for one that is our own fault."""
+    match error:
+        case Refusal():
+            return error
+        case UnreadableImage():
+            return Refusal(422, "unreadable_image", str(error))
+        case BadInput():
+            return Refusal(422, "invalid", str(error))
+        case LakeloopError():
+            return Refusal(503, "unavailable", str(error), RETRY_SECONDS)
+        case sqlite3.OperationalError() if "full" in str(error):
+            return disk_full()
+        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return disk_full()
+        case sqlite3.Error() | OSError():
+            return Refusal(503, "unavailable", f"the spool could not store it ({error}); try again", RETRY_SECONDS)
+    return None
+
+
+def disk_full() -> Refusal:
+    return Refusal(507, "disk_full", "the disk is full; nothing of this request was stored", 30)
+
+
+def answer_errors_as_problems(api: FastAPI) -> None:
+    @api.exception_handler(StarletteHTTPException)
+    async def http_error(request: Request, error: StarletteHTTPException) -> Response:
+        response = Refusal(error.status_code, _word(error.status_code), str(error.detail)).response()
+        response.headers.update(error.headers or {})
+        return response
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return Refusal(422, "invalid", f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}").response()
+
+    for kind in (Refusal, LakeloopError, sqlite3.Error, OSError):
+        api.add_exception_handler(kind, _known_error)
+
+
+async def _known_error(request: Request, error: Exception) -> Response:
+    refusal = refusal_of(error)
+    assert refusal is not None
+    request.scope[REFUSED] = [refusal.reason]
+    return refusal.response()
+
+
+def _word(status: int) -> str:
+    return HTTPStatus(status).phrase.lower().replace(" ", "_")

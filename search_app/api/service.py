@@ -1,0 +1,152 @@
+"""What the routes share: the lake, its spool, and the way an event becomes safe.
+
+`Service.store` is the only way in. It knows futures and the event loop; it does not know HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lake.errors import CouldNot
+from lake.spool import Entry
+from search_app.api.admission import Admission, Limits
+from search_app.api.problems import Refusal
+
+if TYPE_CHECKING:
+    from lake.events import Event
+    from lake.spool import Outcome, Spool
+    from lake.store import Lake
+
+LOOK_SECONDS = 0.5
+# Images known to be stored, so that naming one again costs no look-up.
+KNOWN_IMAGES = 100_000
+
+
+class Service:
+    """One lake behind one server. Without a spool it only reads."""
+
+    def __init__(self, lake: Lake, spool: Spool | None, limits: Limits | None = None) -> None:
+        self.lake = lake
+        self.spool = spool
+        self.admission = Admission(limits or Limits())
+        self.promoted = lake.promoted()
+        self.stopping = False
+        self._known_images: dict[str, None] = {}
+        self._in_flight: dict[str, bytes] = {}
+
+    def writable(self) -> Spool:
+        """The spool. Raises CouldNot when this server has none."""
+        if self.spool is None:
+            raise CouldNot("this server only reads: start it with --spool FOLDER on a local disk to take events in")
+        return self.spool
+
+    async def watch(self) -> None:
+        """Keeps admission informed, until cancelled."""
+        spool = self.spool
+        while spool is not None:
+            depth, free = await asyncio.gather(asyncio.to_thread(spool.depth), asyncio.to_thread(spool.free_bytes))
+            self.admission.look(depth, free)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def store(
+        self,
+        events: Sequence[Event],
+        key: str | None = None,
+        digest: bytes = b"",
+        answer: Callable[[Sequence[Outcome]], tuple[int, bytes]] | None = None,
+    ) -> list[Outcome]:
+        """What became of each event, once they are safe on disk. Raises what kept them from it.
+
+        With `key`, `answer` makes the response that is remembered under it, in the same commit.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Outcome]] = loop.create_future()
+
+        def remembered(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
+            assert answer is not None
+            try:
+                return answer(outcomes)
+            except Refusal as refusal:  # an answer, too
+                return refusal.status, refusal.body()
+
+        entry = Entry(events, _notify, key, digest, remembered, waiter=(loop, future))
+        self.writable().submit(entry)
+        return await future
+
+    async def once(self, key: str | None, request: bytes, run: Callable[[bytes], Any]) -> tuple[int, bytes]:
+        """Runs a request under an Idempotency-Key, or gives the answer it was given before.
+
+        `run(digest)` stores and answers. Raises Refusal: 422 for another request under the key, 409 while the first
+        is in flight.
+        """
+        digest = hashlib.sha256(request).digest()
+        if key is None:
+            return await run(digest)  # type: ignore[no-any-return]
+        running = self._in_flight.get(key)
+        if running is None:
+            receipt = self.writable().receipt(key)
+            if receipt is None:
+                self._in_flight[key] = digest
+                try:
+                    return await run(digest)  # type: ignore[no-any-return]
+                finally:
+                    del self._in_flight[key]
+            if receipt.digest == digest:
+                return receipt.status, receipt.body
+        elif running == digest:
+            raise Refusal(409, "in_flight", "a request with this Idempotency-Key is being worked on; try again", 1)
+        raise Refusal(422, "other_request", "this Idempotency-Key was used for another request")
+
+    async def unknown_images(self, image_ids: Sequence[str]) -> set[str]:
+        """Which of these images are neither in the lake nor on their way to it."""
+        new = [i for i in image_ids if i not in self._known_images]
+        if not new:
+            return set()
+        missing = await asyncio.to_thread(self._unknown_images, new)
+        for image_id in new:
+            if image_id not in missing:
+                self.remember_image(image_id)
+        return missing
+
+    def remember_image(self, image_id: str) -> None:
+        """Takes note of an image that is stored."""
+        while len(self._known_images) >= KNOWN_IMAGES:
+            del self._known_images[next(iter(self._known_images))]
+        self._known_images[image_id] = None
+
+    def image_of(self, prediction_id: str) -> str | None:
+        """The image an answer is about, seen at once after its acknowledgement; None for an unknown answer."""
+        found = self.spool.image_of(prediction_id) if self.spool is not None else None
+        if found is None:
+            rows = self.lake.look_up("predictions", ["image_id"], "prediction_id", [prediction_id])
+            found = rows["image_id"][0].as_py() if rows.num_rows else None
+        return found
+
+    def _unknown_images(self, image_ids: Sequence[str]) -> set[str]:
+        spool = self.spool
+        waiting = {i for i in image_ids if spool is not None and spool.has_image(i)}
+        rest = [i for i in image_ids if i not in waiting]
+        return set(rest) - self.lake.known("images", "image_id", rest)
+
+
+def _notify(entries: list[Entry]) -> None:
+    """From the spool's thread to the event loop's, once for all the requests of a commit."""
+    loop = entries[0].waiter[0]
+    try:
+        loop.call_soon_threadsafe(_settle, entries)
+    except RuntimeError:  # the loop is closed: nobody waits any more
+        return
+
+
+def _settle(entries: list[Entry]) -> None:
+    for entry in entries:
+        future = entry.waiter[1]
+        if future.done():  # the client went away
+            continue
+        if entry.error is None:
+            future.set_result(entry.outcomes)
+        else:
+            future.set_exception(entry.error)
