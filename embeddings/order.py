@@ -1,0 +1,75 @@
+"""Whose turn is first when images wait for their vectors: the stated policy for lag.
+
+oldest   by arrival: nothing starves, every image's wait is bounded by the backlog
+newest   the latest first: what arrives now is searchable within seconds even far behind; the backlog comes after
+sampled  by a hash of the image and a seed: at every moment what is embedded is an unbiased sample of what arrived
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake.missing import WAITING
+
+if TYPE_CHECKING:
+    from lake.missing import Gaps
+
+Order = Literal["oldest", "newest", "sampled"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+
+def waiting(gaps: Gaps, without: Collection[str] = ()) -> np.ndarray:
+    """Which rows of `gaps` wait, bool; images in `without` do not."""
+    which: np.ndarray = gaps.state == WAITING
+    if without:
+        given_up = pa.array(list(without), pa.string())
+        which = which & ~np.asarray(pc.is_in(gaps.image_id, given_up), bool)
+    return which
+
+
+def first(
+    gaps: Gaps, order: Order = "oldest", most: int | None = None, *, seed: int = 0, without: Collection[str] = ()
+) -> list[str]:
+    """The first `most` (None: all) distinct images that wait, in this order, but for those in `without`.
+
+    Rows that arrived in one commit have one time; among them the place in the table counts.
+    """
+    rows = np.flatnonzero(waiting(gaps, without))
+    if order == "sampled":
+        rank = _drawn(gaps.image_id.take(pa.array(rows)), seed)
+    else:
+        rank = gaps.arrived[rows] if order == "oldest" else -gaps.arrived[rows]
+    place = rows if order != "newest" else -rows
+    reach = len(rows) if most is None else most
+    while True:
+        near = np.arange(len(rows))
+        if reach < len(rows):
+            near = np.flatnonzero(rank <= np.partition(rank, reach)[reach])
+        turn = rows[near[np.lexsort((place[near], rank[near]))]]
+        images = list(dict.fromkeys(gaps.image_id.take(pa.array(turn)).to_pylist()))
+        if len(near) == len(rows) or len(images) >= (most or 0):
+            return images[:most]
+        reach *= 2  # several rows of one image took each other's turn
+
+
+def _drawn(image_ids: pa.ChunkedArray, seed: int) -> np.ndarray:
+    """A number of each image, uint64, uniform over seeds."""
+    if not len(image_ids):
+        return np.empty(0, np.uint64)
+    # An id is a hash already: its first 16 characters tell images apart as well as all 64.
+    heads = pc.utf8_slice_codeunits(pc.utf8_rpad(image_ids, 16), 0, 16).combine_chunks()
+    words = np.frombuffer(heads.buffers()[2], np.uint64, count=2 * len(heads)).reshape(-1, 2)
+    return _mixed(_mixed(words[:, 0] + np.uint64(seed % 2**64)) ^ words[:, 1])
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit of x decides every bit of the result."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed

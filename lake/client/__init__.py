@@ -1,0 +1,15 @@
+"""The door production services use: log a model's answers from the prediction path, without ever holding it up.
+
+from lake.client import Client
+client = Client("http://127.0.0.1:8501")
+client.log(image_bytes, model="cells", model_version="3", label="cracked", confidence=0.93)
+"""
+
+from __future__ import annotations
+
+from lake.client.answers import Answer
+from lake.client.client import AsyncClient, Client
+from lake.client.events import Refusal
+from lake.client.post import Stats
+
+__all__ = ["Answer", "AsyncClient", "Client", "Refusal", "Stats"]

@@ -1,0 +1,179 @@
+"""What the client carries: one answer of a model, or one verdict, as JSON from the moment it was said.
+
+It becomes JSON at once because the caller may change its lists afterwards, and so that every retry says the same. The
+image stays raw until it is sent. Whether the content is right the server decides; only what could never be sent is
+told here. It knows nothing of files on disk, threads or HTTP.
+"""
+
+from __future__ import annotations
+
+import binascii
+import datetime as dt
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Image: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str]"
+Kind = Literal["prediction", "feedback"]
+
+# The server's limit for one image.
+IMAGE_BYTES = 32 << 20
+# What an event costs in memory beyond its bytes, measured roughly: objects, and a place in the line.
+OVERHEAD_BYTES = 256
+
+
+class Unfit(ValueError):
+    """What was given cannot become an event. The message is the reason."""
+
+
+@dataclass(slots=True)
+class Event:
+    """`head` is the event as an ASCII JSON object, without the image. `since` is a time.monotonic()."""
+
+    kind: Kind
+    head: bytes
+    image: bytes
+    since: float
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self.head) + len(self.image) + OVERHEAD_BYTES
+
+    @property
+    def wire_bytes(self) -> int:
+        """Length of its line in a batch."""
+        return len(self.head) + (len(self.image) + 2) // 3 * 4 + len(b',"image_base64":""\n')
+
+    def fields(self) -> dict[str, Any]:
+        said: dict[str, Any] = json.loads(self.head)
+        return said
+
+    def line(self) -> bytes:
+        """Its line of NDJSON, the image as base64."""
+        text = binascii.b2a_base64(self.image, newline=False)
+        return b'%s,"image_base64":"%s"}\n' % (self.head[:-1], text)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An event that will not be sent again. `code` is the HTTP status; None: the client itself could not send it."""
+
+    kind: Kind
+    id: str
+    reason: str
+    code: int | None
+    event: dict[str, Any]
+
+    @staticmethod
+    def of(kind: Kind, event: dict[str, Any], reason: str, code: int | None = None) -> Refusal:
+        own = event.get("prediction_id" if kind == "prediction" else "event_id")
+        return Refusal(kind, str(own), reason, code, event)
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one request carries: predictions, or a single verdict."""
+
+    events: list[Event] = field(default_factory=list)
+    wire_bytes: int = 0
+
+    def take(self, event: Event, most: int, most_bytes: int) -> bool:
+        """Adds the event unless it has to go into a later request. The first always goes."""
+        if self.events and (
+            event.kind == "feedback"
+            or self.events[0].kind == "feedback"
+            or len(self.events) >= most
+            or self.wire_bytes + event.wire_bytes > most_bytes
+        ):
+            return False
+        self.events.append(event)
+        self.wire_bytes += event.wire_bytes
+        return True
+
+
+def prediction(image: Image, fields: Mapping[str, Any], metadata: Mapping[str, Any], since: float) -> Event:
+    """The event of one answer. Fields that are None are left out; `timestamp` defaults to now.
+
+    `metadata` goes in nested, where no name in it can be taken for a field. Raises Unfit.
+    """
+    if all(fields.get(name) is None for name in ("label", "scores", "boxes", "masks")):
+        raise Unfit("the answer is missing: give a label, scores, boxes or masks")
+    said = {name: value for name, value in fields.items() if value is not None}
+    said["timestamp"] = _moment(fields.get("timestamp"))
+    if metadata:
+        said["metadata"] = metadata
+    return Event("prediction", _json(said), image_bytes(image), since)
+
+
+def feedback(fields: Mapping[str, Any], since: float) -> Event:
+    """The event of one verdict. Raises Unfit."""
+    said = {name: value for name, value in fields.items() if value is not None}
+    return Event("feedback", _json(said | {"timestamp": _moment(None)}), b"", since)
+
+
+def image_bytes(image: Image) -> bytes:
+    """The image file's bytes as they are now; a path is read here. Raises Unfit."""
+    if isinstance(image, str | os.PathLike):
+        return _file_bytes(image)
+    if not isinstance(image, bytes | bytearray | memoryview):
+        raise Unfit(f"the image is a {type(image).__name__}; give the image file's bytes, or its path")
+    size = image.nbytes if isinstance(image, memoryview) else len(image)
+    _check_size(size)
+    return image if isinstance(image, bytes) else bytes(image)
+
+
+def _file_bytes(path: str | os.PathLike[str]) -> bytes:
+    try:
+        # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise Unfit(f"{os.fspath(path)} is no regular file")
+            _check_size(status.st_size)
+            return file.read(IMAGE_BYTES)
+    except OSError as error:
+        raise Unfit(f"{os.fspath(path)} could not be read: {error.strerror or error}") from error
+
+
+def _check_size(size: int) -> None:
+    if size == 0:
+        raise Unfit("the image is empty")
+    if size > IMAGE_BYTES:
+        raise Unfit(f"the image has {size / 2**20:.1f} MB; {IMAGE_BYTES >> 20} MB are the most")
+
+
+def _moment(given: Any) -> Any:
+    """ISO 8601 for a datetime (without a zone: UTC, as everywhere in lakeloop); anything else goes as it is."""
+    if given is None:
+        given = dt.datetime.now(dt.UTC)
+    if isinstance(given, dt.datetime) and given.tzinfo is None:
+        given = given.replace(tzinfo=dt.UTC)
+    return given
+
+
+def _json(said: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(_plain(said), allow_nan=False, separators=(",", ":")).encode("ascii")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Unfit(f"the event cannot be written as JSON: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can say of it. Arrays and scalars of numpy and torch become lists and numbers; NaN becomes null."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(part) for part in value]
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return str(value)

@@ -1,0 +1,306 @@
+"""The waiting line: what was logged and not yet answered, oldest first. The front may lie on disk, the rest in memory.
+
+`put` is called on the prediction path: it takes one short lock and never waits for disk or network. Everything that may
+wait (taking, spilling, adopting, settling) belongs to the client's two threads and is kept apart by a second lock, so
+that an event is moved by one of them at a time. It knows no HTTP and starts no thread.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from lake.client.events import Batch, Event
+from lake.client.spill import Segment, Spill
+
+
+@dataclass(slots=True)
+class Flight:
+    """A batch on its way. Its events stay in the line, in memory or at the front of `segment`, until it is settled."""
+
+    batch: Batch
+    segment: Segment | None = None
+    records: int = 0
+    at: int = 0
+    held_bytes: int = 0
+
+
+class Line:
+    """At most `most_bytes` in memory: what comes beyond is dropped and counted in `dropped`."""
+
+    def __init__(self, most_bytes: int, spill: Spill | None) -> None:
+        # Re-entrant, because a signal handler may log or close while its own thread is inside.
+        self._changed = threading.Condition(threading.RLock())
+        self._moving = threading.RLock()
+        self._most = most_bytes
+        self._step = max(1, min(1 << 20, most_bytes // 8))
+        self._spill = spill
+        self._queue: deque[Event] = deque()
+        self._bytes = 0
+        self._on_disk = 0
+        self._flight: Flight | None = None
+        self._came = self._went = self._awaited = 0
+        self._hurried = self._woken = False
+        self.closing = self.stopped = False
+        self.dropped = self.spilled = 0
+
+    # On the prediction path --------------------------------------------------------------------------------------
+
+    def put(self, event: Event) -> bool:
+        """Adds an event at the end. False: there is no room, or the line is closed, and it was dropped."""
+        with self._changed:
+            if self.closing or self._bytes + event.held_bytes > self._most:
+                self.dropped += 1
+                if self.dropped == 1:
+                    self.wake()
+                return False
+            before = self._bytes
+            self._append(event)
+            self._came += 1
+            # Waking a thread costs more than the rest of this: only when there may be something for it to do.
+            count = len(self._queue)
+            if count == 1 or count % 64 == 0 or before // self._step != self._bytes // self._step:
+                self._changed.notify_all()
+            return True
+
+    # For whoever waits -------------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Events in the line, those in flight included."""
+        with self._changed:
+            flying = self._flight
+            return len(self._queue) + self._on_disk + (len(flying.batch.events) if flying and not flying.segment else 0)
+
+    def wait_until_gone(self, deadline: float | None, given_up: Callable[[], bool]) -> bool:
+        """Waits until everything now in the line is answered; False at the deadline (time.monotonic()) or given up."""
+        with self._changed:
+            mark = self._came
+            self._awaited = max(self._awaited, mark)
+            self.hurry()
+            while self._went < mark:
+                left = None if deadline is None else deadline - time.monotonic()
+                if self.stopped or given_up() or (left is not None and left <= 0):
+                    return False
+                self._changed.wait(left)
+            return True
+
+    def hurry(self) -> None:
+        """Ends the pause that is running or, if none is, the next one. Once."""
+        with self._changed:
+            self._hurried = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self.closing = True
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Whoever waits here is let go, for good."""
+        with self._changed:
+            self.closing = self.stopped = True
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """There is something to tell: `wait_until_ripe` returns, now or when it is next called."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    # For the thread that sends -----------------------------------------------------------------------------------
+
+    def wait_for_batch(self, most: int, most_bytes: int, linger: float) -> None:
+        """Returns when a batch is full, its oldest event has waited `linger` seconds, somebody waits, or at the end."""
+        with self._changed:
+            while not (self.stopped or self._on_disk):
+                if self._queue:
+                    if len(self._queue) >= most or self._bytes >= most_bytes:
+                        return
+                    left = self._queue[0].since + linger - time.monotonic()
+                    if left <= 0 or self.closing or self._went < self._awaited:
+                        return
+                    self._changed.wait(left)
+                else:
+                    self._changed.wait()
+
+    def pause(self, seconds: float, firm: bool) -> None:
+        """Waits. Unless `firm`, somebody who flushes or closes ends it."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while not self.stopped and (left := until - time.monotonic()) > 0:
+                if self._hurried and not firm:
+                    break
+                self._changed.wait(left)
+            self._hurried = False
+
+    def take(self, most: int, most_bytes: int) -> Flight | None:
+        """The next batch, or None when there is none. Settle or release it before taking another."""
+        with self._moving:
+            if self.stopped:
+                return None
+            flight = None if self._spill is None else self._from_disk(self._spill, most, most_bytes)
+            with self._changed:
+                if flight is None:
+                    flight = self._from_memory(most, most_bytes)
+                self._flight = flight
+            return flight
+
+    def settle(self, flight: Flight, again: Iterable[Event] = ()) -> None:
+        """The flight was answered. `again` are those of its events that have to be tried another time, behind all."""
+        again = list(again)
+        with self._moving:
+            if self._flight is not flight:  # the line was left meanwhile
+                return
+            with self._changed:
+                for event in again:
+                    self._append(event)
+            if flight.segment is not None and self._spill is not None:
+                flight.segment.advance(flight.records, flight.at)
+                self._spill.next()
+            with self._changed:
+                self._flight = None
+                self._bytes -= flight.held_bytes
+                self._on_disk -= flight.records if flight.segment is not None else 0
+                self.dropped += flight.records - len(flight.batch.events)
+                self._went += flight.records - len(again)
+                self._changed.notify_all()
+
+    def release(self, flight: Flight) -> None:
+        """The flight was not answered: its events are first in line again."""
+        with self._moving, self._changed:
+            if self._flight is not flight:
+                return
+            self._flight = None
+            if flight.segment is None:
+                self._queue.extendleft(reversed(flight.batch.events))
+            else:
+                self._bytes -= flight.held_bytes
+            self._changed.notify_all()
+
+    # For the thread that keeps -----------------------------------------------------------------------------------
+
+    def wait_until_ripe(self, age: float | None, at_most: float) -> bool:
+        """Waits until memory should go to disk: an event is `age` seconds old, or half the room is taken. None: never.
+
+        False after `at_most` seconds, or when something else happened in the line.
+        """
+        with self._changed:
+            if self.stopped:
+                return False
+            left = self._ripe_in(age)
+            if left > 0 and not self._woken:
+                self._changed.wait(min(left, at_most))
+                left = self._ripe_in(age)
+            self._woken = False
+            return left <= 0
+
+    def spill(self) -> None:
+        """Moves what is in memory to disk, what is in flight first. On OSError the rest is still in memory."""
+        if self._spill is None:
+            return
+        with self._moving:
+            with self._changed:
+                flight, waiting = self._flight, list(self._queue)
+            moved = 0
+            try:
+                if flight is not None and flight.segment is None:
+                    self._spill_flight(flight, self._spill)
+                for event in waiting:
+                    self._spill.append(event)
+                    moved += 1
+                self._spill.sync()
+            finally:
+                with self._changed:
+                    for _ in range(moved):
+                        self._bytes -= self._queue.popleft().held_bytes
+                    self._on_disk += moved
+                    self.spilled += moved
+                    self._changed.notify_all()
+
+    def adopt(self) -> int:
+        """Takes over what dead processes left in the folder. Returns how many events that was; may raise OSError."""
+        if self._spill is None or self.stopped:
+            return 0
+        with self._moving:
+            before = self._spill.waiting()
+            try:
+                return self._spill.adopt()
+            finally:
+                found = self._spill.waiting() - before
+                with self._changed:
+                    self._on_disk += found
+                    self._came += found
+                    self._changed.notify_all()
+
+    def leave(self) -> None:
+        """The end: what can be kept is on disk for whoever comes, the rest is dropped. Raises OSError then."""
+        # A thread of ours that hangs in a disk may hold it for ever.
+        if not self._moving.acquire(timeout=5.0):
+            raise TimeoutError("the disk hangs")
+        try:
+            self.spill()
+        finally:
+            with self._changed:
+                lost = self.queued - self._on_disk
+                self.dropped += lost
+                self._queue.clear()
+                self._flight = None
+            if self._spill is not None:
+                self._spill.leave()
+            self._moving.release()
+
+    def forget(self) -> None:
+        """In a forked child: the files and events are the parent's. Takes no lock, for nobody would let go of it."""
+        if self._spill is not None:
+            self._spill.leave()
+
+    # -------------------------------------------------------------------------------------------------------------
+
+    def _append(self, event: Event) -> None:
+        self._queue.append(event)
+        self._bytes += event.held_bytes
+
+    def _ripe_in(self, age: float | None) -> float:
+        """Seconds until memory should go to disk."""
+        if age is None:
+            return math.inf
+        if self._flight is not None and self._flight.segment is None:
+            oldest = self._flight.batch.events[0].since
+        elif self._queue:
+            oldest = self._queue[0].since
+        else:
+            return math.inf
+        return 0.0 if self._bytes * 2 > self._most else oldest + age - time.monotonic()
+
+    def _from_disk(self, spill: Spill, most: int, most_bytes: int) -> Flight | None:
+        while (segment := spill.next()) is not None:
+            batch, records, at = segment.peek(most, most_bytes)
+            if batch.events:
+                return Flight(batch, segment, records, at)
+            segment.advance(records, at)
+            with self._changed:
+                self.dropped += records
+                self._on_disk -= records
+                self._went += records
+                self._changed.notify_all()
+        return None
+
+    def _from_memory(self, most: int, most_bytes: int) -> Flight | None:
+        if not self._queue:
+            return None
+        batch = Batch()
+        while self._queue and batch.take(self._queue[0], most, most_bytes):
+            self._queue.popleft()
+        return Flight(batch, records=len(batch.events), held_bytes=sum(e.held_bytes for e in batch.events))
+
+    def _spill_flight(self, flight: Flight, spill: Spill) -> None:
+        flight.segment = spill.append_apart(flight.batch)
+        flight.records, flight.at = flight.segment.waiting, flight.segment.end
+        with self._changed:
+            self._on_disk += flight.records
+            self.spilled += flight.records

@@ -1,0 +1,223 @@
+"""Keeping a lake quick and small: small fragments merged, indexes made whole, old versions and leftovers removed.
+
+One process at a time is the leader. A step is bounded: nothing is begun after its time is up, and what was done is
+committed: a kill costs the group it was at. It does not know what the rows mean.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lake import merging, schema, store, table_files
+from lake.errors import LakeBusy, NotALake
+
+if TYPE_CHECKING:
+    import lance
+
+    from lake.store import Lake
+
+OLDER_THAN = dt.timedelta(days=2)
+# Of versions older than this only the last of each hour stays: an insert's version costs 66 KB, whatever it adds.
+# A read must end within it, because files that only a removed version names are removed with it.
+THIN_AFTER = dt.timedelta(hours=1)
+LEFTOVER_AFTER = dt.timedelta(days=1)
+LOCK = "maintenance.lock"
+# For `due`: so many versions to remove make a step worth it.
+MANY_VERSIONS = 500
+
+
+@dataclass
+class TableReport:
+    """One table, before and after. Bytes are those of all its files on disk."""
+
+    fragments_before: int = 0
+    fragments_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    versions_removed: int = 0
+    leftovers_removed: int = 0
+    tags: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """`complete` is false when time ran out; `tagged` names versions that tags keep, as TABLE@TAG."""
+
+    tables: dict[str, TableReport] = field(default_factory=dict)
+    seconds: float = 0.0
+    complete: bool = True
+
+    @property
+    def tagged(self) -> list[str]:
+        return [f"{name}@{tag}" for name, table in self.tables.items() for tag in sorted(table.tags)]
+
+    def total(self, what: str) -> int:
+        return sum(getattr(table, what) for table in self.tables.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"tagged": self.tagged}
+
+
+@contextmanager
+def leader(lake: Lake, wait: float = 0.0) -> Iterator[None]:
+    """Makes this process the one that maintains the lake, for as long as the block lasts. The lock ends with it.
+
+    Raises LakeBusy when another is and still is after `wait` seconds. On object storage there is no such lock:
+    have one process do it.
+    """
+    import fcntl
+
+    if lake.folder is None:
+        yield
+        return
+    file = os.open(lake.folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + wait
+    try:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LakeBusy(
+                        f"{lake.uri} is being maintained, backed up or erased from by another process; try again later"
+                    ) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(file)
+
+
+def due(lake: Lake) -> bool:
+    """Whether a step would have something to do. A few milliseconds; says nothing of indexes and leftovers."""
+    for name in schema.TABLES:
+        try:
+            dataset = lake.dataset(name)
+        except NotALake:
+            continue
+        if len(_between_hours(lake, name)) > MANY_VERSIONS or any(
+            merging.plan(name, merging.fragments_of(dataset, {}), merging.FAN_IN)
+        ):
+            return True
+    return False
+
+
+def maintain(
+    lake: Lake,
+    *,
+    older_than: dt.timedelta = OLDER_THAN,
+    thorough: bool = True,
+    seconds: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda tables: None,
+) -> Report:
+    """Merges small fragments, completes the indexes, removes old versions and leftovers of killed writers.
+
+    Versions older than `older_than` go, but for the newest and tagged ones; of those older than an hour the last
+    of each hour stays until then. `thorough` merges any small neighbours and completes every index; otherwise only
+    what is worth its writing now: for a service's passing steps. Nothing is begun after `seconds`, or once `stop`
+    says so. Raises LakeBusy when another process maintains the lake.
+    """
+    started = time.monotonic()
+    report = Report()
+
+    def over() -> bool:
+        return stop() or (seconds is not None and time.monotonic() - started > seconds)
+
+    with leader(lake):
+        for name in schema.TABLES:
+            if over():
+                report.complete = False
+                break
+            report.tables[name] = done = TableReport()
+            files = table_files.present(lake.dataset(name))
+            done.bytes_before = sum(f.size for f in files)
+            done.fragments_before = len(lake.dataset(name).get_fragments())
+            report.complete &= merging.merge(lake, name, fan_in=2 if thorough else merging.FAN_IN, over=over)
+            complete_indexes(lake, name, thorough=thorough)
+            done.versions_removed = remove_versions(lake, name, older_than)
+            done.leftovers_removed = remove_leftovers(lake, name)
+            done.tags = lake.tags(name)
+            done.fragments_after = len(lake.dataset(name).get_fragments())
+            done.bytes_after = sum(f.size for f in table_files.present(lake.dataset(name)))
+            progress(1)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+# Indexes ---------------------------------------------------------------------------------------------------
+
+
+def complete_indexes(lake: Lake, name: str, *, thorough: bool = True) -> bool:
+    """Brings every row under the table's indexes; when not `thorough` only once a 32nd of them are not.
+
+    Writing an index anew costs as much as all of it, so that more often would write more than the rows themselves.
+    Returns whether anything was written.
+    """
+    dataset = lake.dataset(name)
+    rows = dataset.count_rows()
+    missing = max((_unindexed(dataset, i.name) for i in dataset.describe_indices()), default=0)
+    if not missing or (not thorough and missing < max(4_096, rows // 32)):
+        return False
+    lake.index(name)
+    return True
+
+
+def _unindexed(dataset: lance.LanceDataset, index: str) -> int:
+    return int(dataset.stats.index_stats(index).get("num_unindexed_rows") or 0)
+
+
+# Removing --------------------------------------------------------------------------------------------------
+
+
+def remove_versions(lake: Lake, name: str, older_than: dt.timedelta) -> int:
+    """Removes versions older than `older_than`, and most of those older than an hour; returns how many.
+
+    The newest version and tagged ones stay, and so does a file that a writer might be about to commit.
+    """
+    dataset = lake.dataset(name)
+    # Lance takes zero for "as by default".
+    limit = max(older_than, dt.timedelta(microseconds=1))
+    removed = dataset.cleanup_old_versions(older_than=limit, error_if_tagged_old_versions=False).old_versions
+    thinned = _between_hours(lake, name)
+    if thinned:
+        stats = dataset.cleanup_old_versions(versions=thinned, error_if_tagged_old_versions=False)
+        removed += stats.old_versions
+    return int(removed)
+
+
+def _between_hours(lake: Lake, name: str) -> list[int]:
+    """Untagged versions older than an hour that are not the last of their hour."""
+    if lake.folder is None:
+        return []  # asking an object store for each version's age would cost a request each
+    now = time.time()
+    keep = set(lake.tags(name).values())
+    hours: dict[int, list[int]] = {}
+    for version, path in table_files.manifests(lake.folder / f"{name}.lance")[1:]:
+        try:
+            written = path.stat().st_mtime
+        except FileNotFoundError:
+            continue
+        if now - written > THIN_AFTER.total_seconds():
+            hours.setdefault(int(written // 3600), []).append(version)
+    return [v for versions in hours.values() for v in versions[1:] if v not in keep]
+
+
+def remove_leftovers(lake: Lake, name: str, older_than: dt.timedelta = LEFTOVER_AFTER) -> int:
+    """Removes files of a local table that no version needs and that no writer can still be about to commit.
+
+    Returns how many. A killed writer leaves them; Lance itself takes away only some, after a week.
+    """
+    if lake.folder is None:
+        return 0
+    limit = store.now() - older_than
+    found = [f for f in table_files.unclaimed(lake.dataset(name)) if f.modified < limit]
+    for file in found:
+        table_files.remove(lake.folder / f"{name}.lance", file.path)
+    return len(found)

@@ -1,0 +1,93 @@
+"""Logging in at an identity provider (OpenID Connect), by Streamlit's own routes and cookie.
+
+Streamlit does the exchange: /auth/login, /oauth2callback and /auth/logout, set up in the [auth] section of
+.streamlit/secrets.toml. It then holds a signed cookie; this module reads it and decides who of those the provider
+vouches for may enter. It needs the parts of Streamlit named below to stay as they are in 1.67.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lake.errors import BadInput, MissingExtra
+from lake.extras import require
+
+# Streamlit keeps its cookie for thirty days; here a login lasts as long as one by key.
+SESSION_DAYS = 0.5
+ROUTES = frozenset({"/auth/login", "/auth/logout", "/oauth2callback"})
+SHORTEST_SECRET = 32
+
+
+class Oidc:
+    """Who may enter by the identity provider.
+
+    `users` are e-mail addresses the provider says it verified, `@domain` for all of a domain, or `*` for everybody the
+    provider lets in. Raises BadInput when they are none of these or secrets.toml does not name a provider and a cookie
+    secret of at least 32 characters, MissingExtra without Authlib.
+    """
+
+    def __init__(self, users: Iterable[str]) -> None:
+        self.users = frozenset(user.lower() for user in users)
+        for user in self.users:
+            if user != "*" and (user.count("@") != 1 or user.endswith("@")):
+                raise BadInput(f"--allow-user {user!r}: write an e-mail address, @domain, or * for everybody")
+        require("streamlit", "streamlit", "app")
+        from streamlit import auth_util
+
+        if not auth_util.is_authlib_installed():
+            raise MissingExtra("Authlib", "oidc")
+        section = auth_util.get_secrets_auth_section()
+        if not section or "redirect_uri" not in section:
+            raise BadInput("--allow-user needs an identity provider: an [auth] section in .streamlit/secrets.toml")
+        self._secret = str(section.get("cookie_secret", ""))
+        if len(self._secret) < SHORTEST_SECRET:
+            raise BadInput(
+                f"cookie_secret in .streamlit/secrets.toml needs {SHORTEST_SECRET} random characters or more"
+            )
+        self._origin = auth_util.get_origin_from_redirect_uri()
+        named = [name for name, value in section.items() if isinstance(value, Mapping) and "client_id" in value]
+        self._providers = {"default": False} if "client_id" in section else {}
+        self._providers |= dict.fromkeys(named, True)
+        for name in self._providers:
+            auth_util.validate_auth_credentials(name)
+        if not self._providers:
+            raise BadInput("the [auth] section of .streamlit/secrets.toml names no provider: it needs a client_id")
+
+    def providers(self) -> Iterable[tuple[str, bool]]:
+        """Each provider's name, and whether a person should see it."""
+        return self._providers.items()
+
+    def address(self, provider: str) -> str | None:
+        """Where a login at this provider starts, good for two minutes; None for an unknown one."""
+        from streamlit.user_info import generate_login_redirect_url
+
+        return generate_login_redirect_url(provider) if provider in self._providers else None
+
+    def claims(self, cookies: Mapping[str, str]) -> dict[str, Any] | None:
+        """What the provider said of this browser's user at most twelve hours ago; None when nobody logged in."""
+        from streamlit.auth_util import get_cookie_with_chunks
+        from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
+        from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
+
+        def signed(name: str) -> bytes | None:
+            return decode_signed_value(self._secret, name, cookies.get(name, ""), SESSION_DAYS)
+
+        if USER_COOKIE_NAME not in cookies:
+            return None
+        text = get_cookie_with_chunks(signed, USER_COOKIE_NAME)
+        claims = json.loads(text) if text else {}
+        return claims if claims.get("is_logged_in") is True and claims.get("origin") == self._origin else None
+
+    def user(self, cookies: Mapping[str, str]) -> str | None:
+        """The e-mail address (or subject) of this browser's user, when allowed in; else None."""
+        claims = self.claims(cookies)
+        if claims is None:
+            return None
+        email = str(claims.get("email") or "").lower()
+        if "*" in self.users:
+            return email or str(claims.get("sub") or "*")
+        domain = email[email.rfind("@") :]
+        verified = claims.get("email_verified") in (True, "true")
+        return email if verified and "@" in email and (email in self.users or domain in self.users) else None
