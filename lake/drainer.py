@@ -104,7 +104,9 @@ def _say(facts: dict[str, Any]) -> None:
 
 
 def _watch_parent(asked: threading.Event, orphaned: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: its lock, held by a thread that waits, ends the interpreter with an error.
+    while os.read(0, 1024):
+        pass
     orphaned.set()
     asked.set()
 

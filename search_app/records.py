@@ -11,10 +11,11 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from lake import ids, schema
+from lake import events, ids, schema
 from lake.store import literal
 
 if TYPE_CHECKING:
+    from lake.spool import Waiting
     from lake.store import Lake
 
 PREDICTIONS_SHOWN = 50
@@ -50,6 +51,13 @@ def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
         "reviews": _newest_first(reviews),
         "slices": sorted((_plain(row) for row in slices), key=lambda row: (row["name"], row["version"])),
     }
+
+
+def waiting_answer(event: Waiting) -> dict[str, Any]:
+    """One answer that is still in the spool, as `answer` will tell it."""
+    row = events.as_row(event.row, {}) | {"prediction_id": event.event_id}
+    row.setdefault("timestamp", dt.datetime.fromtimestamp(event.received, dt.UTC))
+    return {"image_id": event.image_id, **_prediction(row), "reviews": []}
 
 
 def answer(lake: Lake, prediction_id: str) -> dict[str, Any] | None:

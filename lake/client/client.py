@@ -8,6 +8,7 @@ a URL that is none.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -219,7 +220,12 @@ class AsyncClient(_Doors):
         """As `Client.flush`; the event loop goes on meanwhile."""
         import asyncio  # as heavy as the rest of this package together
 
-        return await asyncio.to_thread(self._post.flush, timeout)
+        cancelled = threading.Event()
+        try:
+            return await asyncio.to_thread(self._post.flush, timeout, cancelled.is_set)
+        finally:  # a thread that waited on would keep asyncio.run from ending
+            cancelled.set()
+            self._post.wake()
 
     async def close(self, timeout: float | None = 5.0) -> bool:
         """As `Client.close`; the event loop goes on meanwhile."""

@@ -56,7 +56,7 @@ class Courier:
         self._keeps = keeps
         self._on_refused = on_refused
         self._threads: list[threading.Thread] = []
-        self._starting = threading.RLock()
+        self._lock = threading.RLock()
         self._failures = 0
         self._unsaid: deque[Refusal] = deque(maxlen=1000)
         self._said: dict[str, float] = {}
@@ -69,7 +69,7 @@ class Courier:
 
     def start(self) -> None:
         """Starts the threads unless they run. Does nothing when the interpreter is going down."""
-        with self._starting:
+        with self._lock:
             if self._threads or self._line.stopped:
                 return
             for name, work in (("send", self._send), ("keep", self._keep)):
@@ -91,7 +91,7 @@ class Courier:
 
     def refuse(self, refusal: Refusal) -> None:
         """For what the prediction path could not make an event of: it is told by a thread, not there."""
-        self.refused += 1
+        self._count_refused()
         self._unsaid.append(refusal)
         self._line.wake()
         if not self._threads:
@@ -114,21 +114,22 @@ class Courier:
             self.say("spill", f"the disk does not take the events that could not be sent: {error}")
         self._report()
 
-    def say(self, about: str, text: str) -> None:
-        """A warning in the log, at most one in 30 seconds about the same."""
+    def say(self, about: str, text: str, error: BaseException | None = None) -> None:
+        """A warning in the log, at most one in 30 seconds about the same; with the traceback of `error`."""
         self.last_error = text
         now = time.monotonic()
         if now - self._said.get(about, -SAY_SECONDS) >= SAY_SECONDS:
             self._said[about] = now
-            log.warning("%s", text)
+            log.warning("%s", text, exc_info=error)
 
     def _for_ever(self, work: Callable[[], None]) -> None:
         while not self._line.stopped:
             try:
                 work()
-            except Exception as error:  # whatever it is, the next event deserves a thread
-                self.last_error = f"{type(error).__name__}: {error}"
-                log.exception("the client goes on after an error that it did not expect")
+            except BaseException as error:  # whatever it is, the next event deserves a thread
+                if self._line.stopped:
+                    return
+                self.say("fault", f"the client goes on after {type(error).__name__}: {error}", error)
                 self._line.pause(1.0, firm=True)
 
     # Sending -----------------------------------------------------------------------------------------------------
@@ -154,6 +155,8 @@ class Courier:
             self._line.settle(flight, outcome.again)
             self._events = self._most_events
             if not outcome.again:
+                if self._failures:
+                    log.info("the server takes events again")
                 self._failures, self.in_vain = 0, False
             elif len(outcome.again) == len(flight.batch.events):
                 self._not_now(outcome.reason, None)
@@ -164,8 +167,12 @@ class Courier:
         self.sent += outcome.stored
         self.known += outcome.known
         for event, code, reason in outcome.refused:
-            self.refused += 1
+            self._count_refused()
             self._tell(Refusal.of(event.kind, event.fields(), reason, code))
+
+    def _count_refused(self) -> None:
+        with self._lock:
+            self.refused += 1
 
     def _split(self, reason: TooMuch, events: int, wire_bytes: int) -> None:
         """Smaller from now on when it was too large; in halves until the next success when one event is to blame."""
@@ -235,5 +242,5 @@ class Courier:
         if self._on_refused is not None:
             try:
                 self._on_refused(refused)
-            except Exception:
-                log.exception("on_refused failed for %s", refused.id)
+            except BaseException as error:  # a callback that says sys.exit() would otherwise end the thread
+                self.say("callback", f"on_refused failed for {refused.id}: {error!r}", error)

@@ -81,19 +81,15 @@ class Line:
         with self._changed:
             mark = self._came
             self._awaited = max(self._awaited, mark)
-            self.hurry()
+            # Ends the pause that is running or, if none is, the next one. Once.
+            self._hurried = True
+            self._changed.notify_all()
             while self._went < mark:
                 left = None if deadline is None else deadline - time.monotonic()
                 if self.stopped or given_up() or (left is not None and left <= 0):
                     return False
                 self._changed.wait(left)
             return True
-
-    def hurry(self) -> None:
-        """Ends the pause that is running or, if none is, the next one. Once."""
-        with self._changed:
-            self._hurried = True
-            self._changed.notify_all()
 
     def close(self) -> None:
         with self._changed:
@@ -224,9 +220,9 @@ class Line:
 
     def adopt(self) -> int:
         """Takes over what dead processes left in the folder. Returns how many events that was; may raise OSError."""
-        if self._spill is None or self.stopped:
-            return 0
         with self._moving:
+            if self._spill is None or self.stopped:
+                return 0
             before = self._spill.waiting()
             try:
                 return self._spill.adopt()
@@ -246,8 +242,7 @@ class Line:
             self.spill()
         finally:
             with self._changed:
-                lost = self.queued - self._on_disk
-                self.dropped += lost
+                self.dropped += self.queued - self._on_disk
                 self._queue.clear()
                 self._flight = None
             if self._spill is not None:
@@ -299,8 +294,8 @@ class Line:
         return Flight(batch, records=len(batch.events), held_bytes=sum(e.held_bytes for e in batch.events))
 
     def _spill_flight(self, flight: Flight, spill: Spill) -> None:
-        flight.segment = spill.append_apart(flight.batch)
-        flight.records, flight.at = flight.segment.waiting, flight.segment.end
+        segment = spill.append_apart(flight.batch)
         with self._changed:
+            flight.segment, flight.records, flight.at = segment, segment.waiting, segment.end
             self._on_disk += flight.records
             self.spilled += flight.records

@@ -137,7 +137,11 @@ class Post:
             last_error=courier.last_error,
         )
 
-    def flush(self, timeout: float | None) -> bool:
+    def wake(self) -> None:
+        """Lets whoever is in `flush` look whether it is given up."""
+        self._line.wake()
+
+    def flush(self, timeout: float | None, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Waits until all that is in line now is answered, what dead processes left included."""
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._courier.own_thread():  # in on_refused: it would wait for itself
@@ -147,7 +151,7 @@ class Post:
             if self._line.queued == 0:
                 return True
             self._courier.start()
-            if not self._line.wait_until_gone(deadline, lambda: False):
+            if not self._line.wait_until_gone(deadline, given_up):
                 return False
 
     def close(self, timeout: float | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Response
@@ -11,7 +10,7 @@ from lake import ids, summary
 from search_app.api import metrics as prometheus
 from search_app.api.pictures import checked
 from search_app.api.problems import Refusal
-from search_app.records import answer, record
+from search_app.records import answer, record, waiting_answer
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
@@ -30,8 +29,7 @@ def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
         # The spool first: between the two looks the event can only move from it to the lake.
         event = service.spool.event("prediction", own) if service.spool is not None else None
         if event is not None:
-            row: dict[str, Any] = json.loads(event.row)
-            return {"prediction_id": own, "image_id": event.image_id, "state": "waiting", **row}
+            return waiting_answer(event) | {"state": "waiting"}
         found = answer(lake, own)
         if found is None:
             raise Refusal(404, "unknown_prediction", f"no answer {own} is stored")

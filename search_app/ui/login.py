@@ -88,7 +88,7 @@ class Login:
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
-        path, cookies = request.url.path, cookie_parser(request.headers.get("cookie", ""))
+        path, cookies = request.scope["path"], cookie_parser(request.headers.get("cookie", ""))
         match request.method, path:
             case "GET" | "HEAD", "/login":
                 return self._ask(request, cookies)

@@ -1,0 +1,370 @@
+"""Who may do what: every kind of request by every kind of caller."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lake import keys, opening, store
+from lake.errors import BadInput
+from lake.keys import Keyring
+from lake.store import Lake
+from search_app import access, server
+from search_app.access import OPEN, Access, Policy, make_access, scope_of
+from search_app.cli import main
+from tests.search_app.asgi import Answer, Headers, Socket, ask, echo
+
+HERE = "http://lake.example:8501"
+ID = "0" * 64
+# The contract, said a second time. None: anybody.
+REQUESTS: list[tuple[str, str, str | None]] = [
+    ("GET", "/healthz", None),
+    ("GET", "/readyz", None),
+    ("HEAD", "/healthz", None),
+    ("GET", "/_stcore/health", None),
+    ("GET", "/metrics", "read"),
+    ("POST", "/v1/predictions", "ingest"),
+    ("POST", "/v1/predictions/batch", "ingest"),
+    ("POST", "/v1/images", "ingest"),
+    ("POST", "/v1/feedback", "feedback"),
+    ("POST", "/v1/search", "read"),
+    ("POST", "/v1/queries", "read"),
+    ("POST", "/v1/sql", "sql"),
+    ("GET", "/v1/predictions/91d6", "read"),
+    ("GET", f"/v1/images/{ID}", "read"),
+    ("HEAD", f"/v1/images/{ID}", "read"),
+    ("GET", f"/v1/thumbnails/{ID}", "read"),
+    ("GET", f"/v1/records/{ID}", "read"),
+    ("GET", f"/v1/queries/{ID}", "read"),
+    ("GET", "/v1/status", "read"),
+    ("GET", "/v1/openapi.json", "read"),
+    # What nobody wrote down needs admin.
+    ("GET", "/v1", "admin"),
+    ("GET", "/v1/", "admin"),
+    ("GET", "/v1/secrets", "admin"),
+    ("GET", "/v1/images", "admin"),
+    ("GET", "/v1/images/", "admin"),
+    ("GET", f"/v1/images/{ID}/raw", "admin"),
+    ("POST", "/v1/predictions/", "admin"),
+    ("DELETE", f"/v1/images/{ID}", "admin"),
+    ("PUT", "/v1/feedback", "admin"),
+    ("OPTIONS", "/v1/predictions", "admin"),
+    ("POST", "/healthz", "admin"),
+    ("POST", "/metrics", "admin"),
+    # The app.
+    ("GET", "/", "read"),
+    ("GET", "/search", "read"),
+    ("GET", "/static/js/index.js", "read"),
+    ("GET", "/_stcore/host-config", "read"),
+    ("GET", "/_stcore/health/", "read"),
+    ("GET", "/media/1.png", "read"),
+    ("PUT", "/_stcore/upload_file/1/2", "read"),
+    ("GET", "/auth/login", "read"),
+    ("GET", "/oauth2callback", "read"),
+    ("GET", "//v1/images", "read"),
+]
+
+
+@dataclass
+class Door:
+    """A lake with keys, and what comes with each of them as an Authorization header."""
+
+    lake: Lake
+    tokens: dict[str, str]
+
+    def access(self, policy: Policy) -> Access:
+        return make_access(echo, Keyring(self.lake), self.lake.uri, policy, pages=True)
+
+    def bearer(self, name: str) -> Headers:
+        return [("Authorization", f"Bearer {self.tokens[name]}")]
+
+    def key_id(self, name: str) -> str:
+        return self.tokens[name].split("_")[1]
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
+    lake = opening.create(str(tmp_path_factory.mktemp("access") / "lake"))
+    tokens = {scope: keys.create(lake, scope, [scope])[1] for scope in keys.SCOPES}
+    tokens["ingest and feedback"] = keys.create(lake, None, ["ingest", "feedback"])[1]
+    record, tokens["revoked"] = keys.create(lake, None, ["admin"])
+    keys.revoke(lake, record.key_id)
+    record, tokens["expired"] = keys.create(lake, None, ["admin"], dt.timedelta(hours=1))
+    lake.update("keys", keys._table(replace(record, expires_at=store.now())))
+    return Door(lake, tokens)
+
+
+# Who comes, with which header, and what they may; None for those who are not let in at all.
+CALLERS: list[tuple[str, set[str] | None]] = [
+    ("nobody", None),
+    ("forged", None),
+    ("not a key", None),
+    ("expired", None),
+    ("revoked", None),
+    ("two keys", None),
+    ("another scheme", None),
+    ("ingest", {"ingest"}),
+    ("feedback", {"feedback"}),
+    ("read", {"read"}),
+    ("sql", {"sql"}),
+    ("ingest and feedback", {"ingest", "feedback"}),
+    ("admin", {"ingest", "feedback", "read", "sql", "admin"}),
+]
+
+
+def _headers(door: Door, caller: str) -> Headers:
+    match caller:
+        case "nobody":
+            return []
+        case "forged":
+            token = door.tokens["admin"]
+            return [("Authorization", f"Bearer {token[:-1]}{'0' if token[-1] != '0' else '1'}")]
+        case "not a key":
+            return [("Authorization", "Bearer ")]
+        case "two keys":
+            return [*door.bearer("admin"), *door.bearer("read")]
+        case "another scheme":
+            return [("Authorization", "Basic YWRtaW46YWRtaW4=")]
+    return door.bearer(caller)
+
+
+@pytest.mark.parametrize("caller", [caller for caller, _ in CALLERS])
+@pytest.mark.parametrize("required", [True, False])
+def test_the_whole_matrix(door: Door, caller: str, required: bool) -> None:
+    may = dict(CALLERS)[caller]
+    headers = _headers(door, caller)
+    shows_a_key = caller not in ("nobody", "another scheme")
+    app = door.access(Policy(require_key=required))
+
+    async def all() -> list[Answer]:
+        return [await ask(app, method, path, headers) for method, path, _ in REQUESTS]
+
+    for (method, path, needed), answer in zip(REQUESTS, asyncio.run(all()), strict=True):
+        if needed is None or (not required and not shows_a_key):
+            expected = 200
+        elif may is None:
+            expected = 401
+        else:
+            expected = 200 if needed in may else 403
+        assert answer.status == expected, f"{method} {path}"
+        if expected == 200:
+            key_id = door.key_id(caller) if may is not None and needed is not None else None
+            assert answer.body.decode() == str(key_id)
+        else:
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["www-authenticate"].startswith('Bearer realm="lakeloop"')
+            assert answer.headers["cache-control"] == "no-store"
+            problem = answer.json
+            assert set(problem) == {"type", "title", "status", "reason", "detail"}
+            assert problem["status"] == expected
+            assert not any(token in answer.body.decode() for token in door.tokens.values())
+
+
+def test_a_refusal_says_what_is_missing(door: Door) -> None:
+    app = door.access(Policy(require_key=True))
+    forbidden = asyncio.run(ask(app, "POST", "/v1/feedback", door.bearer("read")))
+    assert forbidden.json["reason"] == "missing_scope"
+    assert forbidden.json["detail"] == (
+        f"POST /v1/feedback needs scope feedback; the key {door.key_id('read')} has read"
+    )
+    assert 'scope="feedback"' in forbidden.headers["www-authenticate"]
+    reasons = {
+        caller: asyncio.run(ask(app, "GET", "/v1/status", _headers(door, caller))).json["reason"]
+        for caller in ("nobody", "forged", "expired", "revoked")
+    }
+    assert reasons == {
+        "nobody": "no_key",
+        "forged": "unknown_key",
+        "expired": "expired_key",
+        "revoked": "revoked_key",
+    }
+    assert app.refused == {"missing_scope": 1, "no_key": 1, "unknown_key": 1, "expired_key": 1, "revoked_key": 1}
+
+
+@given(st.sampled_from(["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "X"]), st.text())
+def test_no_path_of_the_api_is_open_by_accident(method: str, text: str) -> None:
+    written = {path.removesuffix("{id}") for _, path, _ in access.ROUTES}
+    path = f"/v1/{text}"
+    if path not in written and path.rpartition("/")[0] + "/" not in written:
+        assert scope_of(method, path) == "admin"
+    assert scope_of(method, path) is not None
+    anybody = ("/healthz", "/readyz", "/_stcore/health")
+    assert (scope_of(method, f"/{text}") is None) == (f"/{text}" in anybody and method in ("GET", "HEAD"))
+
+
+def test_a_template_of_the_openapi_document_needs_what_its_paths_need() -> None:
+    assert scope_of("GET", "/v1/images/{image_id}") == "read"
+    assert scope_of("DELETE", "/v1/images/{image_id}") == "admin"
+
+
+def test_what_a_key_was_needed_for_is_kept_from_shared_caches(door: Door) -> None:
+    closed = asyncio.run(ask(door.access(Policy(require_key=True)), "GET", f"/v1/images/{ID}", door.bearer("read")))
+    assert closed.headers["cache-control"] == "private, max-age=60"
+    assert asyncio.run(ask(door.access(OPEN), "GET", f"/v1/images/{ID}")).headers["cache-control"].startswith("public")
+
+
+async def _until(app: Access, headers: Headers, status: int) -> float:
+    """Seconds until a request is answered so, asking all the time."""
+    began = time.monotonic()
+    while (await ask(app, "GET", "/v1/status", headers)).status != status:
+        assert time.monotonic() - began < 5
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+def test_a_key_made_or_revoked_elsewhere_counts_within_about_a_second(lk: Lake) -> None:
+    _, first = keys.create(lk, None, ["admin"])
+    elsewhere = opening.open(lk.uri)
+
+    async def story() -> tuple[float, float]:
+        app = make_access(echo, Keyring(lk), lk.uri, Policy(require_key=True), pages=False)
+        assert (await ask(app, "GET", "/v1/status", [("Authorization", f"Bearer {first}")])).status == 200
+        record, token = keys.create(elsewhere, None, ["read"])
+        headers = [("Authorization", f"bearer {token}")]
+        made = await _until(app, headers, 200)
+        keys.revoke(elsewhere, record.key_id)
+        return made, await _until(app, headers, 401)
+
+    assert max(asyncio.run(story())) < 2
+
+
+def test_after_a_quiet_hour_the_first_request_is_judged_by_the_newest_keys(lk: Lake) -> None:
+    record, token = keys.create(lk, None, ["read"])
+    keyring = Keyring(lk)
+    app = Access(echo, keyring, open_without_keys=False)
+    keys.revoke(opening.open(lk.uri), record.key_id)
+    keyring._asked -= 3_600
+    assert asyncio.run(ask(app, "GET", "/v1/status", [("Authorization", f"Bearer {token}")])).status == 401
+
+
+def test_a_lake_that_hangs_delays_requests_once_and_not_for_long(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = door.access(Policy(require_key=True))
+    ended = []
+
+    def hang(*_: object) -> None:
+        time.sleep(2)
+        ended.append(True)
+        raise OSError("the store does not answer")
+
+    monkeypatch.setattr(app.keyring, "_read", hang)
+    app.keyring._asked -= 10
+
+    async def story() -> list[float]:
+        waits = []
+        for _ in range(20):
+            began = time.monotonic()
+            assert (await ask(app, "GET", "/v1/status", door.bearer("read"))).status == 200
+            waits.append(time.monotonic() - began)
+        assert not ended
+        return waits
+
+    waits = asyncio.run(story())
+    assert 0.5 < waits[0] < 1.8
+    assert max(waits[1:]) < 0.2
+    assert ended
+    assert "the store does not answer" in caplog.text
+
+
+def test_keys_that_could_not_be_read_for_too_long_open_nothing(door: Door) -> None:
+    app = door.access(Policy(require_key=True))
+    app.keyring._answered -= keys.GRACE_SECONDS + 1
+    answer = asyncio.run(ask(app, "GET", "/v1/status", door.bearer("read")))
+    assert (answer.status, answer.json["reason"], answer.headers["retry-after"]) == (503, "keys_unreadable", "5")
+    assert asyncio.run(ask(app, "GET", "/healthz")).status == 200
+
+
+@pytest.mark.parametrize("caller", [caller for caller, _ in CALLERS])
+def test_a_websocket_opens_only_for_those_who_may_read(door: Door, caller: str) -> None:
+    may = dict(CALLERS)[caller]
+    app = door.access(Policy(require_key=True))
+    forged = [("X-Lakeloop-Key", "somebody")]
+
+    async def story() -> None:
+        socket = Socket(app, "/_stcore/stream", [*_headers(door, caller), *forged])
+        first = await socket.hear()
+        if may is None or "read" not in may:
+            assert (first["type"], first["code"]) == ("websocket.close", 1008)
+            return
+        assert first["type"] == "websocket.accept"
+        assert (await socket.hear())["text"] == door.key_id(caller), (
+            "the page is told the key, whatever the header said"
+        )
+        assert (await socket.say("hello"))["text"] == "hello"
+        await socket.close()
+
+    asyncio.run(story())
+
+
+def test_an_open_server_believes_no_name_a_browser_gives_itself(door: Door) -> None:
+    async def story() -> None:
+        socket = Socket(door.access(OPEN), "/_stcore/stream", [("X-Lakeloop-Key", "somebody")])
+        await socket.hear()
+        assert (await socket.hear())["text"] == ""
+        await socket.close()
+
+    asyncio.run(story())
+
+
+def test_a_websocket_ends_with_its_key(lk: Lake) -> None:
+    record, token = keys.create(lk, None, ["read"])
+
+    async def story() -> None:
+        app = make_access(echo, Keyring(lk), lk.uri, Policy(require_key=True), pages=True)
+        socket = Socket(app, "/_stcore/stream", [("Authorization", f"Bearer {token}")])
+        await socket.hear(), await socket.hear()
+        assert (await socket.say("before"))["text"] == "before"
+        keys.revoke(opening.open(lk.uri), record.key_id)
+        app.keyring._asked -= 1
+        after = await socket.say("after")
+        assert (after["type"], after["code"]) == ("websocket.close", 1008)
+        await asyncio.wait_for(socket.done, 5)
+
+    asyncio.run(story())
+
+
+# The server as a whole -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty(lk: Lake) -> Iterator[str]:
+    yield lk.uri
+
+
+@pytest.mark.parametrize(
+    "words", [["--host", "0.0.0.0"], ["--host", "192.168.1.5"], ["--host", "::"], ["--require-key"]]
+)
+def test_without_a_key_it_listens_to_this_machine_only(
+    empty: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--lake", empty, *words]) == 2
+    said = capsys.readouterr().err
+    assert "has no access keys yet" in said
+    assert f"lakeloop key create --scope admin --lake {empty}" in said
+
+
+def test_a_key_that_is_over_does_not_count(lk: Lake) -> None:
+    record, _ = keys.create(lk, None, ["admin"])
+    keys.revoke(lk, record.key_id)
+    with pytest.raises(BadInput, match="no access keys yet"):
+        server.serve(lk.uri, host="0.0.0.0")
+
+
+@pytest.mark.parametrize("name", ["https://lake.example", "lake.example:443", "a b", "", "user@lake.example"])
+def test_an_allowed_host_is_a_name_and_nothing_more(lk: Lake, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--lake", lk.uri, "--allow-host", name, "--port", "0"]) == 2
+    assert "write the name alone" in capsys.readouterr().err
+
+
+def test_the_lake_itself_has_no_file_named_by_a_token(door: Door) -> None:
+    written = b"".join(path.read_bytes() for path in Path(door.lake.uri).rglob("*") if path.is_file())
+    assert not [name for name, token in door.tokens.items() if token.rpartition("_")[2].encode() in written]
