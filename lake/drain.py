@@ -8,6 +8,7 @@ and known keys are left alone. An image that does not decode keeps its bytes and
 from __future__ import annotations
 
 import datetime as dt
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -263,6 +264,10 @@ class _Batch:
     def _answer(self, event: Waiting, kinds: dict[str, pa.DataType]) -> dict[str, Any]:
         row = events.as_row(event.row, kinds)
         row.setdefault("timestamp", _moment(event))
+        strange = {name: row.pop(name) for name in list(row) if name not in kinds}
+        if strange:  # the spool of a lake with other promoted columns
+            known = json.loads(row.get("metadata") or "{}")
+            row["metadata"] = json.dumps(strange | known, ensure_ascii=False, sort_keys=True)
         return row | {"prediction_id": event.event_id, "image_id": event.image_id, "ingested_at": self.moment}
 
     def _write_predictions(
@@ -274,7 +279,6 @@ class _Batch:
             row["image_status"] = self.status.get(row["image_id"])
             row["image_share"] = share if share < 1 else None
         fields = [f for f in self.lake.dataset("predictions").schema if not f.name.startswith(schema.VECTOR_PREFIX)]
-        # What a row says of a column that this lake does not have (another lake's spool) is left out.
         table = pa.Table.from_pylist(rows, schema=pa.schema(fields))
         new = self.lake.insert("predictions", table)
         self.report.predictions += new

@@ -16,17 +16,22 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lake import opening
+from lake import maintenance, opening
 from lake.drain import Drainer, Keep, Report
-from lake.errors import LakeloopError
+from lake.errors import LakeBusy, LakeloopError
 from lake.spool import Spool
+
+if TYPE_CHECKING:
+    from lake.store import Lake
 
 # An event is searchable within five seconds of its acknowledgement; a commit a second is what that costs at a trickle.
 WAIT_SECONDS = 1.0
 FULL_EVENTS = 512
 POLL_SECONDS = 0.2
+UPKEEP_SECONDS = 60.0
+UPKEEP_MOST_SECONDS = 120.0
 MOST_BACKOFF_SECONDS = 15.0
 
 
@@ -51,6 +56,7 @@ def main() -> int:
     threading.Thread(target=_watch_parent, args=(asked, orphaned), daemon=True).start()
     spool = Spool(a.spool)
     with Drainer(opening.open(a.uri), spool, Keep(a.keep_share, a.keep_below), a.workers) as drainer:
+        threading.Thread(target=_upkeep, args=(drainer.lake, asked), daemon=True).start()
         _run(drainer, asked)
         if not orphaned.is_set():
             _finish(drainer, time.monotonic() + a.last_seconds)
@@ -69,6 +75,18 @@ def _run(drainer: Drainer, asked: threading.Event) -> None:
         except (LakeloopError, OSError) as error:
             backoff = min(MOST_BACKOFF_SECONDS, max(0.5, 2 * backoff))
             _say({"error": str(error), "again_in": backoff})
+
+
+def _upkeep(lake: Lake, asked: threading.Event) -> None:
+    """Thousands of small commits a day are merged while draining goes on."""
+    while not asked.wait(UPKEEP_SECONDS):
+        try:
+            if maintenance.due(lake):
+                maintenance.maintain(lake, thorough=False, seconds=UPKEEP_MOST_SECONDS, stop=asked.is_set)
+        except LakeBusy:
+            continue  # another process is at it
+        except (LakeloopError, OSError) as error:
+            _say({"error": f"maintenance: {error}"})
 
 
 def due(spool: Spool) -> bool:

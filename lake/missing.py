@@ -140,7 +140,7 @@ class Missing:
                 part = _Part(files, facts.num_deletions, facts.physical_rows, offsets, _names([]), _none(), _none())
                 if len(offsets):
                     changed.append((fragment, part))
-            elif False:
+            elif part.deletions != facts.num_deletions:
                 part.deletions = facts.num_deletions
                 if len(part.offsets):
                     part.keep(_alive(fragment, part))

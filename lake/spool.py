@@ -7,11 +7,13 @@ and a local disk: SQLite's locks are of no use on a network's.
 
     spool/spool.sqlite      events, in order of arrival; ids seen of late; answers given under an Idempotency-Key
     spool/segments/*.seg    image bytes
-    spool/drain.lock        held by the one drainer
+    spool/drain.lock        held by the one drainer, while it drains
+    spool/serving.lock      shared by the servers that take events in
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lake import segments
 from lake.errors import CouldNot
+from lake.store import local_folder
 
 if TYPE_CHECKING:
     from lake.events import Event, Kind
@@ -125,12 +128,24 @@ class Entry:
     waiter: Any = None  # whatever `notify` needs to find whom it concerns
 
 
+def abandoned(folder: Path) -> bool:
+    """Whether there is a spool that no server holds: what it has, nobody is going to drain."""
+    if not (folder / "spool.sqlite").exists():
+        return False
+    file = _open_lock(folder / "serving.lock")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
 def beside(uri: str) -> Path | None:
     """The default folder of a lake's spool: in the lake's own, when that is on a local disk."""
-    scheme, _, rest = uri.partition("://")
-    if not rest:
-        return Path(uri) / "spool"
-    return Path(rest) / "spool" if scheme == "file" else None
+    folder = local_folder(uri)
+    return None if folder is None else folder / "spool"
 
 
 class Spool:
@@ -156,6 +171,7 @@ class Spool:
         self._closing = False
         self._commit_observers: list[Callable[[int, float], None]] = []
         self._thread: threading.Thread | None = None
+        self._held: int | None = None
 
     # Accepting ---------------------------------------------------------------------------------------------
 
@@ -188,6 +204,11 @@ class Spool:
         """`observe(events, seconds)` is called after each commit, on the spool's thread."""
         self._commit_observers.append(observe)
 
+    def hold(self) -> None:
+        """Marks the spool as some server's until this is closed or its process dies, see `abandoned`."""
+        self._held = _open_lock(self.folder / "serving.lock")
+        fcntl.flock(self._held, fcntl.LOCK_SH)
+
     def close(self) -> None:
         """Stores what is queued, then ends."""
         with self._wake:
@@ -199,6 +220,8 @@ class Spool:
         self._connection.close()
         with self._reading:
             self._reader.close()
+        if self._held is not None:
+            os.close(self._held)
 
     # Reading -----------------------------------------------------------------------------------------------
 
@@ -230,6 +253,11 @@ class Spool:
     def has_image(self, image_id: str) -> bool:
         """Whether the image waits here."""
         return bool(self._read("SELECT 1 FROM events WHERE image_id = ? AND segment IS NOT NULL LIMIT 1", image_id))
+
+    def images_from(self, source: str) -> set[str]:
+        """The images of waiting events whose source is like the pattern (`*`, `?`, `[a-z]`)."""
+        query = "SELECT DISTINCT image_id FROM events WHERE json_extract(row, '$.source') GLOB ?"
+        return {str(image_id) for (image_id,) in self._read(query, source)}
 
     def receipt(self, key: str) -> Receipt | None:
         """The answer given under this Idempotency-Key within the last seven days."""
@@ -353,9 +381,7 @@ class Spool:
     @contextmanager
     def drainer(self) -> Iterator[bool]:
         """Whether this process is the one that drains, for as long as the block lasts. The lock ends with it."""
-        import fcntl
-
-        file = os.open(self.folder / "drain.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        file = _open_lock(self.folder / "drain.lock")
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -467,6 +493,10 @@ class Spool:
                     new.discard(name)  # its repeats in this group are known
                 else:
                     entry.outcomes.append("known")
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
 def _connect(folder: Path) -> sqlite3.Connection:

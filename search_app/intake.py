@@ -45,6 +45,7 @@ class Intake:
         self.settings = settings
         self.limits = settings.limits
         self.spool = Spool(settings.spool)
+        self.spool.hold()
         self._children: list[tuple[Child, float]] = []
 
     def start(self, metrics: Metrics) -> None:

@@ -47,11 +47,14 @@ class Answer:
 class AnswerBlock:
     """The context manager behind `Client.answer`, for `with` and `async with`."""
 
-    def __init__(self, log: Log, image: Image, fields: Mapping[str, Any]) -> None:
+    def __init__(self, log: Log, reject: Reject, image: Image, fields: Mapping[str, Any]) -> None:
         self._log = log
+        self._reject = reject
         self._image = image
         self._fields = dict(fields)
         self._answer = Answer()
+        if fields.get("prediction_id") is not None:
+            self._answer.prediction_id = str(fields["prediction_id"])
         self._began = 0.0
 
     def __enter__(self) -> Answer:
@@ -64,9 +67,12 @@ class AnswerBlock:
         a = self._answer
         if a.latency_ms is None:
             a.latency_ms = (time.perf_counter() - self._began) * 1000
-        metadata = {**self._fields.pop("metadata", {}), **a.metadata}
         said = {name: value for name, value in vars(a).items() if value is not None and name != "metadata"}
-        self._log(self._image, {**self._fields, **said, "metadata": metadata})
+        said = {**self._fields, **said}
+        try:
+            self._log(self._image, {**said, "metadata": {**said.get("metadata", {}), **a.metadata}})
+        except Exception as error:
+            self._reject(said, f"{type(error).__name__}: {error}")
 
     async def __aenter__(self) -> Answer:
         return self.__enter__()
@@ -85,11 +91,12 @@ def logged(
     """The decorator behind `Client.logged`; see there. Raises TypeError for what is no function that returns once."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        name = getattr(function, "__qualname__", repr(function))
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{function.__qualname__} is a generator; log each answer with client.answer() instead")
+            raise TypeError(f"{name} is a generator; log each answer with client.answer() instead")
         signature = inspect.signature(function)
         if image is not None and image not in signature.parameters:
-            raise TypeError(f"{function.__qualname__} has no parameter {image!r}")
+            raise TypeError(f"{name} has no parameter {image!r}")
 
         def tell(arguments: tuple[Any, ...], named: dict[str, Any], result: Any, began: float) -> None:
             said: dict[str, Any] = {**fields, "latency_ms": (time.perf_counter() - began) * 1000}
@@ -101,7 +108,7 @@ def logged(
                     log(asked, {**said, **found, "metadata": metadata})
             except Exception as error:
                 reason = str(error) if isinstance(error, Unfit) else f"{type(error).__name__}: {error}"
-                reject(said, f"{function.__qualname__}: {reason}")
+                reject(said, f"{name}: {reason}")
 
         if inspect.iscoroutinefunction(function):
 

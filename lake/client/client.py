@@ -172,7 +172,9 @@ class _Doors:
         with client.answer(image, model="cells") as a:
             a.label, a.confidence = predict(image)
         """
-        return answers.AnswerBlock(self._log_fields, image, {"model": model, "model_version": model_version, **fields})
+        return answers.AnswerBlock(
+            self._log_fields, self._reject, image, {"model": model, "model_version": model_version, **fields}
+        )
 
     def stats(self) -> Stats:
         """Where things stand. Cheap: it waits for neither disk nor network."""

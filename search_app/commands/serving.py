@@ -40,7 +40,7 @@ def _serve(a: argparse.Namespace) -> int:
     if a.allow_user and a.no_ui:
         raise BadInput("--allow-user is about the app's pages, and --no-ui leaves them out; give one of them")
     policy = Policy(a.require_key, a.https, tuple(a.allow_user))
-    opened = open_lake(a)
+    opened = open_lake(a, drain=False)  # its drainer will
     serve(
         opened.uri,
         a.host,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lake.errors import BadInput
+from lake.errors import BadInput, CouldNot
 
 if TYPE_CHECKING:
     from lake.store import Lake
@@ -25,11 +25,40 @@ def uri(a: argparse.Namespace) -> str:
     return str(uri)
 
 
-def open_lake(a: argparse.Namespace) -> Lake:
-    """That lake, open."""
+def open_lake(a: argparse.Namespace, drain: bool = True) -> Lake:
+    """That lake, open. Events that a stopped server left in its spool are brought in first, and stderr is told so."""
     import lake
 
-    return lake.open(uri(a))
+    opened = lake.open(uri(a))
+    for notice in opened.notices:
+        print(f"lakeloop: {notice}", file=sys.stderr)
+    if drain:
+        _drain_abandoned(opened)
+    return opened
+
+
+def _drain_abandoned(opened: Lake) -> None:
+    folder = opened.folder and opened.folder / "spool"
+    if folder is None or not (folder / "spool.sqlite").exists():
+        return
+    from lake.spool import Spool, abandoned
+
+    try:
+        if not abandoned(folder):
+            return
+        spool = Spool(folder)
+    except (CouldNot, OSError) as error:  # a lake one may only read is read as it is
+        print(f"lakeloop: a spool is there and cannot be opened: {error}", file=sys.stderr)
+        return
+    try:
+        if spool.depth().events:
+            from lake.drain import drain
+
+            report = drain(opened, spool)
+            if report is not None and report.events:
+                print(f"drained {report.events:,} events a stopped server had left", file=sys.stderr)
+    finally:
+        spool.close()
 
 
 def answer(a: argparse.Namespace, facts: Any, text: str) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime as dt
 import email.utils
+import inspect
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -18,8 +21,8 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from enum import Enum
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -672,6 +675,44 @@ def test_what_a_killed_process_had_spilled_is_sent_by_the_next(
     assert list(spill.iterdir()) == []
 
 
+RESTLESS = """
+import os, sys
+from lake.client import Client, courier
+courier.SPILL_SECONDS = 0.002
+client = Client(sys.argv[1], spill=sys.argv[2], linger=0.001, longest_pause=0.01)
+while True:
+    own = client.log(os.urandom(2000), model="m", label="x")
+    print(own, client.stats().spilled, flush=True)
+"""
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(150, marks=pytest.mark.soak)])
+def test_kills_at_any_moment_lose_nothing_that_was_on_disk(
+    server: Ledger, make_client: MakeClient, spill: Path, kills: int
+) -> None:
+    """Each process takes over what the killed ones before it left, and is killed itself."""
+    server.down()
+    chance = random.Random(kills)
+    safe: list[str] = []
+    for _ in range(kills):
+        command = [sys.executable, "-c", RESTLESS, server.url, str(spill)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            time.sleep(chance.uniform(0.0, 0.15))
+            process.kill()
+            lines = [line.split() for line in [first, *process.stdout] if line.count(" ") == 1 and line.endswith("\n")]
+        safe += [own for own, _ in lines[: int(lines[-1][1])]]
+    assert len(safe) > kills
+    server.up()
+    heir = make_client()
+    assert heir.flush(LONG * 3)
+    assert set(safe) <= set(server.predictions)
+    assert heir.stats().dropped == 0
+    assert list(spill.iterdir()) == []
+    print(f"{kills} kills, {len(safe)} events known to be on disk, all arrived")  # noqa: T201
+
+
 @pytest.mark.parametrize("how", ["ends", "raises"])
 def test_a_process_that_forgets_to_close_sends_at_its_exit(server: Ledger, spill: Path, how: str) -> None:
     out, _ = logger(server, spill, how).communicate(timeout=LONG)
@@ -879,8 +920,14 @@ def test_a_with_block_logs_the_answer_set_in_it(server: Ledger, make_client: Mak
     assert 0 < said["latency_ms"] < LONG * 1000
     with pytest.raises(KeyError), client.answer(IMAGE, model="m", label="never") as answer:
         raise KeyError
+    own = uuid.uuid4()
+    with client.answer(IMAGE, model="m", prediction_id=own) as answer:
+        answer.label = "mine"
+    with client.answer(IMAGE, model="m", label="x") as answer:
+        answer.metadata = None  # type: ignore[assignment]
     assert client.flush(LONG)
-    assert len(server.predictions) == 1
+    assert list(server.predictions) == [said["prediction_id"], str(own)]
+    assert client.stats().refused == 1
 
 
 def test_the_asynchronous_client(server: Ledger, spill: Path) -> None:
@@ -936,6 +983,14 @@ def test_importing_the_client_imports_the_standard_library_and_little_of_it() ->
     roots = {name.partition(".")[0] for name in json.loads(out.stdout)}
     assert roots - set(sys.stdlib_module_names) <= {"lake", "__main__"}
     assert not {"asyncio", "ssl", "sqlite3", "multiprocessing"} & roots
+
+
+def test_the_page_lists_every_option_and_count() -> None:
+    page = (Path(__file__).parents[2] / "docs/client.md").read_text()
+    table = page.split("| option | default | meaning |", 1)[1]
+    listed = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", table, re.M)))
+    assert sorted(listed) == sorted(set(inspect.signature(Client).parameters) - {"url"})
+    assert all(f"`{field.name}`" in table for field in dataclasses.fields(post.Stats))
 
 
 # The real server ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,122 @@
+"""Vectors reach their rows by either way of writing them, and nothing else about a row changes."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from embeddings import columns
+from embeddings.columns import store_vectors
+from embeddings.embedder import bind
+from lake import opening
+from lake.missing import Missing
+from lake.store import Lake
+from tests.conftest import MakeLake
+from tests.embeddings.colour import MeanColour, Random
+from tests.lake.answers import add, image
+
+
+@pytest.fixture
+def lk(make_lake: MakeLake) -> Lake:
+    """Forty answers in one fragment and forty in four; two embedders, one of which is through."""
+    lk = make_lake(embedders=["mean-colour", "random"], columns={"camera": "int"})
+    for record, embedder in zip(lk.embedders(), (MeanColour(), Random()), strict=True):
+        bind(lk, record, embedder)
+    boxes = [{"label": "x", "score": 0.5, "x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0}]
+    add(lk, [{"camera": i, "boxes": boxes, "label": str(i)} for i in range(40)])
+    for start in range(40, 80, 10):
+        add(lk, [{"camera": i, "label": str(i)} for i in range(start, start + 10)])
+    store_vectors(lk, "emb_random", {image(i): np.full(8, i, np.float32) for i in range(80)})
+    return lk
+
+
+def vector(i: int) -> np.ndarray:
+    return np.array([i, 1, 0], np.float32)
+
+
+def rows(lk: Lake) -> dict[str, dict[str, object]]:
+    found = lk.dataset("predictions").to_table().to_pylist()
+    assert len(found) == len({row["prediction_id"] for row in found}) == 80
+    return {row["image_id"]: row for row in found}
+
+
+@pytest.mark.parametrize("waste", [0, 100, 4 << 20])
+def test_only_the_vectors_change(lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int) -> None:
+    """`waste` 0: rows move wherever most of a fragment waits on; 4 MB: never in tables as small as this."""
+    monkeypatch.setattr(columns, "WASTE_BYTES", waste)
+    before = rows(lk)
+    fragments = len(lk.dataset("predictions").get_fragments())
+    missing = Missing(lk, "emb_mean_colour")
+    for start, stop in ((0, 3), (3, 5), (5, 45), (45, 46), (46, 80)):
+        assert store_vectors(lk, "emb_mean_colour", {image(i): vector(i) for i in range(start, stop)}, missing) == (
+            stop - start
+        )
+        after = rows(lk)
+        for i in range(80):
+            expected = before[image(i)] | {"emb_mean_colour": list(vector(i)) if i < stop else None}
+            assert after[image(i)] == expected
+    assert (len(lk.dataset("predictions").get_fragments()) > fragments) == (waste < 4 << 20)
+    assert not len(missing.rows().state)
+    assert lk.known("predictions", "image_id", [image(1), image(79)]) == {image(1), image(79)}
+
+
+def test_a_row_has_its_vector_already_and_keeps_it(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "WASTE_BYTES", 0)
+    store_vectors(lk, "emb_mean_colour", {image(0): vector(0)})
+    assert store_vectors(lk, "emb_mean_colour", {image(0): vector(7), image("none"): vector(1)}) == 0
+    assert rows(lk)[image(0)]["emb_mean_colour"] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("waste", [0, 4 << 20])
+def test_writers_that_add_change_delete_and_compact_lose_nothing(
+    lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int
+) -> None:
+    monkeypatch.setattr(columns, "WASTE_BYTES", waste)
+    failures: list[BaseException] = []
+
+    def busy(deed: object) -> None:
+        mine = opening.open(lk.uri)
+        try:
+            for i in range(6):
+                deed(mine, i)  # type: ignore[operator]
+        except BaseException as error:
+            failures.append(error)
+
+    def adds(mine: Lake, i: int) -> None:
+        add(mine, [{"prediction_id": f"new-{i}-{j}", "image_id": image(f"new {i} {j}")} for j in range(5)])
+
+    def changes(mine: Lake, i: int) -> None:
+        mine.commit(
+            "predictions",
+            lambda: mine.dataset("predictions").update({"metadata": f"'{i}'"}, where=f"image_id = '{image(i * 7)}'"),
+        )
+
+    def deletes(mine: Lake, i: int) -> None:
+        mine.delete("predictions", f"image_id = '{image(79 - i)}'")
+
+    def compacts(mine: Lake, i: int) -> None:
+        mine.commit("predictions", lambda: mine.dataset("predictions").optimize.compact_files())
+
+    def embeds(mine: Lake, i: int) -> None:
+        wanted = range(12 * i, 12 * i + 12)
+        store_vectors(mine, "emb_mean_colour", {image(j): vector(j) for j in wanted})
+
+    threads = [threading.Thread(target=busy, args=(deed,)) for deed in (adds, changes, deletes, compacts, embeds)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    found = lk.dataset("predictions").to_table().to_pylist()
+    assert sorted(row["image_id"] for row in found) == sorted(
+        [image(i) for i in range(74)] + [image(f"new {i} {j}") for i in range(6) for j in range(5)]
+    )
+    by_image = {row["image_id"]: row for row in found}
+    for i in range(74):
+        row = by_image[image(i)]
+        assert row["emb_mean_colour"] == (list(vector(i)) if i < 72 else None)
+        assert row["emb_random"] == [i] * 8
+        assert (row["camera"], row["label"]) == (i, str(i))
+        assert row["metadata"] == (str(i // 7) if i % 7 == 0 and i < 42 else None)

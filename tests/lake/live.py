@@ -1,0 +1,37 @@
+"""Events of a live system, for tests."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from lake import events, ids
+from lake.events import Event
+from tests.pictures import encoded, noise
+
+
+def picture(seed: int) -> bytes:
+    """A small PNG, another for each seed."""
+    return encoded(noise(seed, 24, 16))
+
+
+def name(number: int) -> str:
+    """A prediction_id for a number."""
+    return str(uuid.UUID(int=number))
+
+
+def answer(number: int, data: bytes | None = None, image_id: str | None = None, **said: Any) -> Event:
+    """The answer of that number, about the picture of its number unless it says which."""
+    given = {"prediction_id": name(number), "model": "m", "label": "cat", **said}
+    if data is None and image_id is None:
+        data = picture(number)
+    return events.prediction(given, {}, image_id or ids.image_id(data or b""), data, None)
+
+
+def upload(data: bytes) -> Event:
+    return events.image(ids.image_id(data), data, None, None)
+
+
+def verdict(about: Event, said: str = "incorrect", **more: Any) -> Event:
+    given = {"prediction_id": about.event_id, "verdict": said, **more}
+    return events.feedback(given, {about.event_id: about.image_id}, None)

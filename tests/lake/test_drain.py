@@ -1,0 +1,234 @@
+"""The drain: from the spool to the lake, exactly once, whatever the images are like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from lake import events, ids, schema
+from lake.drain import Drainer, Keep, drain
+from lake.errors import CouldNot
+from lake.spool import Spool
+from lake.store import Lake, now
+from tests.lake.live import answer, name, picture, upload, verdict
+
+BROKEN = picture(99)[: len(picture(99)) // 2]
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Spool]:
+    opened = Spool(tmp_path / "spool")
+    yield opened
+    opened.close()
+
+
+def rows(lk: Lake, query: str) -> list[dict[str, Any]]:
+    return lk.sql(query).to_pylist()
+
+
+def test_everything_that_waits_comes_into_the_lake(lk: Lake, box: Spool) -> None:
+    said = answer(1, confidence=0.75, timestamp="2026-11-22T10:00:00Z", source="cam/1.png", camera=7)
+    box.put([said, answer(2), upload(picture(3)), verdict(said, comment="a dog")])
+    report = drain(lk, box)
+    assert report is not None
+    assert (report.events, report.images, report.predictions, report.reviews) == (4, 3, 3, 1)
+    assert box.depth().events == 0
+    [row] = rows(lk, f"SELECT * FROM answers WHERE prediction_id = '{name(1)}'")
+    assert (row["label"], row["confidence"], row["metadata"], row["source"]) == (
+        "cat",
+        0.75,
+        '{"camera": 7}',
+        "cam/1.png",
+    )
+    assert row["timestamp"].isoformat() == "2026-11-22T10:00:00+00:00"
+    stored = lk.image(said.image_id)
+    assert stored is not None
+    assert stored.data == picture(1)
+    assert lk.thumbnail(said.image_id) is not None
+    [review] = rows(lk, "SELECT * FROM reviews_current")
+    assert (review["verdict"], review["comment"], review["origin"]) == ("incorrect", "a dog", "customer")
+    assert (review["prediction_id"], review["image_id"]) == (name(1), said.image_id)
+    assert rows(lk, "SELECT count(*) AS n FROM labels") == [{"n": 0}]  # a verdict is no label
+
+
+def test_an_answer_without_a_time_has_that_of_its_arrival(lk: Lake, box: Spool) -> None:
+    before = now()
+    box.put([answer(1)])
+    drain(lk, box)
+    [row] = rows(lk, "SELECT timestamp FROM answers")
+    assert before <= row["timestamp"] <= now()
+
+
+def test_every_event_leaves_an_entry_in_the_audit_log(lk: Lake, box: Spool) -> None:
+    with_key = answer(1)
+    with_key.key_id = "k1"
+    box.put([with_key, upload(picture(2))])
+    drain(lk, box)
+    found = rows(lk, "SELECT action, target, key_id FROM audit ORDER BY action DESC")
+    assert found == [
+        {"action": "prediction", "target": name(1), "key_id": "k1"},
+        {"action": "image", "target": ids.image_id(picture(2)), "key_id": None},
+    ]
+
+
+def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk: Lake, box: Spool) -> None:
+    said = answer(1)
+    box.put([said, answer(2), answer(3, data=BROKEN), upload(picture(4)), verdict(said)])
+    forget = box.forget
+
+    def killed(_: object) -> None:
+        raise CouldNot("killed")
+
+    box.forget = killed  # type: ignore[method-assign, assignment]
+    with pytest.raises(CouldNot):
+        drain(lk, box)
+    box.forget = forget  # type: ignore[method-assign]
+    before = {
+        t: rows(lk, f"SELECT * EXCLUDE (ingested_at) FROM {t} ORDER BY ALL")
+        for t in ("predictions", "reviews", "images")
+    }
+    report = drain(lk, box)
+    assert report is not None
+    assert (report.predictions, report.images, report.reviews, report.contradictions) == (0, 0, 0, 0)
+    for table, was in before.items():
+        assert rows(lk, f"SELECT * EXCLUDE (ingested_at) FROM {table} ORDER BY ALL") == was
+    assert rows(lk, "SELECT count(*) AS n FROM audit") == [{"n": 5}]
+
+
+def test_an_image_that_does_not_decode_keeps_its_answer_and_says_why(lk: Lake, box: Spool) -> None:
+    box.put([answer(1, data=BROKEN), answer(2)])
+    report = drain(lk, box)
+    assert report is not None
+    assert sum(report.unreadable.values()) == 1
+    said = {r["prediction_id"]: r["image_status"] for r in rows(lk, "SELECT prediction_id, image_status FROM answers")}
+    assert said[name(2)] is None
+    assert "truncated" in said[name(1)]
+    assert lk.thumbnail(ids.image_id(BROKEN)) is None
+    stored = lk.image(ids.image_id(BROKEN))
+    assert stored is not None
+    assert stored.data == BROKEN
+    box.put([answer(3, image_id=ids.image_id(BROKEN)), answer(4, data=BROKEN)])  # asked about again
+    drain(lk, box)
+    assert rows(lk, "SELECT count(DISTINCT image_status) AS n, count(image_status) AS all FROM answers") == [
+        {"n": 1, "all": 3}
+    ]
+
+
+def test_bytes_damaged_in_the_spool_cost_the_image_not_the_answer(lk: Lake, box: Spool) -> None:
+    box.put([answer(1)])
+    place = box.oldest(1, 1)[0].place
+    assert place is not None
+    (box.segments / place.segment).write_bytes(b"\0" * place.length)
+    drain(lk, box)
+    assert rows(lk, "SELECT image_status FROM answers") == [{"image_status": "its bytes were damaged in the spool"}]
+    assert lk.image(answer(1).image_id) is None
+
+
+def test_an_uploaded_image_is_findable_until_an_answer_is(lk: Lake, box: Spool) -> None:
+    data = picture(1)
+    box.put([upload(data), upload(picture(2)), answer(5, image_id=ids.image_id(data))])
+    drain(lk, box)
+    bare = rows(lk, "SELECT image_id FROM predictions WHERE model IS NULL")
+    assert bare == [{"image_id": ids.image_id(picture(2))}]
+
+
+def test_only_a_share_of_the_bytes_is_kept_but_always_what_is_unsure_or_judged(lk: Lake, box: Spool) -> None:
+    sure = [answer(i, confidence=0.9) for i in range(40)]
+    unsure = [answer(100 + i, confidence=0.2) for i in range(5)]
+    judged = answer(200, confidence=0.9)
+    box.put([*sure, *unsure, judged, verdict(judged), upload(picture(300))])
+    keep = Keep(share=0.25, below_confidence=0.5)
+    with Drainer(lk, box, keep) as drainer:
+        drainer.batch()
+    kept = {r["image_id"] for r in rows(lk, "SELECT image_id FROM images")}
+    assert {e.image_id for e in unsure} | {judged.image_id, ids.image_id(picture(300))} <= kept
+    by_share = {e.image_id for e in sure if keep.chosen(e.image_id)}
+    assert kept & {e.image_id for e in sure} == by_share
+    assert 2 <= len(by_share) <= 20
+    assert rows(lk, "SELECT DISTINCT image_share FROM answers") == [{"image_share": 0.25}]
+    left_out = rows(lk, "SELECT count(*) AS n FROM answers WHERE image_status = 'its bytes were not kept'")
+    assert left_out == [{"n": 40 - len(by_share)}]
+    assert lk.dataset("thumbnails").count_rows() == 47  # those are kept of all
+
+
+def test_the_share_is_one_of_images(lk: Lake) -> None:
+    keep = Keep(share=0.3)
+    chosen = sum(keep.chosen(ids.image_id(str(i).encode())) for i in range(10_000))
+    assert abs(chosen - 3_000) < 200
+    assert all(Keep().chosen(ids.image_id(str(i).encode())) for i in range(100))
+
+
+def test_an_erased_image_is_not_stored_again(lk: Lake, box: Spool) -> None:
+    said = answer(1)
+    gone = {"image_id": said.image_id, "forgotten_at": now()}
+    lk.insert("forgotten", pa.Table.from_pylist([gone], schema=schema.FORGOTTEN.arrow()))
+    box.put([said, upload(picture(1))])
+    drain(lk, box)
+    assert rows(lk, "SELECT image_status FROM predictions") == [{"image_status": "it was erased"}]
+    assert lk.dataset("images").count_rows() == lk.dataset("thumbnails").count_rows() == 0
+
+
+def test_an_event_that_cannot_be_written_is_set_aside_and_the_others_go_on(lk: Lake, box: Spool) -> None:
+    good = [answer(i) for i in range(5)]
+    bad = answer(50)
+    bad.row = '{"model": "m", "label": "x", "confidence": "not a number"}'  # what no door lets in
+    box.put([*good[:2], bad, *good[2:]])
+    report = drain(lk, box)
+    assert report is not None
+    assert (report.predictions, report.parked) == (5, 1)
+    assert box.depth().events == 0
+    assert box.depth().parked == 1
+    assert box.parked()[0][0] == name(50)
+
+
+def test_two_spools_feed_one_lake_and_each_id_comes_in_once(lk: Lake, tmp_path: Path) -> None:
+    first, second = Spool(tmp_path / "one"), Spool(tmp_path / "two")
+    first.put([answer(1), answer(2)])
+    second.put([answer(2), answer(3), answer(1, label="dog")])
+    drain(lk, first)
+    report = drain(lk, second)
+    assert report is not None
+    assert (report.predictions, report.contradictions) == (1, 1)
+    assert rows(lk, "SELECT label, count(*) AS n FROM answers GROUP BY 1") == [{"label": "cat", "n": 3}]
+    first.close()
+    second.close()
+
+
+def test_while_another_drains_nothing_is_done(lk: Lake, box: Spool) -> None:
+    box.put([answer(1)])
+    other = Spool(box.folder)
+    with other.drainer() as mine:
+        assert mine
+        assert drain(lk, box) is None
+    assert drain(lk, box) is not None
+    other.close()
+
+
+def test_scores_boxes_and_masks_arrive_as_a_log_would_bring_them(lk: Lake, box: Spool) -> None:
+    mask = {"label": "cat", "score": 0.5, "size": [4, 4], "counts": [4, 8, 4]}
+    box.put(
+        [
+            answer(1, label=None, scores={"cat": 0.75, "dog": 0.25}),
+            answer(2, label=None, boxes=[{"label": "cat", "score": 0.5, "bbox": [1, 2, 3, 4]}]),
+            answer(3, label=None, masks=[mask]),
+        ]
+    )
+    drain(lk, box)
+    said = rows(lk, "SELECT task, label, confidence, boxes, masks FROM answers ORDER BY prediction_id")
+    assert [(r["task"], r["label"], r["confidence"]) for r in said] == [
+        ("classification", "cat", 0.75), ("detection", "cat", 0.5), ("segmentation", "cat", 0.5),
+    ]  # fmt: skip
+    assert said[1]["boxes"][0]["width"] == 3
+
+
+def test_what_a_lake_has_no_column_for_becomes_metadata(lk: Lake, box: Spool) -> None:
+    """Events of a spool that belonged to a lake with other promoted columns."""
+    given = {"model": "m", "label": "c", "prediction_id": name(1), "camera": 7, "site": "a"}
+    event = events.prediction(given, {"camera": pa.int64()}, ids.image_id(picture(1)), picture(1), None)
+    box.put([event])
+    drain(lk, box)
+    assert rows(lk, "SELECT metadata FROM answers") == [{"metadata": '{"camera": 7, "site": "a"}'}]
