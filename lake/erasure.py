@@ -148,16 +148,11 @@ def _refuse_from_now_on(lake: Lake, chosen: Sequence[str], reason: str | None) -
 
 
 def _erase_from_spool(spool: Spool, chosen: Sequence[str], report: Report) -> int:
-    deadline = time.monotonic() + DRAINER_SECONDS
-    while True:
-        # From here on no drainer carries any of the images: the next batch sees the tombstones.
-        with spool.drainer() as mine:
-            if mine:
-                erased = spool.erase(chosen)
-                break
-        if time.monotonic() > deadline:
+    # From here on no drainer carries any of the images: the next batch sees the tombstones.
+    with spool.drainer(DRAINER_SECONDS) as mine:
+        if not mine:
             raise LakeBusy(f"the spool {spool.folder} is being drained without a pause; try again")
-        time.sleep(0.02)
+        erased = spool.erase(chosen)
     # Bytes that were drained lie in their file until it is sealed and nothing of it waits any more.
     old = {path.name for path in spool.segments.iterdir()}
     deadline = time.monotonic() + SEGMENT_SECONDS

@@ -162,14 +162,15 @@ def complete_indexes(lake: Lake, name: str, *, thorough: bool = True) -> bool:
     """
     dataset = lake.dataset(name)
     rows = dataset.count_rows()
-    missing = max((_unindexed(dataset, i.name) for i in dataset.describe_indices()), default=0)
+    missing = max((unindexed(dataset, i.name) for i in dataset.describe_indices()), default=0)
     if not missing or (not thorough and missing < max(4_096, rows // 32)):
         return False
     lake.index(name)
     return True
 
 
-def _unindexed(dataset: lance.LanceDataset, index: str) -> int:
+def unindexed(dataset: lance.LanceDataset, index: str) -> int:
+    """How many rows the index does not cover."""
     return int(dataset.stats.index_stats(index).get("num_unindexed_rows") or 0)
 
 

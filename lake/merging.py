@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake import nulls, table_files
+from lake import table_files
 
 if TYPE_CHECKING:
     import lance
@@ -109,6 +109,14 @@ def rewrite(lake: Lake, name: str, group: Sequence[int]) -> None:
     lake.commit(name, write)
 
 
+def rewrite_wasteful(lake: Lake, name: str) -> int:
+    """Writes anew each fragment too many of whose rows are deleted, and touches no other; returns how many."""
+    chosen = [f.id for f in fragments_of(lake.dataset(name), {}) if _wasteful(name, f)]
+    for fragment in chosen:
+        rewrite(lake, name, [fragment])
+    return len(chosen)
+
+
 def plan(name: str, fragments: Sequence[Fragment], fan_in: int) -> Iterator[list[int]]:
     """Groups of neighbours to merge, and single fragments too many of whose rows are dead."""
     run: list[Fragment] = []
@@ -191,23 +199,10 @@ def _traits(lake: Lake, name: str, chosen: Collection[int]) -> dict[int, dict[st
     found: dict[int, dict[str, Any]] = {}
     for fragment in (f for f in dataset.get_fragments() if f.fragment_id in chosen):
         if columns:
-            lacking = max(_without(dataset, fragment, column, lake.storage_options) for column in columns)
+            lacking = max(len(table_files.nulls_of(dataset, fragment, column)) for column in columns)
             waits = lacking > fragment.count_rows("image_status is not null")  # those get none
             found[fragment.fragment_id] = {"waiting": waits}
         elif name == "images":
             times = pc.min_max(fragment.to_table(columns=["ingested_at"])["ingested_at"]).as_py()
             found[fragment.fragment_id] = {"span": (times["min"], times["max"])} if times["min"] else {}
     return found
-
-
-def _without(dataset: lance.LanceDataset, fragment: Any, column: str, options: dict[str, str] | None) -> int:
-    """How many rows of the fragment have no vector in this column, deleted ones counted."""
-    from lance.file import LanceFileSession
-
-    field = dataset.lance_schema.field(column)
-    for file in fragment.metadata.files if field is not None else ():
-        if field.id() in file.fields:
-            session = LanceFileSession(f"{dataset.uri}/data", storage_options=options)
-            place = file.column_indices[list(file.fields).index(field.id())]
-            return len(nulls.of_file(session, file.path, place, column))
-    return int(fragment.physical_rows)

@@ -78,18 +78,17 @@ def restore(
     try:
         contents = archive.read(source, half, expect, progress)
         _refuse_newer(source, contents)
-        store.Lake(str(half)).sync()
+        done = Restored(uri, str(contents.facts.get("made_at")), len(contents.files), contents.bytes)
+        lake = opening.open(str(half))
+        _drain(lake, half, done)
+        done.erased = _erase(lake, forgotten_from)
+        lake.sync()
         if target.exists():
             target.rmdir()
         half.rename(target)
     finally:
         shutil.rmtree(half, ignore_errors=True)
     segments.sync_folder(target.parent)
-    done = Restored(uri, str(contents.facts.get("made_at")), len(contents.files), contents.bytes)
-    lake = opening.open(uri)
-    _drain(lake, target, done)
-    done.erased = _erase(lake, forgotten_from)
-    lake.sync()
     done.seconds = time.monotonic() - started
     return done
 

@@ -309,6 +309,15 @@ class Spool:
             return None
         return found if hashlib.sha256(found).hexdigest() == event.image_id else None
 
+    def lost(self) -> list[str]:
+        """event_id of each waiting event whose image bytes are not there any more as they came. Reads all of them."""
+        query = f"SELECT seq, {_COLUMNS} FROM events WHERE segment IS NOT NULL ORDER BY seq"
+        return [
+            e.event_id
+            for e in map(_waiting, self._read(query))
+            if self.data(e) is None and self.event(e.kind, e.event_id)
+        ]
+
     def forget(self, drained: Sequence[Waiting]) -> None:
         """Removes events that are safe in the lake, remembering their ids. Losing this to a power cut is harmless."""
         moment = time.time()
@@ -379,16 +388,25 @@ class Spool:
             time.sleep(0.05)
 
     @contextmanager
-    def drainer(self) -> Iterator[bool]:
-        """Whether this process is the one that drains, for as long as the block lasts. The lock ends with it."""
+    def drainer(self, wait: float = 0.0) -> Iterator[bool]:
+        """Whether this process is the one that drains, for as long as the block lasts. The lock ends with it.
+
+        Waits for it up to `wait` seconds: a drainer lets go of it after each batch.
+        """
         file = _open_lock(self.folder / "drain.lock")
+        deadline = time.monotonic() + wait
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        yield False
+                        return
+                    time.sleep(0.02)
+                else:
+                    yield True
+                    return
         finally:
             os.close(file)
 

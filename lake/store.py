@@ -353,7 +353,7 @@ class Lake:
                 text = str(error)
                 if "No space left" in text or "os error 28" in text:
                     raise CouldNot(f"the disk of {self.uri} is full; nothing of this step was committed") from error
-                if "conflict" not in text.lower() and not _outdated(text):
+                if not _overtaken(text) and not _outdated(text):
                     raise
                 time.sleep(random.uniform(0.5, 1.0) * min(0.05 * 2**attempt, 2.0))
         raise LakeBusy(f"table {name!r} of {self.uri} kept changing under {COMMIT_ATTEMPTS} attempts; try again")
@@ -377,6 +377,11 @@ def local_folder(uri: str) -> Path | None:
     if not rest:
         return Path(uri)
     return Path(rest) if scheme == "file" else None
+
+
+def _overtaken(text: str) -> bool:
+    """Whether other writers committed first. The second text is Lance's when its own repetitions were in vain, too."""
+    return "conflict" in text.lower() or "Too many concurrent writers" in text
 
 
 def _outdated(text: str) -> bool:

@@ -7,7 +7,9 @@ for Streamlit's websocket alike. It knows nothing of users, keys or routes.
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -18,6 +20,7 @@ from lake.errors import BadInput
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 # What a server listens on is not always a name to call it by.
 EVERYWHERE = frozenset({"0.0.0.0", "::", ""})
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 def is_loopback(host: str) -> bool:
@@ -35,9 +38,16 @@ def hostname(netloc: str) -> str:
 
 def checked_name(name: str) -> str:
     """The name for the allow-list. Raises BadInput when it is more than a host's name or address."""
-    if hostname(f"[{name}]" if ":" in name else name) != name.lower() or not name:
+    if not _NAME.fullmatch(name) and not _is_ipv6(name):
         raise BadInput(f"--allow-host {name!r}: write the name alone, without https:// or port")
     return name.lower()
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def same_origin(origin: str | None, host: str) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from lake.events import Event
     from lake.spool import Outcome, Spool
     from lake.store import Lake
+
+_log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 # Images known to be stored, so that naming one again costs no look-up.
@@ -47,8 +51,11 @@ class Service:
         """Keeps admission informed, until cancelled."""
         spool = self.spool
         while spool is not None:
-            depth, free = await asyncio.gather(asyncio.to_thread(spool.depth), asyncio.to_thread(spool.free_bytes))
-            self.admission.look(depth, free)
+            try:
+                depth, free = await asyncio.gather(asyncio.to_thread(spool.depth), asyncio.to_thread(spool.free_bytes))
+                self.admission.look(depth, free)
+            except (sqlite3.Error, OSError) as error:  # the next look may succeed; what it decided last stays
+                _log.warning("the spool could not be looked at: %s", error)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def store(

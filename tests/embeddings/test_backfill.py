@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from embeddings import backfill as module
-from embeddings.backfill import Report, backfill, store_vectors
+from embeddings.backfill import Backfill, Report, backfill, store_vectors
 from embeddings.embedder import bind, record_of
-from lake import ids, ingest, opening, workers
+from lake import ids, ingest, opening, summary, workers
+from lake.errors import CouldNot
 from lake.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.lake import deeds
@@ -206,6 +207,59 @@ def test_images_that_arrive_meanwhile_are_not_lost(colours: Lake, tmp_path: Path
     assert failures == []
     assert colours.dataset("predictions").count_rows() == 80
     run(colours)
+    check(colours)
+
+
+def test_what_cannot_be_embedded_is_counted_apart(colours: Lake, tmp_path: Path) -> None:
+    """One image's bytes were dropped, another is known not to decode: no run tries them."""
+    fill(colours, tmp_path / "in", 5)
+    names = [ids.image_id(encoded(flat(colour(i)))) for i in range(5)]
+    colours.delete("images", f"image_id = '{names[0]}'")
+    colours.dataset("predictions").update({"image_status": "'it is broken'"}, where=f"image_id = '{names[1]}'")
+    for embedded in (3, 0):
+        report = run(colours)
+        assert (report.embedded, report.failed, report.without_bytes, report.unreadable) == (embedded, 0, 1, 1)
+    (progress,) = summary.embedding_progress(colours, colours.embedders())
+    assert [progress[n] for n in ("embedded", "missing", "without_bytes", "unreadable")] == [3, 0, 1, 1]
+
+
+def test_bytes_that_vanish_meanwhile_are_no_failure(colours: Lake, tmp_path: Path) -> None:
+    fill(colours, tmp_path / "in", 3)
+    with Backfill(colours, record_of(colours, None), MeanColour(), workers=1) as work:
+        gaps = work.missing.look()
+        gone = ids.image_id(encoded(flat(colour(1))))
+        colours.delete("images", f"image_id = '{gone}'")
+        report = work.fill(gaps, gaps.image_id.to_pylist())
+        assert (report.embedded, report.reasons) == (2, {})
+        assert work.missing.look().counts() == {"waiting": 0, "unreadable": 0, "without_bytes": 1}
+
+
+def test_an_image_without_bytes_copies_its_vector(colours: Lake, tmp_path: Path) -> None:
+    fill(colours, tmp_path / "in", 2)
+    run(colours)
+    answer(colours, tmp_path, 0)
+    colours.delete("images", "true")
+    report = run(colours)
+    assert (report.embedded, report.without_bytes) == (1, 0)
+    assert colours.dataset("predictions").count_rows(f"{COLUMN} is null") == 0
+
+
+def test_a_commit_that_failed_is_made_up_for_without_computing_again(
+    colours: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(colours, tmp_path / "in", 3)
+    embedder = MeanColour()
+
+    def full(*_: object) -> int:
+        raise CouldNot("the disk is full")
+
+    with Backfill(colours, record_of(colours, None), embedder, workers=1) as work:
+        gaps = work.missing.look()
+        with monkeypatch.context() as broken:
+            broken.setattr(module, "store_vectors", full)
+            with pytest.raises(CouldNot):
+                work.fill(gaps, gaps.image_id.to_pylist())
+        assert (work.commit(), embedder.seen) == (3, 3)
     check(colours)
 
 

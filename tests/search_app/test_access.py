@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from lake.store import Lake
 from search_app import access, server
 from search_app.access import OPEN, Access, Policy, make_access, scope_of
 from search_app.cli import main
+from search_app.hosts import checked_name
 from tests.search_app.asgi import Answer, Headers, Socket, ask, echo
 
 HERE = "http://lake.example:8501"
@@ -335,21 +335,16 @@ def test_a_websocket_ends_with_its_key(lk: Lake) -> None:
 # The server as a whole -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def empty(lk: Lake) -> Iterator[str]:
-    yield lk.uri
-
-
 @pytest.mark.parametrize(
     "words", [["--host", "0.0.0.0"], ["--host", "192.168.1.5"], ["--host", "::"], ["--require-key"]]
 )
 def test_without_a_key_it_listens_to_this_machine_only(
-    empty: str, words: list[str], capsys: pytest.CaptureFixture[str]
+    lk: Lake, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["serve", "--lake", empty, *words]) == 2
+    assert main(["serve", "--lake", lk.uri, *words]) == 2
     said = capsys.readouterr().err
     assert "has no access keys yet" in said
-    assert f"lakeloop key create --scope admin --lake {empty}" in said
+    assert f"lakeloop key create --scope admin --lake {lk.uri}" in said
 
 
 def test_a_key_that_is_over_does_not_count(lk: Lake) -> None:
@@ -360,9 +355,14 @@ def test_a_key_that_is_over_does_not_count(lk: Lake) -> None:
 
 
 @pytest.mark.parametrize("name", ["https://lake.example", "lake.example:443", "a b", "", "user@lake.example"])
-def test_an_allowed_host_is_a_name_and_nothing_more(lk: Lake, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--lake", lk.uri, "--allow-host", name, "--port", "0"]) == 2
-    assert "write the name alone" in capsys.readouterr().err
+def test_an_allowed_host_is_a_name_and_nothing_more(name: str) -> None:
+    with pytest.raises(BadInput, match="write the name alone"):
+        checked_name(name)
+
+
+@pytest.mark.parametrize("name", ["Lake.Example", "lake", "10.0.0.7", "fe80::7", "my_lake-2.internal"])
+def test_names_and_addresses_may_be_allowed(name: str) -> None:
+    assert checked_name(name) == name.lower()
 
 
 def test_the_lake_itself_has_no_file_named_by_a_token(door: Door) -> None:

@@ -1,0 +1,129 @@
+"""The real service as a subprocess, with what a test does to it: wait, ask, kill, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+READY = re.compile(r"^lakeloop answers on http://127\.0\.0\.1:(\d+)$", re.M)
+START_SECONDS = 60.0
+
+
+class NotReady(AssertionError):
+    """The server ended, or did not say that it answers; the message ends with what it said."""
+
+
+class Service:
+    """`lakeloop serve --no-ui` on a free port, leader of a process group of its own; `around` goes before it."""
+
+    def __init__(self, lake: Path, options: Sequence[str] = (), around: Sequence[str] = ()) -> None:
+        self.lake = lake
+        self.spool = lake / "spool"
+        self.port = 0
+        self.log = lake.parent / f"{lake.name}.log"
+        words = [*around, sys.executable, "-m", "search_app.cli", "serve", "--lake", str(lake), "--no-ui"]
+        with self.log.open("ab") as log:
+            self._said_before = log.tell()
+            self.process = subprocess.Popen(
+                [*words, "--port", "0", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+        self.began = time.monotonic()
+
+    async def ready(self, seconds: float = START_SECONDS) -> Service:
+        """Waits until it answers; `port` is known then. Raises NotReady."""
+        while True:
+            found = READY.search(self.said())
+            if found:
+                self.port = int(found[1])
+                return self
+            if self.process.poll() is not None or time.monotonic() - self.began > seconds:
+                self.kill()
+                raise NotReady(f"the server ended with {self.process.returncode}: {self.said()[-2000:]}")
+            await asyncio.sleep(0.01)
+
+    def said(self) -> str:
+        """What it has written to stderr."""
+        with self.log.open("rb") as log:
+            log.seek(self._said_before)
+            return log.read().decode(errors="replace")
+
+    def drainer(self) -> int | None:
+        """The process id of its drainer, when one lives."""
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children():
+                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                    if "lake.drainer" in child.cmdline():
+                        return int(child.pid)
+        return None
+
+    def rss(self) -> int:
+        """Resident bytes of the server itself, without its children."""
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def kill(self, whole_group: bool = True) -> None:
+        """SIGKILL to the server, with everything it has started or alone; returns when it is gone."""
+        with suppress(ProcessLookupError):
+            if whole_group:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            else:
+                self.process.kill()
+        self.process.wait()
+
+    async def stop(self, seconds: float = 20.0) -> float:
+        """SIGTERM; returns the seconds it took to end. Raises TimeoutError."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        while self.process.poll() is None:
+            if time.monotonic() - started > seconds:
+                self.kill()
+                raise TimeoutError(f"the server did not end within {seconds:g} s of SIGTERM: {self.said()[-2000:]}")
+            await asyncio.sleep(0.01)
+        return time.monotonic() - started
+
+
+def holder(lock: Path) -> int | None:
+    """The process that holds a flock on the file, as the kernel lists it: looking disturbs nobody."""
+    try:
+        inode = lock.stat().st_ino
+    except FileNotFoundError:
+        return None
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if "FLOCK" in words and "->" not in words and words[5].rpartition(":")[2] == str(inode):
+            return int(words[4])
+    return None
+
+
+async def held(lock: Path, seconds: float, by: int | None = None) -> bool:
+    """Waits until somebody (the process `by`) holds the lock; false when nobody did for `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = holder(lock)
+        if found is not None and by in (None, found):
+            return True
+        await asyncio.sleep(0.002)
+    return False
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs: a zombie does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
