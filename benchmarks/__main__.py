@@ -3,6 +3,10 @@
 Exit 0: measured; 1: a contender failed; 2: usage; 3: the data is absent. With --json stdout is one document:
 {"name", "machine", "ours", "peers", "ratios", "figures", "left_out"}. Run it under `taskset` to choose the
 cores.
+
+    python -m benchmarks crash --kills N [--seed S] [--json]
+
+proves instead of comparing: the service is killed N times, and what it acknowledged is looked for.
 """
 
 from __future__ import annotations
@@ -21,11 +25,25 @@ from benchmarks.data import DataAbsent
 from benchmarks.harness import ContenderFailed, Options
 
 # NAME -> module: its `measure(options)` gives the document less name and machine, --what chooses of its PARTS.
-BENCHMARKS = {"ingest": "benchmarks.ingest", "exact": "benchmarks.exact"}
+BENCHMARKS = {
+    "ingest": "benchmarks.ingest",
+    "exact": "benchmarks.exact",
+    "durable_ingest": "benchmarks.durable_ingest",
+}
+# NAME -> module whose `main(arguments)` has options of its own.
+PROOFS = {"crash": "benchmarks.crash"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Figures beside peers, in one run.")
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in PROOFS:
+        code: int = importlib.import_module(PROOFS[words[0]]).main(words[1:])
+        return code
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Figures beside peers, in one run.",
+        epilog=f"Proofs, with options of their own: {', '.join(PROOFS)}.",
+    )
     parser.add_argument("name", choices=BENCHMARKS)
     parser.add_argument("--quick", action="store_true", help="less data and fewer rounds, within 10 minutes")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -39,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         choices=sorted(peers.PEERS),
         help="install and run this peer, too",
     )
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     module = importlib.import_module(BENCHMARKS[given.name])
     if unknown := set(given.what) - set(module.PARTS):
         parser.error(f"{given.name} has no part {', '.join(unknown)}; it has {', '.join(module.PARTS)}")

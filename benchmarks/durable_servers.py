@@ -79,8 +79,8 @@ def lance(folder: Path, synced: bool) -> Store:
     import pyarrow as pa
 
     uri = str(folder / "events.lance")
-    schema = pa.schema([("prediction_id", pa.string()), ("image_id", pa.string()), ("model", pa.string()),
-                        ("label", pa.string()), ("confidence", pa.float64()), ("image", pa.large_binary())])  # fmt: skip
+    kinds = {"prediction_id": pa.string(), "image_id": pa.string(), "model": pa.string(), "label": pa.string()}
+    schema = pa.schema(kinds | {"confidence": pa.float64(), "image": pa.large_binary()})
     engine.write_dataset(schema.empty_table(), uri)
     pool = ThreadPoolExecutor(32)
     libc = ctypes.CDLL(None)

@@ -142,26 +142,33 @@ def read(
     """
     found: dict[str, tuple[int, str]] = {}
     kept: dict[str, bytes] = {}
-    for name, size, stream in _entries(source):
-        if not is_name(name):
-            raise BadInput(f"{source} is no backup of lakeloop's: it has a file called {name!r:.200}")
-        if name in found or name in kept:
-            raise BadInput(f"{source} is damaged: {name} is there twice")
-        if name in (LIST, LIST_HASH):
-            if size > MOST_LIST_BYTES:
+    try:
+        for name, size, stream in _entries(source):
+            if not is_name(name):
+                raise BadInput(f"{source} is no backup of lakeloop's: it has a file called {name!r:.200}")
+            if name in found or name in kept:
+                raise BadInput(f"{source} is damaged: {name} is there twice")
+            if name not in (LIST, LIST_HASH):
+                found[name] = _copied(stream, size, None if into is None else into / name, progress)
+            elif size > MOST_LIST_BYTES:
                 raise BadInput(f"{source} is damaged: its {name} has {size:,} bytes")
-            kept[name] = stream.read(size)
-            continue
-        reader = _Hashing(stream, size)
-        target = None if into is None else into / name
-        if target is not None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.devnull if target is None else target, "wb" if target is None else "xb") as out:
-            while chunk := reader.read(_CHUNK):
-                out.write(chunk)
-                progress(len(chunk))
-        found[name] = (size - reader.left, reader.sha256.hexdigest())
+            else:
+                kept[name] = stream.read(size)
+    except tarfile.TarError as error:
+        raise BadInput(f"{source} is damaged: it cannot be read as a tar ({error})") from error
     return _compared(source, found, kept, expect)
+
+
+def _copied(stream: IO[bytes], size: int, target: Path | None, progress: Callable[[int], None]) -> tuple[int, str]:
+    """Reads a file to its end, into `target` when one is given; returns how long it was, and its SHA-256."""
+    reader = _Hashing(stream, size)
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with open(os.devnull, "wb") if target is None else target.open("xb") as out:
+        while chunk := reader.read(_CHUNK):
+            out.write(chunk)
+            progress(len(chunk))
+    return size - reader.left, reader.sha256.hexdigest()
 
 
 def read_list(source: Path) -> Contents | None:
@@ -242,7 +249,7 @@ def _of_tar(source: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                 _refuse_filling(source, end, -end % tarfile.BLOCKSIZE)
             # The first bad header looks to tarfile like the end.
             _refuse_filling(source, end + -end % tarfile.BLOCKSIZE, None)
-    except (tarfile.TarError, EOFError, OverflowError, UnicodeError, ValueError) as error:
+    except (EOFError, OverflowError, ValueError) as error:  # of numbers and names that no tar has
         raise BadInput(f"{source} is damaged: it cannot be read as a tar ({error})") from error
 
 

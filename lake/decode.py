@@ -19,6 +19,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 MAX_MEGAPIXELS_BULK = 100
 MAX_MEGAPIXELS_HTTP = 40
+# Each scan of a progressive JPEG costs a pass over the whole picture, however few bytes it has. Cameras write ten.
+MOST_SCANS = 100
 THUMBNAIL_SIDE = 256
 # A photograph of 500 pixels decodes to 250 by DCT scaling alone: half the work of decoding it whole and resizing.
 THUMBNAIL_LEAST_SIDE = 200
@@ -57,6 +59,8 @@ def open_image(data: bytes, max_megapixels: float = MAX_MEGAPIXELS_BULK) -> Imag
         raise UnreadableImage(f"no pixels ({width} x {height})")
     if width * height > max_megapixels * 1e6:
         raise UnreadableImage(f"too large: {width} x {height} is over {max_megapixels:g} megapixels")
+    if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
+        raise UnreadableImage(f"a JPEG of {scans:,} scans; {MOST_SCANS} are the most")
     return image
 
 

@@ -1,9 +1,7 @@
 """What is wrong with a lake, and the way out of each: a check-up that changes nothing unless it is told to repair.
 
-It asks of every table whether it opens, whether its files are whole, whether its keys are unique and under the indexes,
-and of the rows whether they go together: answers with images, images with thumbnails, bytes with their hash. What is
-missing for a reason that the lake itself tells (a share of the traffic is kept, a policy let go, an image could not be
-read, was erased) is no finding.
+It asks of every table whether it opens, whether its files are whole and its rows under the indexes, of the disk and
+the spools whether they have room and what waits, and `lake/consistency.py` whether the rows go together.
 """
 
 from __future__ import annotations
@@ -13,51 +11,20 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from lake import backup, erasure, ids, maintenance, opening, quarantine, retention, schema, store, table_files
+from lake import backup, consistency, maintenance, opening, quarantine, schema, store, table_files
+from lake.consistency import Finding, Report
 from lake.errors import LakeloopError, NotALake
 
 if TYPE_CHECKING:
     from lake.spool import Spool
     from lake.store import Lake
 
-Severity = Literal["wrong", "note"]
-# Images whose bytes are read and hashed unless all are.
-SAMPLE = 200
-READ_AT_ONCE = 200
 FREE_BYTES = 2 << 30
 AHEAD = dt.timedelta(minutes=5)
 WAITS_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something found. `wrong` needs doing something about, as `remedy` says; a `note` is good to know."""
-
-    check: str
-    severity: Severity
-    what: str
-    remedy: str = ""
-
-
-@dataclass
-class Report:
-    """`checked`: how much each check looked at. `mended`: what was repaired, or put aside on opening."""
-
-    findings: list[Finding] = field(default_factory=list)
-    checked: dict[str, int] = field(default_factory=dict)
-    mended: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def sound(self) -> bool:
-        return not any(f.severity == "wrong" for f in self.findings)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"sound": self.sound}
 
 
 def examine(
@@ -88,10 +55,10 @@ def examine(
         )
         return report
     report.mended += lake.notices
-    for check in (_files, _leftovers, _indexes, _keys, _answers, _thumbnails, _sets, _erased, _clock):
+    for check in (_files, _leftovers, _indexes, _clock, *consistency.CHECKS):
         for finding in check(lake, report, repair):
             report.findings.append(finding)
-    report.findings += _bytes(lake, report, full)
+    report.findings += consistency.contents(lake, report, full)
     if folder is not None:
         report.findings += _disk(folder)
     for spool in spools:
@@ -166,105 +133,6 @@ def _indexes(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
                 yield Finding("indexes", "note", what, "lakeloop maintain")
 
 
-def _keys(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    for name, table in schema.TABLES.items():
-        if not table.key:
-            continue
-        query = f'SELECT "{table.key}" AS k, count(*) AS n FROM {name} GROUP BY 1 HAVING n > 1 ORDER BY 1'
-        twice = lake.sql(query)
-        if not twice.num_rows:
-            continue
-        if repair:
-            repeats = _repeats(lake, name, table.key, twice["k"].to_pylist())
-            if repeats:
-                lake.delete(name, f"_rowid in ({','.join(map(str, repeats))})")
-                report.mended.append(f"{name}: removed {len(repeats)} rows that repeat others")
-                continue
-        what = f"{name}: {twice.num_rows:,} keys have more than one row, the first is {twice['k'][0].as_py()}"
-        yield Finding("keys", "wrong", what, "lakeloop doctor --repair removes those that only repeat another")
-
-
-def _repeats(lake: Lake, name: str, key: str, keys: list[Any]) -> list[int]:
-    """Row ids of what says the same as an earlier row of its key; none when any two of a key differ in more."""
-    columns = [f.name for f in lake.dataset(name).schema if f.name != "data" and f.name != "ingested_at"]
-    texts = store.literals([str(k) for k in keys]) if isinstance(keys[0], str) else ",".join(map(str, keys))
-    found = lake.dataset(name).scanner(columns=columns, filter=f"{key} in ({texts})", with_row_id=True).to_table()
-    seen: dict[Any, dict[str, Any]] = {}
-    repeats = []
-    for row in found.to_pylist():
-        number = row.pop("_rowid")
-        if row[key] not in seen:
-            seen[row[key]] = row
-        elif seen[row[key]] == row:
-            repeats.append(number)
-        else:
-            return []
-    return repeats
-
-
-def _answers(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    """Every answer's image is there, or the lake says why not."""
-    gone = retention.let_go_before(lake).get("images")
-    missing = lake.sql(
-        "SELECT count(*) AS n, min(prediction_id) AS first FROM predictions p WHERE image_status IS NULL"
-        " AND image_share IS NULL AND (ingested_at >= $1 OR $1 IS NULL)"
-        " AND NOT EXISTS (SELECT 1 FROM images i WHERE i.image_id = p.image_id)",
-        [gone],
-    ).to_pylist()[0]
-    if missing["n"]:
-        what = f"{missing['n']:,} answers are about images that are not there, the first is {missing['first']}"
-        yield Finding("answers", "wrong", what, "ingest the images again, or: lakeloop restore")
-    for name in ("labels", "reviews"):
-        orphans = lake.sql(
-            f"SELECT count(DISTINCT image_id) AS n FROM {name} l"
-            " WHERE NOT EXISTS (SELECT 1 FROM predictions p WHERE p.image_id = l.image_id)"
-        )["n"][0].as_py()
-        if orphans:
-            yield Finding("answers", "note", f"{name}: {orphans:,} images have no row in predictions")
-
-
-def _thumbnails(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    gone = retention.let_go_before(lake).get("thumbnails")
-    missing = lake.sql(
-        "SELECT count(*) AS n, min(image_id) AS first FROM images i WHERE (ingested_at >= $1 OR $1 IS NULL)"
-        " AND NOT EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.image_id)"
-        " AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.image_id = i.image_id AND image_status IS NOT NULL)",
-        [gone],
-    ).to_pylist()[0]
-    if missing["n"]:
-        what = f"{missing['n']:,} images have no thumbnail, the first is {missing['first']}"
-        yield Finding("thumbnails", "wrong", what, "lakeloop restore, or forget those images and ingest them again")
-
-
-def _sets(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    """A slice or node has as many members as it says."""
-    for table, members in (("slices", "slice_members"), ("clusters", "cluster_members")):
-        wrong = lake.sql(
-            f"SELECT s.id, s.size, count(m.image_id) AS n FROM {table} s LEFT JOIN {members} m ON m.id = s.id"
-            " GROUP BY ALL HAVING n <> s.size ORDER BY 1"
-        ).to_pylist()
-        if wrong:
-            first = wrong[0]
-            what = f"{table}: {first['id']} says {first['size']:,} images and has {first['n']:,} ({len(wrong)} such)"
-            yield Finding("sets", "wrong", what, "make the slice or tree again")
-
-
-def _erased(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    """Nothing that was erased is there, but for the bare answers that came about it later."""
-    tombstones = lake.scan("forgotten", ["image_id"])["image_id"].to_pylist()
-    back = (
-        {i for name in ("images", "thumbnails") for i in lake.known(name, "image_id", tombstones)}
-        if tombstones
-        else set()
-    )
-    if back and repair:
-        erasure.forget(lake, sorted(back), reason="came back after its erasure")
-        report.mended.append(f"erased {len(back)} images again")
-    elif back:
-        what = f"{len(back)} erased images are there again, the first is {min(back)}"
-        yield Finding("erased", "wrong", what, "lakeloop doctor --repair, or lakeloop forget")
-
-
 def _clock(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
     for name in ("images", "predictions", "reviews"):
         newest = lake.sql(f"SELECT max(ingested_at) AS t FROM {name}")["t"][0].as_py()
@@ -273,29 +141,6 @@ def _clock(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
                 f"{name}: rows came in the future ({newest:%Y-%m-%d %H:%M} UTC): this clock is late or theirs was early"
             )
             yield Finding("clock", "wrong", what, "set the clock; policies go by these times")
-
-
-def _bytes(lake: Lake, report: Report, full: bool) -> Iterator[Finding]:
-    """Images' bytes hash to their ids."""
-    dataset = lake.dataset("images")
-    total = dataset.count_rows()
-    chosen = (
-        dataset.scanner(columns=["image_id"]).to_table() if full else dataset.sample(min(SAMPLE, total), ["image_id"])
-    )
-    names = chosen["image_id"].to_pylist() if total else []
-    wrong: list[str] = []
-    for start in range(0, len(names), READ_AT_ONCE):
-        part = names[start : start + READ_AT_ONCE]
-        try:
-            found = {i.image_id: ids.image_id(i.data) for i in lake.images(part)}
-        except (OSError, ValueError) as error:
-            yield Finding("bytes", "wrong", f"images cannot be read: {str(error)[:200]}", "lakeloop restore")
-            return
-        wrong += [i for i in part if found.get(i) != i]
-    report.checked["images_hashed"] = len(names)
-    if wrong:
-        what = f"the bytes of {len(wrong):,} images are not what was stored, the first is {wrong[0]}"
-        yield Finding("bytes", "wrong", what, "lakeloop restore, or forget those images and ingest them again")
 
 
 def _disk(folder: Path) -> Iterator[Finding]:

@@ -32,7 +32,7 @@ TABLES = [
     for table in schema.TABLES.values()
     if table is not schema.FORGOTTEN and any(c.name == "image_id" for c in table.columns)
 ]
-# A server seals the file it writes to after 20 seconds, and a drainer needs a few more for what is in it.
+# A server seals the file it writes to after 20 seconds.
 SEGMENT_SECONDS = 40.0
 
 
@@ -153,16 +153,14 @@ def _erase_from_spool(spool: Spool, chosen: Sequence[str], report: Report) -> in
         if not mine:
             raise LakeBusy(f"the spool {spool.folder} is being drained without a pause; try again")
         erased = spool.erase(chosen)
-    # Bytes that were drained lie in their file until it is sealed and nothing of it waits any more.
-    old = {path.name for path in spool.segments.iterdir()}
+    # Bytes that were drained still lie in the file a server writes to, until it begins another.
+    old = set(spool.erase_drained())
+    left = old
     deadline = time.monotonic() + SEGMENT_SECONDS
-    while True:
-        spool.remove_drained_segments()
-        left = sorted(old & {path.name for path in spool.segments.iterdir()})
-        if not left or time.monotonic() > deadline:
-            break
+    while left and time.monotonic() < deadline:
         time.sleep(0.2)
-    report.unfinished += [str(spool.segments / name) for name in left]
+        left = old & set(spool.erase_drained())
+    report.unfinished += [str(spool.segments / name) for name in sorted(left)]
     return erased
 
 

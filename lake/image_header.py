@@ -3,7 +3,7 @@
 For the hot path of the HTTP API, where a stranger's bytes are checked inside the server process: Pillow would hand
 some formats (WebP) to a decoder just to open them. A file that passes may still turn out broken when it is decoded.
 Formats: those of `lake/decode.py`. Sources: ITU T.81 (JPEG), RFC 2083 (PNG), RFC 9649 (WebP), GIF89a, TIFF 6.0,
-Windows BITMAPINFOHEADER.
+BigTIFF (libtiff), Windows BITMAPINFOHEADER.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ import struct
 from typing import NamedTuple
 
 from lake.errors import UnreadableImage
+
+# What a file may have before its size is known: bounds the time of a look. Photographs have a few dozen.
+MOST_ENTRIES = 4_096
+_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
 class ImageHeader(NamedTuple):
@@ -28,7 +32,7 @@ def read_header(data: bytes, max_megapixels: float) -> ImageHeader:
         raise UnreadableImage("the file is empty")
     try:
         header = _header(data)
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:  # a place beyond the end, or beyond 64 bits
         raise UnreadableImage("broken header: it ends too early") from error
     if header.width < 1 or header.height < 1:
         raise UnreadableImage(f"no pixels ({header.width} x {header.height})")
@@ -46,7 +50,7 @@ def _header(data: bytes) -> ImageHeader:
         return _webp(data)
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return ImageHeader("GIF", *struct.unpack_from("<HH", data, 6))
-    if data[:4] in (b"II*\0", b"MM\0*"):
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _tiff(data)
     if data[:2] == b"BM":
         return _bmp(data)
@@ -56,7 +60,7 @@ def _header(data: bytes) -> ImageHeader:
 def _jpeg(data: bytes) -> ImageHeader:
     """Walks the segments to the start of frame, which holds the size. Every step moves on by two bytes or more."""
     at = 2
-    while True:
+    for _ in range(MOST_ENTRIES):
         if data[at] != 0xFF:
             raise UnreadableImage("broken header: a JPEG marker is missing")
         marker = data[at + 1]
@@ -76,6 +80,7 @@ def _jpeg(data: bytes) -> ImageHeader:
         if length < 2:
             raise UnreadableImage("broken header: a JPEG segment of no length")
         at += 2 + length
+    raise UnreadableImage(f"broken header: a JPEG with more than {MOST_ENTRIES:,} markers before its frame")
 
 
 def _webp(data: bytes) -> ImageHeader:
@@ -107,13 +112,21 @@ def _bmp(data: bytes) -> ImageHeader:
 
 def _tiff(data: bytes) -> ImageHeader:
     order = "<" if data[:2] == b"II" else ">"
-    (start,) = struct.unpack_from(order + "I", data, 4)
-    (entries,) = struct.unpack_from(order + "H", data, start)
+    if 43 in data[2:4]:  # BigTIFF
+        count, step, value_at = "Q", 20, 12
+        (start,) = struct.unpack_from(order + "Q", data, 8)
+    else:
+        count, step, value_at = "H", 12, 8
+        (start,) = struct.unpack_from(order + "I", data, 4)
+    (entries,) = struct.unpack_from(order + count, data, start)
+    if entries > MOST_ENTRIES:
+        raise UnreadableImage(f"broken header: a TIFF directory of {entries:,} entries")
     found: dict[int, int] = {}
-    for index in range(entries):
-        tag, kind, _ = struct.unpack_from(order + "HHI", data, start + 2 + 12 * index)
-        if tag in (256, 257):
-            (found[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, start + 10 + 12 * index)
+    first = start + struct.calcsize(order + count)
+    for at in range(first, first + step * entries, step):
+        tag, kind = struct.unpack_from(order + "HH", data, at)
+        if tag in (256, 257) and kind in _TIFF_NUMBERS:
+            (found[tag],) = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, at + value_at)
     if len(found) != 2:
         raise UnreadableImage("broken header: a TIFF without its width and height")
     return ImageHeader("TIFF", found[256], found[257])

@@ -164,10 +164,13 @@ class _Run:
         return draft
 
     def sorted_out(self, group: list[_Draft]) -> list[_Draft]:
-        """Drops the bytes of images that are known; rejects ids that should be known and are not."""
+        """Drops the bytes of images that are known; rejects ids that should be known and are not, and erased images."""
         asked = {d.image_id for d in group if d.error is None}
         known = self.lake.known("images", "image_id", sorted(asked - self.in_flight)) | (asked & self.in_flight)
+        erased = self.lake.erased(sorted(asked))
         for draft in group:
+            if draft.error is None and draft.image_id in erased:
+                draft.error = f"this image was erased on {erased[draft.image_id]:%Y-%m-%d}"
             if draft.error is not None or draft.image_id in known:
                 draft.data = None
             elif draft.data is None:

@@ -27,6 +27,8 @@ _ALIASES = {
     "timestamp": ("timestamp", "time", "ts"),
     "row_id": ("prediction_id", "id", "row_id"),
 }
+# What was taken in must come out again: writers of JSON give up on deep nesting at a few hundred levels.
+METADATA_DEPTH = 64
 
 
 @dataclass
@@ -100,7 +102,7 @@ def _read(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_fi
             raise BadInput("metadata is not a JSON object")
         rest = extra | rest
     row.promoted = {name: _promoted(name, rest.pop(name, None), kind) for name, kind in promoted.items()}
-    row.metadata = {sound(str(k)): _plain(v) for k, v in rest.items()}
+    row.metadata = {sound(str(k)): _plain(v, METADATA_DEPTH) for k, v in rest.items()}
     return row
 
 
@@ -184,6 +186,8 @@ def moment(name: str, value: Any) -> dt.datetime | None:
     if value is None:
         return None
     try:
+        if isinstance(value, bool):
+            raise ValueError
         if isinstance(value, dt.datetime):
             moment = value
         else:
@@ -281,18 +285,22 @@ def _masks(value: Any, label: str | None, read_file: Callable[[str], bytes]) -> 
             if (
                 not isinstance(size, list | tuple)
                 or len(size) != 2
-                or not all(isinstance(s, int) and 0 < s <= 1 << 16 for s in size)
+                or not all(_whole(s) and 0 < s <= 1 << 16 for s in size)
             ):
                 raise BadInput(f"masks: size is {_shown(size)}, not [height, width]")
             height, width = size
             given_counts = rle.get("counts")
             runs = masks.decompress(given_counts) if isinstance(given_counts, str) else given_counts
-            if not isinstance(runs, list) or not all(isinstance(r, int) for r in runs):
+            if not isinstance(runs, list) or not all(_whole(r) for r in runs):
                 raise BadInput(f"masks: counts is {_shown(given_counts)}, not COCO RLE")
             masks.check(runs, height, width)
             counts = masks.compress(runs)
         out.append(named | {"height": height, "width": width, "counts": counts})
     return out
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _named(given: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -319,20 +327,28 @@ def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_integer(kind):
         if number is None or number != int(number):
             raise BadInput(f"{name} is {_shown(value)}, not a whole number")
-        # Text goes through int() so that numbers above 2**53 keep their last digits.
-        whole = int(value) if isinstance(value, str) and value.strip().lstrip("+-").isdigit() else int(number)
+        if not -(2**63) <= number <= 2**63:
+            raise BadInput(f"{name} is {_shown(value)}, beyond 64 bits")
+        whole = int(number)
+        # Beyond 2**53 a float lacks the last digits; what says them is read again.
+        if isinstance(value, int):
+            whole = value
+        elif isinstance(value, str) and len(value) <= 32 and value.strip().lstrip("+-").isdigit():
+            whole = int(value)
         if not -(2**63) <= whole < 2**63:
             raise BadInput(f"{name} is {_shown(value)}, beyond 64 bits")
         return whole
     return number
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can say of it."""
-    if isinstance(value, Mapping):
-        return {sound(str(k)): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+def _plain(value: Any, depth: int) -> Any:
+    """What JSON can say of it. Raises BadInput when it is nested deeper than `depth`."""
+    if isinstance(value, Mapping | list | tuple):
+        if not depth:
+            raise BadInput(f"metadata is nested too deeply: {METADATA_DEPTH} levels are the most")
+        if isinstance(value, Mapping):
+            return {sound(str(k)): _plain(v, depth - 1) for k, v in value.items()}
+        return [_plain(v, depth - 1) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dt.datetime | dt.date):

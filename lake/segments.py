@@ -119,13 +119,41 @@ def erase(folder: Path, place: Place) -> None:
     except FileNotFoundError:
         return
     try:
-        rest, at = place.length, place.offset
-        while rest:
-            done = os.pwrite(file, bytes(min(rest, 1 << 20)), at)
-            rest, at = rest - done, at + done
+        _overwrite(file, place.offset, place.length)
         os.fdatasync(file)
     finally:
         os.close(file)
+
+
+def erase_between(folder: Path, name: str, used: Callable[[str], Sequence[tuple[int, int]]]) -> bool:
+    """Overwrites all but the `used` ranges (offset, length; asked by name) of a file that no living writer holds.
+
+    Returns whether that was so; a file that is gone counts.
+    """
+    try:
+        file = os.open(folder / name, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        end = os.fstat(file).st_size
+        at = 0
+        for offset, length in [*sorted(used(name)), (end, 0)]:
+            _overwrite(file, at, offset - at)
+            at = max(at, offset + length)
+        os.fdatasync(file)
+        return True
+    finally:
+        os.close(file)
+
+
+def _overwrite(file: int, at: int, rest: int) -> None:
+    while rest > 0:
+        done = os.pwrite(file, bytes(min(rest, 1 << 20)), at)
+        rest, at = rest - done, at + done
 
 
 def remove_unused(folder: Path, used: Callable[[str], bool]) -> int:

@@ -387,6 +387,16 @@ class Spool:
                 raise CouldNot(f"the journal of {self.folder} is in use and could not be emptied; try again")
             time.sleep(0.05)
 
+    def erase_drained(self) -> list[str]:
+        """Overwrites what no event here refers to any more; returns the files of living writers, which it must not."""
+
+        def used(name: str) -> list[tuple[int, int]]:
+            return self._read("SELECT offset, length FROM events WHERE segment = ?", name)
+
+        self.remove_drained_segments()
+        names = sorted(path.name for path in self.segments.glob(f"*{segments.SUFFIX}"))
+        return [name for name in names if not segments.erase_between(self.segments, name, used)]
+
     @contextmanager
     def drainer(self, wait: float = 0.0) -> Iterator[bool]:
         """Whether this process is the one that drains, for as long as the block lasts. The lock ends with it.

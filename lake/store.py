@@ -204,6 +204,11 @@ class Lake:
                     row["source"],
                 )
 
+    def erased(self, image_ids: Sequence[str]) -> dict[str, dt.datetime]:
+        """Those among the images that were erased, and when: they are not to be stored again."""
+        found = self.look_up("forgotten", ["image_id", "forgotten_at"], "image_id", image_ids)
+        return dict(zip(found["image_id"].to_pylist(), found["forgotten_at"].to_pylist(), strict=True))
+
     def embedders(self) -> list[EmbedderRecord]:
         """The lake's embedders in order of registration: the first is the default."""
         rows = self.dataset("embedders").to_table().sort_by("position").to_pylist()

@@ -6,8 +6,10 @@ or routes.
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +117,9 @@ def serve(
     )
     # The spool's thread needs the interpreter for microseconds, many times a commit; the default makes it wait 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
+    if threading.current_thread() is threading.main_thread():
+        # uvicorn raises the signal that ended it once more; by itself SIGTERM would make a good end look like a death.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _Server(config, f"lakeloop answers on {url}", api.service).run(sockets=[listener])
 
 

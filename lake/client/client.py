@@ -128,19 +128,26 @@ class _Doors:
         verdict: Literal["correct", "incorrect", "unsure"],
         comment: str | None = None,
         ticket: str | None = None,
+        *,
+        timestamp: Any = None,
+        event_id: str | uuid.UUID | None = None,
     ) -> str:
         """Says what somebody thinks of an answer; returns the statement's own id at once.
+
+        `timestamp` is when they said it (default: now). Give your own `event_id` (a UUID), and the timestamp, when you
+        may pass the same statement on twice: it is stored once.
 
         It travels behind what this client logged before it. Two clients keep no order between them: the server refuses
         (404) a verdict on an answer that it does not have yet.
         """
-        own = str(uuid.uuid4())
+        own = str(uuid.uuid4() if event_id is None else event_id)
         fields = {
             "event_id": own,
             "prediction_id": str(prediction_id),
             "verdict": verdict,
             "comment": comment,
             "ticket": ticket,
+            "timestamp": timestamp,
         }
         self._put("feedback", fields, lambda: events.feedback(fields, time.monotonic()))
         return own

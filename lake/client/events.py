@@ -110,9 +110,9 @@ def prediction(image: Image, fields: Mapping[str, Any], metadata: Mapping[str, A
 
 
 def feedback(fields: Mapping[str, Any], since: float) -> Event:
-    """The event of one verdict. Raises Unfit."""
+    """The event of one verdict; `timestamp` defaults to now. Raises Unfit."""
     said = {name: value for name, value in fields.items() if value is not None}
-    return Event("feedback", _json(said | {"timestamp": _moment(None)}), b"", since)
+    return Event("feedback", _json(said | {"timestamp": _moment(fields.get("timestamp"))}), b"", since)
 
 
 def image_bytes(image: Image) -> bytes:

@@ -154,4 +154,4 @@ def statuses(
 
 
 def document(said: list[dict[str, Any]]) -> bytes:
-    return json.dumps({"items": said}, ensure_ascii=False).encode()
+    return json.dumps({"items": said}, ensure_ascii=False).encode("utf-8", "replace")

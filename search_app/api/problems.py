@@ -48,7 +48,7 @@ class Refusal(Exception):
             "detail": self.detail,
             "reason": self.reason,
         }
-        return json.dumps(document, ensure_ascii=False).encode()
+        return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
 
     def response(self) -> Response:
         return Response(self.body(), self.status, self.headers(), MEDIA_TYPE)

@@ -12,13 +12,14 @@ import hmac
 import re
 import secrets
 import time
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
-from starlette.requests import Request, cookie_parser
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from search_app.hosts import same_origin
@@ -84,8 +85,9 @@ class Login:
     async def answer(self, scope: Scope, receive: Receive, send: Send, open_to_all: bool = False) -> None:
         """Serves those paths. On a server that is open to all there is nothing to log in to."""
         request = Request(scope, receive)
-        response: Response = RedirectResponse("/", 303) if open_to_all else await self._respond(request)
-        await response(scope, receive, send)
+        with suppress(ClientDisconnect):
+            response: Response = RedirectResponse("/", 303) if open_to_all else await self._respond(request)
+            await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
         path, cookies = request.scope["path"], cookie_parser(request.headers.get("cookie", ""))
@@ -124,7 +126,7 @@ class Login:
             body += chunk
             if len(body) > LARGEST_FORM:
                 return _page("<p role=alert>That is no access key.</p>", 413)
-        form = parse_qs(body.decode("utf-8", "replace"), max_num_fields=8)
+        form = parse_qs(body.decode("utf-8", "replace"))
         target = inside(form.get("next", ["/"])[0])
         record = self.keyring.match(form.get("key", [""])[0].strip())
         if record is None:

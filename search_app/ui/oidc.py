@@ -35,6 +35,7 @@ class Oidc:
                 raise BadInput(f"--allow-user {user!r}: write an e-mail address, @domain, or * for everybody")
         require("streamlit", "streamlit", "app")
         from streamlit import auth_util
+        from streamlit.errors import StreamlitAuthError
 
         if not auth_util.is_authlib_installed():
             raise MissingExtra("Authlib", "oidc")
@@ -50,8 +51,11 @@ class Oidc:
         named = [name for name, value in section.items() if isinstance(value, Mapping) and "client_id" in value]
         self._providers = {"default": False} if "client_id" in section else {}
         self._providers |= dict.fromkeys(named, True)
-        for name in self._providers:
-            auth_util.validate_auth_credentials(name)
+        try:
+            for name in self._providers:
+                auth_util.validate_auth_credentials(name)
+        except StreamlitAuthError as error:
+            raise BadInput(str(error)) from error
         if not self._providers:
             raise BadInput("the [auth] section of .streamlit/secrets.toml names no provider: it needs a client_id")
 

@@ -1,0 +1,41 @@
+"""python -m benchmarks crash --kills N [--seed S] [--json]: kills the service and counts what was lost.
+
+The same kills as `tests/crash` make, any number of them. Exit 1 when anything acknowledged was lost, doubled or torn,
+or when the server said something it should not have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.crash.kills import campaigns
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks crash", description="SIGKILL under load, compared.")
+    parser.add_argument("--kills", type=int, required=True, metavar="N", help="of the server; about 1.4 s each")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and of what is sent (default 0)")
+    parser.add_argument("--lanes", type=int, default=2, help="servers at a time, each on a lake of its own (default 2)")
+    parser.add_argument("--one-lake", action="store_true", help="all servers share one lake and its spool")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    given = parser.parse_args(arguments)
+    for name in ("kills", "lanes"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} is {getattr(given, name)}; it must be at least 1")
+    with tempfile.TemporaryDirectory(prefix="lakeloop-crash-") as work:
+        tally = asyncio.run(campaigns(Path(work), given.kills, given.seed, given.lanes, given.one_lake))
+    figures = {"seed": given.seed, **tally.figures()}
+    if given.json:
+        print(json.dumps({"name": "crash", "failed": tally.failed, **figures}, indent=2, ensure_ascii=False))
+    else:
+        for name, value in figures.items():
+            if name != "details":
+                print(f"{name:<52} {value if not isinstance(value, dict) else json.dumps(value)}")
+    for line in figures["details"]:
+        print(line, file=sys.stderr)
+    return 1 if tally.failed else 0

@@ -1,0 +1,311 @@
+"""The kill test: a real service under load, killed at random moments, asked again, and compared at the end.
+
+One campaign is one lake and one server at a time. Clients send (`ledger.py`); after a kill they send again what was
+not answered, with the same ids. Kills fall on the server alone (its drainer then sees its stdin end), on the whole
+process group, on the drainer alone (the server starts another), and at chosen times: while a drain runs, while the
+lake is being maintained, and before the server answers at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lake import opening
+from lake.drain import drain
+from lake.spool import Spool
+from tests.crash.http import Connection, Cut
+from tests.crash.ledger import Findings, Ledger, compare
+from tests.crash.service import ROOT, Service, alive, held, holder
+
+CLIENTS = 8
+LOAD_SECONDS = 0.4
+# A deck of moments is shuffled and dealt: each of them has its share whatever the number of kills.
+DECK = ("group", "group", "group", "server", "server", "draining", "draining", "maintaining", "starting", "drainer")
+# The only one that leaves the server alive.
+DRAINER = "drainer"
+MAINTAINER = """
+import sys, time
+from lake import maintenance, opening
+from lake.errors import LakeBusy
+opened = opening.open(sys.argv[1])
+print("ready", flush=True)
+while True:
+    try:
+        maintenance.maintain(opened)
+    except LakeBusy:
+        time.sleep(0.01)
+"""
+
+
+@dataclass
+class Tally:
+    """What happened. `kills` are those of the server; those of the drainer alone are counted apart."""
+
+    kills: int = 0
+    drainer_kills: int = 0
+    moments: Counter[str] = field(default_factory=Counter)
+    mid_drain: int = 0
+    requests: int = 0
+    retried_events: int = 0
+    retried_known: int = 0
+    cutting_kills: int = 0
+    storing_kills: int = 0
+    reads: int = 0
+    findings: Findings = field(default_factory=Findings)
+    wrong: list[str] = field(default_factory=list)
+    start_seconds: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        return self.findings.any or bool(self.wrong)
+
+    def add(self, other: Tally) -> None:
+        for name, value in vars(other).items():
+            if isinstance(value, int):
+                setattr(self, name, getattr(self, name) + value)
+        self.moments.update(other.moments)
+        self.findings.add(other.findings)
+        self.wrong += other.wrong
+        self.start_seconds += other.start_seconds
+        self.seconds = max(self.seconds, other.seconds)
+
+    def figures(self) -> dict[str, Any]:
+        """For people and for JSON."""
+        share = self.retried_known / self.retried_events if self.retried_events else 0.0
+        f = self.findings
+        return {
+            "kills of the server": self.kills,
+            "kills of the drainer alone": self.drainer_kills,
+            "kills in the middle of a drain": self.mid_drain,
+            "moments": dict(sorted(self.moments.items())),
+            "requests answered": self.requests,
+            "events acknowledged": f.acked,
+            "events sent again": self.retried_events,
+            "of those stored before, unacknowledged": round(share, 3),
+            "kills that cut a request": self.cutting_kills,
+            "of those, with one stored and unacknowledged": self.storing_kills,
+            "acknowledged answers read back after a restart": self.reads,
+            "lost": f.lost,
+            "duplicates": f.duplicates,
+            "torn": f.torn,
+            "never sent": f.strangers,
+            "left in the spool": f.left,
+            "wrong answers": len(self.wrong),
+            "details": f.details + self.wrong[:20],
+            "median seconds to start": round(sorted(self.start_seconds)[len(self.start_seconds) // 2], 2)
+            if self.start_seconds
+            else None,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+class Load:
+    """Clients that send until they are told to stop or the server is gone. With `retries_only` nothing new is sent."""
+
+    def __init__(self, ledger: Ledger, port: int, clients: int = CLIENTS, retries_only: bool = False) -> None:
+        self.ledger = ledger
+        self._over = False
+        self._only = retries_only
+        self._tasks = [asyncio.create_task(self._client(port)) for _ in range(clients)]
+
+    async def _client(self, port: int) -> None:
+        connection = Connection(port)
+        while not self._over and (self.ledger.waiting or not self._only):
+            request = self.ledger.next()
+            try:
+                answer = await connection.ask(request.bytes)
+            except Cut:
+                if request.first_answer is None:
+                    self.ledger.unanswered(request)
+                break
+            self.ledger.take(request, answer)
+            if answer.status >= 400:
+                await asyncio.sleep(0.05)
+        await connection.close()
+
+    async def finish(self) -> None:
+        """Waits for the answers to what is in flight."""
+        self._over = True
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Waits until the clients have found out that the server is gone, or that nothing is left to send."""
+        await asyncio.gather(*self._tasks)
+
+
+class Campaign:
+    """The lives of one server. Not `alone`: other servers share its lake and spool, and live on."""
+
+    def __init__(self, lake: Path, seed: int, alone: bool = True) -> None:
+        self.lake = lake
+        self.alone = alone
+        self.ledger = Ledger(seed)
+        self.tally = Tally()
+        self._random = random.Random(seed)
+        self._deck: list[str] = []
+
+    async def live(self, kills: int) -> None:
+        """Lives until the server was killed `kills` times, then one that ends as it should."""
+        started = time.monotonic()
+        while self.tally.kills < kills:
+            await self._one_life()
+        await self.settle()
+        self.tally.seconds = time.monotonic() - started
+        ledger = self.ledger
+        self.tally.wrong += ledger.wrong
+        self.tally.requests = ledger.answered
+        self.tally.retried_events = ledger.retried_events
+        self.tally.retried_known = ledger.retried_known
+        self.tally.cutting_kills = len(ledger.cut_in)
+        self.tally.storing_kills = len(ledger.stored_in)
+
+    async def settle(self) -> None:
+        """One undisturbed life: what was not answered is sent again, then the server is asked to stop."""
+        service = await self._started()
+        await self._read_back(service)
+        while self.ledger.waiting:
+            await Load(self.ledger, service.port, retries_only=True).ended()
+        await service.stop()
+        if service.process.returncode != 0:
+            self.tally.wrong.append(f"the server ended with {service.process.returncode}: {service.said()[-500:]}")
+
+    async def _one_life(self) -> None:
+        moment = self._dealt()
+        self.tally.moments[moment] += 1
+        if moment == "starting":
+            service = Service(self.lake)
+            await asyncio.sleep(self._random.uniform(0, max(self.tally.start_seconds, default=2.0)))
+            self._kill(service)
+            return
+        maintainer = self._maintainer() if moment == "maintaining" else None
+        service = await self._started()
+        await self._read_back(service)
+        load = Load(self.ledger, service.port)
+        if moment == DRAINER:
+            await self._kill_drainer(service)
+            if service.drainer() is None:
+                self.tally.wrong.append(f"the server did not start another drainer: {service.said()[-500:]}")
+            moment = "group"
+        if moment == "draining":
+            await held(self.lake / "spool" / "drain.lock", 6.0)
+            await asyncio.sleep(self._random.uniform(0, 0.15))
+        elif maintainer is not None:
+            assert maintainer.stdout is not None
+            await asyncio.to_thread(maintainer.stdout.readline)
+            await asyncio.sleep(self._random.uniform(0, LOAD_SECONDS))
+            maintainer.kill()
+        else:
+            await asyncio.sleep(self._random.uniform(0, LOAD_SECONDS))
+        drainer = service.drainer() if moment == "server" else None
+        self._kill(service, whole_group=moment != "server")
+        if maintainer is not None:
+            maintainer.communicate()
+        await load.ended()
+        if drainer is not None and not await _gone(drainer, 30.0):
+            self.tally.wrong.append("a drainer lives on without its server")
+
+    async def _kill_drainer(self, service: Service) -> None:
+        pid = None
+        for _ in range(1_000):
+            pid = service.drainer()
+            if pid is not None:
+                break
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(self._random.uniform(0, 2.0))
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self.tally.drainer_kills += 1
+        for _ in range(500):
+            if service.drainer() not in (None, pid):
+                return
+            await asyncio.sleep(0.01)
+
+    def _kill(self, service: Service, whole_group: bool = True) -> None:
+        if self.alone:  # else it may be another's drainer
+            self.tally.mid_drain += holder(self.lake / "spool" / "drain.lock") is not None
+        service.kill(whole_group)
+        self.tally.kills += 1
+        self.ledger.life += 1
+
+    async def _started(self) -> Service:
+        service = await Service(self.lake).ready()
+        self.tally.start_seconds.append(time.monotonic() - service.began)
+        return service
+
+    async def _read_back(self, service: Service) -> None:
+        """What was acknowledged is there at once after a restart, drained or not."""
+        connection = Connection(service.port)
+        for event in self.ledger.some_acked(3):
+            answer = await connection.get(f"/v1/predictions/{event.event_id}")
+            if answer.status != 200 or answer.json()["label"] != event.says["label"]:
+                self.tally.wrong.append(f"after a restart {event.event_id} is {answer.status} {answer.body[:200]!r}")
+            image = await connection.get(f"/v1/images/{event.image_id}")
+            if image.status != 200 or (event.data is not None and image.body != event.data):
+                self.tally.wrong.append(f"after a restart the image of {event.event_id} is {image.status}")
+            self.tally.reads += 1
+        await connection.close()
+
+    def _maintainer(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", MAINTAINER, str(self.lake)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT)
+
+    def _dealt(self) -> str:
+        if not self._deck:
+            self._deck = list(DECK)
+            self._random.shuffle(self._deck)
+        return self._deck.pop()
+
+
+async def _gone(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while alive(pid):
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.02)
+    return True
+
+
+def compared(lake: Path, ledgers: Sequence[Ledger]) -> Findings:
+    """Drains what is left in a lake's spool and compares."""
+    opened = opening.open(str(lake))
+    spool = Spool(lake / "spool")
+    try:
+        if drain(opened, spool) is None:
+            return Findings(left=1, details=["another process still drains after the server's end"])
+        return compare(opened, spool, *ledgers)
+    finally:
+        spool.close()
+
+
+async def campaigns(folder: Path, kills: int, seed: int, lanes: int = 2, one_lake: bool = False) -> Tally:
+    """`kills` kills in all, on `lanes` servers at a time, each with a lake of its own or all with one and its spool.
+
+    Most of a life is a start, which keeps one core busy.
+    """
+    lakes = [folder / f"lane{0 if one_lake else lane}.lake" for lane in range(lanes)]
+    for lake in dict.fromkeys(lakes):
+        await asyncio.to_thread(opening.create, str(lake))
+    running = [Campaign(lake, seed + lane, alone=not one_lake) for lane, lake in enumerate(lakes)]
+    shares = [kills // lanes + (lane < kills % lanes) for lane in range(lanes)]
+    await asyncio.gather(*(one.live(share) for one, share in zip(running, shares, strict=True)))
+    total = Tally()
+    for one in running:
+        total.add(one.tally)
+    for lake in dict.fromkeys(lakes):
+        ledgers = [one.ledger for one in running if one.lake == lake]
+        total.findings.add(await asyncio.to_thread(compared, lake, ledgers))
+    return total

@@ -1,0 +1,133 @@
+"""The whole service under SIGKILL: what it acknowledged is in the lake exactly once, whatever moment it died at."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from lake import schema
+from lake.drain import drain
+from lake.spool import Spool
+from lake.store import Lake
+from tests.conftest import MakeLake
+from tests.crash.http import Answer
+from tests.crash.kills import Tally, campaigns
+from tests.crash.ledger import Ledger, compare
+
+
+def show(tally: Tally, capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print("\n" + json.dumps(tally.figures(), indent=2, ensure_ascii=False))
+
+
+@pytest.mark.parametrize("kills", [25, pytest.param(200, marks=pytest.mark.soak)])
+def test_nothing_acknowledged_is_lost_doubled_or_torn(
+    tmp_path: Path, kills: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tally = asyncio.run(campaigns(tmp_path, kills, seed=kills))
+    show(tally, capsys)
+    assert not tally.failed, tally.figures()["details"]
+    assert tally.kills == kills
+    assert tally.drainer_kills
+    assert tally.mid_drain
+    assert tally.retried_known, "no kill fell between a commit and its answer: the test saw nothing of retries"
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(40, marks=pytest.mark.soak)])
+def test_two_servers_on_one_spool_are_killed_in_turn(
+    tmp_path: Path, kills: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tally = asyncio.run(campaigns(tmp_path, kills, seed=1_000 + kills, one_lake=True))
+    show(tally, capsys)
+    assert not tally.failed, tally.figures()["details"]
+
+
+# The comparison itself -------------------------------------------------------------------------------------
+
+
+def answered(ledger: Ledger, lk: Lake, count: int) -> None:
+    """Puts `count` requests through the lake's own code without a server, each answered as stored."""
+    spool = Spool(Path(lk.uri) / "spool")
+    for _ in range(count):
+        request = ledger.next()
+        put(spool, request.events)
+        items = [{"code": 201} for _ in request.events]
+        body = json.dumps({"items": items}).encode()
+        ledger.take(request, Answer(200 if request.path.endswith("batch") else 201, {}, body))
+    drain(lk, spool)
+    spool.close()
+
+
+def put(spool: Spool, events: list) -> None:
+    from lake import events as made
+
+    for sent in events:
+        if sent.kind == "prediction":
+            event = made.prediction(
+                {"prediction_id": sent.event_id, **told(sent.says)}, {}, sent.image_id, sent.data, None
+            )
+        elif sent.kind == "image":
+            event = made.image(sent.image_id, sent.data, None, None)
+        else:
+            event = made.feedback(
+                {"event_id": sent.event_id, **sent.says}, {sent.says["prediction_id"]: sent.image_id}, None
+            )
+        spool.put([event])
+
+
+def told(says: dict) -> dict:
+    return {k: v.isoformat() if k == "timestamp" else v for k, v in says.items()}
+
+
+def lose_a_row(lk: Lake) -> None:
+    lk.delete("predictions", f"prediction_id = '{lk.scan('predictions', ['prediction_id'])['prediction_id'][0]}'")
+
+
+def lose_an_image(lk: Lake) -> None:
+    lk.delete("images", f"image_id = '{lk.scan('images', ['image_id'])['image_id'][0]}'")
+
+
+def double_a_review(lk: Lake) -> None:
+    import lance
+
+    rows = lk.dataset("reviews").to_table()
+    lance.write_dataset(rows.slice(0, 1), lk.table_uri("reviews"), mode="append")
+
+
+def change_a_label(lk: Lake) -> None:
+    row = lk.scan("predictions", [f.name for f in lk.dataset("predictions").schema], "model is not null").slice(0, 1)
+    changed = pa.Table.from_pylist([row.to_pylist()[0] | {"label": "another"}], schema=row.schema)
+    lk.update("predictions", changed)
+
+
+def add_a_stranger(lk: Lake) -> None:
+    row = lk.dataset("reviews").to_table().to_pylist()[0] | {"event_id": "00000000-0000-4000-8000-000000000000"}
+    lk.insert("reviews", pa.Table.from_pylist([row], schema=schema.REVIEWS.arrow()))
+
+
+@pytest.mark.parametrize(
+    ("harm", "seen_as"),
+    [
+        (lambda lk: None, None),
+        (lose_a_row, "lost"),
+        (lose_an_image, "torn"),
+        (double_a_review, "duplicates"),
+        (change_a_label, "torn"),
+        (add_a_stranger, "strangers"),
+    ],
+)
+def test_the_comparison_sees_what_a_fault_would_leave(
+    make_lake: MakeLake, harm: Callable[[Lake], None], seen_as: str | None
+) -> None:
+    lk = make_lake()
+    ledger = Ledger(seed=5)
+    answered(ledger, lk, 60)
+    harm(lk)
+    found = compare(lk, None, ledger)
+    assert found.acked > 60
+    assert found.any == (seen_as is not None), found.details
+    if seen_as:
+        assert getattr(found, seen_as) >= 1, found.details

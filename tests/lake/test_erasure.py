@@ -1,0 +1,289 @@
+"""What is erased is on no file any more, does not come back, and nobody else's rows are touched."""
+
+import datetime as dt
+import os
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import lake
+from lake import audit, backup, erasure, events, ids, ingest, maintenance, schema, slices, store
+from lake.drain import drain
+from lake.errors import BadInput, LakeBusy
+from lake.spool import Spool
+from lake.store import Lake
+from tests import pictures
+from tests.conftest import MakeLake
+from tests.lake import answers, stock
+
+ERASED = 3
+
+
+def holding(root: Path, data: bytes) -> set[str]:
+    """Files under `root` that have any 64 bytes of `data`, asked at every 64th place."""
+    windows = [data[i : i + 64] for i in range(0, max(1, len(data) - 63), 64)]
+    found = set()
+    for path in root.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        if any(window in content for window in windows):
+            found.add(path.relative_to(root).as_posix())
+    return found
+
+
+def traces(number: int) -> dict[str, bytes]:
+    """What of an image may be on the disk; its bytes are 100 KB, so that they lie in a file of their own."""
+    return {
+        "image": stock.data(number, 100_000),
+        "small image": stock.data(number),
+        "thumbnail": stock.jpeg(number),
+        "vector": stock.vector(number).tobytes(),
+    }
+
+
+@pytest.fixture(scope="module")
+def _full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images small and large, embedded, labelled, reviewed, sliced and clustered, in several commits."""
+    made = lake.create(str(tmp_path_factory.mktemp("full") / "lake"), embedders=["x"])
+    stock.bind(made)
+    stock.add(made, range(10), source="camera/a")
+    stock.add(made, range(10, 13))
+    stock.add(made, range(20, 26), size=100_000, source="camera/b")
+    stock.embed(made, range(13))
+    stock.embed(made, range(20, 26), 100_000)
+    image = stock.image_id(ERASED)
+    answers.label(made, (image, "cat", store.now()), (stock.image_id(4), "dog", store.now()))
+    review = {"event_id": "r", "prediction_id": stock.prediction_id(ERASED), "image_id": image, "verdict": "incorrect"}
+    review |= {"timestamp": store.now(), "ingested_at": store.now(), "origin": "customer"}
+    review["comment"] = "the comment of the person who is to be forgotten, and their address: 12 Somewhere Street"
+    made.insert("reviews", pa.Table.from_pylist([review], schema=schema.REVIEWS.arrow()))
+    slices.create(made, "odd", ids=[image, stock.image_id(5)])
+    slices.create(made, "other", ids=[stock.image_id(5)])
+    members = [{"id": "t/0", "tree": "t", "node": "0", "image_id": stock.image_id(n)} for n in (3, 4)]
+    members += [{"id": "t/1", "tree": "t", "node": "1", "image_id": image}]
+    made.insert("cluster_members", pa.Table.from_pylist(members, schema=schema.CLUSTER_MEMBERS.arrow()))
+    node = {"tree": "t", "method": "kmeans", "embedder": "x", "predictions_version": 1, "noise": False}
+    node |= {"medoids": [image], "created_at": store.now()}
+    nodes = [node | {"id": "t/0", "node": "0", "size": 2}, node | {"id": "t/1", "node": "1", "size": 1}]
+    made.insert("clusters", pa.Table.from_pylist(nodes, schema=schema.CLUSTERS.arrow()))
+    return Path(made.uri)
+
+
+@pytest.fixture
+def full(_full: Path, tmp_path: Path) -> Lake:
+    import shutil
+
+    return lake.open(str(shutil.copytree(_full, tmp_path / "full")))
+
+
+@pytest.mark.parametrize(("number", "size"), [(ERASED, 2_000), (22, 100_000)])
+def test_nothing_of_it_is_on_any_file(full: Lake, number: int, size: int) -> None:
+    root = Path(full.uri)
+    parts = {k: v for k, v in traces(number).items() if k != ("image" if size == 2_000 else "small image")}
+    for what, data in parts.items():
+        assert holding(root, data), f"the {what} was to be found before"
+    report = erasure.forget(full, [stock.image_id(number, size)], reason="asked for")
+    assert {what: holding(root, data) for what, data in parts.items()} == {what: set() for what in parts}
+    assert report.complete
+    assert (report.rows["images"], report.rows["thumbnails"], report.rows["predictions"]) == (1, 1, 1)
+
+
+def test_comments_labels_and_memberships_go_too(full: Lake) -> None:
+    image = stock.image_id(ERASED)
+    comment = b"12 Somewhere Street"
+    assert holding(Path(full.uri), comment)
+    report = erasure.forget(full, [image])
+    assert not holding(Path(full.uri), comment)
+    assert not any(full.known(name, "image_id", [image]) for name in erasure.TABLES)
+    assert (report.slices, report.trees) == (["odd@1"], ["t"])
+    assert slices.get(full, "odd").size == 1
+    assert slices.members(full, slices.get(full, "odd")).to_pylist() == [stock.image_id(5)]
+    nodes = full.sql("SELECT id, size, medoids FROM clusters").to_pylist()
+    assert nodes == [{"id": "t/0", "size": 1, "medoids": [stock.image_id(4)]}]
+
+
+def test_everything_else_is_what_it_was(full: Lake) -> None:
+    before = stock.contents(full, "forgotten", "audit", "slices", "clusters")
+    erasure.forget(full, [stock.image_id(ERASED)])
+    after = stock.contents(full, "forgotten", "audit", "slices", "clusters")
+    for name, rows in after.items():
+        left = [row for row in before[name] if stock.image_id(ERASED) not in str(row)]
+        assert rows == left, name
+    maintenance.maintain(full)
+    assert stock.contents(full, "forgotten", "audit", "slices", "clusters") == after
+
+
+def test_images_are_found_by_where_they_came_from(full: Lake) -> None:
+    report = erasure.forget(full, source="camera/[b-z]*")
+    assert report.image_ids == sorted(stock.image_id(n, 100_000) for n in range(20, 26))
+    assert full.dataset("images").count_rows() == 13
+    with pytest.raises(BadInput, match="say what to erase"):
+        erasure.forget(full)
+    with pytest.raises(BadInput, match="'x' is no image_id"):
+        erasure.forget(full, ["x"])
+
+
+def test_who_did_it_is_in_the_audit_log(full: Lake) -> None:
+    erasure.forget(full, [stock.image_id(1)], reason="court order 7")
+    entry = full.sql("SELECT * FROM audit WHERE action = 'forget'").to_pylist()[0]
+    assert (entry["target"], entry["user"]) == (stock.image_id(1), audit.os_user())
+    assert "court order 7" in entry["detail"]
+    stone = full.scan("forgotten", ["image_id", "reason"]).to_pylist()
+    assert stone == [{"image_id": stock.image_id(1), "reason": "court order 7"}]
+
+
+def test_it_does_not_come_back_by_ingest(lk: Lake, tmp_path: Path) -> None:
+    paths = pictures.folder(tmp_path / "in", 3)
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+    image = ids.image_id(paths[1].read_bytes())
+    erasure.forget(lk, [image])
+    again = ingest.ingest(lk, tmp_path / "in", workers=1)
+    assert (again.images_new, again.images_known) == (0, 2)
+    today = f"{dt.datetime.now(dt.UTC):%Y-%m-%d}"
+    assert [(r["source"], r["reason"]) for r in again.rejected] == [
+        (str(paths[1]), f"this image was erased on {today}")
+    ]
+    log = tmp_path / "log.csv"
+    log.write_text(f"image_id,model,label\n{image},m,cat\n")
+    assert "was erased on" in ingest.ingest(lk, log, workers=1).rejected[0]["reason"]
+
+
+def test_it_goes_from_the_spool_and_does_not_come_back_through_it(lk: Lake, tmp_path: Path) -> None:
+    files = [pictures.encoded(pictures.scene(n), "PNG") for n in range(3)]
+    names = [ids.image_id(f) for f in files]
+
+    def sent(spool: Spool, turn: int) -> None:
+        spool.put([
+            events.prediction({"prediction_id": stock.prediction_id(10 * turn + n), "model": "m", "label": "cat",
+                               "source": f"line {n}"}, {}, names[n], files[n], None)
+            for n in range(3)
+        ])  # fmt: skip
+
+    folder = tmp_path / "spool"
+    first = Spool(folder)
+    sent(first, 0)
+    first.close()
+    spool = Spool(folder)
+    assert all(holding(folder, f) for f in files)
+    report = erasure.forget(lk, source="line [01]", spools=[spool])
+    assert report.image_ids == sorted(names[:2])
+    assert report.spool_events == 2
+    assert report.complete
+    assert [bool(holding(folder, f)) for f in files] == [False, False, True]
+    sent(spool, 1)
+    spool.close()
+    spool = Spool(folder)
+    drain(lk, spool)
+    spool.close()
+    assert lk.scan("images", ["image_id"])["image_id"].to_pylist() == [names[2]]
+    assert not any(holding(tmp_path, f) for f in files[:2])
+
+
+def test_bytes_that_were_drained_go_from_a_server_s_open_file(lk: Lake, tmp_path: Path, monkeypatch) -> None:
+    """The file a server appends to holds what was drained until it is sealed: erasure waits for that."""
+    from lake import segments
+
+    monkeypatch.setattr(segments, "SEAL_SECONDS", 0.5)
+    data = pictures.encoded(pictures.scene(1), "PNG")
+    serving = Spool(tmp_path / "spool")
+    given = {"prediction_id": stock.prediction_id(1), "model": "m", "label": "cat"}
+    serving.put([events.prediction(given, {}, ids.image_id(data), data, None)])
+    drain(lk, serving)
+    assert holding(tmp_path / "spool", data)
+    other = Spool(tmp_path / "spool")
+    assert erasure.forget(lk, [ids.image_id(data)], spools=[other]).complete
+    assert not holding(tmp_path, data)
+    other.close()
+    serving.close()
+
+
+def test_tags_and_backups_that_still_hold_it_are_named(full: Lake, tmp_path: Path) -> None:
+    image = stock.image_id(ERASED)
+    backup.backup(full, tmp_path / "copy")
+    full.dataset("images").tags.create("training", full.version("images"))
+    full.dataset("labels").tags.create("empty", 1)
+    report = erasure.forget(full, [image])
+    assert report.tagged == ["images@training"]
+    assert not report.complete
+    assert [(Path(b["path"]), b["there"]) for b in report.backups] == [(tmp_path / "copy", True)]
+    assert holding(Path(full.uri), stock.data(ERASED))
+    full.dataset("images").tags.delete("training")
+    assert erasure.forget(full, [image]).complete
+    assert not holding(Path(full.uri), stock.data(ERASED))
+
+
+def test_a_backup_made_before_it_came_is_not_named(full: Lake, tmp_path: Path) -> None:
+    backup.backup(full, tmp_path / "copy")
+    stock.add(full, [77])
+    assert erasure.forget(full, [stock.image_id(77)]).backups == []
+
+
+def test_an_unfinished_write_that_holds_it_is_named_until_nobody_can_commit_it(full: Lake) -> None:
+    left = Path(full.table_uri("images")) / "data/.tmpKILLED"
+    left.write_bytes(b"before" + stock.data(ERASED) + b"after")
+    unrelated = left.with_name(".tmpOTHER")
+    unrelated.write_bytes(stock.data(99))
+    report = erasure.forget(full, [stock.image_id(ERASED)])
+    assert (report.unfinished, report.complete) == ([str(left)], False)
+    os.utime(left, (time.time() - 90_000,) * 2)
+    assert erasure.forget(full, [stock.image_id(ERASED)]).complete
+    assert not left.exists()
+    assert unrelated.exists()
+    erasure.forget(full, [stock.image_id(ERASED)], alone=True)
+    assert not unrelated.exists()
+
+
+def test_a_killed_erasure_is_completed_by_the_next(full: Lake, monkeypatch) -> None:
+    """Stopped before its n-th change of the lake, then run again: as if it had run once."""
+    image, root = stock.image_id(ERASED), Path(full.uri)
+    for fatal in (1, 2, 4, 7, 10):
+        steps = 0
+        commit = Lake.commit
+
+        def stopping(self: Lake, name: str, write: object, fatal: int = fatal, commit=commit) -> object:
+            nonlocal steps
+            steps += 1
+            if steps == fatal:
+                raise KeyboardInterrupt
+            return commit(self, name, write)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Lake, "commit", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                erasure.forget(full, [image])
+    assert erasure.forget(full, [image]).complete
+    assert not holding(root, stock.data(ERASED))
+    assert slices.get(full, "odd").size == 1
+    assert full.scan("forgotten", ["image_id"])["image_id"].to_pylist() == [image]
+
+
+def test_others_may_read_and_write_meanwhile(make_lake: MakeLake) -> None:
+    made = make_lake()
+    stock.add(made, range(30))
+    other, over, written = lake.open(made.uri), threading.Event(), []
+
+    def write() -> None:
+        number = 100
+        while not over.is_set():
+            written.extend(stock.add(other, [number]))
+            assert len(list(other.images(written[-3:]))) == len(written[-3:])
+            number += 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for number in range(4):
+            assert erasure.forget(made, [stock.image_id(number)]).complete
+    finally:
+        over.set()
+        thread.join()
+    left = [stock.image_id(n) for n in range(4, 30)] + written
+    assert sorted(made.scan("images", ["image_id"])["image_id"].to_pylist()) == sorted(left)
+    assert len(list(made.images(left))) == len(left)
+
+
+def test_it_waits_for_whoever_maintains_the_lake(lk: Lake) -> None:
+    with maintenance.leader(lk), pytest.raises(LakeBusy):
+        erasure.forget(lk, [stock.image_id(1)], wait=0.1)
