@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # would keep what arrives waiting, shorter ones commit more.
 ROUND_IMAGES = 512
 ROUND_SECONDS = 2.0
+FIRST_BACKOFF_SECONDS = 1.0
 MOST_BACKOFF_SECONDS = 30.0
 
 
@@ -76,13 +77,13 @@ def watch(
     Raises BadInput for what no repetition mends: a lake that is gone, weights that are not the lake's.
     """
     watcher = _Watcher(order, seed, report)
-    pause, again = 0.0, 1.0
+    pause, again = 0.0, FIRST_BACKOFF_SECONDS
     try:
         while not stop.wait(pause):
             try:
                 watcher.work = watcher.work or Backfill(lake, record, model, file=file, workers=workers)
                 pause = 0.0 if watcher.round(watcher.work, stop) else interval
-                again = 1.0
+                again = FIRST_BACKOFF_SECONDS
             except BadInput:
                 raise
             except (LakeloopError, OSError) as error:

@@ -156,6 +156,8 @@ def read(
                 kept[name] = stream.read(size)
     except tarfile.TarError as error:
         raise BadInput(f"{source} is damaged: it cannot be read as a tar ({error})") from error
+    except (FileExistsError, NotADirectoryError) as error:  # one name is a file and a folder
+        raise BadInput(f"{source} is damaged: {error.filename} is there twice") from error
     return _compared(source, found, kept, expect)
 
 

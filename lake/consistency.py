@@ -124,7 +124,8 @@ def sets(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
     """A slice or node has as many members as it says."""
     for table, members in (("slices", "slice_members"), ("clusters", "cluster_members")):
         wrong = lake.sql(
-            f"SELECT s.id, s.size, count(m.image_id) AS n FROM {table} s LEFT JOIN {members} m ON m.id = s.id"
+            f"SELECT s.id, s.size, count(m.image_id) AS n FROM (SELECT DISTINCT id, size FROM {table}) s"
+            f" LEFT JOIN {members} m ON m.id = s.id"
             " GROUP BY ALL HAVING n <> s.size ORDER BY 1"
         ).to_pylist()
         if wrong:

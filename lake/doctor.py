@@ -56,15 +56,23 @@ def examine(
         return report
     report.mended += lake.notices
     for check in (_files, _leftovers, _indexes, _clock, *consistency.CHECKS):
-        for finding in check(lake, report, repair):
-            report.findings.append(finding)
-    report.findings += consistency.contents(lake, report, full)
+        _run(report, check.__name__.strip("_"), check(lake, report, repair))
+    _run(report, "bytes", consistency.contents(lake, report, full))
     if folder is not None:
         report.findings += _disk(folder)
     for spool in spools:
         report.findings += _spool(spool)
     report.seconds = time.monotonic() - started
     return report
+
+
+def _run(report: Report, name: str, findings: Iterator[Finding]) -> None:
+    """Collects what a check finds; that it cannot read the lake is a finding, too."""
+    try:
+        report.findings += findings
+    except (LakeloopError, OSError, ValueError) as error:
+        what = f"could not be checked, because the lake cannot be read: {str(error)[:300]}"
+        report.findings.append(Finding(name, "wrong", what, "see the other findings; otherwise: lakeloop restore"))
 
 
 def _files(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:

@@ -172,7 +172,7 @@ class Drainer:
         found: dict[str, decode.Decoded | str] = {}
         for result, part in self._pool.map(tasks):
             data = [d for _, d in part]
-            settled = pictures.settled(result, data, decode.MAX_MEGAPIXELS_HTTP, HTTP_MEMORY_BYTES)
+            settled = pictures.settled(result, data, decode.MAX_MEGAPIXELS_HTTP, HTTP_MEMORY_BYTES, DECODE_SECONDS)
             found |= dict(zip((name for name, _ in part), settled, strict=True))
         return found
 

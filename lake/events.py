@@ -121,13 +121,17 @@ def _event(
     kind: Kind, event_id: str, image_id: str, row: Mapping[str, Any], data: bytes | None, key_id: str | None
 ) -> Event:
     # Nulls are left out: a column that a later version adds must not make an old event another one.
-    text = json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False, default=_iso)
+    text = _as_json({k: v for k, v in row.items() if v is not None})
     digest = hashlib.sha256(f"{kind} {event_id} {image_id} {text}".encode()).digest()
     return Event(kind, event_id, image_id, text, digest, data, key_id)
 
 
 def _iso(value: dt.datetime | None) -> str | None:
     return None if value is None else value.isoformat()
+
+
+# json.dumps makes an encoder for every call that wants anything special.
+_as_json = json.JSONEncoder(ensure_ascii=False, default=_iso).encode
 
 
 def _blank(value: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Literal
 from lake.errors import BadInput
 
 _NAMESPACE = uuid.UUID("5e1ab3c8-6f0e-5b7e-9c39-1a9c1f4f7a10")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -40,6 +41,8 @@ def kind(identifier: str) -> Literal["image", "prediction"]:
 
 def as_uuid(text: str) -> str | None:
     """The UUID in its usual lower-case form, or None when `text` is not one."""
+    if _UUID.match(text):  # nearly always, and ten times as quick
+        return text
     if len(text) not in (32, 36):
         return None
     try:

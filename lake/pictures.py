@@ -23,15 +23,16 @@ def settled(
     files: Sequence[bytes],
     max_megapixels: float,
     memory_bytes: int = BULK_MEMORY_BYTES,
+    timeout: float = 120.0,
 ) -> list[Decoded | str]:
     """What a task of DECODER found: for each file what it is, or the reason why it is not.
 
-    After a worker's death every file is tried alone, to find the culprit.
+    After a worker's death every file is tried alone, for `timeout` seconds each, to find the culprit.
     """
     if not isinstance(result, WorkerDied):
         return result
     found: list[Decoded | str] = []
-    with WorkerPool(DECODER, 1, memory_bytes=memory_bytes) as careful:
+    with WorkerPool(DECODER, 1, memory_bytes=memory_bytes, timeout=timeout) as careful:
         for data in files:
             alone = careful.run([data], max_megapixels)
             found.append(alone.reason if isinstance(alone, WorkerDied) else alone[0])

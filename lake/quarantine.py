@@ -17,6 +17,8 @@ from lake.errors import CouldNot
 from lake.store import local_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import lance
 
 FOLDER = "quarantine"
@@ -57,23 +59,37 @@ def _one_table(folder: Path, name: str, files: bool) -> list[str]:
     listed = table_files.manifests(table)
     if not listed:  # not made yet
         return []
-    newest_commit = listed[0][1].stat().st_mtime
     bad: list[tuple[int, Path, str]] = []
     for version, path in listed:
         why = _damage(table, version, path)
-        if why is None and files and newest_commit - path.stat().st_mtime < UNSYNCED_SECONDS:
-            why = _torn_data(table, version)
         if why is None:
             break
         bad.append((version, path, why))
     else:
-        if any(_damage(table, version, path) is None for version, path in listed):
-            return []  # torn data in every version that there is: nothing to go back to, `lakeloop doctor` names it
         raise CouldNot(
             f"no version of table {name!r} in {folder} can be read; restore the lake from a backup: lakeloop restore"
         )
-    done = [_put_aside(folder, name, v, path, why, back_to=version) for v, path, why in bad]
+    if files:
+        bad += _torn(table, listed[len(bad) :], listed[0][1].stat().st_mtime)
+    back_to = listed[len(bad)][0]
+    done = [_put_aside(folder, name, v, path, why, back_to) for v, path, why in bad]
     return [sentence for sentence in done if sentence]
+
+
+def _torn(table: Path, listed: Sequence[tuple[int, Path]], newest: float) -> list[tuple[int, Path, str]]:
+    """Commits of the two minutes before `newest`, seconds since 1970, whose data files are torn.
+
+    None when an older commit is torn just so: going back would cost commits and mend nothing.
+    """
+    bad: list[tuple[int, Path, str]] = []
+    for version, path in listed:
+        torn = next(table_files.torn(_open(table, version), table), None)
+        if torn is None:
+            return bad
+        if newest - path.stat().st_mtime > UNSYNCED_SECONDS:
+            break
+        bad.append((version, path, f"its file {torn} is torn"))
+    return []
 
 
 def _damage(table: Path, version: int, path: Path) -> str | None:
@@ -87,11 +103,6 @@ def _damage(table: Path, version: int, path: Path) -> str | None:
     except (ValueError, OSError) as error:
         return str(error).split(", /")[0]
     return None if opened.version == version else "it says another version"
-
-
-def _torn_data(table: Path, version: int) -> str | None:
-    torn = next(table_files.torn(_open(table, version), table), None)
-    return torn and f"its file {torn} is torn"
 
 
 def _open(table: Path, version: int) -> lance.LanceDataset:

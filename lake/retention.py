@@ -186,12 +186,18 @@ class _Run:
                 break
             rows = rows.sort_by("ingested_at")
             ends = np.cumsum(rows["size_bytes"].to_numpy())
-            needed = rows.slice(0, int(np.searchsorted(ends, total - most)) + 1)
-            before = self.report.images.bytes
-            limit = pc.max(needed["ingested_at"]).as_py() + dt.timedelta(microseconds=1)
-            self._drop_images(needed, limit)
-            self.report.images.before = max(limit, self.report.images.before or limit)
-            total -= self.report.images.bytes - before
+            start = 0
+            while start < rows.num_rows and total > most:
+                # What is held does not fall: then more of the file is needed.
+                gone = ends[start - 1] if start else 0
+                stop = min(int(np.searchsorted(ends, gone + total - most)) + 1, rows.num_rows)
+                needed = rows.slice(start, stop - start)
+                before = self.report.images.bytes
+                limit = pc.max(needed["ingested_at"]).as_py() + dt.timedelta(microseconds=1)
+                self._drop_images(needed, limit)
+                self.report.images.before = max(limit, self.report.images.before or limit)
+                total -= self.report.images.bytes - before
+                start = stop
         self.report.over_gb = max(0, total - most) / GB
 
     def thumbnails(self, limit: dt.datetime) -> None:

@@ -19,6 +19,8 @@ from lake.errors import BadInput
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# json.dumps makes an encoder for every call that wants anything special.
+_as_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 # The name a column is stored under, and the other names users bring it by.
 IMAGE_NAMES = ("image", "image_path", "path", "file_name", "filename", "file")
 _ALIASES = {
@@ -29,6 +31,7 @@ _ALIASES = {
 }
 # What was taken in must come out again: writers of JSON give up on deep nesting at a few hundred levels.
 METADATA_DEPTH = 64
+MOST_SCORES = 100_000
 
 
 @dataclass
@@ -113,7 +116,7 @@ def columns(row: Row) -> dict[str, Any]:
         **{name: getattr(row, name) for name in taken},
         "latency_ms": row.latency_ms,
         "source": row.source or row.image,
-        "metadata": json.dumps(row.metadata, ensure_ascii=False, sort_keys=True) if row.metadata else None,
+        "metadata": _as_json(row.metadata) if row.metadata else None,
         **row.promoted,
     }
 
@@ -230,6 +233,8 @@ def _scores(value: Any) -> list[dict[str, Any]] | None:
         pairs = list(enumerate(value))
     else:
         raise BadInput(f"scores is {_shown(value)}, not an object or a list")
+    if len(pairs) > MOST_SCORES:
+        raise BadInput(f"scores has {len(pairs):,} entries; {MOST_SCORES:,} are the most")
     scores = []
     for label, score in pairs:
         number = _fraction(f"scores of {label}", score)
@@ -331,10 +336,11 @@ def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
             raise BadInput(f"{name} is {_shown(value)}, beyond 64 bits")
         whole = int(number)
         # Beyond 2**53 a float lacks the last digits; what says them is read again.
+        digits = value.strip().lstrip("+-").lstrip("0") if isinstance(value, str) else ""
         if isinstance(value, int):
             whole = value
-        elif isinstance(value, str) and len(value) <= 32 and value.strip().lstrip("+-").isdigit():
-            whole = int(value)
+        elif digits.isdigit():
+            whole = int(digits) if number > 0 else -int(digits)
         if not -(2**63) <= whole < 2**63:
             raise BadInput(f"{name} is {_shown(value)}, beyond 64 bits")
         return whole

@@ -53,7 +53,6 @@ CREATE TABLE IF NOT EXISTS events(
     image_id TEXT NOT NULL, row TEXT NOT NULL, segment TEXT, offset INTEGER, length INTEGER, key_id TEXT,
     received REAL NOT NULL, parked TEXT);
 CREATE UNIQUE INDEX IF NOT EXISTS events_by_id ON events(event_id, kind);
-CREATE INDEX IF NOT EXISTS events_by_image ON events(image_id);
 CREATE INDEX IF NOT EXISTS events_by_segment ON events(segment);
 CREATE INDEX IF NOT EXISTS events_parked ON events(seq) WHERE parked IS NOT NULL;
 CREATE TABLE IF NOT EXISTS seen(
@@ -108,6 +107,14 @@ class Depth:
     def age(self) -> float:
         """Seconds the oldest has waited."""
         return 0.0 if self.oldest is None else max(0.0, time.time() - self.oldest)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "events": self.events,
+            "bytes": self.bytes,
+            "oldest_seconds": round(self.age(), 3),
+            "parked": self.parked,
+        }
 
 
 @dataclass(slots=True)
@@ -239,20 +246,24 @@ class Spool:
         return None
 
     def image(self, image_id: str) -> bytes | None:
-        """The bytes of an image that waits here."""
-        rows = self._read(
+        """The bytes of an image that waits here. Ask for one that probably does: the others cost a look at all.
+
+        An index would double what a commit writes.
+        """
+        found = self._read("SELECT segment, offset, length FROM events WHERE event_id = ? AND kind = 'image'", image_id)
+        found = found or self._read(
             "SELECT segment, offset, length FROM events WHERE image_id = ? AND segment IS NOT NULL LIMIT 1", image_id
         )
-        if not rows:
+        if not found:
             return None
         try:
-            return segments.read(self.segments, segments.Place(*rows[0]))
+            return segments.read(self.segments, segments.Place(*found[0]))
         except FileNotFoundError:  # drained in this moment
             return None
 
-    def has_image(self, image_id: str) -> bool:
-        """Whether the image waits here."""
-        return bool(self._read("SELECT 1 FROM events WHERE image_id = ? AND segment IS NOT NULL LIMIT 1", image_id))
+    def images(self) -> set[str]:
+        """The images whose bytes wait here."""
+        return {str(i) for (i,) in self._read("SELECT DISTINCT image_id FROM events WHERE segment IS NOT NULL")}
 
     def images_from(self, source: str) -> set[str]:
         """The images of waiting events whose source is like the pattern (`*`, `?`, `[a-z]`)."""
@@ -279,6 +290,14 @@ class Spool:
         held = segments.size(self.segments) + (pages - free) * size
         held += journal.stat().st_size if journal.exists() else 0
         return Depth(count - parked, held, oldest, parked)
+
+    def accepted(self, since: float, most: int = 10_000) -> tuple[int, float | None]:
+        """How many of the waiting answers came after `since` (of the newest `most` events), and when the last did."""
+        count, newest = self._read(
+            "SELECT count(*), max(received) FROM (SELECT kind, received FROM events ORDER BY seq DESC LIMIT ?)"
+            " WHERE kind = 'prediction' AND received > ?", most, since
+        )[0]  # fmt: skip
+        return count, newest
 
     def free_bytes(self) -> int:
         """What the disk of the spool has left."""

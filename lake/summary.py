@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def status(lake: Lake) -> dict[str, Any]:
-    """Counts of everything, per model and per embedder. `missing` counts images `embed` would give a vector."""
+    """Counts of everything, per model and per embedder. `missing` counts images `embed` would give a vector.
+
+    `image_status`: reason -> distinct images that have no thumbnail for it, the twenty most frequent.
+    """
     counts = {name: lake.dataset(name).count_rows() for name in schema.TABLES}
     images = counts["images"]
     models = lake.sql(
@@ -29,10 +32,20 @@ def status(lake: Lake) -> dict[str, Any]:
         "labels": counts["labels"],
         "slices": counts["slices"],
         "models": models,
+        "image_status": image_status(lake),
         "embedders": embedding_progress(lake, lake.embedders()),
         "columns": {name: str(kind) for name, kind in lake.promoted().items()},
         "tables": {name: {"rows": rows, "version": lake.version(name)} for name, rows in counts.items()},
     }
+
+
+def image_status(lake: Lake) -> dict[str, int]:
+    """Why images have no thumbnail: reason -> distinct images, the twenty most frequent first."""
+    found = lake.sql(
+        "SELECT image_status AS reason, count(DISTINCT image_id) AS images FROM predictions"
+        " WHERE image_status IS NOT NULL GROUP BY reason ORDER BY images DESC, reason LIMIT 20"
+    )
+    return dict(zip(found["reason"].to_pylist(), found["images"].to_pylist(), strict=True))
 
 
 def embedding_progress(lake: Lake, records: Sequence[EmbedderRecord]) -> list[dict[str, Any]]:

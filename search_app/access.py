@@ -1,16 +1,14 @@
 """Who may do what: every request's access key against the scope it needs, as ASGI middleware.
 
-`ROUTES` says which request needs which scope; a path of the API that it does not name needs admin, everything else (the
-app's pages, files and websocket) needs read. A key comes as `Authorization: Bearer`; a browser that logged in comes
-with a cookie, which can only read. Routes find the key's id in the ASGI scope as `lakeloop_key_id`, None without one.
-It knows nothing of what the routes do. Host and Origin are checked before, in `search_app/hosts.py`.
+A key comes as `Authorization: Bearer`; a browser that logged in comes with a cookie, which can only read. Routes find
+the key's id in the ASGI scope as `lakeloop_key_id`, None without one. Which request needs which scope is said in
+`search_app/scopes.py`; Host and Origin are checked before, in `search_app/hosts.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,12 +16,16 @@ from urllib.parse import quote
 
 from starlette.requests import cookie_parser
 
+from lake.errors import BadInput
 from search_app.hosts import same_origin
+from search_app.scopes import scope_of
 from search_app.ui.login import Login, cookie_name
 from search_app.ui.oidc import ROUTES as OIDC_ROUTES
 from search_app.ui.oidc import Oidc
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from lake.keys import Keyring
@@ -33,42 +35,6 @@ KEY_HEADER = b"x-lakeloop-key"
 # Seconds: the keys are read again in the background after the first, and no request is judged by older ones than the
 # second, except while a lake takes longer than the third to answer.
 FRESH, OLDEST, PATIENCE = 0.5, 1.0, 1.0
-
-# None: anybody. A path ends in {id} where one more segment of any kind follows. HEAD is as GET.
-ROUTES: tuple[tuple[str, str, str | None], ...] = (
-    ("GET", "/healthz", None),
-    ("GET", "/readyz", None),
-    ("GET", "/_stcore/health", None),
-    ("GET", "/metrics", "read"),
-    ("POST", "/v1/predictions", "ingest"),
-    ("POST", "/v1/predictions/batch", "ingest"),
-    ("POST", "/v1/images", "ingest"),
-    ("POST", "/v1/feedback", "feedback"),
-    ("POST", "/v1/search", "read"),
-    ("POST", "/v1/queries", "read"),
-    ("POST", "/v1/sql", "sql"),
-    ("GET", "/v1/predictions/{id}", "read"),
-    ("GET", "/v1/images/{id}", "read"),
-    ("GET", "/v1/thumbnails/{id}", "read"),
-    ("GET", "/v1/records/{id}", "read"),
-    ("GET", "/v1/queries/{id}", "read"),
-    ("GET", "/v1/status", "read"),
-    ("GET", "/v1/openapi.json", "read"),
-)
-_EXACT = {(method, path): scope for method, path, scope in ROUTES if not path.endswith("{id}")}
-_BY_ID = {(method, path.removesuffix("/{id}")): scope for method, path, scope in ROUTES if path.endswith("{id}")}
-_AT_ROOT = frozenset({"/healthz", "/readyz", "/metrics", "/v1"})
-
-
-def scope_of(method: str, path: str) -> str | None:
-    """The scope a request needs; None when anybody may make it. A websocket's method is WEBSOCKET."""
-    asked = ("GET" if method == "HEAD" else method, path)
-    if asked in _EXACT:
-        return _EXACT[asked]
-    if path.startswith("/v1/") or path in _AT_ROOT:
-        head, _, last = path.rpartition("/")
-        return _BY_ID.get((asked[0], head), "admin") if last else "admin"
-    return "read"
 
 
 @dataclass(frozen=True)
@@ -105,14 +71,21 @@ class Shown(NamedTuple):
 
 
 class Access:
-    """Lets a request pass, or answers it with 401 or 403. `refused` counts by reason."""
+    """Lets a request pass, or answers it with 401 or 403 and tells `refused` the reason's word, to be counted."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring, open_without_keys: bool, login: Login | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyring: Keyring,
+        open_without_keys: bool,
+        login: Login | None = None,
+        refused: Callable[[str], None] | None = None,
+    ) -> None:
         self.app = app
         self.keyring = keyring
         self.open = open_without_keys
         self.login = login
-        self.refused: Counter[str] = Counter()
+        self.refused = refused
         self._reading: asyncio.Future[None] | None = None
         self._until = 0.0
 
@@ -134,7 +107,8 @@ class Access:
             return
         verdict = self.judge(scope, shown, needed)
         if isinstance(verdict, Refusal):
-            self.refused[verdict.reason] += 1
+            if self.refused is not None:
+                self.refused(verdict.reason)
             await self._refuse(verdict, needed, scope, receive, send)
             return
         scope[KEY_ID] = verdict
@@ -253,11 +227,23 @@ class Access:
         await send({"type": "http.response.body", "body": body})
 
 
-def make_access(app: ASGIApp, keyring: Keyring, lake_uri: str, policy: Policy, pages: bool) -> Access:
-    """The middleware for one server; with `pages`, browsers can log in. Raises as `Oidc`."""
+def make_access(
+    app: ASGIApp,
+    keyring: Keyring,
+    lake_uri: str,
+    policy: Policy,
+    pages: bool,
+    refused: Callable[[str], None] | None = None,
+) -> Access:
+    """The middleware for one server; with `pages`, browsers can log in.
+
+    Raises BadInput for users on a server that is open to all, and as `Oidc`.
+    """
+    if policy.users and not policy.require_key:
+        raise BadInput("--allow-user needs --require-key: without it everybody on this machine is let in")
     oidc = Oidc(policy.users) if policy.users and pages else None
     login = Login(keyring, cookie_name(lake_uri), policy.https, oidc) if pages else None
-    return Access(app, keyring, not policy.require_key, login)
+    return Access(app, keyring, not policy.require_key, login, refused)
 
 
 def _shown(scope: Scope) -> Shown:

@@ -6,11 +6,12 @@ or routes.
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,8 +48,12 @@ def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Po
     """
     opened = api.service.lake
     keyring = Keyring(opened)
+
+    def refused(reason: str) -> None:
+        api.metrics.rejected.labels(reason).inc()
+
     if not ui:
-        return AllowedHosts(make_access(api, keyring, opened.uri, policy, pages=False), hosts)
+        return AllowedHosts(make_access(api, keyring, opened.uri, policy, False, refused), hosts)
     require("streamlit", "streamlit", "app")
     from search_app.ui import session, settings
 
@@ -57,7 +62,7 @@ def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Po
     from streamlit.web.server.starlette.starlette_app import App
 
     app = App(MAIN_PAGE, lifespan=api.lifespan)
-    return AllowedHosts(make_access(ApiFirst(api, app), keyring, opened.uri, policy, pages=True), hosts)
+    return AllowedHosts(make_access(ApiFirst(api, app), keyring, opened.uri, policy, True, refused), hosts)
 
 
 class ApiFirst:
@@ -82,10 +87,11 @@ def serve(
     policy: Policy = OPEN,
     settings: Settings | None = None,
     fetch: Fetch | None = None,
+    ready: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve the lake at `uri` until interrupted; one line with the URL on stderr once it answers.
 
-    With `settings` it takes events in; `fetch` gets images by URL.
+    With `settings` it takes events in; `fetch` gets images by URL; `ready` is called with the URL after that line.
     A host that other machines can reach requires a key of every request, whatever `policy` says. It answers to the
     names in `allow_hosts` too. Raises BadInput when keys are required and the lake has no active one, for a bad name,
     or when the port is taken. Port 0 takes a free one.
@@ -94,9 +100,9 @@ def serve(
         policy = replace(policy, require_key=True)
     opened = lake.open(uri)
     if policy.require_key and not Keyring(opened).any_active():
+        who = f"--host {host} is for other machines, which need one" if not is_loopback(host) else "everybody needs one"
         raise BadInput(
-            f"{uri} has no access keys yet, so nobody could be let in; make one with: "
-            f"lakeloop key create --scope admin --lake {uri}"
+            f"{uri} has no access keys yet, and {who}; make one with: lakeloop key create --scope admin --lake {uri}"
         )
     names = {host, *map(checked_name, allow_hosts)} - EVERYWHERE
     listener = _listen(host, port)
@@ -117,10 +123,11 @@ def serve(
     )
     # The spool's thread needs the interpreter for microseconds, many times a commit; the default makes it wait 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.freeze()  # what is loaded by now stays: to look through it again and again costs milliseconds each time
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises the signal that ended it once more; by itself SIGTERM would make a good end look like a death.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _Server(config, f"lakeloop answers on {url}", api.service).run(sockets=[listener])
+    _Server(config, url, ready, api.service).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -139,16 +146,18 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn, saying one line when it is ready, and not ready from the moment it is asked to end."""
 
-    def __init__(self, config: uvicorn.Config, line: str, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, url: str, ready: Callable[[str], None], service: Service) -> None:
         super().__init__(config)
-        self._line = line
+        self._url = url
+        self._ready = ready
         self._service = service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            sys.stderr.write(self._line + "\n")
+            sys.stderr.write(f"lakeloop answers on {self._url}\n")
             sys.stderr.flush()
+            self._ready(self._url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.stopping = True

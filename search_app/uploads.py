@@ -10,6 +10,7 @@ import threading
 
 from lake import decode
 from lake.errors import UnreadableImage
+from lake.image_header import read_header
 from lake.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
 
 LONGEST_SIDE = 2_048  # more than any embedder reads or any screen's detail panel shows
@@ -33,6 +34,7 @@ class Uploads:
 
     def jpeg(self, data: bytes, max_megapixels: float = decode.MAX_MEGAPIXELS_HTTP) -> bytes:
         """The image upright, RGB, at most 2,048 pixels long, as JPEG. Raises UnreadableImage."""
+        read_header(data, max_megapixels)  # what it tells need not occupy the worker
         with self._lock:
             if self._pool is None:
                 self._pool = WorkerPool(f"{__name__}:normalised", 1, memory_bytes=HTTP_MEMORY_BYTES, timeout=SECONDS)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import h11
 
-from lake.errors import BadInput
+from lake.errors import BadInput, CouldNot
 from lake.version import VERSION
 
 LONGEST_URL = 2_048
@@ -50,6 +50,8 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 # A name server that never answers holds its thread for as long as it likes: so many, and nothing waits for them.
 _resolving = threading.BoundedSemaphore(8)
+# Images held in memory at once.
+_fetching = threading.BoundedSemaphore(8)
 
 
 class UrlRefused(BadInput):
@@ -163,12 +165,14 @@ async def fetch(
     allowed: Callable[[str], bool] = is_public,
     tls: ssl.SSLContext | None = None,
 ) -> bytes:
-    """The body of a GET of `url`. Raises UrlRefused, whatever goes wrong.
+    """The body of a GET of `url`. Raises UrlRefused, whatever goes wrong, and CouldNot while too many others run.
 
     `resolve` and `allowed` say what a name's addresses are and which may be asked; `tls` replaces the system's idea of
     good certificates.
     """
     target = target_of(url, limits)
+    if not _fetching.acquire(blocking=False):
+        raise CouldNot("as many other images as this server fetches at a time are on their way; try again")
     try:
         async with asyncio.timeout(limits.seconds):
             addresses = await _checked_addresses(target, resolve, allowed)
@@ -191,6 +195,8 @@ async def fetch(
         raise UrlRefused("answer", f"{target.host} does not answer in HTTP ({error})") from None
     except OSError as error:
         raise UrlRefused("answer", f"{target.host} could not be reached ({error.strerror or error})") from None
+    finally:
+        _fetching.release()
 
 
 async def _checked_addresses(target: Target, resolve: Resolve, allowed: Callable[[str], bool]) -> list[str]:

@@ -58,8 +58,10 @@ class Admission:
 
     def refusal(self, size: int) -> Refusal | None:
         """Why a request with a body of `size` bytes is not taken in now; None when it is, whatever its rate."""
-        if self._refusal is not None:
-            return self._refusal
+        return self._refusal or self.too_much(size)
+
+    def too_much(self, size: int) -> Refusal | None:
+        """Why no more `size` bytes of bodies can be in memory now; None when they can."""
         if self.in_flight and self.in_flight + size > self.limits.in_flight_bytes:
             return Refusal(503, "busy", "too many large requests at once", 1)
         return None

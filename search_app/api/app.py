@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from lake.version import VERSION
 from search_app import query_images
-from search_app.api import batch, events, pictures, reads, search
+from search_app.api import batch, bodies, events, pictures, reads, search
 from search_app.api.metrics import Measured, Metrics
 from search_app.api.openapi import describe
 from search_app.api.predictions import Predictions
@@ -43,7 +43,10 @@ class Api:
         self._app = Measured(Predictions(self._api, self.service), self.metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            bodies.release(scope, self.service.admission)
 
     @asynccontextmanager
     async def lifespan(self, _: object = None) -> AsyncIterator[None]:

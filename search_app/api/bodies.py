@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from search_app.api.admission import Admission
 from search_app.api.problems import Refusal
@@ -14,7 +18,17 @@ if TYPE_CHECKING:
 IMAGE_BYTES = 32 << 20
 EVENT_BYTES = 4 << 20
 BATCH_BYTES = 64 << 20
+SEARCH_BYTES = 48 << 20  # an image of 32 MiB in Base64, and the rest of the question
 KEY_CHARACTERS = 200
+# Objects and lists in one JSON text: each takes thirty times the memory of its two characters.
+MOST_CONTAINERS = 100_000
+# Hashing or parsing more than this takes milliseconds, which all other requests would wait for.
+ASIDE_BYTES = 256 << 10
+_KEY = re.compile(rb"[!-~]{1,%d}\Z" % KEY_CHARACTERS)
+# In the ASGI scope: the bytes of the body that count as in memory until the request is answered.
+HELD = "lakeloop_held"
+
+T = TypeVar("T")
 
 
 class ClientGone(Exception):
@@ -36,12 +50,13 @@ def media_type(scope: Scope) -> str:
 
 
 def idempotency_key(scope: Scope) -> str | None:
-    """The key, told apart from other callers' equal keys by who they are. Raises Refusal when it is too long."""
+    """The key, told apart from other callers' equal keys by who they are. Raises Refusal when it is malformed."""
     given = header(scope, b"idempotency-key")
     if given is None:
         return None
-    if not 0 < len(given) <= KEY_CHARACTERS:
-        raise Refusal(400, "bad_key", f"an Idempotency-Key has 1 to {KEY_CHARACTERS} characters, not {len(given)}")
+    if not _KEY.match(given):
+        detail = f"an Idempotency-Key has 1 to {KEY_CHARACTERS} ASCII characters without spaces, not {given!r:.80}"
+        raise Refusal(400, "bad_key", detail)
     return f"{key_id(scope) or ''} {given.decode('latin-1')}"
 
 
@@ -58,33 +73,80 @@ def declared_length(scope: Scope) -> int | None:
 
 
 async def read(scope: Scope, receive: Receive, limit: int, admission: Admission, events: int = 1) -> bytes:
-    """The whole body. Raises Refusal when it is too large or not admitted (before reading it), ClientGone."""
+    """The whole body. Raises Refusal when it is too large or not admitted (before reading it), ClientGone.
+
+    It counts as in flight until `release`.
+    """
     declared = declared_length(scope)
     if declared is not None and declared > limit:
         raise too_large(limit)
     refusal = admission.refusal(declared or 0) or admission.over_rate(events)
     if refusal is not None:
         raise refusal
-    held = declared or 0
-    admission.in_flight += held
-    try:
-        parts = []
-        length = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            part = message.get("body", b"")
-            length += len(part)
-            if length > limit:
-                raise too_large(limit)
-            if part:
-                parts.append(part)
-            if not message.get("more_body", False):
-                break
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-    finally:
-        admission.in_flight -= held
+    return await _received(scope, receive, limit, admission)
+
+
+async def read_question(scope: Scope, receive: Receive, limit: int, admission: Admission) -> bytes:
+    """The body of a request that stores nothing, and is answered when nothing can be stored. Otherwise as `read`."""
+    declared = declared_length(scope)
+    if declared is not None and declared > limit:
+        raise too_large(limit)
+    refusal = admission.too_much(declared or 0)
+    if refusal is not None:
+        raise refusal
+    return await _received(scope, receive, limit, admission)
+
+
+async def _received(scope: Scope, receive: Receive, limit: int, admission: Admission) -> bytes:
+    held = declared_length(scope) or 0
+    _hold(scope, admission, held)
+    parts = []
+    length = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        length += len(part)
+        if length > limit:
+            raise too_large(limit)
+        if length > held:  # a body that comes in chunks says nothing of its length before
+            refusal = admission.too_much(length - held)
+            if refusal is not None:
+                raise refusal
+            _hold(scope, admission, length - held)
+            held = length
+        if part:
+            parts.append(part)
+        if not message.get("more_body", False):
+            break
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _hold(scope: Scope, admission: Admission, size: int) -> None:
+    admission.in_flight += size
+    scope[HELD] = scope.get(HELD, 0) + size
+
+
+def release(scope: Scope, admission: Admission) -> None:
+    """The request is answered: its body is in memory no more."""
+    admission.in_flight -= scope.pop(HELD, 0)
+
+
+async def aside(size: int, function: Callable[..., T], *arguments: Any) -> T:
+    """The function's result; beside the event loop when `size` bytes are to be gone through."""
+    if size <= ASIDE_BYTES:
+        return function(*arguments)
+    return await asyncio.to_thread(function, *arguments)
+
+
+def digest(*parts: bytes) -> bytes:
+    """Tells a request from another: no two lists of parts have the same."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(b"%d:" % len(part))
+        found.update(part)
+    return found.digest()
 
 
 def too_large(limit: int) -> Refusal:
@@ -93,6 +155,8 @@ def too_large(limit: int) -> Refusal:
 
 def json_object(data: bytes, what: str) -> dict[str, Any]:
     """The JSON object these bytes are. Raises Refusal saying why they are none."""
+    if data.count(b"{") + data.count(b"[") > MOST_CONTAINERS:
+        raise Refusal(422, "too_complex", f"{what} has more than {MOST_CONTAINERS:,} objects and lists")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers too long to read

@@ -17,6 +17,8 @@ from search_app.api.metrics import REFUSED
 from search_app.api.problems import Refusal
 
 if TYPE_CHECKING:
+    from starlette.types import Scope
+
     from lake.spool import Outcome
     from search_app.api.service import Service
 
@@ -50,12 +52,13 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
         def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
             return 200, batch.document(batch.statuses(items, found, outcomes))
 
-        async def run(digest: bytes) -> tuple[int, bytes]:
+        digest = await _digest(key, scope, body)
+
+        async def run() -> tuple[int, bytes]:
             outcomes = await service.store(good, key, digest, response) if good or key else []
             return response(outcomes)
 
-        status, said = await service.once(key, body if key else b"", run)
-        return _json(status, said)
+        return _json(*await service.once(key, digest, run))
 
     @router.post("/v1/images", response_class=Response)
     async def add_image(request: Request) -> Response:
@@ -65,10 +68,10 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
         key = bodies.idempotency_key(scope)
         source = None
         if kind.startswith("image/"):
-            request_body = data = await bodies.read(scope, request.receive, bodies.IMAGE_BYTES, service.admission)
+            body = data = await bodies.read(scope, request.receive, bodies.IMAGE_BYTES, service.admission)
         elif kind == "application/json":
-            request_body = await bodies.read(scope, request.receive, bodies.EVENT_BYTES, service.admission)
-            source = bodies.json_object(request_body, "the body").get("url")
+            body = await bodies.read(scope, request.receive, bodies.EVENT_BYTES, service.admission)
+            source = bodies.json_object(body, "the body").get("url")
             if fetch is None:
                 raise Refusal(403, "url_import_off", "this server fetches nothing: send the image itself as the body")
             if not isinstance(source, str):
@@ -79,20 +82,21 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
                 415, "media_type", f"send the image itself with an image/* type, not {kind or 'no type'!r:.80}"
             )
         read_header(data, decode.MAX_MEGAPIXELS_HTTP)
-        event = events.image(ids.image_id(data), data, source, bodies.key_id(scope))
+        image_id = await bodies.aside(len(data), ids.image_id, data)
+        event = events.image(image_id, data, source, bodies.key_id(scope))
+        digest = await _digest(key, scope, body)
 
         def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
             outcome = outcomes[0] if outcomes else "known"
             document = {"image_id": event.image_id, "status": outcome}
             return 201 if outcome == "stored" else 200, json.dumps(document).encode()
 
-        async def run(digest: bytes) -> tuple[int, bytes]:
+        async def run() -> tuple[int, bytes]:
             new = [event] if await service.unknown_images([event.image_id]) else []
             outcomes = await service.store(new, key, digest, response) if new or key else []
-            service.remember_image(event.image_id)
             return response(outcomes)
 
-        return _json(*await service.once(key, request_body if key else b"", run))
+        return _json(*await service.once(key, digest, run))
 
     @router.post("/v1/feedback", response_class=Response)
     async def add_feedback(request: Request) -> Response:
@@ -116,12 +120,22 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
             status = 201 if outcomes[0] == "stored" else 200
             return status, json.dumps({"event_id": event.event_id, "status": outcomes[0]}).encode()
 
-        async def run(digest: bytes) -> tuple[int, bytes]:
+        digest = await _digest(key, scope, body)
+
+        async def run() -> tuple[int, bytes]:
             return response(await service.store([event], key, digest, response))
 
-        return _json(*await service.once(key, body if key else b"", run))
+        return _json(*await service.once(key, digest, run))
 
     return router
+
+
+async def _digest(key: str | None, scope: Scope, body: bytes) -> bytes:
+    """What tells the request from another under the same Idempotency-Key; of no use without one."""
+    if key is None:
+        return b""
+    parts = (scope["path"].encode(), bodies.media_type(scope).encode(), body)
+    return await bodies.aside(len(body), bodies.digest, *parts)
 
 
 def _json(status: int, body: bytes) -> Response:

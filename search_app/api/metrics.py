@@ -57,6 +57,7 @@ class Metrics:
         self.lag = gauge("embedding_lag_seconds", "how long the oldest of them waits")
         self.embedded = counter("embedded_images", "images given a vector")
         self.spool = spool
+        self.unembedded: int | None = None  # as `waiting`; None when nobody embeds here
         self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
         if spool is not None:
             spool.on_commit(self._committed)
@@ -94,6 +95,7 @@ class Metrics:
 
     def embedder_said(self, facts: dict[str, Any]) -> None:
         """Takes note of a line of `lakeloop embed --watch --json`."""
+        self.unembedded = facts["waiting"]
         self.waiting.set(facts["waiting"])
         self.lag.set(facts["oldest_seconds"])
         self.embedded.inc(facts["embedded"])

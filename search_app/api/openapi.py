@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from search_app.api import batch, predictions
+from search_app.api.search import Query
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -16,7 +17,8 @@ _ID = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of
 _UUID = {"type": "string", "format": "uuid"}
 _TEXT = {"type": "string"}
 _FRACTION = {"type": "number", "minimum": 0, "maximum": 1}
-_IMAGE = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
+_BYTES = {"type": "string", "format": "binary"}
+_IMAGE = {"image/*": {"schema": _BYTES}}
 
 _EVENT = {
     "type": "object",
@@ -95,6 +97,7 @@ _HEADER = {
     "schema": {"type": "string", "maxLength": predictions.HEADER_BYTES},
     "description": "the event as ASCII JSON, when the body is an image",
 }
+_STORE_NOTHING = ("/v1/queries", "/v1/search")
 _COMMON = (401, 403)
 _WRITES = (400, 409, 413, 415, 422, 429, 503, 507)
 _MEANINGS = {
@@ -140,17 +143,21 @@ def _complete(schema: dict[str, Any]) -> None:
     url = {"type": "object", "required": ["url"], "properties": {"url": _TEXT}}
     bodies = {
         predictions.PATH: {**_IMAGE, "application/json": {"schema": {**_EVENT, "required": ["model", "image_id"]}}},
-        batch.PATH: {batch.NDJSON: {"schema": _TEXT}, batch.ARROW: {"schema": {"type": "string", "format": "binary"}}},
+        batch.PATH: {batch.NDJSON: {"schema": _TEXT}, batch.ARROW: {"schema": _BYTES}},
         "/v1/images": {**_IMAGE, "application/json": {"schema": url}},
         "/v1/feedback": {"application/json": {"schema": _FEEDBACK}},
         "/v1/queries": _IMAGE,
+        "/v1/search": {"application/json": {"schema": Query.model_json_schema()}},
     }
     for path, content in bodies.items():
         paths[path]["post"]["requestBody"] = {"required": True, "content": content}
-        if path != "/v1/queries":
+        if path not in _STORE_NOTHING:
             paths[path]["post"].setdefault("parameters", []).append(_KEY)
     paths["/v1/images"]["post"]["responses"] = _stored("image_id")
     paths["/v1/feedback"]["post"]["responses"] = _stored("event_id")
+    found = {"type": "object", "required": ["results"], "properties": {"results": _list({"type": "object"})}}
+    paths["/v1/search"]["post"]["responses"] = {"200": _answer("the images, best first", found)}
+    paths["/v1/search"]["post"]["responses"]["200"]["content"][batch.ARROW] = {"schema": _BYTES}
     paths[batch.PATH]["post"]["responses"] = {"200": _answer("each item's status", _items())}
     for path, methods in paths.items():
         for method, operation in methods.items():
@@ -203,7 +210,11 @@ def _items() -> dict[str, Any]:
             "detail": _TEXT,
         },
     }
-    return {"type": "object", "required": ["items"], "properties": {"items": {"type": "array", "items": item}}}
+    return {"type": "object", "required": ["items"], "properties": {"items": _list(item)}}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
 
 
 def _answer(meaning: str, schema: dict[str, Any]) -> dict[str, Any]:

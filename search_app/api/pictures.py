@@ -57,7 +57,7 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
         if stored is not None:
             data, kind = stored.data, stored.format.upper()
         else:
-            waiting = service.spool.image(image_id) if service.spool is not None else None
+            waiting = service.waiting_image(image_id)
             if waiting is None:
                 raise _no_image(image_id)
             data, kind = waiting, read_header(waiting, decode.MAX_MEGAPIXELS_HTTP).format

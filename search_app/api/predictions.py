@@ -14,7 +14,7 @@ from lake import decode, events, ids
 from lake.image_header import read_header
 from search_app.api import bodies
 from search_app.api.metrics import REFUSED
-from search_app.api.problems import Refusal, answer, refusal_of
+from search_app.api.problems import MEDIA_TYPE, Refusal, answer, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,10 +42,14 @@ class Predictions:
         self.service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["path"] != PATH:
             await self.app(scope, receive, send)
             return
         scope["lakeloop_route"] = PATH
+        if scope["method"] != "POST":
+            wrong = Refusal(405, "method_not_allowed", f"{PATH} takes POST")
+            await answer(send, wrong.status, wrong.body(), MEDIA_TYPE, {"Allow": "POST"})
+            return
         try:
             status, body = await self._accept(scope, receive)
         except bodies.ClientGone:
@@ -66,9 +70,11 @@ class Predictions:
         key = bodies.idempotency_key(scope)
         if kind == "application/json":
             body = await bodies.read(scope, receive, bodies.EVENT_BYTES, service.admission)
-            given = bodies.json_object(body, "the event")
+            size = len(body)
+            given = await bodies.aside(size, bodies.json_object, body, "the event")
             image_id = await self._named_image(given)
-            event = events.prediction(given, service.promoted, image_id, None, bodies.key_id(scope))
+            who = bodies.key_id(scope)
+            event = await bodies.aside(size, events.prediction, given, service.promoted, image_id, None, who)
             request = body
         elif kind.startswith("image/"):
             text = bodies.header(scope, b"lakeloop-event")
@@ -82,8 +88,8 @@ class Predictions:
                 )  # fmt: skip
             given = bodies.json_object(text, f"the header {HEADER}")
             body = await bodies.read(scope, receive, bodies.IMAGE_BYTES, service.admission)
-            event = with_image(given, body, service, bodies.key_id(scope))
-            request = text + body if key is not None else b""
+            event = await bodies.aside(len(body), with_image, given, body, service, bodies.key_id(scope))
+            request = text + event.image_id.encode()
         else:
             raise Refusal(
                 415, "media_type",
@@ -94,10 +100,12 @@ class Predictions:
         def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
             return reply(event, outcomes[0])
 
-        async def run(digest: bytes) -> tuple[int, bytes]:
+        digest = b"" if key is None else bodies.digest(PATH.encode(), kind.encode(), request)
+
+        async def run() -> tuple[int, bytes]:
             return response(await service.store([event], key, digest, response))
 
-        return await run(b"") if key is None else await service.once(key, request, run)
+        return await service.once(key, digest, run)
 
     async def _named_image(self, given: dict[str, Any]) -> str:
         image_id = named_image(given)
@@ -118,7 +126,7 @@ def with_image(given: dict[str, Any], data: bytes, service: Service, key_id: str
     """The event of an answer that came with its image. Raises Refusal, BadInput, UnreadableImage."""
     read_header(data, decode.MAX_MEGAPIXELS_HTTP)
     image_id = ids.image_id(data)
-    if given.get("image_id", image_id) != image_id:
+    if given.get("image_id") not in (None, image_id):
         raise Refusal(422, "other_image", "image_id is not the SHA-256 of the image that was sent")
     return events.prediction(given, service.promoted, image_id, data, key_id)
 

@@ -82,6 +82,8 @@ def refusal_of(error: BaseException) -> Refusal | None:
             return Refusal(422, "unreadable_image", str(error))
         case BadInput():
             return Refusal(422, "invalid", str(error))
+        case RecursionError():
+            return Refusal(422, "too_complex", "the request is nested too deeply")
         case LakeloopError():
             return Refusal(503, "unavailable", str(error), RETRY_SECONDS)
         case sqlite3.OperationalError() if "full" in str(error):
@@ -109,7 +111,7 @@ def answer_errors_as_problems(api: FastAPI) -> None:
         first = error.errors()[0]
         return Refusal(422, "invalid", f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}").response()
 
-    for kind in (Refusal, LakeloopError, sqlite3.Error, OSError):
+    for kind in (Refusal, LakeloopError, sqlite3.Error, OSError, RecursionError):
         api.add_exception_handler(kind, _known_error)
 
 

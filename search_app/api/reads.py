@@ -10,6 +10,7 @@ from lake import ids, summary
 from search_app.api import metrics as prometheus
 from search_app.api.pictures import checked
 from search_app.api.problems import Refusal
+from search_app.arrivals import Arrivals
 from search_app.records import answer, record, waiting_answer
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
     router = APIRouter()
     lake = service.lake
+    news = Arrivals(lake, service.spool)
 
     @router.get("/v1/predictions/{prediction_id}")
     def prediction(prediction_id: str) -> dict[str, Any]:
@@ -48,14 +50,13 @@ def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
         """Counts, models and embedding progress of the lake; what waits in the spool."""
         facts = dict(summary.status(lake))
         if service.spool is not None:
-            depth = service.spool.depth()
-            facts["spool"] = {
-                "events": depth.events,
-                "bytes": depth.bytes,
-                "oldest_seconds": round(depth.age(), 3),
-                "parked": depth.parked,
-            }
+            facts["spool"] = service.spool.depth().as_dict()
         return facts
+
+    @router.get("/v1/arrivals")
+    def arrivals() -> dict[str, Any]:
+        """Answers of the last minute, what waits in the spool or for a vector, and the newest images."""
+        return news.look() | {"unembedded": metrics.unembedded}
 
     @router.get("/healthz")
     def healthz() -> dict[str, str]:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lake import tables
 from lake.errors import BadInput
+from search_app.api import bodies
 from search_app.api.batch import ARROW
+from search_app.api.problems import Refusal
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from search_app.api.service import Service
     from search_app.uploads import Uploads
 
@@ -39,9 +45,19 @@ class Query(BaseModel):
 def routes(service: Service, uploads: Uploads) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/search")
-    def find(query: Query, request: Request) -> Any:
+    @router.post("/v1/search", response_class=Response)
+    async def find(request: Request) -> Response:
         """The k images most like the example, best first. `Accept` chooses JSON or an Arrow stream."""
+        kind = bodies.media_type(request.scope)
+        if kind != "application/json":
+            raise Refusal(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
+        body = await bodies.read_question(request.scope, request.receive, bodies.SEARCH_BYTES, service.admission)
+        found = await run_in_threadpool(answer, parsed(body))
+        if ARROW in request.headers.get("accept", ""):
+            return Response(await run_in_threadpool(_stream, found), media_type=ARROW)
+        return Response(await run_in_threadpool(_document, found), media_type="application/json")
+
+    def answer(query: Query) -> pa.Table:
         from embeddings import embedder as embedders
         from embeddings.search import search
         from search_app import networks
@@ -52,14 +68,25 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
         if query.image_base64 is not None or query.text is not None:
             name = embedders.record_of(service.lake, query.embedder).name
             example["model"] = networks.loaded(service.lake, name)
-        found = search(
+        return search(
             service.lake, **example, embedder=query.embedder, k=query.k, where=query.where, columns=query.columns
         )
-        if ARROW in request.headers.get("accept", ""):
-            return Response(_stream(found), media_type=ARROW)
-        return {"results": tables.rows(found)}
 
     return router
+
+
+def parsed(body: bytes) -> Query:
+    """The question. Raises Refusal naming the field that is wrong."""
+    try:
+        return Query.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Refusal(422, "invalid", f"{place}: {first['msg']}" if place else first["msg"]) from error
+
+
+def _document(table: pa.Table) -> bytes:
+    return json.dumps({"results": tables.rows(table)}, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _decoded(text: str) -> bytes:
@@ -69,7 +96,7 @@ def _decoded(text: str) -> bytes:
         raise BadInput(f"image_base64 is not Base64: {error}") from error
 
 
-def _stream(table: Any) -> bytes:
+def _stream(table: pa.Table) -> bytes:
     import pyarrow as pa
 
     out = io.BytesIO()

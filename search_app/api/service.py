@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from lake.errors import CouldNot
 from lake.spool import Entry
@@ -38,7 +37,7 @@ class Service:
         self.admission = Admission(limits or Limits())
         self.promoted = lake.promoted()
         self.stopping = False
-        self._known_images: dict[str, None] = {}
+        self._known_images: dict[str, None] = dict.fromkeys(spool.images()) if spool else {}
         self._in_flight: dict[str, bytes] = {}
 
     def writable(self) -> Spool:
@@ -81,24 +80,29 @@ class Service:
 
         entry = Entry(events, _notify, key, digest, remembered, waiter=(loop, future))
         self.writable().submit(entry)
-        return await future
+        outcomes = await future
+        for event in events:
+            if event.data is not None:
+                self._remember(event.image_id)
+        return outcomes
 
-    async def once(self, key: str | None, request: bytes, run: Callable[[bytes], Any]) -> tuple[int, bytes]:
+    async def once(
+        self, key: str | None, digest: bytes, run: Callable[[], Awaitable[tuple[int, bytes]]]
+    ) -> tuple[int, bytes]:
         """Runs a request under an Idempotency-Key, or gives the answer it was given before.
 
-        `run(digest)` stores and answers. Raises Refusal: 422 for another request under the key, 409 while the first
-        is in flight.
+        `run()` stores and answers; `digest` tells the request from another. Raises Refusal: 422 for another request
+        under the key, 409 while the first is in flight.
         """
-        digest = hashlib.sha256(request).digest()
         if key is None:
-            return await run(digest)  # type: ignore[no-any-return]
+            return await run()
         running = self._in_flight.get(key)
         if running is None:
             receipt = self.writable().receipt(key)
             if receipt is None:
                 self._in_flight[key] = digest
                 try:
-                    return await run(digest)  # type: ignore[no-any-return]
+                    return await run()
                 finally:
                     del self._in_flight[key]
             if receipt.digest == digest:
@@ -115,14 +119,12 @@ class Service:
         missing = await asyncio.to_thread(self._unknown_images, new)
         for image_id in new:
             if image_id not in missing:
-                self.remember_image(image_id)
+                self._remember(image_id)
         return missing
 
-    def remember_image(self, image_id: str) -> None:
-        """Takes note of an image that is stored."""
-        while len(self._known_images) >= KNOWN_IMAGES:
-            del self._known_images[next(iter(self._known_images))]
-        self._known_images[image_id] = None
+    def waiting_image(self, image_id: str) -> bytes | None:
+        """The bytes of an image that is in the spool and not in the lake yet."""
+        return self.spool.image(image_id) if self.spool is not None and image_id in self._known_images else None
 
     def image_of(self, prediction_id: str) -> str | None:
         """The image an answer is about, seen at once after its acknowledgement; None for an unknown answer."""
@@ -133,10 +135,16 @@ class Service:
         return found
 
     def _unknown_images(self, image_ids: Sequence[str]) -> set[str]:
+        """Looks, for images that this process has not seen: at uploads of others on this spool, and in the lake."""
         spool = self.spool
-        waiting = {i for i in image_ids if spool is not None and spool.has_image(i)}
-        rest = [i for i in image_ids if i not in waiting]
+        rest = [i for i in image_ids if spool is None or spool.event("image", i) is None]
         return set(rest) - self.lake.known("images", "image_id", rest)
+
+    def _remember(self, image_id: str) -> None:
+        known = self._known_images
+        while len(known) >= KNOWN_IMAGES:
+            del known[next(iter(known))]
+        known[image_id] = None
 
 
 def _notify(entries: list[Entry]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lake.errors import BadInput
+from lake.errors import BadInput, CouldNot
 from search_app.commands.terminal import Add, answer, open_lake, progress, uri
 
 if TYPE_CHECKING:
@@ -163,7 +163,11 @@ def _sql(a: argparse.Namespace) -> int:
 def _status(a: argparse.Namespace) -> int:
     from lake import summary, tables
 
-    facts = summary.status(open_lake(a))
+    opened = open_lake(a)
+    facts = summary.status(opened)
+    waiting = _spool(opened)
+    if waiting is not None:
+        facts["spool"] = waiting
     lines = [
         f"lake         {facts['lake']}",
         *(f"{name:<12} {facts[name]:,}" for name in ("images", "predictions", "answers", "labels", "slices")),
@@ -173,4 +177,29 @@ def _status(a: argparse.Namespace) -> int:
         lines.append(f"embedder     {e['name']}: {e['embedded']:,} images embedded{left}")
     for m in facts["models"]:
         lines.append(f"model        {m['model']} {m['model_version'] or ''}: {m['answers']:,} answers")
+    for reason, images in facts["image_status"].items():
+        lines.append(f"no picture   {images:,} images: {reason}")
+    if waiting is not None:
+        parked = f", {waiting['parked']:,} parked: see lakeloop doctor" if waiting["parked"] else ""
+        size, age = waiting["bytes"] / 2**20, waiting["oldest_seconds"]
+        lines.append(
+            f"spool        {waiting['events']:,} events wait ({size:,.1f} MiB, the oldest {age:,.0f} s){parked}"
+        )
     return answer(a, tables.plain(facts), "\n".join(lines))
+
+
+def _spool(opened: Lake) -> dict[str, Any] | None:
+    """What waits in the spool beside the lake; None when there is none, or it cannot be opened (said already)."""
+    folder = opened.folder and opened.folder / "spool"
+    if folder is None or not (folder / "spool.sqlite").exists():
+        return None
+    from lake.spool import Spool
+
+    try:
+        spool = Spool(folder)
+    except (CouldNot, OSError):
+        return None
+    try:
+        return spool.depth().as_dict()
+    finally:
+        spool.close()

@@ -97,11 +97,20 @@ def _settings(a: argparse.Namespace, uri: str) -> Settings:
 
 def _quickstart(a: argparse.Namespace) -> int:
     from search_app.demo import quickstart
+    from search_app.hosts import is_loopback
 
-    facts = quickstart(a.lake or os.environ.get("LAKELOOP_LAKE") or "solar.lake")
+    # Elsewhere a key would be needed, which the demo's stream does not have.
+    live = not a.no_serve and is_loopback(a.host)
+    facts = quickstart(a.lake or os.environ.get("LAKELOOP_LAKE") or "solar.lake", live)
     answer(a, facts, "")
     if not a.no_serve:
+        from lake.spool import beside
+        from search_app.intake import Settings
+        from search_app.replay import Replay
         from search_app.server import serve
 
-        serve(facts["lake"], a.host, a.port, ui=True)
+        spool = beside(facts["lake"])
+        assert spool is not None, "the demo lake is a folder"
+        with Replay(facts["lake"]) as replay:
+            serve(facts["lake"], a.host, a.port, settings=Settings(spool, embed="oldest"), ready=replay.start)
     return 0

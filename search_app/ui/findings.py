@@ -6,13 +6,16 @@ lake nothing.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_app.ui.groups import ENOUGH, TOLD, Group, Sureness
-from search_app.ui.rates import count, share
-from search_app.ui.report import Align, Block, Link, alarm, card, link, table
+from search_app.ui.rates import count, images, share
+from search_app.ui.report import Align, Block, Link, alarm, card, link, links, table, voice, voices
 
+REASONS = 4  # why images have no picture, told one by one
+OPEN_DIGITS = 16  # hex digits of an image that a link opens
 MakeUp = Mapping[str, Sequence[tuple[str, str, float]]]
 
 _COLUMNS = {
@@ -93,6 +96,40 @@ def on_confidence(whole: Sureness, worst: Sureness | None = None, name: str = ""
             f"{share(judged.high / judged.errors)}."
         )
     return text
+
+
+def customers(verdicts: Mapping[str, int], newest: Sequence[Mapping[str, Any]]) -> Block | None:
+    """What customers say: how many of each verdict, and their `newest` complaints; None when nobody said anything."""
+    if not verdicts:
+        return None
+    parts = [f"{count(n)} {verdict}" for verdict, n in sorted(verdicts.items(), key=lambda one: _GRAVEST.index(one[0]))]
+    wrong = verdicts.get("incorrect", 0)
+    note = f"Answers they call {', '.join(parts)}. A word of theirs is no label until somebody has looked."
+    every = [link(f"All {count(wrong)} complaints", "search", show="complaints")] if wrong > len(newest) else []
+    return voices("What customers say", note, [_complaint(one) for one in newest], every)
+
+
+_GRAVEST = ("incorrect", "unsure", "correct")
+
+
+def _complaint(said: Mapping[str, Any]) -> Block:
+    image = said["image_id"]
+    sure = "" if said["confidence"] is None else f"{said['confidence']:.2f}"
+    to = link(said["label"] or "no label", "search", show="complaints", open=image[:OPEN_DIGITS])
+    alike = link("Find its like", "search", like=image, open=image[:OPEN_DIGITS])
+    moment: dt.datetime = said["timestamp"]
+    return voice(to, alike, sure, image, said["comment"] or "", said["ticket"] or "", moment.isoformat())
+
+
+def pictureless(reasons: Sequence[Mapping[str, Any]]) -> Block | None:
+    """How many images cannot be shown, and why; None when all can."""
+    if not reasons:
+        return None
+    total = sum(one["images"] for one in reasons)
+    why = ", ".join(f"{count(one['images'])} {one['reason']}" for one in reasons[:REASONS])
+    more = f", and {count(len(reasons) - REASONS)} other reasons" if len(reasons) > REASONS else ""
+    to = link(f"{images(total)} without a picture", "search", where="image_status IS NOT NULL")
+    return links("Not decoded", [(to, why + more)])
 
 
 def _facts(group: Group, worst: bool = False) -> list[Any]:

@@ -1,8 +1,8 @@
 """The login of a browser: a page that takes an access key, and the session it leaves in a cookie.
 
-A session is signed with a secret of this process, lasts twelve hours, and ends with its key; it can only read. The
-pages are plain HTML without scripts. Which request needs a login is said in `search_app/access.py`; logging in at an
-identity provider is `search_app/ui/oidc.py`. Streamlit is not needed here.
+A session is signed with a secret of this process, lasts twelve hours, and ends with its key; of the API it can only
+read. The pages are plain HTML without scripts. Which request needs a login is said in `search_app/scopes.py`; logging
+in at an identity provider is `search_app/ui/oidc.py`. Streamlit is not needed here.
 """
 
 from __future__ import annotations

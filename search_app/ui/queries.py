@@ -17,6 +17,8 @@ from search_app.ui import session
 Row = dict[str, Any]
 Stamp = tuple[int, ...]
 
+_READ = ("predictions", "labels", "reviews", "slices", "clusters", "embedders")
+
 ORDERS = {
     "random": "hash(image_id || '{seed}')",
     "newest": "timestamp DESC NULLS LAST, ingested_at DESC",
@@ -36,6 +38,10 @@ _IMAGES = """
 # The known truth, one class an image.
 _TRUTH = "(SELECT image_id, label FROM labels_current WHERE task = 'classification' AND label IS NOT NULL)"
 
+# What customers say now. Only reviews, of which there are few: answers are looked up by their ids.
+_SAID = "(SELECT * FROM reviews_current WHERE origin = 'customer')"
+_WRONG = f"(SELECT prediction_id, timestamp AS said_at FROM {_SAID} WHERE verdict = 'incorrect')"
+
 _COUNTS = 'count(*) AS answers, count(true_label) AS known, count(*) FILTER (WHERE correct) AS "right"'
 
 
@@ -47,7 +53,7 @@ def every(where: str | None) -> str:
 def stamp() -> Stamp:
     """The versions of every table a page reads: the key of every cache here."""
     lake = session.lake()
-    return tuple(lake.version(name) for name in ("predictions", "labels", "slices", "clusters", "embedders"))
+    return tuple(lake.version(name) for name in _READ)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -115,6 +121,48 @@ def histogram(where: str | None) -> list[Row]:
         GROUP BY ALL ORDER BY low, verdict""")
 
 
+def verdicts(where: str | None) -> dict[str, int]:
+    """How many answers customers call correct, incorrect or unsure: their latest word on each."""
+    if not _reviews(stamp()):
+        return {}
+    found = rows(f"SELECT verdict, count(*) AS n FROM {_SAID} WHERE {_about(where)} GROUP BY verdict")
+    return {row["verdict"]: row["n"] for row in found}
+
+
+def complaints(where: str | None, limit: int) -> list[Row]:
+    """The newest answers that customers call incorrect: prediction_id, image_id, timestamp (when it was said),
+    comment, ticket; label and confidence of the answer. Latest first.
+    """
+    said = rows(f"""
+        SELECT prediction_id, image_id, timestamp, comment, ticket FROM {_SAID}
+        WHERE verdict = 'incorrect' AND {_about(where)} ORDER BY timestamp DESC, event_id LIMIT {int(limit)}""")
+    answers = _answers(stamp(), tuple(row["prediction_id"] for row in said))
+    return [{**row, **answers.get(row["prediction_id"], {"label": None, "confidence": None})} for row in said]
+
+
+def _about(where: str | None) -> str:
+    return f"prediction_id IN (SELECT prediction_id FROM predictions WHERE {where})" if where else "true"
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _reviews(stamp: Stamp) -> int:
+    return int(session.lake().dataset("reviews").count_rows())
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _answers(stamp: Stamp, prediction_ids: tuple[str, ...]) -> dict[str, Row]:
+    names = ["prediction_id", "label", "confidence"]
+    found = session.lake().look_up("predictions", names, "prediction_id", prediction_ids).to_pylist()
+    return {row["prediction_id"]: {"label": row["label"], "confidence": row["confidence"]} for row in found}
+
+
+def pictureless(where: str | None) -> list[Row]:
+    """reason and images: of images that cannot be shown, since they do not decode or were not kept. Most first."""
+    return rows(f"""
+        SELECT image_status AS reason, count(DISTINCT image_id) AS images FROM predictions
+        WHERE image_status IS NOT NULL AND {every(where)} GROUP BY image_status ORDER BY images DESC, reason""")
+
+
 @st.cache_data(max_entries=8, show_spinner=False)
 def text_embedders(stamp: Stamp) -> frozenset[str]:
     """Names of the embedders that can be asked in words."""
@@ -144,8 +192,15 @@ def days() -> Row:
 def sample(where: str | None, order: str, seed: int, limit: int) -> list[Row]:
     """image_id, label, confidence of `limit` images in one of ORDERS; a seed gives the same images again.
 
-    The order "errors" has only answers that are known to be wrong.
+    The order "errors" has only answers that are known to be wrong, "complaints" only those customers call incorrect.
     """
+    if order == "complaints":
+        return rows(f"""
+            SELECT image_id, label, confidence
+            FROM (SELECT prediction_id, image_id, label, confidence FROM predictions WHERE {every(where)})
+            JOIN {_WRONG} USING (prediction_id)
+            QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY said_at DESC, prediction_id) = 1
+            ORDER BY said_at DESC, image_id LIMIT {int(limit)}""")
     if order == "errors":
         wrong = f"SELECT prediction_id FROM answers_labelled WHERE {every(where)} AND NOT correct"
         where = f"prediction_id IN ({wrong})"

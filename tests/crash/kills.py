@@ -82,6 +82,16 @@ class Tally:
         self.start_seconds += other.start_seconds
         self.seconds = max(self.seconds, other.seconds)
 
+    def sentence(self) -> str:
+        """The counts, for the end of a test."""
+        f = self.findings
+        return (
+            f"{self.kills} kills of the service ({self.mid_drain} in the middle of a drain), {self.drainer_kills} of the "
+            f"drainer alone, {f.acked} events acknowledged: {f.lost} lost, {f.duplicates} doubled, {f.torn} torn; "
+            f"{self.storing_kills} of {self.cutting_kills} kills that cut a request left one stored unacknowledged "
+            f"({self.retried_known} of {self.retried_events} events sent again); {self.seconds:.0f} s"
+        )
+
     def figures(self) -> dict[str, Any]:
         """For people and for JSON."""
         share = self.retried_known / self.retried_events if self.retried_events else 0.0
@@ -126,7 +136,7 @@ class Load:
         while not self._over and (self.ledger.waiting or not self._only):
             request = self.ledger.next()
             try:
-                answer = await connection.ask(request.bytes)
+                answer = await connection.ask(request.raw)
             except Cut:
                 if request.first_answer is None:
                     self.ledger.unanswered(request)

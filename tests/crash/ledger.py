@@ -46,7 +46,7 @@ class Request:
 
     path: str
     events: list[Sent]
-    bytes: bytes
+    raw: bytes
     keyed: bool
     cut: list[int] = field(default_factory=list)
     first_answer: tuple[int, bytes] | None = None

@@ -8,27 +8,21 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lake import schema
+from lake import events, schema
 from lake.drain import drain
 from lake.spool import Spool
 from lake.store import Lake
 from tests.conftest import MakeLake
+from tests.crash.conftest import Say
 from tests.crash.http import Answer
-from tests.crash.kills import Tally, campaigns
-from tests.crash.ledger import Ledger, compare
-
-
-def show(tally: Tally, capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        print("\n" + json.dumps(tally.figures(), indent=2, ensure_ascii=False))
+from tests.crash.kills import campaigns
+from tests.crash.ledger import Ledger, Sent, compare
 
 
 @pytest.mark.parametrize("kills", [25, pytest.param(200, marks=pytest.mark.soak)])
-def test_nothing_acknowledged_is_lost_doubled_or_torn(
-    tmp_path: Path, kills: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_acknowledged_is_lost_doubled_or_torn(tmp_path: Path, kills: int, say: Say) -> None:
     tally = asyncio.run(campaigns(tmp_path, kills, seed=kills))
-    show(tally, capsys)
+    say(tally.sentence())
     assert not tally.failed, tally.figures()["details"]
     assert tally.kills == kills
     assert tally.drainer_kills
@@ -37,11 +31,9 @@ def test_nothing_acknowledged_is_lost_doubled_or_torn(
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(40, marks=pytest.mark.soak)])
-def test_two_servers_on_one_spool_are_killed_in_turn(
-    tmp_path: Path, kills: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_servers_on_one_spool_are_killed_in_turn(tmp_path: Path, kills: int, say: Say) -> None:
     tally = asyncio.run(campaigns(tmp_path, kills, seed=1_000 + kills, one_lake=True))
-    show(tally, capsys)
+    say(tally.sentence())
     assert not tally.failed, tally.figures()["details"]
 
 
@@ -53,7 +45,7 @@ def answered(ledger: Ledger, lk: Lake, count: int) -> None:
     spool = Spool(Path(lk.uri) / "spool")
     for _ in range(count):
         request = ledger.next()
-        put(spool, request.events)
+        spool.put([event_of(sent) for sent in request.events])
         items = [{"code": 201} for _ in request.events]
         body = json.dumps({"items": items}).encode()
         ledger.take(request, Answer(200 if request.path.endswith("batch") else 201, {}, body))
@@ -61,25 +53,14 @@ def answered(ledger: Ledger, lk: Lake, count: int) -> None:
     spool.close()
 
 
-def put(spool: Spool, events: list) -> None:
-    from lake import events as made
-
-    for sent in events:
-        if sent.kind == "prediction":
-            event = made.prediction(
-                {"prediction_id": sent.event_id, **told(sent.says)}, {}, sent.image_id, sent.data, None
-            )
-        elif sent.kind == "image":
-            event = made.image(sent.image_id, sent.data, None, None)
-        else:
-            event = made.feedback(
-                {"event_id": sent.event_id, **sent.says}, {sent.says["prediction_id"]: sent.image_id}, None
-            )
-        spool.put([event])
-
-
-def told(says: dict) -> dict:
-    return {k: v.isoformat() if k == "timestamp" else v for k, v in says.items()}
+def event_of(sent: Sent) -> events.Event:
+    if sent.kind == "image":
+        return events.image(sent.image_id, sent.data or b"", None, None)
+    if sent.kind == "feedback":
+        about = {sent.says["prediction_id"]: sent.image_id}
+        return events.feedback({"event_id": sent.event_id, **sent.says}, about, None)
+    says = {k: v.isoformat() if k == "timestamp" else v for k, v in sent.says.items()}
+    return events.prediction({"prediction_id": sent.event_id, **says}, {}, sent.image_id, sent.data, None)
 
 
 def lose_a_row(lk: Lake) -> None:

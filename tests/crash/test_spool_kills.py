@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lake.spool import Spool
+from tests.crash.conftest import Say
 from tests.crash.service import ROOT
 from tests.crash.writer import answer, group
 
@@ -104,9 +105,7 @@ class Killer:
 
 
 @pytest.mark.parametrize("kills", [200, pytest.param(5_000, marks=pytest.mark.soak)])
-def test_what_the_spool_acknowledged_survives_every_kill(
-    tmp_path: Path, kills: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_spool_acknowledged_survives_every_kill(tmp_path: Path, kills: int, say: Say) -> None:
     """Groups put by four threads; killed 0 to 50 ms after it opened; what was not acknowledged is put again."""
     killer = Killer(tmp_path / "spool", seed=kills)
     for number in range(1, kills + 1):
@@ -116,10 +115,9 @@ def test_what_the_spool_acknowledged_survives_every_kill(
     killer.close()
     assert list((tmp_path / "spool" / "segments").iterdir()) == []
     retried = killer.known + killer.stored
-    with capsys.disabled():
-        print(
-            f"\n{killer.kills} kills of the spool: {killer.acked} events acknowledged, 0 lost, 0 twice, 0 torn; "
-            f"{killer.known} of {retried} groups put again had been stored unacknowledged"
-        )
+    say(
+        f"{killer.kills} kills of the spool: {killer.acked} events acknowledged, 0 lost, 0 doubled, 0 torn; "
+        f"{killer.known} of {retried} groups put again had been stored unacknowledged"
+    )
     assert killer.acked > kills
     assert killer.known > 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from embeddings import backfill, watcher
@@ -22,7 +23,7 @@ from embeddings import watch as module
 from embeddings.embedder import Embedded, bind, record_of
 from embeddings.watch import Lag, watch
 from lake import ids, ingest, opening, schema, sources, workers
-from lake.errors import CouldNot, NotALake
+from lake.errors import BadInput, CouldNot
 from lake.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.lake import deeds
@@ -75,7 +76,7 @@ class Watched:
         self.embedder = embedder or MeanColour()
         self._arguments = (opening.open(lk.uri), record_of(lk, None), self.embedder)
         options = {"interval": 0.05, "workers": 1} | options
-        self.thread = threading.Thread(target=self._run, args=(options,))
+        self.thread = threading.Thread(target=self._run, args=(options,), daemon=True)
 
     def _run(self, options: dict[str, Any]) -> None:
         try:
@@ -196,20 +197,36 @@ def test_a_failure_that_passes_is_said_and_survived(colours: Lake, monkeypatch: 
         return store(*arguments)
 
     monkeypatch.setattr(backfill, "store_vectors", unsteady)
+    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.1)
     arrive(colours, 0, 1)
     with watching(colours) as watched:
         watched.until(lambda: without(colours) == 0)
-    assert watched.complaints == ["the disk is full; trying again in 1 s", "no answer; trying again in 2 s"]
+    assert watched.complaints == ["the disk is full; trying again in 0.1 s", "no answer; trying again in 0.2 s"]
     assert watched.embedder.seen == 2
     assert watched.lags[0].waiting == 2
 
 
-def test_a_lake_that_is_gone_ends_it(colours: Lake) -> None:
+def test_storage_may_go_away_and_come_back(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, elsewhere = Path(colours.uri, "predictions.lance"), Path(colours.uri, "elsewhere")
+    monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.1)
+    with watching(colours) as watched:
+        watched.until(lambda: bool(watched.lags))
+        place.rename(elsewhere)
+        watched.until(lambda: bool(watched.complaints))
+        elsewhere.rename(place)
+        arrive(colours, 0)
+        watched.until(lambda: without(colours) == 0)
+    assert "Not found" in watched.complaints[0]
+
+
+def test_what_no_repetition_mends_ends_it(colours: Lake) -> None:
+    """The column is there already, for vectors of another length."""
+    colours.add_column("predictions", pa.field(COLUMN, schema.vector_type(5)))
     watched = Watched(colours)
-    Path(colours.uri, "predictions.lance").rename(Path(colours.uri, "elsewhere"))
     watched.thread.start()
     watched.thread.join(20)
-    assert isinstance(watched.error, NotALake)
+    assert isinstance(watched.error, BadInput)
+    assert watched.complaints == []
 
 
 def test_told_to_stop_it_commits_what_is_computed(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

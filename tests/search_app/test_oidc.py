@@ -23,7 +23,11 @@ from websockets.sync.client import connect
 
 from lake import keys, opening
 from lake.errors import BadInput, MissingExtra
+from lake.keys import Keyring
+from lake.store import Lake
+from search_app.access import Policy, make_access
 from search_app.ui.oidc import Oidc
+from tests.search_app.asgi import echo
 
 pytest.importorskip("streamlit")
 pytest.importorskip("authlib")
@@ -249,6 +253,11 @@ def test_a_login_at_the_provider_lasts_half_a_day_and_needs_this_server_s_secret
 def test_a_user_is_an_address_a_domain_or_everybody(user: str) -> None:
     with pytest.raises(BadInput, match="--allow-user"):
         Oidc([user])
+
+
+def test_users_mean_nothing_on_a_server_that_is_open_to_all(lk: Lake) -> None:
+    with pytest.raises(BadInput, match="needs --require-key"):
+        make_access(echo, Keyring(lk), lk.uri, Policy(users=("*",)), pages=True)
 
 
 def _start(folder: Path, secrets: str) -> str:

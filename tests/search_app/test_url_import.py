@@ -21,6 +21,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lake.errors import CouldNot
 from search_app.url_import import Limits, UrlRefused, fetch, is_public, resolve
 from tests import pictures
 
@@ -340,6 +341,20 @@ def test_a_name_server_that_never_answers_costs_its_time_only() -> None:
     assert isinstance(refused, UrlRefused)
     assert refused.reason == "time"
     assert time.monotonic() - began < 2
+
+
+def test_only_so_many_are_fetched_at_a_time() -> None:
+    async def slow(host: str, port: int) -> Sequence[str]:
+        await asyncio.sleep(0.3)
+        return []
+
+    async def many() -> list[bytes | BaseException]:
+        urls = [f"http://{n}.example/" for n in "abcdefghij"]
+        return await asyncio.gather(*(fetch(url, resolve=slow) for url in urls), return_exceptions=True)
+
+    kinds = [type(one) for one in asyncio.run(many())]
+    assert (kinds.count(UrlRefused), kinds.count(CouldNot)) == (8, 2)
+    assert _run(_ok(PICTURE))[0] == PICTURE, "afterwards there is room again"
 
 
 def test_the_connection_is_closed_when_it_is_refused() -> None:

@@ -27,6 +27,11 @@ function bars(scores, label) {
   return made;
 }
 
+// A verdict of somebody who has to live with the answer, in their words.
+function voice({ origin, verdict, comment, ticket }) {
+  return `${origin} said ${verdict}` + (ticket ? ` (${ticket})` : "") + (comment ? `: “${comment}”` : "");
+}
+
 function section(title, ...content) {
   const made = node("section");
   made.append(node("h4", "", title), ...content);
@@ -122,11 +127,12 @@ class Detail {
     const history = [
       ...answers.map((one) => [one.timestamp, `${name(one)} answered ${one.label ?? "nothing"}, ${two(one.confidence)}`]),
       ...record.labels.map((one) => [one.timestamp, `${one.annotator ?? one.origin} labelled ${one.label ?? one.task}`]),
+      ...record.reviews.map((one) => [one.timestamp, voice(one), "voice"]),
     ].sort((a, b) => String(b[0]).localeCompare(String(a[0])));
     if (history.length) {
       const list = node("ol", "history");
-      for (const [time, text] of history) {
-        const item = node("li");
+      for (const [time, text, kind] of history) {
+        const item = node("li", kind);
         item.append(node("span", "", text), node("time", "", when(time)));
         list.append(item);
       }

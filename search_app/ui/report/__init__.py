@@ -24,14 +24,16 @@ _component = st.components.v2.component(
     "lakeloop_report",
     html='<div class="report"></div>',
     css=(_here / "report.css").read_text("utf-8"),
-    js="\n".join((_here / name).read_text("utf-8") for name in ("drawings.js", "report.js")),
+    js="\n".join((_here / name).read_text("utf-8") for name in ("drawings.js", "live.js", "report.js")),
 )
 
 
-def report(rows: Sequence[Sequence[Block | None]], key: str = "report") -> None:
-    """Show blocks, row by row, side by side within one; None is left out."""
+def report(rows: Sequence[Sequence[Block | None]], live: Block | None = None, key: str = "report") -> None:
+    """Show blocks, row by row, side by side within one; None is left out. Above them `live`, see `arriving`."""
     kept = [[block for block in row if block] for row in rows]
-    result = _component(key=key, data={"rows": [row for row in kept if row]}, on_go_change=lambda: None)
+    data = {"rows": [row for row in kept if row], "live": live}
+    # A run of the page is all that bringing it up to date takes.
+    result = _component(key=key, data=data, on_go_change=_nothing, on_refresh_change=_nothing)
     if result.go:
         session.go(str(result.go["page"]), **result.go["params"])
 
@@ -40,6 +42,14 @@ def link(text: str, page: str, **params: str | int | None) -> Link:
     """Another page with the present scope and `params` as its state."""
     changes = {name: str(value) for name, value in params.items() if value is not None}
     return {"text": text, "page": page, "params": changes, "href": session.href(page, **changes)}
+
+
+def arriving(version: int) -> Block:
+    """The strip of what arrives, kept fresh by the browser itself and hidden while nothing does.
+
+    `version` is that of predictions on this page: when the lake is ahead of it, the strip offers to catch up.
+    """
+    return {"version": version, "newest": link("", "search", show="newest")}
 
 
 def numbers(title: str, *items: tuple[str, str, str, str], note: str = "") -> Block:
@@ -74,6 +84,20 @@ def alarm(text: str) -> dict[str, Any]:
     return {"text": text, "alarm": True}
 
 
+def voices(title: str, note: str, said: Sequence[Block], links: Sequence[Link]) -> Block:
+    """What people say of answers, each a `voice`."""
+    return {"kind": "voices", "title": title, "note": note, "voices": list(said), "links": list(links)}
+
+
+def voice(to: Link, alike: Link, number: str, image_id: str, comment: str, ticket: str, said_at: str) -> Block:
+    """One of them: the answer (its label and `number`) leads `to` the image, `alike` to its like.
+
+    `said_at` is ISO 8601; the browser says how long ago that was.
+    """
+    fields = {"number": number, "image": image_id, "comment": comment, "ticket": ticket, "said_at": said_at}
+    return {"link": to, "alike": alike, **fields}
+
+
 def stack(*blocks: Block | None, wide: int = 1) -> Block:
     """Blocks one below the other in one column of a row."""
     return {"kind": "stack", "title": "", "blocks": [one for one in blocks if one], "wide": wide}
@@ -99,3 +123,7 @@ def progress(title: str, items: Sequence[tuple[str, float, str]], note: str = ""
 def links(title: str, items: Sequence[tuple[Link, str]]) -> Block:
     """What to do next: a link and why, one below the other."""
     return {"kind": "links", "title": title, "items": [{"link": one, "why": why} for one, why in items]}
+
+
+def _nothing() -> None:
+    """Streamlit offers a trigger only when a callback is named for it."""

@@ -7,9 +7,23 @@ function node(tag, className, ...content) {
   return made;
 }
 
+// An anchor to another page of the app: a click stays in it, with a key held it opens a tab.
+function leadTo(anchor, to, go) {
+  anchor.href = to.href;
+  anchor.onclick = (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    go(to);
+  };
+  return anchor;
+}
+
 class Report {
   constructor(root) {
     this.root = root;
+    this.body = node("div");
+    this.live = new Live((to) => this.go(to), () => this.refresh());
+    root.replaceChildren(this.live.element, this.body);
     this.charts = [];
     this.resize = new ResizeObserver(() => this.fit());
     this.resize.observe(root);
@@ -17,11 +31,13 @@ class Report {
 
   update({ data, setTriggerValue }) {
     this.go = (to) => setTriggerValue("go", { page: to.page, params: to.params });
-    const said = JSON.stringify(data);
+    this.refresh = () => setTriggerValue("refresh", Date.now());
+    this.live.follow(data.live);
+    const said = JSON.stringify(data.rows);
     if (said === this.said) return; // nothing flickers when nothing changed
     this.said = said;
     this.charts = [];
-    this.root.replaceChildren(...data.rows.map((row) => {
+    this.body.replaceChildren(...data.rows.map((row) => {
       const made = node("div", `row of${row.length}`, ...row.map((block) => this.block(block)));
       made.style.setProperty("--shares", row.map((block) => `minmax(0, ${block.wide ?? 1}fr)`).join(" "));
       return made;
@@ -35,13 +51,7 @@ class Report {
 
   link(to, className, ...content) {
     const made = node("a", className, ...content);
-    made.href = to.href;
-    made.onclick = (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-      event.preventDefault();
-      this.go(to);
-    };
-    return made;
+    return leadTo(made, to, (place) => this.go(place));
   }
 
   numbers({ items, note }) {
@@ -88,6 +98,18 @@ class Report {
     return [node("div", "scroll", made), note ? node("p", "said", note) : ""];
   }
 
+  voices({ note, voices, links }) {
+    const all = voices.map(({ link, alike, number: sure, image, comment, ticket, said_at: at }) => {
+      const face = node("img");
+      face.alt = "";
+      face.src = `/v1/thumbnails/${image}`;
+      const title = node("div", "title", this.link(link, "whole", link.text), node("span", "", sure), node("span", "note", [ago(at), ticket].filter(Boolean).join(" · ")));
+      const text = node("div", "text", title, comment ? node("p", "quote", `“${comment}”`) : "", this.link(alike, "alike", alike.text));
+      return node("div", "card voice", node("div", "faces", face), text);
+    });
+    return [...all, note ? node("p", "said", note) : "", links.length ? node("p", "more", ...links.map((to) => this.link(to, "plain", to.text))) : ""];
+  }
+
   stack({ blocks }) {
     return blocks.map((one) => this.block(one));
   }
@@ -132,5 +154,5 @@ export default function (component) {
   if (!reports.has(root)) reports.set(root, new Report(root.querySelector(".report")));
   const shown = reports.get(root);
   shown.update(component);
-  return () => { shown.resize.disconnect(); reports.delete(root); };
+  return () => { shown.live.stop(); shown.resize.disconnect(); reports.delete(root); };
 }

@@ -7,15 +7,18 @@ from typing import Any
 from search_app.ui import charts, findings, groups, queries, scope, words
 from search_app.ui.groups import Group
 from search_app.ui.rates import Rate, Verdict, count, verdict, wilson
-from search_app.ui.report import Block, cards, link, links, numbers, progress, report, stack, table
+from search_app.ui.report import Block, arriving, cards, link, links, numbers, progress, report, stack, table
 
 TABLES = 3  # promoted columns that are shown as tables
+COMPLAINTS = 3  # of customers, the newest
 
 
 def page() -> None:
     """The Overview page."""
-    status = queries.status(queries.stamp())
+    stamp = queries.stamp()
+    status, live = queries.status(stamp), arriving(stamp[0])
     if not status["images"]:
+        report([], live)
         return words.no_images()
     where = scope.current().where()
     totals = queries.totals(where)
@@ -25,10 +28,11 @@ def page() -> None:
     rows: list[list[Block | None]] = [[_numbers(totals, judged)]]
     if totals["answers"]:
         found = groups.judged(where)
-        rows += [*_failing(where, found, _next(totals, judged, status)), _charts(where), _answers(where)]
+        rows += [*_failing(where, found, _customers(where), _next(totals, judged, status))]
+        rows += [_charts(where), _answers(where)]
     else:
         rows.append([_next(totals, judged, status)])
-    return report([*rows, [_embedding(status)]])
+    return report([*rows, [_embedding(status), findings.pictureless(queries.pictureless(where))]], live)
 
 
 def _numbers(totals: queries.Row, judged: Verdict) -> Block:
@@ -64,23 +68,32 @@ def _rate(name: str, rate: Rate, how: str) -> tuple[str, str, str, str]:
     return name, rate.percent(), f"95 % {rate.interval()}", how
 
 
-def _failing(where: str | None, found: list[Group], to_do: Block) -> list[list[Block | None]]:
-    """Where it fails; beside it the first promoted column, what confidence would have told, what to do next."""
+def _customers(where: str | None) -> Block | None:
+    verdicts = queries.verdicts(where)
+    return findings.customers(verdicts, queries.complaints(where, COMPLAINTS) if verdicts.get("incorrect") else [])
+
+
+def _failing(
+    where: str | None, found: list[Group], said: Block | None, to_do: Block
+) -> list[list[Block | None]]:
+    """Where it fails; beside it the first promoted column, what confidence would have told, what customers say, what
+    to do next.
+    """
     filter_sql = scope.current().sql
     whole = next(one for one in found if one.kind == "all")
     worst = groups.worst(found)
     columns = list(groups.by_column(found).items())[:TABLES]
     tables = [findings.by_group(name, some, whole, worst, filter_sql) for name, some in columns]
     if not whole.known:
-        return [[*tables, to_do]]
+        return [[*tables, stack(said, to_do) if said else to_do]]
     faces = groups.surest_errors(where, worst)
     of = groups.make_up([one.value for one in worst if one.kind == "node"])
     sure, *of_worst = groups.sureness(where, [whole, *worst[:1]])
-    said = findings.on_confidence(sure, of_worst[0], worst[0].title) if worst else findings.on_confidence(sure)
+    told = findings.on_confidence(sure, of_worst[0], worst[0].title) if worst else findings.on_confidence(sure)
     failures = [findings.failure(one, ids, of, filter_sql) for one, ids in zip(worst, faces, strict=True)]
     more = [link("All clusters, most wrong first", "drilldown", sort="error")] if queries.trees() else []
-    block = cards("Where does it fail?", "" if tables else said, failures, _NONE_WORSE, more)
-    beside = [tables[0] | {"note": said}, to_do] if tables else [to_do]
+    block = cards("Where does it fail?", "" if tables else told, failures, _NONE_WORSE, more)
+    beside = [tables[0] | {"note": told}, said, to_do] if tables else [said, to_do]
     return [[block | {"wide": 5}, stack(*beside, wide=4)], [*tables[1:]]]
 
 

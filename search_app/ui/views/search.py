@@ -18,7 +18,13 @@ from search_app.ui.rates import images
 
 SIZES = (50, 200, 1_000, 10_000)
 DEFAULT_SIZE = 200
-ORDERS = {"random": "Random check", "newest": "Newest", "unsure": "Least confident", "errors": "Known errors"}
+ORDERS = {
+    "random": "Random check",
+    "newest": "Newest",
+    "unsure": "Least confident",
+    "errors": "Known errors",
+    "complaints": "Complaints",
+}
 
 
 def page() -> None:
@@ -115,11 +121,12 @@ def _results(k: int, embedder: str, query: str, ids: tuple[str, ...], text: str)
 def _check(k: int) -> None:
     """Images of the scope, to look at and to search from."""
     order = session.param("show") if session.param("show") in ORDERS else "random"
+    offered = [one for one in ORDERS if one != "complaints" or one == order or queries.verdicts(None).get("incorrect")]
     seed = int(session.param("seed")) if session.param("seed").isdecimal() else 1
     with st.container(horizontal=True, vertical_alignment="center"):
         chosen = st.segmented_control(
             "Show",
-            list(ORDERS),
+            offered,
             default=order,
             format_func=ORDERS.__getitem__,
             label_visibility="collapsed",
@@ -138,12 +145,15 @@ def _check(k: int) -> None:
     if not rows:
         if order == "errors":
             return words.empty("No known errors here", "No answer inside these filters disagrees with a label.")
+        if order == "complaints":
+            return words.empty("No complaints here", "No customer calls an answer inside these filters incorrect.")
         return words.nothing_passes()
     title = {
         "random": "drawn at random",
         "newest": "newest first",
         "unsure": "least confident first",
         "errors": "known to be wrong, most confident first",
+        "complaints": "called incorrect by a customer, latest first",
     }[order]
     what = " with an answer" if answered and totals["images"] != totals["answers"] else ""
     return image_grid(rows, "confidence", f"{images(len(rows))}{what}, {title}")

@@ -1,0 +1,44 @@
+"""Which request needs which scope of an access key.
+
+A path of the API that `ROUTES` does not name needs admin, so that a new route is closed until somebody opens it here;
+everything else (the app's pages, files and websocket) needs read. It knows nothing of keys.
+"""
+
+from __future__ import annotations
+
+# None: anybody. A path ends in {id} where one more segment of any kind follows. HEAD is as GET.
+ROUTES: tuple[tuple[str, str, str | None], ...] = (
+    ("GET", "/healthz", None),
+    ("GET", "/readyz", None),
+    ("GET", "/_stcore/health", None),
+    ("GET", "/metrics", "read"),
+    ("POST", "/v1/predictions", "ingest"),
+    ("POST", "/v1/predictions/batch", "ingest"),
+    ("POST", "/v1/images", "ingest"),
+    ("POST", "/v1/feedback", "feedback"),
+    ("POST", "/v1/search", "read"),
+    ("POST", "/v1/queries", "read"),
+    ("POST", "/v1/sql", "sql"),
+    ("GET", "/v1/predictions/{id}", "read"),
+    ("GET", "/v1/images/{id}", "read"),
+    ("GET", "/v1/thumbnails/{id}", "read"),
+    ("GET", "/v1/records/{id}", "read"),
+    ("GET", "/v1/queries/{id}", "read"),
+    ("GET", "/v1/status", "read"),
+    ("GET", "/v1/arrivals", "read"),
+    ("GET", "/v1/openapi.json", "read"),
+)
+_EXACT = {(method, path): scope for method, path, scope in ROUTES if not path.endswith("{id}")}
+_BY_ID = {(method, path.removesuffix("/{id}")): scope for method, path, scope in ROUTES if path.endswith("{id}")}
+_AT_ROOT = frozenset({"/healthz", "/readyz", "/metrics", "/v1"})
+
+
+def scope_of(method: str, path: str) -> str | None:
+    """The scope a request needs; None when anybody may make it. A websocket's method is WEBSOCKET."""
+    asked = ("GET" if method == "HEAD" else method, path)
+    if asked in _EXACT:
+        return _EXACT[asked]
+    if path.startswith("/v1/") or path in _AT_ROOT:
+        head, _, last = path.rpartition("/")
+        return _BY_ID.get((asked[0], head), "admin") if last else "admin"
+    return "read"
