@@ -7,6 +7,10 @@ cores.
     python -m benchmarks crash --kills N [--seed S] [--json]
 
 proves instead of comparing: the service is killed N times, and what it acknowledged is looked for.
+
+    python -m benchmarks growth [--batches N] [--quick] [--json]
+
+compares a lake of tiny commits, once maintained, with one that got the same rows at once.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ BENCHMARKS = {
     "durable_ingest": "benchmarks.durable_ingest",
 }
 # NAME -> module whose `main(arguments)` has options of its own.
-PROOFS = {"crash": "benchmarks.crash"}
+PROOFS = {"crash": "benchmarks.crash", "growth": "benchmarks.growth"}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -112,7 +112,9 @@ def _complain(sentence: str) -> None:
 
 
 def _watch_parent(stop: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: a thread that waits in it would abort the interpreter's end.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     stop.set()
 
 

@@ -94,8 +94,7 @@ def _leftovers(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
         return
     for name in schema.TABLES:
         dataset = lake.dataset(name)
-        limit = store.now() - maintenance.LEFTOVER_AFTER
-        old = [f for f in table_files.unclaimed(dataset) if f.modified < limit]
+        old = table_files.unclaimed(dataset, store.now() - maintenance.LEFTOVER_AFTER)
         if old and repair:
             with maintenance.leader(lake):
                 maintenance.remove_leftovers(lake, name)

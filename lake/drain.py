@@ -123,6 +123,8 @@ class Drainer:
                 return None
             waiting = self.spool.oldest(BATCH_EVENTS, BATCH_BYTES)
             if not waiting:
+                # A segment may have outlived its events: in use when they were drained, or the drainer was killed.
+                self.spool.remove_drained_segments()
                 return Report()
             report = self._drain(waiting)
         self._unindexed += len(waiting)

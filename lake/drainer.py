@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -30,9 +31,13 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 1.0
 FULL_EVENTS = 512
 POLL_SECONDS = 0.2
+# So often it looks although nothing waits: for segments that were in use when their events were drained.
+TIDY_SECONDS = 5.0
 UPKEEP_SECONDS = 60.0
 UPKEEP_MOST_SECONDS = 120.0
 MOST_BACKOFF_SECONDS = 15.0
+# What another try may cure: the disk, the network, another writer.
+TRANSIENT = (LakeloopError, OSError, sqlite3.Error)
 
 
 def arguments(uri: str, spool: Path, keep: Keep, workers: int = 1) -> list[str]:
@@ -65,14 +70,15 @@ def main() -> int:
 
 
 def _run(drainer: Drainer, asked: threading.Event) -> None:
-    backoff = 0.0
+    backoff = tidied = 0.0
     while not asked.wait(backoff or POLL_SECONDS):
         try:
-            if due(drainer.spool):
+            if due(drainer.spool) or time.monotonic() - tidied > TIDY_SECONDS:
+                tidied = time.monotonic()
                 while not asked.is_set() and _said(drainer.batch()):
                     pass
             backoff = 0.0
-        except (LakeloopError, OSError) as error:
+        except TRANSIENT as error:
             backoff = min(MOST_BACKOFF_SECONDS, max(0.5, 2 * backoff))
             _say({"error": str(error), "again_in": backoff})
 
@@ -85,7 +91,7 @@ def _upkeep(lake: Lake, asked: threading.Event) -> None:
                 maintenance.maintain(lake, thorough=False, seconds=UPKEEP_MOST_SECONDS, stop=asked.is_set)
         except LakeBusy:
             continue  # another process is at it
-        except (LakeloopError, OSError) as error:
+        except TRANSIENT as error:
             _say({"error": f"maintenance: {error}"})
 
 
@@ -101,7 +107,7 @@ def _finish(drainer: Drainer, deadline: float) -> None:
     try:
         while time.monotonic() < deadline and _said(drainer.batch()):
             pass
-    except (LakeloopError, OSError) as error:
+    except TRANSIENT as error:
         _say({"error": str(error)})
 
 

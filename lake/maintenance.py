@@ -10,8 +10,9 @@ import datetime as dt
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake import merging, schema, store, table_files
@@ -131,6 +132,7 @@ def maintain(
         return stop() or (seconds is not None and time.monotonic() - started > seconds)
 
     with leader(lake):
+        leftovers = thorough or _a_day_since_leftovers(lake)
         for name in schema.TABLES:
             if over():
                 report.complete = False
@@ -142,13 +144,25 @@ def maintain(
             report.complete &= merging.merge(lake, name, fan_in=2 if thorough else merging.FAN_IN, over=over)
             complete_indexes(lake, name, thorough=thorough)
             done.versions_removed = remove_versions(lake, name, older_than)
-            done.leftovers_removed = remove_leftovers(lake, name)
+            if leftovers:
+                done.leftovers_removed = remove_leftovers(lake, name)
             done.tags = lake.tags(name)
             done.fragments_after = len(lake.dataset(name).get_fragments())
             done.bytes_after = sum(f.size for f in table_files.present(lake.dataset(name)))
             progress(1)
+        if leftovers and report.complete and lake.folder is not None:
+            (lake.folder / LOCK).write_text(store.now().isoformat())
     report.seconds = time.monotonic() - started
     return report
+
+
+def _a_day_since_leftovers(lake: Lake) -> bool:
+    """Whether leftovers were last looked for a day ago: it means reading the manifest of every version."""
+    text = "" if lake.folder is None else (lake.folder / LOCK).read_text()
+    try:
+        return not text or store.now() - dt.datetime.fromisoformat(text) > LEFTOVER_AFTER
+    except ValueError:  # a kill cut it short
+        return True
 
 
 # Indexes ---------------------------------------------------------------------------------------------------
@@ -183,28 +197,39 @@ def remove_versions(lake: Lake, name: str, older_than: dt.timedelta) -> int:
     The newest version and tagged ones stay, and so does a file that a writer might be about to commit.
     """
     dataset = lake.dataset(name)
-    # Lance takes zero for "as by default".
-    limit = max(older_than, dt.timedelta(microseconds=1))
-    removed = dataset.cleanup_old_versions(older_than=limit, error_if_tagged_old_versions=False).old_versions
-    thinned = _between_hours(lake, name)
-    if thinned:
-        stats = dataset.cleanup_old_versions(versions=thinned, error_if_tagged_old_versions=False)
-        removed += stats.old_versions
-    return int(removed)
+    if lake.folder is None:
+        # Asking an object store for each version's age would cost a request each. Lance takes zero for its default.
+        limit = max(older_than, dt.timedelta(microseconds=1))
+        return int(dataset.cleanup_old_versions(older_than=limit, error_if_tagged_old_versions=False).old_versions)
+    chosen = sorted(_aged(lake, name, older_than) | set(_between_hours(lake, name)))
+    if not chosen:  # Lance would read every manifest to find that out
+        return 0
+    return int(dataset.cleanup_old_versions(versions=chosen, error_if_tagged_old_versions=False).old_versions)
+
+
+def _aged(lake: Lake, name: str, older_than: dt.timedelta) -> set[int]:
+    """Untagged versions of a local table older than that, without the newest."""
+    limit = time.time() - older_than.total_seconds()
+    return {version for version, written in _written(lake, name)[1:] if written < limit} - set(lake.tags(name).values())
+
+
+def _written(lake: Lake, name: str) -> list[tuple[int, float]]:
+    """(version, seconds since 1970) of a local table's versions, the newest first."""
+    found = []
+    for version, path in table_files.manifests(Path(lake.table_uri(name).removeprefix("file://"))):
+        with suppress(FileNotFoundError):
+            found.append((version, path.stat().st_mtime))
+    return found
 
 
 def _between_hours(lake: Lake, name: str) -> list[int]:
     """Untagged versions older than an hour that are not the last of their hour."""
     if lake.folder is None:
-        return []  # asking an object store for each version's age would cost a request each
+        return []
     now = time.time()
     keep = set(lake.tags(name).values())
     hours: dict[int, list[int]] = {}
-    for version, path in table_files.manifests(lake.folder / f"{name}.lance")[1:]:
-        try:
-            written = path.stat().st_mtime
-        except FileNotFoundError:
-            continue
+    for version, written in _written(lake, name)[1:]:
         if now - written > THIN_AFTER.total_seconds():
             hours.setdefault(int(written // 3600), []).append(version)
     return [v for versions in hours.values() for v in versions[1:] if v not in keep]
@@ -217,8 +242,7 @@ def remove_leftovers(lake: Lake, name: str, older_than: dt.timedelta = LEFTOVER_
     """
     if lake.folder is None:
         return 0
-    limit = store.now() - older_than
-    found = [f for f in table_files.unclaimed(lake.dataset(name)) if f.modified < limit]
+    found = table_files.unclaimed(lake.dataset(name), store.now() - older_than)
     for file in found:
         table_files.remove(lake.folder / f"{name}.lance", file.path)
     return len(found)

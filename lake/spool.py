@@ -109,6 +109,7 @@ class Depth:
         return 0.0 if self.oldest is None else max(0.0, time.time() - self.oldest)
 
     def as_dict(self) -> dict[str, Any]:
+        """As `GET /v1/status` and `lakeloop status` tell it: `oldest_seconds` is the age."""
         return {
             "events": self.events,
             "bytes": self.bytes,
@@ -161,6 +162,8 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.segments = folder / "segments"
+        # Each new folder's name stands in the folder above it, which must be synced, too.
+        above = {folder.parent, *(path.parent for path in folder.parents if not path.exists())}
         self.segments.mkdir(parents=True, exist_ok=True)
         try:
             self._connection = _connect(folder)
@@ -169,7 +172,10 @@ class Spool:
             self._reader.execute("PRAGMA synchronous=NORMAL")
         except sqlite3.Error as error:
             raise CouldNot(f"the spool {folder} cannot be opened ({error}); see: lakeloop doctor") from error
-        for path in (folder, folder.parent):
+        # A killed process may have written events that it did not come to sync: they are found here, and will be
+        # called known, so they must be on disk.
+        _sync_journal(folder)
+        for path in (folder, *above):
             segments.sync_folder(path)
         self._reading = threading.Lock()
         self._writer = segments.SegmentWriter(self.segments)
@@ -546,6 +552,14 @@ def _open_lock(path: Path) -> int:
     return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
+def _sync_journal(folder: Path) -> None:
+    journal = os.open(folder / "spool.sqlite-wal", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(journal)
+    finally:
+        os.close(journal)
+
+
 def _connect(folder: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         folder / "spool.sqlite", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -555,6 +569,8 @@ def _connect(folder: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA secure_delete=ON")  # what is erased shall not stay in free pages
     connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
     connection.executescript(_TABLES)
+    # SQLite opens a file that it cannot open for writing for reading, and says nothing. This raises then.
+    connection.execute("DELETE FROM receipts WHERE false")
     return connection
 
 

@@ -46,15 +46,17 @@ def present(dataset: lance.LanceDataset) -> list[TableFile]:
 
 def named(dataset: lance.LanceDataset, versions: Collection[int] | None = None) -> set[str]:
     """Paths that the manifests of these versions name (of all when None), without the blobs beside data files."""
-    lowest = None if versions is None else min(versions)
-    found: set[str] = set()
-    for batch in dataset.tracked_files(min_version=lowest):
-        paths = batch["path"].to_pylist()
-        if versions is None:
-            found.update(paths)
-        else:
-            found.update(p for p, v in zip(paths, batch["version"].to_pylist(), strict=True) if v in versions)
-    return found
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # Every manifest names every file of its version: a million names, for a thousand versions of a thousand files.
+    chunks = []
+    for batch in dataset.tracked_files(min_version=None if versions is None else min(versions)):
+        paths = batch["path"]
+        if versions is not None:
+            paths = paths.filter(pc.is_in(batch["version"], pa.array(list(versions), pa.int64())))
+        chunks.append(pc.unique(paths))
+    return set(pa.chunked_array(chunks, pa.string()).to_pylist())
 
 
 def belongs(path: str, names: Collection[str]) -> bool:
@@ -72,12 +74,17 @@ def of_versions(dataset: lance.LanceDataset, versions: Collection[int]) -> list[
     return [file for file in present(dataset) if belongs(file.path, names)]
 
 
-def unclaimed(dataset: lance.LanceDataset) -> list[TableFile]:
-    """Files that no version needs: what a writer is about to commit, or what a killed one left."""
+def unclaimed(dataset: lance.LanceDataset, before: dt.datetime | None = None) -> list[TableFile]:
+    """Files, of those written before a time, that no version needs: a writer is about to commit them or was killed."""
     files = present(dataset)  # listed before the manifests are read: what is committed meanwhile is claimed
-    names = named(dataset)
-    ours = (f for f in files if f.path.startswith(CLAIMED) or f.path.rpartition("/")[2].startswith(".tmp"))
-    return [f for f in ours if not belongs(f.path, names)]
+    ours = [f for f in files if f.path.startswith(CLAIMED) or f.path.rpartition("/")[2].startswith(".tmp")]
+    left = [f for f in ours if before is None or f.modified < before]
+    # Most are named by the newest version: one manifest to read instead of all.
+    for versions in ({dataset.latest_version}, None):
+        if left:
+            names = named(dataset, versions)
+            left = [f for f in left if not belongs(f.path, names)]
+    return left
 
 
 def remove(table: Path, path: str) -> None:

@@ -31,6 +31,7 @@ class Arrivals:
         self._lake = lake
         self._spool = spool
         self._lock = threading.Lock()
+        self._began = time.time()  # what was there before did not arrive
         self._version = -1
         self._times = np.empty(0)  # of the answers that came lately: seconds since 1970, ascending
         self._images: list[dict[str, Any]] = []
@@ -42,7 +43,7 @@ class Arrivals:
         predictions.
         """
         now = time.time()
-        since = now - LATELY_SECONDS
+        since = max(now - LATELY_SECONDS, self._began)
         # The spool first: between the two looks an answer can only move from it to the lake.
         waiting, fresh, newest = 0, 0, None
         if self._spool is not None:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from lake.errors import CouldNot, LakeloopError
 from lake.version import VERSION
-from search_app.commands import data, exploring, keys, serving
+from search_app.commands import data, exploring, keys, serving, upkeep
 
 DESCRIPTION = """\
 The embedding-search data lake that turns a vision model's failures into a better model.
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     data.register(add)
     exploring.register(add, group("slice", "named sets of images"))
     serving.register(add)
+    upkeep.register(add)
     keys.register(add, group("key", "who may use the HTTP API and the app"))
     return parser
 

@@ -185,9 +185,9 @@ def _tell(facts: dict[str, Any]) -> None:
     )
     if facts["arriving"]:
         _say(
-            f"The newest {facts['arriving']} cells reach the server while you watch, two a second, through lake.client, "
-            "and a customer calls:",
-            "they appear at the top of the Overview, and the call under “What customers say”.",
+            f"The newest {facts['arriving']} cells arrive while you look, two a second, through lake.client, and a customer"
+            " calls: see “Arriving” at",
+            "the top of the Overview, then its card “What customers say”.",
         )
     else:
         _say("A customer has called about one of the cells: Overview, “What customers say”.")

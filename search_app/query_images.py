@@ -47,6 +47,13 @@ class QueryImages:
         except FileNotFoundError:
             return None
 
+    def clear(self) -> int:
+        """Removes every query image, half-written ones too; returns how many there were."""
+        found = [*self.folder.glob("*.jpg"), *self.folder.glob("*.part")]
+        for path in found:
+            path.unlink(missing_ok=True)
+        return len(found)
+
     def _path(self, query_id: str) -> Path:
         return self.folder / f"{query_id}.jpg"
 

@@ -15,12 +15,17 @@ from lake import events, ids, schema
 from lake.store import literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+
     from lake.spool import Waiting
     from lake.store import Lake
 
 PREDICTIONS_SHOWN = 50
 _REVIEW_COLUMNS = ["event_id", "prediction_id", "timestamp", "origin", "verdict", "comment", "ticket"]
 _OWN_COLUMNS = [column.name for column in schema.PREDICTIONS.columns]
+_OWN_TYPES = {field.name: field.type for field in schema.PREDICTIONS.arrow()}
 
 
 def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
@@ -53,9 +58,9 @@ def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
     }
 
 
-def waiting_answer(event: Waiting) -> dict[str, Any]:
-    """One answer that is still in the spool, as `answer` will tell it."""
-    row = events.as_row(event.row, {}) | {"prediction_id": event.event_id}
+def waiting_answer(event: Waiting, promoted: Mapping[str, pa.DataType]) -> dict[str, Any]:
+    """One answer that is still in the spool, as `answer` will tell it; `promoted` are the lake's typed columns."""
+    row = events.as_row(event.row, {**_OWN_TYPES, **promoted}) | {"prediction_id": event.event_id}
     row.setdefault("timestamp", dt.datetime.fromtimestamp(event.received, dt.UTC))
     return {"image_id": event.image_id, **_prediction(row), "reviews": []}
 

@@ -69,7 +69,12 @@ def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
                 batch.validate(full=True)
                 if len(rows) + batch.num_rows > most:
                     return f"more than {most:,} events in one batch"
+                # Compressed columns, and values that share a buffer, say far more than they have bytes.
+                if batch.nbytes > bodies.BATCH_BYTES:
+                    return f"more than {bodies.BATCH_BYTES >> 20} MiB when it is unpacked"
                 rows += batch.to_pylist(maps_as_pydicts="lossy")
+                if sum(len(v) for row in rows for v in row.values() if isinstance(v, bytes)) > bodies.BATCH_BYTES:
+                    return f"more than {bodies.BATCH_BYTES >> 20} MiB of images"
     except Exception as error:  # Arrow's readers raise many kinds for broken streams
         return f"the Arrow stream cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
     return [{k: v for k, v in row.items() if v is not None} for row in rows]

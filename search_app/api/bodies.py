@@ -149,8 +149,8 @@ def digest(*parts: bytes) -> bytes:
     return found.digest()
 
 
-def too_large(limit: int) -> Refusal:
-    return Refusal(413, "too_large", f"the body may have {limit >> 20} MiB at most")
+def too_large(limit: int, what: str = "the body") -> Refusal:
+    return Refusal(413, "too_large", f"{what} may have {limit >> 20} MiB at most")
 
 
 def json_object(data: bytes, what: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lake import decode, events, ids
 from lake.image_header import read_header
 from search_app.api import bodies
 from search_app.api.metrics import REFUSED
-from search_app.api.problems import MEDIA_TYPE, Refusal, answer, refusal_of
+from search_app.api.problems import JSON, MEDIA_TYPE, Refusal, answer, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ class Predictions:
             scope[REFUSED] = [refusal.reason]
             await refusal.send(send)
             return
-        await answer(send, status, body)
+        await answer(send, status, body, JSON if status < 400 else MEDIA_TYPE)
 
     async def _accept(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
         kind = bodies.media_type(scope)
@@ -124,6 +124,8 @@ def named_image(given: dict[str, Any]) -> str:
 
 def with_image(given: dict[str, Any], data: bytes, service: Service, key_id: str | None) -> Event:
     """The event of an answer that came with its image. Raises Refusal, BadInput, UnreadableImage."""
+    if len(data) > bodies.IMAGE_BYTES:
+        raise bodies.too_large(bodies.IMAGE_BYTES, "an image")
     read_header(data, decode.MAX_MEGAPIXELS_HTTP)
     image_id = ids.image_id(data)
     if given.get("image_id") not in (None, image_id):

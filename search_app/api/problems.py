@@ -17,12 +17,14 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from lake.errors import BadInput, LakeloopError, UnreadableImage
 from search_app.api.metrics import REFUSED
+from search_app.url_import import UrlRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starlette.types import Send
 
+JSON = "application/json"
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
 
@@ -62,7 +64,7 @@ async def answer(
     send: Send,
     status: int,
     body: bytes,
-    media_type: str = "application/json",
+    media_type: str = JSON,
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """One whole ASGI response."""
@@ -80,6 +82,8 @@ def refusal_of(error: BaseException) -> Refusal | None:
             return error
         case UnreadableImage():
             return Refusal(422, "unreadable_image", str(error))
+        case UrlRefused():
+            return Refusal(422, f"url_{error.reason}", str(error))
         case BadInput():
             return Refusal(422, "invalid", str(error))
         case RecursionError():

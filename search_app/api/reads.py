@@ -31,7 +31,7 @@ def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
         # The spool first: between the two looks the event can only move from it to the lake.
         event = service.spool.event("prediction", own) if service.spool is not None else None
         if event is not None:
-            return waiting_answer(event) | {"state": "waiting"}
+            return waiting_answer(event, service.promoted) | {"state": "waiting"}
         found = answer(lake, own)
         if found is None:
             raise Refusal(404, "unknown_prediction", f"no answer {own} is stored")

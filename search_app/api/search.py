@@ -60,8 +60,10 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
     def answer(query: Query) -> pa.Table:
         from embeddings import embedder as embedders
         from embeddings.search import search
-        from search_app import networks
+        from search_app import filter_bounds, networks
 
+        if query.where is not None:
+            filter_bounds.check(service.lake, query.where)
         example: dict[str, Any] = {"ids": query.ids, "unlike": query.unlike, "text": query.text}
         if query.image_base64 is not None:
             example["image"] = uploads.jpeg(_decoded(query.image_base64))

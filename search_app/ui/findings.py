@@ -104,7 +104,7 @@ def customers(verdicts: Mapping[str, int], newest: Sequence[Mapping[str, Any]]) 
         return None
     parts = [f"{count(n)} {verdict}" for verdict, n in sorted(verdicts.items(), key=lambda one: _GRAVEST.index(one[0]))]
     wrong = verdicts.get("incorrect", 0)
-    note = f"Answers they call {', '.join(parts)}. A word of theirs is no label until somebody has looked."
+    note = f"Their verdicts: {', '.join(parts)}. None of them is a label until somebody has looked."
     every = [link(f"All {count(wrong)} complaints", "search", show="complaints")] if wrong > len(newest) else []
     return voices("What customers say", note, [_complaint(one) for one in newest], every)
 
@@ -114,11 +114,14 @@ _GRAVEST = ("incorrect", "unsure", "correct")
 
 def _complaint(said: Mapping[str, Any]) -> Block:
     image = said["image_id"]
-    sure = "" if said["confidence"] is None else f"{said['confidence']:.2f}"
-    to = link(said["label"] or "no label", "search", show="complaints", open=image[:OPEN_DIGITS])
+    answer = "Answered without a label" if said["label"] is None else f"Answered “{said['label']}”"
+    sure = "" if said["confidence"] is None else f"confidence {said['confidence']:.2f}"
+    to = link(answer, "search", show="complaints", open=image[:OPEN_DIGITS])
     alike = link("Find its like", "search", like=image, open=image[:OPEN_DIGITS])
     moment: dt.datetime = said["timestamp"]
-    return voice(to, alike, sure, image, said["comment"] or "", said["ticket"] or "", moment.isoformat())
+    known = said["truth"] and f"labelled {said['truth']}"
+    facts = [one for one in (sure, known, said["ticket"]) if one]
+    return voice(to, alike, "incorrect", facts, image, said["comment"] or "", moment.isoformat())
 
 
 def pictureless(reasons: Sequence[Mapping[str, Any]]) -> Block | None:
@@ -129,7 +132,7 @@ def pictureless(reasons: Sequence[Mapping[str, Any]]) -> Block | None:
     why = ", ".join(f"{count(one['images'])} {one['reason']}" for one in reasons[:REASONS])
     more = f", and {count(len(reasons) - REASONS)} other reasons" if len(reasons) > REASONS else ""
     to = link(f"{images(total)} without a picture", "search", where="image_status IS NOT NULL")
-    return links("Not decoded", [(to, why + more)])
+    return links("Not shown", [(to, why + more)])
 
 
 def _facts(group: Group, worst: bool = False) -> list[Any]:

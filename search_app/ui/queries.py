@@ -131,13 +131,17 @@ def verdicts(where: str | None) -> dict[str, int]:
 
 def complaints(where: str | None, limit: int) -> list[Row]:
     """The newest answers that customers call incorrect: prediction_id, image_id, timestamp (when it was said),
-    comment, ticket; label and confidence of the answer. Latest first.
+    comment, ticket; label and confidence of the answer, truth of the image. Latest first.
     """
     said = rows(f"""
         SELECT prediction_id, image_id, timestamp, comment, ticket FROM {_SAID}
         WHERE verdict = 'incorrect' AND {_about(where)} ORDER BY timestamp DESC, event_id LIMIT {int(limit)}""")
-    answers = _answers(stamp(), tuple(row["prediction_id"] for row in said))
-    return [{**row, **answers.get(row["prediction_id"], {"label": None, "confidence": None})} for row in said]
+    answers, known = _answers(stamp(), tuple(r["prediction_id"] for r in said)), faces([r["image_id"] for r in said])
+    nothing = {"label": None, "confidence": None}
+    return [
+        {**row, **answers.get(row["prediction_id"], nothing), "truth": known.get(row["image_id"], {}).get("truth")}
+        for row in said
+    ]
 
 
 def _about(where: str | None) -> str:

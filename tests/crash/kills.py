@@ -86,8 +86,8 @@ class Tally:
         """The counts, for the end of a test."""
         f = self.findings
         return (
-            f"{self.kills} kills of the service ({self.mid_drain} in the middle of a drain), {self.drainer_kills} of the "
-            f"drainer alone, {f.acked} events acknowledged: {f.lost} lost, {f.duplicates} doubled, {f.torn} torn; "
+            f"{self.kills} kills of the service ({self.mid_drain} of them during a drain), {self.drainer_kills} of its "
+            f"drainer, {f.acked} events acknowledged: {f.lost} lost, {f.duplicates} doubled, {f.torn} torn; "
             f"{self.storing_kills} of {self.cutting_kills} kills that cut a request left one stored unacknowledged "
             f"({self.retried_known} of {self.retried_events} events sent again); {self.seconds:.0f} s"
         )

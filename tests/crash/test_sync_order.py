@@ -104,30 +104,50 @@ def test_every_answer_and_every_drain_waits_for_its_syncs(traced: Traced, say: S
     assert counts["journals begun anew"] >= 1
 
 
-ONE_EVENT = """
+# A process that stores a group and dies, and one that finds it. Each says so as a server would.
+STORES = """
 import os, signal, sys
 from pathlib import Path
-from tests.crash.writer import group
 from lake.spool import Spool
+from tests.crash import writer
 spool = Spool(Path(sys.argv[1]))
-outcomes = spool.put(group(0, "one"))
-os.write(1, f"ack {outcomes[0]}".encode())
+writer.put(spool, 0, "one")
+os.write(1, b"ack stored")
 os.kill(os.getpid(), signal.SIGKILL)
+"""
+FINDS = """
+import os, sys
+from pathlib import Path
+from lake.spool import Spool
+from tests.crash import writer
+spool = Spool(Path(sys.argv[1]))
+assert spool.receipt("one") and spool.event("prediction", writer.group(0, "one")[0].event_id)
+os.write(1, b"ack known")
 """
 
 
-def test_what_a_killed_server_had_stored_is_synced_before_its_repeat_is_known(tmp_path: Path) -> None:
+def test_the_names_of_a_new_spool_s_folders_are_synced_all_the_way_up(tmp_path: Path) -> None:
+    """As for `--spool disks/fast/spool` when nothing of it is there yet."""
+    disks = tmp_path / "disks"
+    disks.mkdir()
+    command = [*trace.options(tmp_path / "trace"), sys.executable, "-c", STORES, str(disks / "new" / "fast" / "spool")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.communicate()[0] == b"ack stored"
+    calls = trace.finished(tmp_path / "trace", process.pid)
+    assert trace.audit_answers(calls, disks, [{"sqlite-wal", "seg"}], [str(disks)], said="ack").violations == []
+
+
+def test_what_a_killed_server_had_stored_is_synced_before_it_is_known(tmp_path: Path) -> None:
     """A kill may fall between the journal's write and its sync: the next process finds the event, but is it on disk?"""
     spool = tmp_path / "spool"
-    command = [sys.executable, "-c", ONE_EVENT, str(spool)]
-    first = subprocess.run(command, cwd=ROOT, capture_output=True)
+    first = subprocess.run([sys.executable, "-c", STORES, str(spool)], cwd=ROOT, capture_output=True)
     assert (first.stdout, first.returncode) == (b"ack stored", -signal.SIGKILL)
     existing = [str(path) for path in spool.rglob("*")]
-    with subprocess.Popen([*trace.options(tmp_path / "trace"), *command], cwd=ROOT, stdout=subprocess.PIPE) as second:
+    command = [*trace.options(tmp_path / "trace"), sys.executable, "-c", FINDS, str(spool)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as second:
         assert second.communicate()[0] == b"ack known"
-    audit = trace.audit_answers(
-        trace.finished(tmp_path / "trace", second.pid), spool, [{"sqlite-wal"}], existing, said="ack"
-    )
+    calls = trace.finished(tmp_path / "trace", second.pid)
+    audit = trace.audit_answers(calls, spool, [{"sqlite-wal"}], existing, said="ack")
     assert audit.violations == []
 
 
@@ -139,8 +159,11 @@ def without(name: str, ending: str) -> Callable[[Traced], list[Call]]:
 
 
 def failing(name: str, ending: str) -> Callable[[Traced], list[Call]]:
+    """One of the syncs fails, in the middle of them all."""
+
     def doctored(t: Traced) -> list[Call]:
-        one = [c for c in t.calls if c.name == name and c.paths[0].endswith(ending)][-1]
+        syncs = [c for c in t.calls if c.name == name and c.paths[0].endswith(ending)]
+        one = syncs[len(syncs) // 2]
         return [dataclasses.replace(c, result=-1) if c is one else c for c in t.calls]
 
     return doctored
@@ -148,7 +171,7 @@ def failing(name: str, ending: str) -> Callable[[Traced], list[Call]]:
 
 def answered_too_early(t: Traced) -> list[Call]:
     """One answer leaves when its sync has begun, but not ended."""
-    answers = [c for c in t.calls if c.text.startswith("") and '"HTTP/1.1 2' in c.text]
+    answers = [c for c in t.calls if '"HTTP/1.1 2' in c.text]
     answer = answers[len(answers) // 2]
     sync = [c for c in t.calls if c.name == "fdatasync" and c.paths[0].endswith("-wal") and c.ended < answer.begun][-1]
     late = dataclasses.replace(sync, ended=answer.ended + 0.5)

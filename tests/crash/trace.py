@@ -66,7 +66,7 @@ def options(to: Path) -> list[str]:
     """What goes before a command. The traced process stays the caller's own child."""
     assert STRACE is not None
     words = [STRACE, "-D", "-f", "--seccomp-bpf", "-y", "-q", "-s", "48", "-o", str(to)]
-    return [*words, "-e", f"trace={','.join(f'?{name}' for name in sorted(TRACED))}", "-e", "signal=none"]
+    return [*words, "-e", f"trace={','.join(f'?{name}' for name in sorted(TRACED))}"]
 
 
 def read(lines: Iterable[str]) -> list[Call]:
@@ -94,7 +94,7 @@ def finished(file: Path, pid: int, seconds: float = 20.0) -> list[Call]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         text = file.read_text()
-        if f"{pid} +++ " in text:
+        if re.search(rf"^{pid} +\+\+\+ ", text, re.M):
             return read(text.splitlines())
         time.sleep(0.02)
     raise TimeoutError(f"{file} does not end: {text[-500:]}")
@@ -189,8 +189,14 @@ def _moments(calls: Iterable[Call]) -> list[tuple[float, Literal["begun", "ended
     return sorted(found, key=lambda moment: (moment[0], moment[1]))
 
 
-def audit_answers(calls: Sequence[Call], spool: Path, needs: Sequence[set[str]], existing: Iterable[str] = ()) -> Audit:
-    """Every 2xx of the traced server against the spool's files.
+def audit_answers(
+    calls: Sequence[Call],
+    spool: Path,
+    needs: Sequence[set[str]],
+    existing: Iterable[str] = (),
+    said: str = "HTTP/1.1 2",
+) -> Audit:
+    """Every answer of the traced server (what it writes that begins with `said`) against the spool's files.
 
     Requests came one after the other; `needs` says for each answer which kinds of files (by their suffix) must have
     been synced since the answer before, so that an audit of nothing cannot pass. `existing` paths were there before.
@@ -206,7 +212,7 @@ def audit_answers(calls: Sequence[Call], spool: Path, needs: Sequence[set[str]],
     for _, when, call in _moments(c for c in calls if group[c.pid] == server):
         if when == "begun" and _says(call, said):
             for path in sorted(disk.dirty):
-                audit.violations.append(f"line {call.begun + 1}: a 2xx leaves while {path} is not synced")
+                audit.violations.append(f"line {call.begun + 1}: an answer leaves while {path} is not synced")
             suffixes = {Path(path).name.rpartition(".")[2] for path in disk.synced}
             ever |= suffixes
             if answers < len(needs) and not needs[answers] <= suffixes:

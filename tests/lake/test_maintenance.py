@@ -85,7 +85,9 @@ def test_a_second_time_there_is_nothing_to_do(tiny: Lake) -> None:
 
 
 def test_what_is_written_meanwhile_is_not_lost(make_lake: MakeLake) -> None:
-    made = make_lake()
+    """Images and answers arrive and get their vectors while fragments are merged and versions removed."""
+    made = make_lake(embedders=["x"])
+    stock.bind(made)
     writer, over = lake.open(made.uri), threading.Event()
     written: list[str] = []
 
@@ -93,6 +95,7 @@ def test_what_is_written_meanwhile_is_not_lost(make_lake: MakeLake) -> None:
         number = 0
         while not over.is_set():
             written.extend(stock.add(writer, [number, number + 1]))
+            stock.embed(writer, [number, number + 1])
             number += 2
 
     thread = threading.Thread(target=write)
@@ -105,7 +108,10 @@ def test_what_is_written_meanwhile_is_not_lost(make_lake: MakeLake) -> None:
         thread.join()
     for name in ("images", "thumbnails", "predictions"):
         assert sorted(made.scan(name, ["image_id"])["image_id"].to_pylist()) == sorted(written)
-    assert len(list(made.images(written))) == len(written) > 10
+    assert len(list(made.images(written))) == len(written) > 4
+    vectors = {r["image_id"]: r["emb_x"] for r in made.scan("predictions", ["image_id", "emb_x"]).to_pylist()}
+    for number, image in enumerate(written):
+        assert vectors[image] == stock.vector(number).tolist()
 
 
 def test_one_process_maintains_at_a_time(lk: Lake) -> None:

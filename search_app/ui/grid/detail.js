@@ -101,6 +101,7 @@ class Detail {
     const latest = answers[0] ?? record.predictions[0];
     this.picture.overlay(record, answers[0]);
     const parts = [];
+    if (latest?.image_status) parts.push(node("p", "muted", `No thumbnail: ${latest.image_status}.`));
     if (answers.length) {
       const line = node("p", "verdict");
       line.append(node("strong", "", latest.label ?? "no label"), node("span", "number", two(latest.confidence)));
@@ -109,6 +110,7 @@ class Detail {
         const right = record.truth === latest.label;
         parts.push(node("p", right ? "truth right" : "truth wrong", right ? `= ${record.truth}, as labelled` : `≠ labelled ${record.truth}`));
       } else parts.push(node("p", "truth muted", "not labelled yet"));
+      if (record.reviews.length) parts.push(node("p", "voice", voice(record.reviews[0])));
       if (latest.scores?.length) parts.push(bars(latest.scores, latest.label));
     } else {
       parts.push(node("p", "muted", record.truth === null ? "No model has answered, no label." : `Labelled ${record.truth}; no model has answered.`));

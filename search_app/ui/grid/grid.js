@@ -198,6 +198,7 @@ class Grid {
     image.decoding = "async";
     image.alt = "";
     image.draggable = false;
+    image.onerror = () => face.classList.add("bare");
     const check = node("span", "check");
     check.title = "Select (space)";
     face.append(image, check);

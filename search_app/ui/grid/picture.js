@@ -87,9 +87,15 @@ class Picture {
     this.switches.replaceChildren();
     const image = node("img", "full");
     image.alt = "";
+    this.frame.classList.remove("bare");
+    image.onerror = () => this.frame.classList.add("bare");
     image.src = `/v1/thumbnails/${id}`;
     const full = new Image();
-    full.onload = () => { if (this.id === id) image.src = full.src; };
+    full.onload = () => {
+      if (this.id !== id) return;
+      this.frame.classList.remove("bare");
+      image.src = full.src;
+    };
     full.src = `/v1/images/${id}?view=1`;
     this.frame.append(image);
   }

@@ -89,13 +89,15 @@ def voices(title: str, note: str, said: Sequence[Block], links: Sequence[Link]) 
     return {"kind": "voices", "title": title, "note": note, "voices": list(said), "links": list(links)}
 
 
-def voice(to: Link, alike: Link, number: str, image_id: str, comment: str, ticket: str, said_at: str) -> Block:
-    """One of them: the answer (its label and `number`) leads `to` the image, `alike` to its like.
+def voice(
+    to: Link, alike: Link, verdict: str, facts: Sequence[str], image_id: str, comment: str, said_at: str
+) -> Block:
+    """One of them: `to` is the answer and leads to its image, `alike` leads to images like it.
 
-    `said_at` is ISO 8601; the browser says how long ago that was.
+    `said_at` is ISO 8601; the browser says how long ago that was, after the `facts`.
     """
-    fields = {"number": number, "image": image_id, "comment": comment, "ticket": ticket, "said_at": said_at}
-    return {"link": to, "alike": alike, **fields}
+    said = {"verdict": verdict, "facts": list(facts), "comment": comment, "said_at": said_at}
+    return {"link": to, "alike": alike, "image": image_id, **said}
 
 
 def stack(*blocks: Block | None, wide: int = 1) -> Block:

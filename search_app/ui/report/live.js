@@ -73,10 +73,7 @@ class Live {
     images.forEach(({ image_id: id, label, confidence }, place) => {
       let face = this.faces.get(id);
       if (!face) {
-        const image = node("img");
-        image.alt = label ?? "an image without a label";
-        image.src = `/v1/thumbnails/${id}`;
-        face = node("a", first ? "" : "new", image);
+        face = node("a", first ? "" : "new", thumbnail(id, label ?? "an image without a label"));
         face.title = [label ?? "no label", confidence?.toFixed(2)].filter(Boolean).join(" ");
         this.faces.set(id, face);
       }

@@ -7,6 +7,14 @@ function node(tag, className, ...content) {
   return made;
 }
 
+function thumbnail(id, alt = "") {
+  const image = node("img");
+  image.alt = alt;
+  image.onerror = () => { image.style.visibility = "hidden"; }; // there is none: the place stays
+  image.src = `/v1/thumbnails/${id}`;
+  return image;
+}
+
 // An anchor to another page of the app: a click stays in it, with a key held it opens a tab.
 function leadTo(anchor, to, go) {
   anchor.href = to.href;
@@ -66,12 +74,7 @@ class Report {
 
   cards({ note, cards, empty, links }) {
     const all = cards.map(({ link, lead, small, lines, images }) => {
-      const pictures = images.map((id) => {
-        const image = node("img");
-        image.alt = "";
-        image.src = `/v1/thumbnails/${id}`;
-        return image;
-      });
+      const pictures = images.map((id) => thumbnail(id));
       const text = node("div", "text", node("div", "title", node("strong", "", link.text), node("span", "lead", lead), node("span", "note", small)), ...lines.map((one) => node("p", "", one)));
       return this.link(link, "card", node("div", "faces", ...pictures), text, node("span", "arrow", "›"));
     });
@@ -99,13 +102,11 @@ class Report {
   }
 
   voices({ note, voices, links }) {
-    const all = voices.map(({ link, alike, number: sure, image, comment, ticket, said_at: at }) => {
-      const face = node("img");
-      face.alt = "";
-      face.src = `/v1/thumbnails/${image}`;
-      const title = node("div", "title", this.link(link, "whole", link.text), node("span", "", sure), node("span", "note", [ago(at), ticket].filter(Boolean).join(" · ")));
+    const all = voices.map(({ link, alike, verdict, facts, image, comment, said_at: at }) => {
+      const small = node("span", "note", [...facts, ago(at)].join(" · "));
+      const title = node("div", "title", this.link(link, "whole", link.text), node("span", "lead", verdict), small);
       const text = node("div", "text", title, comment ? node("p", "quote", `“${comment}”`) : "", this.link(alike, "alike", alike.text));
-      return node("div", "card voice", node("div", "faces", face), text);
+      return node("div", "card voice", node("div", "faces", thumbnail(image)), text);
     });
     return [...all, note ? node("p", "said", note) : "", links.length ? node("p", "more", ...links.map((to) => this.link(to, "plain", to.text))) : ""];
   }

@@ -73,11 +73,9 @@ def _customers(where: str | None) -> Block | None:
     return findings.customers(verdicts, queries.complaints(where, COMPLAINTS) if verdicts.get("incorrect") else [])
 
 
-def _failing(
-    where: str | None, found: list[Group], said: Block | None, to_do: Block
-) -> list[list[Block | None]]:
-    """Where it fails; beside it the first promoted column, what confidence would have told, what customers say, what
-    to do next.
+def _failing(where: str | None, found: list[Group], said: Block | None, to_do: Block) -> list[list[Block | None]]:
+    """Where it fails and what customers say; beside it the first promoted column, what confidence would have told,
+    what to do next.
     """
     filter_sql = scope.current().sql
     whole = next(one for one in found if one.kind == "all")
@@ -93,8 +91,8 @@ def _failing(
     failures = [findings.failure(one, ids, of, filter_sql) for one, ids in zip(worst, faces, strict=True)]
     more = [link("All clusters, most wrong first", "drilldown", sort="error")] if queries.trees() else []
     block = cards("Where does it fail?", "" if tables else told, failures, _NONE_WORSE, more)
-    beside = [tables[0] | {"note": told}, said, to_do] if tables else [said, to_do]
-    return [[block | {"wide": 5}, stack(*beside, wide=4)], [*tables[1:]]]
+    beside = [tables[0] | {"note": told}, to_do] if tables else [to_do]
+    return [[stack(block, said, wide=5), stack(*beside, wide=4)], [*tables[1:]]]
 
 
 _NONE_WORSE = (

@@ -1,0 +1,111 @@
+"""The HTTP API over a lake and a spool, in this process: what the tests of taking events in share.
+
+Nothing drains by itself: a test says when.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from lake.drain import Report, drain
+from lake.ids import image_id
+from lake.spool import Spool
+from lake.store import Lake
+from search_app.api.admission import Limits
+from search_app.api.app import Api
+from search_app.intake import Intake, Settings
+from tests import pictures
+
+PROBLEM = "application/problem+json"
+JSON = {"Content-Type": "application/json"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
+ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}
+
+
+class Door:
+    """A client of the API, and what is behind it."""
+
+    def __init__(self, client: TestClient, lake: Lake, api: Api, spool: Spool) -> None:
+        self.client = client
+        self.lake = lake
+        self.api = api
+        self.spool = spool
+
+    def drain(self) -> Report:
+        """Everything that waits comes into the lake. Nothing may be set aside."""
+        report = drain(self.lake, self.spool)
+        assert report is not None
+        assert self.spool.parked() == []
+        return report
+
+    def predict(self, given: Mapping[str, Any], image: bytes | None = None, **headers: str) -> Any:
+        """POST /v1/predictions: with the image as body and the event as header, or the event as JSON."""
+        if image is None:
+            return self.client.post("/v1/predictions", content=json.dumps(given), headers=JSON | headers)
+        sent = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(given)} | headers
+        return self.client.post("/v1/predictions", content=image, headers=sent)
+
+    def batch(self, items: Sequence[Any], **headers: str) -> Any:
+        """POST /v1/predictions/batch as NDJSON; text and bytes among the items are lines as they are."""
+        lines = [
+            i.encode() if isinstance(i, str) else i if isinstance(i, bytes) else json.dumps(i).encode() for i in items
+        ]
+        return self.client.post("/v1/predictions/batch", content=b"\n".join(lines), headers=NDJSON | headers)
+
+    def upload(self, image: bytes, **headers: str) -> Any:
+        """POST /v1/images."""
+        return self.client.post("/v1/images", content=image, headers={"Content-Type": "image/png"} | headers)
+
+    def judge(self, given: Mapping[str, Any], **headers: str) -> Any:
+        """POST /v1/feedback."""
+        return self.client.post("/v1/feedback", content=json.dumps(given), headers=JSON | headers)
+
+    def answer(self, prediction_id: str) -> Any:
+        """GET /v1/predictions/{id}."""
+        return self.client.get(f"/v1/predictions/{prediction_id}")
+
+
+@contextmanager
+def door(lake: Lake, spool: Path, limits: Limits | None = None) -> Iterator[Door]:
+    """Opens one; the spool outlives it."""
+    intake = Intake(lake.uri, Settings(spool, limits or Limits(), drain=False))
+    api = Api(lake, intake)
+    with TestClient(api, raise_server_exceptions=False) as client:
+        yield Door(client, lake, api, intake.spool)
+
+
+def event(**more: Any) -> dict[str, Any]:
+    """An answer with an id of its own."""
+    return {"prediction_id": str(uuid.uuid4()), "model": "solar", "label": "intact", **more}
+
+
+def picture(seed: int) -> bytes:
+    """A small PNG."""
+    return pictures.encoded(pictures.scene(seed, 24, 16))
+
+
+def in_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def named(data: bytes) -> str:
+    """The image's id."""
+    return image_id(data)
+
+
+def reason(answer: Any) -> tuple[int, str]:
+    """Status and machine-readable reason of an answer that says no, in the form every such answer has."""
+    document = answer.json()
+    assert answer.headers["content-type"] == PROBLEM
+    assert set(document) == {"type", "title", "status", "detail", "reason"}
+    assert document["status"] == answer.status_code
+    assert document["detail"]
+    return answer.status_code, document["reason"]
