@@ -42,9 +42,9 @@ def store_vectors(lake: Lake, column: str, vectors: Mapping[str, np.ndarray], mi
     def write() -> None:
         gaps = missing.rows()
         dataset = lake.dataset("predictions", gaps.version)
-        place = pc.index_in(gaps.image_id, names)
-        which = np.asarray(pc.is_valid(place), bool)
-        rows = pa.table({"_rowid": gaps.address[which], "place": place.drop_null()})
+        which = gaps.rows_of(vectors)
+        place = pc.index_in(gaps.image_id.take(pa.array(which)), names)
+        rows = pa.table({"_rowid": gaps.address[which], "place": place})
         fragments = gaps.address[which] >> np.uint64(32)
         patched, moved = [rows.slice(0, 0)], [rows.slice(0, 0)]
         for number in np.unique(fragments).tolist():
@@ -56,7 +56,7 @@ def store_vectors(lake: Lake, column: str, vectors: Mapping[str, np.ndarray], mi
             _patch(lake, dataset, column, patched[1:], matrix)
             stored.update(pa.concat_tables(patched)["place"].to_pylist())
         if len(moved) > 1:
-            _move(dataset, column, pa.concat_tables(moved), matrix)
+            _move(lake, dataset, column, pa.concat_tables(moved), matrix)
             stored.update(pa.concat_tables(moved)["place"].to_pylist())
 
     lake.commit("predictions", write)
@@ -77,19 +77,48 @@ def _patch(lake: Lake, dataset: Any, column: str, parts: list[pa.Table], matrix:
     operation = lance.LanceOperation.Update(
         updated_fragments=changed, fields_modified=modified, update_mode="rewrite_columns"
     )
+    _commit(lake, dataset, operation)
+
+
+def _move(lake: Lake, dataset: Any, column: str, rows: pa.Table, matrix: np.ndarray) -> None:
+    """The rows with their vectors, and all else they said, in a new fragment; where they were they are deleted."""
+    import lance
+
+    others = [name for name in dataset.schema.names if name != column]
+    # Without stable row ids, which the lake's tables do not have, a row's id is its address.
+    found = dataset.to_table(others, filter=f"_rowid in ({_listed(rows)})", with_row_id=True)
+    place = rows["place"].take(pc.index_in(found["_rowid"], rows["_rowid"]))
+    whole = found.append_column(dataset.schema.field(column), to_column(matrix[np.asarray(place)]))
+    added = lance.fragment.write_fragments(
+        whole.select(dataset.schema.names).cast(dataset.schema),
+        dataset,
+        mode="append",
+        storage_options=lake.storage_options,
+    )
+    left: list[Any] = []
+    emptied: list[int] = []
+    numbers = np.asarray(rows["_rowid"]) >> np.uint64(32)
+    for number in np.unique(numbers).tolist():
+        fragment = dataset.get_fragment(number)
+        rest = fragment.delete(f"_rowid in ({_listed(rows.filter(pa.array(numbers == number)))})")
+        if rest is None:
+            emptied.append(number)
+        else:
+            left.append(rest)
+    operation = lance.LanceOperation.Update(
+        updated_fragments=left, removed_fragment_ids=emptied, new_fragments=added, update_mode="rewrite_rows"
+    )
+    _commit(lake, dataset, operation)
+
+
+def _listed(rows: pa.Table) -> str:
+    return ",".join(map(str, rows["_rowid"].to_pylist()))
+
+
+def _commit(lake: Lake, dataset: Any, operation: Any) -> None:
+    """Conflicts with whatever touched the same fragments since `dataset` was read; appends do not."""
+    import lance
+
     lance.LanceDataset.commit(
         dataset.uri, operation, read_version=dataset.version, storage_options=lake.storage_options
     )
-
-
-def _move(dataset: Any, column: str, rows: pa.Table, matrix: np.ndarray) -> None:
-    """The rows with their vectors, and all else they said, in a new fragment; where they were they are deleted."""
-    places = ",".join(map(str, rows["_rowid"].to_pylist()))
-    # Without stable row ids, which the lake's tables do not have, a row's id is its address.
-    found = dataset.to_table(["prediction_id"], filter=f"_rowid in ({places})", with_row_id=True)
-    order = pc.index_in(found["_rowid"], rows["_rowid"])
-    vectors = matrix[np.asarray(rows["place"].take(order))]
-    schema = pa.schema([dataset.schema.field("prediction_id"), dataset.schema.field(column)])
-    source = pa.table([found["prediction_id"], to_column(vectors)], schema=schema)
-    merge = dataset.merge_insert("prediction_id").when_matched_update_all().write_mode("rewrite_rows")
-    merge.execute(source)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from lake.missing import WAITING
+from lake.missing import WAITING, mixed
 
 if TYPE_CHECKING:
     from lake.missing import Gaps
@@ -26,9 +25,7 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 def waiting(gaps: Gaps, without: Collection[str] = ()) -> np.ndarray:
     """Which rows of `gaps` wait, bool; images in `without` do not."""
     which: np.ndarray = gaps.state == WAITING
-    if without:
-        given_up = pa.array(list(without), pa.string())
-        which = which & ~np.asarray(pc.is_in(gaps.image_id, given_up), bool)
+    which[gaps.rows_of(without)] = False
     return which
 
 
@@ -41,7 +38,7 @@ def first(
     """
     rows = np.flatnonzero(waiting(gaps, without))
     if order == "sampled":
-        rank = _drawn(gaps.image_id.take(pa.array(rows)), seed)
+        rank = mixed(gaps.key[rows] + np.uint64(seed % 2**64))
     else:
         rank = gaps.arrived[rows] if order == "oldest" else -gaps.arrived[rows]
     place = rows if order != "newest" else -rows
@@ -55,21 +52,3 @@ def first(
         if len(near) == len(rows) or len(images) >= (most or 0):
             return images[:most]
         reach *= 2  # several rows of one image took each other's turn
-
-
-def _drawn(image_ids: pa.ChunkedArray, seed: int) -> np.ndarray:
-    """A number of each image, uint64, uniform over seeds."""
-    if not len(image_ids):
-        return np.empty(0, np.uint64)
-    # An id is a hash already: its first 16 characters tell images apart as well as all 64.
-    heads = pc.utf8_slice_codeunits(pc.utf8_rpad(image_ids, 16), 0, 16).combine_chunks()
-    words = np.frombuffer(heads.buffers()[2], np.uint64, count=2 * len(heads)).reshape(-1, 2)
-    return _mixed(_mixed(words[:, 0] + np.uint64(seed % 2**64)) ^ words[:, 1])
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit of x decides every bit of the result."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = x ^ (x >> np.uint64(31))
-    return mixed

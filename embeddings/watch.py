@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embeddings import order as orders
 from embeddings.backfill import Backfill
@@ -127,8 +126,11 @@ class _Watcher:
 
 def lag(gaps: Gaps, embedded: int = 0, failed: Collection[str] = ()) -> Lag:
     """The lag that these gaps mean now, to a watcher that gave up on `failed`."""
-    which = orders.waiting(gaps, failed)
     counts = gaps.counts()
-    images = pc.count_distinct(gaps.image_id.filter(pa.array(which))).as_py() if which.any() else 0
+    which = orders.waiting(gaps)
+    given_up = [row for row in gaps.rows_of(failed).tolist() if which[row]]
+    which[given_up] = False
+    images = counts["waiting"] - len(set(gaps.image_id.take(pa.array(given_up, pa.int64())).to_pylist()))
     oldest = time.time() - gaps.arrived[which].min() / 1e6 if which.any() else 0.0
-    return Lag(images, round(max(oldest, 0.0), 3), embedded, len(failed), counts["without_bytes"], counts["unreadable"])
+    age = round(max(oldest, 0.0), 3)
+    return Lag(images, age, embedded, len(failed), counts["without_bytes"], counts["unreadable"])

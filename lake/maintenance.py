@@ -29,7 +29,7 @@ OLDER_THAN = dt.timedelta(days=2)
 THIN_AFTER = dt.timedelta(hours=1)
 LEFTOVER_AFTER = dt.timedelta(days=1)
 LOCK = "maintenance.lock"
-# For `due`: so many versions to remove make a step worth it.
+# So many versions to remove make a passing step worth it.
 MANY_VERSIONS = 500
 
 
@@ -102,7 +102,7 @@ def due(lake: Lake) -> bool:
             dataset = lake.dataset(name)
         except NotALake:
             continue
-        if len(_between_hours(lake, name)) > MANY_VERSIONS or any(
+        if len(_between_hours(lake, name)) >= MANY_VERSIONS or any(
             merging.plan(name, merging.fragments_of(dataset, {}), merging.FAN_IN)
         ):
             return True
@@ -143,7 +143,7 @@ def maintain(
             done.fragments_before = len(lake.dataset(name).get_fragments())
             report.complete &= merging.merge(lake, name, fan_in=2 if thorough else merging.FAN_IN, over=over)
             complete_indexes(lake, name, thorough=thorough)
-            done.versions_removed = remove_versions(lake, name, older_than)
+            done.versions_removed = remove_versions(lake, name, older_than, 1 if thorough else MANY_VERSIONS)
             if leftovers:
                 done.leftovers_removed = remove_leftovers(lake, name)
             done.tags = lake.tags(name)
@@ -191,10 +191,11 @@ def unindexed(dataset: lance.LanceDataset, index: str) -> int:
 # Removing --------------------------------------------------------------------------------------------------
 
 
-def remove_versions(lake: Lake, name: str, older_than: dt.timedelta) -> int:
+def remove_versions(lake: Lake, name: str, older_than: dt.timedelta, at_least: int = 1) -> int:
     """Removes versions older than `older_than`, and most of those older than an hour; returns how many.
 
-    The newest version and tagged ones stay, and so does a file that a writer might be about to commit.
+    Nothing when they are fewer than `at_least`: Lance reads the manifest of every version to remove one. The newest
+    version and tagged ones stay, and so does a file that a writer might be about to commit.
     """
     dataset = lake.dataset(name)
     if lake.folder is None:
@@ -202,7 +203,7 @@ def remove_versions(lake: Lake, name: str, older_than: dt.timedelta) -> int:
         limit = max(older_than, dt.timedelta(microseconds=1))
         return int(dataset.cleanup_old_versions(older_than=limit, error_if_tagged_old_versions=False).old_versions)
     chosen = sorted(_aged(lake, name, older_than) | set(_between_hours(lake, name)))
-    if not chosen:  # Lance would read every manifest to find that out
+    if len(chosen) < at_least:
         return 0
     return int(dataset.cleanup_old_versions(versions=chosen, error_if_tagged_old_versions=False).old_versions)
 

@@ -18,7 +18,7 @@ from lake import nulls
 from lake.store import LOOK_UP_VALUES, literals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from lake.store import Lake
 
@@ -30,22 +30,37 @@ WAITING, UNREADABLE, WITHOUT_BYTES, UNKNOWN = range(4)
 class Gaps:
     """The rows without a vector at one version of predictions.
 
-    `image_id`: strings; `arrived`: int64, microseconds since 1970 (`ingested_at`); `address`: uint64, where Lance has
-    the row at this version, in ascending order; `state`: uint8, one of WAITING, UNREADABLE and WITHOUT_BYTES.
+    `image_id`: strings; `key`: uint64, a number of the image, all but certainly its own; `arrived`: int64,
+    microseconds since 1970 (`ingested_at`); `address`: uint64, where Lance has the row at this version, in ascending
+    order; `state`: uint8, one of WAITING, UNREADABLE and WITHOUT_BYTES.
     """
 
     version: int
     image_id: pa.ChunkedArray
+    key: np.ndarray
     arrived: np.ndarray
     address: np.ndarray
     state: np.ndarray
 
     def counts(self) -> dict[Reason, int]:
         """Distinct images, each under the first of waiting, unreadable and without_bytes that it has a row in."""
-        rows = pa.table({"image_id": self.image_id, "state": self.state})
-        first = rows.group_by("image_id").aggregate([("state", "min")])["state_min"]
-        found = np.bincount(np.asarray(first), minlength=3)
-        return {"waiting": int(found[0]), "unreadable": int(found[1]), "without_bytes": int(found[2])}
+        order = np.argsort(self.key)
+        key = self.key[order]
+        starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else _none()
+        first = np.minimum.reduceat(self.state[order], starts) if len(key) else _none()
+        waiting, unreadable, without_bytes = np.bincount(first, minlength=3)[:3].tolist()
+        return {"waiting": waiting, "unreadable": unreadable, "without_bytes": without_bytes}
+
+    def rows_of(self, image_ids: Collection[str]) -> np.ndarray:
+        """Which rows are of these images, few beside all: their places, ascending."""
+        names = pa.array(list(image_ids), pa.string())
+        keys = np.sort(keys_of(pa.chunked_array([names])))
+        if not len(keys) or not len(self.key):
+            return _none()
+        place = np.minimum(np.searchsorted(keys, self.key), len(keys) - 1)
+        likely = np.flatnonzero(keys[place] == self.key)
+        rows: np.ndarray = likely[_mask(pc.is_in(self.image_id.take(pa.array(likely)), names))]
+        return rows
 
 
 @dataclass
@@ -57,11 +72,13 @@ class _Part:
     rows: int
     offsets: np.ndarray
     image_id: pa.ChunkedArray
+    key: np.ndarray
     arrived: np.ndarray
     state: np.ndarray
 
     def keep(self, which: np.ndarray) -> None:
-        self.offsets, self.arrived, self.state = self.offsets[which], self.arrived[which], self.state[which]
+        self.offsets, self.key = self.offsets[which], self.key[which]
+        self.arrived, self.state = self.arrived[which], self.state[which]
         self.image_id = self.image_id.filter(pa.array(which))
 
 
@@ -104,9 +121,9 @@ class Missing:
         """These images were waiting, and their bytes turned out not to be in the lake any more."""
         if not image_ids:
             return
-        gone = pa.array(image_ids, pa.string())
-        for part in self._parts.values():
-            part.state[(part.state == WAITING) & _mask(pc.is_in(part.image_id, gone))] = WITHOUT_BYTES
+        waiting = self._in_state(WAITING)
+        for part, gone in zip(waiting, _which(waiting, pa.array(image_ids, pa.string())), strict=True):
+            part.state[(part.state == WAITING) & gone] = WITHOUT_BYTES
         self._gaps = None
 
     # ---------------------------------------------------------------------------------------------------------
@@ -137,7 +154,9 @@ class Missing:
                     seen[file.path] = offsets
             if part is None or part.files != files:
                 offsets = np.arange(facts.physical_rows) if offsets is None else offsets
-                part = _Part(files, facts.num_deletions, facts.physical_rows, offsets, _names([]), _none(), _none())
+                part = _Part(
+                    files, facts.num_deletions, facts.physical_rows, offsets, _names([]), _none(), _none(), _none()
+                )
                 if len(offsets):
                     changed.append((fragment, part))
             elif part.deletions != facts.num_deletions:
@@ -154,30 +173,34 @@ class Missing:
         fragments = {tuple(f.path for f in fragment.data_files()): fragment for fragment in images.get_fragments()}
         new = [fragment for files, fragment in fragments.items() if files not in self._image_files]
         self._image_files = set(fragments)
-        without = [part for part in self._parts.values() if (part.state == WITHOUT_BYTES).any()]
+        without = self._in_state(WITHOUT_BYTES)
         if new and without:
-            came = images.scanner(columns=["image_id"], fragments=new).to_table()["image_id"].combine_chunks()
-            for part in without:
-                part.state[(part.state == WITHOUT_BYTES) & _mask(pc.is_in(part.image_id, came))] = WAITING
+            stored = images.scanner(columns=["image_id"], fragments=new).to_table()["image_id"]
+            for part, came in zip(without, _which(without, stored), strict=True):
+                part.state[(part.state == WITHOUT_BYTES) & came] = WAITING
 
     def _settle(self, dataset: Any) -> None:
         """Finds out whether the images of rows just seen have bytes, or a vector in another row."""
-        unknown = [part for part in self._parts.values() if (part.state == UNKNOWN).any()]
+        unknown = self._in_state(UNKNOWN)
         if not unknown:
             return
         asked = _distinct([part.image_id.filter(pa.array(part.state == UNKNOWN)) for part in unknown])
         if len(asked) > LOOK_UP_VALUES:
-            stored = self._lake.scan("images", ["image_id"])["image_id"].combine_chunks()
+            stored = self._lake.scan("images", ["image_id"])["image_id"]
         else:
             stored = pa.array(self._lake.known("images", "image_id", asked.to_pylist()), pa.string())
-        for part in unknown:
-            has = _mask(pc.is_in(part.image_id, stored))
-            part.state[part.state == UNKNOWN] = np.where(has, WAITING, WITHOUT_BYTES)[part.state == UNKNOWN]
         bare = asked.filter(pc.invert(pc.is_in(asked, stored)))
         if len(bare):
-            known = embedded_elsewhere(dataset, bare, self._joined(dataset.version).address)["image_id"]
-            for part in unknown:
-                part.state[(part.state == WITHOUT_BYTES) & _mask(pc.is_in(part.image_id, known))] = WAITING
+            bare = bare.filter(pc.invert(pc.is_in(bare, self._embedded(dataset, bare))))
+        for part, without in zip(unknown, _which(unknown, bare), strict=True):
+            part.state[part.state == UNKNOWN] = np.where(without, WITHOUT_BYTES, WAITING)[part.state == UNKNOWN]
+
+    def _embedded(self, dataset: Any, image_ids: pa.Array) -> pa.ChunkedArray:
+        """Those images that have a vector in some row."""
+        return embedded_elsewhere(dataset, image_ids, self._joined(dataset.version).address)["image_id"]
+
+    def _in_state(self, state: int) -> list[_Part]:
+        return [part for part in self._parts.values() if (part.state == state).any()]
 
     def _joined(self, version: int) -> Gaps:
         parts = sorted((number, part) for number, part in self._parts.items() if len(part.offsets))
@@ -185,6 +208,7 @@ class Missing:
         return Gaps(
             version,
             pa.chunked_array(chunks, pa.string()),
+            np.concatenate([_none(np.uint64), *(part.key for _, part in parts)]),
             np.concatenate([_none(), *(part.arrived for _, part in parts)]),
             np.concatenate([_none(np.uint64), *((n << 32) + p.offsets.astype(np.uint64) for n, p in parts)]),
             np.concatenate([_none(np.uint8), *(part.state for _, part in parts)]),
@@ -235,8 +259,32 @@ def _load(dataset: Any, changed: Sequence[tuple[Any, _Part]]) -> None:
         rows = pa.concat_tables(tables).sort_by("_rowaddr").combine_chunks()
         part.offsets = np.asarray(rows["_rowaddr"]).astype(np.int64) & 0xFFFFFFFF
         part.image_id = rows["image_id"]
+        part.key = keys_of(part.image_id)
         part.arrived = np.asarray(rows["ingested_at"].cast(pa.int64()))
         part.state = np.where(_mask(pc.is_valid(rows["image_status"])), UNREADABLE, UNKNOWN).astype(np.uint8)
+
+
+def keys_of(image_ids: pa.ChunkedArray) -> np.ndarray:
+    """A number of each image, uint64: the first 16 characters of its id, a hash already, mixed."""
+    if not len(image_ids):
+        return _none(np.uint64)
+    heads = pc.utf8_slice_codeunits(pc.utf8_rpad(image_ids, 16), 0, 16).combine_chunks()
+    words = np.frombuffer(heads.buffers()[2], np.uint64, count=2 * len(heads)).reshape(-1, 2)
+    return mixed(mixed(words[:, 0]) ^ words[:, 1])
+
+
+def mixed(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit of x decides every bit of the result."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: np.ndarray = x ^ (x >> np.uint64(31))
+    return found
+
+
+def _which(parts: Sequence[_Part], image_ids: pa.Array | pa.ChunkedArray) -> list[np.ndarray]:
+    """For each part, which of its rows are of these images, bool. One hash table of them serves all parts."""
+    whole = pa.chunked_array([chunk for part in parts for chunk in part.image_id.chunks], pa.string())
+    return np.split(_mask(pc.is_in(whole, image_ids)), np.cumsum([len(part.offsets) for part in parts])[:-1])
 
 
 def _alive(fragment: Any, part: _Part) -> np.ndarray:

@@ -1,8 +1,7 @@
 """What arrives at this moment: how many answers in the last minute, what waits, the newest images.
 
-Asked every few seconds by every open Overview, so it reads only what has changed since it was asked last: one column
-of predictions when there is a new version, the rows of a few images when one of them is new. It knows nothing of HTTP
-or screens.
+Asked every few seconds by every open Overview, so it reads only when there is a new version, and then one column of
+the table and a few rows. It knows nothing of HTTP or screens.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ class Arrivals:
         self._spool = spool
         self._lock = threading.Lock()
         self._began = time.time()  # what was there before did not arrive
-        self._version = -1
-        self._times = np.empty(0)  # of the answers that came lately: seconds since 1970, ascending
+        self._answers = _Lately("predictions", "model is not null")
+        self._verdicts = _Lately("reviews", "origin = 'customer'")
         self._images: list[dict[str, Any]] = []
 
     def look(self) -> dict[str, Any]:
         """`last_minute`: answers, those in the spool included; `newest_seconds`: how long ago the latest came, None
-        when none came lately; `waiting`: events in the spool; `images`: the newest first, at most 8, each with
-        image_id, label and confidence. An image is among them once its thumbnail can be had. `version`: the newest of
-        predictions.
+        when none came lately; `verdicts`: of customers in the last minute; `waiting`: events in the spool; `images`:
+        the newest first, at most 8, each with image_id, label and confidence. An image is among them once its
+        thumbnail can be had. `version` changes with every commit of answers or verdicts.
         """
         now = time.time()
         since = max(now - LATELY_SECONDS, self._began)
@@ -50,47 +49,74 @@ class Arrivals:
             waiting = self._spool.depth().events
             fresh, newest = self._spool.accepted(since)
         with self._lock:
-            self._follow(since)
-            stored = self._times[np.searchsorted(self._times, since, "right") :]
-            images, version = self._images if len(stored) else [], self._version
+            if self._answers.follow(self._lake, since):
+                self._images = self._faces(self._answers.newest(_ROWS))
+            self._verdicts.follow(self._lake, since)
+            stored, verdicts = self._answers.times(since), len(self._verdicts.times(since))
+            images = self._images if len(stored) else []
+            version = version_of(self._answers.version, self._verdicts.version)
         moments = [float(stored[-1])] if len(stored) else []
         moments += [newest] if newest is not None else []
         return {
             "last_minute": fresh + len(stored),
             "newest_seconds": round(max(0.0, now - max(moments)), 1) if moments else None,
+            "verdicts": verdicts,
             "waiting": waiting,
             "images": images,
             "version": version,
         }
 
-    def _follow(self, since: float) -> None:
-        dataset = self._lake.dataset("predictions")
-        if dataset.version == self._version:
-            return
-        moment = dt.datetime.fromtimestamp(since, dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-        came = dataset.scanner(
-            columns=["ingested_at"],
-            filter=f"ingested_at > timestamp '{moment}' and model is not null",
-            with_row_address=True,
-        ).to_table()
-        times = np.asarray(came["ingested_at"].cast("int64")) / 1e6
-        address = np.asarray(came["_rowaddr"])
-        order = np.lexsort((address, times))
-        self._times = times[order]
-        self._images = self._faces(dataset, address[order][: -_ROWS - 1 : -1].tolist()) if len(order) else []
-        self._version = dataset.version
-
-    def _faces(self, dataset: Any, addresses: list[int]) -> list[dict[str, Any]]:
+    def _faces(self, addresses: list[int]) -> list[dict[str, Any]]:
         """The distinct images with a picture at these addresses, in their order."""
+        if not addresses:
+            return []
         # Without stable row ids, which the lake's tables do not have, a row's id is its address.
-        rows = dataset.to_table(
+        rows = self._lake.dataset("predictions", self._answers.version).to_table(
             ["image_id", "label", "confidence"],
             filter=f"_rowid in ({','.join(map(str, addresses))}) and image_status is null",
             with_row_id=True,
-        ).to_pylist()
+        )
         place = {address: number for number, address in enumerate(addresses)}
-        rows.sort(key=lambda row: place[row.pop("_rowid")])
         newest: dict[str, dict[str, Any]] = {}
-        for row in rows:
+        for row in sorted(rows.to_pylist(), key=lambda row: place[row["_rowid"]]):
+            del row["_rowid"]
             newest.setdefault(row["image_id"], row)
         return list(newest.values())[:IMAGES]
+
+
+def version_of(predictions: int, reviews: int) -> str:
+    """The state of both tables as one text, to tell whether a page is behind."""
+    return f"{predictions}.{reviews}"
+
+
+class _Lately:
+    """When the rows of one table that pass a filter came, of those that came of late."""
+
+    def __init__(self, table: str, filter: str) -> None:
+        self.version = -1
+        self._table = table
+        self._filter = filter
+        self._times = np.empty(0)  # seconds since 1970, ascending
+        self._addresses = np.empty(0, np.uint64)
+
+    def follow(self, lake: Lake, since: float) -> bool:
+        """Reads what came after `since`, when the table has a new version; whether it had."""
+        dataset = lake.dataset(self._table)
+        if dataset.version == self.version:
+            return False
+        moment = dt.datetime.fromtimestamp(since, dt.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+        condition = f"ingested_at > timestamp '{moment}' and {self._filter}"
+        came = dataset.scanner(columns=["ingested_at"], filter=condition, with_row_address=True).to_table()
+        times, addresses = np.asarray(came["ingested_at"].cast("int64")) / 1e6, np.asarray(came["_rowaddr"])
+        order = np.lexsort((addresses, times))
+        self.version, self._times, self._addresses = dataset.version, times[order], addresses[order]
+        return True
+
+    def times(self, since: float) -> np.ndarray:
+        found: np.ndarray = self._times[np.searchsorted(self._times, since, "right") :]
+        return found
+
+    def newest(self, most: int) -> list[int]:
+        """Row addresses, the newest first."""
+        found: list[int] = self._addresses[: -most - 1 : -1].tolist()
+        return found

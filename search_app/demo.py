@@ -20,7 +20,7 @@ import numpy as np
 from lake.errors import BadInput
 from search_app import stream
 from search_app.cells import NEW_KIND_IN_PRODUCTION, WEEKS, Story, cast, cells, folder
-from search_app.stream import ARRIVING, Saying
+from search_app.stream import Saying
 
 if TYPE_CHECKING:
     from embeddings.embedder import Embedder
@@ -82,7 +82,8 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     _say(f"4/5  production: {len(story.production)} cells over {WEEKS} weeks are answered and logged")
     served = _serve_model(model, story)
     said = stream.production(story, head.classes, head.probabilities(served))
-    before, arriving = (said[: -ARRIVING - 1], said[-ARRIVING - 1 :]) if live else (said, [])
+    left = stream.ARRIVING + 1 if live else 0  # with the customer's call
+    before, arriving = said[: len(said) - left], said[len(said) - left :]
     stream.bring_in(lk, before)
     seen = [one.image_id for one in said if one.kind == "prediction"]
     # The serving process has the vectors already; those that arrive later are computed by whoever takes them in.
@@ -107,7 +108,7 @@ def _catch_up(place: Path) -> None:
     _say("the cells that were still to arrive come in now")
     stream.bring_in(lk, stream.kept(place))
     record = embedders.record_of(lk, None)
-    backfill(lk, record, embedders.for_lake(lk, record, images=ARRIVING))
+    backfill(lk, record, embedders.for_lake(lk, record, images=stream.ARRIVING))
     stream.arrived(lk, place)
 
 
@@ -185,9 +186,9 @@ def _tell(facts: dict[str, Any]) -> None:
     )
     if facts["arriving"]:
         _say(
-            f"The newest {facts['arriving']} cells arrive while you look, two a second, through lake.client, and a customer"
-            " calls: see “Arriving” at",
-            "the top of the Overview, then its card “What customers say”.",
+            f"The newest {facts['arriving']} cells arrive while you look, two a second, through lake.client, and a "
+            "customer calls:",
+            "“Arriving” at the top of the Overview, then its card “What customers say”.",
         )
     else:
         _say("A customer has called about one of the cells: Overview, “What customers say”.")

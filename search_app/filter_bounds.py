@@ -8,6 +8,7 @@ than what they are given. Subqueries are out: they could read other tables. On t
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
@@ -16,38 +17,31 @@ from lake.sql import connect
 if TYPE_CHECKING:
     from lake.store import Lake
 
-_PARTS = frozenset(
-    {
-        "BETWEEN",
-        "CASE",
-        "CAST",
-        "COLLATE",
-        "COLUMN_REF",
-        "COMPARISON",
-        "CONJUNCTION",
-        "CONSTANT",
-        "FUNCTION",
-        "OPERATOR",
-    }
-)
-_TYPES = frozenset(
-    "boolean bool tinyint smallint int integer bigint hugeint utinyint usmallint uinteger ubigint float real double "
-    "decimal numeric varchar text string date time timestamp timestamptz interval json uuid".split()
-) | {"timestamp with time zone"}
-# Of text, numbers, times, JSON and lists. None makes its argument longer, or something out of a number.
-_FUNCTIONS = frozenset(
-    "+ - * / // % ** ^ ~~ ~~* !~~ !~~* ~~~ ^@ -> ->> abs ceil ceiling floor round trunc sign sqrt ln log log2 log10 exp "
-    "pow power greatest least nullif ifnull isnan isinf isfinite lower upper trim ltrim rtrim length len strlen "
-    "contains starts_with ends_with prefix suffix instr position strpos left right substr substring reverse "
-    "regexp_matches regexp_full_match regexp_extract like_escape ilike_escape not_like_escape not_ilike_escape "
-    "list_value array_value struct_extract array_extract list_extract list_element list_contains list_has array_has "
-    "list_has_any list_has_all list_position array_length list_min list_max list_sum list_avg "
-    "json_extract json_extract_string json_extract_path json_extract_path_text json_exists json_contains json_type "
-    "json_valid json_array_length now today current_date current_timestamp get_current_timestamp date_part datepart "
-    "date_trunc date_diff datediff date_add date_sub year month day hour minute second quarter week weekday isodow dow "
-    "dayofweek dayofyear dayname monthname epoch epoch_ms strftime strptime try_strptime make_date make_timestamp age "
-    "to_years to_months to_weeks to_days to_hours to_minutes to_seconds to_milliseconds to_timestamp hash md5".split()
-)
+# LAMBDA is how `metadata -> 'name'` is parsed, too; no function below takes a real one.
+_PARTS = "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION LAMBDA OPERATOR"
+_TYPES = """
+    boolean bool tinyint smallint int integer bigint hugeint utinyint usmallint uinteger ubigint float real double
+    decimal numeric varchar text string date time timestamp timestamptz interval json uuid
+"""
+# Of text, numbers, times, JSON and lists. None makes its argument longer, or something long out of a number.
+_FUNCTIONS = """
+    + - * / // % ** ^ ~~ ~~* !~~ !~~* ~~~ ^@ -> ->>
+    abs ceil ceiling floor round trunc sign sqrt ln log log2 log10 exp pow power greatest least nullif ifnull
+    isnan isinf isfinite lower upper trim ltrim rtrim length len strlen contains starts_with ends_with prefix suffix
+    instr position strpos left right substr substring reverse regexp_matches regexp_full_match regexp_extract
+    like_escape ilike_escape not_like_escape not_ilike_escape
+    list_value struct_extract array_extract list_extract list_element list_contains list_has array_has list_has_any
+    list_has_all list_position array_length list_min list_max list_sum list_avg
+    json_extract json_extract_string json_extract_path json_extract_path_text json_exists json_contains json_type
+    json_valid json_array_length
+    now today current_date current_timestamp get_current_timestamp date_part datepart date_trunc date_diff datediff
+    date_add date_sub year month day hour minute second quarter week weekday isodow dow dayofweek dayofyear dayname
+    monthname epoch epoch_ms strptime try_strptime make_date make_timestamp age to_timestamp to_years to_months
+    to_weeks to_days to_hours to_minutes to_seconds to_milliseconds hash md5
+"""
+PARTS = frozenset(_PARTS.split())
+TYPES = frozenset(_TYPES.split()) | {"timestamp with time zone"}
+FUNCTIONS = frozenset(_FUNCTIONS.split())
 
 
 def check(lake: Lake, text: str) -> None:
@@ -72,17 +66,17 @@ def _refuse(part: dict[str, Any]) -> None:
     kind = part["class"]
     if kind == "TYPE":
         name = str(part["type_name"])
-        if name.lower() not in _TYPES:
+        if name.lower() not in TYPES:
             raise BadInput(f"a filter may not cast to {name}")
     elif kind == "FUNCTION":
         name = str(part["function_name"])
-        if name.lower() not in _FUNCTIONS:
+        if name.lower() not in FUNCTIONS:
             raise BadInput(f"a filter may not call {name}(); lakeloop sql, on the command line, may")
-    elif kind not in _PARTS:
+    elif kind not in PARTS:
         raise BadInput(f"a filter may not contain a {kind.lower().replace('_', ' ')}; lakeloop sql may")
 
 
-def _parts(node: Any, top: bool = False) -> Any:
+def _parts(node: Any, top: bool = False) -> Iterator[dict[str, Any]]:
     """Every expression in the tree; of the statement around them only the condition."""
     if isinstance(node, list):
         for item in node:

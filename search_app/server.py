@@ -25,6 +25,7 @@ from lake.extras import require
 from lake.keys import Keyring
 from search_app.access import OPEN, Policy, make_access
 from search_app.api.app import Api
+from search_app.heads import BoundedHeads
 from search_app.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
 from search_app.intake import Intake, Settings
 
@@ -117,7 +118,7 @@ def serve(
         ws_max_size=2**26,
         timeout_graceful_shutdown=GRACE_SECONDS,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHeads,
         server_header=False,
         proxy_headers=False,  # nothing here believes them, and anybody can write them
     )

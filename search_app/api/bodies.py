@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from search_app.api.admission import Admission
-from search_app.api.problems import Refusal
+from search_app.api.problems import ClientGone, Refusal
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
@@ -29,10 +29,6 @@ _KEY = re.compile(rb"[!-~]{1,%d}\Z" % KEY_CHARACTERS)
 HELD = "lakeloop_held"
 
 T = TypeVar("T")
-
-
-class ClientGone(Exception):
-    """The client hung up before it had sent its body: there is nobody to answer."""
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _OTHER = "other"
+# Nothing was answered, because the client was gone: nginx's number for it.
+HUNG_UP = 499
 # In the ASGI scope: the reasons why the request, or items of it, were refused.
 REFUSED = "lakeloop_refused"
 
@@ -117,7 +119,7 @@ class Measured:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 500
+        status = HUNG_UP
 
         async def counted(message: Message) -> None:
             nonlocal status
@@ -127,6 +129,9 @@ class Measured:
 
         try:
             await self.app(scope, receive, counted)
+        except Exception:
+            status = 500
+            raise
         finally:
             route = scope.get("route")
             path = getattr(route, "path", None) or scope.get("lakeloop_route") or _OTHER

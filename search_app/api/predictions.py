@@ -14,7 +14,7 @@ from lake import decode, events, ids
 from lake.image_header import read_header
 from search_app.api import bodies
 from search_app.api.metrics import REFUSED
-from search_app.api.problems import JSON, MEDIA_TYPE, Refusal, answer, refusal_of
+from search_app.api.problems import JSON, MEDIA_TYPE, ClientGone, Refusal, answer, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Predictions:
             return
         try:
             status, body = await self._accept(scope, receive)
-        except bodies.ClientGone:
+        except ClientGone:
             return
         except Exception as error:
             refusal = refusal_of(error)

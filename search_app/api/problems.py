@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from lake.errors import BadInput, LakeloopError, UnreadableImage
-from search_app.api.metrics import REFUSED
+from search_app.api.metrics import HUNG_UP, REFUSED
 from search_app.url_import import UrlRefused
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 JSON = "application/json"
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
+
+
+class ClientGone(Exception):
+    """The client hung up before it had sent its body: there is nobody to answer."""
 
 
 class Refusal(Exception):
@@ -114,6 +118,10 @@ def answer_errors_as_problems(api: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         return Refusal(422, "invalid", f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}").response()
+
+    @api.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> Response:
+        return Response(status_code=HUNG_UP)  # to nobody
 
     for kind in (Refusal, LakeloopError, sqlite3.Error, OSError, RecursionError):
         api.add_exception_handler(kind, _known_error)

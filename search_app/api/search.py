@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lake import tables
 from lake.errors import BadInput
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 Ids = Annotated[list[str], Field(max_length=1_000)]
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("this is true or false, not a number")
+    return value
+
+
 class Query(BaseModel):
     """Exactly one kind of example: `ids` (image or prediction ids), an image, or a text."""
 
@@ -36,7 +42,7 @@ class Query(BaseModel):
     unlike: Ids = Field(default=[], description="ids to be unlike; only beside `ids`")
     image_base64: str | None = Field(default=None, description="an image file to be like")
     text: str | None = Field(default=None, max_length=10_000, description="with an embedder that can (CLIP)")
-    k: int = Field(default=20, ge=1, le=10_000, description="number of results")
+    k: Annotated[int, BeforeValidator(_number)] = Field(default=20, ge=1, le=10_000, description="number of results")
     where: str | None = Field(default=None, max_length=20_000, description="SQL filter on predictions")
     embedder: str | None = Field(default=None, max_length=200, description="default: the lake's first")
     columns: Annotated[list[str], Field(max_length=100)] = Field(default=[], description="more columns of predictions")

@@ -12,6 +12,7 @@ import streamlit as st
 
 from lake import summary
 from search_app import networks
+from search_app.arrivals import version_of
 from search_app.ui import session
 
 Row = dict[str, Any]
@@ -54,6 +55,12 @@ def stamp() -> Stamp:
     """The versions of every table a page reads: the key of every cache here."""
     lake = session.lake()
     return tuple(lake.version(name) for name in _READ)
+
+
+def news(stamp: Stamp) -> str:
+    """The part of a stamp that changes when answers or verdicts arrive."""
+    at = dict(zip(_READ, stamp, strict=True))
+    return version_of(at["predictions"], at["reviews"])
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -134,14 +141,13 @@ def complaints(where: str | None, limit: int) -> list[Row]:
     comment, ticket; label and confidence of the answer, truth of the image. Latest first.
     """
     said = rows(f"""
-        SELECT prediction_id, image_id, timestamp, comment, ticket FROM {_SAID}
-        WHERE verdict = 'incorrect' AND {_about(where)} ORDER BY timestamp DESC, event_id LIMIT {int(limit)}""")
-    answers, known = _answers(stamp(), tuple(r["prediction_id"] for r in said)), faces([r["image_id"] for r in said])
-    nothing = {"label": None, "confidence": None}
-    return [
-        {**row, **answers.get(row["prediction_id"], nothing), "truth": known.get(row["image_id"], {}).get("truth")}
-        for row in said
-    ]
+        WITH said AS (SELECT prediction_id, image_id, timestamp, comment, ticket, event_id FROM {_SAID}
+                      WHERE verdict = 'incorrect' AND {_about(where)}
+                      ORDER BY timestamp DESC, event_id LIMIT {int(limit)})
+        SELECT said.* EXCLUDE (event_id), t.label AS truth FROM said LEFT JOIN {_TRUTH} t USING (image_id)
+        ORDER BY timestamp DESC, event_id""")
+    answers = _answers(stamp(), tuple(row["prediction_id"] for row in said))
+    return [{**row, **answers.get(row["prediction_id"], {"label": None, "confidence": None})} for row in said]
 
 
 def _about(where: str | None) -> str:

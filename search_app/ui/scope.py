@@ -12,6 +12,7 @@ import streamlit as st
 
 from lake import where as lake_where
 from lake.errors import BadInput
+from search_app import filter_bounds
 from search_app.ui import queries, session
 from search_app.ui.filters import Chip, Filters, command
 from search_app.ui.rates import images
@@ -26,7 +27,7 @@ def current() -> Filters:
 def scope_bar() -> bool:
     """Draw the bar; False when the filter is wrong, which is then said with DuckDB's words."""
     filters = current()
-    problem = _problem(filters.where())
+    problem = _problem(filters.where(), filters.sql)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="scope"):
         st.markdown(f"**{plain(session.lake().uri.rstrip('/').rsplit('/', 1)[-1])}**", width="content")
         for chip in filters.scope():
@@ -47,16 +48,18 @@ def scope_bar() -> bool:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _checked(stamp: queries.Stamp, where: str) -> str | None:
+def _checked(stamp: queries.Stamp, where: str, typed: str) -> str | None:
     try:
+        if typed:  # or part of a link that somebody else made
+            filter_bounds.check(session.lake(), typed)
         lake_where.check(session.lake(), where)
     except BadInput as error:
         return str(error)
     return None
 
 
-def _problem(where: str | None) -> str | None:
-    return _checked(queries.stamp(), where) if where else None
+def _problem(where: str | None, typed: str) -> str | None:
+    return _checked(queries.stamp(), where, typed) if where else None
 
 
 def _chip(filters: Filters, chip: Chip) -> None:

@@ -38,7 +38,7 @@ def no_images() -> None:
     command = for_this_lake("ingest", "FOLDER")
     empty(
         "This lake has no images yet",
-        "Point it at a folder of images or at a table of predictions, or have a service log its answers to this address.",
+        "Point it at a folder of images or a table of predictions, or have a service send its answers to this address.",
         command,
     )
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from tests.crash.service import ROOT
 from tests.crash.subject import Talk
 
 CALLS = (
-    "openat", "write", "writev", "pwrite64", "fdatasync", "fsync", "syncfs", "ftruncate", "fallocate",
+    "openat", "pread64", "write", "writev", "pwrite64", "fdatasync", "fsync", "syncfs", "ftruncate", "fallocate",
     "mkdir", "renameat", "renameat2", "rename", "link", "linkat", "unlink", "unlinkat",
 )  # fmt: skip
 FAULTS = ("error=ENOSPC", "error=EIO", "signal=SIGKILL")
@@ -86,8 +86,10 @@ class Subject:
         most = {call: max((n for (_, name), n in counts.items() if name == call), default=0) for call in CALLS}
         return [Point(call, fault, k + 1) for call in CALLS for fault in FAULTS for k in range(most[call])]
 
-    def run(self, target: Path, point: Point | None, log: Path | None = None) -> Outcome:
-        """One run on `target` with the point's fault."""
+    def run(
+        self, target: Path, point: Point | None, log: Path | None = None, before: Callable[[int], None] = lambda pid: None
+    ) -> Outcome:
+        """One run on `target` with the point's fault; `before(its pid)` is done when it is about to work."""
         self._end.settimeout(30.0)
         self._talk.say(str(target))
         ready, pid = self._talk.hear()
@@ -95,6 +97,7 @@ class Subject:
         log = log or self._folder / "faulted"
         log.unlink(missing_ok=True)
         tracer = self._trace(pid, point, log)
+        before(pid)
         outcome = Outcome()
         self._talk.say("go")
         self._end.settimeout(HANG_SECONDS)

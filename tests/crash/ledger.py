@@ -54,9 +54,13 @@ class Request:
 
 @dataclass
 class Ledger:
-    """One client's memory; `wrong` lists whatever the server should never have said."""
+    """One client's memory; `wrong` lists whatever the server should never have said.
+
+    Each picture has `padding` bytes behind its end that nothing compresses.
+    """
 
     seed: int
+    padding: int = 0
     events: dict[tuple[str, str], Sent] = field(default_factory=dict)
     waiting: deque[Request] = field(default_factory=deque)
     wrong: list[str] = field(default_factory=list)
@@ -128,7 +132,9 @@ class Ledger:
         return Request(path, events, request, "Idempotency-Key" in headers)
 
     def _picture(self) -> bytes:
-        return self._random.choice(self._pictures) + f"picture {self.seed} {self._count()}".encode()
+        return self._random.choice(self._pictures) + f"picture {self.seed} {self._count()}".encode() + (
+            self._random.randbytes(self.padding)
+        )
 
     def _answer(self, data: bytes | None, image_id: str | None = None) -> Sent:
         says: dict[str, Any] = {

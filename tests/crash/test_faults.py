@@ -9,13 +9,13 @@ from __future__ import annotations
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lake import opening
 from lake.drain import drain
+from lake.errors import LakeloopError
 from lake.spool import Spool
 from tests.conftest import MakeLake
 from tests.crash import trace
@@ -109,7 +109,7 @@ def check_stored(folder: Path, point: Point, outcome: Outcome, also: list[str]) 
 
 
 @pytest.fixture
-def waiting(make_lake: MakeLake) -> Iterator[tuple[Path, Ledger]]:
+def waiting(make_lake: MakeLake) -> tuple[Path, Ledger]:
     """A lake with a spool that has every kind of event, and the ledger of them."""
     lk = make_lake("waiting")
     ledger = Ledger(seed=6)
@@ -119,7 +119,7 @@ def waiting(make_lake: MakeLake) -> Iterator[tuple[Path, Ledger]]:
         spool.put([event_of(sent) for sent in request.events])
         ledger.acknowledge(request)
     spool.close()
-    yield Path(lk.uri), ledger
+    return Path(lk.uri), ledger
 
 
 @pytest.mark.parametrize("count", [pytest.param(14, id="some points"), SOAK])
@@ -162,3 +162,28 @@ def check_drained(folder: Path, ledger: Ledger, point: Point, outcome: Outcome) 
     found = compare(opened, spool, ledger)
     spool.close()
     assert not found.any, found.details
+
+
+def test_events_are_not_set_aside_while_the_lake_cannot_be_read(waiting: tuple[Path, Ledger]) -> None:
+    """It is the disk's fault, not theirs: they wait, and come in when it reads again."""
+    folder, ledger = waiting
+    opened = opening.open(str(folder))
+    spool = Spool(folder / "spool")
+    assert drain(opened, spool) is not None
+    again = ledger.next()
+    spool.put([event_of(sent) for sent in again.events])
+    ledger.acknowledge(again)
+    files = {path: path.read_bytes() for path in folder.glob("images.lance/data/*.lance")}
+    for path in files:
+        path.unlink()
+        path.mkdir()
+    # Another handle: the one above may remember what it has read.
+    unreadable = opening.open(str(folder))
+    with pytest.raises((LakeloopError, OSError)):
+        drain(unreadable, spool)
+    assert (spool.depth().events, spool.parked()) == (len(again.events), [])
+    for path, data in files.items():
+        path.rmdir()
+        path.write_bytes(data)
+    check_drained(folder, ledger, Point("read", "error=EISDIR", 1), Outcome(code=0))
+    spool.close()

@@ -8,15 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embeddings.order import ORDERS, Order, first
-from lake.missing import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps
+from lake.missing import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps, keys_of
 from tests.lake.answers import image
 
 
 def gaps(rows: list[tuple[int, int, int]]) -> Gaps:
     """(image, arrived, state) of each row, in the order of the table."""
+    names = pa.chunked_array([pa.array([image(i) for i, _, _ in rows], pa.string())])
     return Gaps(
         1,
-        pa.chunked_array([pa.array([image(i) for i, _, _ in rows], pa.string())]),
+        names,
+        keys_of(names),
         np.array([arrived for _, arrived, _ in rows], np.int64),
         np.arange(len(rows), dtype=np.uint64),
         np.array([state for _, _, state in rows], np.uint8),

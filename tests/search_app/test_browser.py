@@ -10,13 +10,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import lake
-from tests.search_app.shapes import Shapes, make_shapes
+from lake.client import Client
+from lake.ids import image_id
+from tests.search_app.shapes import Shapes, drawing, make_shapes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -54,13 +57,10 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     return made
 
 
-@pytest.fixture(scope="module")
-def url(embedded: Shapes) -> Iterator[str]:
-    """The server, as its own process, answering."""
-    start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
-    server = subprocess.Popen(
-        [sys.executable, "-c", start, embedded.uri], stderr=subprocess.PIPE, text=True, cwd=_root()
-    )
+@contextmanager
+def _answering(command: list[str]) -> Iterator[str]:
+    """A server as its own process; its URL, once it answers."""
+    server = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, cwd=_root())
     lines: queue.Queue[str] = queue.Queue()
     assert server.stderr is not None
     reader = threading.Thread(target=lambda pipe: [lines.put(line) for line in pipe], args=[server.stderr], daemon=True)
@@ -75,6 +75,22 @@ def url(embedded: Shapes) -> Iterator[str]:
         server.wait(timeout=20)
         reader.join(timeout=5)
         server.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def url(embedded: Shapes) -> Iterator[str]:
+    """A server that only reads."""
+    start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
+    with _answering(["-c", start, embedded.uri]) as answers:
+        yield answers
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that takes events in, over twelve images and their answers."""
+    made = make_shapes(tmp_path_factory.mktemp("live"), 12)
+    with _answering(["-m", "search_app.cli", "serve", "--lake", made.uri, "--port", "0"]) as answers:
+        yield answers
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +205,71 @@ def test_the_overview_says_how_well_and_how_sure(page: Page, url: str) -> None:
     page.get_by_text("10 selected").wait_for()
     page.get_by_role("link", name="Overview").click()
     page.get_by_text("n 10").first.wait_for()
+
+
+# The drainer is due within two seconds, a quiet page asks again within five.
+SOON = 12_000
+
+
+def test_an_answer_is_seen_to_arrive_without_a_reload(page: Page, live: str) -> None:
+    page.goto(live)
+    page.get_by_text("Where does it fail?").wait_for()
+    strip, faces = page.locator(".live"), page.locator(".live .faces a")
+    assert strip.is_hidden()
+
+    pictures = [drawing(seed)[0] for seed in (101, 102, 103)]
+    with Client(live, spill=None) as client:
+        for data in pictures[:2]:
+            client.log(data, model="shapes", model_version="2", label="cross", confidence=0.5)
+        page.get_by_text(re.compile("^2 answers in the last minute, the newest \\d+ s ago")).wait_for(timeout=SOON)
+        faces.nth(1).wait_for(timeout=SOON)
+        client.log(pictures[2], model="shapes", model_version="2", label="square", confidence=0.75)
+        faces.nth(2).wait_for(timeout=SOON)
+    assert faces.first.get_attribute("title") == "square 0.75"
+    page.wait_for_function("() => document.readyState === 'complete'")
+
+    # The numbers below stay what they were until they are asked for.
+    assert page.locator(".figure strong").nth(1).inner_text() == "12"
+    page.get_by_role("button", name="Update this page").click()
+    page.locator(".figure strong", has_text="15").first.wait_for()
+    page.get_by_role("button", name="Update this page").wait_for(state="hidden")
+
+    faces.first.click()
+    page.locator(".detail .facts").first.wait_for()
+    assert image_id(pictures[2]) in page.locator(".detail .body").inner_text()
+
+
+def test_a_complaint_becomes_a_card_that_leads_to_the_image_and_its_words(page: Page, live: str) -> None:
+    hostile = "<img src=x onerror=alert(1)> **not** a circle"
+    data = drawing(201)[0]
+    with Client(live, spill=None) as client:
+        about = client.log(data, model="shapes", model_version="2", label="circle", confidence=0.625)
+        client.feedback(about, "incorrect", comment=hostile, ticket="T-77")
+    page.goto(live)
+    page.get_by_text(re.compile("1 verdict of customers")).wait_for(timeout=SOON)
+    page.reload()
+    card = page.locator(".voice")
+    card.get_by_text(f"“{hostile}”").wait_for()
+    assert "confidence 0.62 · T-77" in card.inner_text()
+    page.get_by_text("Their verdicts: 1 incorrect.").wait_for()
+
+    card.get_by_role("link", name="Answered “circle”").click()
+    page.get_by_text("called incorrect by a customer, latest first").wait_for()
+    page.locator(".detail .history").wait_for()
+    assert image_id(data) in page.locator(".detail .body").inner_text()
+    assert f"customer said incorrect (T-77): “{hostile}”" in page.locator(".detail .history").inner_text()
+    assert page.locator(".tile").count() == 1
+
+
+def test_images_without_a_picture_are_told_and_listed(page: Page, live: str) -> None:
+    whole = drawing(301)[0]
+    with Client(live, spill=None) as client:
+        client.log(whole[: len(whole) // 2], model="shapes", model_version="2", label="cross", confidence=0.5)
+    page.goto(live)
+    page.get_by_text("in the last minute").wait_for(timeout=SOON)
+    page.get_by_role("button", name="Update this page").click(timeout=SOON)
+    page.get_by_role("link", name="1 image without a picture").click()
+    page.locator(".tile .bare").wait_for()
+    assert "image_status+IS+NOT+NULL" in page.url
+    page.locator(".tile").click()
+    page.get_by_text(re.compile("No thumbnail: .*truncated")).wait_for()

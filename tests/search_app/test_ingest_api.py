@@ -228,7 +228,7 @@ def test_a_null_is_as_good_as_nothing(service: Door) -> None:
 
 def mixed() -> list[tuple[Any, int, str]]:
     """Items of a batch, good and bad in turns: (item, its code, its status or the reason)."""
-    first, second, broken = picture(1), picture(2), files.bombs()["png of 50,000 x 50,000"]
+    first, second, broken = picture(1), picture(2), files.png(50_000, 50_000, 8, 2, b"")
     one = event(image_base64=in_base64(first))
     return [
         (one, 201, "stored"),
@@ -312,12 +312,13 @@ def arrow_streams() -> list[tuple[str, bytes, int]]:
         ("compressed zeros", stream(pa.table({"image": [bytes(65 << 20)]}), compression="zstd"), 422),
         ("one buffer a thousand times", stream(pa.table({"image": pa.DictionaryArray.from_arrays(
             pa.array([0] * 1_000, pa.int16()), pa.array([bytes(2 << 20)]))})), 422),
-        ("a zone that does not exist", stream(pa.table({"timestamp": pa.array([0], pa.timestamp("us", "Mars/Olympus"))})), 422),
+        ("a zone that does not exist", stream(pa.table({"timestamp": pa.array([0], pa.timestamp("us", "Mars/A"))})), 422),
         ("nanoseconds", stream(pa.table({"timestamp": pa.array([1], pa.timestamp("ns"))})), 200),
         ("columns of the same name", stream(pa.table([["a"], ["b"]], names=["model", "model"])), 200),
         ("text for the image", stream(pa.table({"image": ["a.png"]})), 200),
         ("a list for the image", stream(pa.table({"image": [[b"a"]]})), 200),
-        ("every other type", stream(pa.table({"model": [uuid.uuid4().bytes], "label": [{"a": [1]}], "scores": [{}], "n": [b"\xff"]})), 200),
+        ("every other type", stream(pa.table({
+            "model": [uuid.uuid4().bytes], "label": [{"a": [1]}], "scores": [{}], "n": [b"\xff"]})), 200),
     ]  # fmt: skip
 
 
@@ -492,8 +493,8 @@ def test_an_image_that_fails_after_its_acknowledgement_is_counted_everywhere(
 
 
 def test_a_picture_of_a_hundred_scans_is_refused_before_it_is_decoded() -> None:
-    with pytest.raises(decode.UnreadableImage, match="5,00[0-9] scans; 100 are the most"):
-        decode.open_image(files.bombs()["jpeg with 5,000 scans"])
+    with pytest.raises(decode.UnreadableImage, match=r"20\d scans; 100 are the most"):
+        decode.open_image(files.scans(200, 16))
 
 
 # Metrics ---------------------------------------------------------------------------------------------------

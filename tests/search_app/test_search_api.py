@@ -105,7 +105,7 @@ def test_what_cannot_be_searched_says_why(service: Door) -> None:
         ({"limit": 3}, "limit"),
     ):
         answer = service.client.post("/v1/search", json=query)
-        assert reason(answer)[0] == 422, (query, answer.text)
+        assert answer.status_code == 422, (query, answer.text[:300])
         assert words in answer.json()["detail"], query
 
 

@@ -44,10 +44,10 @@ def link(text: str, page: str, **params: str | int | None) -> Link:
     return {"text": text, "page": page, "params": changes, "href": session.href(page, **changes)}
 
 
-def arriving(version: int) -> Block:
+def arriving(version: str) -> Block:
     """The strip of what arrives, kept fresh by the browser itself and hidden while nothing does.
 
-    `version` is that of predictions on this page: when the lake is ahead of it, the strip offers to catch up.
+    `version` is what this page shows, as `/v1/arrivals` says it: when the lake is ahead, the strip offers to catch up.
     """
     return {"version": version, "newest": link("", "search", show="newest")}
 

@@ -54,11 +54,12 @@ class Live {
 
   show(news) {
     this.news = news;
-    this.element.hidden = !this.page || (news.last_minute === 0 && news.waiting === 0);
+    this.element.hidden = !this.page || (news.last_minute + news.verdicts + news.waiting === 0);
     if (this.element.hidden) return;
     const many = (n, one, more) => `${number.format(n)} ${n === 1 ? one : more}`;
     const parts = [`${many(news.last_minute, "answer", "answers")} in the last minute`];
     if (news.newest_seconds !== null) parts[0] += `, the newest ${Math.round(news.newest_seconds)} s ago`;
+    if (news.verdicts) parts.push(`${many(news.verdicts, "verdict", "verdicts")} of customers`);
     if (news.waiting) parts.push(`${many(news.waiting, "waits", "wait")} in the spool`);
     if (news.unembedded) parts.push(`${many(news.unembedded, "image waits", "images wait")} for a vector`);
     this.text.textContent = parts.join(" · ");

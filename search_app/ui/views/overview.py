@@ -16,7 +16,7 @@ COMPLAINTS = 3  # of customers, the newest
 def page() -> None:
     """The Overview page."""
     stamp = queries.stamp()
-    status, live = queries.status(stamp), arriving(stamp[0])
+    status, live = queries.status(stamp), arriving(queries.news(stamp))
     if not status["images"]:
         report([], live)
         return words.no_images()

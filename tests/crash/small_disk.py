@@ -1,0 +1,235 @@
+"""What is tried on a disk of a few megabytes, in a mount namespace of its own that ends with the process.
+
+    python -m tests.crash.small_disk ingest|drains|works FOLDER COUNT
+
+mounts a tmpfs on FOLDER and prints what it found as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lake import opening
+from lake.drain import drain
+from lake.spool import Spool
+from tests.crash.faults import Outcome, Subject
+from tests.crash.http import Connection, get
+from tests.crash.ledger import Findings, Ledger, compare
+from tests.crash.service import Service
+
+DISK_BYTES = 72 << 20
+BALLAST_BYTES = 24 << 20
+PICTURE_BYTES = 150_000
+CLIENTS = 8
+FULL_SECONDS = 3.0
+RESERVE_GB = 0.008
+
+
+def command(what: str, folder: Path, count: int = 0) -> list[str]:
+    """Runs one of them, as root or as a user who may make namespaces."""
+    flags = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
+    return ["unshare", *flags, sys.executable, "-m", "tests.crash.small_disk", what, str(folder), str(count)]
+
+
+def mount(folder: Path, size: int, remount: bool = False) -> None:
+    options = f"size={size},huge=never" if not remount else f"remount,size={size}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+
+
+# A service that fills its disk -----------------------------------------------------------------------------
+
+
+async def ingest(folder: Path) -> dict[str, Any]:
+    """Sends until nothing is taken any more, reads, frees space, sends again; then with a reserve kept free."""
+    mount(folder, DISK_BYTES)
+    ballast = folder / "ballast"
+    ballast.write_bytes(bytes(BALLAST_BYTES))
+    lake = folder / "lake"
+    opening.create(str(lake))
+    ledger = Ledger(seed=9, padding=PICTURE_BYTES)
+    service = await Service(lake, ["--min-free-gb", "0"]).ready()
+    found: dict[str, Any] = {}
+    full = await fill(service, ledger)
+    found["full"] = full.facts() | {"reads": await reads(service, ledger)}
+    ballast.unlink()
+    found["resumed_after"] = await resumed(service, ledger)
+    await service.stop()
+    found["code"] = service.process.returncode
+
+    free = shutil.disk_usage(folder).free
+    ballast.write_bytes(bytes(max(0, free - (4 << 20))))
+    service = await Service(lake, ["--min-free-gb", str(RESERVE_GB)]).ready()
+    kept = await fill(service, ledger, seconds=1.0)
+    found["reserve"] = kept.facts() | {"reads": await reads(service, ledger)}
+    ballast.unlink()
+    found["resumed_after_reserve"] = await resumed(service, ledger)
+    await service.stop()
+
+    mount(folder, 4 * DISK_BYTES, remount=True)
+    opened = opening.open(str(lake))
+    spool = Spool(lake / "spool")
+    found["drained_at_the_end"] = asdict(drain(opened, spool) or Findings())["events"]
+    differences = compare(opened, spool, ledger)
+    spool.close()
+    found["findings"] = asdict(differences)
+    found["wrong"] = ledger.wrong
+    return found
+
+
+class Fill:
+    """What the clients of a disk that fills were told. `slowest` is the longest wait for a refusal, seconds."""
+
+    def __init__(self) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.slowest = 0.0
+        self.bare_refusals = 0
+        self.accepted_last = time.monotonic()
+        self.refused_first: float | None = None
+
+    def note(self, status: int, seconds: float, retry_after: str | None) -> None:
+        self.statuses[status] += 1
+        if status < 300:
+            self.accepted_last = time.monotonic()
+        else:
+            self.refused_first = self.refused_first or time.monotonic()
+            self.slowest = max(self.slowest, seconds)
+            self.bare_refusals += retry_after is None
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "statuses": {str(k): n for k, n in sorted(self.statuses.items())},
+            "slowest_refusal": self.slowest,
+            "refusals_without_retry_after": self.bare_refusals,
+        }
+
+
+async def fill(service: Service, ledger: Ledger, seconds: float = FULL_SECONDS) -> Fill:
+    """Until nothing was accepted for `seconds`."""
+    fill = Fill()
+
+    async def client() -> None:
+        connection = Connection(service.port)
+        while time.monotonic() - fill.accepted_last < seconds:
+            request = ledger.next()
+            started = time.monotonic()
+            answer = await connection.ask(request.raw)
+            fill.note(answer.status, time.monotonic() - started, answer.headers.get("retry-after"))
+            ledger.take(request, answer)
+            if answer.status >= 400:
+                await asyncio.sleep(0.1)
+        await connection.close()
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    return fill
+
+
+async def reads(service: Service, ledger: Ledger) -> dict[str, list[int]]:
+    """Statuses of reads, while writes are refused."""
+    events = ledger.some_acked(5)
+    paths = {
+        "status": ["/v1/status"],
+        "predictions": [f"/v1/predictions/{event.event_id}" for event in events],
+        "images": [f"/v1/images/{event.image_id}" for event in events],
+        "health": ["/healthz", "/metrics"],
+    }
+    # A thumbnail is there once its image was drained.
+    drained = opening.open(str(service.lake)).scan("thumbnails", ["image_id"])["image_id"].to_pylist()[:3]
+    paths["thumbnails"] = [f"/v1/thumbnails/{image_id}" for image_id in drained]
+    return {what: [(await get(service.port, path)).status for path in some] for what, some in paths.items()}
+
+
+async def resumed(service: Service, ledger: Ledger, most: float = 15.0) -> float | None:
+    """Seconds until a write is taken again; then everything that was refused is sent once more."""
+    started = time.monotonic()
+    connection = Connection(service.port)
+    after = None
+    while time.monotonic() - started < most and (after is None or ledger.waiting):
+        request = ledger.next()
+        answer = await connection.ask(request.raw)
+        ledger.take(request, answer)
+        if answer.status < 300 and after is None:
+            after = time.monotonic() - started
+        if answer.status >= 400:
+            await asyncio.sleep(0.1)
+    await connection.close()
+    return after
+
+
+# A drain that runs out of disk -----------------------------------------------------------------------------
+
+
+def drains(folder: Path, count: int) -> dict[str, Any]:
+    """Drains with from nothing to enough space left, at `count` points in between."""
+    mount(folder, 64 << 20)
+    begin, ledger = folder / "begin", Ledger(seed=12)
+    fill_spool(begin, ledger)
+    target = folder / "target"
+    kinds: Counter[str] = Counter()
+    failures: list[str] = []
+    with Subject("drains", folder) as subject:
+        shutil.copytree(begin, target)
+        before = used(folder)
+        assert subject.run(target, None).drained
+        need = used(folder) - before
+        for number in range(count):
+            shutil.rmtree(target)
+            shutil.copytree(begin, target)
+            left = (need * number // count) // 4096 * 4096
+            outcome = subject.run(target, None, before=lambda _, left=left: mount(folder, used(folder) + left, True))
+            mount(folder, 64 << 20, remount=True)
+            kinds.update({kind for _, kind, _ in outcome.failed} or {"none"})
+            found = finished(target, ledger)
+            if found.any or outcome.hung or outcome.code:
+                failures.append(f"{left} bytes left: {outcome} {found.details}")
+    return {"points": count, "bytes_needed": need, "failed_with": dict(kinds), "failures": failures}
+
+
+def fill_spool(lake: Path, ledger: Ledger) -> None:
+    from tests.crash.test_kills import event_of
+
+    opening.create(str(lake))
+    spool = Spool(lake / "spool")
+    while {kind for kind, _ in ledger.events} != {"prediction", "image", "feedback"}:
+        request = ledger.next()
+        spool.put([event_of(sent) for sent in request.events])
+        ledger.acknowledge(request)
+    spool.close()
+
+
+def finished(lake: Path, ledger: Ledger) -> Findings:
+    opened = opening.open(str(lake))
+    spool = Spool(lake / "spool")
+    assert drain(opened, spool) is not None
+    found = compare(opened, spool, ledger)
+    spool.close()
+    return found
+
+
+def used(folder: Path) -> int:
+    place = os.statvfs(folder)
+    return (place.f_blocks - place.f_bfree) * place.f_frsize
+
+
+def main(arguments: Sequence[str]) -> None:
+    what, folder, count = arguments[0], Path(arguments[1]), int(arguments[2])
+    if what == "works":
+        mount(folder, 1 << 20)
+        found: dict[str, Any] = {}
+    else:
+        found = asyncio.run(ingest(folder)) if what == "ingest" else drains(folder, count)
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,235 @@
+"""Hostile image files: through the look at their first bytes in this process, and through a real server and its drain.
+
+The door refuses by what a file says of itself; what it lets in is decoded later in a worker that may die of it. Neither
+may harm the server, the drainer, or the images beside it, and each answer keeps its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from lake import decode
+from lake.errors import UnreadableImage
+from lake.image_header import read_header
+from lake.store import Lake
+from tests import pictures
+from tests.crash.service import Service
+from tests.hostile import files
+from tests.hostile.conftest import Say, Serve
+from tests.hostile.watch import Watch
+from tests.pictures import encoded
+from tests.search_app.intake import NDJSON, event, in_base64, named
+
+MOST_SECONDS = 0.05
+WORKER_BYTES = 512 << 20
+
+
+# In this process ---------------------------------------------------------------------------------------------
+
+
+def look(data: bytes) -> str | None:
+    """The format the header says, or None when it is refused. Anything else than that is a fault."""
+    started = time.thread_time()
+    try:
+        header = read_header(data, decode.MAX_MEGAPIXELS_HTTP)
+    except UnreadableImage:
+        found = None
+    else:
+        assert header.format in decode.FORMATS
+        assert 0 < header.width * header.height <= 40_000_000
+        found = header.format
+    assert time.thread_time() - started < MOST_SECONDS
+    return found
+
+
+def test_the_header_of_no_file_is_read_for_long_or_raises_anything_else(say: Say) -> None:
+    cut = Counter(look(data) for _, data in files.cuts())
+    flipped = Counter(look(data) for _, data in files.flips(20_000))
+    bombs = Counter(look(data) for data in files.bombs().values())
+    for name, counts in (("cut files", cut), ("flipped files", flipped), ("bombs", bombs)):
+        say(f"image headers: {counts.total():,} {name}, {counts[None]:,} refused, 0 faults")
+    assert cut.total() == sum(map(len, files.valid().values()))
+    assert min(cut[None], flipped[None], bombs[None]) > 20
+
+
+@given(st.binary(max_size=200), st.sampled_from(sorted({data[:4] for data in files.valid().values()})))
+def test_any_bytes_after_any_magic_number(tail: bytes, magic: bytes) -> None:
+    look(magic + tail)
+
+
+@pytest.mark.parametrize("name", sorted(files.valid()))
+def test_the_header_says_what_the_decoder_finds(name: str) -> None:
+    data = files.valid()[name]
+    image = decode.open_image(data)
+    size = image.size[::-1] if name == "tiff-sideways" else image.size  # Pillow turns this one when it opens it
+    assert read_header(data, 40) == (image.format, *size)
+    assert decode.decode(data).thumbnail
+
+
+MODES = {
+    "JPEG": ("L", "RGB", "CMYK"), "PNG": ("1", "L", "P", "RGB", "RGBA", "LA", "I;16"), "WEBP": ("RGB", "RGBA"),
+    "GIF": ("L", "P", "RGB"), "BMP": ("1", "L", "P", "RGB"),
+    "TIFF": ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16", "F"),
+}  # fmt: skip
+
+
+@given(st.sampled_from([(f, m) for f in MODES for m in MODES[f]]), st.integers(1, 3_000), st.integers(1, 40), st.data())
+def test_the_header_agrees_with_pillow(kind: tuple[str, str], long: int, short: int, data: st.DataObject) -> None:
+    format, mode = kind
+    options = {
+        "JPEG": {"progressive": data.draw(st.booleans()), "exif": data.draw(st.binary(max_size=30))},
+        "WEBP": {"lossless": data.draw(st.booleans())},
+        "TIFF": {"big_tiff": data.draw(st.booleans())},
+    }.get(format, {})
+    size = (long, short) if data.draw(st.booleans()) else (short, long)
+    written = encoded(Image.new(mode, size), format, **options)
+    assert read_header(written, 40) == (format, *size)
+
+
+# Through a server --------------------------------------------------------------------------------------------
+
+
+class Feed:
+    """Sends files to a server, each with an answer about it, and remembers what became of each."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=60)
+        self.sent: dict[str, str] = {}  # prediction_id -> image_id of what was acknowledged
+        self.refused: Counter[str] = Counter()
+        self.slowest = 0.0
+
+    def alone(self, data: bytes) -> int:
+        """One request for one file; its status."""
+        given = event()
+        headers = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(given)}
+        started = time.monotonic()
+        answer = self.client.post("/v1/predictions", content=data, headers=headers)
+        self.slowest = max(self.slowest, time.monotonic() - started)
+        self._note(answer.status_code, answer.json(), given["prediction_id"], named(data))
+        return answer.status_code
+
+    def together(self, items: Sequence[tuple[str, bytes]]) -> None:
+        """One batch of many."""
+        given = [event(source=name, image_base64=in_base64(data)) for name, data in items]
+        body = b"\n".join(json.dumps(one).encode() for one in given)
+        answer = self.client.post("/v1/predictions/batch", content=body, headers=NDJSON)
+        assert answer.status_code == 200, answer.text
+        for item, one, (_, data) in zip(answer.json()["items"], given, items, strict=True):
+            self._note(item["code"], item, one["prediction_id"], named(data))
+
+    def drained(self, seconds: float) -> None:
+        """Waits until nothing waits."""
+        deadline = time.monotonic() + seconds
+        while (depth := self.client.get("/v1/status").json()["spool"])["events"]:
+            assert time.monotonic() < deadline, depth
+            time.sleep(0.2)
+        assert depth["parked"] == 0
+
+    def _note(self, status: int, said: dict[str, str], prediction_id: str, image_id: str) -> None:
+        assert status in (201, 422), said
+        if status == 201:
+            self.sent[prediction_id] = image_id
+        else:
+            assert said["reason"] == "unreadable_image"
+            assert said["detail"]
+            self.refused[said["detail"]] += 1
+
+
+def check(lake: Lake, feed: Feed, mates: dict[str, str]) -> Counter[str]:
+    """Every acknowledged answer is there, with a picture or a reason; the good among the bad have theirs.
+
+    Returns the reasons.
+    """
+    rows = lake.sql("SELECT prediction_id, image_id, image_status FROM predictions").to_pylist()
+    assert {row["prediction_id"]: row["image_id"] for row in rows} == feed.sent
+    stored = set(lake.scan("images", ["image_id"])["image_id"].to_pylist())
+    shown = set(lake.scan("thumbnails", ["image_id"])["image_id"].to_pylist())
+    assert stored == set(feed.sent.values())
+    for row in rows:
+        assert (row["image_id"] in shown) == (row["image_status"] is None), row
+    assert set(mates.values()) <= shown
+    return Counter(row["image_status"] for row in rows if row["image_status"] is not None)
+
+
+def _batches(feed: Feed, items: Iterable[tuple[str, bytes]], size: int) -> dict[str, str]:
+    """Sends everything in batches, a good image in each; returns the good ones."""
+    source, mates, number = iter(items), {}, 0
+    while batch := list(islice(source, size)):
+        good = pictures.encoded(pictures.scene(10_000 + number, 20, 14))
+        number += 1
+        batch.insert(len(batch) // 2, ("a good one", good))
+        feed.together(batch)
+        mates[str(number)] = named(good)
+    return mates
+
+
+def _feed_and_check(lake: Lake, serve: Serve, say: Say, step: int, flips: int) -> None:
+    service = serve(lake)
+    feed = Feed(service)
+    with feed.client, Watch(service) as watch:
+        good = pictures.encoded(pictures.scene(9_999, 20, 14))
+        statuses = Counter()
+        for data in (*files.bombs().values(), good, *files.valid().values()):
+            statuses[feed.alone(data)] += 1
+        mates = _batches(feed, files.cuts(step), 300) | _batches(feed, files.flips(flips), 300)
+        feed.drained(60 + (45_000 / step + flips) / 20)
+        reasons = check(lake, feed, mates | {"alone": named(good)})
+        watch.check()
+    crashed = sum(count for reason, count in reasons.items() if "crashed" in reason or "took longer" in reason)
+    say(
+        f"image files: {statuses.total()} alone ({statuses[422]} refused, {feed.slowest:.2f} s at worst), "
+        f"{45_099 // step:,} cut, {flips:,} flipped; {len(feed.sent):,} acknowledged and stored, "
+        f"{feed.refused.total():,} refused for {len(feed.refused)} reasons, {reasons.total():,} did not decode for "
+        f"{len(reasons)} reasons, of which {crashed} ended a worker; {watch}"
+    )
+    assert feed.slowest < 3
+    assert watch.slowest < 3
+    assert watch.virtual["worker"] < WORKER_BYTES + (64 << 20)
+    assert watch.resident["drainer"] < 1 << 30
+    assert watch.resident["server"] < 1 << 30
+
+
+def test_no_file_harms_the_server_the_drainer_or_its_neighbours(lake_of_columns: Lake, serve: Serve, say: Say) -> None:
+    _feed_and_check(lake_of_columns, serve, say, step=25, flips=1_800)
+
+
+def test_a_worker_that_is_killed_costs_at_most_the_images_it_had(lake_of_columns: Lake, serve: Serve, say: Say) -> None:
+    service = serve(lake_of_columns)
+    feed = Feed(service)
+    with feed.client, Watch(service) as watch:
+        feed.together([("a scene", pictures.encoded(pictures.scene(n, 400, 300), "JPEG")) for n in range(300)])
+        killed, deadline = set(), time.monotonic() + 30
+        while len(killed) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+            for pid in watch.pids["worker"] - killed:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        feed.drained(60)
+        reasons = check(lake_of_columns, feed, {})
+        watch.check()
+    say(f"{len(killed)} decoders killed among {len(feed.sent)} images: {dict(reasons)} did not decode; {watch}")
+    assert len(killed) >= 2
+    assert set(reasons) <= {"its decoder crashed (signal 9)"}
+    assert reasons.total() <= len(killed)
+
+
+@pytest.mark.soak
+def test_no_file_harms_the_server_the_drainer_or_its_neighbours_long(
+    lake_of_columns: Lake, serve: Serve, say: Say
+) -> None:
+    _feed_and_check(lake_of_columns, serve, say, step=1, flips=20_000)

@@ -1,0 +1,161 @@
+"""What customers say, on the Overview and in Search; and images that cannot be shown. Counted by hand."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+
+pytest.importorskip("streamlit")
+
+from lake import schema, store
+from lake.store import Lake
+from search_app.ui import findings, queries, session
+from tests.conftest import MakeLake
+from tests.lake.answers import add, image, label
+
+MONDAY = dt.datetime(2026, 9, 7, 12, tzinfo=dt.UTC)
+
+
+def _forget_cached() -> None:
+    for cached in (queries._rows, queries._reviews, queries._answers, queries.status):
+        cached.clear()
+
+
+@pytest.fixture
+def bound(make_lake: MakeLake) -> Iterator[Lake]:
+    """Four answers on line a, two on line b; the images of answers 1 and 5 cannot be shown."""
+    made = make_lake(columns={"line": "string"})
+    rows = [{"label": f"kind {n}", "confidence": n / 10, "line": "a" if n < 4 else "b"} for n in range(6)]
+    rows[1]["image_status"] = "truncated"
+    rows[5]["image_status"] = "its bytes were not kept"
+    add(made, rows)
+    session.bind(made)
+    _forget_cached()
+    yield made
+    _forget_cached()
+
+
+def say(lake: Lake, number: int, verdict: str, hours: float = 0, **more: str) -> None:
+    """A customer's verdict on answer `number`, so many hours after Monday noon."""
+    row = {
+        "event_id": str(uuid.uuid4()),
+        "prediction_id": str(uuid.UUID(int=number)),
+        "image_id": image(number),
+        "timestamp": MONDAY + dt.timedelta(hours=hours),
+        "origin": "customer",
+        "verdict": verdict,
+        "ingested_at": store.now(),
+    }
+    lake.insert("reviews", pa.Table.from_pylist([row | more], schema=schema.REVIEWS.arrow()))
+
+
+def test_nobody_said_anything(bound: Lake) -> None:
+    assert queries.verdicts(None) == {}
+    assert queries.complaints(None, 3) == []
+    assert findings.customers({}, []) is None
+
+
+def test_the_latest_word_on_an_answer_counts(bound: Lake) -> None:
+    say(bound, 0, "incorrect", 1)
+    say(bound, 0, "correct", 2)
+    say(bound, 1, "correct", 1)
+    say(bound, 1, "incorrect", 2, comment="sorry, it is broken after all")
+    say(bound, 2, "unsure")
+    say(bound, 3, "incorrect", origin="somebody else")
+    assert queries.verdicts(None) == {"correct": 1, "incorrect": 1, "unsure": 1}
+    assert [row["comment"] for row in queries.complaints(None, 3)] == ["sorry, it is broken after all"]
+
+
+def test_complaints_come_latest_first_with_what_was_answered_and_what_is_true(bound: Lake) -> None:
+    for number, hours in ((2, 3), (4, 9), (0, 5)):
+        say(bound, number, "incorrect", hours, ticket=f"T-{number}")
+    label(bound, (image(4), "sound", MONDAY))
+    found = queries.complaints(None, 2)
+    assert [(row["ticket"], row["label"], row["confidence"], row["truth"]) for row in found] == [
+        ("T-4", "kind 4", pytest.approx(0.4), "sound"),
+        ("T-0", "kind 0", 0.0, None),
+    ]
+    assert [row["label"] for row in queries.sample(None, "complaints", 1, 10)] == ["kind 4", "kind 0", "kind 2"]
+
+
+def test_the_pages_filter_holds_for_what_customers_say(bound: Lake) -> None:
+    for number in (1, 4, 5):
+        say(bound, number, "incorrect", number)
+    assert queries.verdicts("line = 'b'") == {"incorrect": 2}
+    assert [row["label"] for row in queries.complaints("line = 'a'", 3)] == ["kind 1"]
+    assert [row["label"] for row in queries.sample("line = 'b'", "complaints", 1, 10)] == ["kind 5", "kind 4"]
+
+
+def test_an_image_complained_about_twice_is_shown_once(bound: Lake) -> None:
+    (again,) = add(bound, [{"label": "second thought", "image_id": image(0), "prediction_id": str(uuid.UUID(int=99))}])
+    assert again == str(uuid.UUID(int=99))
+    say(bound, 0, "incorrect", 1)
+    say(bound, 99, "incorrect", 2, image_id=image(0))
+    assert queries.verdicts(None) == {"incorrect": 2}
+    assert [row["label"] for row in queries.sample(None, "complaints", 1, 10)] == ["second thought"]
+
+
+def test_the_card_counts_the_gravest_first_and_leads_to_image_and_like(bound: Lake) -> None:
+    say(bound, 3, "incorrect", 1, comment="it works", ticket="T-3")
+    for number in (0, 1, 2):
+        say(bound, number, "correct")
+    say(bound, 4, "unsure")
+    block = findings.customers(queries.verdicts(None), queries.complaints(None, 3))
+    assert block is not None
+    assert block["note"].startswith("Their verdicts: 1 incorrect, 1 unsure, 3 correct.")
+    (card,) = block["voices"]
+    assert (card["link"]["text"], card["verdict"], card["facts"]) == (
+        "Answered “kind 3”", "incorrect", ["confidence 0.30", "T-3"],
+    )  # fmt: skip
+    assert (card["comment"], card["said_at"]) == ("it works", "2026-09-07T13:00:00+00:00")
+    assert card["link"]["params"] == {"show": "complaints", "open": image(3)[:16]}
+    assert card["alike"]["params"]["like"] == image(3)
+    assert block["links"] == []
+
+
+def test_more_complaints_than_cards_are_led_to(bound: Lake) -> None:
+    for number in range(6):
+        say(bound, number, "incorrect", number)
+    block = findings.customers(queries.verdicts(None), queries.complaints(None, 3))
+    assert block is not None
+    assert [one["link"]["text"] for one in block["voices"]] == [f"Answered “kind {n}”" for n in (5, 4, 3)]
+    assert [(one["text"], one["params"]) for one in block["links"]] == [("All 6 complaints", {"show": "complaints"})]
+
+
+def test_images_that_cannot_be_shown_are_counted_by_their_reason(bound: Lake) -> None:
+    assert queries.pictureless(None) == [
+        {"reason": "its bytes were not kept", "images": 1},
+        {"reason": "truncated", "images": 1},
+    ]
+    assert [row["reason"] for row in queries.pictureless("line = 'a'")] == ["truncated"]
+    assert queries.pictureless("label = 'kind 0'") == []
+    assert findings.pictureless([]) is None
+
+    block = findings.pictureless(queries.pictureless(None))
+    assert block is not None
+    ((item,),) = [block["items"]]
+    assert item["link"]["text"] == "2 images without a picture"
+    assert item["why"] == "1 its bytes were not kept, 1 truncated"
+    where = item["link"]["params"]["where"]
+    assert queries.rows(f"SELECT count(*) AS n FROM predictions WHERE {where}") == [{"n": 2}]
+
+
+def test_many_reasons_are_summed_up() -> None:
+    block = findings.pictureless([{"reason": f"reason {n}", "images": 9 - n} for n in range(6)])
+    assert block is not None
+    assert block["items"][0]["why"].endswith("6 reason 3, and 2 other reasons")
+
+
+def test_the_state_of_a_page_changes_with_answers_and_verdicts(bound: Lake) -> None:
+    seen = [queries.news(queries.stamp())]
+    say(bound, 0, "unsure")
+    seen.append(queries.news(queries.stamp()))
+    add(bound, [{"label": "another"}])
+    seen.append(queries.news(queries.stamp()))
+    label(bound, (image(0), "sound", MONDAY))  # labels do not arrive by themselves
+    assert len(set(seen)) == 3
+    assert queries.news(queries.stamp()) == seen[-1]
