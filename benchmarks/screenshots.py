@@ -1,8 +1,8 @@
 """The README's pictures, from the running app: `python -m benchmarks.screenshots --lake LAKE --out docs/images`.
 
 `--lake` is the demo lake; its photographs appear in drill-down.png alone. The other pictures show a lake of seeded
-generated shapes that is made here, with a kind of image ("dim") whose answers are wrong. Whose pictures they are
-stands in docs/images/LICENCES.md.
+generated shapes that is made here, with a kind of image ("dim") whose answers are wrong, some of which arrive while
+the overview is taken. Whose pictures they are stands in docs/images/LICENCES.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,8 +44,9 @@ def main() -> None:
         shapes = Path(folder) / "shapes.lake"
         first = make_shapes(Path(folder), str(shapes))
         with served(str(shapes)) as url, window(options.chromium) as page:
-            shoot(page, url, ".card .faces img", options.out / "overview.png")
             shoot(page, f"{url}/search?like={first}&k=50", ".tile img", options.out / "search.png")
+            arrive(url)
+            shoot(page, url, ".live .faces img", options.out / "overview.png")
     if options.lake:
         with served(options.lake) as url, window(options.chromium) as page:
             shoot(page, f"{url}/drilldown?sort=error", ".card img", options.out / "drill-down.png")
@@ -114,11 +116,32 @@ def drawing(rng: random.Random, kind: str, dim: bool) -> bytes:
     return out.getvalue()
 
 
+def arrive(url: str) -> None:
+    """Two dozen more drawings are answered, and customers call about two of them; returns once they can be seen."""
+    from lake.client import Client
+
+    rng = random.Random(11)
+    with Client(url, spill=None) as client:
+        for number in range(24):
+            kind, dim = KINDS[number % 3], number % 8 == 5
+            said = client.log(
+                drawing(rng, kind, dim), model="shapes", model_version="1", label="square" if dim else kind,
+                confidence=rng.uniform(0.86, 0.99), timestamp="2026-09-28T22:00:00Z", light="dim" if dim else "bright",
+            )  # fmt: skip
+            if dim and kind == "cross":
+                client.feedback(said, "incorrect", "We ordered crosses. This is one.", "T-1024")
+            elif dim and kind == "circle":
+                client.feedback(said, "incorrect", "Wrong again, and it is always the dark ones.", "T-1031")
+            elif number % 6 == 0:
+                client.feedback(said, "correct")
+    time.sleep(5)  # until they are drained
+
+
 @contextmanager
 def served(uri: str) -> Iterator[str]:
     """The app over one lake, as a process of its own."""
-    start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
-    with subprocess.Popen([sys.executable, "-c", start, uri], stderr=subprocess.PIPE, text=True) as server:
+    start = [sys.executable, "-m", "search_app.cli", "serve", "--lake", uri, "--port", "0"]
+    with subprocess.Popen(start, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
             found = next((re.search(r"http://\S+", line) for line in server.stderr if "http://" in line), None)

@@ -186,15 +186,14 @@ class Backfill:
     def _copy_known(self, gaps: Gaps, image_ids: Sequence[str], report: Report) -> set[str]:
         """Images asked about again: their other rows have the vector already."""
         copied: set[str] = set()
-        dataset = self.lake.dataset("predictions", gaps.version)
         # Part by part: the vectors of all that is known need not fit in memory.
         for start in range(0, len(image_ids), COMMIT_IMAGES):
             names = pa.array(image_ids[start : start + COMMIT_IMAGES], pa.string())
-            known = embedded_elsewhere(dataset, names, gaps.address)
+            known = embedded_elsewhere(gaps.dataset, names, gaps.address)
             if known.num_rows:
                 places = ",".join(map(str, known["_rowaddr"].to_pylist()))
                 # Without stable row ids, which the lake's tables do not have, a row's id is its address.
-                rows = dataset.to_table(["image_id", self.record.column], filter=f"_rowid in ({places})")
+                rows = gaps.dataset.to_table(["image_id", self.record.column], filter=f"_rowid in ({places})")
                 vectors = to_matrix(rows[self.record.column], dim_of(self.record))
                 found = dict(zip(rows["image_id"].to_pylist(), vectors, strict=True))
                 self._done |= found

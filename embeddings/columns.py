@@ -41,7 +41,6 @@ def store_vectors(lake: Lake, column: str, vectors: Mapping[str, np.ndarray], mi
 
     def write() -> None:
         gaps = missing.rows()
-        dataset = lake.dataset("predictions", gaps.version)
         which = gaps.rows_of(vectors)
         place = pc.index_in(gaps.image_id.take(pa.array(which)), names)
         rows = pa.table({"_rowid": gaps.address[which], "place": place})
@@ -49,14 +48,14 @@ def store_vectors(lake: Lake, column: str, vectors: Mapping[str, np.ndarray], mi
         patched, moved = [rows.slice(0, 0)], [rows.slice(0, 0)]
         for number in np.unique(fragments).tolist():
             part = rows.filter(pa.array(fragments == number))
-            others = dataset.get_fragment(number).physical_rows - len(part)
+            others = gaps.dataset.get_fragment(number).physical_rows - len(part)
             wasteful = others * matrix[0].nbytes > WASTE_BYTES and others > len(part)
             (moved if wasteful else patched).append(part)
         if len(patched) > 1:
-            _patch(lake, dataset, column, patched[1:], matrix)
+            _patch(lake, gaps.dataset, column, patched[1:], matrix)
             stored.update(pa.concat_tables(patched)["place"].to_pylist())
         if len(moved) > 1:
-            _move(lake, dataset, column, pa.concat_tables(moved), matrix)
+            _move(lake, gaps.dataset, column, pa.concat_tables(moved), matrix)
             stored.update(pa.concat_tables(moved)["place"].to_pylist())
 
     lake.commit("predictions", write)

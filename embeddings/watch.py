@@ -71,9 +71,8 @@ def watch(
 
     `interval`: seconds between looks while nothing waits. `report` hears of the lag after every round and when it
     changed, `complain` of every failure that is tried again, with growing pauses: a full disk, a busy lake, storage
-    that does not answer. `seed` is for the order `sampled`, `file` where
-    the weights came from when from a file.
-    Raises BadInput for what no repetition mends: a lake that is gone, weights that are not the lake's.
+    that does not answer. `seed` is for the order `sampled`; `file` is where the weights came from, when from a file.
+    Raises BadInput for what no repetition mends, such as a column made for vectors of another length.
     """
     watcher = _Watcher(order, seed, report)
     pause, again = 0.0, FIRST_BACKOFF_SECONDS

@@ -109,6 +109,7 @@ class Drainer:
         self._unindexed = self._batches = 0
 
     def __enter__(self) -> Drainer:
+        self.spool.unpark()  # the fault may have been the last version's, or the machine's
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,7 +140,7 @@ class Drainer:
         try:
             report = _Batch(self, waiting).write()
             self.lake.sync()
-        except (LakeloopError, OSError):
+        except (LakeloopError, OSError, MemoryError):
             raise  # the disk, the network, another writer: the same events again, later
         except Exception as error:
             if len(waiting) == 1:
@@ -234,32 +235,34 @@ class _Batch:
             self.report.images += self.lake.insert("images", pictures.images_table(images))
 
     def _new_images(self) -> dict[str, bytes]:
-        """The bytes of the images that the lake does not have; those that must not come in are left out."""
+        """The bytes of the images that the lake does not have whole; those that must not come in are left out."""
         with_bytes = {e.image_id: e for e in self.waiting if e.place is not None}
         asked = sorted({e.image_id for e in self.waiting})
         for image_id in self.lake.known("forgotten", "image_id", asked):
             self.status[image_id] = ERASED
         known = self.lake.known("images", "image_id", asked)
-        self._recall(sorted(known))
+        # A power loss may have taken the thumbnail and left the image: it is made again.
+        whole = known - self._bare(sorted(known))
         data = {}
         for image_id, event in with_bytes.items():
-            if image_id in known or image_id in self.status:
+            if image_id in whole or image_id in self.status:
                 continue
             found = self.drainer.spool.data(event)
-            if found is None:
+            if found is not None:
+                data[image_id] = found
+            elif image_id not in known:
                 self.status[image_id] = LOST
                 self.report.unreadable[LOST] += 1
-            else:
-                data[image_id] = found
         return data
 
-    def _recall(self, known: list[str]) -> None:
-        """Of known images without a thumbnail, what was found out when they came."""
+    def _bare(self, known: list[str]) -> set[str]:
+        """The known images without a thumbnail; what was found out when they came is recalled."""
         bare = sorted(set(known) - self.lake.known("thumbnails", "image_id", known))
         if bare:
             columns = ["image_id", "image_status"]
             rows = self.lake.look_up("predictions", columns, "image_id", bare, "image_status is not null")
             self.status |= dict(zip(rows["image_id"].to_pylist(), rows["image_status"].to_pylist(), strict=True))
+        return set(bare)
 
     # Events ------------------------------------------------------------------------------------------------
 

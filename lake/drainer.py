@@ -37,7 +37,7 @@ UPKEEP_SECONDS = 60.0
 UPKEEP_MOST_SECONDS = 120.0
 MOST_BACKOFF_SECONDS = 15.0
 # What another try may cure: the disk, the network, another writer.
-TRANSIENT = (LakeloopError, OSError, sqlite3.Error)
+TRANSIENT = (LakeloopError, OSError, MemoryError, sqlite3.Error)
 
 
 def arguments(uri: str, spool: Path, keep: Keep, workers: int = 1) -> list[str]:

@@ -52,6 +52,9 @@ def prediction(
     """
     if _blank(given.get("model")):
         raise BadInput("model is missing: say which model answered")
+    if given.get("prediction_id") == "":
+        # Elsewhere empty text means "not given"; here it would cost the caller that a retry is stored once.
+        raise BadInput("prediction_id is empty: give a UUID, or leave it out")
     row = rows.read_row({**given, "image_id": image}, promoted, _no_files)
     if row.label is None and row.scores is None and row.boxes is None and row.masks is None:
         raise BadInput("the answer is missing: give a label, scores, boxes or masks")

@@ -30,12 +30,13 @@ WAITING, UNREADABLE, WITHOUT_BYTES, UNKNOWN = range(4)
 class Gaps:
     """The rows without a vector at one version of predictions.
 
-    `image_id`: strings; `key`: uint64, a number of the image, all but certainly its own; `arrived`: int64,
-    microseconds since 1970 (`ingested_at`); `address`: uint64, where Lance has the row at this version, in ascending
-    order; `state`: uint8, one of WAITING, UNREADABLE and WITHOUT_BYTES.
+    `dataset`: the table at that version, a handle that nobody else moves on; `image_id`: strings; `key`: uint64, a
+    number of the image, all but certainly its own; `arrived`: int64, microseconds since 1970 (`ingested_at`);
+    `address`: uint64, where Lance has the row at this version, in ascending order; `state`: uint8, one of WAITING,
+    UNREADABLE and WITHOUT_BYTES.
     """
 
-    version: int
+    dataset: Any
     image_id: pa.ChunkedArray
     key: np.ndarray
     arrived: np.ndarray
@@ -98,23 +99,25 @@ class Missing:
 
     def look(self) -> Gaps:
         """The rows that lack a vector at the newest version, with what can be done about them."""
-        dataset = self._lake.dataset("predictions")
+        newest = self._lake.version("predictions")
         # After predictions: a row's image is committed before the row.
         images = self._lake.dataset("images")
-        if self._gaps is None or self._seen != (dataset.version, images.version):
+        if self._gaps is None or self._seen != (newest, images.version):
+            dataset = self._handle(newest)
             self._refresh(dataset)
             self._bytes_that_came(images)
             self._settle(dataset)
-            self._gaps = self._joined(dataset.version)
-            self._seen = (dataset.version, images.version)
+            self._gaps = self._joined(dataset)
+            self._seen = (newest, images.version)
         return self._gaps
 
     def rows(self) -> Gaps:
         """The rows that lack a vector at the newest version; `state` is not made up to date."""
-        dataset = self._lake.dataset("predictions")
-        if self._gaps is None or self._gaps.version != dataset.version:
+        newest = self._lake.version("predictions")
+        if self._gaps is None or self._seen[0] != newest:
+            dataset = self._handle(newest)
             self._refresh(dataset)
-            return self._joined(dataset.version)
+            return self._joined(dataset)
         return self._gaps
 
     def bytes_are_gone(self, image_ids: Sequence[str]) -> None:
@@ -126,7 +129,9 @@ class Missing:
             part.state[(part.state == WAITING) & gone] = WITHOUT_BYTES
         self._gaps = None
 
-    # ---------------------------------------------------------------------------------------------------------
+    def _handle(self, version: int) -> Any:
+        # A write through the lake's own handle moves it on, under all who hold it.
+        return self._lake.dataset("predictions").checkout_version(version)
 
     def _refresh(self, dataset: Any) -> None:
         """Brings the parts to the dataset's version, reading only fragments whose files changed."""
@@ -154,15 +159,15 @@ class Missing:
                     seen[file.path] = offsets
             if part is None or part.files != files:
                 offsets = np.arange(facts.physical_rows) if offsets is None else offsets
-                part = _Part(
-                    files, facts.num_deletions, facts.physical_rows, offsets, _names([]), _none(), _none(), _none()
-                )
+                nobody = pa.chunked_array([], pa.string())
+                size = facts.physical_rows
+                part = _Part(files, facts.num_deletions, size, offsets, nobody, _none(), _none(), _none())
                 if len(offsets):
                     changed.append((fragment, part))
             elif part.deletions != facts.num_deletions:
-                part.deletions = facts.num_deletions
                 if len(part.offsets):
                     part.keep(_alive(fragment, part))
+                part.deletions = facts.num_deletions
             parts[fragment.fragment_id] = part
         if changed:
             _load(dataset, changed)
@@ -172,12 +177,12 @@ class Missing:
         """Images stored since the last look may be some that had no bytes then."""
         fragments = {tuple(f.path for f in fragment.data_files()): fragment for fragment in images.get_fragments()}
         new = [fragment for files, fragment in fragments.items() if files not in self._image_files]
-        self._image_files = set(fragments)
         without = self._in_state(WITHOUT_BYTES)
         if new and without:
             stored = images.scanner(columns=["image_id"], fragments=new).to_table()["image_id"]
             for part, came in zip(without, _which(without, stored), strict=True):
                 part.state[(part.state == WITHOUT_BYTES) & came] = WAITING
+        self._image_files = set(fragments)
 
     def _settle(self, dataset: Any) -> None:
         """Finds out whether the images of rows just seen have bytes, or a vector in another row."""
@@ -197,16 +202,16 @@ class Missing:
 
     def _embedded(self, dataset: Any, image_ids: pa.Array) -> pa.ChunkedArray:
         """Those images that have a vector in some row."""
-        return embedded_elsewhere(dataset, image_ids, self._joined(dataset.version).address)["image_id"]
+        return embedded_elsewhere(dataset, image_ids, self._joined(dataset).address)["image_id"]
 
     def _in_state(self, state: int) -> list[_Part]:
         return [part for part in self._parts.values() if (part.state == state).any()]
 
-    def _joined(self, version: int) -> Gaps:
+    def _joined(self, dataset: Any) -> Gaps:
         parts = sorted((number, part) for number, part in self._parts.items() if len(part.offsets))
         chunks = [chunk for _, part in parts for chunk in part.image_id.chunks]
         return Gaps(
-            version,
+            dataset,
             pa.chunked_array(chunks, pa.string()),
             np.concatenate([_none(np.uint64), *(part.key for _, part in parts)]),
             np.concatenate([_none(), *(part.arrived for _, part in parts)]),
@@ -265,12 +270,15 @@ def _load(dataset: Any, changed: Sequence[tuple[Any, _Part]]) -> None:
 
 
 def keys_of(image_ids: pa.ChunkedArray) -> np.ndarray:
-    """A number of each image, uint64: the first 16 characters of its id, a hash already, mixed."""
+    """A number of each image, uint64, of all 64 characters of its id."""
     if not len(image_ids):
         return _none(np.uint64)
-    heads = pc.utf8_slice_codeunits(pc.utf8_rpad(image_ids, 16), 0, 16).combine_chunks()
-    words = np.frombuffer(heads.buffers()[2], np.uint64, count=2 * len(heads)).reshape(-1, 2)
-    return mixed(mixed(words[:, 0]) ^ words[:, 1])
+    padded = pc.ascii_rpad(image_ids, 64).combine_chunks()
+    words = np.frombuffer(padded.buffers()[2], np.uint64, count=8 * len(padded)).reshape(-1, 8)
+    keys = np.zeros(len(padded), np.uint64)
+    for word in words.T:
+        keys = mixed(keys ^ word)
+    return keys
 
 
 def mixed(x: np.ndarray) -> np.ndarray:
@@ -302,10 +310,6 @@ def _mask(column: Any) -> np.ndarray:
 
 def _none(dtype: Any = np.int64) -> np.ndarray:
     return np.empty(0, dtype)
-
-
-def _names(values: Sequence[str]) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array(values, pa.string())])
 
 
 def _distinct(columns: Sequence[pa.ChunkedArray]) -> pa.Array:

@@ -45,15 +45,16 @@ def create(
     return lake
 
 
-def open(uri: str, *, storage_options: dict[str, str] | None = None) -> Lake:
+def open(uri: str, *, storage_options: dict[str, str] | None = None, unclean: bool = False) -> Lake:
     """Opens the lake at `uri`, applying migrations it lacks.
 
     What a power loss tore on a local disk is put aside first, see `lake/quarantine.py`; the lake's `notices` tell.
+    `unclean` says that the power may have gone, so that the last commits' data files are looked at, too.
     Raises NotALake when there is none, NewerLake when a later lakeloop wrote it, CouldNot when a table is past mending.
     """
     lake = Lake(uri, storage_options)
-    if _damaged(lake):
-        notices = quarantine.quarantine(uri)
+    if unclean or _damaged(lake):
+        notices = quarantine.quarantine(uri, files=unclean)
         lake = Lake(uri, storage_options)
         lake.notices += notices
         if notices and migrations.applied(lake):

@@ -140,8 +140,14 @@ class Lake:
         return connection.open_table(name)
 
     def scan(self, name: str, columns: Sequence[str], filter: str | None = None) -> pa.Table:
-        """The chosen columns of the rows that pass a Lance filter, in memory."""
-        return self.dataset(name).scanner(columns=list(columns), filter=filter).to_table()
+        """The chosen columns of the rows that pass a Lance filter, in memory. Raises OSError when it cannot be read."""
+        dataset = self.dataset(name)
+        try:
+            return dataset.scanner(columns=list(columns), filter=filter).to_table()
+        except ValueError as error:  # Arrow's streams know no other for whatever went wrong in Lance
+            if "LanceError(IO)" in str(error):
+                raise OSError(str(error)) from error
+            raise
 
     def known(self, name: str, column: str, values: Sequence[str]) -> set[str]:
         """Which of `values` the table's `column` already holds."""

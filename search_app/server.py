@@ -99,7 +99,9 @@ def serve(
     """
     if not is_loopback(host):
         policy = replace(policy, require_key=True)
-    opened = lake.open(uri)
+    opened = lake.open(uri, unclean=True)
+    for notice in opened.notices:
+        sys.stderr.write(f"lakeloop: {notice}\n")
     if policy.require_key and not Keyring(opened).any_active():
         who = f"--host {host} is for other machines, which need one" if not is_loopback(host) else "everybody needs one"
         raise BadInput(
@@ -125,10 +127,12 @@ def serve(
     # The spool's thread needs the interpreter for microseconds, many times a commit; the default makes it wait 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # what is loaded by now stays: to look through it again and again costs milliseconds each time
+    server = _Server(config, url, ready, api.service)
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises the signal that ended it once more; by itself SIGTERM would make a good end look like a death.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _Server(config, url, ready, api.service).run(sockets=[listener])
+        signal.signal(signal.SIGTERM, lambda *_: None if server.started else sys.exit(0))
+    server.run(sockets=[listener])
+    gc.unfreeze()  # DuckDB complains of what is left at the very end
 
 
 def _listen(host: str, port: int) -> socket.socket:

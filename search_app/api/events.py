@@ -60,6 +60,13 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
 
         return _json(*await service.once(key, digest, run))
 
+    @router.get(batch.PATH, include_in_schema=False)
+    def not_a_prediction() -> Response:
+        """Without this the word would be taken for the id of an answer."""
+        refused = Refusal(405, "method_not_allowed", f"{batch.PATH} takes POST").response()
+        refused.headers["Allow"] = "POST"
+        return refused
+
     @router.post("/v1/images", response_class=Response)
     async def add_image(request: Request) -> Response:
         """Store an image by itself, to be named by events later. The raw body, or {"url"} where that is allowed."""

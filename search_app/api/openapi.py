@@ -13,12 +13,30 @@ from search_app.api.search import Query
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-_ID = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the image's bytes"}
+_ID = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the bytes"}
 _UUID = {"type": "string", "format": "uuid"}
 _TEXT = {"type": "string"}
-_FRACTION = {"type": "number", "minimum": 0, "maximum": 1}
 _BYTES = {"type": "string", "format": "binary"}
 _IMAGE = {"image/*": {"schema": _BYTES}}
+
+# What was not given may be null. Numbers are taken for text and the other way round, as in a CSV file.
+_WORD = {"type": ["string", "number", "null"]}
+_NUMBER = {"type": ["number", "string", "null"]}
+_FRACTION = {**_NUMBER, "description": "0 to 1"}
+_TIME = {"type": ["string", "number", "null"], "description": "ISO 8601 (without a zone: UTC), or seconds since 1970"}
+_SIDES = {"type": "array", "minItems": 4, "maxItems": 4, "description": "x, y (top left), width, height in pixels"}
+_BOX = {"type": "object", "properties": {"label": _WORD, "score": _FRACTION, "bbox": {**_SIDES, "items": _NUMBER}}}
+_SIZE = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2}
+_MASK = {
+    "type": "object",
+    "properties": {
+        "label": _WORD,
+        "score": _FRACTION,
+        "size": {**_SIZE, "description": "height, width"},
+        "counts": {"type": ["string", "array"], "items": {"type": "integer"}, "description": "COCO RLE"},
+    },
+}
+_MANY = ["array", "object", "string", "null"]
 
 _EVENT = {
     "type": "object",
@@ -26,38 +44,30 @@ _EVENT = {
     "required": ["model"],
     "anyOf": [{"required": [name]} for name in ("label", "scores", "boxes", "masks")],
     "properties": {
-        "prediction_id": {**_UUID, "description": "made by the caller; without one a retry is stored again"},
-        "image_id": _ID,
-        "model": {"type": "string", "minLength": 1},
-        "model_version": _TEXT,
-        "label": {"type": "string", "minLength": 1},
-        "confidence": _FRACTION,
-        "scores": {"type": "object", "additionalProperties": _FRACTION},
-        "boxes": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["label", "bbox"],
-                "properties": {
-                    "label": _TEXT,
-                    "score": _FRACTION,
-                    "bbox": {
-                        "type": "array",
-                        "items": {"type": "number", "minimum": 0, "maximum": 1_000_000},
-                        "minItems": 4,
-                        "maxItems": 4,
-                        "description": "x, y (top left), width, height in pixels",
-                    },
-                },
-            },
+        "prediction_id": {
+            "type": ["string", "null"],
+            "format": "uuid",
+            "description": "made by the caller; without one a retry is stored again",
         },
-        "masks": {"type": "array", "items": {"type": "object"}, "description": "COCO RLE, each with label and score"},
-        "task": _TEXT,
-        "timestamp": {"type": "string", "format": "date-time", "description": "default: its arrival"},
-        "source": _TEXT,
-        "latency_ms": {"type": "number"},
-        "metadata": {"type": "object"},
+        "image_id": {**_ID, "type": ["string", "null"]},
+        "model": {"type": ["string", "number"], "minLength": 1},
+        "model_version": _WORD,
+        "label": _WORD,
+        "confidence": _FRACTION,
+        "scores": {"type": _MANY, "description": "{label: 0 to 1}, or a list of {label, score}"},
+        "boxes": {"type": _MANY, "items": _BOX},
+        "masks": {"type": _MANY, "items": _MASK},
+        "task": _WORD,
+        "timestamp": {**_TIME, "description": f"{_TIME['description']}; default: its arrival"},
+        "source": _WORD,
+        "latency_ms": _NUMBER,
+        "metadata": {"type": ["object", "string", "null"], "description": "a JSON object, or the text of one"},
     },
+}
+_NAMING = {
+    **_EVENT,
+    "required": ["model", "image_id"],
+    "properties": {**_EVENT["properties"], "image_id": _ID},  # type: ignore[dict-item]
 }
 _FEEDBACK = {
     "type": "object",
@@ -66,10 +76,10 @@ _FEEDBACK = {
     "properties": {
         "prediction_id": _UUID,
         "verdict": {"enum": ["correct", "incorrect", "unsure"]},
-        "comment": {"type": "string", "maxLength": 10_000},
-        "ticket": {"type": "string", "maxLength": 1_000},
-        "event_id": _UUID,
-        "timestamp": {"type": "string", "format": "date-time"},
+        "comment": {"type": ["string", "null"], "maxLength": 10_000},
+        "ticket": {"type": ["string", "null"], "maxLength": 1_000},
+        "event_id": {"type": ["string", "null"], "format": "uuid"},
+        "timestamp": _TIME,
     },
 }
 _PROBLEM = {
@@ -94,8 +104,8 @@ _HEADER = {
     "name": predictions.HEADER,
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "maxLength": predictions.HEADER_BYTES},
-    "description": "the event as ASCII JSON, when the body is an image",
+    "content": {"application/json": {"schema": _EVENT}},
+    "description": f"the event as ASCII JSON, when the body is an image; at most {predictions.HEADER_BYTES:,} bytes",
 }
 _STORE_NOTHING = ("/v1/queries", "/v1/search")
 _COMMON = (401, 403)
@@ -142,7 +152,7 @@ def _complete(schema: dict[str, Any]) -> None:
     }
     url = {"type": "object", "required": ["url"], "properties": {"url": _TEXT}}
     bodies = {
-        predictions.PATH: {**_IMAGE, "application/json": {"schema": {**_EVENT, "required": ["model", "image_id"]}}},
+        predictions.PATH: {**_IMAGE, "application/json": {"schema": _NAMING}},
         batch.PATH: {batch.NDJSON: {"schema": _TEXT}, batch.ARROW: {"schema": _BYTES}},
         "/v1/images": {**_IMAGE, "application/json": {"schema": url}},
         "/v1/feedback": {"application/json": {"schema": _FEEDBACK}},
@@ -161,6 +171,9 @@ def _complete(schema: dict[str, Any]) -> None:
     paths[batch.PATH]["post"]["responses"] = {"200": _answer("each item's status", _items())}
     for path, methods in paths.items():
         for method, operation in methods.items():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path":
+                    parameter["schema"] = _UUID if parameter["name"] == "prediction_id" else _ID
             codes = [*_COMMON, *(_WRITES if method == "post" else (422, 503))]
             codes += [404] if "{" in path or path == "/v1/feedback" else []
             codes += [431] if path == predictions.PATH else []

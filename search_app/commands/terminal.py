@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lake.errors import BadInput, CouldNot
+from lake.errors import BadInput, CouldNot, LakeloopError
 
 if TYPE_CHECKING:
+    from lake.spool import Spool
     from lake.store import Lake
 
 # add(name, run, help, group=None): one more command, with --lake and --json; in a group such as `slice`, or by itself.
@@ -29,36 +30,51 @@ def open_lake(a: argparse.Namespace, drain: bool = True) -> Lake:
     """That lake, open. Events that a stopped server left in its spool are brought in first, and stderr is told so."""
     import lake
 
-    opened = lake.open(uri(a))
-    for notice in opened.notices:
-        print(f"lakeloop: {notice}", file=sys.stderr)
-    if drain:
-        _drain_abandoned(opened)
+    spool = _abandoned(uri(a)) if drain else None
+    try:
+        # Whatever stopped the server may have stopped the machine.
+        opened = lake.open(uri(a), unclean=spool is not None)
+        for notice in opened.notices:
+            print(f"lakeloop: {notice}", file=sys.stderr)
+        if spool is not None:
+            _drain(opened, spool)
+    finally:
+        if spool is not None:
+            spool.close()
     return opened
 
 
-def _drain_abandoned(opened: Lake) -> None:
-    folder = opened.folder and opened.folder / "spool"
-    if folder is None or not (folder / "spool.sqlite").exists():
-        return
-    from lake.spool import Spool, abandoned
+def _abandoned(uri: str) -> Spool | None:
+    """The spool beside the lake, when events wait in it that no server is going to drain."""
+    from lake.spool import Spool, abandoned, beside
 
+    folder = beside(uri)
     try:
-        if not abandoned(folder):
-            return
+        if folder is None or not abandoned(folder):
+            return None
         spool = Spool(folder)
     except (CouldNot, OSError) as error:  # a lake one may only read is read as it is
         print(f"lakeloop: a spool is there and cannot be opened: {error}", file=sys.stderr)
-        return
-    try:
-        if spool.depth().events:
-            from lake.drain import drain
+        return None
+    depth = spool.depth()
+    if depth.events or depth.parked:
+        return spool
+    spool.close()
+    return None
 
-            report = drain(opened, spool)
-            if report is not None and report.events:
-                print(f"drained {report.events:,} events a stopped server had left", file=sys.stderr)
-    finally:
-        spool.close()
+
+def _drain(opened: Lake, spool: Spool) -> None:
+    import sqlite3
+
+    from lake.drain import drain
+
+    try:
+        report = drain(opened, spool)
+    except (LakeloopError, OSError, sqlite3.Error) as error:  # the disk may be full, and the lake still be read
+        print(f"lakeloop: what a stopped server left stays in {spool.folder}: {error}", file=sys.stderr)
+        return
+    if report is not None and report.events:
+        print(f"drained {report.events:,} events a stopped server had left", file=sys.stderr)
 
 
 def answer(a: argparse.Namespace, facts: Any, text: str) -> int:

@@ -87,7 +87,11 @@ class Subject:
         return [Point(call, fault, k + 1) for call in CALLS for fault in FAULTS for k in range(most[call])]
 
     def run(
-        self, target: Path, point: Point | None, log: Path | None = None, before: Callable[[int], None] = lambda pid: None
+        self,
+        target: Path,
+        point: Point | None,
+        log: Path | None = None,
+        before: Callable[[int], None] = lambda pid: None,
     ) -> Outcome:
         """One run on `target` with the point's fault; `before(its pid)` is done when it is about to work."""
         self._end.settimeout(30.0)

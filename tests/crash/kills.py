@@ -127,6 +127,7 @@ class Load:
 
     def __init__(self, ledger: Ledger, port: int, clients: int = CLIENTS, retries_only: bool = False) -> None:
         self.ledger = ledger
+        self.begun = 0  # answers that were cut in their middle
         self._over = False
         self._only = retries_only
         self._tasks = [asyncio.create_task(self._client(port)) for _ in range(clients)]
@@ -137,7 +138,8 @@ class Load:
             request = self.ledger.next()
             try:
                 answer = await connection.ask(request.raw)
-            except Cut:
+            except Cut as cut:
+                self.begun += cut.begun
                 if request.first_answer is None:
                     self.ledger.unanswered(request)
                 break

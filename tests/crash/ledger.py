@@ -87,7 +87,7 @@ class Ledger:
     # Making requests ---------------------------------------------------------------------------------------
 
     def next(self) -> Request:
-        """What waits to be sent again, else something new."""
+        """What waits to be sent again, else something new, now and then something that was answered before."""
         if self.waiting:
             return self.waiting.popleft()
         if self._done and self._random.random() < SENT_AGAIN:
@@ -95,6 +95,10 @@ class Ledger:
         (kind,) = self._random.choices(list(MIX), list(MIX.values()))
         if (kind == "named" and not self._images) or (kind == "feedback" and not self._answers):
             kind = "prediction"
+        return self.new(kind)
+
+    def new(self, kind: str) -> Request:
+        """A new request of a kind of MIX."""
         request = self._made(kind)
         for event in request.events:
             self.events[event.kind, event.event_id] = event
@@ -132,8 +136,10 @@ class Ledger:
         return Request(path, events, request, "Idempotency-Key" in headers)
 
     def _picture(self) -> bytes:
-        return self._random.choice(self._pictures) + f"picture {self.seed} {self._count()}".encode() + (
-            self._random.randbytes(self.padding)
+        return (
+            self._random.choice(self._pictures)
+            + f"picture {self.seed} {self._count()}".encode()
+            + (self._random.randbytes(self.padding))
         )
 
     def _answer(self, data: bytes | None, image_id: str | None = None) -> Sent:

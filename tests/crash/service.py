@@ -25,14 +25,18 @@ class NotReady(AssertionError):
 
 
 class Service:
-    """`lakeloop serve --no-ui` on a free port, leader of a process group of its own; `around` goes before it."""
+    """`lakeloop serve --no-ui` on a free port, leader of a process group of its own; `around` goes before it.
 
-    def __init__(self, lake: Path, options: Sequence[str] = (), around: Sequence[str] = ()) -> None:
+    With `ui` the app is there, too.
+    """
+
+    def __init__(self, lake: Path, options: Sequence[str] = (), around: Sequence[str] = (), ui: bool = False) -> None:
         self.lake = lake
         self.spool = lake / "spool"
         self.port = 0
         self.log = lake.parent / f"{lake.name}.log"
-        words = [*around, sys.executable, "-m", "search_app.cli", "serve", "--lake", str(lake), "--no-ui"]
+        words = [*around, sys.executable, "-m", "search_app.cli", "serve", "--lake", str(lake)]
+        words += [] if ui else ["--no-ui"]
         with self.log.open("ab") as log:
             self._said_before = log.tell()
             self.process = subprocess.Popen(

@@ -23,7 +23,7 @@ from typing import Any
 from lake import opening
 from lake.drain import drain
 from lake.spool import Spool
-from tests.crash.faults import Outcome, Subject
+from tests.crash.faults import Subject
 from tests.crash.http import Connection, get
 from tests.crash.ledger import Findings, Ledger, compare
 from tests.crash.service import Service
@@ -32,7 +32,7 @@ DISK_BYTES = 72 << 20
 BALLAST_BYTES = 24 << 20
 PICTURE_BYTES = 150_000
 CLIENTS = 8
-FULL_SECONDS = 3.0
+FULL_SECONDS = 2.0
 RESERVE_GB = 0.008
 
 
@@ -60,6 +60,7 @@ async def ingest(folder: Path) -> dict[str, Any]:
     ledger = Ledger(seed=9, padding=PICTURE_BYTES)
     service = await Service(lake, ["--min-free-gb", "0"]).ready()
     found: dict[str, Any] = {}
+    await some_drained(service, ledger)
     full = await fill(service, ledger)
     found["full"] = full.facts() | {"reads": await reads(service, ledger)}
     ballast.unlink()
@@ -72,19 +73,30 @@ async def ingest(folder: Path) -> dict[str, Any]:
     service = await Service(lake, ["--min-free-gb", str(RESERVE_GB)]).ready()
     kept = await fill(service, ledger, seconds=1.0)
     found["reserve"] = kept.facts() | {"reads": await reads(service, ledger)}
-    ballast.unlink()
-    found["resumed_after_reserve"] = await resumed(service, ledger)
-    await service.stop()
-
     mount(folder, 4 * DISK_BYTES, remount=True)
+    found["resumed_after_reserve"] = await resumed(service, ledger)
+    found["drained_after"] = await drained(service)
+    await service.stop()
+    found["said"] = service.log.read_text()
     opened = opening.open(str(lake))
     spool = Spool(lake / "spool")
-    found["drained_at_the_end"] = asdict(drain(opened, spool) or Findings())["events"]
+    assert drain(opened, spool) is not None
     differences = compare(opened, spool, ledger)
     spool.close()
     found["findings"] = asdict(differences)
     found["wrong"] = ledger.wrong
     return found
+
+
+async def some_drained(service: Service, ledger: Ledger) -> None:
+    """A few pictures that are in the lake before the disk is full."""
+    connection = Connection(service.port)
+    for _ in range(5):
+        request = ledger.new("image")
+        ledger.take(request, await connection.ask(request.raw))
+    while (await connection.get(f"/v1/thumbnails/{request.events[0].image_id}")).status != 200:
+        await asyncio.sleep(0.05)
+    await connection.close()
 
 
 class Fill:
@@ -164,6 +176,16 @@ async def resumed(service: Service, ledger: Ledger, most: float = 15.0) -> float
             await asyncio.sleep(0.1)
     await connection.close()
     return after
+
+
+async def drained(service: Service, most: float = 30.0) -> float | None:
+    """Seconds until nothing waits in the spool any more; None when something still does."""
+    started = time.monotonic()
+    while time.monotonic() - started < most:
+        if not (await get(service.port, "/v1/status")).json()["spool"]["events"]:
+            return time.monotonic() - started
+        await asyncio.sleep(0.2)
+    return None
 
 
 # A drain that runs out of disk -----------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +69,62 @@ def test_a_row_has_its_vector_already_and_keeps_it(lk: Lake, monkeypatch: pytest
     store_vectors(lk, "emb_mean_colour", {image(0): vector(0)})
     assert store_vectors(lk, "emb_mean_colour", {image(0): vector(7), image("none"): vector(1)}) == 0
     assert rows(lk)[image(0)]["emb_mean_colour"] == [0, 1, 0]
+
+
+def _appends(lk: Lake) -> None:
+    add(lk, [{"prediction_id": "new", "image_id": image("new")}])
+
+
+def _deletes(lk: Lake) -> None:
+    lk.delete("predictions", f"image_id = '{image(2)}'")
+
+
+def _changes(lk: Lake) -> None:
+    lk.dataset("predictions").update({"metadata": "'{}'"}, where=f"image_id = '{image(1)}'")
+
+
+def _compacts(lk: Lake) -> None:
+    before = len(lk.dataset("predictions").get_fragments())
+    lk.dataset("predictions").optimize.compact_files()
+    assert len(lk.dataset("predictions").get_fragments()) < before
+
+
+def _embeds_others(lk: Lake) -> None:
+    store_vectors(lk, "emb_mean_colour", {image(9): vector(9)})
+
+
+def _embeds_the_same(lk: Lake) -> None:
+    store_vectors(lk, "emb_mean_colour", {image(1): vector(1)})
+
+
+@pytest.mark.parametrize("waste", [0, 4 << 20])
+@pytest.mark.parametrize("deed", [_appends, _deletes, _changes, _compacts, _embeds_others, _embeds_the_same])
+def test_what_another_commits_just_before_stays(
+    lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int, deed: Callable[[Lake], None]
+) -> None:
+    """Between our reading and our commit somebody else does something to the same fragments."""
+    monkeypatch.setattr(columns, "WASTE_BYTES", waste)
+    before = {row["image_id"]: row for row in lk.dataset("predictions").to_table().to_pylist()}
+    commit, left = columns._commit, iter([deed])
+
+    def second(*arguments: Any) -> None:
+        if first := next(left, None):
+            first(opening.open(lk.uri))
+        commit(*arguments)
+
+    monkeypatch.setattr(columns, "_commit", second)
+    store_vectors(lk, "emb_mean_colour", {image(i): vector(i) for i in range(4)})
+    found = lk.dataset("predictions").to_table().to_pylist()
+    assert len(found) == 80 + (deed is _appends) - (deed is _deletes)
+    for i in range(80):
+        expected = dict(before[image(i)])
+        if i < 4 or (i == 9 and deed is _embeds_others):
+            expected["emb_mean_colour"] = list(vector(i))
+        if i == 1 and deed is _changes:
+            expected["metadata"] = "{}"
+        assert [row for row in found if row["image_id"] == image(i)] == (
+            [] if i == 2 and deed is _deletes else [expected]
+        )
 
 
 @pytest.mark.parametrize("waste", [0, 4 << 20])

@@ -16,7 +16,7 @@ def gaps(rows: list[tuple[int, int, int]]) -> Gaps:
     """(image, arrived, state) of each row, in the order of the table."""
     names = pa.chunked_array([pa.array([image(i) for i, _, _ in rows], pa.string())])
     return Gaps(
-        1,
+        None,
         names,
         keys_of(names),
         np.array([arrived for _, arrived, _ in rows], np.int64),

@@ -20,11 +20,11 @@ Serve = Callable[..., Service]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """serve(lake, *options) -> `lakeloop serve --no-ui`, answering; ended with the test."""
+    """serve(lake, *options, ui=False) -> `lakeloop serve`, answering; ended with the test."""
     running: list[Service] = []
 
-    def start(lake: Lake, *options: str) -> Service:
-        service = Service(Path(lake.uri), options)
+    def start(lake: Lake, *options: str, ui: bool = False) -> Service:
+        service = Service(Path(lake.uri), options, ui=ui)
         running.append(service)
         return asyncio.run(service.ready())
 

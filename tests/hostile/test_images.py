@@ -211,10 +211,10 @@ def test_a_worker_that_is_killed_costs_at_most_the_images_it_had(lake_of_columns
     service = serve(lake_of_columns)
     feed = Feed(service)
     with feed.client, Watch(service) as watch:
-        feed.together([("a scene", pictures.encoded(pictures.scene(n, 400, 300), "JPEG")) for n in range(300)])
+        feed.together([("a scene", pictures.encoded(pictures.scene(n, 400, 300), "JPEG")) for n in range(150)])
         killed, deadline = set(), time.monotonic() + 30
-        while len(killed) < 4 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        while len(killed) < 3 and time.monotonic() < deadline:
+            time.sleep(0.3)
             for pid in watch.pids["worker"] - killed:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -193,7 +193,7 @@ def made(_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.data())
 def test_one_changed_byte_anywhere_in_a_folder_is_seen(made: Path, data: st.DataObject) -> None:
     files = sorted(p for p in (made / "copy").rglob("*") if p.is_file() and p.stat().st_size)
@@ -203,7 +203,7 @@ def test_one_changed_byte_anywhere_in_a_folder_is_seen(made: Path, data: st.Data
         restore.verify(made / "copy")
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.data())
 def test_one_changed_byte_anywhere_in_a_tar_is_seen(made: Path, data: st.DataObject) -> None:
     tar = made / "copy.tar"

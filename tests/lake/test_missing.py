@@ -141,7 +141,7 @@ def test_addresses_are_those_of_the_version_and_ascend(lk: Lake) -> None:
     answer(lk, 2, 3)
     vectors(lk, column, 0)
     gaps = Missing(lk, column).look()
-    rows = lk.dataset("predictions", gaps.version).to_table(["image_id"], filter=f"{column} is null", with_row_id=True)
+    rows = gaps.dataset.to_table(["image_id"], filter=f"{column} is null", with_row_id=True)
     assert dict(zip(gaps.address.tolist(), gaps.image_id.to_pylist(), strict=True)) == dict(
         zip(rows["_rowid"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
     )

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import shutil
 import uuid
 from pathlib import Path
 
@@ -24,15 +25,20 @@ def ago(days: float) -> dt.datetime:
     return store.now() - dt.timedelta(days=days)
 
 
-@pytest.fixture
-def aged(make_lake: MakeLake) -> Lake:
-    """Five images a commit, 40, 30, 20, 10 and 0 days ago: numbers 0 to 24, all embedded."""
-    made = make_lake(embedders=["x"])
+@pytest.fixture(scope="module")
+def _aged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = lake.create(str(tmp_path_factory.mktemp("aged") / "lake"), embedders=["x"])
     stock.bind(made)
     for turn in range(5):
         stock.add(made, range(5 * turn, 5 * turn + 5), size=SIZE, at=ago(40 - 10 * turn))
     stock.embed(made, range(25), SIZE)
-    return made
+    return Path(made.uri)
+
+
+@pytest.fixture
+def aged(_aged: Path, tmp_path: Path) -> Lake:
+    """Five images a commit, 40, 30, 20, 10 and 0 days ago: numbers 0 to 24, all embedded."""
+    return lake.open(str(shutil.copytree(_aged, tmp_path / "aged")))
 
 
 def stored(lk: Lake, table: str = "images") -> set[int]:

@@ -184,6 +184,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": ""}, "model"),
     ({"label": None}, "answer"),
     ({"prediction_id": "7"}, "UUID"),
+    ({"prediction_id": ""}, "UUID"),
     ({"prediction_id": True}, "not text"),
     ({"image_id": ABSENT}, "SHA-256"),
     ({"confidence": 1.5}, "between 0 and 1"),

@@ -1,0 +1,108 @@
+"""SIGTERM under load: not ready any more at once, what was taken in is answered, the process ends well and soon."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from lake import opening
+from lake.spool import Spool
+from tests.conftest import MakeLake
+from tests.crash.conftest import Say
+from tests.crash.http import Cut, get
+from tests.crash.kills import Load, compared
+from tests.crash.ledger import Ledger
+from tests.crash.service import Service
+
+CONNECTIONS = 64
+PICTURE_BYTES = 60_000
+END_SECONDS = 10.0
+# 100 ms is the promise; a shared machine may keep a process waiting longer.
+UNREADY_SECONDS = 0.5
+
+
+@dataclass
+class Stops:
+    """Over all rounds. `ready_after`: how long after SIGTERM a request was sent that was still told `ready`."""
+
+    answered: int = 0
+    cut: int = 0
+    cut_begun: int = 0
+    cut_stored: int = 0
+    slowest: float = 0.0
+    ready_after: float = 0.0
+    codes: set[int | None] = field(default_factory=set)
+    said: str = ""
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(100, marks=pytest.mark.soak)])
+def test_sigterm_under_load_cuts_no_answer_to_what_was_stored(make_lake: MakeLake, rounds: int, say: Say) -> None:
+    lake = Path(make_lake().uri)
+    ledger = Ledger(seed=rounds, padding=PICTURE_BYTES)
+    stops = asyncio.run(stopped(lake, ledger, rounds))
+    say(
+        f"{rounds} SIGTERMs under {CONNECTIONS} uploading connections: {stops.answered} requests answered, {stops.cut} "
+        f"cut, {stops.cut_stored} of them stored, 0 expected; ended within {stops.slowest:.1f} s; still ready at most "
+        f"{1000 * stops.ready_after:.0f} ms"
+    )
+    assert stops.codes == {0}
+    assert stops.slowest < END_SECONDS
+    assert stops.cut_begun == 0, "an answer was cut in its middle"
+    assert stops.cut_stored == 0, "what a request sent was stored, and nobody was told"
+    assert stops.ready_after < UNREADY_SECONDS
+    assert "Traceback" not in stops.said, stops.said
+    assert ledger.wrong == []
+    found = compared(lake, [ledger])
+    assert not found.any, found.details
+
+
+async def stopped(lake: Path, ledger: Ledger, rounds: int) -> Stops:
+    stops = Stops()
+    chance = random.Random(rounds)
+    for _ in range(rounds):
+        service = await Service(lake).ready()
+        load = Load(ledger, service.port, CONNECTIONS)
+        await asyncio.sleep(chance.uniform(0.3, 1.0))
+        watch = asyncio.create_task(watched(service))
+        stops.slowest = max(stops.slowest, await service.stop())
+        stops.ready_after = max(stops.ready_after, await watch)
+        await load.ended()
+        stops.codes.add(service.process.returncode)
+        stops.cut += len(ledger.waiting)
+        stops.cut_begun += load.begun
+        stops.cut_stored += await asyncio.to_thread(stored, lake, ledger)
+        stops.said += service.said()
+    stops.answered = ledger.answered
+    return stops
+
+
+async def watched(service: Service) -> float:
+    """Asks for readiness until nobody answers; seconds from now to the last request that was told `ready`."""
+    began = time.monotonic()
+    last = began
+    while True:
+        asked = time.monotonic()
+        try:
+            status = (await get(service.port, "/readyz")).status
+        except Cut:
+            return last - began
+        assert status in (200, 503)
+        if status == 200:
+            last = asked
+        await asyncio.sleep(0.005)
+
+
+def stored(lake: Path, ledger: Ledger) -> int:
+    """How many of the requests that got no answer were stored."""
+    spool = Spool(lake / "spool")
+    opened = opening.open(str(lake))
+    events = [e for request in ledger.waiting for e in request.events if not e.acked and e.kind == "prediction"]
+    known = opened.known("predictions", "prediction_id", [e.event_id for e in events])
+    found = sum(e.event_id in known or spool.event("prediction", e.event_id) is not None for e in events)
+    spool.close()
+    return found
