@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8501
 ARGS ?=
 
-.PHONY: demo test check soak browser clean
+.PHONY: demo test check soak programs clean
 
 demo: $(VENV)/.demo-installed  ## build the demo lake (once) and open the app; ARGS=--no-serve builds only
 	$(BIN)/lakeloop quickstart --lake demo-lake/solar.lake --port $(PORT) $(ARGS)
@@ -13,16 +13,17 @@ demo: $(VENV)/.demo-installed  ## build the demo lake (once) and open the app; A
 test: check  ## linters, types, and every test in its short form
 	$(BIN)/python -m pytest -m "not soak" $(ARGS)
 
-check: $(VENV)/.dev-installed browser
+check: $(VENV)/.dev-installed programs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: $(VENV)/.dev-installed browser  ## the long forms; counts and dates stand in docs/benchmarks.md
+soak: $(VENV)/.dev-installed programs  ## the long forms; counts and dates stand in docs/benchmarks.md
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
-browser:
-	@command -v chromium >/dev/null || sh .ci/install-chromium
+programs:
+	@command -v chromium >/dev/null || sh .ci/install chromium chromium fonts-dejavu-core
+	@command -v strace >/dev/null || sh .ci/install strace strace
 
 clean:
 	rm -rf $(VENV) demo-lake

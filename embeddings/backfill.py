@@ -40,6 +40,9 @@ TASK_IMAGES = 16
 TASK_BYTES = 8 << 20
 READ_IMAGES = 128
 READ_BYTES = 64 << 20
+# Where time is short, what the workers have begun must be little: it is finished after the time is up.
+HASTY_TASK_IMAGES = 8
+AHEAD, HASTY_AHEAD = 4, 1
 
 __all__ = ["Backfill", "Report", "backfill", "store_vectors"]
 
@@ -146,8 +149,9 @@ class Backfill:
         todo = [i for i in image_ids if i not in copied]
         if todo:
             deadline = time.monotonic() + seconds
+            late = lambda: stop.is_set() or time.monotonic() > deadline  # noqa: E731
             try:
-                for prepared, names in self._prepared(todo, lambda: stop.is_set() or time.monotonic() > deadline):
+                for prepared, names in self._prepared(todo, late, hasty=seconds < float("inf")):
                     said(len(names))
                     self._embed(prepared, names, report)
                     if len(self._done) >= COMMIT_IMAGES:
@@ -201,16 +205,18 @@ class Backfill:
                 report.embedded += self.commit()
         return copied
 
-    def _prepared(self, todo: list[str], late: Callable[[], bool]) -> Iterator[tuple[Prepared, list[str]]]:
+    def _prepared(self, todo: list[str], late: Callable[[], bool], hasty: bool) -> Iterator[tuple[Prepared, list[str]]]:
         """Images as the network takes them; after a worker's death its images are tried one by one, for the culprit."""
         if self._pool is None:
             self._pool = WorkerPool("embeddings.preprocess:prepare_many", self._workers)
-        for result, (names, files) in self._pool.map(self._tasks(todo, late)):
-            how = self._embedder.spec.preprocessing
+        how = self._embedder.spec.preprocessing
+        most = min(TASK_IMAGES, HASTY_TASK_IMAGES) if hasty else TASK_IMAGES
+        tasks = self._tasks(todo, late, most)
+        for result, (names, files) in self._pool.map(tasks, HASTY_AHEAD if hasty else AHEAD):
             yield _one_by_one(files, how) if isinstance(result, WorkerDied) else result, names
 
     def _tasks(
-        self, todo: list[str], late: Callable[[], bool]
+        self, todo: list[str], late: Callable[[], bool], most: int
     ) -> Iterator[tuple[tuple[list[bytes], Any], tuple[list[str], list[bytes]]]]:
         for start in range(0, len(todo), COMMIT_IMAGES):
             names = todo[start : start + COMMIT_IMAGES]
@@ -220,7 +226,7 @@ class Backfill:
                 stored = {image.image_id: image.data for image in self.lake.images(together)}
                 self.missing.bytes_are_gone([n for n in together if n not in stored])
                 here = [n for n in together if n in stored]
-                for part in grouped(here, sizes.__getitem__, TASK_IMAGES, TASK_BYTES):
+                for part in grouped(here, sizes.__getitem__, most, TASK_BYTES):
                     if late():
                         return
                     files = [stored[n] for n in part]

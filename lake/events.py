@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Kind = Literal["prediction", "image", "feedback"]
 VERDICTS = ("correct", "incorrect", "unsure")
 FEEDBACK_FIELDS = {"prediction_id", "verdict", "comment", "ticket", "event_id", "timestamp"}
-TEXT_CHARACTERS = 10_000  # of a comment; a ticket has a tenth of it
+TEXT_CHARACTERS = 10_000  # of a comment, a label, a source; a ticket has a tenth of it
 
 
 @dataclass(slots=True)
@@ -58,6 +58,8 @@ def prediction(
     row = rows.read_row({**given, "image_id": image}, promoted, _no_files)
     if row.label is None and row.scores is None and row.boxes is None and row.masks is None:
         raise BadInput("the answer is missing: give a label, scores, boxes or masks")
+    for name in ("model", "model_version", "task", "label", "source"):
+        _text(name, getattr(row, name), TEXT_CHARACTERS)
     own = str(uuid.uuid4()) if row.row_id is None else ids.as_uuid(row.row_id)
     if own is None:
         raise BadInput(f"prediction_id is {row.row_id!r:.80}, not a UUID")

@@ -26,7 +26,8 @@ WINDOW_BYTES = 64
 MOST_LOOKED_FOR = 1_000
 LEFTOVER_AFTER = dt.timedelta(days=1)
 ROUNDS = 5
-MOMENT = dt.timedelta(microseconds=1)
+MOMENT_SECONDS = 3.0
+ALL = dt.timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,11 @@ class Traces:
 
 
 def traces(lake: Lake, image_ids: Sequence[str]) -> Traces:
-    """What to look for: each image's name, and a piece of its bytes, its thumbnail and its vectors."""
+    """What to look for: the images' names, and a piece of the bytes, the thumbnail and the vectors of each."""
     if len(image_ids) > MOST_LOOKED_FOR:
+        return Traces(None)
+    # Erased before: what they were is not known any more.
+    if set(lake.erased(image_ids)) - lake.known("images", "image_id", image_ids):
         return Traces(None)
     found = [i.encode() for i in image_ids]
     for image in lake.images(image_ids):
@@ -74,7 +78,7 @@ def purge(lake: Lake, name: str) -> None:
     # A version that another writer commits from here on names clean files only.
     for attempt in range(ROUNDS):
         dataset = lake.dataset(name)
-        dataset.cleanup_old_versions(older_than=MOMENT, error_if_tagged_old_versions=False)
+        dataset.cleanup_old_versions(older_than=ALL, error_if_tagged_old_versions=False)
         old = {int(ref["version"]) for ref in dataset.version_refs()} - set(lake.tags(name).values())
         if not any(version < clean for version in old):
             return
@@ -133,8 +137,14 @@ def clear_unfinished(lake: Lake, name: str, traces: Traces, alone: bool) -> list
         if alone or file.modified < limit:
             table_files.remove(table, file.path)
         elif traces.in_file(table / file.path):
-            left.append(str(table / file.path))
-    return left
+            left.append(file.path)
+    # What a living writer is at is committed, or gone, in a moment.
+    deadline = time.monotonic() + MOMENT_SECONDS
+    while left and time.monotonic() < deadline:
+        time.sleep(0.2)
+        unfinished = {file.path for file in table_files.unclaimed(lake.dataset(name))}
+        left = [path for path in left if path in unfinished]
+    return [str(table / path) for path in left]
 
 
 def _middle(data: bytes) -> bytes:

@@ -69,11 +69,10 @@ class Service:
 
     def drainer(self) -> int | None:
         """The process id of its drainer, when one lives."""
-        with suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.process.pid).children():
-                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    if "lake.drainer" in child.cmdline():
-                        return int(child.pid)
+        for child in self._children():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if "lake.drainer" in child.cmdline():
+                    return int(child.pid)
         return None
 
     def rss(self) -> int:
@@ -81,13 +80,21 @@ class Service:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
     def kill(self, whole_group: bool = True) -> None:
-        """SIGKILL to the server, with everything it has started or alone; returns when it is gone."""
+        """SIGKILL to the server, with everything it has started or alone; returns when they are gone."""
+        others = self._children() if whole_group else []
         with suppress(ProcessLookupError):
             if whole_group:
                 os.killpg(self.process.pid, signal.SIGKILL)
             else:
                 self.process.kill()
         self.process.wait()
+        psutil.wait_procs(others, timeout=10)
+
+    def _children(self) -> list[psutil.Process]:
+        try:
+            return list(psutil.Process(self.process.pid).children(recursive=True))
+        except psutil.NoSuchProcess:
+            return []
 
     async def stop(self, seconds: float = 20.0) -> float:
         """SIGTERM; returns the seconds it took to end. Raises TimeoutError."""

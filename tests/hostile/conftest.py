@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def serve() -> Iterator[Serve]:
     def start(lake: Lake, *options: str, ui: bool = False) -> Service:
         service = Service(Path(lake.uri), options, ui=ui)
         running.append(service)
-        return asyncio.run(service.ready())
+        with ThreadPoolExecutor(1) as aside:  # a browser's tests have a loop of their own on this thread
+            return aside.submit(lambda: asyncio.run(service.ready())).result()
 
     yield start
     for service in running:

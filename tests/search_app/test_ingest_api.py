@@ -195,6 +195,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"timestamp": 1.7e18}, "ISO 8601"),
     ({"timestamp": "10000-01-01"}, "ISO 8601"),
     ({"label": ["a"]}, "label"),
+    ({"label": "x" * 10_001}, "10,000 are the most"),
     ({"camera": 1.5}, "whole number"),
     ({"camera": 2**63}, "64 bits"),
     ({"camera": "9" * 5_000}, "finite"),
@@ -212,11 +213,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 def test_a_wrong_field_is_named(service: Door) -> None:
+    service.upload(picture(1))
     for change, words in WRONG:
-        refused = service.predict(event(**change), picture(1))
+        named_image = {"image_id": named(picture(1))} if "image_id" not in change else {}
+        refused = service.predict(event(**named_image, **change), picture(1) if "image_id" in change else None)
         assert reason(refused) in ((422, "invalid"), (422, "other_image")), change
         assert words in refused.json()["detail"], change
-    assert service.spool.depth().events == 0
+    assert service.spool.depth().events == 1  # the image
 
 
 def test_a_null_is_as_good_as_nothing(service: Door) -> None:
