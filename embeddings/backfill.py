@@ -149,7 +149,10 @@ class Backfill:
         todo = [i for i in image_ids if i not in copied]
         if todo:
             deadline = time.monotonic() + seconds
-            late = lambda: stop.is_set() or time.monotonic() > deadline  # noqa: E731
+
+            def late() -> bool:
+                return stop.is_set() or time.monotonic() > deadline
+
             try:
                 for prepared, names in self._prepared(todo, late, hasty=seconds < float("inf")):
                     said(len(names))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from lake.missing import WAITING, mixed
+from lake.image_keys import mixed
+from lake.missing import WAITING
 
 if TYPE_CHECKING:
     from lake.missing import Gaps

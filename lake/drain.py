@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake import audit, decode, events, ids, pictures, schema
+from lake import audit, decode, events, ids, maintenance, pictures, schema
 from lake.errors import LakeloopError, UnreadableImage
 from lake.image_header import read_header
 from lake.ingest import contradicting
@@ -154,10 +154,10 @@ class Drainer:
         return report
 
     def index(self) -> None:
-        """Makes the key indexes cover what was drained."""
+        """Brings what was drained under the key indexes, where that is worth writing them anew."""
         if self._batches:
             for name in ("thumbnails", "images", "predictions", "reviews", "audit"):
-                self.lake.index(name)
+                maintenance.complete_indexes(self.lake, name, thorough=False)
         self._unindexed = self._batches = 0
 
     def decoded(self, files: list[tuple[str, bytes]]) -> dict[str, decode.Decoded | str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,17 @@ from typing import Literal
 import pytest
 
 STRACE = shutil.which("strace")
-needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+
+
+def _why_not() -> str | None:
+    """Why strace cannot be used here; None when it can."""
+    if STRACE is None:
+        return "strace is not installed"
+    tried = subprocess.run([STRACE, "-o", "/dev/null", "true"], capture_output=True, text=True)
+    return f"strace does not work here: {tried.stderr.strip()[-200:]}" if tried.returncode else None
+
+
+needs_strace = pytest.mark.skipif(_why_not() is not None, reason=_why_not() or "")
 WRITES = {"write", "writev", "pwrite64", "pwritev", "pwritev2", "ftruncate", "fallocate", "copy_file_range", "sendfile"}
 SYNCS = {"fsync", "fdatasync"}
 NAMES = {"openat", "open", "creat", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat"}

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embeddings.order import ORDERS, Order, first
-from lake.missing import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps, keys_of
+from lake.image_keys import keys_of
+from lake.missing import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps
 from tests.lake.answers import image
 
 

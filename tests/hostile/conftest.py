@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,11 +21,11 @@ Serve = Callable[..., Service]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """serve(lake, *options, ui=False) -> `lakeloop serve`, answering; ended with the test."""
+    """serve(lake, *options, ui=False, around=()) -> `lakeloop serve`, answering; ended with the test."""
     running: list[Service] = []
 
-    def start(lake: Lake, *options: str, ui: bool = False) -> Service:
-        service = Service(Path(lake.uri), options, ui=ui)
+    def start(lake: Lake, *options: str, ui: bool = False, around: Sequence[str] = ()) -> Service:
+        service = Service(Path(lake.uri), options, around, ui)
         running.append(service)
         with ThreadPoolExecutor(1) as aside:  # a browser's tests have a loop of their own on this thread
             return aside.submit(lambda: asyncio.run(service.ready())).result()

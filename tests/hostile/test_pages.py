@@ -239,6 +239,8 @@ def _browse(lake: Lake, folder: Path, serve: Serve, browser: Browser, say: Say, 
     visitor = Visitor(browser, url)
     _visit(lake, visitor, cluster(lake, method="kmeans", k=8).tree, texts)
     visitor.check()
+    visitor.page.set_content(f"<svg onload=1></svg><a href=//{FOREIGN}></a><object></object>")
+    assert len(visitor.page.evaluate(LOOK, FOREIGN)) == 3  # it has eyes
     assert "Traceback" not in service.said(), service.said()[-3_000:]
     said = f"{visitor.visited} pages with {len(payloads())} texts in every field, {len(visitor.texts)} of them shown"
     say(f"stored markup: {said}; 0 dialogs, 0 requests to other hosts, 0 elements, 0 errors")
