@@ -50,8 +50,9 @@ def search(
     Give exactly one of `image` (bytes or a file), `ids` (image or prediction ids; several are averaged), `text` or
     `vector` (any length, dim of the embedder). Beside `ids`, `unlike` are ids to keep away from: the mean of their
     vectors is taken off with a weight of a fifth (Rocchio's feedback with its usual 0.75 and 0.15; Manning, Raghavan,
-    Schuetze: Introduction to Information Retrieval, 9.1); similarity is then to that direction. `embedder` names one of the lake's (default: its first); `model` is
-    that embedder, loaded, for callers that search often. `columns` of predictions come beside the usual ones.
+    Schuetze: Introduction to Information Retrieval, 9.1); similarity is then to that direction. `embedder` names one of
+    the lake's (default: its first); `model` is that embedder, loaded, for callers that search often. `columns` of
+    predictions come beside the usual ones.
     Columns: prediction_id, image_id, similarity (double), label, confidence, source, then `columns`.
     Raises BadInput for bad arguments and for a lake whose vectors are still missing.
     """

@@ -7,7 +7,6 @@ lake next.
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,8 +53,9 @@ class Intake:
             command = drainer.arguments(self.uri, settings.spool, settings.keep)
             self._children.append((Child("drainer", command, metrics.drainer_said), DRAINER_SECONDS))
         if settings.embed:
-            command = [sys.executable, "-m", "search_app.cli", "embed", "--lake", self.uri, "--watch", "--json"]
-            command += ["--order", settings.embed]
+            from embeddings import watcher
+
+            command = watcher.arguments(self.uri, order=settings.embed)
             self._children.append((Child("embedder", command, metrics.embedder_said), EMBEDDER_SECONDS))
         for child, _ in self._children:
             child.start()
