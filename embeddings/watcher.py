@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from embeddings.embedder import Embedder
     from lake.store import EmbedderRecord, Lake
 
-NICENESS = 10
 # A watcher lives long: converting the network for a quicker engine pays. One image at a time, efficientnet-lite0 takes
 # OpenVINO 7 ms on two cores and torch 20 to 60.
 IMAGES = OPENVINO_PAYS_FROM
@@ -125,7 +124,6 @@ def main() -> int:
     parser.add_argument("--order", choices=ORDERS, default="oldest")
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     a = parser.parse_args()
-    os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server; it says when to end
     stop = threading.Event()
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
