@@ -77,7 +77,9 @@ def pixels(image: Image.Image, shortest_side: int | None = None) -> Image.Image:
             scale = shortest_side / min(image.size)
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
         image.load()
-        return _rgb(ImageOps.exif_transpose(image))
+        upright = _rgb(ImageOps.exif_transpose(image))
+        upright.info = {}  # comments and the like would be written into whatever is made of it
+        return upright
     except MemoryError as error:
         raise UnreadableImage("decoding it takes more memory than a worker may use") from error
     except Exception as error:

@@ -56,12 +56,15 @@ class Child:
         backoff = FIRST_BACKOFF_SECONDS
         while not self._ending.is_set():
             started = time.monotonic()
-            code = self._live()
+            try:
+                end = f"ended with code {self._live()}"
+            except OSError as error:  # no process or memory to be had
+                end = f"could not be started ({error})"
             if self._ending.is_set():
                 return
             if time.monotonic() - started > HEALTHY_SECONDS:
                 backoff = FIRST_BACKOFF_SECONDS
-            sys.stderr.write(f"the {self.name} ended with code {code}; it starts again in {backoff:g} s\n")
+            sys.stderr.write(f"the {self.name} {end}; it starts again in {backoff:g} s\n")
             self._ending.wait(backoff)
             backoff = min(MOST_BACKOFF_SECONDS, 2 * backoff)
 

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from lake import opening
-from lake.drain import Keep
+from lake.drain import Keep, drain
 from lake.drainer import arguments
 from lake.spool import Spool
+from search_app.children import Child
 from tests.conftest import MakeLake
 from tests.crash.conftest import Say
 from tests.crash.kills import Load, compared
@@ -158,6 +160,60 @@ def test_two_spools_with_the_same_ids_feed_one_lake_each_event_once(make_lake: M
     assert not found.any, found.details
     for spool in spools:
         spool.close()
+
+
+def test_two_drains_that_meet_at_every_commit_add_each_row_once(make_lake: MakeLake) -> None:
+    """Both look, find nothing, and write the same rows at the same moment: Lance must see that their keys are equal."""
+    lake = Path(make_lake().uri)
+    spools = [Spool(lake.parent / name) for name in ("one", "two")]
+    for spool in spools:
+        ledger = Ledger(seed=35)
+        store(spool, ledger, 30)
+    meeting = threading.Barrier(2)
+    met = []
+
+    def drained(spool: Spool) -> None:
+        own = opening.open(str(lake))
+        commit = own.commit
+
+        def together(name: str, write: Callable[[], int]) -> int:
+            with suppress(threading.BrokenBarrierError):  # the other has nothing more to write
+                meeting.wait(5)
+                met.append(name)
+            return commit(name, write)
+
+        own.commit = together  # type: ignore[method-assign, assignment]
+        drain(own, spool)
+
+    threads = [threading.Thread(target=drained, args=(spool,)) for spool in spools]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {"thumbnails", "images", "predictions", "audit"} <= set(met)
+    found = compare(opening.open(str(lake)), None, ledger)
+    assert not found.any, found.details
+    for spool in spools:
+        assert not spool.depth().events
+        spool.close()
+
+
+def test_a_child_that_could_not_be_started_is_tried_again(tmp_path: Path) -> None:
+    """As when the machine has no process left to give."""
+    heard: list[dict[str, Any]] = []
+    program = tmp_path / "program"
+    child = Child("child", [str(program)], heard.append)
+    child.start()
+    time.sleep(0.1)
+    written = tmp_path / "written"
+    written.write_text("#!/bin/sh\necho '{\"said\": 1}'\nread end\n")
+    written.chmod(0o700)
+    written.rename(program)
+    deadline = time.monotonic() + 10
+    while not heard and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.stop(5)
+    assert heard == [{"said": 1}]
 
 
 def test_the_next_command_drains_what_a_killed_server_left(make_lake: MakeLake) -> None:

@@ -235,6 +235,7 @@ def bombs() -> dict[str, bytes]:
         "jpeg without a height": jpeg.replace(jpeg[jpeg.index(b"\xff\xc0") + 5 :][:2], b"\0\0", 1),
         # What is something else, or two things at once.
         "jpeg with markup in its comment": jpeg[:2] + segment(0xFE, MARKUP) + jpeg[2:],
+        "jpeg with a comment of 64 KiB": jpeg[:2] + segment(0xFE, b"a" * 65_533) + jpeg[2:],
         "jpeg with markup behind it": jpeg + MARKUP,
         "gif with script in its head": b"GIF89a/*" + bytes(3) + b"*/=alert(1)//" + bytes(40),
         "gif with a zip behind it": valid()["gif"] + b"PK\x05\x06" + bytes(18),

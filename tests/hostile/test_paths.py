@@ -44,8 +44,9 @@ def names(canary: Path) -> list[str]:
         f"..\\{CANARY}\\secret.txt", f"..\\..\\{CANARY}\\secret.txt", f"C:\\{CANARY}\\secret.txt",
         f"\\\\127.0.0.1\\{CANARY}\\secret.txt", f"//127.0.0.1/{CANARY}/secret.txt", f"file://{absolute}",
         f"{absolute}\0.jpg", f"x\0{absolute}", f"~/{CANARY}", f"$HOME/{CANARY}", f"$(cat {absolute})",
-        f"`cat {absolute}`", f"|cat {absolute}", f"{absolute}#", f"{absolute}?x=1", f"{absolute}%00.jpg", f"/proc/self/root{absolute}",
-        f"/proc/self/cwd/{CANARY}", f"/dev/fd/../../{CANARY}", "..", ".", "", " ", "/", "\\", "-", "--help", "*", "?",
+        f"`cat {absolute}`", f"|cat {absolute}", f"{absolute}#", f"{absolute}?x=1", f"{absolute}%00.jpg",
+        f"/proc/self/root{absolute}", f"/proc/self/cwd/{CANARY}", f"/dev/fd/../../{CANARY}",
+        "..", ".", "", " ", "/", "\\", "-", "--help", "*", "?",
         "CON", "NUL", "aux.txt", "COM1", "LPT1.jpg", "con.", "a.", "a ", "name:stream", ".lake", "images.lance",
         "../keys.lance", "../spool/spool.sqlite", "a" * 255, "a" * 4_096, "a/" * 2_000, "\u202ecod.exe",
         unicodedata.normalize("NFD", "ü" * 80), unicodedata.normalize("NFC", "ü" * 80), "\ufeff", "\u2025/\u2025/x",
@@ -124,7 +125,6 @@ def _gets(service: Service, canary: Path, step: int) -> Counter[int]:
         assert SECRET not in body, target
         assert CANARY.encode() not in body or "json" in headers["content-type"], target  # it may say what was asked
         if status in (301, 302, 303, 307, 308):
-            print("REDIR", target[:100], headers.get("location", "")[:120])
             # A redirect to //host would be one to anywhere.
             assert re.match(r"(http://127\.0\.0\.1(:\d+)?)?/(?![/\\])", headers["location"]), (
                 target,

@@ -229,6 +229,13 @@ def test_a_thumbnail_is_small_whatever_the_image(width: int, height: int) -> Non
     )
 
 
+def test_a_thumbnail_brings_no_words_along() -> None:
+    """A JPEG's comment can be larger than a thumbnail may be."""
+    data = encoded(pictures.scene(6, 300, 200), "JPEG", comment=b"secret" * 10_000)
+    assert b"secret" not in decode.decode(data).thumbnail
+    assert b"secret" not in decode.normalise(data, 40, 300)
+
+
 def test_a_small_image_is_not_enlarged() -> None:
     found = decode.decode(encoded(pictures.corners()))
     assert (found.thumbnail_width, found.thumbnail_height) == (48, 32)

@@ -1,0 +1,219 @@
+"""Odd JSON in events: whatever is accepted is drained, and SQL and HTTP read back what was said.
+
+NaN, 1e999, duplicate keys, lone surrogates, NUL, numbers of thousands of digits, moments before and after all others.
+What a value becomes is said in `lake/rows.py`: not-a-number and infinity are null in metadata and nothing elsewhere,
+half a surrogate pair is a question mark, a number given for a text is that number as text.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lake.store import Lake
+from tests.hostile.conftest import Say
+from tests.search_app.intake import JSON, Door, door, named, picture
+
+IMAGE = picture(1)
+
+
+class Number(str):
+    """A number as it stands in the text."""
+
+
+NUMBERS = [
+    Number(text) for text in (
+        "0", "-0", "-0.0", "1", "0.5", "1.0", "1e0", "1E400", "-1e999", "1e-999", "5e-324", "1.7976931348623157e308",
+        "0.1", "NaN", "Infinity", "-Infinity", "9007199254740993", "-9223372036854775808", "9223372036854775807",
+        "9223372036854775808", "18446744073709551616", "9" * 4_000, "9" * 4_301, "0." + "3" * 5_000,
+        "1700000000", "1700000000.123456", "1700000000123", "1700000000123456789", "-62135596800", "-62135596801",
+        "253402300799999", "253402300800000", "99999999999", "100000000000", "1e11", "-1e17",
+    )
+]  # fmt: skip
+WORDS = [
+    "a", "", " ", "\0", "a\0b", "\ud800", "x\udc00y", "\udc00\ud800", "\ud83d\ude00", "\u2028", "\ufeff", "\uffff",
+    "\x7f\x85", "\u202e", "e\u0301", "null", "NaN", "nan", "inf", "1e999", "-0", "0.5", "1_0", "0x10", "٣", "²", " 7 ",
+    "true", "yes", "{}", "[]", '{"a": NaN}', "[1, 2", "'; --", "a" * 9_000, "0" * 4_500 + "1", "9" * 5_000,
+    "0001-01-01", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-14:00", "10000-01-01",
+    "2026-02-30", "2026-W10-1", "2026-11-22T10:00", "20261122T100000Z", "2026-11-22T10:00:00.123456789Z",
+    "2026-11-22T24:00:00", "2026-11-22T10:00:60Z", "1700000000", "-1", "١٧٠٠٠٠٠٠٠٠",
+]  # fmt: skip
+
+words = st.sampled_from(WORDS) | st.text(max_size=6)
+numbers = st.sampled_from(NUMBERS) | st.integers() | st.floats()
+single = st.one_of(words, numbers, st.booleans(), st.none())
+# A list of pairs is an object, so that a key can come twice.
+values = st.recursive(
+    single, lambda inner: st.one_of(st.lists(inner, max_size=3), st.lists(st.tuples(words, inner), max_size=3)), max_leaves=6
+)  # fmt: skip
+deep = st.integers(1, 200).map(lambda levels: Number("[" * levels + "1" + "]" * levels))
+FIELDS = ("model", "label", "model_version", "task", "source", "confidence", "latency_ms", "timestamp")
+PROMOTED = ("count", "share", "shift", "broken", "seen_at")
+events = st.fixed_dictionaries(
+    {"model": words.filter(bool), "label": single},
+    optional={
+        **{name: single for name in (*FIELDS[2:], *PROMOTED)},
+        "scores": values, "boxes": values, "masks": values, "metadata": values, "prediction_id": st.uuids().map(str),
+        "x1": values, "x2": values, "x3": deep,
+    },
+)  # fmt: skip
+
+
+def text_of(value: Any, ascii: bool) -> str:
+    """The value as JSON, as loosely as JSON is written."""
+    match value:
+        case Number():
+            return value
+        case dict():
+            return text_of(list(value.items()), ascii)
+        case [(str(), _), *_]:
+            inner = ",".join(f"{json.dumps(k, ensure_ascii=ascii)}:{text_of(v, ascii)}" for k, v in value)
+            return "{" + inner + "}"
+        case list():
+            return "[" + ",".join(text_of(one, ascii) for one in value) + "]"
+        case _:
+            return json.dumps(value, ensure_ascii=ascii)
+
+
+def sound(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def plain(value: Any) -> Any:
+    """What metadata says of a value."""
+    match value:
+        case dict():
+            return {sound(k): plain(v) for k, v in value.items()}
+        case list():
+            return [plain(one) for one in value]
+        case float():
+            return value if math.isfinite(value) else None
+        case str():
+            return sound(value)
+    return value
+
+
+def check(said: dict[str, Any], row: dict[str, Any]) -> None:
+    """The row of predictions against what the event said."""
+    for name in ("model", "model_version", "label", "task", "source"):
+        if not missing(said.get(name)):
+            assert row[name] == sound(str(said[name])), name
+    for name in ("confidence", "latency_ms", "share"):
+        if not missing(said.get(name)):
+            assert row[name] == float(said[name]), name
+            assert math.copysign(1, row[name]) == 1 or row[name] < 0, name  # no minus zero
+    if not missing(said.get("count")):
+        assert row["count"] == (said["count"] if isinstance(said["count"], int) else int(float(said["count"])))
+    if not missing(said.get("shift")):
+        assert row["shift"] == sound(str(said["shift"]))
+    for name in ("timestamp", "seen_at"):
+        value = said.get(name)
+        if isinstance(value, int | float) and not missing(value):
+            seconds = value / 1000 if abs(value) >= 1e11 else value
+            epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+            assert abs((row[name] - epoch).total_seconds() - seconds) < 1e-3, name
+    rest = {k: v for k, v in said.items() if k in ("x1", "x2", "x3") and not missing(v)}
+    extra = said.get("metadata")
+    extra = json.loads(extra) if isinstance(extra, str) and extra else extra or {}
+    assert json.loads(row["metadata"] or "{}") == plain(extra | rest)
+
+
+class Counted:
+    """Events posted, what became of them, and those that wait to be looked at."""
+
+    def __init__(self, service: Door) -> None:
+        self.service = service
+        self.statuses: Counter[int] = Counter()
+        self.waiting: dict[str, dict[str, Any]] = {}
+        self.read = 0
+
+    def post(self, text: bytes) -> None:
+        answer = self.service.client.post("/v1/predictions", content=text, headers=JSON)
+        self.statuses[answer.status_code] += 1
+        assert answer.status_code in (200, 201, 422), (text[:300], answer.text)
+        if answer.status_code == 201:
+            self.waiting[answer.json()["prediction_id"]] = json.loads(text)
+        elif answer.status_code == 422:
+            assert answer.json()["detail"]
+            assert answer.json()["reason"] in ("invalid", "not_json", "too_complex")
+
+    def look(self) -> None:
+        """Drains, and reads everything back: by SQL, by id, and with its image."""
+        before = {name: self.service.answer(name).json() for name in list(self.waiting)[:20]}
+        self.service.drain()
+        rows = {row["prediction_id"]: row for row in self.service.lake.sql("SELECT * FROM predictions").to_pylist()}
+        for name, said in self.waiting.items():
+            check(said, rows[name])
+        for name, waiting in before.items():
+            answer = self.service.answer(name)
+            assert answer.status_code == 200
+            changing = ("state", "ingested_at")
+            stored = {k: v for k, v in answer.json().items() if k not in changing}
+            assert stored == {k: v for k, v in waiting.items() if k not in changing}
+        assert self.service.client.get(f"/v1/records/{named(IMAGE)}").status_code == 200
+        self.read += len(self.waiting)
+        self.waiting.clear()
+
+
+@pytest.fixture
+def counted(lake_of_columns: Lake, tmp_path: Path) -> Iterator[Counted]:
+    with door(lake_of_columns, tmp_path / "spool") as service:
+        assert service.upload(IMAGE).status_code == 201
+        yield Counted(service)
+
+
+def _run(counted: Counted, examples: int, size: int, say: Say) -> None:
+    @settings(max_examples=examples)
+    @given(st.lists(st.tuples(events, st.booleans()), min_size=size, max_size=size))
+    def property(batch: list[tuple[dict[str, Any], bool]]) -> None:
+        for event, ascii in batch:
+            given = {"image_id": named(IMAGE), **event, "prediction_id": str(uuid.uuid4())}
+            counted.post(text_of(given, ascii).encode("utf-8", "surrogatepass"))
+        counted.look()
+
+    property()
+    say(
+        f"odd JSON: {counted.statuses.total():,} events, answered {dict(counted.statuses)}; {counted.read:,} read back, 0 parked"
+    )
+    assert counted.read > examples * size / 20
+
+
+def test_whatever_is_accepted_is_read_back_as_it_was_said(counted: Counted, say: Say) -> None:
+    _run(counted, 8, 30, say)
+
+
+@pytest.mark.soak
+def test_whatever_is_accepted_is_read_back_as_it_was_said_at_length(counted: Counted, say: Say) -> None:
+    _run(counted, 300, 60, say)
+
+
+def test_each_odd_value_in_each_field(counted: Counted, say: Say) -> None:
+    base = {"image_id": named(IMAGE), "model": "m", "label": "l"}
+    for value in (*WORDS, *NUMBERS, True, False, None, [], {}, [[]], [None], {"a": None}, [1, "2"]):
+        for name in (*FIELDS, *PROMOTED, "scores", "boxes", "masks", "metadata", "x1"):
+            text = text_of(base | {name: value, "prediction_id": str(uuid.uuid4())}, ascii=True)
+            counted.post(text.encode())
+    counted.look()
+    say(f"odd JSON: {counted.statuses.total():,} single values, answered {dict(counted.statuses)}; 0 parked")
+
+
+def test_of_two_equal_keys_the_last_counts(counted: Counted) -> None:
+    twice = b'{"image_id":"%s","model":"m","label":"first","label":"second","x1":1,"x1":2}' % named(IMAGE).encode()
+    counted.post(twice)
+    counted.look()
+    rows = counted.service.lake.sql("SELECT label, metadata FROM predictions WHERE model = 'm'").to_pylist()
+    assert rows == [{"label": "second", "metadata": '{"x1": 2}'}]
