@@ -75,17 +75,17 @@ class Child:
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             # At once, before it has threads: each has a priority of its own, inherited from the one that starts it.
             os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
-        process = self._process
-        assert process.stdout is not None
-        for line in process.stdout:
-            try:
-                said = json.loads(line)
-            except ValueError:
-                said = None
-            if isinstance(said, dict):
-                if "error" in said:
-                    sys.stderr.write(f"the {self.name}: {said['error']}\n")
-                self._heard(said)
-            else:  # not for us, but for somebody
-                sys.stderr.buffer.write(line)
-        return process.wait()
+        with self._process as process:  # and then closes its pipes
+            assert process.stdout is not None
+            for line in process.stdout:
+                try:
+                    said = json.loads(line)
+                except ValueError:
+                    said = None
+                if isinstance(said, dict):
+                    if "error" in said:
+                        sys.stderr.write(f"the {self.name}: {said['error']}\n")
+                    self._heard(said)
+                else:  # not for us, but for somebody
+                    sys.stderr.buffer.write(line)
+        return process.returncode

@@ -20,6 +20,9 @@ from tests.crash.ledger import Ledger
 from tests.crash.service import Service
 
 CONNECTIONS = 64
+# Uploads of which half was sent when the signal comes, and the rest so much later.
+SLOW = 4
+SLOW_SECONDS = 0.7
 PICTURE_BYTES = 60_000
 END_SECONDS = 10.0
 # 100 ms is the promise; a shared machine may keep a process waiting longer.
@@ -34,6 +37,7 @@ class Stops:
     cut: int = 0
     cut_begun: int = 0
     cut_stored: int = 0
+    slow_answered: int = 0
     slowest: float = 0.0
     ready_after: float = 0.0
     codes: set[int | None] = field(default_factory=set)
@@ -47,13 +51,14 @@ def test_sigterm_under_load_cuts_no_answer_to_what_was_stored(make_lake: MakeLak
     stops = asyncio.run(stopped(lake, ledger, rounds))
     say(
         f"{rounds} SIGTERMs under {CONNECTIONS} uploading connections: {stops.answered} requests answered, {stops.cut} "
-        f"cut, {stops.cut_stored} of them stored, 0 expected; ended within {stops.slowest:.1f} s; still ready at most "
-        f"{1000 * stops.ready_after:.0f} ms"
+        f"cut, {stops.cut_stored} of them stored; {stops.slow_answered} of {rounds * SLOW} half sent ones finished; "
+        f"ended within {stops.slowest:.1f} s; still ready at most {1000 * stops.ready_after:.0f} ms"
     )
     assert stops.codes == {0}
     assert stops.slowest < END_SECONDS
     assert stops.cut_begun == 0, "an answer was cut in its middle"
     assert stops.cut_stored == 0, "what a request sent was stored, and nobody was told"
+    assert stops.slow_answered == rounds * SLOW, "a request in flight was not finished"
     assert stops.ready_after < UNREADY_SECONDS
     assert "Traceback" not in stops.said, stops.said
     assert ledger.wrong == []
@@ -66,12 +71,17 @@ async def stopped(lake: Path, ledger: Ledger, rounds: int) -> Stops:
     chance = random.Random(rounds)
     for _ in range(rounds):
         service = await Service(lake).ready()
+        signalled = asyncio.Event()
+        slow = [asyncio.create_task(half_sent(service, ledger, signalled)) for _ in range(SLOW)]
+        await asyncio.sleep(0.3)  # until the server has their beginnings
         load = Load(ledger, service.port, CONNECTIONS)
         await asyncio.sleep(chance.uniform(0.3, 1.0))
+        signalled.set()
         watch = asyncio.create_task(watched(service))
         stops.slowest = max(stops.slowest, await service.stop())
         stops.ready_after = max(stops.ready_after, await watch)
         await load.ended()
+        stops.slow_answered += sum(await asyncio.gather(*slow))
         stops.codes.add(service.process.returncode)
         stops.cut += len(ledger.waiting)
         stops.cut_begun += load.begun
@@ -79,6 +89,28 @@ async def stopped(lake: Path, ledger: Ledger, rounds: int) -> Stops:
         stops.said += service.said()
     stops.answered = ledger.answered
     return stops
+
+
+async def half_sent(service: Service, ledger: Ledger, signalled: asyncio.Event) -> bool:
+    """Sends half of an upload and, some time after the signal, the rest; whether it was answered."""
+    request = ledger.new("prediction")
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    half = len(request.raw) // 2
+    try:
+        writer.write(request.raw[:half])
+        await signalled.wait()
+        await asyncio.sleep(SLOW_SECONDS)
+        writer.write(request.raw[half:])
+        said = await reader.readline()
+    except OSError:
+        said = b""
+    finally:
+        writer.close()
+    if not said.startswith(b"HTTP/1.1 201"):
+        ledger.unanswered(request)
+        return False
+    ledger.acknowledge(request)
+    return True
 
 
 async def watched(service: Service) -> float:

@@ -22,7 +22,7 @@ from tests.conftest import MakeLake
 from tests.crash.conftest import Say
 from tests.crash.kills import Load, compared
 from tests.crash.ledger import Ledger, compare
-from tests.crash.service import ROOT, Service, holder
+from tests.crash.service import ROOT, Service, alive, holder
 from tests.crash.test_kills import event_of
 
 KILLS = 3
@@ -196,6 +196,23 @@ def test_two_drains_that_meet_at_every_commit_add_each_row_once(make_lake: MakeL
     for spool in spools:
         assert not spool.depth().events
         spool.close()
+
+
+def test_a_drainer_without_its_server_ends_though_nothing_happens(make_lake: MakeLake) -> None:
+    lake = Path(make_lake().uri)
+
+    async def live() -> float:
+        service = await Service(lake).ready()
+        while (drainer := service.drainer()) is None:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
+        started = time.monotonic()
+        service.kill(whole_group=False)
+        while alive(drainer) and time.monotonic() - started < 20:
+            await asyncio.sleep(0.05)
+        return time.monotonic() - started
+
+    assert asyncio.run(live()) < 15
 
 
 def test_a_child_that_could_not_be_started_is_tried_again(tmp_path: Path) -> None:

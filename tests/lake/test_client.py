@@ -768,6 +768,7 @@ def test_close_without_a_disk_drops_and_counts(server: Ledger, make_client: Make
     assert (client.stats().dropped, client.stats().queued) == (10, 0)
 
 
+@pytest.mark.filterwarnings("ignore")  # Lance, when another test has loaded it, warns of forks
 def test_a_forked_child_sends_its_own_and_leaves_the_parents_alone(
     server: Ledger, make_client: MakeClient, spill: Path
 ) -> None:
