@@ -32,6 +32,7 @@ _ALIASES = {
 # What was taken in must come out again: writers of JSON give up on deep nesting at a few hundred levels.
 METADATA_DEPTH = 64
 MOST_SCORES = 100_000
+MOST_COUNTS = 1 << 20  # characters of one mask's RLE: two seconds to read
 
 
 @dataclass
@@ -295,6 +296,8 @@ def _masks(value: Any, label: str | None, read_file: Callable[[str], bytes]) -> 
                 raise BadInput(f"masks: size is {_shown(size)}, not [height, width]")
             height, width = size
             given_counts = rle.get("counts")
+            if isinstance(given_counts, str) and len(given_counts) > MOST_COUNTS:
+                raise BadInput(f"masks: counts has {len(given_counts):,} characters; {MOST_COUNTS:,} are the most")
             runs = masks.decompress(given_counts) if isinstance(given_counts, str) else given_counts
             if not isinstance(runs, list) or not all(_whole(r) for r in runs):
                 raise BadInput(f"masks: counts is {_shown(given_counts)}, not COCO RLE")

@@ -65,6 +65,7 @@ CREATE TABLE IF NOT EXISTS receipts(
 CREATE INDEX IF NOT EXISTS receipts_by_time ON receipts(at);
 """
 _COLUMNS = "kind, event_id, digest, image_id, row, segment, offset, length, key_id, received"
+_RECEIPT = "SELECT digest, status, body, at FROM receipts WHERE key = ?"
 _ONE = "(" + ",".join("?" * 10) + ")"
 
 
@@ -75,6 +76,14 @@ class Receipt:
     digest: bytes
     status: int
     body: bytes
+
+
+class AnsweredBefore(Exception):
+    """Another process on this spool answered a request under the same key, while this one's waited for its commit."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        super().__init__("answered before")
+        self.receipt = receipt
 
 
 @dataclass(frozen=True)
@@ -278,7 +287,7 @@ class Spool:
 
     def receipt(self, key: str) -> Receipt | None:
         """The answer given under this Idempotency-Key within the last seven days."""
-        rows = self._read("SELECT digest, status, body, at FROM receipts WHERE key = ?", key)
+        rows = self._read(_RECEIPT, key)
         if not rows or rows[0][3] < time.time() - REMEMBERED_SECONDS:
             return None
         return Receipt(*rows[0][:3])
@@ -502,6 +511,12 @@ class Spool:
             rows.append((e.kind, e.event_id, e.digest, e.image_id, e.row, *place, e.key_id, moment))
         connection = self._connection
         with _transaction(connection):
+            self._mark_answered(group)
+            if any(entry.error for entry in group):
+                group = [entry for entry in group if entry.error is None]
+                left = {id(event) for entry in group for event in entry.events}
+                rows = [r for r, e in zip(rows, events, strict=True) if id(e) in left]
+                events = [e for e in events if id(e) in left]
             seen = _seen(connection, events)
             fresh = [r for r, e in zip(rows, events, strict=True) if (e.event_id, e.kind) not in seen] if seen else rows
             (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
@@ -525,6 +540,14 @@ class Spool:
                         "INSERT OR REPLACE INTO receipts VALUES(?,?,?,?,?)",
                         (entry.key, entry.digest, status, body, moment),
                     )
+
+    def _mark_answered(self, group: list[Entry]) -> None:
+        """Gives entries whose key was answered since the caller looked their error: nothing of them is stored."""
+        for entry in group:
+            if entry.key is not None:
+                rows = self._connection.execute(_RECEIPT, (entry.key,)).fetchall()
+                if rows and rows[0][3] >= time.time() - REMEMBERED_SECONDS:
+                    entry.error = AnsweredBefore(Receipt(*rows[0][:3]))
 
     def _tell_apart(self, group: list[Entry], seen: dict[tuple[str, str], bytes], last: int) -> None:
         """Which events were new (numbered after `last`), which repeats, and which others under a used id."""

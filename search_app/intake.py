@@ -18,6 +18,7 @@ from search_app.api.admission import Limits
 from search_app.children import Child
 
 if TYPE_CHECKING:
+    from embeddings.order import Order
     from search_app.api.metrics import Metrics
 
 # The drainer drains for four seconds more after it is asked to end.
@@ -33,7 +34,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     keep: Keep = field(default_factory=Keep)
     drain: bool = True
-    embed: str | None = None
+    embed: Order | None = None
 
 
 class Intake:

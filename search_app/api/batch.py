@@ -20,6 +20,8 @@ from search_app.api.predictions import contradiction, named_image, with_image
 from search_app.api.problems import Refusal, refusal_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from lake.events import Event
     from lake.spool import Outcome
     from search_app.api.service import Service
@@ -72,12 +74,22 @@ def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
                 # Compressed columns, and values that share a buffer, say far more than they have bytes.
                 if batch.nbytes > bodies.BATCH_BYTES:
                     return f"more than {bodies.BATCH_BYTES >> 20} MiB when it is unpacked"
-                rows += batch.to_pylist(maps_as_pydicts="lossy")
+                rows += _microseconds(batch).to_pylist(maps_as_pydicts="lossy")
                 if sum(len(v) for row in rows for v in row.values() if isinstance(v, bytes)) > bodies.BATCH_BYTES:
                     return f"more than {bodies.BATCH_BYTES >> 20} MiB of images"
     except Exception as error:  # Arrow's readers raise many kinds for broken streams
         return f"the Arrow stream cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
     return [{k: v for k, v in row.items() if v is not None} for row in rows]
+
+
+def _microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Python's times have no nanoseconds, and pandas, which has some, may not be there."""
+    import pyarrow as pa
+
+    def kind(given: pa.DataType) -> pa.DataType:
+        return pa.timestamp("us", given.tz) if pa.types.is_timestamp(given) and given.unit == "ns" else given
+
+    return batch.cast(pa.schema([field.with_type(kind(field.type)) for field in batch.schema]), safe=False)
 
 
 def json_items(body: bytes) -> list[Item]:

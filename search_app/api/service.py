@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lake.errors import CouldNot
-from lake.spool import Entry
+from lake.spool import AnsweredBefore, Entry
 from search_app.api.admission import Admission, Limits
 from search_app.api.problems import Refusal
 
@@ -103,6 +103,8 @@ class Service:
                 self._in_flight[key] = digest
                 try:
                     return await run()
+                except AnsweredBefore as before:
+                    receipt = before.receipt
                 finally:
                     del self._in_flight[key]
             if receipt.digest == digest:

@@ -217,7 +217,7 @@ def _run(counted: Counted, examples: int, say: Say) -> None:
 
 
 def test_whatever_is_accepted_is_read_back_as_it_was_said(counted: Counted, say: Say) -> None:
-    _run(counted, 400, say)
+    _run(counted, 300, say)
 
 
 @pytest.mark.soak

@@ -206,6 +206,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"masks": "a.png"}, "reads no files"),
     ({"masks": [{"png": "/etc/passwd"}]}, "reads no files"),
     ({"masks": [{"size": [1, 1], "counts": "\x7f"}]}, "character"),
+    ({"masks": [{"size": [9, 9], "counts": "0" * ((1 << 20) + 1)}]}, "1,048,576 are the most"),
+    ({"scores": [0] * 100_001}, "100,000 are the most"),
     ({"masks": [{"size": [True, True], "counts": [1]}]}, "size"),
     ({"metadata": [1]}, "JSON object"),
     ({"latency_ms": "fast"}, "latency_ms"),
@@ -276,7 +278,14 @@ def test_one_bad_item_never_harms_the_others(service: Door) -> None:
 def test_a_batch_of_arrow_is_taken_row_by_row(service: Door) -> None:
     image = picture(1)
     rows = [
-        {"prediction_id": str(uuid.UUID(int=n)), "model": "m", "label": "a", "image": image, "confidence": n / 4}
+        {
+            "prediction_id": str(uuid.UUID(int=n)),
+            "model": "m",
+            "label": "a",
+            "image": image,
+            "confidence": n / 4,
+            "timestamp": 1_700_000_000_000_000_000 + n * 1_001,
+        }
         for n in range(7)
     ]
     rows[2]["image"] = b"no image"
@@ -285,7 +294,8 @@ def test_a_batch_of_arrow_is_taken_row_by_row(service: Door) -> None:
         rows,
         pa.schema(
             [("prediction_id", pa.string()), ("model", pa.dictionary(pa.int8(), pa.string())), ("label", pa.string()),
-             ("image", pa.binary()), ("confidence", pa.float32()), ("image_id", pa.string())]
+             ("image", pa.binary()), ("confidence", pa.float32()), ("image_id", pa.string()),
+             ("timestamp", pa.timestamp("ns"))]
         ),
     )  # fmt: skip
     found = service.client.post("/v1/predictions/batch", content=stream(table), headers=ARROW)
@@ -293,6 +303,8 @@ def test_a_batch_of_arrow_is_taken_row_by_row(service: Door) -> None:
     good, bad = (201, None), (422, "invalid")
     assert codes == [good, good, (422, "unreadable_image"), good, good, bad, bad]
     assert service.drain().predictions == 4
+    times = service.lake.sql("SELECT timestamp FROM predictions ORDER BY prediction_id").column(0).to_pylist()
+    assert [time.timestamp() for time in times] == [1_700_000_000.0 + n * 1e-6 for n in (0, 1, 3, 4)]
 
 
 def stream(table: pa.Table, **options: Any) -> bytes:
@@ -316,7 +328,7 @@ def arrow_streams() -> list[tuple[str, bytes, int]]:
         ("compressed zeros", stream(pa.table({"image": [bytes(65 << 20)]}), compression="zstd"), 422),
         ("one buffer a thousand times", stream(pa.table({"image": pa.DictionaryArray.from_arrays(
             pa.array([0] * 1_000, pa.int16()), pa.array([bytes(2 << 20)]))})), 422),
-        ("a zone that does not exist", stream(pa.table({"timestamp": pa.array([0], pa.timestamp("us", "Mars/A"))})), 422),
+        ("a zone that does not exist", stream(pa.table({"ts": pa.array([0], pa.timestamp("us", "Mars/A"))})), 422),
         ("nanoseconds", stream(pa.table({"timestamp": pa.array([1], pa.timestamp("ns"))})), 200),
         ("columns of the same name", stream(pa.table([["a"], ["b"]], names=["model", "model"])), 200),
         ("text for the image", stream(pa.table({"image": ["a.png"]})), 200),
