@@ -229,7 +229,7 @@ class _Batch:
                 source = sources.get(image_id)
                 images.append(pictures.image_row(image_id, bytes_, format, width, height, source, self.moment))
             elif image_id not in self.status:
-                self.status[image_id] = "its bytes were not kept"
+                self.status[image_id] = pictures.NOT_KEPT
         self.lake.insert("thumbnails", pa.Table.from_pylist(thumbnails, schema=schema.THUMBNAILS.arrow()))
         if images:
             self.report.images += self.lake.insert("images", pictures.images_table(images))

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from lake import nulls
 from lake.image_keys import keys_of
+from lake.pictures import NOT_KEPT
 from lake.store import LOOK_UP_VALUES, literals
 
 if TYPE_CHECKING:
@@ -267,7 +268,9 @@ def _load(dataset: Any, changed: Sequence[tuple[Any, _Part]]) -> None:
         part.image_id = rows["image_id"]
         part.key = keys_of(part.image_id)
         part.arrived = np.asarray(rows["ingested_at"].cast(pa.int64()))
-        part.state = np.where(_mask(pc.is_valid(rows["image_status"])), UNREADABLE, UNKNOWN).astype(np.uint8)
+        # Bytes that were not kept may still come: the images themselves are asked.
+        broken = pc.fill_null(pc.not_equal(rows["image_status"], NOT_KEPT), False)
+        part.state = np.where(_mask(broken), UNREADABLE, UNKNOWN).astype(np.uint8)
 
 
 def _which(parts: Sequence[_Part], image_ids: pa.Array | pa.ChunkedArray) -> list[np.ndarray]:

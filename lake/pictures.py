@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lake.decode import Decoded
 
 DECODER = "lake.decode:decode_many"
+# `image_status` of an answer whose image is well, but of the share that is not stored.
+NOT_KEPT = "its bytes were not kept"
 
 
 def settled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("lakeloop")
 
 MakeLake = Callable[..., Lake]
+Say = Callable[[str], None]
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +58,18 @@ def make_lake(tmp_path: Path, _templates: Callable[..., Path]) -> MakeLake:
 def lk(make_lake: MakeLake) -> Lake:
     """An empty lake without embedders or promoted columns."""
     return make_lake()
+
+
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Say:
+    """say(text): a line at the end of the run though the test passes, for counts that are worth reading."""
+    return functools.partial(record_property, "said")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [r for some in terminalreporter.stats.values() for r in some if getattr(r, "when", None) == "call"]
+    said = [text for report in reports for name, text in report.user_properties if name == "said"]
+    if said:
+        terminalreporter.section("counts")
+        for text in said:
+            terminalreporter.line(text)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.crash.conftest import Say
+from tests.conftest import Say
 from tests.crash.service import ROOT
 from tests.crash.small_disk import command
 

@@ -17,9 +17,8 @@ from lake import opening
 from lake.drain import drain
 from lake.errors import LakeloopError
 from lake.spool import Spool
-from tests.conftest import MakeLake
+from tests.conftest import MakeLake, Say
 from tests.crash import trace
-from tests.crash.conftest import Say
 from tests.crash.faults import Outcome, Point, Subject, sample
 from tests.crash.ledger import Ledger, compare
 from tests.crash.subject import GROUPS, SEED

@@ -11,8 +11,7 @@ from lake import events, schema
 from lake.drain import drain
 from lake.spool import Spool
 from lake.store import Lake
-from tests.conftest import MakeLake
-from tests.crash.conftest import Say
+from tests.conftest import MakeLake, Say
 from tests.crash.kills import campaigns
 from tests.crash.ledger import Ledger, Sent, compare
 

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from tests import pictures
-from tests.conftest import MakeLake
-from tests.crash.conftest import Say
+from tests.conftest import MakeLake, Say
 from tests.crash.service import ROOT, Service
 
 RATE = 200

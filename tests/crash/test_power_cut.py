@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lake.spool import Spool
+from tests.conftest import Say
 from tests.crash import power_cut, trace
-from tests.crash.conftest import Say
 from tests.crash.service import ROOT
 from tests.crash.writer import group
 

@@ -19,9 +19,8 @@ import pytest
 from lake import opening
 from lake.drain import drain
 from lake.spool import Spool
-from tests.conftest import MakeLake
+from tests.conftest import MakeLake, Say
 from tests.crash import trace
-from tests.crash.conftest import Say
 from tests.crash.faults import Point, Subject
 from tests.crash.kills import compared
 from tests.crash.ledger import Ledger, compare

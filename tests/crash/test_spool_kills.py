@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lake.spool import Spool
-from tests.crash.conftest import Say
+from tests.conftest import Say
 from tests.crash.service import ROOT
 from tests.crash.writer import answer, group
 

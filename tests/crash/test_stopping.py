@@ -12,8 +12,7 @@ import pytest
 
 from lake import opening
 from lake.spool import Spool
-from tests.conftest import MakeLake
-from tests.crash.conftest import Say
+from tests.conftest import MakeLake, Say
 from tests.crash.http import Cut, get
 from tests.crash.kills import Load, compared
 from tests.crash.ledger import Ledger

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Say
 from tests.crash import trace
-from tests.crash.conftest import Say
 from tests.crash.http import Connection
 from tests.crash.ledger import Ledger, Request
 from tests.crash.service import ROOT, Service

@@ -18,8 +18,7 @@ from lake.drain import Keep, drain
 from lake.drainer import arguments
 from lake.spool import Spool
 from search_app.children import Child
-from tests.conftest import MakeLake
-from tests.crash.conftest import Say
+from tests.conftest import MakeLake, Say
 from tests.crash.kills import Load, compared
 from tests.crash.ledger import Ledger, compare
 from tests.crash.service import ROOT, Service, alive, holder

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lake import events, ids, schema
+from lake import events, ids, schema, summary
 from lake.drain import Drainer, Keep, drain
 from lake.errors import CouldNot
 from lake.spool import Spool
@@ -153,6 +153,8 @@ def test_only_a_share_of_the_bytes_is_kept_but_always_what_is_unsure_or_judged(l
     left_out = rows(lk, "SELECT count(*) AS n FROM answers WHERE image_status = 'its bytes were not kept'")
     assert left_out == [{"n": 40 - len(by_share)}]
     assert lk.dataset("thumbnails").count_rows() == 47  # those are kept of all
+    [progress] = summary.embedding_progress(lk, [lk.register_embedder("any")])
+    assert (progress["without_bytes"], progress["unreadable"]) == (40 - len(by_share), 0)
 
 
 def test_the_share_is_one_of_images(lk: Lake) -> None:
