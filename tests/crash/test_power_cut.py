@@ -53,7 +53,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> power_cut.Disk:
     return found
 
 
-@pytest.mark.parametrize("cuts", [300, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("cuts", [200, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_after_a_power_cut_everything_acknowledged_is_there_and_whole(
     disk: power_cut.Disk, tmp_path: Path, cuts: int, say: Say
 ) -> None:
