@@ -60,9 +60,9 @@ class Admission:
         """Why a request with a body of `size` bytes is not taken in now; None when it is, whatever its rate."""
         return self._refusal or self.too_much(size)
 
-    def too_much(self, size: int) -> Refusal | None:
-        """Why no more `size` bytes of bodies can be in memory now; None when they can."""
-        if self.in_flight and self.in_flight + size > self.limits.in_flight_bytes:
+    def too_much(self, size: int, own: int = 0) -> Refusal | None:
+        """Why no more `size` bytes of a body can be in memory now; None when they can. `own` of it are there."""
+        if self.in_flight > own and self.in_flight + size > self.limits.in_flight_bytes:
             return Refusal(503, "busy", "too many large requests at once", 1)
         return None
 

@@ -107,7 +107,7 @@ async def _received(scope: Scope, receive: Receive, limit: int, admission: Admis
         if length > limit:
             raise too_large(limit)
         if length > held:  # a body that comes in chunks says nothing of its length before
-            refusal = admission.too_much(length - held)
+            refusal = admission.too_much(length - held, own=held)
             if refusal is not None:
                 raise refusal
             _hold(scope, admission, length - held)

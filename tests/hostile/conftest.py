@@ -11,10 +11,7 @@ import pytest
 
 from lake.store import Lake
 from tests.conftest import MakeLake
-from tests.crash.conftest import Say, say
 from tests.crash.service import Service
-
-__all__ = ["Say", "say"]
 
 Serve = Callable[..., Service]
 

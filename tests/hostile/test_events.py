@@ -21,7 +21,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lake.store import Lake
-from tests.hostile.conftest import Say
+from tests.conftest import Say
 from tests.search_app.intake import NDJSON, Door, door, named, picture
 
 # What hypothesis says of texts of thousands of digits.

@@ -27,9 +27,10 @@ from lake.image_header import read_header
 from lake.spool import Spool
 from lake.store import Lake
 from tests import pictures
+from tests.conftest import Say
 from tests.crash.service import Service
 from tests.hostile import files
-from tests.hostile.conftest import Say, Serve
+from tests.hostile.conftest import Serve
 from tests.hostile.watch import Watch
 from tests.pictures import encoded
 from tests.search_app.intake import NDJSON, event, in_base64, named

@@ -20,8 +20,9 @@ import pytest
 
 from lake import keys
 from lake.store import Lake
+from tests.conftest import Say
 from tests.crash.service import ROOT, Service
-from tests.hostile.conftest import Say, Serve
+from tests.hostile.conftest import Serve
 from tests.search_app.intake import event, named, picture
 
 SKIPPED = "positive_data_acceptance"

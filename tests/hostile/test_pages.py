@@ -27,11 +27,11 @@ from lake import slices
 from lake.errors import BadInput
 from lake.ingest import ingest
 from lake.store import Lake
-from tests.conftest import MakeLake
+from tests.conftest import MakeLake, Say
 from tests.crash.service import ROOT
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import installed
-from tests.hostile.conftest import Say, Serve
+from tests.hostile.conftest import Serve
 from tests.hostile.payloads import FOREIGN, payloads
 from tests.pictures import encoded, flat
 from tests.search_app.intake import NDJSON, event, in_base64

@@ -24,10 +24,10 @@ import pytest
 
 from lake import schema, slices
 from lake.store import Lake, now
-from tests.conftest import MakeLake
+from tests.conftest import MakeLake, Say
 from tests.crash.service import Service
 from tests.hostile import files
-from tests.hostile.conftest import Say, Serve
+from tests.hostile.conftest import Serve
 from tests.search_app.intake import JSON, door, event, named, picture
 
 CANARY = "canary-7f3a"

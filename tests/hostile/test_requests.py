@@ -19,8 +19,9 @@ import pytest
 
 from lake import opening
 from lake.store import Lake
+from tests.conftest import Say
 from tests.crash.service import Service
-from tests.hostile.conftest import Say, Serve
+from tests.hostile.conftest import Serve
 from tests.hostile.watch import Watch
 from tests.search_app.intake import event, named, picture
 

@@ -19,8 +19,9 @@ from lake import keys, store
 from lake.store import Lake
 from search_app import scopes as table
 from search_app.scopes import scope_of
+from tests.conftest import Say
 from tests.crash.service import Service
-from tests.hostile.conftest import Say, Serve
+from tests.hostile.conftest import Serve
 
 ABSENT = {"image_id": "0" * 64, "query_id": "0" * 64, "prediction_id": "00000000-0000-4000-8000-000000000000"}
 PAGES = ("/", "/overview", "/search", "/drilldown", "/nothing", "/static/index.html", "/favicon.png")

@@ -26,11 +26,9 @@ from lake import spool as spools
 from lake.store import Lake
 from search_app.api.app import Api
 from search_app.intake import Intake, Settings
-from tests.crash.conftest import Say, say
+from tests.conftest import Say
 from tests.search_app.asgi import Answer, ask
 from tests.search_app.intake import JSON, NDJSON, in_base64, picture
-
-__all__ = ["say"]
 
 WHICH = st.integers(0, 11)
 KEYS = ("order-1", "order-2", "~" * 190)

@@ -457,6 +457,7 @@ def test_bodies_count_as_in_memory_until_their_request_is_answered() -> None:
     refused = admission.refusal(30)
     assert refused is not None
     assert (refused.status, refused.reason, refused.retry_after) == (503, "busy", 1)
+    assert admission.too_much(30, own=80) is None  # the same body, growing
     bodies.release(scope, admission)
     bodies.release(scope, admission)
     assert admission.in_flight == 0
