@@ -488,13 +488,17 @@ class Spool:
 
     def _next_group(self) -> list[Entry]:
         group: list[Entry] = []
+        keys: set[str] = set()
         count = held = 0
         while self._queue:
             entry = self._queue[0]
             count += len(entry.events)
             held += sum(len(e.data) for e in entry.events if e.data is not None)
-            if group and (count > GROUP_EVENTS or held > GROUP_BYTES):
+            # A second entry under a key finds the answer to the first once that is committed.
+            if group and (count > GROUP_EVENTS or held > GROUP_BYTES or entry.key in keys):
                 break
+            if entry.key is not None:
+                keys.add(entry.key)
             group.append(self._queue.popleft())
         return group
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from lake.errors import BadInput
-from search_app.commands.terminal import Add, answer, open_lake, uri
+from search_app.commands.terminal import Add, answer, uri
 
 if TYPE_CHECKING:
     from search_app.intake import Settings
@@ -34,7 +33,6 @@ def register(add: Add) -> None:
 
 
 def _serve(a: argparse.Namespace) -> int:
-    from lake.quarantine import quarantine
     from search_app.access import Policy
     from search_app.server import serve
     from search_app.url_import import fetch
@@ -42,17 +40,14 @@ def _serve(a: argparse.Namespace) -> int:
     if a.allow_user and a.no_ui:
         raise BadInput("--allow-user is about the app's pages, and --no-ui leaves them out; give one of them")
     policy = Policy(a.require_key, a.https, tuple(a.allow_user))
-    for notice in quarantine(uri(a), files=True):
-        print(f"lakeloop: {notice}", file=sys.stderr)
-    opened = open_lake(a, drain=False)  # its drainer will
     serve(
-        opened.uri,
+        uri(a),
         a.host,
         a.port,
         ui=not a.no_ui,
         allow_hosts=a.allow_host,
         policy=policy,
-        settings=_settings(a, opened.uri),
+        settings=_settings(a, uri(a)),
         fetch=fetch if a.url_import else None,
     )
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 READY = re.compile(r"^lakeloop answers on http://127\.0\.0\.1:(\d+)$", re.M)
 START_SECONDS = 60.0
+_numbers = itertools.count()
 
 
 class NotReady(AssertionError):
@@ -34,11 +36,11 @@ class Service:
         self.lake = lake
         self.spool = lake / "spool"
         self.port = 0
-        self.log = lake.parent / f"{lake.name}.log"
+        # Of its own: two servers of one lake would each take the other's word that it answers.
+        self.log = lake.parent / f"{lake.name}.{next(_numbers)}.log"
         words = [*around, sys.executable, "-m", "search_app.cli", "serve", "--lake", str(lake)]
         words += [] if ui else ["--no-ui"]
-        with self.log.open("ab") as log:
-            self._said_before = log.tell()
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*words, "--port", "0", *options],
                 stdin=subprocess.DEVNULL,
@@ -63,9 +65,7 @@ class Service:
 
     def said(self) -> str:
         """What it has written to stderr."""
-        with self.log.open("rb") as log:
-            log.seek(self._said_before)
-            return log.read().decode(errors="replace")
+        return self.log.read_text(errors="replace")
 
     def drainer(self) -> int | None:
         """The process id of its drainer, when one lives."""

@@ -67,6 +67,7 @@ async def ingest(folder: Path) -> dict[str, Any]:
     found["resumed_after"] = await resumed(service, ledger)
     await service.stop()
     found["code"] = service.process.returncode
+    said = service.said()
 
     free = shutil.disk_usage(folder).free
     ballast.write_bytes(bytes(max(0, free - (4 << 20))))
@@ -77,7 +78,7 @@ async def ingest(folder: Path) -> dict[str, Any]:
     found["resumed_after_reserve"] = await resumed(service, ledger)
     found["drained_after"] = await drained(service)
     await service.stop()
-    found["said"] = service.log.read_text()
+    found["said"] = said + service.said()
     opened = opening.open(str(lake))
     spool = Spool(lake / "spool")
     assert drain(opened, spool) is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lake import segments, spool
-from lake.spool import Entry, Receipt, Spool
+from lake.spool import AnsweredBefore, Entry, Receipt, Spool
 from tests.lake.live import answer, name, picture, upload, verdict
 
 
@@ -174,6 +174,29 @@ def test_an_answer_under_an_idempotency_key_is_kept_with_its_event(tmp_path: Pat
     assert box.receipt("key") == Receipt(b"digest", 201, b"stored")
     assert box.receipt("other") is None
     box.close()
+
+
+def test_two_requests_under_one_key_at_the_same_moment_are_stored_once(box: Spool) -> None:
+    """A caller that gives up and tries again may find the first still on its way; the events' ids are the server's."""
+    done: list[Entry] = []
+    both = threading.Event()
+
+    def notify(entries: list[Entry]) -> None:
+        done.extend(entries)
+        if len(done) == 2:
+            both.set()
+
+    def entry(number: int) -> Entry:
+        return Entry([answer(number)], notify, "key", b"digest", lambda outcomes: (201, b"%d" % number))
+
+    box.put([answer(0)])
+    with box._wake:  # the spool's thread waits until both are queued
+        box._queue.extend([entry(1), entry(2)])
+        box._wake.notify()
+    assert both.wait(10)
+    assert [type(e.error) for e in done] == [type(None), AnsweredBefore]
+    assert box.depth().events == 2
+    assert box.receipt("key") == Receipt(b"digest", 201, b"1")
 
 
 def test_keys_and_ids_are_forgotten_after_a_week(box: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
