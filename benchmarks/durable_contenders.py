@@ -145,10 +145,10 @@ def fresh(events: int, turn: int) -> dict[str, Any]:
 
 def drained(events: int, turn: int) -> dict[str, Any]:
     """How fast the drainer goes by itself, on photographs."""
-    from lake import events as said
     from lake import ids, opening
-    from lake.drain import drain
-    from lake.spool import Spool
+    from lake.intake import events as said
+    from lake.intake.drain import drain
+    from lake.intake.spool import Spool
 
     with _folder() as folder:
         lake = opening.create(str(folder / "lake"))

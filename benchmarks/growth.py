@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 def measure(work: Path, batches: int) -> dict[str, Any]:
     """Builds both lakes, maintains them and compares them."""
-    from lake import maintenance
+    from lake.upkeep import maintenance
 
     sizes = [1 + i % 3 for i in range(batches)]
     figures: dict[str, Any] = {"batches": batches, "rows": sum(sizes), "goal": GOAL}
@@ -117,8 +117,9 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
 def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
     """A lake that got so many rows in each step, and how often it was maintained in passing."""
     from embeddings.backfill import store_vectors
-    from lake import maintenance, opening
+    from lake import opening
     from lake.missing import Missing
+    from lake.upkeep import maintenance
 
     lake = opening.create(str(folder), embedders=["x"])
     lake.bind_embedder(replace(lake.embedders()[0], dim=DIM, weights_sha256="0" * 64))

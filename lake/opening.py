@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lake import migrations, quarantine, schema
+from lake import migrations, schema
 from lake.errors import BadInput, CouldNot, NotALake
 from lake.store import Lake
+from lake.upkeep import quarantine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ def create(
 def open(uri: str, *, storage_options: dict[str, str] | None = None, unclean: bool = False) -> Lake:
     """Opens the lake at `uri`, applying migrations it lacks.
 
-    What a power loss tore on a local disk is put aside first, see `lake/quarantine.py`; the lake's `notices` tell.
+    What a power loss tore on a local disk is put aside first (`lake/upkeep/quarantine.py`); the lake's `notices` tell.
     `unclean` says that the power may have gone, so that the last commits' data files are looked at, too.
     Raises NotALake when there is none, NewerLake when a later lakeloop wrote it, CouldNot when a table is past mending.
     """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from lake.spool import Spool
+    from lake.intake.spool import Spool
     from lake.store import Lake
 
 LATELY_SECONDS = 60.0

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake import drainer
-from lake.drain import Keep
-from lake.spool import Spool
+from lake.intake import drainer
+from lake.intake.drain import Keep
+from lake.intake.spool import Spool
 from search_app.api.admission import Limits
 from search_app.children import Child
 

@@ -11,7 +11,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from lake import events, ids, schema
+from lake import ids, schema
+from lake.intake import events
 from lake.store import literal
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from lake.spool import Waiting
+    from lake.intake.spool import Waiting
     from lake.store import Lake
 
 PREDICTIONS_SHOWN = 50

@@ -22,7 +22,7 @@ from lake.errors import CouldNot
 from search_app.cells import SEED, Story, folder
 
 if TYPE_CHECKING:
-    from lake.events import Event
+    from lake.intake.events import Event
     from lake.store import Lake
 
 MODEL, VERSION = "cell-inspector", "1"
@@ -88,8 +88,8 @@ def production(story: Story, classes: Sequence[str], chances: np.ndarray) -> lis
 
 def bring_in(lake: Lake, said: Sequence[Saying]) -> None:
     """Puts the events into the lake's spool and drains it. Raises CouldNot when another process drains it."""
-    from lake.drain import drain
-    from lake.spool import Spool, beside
+    from lake.intake.drain import drain
+    from lake.intake.spool import Spool, beside
 
     place = beside(lake.uri)
     assert place is not None, "the demo lake is a folder"
@@ -162,7 +162,7 @@ def _surest_mistake(story: Story, said: Sequence[Saying]) -> Saying:
 
 
 def _event(one: Saying, promoted: dict[str, Any]) -> Event:
-    from lake import events
+    from lake.intake import events
 
     if one.kind == "feedback":
         return events.feedback(one.event, {one.id: one.image_id}, None)

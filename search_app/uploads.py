@@ -10,7 +10,7 @@ import threading
 
 from lake import decode
 from lake.errors import UnreadableImage
-from lake.image_header import read_header
+from lake.intake.image_header import read_header
 from lake.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
 
 LONGEST_SIDE = 2_048  # more than any embedder reads or any screen's detail panel shows

@@ -12,8 +12,9 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lake import events, ids
+from lake import ids
 from lake.errors import LakeloopError
+from lake.intake import events
 from lake.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
 from search_app.api import bodies
 from search_app.api.predictions import contradiction, named_image, with_image
@@ -22,8 +23,8 @@ from search_app.api.problems import Refusal, refusal_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lake.events import Event
-    from lake.spool import Outcome
+    from lake.intake.committer import Outcome
+    from lake.intake.events import Event
     from search_app.api.service import Service
 
 PATH = "/v1/predictions/batch"

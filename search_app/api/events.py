@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from lake import decode, events, ids
-from lake.image_header import read_header
+from lake import decode, ids
+from lake.intake import events
+from lake.intake.image_header import read_header
 from search_app.api import batch, bodies
 from search_app.api.metrics import REFUSED
 from search_app.api.problems import Refusal
@@ -19,7 +20,7 @@ from search_app.api.problems import Refusal
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-    from lake.spool import Outcome
+    from lake.intake.committer import Outcome
     from search_app.api.service import Service
 
 Fetch = Callable[[str], Awaitable[bytes]]

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from lake import decode
-from lake.image_header import read_header
+from lake.intake.image_header import read_header
 from search_app.api import bodies
 from search_app.api.problems import Refusal
 

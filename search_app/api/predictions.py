@@ -10,8 +10,9 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from lake import decode, events, ids
-from lake.image_header import read_header
+from lake import decode, ids
+from lake.intake import events
+from lake.intake.image_header import read_header
 from search_app.api import bodies
 from search_app.api.metrics import REFUSED
 from search_app.api.problems import JSON, MEDIA_TYPE, ClientGone, Refusal, answer, refusal_of
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from lake.events import Event
-    from lake.spool import Outcome
+    from lake.intake.committer import Outcome
+    from lake.intake.events import Event
     from search_app.api.service import Service
 
 _log = logging.getLogger(__name__)

@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lake.errors import CouldNot
-from lake.spool import AnsweredBefore, Entry
+from lake.intake.committer import AnsweredBefore, Entry
 from search_app.api.admission import Admission, Limits
 from search_app.api.problems import Refusal
 
 if TYPE_CHECKING:
-    from lake.events import Event
-    from lake.spool import Outcome, Spool
+    from lake.intake.committer import Outcome
+    from lake.intake.events import Event
+    from lake.intake.spool import Spool
     from lake.store import Lake
 
 _log = logging.getLogger(__name__)

@@ -193,7 +193,7 @@ def _spool(opened: Lake) -> dict[str, Any] | None:
     folder = opened.folder and opened.folder / "spool"
     if folder is None or not (folder / "spool.sqlite").exists():
         return None
-    from lake.spool import Spool
+    from lake.intake.spool import Spool
 
     try:
         spool = Spool(folder)

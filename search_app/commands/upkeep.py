@@ -16,7 +16,7 @@ from search_app.commands.terminal import Add, answer, open_lake, progress, uri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lake.spool import Spool
+    from lake.intake.spool import Spool
 
 OLDER_THAN = "remove versions older than this: 2d (the default), 12h, 30m, 0 (all but the newest)"
 SPOOL = "a spool of this lake that is not in its folder; again for more"
@@ -59,7 +59,8 @@ def register(add: Add) -> None:
 
 
 def _maintain(a: argparse.Namespace) -> int:
-    from lake import maintenance, schema
+    from lake import schema
+    from lake.upkeep import maintenance
 
     opened = open_lake(a)
     with progress(a, "tables", len(schema.TABLES)) as count:
@@ -75,7 +76,7 @@ def _maintain(a: argparse.Namespace) -> int:
 
 
 def _forget(a: argparse.Namespace) -> int:
-    from lake import erasure
+    from lake.upkeep import erasure
     from search_app import query_images
 
     opened = open_lake(a, drain=False)
@@ -107,7 +108,7 @@ def _forget(a: argparse.Namespace) -> int:
 
 
 def _backup(a: argparse.Namespace) -> int:
-    from lake import backup, restore
+    from lake.upkeep import backup, restore
 
     if a.verify:
         with progress(a, "B") as count:
@@ -131,7 +132,7 @@ def _backup(a: argparse.Namespace) -> int:
 
 def _restore(a: argparse.Namespace) -> int:
     import lake
-    from lake import restore
+    from lake.upkeep import restore
 
     other = lake.open(a.forgotten_from) if a.forgotten_from else None
     with progress(a, "B") as count:
@@ -147,7 +148,7 @@ def _restore(a: argparse.Namespace) -> int:
 
 
 def _doctor(a: argparse.Namespace) -> int:
-    from lake import doctor
+    from lake.upkeep import doctor
 
     with _spools(a) as spools:
         report = doctor.examine(uri(a), spools=spools, repair=a.repair, full=a.full)
@@ -163,7 +164,7 @@ def _doctor(a: argparse.Namespace) -> int:
 
 
 def _retain(a: argparse.Namespace) -> int:
-    from lake import retention
+    from lake.upkeep import retention
 
     policy = retention.read_policy(a.policy)
     opened = open_lake(a)
@@ -196,7 +197,7 @@ def _span(text: str) -> dt.timedelta:
 
 def _spool_folders(a: argparse.Namespace) -> list[Path]:
     """The spool in the lake's folder, when there is one, and those that were named."""
-    from lake.spool import beside
+    from lake.intake.spool import beside
 
     own = beside(uri(a))
     found = [own] if own is not None else []
@@ -209,7 +210,7 @@ def _spool_folders(a: argparse.Namespace) -> list[Path]:
 @contextmanager
 def _spools(a: argparse.Namespace) -> Iterator[list[Spool]]:
     """Those, open."""
-    from lake.spool import Spool
+    from lake.intake.spool import Spool
 
     opened: list[Spool] = []
     try:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from lake import opening
-from lake.drain import drain
-from lake.spool import Spool
+from lake.intake.drain import drain
+from lake.intake.spool import Spool
 from tests.crash.http import Connection, Cut
 from tests.crash.ledger import Findings, Ledger, compare
 from tests.crash.service import ROOT, Service, alive, held, holder
@@ -37,7 +37,8 @@ DECK = ("group", "group", "group", "server", "server", "draining", "draining", "
 DRAINER = "drainer"
 MAINTAINER = """
 import sys, time
-from lake import maintenance, opening
+from lake import opening
+from lake.upkeep import maintenance
 from lake.errors import LakeBusy
 opened = opening.open(sys.argv[1])
 print("ready", flush=True)

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from lake.spool import Spool
+from lake.intake.spool import Spool
 from lake.store import Lake
 from tests import pictures
 from tests.crash.http import Answer, raw

@@ -71,7 +71,7 @@ class Service:
         """The process id of its drainer, when one lives."""
         for child in self._children():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if "lake.drainer" in child.cmdline():
+                if "lake.intake.drainer" in child.cmdline():
                     return int(child.pid)
         return None
 

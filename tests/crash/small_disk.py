@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from lake import opening
-from lake.drain import drain
-from lake.spool import Spool
+from lake.intake.drain import drain
+from lake.intake.spool import Spool
 from tests.crash.faults import Subject
 from tests.crash.http import Connection, get
 from tests.crash.ledger import Findings, Ledger, compare

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from lake import opening
-from lake.drain import drain
 from lake.errors import LakeloopError
-from lake.spool import Spool
+from lake.intake.drain import drain
+from lake.intake.spool import Spool
 from tests.conftest import MakeLake, Say
 from tests.crash import trace
 from tests.crash.faults import Outcome, Point, Subject, sample

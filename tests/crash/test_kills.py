@@ -7,9 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lake import events, schema
-from lake.drain import drain
-from lake.spool import Spool
+from lake import schema
+from lake.intake import events
+from lake.intake.drain import drain
+from lake.intake.spool import Spool
 from lake.store import Lake
 from tests.conftest import MakeLake, Say
 from tests.crash.kills import campaigns

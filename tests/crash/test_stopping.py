@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lake import opening
-from lake.spool import Spool
+from lake.intake.spool import Spool
 from tests.conftest import MakeLake, Say
 from tests.crash.http import Cut, get
 from tests.crash.kills import Load, compared

@@ -108,7 +108,7 @@ def test_every_answer_and_every_drain_waits_for_its_syncs(traced: Traced, say: S
 STORES = """
 import os, signal, sys
 from pathlib import Path
-from lake.spool import Spool
+from lake.intake.spool import Spool
 from tests.crash import writer
 spool = Spool(Path(sys.argv[1]))
 writer.put(spool, 0, "one")
@@ -118,7 +118,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 FINDS = """
 import os, sys
 from pathlib import Path
-from lake.spool import Spool
+from lake.intake.spool import Spool
 from tests.crash import writer
 spool = Spool(Path(sys.argv[1]))
 assert spool.receipt("one") and spool.event("prediction", writer.group(0, "one")[0].event_id)

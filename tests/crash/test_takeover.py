@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lake import opening
-from lake.drain import Keep, drain
-from lake.drainer import arguments
-from lake.spool import Spool
+from lake.intake.drain import Keep, drain
+from lake.intake.drainer import arguments
+from lake.intake.spool import Spool
 from search_app.children import Child
 from tests.conftest import MakeLake, Say
 from tests.crash.kills import Load, compared

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from lake.events import Event
-from lake.spool import AnsweredBefore, Entry, Outcome, Spool
+from lake.intake.committer import AnsweredBefore, Entry, Outcome
+from lake.intake.events import Event
+from lake.intake.spool import Spool
 
 THREADS = 4
 

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lake import decode
-from lake.drain import Drainer
 from lake.errors import UnreadableImage
-from lake.image_header import read_header
-from lake.spool import Spool
+from lake.intake.drain import Drainer
+from lake.intake.image_header import read_header
+from lake.intake.spool import Spool
 from lake.store import Lake
 from tests import pictures
 from tests.conftest import Say

@@ -201,7 +201,7 @@ def _check_paths(
     assert "Traceback" not in service.said(), service.said()[-3_000:]
     service.kill()
     assert {name: _tree(folder / name) for name in before} == before
-    assert {path.name for path in folder.iterdir()} - listed <= {"paths.log", trace.name}
+    assert {path.name for path in folder.iterdir()} - listed <= {service.log.name, trace.name}
     opened = _opened(trace)
     touched = {path for path, _ in opened if CANARY in path or "neighbour.lake" in path or path == "/etc/passwd"}
     inside = (lake.uri, "/proc/", "/dev/", "/sys/", "/tmp/", "/root/", "/var/tmp/")

@@ -62,7 +62,7 @@ class Watch:
                 for child in server.children(recursive=True):
                     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                         words = " ".join(child.cmdline())
-                        self._note("drainer" if "lake.drainer" in words else "worker", child)
+                        self._note("drainer" if "lake.intake.drainer" in words else "worker", child)
 
     def _note(self, role: str, process: psutil.Process) -> None:
         memory = process.memory_info()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from lake import events, ids
-from lake.events import Event
+from lake import ids
+from lake.intake import events
+from lake.intake.events import Event
 from tests.pictures import encoded, noise
 
 

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lake
-from lake import archive, backup, erasure, events, ids, maintenance, migrations, restore
-from lake.drain import drain
+from lake import ids, migrations
 from lake.errors import BadInput, CouldNot, NewerLake
-from lake.spool import Spool
+from lake.intake import events
+from lake.intake.drain import drain
+from lake.intake.spool import Spool
 from lake.store import Lake
+from lake.upkeep import archive, backup, erasure, maintenance, restore
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import stock

@@ -14,10 +14,12 @@ import pyarrow as pa
 import pytest
 
 import lake
-from lake import doctor, erasure, events, ids, ingest, migrations, quarantine, schema, slices, store, table_files
+from lake import ids, ingest, migrations, schema, slices, store
 from lake.errors import CouldNot, NotALake
-from lake.spool import Spool
+from lake.intake import events
+from lake.intake.spool import Spool
 from lake.store import Lake
+from lake.upkeep import doctor, erasure, quarantine, table_files
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import answers, stock

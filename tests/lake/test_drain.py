@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lake import events, ids, schema, summary
-from lake.drain import Drainer, Keep, drain
+from lake import ids, schema, summary
 from lake.errors import CouldNot
-from lake.spool import Spool
+from lake.intake import events
+from lake.intake.drain import Drainer, Keep, drain
+from lake.intake.spool import Spool
 from lake.store import Lake, now
 from tests.lake.live import answer, name, picture, upload, verdict
 

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pytest
 
 import lake
-from lake import audit, backup, erasure, events, ids, ingest, maintenance, purge, schema, slices, store
-from lake.drain import drain
+from lake import audit, ids, ingest, schema, slices, store
 from lake.errors import BadInput, LakeBusy
-from lake.spool import Spool
+from lake.intake import events
+from lake.intake.drain import drain
+from lake.intake.spool import Spool
 from lake.store import Lake
+from lake.upkeep import backup, erasure, maintenance, purge
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import answers, stock
@@ -183,7 +185,7 @@ def test_it_goes_from_the_spool_and_does_not_come_back_through_it(lk: Lake, tmp_
 
 def test_bytes_that_were_drained_go_from_a_server_s_open_file(lk: Lake, tmp_path: Path, monkeypatch) -> None:
     """The file a server appends to holds what was drained until it is sealed: erasure waits for that."""
-    from lake import segments
+    from lake.intake import segments
 
     monkeypatch.setattr(segments, "SEAL_SECONDS", 0.5)
     data = pictures.encoded(pictures.scene(1), "PNG")

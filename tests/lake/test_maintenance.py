@@ -11,10 +11,11 @@ import lance
 import pytest
 
 import lake
-from lake import maintenance, merging, schema, table_files
+from lake import schema
 from lake.errors import LakeBusy
-from lake.merging import Fragment, Size
 from lake.store import Lake
+from lake.upkeep import maintenance, merging, table_files
+from lake.upkeep.merging import Fragment, Size
 from tests.conftest import MakeLake
 from tests.lake import stock
 

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 
 import lake
-from lake import doctor, maintenance, retention, schema, slices, store
+from lake import schema, slices, store
 from lake.errors import BadInput
-from lake.retention import Policy
 from lake.store import Lake
+from lake.upkeep import doctor, maintenance, retention
+from lake.upkeep.retention import Policy
 from tests.conftest import MakeLake
 from tests.lake import answers, stock
 
@@ -228,7 +229,7 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, name: str, text: st
 
 def test_drainers_pause_while_it_is_decided_what_nobody_asks_about(aged: Lake, tmp_path: Path, monkeypatch) -> None:
     from lake.errors import LakeBusy
-    from lake.spool import Spool
+    from lake.intake.spool import Spool
 
     monkeypatch.setattr(retention, "DRAINER_SECONDS", 0.1)
     spool = Spool(tmp_path / "spool")

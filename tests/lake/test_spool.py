@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lake import segments, spool
-from lake.spool import AnsweredBefore, Entry, Receipt, Spool
+from lake.intake import journal, segments
+from lake.intake.committer import AnsweredBefore, Entry, Receipt
+from lake.intake.spool import Spool, abandoned
 from tests.lake.live import answer, name, picture, upload, verdict
 
 
@@ -76,10 +78,10 @@ def test_many_requests_share_a_commit_and_each_hears_of_its_own(box: Spool) -> N
         if sum(len(e.events) for e in done) == 60:
             everybody.set()
 
-    with box._wake:  # the spool's thread waits until all are queued
+    with box._committer._wake:  # the spool's thread waits until all are queued
         entries = [Entry([answer(2 * i), answer(2 * i + 1)], notify) for i in range(30)]
-        box._queue.extend(entries)
-        box._wake.notify()
+        box._committer._queue.extend(entries)
+        box._committer._wake.notify()
     assert everybody.wait(10)
     assert groups == [1, 60]
     assert entries[0].outcomes == ["known", "stored"]  # 0 was there
@@ -190,9 +192,9 @@ def test_two_requests_under_one_key_at_the_same_moment_are_stored_once(box: Spoo
         return Entry([answer(number)], notify, "key", b"digest", lambda outcomes: (201, b"%d" % number))
 
     box.put([answer(0)])
-    with box._wake:  # the spool's thread waits until both are queued
-        box._queue.extend([entry(1), entry(2)])
-        box._wake.notify()
+    with box._committer._wake:  # the spool's thread waits until both are queued
+        box._committer._queue.extend([entry(1), entry(2)])
+        box._committer._wake.notify()
     assert both.wait(10)
     assert [type(e.error) for e in done] == [type(None), AnsweredBefore]
     assert box.depth().events == 2
@@ -202,9 +204,9 @@ def test_two_requests_under_one_key_at_the_same_moment_are_stored_once(box: Spoo
 def test_keys_and_ids_are_forgotten_after_a_week(box: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     box.put([answer(1)])
     box.forget(box.oldest(1, 1))
-    week = spool.REMEMBERED_SECONDS + 1
-    now = spool.time.time()
-    monkeypatch.setattr(spool.time, "time", lambda: now + week)
+    week = journal.REMEMBERED_SECONDS + 1
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + week)
     box.put([answer(2)])
     box.forget(box.oldest(1, 1))
     assert box.image_of(name(1)) is None
@@ -213,7 +215,7 @@ def test_keys_and_ids_are_forgotten_after_a_week(box: Spool, monkeypatch: pytest
 
 def test_one_drains_at_a_time_and_the_lock_ends_with_its_process(box: Spool) -> None:
     code = (
-        "import sys, pathlib; from lake.spool import Spool\n"
+        "import sys, pathlib; from lake.intake.spool import Spool\n"
         "with Spool(pathlib.Path(sys.argv[1])).drainer() as mine:\n"
         "    print(mine, flush=True); sys.stdin.read()"
     )
@@ -234,19 +236,19 @@ def test_one_drains_at_a_time_and_the_lock_ends_with_its_process(box: Spool) -> 
 
 
 def test_a_spool_is_abandoned_when_no_server_holds_it(tmp_path: Path) -> None:
-    assert not spool.abandoned(tmp_path / "none")
+    assert not abandoned(tmp_path / "none")
     box = Spool(tmp_path / "spool")
-    assert spool.abandoned(box.folder)
+    assert abandoned(box.folder)
     box.hold()
-    assert not spool.abandoned(box.folder)
+    assert not abandoned(box.folder)
     box.close()
-    assert spool.abandoned(box.folder)
+    assert abandoned(box.folder)
 
 
 def test_two_processes_write_to_one_spool(box: Spool) -> None:
     code = (
         "import sys, pathlib; sys.path.insert(0, '.')\n"
-        "from lake.spool import Spool; from tests.lake.live import answer\n"
+        "from lake.intake.spool import Spool; from tests.lake.live import answer\n"
         "box = Spool(pathlib.Path(sys.argv[1]))\n"
         "print([box.put([answer(i)])[0] for i in range(20)].count('stored')); box.close()"
     )

@@ -15,9 +15,9 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from lake.drain import Report, drain
 from lake.ids import image_id
-from lake.spool import Spool
+from lake.intake.drain import Report, drain
+from lake.intake.spool import Spool
 from lake.store import Lake
 from search_app.api.admission import Limits
 from search_app.api.app import Api

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from starlette.types import Receive, Scope, Send
 
-from lake import spool as spools
+from lake.intake import journal
 from lake.store import Lake
 from search_app.api.app import Api
 from search_app.intake import Intake, Settings
@@ -234,10 +234,10 @@ def test_a_key_is_forgotten_after_seven_days(bench: Bench, monkeypatch: pytest.M
 
     answer = ask(first)
     moment = time.time()
-    monkeypatch.setattr(spools.time, "time", lambda: moment + spools.REMEMBERED_SECONDS - 60)
+    monkeypatch.setattr(time, "time", lambda: moment + journal.REMEMBERED_SECONDS - 60)
     assert ask(first).body == answer.body
     assert ask(other).json["reason"] == "other_request"
-    monkeypatch.setattr(spools.time, "time", lambda: moment + spools.REMEMBERED_SECONDS + 60)
+    monkeypatch.setattr(time, "time", lambda: moment + journal.REMEMBERED_SECONDS + 60)
     assert ask(other).status == 201
     assert ask(first).json["reason"] == "other_request"
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from lake import decode
-from lake.spool import Depth
+from lake.intake.spool import Depth
 from search_app.api import batch, bodies
 from search_app.api.admission import Admission, Limits
 from search_app.cli import main

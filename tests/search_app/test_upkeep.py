@@ -127,7 +127,7 @@ def test_doctor_exits_1_when_something_is_wrong(run: Any, used: Lake) -> None:
 
 
 def test_a_torn_manifest_is_said_by_any_command(run: Any, used: Lake) -> None:
-    from lake import table_files
+    from lake.upkeep import table_files
 
     table_files.manifests(Path(used.table_uri("labels")))[0][1].write_bytes(b"")
     said = run("status", "--lake", used.uri)

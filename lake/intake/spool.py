@@ -1,9 +1,9 @@
 """The spool: where an event is safe from the moment it is acknowledged until it is in the lake.
 
 Lance syncs nothing to a local disk, and a commit for every request would cost a version each. So events go to SQLite
-(WAL, synchronous=FULL) and their image bytes to append-only segment files; many requests share one commit, and none is
-answered before it. A drainer (`lake/drain.py`) moves them on. Several processes may write to one spool, on one machine
-and a local disk: SQLite's locks are of no use on a network's.
+(`journal.py`) and their image bytes to append-only segment files; many requests share one commit (`committer.py`), and
+none is answered before it. A drainer (`drain.py`) moves them on. Several processes may write to one spool, on one
+machine and a local disk: SQLite's locks are of no use on a network's.
 
     spool/spool.sqlite      events, in order of arrival; ids seen of late; answers given under an Idempotency-Key
     spool/segments/*.seg    image bytes
@@ -20,70 +20,20 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from lake import segments
 from lake.errors import CouldNot
+from lake.intake import journal, segments
+from lake.intake.committer import Committer, Entry, Outcome, Receipt
 from lake.store import local_folder
 
 if TYPE_CHECKING:
-    from lake.events import Event, Kind
-
-Outcome = Literal["stored", "known", "contradiction"]
-
-# What one commit takes at most: bounds the wait of the requests in it.
-GROUP_EVENTS = 256
-GROUP_BYTES = 16 << 20
-# How long ids and Idempotency-Keys are remembered. After it a retry is still stored once, but answered as if new.
-REMEMBERED_SECONDS = 7 * 86_400.0
-# The drainer checkpoints. This is for when it cannot: 64 MB of pages.
-CHECKPOINT_PAGES = 16_384
-TICK_SECONDS = 1.0
-BUSY_SECONDS = 20.0
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS events(
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, event_id TEXT NOT NULL, digest BLOB NOT NULL,
-    image_id TEXT NOT NULL, row TEXT NOT NULL, segment TEXT, offset INTEGER, length INTEGER, key_id TEXT,
-    received REAL NOT NULL, parked TEXT);
-CREATE UNIQUE INDEX IF NOT EXISTS events_by_id ON events(event_id, kind);
-CREATE INDEX IF NOT EXISTS events_by_segment ON events(segment);
-CREATE INDEX IF NOT EXISTS events_parked ON events(seq) WHERE parked IS NOT NULL;
-CREATE TABLE IF NOT EXISTS seen(
-    event_id TEXT NOT NULL, kind TEXT NOT NULL, digest BLOB NOT NULL, image_id TEXT NOT NULL, at REAL NOT NULL,
-    PRIMARY KEY(event_id, kind)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS seen_by_time ON seen(at);
-CREATE TABLE IF NOT EXISTS receipts(
-    key TEXT PRIMARY KEY, digest BLOB NOT NULL, status INTEGER NOT NULL, body BLOB NOT NULL, at REAL NOT NULL
-    ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS receipts_by_time ON receipts(at);
-"""
-_COLUMNS = "kind, event_id, digest, image_id, row, segment, offset, length, key_id, received"
-_RECEIPT = "SELECT digest, status, body, at FROM receipts WHERE key = ?"
-_ONE = "(" + ",".join("?" * 10) + ")"
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """An answer given under an Idempotency-Key, to be given again. `digest` tells a repeat from another request."""
-
-    digest: bytes
-    status: int
-    body: bytes
-
-
-class AnsweredBefore(Exception):
-    """Another process on this spool answered a request under the same key, while this one's waited for its commit."""
-
-    def __init__(self, receipt: Receipt) -> None:
-        super().__init__("answered before")
-        self.receipt = receipt
+    from lake.intake.events import Event, Kind
 
 
 @dataclass(frozen=True)
@@ -127,24 +77,6 @@ class Depth:
         }
 
 
-@dataclass(slots=True)
-class Entry:
-    """One request's events on their way: all are stored in the same commit.
-
-    `answer` makes the status and body to remember under `key` once the outcomes are known. After the commit
-    `outcomes` has one for each event, or `error` says why nothing was stored.
-    """
-
-    events: Sequence[Event]
-    notify: Callable[[list[Entry]], None]
-    key: str | None = None
-    digest: bytes = b""
-    answer: Callable[[Sequence[Outcome]], tuple[int, bytes]] | None = None
-    outcomes: list[Outcome] = field(default_factory=list)
-    error: BaseException | None = None
-    waiter: Any = None  # whatever `notify` needs to find whom it concerns
-
-
 def abandoned(folder: Path) -> bool:
     """Whether there is a spool that no server holds: what it has, nobody is going to drain."""
     if not (folder / "spool.sqlite").exists():
@@ -175,38 +107,26 @@ class Spool:
         above = {folder.parent, *(path.parent for path in folder.parents if not path.exists())}
         self.segments.mkdir(parents=True, exist_ok=True)
         try:
-            self._connection = _connect(folder)
-            self._reader = _connect(folder)
+            connection = journal.connect(folder)
+            self._reader = journal.connect(folder)
             # Of what this one writes (`forget`) nothing is lost that a second drain does not repeat.
             self._reader.execute("PRAGMA synchronous=NORMAL")
         except sqlite3.Error as error:
             raise CouldNot(f"the spool {folder} cannot be opened ({error}); see: lakeloop doctor") from error
         # A killed process may have written events that it did not come to sync: they are found here, and will be
         # called known, so they must be on disk.
-        _sync_journal(folder)
+        journal.sync(folder)
         for path in (folder, *above):
             segments.sync_folder(path)
         self._reading = threading.Lock()
-        self._writer = segments.SegmentWriter(self.segments)
-        self._queue: deque[Entry] = deque()
-        self._wake = threading.Condition()
-        self._closing = False
-        self._commit_observers: list[Callable[[int, float], None]] = []
-        self._thread: threading.Thread | None = None
+        self._committer = Committer(connection, segments.SegmentWriter(self.segments))
         self._held: int | None = None
 
     # Accepting ---------------------------------------------------------------------------------------------
 
     def submit(self, entry: Entry) -> None:
         """Queues the entry; `entry.notify` is called with it, on the spool's thread, when it is safe or has failed."""
-        with self._wake:
-            if self._closing:
-                raise CouldNot("the spool is closed")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
-                self._thread.start()
-            self._queue.append(entry)
-            self._wake.notify()
+        self._committer.submit(entry)
 
     def put(self, events: Sequence[Event]) -> list[Outcome]:
         """Stores the events and returns what became of each, once they are safe. Waits. Raises what went wrong."""
@@ -224,7 +144,7 @@ class Spool:
 
     def on_commit(self, observe: Callable[[int, float], None]) -> None:
         """`observe(events, seconds)` is called after each commit, on the spool's thread."""
-        self._commit_observers.append(observe)
+        self._committer.on_commit(observe)
 
     def hold(self) -> None:
         """Marks the spool as some server's until this is closed or its process dies, see `abandoned`."""
@@ -233,13 +153,7 @@ class Spool:
 
     def close(self) -> None:
         """Stores what is queued, then ends."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        if self._thread is not None:
-            self._thread.join()
-        self._writer.seal()
-        self._connection.close()
+        self._committer.close()
         with self._reading:
             self._reader.close()
         if self._held is not None:
@@ -249,7 +163,7 @@ class Spool:
 
     def event(self, kind: Kind, event_id: str) -> Waiting | None:
         """The event of that id that is not drained yet."""
-        rows = self._read(f"SELECT seq, {_COLUMNS} FROM events WHERE event_id = ? AND kind = ?", event_id, kind)
+        rows = self._read(f"SELECT seq, {journal.COLUMNS} FROM events WHERE event_id = ? AND kind = ?", event_id, kind)
         return _waiting(rows[0]) if rows else None
 
     def image_of(self, prediction_id: str) -> str | None:
@@ -287,8 +201,8 @@ class Spool:
 
     def receipt(self, key: str) -> Receipt | None:
         """The answer given under this Idempotency-Key within the last seven days."""
-        rows = self._read(_RECEIPT, key)
-        if not rows or rows[0][3] < time.time() - REMEMBERED_SECONDS:
+        rows = self._read(journal.RECEIPT, key)
+        if not rows or rows[0][3] < time.time() - journal.REMEMBERED_SECONDS:
             return None
         return Receipt(*rows[0][:3])
 
@@ -324,7 +238,7 @@ class Spool:
         """The events that came first: at most `most`, and beyond the first at most `most_bytes` of images."""
         taken: list[Waiting] = []
         held = 0
-        query = f"SELECT seq, {_COLUMNS} FROM events WHERE parked IS NULL ORDER BY seq LIMIT ?"
+        query = f"SELECT seq, {journal.COLUMNS} FROM events WHERE parked IS NULL ORDER BY seq LIMIT ?"
         for row in self._read(query, most):
             found = _waiting(row)
             held += found.place.length if found.place else 0
@@ -345,7 +259,7 @@ class Spool:
 
     def lost(self) -> list[str]:
         """event_id of each waiting event whose image bytes are not there any more as they came. Reads all of them."""
-        query = f"SELECT seq, {_COLUMNS} FROM events WHERE segment IS NOT NULL ORDER BY seq"
+        query = f"SELECT seq, {journal.COLUMNS} FROM events WHERE segment IS NOT NULL ORDER BY seq"
         return [
             e.event_id
             for e in map(_waiting, self._read(query))
@@ -359,14 +273,14 @@ class Spool:
             connection = self._reader
             for start in range(0, len(drained), 256):  # briefly each: the requests' commits wait meanwhile
                 part = drained[start : start + 256]
-                with _transaction(connection):
+                with journal.transaction(connection):
                     connection.executemany(
                         "INSERT OR REPLACE INTO seen VALUES(?,?,?,?,?)",
                         sorted((e.event_id, e.kind, e.digest, e.image_id, moment) for e in part),
                     )
                     connection.executemany("DELETE FROM events WHERE seq = ?", [(e.seq,) for e in part])
-            with _transaction(connection):
-                limit = moment - REMEMBERED_SECONDS
+            with journal.transaction(connection):
+                limit = moment - journal.REMEMBERED_SECONDS
                 for table, key in (("seen", "event_id, kind"), ("receipts", "key")):
                     connection.execute(
                         f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE at < ? LIMIT 5000)",
@@ -404,14 +318,14 @@ class Spool:
         for start in range(0, len(image_ids), 500):
             part = image_ids[start : start + 500]
             marks = ",".join("?" * len(part))
-            rows += self._read(f"SELECT seq, {_COLUMNS} FROM events WHERE image_id IN ({marks})", *part)
+            rows += self._read(f"SELECT seq, {journal.COLUMNS} FROM events WHERE image_id IN ({marks})", *part)
         found = [_waiting(row) for row in rows]
         for event in found:
             if event.place is not None:
                 segments.erase(self.segments, event.place)
         self.forget(found)
         # The journal still has the rows as they were; it is emptied once no reader is in it.
-        deadline = time.monotonic() + BUSY_SECONDS
+        deadline = time.monotonic() + journal.BUSY_SECONDS
         while True:
             with self._reading:
                 busy = self._reader.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -458,168 +372,9 @@ class Spool:
         with self._reading:
             return self._reader.execute(query, parameters).fetchall()
 
-    # Committing --------------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                if not self._queue and not self._closing:
-                    self._wake.wait(TICK_SECONDS)
-                group = self._next_group()
-                if not group and self._closing:
-                    return
-            if not group:
-                self._writer.seal_if_old()
-                continue
-            started = time.perf_counter()
-            try:
-                self._commit(group)
-            except BaseException as error:  # every waiting request must be answered, whatever happened
-                for entry in group:
-                    entry.error = error
-            seconds = time.perf_counter() - started
-            told: dict[Any, list[Entry]] = {}
-            for entry in group:
-                told.setdefault(entry.notify, []).append(entry)
-            for notify, entries in told.items():
-                notify(entries)
-            for observe in self._commit_observers:
-                observe(sum(len(e.events) for e in group), seconds)
-
-    def _next_group(self) -> list[Entry]:
-        group: list[Entry] = []
-        keys: set[str] = set()
-        count = held = 0
-        while self._queue:
-            entry = self._queue[0]
-            count += len(entry.events)
-            held += sum(len(e.data) for e in entry.events if e.data is not None)
-            # A second entry under a key finds the answer to the first once that is committed.
-            if group and (count > GROUP_EVENTS or held > GROUP_BYTES or entry.key in keys):
-                break
-            if entry.key is not None:
-                keys.add(entry.key)
-            group.append(self._queue.popleft())
-        return group
-
-    def _commit(self, group: list[Entry]) -> None:
-        """Bytes first, then the rows that refer to them: a row whose bytes are not there must not exist."""
-        events = [event for entry in group for event in entry.events]
-        blobs = [e.data for e in events if e.data is not None]
-        places = iter(self._writer.append(blobs) if blobs else ())
-        moment = time.time()
-        nowhere = (None, None, None)
-        rows = []
-        for e in events:
-            place = nowhere if e.data is None else next(places)
-            rows.append((e.kind, e.event_id, e.digest, e.image_id, e.row, *place, e.key_id, moment))
-        connection = self._connection
-        with _transaction(connection):
-            self._mark_answered(group)
-            if any(entry.error for entry in group):
-                group = [entry for entry in group if entry.error is None]
-                left = {id(event) for entry in group for event in entry.events}
-                rows = [r for r, e in zip(rows, events, strict=True) if id(e) in left]
-                events = [e for e in events if id(e) in left]
-            seen = _seen(connection, events)
-            fresh = [r for r, e in zip(rows, events, strict=True) if (e.event_id, e.kind) not in seen] if seen else rows
-            (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
-            before = connection.total_changes
-            for start in range(0, len(fresh), 64):
-                part = fresh[start : start + 64]
-                # One statement for many rows: each step lets go of the interpreter, and getting it back takes time.
-                connection.execute(
-                    f"INSERT INTO events({_COLUMNS}) VALUES {','.join([_ONE] * len(part))} ON CONFLICT DO NOTHING",
-                    [value for row in part for value in row],
-                )
-            if connection.total_changes - before == len(rows):
-                for entry in group:
-                    entry.outcomes = ["stored"] * len(entry.events)
-            else:
-                self._tell_apart(group, seen, last)
-            for entry in group:
-                if entry.key is not None and entry.answer is not None:
-                    status, body = entry.answer(entry.outcomes)
-                    connection.execute(
-                        "INSERT OR REPLACE INTO receipts VALUES(?,?,?,?,?)",
-                        (entry.key, entry.digest, status, body, moment),
-                    )
-
-    def _mark_answered(self, group: list[Entry]) -> None:
-        """Gives entries whose key was answered since the caller looked their error: nothing of them is stored."""
-        for entry in group:
-            if entry.key is not None:
-                rows = self._connection.execute(_RECEIPT, (entry.key,)).fetchall()
-                if rows and rows[0][3] >= time.time() - REMEMBERED_SECONDS:
-                    entry.error = AnsweredBefore(Receipt(*rows[0][:3]))
-
-    def _tell_apart(self, group: list[Entry], seen: dict[tuple[str, str], bytes], last: int) -> None:
-        """Which events were new (numbered after `last`), which repeats, and which others under a used id."""
-        events = [event for entry in group for event in entry.events]
-        marks = ",".join("?" * len(events))
-        rows = self._connection.execute(
-            f"SELECT event_id, kind, digest, seq FROM events WHERE event_id IN ({marks})", [e.event_id for e in events]
-        ).fetchall()
-        stored = {(event_id, kind): digest for event_id, kind, digest, _ in rows}
-        new = {(event_id, kind) for event_id, kind, _, seq in rows if seq > last}
-        for entry in group:
-            entry.outcomes = []
-            for event in entry.events:
-                name = (event.event_id, event.kind)
-                if (seen.get(name) or stored[name]) != event.digest:
-                    entry.outcomes.append("contradiction")
-                elif name in new:
-                    entry.outcomes.append("stored")
-                    new.discard(name)  # its repeats in this group are known
-                else:
-                    entry.outcomes.append("known")
-
 
 def _open_lock(path: Path) -> int:
     return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-
-
-def _sync_journal(folder: Path) -> None:
-    journal = os.open(folder / "spool.sqlite-wal", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fdatasync(journal)
-    finally:
-        os.close(journal)
-
-
-def _connect(folder: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        folder / "spool.sqlite", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA secure_delete=ON")  # what is erased shall not stay in free pages
-    connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-    connection.executescript(_TABLES)
-    # SQLite opens a file that it cannot open for writing for reading, and says nothing. This raises then.
-    connection.execute("DELETE FROM receipts WHERE false")
-    return connection
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _seen(connection: sqlite3.Connection, events: Sequence[Event]) -> dict[tuple[str, str], bytes]:
-    """(event_id, kind) -> digest of those among `events` that were drained of late."""
-    marks = ",".join("?" * len(events))
-    rows = connection.execute(
-        f"SELECT event_id, kind, digest FROM seen WHERE event_id IN ({marks})", [e.event_id for e in events]
-    )
-    return {(event_id, kind): digest for event_id, kind, digest in rows}
 
 
 def _waiting(row: Any) -> Waiting:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake import table_files
+from lake.upkeep import table_files
 
 if TYPE_CHECKING:
     import lance

@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lake import archive, audit, maintenance, migrations, quarantine, schema, store, table_files
+from lake import audit, migrations, schema, store
 from lake.errors import BadInput, CouldNot
-from lake.spool import beside
+from lake.intake.spool import beside
+from lake.upkeep import archive, maintenance, quarantine, table_files
 from lake.version import VERSION
 
 if TYPE_CHECKING:

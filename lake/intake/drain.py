@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake import audit, decode, events, ids, maintenance, pictures, schema
+from lake import audit, decode, ids, pictures, schema
 from lake.errors import LakeloopError, UnreadableImage
-from lake.image_header import read_header
 from lake.ingest import contradicting
+from lake.intake import events
+from lake.intake.image_header import read_header
 from lake.store import now
+from lake.upkeep import maintenance
 from lake.workers import HTTP_MEMORY_BYTES, WorkerPool, grouped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lake.spool import Spool, Waiting
+    from lake.intake.spool import Spool, Waiting
     from lake.store import Lake
 
 # One batch: bounds the memory of a drain, and what is done twice after a kill.

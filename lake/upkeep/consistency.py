@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lake import erasure, ids, retention, schema, store
+from lake import ids, schema, store
+from lake.upkeep import erasure, retention
 
 if TYPE_CHECKING:
     from lake.store import Lake

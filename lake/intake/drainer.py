@@ -19,10 +19,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake import maintenance, opening
-from lake.drain import Drainer, Keep, Report
+from lake import opening
 from lake.errors import LakeBusy, LakeloopError
-from lake.spool import Spool
+from lake.intake.drain import Drainer, Keep, Report
+from lake.intake.spool import Spool
+from lake.upkeep import maintenance
 
 if TYPE_CHECKING:
     from lake.store import Lake
@@ -42,12 +43,12 @@ TRANSIENT = (LakeloopError, OSError, MemoryError, sqlite3.Error)
 
 def arguments(uri: str, spool: Path, keep: Keep, workers: int = 1) -> list[str]:
     """The command that starts a drainer."""
-    words = [sys.executable, "-m", "lake.drainer", uri, str(spool), "--workers", str(workers)]
+    words = [sys.executable, "-m", "lake.intake.drainer", uri, str(spool), "--workers", str(workers)]
     return [*words, "--keep-share", repr(keep.share), "--keep-below", repr(keep.below_confidence)]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="lake.drainer")
+    parser = argparse.ArgumentParser(prog="lake.intake.drainer")
     parser.add_argument("uri")
     parser.add_argument("spool", type=Path)
     parser.add_argument("--workers", type=int, default=1)

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake import audit, backup, ids, maintenance, purge, schema, store
+from lake import audit, ids, schema, store
 from lake.errors import BadInput, LakeBusy
+from lake.upkeep import backup, maintenance, purge
 
 if TYPE_CHECKING:
-    from lake.spool import Spool
+    from lake.intake.spool import Spool
     from lake.store import Lake
 
 # A drainer keeps its lock for one batch.

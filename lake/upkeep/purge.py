@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake import schema, store, table_files
+from lake import schema, store
 from lake.errors import LakeBusy
+from lake.upkeep import table_files
 
 if TYPE_CHECKING:
     from lake.store import Lake

@@ -1,4 +1,4 @@
-"""A lake made from a backup, at a new place. A backup is read as if a stranger had made it: see `lake/archive.py`.
+"""A lake made from a backup, at a new place. A backup is read as if a stranger had made it (`archive.py`).
 
 Nothing is at the new place before everything is checked. What waited in the spools is drained then, and what was
 erased, from this lake or from another that is named, does not come back.
@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake import archive, backup, erasure, migrations, opening, schema, segments, store
+from lake import migrations, opening, schema, store
 from lake.errors import BadInput, CouldNot, NewerLake
+from lake.intake import segments
+from lake.upkeep import archive, backup, erasure
 
 if TYPE_CHECKING:
     from lake.store import Lake
@@ -105,8 +107,8 @@ def _refuse_newer(source: Path, contents: archive.Contents) -> None:
 
 def _drain(lake: Lake, folder: Path, done: Restored) -> None:
     """Brings what waited in the copies of the spools into the tables."""
-    from lake.drain import drain
-    from lake.spool import Spool
+    from lake.intake.drain import drain
+    from lake.intake.spool import Spool
 
     for path in sorted(folder.glob("spool*")):
         spool = Spool(path)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lake.errors import BadInput
-from lake.segments import sync_folder
+from lake.intake.segments import sync_folder
 
 LIST = "manifest.json"
 LIST_HASH = "manifest.sha256"

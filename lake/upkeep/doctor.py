@@ -1,7 +1,7 @@
 """What is wrong with a lake, and the way out of each: a check-up that changes nothing unless it is told to repair.
 
 It asks of every table whether it opens, whether its files are whole and its rows under the indexes, of the disk and
-the spools whether they have room and what waits, and `lake/consistency.py` whether the rows go together.
+the spools whether they have room and what waits, and `lake/upkeep/consistency.py` whether the rows go together.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake import backup, consistency, maintenance, opening, quarantine, schema, store, table_files
-from lake.consistency import Finding, Report
+from lake import opening, schema, store
 from lake.errors import LakeloopError, NotALake
+from lake.upkeep import backup, consistency, maintenance, quarantine, table_files
+from lake.upkeep.consistency import Finding, Report
 
 if TYPE_CHECKING:
-    from lake.spool import Spool
+    from lake.intake.spool import Spool
     from lake.store import Lake
 
 FREE_BYTES = 2 << 30

@@ -21,11 +21,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake import audit, maintenance, merging, store, table_files
+from lake import audit, store
 from lake.errors import BadInput, LakeBusy
+from lake.upkeep import maintenance, merging, table_files
 
 if TYPE_CHECKING:
-    from lake.spool import Spool
+    from lake.intake.spool import Spool
     from lake.store import Lake
 
 ACTION = "retain"

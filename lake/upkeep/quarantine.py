@@ -12,9 +12,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake import schema, table_files
+from lake import schema
 from lake.errors import CouldNot
 from lake.store import local_folder
+from lake.upkeep import table_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

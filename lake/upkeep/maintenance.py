@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake import merging, schema, store, table_files
+from lake import schema, store
 from lake.errors import LakeBusy, NotALake
+from lake.upkeep import merging, table_files
 
 if TYPE_CHECKING:
     import lance
