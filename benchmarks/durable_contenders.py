@@ -248,14 +248,28 @@ def _visitor(port: int, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    from playwright.sync_api import sync_playwright
+    there, over = threading.Event(), threading.Event()
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{port}/", wait_until="networkidle")
+    def visit() -> None:
+        from playwright.sync_api import sync_playwright
+
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            browser.new_page().goto(f"http://127.0.0.1:{port}/", wait_until="networkidle")
+            there.set()
+            over.wait()
+            browser.close()
+
+    # Playwright keeps an event loop running in its thread, and the generator wants one in its own.
+    thread = threading.Thread(target=visit)
+    thread.start()
+    try:
+        if not there.wait(60):
+            raise RuntimeError("the app did not open")
         yield
-        browser.close()
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

@@ -33,9 +33,25 @@ def _service_tables(lake: Lake) -> None:
         lake.add_column("predictions", schema.PREDICTIONS.arrow().field(column))
 
 
+def _exploring_tables(lake: Lake) -> None:
+    for name in ("searches", "marks", "maps", "map_points"):
+        lake.create_table(schema.TABLES[name])
+    columns = {
+        "clusters": (
+            "borderline", "errors", "persistence", "confidence", "answers", "known", "wrong", "labels", "first_at",
+            "last_at", "suggested", "name",
+        ),
+        "cluster_members": ("similarity", "assigned_at"),
+    }  # fmt: skip
+    for table, names in columns.items():
+        for name in names:
+            lake.add_column(table, schema.TABLES[table].arrow().field(name))
+
+
 STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
     (2, "reviews, keys, audit, erasures; what became of an answer's image", _service_tables),
+    (3, "active searches and maps; what is known of a cluster", _exploring_tables),
 ]
 
 

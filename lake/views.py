@@ -17,6 +17,12 @@ VIEWS = {
         """SELECT * FROM reviews
         QUALIFY row_number() OVER (PARTITION BY prediction_id, origin ORDER BY timestamp DESC, event_id DESC) = 1""",
     ),
+    "marks_current": (
+        "What a person last said of each image in an active search; marks that were taken back are left out.",
+        """SELECT * FROM (SELECT * FROM marks
+        QUALIFY row_number() OVER (PARTITION BY search, image_id ORDER BY timestamp DESC, event_id DESC) = 1)
+        WHERE mark <> 'none'""",
+    ),
     "answers_labelled": (
         "Answers beside what the image is known to be; `correct` is null where no label says so.",
         """SELECT a.*, l.label AS true_label, a.label = l.label AS correct FROM answers a
