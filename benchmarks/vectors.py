@@ -9,7 +9,7 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def embed(images: Iterable[Image.Image], side: int, count: int = 1_000) -> np.nd
     return engine.unit(np.concatenate(found))
 
 
-def _kept(name: str, images, side: int) -> Labelled:  # type: ignore[no-untyped-def]
+def _kept(name: str, images: Callable[[], Iterator[tuple[str, bytes]]], side: int) -> Labelled:
     folder = Path(os.environ.get(CACHE) or Path(tempfile.gettempdir()) / "lakeloop-bench")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.npz"
@@ -109,3 +109,14 @@ def _kept(name: str, images, side: int) -> Labelled:  # type: ignore[no-untyped-
     vectors = kept["vectors"].astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return Labelled(vectors, kept["classes"])
+
+
+def solar_cells(side: int = 224) -> Labelled:
+    """The 2,624 solar cells; classes "mono functional", "mono defect", "poly functional" and "poly defect"."""
+    from search_app.cells import cells, folder
+
+    def images() -> Iterator[tuple[str, bytes]]:
+        for cell in cells():
+            yield f"{cell.kind[:4]} {cell.truth}", (folder() / cell.path).read_bytes()
+
+    return _kept(f"solar-{side}", images, side)

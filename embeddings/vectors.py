@@ -10,9 +10,12 @@ import pyarrow as pa
 from lake.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lake.store import EmbedderRecord, Lake
+
+
+BATCH = 8_192
 
 
 def dim_of(record: EmbedderRecord) -> int:
@@ -45,3 +48,29 @@ def to_matrix(column: pa.ChunkedArray, dim: int) -> np.ndarray:
 def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
     """A vector column of the rows of a matrix (n, dim)."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+
+
+def in_batches(
+    lake: Lake, record: EmbedderRecord, wanted: Sequence[str] | None = None
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Distinct images and their vectors, as `of_images`, some thousand at a time and in no particular order.
+
+    For what does not need all vectors at once: a million of them are gigabytes.
+    """
+    dim = dim_of(record)
+    chosen = None if wanted is None else set(wanted)
+    seen: set[str] = set()
+    batches = lake.dataset("predictions").to_batches(
+        columns=["image_id", record.column], filter=f"{record.column} is not null", batch_size=BATCH
+    )
+    for batch in batches:
+        kept: list[int] = []
+        names: list[str] = []
+        for place, name in enumerate(batch["image_id"].to_pylist()):
+            if name not in seen and (chosen is None or name in chosen):
+                seen.add(name)
+                kept.append(place)
+                names.append(name)
+        if names:
+            matrix = np.asarray(batch[record.column].flatten()).reshape(-1, dim)
+            yield names, matrix[kept]

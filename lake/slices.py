@@ -146,7 +146,9 @@ def _folder_name(label: str) -> str:
 def _resolve(lake: Lake, ids: Sequence[str]) -> Sequence[str]:
     images = [i for i in ids if identity.kind(i) == "image"]
     answers = [str(identity.as_uuid(i)) for i in ids if identity.kind(i) == "prediction"]
-    unknown = sorted(set(images) - lake.known("images", "image_id", images))
+    rest = sorted(set(images) - lake.known("images", "image_id", images))
+    # Of some answers the image's bytes are not kept.
+    unknown = sorted(set(rest) - lake.known("predictions", "image_id", rest))
     unknown += sorted(set(answers) - lake.known("predictions", "prediction_id", answers))
     if unknown:
         raise BadInput(f"the lake does not have {len(unknown)} of the ids, the first is {unknown[0]}")

@@ -44,8 +44,8 @@ def test_a_slice_by_ids_of_images_and_predictions(answered: Lake) -> None:
 
 
 def test_a_slice_by_cluster(answered: Lake) -> None:
-    rows = {"id": ["t/0"] * 2, "tree": ["t"] * 2, "node": ["0"] * 2, "image_id": [image(1), image(0)]}
-    answered.insert("cluster_members", pa.table(rows, schema=schema.CLUSTER_MEMBERS.arrow()))
+    rows = [{"id": "t/0", "tree": "t", "node": "0", "image_id": image(i)} for i in (1, 0)]
+    answered.insert("cluster_members", pa.Table.from_pylist(rows, schema=schema.CLUSTER_MEMBERS.arrow()))
     assert members(answered, slices.create(answered, "node", cluster="t/0")) == sorted([image(0), image(1)])
 
 
