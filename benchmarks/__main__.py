@@ -33,6 +33,8 @@ BENCHMARKS = {
     "ingest": "benchmarks.ingest",
     "exact": "benchmarks.exact",
     "durable_ingest": "benchmarks.durable_ingest",
+    "cluster": "benchmarks.cluster",
+    "looks": "benchmarks.looks",
 }
 # NAME -> module whose `main(arguments)` has options of its own.
 PROOFS = {"crash": "benchmarks.crash", "growth": "benchmarks.growth"}

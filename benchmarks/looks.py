@@ -33,7 +33,8 @@ from benchmarks import vectors
 from benchmarks.harness import Options, estimate, say
 from embeddings import whitening
 from embeddings.active import POSITIVE_WEIGHT, RIDGE, ActiveSearch
-from embeddings.partition import kmeans, partition, reduce
+from embeddings.components import reduce
+from embeddings.partition import kmeans, partition
 
 PARTS = ("cifar10", "solar", "photographs")
 PAGE = 24

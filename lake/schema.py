@@ -209,7 +209,7 @@ CLUSTERS = Table(
         Column("tree", pa.string(), "the tree", nullable=False),
         Column("node", pa.string(), 'path of the node, "0.3.1"; the root is ""', nullable=False),
         Column("parent", pa.string(), "path of its parent; null at the root"),
-        Column("method", pa.string(), "what made it: root, kmeans or hdbscan", nullable=False),
+        Column("method", pa.string(), "what made it: root, kmeans, hdbscan or evoc", nullable=False),
         Column("params", pa.string(), "the method's parameters, JSON"),
         Column("seed", pa.int64(), "seed of the method"),
         Column("embedder", pa.string(), "whose vectors were clustered", nullable=False),
@@ -223,9 +223,7 @@ CLUSTERS = Table(
         Column("created_at", UTC, "when it was made", nullable=False),
         Column("borderline", pa.list_(pa.string()), "image_ids that fit it least, the least first"),
         Column("errors", pa.list_(pa.string()), "image_ids of its most confident wrong answers, the surest first"),
-        Column(
-            "persistence", pa.float64(), "how long it held together as density rose, 0 to 1; null: not HDBSCAN's"
-        ),
+        Column("persistence", pa.float64(), "how long it held together as density rose, 0 to 1; null: not HDBSCAN's"),
         Column("confidence", pa.float64(), "mean confidence of the answers in it when it was made; null: none"),
         Column("answers", pa.int64(), "answers in it when it was made"),
         Column("known", pa.int64(), "of them, how many a label or a verdict calls right or wrong"),

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from lake.errors import CouldNot, LakeloopError
 from lake.version import VERSION
-from search_app.commands import data, exploring, keys, serving, upkeep
+from search_app.commands import clustering, data, exploring, isolating, keys, mapping, serving, upkeep
 
 DESCRIPTION = """\
 The embedding-search data lake that turns a vision model's failures into a better model.
@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
 
     data.register(add)
     exploring.register(add, group("slice", "named sets of images"))
+    clustering.register(add)
+    isolating.register(add)
+    mapping.register(add)
     serving.register(add)
     upkeep.register(add)
     keys.register(add, group("key", "who may use the HTTP API and the app"))

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from lake.version import VERSION
 from search_app import query_images
-from search_app.api import batch, bodies, events, pictures, reads, search
+from search_app.api import batch, bodies, events, maps, pictures, reads, search
 from search_app.api.metrics import Measured, Metrics
 from search_app.api.openapi import describe
 from search_app.api.predictions import Predictions
@@ -79,5 +79,6 @@ class Api:
         api.include_router(search.routes(service, self._uploads))
         api.include_router(pictures.routes(service, self._uploads, query_images.beside(service.lake.uri)))
         api.include_router(reads.routes(service, self.metrics))
+        api.include_router(maps.routes(service))
         describe(api)
         return api

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _ID = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the bytes"}
 _UUID = {"type": "string", "format": "uuid"}
+_MAP = {"type": "string", "pattern": "^[0-9a-f]{8}$", "description": "a map's id"}
 _TEXT = {"type": "string"}
 _BYTES = {"type": "string", "format": "binary"}
 _IMAGE = {"image/*": {"schema": _BYTES}}
@@ -173,7 +174,7 @@ def _complete(schema: dict[str, Any]) -> None:
         for method, operation in methods.items():
             for parameter in operation.get("parameters", ()):
                 if parameter["in"] == "path":
-                    parameter["schema"] = _UUID if parameter["name"] == "prediction_id" else _ID
+                    parameter["schema"] = {"prediction_id": _UUID, "map_id": _MAP}.get(parameter["name"], _ID)
             codes = [*_COMMON, *(_WRITES if method == "post" else (422, 503))]
             codes += [404] if "{" in path or path == "/v1/feedback" else []
             codes += [431] if path == predictions.PATH else []
@@ -188,6 +189,9 @@ def _complete(schema: dict[str, Any]) -> None:
     for path in ("/v1/thumbnails/{image_id}", "/v1/queries/{query_id}", "/v1/images/{image_id}"):
         paths[path]["get"]["responses"]["200"] = {"description": "the picture", "content": _IMAGE}
         paths[path]["get"]["responses"]["304"] = {"description": "the picture the request names in If-None-Match"}
+    points = paths["/v1/map-points/{map_id}"]["get"]["responses"]
+    points["200"] = {"description": "the points", "content": {"application/octet-stream": {"schema": _BYTES}}}
+    points["304"] = {"description": "the points the request names in If-None-Match"}
     text = {"text/plain": {"schema": _TEXT}}
     paths["/metrics"]["get"]["responses"]["200"] = {"description": "Prometheus' exposition format", "content": text}
     components = schema.setdefault("components", {})

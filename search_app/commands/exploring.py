@@ -1,4 +1,4 @@
-"""search, cluster, slice: from an odd image to a named set of its like."""
+"""search, slice: from an odd image to a named set of its like."""
 
 from __future__ import annotations
 
@@ -22,14 +22,6 @@ def register(add: Add, slices: Any) -> None:
     p.add_argument("--where", metavar="SQL", help="filter on predictions, applied before neighbours are chosen")
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
     p.add_argument("--column", action="append", metavar="NAME", help="one more column of predictions in the results")
-
-    p = add("cluster", _cluster, "cluster the lake, or open a node of a tree")
-    p.add_argument("--node", metavar="TREE/PATH", help="cluster this node's images afresh")
-    p.add_argument("--where", metavar="SQL", help="only images that pass")
-    p.add_argument("--method", choices=("auto", "kmeans", "hdbscan"), default="auto")
-    p.add_argument("-k", type=int, metavar="N", help="number of k-means clusters")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--embedder", metavar="NAME")
 
     p = add("create", _slice_create, "save a set of images under a name", slices)
     p.add_argument("name", metavar="NAME")
@@ -62,28 +54,6 @@ def _search(a: argparse.Namespace) -> int:
     from lake import tables
 
     return answer(a, {"results": tables.rows(found)}, tables.text(found))
-
-
-def _cluster(a: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from embeddings.cluster import cluster
-    from lake import audit
-
-    opened = open_lake(a)
-    made = cluster(opened, embedder=a.embedder, where=a.where, node=a.node, method=a.method, k=a.k, seed=a.seed)
-    audit.record(opened, "cluster", made.tree, detail={"node": a.node, "where": a.where, "method": a.method})
-    if made.remark:
-        print(made.remark, file=sys.stderr)
-    lines = [
-        f"tree {made.tree} ({made.embedder}, {made.seconds:.1f} s)",
-        "node          images  compactness  medoid",
-    ]
-    for n in made.nodes:
-        mark = " noise" if n.noise else ""
-        lines.append(f"{made.tree}/{n.path:<6}{n.size:>7,}  {n.compactness:>11.2f}  {n.medoids[0][:12]}{mark}")
-    facts = {"tree": made.tree, "embedder": made.embedder, "nodes": [asdict(n) for n in made.nodes]}
-    return answer(a, facts | {"remark": made.remark, "seconds": made.seconds}, "\n".join(lines))
 
 
 def _slice_create(a: argparse.Namespace) -> int:

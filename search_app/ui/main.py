@@ -11,7 +11,7 @@ import streamlit as st
 from lake.errors import LakeloopError
 from search_app.ui import login, session
 from search_app.ui.scope import scope_bar
-from search_app.ui.views import drilldown, overview, search
+from search_app.ui.views import drilldown, isolate, map, overview, search
 from search_app.ui.words import plain
 
 _log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ pages = {
     "overview": st.Page(overview.page, title="Overview", url_path="overview", default=True),
     "search": st.Page(search.page, title="Search", url_path="search"),
     "drilldown": st.Page(drilldown.page, title="Drill-down", url_path="drilldown"),
+    "isolate": st.Page(isolate.page, title="Isolate", url_path="isolate"),
+    "map": st.Page(map.page, title="Map", url_path="map"),
 }
 st.session_state["_pages"] = pages
 chosen = st.navigation(list(pages.values()), position="top")

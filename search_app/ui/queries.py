@@ -6,6 +6,7 @@ asked twice. At a million rows only aggregates and LIMITed id lists come back. I
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -247,23 +248,29 @@ def trees() -> list[Row]:
                    WHERE node = '' ORDER BY created_at DESC LIMIT 50""")
 
 
+_NODE = """id, tree, node, parent, size, noise, method, params, medoids, borderline, errors, compactness, persistence,
+           noise_share, suggested, name, created_at"""
+
+
 def node(tree: str, path: str) -> Row | None:
     """One node of a tree, or None."""
-    found = rows(
-        "SELECT id, tree, node, parent, size, noise, method FROM clusters WHERE tree = ? AND node = ?",
-        tree,
-        path,
-    )
+    found = rows(f"SELECT {_NODE} FROM clusters WHERE tree = ? AND node = ?", tree, path)
     return found[0] if found else None
 
 
+def names(tree: str) -> dict[str, str]:
+    """What people call the nodes of a tree, by path; those without a name are left out."""
+    found = rows("SELECT node, name FROM clusters WHERE tree = ? AND name IS NOT NULL", tree)
+    return {row["node"]: row["name"] for row in found}
+
+
 def children(tree: str, path: str) -> list[Row]:
-    """The nodes right below one: id, node, size, noise, medoids, answers, confidence (mean), known, right,
-    labels (answers by class, commonest first: n, label). Largest first.
+    """The nodes right below one: as `node` gives them, and answers, confidence (mean), known, right, labels
+    (answers by class, commonest first: n, label). Largest first.
     """
     return rows(
         f"""
-        WITH c AS (SELECT id, node, size, noise, medoids FROM clusters WHERE tree = ? AND parent = ?),
+        WITH c AS (SELECT {_NODE} FROM clusters WHERE tree = ? AND parent = ?),
              a AS (SELECT m.id, p.label, p.confidence, p.true_label, p.correct
                    FROM cluster_members m SEMI JOIN c USING (id) JOIN answers_labelled p USING (image_id)),
              s AS (SELECT id, {_COUNTS}, avg(confidence) AS confidence FROM a GROUP BY id),
@@ -274,6 +281,25 @@ def children(tree: str, path: str) -> list[Row]:
         tree,
         path,
     )
+
+
+def assigned(node_id: str) -> Row:
+    """assigned (how many images joined a node after it was made) and newest (when the last of them did)."""
+    return rows(
+        "SELECT count(assigned_at) AS assigned, max(assigned_at) AS newest FROM cluster_members WHERE id = ?", node_id
+    )[0]
+
+
+def search(search_id: str) -> Row:
+    """node and filter of an active search that exists: where it looks, null for everywhere."""
+    return rows('SELECT node, "where" AS filter FROM searches WHERE id = ?', search_id)[0]
+
+
+def answers_of(image_ids: Sequence[str]) -> list[Row]:
+    """image_id, label, confidence of these images, in their order; those the lake no longer has are left out."""
+    found = rows(_IMAGES.format(where="image_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"), tuple(image_ids))
+    place = {one: at for at, one in enumerate(image_ids)}
+    return sorted(found, key=lambda row: place[row["image_id"]])
 
 
 def members(node_id: str, limit: int) -> list[Row]:

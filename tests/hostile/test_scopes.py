@@ -23,7 +23,12 @@ from tests.conftest import Say
 from tests.crash.service import Service
 from tests.hostile.conftest import Serve
 
-ABSENT = {"image_id": "0" * 64, "query_id": "0" * 64, "prediction_id": "00000000-0000-4000-8000-000000000000"}
+ABSENT = {
+    "image_id": "0" * 64,
+    "query_id": "0" * 64,
+    "map_id": "0" * 8,
+    "prediction_id": "00000000-0000-4000-8000-000000000000",
+}
 PAGES = ("/", "/overview", "/search", "/drilldown", "/nothing", "/static/index.html", "/favicon.png")
 STREAMLIT = "streamlit.web.server.starlette.starlette_"
 MODULES = ("routes", "agent_routes", "auth_routes", "websocket")

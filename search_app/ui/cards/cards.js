@@ -1,4 +1,4 @@
-// Cards of clusters. One click opens a cluster; text is set by textContent alone.
+// Cards of clusters. Click or Enter opens a cluster; text is set by textContent alone.
 
 function node(tag, className, text) {
   const made = document.createElement(tag);
@@ -23,33 +23,89 @@ function labelBar(labels, palette, colours) {
   return [bar, node("div", "words", words.join(", ") + (labels.length > 2 ? `, ${labels.length - 2} more` : ""))];
 }
 
-function card(data, palette, colours, open) {
-  const made = node("button", "card");
-  made.type = "button";
-  made.dataset.node = data.node;
-  made.onclick = () => open(data.node);
-  const thumbs = node("div", "thumbs");
-  for (const id of data.thumbs) {
+function pictures(ids, className) {
+  const made = node("div", className);
+  for (const id of ids) {
     const image = node("img");
     image.loading = "lazy";
     image.alt = "";
     image.src = `/v1/thumbnails/${id}`;
-    thumbs.append(image);
+    made.append(image);
   }
-  const head = node("div", "head");
-  head.append(node("strong", "", data.noise ? `Scattered (${data.node})` : `Cluster ${data.node}`), node("span", "size", data.size));
-  if (data.noise) made.title = "Images that fit no cluster here (noise)";
-  const facts = node("div", "facts");
-  facts.append(
-    node("span", data.alarm ? "wrong alarm" : "wrong", data.wrong),
-    node("span", "muted", data.interval),
-  );
-  made.append(thumbs, head);
-  if (data.alarm) made.classList.add("alarming");
-  for (const kind of data.kinds) made.append(node("div", "words", kind));
-  if (data.labels.length) made.append(facts, ...labelBar(data.labels, palette, colours), node("div", "words muted", data.confidence));
-  else made.append(node("div", "facts muted", "no answers"));
   return made;
+}
+
+// What a mean image does not tell: those that fit least, and the wrong answers the model was surest of.
+function telling(data) {
+  const made = node("div", "telling");
+  for (const [ids, className, words, title] of [
+    [data.borderline, "edge", "least alike", "The images that fit this cluster least"],
+    [data.errors, "errors", "≠ surest errors", "The most confident wrong answers in it"],
+  ]) {
+    if (!ids.length) continue;
+    const part = node("div", className);
+    part.title = title;
+    part.append(pictures(ids, "strip"), node("div", "muted", words));
+    made.append(part);
+  }
+  return made;
+}
+
+const ACTS = [
+  ["montage", "All images", "M", "See every image of it, small"],
+  ["accept", "Accept all", "Y", "Every image of it is of the kind searched for"],
+  ["refuse", "Refuse all", "N", "None of its images is of the kind searched for"],
+];
+
+function card(data, palette, colours, searching, act) {
+  const made = node("div", "card");
+  made.dataset.node = data.node;
+  const open = node("button", "open");
+  open.type = "button";
+  open.onclick = () => act("open", data.node);
+  open.setAttribute("aria-label", `Open ${data.name}, ${data.size}`);
+  const head = node("div", "head");
+  const name = node("strong", data.suggested ? "suggested" : "", data.name);
+  name.title = data.noise ? "Images that fit no cluster here (noise)" : data.suggested ? `Suggested by what is in it: ${data.name}` : `Cluster ${data.node}`;
+  head.append(name, node("span", "size", data.size));
+  const facts = node("div", "facts");
+  facts.append(node("span", data.alarm ? "wrong alarm" : "wrong", data.wrong), node("span", "muted", data.interval));
+  open.append(pictures(data.thumbs, "thumbs"), head);
+  if (data.alarm) made.classList.add("alarming");
+  for (const kind of data.kinds) open.append(node("div", "words", kind));
+  if (data.labels.length) open.append(facts, ...labelBar(data.labels, palette, colours));
+  else open.append(node("div", "facts muted", "no answers"));
+  const quality = node("div", "words muted", data.quality);
+  quality.title = "Confidence: the model's, over the answers in it. Compactness: mean cosine of its images to their centre, higher is tighter. Persistence: how long it held together as density rose, 0 to 1. Both compare clusters of one split.";
+  open.append(quality);
+  const acts = node("div", "acts");
+  for (const [name, text, key, title] of ACTS) {
+    if (name !== "montage" && !searching) continue;
+    const button = node("button", "act", text);
+    button.type = "button";
+    button.title = `${title} (${key})`;
+    button.dataset.act = name;
+    button.onclick = () => act(name, data.node);
+    acts.append(button);
+  }
+  made.append(open, telling(data), acts);
+  return made;
+}
+
+// Arrows go from card to card; a letter does what the button of the same name does.
+function steer(root, act) {
+  return (event) => {
+    const here = event.target.closest(".card");
+    if (!here || event.ctrlKey || event.metaKey || event.altKey) return;
+    const all = [...root.children], key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const columns = getComputedStyle(root).gridTemplateColumns.split(" ").length;
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
+    const wanted = ACTS.find(([, , letter]) => letter.toLowerCase() === key);
+    if (step) all[all.indexOf(here) + step]?.querySelector(".open").focus();
+    else if (wanted && here.querySelector(`[data-act="${wanted[0]}"]`)) act(wanted[0], here.dataset.node);
+    else return;
+    event.preventDefault();
+  };
 }
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -57,5 +113,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const raw = getComputedStyle(root).getPropertyValue("--st-chart-categorical-colors");
   // The second colour of the theme says "wrong" everywhere, so no class gets it.
   const colours = (raw ? raw.split(",") : ["gray"]).filter((_, place) => place !== 1);
-  root.replaceChildren(...data.cards.map((one) => card(one, data.palette, colours, (path) => setTriggerValue("open", path))));
+  const act = (name, path) => setTriggerValue("act", { name, node: path });
+  const focused = root.getRootNode().activeElement?.closest?.(".card")?.dataset.node;
+  root.onkeydown = steer(root, act);
+  root.replaceChildren(...data.cards.map((one) => card(one, data.palette, colours, data.searching, act)));
+  if (focused) root.querySelector(`[data-node="${focused}"] .open`)?.focus({ preventScroll: true });
+  const legend = "arrows move · Enter opens · M all images" + (data.searching ? " · Y accept all · N refuse all" : "");
+  parentElement.querySelector(".keys").textContent = legend;
 }

@@ -16,7 +16,7 @@ import streamlit as st
 
 import lake.slices
 from lake.errors import LakeloopError
-from search_app.ui import queries, session
+from search_app.ui import active, queries, scope, session
 from search_app.ui.rates import images
 from search_app.ui.words import plain
 
@@ -92,14 +92,19 @@ def _each(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
     return [row.get(name) for row in rows]
 
 
+def selected(ids: Sequence[str]) -> list[str]:
+    """Which of a grid's images are selected, as far as the URL holds them (up to SELECTED_IN_URL)."""
+    full = {one[:_SHORT]: one for one in ids}
+    return [full[one] for one in session.param("sel").split(".") if one in full]
+
+
 def _view_of_url(ids: list[str]) -> dict[str, Any]:
     full = {one[:_SHORT]: one for one in ids}
-    picked = [full[one] for one in session.param("sel").split(".") if one in full]
     size = session.param("size", "m")
     return {
         "open": full.get(session.param("open")[:_SHORT]),
-        "selected": picked,
-        "size": size if size in ("s", "m", "l") else "m",
+        "selected": selected(ids),
+        "size": size if size in ("xs", "s", "m", "l") else "m",
     }
 
 
@@ -117,6 +122,8 @@ def _act(act: dict[str, Any]) -> None:
         case "similar":
             # A link has to hold them, and a mean of more is no example any more.
             session.go("search", like=act["ids"][:SELECTED_IN_URL], by=session.param("by"), k=session.param("k"))
+        case "isolate":
+            active.begin(examples=act["ids"], where=scope.current().where())
         case "slice":
             save_slice(act["slice"], ids=act["ids"])
 

@@ -59,11 +59,12 @@ class Detail {
     this.picture = new Picture();
     this.actions = node("div", "actions");
     this.similar = button("Find similar", "Search for images like this one (S)", () => act("similar", [this.id]), "primary");
+    this.alike = button("Find all like it", "Begin a search that you steer by yes and no, with this as its first yes (F)", () => act("isolate", [this.id]), "plain");
     this.pick = button("Select", "Select this image (space)", () => select(this.id), "plain");
     this.original = node("a", "plain", "Original");
     this.original.target = "_blank";
     this.original.rel = "noopener";
-    this.actions.append(this.similar, this.pick, this.original);
+    this.actions.append(this.similar, this.alike, this.pick, this.original);
     this.body = node("div", "body");
     this.element.append(head, this.picture.element, this.actions, this.body);
   }
@@ -75,7 +76,7 @@ class Detail {
     this.id = id;
     this.element.hidden = false;
     this.element.scrollTop = 0;
-    this.similar.disabled = !canSearch;
+    this.similar.disabled = this.alike.disabled = !canSearch;
     this.similar.title = canSearch ? "Search for images like this one (S)" : "Nothing is embedded yet";
     this.original.href = `/v1/images/${id}`;
     this.picture.show(id, ratio);

@@ -3,7 +3,7 @@
 // Selection, opening and keys live here and answer at once; Python hears of them a moment later (state `view`)
 // to keep the URL true, and of actions (trigger `act`). Only ids travel. Text is set by textContent alone.
 
-const HEIGHTS = { s: 84, m: 132, l: 208 };
+const HEIGHTS = { xs: 46, s: 84, m: 132, l: 208 };
 const GAP = 6, STRIP = 22, OVERSCAN = 900, NEAR = 400; // pixels
 const KEEP_MS = 350, LOAD_MS = 40;
 
@@ -34,10 +34,10 @@ class Grid {
     this.title = node("span", "title");
     this.legend = node("span", "legend", "click opens · space selects · shift range · arrows move · Ctrl+A all");
     this.sizes = node("span", "sizes");
-    for (const [size, text] of [["s", "S"], ["m", "M"], ["l", "L"]]) {
+    for (const [size, text] of [["xs", "XS"], ["s", "S"], ["m", "M"], ["l", "L"]]) {
       const button = node("button", "quiet", text);
       button.type = "button";
-      button.title = { s: "Small", m: "Medium", l: "Large" }[size] + " thumbnails";
+      button.title = { xs: "Montage: as many images as the window holds", s: "Small thumbnails", m: "Medium thumbnails", l: "Large thumbnails" }[size];
       button.dataset.size = size;
       button.onclick = () => { this.size = size; this.layout(); this.tell(); };
       this.sizes.append(button);
@@ -96,6 +96,7 @@ class Grid {
     if (!this.data) return;
     for (const button of this.sizes.children) button.classList.toggle("on", button.dataset.size === this.size);
     const width = this.canvas.clientWidth, target = HEIGHTS[this.size], ratios = this.data.ratios;
+    this.strip = this.size === "xs" ? 0 : STRIP;
     if (!width) return;
     this.rows = [];
     this.spot = new Array(ratios.length);
@@ -108,7 +109,7 @@ class Grid {
         left += wide + GAP;
       }
       this.rows.push([first, end, top, height]);
-      top += height + STRIP + GAP;
+      top += height + this.strip + GAP;
       first = end;
       sum = 0;
     };
@@ -138,7 +139,7 @@ class Grid {
     const from = -offset - OVERSCAN, to = -offset + window.innerHeight + OVERSCAN;
     const wanted = new Set();
     for (const [first, end, top, height] of this.rows) {
-      if (top + height + STRIP < from || top > to) continue;
+      if (top + height + this.strip < from || top > to) continue;
       for (let at = first; at < end; at++) wanted.add(at);
     }
     for (const [at, tile] of this.tiles) if (!wanted.has(at)) this.drop(at, tile);
@@ -249,6 +250,7 @@ class Grid {
     else if (key === "Escape") this.escape();
     else if (ctrl && key.toLowerCase() === "a") { this.selected = new Set(this.data.ids); this.showSelection(); this.tell(); }
     else if (!ctrl && key.toLowerCase() === "s") this.act("similar", this.chosen());
+    else if (!ctrl && key.toLowerCase() === "f") this.act("isolate", this.chosen());
     else if (!ctrl && key.toLowerCase() === "l" && this.selected.size) this.nameSlice();
     else return;
     event.preventDefault();
@@ -282,7 +284,7 @@ class Grid {
   reveal(at) {
     const [, top, , height] = this.spot[at];
     this.probe.style.top = `${top}px`;
-    this.probe.style.height = `${height + STRIP}px`;
+    this.probe.style.height = `${height + this.strip}px`;
     this.probe.scrollIntoView({ block: "nearest" });
     this.paint(false);
   }
@@ -364,9 +366,13 @@ class Grid {
     const similar = button("Find similar", "S", () => this.act("similar", this.chosen()), "primary");
     similar.disabled = !this.data.searchable;
     similar.title = !this.data.searchable ? "Nothing is embedded yet" : count > 1 ? "Search for images like the mean of the selection" : "Search for images like this one";
+    const alike = button("Find all like these", "F", () => this.act("isolate", this.chosen()));
+    alike.disabled = !this.data.searchable;
+    alike.title = this.data.searchable ? "Begin a search that you steer by yes and no, with these as its first yes" : "Nothing is embedded yet";
     this.bar.replaceChildren(
       node("span", "many", `${whole.format(count)} selected`),
       similar,
+      alike,
       button("Add to slice", "L", () => this.nameSlice()),
       node("span", "space"),
       button("Clear", "Esc", () => { this.selected.clear(); this.showSelection(); this.tell(); }, "quiet"),
@@ -398,12 +404,12 @@ class Grid {
       event.stopPropagation();
       if (event.key === "Escape") { this.naming = false; this.showSelection(); this.canvas.focus({ preventScroll: true }); }
     };
-    this.bar.children[2].replaceWith(form);
+    this.bar.children[3].replaceWith(form);
     input.focus();
   }
 
   act(name, ids, more = {}) {
-    if (!ids.length || (name === "similar" && !this.data.searchable)) return;
+    if (!ids.length || (name !== "slice" && !this.data.searchable)) return;
     clearTimeout(this.timer); // what it would say is about to change
     this.setTriggerValue("act", { name, ids, ...more });
   }

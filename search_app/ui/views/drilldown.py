@@ -7,13 +7,17 @@ from typing import Any
 import streamlit as st
 
 from lake.errors import LakeloopError
-from search_app.ui import groups, queries, scope, session, words
+from lake.store import literal
+from search_app.ui import active, charts, groups, queries, scope, session, words
 from search_app.ui.cards import cluster_cards
 from search_app.ui.grid import image_grid, save_slice
 from search_app.ui.rates import images, share, wilson
+from search_app.ui.report import report
+from search_app.ui.views import cuts
 
 MEMBERS_SHOWN = 10_000
-METHODS = {"auto": "Automatic", "kmeans": "k-means", "hdbscan": "HDBSCAN"}
+VIEWS = {"clusters": "Clusters", "images": "Images", "time": "Over time", "cuts": "Other cuts"}
+EXAMPLES = 3  # medoids that a search for more of a cluster begins with: they are its surest members
 SORTS = {"size": "Largest first", "error": "Most wrong first", "unsure": "Least confident first"}
 
 
@@ -35,17 +39,22 @@ def page() -> None:
         with st.container(horizontal_alignment="center"), st.container(border=True, width=560):
             _cluster_form(status)
         return None
-    _toolbar(trees, tree, status)
-    return _node(tree, session.param("at"))
+    here = queries.node(tree, session.param("at"))
+    search = _toolbar(trees, tree, status, here)
+    return _node(here, search)
 
 
-def _toolbar(trees: list[queries.Row], tree: str, status: dict[str, Any]) -> None:
+def _toolbar(trees: list[queries.Row], tree: str, status: dict[str, Any], here: queries.Row | None) -> str:
+    """The choice of a tree, and the search that clusters can be accepted for; returns that search's id or nothing."""
     named = {row["tree"]: _tree_name(row) for row in trees}
-    with st.container(horizontal=True, vertical_alignment="center"):
-        chosen = _choice("Tree", named, tree, 480)
+    search = _going_on()
+    with st.container(horizontal=True, vertical_alignment="center", key="tree-actions"):
+        chosen = _choice("Tree", named, tree, 300 if search else 480)
         with st.popover("New clusters", type="tertiary"):
             _cluster_form(status)
-        if scope.current().where():
+        if search is not None:
+            _search_strip(search, here)
+        elif scope.current().where():
             st.caption(
                 "A tree keeps its own images, whatever the scope and filters; new clusters are made inside them."
             )
@@ -54,6 +63,7 @@ def _toolbar(trees: list[queries.Row], tree: str, status: dict[str, Any]) -> Non
     if chosen and chosen != tree:
         session.put(tree=chosen, at=None, open=None, sel=None)
         st.rerun()
+    return "" if search is None else search.search.id
 
 
 def _choice(label: str, named: dict[str, str], chosen: str, width: int) -> str | None:
@@ -81,12 +91,10 @@ def _cluster_form(status: dict[str, Any]) -> None:
             "Clusters the images of the present scope and filters." if where else "Clusters every image of the lake."
         )
         embedder = st.selectbox("Embedder", names) if len(names) > 1 else names[0]
-        method = st.selectbox("Method", list(METHODS), format_func=METHODS.__getitem__)
-        k = st.number_input(
-            "Number of clusters", 2, 200, None, placeholder="chosen from the data", help="For k-means only"
-        )
+        method = st.selectbox("Method", list(cuts.METHODS), format_func=cuts.METHODS.__getitem__)
+        k = st.number_input("Number of clusters", 2, 200, None, placeholder=cuts.UNSAID, help="For k-means only")
         if st.form_submit_button("Make clusters", type="primary"):
-            _make(embedder=embedder, where=where, method=method, k=k if method != "hdbscan" else None)
+            _make(embedder=embedder, where=where, method=method, k=k if method in cuts.COUNTED else None)
 
 
 def _make(**how: Any) -> None:
@@ -107,15 +115,24 @@ def _make(**how: Any) -> None:
     st.rerun()
 
 
-def _node(tree: str, path: str) -> None:
-    here = queries.node(tree, path)
+def _node(here: queries.Row | None, search: str) -> None:
     if here is None:
         return words.empty("This cluster is not in the tree", "The link may be from another lake. Choose a tree above.")
-    cards = queries.children(tree, path)
-    looking = session.param("view") == "images" or not cards
-    _actions(here, bool(cards), looking)
-    if looking:
+    tree = here["tree"]
+    cards = queries.children(tree, here["node"])
+    view = session.param("view")
+    view = view if view in VIEWS and (cards or view != "clusters") else "clusters" if cards else "images"
+    _actions(here, bool(cards), view)
+    if view == "images":
         return _members(here)
+    if view == "time":
+        return _over_time(here)
+    if view == "cuts":
+        return cuts.show(here, bool(cards), _make)
+    return _clusters(tree, cards, search)
+
+
+def _clusters(tree: str, cards: list[queries.Row], search: str) -> None:
     order = {
         "size": lambda row: -row["size"],
         "error": lambda row: -(wilson((row["known"] or 0) - (row["right"] or 0), row["known"] or 0).low or 0),
@@ -125,20 +142,70 @@ def _node(tree: str, path: str) -> None:
         sum(row["known"] or 0 for row in cards),
         sum((row["known"] or 0) - (row["right"] or 0) for row in cards),
     )
-    opened = cluster_cards(
-        sorted(cards, key=order), groups.make_up([row["id"] for row in cards]), wrong / known if known else None
+    act = cluster_cards(
+        sorted(cards, key=order),
+        groups.make_up([row["id"] for row in cards]),
+        wrong / known if known else None,
+        bool(search),
     )
-    if opened is not None:
-        session.put(tree=tree, at=opened, view=None, open=None, sel=None)
+    if act is None:
+        return
+    if act.name in ("accept", "refuse"):
+        _judge(search, f"{tree}/{act.node}", act.name)
+    else:
+        montage = act.name == "montage"
+        session.put(tree=tree, at=act.node, view="images" if montage else None, size="xs" if montage else None)
+        session.put(open=None, sel=None)
+    st.rerun()
+
+
+def _going_on() -> active.Held | None:
+    """The active search that clusters can be accepted or refused for, or None."""
+    search_id = active.going_on()
+    if not search_id:
+        return None
+    try:
+        return active.opened(search_id, False)
+    except LakeloopError:  # it was deleted, or its embedder was: the page it belongs to says so
+        active.work_on("")
+        return None
+
+
+def _search_strip(held: active.Held, here: queries.Row | None) -> None:
+    with held.lock:
+        search_id, found, name = held.search.id, len(held.search.found()), held.search.name
+    st.markdown(f"For **{words.plain(name or 'this search')}**: {found:,} found", width="content")
+    if here is not None and here["node"]:
+        for act, text in (("accept", "Accept this cluster"), ("refuse", "Refuse it")):
+            if st.button(text, key=f"{act}-here", help="Whole, without looking at each image"):
+                _judge(search_id, here["id"], act)
+                st.rerun()
+    if st.button("Back to marking", type="tertiary"):
+        session.go("isolate", search=search_id)
+    if st.button("×", type="tertiary", help="Drill down without this search; it is kept"):
+        active.work_on("")
         st.rerun()
-    return None
 
 
-def _breadcrumb(path: str) -> None:
+def _judge(search_id: str, node_id: str, act: str) -> None:
+    """Accept or refuse a whole cluster for a search."""
+    held = active.opened(search_id, False)
+    with active.marking(held) as search:
+        before = len(search.found())
+        search.accept(node_id) if act == "accept" else search.refuse(node_id)
+        active.sent(())
+        new = len(search.found()) - before
+    session.wrote(f"search {act}", search_id, {"node": node_id})
+    done = f"accepted: {images(new)} more" if act == "accept" else "refused: none of it will be shown"
+    session.say(f"Cluster {words.plain(node_id.partition('/')[2])} {done}. Undo it on the page Isolate.")
+
+
+def _breadcrumb(tree: str, path: str) -> None:
     steps = path.split(".") if path else []
+    names = queries.names(tree)
     for depth in range(len(steps) + 1):
         at = ".".join(steps[:depth])
-        name = f"Cluster {at}" if at else "All"
+        name = words.plain(names.get(at, f"Cluster {at}" if at else "All"))
         if depth == len(steps):
             st.markdown(f"**{name}**", width="content")
         else:
@@ -148,47 +215,110 @@ def _breadcrumb(path: str) -> None:
             st.markdown("›", width="content")
 
 
-def _actions(here: queries.Row, opened: bool, looking: bool) -> None:
-    path = here["node"]
+def _actions(here: queries.Row, opened: bool, view: str) -> None:
+    path, node_id = here["node"], here["id"]
     with st.container(horizontal=True, vertical_alignment="center", key="node-actions"):
-        _breadcrumb(path)
+        _breadcrumb(here["tree"], path)
         st.caption(images(here["size"]), width="content")
         st.space("stretch")
-        if opened:
-            _choose_view(path, looking)
-        elif st.button("Split this cluster", help="Cluster its images afresh"):
-            _make(node=f"{here['tree']}/{path}")
-        if path and st.button("Use as scope", help="Look at this cluster on every page"):
-            session.put(node=f"{here['tree']}/{path}", open=None, sel=None)
-            st.rerun()
+        if not opened and view != "cuts" and st.button("Split this cluster", help="Cluster its images afresh"):
+            _make(node=node_id)
+        _choose_view(path, opened, view)
+        _more(here, opened)
         with (
             st.popover("Save as slice", type="primary" if path else "secondary"),
             st.form(f"slice-{path}", border=False),
         ):
             name = st.text_input("Name", placeholder="e.g. poly cells")
             if st.form_submit_button("Save slice", type="primary"):
-                save_slice(name.strip(), cluster=f"{here['tree']}/{path}")
+                save_slice(name.strip(), cluster=node_id)
 
 
-def _choose_view(path: str, looking: bool) -> None:
-    """Cards or all images; and the cards' order."""
-    if not looking:
+def _more(here: queries.Row, opened: bool) -> None:
+    """What is done to a node now and then."""
+    path, node_id = here["node"], here["id"]
+    offered = ["Rename"] if path else []
+    offered += ["Undo this split"] if opened and path else []
+    offered += ["Find all like its centre", "Use as scope"] if path else []
+    if not offered:
+        return
+    match st.menu_button("More", offered, key=f"more-{node_id}"):
+        case "Rename":
+            _rename(here)
+        case "Undo this split":
+            _undo(node_id)
+        case "Find all like its centre":
+            active.begin(examples=list(here["medoids"])[:EXAMPLES])
+        case "Use as scope":
+            session.put(node=node_id, open=None, sel=None)
+            st.rerun()
+
+
+def _undo(node_id: str) -> None:
+    from embeddings.cluster import uncut
+
+    uncut(session.lake(), node_id)
+    session.wrote("cluster uncut", node_id, {})
+    session.put(view=None, open=None, sel=None)
+    st.rerun()
+
+
+@st.dialog("Rename this cluster")
+def _rename(here: queries.Row) -> None:
+    from embeddings.cluster import rename
+
+    with st.form("rename", border=False):
+        said = here["name"] or here["suggested"] or ""
+        name = st.text_input("Name", said, max_chars=80, help="Empty: its number again")
+        if st.form_submit_button("Rename", type="primary"):
+            try:
+                rename(session.lake(), here["id"], name)
+            except LakeloopError as error:
+                st.error(words.plain(str(error)))
+            else:
+                session.wrote("cluster rename", here["id"], {"name": name.strip()})
+                st.rerun()
+
+
+def _choose_view(path: str, opened: bool, view: str) -> None:
+    """Cards, all images, what came when, other cuts; and the cards' order."""
+    if view == "clusters":
         sort = session.param("sort") if session.param("sort") in SORTS else "size"
-        chosen = _choice("Sort", SORTS, sort, 200)
+        chosen = _choice("Sort", SORTS, sort, 180)
         if chosen and chosen != sort:
             session.put(sort=chosen)
             st.rerun()
-    view = st.segmented_control(
+    wanted = st.segmented_control(
         "View",
-        ["Clusters", "Images"],
-        default="Images" if looking else "Clusters",
+        [one for one in VIEWS if opened or one != "clusters"],
+        default=view,
+        format_func=VIEWS.__getitem__,
         label_visibility="collapsed",
         required=True,
-        key=f"view-{path}",
+        key=f"view-{path}-{opened}",
     )
-    if (view == "Images") != looking:
-        session.put(view="images" if view == "Images" else None, open=None, sel=None)
+    if wanted != view:
+        session.put(view=wanted, size=None, open=None, sel=None)
         st.rerun()
+
+
+def _over_time(here: queries.Row) -> None:
+    """How many answers fell into the node, and how right they were: drift, as an analyst sees it."""
+    where = f"image_id IN (SELECT image_id FROM cluster_members WHERE id = {literal(here['id'])})"
+    days = queries.by_day(where)
+    if not days:
+        return words.empty(
+            "No answers with a time here", "Volume and error over time need answers that say when they were given."
+        )
+    joined = queries.assigned(here["id"])
+    note = (
+        f"{images(joined['assigned'])} joined it after it was made, the last on {joined['newest']:%d %b %Y}."
+        if joined["assigned"]
+        else "No image was assigned to it since it was made."
+    )
+    st.caption(f"{note} New images join by `{words.for_this_lake('cluster', 'assign', '--tree', here['tree'])}`.")
+    report([[charts.volume(days), charts.accuracy(days)]], key="node-time")
+    return None
 
 
 def _members(here: queries.Row) -> None:
