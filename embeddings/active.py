@@ -20,9 +20,11 @@ POSITIVE_WEIGHT = 60.0
 RIDGE = 1_000.0
 # Of the ranking's two parts, each in its standard deviations.
 NEAREST_WEIGHT = 0.3
+NEAREST_BLOCK = 8
 # Of the estimate of what is left.
 LATELY_LEAST = 240
 DRAWS = 400
+PAGE = 24
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class Left:
     next_page: float
 
 
+@dataclass(frozen=True)
+class _Model:
+    """`weights` float64 (d + 1,), `inverse` of the normal equations, `linear` and `scores` float32 (n,)."""
+
+    weights: np.ndarray
+    inverse: np.ndarray
+    linear: np.ndarray
+    scores: np.ndarray
+
+
 class ActiveSearch:
     """The state of one search over points (n, d), float32: who is marked yes, who no. Places are row numbers."""
 
@@ -50,7 +62,9 @@ class ActiveSearch:
         self._sum = self._rows.sum(axis=0, dtype=np.float64)
         self.marks = np.zeros(len(points), np.int8)  # 1 yes, -1 no, 0 not marked
         self._when = np.zeros(len(points), np.int64)
-        self._scores: np.ndarray | None = None
+        self._model: _Model | None = None
+        self._near_to: set[int] = set()
+        self._near = np.full(len(points), -1.0, np.float32)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -59,21 +73,11 @@ class ActiveSearch:
         """Marks places yes (1) or no (-1), or takes their marks back (0)."""
         self.marks[np.asarray(places, dtype=np.intp)] = mark
         self._when[np.asarray(places, dtype=np.intp)] = self._when.max(initial=0) + 1
-        self._scores = None
+        self._model = None
 
     def scores(self) -> np.ndarray:
         """float32 (n,): the ranking, higher is likelier. All zero while nothing is marked yes."""
-        if self._scores is None:
-            yes = np.flatnonzero(self.marks > 0)
-            if not len(yes):
-                return np.zeros(len(self), np.float32)
-            self._scores = _standardised(self._rows @ self._weights()[0].astype(np.float32))
-            nearest = np.full(len(self), -1.0, np.float32)
-            for start in range(0, len(yes), 64):
-                block = self._directions[yes[start : start + 64]]
-                np.maximum(nearest, (self._directions @ block.T).max(axis=1), out=nearest)
-            self._scores += NEAREST_WEIGHT * _standardised(nearest)
-        return self._scores
+        return self._fitted().scores
 
     def page(self, size: int) -> np.ndarray:
         """Places of the `size` likeliest not marked, likeliest first; fewer when fewer are left."""
@@ -99,28 +103,49 @@ class ActiveSearch:
         yes = self.marks[lately] > 0
         if not yes.any() or yes.all():
             return None
-        weights, inverse = self._weights()
+        model = self._fitted()
         rows = self._rows[lately].astype(np.float64)
-        scores = rows @ weights
+        scores = rows @ model.weights
         # Without its mark a yes would count as a no, like everything unmarked: one row of the equations.
-        own = np.einsum("ij,jk,ik->i", rows, inverse, rows, optimize=True)
+        own = np.einsum("ij,jk,ik->i", rows, model.inverse, rows, optimize=True)
         without = (scores - (POSITIVE_WEIGHT + 1) * own) / np.maximum(1 - (POSITIVE_WEIGHT - 1) * own, 1e-3)
         (intercept, slope), covariance = _logistic(np.where(yes, without, scores), yes)
-        others = self._rows[self.marks == 0].astype(np.float64) @ weights
+        others = model.linear[self.marks == 0]
         chance = np.random.default_rng(seed)
         drawn = chance.multivariate_normal([intercept, slope], covariance, DRAWS)
         counts, edges = np.histogram(others, 512)
         middles = (edges[:-1] + edges[1:]) / 2
         expected = _odds(drawn[:, :1] + np.maximum(drawn[:, 1:], 0.0) * middles) @ counts
         low, high = np.quantile(chance.poisson(expected), [0.025, 0.975])
-        best = np.sort(others)[-24:]
+        best = np.partition(others, max(0, len(others) - PAGE))[-PAGE:]
         return Left(float(np.median(expected)), int(low), int(high), float(_odds(intercept + slope * best).sum()))
 
-    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """float64 (d + 1,) of the linear model, and the inverse of its normal equations' matrix."""
-        rows = self._rows[self.marks > 0].astype(np.float64)
-        inverse = np.linalg.inv(self._gram + (POSITIVE_WEIGHT - 1.0) * (rows.T @ rows))
-        return inverse @ ((POSITIVE_WEIGHT + 1.0) * rows.sum(axis=0) - self._sum), inverse
+    def _fitted(self) -> _Model:
+        """What the marks say now."""
+        if self._model is None:
+            yes = np.flatnonzero(self.marks > 0)
+            rows = self._rows[yes].astype(np.float64)
+            inverse = np.linalg.inv(self._gram + (POSITIVE_WEIGHT - 1.0) * (rows.T @ rows))
+            weights = inverse @ ((POSITIVE_WEIGHT + 1.0) * rows.sum(axis=0) - self._sum)
+            linear = self._rows @ weights.astype(np.float32)
+            scores: np.ndarray = np.zeros(len(self), np.float32)
+            if len(yes):
+                scores = _standardised(linear) + NEAREST_WEIGHT * _standardised(self._nearest(yes))
+            self._model = _Model(weights, inverse, linear, scores)
+        return self._model
+
+    def _nearest(self, yes: np.ndarray) -> np.ndarray:
+        """float32 (n,): cosine to the nearest place marked yes. Only places new since the last call are compared."""
+        if not self._near_to <= set(yes.tolist()):  # a mark was taken back
+            self._near_to, self._near = set(), np.full(len(self), -1.0, np.float32)
+        new = [place for place in yes.tolist() if place not in self._near_to]
+        for start in range(0, len(new), NEAREST_BLOCK):
+            some = new[start : start + NEAREST_BLOCK]
+            # Always the same shape, so that it rounds alike however the marks came: equal marks, equal pages.
+            block = self._directions[some + some[:1] * (NEAREST_BLOCK - len(some))]
+            np.maximum(self._near, (self._directions @ block.T).max(axis=1), out=self._near)
+        self._near_to.update(new)
+        return self._near
 
 
 def _odds(logits: np.ndarray) -> np.ndarray:

@@ -121,6 +121,12 @@ def partition(
     return replace(kmeans(points, None, seed, say), remark=remark)
 
 
+def preload() -> None:
+    """Imports what clustering needs, some two seconds; raises what is missing."""
+    for module, package in (("sklearn.cluster", "scikit-learn"), ("hdbscan", "hdbscan"), ("faiss", "faiss-cpu")):
+        require(module, package, "cluster")
+
+
 def _check(n: int, method: str, k: int | None, min_cluster_size: int | None) -> None:
     if method not in METHODS:
         raise BadInput(f"method {method!r} is none of {', '.join(METHODS)}")

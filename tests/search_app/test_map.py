@@ -23,14 +23,13 @@ from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.embeddings.test_cluster import holding, islands
 from tests.lake.answers import image, label
+from tests.search_app.browsing import MISSING, answering
 from tests.search_app.shapes import Shapes, make_shapes
-from tests.search_app.test_browser import _answering, browser, page, pytestmark
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-__all__ = ["browser", "page"]
-needs_browser = pytestmark
+needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 
 
 def test_points_come_in_order_once_and_only_to_readers(make_lake: MakeLake) -> None:
@@ -172,7 +171,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 @pytest.fixture(scope="module")
 def url(drawn: Shapes) -> Iterator[str]:
     start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
-    with _answering(["-c", start, drawn.uri]) as answers:
+    with answering(["-c", start, drawn.uri]) as answers:
         yield answers
 
 

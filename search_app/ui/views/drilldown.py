@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 import streamlit as st
@@ -28,6 +30,7 @@ def page() -> None:
         return words.no_images()
     if not any(one["embedded"] for one in status["embedders"]):
         return words.not_embedded()
+    _preload()
     trees = queries.trees()
     known = [row["tree"] for row in trees]
     tree = session.param("tree") if session.param("tree") in known else (known[0] if known else None)
@@ -42,6 +45,19 @@ def page() -> None:
     here = queries.node(tree, session.param("at"))
     search = _toolbar(trees, tree, status, here)
     return _node(here, search)
+
+
+@st.cache_resource
+def _preload() -> None:
+    """Imports take seconds: they are made while the page is looked at, not when a button is pressed."""
+    Thread(target=_import, name="import clustering", daemon=True).start()
+
+
+def _import() -> None:
+    from embeddings.partition import preload
+
+    with suppress(LakeloopError):  # said by the button that needs it
+        preload()
 
 
 def _toolbar(trees: list[queries.Row], tree: str, status: dict[str, Any], here: queries.Row | None) -> str:
