@@ -3,8 +3,8 @@
 The tree is data in the lake (tables `clusters` and `cluster_members`). A node's path says where it is: "" is the root,
 "0.3" the fourth child of the first. A node's children partition it; what fitted in no cluster is a child of its own,
 marked as noise and last. Projection and clustering are fitted anew for every node: a parent's projection hides what
-separates its children. How vectors become clusters is `partition.py`'s
-business, what answers say of them `contents.py`'s.
+separates its children. How vectors become clusters is `partition.py`'s business, what answers say of them
+`contents.py`'s.
 """
 
 from __future__ import annotations
@@ -22,28 +22,22 @@ import pyarrow as pa
 
 from embeddings import contents
 from embeddings import embedder as embedders
-from embeddings.components import reduce
 from embeddings.contents import Contents
-from embeddings.partition import METHODS, Density, Method, Partition, partition, usual_size
+from embeddings.partition import METHODS, Method, Partition, partition
 from embeddings.vectors import of_images
 from lake import schema, slices, store
 from lake import where as filters
 from lake.errors import BadInput
-from lake.extras import require
 from lake.store import literal
 
 if TYPE_CHECKING:
     from embeddings.embedder import TextEmbedder
     from lake.store import EmbedderRecord, Lake
 
-__all__ = ["METHODS", "Cut", "Method", "Node", "Tree", "cluster", "compare", "rename", "sweep", "trees", "uncut"]
-
 FEWEST = 2
 MEDOIDS = 12
 BORDERLINE = 6
 NAME_MOST = 100
-# What a sweep tries of the usual smallest cluster, from half of it to eight times.
-SWEEP = (0.5, 1, 2, 4, 8)
 
 Progress = Callable[[str], None]
 
@@ -85,25 +79,6 @@ class Tree:
     nodes: list[Node]
     seconds: float
     remark: str | None = None
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What a clustering of a node would give; nothing of it is saved.
-
-    `clusters`: without noise; shares are of the node's images, 0 to 1; `persistence`: mean of its clusters', None when
-    the method does not say; `agreement`: adjusted mutual information with the first cut compared (1: the same, about
-    0: chance), None for the first and in a sweep.
-    """
-
-    method: str
-    params: dict[str, Any]
-    clusters: int
-    noise_share: float
-    largest_share: float
-    persistence: float | None
-    remark: str | None = None
-    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -193,59 +168,6 @@ def cluster(
     return Tree(tree, record.name, found.method, nodes, time.perf_counter() - started, found.remark)
 
 
-def sweep(
-    lake: Lake, *, node: str, sizes: Sequence[int] | None = None, seed: int = 0, progress: Progress | None = None
-) -> list[Cut]:
-    """What HDBSCAN would make of a node with several smallest clusters, from the smallest; nothing is saved.
-
-    Where rows are alike the clusters are real, where they jump they hang on the parameter. `sizes`: default from half
-    to eight times the usual one. Raises BadInput as `cluster`.
-    """
-    _, vectors = _of_node(lake, node)
-    n = len(vectors)
-    usual = usual_size(n)
-    wanted = sorted({min(max(2, round(usual * f)), n) for f in SWEEP} if sizes is None else set(sizes))
-    if not wanted or not 2 <= wanted[0] <= wanted[-1] <= n:
-        raise BadInput(f"sizes are {wanted}; each must be from 2 to the number of images ({n})")
-    first = partition(vectors, "hdbscan", None, seed, wanted[0], progress) if _alike(vectors) else None
-    if first is not None:
-        return [_cut(first)]
-    density = Density(reduce(vectors, seed), progress)
-    return [_cut(density.cut(size)) for size in wanted]
-
-
-def compare(
-    lake: Lake,
-    node: str,
-    methods: Sequence[Method],
-    *,
-    k: int | None = None,
-    seed: int = 0,
-    min_cluster_size: int | None = None,
-    progress: Progress | None = None,
-) -> list[Cut]:
-    """What each of several methods would make of a node, in their order; nothing is saved.
-
-    `k` goes to k-means, `min_cluster_size` to HDBSCAN and EVoC. Raises BadInput as `cluster`, or for no method.
-    """
-    if not methods:
-        raise BadInput(f"which methods? give some of {', '.join(METHODS)}")
-    ami = require("sklearn.metrics", "scikit-learn", "cluster").adjusted_mutual_info_score
-    _, vectors = _of_node(lake, node)
-    found = [
-        partition(
-            vectors,
-            method,
-            k if method == "kmeans" else None,
-            seed,
-            min_cluster_size if method in ("hdbscan", "evoc") else None,
-            progress,
-        )
-        for method in methods
-    ]
-    return [_cut(found[0]), *(_cut(one, float(ami(found[0].labels, one.labels))) for one in found[1:])]
-
-
 def rename(lake: Lake, node: str, name: str | None) -> None:
     """Gives a node a person's name, up to 100 characters; None or "" takes it away. Raises BadInput."""
     find(lake, node)
@@ -307,32 +229,6 @@ def find(lake: Lake, node: str) -> tuple[str, str, EmbedderRecord]:
 def members(lake: Lake, record: EmbedderRecord, node: str) -> tuple[list[str], np.ndarray]:
     """A node's images that still have a vector, by id, and their vectors, float32 (n, dim)."""
     return of_images(lake, record, lake.look_up("cluster_members", ["image_id"], "id", [node])["image_id"].to_pylist())
-
-
-def _of_node(lake: Lake, node: str) -> tuple[list[str], np.ndarray]:
-    _, _, record = find(lake, node)
-    names, vectors = members(lake, record, node)
-    if len(names) < FEWEST:
-        raise BadInput(f"{len(names)} images with a {record.name} vector are too few to cluster; {FEWEST} are needed")
-    return names, vectors
-
-
-def _alike(vectors: np.ndarray) -> bool:
-    return not np.ptp(vectors, axis=0).any()
-
-
-def _cut(found: Partition, agreement: float | None = None) -> Cut:
-    held = float(np.mean(found.persistence)) if len(found.persistence) else None
-    return Cut(
-        found.method,
-        found.params,
-        found.clusters,
-        found.noise_share,
-        found.largest_share,
-        held,
-        found.remark,
-        agreement,
-    )
 
 
 def _nodes(path: str, found: Partition, names: list[str], vectors: np.ndarray) -> tuple[np.ndarray, list[Node]]:

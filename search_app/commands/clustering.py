@@ -129,7 +129,7 @@ def _volume(a: argparse.Namespace) -> int:
 
 
 def _sweep(a: argparse.Namespace) -> int:
-    from embeddings.cluster import sweep
+    from embeddings.cuts import sweep
 
     opened = open_lake(a)
     with _stages() as say:
@@ -138,7 +138,7 @@ def _sweep(a: argparse.Namespace) -> int:
 
 
 def _compare(a: argparse.Namespace) -> int:
-    from embeddings.cluster import compare
+    from embeddings.cuts import compare
 
     opened = open_lake(a)
     with _stages() as say:

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddings.backfill import store_vectors
-from embeddings.cluster import Tree, cluster, compare, rename, sweep, trees, uncut
+from embeddings.cluster import Tree, cluster, rename, trees, uncut
+from embeddings.cuts import compare, sweep
 from embeddings.embedder import bind, record_of
 from lake import slices
 from lake.errors import BadInput

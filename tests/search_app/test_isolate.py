@@ -28,7 +28,7 @@ LACKING = MISSING + [name for name in NEEDED if importlib.util.find_spec(name) i
 
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"needs {', '.join(LACKING)}")
 
-NEW_KIND = 30
+NEW_KIND = 24
 PAGES = 6  # of 24: more than enough, and fewer than the lake has
 
 DEMO = """
@@ -38,7 +38,7 @@ from search_app.demo import quickstart
 whole = cast(cells())
 new = [one for one in whole.production if one[0].kind == "polycrystalline"][:int(sys.argv[2])]
 old = [one for one in whole.production if one[0].kind == "monocrystalline"][:60]
-story = Story(whole.training[:50], sorted(new + old, key=lambda one: one[1]), whole.held_out[:5])
+story = Story(whole.training[:40], sorted(new + old, key=lambda one: one[1]), whole.held_out[:4])
 quickstart(sys.argv[1], story=story)
 """
 

@@ -16,7 +16,8 @@ from search_app.ui.rates import count, share
 from search_app.ui.report import Block, report, table
 
 if TYPE_CHECKING:
-    from embeddings.cluster import Cut, Method
+    from embeddings.cuts import Cut
+    from embeddings.partition import Method
 
 METHODS: dict[Method, str] = {"auto": "Automatic", "kmeans": "k-means", "hdbscan": "HDBSCAN", "evoc": "EVoC"}
 COUNTED = ("auto", "kmeans")  # methods that take a number of clusters
@@ -71,13 +72,13 @@ def _method(label: str, place: int) -> Method:
 
 
 def _computed(node: str, methods: Sequence[Method]) -> list[Cut]:
-    from embeddings import cluster
+    from embeddings import cuts
 
     try:
         with st.spinner("Cutting …", show_time=True):
             if methods:
-                return list(cluster.compare(session.lake(), node, methods))
-            return list(cluster.sweep(session.lake(), node=node))
+                return list(cuts.compare(session.lake(), node, methods))
+            return list(cuts.sweep(session.lake(), node=node))
     except LakeloopError as error:
         st.error(words.plain(str(error)))
         return []
