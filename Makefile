@@ -11,7 +11,7 @@ demo: $(VENV)/.demo-installed  ## build the demo lake (once) and open the app; A
 	$(BIN)/lakeloop quickstart --lake demo-lake/solar.lake --port $(PORT) $(ARGS)
 
 test: check  ## linters, types, and every test in its short form
-	$(BIN)/python -m pytest -m "not soak" -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not soak" -n 3 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev-installed programs
 	$(BIN)/ruff check .

@@ -98,7 +98,7 @@ def umap_hdbscan(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
     """UMAP to 10 dimensions (15 neighbours, min_dist 0, cosine), then the hdbscan package."""
     with Stopwatch() as startup:
         import hdbscan
-        import umap  # type: ignore[import-not-found,unused-ignore]
+        import umap  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     def run(points: np.ndarray) -> np.ndarray:
         placed = umap.UMAP(n_components=10, min_dist=0.0, metric="cosine", random_state=turn).fit_transform(points)

@@ -36,7 +36,7 @@ def test_islands_stay_islands_and_neighbours_neighbours() -> None:
     shown, _ = neighbours(places, 5)
     assert (island[shown] == island[:, None]).mean() > 0.99
     assert projection.neighbours_kept(near, places) > 0.5
-    assert projection.neighbours_kept(near, projection.reduce(points, 2)) < 0.4  # the first two components alone
+    assert projection.neighbours_kept(near, components.reduce(points, 0, 2)) < 0.4  # the first two components alone
 
 
 def test_the_same_seed_gives_the_same_map(make_lake: MakeLake) -> None:

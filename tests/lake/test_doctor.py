@@ -66,7 +66,8 @@ def _filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def filler(table: schema.Table, number: int) -> pa.Table:
     """A row that says nothing."""
-    values = {pa.string(): f"n{number}", pa.int32(): number, pa.int64(): 0, pa.bool_(): False, schema.UTC: store.now()}
+    values = {pa.string(): f"n{number}", pa.int32(): number, pa.int64(): 0, pa.bool_(): False}
+    values |= {pa.float32(): 0.0, schema.UTC: store.now()}
     row = {c.name: values.get(c.type, []) for c in table.columns if not c.nullable}
     return pa.Table.from_pylist([row], schema=table.arrow())
 
