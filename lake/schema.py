@@ -326,7 +326,7 @@ SLICES = Table(
         Column("name", pa.string(), "the slice's name", nullable=False),
         Column("version", pa.int32(), "1, 2, ...", nullable=False),
         Column("kind", pa.string(), "where, ids or cluster", nullable=False),
-        Column("definition", pa.string(), "the SQL filter, the node TREE/NODE, or the name of the id list"),
+        Column("definition", pa.string(), "the SQL filter, the nodes TREE/NODE, or the name of the id list"),
         Column("predictions_version", pa.int64(), "version of predictions it was resolved at", nullable=False),
         Column("size", pa.int64(), "number of images", nullable=False),
         Column("created_at", UTC, "when it was made", nullable=False),

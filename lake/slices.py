@@ -49,9 +49,14 @@ class Slice:
 
 
 def create(
-    lake: Lake, name: str, *, where: str | None = None, ids: Sequence[str] | None = None, cluster: str | None = None
+    lake: Lake,
+    name: str,
+    *,
+    where: str | None = None,
+    ids: Sequence[str] | None = None,
+    cluster: str | Sequence[str] | None = None,
 ) -> Slice:
-    """Saves the images that pass a SQL filter, have these ids (images' or predictions'), or are in a node.
+    """Saves the images that pass a SQL filter, have these ids (images' or predictions'), or are in any of some nodes.
 
     Give exactly one of the three. Raises BadInput for a bad name, an unknown id or node, or an empty result.
     """
@@ -63,10 +68,14 @@ def create(
     if where is not None:
         kind, definition, members = "where", where, filters.images(lake, where)
     elif cluster is not None:
-        members = sorted(lake.look_up("cluster_members", ["image_id"], "id", [cluster])["image_id"].to_pylist())
-        kind, definition = "cluster", cluster
-        if not members:
-            raise BadInput(f"no node {cluster!r}; `lakeloop cluster` and the table clusters name them (TREE/PATH)")
+        nodes = [cluster] if isinstance(cluster, str) else [*dict.fromkeys(cluster)]
+        found = lake.look_up("cluster_members", ["id", "image_id"], "id", nodes)
+        missing = sorted(set(nodes) - set(found["id"].to_pylist()))
+        if missing or not nodes:
+            name_it = "`lakeloop cluster` and the table clusters name them (TREE/PATH)"
+            raise BadInput(f"no node {missing[0]!r}; {name_it}" if missing else f"which node? {name_it}")
+        members = sorted(set(found["image_id"].to_pylist()))
+        kind, definition = "cluster", ", ".join(nodes)
     else:
         assert ids is not None
         members = _resolve(lake, ids)

@@ -28,7 +28,7 @@ def register(add: Add, slices: Any) -> None:
     how = p.add_mutually_exclusive_group(required=True)
     how.add_argument("--where", metavar="SQL")
     how.add_argument("--ids", metavar="FILE", help="one id a line; - for standard input")
-    how.add_argument("--cluster", metavar="TREE/PATH")
+    how.add_argument("--cluster", action="append", metavar="TREE/PATH", help="all of this node; again for more")
     add("list", _slice_list, "every version of every slice", slices)
     p = add("show", _slice_show, "a slice's definition and members", slices)
     p.add_argument("name", metavar="NAME[@VERSION]")

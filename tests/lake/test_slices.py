@@ -49,6 +49,22 @@ def test_a_slice_by_cluster(answered: Lake) -> None:
     assert members(answered, slices.create(answered, "node", cluster="t/0")) == sorted([image(0), image(1)])
 
 
+def test_a_slice_by_several_clusters_has_every_image_once(answered: Lake) -> None:
+    inside = {"t/": [0, 1, 2], "t/0": [0, 1], "t/1": [2]}
+    rows = [
+        {"id": node, "tree": "t", "node": node[2:], "image_id": image(i)} for node, some in inside.items() for i in some
+    ]
+    answered.insert("cluster_members", pa.Table.from_pylist(rows, schema=schema.CLUSTER_MEMBERS.arrow()))
+    for nodes in (["t/0", "t/1"], ["t/", "t/0"], ["t/1", "t/0", "t/1"]):
+        made = slices.create(answered, "both", cluster=nodes)
+        assert members(answered, made) == sorted(image(i) for i in range(3))
+    assert made.definition == "t/1, t/0"
+    with pytest.raises(BadInput, match="no node 't/9'"):
+        slices.create(answered, "both", cluster=["t/0", "t/9"])
+    with pytest.raises(BadInput, match="which node"):
+        slices.create(answered, "both", cluster=[])
+
+
 def test_the_next_of_the_same_name_is_the_next_version(answered: Lake) -> None:
     first = slices.create(answered, "cats", where="label = 'cat'")
     add(answered, [{"label": "cat"}])
