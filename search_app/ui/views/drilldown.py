@@ -258,7 +258,11 @@ def _more(here: queries.Row, opened: bool) -> None:
     offered += ["Find all like its centre", "Use as scope"] if path else []
     if not offered:
         return
-    match st.menu_button("More", offered, key=f"more-{node_id}"):
+    key = f"more-{node_id}"
+    st.menu_button("More", offered, key=key, on_click=_choose, args=(key,))
+    if st.session_state.get("_more", ("", ""))[0] != key:
+        return
+    match st.session_state.pop("_more")[1]:
         case "Rename":
             _rename(here)
         case "Undo this split":
@@ -268,6 +272,11 @@ def _more(here: queries.Row, opened: bool) -> None:
         case "Use as scope":
             session.put(node=node_id, open=None, sel=None)
             st.rerun()
+
+
+def _choose(key: str) -> None:
+    """Keeps what was chosen until it is done: a run that another one interrupts forgets what was clicked."""
+    st.session_state["_more"] = (key, st.session_state[key])
 
 
 def _undo(node_id: str) -> None:
