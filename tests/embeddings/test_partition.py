@@ -125,6 +125,7 @@ def test_a_seed_gives_equal_labels(method: Any, n: int) -> None:
     assert one.persistence == other.persistence
 
 
+@pytest.mark.soak  # it compiles for up to a minute on a machine that has not
 def test_evoc_by_name() -> None:
     said: list[str] = []
     found = partition(islands([200, 150], spread=0.02), "evoc", seed=1, progress=said.append)

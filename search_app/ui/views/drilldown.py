@@ -313,18 +313,23 @@ def _choose_view(path: str, opened: bool, view: str) -> None:
         if chosen and chosen != sort:
             session.put(sort=chosen)
             st.rerun()
-    wanted = st.segmented_control(
+    key = f"view-{path}-{opened}"
+    # What the page shows is said by the URL alone: the control may still remember a view from before a split.
+    st.session_state[key] = view
+    st.segmented_control(
         "View",
         [one for one in VIEWS if opened or one != "clusters"],
-        default=view,
         format_func=VIEWS.__getitem__,
         label_visibility="collapsed",
         required=True,
-        key=f"view-{path}-{opened}",
+        key=key,
+        on_change=_look,
+        args=(key,),
     )
-    if wanted != view:
-        session.put(view=wanted, size=None, open=None, sel=None)
-        st.rerun()
+
+
+def _look(key: str) -> None:
+    session.put(view=st.session_state[key], size=None, open=None, sel=None)
 
 
 def _over_time(here: queries.Row) -> None:
