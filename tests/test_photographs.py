@@ -53,7 +53,7 @@ def _half(image: Image.Image) -> Image.Image:
     return image.resize((max(1, image.width // 2), max(1, image.height // 2)), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [20, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize(
     ("change", "quality", "least"),
     [(None, 0, 0.99), (_same, 60, 0.98), (_half, 90, 0.95), (ImageOps.mirror, 90, 0.97)],
