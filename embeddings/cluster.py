@@ -25,7 +25,7 @@ from embeddings import embedder as embedders
 from embeddings.contents import Contents
 from embeddings.partition import METHODS, Method, Partition, partition
 from embeddings.vectors import of_images
-from lake import schema, slices, store
+from lake import nodes, schema, slices, store
 from lake import where as filters
 from lake.errors import BadInput
 from lake.store import literal
@@ -219,16 +219,14 @@ def trees(lake: Lake) -> list[Root]:
 
 def find(lake: Lake, node: str) -> tuple[str, str, EmbedderRecord]:
     """Tree, path and embedder of a node TREE/PATH. Raises BadInput when there is none such."""
-    tree, slash, path = node.partition("/")
-    found = lake.look_up("clusters", ["embedder"], "id", [node])
-    if not slash or not found.num_rows:
-        raise BadInput(f"no node {node!r}; a node is TREE/PATH, e.g. 1f0c2a9b/0.3 (the root: 1f0c2a9b/)")
-    return tree, path, embedders.record_of(lake, found["embedder"][0].as_py())
+    record = embedders.record_of(lake, nodes.embedder(lake, node))
+    tree, _, path = node.partition("/")
+    return tree, path, record
 
 
 def members(lake: Lake, record: EmbedderRecord, node: str) -> tuple[list[str], np.ndarray]:
     """A node's images that still have a vector, by id, and their vectors, float32 (n, dim)."""
-    return of_images(lake, record, lake.look_up("cluster_members", ["image_id"], "id", [node])["image_id"].to_pylist())
+    return of_images(lake, record, nodes.members(lake, [node]))
 
 
 def _nodes(path: str, found: Partition, names: list[str], vectors: np.ndarray) -> tuple[np.ndarray, list[Node]]:

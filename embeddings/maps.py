@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from embeddings import components, projection
 from embeddings import embedder as embedders
 from embeddings.vectors import of_images
-from lake import schema, store
+from lake import nodes, schema, store
 from lake import where as filters
 from lake.errors import BadInput
 from lake.store import literal
@@ -76,7 +76,7 @@ def make(
     if node is not None and (where is not None or embedder is not None):
         raise BadInput("a node has its own images and embedder: give --node alone, without --where or --embedder")
     version = lake.version("predictions")
-    record = embedders.record_of(lake, _embedder_of(lake, node) if node is not None else embedder)
+    record = embedders.record_of(lake, nodes.embedder(lake, node) if node is not None else embedder)
     names, vectors = of_images(lake, record, _wanted(lake, node, where))
     if not names:
         raise BadInput(f"no image here has a {record.name} vector; run: lakeloop embed --embedder {record.name}")
@@ -186,16 +186,8 @@ def inside(corners: Sequence[Sequence[float]] | np.ndarray, places: np.ndarray) 
 
 def _wanted(lake: Lake, node: str | None, where: str | None) -> Sequence[str] | None:
     if node is not None:
-        members: Sequence[str] = lake.look_up("cluster_members", ["image_id"], "id", [node])["image_id"].to_pylist()
-        return members
+        return nodes.members(lake, [node])
     return None if where is None else filters.images(lake, where)
-
-
-def _embedder_of(lake: Lake, node: str) -> str:
-    found = lake.look_up("clusters", ["embedder"], "id", [node])
-    if not found.num_rows:
-        raise BadInput(f"no node {node!r}; a node is TREE/PATH, e.g. 1f0c2a9b/0.3 (the root: 1f0c2a9b/)")
-    return str(found["embedder"][0].as_py())
 
 
 def _add(lake: Lake, map_id: str, names: Sequence[str], places: np.ndarray) -> None:

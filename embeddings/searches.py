@@ -20,14 +20,14 @@ from embeddings import whitening
 from embeddings.active import PAGE, ActiveSearch, Left
 from embeddings.vectors import in_batches
 from lake import ids as identity
-from lake import schema, store
+from lake import nodes, schema, store
 from lake import where as filters
 from lake.errors import BadInput
 from lake.store import literal
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from lake.store import EmbedderRecord, Lake
 
@@ -143,13 +143,14 @@ class Search:
         current = self._current().values()
         found = sum(m.mark == "yes" for m in current)
         looked = sum(m.node is None and m.page > 0 for m in current)
+        pages = max((m.page for m in current), default=0)
         left = self._active.left()
         open_ = int((self._active.marks == 0).sum())
-        lately = sum(m.mark == "yes" and m.page == self.pages for m in current)
-        stop, advice = _advice(left, found, self.pages, lately, open_)
+        lately = sum(m.mark == "yes" and m.page == pages for m in current)
+        stop, advice = _advice(left, found, pages, lately, open_)
         low, high = (left.low, min(left.high, open_)) if left else (None, None)
         return Progress(
-            len(self._names), looked, found, self.pages, left.expected if left else None, low, high, stop, advice
+            len(self._names), looked, found, pages, left.expected if left else None, low, high, stop, advice
         )
 
     def rename(self, name: str) -> None:
@@ -159,11 +160,8 @@ class Search:
         self._row, self.name = row, row["name"]
 
     def _whole(self, node: str, mark: str) -> int:
-        members = self._lake.look_up("cluster_members", ["image_id"], "id", [node])["image_id"].to_pylist()
-        if not members:
-            raise BadInput(f"no node {node!r}; `lakeloop cluster` and the table clusters name them (TREE/PATH)")
         current = self._current()
-        fresh = sorted({i for i in members if i in self._places and i not in current})
+        fresh = [i for i in nodes.members(self._lake, [node]) if i in self._places and i not in current]
         self._write([_Mark(i, mark, 0, node) for i in fresh])
         return len(fresh)
 
@@ -268,25 +266,23 @@ def _points(lake: Lake, record: EmbedderRecord, row: dict[str, Any]) -> tuple[An
     """image_ids, sorted, and their whitened points."""
     wanted: set[str] | None = None
     if row["node"] is not None:
-        wanted = set(lake.look_up("cluster_members", ["image_id"], "id", [row["node"]])["image_id"].to_pylist())
-        if not wanted:
-            raise BadInput(f"no node {row['node']!r}; a node is TREE/PATH, e.g. 1f0c2a9b/0.3")
+        wanted = set(nodes.members(lake, [row["node"]]))
     elif row["where"] is not None:
         wanted = set(filters.images(lake, row["where"]))
     chosen = None if wanted is None else sorted(wanted | set(row["examples"]))
     count = lake.dataset("predictions").count_rows(f"{record.column} is not null") if chosen is None else len(chosen)
     share = whitening.FITTED_ON / max(1, count)
+    batches: Iterable[tuple[Any, np.ndarray]] = in_batches(lake, record, chosen)
+    if share >= 1:  # few enough to be held: the table is read once
+        batches = [*batches]
     # An id is a hash: the first digits choose a sample, the same whoever asks.
-    sampled = [
-        vectors[[int(name[:8], 16) < share * 16**8 for name in names]]
-        for names, vectors in in_batches(lake, record, chosen)
-    ]
+    sampled = [vectors[[int(name[:8], 16) < share * 16**8 for name in names]] for names, vectors in batches]
     if not sampled:
         return [], np.zeros((0, 1), np.float32)
     whiten = whitening.fit(np.concatenate(sampled))
     names: Any = []
     points = []
-    for some, vectors in in_batches(lake, record, chosen):
+    for some, vectors in batches if share >= 1 else in_batches(lake, record, chosen):
         names += some
         points.append(whiten(vectors))
     order = np.argsort(np.asarray(names))

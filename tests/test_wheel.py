@@ -1,15 +1,20 @@
-"""The wheel with the core dependencies alone, in an empty environment."""
+"""The wheel with the core dependencies alone: with nothing else to import, and (long form) in an empty environment."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests import pictures
 
@@ -37,30 +42,89 @@ def test_it_holds_code_and_the_app_s_files_and_no_pictures(wheel: Path) -> None:
     assert not [n for n in names if n.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".gif", ".npy"))]
 
 
+STEPS = [("init",), ("ingest", "photos"), ("sql", "SELECT count(*) AS n FROM images"), ("status",)]
+
+# Read by every Python started with it: what belongs to no core dependency cannot be imported.
+ONLY = """
+import importlib.metadata, json, sys
+allowed = set(json.loads({allowed!r}))
+owners = importlib.metadata.packages_distributions()
+
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if top in owners and not allowed & {{one.lower().replace("_", "-") for one in owners[top]}}:
+            raise ModuleNotFoundError(f"No module named {{top!r}}", name=top)
+
+sys.meta_path.insert(0, Only())
+"""
+
+
+def core(wheel: Path) -> set[str]:
+    """Names of the distributions that installing the wheel without extras brings."""
+    requirements = [
+        line.partition(": ")[2]
+        for name in zipfile.ZipFile(wheel).namelist()
+        if name.endswith(".dist-info/METADATA")
+        for line in zipfile.ZipFile(wheel).read(name).decode().splitlines()
+        if line.startswith("Requires-Dist")
+    ]
+    found, waiting = {"lakeloop"}, requirements
+    while waiting:
+        wanted = Requirement(waiting.pop())
+        name = canonicalize_name(wanted.name)
+        if name not in found and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
+            found.add(name)
+            waiting += importlib.metadata.requires(name) or []
+    return found
+
+
+def works(wheel: Path, run: Callable[..., subprocess.CompletedProcess[str]], place: Path) -> None:
+    """Help, init, ingest, sql and status; and what is missing is named."""
+    pictures.folder(place / "photos", 3)
+    assert run("--help").returncode == 0
+    outs = []
+    for words in STEPS:
+        done = run(*words, "--lake", "l", "--json")
+        assert done.returncode == 0, done.stderr
+        outs.append(json.loads(done.stdout))
+    assert outs[1]["images_new"] == 3
+    assert outs[2] == [{"n": 3}]
+    assert outs[3]["images"] == 3
+    for command, extra in (("embed", "embed"), ("serve", "app")):
+        missing = run(command, "--lake", "l")
+        assert missing.returncode == 3
+        assert f"pip install 'lakeloop[{extra}]'" in missing.stderr
+
+
 def test_core_alone_runs_help_init_ingest_sql_and_status(wheel: Path, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    zipfile.ZipFile(wheel).extractall(code)
+    (code / "sitecustomize.py").write_text(ONLY.format(allowed=json.dumps(sorted(core(wheel)))))
+    environment = os.environ | {"PYTHONPATH": str(code)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from search_app.cli import entry; entry()", *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+
+    where = "import lake, sys; print(lake.__file__); import torch"
+    blocked = subprocess.run(
+        [sys.executable, "-c", where], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert blocked.stdout.startswith(str(code))
+    assert "No module named 'torch'" in blocked.stderr
+    works(wheel, run, tmp_path)
+
+
+@pytest.mark.soak
+def test_core_alone_installs_into_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True)
-    python, lakeloop = tmp_path / "env/bin/python", tmp_path / "env/bin/lakeloop"
+    python = tmp_path / "env/bin/python"
     install = _run(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel, cwd=tmp_path)
     if install.returncode and "No matching distribution" not in install.stderr:
         assert "conflict" not in install.stderr
         pytest.skip(f"the package registry cannot be reached: {install.stderr.splitlines()[-1]}")
     assert install.returncode == 0, install.stderr
     present = json.loads(_run(python, "-m", "pip", "list", "--format", "json", cwd=tmp_path).stdout)
-    assert not {p["name"] for p in present} & {"torch", "streamlit", "hdbscan"}
-    pictures.folder(tmp_path / "photos", 3)
-    assert _run(lakeloop, "--help", cwd=tmp_path).returncode == 0
-    steps = [("init",), ("ingest", "photos"), ("sql", "SELECT count(*) AS n FROM images"), ("status",)]
-    outs = []
-    for words in steps:
-        done = _run(lakeloop, *words, "--lake", "l", "--json", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        outs.append(json.loads(done.stdout))
-    assert outs[1]["images_new"] == 3
-    assert outs[2] == [{"n": 3}]
-    assert outs[3]["images"] == 3
-    missing = _run(lakeloop, "embed", "--lake", "l", cwd=tmp_path)
-    assert missing.returncode == 3
-    assert "pip install 'lakeloop[embed]'" in missing.stderr
-    missing = _run(lakeloop, "serve", "--lake", "l", cwd=tmp_path)
-    assert missing.returncode == 3
-    assert "pip install 'lakeloop[app]'" in missing.stderr
+    assert {canonicalize_name(p["name"]) for p in present} - {"pip", "setuptools"} <= core(wheel)
+    works(wheel, lambda *words: _run(tmp_path / "env/bin/lakeloop", *words, cwd=tmp_path), tmp_path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import Any
 
 import streamlit as st
 
@@ -31,6 +32,17 @@ def empty(title: str, why: str, command: str | None = None) -> None:
         st.markdown(why, text_alignment="center", width=560)
         if command:
             st.code(command, language="bash", width=560)
+
+
+def nothing_to_compare(status: dict[str, Any]) -> bool:
+    """Whether images or vectors are missing (`status` is `lakeloop status`); what is missing is then on the page."""
+    if not status["images"]:
+        no_images()
+    elif not any(one["embedded"] for one in status["embedders"]):
+        not_embedded()
+    else:
+        return False
+    return True
 
 
 def no_images() -> None:

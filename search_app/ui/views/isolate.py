@@ -24,10 +24,8 @@ EXAMPLES = 4  # shown beside the numbers, to remember what is searched for
 def page() -> None:
     """The Isolate page."""
     status = queries.status(queries.stamp())
-    if not status["images"]:
-        return words.no_images()
-    if not any(one["embedded"] for one in status["embedders"]):
-        return words.not_embedded()
+    if words.nothing_to_compare(status):
+        return None
     asked = session.param("search")
     if not asked:
         st.session_state.pop("_marking", None)

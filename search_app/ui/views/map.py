@@ -24,10 +24,8 @@ _making: dict[str, Making] = {}  # by lake: one at a time
 def page() -> None:
     """The Map page."""
     status = queries.status(queries.stamp())
-    if not status["images"]:
-        return words.no_images()
-    if not any(one["embedded"] for one in status["embedders"]):
-        return words.not_embedded()
+    if words.nothing_to_compare(status):
+        return None
     known = _maps()
     underway = _making.get(session.lake().uri)
     if underway is not None:
