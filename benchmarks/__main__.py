@@ -35,6 +35,7 @@ BENCHMARKS = {
     "durable_ingest": "benchmarks.durable_ingest",
     "cluster": "benchmarks.cluster",
     "looks": "benchmarks.looks",
+    "sql": "benchmarks.sql",
 }
 # NAME -> module whose `main(arguments)` has options of its own.
 PROOFS = {"crash": "benchmarks.crash", "growth": "benchmarks.growth"}

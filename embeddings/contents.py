@@ -67,7 +67,7 @@ def of(lake: Lake, names: Sequence[str], places: np.ndarray, count: int) -> list
     promoted = [name for name, kind in lake.promoted().items() if pa.types.is_string(kind) or pa.types.is_boolean(kind)]
     extra = "".join(f', a."{name}"' for name in promoted)
     sql = _JUDGED.replace("a.*,", f"a.image_id, a.label, a.true_label, a.confidence, a.timestamp{extra},")
-    with connect(lake) as connection:
+    with connect(lake, sql) as connection:
         connection.register("_groups", groups)
         connection.execute(sql)
         figures = connection.sql(

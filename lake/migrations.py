@@ -48,10 +48,24 @@ def _exploring_tables(lake: Lake) -> None:
             lake.add_column(table, schema.TABLES[table].arrow().field(name))
 
 
+def _slices_as_code(lake: Lake) -> None:
+    for name in ("slice_tags", "saved_queries"):
+        lake.create_table(schema.TABLES[name])
+    columns = {
+        "slices": ("spec", "role", "live", "deleted_at"),
+        "slice_members": ("label_events",),
+        "embedders": ("duplicates_from",),
+    }
+    for table, names in columns.items():
+        for name in names:
+            lake.add_column(table, schema.TABLES[table].arrow().field(name))
+
+
 STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
     (2, "reviews, keys, audit, erasures; what became of an answer's image", _service_tables),
     (3, "active searches and maps; what is known of a cluster", _exploring_tables),
+    (4, "slices as code with roles, tags and the labels they froze; saved queries", _slices_as_code),
 ]
 
 

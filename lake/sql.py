@@ -1,19 +1,21 @@
 """DuckDB over the lake: every table and view under its own name, in a locked room.
 
 Each query has an in-memory DuckDB to itself that cannot read files, reach the network, load extensions or change its
-settings, and sees every table at one version. Memory and time are not bounded here.
+settings, and sees every table it names at one version: large ones from the columnar copy, the others from Lance.
+Memory and time are not bounded here: see lake/sandbox.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from lake import schema, views
+from lake import columnar, schema, views
 from lake.errors import BadInput, NotALake
 
 if TYPE_CHECKING:
@@ -24,12 +26,16 @@ if TYPE_CHECKING:
 
     from lake.store import Lake
 
+    Versions = dict[tuple[str, bool], int]  # by table, and whether its vectors are there
+
 # Arrow hands a filter to Lance as Substrait, which takes twice as long for every AND or OR more: 15 take 0.3 s.
 PUSHED_WORDS = 8
 MOST_IDLE = 4
+# Copying so many takes half a second; who has more to copy does so where nobody waits: the server, maintenance.
+COPIED_AT_ONCE_ROWS = 200_000
 
 # In this order: settings cannot be changed any more after the last.
-_LOCK = (
+LOCK = (
     "SET max_temp_directory_size = '0GB'",
     "SET enable_external_access = false",
     "SET autoinstall_known_extensions = false",
@@ -40,12 +46,28 @@ _LOCK = (
     "SET lock_configuration = true",
 )
 
+_CATALOGUES = re.compile(r"\b(show|describe|information_schema|duckdb_\w+|pg_\w+|sqlite_\w+|pragma_\w+)\b")
 
-def query(lake: Lake, text: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
-    """The answer to one SELECT, in memory. Raises BadInput with DuckDB's own words."""
+
+def query(
+    lake: Lake,
+    text: str,
+    parameters: Sequence[Any] | dict[str, Any] | None = None,
+    tables: Mapping[str, pa.Table] | None = None,
+    macros: Sequence[str] = (),
+) -> pa.Table:
+    """The answer to one SELECT, in memory. Raises BadInput with DuckDB's own words.
+
+    `parameters` fill the places $name or ?. `tables` are more tables the SELECT may name, for this query only, and
+    `macros` statements that make table macros over them.
+    """
     import duckdb
 
-    with connect(lake) as connection:
+    with connect(lake, text) as connection:
+        for name, table in (tables or {}).items():
+            connection.register(name, table)
+        for statement in macros if tables else ():
+            connection.execute(statement)
         try:
             statements = connection.extract_statements(text)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
@@ -53,53 +75,97 @@ def query(lake: Lake, text: str, parameters: Sequence[Any] | dict[str, Any] | No
             return connection.sql(text, params=parameters).to_arrow_table()
         except duckdb.Error as error:
             raise BadInput(str(error)) from error
+        finally:
+            for name in tables or {}:
+                connection.unregister(name)
+
+
+def named(text: str) -> list[str]:
+    """The tables a query may read, directly or through views: by their names in its text; all when it names none."""
+    words: set[str] = set()
+    new = views.reads(text)
+    while new:
+        words |= new
+        new = {word for view in new & views.VIEWS.keys() for word in views.reads(views.VIEWS[view][1])} - words
+    found = [name for name in schema.TABLES if name in words]
+    return [*schema.TABLES] if not found or _CATALOGUES.search(text.lower()) else found
 
 
 @contextmanager
-def connect(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A locked connection with the lake's tables and views at their newest versions, for one user at a time.
+def connect(lake: Lake, text: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
+    """A locked connection with the tables that `text` names (all, when it names none) at their newest versions, and
+    every view over them; for one user at a time.
 
-    Making one costs 30 ms, so the lake keeps those that ended well for as long as no table changes. Nothing a
-    SELECT can do stays behind in them.
+    Vector columns are there when `text` names one. Making a connection costs up to 30 ms, so the lake keeps those
+    that ended well for as long as no table changes. Nothing a SELECT can do stays behind in them.
     """
-    datasets = {}
-    for name in schema.TABLES:
+    names = named(text)
+    vectors = schema.VECTOR_PREFIX in text.lower()
+    sources = {}
+    for name in names:
         with suppress(NotALake):  # a table of a later migration
-            datasets[name] = lake.dataset(name)
-    versions = tuple((name, dataset.version) for name, dataset in datasets.items())
-    connection = _take(lake.idle_connections, versions) or _make(datasets)
+            sources[name] = _source(lake, name, vectors)
+    versions = {(name, vectors): version for name, (version, _) in sources.items()}
+    connection = _take(lake, versions) or _make({name: source for name, (_, source) in sources.items()})
     try:
         yield connection
     except BaseException:
         connection.close()
         raise
-    if len(lake.idle_connections) < MOST_IDLE:
+    _give_back(lake, versions, connection)
+
+
+def _source(lake: Lake, name: str, vectors: bool) -> tuple[int, LanceView | columnar.Pinned]:
+    """The table's version, and where its rows are read from."""
+    import duckdb
+
+    dataset = lake.dataset(name)
+    if not (vectors and name == "predictions") and dataset.count_rows() >= columnar.WORTH_ROWS:
+        # A disk that is full or not ours only makes it slower.
+        with suppress(OSError, duckdb.Error):
+            pinned = columnar.pin(lake, [name], most_rows=COPIED_AT_ONCE_ROWS)
+            if name in pinned.versions:
+                return pinned.versions[name], pinned
+    shown = columnar.columns(name, dataset)
+    if vectors and name == "predictions":
+        shown = [f.name for f in dataset.schema if f.name in shown or f.name.startswith(schema.VECTOR_PREFIX)]
+    return int(dataset.version), LanceView(dataset, shown)
+
+
+def _take(lake: Lake, versions: Versions) -> duckdb.DuckDBPyConnection | None:
+    """An idle connection with these tables at these versions. Those found to be outdated are closed."""
+    with lake.idle_lock:
+        for entry in [*lake.idle_connections]:
+            held: Versions = entry[0]
+            connection: duckdb.DuckDBPyConnection = entry[1]
+            if versions.items() <= held.items():
+                lake.idle_connections.remove(entry)
+                return connection
+            if any(held.get(name, version) != version for name, version in versions.items()):
+                lake.idle_connections.remove(entry)
+                connection.close()
+    return None
+
+
+def _give_back(lake: Lake, versions: Versions, connection: duckdb.DuckDBPyConnection) -> None:
+    with lake.idle_lock:
         lake.idle_connections.append((versions, connection))
-    else:
-        connection.close()
+        if len(lake.idle_connections) > MOST_IDLE:
+            lake.idle_connections.pop(0)[1].close()
 
 
-def _take(idle: list[tuple[Any, duckdb.DuckDBPyConnection]], versions: Any) -> duckdb.DuckDBPyConnection | None:
-    """An idle connection at these versions; the outdated ones it comes across are closed."""
-    while True:
-        try:
-            held, connection = idle.pop()  # atomic: two threads never get the same
-        except IndexError:
-            return None
-        if held == versions:
-            return connection
-        connection.close()
-
-
-def _make(datasets: dict[str, lance.LanceDataset]) -> duckdb.DuckDBPyConnection:
+def _make(sources: dict[str, LanceView | columnar.Pinned]) -> duckdb.DuckDBPyConnection:
     import duckdb
 
     connection = duckdb.connect(":memory:")
     try:
-        for name, dataset in datasets.items():
-            hidden = {c.name for c in schema.TABLES[name].columns if c.type in ("blob", pa.binary())}
-            connection.register(name, LanceView(dataset, hidden))
-        for statement in (*views.STATEMENTS, *_LOCK):
+        for name, source in sources.items():
+            if isinstance(source, LanceView):
+                connection.register(name, source)
+            else:
+                for statement in source.statements():
+                    connection.execute(statement)
+        for statement in (*views.statements(sources), *LOCK):
             connection.execute(statement)
     except BaseException:
         connection.close()
@@ -113,9 +179,9 @@ class LanceView(pads.Dataset):  # type: ignore[misc]
     DuckDB pushes filters on struct fields and dictionary columns that Lance refuses, and does not fall back.
     """
 
-    def __init__(self, dataset: lance.LanceDataset, hidden: set[str]) -> None:
+    def __init__(self, dataset: lance.LanceDataset, names: Sequence[str]) -> None:
         self._dataset = dataset
-        self._names = [f.name for f in dataset.schema if f.name not in hidden]
+        self._names = [*names]
 
     @property
     def schema(self) -> pa.Schema:

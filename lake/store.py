@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import datetime as dt
+import difflib
 import functools
 import os
 import random
@@ -76,6 +77,8 @@ class Lake:
         self._session: Any = None
         self._connection: Any = None
         self.idle_connections: list[Any] = []  # DuckDB's, with their versions: see lake/sql.py
+        self.idle_lock = threading.Lock()
+        self.pinned_columns: dict[str, Any] = {}  # by table, the version and files: see lake/columnar.py
         self.notices: list[str] = []  # what opening it had to mend, for whoever opened it to say
 
     def __repr__(self) -> str:
@@ -172,13 +175,26 @@ class Lake:
 
         return run(self, query, parameters)
 
-    def frame(self, name: str) -> pl.LazyFrame:
-        """The table as a Polars LazyFrame at its newest version, without the columns Polars cannot read."""
+    def frame(self, name: str, version: int | str | None = None) -> pl.LazyFrame:
+        """The table as a Polars LazyFrame, without the columns Polars cannot read. Filters and columns are pushed down.
+
+        `version` is a number or the name of a tag of the table; by default the newest. The frame stays at it.
+        Raises BadInput for a version or tag that is not there.
+        """
         import polars as pl
 
-        dataset = self.dataset(name)
-        hidden = {c.name for c in schema.TABLES[name].columns if c.type == "blob"} if name in schema.TABLES else ()
-        frame: pl.LazyFrame = pl.scan_lance(dataset)
+        if name not in schema.TABLES:
+            near = difflib.get_close_matches(name, schema.TABLES, 3) or sorted(schema.TABLES)
+            raise BadInput(f"no table {name!r}; did you mean {', '.join(near)}? Views are read with lake.sql")
+        number = self.tags(name).get(version) if isinstance(version, str) else version
+        if isinstance(version, str) and number is None:
+            raise BadInput(f"{name} has no tag {version!r}; it has {', '.join(sorted(self.tags(name))) or 'none'}")
+        try:
+            dataset = self.dataset(name, number)
+        except (ValueError, OSError) as error:
+            raise BadInput(f"{name} has no version {version} any more, or not yet; see: lakeloop maintain") from error
+        hidden = {c.name for c in schema.TABLES[name].columns if c.type == "blob"}
+        frame: pl.LazyFrame = pl.scan_lance(dataset, version=int(dataset.version))
         return frame.select([f.name for f in dataset.schema if f.name not in hidden])
 
     def thumbnail(self, image_id: str) -> bytes | None:

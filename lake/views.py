@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
+from lake import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 VIEWS = {
     "answers": (
         "Predictions a model made: rows that only make an unanswered image findable are left out.",
@@ -23,6 +31,18 @@ VIEWS = {
         QUALIFY row_number() OVER (PARTITION BY search, image_id ORDER BY timestamp DESC, event_id DESC) = 1)
         WHERE mark <> 'none'""",
     ),
+    "answers_judged": (
+        "Answers that a label of their image or, where there is none, a person's verdict calls right or wrong: "
+        "`judged_by` is label, verdict or null. Of verdicts from several origins the latest counts, unsure ones do not.",
+        """SELECT a.*, l.label AS true_label, coalesce(a.label = l.label, v.verdict = 'correct') AS correct,
+               CASE WHEN (a.label = l.label) IS NOT NULL THEN 'label' WHEN v.verdict IS NOT NULL THEN 'verdict' END
+                   AS judged_by
+        FROM answers a
+        LEFT JOIN (SELECT image_id, label FROM labels_current WHERE task = 'classification') l USING (image_id)
+        LEFT JOIN (SELECT prediction_id, verdict FROM reviews_current WHERE verdict IN ('correct', 'incorrect')
+                   QUALIFY row_number() OVER (PARTITION BY prediction_id ORDER BY timestamp DESC, event_id DESC) = 1) v
+            USING (prediction_id)""",
+    ),
     "answers_labelled": (
         "Answers beside what the image is known to be; `correct` is null where no label says so.",
         """SELECT a.*, l.label AS true_label, a.label = l.label AS correct FROM answers a
@@ -30,4 +50,17 @@ VIEWS = {
     ),
 }
 
-STATEMENTS = [f"CREATE VIEW {name} AS {text}" for name, (_, text) in VIEWS.items()]
+
+def statements(tables: Iterable[str]) -> list[str]:
+    """SQL that makes every view that reads nothing but these tables."""
+    there, made = {*tables}, []
+    for name, (_, text) in VIEWS.items():  # a view comes after those it reads
+        if reads(text) <= there:
+            there.add(name)
+            made.append(f"CREATE VIEW {name} AS {text}")
+    return made
+
+
+def reads(text: str) -> set[str]:
+    """The tables and views that a query's text names, by their bare names; more than it reads, never less."""
+    return {word for word in re.findall(r"\w+", text.lower()) if word in schema.TABLES or word in VIEWS}

@@ -43,9 +43,9 @@ def check(lake: Lake, text: str) -> Filter:
     """Raises BadInput, with DuckDB's own words, unless `text` is one boolean expression over predictions."""
     import duckdb
 
-    with connect(lake) as connection:
-        # The newline ends a trailing comment, which would otherwise swallow the closing parenthesis.
-        statement = f"SELECT prediction_id FROM predictions WHERE ({text}\n)"
+    # The newline ends a trailing comment, which would otherwise swallow the closing parenthesis.
+    statement = f"SELECT prediction_id FROM predictions WHERE ({text}\n)"
+    with connect(lake, statement) as connection:
         try:
             parsed = connection.extract_statements(statement)
             if len(parsed) != 1 or parsed[0].type != duckdb.StatementType.SELECT:
@@ -72,9 +72,9 @@ def row_ids(lake: Lake, filter: Filter) -> list[int]:
     import duckdb
 
     dataset = lake.dataset("predictions")
-    with connect(lake) as connection:
+    text = f"SELECT _rowid FROM _rows AS predictions WHERE ({filter.sql}\n)"
+    with connect(lake, text) as connection:
         connection.register("_rows", _WithRowId(dataset))
-        text = f"SELECT _rowid FROM _rows AS predictions WHERE ({filter.sql}\n)"
         try:
             found: list[int] = connection.sql(text).to_arrow_table()["_rowid"].to_pylist()
         except duckdb.Error as error:  # a cast that fails on some row
@@ -95,7 +95,7 @@ class _WithRowId(LanceView):
     """predictions with Lance's row id as a column."""
 
     def __init__(self, dataset: Any) -> None:
-        super().__init__(dataset, hidden=set())
+        super().__init__(dataset, [f.name for f in dataset.schema])
 
     @property
     def schema(self) -> pa.Schema:

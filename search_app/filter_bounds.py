@@ -49,8 +49,8 @@ def check(lake: Lake, text: str) -> None:
 
     What it lets pass is no more than bounded: whether it is a filter at all is for `lake.where.check` to say.
     """
-    with connect(lake) as connection:
-        statement = f"SELECT 1 FROM predictions WHERE ({text}\n)"
+    statement = f"SELECT 1 FROM predictions WHERE ({text}\n)"
+    with connect(lake, statement) as connection:
         found = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0]
     try:
         tree = json.loads(found)

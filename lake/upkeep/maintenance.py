@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake import schema, store
+from lake import columnar, schema, store
 from lake.errors import LakeBusy, NotALake
 from lake.upkeep import merging, table_files
 
@@ -119,7 +119,8 @@ def maintain(
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda tables: None,
 ) -> Report:
-    """Merges small fragments, completes the indexes, removes old versions and leftovers of killed writers.
+    """Merges small fragments, completes the indexes, removes old versions and leftovers of killed writers. When
+    `thorough`, SQL's copy of large tables is brought up to date, too.
 
     Versions older than `older_than` go, but for the newest and tagged ones; of those older than an hour the last
     of each hour stays until then. `thorough` merges any small neighbours and completes every index; otherwise only
@@ -153,6 +154,9 @@ def maintain(
             progress(1)
         if leftovers and report.complete and lake.folder is not None:
             (lake.folder / LOCK).write_text(store.now().isoformat())
+    if thorough and not over():
+        with suppress(OSError):  # a full disk only makes SQL slower
+            columnar.refresh(lake)
     report.seconds = time.monotonic() - started
     return report
 

@@ -170,6 +170,27 @@ def test_a_table_is_a_polars_frame(lk: Lake, tmp_path: Path) -> None:
     assert frame.filter(pl.col("width") == 24).collect().height == 3
 
 
+def test_a_frame_stays_at_its_version(lk: Lake, tmp_path: Path) -> None:
+    pictures.folder(tmp_path / "in", 2)
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+    lk.dataset("images").tags.create("before", lk.version("images"))
+    version, now = lk.version("images"), lk.frame("images")
+    pictures.folder(tmp_path / "more", 5)
+    ingest.ingest(lk, tmp_path / "more", workers=1)
+    heights = [f.collect().height for f in (now, lk.frame("images", version), lk.frame("images", "before"))]
+    assert heights == [2, 2, 2]
+    assert lk.frame("images").collect().height > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "words"),
+    [("image", None, "did you mean images"), ("images", 999, "no version 999"), ("images", "v1", "no tag 'v1'")],
+)
+def test_a_frame_of_what_is_not_there(lk: Lake, name: str, version: int | str | None, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        lk.frame(name, version)
+
+
 def test_the_present_moment_has_a_zone() -> None:
     assert store.now().utcoffset() == dt.timedelta(0)
 

@@ -1,0 +1,106 @@
+"""Similarity inside SQL gives what a search gives, with SQL around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embeddings import near
+from embeddings.backfill import store_vectors
+from embeddings.embedder import bind, record_of
+from embeddings.search import search
+from lake import opening
+from lake.errors import BadInput
+from lake.store import Lake
+from tests.embeddings.colour import Random
+from tests.lake.answers import add, image
+
+IMAGES, DIM = 40, 8
+A, B = image(3), image(7)
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    lk = opening.create(str(tmp_path_factory.mktemp("near") / "lake"), embedders=["random"], columns={"camera": "int"})
+    add(
+        lk,
+        [{"image_id": image(i), "label": "ab"[i % 2], "confidence": i / 100, "camera": i % 4} for i in range(IMAGES)],
+    )
+    bind(lk, record_of(lk, None), Random())
+    rng = np.random.default_rng(3)
+    store_vectors(lk, "emb_random", {image(i): row for i, row in enumerate(rng.normal(size=(IMAGES, DIM)))})
+    return lk
+
+
+def found(lk: Lake, **how: Any) -> list[tuple[str, float]]:
+    table = search(lk, **how)
+    return list(zip(table["image_id"].to_pylist(), table["similarity"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("call", "parameters", "how"),
+    [
+        (f"near('{A}')", None, {"ids": [A], "k": 100}),
+        (f"near('{A}', k := 5)", None, {"ids": [A], "k": 5}),
+        (f"near('{A}', 5)", None, {"ids": [A], "k": 5}),
+        (f"near(['{A}', '{B}'], k := 9)", None, {"ids": [A, B], "k": 9}),
+        ("near($example, k := $k)", {"example": A, "k": 4}, {"ids": [A], "k": 4}),
+        ("near($both)", {"both": [A, B]}, {"ids": [A, B], "k": 100}),
+        ("near(?, k := 3)", [B], {"ids": [B], "k": 3}),
+        (f"near('{B}', embedder := 'random')", None, {"ids": [B], "k": 100}),
+    ],
+)
+def test_near_is_the_search(crowd: Lake, call: str, parameters: Any, how: dict[str, Any]) -> None:
+    rows = near.query(crowd, f"SELECT * FROM {call} ORDER BY similarity DESC", parameters).to_pylist()
+    assert [(row["image_id"], row["similarity"]) for row in rows] == found(crowd, **how)
+
+
+def test_it_joins_filters_and_groups_like_any_table(crowd: Lake) -> None:
+    text = f"""
+        SELECT camera, count(*) AS n FROM near('{A}', k := 20) n JOIN predictions p USING (image_id)
+        WHERE p.confidence < 0.3 AND n.similarity > -0.5 GROUP BY camera ORDER BY camera"""
+    close = {name for name, similarity in found(crowd, ids=[A], k=20) if similarity > -0.5}
+    rows = crowd.sql("SELECT image_id, camera FROM predictions WHERE confidence < 0.3").to_pylist()
+    cameras = [row["camera"] for row in rows if row["image_id"] in close]
+    assert near.query(crowd, text).to_pylist() == [{"camera": c, "n": cameras.count(c)} for c in sorted({*cameras})]
+
+
+def test_two_calls_do_not_mix(crowd: Lake) -> None:
+    text = f"""SELECT (SELECT count(*) FROM near('{A}', k := 3)) AS a, (SELECT count(*) FROM near('{A}', k := 8)) AS b,
+               (SELECT count(*) FROM near('{B}', k := 3) JOIN near('{A}', k := 8) USING (image_id)) AS both"""
+    both = {n for n, _ in found(crowd, ids=[B], k=3)} & {n for n, _ in found(crowd, ids=[A], k=8)}
+    assert near.query(crowd, text).to_pylist() == [{"a": 3, "b": 8, "both": len(both)}]
+
+
+def test_a_query_without_it_searches_nothing(crowd: Lake) -> None:
+    assert near.tables(crowd, "SELECT 'near' AS near FROM predictions LIMIT 1") == {}
+    assert near.query(crowd, "SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [IMAGES]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("near()", "wants an image_id"),
+        ("near(5)", "wants an image_id"),
+        ("near('nobody')", "nobody"),
+        (f"near('{image('unknown')}')", "has no image_id"),
+        (f"near('{A}', k := 0)", "from 1 to"),
+        (f"near('{A}', k := 'many')", "from 1 to"),
+        (f"near('{A}', radius := 0.5)", "not radius"),
+        (f"near('{A}', 5, 'random', 7)", "a fourth"),
+        (f"near('{A}', embedder := 'clip')", "clip"),
+        ("near($absent)", "no value for the parameter"),
+        (f"near((SELECT '{A}'))", "constants and parameters"),
+        ("near_text(['a', 'b'])", "one text"),
+    ],
+)
+def test_what_cannot_be_found_is_said(crowd: Lake, call: str, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        near.query(crowd, f"SELECT * FROM {call}")
+
+
+def test_a_query_that_does_not_parse_is_duckdbs_to_refuse(crowd: Lake) -> None:
+    with pytest.raises(BadInput, match="syntax error"):
+        near.query(crowd, f"SELECT * FROM near('{A}' WHERE")

@@ -1,0 +1,251 @@
+"""The columnar copy says what the lake says, at every version, costs what is new, and forgets what is erased."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embeddings.backfill import store_vectors
+from lake import columnar, opening, schema, sql
+from lake.store import Lake
+from lake.upkeep import maintenance
+from tests.conftest import MakeLake
+from tests.lake import stock
+
+SECRET = "secret_sha256"
+
+
+def read(pinned: columnar.Pinned, text: str) -> pa.Table:
+    """What a query finds in the files alone, without the lake."""
+    with duckdb.connect() as connection:
+        for statement in (*pinned.statements(), "SET TimeZone = 'UTC'"):
+            connection.execute(statement)
+        return connection.sql(text).to_arrow_table()
+
+
+def same(lake: Lake, name: str, pinned: columnar.Pinned) -> None:
+    """Every row and narrow column, as Lance has them."""
+    names = columnar.columns(name, lake.dataset(name))
+    stored = lake.scan(name, names)
+    copied = read(pinned, f"SELECT * FROM {name}")
+    assert copied.column_names == names
+    assert sorted(map(repr, copied.to_pylist())) == sorted(map(repr, stored.to_pylist()))
+
+
+def bound(lake: Lake) -> Lake:
+    lake.bind_embedder(replace(lake.embedders()[0], dim=stock.DIM, weights_sha256="0" * 64))
+    return lake
+
+
+deeds = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(1, 6)),
+        st.tuples(st.sampled_from(["embed", "delete", "compact", "status", "pin"]), st.integers(0, 5)),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=12)
+@given(deeds)
+def test_the_copy_is_the_table_after_anything(tmp_path_factory: pytest.TempPathFactory, done: list[tuple[str, int]]) -> None:  # fmt: skip  # noqa: E501
+    lake = bound(opening.create(str(tmp_path_factory.mktemp("copy") / "lake"), embedders=["x"]))
+    there: list[int] = []
+    made = 0
+    for deed, number in done:
+        if deed == "add":
+            new = range(made, made + number)
+            stock.add(lake, new)
+            there, made = [*there, *new], made + number
+        elif deed == "embed" and there:  # a new data file beside the rows
+            some = there[: number + 1]
+            store_vectors(lake, stock.COLUMN, {stock.image_id(n): stock.vector(n) for n in some})
+        elif deed == "delete" and there:
+            gone = there.pop(number % len(there))
+            lake.delete("predictions", f"prediction_id = '{stock.prediction_id(gone)}'")
+        elif deed == "compact":
+            lake.commit("predictions", lambda: lake.dataset("predictions").optimize.compact_files())
+        elif deed == "status" and there:  # rows written anew
+            row = lake.dataset("predictions").to_table(filter=f"prediction_id = '{stock.prediction_id(there[0])}'")
+            row = row.set_column(row.column_names.index("image_status"), "image_status", pa.array([f"s{number}"]))
+            lake.update("predictions", row)
+        elif deed == "pin":
+            same(lake, "predictions", columnar.pin(lake, ["predictions"]))
+    names = ("predictions", "images", "thumbnails")
+    pinned = columnar.pin(lake, names)
+    assert pinned.versions == {name: lake.version(name) for name in names}
+    for name in names:
+        same(lake, name, pinned)
+
+
+def test_what_is_new_is_all_that_is_copied(make_lake: MakeLake) -> None:
+    lake = make_lake(embedders=["x"])
+    copied: list[int] = []
+    stock.add(lake, range(100))
+    first = columnar.pin(lake, ["predictions"], progress=copied.append)
+    assert sum(copied) == 100
+    stock.add(lake, range(100, 103))
+    second = columnar.pin(lake, ["predictions"], progress=copied.append)
+    assert sum(copied) == 103
+    assert set(first.files["predictions"]) < set(second.files["predictions"])
+    bound(lake)  # a vector column: nothing narrow changes
+    store_vectors(lake, stock.COLUMN, {stock.image_id(n): stock.vector(n) for n in range(103)})
+    third = columnar.pin(lake, ["predictions"], progress=copied.append)
+    assert (sum(copied), third.files) == (103, second.files)
+    assert third.versions["predictions"] == lake.version("predictions") > second.versions["predictions"]
+
+
+def test_many_commits_are_a_few_files(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columnar, "PART_ROWS", 32)
+    lake = make_lake(embedders=["x"])
+    copied: list[int] = []
+    for n in range(40):
+        stock.add(lake, [n])
+        parts = columnar.pin(lake, ["predictions"], progress=copied.append).files["predictions"]
+        assert len(parts) <= 6
+    same(lake, "predictions", columnar.pin(lake, ["predictions"]))
+    assert sum(copied) == 40  # from Lance each row came once; merging reads the copy
+    left = {path.name for path in columnar.folder(lake).glob("predictions-*")}
+    assert len(left) <= 2 * 6  # the files of the last version stay for those about to open them
+
+
+def test_a_pin_can_be_read_after_the_next(make_lake: MakeLake) -> None:
+    lake = make_lake(embedders=["x"])
+    stock.add(lake, range(5))
+    before = columnar.pin(lake, ["predictions"])
+    stock.add(lake, range(5, 9))
+    columnar.pin(lake, ["predictions"])
+    assert read(before, "SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [5]
+
+
+def test_maintenance_leaves_a_fresh_copy_of_what_is_large(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
+    monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
+    lake = make_lake(embedders=["x"])
+    for n in range(12):
+        stock.add(lake, [n])
+    maintenance.maintain(lake)
+    there = {path.name for path in columnar.folder(lake).glob("*.json")}
+    assert there == {"predictions.json", "images.json", "thumbnails.json"}
+    assert columnar.pin(lake, ["predictions"], most_rows=0).versions == {"predictions": lake.version("predictions")}
+
+
+def test_neither_bytes_nor_vectors_nor_secrets(make_lake: MakeLake) -> None:
+    lake = bound(make_lake(embedders=["x"]))
+    stock.add(lake, range(3))
+    store_vectors(lake, stock.COLUMN, {stock.image_id(n): stock.vector(n) for n in range(3)})
+    pinned = columnar.pin(lake)
+    assert {*pinned.versions} == {*schema.TABLES}
+    held = {name: read(pinned, f"SELECT * FROM {name}").column_names for name in pinned.files}
+    assert not {"data", "jpeg", SECRET, stock.COLUMN} & {column for names in held.values() for column in names}
+    with pytest.raises(Exception, match=SECRET):
+        lake.sql(f"SELECT {SECRET} FROM keys")
+
+
+def test_the_erased_are_erased(make_lake: MakeLake) -> None:
+    lake = make_lake(embedders=["x"])
+    names = stock.add(lake, range(50))
+    columnar.pin(lake)
+    stock.add(lake, range(50, 53))
+    pinned = columnar.pin(lake)
+    kept = pinned.files["predictions"][-1]
+    erased = names[7]
+    assert read(pinned, f"SELECT 1 FROM predictions WHERE image_id = '{erased}'").num_rows
+    assert columnar.forget(lake, [erased]) >= 3  # of predictions, images and thumbnails
+    assert not pinned.files["predictions"][0].exists()
+    assert kept.exists()
+    lake.delete("predictions", f"image_id = '{erased}'")
+    found = read(columnar.pin(lake, ["predictions"]), "SELECT image_id FROM predictions")["image_id"].to_pylist()
+    assert len(found) == 52
+    assert erased not in found
+
+
+@pytest.mark.parametrize("harm", ["gone", "manifest", "cut", "version"])
+def test_a_copy_that_came_to_harm_is_made_anew(make_lake: MakeLake, harm: str) -> None:
+    lake = make_lake(embedders=["x"])
+    stock.add(lake, range(5))
+    [part] = columnar.pin(lake, ["predictions"]).files["predictions"]
+    manifest = part.with_name("predictions.json")
+    if harm == "gone":
+        part.unlink()
+    elif harm == "manifest":
+        manifest.unlink()
+    elif harm == "cut":
+        manifest.write_text(manifest.read_text()[:40])
+    else:
+        manifest.write_text(manifest.read_text().replace(duckdb.__version__, "1.0.0"))
+    again = opening.open(lake.uri)
+    same(again, "predictions", columnar.pin(again, ["predictions"]))
+
+
+def test_readers_side_by_side_see_whole_versions(make_lake: MakeLake) -> None:
+    lake = make_lake(embedders=["x"])
+    stock.add(lake, range(3))
+    wrong: list[object] = []
+
+    def reader() -> None:
+        own = opening.open(lake.uri)
+        last = 0
+        for _ in range(12):
+            pinned = columnar.pin(own, ["predictions"])
+            found = read(
+                pinned, "SELECT count(*) AS n, count(DISTINCT prediction_id) AS d FROM predictions"
+            ).to_pylist()[0]
+            if found["n"] != found["d"] or found["n"] % 3 or found["n"] < last:
+                wrong.append(found)
+            last = found["n"]
+
+    readers = [threading.Thread(target=reader) for _ in range(3)]
+    for one in readers:
+        one.start()
+    for n in range(1, 8):
+        stock.add(lake, range(3 * n, 3 * n + 3))
+    for one in readers:
+        one.join()
+    assert not wrong
+
+
+def test_sql_reads_the_copy_of_a_large_table_and_says_the_same(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
+    monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
+    lake = bound(make_lake(embedders=["x"]))
+    stock.add(lake, range(30))
+    text = "SELECT image_id, confidence, timestamp FROM answers ORDER BY prediction_id"
+    found = lake.sql(text)
+    assert (columnar.folder(lake) / "predictions.json").exists()
+    monkeypatch.setattr(columnar, "WORTH_ROWS", 10**9)
+    assert opening.open(lake.uri).sql(text) == found
+    monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
+    stock.add(lake, range(30, 31))
+    assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [31]
+    # Vectors are no part of it, and are there when they are named.
+    assert stock.COLUMN not in lake.sql("SELECT * FROM predictions").column_names
+    assert stock.COLUMN in lake.sql(f"SELECT * FROM predictions WHERE {stock.COLUMN} IS NULL").column_names
+
+
+def test_too_much_to_copy_at_once_is_left_to_others(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
+    monkeypatch.setattr(sql, "COPIED_AT_ONCE_ROWS", 20)
+    lake = make_lake(embedders=["x"])
+    stock.add(lake, range(30))
+    assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [30]
+    assert not (columnar.folder(lake) / "predictions.json").exists()
+    columnar.pin(lake, ["predictions"])
+    stock.add(lake, range(30, 40))
+    assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [40]
+    assert "predictions" in columnar.pin(lake, ["predictions"], most_rows=0).versions
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip  # noqa: E501
+    monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
+    lake = make_lake(embedders=["x"])
+    stock.add(lake, range(30))
+    (Path(lake.uri) / columnar.FOLDER).write_text("in the way")
+    with pytest.raises(OSError, match="exists"):
+        columnar.pin(lake, ["predictions"])
+    assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [30]
