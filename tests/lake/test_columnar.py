@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings.backfill import store_vectors
 from lake import columnar, opening, schema, sql
 from lake.store import Lake
 from lake.upkeep import maintenance
@@ -39,11 +37,6 @@ def same(lake: Lake, name: str, pinned: columnar.Pinned) -> None:
     assert sorted(map(repr, copied.to_pylist())) == sorted(map(repr, stored.to_pylist()))
 
 
-def bound(lake: Lake) -> Lake:
-    lake.bind_embedder(replace(lake.embedders()[0], dim=stock.DIM, weights_sha256="0" * 64))
-    return lake
-
-
 deeds = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(1, 6)),
@@ -56,7 +49,8 @@ deeds = st.lists(
 @settings(max_examples=12)
 @given(deeds)
 def test_the_copy_is_the_table_after_anything(tmp_path_factory: pytest.TempPathFactory, done: list[tuple[str, int]]) -> None:  # fmt: skip  # noqa: E501
-    lake = bound(opening.create(str(tmp_path_factory.mktemp("copy") / "lake"), embedders=["x"]))
+    lake = opening.create(str(tmp_path_factory.mktemp("copy") / "lake"), embedders=["x"])
+    stock.bind(lake)
     there: list[int] = []
     made = 0
     for deed, number in done:
@@ -65,8 +59,7 @@ def test_the_copy_is_the_table_after_anything(tmp_path_factory: pytest.TempPathF
             stock.add(lake, new)
             there, made = [*there, *new], made + number
         elif deed == "embed" and there:  # a new data file beside the rows
-            some = there[: number + 1]
-            store_vectors(lake, stock.COLUMN, {stock.image_id(n): stock.vector(n) for n in some})
+            stock.embed(lake, there[: number + 1])
         elif deed == "delete" and there:
             gone = there.pop(number % len(there))
             lake.delete("predictions", f"prediction_id = '{stock.prediction_id(gone)}'")
@@ -95,8 +88,8 @@ def test_what_is_new_is_all_that_is_copied(make_lake: MakeLake) -> None:
     second = columnar.pin(lake, ["predictions"], progress=copied.append)
     assert sum(copied) == 103
     assert set(first.files["predictions"]) < set(second.files["predictions"])
-    bound(lake)  # a vector column: nothing narrow changes
-    store_vectors(lake, stock.COLUMN, {stock.image_id(n): stock.vector(n) for n in range(103)})
+    stock.bind(lake)  # a vector column: nothing narrow changes
+    stock.embed(lake, range(103))
     third = columnar.pin(lake, ["predictions"], progress=copied.append)
     assert (sum(copied), third.files) == (103, second.files)
     assert third.versions["predictions"] == lake.version("predictions") > second.versions["predictions"]
@@ -137,9 +130,10 @@ def test_maintenance_leaves_a_fresh_copy_of_what_is_large(make_lake: MakeLake, m
 
 
 def test_neither_bytes_nor_vectors_nor_secrets(make_lake: MakeLake) -> None:
-    lake = bound(make_lake(embedders=["x"]))
+    lake = make_lake(embedders=["x"])
+    stock.bind(lake)
     stock.add(lake, range(3))
-    store_vectors(lake, stock.COLUMN, {stock.image_id(n): stock.vector(n) for n in range(3)})
+    stock.embed(lake, range(3))
     pinned = columnar.pin(lake)
     assert {*pinned.versions} == {*schema.TABLES}
     held = {name: read(pinned, f"SELECT * FROM {name}").column_names for name in pinned.files}
@@ -213,7 +207,8 @@ def test_readers_side_by_side_see_whole_versions(make_lake: MakeLake) -> None:
 
 def test_sql_reads_the_copy_of_a_large_table_and_says_the_same(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
-    lake = bound(make_lake(embedders=["x"]))
+    lake = make_lake(embedders=["x"])
+    stock.bind(lake)
     stock.add(lake, range(30))
     text = "SELECT image_id, confidence, timestamp FROM answers ORDER BY prediction_id"
     found = lake.sql(text)
