@@ -35,7 +35,14 @@ BENCHMARKS = {
     "durable_ingest": "benchmarks.durable_ingest",
     "cluster": "benchmarks.cluster",
     "looks": "benchmarks.looks",
+    "loader": "benchmarks.loader",
+    "finetune": "benchmarks.finetune",
+    "duplicates": "benchmarks.duplicates",
+    "discovery": "benchmarks.discovery",
     "sql": "benchmarks.sql",
+    "gate": "benchmarks.gate",
+    "probe": "benchmarks.probe",
+    "shapes": "benchmarks.shapes",
 }
 # NAME -> module whose `main(arguments)` has options of its own.
 PROOFS = {"crash": "benchmarks.crash", "growth": "benchmarks.growth"}

@@ -175,13 +175,12 @@ def lakeloop(turn: int, work: str) -> dict[str, Any]:
 
 def sandbox(turn: int, work: str) -> dict[str, Any]:
     """What `lakeloop sql` and POST /v1/sql do: the locked child process."""
-    from lake.sandbox.pool import Pool
-
     from lake import opening
+    from lake.sandbox.pool import Pool
 
     def start() -> Ask:
         pool = Pool(opening.open(str(Path(work, "lake"))))
-        return lambda text: pool.run(text).table()
+        return lambda text: pool.run(text).table
 
     return _asked(start, [Path(work, "lake")])
 

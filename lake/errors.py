@@ -12,7 +12,8 @@ A message is one sentence a person can act on: what was wrong, with which value,
         ├── MissingExtra       3  an optional dependency is not installed
         ├── HubUnreachable     3  weights are not here and cannot be fetched
         ├── LakeBusy           3  commits kept conflicting with another writer
-        └── NewerLake          3  written by a later lakeloop
+        ├── NewerLake          3  written by a later lakeloop
+        └── QueryStopped       3  a SQL query went beyond its limits, or found no room
 """
 
 from __future__ import annotations
@@ -59,3 +60,11 @@ class LakeBusy(CouldNot):
 
 class NewerLake(CouldNot):
     pass
+
+
+class QueryStopped(CouldNot):
+    """`reason` is timeout, memory, cancelled, busy (its turn did not come) or died (its process crashed)."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

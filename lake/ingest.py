@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from lake import decode, ids, pictures, rows, schema, sources
 from lake.errors import BadInput, LakeloopError
+from lake.formats import annotation
 from lake.store import now
 from lake.workers import WorkerPool, grouped
 
@@ -35,7 +36,6 @@ GROUP_BYTES = 24 << 20
 # One task of a worker.
 TASK_ITEMS = 32
 TASK_BYTES = 4 << 20
-MAX_FILE_BYTES = 512 << 20
 # Between refreshes of the key indexes during one run; unindexed rows are scanned by every look-up.
 INDEX_ROWS = 200_000
 
@@ -65,6 +65,7 @@ class _Draft:
     image_id: str = ""
     data: bytes | None = None
     path: Path | None = None
+    size_px: tuple[int, int] | None = None  # of an image that the lake has
     decoded: decode.Decoded | None = None
     error: str | None = None
 
@@ -78,11 +79,14 @@ def ingest(
     path: str | Path,
     layout: sources.Layout = "auto",
     *,
+    model: annotation.Model | None = None,
     workers: int | None = None,
     max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Brings a folder, an ImageFolder or a prediction log into the lake.
+    """Brings a folder, a prediction log or a data set into the lake.
+
+    What a data set says of its images becomes labels; with `model`, that model's answers.
 
     `workers` decode (default: one a core). `progress` is called with the number of items just finished. Files that
     cannot be read are reported and change nothing for the others; the work done so far survives an interrupt.
@@ -90,7 +94,7 @@ def ingest(
     """
     source = Path(path)
     layout = sources.resolve(source, layout)
-    items = sources.read(source, layout)
+    items = sources.read(source, layout, model)
     return ingest_items(lake, items, workers=workers, max_megapixels=max_megapixels, progress=progress)
 
 
@@ -137,6 +141,7 @@ class _Run:
         # Ids read in this run whose rows are not committed yet: a second copy must not be decoded again.
         self.in_flight: set[str] = set()
         self.unreadable: dict[str, str] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}  # of those in flight, once decoded
 
     # Reading -----------------------------------------------------------------------------------------------
 
@@ -156,9 +161,10 @@ class _Run:
                         raise BadInput(f"image_id is {draft.row.image_id!r}, not 64 hex digits")
                 elif draft.row.image is not None:
                     draft.path = _inside(item, draft.row.image)
-            if draft.path is not None and draft.error is None:
-                draft.data = _file_bytes(draft.path)
-                draft.image_id = ids.image_id(draft.data)
+            if draft.error is None:
+                draft.data = item.data if draft.path is None else _file_bytes(draft.path)
+                if draft.data is not None:
+                    draft.image_id = ids.image_id(draft.data)
         except (LakeloopError, OSError) as error:
             draft.error = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         return draft
@@ -166,11 +172,16 @@ class _Run:
     def sorted_out(self, group: list[_Draft]) -> list[_Draft]:
         """Drops the bytes of images that are known; rejects ids that should be known and are not, and erased images."""
         asked = {d.image_id for d in group if d.error is None}
-        known = self.lake.known("images", "image_id", sorted(asked - self.in_flight)) | (asked & self.in_flight)
+        stored = self.lake.look_up(
+            "images", ["image_id", "width", "height"], "image_id", sorted(asked - self.in_flight)
+        )
+        sizes = {row["image_id"]: (row["width"], row["height"]) for row in stored.to_pylist()}
+        known = {*sizes} | (asked & self.in_flight)
         erased = self.lake.erased(sorted(asked))
         for draft in group:
             if draft.error is None and draft.image_id in erased:
                 draft.error = f"this image was erased on {erased[draft.image_id]:%Y-%m-%d}"
+            draft.size_px = sizes.get(draft.image_id)
             if draft.error is not None or draft.image_id in known:
                 draft.data = None
             elif draft.data is None:
@@ -212,19 +223,35 @@ class _Run:
             return
         moment = now()
         if draft.decoded is None or draft.data is None:
-            self.report.images_known += draft.path is not None
+            self.report.images_known += draft.path is not None or draft.item.data is not None
         else:
             d = draft.decoded
+            self.sizes[draft.image_id] = (d.width, d.height)
             place = draft.item.source if draft.row is None else draft.row.source or sources.shown(draft.path or "")
             row = pictures.image_row(draft.image_id, draft.data, d.format, d.width, d.height, place, moment)
             self.step["images"].append(row)
             self.step["thumbnails"].append(pictures.thumbnail_row(draft.image_id, d))
             self.step_bytes += len(draft.data) + len(d.thumbnail)
-        if draft.item.label is not None:
-            self.step["labels"].append(_label(draft, moment))
-        self.step["predictions"].append(_prediction(draft, moment) | {"place": draft.item.source})
+        self.step["predictions"] += self.answers(draft, moment)
         if self.step_bytes >= COMMIT_BYTES or len(self.step["predictions"]) >= COMMIT_ROWS:
             self.commit()
+
+    def answers(self, draft: _Draft, moment: Any) -> list[dict[str, Any]]:
+        """The draft's rows of predictions; what its data set says is true goes to the step's labels."""
+        given: list[rows.Row | None] = [] if draft.row is None else [draft.row]
+        size = draft.size_px or self.sizes.get(draft.image_id)
+        if draft.item.said is not None and size is not None:
+            said = draft.item.said(*size)
+            self.report.rejected += [{"source": place, "reason": reason} for place, reason in said.refused]
+            self.step["labels"] += [_label(draft.image_id, truth, said.annotator, moment) for truth in said.truths]
+            more = [{"metadata": said.metadata}] if said.metadata and not said.answers else []
+            for row in (*said.answers, *more):
+                place = {"source": draft.item.source}
+                try:
+                    given.append(rows.read_row(place | row | {"image_id": draft.image_id}, self.promoted, _no_file))
+                except LakeloopError as error:
+                    self.report.rejected.append({"source": draft.item.source, "reason": str(error)})
+        return [_prediction(draft, row, moment) | {"place": draft.item.source} for row in given or [None]]
 
     def commit(self) -> None:
         """Writes the step. Thumbnails and images first: no row may name an image that is not there."""
@@ -235,7 +262,9 @@ class _Run:
         self.report.images_new += insert("images", self.table("images", step["images"]))
         self.report.labels_new += insert("labels", self.table("labels", _distinct(step["labels"], "event_id")))
         self.commit_predictions(step["predictions"])
-        self.in_flight.difference_update(row["image_id"] for row in step["images"])
+        for row in step["images"]:
+            self.in_flight.discard(row["image_id"])
+            self.sizes.pop(row["image_id"], None)
         self.unindexed += len(step["predictions"])
         if self.unindexed >= INDEX_ROWS:
             self.finish()
@@ -308,27 +337,30 @@ def _file_bytes(path: Path) -> bytes:
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
         raise BadInput("not a regular file")
     size = status.st_size
-    if size > MAX_FILE_BYTES:
-        raise BadInput(f"the file is {size >> 20} MiB; the limit is {MAX_FILE_BYTES >> 20} MiB")
+    if size > sources.MAX_FILE_BYTES:
+        raise BadInput(f"the file is {size >> 20} MiB; the limit is {sources.MAX_FILE_BYTES >> 20} MiB")
     return path.read_bytes()
 
 
-def _label(draft: _Draft, moment: Any) -> dict[str, Any]:
-    label = str(draft.item.label)
-    event = ids.label_event_id(draft.image_id, label, "import")
+def _no_file(written: str) -> bytes:
+    raise BadInput(f"{written!r} is a mask's file; a data set's own annotations hold its masks")
+
+
+def _label(image_id: str, truth: annotation.Truth, annotator: str, moment: Any) -> dict[str, Any]:
     return {
-        "event_id": event,
-        "image_id": draft.image_id,
+        "event_id": annotation.event_id(image_id, truth),
+        "image_id": image_id,
         "timestamp": moment,
-        "task": "classification",
-        "label": label,
+        "task": truth.task,
+        "label": truth.label,
+        "boxes": truth.boxes,
+        "masks": truth.masks,
         "origin": "import",
-        "annotator": "imagefolder",
+        "annotator": annotator,
     }
 
 
-def _prediction(draft: _Draft, moment: Any) -> dict[str, Any]:
-    row = draft.row
+def _prediction(draft: _Draft, row: rows.Row | None, moment: Any) -> dict[str, Any]:
     if row is None:
         bare = ids.bare_prediction_id(draft.image_id)
         return {

@@ -61,11 +61,17 @@ def _slices_as_code(lake: Lake) -> None:
             lake.add_column(table, schema.TABLES[table].arrow().field(name))
 
 
+def _training_tables(lake: Lake) -> None:
+    for name in ("runs", "metrics", "scores", "gates", "releases"):
+        lake.create_table(schema.TABLES[name])
+
+
 STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
     (2, "reviews, keys, audit, erasures; what became of an answer's image", _service_tables),
     (3, "active searches and maps; what is known of a cluster", _exploring_tables),
     (4, "slices as code with roles, tags and the labels they froze; saved queries", _slices_as_code),
+    (5, "training runs, their metrics and answers, gates, releases of models", _training_tables),
 ]
 
 

@@ -52,21 +52,21 @@ _CATALOGUES = re.compile(r"\b(show|describe|information_schema|duckdb_\w+|pg_\w+
 def query(
     lake: Lake,
     text: str,
-    parameters: Sequence[Any] | dict[str, Any] | None = None,
+    parameters: Sequence[Any] | Mapping[str, Any] | None = None,
     tables: Mapping[str, pa.Table] | None = None,
-    macros: Sequence[str] = (),
+    macros: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """The answer to one SELECT, in memory. Raises BadInput with DuckDB's own words.
 
     `parameters` fill the places $name or ?. `tables` are more tables the SELECT may name, for this query only, and
-    `macros` statements that make table macros over them.
+    `macros` table functions over them, each by the statement that makes it.
     """
     import duckdb
 
     with connect(lake, text) as connection:
         for name, table in (tables or {}).items():
             connection.register(name, table)
-        for statement in macros if tables else ():
+        for statement in (macros or {}).values():
             connection.execute(statement)
         try:
             statements = connection.extract_statements(text)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from lake.slices.handle import SliceHandle
+
 T = TypeVar("T")
 
 # Lance warns on stderr for every query; its own default caches are 7 GiB for each opened table.
@@ -79,6 +81,7 @@ class Lake:
         self.idle_connections: list[Any] = []  # DuckDB's, with their versions: see lake/sql.py
         self.idle_lock = threading.Lock()
         self.pinned_columns: dict[str, Any] = {}  # by table, the version and files: see lake/columnar.py
+        self.sandbox: Any = None  # the processes that answer SQL: see lake/sandbox/pool.py
         self.notices: list[str] = []  # what opening it had to mend, for whoever opened it to say
 
     def __repr__(self) -> str:
@@ -196,6 +199,12 @@ class Lake:
         hidden = {c.name for c in schema.TABLES[name].columns if c.type == "blob"}
         frame: pl.LazyFrame = pl.scan_lance(dataset, version=int(dataset.version))
         return frame.select([f.name for f in dataset.schema if f.name not in hidden])
+
+    def slice(self, name: str) -> SliceHandle:
+        """A slice, as NAME, NAME@VERSION or NAME@TAG. Raises BadInput when there is none."""
+        from lake.slices.handle import SliceHandle
+
+        return SliceHandle(self, name)
 
     def thumbnail(self, image_id: str) -> bytes | None:
         """The image's thumbnail, a JPEG of at most 16 KiB, or None when the lake has no such image."""

@@ -6,6 +6,7 @@ JSON has no NaN or infinity (null stands for them) and no times (ISO 8601, UTC).
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 import json
 import math
 from pathlib import Path
@@ -42,6 +43,9 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, decimal.Decimal):  # DuckDB sums integers so
+        whole = value == value.to_integral_value() and value.as_tuple().exponent == 0
+        return int(value) if whole else float(value)
     if isinstance(value, str | int | bool) or value is None:
         return value
     return str(value)

@@ -32,8 +32,10 @@ VIEWS = {
         WHERE mark <> 'none'""",
     ),
     "answers_judged": (
-        "Answers that a label of their image or, where there is none, a person's verdict calls right or wrong: "
-        "`judged_by` is label, verdict or null. Of verdicts from several origins the latest counts, unsure ones do not.",
+        (
+            "Answers beside what the image is known to be; `correct` is what its label says or, where none does, a "
+            "person's latest verdict, correct or incorrect; `judged_by` is label, verdict or null."
+        ),
         """SELECT a.*, l.label AS true_label, coalesce(a.label = l.label, v.verdict = 'correct') AS correct,
                CASE WHEN (a.label = l.label) IS NOT NULL THEN 'label' WHEN v.verdict IS NOT NULL THEN 'verdict' END
                    AS judged_by

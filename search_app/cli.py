@@ -16,7 +16,22 @@ from typing import Any, NoReturn
 
 from lake.errors import CouldNot, LakeloopError
 from lake.version import VERSION
-from search_app.commands import clustering, data, exploring, isolating, keys, mapping, serving, upkeep
+from search_app.commands import (
+    analysing,
+    asking,
+    clustering,
+    data,
+    exploring,
+    exporting,
+    isolating,
+    judging,
+    keys,
+    mapping,
+    serving,
+    slicing,
+    training,
+    upkeep,
+)
 
 DESCRIPTION = """\
 The embedding-search data lake that turns a vision model's failures into a better model.
@@ -88,10 +103,17 @@ def _parser() -> argparse.ArgumentParser:
         return made.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     data.register(add)
-    exploring.register(add, group("slice", "named sets of images"))
+    asking.register(add, group("query", "queries that were saved, and those that were asked"))
+    slices = group("slice", "named sets of images")
+    exploring.register(add)
+    slicing.register(add, slices)
+    exporting.register(add, slices)
     clustering.register(add)
     isolating.register(add)
     mapping.register(add)
+    analysing.register(add)
+    judging.register(add)
+    training.register(add, group("runs", "what was trained, with what, and what came out"))
     serving.register(add)
     upkeep.register(add)
     keys.register(add, group("key", "who may use the HTTP API and the app"))

@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,13 +67,13 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     from embeddings.backfill import backfill, store_vectors
     from embeddings.specs import DEFAULT
     from lake.ingest import ingest_items
-    from lake.sources import Item
+    from lake.sources import Item, of_class
     from training import probe
 
     lk = lake.create(uri, embedders=[DEFAULT], columns={"module_type": "string"})
     record = embedders.record_of(lk, None)
     _say("1/5  labels: half of the monocrystalline cells enter the lake with what they are")
-    ingest_items(lk, (Item(c.name, path=folder() / c.path, label=c.truth) for c in story.training))
+    ingest_items(lk, (Item(c.name, folder() / c.path, said=partial(of_class, c.truth)) for c in story.training))
     _say("2/5  embeddings: EfficientNet-Lite0 gives every image a vector")
     model = embedders.for_lake(lk, record, images=len(story.training) + len(story.production))
     backfill(lk, record, model)
@@ -133,7 +134,7 @@ def _serve_model(model: Embedder, story: Story) -> np.ndarray:
 
 
 def _numbers(story: Story, said: Sequence[Saying]) -> dict[str, Any]:
-    from training.probe import accuracy, balanced_accuracy
+    from training.metrics import accuracy, balanced_accuracy
 
     events = [one.event for one in said if one.kind == "prediction"]
     kinds = np.array([cell.kind for cell, _ in story.production])

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from search_app.api.events import Fetch
-    from search_app.api.service import Service
 
 MAIN_PAGE = Path(__file__).parent / "ui" / "main.py"
 _API_PATHS = ("/healthz", "/readyz", "/metrics")
@@ -127,7 +126,7 @@ def serve(
     # The spool's thread needs the interpreter for microseconds, many times a commit; the default makes it wait 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # what is loaded by now stays: to look through it again and again costs milliseconds each time
-    server = _Server(config, url, ready, api.service)
+    server = _Server(config, url, ready, api)
     if threading.current_thread() is threading.main_thread():
         # uvicorn raises the signal that ended it once more; by itself SIGTERM would make a good end look like a death.
         signal.signal(signal.SIGTERM, lambda *_: None if server.started else sys.exit(0))
@@ -151,17 +150,19 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """uvicorn, saying one line when it is ready, and not ready from the moment it is asked to end."""
 
-    def __init__(self, config: uvicorn.Config, url: str, ready: Callable[[str], None], service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, url: str, ready: Callable[[str], None], api: Api) -> None:
         super().__init__(config)
+        self._pool = api.sql.pool
         self._url = url
         self._ready = ready
-        self._service = service
+        self._service = api.service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             sys.stderr.write(f"lakeloop answers on {self._url}\n")
             sys.stderr.flush()
+            self._pool.start()  # the first query finds a process that waits for it
             self._ready(self._url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

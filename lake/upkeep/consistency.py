@@ -122,10 +122,11 @@ def thumbnails(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
 
 
 def sets(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    """A slice or node has as many members as it says."""
-    for table, members in (("slices", "slice_members"), ("clusters", "cluster_members")):
+    """A frozen slice or a node has as many members as it says. Erased images stay members of slices by their ids."""
+    frozen = "(SELECT * FROM slices WHERE deleted_at IS NULL AND NOT coalesce(live, false))"
+    for table, rows, members in (("slices", frozen, "slice_members"), ("clusters", "clusters", "cluster_members")):
         wrong = lake.sql(
-            f"SELECT s.id, s.size, count(m.image_id) AS n FROM (SELECT DISTINCT id, size FROM {table}) s"
+            f"SELECT s.id, s.size, count(m.image_id) AS n FROM (SELECT DISTINCT id, size FROM {rows}) s"
             f" LEFT JOIN {members} m ON m.id = s.id"
             " GROUP BY ALL HAVING n <> s.size ORDER BY 1"
         ).to_pylist()
@@ -133,6 +134,17 @@ def sets(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
             first = wrong[0]
             what = f"{table}: {first['id']} says {first['size']:,} images and has {first['n']:,} ({len(wrong)} such)"
             yield Finding("sets", "wrong", what, "make the slice or tree again")
+    # Of a creation or a deletion that was interrupted; they hold images against retention.
+    leftover = lake.sql(
+        "SELECT DISTINCT id FROM slice_members WHERE id NOT IN (SELECT id FROM slices WHERE deleted_at IS NULL)"
+        " ORDER BY 1"
+    )["id"].to_pylist()
+    if leftover and repair:
+        lake.delete("slice_members", f"id in ({store.literals(leftover)})")
+        report.mended.append(f"slice_members: removed what was left of {len(leftover)} slices that are not there")
+    elif leftover:
+        what = f"slice_members has rows of {len(leftover)} slices that are not there, the first is {leftover[0]}"
+        yield Finding("sets", "note", what, "lakeloop doctor --repair, while nobody makes a slice")
 
 
 def erased(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake import audit, ids, schema, store
+from lake import audit, columnar, ids, schema, store
 from lake.errors import BadInput, LakeBusy
 from lake.upkeep import backup, maintenance, purge
 
@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 
 # A drainer keeps its lock for one batch.
 DRAINER_SECONDS = 60.0
-# Every table with rows about images, but the tombstones.
+# What keeps an erased image's id: the tombstones, and the slices that had it, so that they can say so.
+KEEPING_IDS = (schema.FORGOTTEN, schema.SLICE_MEMBERS)
+# Every other table with rows about images.
 TABLES = [
     table.name
     for table in schema.TABLES.values()
-    if table is not schema.FORGOTTEN and any(c.name == "image_id" for c in table.columns)
+    if table not in KEEPING_IDS and any(c.name == "image_id" for c in table.columns)
 ]
+# Columns that name images as examples of something: table -> lists of image_ids.
+LISTS = {"clusters": ("medoids", "borderline", "errors"), "searches": ("examples",)}
 # A server seals the file it writes to after 20 seconds.
 SEGMENT_SECONDS = 40.0
 
@@ -41,7 +45,8 @@ SEGMENT_SECONDS = 40.0
 class Report:
     """What was erased, and what still holds it.
 
-    `rows`: removed, by table. `slices` and `trees`: those that held an image, and do no longer. `tagged`: TABLE@TAG.
+    `rows`: removed, by table. `slices`: those that had an image; its id stays there, as that of an erased image.
+    `trees` and `searches`: those that held an image, and do no longer. `tagged`: TABLE@TAG.
     `backups`: made while an image was there. `unfinished`: files of other processes' uncommitted writes, and spool
     files, that may hold one.
     """
@@ -51,6 +56,7 @@ class Report:
     spool_events: int = 0
     slices: list[str] = field(default_factory=list)
     trees: list[str] = field(default_factory=list)
+    searches: list[str] = field(default_factory=list)
     tagged: list[str] = field(default_factory=list)
     backups: list[dict[str, Any]] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
@@ -112,7 +118,9 @@ def forget(
         _refuse_from_now_on(lake, chosen, reason)
         for spool in spools:
             report.spool_events += _erase_from_spool(spool, chosen, report)
-        _shorten_sets(lake, chosen, report)
+        _shorten_trees(lake, chosen, report)
+        _take_from_lists(lake, chosen, report)
+        report.slices = sorted(set(lake.look_up("slice_members", ["id"], "image_id", chosen)["id"].to_pylist()))
         for name in TABLES:
             report.rows[name] = _delete(lake, name, chosen)
         for name in TABLES:
@@ -122,6 +130,9 @@ def forget(
         # A bulk ingest that had looked before the tombstones were there may have brought one back.
         if any(_delete(lake, name, chosen) for name in TABLES):
             raise LakeBusy("another process stored some of the images meanwhile; run the same command again")
+        for name in LISTS:
+            purge.purge(lake, name)
+        columnar.forget(lake, chosen)
     lake.sync()
     report.seconds = time.monotonic() - started
     return report
@@ -168,32 +179,45 @@ def _erase_from_spool(spool: Spool, chosen: Sequence[str], report: Report) -> in
 # Rows ------------------------------------------------------------------------------------------------------
 
 
-def _shorten_sets(lake: Lake, chosen: Sequence[str], report: Report) -> None:
-    """Slices and trees say how many images they have, and nodes name their medoids: from here on without the erased.
+def _shorten_trees(lake: Lake, chosen: Sequence[str], report: Report) -> None:
+    """Nodes say how many images they have, and name their medoids: from here on without the erased.
 
     Done before the members go, and the same when done twice. A node that would be empty goes as a whole.
     """
     erased = set(chosen)
-    for table, members in (("slices", "slice_members"), ("clusters", "cluster_members")):
-        held = Counter(lake.look_up(members, ["id"], "image_id", chosen)["id"].to_pylist())
-        rows = lake.look_up(table, lake.dataset(table).schema.names, "id", sorted(held)).to_pylist()
+    held = Counter(lake.look_up("cluster_members", ["id"], "image_id", chosen)["id"].to_pylist())
+    rows = lake.look_up("clusters", lake.dataset("clusters").schema.names, "id", sorted(held)).to_pylist()
+    for row in rows:
+        everyone = f"id = {store.literal(row['id'])}"
+        row["size"] = lake.dataset("cluster_members").count_rows(everyone) - held[row["id"]]
+        if row["size"] and not set(row["medoids"]) - erased:
+            others = lake.scan("cluster_members", ["image_id"], everyone)["image_id"].to_pylist()
+            row["medoids"] = [next(i for i in others if i not in erased)]
+    report.trees = sorted({row["tree"] for row in rows})
+    empty = [row["id"] for row in rows if not row["size"]]
+    if empty:
+        lake.delete("clusters", f"id in ({store.literals(empty)})")
+    rows = [row for row in rows if row["size"]]
+    if rows:
+        lake.update("clusters", pa.Table.from_pylist(rows, schema=schema.CLUSTERS.arrow()))
+
+
+def _take_from_lists(lake: Lake, chosen: Sequence[str], report: Report) -> None:
+    """No node shows an erased image as one of its kind, and no search begins with one."""
+    erased = set(chosen)
+    for table, columns in LISTS.items():
+        found = lake.scan(table, ["id", *columns]).to_pylist()
+        held = [row["id"] for row in found if any(erased & set(row[column] or ()) for column in columns)]
+        if not held:
+            continue
+        rows = lake.look_up(table, lake.dataset(table).schema.names, "id", held).to_pylist()
         for row in rows:
-            everyone = f"id = {store.literal(row['id'])}"
-            row["size"] = lake.dataset(members).count_rows(everyone) - held[row["id"]]
-            if table == "clusters" and row["size"]:
-                medoids = [m for m in row["medoids"] if m not in erased]
-                others = lake.scan(members, ["image_id"], everyone)["image_id"].to_pylist() if not medoids else ()
-                row["medoids"] = medoids or [next(i for i in others if i not in erased)]
-        if table == "slices":
-            report.slices = sorted(held)
-        else:
-            report.trees = sorted({row["tree"] for row in rows})
-            empty = [row["id"] for row in rows if not row["size"]]
-            if empty:
-                lake.delete(table, f"id in ({store.literals(empty)})")
-            rows = [row for row in rows if row["size"]]
-        if rows:
-            lake.update(table, pa.Table.from_pylist(rows, schema=schema.TABLES[table].arrow()))
+            for column in columns:
+                if row[column] is not None:
+                    row[column] = [i for i in row[column] if i not in erased]
+        lake.update(table, pa.Table.from_pylist(rows, schema=schema.TABLES[table].arrow()))
+        if table == "searches":
+            report.searches = sorted(held)
 
 
 def _delete(lake: Lake, name: str, chosen: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from lake.version import VERSION
 from search_app import query_images
 from search_app.api import batch, bodies, events, maps, pictures, reads, search
+from search_app.api import sql as questions
 from search_app.api.metrics import Measured, Metrics
 from search_app.api.openapi import describe
 from search_app.api.predictions import Predictions
@@ -39,6 +40,7 @@ class Api:
         self._intake = intake
         self._uploads = Uploads()
         self._arrow = batch.ArrowReader()
+        self.sql = questions.Sql(self.service)
         self._api = self._routes(fetch)
         self._app = Measured(Predictions(self._api, self.service), self.metrics)
 
@@ -63,6 +65,7 @@ class Api:
                 await self._intake.stop()
             self._uploads.close()
             self._arrow.close()
+            await asyncio.to_thread(self.sql.close)
 
     def _routes(self, fetch: events.Fetch | None) -> FastAPI:
         api = FastAPI(
@@ -80,5 +83,6 @@ class Api:
         api.include_router(pictures.routes(service, self._uploads, query_images.beside(service.lake.uri)))
         api.include_router(reads.routes(service, self.metrics))
         api.include_router(maps.routes(service))
+        api.include_router(questions.routes(self.sql))
         describe(api)
         return api

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from search_app.api import batch, predictions
 from search_app.api.search import Query
+from search_app.api.sql import Question, Saving
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _ID = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the bytes"}
 _UUID = {"type": "string", "format": "uuid"}
+_NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", "description": "a saved query's name"}
+_QUERY = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,100}$", "description": "the `id` the query was asked with"}
 _MAP = {"type": "string", "pattern": "^[0-9a-f]{8}$", "description": "a map's id"}
 _TEXT = {"type": "string"}
 _BYTES = {"type": "string", "format": "binary"}
@@ -108,7 +111,26 @@ _HEADER = {
     "content": {"application/json": {"schema": _EVENT}},
     "description": f"the event as ASCII JSON, when the body is an image; at most {predictions.HEADER_BYTES:,} bytes",
 }
-_STORE_NOTHING = ("/v1/queries", "/v1/search")
+_ROWS = {
+    "type": "object",
+    "required": ["columns", "rows", "truncated", "seconds"],
+    "properties": {
+        "columns": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "type"],
+                "properties": {"name": _TEXT, "type": {"type": "string", "description": "DuckDB's"}},
+            },
+        },
+        "rows": {"type": "array", "items": {"type": "array"}},
+        "truncated": {"type": "boolean", "description": "there were more rows than `max_rows`, or more than 256 MiB"},
+        "seconds": {"type": "number"},
+        "error": {"type": "object", "description": "what kept the rest from coming, after the first rows were sent"},
+    },
+}
+_PATHS = {"prediction_id": _UUID, "map_id": _MAP, "sql_id": _QUERY, "name": _NAME}
+_STORE_NOTHING = ("/v1/queries", "/v1/search", "/v1/sql")
 _COMMON = (401, 403)
 _WRITES = (400, 409, 413, 415, 422, 429, 503, 507)
 _MEANINGS = {
@@ -116,11 +138,11 @@ _MEANINGS = {
     401: "no access key, or a bad one",
     403: "the key lacks the scope, or the Host or Origin is not this server's",
     404: "there is none of that name",
-    409: "a request under this Idempotency-Key is in flight",
+    409: "a request under this Idempotency-Key is in flight, or the query was cancelled",
     413: "the body is too large",
     415: "the body is of no type taken here",
     422: "the request is wrong: `reason` and `detail` say how; nothing was stored",
-    429: "more events than the server may take in a second; see Retry-After",
+    429: "more than the server takes in now; see Retry-After",
     431: "the event is too large for a header",
     503: "not now; see Retry-After",
     507: "the disk is nearly full; see Retry-After",
@@ -159,6 +181,7 @@ def _complete(schema: dict[str, Any]) -> None:
         "/v1/feedback": {"application/json": {"schema": _FEEDBACK}},
         "/v1/queries": _IMAGE,
         "/v1/search": {"application/json": {"schema": Query.model_json_schema()}},
+        "/v1/sql": {"application/json": {"schema": Question.model_json_schema()}},
     }
     for path, content in bodies.items():
         paths[path]["post"]["requestBody"] = {"required": True, "content": content}
@@ -170,12 +193,17 @@ def _complete(schema: dict[str, Any]) -> None:
     paths["/v1/search"]["post"]["responses"] = {"200": _answer("the images, best first", found)}
     paths["/v1/search"]["post"]["responses"]["200"]["content"][batch.ARROW] = {"schema": _BYTES}
     paths[batch.PATH]["post"]["responses"] = {"200": _answer("each item's status", _items())}
+    paths["/v1/sql"]["post"]["responses"] = {"200": _answer("the rows, in the order of the columns", _ROWS)}
+    paths["/v1/sql"]["post"]["responses"]["200"]["content"][batch.ARROW] = {"schema": _BYTES}
+    saving = paths["/v1/saved-queries/{name}"]["put"]
+    saving["requestBody"] = {"required": True, "content": {"application/json": {"schema": Saving.model_json_schema()}}}
+    saving["responses"] = {"200": _answer("as it is saved now", {"type": "object"})}
     for path, methods in paths.items():
         for method, operation in methods.items():
             for parameter in operation.get("parameters", ()):
                 if parameter["in"] == "path":
-                    parameter["schema"] = {"prediction_id": _UUID, "map_id": _MAP}.get(parameter["name"], _ID)
-            codes = [*_COMMON, *(_WRITES if method == "post" else (422, 503))]
+                    parameter["schema"] = _PATHS.get(parameter["name"], _ID)
+            codes = [*_COMMON, *(_WRITES if method in ("post", "put") else (422, 503))]
             codes += [404] if "{" in path or path == "/v1/feedback" else []
             codes += [431] if path == predictions.PATH else []
             if path in ("/healthz", "/readyz"):

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match, Route
 
-from lake.errors import BadInput, LakeloopError, UnreadableImage
+from lake.errors import BadInput, LakeloopError, QueryStopped, UnreadableImage
 from search_app.api.metrics import HUNG_UP, REFUSED
 from search_app.url_import import UrlRefused
 
@@ -92,6 +93,9 @@ def refusal_of(error: BaseException) -> Refusal | None:
             return Refusal(422, "invalid", str(error))
         case RecursionError():
             return Refusal(422, "too_complex", "the request is nested too deeply")
+        case QueryStopped():
+            status = {"busy": 429, "cancelled": 409}.get(error.reason, 422)
+            return Refusal(status, error.reason, str(error), 1 if status == 429 else None)
         case LakeloopError():
             return Refusal(503, "unavailable", str(error), RETRY_SECONDS)
         case sqlite3.OperationalError() if "full" in str(error):
@@ -112,6 +116,8 @@ def answer_errors_as_problems(api: FastAPI) -> None:
     async def http_error(request: Request, error: StarletteHTTPException) -> Response:
         response = Refusal(error.status_code, _word(error.status_code), str(error.detail)).response()
         response.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers["Allow"] = ", ".join(sorted(_methods(request)))
         return response
 
     @api.exception_handler(RequestValidationError)
@@ -125,6 +131,15 @@ def answer_errors_as_problems(api: FastAPI) -> None:
 
     for kind in (Refusal, LakeloopError, sqlite3.Error, OSError, RecursionError):
         api.add_exception_handler(kind, _known_error)
+
+
+def _methods(request: Request) -> set[str]:
+    """What may be done at the path; the framework names the methods of one of its routes alone."""
+    nested = (getattr(one, "original_router", None) for one in request.app.routes)
+    routes = [one for router in nested if router is not None for one in router.routes if isinstance(one, Route)]
+    fit = [one.path for one in routes if one.matches(request.scope)[0] is not Match.NONE]
+    asked = min(fit, key=lambda path: "{" in path, default=None)  # a path without a parameter is meant before others
+    return {method for one in routes if one.path == asked and one.include_in_schema for method in one.methods or ()}
 
 
 async def _known_error(request: Request, error: Exception) -> Response:

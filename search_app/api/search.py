@@ -6,7 +6,7 @@ import base64
 import binascii
 import io
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from search_app.api.service import Service
     from search_app.uploads import Uploads
 
+Asked = TypeVar("Asked", bound=BaseModel)
 Ids = Annotated[list[str], Field(max_length=1_000)]
 
 
@@ -58,7 +59,7 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
         if kind != "application/json":
             raise Refusal(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
         body = await bodies.read_question(request.scope, request.receive, bodies.SEARCH_BYTES, service.admission)
-        found = await run_in_threadpool(answer, parsed(body))
+        found = await run_in_threadpool(answer, parsed_as(Query, body))
         if ARROW in request.headers.get("accept", ""):
             return Response(await run_in_threadpool(_stream, found), media_type=ARROW)
         return Response(await run_in_threadpool(_document, found), media_type="application/json")
@@ -83,10 +84,10 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
     return router
 
 
-def parsed(body: bytes) -> Query:
+def parsed_as(kind: type[Asked], body: bytes) -> Asked:
     """The question. Raises Refusal naming the field that is wrong."""
     try:
-        return Query.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -1,4 +1,4 @@
-"""init, ingest, embed, sql, status: making a lake, filling it, asking it."""
+"""init, ingest, embed, status: making a lake, filling it, looking what is in it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ if TYPE_CHECKING:
     from lake.store import EmbedderRecord, Lake
 
 
+# As `lake.sources.LAYOUTS` has them, which a parser need not import.
+_LAYOUTS = (
+    *("auto", "folder", "imagefolder", "table", "coco", "yolo", "voc", "metadata"),
+    *("webdataset", "parquet", "lance"),
+)
+
+
 def register(add: Add) -> None:
     p = add("init", _init, "make an empty lake")
     p.add_argument("--embedder", action="append", metavar="NAME", help="again for more; the first is the default")
     p.add_argument("--column", action="append", metavar="NAME:TYPE", help="promote a metadata column (string, int, float, bool, timestamp)")  # fmt: skip  # noqa: E501
 
-    p = add("ingest", _ingest, "bring in a folder of images, class folders, or a prediction log")
+    p = add("ingest", _ingest, "bring in images, a prediction log, or a data set in any format")
     p.add_argument("path", metavar="PATH")
-    p.add_argument("--layout", choices=("auto", "folder", "imagefolder", "table"), default="auto")
+    p.add_argument("--layout", choices=_LAYOUTS, default="auto")
+    p.add_argument("--model", metavar="NAME", help="a data set's boxes, masks and scores are this model's answers, not labels")  # fmt: skip  # noqa: E501
+    p.add_argument("--model-version", metavar="VERSION")
 
     p = add("embed", _embed, "give every image that lacks one a vector")
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first; a new one is added to the lake")
@@ -32,11 +41,6 @@ def register(add: Add) -> None:
     p.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     p.add_argument("--watch", action="store_true", help="go on with what arrives, until interrupted; --json: a line a round")  # fmt: skip  # noqa: E501
     p.add_argument("--order", choices=("oldest", "newest", "sampled"), default="oldest", help="whose turn is first")
-
-    p = add("sql", _sql, "run one SELECT over the lake's tables and views")
-    p.add_argument("query", metavar="SELECT")
-    p.add_argument("--format", choices=("table", "json", "csv", "parquet"))
-    p.add_argument("--out", metavar="FILE")
 
     add("status", _status, "what is in the lake")
 
@@ -66,7 +70,11 @@ def _ingest(a: argparse.Namespace) -> int:
     from pathlib import Path
 
     from lake import audit, sources
+    from lake.formats.annotation import Model
     from lake.ingest import ingest
+
+    if a.model_version and not a.model:
+        raise BadInput("--model-version says nothing without --model")
 
     opened = open_lake(a)
     layout = sources.resolve(Path(a.path), a.layout)
@@ -74,7 +82,7 @@ def _ingest(a: argparse.Namespace) -> int:
         print(f"reading {a.path} as layout {layout}", file=sys.stderr)
     audit.record(opened, "ingest", a.path, detail={"layout": layout})
     with progress(a, "images") as count:
-        report = ingest(opened, a.path, layout, progress=count)
+        report = ingest(opened, a.path, layout, model=Model(a.model, a.model_version), progress=count)
     r = report.as_dict()
     for bad in report.rejected[:20]:
         print(f"rejected {bad['source']}: {bad['reason']}", file=sys.stderr)
@@ -139,25 +147,6 @@ def _embedded(a: argparse.Namespace, report: Report) -> int:
         f"{report.seconds:.1f} s ({report.images_per_second:.1f} images/s)"
     )
     return answer(a, {n: getattr(report, n) for n in names}, text)
-
-
-def _sql(a: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from lake import tables
-
-    found = open_lake(a).sql(a.query)
-    format = a.format or ("json" if a.json else "table")
-    if a.json and format != "json":
-        raise BadInput("--json and --format are two wishes for one output; give one")
-    if a.out:
-        tables.write(found, Path(a.out), format)
-        print(f"wrote {found.num_rows:,} rows to {a.out}", file=sys.stderr)
-    elif format == "parquet":
-        raise BadInput("parquet goes to a file: give --out FILE")
-    else:
-        print(tables.render(found, format))
-    return 0
 
 
 def _status(a: argparse.Namespace) -> int:

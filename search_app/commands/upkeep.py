@@ -92,8 +92,9 @@ def _forget(a: argparse.Namespace) -> int:
     queries = query_images.beside(opened.uri).clear()
     rows = ", ".join(f"{count:,} of {name}" for name, count in report.rows.items() if count)
     lines = [f"erased {len(report.image_ids):,} images: rows {rows or 'none'}; {report.spool_events:,} waiting events"]
-    lines += [f"slice {name} had some of them and is smaller now" for name in report.slices]
+    lines += [f"slice {name} had some of them and keeps their ids, as erased" for name in report.slices]
     lines += [f"cluster tree {name} had some of them and is smaller now" for name in report.trees]
+    lines += [f"search {name} began with some of them and does no longer" for name in report.searches]
     lines += [f"STILL HELD by the tagged version {name}" for name in report.tagged]
     lines += [
         f"STILL HELD, perhaps, by the unfinished write {name}; run this again later" for name in report.unfinished

@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from search_app.ui.rates import wilson
+from lake.statistics import wilson
 from search_app.ui.report import Block, bars, line
 
 MOST_BARS = 62  # days that still have a bar each
@@ -27,6 +27,22 @@ def accuracy(days: Sequence[dict[str, Any]]) -> Block | None:
     known = [(day, wilson(right, n)) for day, (_, n, right) in _spans(days, least=7)]
     points = [(_tick(day), one.value or 0.0, one.low or 0.0, one.high or 0.0, one.n) for day, one in known if one.n]
     return line(f"Accuracy per {_unit(days, least=7)}", points) if len(points) > 1 else None
+
+
+def sureness(days: Sequence[dict[str, Any]]) -> Block | None:
+    """Mean confidence over time; None with fewer than two moments to compare. `days` have `confidence`, too."""
+    sums: dict[dt.date, list[float]] = {}
+    step = _step(days, least=7)
+    for row in days:
+        if row["confidence"] is not None:
+            first = days[0]["day"] - dt.timedelta(days=days[0]["day"].weekday() if step == 7 else 0)
+            span = sums.setdefault(first + dt.timedelta(days=(row["day"] - first).days // step * step), [0.0, 0])
+            span[0] += row["confidence"] * row["answers"]
+            span[1] += row["answers"]
+    means = [(day, total / n, int(n)) for day, (total, n) in sorted(sums.items())]
+    points = [(_tick(day), mean, mean, mean, n) for day, mean, n in means]
+    title = f"Mean confidence per {_unit(days, least=7)}"
+    return line(title, points, "of all answers, judged or not") if len(points) > 1 else None
 
 
 def confidence(bins: Sequence[dict[str, Any]]) -> Block:

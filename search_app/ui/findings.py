@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_app.ui.groups import ENOUGH, TOLD, Group, Sureness
-from search_app.ui.rates import count, images, share
+from search_app.ui.rates import count, images, share, span
 from search_app.ui.report import Align, Block, Link, alarm, card, link, links, table, voice, voices
 
 REASONS = 4  # why images have no picture, told one by one
@@ -49,7 +49,7 @@ def group_link(group: Group, filter_sql: str = "") -> Link:
 def failure(group: Group, faces: Sequence[str], of: MakeUp, filter_sql: str = "") -> Block:
     """The card of a group that fails."""
     wrong = group.wrong
-    small = f"{count(group.known - group.right)} of {count(group.known)} labelled, 95 % {wrong.span()}"
+    small = f"{count(group.known - group.right)} of {count(group.known)} labelled, 95 % {span(wrong)}"
     first = [f"{count(group.answers)} answers"]
     first += [f"{share(part)} {name} {value}" for name, value, part in of.get(group.value, ()) if part >= TOLD]
     if group.kind != "label" and group.called is not None and group.called_share >= TOLD:

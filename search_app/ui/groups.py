@@ -13,9 +13,9 @@ from typing import Literal
 
 import pyarrow as pa
 
+from lake.statistics import Rate, wilson
 from lake.store import literal
 from search_app.ui import queries, session
-from search_app.ui.rates import Rate, wilson
 
 Kind = Literal["column", "model", "label", "node", "all"]
 

@@ -11,7 +11,7 @@ import streamlit as st
 from lake.errors import LakeloopError
 from search_app.ui import login, session
 from search_app.ui.scope import scope_bar
-from search_app.ui.views import drilldown, isolate, map, overview, search
+from search_app.ui.views import analyse, ask, drilldown, isolate, map, overview, search, slices
 from search_app.ui.words import plain
 
 _log = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ pages = {
     "drilldown": st.Page(drilldown.page, title="Drill-down", url_path="drilldown"),
     "isolate": st.Page(isolate.page, title="Isolate", url_path="isolate"),
     "map": st.Page(map.page, title="Map", url_path="map"),
+    "slices": st.Page(slices.page, title="Slices", url_path="slices"),
+    "sql": st.Page(ask.page, title="SQL", url_path="sql"),
+    "analyse": st.Page(analyse.page, title="Analyse", url_path="analyse"),
 }
 st.session_state["_pages"] = pages
 chosen = st.navigation(list(pages.values()), position="top")

@@ -238,8 +238,9 @@ def faces(image_ids: list[str]) -> dict[str, Row]:
 
 
 def slices() -> list[Row]:
-    """id (NAME@VERSION), name, version, size; newest first."""
-    return rows("SELECT id, name, version, size FROM slices ORDER BY created_at DESC LIMIT 200")
+    """id (NAME@VERSION), name, version, size, role of the slices whose members are stored; newest first."""
+    return rows("""SELECT id, name, version, size, role FROM slices
+                   WHERE deleted_at IS NULL AND NOT coalesce(live, false) ORDER BY created_at DESC LIMIT 200""")
 
 
 def trees() -> list[Row]:

@@ -13,6 +13,7 @@ from embeddings.embedder import bind, record_of
 from embeddings.search import search
 from lake import opening
 from lake.errors import BadInput
+from lake.sandbox.pool import Pool
 from lake.store import Lake
 from tests.embeddings.colour import Random
 from tests.lake.answers import add, image
@@ -75,7 +76,9 @@ def test_two_calls_do_not_mix(crowd: Lake) -> None:
 
 
 def test_a_query_without_it_searches_nothing(crowd: Lake) -> None:
-    assert near.tables(crowd, "SELECT 'near' AS near FROM predictions LIMIT 1") == {}
+    nothing = near.extras(crowd, "SELECT 'near' AS near FROM predictions LIMIT 1")
+    assert nothing["tables"][near.TABLE].num_rows == 0
+    assert near.extras(crowd, "SELECT * FROM predictions") == {}
     assert near.query(crowd, "SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [IMAGES]
 
 
@@ -94,11 +97,24 @@ def test_a_query_without_it_searches_nothing(crowd: Lake) -> None:
         ("near($absent)", "no value for the parameter"),
         (f"near((SELECT '{A}'))", "constants and parameters"),
         ("near_text(['a', 'b'])", "one text"),
+        (" UNION ALL FROM ".join(f"near('{image(i)}')" for i in range(21)), "21 examples"),
     ],
 )
 def test_what_cannot_be_found_is_said(crowd: Lake, call: str, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         near.query(crowd, f"SELECT * FROM {call}")
+
+
+def test_the_locked_child_has_it_too(crowd: Lake) -> None:
+    pool = Pool(crowd)
+    try:
+        text, given = "SELECT * FROM near($example, k := 5) ORDER BY similarity DESC", {"example": A}
+        answer = pool.run(text, given, **near.extras(crowd, text, given, parse=pool.tree))
+        assert list(zip(*answer.table.to_pydict().values(), strict=True)) == found(crowd, ids=[A], k=5)
+        with pytest.raises(BadInput, match="near"):  # not without its rows
+            pool.run(text, given)
+    finally:
+        pool.close()
 
 
 def test_a_query_that_does_not_parse_is_duckdbs_to_refuse(crowd: Lake) -> None:

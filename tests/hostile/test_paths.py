@@ -22,7 +22,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from lake import schema, slices
+from lake import export, schema, slices
 from lake.store import Lake, now
 from tests.conftest import MakeLake, Say
 from tests.crash.service import Service
@@ -243,9 +243,9 @@ def test_labels_become_folders_inside_the_exported_one(lk: Lake, tmp_path: Path,
     made = slices.create(lk, "all", where="true")
     out = tmp_path / "out"
     before = _tree(canary.parent)
-    assert slices.export(lk, made, out) == len(labels)
+    assert export.export(lk, made, out, "imagefolder").images == len(labels)
     assert _tree(canary.parent) == before
-    written = [path for path in out.rglob("*") if path.is_file()]
+    written = [path for path in out.rglob("*/*") if path.is_file()]
     assert len(written) == len(labels)
     assert all(path.parent.parent == out for path in written)
     # No two labels share a folder, on file systems too that see no difference between cases and forms of writing.

@@ -28,6 +28,8 @@ ABSENT = {
     "query_id": "0" * 64,
     "map_id": "0" * 8,
     "prediction_id": "00000000-0000-4000-8000-000000000000",
+    "sql_id": "none",
+    "name": "none",
 }
 PAGES = ("/", "/overview", "/search", "/drilldown", "/nothing", "/static/index.html", "/favicon.png")
 STREAMLIT = "streamlit.web.server.starlette.starlette_"
@@ -144,6 +146,6 @@ def test_the_table_of_scopes_names_every_operation_of_the_document(lake_of_colum
         for method, path in operations(Api(lake_of_columns)._api.openapi())
     }
     assert documented - named == set()
-    # What it names beyond them: the document itself, the app's own health, and the name kept for the SQL route.
-    assert named - documented == {("GET", "/v1/openapi.json"), ("GET", "/_stcore/health"), ("POST", "/v1/sql")}
+    # What it names beyond them: the document itself and the app's own health.
+    assert named - documented == {("GET", "/v1/openapi.json"), ("GET", "/_stcore/health")}
     assert {path for method, path, scope in table.ROUTES if scope is None} == OPEN

@@ -245,3 +245,10 @@ def test_a_folder_that_cannot_be_written_costs_only_time(make_lake: MakeLake, mo
     with pytest.raises(OSError, match="exists"):
         columnar.pin(lake, ["predictions"])
     assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [30]
+
+
+def test_the_files_are_named_from_the_root(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(make_lake(embedders=["x"]).uri)
+    monkeypatch.chdir(place.parent)
+    pinned = columnar.pin(opening.open(place.name), ["predictions"])
+    assert all(path.is_absolute() and path.exists() for path in pinned.files["predictions"])

@@ -1,15 +1,13 @@
 """A slice is a named, numbered set of images that stays what it was."""
 
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from lake import ids, ingest, schema, slices, store
+from lake import schema, slices, store
 from lake.errors import BadInput
 from lake.store import Lake
-from tests import pictures
-from tests.lake.answers import add, image, label
+from tests.lake.answers import add, image
 
 
 @pytest.fixture
@@ -123,50 +121,14 @@ def test_what_gives_no_images_is_refused(answered: Lake, how: dict, reason: str)
 
 def test_a_slice_that_is_not_there(answered: Lake) -> None:
     slices.create(answered, "cats", where="true")
-    for name in ("dogs", "cats@2", "cats@x"):
-        with pytest.raises(BadInput, match=r"no slice .*; the lake has cats"):
+    slices.tag(answered, slices.get(answered, "cats"), "gold")
+    for name in ("dogs", "cast", "cats@2", "cats@x", "cats@golden"):
+        with pytest.raises(BadInput, match=rf"no slice '{name}'; .*the lake has cats"):
             slices.get(answered, name)
+    with pytest.raises(BadInput, match="did you mean cats"):
+        slices.get(answered, "cast")
+    with pytest.raises(BadInput, match="did you mean cats@gold"):
+        slices.get(answered, "cats@golden")
 
 
-HOSTILE = ["../x", "a/b", ".", "..", "con", "", "/etc", "~", "nul\0", "%2F", "é", "a\nb", "x" * 400, "_unlabelled"]
 
-
-def test_an_export_is_an_imagefolder_and_stays_inside(lk: Lake, tmp_path: Path) -> None:
-    """Every image lies exactly two levels down, whatever its label; the bytes are the original's."""
-    paths = pictures.folder(tmp_path / "in", len(HOSTILE) + 1)
-    ingest.ingest(lk, tmp_path / "in", workers=1)
-    names = [ids.image_id(p.read_bytes()) for p in paths]
-    label(lk, *((name, text, store.now()) for name, text in zip(names, HOSTILE, strict=False)))
-    made = slices.create(lk, "all", where="true")
-    seen: list[int] = []
-    out = tmp_path / "a" / "out"
-    assert slices.export(lk, made, out, progress=seen.append) == len(names) == sum(seen)
-    files = [p for p in (tmp_path / "a").rglob("*") if p.is_file()]
-    assert {p.name for p in files} == {f"{name}.png" for name in names}
-    assert all(p.parent.parent == out and p.read_bytes() == paths[names.index(p.stem)].read_bytes() for p in files)
-    folder = {
-        HOSTILE[names.index(p.stem)] if names.index(p.stem) < len(HOSTILE) else None: p.parent.name for p in files
-    }
-    assert folder["../x"] == "%2E%2E%2Fx"
-    assert folder["con"] == "con"
-    assert folder[None] == folder[""] == slices.UNLABELLED
-    assert len({folder[text] for text in HOSTILE if text not in ("", "_unlabelled")}) == len(HOSTILE) - 2
-
-
-def test_an_export_has_todays_labels(lk: Lake, tmp_path: Path) -> None:
-    name = ids.image_id(pictures.folder(tmp_path / "in", 1)[0].read_bytes())
-    ingest.ingest(lk, tmp_path / "in", workers=1)
-    label(lk, (name, "old", store.now()))
-    label(lk, (name, "new", store.now()))
-    slices.export(lk, slices.create(lk, "all", where="true"), tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["new"]
-
-
-def test_an_export_writes_into_an_empty_folder_only(answered: Lake, tmp_path: Path) -> None:
-    made = slices.create(answered, "all", where="true")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").touch()
-    with pytest.raises(BadInput, match="not an empty folder"):
-        slices.export(answered, made, tmp_path / "out")
-    with pytest.raises(BadInput, match="format 'coco' is none of imagefolder"):
-        slices.export(answered, made, tmp_path / "other", format="coco")

@@ -21,8 +21,9 @@ def tree(root: Path, *files: str) -> Path:
 
 def listed(root: Path, layout: sources.Layout = "auto") -> list[tuple[str, str | None, bool]]:
     """(path below root, label, whether it can be read) of each item."""
-    items = sources.read(root, layout)
-    return [(os.path.relpath(i.source, root), i.label, i.error is None) for i in items]
+    items = [*sources.read(root, layout)]
+    said = {i.source: i.said(1, 1).truths[0].label for i in items if i.said}
+    return [(os.path.relpath(i.source, root), said.get(i.source), i.error is None) for i in items]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from typing import Any
 
 import streamlit as st
 
+from lake.statistics import wilson
 from search_app.ui.groups import ENOUGH
-from search_app.ui.rates import count, images, share, wilson
+from search_app.ui.rates import count, images, share, span
 
 _here = files("search_app.ui.cards")
 _component = st.components.v2.component(
@@ -80,7 +81,7 @@ def _card(row: dict[str, Any], kinds: Sequence[tuple[str, str, float]], usual: f
         "borderline": list(row["borderline"] or [])[:3],
         "errors": list(row["errors"] or [])[:3],
         "wrong": f"{share(wrong.value)} wrong" if known else "",
-        "interval": f"{count(wrong.n - (row['right'] or 0))} of {count(known)}, 95 % {wrong.span()}"
+        "interval": f"{count(wrong.n - (row['right'] or 0))} of {count(known)}, 95 % {span(wrong)}"
         if known
         else "no labels",
         "alarm": bool(known >= ENOUGH and usual is not None and (wrong.low or 0) > usual),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-import lake.slices
+from lake import slices
 from lake.errors import LakeloopError
 from search_app.ui import active, queries, scope, session
 from search_app.ui.rates import images
@@ -125,19 +125,36 @@ def _act(act: dict[str, Any]) -> None:
         case "isolate":
             active.begin(examples=act["ids"], where=scope.current().where())
         case "slice":
-            save_slice(act["slice"], ids=act["ids"])
+            add_to_slice(act["slice"], act["ids"], act.get("role") or None)
 
 
-def save_slice(name: str, **what: Any) -> None:
-    """Make a slice from `ids`, `where` or `cluster`, and say so; a refusal is said in the lake's words."""
+def add_to_slice(name: str, ids: Sequence[str], role: str | None = None) -> None:
+    """Make a slice of these images, or the next version of the slice of that name, with them and all it has."""
+    newest = next((one for one in slices.newest(session.lake()) if one.name == name), None)
+    if newest is None:
+        save_slice(name, role=role, ids=ids)
+    else:
+        save_slice(name, role=role or newest.role, union=[newest.id, {"ids": list(ids)}])
+
+
+def save_slice(name: str, *, role: str | None = None, **what: Any) -> None:
+    """Make a slice from `ids`, `where`, `cluster` or whatever `lake.slices.create` takes, and say so.
+
+    A refusal is said in the lake's words: of a training slice, when evaluation has its images or near-duplicates.
+    """
+    from embeddings import leaks
+
     try:
-        made = lake.slices.create(session.lake(), name, **what)
+        made, found = leaks.create(session.lake(), name, role=role, **what)
     except LakeloopError as error:
         st.toast(plain(str(error)), duration="long")
     else:
         session.wrote("slice create", made.id, {"kind": made.kind, "definition": made.definition})
-        size = images(made.size)
-        session.say(f"Slice {plain(made.name)} v{made.version} saved: {size}. Choose it under “Slice” above.")
+        size, told = images(made.size), f" {plain(found.words())}." if found.words() else ""
+        session.say(
+            f"Slice {plain(made.name)} v{made.version} saved: {size}. Choose it under “Slice” above, or see it on the "
+            f"page Slices.{told}"
+        )
         st.rerun()  # the scope bar offers it from now on
 
 

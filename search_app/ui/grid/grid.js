@@ -390,14 +390,27 @@ class Grid {
     const known = node("datalist");
     known.id = "slices";
     known.append(...this.data.slices.map((name) => { const option = node("option"); option.value = name; return option; }));
+    const role = node("select");
+    role.setAttribute("aria-label", "role");
+    role.title = "What the slice is for";
+    for (const [value, text] of [["", "no role"], ["train", "for training"], ["evaluation", "for evaluation"], ["regression", "for regression"]]) {
+      const option = node("option", "", text);
+      option.value = value;
+      role.append(option);
+    }
     const save = node("button", "primary", "Save slice");
-    form.append(input, known, save);
+    input.oninput = () => {
+      const there = this.data.slices.includes(input.value.trim());
+      save.textContent = there ? "Add to it" : "Save slice";
+      save.title = there ? "Its next version, with these images too" : "A new slice of these images";
+    };
+    form.append(input, known, role, save);
     form.onsubmit = (event) => {
       event.preventDefault();
       const name = input.value.trim();
       if (!name) return input.focus();
       this.naming = false;
-      this.act("slice", [...this.selected], { slice: name });
+      this.act("slice", [...this.selected], { slice: name, role: role.value });
       this.showSelection();
     };
     input.onkeydown = (event) => {

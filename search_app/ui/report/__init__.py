@@ -24,7 +24,7 @@ _component = st.components.v2.component(
     "lakeloop_report",
     html='<div class="report"></div>',
     css=(_here / "report.css").read_text("utf-8"),
-    js="\n".join((_here / name).read_text("utf-8") for name in ("drawings.js", "live.js", "report.js")),
+    js="\n".join((_here / name).read_text("utf-8") for name in ("drawings.js", "live.js", "report.js", "tables.js")),
 )
 
 
@@ -110,10 +110,13 @@ def bars(title: str, items: Sequence[tuple[str, str, Sequence[int]]]) -> Block:
     return {"kind": "bars", "title": title, "bars": [{"tick": t, "name": n, "parts": list(p)} for t, n, p in items]}
 
 
-def line(title: str, points: Sequence[tuple[str, float, float, float, int]]) -> Block:
+def line(
+    title: str, points: Sequence[tuple[str, float, float, float, int]], legend: str = "with its 95 % interval"
+) -> Block:
     """A share over time with its interval: (tick, value, low, high, n), each share in [0, 1]."""
     names = ("tick", "value", "low", "high", "n")
-    return {"kind": "line", "title": title, "points": [dict(zip(names, one, strict=True)) for one in points]}
+    made = [dict(zip(names, one, strict=True)) for one in points]
+    return {"kind": "line", "title": title, "points": made, "legend": legend}
 
 
 def progress(title: str, items: Sequence[tuple[str, float, str]], note: str = "") -> Block:

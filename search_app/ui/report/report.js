@@ -122,7 +122,7 @@ class Report {
     const place = node("div", "chart");
     this.charts.push([place, data, draw]);
     const key = VERDICTS.flatMap((name, part) => [node("i", `key part${part}`), name]);
-    return [place, data.kind === "bars" ? node("p", "legend", ...key) : node("p", "legend", "with its 95 % interval")];
+    return [place, data.kind === "bars" ? node("p", "legend", ...key) : node("p", "legend", data.legend)];
   }
 
   fit() {

@@ -9,11 +9,12 @@ from typing import Any
 import streamlit as st
 
 from lake.errors import LakeloopError
+from lake.statistics import wilson
 from lake.store import literal
 from search_app.ui import active, charts, groups, queries, scope, session, words
 from search_app.ui.cards import cluster_cards
 from search_app.ui.grid import image_grid, save_slice
-from search_app.ui.rates import images, share, wilson
+from search_app.ui.rates import images, share, span
 from search_app.ui.report import report
 from search_app.ui.views import cuts
 
@@ -26,10 +27,8 @@ SORTS = {"size": "Largest first", "error": "Most wrong first", "unsure": "Least 
 def page() -> None:
     """The Drill-down page."""
     status = queries.status(queries.stamp())
-    if not status["images"]:
-        return words.no_images()
-    if not any(one["embedded"] for one in status["embedders"]):
-        return words.not_embedded()
+    if words.nothing_to_compare(status):
+        return None
     _preload()
     trees = queries.trees()
     known = [row["tree"] for row in trees]
@@ -365,7 +364,7 @@ def _known(here: queries.Row) -> str:
     known, kinds = row["known"] or 0, groups.make_up([here["id"]]).get(here["id"], [])
     wrong = wilson(known - (row["right"] or 0), known)
     facts = (
-        [f"{share(wrong.value)} wrong ({known - row['right']} of {known} labelled, 95 % {wrong.span()})"]
+        [f"{share(wrong.value)} wrong ({known - row['right']} of {known} labelled, 95 % {span(wrong)})"]
         if known
         else []
     )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from lake import slices
 from lake.errors import BadInput, LakeloopError
 from search_app.ui import active, queries, session, words
-from search_app.ui.grid import image_grid, save_slice, selected
+from search_app.ui.grid import add_to_slice, image_grid, save_slice, selected
 from search_app.ui.marking import Heading, Said, marking_grid, token_of
 from search_app.ui.rates import count, images
 from search_app.ui.report import Align, link, report, table
@@ -201,6 +202,10 @@ def _top(held: active.Held, found: list[str], looking_back: bool) -> None:
         # Its help says no name: a name just typed would make it another button, and a click in that moment be lost.
         if st.button(label, type="primary", disabled=not found, help="Under the search's name (L)", key="save-found"):
             save_slice(_slice_name(search), ids=found)
+        if found and (known := sorted({one.name for one in slices.newest(session.lake())})):
+            to = st.menu_button("Add to …", known, format_func=words.plain, key="add-found", help="Its next version")
+            if to:
+                add_to_slice(to, found)
 
 
 def _place(search_id: str) -> str:

@@ -11,14 +11,14 @@ from lake.errors import LakeloopError
 from search_app.api.maps import Points, points
 from search_app.ui import queries, scope, session, words
 from search_app.ui.grid import image_grid, save_slice
+from search_app.ui.jobs import Job
 from search_app.ui.map import corners, image_map
 from search_app.ui.map.colours import KINDS, OUTSIDE, colours
-from search_app.ui.map.making import Making
 from search_app.ui.rates import images
 
 SHOWN = 10_000
 
-_making: dict[str, Making] = {}  # by lake: one at a time
+_making: dict[str, Job] = {}  # by lake: one at a time
 
 
 def page() -> None:
@@ -200,7 +200,8 @@ def _form(status: dict[str, Any]) -> None:
         seed = st.number_input("Seed", 0, 1_000_000, 0, help="The same seed gives the same map")
         if st.form_submit_button("Make map", type="primary", disabled=session.lake().uri in _making):
             how: dict[str, Any] = {"node": current.node} if whole_node else {"embedder": embedder, "where": where}
-            _making[session.lake().uri] = Making(session.lake().uri, {**how, "seed": int(seed)})
+            how["seed"] = int(seed)
+            _making[session.lake().uri] = Job("search_app.ui.map.making", session.lake().uri, how)
             st.rerun()
 
 

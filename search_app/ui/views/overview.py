@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from lake.statistics import Rate, Verdict, verdict, wilson
 from search_app.ui import charts, findings, groups, queries, scope, words
 from search_app.ui.groups import Group
-from search_app.ui.rates import Rate, Verdict, count, verdict, wilson
+from search_app.ui.rates import count, interval, percent
 from search_app.ui.report import Block, arriving, cards, link, links, numbers, progress, report, stack, table
 
 TABLES = 3  # promoted columns that are shown as tables
@@ -65,7 +66,7 @@ def _numbers(totals: queries.Row, judged: Verdict) -> Block:
 
 
 def _rate(name: str, rate: Rate, how: str) -> tuple[str, str, str, str]:
-    return name, rate.percent(), f"95 % {rate.interval()}", how
+    return name, percent(rate), f"95 % {interval(rate)}", how
 
 
 def _customers(where: str | None) -> Block | None:
@@ -138,7 +139,7 @@ _COUNTS: list[Any] = [
 def _counts(row: queries.Row) -> list[str]:
     wrong = wilson(row["known"] - row["right"], row["known"])
     sure = "–" if row["confidence"] is None else f"{row['confidence']:.2f}"
-    return [count(row["answers"]), sure, wrong.percent(), wrong.interval() if row["known"] else "no labels"]
+    return [count(row["answers"]), sure, percent(wrong), interval(wrong) if row["known"] else "no labels"]
 
 
 def _embedding(status: dict[str, Any]) -> Block:

@@ -1,0 +1,236 @@
+"""Hugging Face's folder of images with `metadata.jsonl` or `metadata.csv`; and the row that all lossless formats share.
+
+A row: `file_name`, `label`, `objects` {"bbox": [[x, y, width, height]], "category", "score"} for a detection,
+`segments` {"bbox", "category", "score", "size": [[height, width]], "counts"} for a segmentation, `prediction` for one
+answer as a prediction log has it. A null says that nothing has been said, an empty list that nothing is there. Other
+columns become metadata of the image.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lake.errors import BadInput
+from lake.formats import annotation
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.paths import inside
+from lake.formats.target import Part, Whole
+from lake.sources import IMAGE_SUFFIXES, Item, csv_rows, json_lines, shown
+
+NAMES = ("metadata.jsonl", "metadata.csv")
+COLUMNS = ("file_name", "image_id", "width", "height", "label", "objects", "segments", "prediction")
+
+
+# Reading ---------------------------------------------------------------------------------------------------
+
+
+def files(path: Path) -> list[Path]:
+    """The metadata files of a data set: `path` itself, or those in it and in its folders of splits."""
+    if path.is_file():
+        return [path]
+    return [f for place in (path, *sorted(path.glob("*/"))) for n in NAMES if (f := place / n).is_file()]
+
+
+def read(path: Path, model: Model) -> Iterator[Item]:
+    found = files(path)
+    if not found:
+        raise BadInput(f"{path} has no {' or '.join(NAMES)}")
+    named: set[str] = set()
+    for file in found:
+        rows = csv_rows(file) if file.suffix.lower() in (".csv", ".tsv") else json_lines(file)
+        for place, row in rows:
+            if isinstance(row, str):
+                yield Item(shown(place), error=row)
+                continue
+            try:
+                image = inside(file.parent, row.get("file_name"))
+            except BadInput as error:
+                yield Item(shown(place), error=f"file_name: {error}")
+                continue
+            named.add(os.path.realpath(image))
+            yield Item(shown(place), path=image, said=partial(said_of, row, place, model))
+    if path.is_dir():
+        for folder, folders, names in os.walk(path):
+            folders.sort()
+            for name in sorted(names):
+                image = Path(folder, name)
+                if image.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(image) not in named:
+                    yield Item(shown(image), path=image)
+
+
+def said_of(row: Mapping[str, Any], place: str, model: Model, width: int, height: int) -> Said:
+    """What a row says. Values may be JSON text, as CSV has them."""
+    said = Said(annotator="metadata")
+    label = row.get("label")
+    if label not in (None, ""):
+        said.truths.append(Truth(CLASSIFICATION, str(label)))
+    for column, task in (("objects", DETECTION), ("segments", SEGMENTATION)):
+        try:
+            truth = _truth(task, _value(row.get(column), dict, column), height, width)
+        except BadInput as error:
+            said.refused.append((shown(f"{place}: {column}"), str(error)))
+            continue
+        if truth is not None:
+            said.truths.append(annotation.normal(truth))
+    if model.name is not None:
+        header = {"model": model.name, "model_version": model.version}
+        said.answers = [{**header, "label": t.label, "boxes": t.boxes, "masks": t.masks} for t in said.truths]
+        said.truths = []
+    try:
+        answer = _value(row.get("prediction"), dict, "prediction")
+        if answer:
+            said.answers.append(dict(answer))
+    except BadInput as error:
+        said.refused.append((shown(f"{place}: prediction"), str(error)))
+    known = {*COLUMNS, "image"}
+    said.metadata = {k: v for k, v in row.items() if k not in known and v not in (None, "")}
+    return said
+
+
+def _value(value: Any, kind: type, name: str) -> Any:
+    if isinstance(value, str):
+        if not value:
+            return None
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{name} is not JSON") from error
+    if value is not None and not isinstance(value, kind):
+        raise BadInput(f"{name} is not an object")
+    return value
+
+
+def _truth(task: str, given: Mapping[str, Any] | None, height: int, width: int) -> Truth | None:
+    if given is None:
+        return None
+    corners = given.get("bbox")
+    names = ("category", "categories", "label", "labels")
+    classes: Any = next((given[k] for k in names if given.get(k) is not None), [])
+    if not isinstance(classes, list) or not isinstance(corners, list | None):
+        raise BadInput("bbox and category are not lists")
+    scores = given.get("score") or [None] * len(classes)
+    if task == DETECTION and corners is not None and not classes:
+        classes, scores = [None] * len(corners), [None] * len(corners)
+    lengths = {len(x) for x in (classes, scores, *([corners] if corners is not None else []))}
+    if len(lengths) != 1:
+        raise BadInput("its lists differ in length")
+    boxes = None
+    if corners is not None:
+        if not all(isinstance(c, list) for c in corners):
+            raise BadInput("bbox is not a list of [x, y, width, height]")
+        boxes = [annotation.box(n, c, s) for n, c, s in zip(classes, corners, scores, strict=True)]
+    if task == DETECTION:
+        if boxes is None:
+            raise BadInput("it has no bbox")
+        return Truth(task, boxes=boxes)
+    from lake import masks
+
+    sizes, counts = given.get("size"), given.get("counts")
+    if not isinstance(sizes, list) or not isinstance(counts, list) or not len(sizes) == len(counts) == len(classes):
+        raise BadInput("size and counts are not lists as long as category")
+    found = []
+    for n, size, text, s in zip(classes, sizes, counts, scores, strict=True):
+        if size != [height, width]:
+            raise BadInput(f"a mask's size is {size!r}, the picture's is [{height}, {width}]")
+        if not isinstance(text, str):
+            raise BadInput("counts are not text")
+        masks.check(masks.decompress(text), height, width)
+        found.append(annotation.mask(n, text, height, width, s))
+    return Truth(task, boxes=boxes, masks=found)
+
+
+# Writing ---------------------------------------------------------------------------------------------------
+
+
+def row_of(part: Part, sample: Sample, file_name: str | None) -> dict[str, Any]:
+    """An image with all that is said of it, as JSON can say it."""
+    truths = sample.truths
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row |= {"image_id": sample.image.image_id, "width": sample.image.width, "height": sample.image.height}
+    row["file_name"] = file_name
+    if CLASSIFICATION in truths:
+        row["label"] = truths[CLASSIFICATION].label
+    if DETECTION in truths:
+        boxes = truths[DETECTION].boxes or ()
+        row["objects"] = {"bbox": _corners(boxes), **_names(boxes)}
+    if SEGMENTATION in truths:
+        found, with_them = truths[SEGMENTATION].masks or (), truths[SEGMENTATION].boxes
+        paired = with_them is not None and len(with_them) == len(found)
+        part.leave_out("boxes that do not pair with their masks", with_them is not None and not paired)
+        row["segments"] = {
+            "bbox": _corners(with_them) if with_them is not None and paired else None,
+            **_names(found),
+            "size": [[m["height"], m["width"]] for m in found],
+            "counts": [m["counts"] for m in found],
+        }
+    for task in (DETECTION, SEGMENTATION):
+        part.leave_out(f"class of a whole image's {task}", task in truths and truths[task].label is not None)
+    row["prediction"] = None if sample.answer is None else dict(sample.answer)
+    return row
+
+
+def _corners(boxes: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    return [[b["x"], b["y"], b["width"], b["height"]] for b in boxes]
+
+
+def _names(instances: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names: dict[str, list[Any]] = {"category": [i["label"] for i in instances]}
+    scores = [i["score"] for i in instances]
+    # A list of nothing but nulls is more than `datasets` can take.
+    return names if all(score is None for score in scores) else names | {"score": scores}
+
+
+def write(part: Part, samples: Iterator[Sample]) -> None:
+    for sample in samples:
+        name = f"images/{sample.name}"
+        part.file(name, sample.image.data)
+        part.line("rows", row_of(part, sample, name))
+
+
+def finish_jsonl(whole: Whole) -> None:
+    whole.text("metadata.jsonl", map(annotation.as_json, whole.lines("rows")))
+
+
+def finish_csv(whole: Whole) -> None:
+    with whole.open("metadata.csv") as out:
+        out.write(_csv_line(COLUMNS))
+        for row in whole.lines("rows"):
+            values = [row[c] for c in COLUMNS]
+            out.write(
+                _csv_line("" if v is None else annotation.as_json(v) if isinstance(v, dict) else v for v in values)
+            )
+
+
+def _csv_line(values: Any) -> bytes:
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(values)
+    return line.getvalue().encode()
+
+
+def write_hub(part: Part, samples: Iterator[Sample]) -> None:
+    """As `load_dataset("imagefolder")` and the Hub's viewer want it: a folder a split."""
+    for sample in samples:
+        part.file(f"train/{sample.name}", sample.image.data)
+        part.line("rows", row_of(part, sample, sample.name))
+
+
+def finish_hub(whole: Whole) -> None:
+    whole.text("train/metadata.jsonl", map(annotation.as_json, whole.lines("rows")))
+    card = (
+        "---",
+        "configs:",
+        "- config_name: default",
+        "  data_files:",
+        "  - split: train",
+        '    path: "train/**"',
+        "---",
+    )
+    about = f"{whole.plan.images:,} images of the slice {whole.plan.slice}, written by lakeloop."
+    whole.text("README.md", iter([*card, "", f"# {whole.plan.slice}", "", about]))

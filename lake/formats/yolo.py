@@ -1,0 +1,305 @@
+"""YOLO: `data.yaml`, `images/`, and beside each image's name in `labels/` a text file, a line an instance.
+
+A line is `class x y width height [score]` (the centre, in parts of the picture) or `class x1 y1 x2 y2 ... [score]`, a
+polygon. A data set is of one kind. An empty file says that nothing is there; no file says nothing. Predictions are in
+`predictions/`, with the rest of each answer in `predictions.jsonl`: readers want no score in `labels/`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lake import masks
+from lake.errors import BadInput
+from lake.formats import annotation, polygons
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.paths import inside, text
+from lake.formats.target import Part, Plan, Whole
+from lake.sources import IMAGE_SUFFIXES, Item, json_lines, shown
+
+SPLITS = ("train", "val", "test")
+# What the best known reader lets pass beyond the picture's edge.
+_OVER = 1.01
+_TASKS = {SEGMENTATION: "segment", DETECTION: "detect"}
+
+
+# Reading ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _DataSet:
+    root: Path
+    names: Mapping[int, str]
+    model: Model
+    task: str = DETECTION
+    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def description(path: Path) -> Path | None:
+    """The data set's YAML file: `path` itself, or the one in that folder which has names."""
+    if path.is_file():
+        return path if path.suffix.lower() in (".yaml", ".yml") else None
+    for found in (path / "data.yaml", path / "dataset.yaml", *sorted(path.glob("*.y*ml"))):
+        if found.is_file() and "names" in _yaml(found):
+            return found
+    return None
+
+
+def recognised(path: Path) -> bool:
+    """Whether a folder is a YOLO data set: by its YAML, or by `images/` beside `labels/`."""
+    return description(path) is not None or ((path / "images").is_dir() and (path / "labels").is_dir())
+
+
+def read(path: Path, model: Model) -> Iterator[Item]:
+    found = description(path)
+    if path.is_file() and found is None:
+        raise BadInput(f"{path} is not the data.yaml of a YOLO data set")
+    root = path if path.is_dir() else path.parent
+    content = {} if found is None else _yaml(found)
+    names = _names(content.get("names"), root)
+    task = SEGMENTATION if content.get("task") == "segment" else DETECTION
+    answers = {}
+    if (root / "predictions.jsonl").is_file():
+        rows = [row for _, row in json_lines(root / "predictions.jsonl") if isinstance(row, dict)]
+        answers = {str(row.pop("image", "")): row for row in rows}
+    data = _DataSet(root, names, model, task, answers)
+    # Readers take `path` to be where the archive was unpacked, wherever that was.
+    base = root
+    if isinstance(content.get("path"), str) and not os.path.isabs(content["path"]):
+        try:
+            base = inside(root, content["path"]) if inside(root, content["path"]).is_dir() else root
+        except BadInput:
+            base = root
+    places: list[Any] = [p for split in SPLITS for p in _listed(content.get(split))]
+    if not places:
+        places = ["images" if (root / "images").is_dir() else "."]
+    seen: set[Path] = set()
+    for place in places:
+        for item in _images(data, base, place):
+            if item.path is None or item.path not in seen:
+                yield item
+            if item.path is not None:
+                seen.add(item.path)
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(text(path, 16 << 20))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise BadInput(f"{path} is broken YAML: {' '.join(str(error).split())[:200]}") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _names(given: Any, root: Path) -> Mapping[int, str]:
+    if isinstance(given, dict):
+        return {k: "" if v is None else str(v) for k, v in given.items() if isinstance(k, int)}
+    if isinstance(given, list):
+        return {i: "" if v is None else str(v) for i, v in enumerate(given)}
+    if (root / "classes.txt").is_file():
+        return dict(enumerate(text(root / "classes.txt").splitlines()))
+    return {}
+
+
+def _images(data: _DataSet, base: Path, place: Any) -> Iterator[Item]:
+    # Exporters write ../train/images where train/images is meant.
+    written = place[3:] if isinstance(place, str) and place.startswith("../") else place
+    try:
+        found = inside(base, written)
+    except BadInput as error:
+        yield Item(shown(f"{base}: {place}"), error=str(error))
+        return
+    if found.is_file() and found.suffix == ".txt":
+        for line in text(found).splitlines():
+            if line.strip():
+                try:
+                    yield _item(data, inside(base, line.strip().removeprefix("./")))
+                except BadInput as error:
+                    yield Item(shown(f"{found}: {line}"), error=str(error))
+    elif found.is_dir():
+        for folder, folders, files in os.walk(found):
+            folders.sort()
+            for name in sorted(files):
+                if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                    yield _item(data, Path(folder, name))
+    else:
+        yield Item(shown(found), error="the data set's YAML names it, and it is not there")
+
+
+def _item(data: _DataSet, path: Path) -> Item:
+    try:
+        inside(data.root, str(path.relative_to(data.root)))
+    except BadInput as error:
+        return Item(shown(path), error=str(error))
+    return Item(shown(path), path=path, said=partial(_said, data, path))
+
+
+def _beside(path: Path, folder: str) -> Path:
+    """The text file of an image: `images` in its path becomes `folder`, else it lies beside the image."""
+    parts = list(path.with_suffix(".txt").parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            parts[i] = folder
+            break
+    return Path(*parts)
+
+
+def _said(data: _DataSet, path: Path, width: int, height: int) -> Said:
+    said = Said(annotator="yolo")
+    truth = _truth(data, _beside(path, "labels"), said, width, height)
+    if data.model.name is None:
+        said.truths += truth
+    else:
+        said.answers += [_answer({"model": data.model.name, "model_version": data.model.version}, t) for t in truth]
+    header = data.answers.get(path.name)
+    predicted = _beside(path, "predictions")
+    if header is not None:
+        found = _truth(data, predicted, said, width, height)
+        said.answers.append(_answer(header, found[0]) if found else dict(header))
+    return said
+
+
+def _answer(header: Mapping[str, Any], truth: Truth) -> dict[str, Any]:
+    return {**header, "boxes": truth.boxes, "masks": truth.masks}
+
+
+def _truth(data: _DataSet, file: Path, said: Said, width: int, height: int) -> list[Truth]:
+    if not os.path.lexists(file):
+        return []
+    found = []
+    try:
+        inside(data.root, str(file.relative_to(data.root)))
+        lines = text(file).splitlines()
+    except BadInput as error:
+        said.refused.append((shown(file), str(error)))
+        return []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                found.append(_instance(data.names, line.split(), width, height))
+            except BadInput as error:
+                said.refused.append((shown(f"{file}:{number}"), str(error)))
+    boxes = [i for i in found if "counts" not in i]
+    masked = [i for i in found if "counts" in i]
+    truths = []
+    if boxes or (not masked and data.task == DETECTION):
+        truths.append(Truth(DETECTION, boxes=boxes))
+    if masked or (not boxes and data.task == SEGMENTATION):
+        truths.append(Truth(SEGMENTATION, masks=masked))
+    return truths
+
+
+def _instance(names: Mapping[int, str], words: list[str], width: int, height: int) -> dict[str, Any]:
+    try:
+        values = [float(word) for word in words]
+    except ValueError as error:
+        raise BadInput("the line is not all numbers") from error
+    if not all(map(math.isfinite, values)) or values[0] != int(values[0]) or values[0] < 0:
+        raise BadInput("the line does not begin with a class number")
+    number, rest = int(values[0]), values[1:]
+    if names and number not in names:
+        raise BadInput(f"class {number} has no name in the data set's YAML")
+    label = names.get(number, str(number))
+    score = rest.pop() if len(rest) == 5 or (len(rest) > 6 and len(rest) % 2) else None
+    if any(not 0.0 <= v <= _OVER for v in rest):
+        raise BadInput("a coordinate is not between 0 and 1: YOLO's are in parts of the picture")
+    if len(rest) == 4:
+        x, y, w, h = rest[0] * width, rest[1] * height, rest[2] * width, rest[3] * height
+        return annotation.box(label, (x - w / 2, y - h / 2, w, h), score)
+    if len(rest) < 6:
+        raise BadInput(f"a line has 4 numbers or a polygon's after its class, this has {len(rest)}")
+    points = [v * (height if i % 2 else width) for i, v in enumerate(rest)]
+    return annotation.mask(label, polygons.fill([points], height, width), height, width, score)
+
+
+# Writing ---------------------------------------------------------------------------------------------------
+
+
+def write(part: Part, samples: Iterator[Sample]) -> None:
+    for sample in samples:
+        part.file(f"images/train/{sample.name}", sample.image.data)
+        for task, truth in sample.truths.items():
+            if task == part.plan.task:
+                part.leave_out("score of a label", sum(_score(i) is not None for i in _instances(truth)))
+                part.file(f"labels/train/{sample.image.image_id}.txt", _lines(part, sample, truth, scores=False))
+                part.leave_out("boxes of masks", task == SEGMENTATION and bool(truth.boxes))
+                part.leave_out(f"class of a whole image's {task}", truth.label is not None)
+            else:
+                what = "class of an image" if task == CLASSIFICATION else task
+                part.leave_out(f"{what}: this data set is of {part.plan.task}")
+        if sample.answer is not None:
+            truth = annotation.answer_truth(sample.answer)
+            part.line("predictions", {"image": sample.name, **annotation.answer_header(sample.answer)})
+            if sample.answer.get("boxes") is not None or truth.task == SEGMENTATION:
+                lines = _lines(part, sample, truth, scores=True)
+                part.file(f"predictions/train/{sample.image.image_id}.txt", lines)
+
+
+def _instances(truth: Truth) -> Sequence[Mapping[str, Any]]:
+    return (truth.masks if truth.task == SEGMENTATION else truth.boxes) or ()
+
+
+def _score(instance: Mapping[str, Any]) -> Any:
+    return instance["score"]
+
+
+def _lines(part: Part, sample: Sample, truth: Truth, scores: bool) -> bytes:
+    number_of = {name: i for i, name in enumerate(part.plan.classes)}
+    width, height = sample.image.width, sample.image.height
+    lines = []
+    for instance in _instances(truth):
+        values = _mask(instance, width, height) if "counts" in instance else _box(instance, width, height)
+        if not values or any(not 0.0 <= v <= 1.0 for v in values):
+            part.leave_out("an instance that is empty, or beyond the picture's edge")
+            continue
+        if scores and instance["score"] is not None:
+            values.append(instance["score"])
+        lines.append(" ".join([str(number_of[instance["label"] or ""]), *map(repr, values)]))
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _box(box: Mapping[str, Any], width: int, height: int) -> list[float]:
+    x, y, w, h = (float(box[k]) for k in ("x", "y", "width", "height"))
+    return [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+
+
+def _mask(mask: Mapping[str, Any], width: int, height: int) -> list[float]:
+    if (mask["width"], mask["height"]) != (width, height):
+        return []
+    points = polygons.outline(masks.decode(mask["counts"], height, width))
+    return [v for x, y in points for v in (x / width, y / height)]
+
+
+def finish(whole: Whole) -> None:
+    names = "".join(f"  {i}: {_quoted(name)}\n" for i, name in enumerate(whole.plan.classes)) or "  {}\n"
+    with whole.open("data.yaml") as out:
+        out.write(f"train: images/train\nval: images/train\ntask: {_task(whole.plan)}\nnames:\n{names}".encode())
+    whole.text("predictions.jsonl", (annotation.as_json(row) for row in whole.lines("predictions")))
+
+
+def _task(plan: Plan) -> str:
+    return _TASKS[plan.task]
+
+
+def _quoted(name: str) -> str:
+    """The text between YAML's double quotes, with an escape for all that is not plainly printable."""
+    out = []
+    for c in name:
+        if c in '"\\':
+            out.append("\\" + c)
+        elif (c.isascii() and c.isprintable()) or c.isalnum():
+            out.append(c)
+        else:
+            out.append(f"\\U{ord(c):08x}")
+    return f'"{"".join(out)}"'

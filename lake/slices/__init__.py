@@ -1,0 +1,64 @@
+"""Slices: named sets of images, as code plus a pin.
+
+A slice is a definition and the image ids it had at one version of the lake, with the labels those images had then.
+Creating a slice again makes its next version; the old one stays what it was, whatever the lake does meanwhile. A live
+slice keeps only its definition.
+"""
+
+from lake.slices.definition import KINDS, ROLES, load, words
+from lake.slices.difference import Difference, Step, diff, erased_count, history
+from lake.slices.handle import SliceHandle
+from lake.slices.making import KEPT_APART, Draft, balance, create, draft, freeze, in_slices, keep_apart, save
+from lake.slices.members import contents, erased, find, members, spec
+from lake.slices.naming import check_name, unknown
+from lake.slices.versions import (
+    Slice,
+    check_free,
+    delete,
+    get,
+    list,
+    newest,
+    set_role,
+    tag,
+    tags,
+    untag,
+)
+
+__all__ = [
+    "KEPT_APART",
+    "KINDS",
+    "ROLES",
+    "Difference",
+    "Draft",
+    "Slice",
+    "SliceHandle",
+    "Step",
+    "balance",
+    "check_free",
+    "check_name",
+    "contents",
+    "create",
+    "delete",
+    "diff",
+    "draft",
+    "erased",
+    "erased_count",
+    "find",
+    "freeze",
+    "get",
+    "history",
+    "in_slices",
+    "keep_apart",
+    "list",
+    "load",
+    "members",
+    "newest",
+    "save",
+    "set_role",
+    "spec",
+    "tag",
+    "tags",
+    "unknown",
+    "untag",
+    "words",
+]

@@ -1,0 +1,281 @@
+"""From a definition to its images and their labels, read from one version of every table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from lake import ids as identity
+from lake import sql
+from lake import where as filters
+from lake.errors import BadInput, LakeBusy
+from lake.slices import definition as definitions
+from lake.slices import versions
+from lake.slices.definition import Definition
+from lake.slices.naming import unknown
+from lake.slices.versions import Slice
+from lake.store import literals
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from lake.store import Lake
+
+# Each look takes milliseconds; only a lake that commits all the time needs more than one.
+LOOKS = 50
+_TABLES = "predictions labels slice_members cluster_members marks searches forgotten"
+_LABELS = """
+    SELECT m.image_id, coalesce(list(l.event_id ORDER BY l.event_id) FILTER (WHERE l.event_id IS NOT NULL), [])
+           AS label_events
+    FROM _members m LEFT JOIN labels_current l USING (image_id) GROUP BY m.image_id ORDER BY m.image_id"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """`contents`: image_id, sorted, and label_events, of the images of a definition; `erased`: ids it names and that
+    were erased. `predictions_version`: what was read.
+    """
+
+    contents: pa.Table
+    predictions_version: int
+    erased: int = 0
+
+    @property
+    def members(self) -> list[str]:
+        names: list[str] = self.contents["image_id"].to_pylist()
+        return names
+
+
+def find(lake: Lake, definition: Definition) -> Found:
+    """The images a checked definition has now, and their current labels. Raises BadInput for what it cannot find."""
+    _check_filters(lake, definition)
+    with _snapshot(lake, definition) as snapshot:
+        names = snapshot.resolve(definition)
+        erased = names & snapshot.erased(names)
+        found = _labels(snapshot.connection, sorted(names - erased))
+        return Found(found, snapshot.version, len(erased))
+
+
+def contents(lake: Lake, made: Slice) -> pa.Table:
+    """image_id, sorted, and label_events of a slice's images, those erased left out.
+
+    label_events: the labels it was frozen with; of a live slice today's; null when it was made before labels were
+    frozen: the labels of such a slice are today's.
+    """
+    if made.live:
+        return find(lake, stored_definition(made)).contents
+    rows = lake.look_up("slice_members", ["image_id", "label_events"], "id", [made.id]).sort_by("image_id")
+    gone = erased(lake, rows["image_id"].to_pylist())
+    if gone:
+        import pyarrow.compute as pc
+
+        rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(sorted(gone), pa.string()))))
+    return rows.combine_chunks()
+
+
+def members(lake: Lake, made: Slice) -> pa.ChunkedArray:
+    """Its image_ids, sorted, those erased left out."""
+    return contents(lake, made)["image_id"]
+
+
+def erased(lake: Lake, names: Sequence[str]) -> set[str]:
+    """Those among the images that were erased."""
+    if not names or not lake.dataset("forgotten").count_rows():
+        return set()
+    return set(lake.erased(names))
+
+
+def stored_definition(made: Slice) -> Definition:
+    """What a slice's spec says, without what only creating it needs."""
+    if made.spec is None:
+        raise BadInput(f"{made.id} was made before slices had specs")
+    said = definitions.load(made.spec)
+    said.pop("drop_leaks", None)
+    return said
+
+
+def spec(lake: Lake, made: Slice) -> Definition:
+    """The whole definition: `slices.create` makes the slice again from it, at another version of the lake."""
+    if made.spec is not None:
+        said = definitions.load(made.spec)
+    elif made.kind == "where":
+        said = {"where": made.definition}
+    elif made.kind == "cluster":
+        said = {"cluster": made.definition.split(", ")}
+    else:
+        said = {"ids": definitions.MEMBERS}
+    return said | ({"ids": members(lake, made).to_pylist()} if "ids" in said else {})
+
+
+# ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Snapshot:
+    lake: Lake
+    connection: duckdb.DuckDBPyConnection
+    version: int
+    open: list[str] = field(default_factory=list)  # the live slices being resolved, outermost first
+
+    def resolve(self, definition: Definition) -> set[str]:
+        kind = definitions.kind_of(definition)
+        value = definition[kind]
+        found: set[str] = getattr(self, f"_{kind}")(value)
+        for name in definition.get("minus", ()):
+            found = found - self._slice(name)
+        return found
+
+    def erased(self, names: set[str]) -> set[str]:
+        stones = self.names("SELECT image_id FROM forgotten")
+        return names & stones
+
+    def names(self, query: str, parameters: Sequence[Any] = ()) -> set[str]:
+        import duckdb
+
+        try:
+            found = self.connection.sql(query, params=[*parameters]).to_arrow_table().column(0).to_pylist()
+        except duckdb.Error as error:  # a cast that fails on some row
+            raise BadInput(str(error)) from error
+        return set(found)
+
+    def _where(self, text: str) -> set[str]:
+        return self.names(f"SELECT DISTINCT image_id FROM predictions WHERE ({text}\n)")
+
+    def _ids(self, given: Sequence[str]) -> set[str]:
+        images = {i for i in given if identity.kind(i) == "image"}
+        answers = {str(identity.as_uuid(i)) for i in given if identity.kind(i) == "prediction"}
+        gone = self.erased(images)
+        rest = images - gone
+        rest -= self.lake.known("images", "image_id", sorted(rest))
+        # Of some answers the image's bytes are not kept.
+        missing = sorted(rest - self.lake.known("predictions", "image_id", sorted(rest)))
+        asked = self.lake.look_up("predictions", ["prediction_id", "image_id"], "prediction_id", sorted(answers))
+        missing += sorted(answers - set(asked["prediction_id"].to_pylist()))
+        if missing:
+            raise BadInput(f"the lake does not have {len(missing)} of the ids, the first is {missing[0]}")
+        return images | set(asked["image_id"].to_pylist())
+
+    def _cluster(self, nodes: Sequence[str]) -> set[str]:
+        if not nodes:
+            raise BadInput("which node? `lakeloop cluster` and the table clusters name them (TREE/PATH)")
+        rows = self.connection.sql(
+            "SELECT id, image_id FROM cluster_members WHERE id IN (SELECT unnest(?))", params=[[*nodes]]
+        ).to_arrow_table()
+        there = set(rows["id"].to_pylist())
+        for node in nodes:
+            if node not in there:
+                raise unknown("node", node, self.names("SELECT DISTINCT id FROM cluster_members"))
+        return set(rows["image_id"].to_pylist())
+
+    def _search(self, name: str) -> set[str]:
+        rows = self.lake.scan("searches", ["id", "name"]).to_pylist()
+        chosen = [r["id"] for r in rows if r["id"] == name] or [r["id"] for r in rows if r["name"] == name]
+        if not chosen:
+            raise unknown("search", name, (r["name"] or r["id"] for r in rows))
+        if len(chosen) > 1:
+            raise BadInput(f"{len(chosen)} searches are called {name!r}; say which: {', '.join(sorted(chosen))}")
+        return self.names("SELECT image_id FROM marks_current WHERE search = ? AND mark = 'yes'", [chosen[0]])
+
+    def _like(self, ball: dict[str, Any]) -> set[str]:
+        records = self.lake.embedders()
+        record = next((r for r in records if ball["embedder"] in (None, r.name)), None)
+        if record is None:
+            raise unknown("embedder", str(ball["embedder"]), (r.name for r in records))
+        if record.dim is None:
+            raise BadInput(f"nothing is embedded with {record.name} yet; run: lakeloop embed --embedder {record.name}")
+        centre = np.zeros(record.dim, np.float32)
+        for given in ball["ids"]:
+            centre += self._vector(given, record.column, record.name)
+        if not np.linalg.norm(centre):
+            raise BadInput("the examples' mean is zero; it points nowhere")
+        centre /= np.linalg.norm(centre)
+        found: set[str] = set()
+        # A copy's cosine is 1 but for rounding: a radius of 0 finds it.
+        least = 1 - ball["radius"] - 1e-6
+        batches = self.lake.dataset("predictions", self.version).to_batches(
+            columns=["image_id", record.column], filter=f"{record.column} is not null"
+        )
+        for batch in batches:
+            vectors = np.asarray(batch[record.column].flatten(), np.float32).reshape(-1, record.dim)
+            lengths = np.linalg.norm(vectors, axis=1)
+            near = vectors @ centre >= least * lengths
+            found |= set(batch["image_id"].filter(pa.array(near)).to_pylist())
+        return found
+
+    def _vector(self, given: str, column: str, embedder: str) -> np.ndarray:
+        key = "image_id" if identity.kind(given) == "image" else "prediction_id"
+        value = given if key == "image_id" else str(identity.as_uuid(given))
+        rows = self.lake.dataset("predictions", self.version).to_table(
+            columns=[column], filter=f"{key} in ({literals([value])}) and {column} is not null", limit=1
+        )
+        if not rows.num_rows:
+            if not self.lake.known("predictions", key, [value]):
+                raise BadInput(f"the lake has no {key} {given}")
+            raise BadInput(f"{given} has no {embedder} vector yet; run: lakeloop embed --embedder {embedder}")
+        vector: np.ndarray = np.asarray(rows[column][0].as_py(), np.float32)
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+    def _union(self, parts: Sequence[str | Definition]) -> set[str]:
+        return set().union(*(self._part(part) for part in parts))
+
+    def _intersect(self, parts: Sequence[str | Definition]) -> set[str]:
+        first, *others = (self._part(part) for part in parts)
+        return first.intersection(*others)
+
+    def _part(self, part: str | Definition) -> set[str]:
+        return self._slice(part) if isinstance(part, str) else self.resolve(part)
+
+    def _slice(self, name: str) -> set[str]:
+        made = versions.get(self.lake, name)
+        if not made.live:
+            return self.names("SELECT image_id FROM slice_members WHERE id = ?", [made.id])
+        if made.id in self.open:
+            raise BadInput(f"{made.id} is defined by itself: {' -> '.join([*self.open, made.id])}")
+        self.open.append(made.id)
+        inner = stored_definition(made)
+        found = self.resolve(inner)
+        self.open.pop()
+        return found
+
+
+@contextmanager
+def _snapshot(lake: Lake, definition: Definition) -> Iterator[_Snapshot]:
+    """One connection, in which every table has one version, and that of predictions."""
+    text = f"{_TABLES} labels_current marks_current {' '.join(_filters(lake, definition))}"
+    for _ in range(LOOKS):
+        before = lake.version("predictions")
+        with sql.connect(lake, text) as connection:
+            if lake.version("predictions") == before:
+                yield _Snapshot(lake, connection, before)
+                return
+    raise LakeBusy(f"predictions of {lake.uri} kept changing while they were looked at; try again")
+
+
+def _labels(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> pa.Table:
+    connection.register("_members", pa.table({"image_id": pa.array(names, pa.string())}))
+    try:
+        found = connection.sql(_LABELS).to_arrow_table()
+    finally:
+        connection.unregister("_members")
+    return found.cast(pa.schema([("image_id", pa.string()), ("label_events", pa.list_(pa.string()))]))
+
+
+def _filters(lake: Lake, definition: Definition, seen: frozenset[str] = frozenset()) -> list[str]:
+    """Every SQL filter in the definition and in the live slices it is made of: they may name any table."""
+    texts = [definition["where"]] if "where" in definition else []
+    for part in (*definition.get("union", ()), *definition.get("intersect", ()), *definition.get("minus", ())):
+        if not isinstance(part, str):
+            texts += _filters(lake, part, seen)
+        elif (made := versions.get(lake, part)).live and made.id not in seen:
+            texts += _filters(lake, stored_definition(made), seen | {made.id})
+    return texts
+
+
+def _check_filters(lake: Lake, definition: Definition) -> None:
+    for text in _filters(lake, definition):
+        filters.check(lake, text)

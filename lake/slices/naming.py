@@ -1,0 +1,35 @@
+"""What a slice, a version and a tag may be called, and what somebody may have meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from lake.errors import BadInput
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+# A tag begins with a letter: NAME@3 is a version.
+_TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}\Z")
+MOST_NAMED = 8
+
+
+def check_name(name: str) -> None:
+    """Raises BadInput unless the name is one a slice may have."""
+    if not _NAME.match(name):
+        raise BadInput(f"slice name {name!r}: use up to 100 letters, digits, dots, dashes and underscores")
+
+
+def check_tag(tag: str) -> None:
+    """Raises BadInput unless the tag is one a version may have."""
+    if not _TAG.match(tag):
+        raise BadInput(f"tag {tag!r}: begin with a letter; use up to 100 letters, digits, dots, dashes, underscores")
+
+
+def unknown(kind: str, name: str, known: Iterable[str], holder: str = "the lake") -> BadInput:
+    """The error that offers what is nearest in spelling to a name that is not there, and what there is."""
+    there = sorted(set(known))
+    near = difflib.get_close_matches(name, there, n=3, cutoff=0.6)
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    more = f" and {len(there) - MOST_NAMED:,} more" if len(there) > MOST_NAMED else ""
+    return BadInput(f"no {kind} {name!r}; {meant}{holder} has {', '.join(there[:MOST_NAMED]) or 'none'}{more}")

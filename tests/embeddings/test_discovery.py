@@ -1,0 +1,132 @@
+"""Discovery on whole lakes: sentences, filters, slices, and what is refused."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embeddings import discovery
+from embeddings.backfill import store_vectors
+from embeddings.discovery import discover
+from embeddings.embedder import bind, record_of
+from lake import metrics, slices
+from lake.errors import BadInput
+from lake.store import Lake
+from tests.conftest import MakeLake
+from tests.embeddings.colour import Random
+from tests.lake.answers import add, image, label
+
+START = dt.datetime(2026, 9, 7, tzinfo=dt.UTC)
+N = 600
+
+
+def _filled(lk: Lake, seed: int, bad: Any, vectors: np.ndarray | None = None, judged: bool = True) -> Lake:
+    """N answers about images of their own: "fine" or "scratch", wrong in half of those that `bad` is true of."""
+    rng = np.random.default_rng(seed)
+    rows, labels = [], []
+    for number in range(N):
+        camera, site, wide = int(rng.integers(5)), "abc"[rng.integers(3)], float(rng.uniform(1, 9))
+        wrong = rng.random() < (0.55 if bad(number, camera, site) else 0.06)
+        truth = bool(rng.random() < 0.5)
+        rows.append(
+            {"image_id": image(number), "label": "scratch" if truth != wrong else "fine", "task": "classification"}
+            | {"timestamp": START + dt.timedelta(hours=float(rng.uniform(0, 200))), "source": f"f{number % 3}/{number}"}
+            | {"metadata": json.dumps({"camera": camera, "site": site, "gain": wide, "id": f"n{number}"})}
+            | {"confidence": 0.4 if bad(number, camera, site) else 0.9}
+        )
+        labels.append((image(number), "scratch" if truth else "fine", START))
+    add(lk, rows)
+    if judged:
+        label(lk, *labels)
+    if vectors is not None:
+        bind(lk, record_of(lk, None), Random())
+        unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        store_vectors(lk, lk.embedders()[0].column, {image(i): one for i, one in enumerate(unit)})
+    return lk
+
+
+def _pair(number: int, camera: int, site: str) -> bool:
+    return camera == 3 and site == "b"
+
+
+def test_a_pair_of_metadata_is_named_filtered_and_saved(lk: Lake) -> None:
+    found = discover(_filled(lk, 1, _pair), permutations=150)
+    assert [one.title for one in found.findings] == ["camera 3 and site b"]
+    worst = found.findings[0]
+    assert worst.sentence().startswith("camera 3 and site b: ")
+    assert worst.sentence().endswith(" points worse than the rest")
+    # Its filter gives the same counts as the finding has.
+    cell = metrics.by(lk, [], metrics.scope(lk, worst.predicate)).whole
+    assert (cell.known, cell.known - cell.right) == (worst.known, worst.wrong)
+    assert worst.error.n + worst.rest.n == found.answers == found.of == N
+    assert worst.p <= 0.05
+    assert worst.excess == pytest.approx(worst.wrong - worst.known * (worst.rest.value or 0))
+    wrong = set(lk.sql("SELECT image_id FROM answers_judged WHERE NOT correct")["image_id"].to_pylist())
+    assert worst.images
+    assert set(worst.images) <= wrong
+    assert found.remark is not None
+    assert "nothing is embedded" in found.remark
+    assert discovery.save(lk, found) == ["camera-3-and-site-b@1"]
+    assert slices.get(lk, "camera-3-and-site-b").size == worst.known
+    facts = json.loads(json.dumps(discovery.facts(found)))
+    assert facts["findings"][0]["conditions"][0] == {"dimension": "metadata.camera", "value": "3"}
+
+
+def test_nothing_is_told_where_nothing_fails(lk: Lake) -> None:
+    found = discover(_filled(lk, 2, lambda *_: False), permutations=150)
+    assert found.findings == []
+    assert found.looked > 50
+    assert discovery.save(lk, found) == []
+
+
+def _aside() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    aside = rng.random(N) < 0.15
+    points = rng.normal(size=(N, 8))
+    points[aside, 2] += 4
+    return points, aside
+
+
+def test_a_kind_of_image_without_a_name_has_its_images(make_lake: MakeLake) -> None:
+    pytest.importorskip("sklearn")
+    points, aside = _aside()
+    lk = _filled(make_lake(embedders=["x"]), 3, lambda number, *_: bool(aside[number]), points)
+    worst = discover(lk, permutations=150).findings[0]
+    kind = {image(number) for number in np.flatnonzero(aside)}
+    assert worst.title == "a kind of image that no column names"
+    assert len(kind & {*worst.ids}) >= len(worst.ids) / 2
+    assert worst.predicate is None
+    # With a tree over the answers its clusters are told instead: they can be opened.
+    from embeddings.cluster import cluster
+
+    tree = cluster(lk, method="kmeans", k=6).tree
+    told = discover(lk, by="cluster", permutations=150).findings[0]
+    assert told.node is not None
+    assert told.node.startswith(f"{tree}/")
+    inside = metrics.by(lk, [], metrics.scope(lk, told.predicate)).whole
+    assert (inside.known, inside.known - inside.right) == (told.known, told.wrong)
+
+
+def test_without_judgements_low_confidence_can_be_asked_about(lk: Lake) -> None:
+    _filled(lk, 4, _pair, judged=False)
+    with pytest.raises(BadInput, match="--errors confidence"):
+        discover(lk)
+    found = discover(lk, errors="confidence", permutations=99)
+    assert [one.title for one in found.findings] == ["camera 3 and site b"]
+    assert found.findings[0].sentence("confidence").startswith("camera 3 and site b: mean confidence 0.")
+
+
+def test_an_image_counts_once_and_bad_input_is_refused(lk: Lake) -> None:
+    _filled(lk, 5, _pair)
+    add(lk, [{"image_id": image(0), "label": "fine", "timestamp": START + dt.timedelta(days=90)} for _ in range(50)])
+    found = discover(lk, by="metadata", permutations=99)
+    assert found.answers == N
+    for how in ({"by": "x"}, {"errors": "x"}):
+        with pytest.raises(BadInput, match="is none of"):
+            discover(lk, **how)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="0 answers are judged"):
+        discover(lk, "confidence > 2")

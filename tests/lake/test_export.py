@@ -1,0 +1,241 @@
+"""A slice as files: from one lake into another, stopped and gone on with, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lake import export, ids, ingest, masks, schema, slices, store, truth
+from lake.errors import BadInput, CouldNot
+from lake.formats import annotation
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Truth
+from lake.store import Lake
+from search_app.cli import main
+from tests import pictures
+from tests.conftest import MakeLake, Say
+
+WIDTH, HEIGHT = 24, 16
+MASK = np.zeros((HEIGHT, WIDTH), bool)
+MASK[2:6, 3:9] = MASK[10, 20] = True
+SAID = [
+    Truth(CLASSIFICATION, "../é a"),
+    Truth(CLASSIFICATION, "b:c\n"),
+    Truth(DETECTION, boxes=[annotation.box(n, (1.5, 2, 3.25, 4)) for n in ("dog", "dog", None)]),
+    Truth(DETECTION, boxes=[]),
+    Truth(SEGMENTATION, masks=[annotation.mask('x"y', masks.encode(MASK), HEIGHT, WIDTH)]),
+]
+
+
+@pytest.fixture
+def filled(lk: Lake, tmp_path: Path) -> tuple[Lake, list[str]]:
+    """Six images, five of them with a label, two with an answer; the slice `s` of all."""
+    paths = pictures.folder(tmp_path / "in", 6)
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+    names = sorted(ids.image_id(p.read_bytes()) for p in paths)
+    rows = [
+        {
+            "event_id": annotation.event_id(n, t),
+            "image_id": n,
+            "timestamp": store.now(),
+            "task": t.task,
+            "origin": "human",
+        }
+        | {"label": t.label, "boxes": t.boxes, "masks": t.masks}
+        for n, t in zip(names, SAID, strict=False)
+    ]
+    lk.insert("labels", pa.Table.from_pylist(rows, schema=schema.LABELS.arrow()))
+    answers = [
+        {"prediction_id": ids.bare_prediction_id(f"answer {n}"), "image_id": n, "model": "m", "model_version": "2"}
+        | {"task": "detection", "label": "cat", "confidence": 0.5, "timestamp": store.now(), "ingested_at": store.now()}
+        | {"boxes": [annotation.box("cat", (1, 1, 2, 2), 0.25)], "metadata": '{"camera": 3}'}
+        for n in names[:2]
+    ]
+    lk.insert("predictions", pa.Table.from_pylist(answers, schema=schema.PREDICTIONS.arrow()))
+    slices.create(lk, "s", where="true")
+    return lk, names
+
+
+def labels_of(lake: Lake) -> dict[str, dict[str, Truth]]:
+    made = slices.create(lake, "all", where="true")
+    return truth.truths(lake, slices.contents(lake, made))
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("format", [f for f in export.FORMATS if f != "list"])
+def test_into_another_lake(filled: tuple[Lake, list[str]], make_lake: MakeLake, tmp_path: Path, format: str) -> None:
+    """Same images, labels, boxes, masks, answers; what the format cannot say is counted, and nothing else is gone."""
+    lk, names = filled
+    model = "m" if export.FORMATS[format].predictions else None
+    report = export.export(lk, slices.get(lk, "s"), tmp_path / "out", format, predictions=model)
+    other = make_lake("other")
+    took = ingest.ingest(other, tmp_path / "out", workers=1)
+    again = ingest.ingest(other, tmp_path / "out", workers=1)
+    assert (took.images_new, took.rejected, report.left_out) == (6, [], [])
+    assert (again.images_new, again.labels_new, again.predictions_new, again.rejected) == (0, 0, 0, [])
+    assert {*other.scan("images", ["image_id"])["image_id"].to_pylist()} == {*names}
+    wanted = {n: {t.task: t} for n, t in zip(names, SAID, strict=False)}
+    found = labels_of(other)
+    gone = sum(found.get(n) != t for n, t in wanted.items())
+    assert gone == sum(report.unsaid.values())
+    assert gone == {"imagefolder": 3, "yolo": 4, "voc": 2}.get(format, 0)
+    if model:
+        before, after = truth.answers(lk, "m", names), truth.answers(other, "m", names)
+        assert {n: {**a, "source": ""} for n, a in after.items()} == {n: {**a, "source": ""} for n, a in before.items()}
+
+
+@pytest.mark.parametrize("format", export.FORMATS)
+def test_stopped_and_gone_on_with(
+    filled: tuple[Lake, list[str]], tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a stop the files are those of an export that was never stopped; a spoilt one is written anew."""
+    monkeypatch.setattr(export, "PART_IMAGES", 2)
+    lk, _ = filled
+    made = slices.get(lk, "s")
+    export.export(lk, made, tmp_path / "whole", format)
+    for stop in (1, 3):
+        out, seen = tmp_path / f"stopped {stop}", []
+
+        def count(images: int, stop: int = stop, seen: list[int] = seen) -> None:
+            seen.append(images)
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            export.export(lk, made, out, format, progress=count)
+        if format != "list":
+            with pytest.raises(BadInput, match="was not finished"):
+                ingest.ingest(lk, out)
+        spoilt = next((p for p in sorted(out.rglob("*")) if p.suffix in (".png", ".jpg", ".tar")), None)
+        if spoilt is not None:
+            spoilt.write_bytes(b"spoilt")
+        report = export.export(lk, made, out, format)
+        assert report.images == 6
+        assert report.resumed == 2 * stop - 2 * (spoilt is not None)
+        if format == "lance":
+            import lance
+
+            rows = [lance.dataset(str(p / "slice.lance")).to_table().to_pylist() for p in (out, tmp_path / "whole")]
+            assert rows[0] == rows[1]
+        else:
+            assert files(out) == files(tmp_path / "whole")
+        assert export.export(lk, made, out, format).already
+
+
+def test_the_manifest_has_every_file(filled: tuple[Lake, list[str]], tmp_path: Path) -> None:
+    lk, _ = filled
+    report = export.export(lk, slices.get(lk, "s"), tmp_path / "out", "coco")
+    checked = subprocess.run(["sha256sum", "-c", "--quiet", export.HASHES], cwd=tmp_path / "out", check=False)
+    assert checked.returncode == 0
+    listed = {line.split("  ", 1)[1] for line in (tmp_path / "out" / export.HASHES).read_text().splitlines()}
+    assert listed == {*files(tmp_path / "out")} - {export.HASHES, annotation.MANIFEST}
+    manifest = json.loads((tmp_path / "out" / annotation.MANIFEST).read_text())
+    assert (manifest["slice"], manifest["format"], manifest["state"]) == ("s@1", "coco", "complete")
+    assert (manifest["images"], manifest["files"], report.files) == (6, len(listed), len(listed))
+
+
+def test_what_is_refused_changes_nothing(filled: tuple[Lake, list[str]], tmp_path: Path) -> None:
+    lk, _ = filled
+    made = slices.get(lk, "s")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").touch()
+    export.export(lk, made, tmp_path / "done", "list")
+    before = files(tmp_path / "done")
+    for out, how, reason in (
+        ("mine", {"format": "coco"}, "not an empty folder"),
+        ("new", {"format": "zip"}, "none of imagefolder, coco"),
+        ("new", {"format": "voc", "predictions": "m"}, "no place for predictions"),
+        ("new", {"format": "coco", "predictions": "n"}, "no model 'n' has answered; the lake has m"),
+        ("done", {"format": "coco"}, "is an export of slice s@1, format list"),
+    ):
+        with pytest.raises(BadInput, match=reason):
+            export.export(lk, made, tmp_path / out, **how)  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
+    assert files(tmp_path / "done") == before
+    assert os.listdir(tmp_path / "mine") == ["a.txt"]
+
+
+def test_an_image_without_bytes_is_told(filled: tuple[Lake, list[str]], tmp_path: Path, capsys: Any) -> None:
+    """It is in the manifest and on stderr; the command fails only when nothing could be written."""
+    lk, names = filled
+    lk.delete("images", f"image_id = '{names[0]}'")
+    report = export.export(lk, slices.get(lk, "s"), tmp_path / "out", "coco")
+    assert report.left_out == [{"image_id": names[0], "reason": "its bytes were not kept"}]
+    assert json.loads((tmp_path / "out" / annotation.MANIFEST).read_text())["left_out"] == report.left_out
+    command = ["slice", "export", "s", "--lake", lk.uri, "--format", "jsonl", "--out"]
+    assert main([*command, str(tmp_path / "a")]) == 0
+    assert "1 images left out" in capsys.readouterr().err
+    lk.delete("images", "true")
+    assert main([*command, str(tmp_path / "b")]) == CouldNot.exit_code
+    assert "none of the 6 images of s@1 could be written" in capsys.readouterr().err
+
+
+HOSTILE = ["../x", "a/b", ".", "..", "con", "/etc", "~", "nul\0", "%2F", "é", "a\nb", "x" * 400, "_unlabelled"]
+
+
+def test_an_imagefolder_stays_inside(lk: Lake, tmp_path: Path, make_lake: MakeLake, say: Say) -> None:
+    """Every image lies exactly two levels down, whatever its label; and its label comes back."""
+    paths = pictures.folder(tmp_path / "in", len(HOSTILE))
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+    names = [ids.image_id(p.read_bytes()) for p in paths]
+    rows = [
+        {"event_id": n[:36], "image_id": n, "timestamp": store.now(), "task": "classification", "origin": "human"}
+        | {"label": text}
+        for n, text in zip(names, HOSTILE, strict=True)
+    ]
+    lk.insert("labels", pa.Table.from_pylist(rows, schema=schema.LABELS.arrow()))
+    out = tmp_path / "a" / "out"
+    export.export(lk, slices.create(lk, "all", where="true"), out, "imagefolder")
+    written = [p for p in (tmp_path / "a").rglob("*.png")]
+    assert len(written) == len(HOSTILE)
+    assert all(p.parent.parent == out for p in written)
+    other = make_lake("other")
+    ingest.ingest(other, out, workers=1)
+    assert {n: t[CLASSIFICATION].label for n, t in labels_of(other).items()} == dict(zip(names, HOSTILE, strict=True))
+    say(f"export: {len(HOSTILE)} odd labels as folders, all inside, all read again")
+
+
+def test_an_export_has_the_labels_of_its_slice(lk: Lake, tmp_path: Path) -> None:
+    """Not today's."""
+    name = ids.image_id(pictures.folder(tmp_path / "in", 1)[0].read_bytes())
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+
+    def label(text: str) -> None:
+        row = {
+            "event_id": text,
+            "image_id": name,
+            "timestamp": store.now(),
+            "task": "classification",
+            "origin": "human",
+        }
+        lk.insert(
+            "labels", pa.Table.from_pylist([row | {"origin": "human", "label": text}], schema=schema.LABELS.arrow())
+        )
+
+    label("old")
+    made = slices.create(lk, "all", where="true")
+    label("new")
+    export.export(lk, made, tmp_path / "out", "imagefolder")
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["old"]
+
+
+def test_the_apps_job(filled: tuple[Lake, list[str]], tmp_path: Path) -> None:
+    from search_app.ui.jobs import Job
+
+    lk, _ = filled
+    how = {"name": "s", "format": "yolo", "out": str(tmp_path / "out")}
+    job = Job("search_app.ui.exporting_job", lk.uri, how)
+    job.wait(60)
+    assert (job.error, job.share, job.made["images"]) == (None, 1.0, 6)
+    job = Job("search_app.ui.exporting_job", lk.uri, how | {"format": "coco"})
+    job.wait(60)
+    assert "is an export of slice s@1, format yolo" in (job.error or "")

@@ -1,0 +1,182 @@
+"""SQL over HTTP and on the command line: answers, refusals, caps, cancelling, saved queries, the audit log."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastapi.testclient import TestClient
+
+from lake import queries
+from lake.errors import BadInput
+from lake.store import Lake
+from search_app.api.app import Api
+from search_app.api.batch import ARROW
+from search_app.cli import main
+from tests.conftest import MakeLake
+from tests.lake import answers
+
+ENDLESS = "SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE a.range + b.range < 0"
+
+
+@pytest.fixture
+def asked(make_lake: MakeLake) -> Lake:
+    lk = make_lake("asked")
+    answers.add(lk, [{"label": "ab"[i % 2], "confidence": i / 10} for i in range(10)])
+    return lk
+
+
+@pytest.fixture
+def client(asked: Lake) -> Iterator[TestClient]:
+    with TestClient(Api(asked)) as opened:
+        yield opened
+
+
+def ask(client: TestClient, sql: str, **more: Any) -> Any:
+    return client.post("/v1/sql", json={"sql": sql, **more})
+
+
+def test_columns_rows_and_what_was_left_out(client: TestClient) -> None:
+    found = ask(client, "SELECT label, count(*) AS n, sum(confidence::INT) AS s FROM answers GROUP BY 1 ORDER BY 1")
+    assert found.json() | {"seconds": 0} == {
+        "columns": [
+            {"name": "label", "type": "VARCHAR"},
+            {"name": "n", "type": "BIGINT"},
+            {"name": "s", "type": "HUGEINT"},
+        ],
+        "rows": [["a", 5, 2], ["b", 5, 2]],
+        "truncated": False,
+        "seconds": 0,
+    }
+    cut = ask(client, "SELECT * FROM range(5)", max_rows=3).json()
+    assert (cut["rows"], cut["truncated"]) == ([[0], [1], [2]], True)
+    assert ask(client, "SELECT * FROM range(3)", max_rows=3).json()["truncated"] is False
+    named = ask(client, "SELECT $a + 1 AS b, $c AS c", parameters={"a": 1, "c": "it's"}).json()
+    assert named["rows"] == [[2, "it's"]]
+    assert ask(client, "SELECT ? || 'x'", parameters=["y"]).json()["rows"] == [["yx"]]
+    odd = ask(client, "SELECT 'nan'::DOUBLE, [1, NULL], {'a': DATE '2024-05-01'}, 1 AS x, 2 AS x").json()["rows"]
+    assert odd == [[None, [1, None], {"a": "2024-05-01"}, 1, 2]]
+
+
+def test_arrow_and_long_answers_come_as_a_stream(client: TestClient) -> None:
+    sql, headers = "SELECT i, i * 2 AS j FROM range(60000) t(i)", {"Accept": ARROW}
+    found = client.post("/v1/sql", json={"sql": sql}, headers=headers)
+    assert found.headers["content-type"] == ARROW
+    table = pa.ipc.open_stream(found.content).read_all()
+    assert (table.num_rows, table["j"][59_999].as_py()) == (60_000, 119_998)
+    rows = ask(client, sql).json()["rows"]
+    assert (len(rows), rows[-1]) == (60_000, [59_999, 119_998])
+    short = client.post("/v1/sql", json={"sql": sql, "max_rows": 2}, headers=headers)
+    assert short.headers["lakeloop-truncated"] == "true"
+
+
+def test_an_error_after_the_first_rows_ends_the_answer_and_says_so(client: TestClient) -> None:
+    late = "SELECT CASE WHEN i < 150000 THEN repeat('x', 10) ELSE error('too late') END FROM range(200000) t(i)"
+    found = ask(client, late, max_rows=1_000_000)
+    assert found.status_code == 200
+    assert found.json()["truncated"] is True
+    assert "too late" in found.json()["error"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason", "words"),
+    [
+        ({"sql": "SELECT lable FROM answers"}, 422, "invalid", 'Candidate bindings: "label"'),
+        ({"sql": "SELECT 1,\n  lable FROM answers"}, 422, "invalid", "LINE 2:   lable"),
+        ({"sql": "SELECT * FROM answer"}, 422, "invalid", 'Did you mean "answers"?'),
+        ({"sql": "DELETE FROM answers"}, 422, "invalid", "takes one SELECT"),
+        ({"sql": "SELECT getenv('HOME')"}, 422, "invalid", "getenv() cannot be used"),
+        ({"sql": ENDLESS, "timeout": 0.3}, 422, "timeout", "longer than 0.3 s"),
+        ({"sql": "SELECT len(range(2000000000))"}, 422, "memory", "MiB"),
+        ({"sql": "SELECT $a"}, 422, "invalid", "parameters: a"),
+        ({"sql": "SELECT 1", "timeout": 0}, 422, "invalid", "timeout"),
+        ({"sql": "SELECT 1", "max_rows": -1}, 422, "invalid", "max_rows"),
+        ({"sql": "SELECT 1", "rows": 1}, 422, "invalid", "rows"),
+        ({"sql": ""}, 422, "invalid", "sql"),
+        ({}, 422, "invalid", "sql"),
+    ],
+)
+def test_a_refusal_is_a_problem(client: TestClient, body: Any, status: int, reason: str, words: str) -> None:
+    found = client.post("/v1/sql", json=body)
+    assert (found.status_code, found.json()["reason"]) == (status, reason)
+    assert words in found.json()["detail"]
+
+
+def test_a_query_is_cancelled_by_its_id(client: TestClient, asked: Lake) -> None:
+    def cancel() -> None:
+        while not asked.sandbox.queries():
+            time.sleep(0.02)
+        assert client.delete("/v1/sql/mine").json() == {"id": "mine", "status": "cancelled"}
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    found = ask(client, ENDLESS, id="mine")
+    canceller.join()
+    assert (found.status_code, found.json()["reason"]) == (409, "cancelled")
+    assert client.delete("/v1/sql/mine").status_code == 404
+
+
+def test_queries_are_saved_run_and_deleted(client: TestClient) -> None:
+    put = client.put("/v1/saved-queries/low", json={"sql": "SELECT $x AS x", "parameters": {"x": 3}})
+    assert (put.status_code, put.json()["parameters"]) == (200, {"x": 3})
+    assert [one["name"] for one in client.get("/v1/saved-queries").json()["queries"]] == ["low"]
+    assert client.get("/v1/saved-queries/low").json()["sql"] == "SELECT $x AS x"
+    assert client.put("/v1/saved-queries/a b", json={"sql": "SELECT 1"}).status_code == 422
+    assert client.delete("/v1/saved-queries/low").json() == {"name": "low", "status": "deleted"}
+    assert client.get("/v1/saved-queries/low").status_code == 404
+
+
+def test_everything_asked_is_in_the_audit_log(client: TestClient, asked: Lake) -> None:
+    ask(client, "SELECT 1 AS  n", parameters={})
+    ask(client, "SELECT lable FROM answers WHERE label = $l", parameters={"l": "a"})
+    newest, before = client.get("/v1/sql-history").json()["queries"]
+    assert (before["sql"], before["rows"], before["error"]) == ("SELECT 1 AS  n", 1, None)
+    assert newest["parameters"] == {"l": "a"}
+    assert "Candidate bindings" in newest["error"]
+    rows = asked.sql("SELECT target FROM audit WHERE action = 'sql' ORDER BY timestamp")["target"].to_pylist()
+    assert rows[0] == "SELECT 1 AS n"
+
+
+def test_the_command_answers_cuts_saves_and_remembers(
+    asked: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: str, code: int = 0) -> tuple[Any, str]:
+        assert main([*words, "--lake", asked.uri, "--json"]) == code
+        out = capsys.readouterr()
+        return json.loads(out.out) if out.out else None, out.err
+
+    assert said("sql", "SELECT count(*) AS n FROM answers") == ([{"n": 10}], "")
+    rows, told = said("sql", "SELECT label FROM answers", "--max-rows", "2")
+    assert len(rows) == 2
+    assert told == "the answer is cut after 2 rows: raise --max-rows, or ask for less (256 MiB are the most)\n"
+    low = "SELECT count(*) AS n FROM answers WHERE confidence < $most AND label = $l"
+    said("query", "save", "low", low, "--param", "most=0.35", "--param", "l=a")
+    assert said("sql", "--saved", "low")[0] == [{"n": 2}]
+    assert said("sql", "--saved", "low", "--param", "most=1")[0] == [{"n": 5}]
+    assert "taken" not in said("query", "save", "low", low, "--replace")[1]
+    assert "is saved already" in said("query", "save", "low", low, code=2)[1]
+    assert [one["name"] for one in said("query", "list")[0]] == ["low"]
+    assert "there is low" in said("query", "show", "lwo", code=2)[1]
+    assert said("query", "delete", "low")[0] == {"name": "low"}
+    assert said("query", "history", "--most", "1")[0][0]["rows"] == 1
+    assert "longer than 0.5 s" in said("sql", ENDLESS, "--timeout", "0.5", code=3)[1]
+    out = tmp_path / "all.parquet"
+    assert (
+        main(["sql", "SELECT * FROM range(150000)", "--format", "parquet", "--out", str(out), "--lake", asked.uri]) == 0
+    )
+    assert pq.read_metadata(out).num_rows == 150_000
+
+
+def test_saved_queries_are_named_like_slices(asked: Lake) -> None:
+    for wrong in ("", "a b", "../a", "-a", "x" * 101):
+        with pytest.raises(BadInput, match="use up to 100 letters"):
+            queries.save(asked, wrong, "SELECT 1")
+    with pytest.raises(BadInput, match="1 to"):
+        queries.save(asked, "a", "  ")

@@ -1,0 +1,74 @@
+"""train, runs, tune on the command line, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lake.store import Lake
+from search_app import cli
+from tests.training.conftest import striped
+
+TINY = [
+    "--architecture", "test_resnet", "--device", "cpu", "--workers", "0", "--set", "pretrained=false", "--set",
+    "size=32", "--set", "epochs=1", "--set", "batch=8",
+]  # fmt: skip
+
+
+@pytest.fixture
+def stock(lk: Lake) -> Lake:
+    striped(lk, "first", 16)
+    striped(lk, "held", 8, 200)
+    return lk
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
+    assert cli.main([*words, "--json"]) == code, capsys.readouterr().err
+    said = capsys.readouterr()
+    return json.loads(said.out) if code == 0 else said.err
+
+
+def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lake = ["--lake", stock.uri]
+    (tmp_path / "r.toml").write_text("rate = 0.005\nepochs = 7\n")
+    made = run(capsys, "train", "--train", "first", "--validation", "held", "--model", "lines",
+               "--recipe", str(tmp_path / "r.toml"), *TINY, *lake)  # fmt: skip
+    assert (made["status"], made["recipe"]["rate"], made["recipe"]["epochs"]) == ("done", 0.005, 1)
+    shown = run(capsys, "runs", "show", made["id"][:5], *lake)
+    assert {row["split"] for row in shown["metrics"]} == {"train", "validation"}
+    assert cli.main(["runs", "show", made["id"], *lake]) == 0
+    assert "16 images of train: lying 8, upright 8" in capsys.readouterr().out
+    second = run(capsys, "train", "--train", "held", "--from", "lines", "--set", "epochs=1", "--set", "validation=0",
+                 "--device", "cpu", "--workers", "0", "--model", "lines", *lake)  # fmt: skip
+    assert second["parent"] == made["id"]
+    assert second["recipe"]["architecture"] == "test_resnet"
+    assert [r["id"] for r in run(capsys, "runs", "list", *lake)] == [second["id"], made["id"]]
+    assert stock.sql("SELECT count(*) AS n FROM audit WHERE action = 'train'")["n"].to_pylist() == [2]
+    assert "is done; go on from it with" in run(capsys, "train", "--resume", made["id"], *lake, code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train"], "give --train SLICE"),
+        (["train", "--train", "frist"], "first"),
+        (["train", "--train", "first", "--set", "epoch=2"], "did you mean epochs"),
+        (["train", "--train", "first", "--resume", "abc"], "--resume goes on with a run as it is"),
+        (["train", "--resume", "abc"], "no run 'abc'"),
+        (["train", "--train", "first", "--workers", "-1"], "--workers is -1"),
+        (["runs", "show", "abc"], "no run 'abc'"),
+        (["tune", "--train", "first"], "what is to be tried"),
+    ],
+)
+def test_errors_name_the_way_out(stock: Lake, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert said in run(capsys, *words, "--lake", stock.uri, code=2)
+
+
+def test_tune_compares(stock: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["tune", "--train", "first", "--validation", "held", "--try", "flip=none,both", "--trials", "2", *TINY]
+    found = run(capsys, *words, "--lake", stock.uri)
+    assert found["done"] == 2
+    assert {one["settings"]["flip"] for one in found["best"]} == {"none", "both"}
