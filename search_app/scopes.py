@@ -31,6 +31,7 @@ ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("GET", "/v1/records/{id}", "read"),
     ("GET", "/v1/queries/{id}", "read"),
     ("GET", "/v1/map-points/{id}", "read"),
+    ("GET", "/v1/exports/{id}", "read"),
     ("GET", "/v1/status", "read"),
     ("GET", "/v1/arrivals", "read"),
     ("GET", "/v1/openapi.json", "read"),

@@ -152,7 +152,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, url: str, ready: Callable[[str], None], api: Api) -> None:
         super().__init__(config)
-        self._pool = api.sql.pool
+        self._sql = api.sql
         self._url = url
         self._ready = ready
         self._service = api.service
@@ -162,7 +162,7 @@ class _Server(uvicorn.Server):
         if self.started:
             sys.stderr.write(f"lakeloop answers on {self._url}\n")
             sys.stderr.flush()
-            self._pool.start()  # the first query finds a process that waits for it
+            threading.Thread(target=self._sql.prepare, name="prepare SQL", daemon=True).start()
             self._ready(self._url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

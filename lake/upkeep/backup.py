@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lake import audit, columnar, migrations, schema, store
+from lake import audit, columnar, kept_exports, migrations, schema, store
 from lake.errors import BadInput, CouldNot
 from lake.intake.spool import beside
 from lake.upkeep import archive, maintenance, quarantine, table_files
@@ -37,7 +37,7 @@ ORDER = (
     "predictions", "images", "thumbnails", "keys", "forgotten",
 )  # fmt: skip
 # Beside the tables: not the lake's record, or made anew.
-LEFT_OUT = {maintenance.LOCK, RECORD, quarantine.FOLDER, columnar.FOLDER, "queries", "spool"}
+LEFT_OUT = {maintenance.LOCK, RECORD, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER, "queries", "spool"}
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake import audit, columnar, ids, schema, store
+from lake import audit, columnar, ids, kept_exports, schema, store
 from lake.errors import BadInput, LakeBusy
 from lake.upkeep import backup, maintenance, purge
 
@@ -133,6 +133,7 @@ def forget(
         for name in LISTS:
             purge.purge(lake, name)
         columnar.forget(lake, chosen)
+        kept_exports.forget(lake, chosen)
     lake.sync()
     report.seconds = time.monotonic() - started
     return report

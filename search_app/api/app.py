@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from lake.version import VERSION
 from search_app import query_images
-from search_app.api import batch, bodies, events, maps, pictures, reads, search
+from search_app.api import batch, bodies, events, exports, maps, pictures, reads, search
 from search_app.api import sql as questions
 from search_app.api.metrics import Measured, Metrics
 from search_app.api.openapi import describe
@@ -83,6 +83,7 @@ class Api:
         api.include_router(pictures.routes(service, self._uploads, query_images.beside(service.lake.uri)))
         api.include_router(reads.routes(service, self.metrics))
         api.include_router(maps.routes(service))
+        api.include_router(exports.routes(service))
         api.include_router(questions.routes(self.sql))
         describe(api)
         return api

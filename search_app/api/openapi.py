@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from search_app.api import batch, predictions
+from search_app.api import batch, exports, predictions
 from search_app.api.search import Query
 from search_app.api.sql import Question, Saving
 
@@ -129,7 +129,8 @@ _ROWS = {
         "error": {"type": "object", "description": "what kept the rest from coming, after the first rows were sent"},
     },
 }
-_PATHS = {"prediction_id": _UUID, "map_id": _MAP, "sql_id": _QUERY, "name": _NAME}
+_EXPORT = {"type": "string", "pattern": r"^[A-Za-z0-9._-]+@[0-9]+\.[a-z]+$", "maxLength": 150}
+_PATHS = {"prediction_id": _UUID, "map_id": _MAP, "sql_id": _QUERY, "name": _NAME, "export_name": _EXPORT}
 _STORE_NOTHING = ("/v1/queries", "/v1/search", "/v1/sql")
 _COMMON = (401, 403)
 _WRITES = (400, 409, 413, 415, 422, 429, 503, 507)
@@ -220,6 +221,8 @@ def _complete(schema: dict[str, Any]) -> None:
     points = paths["/v1/map-points/{map_id}"]["get"]["responses"]
     points["200"] = {"description": "the points", "content": {"application/octet-stream": {"schema": _BYTES}}}
     points["304"] = {"description": "the points the request names in If-None-Match"}
+    archive = {"description": "the archive", "content": {exports.ZIP: {"schema": _BYTES}}}
+    paths["/v1/exports/{export_name}"]["get"]["responses"]["200"] = archive
     text = {"text/plain": {"schema": _TEXT}}
     paths["/metrics"]["get"]["responses"]["200"] = {"description": "Prometheus' exposition format", "content": text}
     components = schema.setdefault("components", {})

@@ -1,6 +1,5 @@
 """A slice is a named, numbered set of images that stays what it was."""
 
-
 import pyarrow as pa
 import pytest
 
@@ -129,6 +128,3 @@ def test_a_slice_that_is_not_there(answered: Lake) -> None:
         slices.get(answered, "cast")
     with pytest.raises(BadInput, match="did you mean cats@gold"):
         slices.get(answered, "cats@golden")
-
-
-

@@ -266,7 +266,9 @@ def test_a_cluster_is_named_split_and_put_together_again(page: Page, demo: Demo)
 
     page.get_by_role("button", name="More").click()
     page.get_by_text("Undo this split").click()
-    page.wait_for_function(NO_CARDS)  # until then the tabs of before and after may both stand there
+    page.locator(".card").first.wait_for(
+        state="detached"
+    )  # until then the tabs of before and after may both stand there
     page.get_by_role("radio", name="Over time").click()
     page.get_by_text("Answers per").wait_for()
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 import lake
-from lake import slices
+from lake import ids, slices
 from tests.search_app.browsing import MISSING, answering
 from tests.search_app.shapes import Shapes, make_shapes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+    from lake.store import Lake
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 
@@ -28,6 +31,10 @@ def url(made: Shapes) -> Iterator[str]:
     start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
     with answering(["-c", start, made.uri]) as answers:
         yield answers
+
+
+def members(lk: Lake, made: slices.Slice) -> set[str]:
+    return {*slices.members(lk, made).to_pylist()}
 
 
 def test_a_set_is_made_grows_and_is_compared(page: Page, url: str, made: Shapes) -> None:
@@ -64,6 +71,16 @@ def test_a_set_is_made_grows_and_is_compared(page: Page, url: str, made: Shapes)
     page.get_by_role("button", name="Tag this version").click()
     page.get_by_role("button", name="gold").first.wait_for()
     assert slices.get(lk, "circles@gold").version == 2
+
+    page.goto(f"{url}/slices?set=circles&show=definition")
+    page.get_by_role("button", name="Make the export").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name=f"Download {second.size} images").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert archive.testzip() is None
+        assert (
+            sum(ids.image_id(archive.read(name)) in members(lk, second) for name in archive.namelist()) == second.size
+        )
 
     page.goto(f"{url}/slices?set=cirles")
     page.get_by_text("did you mean circles").wait_for()

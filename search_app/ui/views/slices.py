@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import streamlit as st
 
-from lake import slices
+from lake import kept_exports, slices
 from lake.errors import BadInput, LakeloopError
 from lake.slices import Slice
-from search_app.ui import queries, scope, session, words
+from search_app.ui import jobs, queries, scope, session, words
 from search_app.ui.grid import image_grid, save_slice
 from search_app.ui.rates import count, images, share
 from search_app.ui.report import Align, alarm, card, cards, link, report, table
@@ -28,6 +29,9 @@ ROLES = {"": "no role", "train": "for training", "evaluation": "for evaluation",
 FORMATS = ("imagefolder", "coco", "yolo", "voc", "csv", "jsonl", "parquet", "webdataset", "hf", "list", "lance")
 MOST_SHOWN = 2_000
 GROUPS_SHOWN = 60
+
+
+_exporting: dict[tuple[str, str, str], jobs.Job] = {}  # by lake, slice and format
 
 
 def page() -> None:
@@ -351,7 +355,9 @@ def _definition(made: Slice) -> None:
     with right:
         st.markdown("**Export**")
         chosen = st.selectbox("Format", FORMATS, width=200)
-        st.caption("With a manifest of checksums; an export that was stopped goes on where it was.")
+        if lake.folder is not None and not made.live:
+            _export(made.id, chosen)
+        st.caption("With a manifest of checksums; an export that was stopped goes on where it was. To another place:")
         st.code(
             words.for_this_lake(
                 "slice", "export", made.id, "--format", chosen, "--out", f"{made.name}-v{made.version}"
@@ -363,6 +369,35 @@ def _definition(made: Slice) -> None:
         st.caption(
             f"Made at version {count(made.predictions_version)} of predictions, {made.created_at:%Y-%m-%d %H:%M} UTC"
         )
+
+
+@st.fragment(run_every=0.7)
+def _export(slice_id: str, format: str) -> None:
+    """Makes the export beside the lake, in a process of its own, and hands it out."""
+    lake = session.lake()
+    made = slices.get(lake, slice_id)
+    key = (lake.uri, slice_id, format)
+    job = _exporting.get(key)
+    if job is not None and not job.done:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.progress(job.share, f"Writing: {job.share:.0%}")
+            if st.button("Cancel", type="tertiary"):
+                job.cancel()
+        return
+    if job is not None and job.error is not None:
+        st.error(words.plain(f"No export: {job.error}"))
+    kept = kept_exports.of(lake, made).get(format)
+    if kept is not None:
+        url = f"/v1/exports/{quote(kept.name)}"
+        st.link_button(f"Download {count(kept.images)} images, {kept.bytes / 2**20:,.1f} MiB", url)
+        left = len(job.made["left_out"]) if job is not None and job.made is not None else 0
+        if left:
+            st.caption(f"{images(left)} could not be written; lakeloop-export.json says which, and why.")
+    elif st.button("Make the export", type="primary"):
+        how = {"name": slice_id, "format": format, "out": str(kept_exports.place(lake, made, format))}
+        _exporting[key] = jobs.Job("search_app.ui.exporting_job", lake.uri, how)
+        session.wrote("slice export", slice_id, {"format": format})
+        st.rerun(scope="fragment")
 
 
 # Changing it -----------------------------------------------------------------------------------------------

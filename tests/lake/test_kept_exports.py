@@ -1,0 +1,53 @@
+"""Exports that lie with the lake: handed out whole, and gone with an image that is erased."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lake import ids, ingest, kept_exports, slices
+from lake.export import export
+from lake.store import Lake
+from lake.upkeep import erasure
+from tests import pictures
+
+
+@pytest.fixture
+def made(lk: Lake, tmp_path: Path) -> slices.Slice:
+    pictures.folder(tmp_path / "in", 4)
+    ingest.ingest(lk, tmp_path / "in", workers=1)
+    return slices.create(lk, "all", where="true")
+
+
+def test_the_archive_holds_every_file(lk: Lake, made: slices.Slice) -> None:
+    place = kept_exports.place(lk, made, "imagefolder")
+    assert kept_exports.of(lk, made) == {}
+    assert kept_exports.archive(lk, place.name) is None
+    export(lk, made, place, "imagefolder")
+    kept = kept_exports.of(lk, made)["imagefolder"]
+    assert (kept.name, kept.images) == ("all@1.imagefolder", made.size)
+    pieces = kept_exports.archive(lk, kept.name)
+    assert pieces is not None
+    with zipfile.ZipFile(io.BytesIO(b"".join(pieces))) as archive:
+        there = {name: archive.read(name) for name in archive.namelist()}
+    assert there == {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    assert {ids.image_id(data) for data in there.values()} >= {*slices.members(lk, made).to_pylist()}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../all@1.list", "nobody@1.coco", "a/b"])
+def test_no_other_folder_is_handed_out(lk: Lake, made: slices.Slice, name: str) -> None:
+    export(lk, made, kept_exports.place(lk, made, "imagefolder"), "imagefolder")
+    assert kept_exports.archive(lk, name) is None
+
+
+def test_it_goes_with_an_image_that_is_erased(lk: Lake, made: slices.Slice) -> None:
+    members = slices.members(lk, made).to_pylist()
+    other = slices.create(lk, "other", ids=members[1:])
+    for one in (made, other):
+        export(lk, one, kept_exports.place(lk, one, "imagefolder"), "imagefolder")
+    erasure.forget(lk, members[:1], reason="asked to")
+    assert [*kept_exports.of(lk, made)] == []
+    assert [*kept_exports.of(lk, other)] == ["imagefolder"]

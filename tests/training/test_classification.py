@@ -1,0 +1,96 @@
+"""Logits, loss and confidences of the classifier, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embeddings import torch_import
+from lake.errors import BadInput
+from training.classification import Classification, from_probabilities, softmax, temperature_of
+from training.task import Answer, Sample, Target, task
+
+
+def sample(label: int | None, weight: float = 1.0) -> Sample:
+    return Sample("x", np.zeros((8, 8, 3), np.uint8), Target(label), weight)
+
+
+class Fixed:
+    """Stands for a network: the same logits for every image."""
+
+    def __new__(cls, *logits: float) -> object:
+        torch = torch_import.torch()
+
+        class Network(torch.nn.Module):  # type: ignore[misc,name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.logits = torch.nn.Parameter(torch.tensor(logits))
+                self.register_buffer("temperature", torch.ones(()))
+
+            def forward(self, images: object) -> object:
+                return self.logits.expand(len(images), -1)  # type: ignore[arg-type]
+
+        return Network()
+
+
+def test_loss_is_weighted_cross_entropy() -> None:
+    asked, network = Classification(), Fixed(0.0, math.log(3))
+    batch = asked.batch([sample(1, 2.0), sample(0, 1.0), sample(-1)])
+    # -log(3/4) twice, -log(1/4) once, a class it does not have not at all
+    assert asked.loss(network, batch).item() == pytest.approx((2 * math.log(4 / 3) + math.log(4)) / 3)  # type: ignore[arg-type]
+
+
+def test_answers_name_every_class_the_surest_first() -> None:
+    (answer,) = Classification().answers(Fixed(0.0, math.log(3)), [sample(0)], ["a", "b"])  # type: ignore[arg-type]
+    assert (answer.label, answer.confidence) == ("b", pytest.approx(0.75))
+    assert [name for name, _ in answer.scores] == ["b", "a"]
+
+
+def test_judging_counts_unknown_classes_as_wrong() -> None:
+    asked = Classification()
+    answers = [Answer("x", "a", 0.75, [("a", 0.75), ("b", 0.25)])] * 4
+    found = asked.judge([sample(0), sample(0), sample(1), sample(-1)], answers, ["a", "b"])
+    assert found["accuracy"] == 0.5
+    assert found["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert found["ece"] == pytest.approx(0.25)
+
+
+def test_the_temperature_is_the_one_the_logits_were_stretched_by() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (4_000, 3))
+    labels = np.array([rng.choice(3, p=row) for row in softmax(logits)])
+    assert temperature_of(logits * 2.5, labels) == pytest.approx(2.5, rel=0.06)
+
+
+def test_answers_that_are_all_right_do_not_become_certain() -> None:
+    found = temperature_of(np.array([[4.0, 0.0]] * 20), np.zeros(20, int))
+    assert 0.3 < found < 1.0
+
+
+def test_calibrating_keeps_the_answers_and_sets_the_network() -> None:
+    asked, network = Classification(), Fixed(0.0, 5.0)
+    some = [sample(1)] * 60 + [sample(0)] * 40
+    found = asked.calibrate(network, some)  # type: ignore[arg-type]
+    assert float(network.temperature) == pytest.approx(found["temperature"])  # type: ignore[attr-defined]
+    (answer,) = asked.answers(network, [sample(0)], ["a", "b"])  # type: ignore[arg-type]
+    assert (answer.label, round(answer.confidence or 0, 1)) == ("b", 0.6)
+    assert asked.calibrate(network, [sample(None)]) == {}  # type: ignore[arg-type]
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=6))
+def test_scores_add_up_to_one(logits: list[float]) -> None:
+    names = [str(i) for i in range(len(logits))]
+    (answer,) = from_probabilities(["x"], softmax(np.array([logits])), names)
+    assert sum(score for _, score in answer.scores) == pytest.approx(1.0)
+    assert answer.confidence == max(score for _, score in answer.scores)
+
+
+def test_one_class_is_no_task() -> None:
+    with pytest.raises(BadInput, match="two classes"):
+        Classification().network("resnet18", ["a"], pretrained=False)
+    with pytest.raises(BadInput, match="there are classification, segmentation, detection"):
+        task("regression")

@@ -1,0 +1,196 @@
+"""Training learns, keeps the best epoch, holds on to what it knew, and records it all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lake import slices
+from lake.errors import BadInput, CouldNot
+from lake.store import Lake
+from tests.training.conftest import striped
+from training import launch, model, runs
+from training.recipe import Recipe
+
+ON_CPU = {"device": "cpu", "workers": 0}
+
+
+@pytest.fixture
+def trained(stock: Lake, tiny: Recipe) -> runs.Run:
+    return launch.train(
+        stock,
+        train=["first"],
+        validation=["held"],
+        test=["second"],
+        recipe=replace(tiny, epochs=6),
+        name="lines",
+        **ON_CPU,
+    )
+
+
+def test_a_run_learns_and_is_recorded_whole(stock: Lake, trained: runs.Run) -> None:
+    run = runs.get(stock, trained.id)
+    assert (run.status, run.kind, run.model, run.parent, run.error) == ("done", "finetune", "lines", None, None)
+    result = run.data["result"]
+    assert result["validation"]["balanced_accuracy"] >= 0.75
+    assert result["best_epoch"] in range(1, 7)
+    assert 0.05 < result["temperature"] < 20
+    assert run.environment["packages"]["torch"]
+    assert set(run.artifacts) == {"model", "items", "recipe"}
+    rows = runs.metrics(stock, run.id)
+    by_epoch = [r["value"] for r in rows if r["split"] == "validation" and r["metric"] == "balanced_accuracy"]
+    assert len(by_epoch) == 6
+    assert max(by_epoch) == pytest.approx(result["validation"]["balanced_accuracy"])
+    assert [r["epoch"] for r in rows if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [r["n"] for r in rows if r["split"] == "test" and r["metric"] == "accuracy"] == [16]
+    folder = runs.folder(stock, run.id)
+    assert not (folder / "checkpoint.safetensors").exists()
+    assert Recipe.of(json.loads((folder / "recipe.json").read_text())) == run.recipe
+
+
+def test_a_saved_model_gives_the_answers_that_were_measured(stock: Lake, trained: runs.Run) -> None:
+    made = model.load(stock, "lines")
+    held = stock.slice("held").members()
+    answers = list(made.answers_of(stock, held))
+    assert [a.image_id for a in answers] == held
+    assert all(sum(s for _, s in a.scores) == pytest.approx(1.0) for a in answers)
+    truth = {row["image_id"]: row["label"] for row in stock.slice("held").table().to_pylist()}
+    right = [a.label == truth[a.image_id] for a in answers]
+    assert np.mean(right) == pytest.approx(trained.data["result"]["validation"]["accuracy"])
+    from lake import decode
+
+    opened = [(i.image_id, decode.pixels(decode.open_image(i.data))) for i in stock.images(held[:3])]
+    by_id = {a.image_id: a for a in answers}
+    for answer in made.answers(opened):
+        assert answer.confidence == pytest.approx(by_id[answer.image_id].confidence, abs=1e-5)
+
+
+def test_another_file_in_a_models_place_is_refused(stock: Lake, trained: runs.Run) -> None:
+    path = runs.folder(stock, trained.id) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(BadInput, match="its SHA-256 is another"):
+        model.load(stock, trained.id)
+    path.unlink()
+    with pytest.raises(BadInput, match="not at"):
+        model.load(stock, trained.id)
+
+
+def test_warm_start_takes_new_classes_and_keeps_the_old_answers(stock: Lake, tiny: Recipe, trained: runs.Run) -> None:
+    from tests import pictures as drawn
+    from tests.training.conftest import add
+
+    add(stock, "grain", [drawn.encoded(drawn.noise(n, 40, 40)) for n in range(12)], ["grain"] * 12)
+    run = launch.begin(stock, train=["grain"], replay=["first"], validation=["held"], recipe=tiny, parent="lines")
+    assert (run.parent, run.classes) == (trained.id, ("lying", "upright", "grain"))
+    began, said = model.checkpoint.read(runs.folder(stock, run.id) / model.INITIAL)
+    before = model.state_of(stock, trained)
+    assert said["warm"]
+    assert said["drawn"] == ["head.weight", "head.bias"]
+    for name, tensor in before.items():
+        if name != "temperature":
+            assert (began[name][: len(tensor)] if tensor.ndim else began[name]).equal(tensor), name
+    done = launch.resume(stock, run.id, **ON_CPU)
+    assert done.status == "done"
+    # What the model was before the first step is the first point of its curves.
+    assert runs.metrics(stock, run.id)[0]["epoch"] == 0
+
+
+def test_a_protected_slice_stops_the_run_and_the_old_model_stays(stock: Lake, tiny: Recipe, trained: runs.Run) -> None:
+    """Trained on lying stripes only: everything becomes lying, and the protected upright ones are lost."""
+    rows = stock.slice("first").table().to_pylist()
+    slices.create(stock, "lying", ids=[r["image_id"] for r in rows if r["label"] == "lying"])
+    slices.create(stock, "guard", ids=stock.slice("held").members())
+    recipe = replace(tiny, protect=("guard",), margin=0.1, epochs=5, rate=0.05, schedule="constant", validation=0.0)
+    run = launch.train(stock, train=["lying"], recipe=recipe, parent="lines", **ON_CPU)
+    assert "guard@1 fell from" in run.data["result"]["ended"]
+    assert run.data["result"]["best_epoch"] == 0
+    old, new = model.state_of(stock, trained), model.state_of(stock, run)
+    assert all(new[name].equal(tensor) for name, tensor in old.items() if name != "temperature")
+    guarded = [r for r in runs.metrics(stock, run.id) if r["slice"] == "guard@1" and r["metric"] == "balanced_accuracy"]
+    assert guarded[-1]["value"] < guarded[0]["value"] - 0.1
+
+
+def test_switches_against_forgetting_hold_the_weights(stock: Lake, tiny: Recipe, trained: runs.Run) -> None:
+    def distance(**settings: object) -> float:
+        recipe = tiny.changed({"epochs": 2, "schedule": "constant", "validation": 0.0} | settings)
+        run = launch.train(stock, train=["second"], recipe=recipe, parent="lines", **ON_CPU)
+        old, new = model.state_of(stock, trained), model.state_of(stock, run)
+        names = [name for name in old if name.endswith("weight")]
+        return float(sum(((new[n] - old[n]) ** 2).sum() for n in names)) ** 0.5
+
+    free = distance(optimiser="sgd", rate=0.02)
+    assert distance(optimiser="sgd", rate=0.02, l2_sp=10.0) < 0.85 * free
+    assert distance(optimiser="sgd", rate=0.02, wise_ft=0.5) == pytest.approx(0.5 * free, rel=0.01)
+    assert distance(optimiser="sgd", rate=0.02, wise_ft=0.0) == 0.0
+
+
+def test_a_frozen_backbone_stays(stock: Lake, tiny: Recipe) -> None:
+    recipe = replace(tiny, freeze="backbone", epochs=1)
+    run = launch.train(stock, train=["first"], recipe=recipe, **ON_CPU)
+    began, _ = model.checkpoint.read(runs.folder(stock, run.id) / model.INITIAL)
+    now = model.state_of(stock, run)
+    changed = {name for name in began if not began[name].equal(now[name])}
+    assert changed == {"head.weight", "head.bias", "temperature"}
+
+
+def test_patience_ends_a_run_early(stock: Lake, tiny: Recipe) -> None:
+    recipe = replace(tiny, rate=1e-12, patience=2, epochs=50, metric="accuracy")
+    run = launch.train(stock, train=["first"], validation=["held"], recipe=recipe, **ON_CPU)
+    assert run.data["result"]["ended"] == "no gain in 2 epochs"
+    assert max(r["epoch"] for r in runs.metrics(stock, run.id)) <= 8
+
+
+def test_a_metric_computed_from_the_rows_chooses_the_epoch(stock: Lake, tiny: Recipe) -> None:
+    recipe = replace(tiny, metric="auroc", epochs=1, balance="weights", precision="bfloat16")
+    run = launch.train(stock, train=["first"], validation=["held"], recipe=recipe, **ON_CPU)
+    assert 0 <= run.data["result"]["validation"]["auroc"] <= 1
+    with pytest.raises(BadInput, match="no metric 'aurok'"):
+        launch.train(stock, train=["first"], recipe=replace(tiny, metric="aurok"))
+
+
+def test_a_loss_that_is_no_number_says_what_to_do(stock: Lake, tiny: Recipe) -> None:
+    recipe = replace(tiny, optimiser="sgd", rate=1e3, momentum=0.99, backbone_rate=100.0, epochs=40)
+    with pytest.raises(CouldNot, match="try a lower rate"):
+        launch.train(stock, train=["first"], recipe=recipe, **ON_CPU)
+    assert runs.list(stock)[0].status == "failed"
+
+
+def test_an_unreadable_image_is_left_out_and_said(stock: Lake, tiny: Recipe) -> None:
+    from tests import pictures as drawn
+    from tests.training.conftest import add, stripes
+
+    broken = drawn.encoded(stripes(700, True))[:200]
+    names = add(stock, "torn", [drawn.encoded(stripes(701, False)), broken], ["lying", "upright"])
+    run = launch.train(stock, train=["torn"], replay=["first"], recipe=replace(tiny, epochs=1, validation=0), **ON_CPU)
+    assert list(run.data["result"]["unreadable"]) == [names[1]]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"recipe": Recipe(wise_ft=0.5, architecture="test_resnet", pretrained=False)}, "name it with --from"),
+        ({"recipe": Recipe(patience=3, validation=0.0)}, "needs validation images"),
+        (
+            {"recipe": Recipe(architecture="resnet81", validation=0.5)},
+            "no architecture 'resnet81'; did you mean resnet",
+        ),
+        ({"parent": "nobody"}, "no model or run 'nobody'"),
+        ({"name": "a/b"}, "a/b"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(stock: Lake, how: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        launch.begin(
+            stock, **({"train": ["first"], "recipe": Recipe(architecture="test_resnet", pretrained=False)} | how)
+        )  # type: ignore[arg-type]
+    assert not runs.list(stock)
+
+
+def test_a_lake_grows_and_a_run_keeps_its_images(stock: Lake, tiny: Recipe) -> None:
+    run = launch.begin(stock, train=["first"], recipe=replace(tiny, epochs=1))
+    striped(stock, "first", 4, 800)
+    done = launch.resume(stock, run.id, **ON_CPU)
+    assert [one["id"] for one in done.data["slices"]] == ["first@1"]

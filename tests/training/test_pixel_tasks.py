@@ -1,0 +1,55 @@
+"""Segmentation and detection through the trainer: from labels in a lake to a saved model's answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import shapes_data
+from lake import masks
+from lake.store import Lake
+from tests import pictures
+from training import model, runs
+from training.launch import train
+from training.recipe import Recipe
+
+
+def drawn(count: int, seed: int) -> list[shapes_data.Drawing]:
+    scenes = [np.asarray(pictures.scene(k)) for k in range(12)]
+    return [*shapes_data.drawings(scenes, count, seed, side=48)]
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "metric"),
+    [("segmentation", "unet-small", "miou"), ("detection", "centernet-small", "map_50")],
+)
+def test_from_labels_to_answers(lk: Lake, task: str, architecture: str, metric: str) -> None:
+    some = drawn(12, seed=1)
+    shapes_data.bring_in(lk, some, "shapes")
+    shapes_data.bring_in(lk, drawn(4, seed=2), "held-out")
+    settings: dict[str, Any] = {
+        "task": task,
+        "architecture": architecture,
+        "pretrained": False,
+        "size": 48,
+        "epochs": 2,
+    }
+    recipe = Recipe.of(settings | {"batch": 4, "rate": 3e-3, "backbone_rate": 1.0, "turn": True, "crop": 0.7})
+    run = train(lk, train=["shapes"], validation=["held-out"], recipe=recipe, name="m", device="cpu", workers=0)
+    assert run.status == "done"
+    rows = [row for row in runs.metrics(lk, run.id) if row["metric"] == metric and row["split"] == "validation"]
+    assert len(rows) == 2
+    assert all(0.0 <= row["value"] <= 1.0 for row in rows)
+    trained = model.load(lk, run.id)
+    answers = [*trained.answers([("first", some[0].image), ("second", some[1].image)])]
+    assert [one.image_id for one in answers] == ["first", "second"]
+    for one in answers:
+        for mask in one.masks:
+            assert masks.decode(mask["counts"], 48, 48).any()
+            assert mask["label"] in shapes_data.SHAPES
+        for box in one.boxes:
+            assert 0 <= box["x"] < box["x"] + box["width"] <= 48
+    again = [*model.load(lk, run.id).answers([("first", some[0].image), ("second", some[1].image)])]
+    assert again == answers

@@ -1,0 +1,94 @@
+"""A probe is a run and a model like any other: from stored vectors, in a second."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from embeddings.backfill import store_vectors
+from lake import slices
+from lake.errors import BadInput
+from lake.store import Lake
+from tests.conftest import MakeLake
+from tests.training.conftest import striped
+from training import launch, model, runs
+from training.recipe import Recipe
+
+PROBE = Recipe(kind="probe")
+
+
+@pytest.fixture
+def vectors(make_lake: MakeLake, installed: None) -> Lake:
+    """Stripes whose vectors say which way they lie; `held`'s last image has none."""
+    lake = make_lake("vectors", embedders=["random"])
+    names = striped(lake, "first", 30) + striped(lake, "second", 10, 100) + striped(lake, "held", 20, 200)
+    record = lake.register_embedder("random")
+    lake.bind_embedder(replace(record, dim=8, weights_sha256="d" * 64))
+    truth = {r["image_id"]: r["label"] for r in lake.sql("SELECT image_id, label FROM labels").to_pylist()}
+    rng = np.random.default_rng(0)
+    found = {}
+    for name in names[:-1]:
+        vector = rng.normal(0, 0.8, 8) + np.eye(8)[int(truth[name] == "upright")] * 2
+        found[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    store_vectors(lake, record.column, found)
+    return lake
+
+
+@pytest.fixture
+def installed() -> None:
+    """Nothing embeds here: the lake has its vectors already."""
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_a_probe_is_a_model(vectors: Lake, hidden: int) -> None:
+    recipe = replace(PROBE, hidden=hidden, metric="auroc")
+    run = launch.train(vectors, train=["first"], replay=["second"], validation=["held"], recipe=recipe, name="quick")
+    assert (run.kind, run.status, run.classes) == ("probe", "done", ("lying", "upright"))
+    assert run.data["result"]["validation"]["auroc"] > 0.7
+    assert run.data["result"]["without_vector"] == 1
+    # Vectors this alike make some images near-duplicates of held ones.
+    count = run.data["splits"]["train"]["images"]
+    assert 15 <= count <= 30
+    assert {(r["split"], r["n"]) for r in runs.metrics(vectors, run.id)} == {("train", count), ("validation", 19)}
+    made = model.load(vectors, "quick")
+    held = vectors.slice("held").members()
+    answers = list(made.answers_of(vectors, held))
+    assert len(answers) == 19
+    assert [a.image_id for a in answers] == [i for i in held if i in {a.image_id for a in answers}]
+    truth = {row["image_id"]: row["label"] for row in vectors.slice("held").table().to_pylist()}
+    right = np.mean([a.label == truth[a.image_id] for a in answers])
+    assert right == pytest.approx(run.data["result"]["validation"]["accuracy"])
+    with pytest.raises(BadInput, match="is done"):
+        launch.resume(vectors, run.id)
+
+
+def test_replay_weighs_what_the_recipe_says(vectors: Lake) -> None:
+    """Replayed images all called upright: the more they weigh, the more is called upright."""
+    rows = vectors.slice("second").table().to_pylist()
+    slices.create(vectors, "old", ids=[r["image_id"] for r in rows if r["label"] == "upright"])
+
+    def bias(replay: float) -> float:
+        recipe = replace(PROBE, replay=replay, validation=0.0)
+        made = model.load(vectors, launch.train(vectors, train=["first"], replay=["old"], recipe=recipe).id)
+        assert isinstance(made, model.ProbeModel)
+        return float(made.probe.bias[1] - made.probe.bias[0])
+
+    assert bias(0.9) > bias(0.5) > bias(0.1)
+
+
+def test_a_probe_goes_on_from_a_probe_only(vectors: Lake) -> None:
+    first = launch.train(vectors, train=["first"], recipe=replace(PROBE, validation=0.0), name="quick")
+    second = launch.train(
+        vectors, train=["second"], replay=["first"], recipe=replace(PROBE, validation=0.0), parent="quick"
+    )
+    assert second.parent == first.id
+    with pytest.raises(BadInput, match="set kind=probe"):
+        launch.train(vectors, train=["first"], parent="quick")
+
+
+def test_no_vectors_no_probe(stock: Lake) -> None:
+    with pytest.raises(BadInput, match="embedder"):
+        launch.train(stock, train=["first"], recipe=PROBE)
+    assert [r.status for r in runs.list(stock)] == ["failed"]

@@ -1,0 +1,97 @@
+"""A search is resumable, refuses to mix what cannot be compared, and every trial is a run on record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lake.errors import BadInput
+from lake.store import Lake
+from training import runs, search
+from training.recipe import Recipe
+from training.search import Range
+
+# The grid's order is drawn from it: the trial that learns comes first.
+SEED = 1
+
+
+def test_ranges_in_words() -> None:
+    found = search.space(["rate=1e-4..1e-2", "epochs=2..5", "flip=none,both", "dropout=0..0.5"], ["resnet18"])
+    assert found == {
+        "rate": Range((), 1e-4, 1e-2, True, False),
+        "epochs": Range((), 2, 5, False, True),
+        "flip": Range(("none", "both")),
+        "dropout": Range((), 0.0, 0.5, False, False),
+        "architecture": Range(("resnet18",)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rote=1..2"], "did you mean rate"),
+        (["rate"], "write KEY=LOW..HIGH"),
+        (["rate=2..1"], "not below"),
+        (["epochs=0..5"], "epochs is 0"),
+        (["flip=up,down"], "one of none"),
+        (["seed=0..5"], "cannot be compared"),
+        ([], "what is to be tried"),
+    ],
+)
+def test_what_is_wrong_with_a_range_is_said(words: list[str], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        search.space(words)
+    with pytest.raises(BadInput, match="no architecture"):
+        search.space([], ["resnet81"])
+
+
+def _tune(lake: Lake, recipe: Recipe, tried: dict[str, Range], trials: int, **how: Any) -> search.Found:
+    given = {"train": ["first"], "validation": ["held"], "device": "cpu", "workers": 0} | how
+    return search.tune(lake, "rates", recipe=recipe, tried=tried, trials=trials, **given)
+
+
+def test_a_search_goes_on_where_it_was_stopped(stock: Lake, tiny: Recipe) -> None:
+    recipe, tried = replace(tiny, epochs=1), search.space(["rate=1e-4..1e-2"])
+
+    def stop(said: dict[str, Any]) -> None:
+        if "metrics" in said and len(runs.list(stock, search="rates")) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _tune(stock, recipe, tried, 4, progress=stop)
+    found = _tune(stock, recipe, tried, 4)
+    assert (found.done, found.failed, found.metric) == (3, 1, "balanced_accuracy")
+    values = [one.value for one in found.best]
+    assert values == sorted(values, reverse=True)
+    every = {r.id: r for r in runs.list(stock, search="rates")}
+    assert len(every) == 4
+    for one in found.best:
+        assert every[one.run].status == "done"
+        assert every[one.run].recipe.rate == one.settings["rate"]
+    assert len({r.data["splits"]["train"]["images_sha256"] for r in every.values()}) == 1
+    assert _tune(stock, recipe, tried, 4) == found
+    with pytest.raises(BadInput, match="with other recipe"):
+        _tune(stock, replace(recipe, batch=4), tried, 4)
+    with pytest.raises(BadInput, match="with other slices"):
+        _tune(stock, recipe, tried, 4, train=["second"])
+
+
+def test_architectures_are_compared_one_after_another(stock: Lake, tiny: Recipe) -> None:
+    tried = search.space([], ["test_resnet", "test_vit"])
+    found = _tune(stock, replace(tiny, epochs=1, size=160, freeze="backbone"), tried, 5, train=["second"])
+    assert sorted(one.settings["architecture"] for one in found.best) == ["test_resnet", "test_vit"]
+
+
+def test_hopeless_trials_are_given_up(stock: Lake, tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one whole trial there is something to compare with: one that learns nothing is stopped early."""
+    monkeypatch.setattr(search, "UNPRUNED", 1)
+    recipe = replace(tiny, epochs=4, schedule="constant", metric="loss", seed=SEED)
+    found = _tune(stock, recipe, {"rate": Range((5e-3, 1e-12))}, 2)
+    second, first = runs.list(stock, search="rates")
+    assert (first.recipe.rate, second.recipe.rate) == (5e-3, 1e-12)
+    assert (found.done, found.pruned) == (2, 1)
+    assert second.status == "stopped"
+    assert "worse than the median after epoch" in (second.error or "")
+    assert [one.run for one in found.best] == [first.id]

@@ -1,0 +1,184 @@
+"""Networks that turn images into features, by name, for the head of a task.
+
+efficientnet-lite0, resnet18 / 34 / 50, clip-vit-b-32 and open_clip:ARCH/PRETRAINED are the embedders' own networks
+(`embeddings/networks.py`), so that a probe and a fine-tuned model begin at the same weights; every other name is
+timm's. Weights come from the installed package, a cache, or a file, through `embeddings/weights.py` only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embeddings import networks, torch_import, weights
+from embeddings.specs import OPEN_CLIP_PREFIX, SPECS
+from lake.errors import BadInput, HubUnreachable
+
+if TYPE_CHECKING:
+    import torch
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """`module` takes normalised images (n, 3, side, side) and gives features (n, dim)."""
+
+    module: torch.nn.Module
+    dim: int
+    side: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def build(
+    architecture: str, *, pretrained: bool = True, file: Path | None = None, trust_sha256: str | None = None
+) -> Backbone:
+    """The backbone of that name; with `pretrained` its published weights or those of `file`, else drawn at random.
+
+    Raises BadInput for an unknown name, HubUnreachable when its weights are not on this machine.
+    """
+    check(architecture)
+    if file is not None and not pretrained:
+        raise BadInput("weights from a file and pretrained=false contradict each other")
+    if architecture in SPECS or architecture.startswith(OPEN_CLIP_PREFIX):
+        return _embedders(architecture, pretrained, file, trust_sha256)
+    return _timms(architecture, pretrained, file, trust_sha256)
+
+
+def side(architecture: str) -> int:
+    """Pixels of the square it is made for. Raises BadInput for an unknown name."""
+    check(architecture)
+    if architecture in SPECS:
+        prep = SPECS[architecture].preprocessing
+        assert prep is not None
+        return prep.crop
+    if architecture.startswith(OPEN_CLIP_PREFIX):
+        arch = architecture.removeprefix(OPEN_CLIP_PREFIX).partition("/")[0]
+        size = torch_import.open_clip().get_model_config(arch)["vision_cfg"]["image_size"]
+        return int(size if isinstance(size, int) else size[0])
+    return int(_timm_cfg(architecture).input_size[1])
+
+
+def check(architecture: str) -> None:
+    """Raises BadInput, with the nearest names, when there is no such architecture."""
+    if architecture in SPECS:
+        return
+    if architecture.startswith(OPEN_CLIP_PREFIX):
+        arch = architecture.removeprefix(OPEN_CLIP_PREFIX).partition("/")[0]
+        if arch in torch_import.open_clip().list_models():
+            return
+        raise BadInput(f"open_clip has no architecture {arch!r}")
+    timm = torch_import.timm()
+    if not timm.is_model(architecture):
+        names = [*SPECS, *timm.list_models()]
+        near = difflib.get_close_matches(architecture, names, 3, 0.5) or [*SPECS]
+        raise BadInput(f"no architecture {architecture!r}; did you mean {', '.join(near)}? Any name of timm will do")
+
+
+def rate_groups(
+    network: torch.nn.Module, rate: float, backbone_rate: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Parameters that learn, in groups of one rate: the head's at `rate`, the backbone's last stage at `rate` *
+    `backbone_rate`, each stage before it `layer_decay` times that of the next. Each group: names, params, rate.
+    """
+    names = [name for name, p in network.named_parameters() if p.requires_grad]
+    parameters = dict(network.named_parameters())
+    stages: dict[str, list[str]] = {}
+    for name in names:
+        if name.startswith("backbone."):
+            stages.setdefault(_stage(name), []).append(name)
+    groups: list[dict[str, Any]] = []
+    for depth, some in enumerate(reversed([*stages.values()])):
+        groups.append({"names": some, "rate": rate * backbone_rate * layer_decay**depth})
+    groups.append({"names": [name for name in names if not name.startswith("backbone.")], "rate": rate})
+    return [g | {"params": [parameters[name] for name in g["names"]]} for g in groups if g["names"]]
+
+
+def freeze(network: torch.nn.Module, what: str) -> None:
+    """Keeps the whole backbone ("backbone"), or the normalisation of it ("norms"), from learning; "none": nothing."""
+    for name, module in network.named_modules():
+        if name.startswith("backbone") and (what == "backbone" or (what == "norms" and _is_norm(module))):
+            for parameter in module.parameters():
+                parameter.requires_grad_(False)
+
+
+def training_mode(network: torch.nn.Module, what: str) -> None:
+    """`network.train()`, but what is frozen keeps its running means, and drops nothing out."""
+    network.train()
+    for name, module in network.named_modules():
+        if name.startswith("backbone") and (what == "backbone" or (what == "norms" and _is_norm(module))):
+            module.eval()
+
+
+def _stage(name: str) -> str:
+    """`backbone.blocks.3.conv.weight` is of the stage `backbone.blocks.3`, `backbone.conv1.weight` of its own."""
+    numbered = re.match(r"backbone\.(?:\w+\.)*?\w*\d+(?=\.)", name)
+    return numbered.group() if numbered else ".".join(name.split(".")[:2])
+
+
+def _is_norm(module: Any) -> bool:
+    nn = torch_import.torch().nn
+    return isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm)
+
+
+def _embedders(name: str, pretrained: bool, file: Path | None, trust_sha256: str | None) -> Backbone:
+    if pretrained:
+        try:
+            made = networks.build(name, file, trust_sha256)
+        except HubUnreachable as error:
+            raise HubUnreachable(
+                f"the weights of {name} are not on this machine and cannot be fetched. Offline: pass --weights FILE "
+                "(safetensors, or the published .pth), --set pretrained=false to begin at random, or use "
+                "--architecture efficientnet-lite0, whose weights come with a package"
+            ) from error
+        module, prep, dim = made.features, made.spec.preprocessing, made.spec.dim
+        assert prep is not None
+        return Backbone(module, dim, prep.crop, prep.mean, prep.std)
+    spec = SPECS.get(name)
+    if spec is None or name.startswith("clip"):
+        arch = "ViT-B-32" if spec else name.removeprefix(OPEN_CLIP_PREFIX).partition("/")[0]
+        open_clip = torch_import.open_clip()
+        model = open_clip.create_model(arch, pretrained=None)
+        dim = open_clip.get_model_config(arch)["embed_dim"]
+        return Backbone(model.visual, dim, side(name), open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    assert spec.preprocessing is not None
+    maker: Callable[..., Any]
+    if name == "efficientnet-lite0":
+        module = torch_import.timm().create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    else:
+        maker = getattr(torch_import.torchvision().models, name)
+        module = maker(weights=None)
+        module.fc = torch_import.torch().nn.Identity()
+    return Backbone(module, spec.dim, spec.preprocessing.crop, spec.preprocessing.mean, spec.preprocessing.std)
+
+
+def _timm_cfg(name: str) -> Any:
+    timm = torch_import.timm()
+    return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg(input_size=(3, 224, 224))
+
+
+def _timms(name: str, pretrained: bool, file: Path | None, trust_sha256: str | None) -> Backbone:
+    timm = torch_import.timm()
+    cfg = _timm_cfg(name)
+    module = timm.create_model(name, pretrained=False, num_classes=0)
+    if pretrained:
+        if file is None:
+            raise HubUnreachable(
+                f"the weights of {name} come with no package: pass --weights FILE (safetensors, or a .pth with "
+                "--trust-sha256), or --set pretrained=false to begin at random"
+            )
+        _load(module, weights.read(file, trust_sha256=trust_sha256), cfg.classifier, str(file))
+    mean, std = (tuple(cfg.mean), tuple(cfg.std)) if len(tuple(cfg.mean)) == 3 else _IMAGENET
+    return Backbone(module, int(module.num_features), int(cfg.input_size[1]), mean, std)
+
+
+def _load(module: Any, state: Any, classifier: str | Sequence[str] | None, place: str) -> None:
+    """Whatever classifier a published checkpoint ends in is taken off."""
+    ends = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    kept = {k: v for k, v in state.items() if not any(k.startswith(f"{end}.") for end in ends)}
+    weights.load_into(module, kept, place)

@@ -1,0 +1,172 @@
+"""Where a run stands, in one file: weights, optimiser, random generators, position; written whole or not at all.
+
+A checkpoint is one safetensors file, which can hold nothing but tensors and text; what is no tensor is JSON in its
+header. A run that goes on from it takes the same steps, bit for bit on a CPU with the same number of threads, as one
+that was never stopped. The learning rate and the order of the images are functions of the position and need no state.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embeddings import torch_import, weights
+from lake.errors import BadInput
+from lake.intake.segments import sync_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    State = Mapping[str, torch.Tensor]
+
+NAME = "checkpoint.safetensors"
+
+
+@dataclass
+class Progress:
+    """`epoch` epochs and then `batch` batches of the next one are done, `step` optimiser steps in all.
+
+    `loss` and `images` sum up over the batches of the unfinished epoch. `best`: the metric of `best_epoch`, whose
+    weights are kept; `waited`: epochs since. `reference`: what protected slices are not to fall below, less the
+    margin. `ended`: why no epoch follows; empty while one does.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    images: int = 0
+    best: float | None = None
+    best_epoch: int | None = None
+    waited: int = 0
+    reference: dict[str, float] = field(default_factory=dict)
+    ended: str = ""
+    threads: int = 0
+
+
+def save(
+    path: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, best: State | None
+) -> None:
+    """Writes the checkpoint and has the disk hold it; a kill at any moment leaves this one or the one before."""
+    torch = torch_import.torch()
+    tensors = {f"network/{k}": v for k, v in network.state_dict().items()}
+    names = {id(p): name for name, p in network.named_parameters()}
+    for parameter, state in optimiser.state.items():
+        tensors |= {f"optimiser/{names[id(parameter)]}/{k}": v for k, v in state.items() if v is not None}
+    tensors |= {f"best/{k}": v for k, v in (best or {}).items()}
+    tensors["random/torch"] = torch.get_rng_state()
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    python = random.getstate()
+    said = {
+        "progress": asdict(progress),
+        "python": [python[0], list(python[1]), python[2]],
+        "numpy": {**numpy_state, "state": {k: np.asarray(v).tolist() for k, v in numpy_state["state"].items()}},
+    }
+    write(path, tensors, said)
+
+
+def load(path: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[Progress, State | None]:
+    """Puts network, optimiser and random generators back where they were; the progress and the best weights so far.
+
+    Without a file there is nothing to put back: a run's first checkpoint is written after its first epoch or steps.
+    Raises BadInput for a file that is damaged or of another network.
+    """
+    if not path.exists():
+        return Progress(), None
+    torch = torch_import.torch()
+    tensors, said = read(path)
+    try:
+        parts: dict[str, dict[str, Any]] = {"network": {}, "optimiser": {}, "best": {}, "random": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        weights.load_into(network, parts["network"], str(path))
+        parameters = dict(network.named_parameters())
+        for name, tensor in parts["optimiser"].items():
+            parameter, _, key = name.rpartition("/")
+            like = parameters[parameter]
+            # In the memory order of its parameter: another order takes another path through the arithmetic.
+            kept = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
+            optimiser.state[like][key] = kept
+        torch.set_rng_state(parts["random"]["torch"])
+        version, numbers, gauss = said["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        state = said["numpy"]
+        inner = {k: np.asarray(v, np.uint32) if isinstance(v, list) else v for k, v in state["state"].items()}
+        np.random.set_state({**state, "state": inner})
+        return Progress(**said["progress"]), parts["best"] or None
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} is no checkpoint of this run: {error}") from error
+
+
+def write(path: Path, tensors: State, said: Mapping[str, Any]) -> None:
+    """A safetensors file with JSON in its header, whole or not at all."""
+    from safetensors.torch import save
+
+    # Copies, since two names may share memory and a slice of a tensor has more than it shows.
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    half = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with half.open("wb") as file:
+            file.write(save(plain, {"lakeloop": json.dumps(said)}))
+            file.flush()
+            os.fsync(file.fileno())
+        half.rename(path)
+        sync_folder(path.parent)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors and the JSON of a file of ours. Raises BadInput."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            said = json.loads((file.metadata() or {})["lakeloop"])
+            return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise BadInput(f"{path} is missing, damaged, or not lakeloop's: {error}") from error
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Everything that draws begins at `seed`; afterwards it is as it was, and so is torch's number of threads."""
+    torch = torch_import.torch()
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+        torch.set_num_threads(before[3])
+
+
+@contextmanager
+def locked(folder: Path, take: bool = True) -> Iterator[None]:
+    """No second process works on the run or search of this folder. A lock dies with its process. Raises BadInput."""
+    if not take:
+        yield
+        return
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not there: its files were removed; begin anew")
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInput(f"{folder.parent.name}/{folder.name} is being worked on by another process") from error
+        yield
