@@ -6,7 +6,7 @@ POST /v1/sql. Beside them DuckDB on a file of its own (`native`, the measure), o
 tables through Arrow's scanner. All have the same rows and columns, and must give the same answers.
 
 Cold: a new process, and nothing of the files in the page cache before each question; the first answer of lakeloop
-includes the copying of the fresh rows. Warm: the median of five more. Ratios are geometric means over the questions.
+includes the copying of the fresh rows. Warm: the median of three more. Ratios are geometric means over the questions.
 """
 
 from __future__ import annotations

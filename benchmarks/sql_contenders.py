@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.contender import Stopwatch
 
 COMMIT_ROWS = 500_000
-WARM_TURNS = 5
+WARM_TURNS = 3
 LABELLED = 5  # one image of so many has a label
 Ask = Callable[[str], Any]
 

@@ -94,19 +94,26 @@ def named(text: str) -> list[str]:
 @contextmanager
 def connect(lake: Lake, text: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
     """A locked connection with the tables that `text` names (all, when it names none) at their newest versions, and
-    every view over them; for one user at a time.
+    the views over them; for one user at a time.
 
-    Vector columns are there when `text` names one. Making a connection costs up to 30 ms, so the lake keeps those
-    that ended well for as long as no table changes. Nothing a SELECT can do stays behind in them.
+    Vector columns are there when `text` names one. Making a connection costs up to 30 ms, so it gets other tables,
+    too, and the lake keeps those that ended well: for queries whose tables have not changed since. Nothing a SELECT
+    can do stays behind in them.
     """
-    names = named(text)
     vectors = schema.VECTOR_PREFIX in text.lower()
     sources = {}
-    for name in names:
+    for name in named(text):
         with suppress(NotALake):  # a table of a later migration
             sources[name] = _source(lake, name, vectors)
     versions = {(name, vectors): version for name, (version, _) in sources.items()}
-    connection = _take(lake, versions) or _make({name: source for name, (_, source) in sources.items()})
+    connection = _take(lake, versions)
+    if connection is None:
+        for name in schema.TABLES.keys() - sources.keys():
+            with suppress(NotALake):
+                if lake.dataset(name).count_rows() < columnar.WORTH_ROWS:  # others may have to be copied first
+                    sources[name] = _source(lake, name, vectors)
+        versions = {(name, vectors): version for name, (version, _) in sources.items()}
+        connection = _make({name: source for name, (_, source) in sources.items()})
     try:
         yield connection
     except BaseException:

@@ -39,6 +39,8 @@ _API_PATHS = ("/healthz", "/readyz", "/metrics")
 # Requests in flight have this long after SIGTERM; the drainer's last seconds come on top (`search_app/intake.py`).
 GRACE_SECONDS = 3
 SWITCH_SECONDS = 0.0005
+# The first page comes before the first query.
+PREPARED_AFTER_SECONDS = 5.0
 
 
 def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Policy = OPEN) -> ASGIApp:
@@ -162,7 +164,9 @@ class _Server(uvicorn.Server):
         if self.started:
             sys.stderr.write(f"lakeloop answers on {self._url}\n")
             sys.stderr.flush()
-            threading.Thread(target=self._sql.prepare, name="prepare SQL", daemon=True).start()
+            later = threading.Timer(PREPARED_AFTER_SECONDS, self._sql.prepare)
+            later.daemon = True
+            later.start()
             self._ready(self._url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -63,7 +63,7 @@ def test_a_full_disk_refuses_writes_serves_reads_and_resumes(tmp_path: Path, say
     assert found["code"] == 0
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [3, pytest.param(100, marks=pytest.mark.soak)])
 def test_a_drain_that_runs_out_of_disk_is_completed_by_the_next(tmp_path: Path, count: int, say: Say) -> None:
     """From no space at all to almost enough: whichever write is the one that fails."""
     found = tried("drains", tmp_path, count)

@@ -52,7 +52,7 @@ def used(tmp_path: Path) -> Path:
     return killed
 
 
-@pytest.mark.parametrize("count", [pytest.param(110, id="some points"), SOAK])
+@pytest.mark.parametrize("count", [pytest.param(60, id="some points"), SOAK])
 def test_a_fault_while_storing_loses_nothing_that_was_acknowledged(
     tmp_path: Path, used: Path, count: int, say: Say
 ) -> None:
@@ -121,7 +121,7 @@ def waiting(make_lake: MakeLake) -> tuple[Path, Ledger]:
     return Path(lk.uri), ledger
 
 
-@pytest.mark.parametrize("count", [pytest.param(12, id="some points"), SOAK])
+@pytest.mark.parametrize("count", [pytest.param(6, id="some points"), SOAK])
 def test_a_fault_while_draining_brings_everything_into_the_lake_once(
     tmp_path: Path, waiting: tuple[Path, Ledger], count: int, say: Say
 ) -> None:

@@ -96,7 +96,7 @@ def files(lake: Path) -> list[Path]:
     return sorted(path for path in lake.glob("*.lance/**/*") if path.is_file())
 
 
-@pytest.mark.parametrize("losses", [4, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("losses", [2, pytest.param(300, marks=pytest.mark.soak)])
 def test_whatever_the_disk_lost_the_next_command_brings_it_back(
     unsynced: Unsynced, tmp_path: Path, losses: int, say: Say
 ) -> None:

@@ -108,7 +108,7 @@ def test_a_resnet_is_torchvisions(
     ]
 
 
-@pytest.mark.parametrize("name", ["resnet34", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet34", pytest.param("resnet50", marks=pytest.mark.soak)])
 def test_the_larger_resnets_load(tmp_path: Path, images: list[Path], name: str) -> None:
     torch.manual_seed(4)
     network = getattr(vision.models, name)(weights=None).eval()
@@ -120,7 +120,7 @@ def test_the_larger_resnets_load(tmp_path: Path, images: list[Path], name: str) 
     assert cosines(ours.embed_batch(batch).vectors, publishers(network, transform, images[:2])).min() >= 0.9999
 
 
-@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=pytest.mark.soak)])
 def test_efficientnet_is_timms(images: list[Path], engine) -> None:
     if engine == "openvino" and importlib.util.find_spec("openvino") is None:
         pytest.skip("OpenVINO is not installed")
@@ -167,7 +167,7 @@ def classified(share: slice) -> float:
 
 @pytest.mark.skipif(not PHOTOGRAPHS.exists(), reason=f"{PHOTOGRAPHS.name} is not here: no photographs to try")
 @pytest.mark.parametrize(
-    "share", [slice(0, None, 10), pytest.param(slice(None), marks=pytest.mark.soak)], ids=["a tenth", "all"]
+    "share", [slice(0, None, 25), pytest.param(slice(None), marks=pytest.mark.soak)], ids=["a 25th", "all"]
 )
 def test_efficientnet_knows_what_is_on_photographs(share: slice) -> None:
     """A test of the loading: shuffled tensors or another preprocessing would know next to nothing."""

@@ -30,6 +30,7 @@ ABSENT = {
     "prediction_id": "00000000-0000-4000-8000-000000000000",
     "sql_id": "none",
     "name": "none",
+    "export_name": "none@1.coco",
 }
 PAGES = ("/", "/overview", "/search", "/drilldown", "/nothing", "/static/index.html", "/favicon.png")
 STREAMLIT = "streamlit.web.server.starlette.starlette_"

@@ -14,12 +14,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from lake import columnar
+from lake import columnar, opening
 from lake.errors import BadInput, LakeloopError, QueryStopped
 from lake.sandbox import functions
 from lake.sandbox.pool import Pool
 from lake.store import Lake
-from tests.conftest import MakeLake, Say
+from tests.conftest import Say
 from tests.crash.service import ROOT
 from tests.hostile import sql_attempts
 from tests.lake import answers
@@ -103,12 +103,13 @@ class Room:
         self._listener.close()
 
 
-@pytest.fixture
-def room(make_lake: MakeLake, tmp_path: Path) -> Iterator[Room]:
-    lake = make_lake("asked")
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    folder = tmp_path_factory.mktemp("room")
+    lake = opening.create(str(folder / "asked"))
     rows = [{"label": "abc"[i % 3], "confidence": i / 40, "latency_ms": float(i)} for i in range(40)]
     answers.add(lake, [row | {"scores": [{"label": "a", "score": 0.5}], "metadata": '{"camera": 7}'} for row in rows])
-    opened = Room(lake, tmp_path)
+    opened = Room(lake, folder)
     yield opened
     opened.close()
 
@@ -255,7 +256,7 @@ def _mutate(room: Room, say: Say, count: int) -> None:
 
 
 def test_no_mutation_gets_out(room: Room, say: Say) -> None:
-    _mutate(room, say, 1_500)
+    _mutate(room, say, 600)
 
 
 @pytest.mark.soak

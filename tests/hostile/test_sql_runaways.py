@@ -80,10 +80,11 @@ def end(pool: Pool, sql: str, limit: float) -> tuple[str, float]:
     return how, time.monotonic() - started
 
 
-def _run(pool: Pool, say: Say, limit: float) -> None:
+def _run(pool: Pool, say: Say, limit: float, every: int = 1) -> None:
     ends: Counter[str] = Counter()
     slowest = ("", 0.0)
-    for name, sql in RUNAWAYS.items():
+    tried = dict([*RUNAWAYS.items()][::every])
+    for name, sql in tried.items():
         assert pool.ready()
         how, seconds = end(pool, sql, limit)
         assert seconds <= limit + LATE, f"{name}: {how} after {seconds:.2f} s"
@@ -93,13 +94,13 @@ def _run(pool: Pool, say: Say, limit: float) -> None:
     assert pool.peak <= MEMORY * 1.1
     assert pool.run("SELECT 42 AS n").table["n"].to_pylist() == [42]
     say(
-        f"SQL: {len(RUNAWAYS)} runaway queries with a limit of {limit:g} s: {dict(ends)}, the last after "
+        f"SQL: {len(tried)} runaway queries with a limit of {limit:g} s: {dict(ends)}, the last after "
         f"{slowest[1]:.2f} s; at most {pool.peak >> 20} MiB of {MEMORY >> 20} in memory"
     )
 
 
 def test_a_runaway_ends_in_time_and_memory(pool: Pool, say: Say) -> None:
-    _run(pool, say, 0.3)
+    _run(pool, say, 0.3, every=2)
 
 
 @pytest.mark.soak

@@ -16,7 +16,7 @@ EVERY_SECONDS = 0.1
 
 
 class Watch:
-    """Use as a context manager. Sizes are the greatest seen, in bytes, by role: server, drainer, worker.
+    """Use as a context manager. Sizes are the greatest seen, in bytes, by role: server, drainer, query, worker.
 
     `slowest` is how long /healthz took at worst, `unanswered` how often it gave no 200.
     """
@@ -62,7 +62,8 @@ class Watch:
                 for child in server.children(recursive=True):
                     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                         words = " ".join(child.cmdline())
-                        self._note("drainer" if "lake.intake.drainer" in words else "worker", child)
+                        roles = {"lake.intake.drainer": "drainer", "lake.sandbox.child": "query"}
+                        self._note(next((roles[name] for name in roles if name in words), "worker"), child)
 
     def _note(self, role: str, process: psutil.Process) -> None:
         memory = process.memory_info()

@@ -75,5 +75,6 @@ def test_each_command_that_writes_leaves_one_row(tmp_path: Path, capsys: pytest.
         ("init", lake),
         ("ingest", str(tmp_path / "photos")),
         ("slice create", "all@1"),
+        ("sql", "SELECT * FROM audit"),
     ]
     assert {row["user"] for row in rows} == {audit.os_user()}

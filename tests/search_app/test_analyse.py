@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +10,8 @@ import pytest
 
 import lake
 from search_app.cli import main
-from tests.search_app.browsing import ROOT, answering
-from tests.search_app.test_isolate import DEMO, LACKING, NEW_KIND
+from tests.search_app.browsing import answering
+from tests.search_app.few_cells import LACKING, NEW_KIND, few_cells
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -24,11 +22,7 @@ pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"needs {', '.join(LACKING
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The demo's story with a few cells, every one of them checked."""
-    place = str(tmp_path_factory.mktemp("analyse") / "solar.lake")
-    all_checked = "from search_app import stream; stream.CHECKED_SHARE = 1.0\n" + DEMO
-    made = [sys.executable, "-c", all_checked, place, str(NEW_KIND)]
-    subprocess.run(made, check=True, capture_output=True, cwd=ROOT, timeout=180)
-    return place
+    return few_cells(tmp_path_factory, tmp_path_factory.mktemp("analyse"))
 
 
 @pytest.fixture(scope="module")

@@ -194,6 +194,7 @@ def _same_lake(place: Path, other: Path) -> None:
     assert stream.kept(place) == []
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(importlib.util.find_spec("streamlit") is None, reason="needs streamlit")
 def test_the_live_stream_goes_on_where_it_was_stopped_and_ends_in_the_same_lake(
     begun: Path, at_once: tuple[Path, dict[str, Any]], tmp_path: Path

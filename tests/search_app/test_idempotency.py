@@ -218,7 +218,7 @@ def _run(bench: Bench, sequences: int, say: Say) -> None:
 
 
 def test_any_sequence_keeps_the_contract(bench: Bench, say: Say) -> None:
-    _run(bench, 120, say)
+    _run(bench, 60, say)
 
 
 @pytest.mark.soak

@@ -6,9 +6,6 @@ when they see it. Once with the mouse, then with the keyboard alone.
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,30 +14,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 import lake
-from tests.search_app.browsing import MISSING, ROOT, answering
+from tests.search_app.browsing import answering
+from tests.search_app.few_cells import LACKING, NEW_KIND, few_cells
 from tests.search_app.shapes import make_shapes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-NEEDED = ("elpv_dataset", "sklearn")
-LACKING = MISSING + [name for name in NEEDED if importlib.util.find_spec(name) is None]
-
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"needs {', '.join(LACKING)}")
 
-NEW_KIND = 24
 PAGES = 6  # of 24: more than enough, and fewer than the lake has
-
-DEMO = """
-import sys
-from search_app.cells import Story, cast, cells
-from search_app.demo import quickstart
-whole = cast(cells())
-new = [one for one in whole.production if one[0].kind == "polycrystalline"][:int(sys.argv[2])]
-old = [one for one in whole.production if one[0].kind == "monocrystalline"][:60]
-story = Story(whole.training[:40], sorted(new + old, key=lambda one: one[1]), whole.held_out[:4])
-quickstart(sys.argv[1], story=story)
-"""
 
 
 @dataclass(frozen=True)
@@ -54,9 +37,7 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    uri = str(tmp_path_factory.mktemp("isolate") / "solar.lake")
-    made = [sys.executable, "-c", DEMO, uri, str(NEW_KIND)]
-    subprocess.run(made, check=True, capture_output=True, cwd=ROOT, timeout=180)
+    uri = few_cells(tmp_path_factory, tmp_path_factory.mktemp("isolate"))
     found = lake.open(uri).sql("SELECT image_id FROM predictions WHERE module_type = 'polycrystalline'")
     start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
     with answering(["-c", start, uri]) as url:
@@ -282,7 +263,7 @@ def test_what_is_not_there_is_said_with_the_way_on(page: Page, demo: Demo) -> No
     page.get_by_text("This cluster is not in the tree").wait_for()
 
 
-@pytest.mark.parametrize("count", [0, 3])
+@pytest.mark.parametrize("count", [0, pytest.param(3, marks=pytest.mark.soak)])
 def test_a_lake_without_images_or_vectors(page: Page, tmp_path: Path, count: int) -> None:
     uri = make_shapes(tmp_path, count).uri if count else str(tmp_path / "empty")
     if not count:

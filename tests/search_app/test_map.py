@@ -142,11 +142,11 @@ def test_a_lasso_of_the_url_is_numbers_or_nothing() -> None:
 
 
 def test_a_map_is_made_beside_the_server(make_lake: MakeLake) -> None:
-    from search_app.ui.map.making import Making
+    from search_app.ui.jobs import Job
 
     lk = holding(make_lake, islands([12]))
     for how, expected in (({"seed": 1}, None), ({"where": "label = 'z'"}, "no image here")):
-        making = Making(lk.uri, how)
+        making = Job("search_app.ui.map.making", lk.uri, how)
         making.wait(60)
         if expected is None:
             assert [one.id for one in maps.list(lk)] == [making.made]

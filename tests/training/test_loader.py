@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections import Counter
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,7 +129,7 @@ def test_workers_of_their_own_processes(lk: Lake, cells: SliceDataset) -> None:
 
 def test_a_copy_in_another_process_opens_the_lake_itself(cells: SliceDataset) -> None:
     """And a forked one says so, instead of hanging."""
-    copy = pickle.loads(pickle.dumps(cells))  # noqa: S301  (our own)
+    copy = ForkingPickler.loads(ForkingPickler.dumps(cells))  # as a worker gets it
     assert copy[0][1] == cells[0][1]
     copy._process = os.getppid()
     with pytest.raises(CouldNot, match="forkserver"):

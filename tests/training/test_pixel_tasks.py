@@ -23,7 +23,10 @@ def drawn(count: int, seed: int) -> list[shapes_data.Drawing]:
 
 @pytest.mark.parametrize(
     ("task", "architecture", "metric"),
-    [("segmentation", "unet-small", "miou"), ("detection", "centernet-small", "map_50")],
+    [
+        pytest.param("segmentation", "unet-small", "miou", marks=pytest.mark.soak),
+        ("detection", "centernet-small", "map_50"),
+    ],
 )
 def test_from_labels_to_answers(lk: Lake, task: str, architecture: str, metric: str) -> None:
     some = drawn(12, seed=1)

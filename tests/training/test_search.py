@@ -84,6 +84,7 @@ def test_architectures_are_compared_one_after_another(stock: Lake, tiny: Recipe)
     assert sorted(one.settings["architecture"] for one in found.best) == ["test_resnet", "test_vit"]
 
 
+@pytest.mark.soak
 def test_hopeless_trials_are_given_up(stock: Lake, tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """After one whole trial there is something to compare with: one that learns nothing is stopped early."""
     monkeypatch.setattr(search, "UNPRUNED", 1)
