@@ -180,6 +180,7 @@ def sandbox(turn: int, work: str) -> dict[str, Any]:
 
     def start() -> Ask:
         pool = Pool(opening.open(str(Path(work, "lake"))))
+        pool.ready()  # as a server has it
         return lambda text: pool.run(text).table
 
     return _asked(start, [Path(work, "lake")])

@@ -104,6 +104,11 @@ def columns(name: str, dataset: lance.LanceDataset) -> list[str]:
     ]
 
 
+def exists(lake: Lake, name: str) -> bool:
+    """Whether the table was ever copied."""
+    return name in lake.pinned_columns or (folder(lake) / f"{name}.json").exists()
+
+
 def forget(lake: Lake, image_ids: Sequence[str]) -> int:
     """Deletes every part with a row about one of the images, and the parts of tables without rows an image.
 
@@ -298,12 +303,14 @@ def _write(
     new = at / f"{file}.part"
     try:
         with duckdb.connect(str(new)) as connection:
+            for number, part in enumerate(parts):
+                quoted = str(at / part.file).replace("'", "''")
+                connection.execute(f"ATTACH '{quoted}' AS old_{number} (READ_ONLY)")
+            connection.execute("BEGIN")  # one sync of the journal instead of one a statement
             connection.register("incoming", empty)
             connection.execute("CREATE TABLE rows AS SELECT * FROM incoming")
-            for part in parts:
-                connection.execute(f"ATTACH '{str(at / part.file).replace(chr(39), chr(39) * 2)}' AS old (READ_ONLY)")
-                connection.execute("INSERT INTO rows SELECT * FROM old.rows")
-                connection.execute("DETACH old")
+            for number in range(len(parts)):
+                connection.execute(f"INSERT INTO rows SELECT * FROM old_{number}.rows")
             if fragments:
                 scanner = dataset.scanner(
                     columns=names, fragments=[one for _, one, _ in fragments], batch_size=BATCH_ROWS, batch_readahead=4
@@ -311,6 +318,7 @@ def _write(
                 connection.register("incoming", _told(scanner.to_reader(), progress))
                 connection.execute("INSERT INTO rows SELECT * FROM incoming")
             connection.unregister("incoming")
+            connection.execute("COMMIT")
             found = connection.execute("SELECT count(*) FROM rows").fetchone()
         assert found is not None
         new.replace(at / file)

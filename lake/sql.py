@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from lake.store import Lake
 
-    Versions = dict[tuple[str, bool], int]  # by table, and whether its vectors are there
+    Versions = dict[str, int]  # by table; see _key
 
 # Arrow hands a filter to Lance as Substrait, which takes twice as long for every AND or OR more: 15 take 0.3 s.
 PUSHED_WORDS = 8
@@ -96,24 +96,25 @@ def connect(lake: Lake, text: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
     """A locked connection with the tables that `text` names (all, when it names none) at their newest versions, and
     the views over them; for one user at a time.
 
-    Vector columns are there when `text` names one. Making a connection costs up to 30 ms, so it gets other tables,
-    too, and the lake keeps those that ended well: for queries whose tables have not changed since. Nothing a SELECT
-    can do stays behind in them.
+    Vector columns are there when `text` names one. Making a connection costs up to 30 ms, so it gets what other
+    tables are at hand, too, and the lake keeps those that ended well: for queries whose tables have not changed since.
+    Nothing a SELECT can do stays behind in them.
     """
     vectors = schema.VECTOR_PREFIX in text.lower()
     sources = {}
     for name in named(text):
         with suppress(NotALake):  # a table of a later migration
             sources[name] = _source(lake, name, vectors)
-    versions = {(name, vectors): version for name, (version, _) in sources.items()}
-    connection = _take(lake, versions)
-    if connection is None:
+    versions = {_key(name, vectors): version for name, (version, _) in sources.items()}
+    held = _take(lake, versions)
+    if held is None:
         for name in schema.TABLES.keys() - sources.keys():
             with suppress(NotALake):
-                if lake.dataset(name).count_rows() < columnar.WORTH_ROWS:  # others may have to be copied first
-                    sources[name] = _source(lake, name, vectors)
-        versions = {(name, vectors): version for name, (version, _) in sources.items()}
-        connection = _make({name: source for name, (_, source) in sources.items()})
+                if (found := _at_hand(lake, name)) is not None:
+                    sources[name] = found
+                    versions[name] = found[0]
+        held = versions, _make({name: source for name, (_, source) in sources.items()})
+    versions, connection = held
     try:
         yield connection
     except BaseException:
@@ -139,15 +140,30 @@ def _source(lake: Lake, name: str, vectors: bool) -> tuple[int, LanceView | colu
     return int(dataset.version), LanceView(dataset, shown)
 
 
-def _take(lake: Lake, versions: Versions) -> duckdb.DuckDBPyConnection | None:
-    """An idle connection with these tables at these versions. Those found to be outdated are closed."""
+def _at_hand(lake: Lake, name: str) -> tuple[int, LanceView | columnar.Pinned] | None:
+    """The table as `_source` gives it, when that costs next to nothing: its copy is fresh, or it is open and small."""
+    import duckdb
+
+    with suppress(OSError, duckdb.Error):
+        if columnar.exists(lake, name):
+            pinned = columnar.pin(lake, [name], most_rows=0)
+            return (pinned.versions[name], pinned) if name in pinned.versions else None
+    return _source(lake, name, vectors=False) if lake.is_open(name) else None
+
+
+def _key(name: str, vectors: bool) -> str:
+    return f"{name} with vectors" if vectors and name == "predictions" else name
+
+
+def _take(lake: Lake, versions: Versions) -> tuple[Versions, duckdb.DuckDBPyConnection] | None:
+    """An idle connection with these tables at these versions, and all it has. Those found to be outdated are closed."""
     with lake.idle_lock:
         for entry in [*lake.idle_connections]:
             held: Versions = entry[0]
             connection: duckdb.DuckDBPyConnection = entry[1]
             if versions.items() <= held.items():
                 lake.idle_connections.remove(entry)
-                return connection
+                return held, connection
             if any(held.get(name, version) != version for name, version in versions.items()):
                 lake.idle_connections.remove(entry)
                 connection.close()

@@ -123,6 +123,11 @@ class Lake:
             self._datasets[name] = held
         return held if version in (None, held.version) else held.checkout_version(version)
 
+    def is_open(self, name: str) -> bool:
+        """Whether this process has read the table before."""
+        with self._lock:
+            return name in self._datasets
+
     def version(self, name: str) -> int:
         """The number of the table's newest commit: changes with every write, so it keys caches."""
         return int(self.dataset(name).version)

@@ -154,3 +154,22 @@ def test_a_query_leaves_no_file_behind(lk: Lake) -> None:
     before = sorted(Path(lk.uri).rglob("*"))
     lk.sql("SELECT * FROM range(100000) ORDER BY 1 DESC LIMIT 3")
     assert sorted(Path(lk.uri).rglob("*")) == before
+
+
+def test_a_connection_is_kept_for_every_query_whose_tables_have_not_changed(lk: Lake) -> None:
+    add(lk, [{"image_id": image(1), "label": "cat"}])
+    lk.sql("SELECT count(*) FROM predictions")
+    lk.sql("SELECT count(*) FROM labels")
+    for text in ("SELECT * FROM answers", "SELECT * FROM labels", "SELECT * FROM answers_labelled"):
+        before = [connection for _, connection in lk.idle_connections]
+        lk.sql(text)
+        assert [connection for _, connection in lk.idle_connections if connection not in before] == []
+    add(lk, [{"image_id": image(2), "label": "dog"}])
+    assert lk.sql("SELECT count(*) AS n FROM answers")["n"].to_pylist() == [2]
+
+
+def test_vectors_are_there_for_a_query_that_names_them_only(lk: Lake) -> None:
+    lk.sql("SELECT count(*) AS emb_x FROM labels")
+    assert "emb_x" not in lk.sql("SELECT * FROM predictions").column_names
+    with pytest.raises(BadInput, match="emb_x"):
+        lk.sql("SELECT emb_x FROM predictions")
