@@ -82,6 +82,13 @@ def pin(
     return Pinned(versions, files)
 
 
+def widen(lake: Lake, pinned: Pinned) -> Pinned:
+    """The same tables, and the others whose copy is there and fresh: for a connection that many queries are to use."""
+    more = [name for name in schema.TABLES if name not in pinned.files and exists(lake, name)]
+    other = pin(lake, more, most_rows=0)
+    return Pinned(pinned.versions | other.versions, pinned.files | other.files)
+
+
 def refresh(lake: Lake, progress: Callable[[int], None] | None = None) -> Pinned:
     """Brings the copy of every table that is worth one up to its newest version: where nobody waits for an answer."""
     worth = []

@@ -299,11 +299,11 @@ class Pool:
         question["names"] = [*schema.TABLES, *views.VIEWS]
         for _ in range(ATTEMPTS):
             pinned = columnar.pin(self.lake, names)
-            question["setup"] = [*pinned.statements(), *views.statements(pinned.files), *LOCK]
+            setup = _setup(pinned)
             question["timeout"] = max(0.05, query.left())
-            child = self._child(query, question["setup"])
-            if {*question["setup"]} <= {*child.setup}:  # it has these and more, at the same versions
-                question["setup"] = child.setup
+            child = self._child(query, setup)
+            # What it has, when that is these tables at these versions and more; else a connection for the next, too.
+            question["setup"] = child.setup if {*setup} <= {*child.setup} else _setup(columnar.widen(self.lake, pinned))
             try:
                 child.send(b"Q", describe(question))
                 for stream in streams:
@@ -342,8 +342,6 @@ class Pool:
             query.child = found
             if query.stopped:
                 raise self._why(query)
-            if not self._idle:
-                self.start()
         return found
 
     def _start(self) -> None:
@@ -373,6 +371,7 @@ class Pool:
                 self._stop(query, "timeout")
         if not child.demoted and moment - (query.started or moment) > PATIENCE_SECONDS:
             child.demote()
+            self.start()  # the next finds another; a quick one would only be slowed by its start
         if child.resident() > self.memory_bytes:
             with self._turn:
                 self._stop(query, "memory")
@@ -462,6 +461,10 @@ class Running:
 
 class _Gone(Exception):
     """A file of the copy was deleted before it was opened."""
+
+
+def _setup(pinned: columnar.Pinned) -> list[str]:
+    return [*pinned.statements(), *views.statements(pinned.files), *LOCK]
 
 
 def _tables(sql: str) -> list[str]:
