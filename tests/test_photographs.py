@@ -1,6 +1,6 @@
 """Real photographs: an image is found by itself and by its altered copies. Skipped where the data is absent.
 
-The short form searches with 30 of 150 photographs, the long form (`make soak`) with each of 600.
+The short form searches with 15 of 75 photographs, the long form (`make soak`) with each of 600.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DATA = Path(__file__).parent.parent.parent / "shared/data/imagenet-samples-600.t
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA.name} is not here: no photographs to try")
 
 
-@pytest.fixture(scope="module", params=[4, pytest.param(1, marks=pytest.mark.soak)], ids=["a quarter", "all"])
+@pytest.fixture(scope="module", params=[8, pytest.param(1, marks=pytest.mark.soak)], ids=["an eighth", "all"])
 def photographs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("photographs")
     with tarfile.open(DATA) as tar:

@@ -18,7 +18,7 @@ from tests.crash.writer import answer, group
 
 LIFE_SECONDS = 0.05
 # The spool is compared and emptied now and then: it would fill the disk.
-COMPARED_EVERY = 100
+COMPARED_EVERY = 50
 
 
 class Killer:
@@ -104,7 +104,7 @@ class Killer:
         self._process.communicate(timeout=10)
 
 
-@pytest.mark.parametrize("kills", [60, pytest.param(5_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [50, pytest.param(5_000, marks=pytest.mark.soak)])
 def test_what_the_spool_acknowledged_survives_every_kill(tmp_path: Path, kills: int, say: Say) -> None:
     """Groups put by four threads; killed 0 to 50 ms after it opened; what was not acknowledged is put again."""
     killer = Killer(tmp_path / "spool", seed=kills)
