@@ -29,7 +29,8 @@ def test_nothing_acknowledged_is_lost_doubled_or_torn(tmp_path: Path, kills: int
         assert tally.retried_known, "no kill fell between a commit and its answer: the test saw nothing of retries"
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("kills", [4, 40])
 def test_two_servers_on_one_spool_are_killed_in_turn(tmp_path: Path, kills: int, say: Say) -> None:
     tally = asyncio.run(campaigns(tmp_path, kills, seed=1_000 + kills, one_lake=True))
     say(tally.sentence())

@@ -80,6 +80,7 @@ def test_every_operation_answers_as_the_document_says(
     _run(lake_of_columns, serve, tmp_path, say, 4, "examples,coverage,fuzzing,stateful", with_key=False)
 
 
+@pytest.mark.soak
 def test_every_operation_answers_as_the_document_says_to_a_key(
     lake_of_columns: Lake, serve: Serve, tmp_path: Path, say: Say
 ) -> None:

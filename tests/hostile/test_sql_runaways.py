@@ -100,7 +100,7 @@ def _run(pool: Pool, say: Say, limit: float, every: int = 1) -> None:
 
 
 def test_a_runaway_ends_in_time_and_memory(pool: Pool, say: Say) -> None:
-    _run(pool, say, 0.3, every=2)
+    _run(pool, say, 0.3, every=3)
 
 
 @pytest.mark.soak

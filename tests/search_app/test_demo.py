@@ -133,6 +133,7 @@ def test_again_it_only_tells_the_story(
     assert "A customer has called about one of the cells" in capsys.readouterr().err
 
 
+@pytest.mark.soak
 def test_what_is_to_arrive_is_not_there_yet_and_known_by_nobody(begun: Path, story: Story) -> None:
     lk = lake.open(str(begun))
     found = told(lk)
@@ -143,6 +144,7 @@ def test_what_is_to_arrive_is_not_there_yet_and_known_by_nobody(begun: Path, sto
     assert not late & {row["image_id"] for row in found["labels"]}
 
 
+@pytest.mark.soak
 def test_an_interrupted_stream_is_caught_up_without_a_server(
     begun: Path, at_once: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -85,7 +85,7 @@ def test_killed_and_resumed_is_never_stopped(stock: Lake, tiny: Recipe, say: Say
     straight = launch.train(
         stock, train=["first"], replay=["second"], validation=["held"], recipe=recipe, device="cpu", workers=0
     )
-    landed, sha256 = _killed_runs(stock, recipe, kills=1, seed=1)
+    landed, sha256 = _killed_runs(stock, recipe, kills=2, seed=1)
     assert landed >= 2
     assert sha256 == straight.artifacts["model"]["sha256"]
     say(f"training killed {landed} times and resumed: the same weights bit for bit")
