@@ -10,10 +10,9 @@ ARGS ?=
 demo: $(VENV)/.demo-installed  ## build the demo lake (once) and open the app; ARGS=--no-serve builds only
 	$(BIN)/lakeloop quickstart --lake demo-lake/solar.lake --port $(PORT) $(ARGS)
 
-# One thread a process: four test at once, and threads that wait for each other would spin on two cores. The slowest
-# files come first in the order of their names; xdist would begin with those of the most tests.
+# One thread a process: three test at once, and threads that wait for each other would spin on two cores.
 test: check  ## linters, types, and every test in its short form
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" -n 3 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev-installed programs
 	$(BIN)/ruff check .

@@ -204,6 +204,7 @@ def test_marks_of_a_page_before_it_is_sent(page: Page, demo: Demo) -> None:
     assert page.locator(".detail").is_hidden()
 
 
+@pytest.mark.soak
 def test_a_cluster_is_accepted_whole_and_taken_back(page: Page, demo: Demo) -> None:
     page.goto(f"{demo.url}/search?show=newest")
     page.locator(".tile").first.click()

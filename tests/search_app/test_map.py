@@ -141,6 +141,7 @@ def test_a_lasso_of_the_url_is_numbers_or_nothing() -> None:
         assert corners(wrong) is None, wrong
 
 
+@pytest.mark.soak
 def test_a_map_is_made_beside_the_server(make_lake: MakeLake) -> None:
     from search_app.ui.jobs import Job
 

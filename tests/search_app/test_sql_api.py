@@ -144,6 +144,7 @@ def test_everything_asked_is_in_the_audit_log(client: TestClient, asked: Lake) -
     assert rows[0] == "SELECT 1 AS n"
 
 
+@pytest.mark.soak
 def test_the_command_answers_cuts_saves_and_remembers(
     asked: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,7 @@ def _recipe(tiny: Recipe, **changes: object) -> Recipe:
     return tiny.changed(some | changes)
 
 
+@pytest.mark.soak
 def test_killed_and_resumed_is_never_stopped(stock: Lake, tiny: Recipe, say: Say) -> None:
     recipe = _recipe(tiny)
     straight = launch.train(
