@@ -78,7 +78,7 @@ def test_arrow_and_long_answers_come_as_a_stream(client: TestClient) -> None:
 
 
 def test_an_error_after_the_first_rows_ends_the_answer_and_says_so(client: TestClient) -> None:
-    late = "SELECT CASE WHEN i < 950000 THEN 'x' ELSE error('too late') END FROM range(1000000) t(i)"
+    late = "SELECT CASE WHEN i < 30000 THEN repeat('x', 1000) ELSE error('too late') END FROM range(40000) t(i)"
     found = ask(client, late, max_rows=1_000_000)
     assert found.status_code == 200
     assert found.json()["truncated"] is True
