@@ -11,7 +11,7 @@ import numpy as np
 from embeddings import torch_import
 from lake.errors import BadInput
 from training import backbones, metrics
-from training.task import Answer, Batch, Sample
+from training.task import Answer, Batch, Sample, collated
 
 if TYPE_CHECKING:
     import torch
@@ -53,11 +53,7 @@ class Classification:
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """Targets: int64 (n,), -1 for a class that the model does not have."""
         torch = torch_import.torch()
-        # (n, h, w, 3) in memory seen as (n, 3, h, w) is what channels_last means: nothing is copied.
-        images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
-        labels = torch.tensor([-1 if s.target.label is None else s.target.label for s in samples])
-        weights = torch.tensor([s.weight for s in samples], dtype=torch.float32)
-        return Batch(tuple(s.image_id for s in samples), images, labels, weights)
+        return collated(samples, torch.tensor([-1 if s.target.label is None else s.target.label for s in samples]))
 
     def loss(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Cross-entropy."""

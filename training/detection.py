@@ -19,7 +19,7 @@ import numpy as np
 from embeddings import torch_import
 from lake.errors import BadInput
 from training import map_metric, published, suppression
-from training.task import Answer, Batch, Sample
+from training.task import Answer, Batch, Sample, collated
 
 if TYPE_CHECKING:
     import torch
@@ -81,15 +81,13 @@ class Detection:
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """Targets, one an image: boxes float32 (m, 4), corners in the square's pixels; labels int64 (m,) from 1."""
         torch = torch_import.torch()
-        images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
         targets = []
         for sample in samples:
             boxes = np.asarray(sample.target.boxes, np.float32).reshape(-1, 4)
             kept = (boxes[:, 2:] - boxes[:, :2] >= _THINNEST).all(axis=1)
             labels = np.asarray(sample.target.box_classes, np.int64)[kept] + 1
             targets.append({"boxes": torch.from_numpy(boxes[kept]), "labels": torch.from_numpy(labels)})
-        weights = torch.tensor([s.weight for s in samples], dtype=torch.float32)
-        return Batch(tuple(s.image_id for s in samples), images, targets, weights)
+        return collated(samples, targets)
 
     def loss(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The compact networks': focal loss of the heat and generalised overlap of the boxes. torchvision's: the sum of

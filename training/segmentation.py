@@ -21,7 +21,7 @@ from embeddings import torch_import
 from lake import masks
 from lake.errors import BadInput
 from training import miou, published
-from training.task import IGNORED, Answer, Batch, Sample
+from training.task import IGNORED, Answer, Batch, Sample, collated
 
 if TYPE_CHECKING:
     import torch
@@ -77,11 +77,9 @@ class Segmentation:
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """Targets: uint8 (n, height, width), 255 where nothing is known; all of it for a sample without a mask."""
         torch = torch_import.torch()
-        images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
         known = [np.full(s.image.shape[:2], IGNORED, np.uint8) if s.target.mask is None else s.target.mask
                  for s in samples]  # fmt: skip
-        weights = torch.tensor([s.weight for s in samples], dtype=torch.float32)
-        return Batch(tuple(s.image_id for s in samples), images, torch.from_numpy(np.stack(known)), weights)
+        return collated(samples, torch.from_numpy(np.stack(known)))
 
     def loss(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Cross-entropy, the mean over an image's judged pixels, and Dice over the batch."""

@@ -164,6 +164,17 @@ class Task(Protocol):
         record (e.g. {"temperature": 1.3}). A task without calibration gives {}."""
 
 
+def collated(samples: Sequence[Sample], targets: Any) -> Batch:
+    """The samples' images, ids and weights beside their targets, as every task has them."""
+    from embeddings import torch_import
+
+    torch = torch_import.torch()
+    # (n, h, w, 3) in memory seen as (n, 3, h, w) is what channels_last means: nothing is copied.
+    images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
+    weights = torch.tensor([s.weight for s in samples], dtype=torch.float32)
+    return Batch(tuple(s.image_id for s in samples), images, targets, weights)
+
+
 TASKS = ("classification", "segmentation", "detection")
 
 

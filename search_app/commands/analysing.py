@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from search_app.commands.terminal import Add, answer, open_lake
+from search_app.commands.terminal import Add, answer, columns, open_lake
 
 if TYPE_CHECKING:
     from lake.calibration import Curve
@@ -88,7 +88,7 @@ def _by(a: argparse.Namespace, found: Breakdown) -> int:
         table.append([*named, f"{cell.answers:,}", f"{cell.known:,}", *_percent(cell.error), sure])
     if not keys:
         table = [row[-5:] for row in table]
-    text = _text(table, len(keys))
+    text = columns(table, len(keys))
     if found.left_out:
         print(f"{found.left_out:,} smaller groups are not shown", file=sys.stderr)
     return answer(a, {"by": keys, "cells": rows[:-1], "all": rows[-1], "left_out": found.left_out}, text)
@@ -108,7 +108,7 @@ def _calibration(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
         for one in curve.bins:
             span = f"{one.low:.3g} to {one.high:.3g}"
             rows.append([span, f"{one.accuracy.n:,}", f"{one.confidence:.3f}", *_percent(one.accuracy)])
-        lines += [f"{name}: {_ece(curve)}", _text(rows, 1), ""]
+        lines += [f"{name}: {_ece(curve)}", columns(rows, 1), ""]
     return answer(a, asdict(found), "\n".join(lines).rstrip())
 
 
@@ -128,7 +128,7 @@ def _confusion(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
     said = sorted({one for _, one in found}, key=str)
     rows = [["true \\ predicted", *map(str, said)]]
     rows += [[truth, *(f"{found.get((truth, one), 0):,}" for one in said)] for truth in truths]
-    return answer(a, {"cells": facts}, _text(rows, 1) if found else "no answer's image has a label")
+    return answer(a, {"cells": facts}, columns(rows, 1) if found else "no answer's image has a label")
 
 
 def _sizes(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
@@ -143,7 +143,7 @@ def _sizes(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
             sure = "-" if one.confidence is None else f"{one.confidence:.3f}"
             rates = [*_percent(one.precision), *_percent(one.recall)]
             rows.append([kind, one.size, f"{one.boxes:,}", f"{one.answers:,}", sure, *rates])
-    return answer(a, {kind: [asdict(one) for one in found] for kind, found in kinds.items()}, _text(rows, 2))
+    return answer(a, {kind: [asdict(one) for one in found] for kind, found in kinds.items()}, columns(rows, 2))
 
 
 def _compare(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
@@ -206,15 +206,3 @@ def _span(rate: Rate) -> str:
     if rate.low is None or rate.high is None:
         return "-"
     return f"{100 * rate.low:.1f} to {100 * rate.high:.1f} %"
-
-
-def _text(rows: list[list[str]], left: int) -> str:
-    """Columns side by side, the first `left` of them to the left."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            one.ljust(width) if place < left else one.rjust(width)
-            for place, (one, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search_app.commands.terminal import Add, answer, open_lake
+from search_app.commands.terminal import Add, answer, columns, open_lake
 
 if TYPE_CHECKING:
     from training.bootstrap import Estimate
@@ -50,7 +50,7 @@ def _evaluate(a: argparse.Namespace) -> int:
     table = [["slice", "role", "images", *names]]
     for one in found.slices:
         table.append([one.slice, one.role or "-", f"{one.labelled:,}", *(_interval(one.metrics[n]) for n in names)])
-    lines = [_text(table, 2), f"evaluation {found.id} of run {found.run}; {found.answered:,} images answered now"]
+    lines = [columns(table, 2), f"evaluation {found.id} of run {found.run}; {found.answered:,} images answered now"]
     for one in found.slices:
         if one.unanswered:
             lines.append(f"{one.slice}: {one.unanswered:,} labelled images could not be shown to the model")
@@ -96,7 +96,7 @@ def _forgetting(a: argparse.Namespace) -> int:
         table.append(
             [slice, *("-" if v is None else f"{v:.3f}" for v in values), "-" if lost is None else f"{lost:.3f}"]
         )
-    return answer(a, asdict(found), f"{found.metric} of {found.model}\n" + _text(table, 1))
+    return answer(a, asdict(found), f"{found.metric} of {found.model}\n" + columns(table, 1))
 
 
 def _standing(one: SliceVerdict) -> str:
@@ -121,15 +121,3 @@ def _progress() -> Any:
         print(f"\r{done:,} of {every:,} images answered", end=end, file=sys.stderr, flush=True)
 
     return say if sys.stderr.isatty() else None
-
-
-def _text(rows: list[list[str]], left: int) -> str:
-    """Columns side by side, the first `left` of them to the left."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            one.ljust(width) if place < left else one.rjust(width)
-            for place, (one, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

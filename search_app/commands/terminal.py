@@ -103,3 +103,15 @@ def progress(a: argparse.Namespace, unit: str, total: int | None = None) -> Any:
             yield shown.update
 
     return bar()
+
+
+def columns(rows: list[list[str]], left: int) -> str:
+    """Rows as text, column below column: the first `left` columns begin together, the others end together."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            one.ljust(width) if place < left else one.rjust(width)
+            for place, (one, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
