@@ -72,8 +72,10 @@ class Desk:
     """Answers one query after the other, and keeps its connection for as long as the same files are asked about."""
 
     def __init__(self, threads: int, memory_bytes: int) -> None:
-        # What is beside DuckDB's own count (Python, Arrow, the parser's trees) has the rest.
-        self._settings: dict[str, Any] = {"threads": threads, "memory_limit": f"{memory_bytes * 6 // 10 >> 20}MiB"}
+        # What is beside DuckDB's own count (Python, Arrow, the parser's trees) has the rest. There is no folder to
+        # spill into: without one it says that memory ran out, and not that a file could not be made.
+        limit = f"{memory_bytes * 6 // 10 >> 20}MiB"
+        self._settings: dict[str, Any] = {"threads": threads, "memory_limit": limit, "temp_directory": ""}
         self._threads = threads
         self._setup: list[str] | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None

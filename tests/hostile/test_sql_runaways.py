@@ -15,6 +15,7 @@ import pytest
 
 from lake import columnar
 from lake.errors import BadInput, QueryStopped
+from lake.sandbox import pool as pool_module
 from lake.sandbox.pool import Pool
 from lake.store import Lake
 from tests.conftest import MakeLake, Say
@@ -101,6 +102,14 @@ def _run(pool: Pool, say: Say, limit: float, every: int = 1) -> None:
 
 def test_a_runaway_ends_in_time_and_memory(pool: Pool, say: Say) -> None:
     _run(pool, say, 0.3, every=3)
+
+
+def test_what_would_spill_to_disk_is_told_that_memory_ran_out(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "ATTEMPTS", 1)  # the file that cannot be made was taken for one that is gone
+    opened = Pool(lake, memory_bytes=768 << 20)
+    how, _ = end(opened, "SELECT max(s) FROM (SELECT sum(i) OVER (ORDER BY -i) AS s FROM range(100000000) t(i))", 30.0)
+    opened.close()
+    assert how == "memory"
 
 
 @pytest.mark.soak
@@ -190,32 +199,44 @@ def test_children_end_with_their_parent(lake: Lake) -> None:
     assert [pid for pid in children if _threads(pid)] == []
 
 
-def test_a_server_answers_others_while_runaways_run(lake: Lake, serve: Serve, say: Say) -> None:
+def _beside_runaways(lake: Lake, serve: Serve, requests: int) -> tuple[list[float], list[float], Counter[int]]:
+    """Milliseconds of another route without and with runaways beside it, and how the runaways were answered."""
     service = serve(lake)
     url = f"http://127.0.0.1:{service.port}"
     with httpx.Client(base_url=url, timeout=30) as client:
         client.post("/v1/sql", json={"sql": "SELECT 1"}).raise_for_status()
 
-        def latencies() -> list[float]:
-            took = []
-            for _ in range(60):
+        def latencies(seconds: float) -> list[float]:
+            took: list[float] = []
+            until = time.monotonic() + seconds
+            while len(took) < requests and time.monotonic() < until:
                 started = time.perf_counter()
                 client.get("/v1/saved-queries").raise_for_status()
                 took.append(1000 * (time.perf_counter() - started))
             return took
 
-        latencies()
-        quiet = [*latencies(), *latencies()]
+        latencies(30)
+        quiet = latencies(30)
         with ThreadPoolExecutor(8) as many:
             body = {"sql": RUNAWAYS["a cross join"], "timeout": 4}
             asked = [many.submit(httpx.post, f"{url}/v1/sql", json=body, timeout=30) for _ in range(8)]
             time.sleep(1.3)
-            busy = latencies()
-            statuses = Counter(one.result().status_code for one in asked)
-        quiet += latencies()
+            busy = latencies(2.5)
+            assert not all(one.done() for one in asked)
+            ends = Counter(one.result().status_code for one in asked)
+        return quiet + latencies(30), busy, ends
+
+
+def test_a_server_answers_others_while_runaways_run(lake: Lake, serve: Serve) -> None:
+    _, busy, ends = _beside_runaways(lake, serve, 20)
+    assert busy
+    assert set(ends) <= {422, 429}
+    assert ends[422] >= 1
+
+
+@pytest.mark.soak
+def test_others_wait_at_most_twice_as_long_beside_runaways(lake: Lake, serve: Serve, say: Say) -> None:
+    quiet, busy, ends = _beside_runaways(lake, serve, 500)
     before, during = (statistics.quantiles(took, n=100)[98] for took in (quiet, busy))
-    half, half_busy = statistics.median(quiet), statistics.median(busy)
-    say(f"SQL: p99 of another route {before:.1f} ms, {during:.1f} ms beside runaways, answered {dict(statuses)}")
-    assert set(statuses) <= {422, 429}
-    # The 99th of so few says more of who else is on this machine: the benchmark has that.
-    assert half_busy <= 2 * half + 10
+    say(f"SQL: p99 of another route {before:.1f} ms, {during:.1f} ms beside runaways, answered {dict(ends)}")
+    assert during <= 2 * before
