@@ -12,7 +12,7 @@ demo: $(VENV)/.demo-installed  ## build the demo lake (once) and open the app; A
 
 # One thread a process: three test at once, and threads that wait for each other would spin on two cores.
 test: check  ## linters, types, and every test in its short form
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" -n 3 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev-installed programs
 	$(BIN)/ruff check .

@@ -43,6 +43,8 @@ BENCHMARKS = {
     "gate": "benchmarks.gate",
     "probe": "benchmarks.probe",
     "shapes": "benchmarks.shapes",
+    "answering": "benchmarks.answering",
+    "loop": "benchmarks.loop",
 }
 # NAME -> module whose `main(arguments)` has options of its own.
 PROOFS = {"crash": "benchmarks.crash", "growth": "benchmarks.growth"}

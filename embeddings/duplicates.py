@@ -279,6 +279,16 @@ def calibrate(
     return Calibration(record.name, float(found), recall, len(cosines), kin)
 
 
+def keep(lake: Lake, threshold: float, *, embedder: str | None = None) -> None:
+    """Makes this cosine the lake's own, for lakes where a calibrated one cannot help: where different images look as
+    alike as copies (photographs of one product, taken by a machine), all that a search for copies says is wrong, and
+    0.999 leaves the identical ones. Raises BadInput as `threshold_of` does.
+    """
+    record = embedders.record_of(lake, embedder)
+    row = lake.dataset("embedders").to_table(filter=f"name = '{record.name}'").to_pylist()[0]
+    _keep(lake, row | {"duplicates_from": threshold_of(lake, record, threshold)})
+
+
 class _Verified:
     """Whether pairs are near-duplicates, by vectors and thumbnails: for centres, that were not compared so far."""
 

@@ -7,7 +7,7 @@ group `lakeloop.embedders` (docs/add-an-embedder.md). It is made without argumen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from embeddings import engine as engines
 from embeddings import specs, weights
-from embeddings.specs import Spec
+from embeddings.specs import Preprocessing, Spec
 from lake import schema, store
 from lake.errors import BadInput, WeightsMismatch
 
@@ -62,11 +62,12 @@ class NetworkEmbedder:
         trust_sha256: str | None = None,
         engine: engines.EngineName = "auto",
         images: int = 0,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         from embeddings.networks import build
 
         network = build(specs.base_name(name), file, trust_sha256)
-        self.spec = network.spec
+        self.spec = replace(network.spec, preprocessing=preprocessing or network.spec.preprocessing)
         self.weights_sha256 = weights.fingerprint(network.module)
         self.module = network.module
         self._texts = network.texts
@@ -98,10 +99,12 @@ def load(
     trust_sha256: str | None = None,
     engine: engines.EngineName = "auto",
     images: int = 0,
+    preprocessing: Preprocessing | None = None,
 ) -> Embedder:
     """The embedder of this name, with the weights of `file` or its published ones.
 
-    `images`: about how many it will embed, which decides what `auto` means for the engine.
+    `images`: about how many it will embed, which decides what `auto` means for the engine. `preprocessing`: how a
+    built-in network's images are prepared, where not as its weights were published.
     Raises BadInput for an unknown name or a file that does not fit, HubUnreachable when weights cannot be had.
     """
     specs.check_name(name)
@@ -112,7 +115,7 @@ def load(
             raise BadInput(f"embedder {name} is {own.value}, which takes no --weights")
         embedder: Embedder = own.load()()
         return embedder
-    return NetworkEmbedder(name, file, trust_sha256, engine, images)
+    return NetworkEmbedder(name, file, trust_sha256, engine, images, preprocessing)
 
 
 def record_of(lake: Lake, name: str | None) -> EmbedderRecord:
@@ -149,8 +152,8 @@ def for_lake(
 ) -> Embedder:
     """The embedder whose vectors this lake holds under `record`, with the very same weights.
 
-    Weights once given with `file` are kept in the lake and found again. Raises WeightsMismatch when the weights at
-    hand are others than the lake's.
+    Weights once given with `file` are kept in the lake and found again; images are prepared as the record says. Raises
+    WeightsMismatch when the weights at hand are others than the lake's.
     """
     embedder = load(
         record.name,
@@ -158,6 +161,7 @@ def for_lake(
         trust_sha256=trust_sha256,
         engine=engine,
         images=images,
+        preprocessing=Preprocessing.of(record.preprocessing) if record.preprocessing else None,
     )
     if record.weights_sha256 not in (None, embedder.weights_sha256):
         raise WeightsMismatch(
@@ -170,8 +174,6 @@ def for_lake(
 
 def bind(lake: Lake, record: EmbedderRecord, embedder: Embedder, file: Path | None = None) -> EmbedderRecord:
     """Records what the first run of an embedder found out, and keeps weights that came from a file."""
-    from dataclasses import replace
-
     if record.weights_sha256 is not None:
         return record
     lake.register_embedder(record.name)

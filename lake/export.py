@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from lake import blobs, slices, truth
 from lake.errors import BadInput, CouldNot
-from lake.formats import arrow_rows, coco, file_list, imagefolder, metadata, voc, webdataset, yolo
+from lake.formats import arrow_rows, coco, file_list, imagefolder, label_studio, metadata, voc, webdataset, yolo
 from lake.formats.annotation import (
     CLASSIFICATION,
     DETECTION,
@@ -72,6 +72,7 @@ FORMATS = {
     "webdataset": Format(webdataset.write, webdataset.finish),
     "hf": Format(metadata.write_hub, metadata.finish_hub),
     "list": Format(file_list.write, file_list.finish, predictions=False),
+    "label-studio": Format(label_studio.write, label_studio.finish),
     "lance": Format(arrow_rows.write_lance, arrow_rows.finish_lance),
 }
 

@@ -154,7 +154,7 @@ class _Run:
         draft = _Draft(item, error=item.error, path=item.path)
         try:
             if item.row is not None:
-                draft.row = rows.read_row(item.row, self.promoted, lambda p: _file_bytes(_inside(item, p)))
+                draft.row = rows.read_row(item.row, self.promoted, lambda p: file_bytes(_inside(item, p)))
                 if draft.row.image_id is not None:
                     draft.image_id = draft.row.image_id.lower()
                     if not ids.is_image_id(draft.image_id):
@@ -162,7 +162,7 @@ class _Run:
                 elif draft.row.image is not None:
                     draft.path = _inside(item, draft.row.image)
             if draft.error is None:
-                draft.data = item.data if draft.path is None else _file_bytes(draft.path)
+                draft.data = item.data if draft.path is None else file_bytes(draft.path)
                 if draft.data is not None:
                     draft.image_id = ids.image_id(draft.data)
         except (LakeloopError, OSError) as error:
@@ -332,7 +332,8 @@ def _inside(item: sources.Item, written: str) -> Path:
     return Path(written) if item.folder is None else item.folder / written
 
 
-def _file_bytes(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
+    """What is in an ordinary file. Raises BadInput for another kind of file and one that is too large, OSError."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
         raise BadInput("not a regular file")

@@ -19,6 +19,7 @@ from lake.version import VERSION
 from search_app.commands import (
     analysing,
     asking,
+    carding,
     clustering,
     data,
     exploring,
@@ -26,7 +27,10 @@ from search_app.commands import (
     isolating,
     judging,
     keys,
+    labelling,
     mapping,
+    models,
+    predicting,
     serving,
     slicing,
     training,
@@ -112,8 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     isolating.register(add)
     mapping.register(add)
     analysing.register(add)
+    labelling.register(add, group("labels", "what people say that images are"))
     judging.register(add)
     training.register(add, group("runs", "what was trained, with what, and what came out"))
+    models_group = group("models", "versions of models: which one is promoted, and how it came to that")
+    models.register(add, models_group)
+    carding.register(add, models_group)
+    predicting.register(add)
     serving.register(add)
     upkeep.register(add)
     keys.register(add, group("key", "who may use the HTTP API and the app"))

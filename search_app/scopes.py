@@ -18,6 +18,7 @@ ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("POST", "/v1/feedback", "feedback"),
     ("POST", "/v1/search", "read"),
     ("POST", "/v1/queries", "read"),
+    ("POST", "/v1/models/{id}", "read"),
     ("POST", "/v1/sql", "sql"),
     ("DELETE", "/v1/sql/{id}", "sql"),
     ("GET", "/v1/sql-history", "sql"),

@@ -52,21 +52,6 @@ def test_modules_have_domain_names_and_say_what_they_do() -> None:
             assert ast.get_docstring(ast.parse(path.read_text())), f"{path.relative_to(ROOT)} has no docstring"
 
 
-def test_torch_load_stands_in_one_place() -> None:
-    """Pickles can carry code: one function checks the hash first (embeddings/weights.py)."""
-    found = [
-        path.relative_to(ROOT).as_posix()
-        for package in [*PACKAGES, "benchmarks"]
-        for path in _modules(package)
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "load"
-        and "torch" in ast.unparse(node.func.value)
-    ]
-    assert found == ["embeddings/weights.py"]
-
-
 def test_storage_page_lists_every_table_and_column_as_declared() -> None:
     page = (ROOT / "docs/storage.md").read_text()
     for table in schema.TABLES.values():

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from lake import schema, statistics, store
 from lake.errors import BadInput
-from training import bootstrap, evaluate, metrics, paired, runs
+from training import bootstrap, evaluate, metrics, paired, registry, runs
 from training.comparison import Pair, changed, pair
 from training.metrics import Judged, Metric
 from training.policy import Policy, Standing
@@ -265,14 +265,8 @@ def _compare(
 
 
 def _baseline(lake: Lake, candidate: Run) -> Run:
-    """What the candidate would replace."""
-    columns = ["run", "action", "timestamp"]
-    there = list[str]()
-    rows = lake.scan("releases", columns, f"model = {store.literal(candidate.model)}").to_pylist()
-    for row in sorted(rows, key=lambda r: r["timestamp"]):
-        there = [one for one in there if one != row["run"]]
-        if row["action"] == "promoted":
-            there.append(row["run"])
+    """What the candidate would replace: what is promoted; for a promoted candidate what was before it."""
+    there = [one.run for one in registry.standing(lake, candidate.model)]
     chosen = next((one for one in reversed(there) if one != candidate.id), candidate.parent)
     if chosen is None:
         raise BadInput(f"nothing of model {candidate.model} is promoted and run {candidate.id} has no parent: "

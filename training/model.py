@@ -16,10 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from embeddings import torch_import
-from embeddings.weights import file_sha256
 from lake.errors import BadInput
 from lake.slices.naming import unknown
-from training import checkpoint, runs
+from training import checkpoint, registry, runs
 from training.augmentation import Preparation, whole
 from training.recipe import Recipe
 from training.runs import Run
@@ -191,7 +190,7 @@ def load(lake: Lake, name: str, device: str = "cpu") -> Model:
     Raises BadInput when there is none, when its run is not done, and when its file is not the one that was recorded.
     """
     run = find(lake, name)
-    path = _checked(lake, run)
+    path = runs.model_file(lake, run)
     state, said = checkpoint.read(path)
     if said["kind"] == "probe":
         return _probe(run, state, said).bound(lake)
@@ -206,46 +205,27 @@ def state_of(lake: Lake, run: Run) -> dict[str, torch.Tensor]:
     """The tensors of a finished run's network. Raises BadInput for a probe."""
     if run.kind == "probe":
         raise BadInput(f"run {run.id} is a probe on stored vectors: there is no network to go on from")
-    return checkpoint.read(_checked(lake, run))[0]
+    return checkpoint.read(runs.model_file(lake, run))[0]
 
 
 def find(lake: Lake, name: str) -> Run:
-    """The run that a run's id, NAME@VERSION or NAME stands for. Raises BadInput, naming the nearest."""
-    base, at, version = name.partition("@")
-    released = lake.scan("releases", ["model", "version", "run", "action", "timestamp", "event_id"]).to_pylist()
-    released = sorted((r for r in released if r["model"] == base), key=lambda r: (r["timestamp"], r["event_id"]))
-    if at:
-        for row in released:
-            if str(row["version"]) == version:
-                return runs.get(lake, row["run"])
-        there = sorted({f"{base}@{row['version']}" for row in released})
-        raise BadInput(f"no model {name!r}; there are {', '.join(there) or 'no registered versions of it'}")
-    promoted = [row["run"] for row in released if row["action"] in ("promoted", "rolled_back")]
-    if promoted:
-        return runs.get(lake, promoted[-1])
+    """The run that a run's id, NAME@VERSION or NAME stands for: the promoted version, else the newest run that is done
+    and not retired. Raises BadInput, naming the nearest.
+    """
+    if "@" in name:
+        return runs.get(lake, registry.get(lake, name).run)
+    if (promoted := registry.promoted(lake, name)) is not None:
+        return runs.get(lake, promoted.run)
     rows = lake.scan("runs", ["id", "model"]).to_pylist()
     if any(row["id"] == name for row in rows):
         return runs.get(lake, name)
-    done = [run for run in runs.list(lake, model=name) if run.status == "done"]
+    retired = {one.run for one in registry.versions(lake, name) if one.status == "retired"}
+    done = [run for run in runs.list(lake, model=name) if run.status == "done" and run.id not in retired]
     if done:
         return done[0]
     if any(row["model"] == name for row in rows):
-        raise BadInput(f"no run of model {name!r} is done; see: lakeloop runs list")
+        raise BadInput(f"no run of model {name!r} is done and in use; see: lakeloop runs list")
     raise unknown("model or run", name, {row[key] for row in rows for key in ("id", "model")})
-
-
-def _checked(lake: Lake, run: Run) -> Path:
-    """The run's file, the very one that was recorded."""
-    made: dict[str, Any] | None = run.artifacts.get("model")
-    if run.status != "done" or made is None:
-        raise BadInput(f"run {run.id} is {run.status} and has no model; see: lakeloop train --resume {run.id}")
-    assert lake.folder is not None
-    path = lake.folder / str(made["path"])
-    if not path.is_file():
-        raise BadInput(f"the model of run {run.id} is not at {path} any more; bring it back from a backup")
-    if file_sha256(path) != made["sha256"]:
-        raise BadInput(f"{path} is not the file that run {run.id} wrote: its SHA-256 is another")
-    return path
 
 
 def save_probe(folder: Path, probe: Probe, embedder: str, temperature: float) -> Path:

@@ -1,13 +1,15 @@
 """The smallest model there is: a logistic head on an embedder's vectors, with a small hidden layer if asked.
 
 Features in, probabilities out. It does not know lakes or images. The head is scikit-learn's LogisticRegression (same
-objective, same optimum), found by Newton's method: each step is solved by conjugate gradients, whose preconditioner is
-the curvature of the classes on their own (Böhning 1992, with each class's own factor instead of his bound). Early steps
-look at a sample. Large inputs are multiplied in single precision; the loss is added in double.
+objective, same optimum), found by L-BFGS (Nocedal and Wright, Numerical Optimization, 7.2) whose first guess at the
+curvature is that of the classes on their own (Böhning 1992, with each class's own factor instead of his bound): a third
+of the passes over the vectors. It begins on samples. Large inputs are multiplied in single precision; the loss is added
+in double.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,18 +19,16 @@ from lake.errors import BadInput
 
 # From this many numbers on, products are made in single precision: twice as fast, half the memory.
 SINGLE_FROM = 4_000_000
-# A chunk's logits stay in the processor's cache between the product and what is done with it.
+# A chunk's logits stay in the processor's cache between the product and what is done with them.
 CHUNK = 4_096
-# A step is solved until this share of its residual is left: what it may leave undone is the square of it.
-FORCING = 0.15
-STEPS, INNER = 100, 200
+# Steps, and how many of the last ones tell of the curvature.
+STEPS, PAIRS = 1_000, 20
 # Shares of the rows that are looked at, one after the other; a sample smaller than this is not worth a stage.
 STAGES, SMALLEST_STAGE = (0.05, 0.25), 4_096
-STAGE_TOLERANCE = 1e-3
-# Of the loss: what the last step may still have gained. What is left then is the square of FORCING times that.
-TOLERANCE = 1e-6
-# Of the loss: a residual worth less than this is left alone. Single precision could not tell it from rounding.
-NEGLIGIBLE = 1e-7
+# Of the loss: what the last step promised to gain, at most; single precision tells no less from rounding.
+STAGE_TOLERANCE, TOLERANCE_SINGLE, TOLERANCE_DOUBLE = 1e-2, 3e-7, 1e-8
+# Rows that the classes' own curvature is taken from, at least, and by dimension.
+CURVED_ON, CURVED_BY = 8_192, 16
 
 
 @dataclass(frozen=True)
@@ -120,74 +120,58 @@ class _Problem:
     def __init__(self, x: np.ndarray, codes: np.ndarray, each: np.ndarray, classes: int, penalty: float) -> None:
         self.x, self.codes, self.classes, self.penalty = x, codes, classes, penalty
         self.each = each.astype(x.dtype)
-        self.chances = np.empty((len(x), classes), x.dtype)
 
-    def loss(self, theta: np.ndarray) -> float:
-        """The objective; leaves the classes' chances of every row behind, for `gradient` and `curve`."""
-        w, b = theta[:-1].astype(self.x.dtype), theta[-1].astype(self.x.dtype)
-        total = 0.0
-        for rows in self._chunks():
-            z = np.matmul(self.x[rows], w, out=self.chances[rows])
-            z += b
-            z -= z.max(axis=1, keepdims=True)
-            true = z[np.arange(len(z)), self.codes[rows]].astype(np.float64)
-            np.exp(z, out=z)
-            summed = z.sum(axis=1, keepdims=True)
-            total += float(self.each[rows].astype(np.float64) @ (np.log(summed[:, 0].astype(np.float64)) - true))
-            z /= summed
-        return total + self.penalty / 2 * float((theta[:-1] ** 2).sum())
-
-    def gradient(self, theta: np.ndarray) -> np.ndarray:
-        """Its gradient where `loss` was last."""
-        out = np.zeros(theta.shape)
-        for rows in self._chunks():
-            apart = self.chances[rows] * self.each[rows, None]
-            apart[np.arange(len(apart)), self.codes[rows]] -= self.each[rows]
-            out[:-1] += self.x[rows].T @ apart
-            out[-1] += apart.sum(axis=0)
-        out[:-1] += self.penalty * theta[:-1]
-        return out
-
-    def curve(self, direction: np.ndarray) -> np.ndarray:
-        """The Hessian times a direction, where `loss` was last."""
-        w, b = direction[:-1].astype(self.x.dtype), direction[-1].astype(self.x.dtype)
-        out = np.zeros(direction.shape)
-        for rows in self._chunks():
-            p = self.chances[rows]
-            moved = self.x[rows] @ w
-            moved += b
-            moved *= p
-            moved -= p * moved.sum(axis=1, keepdims=True)
-            moved *= self.each[rows, None]
-            out[:-1] += self.x[rows].T @ moved
-            out[-1] += moved.sum(axis=0)
-        out[:-1] += self.penalty * direction[:-1]
-        return out
-
-    def _chunks(self) -> list[slice]:
-        return [slice(start, start + CHUNK) for start in range(0, len(self.x), CHUNK)]
+    def look(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """The objective and its gradient."""
+        total, gradient = 0.0, np.zeros(theta.shape)
+        for start in range(0, len(self.x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            x, each, own = self.x[rows], self.each[rows], self.codes[rows]
+            chances, lost = _chances(x, theta, own)
+            total += float(each.astype(np.float64) @ lost)
+            chances *= each[:, None]
+            chances[np.arange(len(own)), own] -= each
+            gradient[:-1] += x.T @ chances
+            gradient[-1] += chances.sum(axis=0)
+        gradient[:-1] += self.penalty * theta[:-1]
+        return total + self.penalty / 2 * float((theta[:-1] ** 2).sum()), gradient
 
 
-class _Preconditioner:
-    """(c_k G + penalty)^-1 for every class k: G the mean of [x, 1] [x, 1]^T, c_k the class's p (1 - p), summed.
+def _chances(x: np.ndarray, theta: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes' chances of every row (n, classes), and the cross-entropy of its own class, float64 (n,)."""
+    z = x @ theta[:-1].astype(x.dtype)
+    z += theta[-1].astype(x.dtype)
+    z -= z.max(axis=1, keepdims=True)
+    true = z[np.arange(len(z)), codes].astype(np.float64)
+    np.exp(z, out=z)
+    summed = z.sum(axis=1, keepdims=True)
+    z /= summed
+    return z, np.log(summed[:, 0].astype(np.float64)) - true
 
-    One eigendecomposition serves all classes and steps.
+
+class _Curvature:
+    """c_k G + penalty for every class k: G the mean of [x, 1] [x, 1]^T, c_k the class's p (1 - p), summed.
+
+    One eigendecomposition serves all classes and samples.
     """
 
-    def __init__(self, x: np.ndarray) -> None:
-        part = x[: max(16 * x.shape[1], 8_192)]
-        part = np.hstack([part, np.ones((len(part), 1), x.dtype)])
+    def __init__(self, x: np.ndarray, codes: np.ndarray, each: np.ndarray) -> None:
+        some = max(CURVED_BY * x.shape[1], CURVED_ON)
+        self.x, self.codes, self.each = x[:some], codes[:some], each[:some]
+        part = np.hstack([self.x, np.ones((len(self.x), 1), x.dtype)])
         values, self.axes = np.linalg.eigh((part.T @ part).astype(np.float64) / len(part))
         self.values = np.maximum(values, 0.0)[:, None]
 
-    def look(self, problem: _Problem) -> None:
-        """Takes the curvature of where the problem's loss was last."""
-        p = problem.chances
-        bent = np.einsum("nk,nk,n->k", p, 1 - p, problem.each).astype(np.float64)
+    def look(self, problem: _Problem, theta: np.ndarray) -> None:
+        """Takes the problem's curvature at theta."""
+        p = _chances(self.x, theta, self.codes)[0].astype(np.float64)
+        total = float(problem.each.sum(dtype=np.float64))
+        bent = np.einsum("nk,nk,n->k", p, 1 - p, self.each) / self.each.sum() * total
         # A class that the model is sure of everywhere has hardly any.
-        self.curvature = self.values * np.maximum(bent, 1e-6 * len(p)) + problem.penalty
+        self.curvature = self.values * np.maximum(bent, 1e-6 * total) + problem.penalty
 
     def solve(self, v: np.ndarray) -> np.ndarray:
+        """The inverse times v (dim + 1, classes)."""
         out: np.ndarray = self.axes @ ((self.axes.T @ v) / self.curvature)
         return out
 
@@ -227,59 +211,53 @@ def _minimise_in(
     kind = np.float32 if vectors.size >= SINGLE_FROM else np.float64
     x = np.ascontiguousarray(vectors[order], dtype=kind)
     codes, each = codes[order], each[order]
-    preconditioner = _Preconditioner(x)
+    tolerance = TOLERANCE_SINGLE if kind is np.float32 else TOLERANCE_DOUBLE
+    curvature = _Curvature(x, codes, each)
     for share in (*STAGES, 1.0):
         rows = int(n * share)
         if share == 1.0 or (rows >= SMALLEST_STAGE and len(np.unique(codes[:rows])) == classes):
-            part = _Problem(x[:rows], codes[:rows], each[:rows], classes, penalty * share)
-            theta = _newton(part, preconditioner, theta, TOLERANCE if share == 1.0 else STAGE_TOLERANCE)
+            # A sample under its share of the penalty fits itself; under all of it, it lands nearer to the whole.
+            part = _Problem(x[:rows], codes[:rows], each[:rows], classes, penalty)
+            theta = _descend(part, curvature, theta, tolerance if share == 1.0 else STAGE_TOLERANCE)
     return theta
 
 
-def _newton(problem: _Problem, preconditioner: _Preconditioner, theta: np.ndarray, tolerance: float) -> np.ndarray:
-    value = problem.loss(theta)
+def _descend(problem: _Problem, curvature: _Curvature, theta: np.ndarray, tolerance: float) -> np.ndarray:
+    curvature.look(problem, theta)
+    pairs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=PAIRS)
+    value, gradient = problem.look(theta)
     for _ in range(STEPS):
-        gradient = problem.gradient(theta)
-        preconditioner.look(problem)
-        step = _solve(problem, preconditioner, gradient, 2 * NEGLIGIBLE * value)
+        step = _step(curvature, pairs, gradient)
         slope = float((gradient * step).sum())  # below 0; half of it is what the step gains, were the loss a parabola
-        if -slope <= 2 * NEGLIGIBLE * value:
-            return theta
-        length = 1.0
         while True:
-            tried = problem.loss(theta + length * step)
-            if tried <= value + 1e-4 * length * slope:
+            tried, there = problem.look(theta + step)
+            if tried <= value + 1e-4 * slope:
                 break
-            length /= 2
-            if length < 1e-6:  # rounding is all that is left
+            # To where a parabola through what is known is lowest.
+            shorter = min(max(-slope / (2 * (tried - value - slope)), 0.1), 0.5)
+            step, slope = shorter * step, shorter * slope
+            if -slope <= 1e-10 * value:  # rounding is all that is left
                 return theta
-        theta, value = theta + length * step, tried
-        if length == 1.0 and -slope / 2 <= tolerance * value:
+        pairs.append((step, there - gradient))
+        theta, value, gradient = theta + step, tried, there
+        if -slope / 2 <= tolerance * value:
             return theta
     return theta
 
 
-def _solve(problem: _Problem, preconditioner: _Preconditioner, gradient: np.ndarray, negligible: float) -> np.ndarray:
-    """Newton's step, roughly: conjugate gradients until FORCING of the residual is left, or what is negligible."""
-    step = np.zeros_like(gradient)
-    residual = -gradient
-    solved = preconditioner.solve(residual)
-    direction, size = solved.copy(), float((residual * solved).sum())
-    enough = max(FORCING**2 * size, negligible)
-    for _ in range(INNER):
-        bent = problem.curve(direction)
-        bend = float((direction * bent).sum())
-        if bend <= 0:  # rounding
-            break
-        step += size / bend * direction
-        residual -= size / bend * bent
-        solved = preconditioner.solve(residual)
-        left = float((residual * solved).sum())
-        if left <= enough:
-            break
-        direction = solved + left / size * direction
-        size = left
-    return step if step.any() else solved
+def _step(curvature: _Curvature, pairs: Sequence[tuple[np.ndarray, np.ndarray]], gradient: np.ndarray) -> np.ndarray:
+    """Where the quadratic that the last steps tell of is lowest, from here."""
+    left, shares = -gradient, []
+    for moved, turned in reversed(pairs):
+        shares.append(float((moved * left).sum() / (moved * turned).sum()))
+        left = left - shares[-1] * turned
+    step = curvature.solve(left)
+    if pairs:
+        moved, turned = pairs[-1]
+        step *= (moved * turned).sum() / (turned * curvature.solve(turned)).sum()
+    for (moved, turned), share in zip(pairs, reversed(shares), strict=True):
+        step += moved * (share - float((turned * step).sum() / (moved * turned).sum()))
+    return step
 
 
 def _begin(start: Probe | None, names: tuple[str, ...], dim: int) -> np.ndarray:

@@ -165,6 +165,24 @@ def artifact(lake: Lake, path: Path) -> dict[str, Any]:
     return {"path": name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
 
 
+def model_file(lake: Lake, run: Run) -> Path:
+    """The file of a finished run's model, the very one that was recorded.
+
+    Raises BadInput when the run is not done, and when its file is missing or another; CouldNot as `folder` does.
+    """
+    from embeddings.weights import file_sha256
+
+    made = run.artifacts.get("model")
+    if run.status != "done" or made is None:
+        raise BadInput(f"run {run.id} is {run.status} and has no model; see: lakeloop train --resume {run.id}")
+    path = folder(lake, run.id).parents[1] / str(made["path"])
+    if not path.is_file():
+        raise BadInput(f"the model of run {run.id} is not at {path} any more; bring it back from a backup")
+    if file_sha256(path) != made["sha256"]:
+        raise BadInput(f"{path} is not the file that run {run.id} wrote: its SHA-256 is another")
+    return path
+
+
 def facts_of_this_machine() -> dict[str, Any]:
     """Versions of Python, packages and lakeloop, the machine, and the commit where this is a checkout."""
     versions: dict[str, str | None] = {}

@@ -8,8 +8,9 @@ client.log(image_bytes, model="cells", model_version="3", label="cracked", confi
 from __future__ import annotations
 
 from lake.client.answers import Answer
+from lake.client.asking import NotAnswered, Predicted
 from lake.client.client import AsyncClient, Client
 from lake.client.events import Refusal
 from lake.client.post import Stats
 
-__all__ = ["Answer", "AsyncClient", "Client", "Refusal", "Stats"]
+__all__ = ["Answer", "AsyncClient", "Client", "NotAnswered", "Predicted", "Refusal", "Stats"]

@@ -12,9 +12,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
-from lake.client import answers, events
+from lake.client import answers, asking, events
+from lake.client.asking import Predicted
 from lake.client.events import Image, Kind, Refusal
 from lake.client.post import Post, Stats
 
@@ -64,6 +66,7 @@ class _Doors:
             on_refused=on_refused,
             ssl_context=ssl_context,
         )
+        self._asker = asking.Asker(url, max(timeout, asking.SECONDS), ssl_context)
 
     @property
     def key(self) -> str | None:
@@ -183,6 +186,13 @@ class _Doors:
             self._log_fields, self._reject, image, {"model": model, "model_version": model_version, **fields}
         )
 
+    def _predict(self, image: Image, model: str, version: int | str | None, said: dict[str, Any]) -> Predicted:
+        data = events.image_bytes(image)
+        found = self._asker.ask(data, model, version, self.key)
+        own = said.pop("prediction_id", None)
+        self.log(data, **{**said, **found.event(), "prediction_id": own or found.prediction_id})
+        return found if own is None else replace(found, prediction_id=str(own))
+
     def stats(self) -> Stats:
         """Where things stand. Cheap: it waits for neither disk nor network."""
         return self._post.stats()
@@ -204,6 +214,25 @@ class _Doors:
 class Client(_Doors):
     """Logs a model's answers to a lakeloop server in the background. Threads may share one; make one for a process."""
 
+    def predict(
+        self,
+        image: Image,
+        *,
+        model: str,
+        version: int | str | None = None,
+        prediction_id: str | uuid.UUID | None = None,
+        timestamp: Any = None,
+        source: str | None = None,
+        **metadata: Any,
+    ) -> Predicted:
+        """Asks the server's promoted version of `model` (or `version`) and logs its answer, as `log` does.
+
+        Waits for the answer, not for the log. Raises NotAnswered when there is none: then nothing is logged. Raises
+        ValueError when `image` is none. `prediction_id`, `timestamp`, `source` and `metadata` are those of `log`.
+        """
+        said = {"prediction_id": prediction_id, "timestamp": timestamp, "source": source, **metadata}
+        return self._predict(image, model, version, said)
+
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until everything logged so far is answered by the server; False after `timeout` seconds."""
         return self._post.flush(timeout)
@@ -213,17 +242,35 @@ class Client(_Doors):
 
         Returns early when the server does not answer and there is a disk. Called at the interpreter's exit, too.
         """
+        self._asker.close()
         return self._post.close(timeout)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._post.close(5.0)
+        self.close(5.0)
 
 
 class AsyncClient(_Doors):
-    """`Client` for asyncio: `log` and `feedback` are the same plain calls, for they never wait; the end is awaited."""
+    """`Client` for asyncio: `log` and `feedback` are the same plain calls, for they never wait; the rest is awaited."""
+
+    async def predict(
+        self,
+        image: Image,
+        *,
+        model: str,
+        version: int | str | None = None,
+        prediction_id: str | uuid.UUID | None = None,
+        timestamp: Any = None,
+        source: str | None = None,
+        **metadata: Any,
+    ) -> Predicted:
+        """As `Client.predict`; the event loop goes on meanwhile."""
+        import asyncio
+
+        said = {"prediction_id": prediction_id, "timestamp": timestamp, "source": source, **metadata}
+        return await asyncio.to_thread(self._predict, image, model, version, said)
 
     async def flush(self, timeout: float | None = None) -> bool:
         """As `Client.flush`; the event loop goes on meanwhile."""
@@ -240,6 +287,7 @@ class AsyncClient(_Doors):
         """As `Client.close`; the event loop goes on meanwhile."""
         import asyncio
 
+        self._asker.close()
         return await asyncio.to_thread(self._post.close, timeout)
 
     async def __aenter__(self) -> Self:

@@ -89,10 +89,10 @@ class Server:
     def deliver(self, batch: Batch, key: str | None) -> Outcome:
         """Sends the batch and reads what became of it. Raises NotNow or TooMuch when nothing of it was taken."""
         if batch.events[0].kind == "feedback":
-            answer = self._post("/v1/feedback", "application/json", batch.events[0].head, key)
+            answer = self.post("/v1/feedback", "application/json", batch.events[0].head, key)
             return _read_feedback(answer, batch.events[0])
         body = b"".join([event.line() for event in batch.events])
-        return _read_batch(self._post("/v1/predictions/batch", "application/x-ndjson", body, key), batch)
+        return _read_batch(self.post("/v1/predictions/batch", "application/x-ndjson", body, key), batch)
 
     def abort(self) -> None:
         """Ends an exchange that another thread is in, which then fails."""
@@ -104,7 +104,8 @@ class Server:
     def close(self) -> None:
         self._http.close()
 
-    def _post(self, path: str, kind: str, body: bytes, key: str | None) -> Answer:
+    def post(self, path: str, kind: str, body: bytes, key: str | None) -> Answer:
+        """One request and its answer, whatever its status. Raises NotNow when the server does not answer."""
         headers = {"Content-Type": kind, "Accept": "application/json", "User-Agent": f"lakeloop/{VERSION}"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"

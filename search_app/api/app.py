@@ -14,7 +14,8 @@ from fastapi import FastAPI
 
 from lake.version import VERSION
 from search_app import query_images
-from search_app.api import batch, bodies, events, exports, maps, pictures, reads, search
+from search_app.answering import Answerers
+from search_app.api import batch, bodies, events, exports, maps, models, pictures, reads, search
 from search_app.api import sql as questions
 from search_app.api.metrics import Measured, Metrics
 from search_app.api.openapi import describe
@@ -40,6 +41,7 @@ class Api:
         self._intake = intake
         self._uploads = Uploads()
         self._arrow = batch.ArrowReader()
+        self._answerers = Answerers(lake)
         self.sql = questions.Sql(self.service)
         self._api = self._routes(fetch)
         self._app = Measured(Predictions(self._api, self.service), self.metrics)
@@ -65,6 +67,7 @@ class Api:
                 await self._intake.stop()
             self._uploads.close()
             self._arrow.close()
+            await asyncio.to_thread(self._answerers.close)
             await asyncio.to_thread(self.sql.close)
 
     def _routes(self, fetch: events.Fetch | None) -> FastAPI:
@@ -85,5 +88,6 @@ class Api:
         api.include_router(maps.routes(service))
         api.include_router(exports.routes(service))
         api.include_router(questions.routes(self.sql))
+        api.include_router(models.routes(service, self._answerers))
         describe(api)
         return api

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from search_app.api import batch, exports, predictions
+from search_app.api import batch, exports, models, predictions
 from search_app.api.search import Query
 from search_app.api.sql import Question, Saving
 
@@ -19,6 +19,11 @@ _UUID = {"type": "string", "format": "uuid"}
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", "description": "a saved query's name"}
 _QUERY = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,100}$", "description": "the `id` the query was asked with"}
 _MAP = {"type": "string", "pattern": "^[0-9a-f]{8}$", "description": "a map's id"}
+_MODEL = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[1-9][0-9]{0,8})?$",
+    "description": "a registered model: NAME for what is promoted, NAME@V for a version",
+}
 _TEXT = {"type": "string"}
 _BYTES = {"type": "string", "format": "binary"}
 _IMAGE = {"image/*": {"schema": _BYTES}}
@@ -130,8 +135,33 @@ _ROWS = {
     },
 }
 _EXPORT = {"type": "string", "pattern": r"^[A-Za-z0-9._-]+@[0-9]+\.[a-z]+$", "maxLength": 150}
-_PATHS = {"prediction_id": _UUID, "map_id": _MAP, "sql_id": _QUERY, "name": _NAME, "export_name": _EXPORT}
-_STORE_NOTHING = ("/v1/queries", "/v1/search", "/v1/sql")
+_PATHS = {
+    "prediction_id": _UUID,
+    "map_id": _MAP,
+    "sql_id": _QUERY,
+    "name": _NAME,
+    "export_name": _EXPORT,
+    "model": _MODEL,
+}
+_STORE_NOTHING = ("/v1/queries", "/v1/search", "/v1/sql", models.PATH)
+_SAID = {
+    "type": "object",
+    "required": ["prediction_id", "image_id", "model", "model_version", "run", "task", "latency_ms"],
+    "properties": {
+        "prediction_id": _UUID | {"description": "new; log the answer under it"},
+        "image_id": _ID,
+        "model": _TEXT,
+        "model_version": _TEXT,
+        "run": {"type": "string", "description": "the training run that made the version"},
+        "task": {"enum": ["classification", "detection", "segmentation"]},
+        "label": {"type": ["string", "null"]},
+        "confidence": {"type": ["number", "null"], "description": "0 to 1"},
+        "scores": {"type": "array", "items": {"type": "object"}, "description": "label and score, the highest first"},
+        "boxes": {"type": "array", "items": {"type": "object"}},
+        "masks": {"type": "array", "items": {"type": "object"}},
+        "latency_ms": {"type": "number", "description": "from the whole request to its answer, milliseconds"},
+    },
+}
 _COMMON = (401, 403)
 _WRITES = (400, 409, 413, 415, 422, 429, 503, 507)
 _MEANINGS = {
@@ -183,6 +213,17 @@ def _complete(schema: dict[str, Any]) -> None:
         "/v1/queries": _IMAGE,
         "/v1/search": {"application/json": {"schema": Query.model_json_schema()}},
         "/v1/sql": {"application/json": {"schema": Question.model_json_schema()}},
+        models.PATH: {
+            **_IMAGE,
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image_id"],
+                    "properties": {"image_id": _ID},
+                    "additionalProperties": False,
+                }
+            },
+        },
     }
     for path, content in bodies.items():
         paths[path]["post"]["requestBody"] = {"required": True, "content": content}
@@ -196,6 +237,7 @@ def _complete(schema: dict[str, Any]) -> None:
     paths[batch.PATH]["post"]["responses"] = {"200": _answer("each item's status", _items())}
     paths["/v1/sql"]["post"]["responses"] = {"200": _answer("the rows, in the order of the columns", _ROWS)}
     paths["/v1/sql"]["post"]["responses"]["200"]["content"][batch.ARROW] = {"schema": _BYTES}
+    paths[models.PATH]["post"]["responses"] = {"200": _answer("the answer, which is stored nowhere", _SAID)}
     saving = paths["/v1/saved-queries/{name}"]["put"]
     saving["requestBody"] = {"required": True, "content": {"application/json": {"schema": Saving.model_json_schema()}}}
     saving["responses"] = {"200": _answer("as it is saved now", {"type": "object"})}

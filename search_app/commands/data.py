@@ -37,6 +37,7 @@ def register(add: Add) -> None:
     p = add("embed", _embed, "give every image that lacks one a vector")
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first; a new one is added to the lake")
     p.add_argument("--weights", metavar="FILE", help="safetensors, or a .pth / .pt (see --trust-sha256)")
+    p.add_argument("--retrained", metavar="NAME[@V]|RUN", help="a fine-tuned classifier's features, as an embedder of their own")  # fmt: skip  # noqa: E501
     p.add_argument("--trust-sha256", metavar="HEX", help="the SHA-256 of a .pth / .pt you know the origin of")
     p.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     p.add_argument("--watch", action="store_true", help="go on with what arrives, until interrupted; --json: a line a round")  # fmt: skip  # noqa: E501
@@ -107,6 +108,12 @@ def _embed(a: argparse.Namespace) -> int:
     from lake import audit, summary
 
     opened = open_lake(a)
+    if a.retrained:
+        from training import retrained
+
+        if a.weights:
+            raise BadInput("--retrained and --weights contradict each other: weights come from one of them")
+        a.embedder = retrained.register(opened, a.retrained, a.embedder).name
     known = a.embedder is None or any(r.name == a.embedder for r in opened.embedders())
     record = embedders.record_of(opened, a.embedder) if known else embedders.new_record(a.embedder)
     file = Path(a.weights) if a.weights else None

@@ -12,7 +12,7 @@ from search_app.commands.terminal import Add, answer, open_lake, progress
 # As `lake.export.FORMATS` has them, which a parser need not import.
 FORMATS = (
     *("imagefolder", "coco", "yolo", "voc", "csv", "jsonl"),
-    *("parquet", "webdataset", "hf", "list", "lance"),
+    *("parquet", "webdataset", "hf", "list", "label-studio", "lance"),
 )
 
 

@@ -72,6 +72,7 @@ def register(add: Add, slices: Any) -> None:
     p = add("duplicates", _duplicates, "images of the very same view, in groups")
     p.add_argument("--slice", metavar="SLICE", help="look among its images only")
     p.add_argument("--threshold", type=float, metavar="T", help="cosine from which a pair is looked at, -1 to 1")
+    p.add_argument("--keep", action="store_true", help="with --threshold: make it the lake's, for training splits and slices, too")  # fmt: skip  # noqa: E501
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
     p.add_argument("--calibrate", action="store_true", help="find and keep this lake's threshold, with planted copies")
 
@@ -322,6 +323,11 @@ def _duplicates(a: argparse.Namespace) -> int:
             "lake already; if you know of none, its images look too much alike for this"
         )
         return answer(a, asdict(done), text)
+    if a.keep:
+        if a.threshold is None:
+            raise BadInput("--keep makes --threshold the lake's own: give both")
+        duplicates.keep(opened, a.threshold, embedder=a.embedder)
+        audit.record(opened, "keep duplicates", a.embedder or "", detail={"threshold": a.threshold})
     names = slices.members(opened, slices.get(opened, a.slice)).to_pylist() if a.slice else None
     with progress(a, "images") as count:
         found = duplicates.find(opened, names, embedder=a.embedder, threshold=a.threshold, progress=count)

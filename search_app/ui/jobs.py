@@ -2,6 +2,7 @@
 
     job = jobs.Job("search_app.ui.exporting_job", uri, {"name": "rainy@2", "format": "coco", "out": "/data/rainy"})
     job.share      0 to 1
+    job.told       what else it says of itself while it works, by name
     job.made       at the end what came of it; or
     job.error      why nothing did
     job.cancel()
@@ -17,15 +18,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from lake.errors import LakeloopError
 
 # Requests that wait come before it, as with every child of a server.
 NICENESS = 10
 
-# Called with a share of 0 to 1.
-Tell = Callable[[float], None]
+# The error of a job that was cancelled.
+CANCELLED = "cancelled"
+
+
+class Tell(Protocol):
+    """Called with a share of 0 to 1, and whatever else a page should know by now; plain JSON."""
+
+    def __call__(self, share: float, **told: Any) -> None: ...
 
 
 class Job:
@@ -34,6 +41,7 @@ class Job:
     def __init__(self, module: str, uri: str, how: dict[str, Any]) -> None:
         self.how = how
         self.share = 0.0
+        self.told: dict[str, Any] = {}
         self.made: Any = None
         self.error: str | None = None
         self._process = subprocess.Popen(
@@ -60,23 +68,24 @@ class Job:
             for line in said:
                 facts = json.loads(line)
                 self.share = facts.get("share", self.share)
+                self.told = self.told | facts.get("told", {})
                 self.error = facts.get("error")
                 self.made = facts.get("made")
         code = self._process.wait()
         if not self.done:
-            self.error = "cancelled" if code == -15 else f"the process that did it ended with code {code}"
+            self.error = CANCELLED if code == -15 else f"the process that did it ended with code {code}"
 
 
 def work(main: Callable[[str, dict[str, Any], Tell], Any]) -> None:
     """The program's side: calls `main(uri, how, tell)` and says its progress and what it returned."""
     os.nice(NICENESS)
-    told = -1
+    said = -1
 
-    def tell(share: float) -> None:
-        nonlocal told
-        if int(100 * share) > told:
-            told = int(100 * share)
-            _say(share=share)
+    def tell(share: float, **told: Any) -> None:
+        nonlocal said
+        if told or int(100 * share) > said:
+            said = int(100 * share)
+            _say(share=share, told=told)
 
     try:
         made = main(sys.argv[1], json.loads(sys.argv[2]), tell)

@@ -11,7 +11,7 @@ import streamlit as st
 from lake.errors import LakeloopError
 from search_app.ui import login, session
 from search_app.ui.scope import scope_bar
-from search_app.ui.views import analyse, ask, drilldown, isolate, map, overview, search, slices
+from search_app.ui.views import analyse, ask, drilldown, isolate, map, models, overview, search, slices
 from search_app.ui.words import plain
 
 _log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ pages = {
     "slices": st.Page(slices.page, title="Slices", url_path="slices"),
     "sql": st.Page(ask.page, title="SQL", url_path="sql"),
     "analyse": st.Page(analyse.page, title="Analyse", url_path="analyse"),
+    "models": st.Page(models.page, title="Models", url_path="models"),
 }
 st.session_state["_pages"] = pages
 chosen = st.navigation(list(pages.values()), position="top")

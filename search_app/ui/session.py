@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from lake import audit
+from lake import audit, keys
 from search_app.query_images import QueryImages, beside
 
 if TYPE_CHECKING:
@@ -33,6 +33,18 @@ def lake() -> Lake:
     """The lake this server shows."""
     bound: Lake = _bound["lake"]
     return bound
+
+
+def may(scope: str) -> bool:
+    """Whether who looks may do what needs this scope of a key.
+
+    A login by key can do what the key can; a server that is open, or that a person logged in to, lets do all.
+    """
+    key_id = st.context.headers.get("X-Lakeloop-Key")  # set by search_app/access.py, never by the browser
+    if not key_id:
+        return True
+    record = keys.snapshot(lake()).get(key_id)
+    return record is not None and record.allows(scope)
 
 
 def wrote(action: str, target: str, detail: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ def empty(title: str, why: str, command: str | None = None) -> None:
         st.subheader(title, anchor=False, text_alignment="center", width="content")
         st.markdown(why, text_alignment="center", width=560)
         if command:
-            st.code(command, language="bash", width=560)
+            st.code(command, language="bash", width=560, wrap_lines=True)
 
 
 def nothing_to_compare(status: dict[str, Any]) -> bool:

@@ -35,6 +35,8 @@ LOAD_SECONDS = 0.4
 DECK = ("group", "group", "group", "server", "server", "draining", "draining", "maintaining", "starting", "drainer")
 # The only one that leaves the server alive.
 DRAINER = "drainer"
+# Between the requests of each client, where a test has to be cheap: still several in flight at every moment.
+PAUSE_SECONDS = 0.01
 MAINTAINER = """
 import sys, time
 from lake import opening
@@ -124,10 +126,16 @@ class Tally:
 
 
 class Load:
-    """Clients that send until they are told to stop or the server is gone. With `retries_only` nothing new is sent."""
+    """Clients that send until they are told to stop or the server is gone. With `retries_only` nothing new is sent.
 
-    def __init__(self, ledger: Ledger, port: int, clients: int = CLIENTS, retries_only: bool = False) -> None:
+    Each waits for `pause` seconds after an answer.
+    """
+
+    def __init__(
+        self, ledger: Ledger, port: int, clients: int = CLIENTS, retries_only: bool = False, pause: float = 0.0
+    ) -> None:
         self.ledger = ledger
+        self._pause = pause
         self.begun = 0  # answers that were cut in their middle
         self._over = False
         self._only = retries_only
@@ -145,8 +153,7 @@ class Load:
                     self.ledger.unanswered(request)
                 break
             self.ledger.take(request, answer)
-            if answer.status >= 400:
-                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05 if answer.status >= 400 else self._pause)
         await connection.close()
 
     async def finish(self) -> None:
@@ -162,9 +169,10 @@ class Load:
 class Campaign:
     """The lives of one server. Not `alone`: other servers share its lake and spool, and live on."""
 
-    def __init__(self, lake: Path, seed: int, alone: bool = True) -> None:
+    def __init__(self, lake: Path, seed: int, alone: bool = True, forked: bool = False) -> None:
         self.lake = lake
         self.alone = alone
+        self.forked = forked
         self.ledger = Ledger(seed)
         self.tally = Tally()
         self._random = random.Random(seed)
@@ -199,14 +207,14 @@ class Campaign:
         moment = self._dealt()
         self.tally.moments[moment] += 1
         if moment == "starting":
-            service = Service(self.lake)
+            service = Service(self.lake, forked=self.forked)
             await asyncio.sleep(self._random.uniform(0, max(self.tally.start_seconds, default=2.0)))
             self._kill(service)
             return
         maintainer = self._maintainer() if moment == "maintaining" else None
         service = await self._started()
         await self._read_back(service)
-        load = Load(self.ledger, service.port)
+        load = Load(self.ledger, service.port, pause=PAUSE_SECONDS if self.forked else 0.0)
         if moment == DRAINER:
             await self._kill_drainer(service)
             if service.drainer() is None:
@@ -255,7 +263,7 @@ class Campaign:
         self.ledger.life += 1
 
     async def _started(self) -> Service:
-        service = await Service(self.lake).ready()
+        service = await Service(self.lake, forked=self.forked).ready()
         self.tally.start_seconds.append(time.monotonic() - service.began)
         return service
 
@@ -304,15 +312,17 @@ def compared(lake: Path, ledgers: Sequence[Ledger]) -> Findings:
         spool.close()
 
 
-async def campaigns(folder: Path, kills: int, seed: int, lanes: int = 2, one_lake: bool = False) -> Tally:
+async def campaigns(
+    folder: Path, kills: int, seed: int, lanes: int = 2, one_lake: bool = False, forked: bool = False
+) -> Tally:
     """`kills` kills in all, on `lanes` servers at a time, each with a lake of its own or all with one and its spool.
 
-    Most of a life is a start, which keeps one core busy.
+    Most of a life is a start, which keeps one core busy; less with `forked` servers.
     """
     lakes = [folder / f"lane{0 if one_lake else lane}.lake" for lane in range(lanes)]
     for lake in dict.fromkeys(lakes):
         await asyncio.to_thread(opening.create, str(lake))
-    running = [Campaign(lake, seed + lane, alone=not one_lake) for lane, lake in enumerate(lakes)]
+    running = [Campaign(lake, seed + lane, not one_lake, forked) for lane, lake in enumerate(lakes)]
     shares = [kills // lanes + (lane < kills % lanes) for lane in range(lanes)]
     await asyncio.gather(*(one.live(share) for one, share in zip(running, shares, strict=True)))
     total = Tally()

@@ -10,16 +10,20 @@ from lake.store import Lake
 from tests.conftest import MakeLake
 
 
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """mean-colour, found as a user's embedder is found: through the entry point of an installed package."""
-    package = tmp_path / "site" / "colours-1.0.dist-info"
+def announced(folder: Path) -> Path:
+    """mean-colour, found as a user's embedder is found: the folder to put on the path, with an installed package."""
+    package = folder / "site" / "colours-1.0.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: colours\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text(
         "[lakeloop.embedders]\nmean-colour = tests.embeddings.colour:MeanColour\n"
     )
-    monkeypatch.syspath_prepend(str(package.parent))
+    return package.parent
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(announced(tmp_path)))
 
 
 @pytest.fixture

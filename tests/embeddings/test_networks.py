@@ -77,7 +77,7 @@ def taken_in(lk: Lake, images: list[Path], file: Path, trust: str | None = None)
     return for_lake(lk, record_of(lk, None), engine="torch")
 
 
-@pytest.mark.parametrize("format", ["pth", "safetensors"])
+@pytest.mark.parametrize("format", [pytest.param("pth", marks=pytest.mark.soak), "safetensors"])
 @pytest.mark.parametrize(
     "name",
     ["resnet18", pytest.param("resnet34", marks=pytest.mark.soak), pytest.param("resnet50", marks=pytest.mark.soak)],

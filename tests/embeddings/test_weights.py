@@ -134,7 +134,7 @@ def test_weights_are_not_kept_in_a_bucket_yet() -> None:
 
 
 def test_torch_load_stands_in_one_place() -> None:
-    """One door for pickles, and it is guarded."""
+    """Pickles can carry code: one function checks the hash first."""
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

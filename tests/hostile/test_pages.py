@@ -34,7 +34,7 @@ from tests.embeddings.conftest import installed
 from tests.hostile.conftest import Serve
 from tests.hostile.payloads import FOREIGN, payloads
 from tests.pictures import encoded, flat
-from tests.search_app.browsing import CHROMIUM, FLAGS
+from tests.search_app.browsing import CHROMIUM, FLAGS, STILL
 from tests.search_app.intake import NDJSON, event, in_base64
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ class Visitor:
     def __init__(self, browser: Browser, url: str) -> None:
         context = browser.new_context(viewport={"width": 1400, "height": 1200})
         context.set_default_timeout(PATIENCE)
+        context.add_init_script(STILL)
         self.url = url
         self.page: Page = context.new_page()
         self.dialogs: list[str] = []

@@ -31,6 +31,7 @@ ABSENT = {
     "sql_id": "none",
     "name": "none",
     "export_name": "none@1.coco",
+    "model": "none",
 }
 PAGES = ("/", "/overview", "/search", "/drilldown", "/nothing", "/static/index.html", "/favicon.png")
 STREAMLIT = "streamlit.web.server.starlette.starlette_"

@@ -222,7 +222,7 @@ def _kept(deeds: list[tuple[str, int]]) -> None:
             if deed == "ingest":
                 stock.add(lk, [next_number])
                 next_number += 1
-            elif deed == "label":
+            elif deed == "label" and name not in erased:  # the doors refuse it; here it goes straight into the table
                 answers.label(lk, (name, f"class {place}", store.now()))
             elif deed == "maintain":
                 maintenance.maintain(lk, older_than=maintenance.OLDER_THAN * 0)

@@ -21,6 +21,12 @@ def test_every_table_and_view_can_be_selected(lk: Lake, name: str) -> None:
     assert isinstance(lk.sql(f"SELECT * FROM {name}"), pa.Table)
 
 
+@pytest.mark.parametrize("name", views.VIEWS)
+def test_the_columns_of_a_view_are_known_without_a_lake(lk: Lake, name: str) -> None:
+    here = [name for name, _ in views.columns(name, lk.promoted())]
+    assert here == [c for c in lk.sql(f"SELECT * FROM {name}").column_names if not c.startswith("emb_")]
+
+
 def test_bytes_are_hidden(lk: Lake) -> None:
     names = {name: set(lk.sql(f"SELECT * FROM {name}").column_names) for name in ("images", "thumbnails")}
     assert names["images"] == {c.name for c in schema.IMAGES.columns} - {"data"}

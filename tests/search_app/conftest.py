@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.search_app.browsing import CHROMIUM, FLAGS, PATIENCE
+from tests.search_app.browsing import CHROMIUM, FLAGS, PATIENCE, STILL
 from tests.search_app.shapes import Shapes, make_shapes
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +30,21 @@ def browser() -> Iterator[Browser]:
         opened.close()
 
 
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One for a file: what a page has loaded of Streamlit the next need not load and compile again."""
+    opened = browser.new_context(viewport={"width": 1280, "height": 720})
+    opened.set_default_timeout(PATIENCE)
+    opened.add_init_script(STILL)
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 720})
-    context.set_default_timeout(PATIENCE)
+def page(context: BrowserContext) -> Iterator[Page]:
     opened = context.new_page()
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     yield opened
-    context.close()
+    opened.close()
     assert errors == []

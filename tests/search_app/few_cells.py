@@ -43,7 +43,7 @@ def few_cells(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> str:
         if not built.exists():
             making = shared / "few-cells.part"
             command = [sys.executable, "-c", _BUILD, str(making), str(NEW_KIND)]
-            subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=180)
+            subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=600)
             making.rename(built)
     place = folder / "solar.lake"
     shutil.copytree(built, place)

@@ -47,7 +47,7 @@ def drawing(seed: int) -> tuple[bytes, str]:
     return out.getvalue(), kind
 
 
-def make_shapes(folder: Path, count: int) -> Shapes:
+def make_shapes(folder: Path, count: int, embedder: str = "efficientnet-lite0") -> Shapes:
     """`count` drawings, answered by a model that is wrong about every tenth, half of them labelled."""
     uri, images, labelled = str(folder / "shapes"), folder / "images", folder / "labelled"
     images.mkdir(parents=True)
@@ -76,7 +76,7 @@ def make_shapes(folder: Path, count: int) -> Shapes:
         kinds.append(kind)
         ids.append(lake.ids.image_id(data))
     (images / "log.jsonl").write_text("\n".join(json.dumps(row) for row in log))
-    opened = lake.create(uri, embedders=["efficientnet-lite0"], columns={"camera": "int"})
+    opened = lake.create(uri, embedders=[embedder], columns={"camera": "int"})
     ingest(opened, images / "log.jsonl", workers=1)
     ingest(opened, labelled, "imagefolder", workers=1)
     return Shapes(uri, files, kinds, ids)

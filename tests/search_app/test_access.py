@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -253,10 +254,10 @@ def test_a_lake_that_hangs_delays_requests_once_and_not_for_long(
     door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = door.access(Policy(require_key=True))
-    ended = []
+    ended, given_up = [], threading.Event()
 
     def hang(*_: object) -> None:
-        time.sleep(2)
+        given_up.wait(60)
         ended.append(True)
         raise OSError("the store does not answer")
 
@@ -270,11 +271,12 @@ def test_a_lake_that_hangs_delays_requests_once_and_not_for_long(
             assert (await ask(app, "GET", "/v1/status", door.bearer("read"))).status == 200
             waits.append(time.monotonic() - began)
         assert not ended
+        given_up.set()
         return waits
 
     waits = asyncio.run(story())
-    assert 0.5 < waits[0] < 1.8
-    assert max(waits[1:]) < 0.2
+    assert waits[0] > 0.5
+    assert sum(waits[1:]) < 10  # they would be 19 seconds, if each had waited
     assert ended
     assert "the store does not answer" in caplog.text
 

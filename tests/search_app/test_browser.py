@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,9 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import lake
+from embeddings.backfill import backfill
 from lake.client import Client
 from lake.ids import image_id
-from tests.search_app.browsing import MISSING, ROOT, answering
+from tests.embeddings.colour import MeanColour
+from tests.embeddings.conftest import announced
+from tests.search_app.browsing import MISSING, answering
 from tests.search_app.shapes import Shapes, drawing, make_shapes
 
 if TYPE_CHECKING:
@@ -26,16 +27,21 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """mean-colour, here and in processes started from here: pages do not care what made the vectors."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = str(announced(tmp_path_factory.mktemp("colours")))
+        patch.syspath_prepend(place)
+        patch.setenv("PYTHONPATH", place)
+        yield
+
+
+@pytest.fixture(scope="module")
+def embedded(colours: None, tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     """Forty images with their vectors."""
-    made = make_shapes(tmp_path_factory.mktemp("embedded"), 40)
-    embed = (
-        "import sys, lake\n"
-        "from embeddings import backfill, embedder\n"
-        "lk = lake.open(sys.argv[1]); record = lk.embedders()[0]\n"
-        "backfill.backfill(lk, record, embedder.load(record.name, engine='torch'), workers=1)\n"
-    )
-    subprocess.run([sys.executable, "-c", embed, made.uri], check=True, capture_output=True, cwd=ROOT, timeout=120)
+    made = make_shapes(tmp_path_factory.mktemp("embedded"), 40, "mean-colour")
+    opened = lake.open(made.uri)
+    backfill(opened, opened.embedders()[0], MeanColour(), workers=1)
     return made
 
 

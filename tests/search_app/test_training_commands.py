@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lake import opening
 from lake.store import Lake
 from search_app import cli
 from tests.training.conftest import striped
@@ -18,11 +20,19 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def stock(lk: Lake) -> Lake:
+@pytest.fixture(scope="module")
+def _stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("stocked") / "lake"
+    lk = opening.create(str(place))
     striped(lk, "first", 16)
     striped(lk, "held", 8, 200)
-    return lk
+    return place
+
+
+@pytest.fixture
+def stock(tmp_path: Path, _stocked: Path) -> Lake:
+    shutil.copytree(_stocked, tmp_path / "stock")
+    return opening.open(str(tmp_path / "stock"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:

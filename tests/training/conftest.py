@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from embeddings import torch_import
-from lake import ids, pictures, schema, slices, store
+from lake import ids, opening, pictures, schema, slices, store
 from lake.store import Lake
 from tests import pictures as drawn
 from training.recipe import Recipe
@@ -59,13 +60,21 @@ def striped(lake: Lake, name: str, count: int, first: int = 0, **how: object) ->
     return add(lake, name, files, ["upright" if n % 2 == 0 else "lying" for n in numbers], **how)
 
 
-@pytest.fixture
-def stock(lk: Lake) -> Lake:
-    """Slices `first` (48 images), `second` (16 others) and `held` (32, for evaluation)."""
+@pytest.fixture(scope="session")
+def _stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("stocked") / "lake"
+    lk = opening.create(str(place))
     striped(lk, "first", 48)
     striped(lk, "second", 16, 100)
     striped(lk, "held", 32, 200, role="evaluation")
-    return lk
+    return place
+
+
+@pytest.fixture
+def stock(tmp_path: Path, _stocked: Path) -> Lake:
+    """Slices `first` (48 images), `second` (16 others) and `held` (32, for evaluation)."""
+    shutil.copytree(_stocked, tmp_path / "stock")
+    return opening.open(str(tmp_path / "stock"))
 
 
 # The smallest of timm's residual networks at 32 pixels: a step takes some 20 ms.

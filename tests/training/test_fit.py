@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lake import slices
+from embeddings import torch_import
+from lake import opening, slices
 from lake.errors import BadInput, CouldNot
 from lake.store import Lake
-from tests.training.conftest import striped
+from tests.training.conftest import TINY, striped
 from training import launch, model, runs
 from training.recipe import Recipe
 
 ON_CPU = {"device": "cpu", "workers": 0}
 
 
-@pytest.fixture
-def trained(stock: Lake, tiny: Recipe) -> runs.Run:
-    return launch.train(
-        stock,
+@pytest.fixture(scope="module")
+def _learned(tmp_path_factory: pytest.TempPathFactory, _stocked: Path) -> tuple[Path, str]:
+    place = tmp_path_factory.mktemp("learned") / "lake"
+    shutil.copytree(_stocked, place)
+    torch_import.torch().set_num_threads(1)
+    run = launch.train(
+        opening.open(str(place)),
         train=["first"],
         validation=["held"],
         test=["second"],
-        recipe=replace(tiny, epochs=6),
+        recipe=replace(TINY, epochs=6),
         name="lines",
         **ON_CPU,
     )
+    return place, run.id
 
 
-def test_a_run_learns_and_is_recorded_whole(stock: Lake, trained: runs.Run) -> None:
-    run = runs.get(stock, trained.id)
+@pytest.fixture
+def learned(tmp_path: Path, _learned: tuple[Path, str]) -> Lake:
+    """A copy of `stock` in which `trained` was trained once for all."""
+    shutil.copytree(_learned[0], tmp_path / "learned")
+    return opening.open(str(tmp_path / "learned"))
+
+
+@pytest.fixture
+def trained(learned: Lake, _learned: tuple[Path, str]) -> runs.Run:
+    return runs.get(learned, _learned[1])
+
+
+def test_a_run_learns_and_is_recorded_whole(learned: Lake, trained: runs.Run) -> None:
+    run = runs.get(learned, trained.id)
     assert (run.status, run.kind, run.model, run.parent, run.error) == ("done", "finetune", "lines", None, None)
     result = run.data["result"]
     assert result["validation"]["balanced_accuracy"] >= 0.75
@@ -40,84 +59,87 @@ def test_a_run_learns_and_is_recorded_whole(stock: Lake, trained: runs.Run) -> N
     assert 0.05 < result["temperature"] < 20
     assert run.environment["packages"]["torch"]
     assert set(run.artifacts) == {"model", "items", "recipe"}
-    rows = runs.metrics(stock, run.id)
+    rows = runs.metrics(learned, run.id)
     by_epoch = [r["value"] for r in rows if r["split"] == "validation" and r["metric"] == "balanced_accuracy"]
     assert len(by_epoch) == 6
     assert max(by_epoch) == pytest.approx(result["validation"]["balanced_accuracy"])
     assert [r["epoch"] for r in rows if r["split"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [r["n"] for r in rows if r["split"] == "test" and r["metric"] == "accuracy"] == [16]
-    folder = runs.folder(stock, run.id)
+    folder = runs.folder(learned, run.id)
     assert not (folder / "checkpoint.safetensors").exists()
     assert Recipe.of(json.loads((folder / "recipe.json").read_text())) == run.recipe
 
 
-def test_a_saved_model_gives_the_answers_that_were_measured(stock: Lake, trained: runs.Run) -> None:
-    made = model.load(stock, "lines")
-    held = stock.slice("held").members()
-    answers = list(made.answers_of(stock, held))
+def test_a_saved_model_gives_the_answers_that_were_measured(learned: Lake, trained: runs.Run) -> None:
+    made = model.load(learned, "lines")
+    held = learned.slice("held").members()
+    answers = list(made.answers_of(learned, held))
     assert [a.image_id for a in answers] == held
     assert all(sum(s for _, s in a.scores) == pytest.approx(1.0) for a in answers)
-    truth = {row["image_id"]: row["label"] for row in stock.slice("held").table().to_pylist()}
+    truth = {row["image_id"]: row["label"] for row in learned.slice("held").table().to_pylist()}
     right = [a.label == truth[a.image_id] for a in answers]
     assert np.mean(right) == pytest.approx(trained.data["result"]["validation"]["accuracy"])
     from lake import decode
 
-    opened = [(i.image_id, decode.pixels(decode.open_image(i.data))) for i in stock.images(held[:3])]
+    opened = [(i.image_id, decode.pixels(decode.open_image(i.data))) for i in learned.images(held[:3])]
     by_id = {a.image_id: a for a in answers}
     for answer in made.answers(opened):
         assert answer.confidence == pytest.approx(by_id[answer.image_id].confidence, abs=1e-5)
 
 
-def test_another_file_in_a_models_place_is_refused(stock: Lake, trained: runs.Run) -> None:
-    path = runs.folder(stock, trained.id) / "model.safetensors"
+def test_another_file_in_a_models_place_is_refused(learned: Lake, trained: runs.Run) -> None:
+    path = runs.folder(learned, trained.id) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with pytest.raises(BadInput, match="its SHA-256 is another"):
-        model.load(stock, trained.id)
+        model.load(learned, trained.id)
     path.unlink()
     with pytest.raises(BadInput, match="not at"):
-        model.load(stock, trained.id)
+        model.load(learned, trained.id)
 
 
-def test_warm_start_takes_new_classes_and_keeps_the_old_answers(stock: Lake, tiny: Recipe, trained: runs.Run) -> None:
+def test_warm_start_takes_new_classes_and_keeps_the_old_answers(learned: Lake, tiny: Recipe, trained: runs.Run) -> None:
     from tests import pictures as drawn
     from tests.training.conftest import add
 
-    add(stock, "grain", [drawn.encoded(drawn.noise(n, 40, 40)) for n in range(12)], ["grain"] * 12)
-    run = launch.begin(stock, train=["grain"], replay=["first"], validation=["held"], recipe=tiny, parent="lines")
+    add(learned, "grain", [drawn.encoded(drawn.noise(n, 40, 40)) for n in range(12)], ["grain"] * 12)
+    run = launch.begin(learned, train=["grain"], replay=["first"], validation=["held"], recipe=tiny, parent="lines")
     assert (run.parent, run.classes) == (trained.id, ("lying", "upright", "grain"))
-    began, said = model.checkpoint.read(runs.folder(stock, run.id) / model.INITIAL)
-    before = model.state_of(stock, trained)
+    began, said = model.checkpoint.read(runs.folder(learned, run.id) / model.INITIAL)
+    before = model.state_of(learned, trained)
     assert said["warm"]
     assert said["drawn"] == ["head.weight", "head.bias"]
     for name, tensor in before.items():
         if name != "temperature":
             assert (began[name][: len(tensor)] if tensor.ndim else began[name]).equal(tensor), name
-    done = launch.resume(stock, run.id, **ON_CPU)
+    done = launch.resume(learned, run.id, **ON_CPU)
     assert done.status == "done"
     # What the model was before the first step is the first point of its curves.
-    assert runs.metrics(stock, run.id)[0]["epoch"] == 0
+    assert runs.metrics(learned, run.id)[0]["epoch"] == 0
 
 
-def test_a_protected_slice_stops_the_run_and_the_old_model_stays(stock: Lake, tiny: Recipe, trained: runs.Run) -> None:
+def test_a_protected_slice_stops_the_run_and_the_old_model_stays(
+    learned: Lake, tiny: Recipe, trained: runs.Run
+) -> None:
     """Trained on lying stripes only: everything becomes lying, and the protected upright ones are lost."""
-    rows = stock.slice("first").table().to_pylist()
-    slices.create(stock, "lying", ids=[r["image_id"] for r in rows if r["label"] == "lying"])
-    slices.create(stock, "guard", ids=stock.slice("held").members())
+    rows = learned.slice("first").table().to_pylist()
+    slices.create(learned, "lying", ids=[r["image_id"] for r in rows if r["label"] == "lying"])
+    slices.create(learned, "guard", ids=learned.slice("held").members())
     recipe = replace(tiny, protect=("guard",), margin=0.1, epochs=5, rate=0.05, schedule="constant", validation=0.0)
-    run = launch.train(stock, train=["lying"], recipe=recipe, parent="lines", **ON_CPU)
+    run = launch.train(learned, train=["lying"], recipe=recipe, parent="lines", **ON_CPU)
     assert "guard@1 fell from" in run.data["result"]["ended"]
     assert run.data["result"]["best_epoch"] == 0
-    old, new = model.state_of(stock, trained), model.state_of(stock, run)
+    old, new = model.state_of(learned, trained), model.state_of(learned, run)
     assert all(new[name].equal(tensor) for name, tensor in old.items() if name != "temperature")
-    guarded = [r for r in runs.metrics(stock, run.id) if r["slice"] == "guard@1" and r["metric"] == "balanced_accuracy"]
+    rows = [r for r in runs.metrics(learned, run.id) if r["slice"] == "guard@1"]
+    guarded = [r for r in rows if r["metric"] == "balanced_accuracy"]
     assert guarded[-1]["value"] < guarded[0]["value"] - 0.1
 
 
-def test_switches_against_forgetting_hold_the_weights(stock: Lake, tiny: Recipe, trained: runs.Run) -> None:
+def test_switches_against_forgetting_hold_the_weights(learned: Lake, tiny: Recipe, trained: runs.Run) -> None:
     def distance(**settings: object) -> float:
         recipe = tiny.changed({"epochs": 2, "schedule": "constant", "validation": 0.0} | settings)
-        run = launch.train(stock, train=["second"], recipe=recipe, parent="lines", **ON_CPU)
-        old, new = model.state_of(stock, trained), model.state_of(stock, run)
+        run = launch.train(learned, train=["second"], recipe=recipe, parent="lines", **ON_CPU)
+        old, new = model.state_of(learned, trained), model.state_of(learned, run)
         names = [name for name in old if name.endswith("weight")]
         return float(sum(((new[n] - old[n]) ** 2).sum() for n in names)) ** 0.5
 

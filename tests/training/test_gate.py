@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import pytest
 
 from benchmarks import gate as simulation
 from embeddings import vectors
-from lake import ids, schema, slices, store
+from lake import ids, opening, schema, slices, store
 from lake.errors import BadInput
 from lake.store import Lake
 from search_app import cli
-from tests.conftest import MakeLake, Say
+from tests.conftest import Say
 from tests.lake import stock
 from training import comparison, evaluate, gate, policy, probe, runs
 from training.policy import Policy, Rule
@@ -55,10 +56,10 @@ def truth(lake: Lake, name: str) -> str:
 TRUTHS: dict[str, str] = {stock.image_id(n): "up" if float(stock.vector(n) @ TURN) > 0 else "down" for n in range(420)}
 
 
-@pytest.fixture
-def judged(make_lake: MakeLake) -> Lake:
-    """420 images with vectors and labels: `night` (regression, 100), `day` (evaluation, 80), the rest to learn from."""
-    lake = make_lake(embedders=["x"])
+@pytest.fixture(scope="module")
+def _judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("judged") / "lake"
+    lake = opening.create(str(place), embedders=["x"])
     names = stock.add(lake, range(420))
     stock.bind(lake)
     stock.embed(lake, range(420))
@@ -71,7 +72,14 @@ def judged(make_lake: MakeLake) -> Lake:
     lake.insert("labels", pa.Table.from_pylist(labels, schema=schema.LABELS.arrow()))
     slices.create(lake, "night", ids=names[:100], role="regression")
     slices.create(lake, "day", ids=names[100:180], role="evaluation")
-    return lake
+    return place
+
+
+@pytest.fixture
+def judged(tmp_path: Path, _judged: Path) -> Lake:
+    """420 images with vectors and labels: `night` (regression, 100), `day` (evaluation, 80), the rest to learn from."""
+    shutil.copytree(_judged, tmp_path / "judged")
+    return opening.open(str(tmp_path / "judged"))
 
 
 def run_of(lake: Lake, parent: str | None = None) -> str:

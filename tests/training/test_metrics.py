@@ -143,6 +143,7 @@ def test_swap_test_is_as_rare_as_it_says(name: str) -> None:
     assert 1 <= np.sum(np.array(ps) <= 0.1) <= 28  # 10 % of 150 are 15
 
 
+@pytest.mark.soak
 def test_ten_thousand_images_a_thousand_draws(say: Say) -> None:
     found, *_ = drawn(10_000, classes=10)
     for name in ("accuracy", "balanced_accuracy", "f1_macro", "ece"):

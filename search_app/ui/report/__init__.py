@@ -24,7 +24,9 @@ _component = st.components.v2.component(
     "lakeloop_report",
     html='<div class="report"></div>',
     css=(_here / "report.css").read_text("utf-8"),
-    js="\n".join((_here / name).read_text("utf-8") for name in ("drawings.js", "live.js", "report.js", "tables.js")),
+    js="\n".join(
+        (_here / name).read_text("utf-8") for name in ("drawings.js", "live.js", "report.js", "tables.js", "trained.js")
+    ),
 )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from lake import keys, queries, schema, views
+from lake import queries, schema, views
 from lake.columnar import SECRETS
 from lake.errors import LakeloopError
 from search_app.ui import asking, session, words
@@ -29,7 +29,7 @@ _IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 
 def page() -> None:
     """The SQL page."""
-    if not _allowed():
+    if not session.may("sql"):
         return words.empty("This key may not ask SQL", "Log in with a key that has the scope sql.")
     state = st.session_state
     if "ask-sql" not in state:
@@ -51,15 +51,6 @@ def page() -> None:
     return None
 
 
-def _allowed() -> bool:
-    """A login by key can do what the key can; a server that is open, or that a person logged in to, lets ask."""
-    key_id = st.context.headers.get("X-Lakeloop-Key")
-    if not key_id:
-        return True
-    record = keys.snapshot(session.lake()).get(key_id)
-    return record is not None and record.allows("sql")
-
-
 def _job() -> asking.Job | None:
     return st.session_state.get("ask-job")
 
@@ -79,15 +70,28 @@ def _schema() -> None:
     name = st.selectbox("Tables and views", list(docs), key="ask-table")
     with st.container(height=430, border=False):
         st.caption(words.plain(docs[name]))
+        promoted = session.lake().promoted()
         if name in schema.TABLES:
-            shown = [c for c in schema.TABLES[name].columns if c.type != "blob" and (name, c.name) not in SECRETS]
-            lines = [(c.name, c.doc) for c in shown]
+            lines = [*_meanings(name).items()]
             if name == "predictions":
-                lines += [(column, "declared at init") for column in session.lake().promoted()]
+                lines += [(column, "declared at init") for column in promoted]
         else:
             st.code(views.VIEWS[name][1], language="sql", wrap_lines=True)
-            lines = []
+            known = _meanings(name) | dict.fromkeys(promoted, "declared at init")
+            lines = [(column, known.get(column, kind.lower())) for column, kind in views.columns(name, promoted)]
         st.markdown("\n".join(f"- `{column}` {words.plain(doc)}" for column, doc in lines))
+
+
+def _meanings(name: str) -> dict[str, str]:
+    """What the columns mean of a table, or of the tables that a view reads: the first one that has the column says."""
+    if name in schema.TABLES:
+        shown = [c for c in schema.TABLES[name].columns if c.type != "blob" and (name, c.name) not in SECRETS]
+        return {c.name: c.doc for c in shown}
+    found: dict[str, str] = {}
+    text = views.VIEWS[name][1]
+    for read in sorted(views.reads(text), key=text.index):
+        found = _meanings(read) | found
+    return found
 
 
 def _parameters(sql: str) -> dict[str, Any]:

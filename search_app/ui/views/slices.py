@@ -26,7 +26,20 @@ VIEWS = {
     "definition": "Definition and export",
 }
 ROLES = {"": "no role", "train": "for training", "evaluation": "for evaluation", "regression": "for regression"}
-FORMATS = ("imagefolder", "coco", "yolo", "voc", "csv", "jsonl", "parquet", "webdataset", "hf", "list", "lance")
+FORMATS = (
+    "imagefolder",
+    "coco",
+    "yolo",
+    "voc",
+    "csv",
+    "jsonl",
+    "parquet",
+    "webdataset",
+    "hf",
+    "list",
+    "label-studio",
+    "lance",
+)
 MOST_SHOWN = 2_000
 GROUPS_SHOWN = 60
 

