@@ -21,7 +21,7 @@ from benchmarks.harness import Contender, Options, run, say
 
 PARTS = ("segmentation", "detection")
 PHOTOGRAPHS, HELD_OUT_PHOTOGRAPHS = 500, 100
-IMAGES, IMAGES_QUICK = 4_000, 600
+IMAGES, IMAGES_QUICK = 8_000, 600
 VALIDATION, HELD_OUT = 200, 400
 MINUTES = 15.0
 GOALS = {"segmentation": ("miou", 0.9), "detection": ("map_50", 0.9)}

@@ -29,7 +29,7 @@ from training.recipe import Recipe
 
 MODEL = "cell-inspector"
 POLICY = Policy(metric="balanced_accuracy", margin=0.05)
-PROBE = Recipe(kind="probe", regularisation=0.005, balance="weights", validation=0.0)
+PROBE = Recipe(kind="probe", regularisation=0.01, balance="weights", validation=0.0)
 
 
 def loop(place: Path, story: Story) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def loop(place: Path, story: Story) -> dict[str, Any]:
                       for cell in [*story.training, *story.held_out, *arriving]])  # fmt: skip
     record = embedders.record_of(lk, None)
     backfill(lk, record, embedders.for_lake(lk, record))
-    duplicates.keep(lk, 0.999)  # cells of one product look as alike as copies do
+    duplicates.keep(lk, cells.COPIES_FROM)
     named = {_id(cell): cell for cell in [*story.training, *story.held_out, *arriving]}
     leaks.create(lk, "known-kind", ids=[_id(cell) for cell in kept], role="regression")
     leaks.create(lk, "new-kind-held-out", ids=[_id(cell) for cell in judged], role="evaluation")

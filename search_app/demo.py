@@ -20,7 +20,7 @@ import numpy as np
 
 from lake.errors import BadInput
 from search_app import stream
-from search_app.cells import NEW_KIND_IN_PRODUCTION, WEEKS, Story, cast, cells, folder
+from search_app.cells import COPIES_FROM, NEW_KIND_IN_PRODUCTION, WEEKS, Story, cast, cells, folder
 from search_app.stream import Saying
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def quickstart(uri: str, live: bool = False, story: Story | None = None) -> dict
 
 def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     import lake
+    from embeddings import duplicates
     from embeddings import embedder as embedders
     from embeddings.backfill import backfill, store_vectors
     from embeddings.specs import DEFAULT
@@ -77,6 +78,7 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     _say("2/5  embeddings: EfficientNet-Lite0 gives every image a vector")
     model = embedders.for_lake(lk, record, images=len(story.training) + len(story.production))
     backfill(lk, record, model)
+    duplicates.keep(lk, COPIES_FROM)
     _say("3/5  a first model: a logistic head on those vectors")
     vectors, truths = _labelled_vectors(lk)
     head = probe.fit(vectors, truths, REGULARISATION)

@@ -112,6 +112,8 @@ def gather(
         gathered.set_aside(share)
     if not gathered.of("train"):
         why = ", ".join(f"{n:,} {reason}" for reason, n in gathered.left_out.items()) or "it is empty"
+        alike = "; where different images look like copies: lakeloop duplicates --threshold 0.999 --keep"
+        why += alike if any("near" in reason for reason in gathered.left_out) else ""
         raise BadInput(f"nothing is left to train on in {', '.join(one.id for one in made['train'])}: {why}")
     classes = gathered.classes(known)
     return Data(gathered.table(), gathered.facts(made, classes), classes)

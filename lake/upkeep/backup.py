@@ -33,7 +33,8 @@ FORMAT = 1
 RECORD = "backups.json"
 # Who refers comes before what it refers to: pinned later, that has all it needs.
 ORDER = (
-    "migrations", "embedders", "audit", "slices", "clusters", "slice_members", "cluster_members", "reviews", "labels",
+    "migrations", "embedders", "audit", "releases", "gates", "scores", "metrics", "runs", "slice_tags", "slices",
+    "clusters", "slice_members", "cluster_members", "marks", "searches", "maps", "map_points", "reviews", "labels",
     "predictions", "images", "thumbnails", "keys", "forgotten",
 )  # fmt: skip
 # Beside the tables: not the lake's record, or made anew.

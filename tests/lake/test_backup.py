@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lake
-from lake import ids, migrations
+from lake import ids, migrations, schema
 from lake.errors import BadInput, CouldNot, NewerLake
 from lake.intake import events
 from lake.intake.drain import drain
@@ -113,6 +113,28 @@ def test_what_was_acknowledged_before_is_in_it_while_more_comes(make_lake: MakeL
     stored = {i.image_id for i in new.images(names) if ids.image_id(i.data) == i.image_id}
     assert stored == set(names)
     assert new.known("thumbnails", "image_id", names) == set(names)
+
+
+def test_who_refers_is_pinned_before_what_it_refers_to() -> None:
+    """What is written between two pins is there as a whole or dangles nowhere: a release has its gate and its run."""
+    refers = {
+        "releases": ["gates", "runs"],
+        "gates": ["scores", "runs"],
+        "metrics": ["runs"],
+        "scores": ["runs", "images"],
+        "runs": ["slices", "labels"],
+        "slice_tags": ["slices"],
+        "slices": ["slice_members"],
+        "slice_members": ["labels"],
+        "clusters": ["cluster_members"],
+        "marks": ["searches"],
+        "maps": ["map_points"],
+        "reviews": ["predictions"],
+        "predictions": ["images", "thumbnails"],
+    }
+    order = backup.pinned_order()
+    assert sorted(order) == sorted(schema.TABLES)
+    assert [(a, b) for a, some in refers.items() for b in some if order.index(a) > order.index(b)] == []
 
 
 def test_events_that_wait_in_several_spools_are_in_it(lk: Lake, tmp_path: Path) -> None:

@@ -101,9 +101,10 @@ def test_stopped_and_gone_on_with(
     monkeypatch.setattr(export, "PART_IMAGES", 2)
     lk, _ = filled
     made = slices.get(lk, "s")
-    export.export(lk, made, tmp_path / "whole", format)
+    whole = tmp_path / "whole" / "out"  # Label Studio's tasks name the folder
+    export.export(lk, made, whole, format)
     for stop in (1, 3):
-        out, seen = tmp_path / f"stopped {stop}", []
+        out, seen = tmp_path / f"stopped {stop}" / "out", []
 
         def count(images: int, stop: int = stop, seen: list[int] = seen) -> None:
             seen.append(images)
@@ -124,10 +125,10 @@ def test_stopped_and_gone_on_with(
         if format == "lance":
             import lance
 
-            rows = [lance.dataset(str(p / "slice.lance")).to_table().to_pylist() for p in (out, tmp_path / "whole")]
+            rows = [lance.dataset(str(p / "slice.lance")).to_table().to_pylist() for p in (out, whole)]
             assert rows[0] == rows[1]
         else:
-            assert files(out) == files(tmp_path / "whole")
+            assert files(out) == files(whole)
         assert export.export(lk, made, out, format).already
 
 

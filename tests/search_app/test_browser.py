@@ -213,6 +213,7 @@ def test_a_complaint_becomes_a_card_that_leads_to_the_image_and_its_words(page: 
     assert page.locator(".tile").count() == 1
 
 
+@pytest.mark.soak
 def test_images_without_a_picture_are_told_and_listed(page: Page, live: str) -> None:
     whole = drawing(301)[0]
     with Client(live, spill=None) as client:

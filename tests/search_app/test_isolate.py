@@ -143,6 +143,7 @@ def _tab_to(page: Page, text: str) -> None:
     raise AssertionError(f"Tab never came to {text!r}")
 
 
+@pytest.mark.soak
 def test_from_the_failure_to_its_slice_with_the_keyboard_alone(page: Page, demo: Demo) -> None:
     page.goto(demo.url)
     page.get_by_role("link", name="All clusters, most wrong first").wait_for()
@@ -225,6 +226,7 @@ def test_a_cluster_is_accepted_whole_and_taken_back(page: Page, demo: Demo) -> N
     assert _found(page) == 1
 
 
+@pytest.mark.soak
 def test_a_cluster_is_named_split_and_put_together_again(page: Page, demo: Demo) -> None:
     page.goto(f"{demo.url}/drilldown")
     page.locator(".card .open").first.click()
@@ -264,7 +266,8 @@ def test_what_is_not_there_is_said_with_the_way_on(page: Page, demo: Demo) -> No
     page.get_by_text("This cluster is not in the tree").wait_for()
 
 
-@pytest.mark.parametrize("count", [0, pytest.param(3, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("count", [0, 3])
 def test_a_lake_without_images_or_vectors(page: Page, tmp_path: Path, count: int) -> None:
     uri = make_shapes(tmp_path, count).uri if count else str(tmp_path / "empty")
     if not count:

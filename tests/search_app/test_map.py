@@ -242,6 +242,7 @@ def test_hover_shows_the_image_colours_change_and_a_lasso_chooses(page: Page, ur
 
 
 @needs_browser
+@pytest.mark.soak
 def test_a_browser_without_webgl_draws_and_says_so(page: Page, url: str) -> None:
     page.add_init_script(
         "const real = HTMLCanvasElement.prototype.getContext;"

@@ -113,6 +113,7 @@ def test_a_probe_is_trained_judged_and_promoted(page: Page, judged: Judged) -> N
     assert {"train", "evaluate", "gate", "models promote"} <= {row["action"] for row in wrote if row["key_id"]}
 
 
+@pytest.mark.soak
 def test_who_may_only_read_cannot_change_a_model(page: Page, judged: Judged) -> None:
     enter(page, judged, judged.reader)
     assert page.get_by_role("button", name="Train a model").is_disabled()

@@ -274,7 +274,8 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
         retrained.register(colours, trained.id)
 
 
-@pytest.mark.parametrize("architecture", ["efficientnet-lite0", pytest.param("resnet18", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("architecture", ["efficientnet-lite0", "resnet18"])
 def test_a_retrained_networks_features_are_an_embedder(lk: Lake, architecture: str) -> None:
     from embeddings.torch_import import torch
 
