@@ -5,8 +5,8 @@ polycrystalline ones 60 that come along in production, of the others half held o
 on with. Production answers the held-out monocrystalline cells, too, but no label of a held-out cell is ever trained on
 or chosen by. v1 has seen monocrystalline cells only. From one complaint an active search finds the new kind, its slice
 goes out as a Label Studio task file and comes back labelled: v2. v2 answers the pool, half of the second turn's labels
-are those it is least sure of, half are drawn: v3, of 400 labels in all. Settings (SETTINGS) were chosen on other
-seeds, DEVELOPED_ON. A second part, `value`, is `label_value.py`'s.
+are those it is least sure of, half are drawn: v3, of 400 labels in all. How SETTINGS were chosen stands in
+docs/loop.md. A second part, `value`, is `label_value.py`'s.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 PARTS = ("story", "value")
 SEEDS = 5
-DEVELOPED_ON = range(100, 110)
 IN_STREAM, LABELS = 60, 400
 MODEL = "cell-inspector"
 SETTINGS: dict[str, Any] = {
