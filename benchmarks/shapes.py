@@ -31,8 +31,8 @@ _COMMON: dict[str, Any] = {
     "turn": True, "crop": 1.0, "stretch": 0.0,
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
-    "segmentation": {"task": "segmentation", "architecture": "unet-lite0", "epochs": 12, **_COMMON},
-    "detection": {"task": "detection", "architecture": "centernet-lite0", "epochs": 5, **_COMMON},
+    "segmentation": {"task": "segmentation", "architecture": "unet-lite0", "epochs": 8, **_COMMON},
+    "detection": {"task": "detection", "architecture": "centernet-lite0", "epochs": 3, **_COMMON},
 }
 
 

@@ -6,6 +6,7 @@ weights and judges nothing: it reads the verdicts that `gate.py` wrote. What hap
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,10 @@ def promote(
     runs.model_file(lake, run)
     before = promoted(lake, run.model)
     if not isinstance(asked, Version):
+        # What is refused gets no number.
+        _, fault = _judged(lake, [], run.id, f"run {run.id}", before, gate)
+        if fault is not None and not force:
+            raise BadInput(fault)
         register(lake, run.id)
 
     def decide(entries: list[Entry], this: Version, present: Version | None) -> Entry:
@@ -111,7 +116,8 @@ def promote(
         if present is not None and this.version == present.version:
             raise BadInput(f"{this.id} is promoted already, since {this.changed_at:%Y-%m-%d %H:%M} UTC")
         _in_use(this)
-        verdict, fault = _judged(lake, entries, this, present, gate)
+        back = [one.timestamp for one in entries if one.version == this.version and one.action == "rolled_back"]
+        verdict, fault = _judged(lake, back, this.run, this.id, present, gate)
         if fault is not None and not force:
             raise BadInput(fault)
         said = reason if fault is None else f"forced: {reason}"
@@ -218,27 +224,29 @@ def _in_use(this: Version) -> None:
 
 
 def _judged(
-    lake: Lake, entries: Sequence[Entry], this: Version, present: Version | None, gate: str | None
+    lake: Lake, back: Sequence[dt.datetime], run: str, name: str, present: Version | None, gate: str | None
 ) -> tuple[str | None, str | None]:
-    """The newest verdict on a version against the one in production, and why it does not let it pass; None: it does."""
+    """The newest verdict on a run against the version in production, and why it does not let it pass; None: it does.
+
+    `back`: when it was taken back so far; `name`: what people call it.
+    """
     against = "" if present is None else f" and baseline = {literal(present.run)}"
-    rows = lake.scan("gates", ["id", "outcome", "blocks", "at"], f"candidate = {literal(this.run)}{against}")
+    rows = lake.scan("gates", ["id", "outcome", "blocks", "at"], f"candidate = {literal(run)}{against}")
     newest: dict[str, Any] | None = max(rows.to_pylist(), key=lambda row: (row["at"], row["id"]), default=None)
     if gate is not None and (newest is None or newest["id"] != gate):
         there = f"{newest['id']} is" if newest else "there is none"
-        asked = f"{this.id} against {present.id}" if present else this.id
+        asked = f"{name} against {present.id}" if present else name
         raise BadInput(f"gate {gate!r} is not the newest verdict on {asked}: {there}")
     if present is None:
         return None if newest is None else newest["id"], None
-    command = f"lakeloop gate --candidate {this.run} --baseline {present.run}"
+    command = f"lakeloop gate --candidate {run} --baseline {present.run}"
     if newest is None:
-        return None, f"{this.id} was not judged against {present.id}, which is promoted; run: {command}"
+        return None, f"{name} was not judged against {present.id}, which is promoted; run: {command}"
     if newest["blocks"]:
-        fault = f"gate {newest['id']} keeps {this.id} from replacing {present.id}: {newest['outcome']}"
+        fault = f"gate {newest['id']} keeps {name} from replacing {present.id}: {newest['outcome']}"
         return newest["id"], f"{fault}. To promote it all the same: --force --reason WHY"
-    back = [one.timestamp for one in entries if one.version == this.version and one.action == "rolled_back"]
     if back and back[-1] > newest["at"]:
-        fault = f"{this.id} was taken back at {back[-1]:%Y-%m-%d %H:%M} UTC, after gate {newest['id']}"
+        fault = f"{name} was taken back at {back[-1]:%Y-%m-%d %H:%M} UTC, after gate {newest['id']}"
         return newest["id"], f"{fault}; judge it again: {command}"
     return newest["id"], None
 

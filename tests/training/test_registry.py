@@ -89,9 +89,10 @@ def test_what_replaces_another_needs_the_newest_verdict_against_it_not_to_block(
     with pytest.raises(BadInput, match="turns@1 is promoted already, since 2"):
         registry.promote(lk, "turns@1")
     command = f"run: lakeloop gate --candidate {second} --baseline {first}"
-    with pytest.raises(BadInput, match=rf"turns@2 was not judged against turns@1, .*{command}"):
+    with pytest.raises(BadInput, match=rf"run {second} was not judged against turns@1, .*{command}"):
         registry.promote(lk, second)
-    assert registry.get(lk, second).status == "registered"
+    assert [one.id for one in registry.versions(lk, "turns")] == ["turns@1"]  # what is refused gets no number
+    registry.register(lk, second)
     judge(lk, first, second)  # the other way round
     judge(lk, second, third)  # against another
     with pytest.raises(BadInput, match="was not judged against"):
