@@ -6,7 +6,7 @@ reload must bring back lives in the URL and is read and written only through thi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -85,6 +85,30 @@ def put(**changes: str | int | Iterable[str] | None) -> None:
         elif st.query_params.get_all(name) != values:
             st.query_params[name] = values
     save(st.session_state["_page"])
+
+
+def switch(
+    name: str, options: Mapping[str, str], shown: str, *, key: str, label: str = "View", clears: Iterable[str] = ()
+) -> None:
+    """Options side by side (value: its words), of which `shown` is chosen. Another one is written to the URL as `name`,
+    and the parameters `clears`, `open` and `sel`, which belonged to what was shown, leave it.
+    """
+    # What the page shows is said by the URL alone: the control may still remember another choice.
+    st.session_state[key] = shown
+
+    def turn() -> None:
+        gone: dict[str, None] = dict.fromkeys([*clears, "open", "sel"])
+        put(**{name: st.session_state[key]}, **gone)
+
+    st.segmented_control(
+        label,
+        list(options),
+        format_func=lambda one: options[one],
+        label_visibility="collapsed",
+        required=True,
+        key=key,
+        on_change=turn,
+    )
 
 
 def remember(page: str) -> None:

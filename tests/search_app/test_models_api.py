@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import pytest
 
-from lake import opening
 from lake.client import AsyncClient, Client, NotAnswered
 from lake.errors import CouldNot, UnreadableImage
 from lake.ids import image_id
@@ -27,8 +26,8 @@ from tests import pictures as drawn
 from tests.crash.service import Service
 from tests.hostile.files import png, scans
 from tests.search_app.intake import PROBLEM
-from tests.training.conftest import striped, stripes
-from tests.training.served import untrained
+from tests.training.conftest import stripes
+from tests.training.served import two_versions
 from training import model, registry
 from training.runs import Run
 from training.task import Answer
@@ -39,12 +38,7 @@ IMAGE = drawn.encoded(stripes(77, True))
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
     """Four images; of the model `lines`, version 1 is promoted and 2 says something else."""
-    lake = opening.create(str(tmp_path_factory.mktemp("served") / "lake"))
-    striped(lake, "first", 4)
-    first, second = untrained(lake, seed=0), untrained(lake, seed=3)
-    registry.promote(lake, first.id)
-    registry.register(lake, second.id)
-    return lake, first, second
+    return two_versions(tmp_path_factory.mktemp("served") / "lake", 4)
 
 
 @pytest.fixture(scope="module")

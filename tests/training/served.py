@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from embeddings import torch_import
+from lake import opening
 from lake.store import Lake
-from training import checkpoint, model, runs
+from tests.training.conftest import striped
+from training import checkpoint, model, registry, runs
 from training.augmentation import Preparation
 from training.recipe import Recipe
 from training.runs import Run
 from training.task import task
 
 SIDE = 32
+
+
+def two_versions(place: Path, images: int) -> tuple[Lake, Run, Run]:
+    """A lake with slice `first`; of the model `lines`, version 1 is promoted and 2 says something else."""
+    lake = opening.create(str(place))
+    striped(lake, "first", images)
+    first, second = untrained(lake, seed=0), untrained(lake, seed=3)
+    registry.promote(lake, first.id)
+    registry.register(lake, second.id)
+    return lake, first, second
 
 
 def untrained(

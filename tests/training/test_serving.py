@@ -23,7 +23,7 @@ from tests import pictures as drawn
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import colours, installed
 from tests.training.conftest import striped, stripes
-from tests.training.served import untrained
+from tests.training.served import two_versions, untrained
 from training import evaluate, launch, model, predicting, registry, retrained, serving, shadow
 from training.recipe import Recipe
 from training.runs import Run
@@ -36,12 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
     """Slice `first` of 12 images; of the model `lines`, version 1 is promoted and 2 says something else. For looking
     only.
     """
-    lake = opening.create(str(tmp_path_factory.mktemp("served") / "lake"))
-    striped(lake, "first", 12)
-    first, second = untrained(lake, seed=0), untrained(lake, seed=3)
-    registry.promote(lake, first.id)
-    registry.register(lake, second.id)
-    return lake, first, second
+    return two_versions(tmp_path_factory.mktemp("served") / "lake", 12)
 
 
 @pytest.fixture

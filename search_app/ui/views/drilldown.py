@@ -312,23 +312,8 @@ def _choose_view(path: str, opened: bool, view: str) -> None:
         if chosen and chosen != sort:
             session.put(sort=chosen)
             st.rerun()
-    key = f"view-{path}-{opened}"
-    # What the page shows is said by the URL alone: the control may still remember a view from before a split.
-    st.session_state[key] = view
-    st.segmented_control(
-        "View",
-        [one for one in VIEWS if opened or one != "clusters"],
-        format_func=VIEWS.__getitem__,
-        label_visibility="collapsed",
-        required=True,
-        key=key,
-        on_change=_look,
-        args=(key,),
-    )
-
-
-def _look(key: str) -> None:
-    session.put(view=st.session_state[key], size=None, open=None, sel=None)
+    offered = {one: text for one, text in VIEWS.items() if opened or one != "clusters"}
+    session.switch("view", offered, view, key=f"view-{path}-{opened}", clears=["size"])
 
 
 def _over_time(here: queries.Row) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import streamlit as st
-
 from search_app.ui import queries, scope, session, words
 from search_app.ui.views.analyse import classes, confidence, course, dimensions, failing, models, sizes
 
@@ -30,21 +28,6 @@ def page() -> None:
         command = words.for_this_lake("ingest", "predictions.csv")
         return words.empty("No model has answered here", "Bring its answers in as a table, one row an answer.", command)
     chosen = session.param("view") if session.param("view") in VIEWS else "slices"
-    key = "analyse-view"
-    # What the page shows is said by the URL alone.
-    st.session_state[key] = chosen
-    st.segmented_control(
-        "View",
-        list(VIEWS),
-        format_func=lambda one: VIEWS[one][0],
-        label_visibility="collapsed",
-        required=True,
-        key=key,
-        on_change=_look,
-        args=(key,),
-    )
+    titles = {one: title for one, (title, _) in VIEWS.items()}
+    session.switch("view", titles, chosen, key="analyse-view", clears=["truth", "said", "finding"])
     return VIEWS[chosen][1](where)
-
-
-def _look(key: str) -> None:
-    session.put(view=st.session_state[key], truth=None, said=None, finding=None, open=None, sel=None)

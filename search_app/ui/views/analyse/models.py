@@ -89,19 +89,10 @@ def _table(found: Comparison) -> Block:
 
 
 def _images(found: Comparison) -> None:
-    key = "models-side"
     side = session.param("side") if session.param("side") in SIDES else "broken"
-    st.session_state[key] = side
     ids = {"broken": found.broken, "repaired": found.repaired}
-    st.segmented_control(
-        "Images",
-        list(SIDES),
-        format_func=lambda one: f"{SIDES[one]} {len(ids[one]):,}",
-        label_visibility="collapsed",
-        required=True,
-        key=key,
-        on_change=lambda: session.put(side=st.session_state[key], open=None, sel=None),
-    )
+    titles = {one: f"{title} {len(ids[one]):,}" for one, title in SIDES.items()}
+    session.switch("side", titles, side, key="models-side", label="Images")
     rows = _answers(ids[side], found.new)
     if not rows:
         st.caption("No image.")

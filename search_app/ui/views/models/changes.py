@@ -225,19 +225,10 @@ def _galleries(one: SliceChange, run: Run) -> None:
     found = {"wrong": one.newly_wrong, "right": one.newly_right}
     asked = session.param("side")
     side = asked if asked in SIDES else "wrong" if one.newly_wrong else "right"
-    key = f"side-{run.id}"
-    st.session_state[key] = side
     with st.container(horizontal=True, vertical_alignment="center", key="gallery"):
         st.markdown(f"**{words.plain(one.slice)}**", width="content")
-        st.segmented_control(
-            "Images",
-            list(SIDES),
-            format_func=lambda name: f"{SIDES[name]} {len(found[name]):,}",
-            label_visibility="collapsed",
-            required=True,
-            key=key,
-            on_change=lambda: session.put(side=st.session_state[key], open=None, sel=None),
-        )
+        titles = {name: f"{title} {len(found[name]):,}" for name, title in SIDES.items()}
+        session.switch("side", titles, side, key=f"side-{run.id}", label="Images")
     if not found[side]:
         st.caption(f"No image of {words.plain(one.slice)} is {SIDES[side].lower()}.")
         return

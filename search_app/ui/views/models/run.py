@@ -33,17 +33,7 @@ def show(run: Run) -> None:
         st.error(words.plain(f"This run failed: {run.error or 'no reason was recorded'}"))
     usual = "slices" if run.status == "done" else "curves"
     view = session.param("tab") if session.param("tab") in VIEWS else usual
-    key = f"run-view-{run.id}"
-    st.session_state[key] = view  # what the page shows is said by the URL alone
-    st.segmented_control(
-        "View",
-        list(VIEWS),
-        format_func=lambda one: VIEWS[one][0],
-        label_visibility="collapsed",
-        required=True,
-        key=key,
-        on_change=lambda: session.put(tab=st.session_state[key], open=None, sel=None),
-    )
+    session.switch("tab", {one: title for one, (title, _) in VIEWS.items()}, view, key=f"run-view-{run.id}")
     VIEWS[view][1](run)
 
 
