@@ -269,7 +269,7 @@ def _baseline(lake: Lake, candidate: Run) -> Run:
     there = [one.run for one in registry.standing(lake, candidate.model)]
     chosen = next((one for one in reversed(there) if one != candidate.id), candidate.parent)
     if chosen is None:
-        raise BadInput(f"nothing of model {candidate.model} is promoted and run {candidate.id} has no parent: "
+        raise BadInput(f"no other version of {candidate.model} is promoted and run {candidate.id} has no parent: "
                        "name the run to compare with, --baseline RUN")  # fmt: skip
     return runs.get(lake, chosen)
 
