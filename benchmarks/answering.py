@@ -112,7 +112,7 @@ def _jpeg(number: int) -> bytes:
 
 def _prepare(folder: Path) -> None:
     """A lake whose model `cells` is EfficientNet-Lite0 with a drawn head, promoted."""
-    from lake import opening
+    from lake.storage import opening
     from training import model, registry, runs
     from training.augmentation import Preparation
     from training.recipe import Recipe

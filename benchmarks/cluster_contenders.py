@@ -124,8 +124,9 @@ def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) ->
 
     from embeddings.backfill import COMMIT_IMAGES, store_vectors
     from embeddings.cluster import cluster
-    from lake import ids, opening, schema, store
-    from lake.ingest import COMMIT_ROWS
+    from lake import ids
+    from lake.ingest.ingest import COMMIT_ROWS
+    from lake.storage import opening, schema, store
 
     vectors, classes = generated(rows, dim)
     names = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(rows)]

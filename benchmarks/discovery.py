@@ -23,7 +23,7 @@ from benchmarks import data, vectors
 from benchmarks.harness import Options, say
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 PARTS = ("pair", "kind", "both", "nothing", "choice")
 SEEDS, ANSWERS, QUICK_ANSWERS = 10, 10_000, 3_000
@@ -107,7 +107,7 @@ def make(place: Path, known: vectors.Labelled, n: int, seed: int, part: str) -> 
 
     import lake
     from embeddings.backfill import store_vectors
-    from lake import schema
+    from lake.storage import schema
 
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(known), n, replace=False)
@@ -216,7 +216,7 @@ def _dealt(codes: np.ndarray, errors: np.ndarray, seed: int) -> list[tuple[tuple
 def _split(codes: np.ndarray, errors: np.ndarray, seed: int, candidates: int = 10) -> list[tuple[tuple[int, int], ...]]:
     """The ten best of one half, those that the other half confirms (Fisher's exact test, Holm)."""
     from embeddings import subgroups
-    from lake.statistics import holm, more_errors
+    from lake.analytics.statistics import holm, more_errors
 
     half = np.random.default_rng(seed).random(len(errors)) < 0.5
     best = [one for one in subgroups.groups(codes[half], errors[half])[:candidates] if one.score > 0]

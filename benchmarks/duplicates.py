@@ -23,7 +23,7 @@ from benchmarks import data as benchmark_data
 from benchmarks import vectors
 from benchmarks.harness import Options, say
 from embeddings import alignment, duplicates, planted, specs
-from lake import decode
+from lake.images import decode
 
 PARTS = ("photographs", "solar", "scale")
 QUICK_PHOTOGRAPHS = 120

@@ -145,10 +145,11 @@ def fresh(events: int, turn: int) -> dict[str, Any]:
 
 def drained(events: int, turn: int) -> dict[str, Any]:
     """How fast the drainer goes by itself, on photographs."""
-    from lake import ids, opening
-    from lake.intake import events as said
-    from lake.intake.drain import drain
-    from lake.intake.spool import Spool
+    from lake import ids
+    from lake.spool import events as said
+    from lake.spool.drain import drain
+    from lake.spool.spool import Spool
+    from lake.storage import opening
 
     with _folder() as folder:
         lake = opening.create(str(folder / "lake"))
@@ -201,7 +202,7 @@ def _requests() -> load.Request:
 
 
 def _lake(folder: Path) -> str:
-    from lake import opening
+    from lake.storage import opening
 
     uri = str(folder / "lake")
     opening.create(uri, embedders=["efficientnet-lite0"])
@@ -210,7 +211,8 @@ def _lake(folder: Path) -> str:
 
 def _fill(uri: str, folder: Path) -> None:
     """Something for the pages to show."""
-    from lake import ingest, opening
+    from lake.ingest import ingest
+    from lake.storage import opening
 
     (folder / "in").mkdir()
     request = _requests()

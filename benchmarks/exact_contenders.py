@@ -30,8 +30,9 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
     import pyarrow as pa
 
     from embeddings.backfill import COMMIT_IMAGES, store_vectors
-    from lake import ids, opening, schema, store
-    from lake.ingest import COMMIT_ROWS
+    from lake import ids
+    from lake.ingest.ingest import COMMIT_ROWS
+    from lake.storage import opening, schema, store
 
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((CLUSTERS, dim), np.float32)
@@ -75,7 +76,7 @@ def lakeloop(turn: int, work: str, k: int, parts: list[str]) -> dict[str, Any]:
     """`embeddings.search.nearest`: the rows of the nearest images."""
     with Stopwatch() as startup:
         from embeddings.search import nearest
-        from lake import opening
+        from lake.storage import opening
 
         lake = opening.open(str(Path(work, "lake")))
         record = lake.embedders()[0]
@@ -96,7 +97,7 @@ def lancedb_flat(turn: int, work: str, k: int, parts: list[str]) -> dict[str, An
     with Stopwatch() as startup:
         import lancedb
 
-        from lake import schema
+        from lake.storage import schema
 
         table = lancedb.connect(str(Path(work, "lake"))).open_table("predictions")
         column, place = schema.vector_column(EMBEDDER), _places(work)

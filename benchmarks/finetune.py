@@ -56,7 +56,9 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def _make(uri: str, classes: Path) -> None:
-    from lake import ingest, opening, slices
+    from lake import slices
+    from lake.ingest import ingest
+    from lake.storage import opening
 
     lake = opening.create(uri)
     ingest.ingest(lake, classes)
@@ -66,7 +68,7 @@ def _make(uri: str, classes: Path) -> None:
 def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float]:
     """Steps a second of a run, a contender."""
     from embeddings import torch_import
-    from lake import opening
+    from lake.storage import opening
     from training import launch
     from training.recipe import Recipe
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.harness import ROOT, Options, say
-from lake import statistics
+from lake.analytics import statistics
 from training import gate, metrics, paired
 from training.metrics import Judged
 

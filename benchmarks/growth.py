@@ -97,7 +97,7 @@ def measure(work: Path, batches: int) -> dict[str, Any]:
 def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
     """What is timed, by name; each takes the lake."""
     from embeddings.search import nearest
-    from lake.store import literals
+    from lake.storage.store import literals
 
     rng = np.random.default_rng(7)
     some = [_image_id(int(n)) for n in rng.integers(0, rows, 100)]
@@ -117,8 +117,8 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
 def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
     """A lake that got so many rows in each step, and how often it was maintained in passing."""
     from embeddings.backfill import store_vectors
-    from lake import opening
-    from lake.missing import Missing
+    from lake.storage import opening
+    from lake.storage.missing_vectors import Missing
     from lake.upkeep import maintenance
 
     lake = opening.create(str(folder), embedders=["x"])
@@ -152,7 +152,7 @@ def _tables(numbers: Sequence[int]) -> dict[str, Any]:
     """Rows for thumbnails, images and predictions, in the order a drainer commits them."""
     import pyarrow as pa
 
-    from lake import pictures, schema, store
+    from lake.storage import image_rows, schema, store
 
     moment = store.now()
     names = [_image_id(n) for n in numbers]
@@ -161,7 +161,7 @@ def _tables(numbers: Sequence[int]) -> dict[str, Any]:
         for i, n in zip(names, numbers, strict=True)
     ]
     images = [
-        pictures.image_row(i, np.random.default_rng(n + 1).bytes(IMAGE_BYTES), "PNG", 16, 16, "growth", moment)
+        image_rows.image_row(i, np.random.default_rng(n + 1).bytes(IMAGE_BYTES), "PNG", 16, 16, "growth", moment)
         for i, n in zip(names, numbers, strict=True)
     ]
     answers = [
@@ -171,7 +171,7 @@ def _tables(numbers: Sequence[int]) -> dict[str, Any]:
     ]
     return {
         "thumbnails": pa.Table.from_pylist(thumbnails, schema=schema.THUMBNAILS.arrow()),
-        "images": pictures.images_table(images),
+        "images": image_rows.images_table(images),
         "predictions": pa.Table.from_pylist(answers, schema=schema.PREDICTIONS.arrow()),
     }
 

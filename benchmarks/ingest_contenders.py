@@ -47,9 +47,9 @@ def lakeloop(
 
         from embeddings import embedder as embedders
         from embeddings.backfill import backfill
-        from lake import opening
-        from lake.ingest import ingest
-        from lake.workers import WorkerPool
+        from lake.images.workers import WorkerPool
+        from lake.ingest.ingest import ingest
+        from lake.storage import opening
 
         file = Path(weights) if weights else None
         model = embedders.load(embedder, file=file, engine=engine)
@@ -114,7 +114,8 @@ def stages(turn: int, folder: str, squares: str | None = None) -> dict[str, Any]
     """
     from embeddings.preprocess import DCT_MARGIN, prepare
     from embeddings.specs import SPECS
-    from lake import decode, ids
+    from lake import ids
+    from lake.images import decode
 
     how = SPECS[EMBEDDER].preprocessing
     assert how is not None
@@ -162,7 +163,8 @@ def plain_dataloader(turn: int, folder: str, work: str) -> dict[str, Any]:
         import pyarrow as pa
 
         from embeddings.specs import SPECS
-        from lake import ids, schema, store
+        from lake import ids
+        from lake.storage import schema, store
 
         how = SPECS[EMBEDDER].preprocessing
         assert how is not None
@@ -259,8 +261,8 @@ def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]
         import lance  # noqa: F401
         import psutil
 
-        from lake import opening
-        from lake.ingest import ingest
+        from lake.ingest.ingest import ingest
+        from lake.storage import opening
 
         uri = Path(work, f"lake-small-{turn}")
         lake = opening.create(str(uri))

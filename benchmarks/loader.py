@@ -53,7 +53,9 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def _make(uri: str, classes: Path) -> None:
-    from lake import ingest, opening, slices
+    from lake import slices
+    from lake.ingest import ingest
+    from lake.storage import opening
 
     lake = opening.create(uri)
     ingest.ingest(lake, classes)
@@ -62,7 +64,7 @@ def _make(uri: str, classes: Path) -> None:
 
 def lake(uri: str, workers: int, turn: int) -> dict[str, float]:
     """An epoch of the slice, a contender."""
-    from lake import opening
+    from lake.storage import opening
     from training.loader import SliceStream, data_loader
 
     dataset = opening.open(uri).slice("all").dataset(transform=_transform())

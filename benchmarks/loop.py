@@ -27,7 +27,7 @@ from benchmarks import label_value, vectors
 from benchmarks.harness import Options, estimate, say
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.evaluate import Evaluation
     from training.gate import Verdict
     from training.runs import Run
@@ -131,8 +131,8 @@ def build(place: Path) -> tuple[Path, Cells]:
     from embeddings.backfill import store_vectors
     from embeddings.specs import DEFAULT
     from lake import ids
-    from lake.ingest import ingest_items
-    from lake.sources import Item
+    from lake.ingest.ingest import ingest_items
+    from lake.ingest.sources import Item
     from search_app.cells import COPIES_FROM, cells, folder
 
     known, every = vectors.solar_cells(), cells()
@@ -252,11 +252,12 @@ def _second_turn(lk: Lake, pool: Sequence[str], count: int) -> list[str]:
 def _ask_people(lk: Lake, name: str, out: Path, truths: dict[str, str], **how: Any) -> None:
     """A slice goes out as a task file; people say of each image what it is; it comes back, and is frozen so."""
     from embeddings import leaks
-    from lake import export, labelling
+    from lake.labels import labelling_tools
+    from lake.slices import export
 
     made, _ = leaks.create(lk, name, **how)
     export.export(lk, made, out, "label-studio", predictions=MODEL)
-    labelling.take(lk, finished(out / "tasks.json", truths))
+    labelling_tools.take(lk, finished(out / "tasks.json", truths))
     leaks.create(lk, name, role="train", drop_leaks=True, **how)
 
 
@@ -305,7 +306,7 @@ def _label(lk: Lake, said: dict[str, str]) -> None:
     """What is known of these cells from the beginning."""
     import pyarrow as pa
 
-    from lake import schema
+    from lake.storage import schema
 
     moment = dt.datetime(2026, 9, 1, tzinfo=dt.UTC)
     rows = [

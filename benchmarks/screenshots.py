@@ -56,7 +56,8 @@ def make_shapes(folder: Path, uri: str) -> str:
     """A lake of drawings with answers, labels and vectors; returns an image id to search from."""
     import lake
     from embeddings import backfill, cluster, embedder
-    from lake import ids, ingest
+    from lake import ids
+    from lake.ingest import ingest
 
     rng = random.Random(7)
     rows, names = [], []

@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks.data import files_under
-from lake import masks
 from lake.formats.annotation import Said, Truth
+from lake.regions import masks
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 SHAPES = ("circle", "square", "star", "triangle")
 SIDE = 96
@@ -156,7 +156,7 @@ def _outline(label: str, angle: float) -> list[tuple[float, float]]:
 
 def photographs_in(folder: Path) -> list[np.ndarray]:
     """Every JPEG under a folder by name, its shorter side made 192 pixels: uint8 (height, width, 3)."""
-    from lake import decode
+    from lake.images import decode
 
     found = []
     for path in files_under(folder):
@@ -226,8 +226,8 @@ def _colour(drawing: Drawing, bits: int) -> np.ndarray:
 def bring_in(lake: Lake, drawn: Sequence[Drawing], slice: str) -> list[str]:
     """Stores the images with their boxes and masks as labels, and freezes them as a slice; their image_ids."""
     from lake import ids, slices
-    from lake.ingest import ingest_items
-    from lake.sources import Item
+    from lake.ingest.ingest import ingest_items
+    from lake.ingest.sources import Item
 
     files = [one.png() for one in drawn]
     items = [Item(f"{slice}/{k:05d}.png", data=data, said=_Saying(one))

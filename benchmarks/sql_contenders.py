@@ -91,7 +91,8 @@ def build(turn: int, work: str, rows: int) -> dict[str, Any]:
     import duckdb
     import lance
 
-    from lake import columnar, opening
+    from lake.sql import columnar
+    from lake.storage import opening
 
     source = duckdb.connect()
     lake = opening.create(str(Path(work, "lake")), embedders=["x"])
@@ -137,7 +138,7 @@ def append(turn: int, work: str, first: int, rows: int, total: int) -> dict[str,
     """`rows` fresh answers for everybody, as a drainer commits them; the copy is left to who asks next."""
     import duckdb
 
-    from lake import opening
+    from lake.storage import opening
 
     source = duckdb.connect()
     found = source.sql(_ANSWERS.format(first=first, last=first + rows, total=total)).to_arrow_table()
@@ -155,7 +156,7 @@ def _whole(found: Any, name: str) -> Any:
     """The rows with every column of the table, in its types; null what was not given."""
     import pyarrow as pa
 
-    from lake import schema
+    from lake.storage import schema
 
     wanted = schema.TABLES[name].arrow()
     there = {*found.column_names}
@@ -165,7 +166,7 @@ def _whole(found: Any, name: str) -> Any:
 
 def lakeloop(turn: int, work: str) -> dict[str, Any]:
     """`lake.sql`, in this process. Its first answer includes copying the fresh rows."""
-    from lake import opening
+    from lake.storage import opening
 
     def start() -> Ask:
         return opening.open(str(Path(work, "lake"))).sql
@@ -175,8 +176,8 @@ def lakeloop(turn: int, work: str) -> dict[str, Any]:
 
 def sandbox(turn: int, work: str) -> dict[str, Any]:
     """What `lakeloop sql` and POST /v1/sql do: the locked child process."""
-    from lake import opening
-    from lake.sandbox.pool import Pool
+    from lake.sql.sandbox.pool import Pool
+    from lake.storage import opening
 
     def start() -> Ask:
         pool = Pool(opening.open(str(Path(work, "lake"))))
@@ -216,8 +217,9 @@ def lance_by_arrow(turn: int, work: str) -> dict[str, Any]:
     """DuckDB on the Lance tables through Arrow's scanner, without the copy."""
     import duckdb
 
-    from lake import columnar, opening
-    from lake.sql import LanceView
+    from lake.sql import columnar
+    from lake.sql.connections import LanceView
+    from lake.storage import opening
 
     def start() -> Ask:
         lake, connection = opening.open(str(Path(work, "lake"))), duckdb.connect()

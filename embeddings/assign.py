@@ -21,13 +21,14 @@ from embeddings import cluster as clustering
 from embeddings.components import Components
 from embeddings.neighbours import nearest, neighbours
 from embeddings.vectors import of_images
-from lake import schema, slices, store
-from lake import where as filters
+from lake import slices
 from lake.errors import BadInput
-from lake.store import literal
+from lake.sql import where as filters
+from lake.storage import schema, store
+from lake.storage.store import literal
 
 if TYPE_CHECKING:
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
 
 # As many as make the smallest cluster there usually is: more would always outvote it.
 VOTERS = 5

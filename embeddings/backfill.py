@@ -23,15 +23,15 @@ from embeddings.columns import store_vectors
 from embeddings.embedder import Embedder, bind
 from embeddings.preprocess import Prepared
 from embeddings.vectors import dim_of, to_matrix
-from lake.missing import Missing, embedded_elsewhere
-from lake.workers import WorkerDied, WorkerPool, grouped
+from lake.images.workers import WorkerDied, WorkerPool, grouped
+from lake.storage.missing_vectors import Missing, embedded_elsewhere
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from embeddings.specs import Preprocessing
-    from lake.missing import Gaps
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.missing_vectors import Gaps
+    from lake.storage.store import EmbedderRecord, Lake
 
 # Images between commits: about a minute of work on two cores is the most a kill can lose.
 COMMIT_IMAGES = 4_096

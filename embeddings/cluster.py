@@ -25,14 +25,16 @@ from embeddings import embedder as embedders
 from embeddings.contents import Contents
 from embeddings.partition import METHODS, Method, Partition, partition
 from embeddings.vectors import of_images
-from lake import nodes, schema, slices, store
-from lake import where as filters
+from lake import slices
 from lake.errors import BadInput
-from lake.store import literal
+from lake.slices import cluster_nodes as nodes
+from lake.sql import where as filters
+from lake.storage import schema, store
+from lake.storage.store import literal
 
 if TYPE_CHECKING:
     from embeddings.embedder import TextEmbedder
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
 
 FEWEST = 2
 MEDOIDS = 12

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embeddings.vectors import to_column
-from lake.missing import Missing
+from lake.storage.missing_vectors import Missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # Bytes of other rows' vectors that a column file may copy before its rows are written anew instead.
 WASTE_BYTES = 4 << 20

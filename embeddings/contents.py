@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from lake.sql import connect
+from lake.sql.connections import connect
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 ERRORS = 6
 # A value names a group that has it in most of its images, and more often than its surroundings by this factor.

@@ -16,7 +16,7 @@ from lake.extras import require
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # What a sweep tries of the usual smallest cluster, from half of it to eight times.
 SWEEP = (0.5, 1, 2, 4, 8)

@@ -21,15 +21,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embeddings import subgroups
-from lake import dimensions, slices
-from lake.dimensions import Dimension
+from lake import slices
+from lake.analytics import dimensions
+from lake.analytics.dimensions import Dimension
+from lake.analytics.statistics import Rate, difference, wilson
 from lake.errors import BadInput, MissingExtra
-from lake.statistics import Rate, difference, wilson
-from lake.store import literal
+from lake.storage.store import literal
 
 if TYPE_CHECKING:
     from embeddings.subgroups import Failure, Group
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 By = Literal["both", "metadata", "cluster"]
 Errors = Literal["judged", "confidence"]
@@ -364,7 +365,7 @@ def save(lake: Lake, found: Discovery, where: str | None = None) -> list[str]:
 
     Raises BadInput when one cannot be saved; those before it are.
     """
-    from lake import audit
+    from lake.access import audit
 
     made = []
     for one in found.findings:

@@ -25,7 +25,7 @@ from lake.errors import BadInput, UnreadableImage
 
 if TYPE_CHECKING:
     from embeddings.embedder import Embedder
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
 
 # Of 9,000 pairs of copies of 600 photographs 0.997 agree by more, of other pairs none by more than 0.48:
 # `python -m benchmarks duplicates`.
@@ -355,6 +355,6 @@ def _count(lake: Lake) -> int:
 def _keep(lake: Lake, row: dict[str, object]) -> None:
     import pyarrow as pa
 
-    from lake import schema
+    from lake.storage import schema
 
     lake.update("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))

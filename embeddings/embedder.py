@@ -16,11 +16,11 @@ import numpy as np
 from embeddings import engine as engines
 from embeddings import specs, weights
 from embeddings.specs import Preprocessing, Spec
-from lake import schema, store
 from lake.errors import BadInput, WeightsMismatch
+from lake.storage import schema, store
 
 if TYPE_CHECKING:
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lake.errors import BadInput
 
 if TYPE_CHECKING:
     from lake.slices import Draft, Slice
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 AGAINST = {"train": slices.KEPT_APART, "evaluation": ("train",), "regression": ("train",)}
 

@@ -20,13 +20,14 @@ import pyarrow.compute as pc
 from embeddings import components, projection
 from embeddings import embedder as embedders
 from embeddings.vectors import of_images
-from lake import nodes, schema, store
-from lake import where as filters
 from lake.errors import BadInput
-from lake.store import literal
+from lake.slices import cluster_nodes
+from lake.sql import where as filters
+from lake.storage import schema, store
+from lake.storage.store import literal
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 Progress = Callable[[float], None]
 
@@ -76,7 +77,7 @@ def make(
     if node is not None and (where is not None or embedder is not None):
         raise BadInput("a node has its own images and embedder: give --node alone, without --where or --embedder")
     version = lake.version("predictions")
-    record = embedders.record_of(lake, nodes.embedder(lake, node) if node is not None else embedder)
+    record = embedders.record_of(lake, cluster_nodes.embedder(lake, node) if node is not None else embedder)
     names, vectors = of_images(lake, record, _wanted(lake, node, where))
     if not names:
         raise BadInput(f"no image here has a {record.name} vector; run: lakeloop embed --embedder {record.name}")
@@ -186,7 +187,7 @@ def inside(corners: Sequence[Sequence[float]] | np.ndarray, places: np.ndarray) 
 
 def _wanted(lake: Lake, node: str | None, where: str | None) -> Sequence[str] | None:
     if node is not None:
-        return nodes.members(lake, [node])
+        return cluster_nodes.members(lake, [node])
     return None if where is None else filters.images(lake, where)
 
 

@@ -21,12 +21,12 @@ import pyarrow as pa
 
 from embeddings import embedder as embedders
 from embeddings.search import search
-from lake import sql
 from lake.errors import BadInput
+from lake.sql import connections
 
 if TYPE_CHECKING:
     from embeddings.embedder import Embedder
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
     Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -47,7 +47,7 @@ MACROS = {
 
 def query(lake: Lake, text: str, parameters: Parameters = None) -> pa.Table:
     """`lake.sql` with near() and near_text(). Raises BadInput as they do."""
-    return sql.query(lake, text, parameters, **extras(lake, text, parameters))
+    return connections.query(lake, text, parameters, **extras(lake, text, parameters))
 
 
 def extras(

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from lake.image_keys import mixed
-from lake.missing import WAITING
+from lake.storage.image_keys import mixed
+from lake.storage.missing_vectors import WAITING
 
 if TYPE_CHECKING:
-    from lake.missing import Gaps
+    from lake.storage.missing_vectors import Gaps
 
 Order = Literal["oldest", "newest", "sampled"]
 ORDERS: tuple[Order, ...] = get_args(Order)

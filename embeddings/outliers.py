@@ -16,11 +16,11 @@ from embeddings import embedder as embedders
 from embeddings.neighbours import nearest
 from embeddings.vectors import of_images
 from lake import slices
-from lake import where as filters
 from lake.errors import BadInput
+from lake.sql import where as filters
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 Method = Literal["knn", "density"]
 METHODS: tuple[Method, ...] = ("knn", "density")

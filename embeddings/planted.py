@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageChops, ImageEnhance
 
-from lake.decode import open_image, pixels
+from lake.images.decode import open_image, pixels
 
 Change = Callable[[Image.Image, np.random.Generator], tuple[Image.Image, str, int]]
 

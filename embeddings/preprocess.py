@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from embeddings.specs import Preprocessing
-from lake import decode
 from lake.errors import UnreadableImage
+from lake.images import decode
 
 # A JPEG may be decoded smaller (DCT scaling) while its short side stays this many times what `resize` asks for.
 # Worst cosine to a full decode over the benchmark's photographs: 0.998 at 1.5, 0.995 at 1.0 (docs/log.md).

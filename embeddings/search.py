@@ -18,14 +18,14 @@ from embeddings.engine import unit
 from embeddings.preprocess import prepare
 from embeddings.vectors import dim_of
 from lake import ids as identity
-from lake import schema
-from lake import where as filters
 from lake.errors import BadInput
-from lake.store import literals
+from lake.sql import where as filters
+from lake.storage import schema
+from lake.storage.store import literals
 
 if TYPE_CHECKING:
     from embeddings.embedder import Embedder
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
 
 UNLIKE_WEIGHT = 0.2
 RESULT_COLUMNS = ("prediction_id", "image_id", "label", "confidence", "source")

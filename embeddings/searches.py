@@ -20,16 +20,17 @@ from embeddings import whitening
 from embeddings.active import PAGE, ActiveSearch, Left
 from embeddings.vectors import in_batches
 from lake import ids as identity
-from lake import nodes, schema, store
-from lake import where as filters
 from lake.errors import BadInput
-from lake.store import literal
+from lake.slices import cluster_nodes
+from lake.sql import where as filters
+from lake.storage import schema, store
+from lake.storage.store import literal
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Iterable, Sequence
 
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
 
 # Stop is advised when the last page had none, the next is expected to show less than this, and few enough are left.
 NEXT_PAGE_LEAST = 0.5
@@ -161,7 +162,7 @@ class Search:
 
     def _whole(self, node: str, mark: str) -> int:
         current = self._current()
-        fresh = [i for i in nodes.members(self._lake, [node]) if i in self._places and i not in current]
+        fresh = [i for i in cluster_nodes.members(self._lake, [node]) if i in self._places and i not in current]
         self._write([_Mark(i, mark, 0, node) for i in fresh])
         return len(fresh)
 
@@ -266,7 +267,7 @@ def _points(lake: Lake, record: EmbedderRecord, row: dict[str, Any]) -> tuple[An
     """image_ids, sorted, and their whitened points."""
     wanted: set[str] | None = None
     if row["node"] is not None:
-        wanted = set(nodes.members(lake, [row["node"]]))
+        wanted = set(cluster_nodes.members(lake, [row["node"]]))
     elif row["where"] is not None:
         wanted = set(filters.images(lake, row["where"]))
     chosen = None if wanted is None else sorted(wanted | set(row["examples"]))

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lake.statistics import more_errors
+from lake.analytics.statistics import more_errors
 
 SUPPORT_LEAST, SUPPORT_SHARE = 8, 0.01
 CONDITIONS_MOST = 3

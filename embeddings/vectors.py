@@ -12,7 +12,7 @@ from lake.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
 
 
 BATCH = 8_192

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embeddings.embedder import Embedder
-    from lake.missing import Gaps
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.missing_vectors import Gaps
+    from lake.storage.store import EmbedderRecord, Lake
 
 # A round takes so many images, and begins none after so many seconds, in which two cores embed about 200. Longer rounds
 # would keep what arrives waiting, shorter ones commit more.

@@ -21,14 +21,15 @@ from embeddings import embedder as embedders
 from embeddings.engine import OPENVINO_PAYS_FROM, EngineName
 from embeddings.order import ORDERS, Order
 from embeddings.watch import Lag, watch
-from lake import audit, opening
+from lake.access import audit
 from lake.errors import LakeloopError
+from lake.storage import opening
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from embeddings.embedder import Embedder
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
 
 # A watcher lives long: converting the network for a quicker engine pays. One image at a time, efficientnet-lite0 takes
 # OpenVINO 7 ms on two cores and torch 20 to 60.

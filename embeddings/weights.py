@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
     State = Mapping[str, torch.Tensor]
 

@@ -17,9 +17,11 @@ import lake
 from embeddings import duplicates, leaks, searches
 from embeddings import embedder as embedders
 from embeddings.backfill import backfill
-from lake import export, ids, labelling
-from lake.ingest import ingest_items
-from lake.sources import Item, of_class
+from lake import ids
+from lake.ingest.ingest import ingest_items
+from lake.ingest.sources import Item, of_class
+from lake.labels import labelling_tools
+from lake.slices import export
 from search_app import cells
 from search_app.cells import Story
 from search_app.stream import Saying, bring_in
@@ -93,7 +95,7 @@ def _labelled(lk: lake.Lake, named: dict[str, Any], name: str, **how: Any) -> No
         said = {"type": "choices", "value": {"choices": [named[task["data"]["image_id"]].truth]}}
         task["annotations"] = [{"completed_by": 1, "result": [said]}]
     (out / "finished.json").write_text(json.dumps(tasks))
-    labelling.take(lk, out / "finished.json")
+    labelling_tools.take(lk, out / "finished.json")
     leaks.create(lk, name, role="train", drop_leaks=True, **how)
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lake.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from lake.opening import create, open
-    from lake.store import Lake
+    from lake.storage.opening import create, open
+    from lake.storage.store import Lake
 
 __all__ = ["Lake", "__version__", "create", "open"]
 
@@ -22,7 +22,7 @@ __all__ = ["Lake", "__version__", "create", "open"]
 def __getattr__(name: str) -> Any:
     # Late, so that `lakeloop --help` and a client's process do not pay for Arrow.
     if name in __all__:
-        from lake import opening
+        from lake.storage import opening
 
         return getattr(opening, name)
     raise AttributeError(f"module 'lake' has no attribute {name!r}")

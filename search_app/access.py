@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from lake.keys import Keyring
+    from lake.access.keys import Keyring
 
 KEY_ID = "lakeloop_key_id"
 KEY_HEADER = b"x-lakeloop-key"

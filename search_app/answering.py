@@ -15,14 +15,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lake import decode
 from lake.errors import CouldNot, LakeloopError, UnreadableImage
-from lake.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
+from lake.images import decode
+from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
 from training import answerer, preparing, serving
 from training.task import Answer
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.preparing import How
     from training.serving import Source
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from lake.intake.spool import Spool
-    from lake.store import Lake
+    from lake.spool.spool import Spool
+    from lake.storage.store import Lake
 
 LATELY_SECONDS = 60.0
 IMAGES = 8

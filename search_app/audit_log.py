@@ -10,10 +10,10 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
-from lake import audit
+from lake.access import audit
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from search_app.stream import Saying
 
 if TYPE_CHECKING:
     from embeddings.embedder import Embedder
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 REGULARISATION = 0.01
 
@@ -67,8 +67,8 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     from embeddings import embedder as embedders
     from embeddings.backfill import backfill, store_vectors
     from embeddings.specs import DEFAULT
-    from lake.ingest import ingest_items
-    from lake.sources import Item, of_class
+    from lake.ingest.ingest import ingest_items
+    from lake.ingest.sources import Item, of_class
     from training import probe
 
     lk = lake.create(uri, embedders=[DEFAULT], columns={"module_type": "string"})

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from lake.sql import connect
+from lake.sql.connections import connect
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # LAMBDA is how `metadata -> 'name'` is parsed, too; no function below takes a real one.
 _PARTS = "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT FUNCTION LAMBDA OPERATOR"

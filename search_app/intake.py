@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake.intake import drainer
-from lake.intake.drain import Keep
-from lake.intake.spool import Spool
+from lake.spool import drainer
+from lake.spool.drain import Keep
+from lake.spool.spool import Spool
 from search_app.api.admission import Limits
 from search_app.children import Child
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from embeddings.embedder import Embedder
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 KEPT = 2
 HEAD_START = 0.7  # seconds the page has for its thumbnails before the loading takes the processor

@@ -11,17 +11,18 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from lake import ids, schema
-from lake.intake import events
-from lake.store import literal
+from lake import ids
+from lake.spool import events
+from lake.storage import schema
+from lake.storage.store import literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pyarrow as pa
 
-    from lake.intake.spool import Waiting
-    from lake.store import Lake
+    from lake.spool.spool import Waiting
+    from lake.storage.store import Lake
 
 PREDICTIONS_SHOWN = 50
 _REVIEW_COLUMNS = ["event_id", "prediction_id", "timestamp", "origin", "verdict", "comment", "ticket"]

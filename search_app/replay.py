@@ -30,7 +30,7 @@ from search_app.stream import Saying
 
 if TYPE_CHECKING:
     from lake.client import Refusal
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 PER_SECOND = 2.0
 LONGEST_SECONDS = 1.5  # between two cells
@@ -105,7 +105,7 @@ def _wait_for_a_watcher(url: str) -> None:
 
 
 def _wait_until_embedded(lake: Lake, said: Sequence[Saying]) -> bool:
-    from lake.missing import Missing
+    from lake.storage.missing_vectors import Missing
 
     names = [one.id for one in said if one.kind == "prediction"]
     missing = Missing(lake, lake.embedders()[0].column)
@@ -138,7 +138,7 @@ def main() -> int:
         return 3
     for one in refused:
         sys.stderr.write(f"the server refused {one.kind} {one.id}: {one.reason}\n")
-    from lake import opening
+    from lake.storage import opening
 
     lake = opening.open(str(place))
     if not _wait_until_embedded(lake, said):

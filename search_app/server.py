@@ -20,9 +20,9 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lake
+from lake.access.keys import Keyring
 from lake.errors import BadInput
 from lake.extras import require
-from lake.keys import Keyring
 from search_app.access import OPEN, Policy, make_access
 from search_app.api.app import Api
 from search_app.heads import BoundedHeads

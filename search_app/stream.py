@@ -22,8 +22,8 @@ from lake.errors import CouldNot
 from search_app.cells import SEED, Story, folder
 
 if TYPE_CHECKING:
-    from lake.intake.events import Event
-    from lake.store import Lake
+    from lake.spool.events import Event
+    from lake.storage.store import Lake
 
 MODEL, VERSION = "cell-inspector", "1"
 CHECKED_SHARE = 1 / 3
@@ -88,8 +88,8 @@ def production(story: Story, classes: Sequence[str], chances: np.ndarray) -> lis
 
 def bring_in(lake: Lake, said: Sequence[Saying]) -> None:
     """Puts the events into the lake's spool and drains it. Raises CouldNot when another process drains it."""
-    from lake.intake.drain import drain
-    from lake.intake.spool import Spool, beside
+    from lake.spool.drain import drain
+    from lake.spool.spool import Spool, beside
 
     place = beside(lake.uri)
     assert place is not None, "the demo lake is a folder"
@@ -108,7 +108,7 @@ def label(lake: Lake, said: Sequence[Saying]) -> None:
     """Has the person who checks look at these answers, a day after each."""
     import pyarrow as pa
 
-    from lake import schema
+    from lake.storage import schema
 
     rows = [
         {
@@ -162,7 +162,7 @@ def _surest_mistake(story: Story, said: Sequence[Saying]) -> Saying:
 
 
 def _event(one: Saying, promoted: dict[str, Any]) -> Event:
-    from lake.intake import events
+    from lake.spool import events
 
     if one.kind == "feedback":
         return events.feedback(one.event, {one.id: one.image_id}, None)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 
-from lake import decode
 from lake.errors import UnreadableImage
-from lake.intake.image_header import read_header
-from lake.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
+from lake.images import decode
+from lake.images.image_header import read_header
+from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
 
 LONGEST_SIDE = 2_048  # more than any embedder reads or any screen's detail panel shows
 SECONDS = 20.0

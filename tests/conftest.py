@@ -10,8 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from lake import opening
-from lake.store import Lake
+from lake.storage import opening
+from lake.storage.store import Lake
 
 # Tests that share their machine cannot promise a time for one example; equal runs find equal faults.
 hypothesis.settings.register_profile(

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lake import opening
 from lake.slices import Slice
+from lake.storage import opening
 from tests.lake import stock
 
 PAGE = Path(__file__).parent.parent / "docs" / "notebook.md"

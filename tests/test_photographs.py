@@ -18,10 +18,11 @@ from embeddings.backfill import backfill
 from embeddings.embedder import Embedder
 from embeddings.preprocess import prepare
 from embeddings.search import search
-from lake import ids, opening
-from lake.decode import open_image, pixels
-from lake.ingest import ingest
-from lake.store import Lake
+from lake import ids
+from lake.images.decode import open_image, pixels
+from lake.ingest.ingest import ingest
+from lake.storage import opening
+from lake.storage.store import Lake
 
 DATA = Path(__file__).parent.parent.parent / "shared/data/imagenet-samples-600.tar"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA.name} is not here: no photographs to try")

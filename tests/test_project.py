@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lake import schema, views
+from lake.storage import schema, views
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ["lake", "embeddings", "training", "search_app"]  # each may import those before it

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from lake.errors import LakeloopError
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.preparing import How, Prepared
     from training.serving import Answering
     from training.task import Answer
@@ -54,7 +54,7 @@ def _loaded(uri: str, run: str) -> Answering:
         _models.move_to_end(key)
         return _models[key]
     from embeddings.torch_import import torch
-    from lake import opening
+    from lake.storage import opening
     from training.serving import Answering
 
     if not _lakes:

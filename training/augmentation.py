@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from lake import decode, masks
 from lake.errors import BadInput, UnreadableImage
+from lake.images import decode
+from lake.regions import masks
 from training.task import IGNORED, Sample, Target
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ def estimate(metric: Metric, judged: Judged, *, draws: int | None = None, seed: 
     Where every draw is alike, as with ten right answers of ten, resampling knows no uncertainty: accuracy and balanced
     accuracy have the intervals of `lake.statistics` instead, which do.
     """
-    from lake import statistics
+    from lake.analytics import statistics
 
     value = metric.value(judged) if len(judged) else np.nan
     if not np.isfinite(value):

@@ -22,7 +22,7 @@ from training.card_facts import Facts, facts
 from training.markdown import code, plain
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 __all__ = ["Card", "diff", "facts", "of", "render", "write"]
 

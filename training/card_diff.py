@@ -15,7 +15,7 @@ from training.card_facts import Facts, Measured
 from training.markdown import code, number, table, text
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.runs import Run
 
 

@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lake import slices, store
+from lake import slices
 from lake.errors import BadInput
+from lake.storage import store
 from training import evaluate, metrics, model, registry, runs
 from training.recipe import Recipe
 from training.task import task
 
 if TYPE_CHECKING:
     from lake.slices import Slice
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
     from training.registry import Entry, Version
     from training.runs import Run
 

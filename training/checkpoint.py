@@ -21,7 +21,7 @@ import numpy as np
 
 from embeddings import torch_import, weights
 from lake.errors import BadInput
-from lake.intake.segments import sync_folder
+from lake.spool.segments import sync_folder
 
 if TYPE_CHECKING:
     import torch

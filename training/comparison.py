@@ -18,7 +18,7 @@ from training.metrics import Judged, Metric, Summed
 
 if TYPE_CHECKING:
     from lake.slices import Slice
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.runs import Run
 
 

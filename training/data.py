@@ -18,13 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embeddings import duplicates, leaks
-from lake import slices, truth
+from lake import slices
 from lake.errors import BadInput
 from lake.formats.annotation import Truth
+from lake.slices import truth
 
 if TYPE_CHECKING:
     from lake.slices import Slice
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 USES = ("train", "replay", "validation", "test", "protected")
 ITEMS = pa.schema(
@@ -61,7 +62,7 @@ def truth_of(lake: Lake, made: Slice, task: str) -> pa.Table:
 
     The labels it was frozen with; today's of a live slice, and of one made before labels were frozen.
     """
-    from lake import schema
+    from lake.storage import schema
 
     said = truth.truths(lake, truth.current_events(lake, slices.contents(lake, made)))
     rows = [

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from lake import decode, schema, slices, store
+from lake import slices
 from lake.errors import BadInput, UnreadableImage
+from lake.images import decode
+from lake.storage import schema, store
 from training import bootstrap, data, metrics, runs
 from training.bootstrap import Estimate
 from training.metrics import CostMatrix, Judged, Metric, Row
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from lake.slices import Slice
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.runs import Run
 
 # What every evaluation looks at.

@@ -1,6 +1,7 @@
 """Prepared samples, read from the lake and decoded in worker processes while the network is busy.
 
-Bytes are read by row id at one version of the table, a batch at a time; the workers are `lake/workers.py`'s, which a
+Bytes are read by row id at one version of the table, a batch at a time; the workers are `lake/images/workers.py`'s,
+which a
 hostile file cannot hurt. With no workers all is done in the caller's process. Either way the samples are the same.
 """
 
@@ -15,13 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lake import blobs
-from lake.workers import WorkerDied, WorkerPool
+from lake.images.workers import WorkerDied, WorkerPool
+from lake.storage import blobs
 from training.augmentation import Job, Preparation, prepare_many
 from training.task import Sample
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.data import Item
 
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from training.task import Answer, Sample, Task, task
 if TYPE_CHECKING:
     import torch
 
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.data import Item
     from training.recipe import Recipe
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from lake import schema, statistics, store
+from lake.analytics import statistics
 from lake.errors import BadInput
+from lake.storage import schema, store
 from training import bootstrap, evaluate, metrics, paired, registry, runs
 from training.comparison import Pair, changed, pair
 from training.metrics import Judged, Metric
@@ -28,7 +29,7 @@ from training.policy import Policy, Standing
 
 if TYPE_CHECKING:
     from lake.slices import Slice
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.runs import Run
 
 OUTCOMES = ("passed", "failed", "undecided")

@@ -20,7 +20,7 @@ from training.runs import Run
 from training.task import task
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # What makes a network what it is: a run that goes on from another keeps it.
 NETWORK = ("task", "architecture", "size", "geometry")

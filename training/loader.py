@@ -26,7 +26,7 @@ from torch.utils import data
 from embeddings import torch_import
 
 if TYPE_CHECKING:
-    from lake.dataset import SliceDataset
+    from lake.slices.dataset import SliceDataset
 
 # A worker process comes here before it unpickles the dataset, whose transform is likely torchvision's.
 torch_import.torchvision()

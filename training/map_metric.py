@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lake.detection import intersection_over_union
-from lake.sizes import LARGE_FROM, SIZES, SMALL_BELOW
+from lake.analytics.detection import intersection_over_union
+from lake.regions.sizes import LARGE_FROM, SIZES, SMALL_BELOW
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)

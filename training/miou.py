@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lake import masks
+from lake.regions import masks
 from training.task import IGNORED
 
 BACKGROUND = "background"

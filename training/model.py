@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.probe import Probe
 
 MODEL, INITIAL, ITEMS, RECIPE = "model.safetensors", "initial.safetensors", "items.parquet", "recipe.json"

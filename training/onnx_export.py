@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embeddings import torch_import
-from lake import decode
 from lake.errors import BadInput, CouldNot, UnreadableImage
 from lake.extras import require
+from lake.images import decode
 from training import detection, model, onnx_facts, registry, runs
 from training.augmentation import whole
 from training.model import NetworkModel, ProbeModel
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 MODEL, FACTS = "model.onnx", "model.json"
 OPSET = 18

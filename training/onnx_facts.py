@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from training import detection
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.model import NetworkModel, ProbeModel
 
 

@@ -1,6 +1,7 @@
 """A model version's answers in batches: to files of a folder, or to images of the lake; logged, or written to a file.
 
-Files are decoded in worker processes, as everywhere. Logged answers take the one way in (`lake/ingest.py`), under ids
+Files are decoded in worker processes, as everywhere. Logged answers take the one way in (`lake/ingest/ingest.py`),
+under ids
 that follow from run and image: doing it again, or going on after a kill, asks the model only what is not answered.
 """
 
@@ -16,17 +17,20 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pyarrow as pa
 
-from lake import ids, ingest, schema, slices, sources, store, where
+from lake import ids, slices
 from lake.errors import BadInput, LakeloopError
 from lake.formats.annotation import Said
-from lake.workers import WorkerDied, WorkerPool, grouped
+from lake.images.workers import WorkerDied, WorkerPool, grouped
+from lake.ingest import ingest, sources
+from lake.sql import where
+from lake.storage import schema, store
 from training import preparing
 from training.model import ProbeModel
 from training.serving import Answering, Source
 from training.task import Answer
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # Answers that are lost when it is stopped, at most, and what is read together.
 COMMIT_IMAGES = 1_024

@@ -12,8 +12,8 @@ import numpy as np
 
 from embeddings import preprocess
 from embeddings.specs import Preprocessing
-from lake import decode
 from lake.errors import UnreadableImage
+from lake.images import decode
 from training.augmentation import Job, Preparation, prepare
 from training.task import Sample
 

@@ -17,7 +17,7 @@ from training.recipe import Recipe
 from training.runs import Run
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.probe import Probe
 
 # (labels, vectors (n, dim)) of a split.

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput, LakeBusy
 from lake.slices.naming import unknown
-from lake.store import literal
+from lake.storage.store import literal
 from training import releases, runs
 from training.releases import Entry as Entry
 from training.releases import Version as Version
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.runs import Run
 
 # Reading -----------------------------------------------------------------------------------------------------------

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lake import schema, store
 from lake.errors import LakeBusy
-from lake.store import literal
+from lake.storage import schema, store
+from lake.storage.store import literal
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 STATUSES = ("registered", "promoted", "shadow", "retired")
 ACTIONS = ("registered", "promoted", "rolled_back", "shadowed", "retired")

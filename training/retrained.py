@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal
 from embeddings import embedder as embedders
 from embeddings import weights
 from embeddings.specs import OPEN_CLIP_PREFIX, SPECS, Preprocessing
-from lake import store
 from lake.errors import BadInput, WeightsMismatch
+from lake.storage import store
 from training import model as models
 from training import registry
 
 if TYPE_CHECKING:
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
     from training.runs import Run
 
 

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake import schema, store
 from lake.errors import BadInput, CouldNot
 from lake.slices.naming import check_name, unknown
-from lake.store import literal
+from lake.storage import schema, store
+from lake.storage.store import literal
 from lake.version import VERSION
 from training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 STATUSES = ("running", "done", "stopped", "failed")
 _PACKAGES = ("torch", "torchvision", "timm", "open-clip-torch", "numpy", "pillow", "safetensors", "pylance")

@@ -25,7 +25,7 @@ from training.recipe import Recipe
 from training.task import task
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # Trials that are never given up, so that there is something to compare the others with.
 UNPRUNED = 4

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from embeddings import torch_import
-from lake import masks
 from lake.errors import BadInput
+from lake.regions import masks
 from training import miou, published
 from training.task import IGNORED, Answer, Batch, Sample, collated
 

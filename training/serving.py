@@ -23,7 +23,7 @@ from training.task import Answer, Sample
 
 if TYPE_CHECKING:
     from embeddings.embedder import Embedder
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.registry import Version
 
 

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lake import schema, sql, store
 from lake.errors import BadInput, LakeBusy
 from lake.slices.naming import unknown
-from lake.store import literal
+from lake.sql import connections
+from lake.storage import schema, store
+from lake.storage.store import literal
 from training import predicting, registry, runs
 from training.serving import Answering
 from training.task import Answer
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.registry import Version
 
 # Production answers that are looked at together, and answers that are lost when it is stopped, at most.
@@ -145,7 +146,7 @@ class Shadow:
     def _waiting(self, most: int) -> list[tuple[str, str]]:
         """(prediction_id, image_id) of production's newest answers without one of this run beside them."""
         given_up = pa.table({"image_id": pa.array(self._given_up, pa.string())})
-        found = sql.query(
+        found = connections.query(
             self.lake,
             f"SELECT prediction_id, image_id FROM ({self._open()}) WHERE image_id NOT IN "
             f"(SELECT image_id FROM given_up) ORDER BY ingested_at DESC, prediction_id LIMIT {most}",
@@ -156,7 +157,7 @@ class Shadow:
     def _counts(self) -> tuple[int, int, int]:
         """What waits, what was compared, what of it differs."""
         run = literal(self.run.id)
-        found = sql.query(
+        found = connections.query(
             self.lake,
             f"SELECT (SELECT count(*) FROM ({self._open()})), "
             f"(SELECT count(*) FROM scores WHERE run = {run} AND prediction_id IS NOT NULL), "

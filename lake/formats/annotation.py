@@ -1,6 +1,7 @@
 """What a data set says of an image, in no format's words: every reader ends in it, every writer begins with it.
 
-Boxes and masks are rows as `lake/schema.py` has them: pixels of the upright image, masks as compressed COCO RLE.
+Boxes and masks are rows as `lake/storage/schema.py` has them: pixels of the upright image, masks as compressed COCO
+RLE.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from lake import ids, masks, rows
+from lake import ids
 from lake.errors import BadInput
+from lake.formats import prediction_rows
+from lake.regions import masks
 
 if TYPE_CHECKING:
-    from lake.store import StoredImage
+    from lake.storage.store import StoredImage
 
 CLASSIFICATION, DETECTION, SEGMENTATION = "classification", "detection", "segmentation"
 TASKS = (CLASSIFICATION, DETECTION, SEGMENTATION)
@@ -124,7 +127,7 @@ def mask(label: Any, counts: str, height: int, width: int, score: float | None =
 
 def named(label: Any) -> str | None:
     """A class as the lake stores it: an empty one is none."""
-    return rows.sound(str(label)) if label is not None and label != "" else None
+    return prediction_rows.sound(str(label)) if label is not None and label != "" else None
 
 
 def scored(score: Any) -> float | None:

@@ -19,7 +19,7 @@ from lake.formats.annotation import Model, Sample
 from lake.formats.metadata import row_of, said_of
 from lake.formats.paths import inside
 from lake.formats.target import Part, Whole
-from lake.sources import Item, as_dicts, shown
+from lake.ingest.sources import Item, as_dicts, shown
 
 _TEXTS, _NUMBERS = pa.list_(pa.string()), pa.list_(pa.float64())
 _ROW = {

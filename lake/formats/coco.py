@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lake import masks
 from lake.errors import BadInput
-from lake.formats import annotation, polygons
+from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
 from lake.formats.paths import document, inside
+from lake.formats.prediction_rows import MOST_COUNTS
 from lake.formats.target import Part, Whole
-from lake.rows import MOST_COUNTS
-from lake.sources import Item, shown
+from lake.ingest.sources import Item, shown
+from lake.regions import masks, polygons
 
 _HEAD_BYTES = 64 << 10
 _KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')

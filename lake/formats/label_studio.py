@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from lake import masks
 from lake.errors import BadInput
-from lake.formats import annotation, polygons
+from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, Sample, Truth
 from lake.formats.paths import document
 from lake.formats.target import Part, Plan, Whole
+from lake.regions import masks, polygons
 
 # The version under which labels that the lake has are sent as pre-labels.
 LABELS = "labels"

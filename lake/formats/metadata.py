@@ -22,7 +22,7 @@ from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
 from lake.formats.paths import inside
 from lake.formats.target import Part, Whole
-from lake.sources import IMAGE_SUFFIXES, Item, csv_rows, json_lines, shown
+from lake.ingest.sources import IMAGE_SUFFIXES, Item, csv_rows, json_lines, shown
 
 NAMES = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("file_name", "image_id", "width", "height", "label", "objects", "segments", "prediction")
@@ -130,7 +130,7 @@ def _truth(task: str, given: Mapping[str, Any] | None, height: int, width: int) 
         if boxes is None:
             raise BadInput("it has no bbox")
         return Truth(task, boxes=boxes)
-    from lake import masks
+    from lake.regions import masks
 
     sizes, counts = given.get("size"), given.get("counts")
     if not isinstance(sizes, list) or not isinstance(counts, list) or not len(sizes) == len(counts) == len(classes):

@@ -21,13 +21,13 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from lake import masks
 from lake.errors import BadInput, UnreadableImage
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
 from lake.formats.paths import inside
 from lake.formats.target import Part, Whole
-from lake.sources import IMAGE_SUFFIXES, Item, shown
+from lake.ingest.sources import IMAGE_SUFFIXES, Item, shown
+from lake.regions import masks
 
 CLASSES = [
     "aeroplane",
@@ -149,7 +149,7 @@ def _commonest(names: Mapping[int, str], values: np.ndarray) -> str:
 
 
 def _indices(root: Path, path: Path, width: int, height: int) -> np.ndarray:
-    from lake.decode import open_image
+    from lake.images.decode import open_image
 
     path = inside(root, str(path.relative_to(root)))
     if not path.is_file() or path.stat().st_size > _MOST_MASK_BYTES:

@@ -19,7 +19,7 @@ from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, Model, Sample
 from lake.formats.metadata import row_of, said_of
 from lake.formats.target import Part, Whole
-from lake.sources import IMAGE_SUFFIXES, MAX_FILE_BYTES, Item, shown
+from lake.ingest.sources import IMAGE_SUFFIXES, MAX_FILE_BYTES, Item, shown
 
 _MOST_TEXT_BYTES = 64 << 20
 

@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lake import masks
 from lake.errors import BadInput
-from lake.formats import annotation, polygons
+from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
 from lake.formats.paths import inside, text
 from lake.formats.target import Part, Plan, Whole
-from lake.sources import IMAGE_SUFFIXES, Item, json_lines, shown
+from lake.ingest.sources import IMAGE_SUFFIXES, Item, json_lines, shown
+from lake.regions import masks, polygons
 
 SPLITS = ("train", "val", "test")
 # What the best known reader lets pass beyond the picture's edge.

@@ -15,7 +15,7 @@ from lake.slices.versions import Slice
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 _SAID = ("task", "label", "boxes", "masks")
 

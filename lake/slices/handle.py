@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from lake.slices.versions import Slice
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 
 class SliceHandle:
@@ -81,6 +81,6 @@ class SliceHandle:
 
     def dataset(self, **options: Any) -> Any:
         """Its images and labels as a map-style dataset, which torch's DataLoader takes: see `lake.dataset`."""
-        from lake.dataset import SliceDataset
+        from lake.slices.dataset import SliceDataset
 
         return SliceDataset(self.lake, self.made, **options)

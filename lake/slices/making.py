@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake import schema, store
 from lake.errors import BadInput
 from lake.slices import definition as definitions
 from lake.slices import members as resolving
@@ -23,9 +22,10 @@ from lake.slices.definition import Definition
 from lake.slices.members import Found
 from lake.slices.naming import check_name
 from lake.slices.versions import Slice
+from lake.storage import schema, store
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # What training must not have seen.
 KEPT_APART = ("evaluation", "regression")

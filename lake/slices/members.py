@@ -11,20 +11,20 @@ import numpy as np
 import pyarrow as pa
 
 from lake import ids as identity
-from lake import sql
-from lake import where as filters
 from lake.errors import BadInput, LakeBusy
 from lake.slices import definition as definitions
 from lake.slices import versions
 from lake.slices.definition import Definition
 from lake.slices.naming import unknown
 from lake.slices.versions import Slice
-from lake.store import literals
+from lake.sql import connections
+from lake.sql import where as filters
+from lake.storage.store import literals
 
 if TYPE_CHECKING:
     import duckdb
 
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # Each look takes milliseconds; only a lake that commits all the time needs more than one.
 LOOKS = 50
@@ -249,7 +249,7 @@ def _snapshot(lake: Lake, definition: Definition) -> Iterator[_Snapshot]:
     text = f"{_TABLES} labels_current marks_current {' '.join(_filters(lake, definition))}"
     for _ in range(LOOKS):
         before = lake.version("predictions")
-        with sql.connect(lake, text) as connection:
+        with connections.connect(lake, text) as connection:
             if lake.version("predictions") == before:
                 yield _Snapshot(lake, connection, before)
                 return

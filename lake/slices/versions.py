@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lake import schema, store
 from lake.errors import BadInput
 from lake.slices import definition as definitions
 from lake.slices.naming import check_name, check_tag, unknown
-from lake.store import literal
+from lake.storage import schema, store
+from lake.storage.store import literal
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # How long a deletion waits for a backup to end.
 DELETE_SECONDS = 60.0

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lake import ids, schema, store
+from lake import ids
+from lake.storage import schema, store
 from lake.upkeep import erasure, retention
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 Severity = Literal["wrong", "note"]
 # Images whose bytes are read and hashed unless all are.

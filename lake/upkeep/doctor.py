@@ -14,14 +14,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake import opening, schema, store
+from lake.backups import backup
 from lake.errors import LakeloopError, NotALake
-from lake.upkeep import backup, consistency, maintenance, quarantine, table_files
+from lake.storage import opening, schema, store
+from lake.storage.lance_files import quarantine, table_files
+from lake.upkeep import consistency, maintenance
 from lake.upkeep.consistency import Finding, Report
 
 if TYPE_CHECKING:
-    from lake.intake.spool import Spool
-    from lake.store import Lake
+    from lake.spool.spool import Spool
+    from lake.storage.store import Lake
 
 FREE_BYTES = 2 << 30
 AHEAD = dt.timedelta(minutes=5)

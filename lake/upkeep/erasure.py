@@ -17,13 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake import audit, columnar, ids, kept_exports, schema, store
+from lake import ids
+from lake.access import audit
+from lake.backups import backup
 from lake.errors import BadInput, LakeBusy
-from lake.upkeep import backup, maintenance, purge
+from lake.slices import kept_exports
+from lake.sql import columnar
+from lake.storage import schema, store
+from lake.upkeep import maintenance, purge
 
 if TYPE_CHECKING:
-    from lake.intake.spool import Spool
-    from lake.store import Lake
+    from lake.spool.spool import Spool
+    from lake.storage.store import Lake
 
 # A drainer keeps its lock for one batch.
 DRAINER_SECONDS = 60.0

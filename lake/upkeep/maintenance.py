@@ -15,14 +15,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake import columnar, schema, store
 from lake.errors import LakeBusy, NotALake
-from lake.upkeep import merging, table_files
+from lake.sql import columnar
+from lake.storage import schema, store
+from lake.storage.lance_files import merging, table_files
 
 if TYPE_CHECKING:
     import lance
 
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 OLDER_THAN = dt.timedelta(days=2)
 # Of versions older than this only the last of each hour stays: an insert's version costs 66 KB, whatever it adds.

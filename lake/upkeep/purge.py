@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake import schema, store
 from lake.errors import LakeBusy
-from lake.upkeep import table_files
+from lake.storage import schema, store
+from lake.storage.lance_files import table_files
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # So much of an image, a thumbnail or a vector tells that a file holds it.
 WINDOW_BYTES = 64

@@ -21,13 +21,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake import audit, store
+from lake.access import audit
 from lake.errors import BadInput, LakeBusy
-from lake.upkeep import maintenance, merging, table_files
+from lake.storage import store
+from lake.storage.lance_files import merging, table_files
+from lake.upkeep import maintenance
 
 if TYPE_CHECKING:
-    from lake.intake.spool import Spool
-    from lake.store import Lake
+    from lake.spool.spool import Spool
+    from lake.storage.store import Lake
 
 ACTION = "retain"
 # Tables whose rows about an image hold it.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from search_app.api.problems import Refusal
 
 if TYPE_CHECKING:
-    from lake.intake.spool import Depth
+    from lake.spool.spool import Depth
 
 # A burst of this much of a second's rate is let through at once.
 BURST_SECONDS = 0.25

@@ -27,7 +27,7 @@ from search_app.uploads import Uploads
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from search_app.intake import Intake
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from lake import ids
 from lake.errors import LakeloopError
-from lake.intake import events
-from lake.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
+from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
+from lake.spool import events
 from search_app.api import bodies
 from search_app.api.predictions import contradiction, named_image, with_image
 from search_app.api.problems import Refusal, refusal_of
@@ -23,8 +23,8 @@ from search_app.api.problems import Refusal, refusal_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lake.intake.committer import Outcome
-    from lake.intake.events import Event
+    from lake.spool.committer import Outcome
+    from lake.spool.events import Event
     from search_app.api.service import Service
 
 PATH = "/v1/predictions/batch"

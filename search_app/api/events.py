@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from lake import decode, ids
-from lake.intake import events
-from lake.intake.image_header import read_header
+from lake import ids
+from lake.images import decode
+from lake.images.image_header import read_header
+from lake.spool import events
 from search_app.api import batch, bodies
 from search_app.api.metrics import REFUSED
 from search_app.api.problems import Refusal
@@ -20,7 +21,7 @@ from search_app.api.problems import Refusal
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-    from lake.intake.committer import Outcome
+    from lake.spool.committer import Outcome
     from search_app.api.service import Service
 
 Fetch = Callable[[str], Awaitable[bytes]]

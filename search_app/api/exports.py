@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from lake import kept_exports
+from lake.slices import kept_exports
 from search_app.api.problems import Refusal
 
 if TYPE_CHECKING:

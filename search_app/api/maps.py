@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from search_app.api.problems import Refusal
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from search_app.api.service import Service
 
 _ID = re.compile(r"[0-9a-f]{8}")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from lake import decode, ids
+from lake import ids
 from lake.errors import BadInput
-from lake.intake.image_header import read_header
+from lake.images import decode
+from lake.images.image_header import read_header
 from search_app.answering import Busy
 from search_app.api import bodies
 from search_app.api.pictures import checked

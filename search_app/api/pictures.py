@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from lake import decode
-from lake.intake.image_header import read_header
+from lake.images import decode
+from lake.images.image_header import read_header
 from search_app.api import bodies
 from search_app.api.problems import Refusal
 

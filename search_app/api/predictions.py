@@ -10,9 +10,10 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from lake import decode, ids
-from lake.intake import events
-from lake.intake.image_header import read_header
+from lake import ids
+from lake.images import decode
+from lake.images.image_header import read_header
+from lake.spool import events
 from search_app.api import bodies
 from search_app.api.metrics import REFUSED
 from search_app.api.problems import JSON, MEDIA_TYPE, ClientGone, Refusal, answer, refusal_of
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from lake.intake.committer import Outcome
-    from lake.intake.events import Event
+    from lake.spool.committer import Outcome
+    from lake.spool.events import Event
     from search_app.api.service import Service
 
 _log = logging.getLogger(__name__)

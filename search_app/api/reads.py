@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Response
 
-from lake import ids, summary
+from lake import ids
+from lake.analytics import summary
 from search_app.api import metrics as prometheus
 from search_app.api.pictures import checked
 from search_app.api.problems import Refusal

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from lake import tables
 from lake.errors import BadInput
+from lake.sql import tables
 from search_app.api import bodies
 from search_app.api.batch import ARROW
 from search_app.api.problems import Refusal

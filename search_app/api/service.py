@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lake.errors import CouldNot
-from lake.intake.committer import AnsweredBefore, Entry
+from lake.spool.committer import AnsweredBefore, Entry
 from search_app.api.admission import Admission, Limits
 from search_app.api.problems import Refusal
 
 if TYPE_CHECKING:
-    from lake.intake.committer import Outcome
-    from lake.intake.events import Event
-    from lake.intake.spool import Spool
-    from lake.store import Lake
+    from lake.spool.committer import Outcome
+    from lake.spool.events import Event
+    from lake.spool.spool import Spool
+    from lake.storage.store import Lake
 
 _log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from embeddings import near
-from lake import columnar, queries
 from lake.errors import LakeloopError
-from lake.sandbox import pool as sandbox
+from lake.sql import columnar, saved_queries
+from lake.sql.sandbox import pool as sandbox
 from search_app import networks
 from search_app.api import bodies
 from search_app.api.batch import ARROW
@@ -34,7 +34,7 @@ from search_app.api.search import parsed_as
 from search_app.audit_log import AuditLog
 
 if TYPE_CHECKING:
-    from lake.sandbox.pool import Running
+    from lake.sql.sandbox.pool import Running
     from search_app.api.service import Service
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Question(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sql: str = Field(
-        min_length=1, max_length=queries.MOST_CHARACTERS, description="one SELECT, with $name or ? for values"
+        min_length=1, max_length=saved_queries.MOST_CHARACTERS, description="one SELECT, with $name or ? for values"
     )
     parameters: Parameters = Field(default={}, description="the values, by name or in order")
     timeout: Seconds = Field(
@@ -86,7 +86,7 @@ class Saving(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    sql: str = Field(min_length=1, max_length=queries.MOST_CHARACTERS)
+    sql: str = Field(min_length=1, max_length=saved_queries.MOST_CHARACTERS)
     parameters: dict[str, Any] = Field(default={}, description="values of the parameters when nobody says otherwise")
     description: str | None = Field(default=None, max_length=10_000)
 
@@ -164,12 +164,12 @@ def routes(sql: Sql) -> APIRouter:
     def history() -> dict[str, Any]:
         """The last hundred queries that were asked, newest first."""
         sql.log.flush()
-        return {"queries": [one.as_dict() for one in queries.history(lake)]}
+        return {"queries": [one.as_dict() for one in saved_queries.history(lake)]}
 
     @router.get("/v1/saved-queries")
     def saved() -> dict[str, Any]:
         """Every saved query, by name."""
-        return {"queries": [one.as_dict() for one in queries.list(lake)]}
+        return {"queries": [one.as_dict() for one in saved_queries.list(lake)]}
 
     @router.get("/v1/saved-queries/{name}")
     def one_saved(name: str) -> dict[str, Any]:
@@ -182,8 +182,8 @@ def routes(sql: Sql) -> APIRouter:
         given = await _body(request, Saving, sql)
 
         def write() -> bytes:
-            made = queries.save(lake, name, given.sql, given.parameters, given.description, replacing=True)
-            _audit("query save", name, request, {"sql": given.sql[: queries.LOGGED_CHARACTERS]})
+            made = saved_queries.save(lake, name, given.sql, given.parameters, given.description, replacing=True)
+            _audit("query save", name, request, {"sql": given.sql[: saved_queries.LOGGED_CHARACTERS]})
             return json.dumps(made.as_dict(), ensure_ascii=False).encode("utf-8", "replace")
 
         return Response(await run_in_threadpool(write), media_type=JSON)
@@ -192,18 +192,18 @@ def routes(sql: Sql) -> APIRouter:
     def delete(name: str, request: Request) -> dict[str, str]:
         """Takes a saved query from the list."""
         _known(name)
-        queries.delete(lake, name)
+        saved_queries.delete(lake, name)
         _audit("query delete", name, request, None)
         return {"name": name, "status": "deleted"}
 
-    def _known(name: str) -> queries.SavedQuery:
-        found = {one.name: one for one in queries.list(lake)}.get(name)
+    def _known(name: str) -> saved_queries.SavedQuery:
+        found = {one.name: one for one in saved_queries.list(lake)}.get(name)
         if found is None:
             raise Refusal(404, "unknown_query", f"no query is saved under the name {name[:100]!r}")
         return found
 
     def _audit(action: str, name: str, request: Request, detail: dict[str, Any] | None) -> None:
-        from lake import audit
+        from lake.access import audit
 
         sql.log.put(audit.entry(action, name, key_id=bodies.key_id(request.scope), detail=detail))
 
@@ -316,7 +316,7 @@ class _Answer:
         facts: dict[str, Any] = {"error": error, "key_id": self._key_id}
         if running is not None and error is None:
             facts |= {"rows": running.rows, "seconds": running.seconds, "truncated": running.truncated}
-        self._sql.log.put(queries.entry(asked.sql, asked.parameters or None, **facts))
+        self._sql.log.put(saved_queries.entry(asked.sql, asked.parameters or None, **facts))
 
 
 async def _body(request: Request, kind: type[Given], sql: Sql) -> Given:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from search_app.commands.terminal import Add, answer, columns, open_lake
 
 if TYPE_CHECKING:
-    from lake.calibration import Curve
-    from lake.metrics import Breakdown
-    from lake.statistics import Rate
-    from lake.store import Lake
+    from lake.analytics.calibration import Curve
+    from lake.analytics.metrics import Breakdown
+    from lake.analytics.statistics import Rate
+    from lake.storage.store import Lake
 
 
 def register(add: Add) -> None:
@@ -44,7 +44,7 @@ def _scope(p: argparse.ArgumentParser) -> None:
 
 
 def _metrics(a: argparse.Namespace) -> int:
-    from lake import dimensions, metrics
+    from lake.analytics import dimensions, metrics
     from lake.errors import BadInput
 
     opened = open_lake(a)
@@ -97,7 +97,7 @@ def _by(a: argparse.Namespace, found: Breakdown) -> int:
 def _calibration(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
     from dataclasses import asdict
 
-    from lake.calibration import calibration
+    from lake.analytics.calibration import calibration
 
     found = calibration(opened, where)
     if found.equal_width is None or found.equal_count is None:
@@ -120,7 +120,7 @@ def _ece(curve: Curve) -> str:
 
 
 def _confusion(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
-    from lake import metrics
+    from lake.analytics import metrics
 
     found = metrics.confusion(opened, where)
     facts = [{"true": truth, "predicted": said, "answers": n} for (truth, said), n in found.items()]
@@ -134,7 +134,7 @@ def _confusion(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
 def _sizes(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
     from dataclasses import asdict
 
-    from lake import detection
+    from lake.analytics import detection
 
     kinds = {"boxes": detection.boxes(opened, where), "masks": detection.masks(opened, where)}
     rows = [["", "size", "objects", "answers", "mean score", "precision", "95 % interval", "recall", "95 % interval"]]
@@ -149,7 +149,7 @@ def _sizes(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
 def _compare(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
     from dataclasses import asdict
 
-    from lake import metrics
+    from lake.analytics import metrics
 
     old, new = a.compare
     found = metrics.compare(opened, old, new, where)
@@ -166,7 +166,7 @@ def _compare(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
 
 def _discover(a: argparse.Namespace) -> int:
     from embeddings import discovery
-    from lake import metrics
+    from lake.analytics import metrics
 
     opened = open_lake(a)
     where = metrics.scope(opened, a.where, a.slice)

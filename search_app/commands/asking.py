@@ -11,8 +11,8 @@ from lake.errors import BadInput, LakeloopError
 from search_app.commands.terminal import Add, answer, open_lake
 
 if TYPE_CHECKING:
-    from lake.sandbox.pool import Answer
-    from lake.store import Lake
+    from lake.sql.sandbox.pool import Answer
+    from lake.storage.store import Lake
 
 
 def register(add: Add, group: Any) -> None:
@@ -47,7 +47,7 @@ def register(add: Add, group: Any) -> None:
 def _sql(a: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from lake import queries, tables
+    from lake.sql import saved_queries, tables
 
     if (a.query is None) == (a.saved is None):
         raise BadInput("give a SELECT, or --saved NAME for a saved query")
@@ -59,7 +59,7 @@ def _sql(a: argparse.Namespace) -> int:
     opened = open_lake(a)
     parameters: dict[str, Any] = {}
     if a.saved is not None:
-        saved = queries.get(opened, a.saved)
+        saved = saved_queries.get(opened, a.saved)
         a.query, parameters = saved.sql, dict(saved.parameters)
     parameters |= _parameters(a.param)
     found = _asked(a, opened, parameters)
@@ -75,8 +75,9 @@ def _sql(a: argparse.Namespace) -> int:
 
 
 def _asked(a: argparse.Namespace, opened: Lake, parameters: dict[str, Any]) -> Answer:
-    from lake import audit, queries
-    from lake.sandbox import pool
+    from lake.access import audit
+    from lake.sql import saved_queries
+    from lake.sql.sandbox import pool
 
     limit = pool.TIMEOUT_SECONDS if a.timeout is None else a.timeout
     rows = a.max_rows if a.max_rows is not None else None if a.out else pool.MOST_ROWS
@@ -92,7 +93,7 @@ def _asked(a: argparse.Namespace, opened: Lake, parameters: dict[str, Any]) -> A
         raise
     finally:
         asking.close()
-        _note(opened, queries.entry(a.query, parameters, **facts))
+        _note(opened, saved_queries.entry(a.query, parameters, **facts))
 
 
 def _neighbours(opened: Lake, text: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def _neighbours(opened: Lake, text: str, parameters: dict[str, Any]) -> dict[str
 
 def _note(opened: Lake, entry: dict[str, Any]) -> None:
     """In the audit log; a lake one may only read is asked all the same, and told so."""
-    from lake import audit
+    from lake.access import audit
 
     try:
         opened.insert("audit", audit.rows_to_table([entry]))
@@ -114,44 +115,46 @@ def _note(opened: Lake, entry: dict[str, Any]) -> None:
 
 
 def _save(a: argparse.Namespace) -> int:
-    from lake import audit, queries
+    from lake.access import audit
+    from lake.sql import saved_queries
 
     opened = open_lake(a)
-    made = queries.save(opened, a.name, a.query, _parameters(a.param), a.description, replacing=a.replace)
-    audit.record(opened, "query save", made.name, detail={"sql": made.sql[: queries.LOGGED_CHARACTERS]})
+    made = saved_queries.save(opened, a.name, a.query, _parameters(a.param), a.description, replacing=a.replace)
+    audit.record(opened, "query save", made.name, detail={"sql": made.sql[: saved_queries.LOGGED_CHARACTERS]})
     return answer(a, made.as_dict(), f"saved {made.name}; run it with: lakeloop sql --saved {made.name}")
 
 
 def _list(a: argparse.Namespace) -> int:
-    from lake import queries
+    from lake.sql import saved_queries
 
-    found = queries.list(open_lake(a))
+    found = saved_queries.list(open_lake(a))
     lines = [f"{one.name:<24} {one.description or ' '.join(one.sql.split())[:80]}" for one in found]
     return answer(a, [one.as_dict() for one in found], "\n".join(lines) or "no query is saved yet")
 
 
 def _show(a: argparse.Namespace) -> int:
-    from lake import queries
+    from lake.sql import saved_queries
 
-    one = queries.get(open_lake(a), a.name)
+    one = saved_queries.get(open_lake(a), a.name)
     given = [f"-- ${name} = {json.dumps(value, ensure_ascii=False)}" for name, value in one.parameters.items()]
     said = [f"-- {line}" for line in (one.description or "").splitlines()]
     return answer(a, one.as_dict(), "\n".join([*said, *given, one.sql]))
 
 
 def _delete(a: argparse.Namespace) -> int:
-    from lake import audit, queries
+    from lake.access import audit
+    from lake.sql import saved_queries
 
     opened = open_lake(a)
-    queries.delete(opened, a.name)
+    saved_queries.delete(opened, a.name)
     audit.record(opened, "query delete", a.name)
     return answer(a, {"name": a.name}, f"deleted {a.name}")
 
 
 def _history(a: argparse.Namespace) -> int:
-    from lake import queries
+    from lake.sql import saved_queries
 
-    found = queries.history(open_lake(a), a.most)
+    found = saved_queries.history(open_lake(a), a.most)
     lines = []
     for one in found:
         end = "failed" if one.error else f"{one.rows:,} rows" if one.rows is not None else ""

@@ -53,7 +53,8 @@ def _diff(a: argparse.Namespace) -> int:
 def _export(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lake import audit, tables
+    from lake.access import audit
+    from lake.sql import tables
     from training import onnx_export
 
     if not a.onnx:

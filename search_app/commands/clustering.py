@@ -56,7 +56,8 @@ def register(add: Add) -> None:
 
 def _cluster(a: argparse.Namespace) -> int:
     from embeddings.cluster import cluster
-    from lake import audit, tables
+    from lake.access import audit
+    from lake.sql import tables
 
     opened = open_lake(a)
     words = _lines(a.words) if a.words else ()
@@ -103,7 +104,7 @@ def _assign(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from embeddings.assign import assign
-    from lake import audit
+    from lake.access import audit
 
     opened = open_lake(a)
     with _stages() as say:
@@ -118,7 +119,7 @@ def _volume(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from embeddings.assign import volume
-    from lake import tables
+    from lake.sql import tables
 
     found = volume(open_lake(a), a.tree)
     lines = ["node    day         answers  assigned  error rate"]
@@ -162,7 +163,7 @@ def _cuts(a: argparse.Namespace, found: list[Any]) -> int:
 
 def _rename(a: argparse.Namespace) -> int:
     from embeddings.cluster import rename
-    from lake import audit
+    from lake.access import audit
 
     opened = open_lake(a)
     rename(opened, a.node, a.name)
@@ -172,7 +173,7 @@ def _rename(a: argparse.Namespace) -> int:
 
 def _uncut(a: argparse.Namespace) -> int:
     from embeddings.cluster import uncut
-    from lake import audit
+    from lake.access import audit
 
     opened = open_lake(a)
     went = uncut(opened, a.node)
@@ -184,7 +185,7 @@ def _list(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from embeddings.cluster import trees
-    from lake import tables
+    from lake.sql import tables
 
     found = trees(open_lake(a))
     lines = [

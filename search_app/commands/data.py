@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embeddings.backfill import Report
-    from lake.store import EmbedderRecord, Lake
+    from lake.storage.store import EmbedderRecord, Lake
 
 
 # As `lake.sources.LAYOUTS` has them, which a parser need not import.
@@ -49,7 +49,7 @@ def register(add: Add) -> None:
 def _init(a: argparse.Namespace) -> None:
     import lake
     from embeddings import specs
-    from lake import audit
+    from lake.access import audit
 
     names = a.embedder or [specs.DEFAULT]
     for name in names:
@@ -70,9 +70,10 @@ def _init(a: argparse.Namespace) -> None:
 def _ingest(a: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from lake import audit, sources
+    from lake.access import audit
     from lake.formats.annotation import Model
-    from lake.ingest import ingest
+    from lake.ingest import sources
+    from lake.ingest.ingest import ingest
 
     if a.model_version and not a.model:
         raise BadInput("--model-version says nothing without --model")
@@ -105,7 +106,8 @@ def _embed(a: argparse.Namespace) -> int:
 
     from embeddings import embedder as embedders
     from embeddings.backfill import Report, backfill
-    from lake import audit, summary
+    from lake.access import audit
+    from lake.analytics import summary
 
     opened = open_lake(a)
     if a.retrained:
@@ -157,7 +159,8 @@ def _embedded(a: argparse.Namespace, report: Report) -> int:
 
 
 def _status(a: argparse.Namespace) -> int:
-    from lake import summary, tables
+    from lake.analytics import summary
+    from lake.sql import tables
 
     opened = open_lake(a)
     facts = summary.status(opened)
@@ -189,7 +192,7 @@ def _spool(opened: Lake) -> dict[str, Any] | None:
     folder = opened.folder and opened.folder / "spool"
     if folder is None or not (folder / "spool.sqlite").exists():
         return None
-    from lake.intake.spool import Spool
+    from lake.spool.spool import Spool
 
     try:
         spool = Spool(folder)

@@ -34,6 +34,6 @@ def _search(a: argparse.Namespace) -> int:
         where=a.where,
         columns=a.column or (),
     )
-    from lake import tables
+    from lake.sql import tables
 
     return answer(a, {"results": tables.rows(found)}, tables.text(found))

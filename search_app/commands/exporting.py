@@ -25,8 +25,9 @@ def register(add: Add, slices: Any) -> None:
 
 
 def _export(a: argparse.Namespace) -> int:
-    from lake import audit, slices
-    from lake.export import export
+    from lake import slices
+    from lake.access import audit
+    from lake.slices.export import export
 
     opened = open_lake(a)
     made = slices.get(opened, a.name)

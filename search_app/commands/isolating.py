@@ -12,7 +12,7 @@ from search_app.commands.terminal import Add, answer, open_lake
 
 if TYPE_CHECKING:
     from embeddings.searches import Search
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 
 def register(add: Add) -> None:
@@ -38,7 +38,8 @@ def register(add: Add) -> None:
 
 def _isolate(a: argparse.Namespace) -> int:
     from embeddings import searches
-    from lake import audit, tables
+    from lake.access import audit
+    from lake.sql import tables
 
     if sum((a.list, a.search is not None, a.like is not None)) != 1:
         raise BadInput("give --like ID to begin a search, --search SEARCH to go on with one, or --list")

@@ -39,7 +39,7 @@ def register(add: Add) -> None:
 def _evaluate(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lake import audit
+    from lake.access import audit
     from training import comparison, evaluate, policy
 
     opened = open_lake(a)
@@ -65,7 +65,7 @@ def _evaluate(a: argparse.Namespace) -> int:
 
 
 def _gate(a: argparse.Namespace) -> int:
-    from lake import audit
+    from lake.access import audit
     from training import gate, policy
 
     opened = open_lake(a)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from search_app.commands.terminal import Add, answer, open_lake
 
 if TYPE_CHECKING:
-    from lake.keys import KeyRecord
+    from lake.access.keys import KeyRecord
 
 
 def register(add: Add, keys: Any) -> None:
@@ -29,7 +29,7 @@ def register(add: Add, keys: Any) -> None:
 
 
 def _create(a: argparse.Namespace) -> int:
-    from lake import keys
+    from lake.access import keys
 
     expires = keys.span_or_moment(a.expires) if a.expires else None
     record, token = keys.create(open_lake(a), a.name, a.scope, expires)
@@ -39,7 +39,7 @@ def _create(a: argparse.Namespace) -> int:
 
 
 def _list(a: argparse.Namespace) -> int:
-    from lake import keys
+    from lake.access import keys
 
     found = keys.list(open_lake(a))
     lines = []
@@ -52,7 +52,7 @@ def _list(a: argparse.Namespace) -> int:
 
 
 def _revoke(a: argparse.Namespace) -> int:
-    from lake import keys
+    from lake.access import keys
 
     record = keys.revoke(open_lake(a), a.key_id)
     text = f"key {record.key_id} is revoked; running servers refuse it within a second"
@@ -60,7 +60,7 @@ def _revoke(a: argparse.Namespace) -> int:
 
 
 def _facts(record: KeyRecord) -> dict[str, Any]:
-    from lake import tables
+    from lake.sql import tables
 
     names = ("key_id", "name", "scopes", "created_at", "expires_at", "revoked_at")
     facts: dict[str, Any] = tables.plain({name: getattr(record, name) for name in names})

@@ -17,10 +17,11 @@ def register(add: Add, labels: Any) -> None:
 
 
 def _import(a: argparse.Namespace) -> int:
-    from lake import audit, labelling
+    from lake.access import audit
+    from lake.labels import labelling_tools
 
     opened = open_lake(a)
-    report = labelling.take(opened, a.path)
+    report = labelling_tools.take(opened, a.path)
     audit.record(opened, "labels import", a.path, detail={"labels": report.labels_new})
     for one in report.rejected[:SHOWN]:
         print(f"rejected {one['source']}: {one['reason']}", file=sys.stderr)

@@ -31,7 +31,7 @@ def register(add: Add) -> None:
 
 
 def _map(a: argparse.Namespace) -> int:
-    from lake import audit
+    from lake.access import audit
 
     if (a.place or a.list) and (a.embedder or a.seed):
         raise BadInput("--embedder and --seed belong to a new map; a map that is there keeps its own")
@@ -77,7 +77,7 @@ def _list(a: argparse.Namespace) -> int:
 
 
 def _facts(made: Any) -> dict[str, Any]:
-    from lake import tables
+    from lake.sql import tables
 
     facts: dict[str, Any] = tables.plain({name: getattr(made, name) for name in made.__dataclass_fields__})
     facts["map"] = facts.pop("id")
@@ -86,7 +86,7 @@ def _facts(made: Any) -> dict[str, Any]:
 
 def _outliers(a: argparse.Namespace) -> int:
     from embeddings.outliers import outliers
-    from lake import tables
+    from lake.sql import tables
 
     found = outliers(
         open_lake(a),

@@ -55,7 +55,7 @@ def _list(a: argparse.Namespace) -> int:
 
 
 def _show(a: argparse.Namespace) -> int:
-    from lake import tables
+    from lake.sql import tables
     from training import registry, runs
 
     opened = open_lake(a)
@@ -117,7 +117,7 @@ def _retire(a: argparse.Namespace) -> int:
 
 
 def _done(a: argparse.Namespace, opened: Any, action: str, made: Version, **detail: Any) -> int:
-    from lake import audit
+    from lake.access import audit
 
     audit.record(opened, f"models {action}", made.id, detail={"run": made.run, "reason": a.reason} | detail)
     return answer(a, _facts(made), f"{made.id} is {made.status}: run {made.run}{_why(made)}")
@@ -127,7 +127,7 @@ def _done(a: argparse.Namespace, opened: Any, action: str, made: Version, **deta
 
 
 def _facts(one: Version) -> dict[str, Any]:
-    from lake import tables
+    from lake.sql import tables
 
     facts: dict[str, Any] = tables.plain(vars(one))
     return {"id": one.id, **facts}

@@ -11,7 +11,7 @@ from lake.errors import BadInput
 from search_app.commands.terminal import Add, answer, open_lake, progress
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
     from training.shadow import Report
 
 # Images and differences that are named on the screen; all of them are in --json and in the view.
@@ -39,7 +39,7 @@ def register(add: Add) -> None:
 def _predict(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lake import audit
+    from lake.access import audit
     from training import predicting, serving
 
     if sum(given is not None for given in (a.folder, a.slice, a.where)) != 1:
@@ -78,7 +78,7 @@ def _predict(a: argparse.Namespace) -> int:
 def _shadow(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lake import audit
+    from lake.access import audit
     from training import shadow
 
     if a.limit is not None and a.limit < 1:
@@ -104,7 +104,7 @@ def _watch(a: argparse.Namespace, opened: Lake) -> int:
     import threading
     from dataclasses import asdict
 
-    from lake import audit
+    from lake.access import audit
     from training import shadow
 
     stop = threading.Event()

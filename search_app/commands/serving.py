@@ -69,8 +69,8 @@ def _intake_options(p: argparse.ArgumentParser) -> None:
 def _settings(a: argparse.Namespace, uri: str) -> Settings:
     from pathlib import Path
 
-    from lake.intake.drain import Keep
-    from lake.intake.spool import beside
+    from lake.spool.drain import Keep
+    from lake.spool.spool import beside
     from search_app.api.admission import Limits
     from search_app.intake import Settings
 
@@ -103,7 +103,7 @@ def _quickstart(a: argparse.Namespace) -> int:
     facts = quickstart(a.lake or os.environ.get("LAKELOOP_LAKE") or "solar.lake", live)
     answer(a, facts, "")
     if not a.no_serve:
-        from lake.intake.spool import beside
+        from lake.spool.spool import beside
         from search_app.intake import Settings
         from search_app.replay import Replay
         from search_app.server import serve

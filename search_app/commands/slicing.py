@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from embeddings.leaks import Leaks
     from lake.slices import Draft, Slice
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 MOST_LISTED = 20
 
@@ -113,7 +113,8 @@ def _create(a: argparse.Namespace) -> int:
 
 
 def _save(a: argparse.Namespace, lake: Lake, made: Draft, found: Leaks) -> int:
-    from lake import audit, slices
+    from lake import slices
+    from lake.access import audit
 
     saved = slices.save(lake, made)
     audit.record(lake, "slice create", saved.id, detail={"kind": saved.kind, "definition": saved.definition})
@@ -180,7 +181,8 @@ def _list(a: argparse.Namespace) -> int:
 
 
 def _show(a: argparse.Namespace) -> int:
-    from lake import slices, tables
+    from lake import slices
+    from lake.sql import tables
 
     opened = open_lake(a)
     made = slices.get(opened, a.name)
@@ -264,7 +266,8 @@ def _leaks(a: argparse.Namespace) -> int:
 
 
 def _tag(a: argparse.Namespace) -> int:
-    from lake import audit, slices
+    from lake import slices
+    from lake.access import audit
 
     opened = open_lake(a)
     if a.remove:
@@ -279,7 +282,8 @@ def _tag(a: argparse.Namespace) -> int:
 
 def _role(a: argparse.Namespace) -> int:
     from embeddings import leaks
-    from lake import audit, slices
+    from lake import slices
+    from lake.access import audit
 
     opened = open_lake(a)
     role = None if a.role == "none" else a.role
@@ -291,7 +295,8 @@ def _role(a: argparse.Namespace) -> int:
 
 
 def _delete(a: argparse.Namespace) -> int:
-    from lake import audit, slices
+    from lake import slices
+    from lake.access import audit
 
     opened = open_lake(a)
     if "@" not in a.name:
@@ -309,7 +314,8 @@ def _duplicates(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from embeddings import duplicates
-    from lake import audit, slices
+    from lake import slices
+    from lake.access import audit
 
     opened = open_lake(a)
     if a.calibrate:
@@ -356,7 +362,7 @@ def _duplicates(a: argparse.Namespace) -> int:
 
 
 def _facts(made: Slice) -> dict[str, Any]:
-    from lake import tables
+    from lake.sql import tables
 
     facts: dict[str, Any] = tables.plain(vars(made))
     return {"id": made.id, **facts}

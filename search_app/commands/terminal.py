@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lake.errors import BadInput, CouldNot, LakeloopError
 
 if TYPE_CHECKING:
-    from lake.intake.spool import Spool
-    from lake.store import Lake
+    from lake.spool.spool import Spool
+    from lake.storage.store import Lake
 
 # add(name, run, help, group=None): one more command, with --lake and --json; in a group such as `slice`, or by itself.
 Add = Callable[..., argparse.ArgumentParser]
@@ -46,7 +46,7 @@ def open_lake(a: argparse.Namespace, drain: bool = True) -> Lake:
 
 def _abandoned(uri: str) -> Spool | None:
     """The spool beside the lake, when events wait in it that no server is going to drain."""
-    from lake.intake.spool import Spool, abandoned, beside
+    from lake.spool.spool import Spool, abandoned, beside
 
     folder = beside(uri)
     try:
@@ -66,7 +66,7 @@ def _abandoned(uri: str) -> Spool | None:
 def _drain(opened: Lake, spool: Spool) -> None:
     import sqlite3
 
-    from lake.intake.drain import drain
+    from lake.spool.drain import drain
 
     try:
         report = drain(opened, spool)

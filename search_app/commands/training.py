@@ -96,7 +96,7 @@ def _train(a: argparse.Namespace) -> int:
             progress=tell,
             **machine,
         )
-    from lake import audit
+    from lake.access import audit
 
     audit.record(opened, "train", run.id, detail={"model": run.model, "train": a.train, "replay": a.replay})
     return _said(a, run)
@@ -160,7 +160,7 @@ def _list(a: argparse.Namespace) -> int:
 def _show(a: argparse.Namespace) -> int:
     import json
 
-    from lake import tables
+    from lake.sql import tables
     from training import runs
 
     opened = open_lake(a)
@@ -194,7 +194,7 @@ def _what(run: Run) -> str:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    from lake import tables
+    from lake.sql import tables
 
     facts: dict[str, Any] = tables.plain(vars(run))
     facts["recipe"] = facts.pop("settings")

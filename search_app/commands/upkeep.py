@@ -16,7 +16,7 @@ from search_app.commands.terminal import Add, answer, open_lake, progress, uri
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lake.intake.spool import Spool
+    from lake.spool.spool import Spool
 
 OLDER_THAN = "remove versions older than this: 2d (the default), 12h, 30m, 0 (all but the newest)"
 SPOOL = "a spool of this lake that is not in its folder; again for more"
@@ -59,7 +59,7 @@ def register(add: Add) -> None:
 
 
 def _maintain(a: argparse.Namespace) -> int:
-    from lake import schema
+    from lake.storage import schema
     from lake.upkeep import maintenance
 
     opened = open_lake(a)
@@ -109,7 +109,7 @@ def _forget(a: argparse.Namespace) -> int:
 
 
 def _backup(a: argparse.Namespace) -> int:
-    from lake.upkeep import backup, restore
+    from lake.backups import backup, restore
 
     if a.verify:
         with progress(a, "B") as count:
@@ -133,7 +133,7 @@ def _backup(a: argparse.Namespace) -> int:
 
 def _restore(a: argparse.Namespace) -> int:
     import lake
-    from lake.upkeep import restore
+    from lake.backups import restore
 
     other = lake.open(a.forgotten_from) if a.forgotten_from else None
     with progress(a, "B") as count:
@@ -198,7 +198,7 @@ def _span(text: str) -> dt.timedelta:
 
 def _spool_folders(a: argparse.Namespace) -> list[Path]:
     """The spool in the lake's folder, when there is one, and those that were named."""
-    from lake.intake.spool import beside
+    from lake.spool.spool import beside
 
     own = beside(uri(a))
     found = [own] if own is not None else []
@@ -211,7 +211,7 @@ def _spool_folders(a: argparse.Namespace) -> list[Path]:
 @contextmanager
 def _spools(a: argparse.Namespace) -> Iterator[list[Spool]]:
     """Those, open."""
-    from lake.intake.spool import Spool
+    from lake.spool.spool import Spool
 
     opened: list[Spool] = []
     try:

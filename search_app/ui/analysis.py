@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from lake import calibration as calibrations
-from lake import detection, dimensions, metrics
-from lake.calibration import Calibration
-from lake.detection import Size
-from lake.metrics import Breakdown, Class, Comparison, Day
+from lake.analytics import calibration as calibrations
+from lake.analytics import detection, dimensions, metrics
+from lake.analytics.calibration import Calibration
+from lake.analytics.detection import Size
+from lake.analytics.metrics import Breakdown, Class, Comparison, Day
 from search_app.ui import queries, session
 
 T = TypeVar("T")

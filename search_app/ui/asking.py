@@ -10,14 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from embeddings import near
-from lake import audit, queries
+from lake.access import audit
 from lake.errors import LakeloopError, QueryStopped
-from lake.sandbox import pool as sandbox
+from lake.sql import saved_queries
+from lake.sql.sandbox import pool as sandbox
 from search_app import networks
 
 if TYPE_CHECKING:
-    from lake.sandbox.pool import Answer
-    from lake.store import Lake
+    from lake.sql.sandbox.pool import Answer
+    from lake.storage.store import Lake
 
 # A browser shows no more with ease, and what the page holds is held for each of its visitors.
 MOST_ROWS = 10_000
@@ -63,7 +64,7 @@ class Job:
             self.error = str(error)
         finally:
             self.done = True
-        entry = queries.entry(self.sql, self.parameters or None, error=self.error, **facts)
+        entry = saved_queries.entry(self.sql, self.parameters or None, error=self.error, **facts)
         self.lake.insert("audit", audit.rows_to_table([entry]))
 
 

@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from lake.statistics import wilson
+from lake.analytics.statistics import wilson
 from search_app.ui.report import Block, bars, line
 
 MOST_BARS = 62  # days that still have a bar each

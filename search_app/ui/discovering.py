@@ -15,7 +15,7 @@ from lake.errors import LakeloopError
 
 if TYPE_CHECKING:
     from embeddings.discovery import Discovery
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 _log = logging.getLogger(__name__)
 _KEPT = 24

@@ -13,7 +13,7 @@ from search_app.ui import jobs
 def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> dict[str, Any]:
     import lake
     from lake import slices
-    from lake.export import export
+    from lake.slices.export import export
 
     opened = lake.open(uri)
     made = slices.get(opened, how["name"])

@@ -10,7 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass, replace
 
-from lake.store import literal
+from lake.storage.store import literal
 
 Params = dict[str, list[str]]
 

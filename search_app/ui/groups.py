@@ -13,8 +13,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from lake.statistics import Rate, wilson
-from lake.store import literal
+from lake.analytics.statistics import Rate, wilson
+from lake.storage.store import literal
 from search_app.ui import queries, session
 
 Kind = Literal["column", "model", "label", "node", "all"]

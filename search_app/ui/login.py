@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from lake.keys import KeyRecord, Keyring
+    from lake.access.keys import KeyRecord, Keyring
     from search_app.ui.oidc import Oidc
 
 SESSION_SECONDS = 12 * 3600

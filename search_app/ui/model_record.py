@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
-from lake import schema
+from lake.storage import schema
 from search_app.ui import queries, session
 
 if TYPE_CHECKING:

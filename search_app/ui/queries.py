@@ -11,7 +11,7 @@ from typing import Any
 
 import streamlit as st
 
-from lake import summary
+from lake.analytics import summary
 from search_app import networks
 from search_app.arrivals import version_of
 from search_app.ui import session

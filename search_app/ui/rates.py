@@ -1,8 +1,8 @@
-"""How numbers are written on the screen. What they mean is `lake/statistics.py`'s."""
+"""How numbers are written on the screen. What they mean is `lake/analytics/statistics.py`'s."""
 
 from __future__ import annotations
 
-from lake.statistics import Rate
+from lake.analytics.statistics import Rate
 
 _PERCENT = "\N{NO-BREAK SPACE}%"
 

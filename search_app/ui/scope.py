@@ -10,8 +10,8 @@ import hashlib
 
 import streamlit as st
 
-from lake import where as lake_where
 from lake.errors import BadInput
+from lake.sql import where as lake_where
 from search_app import filter_bounds
 from search_app.ui import queries, session
 from search_app.ui.filters import Chip, Filters, command

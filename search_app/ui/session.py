@@ -12,11 +12,11 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from lake import audit, keys
+from lake.access import audit, keys
 from search_app.query_images import QueryImages, beside
 
 if TYPE_CHECKING:
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 # Parameters every page shares (the scope and its filters); the others belong to one page.
 SHARED = ("slice", "node", "label", "model", "conf", "from", "to", "where")

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lake import opening
-from lake.intake.drain import drain
-from lake.intake.spool import Spool
+from lake.spool.drain import drain
+from lake.spool.spool import Spool
+from lake.storage import opening
 from tests.crash.http import Connection, Cut
 from tests.crash.ledger import Findings, Ledger, compare
 from tests.crash.service import ROOT, Service, alive, held, holder
@@ -39,7 +39,7 @@ DRAINER = "drainer"
 PAUSE_SECONDS = 0.01
 MAINTAINER = """
 import sys, time
-from lake import opening
+from lake.storage import opening
 from lake.upkeep import maintenance
 from lake.errors import LakeBusy
 opened = opening.open(sys.argv[1])

@@ -17,8 +17,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from lake.intake.spool import Spool
-from lake.store import Lake
+from lake.spool.spool import Spool
+from lake.storage.store import Lake
 from tests import pictures
 from tests.crash.http import Answer, raw
 

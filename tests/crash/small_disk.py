@@ -20,9 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lake import opening
-from lake.intake.drain import drain
-from lake.intake.spool import Spool
+from lake.spool.drain import drain
+from lake.spool.spool import Spool
+from lake.storage import opening
 from tests.crash.faults import Subject
 from tests.crash.http import Connection, get
 from tests.crash.ledger import Findings, Ledger, compare

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lake.intake.spool import Spool
+from lake.spool.spool import Spool
 from tests.crash.writer import group
 
 GROUPS = ("one", "two", "three")
@@ -75,8 +75,8 @@ def attempt(talk: Talk, spool: Spool, name: str) -> bool:
 
 def drains(talk: Talk, folder: Path) -> None:
     """Drains the spool of the lake in the folder, and once more when that failed, as a drainer would."""
-    from lake import opening
-    from lake.intake.drain import Drainer
+    from lake.spool.drain import Drainer
+    from lake.storage import opening
 
     opened = opening.open(str(folder))
     spool = Spool(folder / "spool")
@@ -112,8 +112,8 @@ def kind(error: BaseException) -> str:
 def main() -> None:
     work = {"puts": puts, "drains": drains}[sys.argv[1]]
     if work is drains:
-        import lake.intake.drain
-        import lake.opening  # noqa: F401
+        import lake.spool.drain
+        import lake.storage.opening  # noqa: F401
     end = socket.socket(fileno=int(sys.argv[2]))
     talk = Talk(end)
     while (command := talk.hear()) is not None:

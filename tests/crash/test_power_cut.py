@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lake.intake.spool import Spool
+from lake.spool.spool import Spool
 from tests.conftest import Say
 from tests.crash import power_cut, trace
 from tests.crash.service import ROOT
@@ -24,7 +24,7 @@ DRAINED = ("one", "three")
 PROGRAM = f"""
 import os, sys
 from pathlib import Path
-from lake.intake.spool import Spool
+from lake.spool.spool import Spool
 from tests.crash import writer
 spool = Spool(Path(sys.argv[1]))
 for name in {GROUPS}:

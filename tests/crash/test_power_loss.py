@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from lake import opening
-from lake.intake.drain import drain
-from lake.intake.spool import Spool
+from lake.spool.drain import drain
+from lake.spool.spool import Spool
+from lake.storage import opening
 from tests.conftest import MakeLake, Say
 from tests.crash import trace
 from tests.crash.faults import Point, Subject

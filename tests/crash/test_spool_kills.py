@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lake.intake.spool import Spool
+from lake.spool.spool import Spool
 from tests.conftest import Say
 from tests.crash.service import ROOT
 from tests.crash.writer import answer, group

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lake import opening
-from lake.intake.spool import Spool
+from lake.spool.spool import Spool
+from lake.storage import opening
 from tests.conftest import MakeLake, Say
 from tests.crash.http import Cut, get
 from tests.crash.kills import Load, compared

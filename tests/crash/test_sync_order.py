@@ -52,7 +52,7 @@ class Traced:
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
     """Predictions, batches, images, events that name them and verdicts, one at a time; drained, and more of them."""
-    from lake import opening
+    from lake.storage import opening
 
     folder = tmp_path_factory.mktemp("traced")
     lake = folder / "lake"
@@ -108,7 +108,7 @@ def test_every_answer_and_every_drain_waits_for_its_syncs(traced: Traced, say: S
 STORES = """
 import os, signal, sys
 from pathlib import Path
-from lake.intake.spool import Spool
+from lake.spool.spool import Spool
 from tests.crash import writer
 spool = Spool(Path(sys.argv[1]))
 writer.put(spool, 0, "one")
@@ -118,7 +118,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 FINDS = """
 import os, sys
 from pathlib import Path
-from lake.intake.spool import Spool
+from lake.spool.spool import Spool
 from tests.crash import writer
 spool = Spool(Path(sys.argv[1]))
 assert spool.receipt("one") and spool.event("prediction", writer.group(0, "one")[0].event_id)

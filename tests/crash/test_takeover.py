@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lake import opening
-from lake.intake.drain import Keep, drain
-from lake.intake.drainer import arguments
-from lake.intake.spool import Spool
+from lake.spool.drain import Keep, drain
+from lake.spool.drainer import arguments
+from lake.spool.spool import Spool
+from lake.storage import opening
 from search_app.children import Child
 from tests.conftest import MakeLake, Say
 from tests.crash.kills import Load, compared

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from lake.intake.committer import AnsweredBefore, Entry, Outcome
-from lake.intake.events import Event
-from lake.intake.spool import Spool
+from lake.spool.committer import AnsweredBefore, Entry, Outcome
+from lake.spool.events import Event
+from lake.spool.spool import Spool
 
 THREADS = 4
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lake.store import Lake
+from lake.storage.store import Lake
 from tests.conftest import MakeLake
 
 

@@ -12,7 +12,7 @@ from embeddings.backfill import store_vectors
 from embeddings.cluster import cluster
 from lake import slices
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.test_cluster import holding, islands, unit
 from tests.lake.answers import add, image, label

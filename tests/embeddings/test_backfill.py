@@ -14,9 +14,13 @@ import pytest
 from embeddings import backfill as module
 from embeddings.backfill import Backfill, Report, backfill, store_vectors
 from embeddings.embedder import bind, record_of
-from lake import ids, ingest, opening, summary, workers
+from lake import ids
+from lake.analytics import summary
 from lake.errors import CouldNot
-from lake.store import Lake
+from lake.images import workers
+from lake.ingest import ingest
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.lake import deeds
 from tests.pictures import encoded, flat
@@ -26,7 +30,7 @@ SCRIPT = """
 import sys, time
 from embeddings import backfill as module
 from embeddings.embedder import record_of
-from lake import opening
+from lake.storage import opening
 from tests.embeddings.colour import MeanColour
 module.COMMIT_IMAGES, module.TASK_IMAGES = 4, 2
 lake = opening.open(sys.argv[1])
@@ -286,7 +290,7 @@ def test_progress_counts_every_image(colours: Lake, tmp_path: Path) -> None:
 
 
 def test_images_are_read_in_groups_bounded_by_bytes() -> None:
-    from lake.workers import grouped
+    from lake.images.workers import grouped
 
     sizes = {"a": 5, "b": 5, "c": 1, "d": 100, "e": 1}
     assert list(grouped(list(sizes), sizes.__getitem__, most=2, most_bytes=10)) == [["a", "b"], ["c"], ["d"], ["e"]]

@@ -13,9 +13,11 @@ from embeddings import torch_import
 from embeddings.backfill import backfill
 from embeddings.embedder import TextEmbedder, for_lake, record_of
 from embeddings.search import search
-from lake import ids, ingest, opening
+from lake import ids
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.ingest import ingest
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests import pictures
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.test_networks import cosines, publishers, stored

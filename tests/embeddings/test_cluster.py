@@ -20,7 +20,7 @@ from embeddings.cuts import compare, sweep
 from embeddings.embedder import bind, record_of
 from lake import slices
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage.store import Lake
 from search_app.commands import clustering
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
@@ -369,7 +369,7 @@ def test_methods_are_compared_with_the_first(make_lake: MakeLake) -> None:
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake of 40 images with two trees' worth of structure, to copy."""
-    from lake import opening
+    from lake.storage import opening
 
     place = tmp_path_factory.mktemp("grown") / "lake"
     opening.create(str(place), embedders=["random"])
@@ -388,7 +388,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 )
 def test_any_cuts_keep_every_image_once(grown: Path, tmp_path_factory: pytest.TempPathFactory, deeds: Any) -> None:
-    from lake import opening
+    from lake.storage import opening
 
     place = tmp_path_factory.mktemp("cuts") / "lake"
     shutil.copytree(grown, place)

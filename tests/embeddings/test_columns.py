@@ -12,9 +12,9 @@ import pytest
 from embeddings import columns
 from embeddings.columns import store_vectors
 from embeddings.embedder import bind
-from lake import opening
-from lake.missing import Missing
-from lake.store import Lake
+from lake.storage import opening
+from lake.storage.missing_vectors import Missing
+from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour, Random
 from tests.lake.answers import add, image

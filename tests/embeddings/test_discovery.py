@@ -13,9 +13,10 @@ from embeddings import discovery
 from embeddings.backfill import store_vectors
 from embeddings.discovery import discover
 from embeddings.embedder import bind, record_of
-from lake import metrics, slices
+from lake import slices
+from lake.analytics import metrics
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.lake.answers import add, image, label

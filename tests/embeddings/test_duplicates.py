@@ -17,9 +17,11 @@ from PIL import Image
 
 from embeddings import alignment, duplicates, leaks, planted
 from embeddings.backfill import store_vectors
-from lake import decode, ids, ingest, slices
+from lake import ids, slices
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.images import decode
+from lake.ingest import ingest
+from lake.storage.store import Lake
 from search_app import cli
 from tests import pictures
 from tests.conftest import Say

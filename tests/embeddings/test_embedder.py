@@ -12,9 +12,9 @@ from embeddings import specs, torch_import
 from embeddings.backfill import backfill
 from embeddings.embedder import NetworkEmbedder, TextEmbedder, for_lake, load, record_of
 from embeddings.engine import unit
-from lake import ingest
 from lake.errors import BadInput, HubUnreachable, WeightsMismatch
-from lake.store import Lake
+from lake.ingest import ingest
+from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour

@@ -11,10 +11,10 @@ from embeddings import near
 from embeddings.backfill import store_vectors
 from embeddings.embedder import bind, record_of
 from embeddings.search import search
-from lake import opening
 from lake.errors import BadInput
-from lake.sandbox.pool import Pool
-from lake.store import Lake
+from lake.sql.sandbox.pool import Pool
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests.embeddings.colour import Random
 from tests.lake.answers import add, image
 

@@ -22,8 +22,9 @@ from embeddings.embedder import Embedder, NetworkEmbedder, for_lake, record_of
 from embeddings.networks import efficientnet_lite0_classifier
 from embeddings.preprocess import prepare
 from embeddings.search import search
-from lake import ids, ingest
-from lake.store import Lake
+from lake import ids
+from lake.ingest import ingest
+from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.pictures import encoded

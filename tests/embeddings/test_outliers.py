@@ -6,7 +6,7 @@ import pytest
 from embeddings.outliers import METHODS, outliers
 from lake import slices
 from lake.errors import BadInput
-from lake.store import literals
+from lake.storage.store import literals
 from tests.conftest import MakeLake
 from tests.embeddings.test_cluster import holding, islands, unit
 from tests.lake.answers import image

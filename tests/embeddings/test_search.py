@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from embeddings.backfill import backfill, store_vectors
 from embeddings.embedder import bind, record_of
 from embeddings.search import search
-from lake import ids, ingest, opening
+from lake import ids
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.ingest import ingest
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour, Random
 from tests.lake.answers import add, image

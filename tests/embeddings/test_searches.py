@@ -13,9 +13,10 @@ from embeddings import searches
 from embeddings.backfill import store_vectors
 from embeddings.cluster import cluster
 from embeddings.embedder import bind, record_of
-from lake import opening, slices
+from lake import slices
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage import opening
+from lake.storage.store import Lake
 from search_app import cli
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random

@@ -22,9 +22,12 @@ from embeddings import backfill, watcher
 from embeddings import watch as module
 from embeddings.embedder import Embedded, bind, record_of
 from embeddings.watch import Lag, watch
-from lake import ids, ingest, opening, schema, sources, workers
+from lake import ids
 from lake.errors import BadInput, CouldNot
-from lake.store import Lake
+from lake.images import workers
+from lake.ingest import ingest, sources
+from lake.storage import opening, schema
+from lake.storage.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.lake import deeds
 from tests.pictures import encoded, flat
@@ -262,7 +265,7 @@ SCRIPT = """
 import sys, threading
 from embeddings import columns, watch
 from embeddings.embedder import record_of
-from lake import opening
+from lake.storage import opening
 from tests.embeddings.colour import MeanColour
 watch.ROUND_IMAGES, columns.WASTE_BYTES = 4, 0
 lake = opening.open(sys.argv[1])

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from embeddings import torch_import, weights
 from lake.errors import BadInput, CouldNot
-from lake.store import Lake
+from lake.storage.store import Lake
 
 torch = torch_import.torch()
 ROOT = Path(__file__).parent.parent.parent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lake.store import Lake
+from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.crash.service import Service
 

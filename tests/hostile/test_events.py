@@ -1,8 +1,8 @@
 """Odd JSON in events: whatever is accepted is drained, and SQL and HTTP read back what was said.
 
 NaN, 1e999, duplicate keys, lone surrogates, NUL, numbers of thousands of digits, moments before and after all others.
-What a value becomes is said in `lake/rows.py`: not-a-number and infinity are null in metadata and nothing elsewhere,
-half a surrogate pair is a question mark, a number given for a text is that number as text.
+What a value becomes is said in `lake/formats/prediction_rows.py`: not-a-number and infinity are null in metadata and
+nothing elsewhere, half a surrogate pair is a question mark, a number given for a text is that number as text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from lake.store import Lake
+from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.search_app.intake import NDJSON, Door, door, named, picture
 

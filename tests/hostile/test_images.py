@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lake import decode
 from lake.errors import UnreadableImage
-from lake.intake.drain import Drainer
-from lake.intake.image_header import read_header
-from lake.intake.spool import Spool
-from lake.store import Lake
+from lake.images import decode
+from lake.images.image_header import read_header
+from lake.spool.drain import Drainer
+from lake.spool.spool import Spool
+from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import Say
 from tests.crash.service import Service

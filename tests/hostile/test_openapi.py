@@ -18,8 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lake import keys
-from lake.store import Lake
+from lake.access import keys
+from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.crash.service import ROOT, Service
 from tests.hostile.conftest import Serve

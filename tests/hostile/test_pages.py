@@ -25,8 +25,8 @@ from embeddings.backfill import backfill
 from embeddings.cluster import cluster
 from lake import slices
 from lake.errors import BadInput
-from lake.ingest import ingest
-from lake.store import Lake
+from lake.ingest.ingest import ingest
+from lake.storage.store import Lake
 from tests.conftest import MakeLake, Say
 from tests.crash.service import ROOT
 from tests.embeddings.colour import MeanColour

@@ -22,8 +22,10 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from lake import export, schema, slices
-from lake.store import Lake, now
+from lake import slices
+from lake.slices import export
+from lake.storage import schema
+from lake.storage.store import Lake, now
 from tests.conftest import MakeLake, Say
 from tests.crash.service import Service
 from tests.hostile import files

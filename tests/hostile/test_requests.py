@@ -17,8 +17,8 @@ from contextlib import suppress
 
 import pytest
 
-from lake import opening
-from lake.store import Lake
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.crash.service import Service
 from tests.hostile.conftest import Serve

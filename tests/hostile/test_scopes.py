@@ -15,8 +15,9 @@ from functools import partial
 import httpx
 import pytest
 
-from lake import keys, store
-from lake.store import Lake
+from lake.access import keys
+from lake.storage import store
+from lake.storage.store import Lake
 from search_app import scopes as table
 from search_app.scopes import scope_of
 from tests.conftest import Say

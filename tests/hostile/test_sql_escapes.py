@@ -14,11 +14,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from lake import columnar, opening
 from lake.errors import BadInput, LakeloopError, QueryStopped
-from lake.sandbox import functions
-from lake.sandbox.pool import Pool
-from lake.store import Lake
+from lake.sql import columnar
+from lake.sql.sandbox import functions
+from lake.sql.sandbox.pool import Pool
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.crash.service import ROOT
 from tests.hostile import sql_attempts

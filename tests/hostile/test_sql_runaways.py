@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from lake import columnar, opening
 from lake.errors import BadInput, QueryStopped
-from lake.sandbox import pool as pool_module
-from lake.sandbox.pool import Pool
-from lake.store import Lake
+from lake.sql import columnar
+from lake.sql.sandbox import pool as pool_module
+from lake.sql.sandbox.pool import Pool
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.hostile.conftest import Serve
 from tests.lake import answers
@@ -184,7 +185,8 @@ def test_children_end_with_their_parent(lake: Lake) -> None:
     import sys
 
     code = (
-        "import sys, time, threading, lake; from lake.sandbox.pool import Pool; pool = Pool(lake.open(sys.argv[1]))\n"
+        "import sys, time, threading, lake; from lake.sql.sandbox.pool import Pool\n"
+        "pool = Pool(lake.open(sys.argv[1]))\n"
         f"threading.Thread(target=pool.run, args=({RUNAWAYS['a cross join']!r},), daemon=True).start()\n"
         "while not any(q.child for q in pool.queries()): time.sleep(0.01)\n"
         "time.sleep(0.5); print(*pool.processes(), flush=True); time.sleep(60)"

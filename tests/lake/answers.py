@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from lake import store
-from lake.store import Lake
+from lake.storage import store
+from lake.storage.store import Lake
 
 
 def image(name: object) -> str:

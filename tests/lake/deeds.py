@@ -8,7 +8,7 @@ import time
 
 from embeddings.preprocess import Prepared, prepare_many
 from embeddings.specs import Preprocessing
-from lake import decode
+from lake.images import decode
 
 DEADLY = b"DEADLY"
 

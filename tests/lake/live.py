@@ -6,8 +6,8 @@ import uuid
 from typing import Any
 
 from lake import ids
-from lake.intake import events
-from lake.intake.events import Event
+from lake.spool import events
+from lake.spool.events import Event
 from tests.pictures import encoded, noise
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lake import ids, pictures, schema, store
-from lake.store import Lake
+from lake import ids
+from lake.storage import image_rows, schema, store
+from lake.storage.store import Lake
 
 DIM = 32
 COLUMN = "emb_x"
@@ -56,14 +57,14 @@ def add(
     thumbnails = [
         {"image_id": i, "width": 8, "height": 8, "jpeg": jpeg(n)} for i, n in zip(names, numbers, strict=True)
     ]
-    images = [pictures.image_row(i, f, "PNG", 24, 16, source, moment) for i, f in zip(names, files, strict=True)]
+    images = [image_rows.image_row(i, f, "PNG", 24, 16, source, moment) for i, f in zip(names, files, strict=True)]
     answers = [
         {"prediction_id": prediction_id(n), "image_id": i, "model": "m", "label": f"label {n % 3}", "source": source}
         | {"confidence": n % 10 / 10, "timestamp": moment, "ingested_at": moment}
         for i, n in zip(names, numbers, strict=True)
     ]
     lake.insert("thumbnails", pa.Table.from_pylist(thumbnails, schema=schema.THUMBNAILS.arrow()))
-    lake.insert("images", pictures.images_table(images))
+    lake.insert("images", image_rows.images_table(images))
     lake.insert("predictions", pa.Table.from_pylist(answers, schema=schema.PREDICTIONS.arrow()))
     return names
 

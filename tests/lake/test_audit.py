@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lake import audit, keys
-from lake.store import Lake
+from lake.access import audit, keys
+from lake.storage.store import Lake
 from search_app.cli import main
 from tests import pictures
 
@@ -57,7 +57,7 @@ def test_keys_are_made_and_ended_under_the_log_s_eyes(lk: Lake) -> None:
 
 
 def test_each_command_that_writes_leaves_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lake import opening
+    from lake.storage import opening
 
     pictures.folder(tmp_path / "photos", 3)
     lake = str(tmp_path / "my.lake")

@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lake
-from lake import ids, migrations, schema
+from lake import ids
+from lake.backups import archive, backup, restore
 from lake.errors import BadInput, CouldNot, NewerLake
-from lake.intake import events
-from lake.intake.drain import drain
-from lake.intake.spool import Spool
-from lake.store import Lake
-from lake.upkeep import archive, backup, erasure, maintenance, restore
+from lake.spool import events
+from lake.spool.drain import drain
+from lake.spool.spool import Spool
+from lake.storage import migrations, schema
+from lake.storage.store import Lake
+from lake.upkeep import erasure, maintenance
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import stock

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lake.calibration import calibration, of_cells
-from lake.store import Lake, now
+from lake.analytics.calibration import calibration, of_cells
+from lake.storage.store import Lake, now
 from tests.conftest import Say
 from tests.lake.answers import add, image, label
 

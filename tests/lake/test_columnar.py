@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lake import columnar, opening, schema, sql
-from lake.store import Lake
+from lake.sql import columnar, connections
+from lake.storage import opening, schema
+from lake.storage.store import Lake
 from lake.upkeep import maintenance
 from tests.conftest import MakeLake
 from tests.lake import stock
@@ -226,7 +227,7 @@ def test_sql_reads_the_copy_of_a_large_table_and_says_the_same(make_lake: MakeLa
 
 def test_too_much_to_copy_at_once_is_left_to_others(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
-    monkeypatch.setattr(sql, "COPIED_AT_ONCE_ROWS", 20)
+    monkeypatch.setattr(connections, "COPIED_AT_ONCE_ROWS", 20)
     lake = make_lake(embedders=["x"])
     stock.add(lake, range(30))
     assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [30]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lake import decode
 from lake.errors import UnreadableImage
-from lake.workers import WorkerPool
+from lake.images import decode
+from lake.images.workers import WorkerPool
 from tests import pictures
 from tests.pictures import encoded
 

@@ -14,12 +14,15 @@ import pyarrow as pa
 import pytest
 
 import lake
-from lake import ids, ingest, migrations, schema, slices, store
+from lake import ids, slices
 from lake.errors import CouldNot, NotALake
-from lake.intake import events
-from lake.intake.spool import Spool
-from lake.store import Lake
-from lake.upkeep import doctor, erasure, quarantine, table_files
+from lake.ingest import ingest
+from lake.spool import events
+from lake.spool.spool import Spool
+from lake.storage import migrations, schema, store
+from lake.storage.lance_files import quarantine, table_files
+from lake.storage.store import Lake
+from lake.upkeep import doctor, erasure
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import answers, stock

@@ -9,12 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lake import ids, schema, summary
+from lake import ids
+from lake.analytics import summary
 from lake.errors import CouldNot
-from lake.intake import events
-from lake.intake.drain import Drainer, Keep, drain
-from lake.intake.spool import Spool
-from lake.store import Lake, now
+from lake.spool import events
+from lake.spool.drain import Drainer, Keep, drain
+from lake.spool.spool import Spool
+from lake.storage import schema
+from lake.storage.store import Lake, now
 from tests.lake.live import answer, name, picture, upload, verdict
 
 BROKEN = picture(99)[: len(picture(99)) // 2]

@@ -11,13 +11,17 @@ import pyarrow as pa
 import pytest
 
 import lake
-from lake import audit, ids, ingest, schema, slices, store
+from lake import ids, slices
+from lake.access import audit
+from lake.backups import backup
 from lake.errors import BadInput, LakeBusy
-from lake.intake import events
-from lake.intake.drain import drain
-from lake.intake.spool import Spool
-from lake.store import Lake
-from lake.upkeep import backup, erasure, maintenance, purge
+from lake.ingest import ingest
+from lake.spool import events
+from lake.spool.drain import drain
+from lake.spool.spool import Spool
+from lake.storage import schema, store
+from lake.storage.store import Lake
+from lake.upkeep import erasure, maintenance, purge
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import answers, stock
@@ -186,7 +190,7 @@ def test_it_goes_from_the_spool_and_does_not_come_back_through_it(lk: Lake, tmp_
 
 def test_bytes_that_were_drained_go_from_a_server_s_open_file(lk: Lake, tmp_path: Path, monkeypatch) -> None:
     """The file a server appends to holds what was drained until it is sealed: erasure waits for that."""
-    from lake.intake import segments
+    from lake.spool import segments
 
     monkeypatch.setattr(segments, "SEAL_SECONDS", 0.5)
     data = pictures.encoded(pictures.scene(1), "PNG")

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lake import schema
 from lake.errors import BadInput
-from lake.intake import events
+from lake.spool import events
+from lake.storage import schema
 
 IMAGE = "a" * 64
 ID = "5e1ab3c8-6f0e-5b7e-9c39-1a9c1f4f7a10"

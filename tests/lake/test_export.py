@@ -12,11 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lake import export, ids, ingest, masks, schema, slices, store, truth
+from lake import ids, slices
 from lake.errors import BadInput, CouldNot
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Truth
-from lake.store import Lake
+from lake.ingest import ingest
+from lake.regions import masks
+from lake.slices import export, truth
+from lake.storage import schema, store
+from lake.storage.store import Lake
 from search_app.cli import main
 from tests import pictures
 from tests.conftest import MakeLake, Say

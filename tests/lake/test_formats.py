@@ -15,12 +15,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lake import export, ids, masks, sources
+from lake import ids
 from lake.errors import BadInput
-from lake.formats import annotation, arrow_rows, coco, polygons, voc, yolo
+from lake.formats import annotation, arrow_rows, coco, voc, yolo
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
 from lake.formats.target import Part, Plan, Whole
-from lake.store import StoredImage
+from lake.ingest import sources
+from lake.regions import masks, polygons
+from lake.slices import export
+from lake.storage.store import StoredImage
 from tests import pictures
 
 WIDTH, HEIGHT = 24, 16

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lake import ids, ingest, schema
-from lake import pictures as decoding
-from lake.store import Lake
+from lake import ids
+from lake.ingest import ingest
+from lake.storage import image_rows as decoding
+from lake.storage import schema
+from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import deeds

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lake import ingest, opening
-from lake.store import Lake
+from lake.ingest import ingest
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake.test_ingest import content
@@ -19,7 +20,7 @@ IMAGES = 40
 # Small steps, so that a kill falls between commits of the four tables; a pause makes the moment predictable.
 SCRIPT = """
 import sys, time
-from lake import ingest, opening
+from lake.ingest import ingest; from lake.storage import opening
 ingest.COMMIT_ROWS, ingest.GROUP_ITEMS, ingest.TASK_ITEMS = 5, 8, 4
 lake = opening.open(sys.argv[1])
 insert = lake.insert

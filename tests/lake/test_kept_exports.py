@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lake import ids, ingest, kept_exports, slices
-from lake.export import export
-from lake.store import Lake
+from lake import ids, slices
+from lake.ingest import ingest
+from lake.slices import kept_exports
+from lake.slices.export import export
+from lake.storage.store import Lake
 from lake.upkeep import erasure
 from tests import pictures
 

@@ -12,13 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lake import export, ids, ingest, labelling, masks, slices, truth
+from lake import ids, slices
 from lake.errors import BadInput
 from lake.formats import annotation, label_studio
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Sample, Truth
 from lake.formats.label_studio import Finished, Refused
 from lake.formats.target import Part, Plan, Whole
-from lake.store import Lake, StoredImage
+from lake.ingest import ingest
+from lake.labels import labelling_tools
+from lake.regions import masks
+from lake.slices import export, truth
+from lake.storage.store import Lake, StoredImage
 from search_app.cli import main
 from tests import pictures
 
@@ -173,7 +177,7 @@ def test_a_changed_mind_counts_and_so_does_a_second_change(
             "updated_at": f"2026-10-26T{hour}:00:00Z",
             "result": [{"type": "choices", "value": {"choices": [label]}}],
         }
-        labelling.take(lk, saved(tmp_path, tasks))
+        labelling_tools.take(lk, saved(tmp_path, tasks))
         assert labels(lk)[names[0]] == label
     assert lk.dataset("labels").count_rows() == 4 + 2
 
@@ -186,7 +190,7 @@ def test_skipped_tasks_say_nothing_and_a_detection_without_regions_says_that_not
     tasks[1]["data"]["asked"] = ["detection"]
     tasks[1]["annotations"][0]["result"] = []
     tasks[2]["annotations"] = []
-    report = labelling.take(lk, saved(tmp_path, tasks))
+    report = labelling_tools.take(lk, saved(tmp_path, tasks))
     assert (report.labels_new, report.rejected) == (1, [])
     (row,) = lk.scan("labels", ["image_id", "task", "boxes", "origin", "annotator"]).to_pylist()
     assert row == {
@@ -224,7 +228,7 @@ def test_what_is_wrong_is_named_and_the_others_come_in(
 ) -> None:
     lk, names, tasks = sent
     tasks[1]["annotations"][0] |= wrong
-    report = labelling.take(lk, saved(tmp_path, tasks))
+    report = labelling_tools.take(lk, saved(tmp_path, tasks))
     (rejected,) = report.rejected
     assert rejected["source"] == "finished.json: [1].annotations[0]"
     assert reason in rejected["reason"]
@@ -244,7 +248,7 @@ def test_what_is_wrong_is_named_and_the_others_come_in(
 )
 def test_a_wrong_file_is_refused_and_changes_nothing(lk: Lake, tmp_path: Path, content: Any, reason: str) -> None:
     with pytest.raises(BadInput) as caught:
-        labelling.take(lk, saved(tmp_path, content))
+        labelling_tools.take(lk, saved(tmp_path, content))
     assert reason in str(caught.value)
     assert lk.dataset("labels").count_rows() == 0
 
@@ -255,6 +259,6 @@ def test_an_image_of_another_lake_is_refused_and_an_upload_is_known_by_its_name(
     lk, names, tasks = sent
     tasks[0]["data"] = {"image": f"/data/upload/1/1f2e3d4c-{names[0]}.png"}
     tasks[1]["data"] = {"image_id": "c" * 64}
-    report = labelling.take(lk, saved(tmp_path, tasks))
+    report = labelling_tools.take(lk, saved(tmp_path, tasks))
     assert [one["reason"] for one in report.rejected] == [f"the lake has no image {'c' * 64}"]
     assert sorted(labels(lk)) == [names[0], names[2]]

@@ -11,11 +11,12 @@ import lance
 import pytest
 
 import lake
-from lake import schema
 from lake.errors import LakeBusy
-from lake.store import Lake
-from lake.upkeep import maintenance, merging, table_files
-from lake.upkeep.merging import Fragment, Size
+from lake.storage import schema
+from lake.storage.lance_files import merging, table_files
+from lake.storage.lance_files.merging import Fragment, Size
+from lake.storage.store import Lake
+from lake.upkeep import maintenance
 from tests.conftest import MakeLake
 from tests.lake import stock
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from lake import masks
 from lake.errors import BadInput, UnreadableImage
+from lake.regions import masks
 from tests.pictures import encoded
 
 MASKS = arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=40))

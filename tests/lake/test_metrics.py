@@ -9,11 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lake import dimensions, metrics, schema, slices
+from lake import slices
+from lake.analytics import dimensions, metrics
+from lake.analytics.statistics import wilson
 from lake.errors import BadInput
-from lake.masks import encode
-from lake.statistics import wilson
-from lake.store import Lake
+from lake.regions.masks import encode
+from lake.storage import schema
+from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.lake.answers import add, image, label
 

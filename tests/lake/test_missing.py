@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddings.columns import store_vectors
-from lake import nulls, schema, summary
-from lake.missing import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps, Missing
-from lake.nulls import Page
-from lake.store import Lake, now
+from lake.analytics import summary
+from lake.storage import schema
+from lake.storage.lance_files import nulls
+from lake.storage.lance_files.nulls import Page
+from lake.storage.missing_vectors import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps, Missing
+from lake.storage.store import Lake, now
 from tests.conftest import MakeLake
 
 IMAGES = [f"{i:064x}" for i in range(6)]

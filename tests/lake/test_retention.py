@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 import lake
-from lake import schema, slices, store
+from lake import slices
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage import schema, store
+from lake.storage.store import Lake
 from lake.upkeep import doctor, maintenance, retention
 from lake.upkeep.retention import Policy
 from tests.conftest import MakeLake
@@ -112,7 +113,7 @@ def test_an_image_is_as_old_as_the_newest_answer_about_it(aged: Lake) -> None:
 
 
 def test_vectors_are_off_the_disk_and_not_made_again(aged: Lake) -> None:
-    from lake.missing import Missing
+    from lake.storage.missing_vectors import Missing
 
     needle = stock.vector(2).tobytes()[:64]
 
@@ -229,7 +230,7 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, name: str, text: st
 
 def test_drainers_pause_while_it_is_decided_what_nobody_asks_about(aged: Lake, tmp_path: Path, monkeypatch) -> None:
     from lake.errors import LakeBusy
-    from lake.intake.spool import Spool
+    from lake.spool.spool import Spool
 
     monkeypatch.setattr(retention, "DRAINER_SECONDS", 0.1)
     spool = Spool(tmp_path / "spool")

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lake import rows, schema
 from lake.errors import BadInput, UnreadableImage
+from lake.formats import prediction_rows
+from lake.storage import schema
 
 PROMOTED = {"n": pa.int64(), "f": pa.float64(), "b": pa.bool_(), "s": pa.string(), "t": schema.UTC}
 UTC_NOON = dt.datetime(2024, 5, 6, 12, 0, tzinfo=dt.UTC)
@@ -20,25 +21,25 @@ def no_file(path: str) -> bytes:
     raise UnreadableImage(f"no file {path}")
 
 
-def read(**given: Any) -> rows.Row:
-    return rows.read_row({"image": "a.png", **given}, PROMOTED, no_file)
+def read(**given: Any) -> prediction_rows.Row:
+    return prediction_rows.read_row({"image": "a.png", **given}, PROMOTED, no_file)
 
 
-@pytest.mark.parametrize("name", rows.IMAGE_NAMES)
+@pytest.mark.parametrize("name", prediction_rows.IMAGE_NAMES)
 def test_the_image_has_many_names(name: str) -> None:
-    assert rows.read_row({name: "a.png"}, {}, no_file).image == "a.png"
+    assert prediction_rows.read_row({name: "a.png"}, {}, no_file).image == "a.png"
 
 
 def test_a_row_without_image_is_refused() -> None:
     with pytest.raises(BadInput, match="the row needs one of image, image_path"):
-        rows.read_row({"label": "cat"}, {}, no_file)
+        prediction_rows.read_row({"label": "cat"}, {}, no_file)
 
 
 @pytest.mark.parametrize("nothing", [None, "", float("nan")])
 def test_empty_nan_and_null_are_not_given(nothing: Any) -> None:
     row = read(label=nothing, confidence=nothing, scores=nothing, model=nothing, n=nothing, other=nothing)
-    assert row == rows.Row(image="a.png", promoted=dict.fromkeys(PROMOTED))
-    assert not rows.answer(row)
+    assert row == prediction_rows.Row(image="a.png", promoted=dict.fromkeys(PROMOTED))
+    assert not prediction_rows.answer(row)
 
 
 def test_an_answer_without_a_model_is_unknowns_answer() -> None:
@@ -200,7 +201,7 @@ COLUMNS = st.sampled_from(
 def test_any_row_is_storable_or_refused(given_row: dict[str, Any]) -> None:
     """Whatever a log says: a row that Arrow takes, or BadInput. Nothing else may stop an ingest."""
     try:
-        row = rows.read_row({"image": "a.png", **given_row}, PROMOTED, no_file)
+        row = prediction_rows.read_row({"image": "a.png", **given_row}, PROMOTED, no_file)
     except BadInput:
         return
     core = {name: getattr(row, name) for name in schema.PREDICTIONS.arrow().names if hasattr(row, name)}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lake import opening, schema
 from lake.errors import BadInput
+from lake.storage import opening, schema
 from tests.conftest import MakeLake
 
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lake import detection, masks, store
-from lake.sizes import bucket, mask_areas
-from lake.store import Lake
+from lake.analytics import detection
+from lake.regions import masks
+from lake.regions.sizes import bucket, mask_areas
+from lake.storage import store
+from lake.storage.store import Lake
 from tests.lake.answers import add, image
 
 DRAWN = some.tuples(some.integers(1, 40), some.integers(1, 40), some.integers(0, 2**32 - 1), some.floats(0, 1))

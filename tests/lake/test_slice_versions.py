@@ -13,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lake
-from lake import opening, schema, slices, store
+from lake import slices
+from lake.backups import backup, restore
 from lake.errors import BadInput
-from lake.store import Lake
-from lake.upkeep import backup, doctor, erasure, maintenance, restore
+from lake.storage import opening, schema, store
+from lake.storage.store import Lake
+from lake.upkeep import doctor, erasure, maintenance
 from tests.lake import answers, stock
 from tests.lake.answers import add, image, label
 

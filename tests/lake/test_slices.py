@@ -3,9 +3,10 @@
 import pyarrow as pa
 import pytest
 
-from lake import schema, slices, store
+from lake import slices
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage import schema, store
+from lake.storage.store import Lake
 from tests.lake.answers import add, image
 
 

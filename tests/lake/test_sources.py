@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lake import sources
 from lake.errors import BadInput
+from lake.ingest import sources
 
 
 def tree(root: Path, *files: str) -> Path:

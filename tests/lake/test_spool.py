@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lake.intake import journal, segments
-from lake.intake.committer import AnsweredBefore, Entry, Receipt
-from lake.intake.spool import Spool, abandoned
+from lake.spool import journal, segments
+from lake.spool.committer import AnsweredBefore, Entry, Receipt
+from lake.spool.spool import Spool, abandoned
 from tests.lake.live import answer, name, picture, upload, verdict
 
 
@@ -215,7 +215,7 @@ def test_keys_and_ids_are_forgotten_after_a_week(box: Spool, monkeypatch: pytest
 
 def test_one_drains_at_a_time_and_the_lock_ends_with_its_process(box: Spool) -> None:
     code = (
-        "import sys, pathlib; from lake.intake.spool import Spool\n"
+        "import sys, pathlib; from lake.spool.spool import Spool\n"
         "with Spool(pathlib.Path(sys.argv[1])).drainer() as mine:\n"
         "    print(mine, flush=True); sys.stdin.read()"
     )
@@ -248,7 +248,7 @@ def test_a_spool_is_abandoned_when_no_server_holds_it(tmp_path: Path) -> None:
 def test_two_processes_write_to_one_spool(box: Spool) -> None:
     code = (
         "import sys, pathlib; sys.path.insert(0, '.')\n"
-        "from lake.intake.spool import Spool; from tests.lake.live import answer\n"
+        "from lake.spool.spool import Spool; from tests.lake.live import answer\n"
         "box = Spool(pathlib.Path(sys.argv[1]))\n"
         "print([box.put([answer(i)])[0] for i in range(20)].count('stored')); box.close()"
     )

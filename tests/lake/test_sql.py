@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lake import schema, views
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage import schema, views
+from lake.storage.store import Lake
 from tests.lake.answers import add, image, label
 
 

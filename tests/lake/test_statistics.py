@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from lake.statistics import Rate, balanced, benjamini_hochberg, difference, holm, mcnemar, more_errors, verdict, wilson
+from lake.analytics.statistics import (
+    Rate,
+    balanced,
+    benjamini_hochberg,
+    difference,
+    holm,
+    mcnemar,
+    more_errors,
+    verdict,
+    wilson,
+)
 
 COUNTS = some.integers(1, 10_000).flatmap(lambda n: some.tuples(some.integers(0, n), some.just(n)))
 PS = some.lists(some.floats(0, 1), max_size=30)

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 
 import lake
-from lake import ids, ingest, migrations, schema, store
+from lake import ids
 from lake.errors import BadInput, LakeloopError, NewerLake, NotALake
-from lake.store import Lake
+from lake.ingest import ingest
+from lake.storage import migrations, schema, store
+from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import MakeLake
 

@@ -4,8 +4,10 @@ import datetime as dt
 import json
 from pathlib import Path
 
-from lake import ingest, slices, summary
-from lake.store import Lake
+from lake import slices
+from lake.analytics import summary
+from lake.ingest import ingest
+from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import MakeLake
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lake import opening, where
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.sql import where
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.lake.answers import add
 

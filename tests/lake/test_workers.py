@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lake.workers import WorkerDied, WorkerPool
+from lake.images.workers import WorkerDied, WorkerPool
 
 DEADLY = "tests.lake.deeds:double_or_die"
 

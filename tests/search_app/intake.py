@@ -16,9 +16,9 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from lake.ids import image_id
-from lake.intake.drain import Report, drain
-from lake.intake.spool import Spool
-from lake.store import Lake
+from lake.spool.drain import Report, drain
+from lake.spool.spool import Spool
+from lake.storage.store import Lake
 from search_app.api.admission import Limits
 from search_app.api.app import Api
 from search_app.intake import Intake, Settings

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 import lake
 import lake.ids
-from lake.ingest import ingest
+from lake.ingest.ingest import ingest
 
 CLASSES = ("circle", "square", "cross")
 

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lake import keys, opening, store
+from lake.access import keys
+from lake.access.keys import Keyring
 from lake.errors import BadInput
-from lake.keys import Keyring
-from lake.store import Lake
+from lake.storage import opening, store
+from lake.storage.store import Lake
 from search_app import scopes, server
 from search_app.access import OPEN, Access, Policy, make_access
 from search_app.cli import main

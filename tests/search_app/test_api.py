@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 import lake
 from lake.errors import BadInput
-from lake.ingest import ingest
+from lake.ingest.ingest import ingest
 from search_app import server
 from search_app.api.app import Api
 from search_app.api.bodies import IMAGE_BYTES as UPLOAD_LIMIT

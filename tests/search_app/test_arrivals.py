@@ -9,7 +9,7 @@ from pathlib import Path
 import lance
 import pytest
 
-from lake.store import Lake
+from lake.storage.store import Lake
 from search_app import arrivals
 from search_app.arrivals import Arrivals
 from tests.lake.answers import add

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("streamlit")
 
-from lake import schema, store
-from lake.store import Lake
+from lake.storage import schema, store
+from lake.storage.store import Lake
 from search_app.ui import findings, queries, session
 from tests.conftest import MakeLake
 from tests.lake.answers import add, image, label

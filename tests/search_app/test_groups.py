@@ -11,7 +11,7 @@ pytest.importorskip("streamlit")
 
 import lake
 import lake.ids
-from lake.ingest import ingest
+from lake.ingest.ingest import ingest
 from search_app.ui import charts, findings, groups, queries, session
 from search_app.ui.groups import Group, Sureness
 from tests.search_app.shapes import drawing

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from starlette.types import Receive, Scope, Send
 
-from lake.intake import journal
-from lake.store import Lake
+from lake.spool import journal
+from lake.storage.store import Lake
 from search_app.api.app import Api
 from search_app.intake import Intake, Settings
 from tests.conftest import Say

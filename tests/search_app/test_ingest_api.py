@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lake import decode
-from lake.intake.spool import Depth
+from lake.images import decode
+from lake.spool.spool import Depth
 from search_app.api import batch, bodies
 from search_app.api.admission import Admission, Limits
 from search_app.cli import main

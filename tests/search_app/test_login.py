@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from lake import keys, opening
-from lake.keys import KeyRecord, Keyring
-from lake.store import Lake
+from lake.access import keys
+from lake.access.keys import KeyRecord, Keyring
+from lake.storage import opening
+from lake.storage.store import Lake
 from search_app.access import Access, Policy, make_access
 from search_app.ui.login import SESSION_SECONDS, inside
 from tests.search_app.asgi import Answer, Headers, Socket, ask, echo

@@ -14,7 +14,7 @@ import lake
 from embeddings import maps
 from embeddings.backfill import store_vectors
 from embeddings.embedder import bind, record_of
-from lake.store import Lake
+from lake.storage.store import Lake
 from search_app.api.app import Api
 from search_app.cli import main
 from search_app.scopes import scope_of

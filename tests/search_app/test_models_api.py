@@ -18,7 +18,7 @@ import pytest
 from lake.client import AsyncClient, Client, NotAnswered
 from lake.errors import CouldNot, UnreadableImage
 from lake.ids import image_id
-from lake.store import Lake
+from lake.storage.store import Lake
 from search_app import answering
 from search_app.answering import Answerers, Busy
 from search_app.api.app import Api

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lake.store import Lake
+from lake.storage.store import Lake
 from search_app import cli
 from tests.training.test_registry import done, judge
 

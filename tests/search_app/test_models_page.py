@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from embeddings.backfill import store_vectors
-from lake import keys, opening
-from lake.store import Lake
+from lake.access import keys
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests.search_app.browsing import MISSING, answering
 from tests.training.conftest import striped
 from training import comparison, evaluate, launch, registry, runs

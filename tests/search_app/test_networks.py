@@ -12,7 +12,7 @@ import pytest
 import lake
 from embeddings import embedder
 from lake.errors import HubUnreachable
-from lake.store import Lake
+from lake.storage.store import Lake
 from search_app import networks
 from tests.search_app.shapes import Shapes
 

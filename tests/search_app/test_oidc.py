@@ -21,10 +21,11 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from lake import keys, opening
+from lake.access import keys
+from lake.access.keys import Keyring
 from lake.errors import BadInput, MissingExtra
-from lake.keys import Keyring
-from lake.store import Lake
+from lake.storage import opening
+from lake.storage.store import Lake
 from search_app.access import Policy, make_access
 from search_app.ui.oidc import Oidc
 from tests.search_app.asgi import echo

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lake.statistics import wilson
+from lake.analytics.statistics import wilson
 from search_app.ui.rates import count, images, interval, percent, share, span
 
 

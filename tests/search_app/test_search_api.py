@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from embeddings.backfill import backfill
-from lake.store import Lake
+from lake.storage.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import colours, installed
 from tests.pictures import encoded, flat

@@ -16,7 +16,7 @@ from tests.search_app.shapes import Shapes, make_shapes
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from lake.store import Lake
+    from lake.storage.store import Lake
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
-from lake import queries
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.sql import saved_queries
+from lake.storage.store import Lake
 from search_app.api.app import Api
 from search_app.api.batch import ARROW
 from search_app.cli import main
@@ -178,6 +178,6 @@ def test_the_command_answers_cuts_saves_and_remembers(
 def test_saved_queries_are_named_like_slices(asked: Lake) -> None:
     for wrong in ("", "a b", "../a", "-a", "x" * 101):
         with pytest.raises(BadInput, match="use up to 100 letters"):
-            queries.save(asked, wrong, "SELECT 1")
+            saved_queries.save(asked, wrong, "SELECT 1")
     with pytest.raises(BadInput, match="1 to"):
-        queries.save(asked, "a", "  ")
+        saved_queries.save(asked, "a", "  ")

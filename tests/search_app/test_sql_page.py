@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import lake
-from lake import queries
+from lake.sql import saved_queries
 from tests.search_app.browsing import MISSING, answering
 from tests.search_app.shapes import Shapes, make_shapes
 
@@ -68,7 +68,7 @@ def test_a_query_is_run_cancelled_corrected_saved_and_its_images_are_shown(page:
     page.get_by_test_id("stPopoverBody").get_by_role("button", name="Save").click()
     page.get_by_text("Saved as wide").wait_for()
     opened = lake.open(asked.uri)
-    assert [(one.name, one.parameters) for one in queries.list(opened)] == [("wide", {"least": 1})]
-    ends = [(one.error, one.rows) for one in queries.history(opened)]
+    assert [(one.name, one.parameters) for one in saved_queries.list(opened)] == [("wide", {"least": 1})]
+    ends = [(one.error, one.rows) for one in saved_queries.history(opened)]
     assert ends[0] == (None, 24)
     assert ends[2][0] == "Cancelled."

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lake import opening
-from lake.store import Lake
+from lake.storage import opening
+from lake.storage.store import Lake
 from search_app import cli
 from tests.training.conftest import striped
 

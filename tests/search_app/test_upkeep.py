@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import lake
-from lake import slices, store
-from lake.store import Lake
+from lake import slices
+from lake.storage import store
+from lake.storage.store import Lake
 from search_app import query_images
 from search_app.cli import main
 from tests.conftest import MakeLake
@@ -127,7 +128,7 @@ def test_doctor_exits_1_when_something_is_wrong(run: Any, used: Lake) -> None:
 
 
 def test_a_torn_manifest_is_said_by_any_command(run: Any, used: Lake) -> None:
-    from lake.upkeep import table_files
+    from lake.storage.lance_files import table_files
 
     table_files.manifests(Path(used.table_uri("labels")))[0][1].write_bytes(b"")
     said = run("status", "--lake", used.uri)

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from embeddings import torch_import
-from lake import ids, opening, pictures, schema, slices, store
-from lake.store import Lake
+from lake import ids, slices
+from lake.storage import image_rows, opening, schema, store
+from lake.storage.store import Lake
 from tests import pictures as drawn
 from training.recipe import Recipe
 
@@ -32,8 +33,8 @@ def add(lake: Lake, name: str, files: Sequence[bytes], labels: Sequence[str | No
     """Images with their labels, and a slice of them; their image_ids."""
     now = store.now()
     names = [ids.image_id(data) for data in files]
-    rows = [pictures.image_row(i, data, "PNG", 40, 40, "test", now) for i, data in zip(names, files, strict=True)]
-    lake.insert("images", pictures.images_table(rows))
+    rows = [image_rows.image_row(i, data, "PNG", 40, 40, "test", now) for i, data in zip(names, files, strict=True)]
+    lake.insert("images", image_rows.images_table(rows))
     found = [{"prediction_id": str(ids.as_uuid(i[:32])), "image_id": i, "ingested_at": now} for i in names]
     lake.insert("predictions", pa.Table.from_pylist(found, schema=schema.PREDICTIONS.arrow()))
     said = [

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from embeddings import torch_import
-from lake import opening
+from lake.storage import opening
 from training import launch
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embeddings import torch_import
-from lake import opening
-from lake.store import Lake
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests.training.conftest import striped
 from training import checkpoint, model, registry, runs
 from training.augmentation import Preparation

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lake import masks
+from lake.regions import masks
 from tests import pictures
 from training.augmentation import Job, Look, Preparation, prepare, prepare_many, whole
 from training.task import Sample

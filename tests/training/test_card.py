@@ -16,9 +16,9 @@ import yaml
 from PIL import Image
 
 from embeddings.backfill import store_vectors
-from lake import opening, schema
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage import opening, schema
+from lake.storage.store import Lake
 from search_app import cli
 from tests.conftest import Say
 from tests.training.conftest import striped

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from embeddings.backfill import store_vectors
-from lake import schema, slices, store
+from lake import slices
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage import schema, store
+from lake.storage.store import Lake
 from tests import pictures as drawn
 from tests.conftest import MakeLake
 from tests.training.conftest import add, striped, stripes
@@ -132,7 +133,7 @@ def test_truth_of_a_slice(stock: Lake) -> None:
 
 def test_near_duplicates_are_never_in_two_splits(make_lake: MakeLake) -> None:
     """Three pictures, each also slightly brighter; vectors say which are alike, thumbnails that they are the same."""
-    from lake import ingest
+    from lake.ingest import ingest
 
     lake = make_lake("twins", embedders=["resnet18"])
     folder = lake.folder.parent / "in"  # type: ignore[union-attr]

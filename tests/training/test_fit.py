@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from embeddings import torch_import
-from lake import opening, slices
+from lake import slices
 from lake.errors import BadInput, CouldNot
-from lake.store import Lake
+from lake.storage import opening
+from lake.storage.store import Lake
 from tests.training.conftest import TINY, striped
 from training import launch, model, runs
 from training.recipe import Recipe
@@ -79,7 +80,7 @@ def test_a_saved_model_gives_the_answers_that_were_measured(learned: Lake, train
     truth = {row["image_id"]: row["label"] for row in learned.slice("held").table().to_pylist()}
     right = [a.label == truth[a.image_id] for a in answers]
     assert np.mean(right) == pytest.approx(trained.data["result"]["validation"]["accuracy"])
-    from lake import decode
+    from lake.images import decode
 
     opened = [(i.image_id, decode.pixels(decode.open_image(i.data))) for i in learned.images(held[:3])]
     by_id = {a.image_id: a for a in answers}

@@ -14,9 +14,10 @@ import pytest
 
 from benchmarks import gate as simulation
 from embeddings import vectors
-from lake import ids, opening, schema, slices, store
+from lake import ids, slices
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage import opening, schema, store
+from lake.storage.store import Lake
 from search_app import cli
 from tests.conftest import Say
 from tests.lake import stock

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embeddings import torch_import
-from lake import ids, ingest, slices
-from lake.dataset import SliceDataset
+from lake import ids, slices
 from lake.errors import BadInput, CouldNot
-from lake.store import Lake
+from lake.ingest import ingest
+from lake.slices.dataset import SliceDataset
+from lake.storage.store import Lake
 from tests import pictures
 
 torch_import.torchvision()

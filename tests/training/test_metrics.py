@@ -172,7 +172,7 @@ def test_a_teams_own_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_overlap_and_precision_of_stored_rows() -> None:
-    from lake import masks
+    from lake.regions import masks
 
     left = np.zeros((4, 4), bool)
     left[:, :2] = True

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 
-from lake import masks
 from lake.errors import BadInput
+from lake.regions import masks
 from training import miou
 from training.task import IGNORED
 

@@ -13,9 +13,10 @@ import pytest
 
 from embeddings import torch_import
 from embeddings.backfill import store_vectors
-from lake import ids, opening
+from lake import ids
 from lake.errors import BadInput, CouldNot
-from lake.store import Lake
+from lake.storage import opening
+from lake.storage.store import Lake
 from search_app import cli
 from tests.training.conftest import striped, stripes
 from training import data, launch, model, onnx_export, runs

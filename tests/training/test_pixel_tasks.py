@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import shapes_data
-from lake import masks
-from lake.store import Lake
+from lake.regions import masks
+from lake.storage.store import Lake
 from tests import pictures
 from training import model, runs
 from training.launch import train

@@ -10,7 +10,7 @@ import pytest
 from embeddings.backfill import store_vectors
 from lake import slices
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.training.conftest import striped
 from training import launch, model, runs

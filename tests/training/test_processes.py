@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage.store import Lake
 from training import launch, runs
 from training.processes import Processes
 from training.recipe import Recipe

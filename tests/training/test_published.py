@@ -14,7 +14,7 @@ import pytest
 
 from embeddings import torch_import, weights
 from lake.errors import BadInput, HubUnreachable
-from lake.store import Lake
+from lake.storage.store import Lake
 from training import published, suppression
 from training.detection import Detection
 from training.segmentation import Segmentation

@@ -14,9 +14,10 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from lake import schema, slices, store, views
+from lake import slices
 from lake.errors import BadInput, LakeBusy
-from lake.store import Lake
+from lake.storage import schema, store, views
+from lake.storage.store import Lake
 from lake.upkeep import erasure
 from tests.lake import stock
 from training import gate, model, registry, releases, runs

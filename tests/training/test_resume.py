@@ -14,7 +14,7 @@ import pytest
 
 from embeddings import torch_import
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage.store import Lake
 from tests.conftest import Say
 from training import checkpoint, launch, runs
 from training.recipe import Recipe

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lake.errors import BadInput
-from lake.store import Lake
+from lake.storage.store import Lake
 from training import runs, search
 from training.recipe import Recipe
 from training.search import Range

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from embeddings import torch_import, weights
-from lake import masks
 from lake.errors import BadInput
+from lake.regions import masks
 from training.segmentation import Segmentation
 from training.task import IGNORED, Answer, Sample, Target, task
 

@@ -15,9 +15,10 @@ import pytest
 from embeddings import embedder as embedders
 from embeddings.backfill import backfill
 from embeddings.preprocess import prepare
-from lake import ingest, opening
 from lake.errors import BadInput, WeightsMismatch
-from lake.store import Lake
+from lake.ingest import ingest
+from lake.storage import opening
+from lake.storage.store import Lake
 from search_app import cli
 from tests import pictures as drawn
 from tests.embeddings.colour import MeanColour
@@ -233,7 +234,7 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
 def _answered(lake: Lake, event: dict[str, Any]) -> Any:
     import pyarrow as pa
 
-    from lake import schema, store
+    from lake.storage import schema, store
 
     row = event | {
         "prediction_id": "00000000-0000-4000-8000-00000000000a",

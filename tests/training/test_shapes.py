@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks import shapes_data
 from benchmarks.shapes_data import SHAPES, Drawing, drawings
-from lake import masks, slices
-from lake.store import Lake
+from lake import slices
+from lake.regions import masks
+from lake.storage.store import Lake
 
 pytest.importorskip("elpv_dataset")
 

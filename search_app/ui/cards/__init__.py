@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from lake.statistics import wilson
+from lake.analytics.statistics import wilson
 from search_app.ui.groups import ENOUGH
 from search_app.ui.rates import count, images, share, span
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from lake import queries, schema, views
-from lake.columnar import SECRETS
 from lake.errors import LakeloopError
+from lake.sql import saved_queries
+from lake.sql.columnar import SECRETS
+from lake.storage import schema, views
 from search_app.ui import asking, session, words
 from search_app.ui.grid import image_grid
 from search_app.ui.rates import count
 
 if TYPE_CHECKING:
-    from lake.sandbox.pool import Answer
+    from lake.sql.sandbox.pool import Answer
 
 FIRST = "SELECT label, count(*) AS answers, round(avg(confidence), 3) AS confidence\nFROM answers GROUP BY label ORDER BY answers DESC"  # noqa: E501
 # A grid of more is not looked at, and a chart of more not read.
@@ -114,17 +115,17 @@ def _saving(sql: str, parameters: dict[str, Any]) -> None:
         said = st.text_input("What it answers", key="ask-description")
         if st.button("Save", key="ask-save", disabled=not name.strip()):
             try:
-                queries.save(session.lake(), name.strip(), sql, parameters, said, replacing=True)
+                saved_queries.save(session.lake(), name.strip(), sql, parameters, said, replacing=True)
             except LakeloopError as error:
                 st.error(words.plain(str(error)))
             else:
-                session.wrote("query save", name.strip(), {"sql": sql[: queries.LOGGED_CHARACTERS]})
+                session.wrote("query save", name.strip(), {"sql": sql[: saved_queries.LOGGED_CHARACTERS]})
                 session.say(f"Saved as {words.plain(name.strip())}")
                 st.rerun()
 
 
 def _loading() -> None:
-    saved = queries.list(session.lake())
+    saved = saved_queries.list(session.lake())
     with st.popover("Saved", disabled=not saved):
         for one in saved:
             st.button(
@@ -135,7 +136,7 @@ def _loading() -> None:
 
 def _history() -> None:
     with st.popover("History"):
-        for place, one in enumerate(queries.history(session.lake(), 20)):
+        for place, one in enumerate(saved_queries.history(session.lake(), 20)):
             end = "failed" if one.error else f"{one.rows or 0:,} rows"
             text = " ".join(one.sql.split())
             st.button(
@@ -193,7 +194,7 @@ def _answer(found: Answer) -> None:
 
 def _shown(found: Answer) -> Any:
     """A data frame with columns told apart, and what browsers cannot show as text."""
-    from lake.tables import plain
+    from lake.sql.tables import plain
 
     columns: dict[str, list[Any]] = {}
     for column, values in zip(found.columns, found.table.columns, strict=True):

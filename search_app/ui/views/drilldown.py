@@ -8,9 +8,9 @@ from typing import Any
 
 import streamlit as st
 
+from lake.analytics.statistics import wilson
 from lake.errors import LakeloopError
-from lake.statistics import wilson
-from lake.store import literal
+from lake.storage.store import literal
 from search_app.ui import active, charts, groups, queries, scope, session, words
 from search_app.ui.cards import cluster_cards
 from search_app.ui.grid import image_grid, save_slice

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lake.statistics import Rate, Verdict, verdict, wilson
+from lake.analytics.statistics import Rate, Verdict, verdict, wilson
 from search_app.ui import charts, findings, groups, queries, scope, words
 from search_app.ui.groups import Group
 from search_app.ui.rates import count, interval, percent

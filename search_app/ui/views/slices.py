@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import streamlit as st
 
-from lake import kept_exports, slices
+from lake import slices
 from lake.errors import BadInput, LakeloopError
-from lake.slices import Slice
+from lake.slices import Slice, kept_exports
 from search_app.ui import jobs, queries, scope, session, words
 from search_app.ui.grid import image_grid, save_slice
 from search_app.ui.rates import count, images, share

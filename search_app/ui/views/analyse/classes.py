@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lake.metrics import Class
+from lake.analytics.metrics import Class
 from search_app.ui import analysis, queries, session, words
 from search_app.ui.grid import image_grid
 from search_app.ui.rates import count, images, percent, share, span

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lake.calibration import Calibration, Curve
+from lake.analytics.calibration import Calibration, Curve
 from search_app.ui import analysis, charts, words
 from search_app.ui.rates import count, interval, percent
 from search_app.ui.report import Block, numbers, report

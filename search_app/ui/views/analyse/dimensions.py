@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from lake.metrics import Breakdown, Cell
+from lake.analytics.metrics import Breakdown, Cell
 from search_app.ui import analysis, scope, session, words
 from search_app.ui.rates import count, percent, share, span
 from search_app.ui.report import Block, Link, link, report

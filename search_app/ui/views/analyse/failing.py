@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from lake.metrics import Cell
+from lake.analytics.metrics import Cell
 from search_app.ui import active, analysis, discovering, queries, scope, session, words
 from search_app.ui.grid import image_grid, save_slice
 from search_app.ui.rates import count, images, interval, percent, share, span

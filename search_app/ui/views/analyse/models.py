@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from lake.metrics import Comparison
+from lake.analytics.metrics import Comparison
 from search_app.ui import analysis, queries, session, words
 from search_app.ui.grid import image_grid
 from search_app.ui.rates import count, images, share

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lake.detection import IOU, Size
-from lake.sizes import LARGE_FROM, SMALL_BELOW
+from lake.analytics.detection import IOU, Size
+from lake.regions.sizes import LARGE_FROM, SMALL_BELOW
 from search_app.ui import analysis, words
 from search_app.ui.rates import count, percent, span
 from search_app.ui.report import Block, report

@@ -1,0 +1,1 @@
+"""Who may use the lake, and who did what: access keys and the audit log."""

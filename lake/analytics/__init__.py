@@ -1,0 +1,1 @@
+"""Measures of predictions: accuracy, calibration, detection, and the dimensions they are split by."""

@@ -1,0 +1,135 @@
+"""Detections by the size of their objects: how many, how sure, and against label boxes precision and recall.
+
+Boxes are matched as COCO does, for one threshold: within an image and a class, detections in the order of their score,
+each to the free label box it overlaps most, when their intersection over union is at least IOU. Images whose detection
+label has boxes, or says there are none, are judged; each model's newest answer counts. Recall is by the size of the
+label's box. Precision of a size counts detections matched to a label box of that size, against those that match nothing
+and are of that size themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lake.analytics.statistics import Rate, wilson
+from lake.regions.sizes import SIZES, bucket, bucket_sql, of_masks
+
+if TYPE_CHECKING:
+    from lake.storage.store import Lake
+
+IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of object: detections of it, in how many answers, their mean score (None: none has one); and, where
+    labels have boxes, precision and recall at IOU.
+    """
+
+    size: str
+    boxes: int
+    answers: int
+    confidence: float | None
+    precision: Rate
+    recall: Rate
+
+
+def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list[Size]:
+    """By the size of boxes: small, medium, large. Boxes with a score below `score_from` are left out; without: kept."""
+    rows = lake.sql(f"""
+        WITH b AS (SELECT prediction_id, unnest(boxes) AS b FROM answers WHERE {where or "true"} AND len(boxes) > 0)
+        SELECT {bucket_sql("b.width * b.height")} AS size, count(*) AS boxes,
+               count(DISTINCT prediction_id) AS answers, avg(b.score) AS confidence
+        FROM b WHERE coalesce(b.score, 1) >= {float(score_from)} GROUP BY size""").to_pylist()
+    said = {row["size"]: row for row in rows}
+    precision, recall = _matched(lake, where, score_from)
+    return [
+        Size(
+            one,
+            said[one]["boxes"] if one in said else 0,
+            said[one]["answers"] if one in said else 0,
+            said[one]["confidence"] if one in said else None,
+            precision[place],
+            recall[place],
+        )
+        for place, one in enumerate(SIZES)
+    ]
+
+
+def masks(lake: Lake, where: str | None = None) -> list[Size]:
+    """The same of masks, by the area of their pixels; without precision and recall."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chosen = lake.sql(f"SELECT prediction_id FROM answers WHERE {where or 'true'} AND len(masks) > 0")["prediction_id"]
+    table = of_masks(lake)
+    table = table.filter(pc.is_in(table["prediction_id"], value_set=pa.array(chosen.to_pylist(), pa.string())))
+    sizes = bucket(table["areas"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
+    named = table["sizes"].combine_chunks().flatten().to_pylist()
+    none = wilson(0, 0)
+    return [
+        Size(one, int((sizes == place).sum()), named.count(one), None, none, none) for place, one in enumerate(SIZES)
+    ]
+
+
+def _matched(lake: Lake, where: str | None, score_from: float) -> tuple[list[Rate], list[Rate]]:
+    """Precision and recall by size."""
+    rows = lake.sql(f"""
+        WITH t AS (SELECT image_id, boxes AS truth FROM labels_current WHERE task = 'detection' AND boxes IS NOT NULL),
+        a AS (SELECT image_id, boxes AS said FROM answers
+              WHERE {where or "true"} AND boxes IS NOT NULL AND image_id IN (SELECT image_id FROM t)
+              QUALIFY row_number() OVER (PARTITION BY image_id, model, model_version
+                                         ORDER BY timestamp DESC NULLS LAST, ingested_at DESC, prediction_id) = 1)
+        SELECT truth, said FROM a JOIN t USING (image_id)""")
+    hits, wrong, missed = np.zeros(3, int), np.zeros(3, int), np.zeros(3, int)
+    for truth, said in zip(rows["truth"].to_pylist(), rows["said"].to_pylist(), strict=True):
+        kept = [one for one in said if one["score"] is None or one["score"] >= score_from]
+        found = match(truth, kept)
+        sizes, own = bucket(_areas(truth)), bucket(_areas(kept))
+        matched = np.array(sorted(set(found) - {-1}), int)
+        hits += np.bincount(sizes[matched], minlength=3)
+        missed += np.bincount(np.delete(sizes, matched), minlength=3)
+        wrong += np.bincount(own[np.array(found, int) < 0], minlength=3)
+    precision = [wilson(int(h), int(h + w)) for h, w in zip(hits, wrong, strict=True)]
+    recall = [wilson(int(h), int(h + m)) for h, m in zip(hits, missed, strict=True)]
+    return precision, recall
+
+
+def match(truth: list[dict[str, Any]], said: list[dict[str, Any]], iou: float = IOU) -> list[int]:
+    """For each detection the number of the label box it is matched to, or -1."""
+    overlaps = intersection_over_union(_corners(said), _corners(truth))
+    alike = np.array([[one["label"] == other["label"] for other in truth] for one in said], bool)
+    free = np.ones(len(truth), bool)
+    found = [-1] * len(said)
+    order = sorted(range(len(said)), key=lambda place: -(1.0 if said[place]["score"] is None else said[place]["score"]))
+    for place in order:
+        if not len(truth):
+            break
+        able = np.where(free & alike[place], overlaps[place], 0.0)
+        best = int(able.argmax())
+        if able[best] >= iou:
+            found[place] = best
+            free[best] = False
+    return found
+
+
+def intersection_over_union(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(n, m), 0 to 1, of boxes (n, 4) and (m, 4) given as left, top, right, bottom."""
+    low, high = np.maximum(one[:, None, :2], other[None, :, :2]), np.minimum(one[:, None, 2:], other[None, :, 2:])
+    inside = np.prod(np.clip(high - low, 0, None), axis=2)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (one, other)]
+    both = areas[0][:, None] + areas[1][None, :] - inside
+    found: np.ndarray = np.divide(inside, both, out=np.zeros_like(inside), where=both > 0)
+    return found
+
+
+def _corners(boxes: list[dict[str, Any]]) -> np.ndarray:
+    flat = [(b["x"], b["y"], b["x"] + b["width"], b["y"] + b["height"]) for b in boxes]
+    return np.array(flat, np.float64).reshape(-1, 4)
+
+
+def _areas(boxes: list[dict[str, Any]]) -> np.ndarray:
+    return np.array([b["width"] * b["height"] for b in boxes], np.float64)

@@ -1,0 +1,331 @@
+"""How right a model's answers are, by anything that tells them apart: rates with intervals and n, all from SQL.
+
+An answer is right or wrong when a label of its image says so, else when a person's verdict does (the view
+`answers_judged`). Only aggregates leave the database, so a million answers take seconds. Every function takes `where`,
+a predicate over predictions that `scope` has checked, or None for all answers.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from lake.analytics import dimensions
+from lake.analytics.dimensions import Dimension
+from lake.analytics.statistics import Rate, mcnemar, wilson
+from lake.errors import BadInput
+from lake.regions import sizes
+from lake.sql import where as filters
+from lake.sql.connections import connect
+from lake.storage.store import literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lake.storage.store import Lake
+
+HISTOGRAM_BINS = 20
+CELLS_MOST = 400
+_VERSION = "model || coalesce(' ' || model_version, '')"
+
+
+def scope(lake: Lake, where: str | None = None, slice: str | None = None, models: Sequence[str] = ()) -> str | None:
+    """One predicate over predictions: a SQL filter, a slice (NAME, NAME@VERSION), models ("NAME" or "NAME VERSION").
+
+    None when nothing is asked for. Raises BadInput for a filter that is none, or an unknown slice or model.
+    """
+    parts = []
+    if where:
+        filters.check(lake, where)
+        parts.append(f"({where}\n)")
+    if slice:
+        parts.append(f"({dimensions.inside_slice(lake, slice)})")
+    if models:
+        known = _models(lake)
+        for one in models:
+            if one not in known:
+                raise BadInput(f"no answer is by a model {one!r}; there are {', '.join(sorted(known)) or 'none'}")
+        named = ", ".join(map(literal, models))
+        parts.append(f"(model IN ({named}) OR {_VERSION} IN ({named}))")
+    return " AND ".join(parts) or None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Answers that share a value of each dimension; None is "no value", and all values in a margin.
+
+    `known`: how many are judged, `right` of them right. `confidence`: their mean, 0 to 1; None: none has one.
+    """
+
+    values: tuple[str | None, ...]
+    answers: int
+    known: int
+    right: int
+    confidence: float | None
+
+    @property
+    def accuracy(self) -> Rate:
+        """Share of the judged answers that are right, with Wilson's 95 % interval."""
+        return wilson(self.right, self.known)
+
+    @property
+    def error(self) -> Rate:
+        """Share of the judged answers that are wrong, with Wilson's 95 % interval."""
+        return wilson(self.known - self.right, self.known)
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """`cells`: most answers first, or in the order of the first dimension where it has one. `margins`: for each
+    dimension its own cells, when there are two. `whole`: all answers. `left_out`: cells beyond `CELLS_MOST`.
+    """
+
+    dimensions: list[Dimension]
+    cells: list[Cell]
+    margins: list[list[Cell]]
+    whole: Cell
+    left_out: int
+
+    def predicate(self, cell: Cell) -> str | None:
+        """The predicate over predictions that picks the cell's answers out; None when there is none."""
+        parts = [one.picks(value) for one, value in zip(self.dimensions, cell.values, strict=True)]
+        return None if None in parts else " AND ".join(f"({part})" for part in parts)
+
+
+def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
+    """Counts and rates by one or two dimensions (`lake/analytics/dimensions.py` says which there are); by none: the
+    whole.
+
+    Raises BadInput for an unknown dimension, with the nearest names, and for more than two.
+    """
+    if len(names) > 2 or len({*names}) < len(names):
+        raise BadInput(f"metrics are by one or two different dimensions, not {', '.join(names)}")
+    found = dimensions.resolve(lake, names, where)
+    keys = [f"d{place}" for place in range(len(found))]
+    joins = " ".join(dict.fromkeys(one.join for one in found if one.join))
+    single = "".join(f", {one.sql} AS {key}" for one, key in zip(found, keys, strict=True))
+    rows = (
+        f"SELECT a.correct, a.confidence{single} FROM (SELECT * FROM answers_judged WHERE {where or 'true'}) a {joins}"
+    )
+    for one, key in zip(found, keys, strict=True):
+        if one.several:  # one after the other: two at once would be paired, not crossed
+            rows = f"SELECT * REPLACE (unnest({key}) AS {key}) FROM ({rows})"
+    sets = (
+        ["()"] + ([f"({', '.join(keys)})"] if keys else []) + ([f"({key})" for key in keys] if len(keys) == 2 else [])
+    )
+    level = f"grouping({', '.join(keys)})" if keys else "0"
+    chosen = "".join(f"{key}, " for key in keys)
+    text = f"""
+        SELECT {chosen}{level} AS level, count(*) AS answers, count(correct) AS known,
+               count(*) FILTER (WHERE correct) AS "right", avg(confidence) AS confidence
+        FROM ({rows}) GROUP BY GROUPING SETS ({", ".join(sets)}) ORDER BY answers DESC, {chosen or "1,"} level"""
+    said = _run(lake, text, found).to_pylist()
+    whole = whole_of(lake, where) if any(one.several or "JOIN (" in one.join for one in found) else None
+    every = 2 ** len(keys) - 1
+    cells, margins = [], [[] for _ in keys] if len(keys) == 2 else []  # type: ignore[var-annotated]
+    for row in said:
+        cell = Cell(tuple(row[k] for k in keys), row["answers"], row["known"], row["right"], row["confidence"])
+        if row["level"] == 0 and keys:
+            cells.append(cell)
+        elif row["level"] == every:
+            whole = whole or cell
+        else:  # the bit of a dimension is set where the margin leaves it out
+            margins[0 if row["level"] == 1 else 1].append(cell)
+    whole = whole or Cell((None,) * len(keys), 0, 0, 0, None)
+    kept = cells[:CELLS_MOST]
+    if found and found[0].order:
+        place = {value: at for at, value in enumerate(found[0].order)}
+        kept.sort(key=lambda cell: place.get(cell.values[0] or "", len(place)))
+    elif names and names[0] in ("day", "week", "month", "hour"):
+        kept.sort(key=lambda cell: (cell.values[0] is None, cell.values[0]))
+    return Breakdown(found, kept, margins, whole, len(cells) - len(kept))
+
+
+def whole_of(lake: Lake, where: str | None = None) -> Cell:
+    """All answers that pass, as one cell without values."""
+    row = lake.sql(
+        f"""SELECT count(*) AS answers, count(correct) AS known, count(*) FILTER (WHERE correct) AS "right",
+                   avg(confidence) AS confidence FROM answers_judged WHERE {where or "true"}"""
+    ).to_pylist()[0]
+    return Cell((), row["answers"], row["known"], row["right"], row["confidence"])
+
+
+def histogram(lake: Lake, where: str | None = None) -> list[dict[str, Any]]:
+    """Confidence: low (of a bin of width 0.05), verdict (right, wrong, unknown), answers; ascending."""
+    rows = lake.sql(f"""
+        SELECT least(floor(confidence * {HISTOGRAM_BINS}), {HISTOGRAM_BINS - 1}) / {HISTOGRAM_BINS} AS low,
+               CASE correct WHEN true THEN 'right' WHEN false THEN 'wrong' ELSE 'unknown' END AS verdict,
+               count(*) AS answers
+        FROM answers_judged WHERE {where or "true"} AND confidence BETWEEN 0 AND 1
+        GROUP BY ALL ORDER BY low, verdict""")
+    return list(rows.to_pylist())
+
+
+def confusion(lake: Lake, where: str | None = None) -> dict[tuple[str, str | None], int]:
+    """How many answers by (truth, answer), where a label says the truth."""
+    rows = lake.sql(f"""
+        SELECT true_label AS truth, label AS answer, count(*) AS n FROM answers_judged
+        WHERE {where or "true"} AND true_label IS NOT NULL GROUP BY ALL ORDER BY n DESC, truth, answer""")
+    return {(row["truth"], row["answer"]): row["n"] for row in rows.to_pylist()}
+
+
+def confused(lake: Lake, truth: str, answer: str | None, where: str | None = None, limit: int = 10_000) -> list[str]:
+    """image_ids of one cell of the confusion matrix, the surest answers first."""
+    rows = lake.sql(
+        f"""SELECT image_id FROM answers_judged WHERE {where or "true"} AND true_label = ?
+            AND label IS NOT DISTINCT FROM ? GROUP BY image_id
+            ORDER BY max(confidence) DESC NULLS LAST, image_id LIMIT {int(limit)}""",
+        [truth, answer],
+    )
+    return list(rows["image_id"].to_pylist())
+
+
+@dataclass(frozen=True)
+class Class:
+    """One class: how many images a label says are of it, how many answers say so, and how many of those are right."""
+
+    name: str
+    labelled: int
+    answered: int
+    recall: Rate  # of the answers to images of this class, the share that says so
+    precision: Rate  # of its answers whose image is labelled, the share that is of this class
+
+
+def classes(lake: Lake, where: str | None = None) -> list[Class]:
+    """The balance of classes, most answered first; at most 200. Labels of images inside the scope count once."""
+    rows = lake.sql(f"""
+        WITH a AS (SELECT image_id, label, true_label FROM answers_judged WHERE {where or "true"}),
+        t AS (SELECT true_label AS name, count(DISTINCT image_id) AS labelled, count(*) AS asked,
+                     count(*) FILTER (label = true_label) AS found
+              FROM a WHERE true_label IS NOT NULL GROUP BY ALL),
+        p AS (SELECT label AS name, count(*) AS answered, count(true_label) AS known,
+                     count(*) FILTER (label = true_label) AS hits FROM a WHERE label IS NOT NULL GROUP BY ALL)
+        SELECT name, coalesce(labelled, 0) AS labelled, coalesce(asked, 0) AS asked, coalesce(found, 0) AS found,
+               coalesce(answered, 0) AS answered, coalesce(known, 0) AS known, coalesce(hits, 0) AS hits
+        FROM t FULL JOIN p USING (name) ORDER BY answered DESC, labelled DESC, name LIMIT 200""")
+    return [
+        Class(r["name"], r["labelled"], r["answered"], wilson(r["found"], r["asked"]), wilson(r["hits"], r["known"]))
+        for r in rows.to_pylist()
+    ]
+
+
+@dataclass(frozen=True)
+class Day:
+    """The answers of one day (UTC)."""
+
+    day: dt.date
+    answers: int
+    known: int
+    right: int
+    confidence: float | None
+
+
+def days(lake: Lake, where: str | None = None) -> list[Day]:
+    """Volume, judged answers and mean confidence by day, ascending. Answers without a time are left out."""
+    rows = lake.sql(f"""
+        SELECT CAST(timestamp AS DATE) AS day, count(*) AS answers, count(correct) AS known,
+               count(*) FILTER (WHERE correct) AS "right", avg(confidence) AS confidence
+        FROM answers_judged WHERE {where or "true"} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""")
+    return [Day(**row) for row in rows.to_pylist()]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images, each by its newest answer. `p`: McNemar's exact test that they are right equally
+    often, 0 to 1. `broken`: image_ids only `old` is right about; `repaired`: only `new`; each sorted by how sure the
+    wrong answer was, the surest first.
+    """
+
+    old: str
+    new: str
+    both: int
+    only_old: int
+    only_new: int
+    neither: int
+    p: float
+    broken: list[str]
+    repaired: list[str]
+
+    @property
+    def n(self) -> int:
+        """Images that both answered and that are judged for both."""
+        return self.both + self.only_old + self.only_new + self.neither
+
+
+def compare(lake: Lake, old: str, new: str, where: str | None = None) -> Comparison:
+    """`old` against `new` ("NAME" or "NAME VERSION"). Raises BadInput for unknown ones, or the same one twice."""
+    known = _models(lake)
+    for one in (old, new):
+        if one not in known:
+            raise BadInput(f"no answer is by a model {one!r}; there are {', '.join(sorted(known)) or 'none'}")
+    if known[old] & known[new]:
+        raise BadInput(f"{old!r} and {new!r} name the same model; say the version, as in: --compare 'm 1' 'm 2'")
+    rows = lake.sql(
+        f"""
+        WITH a AS (SELECT image_id, correct, confidence, {_VERSION} = ? OR model = ? AS is_old
+                   FROM answers_judged WHERE {where or "true"} AND ({_VERSION} IN (?, ?) OR model IN (?, ?))
+                   QUALIFY row_number() OVER (PARTITION BY image_id, is_old
+                                              ORDER BY timestamp DESC NULLS LAST, ingested_at DESC, prediction_id) = 1),
+        pairs AS (SELECT o.image_id, o.correct AS old_right, n.correct AS new_right,
+                         CASE WHEN o.correct THEN n.confidence ELSE o.confidence END AS sure
+                  FROM (SELECT * FROM a WHERE is_old) o JOIN (SELECT * FROM a WHERE NOT is_old) n USING (image_id)
+                  WHERE o.correct IS NOT NULL AND n.correct IS NOT NULL)
+        SELECT old_right, new_right, count(*) AS n,
+               CASE WHEN old_right <> new_right THEN list(image_id ORDER BY sure DESC NULLS LAST, image_id) END AS ids
+        FROM pairs GROUP BY old_right, new_right""",
+        [old, old, old, new, old, new],
+    ).to_pylist()
+    said = {(row["old_right"], row["new_right"]): row for row in rows}
+
+    def n(*right: bool) -> int:
+        return said[right]["n"] if right in said else 0
+
+    def ids(*right: bool) -> list[str]:
+        return list(said[right]["ids"]) if right in said else []
+
+    return Comparison(
+        old,
+        new,
+        n(True, True),
+        n(True, False),
+        n(False, True),
+        n(False, False),
+        mcnemar(n(True, False), n(False, True)),
+        ids(True, False),
+        ids(False, True),
+    )
+
+
+def models(lake: Lake) -> list[str]:
+    """ "NAME VERSION" of every model that answered, the newest answers first."""
+    rows = lake.sql(f"""SELECT {_VERSION} AS name FROM answers GROUP BY name
+                        ORDER BY max(timestamp) DESC NULLS LAST, name DESC LIMIT 200""")
+    return list(rows["name"].to_pylist())
+
+
+def _models(lake: Lake) -> dict[str, set[tuple[str, str | None]]]:
+    """Every name a model goes by, "NAME" and "NAME VERSION", and the models it means."""
+    rows = lake.sql(f"SELECT DISTINCT model, model_version, {_VERSION} AS whole FROM answers").to_pylist()
+    known: dict[str, set[tuple[str, str | None]]] = {}
+    for row in rows:
+        for name in (row["model"], row["whole"]):
+            known.setdefault(name, set()).add((row["model"], row["model_version"]))
+    return known
+
+
+def _run(lake: Lake, text: str, found: Sequence[Dimension]) -> pa.Table:
+    if not any("_mask_sizes" in one.join for one in found):
+        return lake.sql(text)
+    table = sizes.of_masks(lake)
+    with connect(lake) as connection:
+        connection.register("_mask_sizes", table)
+        try:
+            return connection.sql(text).to_arrow_table()
+        except duckdb.Error as error:
+            raise BadInput(str(error)) from error
+        finally:
+            connection.unregister("_mask_sizes")

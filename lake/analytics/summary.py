@@ -1,0 +1,64 @@
+"""What is in a lake, in numbers: what `lakeloop status` prints and the app's first page starts from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lake.storage import schema
+from lake.storage.missing_vectors import Missing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lake.storage.store import EmbedderRecord, Lake
+
+
+def status(lake: Lake) -> dict[str, Any]:
+    """Counts of everything, per model and per embedder. `missing` counts images `embed` would give a vector.
+
+    `image_status`: reason -> distinct images that have no thumbnail for it, the twenty most frequent.
+    """
+    counts = {name: lake.dataset(name).count_rows() for name in schema.TABLES}
+    images = counts["images"]
+    models = lake.sql(
+        "SELECT model, model_version, count(*) AS answers, min(timestamp) AS first, max(timestamp) AS last"
+        " FROM answers GROUP BY ALL ORDER BY answers DESC, model, model_version LIMIT 100"
+    ).to_pylist()
+    return {
+        "lake": lake.uri,
+        "images": images,
+        "predictions": counts["predictions"],
+        "answers": lake.dataset("predictions").count_rows("model IS NOT NULL"),
+        "labels": counts["labels"],
+        "slices": counts["slices"],
+        "models": models,
+        "image_status": image_status(lake),
+        "embedders": embedding_progress(lake, lake.embedders()),
+        "columns": {name: str(kind) for name, kind in lake.promoted().items()},
+        "tables": {name: {"rows": rows, "version": lake.version(name)} for name, rows in counts.items()},
+    }
+
+
+def image_status(lake: Lake) -> dict[str, int]:
+    """Why images have no thumbnail: reason -> distinct images, the twenty most frequent first."""
+    found = lake.sql(
+        "SELECT image_status AS reason, count(DISTINCT image_id) AS images FROM predictions"
+        " WHERE image_status IS NOT NULL GROUP BY reason ORDER BY images DESC, reason LIMIT 20"
+    )
+    return dict(zip(found["reason"].to_pylist(), found["images"].to_pylist(), strict=True))
+
+
+def embedding_progress(lake: Lake, records: Sequence[EmbedderRecord]) -> list[dict[str, Any]]:
+    """For each embedder how many distinct images have its vector, and how many lack it for which reason.
+
+    `embedded`: every row of the image has it; `missing`: `lakeloop embed` would give it one; `unreadable`: the image
+    cannot be decoded (`image_status`); `without_bytes`: the lake holds no bytes of it, by sampling or retention.
+    """
+    total = int(lake.sql("SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
+    found = []
+    for record in records:
+        counts = Missing(lake, record.column).look().counts()
+        facts: dict[str, Any] = {"name": record.name, "dim": record.dim, "column": record.column}
+        facts |= {"embedded": total - sum(counts.values()), "missing": counts["waiting"]}
+        found.append(facts | {reason: counts[reason] for reason in ("unreadable", "without_bytes")})
+    return found

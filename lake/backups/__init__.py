@@ -1,0 +1,1 @@
+"""Backups: a copy of a lake at one moment, and a lake made from one."""

@@ -1,0 +1,372 @@
+"""One row of a prediction log, checked and brought to the predictions table's form.
+
+Every door (file formats now, HTTP later) turns what it got into a plain mapping and calls `read_row`. It knows the
+accepted names and spellings; it does not know files, images' bytes or storage.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lake.errors import BadInput
+from lake.regions import masks
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# json.dumps makes an encoder for every call that wants anything special.
+_as_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+# The name a column is stored under, and the other names users bring it by.
+IMAGE_NAMES = ("image", "image_path", "path", "file_name", "filename", "file")
+_ALIASES = {
+    "label": ("label", "prediction", "predicted_label"),
+    "confidence": ("confidence", "score", "probability"),
+    "timestamp": ("timestamp", "time", "ts"),
+    "row_id": ("prediction_id", "id", "row_id"),
+}
+# What was taken in must come out again: writers of JSON give up on deep nesting at a few hundred levels.
+METADATA_DEPTH = 64
+MOST_SCORES = 100_000
+MOST_COUNTS = 1 << 20  # characters of one mask's RLE: two seconds to read
+
+
+@dataclass
+class Row:
+    """One answer, ready but for the image: `image` is a path as written, `image_id` wins when both are given."""
+
+    image: str | None = None
+    image_id: str | None = None
+    row_id: str | None = None
+    timestamp: dt.datetime | None = None
+    model: str | None = None
+    model_version: str | None = None
+    task: str | None = None
+    label: str | None = None
+    confidence: float | None = None
+    scores: list[dict[str, Any]] | None = None
+    boxes: list[dict[str, Any]] | None = None
+    masks: list[dict[str, Any]] | None = None
+    source: str | None = None
+    latency_ms: float | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    promoted: dict[str, Any] = field(default_factory=dict)
+
+
+def read_row(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]) -> Row:
+    """The row, or BadInput naming the column, its value and what was expected.
+
+    `promoted` are the lake's typed metadata columns; `read_file` reads a mask's PNG by the path in the row.
+    Empty text, NaN and null all mean "not given".
+    """
+    try:
+        return _read(given, promoted, read_file)
+    except RecursionError as error:
+        raise BadInput("the row is nested too deeply") from error
+
+
+def _read(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]) -> Row:
+    rest = {k: v for k, v in given.items() if k is not None and not _missing(v)}
+    if None in given:
+        raise BadInput("more values than columns")
+
+    def take(*names: str) -> Any:
+        for name in names:
+            if name in rest:
+                return rest.pop(name)
+        return None
+
+    row = Row(
+        image=_text("image", take(*IMAGE_NAMES)),
+        image_id=_text("image_id", take("image_id")),
+        row_id=_text("id", take(*_ALIASES["row_id"])),
+        timestamp=moment("timestamp", take(*_ALIASES["timestamp"])),
+        model=_text("model", take("model")),
+        model_version=_text("model_version", take("model_version")),
+        task=_text("task", take("task")),
+        label=_text("label", take(*_ALIASES["label"])),
+        confidence=_fraction("confidence", take(*_ALIASES["confidence"])),
+        scores=_scores(take("scores")),
+        boxes=_boxes(take("boxes")),
+        source=_text("source", take("source")),
+        latency_ms=_number("latency_ms", take("latency_ms")),
+    )
+    row.masks = _masks(take("masks", "mask"), row.label, read_file)
+    if row.image is None and row.image_id is None:
+        raise BadInput(f"no image: the row needs one of {', '.join(IMAGE_NAMES)} or image_id")
+    _complete(row)
+    extra = rest.pop("metadata", None)
+    if extra is not None:
+        extra = _parsed("metadata", extra)
+        if not isinstance(extra, dict):
+            raise BadInput("metadata is not a JSON object")
+        rest = extra | rest
+    row.promoted = {name: _promoted(name, rest.pop(name, None), kind) for name, kind in promoted.items()}
+    row.metadata = {sound(str(k)): _plain(v, METADATA_DEPTH) for k, v in rest.items()}
+    return row
+
+
+def columns(row: Row) -> dict[str, Any]:
+    """The row as columns of predictions, without ids and `ingested_at`."""
+    taken = ("timestamp", "model", "model_version", "task", "label", "confidence", "scores", "boxes", "masks")
+    return {
+        **{name: getattr(row, name) for name in taken},
+        "latency_ms": row.latency_ms,
+        "source": row.source or row.image,
+        "metadata": _as_json(row.metadata) if row.metadata else None,
+        **row.promoted,
+    }
+
+
+def answer(row: Row) -> bool:
+    """Whether the row says anything a model could have said."""
+    return any(v is not None for v in (row.model, row.label, row.confidence, row.scores, row.boxes, row.masks))
+
+
+def _complete(row: Row) -> None:
+    """Fills what the answer itself implies: the label of the highest score, the task of what is there."""
+    if row.scores:
+        best = max(row.scores, key=lambda s: s["score"])
+        if row.label is None:
+            row.label = best["label"]
+        if row.confidence is None:
+            row.confidence = next((s["score"] for s in row.scores if s["label"] == row.label), None)
+    instances = row.masks or row.boxes
+    if instances and row.label is None and row.confidence is None:
+        scored = [i for i in instances if i["score"] is not None]
+        if scored:
+            best = max(scored, key=lambda i: i["score"])
+            row.label, row.confidence = best["label"], best["score"]
+    if row.task is None and answer(row):
+        row.task = "segmentation" if row.masks else "detection" if row.boxes is not None else "classification"
+    if row.model is None and answer(row):
+        row.model = "unknown"  # a null model would say that nothing answered
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadInput(f"{name} is {_shown(value)}, not text")
+    return sound(str(value))
+
+
+def sound(text: str) -> str:
+    """The text as UTF-8 can say it: half a surrogate pair, which JSON can bring, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadInput(f"{name} is {_shown(value)}, not a number") from error
+    if not math.isfinite(number):
+        raise BadInput(f"{name} is {_shown(value)}, not a finite number")
+    return number + 0.0  # Lance's filters tell -0.0 from 0.0, DuckDB's do not
+
+
+def _fraction(name: str, value: Any) -> float | None:
+    number = _number(name, value)
+    if number is not None and not 0.0 <= number <= 1.0:
+        raise BadInput(f"{name} is {number:g}, not between 0 and 1")
+    return number
+
+
+def moment(name: str, value: Any) -> dt.datetime | None:
+    """ISO 8601 (without a zone: UTC), or seconds, or milliseconds since 1970."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        if isinstance(value, dt.datetime):
+            moment = value
+        else:
+            try:
+                number = float(value)
+            except ValueError:
+                moment = dt.datetime.fromisoformat(str(value).strip())
+            else:
+                # 1e11 seconds is the year 5138, 1e11 milliseconds is 1973.
+                moment = dt.datetime.fromtimestamp(number / 1000 if abs(number) >= 1e11 else number, dt.UTC)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=dt.UTC)
+        return moment.astimezone(dt.UTC)
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        raise BadInput(f"{name} is {_shown(value)}, not an ISO 8601 time or seconds since 1970") from error
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """What JSON text says; what is no text is taken as it is (Parquet and JSONL bring lists and objects)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:  # also a number of more digits than Python reads
+        raise BadInput(f"{name} is {_shown(value)}, not JSON") from error
+
+
+def _scores(value: Any) -> list[dict[str, Any]] | None:
+    """{"cat": 0.9, ...}, [{"label": "cat", "score": 0.9}, ...], [["cat", 0.9], ...] or [0.9, ...] (numbered)."""
+    if value is None:
+        return None
+    value = _parsed("scores", value)
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    elif isinstance(value, list) and all(isinstance(v, Mapping) for v in value):
+        pairs = [(v.get("label"), v.get("score", v.get("confidence"))) for v in value]
+    elif isinstance(value, list) and all(isinstance(v, list | tuple) and len(v) == 2 for v in value):
+        pairs = [(v[0], v[1]) for v in value]
+    elif isinstance(value, list):
+        pairs = list(enumerate(value))
+    else:
+        raise BadInput(f"scores is {_shown(value)}, not an object or a list")
+    if len(pairs) > MOST_SCORES:
+        raise BadInput(f"scores has {len(pairs):,} entries; {MOST_SCORES:,} are the most")
+    scores = []
+    for label, score in pairs:
+        number = _fraction(f"scores of {label}", score)
+        if label is None or number is None:
+            raise BadInput("scores: an entry lacks its label or score")
+        scores.append({"label": sound(str(label)), "score": number})
+    return scores
+
+
+def _instances(name: str, value: Any) -> list[Mapping[str, Any]]:
+    value = _parsed(name, value)
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(v, Mapping) for v in value):
+        raise BadInput(f"{name} is {_shown(value)}, not a list of objects")
+    return value
+
+
+def _boxes(value: Any) -> list[dict[str, Any]] | None:
+    """[{"label", "score", "x", "y", "width", "height"}] or COCO's "bbox": [x, y, width, height]."""
+    if value is None:
+        return None
+    boxes = []
+    for given in _instances("boxes", value):
+        corner = given.get("bbox") or [given.get(k) for k in ("x", "y", "width", "height")]
+        if not isinstance(corner, list | tuple) or len(corner) != 4:
+            raise BadInput(f"boxes: bbox is {_shown(corner)}, not [x, y, width, height]")
+        x, y, width, height = (_number("boxes: x, y, width, height", v) for v in corner)
+        if x is None or y is None or width is None or height is None or width < 0 or height < 0:
+            raise BadInput("boxes: a box needs x, y and a width and height that are not negative")
+        boxes.append(_named(given, "boxes") | {"x": x, "y": y, "width": width, "height": height})
+    return boxes
+
+
+def _masks(value: Any, label: str | None, read_file: Callable[[str], bytes]) -> list[dict[str, Any]] | None:
+    """A list of COCO RLE objects, each with label and score; or the path of a PNG with one instance."""
+    if value is None:
+        return None
+    if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
+        counts, height, width, score = masks.from_png(read_file(value))
+        return [{"label": label, "score": score, "height": height, "width": width, "counts": counts}]
+    out = []
+    for given in _instances("masks", value):
+        named = _named(given, "masks")
+        if "png" in given:
+            counts, height, width, score = masks.from_png(read_file(str(given["png"])))
+            named["score"] = score if named["score"] is None else named["score"]
+        else:
+            rle = given.get("segmentation", given)
+            if not isinstance(rle, Mapping):
+                raise BadInput(f"masks: segmentation is {_shown(rle)}, not COCO RLE (polygons are not supported)")
+            size = rle.get("size") or [rle.get("height"), rle.get("width")]
+            if (
+                not isinstance(size, list | tuple)
+                or len(size) != 2
+                or not all(_whole(s) and 0 < s <= 1 << 16 for s in size)
+            ):
+                raise BadInput(f"masks: size is {_shown(size)}, not [height, width]")
+            height, width = size
+            given_counts = rle.get("counts")
+            if isinstance(given_counts, str) and len(given_counts) > MOST_COUNTS:
+                raise BadInput(f"masks: counts has {len(given_counts):,} characters; {MOST_COUNTS:,} are the most")
+            runs = masks.decompress(given_counts) if isinstance(given_counts, str) else given_counts
+            if not isinstance(runs, list) or not all(_whole(r) for r in runs):
+                raise BadInput(f"masks: counts is {_shown(given_counts)}, not COCO RLE")
+            masks.check(runs, height, width)
+            counts = masks.compress(runs)
+        out.append(named | {"height": height, "width": width, "counts": counts})
+    return out
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _named(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    label = given.get("label", given.get("category", given.get("category_id")))
+    score = given.get("score", given.get("confidence"))
+    return {"label": _text(f"{name}: label", label), "score": _fraction(f"{name}: score", score)}
+
+
+def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
+    import pyarrow as pa
+
+    if value is None:
+        return None
+    if pa.types.is_timestamp(kind):
+        return moment(name, value)
+    if pa.types.is_string(kind):
+        return sound(str(value))
+    if pa.types.is_boolean(kind):
+        said = str(value).strip().lower()
+        if said not in ("true", "false", "1", "0", "yes", "no"):
+            raise BadInput(f"{name} is {_shown(value)}, not true or false")
+        return said in ("true", "1", "yes")
+    number = _number(name, value)
+    if pa.types.is_integer(kind):
+        if number is None or number != int(number):
+            raise BadInput(f"{name} is {_shown(value)}, not a whole number")
+        if not -(2**63) <= number <= 2**63:
+            raise BadInput(f"{name} is {_shown(value)}, beyond 64 bits")
+        whole = int(number)
+        # Beyond 2**53 a float lacks the last digits; what says them is read again.
+        digits = value.strip().lstrip("+-").lstrip("0") if isinstance(value, str) else ""
+        if isinstance(value, int):
+            whole = value
+        elif digits.isdigit():
+            whole = int(digits) if number > 0 else -int(digits)
+        if not -(2**63) <= whole < 2**63:
+            raise BadInput(f"{name} is {_shown(value)}, beyond 64 bits")
+        return whole
+    return number
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """What JSON can say of it. Raises BadInput when it is nested deeper than `depth`."""
+    if isinstance(value, Mapping | list | tuple):
+        if not depth:
+            raise BadInput(f"metadata is nested too deeply: {METADATA_DEPTH} levels are the most")
+        if isinstance(value, Mapping):
+            return {sound(str(k)): _plain(v, depth - 1) for k, v in value.items()}
+        return [_plain(v, depth - 1) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dt.datetime | dt.date):
+        return value.isoformat()
+    if isinstance(value, int | float) or value is None:
+        return value
+    return sound(str(value))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,1 @@
+"""Image files: headers, decoding to pixels, and the worker processes that decode."""

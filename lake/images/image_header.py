@@ -1,0 +1,132 @@
+"""What an image file says of itself in its first bytes: format, width, height. No pixel is decoded.
+
+For the hot path of the HTTP API, where a stranger's bytes are checked inside the server process: Pillow would hand
+some formats (WebP) to a decoder just to open them. A file that passes may still turn out broken when it is decoded.
+Formats: those of `lake/images/decode.py`. Sources: ITU T.81 (JPEG), RFC 2083 (PNG), RFC 9649 (WebP), GIF89a, TIFF 6.0,
+BigTIFF (libtiff), Windows BITMAPINFOHEADER.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from lake.errors import UnreadableImage
+
+# What a file may have before its size is known: bounds the time of a look. Photographs have a few dozen.
+MOST_ENTRIES = 4_096
+_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+
+
+class ImageHeader(NamedTuple):
+    """Width and height in pixels, before any EXIF orientation is applied."""
+
+    format: str
+    width: int
+    height: int
+
+
+def read_header(data: bytes, max_megapixels: float) -> ImageHeader:
+    """The header of an image file. Raises UnreadableImage with the reason."""
+    if not data:
+        raise UnreadableImage("the file is empty")
+    try:
+        header = _header(data)
+    except (struct.error, IndexError, OverflowError) as error:  # a place beyond the end, or beyond 64 bits
+        raise UnreadableImage("broken header: it ends too early") from error
+    if header.width < 1 or header.height < 1:
+        raise UnreadableImage(f"no pixels ({header.width} x {header.height})")
+    if header.width * header.height > max_megapixels * 1e6:
+        raise UnreadableImage(f"too large: {header.width} x {header.height} is over {max_megapixels:g} megapixels")
+    return header
+
+
+def _header(data: bytes) -> ImageHeader:
+    if data[:3] == b"\xff\xd8\xff":
+        return _jpeg(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
+        return ImageHeader("PNG", *struct.unpack_from(">II", data, 16))
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return ImageHeader("GIF", *struct.unpack_from("<HH", data, 6))
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _tiff(data)
+    if data[:2] == b"BM":
+        return _bmp(data)
+    raise UnreadableImage("not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF)")
+
+
+def _jpeg(data: bytes) -> ImageHeader:
+    """Walks the segments to the start of frame, which holds the size. Every step moves on by two bytes or more."""
+    at = 2
+    for _ in range(MOST_ENTRIES):
+        if data[at] != 0xFF:
+            raise UnreadableImage("broken header: a JPEG marker is missing")
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        # SOF0 to SOF15, without DHT, JPG and DAC, which lie among them.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return ImageHeader("JPEG", width, height)
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without a length
+            at += 2
+            continue
+        if marker in (0xD9, 0xDA):
+            raise UnreadableImage("broken header: a JPEG without a frame")
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if length < 2:
+            raise UnreadableImage("broken header: a JPEG segment of no length")
+        at += 2 + length
+    raise UnreadableImage(f"broken header: a JPEG with more than {MOST_ENTRIES:,} markers before its frame")
+
+
+def _webp(data: bytes) -> ImageHeader:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width = int.from_bytes(data[24:27], "little") + 1
+        height = int.from_bytes(data[27:30], "little") + 1
+        if len(data) < 30:
+            raise IndexError
+        return ImageHeader("WEBP", width, height)
+    if kind == b"VP8L" and data[20] == 0x2F:
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return ImageHeader("WEBP", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return ImageHeader("WEBP", width & 0x3FFF, height & 0x3FFF)
+    raise UnreadableImage("broken header: a WebP of no known kind")
+
+
+def _bmp(data: bytes) -> ImageHeader:
+    (size,) = struct.unpack_from("<I", data, 14)
+    if size == 12:
+        return ImageHeader("BMP", *struct.unpack_from("<HH", data, 18))
+    if not 40 <= size <= 124:
+        raise UnreadableImage("broken header: a BMP of no known kind")
+    width, height = struct.unpack_from("<ii", data, 18)
+    return ImageHeader("BMP", width, abs(height))  # a negative height: rows from the top
+
+
+def _tiff(data: bytes) -> ImageHeader:
+    order = "<" if data[:2] == b"II" else ">"
+    if 43 in data[2:4]:  # BigTIFF
+        count, step, value_at = "Q", 20, 12
+        (start,) = struct.unpack_from(order + "Q", data, 8)
+    else:
+        count, step, value_at = "H", 12, 8
+        (start,) = struct.unpack_from(order + "I", data, 4)
+    (entries,) = struct.unpack_from(order + count, data, start)
+    if entries > MOST_ENTRIES:
+        raise UnreadableImage(f"broken header: a TIFF directory of {entries:,} entries")
+    found: dict[int, int] = {}
+    first = start + struct.calcsize(order + count)
+    for at in range(first, first + step * entries, step):
+        tag, kind = struct.unpack_from(order + "HH", data, at)
+        if tag in (256, 257) and kind in _TIFF_NUMBERS:
+            (found[tag],) = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, at + value_at)
+    if len(found) != 2:
+        raise UnreadableImage("broken header: a TIFF without its width and height")
+    return ImageHeader("TIFF", found[256], found[257])

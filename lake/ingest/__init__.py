@@ -1,0 +1,1 @@
+"""The bulk way in: folders, prediction logs and data sets."""

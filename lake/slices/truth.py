@@ -1,0 +1,78 @@
+"""What is true of a slice's images: the labels a frozen slice was made with, today's of one that keeps none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Truth
+
+if TYPE_CHECKING:
+    from lake.storage.store import Lake
+
+_COLUMNS = ("event_id", "image_id", "task", "label", "boxes", "masks", "timestamp")
+# Labels with many masks are large: as many images as are looked up at once.
+_CHUNK = 1_000
+
+
+def current_events(lake: Lake, contents: pa.Table) -> pa.Table:
+    """`slices.contents` with the events of today's labels where the slice was frozen without any."""
+    if not contents["label_events"].null_count:
+        return contents
+    labels = lake.sql("SELECT image_id, event_id FROM labels_current")
+    today: dict[str, list[str]] = {}
+    for image_id, event in zip(labels["image_id"].to_pylist(), labels["event_id"].to_pylist(), strict=True):
+        today.setdefault(image_id, []).append(event)
+    events = [
+        sorted(today.get(image_id, [])) if given is None else given
+        for image_id, given in zip(contents["image_id"].to_pylist(), contents["label_events"].to_pylist(), strict=True)
+    ]
+    return contents.set_column(1, "label_events", pa.array(events, pa.list_(pa.string())))
+
+
+def truths(lake: Lake, contents: pa.Table) -> dict[str, dict[str, Truth]]:
+    """By image_id and task, the statements that `contents` (image_id, label_events) names. All in memory."""
+    found: dict[str, dict[str, Truth]] = {}
+    for start in range(0, contents.num_rows, _CHUNK):
+        part = contents.slice(start, _CHUNK)
+        events = {e for given in part["label_events"].to_pylist() for e in given or ()}
+        if not events:
+            continue
+        rows = lake.look_up("labels", _COLUMNS, "image_id", part["image_id"].to_pylist()).to_pylist()
+        for row in sorted(rows, key=lambda r: (r["timestamp"], r["event_id"])):
+            if row["event_id"] in events and (truth := _truth(row)) is not None:
+                found.setdefault(row["image_id"], {})[truth.task] = truth
+    return found
+
+
+def _truth(row: Mapping[str, Any]) -> Truth | None:
+    task, boxes, found = row["task"], row["boxes"], row["masks"]
+    if task == CLASSIFICATION:
+        return Truth(task, row["label"]) if row["label"] else None
+    if task == DETECTION:
+        return Truth(task, row["label"], boxes=boxes or [])
+    return Truth(SEGMENTATION, row["label"], boxes=boxes, masks=found or [])
+
+
+def answers(lake: Lake, model: str, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By image_id the newest answer of a model, as a row of a prediction log that gives the same row again."""
+    import json
+
+    from lake.sql.tables import plain
+    from lake.storage.store import literal
+
+    columns = [
+        *("prediction_id", "image_id", "timestamp", "model", "model_version", "task", "label", "confidence"),
+        *("scores", "boxes", "masks", "source", "latency_ms", "metadata", "ingested_at", *lake.promoted()),
+    ]
+    rows = lake.look_up("predictions", columns, "image_id", image_ids, f"model = {literal(model)}").to_pylist()
+    newest: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda r: (r["timestamp"] or r["ingested_at"], r["ingested_at"], r["prediction_id"])):
+        newest[row["image_id"]] = row
+    for image_id, row in newest.items():
+        metadata = json.loads(row["metadata"]) if row["metadata"] else None
+        said = {k: plain(v) for k, v in row.items() if k not in ("image_id", "ingested_at", "metadata")}
+        newest[image_id] = {k: v for k, v in (said | {"metadata": metadata}).items() if v is not None}
+    return newest

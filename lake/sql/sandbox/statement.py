@@ -1,0 +1,132 @@
+"""What a query may say: one SELECT over the lake's tables that calls nothing but functions which compute.
+
+DuckDB's own parser makes the tree, and the statement that is run is the one that was parsed. Everything is an
+allow-list: kinds of nodes, functions, tables. A locked DuckDB lets pass what this is for: its catalogues and settings
+tell of the server, `query()` runs text, and a SELECT may begin WITH an INSERT.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lake.errors import BadInput
+from lake.sql.sandbox.functions import ALLOWED, TABLE_FUNCTIONS
+
+if TYPE_CHECKING:
+    import duckdb
+
+MOST_CHARACTERS = 1_000_000
+ONE_SELECT = "SQL takes one SELECT statement here: the lake is changed by its commands only"
+
+_EXPRESSIONS = frozenset(
+    {
+        "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION",
+        "LAMBDA", "LAMBDA_REF", "OPERATOR", "PARAMETER", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "TYPE", "WINDOW",
+    }
+)  # fmt: skip
+_NODES = frozenset(
+    {
+        "SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE",  # queries
+        "BASE_TABLE", "EMPTY", "EXPRESSION_LIST", "JOIN", "PIVOT", "SHOW_REF", "SUBQUERY", "TABLE_FUNCTION",  # FROM
+        "DISTINCT_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "ORDER_MODIFIER",
+        "ORDER_DEFAULT", "ASCENDING", "DESCENDING", "ORDER_ASCENDING", "ORDER_DESCENDING",
+    }
+)  # fmt: skip
+_SHOWN = frozenset({"DESCRIBE", "SUMMARY"})
+_NAME = re.compile(r"[\w -]+")  # what cannot be a file's
+_OWN = ({"main"}, {"memory"}, {"memory", "main"})
+
+
+def parse(connection: duckdb.DuckDBPyConnection, text: str, tables: Sequence[str], macros: Iterable[str] = ()) -> None:
+    """Raises BadInput unless `text` is one SELECT that reads these tables and calls allowed functions only.
+
+    `macros` are table functions it may call beside those.
+
+    Raises duckdb.Error, with the position, for what does not parse.
+    """
+    import duckdb
+
+    if len(text) > MOST_CHARACTERS:
+        raise BadInput(f"the query has {len(text):,} characters, {MOST_CHARACTERS:,} are the most; bring it as a table")
+    statements = connection.extract_statements(text)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise BadInput(ONE_SELECT)
+    said = connection.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
+    try:
+        tree = json.loads(said[0][0])
+    except RecursionError:
+        raise BadInput("the query is nested too deeply") from None
+    if tree.get("error") or len(tree["statements"]) != 1:
+        raise BadInput(ONE_SELECT)
+    known = {name.lower() for name in tables}
+    functions = TABLE_FUNCTIONS | {*macros}  # a call after FROM is in the tree as a function, too
+    for node in _walk(tree["statements"][0]):
+        _check(node, text, known, functions)
+
+
+def _walk(tree: Any) -> Iterator[dict[str, Any]]:
+    waiting = [tree]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            yield one
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+
+
+def _check(node: dict[str, Any], text: str, known: set[str], functions: frozenset[str]) -> None:
+    kind, family = node.get("type"), node.get("class")
+    if family is not None:
+        if family not in _EXPRESSIONS:
+            raise BadInput(_at(f"{str(family).lower()} cannot be used in a query here", node, text))
+        name = node.get("function_name")
+        if name is not None and str(name).lower() not in ALLOWED | functions and family != "TABLE_FUNCTION":
+            raise BadInput(_refused(str(name), node, text))
+    elif isinstance(kind, str) and kind not in _NODES:
+        raise BadInput(_at(f"{ONE_SELECT} ({kind.removesuffix('_NODE').lower()})", node, text))
+    if kind == "TABLE_FUNCTION" and family is None:
+        name = str(node["function"].get("function_name", ""))
+        if name.lower() not in functions:
+            raise BadInput(_refused(name, node, text))
+    elif kind == "BASE_TABLE":
+        _check_table(node, text, known)
+    elif kind == "SHOW_REF" and node["show_type"] not in _SHOWN and node["table_name"] != '"tables"':
+        raise BadInput(_at("of the SHOW commands there is SHOW TABLES here; DESCRIBE t shows a table", node, text))
+
+
+def _check_table(node: dict[str, Any], text: str, known: set[str]) -> None:
+    path = [str(part) for part in node["qualified_name"]["path"]]
+    name = path[-1]
+    if name.lower() in known and (len(path) == 1 or {part.lower() for part in path[:-1]} in _OWN):
+        return
+    if len(path) > 1 or _internal(name) or not _NAME.fullmatch(name):
+        raise BadInput(_at(f"no table {'.'.join(path)[:200]!r} here: SHOW TABLES names those there are", node, text))
+
+
+def _internal(name: str) -> bool:
+    """Whether DuckDB has a view of that name which tells of itself, for lack of a better one."""
+    return name.lower().startswith(("duckdb_", "pg_", "sqlite_", "pragma_"))
+
+
+def _refused(name: str, node: dict[str, Any], text: str) -> str:
+    return _at(
+        f"the function {name[:100]}() cannot be used here: queries may only call functions that compute", node, text
+    )
+
+
+def _at(sentence: str, node: dict[str, Any], text: str) -> str:
+    """The sentence, and below it the place in the query as DuckDB shows it."""
+    place = node.get("query_location", 2**64 - 1)
+    before = text.encode()[:place].decode(errors="ignore")
+    if place >= len(text.encode()):
+        return sentence
+    number = before.count("\n") + 1
+    column = len(before) - (before.rfind("\n") + 1)
+    line = text.split("\n")[number - 1]
+    start = max(0, column - 60)
+    shown = f"LINE {number}: {'...' if start else ''}"
+    return f"{sentence}\n\n{shown}{line[start : start + 120]}\n{' ' * (len(shown) + column - start)}^"

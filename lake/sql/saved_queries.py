@@ -1,0 +1,161 @@
+"""Saved queries by name, and the history of what was asked, which is the audit log's.
+
+Saving is an upsert under the name, deleting leaves a row that says so. It runs nothing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from lake.access import audit
+from lake.errors import BadInput
+from lake.storage import schema, store
+
+if TYPE_CHECKING:
+    from lake.storage.store import Lake
+
+ACTION = "sql"
+TARGET_CHARACTERS = 80
+# Of one query in the audit log.
+LOGGED_CHARACTERS = 20_000
+MOST_CHARACTERS = 1_000_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+
+
+@dataclass(frozen=True)
+class SavedQuery:
+    """A SELECT with $name for each parameter, and what the parameters are when nobody says otherwise."""
+
+    name: str
+    sql: str
+    parameters: dict[str, Any]
+    description: str | None
+    saved_at: dt.datetime
+    deleted_at: dt.datetime | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "sql": self.sql,
+            "parameters": self.parameters,
+            "description": self.description,
+            "saved_at": self.saved_at.astimezone(dt.UTC).isoformat().replace("+00:00", "Z"),
+        }
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One entry of the history. `rows` and `seconds` are None where the query failed; `error` says why."""
+
+    timestamp: dt.datetime
+    who: str | None
+    sql: str
+    parameters: Any
+    rows: int | None
+    seconds: float | None
+    truncated: bool
+    error: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        moment = self.timestamp.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+        return {**vars(self), "timestamp": moment}
+
+
+def save(
+    lake: Lake,
+    name: str,
+    sql: str,
+    parameters: Mapping[str, Any] | None = None,
+    description: str | None = None,
+    *,
+    replacing: bool = False,
+) -> SavedQuery:
+    """Saves the query. Raises BadInput for a bad name, one that is taken unless `replacing`, or no text."""
+    if not _NAME.match(name):
+        raise BadInput(f"query name {name!r:.120}: use up to 100 letters, digits, dots, dashes and underscores")
+    if not sql.strip() or len(sql) > MOST_CHARACTERS:
+        raise BadInput(f"a query has 1 to {MOST_CHARACTERS:,} characters, not {len(sql.strip()):,}")
+    known = {one.name for one in list(lake)}
+    if name in known and not replacing:
+        raise BadInput(f"a query {name!r} is saved already; replace it, or take another name")
+    made = SavedQuery(name, sql, dict(parameters or {}), description or None, store.now())
+    lake.update("saved_queries", _table(made))
+    return made
+
+
+def list(lake: Lake) -> Sequence[SavedQuery]:  # `lake.queries.list` reads as what it is
+    """Every saved query, by name."""
+    rows = lake.dataset("saved_queries").to_table(filter="deleted_at is null").to_pylist()
+    made = [SavedQuery(**(row | {"parameters": json.loads(row["parameters"] or "{}")})) for row in rows]
+    return sorted(made, key=lambda one: one.name)
+
+
+def get(lake: Lake, name: str) -> SavedQuery:
+    """The saved query. Raises BadInput, with the nearest names, when there is none."""
+    known = {one.name: one for one in list(lake)}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, 3) or sorted(known)[:5]
+    raise BadInput(f"no saved query {name!r:.120}; {'there is ' + ', '.join(near) if near else 'none is saved yet'}")
+
+
+def delete(lake: Lake, name: str) -> SavedQuery:
+    """Takes it from the list. Raises as `get`."""
+    gone = replace(get(lake, name), deleted_at=store.now())
+    lake.update("saved_queries", _table(gone))
+    return gone
+
+
+def entry(
+    sql: str,
+    parameters: Any = None,
+    *,
+    rows: int | None = None,
+    seconds: float | None = None,
+    truncated: bool = False,
+    error: str | None = None,
+    key_id: str | None = None,
+    user: str | None = None,
+) -> dict[str, Any]:
+    """The row of the audit log about one query that was asked."""
+    said = _storable(json.dumps(parameters, ensure_ascii=False, default=str))
+    detail = {
+        "sql": _storable(sql[:LOGGED_CHARACTERS]),
+        "parameters": json.loads(said) if len(said) <= LOGGED_CHARACTERS else "too long to keep",
+        "rows": rows,
+        "seconds": None if seconds is None else round(seconds, 4),
+        "truncated": truncated,
+        "error": None if error is None else _storable(error[:2_000]),
+    }
+    target = _storable(" ".join(sql[: 4 * TARGET_CHARACTERS].split())[:TARGET_CHARACTERS])
+    return audit.entry(ACTION, target, key_id=key_id, user=user, detail=detail)
+
+
+def history(lake: Lake, most: int = 100) -> Sequence[Asked]:
+    """What was asked over HTTP, by the app and by the command, newest first."""
+    rows = lake.scan("audit", ["timestamp", "key_id", "user", "detail"], f"action = '{ACTION}'")
+    newest = rows.sort_by([("timestamp", "descending")]).slice(0, most).to_pylist()
+    found = []
+    for row in newest:
+        said = json.loads(row["detail"])
+        facts = {name: said.get(name) for name in ("sql", "parameters", "rows", "seconds", "truncated", "error")}
+        found.append(Asked(timestamp=row["timestamp"], who=row["key_id"] or row["user"], **facts))
+    return found
+
+
+def _table(made: SavedQuery) -> pa.Table:
+    row = {**vars(made), "parameters": json.dumps(made.parameters, ensure_ascii=False)}
+    return pa.Table.from_pylist([row], schema=schema.SAVED_QUERIES.arrow())
+
+
+def _storable(text: str) -> str:
+    """Text that UTF-8 can say."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,75 @@
+"""Rows of `images` and `thumbnails`, and the decoding that fills them: for bulk ingest and for the drainer alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from lake.images.workers import BULK_MEMORY_BYTES, WorkerDied, WorkerPool
+from lake.storage import schema
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Sequence
+
+    from lake.images.decode import Decoded
+
+DECODER = "lake.decode:decode_many"
+# `image_status` of an answer whose image is well, but of the share that is not stored.
+NOT_KEPT = "its bytes were not kept"
+
+
+def settled(
+    result: list[Decoded | str] | WorkerDied,
+    files: Sequence[bytes],
+    max_megapixels: float,
+    memory_bytes: int = BULK_MEMORY_BYTES,
+    timeout: float = 120.0,
+) -> list[Decoded | str]:
+    """What a task of DECODER found: for each file what it is, or the reason why it is not.
+
+    After a worker's death every file is tried alone, for `timeout` seconds each, to find the culprit.
+    """
+    if not isinstance(result, WorkerDied):
+        return result
+    found: list[Decoded | str] = []
+    with WorkerPool(DECODER, 1, memory_bytes=memory_bytes, timeout=timeout) as careful:
+        for data in files:
+            alone = careful.run([data], max_megapixels)
+            found.append(alone.reason if isinstance(alone, WorkerDied) else alone[0])
+    return found
+
+
+def image_row(
+    image_id: str, data: bytes, format: str, width: int, height: int, source: str | None, moment: dt.datetime
+) -> dict[str, Any]:
+    return {
+        "image_id": image_id,
+        "width": width,
+        "height": height,
+        "format": format,
+        "size_bytes": len(data),
+        "source": source,
+        "ingested_at": moment,
+        "data": data,
+    }
+
+
+def thumbnail_row(image_id: str, decoded: Decoded) -> dict[str, Any]:
+    return {
+        "image_id": image_id,
+        "width": decoded.thumbnail_width,
+        "height": decoded.thumbnail_height,
+        "jpeg": decoded.thumbnail,
+    }
+
+
+def images_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows as the Arrow table that `Lake.insert("images", ...)` takes: merge_insert wants blobs in their own struct."""
+    import lance
+
+    kinds = schema.IMAGES.arrow()
+    columns = {f.name: pa.array([r[f.name] for r in rows], f.type) for f in kinds if f.name != "data"}
+    columns["data"] = lance.blob_array([r["data"] for r in rows])
+    return pa.table(columns, schema=kinds)

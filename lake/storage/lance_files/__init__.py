@@ -1,0 +1,1 @@
+"""What knows Lance's own file layout: fragments, data files, manifests."""

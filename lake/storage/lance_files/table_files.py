@@ -1,0 +1,165 @@
+"""What files a table is made of: which a version needs, which nobody needs any more, which are torn.
+
+It knows how Lance lays out a table's folder, and nothing of what the rows say. Lance writes every file under a
+`.tmp` name first and renames it; a kill leaves such files behind, and Lance's own clean-up never takes them away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    import lance
+    import numpy as np
+
+# Lance ends each of its files with these bytes.
+MAGIC = b"LANC"
+VERSIONS = "_versions"
+# Folders whose files belong to no version when no manifest names them; _versions and _refs are not among them.
+CLAIMED = ("data/", "_deletions/", "_indices/", "_transactions/")
+_NEWEST = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A file of a table. `path` is relative to the table, `size` in bytes, `modified` UTC."""
+
+    path: str
+    size: int
+    modified: dt.datetime
+
+
+def present(dataset: lance.LanceDataset) -> list[TableFile]:
+    """Every file in the table's folder."""
+    found = []
+    for batch in dataset.all_files():
+        columns = (batch[name].to_pylist() for name in ("path", "size_bytes", "last_modified"))
+        found += [TableFile(*row) for row in zip(*columns, strict=True)]
+    return found
+
+
+def named(dataset: lance.LanceDataset, versions: Collection[int] | None = None) -> set[str]:
+    """Paths that the manifests of these versions name (of all when None), without the blobs beside data files."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # Every manifest names every file of its version: a million names, for a thousand versions of a thousand files.
+    chunks = []
+    for batch in dataset.tracked_files(min_version=None if versions is None else min(versions)):
+        paths = batch["path"]
+        if versions is not None:
+            paths = paths.filter(pc.is_in(batch["version"], pa.array(list(versions), pa.int64())))
+        chunks.append(pc.unique(paths))
+    return set(pa.chunked_array(chunks, pa.string()).to_pylist())
+
+
+def belongs(path: str, names: Collection[str]) -> bool:
+    """Whether the file at `path` is one of `names`, or holds blobs of a data file among them."""
+    if path in names:
+        return True
+    folder, _, inside = path.removeprefix("data/").partition("/")
+    whole = bool(inside) and not inside.startswith(".tmp")
+    return path.startswith("data/") and whole and f"data/{folder}.lance" in names
+
+
+def of_versions(dataset: lance.LanceDataset, versions: Collection[int]) -> list[TableFile]:
+    """Every file that reading these versions needs."""
+    names = named(dataset, versions)
+    return [file for file in present(dataset) if belongs(file.path, names)]
+
+
+def unclaimed(dataset: lance.LanceDataset, before: dt.datetime | None = None) -> list[TableFile]:
+    """Files, of those written before a time, that no version needs: a writer is about to commit them or was killed."""
+    files = present(dataset)  # listed before the manifests are read: what is committed meanwhile is claimed
+    ours = [f for f in files if f.path.startswith(CLAIMED) or f.path.rpartition("/")[2].startswith(".tmp")]
+    left = [f for f in ours if before is None or f.modified < before]
+    # Most are named by the newest version: one manifest to read instead of all.
+    for versions in ({dataset.latest_version}, None):
+        if left:
+            names = named(dataset, versions)
+            left = [f for f in left if not belongs(f.path, names)]
+    return left
+
+
+def remove(table: Path, path: str) -> None:
+    """Removes a file of a local table, and the folder that held it when it was the last."""
+    target = table / path
+    target.unlink(missing_ok=True)
+    if path.count("/") > 1 and not any(target.parent.iterdir()):
+        target.parent.rmdir()
+
+
+def manifests(table: Path) -> list[tuple[int, Path]]:
+    """(version, file) of every manifest in the folder of a local table, the newest first."""
+    found = []
+    try:
+        entries = list(os.scandir(table / VERSIONS))
+    except FileNotFoundError:
+        return []
+    for entry in entries:
+        stem, _, suffix = entry.name.partition(".")
+        if suffix == "manifest" and stem.isdigit():
+            # Twenty digits count down from 2^64 - 1, so that the newest is listed first.
+            found.append((_NEWEST - int(stem) if len(stem) == 20 else int(stem), Path(entry.path)))
+    return sorted(found, reverse=True)
+
+
+def nulls_of(dataset: lance.LanceDataset, fragment: lance.LanceFragment, column: str) -> np.ndarray:
+    """Offsets in the fragment of the rows where `column` is null, deleted ones counted: int64, ascending.
+
+    From the footers, where they say it: a filter would read the whole column.
+    """
+    import numpy as np
+    from lance.file import LanceFileSession
+
+    from lake.storage.lance_files import nulls
+
+    field = dataset.lance_schema.field(column)
+    for file in fragment.metadata.files if field is not None else ():
+        if field.id() in file.fields:
+            place = file.column_indices[list(file.fields).index(field.id())]
+            session = LanceFileSession(f"{dataset.uri}/data", storage_options=dataset.latest_storage_options())
+            return nulls.of_file(session, file.path, place, column)
+    return np.arange(fragment.physical_rows)
+
+
+def torn(dataset: lance.LanceDataset, table: Path) -> Iterator[str]:
+    """Paths of data files of this version that are missing, shorter than they were written, or without their end.
+
+    One look at each file's size and last bytes.
+    """
+    for fragment in dataset.get_fragments():
+        for file in fragment.metadata.files:
+            path = f"data/{file.path}"
+            if not _whole(table / path, file.file_size_bytes):
+                yield path
+        deletions = fragment.deletion_file()
+        if deletions and not _has_bytes(table / deletions):
+            yield deletions
+
+
+def _whole(path: Path, size: int | None) -> bool:
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end < len(MAGIC) or (size and end != size):
+                return False
+            file.seek(-len(MAGIC), os.SEEK_END)
+            return file.read() == MAGIC
+    except FileNotFoundError:
+        return False
+
+
+def _has_bytes(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether a manifest has the end that Lance writes last: one full of zeros would open as an empty table."""
+    return _whole(path, None)

@@ -1,0 +1,113 @@
+"""The numbered steps that shape a lake, and the record of which were applied.
+
+A step is written once and never edited; it must be safe to run again after a kill half way. A lake that knows
+steps this software does not is refused, because an older writer could break what a newer one relies on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from lake.errors import NewerLake, NotALake
+from lake.storage import schema
+from lake.storage.store import now
+from lake.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lake.storage.store import Lake
+
+
+def _first_tables(lake: Lake) -> None:
+    for table in schema.TABLES.values():
+        lake.create_table(table)
+
+
+def _service_tables(lake: Lake) -> None:
+    for name in ("reviews", "keys", "audit", "forgotten"):
+        lake.create_table(schema.TABLES[name])
+    for column in ("image_status", "image_share"):
+        lake.add_column("predictions", schema.PREDICTIONS.arrow().field(column))
+
+
+def _exploring_tables(lake: Lake) -> None:
+    for name in ("searches", "marks", "maps", "map_points"):
+        lake.create_table(schema.TABLES[name])
+    columns = {
+        "clusters": (
+            "borderline", "errors", "persistence", "confidence", "answers", "known", "wrong", "labels", "first_at",
+            "last_at", "suggested", "name",
+        ),
+        "cluster_members": ("similarity", "assigned_at"),
+    }  # fmt: skip
+    for table, names in columns.items():
+        for name in names:
+            lake.add_column(table, schema.TABLES[table].arrow().field(name))
+
+
+def _slices_as_code(lake: Lake) -> None:
+    for name in ("slice_tags", "saved_queries"):
+        lake.create_table(schema.TABLES[name])
+    columns = {
+        "slices": ("spec", "role", "live", "deleted_at"),
+        "slice_members": ("label_events",),
+        "embedders": ("duplicates_from",),
+    }
+    for table, names in columns.items():
+        for name in names:
+            lake.add_column(table, schema.TABLES[table].arrow().field(name))
+
+
+def _training_tables(lake: Lake) -> None:
+    for name in ("runs", "metrics", "scores", "gates", "releases"):
+        lake.create_table(schema.TABLES[name])
+
+
+STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
+    (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
+    (2, "reviews, keys, audit, erasures; what became of an answer's image", _service_tables),
+    (3, "active searches and maps; what is known of a cluster", _exploring_tables),
+    (4, "slices as code with roles, tags and the labels they froze; saved queries", _slices_as_code),
+    (5, "training runs, their metrics and answers, gates, releases of models", _training_tables),
+]
+
+
+def applied(lake: Lake) -> list[int]:
+    """Numbers of the steps this lake has; empty when there is no lake."""
+    try:
+        return sorted(lake.dataset("migrations").to_table(columns=["number"])["number"].to_pylist())
+    except NotALake:
+        return []
+
+
+def apply(lake: Lake) -> list[int]:
+    """Applies what is missing, in order, recording each step after it is done; returns their numbers.
+
+    Raises NewerLake when the lake has a step this software does not know.
+    """
+    done = applied(lake)
+    newest = STEPS[-1][0]
+    if done and done[-1] > newest:
+        raise NewerLake(
+            f"{lake.uri} was written by a newer lakeloop (step {done[-1]}; this one knows {newest}): upgrade lakeloop"
+        )
+    fresh = []
+    for number, name, step in STEPS:
+        if number in done:
+            continue
+        step(lake)
+        row = {"number": number, "name": name, "applied_at": now(), "lakeloop_version": VERSION}
+        lake.insert("migrations", pa.Table.from_pylist([row], schema=schema.MIGRATIONS.arrow()))
+        fresh.append(number)
+    return fresh
+
+
+def repeat(lake: Lake) -> None:
+    """Takes every recorded step again: a table that went back to an older version may lack what a step had given it."""
+    done = applied(lake)
+    for number, _, step in STEPS:
+        if number in done:
+            step(lake)

@@ -1,0 +1,302 @@
+"""Which rows of predictions lack an embedder's vector, and which of those can get one.
+
+Asked again and again by whoever embeds what arrives: what was learned of a fragment is kept as long as its files stay
+the same, so that a new look costs what has changed. It never reads vectors that are there
+(`lake/storage/lance_files/nulls.py`), and
+knows nothing of networks: a row waits when its image can be read and its bytes, or another row's vector, are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake.storage.image_keys import keys_of
+from lake.storage.image_rows import NOT_KEPT
+from lake.storage.lance_files import nulls
+from lake.storage.store import LOOK_UP_VALUES, literals
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from lake.storage.store import Lake
+
+Reason = Literal["waiting", "unreadable", "without_bytes"]
+WAITING, UNREADABLE, WITHOUT_BYTES, UNKNOWN = range(4)
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """The rows without a vector at one version of predictions.
+
+    `dataset`: the table at that version, a handle that nobody else moves on; `image_id`: strings; `key`: uint64, a
+    number of the image, all but certainly its own; `arrived`: int64, microseconds since 1970 (`ingested_at`);
+    `address`: uint64, where Lance has the row at this version, in ascending order; `state`: uint8, one of WAITING,
+    UNREADABLE and WITHOUT_BYTES.
+    """
+
+    dataset: Any
+    image_id: pa.ChunkedArray
+    key: np.ndarray
+    arrived: np.ndarray
+    address: np.ndarray
+    state: np.ndarray
+
+    def counts(self) -> dict[Reason, int]:
+        """Distinct images, each under the first of waiting, unreadable and without_bytes that it has a row in."""
+        order = np.argsort(self.key)
+        key = self.key[order]
+        starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else _none()
+        first = np.minimum.reduceat(self.state[order], starts) if len(key) else _none()
+        waiting, unreadable, without_bytes = np.bincount(first, minlength=3)[:3].tolist()
+        return {"waiting": waiting, "unreadable": unreadable, "without_bytes": without_bytes}
+
+    def rows_of(self, image_ids: Collection[str]) -> np.ndarray:
+        """Which rows are of these images, few beside all: their places, ascending."""
+        names = pa.array(list(image_ids), pa.string())
+        keys = np.sort(keys_of(pa.chunked_array([names])))
+        if not len(keys) or not len(self.key):
+            return _none()
+        place = np.minimum(np.searchsorted(keys, self.key), len(keys) - 1)
+        likely = np.flatnonzero(keys[place] == self.key)
+        rows: np.ndarray = likely[_mask(pc.is_in(self.image_id.take(pa.array(likely)), names))]
+        return rows
+
+
+@dataclass
+class _Part:
+    """A fragment's rows without a vector. `offsets` are places in its files, ascending."""
+
+    files: tuple[str, ...]
+    deletions: int
+    rows: int
+    offsets: np.ndarray
+    image_id: pa.ChunkedArray
+    key: np.ndarray
+    arrived: np.ndarray
+    state: np.ndarray
+
+    def keep(self, which: np.ndarray) -> None:
+        self.offsets, self.key = self.offsets[which], self.key[which]
+        self.arrived, self.state = self.arrived[which], self.state[which]
+        self.image_id = self.image_id.filter(pa.array(which))
+
+
+class Missing:
+    """What one vector column lacks. For one thread; make one for each embedder and keep it to ask often."""
+
+    def __init__(self, lake: Lake, column: str) -> None:
+        self._lake = lake
+        self._column = column
+        self._parts: dict[int, _Part] = {}
+        # Offsets of nulls by the file they were read from; a file never changes.
+        self._nulls: dict[str, np.ndarray] = {}
+        self._field: int | None = None
+        self._image_files: set[tuple[str, ...]] = set()
+        self._seen = (-1, -1)
+        self._gaps: Gaps | None = None
+
+    def look(self) -> Gaps:
+        """The rows that lack a vector at the newest version, with what can be done about them."""
+        newest = self._lake.version("predictions")
+        # After predictions: a row's image is committed before the row.
+        images = self._lake.dataset("images")
+        if self._gaps is None or self._seen != (newest, images.version):
+            dataset = self._handle(newest)
+            self._refresh(dataset)
+            self._bytes_that_came(images)
+            self._settle(dataset)
+            self._gaps = self._joined(dataset)
+            self._seen = (newest, images.version)
+        return self._gaps
+
+    def rows(self) -> Gaps:
+        """The rows that lack a vector at the newest version; `state` is not made up to date."""
+        newest = self._lake.version("predictions")
+        if self._gaps is None or self._seen[0] != newest:
+            dataset = self._handle(newest)
+            self._refresh(dataset)
+            return self._joined(dataset)
+        return self._gaps
+
+    def bytes_are_gone(self, image_ids: Sequence[str]) -> None:
+        """These images were waiting, and their bytes turned out not to be in the lake any more."""
+        if not image_ids:
+            return
+        waiting = self._in_state(WAITING)
+        for part, gone in zip(waiting, _which(waiting, pa.array(image_ids, pa.string())), strict=True):
+            part.state[(part.state == WAITING) & gone] = WITHOUT_BYTES
+        self._gaps = None
+
+    def _handle(self, version: int) -> Any:
+        # A write through the lake's own handle moves it on, under all who hold it.
+        return self._lake.dataset("predictions").checkout_version(version)
+
+    def _refresh(self, dataset: Any) -> None:
+        """Brings the parts to the dataset's version, reading only fragments whose files changed."""
+        from lance.file import LanceFileSession
+
+        field = dataset.lance_schema.field(self._column)
+        number = field.id() if field is not None else None
+        if number != self._field:  # the column is another one than before, in the same files
+            self._parts, self._nulls, self._field = {}, {}, number
+        session = LanceFileSession(f"{dataset.uri}/data", storage_options=self._lake.storage_options)
+        parts: dict[int, _Part] = {}
+        changed: list[tuple[Any, _Part]] = []
+        seen: dict[str, np.ndarray] = {}
+        for fragment in dataset.get_fragments():
+            facts = fragment.metadata
+            files = tuple(f.path for f in facts.files)
+            part = self._parts.get(fragment.fragment_id)
+            offsets = None
+            for file in facts.files:
+                if number in file.fields:
+                    index = file.column_indices[list(file.fields).index(number)]
+                    offsets = self._nulls.get(file.path)
+                    if offsets is None:
+                        offsets = nulls.of_file(session, file.path, index, self._column)
+                    seen[file.path] = offsets
+            if part is None or part.files != files:
+                offsets = np.arange(facts.physical_rows) if offsets is None else offsets
+                nobody = pa.chunked_array([], pa.string())
+                size = facts.physical_rows
+                part = _Part(files, facts.num_deletions, size, offsets, nobody, _none(), _none(), _none())
+                if len(offsets):
+                    changed.append((fragment, part))
+            elif part.deletions != facts.num_deletions:
+                if len(part.offsets):
+                    part.keep(_alive(fragment, part))
+                part.deletions = facts.num_deletions
+            parts[fragment.fragment_id] = part
+        if changed:
+            _load(dataset, changed)
+        self._parts, self._nulls = parts, seen
+
+    def _bytes_that_came(self, images: Any) -> None:
+        """Images stored since the last look may be some that had no bytes then."""
+        fragments = {tuple(f.path for f in fragment.data_files()): fragment for fragment in images.get_fragments()}
+        new = [fragment for files, fragment in fragments.items() if files not in self._image_files]
+        without = self._in_state(WITHOUT_BYTES)
+        if new and without:
+            stored = images.scanner(columns=["image_id"], fragments=new).to_table()["image_id"]
+            for part, came in zip(without, _which(without, stored), strict=True):
+                part.state[(part.state == WITHOUT_BYTES) & came] = WAITING
+        self._image_files = set(fragments)
+
+    def _settle(self, dataset: Any) -> None:
+        """Finds out whether the images of rows just seen have bytes, or a vector in another row."""
+        unknown = self._in_state(UNKNOWN)
+        if not unknown:
+            return
+        asked = _distinct([part.image_id.filter(pa.array(part.state == UNKNOWN)) for part in unknown])
+        if len(asked) > LOOK_UP_VALUES:
+            stored = self._lake.scan("images", ["image_id"])["image_id"]
+        else:
+            stored = pa.array(self._lake.known("images", "image_id", asked.to_pylist()), pa.string())
+        bare = asked.filter(pc.invert(pc.is_in(asked, stored)))
+        if len(bare):
+            bare = bare.filter(pc.invert(pc.is_in(bare, self._embedded(dataset, bare))))
+        for part, without in zip(unknown, _which(unknown, bare), strict=True):
+            part.state[part.state == UNKNOWN] = np.where(without, WITHOUT_BYTES, WAITING)[part.state == UNKNOWN]
+
+    def _embedded(self, dataset: Any, image_ids: pa.Array) -> pa.ChunkedArray:
+        """Those images that have a vector in some row."""
+        return embedded_elsewhere(dataset, image_ids, self._joined(dataset).address)["image_id"]
+
+    def _in_state(self, state: int) -> list[_Part]:
+        return [part for part in self._parts.values() if (part.state == state).any()]
+
+    def _joined(self, dataset: Any) -> Gaps:
+        parts = sorted((number, part) for number, part in self._parts.items() if len(part.offsets))
+        chunks = [chunk for _, part in parts for chunk in part.image_id.chunks]
+        return Gaps(
+            dataset,
+            pa.chunked_array(chunks, pa.string()),
+            np.concatenate([_none(np.uint64), *(part.key for _, part in parts)]),
+            np.concatenate([_none(), *(part.arrived for _, part in parts)]),
+            np.concatenate([_none(np.uint64), *((n << 32) + p.offsets.astype(np.uint64) for n, p in parts)]),
+            np.concatenate([_none(np.uint8), *(part.state for _, part in parts)]),
+        )
+
+
+def embedded_elsewhere(dataset: Any, image_ids: pa.Array, missing: np.ndarray) -> pa.Table:
+    """image_id and _rowaddr of one row each of those images that has a vector: it is not among `missing`, ascending."""
+    columns: dict[str, Any] = {"columns": ["image_id"], "with_row_address": True}
+    if len(image_ids) > LOOK_UP_VALUES:
+        found = dataset.scanner(**columns).to_table()
+        found = found.filter(pc.is_in(found["image_id"], image_ids))
+    else:
+        found = dataset.scanner(**columns, filter=f"image_id in ({literals(image_ids.to_pylist())})").to_table()
+    address = np.asarray(found["_rowaddr"])
+    place = np.minimum(np.searchsorted(missing, address), max(len(missing) - 1, 0))
+    has = missing[place] != address if len(missing) else np.ones(len(address), bool)
+    found = found.filter(pa.array(has, pa.bool_()))
+    _, first = np.unique(np.asarray(found["image_id"].to_pylist(), dtype=str), return_index=True)
+    return found.take(pa.array(first))
+
+
+def _load(dataset: Any, changed: Sequence[tuple[Any, _Part]]) -> None:
+    """Fills the parts of these fragments: only rows that are there and lack a vector stay."""
+    scanner = dataset.scanner(
+        columns=["image_id", "ingested_at", "image_status"],
+        with_row_address=True,
+        fragments=[fragment for fragment, _ in changed],
+    )
+    lacking = {}
+    for fragment, part in changed:
+        lacking[fragment.fragment_id] = np.zeros(part.rows, bool)
+        lacking[fragment.fragment_id][part.offsets] = True
+    kept: dict[int, list[pa.Table]] = {number: [] for number in lacking}
+    for batch in scanner.to_batches():
+        address = np.asarray(batch.column("_rowaddr"))
+        numbers = address >> 32
+        for number in np.unique(numbers).tolist():
+            which = numbers == number
+            which[which] = lacking[number][address[which] & 0xFFFFFFFF]
+            if which.any():
+                kept[number].append(pa.table(batch).filter(pa.array(which)))
+    for fragment, part in changed:
+        tables = kept[fragment.fragment_id]
+        if not tables:
+            part.offsets = _none()
+            continue
+        rows = pa.concat_tables(tables).sort_by("_rowaddr").combine_chunks()
+        part.offsets = np.asarray(rows["_rowaddr"]).astype(np.int64) & 0xFFFFFFFF
+        part.image_id = rows["image_id"]
+        part.key = keys_of(part.image_id)
+        part.arrived = np.asarray(rows["ingested_at"].cast(pa.int64()))
+        # Bytes that were not kept may still come: the images themselves are asked.
+        broken = pc.fill_null(pc.not_equal(rows["image_status"], NOT_KEPT), False)
+        part.state = np.where(_mask(broken), UNREADABLE, UNKNOWN).astype(np.uint8)
+
+
+def _which(parts: Sequence[_Part], image_ids: pa.Array | pa.ChunkedArray) -> list[np.ndarray]:
+    """For each part, which of its rows are of these images, bool. One hash table of them serves all parts."""
+    whole = pa.chunked_array([chunk for part in parts for chunk in part.image_id.chunks], pa.string())
+    return np.split(_mask(pc.is_in(whole, image_ids)), np.cumsum([len(part.offsets) for part in parts])[:-1])
+
+
+def _alive(fragment: Any, part: _Part) -> np.ndarray:
+    """Which of the part's rows are not deleted."""
+    address = fragment.scanner(columns=[], with_row_address=True).to_table()["_rowaddr"]
+    alive = np.zeros(part.rows, bool)
+    alive[np.asarray(address) & 0xFFFFFFFF] = True
+    kept: np.ndarray = alive[part.offsets]
+    return kept
+
+
+def _mask(column: Any) -> np.ndarray:
+    return np.asarray(column, dtype=bool)
+
+
+def _none(dtype: Any = np.int64) -> np.ndarray:
+    return np.empty(0, dtype)
+
+
+def _distinct(columns: Sequence[pa.ChunkedArray]) -> pa.Array:
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    return pc.unique(pa.chunked_array(chunks, pa.string()))

@@ -1,0 +1,112 @@
+"""Making a lake and opening one: the checks before, the migrations after."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from lake.errors import BadInput, CouldNot, NotALake
+from lake.storage import migrations, schema
+from lake.storage.lance_files import quarantine
+from lake.storage.store import Lake
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def create(
+    uri: str,
+    *,
+    embedders: Sequence[str] = (),
+    columns: dict[str, str] | None = None,
+    storage_options: dict[str, str] | None = None,
+) -> Lake:
+    """Makes an empty lake at `uri` (a folder or an object store's URI) and opens it.
+
+    `embedders` are registered in order, the first becomes the default. `columns` are metadata columns promoted
+    to typed columns of predictions: name -> string, int, float, bool or timestamp.
+    Raises BadInput for a bad column or when a lake is there already.
+    """
+    promoted = {name: _promoted_type(name, kind) for name, kind in (columns or {}).items()}
+    lake = Lake(uri, storage_options)
+    if migrations.applied(lake):
+        raise BadInput(f"{uri} is a lake already; `lakeloop embed --embedder NAME` adds an embedder to it")
+    _refuse_foreign_folder(uri)
+    # The record of the migrations comes last and is the commit: an interrupted `create` is finished by the next.
+    for table in schema.TABLES.values():
+        lake.create_table(table)
+    for name, kind in promoted.items():
+        lake.add_column("predictions", pa.field(name, kind))
+    for name in embedders:
+        lake.register_embedder(name)
+    migrations.apply(lake)
+    return lake
+
+
+def open(uri: str, *, storage_options: dict[str, str] | None = None, unclean: bool = False) -> Lake:
+    """Opens the lake at `uri`, applying migrations it lacks.
+
+    What a power loss tore on a local disk is put aside first (`lake/storage/lance_files/quarantine.py`); the lake's
+    `notices` tell.
+    `unclean` says that the power may have gone, so that the last commits' data files are looked at, too.
+    Raises NotALake when there is none, NewerLake when a later lakeloop wrote it, CouldNot when a table is past mending.
+    """
+    lake = Lake(uri, storage_options)
+    if unclean or _damaged(lake):
+        notices = quarantine.quarantine(uri, files=unclean)
+        lake = Lake(uri, storage_options)
+        lake.notices += notices
+        if notices and migrations.applied(lake):
+            _complete(lake)
+    if not migrations.applied(lake):
+        raise NotALake(f"no lake at {uri}; make one with: lakeloop init --lake {uri}")
+    migrations.apply(lake)
+    return lake
+
+
+def _damaged(lake: Lake) -> bool:
+    """Whether a table does not open, or should not as it is. Opening all of them costs a few milliseconds."""
+    if lake.folder is None:
+        return False
+    if quarantine.suspicious(lake.uri):
+        return True
+    try:
+        for name in schema.TABLES:
+            with suppress(NotALake):  # a table of a later migration
+                lake.dataset(name)
+    except CouldNot:
+        return True
+    return False
+
+
+def _complete(lake: Lake) -> None:
+    """Gives back the columns that versions put aside had brought: that they were made is recorded in other tables."""
+    migrations.repeat(lake)
+    for record in lake.embedders():
+        if record.dim is not None:
+            lake.add_column("predictions", pa.field(record.column, schema.vector_type(record.dim)))
+
+
+def _promoted_type(name: str, kind: str) -> pa.DataType:
+    if not name.isidentifier() or not name.isascii():
+        raise BadInput(f"column name {name!r}: use letters, digits and underscores")
+    if name.startswith(schema.VECTOR_PREFIX) or any(c.name == name for c in schema.PREDICTIONS.columns):
+        raise BadInput(f"column name {name!r} is taken by lakeloop")
+    if kind not in schema.PROMOTABLE:
+        raise BadInput(f"column {name}: type {kind!r} is none of {', '.join(schema.PROMOTABLE)}")
+    return schema.PROMOTABLE[kind]
+
+
+def _refuse_foreign_folder(uri: str) -> None:
+    """A lake is not laid into a folder of other things: a typing error in --lake would litter it."""
+    if "://" in uri or not os.path.exists(uri):
+        return
+    if not os.path.isdir(uri):
+        raise BadInput(f"{uri} is a file, not a folder")
+    ours = {f"{name}.lance" for name in schema.TABLES}
+    others = [entry for entry in os.listdir(uri) if entry not in ours and not entry.startswith(".")]
+    if others:
+        raise BadInput(f"{uri} is a folder with other things in it ({sorted(others)[0]} ...); choose an empty one")

@@ -1,0 +1,445 @@
+"""A lake: Lance tables under one URI, opened at their newest version, written by key.
+
+Everything that touches storage goes through `Lake`. It knows tables, versions, commits and retries; it does not
+know what an embedding means, how an image is decoded, or what a user typed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime as dt
+import difflib
+import functools
+import os
+import random
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lake.errors import BadInput, CouldNot, LakeBusy, NotALake
+from lake.storage import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import lance
+    import polars as pl
+    import pyarrow as pa
+
+    from lake.slices.handle import SliceHandle
+
+T = TypeVar("T")
+
+# Lance warns on stderr for every query; its own default caches are 7 GiB for each opened table.
+os.environ.setdefault("LANCE_LOG", "error")
+INDEX_CACHE_BYTES = 512 << 20
+METADATA_CACHE_BYTES = 128 << 20
+# Twice what the longest observed run of conflicts on a loaded two-core machine needed.
+COMMIT_ATTEMPTS = 12
+# Values of one IN list: bounds the text that a filter becomes.
+LOOK_UP_VALUES = 5_000
+
+
+@dataclass(frozen=True)
+class EmbedderRecord:
+    """What the lake remembers of an embedder. `dim` and `weights_sha256` are None until the first `embed`."""
+
+    name: str
+    column: str
+    dim: int | None
+    weights_sha256: str | None
+    weights: str | None
+    preprocessing: str | None
+    licence: str | None
+    embeds_text: bool
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """One image as it was received."""
+
+    image_id: str
+    data: bytes
+    format: str
+    width: int
+    height: int
+    source: str | None
+
+
+class Lake:
+    """An open lake. Safe to share between threads; not across fork. Readers see the newest commit."""
+
+    def __init__(self, uri: str, storage_options: dict[str, str] | None = None) -> None:
+        self.uri = uri.rstrip("/") if len(uri) > 1 else uri
+        self.storage_options = storage_options
+        self._datasets: dict[str, lance.LanceDataset] = {}
+        self._lock = threading.Lock()
+        self._session: Any = None
+        self._connection: Any = None
+        self.idle_connections: list[Any] = []  # DuckDB's, with their versions: see lake/sql/connections.py
+        self.idle_lock = threading.Lock()
+        self.pinned_columns: dict[str, Any] = {}  # by table, the version and files: see lake/sql/columnar.py
+        self.sandbox: Any = None  # the processes that answer SQL: see lake/sql/sandbox/pool.py
+        self.notices: list[str] = []  # what opening it had to mend, for whoever opened it to say
+
+    def __repr__(self) -> str:
+        return f"Lake({self.uri!r})"
+
+    @property
+    def folder(self) -> Path | None:
+        """The lake's folder, or None when it is on object storage."""
+        return local_folder(self.uri)
+
+    # Reading -----------------------------------------------------------------------------------------------
+
+    def dataset(self, name: str, version: int | None = None) -> lance.LanceDataset:
+        """The table as a Lance dataset, at its newest version or at `version`.
+
+        Raises NotALake when the table is not there, CouldNot when it is damaged.
+        """
+        import lance
+
+        with self._lock:
+            held = self._datasets.get(name)
+            if held is None:
+                if self._session is None:
+                    self._session = lance.Session(
+                        index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES
+                    )
+                try:
+                    held = lance.dataset(
+                        self.table_uri(name), session=self._session, storage_options=self.storage_options
+                    )
+                except ValueError as error:
+                    if any(words in str(error) for words in ("was not found", "Not a directory")):
+                        raise NotALake(f"no table {name!r} in {self.uri}") from error
+                    raise CouldNot(f"table {name!r} of {self.uri} is damaged; see: lakeloop doctor") from error
+            # checkout_latest() changes the object under its other users; a new handle does not.
+            latest = held.latest_version
+            if held.version != latest:
+                held = held.checkout_version(latest)
+            self._datasets[name] = held
+        return held if version in (None, held.version) else held.checkout_version(version)
+
+    def is_open(self, name: str) -> bool:
+        """Whether this process has read the table before."""
+        with self._lock:
+            return name in self._datasets
+
+    def version(self, name: str) -> int:
+        """The number of the table's newest commit: changes with every write, so it keys caches."""
+        return int(self.dataset(name).version)
+
+    def searchable(self, name: str) -> Any:
+        """The table through LanceDB, for `search()`."""
+        import lancedb
+
+        with self._lock:
+            if self._connection is None:
+                session = lancedb.Session(
+                    index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES
+                )
+                self._connection = lancedb.connect(
+                    self.uri,
+                    session=session,
+                    read_consistency_interval=dt.timedelta(0),
+                    storage_options=self.storage_options,
+                )
+            connection = self._connection
+        return connection.open_table(name)
+
+    def scan(self, name: str, columns: Sequence[str], filter: str | None = None) -> pa.Table:
+        """The chosen columns of the rows that pass a Lance filter, in memory. Raises OSError when it cannot be read."""
+        dataset = self.dataset(name)
+        try:
+            return dataset.scanner(columns=list(columns), filter=filter).to_table()
+        except ValueError as error:  # Arrow's streams know no other for whatever went wrong in Lance
+            if "LanceError(IO)" in str(error):
+                raise OSError(str(error)) from error
+            raise
+
+    def known(self, name: str, column: str, values: Sequence[str]) -> set[str]:
+        """Which of `values` the table's `column` already holds."""
+        return set(self.look_up(name, [column], column, values)[column].to_pylist())
+
+    def look_up(
+        self, name: str, columns: Sequence[str], key: str, values: Sequence[str], filter: str | None = None
+    ) -> pa.Table:
+        """The chosen columns of the rows whose text column `key` is one of `values`, and that pass a Lance filter."""
+        import pyarrow as pa
+
+        also = f" and ({filter})" if filter else ""
+        parts = [values[start : start + LOOK_UP_VALUES] for start in range(0, len(values), LOOK_UP_VALUES)]
+        # Without values one look-up is made all the same, for the columns' types.
+        return pa.concat_tables(
+            self.scan(name, columns, f"{key} in ({literals(part)}){also}") for part in parts or [[""]]
+        )
+
+    def sql(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
+        """Runs one SELECT over the lake's tables and views. See `lake.sql.query`."""
+        from lake.sql.connections import query as run
+
+        return run(self, query, parameters)
+
+    def frame(self, name: str, version: int | str | None = None) -> pl.LazyFrame:
+        """The table as a Polars LazyFrame, without the columns Polars cannot read. Filters and columns are pushed down.
+
+        `version` is a number or the name of a tag of the table; by default the newest. The frame stays at it.
+        Raises BadInput for a version or tag that is not there.
+        """
+        import polars as pl
+
+        if name not in schema.TABLES:
+            near = difflib.get_close_matches(name, schema.TABLES, 3) or sorted(schema.TABLES)
+            raise BadInput(f"no table {name!r}; did you mean {', '.join(near)}? Views are read with lake.sql")
+        number = self.tags(name).get(version) if isinstance(version, str) else version
+        if isinstance(version, str) and number is None:
+            raise BadInput(f"{name} has no tag {version!r}; it has {', '.join(sorted(self.tags(name))) or 'none'}")
+        try:
+            dataset = self.dataset(name, number)
+        except (ValueError, OSError) as error:
+            raise BadInput(f"{name} has no version {version} any more, or not yet; see: lakeloop maintain") from error
+        hidden = {c.name for c in schema.TABLES[name].columns if c.type == "blob"}
+        frame: pl.LazyFrame = pl.scan_lance(dataset, version=int(dataset.version))
+        return frame.select([f.name for f in dataset.schema if f.name not in hidden])
+
+    def slice(self, name: str) -> SliceHandle:
+        """A slice, as NAME, NAME@VERSION or NAME@TAG. Raises BadInput when there is none."""
+        from lake.slices.handle import SliceHandle
+
+        return SliceHandle(self, name)
+
+    def thumbnail(self, image_id: str) -> bytes | None:
+        """The image's thumbnail, a JPEG of at most 16 KiB, or None when the lake has no such image."""
+        found = self.scan("thumbnails", ["jpeg"], f"image_id = {literal(image_id)}")["jpeg"]
+        return found[0].as_py() if len(found) else None
+
+    def image(self, image_id: str) -> StoredImage | None:
+        """The image as it was received, or None when the lake has no such image."""
+        return next(self.images([image_id]), None)
+
+    def images(self, image_ids: Sequence[str]) -> Iterator[StoredImage]:
+        """The images among `image_ids` that the lake has, in no particular order."""
+        dataset = self.dataset("images")
+        columns = ["image_id", "format", "width", "height", "source"]
+        for start in range(0, len(image_ids), 1_000):
+            condition = f"image_id in ({literals(image_ids[start : start + 1_000])})"
+            rows = dataset.scanner(columns=columns, filter=condition, with_row_id=True).to_table()
+            if not rows.num_rows:
+                continue
+            data = dict(dataset.read_blobs("data", ids=rows["_rowid"].to_pylist()))
+            for row in rows.to_pylist():
+                yield StoredImage(
+                    row["image_id"],
+                    data[row["_rowid"]],
+                    row["format"],
+                    row["width"],
+                    row["height"],
+                    row["source"],
+                )
+
+    def erased(self, image_ids: Sequence[str]) -> dict[str, dt.datetime]:
+        """Those among the images that were erased, and when: they are not to be stored again."""
+        found = self.look_up("forgotten", ["image_id", "forgotten_at"], "image_id", image_ids)
+        return dict(zip(found["image_id"].to_pylist(), found["forgotten_at"].to_pylist(), strict=True))
+
+    def embedders(self) -> list[EmbedderRecord]:
+        """The lake's embedders in order of registration: the first is the default."""
+        rows = self.dataset("embedders").to_table().sort_by("position").to_pylist()
+        names = EmbedderRecord.__dataclass_fields__
+        return [EmbedderRecord(**{k: v for k, v in row.items() if k in names}) for row in rows]
+
+    def promoted(self) -> dict[str, pa.DataType]:
+        """The typed metadata columns declared at `init`, by name."""
+        core = {c.name for c in schema.PREDICTIONS.columns}
+        return {
+            f.name: f.type
+            for f in self.dataset("predictions").schema
+            if f.name not in core and not f.name.startswith(schema.VECTOR_PREFIX)
+        }
+
+    # Writing -----------------------------------------------------------------------------------------------
+
+    def insert(self, name: str, rows: pa.Table) -> int:
+        """Adds the rows whose key the table does not hold; returns how many that were.
+
+        One commit. Safe beside other writers and on a retry. Keys must be distinct within `rows`.
+        """
+        if not rows.num_rows:
+            return 0
+        key = schema.TABLES[name].key
+
+        def write() -> int:
+            dataset = self.dataset(name)
+            if not key:
+                import lance
+
+                lance.write_dataset(rows, dataset, mode="append", storage_options=self.storage_options)
+                return int(rows.num_rows)
+            merge = dataset.merge_insert(key).when_not_matched_insert_all()
+            return int(merge.execute(rows)["num_inserted_rows"])
+
+        return self.commit(name, write)
+
+    def update(self, name: str, rows: pa.Table) -> None:
+        """Replaces the rows with the same key, whole, and adds the others. For small tables only."""
+        key = schema.TABLES[name].key
+        self.commit(
+            name,
+            lambda: (
+                self.dataset(name)
+                .merge_insert(key)
+                .when_matched_update_all()
+                .when_not_matched_insert_all()
+                .execute(rows)
+            ),
+        )
+
+    def delete(self, name: str, filter: str) -> None:
+        """Removes the rows that pass a Lance filter."""
+        self.commit(name, lambda: self.dataset(name).delete(filter))
+
+    def add_column(self, name: str, field: pa.Field) -> None:
+        """Adds a column of nulls (metadata only, no data is rewritten). Nothing happens when it is there.
+
+        Raises BadInput when it is there with another type.
+        """
+
+        def write() -> None:
+            present = self.dataset(name).schema
+            if field.name in present.names:
+                if present.field(field.name).type != field.type:
+                    raise BadInput(
+                        f"column {field.name!r} of {name} is {present.field(field.name).type}, not {field.type}"
+                    )
+                return
+            self.dataset(name).add_columns(field)
+
+        self.commit(name, write)
+
+    def register_embedder(self, name: str) -> EmbedderRecord:
+        """The lake's record of the embedder, made when it is new.
+
+        Raises BadInput when its vector column would be another embedder's.
+        """
+        import pyarrow as pa
+
+        records = self.embedders()
+        column = schema.vector_column(name)
+        for record in records:
+            if record.name == name:
+                return record
+            if record.column == column:
+                raise BadInput(f"embedders {record.name!r} and {name!r} would share the column {column}")
+        row = {"name": name, "position": len(records), "column": column, "embeds_text": False, "added_at": now()}
+        self.insert("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
+        return next(r for r in self.embedders() if r.name == name)
+
+    def bind_embedder(self, record: EmbedderRecord) -> None:
+        """Fixes what the embedder's first run found out (dim, weights) and adds its vector column."""
+        import pyarrow as pa
+
+        assert record.dim is not None
+        stored = self.dataset("embedders").to_table(filter=f"name = {literal(record.name)}")
+        row = stored.to_pylist()[0] | {k: getattr(record, k) for k in EmbedderRecord.__dataclass_fields__}
+        self.add_column("predictions", pa.field(record.column, schema.vector_type(record.dim)))
+        self.update("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
+
+    def index(self, name: str) -> None:
+        """Makes the table's key indexes cover every row written so far."""
+        if schema.TABLES[name].indexed:
+            self.commit(name, lambda: self.dataset(name).optimize.optimize_indices())
+
+    def create_table(self, table: schema.Table) -> None:
+        """Makes an empty table with its key indexes, or finishes one an interrupted run left half made."""
+        import lance
+
+        uri = self.table_uri(table.name)
+        try:
+            dataset = lance.dataset(uri, storage_options=self.storage_options)
+        except ValueError:
+            empty = table.arrow().empty_table()
+            dataset = lance.write_dataset(empty, uri, mode="create", storage_options=self.storage_options)
+        present = {field for index in dataset.describe_indices() for field in index.field_names}
+        for column in table.indexed:
+            if column not in present:
+                dataset.create_scalar_index(column, "BTREE")
+
+    def sync(self) -> None:
+        """Has the disk hold everything committed so far. Object stores hold it already.
+
+        Lance syncs nothing: after a power loss even the newest commit may be gone.
+        """
+        if self.folder is None:
+            return
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if _libc().syncfs(folder):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), self.uri)
+        finally:
+            os.close(folder)
+
+    def commit(self, name: str, write: Callable[[], T]) -> T:
+        """Runs `write`, again after each commit conflict with another writer.
+
+        Raises LakeBusy when it keeps conflicting, CouldNot when the disk is full.
+        """
+        for attempt in range(COMMIT_ATTEMPTS):
+            try:
+                return write()
+            except OSError as error:
+                text = str(error)
+                if "No space left" in text or "os error 28" in text:
+                    raise CouldNot(f"the disk of {self.uri} is full; nothing of this step was committed") from error
+                if not _overtaken(text) and not _outdated(text):
+                    raise
+                time.sleep(random.uniform(0.5, 1.0) * min(0.05 * 2**attempt, 2.0))
+        raise LakeBusy(f"table {name!r} of {self.uri} kept changing under {COMMIT_ATTEMPTS} attempts; try again")
+
+    def tags(self, name: str) -> dict[str, int]:
+        """The table's tagged versions, which no clean-up removes: tag -> version."""
+        return {tag: int(found["version"]) for tag, found in self.dataset(name).tags.list().items()}
+
+    def table_uri(self, name: str) -> str:
+        return f"{self.uri}/{name}.lance"
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder a lake's URI means, or None when it is on object storage."""
+    scheme, _, rest = uri.partition("://")
+    if not rest:
+        return Path(uri)
+    return Path(rest) if scheme == "file" else None
+
+
+def _overtaken(text: str) -> bool:
+    """Whether other writers committed first. The second text is Lance's when its own repetitions were in vain, too."""
+    return "conflict" in text.lower() or "Too many concurrent writers" in text
+
+
+def _outdated(text: str) -> bool:
+    """Whether a write failed because the version it began from was cleaned up meanwhile; begun anew it succeeds."""
+    return "Not found" in text and "_versions" in text
+
+
+def now() -> dt.datetime:
+    """The present moment, UTC, as every table stores it."""
+    return dt.datetime.now(dt.UTC)
+
+
+def literal(text: str) -> str:
+    """The text as SQL, of Lance and DuckDB alike."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def literals(values: Sequence[str]) -> str:
+    """The inside of an IN list."""
+    return ",".join(map(literal, values))

@@ -1,0 +1,149 @@
+"""The SQL views: the current state of event tables, defined once and seen alike by DuckDB and the app."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from lake.storage import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import pyarrow as pa
+
+VIEWS = {
+    "answers": (
+        "Predictions a model made: rows that only make an unanswered image findable are left out.",
+        "SELECT * FROM predictions WHERE model IS NOT NULL",
+    ),
+    "labels_current": (
+        "The latest statement about each image (of equal moments, the one with the greatest event_id).",
+        """SELECT * FROM labels
+        QUALIFY row_number() OVER (PARTITION BY image_id, task ORDER BY timestamp DESC, event_id DESC) = 1""",
+    ),
+    "reviews_current": (
+        "The latest verdict on each answer from each origin (of equal moments, the one with the greatest event_id).",
+        """SELECT * FROM reviews
+        QUALIFY row_number() OVER (PARTITION BY prediction_id, origin ORDER BY timestamp DESC, event_id DESC) = 1""",
+    ),
+    "marks_current": (
+        "What a person last said of each image in an active search; marks that were taken back are left out.",
+        """SELECT * FROM (SELECT * FROM marks
+        QUALIFY row_number() OVER (PARTITION BY search, image_id ORDER BY timestamp DESC, event_id DESC) = 1)
+        WHERE mark <> 'none'""",
+    ),
+    "answers_judged": (
+        (
+            "Answers beside what the image is known to be; `correct` is what its label says or, where none does, a "
+            "person's latest verdict, correct or incorrect; `judged_by` is label, verdict or null."
+        ),
+        """SELECT a.*, l.label AS true_label, coalesce(a.label = l.label, v.verdict = 'correct') AS correct,
+               CASE WHEN (a.label = l.label) IS NOT NULL THEN 'label' WHEN v.verdict IS NOT NULL THEN 'verdict' END
+                   AS judged_by
+        FROM answers a
+        LEFT JOIN (SELECT image_id, label FROM labels_current WHERE task = 'classification') l USING (image_id)
+        LEFT JOIN (SELECT prediction_id, verdict FROM reviews_current WHERE verdict IN ('correct', 'incorrect')
+                   QUALIFY row_number() OVER (PARTITION BY prediction_id ORDER BY timestamp DESC, event_id DESC) = 1) v
+            USING (prediction_id)""",
+    ),
+    "answers_labelled": (
+        "Answers beside what the image is known to be; `correct` is null where no label says so.",
+        """SELECT a.*, l.label AS true_label, a.label = l.label AS correct FROM answers a
+        LEFT JOIN (SELECT * FROM labels_current WHERE task = 'classification') l USING (image_id)""",
+    ),
+    "shadow_disagreements": (
+        (
+            "Shadow answers unlike the production answer to the same query: another label, or another number of boxes "
+            "or masks. `shadow_run` is the run that answered beside it."
+        ),
+        """SELECT p.prediction_id, p.image_id, p.timestamp, p.model, p.model_version, s.run AS shadow_run, p.label,
+               s.label AS shadow_label, p.confidence, s.confidence AS shadow_confidence,
+               coalesce(len(p.boxes), 0) AS boxes, coalesce(len(s.boxes), 0) AS shadow_boxes,
+               coalesce(len(p.masks), 0) AS masks, coalesce(len(s.masks), 0) AS shadow_masks, s.at
+        FROM scores s JOIN predictions p USING (prediction_id)
+        WHERE p.label IS DISTINCT FROM s.label
+            OR coalesce(len(p.boxes), 0) <> coalesce(len(s.boxes), 0)
+            OR coalesce(len(p.masks), 0) <> coalesce(len(s.masks), 0)""",
+    ),
+    "models": (
+        (
+            "Every model's versions as they stand; `status` is registered, promoted, shadow or retired; `gate` is the "
+            "verdict the newest promotion rests on, `reason` what was said with the newest entry."
+        ),
+        """SELECT model, version, run,
+               CASE WHEN stands AND promoted_at = max(promoted_at) FILTER (stands) OVER (PARTITION BY model)
+                   THEN 'promoted' WHEN action = 'shadowed' THEN 'shadow' WHEN action = 'retired' THEN 'retired'
+                   ELSE 'registered' END AS status,
+               gate, reason, registered_at, changed_at
+        FROM (SELECT model, version, arg_min(run, timestamp) AS run, arg_max(action, timestamp) AS action,
+                  coalesce(arg_max(action, timestamp)
+                      FILTER (action IN ('promoted', 'rolled_back', 'retired')) = 'promoted', false) AS stands,
+                  max(timestamp) FILTER (action = 'promoted') AS promoted_at,
+                  arg_max_null(gate, timestamp) FILTER (action = 'promoted') AS gate,
+                  arg_max_null(reason, timestamp) AS reason,
+                  min(timestamp) AS registered_at, max(timestamp) AS changed_at
+              FROM releases GROUP BY model, version)""",
+    ),
+    # Images come first and predictions last, and nothing is inner: asked for one image, DuckDB goes from its few rows
+    # on; asked for one prediction, it finds that one and passes over the narrow columns of slice_members once.
+    "lineage": (
+        (
+            "From an image, its label and the slice that has them to the run that was given the slice, the version of "
+            "a model the run is, and that version's predictions. `use` is what the slice was given for. Null: the "
+            "chain goes no further; without image: the slice has no members that are kept, or the run no slice."
+        ),
+        """WITH given AS (
+            SELECT id AS run, unnest(CASE WHEN len(from_json(data->'slices', '[{"id":"VARCHAR","use":"VARCHAR"}]')) > 0
+                THEN from_json(data->'slices', '[{"id":"VARCHAR","use":"VARCHAR"}]') ELSE [NULL] END) AS one
+            FROM runs),
+        used AS (SELECT run, one.id AS slice, one.use AS use FROM given),
+        chain AS (
+            SELECT m.image_id, m.label_events, m.id AS slice, u.run, u.use
+            FROM slice_members m LEFT JOIN used u ON u.slice = m.id
+            UNION ALL
+            SELECT NULL, NULL, slice, run, use FROM used
+            WHERE slice IS NULL
+                OR slice NOT IN (SELECT id FROM slices WHERE deleted_at IS NULL AND NOT coalesce(live, false))),
+        answered AS (
+            SELECT c.*, v.model, v.version, p.prediction_id
+            FROM chain c LEFT JOIN models v ON v.run = c.run
+            LEFT JOIN predictions p ON p.model = v.model AND p.model_version = v.version::VARCHAR),
+        stated AS (
+            SELECT * EXCLUDE label_events,
+                   unnest(CASE WHEN len(label_events) > 0 THEN label_events ELSE [NULL] END) AS label_event
+            FROM answered)
+        SELECT s.image_id, s.label_event, l.task, l.label, s.slice, s.use, s.run, s.model, s.version, s.prediction_id
+        FROM stated s LEFT JOIN labels l ON l.event_id = s.label_event AND l.image_id = s.image_id""",
+    ),
+}
+
+
+def statements(tables: Iterable[str]) -> list[str]:
+    """SQL that makes every view that reads nothing but these tables."""
+    there, made = {*tables}, []
+    for name, (_, text) in VIEWS.items():  # a view comes after those it reads
+        if reads(text) <= there:
+            there.add(name)
+            made.append(f"CREATE VIEW {name} AS {text}")
+    return made
+
+
+def columns(view: str, promoted: Mapping[str, pa.DataType]) -> list[tuple[str, str]]:
+    """A view's columns with their DuckDB types. `promoted`: the metadata columns of this lake's predictions."""
+    import duckdb
+    import pyarrow as pa
+
+    with duckdb.connect() as connection:
+        for table in schema.TABLES.values():
+            fields = [pa.field(c.name, c.type) for c in table.columns if isinstance(c.type, pa.DataType)]
+            fields += [pa.field(*one) for one in promoted.items()] if table is schema.PREDICTIONS else []
+            connection.register(table.name, pa.schema(fields).empty_table())
+        for made in statements(schema.TABLES):
+            connection.execute(made)
+        return [(name, kind) for name, kind, *_ in connection.sql(f"DESCRIBE {view}").fetchall()]
+
+
+def reads(text: str) -> set[str]:
+    """The tables and views that a query's text names, by their bare names; more than it reads, never less."""
+    return {word for word in re.findall(r"\w+", text.lower()) if word in schema.TABLES or word in VIEWS}
