@@ -149,7 +149,7 @@ def _server(folder: Path, in_thread: bool) -> Iterator[int]:
 
 def main(words: Sequence[str]) -> int:
     """The server with models on a thread of its own process, with as many threads as there are cores."""
-    from embeddings.torch_import import torch
+    from embeddings.embedders.torch_import import torch
     from search_app import answering, cli
     from training import serving
 

@@ -39,7 +39,7 @@ def generated(rows: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
 def lakeloop(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
     """`embeddings.partition.partition`, method auto, all else as it comes."""
     with Stopwatch() as startup:
-        from embeddings.partition import partition
+        from embeddings.clusters.partition import partition
     remark: list[str | None] = []
 
     def run(points: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ def umap_hdbscan(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
 
 def million(turn: int, rows: int, dim: int) -> dict[str, Any]:
     """The top level of very many vectors that are in memory already."""
-    from embeddings.partition import partition
+    from embeddings.clusters.partition import partition
 
     vectors, classes = generated(rows, dim)
     with Stopwatch() as clock:
@@ -122,8 +122,8 @@ def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) ->
     """Seconds of `cluster(lake, node=...)`, of a node of `node` images in a lake of `rows`; the tree is made before."""
     import pyarrow as pa
 
-    from embeddings.backfill import COMMIT_IMAGES, store_vectors
-    from embeddings.cluster import cluster
+    from embeddings.backfill.backfill import COMMIT_IMAGES, store_vectors
+    from embeddings.clusters.trees import cluster
     from lake import ids
     from lake.ingest.ingest import COMMIT_ROWS
     from lake.storage import opening, schema, store

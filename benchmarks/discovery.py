@@ -59,7 +59,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def _part(part: str, known: vectors.Labelled, n: int, seeds: int, work: Path) -> dict[str, Any]:
-    from embeddings.discovery import Finding, discover
+    from embeddings.discovery.discovery import Finding, discover
 
     first, found_both, silent, times, pure = 0, 0, 0, [], []
     extra = 0
@@ -106,7 +106,7 @@ def make(place: Path, known: vectors.Labelled, n: int, seed: int, part: str) -> 
     import pyarrow as pa
 
     import lake
-    from embeddings.backfill import store_vectors
+    from embeddings.backfill.backfill import store_vectors
     from lake.storage import schema
 
     rng = np.random.default_rng(seed)
@@ -208,14 +208,14 @@ def _coded(values: np.ndarray) -> np.ndarray:
 
 
 def _dealt(codes: np.ndarray, errors: np.ndarray, seed: int) -> list[tuple[tuple[int, int], ...]]:
-    from embeddings import subgroups
+    from embeddings.discovery import subgroups
 
     return [one.group.conditions for one in subgroups.search(codes, errors, seed=seed).failures]
 
 
 def _split(codes: np.ndarray, errors: np.ndarray, seed: int, candidates: int = 10) -> list[tuple[tuple[int, int], ...]]:
     """The ten best of one half, those that the other half confirms (Fisher's exact test, Holm)."""
-    from embeddings import subgroups
+    from embeddings.discovery import subgroups
     from lake.analytics.statistics import holm, more_errors
 
     half = np.random.default_rng(seed).random(len(errors)) < 0.5

@@ -22,7 +22,8 @@ from PIL import Image
 from benchmarks import data as benchmark_data
 from benchmarks import vectors
 from benchmarks.harness import Options, say
-from embeddings import alignment, duplicates, planted, specs
+from embeddings.duplicates import alignment, duplicates, planted
+from embeddings.embedders import specs
 from lake.images import decode
 
 PARTS = ("photographs", "solar", "scale")

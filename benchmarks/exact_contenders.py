@@ -29,7 +29,7 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
     """Vectors, queries and the lake. The lake's vectors are those of `vectors.npy`, bit by bit."""
     import pyarrow as pa
 
-    from embeddings.backfill import COMMIT_IMAGES, store_vectors
+    from embeddings.backfill.backfill import COMMIT_IMAGES, store_vectors
     from lake import ids
     from lake.ingest.ingest import COMMIT_ROWS
     from lake.storage import opening, schema, store
@@ -75,7 +75,7 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
 def lakeloop(turn: int, work: str, k: int, parts: list[str]) -> dict[str, Any]:
     """`embeddings.search.nearest`: the rows of the nearest images."""
     with Stopwatch() as startup:
-        from embeddings.search import nearest
+        from embeddings.search.search import nearest
         from lake.storage import opening
 
         lake = opening.open(str(Path(work, "lake")))

@@ -67,7 +67,7 @@ def _make(uri: str, classes: Path) -> None:
 
 def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float]:
     """Steps a second of a run, a contender."""
-    from embeddings import torch_import
+    from embeddings.embedders import torch_import
     from lake.storage import opening
     from training import launch
     from training.recipe import Recipe
@@ -94,7 +94,7 @@ def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float
 
 def bare(architecture: str, images: int, turn: int) -> dict[str, float]:
     """Steps a second of forward, backward, step on tensors made before, a contender."""
-    from embeddings import torch_import
+    from embeddings.embedders import torch_import
     from training.classification import Classification
 
     torch = torch_import.torch()

@@ -96,7 +96,7 @@ def measure(work: Path, batches: int) -> dict[str, Any]:
 
 def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
     """What is timed, by name; each takes the lake."""
-    from embeddings.search import nearest
+    from embeddings.search.search import nearest
     from lake.storage.store import literals
 
     rng = np.random.default_rng(7)
@@ -116,7 +116,7 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
 
 def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
     """A lake that got so many rows in each step, and how often it was maintained in passing."""
-    from embeddings.backfill import store_vectors
+    from embeddings.backfill.backfill import store_vectors
     from lake.storage import opening
     from lake.storage.missing_vectors import Missing
     from lake.upkeep import maintenance

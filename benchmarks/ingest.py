@@ -1,7 +1,7 @@
 """`ingest`: from a folder of images to committed, embedded rows, beside the limit the machine sets and beside
 peers.
 
-**photographs.** 600 photographs through `lake.ingest` and `embeddings.backfill` into a fresh lake each round,
+**photographs.** 600 photographs through `lake.ingest` and `embeddings.backfill.backfill` into a fresh lake each round,
 from the first file read to the last row committed, thumbnails included, per engine. The limit of a round is
 
     cores / (CPU seconds an image of the network alone on ready tensors

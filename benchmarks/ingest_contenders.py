@@ -21,7 +21,7 @@ from benchmarks.contender import Stopwatch
 from benchmarks.harness import CORES, tree_rss
 
 if TYPE_CHECKING:
-    from embeddings.engine import EngineName
+    from embeddings.embedders.engine import EngineName
 
 EMBEDDER = "efficientnet-lite0"
 CLIP = "clip-vit-b-32"
@@ -45,8 +45,8 @@ def lakeloop(
     with Stopwatch() as startup:
         import lance  # noqa: F401
 
-        from embeddings import embedder as embedders
-        from embeddings.backfill import backfill
+        from embeddings.backfill.backfill import backfill
+        from embeddings.embedders import embedder as embedders
         from lake.images.workers import WorkerPool
         from lake.ingest.ingest import ingest
         from lake.storage import opening
@@ -61,7 +61,7 @@ def lakeloop(
     with Stopwatch() as pools:
         for function, nothing in (
             ("lake.decode:decode_many", ([], 1)),
-            ("embeddings.preprocess:prepare_many", ([], how)),
+            ("embeddings.embedders.preprocess:prepare_many", ([], how)),
         ):
             with WorkerPool(function, CORES) as pool:
                 list(pool.map([(nothing, None)] * CORES))
@@ -92,7 +92,7 @@ def forward_only(
 ) -> dict[str, Any]:
     """The network alone on prepared images in memory, through the very engine lakeloop uses."""
     with Stopwatch() as startup:
-        from embeddings import embedder as embedders
+        from embeddings.embedders import embedder as embedders
 
         model = embedders.load(embedder, file=Path(weights) if weights else None, engine=engine)
         images = np.load(squares)
@@ -112,8 +112,8 @@ def stages(turn: int, folder: str, squares: str | None = None) -> dict[str, Any]
     `full_size` are the files that the embedding decodes without scaling. No pixels are kept:
     memory is as warm as in a worker.
     """
-    from embeddings.preprocess import DCT_MARGIN, prepare
-    from embeddings.specs import SPECS
+    from embeddings.embedders.preprocess import DCT_MARGIN, prepare
+    from embeddings.embedders.specs import SPECS
     from lake import ids
     from lake.images import decode
 
@@ -156,13 +156,13 @@ def plain_dataloader(turn: int, folder: str, work: str) -> dict[str, Any]:
     checks nothing.
     """
     with Stopwatch() as startup:
-        from embeddings import networks, torch_import
+        from embeddings.embedders import networks, torch_import
 
         torch, torchvision = torch_import.torch(), torch_import.torchvision()
         import lance
         import pyarrow as pa
 
-        from embeddings.specs import SPECS
+        from embeddings.embedders.specs import SPECS
         from lake import ids
         from lake.storage import schema, store
 
@@ -212,8 +212,8 @@ def export(turn: int, work: str) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
 
-    from embeddings import networks, torch_import
-    from embeddings.specs import SPECS
+    from embeddings.embedders import networks, torch_import
+    from embeddings.embedders.specs import SPECS
 
     torch.manual_seed(0)
     modules = {

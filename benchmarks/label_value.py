@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks import data as benchmark_data
 from benchmarks import machine, vectors
 from benchmarks.harness import ROOT, Options, say
-from embeddings import whitening
-from embeddings.active import PAGE, ActiveSearch
+from embeddings.search.active_search import PAGE, ActiveSearch
+from embeddings.vectors import whitening
 from training import probe
 
 if TYPE_CHECKING:

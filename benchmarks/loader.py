@@ -73,7 +73,7 @@ def lake(uri: str, workers: int, turn: int) -> dict[str, float]:
 
 def folder(root: str, workers: int, turn: int) -> dict[str, float]:
     """An epoch of the folder, a contender."""
-    from embeddings import torch_import
+    from embeddings.embedders import torch_import
 
     torch, datasets = torch_import.torch(), torch_import.torchvision().datasets
     torch.manual_seed(turn)
@@ -83,7 +83,7 @@ def folder(root: str, workers: int, turn: int) -> dict[str, float]:
 
 
 def _transform() -> Any:
-    from embeddings import torch_import
+    from embeddings.embedders import torch_import
 
     t = torch_import.torchvision().transforms
     return t.Compose([t.Resize(224), t.CenterCrop(224), t.ToTensor()])

@@ -126,10 +126,10 @@ def deal(poly: np.ndarray, seed: int) -> Deal:
 def build(place: Path) -> tuple[Path, Cells]:
     """A lake of all cells with their vectors, without answers and labels: where every seed begins."""
     import lake
-    from embeddings import duplicates
-    from embeddings import embedder as embedders
-    from embeddings.backfill import store_vectors
-    from embeddings.specs import DEFAULT
+    from embeddings.backfill.backfill import store_vectors
+    from embeddings.duplicates import duplicates
+    from embeddings.embedders import embedder as embedders
+    from embeddings.embedders.specs import DEFAULT
     from lake import ids
     from lake.ingest.ingest import ingest_items
     from lake.ingest.sources import Item
@@ -229,10 +229,10 @@ def _complaint(lk: Lake, cells: Cells, truths: dict[str, str]) -> str:
 
 def _isolate(lk: Lake, cells: Cells, example: str) -> tuple[int, str]:
     """A person marks page by page what is of the complaint's kind, until advised to stop: images looked at, search."""
-    from embeddings import searches
+    from embeddings.search import saved_searches
 
     new = {*cells.names(np.flatnonzero(cells.poly))}
-    search = searches.start(lk, examples=[example], where=f"model = '{MODEL}'", name="complaint")
+    search = saved_searches.start(lk, examples=[example], where=f"model = '{MODEL}'", name="complaint")
     while not search.progress().stop and (page := search.page()):
         search.mark([one for one in page if one in new], [one for one in page if one not in new])
     return search.progress().looked, search.id
@@ -251,7 +251,7 @@ def _second_turn(lk: Lake, pool: Sequence[str], count: int) -> list[str]:
 
 def _ask_people(lk: Lake, name: str, out: Path, truths: dict[str, str], **how: Any) -> None:
     """A slice goes out as a task file; people say of each image what it is; it comes back, and is frozen so."""
-    from embeddings import leaks
+    from embeddings.duplicates import leaks
     from lake.labels import labelling_tools
     from lake.slices import export
 

@@ -18,7 +18,7 @@ from benchmarks.contender import Stopwatch
 
 def run(turn: int, folder: str, work: str, arch: str, weights: str, batch: int, cores: int) -> dict[str, Any]:
     with Stopwatch() as startup:
-        from embeddings import torch_import
+        from embeddings.embedders import torch_import
 
         torch, _ = torch_import.torch(), torch_import.torchvision()
         import numpy as np

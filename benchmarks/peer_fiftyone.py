@@ -22,7 +22,7 @@ def run(
     os.environ |= {"FIFTYONE_DO_NOT_TRACK": "true", "FIFTYONE_DATABASE_DIR": str(Path(work, "fiftyone"))}
     os.environ |= {"FIFTYONE_DATABASE_VALIDATION": "false", "FIFTYONE_SHOW_PROGRESS_BARS": "false"}
     with Stopwatch() as startup:
-        from embeddings import torch_import
+        from embeddings.embedders import torch_import
 
         torch, torchvision, timm = torch_import.torch(), torch_import.torchvision(), torch_import.timm()
         import fiftyone

@@ -67,9 +67,9 @@ def photographs(data: Path, side: int = 224) -> tuple[Labelled, list[bytes]]:
 
 def embed(images: Iterable[Image.Image], side: int, count: int = 1_000) -> np.ndarray:
     """Unit vectors of images, float32 (n, 1280), by efficientnet-lite0 at `side` pixels."""
-    from embeddings import engine, specs
-    from embeddings.networks import build
-    from embeddings.preprocess import square
+    from embeddings.embedders import engine, specs
+    from embeddings.embedders.networks import build
+    from embeddings.embedders.preprocess import square
 
     network = build("efficientnet-lite0", None, None)
     how = specs.SPECS["efficientnet-lite0"].preprocessing

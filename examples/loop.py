@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import lake
-from embeddings import duplicates, leaks, searches
-from embeddings import embedder as embedders
-from embeddings.backfill import backfill
+from embeddings.backfill.backfill import backfill
+from embeddings.duplicates import duplicates, leaks
+from embeddings.embedders import embedder as embedders
+from embeddings.search import saved_searches
 from lake import ids
 from lake.ingest.ingest import ingest_items
 from lake.ingest.sources import Item, of_class
@@ -65,7 +66,7 @@ def loop(place: Path, story: Story) -> dict[str, Any]:
     bring_in(lk, [Saying("feedback", named[call["image_id"]].path, call["image_id"], about)])
 
     # Isolate: search by that example, page by page, until the search advises to stop. The slice is what was found.
-    search = searches.start(lk, examples=[call["image_id"]], where=f"model = '{MODEL}'")
+    search = saved_searches.start(lk, examples=[call["image_id"]], where=f"model = '{MODEL}'")
     while not search.progress().stop and (page := search.page()):
         new = [one for one in page if _is_new(named, one)]
         search.mark(yes=new, no=[one for one in page if one not in new])

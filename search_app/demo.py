@@ -24,7 +24,7 @@ from search_app.cells import COPIES_FROM, NEW_KIND_IN_PRODUCTION, WEEKS, Story, 
 from search_app.stream import Saying
 
 if TYPE_CHECKING:
-    from embeddings.embedder import Embedder
+    from embeddings.embedders.embedder import Embedder
     from lake.storage.store import Lake
 
 REGULARISATION = 0.01
@@ -63,10 +63,10 @@ def quickstart(uri: str, live: bool = False, story: Story | None = None) -> dict
 
 def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     import lake
-    from embeddings import duplicates
-    from embeddings import embedder as embedders
-    from embeddings.backfill import backfill, store_vectors
-    from embeddings.specs import DEFAULT
+    from embeddings.backfill.backfill import backfill, store_vectors
+    from embeddings.duplicates import duplicates
+    from embeddings.embedders import embedder as embedders
+    from embeddings.embedders.specs import DEFAULT
     from lake.ingest.ingest import ingest_items
     from lake.ingest.sources import Item, of_class
     from training import probe
@@ -104,8 +104,8 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
 def _catch_up(place: Path) -> None:
     """Brings in what an interrupted live stream has left."""
     import lake
-    from embeddings import embedder as embedders
-    from embeddings.backfill import backfill
+    from embeddings.backfill.backfill import backfill
+    from embeddings.embedders import embedder as embedders
 
     lk = lake.open(str(place))
     _say("the cells that were still to arrive come in now")
@@ -116,8 +116,8 @@ def _catch_up(place: Path) -> None:
 
 
 def _labelled_vectors(lk: Lake) -> tuple[np.ndarray, list[str]]:
-    from embeddings import embedder as embedders
-    from embeddings.vectors import of_images
+    from embeddings.embedders import embedder as embedders
+    from embeddings.vectors.matrices import of_images
 
     record = embedders.record_of(lk, None)
     labels = lk.sql("SELECT image_id, label FROM labels_current ORDER BY image_id")
@@ -127,7 +127,7 @@ def _labelled_vectors(lk: Lake) -> tuple[np.ndarray, list[str]]:
 
 def _serve_model(model: Embedder, story: Story) -> np.ndarray:
     """What the serving process computes on the way to its answers: a vector for each cell of production."""
-    from embeddings.preprocess import prepare
+    from embeddings.embedders.preprocess import prepare
 
     files = [(folder() / cell.path).read_bytes() for cell, _ in story.production]
     out = model.embed_batch([prepare(data, model.spec.preprocessing) for data in files])

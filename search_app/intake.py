@@ -18,7 +18,7 @@ from search_app.api.admission import Limits
 from search_app.children import Child
 
 if TYPE_CHECKING:
-    from embeddings.order import Order
+    from embeddings.backfill.embedding_order import Order
     from search_app.api.metrics import Metrics
 
 # The drainer drains for four seconds more after it is asked to end.
@@ -54,7 +54,7 @@ class Intake:
             command = drainer.arguments(self.uri, settings.spool, settings.keep)
             self._children.append((Child("drainer", command, metrics.drainer_said), DRAINER_SECONDS))
         if settings.embed:
-            from embeddings import watcher
+            from embeddings.backfill import watcher
 
             command = watcher.arguments(self.uri, order=settings.embed)
             self._children.append((Child("embedder", command, metrics.embedder_said), EMBEDDER_SECONDS))

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from embeddings.embedder import Embedder
+    from embeddings.embedders.embedder import Embedder
     from lake.storage.store import Lake
 
 KEPT = 2
@@ -69,7 +69,7 @@ def _load(future: Future[Embedder], lake: Lake, key: _Key, wait: float = 0) -> N
     if wait:
         threading.Event().wait(wait)
     try:
-        from embeddings import embedder
+        from embeddings.embedders import embedder
 
         future.set_result(embedder.for_lake(lake, embedder.record_of(lake, key[1])))
     except Exception as error:

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from embeddings import embedder as embedders
-from embeddings.backfill import backfill
-from embeddings.embedder import Embedder
-from embeddings.preprocess import prepare
-from embeddings.search import search
+from embeddings.backfill.backfill import backfill
+from embeddings.embedders import embedder as embedders
+from embeddings.embedders.embedder import Embedder
+from embeddings.embedders.preprocess import prepare
+from embeddings.search.search import search
 from lake import ids
 from lake.images.decode import open_image, pixels
 from lake.ingest.ingest import ingest
@@ -85,7 +85,7 @@ def test_scaled_decoding_keeps_the_embedding(embedded: tuple[Lake, Embedder], ph
     """Photographs large enough to be decoded scaled: cosine to the full decode at least 0.995."""
     import numpy as np
 
-    from embeddings.preprocess import square
+    from embeddings.embedders.preprocess import square
 
     _, model = embedded
     how = model.spec.preprocessing

@@ -53,7 +53,7 @@ def _loaded(uri: str, run: str) -> Answering:
     if key in _models:
         _models.move_to_end(key)
         return _models[key]
-    from embeddings.torch_import import torch
+    from embeddings.embedders.torch_import import torch
     from lake.storage import opening
     from training.serving import Answering
 

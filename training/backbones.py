@@ -1,8 +1,9 @@
 """Networks that turn images into features, by name, for the head of a task.
 
 efficientnet-lite0, resnet18 / 34 / 50, clip-vit-b-32 and open_clip:ARCH/PRETRAINED are the embedders' own networks
-(`embeddings/networks.py`), so that a probe and a fine-tuned model begin at the same weights; every other name is
-timm's. Weights come from the installed package, a cache, or a file, through `embeddings/weights.py` only.
+(`embeddings/embedders/networks.py`), so that a probe and a fine-tuned model begin at the same weights; every other
+name is
+timm's. Weights come from the installed package, a cache, or a file, through `embeddings/embedders/weights.py` only.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embeddings import networks, torch_import, weights
-from embeddings.specs import OPEN_CLIP_PREFIX, SPECS
+from embeddings.embedders import networks, torch_import, weights
+from embeddings.embedders.specs import OPEN_CLIP_PREFIX, SPECS
 from lake.errors import BadInput, HubUnreachable
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embeddings import torch_import, weights
+from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput
 from lake.spool.segments import sync_folder
 

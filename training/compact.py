@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from embeddings import networks, torch_import, weights
+from embeddings.embedders import networks, torch_import, weights
 from lake.errors import BadInput
 from training import heads
 

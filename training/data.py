@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embeddings import duplicates, leaks
+from embeddings.duplicates import duplicates, leaks
 from lake import slices
 from lake.errors import BadInput
 from lake.formats.annotation import Truth

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.errors import BadInput, CouldNot
 from training import backbones, checkpoint, data, forgetting, metrics, model, runs, sampling, schedule, stopping
 from training.augmentation import Look, Preparation

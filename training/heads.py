@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from embeddings import weights
+from embeddings.embedders import weights
 
 _log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils import data
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 
 if TYPE_CHECKING:
     from lake.slices.dataset import SliceDataset

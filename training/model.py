@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from lake.slices.naming import unknown
 from training import checkpoint, registry, runs
@@ -94,8 +94,8 @@ class ProbeModel:
         return self
 
     def answers(self, images: Iterable[tuple[str, Image]]) -> Iterator[Answer]:
-        from embeddings import embedder as embedders
-        from embeddings.preprocess import square
+        from embeddings.embedders import embedder as embedders
+        from embeddings.embedders.preprocess import square
 
         if self._lake is None:
             raise BadInput("a probe answers to new images only in the lake whose embedder it was made with")
@@ -107,8 +107,8 @@ class ProbeModel:
             yield from self.said([part[i][0] for i in found.kept], found.vectors)
 
     def answers_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Answer]:
-        from embeddings.embedder import record_of
-        from embeddings.vectors import of_images
+        from embeddings.embedders.embedder import record_of
+        from embeddings.vectors.matrices import of_images
 
         names, vectors = of_images(lake, record_of(lake, self.embedder), image_ids)
         place = {name: i for i, name in enumerate(names)}

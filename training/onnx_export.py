@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.errors import BadInput, CouldNot, UnreadableImage
 from lake.extras import require
 from lake.images import decode
@@ -255,8 +255,8 @@ def _probe_graph(loaded: ProbeModel) -> bytes:
 
 def _vectors(lake: Lake, loaded: ProbeModel) -> tuple[np.ndarray, Outputs]:
     """Vectors float32 (n, dim) of the run's images, and the probe's own probabilities for them."""
-    from embeddings.embedder import record_of
-    from embeddings.vectors import of_images
+    from embeddings.embedders.embedder import record_of
+    from embeddings.vectors.matrices import of_images
 
     names, found = of_images(lake, record_of(lake, loaded.embedder), _names(lake, loaded)[:VECTORS])
     if not len(names):

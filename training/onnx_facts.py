@@ -54,7 +54,7 @@ def of_network(loaded: NetworkModel) -> dict[str, Any]:
 
 def of_probe(lake: Lake, loaded: ProbeModel) -> dict[str, Any]:
     """Of a probe: the same, with the embedder that its vectors are of."""
-    from embeddings.embedder import record_of
+    from embeddings.embedders.embedder import record_of
 
     record = record_of(lake, loaded.embedder)
     embedder = {

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embeddings import preprocess
-from embeddings.specs import Preprocessing
+from embeddings.embedders import preprocess
+from embeddings.embedders.specs import Preprocessing
 from lake.errors import UnreadableImage
 from lake.images import decode
 from training.augmentation import Job, Preparation, prepare

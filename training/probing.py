@@ -30,7 +30,7 @@ def fit(lake: Lake, run: Run) -> Run:
 
     Images without a vector are left out, and counted in the record. Raises BadInput when no training image has one.
     """
-    from embeddings.embedder import record_of
+    from embeddings.embedders.embedder import record_of
 
     recipe, folder = run.recipe, runs.folder(lake, run.id)
     if run.status == "done":
@@ -74,7 +74,7 @@ def fit(lake: Lake, run: Run) -> Run:
 
 def _splits(lake: Lake, run: Run, record: Any) -> tuple[dict[str, Split], int]:
     """Labels and vectors of each split, and how many images have no vector."""
-    from embeddings.vectors import of_images
+    from embeddings.vectors.matrices import of_images
 
     table, splits, without = model.read_items(runs.folder(lake, run.id)), dict[str, Split](), 0
     for use in ("train", "replay", "validation", "test"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.errors import BadInput
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from embeddings import torch_import, weights
+from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, HubUnreachable
 from training import heads, suppression
 

@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from embeddings import embedder as embedders
-from embeddings import weights
-from embeddings.specs import OPEN_CLIP_PREFIX, SPECS, Preprocessing
+from embeddings.embedders import embedder as embedders
+from embeddings.embedders import weights
+from embeddings.embedders.specs import OPEN_CLIP_PREFIX, SPECS, Preprocessing
 from lake.errors import BadInput, WeightsMismatch
 from lake.storage import store
 from training import model as models

@@ -158,7 +158,7 @@ def folder(lake: Lake, run: str) -> Path:
 
 def artifact(lake: Lake, path: Path) -> dict[str, Any]:
     """What `Run.artifacts` says of a file in the lake's folder."""
-    from embeddings.weights import file_sha256
+    from embeddings.embedders.weights import file_sha256
 
     assert lake.folder is not None
     name = path.relative_to(lake.folder).as_posix()
@@ -170,7 +170,7 @@ def model_file(lake: Lake, run: Run) -> Path:
 
     Raises BadInput when the run is not done, and when its file is missing or another; CouldNot as `folder` does.
     """
-    from embeddings.weights import file_sha256
+    from embeddings.embedders.weights import file_sha256
 
     made = run.artifacts.get("model")
     if run.status != "done" or made is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from lake.regions import masks
 from training import miou, published

@@ -22,7 +22,7 @@ from training.preparing import How, Prepared
 from training.task import Answer, Sample
 
 if TYPE_CHECKING:
-    from embeddings.embedder import Embedder
+    from embeddings.embedders.embedder import Embedder
     from lake.storage.store import Lake
     from training.registry import Version
 
@@ -92,7 +92,7 @@ class Answering:
         if isinstance(found, models.NetworkModel):
             self.how = found.how
         elif isinstance(found, models.ProbeModel):
-            from embeddings import embedder as embedders
+            from embeddings.embedders import embedder as embedders
 
             self._embedder = embedders.for_lake(lake, embedders.record_of(lake, found.embedder))
             self.how = self._embedder.spec.preprocessing
@@ -106,7 +106,7 @@ class Answering:
             return []
         found: dict[str, Answer]
         if isinstance(self.model, models.NetworkModel):
-            from embeddings.torch_import import torch
+            from embeddings.embedders.torch_import import torch
 
             samples = [one for one in prepared if isinstance(one, Sample)]
             with torch().no_grad():

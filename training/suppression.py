@@ -1,6 +1,7 @@
 """Non-maximum suppression, and torchvision's detectors made to run where its compiled operators do not load.
 
-torchvision's wheels on package registries are built for CUDA; beside a CPU-only torch (`embeddings/torch_import.py`)
+torchvision's wheels on package registries are built for CUDA; beside a CPU-only torch
+(`embeddings/embedders/torch_import.py`)
 its own `nms` raises, and its `roi_align` in Python is compiled at the first call, which takes a minute and a C++
 compiler. `prepare` puts ours in the one's place, and the same Python, uncompiled, in the other's. Where the compiled
 operators load, nothing is changed.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 
 if TYPE_CHECKING:
     import torch

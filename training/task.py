@@ -166,7 +166,7 @@ class Task(Protocol):
 
 def collated(samples: Sequence[Sample], targets: Any) -> Batch:
     """The samples' images, ids and weights beside their targets, as every task has them."""
-    from embeddings import torch_import
+    from embeddings.embedders import torch_import
 
     torch = torch_import.torch()
     # (n, h, w, 3) in memory seen as (n, 3, h, w) is what channels_last means: nothing is copied.

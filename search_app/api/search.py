@@ -65,8 +65,8 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
         return Response(await run_in_threadpool(_document, found), media_type="application/json")
 
     def answer(query: Query) -> pa.Table:
-        from embeddings import embedder as embedders
-        from embeddings.search import search
+        from embeddings.embedders import embedder as embedders
+        from embeddings.search.search import search
         from search_app import filter_bounds, networks
 
         if query.where is not None:

@@ -22,7 +22,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from embeddings import near
+from embeddings.search import near
 from lake.errors import LakeloopError
 from lake.sql import columnar, saved_queries
 from lake.sql.sandbox import pool as sandbox

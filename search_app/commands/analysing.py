@@ -165,7 +165,7 @@ def _compare(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
 
 
 def _discover(a: argparse.Namespace) -> int:
-    from embeddings import discovery
+    from embeddings.discovery import discovery
     from lake.analytics import metrics
 
     opened = open_lake(a)

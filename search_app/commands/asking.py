@@ -99,7 +99,7 @@ def _asked(a: argparse.Namespace, opened: Lake, parameters: dict[str, Any]) -> A
 def _neighbours(opened: Lake, text: str, parameters: dict[str, Any]) -> dict[str, Any]:
     if "near" not in text.lower():  # what finds them takes a while to import
         return {}
-    from embeddings import near
+    from embeddings.search import near
 
     return near.extras(opened, text, parameters)
 

@@ -55,7 +55,7 @@ def register(add: Add) -> None:
 
 
 def _cluster(a: argparse.Namespace) -> int:
-    from embeddings.cluster import cluster
+    from embeddings.clusters.trees import cluster
     from lake.access import audit
     from lake.sql import tables
 
@@ -103,7 +103,7 @@ def _cluster(a: argparse.Namespace) -> int:
 def _assign(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from embeddings.assign import assign
+    from embeddings.clusters.assign import assign
     from lake.access import audit
 
     opened = open_lake(a)
@@ -118,7 +118,7 @@ def _assign(a: argparse.Namespace) -> int:
 def _volume(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from embeddings.assign import volume
+    from embeddings.clusters.assign import volume
     from lake.sql import tables
 
     found = volume(open_lake(a), a.tree)
@@ -130,7 +130,7 @@ def _volume(a: argparse.Namespace) -> int:
 
 
 def _sweep(a: argparse.Namespace) -> int:
-    from embeddings.cuts import sweep
+    from embeddings.clusters.cuts import sweep
 
     opened = open_lake(a)
     with _stages() as say:
@@ -139,7 +139,7 @@ def _sweep(a: argparse.Namespace) -> int:
 
 
 def _compare(a: argparse.Namespace) -> int:
-    from embeddings.cuts import compare
+    from embeddings.clusters.cuts import compare
 
     opened = open_lake(a)
     with _stages() as say:
@@ -162,7 +162,7 @@ def _cuts(a: argparse.Namespace, found: list[Any]) -> int:
 
 
 def _rename(a: argparse.Namespace) -> int:
-    from embeddings.cluster import rename
+    from embeddings.clusters.trees import rename
     from lake.access import audit
 
     opened = open_lake(a)
@@ -172,7 +172,7 @@ def _rename(a: argparse.Namespace) -> int:
 
 
 def _uncut(a: argparse.Namespace) -> int:
-    from embeddings.cluster import uncut
+    from embeddings.clusters.trees import uncut
     from lake.access import audit
 
     opened = open_lake(a)
@@ -184,7 +184,7 @@ def _uncut(a: argparse.Namespace) -> int:
 def _list(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from embeddings.cluster import trees
+    from embeddings.clusters.trees import trees
     from lake.sql import tables
 
     found = trees(open_lake(a))

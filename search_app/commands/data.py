@@ -12,7 +12,7 @@ from search_app.commands.terminal import Add, answer, open_lake, progress, uri
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embeddings.backfill import Report
+    from embeddings.backfill.backfill import Report
     from lake.storage.store import EmbedderRecord, Lake
 
 
@@ -48,7 +48,7 @@ def register(add: Add) -> None:
 
 def _init(a: argparse.Namespace) -> None:
     import lake
-    from embeddings import specs
+    from embeddings.embedders import specs
     from lake.access import audit
 
     names = a.embedder or [specs.DEFAULT]
@@ -104,8 +104,8 @@ def _ingest(a: argparse.Namespace) -> int:
 def _embed(a: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from embeddings import embedder as embedders
-    from embeddings.backfill import Report, backfill
+    from embeddings.backfill.backfill import Report, backfill
+    from embeddings.embedders import embedder as embedders
     from lake.access import audit
     from lake.analytics import summary
 
@@ -134,8 +134,8 @@ def _embed(a: argparse.Namespace) -> int:
 
 
 def _watch(a: argparse.Namespace, opened: Lake, record: EmbedderRecord, file: Path | None) -> int:
-    from embeddings import embedder as embedders
-    from embeddings import watcher
+    from embeddings.backfill import watcher
+    from embeddings.embedders import embedder as embedders
 
     trust, images = a.trust_sha256, watcher.IMAGES
     model = embedders.for_lake(opened, record, file=file, trust_sha256=trust, engine=a.engine, images=images)

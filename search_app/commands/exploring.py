@@ -22,7 +22,7 @@ def register(add: Add) -> None:
 
 
 def _search(a: argparse.Namespace) -> int:
-    from embeddings.search import search
+    from embeddings.search.search import search
 
     found = search(
         open_lake(a),

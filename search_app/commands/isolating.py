@@ -11,7 +11,7 @@ from lake.errors import BadInput
 from search_app.commands.terminal import Add, answer, open_lake
 
 if TYPE_CHECKING:
-    from embeddings.searches import Search
+    from embeddings.search.saved_searches import Search
     from lake.storage.store import Lake
 
 
@@ -37,7 +37,7 @@ def register(add: Add) -> None:
 
 
 def _isolate(a: argparse.Namespace) -> int:
-    from embeddings import searches
+    from embeddings.search import saved_searches
     from lake.access import audit
     from lake.sql import tables
 
@@ -47,7 +47,7 @@ def _isolate(a: argparse.Namespace) -> int:
         raise BadInput(f"--page is {a.page}; it must be at least 1")
     opened = open_lake(a)
     if a.list:
-        every = searches.list(opened)
+        every = saved_searches.list(opened)
         lines = [
             f"{s.id}  {s.created_at:%Y-%m-%d %H:%M}  {s.found:,} found, {s.looked:,} looked at  {s.name or ''}".rstrip()
             for s in every
@@ -55,14 +55,14 @@ def _isolate(a: argparse.Namespace) -> int:
         facts = [tables.plain(vars(s)) for s in every]
         return answer(a, facts, "\n".join(lines) or "no searches yet; begin one with: lakeloop isolate --like ID")
     if a.like is not None:
-        search = searches.start(
+        search = saved_searches.start(
             opened, examples=a.like, node=a.node, where=a.where, embedder=a.embedder, name=a.name, seed=a.seed
         )
         audit.record(opened, "isolate", search.id, detail={"like": a.like, "node": a.node, "where": a.where})
     else:
         if a.where or a.node or a.embedder:
             raise BadInput("a search keeps its own --where, --node and --embedder: give them with --like")
-        search = searches.resume(opened, a.search)
+        search = saved_searches.resume(opened, a.search)
     if a.oracle_column is not None:
         return _by_oracle(a, opened, search)
     _mark(a, search)

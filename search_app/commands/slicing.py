@@ -14,7 +14,7 @@ from search_app.commands.terminal import Add, answer, open_lake, progress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embeddings.leaks import Leaks
+    from embeddings.duplicates.leaks import Leaks
     from lake.slices import Draft, Slice
     from lake.storage.store import Lake
 
@@ -81,7 +81,7 @@ def register(add: Add, slices: Any) -> None:
 
 
 def _create(a: argparse.Namespace) -> int:
-    from embeddings import leaks
+    from embeddings.duplicates import leaks
     from lake import slices
 
     if (a.radius is None) != (a.like is None):
@@ -131,7 +131,7 @@ def _save(a: argparse.Namespace, lake: Lake, made: Draft, found: Leaks) -> int:
 
 
 def _dry_run(a: argparse.Namespace, lake: Lake, made: Draft) -> int:
-    from embeddings import duplicates, leaks
+    from embeddings.duplicates import duplicates, leaks
     from lake import slices
 
     classes = slices.balance(lake, made.found.contents)
@@ -157,7 +157,7 @@ def _dry_run(a: argparse.Namespace, lake: Lake, made: Draft) -> int:
 
 
 def _freeze(a: argparse.Namespace) -> int:
-    from embeddings import leaks
+    from embeddings.duplicates import leaks
     from lake import slices
 
     opened = open_lake(a)
@@ -247,7 +247,7 @@ def _history(a: argparse.Namespace) -> int:
 
 
 def _leaks(a: argparse.Namespace) -> int:
-    from embeddings import leaks
+    from embeddings.duplicates import leaks
     from lake import slices
 
     opened = open_lake(a)
@@ -281,7 +281,7 @@ def _tag(a: argparse.Namespace) -> int:
 
 
 def _role(a: argparse.Namespace) -> int:
-    from embeddings import leaks
+    from embeddings.duplicates import leaks
     from lake import slices
     from lake.access import audit
 
@@ -313,7 +313,7 @@ def _delete(a: argparse.Namespace) -> int:
 def _duplicates(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from embeddings import duplicates
+    from embeddings.duplicates import duplicates
     from lake import slices
     from lake.access import audit
 

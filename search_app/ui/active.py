@@ -20,7 +20,7 @@ from search_app.ui import session
 from search_app.ui.words import plain
 
 if TYPE_CHECKING:
-    from embeddings.searches import Search
+    from embeddings.search.saved_searches import Search
 
 KEPT = 3  # hundreds of megabytes each at a hundred thousand images
 
@@ -46,7 +46,7 @@ def opened(search_id: str, anew: bool) -> Held:
 
     Raises BadInput when there is none.
     """
-    from embeddings import searches
+    from embeddings.search import saved_searches
 
     key = session.lake().uri, search_id
     found = _known(key, anew)
@@ -55,7 +55,7 @@ def opened(search_id: str, anew: bool) -> Held:
             found = _known(key, anew)  # by whoever waited here before
             if found is None:
                 versions = _versions()
-                found = Held(searches.resume(session.lake(), search_id), versions)
+                found = Held(saved_searches.resume(session.lake(), search_id), versions)
                 _keep(key, found)
     return found
 
@@ -88,12 +88,12 @@ def marking(held: Held) -> Iterator[Search]:
 
 def begin(**how: Any) -> None:
     """Start a search (see `embeddings.searches.start`) and show it, which ends this run; a refusal is said."""
-    from embeddings import searches
+    from embeddings.search import saved_searches
 
     lake = session.lake()
     try:
         with st.spinner("Reading the vectors …", show_time=True):
-            made = searches.start(lake, **how)
+            made = saved_searches.start(lake, **how)
     except LakeloopError as error:
         st.toast(plain(str(error)), duration="long")
         return

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from embeddings import near
+from embeddings.search import near
 from lake.access import audit
 from lake.errors import LakeloopError, QueryStopped
 from lake.sql import saved_queries

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lake.errors import LakeloopError
 
 if TYPE_CHECKING:
-    from embeddings.discovery import Discovery
+    from embeddings.discovery.discovery import Discovery
     from lake.storage.store import Lake
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Discovering:
 
     def run(self, lake: Lake, how: dict[str, Any]) -> None:
         """Does the work; returns when it is done, whatever happens."""
-        from embeddings.discovery import discover
+        from embeddings.discovery.discovery import discover
 
         try:
             self.found = discover(lake, progress=self._tell, **how)

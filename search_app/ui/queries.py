@@ -317,7 +317,7 @@ def members(node_id: str, limit: int) -> list[Row]:
 def _similar(
     stamp: Stamp, k: int, where: str | None, embedder: str, query: str, ids: tuple[str, ...], text: str
 ) -> list[Row]:
-    from embeddings.search import search
+    from embeddings.search.search import search
 
     lake = session.lake()
     what: dict[str, Any] = {"ids": ids}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embeddings.embedder import Embedded
-from embeddings.specs import Preprocessing, Spec
+from embeddings.embedders.embedder import Embedded
+from embeddings.embedders.specs import Preprocessing, Spec
 
 SQUARE = Preprocessing(8, 8, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "squash")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings import whitening
-from embeddings.active import ActiveSearch
+from embeddings.search.active_search import ActiveSearch
+from embeddings.vectors import whitening
 
 
 def kinds(count: int, rare: int, seed: int = 0, apart: float = 3.0, dim: int = 32) -> tuple[np.ndarray, np.ndarray]:

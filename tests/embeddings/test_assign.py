@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings.assign import assign, volume
-from embeddings.backfill import store_vectors
-from embeddings.cluster import cluster
+from embeddings.backfill.backfill import store_vectors
+from embeddings.clusters.assign import assign, volume
+from embeddings.clusters.trees import cluster
 from lake import slices
 from lake.errors import BadInput
 from lake.storage.store import Lake
@@ -166,7 +166,7 @@ def test_images_without_a_vector_wait(make_lake: MakeLake) -> None:
 
 
 def test_a_large_node_is_voted_on_by_a_sample(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    from embeddings import assign as module
+    from embeddings.clusters import assign as module
 
     monkeypatch.setattr(module, "MEMBERS_MOST", 20)
     monkeypatch.setattr(module, "CHILD_MEMBERS_FEWEST", 5)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings import backfill as module
-from embeddings.backfill import Backfill, Report, backfill, store_vectors
-from embeddings.embedder import bind, record_of
+from embeddings.backfill import backfill as module
+from embeddings.backfill.backfill import Backfill, Report, backfill, store_vectors
+from embeddings.embedders.embedder import bind, record_of
 from lake import ids
 from lake.analytics import summary
 from lake.errors import CouldNot
@@ -28,8 +28,8 @@ from tests.pictures import encoded, flat
 COLUMN = "emb_mean_colour"
 SCRIPT = """
 import sys, time
-from embeddings import backfill as module
-from embeddings.embedder import record_of
+from embeddings.backfill import backfill as module
+from embeddings.embedders.embedder import record_of
 from lake.storage import opening
 from tests.embeddings.colour import MeanColour
 module.COMMIT_IMAGES, module.TASK_IMAGES = 4, 2

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from embeddings import torch_import
-from embeddings.backfill import backfill
-from embeddings.embedder import TextEmbedder, for_lake, record_of
-from embeddings.search import search
+from embeddings.backfill.backfill import backfill
+from embeddings.embedders import torch_import
+from embeddings.embedders.embedder import TextEmbedder, for_lake, record_of
+from embeddings.search.search import search
 from lake import ids
 from lake.errors import BadInput
 from lake.ingest import ingest
@@ -116,7 +116,7 @@ def test_an_empty_text_is_refused(embedded) -> None:
 
 @pytest.mark.soak
 def test_a_pickled_checkpoint_is_taken_when_vouched_for(clip, tmp_path: Path) -> None:
-    from embeddings.embedder import NetworkEmbedder
+    from embeddings.embedders.embedder import NetworkEmbedder
 
     file = tmp_path / "open_clip_pytorch_model.bin"
     torch_import.torch().save({"state_dict": clip[0].state_dict()}, file)

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings.backfill import store_vectors
-from embeddings.cluster import Tree, cluster, rename, trees, uncut
-from embeddings.cuts import compare, sweep
-from embeddings.embedder import bind, record_of
+from embeddings.backfill.backfill import store_vectors
+from embeddings.clusters.cuts import compare, sweep
+from embeddings.clusters.trees import Tree, cluster, rename, trees, uncut
+from embeddings.embedders.embedder import bind, record_of
 from lake import slices
 from lake.errors import BadInput
 from lake.storage.store import Lake

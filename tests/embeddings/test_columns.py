@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings import columns
-from embeddings.columns import store_vectors
-from embeddings.embedder import bind
+from embeddings.backfill import vector_columns
+from embeddings.backfill.vector_columns import store_vectors
+from embeddings.embedders.embedder import bind
 from lake.storage import opening
 from lake.storage.missing_vectors import Missing
 from lake.storage.store import Lake
@@ -47,7 +47,7 @@ def rows(lk: Lake) -> dict[str, dict[str, object]]:
 @pytest.mark.parametrize("waste", [0, 100, 4 << 20])
 def test_only_the_vectors_change(lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int) -> None:
     """`waste` 0: rows move wherever most of a fragment waits on; 4 MB: never in tables as small as this."""
-    monkeypatch.setattr(columns, "WASTE_BYTES", waste)
+    monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
     before = rows(lk)
     fragments = len(lk.dataset("predictions").get_fragments())
     missing = Missing(lk, "emb_mean_colour")
@@ -65,7 +65,7 @@ def test_only_the_vectors_change(lk: Lake, monkeypatch: pytest.MonkeyPatch, wast
 
 
 def test_a_row_has_its_vector_already_and_keeps_it(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "WASTE_BYTES", 0)
+    monkeypatch.setattr(vector_columns, "WASTE_BYTES", 0)
     store_vectors(lk, "emb_mean_colour", {image(0): vector(0)})
     assert store_vectors(lk, "emb_mean_colour", {image(0): vector(7), image("none"): vector(1)}) == 0
     assert rows(lk)[image(0)]["emb_mean_colour"] == [0, 1, 0]
@@ -103,16 +103,16 @@ def test_what_another_commits_just_before_stays(
     lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int, deed: Callable[[Lake], None]
 ) -> None:
     """Between our reading and our commit somebody else does something to the same fragments."""
-    monkeypatch.setattr(columns, "WASTE_BYTES", waste)
+    monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
     before = {row["image_id"]: row for row in lk.dataset("predictions").to_table().to_pylist()}
-    commit, left = columns._commit, iter([deed])
+    commit, left = vector_columns._commit, iter([deed])
 
     def second(*arguments: Any) -> None:
         if first := next(left, None):
             first(opening.open(lk.uri))
         commit(*arguments)
 
-    monkeypatch.setattr(columns, "_commit", second)
+    monkeypatch.setattr(vector_columns, "_commit", second)
     store_vectors(lk, "emb_mean_colour", {image(i): vector(i) for i in range(4)})
     found = lk.dataset("predictions").to_table().to_pylist()
     assert len(found) == 80 + (deed is _appends) - (deed is _deletes)
@@ -131,7 +131,7 @@ def test_what_another_commits_just_before_stays(
 def test_writers_that_add_change_delete_and_compact_lose_nothing(
     lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int
 ) -> None:
-    monkeypatch.setattr(columns, "WASTE_BYTES", waste)
+    monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
     failures: list[BaseException] = []
 
     def busy(deed: object) -> None:

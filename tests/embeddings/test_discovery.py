@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings import discovery
-from embeddings.backfill import store_vectors
-from embeddings.discovery import discover
-from embeddings.embedder import bind, record_of
+from embeddings.backfill.backfill import store_vectors
+from embeddings.discovery import discovery
+from embeddings.discovery.discovery import discover
+from embeddings.embedders.embedder import bind, record_of
 from lake import slices
 from lake.analytics import metrics
 from lake.errors import BadInput
@@ -102,7 +102,7 @@ def test_a_kind_of_image_without_a_name_has_its_images(make_lake: MakeLake) -> N
     assert len(kind & {*worst.ids}) >= len(worst.ids) / 2
     assert worst.predicate is None
     # With a tree over the answers its clusters are told instead: they can be opened.
-    from embeddings.cluster import cluster
+    from embeddings.clusters.trees import cluster
 
     tree = cluster(lk, method="kmeans", k=6).tree
     told = discover(lk, by="cluster", permutations=150).findings[0]

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from embeddings import alignment, duplicates, leaks, planted
-from embeddings.backfill import store_vectors
+from embeddings.backfill.backfill import store_vectors
+from embeddings.duplicates import alignment, duplicates, leaks, planted
 from lake import ids, slices
 from lake.errors import BadInput
 from lake.images import decode

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from embeddings import embedder as embedders
-from embeddings import specs, torch_import
-from embeddings.backfill import backfill
-from embeddings.embedder import NetworkEmbedder, TextEmbedder, for_lake, load, record_of
-from embeddings.engine import unit
+from embeddings.backfill.backfill import backfill
+from embeddings.embedders import embedder as embedders
+from embeddings.embedders import specs, torch_import
+from embeddings.embedders.embedder import NetworkEmbedder, TextEmbedder, for_lake, load, record_of
+from embeddings.embedders.engine import unit
 from lake.errors import BadInput, HubUnreachable, WeightsMismatch
 from lake.ingest import ingest
 from lake.storage.store import Lake

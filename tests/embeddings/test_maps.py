@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings import components, maps, projection
-from embeddings.backfill import store_vectors
-from embeddings.cluster import cluster
-from embeddings.neighbours import neighbours
+from embeddings.backfill.backfill import store_vectors
+from embeddings.clusters import maps, projection
+from embeddings.clusters.trees import cluster
+from embeddings.vectors import components
+from embeddings.vectors.neighbours import neighbours
 from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import MakeLake

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings import near
-from embeddings.backfill import store_vectors
-from embeddings.embedder import bind, record_of
-from embeddings.search import search
+from embeddings.backfill.backfill import store_vectors
+from embeddings.embedders.embedder import bind, record_of
+from embeddings.search import near
+from embeddings.search.search import search
 from lake.errors import BadInput
 from lake.sql.sandbox.pool import Pool
 from lake.storage import opening

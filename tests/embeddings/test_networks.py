@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
-from embeddings import torch_import
-from embeddings.backfill import backfill
-from embeddings.embedder import Embedder, NetworkEmbedder, for_lake, record_of
-from embeddings.networks import efficientnet_lite0_classifier
-from embeddings.preprocess import prepare
-from embeddings.search import search
+from embeddings.backfill.backfill import backfill
+from embeddings.embedders import torch_import
+from embeddings.embedders.embedder import Embedder, NetworkEmbedder, for_lake, record_of
+from embeddings.embedders.networks import efficientnet_lite0_classifier
+from embeddings.embedders.preprocess import prepare
+from embeddings.search.search import search
 from lake import ids
 from lake.ingest import ingest
 from lake.storage.store import Lake

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings.order import ORDERS, Order, first
+from embeddings.backfill.embedding_order import ORDERS, Order, first
 from lake.storage.image_keys import keys_of
 from lake.storage.missing_vectors import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps
 from tests.lake.answers import image

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from embeddings import neighbours as module
-from embeddings import partition as partitions
-from embeddings.neighbours import nearest, neighbours
-from embeddings.partition import Partition, partition, usual_size
+from embeddings.clusters import partition as partitions
+from embeddings.clusters.partition import Partition, partition, usual_size
+from embeddings.vectors import neighbours as module
+from embeddings.vectors.neighbours import nearest, neighbours
 from lake.errors import BadInput
 from tests.embeddings.test_cluster import QUICK, islands, unit
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from embeddings import torch_import
-from embeddings.preprocess import prepare, prepare_many, square
-from embeddings.specs import SPECS, Preprocessing
+from embeddings.embedders import torch_import
+from embeddings.embedders.preprocess import prepare, prepare_many, square
+from embeddings.embedders.specs import SPECS, Preprocessing
 from lake.errors import UnreadableImage
 from tests import pictures
 from tests.pictures import encoded

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings.backfill import backfill, store_vectors
-from embeddings.embedder import bind, record_of
-from embeddings.search import search
+from embeddings.backfill.backfill import backfill, store_vectors
+from embeddings.embedders.embedder import bind, record_of
+from embeddings.search.search import search
 from lake import ids
 from lake.errors import BadInput
 from lake.ingest import ingest

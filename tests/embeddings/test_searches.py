@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings import searches
-from embeddings.backfill import store_vectors
-from embeddings.cluster import cluster
-from embeddings.embedder import bind, record_of
+from embeddings.backfill.backfill import store_vectors
+from embeddings.clusters.trees import cluster
+from embeddings.embedders.embedder import bind, record_of
+from embeddings.search import saved_searches
 from lake import slices
 from lake.errors import BadInput
 from lake.storage import opening
@@ -46,14 +46,14 @@ def made(lk: Lake) -> tuple[Lake, set[str]]:
     return lk, {image(i) for i in np.flatnonzero(kind)}
 
 
-def turn(search: searches.Search, kind: set[str]) -> None:
+def turn(search: saved_searches.Search, kind: set[str]) -> None:
     page = search.page()
     search.mark([i for i in page if i in kind], [i for i in page if i not in kind])
 
 
 def test_a_kind_is_found_and_becomes_a_slice(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
-    search = searches.start(lk, examples=[min(kind)], name="odd ones")
+    search = saved_searches.start(lk, examples=[min(kind)], name="odd ones")
     while len(search.found()) < RARE:
         turn(search, kind)
     assert set(search.found()) == kind
@@ -66,20 +66,20 @@ def test_a_kind_is_found_and_becomes_a_slice(hay: tuple[Lake, set[str]]) -> None
 
 def test_a_resumed_search_is_the_same(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
-    search = searches.start(lk, examples=[min(kind)])
+    search = saved_searches.start(lk, examples=[min(kind)])
     for _ in range(2):
         turn(search, kind)
-    again = searches.resume(opening.open(lk.uri), search.id)
+    again = saved_searches.resume(opening.open(lk.uri), search.id)
     assert again.page() == search.page()
     assert set(again.found()) == set(search.found())
     assert again.progress() == search.progress()
-    listed = searches.list(lk)
+    listed = saved_searches.list(lk)
     assert [(s.id, s.found, s.looked) for s in listed] == [(search.id, len(search.found()), 48)]
 
 
 def test_marks_are_taken_back_page_by_page(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
-    search = searches.start(lk, examples=[min(kind)])
+    search = saved_searches.start(lk, examples=[min(kind)])
     pages = []
     for _ in range(3):
         pages.append(search.page())
@@ -89,13 +89,13 @@ def test_marks_are_taken_back_page_by_page(hay: tuple[Lake, set[str]]) -> None:
         assert search.page() == page
     assert not search.undo(), "the example stays"
     assert search.found() == [min(kind)]
-    assert searches.resume(lk, search.id).page() == pages[0]
+    assert saved_searches.resume(lk, search.id).page() == pages[0]
 
 
 def test_a_whole_cluster_is_accepted_or_refused_without_looking(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
     tree = cluster(lk, method="kmeans", k=3)
-    search = searches.start(lk, examples=[min(kind)])
+    search = saved_searches.start(lk, examples=[min(kind)])
     node = f"{tree.tree}/0"
     inside = set(lk.look_up("cluster_members", ["image_id"], "id", [node])["image_id"].to_pylist())
     assert search.refuse(node) == len(inside - {min(kind)})
@@ -111,18 +111,18 @@ def test_a_whole_cluster_is_accepted_or_refused_without_looking(hay: tuple[Lake,
 def test_a_search_keeps_to_its_filter_or_node(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
     example = min(kind)
-    search = searches.start(lk, examples=[example], where="label = 'usual'")
+    search = saved_searches.start(lk, examples=[example], where="label = 'usual'")
     assert set(search.page(COUNT)).isdisjoint(kind)
     assert len(search.page(COUNT)) == COUNT - RARE
     tree = cluster(lk, method="kmeans", k=4)
     inside = set(lk.look_up("cluster_members", ["image_id"], "id", [f"{tree.tree}/1"])["image_id"].to_pylist())
-    assert set(searches.start(lk, examples=[example], node=f"{tree.tree}/1").page(COUNT)) == inside - {example}
+    assert set(saved_searches.start(lk, examples=[example], node=f"{tree.tree}/1").page(COUNT)) == inside - {example}
 
 
 def test_an_answers_id_names_its_image(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
     rows = lk.look_up("predictions", ["prediction_id"], "image_id", [min(kind)])
-    search = searches.start(lk, examples=[str(rows["prediction_id"][0])])
+    search = saved_searches.start(lk, examples=[str(rows["prediction_id"][0])])
     assert search.found() == [min(kind)]
 
 
@@ -141,8 +141,8 @@ def test_a_search_that_cannot_begin_says_why_and_leaves_nothing(
 ) -> None:
     lk, _ = hay
     with pytest.raises(BadInput, match=says):
-        searches.start(lk, **how)  # type: ignore[arg-type]
-    assert searches.list(lk) == []
+        saved_searches.start(lk, **how)  # type: ignore[arg-type]
+    assert saved_searches.list(lk) == []
     assert lk.dataset("marks").count_rows() == 0
 
 
@@ -150,29 +150,29 @@ def test_an_example_without_a_vector_is_told(hay: tuple[Lake, set[str]]) -> None
     lk, _ = hay
     add(lk, [{"image_id": image(COUNT + 1), "label": "new"}])
     with pytest.raises(BadInput, match="no random vector"):
-        searches.start(lk, examples=[image(COUNT + 1)])
+        saved_searches.start(lk, examples=[image(COUNT + 1)])
     with pytest.raises(BadInput, match="no search 'none'"):
-        searches.resume(lk, "none")
+        saved_searches.resume(lk, "none")
 
 
 def test_a_strange_image_cannot_be_marked(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
-    search = searches.start(lk, examples=[min(kind)])
+    search = saved_searches.start(lk, examples=[min(kind)])
     with pytest.raises(BadInput, match="not among those"):
         search.mark(["0" * 64])
     with pytest.raises(BadInput, match="yes and no"):
         search.mark([image(3)], [image(3)])
-    assert len(searches.resume(lk, search.id).found()) == 1
+    assert len(saved_searches.resume(lk, search.id).found()) == 1
 
 
 def test_images_that_arrive_are_looked_at_from_the_next_resumption(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
-    search = searches.start(lk, examples=[min(kind)])
+    search = saved_searches.start(lk, examples=[min(kind)])
     turn(search, kind)
     add(lk, [{"image_id": image(COUNT + 5), "label": "odd"}])
     like = lk.look_up("predictions", ["emb_random"], "image_id", [min(kind)])["emb_random"][0].as_py()
     store_vectors(lk, "emb_random", {image(COUNT + 5): np.asarray(like, np.float32)})
-    assert image(COUNT + 5) in searches.resume(lk, search.id).page()
+    assert image(COUNT + 5) in saved_searches.resume(lk, search.id).page()
 
 
 def test_the_command_isolates_with_an_oracle_and_page_by_page(

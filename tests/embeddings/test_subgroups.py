@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from embeddings import subgroups
-from embeddings.subgroups import LOOK, SUPPORT_LEAST
+from embeddings.discovery import subgroups
+from embeddings.discovery.subgroups import LOOK, SUPPORT_LEAST
 from tests.conftest import Say
 
 PAIR = ((0, 1), (1, 0))

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embeddings import backfill, watcher
-from embeddings import watch as module
-from embeddings.embedder import Embedded, bind, record_of
-from embeddings.watch import Lag, watch
+from embeddings.backfill import backfill, watcher
+from embeddings.backfill import watch as module
+from embeddings.backfill.watch import Lag, watch
+from embeddings.embedders.embedder import Embedded, bind, record_of
 from lake import ids
 from lake.errors import BadInput, CouldNot
 from lake.images import workers
@@ -263,8 +263,8 @@ def test_rows_that_come_change_and_are_compacted_meanwhile_lose_nothing(
 
 SCRIPT = """
 import sys, threading
-from embeddings import columns, watch
-from embeddings.embedder import record_of
+from embeddings.backfill import vector_columns as columns, watch
+from embeddings.embedders.embedder import record_of
 from lake.storage import opening
 from tests.embeddings.colour import MeanColour
 watch.ROUND_IMAGES, columns.WASTE_BYTES = 4, 0

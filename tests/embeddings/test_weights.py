@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from embeddings import torch_import, weights
+from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, CouldNot
 from lake.storage.store import Lake
 
@@ -140,4 +140,4 @@ def test_torch_load_stands_in_one_place() -> None:
     ).stdout.split()
     loading = re.compile(r"\btorch(\(\))?\.load\(|pickle\.loads?\(|hub\.load\(|load_state_dict_from_url\(")
     found = [f for f in files for line in (ROOT / f).read_text().splitlines() if loading.search(line)]
-    assert found == ["embeddings/weights.py"]
+    assert found == ["embeddings/embedders/weights.py"]

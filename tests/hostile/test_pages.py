@@ -21,8 +21,8 @@ import httpx
 import pytest
 from PIL import Image, PngImagePlugin
 
-from embeddings.backfill import backfill
-from embeddings.cluster import cluster
+from embeddings.backfill.backfill import backfill
+from embeddings.clusters.trees import cluster
 from lake import slices
 from lake.errors import BadInput
 from lake.ingest.ingest import ingest

@@ -6,8 +6,8 @@ import os
 import signal
 import time
 
-from embeddings.preprocess import Prepared, prepare_many
-from embeddings.specs import Preprocessing
+from embeddings.embedders.preprocess import Prepared, prepare_many
+from embeddings.embedders.specs import Preprocessing
 from lake.images import decode
 
 DEADLY = b"DEADLY"
@@ -44,7 +44,7 @@ def decode_or_die(files: list[bytes], max_megapixels: float) -> list[decode.Deco
 
 
 def prepare_or_die(files: list[bytes], how: Preprocessing | None) -> Prepared:
-    """embeddings.preprocess:prepare_many in the same world."""
+    """embeddings.embedders.preprocess:prepare_many in the same world."""
     if any(data.endswith(DEADLY) for data in files):
         os.kill(os.getpid(), signal.SIGSEGV)
     return prepare_many(files, how)

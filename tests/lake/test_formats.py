@@ -412,7 +412,7 @@ def test_pycocotools_reads_coco(tmp_path: Path) -> None:
 
 
 def test_torchvision_reads_folders_coco_and_voc(tmp_path: Path) -> None:
-    from embeddings import torch_import
+    from embeddings.embedders import torch_import
 
     readers = torch_import.torchvision().datasets
     for format in ("imagefolder", "coco", "voc"):

@@ -56,7 +56,7 @@ def test_every_row_is_what_it_was(tiny: Lake) -> None:
 
 
 def test_searches_and_sql_answer_the_same(tiny: Lake) -> None:
-    from embeddings.search import search
+    from embeddings.search.search import search
 
     def answers() -> object:
         found = search(tiny, ids=[stock.image_id(3)], k=7, embedder="x").to_pylist()

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings.columns import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from lake.analytics import summary
 from lake.storage import schema
 from lake.storage.lance_files import nulls

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import lake
-from embeddings.backfill import backfill
+from embeddings.backfill.backfill import backfill
 from lake.client import Client
 from lake.ids import image_id
 from tests.embeddings.colour import MeanColour

@@ -11,9 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 import lake
-from embeddings import maps
-from embeddings.backfill import store_vectors
-from embeddings.embedder import bind, record_of
+from embeddings.backfill.backfill import store_vectors
+from embeddings.clusters import maps
+from embeddings.embedders.embedder import bind, record_of
 from lake.storage.store import Lake
 from search_app.api.app import Api
 from search_app.cli import main
@@ -106,7 +106,7 @@ def test_colours_are_in_the_order_of_the_points(bound: Lake) -> None:
 
 
 def test_clusters_colour_a_map_and_the_thirteenth_class_is_another(bound: Lake) -> None:
-    from embeddings.cluster import cluster
+    from embeddings.clusters.trees import cluster
     from search_app.ui.map.colours import MOST_CLASSES, OTHER, _classes, colours
 
     made = maps.make(bound)

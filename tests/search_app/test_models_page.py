@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from embeddings.backfill import store_vectors
+from embeddings.backfill.backfill import store_vectors
 from lake.access import keys
 from lake.storage import opening
 from lake.storage.store import Lake

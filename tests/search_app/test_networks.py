@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import lake
-from embeddings import embedder
+from embeddings.embedders import embedder
 from lake.errors import HubUnreachable
 from lake.storage.store import Lake
 from search_app import networks

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from embeddings.backfill import backfill
+from embeddings.backfill.backfill import backfill
 from lake.storage.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import colours, installed

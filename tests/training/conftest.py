@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake import ids, slices
 from lake.storage import image_rows, opening, schema, store
 from lake.storage.store import Lake

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.storage import opening
 from training import launch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.storage import opening
 from lake.storage.store import Lake
 from tests.training.conftest import striped

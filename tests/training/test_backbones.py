@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.errors import BadInput, HubUnreachable
 from training import backbones, forgetting
 from training.classification import Classification
@@ -24,7 +24,7 @@ def test_features_are_as_long_as_is_said(name: str, dim: int, side: int) -> None
 
 
 def test_the_packaged_weights_are_those_of_the_embedder() -> None:
-    from embeddings import networks, weights
+    from embeddings.embedders import networks, weights
 
     torch = torch_import.torch()
     made = Classification().network("efficientnet-lite0", ["a", "b"])

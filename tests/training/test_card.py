@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from embeddings.backfill import store_vectors
+from embeddings.backfill.backfill import store_vectors
 from lake.errors import BadInput
 from lake.storage import opening, schema
 from lake.storage.store import Lake

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from training.classification import Classification, from_probabilities, softmax, temperature_of
 from training.task import Answer, Sample, Target, task

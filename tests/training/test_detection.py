@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from training.augmentation import Look, _moved
 from training.detection import MOST_BOXES, Detection, _peaks
 from training.task import Answer, Sample, Target, task

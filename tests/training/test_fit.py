@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake import slices
 from lake.errors import BadInput, CouldNot
 from lake.storage import opening

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake import ids, slices
 from lake.errors import BadInput, CouldNot
 from lake.ingest import ingest

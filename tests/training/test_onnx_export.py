@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings import torch_import
-from embeddings.backfill import store_vectors
+from embeddings.backfill.backfill import store_vectors
+from embeddings.embedders import torch_import
 from lake import ids
 from lake.errors import BadInput, CouldNot
 from lake.storage import opening

@@ -47,7 +47,7 @@ def test_two_processes_train_one_model(stock: Lake, tiny: Recipe) -> None:
 
 
 def test_a_device_that_is_not_there() -> None:
-    from embeddings import torch_import
+    from embeddings.embedders import torch_import
 
     with pytest.raises(BadInput, match="none of auto, cpu, cuda"):
         Processes("tpu")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings import torch_import, weights
+from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, HubUnreachable
 from lake.storage.store import Lake
 from training import published, suppression

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import Say

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings import torch_import, weights
+from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput
 from lake.regions import masks
 from training.segmentation import Segmentation

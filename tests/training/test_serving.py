@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings import embedder as embedders
-from embeddings.backfill import backfill
-from embeddings.preprocess import prepare
+from embeddings.backfill.backfill import backfill
+from embeddings.embedders import embedder as embedders
+from embeddings.embedders.preprocess import prepare
 from lake.errors import BadInput, WeightsMismatch
 from lake.ingest import ingest
 from lake.storage import opening
@@ -273,7 +273,7 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
 @pytest.mark.soak
 @pytest.mark.parametrize("architecture", ["efficientnet-lite0", "resnet18"])
 def test_a_retrained_networks_features_are_an_embedder(lk: Lake, architecture: str) -> None:
-    from embeddings.torch_import import torch
+    from embeddings.embedders.torch_import import torch
 
     names = striped(lk, "first", 3)
     made = untrained(lk, "lines", architecture=architecture)

@@ -142,7 +142,7 @@ def save_slice(name: str, *, role: str | None = None, **what: Any) -> None:
 
     A refusal is said in the lake's words: of a training slice, when evaluation has its images or near-duplicates.
     """
-    from embeddings import leaks
+    from embeddings.duplicates import leaks
 
     try:
         made, found = leaks.create(session.lake(), name, role=role, **what)

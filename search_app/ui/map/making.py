@@ -9,7 +9,7 @@ from search_app.ui import jobs
 
 def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> str:
     import lake
-    from embeddings import maps
+    from embeddings.clusters import maps
 
     return maps.make(lake.open(uri), progress=tell, **how).id
 

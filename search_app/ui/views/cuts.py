@@ -16,8 +16,8 @@ from search_app.ui.rates import count, share
 from search_app.ui.report import Block, report, table
 
 if TYPE_CHECKING:
-    from embeddings.cuts import Cut
-    from embeddings.partition import Method
+    from embeddings.clusters.cuts import Cut
+    from embeddings.clusters.partition import Method
 
 METHODS: dict[Method, str] = {"auto": "Automatic", "kmeans": "k-means", "hdbscan": "HDBSCAN", "evoc": "EVoC"}
 COUNTED = ("auto", "kmeans")  # methods that take a number of clusters
@@ -72,7 +72,7 @@ def _method(label: str, place: int) -> Method:
 
 
 def _computed(node: str, methods: Sequence[Method]) -> list[Cut]:
-    from embeddings import cuts
+    from embeddings.clusters import cuts
 
     try:
         with st.spinner("Cutting …", show_time=True):

@@ -53,7 +53,7 @@ def _preload() -> None:
 
 
 def _import() -> None:
-    from embeddings.partition import preload
+    from embeddings.clusters.partition import preload
 
     with suppress(LakeloopError):  # said by the button that needs it
         preload()
@@ -113,7 +113,7 @@ def _cluster_form(status: dict[str, Any]) -> None:
 
 
 def _make(**how: Any) -> None:
-    from embeddings.cluster import cluster
+    from embeddings.clusters.trees import cluster
 
     try:
         with st.spinner("Clustering …", show_time=True):
@@ -279,7 +279,7 @@ def _choose(key: str) -> None:
 
 
 def _undo(node_id: str) -> None:
-    from embeddings.cluster import uncut
+    from embeddings.clusters.trees import uncut
 
     uncut(session.lake(), node_id)
     session.wrote("cluster uncut", node_id, {})
@@ -289,7 +289,7 @@ def _undo(node_id: str) -> None:
 
 @st.dialog("Rename this cluster")
 def _rename(here: queries.Row) -> None:
-    from embeddings.cluster import rename
+    from embeddings.clusters.trees import rename
 
     with st.form("rename", border=False):
         said = here["name"] or here["suggested"] or ""

@@ -16,7 +16,7 @@ from search_app.ui.rates import count, images
 from search_app.ui.report import Align, link, report, table
 
 if TYPE_CHECKING:
-    from embeddings.searches import Progress, Search
+    from embeddings.search.saved_searches import Progress, Search
 
 PAGE = 24
 EXAMPLES = 4  # shown beside the numbers, to remember what is searched for
@@ -54,9 +54,9 @@ def _leave() -> None:
 
 def _saved() -> None:
     """The searches of this lake, and how one begins."""
-    from embeddings import searches
+    from embeddings.search import saved_searches
 
-    known = searches.list(session.lake())
+    known = saved_searches.list(session.lake())
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(
             "An active search gathers **all images like your examples**: you say yes or no to a page of 24, "

@@ -126,7 +126,7 @@ def _make() -> None:
 
 @st.dialog("Before saving", width="large")
 def _look_first(name: str, how: dict[str, Any]) -> None:
-    from embeddings import leaks
+    from embeddings.duplicates import leaks
 
     try:
         made = slices.draft(session.lake(), name, **how)
@@ -295,7 +295,7 @@ def _changes(made: Slice) -> None:
 @st.cache_data(max_entries=8, show_spinner=False)
 def _duplicates(stamp: queries.Stamp, names: tuple[str, ...]) -> tuple[list[list[str]], int, int, float] | None:
     """Groups, images more than needed, images without a vector, and the cosine; None when nothing is embedded."""
-    from embeddings import duplicates
+    from embeddings.duplicates import duplicates
 
     embedded = [one for one in session.lake().embedders() if one.dim is not None]
     if not embedded:
@@ -325,7 +325,7 @@ def _near(names: Sequence[str]) -> None:
 
 
 def _leaks(made: Slice, names: Sequence[str]) -> None:
-    from embeddings import leaks
+    from embeddings.duplicates import leaks
 
     if made.role is None:
         return words.empty(
@@ -417,7 +417,7 @@ def _export(slice_id: str, format: str) -> None:
 
 
 def _set_role(made: Slice, role: str | None) -> None:
-    from embeddings import leaks
+    from embeddings.duplicates import leaks
 
     try:
         _, found = leaks.assign(session.lake(), made, role)
@@ -432,7 +432,7 @@ def _set_role(made: Slice, role: str | None) -> None:
 
 
 def _freeze(made: Slice) -> None:
-    from embeddings import leaks
+    from embeddings.duplicates import leaks
 
     try:
         draft, found = leaks.guarded(session.lake(), slices.freeze(session.lake(), made))

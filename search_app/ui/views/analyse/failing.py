@@ -15,7 +15,7 @@ from search_app.ui.report.tables import finding, findings
 from search_app.ui.views.analyse import dimensions
 
 if TYPE_CHECKING:
-    from embeddings.discovery import Discovery, Finding
+    from embeddings.discovery.discovery import Discovery, Finding
 
 PATIENCE = 1.0  # seconds a page waits before it says how far it is
 FACES = 6
@@ -185,7 +185,7 @@ def _rows(where: str) -> list[queries.Row]:
 
 @st.dialog("Save as slice", on_dismiss=lambda: session.put(finding=None))
 def _save(one: Finding, where: str | None) -> None:
-    from embeddings.discovery import slug
+    from embeddings.discovery.discovery import slug
 
     st.markdown(f"{words.plain(one.title)}, at this moment")
     with st.form("save-finding", border=False):

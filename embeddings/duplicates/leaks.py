@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from embeddings import duplicates
-from embeddings.duplicates import Pair
+from embeddings.duplicates import duplicates
+from embeddings.duplicates.duplicates import Pair
 from lake import slices
 from lake.errors import BadInput
 

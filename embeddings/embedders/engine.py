@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from embeddings import torch_import
+from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from lake.extras import require
 
 if TYPE_CHECKING:
-    from embeddings.specs import Preprocessing
+    from embeddings.embedders.specs import Preprocessing
 
 EngineName = Literal["auto", "torch", "openvino"]
 # Images a forward pass: larger batches measured no faster on CPU, and a GPU is filled well before this.

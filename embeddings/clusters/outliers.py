@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pyarrow as pa
 
-from embeddings import embedder as embedders
-from embeddings.neighbours import nearest
-from embeddings.vectors import of_images
+from embeddings.embedders import embedder as embedders
+from embeddings.vectors.matrices import of_images
+from embeddings.vectors.neighbours import nearest
 from lake import slices
 from lake.errors import BadInput
 from lake.sql import where as filters

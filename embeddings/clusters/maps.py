@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embeddings import components, projection
-from embeddings import embedder as embedders
-from embeddings.vectors import of_images
+from embeddings.clusters import projection
+from embeddings.embedders import embedder as embedders
+from embeddings.vectors import components
+from embeddings.vectors.matrices import of_images
 from lake.errors import BadInput
 from lake.slices import cluster_nodes
 from lake.sql import where as filters

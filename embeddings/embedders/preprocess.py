@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from embeddings.specs import Preprocessing
+from embeddings.embedders.specs import Preprocessing
 from lake.errors import UnreadableImage
 from lake.images import decode
 

@@ -3,7 +3,7 @@
 Looked through are all combinations of up to three values (promoted columns, metadata, model, predicted label, time,
 source folder, the image's size and format), the clusters of the newest tree, and where no tree covers the answers
 clusters of their own and kinds of image that no column names. What is sure and what is only chance is decided by
-`embeddings/subgroups.py`; here answers become numbers, and groups become sentences.
+`embeddings/discovery/subgroups.py`; here answers become numbers, and groups become sentences.
 
 Of an image answered more than once its newest judged answer counts: repeats of one picture are no further evidence.
 """
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embeddings import subgroups
+from embeddings.discovery import subgroups
 from lake import slices
 from lake.analytics import dimensions
 from lake.analytics.dimensions import Dimension
@@ -29,7 +29,7 @@ from lake.errors import BadInput, MissingExtra
 from lake.storage.store import literal
 
 if TYPE_CHECKING:
-    from embeddings.subgroups import Failure, Group
+    from embeddings.discovery.subgroups import Failure, Group
     from lake.storage.store import Lake
 
 By = Literal["both", "metadata", "cluster"]
@@ -228,8 +228,8 @@ class _Answers:
             self.alone.append(self.add(None, column))
 
     def _add_own(self, lake: Lake, seed: int) -> tuple[np.ndarray | None, str | None]:
-        from embeddings.components import reduce
-        from embeddings.vectors import in_batches
+        from embeddings.vectors.components import reduce
+        from embeddings.vectors.matrices import in_batches
 
         record = next((one for one in lake.embedders() if one.dim is not None), None)
         if record is None:
@@ -313,7 +313,7 @@ def own_clusters(points: np.ndarray, seed: int) -> list[np.ndarray]:
 
     Raises MissingExtra without scikit-learn.
     """
-    from embeddings.partition import kmeans
+    from embeddings.clusters.partition import kmeans
     from lake.extras import require
 
     Merging = require("sklearn.cluster", "scikit-learn", "cluster").AgglomerativeClustering

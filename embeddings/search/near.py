@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from embeddings import embedder as embedders
-from embeddings.search import search
+from embeddings.embedders import embedder as embedders
+from embeddings.search.search import search
 from lake.errors import BadInput
 from lake.sql import connections
 
 if TYPE_CHECKING:
-    from embeddings.embedder import Embedder
+    from embeddings.embedders.embedder import Embedder
     from lake.storage.store import Lake
 
     Parameters = Sequence[Any] | Mapping[str, Any] | None

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from embeddings import embedder as embedders
-from embeddings.engine import OPENVINO_PAYS_FROM, EngineName
-from embeddings.order import ORDERS, Order
-from embeddings.watch import Lag, watch
+from embeddings.backfill.embedding_order import ORDERS, Order
+from embeddings.backfill.watch import Lag, watch
+from embeddings.embedders import embedder as embedders
+from embeddings.embedders.engine import OPENVINO_PAYS_FROM, EngineName
 from lake.access import audit
 from lake.errors import LakeloopError
 from lake.storage import opening
@@ -28,7 +28,7 @@ from lake.storage import opening
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embeddings.embedder import Embedder
+    from embeddings.embedders.embedder import Embedder
     from lake.storage.store import EmbedderRecord, Lake
 
 # A watcher lives long: converting the network for a quicker engine pays. One image at a time, efficientnet-lite0 takes
@@ -43,7 +43,7 @@ def arguments(
     uri: str, *, embedder: str | None = None, order: Order = "oldest", engine: EngineName = "auto"
 ) -> list[str]:
     """The command that starts a server's watcher. Its stdin is to stay open as long as the server lives."""
-    words = [sys.executable, "-m", "embeddings.watcher", uri, "--order", order, "--engine", engine]
+    words = [sys.executable, "-m", "embeddings.backfill.watcher", uri, "--order", order, "--engine", engine]
     return words if embedder is None else [*words, "--embedder", embedder]
 
 
@@ -119,7 +119,7 @@ def _watch_parent(stop: threading.Event) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="embeddings.watcher")
+    parser = argparse.ArgumentParser(prog="embeddings.backfill.watcher")
     parser.add_argument("uri")
     parser.add_argument("--embedder")
     parser.add_argument("--order", choices=ORDERS, default="oldest")

@@ -1,7 +1,7 @@
 """Active searches kept in the lake: begun from examples, marked page by page, resumed by anybody, made into a slice.
 
-What is ranked is `embeddings/active.py`'s; here images have ids, and every mark is a row of the table marks before the
-next page is shown. A search looks at the images that had a vector when it was begun or resumed.
+What is ranked is `embeddings/search/active_search.py`'s; here images have ids, and every mark is a row of the table
+marks before the next page is shown. A search looks at the images that had a vector when it was begun or resumed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embeddings import embedder as embedders
-from embeddings import whitening
-from embeddings.active import PAGE, ActiveSearch, Left
-from embeddings.vectors import in_batches
+from embeddings.embedders import embedder as embedders
+from embeddings.search.active_search import PAGE, ActiveSearch, Left
+from embeddings.vectors import whitening
+from embeddings.vectors.matrices import in_batches
 from lake import ids as identity
 from lake.errors import BadInput
 from lake.slices import cluster_nodes

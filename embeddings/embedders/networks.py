@@ -1,7 +1,7 @@
 """The built-in networks: from a name (and perhaps a weights file) to a torch module that gives features.
 
 Each maker returns the module whose forward takes normalised images (n, 3, side, side) and gives (n, dim). Nothing
-here batches, normalises or moves to a device: `embeddings/engine.py` does.
+here batches, normalises or moves to a device: `embeddings/embedders/engine.py` does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from embeddings import torch_import, weights
-from embeddings.specs import OPEN_CLIP_PREFIX, SPECS, Preprocessing, Spec
+from embeddings.embedders import torch_import, weights
+from embeddings.embedders.specs import OPEN_CLIP_PREFIX, SPECS, Preprocessing, Spec
 from lake.errors import BadInput, HubUnreachable
 from lake.extras import require
 

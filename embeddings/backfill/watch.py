@@ -1,9 +1,10 @@
 """Embedding what arrives, for as long as it is asked to: the network stays loaded, the workers stay up.
 
 It looks at the tables' versions once a second and takes what waits in rounds: so many images at most, or so many
-seconds, and one commit. Between rounds it looks again, so that the order (`embeddings/order.py`) holds for what came
+seconds, and one commit. Between rounds it looks again, so that the order (`embeddings/backfill/embedding_order.py`)
+holds for what came
 meanwhile. After each round it says how far behind it is. It knows nothing of processes and signals; those are in
-`embeddings/watcher.py`.
+`embeddings/backfill/watcher.py`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from embeddings import order as orders
-from embeddings.backfill import Backfill
+from embeddings.backfill import embedding_order as orders
+from embeddings.backfill.backfill import Backfill
 from lake.errors import BadInput, LakeloopError
 
 if TYPE_CHECKING:
     import threading
     from pathlib import Path
 
-    from embeddings.embedder import Embedder
+    from embeddings.embedders.embedder import Embedder
     from lake.storage.missing_vectors import Gaps
     from lake.storage.store import EmbedderRecord, Lake
 

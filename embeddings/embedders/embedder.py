@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from embeddings import engine as engines
-from embeddings import specs, weights
-from embeddings.specs import Preprocessing, Spec
+from embeddings.embedders import engine as engines
+from embeddings.embedders import specs, weights
+from embeddings.embedders.specs import Preprocessing, Spec
 from lake.errors import BadInput, WeightsMismatch
 from lake.storage import schema, store
 
@@ -64,7 +64,7 @@ class NetworkEmbedder:
         images: int = 0,
         preprocessing: Preprocessing | None = None,
     ) -> None:
-        from embeddings.networks import build
+        from embeddings.embedders.networks import build
 
         network = build(specs.base_name(name), file, trust_sha256)
         self.spec = replace(network.spec, preprocessing=preprocessing or network.spec.preprocessing)
@@ -86,7 +86,7 @@ class NetworkEmbedder:
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         if self._texts is None:
             raise BadInput(f"{self.spec.name} embeds images only; text needs a CLIP embedder, e.g. clip-vit-b-32")
-        from embeddings.torch_import import torch
+        from embeddings.embedders.torch_import import torch
 
         with torch().inference_mode():
             return engines.unit(self._texts(list(texts)).float().cpu().numpy())

@@ -2,8 +2,8 @@
 
 Images are decoded in worker processes while the network computes; vectors are committed every few thousand images, in
 commits that coexist with appends. A repeated image gets a copy of its vector. `backfill` does all there is to do once;
-`embeddings/watch.py` keeps a `Backfill` at work on what arrives. A second pass over a failed image is made by the next
-run: nothing marks it.
+`embeddings/backfill/watch.py` keeps a `Backfill` at work on what arrives. A second pass over a failed image is made by
+the next run: nothing marks it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embeddings import order as orders
-from embeddings.columns import store_vectors
-from embeddings.embedder import Embedder, bind
-from embeddings.preprocess import Prepared
-from embeddings.vectors import dim_of, to_matrix
+from embeddings.backfill import embedding_order as orders
+from embeddings.backfill.vector_columns import store_vectors
+from embeddings.embedders.embedder import Embedder, bind
+from embeddings.embedders.preprocess import Prepared
+from embeddings.vectors.matrices import dim_of, to_matrix
 from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.storage.missing_vectors import Missing, embedded_elsewhere
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embeddings.specs import Preprocessing
+    from embeddings.embedders.specs import Preprocessing
     from lake.storage.missing_vectors import Gaps
     from lake.storage.store import EmbedderRecord, Lake
 
@@ -211,7 +211,7 @@ class Backfill:
     def _prepared(self, todo: list[str], late: Callable[[], bool], hasty: bool) -> Iterator[tuple[Prepared, list[str]]]:
         """Images as the network takes them; after a worker's death its images are tried one by one, for the culprit."""
         if self._pool is None:
-            self._pool = WorkerPool("embeddings.preprocess:prepare_many", self._workers)
+            self._pool = WorkerPool("embeddings.embedders.preprocess:prepare_many", self._workers)
         how = self._embedder.spec.preprocessing
         most = min(TASK_IMAGES, HASTY_TASK_IMAGES) if hasty else TASK_IMAGES
         tasks = self._tasks(todo, late, most)
@@ -246,7 +246,7 @@ def _one_by_one(files: list[bytes], how: Preprocessing | None) -> Prepared:
     images: list[np.ndarray] = []
     kept: list[int] = []
     reasons: dict[int, str] = {}
-    with WorkerPool("embeddings.preprocess:prepare_many", 1) as careful:
+    with WorkerPool("embeddings.embedders.preprocess:prepare_many", 1) as careful:
         for index, data in enumerate(files):
             alone = careful.run([data], how)
             if isinstance(alone, WorkerDied):

@@ -29,7 +29,7 @@ def read(path: Path, *, sha256_prefix: str | None = None, trust_sha256: str | No
     begin as the publisher says (`sha256_prefix`) or be the one the user vouches for, and even then only tensors
     are loaded (`weights_only=True`). Raises BadInput for everything else.
     """
-    from embeddings.torch_import import torch
+    from embeddings.embedders.torch_import import torch
 
     if not path.is_file():
         raise BadInput(f"no weights file {path}")
@@ -117,7 +117,7 @@ def _place(lake: Lake, sha256: str) -> Path:
 
 def _state(loaded: Any, path: Path) -> State:
     """The state_dict in a checkpoint, whatever it is wrapped in."""
-    from embeddings.torch_import import torch
+    from embeddings.embedders.torch_import import torch
 
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):

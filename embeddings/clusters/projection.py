@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from embeddings import components
-from embeddings.components import reduce
-from embeddings.neighbours import nearest, neighbours
+from embeddings.vectors import components
+from embeddings.vectors.components import reduce
+from embeddings.vectors.neighbours import nearest, neighbours
 from lake.extras import require
 
 Progress = Callable[[float], None]

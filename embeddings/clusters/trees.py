@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embeddings import contents
-from embeddings import embedder as embedders
-from embeddings.contents import Contents
-from embeddings.partition import METHODS, Method, Partition, partition
-from embeddings.vectors import of_images
+from embeddings.clusters import contents
+from embeddings.clusters.contents import Contents
+from embeddings.clusters.partition import METHODS, Method, Partition, partition
+from embeddings.embedders import embedder as embedders
+from embeddings.vectors.matrices import of_images
 from lake import slices
 from lake.errors import BadInput
 from lake.slices import cluster_nodes as nodes
@@ -33,7 +33,7 @@ from lake.storage import schema, store
 from lake.storage.store import literal
 
 if TYPE_CHECKING:
-    from embeddings.embedder import TextEmbedder
+    from embeddings.embedders.embedder import TextEmbedder
     from lake.storage.store import EmbedderRecord, Lake
 
 FEWEST = 2

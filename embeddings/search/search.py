@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embeddings import embedder as embedders
-from embeddings.engine import unit
-from embeddings.preprocess import prepare
-from embeddings.vectors import dim_of
+from embeddings.embedders import embedder as embedders
+from embeddings.embedders.engine import unit
+from embeddings.embedders.preprocess import prepare
+from embeddings.vectors.matrices import dim_of
 from lake import ids as identity
 from lake.errors import BadInput
 from lake.sql import where as filters
@@ -24,7 +24,7 @@ from lake.storage import schema
 from lake.storage.store import literals
 
 if TYPE_CHECKING:
-    from embeddings.embedder import Embedder
+    from embeddings.embedders.embedder import Embedder
     from lake.storage.store import EmbedderRecord, Lake
 
 UNLIKE_WEIGHT = 0.2

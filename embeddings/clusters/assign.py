@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embeddings import cluster as clustering
-from embeddings.components import Components
-from embeddings.neighbours import nearest, neighbours
-from embeddings.vectors import of_images
+from embeddings.clusters import trees as clustering
+from embeddings.vectors.components import Components
+from embeddings.vectors.matrices import of_images
+from embeddings.vectors.neighbours import nearest, neighbours
 from lake import slices
 from lake.errors import BadInput
 from lake.sql import where as filters

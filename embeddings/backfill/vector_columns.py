@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embeddings.vectors import to_column
+from embeddings.vectors.matrices import to_column
 from lake.storage.missing_vectors import Missing
 
 if TYPE_CHECKING:

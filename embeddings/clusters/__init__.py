@@ -1,0 +1,1 @@
+"""Clusters and drill-down trees, maps, outliers, and drift of new images."""

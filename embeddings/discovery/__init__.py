@@ -1,0 +1,1 @@
+"""Groups of predictions that fail more often than chance explains."""

@@ -1,0 +1,1 @@
+"""Near-duplicates, and the guard that keeps them out of training."""

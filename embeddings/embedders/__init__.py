@@ -1,0 +1,1 @@
+"""Embedders: the networks that turn images into vectors, and their weights."""

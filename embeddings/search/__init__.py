@@ -1,0 +1,1 @@
+"""Search by example, similarity inside SQL, and active search."""

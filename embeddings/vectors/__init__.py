@@ -1,0 +1,1 @@
+"""Vectors as matrices: columns to numpy, neighbours, principal components, whitening."""
