@@ -113,17 +113,18 @@ def _jpeg(number: int) -> bytes:
 def _prepare(folder: Path) -> None:
     """A lake whose model `cells` is EfficientNet-Lite0 with a drawn head, promoted."""
     from lake.storage import opening
-    from training import model, registry, runs
-    from training.augmentation import Preparation
-    from training.recipe import Recipe
-    from training.task import task
+    from training.data.augmentation import Preparation
+    from training.models import trained_model
+    from training.registry import registry, runs
+    from training.registry.recipe import Recipe
+    from training.tasks.task import task
 
     lake = opening.create(str(folder))
     recipe, classes, asked = Recipe(), ("cracked", "fine"), task("classification")
     network = asked.network(recipe.architecture, classes)
     made = runs.create(lake, MODEL, recipe, data={}, classes=classes)
     how = Preparation(asked.side(recipe.architecture), asked.geometry, {one: i for i, one in enumerate(classes)})
-    path = model.save(runs.folder(lake, made.id), network, recipe, classes, how)
+    path = trained_model.save(runs.folder(lake, made.id), network, recipe, classes, how)
     registry.promote(lake, runs.end(lake, made, "done", artifacts={"model": runs.artifact(lake, path)}).id)
 
 
@@ -151,13 +152,13 @@ def main(words: Sequence[str]) -> int:
     """The server with models on a thread of its own process, with as many threads as there are cores."""
     from embeddings.embedders.torch_import import torch
     from search_app import answering, cli
-    from training import serving
+    from training.inference import served_model
 
-    loaded: dict[str, serving.Answering] = {}
+    loaded: dict[str, served_model.Answering] = {}
 
     def here(self: answering.Answerers, run: str, names: list[str], prepared: list[Any]) -> Any:
         if run not in loaded:
-            loaded[run] = serving.Answering(self._lake, run)
+            loaded[run] = served_model.Answering(self._lake, run)
             torch().set_num_threads(len(os.sched_getaffinity(0)))
         return loaded[run].how, loaded[run].answers(names, prepared)
 

@@ -69,8 +69,8 @@ def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float
     """Steps a second of a run, a contender."""
     from embeddings.embedders import torch_import
     from lake.storage import opening
-    from training import launch
-    from training.recipe import Recipe
+    from training.fit import launch
+    from training.registry.recipe import Recipe
 
     torch_import.torch().set_num_threads(CORES)
     recipe = Recipe(
@@ -95,7 +95,7 @@ def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float
 def bare(architecture: str, images: int, turn: int) -> dict[str, float]:
     """Steps a second of forward, backward, step on tensors made before, a contender."""
     from embeddings.embedders import torch_import
-    from training.classification import Classification
+    from training.tasks.classification import Classification
 
     torch = torch_import.torch()
     torch.set_num_threads(CORES)

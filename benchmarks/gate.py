@@ -1,7 +1,8 @@
 """`gate`: the gate's promises on simulated pairs of models, whose true fall is known.
 
 Pairs are drawn image by image from the chances that only the old model, only the new one, or both alike are right;
-outcomes are those of `training/paired.py` and Holm's rule, as `training/gate.py` uses them. Four parts: `alarms`
+outcomes are those of `training/metrics/paired.py` and Holm's rule, as `training/evaluation/gate.py` uses them. Four
+parts: `alarms`
 (candidates that fell nowhere and are failed), `power` (true falls that are failed), `passes` (falls of just the margin
 that are passed, beside Tango's, Newcombe's and Bonett and Price's intervals, at every n), `resampled` (the same for
 metrics that are resampled). The curves are drawn into docs/images/gate-power.png when matplotlib is installed.
@@ -19,8 +20,9 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.harness import ROOT, Options, say
 from lake.analytics import statistics
-from training import gate, metrics, paired
-from training.metrics import Judged
+from training.evaluation import gate
+from training.metrics import metrics, paired
+from training.metrics.metrics import Judged
 
 PARTS = ("alarms", "power", "passes", "resampled")
 LEVEL = 0.05

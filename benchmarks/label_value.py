@@ -25,10 +25,10 @@ from benchmarks import machine, vectors
 from benchmarks.harness import ROOT, Options, say
 from embeddings.search.active_search import PAGE, ActiveSearch
 from embeddings.vectors import whitening
-from training import probe
+from training.models import probe
 
 if TYPE_CHECKING:
-    from training.probe import Probe
+    from training.models.probe import Probe
 
 BUDGETS = (50, 100, 200, 400)
 SEEDS, SEEDS_QUICK = 10, 1

@@ -65,7 +65,7 @@ def _make(uri: str, classes: Path) -> None:
 def lake(uri: str, workers: int, turn: int) -> dict[str, float]:
     """An epoch of the slice, a contender."""
     from lake.storage import opening
-    from training.loader import SliceStream, data_loader
+    from training.data.loader import SliceStream, data_loader
 
     dataset = opening.open(uri).slice("all").dataset(transform=_transform())
     return _epoch(data_loader(SliceStream(dataset, seed=turn), batch_size=BATCH, num_workers=workers))

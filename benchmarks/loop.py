@@ -28,9 +28,9 @@ from benchmarks.harness import Options, estimate, say
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.evaluate import Evaluation
-    from training.gate import Verdict
-    from training.runs import Run
+    from training.evaluation.evaluate import Evaluation
+    from training.evaluation.gate import Verdict
+    from training.registry.runs import Run
 
 PARTS = ("story", "value")
 SEEDS = 5
@@ -151,8 +151,8 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
     """One seed, told on a copy of the base lake: figures of the three models, and of those trained without replay."""
     import lake
     from lake import slices
-    from training import registry
-    from training.recipe import Recipe
+    from training.registry import registry
+    from training.registry.recipe import Recipe
 
     shutil.copytree(base, place)
     lk, truths = lake.open(str(place)), cells.truths()
@@ -201,7 +201,8 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
 
 
 def _train(lk: Lake, recipe: Any, train: Sequence[str], replay: Sequence[str] = (), parent: Run | None = None) -> Run:
-    from training import evaluate, launch
+    from training.evaluation import evaluate
+    from training.fit import launch
 
     made = launch.train(lk, train=train, replay=replay, recipe=recipe, name=MODEL, parent=parent.id if parent else None)
     evaluate.evaluate(lk, made.id)
@@ -211,11 +212,14 @@ def _train(lk: Lake, recipe: Any, train: Sequence[str], replay: Sequence[str] = 
 def _answer(lk: Lake, image_ids: Sequence[str], run: str | None = None) -> None:
     """Production: the answers of what is promoted (of this run, where none of its kind may be) to these cells."""
     from lake import slices
-    from training import predicting, registry, serving
+    from training.inference import predicting, served_model
+    from training.registry import registry
 
-    who = serving.source(lk, registry.register(lk, run).id if run else MODEL)
+    who = served_model.source(lk, registry.register(lk, run).id if run else MODEL)
     made = slices.create(lk, "production", ids=image_ids)
-    predicting.run(lk, predicting.stored(lk, slice=made.id), who, serving.Answering(lk, who.run), log=True, workers=1)
+    predicting.run(
+        lk, predicting.stored(lk, slice=made.id), who, served_model.Answering(lk, who.run), log=True, workers=1
+    )
 
 
 def _complaint(lk: Lake, cells: Cells, truths: dict[str, str]) -> str:
@@ -279,8 +283,8 @@ def finished(tasks: Path, truths: dict[str, str]) -> Path:
 
 
 def _judge(lk: Lake, candidate: Run, baseline: Run) -> Verdict:
-    from training import gate
-    from training.policy import Policy
+    from training.evaluation import gate
+    from training.evaluation.gate_policy import Policy
 
     return gate.gate(lk, candidate.id, baseline.id, Policy(metric=METRIC, margin=MARGIN))
 
@@ -290,7 +294,7 @@ def _mono(verdict: Verdict) -> Any:
 
 
 def _figures(lk: Lake, run: Run) -> dict[str, float]:
-    from training import evaluate
+    from training.evaluation import evaluate
 
     found: Evaluation = evaluate.evaluate(lk, run.id)
     return {one.slice.partition("@")[0]: float(one.metrics[METRIC].value or 0.0) for one in found.slices}

@@ -13,7 +13,7 @@ TEST = 20_000
 
 def lakeloop(turn: int, **given: Any) -> dict[str, Any]:
     """`training.probe.fit`."""
-    from training import probe
+    from training.models import probe
 
     x, codes, other, truth = _data(**given)
     names = [f"{k:03d}" for k in codes]

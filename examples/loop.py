@@ -26,9 +26,13 @@ from lake.slices import export
 from search_app import cells
 from search_app.cells import Story
 from search_app.stream import Saying, bring_in
-from training import card, evaluate, gate, launch, predicting, registry, serving
-from training.policy import Policy
-from training.recipe import Recipe
+from training.card import card
+from training.evaluation import evaluate, gate
+from training.evaluation.gate_policy import Policy
+from training.fit import launch
+from training.inference import predicting, served_model
+from training.registry import registry
+from training.registry.recipe import Recipe
 
 MODEL = "cell-inspector"
 POLICY = Policy(metric="balanced_accuracy", margin=0.05)
@@ -115,8 +119,8 @@ def _turn(lk: lake.Lake, place: Path, train: list[str], before: str) -> dict[str
 
 def _answer(lk: lake.Lake, name: str, some: list[cells.Cell]) -> None:
     made, _ = leaks.create(lk, name, ids=[_id(cell) for cell in some])
-    who = serving.source(lk, MODEL)
-    predicting.run(lk, predicting.stored(lk, slice=made.id), who, serving.Answering(lk, who.run), log=True)
+    who = served_model.source(lk, MODEL)
+    predicting.run(lk, predicting.stored(lk, slice=made.id), who, served_model.Answering(lk, who.run), log=True)
 
 
 def _figures(lk: lake.Lake, run: str) -> dict[str, Any]:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from lake.errors import CouldNot, LakeloopError, UnreadableImage
 from lake.images import decode
 from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
-from training import answerer, preparing, serving
-from training.task import Answer
+from training.inference import model_process, preparing, served_model
+from training.tasks.task import Answer
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.preparing import How
-    from training.serving import Source
+    from training.inference.preparing import How
+    from training.inference.served_model import Source
 
 # What is promoted is looked up again after so long: a promotion holds for every request after it.
 LOOK_SECONDS = 1.0
@@ -71,7 +71,7 @@ class Answerers:
             if len(self._sources) >= MOST_NAMES:
                 self._sources.clear()
             try:
-                found: Source | LakeloopError = serving.source(self._lake, name)
+                found: Source | LakeloopError = served_model.source(self._lake, name)
             except LakeloopError as error:
                 found = error
             held = self._sources[name] = (now + LOOK_SECONDS, found)
@@ -161,11 +161,11 @@ class Answerers:
 
     def _asked(self, run: str, names: list[str], prepared: list[Any]) -> tuple[How, list[Answer | str]]:
         if "models" not in self._pools:
-            self._keep("models", WorkerPool(answerer.WORK, 1, memory_bytes=UNLIMITED, timeout=ANSWER_SECONDS))
+            self._keep("models", WorkerPool(model_process.WORK, 1, memory_bytes=UNLIMITED, timeout=ANSWER_SECONDS))
         found = self._pools["models"].run(self._lake.uri, run, names, prepared)
         if isinstance(found, WorkerDied):
             raise CouldNot(f"the process that answers ended ({found.reason}); it starts again with the next request")
-        if isinstance(found, answerer.Failed):
+        if isinstance(found, model_process.Failed):
             raise CouldNot(f"the model of run {run} cannot answer: {found.reason}")
         how, answers = found
         return how, answers

@@ -69,7 +69,7 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     from embeddings.embedders.specs import DEFAULT
     from lake.ingest.ingest import ingest_items
     from lake.ingest.sources import Item, of_class
-    from training import probe
+    from training.models import probe
 
     lk = lake.create(uri, embedders=[DEFAULT], columns={"module_type": "string"})
     record = embedders.record_of(lk, None)
@@ -136,7 +136,7 @@ def _serve_model(model: Embedder, story: Story) -> np.ndarray:
 
 
 def _numbers(story: Story, said: Sequence[Saying]) -> dict[str, Any]:
-    from training.metrics import accuracy, balanced_accuracy
+    from training.metrics.metrics import accuracy, balanced_accuracy
 
     events = [one.event for one in said if one.kind == "prediction"]
     kinds = np.array([cell.kind for cell, _ in story.production])

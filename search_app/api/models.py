@@ -23,7 +23,7 @@ from search_app.api.problems import JSON, Refusal
 if TYPE_CHECKING:
     from search_app.answering import Answerers
     from search_app.api.service import Service
-    from training.serving import Source
+    from training.inference.served_model import Source
 
 PATH = "/v1/models/{model}:predict"
 MOST_VERSION = 2**31 - 1

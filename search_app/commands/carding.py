@@ -30,7 +30,7 @@ def register(add: Add, models: Any) -> None:
 
 
 def _card(a: argparse.Namespace) -> int:
-    from training import card
+    from training.card import card
 
     opened = open_lake(a)
     found = card.facts(opened, a.name, answers=a.out is not None)
@@ -44,7 +44,7 @@ def _card(a: argparse.Namespace) -> int:
 
 
 def _diff(a: argparse.Namespace) -> int:
-    from training import card
+    from training.card import card
 
     text = card.diff(open_lake(a), a.before, a.after)
     return answer(a, {"text": text}, text.rstrip("\n"))
@@ -55,7 +55,7 @@ def _export(a: argparse.Namespace) -> int:
 
     from lake.access import audit
     from lake.sql import tables
-    from training import onnx_export
+    from training.models import onnx_export
 
     if not a.onnx:
         raise BadInput("which format? give --onnx")

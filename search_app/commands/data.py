@@ -111,11 +111,11 @@ def _embed(a: argparse.Namespace) -> int:
 
     opened = open_lake(a)
     if a.retrained:
-        from training import retrained
+        from training.models import retrained_embedder
 
         if a.weights:
             raise BadInput("--retrained and --weights contradict each other: weights come from one of them")
-        a.embedder = retrained.register(opened, a.retrained, a.embedder).name
+        a.embedder = retrained_embedder.register(opened, a.retrained, a.embedder).name
     known = a.embedder is None or any(r.name == a.embedder for r in opened.embedders())
     record = embedders.record_of(opened, a.embedder) if known else embedders.new_record(a.embedder)
     file = Path(a.weights) if a.weights else None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from search_app.commands.terminal import Add, answer, columns, open_lake
 
 if TYPE_CHECKING:
-    from training.bootstrap import Estimate
-    from training.gate import SliceVerdict
+    from training.evaluation.gate import SliceVerdict
+    from training.metrics.bootstrap import Estimate
 
 # Images that are named on the screen; all of them are in --json.
 SHOWN = 10
@@ -40,10 +40,10 @@ def _evaluate(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from lake.access import audit
-    from training import comparison, evaluate, policy
+    from training.evaluation import comparison, evaluate, gate_policy
 
     opened = open_lake(a)
-    costs = policy.load(Path(a.policy)).costs if a.policy else None
+    costs = gate_policy.load(Path(a.policy)).costs if a.policy else None
     found = evaluate.evaluate(opened, a.of_run, a.slice, costs=costs, only=a.only, progress=_progress())
     audit.record(opened, "evaluate", found.run, detail={"slices": [one.slice for one in found.slices]})
     names = list(dict.fromkeys(name for one in found.slices for name in one.metrics))
@@ -66,10 +66,10 @@ def _evaluate(a: argparse.Namespace) -> int:
 
 def _gate(a: argparse.Namespace) -> int:
     from lake.access import audit
-    from training import gate, policy
+    from training.evaluation import gate, gate_policy
 
     opened = open_lake(a)
-    asked = policy.load(Path(a.policy)) if a.policy else policy.Policy()
+    asked = gate_policy.load(Path(a.policy)) if a.policy else gate_policy.Policy()
     found = gate.gate(opened, a.candidate, a.baseline, asked.with_slices(a.slice))
     detail = {"gate": found.id, "baseline": found.baseline, "outcome": found.outcome, "blocks": found.blocks}
     audit.record(opened, "gate", found.candidate, detail=detail)
@@ -87,7 +87,7 @@ def _gate(a: argparse.Namespace) -> int:
 def _forgetting(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from training import comparison
+    from training.evaluation import comparison
 
     found = comparison.forgetting(open_lake(a), a.model, a.metric)
     table = [["slice", *found.runs, "forgotten"]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from search_app.commands.terminal import Add, answer, columns, open_lake
 
 if TYPE_CHECKING:
-    from training.registry import Entry, Version
+    from training.registry.registry import Entry, Version
 
 
 def register(add: Add, models: Any) -> None:
@@ -42,7 +42,7 @@ def _change(
 
 def _list(a: argparse.Namespace) -> int:
     from lake.slices.naming import unknown
-    from training import registry
+    from training.registry import registry
 
     opened = open_lake(a)
     everything = registry.versions(opened)
@@ -56,7 +56,7 @@ def _list(a: argparse.Namespace) -> int:
 
 def _show(a: argparse.Namespace) -> int:
     from lake.sql import tables
-    from training import registry, runs
+    from training.registry import registry, runs
 
     opened = open_lake(a)
     everything = registry.versions(opened)
@@ -79,14 +79,14 @@ def _show(a: argparse.Namespace) -> int:
 
 
 def _register(a: argparse.Namespace) -> int:
-    from training import registry
+    from training.registry import registry
 
     opened = open_lake(a)
     return _done(a, opened, "register", registry.register(opened, a.name, a.reason))
 
 
 def _promote(a: argparse.Namespace) -> int:
-    from training import registry
+    from training.registry import registry
 
     opened = open_lake(a)
     made = registry.promote(opened, a.name, gate=a.gate, reason=a.reason, force=a.force)
@@ -94,7 +94,7 @@ def _promote(a: argparse.Namespace) -> int:
 
 
 def _rollback(a: argparse.Namespace) -> int:
-    from training import registry
+    from training.registry import registry
 
     opened = open_lake(a)
     made = registry.rollback(opened, a.name, a.reason)
@@ -103,14 +103,14 @@ def _rollback(a: argparse.Namespace) -> int:
 
 
 def _shadow(a: argparse.Namespace) -> int:
-    from training import registry
+    from training.registry import registry
 
     opened = open_lake(a)
     return _done(a, opened, "shadow", registry.shadow(opened, a.name, a.reason))
 
 
 def _retire(a: argparse.Namespace) -> int:
-    from training import registry
+    from training.registry import registry
 
     opened = open_lake(a)
     return _done(a, opened, "retire", registry.retire(opened, a.name, a.reason))

@@ -12,7 +12,7 @@ from search_app.commands.terminal import Add, answer, open_lake, progress
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.shadow import Report
+    from training.inference.shadow import Report
 
 # Images and differences that are named on the screen; all of them are in --json and in the view.
 SHOWN = 20
@@ -40,7 +40,7 @@ def _predict(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from lake.access import audit
-    from training import predicting, serving
+    from training.inference import predicting, served_model
 
     if sum(given is not None for given in (a.folder, a.slice, a.where)) != 1:
         raise BadInput("which images? give one of --from FOLDER, --slice NAME and --where SQL")
@@ -48,12 +48,12 @@ def _predict(a: argparse.Namespace) -> int:
         raise BadInput("where do the answers go? give --log, into the lake, or --out FILE")
     _check_workers(a)
     opened = open_lake(a)
-    who = serving.source(opened, a.name)
+    who = served_model.source(opened, a.name)
     if a.folder is not None:
         asked: Any = predicting.files(Path(a.folder))
     else:
         asked = predicting.stored(opened, slice=a.slice, filter=a.where)
-    answering = serving.Answering(opened, who.run, a.device)
+    answering = served_model.Answering(opened, who.run, a.device)
     if a.log:
         detail = {"run": who.run, "from": a.folder, "slice": a.slice, "where": a.where}
         audit.record(opened, "predict", f"{who.model}@{who.version}", detail=detail)
@@ -79,7 +79,7 @@ def _shadow(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from lake.access import audit
-    from training import shadow
+    from training.inference import shadow
 
     if a.limit is not None and a.limit < 1:
         raise BadInput(f"--limit is {a.limit}; it is 1 or more")
@@ -105,7 +105,7 @@ def _watch(a: argparse.Namespace, opened: Lake) -> int:
     from dataclasses import asdict
 
     from lake.access import audit
-    from training import shadow
+    from training.inference import shadow
 
     stop = threading.Event()
     before = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGTERM, signal.SIGINT)}

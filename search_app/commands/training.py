@@ -12,8 +12,8 @@ from lake.errors import BadInput
 from search_app.commands.terminal import Add, answer, open_lake
 
 if TYPE_CHECKING:
-    from training.recipe import Recipe
-    from training.runs import Run
+    from training.registry.recipe import Recipe
+    from training.registry.runs import Run
 
 
 def register(add: Add, runs: Any) -> None:
@@ -69,7 +69,7 @@ def _machine(p: argparse.ArgumentParser) -> None:
 
 
 def _train(a: argparse.Namespace) -> int:
-    from training import launch
+    from training.fit import launch
 
     if a.workers is not None and a.workers < 0:
         raise BadInput(f"--workers is {a.workers}; it is 0 or more")
@@ -104,7 +104,7 @@ def _train(a: argparse.Namespace) -> int:
 
 def recipe_of(a: argparse.Namespace) -> Recipe:
     """What the file says, then --architecture, then each --set."""
-    from training import recipe as recipes
+    from training.registry import recipe as recipes
 
     made = recipes.Recipe()
     if a.recipe:
@@ -115,16 +115,16 @@ def recipe_of(a: argparse.Namespace) -> Recipe:
 
 
 def _tune(a: argparse.Namespace) -> int:
-    from training import search
+    from training.fit import tuning
 
     opened = open_lake(a)
     names = [one for one in (a.architectures or "").split(",") if one]
     with _steps(a) as tell:
-        found = search.tune(
+        found = tuning.tune(
             opened,
             a.name,
             recipe=recipe_of(a),
-            tried=search.space(a.tried, names),
+            tried=tuning.space(a.tried, names),
             trials=a.trials,
             train=a.train,
             replay=a.replay,
@@ -144,7 +144,7 @@ def _tune(a: argparse.Namespace) -> int:
 
 
 def _list(a: argparse.Namespace) -> int:
-    from training import runs
+    from training.registry import runs
 
     found = runs.list(open_lake(a), model=a.model)
     lines = [
@@ -161,7 +161,7 @@ def _show(a: argparse.Namespace) -> int:
     import json
 
     from lake.sql import tables
-    from training import runs
+    from training.registry import runs
 
     opened = open_lake(a)
     run = runs.get(opened, a.name)

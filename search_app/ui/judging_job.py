@@ -14,8 +14,8 @@ from search_app.ui import jobs
 
 def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> dict[str, Any]:
     import lake
-    from training import evaluate, gate
-    from training.policy import Policy
+    from training.evaluation import evaluate, gate
+    from training.evaluation.gate_policy import Policy
 
     opened = lake.open(uri)
     if "baseline" not in how:
@@ -34,7 +34,8 @@ def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> dict[str, Any]:
 
 def evaluated(lake: Any, run: str, names: Any = ()) -> bool:
     """Whether the run was evaluated on every slice that is judged today, and on those named."""
-    from training import evaluate, runs
+    from training.evaluation import evaluate
+    from training.registry import runs
 
     known = {row["slice"] for row in runs.metrics(lake, run) if row["evaluation"] is not None}
     return known >= {one.id for one in evaluate.subjects(lake, names)}

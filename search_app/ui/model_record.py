@@ -16,10 +16,10 @@ from lake.storage import schema
 from search_app.ui import queries, session
 
 if TYPE_CHECKING:
-    from training.card import Card
-    from training.comparison import Forgetting, SliceChange
-    from training.registry import Entry, Version
-    from training.runs import Run
+    from training.card.card import Card
+    from training.evaluation.comparison import Forgetting, SliceChange
+    from training.registry.registry import Entry, Version
+    from training.registry.runs import Run
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -46,7 +46,7 @@ def stamp(*tables: str) -> queries.Stamp:
 
 def runs() -> Sequence[Run]:
     """Every run, the newest first."""
-    from training import runs as record
+    from training.registry import runs as record
 
     return _once(lambda: record.list(session.lake()), ["runs"], "runs")
 
@@ -71,14 +71,14 @@ def evaluated(run: str) -> bool:
 
 def versions() -> list[Version]:
     """Every registered version of every model, as it stands now."""
-    from training import registry
+    from training.registry import registry
 
     return _once(lambda: registry.versions(session.lake()), ["releases"], "versions")
 
 
 def history(model: str) -> list[Entry]:
     """What happened to a model's versions, the newest first."""
-    from training import registry
+    from training.registry import registry
 
     found = _once(lambda: registry.history(session.lake(), model), ["releases"], "history", model)
     return [*reversed(found)]
@@ -96,7 +96,7 @@ def verdict(candidate: str, baseline: str) -> Row | None:
 
 def compare(old: str, new: str, metric: str) -> list[SliceChange]:
     """As `comparison.compare`, on every slice that is judged today."""
-    from training import comparison
+    from training.evaluation import comparison
 
     tables = ["scores", "runs", *_TRUTH]
     return _once(
@@ -106,14 +106,14 @@ def compare(old: str, new: str, metric: str) -> list[SliceChange]:
 
 def forgetting(model: str) -> Forgetting:
     """As `comparison.forgetting`."""
-    from training import comparison
+    from training.evaluation import comparison
 
     return _once(lambda: comparison.forgetting(session.lake(), model), ["runs", "metrics"], "forgetting", model)
 
 
 def answers(run: str, image_ids: Sequence[str]) -> list[Row]:
     """image_id, label, confidence as the run's model answered, in the order of the ids."""
-    from training import evaluate
+    from training.evaluation import evaluate
 
     found = _once(
         lambda: evaluate.answer_rows(session.lake(), run, image_ids), ["scores"], "answers", run, tuple(image_ids)
@@ -123,7 +123,7 @@ def answers(run: str, image_ids: Sequence[str]) -> list[Row]:
 
 def card(run: str) -> Card:
     """As `card.render`."""
-    from training import card as cards
+    from training.card import card as cards
 
     tables = ["runs", "metrics", "gates", "releases", *_TRUTH]
     return _once(lambda: cards.render(session.lake(), run), tables, "card", run)
@@ -134,7 +134,7 @@ def _by_time(run: str) -> list[Row]:
 
 
 def _metrics(run: str) -> list[Row]:
-    from training import runs as record
+    from training.registry import runs as record
 
     return _once(lambda: record.metrics(session.lake(), run), ["metrics"], "metrics", run)
 

@@ -25,9 +25,10 @@ def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> dict[str, Any]:
 
 def _trained(uri: str, how: dict[str, Any], tell: jobs.Tell) -> str:
     import lake
-    from training import launch, runs
-    from training.processes import Processes
-    from training.recipe import Recipe
+    from training.fit import launch
+    from training.fit.processes import Processes
+    from training.registry import runs
+    from training.registry.recipe import Recipe
 
     def progress(said: dict[str, Any]) -> None:
         # The steps are followed by the look at every split, and by what it takes to keep the model.

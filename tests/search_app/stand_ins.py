@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.task import Answer
+from training.tasks.task import Answer
 
 
 def decode(files: list[tuple[str, bytes]], how: str, most: float) -> list[bytes]:

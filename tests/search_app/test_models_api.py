@@ -28,9 +28,10 @@ from tests.hostile.files import png, scans
 from tests.search_app.intake import PROBLEM
 from tests.training.conftest import stripes
 from tests.training.served import two_versions
-from training import model, registry
-from training.runs import Run
-from training.task import Answer
+from training.models import trained_model
+from training.registry import registry
+from training.registry.runs import Run
+from training.tasks.task import Answer
 
 IMAGE = drawn.encoded(stripes(77, True))
 
@@ -66,7 +67,7 @@ def test_the_promoted_version_answers_and_nothing_is_written(http: httpx.Client,
     said = ask(http)
     assert said.status_code == 200, said.text
     one = said.json()
-    (direct,) = model.load(lake, first.id).answers([("x", stripes(77, True))])
+    (direct,) = trained_model.load(lake, first.id).answers([("x", stripes(77, True))])
     assert (one["model"], one["model_version"], one["run"], one["task"]) == ("lines", "1", first.id, "classification")
     assert (one["label"], one["image_id"]) == (direct.label, image_id(IMAGE))
     assert one["confidence"] == pytest.approx(direct.confidence, abs=1e-6)

@@ -16,8 +16,10 @@ from lake.storage import opening
 from lake.storage.store import Lake
 from tests.search_app.browsing import MISSING, answering
 from tests.training.conftest import striped
-from training import comparison, evaluate, launch, registry, runs
-from training.recipe import Recipe
+from training.evaluation import comparison, evaluate
+from training.fit import launch
+from training.registry import registry, runs
+from training.registry.recipe import Recipe
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

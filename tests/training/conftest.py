@@ -16,7 +16,7 @@ from lake import ids, slices
 from lake.storage import image_rows, opening, schema, store
 from lake.storage.store import Lake
 from tests import pictures as drawn
-from training.recipe import Recipe
+from training.registry.recipe import Recipe
 
 
 def stripes(number: int, upright: bool, side: int = 40) -> Image.Image:

@@ -12,7 +12,7 @@ from typing import Any
 
 from embeddings.embedders import torch_import
 from lake.storage import opening
-from training import launch
+from training.fit import launch
 
 
 def say(*words: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lake
 from lake.errors import LakeloopError
-from training import registry
+from training.registry import registry
 
 
 def main(uri: str, run: str, go: Path) -> None:

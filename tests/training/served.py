@@ -9,11 +9,12 @@ from embeddings.embedders import torch_import
 from lake.storage import opening
 from lake.storage.store import Lake
 from tests.training.conftest import striped
-from training import checkpoint, model, registry, runs
-from training.augmentation import Preparation
-from training.recipe import Recipe
-from training.runs import Run
-from training.task import task
+from training.data.augmentation import Preparation
+from training.models import checkpoint, trained_model
+from training.registry import registry, runs
+from training.registry.recipe import Recipe
+from training.registry.runs import Run
+from training.tasks.task import task
 
 SIDE = 32
 
@@ -45,5 +46,5 @@ def untrained(
         network = asked.network(architecture, classes, pretrained=False)
     made = runs.create(lake, name, recipe, data={}, classes=classes)
     how = Preparation(SIDE, asked.geometry, {one: place for place, one in enumerate(classes)})
-    path = model.save(runs.folder(lake, made.id), network, recipe, classes, how)
+    path = trained_model.save(runs.folder(lake, made.id), network, recipe, classes, how)
     return runs.end(lake, made, "done", artifacts={"model": runs.artifact(lake, path)})

@@ -10,8 +10,8 @@ from PIL import Image
 
 from lake.regions import masks
 from tests import pictures
-from training.augmentation import Job, Look, Preparation, prepare, prepare_many, whole
-from training.task import Sample
+from training.data.augmentation import Job, Look, Preparation, prepare, prepare_many, whole
+from training.tasks.task import Sample
 
 SIDE = 32
 WILD = Look(0.4, 0.3, "both", True, 0.3, 0.3, 0.5, 0.5)

@@ -8,8 +8,9 @@ import pytest
 
 from embeddings.embedders import torch_import
 from lake.errors import BadInput, HubUnreachable
-from training import backbones, forgetting
-from training.classification import Classification
+from training.fit import forgetting
+from training.tasks import backbones
+from training.tasks.classification import Classification
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,14 @@ from lake.storage.store import Lake
 from search_app import cli
 from tests.conftest import Say
 from tests.training.conftest import striped
-from training import card, card_facts, card_plots, evaluate, gate, launch, markdown, registry, runs
-from training.card_facts import Facts
-from training.recipe import Recipe
+from training.card import card, markdown
+from training.card import facts as card_facts
+from training.card import plots as card_plots
+from training.card.facts import Facts
+from training.evaluation import evaluate, gate
+from training.fit import launch
+from training.registry import registry, runs
+from training.registry.recipe import Recipe
 
 HOSTILE = [
     "---\nlicense: mit\n---\n# Owned",

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
-from training.classification import Classification, from_probabilities, softmax, temperature_of
-from training.task import Answer, Sample, Target, task
+from training.tasks.classification import Classification, from_probabilities, softmax, temperature_of
+from training.tasks.task import Answer, Sample, Target, task
 
 
 def sample(label: int | None, weight: float = 1.0) -> Sample:

@@ -16,16 +16,16 @@ from lake.storage.store import Lake
 from tests import pictures as drawn
 from tests.conftest import MakeLake
 from tests.training.conftest import add, striped, stripes
-from training import data
+from training.data import splits
 
 
-def use(found: data.Data, use: str) -> list[str]:
+def use(found: splits.Data, use: str) -> list[str]:
     rows = found.items.to_pylist()
     return sorted(row["image_id"] for row in rows if row["use"] == use)
 
 
 def test_slices_given_are_the_splits(stock: Lake) -> None:
-    found = data.gather(stock, "classification", train=["first"], replay=["second"], validation=["held"])
+    found = splits.gather(stock, "classification", train=["first"], replay=["second"], validation=["held"])
     assert [len(use(found, one)) for one in ("train", "replay", "validation", "test")] == [48, 16, 32, 0]
     assert found.classes == ("lying", "upright")
     assert found.facts["compared"] == {"by": "identity"}
@@ -33,13 +33,13 @@ def test_slices_given_are_the_splits(stock: Lake) -> None:
     said = {(one["use"], one["id"], one["images"]) for one in found.facts["slices"]}
     assert said == {("train", "first@1", 48), ("replay", "second@1", 16), ("validation", "held@1", 32)}
     split = found.facts["splits"]["train"]
-    assert split["images_sha256"] == data.digest(use(found, "train"))
+    assert split["images_sha256"] == splits.digest(use(found, "train"))
     assert split["classes"] == {"lying": 24, "upright": 24}
 
 
 def test_an_image_set_aside_is_set_aside_in_every_run(stock: Lake) -> None:
-    small = data.gather(stock, "classification", train=["first"], share=0.3)
-    both = data.gather(stock, "classification", train=["second", "first"], share=0.3)
+    small = splits.gather(stock, "classification", train=["first"], share=0.3)
+    both = splits.gather(stock, "classification", train=["second", "first"], share=0.3)
     assert 4 <= len(use(small, "validation")) <= 26
     assert set(use(small, "validation")) <= set(use(both, "validation"))
     assert not {*use(both, "train")} & {*use(both, "validation")}
@@ -47,7 +47,7 @@ def test_an_image_set_aside_is_set_aside_in_every_run(stock: Lake) -> None:
 
 
 def test_hashes_are_spread_evenly() -> None:
-    shares = np.array([data.hashed_share(str(n)) for n in range(4_000)])
+    shares = np.array([splits.hashed_share(str(n)) for n in range(4_000)])
     assert ((shares >= 0) & (shares < 1)).all()
     assert np.histogram(shares, 10, (0, 1))[0].min() > 330
 
@@ -55,7 +55,7 @@ def test_hashes_are_spread_evenly() -> None:
 def test_an_image_is_in_one_split_only(stock: Lake) -> None:
     members = stock.slice("first").members()
     slices.create(stock, "part", ids=members[:10])
-    found = data.gather(stock, "classification", train=["first"], validation=["part"], test=["held"])
+    found = splits.gather(stock, "classification", train=["first"], validation=["part"], test=["held"])
     assert use(found, "validation") == members[:10]
     assert use(found, "train") == members[10:]
     assert found.facts["left_out"] == {"held out for validation or test": 10}
@@ -64,7 +64,7 @@ def test_an_image_is_in_one_split_only(stock: Lake) -> None:
 def test_protected_images_are_not_trained_on(stock: Lake) -> None:
     members = stock.slice("first").members()
     slices.create(stock, "night", ids=members[:5])
-    found = data.gather(stock, "classification", train=["first"], protected=["night"], share=0.0)
+    found = splits.gather(stock, "classification", train=["first"], protected=["night"], share=0.0)
     assert use(found, "protected") == members[:5]
     assert use(found, "train") == members[5:]
 
@@ -72,27 +72,27 @@ def test_protected_images_are_not_trained_on(stock: Lake) -> None:
 def test_what_models_are_judged_by_is_not_trained_on(stock: Lake) -> None:
     members = stock.slice("first").members()
     slices.create(stock, "exam", ids=members[:6], role="regression")
-    found = data.gather(stock, "classification", train=["first"], share=0.0)
+    found = splits.gather(stock, "classification", train=["first"], share=0.0)
     assert use(found, "train") == members[6:]
     assert found.facts["left_out"] == {"in or nearly in exam@1": 6}
     with pytest.raises(BadInput, match="held@1 is for judging models"):
-        data.gather(stock, "classification", train=["held"])
+        splits.gather(stock, "classification", train=["held"])
 
 
 def test_images_without_label_or_bytes_are_counted(stock: Lake) -> None:
     files = [drawn.encoded(stripes(n, True)) for n in range(300, 304)]
     names = add(stock, "mixed", files, ["upright", None, "lying", None])
-    found = data.gather(stock, "classification", train=["mixed"], share=0.0)
+    found = splits.gather(stock, "classification", train=["mixed"], share=0.0)
     assert len(use(found, "train")) == 2
     assert found.facts["left_out"] == {"without a label for the task": 2}
     add(stock, "bare", [drawn.encoded(stripes(999, True))], [None])
     with pytest.raises(BadInput, match="nothing is left to train on in bare@1: 1 without a label for the task"):
-        data.gather(stock, "classification", train=["bare"])
+        splits.gather(stock, "classification", train=["bare"])
     assert names
 
 
 def test_a_frozen_slice_keeps_its_labels(stock: Lake) -> None:
-    before = data.gather(stock, "classification", train=["first"], share=0.0)
+    before = splits.gather(stock, "classification", train=["first"], share=0.0)
     one = stock.slice("first").members()[0]
     row = {
         "event_id": "00000000-0000-0000-0000-000000000001",
@@ -103,32 +103,32 @@ def test_a_frozen_slice_keeps_its_labels(stock: Lake) -> None:
         "origin": "human",
     }
     stock.insert("labels", pa.Table.from_pylist([row], schema=schema.LABELS.arrow()))
-    after = data.gather(stock, "classification", train=["first"], share=0.0)
+    after = splits.gather(stock, "classification", train=["first"], share=0.0)
     assert after.facts["splits"] == before.facts["splits"]
     assert after.classes == ("lying", "upright")
     slices.create(stock, "first", ids=stock.slice("first@1").members())
-    assert data.gather(stock, "classification", train=["first"], share=0.0).classes == ("lying", "slanted", "upright")
+    assert splits.gather(stock, "classification", train=["first"], share=0.0).classes == ("lying", "slanted", "upright")
 
 
 def test_classes_of_the_older_model_come_first(stock: Lake) -> None:
-    found = data.gather(stock, "classification", train=["first"], known=("upright", "gone"))
+    found = splits.gather(stock, "classification", train=["first"], known=("upright", "gone"))
     assert found.classes == ("upright", "gone", "lying")
 
 
 def test_items_come_back_with_the_labels_of_then(stock: Lake) -> None:
-    found = data.gather(stock, "classification", train=["first"], share=0.0)
-    items = data.items(stock, "classification", found.items, "train")
+    found = splits.gather(stock, "classification", train=["first"], share=0.0)
+    items = splits.items(stock, "classification", found.items, "train")
     assert [i.image_id for i in items] == stock.slice("first").members()
     truth = dict(stock.sql("SELECT image_id, label FROM labels").to_pylist()[0].items())
     assert {i.image_id: i.truth.label for i in items}[truth["image_id"]] == truth["label"]
 
 
 def test_truth_of_a_slice(stock: Lake) -> None:
-    found = data.truth_of(stock, slices.get(stock, "second"), "classification")
+    found = splits.truth_of(stock, slices.get(stock, "second"), "classification")
     assert found.column_names == ["image_id", "label", "boxes", "masks"]
     assert found["image_id"].to_pylist() == stock.slice("second").members()
     assert set(found["label"].to_pylist()) == {"lying", "upright"}
-    assert data.truth_of(stock, slices.get(stock, "second"), "detection").num_rows == 0
+    assert splits.truth_of(stock, slices.get(stock, "second"), "detection").num_rows == 0
 
 
 def test_near_duplicates_are_never_in_two_splits(make_lake: MakeLake) -> None:
@@ -163,14 +163,14 @@ def test_near_duplicates_are_never_in_two_splits(make_lake: MakeLake) -> None:
     lake.insert("labels", pa.Table.from_pylist(said, schema=schema.LABELS.arrow()))
     slices.create(lake, "all", where="true")
     slices.create(lake, "held", ids=[names["00a"], names["01b"]])
-    given = data.gather(lake, "classification", train=["all"], validation=["held"])
+    given = splits.gather(lake, "classification", train=["all"], validation=["held"])
     assert given.facts["left_out"] == {
         "held out for validation or test": 2,
         "near-duplicates of images held out": 2,
     }
     assert len(use(given, "train")) == 20
     assert given.facts["compared"]["embedder"] == "resnet18"
-    aside = data.gather(lake, "classification", train=["all"], share=0.4)
+    aside = splits.gather(lake, "classification", train=["all"], share=0.4)
     held = {*use(aside, "validation")}
     assert 0 < len(held) < 24
     for number in range(12):
@@ -178,14 +178,14 @@ def test_near_duplicates_are_never_in_two_splits(make_lake: MakeLake) -> None:
 
 
 def test_components_of_pairs() -> None:
-    assert data.components([("b", "a"), ("c", "b"), ("x", "y")]) == {"a": "a", "b": "a", "c": "a", "x": "x", "y": "x"}
+    assert splits.components([("b", "a"), ("c", "b"), ("x", "y")]) == {"a": "a", "b": "a", "c": "a", "x": "x", "y": "x"}
 
 
 def test_what_is_not_there_is_named(stock: Lake) -> None:
     with pytest.raises(BadInput, match="first"):
-        data.gather(stock, "classification", train=["frist"])
+        splits.gather(stock, "classification", train=["frist"])
     with pytest.raises(BadInput, match="give --train"):
-        data.gather(stock, "classification", train=[])
+        splits.gather(stock, "classification", train=[])
 
 
 def test_striped_slices_are_what_the_tests_think(stock: Lake) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from embeddings.embedders import torch_import
-from training.augmentation import Look, _moved
-from training.detection import MOST_BOXES, Detection, _peaks
-from training.task import Answer, Sample, Target, task
+from training.data.augmentation import Look, _moved
+from training.tasks.detection import MOST_BOXES, Detection, _peaks
+from training.tasks.task import Answer, Sample, Target, task
 
 torch = torch_import.torch()
 

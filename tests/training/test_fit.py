@@ -16,8 +16,10 @@ from lake.errors import BadInput, CouldNot
 from lake.storage import opening
 from lake.storage.store import Lake
 from tests.training.conftest import TINY, striped
-from training import launch, model, runs
-from training.recipe import Recipe
+from training.fit import launch
+from training.models import trained_model
+from training.registry import runs
+from training.registry.recipe import Recipe
 
 ON_CPU = {"device": "cpu", "workers": 0}
 
@@ -72,7 +74,7 @@ def test_a_run_learns_and_is_recorded_whole(learned: Lake, trained: runs.Run) ->
 
 
 def test_a_saved_model_gives_the_answers_that_were_measured(learned: Lake, trained: runs.Run) -> None:
-    made = model.load(learned, "lines")
+    made = trained_model.load(learned, "lines")
     held = learned.slice("held").members()
     answers = list(made.answers_of(learned, held))
     assert [a.image_id for a in answers] == held
@@ -92,10 +94,10 @@ def test_another_file_in_a_models_place_is_refused(learned: Lake, trained: runs.
     path = runs.folder(learned, trained.id) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with pytest.raises(BadInput, match="its SHA-256 is another"):
-        model.load(learned, trained.id)
+        trained_model.load(learned, trained.id)
     path.unlink()
     with pytest.raises(BadInput, match="not at"):
-        model.load(learned, trained.id)
+        trained_model.load(learned, trained.id)
 
 
 def test_warm_start_takes_new_classes_and_keeps_the_old_answers(learned: Lake, tiny: Recipe, trained: runs.Run) -> None:
@@ -105,8 +107,8 @@ def test_warm_start_takes_new_classes_and_keeps_the_old_answers(learned: Lake, t
     add(learned, "grain", [drawn.encoded(drawn.noise(n, 40, 40)) for n in range(12)], ["grain"] * 12)
     run = launch.begin(learned, train=["grain"], replay=["first"], validation=["held"], recipe=tiny, parent="lines")
     assert (run.parent, run.classes) == (trained.id, ("lying", "upright", "grain"))
-    began, said = model.checkpoint.read(runs.folder(learned, run.id) / model.INITIAL)
-    before = model.state_of(learned, trained)
+    began, said = trained_model.checkpoint.read(runs.folder(learned, run.id) / trained_model.INITIAL)
+    before = trained_model.state_of(learned, trained)
     assert said["warm"]
     assert said["drawn"] == ["head.weight", "head.bias"]
     for name, tensor in before.items():
@@ -129,7 +131,7 @@ def test_a_protected_slice_stops_the_run_and_the_old_model_stays(
     run = launch.train(learned, train=["lying"], recipe=recipe, parent="lines", **ON_CPU)
     assert "guard@1 fell from" in run.data["result"]["ended"]
     assert run.data["result"]["best_epoch"] == 0
-    old, new = model.state_of(learned, trained), model.state_of(learned, run)
+    old, new = trained_model.state_of(learned, trained), trained_model.state_of(learned, run)
     assert all(new[name].equal(tensor) for name, tensor in old.items() if name != "temperature")
     rows = [r for r in runs.metrics(learned, run.id) if r["slice"] == "guard@1"]
     guarded = [r for r in rows if r["metric"] == "balanced_accuracy"]
@@ -140,7 +142,7 @@ def test_switches_against_forgetting_hold_the_weights(learned: Lake, tiny: Recip
     def distance(**settings: object) -> float:
         recipe = tiny.changed({"epochs": 2, "schedule": "constant", "validation": 0.0} | settings)
         run = launch.train(learned, train=["second"], recipe=recipe, parent="lines", **ON_CPU)
-        old, new = model.state_of(learned, trained), model.state_of(learned, run)
+        old, new = trained_model.state_of(learned, trained), trained_model.state_of(learned, run)
         names = [name for name in old if name.endswith("weight")]
         return float(sum(((new[n] - old[n]) ** 2).sum() for n in names)) ** 0.5
 
@@ -153,8 +155,8 @@ def test_switches_against_forgetting_hold_the_weights(learned: Lake, tiny: Recip
 def test_a_frozen_backbone_stays(stock: Lake, tiny: Recipe) -> None:
     recipe = replace(tiny, freeze="backbone", epochs=1)
     run = launch.train(stock, train=["first"], recipe=recipe, **ON_CPU)
-    began, _ = model.checkpoint.read(runs.folder(stock, run.id) / model.INITIAL)
-    now = model.state_of(stock, run)
+    began, _ = trained_model.checkpoint.read(runs.folder(stock, run.id) / trained_model.INITIAL)
+    now = trained_model.state_of(stock, run)
     changed = {name for name in began if not began[name].equal(now[name])}
     assert changed == {"head.weight", "head.bias", "temperature"}
 

@@ -21,10 +21,12 @@ from lake.storage.store import Lake
 from search_app import cli
 from tests.conftest import Say
 from tests.lake import stock
-from training import comparison, evaluate, gate, policy, probe, runs
-from training.policy import Policy, Rule
-from training.recipe import Recipe
-from training.task import Answer
+from training.evaluation import comparison, evaluate, gate, gate_policy
+from training.evaluation.gate_policy import Policy, Rule
+from training.models import probe
+from training.registry import runs
+from training.registry.recipe import Recipe
+from training.tasks.task import Answer
 
 TURN = np.random.default_rng(7).normal(size=stock.DIM)
 
@@ -120,7 +122,7 @@ def test_a_fall_on_a_regression_slice_is_failed_and_its_images_are_named(
     row = judged.scan("gates", ["outcome", "blocks", "policy", "slices"]).to_pylist()[0]
     assert (row["outcome"], row["blocks"]) == ("failed", True)
     assert json.loads(row["slices"])[0]["newly_wrong"] == first.newly_wrong
-    assert policy.of(json.loads(row["policy"])) == Policy()
+    assert gate_policy.of(json.loads(row["policy"])) == Policy()
 
     said = ["gate", "--lake", judged.uri, "--candidate", new, "--json"]
     assert cli.main(said) == 1
@@ -217,7 +219,7 @@ def test_every_metric_fails_a_fall_and_passes_none(judged: Lake, metric: str) ->
 
 
 def test_standings_and_rules() -> None:
-    asked = policy.of(
+    asked = gate_policy.of(
         {"margin": 0.03, "protected": ["mono*"], "watched": ["new-*"], "slices": {"poly": {"metric": "f1_macro"}}}
     )
     assert asked.standing("mono-old", None) == "protected"
@@ -228,7 +230,7 @@ def test_standings_and_rules() -> None:
     assert asked.metric_of("poly", "classification") == "f1_macro"
     assert asked.metric_of("day", "detection") == "map_50"
     assert asked.named() == ["poly"]
-    assert policy.of(json.loads(asked.json())) == asked
+    assert gate_policy.of(json.loads(asked.json())) == asked
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_a_bad_policy_is_refused(given: object, message: str, tmp_path: Path) ->
     file = tmp_path / "gate.json"
     file.write_text(json.dumps(given))
     with pytest.raises(BadInput, match=message):
-        policy.load(file)
+        gate_policy.load(file)
     assert Rule() == Policy().rule("anything")
 
 

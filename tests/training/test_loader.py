@@ -23,8 +23,8 @@ from lake.storage.store import Lake
 from tests import pictures
 
 torch_import.torchvision()
-from training import loader  # noqa: E402
-from training.loader import SliceStream, data_loader  # noqa: E402
+from training.data import loader  # noqa: E402
+from training.data.loader import SliceStream, data_loader  # noqa: E402
 
 
 def mean(picture: Any) -> float:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training import map_metric
+from training.metrics import map_metric
 
 Boxes = list[list[dict[str, Any]]]
 

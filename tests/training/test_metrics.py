@@ -10,8 +10,8 @@ import pytest
 
 from lake.errors import BadInput
 from tests.conftest import Say
-from training import bootstrap, dense_metrics, metrics
-from training.metrics import Judged
+from training.metrics import bootstrap, dense_metrics, metrics
+from training.metrics.metrics import Judged
 
 
 def of_labels(truth: str, said: str, sure: float | None = None) -> Judged:

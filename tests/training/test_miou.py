@@ -8,8 +8,8 @@ from sklearn.metrics import jaccard_score
 
 from lake.errors import BadInput
 from lake.regions import masks
-from training import miou
-from training.task import IGNORED
+from training.metrics import miou
+from training.tasks.task import IGNORED
 
 
 def test_half_of_a_square_found() -> None:

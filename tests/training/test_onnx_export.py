@@ -19,12 +19,15 @@ from lake.storage import opening
 from lake.storage.store import Lake
 from search_app import cli
 from tests.training.conftest import striped, stripes
-from training import data, launch, model, onnx_export, runs
-from training.augmentation import Preparation, whole
-from training.detection import Detection
-from training.model import NetworkModel, ProbeModel
-from training.recipe import Recipe
-from training.task import task
+from training.data import splits
+from training.data.augmentation import Preparation, whole
+from training.fit import launch
+from training.models import onnx_export, trained_model
+from training.models.trained_model import NetworkModel, ProbeModel
+from training.registry import runs
+from training.registry.recipe import Recipe
+from training.tasks.detection import Detection
+from training.tasks.task import task
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -49,10 +52,10 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     recipe = Recipe(task="segmentation", architecture="unet-small", pretrained=False, size=32)
     run = runs.create(lake, "net", recipe, data={}, classes=["a", "b"])
     folder = runs.folder(lake, run.id)
-    items = data.gather(lake, "classification", train=["first"]).items
-    model.begin(folder, recipe, items, made.network, [], warm=False)
-    model.save(folder, made.network, recipe, run.classes, made.how)
-    runs.end(lake, run, "done", artifacts={"model": runs.artifact(lake, folder / model.MODEL)})
+    items = splits.gather(lake, "classification", train=["first"]).items
+    trained_model.begin(folder, recipe, items, made.network, [], warm=False)
+    trained_model.save(folder, made.network, recipe, run.classes, made.how)
+    runs.end(lake, run, "done", artifacts={"model": runs.artifact(lake, folder / trained_model.MODEL)})
     return lake
 
 
@@ -66,7 +69,7 @@ def asked(file: Path, inputs: np.ndarray) -> list[np.ndarray]:
 def test_a_probe_answers_the_same_to_vectors(lake: Lake, tmp_path: Path, name: str) -> None:
     made = onnx_export.export(lake, name, tmp_path)
     assert made.difference < 1e-6
-    loaded = model.load(lake, name)
+    loaded = trained_model.load(lake, name)
     assert isinstance(loaded, ProbeModel)
     vectors = np.random.default_rng(3).normal(size=(7, 12)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -93,7 +96,7 @@ def test_a_network_by_the_command_and_its_refusal(
     assert sorted(p.name for p in out.iterdir()) == ["model.json", "model.onnx"]
 
     # What model.json says of the input is enough: pictures that nobody has seen get the network's answers.
-    loaded = model.load(lake, "net")
+    loaded = trained_model.load(lake, "net")
     assert isinstance(loaded, NetworkModel)
     side = facts["preprocessing"]["side"]
     squares = np.stack(

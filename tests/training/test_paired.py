@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Say
-from training import paired
+from training.metrics import paired
 
 
 def chances(n: int, fall: float, rate: float) -> np.ndarray:

@@ -11,9 +11,10 @@ from benchmarks import shapes_data
 from lake.regions import masks
 from lake.storage.store import Lake
 from tests import pictures
-from training import model, runs
-from training.launch import train
-from training.recipe import Recipe
+from training.fit.launch import train
+from training.models import trained_model
+from training.registry import runs
+from training.registry.recipe import Recipe
 
 
 def drawn(count: int, seed: int) -> list[shapes_data.Drawing]:
@@ -45,7 +46,7 @@ def test_from_labels_to_answers(lk: Lake, task: str, architecture: str, metric: 
     rows = [row for row in runs.metrics(lk, run.id) if row["metric"] == metric and row["split"] == "validation"]
     assert len(rows) == 2
     assert all(0.0 <= row["value"] <= 1.0 for row in rows)
-    trained = model.load(lk, run.id)
+    trained = trained_model.load(lk, run.id)
     answers = [*trained.answers([("first", some[0].image), ("second", some[1].image)])]
     assert [one.image_id for one in answers] == ["first", "second"]
     for one in answers:
@@ -54,5 +55,5 @@ def test_from_labels_to_answers(lk: Lake, task: str, architecture: str, metric: 
             assert mask["label"] in shapes_data.SHAPES
         for box in one.boxes:
             assert 0 <= box["x"] < box["x"] + box["width"] <= 48
-    again = [*model.load(lk, run.id).answers([("first", some[0].image), ("second", some[1].image)])]
+    again = [*trained_model.load(lk, run.id).answers([("first", some[0].image), ("second", some[1].image)])]
     assert again == answers

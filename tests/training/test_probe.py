@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lake.errors import BadInput
-from training import metrics, probe
-from training.probe import Probe
+from training.metrics import metrics
+from training.models import probe
+from training.models.probe import Probe
 
 
 def clouds(n: int, dim: int, classes: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

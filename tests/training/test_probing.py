@@ -13,8 +13,10 @@ from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.training.conftest import striped
-from training import launch, model, runs
-from training.recipe import Recipe
+from training.fit import launch
+from training.models import trained_model
+from training.registry import runs
+from training.registry.recipe import Recipe
 
 PROBE = Recipe(kind="probe")
 
@@ -52,7 +54,7 @@ def test_a_probe_is_a_model(vectors: Lake, hidden: int) -> None:
     count = run.data["splits"]["train"]["images"]
     assert 15 <= count <= 30
     assert {(r["split"], r["n"]) for r in runs.metrics(vectors, run.id)} == {("train", count), ("validation", 19)}
-    made = model.load(vectors, "quick")
+    made = trained_model.load(vectors, "quick")
     held = vectors.slice("held").members()
     answers = list(made.answers_of(vectors, held))
     assert len(answers) == 19
@@ -71,8 +73,8 @@ def test_replay_weighs_what_the_recipe_says(vectors: Lake) -> None:
 
     def bias(replay: float) -> float:
         recipe = replace(PROBE, replay=replay, validation=0.0)
-        made = model.load(vectors, launch.train(vectors, train=["first"], replay=["old"], recipe=recipe).id)
-        assert isinstance(made, model.ProbeModel)
+        made = trained_model.load(vectors, launch.train(vectors, train=["first"], replay=["old"], recipe=recipe).id)
+        assert isinstance(made, trained_model.ProbeModel)
         return float(made.probe.bias[1] - made.probe.bias[0])
 
     assert bias(0.9) > bias(0.5) > bias(0.1)

@@ -12,9 +12,10 @@ import pytest
 
 from lake.errors import BadInput
 from lake.storage.store import Lake
-from training import launch, runs
-from training.processes import Processes
-from training.recipe import Recipe
+from training.fit import launch
+from training.fit.processes import Processes
+from training.registry import runs
+from training.registry.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 

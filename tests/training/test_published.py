@@ -15,10 +15,10 @@ import pytest
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, HubUnreachable
 from lake.storage.store import Lake
-from training import published, suppression
-from training.detection import Detection
-from training.segmentation import Segmentation
-from training.task import Sample, Target, task
+from training.tasks import published, suppression
+from training.tasks.detection import Detection
+from training.tasks.segmentation import Segmentation
+from training.tasks.task import Sample, Target, task
 
 torch = torch_import.torch()
 torchvision = torch_import.torchvision()

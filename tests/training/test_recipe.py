@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lake.errors import BadInput
-from training import recipe as recipes
-from training import schedule
-from training.recipe import Recipe
+from training.fit import schedule
+from training.registry import recipe as recipes
+from training.registry.recipe import Recipe
 
 PAGE = Path(__file__).parents[2] / "docs/training.md"
 

@@ -20,8 +20,10 @@ from lake.storage import schema, store, views
 from lake.storage.store import Lake
 from lake.upkeep import erasure
 from tests.lake import stock
-from training import gate, model, registry, releases, runs
-from training.recipe import Recipe
+from training.evaluation import gate
+from training.models import trained_model
+from training.registry import registry, releases, runs
+from training.registry.recipe import Recipe
 
 
 def done(lake: Lake, name: str = "turns", data: dict[str, object] | None = None, parent: str | None = None) -> str:
@@ -50,7 +52,7 @@ def test_after_a_rollback_every_reader_of_the_registry_means_the_same_run(lk: La
         for n, (version, run, action) in enumerate(steps)
     ]
     lk.insert("releases", pa.Table.from_pylist(rows, schema=schema.RELEASES.arrow()))
-    assert model.find(lk, "turns").id == first
+    assert trained_model.find(lk, "turns").id == first
     assert gate._baseline(lk, runs.get(lk, third)).id == first
 
 
@@ -106,7 +108,7 @@ def test_what_replaces_another_needs_the_newest_verdict_against_it_not_to_block(
         registry.promote(lk, "turns@2", gate=good)
     newest = judge(lk, second, first)
     assert registry.promote(lk, "turns@2", gate=newest, reason="better at night").gate == newest
-    assert model.find(lk, "turns").id == second
+    assert trained_model.find(lk, "turns").id == second
     # Against the gate: with a reason only, and on the record.
     no = judge(lk, third, second, blocks=True)
     with pytest.raises(BadInput, match="needs a reason"):
@@ -177,12 +179,12 @@ def test_shadows_answer_until_they_are_promoted_or_retired_and_the_retired_can_c
 
 def test_without_a_promoted_version_a_model_is_its_newest_run_that_is_in_use(lk: Lake) -> None:
     old, new = done(lk), done(lk)
-    assert model.find(lk, "turns").id == new
+    assert trained_model.find(lk, "turns").id == new
     registry.register(lk, new)
     registry.retire(lk, new)
-    assert model.find(lk, "turns").id == old
-    assert model.find(lk, "turns@1").id == new
-    assert model.find(lk, new).id == new
+    assert trained_model.find(lk, "turns").id == old
+    assert trained_model.find(lk, "turns@1").id == new
+    assert trained_model.find(lk, new).id == new
 
 
 @pytest.mark.parametrize("spoil", ["missing", "altered"])
@@ -293,7 +295,7 @@ def test_a_clock_that_goes_back_does_not_turn_the_order_round(lk: Lake, monkeypa
     monkeypatch.setattr(releases.store, "now", lambda: long_ago)
     registry.promote(lk, two)
     assert [entry.version for entry in registry.history(lk, "turns")] == [1, 1, 2, 2]
-    assert model.find(lk, "turns").id == two
+    assert trained_model.find(lk, "turns").id == two
 
 
 # The views -----------------------------------------------------------------------------------------------------

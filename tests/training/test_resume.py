@@ -16,8 +16,10 @@ from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import Say
-from training import checkpoint, launch, runs
-from training.recipe import Recipe
+from training.fit import launch
+from training.models import checkpoint
+from training.registry import runs
+from training.registry.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 

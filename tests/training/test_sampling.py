@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import sampling
-from training.sampling import Sampling
+from training.data import sampling
+from training.data.sampling import Sampling
 
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(1, 16), st.floats(0, 0.9), st.integers(0, 99))

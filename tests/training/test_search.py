@@ -9,16 +9,17 @@ import pytest
 
 from lake.errors import BadInput
 from lake.storage.store import Lake
-from training import runs, search
-from training.recipe import Recipe
-from training.search import Range
+from training.fit import tuning
+from training.fit.tuning import Range
+from training.registry import runs
+from training.registry.recipe import Recipe
 
 # The grid's order is drawn from it: the trial that learns comes first.
 SEED = 1
 
 
 def test_ranges_in_words() -> None:
-    found = search.space(["rate=1e-4..1e-2", "epochs=2..5", "flip=none,both", "dropout=0..0.5"], ["resnet18"])
+    found = tuning.space(["rate=1e-4..1e-2", "epochs=2..5", "flip=none,both", "dropout=0..0.5"], ["resnet18"])
     assert found == {
         "rate": Range((), 1e-4, 1e-2, True, False),
         "epochs": Range((), 2, 5, False, True),
@@ -42,18 +43,18 @@ def test_ranges_in_words() -> None:
 )
 def test_what_is_wrong_with_a_range_is_said(words: list[str], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        search.space(words)
+        tuning.space(words)
     with pytest.raises(BadInput, match="no architecture"):
-        search.space([], ["resnet81"])
+        tuning.space([], ["resnet81"])
 
 
-def _tune(lake: Lake, recipe: Recipe, tried: dict[str, Range], trials: int, **how: Any) -> search.Found:
+def _tune(lake: Lake, recipe: Recipe, tried: dict[str, Range], trials: int, **how: Any) -> tuning.Found:
     given = {"train": ["first"], "validation": ["held"], "device": "cpu", "workers": 0} | how
-    return search.tune(lake, "rates", recipe=recipe, tried=tried, trials=trials, **given)
+    return tuning.tune(lake, "rates", recipe=recipe, tried=tried, trials=trials, **given)
 
 
 def test_a_search_goes_on_where_it_was_stopped(stock: Lake, tiny: Recipe) -> None:
-    recipe, tried = replace(tiny, epochs=1), search.space(["rate=1e-4..1e-2"])
+    recipe, tried = replace(tiny, epochs=1), tuning.space(["rate=1e-4..1e-2"])
 
     def stop(said: dict[str, Any]) -> None:
         if "metrics" in said and len(runs.list(stock, search="rates")) == 2:
@@ -79,7 +80,7 @@ def test_a_search_goes_on_where_it_was_stopped(stock: Lake, tiny: Recipe) -> Non
 
 
 def test_architectures_are_compared_one_after_another(stock: Lake, tiny: Recipe) -> None:
-    tried = search.space([], ["test_resnet", "test_vit"])
+    tried = tuning.space([], ["test_resnet", "test_vit"])
     found = _tune(stock, replace(tiny, epochs=1, size=160, freeze="backbone"), tried, 5, train=["second"])
     assert sorted(one.settings["architecture"] for one in found.best) == ["test_resnet", "test_vit"]
 
@@ -87,7 +88,7 @@ def test_architectures_are_compared_one_after_another(stock: Lake, tiny: Recipe)
 @pytest.mark.soak
 def test_hopeless_trials_are_given_up(stock: Lake, tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """After one whole trial there is something to compare with: one that learns nothing is stopped early."""
-    monkeypatch.setattr(search, "UNPRUNED", 1)
+    monkeypatch.setattr(tuning, "UNPRUNED", 1)
     recipe = replace(tiny, epochs=4, schedule="constant", metric="loss", seed=SEED)
     found = _tune(stock, recipe, {"rate": Range((5e-3, 1e-12))}, 2)
     second, first = runs.list(stock, search="rates")

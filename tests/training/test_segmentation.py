@@ -13,8 +13,8 @@ import pytest
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput
 from lake.regions import masks
-from training.segmentation import Segmentation
-from training.task import IGNORED, Answer, Sample, Target, task
+from training.tasks.segmentation import Segmentation
+from training.tasks.task import IGNORED, Answer, Sample, Target, task
 
 torch = torch_import.torch()
 

@@ -25,9 +25,13 @@ from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import colours, installed
 from tests.training.conftest import striped, stripes
 from tests.training.served import two_versions, untrained
-from training import evaluate, launch, model, predicting, registry, retrained, serving, shadow
-from training.recipe import Recipe
-from training.runs import Run
+from training.evaluation import evaluate
+from training.fit import launch
+from training.inference import predicting, served_model, shadow
+from training.models import retrained_embedder, trained_model
+from training.registry import registry
+from training.registry.recipe import Recipe
+from training.registry.runs import Run
 
 __all__ = ["colours", "installed"]
 
@@ -62,12 +66,12 @@ def rows(lake: Lake, text: str) -> list[dict[str, Any]]:
 
 def test_a_name_stands_for_what_is_promoted(served: tuple[Lake, Run, Run]) -> None:
     lake, first, second = served
-    assert serving.source(lake, "lines") == serving.Source("lines", 1, first.id, "classification")
-    assert serving.source(lake, "lines@2").run == serving.source(lake, second.id).run == second.id
+    assert served_model.source(lake, "lines") == served_model.Source("lines", 1, first.id, "classification")
+    assert served_model.source(lake, "lines@2").run == served_model.source(lake, second.id).run == second.id
     registry.promote(lake, second.id, force=True, reason="a test")
-    assert serving.source(lake, "lines").version == 2
+    assert served_model.source(lake, "lines").version == 2
     registry.rollback(lake, "lines")
-    assert serving.source(lake, "lines").version == 1
+    assert served_model.source(lake, "lines").version == 1
     third = registry.register(lake, untrained(lake, "cells").id)
     registry.retire(lake, "lines@2")
     for name, said in (
@@ -77,7 +81,7 @@ def test_a_name_stands_for_what_is_promoted(served: tuple[Lake, Run, Run]) -> No
         ("cells", f"lakeloop models promote {third.id}"),
     ):
         with pytest.raises(BadInput, match=said):
-            serving.source(lake, name)
+            served_model.source(lake, name)
 
 
 def test_answers_are_logged_once_by_version_and_run(
@@ -89,7 +93,7 @@ def test_answers_are_logged_once_by_version_and_run(
     there = rows(lake, "SELECT * FROM predictions WHERE model IS NOT NULL ORDER BY image_id")
     assert {(r["model"], r["model_version"], r["task"]) for r in there} == {("lines", "1", "classification")}
     assert {r["metadata"] for r in there} == {json.dumps({"run": first.id})}
-    loaded = model.load(lake, first.id)
+    loaded = trained_model.load(lake, first.id)
     direct = {one.image_id: one for one in loaded.answers_of(lake, [r["image_id"] for r in there])}
     for r in there:
         same = direct[r["image_id"]]
@@ -154,8 +158,8 @@ def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
 ) -> None:
     lake, _, _ = served
     monkeypatch.setattr(predicting, "COMMIT_IMAGES", 5)
-    who = serving.source(lake, "lines")
-    answering = serving.Answering(lake, who.run)
+    who = served_model.source(lake, "lines")
+    answering = served_model.Answering(lake, who.run)
     asked = predicting.stored(lake, slice="first")
 
     def stop(_: int) -> None:
@@ -186,7 +190,7 @@ def test_a_shadow_answers_beside_production_and_nowhere_else(
     assert lake.version("predictions") == before
     shadows = rows(lake, "SELECT s.*, p.label AS said FROM scores s JOIN predictions p USING (prediction_id)")
     assert {r["id"] for r in shadows} == {f"{second.id}/{r['prediction_id']}" for r in shadows}
-    truth = {one.image_id: one.label for one in model.load(lake, second.id).answers_of(
+    truth = {one.image_id: one.label for one in trained_model.load(lake, second.id).answers_of(
         lake, [r["image_id"] for r in shadows])}  # fmt: skip
     assert all(r["label"] == truth[r["image_id"]] for r in shadows)
     unlike = {r["prediction_id"] for r in shadows if r["label"] != r["said"]}
@@ -207,16 +211,16 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
 ) -> None:
     lake, _, second = served
     monkeypatch.setattr(shadow, "LOOK_SECONDS", 0.01)
-    who = serving.source(lake, "lines")
-    answering = serving.Answering(lake, who.run)
+    who = served_model.source(lake, "lines")
+    answering = served_model.Answering(lake, who.run)
     predicting.run(lake, predicting.stored(lake, slice="first")[:2], who, answering, log=True, workers=1)
-    lost = dataclasses.replace(who).event(serving.Answer("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
+    lost = dataclasses.replace(who).event(served_model.Answer("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
     lake.insert("predictions", _answered(lake, lost))
     registry.shadow(lake, second.id)
     tries: list[int] = []
     ask = shadow.predicting.of_images
 
-    def counted(lake: Lake, answering: serving.Answering, names: list[str], workers: int | None) -> Any:
+    def counted(lake: Lake, answering: served_model.Answering, names: list[str], workers: int | None) -> Any:
         tries.append(len(names))
         return ask(lake, answering, names, workers)
 
@@ -251,8 +255,8 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
     trained = launch.train(colours, train=["first"], recipe=Recipe(kind="probe", validation=0.0), name="tints")
     registry.promote(colours, trained.id)
     (tmp_path / "new.png").write_bytes(drawn.encoded(stripes(700, True)))
-    who = serving.source(colours, "tints")
-    answering = serving.Answering(colours, who.run)
+    who = served_model.source(colours, "tints")
+    answering = served_model.Answering(colours, who.run)
     asked = predicting.stored(colours, slice="second")
     stored = predicting.run(colours, asked, who, answering, log=True, workers=1)
     fresh = predicting.run(colours, predicting.files(tmp_path / "new.png"), who, answering, log=True, workers=1)
@@ -262,12 +266,12 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
     assert data is not None
     (by_vector,) = predicting.of_images(colours, answering, [names[0]])
     (by_bytes,) = answering.answers([names[0]], [prepare(data.data, embedder.spec.preprocessing)])
-    assert isinstance(by_vector, serving.Answer)
-    assert isinstance(by_bytes, serving.Answer)
+    assert isinstance(by_vector, served_model.Answer)
+    assert isinstance(by_bytes, served_model.Answer)
     assert by_vector.label == by_bytes.label
     assert by_vector.confidence == pytest.approx(by_bytes.confidence, abs=1e-5)
     with pytest.raises(BadInput, match="is a probe"):
-        retrained.register(colours, trained.id)
+        retrained_embedder.register(colours, trained.id)
 
 
 @pytest.mark.soak
@@ -278,15 +282,15 @@ def test_a_retrained_networks_features_are_an_embedder(lk: Lake, architecture: s
     names = striped(lk, "first", 3)
     made = untrained(lk, "lines", architecture=architecture)
     registry.promote(lk, made.id)
-    record = retrained.register(lk, "lines")
+    record = retrained_embedder.register(lk, "lines")
     assert (record.name, record.weights) == (f"{architecture}@lines-1", f"run {made.id} of model lines")
-    assert retrained.register(lk, made.id) == record
+    assert retrained_embedder.register(lk, made.id) == record
     embedder = embedders.for_lake(lk, record, engine="torch")
     assert embedder.weights_sha256 == record.weights_sha256
     backfill(lk, record, embedder, workers=1)
     stored = {r["image_id"]: r[record.column] for r in lk.scan("predictions", ["image_id", record.column]).to_pylist()}
-    network = model.load(lk, made.id)
-    assert isinstance(network, model.NetworkModel)
+    network = trained_model.load(lk, made.id)
+    assert isinstance(network, trained_model.NetworkModel)
     how = embedder.spec.preprocessing
     assert how is not None
     assert (how.crop, how.mode) == (32, "squash")
@@ -303,8 +307,8 @@ def test_a_retrained_networks_features_are_an_embedder(lk: Lake, architecture: s
 @pytest.mark.soak
 def test_another_networks_features_do_not_come_under_the_name(lk: Lake) -> None:
     first, other = (untrained(lk, "lines", seed=seed, architecture="resnet18") for seed in (0, 1))
-    record = retrained.register(lk, first.id, "resnet18@lines")
+    record = retrained_embedder.register(lk, first.id, "resnet18@lines")
     with pytest.raises(WeightsMismatch, match="another name"):
-        retrained.register(lk, other.id, record.name)
+        retrained_embedder.register(lk, other.id, record.name)
     with pytest.raises(BadInput, match="call its embedder resnet18@NAME"):
-        retrained.register(lk, other.id, "resnet34@lines")
+        retrained_embedder.register(lk, other.id, "resnet34@lines")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lake.errors import BadInput
-from training import stopping
-from training.checkpoint import Progress
-from training.recipe import Recipe
+from training.fit import stopping
+from training.models.checkpoint import Progress
+from training.registry.recipe import Recipe
 
 
 def _epochs(

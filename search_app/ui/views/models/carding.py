@@ -11,7 +11,7 @@ from lake.errors import LakeloopError
 from search_app.ui import model_record, words
 
 if TYPE_CHECKING:
-    from training.runs import Run
+    from training.registry.runs import Run
 
 _IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 

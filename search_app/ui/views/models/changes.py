@@ -15,8 +15,8 @@ from search_app.ui.report import trained as blocks
 from search_app.ui.views.models.wording import SIGNS, named, signed, when
 
 if TYPE_CHECKING:
-    from training.comparison import SliceChange
-    from training.runs import Run
+    from training.evaluation.comparison import SliceChange
+    from training.registry.runs import Run
 
 MOST_SHOWN = 2_000
 SIDES = {"wrong": "Newly wrong", "right": "Newly right"}
@@ -82,7 +82,7 @@ def show(run: Run) -> None:
             "**Evaluate** above has it answer every evaluation and regression slice. Each image is asked once.",
             words.for_this_lake("evaluate", run.id),
         )
-    from training import metrics
+    from training.metrics import metrics
 
     offered = metrics.of_task(run.task)
     with st.container(horizontal=True, vertical_alignment="bottom", key="compared"):

@@ -13,7 +13,7 @@ from search_app.ui.report import trained as blocks
 from search_app.ui.views.models.wording import decimals, named, when
 
 if TYPE_CHECKING:
-    from training.runs import Run
+    from training.registry.runs import Run
 
 EVERY_SECONDS = 1.5
 

@@ -16,8 +16,8 @@ from search_app.ui.views.models import releases
 from search_app.ui.views.models.wording import STATUS, decimals, named, outcome, span_of, when
 
 if TYPE_CHECKING:
-    from training.registry import Version
-    from training.runs import Run
+    from training.registry.registry import Version
+    from training.registry.runs import Run
 
 MOST_RUNS = 100
 MOST_COLUMNS = 12  # runs that a forgetting table shows, the newest

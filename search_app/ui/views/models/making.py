@@ -136,7 +136,7 @@ def _beside(how: dict[str, Any], settings: dict[str, Any], newest: dict[str, que
 def _begin(how: dict[str, Any], settings: dict[str, Any], lines: list[str]) -> None:
     from dataclasses import asdict
 
-    from training.recipe import Recipe
+    from training.registry.recipe import Recipe
 
     try:
         recipe = Recipe.of(settings, "settings").with_words(lines)

@@ -12,7 +12,7 @@ from search_app.ui.rates import count
 from search_app.ui.report import Align, Block, link, report, table
 
 if TYPE_CHECKING:
-    from training.runs import Run
+    from training.registry.runs import Run
 
 USES = {"train": "trained on", "replay": "replayed, against forgetting", "validation": "validation", "test": "test",
         "protected": "watched while training"}  # fmt: skip
@@ -68,7 +68,7 @@ def _splits(run: Run) -> Block:
 
 
 def _settings(run: Run) -> Block:
-    from training.recipe import Recipe
+    from training.registry.recipe import Recipe
 
     usual = json.loads(Recipe().json())
     own = {name: value for name, value in run.settings.items() if value != usual.get(name)}

@@ -13,8 +13,8 @@ from search_app.ui.views.models.wording import SIGNS
 from search_app.ui.words import plain
 
 if TYPE_CHECKING:
-    from training.registry import Version
-    from training.runs import Run
+    from training.registry.registry import Version
+    from training.registry.runs import Run
 
 NEEDS_ADMIN = "Your key may read only: this needs one with the scope admin"
 
@@ -135,6 +135,6 @@ def _change(action: str, run: Run, do: Callable[[], Version]) -> None:
 
 
 def _registry() -> Any:
-    from training import registry
+    from training.registry import registry
 
     return registry

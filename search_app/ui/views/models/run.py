@@ -12,8 +12,8 @@ from search_app.ui.views.models import carding, changes, curves, family, origin,
 from search_app.ui.views.models.wording import STATUS, span_of, when
 
 if TYPE_CHECKING:
-    from training.registry import Version
-    from training.runs import Run
+    from training.registry.registry import Version
+    from training.registry.runs import Run
 
 VIEWS = {
     "slices": ("Every slice", changes.show),

@@ -1,0 +1,1 @@
+"""From slices to batches: splits, sampling, augmentation, loading."""

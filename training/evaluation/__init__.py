@@ -1,0 +1,1 @@
+"""A model on every slice, compared with the one before, and the gate."""

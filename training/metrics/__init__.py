@@ -1,0 +1,1 @@
+"""Metrics of models, with intervals and paired tests."""

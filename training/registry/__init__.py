@@ -1,0 +1,1 @@
+"""The record: runs, recipes, model versions, releases."""

@@ -1,0 +1,1 @@
+"""Tasks: classification, segmentation and detection, and the networks for them."""
