@@ -54,7 +54,7 @@ def _photographs(options: Options) -> tuple[list[bytes], range]:
 
 
 def _solar() -> tuple[list[bytes], range]:
-    from search_app.cells import cells, folder
+    from search_app.demo.cells import cells, folder
 
     files = [(folder() / cell.path).read_bytes() for cell in cells()][::2]
     return files, range(0, len(files), 6)

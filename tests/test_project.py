@@ -81,7 +81,7 @@ def _commands(page: str) -> list[list[str]]:
 
 def test_every_command_of_the_readme_parses() -> None:
     """Each `lakeloop ...` line in a code block of README.md and docs/ is one the parser accepts."""
-    from search_app.cli import _parser
+    from search_app.cli.main import _parser
 
     seen = 0
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:

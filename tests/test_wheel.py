@@ -104,7 +104,7 @@ def test_core_alone_runs_help_init_ingest_sql_and_status(wheel: Path, tmp_path: 
     environment = os.environ | {"PYTHONPATH": str(code)}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from search_app.cli import entry; entry()", *words]
+        command = [sys.executable, "-c", "from search_app.cli.main import entry; entry()", *words]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
 
     where = "import lake, sys; print(lake.__file__); import torch"

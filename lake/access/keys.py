@@ -2,7 +2,7 @@
 
 A key is the text `ll_<key_id>_<secret>`. The lake keeps the SHA-256 of the secret only; a secret is 256 random bits, so
 there is nothing to guess and no slow hash is needed. `Keyring` is what a server checks requests with. It knows scopes
-as words: which request needs which is said in `search_app/scopes.py`.
+as words: which request needs which is said in `search_app/security/scopes.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Rates with their uncertainty, and tests that stay honest when many are made at once.
 
 Pure arithmetic on counts, without numpy: the app's first page needs it before anything else is loaded. A rate never
-travels without its n and a 95 % interval. How numbers are written is the screen's affair (`search_app/ui/rates.py`).
+travels without its n and a 95 % interval. How numbers are written is the screen's affair
+(`search_app/ui/text/numbers.py`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ The target is an empty or new folder. While it is being written, `.lakeloop-expo
 and the labels, fixed at the start) and what each finished part wrote; the same call again checks those files against
 their hashes and goes on. At the end `lakeloop-export.json` says what was written and what could not be, and
 `lakeloop-export.sha256` has the hash of every file (`sha256sum -c` reads it). The app runs it as a process of its own:
-see `search_app/ui/jobs.py`.
+see `search_app/jobs/jobs.py`.
 """
 
 from __future__ import annotations

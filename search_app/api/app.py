@@ -13,22 +13,23 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from lake.version import VERSION
-from search_app import query_images
-from search_app.answering import Answerers
-from search_app.api import batch, bodies, events, exports, maps, models, pictures, reads, search
-from search_app.api import sql as questions
+from search_app.api import bodies
 from search_app.api.metrics import Measured, Metrics
 from search_app.api.openapi import describe
-from search_app.api.predictions import Predictions
 from search_app.api.problems import answer_errors_as_problems
+from search_app.api.routes import batch, events, exports, maps, models, pictures, reads, search
+from search_app.api.routes import sql as questions
+from search_app.api.routes.predictions import Predictions
 from search_app.api.service import Service
-from search_app.uploads import Uploads
+from search_app.backend import query_images
+from search_app.backend.model_requests import Answerers
+from search_app.security.uploads import Uploads
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from lake.storage.store import Lake
-    from search_app.intake import Intake
+    from search_app.server.live_ingest import Intake
 
 
 class Api:

@@ -57,7 +57,7 @@ def idempotency_key(scope: Scope) -> str | None:
 
 
 def key_id(scope: Scope) -> str | None:
-    """The access key the request came with; see `search_app/access.py`."""
+    """The access key the request came with; see `search_app/security/access.py`."""
     found: str | None = scope.get("lakeloop_key_id")
     return found
 

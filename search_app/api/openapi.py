@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from search_app.api import batch, exports, models, predictions
-from search_app.api.search import Query
-from search_app.api.sql import Question, Saving
+from search_app.api.routes import batch, exports, models, predictions
+from search_app.api.routes.search import Query
+from search_app.api.routes.sql import Question, Saving
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

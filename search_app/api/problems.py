@@ -18,7 +18,7 @@ from starlette.routing import Match, Route
 
 from lake.errors import BadInput, LakeloopError, QueryStopped, UnreadableImage
 from search_app.api.metrics import HUNG_UP, REFUSED
-from search_app.url_import import UrlRefused
+from search_app.security.url_import import UrlRefused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

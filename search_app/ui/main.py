@@ -9,10 +9,11 @@ from pathlib import Path
 import streamlit as st
 
 from lake.errors import LakeloopError
-from search_app.ui import login, session
-from search_app.ui.scope import scope_bar
-from search_app.ui.views import analyse, ask, drilldown, isolate, map, models, overview, search, slices
-from search_app.ui.words import plain
+from search_app.security import login
+from search_app.ui import session
+from search_app.ui.components.scope import scope_bar
+from search_app.ui.pages import analyse, drilldown, isolate, map, models, overview, search, slices, sql
+from search_app.ui.text.empty_states import plain
 
 _log = logging.getLogger(__name__)
 LOGO = str(Path(__file__).with_name("logo.svg"))
@@ -29,7 +30,7 @@ pages = {
     "isolate": st.Page(isolate.page, title="Isolate", url_path="isolate"),
     "map": st.Page(map.page, title="Map", url_path="map"),
     "slices": st.Page(slices.page, title="Slices", url_path="slices"),
-    "sql": st.Page(ask.page, title="SQL", url_path="sql"),
+    "sql": st.Page(sql.page, title="SQL", url_path="sql"),
     "analyse": st.Page(analyse.page, title="Analyse", url_path="analyse"),
     "models": st.Page(models.page, title="Models", url_path="models"),
 }

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from lake.access import audit, keys
-from search_app.query_images import QueryImages, beside
+from search_app.backend.query_images import QueryImages, beside
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -40,7 +40,7 @@ def may(scope: str) -> bool:
 
     A login by key can do what the key can; a server that is open, or that a person logged in to, lets do all.
     """
-    key_id = st.context.headers.get("X-Lakeloop-Key")  # set by search_app/access.py, never by the browser
+    key_id = st.context.headers.get("X-Lakeloop-Key")  # set by search_app/security/access.py, never by the browser
     if not key_id:
         return True
     record = keys.snapshot(lake()).get(key_id)
@@ -54,7 +54,7 @@ def wrote(action: str, target: str, detail: dict[str, Any]) -> None:
         lake(),
         action,
         target,
-        key_id=st.context.headers.get("X-Lakeloop-Key"),  # set by search_app/access.py, never by the browser
+        key_id=st.context.headers.get("X-Lakeloop-Key"),  # set by search_app/security/access.py, never by the browser
         user=None if email is None else str(email),
         detail=detail,
     )

@@ -36,7 +36,7 @@ class Forked:
     """
 
     def __init__(self, words: Sequence[str], log: Path) -> None:
-        _forks.set_forkserver_preload(["search_app.server"])
+        _forks.set_forkserver_preload(["search_app.server.server"])
         self._process = _forks.Process(target=_command, args=(list(words), str(log)))
         self._process.start()
         self.pid = int(self._process.pid or 0)
@@ -66,7 +66,7 @@ def _command(words: list[str], log: str) -> None:
     os.dup2(said, 1)
     os.dup2(said, 2)
     sys.argv = ["lakeloop", *words]
-    from search_app.cli import entry
+    from search_app.cli.main import entry
 
     entry()
 
@@ -98,7 +98,7 @@ class Service:
                 self.process = Forked(words, self.log)
             else:
                 self.process = subprocess.Popen(
-                    [*around, sys.executable, "-m", "search_app.cli", *words],
+                    [*around, sys.executable, "-m", "search_app.cli.main", *words],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -106,7 +106,7 @@ def test_whatever_the_disk_lost_the_next_command_brings_it_back(
     for number in range(losses):
         lost = unsynced.lost(lake, chance)
         done.update(lost)
-        command = [sys.executable, "-m", "search_app.cli", "status", "--lake", str(lake)]
+        command = [sys.executable, "-m", "search_app.cli.main", "status", "--lake", str(lake)]
         status = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert status.returncode == 0, f"loss {number} {dict(lost)}: {status.stderr[-3000:]}"
         assert "drained" in status.stderr

@@ -17,7 +17,7 @@ from lake.spool.drain import Keep, drain
 from lake.spool.drainer import arguments
 from lake.spool.spool import Spool
 from lake.storage import opening
-from search_app.children import Child
+from search_app.server.child_processes import Child
 from tests.conftest import MakeLake, Say
 from tests.crash.kills import Load, compared
 from tests.crash.ledger import Ledger, compare
@@ -260,7 +260,7 @@ def test_the_next_command_drains_what_a_killed_server_left(make_lake: MakeLake) 
 
 
 def status(lake: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "search_app.cli", "status", "--lake", str(lake)]
+    command = [sys.executable, "-m", "search_app.cli.main", "status", "--lake", str(lake)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done

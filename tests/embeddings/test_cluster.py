@@ -21,7 +21,7 @@ from embeddings.embedders.embedder import bind, record_of
 from lake import slices
 from lake.errors import BadInput
 from lake.storage.store import Lake
-from search_app.commands import clustering
+from search_app.cli.embeddings import cluster as clustering
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.lake.answers import add, image, label

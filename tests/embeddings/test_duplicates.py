@@ -22,7 +22,7 @@ from lake.errors import BadInput
 from lake.images import decode
 from lake.ingest import ingest
 from lake.storage.store import Lake
-from search_app import cli
+from search_app.cli import main
 from tests import pictures
 from tests.conftest import Say
 
@@ -179,7 +179,7 @@ def test_the_commands(copied: tuple[Lake, list[list[str]]], capsys: pytest.Captu
     lk, families = copied
 
     def run(*words: str, code: int = 0) -> str:
-        assert cli.main([*words, "--lake", lk.uri]) == code
+        assert main.main([*words, "--lake", lk.uri]) == code
         said = capsys.readouterr()
         return said.err if code == 2 else said.out
 

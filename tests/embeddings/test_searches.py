@@ -17,7 +17,7 @@ from lake import slices
 from lake.errors import BadInput
 from lake.storage import opening
 from lake.storage.store import Lake
-from search_app import cli
+from search_app.cli import main
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.embeddings.test_active import kinds
@@ -181,7 +181,7 @@ def test_the_command_isolates_with_an_oracle_and_page_by_page(
     lk, kind = hay
 
     def run(*words: str) -> dict[str, object]:
-        assert cli.main(["isolate", "--lake", lk.uri, "--json", *words]) == 0
+        assert main.main(["isolate", "--lake", lk.uri, "--json", *words]) == 0
         facts: dict[str, object] = json.loads(capsys.readouterr().out)
         return facts
 
@@ -195,5 +195,5 @@ def test_the_command_isolates_with_an_oracle_and_page_by_page(
     after = run("--search", str(begun["search"]), *marks, "--rest-no")
     assert set(after["found"]) == {min(kind)} | {i for i in page if i in kind}  # type: ignore[call-overload]
     assert run("--search", str(begun["search"]), "--undo")["page"] == page
-    assert cli.main(["isolate", "--lake", lk.uri]) == 2
+    assert main.main(["isolate", "--lake", lk.uri]) == 2
     assert "give --like ID" in capsys.readouterr().err

@@ -301,7 +301,7 @@ def environment(installed: None) -> dict[str, str]:
 def test_the_command_embeds_until_told_to_end(colours: Lake, environment: dict[str, str]) -> None:
     """SIGTERM ends it with exit code 0; every line of stdout is the lag as JSON."""
     arrive(colours, *range(3))
-    command = [sys.executable, "-m", "search_app.cli", "embed", "--watch", "--json", "--lake", colours.uri]
+    command = [sys.executable, "-m", "search_app.cli.main", "embed", "--watch", "--json", "--lake", colours.uri]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
         assert run.stdout is not None
         assert run.stderr is not None

@@ -1,7 +1,7 @@
 """Every route by every caller, on the real server with its app: who has no right to an answer gets none.
 
 The routes are those of the server's own OpenAPI document and of Streamlit's own modules, so a new one is asked about by
-itself; one that `search_app/scopes.py` does not name fails here.
+itself; one that `search_app/security/scopes.py` does not name fails here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pytest
 from lake.access import keys
 from lake.storage import store
 from lake.storage.store import Lake
-from search_app import scopes as table
-from search_app.scopes import scope_of
+from search_app.security import scopes as table
+from search_app.security.scopes import scope_of
 from tests.conftest import Say
 from tests.crash.service import Service
 from tests.hostile.conftest import Serve

@@ -11,7 +11,7 @@ import pytest
 
 from lake.access import audit, keys
 from lake.storage.store import Lake
-from search_app.cli import main
+from search_app.cli.main import main
 from tests import pictures
 
 

@@ -1004,7 +1004,7 @@ def test_the_page_lists_every_option_and_count() -> None:
 def lakeloop_serve(lake: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and its URL. Killed at the end unless it has ended before."""
     serve = ["serve", "--lake", lake, "--no-ui", "--port", str(port)]
-    command = [sys.executable, "-c", "import sys; from search_app.cli import entry; sys.exit(entry())", *serve]
+    command = [sys.executable, "-c", "import sys; from search_app.cli.main import entry; sys.exit(entry())", *serve]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             assert process.stdout is not None

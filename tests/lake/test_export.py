@@ -21,7 +21,7 @@ from lake.regions import masks
 from lake.slices import export, truth
 from lake.storage import schema, store
 from lake.storage.store import Lake
-from search_app.cli import main
+from search_app.cli.main import main
 from tests import pictures
 from tests.conftest import MakeLake, Say
 
@@ -234,13 +234,13 @@ def test_an_export_has_the_labels_of_its_slice(lk: Lake, tmp_path: Path) -> None
 
 
 def test_the_apps_job(filled: tuple[Lake, list[str]], tmp_path: Path) -> None:
-    from search_app.ui.jobs import Job
+    from search_app.jobs.jobs import Job
 
     lk, _ = filled
     how = {"name": "s", "format": "yolo", "out": str(tmp_path / "out")}
-    job = Job("search_app.ui.exporting_job", lk.uri, how)
+    job = Job("search_app.jobs.export_job", lk.uri, how)
     job.wait(60)
     assert (job.error, job.share, job.made["images"]) == (None, 1.0, 6)
-    job = Job("search_app.ui.exporting_job", lk.uri, how | {"format": "coco"})
+    job = Job("search_app.jobs.export_job", lk.uri, how | {"format": "coco"})
     job.wait(60)
     assert "is an export of slice s@1, format yolo" in (job.error or "")

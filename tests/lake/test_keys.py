@@ -16,7 +16,7 @@ from lake.access.keys import KeyRecord, Keyring
 from lake.errors import BadInput
 from lake.storage import opening, store
 from lake.storage.store import Lake
-from search_app.cli import main
+from search_app.cli.main import main
 
 HOUR = dt.timedelta(hours=1)
 

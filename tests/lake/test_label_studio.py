@@ -23,7 +23,7 @@ from lake.labels import labelling_tools
 from lake.regions import masks
 from lake.slices import export, truth
 from lake.storage.store import Lake, StoredImage
-from search_app.cli import main
+from search_app.cli.main import main
 from tests import pictures
 
 WIDTH, HEIGHT = 24, 16

@@ -20,9 +20,9 @@ NEW_KIND = 24
 
 _BUILD = """
 import sys
-from search_app import stream
-from search_app.cells import Story, cast, cells
-from search_app.demo import quickstart
+from search_app.demo import stream
+from search_app.demo.cells import Story, cast, cells
+from search_app.demo.quickstart import quickstart
 stream.CHECKED_SHARE = 1.0
 whole = cast(cells())
 new = [one for one in whole.production if one[0].kind == "polycrystalline"][:int(sys.argv[2])]

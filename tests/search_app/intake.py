@@ -21,7 +21,7 @@ from lake.spool.spool import Spool
 from lake.storage.store import Lake
 from search_app.api.admission import Limits
 from search_app.api.app import Api
-from search_app.intake import Intake, Settings
+from search_app.server.live_ingest import Intake, Settings
 from tests import pictures
 
 PROBLEM = "application/problem+json"

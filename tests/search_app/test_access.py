@@ -19,11 +19,12 @@ from lake.access.keys import Keyring
 from lake.errors import BadInput
 from lake.storage import opening, store
 from lake.storage.store import Lake
-from search_app import scopes, server
-from search_app.access import OPEN, Access, Policy, make_access
-from search_app.cli import main
-from search_app.hosts import checked_name
-from search_app.scopes import scope_of
+from search_app.cli.main import main
+from search_app.security import scopes
+from search_app.security.access import OPEN, Access, Policy, make_access
+from search_app.security.hosts import checked_name
+from search_app.security.scopes import scope_of
+from search_app.server import server
 from tests.search_app.asgi import Answer, Headers, Socket, ask, echo
 
 HERE = "http://lake.example:8501"

@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 import lake
 from lake.errors import BadInput
 from lake.ingest.ingest import ingest
-from search_app import server
 from search_app.api.app import Api
 from search_app.api.bodies import IMAGE_BYTES as UPLOAD_LIMIT
-from search_app.query_images import QueryImages
+from search_app.backend.query_images import QueryImages
+from search_app.server import server
 from tests.search_app.shapes import Shapes
 
 UNKNOWN = "0" * 64

@@ -10,8 +10,8 @@ import lance
 import pytest
 
 from lake.storage.store import Lake
-from search_app import arrivals
-from search_app.arrivals import Arrivals
+from search_app.backend import arrivals
+from search_app.backend.arrivals import Arrivals
 from tests.lake.answers import add
 from tests.search_app.intake import Door, door, event, named, picture
 

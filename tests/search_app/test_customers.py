@@ -13,7 +13,9 @@ pytest.importorskip("streamlit")
 
 from lake.storage import schema, store
 from lake.storage.store import Lake
-from search_app.ui import findings, queries, session
+from search_app.ui import session
+from search_app.ui.components import findings
+from search_app.ui.data import queries
 from tests.conftest import MakeLake
 from tests.lake.answers import add, image, label
 

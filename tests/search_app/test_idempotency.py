@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 from lake.spool import journal
 from lake.storage.store import Lake
 from search_app.api.app import Api
-from search_app.intake import Intake, Settings
+from search_app.server.live_ingest import Intake, Settings
 from tests.conftest import Say
 from tests.search_app.asgi import Answer, ask
 from tests.search_app.intake import JSON, NDJSON, in_base64, picture

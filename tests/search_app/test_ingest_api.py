@@ -15,9 +15,10 @@ import pytest
 
 from lake.images import decode
 from lake.spool.spool import Depth
-from search_app.api import batch, bodies
+from search_app.api import bodies
 from search_app.api.admission import Admission, Limits
-from search_app.cli import main
+from search_app.api.routes import batch
+from search_app.cli.main import main
 from tests.conftest import MakeLake
 from tests.hostile import files
 from tests.search_app.intake import ARROW, JSON, NDJSON, Door, door, event, in_base64, named, picture, reason

@@ -24,8 +24,8 @@ from lake.access import keys
 from lake.access.keys import KeyRecord, Keyring
 from lake.storage import opening
 from lake.storage.store import Lake
-from search_app.access import Access, Policy, make_access
-from search_app.ui.login import SESSION_SECONDS, inside
+from search_app.security.access import Access, Policy, make_access
+from search_app.security.login import SESSION_SECONDS, inside
 from tests.search_app.asgi import Answer, Headers, Socket, ask, echo
 
 ROOT = Path(__file__).parents[2]
@@ -249,7 +249,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     pytest.importorskip("streamlit")
     lake = opening.create(str(tmp_path_factory.mktemp("login") / "lake"), embedders=["efficientnet-lite0"])
     record, token = keys.create(lake, None, ["read"])
-    command = [sys.executable, "-m", "search_app.cli", "serve", "--lake", lake.uri, "--port", "0"]
+    command = [sys.executable, "-m", "search_app.cli.main", "serve", "--lake", lake.uri, "--port", "0"]
     command += ["--require-key", "--allow-host", "lake.example"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None

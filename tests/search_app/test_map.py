@@ -16,8 +16,8 @@ from embeddings.clusters import maps
 from embeddings.embedders.embedder import bind, record_of
 from lake.storage.store import Lake
 from search_app.api.app import Api
-from search_app.cli import main
-from search_app.scopes import scope_of
+from search_app.cli.main import main
+from search_app.security.scopes import scope_of
 from search_app.ui import session
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
@@ -83,7 +83,7 @@ def bound(make_lake: MakeLake) -> Lake:
 
 
 def test_colours_are_in_the_order_of_the_points(bound: Lake) -> None:
-    from search_app.ui.map.colours import NONE, OUTSIDE, colours
+    from search_app.ui.components.map.colours import NONE, OUTSIDE, colours
 
     made = maps.make(bound)
     place = {name: i for i, name in enumerate(maps.points(bound, made.id)[0].to_pylist())}
@@ -107,7 +107,7 @@ def test_colours_are_in_the_order_of_the_points(bound: Lake) -> None:
 
 def test_clusters_colour_a_map_and_the_thirteenth_class_is_another(bound: Lake) -> None:
     from embeddings.clusters.trees import cluster
-    from search_app.ui.map.colours import MOST_CLASSES, OTHER, _classes, colours
+    from search_app.ui.components.map.colours import MOST_CLASSES, OTHER, _classes, colours
 
     made = maps.make(bound)
     tree = cluster(bound, method="kmeans", k=2)
@@ -123,7 +123,7 @@ def test_clusters_colour_a_map_and_the_thirteenth_class_is_another(bound: Lake) 
 
 
 def test_a_lasso_of_the_url_is_numbers_or_nothing() -> None:
-    from search_app.ui.map import corners
+    from search_app.ui.components.map import corners
 
     drawn = corners("0.0.100000.0.50000.-100000")
     assert drawn is not None
@@ -143,11 +143,11 @@ def test_a_lasso_of_the_url_is_numbers_or_nothing() -> None:
 
 @pytest.mark.soak
 def test_a_map_is_made_beside_the_server(make_lake: MakeLake) -> None:
-    from search_app.ui.jobs import Job
+    from search_app.jobs.jobs import Job
 
     lk = holding(make_lake, islands([12]))
     for how, expected in (({"seed": 1}, None), ({"where": "label = 'z'"}, "no image here")):
-        making = Job("search_app.ui.map.making", lk.uri, how)
+        making = Job("search_app.jobs.map_job", lk.uri, how)
         making.wait(60)
         if expected is None:
             assert [one.id for one in maps.list(lk)] == [making.made]
@@ -171,7 +171,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 
 @pytest.fixture(scope="module")
 def url(drawn: Shapes) -> Iterator[str]:
-    start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
+    start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
     with answering(["-c", start, drawn.uri]) as answers:
         yield answers
 

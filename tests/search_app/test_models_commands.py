@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from lake.storage.store import Lake
-from search_app import cli
+from search_app.cli import main
 from tests.training.test_registry import done, judge
 
 
 def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int = 0) -> Any:
-    assert cli.main(["models", *words, "--lake", lake.uri, "--json"]) == code
+    assert main.main(["models", *words, "--lake", lake.uri, "--json"]) == code
     said = capsys.readouterr()
     return json.loads(said.out) if code == 0 else said.err
 
@@ -43,11 +43,11 @@ def test_from_a_run_to_production_and_back(lk: Lake, capsys: pytest.CaptureFixtu
     assert len(only["history"]) == 4
     assert run(capsys, lk, "retire", "turns@2", "--reason", "slow")["status"] == "retired"
 
-    assert cli.main(["models", "list", "--lake", lk.uri]) == 0
+    assert main.main(["models", "list", "--lake", lk.uri]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.split()[:4] == ["turns@1", "promoted", "run", one]
     assert second.endswith("(slow)")
-    assert cli.main(["models", "show", "turns@2", "--lake", lk.uri]) == 0
+    assert main.main(["models", "show", "turns@2", "--lake", lk.uri]) == 0
     text = capsys.readouterr().out
     assert f"turns@2 is retired: run {two}, classification, probe, from run {one}" in text
     assert "train      night@1" in text

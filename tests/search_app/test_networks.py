@@ -13,7 +13,7 @@ import lake
 from embeddings.embedders import embedder
 from lake.errors import HubUnreachable
 from lake.storage.store import Lake
-from search_app import networks
+from search_app.backend import model_cache
 from tests.search_app.shapes import Shapes
 
 NAME = "efficientnet-lite0"
@@ -21,10 +21,10 @@ NAME = "efficientnet-lite0"
 
 @pytest.fixture
 def opened(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
-    monkeypatch.setattr(networks, "HEAD_START", 0)
-    networks._known.clear()
+    monkeypatch.setattr(model_cache, "HEAD_START", 0)
+    model_cache._known.clear()
     yield lake.open(shapes.uri)
-    networks._known.clear()
+    model_cache._known.clear()
 
 
 def test_a_network_is_loaded_once_however_many_ask(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,10 +36,10 @@ def test_a_network_is_loaded_once_however_many_ask(opened: Lake, monkeypatch: py
         return object()
 
     monkeypatch.setattr(embedder, "for_lake", load)
-    networks.preload(opened, NAME)  # returns while the network is still loading
-    networks.preload(opened, NAME)
+    model_cache.preload(opened, NAME)  # returns while the network is still loading
+    model_cache.preload(opened, NAME)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(networks.loaded, opened, NAME) for _ in range(4)]
+        asked = [pool.submit(model_cache.loaded, opened, NAME) for _ in range(4)]
         may_end.set()
         found = {one.result(timeout=10) for one in asked}
     assert len(found) == 1
@@ -58,10 +58,10 @@ def test_what_went_wrong_is_said_by_the_search_and_tried_again_after(
         return "network"
 
     monkeypatch.setattr(embedder, "for_lake", load)
-    networks.preload(opened, NAME)
+    model_cache.preload(opened, NAME)
     with pytest.raises(HubUnreachable, match="no way to the hub"):
-        networks.loaded(opened, NAME)
-    assert networks.loaded(opened, NAME) == "network"
+        model_cache.loaded(opened, NAME)
+    assert model_cache.loaded(opened, NAME) == "network"
     assert len(calls) == 2
 
 
@@ -69,5 +69,5 @@ def test_the_network_unused_for_longest_makes_room(opened: Lake, monkeypatch: py
     monkeypatch.setattr(embedder, "record_of", lambda lake, name: name)
     monkeypatch.setattr(embedder, "for_lake", lambda lake, name: name)
     for name in ("a", "b", "a", "c"):
-        assert networks.loaded(opened, name) == name
-    assert [name for _, name, _ in networks._known] == ["a", "c"]
+        assert model_cache.loaded(opened, name) == name
+    assert [name for _, name, _ in model_cache._known] == ["a", "c"]

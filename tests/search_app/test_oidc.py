@@ -26,8 +26,8 @@ from lake.access.keys import Keyring
 from lake.errors import BadInput, MissingExtra
 from lake.storage import opening
 from lake.storage.store import Lake
-from search_app.access import Policy, make_access
-from search_app.ui.oidc import Oidc
+from search_app.security.access import Policy, make_access
+from search_app.security.oidc import Oidc
 from tests.search_app.asgi import echo
 
 pytest.importorskip("streamlit")
@@ -118,7 +118,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         f'client_id = "lakeloop"\nclient_secret = "s"\n'
         f'server_metadata_url = "{provider.url}/.well-known/openid-configuration"\n'
     )
-    command = [sys.executable, "-m", "search_app.cli", "serve", "--lake", lake.uri, "--port", str(port)]
+    command = [sys.executable, "-m", "search_app.cli.main", "serve", "--lake", lake.uri, "--port", str(port)]
     command += ["--require-key", "--allow-user", "ann@lab.example", "--allow-user", "@team.example"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment) as process:
@@ -265,7 +265,7 @@ def _start(folder: Path, secrets: str) -> str:
     """What making an Oidc says in a process whose folder has these secrets."""
     (folder / ".streamlit").mkdir()
     (folder / ".streamlit/secrets.toml").write_text(secrets)
-    lines = ["from search_app.ui.oidc import Oidc", "from lake.errors import LakeloopError"]
+    lines = ["from search_app.security.oidc import Oidc", "from lake.errors import LakeloopError"]
     lines += ["try:", "    print(dict(Oidc(['*']).providers()))", "except LakeloopError as error:", "    print(error)"]
     out = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],

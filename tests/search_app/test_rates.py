@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lake.analytics.statistics import wilson
-from search_app.ui.rates import count, images, interval, percent, share, span
+from search_app.ui.text.numbers import count, images, interval, percent, share, span
 
 
 def test_a_rate_is_written_with_its_interval_and_n() -> None:

@@ -28,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 
 @pytest.fixture(scope="module")
 def url(made: Shapes) -> Iterator[str]:
-    start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
+    start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
     with answering(["-c", start, made.uri]) as answers:
         yield answers
 

@@ -18,8 +18,8 @@ from lake.errors import BadInput
 from lake.sql import saved_queries
 from lake.storage.store import Lake
 from search_app.api.app import Api
-from search_app.api.batch import ARROW
-from search_app.cli import main
+from search_app.api.routes.batch import ARROW
+from search_app.cli.main import main
 from tests.conftest import MakeLake
 from tests.lake import answers
 

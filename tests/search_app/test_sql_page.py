@@ -27,7 +27,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 
 @pytest.fixture(scope="module")
 def url(asked: Shapes) -> Iterator[str]:
-    start = "import sys; from search_app.server import serve; serve(sys.argv[1], port=0)"
+    start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
     with answering(["-c", start, asked.uri]) as found:
         yield found
 

@@ -11,7 +11,7 @@ import pytest
 
 from lake.storage import opening
 from lake.storage.store import Lake
-from search_app import cli
+from search_app.cli import main
 from tests.training.conftest import striped
 
 TINY = [
@@ -36,7 +36,7 @@ def stock(tmp_path: Path, _stocked: Path) -> Lake:
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
-    assert cli.main([*words, "--json"]) == code, capsys.readouterr().err
+    assert main.main([*words, "--json"]) == code, capsys.readouterr().err
     said = capsys.readouterr()
     return json.loads(said.out) if code == 0 else said.err
 
@@ -49,7 +49,7 @@ def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.
     assert (made["status"], made["recipe"]["rate"], made["recipe"]["epochs"]) == ("done", 0.005, 1)
     shown = run(capsys, "runs", "show", made["id"][:5], *lake)
     assert {row["split"] for row in shown["metrics"]} == {"train", "validation"}
-    assert cli.main(["runs", "show", made["id"], *lake]) == 0
+    assert main.main(["runs", "show", made["id"], *lake]) == 0
     assert "16 images of train: lying 8, upright 8" in capsys.readouterr().out
     second = run(capsys, "train", "--train", "held", "--from", "lines", "--set", "epochs=1", "--set", "validation=0",
                  "--device", "cpu", "--workers", "0", "--model", "lines", *lake)  # fmt: skip

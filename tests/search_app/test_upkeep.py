@@ -13,8 +13,8 @@ import lake
 from lake import slices
 from lake.storage import store
 from lake.storage.store import Lake
-from search_app import query_images
-from search_app.cli import main
+from search_app.backend import query_images
+from search_app.cli.main import main
 from tests.conftest import MakeLake
 from tests.lake import stock
 

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lake.errors import CouldNot
-from search_app.url_import import Limits, UrlRefused, fetch, is_public, resolve
+from search_app.security.url_import import Limits, UrlRefused, fetch, is_public, resolve
 from tests import pictures
 
 PICTURE = pictures.encoded(pictures.noise(1))

@@ -19,7 +19,7 @@ from embeddings.backfill.backfill import store_vectors
 from lake.errors import BadInput
 from lake.storage import opening, schema
 from lake.storage.store import Lake
-from search_app import cli
+from search_app.cli import main
 from tests.conftest import Say
 from tests.training.conftest import striped
 from training.card import card, markdown
@@ -315,10 +315,10 @@ def test_words_of_users_break_nothing(found: Facts, word: str) -> None:
 
 def test_commands(lake: Lake, rendered: card.Card, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = ["models", "card", "lines@2", "--lake", lake.uri]
-    assert cli.main(said) == 0
+    assert main.main(said) == 0
     printed = capsys.readouterr().out
     assert printed.strip() == "\n\n".join(p for p in rendered.text.split("\n\n") if ".png)" not in p).strip()
-    assert cli.main([*said, "--out", str(tmp_path / "card"), "--json"]) == 0
+    assert main.main([*said, "--out", str(tmp_path / "card"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert [Path(name).name for name in facts["files"]] == ["README.md", *rendered.plots]
     # The same record, the same bytes.
@@ -326,12 +326,12 @@ def test_commands(lake: Lake, rendered: card.Card, tmp_path: Path, capsys: pytes
     assert {name: (tmp_path / "card" / name).read_bytes() for name in rendered.plots} == rendered.plots
     with Image.open(tmp_path / "card/slices.png") as opened:
         assert opened.width > 300
-    assert cli.main(["models", "diff", "lines@1", "lines@2", "--lake", lake.uri]) == 0
+    assert main.main(["models", "diff", "lines@1", "lines@2", "--lake", lake.uri]) == 0
     text = capsys.readouterr().out
     assert "- now train: `second@1`, 12 images" in text
     assert "| `regularisation` | `10.0` | `0.1` |" in text
     assert "must not replace `lines@1`" in text
-    assert cli.main(["models", "card", "lime", "--lake", lake.uri]) == 2
+    assert main.main(["models", "card", "lime", "--lake", lake.uri]) == 2
     assert "lines" in capsys.readouterr().err
 
 

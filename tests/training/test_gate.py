@@ -18,7 +18,7 @@ from lake import ids, slices
 from lake.errors import BadInput
 from lake.storage import opening, schema, store
 from lake.storage.store import Lake
-from search_app import cli
+from search_app.cli import main
 from tests.conftest import Say
 from tests.lake import stock
 from training.evaluation import comparison, evaluate, gate, gate_policy
@@ -125,10 +125,10 @@ def test_a_fall_on_a_regression_slice_is_failed_and_its_images_are_named(
     assert gate_policy.of(json.loads(row["policy"])) == Policy()
 
     said = ["gate", "--lake", judged.uri, "--candidate", new, "--json"]
-    assert cli.main(said) == 1
+    assert main.main(said) == 1
     facts = json.loads(capsys.readouterr().out)
     assert facts["slices"][0]["newly_wrong"] == first.newly_wrong
-    assert cli.main(said[:-1]) == 1
+    assert main.main(said[:-1]) == 1
     text = capsys.readouterr().out
     assert "BLOCKS  night@1: failed" in text
     assert broken[0] in text
@@ -136,7 +136,7 @@ def test_a_fall_on_a_regression_slice_is_failed_and_its_images_are_named(
     file = tmp_path / "gate.toml"
     file.write_text('margin = 0.1\nwatched = ["day"]\n')
     better = ["gate", "--lake", judged.uri, "--candidate", old, "--baseline", new, "--policy", str(file)]
-    assert cli.main(better) == 0
+    assert main.main(better) == 0
     assert "may replace" in capsys.readouterr().out
 
 
@@ -157,9 +157,9 @@ def test_changes_and_what_is_forgotten(judged: Lake, capsys: pytest.CaptureFixtu
     assert table.runs == [old, new]
     assert table.forgotten["day@1"] == 0.0
     assert table.forgotten["night@1"] == pytest.approx(night.fall)
-    assert cli.main(["forgetting", "turns", "--lake", judged.uri]) == 0
+    assert main.main(["forgetting", "turns", "--lake", judged.uri]) == 0
     assert "night@1" in capsys.readouterr().out
-    assert cli.main(["evaluate", new, "--lake", judged.uri, "--against", old, "--json"]) == 0
+    assert main.main(["evaluate", new, "--lake", judged.uri, "--against", old, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["answered"] == 0  # every answer is there already
     assert facts["against"][0]["newly_wrong"] == night.newly_wrong

@@ -17,7 +17,7 @@ from lake import ids
 from lake.errors import BadInput, CouldNot
 from lake.storage import opening
 from lake.storage.store import Lake
-from search_app import cli
+from search_app.cli import main
 from tests.training.conftest import striped, stripes
 from training.data import splits
 from training.data.augmentation import Preparation, whole
@@ -87,7 +87,7 @@ def test_a_network_by_the_command_and_its_refusal(
 ) -> None:
     out = tmp_path / "net"
     said = ["models", "export", "net", "--lake", lake.uri]
-    assert cli.main([*said, "--onnx", "--out", str(out), "--json"]) == 0
+    assert main.main([*said, "--onnx", "--out", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     facts = json.loads((out / "model.json").read_text())
     assert told["sha256"] == facts["file"]["sha256"] == ids.image_id((out / "model.onnx").read_bytes())
@@ -128,9 +128,9 @@ def test_a_network_by_the_command_and_its_refusal(
     with pytest.raises(CouldNot, match="onnxruntime cannot run the exported file"):
         onnx_export.export(lake, "net", tmp_path / "half")
 
-    assert cli.main([*said, "--out", str(out)]) == 2
+    assert main.main([*said, "--out", str(out)]) == 2
     assert "give --onnx" in capsys.readouterr().err
-    assert cli.main([*said, "--onnx", "--out", str(out), "--tolerance", "nan"]) == 2
+    assert main.main([*said, "--onnx", "--out", str(out), "--tolerance", "nan"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_two_processes_train_one_model(stock: Lake, tiny: Recipe) -> None:
         port = str(free.getsockname()[1])
     both = [
         subprocess.Popen(
-            [sys.executable, "-m", "search_app.cli", "train", "--resume", run.id, "--lake", stock.uri,
+            [sys.executable, "-m", "search_app.cli.main", "train", "--resume", run.id, "--lake", stock.uri,
              "--device", "cpu", "--workers", "0"],
             cwd=ROOT,
             stderr=subprocess.PIPE,

@@ -19,7 +19,7 @@ from lake.errors import BadInput, WeightsMismatch
 from lake.ingest import ingest
 from lake.storage import opening
 from lake.storage.store import Lake
-from search_app import cli
+from search_app.cli import main
 from tests import pictures as drawn
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import colours, installed
@@ -54,7 +54,7 @@ def served(made: tuple[Lake, Run, Run], tmp_path: Path) -> tuple[Lake, Run, Run]
 
 def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int = 0) -> Any:
     own = ["--workers", "1"] if words[0] in ("predict", "shadow") else []
-    assert cli.main([*words, *own, "--json", "--lake", lake.uri]) == code, capsys.readouterr().err
+    assert main.main([*words, *own, "--json", "--lake", lake.uri]) == code, capsys.readouterr().err
     said = capsys.readouterr()
     return json.loads(said.out) if code == 0 else said.err
 

@@ -1,0 +1,178 @@
+"""POST /v1/predictions/batch: many answers in one request and one commit, each with a status of its own.
+
+NDJSON is parsed here; Arrow, whose reader trusts what it reads, in a worker process that may die of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lake import ids
+from lake.errors import LakeloopError
+from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
+from lake.spool import events
+from search_app.api import bodies
+from search_app.api.problems import Refusal, refusal_of
+from search_app.api.routes.predictions import contradiction, named_image, with_image
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lake.spool.committer import Outcome
+    from lake.spool.events import Event
+    from search_app.api.service import Service
+
+PATH = "/v1/predictions/batch"
+NDJSON = "application/x-ndjson"
+ARROW = "application/vnd.apache.arrow.stream"
+MOST_EVENTS = 1_000
+
+Item = dict[str, Any] | Refusal
+
+
+class ArrowReader:
+    """One worker that parses Arrow streams, started when first needed."""
+
+    def __init__(self) -> None:
+        self._pool: WorkerPool | None = None
+        self._lock = threading.Lock()
+
+    def items(self, body: bytes) -> list[Item]:
+        """The rows of the stream. Raises Refusal when it is none."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = WorkerPool(f"{__name__}:arrow_rows", 1, memory_bytes=2 * HTTP_MEMORY_BYTES, timeout=20)
+            found = self._pool.run(body, MOST_EVENTS)
+        if isinstance(found, WorkerDied):
+            raise Refusal(422, "not_arrow", f"the Arrow stream cannot be read: {found.reason}")
+        if isinstance(found, str):
+            raise Refusal(422, "not_arrow", found)
+        return list(found)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._pool is not None:
+                self._pool.close()
+            self._pool = None
+
+
+def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
+    """Runs in the worker: the rows, or why there are none."""
+    import pyarrow as pa
+
+    rows: list[dict[str, Any]] = []
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            for batch in reader:
+                batch.validate(full=True)
+                if len(rows) + batch.num_rows > most:
+                    return f"more than {most:,} events in one batch"
+                # Compressed columns, and values that share a buffer, say far more than they have bytes.
+                if batch.nbytes > bodies.BATCH_BYTES:
+                    return f"more than {bodies.BATCH_BYTES >> 20} MiB when it is unpacked"
+                rows += _microseconds(batch).to_pylist(maps_as_pydicts="lossy")
+                if sum(len(v) for row in rows for v in row.values() if isinstance(v, bytes)) > bodies.BATCH_BYTES:
+                    return f"more than {bodies.BATCH_BYTES >> 20} MiB of images"
+    except Exception as error:  # Arrow's readers raise many kinds for broken streams
+        return f"the Arrow stream cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
+    return [{k: v for k, v in row.items() if v is not None} for row in rows]
+
+
+def _microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Python's times have no nanoseconds, and pandas, which has some, may not be there."""
+    import pyarrow as pa
+
+    def kind(given: pa.DataType) -> pa.DataType:
+        return pa.timestamp("us", given.tz) if pa.types.is_timestamp(given) and given.unit == "ns" else given
+
+    return batch.cast(pa.schema([field.with_type(kind(field.type)) for field in batch.schema]), safe=False)
+
+
+def json_items(body: bytes) -> list[Item]:
+    """The lines of NDJSON; a line that is no JSON object is refused by itself. Raises Refusal for too many."""
+    # Counted first: a body of nothing but line ends would become a list of many times its size.
+    if body.count(b"\n") > 2 * MOST_EVENTS:
+        raise Refusal(413, "too_many", f"more than {MOST_EVENTS:,} events in one batch")
+    lines = [line for line in body.split(b"\n") if line.strip()]
+    if len(lines) > MOST_EVENTS:
+        raise Refusal(413, "too_many", f"{len(lines):,} events in one batch; {MOST_EVENTS:,} are the most")
+    found: list[Item] = []
+    for line in lines:
+        try:
+            given = bodies.json_object(line, "the line")
+            if "image_base64" in given:
+                given["image"] = _decoded(given.pop("image_base64"))
+            elif not isinstance(given.get("image", ""), str):
+                raise Refusal(422, "no_image", "image is not text; send the bytes as image_base64")
+            found.append(given)
+        except Refusal as refusal:
+            found.append(refusal)
+    return found
+
+
+def _decoded(text: Any) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise Refusal(422, "no_image", f"image_base64 is not Base64: {error}") from error
+
+
+def checked(items: Sequence[Item], service: Service, key_id: str | None) -> list[Event | Refusal]:
+    """Each item as an event or as what is wrong with it; one never harms another."""
+    found: list[Event | Refusal] = []
+    for item in items:
+        try:
+            if isinstance(item, Refusal):
+                raise item
+            data = item.get("image")
+            if isinstance(data, bytes):
+                rest = {k: v for k, v in item.items() if k != "image"}
+                found.append(with_image(rest, data, service, key_id))
+            else:
+                found.append(events.prediction(item, service.promoted, named_image(item), None, key_id))
+        except (Refusal, LakeloopError, RecursionError) as error:
+            refusal = refusal_of(error)
+            assert refusal is not None
+            found.append(refusal)
+    return found
+
+
+async def refuse_unknown_images(found: list[Event | Refusal], service: Service) -> None:
+    """An event may name an image that is stored, or one that comes in the same batch."""
+    here = {e.image_id for e in found if not isinstance(e, Refusal) and e.data is not None}
+    named = {e.image_id for e in found if not isinstance(e, Refusal) and e.data is None} - here
+    unknown = await service.unknown_images(sorted(named))
+    for index, event in enumerate(found):
+        if not isinstance(event, Refusal) and event.data is None and event.image_id in unknown:
+            detail = f"no image {event.image_id} is stored: send it to /v1/images first"
+            found[index] = Refusal(422, "unknown_image", detail)
+
+
+def statuses(
+    items: Sequence[Item], found: Sequence[Event | Refusal], outcomes: Sequence[Outcome]
+) -> list[dict[str, Any]]:
+    """The answer's `items`, in the order they came."""
+    left = iter(outcomes)
+    said = []
+    for index, (item, event) in enumerate(zip(items, found, strict=True)):
+        facts: dict[str, Any] = {"index": index}
+        outcome = None if isinstance(event, Refusal) else next(left)
+        if not isinstance(event, Refusal) and outcome != "contradiction":
+            facts |= {"prediction_id": event.event_id, "image_id": event.image_id, "status": outcome}
+            facts["code"] = 201 if outcome == "stored" else 200
+        else:
+            refusal = event if isinstance(event, Refusal) else contradiction(event)
+            own = item.get("prediction_id") if isinstance(item, dict) else None
+            facts |= {"prediction_id": ids.as_uuid(own) if isinstance(own, str) else None, "status": "refused"}
+            facts |= {"code": refusal.status, "reason": refusal.reason, "detail": refusal.detail}
+        said.append(facts)
+    return said
+
+
+def document(said: list[dict[str, Any]]) -> bytes:
+    return json.dumps({"items": said}, ensure_ascii=False).encode("utf-8", "replace")

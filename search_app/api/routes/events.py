@@ -1,0 +1,153 @@
+"""Routes that take events in, beside the hot path: batches, images, feedback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from lake import ids
+from lake.images import decode
+from lake.images.image_header import read_header
+from lake.spool import events
+from search_app.api import bodies
+from search_app.api.metrics import REFUSED
+from search_app.api.problems import Refusal
+from search_app.api.routes import batch
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+    from lake.spool.committer import Outcome
+    from search_app.api.service import Service
+
+Fetch = Callable[[str], Awaitable[bytes]]
+
+
+def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> APIRouter:
+    """The router. `fetch` gets an image by URL, where that is allowed."""
+    router = APIRouter()
+
+    @router.post(batch.PATH, response_class=Response)
+    async def add_predictions(request: Request) -> Response:
+        """Many answers at once, as NDJSON or an Arrow stream; each has a status of its own."""
+        scope = request.scope
+        kind = bodies.media_type(scope)
+        if kind not in (batch.NDJSON, batch.ARROW):
+            raise Refusal(415, "media_type", f"send {batch.NDJSON} or {batch.ARROW}, not {kind or 'no type'!r:.80}")
+        key = bodies.idempotency_key(scope)
+        body = await bodies.read(scope, request.receive, bodies.BATCH_BYTES, service.admission, events=0)
+        items = await run_in_threadpool(batch.json_items if kind == batch.NDJSON else arrow.items, body)
+        if not items:
+            raise Refusal(422, "empty", "the batch has no events")
+        refusal = service.admission.over_rate(len(items))
+        if refusal is not None:
+            raise refusal
+        found = await run_in_threadpool(batch.checked, items, service, bodies.key_id(scope))
+        await batch.refuse_unknown_images(found, service)
+        scope[REFUSED] = [e.reason for e in found if isinstance(e, Refusal)]
+        good = [e for e in found if not isinstance(e, Refusal)]
+
+        def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
+            return 200, batch.document(batch.statuses(items, found, outcomes))
+
+        digest = await _digest(key, scope, body)
+
+        async def run() -> tuple[int, bytes]:
+            outcomes = await service.store(good, key, digest, response) if good or key else []
+            return response(outcomes)
+
+        return _json(*await service.once(key, digest, run))
+
+    @router.get(batch.PATH, include_in_schema=False)
+    def not_a_prediction() -> Response:
+        """Without this the word would be taken for the id of an answer."""
+        refused = Refusal(405, "method_not_allowed", f"{batch.PATH} takes POST").response()
+        refused.headers["Allow"] = "POST"
+        return refused
+
+    @router.post("/v1/images", response_class=Response)
+    async def add_image(request: Request) -> Response:
+        """Store an image by itself, to be named by events later. The raw body, or {"url"} where that is allowed."""
+        scope = request.scope
+        kind = bodies.media_type(scope)
+        key = bodies.idempotency_key(scope)
+        source = None
+        if kind.startswith("image/"):
+            body = data = await bodies.read(scope, request.receive, bodies.IMAGE_BYTES, service.admission)
+        elif kind == "application/json":
+            body = await bodies.read(scope, request.receive, bodies.EVENT_BYTES, service.admission)
+            source = bodies.json_object(body, "the body").get("url")
+            if fetch is None:
+                raise Refusal(403, "url_import_off", "this server fetches nothing: send the image itself as the body")
+            if not isinstance(source, str):
+                raise Refusal(422, "no_url", "url is missing")
+            data = await fetch(source)
+        else:
+            raise Refusal(
+                415, "media_type", f"send the image itself with an image/* type, not {kind or 'no type'!r:.80}"
+            )
+        read_header(data, decode.MAX_MEGAPIXELS_HTTP)
+        image_id = await bodies.aside(len(data), ids.image_id, data)
+        event = events.image(image_id, data, source, bodies.key_id(scope))
+        digest = await _digest(key, scope, body)
+
+        def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
+            outcome = outcomes[0] if outcomes else "known"
+            document = {"image_id": event.image_id, "status": outcome}
+            return 201 if outcome == "stored" else 200, json.dumps(document).encode()
+
+        async def run() -> tuple[int, bytes]:
+            new = [event] if await service.unknown_images([event.image_id]) else []
+            outcomes = await service.store(new, key, digest, response) if new or key else []
+            return response(outcomes)
+
+        return _json(*await service.once(key, digest, run))
+
+    @router.post("/v1/feedback", response_class=Response)
+    async def add_feedback(request: Request) -> Response:
+        """A verdict on an answer, from whoever has to live with it. It becomes a review, never a label."""
+        scope = request.scope
+        kind = bodies.media_type(scope)
+        if kind != "application/json":
+            raise Refusal(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
+        key = bodies.idempotency_key(scope)
+        body = await bodies.read(scope, request.receive, bodies.EVENT_BYTES, service.admission)
+        given = bodies.json_object(body, "the feedback")
+        about = events.prediction_id(given)
+        image = await asyncio.to_thread(service.image_of, about)
+        if image is None:
+            raise Refusal(404, "unknown_prediction", f"no answer {about} is stored")
+        event = events.feedback(given, {about: image}, bodies.key_id(scope))
+
+        def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
+            if outcomes[0] == "contradiction":
+                raise Refusal(422, "contradiction", f"another verdict is stored under the id {event.event_id}")
+            status = 201 if outcomes[0] == "stored" else 200
+            return status, json.dumps({"event_id": event.event_id, "status": outcomes[0]}).encode()
+
+        digest = await _digest(key, scope, body)
+
+        async def run() -> tuple[int, bytes]:
+            return response(await service.store([event], key, digest, response))
+
+        return _json(*await service.once(key, digest, run))
+
+    return router
+
+
+async def _digest(key: str | None, scope: Scope, body: bytes) -> bytes:
+    """What tells the request from another under the same Idempotency-Key; of no use without one."""
+    if key is None:
+        return b""
+    parts = (scope["path"].encode(), bodies.media_type(scope).encode(), body)
+    return await bodies.aside(len(body), bodies.digest, *parts)
+
+
+def _json(status: int, body: bytes) -> Response:
+    media = "application/json" if status < 400 else "application/problem+json"
+    return Response(body, status, media_type=media)

@@ -1,0 +1,115 @@
+"""POST /v1/search: the images most like an example, as JSON or Arrow."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from lake.errors import BadInput
+from lake.sql import tables
+from search_app.api import bodies
+from search_app.api.problems import Refusal
+from search_app.api.routes.batch import ARROW
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from search_app.api.service import Service
+    from search_app.security.uploads import Uploads
+
+Asked = TypeVar("Asked", bound=BaseModel)
+Ids = Annotated[list[str], Field(max_length=1_000)]
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("this is true or false, not a number")
+    return value
+
+
+class Query(BaseModel):
+    """Exactly one kind of example: `ids` (image or prediction ids), an image, or a text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: Ids = Field(default=[], description="image or prediction ids to be like; their vectors are averaged")
+    unlike: Ids = Field(default=[], description="ids to be unlike; only beside `ids`")
+    image_base64: str | None = Field(default=None, description="an image file to be like")
+    text: str | None = Field(default=None, max_length=10_000, description="with an embedder that can (CLIP)")
+    k: Annotated[int, BeforeValidator(_number)] = Field(default=20, ge=1, le=10_000, description="number of results")
+    where: str | None = Field(default=None, max_length=20_000, description="SQL filter on predictions")
+    embedder: str | None = Field(default=None, max_length=200, description="default: the lake's first")
+    columns: Annotated[list[str], Field(max_length=100)] = Field(default=[], description="more columns of predictions")
+
+
+def routes(service: Service, uploads: Uploads) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/search", response_class=Response)
+    async def find(request: Request) -> Response:
+        """The k images most like the example, best first. `Accept` chooses JSON or an Arrow stream."""
+        kind = bodies.media_type(request.scope)
+        if kind != "application/json":
+            raise Refusal(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
+        body = await bodies.read_question(request.scope, request.receive, bodies.SEARCH_BYTES, service.admission)
+        found = await run_in_threadpool(answer, parsed_as(Query, body))
+        if ARROW in request.headers.get("accept", ""):
+            return Response(await run_in_threadpool(_stream, found), media_type=ARROW)
+        return Response(await run_in_threadpool(_document, found), media_type="application/json")
+
+    def answer(query: Query) -> pa.Table:
+        from embeddings.embedders import embedder as embedders
+        from embeddings.search.search import search
+        from search_app.backend import model_cache
+        from search_app.security import filter_bounds
+
+        if query.where is not None:
+            filter_bounds.check(service.lake, query.where)
+        example: dict[str, Any] = {"ids": query.ids, "unlike": query.unlike, "text": query.text}
+        if query.image_base64 is not None:
+            example["image"] = uploads.jpeg(_decoded(query.image_base64))
+        if query.image_base64 is not None or query.text is not None:
+            name = embedders.record_of(service.lake, query.embedder).name
+            example["model"] = model_cache.loaded(service.lake, name)
+        return search(
+            service.lake, **example, embedder=query.embedder, k=query.k, where=query.where, columns=query.columns
+        )
+
+    return router
+
+
+def parsed_as(kind: type[Asked], body: bytes) -> Asked:
+    """The question. Raises Refusal naming the field that is wrong."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Refusal(422, "invalid", f"{place}: {first['msg']}" if place else first["msg"]) from error
+
+
+def _document(table: pa.Table) -> bytes:
+    return json.dumps({"results": tables.rows(table)}, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise BadInput(f"image_base64 is not Base64: {error}") from error
+
+
+def _stream(table: pa.Table) -> bytes:
+    import pyarrow as pa
+
+    out = io.BytesIO()
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue()

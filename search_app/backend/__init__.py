@@ -1,0 +1,1 @@
+"""What the API and the app share: records of images, query images, loaded models."""

@@ -1,0 +1,1 @@
+"""Commands that work on the lake: data, SQL, slices, upkeep."""

@@ -1,0 +1,67 @@
+"""key create, list, revoke: who may use the HTTP API and the app."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from search_app.cli.terminal import Add, answer, open_lake
+
+if TYPE_CHECKING:
+    from lake.access.keys import KeyRecord
+
+
+def register(add: Add, keys: Any) -> None:
+    p = add("create", _create, "make an access key; it is shown once", keys)
+    p.add_argument(
+        "--scope",
+        action="append",
+        required=True,
+        metavar="SCOPE",
+        help="ingest, feedback, read, sql or admin (all of them); again for more",
+    )
+    p.add_argument("--name", metavar="TEXT", help="what it is for")
+    p.add_argument("--expires", metavar="WHEN", help="90d, 12h, 6w or 2027-01-01 (UTC); default: never")
+    add("list", _list, "every access key, without its secret", keys)
+    p = add("revoke", _revoke, "end an access key", keys)
+    p.add_argument("key_id", metavar="KEY_ID")
+
+
+def _create(a: argparse.Namespace) -> int:
+    from lake.access import keys
+
+    expires = keys.span_or_moment(a.expires) if a.expires else None
+    record, token = keys.create(open_lake(a), a.name, a.scope, expires)
+    until = f", until {record.expires_at:%Y-%m-%d %H:%M} UTC" if record.expires_at else ""
+    print(f"key {record.key_id} for {', '.join(record.scopes)}{until}; it is not shown again", file=sys.stderr)
+    return answer(a, _facts(record) | {"token": token}, token)
+
+
+def _list(a: argparse.Namespace) -> int:
+    from lake.access import keys
+
+    found = keys.list(open_lake(a))
+    lines = []
+    for one in found:
+        until = f"until {one.expires_at:%Y-%m-%d %H:%M} UTC" if one.expires_at else "no expiry"
+        line = f"{one.key_id}  {one.state():<7}  {','.join(one.scopes):<24}  {until:<26}  {one.name or ''}"
+        lines.append(line.rstrip())
+    text = "\n".join(lines) or "no keys yet; make one with: lakeloop key create --scope read"
+    return answer(a, [_facts(one) for one in found], text)
+
+
+def _revoke(a: argparse.Namespace) -> int:
+    from lake.access import keys
+
+    record = keys.revoke(open_lake(a), a.key_id)
+    text = f"key {record.key_id} is revoked; running servers refuse it within a second"
+    return answer(a, _facts(record), text)
+
+
+def _facts(record: KeyRecord) -> dict[str, Any]:
+    from lake.sql import tables
+
+    names = ("key_id", "name", "scopes", "created_at", "expires_at", "revoked_at")
+    facts: dict[str, Any] = tables.plain({name: getattr(record, name) for name in names})
+    return facts | {"state": record.state()}

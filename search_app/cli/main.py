@@ -1,0 +1,118 @@
+"""The command `lakeloop`: parses, calls, prints.
+
+Every command takes `--lake URI` (or LAKELOOP_LAKE) and `--json`: exactly one JSON document on stdout, all else on
+stderr. Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 3 could not be done. The commands themselves are in
+`search_app/commands/`; they import what they need when they run, so that `lakeloop --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from lake.errors import CouldNot, LakeloopError
+from lake.version import VERSION
+from search_app.cli import serve
+from search_app.cli.embeddings import cluster, isolate, map, search
+from search_app.cli.lake import analytics, data, export, keys, labels, sql, upkeep
+from search_app.cli.lake import slices as slicing
+from search_app.cli.training import card, evaluate, models, predict, train
+
+DESCRIPTION = """\
+The embedding-search data lake that turns a vision model's failures into a better model.
+
+  lakeloop quickstart                       the whole story on real solar cells
+  lakeloop init --lake my.lake              an empty lake
+  lakeloop ingest photos/ --lake my.lake    images, class folders, or a prediction log
+  lakeloop embed --lake my.lake             a vector for every image
+  lakeloop search --image odd.jpg --lake my.lake
+  lakeloop serve --lake my.lake             the app, http://127.0.0.1:8501
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; `lakeloop` on the command line."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int | None] = arguments.run
+    try:
+        return command(arguments) or 0
+    except LakeloopError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was committed is safe, run the same command again to go on", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        return _fail(f"{error.name} is not installed; run: pip install 'lakeloop[all]'", CouldNot.exit_code)
+    except OSError as error:
+        return _fail(str(error), CouldNot.exit_code)
+
+
+def entry() -> NoReturn:
+    """The console script."""
+    code = main()
+    # The answer is out: a Ctrl-C while Python winds down must not turn it into a death by signal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"lakeloop: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--lake", metavar="URI", help="the lake: a folder or an object store's URI (or LAKELOOP_LAKE)")
+    common.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+    parser: argparse.ArgumentParser = _Parser(
+        prog="lakeloop", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"lakeloop {VERSION}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[..., Any], help: str, to: Any = None) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = (to or commands).add_parser(name, parents=[common], help=help, description=help)
+        made.set_defaults(run=run)
+        return made
+
+    def group(name: str, help: str) -> Any:
+        made = commands.add_parser(name, help=help, description=help)
+        return made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    data.register(add)
+    sql.register(add, group("query", "queries that were saved, and those that were asked"))
+    slices = group("slice", "named sets of images")
+    search.register(add)
+    slicing.register(add, slices)
+    export.register(add, slices)
+    cluster.register(add)
+    isolate.register(add)
+    map.register(add)
+    analytics.register(add)
+    labels.register(add, group("labels", "what people say that images are"))
+    evaluate.register(add)
+    train.register(add, group("runs", "what was trained, with what, and what came out"))
+    models_group = group("models", "versions of models: which one is promoted, and how it came to that")
+    models.register(add, models_group)
+    card.register(add, models_group)
+    predict.register(add)
+    serve.register(add)
+    upkeep.register(add)
+    keys.register(add, group("key", "who may use the HTTP API and the app"))
+    return parser
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,115 @@
+"""serve, quickstart: the app and the HTTP API."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from lake.errors import BadInput
+from search_app.cli.terminal import Add, answer, uri
+
+if TYPE_CHECKING:
+    from search_app.server.live_ingest import Settings
+
+
+def register(add: Add) -> None:
+    for name, run, help in (
+        ("serve", _serve, "the app and the HTTP API"),
+        ("quickstart", _quickstart, "the demo: build a lake of real solar cells and open the app"),
+    ):
+        p = add(name, run, help)
+        p.add_argument("--host", default="127.0.0.1")
+        p.add_argument("--port", type=int, default=8501)
+        if name == "serve":
+            p.add_argument("--no-ui", action="store_true", help="the HTTP API alone")
+            _intake_options(p)
+            p.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name clients call this server by; again for more")  # fmt: skip  # noqa: E501
+            p.add_argument("--require-key", action="store_true", help="let nobody in without a key; always so when --host is not this machine alone")  # fmt: skip  # noqa: E501
+            p.add_argument("--allow-user", action="append", default=[], metavar="WHO", help="who may log in at the identity provider of .streamlit/secrets.toml: an e-mail address, @domain, or *")  # fmt: skip  # noqa: E501
+            p.add_argument("--https", action="store_true", help="browsers come by https, through a proxy: cookies are marked so")  # fmt: skip  # noqa: E501
+        else:
+            p.add_argument("--no-serve", action="store_true", help="build only")
+
+
+def _serve(a: argparse.Namespace) -> int:
+    from search_app.security.access import Policy
+    from search_app.security.url_import import fetch
+    from search_app.server.server import serve
+
+    if a.allow_user and a.no_ui:
+        raise BadInput("--allow-user is about the app's pages, and --no-ui leaves them out; give one of them")
+    policy = Policy(a.require_key, a.https, tuple(a.allow_user))
+    serve(
+        uri(a),
+        a.host,
+        a.port,
+        ui=not a.no_ui,
+        allow_hosts=a.allow_host,
+        policy=policy,
+        settings=_settings(a, uri(a)),
+        fetch=fetch if a.url_import else None,
+    )
+    return 0
+
+
+def _intake_options(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("taking events in")
+    g.add_argument("--spool", metavar="FOLDER", help="where accepted events wait, on a local disk (default: in the lake's own folder)")  # fmt: skip  # noqa: E501
+    g.add_argument("--max-rate", type=float, metavar="N", help="events a second; more are answered 429")
+    g.add_argument("--max-spool-gb", type=float, default=20, metavar="GB", help="what may wait; beyond it 503 (default 20)")  # fmt: skip  # noqa: E501
+    g.add_argument("--min-free-gb", type=float, default=1, metavar="GB", help="what the disk keeps free; below it 507 (default 1)")  # fmt: skip  # noqa: E501
+    g.add_argument("--max-body-gb", type=float, default=0.25, metavar="GB", help="bodies in memory at once; beyond it 503 (default 0.25)")  # fmt: skip  # noqa: E501
+    g.add_argument("--keep-share", type=float, default=1.0, metavar="SHARE", help="keep the bytes of this share of images, chosen by their id (default 1: all)")  # fmt: skip  # noqa: E501
+    g.add_argument("--keep-below", type=float, default=0.0, metavar="CONFIDENCE", help="and of every image answered with less confidence")  # fmt: skip  # noqa: E501
+    g.add_argument("--embed", nargs="?", const="oldest", choices=("oldest", "newest", "sampled"), metavar="ORDER", help="keep embedding what arrives: oldest first (default), newest or sampled")  # fmt: skip  # noqa: E501
+    g.add_argument("--url-import", action="store_true", help="let POST /v1/images fetch public URLs")
+
+
+def _settings(a: argparse.Namespace, uri: str) -> Settings:
+    from pathlib import Path
+
+    from lake.spool.drain import Keep
+    from lake.spool.spool import beside
+    from search_app.api.admission import Limits
+    from search_app.server.live_ingest import Settings
+
+    spool = Path(a.spool) if a.spool else beside(uri)
+    if spool is None:
+        raise BadInput(f"{uri} is not on a local disk: say with --spool FOLDER where events may wait")
+    for name in ("max_spool_gb", "min_free_gb", "max_body_gb"):
+        if not getattr(a, name) >= 0:
+            raise BadInput(f"--{name.replace('_', '-')} is {getattr(a, name)}; it cannot be negative")
+    for name in ("keep_share", "keep_below"):
+        if not 0 <= getattr(a, name) <= 1:
+            raise BadInput(f"--{name.replace('_', '-')} is {getattr(a, name)}; it is a share, 0 to 1")
+    if a.max_rate is not None and not a.max_rate > 0:
+        raise BadInput(f"--max-rate is {a.max_rate}; it must be more than 0")
+    limits = Limits(
+        rate=a.max_rate,
+        spool_bytes=int(a.max_spool_gb * 2**30),
+        free_bytes=int(a.min_free_gb * 2**30),
+        in_flight_bytes=int(a.max_body_gb * 2**30),
+    )
+    return Settings(spool, limits, Keep(a.keep_share, a.keep_below), embed=a.embed)
+
+
+def _quickstart(a: argparse.Namespace) -> int:
+    from search_app.demo.quickstart import quickstart
+    from search_app.security.hosts import is_loopback
+
+    # Elsewhere a key would be needed, which the demo's stream does not have.
+    live = not a.no_serve and is_loopback(a.host)
+    facts = quickstart(a.lake or os.environ.get("LAKELOOP_LAKE") or "solar.lake", live)
+    answer(a, facts, "")
+    if not a.no_serve:
+        from lake.spool.spool import beside
+        from search_app.demo.replay import Replay
+        from search_app.server.live_ingest import Settings
+        from search_app.server.server import serve
+
+        spool = beside(facts["lake"])
+        assert spool is not None, "the demo lake is a folder"
+        with Replay(facts["lake"]) as replay:
+            serve(facts["lake"], a.host, a.port, settings=Settings(spool, embed="oldest"), ready=replay.start)
+    return 0

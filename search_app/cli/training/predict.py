@@ -1,0 +1,137 @@
+"""predict, shadow: a registered model's answers to many images, and a candidate's beside production's."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lake.errors import BadInput
+from search_app.cli.terminal import Add, answer, open_lake, progress
+
+if TYPE_CHECKING:
+    from lake.storage.store import Lake
+    from training.inference.shadow import Report
+
+# Images and differences that are named on the screen; all of them are in --json and in the view.
+SHOWN = 20
+
+
+def register(add: Add) -> None:
+    p = add("predict", _predict, "a registered model's answers to many images, logged or written to a file")
+    p.add_argument("name", metavar="NAME[@V]", help="a registered model: what is promoted of it, or this version")
+    p.add_argument("--from", dest="folder", metavar="FOLDER", help="the image files under it")
+    p.add_argument("--slice", metavar="NAME[@V]", help="the images of a slice")
+    p.add_argument("--where", metavar="SQL", help="images with an answer that passes this filter")
+    p.add_argument("--log", action="store_true", help="put the answers into the lake, once; again goes on")
+    p.add_argument("--out", metavar="FILE", help="write them as a prediction log, .jsonl or .parquet")
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    p.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core)")
+
+    p = add("shadow", _shadow, "shadowed versions answer what production answered; the answers go into scores")
+    p.add_argument("name", metavar="NAME", help="a model with a version that is shadowed (lakeloop models shadow)")
+    p.add_argument("--limit", type=int, metavar="N", help="answers at most, of each shadowed version; the newest first")
+    p.add_argument("--watch", action="store_true", help="go on with what arrives, until interrupted; --json: a line a round")  # fmt: skip  # noqa: E501
+    p.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core)")
+
+
+def _predict(a: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from lake.access import audit
+    from training.inference import predicting, served_model
+
+    if sum(given is not None for given in (a.folder, a.slice, a.where)) != 1:
+        raise BadInput("which images? give one of --from FOLDER, --slice NAME and --where SQL")
+    if a.log == bool(a.out):
+        raise BadInput("where do the answers go? give --log, into the lake, or --out FILE")
+    _check_workers(a)
+    opened = open_lake(a)
+    who = served_model.source(opened, a.name)
+    if a.folder is not None:
+        asked: Any = predicting.files(Path(a.folder))
+    else:
+        asked = predicting.stored(opened, slice=a.slice, filter=a.where)
+    answering = served_model.Answering(opened, who.run, a.device)
+    if a.log:
+        detail = {"run": who.run, "from": a.folder, "slice": a.slice, "where": a.where}
+        audit.record(opened, "predict", f"{who.model}@{who.version}", detail=detail)
+    out = Path(a.out) if a.out else None
+    with progress(a, "images", None if a.folder is not None else len(asked)) as count:
+        found = predicting.run(opened, asked, who, answering, log=a.log, out=out, workers=a.workers, progress=count)
+    for bad in found.rejected[:SHOWN]:
+        print(f"unanswered {bad['source']}: {bad['reason']}", file=sys.stderr)
+    if len(found.rejected) > SHOWN:
+        print(f"... and {len(found.rejected) - SHOWN:,} more (--json lists all)", file=sys.stderr)
+    if not found.answered and not found.known:
+        raise BadInput(f"nothing was answered ({len(found.rejected):,} could not be)")
+    said = ", ".join(f"{label} {n:,}" for label, n in sorted(found.by_label.items(), key=lambda one: (-one[1], one[0])))
+    known = f", {found.known:,} known" if a.log else ""
+    text = (
+        f"{who.model}@{who.version} (run {who.run}): {found.answered:,} answered{known}, "
+        f"{len(found.rejected):,} not; {found.seconds:.1f} s"
+    )
+    return answer(a, asdict(found), f"{text}\n{said}" if said else text)
+
+
+def _shadow(a: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from lake.access import audit
+    from training.inference import shadow
+
+    if a.limit is not None and a.limit < 1:
+        raise BadInput(f"--limit is {a.limit}; it is 1 or more")
+    if a.watch and a.limit is not None:
+        raise BadInput("--watch goes on until it is interrupted; --limit belongs to a single pass")
+    _check_workers(a)
+    opened = open_lake(a)
+    if a.watch:
+        return _watch(a, opened)
+    audit.record(opened, "shadow", a.name, detail={"limit": a.limit})
+    with progress(a, "answers") as count:
+        found = shadow.answer(opened, a.name, limit=a.limit, workers=a.workers, progress=count)
+    for one in found:
+        for image, reason in [*one.unanswered.items()][:SHOWN]:
+            print(f"unanswered {image}: {reason}", file=sys.stderr)
+    return answer(a, [asdict(one) for one in found], "\n".join(_said(one) for one in found))
+
+
+def _watch(a: argparse.Namespace, opened: Lake) -> int:
+    import json
+    import signal
+    import threading
+    from dataclasses import asdict
+
+    from lake.access import audit
+    from training.inference import shadow
+
+    stop = threading.Event()
+    before = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def tell(one: Report) -> None:
+        print(json.dumps(asdict(one)) if a.json else _said(one), flush=True)
+
+    audit.record(opened, "shadow", a.name, detail={"watch": True})
+    print(f"answering beside {a.name}; Ctrl-C ends it", file=sys.stderr)
+    try:
+        shadow.watch(opened, a.name, stop, tell, workers=a.workers)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _said(one: Report) -> str:
+    share = f" ({one.differ / one.compared:.1%})" if one.compared else ""
+    lost = f", {len(one.unanswered):,} images could not be answered" if one.unanswered else ""
+    return (
+        f"{one.model}@{one.version} (run {one.run}): {one.answered:,} answered now{lost}, {one.waiting:,} wait; "
+        f"{one.differ:,} of {one.compared:,} unlike production{share}: see the view shadow_disagreements"
+    )
+
+
+def _check_workers(a: argparse.Namespace) -> None:
+    if a.workers is not None and a.workers < 1:
+        raise BadInput(f"--workers is {a.workers}; it is 1 or more")

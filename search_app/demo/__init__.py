@@ -1,0 +1,1 @@
+"""The demo lake and its live stream."""

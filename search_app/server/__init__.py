@@ -1,0 +1,1 @@
+"""The server process and the processes it keeps beside itself."""

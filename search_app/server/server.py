@@ -1,0 +1,175 @@
+"""One ASGI process: the API in front, the Streamlit app behind it, both on one port.
+
+`make_server` composes, `serve` runs it under uvicorn. It knows ports, hosts and settings; nothing of pages
+or routes.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import lake
+from lake.access.keys import Keyring
+from lake.errors import BadInput
+from lake.extras import require
+from search_app.api.app import Api
+from search_app.security.access import OPEN, Policy, make_access
+from search_app.security.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
+from search_app.security.request_limits import BoundedHeads
+from search_app.server.live_ingest import Intake, Settings
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from search_app.api.routes.events import Fetch
+
+MAIN_PAGE = Path(__file__).parent / "ui" / "main.py"
+_API_PATHS = ("/healthz", "/readyz", "/metrics")
+# Requests in flight have this long after SIGTERM; the drainer's last seconds come on top
+# (`search_app/server/live_ingest.py`).
+GRACE_SECONDS = 3
+SWITCH_SECONDS = 0.0005
+# The first page comes before the first query.
+PREPARED_AFTER_SECONDS = 5.0
+
+
+def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Policy = OPEN) -> ASGIApp:
+    """The whole server as one ASGI app; with `ui=False`, the API alone.
+
+    It answers to loopback names and to `hosts`, and lets in whom `policy` says.
+    """
+    opened = api.service.lake
+    keyring = Keyring(opened)
+
+    def refused(reason: str) -> None:
+        api.metrics.rejected.labels(reason).inc()
+
+    if not ui:
+        return AllowedHosts(make_access(api, keyring, opened.uri, policy, False, refused), hosts)
+    require("streamlit", "streamlit", "app")
+    from search_app.ui import session, settings
+
+    settings.apply()
+    session.bind(opened)
+    from streamlit.web.server.starlette.starlette_app import App
+
+    app = App(MAIN_PAGE, lifespan=api.lifespan)
+    return AllowedHosts(make_access(ApiFirst(api, app), keyring, opened.uri, policy, True, refused), hosts)
+
+
+class ApiFirst:
+    """Paths of the API go to the API; everything else, with start-up and shut-down, to the app behind."""
+
+    def __init__(self, api: ASGIApp, app: ASGIApp) -> None:
+        self.api = api
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        is_api = scope["type"] == "http" and (path.startswith("/v1/") or path in _API_PATHS)
+        await (self.api if is_api else self.app)(scope, receive, send)
+
+
+def serve(
+    uri: str,
+    host: str = "127.0.0.1",
+    port: int = 8501,
+    ui: bool = True,
+    allow_hosts: Iterable[str] = (),
+    policy: Policy = OPEN,
+    settings: Settings | None = None,
+    fetch: Fetch | None = None,
+    ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve the lake at `uri` until interrupted; one line with the URL on stderr once it answers.
+
+    With `settings` it takes events in; `fetch` gets images by URL; `ready` is called with the URL after that line.
+    A host that other machines can reach requires a key of every request, whatever `policy` says. It answers to the
+    names in `allow_hosts` too. Raises BadInput when keys are required and the lake has no active one, for a bad name,
+    or when the port is taken. Port 0 takes a free one.
+    """
+    if not is_loopback(host):
+        policy = replace(policy, require_key=True)
+    opened = lake.open(uri, unclean=True)
+    for notice in opened.notices:
+        sys.stderr.write(f"lakeloop: {notice}\n")
+    if policy.require_key and not Keyring(opened).any_active():
+        who = f"--host {host} is for other machines, which need one" if not is_loopback(host) else "everybody needs one"
+        raise BadInput(
+            f"{uri} has no access keys yet, and {who}; make one with: lakeloop key create --scope admin --lake {uri}"
+        )
+    names = {host, *map(checked_name, allow_hosts)} - EVERYWHERE
+    listener = _listen(host, port)
+    shown = host if host not in EVERYWHERE else min(names, default="localhost")
+    url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
+    api = Api(opened, Intake(uri, settings) if settings else None, fetch)
+    app = make_server(api, ui=ui, hosts=names, policy=policy)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        ws_max_size=2**26,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        loop="uvloop",
+        http=BoundedHeads,
+        server_header=False,
+        proxy_headers=False,  # nothing here believes them, and anybody can write them
+    )
+    # The spool's thread needs the interpreter for microseconds, many times a commit; the default makes it wait 5 ms.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.freeze()  # what is loaded by now stays: to look through it again and again costs milliseconds each time
+    server = _Server(config, url, ready, api)
+    if threading.current_thread() is threading.main_thread():
+        # uvicorn raises the signal that ended it once more; by itself SIGTERM would make a good end look like a death.
+        signal.signal(signal.SIGTERM, lambda *_: None if server.started else sys.exit(0))
+    server.run(sockets=[listener])
+    gc.unfreeze()  # DuckDB complains of what is left at the very end
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise BadInput(f"port {port} on {host} cannot be used ({error.strerror}); choose another with --port") from None
+    listener.listen(128)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, saying one line when it is ready, and not ready from the moment it is asked to end."""
+
+    def __init__(self, config: uvicorn.Config, url: str, ready: Callable[[str], None], api: Api) -> None:
+        super().__init__(config)
+        self._sql = api.sql
+        self._url = url
+        self._ready = ready
+        self._service = api.service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            sys.stderr.write(f"lakeloop answers on {self._url}\n")
+            sys.stderr.flush()
+            later = threading.Timer(PREPARED_AFTER_SECONDS, self._sql.prepare)
+            later.daemon = True
+            later.start()
+            self._ready(self._url)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.stopping = True
+        super().handle_exit(sig, frame)

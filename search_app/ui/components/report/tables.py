@@ -1,0 +1,53 @@
+"""Blocks of a report for analysts: findings with what to do about them, heat tables, reliability curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from search_app.ui.components.report import Block, Link
+
+
+def findings(title: str, note: str, found: Sequence[Block], empty: str) -> Block:
+    """A list of `finding`s, or the sentence that stands for none."""
+    return {"kind": "findings", "title": title, "note": note, "findings": list(found), "empty": empty}
+
+
+def finding(
+    to: Link, lead: str, small: str, lines: Sequence[str], image_ids: Sequence[str], actions: Sequence[Link]
+) -> Block:
+    """One of them: `to` is what the whole of it leads to, `actions` what else can be done."""
+    said = {"lead": lead, "small": small, "lines": list(lines), "images": list(image_ids)}
+    return {"link": to, "actions": list(actions), **said}
+
+
+def heat(
+    title: str,
+    corner: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[Link | str, Sequence[Block | None]]],
+    note: str = "",
+) -> Block:
+    """A table with a name for each row and a `cell` or nothing in each place."""
+    lines = [{"name": name, "cells": list(cells)} for name, cells in rows]
+    return {"kind": "heat", "title": title, "corner": corner, "columns": list(columns), "rows": lines, "note": note}
+
+
+def cell(
+    text: str,
+    small: str = "",
+    share: float | None = None,
+    tone: str = "wrong",
+    to: Link | None = None,
+    help: str = "",
+    chosen: bool = False,
+) -> Block:
+    """`share`, 0 to 1, is how strongly it is tinted in the colour of `tone` (right or wrong)."""
+    return {"text": text, "small": small, "share": share, "tone": tone, "link": to, "help": help, "chosen": chosen}
+
+
+def reliability(title: str, note: str, points: Sequence[tuple[float, float, float, float, int]]) -> Block:
+    """Accuracy against confidence: (mean confidence, accuracy, its interval's ends, n), each in [0, 1]."""
+    names = ("confidence", "value", "low", "high", "n")
+    made: list[dict[str, Any]] = [dict(zip(names, one, strict=True)) for one in points]
+    return {"kind": "reliability", "title": title, "note": note, "points": made}

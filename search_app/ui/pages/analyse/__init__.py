@@ -1,0 +1,38 @@
+"""Analyse, "Where does it fail?": slices that fail, found unprompted, and how right the answers are by anything."""
+
+from __future__ import annotations
+
+from search_app.ui import session
+from search_app.ui.components import scope
+from search_app.ui.data import queries
+from search_app.ui.pages.analyse import classes, confidence, dimensions, failures, models, over_time, sizes
+from search_app.ui.text import empty_states
+
+VIEWS = {
+    "slices": ("Worst slices", failures.show),
+    "dimensions": ("By dimension", dimensions.show),
+    "classes": ("Classes", classes.show),
+    "confidence": ("Confidence", confidence.show),
+    "sizes": ("Object sizes", sizes.show),
+    "time": ("Over time", over_time.show),
+    "models": ("Model against model", models.show),
+}
+
+
+def page() -> None:
+    """The Analyse page."""
+    if not queries.status(queries.stamp())["images"]:
+        return empty_states.no_images()
+    where = scope.current().where()
+    totals = queries.totals(where)
+    if not totals["images"]:
+        return empty_states.nothing_passes()
+    if not totals["answers"]:
+        command = empty_states.for_this_lake("ingest", "predictions.csv")
+        return empty_states.empty(
+            "No model has answered here", "Bring its answers in as a table, one row an answer.", command
+        )
+    chosen = session.param("view") if session.param("view") in VIEWS else "slices"
+    titles = {one: title for one, (title, _) in VIEWS.items()}
+    session.switch("view", titles, chosen, key="analyse-view", clears=["truth", "said", "finding"])
+    return VIEWS[chosen][1](where)

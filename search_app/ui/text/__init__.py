@@ -1,0 +1,1 @@
+"""Text on the screen: numbers, escaping, empty states."""
