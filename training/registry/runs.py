@@ -202,8 +202,8 @@ def facts_of_this_machine() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parent
-    if not (here.parent / ".git").exists():  # an installed package may lie in somebody else's checkout
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():  # an installed package may lie in somebody else's checkout
         return None
     try:
         said = subprocess.run(

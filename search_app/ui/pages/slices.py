@@ -284,8 +284,9 @@ def _changes(made: Slice) -> None:
     found = slices.diff(session.lake(), asked, made)
     changed = "not known" if found.labels_changed is None else count(len(found.labels_changed))
     st.markdown(
-        f"From {empty_states.plain(found.before)} to {empty_states.plain(found.after)}: **{count(len(found.added))}
-        added**, " f"**{count(len(found.removed))} removed**, {count(found.kept)} in both; labels changed: {changed}"
+        f"From {empty_states.plain(found.before)} to {empty_states.plain(found.after)}: "
+        f"**{count(len(found.added))} added**, "
+        f"**{count(len(found.removed))} removed**, {count(found.kept)} in both; labels changed: {changed}"
         + (f"; {count(found.erased)} erased." if found.erased else ".")
     )
     left, right = st.columns(2, gap="medium")

@@ -87,7 +87,7 @@ def _judging(run: Run) -> None:
         return
     help = "It answers the evaluation and regression slices, each image once" if may else model_list.NEEDS_ADMIN
     if not known and st.button("Evaluate", type="primary", disabled=busy or not may, help=help, key="evaluate"):
-        running_jobs.begin(f"Evaluating run {run.id}", "judging_job", {"run": run.id}, run.id)
+        running_jobs.begin(f"Evaluating run {run.id}", "evaluation_job", {"run": run.id}, run.id)
         session.wrote("evaluate", run.id, {})
         st.rerun()
     others = changes.others(run)
@@ -110,7 +110,7 @@ def _gate(run: Run, others: list[str]) -> None:
         protected = st.multiselect("Protected, too", changes.judged_names())
         if st.form_submit_button("Judge", type="primary"):
             how = {"run": run.id, "baseline": old, "margin": margin, "protected": protected}
-            running_jobs.begin(f"Gate: run {run.id} against {old}", "judging_job", how, run.id)
+            running_jobs.begin(f"Gate: run {run.id} against {old}", "evaluation_job", how, run.id)
             session.wrote("gate", run.id, {"baseline": old, "margin": margin, "protected": protected})
             session.put(old=old, tab=None)
             st.rerun()

@@ -38,9 +38,9 @@ _by_lake: dict[str, list[Work]] = {}
 
 
 def begin(what: str, module: str, how: dict[str, Any], run: str | None = None) -> None:
-    """Starts `search_app.ui.<module>` with `how`, and shows it on top of the page."""
+    """Starts `search_app.jobs.<module>` with `how`, and shows it on top of the page."""
     lake = session.lake()
-    _mine().append(Work(what, jobs.Job(f"search_app.ui.{module}", lake.uri, how), run))
+    _mine().append(Work(what, jobs.Job(f"search_app.jobs.{module}", lake.uri, how), run))
 
 
 def busy(run: str) -> bool:
