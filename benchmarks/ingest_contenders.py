@@ -60,7 +60,7 @@ def lakeloop(
         lake = opening.create(str(uri), embedders=[embedder])
     with Stopwatch() as pools:
         for function, nothing in (
-            ("lake.decode:decode_many", ([], 1)),
+            ("lake.images.decode:decode_many", ([], 1)),
             ("embeddings.embedders.preprocess:prepare_many", ([], how)),
         ):
             with WorkerPool(function, CORES) as pool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lake.images.decode import Decoded
 
-DECODER = "lake.decode:decode_many"
+DECODER = "lake.images.decode:decode_many"
 # `image_status` of an answer whose image is well, but of the share that is not stored.
 NOT_KEPT = "its bytes were not kept"
 

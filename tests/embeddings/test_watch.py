@@ -246,7 +246,7 @@ def test_rows_that_come_change_and_are_compacted_meanwhile_lose_nothing(
     colours: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ROUND_IMAGES", 5)
-    monkeypatch.setattr("embeddings.columns.WASTE_BYTES", 0)
+    monkeypatch.setattr("embeddings.backfill.vector_columns.WASTE_BYTES", 0)
     arrive(colours, *range(30))
     bind(colours, record_of(colours, None), MeanColour())
     with watching(colours, order="newest", interval=0.01) as watched:

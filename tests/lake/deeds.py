@@ -37,7 +37,7 @@ def environment() -> tuple[str | None, int]:
 
 
 def decode_or_die(files: list[bytes], max_megapixels: float) -> list[decode.Decoded | str]:
-    """lake.decode:decode_many in a world where some bytes crash the decoder."""
+    """lake.images.decode:decode_many in a world where some bytes crash the decoder."""
     if any(data.endswith(DEADLY) for data in files):
         os.kill(os.getpid(), signal.SIGSEGV)
     return decode.decode_many(files, max_megapixels)

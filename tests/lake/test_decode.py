@@ -263,7 +263,7 @@ def test_a_query_image_is_brought_to_a_bounded_upright_jpeg() -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA", "I;16"])
 def test_a_hundred_megapixels_fit_in_a_worker(mode: str) -> None:
-    with WorkerPool("lake.decode:decode_many", 1) as pool:
+    with WorkerPool("lake.images.decode:decode_many", 1) as pool:
         (found,) = pool.run([encoded(Image.new(mode, (10_000, 10_000)), "PNG", compress_level=1)], 100)
     assert isinstance(found, decode.Decoded), found
     assert (found.width, found.height) == (10_000, 10_000)
