@@ -74,15 +74,15 @@ LONG = (
     "search_app/test_sql_page", "search_app/test_slices_page", "hostile/test_openapi", "hostile/test_images",
     "embeddings/test_networks", "search_app/test_analyse", "search_app/test_map", "search_app/test_idempotency",
     "embeddings/test_embedder", "embeddings/test_cluster", "hostile/test_sql_runaways", "crash/test_overload",
-    "hostile/test_requests", "crash/test_power_loss", "crash/test_sync_order", "search_app/test_demo",
+    "hostile/test_requests", "crash/test_power_loss", "crash/test_sync_order", "search_app/test_quickstart",
     "crash/test_power_cut", "crash/test_stopping", "training/test_fit", "training/test_gate", "hostile/test_events",
     "hostile/test_scopes", "hostile/test_paths", "hostile/test_sql_escapes",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {f"tests/{name}.py": number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.location[0], len(LONG)))
+    place = {name.rpartition("/")[2]: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(Path(item.location[0]).stem, len(LONG)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

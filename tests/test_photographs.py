@@ -1,6 +1,7 @@
 """Real photographs: an image is found by itself and by its altered copies. Skipped where the data is absent.
 
-By `make soak` alone: embedding 600 photographs takes a while. Copies in short: `tests/embeddings/test_duplicates.py`.
+By `make soak` alone: embedding 600 photographs takes a while. Copies in short:
+`tests/embeddings/duplicates/test_duplicates.py`.
 """
 
 from __future__ import annotations

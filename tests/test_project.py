@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lake.storage import schema, views
+from tests import tree
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ["lake", "embeddings", "training", "search_app"]  # each may import those before it
@@ -91,15 +92,10 @@ def test_every_command_of_the_readme_parses() -> None:
     assert seen >= 8
 
 
-def test_readme_prints_the_tree_as_it_is() -> None:
-    """Every package's module is named in the README's tree, and nothing that is not there."""
-    tree = (ROOT / "README.md").read_text().split("```text\n", 1)[1].split("```", 1)[0]
-    named = set(re.findall(r"(\w+)\.py\b", tree))
-    for package in PACKAGES[:3]:
-        modules = {p.stem for p in _modules(package)} - {"__init__"}
-        assert modules <= named, f"{package}: {sorted(modules - named)} not in the README's tree"
-    everywhere = {p.stem for package in [*PACKAGES, "benchmarks"] for p in _modules(package)}
-    assert named <= everywhere, f"the README's tree names {sorted(named - everywhere)}"
+def test_the_architecture_page_prints_the_tree_as_it_is() -> None:
+    """Every room and module, with the first line of its docstring: `python -m tests.tree` writes it."""
+    page = tree.PAGE.read_text()
+    assert page.partition(tree.START)[2].partition(tree.END)[0] == tree.tree()
 
 
 def test_links_between_docs_lead_somewhere() -> None:

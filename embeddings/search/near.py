@@ -59,7 +59,7 @@ def extras(
     model: Callable[[str], Embedder] | None = None,
 ) -> dict[str, Any]:
     """What a query needs to call near() and near_text(): `tables` and `macros`, as `lake.sql.query` and
-    `lake.sandbox` take them. Empty when it calls neither.
+    `lake.sql.sandbox` take them. Empty when it calls neither.
 
     `parse` gives the query's tree as json_serialize_sql does, for texts of strangers; `model` the embedder of a name,
     loaded, for who asks often. Raises BadInput for an argument that is no constant, an unknown example, a k out of

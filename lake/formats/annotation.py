@@ -62,8 +62,8 @@ class Truth:
 class Said:
     """What a data set says of one image.
 
-    `answers`: rows of a prediction log, as `lake.rows.read_row` takes them, without the image. `metadata`: what else
-    the row says. `refused`: annotations that cannot be taken, each with its place and the reason.
+    `answers`: rows of a prediction log, as `lake.formats.prediction_rows.read_row` takes them, without the image.
+    `metadata`: what else the row says. `refused`: annotations that cannot be taken, each with its place and the reason.
     """
 
     truths: list[Truth] = field(default_factory=list)

@@ -113,7 +113,7 @@ class Matches:
 def match(truths: Sequence[Sequence[Box]], answers: Sequence[Sequence[Box]]) -> Matches:
     """Matches the answers to each image with its true boxes.
 
-    Both: for each image its boxes, as `lake.schema.BOXES` has them; an answer without a score counts as sure.
+    Both: for each image its boxes, as `lake.storage.schema.BOXES` has them; an answer without a score counts as sure.
     """
     if len(truths) != len(answers):
         raise ValueError(f"{len(truths)} images with true boxes, {len(answers)} with answers")

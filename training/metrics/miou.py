@@ -74,7 +74,7 @@ def compare(truths: Sequence[np.ndarray], answers: Sequence[np.ndarray], classes
 def class_map(
     found: Sequence[Mapping[str, Any]], classes: Sequence[str], width: int, height: int, ignored: Sequence[str] = ()
 ) -> np.ndarray:
-    """uint8 (height, width), from masks as `lake.schema.MASKS` has them: what `compare` takes.
+    """uint8 (height, width), from masks as `lake.storage.schema.MASKS` has them: what `compare` takes.
 
     Where masks overlap the later one counts; a class in `ignored` marks pixels as not judged, others not in `classes`
     are background. Raises BadInput for a mask that is not of this size.

@@ -259,7 +259,7 @@ def _back(boxes: np.ndarray, sample: Sample) -> np.ndarray:
 def _rows(
     corners: np.ndarray, kinds: np.ndarray, scores: np.ndarray | None, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """As `lake.schema.BOXES` has them."""
+    """As `lake.storage.schema.BOXES` has them."""
     sure = [None] * len(corners) if scores is None else [min(1.0, float(s)) for s in scores]
     return [
         {"label": classes[int(k)], "score": s, "x": float(x), "y": float(y),

@@ -1,0 +1,191 @@
+"""New images join the nodes they are like; nobody who was there moves; a second run adds nothing."""
+
+import datetime as dt
+import uuid
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embeddings.backfill.backfill import store_vectors
+from embeddings.clusters.assign import assign, volume
+from embeddings.clusters.trees import cluster
+from lake import slices
+from lake.errors import BadInput
+from lake.storage.store import Lake
+from tests.conftest import MakeLake
+from tests.embeddings.clusters.test_trees import holding, islands, unit
+from tests.lake.answers import add, image, label
+
+MOMENT = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+
+
+def arrive(lk: Lake, points: np.ndarray, **facts: Any) -> list[str]:
+    """Images named new0, new1, ... with these vectors, one answer each."""
+    names = [image(f"new{i}") for i in range(len(points))]
+    add(lk, [{"image_id": name, "label": "a", "timestamp": MOMENT, **facts} for name in names])
+    store_vectors(lk, "emb_random", dict(zip(names, points, strict=True)))
+    return names
+
+
+def held(lk: Lake) -> dict[str, set[str]]:
+    rows = lk.scan("cluster_members", ["node", "image_id"]).to_pylist()
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        assert row["image_id"] not in found.setdefault(row["node"], set())
+        found[row["node"]].add(row["image_id"])
+    return found
+
+
+def axis(number: int, count: int, spread: float = 0.02, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return unit(np.eye(8)[number] + rng.normal(0, spread, (count, 8)))
+
+
+def test_new_images_join_their_like_at_every_level(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([30, 20]))
+    tree = cluster(lk, method="kmeans", k=2).tree
+    cluster(lk, node=f"{tree}/0", method="kmeans", k=2)
+    before = held(lk)
+    new = arrive(lk, np.concatenate([axis(0, 3), axis(1, 2)]))
+    done = assign(lk, tree)
+    assert (done.images, done.none) == (5, 0)
+    after = held(lk)
+    assert {path: after[path] - before[path] for path in ("", "0", "1")} == {
+        "": set(new),
+        "0": set(new[:3]),
+        "1": set(new[3:]),
+    }
+    assert (after["0.0"] | after["0.1"]) - (before["0.0"] | before["0.1"]) == set(new[:3])
+    assert all(before[path] <= after[path] for path in before)
+    sizes = lk.sql("SELECT node, size FROM clusters").to_pylist()
+    assert {row["node"]: row["size"] for row in sizes} == {path: len(names) for path, names in after.items()}
+
+
+def test_running_it_again_adds_nothing(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([30, 20]))
+    tree = cluster(lk, method="kmeans", k=2).tree
+    arrive(lk, axis(0, 3))
+    assign(lk, tree)
+    before = lk.version("cluster_members"), lk.version("clusters")
+    again = assign(lk, tree)
+    assert (again.images, again.nodes, again.none) == (0, {}, 0)
+    assert (lk.version("cluster_members"), lk.version("clusters")) == before
+
+
+def test_what_a_stopped_run_did_not_count_is_counted(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([30, 20]))
+    tree = cluster(lk, method="kmeans", k=2).tree
+    sizes = "SELECT node, size FROM clusters ORDER BY node"
+    uncounted = lk.dataset("clusters").to_table()
+    arrive(lk, axis(0, 3))
+    assign(lk, tree)
+    counted = lk.sql(sizes).to_pylist()
+    lk.update("clusters", uncounted)
+    assert lk.sql(sizes).to_pylist() != counted
+    assign(lk, tree)
+    assert lk.sql(sizes).to_pylist() == counted
+
+
+def test_similarity_is_to_the_first_members(make_lake: MakeLake) -> None:
+    points = islands([30, 20])
+    lk = holding(make_lake, points)
+    tree = cluster(lk, method="kmeans", k=2).tree
+    (new,) = arrive(lk, axis(0, 1, spread=0.05))
+    assign(lk, tree)
+    rows = lk.scan("cluster_members", ["node", "similarity", "assigned_at"], f"image_id = '{new}'").to_pylist()
+    centre = points[:30].mean(axis=0)
+    expected = float(axis(0, 1, spread=0.05)[0] @ centre / np.linalg.norm(centre))
+    assert {row["node"]: row["similarity"] for row in rows}["0"] == pytest.approx(expected, abs=1e-5)
+    assert all(row["assigned_at"] is not None for row in rows)
+
+
+def test_what_fits_nowhere_is_noise_where_there_is_noise(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([25, 25], strays=10, spread=0.01))
+    made = cluster(lk, method="hdbscan")
+    assert made.nodes[-1].noise
+    (new,) = arrive(lk, axis(7, 1))
+    share = made.nodes[-1].size / 60
+    assert assign(lk, made.tree).nodes == {"": 1, made.nodes[-1].path: 1}
+    root = lk.sql(f"SELECT noise_share FROM clusters WHERE id = '{made.tree}/'")["noise_share"].to_pylist()
+    assert root == [pytest.approx((made.nodes[-1].size + 1) / 61)]
+    assert root[0] > share
+    assert new in held(lk)[made.nodes[-1].path]
+
+
+def test_what_fits_nowhere_stays_above_where_there_is_no_noise(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([25, 25], spread=0.01))
+    tree = cluster(lk, method="kmeans", k=2).tree
+    (new,) = arrive(lk, axis(7, 1))
+    done = assign(lk, tree)
+    assert (done.nodes, done.none) == ({"": 1}, 1)
+    assert [path for path, names in held(lk).items() if new in names] == [""]
+    recut = cluster(lk, node=f"{tree}/", method="kmeans", k=3)
+    assert sum(n.size for n in recut.nodes) == 51, "a new cut takes it in"
+
+
+def test_only_what_the_tree_was_made_for(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([20, 20]))
+    filtered = cluster(lk, where="label = 'a'", method="kmeans", k=2).tree
+    slices.create(lk, "bs", where="label = 'b'")
+    sliced = cluster(lk, slice="bs", method="kmeans", k=2).tree
+    slices.create(lk, "listed", ids=[str(uuid.UUID(int=i)) for i in range(12)])
+    listed = cluster(lk, slice="listed", method="kmeans", k=2).tree
+    arrive(lk, axis(0, 2))
+    assert (assign(lk, filtered).images, assign(lk, sliced).images) == (2, 0)
+    with pytest.raises(BadInput, match="a list of images that nothing joins"):
+        assign(lk, listed)
+    with pytest.raises(BadInput, match="no node 'x/'"):
+        assign(lk, "x")
+
+
+def test_copies_join_copies_only(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, np.tile(np.eye(8, dtype=np.float32)[0], (12, 1)))
+    tree = cluster(lk).tree
+    arrive(lk, np.eye(8, dtype=np.float32)[[0, 1]])
+    done = assign(lk, tree)
+    assert (done.nodes, done.none) == ({"": 2, "0": 1}, 1)
+
+
+def test_a_node_whose_members_were_erased_takes_nobody(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([12, 8]))
+    tree = cluster(lk, method="kmeans", k=2).tree
+    lk.delete("cluster_members", f"tree = '{tree}'")
+    lk.delete("predictions", "model = 'm'")
+    arrive(lk, axis(0, 2))
+    done = assign(lk, tree)
+    assert (done.nodes, done.none) == ({"": 2}, 2)
+    assert lk.sql("SELECT node, size FROM clusters ORDER BY node")["size"].to_pylist() == [2, 0, 0]
+
+
+def test_images_without_a_vector_wait(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([20, 20]))
+    tree = cluster(lk, method="kmeans", k=2).tree
+    add(lk, [{"image_id": image("late")}])
+    assert assign(lk, tree).images == 0
+
+
+def test_a_large_node_is_voted_on_by_a_sample(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embeddings.clusters import assign as module
+
+    monkeypatch.setattr(module, "MEMBERS_MOST", 20)
+    monkeypatch.setattr(module, "CHILD_MEMBERS_FEWEST", 5)
+    lk = holding(make_lake, islands([60, 12]))
+    tree = cluster(lk, method="kmeans", k=2).tree
+    arrive(lk, np.concatenate([axis(0, 2), axis(1, 2)]))
+    assert assign(lk, tree).nodes == {"": 4, "0": 2, "1": 2}
+
+
+def test_volume_and_errors_by_day(make_lake: MakeLake) -> None:
+    """Answers of the standing images have no time: only what arrived counts."""
+    lk = holding(make_lake, islands([30, 20]))
+    tree = cluster(lk, method="kmeans", k=2).tree
+    new = arrive(lk, np.concatenate([axis(0, 3), axis(1, 1)]))
+    label(lk, (new[0], "a", MOMENT), (new[1], "b", MOMENT))
+    assign(lk, tree)
+    found = {(one.node, one.day): one for one in volume(lk, tree)}
+    day = MOMENT.date()
+    assert set(found) == {("", day), ("0", day), ("1", day)}
+    zero, one = found["0", day], found["1", day]
+    assert (zero.answers, zero.images, zero.assigned, zero.known, zero.wrong, zero.error_rate) == (3, 3, 3, 2, 1, 0.5)
+    assert (one.answers, one.known, one.error_rate) == (1, 0, None)

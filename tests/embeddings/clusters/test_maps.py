@@ -1,0 +1,164 @@
+"""Maps: like beside like, the same again for the same seed, and nothing moves when something comes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embeddings.backfill.backfill import store_vectors
+from embeddings.clusters import maps, projection
+from embeddings.clusters.trees import cluster
+from embeddings.vectors import components
+from embeddings.vectors.neighbours import neighbours
+from lake.errors import BadInput
+from lake.storage.store import Lake
+from tests.conftest import MakeLake
+from tests.embeddings.clusters.test_trees import holding, islands, unit
+from tests.lake.answers import add, image
+
+
+def standing(lk: Lake, made: maps.Map) -> dict[str, tuple[float, float]]:
+    names, places = maps.points(lk, made.id)
+    return dict(zip(names.to_pylist(), map(tuple, places.tolist()), strict=True))
+
+
+def arrive(lk: Lake, first: int, vectors: np.ndarray) -> None:
+    add(lk, [{"image_id": image(first + i), "label": "c"} for i in range(len(vectors))])
+    store_vectors(lk, "emb_random", {image(first + i): vector for i, vector in enumerate(vectors)})
+
+
+def test_islands_stay_islands_and_neighbours_neighbours() -> None:
+    points = islands([100, 60, 40])
+    near, _ = neighbours(points, 10)
+    places = projection.project(components.reduce(points, 0))
+    assert places.dtype == np.float32
+    assert np.abs(places).max() == 1.0
+    island = np.repeat([0, 1, 2], [100, 60, 40])
+    shown, _ = neighbours(places, 5)
+    assert (island[shown] == island[:, None]).mean() > 0.99
+    assert projection.neighbours_kept(near, places) > 0.5
+    assert projection.neighbours_kept(near, components.reduce(points, 0, 2)) < 0.4  # the first two components alone
+
+
+def test_the_same_seed_gives_the_same_map(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([40, 30]))
+    first, again, other = maps.make(lk, seed=3), maps.make(lk, seed=3), maps.make(lk, seed=4)
+    assert standing(lk, first) == standing(lk, again) != standing(lk, other)
+    assert [one.id for one in maps.list(lk)] == [other.id, again.id, first.id]
+    assert maps.get(lk, first.id) == first
+    assert (first.method, first.size, first.fitted, first.seed) == ("tsne", 70, 70, 3)
+
+
+def test_new_images_are_placed_and_nothing_moves(make_lake: MakeLake) -> None:
+    points = islands([44, 30])
+    lk = holding(make_lake, points[4:])
+    made = maps.make(lk)
+    before = standing(lk, made)
+    assert maps.place(lk, made.id) == 0
+    arrive(lk, 100, points[:4])
+    assert maps.place(lk, made.id) == 4
+    after = standing(lk, made)
+    assert {name: after[name] for name in before} == before
+    home = np.array([before[image(i)] for i in range(40)])
+    away = np.array([before[image(i)] for i in range(40, 70)])
+    for i in range(100, 104):  # they come to the first island
+        x, y = after[image(i)]
+        assert np.hypot(*(home - (x, y)).T).min() < np.hypot(*(away - (x, y)).T).min()
+    assert maps.place(lk, made.id) == 0
+    assert standing(lk, made) == after
+
+
+def test_a_large_lake_is_fitted_on_a_sample(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([90, 60]))
+    told: list[float] = []
+    made = maps.make(lk, fit_most=149, sample=50, progress=told.append)
+    assert (made.size, made.fitted) == (150, 50)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    places = np.array([standing(lk, made)[image(i)] for i in range(150)])
+    shown, _ = neighbours(places, 5)
+    island = np.repeat([0, 1], [90, 60])
+    assert (island[shown] == island[:, None]).mean() > 0.99
+    assert maps.make(lk, fit_most=150, sample=50).fitted == 150
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+def test_few_images_have_a_map(make_lake: MakeLake, count) -> None:
+    lk = holding(make_lake, islands([count], spread=0.2))
+    made = maps.make(lk)
+    assert made.size == count
+    assert made.method == ("tsne" if count >= projection.FEWEST else "pca")
+    places = np.array([*standing(lk, made).values()])
+    assert np.isfinite(places).all()
+    assert len(np.unique(places, axis=0)) == count
+    arrive(lk, 100, islands([1], seed=5))
+    assert maps.place(lk, made.id) == 1
+
+
+def test_copies_and_crowds_of_copies_have_a_map(make_lake: MakeLake) -> None:
+    same = holding(make_lake, unit(np.ones((40, 8))), "same")
+    assert {*standing(same, maps.make(same)).values()} == {(0.0, 0.0)}
+    crowd = holding(make_lake, np.repeat(islands([4]), 20, axis=0), "crowd")
+    places = np.array([*standing(crowd, maps.make(crowd)).values()])
+    assert np.isfinite(places).all()
+    assert np.abs(places).max() == 1.0
+
+
+def test_only_images_with_a_vector_that_pass(make_lake: MakeLake) -> None:
+    lk = holding(make_lake, islands([20, 10]))
+    add(lk, [{"image_id": image("without a vector"), "label": "a"}])
+    assert set(standing(lk, maps.make(lk, where="label = 'a'"))) == {image(i) for i in range(0, 30, 2)}
+    tree = cluster(lk, method="kmeans", k=2)
+    made = maps.make(lk, node=f"{tree.tree}/1")
+    assert set(standing(lk, made)) == {image(i) for i in range(20, 30)}
+    arrive(lk, 100, islands([2]))
+    assert maps.place(lk, made.id) == 0  # they are of no node yet
+    for words, how in (
+        ("no image here", {"where": "label = 'z'"}),
+        ("no node", {"node": "nowhere/0"}),
+        ("give --node alone", {"node": f"{tree.tree}/1", "where": "true"}),
+        ("at least 1", {"sample": 0}),
+        ("colour", {"where": "colour = 1"}),
+    ):
+        with pytest.raises(BadInput, match=words):
+            maps.make(lk, **how)
+    with pytest.raises(BadInput, match="no map"):
+        maps.place(lk, "none")
+
+
+def test_a_lasso_holds_what_it_encircles() -> None:
+    places = np.array([[0, 0], [0.5, 0.5], [0.7, 0.1], [-0.5, 0]], np.float32)
+    triangle = [(-0.1, -0.1), (1, -0.1), (0, 1)]
+    assert maps.inside(triangle, places).tolist() == [True, False, True, False]
+    assert maps.inside(triangle[::-1], places).tolist() == [True, False, True, False]
+    hollow = [
+        (-1, -1),
+        (1, -1),
+        (1, 1),
+        (-1, 1),
+        (-1, -1),
+        (-0.2, -0.2),
+        (0.2, -0.2),
+        (0.2, 0.2),
+        (-0.2, 0.2),
+        (-0.2, -0.2),
+    ]
+    assert maps.inside(hollow, places).tolist() == [False, True, True, True]
+    for corners in ([], [(0, 0), (1, 1)], [(0, 0)] * 257, [(0, 0, 0)] * 3, [(0, float("nan")), (1, 1), (0, 1)]):
+        with pytest.raises(BadInput, match="polygon"):
+            maps.inside(corners, places)
+
+
+@pytest.mark.parametrize(("spread", "most"), [(1, 0.02), (12, 0.12)])
+def test_the_repulsion_on_the_grid_is_nearly_the_sum_over_all_pairs(spread, most) -> None:
+    places = np.random.default_rng(0).normal(0, spread, (1_500, 2)).astype(np.float32)
+    exact = projection._repulsion_of_pairs(places)
+    assert np.linalg.norm(projection._repulsion(places) - exact) < most * np.linalg.norm(exact)
+
+
+def test_a_map_survives_being_opened_elsewhere(make_lake: MakeLake, tmp_path: Path) -> None:
+    import lake
+
+    lk = holding(make_lake, islands([12]))
+    made = maps.make(lk)
+    assert standing(lake.open(lk.uri), made) == standing(lk, made)

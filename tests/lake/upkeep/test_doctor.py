@@ -1,0 +1,385 @@
+"""A torn lake opens at its newest whole commit, and the doctor names what is wrong and the way out."""
+
+import datetime as dt
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import lake
+from lake import ids, slices
+from lake.errors import CouldNot, NotALake
+from lake.ingest import ingest
+from lake.spool import events
+from lake.spool.spool import Spool
+from lake.storage import migrations, schema, store
+from lake.storage.lance_files import quarantine, table_files
+from lake.storage.store import Lake
+from lake.upkeep import doctor, erasure
+from tests import pictures
+from tests.conftest import MakeLake
+from tests.lake import answers, stock
+
+# What a power loss makes of a file that was written and not synced.
+TORN = {
+    "empty": lambda data: b"",
+    "zeros": lambda data: bytes(len(data)),
+    "half": lambda data: data[: len(data) // 2],
+    "short by one": lambda data: data[:-1],
+    "garbage": lambda data: random.Random(0).randbytes(len(data)),
+    "garbage with an end": lambda data: random.Random(0).randbytes(len(data)) + table_files.MAGIC,
+}
+
+
+@pytest.fixture(scope="module")
+def _filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every table has several commits."""
+    made = lake.create(str(tmp_path_factory.mktemp("filled") / "lake"), embedders=["x"])
+    stock.bind(made)
+    for start in range(0, 9, 3):
+        stock.add(made, range(start, start + 3))
+        image = stock.image_id(start)
+        slices.create(made, f"s{start}", ids=[image])
+        answers.label(made, (image, "cat", store.now()))
+        for table in schema.TABLES.values():
+            if table.name not in (
+                "images",
+                "thumbnails",
+                "predictions",
+                "labels",
+                "slices",
+                "slice_members",
+                "migrations",
+            ):
+                made.insert(table.name, filler(table, start))
+    stock.embed(made, range(9))
+    made.delete("clusters", "true")
+    made.delete("forgotten", "true")
+    made.delete("embedders", "name <> 'x'")
+    made.delete("cluster_members", "true")
+    return Path(made.uri)
+
+
+def filler(table: schema.Table, number: int) -> pa.Table:
+    """A row that says nothing."""
+    values = {pa.string(): f"n{number}", pa.int32(): number, pa.int64(): 0, pa.bool_(): False}
+    values |= {pa.float32(): 0.0, schema.UTC: store.now()}
+    row = {c.name: values.get(c.type, []) for c in table.columns if not c.nullable}
+    return pa.Table.from_pylist([row], schema=table.arrow())
+
+
+@pytest.fixture
+def filled(_filled: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(_filled, tmp_path / "lake"))
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [(n, h) for n in schema.TABLES for h in TORN if h == "empty" or n == "images"]
+)
+def test_a_torn_newest_commit_is_put_aside(filled: Path, name: str, how: str) -> None:
+    before = {t: lake.open(str(filled)).version(t) for t in schema.TABLES}
+    version, manifest = table_files.manifests(filled / f"{name}.lance")[0]
+    assert version == before[name]
+    data = TORN[how](manifest.read_bytes())
+    manifest.write_bytes(data)
+    opened = lake.open(str(filled))
+    assert len(opened.notices) == 1
+    assert f"table {name}: version {version} is damaged" in opened.notices[0]
+    aside = list((filled / "quarantine" / name).iterdir())
+    assert [p.read_bytes() for p in aside] == [data]
+    # A step that gives back a column the older version lacks is a commit of its own.
+    assert {t: opened.version(t) for t in schema.TABLES if t != name} == {t: v for t, v in before.items() if t != name}
+    assert opened.dataset(name, version - 1).count_rows() <= opened.dataset(name).count_rows()
+    assert lake.open(str(filled)).notices == []
+
+
+def test_several_torn_commits_of_several_tables(filled: Path) -> None:
+    for name in ("images", "predictions"):
+        for _, manifest in table_files.manifests(filled / f"{name}.lance")[:3]:
+            manifest.write_bytes(b"")
+    opened = lake.open(str(filled))
+    assert len(opened.notices) == 6
+    stock.add(opened, [500])
+    assert opened.known("images", "image_id", [stock.image_id(500)])
+
+
+def test_a_column_that_the_torn_commit_brought_is_given_back(make_lake: MakeLake) -> None:
+    """That an embedder has its column is recorded in another table, which was not torn."""
+    made = make_lake(embedders=["x"])
+    stock.add(made, range(3))
+    stock.bind(made)
+    table_files.manifests(Path(made.table_uri("predictions")))[0][1].write_bytes(b"")
+    opened = lake.open(made.uri)
+    assert opened.dataset("predictions").schema.field("emb_x").type == schema.vector_type(stock.DIM)
+    stock.embed(opened, range(3))
+    assert opened.dataset("predictions").count_rows("emb_x is not null") == 3
+
+
+def test_where_nothing_is_whole_it_says_so_and_moves_nothing(filled: Path) -> None:
+    for _, manifest in table_files.manifests(filled / "labels.lance"):
+        manifest.write_bytes(b"")
+    with pytest.raises(CouldNot, match=r"no version of table 'labels'.*lakeloop restore"):
+        lake.open(str(filled))
+    assert not (filled / "quarantine").exists()
+    report = doctor.examine(str(filled))
+    assert (report.sound, report.findings[0].check) == (False, "opens")
+
+
+def test_a_torn_data_file_of_the_last_moments_goes_with_its_commit(filled: Path) -> None:
+    """Its manifest is whole: only who looks at every file sees it, the service at its start and the doctor."""
+    rows = lake.open(str(filled)).dataset("images").count_rows()
+    stock.add(lake.open(str(filled)), [400, 401])
+    newest = max((filled / "images.lance/data").glob("*.lance"), key=lambda p: p.stat().st_mtime_ns)
+    newest.write_bytes(newest.read_bytes()[:100])
+    assert lake.open(str(filled)).notices == []
+    assert found(doctor.examine(str(filled)))[0] == "files"
+    said = quarantine.quarantine(str(filled), files=True)
+    assert len(said) == 1
+    assert "is torn" in said[0]
+    opened = lake.open(str(filled))
+    assert opened.dataset("images").count_rows() == rows
+    stock.add(opened, [400, 401])  # what the spool does with what was never synced
+    assert doctor.examine(str(filled), full=True).sound
+
+
+def test_older_damage_is_no_reason_to_go_back(filled: Path) -> None:
+    """A disk that rots must not cost the commits of days: that is for a backup."""
+    opened = lake.open(str(filled))
+    for _, manifest in table_files.manifests(filled / "images.lance")[1:]:
+        os.utime(manifest, (time.time() - 3_600,) * 2)
+    first = opened.dataset("images").get_fragments()[0].metadata.files[0].path
+    (filled / "images.lance/data" / first).write_bytes(b"")
+    version = opened.version("images")
+    quarantine.quarantine(str(filled), files=True)
+    assert lake.open(str(filled)).version("images") == version
+    assert not doctor.examine(str(filled)).sound
+
+
+def test_object_storage_is_left_alone() -> None:
+    assert quarantine.quarantine("s3://bucket/lake") == []
+    assert not quarantine.suspicious("s3://bucket/lake")
+
+
+# The doctor ----------------------------------------------------------------------------------------------
+
+
+def found(report: doctor.Report, severity: str = "wrong") -> list[str]:
+    return [f.check for f in report.findings if f.severity == severity]
+
+
+@pytest.fixture
+def sound(make_lake: MakeLake) -> Lake:
+    made = make_lake(embedders=["x"])
+    stock.bind(made)
+    stock.add(made, range(12))
+    stock.embed(made, range(12))
+    slices.create(made, "odd", ids=[stock.image_id(n) for n in range(3)])
+    return made
+
+
+def test_a_sound_lake_has_no_findings(sound: Lake) -> None:
+    report = doctor.examine(sound.uri, full=True)
+    assert report.findings == []
+    assert report.sound
+    assert report.checked["images_hashed"] == 12
+    assert json.loads(json.dumps(report.as_dict()))["sound"] is True
+
+
+def test_no_lake_is_no_finding(tmp_path: Path) -> None:
+    with pytest.raises(NotALake):
+        doctor.examine(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "check"),
+    [
+        (lambda lk: lk.delete("images", f"image_id = '{stock.image_id(1)}'"), "answers"),
+        (lambda lk: lk.delete("thumbnails", f"image_id = '{stock.image_id(1)}'"), "thumbnails"),
+        (lambda lk: lk.delete("slice_members", f"image_id = '{stock.image_id(1)}'"), "sets"),
+        (lambda lk: stock.add(lk, [50], at=store.now() + dt.timedelta(days=1)), "clock"),
+        (lambda lk: lk.dataset("images").drop_index("image_id_idx"), "indexes"),
+        (lambda lk: twice(lk), "keys"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_harm_is_found_and_has_a_way_out(sound: Lake, harm, check: str) -> None:
+    harm(sound)
+    report = doctor.examine(sound.uri)
+    assert set(found(report)) == {check}
+    assert all(f.remedy for f in report.findings)
+
+
+def twice(lk: Lake) -> None:
+    """The same row under one key, as no lakeloop writes it."""
+    import lance
+
+    row = lk.dataset("slices").to_table()
+    lance.write_dataset(row, lk.dataset("slices"), mode="append")
+
+
+def test_repair_makes_an_index_again_and_removes_repeats(sound: Lake) -> None:
+    sound.dataset("images").drop_index("image_id_idx")
+    twice(sound)
+    report = doctor.examine(sound.uri, repair=True)
+    assert len(report.mended) == 2
+    assert doctor.examine(sound.uri).findings == []
+    assert sound.dataset("slices").count_rows() == 1
+
+
+def test_two_rows_of_a_key_that_differ_are_not_for_a_machine_to_choose(sound: Lake) -> None:
+    import lance
+
+    row = sound.dataset("slices").to_table().to_pylist()[0] | {"definition": "another"}
+    lance.write_dataset(
+        pa.Table.from_pylist([row], schema=schema.SLICES.arrow()), sound.dataset("slices"), mode="append"
+    )
+    assert "keys" in found(doctor.examine(sound.uri, repair=True))
+    assert sound.dataset("slices").count_rows() == 2
+
+
+def test_changed_bytes_are_found(sound: Lake) -> None:
+    table = Path(sound.table_uri("images"))
+    path = next((table / "data").glob("*.lance"))
+    data = path.read_bytes()
+    at = data.index(stock.data(5)[100:200])
+    path.write_bytes(data[:at] + b"\0" * 100 + data[at + 100 :])
+    report = doctor.examine(sound.uri, full=True)
+    assert found(report) == ["bytes"]
+    assert stock.image_id(5) in report.findings[0].what
+
+
+def test_what_the_lake_explains_is_no_finding(sound: Lake) -> None:
+    stock.add(sound, [30, 31])
+    for number, change in ((30, {"image_status": "'its bytes were not kept'"}), (31, {"image_share": "0.1"})):
+        image = stock.image_id(number)
+        sound.dataset("predictions").update(change, where=f"image_id = '{image}'")
+        sound.delete("images", f"image_id = '{image}'")
+        sound.delete("thumbnails", f"image_id = '{image}'")
+    assert doctor.examine(sound.uri).findings == []
+
+
+def test_what_was_erased_and_is_back_is_found_and_erased_again(sound: Lake) -> None:
+    erasure.forget(sound, [stock.image_id(7)])
+    stock.add(sound, [7])  # no door lets it in: somebody wrote to the tables
+    assert "erased" in found(doctor.examine(sound.uri))
+    assert doctor.examine(sound.uri, repair=True).mended
+    assert doctor.examine(sound.uri).findings == []
+    assert not sound.known("images", "image_id", [stock.image_id(7)])
+
+
+def test_leftovers_are_noted_and_removed_on_repair(sound: Lake) -> None:
+    left = Path(sound.table_uri("images")) / "data/.tmpKILLED"
+    left.write_bytes(b"x" * 1_000)
+    os.utime(left, (time.time() - 90_000,) * 2)
+    (Path(sound.uri) / "backups.json.part").write_text("")
+    report = doctor.examine(sound.uri)
+    assert found(report, "note") == ["leftovers", "leftovers"]
+    assert report.sound
+    doctor.examine(sound.uri, repair=True)
+    assert not left.exists()
+
+
+def test_a_spool_s_state_is_told(lk: Lake, tmp_path: Path) -> None:
+    data = pictures.encoded(pictures.scene(1), "PNG")
+    spool = Spool(tmp_path / "spool")
+    given = {"prediction_id": stock.prediction_id(1), "model": "m", "label": "cat"}
+    spool.put([events.prediction(given, {}, ids.image_id(data), data, None)])
+    assert found(doctor.examine(lk.uri, spools=[spool])) == []
+    for path in (tmp_path / "spool/segments").iterdir():
+        path.write_bytes(b"")
+    report = doctor.examine(lk.uri, spools=[spool])
+    assert found(report) == ["spool"]
+    assert stock.prediction_id(1) in report.findings[0].what
+    spool.close()
+
+
+# Migrations ----------------------------------------------------------------------------------------------
+
+
+NEW = ("reviews", "keys", "audit", "forgotten")
+
+
+def as_of_the_first_migration(root: Path) -> None:
+    """Takes from a lake what the second step gave it."""
+    for name in NEW:
+        shutil.rmtree(root / f"{name}.lance")
+    old = Lake(str(root))
+    old.dataset("predictions").drop_columns(["image_status", "image_share"])
+    old.delete("migrations", "number > 1")
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("old")
+    made = lake.create(str(root / "lake"))
+    pictures.folder(root / "in", 4)
+    ingest.ingest(made, root / "in", workers=1)
+    as_of_the_first_migration(root / "lake")
+    assert migrations.applied(Lake(made.uri)) == [1]
+    return root / "lake"
+
+
+def test_an_old_lake_gets_what_it_lacks(old: Path, tmp_path: Path) -> None:
+    opened = lake.open(str(shutil.copytree(old, tmp_path / "lake")))
+    assert migrations.applied(opened) == [number for number, _, _ in migrations.STEPS]
+    assert {"image_status", "image_share"} <= set(opened.dataset("predictions").schema.names)
+    assert doctor.examine(opened.uri, full=True).findings == []
+
+
+def opening_process(root: Path) -> subprocess.Popen[bytes]:
+    """A process that is about to open the lake; a line on its stdin lets it, and it answers when it has."""
+    code = (
+        "import sys, lance, lake.storage.opening\n"
+        "print(flush=True); sys.stdin.readline()\n"
+        "lake.storage.opening.open(sys.argv[1]); print(flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    process.stdout.readline()
+    process.stdin.write(b"go\n")
+    process.stdin.flush()
+    return process
+
+
+def kills(old: Path, tmp_path: Path, count: int, seed: int) -> int:
+    """Opens copies of an old lake in processes that are killed at any moment; returns how many died half way."""
+    rng = random.Random(seed)
+    rows = {n: Lake(str(old)).dataset(n).count_rows() for n in ("images", "predictions", "thumbnails")}
+    half_way = 0
+    for number in range(count):
+        root = Path(shutil.copytree(old, tmp_path / str(number)))
+        process = opening_process(root)
+        tables, deadline = rng.randint(0, 4), time.monotonic() + 10
+        while sum((root / f"{n}.lance").exists() for n in NEW) < tables and time.monotonic() < deadline:
+            pass
+        time.sleep(rng.uniform(0.0, 0.01))
+        process.kill()
+        process.communicate()
+        half_way += migrations.applied(Lake(str(root))) == [1] and (root / f"{NEW[0]}.lance").exists()
+        opened = lake.open(str(root))
+        assert migrations.applied(opened) == [number for number, _, _ in migrations.STEPS]
+        assert opened.notices == []
+        assert {n: opened.dataset(n).count_rows() for n in rows} == rows
+        assert {"image_status", "image_share"} <= set(opened.dataset("predictions").schema.names)
+        for table in schema.TABLES.values():
+            assert len(opened.dataset(table.name).describe_indices()) == len(table.indexed)
+        shutil.rmtree(root)
+    return half_way
+
+
+def test_a_kill_during_a_migration_leaves_a_lake_that_opens(old: Path, tmp_path: Path) -> None:
+    assert kills(old, tmp_path, 5, seed=1) >= 1
+
+
+@pytest.mark.soak
+def test_a_hundred_kills_during_a_migration(old: Path, tmp_path: Path) -> None:
+    half_way = kills(old, tmp_path, 100, seed=2)
+    print(f"100 kills, {half_way} of them within the migration; every lake opened")  # noqa: T201
+    assert half_way >= 20

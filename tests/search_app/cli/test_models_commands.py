@@ -1,0 +1,91 @@
+"""models on the command line: what it prints, what it writes down, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lake.storage.store import Lake
+from search_app.cli import main
+from tests.training.registry.test_registry import done, judge
+
+
+def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int = 0) -> Any:
+    assert main.main(["models", *words, "--lake", lake.uri, "--json"]) == code
+    said = capsys.readouterr()
+    return json.loads(said.out) if code == 0 else said.err
+
+
+def test_from_a_run_to_production_and_back(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"slices": [{"id": "night@1", "use": "train"}]}
+    one = done(lk)
+    two = done(lk, data=given, parent=one)
+    assert run(capsys, lk, "list") == []
+    assert run(capsys, lk, "register", one, "--reason", "the first")["status"] == "registered"
+    assert run(capsys, lk, "promote", "turns@1")["status"] == "promoted"
+    assert f"lakeloop gate --candidate {two}" in run(capsys, lk, "promote", two, code=2)
+    verdict = judge(lk, two, one, blocks=True)
+    assert "--force --reason WHY" in run(capsys, lk, "promote", two, code=2)
+    made = run(capsys, lk, "promote", two, "--gate", verdict, "--force", "--reason", "dusk matters more")
+    assert (made["id"], made["gate"], made["reason"]) == ("turns@2", verdict, "forced: dusk matters more")
+    assert run(capsys, lk, "rollback", "turns", "--reason", "no")["id"] == "turns@1"
+    assert run(capsys, lk, "shadow", "turns@2")["status"] == "shadow"
+    assert [made["status"] for made in run(capsys, lk, "list", "--model", "turns")] == ["promoted", "shadow"]
+    shown = run(capsys, lk, "show", "turns")
+    assert [step["action"] for step in shown["history"]] == [
+        *("registered", "promoted", "registered", "promoted", "rolled_back", "shadowed"),
+    ]
+    assert shown["versions"][1]["slices"] == given["slices"]
+    only = run(capsys, lk, "show", two[:6])
+    assert [made["id"] for made in only["versions"]] == ["turns@2"]
+    assert len(only["history"]) == 4
+    assert run(capsys, lk, "retire", "turns@2", "--reason", "slow")["status"] == "retired"
+
+    assert main.main(["models", "list", "--lake", lk.uri]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[:4] == ["turns@1", "promoted", "run", one]
+    assert second.endswith("(slow)")
+    assert main.main(["models", "show", "turns@2", "--lake", lk.uri]) == 0
+    text = capsys.readouterr().out
+    assert f"turns@2 is retired: run {two}, classification, probe, from run {one}" in text
+    assert "train      night@1" in text
+    assert "turns@2 rolled back  (no)" in text
+
+    rows = lk.sql(
+        "SELECT action, target, detail FROM audit WHERE action LIKE 'models %' ORDER BY timestamp"
+    ).to_pylist()
+    assert [(row["action"], row["target"]) for row in rows] == [
+        ("models register", "turns@1"),
+        ("models promote", "turns@1"),
+        ("models promote", "turns@2"),
+        ("models rollback", "turns@1"),
+        ("models shadow", "turns@2"),
+        ("models retire", "turns@2"),
+    ]
+    assert json.loads(rows[2]["detail"]) == {
+        "run": two, "reason": "dusk matters more", "force": True, "gate": verdict,
+    }  # fmt: skip
+    assert json.loads(rows[3]["detail"])["taken_back"] == "turns@2"
+
+
+WRONG = [
+    (["show", "turn"], "no version or run 'turn'; did you mean turns@1"),
+    (["list", "--model", "turn"], "no model 'turn'; did you mean turns? the lake has turns"),
+    (["promote", "turns@4"], "no version 'turns@4'; did you mean turns@1? model turns has turns@1"),
+    (["promote", "tuns@1"], "did you mean turns@1"),
+    (["rollback", "tuns"], "no model 'tuns'; did you mean turns"),
+    (["rollback", "turns@1"], "no model 'turns@1'; did you mean turns?"),
+    (["retire", "turns"], "say which version of 'turns': turns@1 is its newest"),
+    (["register", "xyz"], "no run 'xyz'"),
+    (["register", "turns@1"], "no run 'turns@1'"),
+]
+
+
+def test_what_is_not_there_is_said_with_what_is_nearest(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, lk, "register", done(lk))
+    for words, said in WRONG:
+        assert said in run(capsys, lk, *words, code=2)
+    assert lk.dataset("releases").count_rows() == 1
+    assert lk.dataset("audit").count_rows() == 1
