@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 PARTS = ("pair", "kind", "both", "nothing", "choice")
 SEEDS, ANSWERS, QUICK_ANSWERS = 10, 10_000, 3_000
 USUAL, PLANTED = 0.08, 0.4
-PAIR_SHARE = "camera = 7 and site = b: one answer in 40"
 OF_ITS_KIND = 0.5  # share of the first finding's images that must be of the planted kind
 _CHOICE_SEEDS = 60
 

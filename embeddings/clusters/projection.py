@@ -82,12 +82,6 @@ def method_of(n: int) -> tuple[str, str]:
     return "tsne", json.dumps(facts, sort_keys=True)
 
 
-def neighbours_kept(near: np.ndarray, places: np.ndarray) -> float:
-    """The share of each point's neighbours (n, k, by number) that are among its k nearest on the map, 0 to 1."""
-    shown, _ = neighbours(places, near.shape[1])
-    return float((near[:, :, None] == shown[:, None, :]).any(axis=2).mean())
-
-
 def _first_two(points: np.ndarray) -> np.ndarray:
     axes = reduce(points, 0, 2)
     return np.pad(axes, ((0, 0), (0, 2 - axes.shape[1]))).astype(np.float64)

@@ -125,12 +125,6 @@ def match(records: Mapping[str, KeyRecord], token: str) -> KeyRecord | None:
     return record if same else None
 
 
-def verify(records: Mapping[str, KeyRecord], token: str, at: dt.datetime | None = None) -> KeyRecord | None:
-    """The active key this token is the secret of; None for a forgery, or when it is expired or revoked."""
-    record = match(records, token)
-    return record if record is not None and record.state(at) == "active" else None
-
-
 def span_or_moment(text: str) -> dt.timedelta | dt.datetime:
     """An expiry as people write it: 12h, 90d, 6w, 2027-01-01, or a moment in ISO 8601. Raises BadInput."""
     span = re.fullmatch(r"(\d{1,6})([hdw])", text)

@@ -131,17 +131,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Each p adjusted (Benjamini and Hochberg 1995): of those below 0.05, at most 5 % are expected to be wrong."""
-    order = sorted(range(len(p_values)), key=lambda place: -p_values[place])
-    adjusted = [1.0] * len(p_values)
-    least = 1.0
-    for after, place in enumerate(order):
-        least = min(least, p_values[place] * len(p_values) / (len(p_values) - after))
-        adjusted[place] = least
-    return adjusted
-
-
 def _log_choose(n: int, k: int) -> float:
     if not 0 <= k <= n:
         return -math.inf

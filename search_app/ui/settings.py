@@ -11,7 +11,6 @@ ACCENT = "#0f6c8c"
 ACCENT_DARK = "#2f93b8"
 WRONG = "#c2570c"
 WRONG_DARK = "#f08c3e"
-NEUTRAL = "#8b98a5"
 
 _SERVER: dict[str, Any] = {
     "browser.gatherUsageStats": False,

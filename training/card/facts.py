@@ -18,7 +18,6 @@ from training.evaluation import evaluate
 from training.metrics import metrics
 from training.models import trained_model
 from training.registry import registry, runs
-from training.registry.recipe import Recipe
 from training.tasks.task import task
 
 if TYPE_CHECKING:
@@ -172,12 +171,6 @@ def weak(found: Facts) -> list[str]:
     best = max(near(one) for one in said.values())
     below = [name for name, one in said.items() if far(one) < best]
     return sorted(below, key=lambda name: (sign * float(said[name].value or 0.0), name))
-
-
-def settings(run: Run) -> dict[str, Any]:
-    """The recipe's settings that are not as they are by default."""
-    usual = json.loads(Recipe().json())
-    return {key: value for key, value in run.settings.items() if usual.get(key) != value}
 
 
 # ----------------------------------------------------------------------------------------------------------

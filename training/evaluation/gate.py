@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
     from training.registry.runs import Run
 
-OUTCOMES = ("passed", "failed", "undecided")
-
 
 @dataclass(frozen=True)
 class Comparison:

@@ -22,7 +22,6 @@ from lake.storage.store import literal
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-STATUSES = ("registered", "promoted", "shadow", "retired")
 ACTIONS = ("registered", "promoted", "rolled_back", "shadowed", "retired")
 _STATUS = {"shadowed": "shadow", "retired": "retired"}
 _NAMESPACE = uuid.UUID("6c1d9a52-0b5e-5d0a-9a7e-52f0c6d1b3a4")
@@ -31,8 +30,10 @@ ATTEMPTS = 12
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a model as it stands. `status`: one of STATUSES. `gate`: the verdict that its newest promotion
-    rests on; `reason`: what was said with its newest entry, which is of `changed_at`.
+    """A version of a model with its current state.
+
+    `status` is registered, promoted, shadow or retired. `gate` is the verdict of its newest promotion. `reason` belongs
+    to its newest entry, made at `changed_at`.
     """
 
     model: str

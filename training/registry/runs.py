@@ -30,14 +30,15 @@ from training.registry.recipe import Recipe
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-STATUSES = ("running", "done", "stopped", "failed")
 _PACKAGES = ("torch", "torchvision", "timm", "open-clip-torch", "numpy", "pillow", "safetensors", "pylance")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row of `runs`, its JSON read. `settings` is the recipe as it was saved; `artifacts`: name -> path under the
-    lake, sha256, bytes.
+    """One row of `runs`, its JSON read.
+
+    `status` is running, done, stopped or failed. `settings` is the saved recipe. `artifacts` maps a name to its path
+    under the lake, its SHA-256 and its size in bytes.
     """
 
     id: str

@@ -63,13 +63,6 @@ NETWORKS: Mapping[str, Published] = {
 }
 
 
-def classes(architecture: str) -> tuple[str, ...]:
-    """The classes that the published weights know, in the order of their outputs, background left out."""
-    torchvision = suppression.prepare()
-    categories = torchvision.models.get_model_weights(architecture).DEFAULT.meta["categories"]
-    return tuple(categories[1:])
-
-
 def build(
     architecture: str,
     outputs: int,

@@ -39,7 +39,6 @@ class Group:
     right: int
     balanced: float | None  # mean recall over its true classes
     guess: float | None  # the accuracy of always answering its commonest true class
-    guess_class: str | None
     called: str | None  # its most frequent answer, and that answer's share
     called_share: float
     confidence: float | None  # mean
@@ -198,8 +197,8 @@ def _sql(where: str | None, columns: Sequence[str], tree: str | None) -> str:
         classes AS (SELECT kind, name, value, truth, CAST(sum(n) AS DOUBLE) AS n,
                            coalesce(sum(n) FILTER (truth = answer), 0) / sum(n) AS recall
                     FROM cells WHERE truth IS NOT NULL GROUP BY ALL),
-        fair AS (SELECT kind, name, value, avg(recall) AS balanced, max(n) / sum(n) AS guess,
-                        arg_max(truth, n) AS guess_class FROM classes GROUP BY ALL),
+        fair AS (SELECT kind, name, value, avg(recall) AS balanced, max(n) / sum(n) AS guess
+                 FROM classes GROUP BY ALL),
         said AS (SELECT kind, name, value, answer, CAST(sum(n) AS DOUBLE) AS n FROM cells GROUP BY ALL),
         usual AS (SELECT kind, name, value, arg_max(answer, n) AS called, max(n) / sum(n) AS called_share
                   FROM said GROUP BY ALL)

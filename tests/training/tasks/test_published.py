@@ -23,8 +23,14 @@ from training.tasks.task import Sample, Target, task
 torch = torch_import.torch()
 torchvision = torch_import.torchvision()
 
-VOC = published.classes("lraspp_mobilenet_v3_large")
-COCO = published.classes("ssdlite320_mobilenet_v3_large")
+
+def classes(architecture: str) -> tuple[str, ...]:
+    """The classes that the published weights know, in the order of their outputs, background left out."""
+    return tuple(torchvision.models.get_model_weights(architecture).DEFAULT.meta["categories"][1:])
+
+
+VOC = classes("lraspp_mobilenet_v3_large")
+COCO = classes("ssdlite320_mobilenet_v3_large")
 
 
 def sha(path: Path) -> str:

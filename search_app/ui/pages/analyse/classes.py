@@ -12,7 +12,6 @@ from search_app.ui.text import empty_states
 from search_app.ui.text.numbers import count, images, percent, share, span
 
 MOST = 24
-BESIDE = 8  # classes whose matrix and balance stand side by side
 NO_ANSWER = "no label"
 
 
