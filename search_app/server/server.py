@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from search_app.api.routes.events import Fetch
 
-MAIN_PAGE = Path(__file__).parent / "ui" / "main.py"
+MAIN_PAGE = Path(__file__).parents[1] / "ui" / "frame" / "main.py"
 _API_PATHS = ("/healthz", "/readyz", "/metrics")
 # Requests in flight have this long after SIGTERM; the drainer's last seconds come on top
 # (`search_app/server/live_ingest.py`).
