@@ -131,8 +131,8 @@ def build(place: Path) -> tuple[Path, Cells]:
     from embeddings.embedders import embedder as embedders
     from embeddings.embedders.specs import DEFAULT
     from lake import ids
+    from lake.formats.item import Item
     from lake.ingest.ingest import ingest_items
-    from lake.ingest.sources import Item
     from search_app.demo.cells import COPIES_FROM, cells, folder
 
     known, every = vectors.solar_cells(), cells()

@@ -226,8 +226,8 @@ def _colour(drawing: Drawing, bits: int) -> np.ndarray:
 def bring_in(lake: Lake, drawn: Sequence[Drawing], slice: str) -> list[str]:
     """Stores the images with their boxes and masks as labels, and freezes them as a slice; their image_ids."""
     from lake import ids, slices
+    from lake.formats.item import Item
     from lake.ingest.ingest import ingest_items
-    from lake.ingest.sources import Item
 
     files = [one.png() for one in drawn]
     items = [Item(f"{slice}/{k:05d}.png", data=data, said=_Saying(one))

@@ -19,8 +19,9 @@ from embeddings.duplicates import duplicates, leaks
 from embeddings.embedders import embedder as embedders
 from embeddings.search import saved_searches
 from lake import ids
+from lake.formats.imagefolder import of_class
+from lake.formats.item import Item
 from lake.ingest.ingest import ingest_items
-from lake.ingest.sources import Item, of_class
 from lake.labels import labelling_tools
 from lake.slices import export
 from search_app.demo import cells

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 CLASSIFICATION, DETECTION, SEGMENTATION = "classification", "detection", "segmentation"
 TASKS = (CLASSIFICATION, DETECTION, SEGMENTATION)
 SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}
-MANIFEST = "lakeloop-export.json"
 
 Box = Mapping[str, Any]
 Mask = Mapping[str, Any]

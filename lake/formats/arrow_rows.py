@@ -16,10 +16,11 @@ import pyarrow as pa
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import Model, Sample
+from lake.formats.item import Item, printable
 from lake.formats.metadata import row_of, said_of
 from lake.formats.paths import inside
+from lake.formats.table_rows import as_dicts
 from lake.formats.target import Part, Whole
-from lake.ingest.sources import Item, as_dicts, shown
 
 _TEXTS, _NUMBERS = pa.list_(pa.string()), pa.list_(pa.float64())
 _ROW = {
@@ -83,7 +84,7 @@ def read_parquet(path: Path, model: Model) -> Iterator[Item]:
             with pq.ParquetFile(place) as file:
                 yield from _items(place, file.iter_batches(batch_size=_BATCH_ROWS), model)
         except (pa.ArrowInvalid, OSError) as error:
-            yield Item(shown(place), error=f"no readable Parquet file: {error}")
+            yield Item(printable(place), error=f"no readable Parquet file: {error}")
 
 
 def lance_table(path: Path) -> Path | None:
@@ -112,7 +113,7 @@ def _items(place: Path, batches: Any, model: Model) -> Iterator[Item]:
     for batch in batches:
         for row in as_dicts(batch):
             number += 1
-            where = shown(f"{place}:{number}")
+            where = printable(f"{place}:{number}")
             if isinstance(row, str):
                 yield Item(where, error=row)
                 continue

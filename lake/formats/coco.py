@@ -17,10 +17,10 @@ from typing import Any
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
-from lake.formats.paths import document, inside
+from lake.formats.item import Item, printable
+from lake.formats.paths import MANIFEST, document, inside
 from lake.formats.prediction_rows import MOST_COUNTS
 from lake.formats.target import Part, Whole
-from lake.ingest.sources import Item, shown
 from lake.regions import masks, polygons
 
 _HEAD_BYTES = 64 << 10
@@ -52,7 +52,7 @@ def documents(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if _begins_so(path) else []
     found = [*path.glob("*.json"), *path.glob("annotations/*.json"), *path.glob("*/_annotations.coco.json")]
-    return [p for p in sorted({*found}) if p.name != annotation.MANIFEST and p.is_file() and _begins_so(p)]
+    return [p for p in sorted({*found}) if p.name != MANIFEST and p.is_file() and _begins_so(p)]
 
 
 def _begins_so(path: Path) -> bool:
@@ -97,9 +97,9 @@ def read(path: Path, model: Model) -> Iterator[Item]:
         try:
             file = inside(roots[image.document], image.file)
         except BadInput as error:
-            yield Item(shown(f"{image.document}: image {image.file!r}"), error=str(error))
+            yield Item(printable(f"{image.document}: image {image.file!r}"), error=str(error))
             continue
-        yield Item(shown(file), path=file, said=partial(_said, image, categories, model))
+        yield Item(printable(file), path=file, said=partial(_said, image, categories, model))
 
 
 def _is_results(path: Path) -> bool:
@@ -116,11 +116,11 @@ def _take(place: Path, content: Mapping[str, Any], images: dict[Any, _Image], ca
         category = category if isinstance(category, dict) else {}
         key, label = category.get("id"), category.get("name")
         if _hashable(key) and categories.setdefault(key, label) != label:
-            refused.append(Item(shown(f"{place}: category {key}"), error="the id stands for two categories"))
+            refused.append(Item(printable(f"{place}: category {key}"), error="the id stands for two categories"))
     annotations = content.get("annotations", [])
     task = SEGMENTATION if any(isinstance(a, dict) and a.get("segmentation") for a in annotations) else DETECTION
     for index, given in enumerate(content.get("images", [])):
-        where = shown(f"{place}: images[{index}]")
+        where = printable(f"{place}: images[{index}]")
         if not isinstance(given, dict) or not _hashable(given.get("id")) or not isinstance(given.get("file_name"), str):
             refused.append(Item(where, error="an image needs id and file_name"))
         elif given["id"] in images:
@@ -144,7 +144,7 @@ def _take(place: Path, content: Mapping[str, Any], images: dict[Any, _Image], ca
 def _assign(place: Path, given: Sequence[Any], images: dict[Any, _Image], results: bool) -> list[Item]:
     refused = []
     for number, one in enumerate(given):
-        where = shown(f"{place}: {'result' if results else 'annotation'} {number}")
+        where = printable(f"{place}: {'result' if results else 'annotation'} {number}")
         if not isinstance(one, dict) or not _hashable(one.get("image_id")):
             refused.append(Item(where, error="it names no image_id"))
         elif one["image_id"] not in images:
@@ -185,7 +185,7 @@ def _said(image: _Image, categories: Mapping[Any, Any], model: Model, width: int
         reason = f"the document says {size[0]} x {size[1]}, the upright picture is {width} x {height}"
         said.refused += [(where, reason) for where, _ in (*image.annotations, *image.results)]
         if not image.annotations and not image.results:
-            said.refused.append((shown(f"{image.document}: image {image.file!r}"), reason))
+            said.refused.append((printable(f"{image.document}: image {image.file!r}"), reason))
         return said
     instances = _instances(image.annotations, categories, said, width, height)
     if model.name is not None:

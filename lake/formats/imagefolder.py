@@ -5,13 +5,86 @@ Labels are anybody's text: folders have quoted names, and the manifest of an exp
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, Sample
+from lake.formats.annotation import CLASSIFICATION, Said, Sample, Truth
+from lake.formats.item import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, Item, printable
+from lake.formats.paths import manifest
 from lake.formats.target import Part, Whole
 
 UNLABELLED = "_unlabelled"
+
+
+# Reading ---------------------------------------------------------------------------------------------------
+
+
+def recognised(root: Path) -> bool:
+    """Two or more subfolders, every image exactly one level down: `class/img.jpg`. Only the start is looked at."""
+    folders = 0
+    with os.scandir(root) as entries:
+        listed = list(entries)
+    for entry in listed:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            with os.scandir(entry.path) as inside:
+                first = next((e for e in inside if not e.name.startswith(".")), None)
+            if first is not None and first.is_dir():
+                return False
+            folders += 1
+        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+            return False
+    return folders >= 2
+
+
+def read(root: Path) -> Iterator[Item]:
+    classes = manifest(root).get("classes")
+    with os.scandir(root) as entries:
+        listed = sorted(entries, key=lambda e: e.name)
+    for entry in listed:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            label = printable(entry.name)
+            yield from images_under(Path(entry.path), classes.get(label, label) if isinstance(classes, dict) else label)
+        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+            yield Item(printable(entry.path), error="not in a class folder (layout imagefolder is class/image)")
+
+
+def images_under(root: Path, label: str | None = None) -> Iterator[Item]:
+    seen: set[tuple[int, int]] = set()
+    unreadable: list[OSError] = []
+    for folder, subfolders, files in os.walk(root, onerror=unreadable.append, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back up
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        for name in sorted(files):
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            path = Path(folder, name)
+            if suffix in IMAGE_SUFFIXES:
+                said = None if label is None else partial(of_class, label)
+                yield Item(printable(path), path=path, said=said)
+            elif suffix in FOREIGN_SUFFIXES:
+                yield Item(printable(path), error=f"{suffix} images are not supported; convert them to JPEG or PNG")
+    for error in unreadable:
+        yield Item(printable(error.filename), error=error.strerror or str(error))
+
+
+def of_class(label: str, width: int, height: int) -> Said:
+    """That an image is of one class, whatever its size: with its first argument given, a `Saying`."""
+    return Said([Truth(CLASSIFICATION, label)], annotator="imagefolder")
+
+
+# Writing ---------------------------------------------------------------------------------------------------
 
 
 def folder_name(label: str) -> str:

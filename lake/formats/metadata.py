@@ -20,9 +20,10 @@ from typing import Any
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside
+from lake.formats.table_rows import csv_rows, json_lines
 from lake.formats.target import Part, Whole
-from lake.ingest.sources import IMAGE_SUFFIXES, Item, csv_rows, json_lines, shown
 
 NAMES = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("file_name", "image_id", "width", "height", "label", "objects", "segments", "prediction")
@@ -47,22 +48,22 @@ def read(path: Path, model: Model) -> Iterator[Item]:
         rows = csv_rows(file) if file.suffix.lower() in (".csv", ".tsv") else json_lines(file)
         for place, row in rows:
             if isinstance(row, str):
-                yield Item(shown(place), error=row)
+                yield Item(printable(place), error=row)
                 continue
             try:
                 image = inside(file.parent, row.get("file_name"))
             except BadInput as error:
-                yield Item(shown(place), error=f"file_name: {error}")
+                yield Item(printable(place), error=f"file_name: {error}")
                 continue
             named.add(os.path.realpath(image))
-            yield Item(shown(place), path=image, said=partial(said_of, row, place, model))
+            yield Item(printable(place), path=image, said=partial(said_of, row, place, model))
     if path.is_dir():
         for folder, folders, names in os.walk(path):
             folders.sort()
             for name in sorted(names):
                 image = Path(folder, name)
                 if image.suffix.lower() in IMAGE_SUFFIXES and os.path.realpath(image) not in named:
-                    yield Item(shown(image), path=image)
+                    yield Item(printable(image), path=image)
 
 
 def said_of(row: Mapping[str, Any], place: str, model: Model, width: int, height: int) -> Said:
@@ -75,7 +76,7 @@ def said_of(row: Mapping[str, Any], place: str, model: Model, width: int, height
         try:
             truth = _truth(task, _value(row.get(column), dict, column), height, width)
         except BadInput as error:
-            said.refused.append((shown(f"{place}: {column}"), str(error)))
+            said.refused.append((printable(f"{place}: {column}"), str(error)))
             continue
         if truth is not None:
             said.truths.append(annotation.normal(truth))
@@ -88,7 +89,7 @@ def said_of(row: Mapping[str, Any], place: str, model: Model, width: int, height
         if answer:
             said.answers.append(dict(answer))
     except BadInput as error:
-        said.refused.append((shown(f"{place}: prediction"), str(error)))
+        said.refused.append((printable(f"{place}: prediction"), str(error)))
     known = {*COLUMNS, "image"}
     said.metadata = {k: v for k, v in row.items() if k not in known and v not in (None, "")}
     return said

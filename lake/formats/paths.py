@@ -9,6 +9,7 @@ from typing import Any
 
 from lake.errors import BadInput
 
+MANIFEST = "lakeloop-export.json"
 # A JSON document is read whole and takes about eight times its size in memory.
 MOST_JSON_BYTES = 1 << 30
 MOST_TEXT_BYTES = 64 << 20
@@ -50,3 +51,12 @@ def document(path: Path) -> Any:
         return json.loads(text(path, MOST_JSON_BYTES))
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is broken JSON: {error}") from error
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    """What an export in a folder says of itself; empty when there is none."""
+    file = path / MANIFEST
+    if not path.is_dir() or not file.is_file():
+        return {}
+    found = document(file)
+    return found if isinstance(found, dict) else {}

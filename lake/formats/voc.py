@@ -24,9 +24,9 @@ import numpy as np
 from lake.errors import BadInput, UnreadableImage
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside
 from lake.formats.target import Part, Whole
-from lake.ingest.sources import IMAGE_SUFFIXES, Item, shown
 from lake.regions import masks
 
 CLASSES = [
@@ -81,12 +81,12 @@ def read(path: Path, model: Model) -> Iterator[Item]:
                 try:
                     inside(root, f"JPEGImages/{file.name}")
                 except BadInput as error:
-                    yield Item(shown(file), error=str(error))
+                    yield Item(printable(file), error=str(error))
                 else:
-                    yield Item(shown(file), path=file, said=partial(_said, root, file.stem, names, model))
+                    yield Item(printable(file), path=file, said=partial(_said, root, file.stem, names, model))
         for sheet in sorted((root / "Annotations").glob("*.xml")):
             if sheet.stem not in stems:
-                yield Item(shown(sheet), error="JPEGImages has no image of this name")
+                yield Item(printable(sheet), error="JPEGImages has no image of this name")
 
 
 def _names(root: Path) -> Mapping[int, str]:
@@ -107,7 +107,7 @@ def _said(root: Path, stem: str, names: Mapping[int, str], model: Model, width: 
         try:
             objects = _objects(root, sheet, said, width, height)
         except BadInput as error:
-            said.refused.append((shown(sheet), str(error)))
+            said.refused.append((printable(sheet), str(error)))
             return said
     instances: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
@@ -118,14 +118,14 @@ def _said(root: Path, stem: str, names: Mapping[int, str], model: Model, width: 
             kinds = root / "SegmentationClass" / pixels.name
             classes = _indices(root, kinds, width, height) if os.path.lexists(kinds) else None
         except (BadInput, OSError) as error:
-            said.refused.append((shown(pixels), str(error)))
+            said.refused.append((printable(pixels), str(error)))
             values = None
         if values is not None:
             for number in np.unique(values[(values != 0) & (values != _VOID)]).tolist():
                 mask = values == number
                 given = objects[number - 1] if number <= len(objects) else None
                 if given is None and classes is None:
-                    said.refused.append((shown(f"{pixels}: object {number}"), "no object of the XML says its class"))
+                    said.refused.append((printable(f"{pixels}: object {number}"), "the XML has no object for it"))
                     continue
                 label = given["label"] if given else _commonest(names, classes[mask])  # type: ignore[index]
                 instances.append(annotation.mask(label, masks.encode(mask), height, width))
@@ -179,7 +179,7 @@ def _objects(root: Path, sheet: Path, said: Said, width: int, height: int) -> li
             found.append(_box(node))
         except BadInput as error:
             found.append(None)
-            said.refused.append((shown(f"{sheet}: object {number + 1}"), str(error)))
+            said.refused.append((printable(f"{sheet}: object {number + 1}"), str(error)))
     return found
 
 

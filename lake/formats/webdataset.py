@@ -17,9 +17,9 @@ from typing import Any
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, Model, Sample
+from lake.formats.item import IMAGE_SUFFIXES, MAX_FILE_BYTES, Item, printable
 from lake.formats.metadata import row_of, said_of
 from lake.formats.target import Part, Whole
-from lake.ingest.sources import IMAGE_SUFFIXES, MAX_FILE_BYTES, Item, shown
 
 _MOST_TEXT_BYTES = 64 << 20
 
@@ -41,7 +41,7 @@ def read(path: Path, model: Model) -> Iterator[Item]:
         try:
             yield from _shard(shard, classes, model)
         except (tarfile.TarError, EOFError, OSError) as error:
-            yield Item(shown(shard), error=f"broken archive: {error}")
+            yield Item(printable(shard), error=f"broken archive: {error}")
 
 
 def _shard(shard: Path, classes: list[str], model: Model) -> Iterator[Item]:
@@ -51,7 +51,7 @@ def _shard(shard: Path, classes: list[str], model: Model) -> Iterator[Item]:
         for member in tar:
             folder, _, name = member.name.rpartition("/")
             stem, _, suffix = name.partition(".")
-            place = shown(f"{shard}:{member.name}")
+            place = printable(f"{shard}:{member.name}")
             if member.isdir() or not stem or name.startswith("."):
                 continue
             if not member.isfile():
@@ -73,7 +73,7 @@ def _shard(shard: Path, classes: list[str], model: Model) -> Iterator[Item]:
 def _items(shard: Path, key: str, held: dict[str, bytes], classes: list[str], model: Model) -> Iterator[Item]:
     if not held:
         return
-    place = shown(f"{shard}:{key.lstrip('/')}")
+    place = printable(f"{shard}:{key.lstrip('/')}")
     images = [suffix for suffix in held if f".{suffix}" in IMAGE_SUFFIXES]
     if not images:
         yield Item(place, error=f"no image among {', '.join(sorted(held))}")

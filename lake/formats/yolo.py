@@ -18,9 +18,10 @@ from typing import Any
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside, text
+from lake.formats.table_rows import json_lines
 from lake.formats.target import Part, Plan, Whole
-from lake.ingest.sources import IMAGE_SUFFIXES, Item, json_lines, shown
 from lake.regions import masks, polygons
 
 SPLITS = ("train", "val", "test")
@@ -118,7 +119,7 @@ def _images(data: _DataSet, base: Path, place: Any) -> Iterator[Item]:
     try:
         found = inside(base, written)
     except BadInput as error:
-        yield Item(shown(f"{base}: {place}"), error=str(error))
+        yield Item(printable(f"{base}: {place}"), error=str(error))
         return
     if found.is_file() and found.suffix == ".txt":
         for line in text(found).splitlines():
@@ -126,7 +127,7 @@ def _images(data: _DataSet, base: Path, place: Any) -> Iterator[Item]:
                 try:
                     yield _item(data, inside(base, line.strip().removeprefix("./")))
                 except BadInput as error:
-                    yield Item(shown(f"{found}: {line}"), error=str(error))
+                    yield Item(printable(f"{found}: {line}"), error=str(error))
     elif found.is_dir():
         for folder, folders, files in os.walk(found):
             folders.sort()
@@ -134,15 +135,15 @@ def _images(data: _DataSet, base: Path, place: Any) -> Iterator[Item]:
                 if Path(name).suffix.lower() in IMAGE_SUFFIXES:
                     yield _item(data, Path(folder, name))
     else:
-        yield Item(shown(found), error="the data set's YAML names it, and it is not there")
+        yield Item(printable(found), error="the data set's YAML names it, and it is not there")
 
 
 def _item(data: _DataSet, path: Path) -> Item:
     try:
         inside(data.root, str(path.relative_to(data.root)))
     except BadInput as error:
-        return Item(shown(path), error=str(error))
-    return Item(shown(path), path=path, said=partial(_said, data, path))
+        return Item(printable(path), error=str(error))
+    return Item(printable(path), path=path, said=partial(_said, data, path))
 
 
 def _beside(path: Path, folder: str) -> Path:
@@ -182,14 +183,14 @@ def _truth(data: _DataSet, file: Path, said: Said, width: int, height: int) -> l
         inside(data.root, str(file.relative_to(data.root)))
         lines = text(file).splitlines()
     except BadInput as error:
-        said.refused.append((shown(file), str(error)))
+        said.refused.append((printable(file), str(error)))
         return []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 found.append(_instance(data.names, line.split(), width, height))
             except BadInput as error:
-                said.refused.append((shown(f"{file}:{number}"), str(error)))
+                said.refused.append((printable(f"{file}:{number}"), str(error)))
     boxes = [i for i in found if "counts" not in i]
     masked = [i for i in found if "counts" in i]
     truths = []

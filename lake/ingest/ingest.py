@@ -21,6 +21,7 @@ import pyarrow as pa
 from lake import ids
 from lake.errors import BadInput, LakeloopError
 from lake.formats import annotation, prediction_rows
+from lake.formats.item import MAX_FILE_BYTES, Item, printable
 from lake.images import decode
 from lake.images.workers import WorkerPool, grouped
 from lake.ingest import sources
@@ -63,7 +64,7 @@ class Report:
 class _Draft:
     """An item on its way: bytes and id once read, a decoded image once a worker saw it (unless known)."""
 
-    item: sources.Item
+    item: Item
     row: prediction_rows.Row | None = None
     image_id: str = ""
     data: bytes | None = None
@@ -103,7 +104,7 @@ def ingest(
 
 def ingest_items(
     lake: Lake,
-    items: Iterable[sources.Item],
+    items: Iterable[Item],
     *,
     workers: int | None = None,
     max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
@@ -148,12 +149,12 @@ class _Run:
 
     # Reading -----------------------------------------------------------------------------------------------
 
-    def groups(self, items: Iterable[sources.Item], readers: ThreadPoolExecutor) -> Iterator[list[_Draft]]:
+    def groups(self, items: Iterable[Item], readers: ThreadPoolExecutor) -> Iterator[list[_Draft]]:
         """Items read from disk, in order, a group at a time; its new images have their bytes kept."""
         for group in grouped(_read_ahead(items, self.read, readers), _Draft.size, GROUP_ITEMS, GROUP_BYTES):
             yield self.sorted_out(group)
 
-    def read(self, item: sources.Item) -> _Draft:
+    def read(self, item: Item) -> _Draft:
         draft = _Draft(item, error=item.error, path=item.path)
         try:
             if item.row is not None:
@@ -230,7 +231,7 @@ class _Run:
         else:
             d = draft.decoded
             self.sizes[draft.image_id] = (d.width, d.height)
-            place = draft.item.source if draft.row is None else draft.row.source or sources.shown(draft.path or "")
+            place = draft.item.source if draft.row is None else draft.row.source or printable(draft.path or "")
             row = image_rows.image_row(draft.image_id, draft.data, d.format, d.width, d.height, place, moment)
             self.step["images"].append(row)
             self.step["thumbnails"].append(image_rows.thumbnail_row(draft.image_id, d))
@@ -313,9 +314,7 @@ def contradicting(lake: Lake, answers: list[dict[str, Any]]) -> list[dict[str, A
     return [a for a in answers if said.get(a["prediction_id"]) != (a["image_id"], a.get("label"), a.get("confidence"))]
 
 
-def _read_ahead(
-    items: Iterable[sources.Item], read: Callable[[sources.Item], _Draft], readers: ThreadPoolExecutor
-) -> Iterator[_Draft]:
+def _read_ahead(items: Iterable[Item], read: Callable[[Item], _Draft], readers: ThreadPoolExecutor) -> Iterator[_Draft]:
     """`read` of each item, in order, a few ahead: reading and hashing overlap with decoding."""
     from collections import deque
 
@@ -328,7 +327,7 @@ def _read_ahead(
         yield ahead.popleft().result()
 
 
-def _inside(item: sources.Item, written: str) -> Path:
+def _inside(item: Item, written: str) -> Path:
     """The path a row means: relative to the log's folder, or absolute."""
     if "\0" in written:
         raise BadInput(f"{written!r} is no path")
@@ -343,8 +342,8 @@ def file_bytes(path: Path) -> bytes:
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
         raise BadInput("not a regular file")
     size = status.st_size
-    if size > sources.MAX_FILE_BYTES:
-        raise BadInput(f"the file is {size >> 20} MiB; the limit is {sources.MAX_FILE_BYTES >> 20} MiB")
+    if size > MAX_FILE_BYTES:
+        raise BadInput(f"the file is {size >> 20} MiB; the limit is {MAX_FILE_BYTES >> 20} MiB")
     return path.read_bytes()
 
 

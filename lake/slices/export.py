@@ -32,13 +32,13 @@ from lake.formats import arrow_rows, coco, file_list, imagefolder, label_studio,
 from lake.formats.annotation import (
     CLASSIFICATION,
     DETECTION,
-    MANIFEST,
     SEGMENTATION,
     Sample,
     answer_truth,
     as_json,
     instance_classes,
 )
+from lake.formats.paths import MANIFEST
 from lake.formats.target import Part, Plan, Whole, Written, on_disk
 from lake.slices import truth
 from lake.storage import blobs

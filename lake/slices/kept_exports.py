@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from lake.formats.annotation import MANIFEST
+from lake.formats.paths import MANIFEST
 from lake.slices.export import STATE
 
 if TYPE_CHECKING:

@@ -67,8 +67,9 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     from embeddings.duplicates import duplicates
     from embeddings.embedders import embedder as embedders
     from embeddings.embedders.specs import DEFAULT
+    from lake.formats.imagefolder import of_class
+    from lake.formats.item import Item
     from lake.ingest.ingest import ingest_items
-    from lake.ingest.sources import Item, of_class
     from training.models import probe
 
     lk = lake.create(uri, embedders=[DEFAULT], columns={"module_type": "string"})

@@ -20,6 +20,7 @@ import pyarrow as pa
 from lake import ids, slices
 from lake.errors import BadInput, LakeloopError
 from lake.formats.annotation import Said
+from lake.formats.item import Item, printable
 from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.ingest import ingest, sources
 from lake.sql import where
@@ -92,7 +93,7 @@ def files(folder: Path) -> Iterator[_Asked | Unanswered]:
         except (LakeloopError, OSError) as error:
             yield Unanswered(item.source, error.strerror or str(error) if isinstance(error, OSError) else str(error))
         else:
-            yield _Asked(ids.image_id(data), item.source, sources.shown(item.path.absolute()), data)
+            yield _Asked(ids.image_id(data), item.source, printable(item.path.absolute()), data)
 
 
 def stored(lake: Lake, *, slice: str | None = None, filter: str | None = None) -> list[_Asked]:
@@ -232,11 +233,11 @@ def _size(one: _Asked | Unanswered) -> int:
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
-def _item(asked: _Asked, event: dict[str, Any]) -> sources.Item:
+def _item(asked: _Asked, event: dict[str, Any]) -> Item:
     """For the one way in: the file with its answer, or the answer to an image that is there."""
     if asked.data is None:
-        return sources.Item(asked.source, row=event | {"image_id": asked.image_id})
-    return sources.Item(asked.source, data=asked.data, said=lambda width, height: Said(answers=[event]))
+        return Item(asked.source, row=event | {"image_id": asked.image_id})
+    return Item(asked.source, data=asked.data, said=lambda width, height: Said(answers=[event]))
 
 
 def _row(asked: _Asked, event: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lake.storage.store import EmbedderRecord, Lake
 
 
-# As `lake.sources.LAYOUTS` has them, which a parser need not import.
+# As `lake.ingest.sources.LAYOUTS` has them, which a parser need not import.
 _LAYOUTS = (
     *("auto", "folder", "imagefolder", "table", "coco", "yolo", "voc", "metadata"),
     *("webdataset", "parquet", "lance"),

@@ -19,6 +19,7 @@ from lake import ids
 from lake.errors import BadInput
 from lake.formats import annotation, arrow_rows, coco, voc, yolo
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.paths import MANIFEST
 from lake.formats.target import Part, Plan, Whole
 from lake.ingest import sources
 from lake.regions import masks, polygons
@@ -93,7 +94,7 @@ def write(format: str, said: list[dict[str, Truth]], out: Path) -> Part:
         from lake.formats import imagefolder
 
         facts["classes"] = imagefolder.folders(list(plan.labels))
-    (out / annotation.MANIFEST).write_text(json.dumps(facts))
+    (out / MANIFEST).write_text(json.dumps(facts))
     return part
 
 
@@ -445,7 +446,7 @@ def test_datasets_reads_the_hubs_folder(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets", exc_type=ImportError)
     write("hf", SAID, tmp_path / "out")
-    (tmp_path / "out" / annotation.MANIFEST).unlink()
+    (tmp_path / "out" / MANIFEST).unlink()
     found = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     rows = [*found["train"]]
     assert [r["label"] for r in rows] == ["cat", "é", None]

@@ -16,6 +16,7 @@ from lake import ids, slices
 from lake.errors import BadInput, CouldNot
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Truth
+from lake.formats.paths import MANIFEST
 from lake.ingest import ingest
 from lake.regions import masks
 from lake.slices import export, truth
@@ -142,8 +143,8 @@ def test_the_manifest_has_every_file(filled: tuple[Lake, list[str]], tmp_path: P
     checked = subprocess.run(["sha256sum", "-c", "--quiet", export.HASHES], cwd=tmp_path / "out", check=False)
     assert checked.returncode == 0
     listed = {line.split("  ", 1)[1] for line in (tmp_path / "out" / export.HASHES).read_text().splitlines()}
-    assert listed == {*files(tmp_path / "out")} - {export.HASHES, annotation.MANIFEST}
-    manifest = json.loads((tmp_path / "out" / annotation.MANIFEST).read_text())
+    assert listed == {*files(tmp_path / "out")} - {export.HASHES, MANIFEST}
+    manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
     assert (manifest["slice"], manifest["format"], manifest["state"]) == ("s@1", "coco", "complete")
     assert (manifest["images"], manifest["files"], report.files) == (6, len(listed), len(listed))
 
@@ -175,7 +176,7 @@ def test_an_image_without_bytes_is_told(filled: tuple[Lake, list[str]], tmp_path
     lk.delete("images", f"image_id = '{names[0]}'")
     report = export.export(lk, slices.get(lk, "s"), tmp_path / "out", "coco")
     assert report.left_out == [{"image_id": names[0], "reason": "its bytes were not kept"}]
-    assert json.loads((tmp_path / "out" / annotation.MANIFEST).read_text())["left_out"] == report.left_out
+    assert json.loads((tmp_path / "out" / MANIFEST).read_text())["left_out"] == report.left_out
     command = ["slice", "export", "s", "--lake", lk.uri, "--format", "jsonl", "--out"]
     assert main([*command, str(tmp_path / "a")]) == 0
     assert "1 images left out" in capsys.readouterr().err
