@@ -9,8 +9,6 @@ Lakes on object storage have their store's own means (versioned buckets, replica
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 import sqlite3
 import tempfile
 import time
@@ -28,14 +26,13 @@ from lake.spool.spool import beside
 from lake.sql import columnar
 from lake.storage import migrations, schema, store
 from lake.storage.lance_files import quarantine, table_files
-from lake.upkeep import maintenance
+from lake.upkeep import backup_list, maintenance
 from lake.version import VERSION
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 FORMAT = 1
-RECORD = "backups.json"
 # Who refers comes before what it refers to: pinned later, that has all it needs.
 ORDER = (
     "migrations", "embedders", "audit", "releases", "gates", "scores", "metrics", "runs", "slice_tags", "slices",
@@ -43,7 +40,9 @@ ORDER = (
     "predictions", "images", "thumbnails", "keys", "forgotten",
 )  # fmt: skip
 # Beside the tables: not the lake's record, or made anew.
-LEFT_OUT = {maintenance.LOCK, RECORD, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER, "queries", "spool"}
+LEFT_OUT = {
+    maintenance.LOCK, backup_list.FILE, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER, "queries", "spool",
+}  # fmt: skip
 
 
 @dataclass
@@ -110,7 +109,7 @@ def backup(
         }
         contents = writer.finish(facts)
         made.sha256, made.files, made.bytes = contents.sha256, len(contents.files), contents.bytes
-        _remember(lake, made, moment)
+        backup_list.add(lake, destination, moment, made.sha256)
     audit.record(lake, "backup", str(destination), detail={"sha256": made.sha256, "bytes": made.bytes})
     made.seconds = time.monotonic() - started
     return made
@@ -119,29 +118,6 @@ def backup(
 def pinned_order() -> list[str]:
     """Every table, who refers before what it refers to."""
     return [*ORDER, *(name for name in schema.TABLES if name not in ORDER)]
-
-
-def known(lake: Lake) -> list[dict[str, Any]]:
-    """The backups that were made of this lake, oldest first: path, made_at (ISO 8601), sha256."""
-    path = None if lake.folder is None else lake.folder / RECORD
-    if path is None or not path.exists():
-        return []
-    found: list[dict[str, Any]] = json.loads(path.read_text())
-    return found
-
-
-def holding(lake: Lake, since: dt.datetime | None) -> list[dict[str, Any]]:
-    """The backups made since then, all when None: path, made_at, and whether it is still there."""
-    found = [b for b in known(lake) if since is None or dt.datetime.fromisoformat(b["made_at"]) >= since]
-    return [{"path": b["path"], "made_at": b["made_at"], "there": Path(b["path"]).exists()} for b in found]
-
-
-def _remember(lake: Lake, made: Made, moment: dt.datetime) -> None:
-    assert lake.folder is not None
-    entry = {"path": str(Path(made.path).resolve()), "made_at": moment.isoformat(), "sha256": made.sha256}
-    half = lake.folder / f"{RECORD}.part"
-    half.write_text(json.dumps([*known(lake), entry], indent=1))
-    half.replace(lake.folder / RECORD)
 
 
 def _copy_table(lake: Lake, name: str, version: int, writer: archive.Writer, progress: Callable[[int], None]) -> None:

@@ -7,18 +7,16 @@ the spools whether they have room and what waits, and `lake/upkeep/consistency.p
 from __future__ import annotations
 
 import datetime as dt
-import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lake.backups import backup
 from lake.errors import LakeloopError, NotALake
 from lake.storage import opening, schema, store
 from lake.storage.lance_files import quarantine, table_files
-from lake.upkeep import consistency, maintenance
+from lake.upkeep import backup_list, consistency, maintenance
 from lake.upkeep.consistency import Finding, Report
 
 if TYPE_CHECKING:
@@ -62,7 +60,7 @@ def examine(
         _run(report, check.__name__.strip("_"), check(lake, report, repair))
     _run(report, "bytes", consistency.contents(lake, report, full))
     if folder is not None:
-        report.findings += _disk(folder)
+        report.findings += _disk(lake, folder)
     for spool in spools:
         report.findings += _spool(spool)
     report.seconds = time.monotonic() - started
@@ -153,20 +151,14 @@ def _clock(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
             yield Finding("clock", "wrong", what, "set the clock; policies go by these times")
 
 
-def _disk(folder: Path) -> Iterator[Finding]:
+def _disk(lake: Lake, folder: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
     if free < FREE_BYTES:
         remedy = "make room, or let go of old images: lakeloop retain"
         yield Finding("disk", "wrong", f"the disk of {folder} has {free >> 20:,} MB left", remedy)
-    lost = [b["path"] for b in _backups(folder) if not Path(b["path"]).exists()]
+    lost = [b["path"] for b in backup_list.read(lake) if not Path(b["path"]).exists()]
     if lost:
         yield Finding("disk", "note", f"{len(lost)} backups are not where they were made, the first is {lost[0]}")
-
-
-def _backups(folder: Path) -> list[dict[str, Any]]:
-    path = folder / backup.RECORD
-    found: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    return found
 
 
 def _spool(spool: Spool) -> Iterator[Finding]:

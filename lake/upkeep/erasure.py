@@ -19,12 +19,11 @@ import pyarrow as pa
 
 from lake import ids
 from lake.access import audit
-from lake.backups import backup
 from lake.errors import BadInput, LakeBusy
 from lake.slices import kept_exports
 from lake.sql import columnar
 from lake.storage import schema, store
-from lake.upkeep import maintenance, purge
+from lake.upkeep import backup_list, maintenance, purge
 
 if TYPE_CHECKING:
     from lake.spool.spool import Spool
@@ -118,7 +117,7 @@ def forget(
     chosen = select(lake, image_ids, source, spools)
     report = Report(chosen)
     with maintenance.leader(lake, wait):
-        report.backups = backup.holding(lake, _first_seen(lake, chosen))
+        report.backups = backup_list.made_since(lake, _first_seen(lake, chosen))
         traces = purge.traces(lake, chosen)
         _refuse_from_now_on(lake, chosen, reason)
         for spool in spools:

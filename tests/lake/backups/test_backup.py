@@ -21,7 +21,7 @@ from lake.spool.drain import drain
 from lake.spool.spool import Spool
 from lake.storage import migrations, schema
 from lake.storage.store import Lake
-from lake.upkeep import erasure, maintenance
+from lake.upkeep import backup_list, erasure, maintenance
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import stock
@@ -198,7 +198,9 @@ def test_older_versions_are_not(source: Lake, tmp_path: Path) -> None:
 
 def test_backups_are_remembered(source: Lake, tmp_path: Path) -> None:
     made = [backup.backup(source, tmp_path / name) for name in ("a", "b.tar")]
-    assert [(Path(b["path"]), b["sha256"]) for b in backup.known(source)] == [(Path(m.path), m.sha256) for m in made]
+    assert [(Path(b["path"]), b["sha256"]) for b in backup_list.read(source)] == [
+        (Path(m.path), m.sha256) for m in made
+    ]
     assert source.sql("SELECT target FROM audit WHERE action = 'backup'").num_rows == 2
 
 
@@ -434,7 +436,7 @@ def test_a_backup_that_fails_leaves_nothing(source: Lake, tmp_path: Path, monkey
         with pytest.raises(OSError, match="No space left"):
             backup.backup(source, tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
-    assert backup.known(source) == []
+    assert backup_list.read(source) == []
 
 
 def test_what_was_erased_since_does_not_come_back(source: Lake, tmp_path: Path) -> None:
