@@ -69,7 +69,7 @@ def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float
     """Steps a second of a run, a contender."""
     from embeddings.embedders import torch_import
     from lake.storage import opening
-    from training.fit import launch
+    from training.fit import train_model
     from training.registry.recipe import Recipe
 
     torch_import.torch().set_num_threads(CORES)
@@ -88,7 +88,7 @@ def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float
         if "metrics" not in said:
             moments.append(perf_counter())
 
-    launch.train(opening.open(uri), train=["all"], recipe=recipe, device="cpu", progress=tell)
+    train_model.train(opening.open(uri), train=["all"], recipe=recipe, device="cpu", progress=tell)
     return _rate(moments)
 
 

@@ -1,11 +1,11 @@
 """`gate`: the gate's promises on simulated pairs of models, whose true fall is known.
 
 Pairs are drawn image by image from the chances that only the old model, only the new one, or both alike are right;
-outcomes are those of `training/metrics/paired.py` and Holm's rule, as `training/evaluation/gate.py` uses them. Four
-parts: `alarms`
-(candidates that fell nowhere and are failed), `power` (true falls that are failed), `passes` (falls of just the margin
-that are passed, beside Tango's, Newcombe's and Bonett and Price's intervals, at every n), `resampled` (the same for
-metrics that are resampled). The curves are drawn into docs/images/gate-power.png when matplotlib is installed.
+outcomes are those of `training/metrics/paired_tests.py` and Holm's rule, as `training/evaluation/gate.py` uses them.
+Four parts: `alarms` (candidates that fell nowhere and are failed), `power` (true falls that are failed), `passes`
+(falls of just the margin that are passed, beside Tango's, Newcombe's and Bonett and Price's intervals, at every n),
+`resampled` (the same for metrics that are resampled). The curves are drawn into
+docs/images/gate-power.png when matplotlib is installed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks import machine
 from benchmarks.harness import ROOT, Options, say
 from lake.analytics import statistics
 from training.evaluation import gate
-from training.metrics import metrics, paired
+from training.metrics import metrics, paired_tests
 from training.metrics.metrics import Judged
 
 PARTS = ("alarms", "power", "passes", "resampled")
@@ -100,7 +100,7 @@ Excludes = Callable[[int, int, int, float], bool]
 
 def excluded(broken: int, repaired: int, n: int, margin: float) -> bool:
     """Whether the gate excludes a fall beyond the margin."""
-    return paired.beyond_p(broken, repaired, n, margin) <= LEVEL
+    return paired_tests.beyond_p(broken, repaired, n, margin) <= LEVEL
 
 
 def passed(
@@ -109,7 +109,7 @@ def passed(
     """The share of candidates that are passed on one slice: not failed, and a fall beyond the margin excluded."""
     kinds, counts = np.unique(draw_pairs(n, rate, fall, trials, seed)[:, :2], axis=0, return_counts=True)
     shares = [
-        int(count) * (paired.fall_p(b, c) > LEVEL and (b - c) / n < margin and excludes(b, c, n, margin))
+        int(count) * (paired_tests.fall_p(b, c) > LEVEL and (b - c) / n < margin and excludes(b, c, n, margin))
         for (b, c), count in zip(kinds.tolist(), counts, strict=True)
     ]
     return sum(shares) / trials
@@ -203,7 +203,7 @@ def _models(n: int, rng: np.random.Generator) -> tuple[Judged, Judged]:
 
 def _fall_p(known: dict[tuple[int, int], float], broken: int, repaired: int) -> float:
     if (broken, repaired) not in known:
-        known[broken, repaired] = paired.fall_p(broken, repaired)
+        known[broken, repaired] = paired_tests.fall_p(broken, repaired)
     return known[broken, repaired]
 
 

@@ -202,9 +202,11 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
 
 def _train(lk: Lake, recipe: Any, train: Sequence[str], replay: Sequence[str] = (), parent: Run | None = None) -> Run:
     from training.evaluation import evaluate
-    from training.fit import launch
+    from training.fit import train_model
 
-    made = launch.train(lk, train=train, replay=replay, recipe=recipe, name=MODEL, parent=parent.id if parent else None)
+    made = train_model.train(
+        lk, train=train, replay=replay, recipe=recipe, name=MODEL, parent=parent.id if parent else None
+    )
     evaluate.evaluate(lk, made.id)
     return made
 

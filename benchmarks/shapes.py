@@ -78,7 +78,7 @@ def fill(folder: str, uri: str, images: int, turn: int) -> dict[str, float]:
 def learn(uri: str, recipe: dict[str, Any], turn: int) -> dict[str, Any]:
     """A contender's process: one training run; its held-out figures, and what it took."""
     import lake
-    from training.fit.launch import train
+    from training.fit.train_model import train
     from training.registry import runs
     from training.registry.recipe import Recipe
 

@@ -194,7 +194,7 @@ def colour_alone(train: Sequence[Drawing], held_out: Sequence[Drawing], bits: in
     have once classes are made equally frequent (without that it would call all pixels background: `background` is
     the mean intersection over union of doing so). Each value 0 to 1.
     """
-    from training.metrics.miou import compare
+    from training.metrics.segmentation_metrics import compare
 
     size = len(SHAPES) + 1
     counts = np.zeros((size, 1 << 3 * bits))

@@ -30,7 +30,7 @@ from search_app.demo.stream import Saying, bring_in
 from training.card import card
 from training.evaluation import evaluate, gate
 from training.evaluation.gate_policy import Policy
-from training.fit import launch
+from training.fit import train_model
 from training.inference import predicting, served_model
 from training.registry import registry
 from training.registry.recipe import Recipe
@@ -58,7 +58,7 @@ def loop(place: Path, story: Story) -> dict[str, Any]:
     leaks.create(lk, "first", ids=[_id(cell) for cell in learned], role="train")
 
     # Version 1 goes into production, and answers.
-    first = launch.train(lk, train=["first"], recipe=PROBE, name=MODEL)
+    first = train_model.train(lk, train=["first"], recipe=PROBE, name=MODEL)
     evaluate.evaluate(lk, first.id)
     registry.promote(lk, first.id)
     _answer(lk, "production", arriving)
@@ -106,7 +106,7 @@ def _labelled(lk: lake.Lake, named: dict[str, Any], name: str, **how: Any) -> No
 
 
 def _turn(lk: lake.Lake, place: Path, train: list[str], before: str) -> dict[str, Any]:
-    run = launch.train(lk, train=train, replay=["first"], recipe=PROBE, name=MODEL, parent=before)
+    run = train_model.train(lk, train=train, replay=["first"], recipe=PROBE, name=MODEL, parent=before)
     evaluate.evaluate(lk, run.id)
     verdict = gate.gate(lk, run.id, before, POLICY)
     # Few images cannot prove a small margin: a person decides then, and says why.

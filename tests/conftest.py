@@ -75,8 +75,8 @@ LONG = (
     "embeddings/test_networks", "search_app/test_analyse", "search_app/test_map", "search_app/test_idempotency",
     "embeddings/test_embedder", "embeddings/test_cluster", "hostile/test_sql_runaways", "crash/test_overload",
     "hostile/test_requests", "crash/test_power_loss", "crash/test_sync_order", "search_app/test_quickstart",
-    "crash/test_power_cut", "crash/test_stopping", "training/test_fit", "training/test_gate", "hostile/test_events",
-    "hostile/test_scopes", "hostile/test_paths", "hostile/test_sql_escapes",
+    "crash/test_power_cut", "crash/test_stopping", "training/test_training_loop", "training/test_gate",
+    "hostile/test_events", "hostile/test_scopes", "hostile/test_paths", "hostile/test_sql_escapes",
 )  # fmt: skip
 
 

@@ -25,8 +25,8 @@ def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> dict[str, Any]:
 
 def _trained(uri: str, how: dict[str, Any], tell: jobs.Tell) -> str:
     import lake
-    from training.fit import launch
-    from training.fit.processes import Processes
+    from training.fit import train_model
+    from training.fit.distributed import Processes
     from training.registry import runs
     from training.registry.recipe import Recipe
 
@@ -40,10 +40,10 @@ def _trained(uri: str, how: dict[str, Any], tell: jobs.Tell) -> str:
             begun = runs.get(opened, how["resume"])
         else:
             given = how | {"recipe": Recipe.of(how["recipe"], "settings")}
-            begun = launch.begin(opened, **given)
+            begun = train_model.begin(opened, **given)
         tell(0.0, run=begun.id)
         try:
-            return launch.go_on(opened, begun, processes=processes, progress=progress).id
+            return train_model.go_on(opened, begun, processes=processes, progress=progress).id
         except KeyboardInterrupt:
             if runs.get(opened, begun.id).status == "running":  # a probe's fitting leaves that to whoever stops it
                 runs.end(opened, begun, "stopped")

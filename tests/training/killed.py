@@ -12,7 +12,7 @@ from typing import Any
 
 from embeddings.embedders import torch_import
 from lake.storage import opening
-from training.fit import launch
+from training.fit import train_model
 
 
 def say(*words: object) -> None:
@@ -24,7 +24,7 @@ def child(uri: str, run: str) -> None:
     def step(said: dict[str, Any]) -> None:
         say("step", said["step"])
 
-    launch.resume(opening.open(uri), run, progress=step, workers=0)
+    train_model.resume(opening.open(uri), run, progress=step, workers=0)
 
 
 def main() -> None:

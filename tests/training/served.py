@@ -10,7 +10,8 @@ from lake.storage import opening
 from lake.storage.store import Lake
 from tests.training.conftest import striped
 from training.data.augmentation import Preparation
-from training.models import checkpoint, trained_model
+from training.fit import checkpoint
+from training.models import trained_model
 from training.registry import registry, runs
 from training.registry.recipe import Recipe
 from training.registry.runs import Run

@@ -25,7 +25,7 @@ from lake.storage import schema, store
 from training.evaluation import evaluate
 from training.evaluation.comparison import Pair, changed, pair
 from training.evaluation.gate_policy import Policy, Standing
-from training.metrics import bootstrap, metrics, paired
+from training.metrics import bootstrap, metrics, paired_tests
 from training.metrics.metrics import Judged, Metric
 from training.registry import registry, runs
 
@@ -157,7 +157,7 @@ def settle(policy: Policy, found: Sequence[tuple[Slice, tuple[Pair, Metric, Comp
             outcome = "failed" if p <= policy.fail_level else "passed" if seen.excluded else "undecided"
             if outcome == "undecided":
                 level = policy.fail_level / max(1, len(family))
-                needed = paired.images_needed(seen.fall, seen.spread, margin, level, seen.unseen)
+                needed = paired_tests.images_needed(seen.fall, seen.spread, margin, level, seen.unseen)
                 needed = None if needed is None else max(needed, len(two.names) + 1)
         blocks = standing != "watched" and (
             outcome == "failed" or (outcome == "undecided" and policy.undecided_blocks(made.name, made.role))
@@ -216,12 +216,14 @@ def compare(metric: Metric, old: Judged, new: Judged, margin: float, level: floa
 def _of_accuracy(old: np.ndarray, new: np.ndarray, margin: float, level: float) -> Comparison:
     n, broken, repaired = len(old), int((old & ~new).sum()), int((new & ~old).sum())
     fall = (broken - repaired) / n
-    excluded = paired.beyond_p(broken, repaired, n, margin) <= level
-    most = paired.most(broken, repaired, n, level)
+    excluded = paired_tests.beyond_p(broken, repaired, n, margin) <= level
+    most = paired_tests.most(broken, repaired, n, level)
     # `most` is known to 1e-4: it must not say another thing than the test at the margin itself.
     most = min(most, margin) if excluded else max(most, math.nextafter(margin, math.inf))
     disagreed = (broken + repaired + 1) / (n + 2)
-    return Comparison(fall, most, excluded, paired.fall_p(broken, repaired), math.sqrt(disagreed - fall**2 / 2), 1.0)
+    return Comparison(
+        fall, most, excluded, paired_tests.fall_p(broken, repaired), math.sqrt(disagreed - fall**2 / 2), 1.0
+    )
 
 
 def _of_classes(
@@ -231,10 +233,10 @@ def _of_classes(
     cells = [(int((old & ~new)[at].sum()), int((new & ~old)[at].sum()), len(at)) for at in places]
     k, n = len(cells), len(truth)
     fall = float(sum((b - c) / size for b, c, size in cells)) / k
-    most = paired.most_of_classes(cells, level)
+    most = paired_tests.most_of_classes(cells, level)
     variance = sum((b + c + 1) / (size + 2) / size for b, c, size in cells) / k**2
     unseen = max(n / (k * size) for _, _, size in cells)
-    p = paired.fall_p_of_classes(cells, seed)
+    p = paired_tests.fall_p_of_classes(cells, seed)
     return Comparison(fall, most, most <= margin, p, math.sqrt(variance * n), unseen)
 
 

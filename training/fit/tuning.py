@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 from lake.errors import BadInput, CouldNot, LakeloopError
 from lake.extras import require
 from lake.slices.naming import check_name
-from training.fit import launch, stopping
-from training.fit.processes import Processes
-from training.models import checkpoint
+from training.fit import checkpoint, early_stopping, train_model
+from training.fit.distributed import Processes
+from training.networks import backbones
 from training.registry import runs
 from training.registry.recipe import Recipe
-from training.tasks import backbones
 from training.tasks.task import task
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def tune(
 
     def objective(trial: Any) -> float:
         settings = {key: _suggested(trial, key, one) for key, one in tried.items()}
-        made = launch.begin(
+        made = train_model.begin(
             lake,
             train=slices["train"],
             replay=slices["replay"],
@@ -162,14 +161,14 @@ def tune(
                 progress(said)
             for row in said.get("metrics", ()):
                 if row["split"] == "validation" and row["metric"] == metric and row["value"] is not None:
-                    best = max(best, stopping.directed(metric, row["value"]))
+                    best = max(best, early_stopping.directed(metric, row["value"]))
                     trial.report(best, said["epoch"])
                     if said["epoch"] < recipe.epochs and trial.should_prune():
                         raise optuna.TrialPruned(f"worse than the median after epoch {said['epoch']}")
 
         try:
             with Processes(device) as processes:
-                done = launch.go_on(lake, made, processes=processes, workers=workers, progress=look)
+                done = train_model.go_on(lake, made, processes=processes, workers=workers, progress=look)
         except optuna.TrialPruned as pruned:
             runs.end(lake, runs.get(lake, made.id), "stopped", str(pruned))
             raise
@@ -272,5 +271,5 @@ def _file(folder: Path | None, architecture: str) -> Path | None:
 def _probes_value(lake: Lake, run: str, metric: str) -> float:
     for row in runs.metrics(lake, run):
         if row["split"] == "validation" and row["metric"] == metric and row["value"] is not None:
-            return stopping.directed(metric, row["value"])
+            return early_stopping.directed(metric, row["value"])
     raise BadInput("a search compares on validation images: give --validation SLICE, or a larger validation share")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.metrics import map_metric, miou
+from training.metrics import detection_metrics, segmentation_metrics
 from training.metrics.metrics import Judged
 
 
@@ -34,8 +34,8 @@ class MeanIou:
             masks = [*(truth.get("masks") or ()), *(answer.get("masks") or ())]
             height, width = (masks[0]["height"], masks[0]["width"]) if masks else (0, 0)
             for row, found in zip((truth, answer), maps, strict=True):
-                found.append(miou.class_map(row.get("masks") or (), classes, width, height))
-        counted = miou.compare(*maps, classes)
+                found.append(segmentation_metrics.class_map(row.get("masks") or (), classes, width, height))
+        counted = segmentation_metrics.compare(*maps, classes)
         return np.hstack([counted.both, counted.truth + counted.answer - counted.both]).astype(np.float64)
 
     def of_sums(self, sums: np.ndarray) -> np.ndarray:
@@ -60,10 +60,12 @@ class MeanAveragePrecision:
         found = self._matches(judged)
         return np.array([self._of(found, row) for row in weights])
 
-    def _matches(self, judged: Judged) -> map_metric.Matches:
-        return map_metric.match(*([row.get("boxes") or () for row in rows] for rows in (judged.truths, judged.answers)))
+    def _matches(self, judged: Judged) -> detection_metrics.Matches:
+        return detection_metrics.match(
+            *([row.get("boxes") or () for row in rows] for rows in (judged.truths, judged.answers))
+        )
 
-    def _of(self, found: map_metric.Matches, weights: np.ndarray | None) -> float:
+    def _of(self, found: detection_metrics.Matches, weights: np.ndarray | None) -> float:
         return found.map(weights)
 
 
@@ -72,5 +74,5 @@ class MeanAveragePrecision50(MeanAveragePrecision):
 
     name = "map_50"
 
-    def _of(self, found: map_metric.Matches, weights: np.ndarray | None) -> float:
+    def _of(self, found: detection_metrics.Matches, weights: np.ndarray | None) -> float:
         return found.map_50(weights)

@@ -26,7 +26,7 @@ from lake.errors import BadInput, CouldNot, UnreadableImage
 from lake.extras import require
 from lake.images import decode
 from training.data.augmentation import whole
-from training.models import onnx_facts, trained_model
+from training.models import onnx_metadata, trained_model
 from training.models.trained_model import NetworkModel, ProbeModel
 from training.registry import registry, runs
 from training.tasks import detection
@@ -77,14 +77,14 @@ def export(lake: Lake, name: str, folder: Path, *, tolerance: float = TOLERANCE)
     if isinstance(loaded, ProbeModel):
         inputs, expected = _vectors(lake, loaded)
         graph = _probe_graph(loaded)
-        facts = onnx_facts.of_probe(lake, loaded)
+        facts = onnx_metadata.of_probe(lake, loaded)
     else:
         assert isinstance(loaded, NetworkModel)
         network = _ending(loaded)
         inputs = _squares(lake, loaded)
         graph = _network_graph(loaded, network)
         expected = _torch_outputs(network, inputs)
-        facts = onnx_facts.of_network(loaded)
+        facts = onnx_metadata.of_network(loaded)
     with_ = "vectors" if isinstance(loaded, ProbeModel) else "images"
     difference = compare(graph, next(iter(facts["input"])), inputs, expected)
     if not difference <= tolerance:
@@ -159,7 +159,7 @@ def _ending(loaded: NetworkModel) -> Any:
 
 def _corners(distances: Any) -> Any:
     """(n, 4, rows, columns): left, top, right, bottom in the square's pixels, of distances from the points' middles."""
-    from training.tasks.compact import POINT_STRIDE
+    from training.networks.compact_networks import POINT_STRIDE
 
     torch = torch_import.torch()
     rows, columns = distances.shape[2:]

@@ -19,7 +19,7 @@ from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from lake.slices.naming import unknown
 from training.data.augmentation import Preparation, whole
-from training.models import checkpoint
+from training.models import tensor_file
 from training.registry import registry, runs
 from training.registry.recipe import Recipe
 from training.registry.runs import Run
@@ -138,7 +138,7 @@ def begin(
     pq.write_table(items, folder / ITEMS)
     (folder / RECIPE).write_text(json.dumps(json.loads(recipe.json()), indent=2) + "\n", encoding="utf-8")
     if network is not None:
-        checkpoint.write(folder / INITIAL, network.state_dict(), {"drawn": [*drawn], "warm": warm})
+        tensor_file.write(folder / INITIAL, network.state_dict(), {"drawn": [*drawn], "warm": warm})
 
 
 def read_items(folder: Path) -> pa.Table:
@@ -156,7 +156,7 @@ def initial(
     """The network as its run began, its weights, and what is known of them (drawn, warm)."""
     if not (folder / INITIAL).exists():
         raise BadInput(f"run {folder.name} was stopped before it had begun; train anew")
-    state, said = checkpoint.read(folder / INITIAL)
+    state, said = tensor_file.read(folder / INITIAL)
     network = asked.network(recipe.architecture, classes, pretrained=False, dropout=recipe.dropout)
     network.load_state_dict(state)
     return network, state, said
@@ -173,7 +173,7 @@ def save(folder: Path, network: torch.nn.Module, recipe: Recipe, classes: Sequen
         "side": how.side,
         "geometry": how.geometry,
     }
-    checkpoint.write(folder / MODEL, network.state_dict(), said)
+    tensor_file.write(folder / MODEL, network.state_dict(), said)
     return folder / MODEL
 
 
@@ -192,7 +192,7 @@ def load(lake: Lake, name: str, device: str = "cpu") -> Model:
     """
     run = find(lake, name)
     path = runs.model_file(lake, run)
-    state, said = checkpoint.read(path)
+    state, said = tensor_file.read(path)
     if said["kind"] == "probe":
         return _probe(run, state, said).bound(lake)
     asked = task(said["task"])
@@ -206,7 +206,7 @@ def state_of(lake: Lake, run: Run) -> dict[str, torch.Tensor]:
     """The tensors of a finished run's network. Raises BadInput for a probe."""
     if run.kind == "probe":
         raise BadInput(f"run {run.id} is a probe on stored vectors: there is no network to go on from")
-    return checkpoint.read(runs.model_file(lake, run))[0]
+    return tensor_file.read(runs.model_file(lake, run))[0]
 
 
 def find(lake: Lake, name: str) -> Run:
@@ -243,7 +243,7 @@ def save_probe(folder: Path, probe: Probe, embedder: str, temperature: float) ->
         "embedder": embedder,
         "temperature": temperature,
     }
-    checkpoint.write(folder / MODEL, {name: torch.from_numpy(array) for name, array in arrays.items()}, said)
+    tensor_file.write(folder / MODEL, {name: torch.from_numpy(array) for name, array in arrays.items()}, said)
     return folder / MODEL
 
 

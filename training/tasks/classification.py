@@ -11,7 +11,7 @@ import numpy as np
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from training.metrics import metrics
-from training.tasks import backbones
+from training.networks import backbones
 from training.tasks.task import Answer, Batch, Sample, collated
 
 if TYPE_CHECKING:

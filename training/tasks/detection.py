@@ -1,9 +1,8 @@
 """Detection: a box, a class and a score for every thing.
 
-Networks: `centernet-lite0` and `centernet-small` (`training/tasks/compact.py`), torchvision's SSD, RetinaNet and
-Faster R-CNN
-(`training/tasks/published.py`). Class i of the model is class i of the compact networks' heat, and label i + 1 of
-torchvision's, whose label 0 is background.
+Networks: `centernet-lite0` and `centernet-small` (`training/networks/compact_networks.py`), and torchvision's SSD,
+RetinaNet and Faster R-CNN (`training/networks/torchvision_networks.py`). Class i of the model is class i of the compact
+networks' heat, and label i + 1 of torchvision's, whose label 0 is background.
 
 `label` and `confidence` of an answer are of the box with the highest score; an image without boxes has neither.
 """
@@ -19,8 +18,8 @@ import numpy as np
 
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
-from training.metrics import map_metric
-from training.tasks import published, suppression
+from training.metrics import detection_metrics
+from training.networks import nms, torchvision_networks
 from training.tasks.task import Answer, Batch, Sample, collated
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 # Name -> the side it is made for, in pixels.
 COMPACT = {"centernet-lite0": 128, "centernet-small": 128}
-ARCHITECTURES = (*COMPACT, *(n for n, facts in published.NETWORKS.items() if facts.task == "detection"))
+ARCHITECTURES = (*COMPACT, *(n for n, facts in torchvision_networks.NETWORKS.items() if facts.task == "detection"))
 # Answers keep boxes from this score on, and at most so many of an image: mean average precision wants the unsure, too.
 SCORE_FROM = 0.05
 MOST_BOXES = 100
@@ -71,14 +70,14 @@ class Detection:
         how: dict[str, Any] = {"pretrained": pretrained, "file": weights, "trust_sha256": trust_sha256}
         if architecture in COMPACT:
             torch_import.torch()
-            from training.tasks import compact
+            from training.networks import compact_networks
 
-            return compact.build(architecture, len(classes), dropout=dropout, **how)
-        return published.build(architecture, len(classes) + 1, dropout=dropout, **how)
+            return compact_networks.build(architecture, len(classes), dropout=dropout, **how)
+        return torchvision_networks.build(architecture, len(classes) + 1, dropout=dropout, **how)
 
     def side(self, architecture: str) -> int:
         _check(architecture)
-        return COMPACT[architecture] if architecture in COMPACT else published.NETWORKS[architecture].side
+        return COMPACT[architecture] if architecture in COMPACT else torchvision_networks.NETWORKS[architecture].side
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """Targets, one an image: boxes float32 (m, 4), corners in the square's pixels; labels int64 (m,) from 1."""
@@ -117,7 +116,7 @@ class Detection:
     def judge(self, samples: Sequence[Sample], answers: Sequence[Answer], classes: Sequence[str]) -> dict[str, float]:
         """map_50, map and the other means of `map_metric.Figures`, 0 to 1, by boxes in the originals' pixels."""
         truths = [_rows(_back(s.target.boxes, s), s.target.box_classes, None, classes) for s in samples]
-        return map_metric.match(truths, [a.boxes for a in answers]).figures().means()
+        return detection_metrics.match(truths, [a.boxes for a in answers]).figures().means()
 
     def calibrate(self, network: torch.nn.Module, samples: Sequence[Sample]) -> dict[str, float]:
         """Nothing is calibrated."""
@@ -135,7 +134,7 @@ def _check(architecture: str) -> None:
 
 def _points(rows: int, columns: int, device: torch.device) -> torch.Tensor:
     """float (rows * columns, 2): x and y of the middles of the points' squares, in pixels, row by row."""
-    from training.tasks.compact import POINT_STRIDE
+    from training.networks.compact_networks import POINT_STRIDE
 
     torch = torch_import.torch()
     y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
@@ -221,7 +220,7 @@ def _peaks(heat: torch.Tensor, distances: torch.Tensor) -> list[_Found]:
         boxes = _corners(points[place], distances[one].flatten(1).T[place])
         # Far apart by class: boxes of two classes never suppress each other.
         apart = kind[:, None].float() * (boxes.abs().max() * 4 + 1 if len(boxes) else 1)
-        kept = suppression.nms(boxes + apart, scores, OVERLAP)
+        kept = nms.nms(boxes + apart, scores, OVERLAP)
         found.append((boxes[kept].cpu().numpy(), kind[kept].cpu().numpy(), scores[kept].cpu().numpy()))
     return found
 

@@ -1,7 +1,7 @@
 """Semantic segmentation: a class for every pixel, background among them.
 
-Networks: `unet-lite0` and `unet-small` (`training/tasks/compact.py`), torchvision's DeepLabV3, FCN and LR-ASPP
-(`training/tasks/published.py`). Output 0 is background, output i + 1 class i, as in PASCAL VOC.
+Networks: `unet-lite0` and `unet-small` (`training/networks/compact_networks.py`), and torchvision's DeepLabV3, FCN
+and LR-ASPP (`training/networks/torchvision_networks.py`). Output 0 is background, output i + 1 class i, as in VOC.
 
 An answer has one mask a class that occurs, its score the mean probability over the mask's pixels; background has none.
 `label` and `confidence` are of the mask with the highest score.
@@ -20,8 +20,8 @@ from PIL import Image
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from lake.regions import masks
-from training.metrics import miou
-from training.tasks import published
+from training.metrics import segmentation_metrics
+from training.networks import torchvision_networks
 from training.tasks.task import IGNORED, Answer, Batch, Sample, collated
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Name -> the side it is made for, in pixels.
 COMPACT = {"unet-lite0": 128, "unet-small": 128}
-ARCHITECTURES = (*COMPACT, *(n for n, facts in published.NETWORKS.items() if facts.task == "segmentation"))
+ARCHITECTURES = (*COMPACT, *(n for n, facts in torchvision_networks.NETWORKS.items() if facts.task == "segmentation"))
 # Of the second head that some networks have in training (torchvision's reference).
 AUXILIARY = 0.4
 # Images a forward pass when nothing is learned.
@@ -66,14 +66,14 @@ class Segmentation:
         how: dict[str, Any] = {"pretrained": pretrained, "file": weights, "trust_sha256": trust_sha256}
         if architecture in COMPACT:
             torch_import.torch()
-            from training.tasks import compact
+            from training.networks import compact_networks
 
-            return compact.build(architecture, len(classes) + 1, dropout=dropout, **how)
-        return published.build(architecture, len(classes) + 1, dropout=dropout, **how)
+            return compact_networks.build(architecture, len(classes) + 1, dropout=dropout, **how)
+        return torchvision_networks.build(architecture, len(classes) + 1, dropout=dropout, **how)
 
     def side(self, architecture: str) -> int:
         _check(architecture)
-        return COMPACT[architecture] if architecture in COMPACT else published.NETWORKS[architecture].side
+        return COMPACT[architecture] if architecture in COMPACT else torchvision_networks.NETWORKS[architecture].side
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """Targets: uint8 (n, height, width), 255 where nothing is known; all of it for a sample without a mask."""
@@ -126,7 +126,9 @@ class Segmentation:
         """miou, background counted, and iou of each class as `iou:CLASS`: in the squares' pixels, 0 to 1."""
         pairs = [(s, a) for s, a in zip(samples, answers, strict=True) if s.target.mask is not None]
         said = [_in_square(a, s, classes) for s, a in pairs]
-        overlaps = miou.compare([s.target.mask for s, _ in pairs if s.target.mask is not None], said, classes)
+        overlaps = segmentation_metrics.compare(
+            [s.target.mask for s, _ in pairs if s.target.mask is not None], said, classes
+        )
         return {"miou": overlaps.miou()} | {f"iou:{name}": value for name, value in overlaps.by_class().items()}
 
     def calibrate(self, network: torch.nn.Module, samples: Sequence[Sample]) -> dict[str, float]:
@@ -166,6 +168,6 @@ def _answer(sample: Sample, chances: np.ndarray, classes: Sequence[str]) -> Answ
 
 def _in_square(answer: Answer, sample: Sample, classes: Sequence[str]) -> np.ndarray:
     """uint8 (side, side): the answer's masks as the target's mask is, by the nearest pixel."""
-    whole = miou.class_map(answer.masks, classes, *sample.size)
+    whole = segmentation_metrics.class_map(answer.masks, classes, *sample.size)
     height, width = sample.image.shape[:2]
     return np.asarray(Image.fromarray(whole).resize((width, height), Image.Resampling.NEAREST, box=sample.view))

@@ -1,6 +1,6 @@
 """What a task is to the trainer: how its network is made, fed, scored, and asked.
 
-`training/fit/fit.py` runs one loop for every task and knows nothing of boxes or classes; `classification.py`,
+`training/fit/training_loop.py` runs one loop for every task and knows nothing of boxes or classes; `classification.py`,
 `segmentation.py` and `detection.py` know nothing of lakes, epochs or files. This module is imported by the decoding
 workers, too: numpy only.
 """

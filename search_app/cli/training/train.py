@@ -69,7 +69,7 @@ def _machine(p: argparse.ArgumentParser) -> None:
 
 
 def _train(a: argparse.Namespace) -> int:
-    from training.fit import launch
+    from training.fit import train_model
 
     if a.workers is not None and a.workers < 0:
         raise BadInput(f"--workers is {a.workers}; it is 0 or more")
@@ -80,9 +80,9 @@ def _train(a: argparse.Namespace) -> int:
         if any(given) or a.weights:
             raise BadInput("--resume goes on with a run as it is: give no slices and no settings, or train a new run")
         with _steps(a) as tell:
-            return _said(a, launch.resume(opened, a.resume, progress=tell, **machine))
+            return _said(a, train_model.resume(opened, a.resume, progress=tell, **machine))
     with _steps(a) as tell:
-        run = launch.train(
+        run = train_model.train(
             opened,
             train=a.train,
             replay=a.replay,

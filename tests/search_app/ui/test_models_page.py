@@ -17,7 +17,7 @@ from lake.storage.store import Lake
 from tests.search_app.browsing import MISSING, answering
 from tests.training.conftest import striped
 from training.evaluation import comparison, evaluate
-from training.fit import launch
+from training.fit import train_model
 from training.registry import registry, runs
 from training.registry.recipe import Recipe
 
@@ -58,7 +58,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
         vector = rng.normal(0, 1, 64) + 2.0 * np.eye(64)[0] * (1 if truth[name] == "upright" else -1)
         found[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
     store_vectors(lk, record.column, found)
-    first = launch.train(lk, train=["few"], recipe=Recipe(kind="probe", validation=0.0), name="stripes")
+    first = train_model.train(lk, train=["few"], recipe=Recipe(kind="probe", validation=0.0), name="stripes")
     evaluate.evaluate(lk, first.id)
     registry.promote(lk, first.id)
     (_, admin), (_, reader) = (keys.create(lk, scope, [scope]) for scope in ("admin", "read"))

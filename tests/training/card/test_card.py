@@ -27,7 +27,7 @@ from training.card import facts as card_facts
 from training.card import plots as card_plots
 from training.card.facts import Facts
 from training.evaluation import evaluate, gate
-from training.fit import launch
+from training.fit import train_model
 from training.registry import registry, runs
 from training.registry.recipe import Recipe
 
@@ -59,10 +59,10 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
         found[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
     store_vectors(lake, record.column, found)
     probe = Recipe(kind="probe")
-    first = launch.train(lake, train=["first"], recipe=replace(probe, regularisation=10.0), name="lines")
+    first = train_model.train(lake, train=["first"], recipe=replace(probe, regularisation=10.0), name="lines")
     evaluate.evaluate(lake, first.id)
     registry.promote(lake, first.id, reason="the first | *one*")
-    second = launch.train(lake, train=["first", "second"], recipe=probe, name="lines", parent=first.id)
+    second = train_model.train(lake, train=["first", "second"], recipe=probe, name="lines", parent=first.id)
     evaluate.evaluate(lake, second.id)
     gate.gate(lake, second.id)
     registry.promote(lake, second.id, reason="better\non nights", force=True)

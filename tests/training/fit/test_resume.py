@@ -16,8 +16,8 @@ from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import Say
-from training.fit import launch
-from training.models import checkpoint
+from training.fit import checkpoint, train_model
+from training.models import tensor_file
 from training.registry import runs
 from training.registry.recipe import Recipe
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def _begun(lake: Lake, recipe: Recipe) -> runs.Run:
-    return launch.begin(lake, train=["first"], replay=["second"], validation=["held"], recipe=recipe)
+    return train_model.begin(lake, train=["first"], replay=["second"], validation=["held"], recipe=recipe)
 
 
 class Trainers:
@@ -85,7 +85,7 @@ def _recipe(tiny: Recipe, **changes: object) -> Recipe:
 @pytest.mark.soak
 def test_killed_and_resumed_is_never_stopped(stock: Lake, tiny: Recipe, say: Say) -> None:
     recipe = _recipe(tiny)
-    straight = launch.train(
+    straight = train_model.train(
         stock, train=["first"], replay=["second"], validation=["held"], recipe=recipe, device="cpu", workers=0
     )
     landed, sha256 = _killed_runs(stock, recipe, kills=2, seed=1)
@@ -102,7 +102,7 @@ def _values(lake: Lake, run: str) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 def test_many_kills(stock: Lake, tiny: Recipe, say: Say, optimiser: str) -> None:
     recipe = _recipe(tiny, epochs=8, optimiser=optimiser, schedule="exponential", warmup=0.5, patience=6)
-    straight = launch.train(
+    straight = train_model.train(
         stock, train=["first"], replay=["second"], validation=["held"], recipe=recipe, device="cpu", workers=0
     )
     total = 0
@@ -116,7 +116,7 @@ def test_many_kills(stock: Lake, tiny: Recipe, say: Say, optimiser: str) -> None
 
 def test_a_failed_run_goes_on_and_logs_nothing_twice(stock: Lake, tiny: Recipe) -> None:
     recipe = replace(_recipe(tiny), checkpoint_steps=0)
-    straight = launch.train(
+    straight = train_model.train(
         stock, train=["first"], replay=["second"], validation=["held"], recipe=recipe, device="cpu", workers=0
     )
     run = _begun(stock, recipe)
@@ -126,20 +126,20 @@ def test_a_failed_run_goes_on_and_logs_nothing_twice(stock: Lake, tiny: Recipe) 
             raise RuntimeError("the machine is on fire")
 
     with pytest.raises(RuntimeError):
-        launch.resume(stock, run.id, device="cpu", workers=0, progress=stop)
+        train_model.resume(stock, run.id, device="cpu", workers=0, progress=stop)
     failed = runs.get(stock, run.id)
     assert (failed.status, failed.error) == ("failed", "the machine is on fire")
-    done = launch.resume(stock, run.id[:6], device="cpu", workers=0)
+    done = train_model.resume(stock, run.id[:6], device="cpu", workers=0)
     assert (done.status, done.error) == ("done", None)
     assert done.artifacts["model"]["sha256"] == straight.artifacts["model"]["sha256"]
     assert _values(stock, run.id) == _values(stock, straight.id)
     with pytest.raises(BadInput, match="is done"):
-        launch.resume(stock, run.id)
+        train_model.resume(stock, run.id)
 
 
 def test_workers_change_nothing(stock: Lake, tiny: Recipe) -> None:
     hashes = {
-        launch.train(
+        train_model.train(
             stock, train=["first"], validation=["held"], recipe=_recipe(tiny, epochs=1), device="cpu", workers=workers
         ).artifacts["model"]["sha256"]
         for workers in (0, 1)
@@ -153,7 +153,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(stock: Lake, tiny: Recipe) ->
         checkpoint.locked(runs.folder(stock, run.id)),
         pytest.raises(BadInput, match=f"runs/{run.id} is being worked on"),
     ):
-        launch.resume(stock, run.id)
+        train_model.resume(stock, run.id)
 
 
 def test_a_checkpoint_puts_everything_back(tmp_path: Path) -> None:
@@ -193,6 +193,6 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(BadInput, match="damaged"):
         checkpoint.load(path, network, optimiser)
-    checkpoint.write(path, {"x": torch.zeros(1)}, {})
+    tensor_file.write(path, {"x": torch.zeros(1)}, {})
     with pytest.raises(BadInput, match="no checkpoint of this run"):
         checkpoint.load(path, network, optimiser)

@@ -26,7 +26,7 @@ from tests.embeddings.conftest import colours, installed
 from tests.training.conftest import striped, stripes
 from tests.training.served import two_versions, untrained
 from training.evaluation import evaluate
-from training.fit import launch
+from training.fit import train_model
 from training.inference import predicting, served_model, shadow
 from training.models import retrained_embedder, trained_model
 from training.registry import registry
@@ -252,7 +252,7 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
     names = striped(colours, "first", 24) + striped(colours, "second", 6, 300)
     embedder = MeanColour()
     backfill(colours, colours.embedders()[0], embedder, workers=1)
-    trained = launch.train(colours, train=["first"], recipe=Recipe(kind="probe", validation=0.0), name="tints")
+    trained = train_model.train(colours, train=["first"], recipe=Recipe(kind="probe", validation=0.0), name="tints")
     registry.promote(colours, trained.id)
     (tmp_path / "new.png").write_bytes(drawn.encoded(stripes(700, True)))
     who = served_model.source(colours, "tints")

@@ -21,7 +21,7 @@ from search_app.cli import main
 from tests.training.conftest import striped, stripes
 from training.data import splits
 from training.data.augmentation import Preparation, whole
-from training.fit import launch
+from training.fit import train_model
 from training.models import onnx_export, trained_model
 from training.models.trained_model import NetworkModel, ProbeModel
 from training.registry import runs
@@ -47,7 +47,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     store_vectors(lake, record.column, dict(zip(names, found.astype(np.float32), strict=True)))
     for hidden, name in ((0, "linear"), (5, "layered")):
-        launch.train(lake, train=["first"], recipe=Recipe(kind="probe", hidden=hidden), name=name)
+        train_model.train(lake, train=["first"], recipe=Recipe(kind="probe", hidden=hidden), name=name)
     made = network_of("segmentation", "unet-small", 32)
     recipe = Recipe(task="segmentation", architecture="unet-small", pretrained=False, size=32)
     run = runs.create(lake, "net", recipe, data={}, classes=["a", "b"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lake.errors import BadInput
-from training.fit import schedule
+from training.fit import learning_rate
 from training.registry import recipe as recipes
 from training.registry.recipe import Recipe
 
@@ -79,14 +79,14 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 def test_cosine_with_warm_up() -> None:
     recipe = Recipe(epochs=3, warmup=1.0, schedule="cosine")
-    found = [round(schedule.factor(recipe, step, 4), 3) for step in range(12)]
+    found = [round(learning_rate.factor(recipe, step, 4), 3) for step in range(12)]
     assert found == [0.2, 0.4, 0.6, 0.8, 1.0, 0.962, 0.854, 0.691, 0.5, 0.309, 0.146, 0.038]
 
 
 def test_exponential_decay_falls_once_an_epoch() -> None:
     recipe = Recipe(epochs=3, schedule="exponential", decay=0.5)
-    assert [schedule.factor(recipe, step, 2) for step in range(6)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    assert [learning_rate.factor(recipe, step, 2) for step in range(6)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
 
 
 def test_constant_is_constant() -> None:
-    assert {schedule.factor(Recipe(schedule="constant"), step, 7) for step in range(70)} == {1.0}
+    assert {learning_rate.factor(Recipe(schedule="constant"), step, 7) for step in range(70)} == {1.0}

@@ -11,7 +11,7 @@ from benchmarks import shapes_data
 from lake.regions import masks
 from lake.storage.store import Lake
 from tests import pictures
-from training.fit.launch import train
+from training.fit.train_model import train
 from training.models import trained_model
 from training.registry import runs
 from training.registry.recipe import Recipe

@@ -13,8 +13,9 @@ import numpy as np
 
 from lake.errors import BadInput
 from training.data import splits as data
+from training.fit import checkpoint
 from training.metrics import metrics
-from training.models import checkpoint, probe, trained_model
+from training.models import probe, trained_model
 from training.registry import runs
 from training.registry.recipe import Recipe
 from training.registry.runs import Run

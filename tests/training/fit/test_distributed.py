@@ -12,8 +12,8 @@ import pytest
 
 from lake.errors import BadInput
 from lake.storage.store import Lake
-from training.fit import launch
-from training.fit.processes import Processes
+from training.fit import train_model
+from training.fit.distributed import Processes
 from training.registry import runs
 from training.registry.recipe import Recipe
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.soak
 def test_two_processes_train_one_model(stock: Lake, tiny: Recipe) -> None:
-    run = launch.begin(stock, train=["first"], validation=["held"], recipe=tiny.changed({"epochs": 6}))
+    run = train_model.begin(stock, train=["first"], validation=["held"], recipe=tiny.changed({"epochs": 6}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -9,7 +9,7 @@ import pytest
 from embeddings.embedders import torch_import
 from lake.errors import BadInput, HubUnreachable
 from training.fit import forgetting
-from training.tasks import backbones
+from training.networks import backbones
 from training.tasks.classification import Classification
 
 

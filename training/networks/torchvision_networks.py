@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, HubUnreachable
-from training.tasks import classifier_heads, suppression
+from training.networks import nms, pretrained_weights
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,9 @@ def build(
         if facts.old_norm and _is_published(place, facts):
             _fold_missing_epsilon(state)
     network = _make(architecture, outputs, state)
-    network.remade = classifier_heads.load(network, state, _HEADS, str(file or facts.file)) if state is not None else ()
+    network.remade = (
+        pretrained_weights.load(network, state, _HEADS, str(file or facts.file)) if state is not None else ()
+    )
     if dropout:
         _set_dropout(network, dropout, architecture)
     return network
@@ -95,7 +97,7 @@ def build(
 
 def _make(architecture: str, outputs: int, state: Mapping[str, Any] | None) -> Any:
     facts = NETWORKS[architecture]
-    torchvision = suppression.prepare()
+    torchvision = nms.prepare()
     maker = getattr(getattr(torchvision.models, facts.task), architecture)
     more: dict[str, Any] = {}
     if facts.auxiliary:

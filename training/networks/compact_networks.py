@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from embeddings.embedders import networks, torch_import, weights
 from lake.errors import BadInput
-from training.tasks import classifier_heads
+from training.networks import pretrained_weights
 
 # Channels of the decoder at strides 2, 4, 8 and 16.
 DECODER = (24, 48, 64, 64)
@@ -192,5 +192,5 @@ def build(
     network = UNet(backbone, outputs, dropout) if form == "unet" else CenterNet(backbone, outputs, dropout)
     if file is not None:
         state = weights.read(file, trust_sha256=trust_sha256)
-        classifier_heads.load(network, state, ("classifier.", "heat.1."), str(file))
+        pretrained_weights.load(network, state, ("classifier.", "heat.1."), str(file))
     return network

@@ -15,7 +15,7 @@ import pytest
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, HubUnreachable
 from lake.storage.store import Lake
-from training.tasks import published, suppression
+from training.networks import nms, torchvision_networks
 from training.tasks.detection import Detection
 from training.tasks.segmentation import Segmentation
 from training.tasks.task import Sample, Target, task
@@ -40,7 +40,7 @@ def sha(path: Path) -> str:
 def made(name: str, seed: int = 0, **how: Any) -> Any:
     """torchvision's network with random weights, as a published checkpoint would have them."""
     torch.manual_seed(seed)
-    package = getattr(torchvision.models, published.NETWORKS[name].task)
+    package = getattr(torchvision.models, torchvision_networks.NETWORKS[name].task)
     network = getattr(package, name)(weights=None, weights_backbone=None, **how).eval()
     with torch.no_grad():
         for module in network.modules():
@@ -66,7 +66,7 @@ def normalised(images: Any) -> Any:
 
 
 def test_the_table_is_torchvisions_own() -> None:
-    for name, facts in published.NETWORKS.items():
+    for name, facts in torchvision_networks.NETWORKS.items():
         best = torchvision.models.get_model_weights(name).DEFAULT
         assert best.url.rpartition("/")[2] == facts.file, name
         assert facts.sha256_prefix in best.url
@@ -76,7 +76,7 @@ def test_the_table_is_torchvisions_own() -> None:
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"])
 def test_a_segmentation_networks_file(tmp_path: Path, name: str) -> None:
-    auxiliary = {"aux_loss": True} if published.NETWORKS[name].auxiliary else {}
+    auxiliary = {"aux_loss": True} if torchvision_networks.NETWORKS[name].auxiliary else {}
     theirs = made(name, num_classes=21, **auxiliary)
     file = saved(theirs, tmp_path / "voc.pth")
     ours = Segmentation().network(name, VOC, weights=file, trust_sha256=sha(file)).eval()
@@ -111,9 +111,11 @@ def test_a_detectors_file(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", [n for n in published.NETWORKS if published.NETWORKS[n].task == "detection"])
+@pytest.mark.parametrize(
+    "name", [n for n in torchvision_networks.NETWORKS if torchvision_networks.NETWORKS[n].task == "detection"]
+)
 def test_every_detectors_file(tmp_path: Path, name: str) -> None:
-    suppression.prepare()
+    nms.prepare()
     theirs = made(name, num_classes=91)
     side = 320 if "320" in name else 300 if "300" in name else 256
     if side == 256:  # resized by torchvision to 800, by us to what the recipe says
@@ -127,9 +129,11 @@ def test_every_detectors_file(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", [n for n in published.NETWORKS if published.NETWORKS[n].task == "segmentation"])
+@pytest.mark.parametrize(
+    "name", [n for n in torchvision_networks.NETWORKS if torchvision_networks.NETWORKS[n].task == "segmentation"]
+)
 def test_every_segmentation_networks_file(tmp_path: Path, name: str) -> None:
-    theirs = made(name, num_classes=21, **({"aux_loss": True} if published.NETWORKS[name].auxiliary else {}))
+    theirs = made(name, num_classes=21, **({"aux_loss": True} if torchvision_networks.NETWORKS[name].auxiliary else {}))
     file = saved(theirs, tmp_path / "voc.pth")
     ours = Segmentation().network(name, VOC, weights=file, trust_sha256=sha(file)).eval()
     with torch.no_grad():
@@ -164,7 +168,7 @@ def test_weights_made_without_an_epsilon_answer_the_same_with_one() -> None:
             getattr(norm, name).uniform_(low, 2.0)
     prefix = "backbone.body.bn1."
     state = {f"{prefix}{k}": v.clone() for k, v in norm.state_dict().items()}
-    published._fold_missing_epsilon(state)
+    torchvision_networks._fold_missing_epsilon(state)
     ours = torch.nn.BatchNorm2d(6).eval()
     ours.load_state_dict({k.removeprefix(prefix): v for k, v in state.items()}, strict=False)
     x = torch.randn(2, 6, 4, 4)
@@ -184,7 +188,9 @@ def test_kept_as_safetensors_it_needs_no_hash(lk: Lake, tmp_path: Path) -> None:
 
 def test_a_file_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
     name = "lraspp_mobilenet_v3_large"
-    file = saved(made(name, num_classes=21), tmp_path / published.NETWORKS[name].file)  # the name is no proof
+    file = saved(
+        made(name, num_classes=21), tmp_path / torchvision_networks.NETWORKS[name].file
+    )  # the name is no proof
     with pytest.raises(BadInput, match="is not the published file"):
         Segmentation().network(name, VOC, weights=file)
     with pytest.raises(BadInput, match="it is not the file you trust"):
@@ -206,7 +212,9 @@ def test_a_pickle_with_code_is_refused_though_vouched_for(
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "model.pth"
     file.write_bytes(pickle.dumps({"backbone.x": _Harm()}))
-    name = next(n for n in published.NETWORKS if published.NETWORKS[n].task == kind and "mobilenet" in n)
+    name = next(
+        n for n in torchvision_networks.NETWORKS if torchvision_networks.NETWORKS[n].task == kind and "mobilenet" in n
+    )
     with pytest.raises(BadInput, match="holds more than tensors or is damaged"):
         task(kind).network(name, VOC, weights=file, trust_sha256=sha(file))
     assert not (tmp_path / "harm-was-done").exists()
@@ -241,8 +249,8 @@ def test_an_unknown_name_is_told_the_nearest(kind: str, near: str) -> None:
 
 def test_suppression_is_greedy() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [0, 0, 10, 4]])
-    assert suppression.nms(boxes, torch.tensor([0.8, 0.9, 0.7, 0.6]), 0.5).tolist() == [1, 2, 3]
-    assert suppression.nms(boxes[:0], torch.zeros(0), 0.5).tolist() == []
+    assert nms.nms(boxes, torch.tensor([0.8, 0.9, 0.7, 0.6]), 0.5).tolist() == [1, 2, 3]
+    assert nms.nms(boxes[:0], torch.zeros(0), 0.5).tolist() == []
 
 
 def test_suppression_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,9 +258,9 @@ def test_suppression_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     corners = torch.rand(200, 2, generator=generator) * 50
     boxes = torch.cat([corners, corners + 20], dim=1)
     scores = torch.rand(200, generator=generator)
-    whole = suppression.nms(boxes, scores, 0.3)
-    monkeypatch.setattr(suppression, "_ROWS", 7)
-    assert torch.equal(suppression.nms(boxes, scores, 0.3), whole)
+    whole = nms.nms(boxes, scores, 0.3)
+    monkeypatch.setattr(nms, "_ROWS", 7)
+    assert torch.equal(nms.nms(boxes, scores, 0.3), whole)
     kept = boxes[whole]
     overlaps = torchvision.ops.box_iou(kept, kept).fill_diagonal_(0)
     assert float(overlaps.max()) <= 0.3

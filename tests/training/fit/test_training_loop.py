@@ -16,8 +16,8 @@ from lake.errors import BadInput, CouldNot
 from lake.storage import opening
 from lake.storage.store import Lake
 from tests.training.conftest import TINY, striped
-from training.fit import launch
-from training.models import trained_model
+from training.fit import train_model
+from training.models import tensor_file, trained_model
 from training.registry import runs
 from training.registry.recipe import Recipe
 
@@ -29,7 +29,7 @@ def _learned(tmp_path_factory: pytest.TempPathFactory, _stocked: Path) -> tuple[
     place = tmp_path_factory.mktemp("learned") / "lake"
     shutil.copytree(_stocked, place)
     torch_import.torch().set_num_threads(1)
-    run = launch.train(
+    run = train_model.train(
         opening.open(str(place)),
         train=["first"],
         validation=["held"],
@@ -105,16 +105,18 @@ def test_warm_start_takes_new_classes_and_keeps_the_old_answers(learned: Lake, t
     from tests.training.conftest import add
 
     add(learned, "grain", [drawn.encoded(drawn.noise(n, 40, 40)) for n in range(12)], ["grain"] * 12)
-    run = launch.begin(learned, train=["grain"], replay=["first"], validation=["held"], recipe=tiny, parent="lines")
+    run = train_model.begin(
+        learned, train=["grain"], replay=["first"], validation=["held"], recipe=tiny, parent="lines"
+    )
     assert (run.parent, run.classes) == (trained.id, ("lying", "upright", "grain"))
-    began, said = trained_model.checkpoint.read(runs.folder(learned, run.id) / trained_model.INITIAL)
+    began, said = tensor_file.read(runs.folder(learned, run.id) / trained_model.INITIAL)
     before = trained_model.state_of(learned, trained)
     assert said["warm"]
     assert said["drawn"] == ["head.weight", "head.bias"]
     for name, tensor in before.items():
         if name != "temperature":
             assert (began[name][: len(tensor)] if tensor.ndim else began[name]).equal(tensor), name
-    done = launch.resume(learned, run.id, **ON_CPU)
+    done = train_model.resume(learned, run.id, **ON_CPU)
     assert done.status == "done"
     # What the model was before the first step is the first point of its curves.
     assert runs.metrics(learned, run.id)[0]["epoch"] == 0
@@ -128,7 +130,7 @@ def test_a_protected_slice_stops_the_run_and_the_old_model_stays(
     slices.create(learned, "lying", ids=[r["image_id"] for r in rows if r["label"] == "lying"])
     slices.create(learned, "guard", ids=learned.slice("held").members())
     recipe = replace(tiny, protect=("guard",), margin=0.1, epochs=5, rate=0.05, schedule="constant", validation=0.0)
-    run = launch.train(learned, train=["lying"], recipe=recipe, parent="lines", **ON_CPU)
+    run = train_model.train(learned, train=["lying"], recipe=recipe, parent="lines", **ON_CPU)
     assert "guard@1 fell from" in run.data["result"]["ended"]
     assert run.data["result"]["best_epoch"] == 0
     old, new = trained_model.state_of(learned, trained), trained_model.state_of(learned, run)
@@ -141,7 +143,7 @@ def test_a_protected_slice_stops_the_run_and_the_old_model_stays(
 def test_switches_against_forgetting_hold_the_weights(learned: Lake, tiny: Recipe, trained: runs.Run) -> None:
     def distance(**settings: object) -> float:
         recipe = tiny.changed({"epochs": 2, "schedule": "constant", "validation": 0.0} | settings)
-        run = launch.train(learned, train=["second"], recipe=recipe, parent="lines", **ON_CPU)
+        run = train_model.train(learned, train=["second"], recipe=recipe, parent="lines", **ON_CPU)
         old, new = trained_model.state_of(learned, trained), trained_model.state_of(learned, run)
         names = [name for name in old if name.endswith("weight")]
         return float(sum(((new[n] - old[n]) ** 2).sum() for n in names)) ** 0.5
@@ -154,8 +156,8 @@ def test_switches_against_forgetting_hold_the_weights(learned: Lake, tiny: Recip
 
 def test_a_frozen_backbone_stays(stock: Lake, tiny: Recipe) -> None:
     recipe = replace(tiny, freeze="backbone", epochs=1)
-    run = launch.train(stock, train=["first"], recipe=recipe, **ON_CPU)
-    began, _ = trained_model.checkpoint.read(runs.folder(stock, run.id) / trained_model.INITIAL)
+    run = train_model.train(stock, train=["first"], recipe=recipe, **ON_CPU)
+    began, _ = tensor_file.read(runs.folder(stock, run.id) / trained_model.INITIAL)
     now = trained_model.state_of(stock, run)
     changed = {name for name in began if not began[name].equal(now[name])}
     assert changed == {"head.weight", "head.bias", "temperature"}
@@ -163,23 +165,23 @@ def test_a_frozen_backbone_stays(stock: Lake, tiny: Recipe) -> None:
 
 def test_patience_ends_a_run_early(stock: Lake, tiny: Recipe) -> None:
     recipe = replace(tiny, rate=1e-12, patience=2, epochs=50, metric="accuracy")
-    run = launch.train(stock, train=["first"], validation=["held"], recipe=recipe, **ON_CPU)
+    run = train_model.train(stock, train=["first"], validation=["held"], recipe=recipe, **ON_CPU)
     assert run.data["result"]["ended"] == "no gain in 2 epochs"
     assert max(r["epoch"] for r in runs.metrics(stock, run.id)) <= 8
 
 
 def test_a_metric_computed_from_the_rows_chooses_the_epoch(stock: Lake, tiny: Recipe) -> None:
     recipe = replace(tiny, metric="auroc", epochs=1, balance="weights", precision="bfloat16")
-    run = launch.train(stock, train=["first"], validation=["held"], recipe=recipe, **ON_CPU)
+    run = train_model.train(stock, train=["first"], validation=["held"], recipe=recipe, **ON_CPU)
     assert 0 <= run.data["result"]["validation"]["auroc"] <= 1
     with pytest.raises(BadInput, match="no metric 'aurok'"):
-        launch.train(stock, train=["first"], recipe=replace(tiny, metric="aurok"))
+        train_model.train(stock, train=["first"], recipe=replace(tiny, metric="aurok"))
 
 
 def test_a_loss_that_is_no_number_says_what_to_do(stock: Lake, tiny: Recipe) -> None:
     recipe = replace(tiny, optimiser="sgd", rate=1e3, momentum=0.99, backbone_rate=100.0, epochs=40)
     with pytest.raises(CouldNot, match="try a lower rate"):
-        launch.train(stock, train=["first"], recipe=recipe, **ON_CPU)
+        train_model.train(stock, train=["first"], recipe=recipe, **ON_CPU)
     assert runs.list(stock)[0].status == "failed"
 
 
@@ -189,7 +191,9 @@ def test_an_unreadable_image_is_left_out_and_said(stock: Lake, tiny: Recipe) -> 
 
     broken = drawn.encoded(stripes(700, True))[:200]
     names = add(stock, "torn", [drawn.encoded(stripes(701, False)), broken], ["lying", "upright"])
-    run = launch.train(stock, train=["torn"], replay=["first"], recipe=replace(tiny, epochs=1, validation=0), **ON_CPU)
+    run = train_model.train(
+        stock, train=["torn"], replay=["first"], recipe=replace(tiny, epochs=1, validation=0), **ON_CPU
+    )
     assert list(run.data["result"]["unreadable"]) == [names[1]]
 
 
@@ -208,14 +212,14 @@ def test_an_unreadable_image_is_left_out_and_said(stock: Lake, tiny: Recipe) -> 
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(stock: Lake, how: dict[str, object], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        launch.begin(
+        train_model.begin(
             stock, **({"train": ["first"], "recipe": Recipe(architecture="test_resnet", pretrained=False)} | how)
         )  # type: ignore[arg-type]
     assert not runs.list(stock)
 
 
 def test_a_lake_grows_and_a_run_keeps_its_images(stock: Lake, tiny: Recipe) -> None:
-    run = launch.begin(stock, train=["first"], recipe=replace(tiny, epochs=1))
+    run = train_model.begin(stock, train=["first"], recipe=replace(tiny, epochs=1))
     striped(stock, "first", 4, 800)
-    done = launch.resume(stock, run.id, **ON_CPU)
+    done = train_model.resume(stock, run.id, **ON_CPU)
     assert [one["id"] for one in done.data["slices"]] == ["first@1"]

@@ -20,14 +20,14 @@ from lake.errors import BadInput, CouldNot
 from training.data import sampling, splits
 from training.data.augmentation import Look, Preparation
 from training.data.feed import Draw, Feed
-from training.fit import forgetting, schedule, stopping
-from training.fit.curves import Curves
-from training.fit.processes import Processes
+from training.fit import checkpoint, early_stopping, forgetting, learning_rate
+from training.fit.distributed import Processes
+from training.fit.tensorboard import Curves
 from training.metrics import metrics
-from training.models import checkpoint, trained_model
+from training.models import trained_model
+from training.networks import backbones
 from training.registry import runs
 from training.registry.runs import Run
-from training.tasks import backbones
 from training.tasks.task import Answer, Sample, Task, task
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _loop(t: _Trainer, tell: Progress, curves: Curves) -> Run:
     while at.epoch < recipe.epochs and not at.ended:
         backbones.training_mode(t.network, recipe.freeze)
         for samples in t.batches(at.epoch, at.batch):
-            factor = schedule.factor(recipe, at.step, t.sampling.steps)
+            factor = learning_rate.factor(recipe, at.step, t.sampling.steps)
             for group in t.optimiser.param_groups:
                 group["lr"] = group["rate"] * factor
             if samples:
@@ -205,13 +205,13 @@ class _Trainer:
             if self.held["validation"]:
                 found = self._judged(self.held["validation"])
                 rows += [self._row(k, v, len(self.held["validation"]), split="validation") for k, v in found.items()]
-                value = stopping.directed(self.metric, found[self.metric])
+                value = early_stopping.directed(self.metric, found[self.metric])
             protected = {}
             for name, items in self.protected.items():
                 found = self._judged(items)
                 rows += [self._row(k, v, len(items), slice=name) for k, v in found.items()]
-                protected[name] = stopping.directed(self.metric, found[self.metric])
-            best = stopping.judge(self.recipe, at, value, protected, warm=self.warm)
+                protected[name] = early_stopping.directed(self.metric, found[self.metric])
+            best = early_stopping.judge(self.recipe, at, value, protected, warm=self.warm)
             runs.log(self.lake, self.run.id, rows)
             curves.add(rows)
         self.at.ended = self.processes.told(at.ended)

@@ -8,8 +8,6 @@ that was never stopped. The learning rate and the order of the images are functi
 from __future__ import annotations
 
 import fcntl
-import json
-import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ import numpy as np
 
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput
-from lake.spool.segments import sync_folder
+from training.models import tensor_file
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +70,7 @@ def save(
         "python": [python[0], list(python[1]), python[2]],
         "numpy": {**numpy_state, "state": {k: np.asarray(v).tolist() for k, v in numpy_state["state"].items()}},
     }
-    write(path, tensors, said)
+    tensor_file.write(path, tensors, said)
 
 
 def load(path: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[Progress, State | None]:
@@ -84,7 +82,7 @@ def load(path: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer)
     if not path.exists():
         return Progress(), None
     torch = torch_import.torch()
-    tensors, said = read(path)
+    tensors, said = tensor_file.read(path)
     try:
         parts: dict[str, dict[str, Any]] = {"network": {}, "optimiser": {}, "best": {}, "random": {}}
         for name, tensor in tensors.items():
@@ -107,36 +105,6 @@ def load(path: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer)
         return Progress(**said["progress"]), parts["best"] or None
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is no checkpoint of this run: {error}") from error
-
-
-def write(path: Path, tensors: State, said: Mapping[str, Any]) -> None:
-    """A safetensors file with JSON in its header, whole or not at all."""
-    from safetensors.torch import save
-
-    # Copies, since two names may share memory and a slice of a tensor has more than it shows.
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    half = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with half.open("wb") as file:
-            file.write(save(plain, {"lakeloop": json.dumps(said)}))
-            file.flush()
-            os.fsync(file.fileno())
-        half.rename(path)
-        sync_folder(path.parent)
-    finally:
-        half.unlink(missing_ok=True)
-
-
-def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors and the JSON of a file of ours. Raises BadInput."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            said = json.loads((file.metadata() or {})["lakeloop"])
-            return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise BadInput(f"{path} is missing, damaged, or not lakeloop's: {error}") from error
 
 
 @contextmanager

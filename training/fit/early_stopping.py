@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from training.metrics import metrics
 
 if TYPE_CHECKING:
-    from training.models.checkpoint import Progress
+    from training.fit.checkpoint import Progress
     from training.registry.recipe import Recipe
 
 

@@ -13,7 +13,7 @@ from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.training.conftest import striped
-from training.fit import launch
+from training.fit import train_model
 from training.models import trained_model
 from training.registry import runs
 from training.registry.recipe import Recipe
@@ -46,7 +46,9 @@ def installed() -> None:
 @pytest.mark.parametrize("hidden", [0, 4])
 def test_a_probe_is_a_model(vectors: Lake, hidden: int) -> None:
     recipe = replace(PROBE, hidden=hidden, metric="auroc")
-    run = launch.train(vectors, train=["first"], replay=["second"], validation=["held"], recipe=recipe, name="quick")
+    run = train_model.train(
+        vectors, train=["first"], replay=["second"], validation=["held"], recipe=recipe, name="quick"
+    )
     assert (run.kind, run.status, run.classes) == ("probe", "done", ("lying", "upright"))
     assert run.data["result"]["validation"]["auroc"] > 0.7
     assert run.data["result"]["without_vector"] == 1
@@ -63,7 +65,7 @@ def test_a_probe_is_a_model(vectors: Lake, hidden: int) -> None:
     right = np.mean([a.label == truth[a.image_id] for a in answers])
     assert right == pytest.approx(run.data["result"]["validation"]["accuracy"])
     with pytest.raises(BadInput, match="is done"):
-        launch.resume(vectors, run.id)
+        train_model.resume(vectors, run.id)
 
 
 def test_replay_weighs_what_the_recipe_says(vectors: Lake) -> None:
@@ -73,7 +75,9 @@ def test_replay_weighs_what_the_recipe_says(vectors: Lake) -> None:
 
     def bias(replay: float) -> float:
         recipe = replace(PROBE, replay=replay, validation=0.0)
-        made = trained_model.load(vectors, launch.train(vectors, train=["first"], replay=["old"], recipe=recipe).id)
+        made = trained_model.load(
+            vectors, train_model.train(vectors, train=["first"], replay=["old"], recipe=recipe).id
+        )
         assert isinstance(made, trained_model.ProbeModel)
         return float(made.probe.bias[1] - made.probe.bias[0])
 
@@ -81,16 +85,16 @@ def test_replay_weighs_what_the_recipe_says(vectors: Lake) -> None:
 
 
 def test_a_probe_goes_on_from_a_probe_only(vectors: Lake) -> None:
-    first = launch.train(vectors, train=["first"], recipe=replace(PROBE, validation=0.0), name="quick")
-    second = launch.train(
+    first = train_model.train(vectors, train=["first"], recipe=replace(PROBE, validation=0.0), name="quick")
+    second = train_model.train(
         vectors, train=["second"], replay=["first"], recipe=replace(PROBE, validation=0.0), parent="quick"
     )
     assert second.parent == first.id
     with pytest.raises(BadInput, match="set kind=probe"):
-        launch.train(vectors, train=["first"], parent="quick")
+        train_model.train(vectors, train=["first"], parent="quick")
 
 
 def test_no_vectors_no_probe(stock: Lake) -> None:
     with pytest.raises(BadInput, match="embedder"):
-        launch.train(stock, train=["first"], recipe=PROBE)
+        train_model.train(stock, train=["first"], recipe=PROBE)
     assert [r.status for r in runs.list(stock)] == ["failed"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lake.errors import BadInput
-from training.fit import stopping
-from training.models.checkpoint import Progress
+from training.fit import early_stopping
+from training.fit.checkpoint import Progress
 from training.registry.recipe import Recipe
 
 
@@ -16,7 +16,7 @@ def _epochs(
     at = Progress()
     for place, value in enumerate(values):
         at.epoch = place + (0 if warm else 1)
-        stopping.judge(recipe, at, value, {} if night is None else {"night@1": night[place]}, warm=warm)
+        early_stopping.judge(recipe, at, value, {} if night is None else {"night@1": night[place]}, warm=warm)
         if at.ended:
             break
     return at
@@ -50,8 +50,8 @@ def test_a_run_from_nothing_is_held_to_the_best_it_has_been() -> None:
 
 
 def test_what_is_lower_the_better_is_turned_round() -> None:
-    assert stopping.directed("loss", 0.3) == -0.3
-    assert stopping.directed("ece", 0.3) == -0.3
-    assert stopping.directed("accuracy", 0.3) == 0.3
+    assert early_stopping.directed("loss", 0.3) == -0.3
+    assert early_stopping.directed("ece", 0.3) == -0.3
+    assert early_stopping.directed("accuracy", 0.3) == 0.3
     with pytest.raises(BadInput, match="did you mean"):
-        stopping.directed("acuracy", 0.3)
+        early_stopping.directed("acuracy", 0.3)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Say
-from training.metrics import paired
+from training.metrics import paired_tests
 
 
 def chances(n: int, fall: float, rate: float) -> np.ndarray:
@@ -28,22 +28,22 @@ def chances(n: int, fall: float, rate: float) -> np.ndarray:
 
 
 def test_mcnemar_by_hand() -> None:
-    assert paired.fall_p(5, 0) == pytest.approx(1 / 32)
-    assert paired.fall_p(2, 1) == pytest.approx(4 / 8)
-    assert paired.fall_p(0, 0) == 1.0
-    assert paired.fall_p(0, 5) == pytest.approx(1.0)
+    assert paired_tests.fall_p(5, 0) == pytest.approx(1 / 32)
+    assert paired_tests.fall_p(2, 1) == pytest.approx(4 / 8)
+    assert paired_tests.fall_p(0, 0) == 1.0
+    assert paired_tests.fall_p(0, 5) == pytest.approx(1.0)
 
 
 def test_without_any_disagreement_the_rule_of_three_holds() -> None:
     """No change on n images excludes a fall of m when (1 - m)^n is 5 %: 3 / n, and never zero."""
-    assert paired.most(0, 0, 100) == pytest.approx(1 - 0.05 ** (1 / 100), abs=1e-3)
-    assert paired.beyond_p(0, 0, 58, 0.05) > 0.05 >= paired.beyond_p(0, 0, 60, 0.05)
+    assert paired_tests.most(0, 0, 100) == pytest.approx(1 - 0.05 ** (1 / 100), abs=1e-3)
+    assert paired_tests.beyond_p(0, 0, 58, 0.05) > 0.05 >= paired_tests.beyond_p(0, 0, 60, 0.05)
 
 
 def test_in_large_samples_it_is_the_textbook_bound() -> None:
     n, b, c = 20_000, 1_100, 1_000
     wald = (b - c) / n + 1.645 * math.sqrt(b + c - (b - c) ** 2 / n) / n
-    assert paired.most(b, c, n) == pytest.approx(wald, abs=3e-4)
+    assert paired_tests.most(b, c, n) == pytest.approx(wald, abs=3e-4)
 
 
 @settings(max_examples=12)
@@ -51,9 +51,9 @@ def test_in_large_samples_it_is_the_textbook_bound() -> None:
 def test_the_bound_lies_above_what_was_seen_and_grows_with_broken_images(n: int, data: st.DataObject) -> None:
     broken = data.draw(st.integers(0, n - 1))
     repaired = data.draw(st.integers(0, n - 1 - broken))
-    bound = paired.most(broken, repaired, n)
+    bound = paired_tests.most(broken, repaired, n)
     assert bound >= (broken - repaired) / n
-    assert bound <= paired.most(broken + 1, repaired, n) + 2e-4
+    assert bound <= paired_tests.most(broken + 1, repaired, n) + 2e-4
 
 
 @pytest.mark.parametrize(("n", "margin"), [(10, 0.1), (20, 0.05), (30, 0.2), (52, 0.05)])
@@ -64,7 +64,7 @@ def test_a_fall_of_the_margin_is_excluded_in_at_most_five_per_cent(n: int, margi
         low, high = -1, disagreed
         while low < high:
             b = (low + high + 1) // 2
-            low, high = (b, high) if paired.beyond_p(b, disagreed - b, n, margin) <= 0.05 else (low, b - 1)
+            low, high = (b, high) if paired_tests.beyond_p(b, disagreed - b, n, margin) <= 0.05 else (low, b - 1)
         passes[np.arange(low + 1), disagreed - np.arange(low + 1)] = True
     worst = max(chances(n, margin, rate)[passes].sum() for rate in np.linspace(margin, min(1, margin + 0.5), 30))
     say(f"gate: passed though the fall is the margin, n = {n}, margin {margin}: {100 * worst:.2f} % at most")
@@ -79,7 +79,7 @@ def test_balanced_accuracy_bound_of_small_classes(say: Say) -> None:
         for size, fall, rate in zip(sizes, falls, rates, strict=True):
             b, c, _ = rng.multinomial(size, [(rate + fall) / 2, (rate - fall) / 2, 1 - rate])
             cells.append((int(b), int(c), size))
-        passed += paired.most_of_classes(cells) <= margin
+        passed += paired_tests.most_of_classes(cells) <= margin
     say(f"gate: balanced accuracy, fall = margin, classes of 12 and 40: passed in {100 * passed / trials:.1f} %")
     assert passed / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
 
@@ -89,17 +89,17 @@ def test_balanced_accuracy_falls_are_false_alarms_in_five_per_cent_at_most() -> 
     alarms = 0
     for trial in range(trials):
         cells = [(int(b := rng.binomial(d := rng.binomial(size, 0.2), 0.5)), int(d - b), size) for size in (15, 80)]
-        alarms += paired.fall_p_of_classes(cells, trial) <= 0.05
+        alarms += paired_tests.fall_p_of_classes(cells, trial) <= 0.05
     assert alarms / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
-    assert paired.fall_p_of_classes([(5, 0, 10)]) == pytest.approx(1 / 32, rel=0.15)
+    assert paired_tests.fall_p_of_classes([(5, 0, 10)]) == pytest.approx(1 / 32, rel=0.15)
 
 
 @pytest.mark.parametrize(("fall", "rate", "margin"), [(0.0, 0.06, 0.03), (0.05, 0.1, 0.02)])
 def test_that_many_images_decide_four_times_in_five(fall: float, rate: float, margin: float) -> None:
-    n = paired.images_needed(fall, math.sqrt(rate - fall**2), margin, 0.05)
+    n = paired_tests.images_needed(fall, math.sqrt(rate - fall**2), margin, 0.05)
     assert n is not None
     rng, decided = np.random.default_rng(2), 0
     for _ in range(200):
         b, c, _ = (int(x) for x in rng.multinomial(n, [(rate + fall) / 2, (rate - fall) / 2, 1 - rate]))
-        decided += paired.fall_p(b, c) <= 0.05 or paired.beyond_p(b, c, n, margin) <= 0.05
+        decided += paired_tests.fall_p(b, c) <= 0.05 or paired_tests.beyond_p(b, c, n, margin) <= 0.05
     assert decided >= 144  # 80 % of 200 are 160

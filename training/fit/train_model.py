@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
 from training.data import splits
-from training.fit import forgetting, probing
-from training.fit.fit import Progress, fit
-from training.fit.processes import Processes
+from training.fit import checkpoint, forgetting, train_probe
+from training.fit.distributed import Processes
+from training.fit.training_loop import Progress, fit
 from training.metrics import metrics
-from training.models import checkpoint, trained_model
+from training.models import trained_model
 from training.registry import runs
 from training.registry.recipe import Recipe
 from training.registry.runs import Run
@@ -88,7 +88,7 @@ def go_on(lake: Lake, run: Run, *, processes: Processes, **how: Any) -> Run:
     if run.status not in ("running", "done"):
         run = runs.change(lake, run, status="running", error=None, ended_at=None)
     if run.kind == "probe":
-        return probing.fit(lake, run)
+        return train_probe.fit(lake, run)
     return fit(lake, run, processes=processes, **{k: v for k, v in how.items() if k != "device"})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.fit.curves import Curves
+from training.fit.tensorboard import Curves
 
 
 def test_curves_are_written_where_tensorboard_reads_them(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Networks by name: backbones, segmentation networks and detectors, and their pretrained weights."""
