@@ -37,9 +37,9 @@ def generated(rows: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
 
 
 def lakeloop(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
-    """`embeddings.partition.partition`, method auto, all else as it comes."""
+    """`embeddings.clusters.clustering.partition`, method auto, all else as it comes."""
     with Stopwatch() as startup:
-        from embeddings.clusters.partition import partition
+        from embeddings.clusters.clustering import partition
     remark: list[str | None] = []
 
     def run(points: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ def umap_hdbscan(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
 
 def million(turn: int, rows: int, dim: int) -> dict[str, Any]:
     """The top level of very many vectors that are in memory already."""
-    from embeddings.clusters.partition import partition
+    from embeddings.clusters.clustering import partition
 
     vectors, classes = generated(rows, dim)
     with Stopwatch() as clock:

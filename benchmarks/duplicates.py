@@ -22,7 +22,7 @@ from PIL import Image
 from benchmarks import data as benchmark_data
 from benchmarks import vectors
 from benchmarks.harness import Options, say
-from embeddings.duplicates import alignment, duplicates, planted
+from embeddings.duplicates import alignment, altered_copies, duplicates
 from embeddings.embedders import specs
 from lake.images import decode
 
@@ -62,7 +62,7 @@ def _solar() -> tuple[list[bytes], range]:
 
 def _found(originals: list[bytes], chosen: range) -> dict[str, Any]:
     files = [(n, "original", one) for n, one in enumerate(originals)]
-    files += [(n, kind, one) for n in chosen for kind, one in planted.copies(originals[n], n).items()]
+    files += [(n, kind, one) for n in chosen for kind, one in altered_copies.copies(originals[n], n).items()]
     family = np.array([n for n, _, _ in files])
     kinds = np.array([kind for _, kind, _ in files])
     embedded = vectors.embed((Image.open(io.BytesIO(one)) for _, _, one in files), 224, len(files))
@@ -90,7 +90,7 @@ def _found(originals: list[bytes], chosen: range) -> dict[str, Any]:
     grouped = np.full(len(files), -1)
     for number, group in enumerate(groups):
         grouped[group] = number
-    for kind in planted.CHANGES:
+    for kind in altered_copies.CHANGES:
         at = np.flatnonzero(kinds == kind)
         found[f"with_original.{kind}"] = float(np.mean((grouped[at] >= 0) & (grouped[at] == grouped[family[at]])))
     best: dict[str, Any] = {"recall": 0.0}

@@ -31,10 +31,10 @@ from PIL import Image, ImageEnhance, ImageOps
 from benchmarks import data as benchmark_data
 from benchmarks import vectors
 from benchmarks.harness import Options, estimate, say
-from embeddings.clusters.partition import kmeans, partition
+from embeddings.clusters.clustering import kmeans, partition
 from embeddings.search.active_search import POSITIVE_WEIGHT, RIDGE, ActiveSearch
 from embeddings.vectors import whitening
-from embeddings.vectors.components import reduce
+from embeddings.vectors.principal_components import reduce
 
 PARTS = ("cifar10", "solar", "photographs")
 PAGE = 24

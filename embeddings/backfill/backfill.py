@@ -22,9 +22,9 @@ from embeddings.backfill import embedding_order as orders
 from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import Embedder, bind
 from embeddings.embedders.preprocess import Prepared
-from embeddings.vectors.matrices import dim_of, to_matrix
 from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.storage.missing_vectors import Missing, embedded_elsewhere
+from lake.storage.vectors import dim_of, to_matrix
 
 if TYPE_CHECKING:
     from pathlib import Path

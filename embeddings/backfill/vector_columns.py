@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embeddings.vectors.matrices import to_column
 from lake.storage.missing_vectors import Missing
+from lake.storage.vectors import to_column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,7 +4,7 @@ It looks at the tables' versions once a second and takes what waits in rounds: s
 seconds, and one commit. Between rounds it looks again, so that the order (`embeddings/backfill/embedding_order.py`)
 holds for what came
 meanwhile. After each round it says how far behind it is. It knows nothing of processes and signals; those are in
-`embeddings/backfill/watcher.py`.
+`embeddings/backfill/watch_process.py`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Clusters and drill-down trees, maps, outliers, and drift of new images."""
+"""Drill-down trees of clusters: fitting, storing, comparing, and assigning new images."""

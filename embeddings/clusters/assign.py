@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from embeddings.clusters import trees as clustering
-from embeddings.vectors.components import Components
-from embeddings.vectors.matrices import of_images
 from embeddings.vectors.neighbours import nearest, neighbours
+from embeddings.vectors.principal_components import Components
 from lake import slices
 from lake.errors import BadInput
 from lake.sql import where as filters
 from lake.storage import schema, store
 from lake.storage.store import literal
+from lake.storage.vectors import of_images
 
 if TYPE_CHECKING:
     from lake.storage.store import EmbedderRecord, Lake

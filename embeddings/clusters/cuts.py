@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embeddings.clusters.partition import METHODS, Density, Method, Partition, partition, usual_size
+from embeddings.clusters.clustering import METHODS, Density, Method, Partition, partition, usual_size
 from embeddings.clusters.trees import FEWEST, Progress, find, members
-from embeddings.vectors.components import reduce
+from embeddings.vectors.principal_components import reduce
 from lake.errors import BadInput
 from lake.extras import require
 

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embeddings.clusters import contents
-from embeddings.clusters.contents import Contents
-from embeddings.clusters.partition import METHODS, Method, Partition, partition
+from embeddings.clusters import cluster_summary as contents
+from embeddings.clusters.cluster_summary import Contents
+from embeddings.clusters.clustering import METHODS, Method, Partition, partition
 from embeddings.embedders import embedder as embedders
-from embeddings.vectors.matrices import of_images
 from lake import slices
 from lake.errors import BadInput
 from lake.slices import cluster_nodes as nodes
 from lake.sql import where as filters
 from lake.storage import schema, store
 from lake.storage.store import literal
+from lake.storage.vectors import of_images
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import TextEmbedder

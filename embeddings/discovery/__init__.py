@@ -1,1 +1,1 @@
-"""Groups of predictions that fail more often than chance explains."""
+"""What deserves a look first: groups of predictions that fail, and images far from all others."""

@@ -228,8 +228,8 @@ class _Answers:
             self.alone.append(self.add(None, column))
 
     def _add_own(self, lake: Lake, seed: int) -> tuple[np.ndarray | None, str | None]:
-        from embeddings.vectors.components import reduce
-        from embeddings.vectors.matrices import in_batches
+        from embeddings.vectors.principal_components import reduce
+        from lake.storage.vectors import in_batches
 
         record = next((one for one in lake.embedders() if one.dim is not None), None)
         if record is None:
@@ -313,7 +313,7 @@ def own_clusters(points: np.ndarray, seed: int) -> list[np.ndarray]:
 
     Raises MissingExtra without scikit-learn.
     """
-    from embeddings.clusters.partition import kmeans
+    from embeddings.clusters.clustering import kmeans
     from lake.extras import require
 
     Merging = require("sklearn.cluster", "scikit-learn", "cluster").AgglomerativeClustering

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embeddings.duplicates import alignment, planted
+from embeddings.duplicates import alignment, altered_copies
 from embeddings.embedders import embedder as embedders
 from embeddings.embedders import specs
 from embeddings.embedders.preprocess import prepare
-from embeddings.vectors.matrices import of_images
 from embeddings.vectors.neighbours import nearest, neighbours
 from lake.errors import BadInput, UnreadableImage
+from lake.storage.vectors import of_images
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
@@ -257,7 +257,7 @@ def calibrate(
     files: list[tuple[int, bytes]] = []
     for at in sample:
         try:
-            files += [(at, data) for data in planted.copies(held[known[at]], at).values()]
+            files += [(at, data) for data in altered_copies.copies(held[known[at]], at).values()]
         except UnreadableImage:
             continue
     cosines: list[float] = []

@@ -18,13 +18,13 @@ import pyarrow as pa
 from embeddings.embedders import embedder as embedders
 from embeddings.search.active_search import PAGE, ActiveSearch, Left
 from embeddings.vectors import whitening
-from embeddings.vectors.matrices import in_batches
 from lake import ids as identity
 from lake.errors import BadInput
 from lake.slices import cluster_nodes
 from lake.sql import where as filters
 from lake.storage import schema, store
 from lake.storage.store import literal
+from lake.storage.vectors import in_batches
 
 if TYPE_CHECKING:
     import datetime as dt

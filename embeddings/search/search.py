@@ -16,12 +16,12 @@ import pyarrow as pa
 from embeddings.embedders import embedder as embedders
 from embeddings.embedders.engine import unit
 from embeddings.embedders.preprocess import prepare
-from embeddings.vectors.matrices import dim_of
 from lake import ids as identity
 from lake.errors import BadInput
 from lake.sql import where as filters
 from lake.storage import schema
 from lake.storage.store import literals
+from lake.storage.vectors import dim_of
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder

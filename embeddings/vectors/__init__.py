@@ -1,1 +1,1 @@
-"""Vectors as matrices: columns to numpy, neighbours, principal components, whitening."""
+"""Numerical methods on vectors: nearest neighbours, principal components, whitening."""

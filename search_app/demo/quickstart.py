@@ -118,7 +118,7 @@ def _catch_up(place: Path) -> None:
 
 def _labelled_vectors(lk: Lake) -> tuple[np.ndarray, list[str]]:
     from embeddings.embedders import embedder as embedders
-    from embeddings.vectors.matrices import of_images
+    from lake.storage.vectors import of_images
 
     record = embedders.record_of(lk, None)
     labels = lk.sql("SELECT image_id, label FROM labels_current ORDER BY image_id")

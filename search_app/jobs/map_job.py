@@ -9,7 +9,7 @@ from search_app.jobs import jobs
 
 def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> str:
     import lake
-    from embeddings.clusters import maps
+    from embeddings.maps import maps
 
     return maps.make(lake.open(uri), progress=tell, **how).id
 

@@ -54,9 +54,9 @@ class Intake:
             command = drainer.arguments(self.uri, settings.spool, settings.keep)
             self._children.append((Child("drainer", command, metrics.drainer_said), DRAINER_SECONDS))
         if settings.embed:
-            from embeddings.backfill import watcher
+            from embeddings.backfill import watch_process
 
-            command = watcher.arguments(self.uri, order=settings.embed)
+            command = watch_process.arguments(self.uri, order=settings.embed)
             self._children.append((Child("embedder", command, metrics.embedder_said), EMBEDDER_SECONDS))
         for child, _ in self._children:
             child.start()

@@ -80,7 +80,7 @@ def fit(lake: Lake, run: Run) -> Run:
 
 def _splits(lake: Lake, run: Run, record: Any) -> tuple[dict[str, Split], int]:
     """Labels and vectors of each split, and how many images have no vector."""
-    from embeddings.vectors.matrices import of_images
+    from lake.storage.vectors import of_images
 
     table, splits, without = trained_model.read_items(runs.folder(lake, run.id)), dict[str, Split](), 0
     for use in ("train", "replay", "validation", "test"):

@@ -258,7 +258,7 @@ def _probe_graph(loaded: ProbeModel) -> bytes:
 def _vectors(lake: Lake, loaded: ProbeModel) -> tuple[np.ndarray, Outputs]:
     """Vectors float32 (n, dim) of the run's images, and the probe's own probabilities for them."""
     from embeddings.embedders.embedder import record_of
-    from embeddings.vectors.matrices import of_images
+    from lake.storage.vectors import of_images
 
     names, found = of_images(lake, record_of(lake, loaded.embedder), _names(lake, loaded)[:VECTORS])
     if not len(names):

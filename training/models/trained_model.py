@@ -109,7 +109,7 @@ class ProbeModel:
 
     def answers_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Answer]:
         from embeddings.embedders.embedder import record_of
-        from embeddings.vectors.matrices import of_images
+        from lake.storage.vectors import of_images
 
         names, vectors = of_images(lake, record_of(lake, self.embedder), image_ids)
         place = {name: i for i, name in enumerate(names)}

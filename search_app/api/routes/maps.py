@@ -65,7 +65,7 @@ def points(lake: Lake, map_id: str) -> Points:
 
 @functools.lru_cache(maxsize=4)
 def _points(lake: Lake, map_id: str, version: int) -> Points:
-    from embeddings.clusters import maps
+    from embeddings.maps import maps
 
     names, places = maps.points(lake, map_id)
     ids = bytes.fromhex("".join(names.to_pylist()))

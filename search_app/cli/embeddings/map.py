@@ -37,7 +37,7 @@ def _map(a: argparse.Namespace) -> int:
         raise BadInput("--embedder and --seed belong to a new map; a map that is there keeps its own")
     if a.list:
         return _list(a)
-    from embeddings.clusters import maps
+    from embeddings.maps import maps
 
     opened = open_lake(a)
     if a.place:
@@ -64,7 +64,7 @@ def _map(a: argparse.Namespace) -> int:
 
 
 def _list(a: argparse.Namespace) -> int:
-    from embeddings.clusters import maps
+    from embeddings.maps import maps
 
     found = maps.list(open_lake(a))
     lines = [
@@ -85,7 +85,7 @@ def _facts(made: Any) -> dict[str, Any]:
 
 
 def _outliers(a: argparse.Namespace) -> int:
-    from embeddings.clusters.outliers import outliers
+    from embeddings.discovery.outliers import outliers
     from lake.sql import tables
 
     found = outliers(

@@ -134,14 +134,14 @@ def _embed(a: argparse.Namespace) -> int:
 
 
 def _watch(a: argparse.Namespace, opened: Lake, record: EmbedderRecord, file: Path | None) -> int:
-    from embeddings.backfill import watcher
+    from embeddings.backfill import watch_process
     from embeddings.embedders import embedder as embedders
 
-    trust, images = a.trust_sha256, watcher.IMAGES
+    trust, images = a.trust_sha256, watch_process.IMAGES
     model = embedders.for_lake(opened, record, file=file, trust_sha256=trust, engine=a.engine, images=images)
     print(f"embedding what arrives with {record.name}, {a.order} first; Ctrl-C ends it", file=sys.stderr)
-    said = watcher.say_json if a.json else watcher.Teller()
-    watcher.run(opened, record, model, order=a.order, file=file, report=said)
+    said = watch_process.say_json if a.json else watch_process.Teller()
+    watch_process.run(opened, record, model, order=a.order, file=file, report=said)
     return 0
 
 

@@ -18,8 +18,8 @@ from search_app.ui.text import empty_states
 from search_app.ui.text.numbers import count, share
 
 if TYPE_CHECKING:
+    from embeddings.clusters.clustering import Method
     from embeddings.clusters.cuts import Cut
-    from embeddings.clusters.partition import Method
 
 METHODS: dict[Method, str] = {"auto": "Automatic", "kmeans": "k-means", "hdbscan": "HDBSCAN", "evoc": "EVoC"}
 COUNTED = ("auto", "kmeans")  # methods that take a number of clusters

@@ -56,7 +56,7 @@ def _preload() -> None:
 
 
 def _import() -> None:
-    from embeddings.clusters.partition import preload
+    from embeddings.clusters.clustering import preload
 
     with suppress(LakeloopError):  # said by the button that needs it
         preload()

@@ -85,7 +85,7 @@ def _show(made: queries.Row, known: list[queries.Row], status: dict[str, Any]) -
     drawn = corners(lasso)
     chosen = np.zeros(0, np.int64)
     if drawn is not None:
-        from embeddings.clusters.maps import inside
+        from embeddings.maps.maps import inside
 
         chosen = np.flatnonzero(inside(drawn, standing.places) & (shown.codes != OUTSIDE))
     said = image_map(made["id"], standing.tag, shown, lasso if drawn is not None else "", len(chosen))
@@ -166,7 +166,7 @@ def _place(made: queries.Row, standing: int) -> None:
     embedded = _embedded(queries.stamp(), made["embedder"])
     new = embedded - standing if not made["node"] and not made["filter"] else 0
     if new > 0 and st.button(f"Place {new:,} new", help="Put new images among these; nothing moves", type="tertiary"):
-        from embeddings.clusters import maps
+        from embeddings.maps import maps
 
         try:
             with st.spinner("Placing …", show_time=True):

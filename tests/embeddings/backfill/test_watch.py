@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embeddings.backfill import backfill, watcher
+from embeddings.backfill import backfill, watch_process
 from embeddings.backfill import watch as module
 from embeddings.backfill.watch import Lag, watch
 from embeddings.embedders.embedder import Embedded, bind, record_of
@@ -322,7 +322,7 @@ def test_the_command_embeds_until_told_to_end(colours: Lake, environment: dict[s
 def test_a_server_s_watcher_ends_with_it(colours: Lake, environment: dict[str, str]) -> None:
     """It deafens itself to Ctrl-C, which is for the server, and ends when nobody holds its stdin any more."""
     arrive(colours, 0)
-    command = watcher.arguments(colours.uri, order="newest")
+    command = watch_process.arguments(colours.uri, order="newest")
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as run:
@@ -337,7 +337,9 @@ def test_a_server_s_watcher_ends_with_it(colours: Lake, environment: dict[str, s
 
 
 def test_a_server_s_watcher_says_why_it_cannot(lk: Lake) -> None:
-    with subprocess.Popen(watcher.arguments(lk.uri), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        watch_process.arguments(lk.uri), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert run.stderr is not None
         said = run.stderr.read()
         assert (run.wait(20), said.count("\n")) == (2, 1)  # with its stdin still open
@@ -345,7 +347,7 @@ def test_a_server_s_watcher_says_why_it_cannot(lk: Lake) -> None:
 
 
 def test_a_person_is_told_when_it_falls_behind_and_catches_up(capsys: pytest.CaptureFixture[str]) -> None:
-    tell = watcher.Teller()
+    tell = watch_process.Teller()
     tell(Lag(3, 1.0, 2))
     tell(Lag(1, 2.0, 2))
     tell(Lag(4_000, 31.0, 5, failed=1))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from embeddings.backfill.backfill import store_vectors
-from embeddings.duplicates import alignment, duplicates, leaks, planted
+from embeddings.duplicates import alignment, altered_copies, duplicates, leaks
 from lake import ids, slices
 from lake.errors import BadInput
 from lake.images import decode
@@ -49,7 +49,7 @@ def photographs(count: int) -> list[bytes]:
 def test_copies_agree_and_other_pictures_do_not(say: Say) -> None:
     """Every pair of some 30 pieces of photographs and their five copies, decided by thumbnails alone."""
     originals = photographs(40)
-    files = [(n, one) for n, data in enumerate(originals) for one in (data, *planted.copies(data, n).values())]
+    files = [(n, one) for n, data in enumerate(originals) for one in (data, *altered_copies.copies(data, n).values())]
     prints = alignment.fingerprints([decode.decode(data).thumbnail for _, data in files])
     family = np.array([n for n, _ in files])
     own = np.array([pair for pair in combinations(range(len(files)), 2) if family[pair[0]] == family[pair[1]]])
@@ -116,7 +116,7 @@ def copied(make_lake: Callable[..., Lake], tmp_path: Path) -> tuple[Lake, list[l
     rng = np.random.default_rng(0)
     (tmp_path / "in").mkdir()
     for n, data in enumerate(photographs(6)):
-        files = [data, *(planted.copies(data, n).values() if n < 3 else ())]
+        files = [data, *(altered_copies.copies(data, n).values() if n < 3 else ())]
         # 3 and 4 are kin: as near by their vectors as copies are.
         direction = np.eye(8)[3 if n == 4 else n]
         for k, one in enumerate(files):

@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 
 import lake
 from embeddings.backfill.backfill import store_vectors
-from embeddings.clusters import maps
 from embeddings.embedders.embedder import bind, record_of
+from embeddings.maps import maps
 from lake.storage import store
 from lake.storage.store import Lake
 from search_app.api.app import Api

@@ -180,7 +180,7 @@ class ImageMap {
     return Array.from({ length: numbers.length / 2 }, (_, at) => [numbers[2 * at] / SCALE, numbers[2 * at + 1] / SCALE]);
   }
 
-  // Even-odd, in double precision from the same single-precision places: as embeddings.maps.inside does it.
+  // Even-odd, in double precision from the same single-precision places: as embeddings.maps.maps.inside does it.
   choose(corners) {
     const count = this.places.length / 2, chosen = new Uint8Array(count);
     let many = 0;

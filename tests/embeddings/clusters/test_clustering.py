@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from embeddings.clusters import partition as partitions
-from embeddings.clusters.partition import Partition, partition, usual_size
+from embeddings.clusters import clustering as partitions
+from embeddings.clusters.clustering import Partition, partition, usual_size
 from embeddings.vectors import neighbours as module
 from embeddings.vectors.neighbours import nearest, neighbours
 from lake.errors import BadInput

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from embeddings.vectors.components import reduce, sample
 from embeddings.vectors.neighbours import nearest, neighbours
+from embeddings.vectors.principal_components import reduce, sample
 from lake.errors import BadInput
 from lake.extras import require
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embeddings.clusters.outliers import METHODS, outliers
+from embeddings.discovery.outliers import METHODS, outliers
 from lake import slices
 from lake.errors import BadInput
 from lake.storage.store import literals

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from embeddings.embedders import embedder as embedders
-from embeddings.vectors.matrices import of_images
 from embeddings.vectors.neighbours import nearest
 from lake import slices
 from lake.errors import BadInput
 from lake.sql import where as filters
+from lake.storage.vectors import of_images
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake

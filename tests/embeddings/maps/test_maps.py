@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from embeddings.backfill.backfill import store_vectors
-from embeddings.clusters import maps, projection
 from embeddings.clusters.trees import cluster
-from embeddings.vectors import components
+from embeddings.maps import maps, projection
+from embeddings.vectors import principal_components
 from embeddings.vectors.neighbours import neighbours
 from lake.errors import BadInput
 from lake.storage.store import Lake
@@ -36,14 +36,15 @@ def arrive(lk: Lake, first: int, vectors: np.ndarray) -> None:
 def test_islands_stay_islands_and_neighbours_neighbours() -> None:
     points = islands([100, 60, 40])
     near, _ = neighbours(points, 10)
-    places = projection.project(components.reduce(points, 0))
+    places = projection.project(principal_components.reduce(points, 0))
     assert places.dtype == np.float32
     assert np.abs(places).max() == 1.0
     island = np.repeat([0, 1, 2], [100, 60, 40])
     shown, _ = neighbours(places, 5)
     assert (island[shown] == island[:, None]).mean() > 0.99
     assert neighbours_kept(near, places) > 0.5
-    assert neighbours_kept(near, components.reduce(points, 0, 2)) < 0.4  # the first two components alone
+    first_two_components = principal_components.reduce(points, 0, 2)
+    assert neighbours_kept(near, first_two_components) < 0.4
 
 
 def test_the_same_seed_gives_the_same_map(make_lake: MakeLake) -> None:

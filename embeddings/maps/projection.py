@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from embeddings.vectors import components
-from embeddings.vectors.components import reduce
+from embeddings.vectors import principal_components
 from embeddings.vectors.neighbours import nearest, neighbours
+from embeddings.vectors.principal_components import reduce
 from lake.extras import require
 
 Progress = Callable[[float], None]
@@ -78,7 +78,7 @@ def method_of(n: int) -> tuple[str, str]:
     if n < FEWEST:
         return "pca", "{}"
     steps = [[magnified, count] for magnified, count in PHASES]
-    facts = {"dim": components.DIM, "neighbours": NEIGHBOURS, "perplexity": PERPLEXITY, "phases": steps}
+    facts = {"dim": principal_components.DIM, "neighbours": NEIGHBOURS, "perplexity": PERPLEXITY, "phases": steps}
     return "tsne", json.dumps(facts, sort_keys=True)
 
 

@@ -43,7 +43,7 @@ def arguments(
     uri: str, *, embedder: str | None = None, order: Order = "oldest", engine: EngineName = "auto"
 ) -> list[str]:
     """The command that starts a server's watcher. Its stdin is to stay open as long as the server lives."""
-    words = [sys.executable, "-m", "embeddings.backfill.watcher", uri, "--order", order, "--engine", engine]
+    words = [sys.executable, "-m", "embeddings.backfill.watch_process", uri, "--order", order, "--engine", engine]
     return words if embedder is None else [*words, "--embedder", embedder]
 
 
@@ -119,7 +119,7 @@ def _watch_parent(stop: threading.Event) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="embeddings.backfill.watcher")
+    parser = argparse.ArgumentParser(prog="embeddings.backfill.watch_process")
     parser.add_argument("uri")
     parser.add_argument("--embedder")
     parser.add_argument("--order", choices=ORDERS, default="oldest")

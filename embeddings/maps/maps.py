@@ -17,15 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embeddings.clusters import projection
 from embeddings.embedders import embedder as embedders
-from embeddings.vectors import components
-from embeddings.vectors.matrices import of_images
+from embeddings.maps import projection
+from embeddings.vectors import principal_components
 from lake.errors import BadInput
 from lake.slices import cluster_nodes
 from lake.sql import where as filters
 from lake.storage import schema, store
 from lake.storage.store import literal
+from lake.storage.vectors import of_images
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -83,7 +83,7 @@ def make(
     if not names:
         raise BadInput(f"no image here has a {record.name} vector; run: lakeloop embed --embedder {record.name}")
     tell = progress or (lambda share: None)
-    points = components.reduce(vectors, 0)
+    points = principal_components.reduce(vectors, 0)
     whole = len(points) <= fit_most
     fitted = np.arange(len(points))
     if not whole:
@@ -130,7 +130,7 @@ def place(lake: Lake, map_id: str) -> int:
     if not old:
         raise BadInput(f"none of the images of map {map_id} is left to place others by; make a new map")
     among = places[[standing[names[i]] for i in old]]
-    reduced = components.reduce(vectors, 0)
+    reduced = principal_components.reduce(vectors, 0)
     _add(lake, map_id, [names[i] for i in new], projection.place(reduced[old], among, reduced[new]))
     return len(new)
 

@@ -1,0 +1,1 @@
+"""Maps: images placed in two dimensions, for looking at."""
