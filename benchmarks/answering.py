@@ -115,7 +115,7 @@ def _prepare(folder: Path) -> None:
     from lake.storage import opening
     from training.data.augmentation import Preparation
     from training.models import trained_model
-    from training.registry import registry, runs
+    from training.registry import promotion, runs
     from training.registry.recipe import Recipe
     from training.tasks.task import task
 
@@ -125,7 +125,7 @@ def _prepare(folder: Path) -> None:
     made = runs.create(lake, MODEL, recipe, data={}, classes=classes)
     how = Preparation(asked.side(recipe.architecture), asked.geometry, {one: i for i, one in enumerate(classes)})
     path = trained_model.save(runs.folder(lake, made.id), network, recipe, classes, how)
-    registry.promote(lake, runs.end(lake, made, "done", artifacts={"model": runs.artifact(lake, path)}).id)
+    promotion.promote(lake, runs.end(lake, made, "done", artifacts={"model": runs.artifact(lake, path)}).id)
 
 
 @contextmanager

@@ -151,7 +151,7 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
     """One seed, told on a copy of the base lake: figures of the three models, and of those trained without replay."""
     import lake
     from lake import slices
-    from training.registry import registry
+    from training.registry import promotion
     from training.registry.recipe import Recipe
 
     shutil.copytree(base, place)
@@ -163,7 +163,7 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
     slices.create(lk, "poly", ids=cells.names(dealt.held_poly), role="evaluation")
     recipe = Recipe().changed(SETTINGS)
     runs = [_train(lk, recipe, ["mono-train"])]
-    registry.promote(lk, runs[0].id)
+    promotion.promote(lk, runs[0].id)
     _answer(lk, cells.names(np.concatenate([dealt.held_mono, dealt.stream])))
 
     looked, found = _isolate(lk, cells, _complaint(lk, cells, truths))
@@ -181,7 +181,7 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
         bare = _train(lk, recipe, fresh, [], runs[-2])
         without[turn] = _judge(lk, bare, runs[-2])
         if not gates[turn].blocks:
-            registry.promote(lk, runs[-1].id)
+            promotion.promote(lk, runs[-1].id)
     values = {run.id: _figures(lk, run) for run in runs}
     out: dict[str, Any] = {}
     for number, run in enumerate(runs, start=1):
@@ -214,14 +214,12 @@ def _train(lk: Lake, recipe: Any, train: Sequence[str], replay: Sequence[str] = 
 def _answer(lk: Lake, image_ids: Sequence[str], run: str | None = None) -> None:
     """Production: the answers of what is promoted (of this run, where none of its kind may be) to these cells."""
     from lake import slices
-    from training.inference import predicting, served_model
-    from training.registry import registry
+    from training.inference import batch, served_model
+    from training.registry import promotion
 
-    who = served_model.source(lk, registry.register(lk, run).id if run else MODEL)
+    who = served_model.source(lk, promotion.register(lk, run).id if run else MODEL)
     made = slices.create(lk, "production", ids=image_ids)
-    predicting.run(
-        lk, predicting.stored(lk, slice=made.id), who, served_model.Answering(lk, who.run), log=True, workers=1
-    )
+    batch.run(lk, batch.stored(lk, slice=made.id), who, served_model.Answering(lk, who.run), log=True, workers=1)
 
 
 def _complaint(lk: Lake, cells: Cells, truths: dict[str, str]) -> str:

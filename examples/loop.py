@@ -31,8 +31,8 @@ from training.card import card
 from training.evaluation import evaluate, gate
 from training.evaluation.gate_policy import Policy
 from training.fit import train_model
-from training.inference import predicting, served_model
-from training.registry import registry
+from training.inference import batch, served_model
+from training.registry import promotion
 from training.registry.recipe import Recipe
 
 MODEL = "cell-inspector"
@@ -60,7 +60,7 @@ def loop(place: Path, story: Story) -> dict[str, Any]:
     # Version 1 goes into production, and answers.
     first = train_model.train(lk, train=["first"], recipe=PROBE, name=MODEL)
     evaluate.evaluate(lk, first.id)
-    registry.promote(lk, first.id)
+    promotion.promote(lk, first.id)
     _answer(lk, "production", arriving)
 
     # A complaint: the answer it was surest of, about a sound cell that was thrown away.
@@ -113,7 +113,7 @@ def _turn(lk: lake.Lake, place: Path, train: list[str], before: str) -> dict[str
     failed = verdict.outcome == "failed"
     if not failed:
         why = "the known kind has not fallen as far as anybody can see" if verdict.blocks else None
-        registry.promote(lk, run.id, force=verdict.blocks, reason=why)
+        promotion.promote(lk, run.id, force=verdict.blocks, reason=why)
     card.write(card.render(lk, run.id), place.with_name(f"card-{run.id}"))
     return _figures(lk, run.id) | {"gate": verdict.outcome, "promoted": not failed}
 
@@ -121,7 +121,7 @@ def _turn(lk: lake.Lake, place: Path, train: list[str], before: str) -> dict[str
 def _answer(lk: lake.Lake, name: str, some: list[cells.Cell]) -> None:
     made, _ = leaks.create(lk, name, ids=[_id(cell) for cell in some])
     who = served_model.source(lk, MODEL)
-    predicting.run(lk, predicting.stored(lk, slice=made.id), who, served_model.Answering(lk, who.run), log=True)
+    batch.run(lk, batch.stored(lk, slice=made.id), who, served_model.Answering(lk, who.run), log=True)
 
 
 def _figures(lk: lake.Lake, run: str) -> dict[str, Any]:

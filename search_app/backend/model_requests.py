@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from lake.errors import CouldNot, LakeloopError, UnreadableImage
 from lake.images import decode
 from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
-from training.inference import model_process, preparing, served_model
+from training.inference import image_preparation, model_process, served_model
 from training.tasks.task import Answer
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.inference.preparing import How
+    from training.inference.image_preparation import How
     from training.inference.served_model import Source
 
 # What is promoted is looked up again after so long: a promotion holds for every request after it.
@@ -173,7 +173,7 @@ class Answerers:
     def _decoders(self) -> WorkerPool:
         if "decoders" not in self._pools:
             count = min(2, len(os.sched_getaffinity(0)))
-            pool = WorkerPool(preparing.WORKER, count, memory_bytes=HTTP_MEMORY_BYTES, timeout=DECODE_SECONDS)
+            pool = WorkerPool(image_preparation.WORKER, count, memory_bytes=HTTP_MEMORY_BYTES, timeout=DECODE_SECONDS)
             self._keep("decoders", pool)
         return self._pools["decoders"]
 

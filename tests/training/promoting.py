@@ -8,18 +8,18 @@ from pathlib import Path
 
 import lake
 from lake.errors import LakeloopError
-from training.registry import registry
+from training.registry import promotion, versions
 
 
 def main(uri: str, run: str, go: Path) -> None:
     opened = lake.open(uri)
-    registry.get(opened, registry.register(opened, run).id)
+    versions.get(opened, promotion.register(opened, run).id)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while not go.exists():
         time.sleep(0.001)
     try:
-        sys.stdout.write(f"promoted {registry.promote(opened, run).id}\n")
+        sys.stdout.write(f"promoted {promotion.promote(opened, run).id}\n")
     except LakeloopError as error:
         sys.stdout.write(f"{error}\n")
 

@@ -12,7 +12,7 @@ from tests.training.conftest import striped
 from training.data.augmentation import Preparation
 from training.fit import checkpoint
 from training.models import trained_model
-from training.registry import registry, runs
+from training.registry import promotion, runs
 from training.registry.recipe import Recipe
 from training.registry.runs import Run
 from training.tasks.task import task
@@ -25,8 +25,8 @@ def two_versions(place: Path, images: int) -> tuple[Lake, Run, Run]:
     lake = opening.create(str(place))
     striped(lake, "first", images)
     first, second = untrained(lake, seed=0), untrained(lake, seed=3)
-    registry.promote(lake, first.id)
-    registry.register(lake, second.id)
+    promotion.promote(lake, first.id)
+    promotion.register(lake, second.id)
     return lake, first, second
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lake.errors import BadInput
-from training.card import origin
 from training.card import plots as card_plots
+from training.card import provenance
 from training.card import results as card_results
-from training.card.difference import diff
+from training.card.diff import diff
 from training.card.facts import Facts, facts
 from training.card.markdown import code, plain
 
@@ -137,18 +137,18 @@ def _body(found: Facts, plots: Sequence[str]) -> list[str]:
         f"# {found.title}",
         _summary(found),
         *_section("What it is for", card_results.purpose(found)),
-        *_section("What it was trained on", origin.data(found)),
+        *_section("What it was trained on", provenance.data(found)),
         *_section("How good it is", card_results.metrics(found, plots)),
         *_section("May it replace the model before it?", card_results.gate(found)),
         *_section("Calibration", card_results.calibration(found, plots)),
         *_section("Known weak slices", card_results.weak(found)),
         *_section("Forgetting", card_results.forgetting(found)),
-        *_section("What changed", origin.changed(found)),
-        *_section("Training", origin.training(found, plots)),
-        *_section("Environment", origin.environment(found)),
-        *_section("How to load it", origin.loading(found)),
-        *_section("Licence", origin.licences(found)),
-        *_section("History", origin.history(found)),
+        *_section("What changed", provenance.changed(found)),
+        *_section("Training", provenance.training(found, plots)),
+        *_section("Environment", provenance.environment(found)),
+        *_section("How to load it", provenance.loading(found)),
+        *_section("Licence", provenance.licences(found)),
+        *_section("History", provenance.history(found)),
     ]
 
 

@@ -17,14 +17,15 @@ from lake.storage import store
 from training.evaluation import evaluate
 from training.metrics import metrics
 from training.models import trained_model
-from training.registry import registry, runs
+from training.registry import releases, runs, versions
 from training.tasks.task import task
 
 if TYPE_CHECKING:
     from lake.slices import Slice
     from lake.storage.store import EmbedderRecord, Lake
-    from training.registry.registry import Entry, Version
+    from training.registry.releases import ReleaseEvent
     from training.registry.runs import Run
+    from training.registry.versions import Version
 
 # Versions that the forgetting table shows beside this one, at most.
 SHOWN_RUNS = 6
@@ -76,7 +77,7 @@ class Facts:
 
     run: Run
     version: Version | None
-    history: list[Entry]
+    history: list[ReleaseEvent]
     baseline: Run | None
     names: Mapping[str, str]  # run id -> NAME@V where it is a version
     slices: Mapping[str, Slice]
@@ -112,11 +113,11 @@ def facts(lake: Lake, name: str, *, answers: bool = True) -> Facts:
     run = trained_model.find(lake, name)
     if run.status != "done":
         raise BadInput(f"run {run.id} is {run.status}: there is a card of a run that is done; see: lakeloop runs list")
-    versions = registry.versions(lake, run.model)
-    version = next((one for one in versions if one.run == run.id), None)
+    registered = versions.list(lake, run.model)
+    version = next((one for one in registered if one.run == run.id), None)
     gate = _gate(lake, run, version.gate if version else None)
     everyone = {one.id: one for one in runs.list(lake, model=run.model)}
-    older = [one for one in versions if version and one.version < version.version]
+    older = [one for one in registered if version and one.version < version.version]
     chosen = gate.baseline if gate else run.parent or (older[-1].run if older else None)
     baseline = runs.get(lake, chosen) if chosen else None
     figures = figures_of(lake, run)
@@ -124,9 +125,9 @@ def facts(lake: Lake, name: str, *, answers: bool = True) -> Facts:
     return Facts(
         run,
         version,
-        [one for one in registry.history(lake, run.model) if one.run == run.id],
+        [one for one in releases.history(lake, run.model) if one.run == run.id],
         baseline,
-        {one.run: one.id for one in registry.versions(lake)},
+        {one.run: one.id for one in versions.list(lake)},
         {one: there[one] for one in sorted(figures) if one in there},
         _main_metric(run, figures),
         figures,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from training.card import facts
-from training.card.difference import cells_of
+from training.card.diff import cells_of
 from training.card.facts import Facts
 from training.card.markdown import block, code, number, plain, table, text
 

@@ -27,7 +27,7 @@ from training.evaluation.comparison import Pair, changed, pair
 from training.evaluation.gate_policy import Policy, Standing
 from training.metrics import bootstrap, metrics, paired_tests
 from training.metrics.metrics import Judged, Metric
-from training.registry import registry, runs
+from training.registry import runs, versions
 
 if TYPE_CHECKING:
     from lake.slices import Slice
@@ -269,7 +269,7 @@ def _compare(
 
 def _baseline(lake: Lake, candidate: Run) -> Run:
     """What the candidate would replace: what is promoted; for a promoted candidate what was before it."""
-    there = [one.run for one in registry.standing(lake, candidate.model)]
+    there = [one.run for one in versions.promotion_stack(lake, candidate.model)]
     chosen = next((one for one in reversed(there) if one != candidate.id), candidate.parent)
     if chosen is None:
         raise BadInput(f"no other version of {candidate.model} is promoted and run {candidate.id} has no parent: "

@@ -17,7 +17,7 @@ from lake.errors import LakeloopError
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.inference.preparing import How, Prepared
+    from training.inference.image_preparation import How, Prepared
     from training.inference.served_model import Answering
     from training.tasks.task import Answer
 

@@ -2,7 +2,7 @@
 
 A name stands for the promoted version, NAME@V for that one, a run's id for its own. What answers says so in every
 event: model, model_version, and in the metadata the run, from which the lineage goes on. It reads the lake and writes
-nothing; `predicting.py` and `shadow.py` write, the HTTP API leaves that to its clients.
+nothing; `batch.py` and `shadow.py` write, the HTTP API leaves that to its clients.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 from lake import ids
 from lake.errors import BadInput, CouldNot
 from lake.slices.naming import unknown
-from training.inference.preparing import How, Prepared
+from training.inference.image_preparation import How, Prepared
 from training.models import trained_model as models
-from training.registry import registry, runs
+from training.registry import runs, versions
 from training.tasks.task import Answer, Sample
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
     from lake.storage.store import Lake
-    from training.registry.registry import Version
+    from training.registry.versions import Version
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def source(lake: Lake, name: str) -> Source:
     Raises BadInput, with the nearest names, when nothing has this name; and when no version of the model is promoted.
     """
     base, at, _ = name.partition("@")
-    known = registry.versions(lake)
+    known = versions.list(lake)
     if not at and any(one.model == base for one in known):
-        found = registry.promoted(lake, base)
+        found = versions.promoted(lake, base)
         if found is None:
             there = [one.id for one in known if one.model == base]
             raise BadInput(
@@ -79,7 +79,7 @@ def _source(lake: Lake, version: Version) -> Source:
 
 
 class Answering:
-    """A run's model, loaded: it answers to files that `preparing.prepare_many` prepared as `how` says.
+    """A run's model, loaded: it answers to files that `image_preparation.prepare_many` prepared as `how` says.
 
     A probe embeds with its lake's embedder, loaded once. Not for several threads at once.
     """

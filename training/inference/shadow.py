@@ -19,14 +19,14 @@ from lake.slices.naming import unknown
 from lake.sql import connections
 from lake.storage import schema, store
 from lake.storage.store import literal
-from training.inference import predicting
+from training.inference import batch
 from training.inference.served_model import Answering
-from training.registry import registry, runs
+from training.registry import runs, versions
 from training.tasks.task import Answer
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.registry.registry import Version
+    from training.registry.versions import Version
 
 # Production answers that are looked at together, and answers that are lost when it is stopped, at most.
 ROUND = 512
@@ -74,7 +74,7 @@ def watch(
     _shadowed(lake, model)
     running: dict[str, Shadow] = {}
     while not stop.is_set():
-        there = {one.run: one for one in registry.shadows(lake, model)}
+        there = {one.run: one for one in versions.shadows(lake, model)}
         running = {run: running.get(run) or Shadow(lake, one, workers) for run, one in there.items()}
         busy = False
         for one in running.values():
@@ -127,7 +127,7 @@ class Shadow:
         asked = [*dict.fromkeys(image for _, image in part)]
         found: dict[str, Answer] = {}
         given_up: dict[str, str] = {}
-        for one in predicting.of_images(self.lake, self._answering, asked, self._workers):
+        for one in batch.of_images(self.lake, self._answering, asked, self._workers):
             if isinstance(one, Answer):
                 found[one.image_id] = one
             else:
@@ -177,10 +177,10 @@ class Shadow:
 
 
 def _shadowed(lake: Lake, model: str) -> list[Version]:
-    found = registry.shadows(lake, model)
+    found = versions.shadows(lake, model)
     if not found:
-        there = [one for one in registry.versions(lake) if one.model == model]
+        there = [one for one in versions.list(lake) if one.model == model]
         if not there:
-            raise unknown("registered model", model, {one.model for one in registry.versions(lake)})
+            raise unknown("registered model", model, {one.model for one in versions.list(lake)})
         raise BadInput(f"no version of model {model!r} is shadowed; run: lakeloop models shadow {there[-1].id}")
     return found

@@ -28,7 +28,7 @@ from lake.images import decode
 from training.data.augmentation import whole
 from training.models import onnx_metadata, trained_model
 from training.models.trained_model import NetworkModel, ProbeModel
-from training.registry import registry, runs
+from training.registry import runs, versions
 from training.tasks import detection
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def export(lake: Lake, name: str, folder: Path, *, tolerance: float = TOLERANCE)
             f"the ONNX file of run {run.id} answers otherwise than torch: off by {difference:.1e} on {len(inputs)} "
             f"{with_}, {tolerance:g} is allowed; nothing was kept"
         )
-    version = next((one.id for one in registry.versions(lake, run.model) if one.run == run.id), None)
+    version = next((one.id for one in versions.list(lake, run.model) if one.run == run.id), None)
     digest = hashlib.sha256(graph).hexdigest()
     said = {"format": 1, "model": run.model, "version": version, "run": run.id, "task": run.task, "kind": run.kind}
     said |= {"classes": [*loaded.classes], **facts, "opset": OPSET}

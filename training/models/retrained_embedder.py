@@ -16,7 +16,7 @@ from embeddings.embedders.specs import OPEN_CLIP_PREFIX, SPECS, Preprocessing
 from lake.errors import BadInput, WeightsMismatch
 from lake.storage import store
 from training.models import trained_model as models
-from training.registry import registry
+from training.registry import versions
 
 if TYPE_CHECKING:
     from lake.storage.store import EmbedderRecord, Lake
@@ -84,7 +84,7 @@ def _architecture(run: Run) -> str:
 
 
 def _number(lake: Lake, run: Run) -> str:
-    return next((str(one.version) for one in registry.versions(lake, run.model) if one.run == run.id), run.id)
+    return next((str(one.version) for one in versions.list(lake, run.model) if one.run == run.id), run.id)
 
 
 def _preprocessing(model: models.NetworkModel) -> Preprocessing:

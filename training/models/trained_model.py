@@ -20,7 +20,7 @@ from lake.errors import BadInput
 from lake.slices.naming import unknown
 from training.data.augmentation import Preparation, whole
 from training.models import tensor_file
-from training.registry import registry, runs
+from training.registry import runs, versions
 from training.registry.recipe import Recipe
 from training.registry.runs import Run
 from training.tasks.task import Answer, Task, task
@@ -214,13 +214,13 @@ def find(lake: Lake, name: str) -> Run:
     and not retired. Raises BadInput, naming the nearest.
     """
     if "@" in name:
-        return runs.get(lake, registry.get(lake, name).run)
-    if (promoted := registry.promoted(lake, name)) is not None:
+        return runs.get(lake, versions.get(lake, name).run)
+    if (promoted := versions.promoted(lake, name)) is not None:
         return runs.get(lake, promoted.run)
     rows = lake.scan("runs", ["id", "model"]).to_pylist()
     if any(row["id"] == name for row in rows):
         return runs.get(lake, name)
-    retired = {one.run for one in registry.versions(lake, name) if one.status == "retired"}
+    retired = {one.run for one in versions.list(lake, name) if one.status == "retired"}
     done = [run for run in runs.list(lake, model=name) if run.status == "done" and run.id not in retired]
     if done:
         return done[0]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from search_app.cli.terminal import Add, answer, columns, open_lake
 
 if TYPE_CHECKING:
-    from training.registry.registry import Entry, Version
+    from training.registry.releases import ReleaseEvent
+    from training.registry.versions import Version
 
 
 def register(add: Add, models: Any) -> None:
@@ -42,10 +43,10 @@ def _change(
 
 def _list(a: argparse.Namespace) -> int:
     from lake.slices.naming import unknown
-    from training.registry import registry
+    from training.registry import versions
 
     opened = open_lake(a)
-    everything = registry.versions(opened)
+    everything = versions.list(opened)
     found = [one for one in everything if a.model in (None, one.model)]
     if a.model is not None and not found:
         raise unknown("model", a.model, (one.model for one in everything))
@@ -56,13 +57,13 @@ def _list(a: argparse.Namespace) -> int:
 
 def _show(a: argparse.Namespace) -> int:
     from lake.sql import tables
-    from training.registry import registry, runs
+    from training.registry import releases, runs, versions
 
     opened = open_lake(a)
-    everything = registry.versions(opened)
+    everything = versions.list(opened)
     of_model = [one for one in everything if one.model == a.name]
-    found = of_model or [registry.get(opened, a.name)]
-    log = [one for one in registry.history(opened, found[0].model) if of_model or one.version == found[0].version]
+    found = of_model or [versions.get(opened, a.name)]
+    log = [one for one in releases.history(opened, found[0].model) if of_model or one.version == found[0].version]
     facts, lines = [], []
     for one in found:
         run = runs.get(opened, one.run)
@@ -79,41 +80,41 @@ def _show(a: argparse.Namespace) -> int:
 
 
 def _register(a: argparse.Namespace) -> int:
-    from training.registry import registry
+    from training.registry import promotion
 
     opened = open_lake(a)
-    return _done(a, opened, "register", registry.register(opened, a.name, a.reason))
+    return _done(a, opened, "register", promotion.register(opened, a.name, a.reason))
 
 
 def _promote(a: argparse.Namespace) -> int:
-    from training.registry import registry
+    from training.registry import promotion
 
     opened = open_lake(a)
-    made = registry.promote(opened, a.name, gate=a.gate, reason=a.reason, force=a.force)
+    made = promotion.promote(opened, a.name, gate=a.gate, reason=a.reason, force=a.force)
     return _done(a, opened, "promote", made, force=a.force, gate=made.gate)
 
 
 def _rollback(a: argparse.Namespace) -> int:
-    from training.registry import registry
+    from training.registry import promotion, releases
 
     opened = open_lake(a)
-    made = registry.rollback(opened, a.name, a.reason)
-    gone = [one for one in registry.history(opened, a.name) if one.action == "rolled_back"][-1]
+    made = promotion.rollback(opened, a.name, a.reason)
+    gone = [one for one in releases.history(opened, a.name) if one.action == "rolled_back"][-1]
     return _done(a, opened, "rollback", made, taken_back=f"{gone.model}@{gone.version}")
 
 
 def _shadow(a: argparse.Namespace) -> int:
-    from training.registry import registry
+    from training.registry import promotion
 
     opened = open_lake(a)
-    return _done(a, opened, "shadow", registry.shadow(opened, a.name, a.reason))
+    return _done(a, opened, "shadow", promotion.shadow(opened, a.name, a.reason))
 
 
 def _retire(a: argparse.Namespace) -> int:
-    from training.registry import registry
+    from training.registry import promotion
 
     opened = open_lake(a)
-    return _done(a, opened, "retire", registry.retire(opened, a.name, a.reason))
+    return _done(a, opened, "retire", promotion.retire(opened, a.name, a.reason))
 
 
 def _done(a: argparse.Namespace, opened: Any, action: str, made: Version, **detail: Any) -> int:
@@ -133,7 +134,7 @@ def _facts(one: Version) -> dict[str, Any]:
     return {"id": one.id, **facts}
 
 
-def _why(one: Version | Entry) -> str:
+def _why(one: Version | ReleaseEvent) -> str:
     return (f"  gate {one.gate}" if one.gate else "") + (f"  ({one.reason})" if one.reason else "")
 
 
@@ -141,5 +142,5 @@ def _after(parent: str | None) -> str:
     return f", from run {parent}" if parent else ""
 
 
-def _line(one: Entry) -> str:
+def _line(one: ReleaseEvent) -> str:
     return f"{one.timestamp:%Y-%m-%d %H:%M:%S} UTC  {one.model}@{one.version} {one.action.replace('_', ' ')}{_why(one)}"

@@ -40,7 +40,7 @@ def _predict(a: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from lake.access import audit
-    from training.inference import predicting, served_model
+    from training.inference import batch, served_model
 
     if sum(given is not None for given in (a.folder, a.slice, a.where)) != 1:
         raise BadInput("which images? give one of --from FOLDER, --slice NAME and --where SQL")
@@ -50,16 +50,16 @@ def _predict(a: argparse.Namespace) -> int:
     opened = open_lake(a)
     who = served_model.source(opened, a.name)
     if a.folder is not None:
-        asked: Any = predicting.files(Path(a.folder))
+        asked: Any = batch.files(Path(a.folder))
     else:
-        asked = predicting.stored(opened, slice=a.slice, filter=a.where)
+        asked = batch.stored(opened, slice=a.slice, filter=a.where)
     answering = served_model.Answering(opened, who.run, a.device)
     if a.log:
         detail = {"run": who.run, "from": a.folder, "slice": a.slice, "where": a.where}
         audit.record(opened, "predict", f"{who.model}@{who.version}", detail=detail)
     out = Path(a.out) if a.out else None
     with progress(a, "images", None if a.folder is not None else len(asked)) as count:
-        found = predicting.run(opened, asked, who, answering, log=a.log, out=out, workers=a.workers, progress=count)
+        found = batch.run(opened, asked, who, answering, log=a.log, out=out, workers=a.workers, progress=count)
     for bad in found.rejected[:SHOWN]:
         print(f"unanswered {bad['source']}: {bad['reason']}", file=sys.stderr)
     if len(found.rejected) > SHOWN:

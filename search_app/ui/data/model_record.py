@@ -19,8 +19,9 @@ from search_app.ui.data import queries
 if TYPE_CHECKING:
     from training.card.card import Card
     from training.evaluation.comparison import Forgetting, SliceChange
-    from training.registry.registry import Entry, Version
+    from training.registry.releases import ReleaseEvent
     from training.registry.runs import Run
+    from training.registry.versions import Version
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -72,16 +73,16 @@ def evaluated(run: str) -> bool:
 
 def versions() -> list[Version]:
     """Every registered version of every model, as it stands now."""
-    from training.registry import registry
+    from training.registry import versions
 
-    return _once(lambda: registry.versions(session.lake()), ["releases"], "versions")
+    return _once(lambda: versions.list(session.lake()), ["releases"], "versions")
 
 
-def history(model: str) -> list[Entry]:
+def history(model: str) -> list[ReleaseEvent]:
     """What happened to a model's versions, the newest first."""
-    from training.registry import registry
+    from training.registry import releases
 
-    found = _once(lambda: registry.history(session.lake(), model), ["releases"], "history", model)
+    found = _once(lambda: releases.history(session.lake(), model), ["releases"], "history", model)
     return [*reversed(found)]
 
 

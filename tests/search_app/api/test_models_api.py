@@ -29,7 +29,7 @@ from tests.search_app.intake import PROBLEM
 from tests.training.conftest import stripes
 from tests.training.served import two_versions
 from training.models import trained_model
-from training.registry import registry
+from training.registry import promotion
 from training.registry.runs import Run
 from training.tasks.task import Answer
 
@@ -164,10 +164,10 @@ def test_the_client_asks_and_logs(
 def test_a_promotion_holds_in_the_running_server(http: httpx.Client, made: tuple[Lake, Run, Run]) -> None:
     lake, first, second = made
     assert ask(http).json()["run"] == first.id
-    registry.promote(lake, second.id, force=True, reason="a test")
+    promotion.promote(lake, second.id, force=True, reason="a test")
     time.sleep(model_requests.LOOK_SECONDS)
     assert ask(http).json()["run"] == second.id
-    registry.rollback(lake, "lines")
+    promotion.rollback(lake, "lines")
     time.sleep(model_requests.LOOK_SECONDS)
     assert ask(http).json()["run"] == first.id
 
@@ -206,7 +206,7 @@ def test_too_many_wait(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPa
 
 def test_a_process_that_dies_is_replaced(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for both processes: a decoder that dies costs its image, a model that dies its batch."""
-    monkeypatch.setattr(model_requests.preparing, "WORKER", "tests.search_app.stand_ins:decode")
+    monkeypatch.setattr(model_requests.image_preparation, "WORKER", "tests.search_app.stand_ins:decode")
     monkeypatch.setattr(model_requests.answerer, "WORK", "tests.search_app.stand_ins:think")
     line = Answerers(made[0])
     try:

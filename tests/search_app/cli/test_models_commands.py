@@ -9,7 +9,7 @@ import pytest
 
 from lake.storage.store import Lake
 from search_app.cli import main
-from tests.training.registry.test_registry import done, judge
+from tests.training.registry.test_promotion import done, judge
 
 
 def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int = 0) -> Any:
@@ -77,7 +77,7 @@ WRONG = [
     (["promote", "tuns@1"], "did you mean turns@1"),
     (["rollback", "tuns"], "no model 'tuns'; did you mean turns"),
     (["rollback", "turns@1"], "no model 'turns@1'; did you mean turns?"),
-    (["retire", "turns"], "say which version of 'turns': turns@1 is its newest"),
+    (["retire", "turns"], "name a version of 'turns'; its newest is turns@1"),
     (["register", "xyz"], "no run 'xyz'"),
     (["register", "turns@1"], "no run 'turns@1'"),
 ]

@@ -18,7 +18,7 @@ from tests.search_app.browsing import MISSING, answering
 from tests.training.conftest import striped
 from training.evaluation import comparison, evaluate
 from training.fit import train_model
-from training.registry import registry, runs
+from training.registry import promotion, runs, versions
 from training.registry.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
     store_vectors(lk, record.column, found)
     first = train_model.train(lk, train=["few"], recipe=Recipe(kind="probe", validation=0.0), name="stripes")
     evaluate.evaluate(lk, first.id)
-    registry.promote(lk, first.id)
+    promotion.promote(lk, first.id)
     (_, admin), (_, reader) = (keys.create(lk, scope, [scope]) for scope in ("admin", "read"))
     with answering(["-c", _START, lk.uri]) as url:
         yield Judged(url, lk, first.id, admin, reader)
@@ -108,7 +108,7 @@ def test_a_probe_is_trained_judged_and_promoted(page: Page, judged: Judged) -> N
     page.get_by_label("Reason").fill("better on held")
     page.get_by_role("button", name="Promote", exact=True).click()
     page.get_by_text("stripes@2 is promoted.").wait_for()
-    live = registry.promoted(judged.lake, "stripes")
+    live = versions.promoted(judged.lake, "stripes")
     assert live is not None
     assert (live.id, live.run, live.reason) == ("stripes@2", made.id, "better on held")
     assert live.gate is not None

@@ -28,7 +28,7 @@ from training.card import plots as card_plots
 from training.card.facts import Facts
 from training.evaluation import evaluate, gate
 from training.fit import train_model
-from training.registry import registry, runs
+from training.registry import promotion, runs, versions
 from training.registry.recipe import Recipe
 
 HOSTILE = [
@@ -61,11 +61,11 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     probe = Recipe(kind="probe")
     first = train_model.train(lake, train=["first"], recipe=replace(probe, regularisation=10.0), name="lines")
     evaluate.evaluate(lake, first.id)
-    registry.promote(lake, first.id, reason="the first | *one*")
+    promotion.promote(lake, first.id, reason="the first | *one*")
     second = train_model.train(lake, train=["first", "second"], recipe=probe, name="lines", parent=first.id)
     evaluate.evaluate(lake, second.id)
     gate.gate(lake, second.id)
-    registry.promote(lake, second.id, reason="better\non nights", force=True)
+    promotion.promote(lake, second.id, reason="better\non nights", force=True)
     net = runs.create(lake, "net", Recipe(architecture="resnet18"), data={}, classes=["a", "b"])
     curves = [("loss", "train", 0.7), ("miou", "validation", 0.51)]
     runs.log(
@@ -181,7 +181,7 @@ def test_an_invented_number_is_noticed(lake: Lake, found: Facts, rendered: card.
 
 def test_the_metrics_stand_at_their_places(lake: Lake, found: Facts, rendered: card.Card) -> None:
     """Row by row: the number beside a slice and a metric is the newest of that run, the older run's is beside it."""
-    both = {one.run: one for one in registry.versions(lake, "lines")}
+    both = {one.run: one for one in versions.list(lake, "lines")}
     rows = lake.sql('SELECT * FROM metrics WHERE evaluation IS NOT NULL ORDER BY "at"').to_pylist()
     newest = {(both[r["run"]].version, r["slice"], r["metric"]): r for r in rows if r["run"] in both}
     shown = {

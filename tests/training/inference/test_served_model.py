@@ -27,9 +27,9 @@ from tests.training.conftest import striped, stripes
 from tests.training.served import two_versions, untrained
 from training.evaluation import evaluate
 from training.fit import train_model
-from training.inference import predicting, served_model, shadow
+from training.inference import batch, served_model, shadow
 from training.models import retrained_embedder, trained_model
-from training.registry import registry
+from training.registry import promotion
 from training.registry.recipe import Recipe
 from training.registry.runs import Run
 
@@ -68,12 +68,12 @@ def test_a_name_stands_for_what_is_promoted(served: tuple[Lake, Run, Run]) -> No
     lake, first, second = served
     assert served_model.source(lake, "lines") == served_model.Source("lines", 1, first.id, "classification")
     assert served_model.source(lake, "lines@2").run == served_model.source(lake, second.id).run == second.id
-    registry.promote(lake, second.id, force=True, reason="a test")
+    promotion.promote(lake, second.id, force=True, reason="a test")
     assert served_model.source(lake, "lines").version == 2
-    registry.rollback(lake, "lines")
+    promotion.rollback(lake, "lines")
     assert served_model.source(lake, "lines").version == 1
-    third = registry.register(lake, untrained(lake, "cells").id)
-    registry.retire(lake, "lines@2")
+    third = promotion.register(lake, untrained(lake, "cells").id)
+    promotion.retire(lake, "lines@2")
     for name, said in (
         ("line", "did you mean lines"),
         ("lines@3", "did you mean lines@"),
@@ -157,21 +157,21 @@ def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
     served: tuple[Lake, Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake, _, _ = served
-    monkeypatch.setattr(predicting, "COMMIT_IMAGES", 5)
+    monkeypatch.setattr(batch, "COMMIT_IMAGES", 5)
     who = served_model.source(lake, "lines")
     answering = served_model.Answering(lake, who.run)
-    asked = predicting.stored(lake, slice="first")
+    asked = batch.stored(lake, slice="first")
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "answers.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        predicting.run(lake, asked, who, answering, out=out, workers=1, progress=stop)
+        batch.run(lake, asked, who, answering, out=out, workers=1, progress=stop)
     assert [*tmp_path.glob("*answers*")] == []
     with pytest.raises(KeyboardInterrupt):
-        predicting.run(lake, asked, who, answering, log=True, workers=1, progress=stop)
-    done = predicting.run(lake, asked, who, answering, log=True, workers=1)
+        batch.run(lake, asked, who, answering, log=True, workers=1, progress=stop)
+    done = batch.run(lake, asked, who, answering, log=True, workers=1)
     assert (done.known, done.answered) == (5, 7)
 
 
@@ -181,7 +181,7 @@ def test_a_shadow_answers_beside_production_and_nowhere_else(
     lake, _, second = served
     run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
     before = lake.version("predictions")
-    registry.shadow(lake, "lines@2")
+    promotion.shadow(lake, "lines@2")
     (part,) = run(capsys, lake, "shadow", "lines", "--limit", "5")
     assert (part["run"], part["answered"], part["waiting"], part["compared"]) == (second.id, 5, 7, 5)
     (rest,) = run(capsys, lake, "shadow", "lines")
@@ -213,18 +213,18 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
     monkeypatch.setattr(shadow, "LOOK_SECONDS", 0.01)
     who = served_model.source(lake, "lines")
     answering = served_model.Answering(lake, who.run)
-    predicting.run(lake, predicting.stored(lake, slice="first")[:2], who, answering, log=True, workers=1)
+    batch.run(lake, batch.stored(lake, slice="first")[:2], who, answering, log=True, workers=1)
     lost = dataclasses.replace(who).event(served_model.Answer("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
     lake.insert("predictions", _answered(lake, lost))
-    registry.shadow(lake, second.id)
+    promotion.shadow(lake, second.id)
     tries: list[int] = []
-    ask = shadow.predicting.of_images
+    ask = shadow.batch.of_images
 
     def counted(lake: Lake, answering: served_model.Answering, names: list[str], workers: int | None) -> Any:
         tries.append(len(names))
         return ask(lake, answering, names, workers)
 
-    monkeypatch.setattr(shadow.predicting, "of_images", counted)
+    monkeypatch.setattr(shadow.batch, "of_images", counted)
     stop, said = threading.Event(), list[shadow.Report]()
     looks = iter(range(4))
     waits = stop.wait
@@ -253,18 +253,18 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
     embedder = MeanColour()
     backfill(colours, colours.embedders()[0], embedder, workers=1)
     trained = train_model.train(colours, train=["first"], recipe=Recipe(kind="probe", validation=0.0), name="tints")
-    registry.promote(colours, trained.id)
+    promotion.promote(colours, trained.id)
     (tmp_path / "new.png").write_bytes(drawn.encoded(stripes(700, True)))
     who = served_model.source(colours, "tints")
     answering = served_model.Answering(colours, who.run)
-    asked = predicting.stored(colours, slice="second")
-    stored = predicting.run(colours, asked, who, answering, log=True, workers=1)
-    fresh = predicting.run(colours, predicting.files(tmp_path / "new.png"), who, answering, log=True, workers=1)
+    asked = batch.stored(colours, slice="second")
+    stored = batch.run(colours, asked, who, answering, log=True, workers=1)
+    fresh = batch.run(colours, batch.files(tmp_path / "new.png"), who, answering, log=True, workers=1)
     assert (stored.answered, fresh.answered) == (6, 1)
     # The same image from its vector and from its bytes.
     data = colours.image(names[0])
     assert data is not None
-    (by_vector,) = predicting.of_images(colours, answering, [names[0]])
+    (by_vector,) = batch.of_images(colours, answering, [names[0]])
     (by_bytes,) = answering.answers([names[0]], [prepare(data.data, embedder.spec.preprocessing)])
     assert isinstance(by_vector, served_model.Answer)
     assert isinstance(by_bytes, served_model.Answer)
@@ -281,7 +281,7 @@ def test_a_retrained_networks_features_are_an_embedder(lk: Lake, architecture: s
 
     names = striped(lk, "first", 3)
     made = untrained(lk, "lines", architecture=architecture)
-    registry.promote(lk, made.id)
+    promotion.promote(lk, made.id)
     record = retrained_embedder.register(lk, "lines")
     assert (record.name, record.weights) == (f"{architecture}@lines-1", f"run {made.id} of model lines")
     assert retrained_embedder.register(lk, made.id) == record

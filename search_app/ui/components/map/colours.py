@@ -25,7 +25,7 @@ KINDS = {"label": "Label", "cluster": "Cluster", "confidence": "Confidence", "er
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendEntry:
     """One line of a legend: a code, what it means, and how many points have it."""
 
     code: int
@@ -38,7 +38,7 @@ class Legend:
     """`kind`: classes, verdict (fixed colours) or range (from `low` to `high`, in words at its `ends`)."""
 
     kind: str
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[LegendEntry] = field(default_factory=list)
     low: float = 0.0
     high: float = 1.0
     ends: list[str] = field(default_factory=list)
@@ -103,18 +103,18 @@ def _classes(values: pa.ChunkedArray, outside: np.ndarray, by: str) -> Colours:
         for code, name in enumerate(("right", "wrong")):
             if name in names:
                 codes[names.index(name)] = code
-                entries.append(Entry(code, name, int(counts[names.index(name)])))
+                entries.append(LegendEntry(code, name, int(counts[names.index(name)])))
     else:
         ranked = sorted((i for i in range(len(names)) if counts[i]), key=lambda i: (-counts[i], names[i]))
         for code, i in enumerate(ranked[:MOST_CLASSES]):
             codes[i] = code
-            entries.append(Entry(code, f"Cluster {names[i]}" if by == "cluster" else names[i], int(counts[i])))
+            entries.append(LegendEntry(code, f"Cluster {names[i]}" if by == "cluster" else names[i], int(counts[i])))
         rest = ranked[MOST_CLASSES:]
         if rest:
-            entries.append(Entry(OTHER, f"{len(rest)} more", int(sum(counts[i] for i in rest))))
+            entries.append(LegendEntry(OTHER, f"{len(rest)} more", int(sum(counts[i] for i in rest))))
     nothing = {"label": "no answer", "cluster": "in no cluster of this tree", "error": "not known"}[by]
     if counts[-1]:
-        entries.append(Entry(NONE, nothing, int(counts[-1])))
+        entries.append(LegendEntry(NONE, nothing, int(counts[-1])))
     return _with_outside(codes[numbers], outside, Legend("verdict" if by == "error" else "classes", entries))
 
 
@@ -127,7 +127,7 @@ def _range(values: pa.ChunkedArray, outside: np.ndarray, by: str) -> Colours:
     levels = np.clip(np.nan_to_num((numbers - low) / ((high - low) or 1.0)), 0, 1) * LEVELS
     codes = np.where(np.isfinite(numbers), np.round(levels), NONE).astype(np.uint8)
     missing = int((~np.isfinite(numbers) & ~outside).sum())
-    entries = [Entry(NONE, f"no {by}", missing)] if missing else []
+    entries = [LegendEntry(NONE, f"no {by}", missing)] if missing else []
     ends = ["0", "1"]
     if by == "time":
         ends = [f"{dt.datetime.fromtimestamp(one, dt.UTC):%d %b %Y}" for one in (low, high)] if there.any() else []
@@ -137,5 +137,5 @@ def _range(values: pa.ChunkedArray, outside: np.ndarray, by: str) -> Colours:
 def _with_outside(codes: np.ndarray, outside: np.ndarray, legend: Legend) -> Colours:
     codes = np.where(outside, OUTSIDE, codes).astype(np.uint8)
     if outside.any():
-        legend.entries.append(Entry(OUTSIDE, "outside the filters", int(outside.sum())))
+        legend.entries.append(LegendEntry(OUTSIDE, "outside the filters", int(outside.sum())))
     return Colours(codes, legend)

@@ -18,8 +18,8 @@ from search_app.ui.text import empty_states
 from search_app.ui.text.numbers import count
 
 if TYPE_CHECKING:
-    from training.registry.registry import Version
     from training.registry.runs import Run
+    from training.registry.versions import Version
 
 MOST_RUNS = 100
 MOST_COLUMNS = 12  # runs that a forgetting table shows, the newest

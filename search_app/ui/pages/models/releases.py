@@ -14,8 +14,8 @@ from search_app.ui.pages.models.wording import SIGNS
 from search_app.ui.text.empty_states import plain
 
 if TYPE_CHECKING:
-    from training.registry.registry import Version
     from training.registry.runs import Run
+    from training.registry.versions import Version
 
 NEEDS_ADMIN = "Your key may read only: this needs one with the scope admin"
 
@@ -35,15 +35,15 @@ def buttons(run: Run, version: Version | None) -> None:
         if status != "shadow":
             st.caption("A shadow answers beside the promoted version. Its answers are kept apart and shown to nobody.")
             if st.button("Run as shadow", key="shadow"):
-                _change("models shadow", run, lambda: _registry().shadow(session.lake(), run.id))
+                _change("models shadow", run, lambda: _promotion().shadow(session.lake(), run.id))
         if version is None:
             if st.button("Register as a version", key="register"):
-                _change("models register", run, lambda: _registry().register(session.lake(), run.id))
+                _change("models register", run, lambda: _promotion().register(session.lake(), run.id))
         elif status == "retired":
             if st.button("Take back into use", key="register"):
-                _change("models register", run, lambda: _registry().register(session.lake(), run.id))
+                _change("models register", run, lambda: _promotion().register(session.lake(), run.id))
         elif st.button("Retire", key="retire", help="Takes it out of use; nothing is deleted"):
-            _change("models retire", run, lambda: _registry().retire(session.lake(), run.id))
+            _change("models retire", run, lambda: _promotion().retire(session.lake(), run.id))
 
 
 def rollback_button(model: str, present: Version | None) -> None:
@@ -95,7 +95,7 @@ def _promote(run: Run, version: Version | None) -> None:
 
 def _try(run: Run, reason: str, force: bool) -> None:
     try:
-        made = _registry().promote(session.lake(), run.id, reason=reason.strip() or None, force=force)
+        made = _promotion().promote(session.lake(), run.id, reason=reason.strip() or None, force=force)
     except LakeloopError as error:
         # What the command line offers, the button beside it does.
         said = str(error).removesuffix(" To promote it all the same: --force --reason WHY")
@@ -115,7 +115,7 @@ def _rollback(model: str, present: Version | None) -> None:
     reason = st.text_input("Reason", placeholder="What went wrong", key="rollback-reason")
     if st.button("Roll back", type="primary", key="rollback-now"):
         try:
-            made = _registry().rollback(session.lake(), model, reason.strip() or None)
+            made = _promotion().rollback(session.lake(), model, reason.strip() or None)
         except LakeloopError as error:
             st.error(plain(str(error)))
         else:
@@ -135,7 +135,7 @@ def _change(action: str, run: Run, do: Callable[[], Version]) -> None:
         st.rerun()
 
 
-def _registry() -> Any:
-    from training.registry import registry
+def _promotion() -> Any:
+    from training.registry import promotion
 
-    return registry
+    return promotion

@@ -14,8 +14,8 @@ from search_app.ui.pages.models.wording import STATUS, span_of, when
 from search_app.ui.text import empty_states
 
 if TYPE_CHECKING:
-    from training.registry.registry import Version
     from training.registry.runs import Run
+    from training.registry.versions import Version
 
 VIEWS = {
     "slices": ("Every slice", changes.show),

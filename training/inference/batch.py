@@ -25,7 +25,7 @@ from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.ingest import ingest, sources
 from lake.sql import where
 from lake.storage import schema, store
-from training.inference import preparing
+from training.inference import image_preparation
 from training.inference.served_model import Answering, Source
 from training.models.trained_model import ProbeModel
 from training.tasks.task import Answer
@@ -180,7 +180,7 @@ def _answers(
         return
     count = workers or len(os.sched_getaffinity(0))
     missing: list[str] = []
-    with WorkerPool(preparing.WORKER, min(count, len(waiting))) as pool:
+    with WorkerPool(image_preparation.WORKER, min(count, len(waiting))) as pool:
         tasks = (
             (([*part], answering.how), [*part])
             for part in grouped(_bytes(lake, [*waiting.values()], missing), _length, TASK_IMAGES, TASK_BYTES)
@@ -212,10 +212,12 @@ def _bytes(lake: Lake, asked: Sequence[_Asked], missing: list[str]) -> Iterator[
         missing += [name for name in wanted if name not in found]
 
 
-def _one_by_one(part: Sequence[tuple[str, bytes]], how: preparing.How) -> list[preparing.Prepared | str]:
+def _one_by_one(
+    part: Sequence[tuple[str, bytes]], how: image_preparation.How
+) -> list[image_preparation.Prepared | str]:
     """One of these kills its decoder: the others are not to suffer for it."""
-    found: list[preparing.Prepared | str] = []
-    with WorkerPool(preparing.WORKER, 1) as alone:
+    found: list[image_preparation.Prepared | str] = []
+    with WorkerPool(image_preparation.WORKER, 1) as alone:
         for one in part:
             result = alone.run([one], how)
             found += [result.reason] if isinstance(result, WorkerDied) else result

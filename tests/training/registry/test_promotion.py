@@ -22,7 +22,7 @@ from lake.upkeep import erasure
 from tests.lake import stock
 from training.evaluation import gate
 from training.models import trained_model
-from training.registry import registry, releases, runs
+from training.registry import promotion, releases, runs, versions
 from training.registry.recipe import Recipe
 
 
@@ -58,7 +58,7 @@ def test_after_a_rollback_every_reader_of_the_registry_means_the_same_run(lk: La
 
 def test_a_run_that_is_done_becomes_the_next_version_of_its_model_once(lk: Lake) -> None:
     first, second, other = done(lk), done(lk), done(lk, "signs")
-    made = registry.register(lk, first, "the first")
+    made = promotion.register(lk, first, "the first")
     assert (made.id, made.run, made.status, made.reason, made.gate) == (
         "turns@1",
         first,
@@ -66,122 +66,122 @@ def test_a_run_that_is_done_becomes_the_next_version_of_its_model_once(lk: Lake)
         "the first",
         None,
     )
-    assert registry.register(lk, first[:6]) == made
-    assert [registry.register(lk, run).id for run in (second, other)] == ["turns@2", "signs@1"]
-    assert [one.id for one in registry.versions(lk)] == ["signs@1", "turns@1", "turns@2"]
-    assert registry.get(lk, "turns@2") == registry.get(lk, second) == registry.versions(lk, "turns")[1]
+    assert promotion.register(lk, first[:6]) == made
+    assert [promotion.register(lk, run).id for run in (second, other)] == ["turns@2", "signs@1"]
+    assert [one.id for one in versions.list(lk)] == ["signs@1", "turns@1", "turns@2"]
+    assert versions.get(lk, "turns@2") == versions.get(lk, second) == versions.list(lk, "turns")[1]
     running = runs.create(lk, "turns", Recipe(kind="probe"), data={}, classes=["up"])
     with pytest.raises(BadInput, match=f"run {running.id} is running: only a run that is done"):
-        registry.register(lk, running.id)
+        promotion.register(lk, running.id)
     with pytest.raises(BadInput, match="no version 'turn@2'; did you mean turns@2"):
-        registry.get(lk, "turn@2")
+        versions.get(lk, "turn@2")
     with pytest.raises(BadInput, match=r"no version 'turns@3'; did you mean .* model turns has turns@1, turns@2"):
-        registry.promote(lk, "turns@3")
-    with pytest.raises(BadInput, match="say which version of 'turns': turns@2 is its newest"):
-        registry.promote(lk, "turns")
+        promotion.promote(lk, "turns@3")
+    with pytest.raises(BadInput, match=r"name a version of .turns.; its newest is turns@2"):
+        promotion.promote(lk, "turns")
     unregistered = done(lk)
     with pytest.raises(BadInput, match=f"lakeloop models register {unregistered}"):
-        registry.retire(lk, unregistered)
-    assert len(registry.history(lk, "turns")) == 2
+        promotion.retire(lk, unregistered)
+    assert len(releases.history(lk, "turns")) == 2
 
 
 def test_what_replaces_another_needs_the_newest_verdict_against_it_not_to_block(lk: Lake) -> None:
     first, second, third = (done(lk) for _ in range(3))
-    made = registry.promote(lk, first)  # nothing to fall behind
+    made = promotion.promote(lk, first)  # nothing to fall behind
     assert (made.id, made.status, made.gate) == ("turns@1", "promoted", None)
     with pytest.raises(BadInput, match="turns@1 is promoted already, since 2"):
-        registry.promote(lk, "turns@1")
+        promotion.promote(lk, "turns@1")
     command = f"run: lakeloop gate --candidate {second} --baseline {first}"
     with pytest.raises(BadInput, match=rf"run {second} was not judged against turns@1, .*{command}"):
-        registry.promote(lk, second)
-    assert [one.id for one in registry.versions(lk, "turns")] == ["turns@1"]  # what is refused gets no number
-    registry.register(lk, second)
+        promotion.promote(lk, second)
+    assert [one.id for one in versions.list(lk, "turns")] == ["turns@1"]  # what is refused gets no number
+    promotion.register(lk, second)
     judge(lk, first, second)  # the other way round
     judge(lk, second, third)  # against another
     with pytest.raises(BadInput, match="was not judged against"):
-        registry.promote(lk, "turns@2")
+        promotion.promote(lk, "turns@2")
     good = judge(lk, second, first)
     bad = judge(lk, second, first, blocks=True)
     with pytest.raises(BadInput, match=f"gate {bad} keeps turns@2 from replacing turns@1: failed"):
-        registry.promote(lk, "turns@2")
+        promotion.promote(lk, "turns@2")
     with pytest.raises(BadInput, match=f"gate '{good}' is not the newest verdict on turns@2 against turns@1: {bad} is"):
-        registry.promote(lk, "turns@2", gate=good)
+        promotion.promote(lk, "turns@2", gate=good)
     newest = judge(lk, second, first)
-    assert registry.promote(lk, "turns@2", gate=newest, reason="better at night").gate == newest
+    assert promotion.promote(lk, "turns@2", gate=newest, reason="better at night").gate == newest
     assert trained_model.find(lk, "turns").id == second
     # Against the gate: with a reason only, and on the record.
     no = judge(lk, third, second, blocks=True)
     with pytest.raises(BadInput, match="needs a reason"):
-        registry.promote(lk, third, force=True, reason=" ")
-    made = registry.promote(lk, third, force=True, reason="the line stands still")
+        promotion.promote(lk, third, force=True, reason=" ")
+    made = promotion.promote(lk, third, force=True, reason="the line stands still")
     assert (made.id, made.status, made.gate, made.reason) == (
         "turns@3",
         "promoted",
         no,
         "forced: the line stands still",
     )
-    assert [one.status for one in registry.versions(lk)] == ["registered", "registered", "promoted"]
+    assert [one.status for one in versions.list(lk)] == ["registered", "registered", "promoted"]
 
 
 def test_a_rollback_goes_from_version_to_version_and_what_was_taken_back_is_judged_anew(lk: Lake) -> None:
     with pytest.raises(BadInput, match="no model 'turns'"):
-        registry.rollback(lk, "turns")
+        promotion.rollback(lk, "turns")
     one, two, three = (done(lk) for _ in range(3))
-    registry.register(lk, one)
+    promotion.register(lk, one)
     with pytest.raises(BadInput, match="no version of turns is promoted"):
-        registry.rollback(lk, "turns")
-    registry.promote(lk, one)
+        promotion.rollback(lk, "turns")
+    promotion.promote(lk, one)
     with pytest.raises(BadInput, match="turns@1 is the only version of turns that was promoted"):
-        registry.rollback(lk, "turns")
+        promotion.rollback(lk, "turns")
     judge(lk, two, one)
-    registry.promote(lk, two)
+    promotion.promote(lk, two)
     judge(lk, three, two)
-    registry.promote(lk, three)
-    assert registry.rollback(lk, "turns", "blind at dusk").id == "turns@2"
-    assert registry.get(lk, three).reason == "blind at dusk"
-    assert [entry.action for entry in registry.history(lk, "turns")][-1] == "rolled_back"
+    promotion.promote(lk, three)
+    assert promotion.rollback(lk, "turns", "blind at dusk").id == "turns@2"
+    assert versions.get(lk, three).reason == "blind at dusk"
+    assert [entry.action for entry in releases.history(lk, "turns")][-1] == "rolled_back"
     with pytest.raises(BadInput, match=r"turns@3 was taken back at .* judge it again: lakeloop gate"):
-        registry.promote(lk, three)
-    assert registry.rollback(lk, "turns").id == "turns@1"
+        promotion.promote(lk, three)
+    assert promotion.rollback(lk, "turns").id == "turns@1"
     with pytest.raises(BadInput, match="only version"):
-        registry.rollback(lk, "turns")
+        promotion.rollback(lk, "turns")
     judge(lk, three, one)
-    registry.promote(lk, three)
-    assert [made.id for made in registry.standing(lk, "turns")] == ["turns@1", "turns@3"]
+    promotion.promote(lk, three)
+    assert [made.id for made in versions.promotion_stack(lk, "turns")] == ["turns@1", "turns@3"]
 
 
 def test_shadows_answer_until_they_are_promoted_or_retired_and_the_retired_can_come_back(lk: Lake) -> None:
     one, two, three = (done(lk) for _ in range(3))
-    registry.promote(lk, one)
-    assert registry.shadow(lk, two).status == "shadow"
-    registry.shadow(lk, three, "to compare")
-    registry.shadow(lk, "turns@3")  # once
-    assert [made.id for made in registry.shadows(lk, "turns")] == ["turns@2", "turns@3"]
-    assert registry.retire(lk, "turns@3", "too slow").status == "retired"
-    assert [made.id for made in registry.shadows(lk, "turns")] == ["turns@2"]
-    for refused in (registry.promote, registry.shadow):
+    promotion.promote(lk, one)
+    assert promotion.shadow(lk, two).status == "shadow"
+    promotion.shadow(lk, three, "to compare")
+    promotion.shadow(lk, "turns@3")  # once
+    assert [made.id for made in versions.shadows(lk, "turns")] == ["turns@2", "turns@3"]
+    assert promotion.retire(lk, "turns@3", "too slow").status == "retired"
+    assert [made.id for made in versions.shadows(lk, "turns")] == ["turns@2"]
+    for refused in (promotion.promote, promotion.shadow):
         with pytest.raises(BadInput, match=f"turns@3 is retired; to use it again: lakeloop models register {three}"):
             refused(lk, "turns@3")
     with pytest.raises(BadInput, match="turns@1 is promoted; promote another version, or go back"):
-        registry.retire(lk, one)
+        promotion.retire(lk, one)
     with pytest.raises(BadInput, match="turns@1 is promoted: a shadow"):
-        registry.shadow(lk, one)
+        promotion.shadow(lk, one)
     judge(lk, two, one)
-    registry.promote(lk, two)
-    assert registry.shadows(lk, "turns") == []
+    promotion.promote(lk, two)
+    assert versions.shadows(lk, "turns") == []
     # Nothing goes back to a version that was retired.
-    registry.retire(lk, one)
+    promotion.retire(lk, one)
     with pytest.raises(BadInput, match="turns@2 is the only version"):
-        registry.rollback(lk, "turns")
-    assert registry.register(lk, one, "again").status == "registered"
-    assert len(registry.history(lk, "turns")) == 10
+        promotion.rollback(lk, "turns")
+    assert promotion.register(lk, one, "again").status == "registered"
+    assert len(releases.history(lk, "turns")) == 10
 
 
 def test_without_a_promoted_version_a_model_is_its_newest_run_that_is_in_use(lk: Lake) -> None:
     old, new = done(lk), done(lk)
     assert trained_model.find(lk, "turns").id == new
-    registry.register(lk, new)
-    registry.retire(lk, new)
+    promotion.register(lk, new)
+    promotion.retire(lk, new)
     assert trained_model.find(lk, "turns").id == old
     assert trained_model.find(lk, "turns@1").id == new
     assert trained_model.find(lk, new).id == new
@@ -190,7 +190,7 @@ def test_without_a_promoted_version_a_model_is_its_newest_run_that_is_in_use(lk:
 @pytest.mark.parametrize("spoil", ["missing", "altered"])
 def test_a_version_whose_file_is_not_the_one_its_run_wrote_is_not_put_into_production(lk: Lake, spoil: str) -> None:
     one, two = done(lk), done(lk)
-    registry.promote(lk, one)
+    promotion.promote(lk, one)
     judge(lk, two, one)
     paths = {run: runs.folder(lk, run) / "model.safetensors" for run in (one, two)}
 
@@ -199,16 +199,16 @@ def test_a_version_whose_file_is_not_the_one_its_run_wrote_is_not_put_into_produ
 
     spoiled(paths[two])
     said = "is not at .* any more; bring it back" if spoil == "missing" else "its SHA-256 is another"
-    for refused in (registry.promote, registry.shadow):
+    for refused in (promotion.promote, promotion.shadow):
         with pytest.raises(BadInput, match=said):
             refused(lk, two)
-    assert registry.promoted(lk, "turns") == registry.get(lk, one)
+    assert versions.promoted(lk, "turns") == versions.get(lk, one)
     paths[two].write_bytes(two.encode())
-    registry.promote(lk, two)
+    promotion.promote(lk, two)
     spoiled(paths[one])
     with pytest.raises(BadInput, match=said):
-        registry.rollback(lk, "turns")
-    assert registry.promoted(lk, "turns") == registry.get(lk, two)
+        promotion.rollback(lk, "turns")
+    assert versions.promoted(lk, "turns") == versions.get(lk, two)
 
 
 # Others at the same time ---------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_a_version_whose_file_is_not_the_one_its_run_wrote_is_not_put_into_produ
 
 def test_of_two_processes_that_promote_at_once_one_does_and_the_other_says_so(lk: Lake, tmp_path: Path) -> None:
     base, rivals = done(lk), [done(lk), done(lk)]
-    registry.promote(lk, base)
+    promotion.promote(lk, base)
     for run in rivals:
         judge(lk, run, base)
     there = Path(__file__).parents[1] / "promoting.py"
@@ -235,66 +235,66 @@ def test_of_two_processes_that_promote_at_once_one_does_and_the_other_says_so(lk
     lost = [text for text in told if not text.startswith("promoted")]
     assert len(won) == 1
     assert re.search("another process was faster|was not judged against", lost[0])
-    assert [one.action for one in registry.history(lk, "turns")].count("promoted") == 2
-    assert f"promoted {registry.promoted(lk, 'turns').id}" == won[0]  # type: ignore[union-attr]
+    assert [one.action for one in releases.history(lk, "turns")].count("promoted") == 2
+    assert f"promoted {versions.promoted(lk, 'turns').id}" == won[0]  # type: ignore[union-attr]
 
 
 def test_of_two_that_saw_the_same_one_writes_and_the_other_decides_anew(lk: Lake) -> None:
     base, mine, rival = (done(lk) for _ in range(3))
-    registry.promote(lk, base)
+    promotion.promote(lk, base)
     seen: list[int] = []
 
-    def decide(entries: list[releases.Entry]) -> releases.Entry:
+    def decide(entries: list[releases.ReleaseEvent]) -> releases.ReleaseEvent:
         seen.append(len(entries))
         if len(seen) == 1:
-            registry.register(Lake(lk.uri), rival)
+            promotion.register(Lake(lk.uri), rival)
         number = 1 + max(one.version for one in entries)
-        return releases.following(entries, "registered", model="turns", version=number, run=mine)
+        return releases.next_event(entries, "registered", model="turns", version=number, run=mine)
 
-    written = releases.write(lk, "turns", decide)
+    written = releases.append(lk, "turns", decide)
     assert seen == [2, 3]
     assert [(one.version, one.run) for one in written[2:]] == [(2, rival), (3, mine)]
-    assert registry.history(lk, "turns") == written
+    assert releases.history(lk, "turns") == written
 
 
 def test_a_promotion_and_a_rollback_that_were_overtaken_change_nothing(
     lk: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two, three = (done(lk) for _ in range(3))
-    registry.promote(lk, one)
+    promotion.promote(lk, one)
     judge(lk, two, one)
     judge(lk, three, one)
-    registry.register(lk, three)
-    other, judged, checked = Lake(lk.uri), registry._judged, runs.model_file
+    promotion.register(lk, three)
+    other, judged, checked = Lake(lk.uri), promotion._gate_check, runs.model_file
 
     def overtaken(*how: Any) -> Any:
-        monkeypatch.setattr(registry, "_judged", judged)
-        registry.promote(other, two)
+        monkeypatch.setattr(promotion, "_gate_check", judged)
+        promotion.promote(other, two)
         return judged(*how)
 
-    monkeypatch.setattr(registry, "_judged", overtaken)
+    monkeypatch.setattr(promotion, "_gate_check", overtaken)
     with pytest.raises(LakeBusy, match=r"another process was faster: turns@3 is promoted now, before it was turns@1"):
-        registry.promote(lk, three)
-    assert [made.id for made in registry.standing(lk, "turns")] == ["turns@1", "turns@3"]
+        promotion.promote(lk, three)
+    assert [made.id for made in versions.promotion_stack(lk, "turns")] == ["turns@1", "turns@3"]
 
     def retired_meanwhile(lake: Lake, run: runs.Run) -> Path:
-        registry.retire(other, one)
+        promotion.retire(other, one)
         return checked(lake, run)
 
     monkeypatch.setattr(runs, "model_file", retired_meanwhile)
     with pytest.raises(LakeBusy, match="another process was faster: turns@1 is retired"):
-        registry.rollback(lk, "turns")
-    assert [made.id for made in registry.standing(lk, "turns")] == ["turns@3"]
+        promotion.rollback(lk, "turns")
+    assert [made.id for made in versions.promotion_stack(lk, "turns")] == ["turns@3"]
 
 
 def test_a_clock_that_goes_back_does_not_turn_the_order_round(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = done(lk), done(lk)
-    registry.promote(lk, one)
+    promotion.promote(lk, one)
     judge(lk, two, one)
     long_ago = store.now() - timedelta(days=1)
     monkeypatch.setattr(releases.store, "now", lambda: long_ago)
-    registry.promote(lk, two)
-    assert [entry.version for entry in registry.history(lk, "turns")] == [1, 1, 2, 2]
+    promotion.promote(lk, two)
+    assert [entry.version for entry in releases.history(lk, "turns")] == [1, 1, 2, 2]
     assert trained_model.find(lk, "turns").id == two
 
 
@@ -303,14 +303,14 @@ def test_a_clock_that_goes_back_does_not_turn_the_order_round(lk: Lake, monkeypa
 
 def test_the_view_models_says_what_the_registry_says() -> None:
     """After every sequence of up to four steps on two versions (the first on version 1), each a model of its own."""
-    start, logs = store.now(), list[list[releases.Entry]]()
+    start, logs = store.now(), list[list[releases.ReleaseEvent]]()
     steps = [*product(releases.ACTIONS, (1, 2))]
     first = [(action, 1) for action in releases.ACTIONS]
     for sequence in chain.from_iterable(product(first, *[steps] * n) for n in range(4)):
         name = f"m{len(logs):05}"
         logs.append(
             [
-                releases.Entry(
+                releases.ReleaseEvent(
                     f"{name}:{n}",
                     name,
                     version,
@@ -330,10 +330,10 @@ def test_the_view_models_says_what_the_registry_says() -> None:
         text = views.VIEWS["models"][1]
         shown = room.sql(f"SELECT * FROM ({text}) ORDER BY model, version").to_arrow_table().to_pylist()
     assert len(logs) == 5 + 50 + 500 + 5_000
-    assert shown == [vars(one) for log in logs for one in releases.versions(log)]
+    assert shown == [vars(one) for log in logs for one in versions.of_events(log)]
     for log in logs:
-        there = [one.version for one in releases.versions(log) if one.status == "promoted"]
-        assert there == releases.standing(log)[-1:]
+        there = [one.version for one in versions.of_events(log) if one.status == "promoted"]
+        assert there == versions.promoted_numbers(log)[-1:]
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ def served(lk: Lake) -> Lake:
     slices.create(lk, "some", ids=names[:6])
     slices.create(lk, "held", ids=names[6:8])
     given = [{"id": "some@1", "use": "train"}, {"id": "held@1", "use": "test"}]
-    registry.promote(lk, done(lk, data={"slices": given}))
+    promotion.promote(lk, done(lk, data={"slices": given}))
     answers = [
         {
             "prediction_id": f"p{n}",
@@ -367,7 +367,7 @@ def served(lk: Lake) -> Lake:
 
 
 def test_from_an_image_to_the_predictions_it_had_part_in_and_back(served: Lake) -> None:
-    run = registry.get(served, "turns@1").run
+    run = versions.get(served, "turns@1").run
     there = served.sql(
         "SELECT * FROM lineage WHERE image_id = ? ORDER BY prediction_id", [stock.image_id(3)]
     ).to_pylist()
@@ -403,7 +403,7 @@ def test_an_erased_image_still_says_which_models_learnt_from_it(served: Lake) ->
     erasure.forget(served, [stock.image_id(9)], alone=True)  # the image that was asked about
     assert served.sql("SELECT * FROM lineage WHERE prediction_id = 'p9'").num_rows == 0
     assert served.sql("SELECT * FROM lineage WHERE prediction_id = 'p8'").num_rows == 8
-    assert registry.get(served, "turns@1").status == "promoted"
+    assert versions.get(served, "turns@1").status == "promoted"
 
 
 def test_a_prediction_leads_to_its_run_though_the_slices_are_gone(served: Lake) -> None:
@@ -412,10 +412,10 @@ def test_a_prediction_leads_to_its_run_though_the_slices_are_gone(served: Lake) 
     found = served.sql(
         "SELECT slice, use, run, image_id FROM lineage WHERE prediction_id = 'p8' ORDER BY slice"
     ).to_pylist()
-    run = registry.get(served, "turns@1").run
+    run = versions.get(served, "turns@1").run
     assert [tuple(row.values()) for row in found] == [("held@1", "test", run, None), ("some@1", "train", run, None)]
     bare = done(served, "bare")  # a run without slices, as weights from elsewhere are
-    registry.promote(served, bare)
+    promotion.promote(served, bare)
     row = {"prediction_id": "p11", "image_id": stock.image_id(11), "model": "bare", "model_version": "1"}
     rows = [row | {"ingested_at": store.now()}]
     served.insert("predictions", pa.Table.from_pylist(rows, schema=schema.PREDICTIONS.arrow()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from training.card import difference
+from training.card import diff
 from training.card.facts import Facts
 from training.card.markdown import block, code, number, table, text
 
@@ -52,7 +52,7 @@ def changed(found: Facts) -> list[str]:
     """What is different from the baseline."""
     if found.baseline is None:
         return ["It is the first: there is no model before it to compare with."]
-    return [f"Since {code(found.called(found.baseline.id))}:", *difference.changes(found.baseline, found.run)]
+    return [f"Since {code(found.called(found.baseline.id))}:", *diff.changes(found.baseline, found.run)]
 
 
 def training(found: Facts, plots: Sequence[str]) -> list[str]:
