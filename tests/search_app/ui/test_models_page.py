@@ -97,7 +97,7 @@ def test_a_probe_is_trained_judged_and_promoted(page: Page, judged: Judged) -> N
     # Without a verdict it is refused in words, and goes on only with a reason.
     page.get_by_role("button", name="Promote …").click()
     page.get_by_role("button", name="Promote", exact=True).click()
-    page.get_by_text("was not judged against").wait_for()
+    page.get_by_text("has no gate verdict against").wait_for()
     assert page.get_by_role("button", name="Promote all the same").is_disabled()
     page.keyboard.press("Escape")
 

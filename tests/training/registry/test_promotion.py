@@ -92,17 +92,17 @@ def test_what_replaces_another_needs_the_newest_verdict_against_it_not_to_block(
     with pytest.raises(BadInput, match="turns@1 is promoted already, since 2"):
         promotion.promote(lk, "turns@1")
     command = f"run: lakeloop gate --candidate {second} --baseline {first}"
-    with pytest.raises(BadInput, match=rf"run {second} was not judged against turns@1, .*{command}"):
+    with pytest.raises(BadInput, match=rf"run {second} has no gate verdict against turns@1, .*{command}"):
         promotion.promote(lk, second)
     assert [one.id for one in versions.list(lk, "turns")] == ["turns@1"]  # what is refused gets no number
     promotion.register(lk, second)
     judge(lk, first, second)  # the other way round
     judge(lk, second, third)  # against another
-    with pytest.raises(BadInput, match="was not judged against"):
+    with pytest.raises(BadInput, match="has no gate verdict against"):
         promotion.promote(lk, "turns@2")
     good = judge(lk, second, first)
     bad = judge(lk, second, first, blocks=True)
-    with pytest.raises(BadInput, match=f"gate {bad} keeps turns@2 from replacing turns@1: failed"):
+    with pytest.raises(BadInput, match=f"gate {bad} blocks turns@2 from replacing turns@1: failed"):
         promotion.promote(lk, "turns@2")
     with pytest.raises(BadInput, match=f"gate '{good}' is not the newest verdict on turns@2 against turns@1: {bad} is"):
         promotion.promote(lk, "turns@2", gate=good)
@@ -131,7 +131,7 @@ def test_a_rollback_goes_from_version_to_version_and_what_was_taken_back_is_judg
     with pytest.raises(BadInput, match="no version of turns is promoted"):
         promotion.rollback(lk, "turns")
     promotion.promote(lk, one)
-    with pytest.raises(BadInput, match="turns@1 is the only version of turns that was promoted"):
+    with pytest.raises(BadInput, match="turns@1 is the only promoted version of turns"):
         promotion.rollback(lk, "turns")
     judge(lk, two, one)
     promotion.promote(lk, two)
@@ -140,10 +140,10 @@ def test_a_rollback_goes_from_version_to_version_and_what_was_taken_back_is_judg
     assert promotion.rollback(lk, "turns", "blind at dusk").id == "turns@2"
     assert versions.get(lk, three).reason == "blind at dusk"
     assert [entry.action for entry in releases.history(lk, "turns")][-1] == "rolled_back"
-    with pytest.raises(BadInput, match=r"turns@3 was taken back at .* judge it again: lakeloop gate"):
+    with pytest.raises(BadInput, match=r"turns@3 was rolled back at .* evaluate it again: lakeloop gate"):
         promotion.promote(lk, three)
     assert promotion.rollback(lk, "turns").id == "turns@1"
-    with pytest.raises(BadInput, match="only version"):
+    with pytest.raises(BadInput, match="only promoted version"):
         promotion.rollback(lk, "turns")
     judge(lk, three, one)
     promotion.promote(lk, three)
@@ -162,16 +162,16 @@ def test_shadows_answer_until_they_are_promoted_or_retired_and_the_retired_can_c
     for refused in (promotion.promote, promotion.shadow):
         with pytest.raises(BadInput, match=f"turns@3 is retired; to use it again: lakeloop models register {three}"):
             refused(lk, "turns@3")
-    with pytest.raises(BadInput, match="turns@1 is promoted; promote another version, or go back"):
+    with pytest.raises(BadInput, match="turns@1 is promoted; promote another version, or roll back"):
         promotion.retire(lk, one)
-    with pytest.raises(BadInput, match="turns@1 is promoted: a shadow"):
+    with pytest.raises(BadInput, match="turns@1 is promoted: only a version"):
         promotion.shadow(lk, one)
     judge(lk, two, one)
     promotion.promote(lk, two)
     assert versions.shadows(lk, "turns") == []
     # Nothing goes back to a version that was retired.
     promotion.retire(lk, one)
-    with pytest.raises(BadInput, match="turns@2 is the only version"):
+    with pytest.raises(BadInput, match="turns@2 is the only promoted version"):
         promotion.rollback(lk, "turns")
     assert promotion.register(lk, one, "again").status == "registered"
     assert len(releases.history(lk, "turns")) == 10
@@ -234,7 +234,7 @@ def test_of_two_processes_that_promote_at_once_one_does_and_the_other_says_so(lk
     won = [text for text in told if text.startswith("promoted")]
     lost = [text for text in told if not text.startswith("promoted")]
     assert len(won) == 1
-    assert re.search("another process was faster|was not judged against", lost[0])
+    assert re.search("another process was faster|has no gate verdict against", lost[0])
     assert [one.action for one in releases.history(lk, "turns")].count("promoted") == 2
     assert f"promoted {versions.promoted(lk, 'turns').id}" == won[0]  # type: ignore[union-attr]
 

@@ -98,7 +98,7 @@ def _try(run: Run, reason: str, force: bool) -> None:
         made = _promotion().promote(session.lake(), run.id, reason=reason.strip() or None, force=force)
     except LakeloopError as error:
         # What the command line offers, the button beside it does.
-        said = str(error).removesuffix(" To promote it all the same: --force --reason WHY")
+        said = str(error).removesuffix(" To promote it anyway: --force --reason WHY")
         st.session_state["_refused"], st.session_state["_refusal"] = run.id, said[:1].upper() + said[1:]
         st.rerun(scope="fragment")
     else:
