@@ -1,8 +1,9 @@
 """The command `lakeloop`: parses, calls, prints.
 
-Every command takes `--lake URI` (or LAKELOOP_LAKE) and `--json`: exactly one JSON document on stdout, all else on
-stderr. Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 3 could not be done. The commands themselves are in
-`search_app/commands/`; they import what they need when they run, so that `lakeloop --help` answers at once.
+Every command takes `--lake URI` (or LAKELOOP_LAKE) and `--json`, which prints one JSON document on stdout and all else
+on stderr. Exit codes: 0 success, 1 a check failed, 2 bad usage or input, 3 the command could not finish. The commands
+are in `cli/lake`, `cli/embeddings` and `cli/training`. Each imports its libraries when it runs, so that
+`lakeloop --help` starts fast.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 from lake.errors import CouldNot, LakeloopError
 from lake.version import VERSION
 from search_app.cli import serve
-from search_app.cli.embeddings import cluster, isolate, map, search
+from search_app.cli.embeddings import cluster, duplicates, isolate, map, search
 from search_app.cli.lake import analytics, data, export, keys, labels, sql, upkeep
 from search_app.cli.lake import slices as slicing
 from search_app.cli.training import card, evaluate, models, predict, train
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     slices = group("slice", "named sets of images")
     search.register(add)
     slicing.register(add, slices)
+    duplicates.register(add)
     export.register(add, slices)
     cluster.register(add)
     isolate.register(add)

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, answer, uri
+from search_app.cli.terminal import Add, output, uri
 
 if TYPE_CHECKING:
     from search_app.server.live_ingest import Settings
@@ -32,23 +32,23 @@ def register(add: Add) -> None:
             p.add_argument("--no-serve", action="store_true", help="build only")
 
 
-def _serve(a: argparse.Namespace) -> int:
+def _serve(args: argparse.Namespace) -> int:
     from search_app.security.access import Policy
     from search_app.security.url_import import fetch
     from search_app.server.server import serve
 
-    if a.allow_user and a.no_ui:
+    if args.allow_user and args.no_ui:
         raise BadInput("--allow-user is about the app's pages, and --no-ui leaves them out; give one of them")
-    policy = Policy(a.require_key, a.https, tuple(a.allow_user))
+    policy = Policy(args.require_key, args.https, tuple(args.allow_user))
     serve(
-        uri(a),
-        a.host,
-        a.port,
-        ui=not a.no_ui,
-        allow_hosts=a.allow_host,
+        uri(args),
+        args.host,
+        args.port,
+        ui=not args.no_ui,
+        allow_hosts=args.allow_host,
         policy=policy,
-        settings=_settings(a, uri(a)),
-        fetch=fetch if a.url_import else None,
+        settings=_settings(args, uri(args)),
+        fetch=fetch if args.url_import else None,
     )
     return 0
 
@@ -66,7 +66,7 @@ def _intake_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--url-import", action="store_true", help="let POST /v1/images fetch public URLs")
 
 
-def _settings(a: argparse.Namespace, uri: str) -> Settings:
+def _settings(args: argparse.Namespace, uri: str) -> Settings:
     from pathlib import Path
 
     from lake.spool.drain import Keep
@@ -74,35 +74,35 @@ def _settings(a: argparse.Namespace, uri: str) -> Settings:
     from search_app.api.admission import Limits
     from search_app.server.live_ingest import Settings
 
-    spool = Path(a.spool) if a.spool else beside(uri)
+    spool = Path(args.spool) if args.spool else beside(uri)
     if spool is None:
         raise BadInput(f"{uri} is not on a local disk: say with --spool FOLDER where events may wait")
     for name in ("max_spool_gb", "min_free_gb", "max_body_gb"):
-        if not getattr(a, name) >= 0:
-            raise BadInput(f"--{name.replace('_', '-')} is {getattr(a, name)}; it cannot be negative")
+        if not getattr(args, name) >= 0:
+            raise BadInput(f"--{name.replace('_', '-')} is {getattr(args, name)}; it cannot be negative")
     for name in ("keep_share", "keep_below"):
-        if not 0 <= getattr(a, name) <= 1:
-            raise BadInput(f"--{name.replace('_', '-')} is {getattr(a, name)}; it is a share, 0 to 1")
-    if a.max_rate is not None and not a.max_rate > 0:
-        raise BadInput(f"--max-rate is {a.max_rate}; it must be more than 0")
+        if not 0 <= getattr(args, name) <= 1:
+            raise BadInput(f"--{name.replace('_', '-')} is {getattr(args, name)}; it is a share, 0 to 1")
+    if args.max_rate is not None and not args.max_rate > 0:
+        raise BadInput(f"--max-rate is {args.max_rate}; it must be more than 0")
     limits = Limits(
-        rate=a.max_rate,
-        spool_bytes=int(a.max_spool_gb * 2**30),
-        free_bytes=int(a.min_free_gb * 2**30),
-        in_flight_bytes=int(a.max_body_gb * 2**30),
+        rate=args.max_rate,
+        spool_bytes=int(args.max_spool_gb * 2**30),
+        free_bytes=int(args.min_free_gb * 2**30),
+        in_flight_bytes=int(args.max_body_gb * 2**30),
     )
-    return Settings(spool, limits, Keep(a.keep_share, a.keep_below), embed=a.embed)
+    return Settings(spool, limits, Keep(args.keep_share, args.keep_below), embed=args.embed)
 
 
-def _quickstart(a: argparse.Namespace) -> int:
+def _quickstart(args: argparse.Namespace) -> int:
     from search_app.demo.quickstart import quickstart
     from search_app.security.hosts import is_loopback
 
     # Elsewhere a key would be needed, which the demo's stream does not have.
-    live = not a.no_serve and is_loopback(a.host)
-    facts = quickstart(a.lake or os.environ.get("LAKELOOP_LAKE") or "solar.lake", live)
-    answer(a, facts, "")
-    if not a.no_serve:
+    live = not args.no_serve and is_loopback(args.host)
+    facts = quickstart(args.lake or os.environ.get("LAKELOOP_LAKE") or "solar.lake", live)
+    output(args, facts, "")
+    if not args.no_serve:
         from lake.spool.spool import beside
         from search_app.demo.replay import Replay
         from search_app.server.live_ingest import Settings
@@ -111,5 +111,5 @@ def _quickstart(a: argparse.Namespace) -> int:
         spool = beside(facts["lake"])
         assert spool is not None, "the demo lake is a folder"
         with Replay(facts["lake"]) as replay:
-            serve(facts["lake"], a.host, a.port, settings=Settings(spool, embed="oldest"), ready=replay.start)
+            serve(facts["lake"], args.host, args.port, settings=Settings(spool, embed="oldest"), ready=replay.start)
     return 0

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 Add = Callable[..., argparse.ArgumentParser]
 
 
-def uri(a: argparse.Namespace) -> str:
+def uri(args: argparse.Namespace) -> str:
     """The lake named by --lake or LAKELOOP_LAKE."""
-    uri = a.lake or os.environ.get("LAKELOOP_LAKE")
+    uri = args.lake or os.environ.get("LAKELOOP_LAKE")
     if not uri:
         raise BadInput("which lake? give --lake URI or set LAKELOOP_LAKE")
     return str(uri)
 
 
-def open_lake(a: argparse.Namespace, drain: bool = True) -> Lake:
+def open_lake(args: argparse.Namespace, drain: bool = True) -> Lake:
     """That lake, open. Events that a stopped server left in its spool are brought in first, and stderr is told so."""
     import lake
 
-    spool = _abandoned(uri(a)) if drain else None
+    spool = _abandoned(uri(args)) if drain else None
     try:
         # Whatever stopped the server may have stopped the machine.
-        opened = lake.open(uri(a), unclean=spool is not None)
+        opened = lake.open(uri(args), unclean=spool is not None)
         for notice in opened.notices:
             print(f"lakeloop: {notice}", file=sys.stderr)
         if spool is not None:
@@ -77,18 +77,18 @@ def _drain(opened: Lake, spool: Spool) -> None:
         print(f"drained {report.events:,} events a stopped server had left", file=sys.stderr)
 
 
-def answer(a: argparse.Namespace, facts: Any, text: str) -> int:
+def output(args: argparse.Namespace, facts: Any, text: str) -> int:
     """Prints the facts as JSON when --json was given, else the text; returns exit code 0."""
     import json
 
-    if a.json:
+    if args.json:
         print(json.dumps(facts, ensure_ascii=False, allow_nan=False))
     elif text:
         print(text)
     return 0
 
 
-def progress(a: argparse.Namespace, unit: str, total: int | None = None) -> Any:
+def progress(args: argparse.Namespace, unit: str, total: int | None = None) -> Any:
     """A context manager giving a function that counts; a bar on stderr when a person is looking."""
     from contextlib import contextmanager
 

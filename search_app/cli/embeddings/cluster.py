@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, answer, open_lake
+from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,28 +54,28 @@ def register(add: Add) -> None:
     add("list", _list, "every tree, the newest first", to)
 
 
-def _cluster(a: argparse.Namespace) -> int:
+def _cluster(args: argparse.Namespace) -> int:
     from embeddings.clusters.trees import cluster
     from lake.access import audit
     from lake.sql import tables
 
-    opened = open_lake(a)
-    words = _lines(a.words) if a.words else ()
+    opened = open_lake(args)
+    words = _lines(args.words) if args.words else ()
     with _stages() as say:
         made = cluster(
             opened,
-            embedder=a.embedder,
-            where=a.where,
-            slice=a.slice,
-            node=a.node,
-            method=a.method,
-            k=a.k,
-            seed=a.seed,
-            min_cluster_size=a.min_cluster_size,
+            embedder=args.embedder,
+            where=args.where,
+            slice=args.slice,
+            node=args.node,
+            method=args.method,
+            k=args.k,
+            seed=args.seed,
+            min_cluster_size=args.min_cluster_size,
             words=words,
             progress=say,
         )
-    detail = {"node": a.node, "where": a.where, "slice": a.slice, "method": a.method}
+    detail = {"node": args.node, "where": args.where, "slice": args.slice, "method": args.method}
     audit.record(opened, "cluster", made.tree, detail=detail)
     if made.remark:
         print(made.remark, file=sys.stderr)
@@ -97,57 +97,65 @@ def _cluster(a: argparse.Namespace) -> int:
         "remark": made.remark,
         "seconds": made.seconds,
     }
-    return answer(a, facts, "\n".join(lines))
+    return output(args, facts, "\n".join(lines))
 
 
-def _assign(a: argparse.Namespace) -> int:
+def _assign(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from embeddings.clusters.assign import assign
     from lake.access import audit
 
-    opened = open_lake(a)
+    opened = open_lake(args)
     with _stages() as say:
-        made = assign(opened, a.tree, progress=say)
+        made = assign(opened, args.tree, progress=say)
     audit.record(opened, "cluster assign", made.tree, detail={"images": made.images, "none": made.none})
     lines = [f"{made.images:,} new images in tree {made.tree}; {made.none:,} of them fit none of a node's clusters"]
     lines += [f"{made.tree}/{path:<6}{count:>9,}" for path, count in made.nodes.items()]
-    return answer(a, asdict(made), "\n".join(lines))
+    return output(args, asdict(made), "\n".join(lines))
 
 
-def _volume(a: argparse.Namespace) -> int:
+def _volume(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from embeddings.clusters.assign import volume
     from lake.sql import tables
 
-    found = volume(open_lake(a), a.tree)
+    found = volume(open_lake(args), args.tree)
     lines = ["node    day         answers  assigned  error rate"]
     for one in found:
         rate = "-" if one.error_rate is None else f"{one.error_rate:.1%}"
         lines.append(f"{one.node:<6}  {one.day}  {one.answers:>7,}  {one.assigned:>8,}  {rate:>10}")
-    return answer(a, {"tree": a.tree, "days": [tables.plain(asdict(one)) for one in found]}, "\n".join(lines))
+    return output(args, {"tree": args.tree, "days": [tables.plain(asdict(one)) for one in found]}, "\n".join(lines))
 
 
-def _sweep(a: argparse.Namespace) -> int:
+def _sweep(args: argparse.Namespace) -> int:
     from embeddings.clusters.cuts import sweep
 
-    opened = open_lake(a)
+    opened = open_lake(args)
     with _stages() as say:
-        found = sweep(opened, node=a.node, sizes=a.size, seed=a.seed, progress=say)
-    return _cuts(a, found)
+        found = sweep(opened, node=args.node, sizes=args.size, seed=args.seed, progress=say)
+    return _cuts(args, found)
 
 
-def _compare(a: argparse.Namespace) -> int:
+def _compare(args: argparse.Namespace) -> int:
     from embeddings.clusters.cuts import compare
 
-    opened = open_lake(a)
+    opened = open_lake(args)
     with _stages() as say:
-        found = compare(opened, a.node, a.method, k=a.k, seed=a.seed, min_cluster_size=a.min_cluster_size, progress=say)
-    return _cuts(a, found)
+        found = compare(
+            opened,
+            args.node,
+            args.method,
+            k=args.k,
+            seed=args.seed,
+            min_cluster_size=args.min_cluster_size,
+            progress=say,
+        )
+    return _cuts(args, found)
 
 
-def _cuts(a: argparse.Namespace, found: list[Any]) -> int:
+def _cuts(args: argparse.Namespace, found: list[Any]) -> int:
     from dataclasses import asdict
 
     lines = ["method   clusters  noise  largest  persistence  agreement  parameters"]
@@ -158,43 +166,47 @@ def _cuts(a: argparse.Namespace, found: list[Any]) -> int:
             f"{one.method:<9}{one.clusters:>8,}  {one.noise_share:>5.0%}  {one.largest_share:>7.0%}  {held:>11}  "
             f"{agreed:>9}  {params}"
         )
-    return answer(a, {"node": a.node, "cuts": [asdict(one) for one in found]}, "\n".join(lines))
+    return output(args, {"node": args.node, "cuts": [asdict(one) for one in found]}, "\n".join(lines))
 
 
-def _rename(a: argparse.Namespace) -> int:
+def _rename(args: argparse.Namespace) -> int:
     from embeddings.clusters.trees import rename
     from lake.access import audit
 
-    opened = open_lake(a)
-    rename(opened, a.node, a.name)
-    audit.record(opened, "cluster rename", a.node, detail={"name": a.name})
-    return answer(a, {"node": a.node, "name": a.name.strip() or None}, f"{a.node} is called {a.name.strip() or '-'}")
+    opened = open_lake(args)
+    rename(opened, args.node, args.name)
+    audit.record(opened, "cluster rename", args.node, detail={"name": args.name})
+    return output(
+        args,
+        {"node": args.node, "name": args.name.strip() or None},
+        f"{args.node} is called {args.name.strip() or '-'}",
+    )
 
 
-def _uncut(a: argparse.Namespace) -> int:
+def _uncut(args: argparse.Namespace) -> int:
     from embeddings.clusters.trees import uncut
     from lake.access import audit
 
-    opened = open_lake(a)
-    went = uncut(opened, a.node)
-    audit.record(opened, "cluster uncut", a.node, detail={"nodes": went})
-    return answer(a, {"node": a.node, "nodes": went}, f"{went:,} nodes below {a.node} are gone")
+    opened = open_lake(args)
+    went = uncut(opened, args.node)
+    audit.record(opened, "cluster uncut", args.node, detail={"nodes": went})
+    return output(args, {"node": args.node, "nodes": went}, f"{went:,} nodes below {args.node} are gone")
 
 
-def _list(a: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from embeddings.clusters.trees import trees
     from lake.sql import tables
 
-    found = trees(open_lake(a))
+    found = trees(open_lake(args))
     lines = [
         f"{one.tree}  {one.size:>9,} images  {one.nodes:>5,} nodes  {one.created_at:%Y-%m-%d %H:%M}  "
         f"{one.name or one.where or one.slice or 'all images'}"
         for one in found
     ]
     text = "\n".join(lines) or "no trees yet; make one with: lakeloop cluster"
-    return answer(a, {"trees": [tables.plain(asdict(one)) for one in found]}, text)
+    return output(args, {"trees": [tables.plain(asdict(one)) for one in found]}, text)
 
 
 @contextmanager

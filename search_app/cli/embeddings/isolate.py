@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, answer, open_lake
+from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
     from embeddings.search.saved_searches import Search
@@ -36,71 +36,77 @@ def register(add: Add) -> None:
     p.add_argument("--until", type=float, default=0.9, metavar="SHARE", help="with an oracle: of the kind found (default 0.9)")  # fmt: skip  # noqa: E501
 
 
-def _isolate(a: argparse.Namespace) -> int:
+def _isolate(args: argparse.Namespace) -> int:
     from embeddings.search import saved_searches
     from lake.access import audit
     from lake.sql import tables
 
-    if sum((a.list, a.search is not None, a.like is not None)) != 1:
+    if sum((args.list, args.search is not None, args.like is not None)) != 1:
         raise BadInput("give --like ID to begin a search, --search SEARCH to go on with one, or --list")
-    if a.page < 1:
-        raise BadInput(f"--page is {a.page}; it must be at least 1")
-    opened = open_lake(a)
-    if a.list:
+    if args.page < 1:
+        raise BadInput(f"--page is {args.page}; it must be at least 1")
+    opened = open_lake(args)
+    if args.list:
         every = saved_searches.list(opened)
         lines = [
             f"{s.id}  {s.created_at:%Y-%m-%d %H:%M}  {s.found:,} found, {s.looked:,} looked at  {s.name or ''}".rstrip()
             for s in every
         ]
         facts = [tables.plain(vars(s)) for s in every]
-        return answer(a, facts, "\n".join(lines) or "no searches yet; begin one with: lakeloop isolate --like ID")
-    if a.like is not None:
+        return output(args, facts, "\n".join(lines) or "no searches yet; begin one with: lakeloop isolate --like ID")
+    if args.like is not None:
         search = saved_searches.start(
-            opened, examples=a.like, node=a.node, where=a.where, embedder=a.embedder, name=a.name, seed=a.seed
+            opened,
+            examples=args.like,
+            node=args.node,
+            where=args.where,
+            embedder=args.embedder,
+            name=args.name,
+            seed=args.seed,
         )
-        audit.record(opened, "isolate", search.id, detail={"like": a.like, "node": a.node, "where": a.where})
+        audit.record(opened, "isolate", search.id, detail={"like": args.like, "node": args.node, "where": args.where})
     else:
-        if a.where or a.node or a.embedder:
+        if args.where or args.node or args.embedder:
             raise BadInput("a search keeps its own --where, --node and --embedder: give them with --like")
-        search = saved_searches.resume(opened, a.search)
-    if a.oracle_column is not None:
-        return _by_oracle(a, opened, search)
-    _mark(a, search)
+        search = saved_searches.resume(opened, args.search)
+    if args.oracle_column is not None:
+        return _by_oracle(args, opened, search)
+    _mark(args, search)
     progress = search.progress()
-    page = search.page(a.page)
+    page = search.page(args.page)
     state = {"search": search.id, "page": [*page], "found": [*search.found()], "progress": vars(progress)}
     text = [f"search {search.id}: {progress.found:,} found, {progress.looked:,} looked at. {progress.advice}", *page]
-    return answer(a, state, "\n".join(text))
+    return output(args, state, "\n".join(text))
 
 
-def _mark(a: argparse.Namespace, search: Search) -> None:
-    if a.undo and not search.undo():
+def _mark(args: argparse.Namespace, search: Search) -> None:
+    if args.undo and not search.undo():
         print("there is nothing to take back", file=sys.stderr)
-    if a.accept:
-        print(f"{search.accept(a.accept):,} accepted", file=sys.stderr)
-    if a.refuse:
-        print(f"{search.refuse(a.refuse):,} refused", file=sys.stderr)
-    no = list(a.no)
-    if a.rest_no:
-        no += [i for i in search.page(a.page) if i not in {*a.yes, *no}]
-    if a.yes or no:
-        search.mark(a.yes, no)
+    if args.accept:
+        print(f"{search.accept(args.accept):,} accepted", file=sys.stderr)
+    if args.refuse:
+        print(f"{search.refuse(args.refuse):,} refused", file=sys.stderr)
+    no = list(args.no)
+    if args.rest_no:
+        no += [i for i in search.page(args.page) if i not in {*args.yes, *no}]
+    if args.yes or no:
+        search.mark(args.yes, no)
 
 
-def _by_oracle(a: argparse.Namespace, lake: Lake, search: Search) -> int:
+def _by_oracle(args: argparse.Namespace, lake: Lake, search: Search) -> int:
     """Marks every page by what is known, until the share asked for is found."""
-    if not 0 < a.until <= 1:
-        raise BadInput(f"--until is {a.until}; it is a share, above 0 to 1")
-    known = _known(lake, a.oracle_column)
+    if not 0 < args.until <= 1:
+        raise BadInput(f"--until is {args.until}; it is a share, above 0 to 1")
+    known = _known(lake, args.oracle_column)
     kind = known.get(search.found()[0])
     if kind is None:
-        raise BadInput(f"{a.oracle_column} says nothing of the first example")
+        raise BadInput(f"{args.oracle_column} says nothing of the first example")
     of = sum(known.get(i) == kind for i in search.images())
     started = time.perf_counter()
     rounds: list[float] = []
-    while len(search.found()) < a.until * of:
+    while len(search.found()) < args.until * of:
         before = time.perf_counter()
-        page = search.page(a.page)
+        page = search.page(args.page)
         if not page:
             break
         yes = [i for i in page if known.get(i) == kind]
@@ -123,7 +129,7 @@ def _by_oracle(a: argparse.Namespace, lake: Lake, search: Search) -> int:
         f"search {search.id}: {progress.found:,} of {of:,} {kind} found by looking at {progress.looked:,} of "
         f"{progress.images:,} images ({facts['share']:.1%}), {progress.pages} pages"
     )
-    return answer(a, facts, text)
+    return output(args, facts, text)
 
 
 def _known(lake: Lake, column: str) -> dict[str, Any]:

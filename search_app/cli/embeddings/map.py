@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, answer, open_lake, progress
+from search_app.cli.terminal import Add, open_lake, output, progress
 
 
 def register(add: Add) -> None:
@@ -30,24 +30,24 @@ def register(add: Add) -> None:
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
 
 
-def _map(a: argparse.Namespace) -> int:
+def _map(args: argparse.Namespace) -> int:
     from lake.access import audit
 
-    if (a.place or a.list) and (a.embedder or a.seed):
+    if (args.place or args.list) and (args.embedder or args.seed):
         raise BadInput("--embedder and --seed belong to a new map; a map that is there keeps its own")
-    if a.list:
-        return _list(a)
+    if args.list:
+        return _list(args)
     from embeddings.maps import maps
 
-    opened = open_lake(a)
-    if a.place:
-        placed = maps.place(opened, a.place)
-        audit.record(opened, "map place", a.place, detail={"placed": placed})
-        return answer(a, {"map": a.place, "placed": placed}, f"map {a.place}: {placed:,} new images placed")
+    opened = open_lake(args)
+    if args.place:
+        placed = maps.place(opened, args.place)
+        audit.record(opened, "map place", args.place, detail={"placed": placed})
+        return output(args, {"map": args.place, "placed": placed}, f"map {args.place}: {placed:,} new images placed")
     import time
 
     started = time.perf_counter()
-    with progress(a, "%", 100) as count:
+    with progress(args, "%", 100) as count:
         shown = 0
 
         def tell(share: float) -> None:
@@ -55,25 +55,27 @@ def _map(a: argparse.Namespace) -> int:
             count(int(100 * share) - shown)
             shown = int(100 * share)
 
-        made = maps.make(opened, embedder=a.embedder, where=a.where, node=a.node, seed=a.seed, progress=tell)
+        made = maps.make(
+            opened, embedder=args.embedder, where=args.where, node=args.node, seed=args.seed, progress=tell
+        )
     seconds = time.perf_counter() - started
-    audit.record(opened, "map", made.id, detail={"node": a.node, "where": a.where, "seed": a.seed})
+    audit.record(opened, "map", made.id, detail={"node": args.node, "where": args.where, "seed": args.seed})
     fitted = "" if made.fitted == made.size else f", fitted on {made.fitted:,} and the rest placed"
-    return answer(a, _facts(made) | {"seconds": seconds}, f"map {made.id}: {made.size:,} images ({made.embedder}, "
+    return output(args, _facts(made) | {"seconds": seconds}, f"map {made.id}: {made.size:,} images ({made.embedder}, "
                   f"{made.method}{fitted}, {seconds:.1f} s)")  # fmt: skip
 
 
-def _list(a: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from embeddings.maps import maps
 
-    found = maps.list(open_lake(a))
+    found = maps.list(open_lake(args))
     lines = [
         f"{one.id}  {one.size:>9,} images  {one.created_at:%Y-%m-%d %H:%M}  {one.embedder}"
         + (f"  node {one.node}" if one.node else "")
         + (f"  where {one.where}" if one.where else "")
         for one in found
     ]
-    return answer(a, [_facts(one) for one in found], "\n".join(lines) or "no maps yet; make one with: lakeloop map")
+    return output(args, [_facts(one) for one in found], "\n".join(lines) or "no maps yet; make one with: lakeloop map")
 
 
 def _facts(made: Any) -> dict[str, Any]:
@@ -84,18 +86,18 @@ def _facts(made: Any) -> dict[str, Any]:
     return facts
 
 
-def _outliers(a: argparse.Namespace) -> int:
+def _outliers(args: argparse.Namespace) -> int:
     from embeddings.discovery.outliers import outliers
     from lake.sql import tables
 
     found = outliers(
-        open_lake(a),
-        embedder=a.embedder,
-        where=a.where,
-        against=a.against,
-        per=a.per,
-        method=a.method,
-        k=a.k,
-        limit=a.limit,
+        open_lake(args),
+        embedder=args.embedder,
+        where=args.where,
+        against=args.against,
+        per=args.per,
+        method=args.method,
+        k=args.k,
+        limit=args.limit,
     )
-    return answer(a, {"results": tables.rows(found)}, tables.text(found))
+    return output(args, {"results": tables.rows(found)}, tables.text(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from search_app.cli.terminal import Add, answer, open_lake
+from search_app.cli.terminal import Add, open_lake, output
 
 
 def register(add: Add) -> None:
@@ -21,19 +21,19 @@ def register(add: Add) -> None:
     p.add_argument("--column", action="append", metavar="NAME", help="one more column of predictions in the results")
 
 
-def _search(a: argparse.Namespace) -> int:
+def _search(args: argparse.Namespace) -> int:
     from embeddings.search.search import search
 
     found = search(
-        open_lake(a),
-        image=a.image,
-        ids=a.id or (),
-        text=a.text,
-        embedder=a.embedder,
-        k=a.k,
-        where=a.where,
-        columns=a.column or (),
+        open_lake(args),
+        image=args.image,
+        ids=args.id or (),
+        text=args.text,
+        embedder=args.embedder,
+        k=args.k,
+        where=args.where,
+        columns=args.column or (),
     )
     from lake.sql import tables
 
-    return answer(a, {"results": tables.rows(found)}, tables.text(found))
+    return output(args, {"results": tables.rows(found)}, tables.text(found))

@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from search_app.cli.terminal import Add, answer, columns, open_lake
+from search_app.cli.terminal import Add, columns, open_lake, output
 
 if TYPE_CHECKING:
     from lake.analytics.calibration import Curve
@@ -43,29 +43,29 @@ def _scope(p: argparse.ArgumentParser) -> None:
     p.add_argument("--slice", metavar="NAME[@VERSION]", help="only answers about images of this slice")
 
 
-def _metrics(a: argparse.Namespace) -> int:
+def _metrics(args: argparse.Namespace) -> int:
     from lake.analytics import dimensions, metrics
     from lake.errors import BadInput
 
-    opened = open_lake(a)
-    if a.by and (a.calibration or a.confusion or a.sizes or a.compare or a.dimensions):
+    opened = open_lake(args)
+    if args.by and (args.calibration or args.confusion or args.sizes or args.compare or args.dimensions):
         raise BadInput("--by is for accuracy and error; give it without --calibration, --confusion, --sizes, --compare")
-    if a.dimensions:
+    if args.dimensions:
         names = dimensions.names(opened)
-        return answer(a, {"dimensions": names}, "\n".join(names))
-    where = metrics.scope(opened, a.where, a.slice, a.model or ())
-    if a.calibration:
-        return _calibration(a, opened, where)
-    if a.confusion:
-        return _confusion(a, opened, where)
-    if a.sizes:
-        return _sizes(a, opened, where)
-    if a.compare:
-        return _compare(a, opened, where)
-    return _by(a, metrics.by(opened, [one.strip() for one in a.by.split(",")] if a.by else [], where))
+        return output(args, {"dimensions": names}, "\n".join(names))
+    where = metrics.scope(opened, args.where, args.slice, args.model or ())
+    if args.calibration:
+        return _calibration(args, opened, where)
+    if args.confusion:
+        return _confusion(args, opened, where)
+    if args.sizes:
+        return _sizes(args, opened, where)
+    if args.compare:
+        return _compare(args, opened, where)
+    return _by(args, metrics.by(opened, [one.strip() for one in args.by.split(",")] if args.by else [], where))
 
 
-def _by(a: argparse.Namespace, found: Breakdown) -> int:
+def _by(args: argparse.Namespace, found: Breakdown) -> int:
     keys = [one.name for one in found.dimensions]
     rows = [
         {
@@ -91,17 +91,17 @@ def _by(a: argparse.Namespace, found: Breakdown) -> int:
     text = columns(table, len(keys))
     if found.left_out:
         print(f"{found.left_out:,} smaller groups are not shown", file=sys.stderr)
-    return answer(a, {"by": keys, "cells": rows[:-1], "all": rows[-1], "left_out": found.left_out}, text)
+    return output(args, {"by": keys, "cells": rows[:-1], "all": rows[-1], "left_out": found.left_out}, text)
 
 
-def _calibration(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
+def _calibration(args: argparse.Namespace, opened: Lake, where: str | None) -> int:
     from dataclasses import asdict
 
     from lake.analytics.calibration import calibration
 
     found = calibration(opened, where)
     if found.equal_width is None or found.equal_count is None:
-        return answer(a, asdict(found), "no judged answer has a confidence")
+        return output(args, asdict(found), "no judged answer has a confidence")
     lines = []
     for name, curve in (("bins of equal width", found.equal_width), ("bins of equal count", found.equal_count)):
         rows = [["confidence", "answers", "mean confidence", "accuracy", "95 % interval"]]
@@ -109,7 +109,7 @@ def _calibration(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
             span = f"{one.low:.3g} to {one.high:.3g}"
             rows.append([span, f"{one.accuracy.n:,}", f"{one.confidence:.3f}", *_percent(one.accuracy)])
         lines += [f"{name}: {_ece(curve)}", columns(rows, 1), ""]
-    return answer(a, asdict(found), "\n".join(lines).rstrip())
+    return output(args, asdict(found), "\n".join(lines).rstrip())
 
 
 def _ece(curve: Curve) -> str:
@@ -119,7 +119,7 @@ def _ece(curve: Curve) -> str:
     )
 
 
-def _confusion(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
+def _confusion(args: argparse.Namespace, opened: Lake, where: str | None) -> int:
     from lake.analytics import metrics
 
     found = metrics.confusion(opened, where)
@@ -128,10 +128,10 @@ def _confusion(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
     said = sorted({one for _, one in found}, key=str)
     rows = [["true \\ predicted", *map(str, said)]]
     rows += [[truth, *(f"{found.get((truth, one), 0):,}" for one in said)] for truth in truths]
-    return answer(a, {"cells": facts}, columns(rows, 1) if found else "no answer's image has a label")
+    return output(args, {"cells": facts}, columns(rows, 1) if found else "no answer's image has a label")
 
 
-def _sizes(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
+def _sizes(args: argparse.Namespace, opened: Lake, where: str | None) -> int:
     from dataclasses import asdict
 
     from lake.analytics import detection
@@ -143,15 +143,15 @@ def _sizes(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
             sure = "-" if one.confidence is None else f"{one.confidence:.3f}"
             rates = [*_percent(one.precision), *_percent(one.recall)]
             rows.append([kind, one.size, f"{one.boxes:,}", f"{one.answers:,}", sure, *rates])
-    return answer(a, {kind: [asdict(one) for one in found] for kind, found in kinds.items()}, columns(rows, 2))
+    return output(args, {kind: [asdict(one) for one in found] for kind, found in kinds.items()}, columns(rows, 2))
 
 
-def _compare(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
+def _compare(args: argparse.Namespace, opened: Lake, where: str | None) -> int:
     from dataclasses import asdict
 
     from lake.analytics import metrics
 
-    old, new = a.compare
+    old, new = args.compare
     found = metrics.compare(opened, old, new, where)
     lines = [
         f"{found.n:,} images were answered by both and are judged",
@@ -161,16 +161,16 @@ def _compare(a: argparse.Namespace, opened: Lake, where: str | None) -> int:
         *(f"newly wrong  {one}" for one in found.broken),
         *(f"newly right  {one}" for one in found.repaired),
     ]
-    return answer(a, asdict(found), "\n".join(lines))
+    return output(args, asdict(found), "\n".join(lines))
 
 
-def _discover(a: argparse.Namespace) -> int:
+def _discover(args: argparse.Namespace) -> int:
     from embeddings.discovery import discovery
     from lake.analytics import metrics
 
-    opened = open_lake(a)
-    where = metrics.scope(opened, a.where, a.slice)
-    found = discovery.discover(opened, where, by=a.by, errors=a.errors, seed=a.seed)
+    opened = open_lake(args)
+    where = metrics.scope(opened, args.where, args.slice)
+    found = discovery.discover(opened, where, by=args.by, errors=args.errors, seed=args.seed)
     facts = discovery.facts(found)
     if found.remark:
         print(found.remark, file=sys.stderr)
@@ -184,12 +184,12 @@ def _discover(a: argparse.Namespace) -> int:
     if not lines:
         lines.append("no slice fails more than chance explains")
     lines.append(f"{found.answers:,} answers and {found.looked:,} groups were compared in {found.seconds:.1f} s")
-    if a.save:
+    if args.save:
         saved = discovery.save(opened, found, where)
         for one, name in zip(facts["findings"], saved, strict=True):
             one["slice"] = name
         lines += [f"saved as slice {name}" for name in saved]
-    return answer(a, facts, "\n".join(lines))
+    return output(args, facts, "\n".join(lines))
 
 
 def _rate(rate: Rate) -> dict[str, Any]:

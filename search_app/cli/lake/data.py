@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput, CouldNot
-from search_app.cli.terminal import Add, answer, open_lake, progress, uri
+from search_app.cli.terminal import Add, open_lake, output, progress, uri
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,28 +46,28 @@ def register(add: Add) -> None:
     add("status", _status, "what is in the lake")
 
 
-def _init(a: argparse.Namespace) -> None:
+def _init(args: argparse.Namespace) -> None:
     import lake
     from embeddings.embedders import specs
     from lake.access import audit
 
-    names = a.embedder or [specs.DEFAULT]
+    names = args.embedder or [specs.DEFAULT]
     for name in names:
         specs.check_name(name)
     columns = {}
-    for text in a.column or []:
+    for text in args.column or []:
         name, colon, kind = text.partition(":")
         if not colon:
             raise BadInput(f"--column {text!r}: write NAME:TYPE, e.g. camera:int")
         columns[name] = kind
-    made = lake.create(uri(a), embedders=list(dict.fromkeys(names)), columns=columns)
+    made = lake.create(uri(args), embedders=list(dict.fromkeys(names)), columns=columns)
     audit.record(made, "init", made.uri, detail={"embedders": names, "columns": columns})
     records = [{"name": r.name, "column": r.column} for r in made.embedders()]
     facts = {"lake": made.uri, "embedders": records, "columns": columns}
-    answer(a, facts, f"made {made.uri} with embedder {', '.join(r['name'] for r in records)}")
+    output(args, facts, f"made {made.uri} with embedder {', '.join(r['name'] for r in records)}")
 
 
-def _ingest(a: argparse.Namespace) -> int:
+def _ingest(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from lake.access import audit
@@ -75,16 +75,16 @@ def _ingest(a: argparse.Namespace) -> int:
     from lake.ingest import sources
     from lake.ingest.ingest import ingest
 
-    if a.model_version and not a.model:
+    if args.model_version and not args.model:
         raise BadInput("--model-version says nothing without --model")
 
-    opened = open_lake(a)
-    layout = sources.resolve(Path(a.path), a.layout)
-    if a.layout == "auto":
-        print(f"reading {a.path} as layout {layout}", file=sys.stderr)
-    audit.record(opened, "ingest", a.path, detail={"layout": layout})
-    with progress(a, "images") as count:
-        report = ingest(opened, a.path, layout, model=Model(a.model, a.model_version), progress=count)
+    opened = open_lake(args)
+    layout = sources.resolve(Path(args.path), args.layout)
+    if args.layout == "auto":
+        print(f"reading {args.path} as layout {layout}", file=sys.stderr)
+    audit.record(opened, "ingest", args.path, detail={"layout": layout})
+    with progress(args, "images") as count:
+        report = ingest(opened, args.path, layout, model=Model(args.model, args.model_version), progress=count)
     r = report.as_dict()
     for bad in report.rejected[:20]:
         print(f"rejected {bad['source']}: {bad['reason']}", file=sys.stderr)
@@ -92,16 +92,16 @@ def _ingest(a: argparse.Namespace) -> int:
         print(f"... and {len(report.rejected) - 20} more (--json lists all)", file=sys.stderr)
     readable = report.images_new + report.images_known + report.predictions_new + report.predictions_known
     if not readable:
-        raise BadInput(f"nothing readable in {a.path} ({len(report.rejected)} rejected)")
+        raise BadInput(f"nothing readable in {args.path} ({len(report.rejected)} rejected)")
     text = (
         f"images {report.images_new:,} new, {report.images_known:,} known; "
         f"predictions {report.predictions_new:,} new, {report.predictions_known:,} known; "
         f"labels {report.labels_new:,} new; rejected {len(report.rejected):,}; {report.seconds:.1f} s"
     )
-    return answer(a, r, text)
+    return output(args, r, text)
 
 
-def _embed(a: argparse.Namespace) -> int:
+def _embed(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from embeddings.backfill.backfill import Report, backfill
@@ -109,43 +109,45 @@ def _embed(a: argparse.Namespace) -> int:
     from lake.access import audit
     from lake.analytics import summary
 
-    opened = open_lake(a)
-    if a.retrained:
+    opened = open_lake(args)
+    if args.retrained:
         from training.models import retrained_embedder
 
-        if a.weights:
+        if args.weights:
             raise BadInput("--retrained and --weights contradict each other: weights come from one of them")
-        a.embedder = retrained_embedder.register(opened, a.retrained, a.embedder).name
-    known = a.embedder is None or any(r.name == a.embedder for r in opened.embedders())
-    record = embedders.record_of(opened, a.embedder) if known else embedders.new_record(a.embedder)
-    file = Path(a.weights) if a.weights else None
-    if a.watch:
-        return _watch(a, opened, record, file)
+        args.embedder = retrained_embedder.register(opened, args.retrained, args.embedder).name
+    known = args.embedder is None or any(r.name == args.embedder for r in opened.embedders())
+    record = embedders.record_of(opened, args.embedder) if known else embedders.new_record(args.embedder)
+    file = Path(args.weights) if args.weights else None
+    if args.watch:
+        return _watch(args, opened, record, file)
     left = summary.embedding_progress(opened, [record])[0]
     total = left["missing"]
     if total == 0 and record.dim is not None and file is None:  # without loading the network
         never = {reason: left[reason] for reason in ("without_bytes", "unreadable")}
-        return _embedded(a, Report(record.name, **never))
-    model = embedders.for_lake(opened, record, file=file, trust_sha256=a.trust_sha256, engine=a.engine, images=total)
+        return _embedded(args, Report(record.name, **never))
+    model = embedders.for_lake(
+        opened, record, file=file, trust_sha256=args.trust_sha256, engine=args.engine, images=total
+    )
     audit.record(opened, "embed", record.name, detail={"missing": total})
-    with progress(a, "images", total) as count:
-        report = backfill(opened, record, model, file=file, order=a.order, progress=count)
-    return _embedded(a, report)
+    with progress(args, "images", total) as count:
+        report = backfill(opened, record, model, file=file, order=args.order, progress=count)
+    return _embedded(args, report)
 
 
-def _watch(a: argparse.Namespace, opened: Lake, record: EmbedderRecord, file: Path | None) -> int:
+def _watch(args: argparse.Namespace, opened: Lake, record: EmbedderRecord, file: Path | None) -> int:
     from embeddings.backfill import watch_process
     from embeddings.embedders import embedder as embedders
 
-    trust, images = a.trust_sha256, watch_process.IMAGES
-    model = embedders.for_lake(opened, record, file=file, trust_sha256=trust, engine=a.engine, images=images)
-    print(f"embedding what arrives with {record.name}, {a.order} first; Ctrl-C ends it", file=sys.stderr)
-    said = watch_process.say_json if a.json else watch_process.Teller()
-    watch_process.run(opened, record, model, order=a.order, file=file, report=said)
+    trust, images = args.trust_sha256, watch_process.IMAGES
+    model = embedders.for_lake(opened, record, file=file, trust_sha256=trust, engine=args.engine, images=images)
+    print(f"embedding what arrives with {record.name}, {args.order} first; Ctrl-C ends it", file=sys.stderr)
+    said = watch_process.say_json if args.json else watch_process.Teller()
+    watch_process.run(opened, record, model, order=args.order, file=file, report=said)
     return 0
 
 
-def _embedded(a: argparse.Namespace, report: Report) -> int:
+def _embedded(args: argparse.Namespace, report: Report) -> int:
     for image, reason in list(report.reasons.items())[:20]:
         print(f"failed {image}: {reason}", file=sys.stderr)
     names = ("embedder", "embedded", "failed", "without_bytes", "unreadable", "images_per_second", "seconds")
@@ -155,14 +157,14 @@ def _embedded(a: argparse.Namespace, report: Report) -> int:
         f"{report.embedder}: {report.embedded:,} embedded, {report.failed:,} failed{bare}{broken}; "
         f"{report.seconds:.1f} s ({report.images_per_second:.1f} images/s)"
     )
-    return answer(a, {n: getattr(report, n) for n in names}, text)
+    return output(args, {n: getattr(report, n) for n in names}, text)
 
 
-def _status(a: argparse.Namespace) -> int:
+def _status(args: argparse.Namespace) -> int:
     from lake.analytics import summary
     from lake.sql import tables
 
-    opened = open_lake(a)
+    opened = open_lake(args)
     facts = summary.status(opened)
     waiting = _spool(opened)
     if waiting is not None:
@@ -184,7 +186,7 @@ def _status(a: argparse.Namespace) -> int:
         lines.append(
             f"spool        {waiting['events']:,} events wait ({size:,.1f} MiB, the oldest {age:,.0f} s){parked}"
         )
-    return answer(a, tables.plain(facts), "\n".join(lines))
+    return output(args, tables.plain(facts), "\n".join(lines))
 
 
 def _spool(opened: Lake) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from lake.errors import CouldNot
-from search_app.cli.terminal import Add, answer, open_lake, progress
+from search_app.cli.terminal import Add, open_lake, output, progress
 
 # As `lake.export.FORMATS` has them, which a parser need not import.
 FORMATS = (
@@ -24,18 +24,18 @@ def register(add: Add, slices: Any) -> None:
     p.add_argument("--predictions", metavar="MODEL", help="also this model's newest answer to each image, with scores")
 
 
-def _export(a: argparse.Namespace) -> int:
+def _export(args: argparse.Namespace) -> int:
     from lake import slices
     from lake.access import audit
     from lake.slices.export import export
 
-    opened = open_lake(a)
-    made = slices.get(opened, a.name)
-    audit.record(opened, "slice export", made.id, detail={"format": a.format, "predictions": a.predictions})
-    with progress(a, "images", made.size) as count:
-        report = export(opened, made, a.out, a.format, predictions=a.predictions, progress=count)
+    opened = open_lake(args)
+    made = slices.get(opened, args.name)
+    audit.record(opened, "slice export", made.id, detail={"format": args.format, "predictions": args.predictions})
+    with progress(args, "images", made.size) as count:
+        report = export(opened, made, args.out, args.format, predictions=args.predictions, progress=count)
     for what, count in report.unsaid.items():
-        print(f"{a.format} cannot say: {what} ({count:,})", file=sys.stderr)
+        print(f"{args.format} cannot say: {what} ({count:,})", file=sys.stderr)
     for image in report.left_out[:20]:
         print(f"left out {image['image_id']}: {image['reason']}", file=sys.stderr)
     if report.left_out:
@@ -44,6 +44,8 @@ def _export(a: argparse.Namespace) -> int:
         raise CouldNot(f"none of the {len(report.left_out):,} images of {made.id} could be written")
     before = ", all of it before" if report.already else f", {report.resumed:,} of them before" * bool(report.resumed)
     size = f"{report.bytes / 2**20:,.1f} MiB in {report.files:,} files"
-    return answer(
-        a, report.as_dict(), f"{made.id}: wrote {report.images:,} images to {a.out} as {a.format} ({size}{before})"
+    return output(
+        args,
+        report.as_dict(),
+        f"{made.id}: wrote {report.images:,} images to {args.out} as {args.format} ({size}{before})",
     )

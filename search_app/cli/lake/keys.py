@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from search_app.cli.terminal import Add, answer, open_lake
+from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
     from lake.access.keys import KeyRecord
@@ -28,35 +28,35 @@ def register(add: Add, keys: Any) -> None:
     p.add_argument("key_id", metavar="KEY_ID")
 
 
-def _create(a: argparse.Namespace) -> int:
+def _create(args: argparse.Namespace) -> int:
     from lake.access import keys
 
-    expires = keys.span_or_moment(a.expires) if a.expires else None
-    record, token = keys.create(open_lake(a), a.name, a.scope, expires)
+    expires = keys.span_or_moment(args.expires) if args.expires else None
+    record, token = keys.create(open_lake(args), args.name, args.scope, expires)
     until = f", until {record.expires_at:%Y-%m-%d %H:%M} UTC" if record.expires_at else ""
     print(f"key {record.key_id} for {', '.join(record.scopes)}{until}; it is not shown again", file=sys.stderr)
-    return answer(a, _facts(record) | {"token": token}, token)
+    return output(args, _facts(record) | {"token": token}, token)
 
 
-def _list(a: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from lake.access import keys
 
-    found = keys.list(open_lake(a))
+    found = keys.list(open_lake(args))
     lines = []
     for one in found:
         until = f"until {one.expires_at:%Y-%m-%d %H:%M} UTC" if one.expires_at else "no expiry"
         line = f"{one.key_id}  {one.state():<7}  {','.join(one.scopes):<24}  {until:<26}  {one.name or ''}"
         lines.append(line.rstrip())
     text = "\n".join(lines) or "no keys yet; make one with: lakeloop key create --scope read"
-    return answer(a, [_facts(one) for one in found], text)
+    return output(args, [_facts(one) for one in found], text)
 
 
-def _revoke(a: argparse.Namespace) -> int:
+def _revoke(args: argparse.Namespace) -> int:
     from lake.access import keys
 
-    record = keys.revoke(open_lake(a), a.key_id)
+    record = keys.revoke(open_lake(args), args.key_id)
     text = f"key {record.key_id} is revoked; running servers refuse it within a second"
-    return answer(a, _facts(record), text)
+    return output(args, _facts(record), text)
 
 
 def _facts(record: KeyRecord) -> dict[str, Any]:

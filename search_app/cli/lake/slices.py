@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, answer, open_lake, progress
+from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,50 +69,43 @@ def register(add: Add, slices: Any) -> None:
     p = add("leaks", _leaks, "what a slice shares with slices it must be kept apart from; exit 1 when it does", slices)
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
 
-    p = add("duplicates", _duplicates, "images of the very same view, in groups")
-    p.add_argument("--slice", metavar="SLICE", help="look among its images only")
-    p.add_argument("--threshold", type=float, metavar="T", help="cosine from which a pair is looked at, -1 to 1")
-    p.add_argument("--keep", action="store_true", help="with --threshold: make it the lake's, for training splits and slices, too")  # fmt: skip  # noqa: E501
-    p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
-    p.add_argument("--calibrate", action="store_true", help="find and keep this lake's threshold, with planted copies")
-
 
 # Making ----------------------------------------------------------------------------------------------------
 
 
-def _create(a: argparse.Namespace) -> int:
+def _create(args: argparse.Namespace) -> int:
     from embeddings.duplicates import leaks
     from lake import slices
 
-    if (a.radius is None) != (a.like is None):
+    if (args.radius is None) != (args.like is None):
         raise BadInput("--like and --radius go together: --like ID --radius R, a cosine distance from 0 to 2")
-    if a.embedder and not a.like:
+    if args.embedder and not args.like:
         raise BadInput("--embedder goes with --like")
-    like = {"ids": a.like, "radius": a.radius, "embedder": a.embedder} if a.like else None
-    opened = open_lake(a)
+    like = {"ids": args.like, "radius": args.radius, "embedder": args.embedder} if args.like else None
+    opened = open_lake(args)
     made = slices.draft(
         opened,
-        a.name,
-        where=a.where,
-        ids=_read(a.ids).split() if a.ids else None,
-        cluster=a.cluster,
-        search=a.search,
+        args.name,
+        where=args.where,
+        ids=_read(args.ids).split() if args.ids else None,
+        cluster=args.cluster,
+        search=args.search,
         like=like,
-        union=a.union,
-        intersect=a.intersect,
-        minus=a.minus,
-        spec=slices.load(_read(a.spec)) if a.spec else None,
-        role=a.role,
-        live=a.live,
-        new=a.new,
+        union=args.union,
+        intersect=args.intersect,
+        minus=args.minus,
+        spec=slices.load(_read(args.spec)) if args.spec else None,
+        role=args.role,
+        live=args.live,
+        new=args.new,
     )
-    if a.dry_run:
-        return _dry_run(a, opened, made)
-    made, found = leaks.guarded(opened, made, a.drop_leaks)
-    return _save(a, opened, made, found)
+    if args.dry_run:
+        return _dry_run(args, opened, made)
+    made, found = leaks.guarded(opened, made, args.drop_leaks)
+    return _save(args, opened, made, found)
 
 
-def _save(a: argparse.Namespace, lake: Lake, made: Draft, found: Leaks) -> int:
+def _save(args: argparse.Namespace, lake: Lake, made: Draft, found: Leaks) -> int:
     from lake import slices
     from lake.access import audit
 
@@ -127,10 +120,10 @@ def _save(a: argparse.Namespace, lake: Lake, made: Draft, found: Leaks) -> int:
     if made.found.erased:
         said.append(f"{made.found.erased:,} erased images are left out")
     facts = _facts(saved) | {"leaks": found.as_dict(), "dropped": dropped, "erased": made.found.erased}
-    return answer(a, facts, "\n".join(said))
+    return output(args, facts, "\n".join(said))
 
 
-def _dry_run(a: argparse.Namespace, lake: Lake, made: Draft) -> int:
+def _dry_run(args: argparse.Namespace, lake: Lake, made: Draft) -> int:
     from embeddings.duplicates import duplicates, leaks
     from lake import slices
 
@@ -153,40 +146,42 @@ def _dry_run(a: argparse.Namespace, lake: Lake, made: Draft) -> int:
     else:
         text.append(f"{len(copies.groups):,} groups of near-duplicates, {copies.spare:,} images more than needed")
     text += [found.words()] if found.words() else []
-    return answer(a, facts, "\n".join(text))
+    return output(args, facts, "\n".join(text))
 
 
-def _freeze(a: argparse.Namespace) -> int:
+def _freeze(args: argparse.Namespace) -> int:
     from embeddings.duplicates import leaks
     from lake import slices
 
-    opened = open_lake(a)
-    made = slices.freeze(opened, slices.get(opened, a.name), a.role)
-    made, found = leaks.guarded(opened, made, a.drop_leaks)
-    return _save(a, opened, made, found)
+    opened = open_lake(args)
+    made = slices.freeze(opened, slices.get(opened, args.name), args.role)
+    made, found = leaks.guarded(opened, made, args.drop_leaks)
+    return _save(args, opened, made, found)
 
 
 # Looking ---------------------------------------------------------------------------------------------------
 
 
-def _list(a: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from lake import slices
 
-    opened = open_lake(a)
-    found = slices.newest(opened) if a.newest else slices.list(opened)
+    opened = open_lake(args)
+    found = slices.newest(opened) if args.newest else slices.list(opened)
     named = _tags(opened)
     facts = [_facts(s) | {"tags": named.get(s.id, [])} for s in found]
     lines = [f"{s.id:<24}{s.size:>9,} images  {s.kind}: {s.definition}{_told(s, named.get(s.id, ()))}" for s in found]
-    return answer(a, facts, "\n".join(lines) or "no slices yet; make one with: lakeloop slice create NAME --where SQL")
+    return output(
+        args, facts, "\n".join(lines) or "no slices yet; make one with: lakeloop slice create NAME --where SQL"
+    )
 
 
-def _show(a: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> int:
     from lake import slices
     from lake.sql import tables
 
-    opened = open_lake(a)
-    made = slices.get(opened, a.name)
-    if a.spec:
+    opened = open_lake(args)
+    made = slices.get(opened, args.name)
+    if args.spec:
         print(json.dumps(slices.spec(opened, made), ensure_ascii=False, indent=2))
         return 0
     contents = slices.contents(opened, made)
@@ -207,14 +202,14 @@ def _show(a: argparse.Namespace) -> int:
     if contents["label_events"].null_count:
         text.append("made before slices froze their labels: the labels are today's")
     text += [*_balance(classes), *names]
-    return answer(a, tables.plain(facts), "\n".join(text))
+    return output(args, tables.plain(facts), "\n".join(text))
 
 
-def _diff(a: argparse.Namespace) -> int:
+def _diff(args: argparse.Namespace) -> int:
     from lake import slices
 
-    opened = open_lake(a)
-    found = slices.diff(opened, slices.get(opened, a.before), slices.get(opened, a.after))
+    opened = open_lake(args)
+    found = slices.diff(opened, slices.get(opened, args.before), slices.get(opened, args.after))
     changed = found.labels_changed
     head = (
         f"{found.before} to {found.after}: {len(found.added):,} added, {len(found.removed):,} removed, "
@@ -224,14 +219,14 @@ def _diff(a: argparse.Namespace) -> int:
     )
     lines = [head, *(f"+ {i}" for i in found.added), *(f"- {i}" for i in found.removed)]
     lines += [f"~ {i}" for i in changed or ()]
-    return answer(a, found.as_dict(), "\n".join(lines))
+    return output(args, found.as_dict(), "\n".join(lines))
 
 
-def _history(a: argparse.Namespace) -> int:
+def _history(args: argparse.Namespace) -> int:
     from lake import slices
 
     facts, lines = [], []
-    for step in slices.history(open_lake(a), a.name):
+    for step in slices.history(open_lake(args), args.name):
         made = step.slice
         change = {key: getattr(step, key) for key in ("tags", "added", "removed", "labels_changed", "erased")}
         facts.append(_facts(made) | change)
@@ -243,119 +238,68 @@ def _history(a: argparse.Namespace) -> int:
         said += [f"{step.erased:,} erased"] if step.erased else []
         text = f"{made.id:<24}{made.created_at:%Y-%m-%d %H:%M} UTC {made.size:>9,} images  {', '.join(said)}"
         lines.append((text + _told(made, step.tags)).rstrip())
-    return answer(a, facts, "\n".join(lines))
+    return output(args, facts, "\n".join(lines))
 
 
-def _leaks(a: argparse.Namespace) -> int:
+def _leaks(args: argparse.Namespace) -> int:
     from embeddings.duplicates import leaks
     from lake import slices
 
-    opened = open_lake(a)
-    made = slices.get(opened, a.name)
+    opened = open_lake(args)
+    made = slices.get(opened, args.name)
     if made.role is None:
         raise BadInput(f"{made.id} has no role; give it one with: lakeloop slice role {made.id} train")
     names = slices.members(opened, made).to_pylist()
     found = leaks.check(opened, names, made.role, apart_from=made.name)
     against = ", ".join(found.against) or "no slice of the other kind yet"
     text = f"{made.id} ({made.role}), {len(names):,} images, against {against}: " + (found.words() or "nothing shared")
-    answer(a, _facts(made) | found.as_dict() | {"against": found.against, "images": found.images}, text)
+    output(args, _facts(made) | found.as_dict() | {"against": found.against, "images": found.images}, text)
     return 1 if found.images else 0
 
 
 # Changing --------------------------------------------------------------------------------------------------
 
 
-def _tag(a: argparse.Namespace) -> int:
+def _tag(args: argparse.Namespace) -> int:
     from lake import slices
     from lake.access import audit
 
-    opened = open_lake(a)
-    if a.remove:
-        slices.untag(opened, a.name.partition("@")[0], a.tag)
-        audit.record(opened, "slice untag", f"{a.name.partition('@')[0]}@{a.tag}", detail={})
-        return answer(a, {"tag": a.tag, "removed": True}, f"the tag {a.tag} is gone")
-    made = slices.get(opened, a.name)
-    slices.tag(opened, made, a.tag)
-    audit.record(opened, "slice tag", f"{made.name}@{a.tag}", detail={"version": made.version})
-    return answer(a, _facts(made) | {"tag": a.tag}, f"{made.name}@{a.tag} is {made.id}")
+    opened = open_lake(args)
+    if args.remove:
+        slices.untag(opened, args.name.partition("@")[0], args.tag)
+        audit.record(opened, "slice untag", f"{args.name.partition('@')[0]}@{args.tag}", detail={})
+        return output(args, {"tag": args.tag, "removed": True}, f"the tag {args.tag} is gone")
+    made = slices.get(opened, args.name)
+    slices.tag(opened, made, args.tag)
+    audit.record(opened, "slice tag", f"{made.name}@{args.tag}", detail={"version": made.version})
+    return output(args, _facts(made) | {"tag": args.tag}, f"{made.name}@{args.tag} is {made.id}")
 
 
-def _role(a: argparse.Namespace) -> int:
+def _role(args: argparse.Namespace) -> int:
     from embeddings.duplicates import leaks
     from lake import slices
     from lake.access import audit
 
-    opened = open_lake(a)
-    role = None if a.role == "none" else a.role
-    made, found = leaks.assign(opened, slices.get(opened, a.name), role)
+    opened = open_lake(args)
+    role = None if args.role == "none" else args.role
+    made, found = leaks.assign(opened, slices.get(opened, args.name), role)
     audit.record(opened, "slice role", made.id, detail={"role": role})
     text = f"{made.id} is for {role}" if role else f"{made.id} has no role"
     text += f"\n{found.words()}" if found.words() else ""
-    return answer(a, _facts(made) | {"leaks": found.as_dict()}, text)
+    return output(args, _facts(made) | {"leaks": found.as_dict()}, text)
 
 
-def _delete(a: argparse.Namespace) -> int:
+def _delete(args: argparse.Namespace) -> int:
     from lake import slices
     from lake.access import audit
 
-    opened = open_lake(a)
-    if "@" not in a.name:
-        raise BadInput(f"say which version of {a.name!r}: {slices.get(opened, a.name).id} is its newest")
-    made = slices.get(opened, a.name)
+    opened = open_lake(args)
+    if "@" not in args.name:
+        raise BadInput(f"say which version of {args.name!r}: {slices.get(opened, args.name).id} is its newest")
+    made = slices.get(opened, args.name)
     slices.delete(opened, made)
     audit.record(opened, "slice delete", made.id, detail={"size": made.size, "definition": made.definition})
-    return answer(a, _facts(made), f"{made.id} is deleted; its images stay in the lake")
-
-
-# Near-duplicates -------------------------------------------------------------------------------------------
-
-
-def _duplicates(a: argparse.Namespace) -> int:
-    from dataclasses import asdict
-
-    from embeddings.duplicates import duplicates
-    from lake import slices
-    from lake.access import audit
-
-    opened = open_lake(a)
-    if a.calibrate:
-        if a.slice or a.threshold is not None:
-            raise BadInput("--calibrate finds the lake's threshold: give it without --slice and --threshold")
-        done = duplicates.calibrate(opened, embedder=a.embedder)
-        audit.record(opened, "calibrate duplicates", done.embedder, detail=asdict(done))
-        text = (
-            f"{done.embedder}: near-duplicates from cosine {done.threshold:.2f} on, which proposes {done.recall:.1%} "
-            f"of {done.copies:,} planted copies. {done.kin:.1%} of the sampled images have a near-duplicate in the "
-            "lake already; if you know of none, its images look too much alike for this"
-        )
-        return answer(a, asdict(done), text)
-    if a.keep:
-        if a.threshold is None:
-            raise BadInput("--keep makes --threshold the lake's own: give both")
-        duplicates.keep(opened, a.threshold, embedder=a.embedder)
-        audit.record(opened, "keep duplicates", a.embedder or "", detail={"threshold": a.threshold})
-    names = slices.members(opened, slices.get(opened, a.slice)).to_pylist() if a.slice else None
-    with progress(a, "images") as count:
-        found = duplicates.find(opened, names, embedder=a.embedder, threshold=a.threshold, progress=count)
-    facts = {
-        "groups": found.groups,
-        "pairs": [asdict(pair) for pair in found.pairs],
-        "spare": found.spare,
-        "looked": found.looked,
-        "without_vector": found.without_vector,
-        "unseen": found.unseen,
-        "embedder": found.embedder,
-        "threshold": found.threshold,
-    }
-    said = (
-        f"{len(found.groups):,} groups of near-duplicates among {found.looked:,} images, {found.spare:,} more than "
-        f"needed ({found.embedder}, cosine from {found.threshold:g})"
-    )
-    lines = [said]
-    lines += [f"{found.without_vector:,} images have no vector and were left out"] if found.without_vector else []
-    lines += [f"{found.unseen:,} pairs have no thumbnail: their cosine alone says it"] if found.unseen else []
-    lines += [f"{len(group):>5,}  {'  '.join(group)}" for group in found.groups]
-    return answer(a, facts, "\n".join(lines))
+    return output(args, _facts(made), f"{made.id} is deleted; its images stay in the lake")
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput, LakeloopError
-from search_app.cli.terminal import Add, answer, open_lake
+from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
     from lake.sql.sandbox.pool import Answer
@@ -44,28 +44,28 @@ def register(add: Add, group: Any) -> None:
     p.add_argument("--most", type=int, default=50, metavar="N", help="default: 50")
 
 
-def _sql(a: argparse.Namespace) -> int:
+def _sql(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from lake.sql import saved_queries, tables
 
-    if (a.query is None) == (a.saved is None):
+    if (args.query is None) == (args.saved is None):
         raise BadInput("give a SELECT, or --saved NAME for a saved query")
-    format = a.format or ("json" if a.json else "table")
-    if a.json and format != "json":
+    format = args.format or ("json" if args.json else "table")
+    if args.json and format != "json":
         raise BadInput("--json and --format are two wishes for one output; give one")
-    if format == "parquet" and not a.out:
+    if format == "parquet" and not args.out:
         raise BadInput("parquet goes to a file: give --out FILE")
-    opened = open_lake(a)
+    opened = open_lake(args)
     parameters: dict[str, Any] = {}
-    if a.saved is not None:
-        saved = saved_queries.get(opened, a.saved)
-        a.query, parameters = saved.sql, dict(saved.parameters)
-    parameters |= _parameters(a.param)
-    found = _asked(a, opened, parameters)
-    if a.out:
-        tables.write(found.table, Path(a.out), format)
-        print(f"wrote {found.table.num_rows:,} rows to {a.out}", file=sys.stderr)
+    if args.saved is not None:
+        saved = saved_queries.get(opened, args.saved)
+        args.query, parameters = saved.sql, dict(saved.parameters)
+    parameters |= _parameters(args.param)
+    found = _asked(args, opened, parameters)
+    if args.out:
+        tables.write(found.table, Path(args.out), format)
+        print(f"wrote {found.table.num_rows:,} rows to {args.out}", file=sys.stderr)
     else:
         print(tables.render(found.table, format))
     if found.truncated:
@@ -74,18 +74,18 @@ def _sql(a: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(a: argparse.Namespace, opened: Lake, parameters: dict[str, Any]) -> Answer:
+def _asked(args: argparse.Namespace, opened: Lake, parameters: dict[str, Any]) -> Answer:
     from lake.access import audit
     from lake.sql import saved_queries
     from lake.sql.sandbox import pool
 
-    limit = pool.TIMEOUT_SECONDS if a.timeout is None else a.timeout
-    rows = a.max_rows if a.max_rows is not None else None if a.out else pool.MOST_ROWS
+    limit = pool.TIMEOUT_SECONDS if args.timeout is None else args.timeout
+    rows = args.max_rows if args.max_rows is not None else None if args.out else pool.MOST_ROWS
     asking = pool.Pool(opened)
     facts: dict[str, Any] = {"user": audit.os_user()}
     try:
-        more = _neighbours(opened, a.query, parameters)
-        found = asking.run(a.query, parameters, timeout=limit, max_rows=rows, **more)
+        more = _neighbours(opened, args.query, parameters)
+        found = asking.run(args.query, parameters, timeout=limit, max_rows=rows, **more)
         facts |= {"rows": found.table.num_rows, "seconds": found.seconds, "truncated": found.truncated}
         return found
     except LakeloopError as error:
@@ -93,7 +93,7 @@ def _asked(a: argparse.Namespace, opened: Lake, parameters: dict[str, Any]) -> A
         raise
     finally:
         asking.close()
-        _note(opened, saved_queries.entry(a.query, parameters, **facts))
+        _note(opened, saved_queries.entry(args.query, parameters, **facts))
 
 
 def _neighbours(opened: Lake, text: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -114,53 +114,55 @@ def _note(opened: Lake, entry: dict[str, Any]) -> None:
         print(f"lakeloop: the query is not in the audit log: {error}", file=sys.stderr)
 
 
-def _save(a: argparse.Namespace) -> int:
+def _save(args: argparse.Namespace) -> int:
     from lake.access import audit
     from lake.sql import saved_queries
 
-    opened = open_lake(a)
-    made = saved_queries.save(opened, a.name, a.query, _parameters(a.param), a.description, replacing=a.replace)
+    opened = open_lake(args)
+    made = saved_queries.save(
+        opened, args.name, args.query, _parameters(args.param), args.description, replacing=args.replace
+    )
     audit.record(opened, "query save", made.name, detail={"sql": made.sql[: saved_queries.LOGGED_CHARACTERS]})
-    return answer(a, made.as_dict(), f"saved {made.name}; run it with: lakeloop sql --saved {made.name}")
+    return output(args, made.as_dict(), f"saved {made.name}; run it with: lakeloop sql --saved {made.name}")
 
 
-def _list(a: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from lake.sql import saved_queries
 
-    found = saved_queries.list(open_lake(a))
+    found = saved_queries.list(open_lake(args))
     lines = [f"{one.name:<24} {one.description or ' '.join(one.sql.split())[:80]}" for one in found]
-    return answer(a, [one.as_dict() for one in found], "\n".join(lines) or "no query is saved yet")
+    return output(args, [one.as_dict() for one in found], "\n".join(lines) or "no query is saved yet")
 
 
-def _show(a: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> int:
     from lake.sql import saved_queries
 
-    one = saved_queries.get(open_lake(a), a.name)
+    one = saved_queries.get(open_lake(args), args.name)
     given = [f"-- ${name} = {json.dumps(value, ensure_ascii=False)}" for name, value in one.parameters.items()]
     said = [f"-- {line}" for line in (one.description or "").splitlines()]
-    return answer(a, one.as_dict(), "\n".join([*said, *given, one.sql]))
+    return output(args, one.as_dict(), "\n".join([*said, *given, one.sql]))
 
 
-def _delete(a: argparse.Namespace) -> int:
+def _delete(args: argparse.Namespace) -> int:
     from lake.access import audit
     from lake.sql import saved_queries
 
-    opened = open_lake(a)
-    saved_queries.delete(opened, a.name)
-    audit.record(opened, "query delete", a.name)
-    return answer(a, {"name": a.name}, f"deleted {a.name}")
+    opened = open_lake(args)
+    saved_queries.delete(opened, args.name)
+    audit.record(opened, "query delete", args.name)
+    return output(args, {"name": args.name}, f"deleted {args.name}")
 
 
-def _history(a: argparse.Namespace) -> int:
+def _history(args: argparse.Namespace) -> int:
     from lake.sql import saved_queries
 
-    found = saved_queries.history(open_lake(a), a.most)
+    found = saved_queries.history(open_lake(args), args.most)
     lines = []
     for one in found:
         end = "failed" if one.error else f"{one.rows:,} rows" if one.rows is not None else ""
         moment = one.timestamp.strftime("%Y-%m-%d %H:%M:%S")
         lines.append(f"{moment}  {one.who or '-':<16} {end:>14}  {' '.join(one.sql.split())[:90]}")
-    return answer(a, [one.as_dict() for one in found], "\n".join(lines) or "nothing was asked yet")
+    return output(args, [one.as_dict() for one in found], "\n".join(lines) or "nothing was asked yet")
 
 
 def _parameters(given: list[str] | None) -> dict[str, Any]:

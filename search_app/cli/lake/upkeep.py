@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, answer, open_lake, progress, uri
+from search_app.cli.terminal import Add, open_lake, output, progress, uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,13 +58,13 @@ def register(add: Add) -> None:
     p.add_argument("--spool", action="append", default=[], type=Path, metavar="DIR", help=SPOOL)
 
 
-def _maintain(a: argparse.Namespace) -> int:
+def _maintain(args: argparse.Namespace) -> int:
     from lake.storage import schema
     from lake.upkeep import maintenance
 
-    opened = open_lake(a)
-    with progress(a, "tables", len(schema.TABLES)) as count:
-        report = maintenance.maintain(opened, older_than=a.older_than, progress=count)
+    opened = open_lake(args)
+    with progress(args, "tables", len(schema.TABLES)) as count:
+        report = maintenance.maintain(opened, older_than=args.older_than, progress=count)
     before, after = (report.total(f"bytes_{when}") for when in ("before", "after"))
     text = (
         f"fragments {report.total('fragments_before'):,} -> {report.total('fragments_after'):,}; "
@@ -72,23 +72,23 @@ def _maintain(a: argparse.Namespace) -> int:
         f"{report.total('leftovers_removed'):,} leftover files removed; {report.seconds:.1f} s"
     )
     lines = [text] + [f"kept by its tag: {name}" for name in report.tagged]
-    return answer(a, report.as_dict(), "\n".join(lines))
+    return output(args, report.as_dict(), "\n".join(lines))
 
 
-def _forget(a: argparse.Namespace) -> int:
+def _forget(args: argparse.Namespace) -> int:
     from lake.upkeep import erasure
     from search_app.backend import query_images
 
-    opened = open_lake(a, drain=False)
-    with _spools(a) as spools:
-        chosen = erasure.select(opened, a.image_id, a.source, spools)
+    opened = open_lake(args, drain=False)
+    with _spools(args) as spools:
+        chosen = erasure.select(opened, args.image_id, args.source, spools)
         if not chosen:
-            raise BadInput(f"no image has a source like {a.source!r}")
+            raise BadInput(f"no image has a source like {args.source!r}")
         there = len(opened.known("predictions", "image_id", chosen))
         said = f"erase {len(chosen):,} images ({there:,} in the lake) for good"
-        if not a.yes and not _agreed(said):
+        if not args.yes and not _agreed(said):
             raise BadInput(f"nothing was erased; add --yes to {said}")
-        report = erasure.forget(opened, chosen, spools=spools, reason=a.reason, alone=a.alone)
+        report = erasure.forget(opened, chosen, spools=spools, reason=args.reason, alone=args.alone)
     queries = query_images.beside(opened.uri).clear()
     rows = ", ".join(f"{count:,} of {name}" for name, count in report.rows.items() if count)
     lines = [f"erased {len(report.image_ids):,} images: rows {rows or 'none'}; {report.spool_events:,} waiting events"]
@@ -104,40 +104,40 @@ def _forget(a: argparse.Namespace) -> int:
         + ("" if b["there"] else " (it is not there any more)")
         for b in report.backups
     ]
-    answer(a, report.as_dict() | {"query_images": queries}, "\n".join(lines))
+    output(args, report.as_dict() | {"query_images": queries}, "\n".join(lines))
     return 0 if report.complete else 1
 
 
-def _backup(a: argparse.Namespace) -> int:
+def _backup(args: argparse.Namespace) -> int:
     from lake.backups import backup, restore
 
-    if a.verify:
-        with progress(a, "B") as count:
-            found = restore.verify(a.destination, a.sha256, count)
-        facts = {"path": str(a.destination), "sha256": found.sha256, "files": len(found.files), "bytes": found.bytes}
-        text = f"{a.destination} is whole: {len(found.files):,} files, {_mb(found.bytes)}, sha256 {found.sha256}"
-        return answer(a, facts | {"made_at": found.facts.get("made_at")}, text)
-    if a.sha256:
+    if args.verify:
+        with progress(args, "B") as count:
+            found = restore.verify(args.destination, args.sha256, count)
+        facts = {"path": str(args.destination), "sha256": found.sha256, "files": len(found.files), "bytes": found.bytes}
+        text = f"{args.destination} is whole: {len(found.files):,} files, {_mb(found.bytes)}, sha256 {found.sha256}"
+        return output(args, facts | {"made_at": found.facts.get("made_at")}, text)
+    if args.sha256:
         raise BadInput("--sha256 goes with --verify")
-    opened = open_lake(a, drain=False)
-    with progress(a, "B") as count:
-        made = backup.backup(opened, a.destination, spools=_spool_folders(a), progress=count)
+    opened = open_lake(args, drain=False)
+    with progress(args, "B") as count:
+        made = backup.backup(opened, args.destination, spools=_spool_folders(args), progress=count)
     for name in made.left_out:
         print(f"left out, for its name or because it is no plain file: {name}", file=sys.stderr)
     text = (
         f"{made.path}: {made.files:,} files, {_mb(made.bytes)}, {made.spool_events:,} waiting events; "
         f"{made.seconds:.1f} s\nsha256 {made.sha256}"
     )
-    return answer(a, made.as_dict(), text)
+    return output(args, made.as_dict(), text)
 
 
-def _restore(a: argparse.Namespace) -> int:
+def _restore(args: argparse.Namespace) -> int:
     import lake
     from lake.backups import restore
 
-    other = lake.open(a.forgotten_from) if a.forgotten_from else None
-    with progress(a, "B") as count:
-        done = restore.restore(a.source, uri(a), forgotten_from=other, expect=a.sha256, progress=count)
+    other = lake.open(args.forgotten_from) if args.forgotten_from else None
+    with progress(args, "B") as count:
+        done = restore.restore(args.source, uri(args), forgotten_from=other, expect=args.sha256, progress=count)
     lines = [f"{done.lake}: {done.files:,} files, {_mb(done.bytes)}, as of {done.made_at[:16]}; {done.seconds:.1f} s"]
     if done.drained:
         lines.append(f"brought in {done.drained:,} events that had waited in the spool")
@@ -145,14 +145,14 @@ def _restore(a: argparse.Namespace) -> int:
         lines.append(f"{done.waiting:,} events could not be brought in and wait in its spool; see: lakeloop doctor")
     if done.erased:
         lines.append(f"erased {done.erased:,} images again that had been erased since")
-    return answer(a, done.as_dict(), "\n".join(lines))
+    return output(args, done.as_dict(), "\n".join(lines))
 
 
-def _doctor(a: argparse.Namespace) -> int:
+def _doctor(args: argparse.Namespace) -> int:
     from lake.upkeep import doctor
 
-    with _spools(a) as spools:
-        report = doctor.examine(uri(a), spools=spools, repair=a.repair, full=a.full)
+    with _spools(args) as spools:
+        report = doctor.examine(uri(args), spools=spools, repair=args.repair, full=args.full)
     lines = [f"mended: {sentence}" for sentence in report.mended]
     for finding in report.findings:
         lines.append(f"{'WRONG' if finding.severity == 'wrong' else 'note':<6} {finding.what}")
@@ -160,28 +160,28 @@ def _doctor(a: argparse.Namespace) -> int:
             lines.append(f"       -> {finding.remedy}")
     looked = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.checked.items())
     lines.append(f"{'sound' if report.sound else 'not sound'}: looked at {looked or 'nothing'}; {report.seconds:.1f} s")
-    answer(a, report.as_dict(), "\n".join(lines))
+    output(args, report.as_dict(), "\n".join(lines))
     return 0 if report.sound else 1
 
 
-def _retain(a: argparse.Namespace) -> int:
+def _retain(args: argparse.Namespace) -> int:
     from lake.upkeep import retention
 
-    policy = retention.read_policy(a.policy)
-    opened = open_lake(a)
-    with _spools(a) as spools:
-        report = retention.retain(opened, policy, spools=spools, dry_run=a.dry_run, older_than=a.older_than)
+    policy = retention.read_policy(args.policy)
+    opened = open_lake(args)
+    with _spools(args) as spools:
+        report = retention.retain(opened, policy, spools=spools, dry_run=args.dry_run, older_than=args.older_than)
     lines = []
     for kind in ("images", "thumbnails", "vectors"):
         fell = getattr(report, kind)
         if fell.before is not None:
-            verb = "would fall" if a.dry_run else "fell"
+            verb = "would fall" if args.dry_run else "fell"
             lines.append(f"{kind:<11}{fell.items:>12,} {verb}, {_mb(fell.bytes)}; {fell.held:,} are held")
     if report.over_gb:
         lines.append(f"what is held exceeds images.max_gb by {report.over_gb:.3f} GB")
-    if not a.dry_run and a.older_than:
+    if not args.dry_run and args.older_than:
         lines.append("the disk has the room once older versions are gone: see --older-than")
-    return answer(a, report.as_dict(), "\n".join(lines) or "the policy lets go of nothing")
+    return output(args, report.as_dict(), "\n".join(lines) or "the policy lets go of nothing")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -196,26 +196,26 @@ def _span(text: str) -> dt.timedelta:
     )
 
 
-def _spool_folders(a: argparse.Namespace) -> list[Path]:
+def _spool_folders(args: argparse.Namespace) -> list[Path]:
     """The spool in the lake's folder, when there is one, and those that were named."""
     from lake.spool.spool import beside
 
-    own = beside(uri(a))
+    own = beside(uri(args))
     found = [own] if own is not None else []
-    for folder in a.spool:
+    for folder in args.spool:
         if not (folder / "spool.sqlite").exists():
             raise BadInput(f"--spool {folder}: there is no spool")
-    return [f for f in [*found, *a.spool] if (f / "spool.sqlite").exists()]
+    return [f for f in [*found, *args.spool] if (f / "spool.sqlite").exists()]
 
 
 @contextmanager
-def _spools(a: argparse.Namespace) -> Iterator[list[Spool]]:
+def _spools(args: argparse.Namespace) -> Iterator[list[Spool]]:
     """Those, open."""
     from lake.spool.spool import Spool
 
     opened: list[Spool] = []
     try:
-        for folder in _spool_folders(a):
+        for folder in _spool_folders(args):
             opened.append(Spool(folder))
         yield opened
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, answer, open_lake
+from search_app.cli.terminal import Add, open_lake, output
 
 
 def register(add: Add, models: Any) -> None:
@@ -29,39 +29,39 @@ def register(add: Add, models: Any) -> None:
                    help="how far its numbers may be off, of 1 + their size (default: 1e-4)")  # fmt: skip
 
 
-def _card(a: argparse.Namespace) -> int:
+def _card(args: argparse.Namespace) -> int:
     from training.card import card
 
-    opened = open_lake(a)
-    found = card.facts(opened, a.name, answers=a.out is not None)
+    opened = open_lake(args)
+    found = card.facts(opened, args.name, answers=args.out is not None)
     facts = {"name": found.title, "run": found.run.id}
-    if a.out is None:
+    if args.out is None:
         text = card.text_of(found)
-        return answer(a, facts | {"text": text}, text.rstrip("\n"))
+        return output(args, facts | {"text": text}, text.rstrip("\n"))
     made = card.of(found)
-    files = [str(path) for path in card.write(made, a.out)]
-    return answer(a, facts | {"text": made.text, "files": files}, f"{found.title}: wrote {', '.join(files)}")
+    files = [str(path) for path in card.write(made, args.out)]
+    return output(args, facts | {"text": made.text, "files": files}, f"{found.title}: wrote {', '.join(files)}")
 
 
-def _diff(a: argparse.Namespace) -> int:
+def _diff(args: argparse.Namespace) -> int:
     from training.card import card
 
-    text = card.diff(open_lake(a), a.before, a.after)
-    return answer(a, {"text": text}, text.rstrip("\n"))
+    text = card.diff(open_lake(args), args.before, args.after)
+    return output(args, {"text": text}, text.rstrip("\n"))
 
 
-def _export(a: argparse.Namespace) -> int:
+def _export(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from lake.access import audit
     from lake.sql import tables
     from training.models import onnx_export
 
-    if not a.onnx:
+    if not args.onnx:
         raise BadInput("which format? give --onnx")
-    opened = open_lake(a)
-    made = onnx_export.export(opened, a.name, a.out, tolerance=a.tolerance)
+    opened = open_lake(args)
+    made = onnx_export.export(opened, args.name, args.out, tolerance=args.tolerance)
     audit.record(opened, "models export", made.run, detail={"format": "onnx", "sha256": made.sha256})
     said = f"{made.name}: wrote {made.path} ({made.bytes / 2**20:,.1f} MiB)"
     checked = f"its answers to {made.checked_on:,} {made.checked_with} differ by {made.difference:.1e} at most"
-    return answer(a, tables.plain(asdict(made)), f"{said}; {checked}, {a.tolerance:g} is allowed")
+    return output(args, tables.plain(asdict(made)), f"{said}; {checked}, {args.tolerance:g} is allowed")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search_app.cli.terminal import Add, answer, columns, open_lake
+from search_app.cli.terminal import Add, columns, open_lake, output
 
 if TYPE_CHECKING:
     from training.evaluation.gate import SliceVerdict
@@ -36,15 +36,15 @@ def register(add: Add) -> None:
     p.add_argument("--metric", metavar="NAME")
 
 
-def _evaluate(a: argparse.Namespace) -> int:
+def _evaluate(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from lake.access import audit
     from training.evaluation import comparison, evaluate, gate_policy
 
-    opened = open_lake(a)
-    costs = gate_policy.load(Path(a.policy)).costs if a.policy else None
-    found = evaluate.evaluate(opened, a.of_run, a.slice, costs=costs, only=a.only, progress=_progress())
+    opened = open_lake(args)
+    costs = gate_policy.load(Path(args.policy)).costs if args.policy else None
+    found = evaluate.evaluate(opened, args.of_run, args.slice, costs=costs, only=args.only, progress=_progress())
     audit.record(opened, "evaluate", found.run, detail={"slices": [one.slice for one in found.slices]})
     names = list(dict.fromkeys(name for one in found.slices for name in one.metrics))
     table = [["slice", "role", "images", *names]]
@@ -55,22 +55,22 @@ def _evaluate(a: argparse.Namespace) -> int:
         if one.unanswered:
             lines.append(f"{one.slice}: {one.unanswered:,} labelled images could not be shown to the model")
     facts: dict[str, Any] = asdict(found)
-    if a.against:
-        changes = comparison.compare(opened, a.against, found.run, a.slice)
+    if args.against:
+        changes = comparison.compare(opened, args.against, found.run, args.slice)
         facts["against"] = [asdict(one) for one in changes]
         for change in changes:
             lines += ["", f"{change.slice}: {change.metric} {_interval(change.old)} -> {_interval(change.new)}"]
             lines += _named("newly wrong", change.newly_wrong) + _named("newly right", change.newly_right)
-    return answer(a, facts, "\n".join(lines))
+    return output(args, facts, "\n".join(lines))
 
 
-def _gate(a: argparse.Namespace) -> int:
+def _gate(args: argparse.Namespace) -> int:
     from lake.access import audit
     from training.evaluation import gate, gate_policy
 
-    opened = open_lake(a)
-    asked = gate_policy.load(Path(a.policy)) if a.policy else gate_policy.Policy()
-    found = gate.gate(opened, a.candidate, a.baseline, asked.with_slices(a.slice))
+    opened = open_lake(args)
+    asked = gate_policy.load(Path(args.policy)) if args.policy else gate_policy.Policy()
+    found = gate.gate(opened, args.candidate, args.baseline, asked.with_slices(args.slice))
     detail = {"gate": found.id, "baseline": found.baseline, "outcome": found.outcome, "blocks": found.blocks}
     audit.record(opened, "gate", found.candidate, detail=detail)
     lines = []
@@ -80,23 +80,23 @@ def _gate(a: argparse.Namespace) -> int:
             lines += [f"          {line}" for line in _named("newly wrong", one.newly_wrong)]
     end = "must not replace" if found.blocks else "may replace"
     lines.append(f"gate {found.id}: {found.outcome}; run {found.candidate} {end} run {found.baseline}")
-    answer(a, found.facts(), "\n".join(lines))
+    output(args, found.facts(), "\n".join(lines))
     return int(found.blocks)
 
 
-def _forgetting(a: argparse.Namespace) -> int:
+def _forgetting(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from training.evaluation import comparison
 
-    found = comparison.forgetting(open_lake(a), a.model, a.metric)
+    found = comparison.forgetting(open_lake(args), args.model, args.metric)
     table = [["slice", *found.runs, "forgotten"]]
     for slice, values in found.values.items():
         lost = found.forgotten[slice]
         table.append(
             [slice, *("-" if v is None else f"{v:.3f}" for v in values), "-" if lost is None else f"{lost:.3f}"]
         )
-    return answer(a, asdict(found), f"{found.metric} of {found.model}\n" + columns(table, 1))
+    return output(args, asdict(found), f"{found.metric} of {found.model}\n" + columns(table, 1))
 
 
 def _standing(one: SliceVerdict) -> str:

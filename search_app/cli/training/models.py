@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from search_app.cli.terminal import Add, answer, columns, open_lake
+from search_app.cli.terminal import Add, columns, open_lake, output
 
 if TYPE_CHECKING:
     from training.registry.releases import ReleaseEvent
@@ -41,28 +41,28 @@ def _change(
 # Looking ---------------------------------------------------------------------------------------------------
 
 
-def _list(a: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from lake.slices.naming import unknown
     from training.registry import versions
 
-    opened = open_lake(a)
+    opened = open_lake(args)
     everything = versions.list(opened)
-    found = [one for one in everything if a.model in (None, one.model)]
-    if a.model is not None and not found:
-        raise unknown("model", a.model, (one.model for one in everything))
+    found = [one for one in everything if args.model in (None, one.model)]
+    if args.model is not None and not found:
+        raise unknown("model", args.model, (one.model for one in everything))
     table = [[one.id, one.status, f"run {one.run}", f"{one.changed_at:%Y-%m-%d %H:%M} UTC", _why(one)] for one in found]
     none = "no models yet; make a run one with: lakeloop models register RUN"
-    return answer(a, [_facts(one) for one in found], columns(table, 5) if table else none)
+    return output(args, [_facts(one) for one in found], columns(table, 5) if table else none)
 
 
-def _show(a: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> int:
     from lake.sql import tables
     from training.registry import releases, runs, versions
 
-    opened = open_lake(a)
+    opened = open_lake(args)
     everything = versions.list(opened)
-    of_model = [one for one in everything if one.model == a.name]
-    found = of_model or [versions.get(opened, a.name)]
+    of_model = [one for one in everything if one.model == args.name]
+    found = of_model or [versions.get(opened, args.name)]
     log = [one for one in releases.history(opened, found[0].model) if of_model or one.version == found[0].version]
     facts, lines = [], []
     for one in found:
@@ -73,55 +73,55 @@ def _show(a: argparse.Namespace) -> int:
         lines += [f"  {said['use']:<10} {said['id']}" for said in slices]
     lines += ["", *(_line(one) for one in log)]
     told = [tables.plain(vars(one)) for one in log]
-    return answer(a, {"model": found[0].model, "versions": facts, "history": told}, "\n".join(lines))
+    return output(args, {"model": found[0].model, "versions": facts, "history": told}, "\n".join(lines))
 
 
 # Changing --------------------------------------------------------------------------------------------------
 
 
-def _register(a: argparse.Namespace) -> int:
+def _register(args: argparse.Namespace) -> int:
     from training.registry import promotion
 
-    opened = open_lake(a)
-    return _done(a, opened, "register", promotion.register(opened, a.name, a.reason))
+    opened = open_lake(args)
+    return _done(args, opened, "register", promotion.register(opened, args.name, args.reason))
 
 
-def _promote(a: argparse.Namespace) -> int:
+def _promote(args: argparse.Namespace) -> int:
     from training.registry import promotion
 
-    opened = open_lake(a)
-    made = promotion.promote(opened, a.name, gate=a.gate, reason=a.reason, force=a.force)
-    return _done(a, opened, "promote", made, force=a.force, gate=made.gate)
+    opened = open_lake(args)
+    made = promotion.promote(opened, args.name, gate=args.gate, reason=args.reason, force=args.force)
+    return _done(args, opened, "promote", made, force=args.force, gate=made.gate)
 
 
-def _rollback(a: argparse.Namespace) -> int:
+def _rollback(args: argparse.Namespace) -> int:
     from training.registry import promotion, releases
 
-    opened = open_lake(a)
-    made = promotion.rollback(opened, a.name, a.reason)
-    gone = [one for one in releases.history(opened, a.name) if one.action == "rolled_back"][-1]
-    return _done(a, opened, "rollback", made, taken_back=f"{gone.model}@{gone.version}")
+    opened = open_lake(args)
+    made = promotion.rollback(opened, args.name, args.reason)
+    gone = [one for one in releases.history(opened, args.name) if one.action == "rolled_back"][-1]
+    return _done(args, opened, "rollback", made, taken_back=f"{gone.model}@{gone.version}")
 
 
-def _shadow(a: argparse.Namespace) -> int:
+def _shadow(args: argparse.Namespace) -> int:
     from training.registry import promotion
 
-    opened = open_lake(a)
-    return _done(a, opened, "shadow", promotion.shadow(opened, a.name, a.reason))
+    opened = open_lake(args)
+    return _done(args, opened, "shadow", promotion.shadow(opened, args.name, args.reason))
 
 
-def _retire(a: argparse.Namespace) -> int:
+def _retire(args: argparse.Namespace) -> int:
     from training.registry import promotion
 
-    opened = open_lake(a)
-    return _done(a, opened, "retire", promotion.retire(opened, a.name, a.reason))
+    opened = open_lake(args)
+    return _done(args, opened, "retire", promotion.retire(opened, args.name, args.reason))
 
 
-def _done(a: argparse.Namespace, opened: Any, action: str, made: Version, **detail: Any) -> int:
+def _done(args: argparse.Namespace, opened: Any, action: str, made: Version, **detail: Any) -> int:
     from lake.access import audit
 
-    audit.record(opened, f"models {action}", made.id, detail={"run": made.run, "reason": a.reason} | detail)
-    return answer(a, _facts(made), f"{made.id} is {made.status}: run {made.run}{_why(made)}")
+    audit.record(opened, f"models {action}", made.id, detail={"run": made.run, "reason": args.reason} | detail)
+    return output(args, _facts(made), f"{made.id} is {made.status}: run {made.run}{_why(made)}")
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, answer, open_lake, progress
+from search_app.cli.terminal import Add, open_lake, output, progress
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -36,30 +36,30 @@ def register(add: Add) -> None:
     p.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core)")
 
 
-def _predict(a: argparse.Namespace) -> int:
+def _predict(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from lake.access import audit
     from training.inference import batch, served_model
 
-    if sum(given is not None for given in (a.folder, a.slice, a.where)) != 1:
+    if sum(given is not None for given in (args.folder, args.slice, args.where)) != 1:
         raise BadInput("which images? give one of --from FOLDER, --slice NAME and --where SQL")
-    if a.log == bool(a.out):
+    if args.log == bool(args.out):
         raise BadInput("where do the answers go? give --log, into the lake, or --out FILE")
-    _check_workers(a)
-    opened = open_lake(a)
-    who = served_model.source(opened, a.name)
-    if a.folder is not None:
-        asked: Any = batch.files(Path(a.folder))
+    _check_workers(args)
+    opened = open_lake(args)
+    who = served_model.source(opened, args.name)
+    if args.folder is not None:
+        asked: Any = batch.files(Path(args.folder))
     else:
-        asked = batch.stored(opened, slice=a.slice, filter=a.where)
-    answering = served_model.Answering(opened, who.run, a.device)
-    if a.log:
-        detail = {"run": who.run, "from": a.folder, "slice": a.slice, "where": a.where}
+        asked = batch.stored(opened, slice=args.slice, filter=args.where)
+    answering = served_model.Answering(opened, who.run, args.device)
+    if args.log:
+        detail = {"run": who.run, "from": args.folder, "slice": args.slice, "where": args.where}
         audit.record(opened, "predict", f"{who.model}@{who.version}", detail=detail)
-    out = Path(a.out) if a.out else None
-    with progress(a, "images", None if a.folder is not None else len(asked)) as count:
-        found = batch.run(opened, asked, who, answering, log=a.log, out=out, workers=a.workers, progress=count)
+    out = Path(args.out) if args.out else None
+    with progress(args, "images", None if args.folder is not None else len(asked)) as count:
+        found = batch.run(opened, asked, who, answering, log=args.log, out=out, workers=args.workers, progress=count)
     for bad in found.rejected[:SHOWN]:
         print(f"unanswered {bad['source']}: {bad['reason']}", file=sys.stderr)
     if len(found.rejected) > SHOWN:
@@ -67,38 +67,38 @@ def _predict(a: argparse.Namespace) -> int:
     if not found.answered and not found.known:
         raise BadInput(f"nothing was answered ({len(found.rejected):,} could not be)")
     said = ", ".join(f"{label} {n:,}" for label, n in sorted(found.by_label.items(), key=lambda one: (-one[1], one[0])))
-    known = f", {found.known:,} known" if a.log else ""
+    known = f", {found.known:,} known" if args.log else ""
     text = (
         f"{who.model}@{who.version} (run {who.run}): {found.answered:,} answered{known}, "
         f"{len(found.rejected):,} not; {found.seconds:.1f} s"
     )
-    return answer(a, asdict(found), f"{text}\n{said}" if said else text)
+    return output(args, asdict(found), f"{text}\n{said}" if said else text)
 
 
-def _shadow(a: argparse.Namespace) -> int:
+def _shadow(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from lake.access import audit
     from training.inference import shadow
 
-    if a.limit is not None and a.limit < 1:
-        raise BadInput(f"--limit is {a.limit}; it is 1 or more")
-    if a.watch and a.limit is not None:
+    if args.limit is not None and args.limit < 1:
+        raise BadInput(f"--limit is {args.limit}; it is 1 or more")
+    if args.watch and args.limit is not None:
         raise BadInput("--watch goes on until it is interrupted; --limit belongs to a single pass")
-    _check_workers(a)
-    opened = open_lake(a)
-    if a.watch:
-        return _watch(a, opened)
-    audit.record(opened, "shadow", a.name, detail={"limit": a.limit})
-    with progress(a, "answers") as count:
-        found = shadow.answer(opened, a.name, limit=a.limit, workers=a.workers, progress=count)
+    _check_workers(args)
+    opened = open_lake(args)
+    if args.watch:
+        return _watch(args, opened)
+    audit.record(opened, "shadow", args.name, detail={"limit": args.limit})
+    with progress(args, "answers") as count:
+        found = shadow.answer(opened, args.name, limit=args.limit, workers=args.workers, progress=count)
     for one in found:
         for image, reason in [*one.unanswered.items()][:SHOWN]:
             print(f"unanswered {image}: {reason}", file=sys.stderr)
-    return answer(a, [asdict(one) for one in found], "\n".join(_said(one) for one in found))
+    return output(args, [asdict(one) for one in found], "\n".join(_said(one) for one in found))
 
 
-def _watch(a: argparse.Namespace, opened: Lake) -> int:
+def _watch(args: argparse.Namespace, opened: Lake) -> int:
     import json
     import signal
     import threading
@@ -111,12 +111,12 @@ def _watch(a: argparse.Namespace, opened: Lake) -> int:
     before = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGTERM, signal.SIGINT)}
 
     def tell(one: Report) -> None:
-        print(json.dumps(asdict(one)) if a.json else _said(one), flush=True)
+        print(json.dumps(asdict(one)) if args.json else _said(one), flush=True)
 
-    audit.record(opened, "shadow", a.name, detail={"watch": True})
-    print(f"answering beside {a.name}; Ctrl-C ends it", file=sys.stderr)
+    audit.record(opened, "shadow", args.name, detail={"watch": True})
+    print(f"answering beside {args.name}; Ctrl-C ends it", file=sys.stderr)
     try:
-        shadow.watch(opened, a.name, stop, tell, workers=a.workers)
+        shadow.watch(opened, args.name, stop, tell, workers=args.workers)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -132,6 +132,6 @@ def _said(one: Report) -> str:
     )
 
 
-def _check_workers(a: argparse.Namespace) -> None:
-    if a.workers is not None and a.workers < 1:
-        raise BadInput(f"--workers is {a.workers}; it is 1 or more")
+def _check_workers(args: argparse.Namespace) -> None:
+    if args.workers is not None and args.workers < 1:
+        raise BadInput(f"--workers is {args.workers}; it is 1 or more")

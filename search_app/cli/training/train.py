@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, answer, open_lake
+from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
     from training.registry.recipe import Recipe
@@ -68,85 +68,96 @@ def _machine(p: argparse.ArgumentParser) -> None:
     p.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: cores less one)")
 
 
-def _train(a: argparse.Namespace) -> int:
+def _train(args: argparse.Namespace) -> int:
     from training.fit import train_model
 
-    if a.workers is not None and a.workers < 0:
-        raise BadInput(f"--workers is {a.workers}; it is 0 or more")
-    opened = open_lake(a)
-    machine = {"device": a.device, "workers": a.workers, "tensorboard": a.tensorboard}
-    if a.resume:
-        given = [a.train, a.replay, a.validation, a.test, a.parent, a.model, a.recipe, a.settings, a.architecture]
-        if any(given) or a.weights:
+    if args.workers is not None and args.workers < 0:
+        raise BadInput(f"--workers is {args.workers}; it is 0 or more")
+    opened = open_lake(args)
+    machine = {"device": args.device, "workers": args.workers, "tensorboard": args.tensorboard}
+    if args.resume:
+        own = (
+            "train",
+            "replay",
+            "validation",
+            "test",
+            "parent",
+            "model",
+            "recipe",
+            "settings",
+            "architecture",
+            "weights",
+        )
+        if any(getattr(args, name) for name in own):
             raise BadInput("--resume goes on with a run as it is: give no slices and no settings, or train a new run")
-        with _steps(a) as tell:
-            return _said(a, train_model.resume(opened, a.resume, progress=tell, **machine))
-    with _steps(a) as tell:
+        with _steps(args) as tell:
+            return _said(args, train_model.resume(opened, args.resume, progress=tell, **machine))
+    with _steps(args) as tell:
         run = train_model.train(
             opened,
-            train=a.train,
-            replay=a.replay,
-            validation=a.validation,
-            test=a.test,
-            recipe=recipe_of(a),
-            name=a.model or "model",
-            parent=a.parent,
-            weights=a.weights,
-            trust_sha256=a.trust_sha256,
+            train=args.train,
+            replay=args.replay,
+            validation=args.validation,
+            test=args.test,
+            recipe=recipe_of(args),
+            name=args.model or "model",
+            parent=args.parent,
+            weights=args.weights,
+            trust_sha256=args.trust_sha256,
             progress=tell,
             **machine,
         )
     from lake.access import audit
 
-    audit.record(opened, "train", run.id, detail={"model": run.model, "train": a.train, "replay": a.replay})
-    return _said(a, run)
+    audit.record(opened, "train", run.id, detail={"model": run.model, "train": args.train, "replay": args.replay})
+    return _said(args, run)
 
 
-def recipe_of(a: argparse.Namespace) -> Recipe:
+def recipe_of(args: argparse.Namespace) -> Recipe:
     """What the file says, then --architecture, then each --set."""
     from training.registry import recipe as recipes
 
     made = recipes.Recipe()
-    if a.recipe:
-        made = made.changed(recipes.read(a.recipe), str(a.recipe))
-    if a.architecture:
-        made = made.changed({"architecture": a.architecture}, "--architecture")
-    return made.with_words(a.settings)
+    if args.recipe:
+        made = made.changed(recipes.read(args.recipe), str(args.recipe))
+    if args.architecture:
+        made = made.changed({"architecture": args.architecture}, "--architecture")
+    return made.with_words(args.settings)
 
 
-def _tune(a: argparse.Namespace) -> int:
+def _tune(args: argparse.Namespace) -> int:
     from training.fit import tuning
 
-    opened = open_lake(a)
-    names = [one for one in (a.architectures or "").split(",") if one]
-    with _steps(a) as tell:
+    opened = open_lake(args)
+    names = [one for one in (args.architectures or "").split(",") if one]
+    with _steps(args) as tell:
         found = tuning.tune(
             opened,
-            a.name,
-            recipe=recipe_of(a),
-            tried=tuning.space(a.tried, names),
-            trials=a.trials,
-            train=a.train,
-            replay=a.replay,
-            validation=a.validation,
-            test=a.test,
-            model=a.model or "model",
-            weights=a.weights,
-            device=a.device,
-            workers=a.workers,
+            args.name,
+            recipe=recipe_of(args),
+            tried=tuning.space(args.tried, names),
+            trials=args.trials,
+            train=args.train,
+            replay=args.replay,
+            validation=args.validation,
+            test=args.test,
+            model=args.model or "model",
+            weights=args.weights,
+            device=args.device,
+            workers=args.workers,
             progress=tell,
         )
     lines = [f"search {found.name}: {found.done} trials, {found.pruned} of them given up early, by {found.metric}"]
     for place, one in enumerate(found.best):
         settings = " ".join(f"{key}={value}" for key, value in one.settings.items())
         lines.append(f"{place + 1:>3}. {one.value:.4f}  run {one.run}  {settings}")
-    return answer(a, found.as_dict(), "\n".join(lines))
+    return output(args, found.as_dict(), "\n".join(lines))
 
 
-def _list(a: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from training.registry import runs
 
-    found = runs.list(open_lake(a), model=a.model)
+    found = runs.list(open_lake(args), model=args.model)
     lines = [
         f"{r.id}  {r.started_at:%Y-%m-%d %H:%M}  {r.status:<8} {r.model:<16} {r.kind:<9} {_what(r)}"
         + (f"  from {r.parent}" if r.parent else "")
@@ -154,17 +165,17 @@ def _list(a: argparse.Namespace) -> int:
         for r in found
     ]
     none = "no runs yet; make one with: lakeloop train --train SLICE"
-    return answer(a, [_facts(r) for r in found], "\n".join(lines) or none)
+    return output(args, [_facts(r) for r in found], "\n".join(lines) or none)
 
 
-def _show(a: argparse.Namespace) -> int:
+def _show(args: argparse.Namespace) -> int:
     import json
 
     from lake.sql import tables
     from training.registry import runs
 
-    opened = open_lake(a)
-    run = runs.get(opened, a.name)
+    opened = open_lake(args)
+    run = runs.get(opened, args.name)
     rows = runs.metrics(opened, run.id)
     lines = [f"run {run.id} of model {run.model}: {run.kind}, {_what(run)}, {run.status}"]
     lines += [f"  error: {run.error}"] if run.error else []
@@ -183,7 +194,7 @@ def _show(a: argparse.Namespace) -> int:
         value = "-" if row["value"] is None else f"{row['value']:.4f}"
         epoch = "" if row["epoch"] is None else f"epoch {row['epoch']:g}"
         lines.append(f"  {epoch:<10} {where:<20} {row['metric']:<20} {value}")
-    return answer(a, _facts(run) | {"metrics": tables.plain(rows)}, "\n".join(lines))
+    return output(args, _facts(run) | {"metrics": tables.plain(rows)}, "\n".join(lines))
 
 
 def _what(run: Run) -> str:
@@ -201,20 +212,20 @@ def _facts(run: Run) -> dict[str, Any]:
     return facts
 
 
-def _said(a: argparse.Namespace, run: Run) -> int:
+def _said(args: argparse.Namespace, run: Run) -> int:
     result = run.data.get("result", {})
     held = result.get("validation", {})
     score = "".join(f", {name} {held[name]:.3f}" for name in ("balanced_accuracy", "miou", "map_50") if name in held)
     ended = f" ({result['ended']})" if "ended" in result else ""
-    return answer(a, _facts(run), f"run {run.id} of model {run.model} is {run.status}{ended}{score}")
+    return output(args, _facts(run), f"run {run.id} of model {run.model} is {run.status}{ended}{score}")
 
 
 @contextmanager
-def _steps(a: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _steps(args: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A bar of steps when a person looks, and a line for each epoch."""
     import sys
 
-    if a.json:
+    if args.json:
         yield lambda _: None
         return
     from tqdm import tqdm
