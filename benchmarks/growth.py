@@ -117,7 +117,7 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
 def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
     """A lake that got so many rows in each step, and how often it was maintained in passing."""
     from embeddings.backfill.backfill import store_vectors
-    from lake.storage import opening
+    from lake.storage import indexes, opening
     from lake.storage.missing_vectors import Missing
     from lake.upkeep import maintenance
 
@@ -138,7 +138,7 @@ def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
             waiting = []
         if turn % MAINTAIN_EVERY == 0:
             for name in ("thumbnails", "images", "predictions"):
-                maintenance.complete_indexes(lake, name, thorough=False)
+                indexes.complete(lake, name, thorough=False)
             if maintenance.due(lake):
                 # A real week is longer than this run: what would be older than an hour is dropped now.
                 maintenance.maintain(lake, thorough=False, older_than=dt.timedelta(0))

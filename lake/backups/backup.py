@@ -24,9 +24,9 @@ from lake.errors import BadInput, CouldNot
 from lake.slices import kept_exports
 from lake.spool.spool import beside
 from lake.sql import columnar
-from lake.storage import migrations, schema, store
+from lake.storage import leader_lock, migrations, schema, store
 from lake.storage.lance_files import quarantine, table_files
-from lake.upkeep import backup_list, maintenance
+from lake.upkeep import backup_list
 from lake.version import VERSION
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ ORDER = (
 )  # fmt: skip
 # Beside the tables: not the lake's record, or made anew.
 LEFT_OUT = {
-    maintenance.LOCK, backup_list.FILE, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER, "queries", "spool",
+    leader_lock.LOCK, backup_list.FILE, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER, "queries", "spool",
 }  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def backup(
         own = beside(lake.uri)
         spools = [own] if own is not None and own.exists() else []
     made = Made(str(destination))
-    with maintenance.leader(lake, wait), archive.Writer(destination) as writer:
+    with leader_lock.leader(lake, wait), archive.Writer(destination) as writer:
         for number, spool in enumerate(spools, 1):
             made.spool_events += _copy_spool(spool, "spool" if number == 1 else f"spool-{number}", writer, progress)
         moment = store.now()

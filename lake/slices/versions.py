@@ -18,7 +18,7 @@ import pyarrow as pa
 from lake.errors import BadInput
 from lake.slices import definition as definitions
 from lake.slices.naming import check_name, check_tag, unknown
-from lake.storage import schema, store
+from lake.storage import leader_lock, schema, store
 from lake.storage.store import literal
 
 if TYPE_CHECKING:
@@ -130,7 +130,6 @@ def delete(lake: Lake, made: Slice) -> None:
 
     Raises BadInput when a live slice is made of it, LakeBusy while the lake is being backed up or maintained for long.
     """
-    from lake.upkeep import maintenance
 
     for other in list(lake):
         if other.live and other.id != made.id and other.spec is not None:
@@ -138,7 +137,7 @@ def delete(lake: Lake, made: Slice) -> None:
                 if name == made.id or (get(lake, name).id == made.id):
                     raise BadInput(f"{other.id} is live and made of {made.id}: delete or freeze that one first")
     # A backup between the two steps would have a slice without its members.
-    with maintenance.leader(lake, DELETE_SECONDS):
+    with leader_lock.leader(lake, DELETE_SECONDS):
         _replace(lake, made, deleted_at=store.now())
         for (name, tag), version in tags(lake).items():
             if (name, version) == (made.name, made.version):

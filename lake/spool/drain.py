@@ -24,9 +24,8 @@ from lake.images.image_header import read_header
 from lake.images.workers import HTTP_MEMORY_BYTES, WorkerPool, grouped
 from lake.ingest.ingest import contradicting
 from lake.spool import events
-from lake.storage import image_rows, schema
+from lake.storage import image_rows, indexes, schema
 from lake.storage.store import now
-from lake.upkeep import maintenance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +161,7 @@ class Drainer:
         """Brings what was drained under the key indexes, where that is worth writing them anew."""
         if self._batches:
             for name in ("thumbnails", "images", "predictions", "reviews", "audit"):
-                maintenance.complete_indexes(self.lake, name, thorough=False)
+                indexes.complete(self.lake, name, thorough=False)
         self._unindexed = self._batches = 0
 
     def decoded(self, files: list[tuple[str, bytes]]) -> dict[str, decode.Decoded | str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lake.errors import LakeloopError, NotALake
-from lake.storage import opening, schema, store
+from lake.storage import indexes, leader_lock, opening, schema, store
 from lake.storage.lance_files import quarantine, table_files
 from lake.upkeep import backup_list, consistency, maintenance
 from lake.upkeep.consistency import Finding, Report
@@ -97,7 +97,7 @@ def _leftovers(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
         dataset = lake.dataset(name)
         old = table_files.unclaimed(dataset, store.now() - maintenance.LEFTOVER_AFTER)
         if old and repair:
-            with maintenance.leader(lake):
+            with leader_lock.leader(lake):
                 maintenance.remove_leftovers(lake, name)
             report.mended.append(f"{name}: removed {len(old)} files that killed writers left")
         elif old:
@@ -130,11 +130,11 @@ def _indexes(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
             what = f"{name} has no index on {', '.join(absent)}: look-ups read the whole table"
             yield Finding("indexes", "wrong", what, "lakeloop doctor --repair")
         rows = dataset.count_rows()
-        outside = max((maintenance.unindexed(dataset, i.name) for i in dataset.describe_indices()), default=0)
+        outside = max((indexes.unindexed(dataset, i.name) for i in dataset.describe_indices()), default=0)
         report.checked["rows"] = report.checked.get("rows", 0) + rows
         if outside > max(100_000, rows // 4):
             if repair:
-                maintenance.complete_indexes(lake, name)
+                indexes.complete(lake, name)
                 report.mended.append(f"{name}: completed the indexes")
             else:
                 what = f"{name}: {outside:,} of {rows:,} rows are in no index"

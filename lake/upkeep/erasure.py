@@ -22,8 +22,8 @@ from lake.access import audit
 from lake.errors import BadInput, LakeBusy
 from lake.slices import kept_exports
 from lake.sql import columnar
-from lake.storage import schema, store
-from lake.upkeep import backup_list, maintenance, purge
+from lake.storage import leader_lock, schema, store
+from lake.upkeep import backup_list, purge
 
 if TYPE_CHECKING:
     from lake.spool.spool import Spool
@@ -116,7 +116,7 @@ def forget(
     started = time.monotonic()
     chosen = select(lake, image_ids, source, spools)
     report = Report(chosen)
-    with maintenance.leader(lake, wait):
+    with leader_lock.leader(lake, wait):
         report.backups = backup_list.made_since(lake, _first_seen(lake, chosen))
         traces = purge.traces(lake, chosen)
         _refuse_from_now_on(lake, chosen, reason)

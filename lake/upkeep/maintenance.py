@@ -7,22 +7,20 @@ committed: a kill costs the group it was at. It does not know what the rows mean
 from __future__ import annotations
 
 import datetime as dt
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake.errors import LakeBusy, NotALake
+from lake.errors import NotALake
 from lake.sql import columnar
-from lake.storage import schema, store
+from lake.storage import indexes, schema, store
 from lake.storage.lance_files import merging, table_files
+from lake.storage.leader_lock import LOCK, leader
 
 if TYPE_CHECKING:
-    import lance
-
     from lake.storage.store import Lake
 
 OLDER_THAN = dt.timedelta(days=2)
@@ -30,7 +28,6 @@ OLDER_THAN = dt.timedelta(days=2)
 # A read must end within it, because files that only a removed version names are removed with it.
 THIN_AFTER = dt.timedelta(hours=1)
 LEFTOVER_AFTER = dt.timedelta(days=1)
-LOCK = "maintenance.lock"
 # So many versions to remove make a passing step worth it.
 MANY_VERSIONS = 500
 
@@ -65,36 +62,6 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"tagged": self.tagged}
-
-
-@contextmanager
-def leader(lake: Lake, wait: float = 0.0) -> Iterator[None]:
-    """Makes this process the one that maintains the lake, for as long as the block lasts. The lock ends with it.
-
-    Raises LakeBusy when another is and still is after `wait` seconds. On object storage there is no such lock:
-    have one process do it.
-    """
-    import fcntl
-
-    if lake.folder is None:
-        yield
-        return
-    file = os.open(lake.folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + wait
-    try:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise LakeBusy(
-                        f"{lake.uri} is being maintained, backed up or erased from by another process; try again later"
-                    ) from None
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(file)
 
 
 def due(lake: Lake) -> bool:
@@ -145,7 +112,7 @@ def maintain(
             done.bytes_before = sum(f.size for f in files)
             done.fragments_before = len(lake.dataset(name).get_fragments())
             report.complete &= merging.merge(lake, name, fan_in=2 if thorough else merging.FAN_IN, over=over)
-            complete_indexes(lake, name, thorough=thorough)
+            indexes.complete(lake, name, thorough=thorough)
             done.versions_removed = remove_versions(lake, name, older_than, 1 if thorough else MANY_VERSIONS)
             if leftovers:
                 done.leftovers_removed = remove_leftovers(lake, name)
@@ -169,29 +136,6 @@ def _a_day_since_leftovers(lake: Lake) -> bool:
         return not text or store.now() - dt.datetime.fromisoformat(text) > LEFTOVER_AFTER
     except ValueError:  # a kill cut it short
         return True
-
-
-# Indexes ---------------------------------------------------------------------------------------------------
-
-
-def complete_indexes(lake: Lake, name: str, *, thorough: bool = True) -> bool:
-    """Brings every row under the table's indexes; when not `thorough` only once a 32nd of them are not.
-
-    Writing an index anew costs as much as all of it, so that more often would write more than the rows themselves.
-    Returns whether anything was written.
-    """
-    dataset = lake.dataset(name)
-    rows = dataset.count_rows()
-    missing = max((unindexed(dataset, i.name) for i in dataset.describe_indices()), default=0)
-    if not missing or (not thorough and missing < max(4_096, rows // 32)):
-        return False
-    lake.index(name)
-    return True
-
-
-def unindexed(dataset: lance.LanceDataset, index: str) -> int:
-    """How many rows the index does not cover."""
-    return int(dataset.stats.index_stats(index).get("num_unindexed_rows") or 0)
 
 
 # Removing --------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from lake.access import audit
 from lake.errors import BadInput, LakeBusy
-from lake.storage import store
+from lake.storage import leader_lock, store
 from lake.storage.lance_files import merging, table_files
 from lake.upkeep import maintenance
 
@@ -135,7 +135,7 @@ def retain(
     about any more. With `dry_run` nothing is changed. Raises LakeBusy when another process maintains the lake.
     """
     run = _Run(lake, spools, dry_run, store.now())
-    with maintenance.leader(lake, wait):
+    with leader_lock.leader(lake, wait):
         if policy.image_days is not None:
             run.images(run.moment - dt.timedelta(days=policy.image_days))
         if policy.image_gb is not None:

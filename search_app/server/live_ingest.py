@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake.spool import drainer
 from lake.spool.drain import Keep
 from lake.spool.spool import Spool
+from lake.upkeep import drainer
 from search_app.api.admission import Limits
 from search_app.server.child_processes import Child
 

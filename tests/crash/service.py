@@ -127,7 +127,7 @@ class Service:
         """The process id of its drainer, when one lives."""
         for child in self._children():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if "lake.spool.drainer" in child.cmdline():
+                if "lake.upkeep.drainer" in child.cmdline():
                     return int(child.pid)
         return None
 

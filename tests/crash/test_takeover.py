@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lake.spool.drain import Keep, drain
-from lake.spool.drainer import arguments
 from lake.spool.spool import Spool
 from lake.storage import opening
+from lake.upkeep.drainer import arguments
 from search_app.server.child_processes import Child
 from tests.conftest import MakeLake, Say
 from tests.crash.kills import Load, compared

@@ -249,7 +249,7 @@ def _says(call: Call, words: str) -> bool:
 def audit_drains(calls: Sequence[Call], lake: Path, spool: Path) -> Audit:
     """Every write of the drainer's to the spool's journal, and every segment it removed, against the lake's files."""
     audit = Audit()
-    drainer = running(calls, "lake.spool.drainer")
+    drainer = running(calls, "lake.upkeep.drainer")
     group = processes(calls)
     disk = Disk(lake)
     forgetting = False

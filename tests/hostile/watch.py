@@ -62,7 +62,7 @@ class Watch:
                 for child in server.children(recursive=True):
                     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
                         words = " ".join(child.cmdline())
-                        roles = {"lake.spool.drainer": "drainer", "lake.sql.sandbox.child": "query"}
+                        roles = {"lake.upkeep.drainer": "drainer", "lake.sql.sandbox.child": "query"}
                         self._note(next((roles[name] for name in roles if name in words), "worker"), child)
 
     def _note(self, role: str, process: psutil.Process) -> None:

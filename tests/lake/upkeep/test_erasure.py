@@ -19,7 +19,7 @@ from lake.ingest import ingest
 from lake.spool import events
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
-from lake.storage import schema, store
+from lake.storage import leader_lock, schema, store
 from lake.storage.store import Lake
 from lake.upkeep import erasure, maintenance, purge
 from tests import pictures
@@ -293,5 +293,5 @@ def test_others_may_read_and_write_meanwhile(make_lake: MakeLake) -> None:
 
 
 def test_it_waits_for_whoever_maintains_the_lake(lk: Lake) -> None:
-    with maintenance.leader(lk), pytest.raises(LakeBusy):
+    with leader_lock.leader(lk), pytest.raises(LakeBusy):
         erasure.forget(lk, [stock.image_id(1)], wait=0.1)

@@ -12,7 +12,7 @@ import pytest
 
 import lake
 from lake.errors import LakeBusy
-from lake.storage import schema
+from lake.storage import leader_lock, schema
 from lake.storage.lance_files import merging, table_files
 from lake.storage.lance_files.merging import Fragment, Size
 from lake.storage.store import Lake
@@ -81,9 +81,9 @@ def test_a_second_time_there_is_nothing_to_do(tiny: Lake) -> None:
     maintenance.maintain(tiny, older_than=NOW)
     lying = stock.files(Path(tiny.uri))
     again = maintenance.maintain(tiny, older_than=NOW)
-    lying.pop(maintenance.LOCK)
+    lying.pop(leader_lock.LOCK)
     assert again.total("versions_removed") == again.total("leftovers_removed") == 0
-    assert {name: place for name, place in stock.files(Path(tiny.uri)).items() if name != maintenance.LOCK} == lying
+    assert {name: place for name, place in stock.files(Path(tiny.uri)).items() if name != leader_lock.LOCK} == lying
     assert not maintenance.due(tiny)
 
 
@@ -118,7 +118,7 @@ def test_what_is_written_meanwhile_is_not_lost(make_lake: MakeLake) -> None:
 
 
 def test_one_process_maintains_at_a_time(lk: Lake) -> None:
-    with maintenance.leader(lk), pytest.raises(LakeBusy, match="by another process"):
+    with leader_lock.leader(lk), pytest.raises(LakeBusy, match="by another process"):
         maintenance.maintain(lake.open(lk.uri))
     maintenance.maintain(lk)
 
@@ -228,7 +228,7 @@ def test_a_passing_step_does_only_what_is_worth_it(tiny: Lake) -> None:
     left.write_bytes(b"x")
     os.utime(left, (time.time() - 90_000,) * 2)
     assert maintenance.maintain(tiny, thorough=False).total("leftovers_removed") == 0
-    (Path(tiny.uri) / maintenance.LOCK).write_text("2020-01-01T00:00:00+00:00")
+    (Path(tiny.uri) / leader_lock.LOCK).write_text("2020-01-01T00:00:00+00:00")
     assert maintenance.maintain(tiny, thorough=False).total("leftovers_removed") == 1
     assert maintenance.maintain(tiny, older_than=NOW).total("versions_removed") > 100
 

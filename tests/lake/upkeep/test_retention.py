@@ -12,7 +12,7 @@ import pytest
 import lake
 from lake import slices
 from lake.errors import BadInput
-from lake.storage import schema, store
+from lake.storage import leader_lock, schema, store
 from lake.storage.store import Lake
 from lake.upkeep import doctor, maintenance, retention
 from lake.upkeep.retention import Policy
@@ -153,9 +153,9 @@ def test_a_dry_run_says_the_same_and_changes_nothing(aged: Lake) -> None:
     policy = Policy(image_days=25, image_gb=6 * SIZE / 1e9, thumbnail_days=35, vector_days=35)
     lying = stock.files(Path(aged.uri))
     dry = retention.retain(aged, policy, dry_run=True)
-    lying.pop(maintenance.LOCK, None)
+    lying.pop(leader_lock.LOCK, None)
     after = stock.files(Path(aged.uri))
-    after.pop(maintenance.LOCK, None)
+    after.pop(leader_lock.LOCK, None)
     assert after == lying
     real = retention.retain(aged, policy)
     kinds = ("images", "thumbnails", "vectors")

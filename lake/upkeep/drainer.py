@@ -43,12 +43,12 @@ TRANSIENT = (LakeloopError, OSError, MemoryError, sqlite3.Error)
 
 def arguments(uri: str, spool: Path, keep: Keep, workers: int = 1) -> list[str]:
     """The command that starts a drainer."""
-    words = [sys.executable, "-m", "lake.spool.drainer", uri, str(spool), "--workers", str(workers)]
+    words = [sys.executable, "-m", "lake.upkeep.drainer", uri, str(spool), "--workers", str(workers)]
     return [*words, "--keep-share", repr(keep.share), "--keep-below", repr(keep.below_confidence)]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="lake.spool.drainer")
+    parser = argparse.ArgumentParser(prog="lake.upkeep.drainer")
     parser.add_argument("uri")
     parser.add_argument("spool", type=Path)
     parser.add_argument("--workers", type=int, default=1)
