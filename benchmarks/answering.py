@@ -117,10 +117,10 @@ def _prepare(folder: Path) -> None:
     from training.models import trained_model
     from training.registry import promotion, runs
     from training.registry.recipe import Recipe
-    from training.tasks.task import task
+    from training.tasks import task_registry
 
     lake = opening.create(str(folder))
-    recipe, classes, asked = Recipe(), ("cracked", "fine"), task("classification")
+    recipe, classes, asked = Recipe(), ("cracked", "fine"), task_registry.get("classification")
     network = asked.network(recipe.architecture, classes)
     made = runs.create(lake, MODEL, recipe, data={}, classes=classes)
     how = Preparation(asked.side(recipe.architecture), asked.geometry, {one: i for i, one in enumerate(classes)})

@@ -21,8 +21,8 @@ from benchmarks import machine
 from benchmarks.harness import ROOT, Options, say
 from lake.analytics import statistics
 from training.evaluation import gate
-from training.metrics import metrics, paired_tests
-from training.metrics.metrics import Judged
+from training.metrics import metric_registry, paired_tests
+from training.metrics.metric import Judged
 
 PARTS = ("alarms", "power", "passes", "resampled")
 LEVEL = 0.05
@@ -150,7 +150,7 @@ def passed_by_resampling(name: str, n: int, trials: int, seed: int) -> float:
 
     Two classes, a quarter of the images of the first; the true fall is measured on 200,000 images.
     """
-    metric = metrics.get(name)
+    metric = metric_registry.get(name)
     rng = np.random.default_rng(seed)
     many = _models(200_000, rng)
     margin = metric.value(many[0]) - metric.value(many[1])

@@ -137,7 +137,7 @@ def _serve_model(model: Embedder, story: Story) -> np.ndarray:
 
 
 def _numbers(story: Story, said: Sequence[Saying]) -> dict[str, Any]:
-    from training.metrics.metrics import accuracy, balanced_accuracy
+    from training.metrics.classification_metrics import accuracy, balanced_accuracy
 
     events = [one.event for one in said if one.kind == "prediction"]
     kinds = np.array([cell.kind for cell, _ in story.production])

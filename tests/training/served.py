@@ -15,7 +15,7 @@ from training.models import trained_model
 from training.registry import promotion, runs
 from training.registry.recipe import Recipe
 from training.registry.runs import Run
-from training.tasks.task import task
+from training.tasks import task_registry
 
 SIDE = 32
 
@@ -42,7 +42,7 @@ def untrained(
     """A finished run of the model `name`."""
     torch_import.torch().set_num_threads(1)
     recipe = Recipe(task=kind, architecture=architecture, pretrained=False, size=SIDE, seed=seed)
-    asked = task(kind)
+    asked = task_registry.get(kind)
     with checkpoint.seeded(seed):
         network = asked.network(architecture, classes, pretrained=False)
     made = runs.create(lake, name, recipe, data={}, classes=classes)

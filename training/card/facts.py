@@ -15,10 +15,10 @@ from lake import slices
 from lake.errors import BadInput
 from lake.storage import store
 from training.evaluation import evaluate
-from training.metrics import metrics
+from training.metrics import classification_metrics, metric_registry
 from training.models import trained_model
 from training.registry import releases, runs, versions
-from training.tasks.task import task
+from training.tasks import task_registry
 
 if TYPE_CHECKING:
     from lake.slices import Slice
@@ -151,10 +151,10 @@ def figures_of(lake: Lake, run: Run) -> dict[str, dict[str, Measured]]:
 
 def higher_is_better(metric: str) -> bool | None:
     """Which way a metric is better; None for a team's own that is not installed here."""
-    if metric in (metrics.Costs.name, "loss"):
+    if metric in (classification_metrics.Costs.name, "loss"):
         return False
     try:
-        return metrics.get(metric).higher_is_better
+        return metric_registry.get(metric).higher_is_better
     except BadInput:
         return None
 
@@ -180,7 +180,11 @@ def weak(found: Facts) -> list[str]:
 def _main_metric(run: Run, figures: Figures) -> str:
     """What the run was chosen by, when it was evaluated with it; else what its task is judged by."""
     measured = {name for some in figures.values() for name in some}
-    wanted = [str(run.settings.get("metric") or ""), task(run.task).metric, *metrics.OF_TASK.get(run.task, ())]
+    wanted = [
+        str(run.settings.get("metric") or ""),
+        task_registry.get(run.task).metric,
+        *metric_registry.OF_TASK.get(run.task, ()),
+    ]
     return next((name for name in wanted if name in measured), wanted[1])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from lake.extras import require
 from training.card.markdown import plain
-from training.metrics.metrics import ECE_BINS
+from training.metrics.classification_metrics import ECE_BINS
 
 if TYPE_CHECKING:
     from training.card.facts import Answered, Facts

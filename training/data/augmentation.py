@@ -17,7 +17,8 @@ from PIL import Image
 from lake.errors import BadInput, UnreadableImage
 from lake.images import decode
 from lake.regions import masks
-from training.tasks.task import IGNORED, Sample, Target
+from training.metrics.segmentation_metrics import IGNORED
+from training.tasks.task import Sample, Target
 
 if TYPE_CHECKING:
     from training.registry.recipe import Recipe

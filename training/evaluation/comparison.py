@@ -13,9 +13,9 @@ import numpy as np
 
 from lake.errors import BadInput
 from training.evaluation import evaluate
-from training.metrics import bootstrap, metrics
+from training.metrics import bootstrap, classification_metrics, metric_registry
 from training.metrics.bootstrap import Estimate
-from training.metrics.metrics import Judged, Metric, Summed
+from training.metrics.metric import Judged, Metric, Summed
 from training.registry import runs
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def compare(
 ) -> list[SliceChange]:
     """Every evaluated slice before and after, the largest fall first. Raises BadInput as `pair` does."""
     before, after = runs.get(lake, old), runs.get(lake, new)
-    judged_by = metrics.get(metric or metrics.OF_TASK[after.task][0])
+    judged_by = metric_registry.get(metric or metric_registry.OF_TASK[after.task][0])
     sign = 1.0 if judged_by.higher_is_better else -1.0
     found = []
     for made in evaluate.subjects(lake, names):
@@ -139,7 +139,7 @@ def forgetting(lake: Lake, model: str, metric: str | None = None) -> Forgetting:
     every = sorted(runs.list(lake, model=model), key=lambda run: (run.started_at, run.id))
     if not every:
         raise BadInput(f"no run makes a model {model!r}; see: lakeloop runs list")
-    name = metric or metrics.OF_TASK[every[-1].task][0]
+    name = metric or metric_registry.OF_TASK[every[-1].task][0]
     measured: dict[tuple[str, str], float | None] = {}
     for run in every:
         rows = [row for row in runs.metrics(lake, run.id) if row["evaluation"] is not None and row["metric"] == name]
@@ -148,7 +148,7 @@ def forgetting(lake: Lake, model: str, metric: str | None = None) -> Forgetting:
     known = [run.id for run in every if any(run.id == one for one, _ in measured)]
     if not known:
         raise BadInput(f"no run of {model!r} was evaluated with {name}; run: lakeloop evaluate {every[-1].id}")
-    best = max if name not in _LOWER and metrics.get(name).higher_is_better else min
+    best = max if name not in _LOWER and metric_registry.get(name).higher_is_better else min
     values, forgotten = dict[str, list[float | None]](), dict[str, float | None]()
     for slice in sorted({one for _, one in measured}):
         line = [measured.get((run, slice)) for run in known]
@@ -159,7 +159,7 @@ def forgetting(lake: Lake, model: str, metric: str | None = None) -> Forgetting:
 
 
 # A cost matrix is the policy's: which way is better is known without it.
-_LOWER = (metrics.Costs.name,)
+_LOWER = (classification_metrics.Costs.name,)
 
 
 def _alone(metric: Metric, found: Judged) -> np.ndarray:

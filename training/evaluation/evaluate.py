@@ -19,9 +19,10 @@ from lake.errors import BadInput, UnreadableImage
 from lake.images import decode
 from lake.storage import schema, store
 from training.data import splits
-from training.metrics import bootstrap, metrics
+from training.metrics import bootstrap, classification_metrics, metric, metric_registry
 from training.metrics.bootstrap import Estimate
-from training.metrics.metrics import CostMatrix, Judged, Metric, Row
+from training.metrics.classification_metrics import CostMatrix
+from training.metrics.metric import Judged, Metric, Row
 from training.registry import runs
 from training.tasks.task import Answer
 
@@ -115,9 +116,9 @@ def evaluate(
             model = models.load(lake, found.id)
         _answer(lake, found, model, missing, progress)
     answers = answer_rows(lake, found.id, wanted)
-    measured = [metrics.get(name) for name in metrics.of_task(found.task)]
+    measured = [metric_registry.get(name) for name in metric_registry.of_task(found.task)]
     if costs:
-        measured.append(metrics.get(metrics.Costs.name, costs))
+        measured.append(metric_registry.get(classification_metrics.Costs.name, costs))
     made = [_figures(one, truths[one.id], answers, measured, found.classes, seed) for one in chosen]
     evaluation = Evaluation(secrets.token_hex(4), found.id, made, len(missing))
     _record(lake, evaluation)
@@ -151,7 +152,7 @@ def judge(
     truths: Mapping[str, Row], answers: Mapping[str, Row], names: Sequence[str], classes: Sequence[str]
 ) -> Judged:
     """Truths and answers of these images, in their order."""
-    return metrics.judged([truths[name] for name in names], [answers[name] for name in names], classes)
+    return metric.judged([truths[name] for name in names], [answers[name] for name in names], classes)
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ from lake.storage import schema, store
 from training.evaluation import evaluate
 from training.evaluation.comparison import Pair, changed, pair
 from training.evaluation.gate_policy import Policy, Standing
-from training.metrics import bootstrap, metrics, paired_tests
-from training.metrics.metrics import Judged, Metric
+from training.metrics import bootstrap, classification_metrics, metric_registry, paired_tests
+from training.metrics.metric import Judged, Metric
 from training.registry import runs, versions
 
 if TYPE_CHECKING:
@@ -247,18 +247,20 @@ def _unseen(metric: Metric, found: Judged, level: float) -> float:
     count alike, of each class's images.
     """
     n = len(found)
-    if isinstance(metric, metrics.MacroF1 | metrics.Auroc):
+    if isinstance(metric, classification_metrics.MacroF1 | classification_metrics.Auroc):
         counts = np.bincount(found.truth[found.truth >= 0])
         shares = 1 - level ** (1 / counts[counts > 0])
         return float(np.sqrt((shares**2).sum())) / len(shares)
-    scale: float = metric.dearest if isinstance(metric, metrics.Costs) else float(getattr(metric, "range", 1.0))
+    scale: float = (
+        metric.dearest if isinstance(metric, classification_metrics.Costs) else float(getattr(metric, "range", 1.0))
+    )
     return float(scale * (1 - level ** (1 / n)))
 
 
 def _compare(
     lake: Lake, made: Slice, old: Run, new: Run, policy: Policy, seed: int
 ) -> tuple[Pair, Metric, Comparison | None]:
-    metric = metrics.get(policy.metric_of(made.name, new.task), policy.costs or None)
+    metric = metric_registry.get(policy.metric_of(made.name, new.task), policy.costs or None)
     if new.task not in metric.tasks:
         raise BadInput(f"metric {metric.name} is for {' and '.join(metric.tasks)}; {made.id} is judged in {new.task}")
     two = pair(lake, made, old, new)

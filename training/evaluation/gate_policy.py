@@ -139,7 +139,7 @@ def _rule(name: str, given: Any) -> Rule:
 
 
 def _costs(given: Any) -> dict[str, dict[str, float]]:
-    from training.metrics.metrics import Costs
+    from training.metrics.classification_metrics import Costs
 
     if not isinstance(given, Mapping) or not all(isinstance(row, Mapping) for row in given.values()):
         raise BadInput("costs is a table for each true class, [costs.TRUTH], with ANSWER = COST in it")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from training.metrics import metrics
+from training.metrics import metric_registry
 
 if TYPE_CHECKING:
     from training.fit.checkpoint import Progress
@@ -44,7 +44,7 @@ def judge(
 
 def directed(metric: str, value: float) -> float:
     """The value so that higher is better. Raises BadInput for a metric that nobody knows."""
-    return value if metric != "loss" and metrics.get(metric).higher_is_better else -value
+    return value if metric != "loss" and metric_registry.get(metric).higher_is_better else -value
 
 
 def _better(value: float, best: float | None, gain: float) -> bool:

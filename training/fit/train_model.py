@@ -16,12 +16,12 @@ from training.data import splits
 from training.fit import checkpoint, forgetting, train_probe
 from training.fit.distributed import Processes
 from training.fit.training_loop import Progress, fit
-from training.metrics import metrics
+from training.metrics import metric_registry
 from training.models import trained_model
 from training.registry import runs
 from training.registry.recipe import Recipe
 from training.registry.runs import Run
-from training.tasks.task import task
+from training.tasks import task_registry
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -112,9 +112,9 @@ def begin(
         recipe = _like(recipe, before)
         if weights is not None:
             raise BadInput("--from and --weights contradict each other: weights come from one of them")
-    asked = task(recipe.task, recipe.label_smoothing)
+    asked = task_registry.get(recipe.task, recipe.label_smoothing)
     if recipe.metric and recipe.metric != "loss":
-        metrics.get(recipe.metric)
+        metric_registry.get(recipe.metric)
     gathered = splits.gather(
         lake,
         recipe.task,

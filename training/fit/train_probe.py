@@ -14,7 +14,7 @@ import numpy as np
 from lake.errors import BadInput
 from training.data import splits as data
 from training.fit import checkpoint
-from training.metrics import metrics
+from training.metrics import metric, metric_registry
 from training.models import probe, trained_model
 from training.registry import runs
 from training.registry.recipe import Recipe
@@ -126,6 +126,6 @@ def _temperature(fitted: Probe, held: Split) -> float:
 def _measured(made: trained_model.ProbeModel, split: Split, recipe: Recipe) -> dict[str, float]:
     labels, vectors = split
     answers: Sequence[Mapping[str, Any]] = [one.row() for one in made.said([""] * len(labels), vectors)]
-    judged = metrics.judged([{"label": one} for one in labels], answers, made.classes)
+    judged = metric.judged([{"label": one} for one in labels], answers, made.classes)
     names = dict.fromkeys([*METRICS, *([recipe.metric] if recipe.metric not in ("", "loss") else [])])
-    return {name: metrics.get(name).value(judged) for name in names}
+    return {name: metric_registry.get(name).value(judged) for name in names}

@@ -23,12 +23,13 @@ from training.data.feed import Draw, Feed
 from training.fit import checkpoint, early_stopping, forgetting, learning_rate
 from training.fit.distributed import Processes
 from training.fit.tensorboard import Curves
-from training.metrics import metrics
+from training.metrics import metric, metric_registry
 from training.models import trained_model
 from training.networks import backbones
 from training.registry import runs
 from training.registry.runs import Run
-from training.tasks.task import Answer, Sample, Task, task
+from training.tasks import task_registry
+from training.tasks.task import Answer, Sample, Task
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +129,7 @@ class _Trainer:
         self.lake, self.run, self.folder, self.processes = lake, run, folder, processes
         self.recipe: Recipe = run.recipe
         self.device = processes.device
-        self.task: Task = task(self.recipe.task, self.recipe.label_smoothing)
+        self.task: Task = task_registry.get(self.recipe.task, self.recipe.label_smoothing)
         table = trained_model.read_items(folder)
         use = {
             name: splits.items(lake, self.recipe.task, table, name)
@@ -282,10 +283,10 @@ class _Trainer:
         found = self.task.judge(samples, answers, self.run.classes)
         if self.metric not in found:  # one that is computed from the rows, perhaps a team's own
             truths = {item.image_id: vars(item.truth) for item in items}
-            judged = metrics.judged(
+            judged = metric.judged(
                 [truths[one.image_id] for one in samples], [one.row() for one in answers], self.run.classes
             )
-            found[self.metric] = metrics.get(self.metric).value(judged)
+            found[self.metric] = metric_registry.get(self.metric).value(judged)
         return found
 
     def _samples(self, items: Sequence[Item]) -> list[Sample]:

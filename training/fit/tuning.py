@@ -24,7 +24,7 @@ from training.fit.distributed import Processes
 from training.networks import backbones
 from training.registry import runs
 from training.registry.recipe import Recipe
-from training.tasks.task import task
+from training.tasks import task_registry
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -125,7 +125,7 @@ def tune(
         raise BadInput(f"--trials is {trials}; it is at least 1")
     if lake.folder is None:
         raise CouldNot(f"searches are kept only in a lake on a local disk so far, not in {lake.uri}")
-    metric = recipe.metric or task(recipe.task).metric
+    metric = recipe.metric or task_registry.get(recipe.task).metric
     asked = {
         "recipe": json.loads(recipe.json()),
         "tried": {key: asdict(one) for key, one in tried.items()},

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.metrics.metrics import Judged, Metric, Summed, Weighted
+from training.metrics.metric import Judged, Metric, Summed, Weighted
 
 DRAWS = 1_000
 # A metric that must be ranked or computed anew on every draw gets as many as its interval needs.

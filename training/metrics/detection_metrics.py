@@ -19,6 +19,7 @@ import numpy as np
 
 from lake.analytics.detection import intersection_over_union
 from lake.regions.sizes import LARGE_FROM, SIZES, SMALL_BELOW
+from training.metrics.metric import Judged
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -219,3 +220,32 @@ def _mean(values: np.ndarray) -> float:
     """Without NaN; NaN of nothing."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
+
+
+class MeanAveragePrecision:
+    """COCO's mean average precision over classes and ten overlaps, 0 to 1."""
+
+    name, higher_is_better = "map", True
+    tasks: Sequence[str] = ("detection",)
+
+    def value(self, judged: Judged) -> float:
+        return self._of(self._matches(judged), None)
+
+    def weighted(self, judged: Judged, weights: np.ndarray) -> np.ndarray:
+        found = self._matches(judged)
+        return np.array([self._of(found, row) for row in weights])
+
+    def _matches(self, judged: Judged) -> Matches:
+        return match(*([row.get("boxes") or () for row in rows] for rows in (judged.truths, judged.answers)))
+
+    def _of(self, found: Matches, weights: np.ndarray | None) -> float:
+        return found.map(weights)
+
+
+class MeanAveragePrecision50(MeanAveragePrecision):
+    """The same at an overlap of one half."""
+
+    name = "map_50"
+
+    def _of(self, found: Matches, weights: np.ndarray | None) -> float:
+        return found.map_50(weights)

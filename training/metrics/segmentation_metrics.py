@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from lake.regions import masks
-from training.tasks.task import IGNORED
+from training.metrics.metric import Judged
 
 BACKGROUND = "background"
+# The class number of a pixel that no loss and no metric looks at.
+IGNORED = 255
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,37 @@ def class_map(
         if value is not None:
             out[masks.decode(mask["counts"], height, width)] = value
     return out
+
+
+class MeanIou:
+    """Mean intersection over union of the classes and the background, over all pixels of all images, 0 to 1.
+
+    Classes are those of the true masks; an answer of another class is background. Images whose size is not known, for
+    neither truth nor answer has a mask, count as right and add nothing.
+    """
+
+    name, higher_is_better = "miou", True
+    tasks: Sequence[str] = ("segmentation",)
+
+    def value(self, judged: Judged) -> float:
+        return float(self.of_sums(self.statistics(judged).sum(axis=0)))
+
+    def statistics(self, judged: Judged) -> np.ndarray:
+        named = {str(m["label"]) for row in (*judged.truths, *judged.answers) for m in row.get("masks") or ()}
+        classes = sorted(named)
+        maps: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for truth, answer in zip(judged.truths, judged.answers, strict=True):
+            masks = [*(truth.get("masks") or ()), *(answer.get("masks") or ())]
+            height, width = (masks[0]["height"], masks[0]["width"]) if masks else (0, 0)
+            for row, found in zip((truth, answer), maps, strict=True):
+                found.append(class_map(row.get("masks") or (), classes, width, height))
+        counted = compare(*maps, classes)
+        return np.hstack([counted.both, counted.truth + counted.answer - counted.both]).astype(np.float64)
+
+    def of_sums(self, sums: np.ndarray) -> np.ndarray:
+        both, either = np.split(sums, 2, axis=-1)
+        there = either > 0
+        shares = np.divide(both, either, out=np.zeros_like(both), where=there)
+        known = there.sum(axis=-1)
+        out: np.ndarray = np.divide(shares.sum(axis=-1), known, out=np.full(known.shape, np.nan), where=known > 0)
+        return out

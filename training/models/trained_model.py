@@ -23,7 +23,8 @@ from training.models import tensor_file
 from training.registry import runs, versions
 from training.registry.recipe import Recipe
 from training.registry.runs import Run
-from training.tasks.task import Answer, Task, task
+from training.tasks import task_registry
+from training.tasks.task import Answer, Task
 
 if TYPE_CHECKING:
     import torch
@@ -195,7 +196,7 @@ def load(lake: Lake, name: str, device: str = "cpu") -> Model:
     state, said = tensor_file.read(path)
     if said["kind"] == "probe":
         return _probe(run, state, said).bound(lake)
-    asked = task(said["task"])
+    asked = task_registry.get(said["task"])
     network = asked.network(said["architecture"], said["classes"], pretrained=False)
     network.load_state_dict(state)
     index = {one: place for place, one in enumerate(said["classes"])}

@@ -10,7 +10,7 @@ import numpy as np
 
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
-from training.metrics import metrics
+from training.metrics import metric, metric_registry
 from training.networks import backbones
 from training.tasks.task import Answer, Batch, Sample, collated
 
@@ -78,9 +78,9 @@ class Classification:
         An image of a class that the model does not have is never answered right.
         """
         truth = ["" if (label := s.target.label) is None or label < 0 else classes[label] for s in samples]
-        rows = metrics.judged([{"label": name} for name in truth], [answer.row() for answer in answers], classes)
+        rows = metric.judged([{"label": name} for name in truth], [answer.row() for answer in answers], classes)
         chance = [dict(answer.scores).get(name, 0.0) for answer, name in zip(answers, truth, strict=True)]
-        found = {name: metrics.get(name).value(rows) for name in ("accuracy", "balanced_accuracy", "ece")}
+        found = {name: metric_registry.get(name).value(rows) for name in ("accuracy", "balanced_accuracy", "ece")}
         return found | {"loss": float(-np.log(np.maximum(chance, 1e-12)).mean())}
 
     def calibrate(self, network: torch.nn.Module, samples: Sequence[Sample]) -> dict[str, float]:

@@ -21,8 +21,9 @@ from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from lake.regions import masks
 from training.metrics import segmentation_metrics
+from training.metrics.segmentation_metrics import IGNORED
 from training.networks import torchvision_networks
-from training.tasks.task import IGNORED, Answer, Batch, Sample, collated
+from training.tasks.task import Answer, Batch, Sample, collated
 
 if TYPE_CHECKING:
     import torch

@@ -13,15 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from lake.errors import BadInput
-
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-
-# A pixel of `Target.mask` that no loss and no metric looks at.
-IGNORED = 255
 
 
 def _no_boxes() -> np.ndarray:
@@ -173,26 +168,6 @@ def collated(samples: Sequence[Sample], targets: Any) -> Batch:
     images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
     weights = torch.tensor([s.weight for s in samples], dtype=torch.float32)
     return Batch(tuple(s.image_id for s in samples), images, targets, weights)
-
-
-TASKS = ("classification", "segmentation", "detection")
-
-
-def task(name: str, label_smoothing: float = 0.0) -> Task:
-    """The task of that name; `label_smoothing` is classification's. Raises BadInput for another."""
-    if name == "classification":
-        from training.tasks.classification import Classification
-
-        return Classification(label_smoothing)
-    if name == "segmentation":
-        from training.tasks.segmentation import Segmentation
-
-        return Segmentation()
-    if name == "detection":
-        from training.tasks.detection import Detection
-
-        return Detection()
-    raise BadInput(f"no task {name!r}; there are {', '.join(TASKS)}")
 
 
 def _moved(value: Any, device: torch.device) -> Any:

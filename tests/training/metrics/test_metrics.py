@@ -10,14 +10,14 @@ import pytest
 
 from lake.errors import BadInput
 from tests.conftest import Say
-from training.metrics import bootstrap, dense_metrics, metrics
-from training.metrics.metrics import Judged
+from training.metrics import bootstrap, detection_metrics, metric, metric_registry
+from training.metrics.metric import Judged
 
 
 def of_labels(truth: str, said: str, sure: float | None = None) -> Judged:
     """A letter an image; - is no answer."""
     answers = [{"label": None if one == "-" else one, "confidence": sure} for one in said]
-    return metrics.judged([{"label": one} for one in truth], answers)
+    return metric.judged([{"label": one} for one in truth], answers)
 
 
 def drawn(n: int, classes: int = 5, seed: int = 0) -> tuple[Judged, np.ndarray, np.ndarray, np.ndarray]:
@@ -33,7 +33,7 @@ def drawn(n: int, classes: int = 5, seed: int = 0) -> tuple[Judged, np.ndarray, 
         {"label": names[k], "confidence": row[k], "scores": [{"label": a, "score": b} for a, b in zip(names, row)]}  # noqa: B905
         for k, row in zip(said, chances.tolist(), strict=True)
     ]
-    return metrics.judged([{"label": names[k]} for k in truth], answers), truth, said, chances
+    return metric.judged([{"label": names[k]} for k in truth], answers), truth, said, chances
 
 
 @pytest.mark.parametrize(
@@ -48,48 +48,50 @@ def drawn(n: int, classes: int = 5, seed: int = 0) -> tuple[Judged, np.ndarray, 
     ],
 )
 def test_by_hand(name: str, truth: str, said: str, value: float) -> None:
-    assert metrics.get(name).value(of_labels(truth, said)) == pytest.approx(value)
+    assert metric_registry.get(name).value(of_labels(truth, said)) == pytest.approx(value)
 
 
 def test_calibration_error_by_hand() -> None:
     # Both bins are off: sure 0.9 and right half the time, sure 0.6 and always right.
     one = of_labels("aabb", "abbb")
     sure = Judged(one.classes, one.truth, one.said, np.array([0.9, 0.9, 0.6, 0.6]), one.truths, one.answers)
-    assert metrics.get("ece").value(sure) == pytest.approx((2 * 0.4 + 2 * 0.4) / 4)
-    assert not metrics.get("ece").higher_is_better
+    assert metric_registry.get("ece").value(sure) == pytest.approx((2 * 0.4 + 2 * 0.4) / 4)
+    assert not metric_registry.get("ece").higher_is_better
 
 
 def test_costs_by_hand() -> None:
     matrix = {"defect": {"sound": 10.0}, "sound": {"defect": 2.0}}
     truths = [{"label": one} for one in ("defect", "defect", "sound", "sound")]
     said = [{"label": one} for one in ("sound", "defect", "defect", None)]
-    assert metrics.get("cost", matrix).value(metrics.judged(truths, said)) == (10 + 0 + 2 + 2) / 4
+    assert metric_registry.get("cost", matrix).value(metric.judged(truths, said)) == (10 + 0 + 2 + 2) / 4
     with pytest.raises(BadInput, match="cost matrix"):
-        metrics.get("cost")
+        metric_registry.get("cost")
     with pytest.raises(BadInput, match="-1"):
-        metrics.get("cost", {"a": {"b": -1.0}})
+        metric_registry.get("cost", {"a": {"b": -1.0}})
 
 
 def test_scikit_learn_agrees() -> None:
     from sklearn import metrics as peer
 
     found, truth, said, chances = drawn(600)
-    assert metrics.get("f1_macro").value(found) == pytest.approx(peer.f1_score(truth, said, average="macro"))
-    assert metrics.get("balanced_accuracy").value(found) == pytest.approx(peer.balanced_accuracy_score(truth, said))
+    assert metric_registry.get("f1_macro").value(found) == pytest.approx(peer.f1_score(truth, said, average="macro"))
+    assert metric_registry.get("balanced_accuracy").value(found) == pytest.approx(
+        peer.balanced_accuracy_score(truth, said)
+    )
     areas = [peer.roc_auc_score(truth == k, chances[:, k]) for k in range(5)]
-    assert metrics.get("auroc").value(found) == pytest.approx(np.mean(areas))
+    assert metric_registry.get("auroc").value(found) == pytest.approx(np.mean(areas))
 
 
 def test_of_no_images_nothing_can_be_said() -> None:
-    for name in metrics.BUILT_IN:
-        assert bootstrap.estimate(metrics.get(name), of_labels("", "")).value is None
+    for name in metric_registry.BUILT_IN:
+        assert bootstrap.estimate(metric_registry.get(name), of_labels("", "")).value is None
 
 
 @pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "f1_macro", "ece", "auroc"])
 def test_fast_resamples_spread_as_slow_ones_do(name: str) -> None:
     """Sums of kinds, weights, and images taken one by one are the same bootstrap."""
     found, *_ = drawn(300, classes=3)
-    metric, rng = metrics.get(name), np.random.default_rng(1)
+    metric, rng = metric_registry.get(name), np.random.default_rng(1)
     slow = np.array([metric.value(found.take(rng.integers(0, 300, 300))) for _ in range(400)])
     fast = bootstrap.resampled(metric, found, draws=400)
     assert fast.mean() == pytest.approx(slow.mean(), abs=4 * slow.std() / 20)
@@ -98,7 +100,7 @@ def test_fast_resamples_spread_as_slow_ones_do(name: str) -> None:
 
 def test_ten_right_of_ten_is_no_certainty() -> None:
     for name in ("accuracy", "balanced_accuracy"):
-        found = bootstrap.estimate(metrics.get(name), of_labels("aaaaabbbbb", "aaaaabbbbb"))
+        found = bootstrap.estimate(metric_registry.get(name), of_labels("aaaaabbbbb", "aaaaabbbbb"))
         assert found.value == found.high == 1.0
         assert found.low is not None
         assert found.low < 0.8
@@ -108,18 +110,20 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     held = 0
     for seed in range(200):
         found, *_ = drawn(150, classes=2, seed=seed)
-        low, high = bootstrap.interval(bootstrap.resampled(metrics.get("f1_macro"), found, draws=300, seed=seed))
+        low, high = bootstrap.interval(
+            bootstrap.resampled(metric_registry.get("f1_macro"), found, draws=300, seed=seed)
+        )
         held += low <= TRUE_F1 <= high
     assert 182 <= held <= 199  # 95 % of 200 are 190
 
 
-TRUE_F1 = metrics.get("f1_macro").value(drawn(100_000, classes=2, seed=999)[0])
+TRUE_F1 = metric_registry.get("f1_macro").value(drawn(100_000, classes=2, seed=999)[0])
 
 
 def test_swaps_find_a_fall_and_only_a_fall() -> None:
     truth = "ab" * 60
     worse = "bb" * 12 + "ab" * 48
-    metric = metrics.get("f1_macro")
+    metric = metric_registry.get("f1_macro")
     old, new = of_labels(truth, truth), of_labels(truth, worse)
     assert bootstrap.swap_test(metric, old, new) < 0.005
     assert bootstrap.swap_test(metric, new, old) == 1.0
@@ -139,7 +143,7 @@ def test_swap_test_is_as_rare_as_it_says(name: str) -> None:
                                              other.answers), flip)  # fmt: skip
         rest = bootstrap._mixed(old, Judged(new.classes, new.truth, other.said, other.confidence, new.truths,
                                             other.answers), ~flip)  # fmt: skip
-        ps.append(bootstrap.swap_test(metrics.get(name), mixed, rest, draws=300, seed=seed))
+        ps.append(bootstrap.swap_test(metric_registry.get(name), mixed, rest, draws=300, seed=seed))
     assert 1 <= np.sum(np.array(ps) <= 0.1) <= 28  # 10 % of 150 are 15
 
 
@@ -148,7 +152,7 @@ def test_ten_thousand_images_a_thousand_draws(say: Say) -> None:
     found, *_ = drawn(10_000, classes=10)
     for name in ("accuracy", "balanced_accuracy", "f1_macro", "ece"):
         started = perf_counter()
-        bootstrap.resampled(metrics.get(name), found, draws=1_000)
+        bootstrap.resampled(metric_registry.get(name), found, draws=1_000)
         seconds = perf_counter() - started
         say(f"bootstrap of {name}, 10,000 images x 1,000 draws: {seconds:.2f} s")
         assert seconds < 5  # about 0.3 s on a quiet core
@@ -161,14 +165,14 @@ def test_a_teams_own_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: ours\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[lakeloop.metrics]\nmisses = tests.training.own_metric:misses\n")
     monkeypatch.syspath_prepend(str(package.parent))
-    metric = metrics.get("misses")
+    metric = metric_registry.get("misses")
     found = of_labels("aab", "abb")
     assert metric.value(found) == 1.0
     assert not metric.higher_is_better
-    assert "misses" in metrics.of_task("classification")
+    assert "misses" in metric_registry.of_task("classification")
     assert bootstrap.estimate(metric, found).high == 3.0
     with pytest.raises(BadInput, match="misses"):
-        metrics.get("mises")
+        metric_registry.get("mises")
 
 
 def test_overlap_and_precision_of_stored_rows() -> None:
@@ -179,11 +183,11 @@ def test_overlap_and_precision_of_stored_rows() -> None:
     whole = np.ones((4, 4), bool)
     rows = [{"masks": [{"label": "a", "height": 4, "width": 4, "counts": masks.encode(m)}]} for m in (left, whole)]
     # a: 8 of 16 pixels; background: none of 8.
-    found = metrics.judged([rows[0]], [rows[1]])
-    assert metrics.get("miou").value(found) == pytest.approx((8 / 16 + 0) / 2)
-    assert isinstance(metrics.get("miou"), metrics.Summed)
+    found = metric.judged([rows[0]], [rows[1]])
+    assert metric_registry.get("miou").value(found) == pytest.approx((8 / 16 + 0) / 2)
+    assert isinstance(metric_registry.get("miou"), metric.Summed)
     box = {"label": "a", "score": 0.9, "x": 0.0, "y": 0.0, "width": 4.0, "height": 4.0}
     half = box | {"height": 2.4}  # an overlap of 0.6
-    found = metrics.judged([{"boxes": [box]}], [{"boxes": [half]}])
-    assert dense_metrics.MeanAveragePrecision50().value(found) == pytest.approx(1.0)
-    assert metrics.get("map").value(found) == pytest.approx(0.3)  # right at 0.5, 0.55 and 0.6 of ten
+    found = metric.judged([{"boxes": [box]}], [{"boxes": [half]}])
+    assert detection_metrics.MeanAveragePrecision50().value(found) == pytest.approx(1.0)
+    assert metric_registry.get("map").value(found) == pytest.approx(0.3)  # right at 0.5, 0.55 and 0.6 of ten

@@ -9,7 +9,7 @@ from sklearn.metrics import jaccard_score
 from lake.errors import BadInput
 from lake.regions import masks
 from training.metrics import segmentation_metrics
-from training.tasks.task import IGNORED
+from training.metrics.segmentation_metrics import IGNORED
 
 
 def test_half_of_a_square_found() -> None:

@@ -26,8 +26,8 @@ from training.models import onnx_export, trained_model
 from training.models.trained_model import NetworkModel, ProbeModel
 from training.registry import runs
 from training.registry.recipe import Recipe
+from training.tasks import task_registry
 from training.tasks.detection import Detection
-from training.tasks.task import task
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -165,7 +165,7 @@ def test_differences(found: list[list[float]], off: float) -> None:
 def network_of(name: str, architecture: str, side: int) -> NetworkModel:
     torch = torch_import.torch()
     torch.manual_seed(0)
-    made = task(name)
+    made = task_registry.get(name)
     network = made.network(architecture, ["a", "b"], pretrained=False)
     run: Any = SimpleNamespace(id="r", task=name, settings={"architecture": architecture}, classes=("a", "b"))
     return NetworkModel(run, network, made, Preparation(side, "squash", {"a": 0, "b": 1}))

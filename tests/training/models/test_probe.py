@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lake.errors import BadInput
-from training.metrics import metrics
+from training.metrics import classification_metrics
 from training.models import probe
 from training.models.probe import Probe
 
@@ -93,7 +93,10 @@ def test_balanced_hears_the_rare_class() -> None:
     truth = ["sound"] * 300 + ["broken"] * 15
     plain, fair = probe.fit(x, truth), probe.fit(x, truth, balanced=True)
     found = [[h.classes[k] for k in h.probabilities(x).argmax(axis=1)] for h in (plain, fair)]
-    assert metrics.balanced_accuracy(found[1], truth) > metrics.balanced_accuracy(found[0], truth) + 0.05
+    assert (
+        classification_metrics.balanced_accuracy(found[1], truth)
+        > classification_metrics.balanced_accuracy(found[0], truth) + 0.05
+    )
 
 
 def test_a_warm_start_ends_where_a_cold_one_does() -> None:
@@ -131,5 +134,5 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
 def test_balanced_accuracy_of_the_commoner_class_is_one_half() -> None:
     truth = ["sound"] * 9 + ["broken"]
     said = ["sound"] * 10
-    assert metrics.accuracy(said, truth) == 0.9
-    assert metrics.balanced_accuracy(said, truth) == 0.5
+    assert classification_metrics.accuracy(said, truth) == 0.9
+    assert classification_metrics.balanced_accuracy(said, truth) == 0.5

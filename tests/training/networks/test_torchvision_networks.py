@@ -16,9 +16,10 @@ from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, HubUnreachable
 from lake.storage.store import Lake
 from training.networks import nms, torchvision_networks
+from training.tasks import task_registry
 from training.tasks.detection import Detection
 from training.tasks.segmentation import Segmentation
-from training.tasks.task import Sample, Target, task
+from training.tasks.task import Sample, Target
 
 torch = torch_import.torch()
 torchvision = torch_import.torchvision()
@@ -216,7 +217,7 @@ def test_a_pickle_with_code_is_refused_though_vouched_for(
         n for n in torchvision_networks.NETWORKS if torchvision_networks.NETWORKS[n].task == kind and "mobilenet" in n
     )
     with pytest.raises(BadInput, match="holds more than tensors or is damaged"):
-        task(kind).network(name, VOC, weights=file, trust_sha256=sha(file))
+        task_registry.get(kind).network(name, VOC, weights=file, trust_sha256=sha(file))
     assert not (tmp_path / "harm-was-done").exists()
 
 
@@ -242,9 +243,9 @@ def test_weights_that_are_not_here_say_where_to_put_them(tmp_path: Path, monkeyp
 )
 def test_an_unknown_name_is_told_the_nearest(kind: str, near: str) -> None:
     with pytest.raises(BadInput, match=near):
-        task(kind).network(near + "x", ["a"])
+        task_registry.get(kind).network(near + "x", ["a"])
     with pytest.raises(BadInput, match="name no class"):
-        task(kind).network(near, [])
+        task_registry.get(kind).network(near, [])
 
 
 def test_suppression_is_greedy() -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
+from training.tasks import task_registry
 from training.tasks.classification import Classification, from_probabilities, softmax, temperature_of
-from training.tasks.task import Answer, Sample, Target, task
+from training.tasks.task import Answer, Sample, Target
 
 
 def sample(label: int | None, weight: float = 1.0) -> Sample:
@@ -92,5 +93,5 @@ def test_scores_add_up_to_one(logits: list[float]) -> None:
 def test_one_class_is_no_task() -> None:
     with pytest.raises(BadInput, match="two classes"):
         Classification().network("resnet18", ["a"], pretrained=False)
-    with pytest.raises(BadInput, match="there are classification, segmentation, detection"):
-        task("regression")
+    with pytest.raises(BadInput, match="use one of classification, detection, segmentation"):
+        task_registry.get("regression")

@@ -9,8 +9,9 @@ import pytest
 
 from embeddings.embedders import torch_import
 from training.data.augmentation import Look, _moved
+from training.tasks import task_registry
 from training.tasks.detection import MOST_BOXES, Detection, _peaks
-from training.tasks.task import Answer, Sample, Target, task
+from training.tasks.task import Answer, Sample, Target
 
 torch = torch_import.torch()
 
@@ -54,8 +55,8 @@ def cost(network: Any, batch: Any) -> float:
 
 
 def test_it_is_the_task_of_its_name() -> None:
-    assert task("detection").name == "detection"
-    assert isinstance(task("detection"), Detection)
+    assert task_registry.get("detection").name == "detection"
+    assert isinstance(task_registry.get("detection"), Detection)
 
 
 def test_boxes_come_back_in_the_originals_pixels() -> None:

@@ -13,8 +13,10 @@ import pytest
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput
 from lake.regions import masks
+from training.metrics.segmentation_metrics import IGNORED
+from training.tasks import task_registry
 from training.tasks.segmentation import Segmentation
-from training.tasks.task import IGNORED, Answer, Sample, Target, task
+from training.tasks.task import Answer, Sample, Target
 
 torch = torch_import.torch()
 
@@ -42,8 +44,8 @@ def sample(mask: np.ndarray | None, **how: Any) -> Sample:
 
 
 def test_it_is_the_task_of_its_name() -> None:
-    assert task("segmentation").name == "segmentation"
-    assert isinstance(task("segmentation"), Segmentation)
+    assert task_registry.get("segmentation").name == "segmentation"
+    assert isinstance(task_registry.get("segmentation"), Segmentation)
 
 
 def test_samples_without_a_mask_teach_nothing() -> None:

@@ -86,9 +86,9 @@ def show(run: Run) -> None:
             "**Evaluate** above has it answer every evaluation and regression slice. Each image is asked once.",
             empty_states.for_this_lake("evaluate", run.id),
         )
-    from training.metrics import metrics
+    from training.metrics import metric_registry
 
-    offered = metrics.of_task(run.task)
+    offered = metric_registry.of_task(run.task)
     with st.container(horizontal=True, vertical_alignment="bottom", key="compared"):
         if old is not None:
             chosen = st.selectbox(

@@ -1,126 +1,18 @@
-"""How good a model's answers are: one number from some images' truths and a model's answers to them.
-
-A metric is an object with a name and `value(judged)`. One that is a function of sums over images says so (`Summed`):
-the bootstrap then resamples sums instead of images. A team's own metric is announced as an entry point in the group
-`lakeloop.metrics`: a class made without arguments, or a function of (truths, answers) that gives a float. Numpy only;
-no lake is known here.
-"""
+"""Accuracy, balanced accuracy, F1, AUROC, calibration error and cost of a classifier's predictions."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lake.errors import BadInput
+from training.metrics.metric import Judged, judged
 
-ENTRY_POINT_GROUP = "lakeloop.metrics"
 ECE_BINS = 15  # as Guo et al. (ICML 2017) have it
-CONFIDENCE = "confidence"
 
-Row = Mapping[str, Any]
 # (truth, answer) -> what the answer costs; see `Costs`.
 CostMatrix = Mapping[str, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Some images' truths and one model's answers to them, row by row.
-
-    `classes`: every label that is true of some image or that the model gives. `truth` and `said`: int64 (n,), places
-    in `classes`; -1: the row has no label (detection, segmentation), or the model gave none. `confidence` float64
-    (n,), 0 to 1, nan when unknown. `truths` and `answers`: the whole rows, as the tables labels and scores have them.
-    """
-
-    classes: tuple[str, ...]
-    truth: np.ndarray
-    said: np.ndarray
-    confidence: np.ndarray
-    truths: Sequence[Row]
-    answers: Sequence[Row]
-
-    def __len__(self) -> int:
-        return len(self.truth)
-
-    def take(self, places: np.ndarray) -> Judged:
-        """The rows at these places, in their order; one may come several times."""
-        chosen = places.tolist()
-        return Judged(
-            self.classes,
-            self.truth[places],
-            self.said[places],
-            self.confidence[places],
-            [self.truths[i] for i in chosen],
-            [self.answers[i] for i in chosen],
-        )
-
-    def scores(self) -> np.ndarray:
-        """float64 (n, classes): the score given to each class, 0 to 1; 0 where the answer does not name it."""
-        place = {name: i for i, name in enumerate(self.classes)}
-        out = np.zeros((len(self), len(self.classes)))
-        for row, answer in enumerate(self.answers):
-            for one in answer.get("scores") or ():
-                if one["label"] in place:
-                    out[row, place[one["label"]]] = one["score"]
-        return out
-
-
-def judged(truths: Sequence[Row], answers: Sequence[Row], classes: Sequence[str] = ()) -> Judged:
-    """The two, row by row; `classes` are counted in though nobody names them.
-
-    Raises ValueError when the numbers of rows are different.
-    """
-    if len(truths) != len(answers):
-        raise ValueError(f"{len(truths)} truths and {len(answers)} answers")
-    true, said = ([row.get("label") for row in rows] for rows in (truths, answers))
-    names = tuple(sorted({one for one in (*true, *said, *classes) if one is not None}))
-    place: dict[Any, int] = {name: i for i, name in enumerate(names)}
-    sure = [row.get(CONFIDENCE) for row in answers]
-    return Judged(
-        names,
-        np.array([place.get(one, -1) for one in true], np.int64),
-        np.array([place.get(one, -1) for one in said], np.int64),
-        np.array([np.nan if one is None else one for one in sure], np.float64),
-        truths,
-        answers,
-    )
-
-
-class Metric(Protocol):
-    """`higher_is_better`: the direction. `tasks`: what it can judge."""
-
-    name: str
-    higher_is_better: bool
-    tasks: Sequence[str]
-
-    def value(self, judged: Judged) -> float:
-        """The number; nan when it cannot be said, e.g. of no images."""
-        ...
-
-
-@runtime_checkable
-class Summed(Protocol):
-    """A metric that is a function of sums over images."""
-
-    def statistics(self, judged: Judged) -> np.ndarray:
-        """float64 (n, m): what each image adds to each of the sums."""
-        ...
-
-    def of_sums(self, sums: np.ndarray) -> np.ndarray:
-        """float64 (...,) of sums (..., m)."""
-        ...
-
-
-@runtime_checkable
-class Weighted(Protocol):
-    """A metric that can be had of many resamples of the same images at once."""
-
-    def weighted(self, judged: Judged, weights: np.ndarray) -> np.ndarray:
-        """float64 (draws,): its values when image i counts `weights[d, i]` times, (draws, n)."""
-        ...
 
 
 class _OfSums:
@@ -269,74 +161,6 @@ class Costs(_OfSums):
         return _ratio(sums[..., 0], sums[..., 1])
 
 
-class Own:
-    """A team's function of (truths, answers), rows as the tables labels and scores have them, as a metric."""
-
-    tasks: Sequence[str] = ("classification", "detection", "segmentation")
-
-    def __init__(self, name: str, function: Callable[[Sequence[Row], Sequence[Row]], float]) -> None:
-        self.name, self.function = name, function
-        self.higher_is_better: bool = getattr(function, "higher_is_better", True)
-        self.tasks = getattr(function, "tasks", self.tasks)
-
-    def value(self, judged: Judged) -> float:
-        return float(self.function(judged.truths, judged.answers))
-
-
-BUILT_IN: Mapping[str, Callable[[], Metric]] = {
-    "accuracy": Accuracy,
-    "balanced_accuracy": BalancedAccuracy,
-    "f1_macro": MacroF1,
-    "auroc": Auroc,
-    "ece": CalibrationError,
-}
-# Metrics of other tasks: name -> module and class, made when they are asked for.
-OF_OTHER_TASKS: Mapping[str, tuple[str, str]] = {
-    "miou": ("training.metrics.dense_metrics", "MeanIou"),
-    "map_50": ("training.metrics.dense_metrics", "MeanAveragePrecision50"),
-    "map": ("training.metrics.dense_metrics", "MeanAveragePrecision"),
-}
-OF_TASK: Mapping[str, Sequence[str]] = {
-    "classification": tuple(BUILT_IN),
-    "segmentation": ("miou",),
-    "detection": ("map_50", "map"),
-}
-
-
-def get(name: str, costs: CostMatrix | None = None) -> Metric:
-    """The metric of that name; `cost` needs a cost matrix. Raises BadInput for an unknown one, with the nearest."""
-    from importlib import import_module
-
-    if name == Costs.name:
-        if not costs:
-            raise BadInput("the metric cost needs a cost matrix: the table [costs] of the policy")
-        return Costs(costs)
-    if name in BUILT_IN:
-        return BUILT_IN[name]()
-    if name in OF_OTHER_TASKS:
-        module, made = OF_OTHER_TASKS[name]
-        found: Metric = getattr(import_module(module), made)()
-        return found
-    announced = own()
-    if name in announced:
-        return _own(name, announced[name].load())
-    known = [*BUILT_IN, *OF_OTHER_TASKS, Costs.name, *announced]
-    near = difflib.get_close_matches(name, known, 3) or known
-    raise BadInput(f"no metric {name!r}; did you mean {', '.join(near)}?")
-
-
-def own() -> dict[str, Any]:
-    """Teams' metrics, announced by installed packages under the entry point group `lakeloop.metrics`, by name."""
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-
-
-def of_task(task: str) -> list[str]:
-    """Names of the metrics an evaluation of that task measures: the built-in ones, and teams' own that fit."""
-    return [*OF_TASK.get(task, ()), *(name for name in own() if task in get(name).tasks)]
-
-
 def accuracy(said: Sequence[str], truth: Sequence[str]) -> float:
     """Share of answers that are right, 0 to 1."""
     return Accuracy().value(_of_labels(said, truth))
@@ -349,16 +173,6 @@ def balanced_accuracy(said: Sequence[str], truth: Sequence[str]) -> float:
 
 def _of_labels(said: Sequence[str], truth: Sequence[str]) -> Judged:
     return judged([{"label": one} for one in truth], [{"label": one} for one in said])
-
-
-def _own(name: str, loaded: Any) -> Metric:
-    if isinstance(loaded, type):
-        made: Metric = loaded()
-        made.name = name
-        return made
-    if not callable(loaded):
-        raise BadInput(f"metric {name!r} is neither a class nor a function of (truths, answers)")
-    return Own(name, loaded)
 
 
 def _right(judged: Judged) -> np.ndarray:
