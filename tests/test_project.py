@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from lake.storage import schema, views
-from tests import tree
+from tests import imports, tree
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ["lake", "embeddings", "training", "search_app"]  # each may import those before it
+PACKAGES = imports.PACKAGES
 HEAVY = ["torch", "lancedb", "lance", "streamlit", "pyarrow", "duckdb", "polars"]
 
 
@@ -34,6 +34,26 @@ def test_imports_point_downwards(package: str) -> None:
                 names = [node.module or ""]
             upward = [n for n in names if n.partition(".")[0] in above]
             assert not upward, f"{path.relative_to(ROOT)} imports {upward}"
+
+
+def test_a_circle_is_seen_and_told_line_by_line(tmp_path: Path) -> None:
+    for path, code in {
+        "lake/__init__.py": "",
+        "lake/a/__init__.py": "",
+        "lake/a/high.py": "from lake.b import low\n",
+        "lake/a/deep.py": "if TYPE_CHECKING:\n    import lake.c\n",
+        "lake/b/__init__.py": "",
+        "lake/b/low.py": "",
+        "lake/b/late.py": "def run():\n    from lake.a.deep import name\n",
+        "lake/c.py": "import lake.a.deep\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(code)
+    assert imports.circles(imports.imports(tmp_path), tmp_path) == [
+        "children of lake: lake.a -> lake.b -> lake.a\n"
+        "    lake/a/high.py:1 imports lake.b.low\n"
+        "    lake/b/late.py:2 imports lake.a.deep"
+    ]
 
 
 @pytest.mark.parametrize(
