@@ -23,7 +23,7 @@ from search_app.cli.main import main
 from tests.conftest import MakeLake
 from tests.lake import answers
 
-ENDLESS = "SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE a.range + b.range < 0"
+ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.range + b.range < 0"
 
 
 @pytest.fixture
