@@ -50,9 +50,9 @@ def test_a_circle_is_seen_and_told_line_by_line(tmp_path: Path) -> None:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(code)
     assert imports.circles(imports.imports(tmp_path), tmp_path) == [
-        "children of lake: lake.a -> lake.b -> lake.a\n"
-        "    lake/a/high.py:1 imports lake.b.low\n"
-        "    lake/b/late.py:2 imports lake.a.deep"
+        """children of lake: lake.a -> lake.b -> lake.a
+    lake/a/high.py:1 imports lake.b.low
+    lake/b/late.py:2 imports lake.a.deep"""
     ]
 
 
