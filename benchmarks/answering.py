@@ -112,14 +112,14 @@ def _jpeg(number: int) -> bytes:
 
 def _prepare(folder: Path) -> None:
     """A lake whose model `cells` is EfficientNet-Lite0 with a drawn head, promoted."""
-    from lake.storage import opening
+    from lake import open_lake
     from training.data.augmentation import Preparation
     from training.models import trained_model
     from training.registry import promotion, runs
     from training.registry.recipe import Recipe
     from training.tasks import task_registry
 
-    lake = opening.create(str(folder))
+    lake = open_lake.create(str(folder))
     recipe, classes, asked = Recipe(), ("cracked", "fine"), task_registry.get("classification")
     network = asked.network(recipe.architecture, classes)
     made = runs.create(lake, MODEL, recipe, data={}, classes=classes)

@@ -124,13 +124,13 @@ def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) ->
 
     from embeddings.backfill.backfill import COMMIT_IMAGES, store_vectors
     from embeddings.clusters.trees import cluster
-    from lake import ids
+    from lake import ids, open_lake
     from lake.ingest.ingest import COMMIT_ROWS
-    from lake.storage import opening, schema, store
+    from lake.storage import schema, store
 
     vectors, classes = generated(rows, dim)
     names = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(rows)]
-    lake = opening.create(str(Path(work, f"lake{turn}")), embedders=[EMBEDDER])
+    lake = open_lake.create(str(Path(work, f"lake{turn}")), embedders=[EMBEDDER])
     now = store.now()
     for start in range(0, rows, COMMIT_ROWS):
         answers = [

@@ -145,14 +145,13 @@ def fresh(events: int, turn: int) -> dict[str, Any]:
 
 def drained(events: int, turn: int) -> dict[str, Any]:
     """How fast the drainer goes by itself, on photographs."""
-    from lake import ids
+    from lake import ids, open_lake
     from lake.spool import events as said
     from lake.spool.drain import drain
     from lake.spool.spool import Spool
-    from lake.storage import opening
 
     with _folder() as folder:
-        lake = opening.create(str(folder / "lake"))
+        lake = open_lake.create(str(folder / "lake"))
         spool = Spool(folder / "spool")
         request = _requests()
         for _ in range(events // 50):
@@ -202,24 +201,24 @@ def _requests() -> load.Request:
 
 
 def _lake(folder: Path) -> str:
-    from lake.storage import opening
+    from lake import open_lake
 
     uri = str(folder / "lake")
-    opening.create(uri, embedders=["efficientnet-lite0"])
+    open_lake.create(uri, embedders=["efficientnet-lite0"])
     return uri
 
 
 def _fill(uri: str, folder: Path) -> None:
     """Something for the pages to show."""
+    from lake import open_lake
     from lake.ingest import ingest
-    from lake.storage import opening
 
     (folder / "in").mkdir()
     request = _requests()
     for number in range(APP_ROWS):
         _, image, tail = request()
         (folder / "in" / f"{number}.jpg").write_bytes(image + tail)
-    ingest.ingest(opening.open(uri), folder / "in")
+    ingest.ingest(open_lake.open(uri), folder / "in")
 
 
 @contextmanager

@@ -30,9 +30,9 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
     import pyarrow as pa
 
     from embeddings.backfill.backfill import COMMIT_IMAGES, store_vectors
-    from lake import ids
+    from lake import ids, open_lake
     from lake.ingest.ingest import COMMIT_ROWS
-    from lake.storage import opening, schema, store
+    from lake.storage import schema, store
 
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((CLUSTERS, dim), np.float32)
@@ -45,7 +45,7 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
     names = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(rows)]
     Path(work, "names.txt").write_text("\n".join(names))
     with Stopwatch() as clock:
-        lake = opening.create(str(Path(work, "lake")), embedders=[EMBEDDER])
+        lake = open_lake.create(str(Path(work, "lake")), embedders=[EMBEDDER])
         now = store.now()
         for start in range(0, rows, COMMIT_ROWS):
             part = range(start, min(start + COMMIT_ROWS, rows))
@@ -76,9 +76,9 @@ def lakeloop(turn: int, work: str, k: int, parts: list[str]) -> dict[str, Any]:
     """`embeddings.search.nearest`: the rows of the nearest images."""
     with Stopwatch() as startup:
         from embeddings.search.search import nearest
-        from lake.storage import opening
+        from lake import open_lake
 
-        lake = opening.open(str(Path(work, "lake")))
+        lake = open_lake.open(str(Path(work, "lake")))
         record = lake.embedders()[0]
         place = _places(work)
 

@@ -56,11 +56,10 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def _make(uri: str, classes: Path) -> None:
-    from lake import slices
+    from lake import open_lake, slices
     from lake.ingest import ingest
-    from lake.storage import opening
 
-    lake = opening.create(uri)
+    lake = open_lake.create(uri)
     ingest.ingest(lake, classes)
     slices.create(lake, "all", where="true")
 
@@ -68,7 +67,7 @@ def _make(uri: str, classes: Path) -> None:
 def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float]:
     """Steps a second of a run, a contender."""
     from embeddings.embedders import torch_import
-    from lake.storage import opening
+    from lake import open_lake
     from training.fit import train_model
     from training.registry.recipe import Recipe
 
@@ -88,7 +87,7 @@ def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float
         if "metrics" not in said:
             moments.append(perf_counter())
 
-    train_model.train(opening.open(uri), train=["all"], recipe=recipe, device="cpu", progress=tell)
+    train_model.train(open_lake.open(uri), train=["all"], recipe=recipe, device="cpu", progress=tell)
     return _rate(moments)
 
 

@@ -117,11 +117,12 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
 def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
     """A lake that got so many rows in each step, and how often it was maintained in passing."""
     from embeddings.backfill.backfill import store_vectors
-    from lake.storage import indexes, opening
+    from lake import open_lake
+    from lake.storage import indexes
     from lake.storage.missing_vectors import Missing
     from lake.upkeep import maintenance
 
-    lake = opening.create(str(folder), embedders=["x"])
+    lake = open_lake.create(str(folder), embedders=["x"])
     lake.bind_embedder(replace(lake.embedders()[0], dim=DIM, weights_sha256="0" * 64))
     missing = Missing(lake, "emb_x")
     done = maintained = 0

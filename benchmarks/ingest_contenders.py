@@ -47,9 +47,9 @@ def lakeloop(
 
         from embeddings.backfill.backfill import backfill
         from embeddings.embedders import embedder as embedders
+        from lake import open_lake
         from lake.images.workers import WorkerPool
         from lake.ingest.ingest import ingest
-        from lake.storage import opening
 
         file = Path(weights) if weights else None
         model = embedders.load(embedder, file=file, engine=engine)
@@ -57,7 +57,7 @@ def lakeloop(
         assert how is not None
         model.embed_batch([np.zeros((how.crop, how.crop, 3), np.uint8)] * BATCH)
         uri = Path(work, f"lake-{embedder}-{engine}-{turn}")
-        lake = opening.create(str(uri), embedders=[embedder])
+        lake = open_lake.create(str(uri), embedders=[embedder])
     with Stopwatch() as pools:
         for function, nothing in (
             ("lake.images.decode:decode_many", ([], 1)),
@@ -261,11 +261,11 @@ def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]
         import lance  # noqa: F401
         import psutil
 
+        from lake import open_lake
         from lake.ingest.ingest import ingest
-        from lake.storage import opening
 
         uri = Path(work, f"lake-small-{turn}")
-        lake = opening.create(str(uri))
+        lake = open_lake.create(str(uri))
     done = 0
     memory: dict[str, dict[str, int]] = {}
     marks = {images * q // 4: f"{q * 25}%" for q in (1, 2, 3, 4)}

@@ -53,21 +53,20 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def _make(uri: str, classes: Path) -> None:
-    from lake import slices
+    from lake import open_lake, slices
     from lake.ingest import ingest
-    from lake.storage import opening
 
-    lake = opening.create(uri)
+    lake = open_lake.create(uri)
     ingest.ingest(lake, classes)
     slices.create(lake, "all", where="true")
 
 
 def lake(uri: str, workers: int, turn: int) -> dict[str, float]:
     """An epoch of the slice, a contender."""
-    from lake.storage import opening
+    from lake import open_lake
     from training.data.loader import SliceStream, data_loader
 
-    dataset = opening.open(uri).slice("all").dataset(transform=_transform())
+    dataset = open_lake.open(uri).slice("all").dataset(transform=_transform())
     return _epoch(data_loader(SliceStream(dataset, seed=turn), batch_size=BATCH, num_workers=workers))
 
 

@@ -27,7 +27,7 @@ from benchmarks import label_value, vectors
 from benchmarks.harness import Options, estimate, say
 
 if TYPE_CHECKING:
-    from lake.storage.store import Lake
+    from lake.open_lake import OpenLake
     from training.evaluation.evaluate import Evaluation
     from training.evaluation.gate import Verdict
     from training.registry.runs import Run
@@ -200,7 +200,9 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
 # The turns -------------------------------------------------------------------------------------------------
 
 
-def _train(lk: Lake, recipe: Any, train: Sequence[str], replay: Sequence[str] = (), parent: Run | None = None) -> Run:
+def _train(
+    lk: OpenLake, recipe: Any, train: Sequence[str], replay: Sequence[str] = (), parent: Run | None = None
+) -> Run:
     from training.evaluation import evaluate
     from training.fit import train_model
 
@@ -211,7 +213,7 @@ def _train(lk: Lake, recipe: Any, train: Sequence[str], replay: Sequence[str] = 
     return made
 
 
-def _answer(lk: Lake, image_ids: Sequence[str], run: str | None = None) -> None:
+def _answer(lk: OpenLake, image_ids: Sequence[str], run: str | None = None) -> None:
     """Production: the answers of what is promoted (of this run, where none of its kind may be) to these cells."""
     from lake import slices
     from training.inference import batch, served_model
@@ -222,7 +224,7 @@ def _answer(lk: Lake, image_ids: Sequence[str], run: str | None = None) -> None:
     batch.run(lk, batch.stored(lk, slice=made.id), who, served_model.Answering(lk, who.run), log=True, workers=1)
 
 
-def _complaint(lk: Lake, cells: Cells, truths: dict[str, str]) -> str:
+def _complaint(lk: OpenLake, cells: Cells, truths: dict[str, str]) -> str:
     """The sound cell of the new kind that was thrown away with the greatest confidence."""
     rows = lk.sql("SELECT image_id, label, confidence FROM answers ORDER BY confidence DESC, image_id").to_pylist()
     new = {*cells.names(np.flatnonzero(cells.poly))}
@@ -231,7 +233,7 @@ def _complaint(lk: Lake, cells: Cells, truths: dict[str, str]) -> str:
     return str((sound or wrong)[0])
 
 
-def _isolate(lk: Lake, cells: Cells, example: str) -> tuple[int, str]:
+def _isolate(lk: OpenLake, cells: Cells, example: str) -> tuple[int, str]:
     """A person marks page by page what is of the complaint's kind, until advised to stop: images looked at, search."""
     from embeddings.search import saved_searches
 
@@ -242,7 +244,7 @@ def _isolate(lk: Lake, cells: Cells, example: str) -> tuple[int, str]:
     return search.progress().looked, search.id
 
 
-def _second_turn(lk: Lake, pool: Sequence[str], count: int) -> list[str]:
+def _second_turn(lk: OpenLake, pool: Sequence[str], count: int) -> list[str]:
     """Half of those that v2 is least sure of, half of those drawn by their hash."""
     rows = lk.sql(
         """SELECT image_id FROM answers WHERE model_version = '2' AND image_id IN (SELECT unnest(?))
@@ -253,7 +255,7 @@ def _second_turn(lk: Lake, pool: Sequence[str], count: int) -> list[str]:
     return ranked[: count // 2] + sorted(ranked[count // 2 :])[: count - count // 2]
 
 
-def _ask_people(lk: Lake, name: str, out: Path, truths: dict[str, str], **how: Any) -> None:
+def _ask_people(lk: OpenLake, name: str, out: Path, truths: dict[str, str], **how: Any) -> None:
     """A slice goes out as a task file; people say of each image what it is; it comes back, and is frozen so."""
     from embeddings.duplicates import leaks
     from lake.labels import labelling_tools
@@ -282,7 +284,7 @@ def finished(tasks: Path, truths: dict[str, str]) -> Path:
 # The figures -----------------------------------------------------------------------------------------------
 
 
-def _judge(lk: Lake, candidate: Run, baseline: Run) -> Verdict:
+def _judge(lk: OpenLake, candidate: Run, baseline: Run) -> Verdict:
     from training.evaluation import gate
     from training.evaluation.gate_policy import Policy
 
@@ -293,20 +295,20 @@ def _mono(verdict: Verdict) -> Any:
     return next(one for one in verdict.slices if one.slice.startswith("mono@"))
 
 
-def _figures(lk: Lake, run: Run) -> dict[str, float]:
+def _figures(lk: OpenLake, run: Run) -> dict[str, float]:
     from training.evaluation import evaluate
 
     found: Evaluation = evaluate.evaluate(lk, run.id)
     return {one.slice.partition("@")[0]: float(one.metrics[METRIC].value or 0.0) for one in found.slices}
 
 
-def _size(lk: Lake, name: str) -> int:
+def _size(lk: OpenLake, name: str) -> int:
     from lake import slices
 
     return slices.get(lk, name).size
 
 
-def _label(lk: Lake, said: dict[str, str]) -> None:
+def _label(lk: OpenLake, said: dict[str, str]) -> None:
     """What is known of these cells from the beginning."""
     import pyarrow as pa
 

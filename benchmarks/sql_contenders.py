@@ -91,11 +91,11 @@ def build(turn: int, work: str, rows: int) -> dict[str, Any]:
     import duckdb
     import lance
 
+    from lake import open_lake
     from lake.sql import columnar
-    from lake.storage import opening
 
     source = duckdb.connect()
-    lake = opening.create(str(Path(work, "lake")), embedders=["x"])
+    lake = open_lake.create(str(Path(work, "lake")), embedders=["x"])
     native = duckdb.connect(str(Path(work, "native.duckdb")))
     Path(work, "parquet").mkdir()
     seconds = {"lake": 0.0, "native": 0.0}
@@ -138,12 +138,12 @@ def append(turn: int, work: str, first: int, rows: int, total: int) -> dict[str,
     """`rows` fresh answers for everybody, as a drainer commits them; the copy is left to who asks next."""
     import duckdb
 
-    from lake.storage import opening
+    from lake import open_lake
 
     source = duckdb.connect()
     found = source.sql(_ANSWERS.format(first=first, last=first + rows, total=total)).to_arrow_table()
     table = _whole(found, "predictions")
-    opening.open(str(Path(work, "lake"))).insert("predictions", table)
+    open_lake.open(str(Path(work, "lake"))).insert("predictions", table)
     with duckdb.connect(str(Path(work, "native.duckdb"))) as native:
         native.register("incoming", table)
         native.execute("INSERT INTO predictions SELECT * FROM incoming")
@@ -166,21 +166,21 @@ def _whole(found: Any, name: str) -> Any:
 
 def lakeloop(turn: int, work: str) -> dict[str, Any]:
     """`lake.sql`, in this process. Its first answer includes copying the fresh rows."""
-    from lake.storage import opening
+    from lake import open_lake
 
     def start() -> Ask:
-        return opening.open(str(Path(work, "lake"))).sql
+        return open_lake.open(str(Path(work, "lake"))).sql
 
     return _asked(start, [Path(work, "lake")])
 
 
 def sandbox(turn: int, work: str) -> dict[str, Any]:
     """What `lakeloop sql` and POST /v1/sql do: the locked child process."""
+    from lake import open_lake
     from lake.sql.sandbox.pool import Pool
-    from lake.storage import opening
 
     def start() -> Ask:
-        pool = Pool(opening.open(str(Path(work, "lake"))))
+        pool = Pool(open_lake.open(str(Path(work, "lake"))))
         pool.ready()  # as a server has it
         return lambda text: pool.run(text).table
 
@@ -217,12 +217,12 @@ def lance_by_arrow(turn: int, work: str) -> dict[str, Any]:
     """DuckDB on the Lance tables through Arrow's scanner, without the copy."""
     import duckdb
 
+    from lake import open_lake
     from lake.sql import columnar
-    from lake.sql.connections import LanceView
-    from lake.storage import opening
+    from lake.sql.lance_view import LanceView
 
     def start() -> Ask:
-        lake, connection = opening.open(str(Path(work, "lake"))), duckdb.connect()
+        lake, connection = open_lake.open(str(Path(work, "lake"))), duckdb.connect()
         connection.execute("SET TimeZone = 'UTC'")
         for name in ("predictions", "labels"):
             dataset = lake.dataset(name)

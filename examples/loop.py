@@ -91,7 +91,7 @@ def loop(place: Path, story: Story) -> dict[str, Any]:
     return results
 
 
-def _labelled(lk: lake.Lake, named: dict[str, Any], name: str, **how: Any) -> None:
+def _labelled(lk: lake.OpenLake, named: dict[str, Any], name: str, **how: Any) -> None:
     """A slice goes out as Label Studio tasks and comes back labelled; its next version has the labels."""
     made, _ = leaks.create(lk, name, **how)
     out = Path(lk.uri).with_name(f"{name}-tasks")
@@ -105,7 +105,7 @@ def _labelled(lk: lake.Lake, named: dict[str, Any], name: str, **how: Any) -> No
     leaks.create(lk, name, role="train", drop_leaks=True, **how)
 
 
-def _turn(lk: lake.Lake, place: Path, train: list[str], before: str) -> dict[str, Any]:
+def _turn(lk: lake.OpenLake, place: Path, train: list[str], before: str) -> dict[str, Any]:
     run = train_model.train(lk, train=train, replay=["first"], recipe=PROBE, name=MODEL, parent=before)
     evaluate.evaluate(lk, run.id)
     verdict = gate.gate(lk, run.id, before, POLICY)
@@ -118,13 +118,13 @@ def _turn(lk: lake.Lake, place: Path, train: list[str], before: str) -> dict[str
     return _figures(lk, run.id) | {"gate": verdict.outcome, "promoted": not failed}
 
 
-def _answer(lk: lake.Lake, name: str, some: list[cells.Cell]) -> None:
+def _answer(lk: lake.OpenLake, name: str, some: list[cells.Cell]) -> None:
     made, _ = leaks.create(lk, name, ids=[_id(cell) for cell in some])
     who = served_model.source(lk, MODEL)
     batch.run(lk, batch.stored(lk, slice=made.id), who, served_model.Answering(lk, who.run), log=True)
 
 
-def _figures(lk: lake.Lake, run: str) -> dict[str, Any]:
+def _figures(lk: lake.OpenLake, run: str) -> dict[str, Any]:
     found = evaluate.evaluate(lk, run).slices
     return {"run": run} | {one.slice.partition("@")[0]: one.metrics["balanced_accuracy"].value for one in found}
 

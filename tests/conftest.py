@@ -10,8 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from lake.storage import opening
-from lake.storage.store import Lake
+from lake import open_lake
+from lake.open_lake import OpenLake
 
 # Tests that share their machine cannot promise a time for one example; equal runs find equal faults.
 hypothesis.settings.register_profile(
@@ -24,7 +24,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("lakeloop")
 
-MakeLake = Callable[..., Lake]
+MakeLake = Callable[..., OpenLake]
 Say = Callable[[str], None]
 
 
@@ -36,7 +36,7 @@ def _templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         key = (tuple(embedders), tuple(columns.items()))
         if key not in made:
             made[key] = tmp_path_factory.mktemp("template") / "lake"
-            opening.create(str(made[key]), embedders=embedders, columns=columns)
+            open_lake.create(str(made[key]), embedders=embedders, columns=columns)
         return made[key]
 
     return template
@@ -46,16 +46,16 @@ def _templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def make_lake(tmp_path: Path, _templates: Callable[..., Path]) -> MakeLake:
     """make_lake(name="lake", embedders=(), columns={}) -> an open, empty lake of that name in tmp_path."""
 
-    def make(name: str = "lake", embedders: Sequence[str] = (), columns: dict[str, str] | None = None) -> Lake:
+    def make(name: str = "lake", embedders: Sequence[str] = (), columns: dict[str, str] | None = None) -> OpenLake:
         place = tmp_path / name
         shutil.copytree(_templates(embedders, columns or {}), place)
-        return opening.open(str(place))
+        return open_lake.open(str(place))
 
     return make
 
 
 @pytest.fixture
-def lk(make_lake: MakeLake) -> Lake:
+def lk(make_lake: MakeLake) -> OpenLake:
     """An empty lake without embedders or promoted columns."""
     return make_lake()
 

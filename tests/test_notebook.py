@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from lake import open_lake
 from lake.slices import Slice
-from lake.storage import opening
 from tests.lake import stock
 
 PAGE = Path(__file__).parent.parent / "docs" / "notebook.md"
 
 
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lk = opening.create(str(tmp_path / "photos.lake"), embedders=["x"])
+    lk = open_lake.create(str(tmp_path / "photos.lake"), embedders=["x"])
     stock.bind(lk)
     stock.add(lk, range(30))
     stock.embed(lk, range(30))

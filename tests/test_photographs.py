@@ -19,10 +19,9 @@ from embeddings.embedders import embedder as embedders
 from embeddings.embedders.embedder import Embedder
 from embeddings.embedders.preprocess import prepare
 from embeddings.search.search import search
-from lake import ids
+from lake import ids, open_lake
 from lake.images.decode import open_image, pixels
 from lake.ingest.ingest import ingest
-from lake.storage import opening
 from lake.storage.store import Lake
 
 DATA = Path(__file__).parent.parent.parent / "shared/data/imagenet-samples-600.tar"
@@ -40,7 +39,7 @@ def photographs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def embedded(photographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Embedder]:
-    lake = opening.create(str(tmp_path_factory.mktemp("lake") / "l"), embedders=["efficientnet-lite0"])
+    lake = open_lake.create(str(tmp_path_factory.mktemp("lake") / "l"), embedders=["efficientnet-lite0"])
     assert ingest(lake, photographs[0].parent, "folder").images_new == len(photographs)
     record = embedders.record_of(lake, None)
     model = embedders.for_lake(lake, record)

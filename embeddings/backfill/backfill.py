@@ -23,6 +23,7 @@ from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import Embedder, bind
 from embeddings.embedders.preprocess import Prepared
 from lake.images.workers import WorkerDied, WorkerPool, grouped
+from lake.storage import blobs
 from lake.storage.missing_vectors import Missing, embedded_elsewhere
 from lake.storage.vectors import dim_of, to_matrix
 
@@ -226,7 +227,7 @@ class Backfill:
             sizes = _sizes(self.lake, names)
             self.missing.bytes_are_gone([n for n in names if n not in sizes])
             for together in grouped((n for n in names if n in sizes), sizes.__getitem__, READ_IMAGES, READ_BYTES):
-                stored = {image.image_id: image.data for image in self.lake.images(together)}
+                stored = {image.image_id: image.data for image in blobs.images(self.lake, together)}
                 self.missing.bytes_are_gone([n for n in together if n not in stored])
                 here = [n for n in together if n in stored]
                 for part in grouped(here, sizes.__getitem__, most, TASK_BYTES):

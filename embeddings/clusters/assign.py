@@ -22,6 +22,7 @@ from embeddings.vectors.neighbours import nearest, neighbours
 from embeddings.vectors.principal_components import Components
 from lake import slices
 from lake.errors import BadInput
+from lake.sql import connections
 from lake.sql import where as filters
 from lake.storage import schema, store
 from lake.storage.store import literal
@@ -133,7 +134,7 @@ def volume(lake: Lake, tree: str) -> list[Volume]:
     Answers without a time are left out. Raises BadInput for an unknown tree.
     """
     clustering.find(lake, f"{tree}/")
-    found = lake.sql(VOLUME, [tree]).to_pylist()
+    found = connections.query(lake, VOLUME, [tree]).to_pylist()
     return [Volume(**row) for row in sorted(found, key=lambda row: (_order(row["node"]), row["day"]))]
 
 
@@ -263,7 +264,9 @@ def _rows(tree: str, path: str, names: list[str], similarity: np.ndarray) -> pa.
 
 def _recount(lake: Lake, tree: str) -> None:
     """Sizes and noise shares are those of the members; also after a run that stopped before it had counted."""
-    counted = lake.sql("SELECT node, count(*) AS n FROM cluster_members WHERE tree = ? GROUP BY node", [tree])
+    counted = connections.query(
+        lake, "SELECT node, count(*) AS n FROM cluster_members WHERE tree = ? GROUP BY node", [tree]
+    )
     sizes = dict(zip(counted["node"].to_pylist(), counted["n"].to_pylist(), strict=True))
     rows = lake.dataset("clusters").to_table(filter=f"tree = {literal(tree)}").to_pylist()
     noise = {row["parent"]: sizes.get(row["node"], 0) for row in rows if row["noise"]}

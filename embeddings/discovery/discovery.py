@@ -26,6 +26,7 @@ from lake.analytics import dimensions
 from lake.analytics.dimensions import Dimension
 from lake.analytics.statistics import Rate, difference, wilson
 from lake.errors import BadInput, MissingExtra
+from lake.sql import connections
 from lake.storage.store import literal
 
 if TYPE_CHECKING:
@@ -330,12 +331,15 @@ def _answers(lake: Lake, where: str | None, by: By, errors: Errors) -> tuple[_An
     chosen = "".join(f", {one.sql} AS d{place}" for place, one in enumerate(wanted))
     wrong = "CAST(NOT correct AS DOUBLE)" if errors == "judged" else "1 - least(greatest(confidence, 0), 1)"
     judged = "correct IS NOT NULL" if errors == "judged" else "confidence IS NOT NULL"
-    found = lake.sql(f"""
+    found = connections.query(
+        lake,
+        f"""
         WITH one AS (SELECT * FROM answers_judged WHERE {where or "true"} AND {judged}
                      QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY timestamp DESC NULLS LAST,
                                                 ingested_at DESC, prediction_id) = 1),
         kept AS (SELECT *, count(*) OVER () AS total FROM one ORDER BY hash(image_id), image_id LIMIT {MOST})
-        SELECT a.image_id, {wrong} AS wrong, a.confidence, a.total{chosen} FROM kept a {joins} ORDER BY a.image_id""")
+        SELECT a.image_id, {wrong} AS wrong, a.confidence, a.total{chosen} FROM kept a {joins} ORDER BY a.image_id""",
+    )
     total = found["total"][0].as_py() if found.num_rows else 0
     return _Answers(found, wanted), total
 
@@ -344,8 +348,8 @@ def _wanted(lake: Lake, where: str | None) -> list[Dimension]:
     """Dimensions that can say which answers fail: of the truth nothing, of the model's own belief nothing."""
     keys = [f"metadata.{key}" for key in dimensions.metadata_keys(lake)]
     names = [*lake.promoted(), *keys][: _DIMENSIONS_MOST - len(_ALWAYS)]
-    span = lake.sql(
-        f"SELECT date_diff('day', min(timestamp), max(timestamp)) AS days FROM answers WHERE {where or 'true'}"
+    span = connections.query(
+        lake, f"SELECT date_diff('day', min(timestamp), max(timestamp)) AS days FROM answers WHERE {where or 'true'}"
     )["days"][0].as_py()
     spells = "day" if span is None or span < 15 else "week" if span < 100 else "month"
     return dimensions.resolve(lake, [*dict.fromkeys([*names, *_ALWAYS, spells])], where)

@@ -16,6 +16,7 @@ from embeddings.embedders import embedder as embedders
 from embeddings.vectors.neighbours import nearest
 from lake import slices
 from lake.errors import BadInput
+from lake.sql import connections
 from lake.sql import where as filters
 from lake.storage.vectors import of_images
 
@@ -149,5 +150,5 @@ def _mean(found: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _answers(lake: Lake, where: str | None) -> dict[str, str]:
-    found = lake.sql(_ANSWERS.format(where=f"({where}\n)" if where else "true"))
+    found = connections.query(lake, _ANSWERS.format(where=f"({where}\n)" if where else "true"))
     return dict(zip(found["image_id"].to_pylist(), found["label"].to_pylist(), strict=True))

@@ -22,6 +22,8 @@ from embeddings.embedders import specs
 from embeddings.embedders.preprocess import prepare
 from embeddings.vectors.neighbours import nearest, neighbours
 from lake.errors import BadInput, UnreadableImage
+from lake.sql import connections
+from lake.storage import blobs
 from lake.storage.vectors import of_images
 
 if TYPE_CHECKING:
@@ -249,7 +251,7 @@ def calibrate(
     known, vectors = of_images(lake, record)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(known))[: 2 * images]
-    held = {image.image_id: image.data for image in lake.images([known[at] for at in order.tolist()])}
+    held = {image.image_id: image.data for image in blobs.images(lake, [known[at] for at in order.tolist()])}
     sample = [at for at in order.tolist() if known[at] in held][:images]
     if len(sample) < 10:
         raise BadInput(f"{len(sample)} images have bytes and a {record.name} vector; calibration needs 10 or more")
@@ -350,7 +352,7 @@ def _pairs(
 
 
 def _count(lake: Lake) -> int:
-    return int(lake.sql("SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
+    return int(connections.query(lake, "SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
 
 
 def _keep(lake: Lake, row: dict[str, object]) -> None:

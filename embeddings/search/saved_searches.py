@@ -21,6 +21,7 @@ from embeddings.vectors import whitening
 from lake import ids as identity
 from lake.errors import BadInput
 from lake.slices import cluster_nodes
+from lake.sql import connections
 from lake.sql import where as filters
 from lake.storage import schema, store
 from lake.storage.store import literal
@@ -238,10 +239,13 @@ def resume(lake: Lake, search: str) -> Search:
 
 def list(lake: Lake) -> Sequence[Summary]:  # `searches.list` reads as what it is
     """Every search, the newest first."""
-    rows = lake.sql("""
+    rows = connections.query(
+        lake,
+        """
         SELECT s.id, s.name, s.embedder, s.created_at, count(*) FILTER (WHERE mark = 'yes') AS found,
                count(*) FILTER (WHERE m.node IS NULL AND page > 0) AS looked
-        FROM searches s LEFT JOIN marks_current m ON m.search = s.id GROUP BY ALL ORDER BY s.created_at DESC, s.id""")
+        FROM searches s LEFT JOIN marks_current m ON m.search = s.id GROUP BY ALL ORDER BY s.created_at DESC, s.id""",
+    )
     return [Summary(**row) for row in rows.to_pylist()]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lake.analytics.statistics import Rate, wilson
+from lake.sql import connections
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -60,11 +61,14 @@ class Calibration:
 
 def calibration(lake: Lake, where: str | None = None, seed: int = 0) -> Calibration:
     """Of the judged answers that pass `where` (a checked predicate over predictions)."""
-    found = lake.sql(f"""
+    found = connections.query(
+        lake,
+        f"""
         SELECT least(floor(confidence * {_CELLS}), {_CELLS - 1})::INTEGER AS cell, count(*) AS n,
                count(*) FILTER (WHERE correct) AS "right", sum(confidence) AS total
         FROM answers_judged WHERE {where or "true"} AND correct IS NOT NULL AND confidence BETWEEN 0 AND 1
-        GROUP BY cell ORDER BY cell""")
+        GROUP BY cell ORDER BY cell""",
+    )
     cell, n, right = (found[name].to_numpy().astype(np.int64) for name in ("cell", "n", "right"))
     total = found["total"].to_numpy().astype(np.float64)
     return of_cells(cell, n, right, total, seed)

@@ -16,6 +16,7 @@ import numpy as np
 
 from lake.analytics.statistics import Rate, wilson
 from lake.regions.sizes import SIZES, bucket, bucket_sql, of_masks
+from lake.sql import connections
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -39,11 +40,14 @@ class Size:
 
 def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list[Size]:
     """By the size of boxes: small, medium, large. Boxes with a score below `score_from` are left out; without: kept."""
-    rows = lake.sql(f"""
+    rows = connections.query(
+        lake,
+        f"""
         WITH b AS (SELECT prediction_id, unnest(boxes) AS b FROM answers WHERE {where or "true"} AND len(boxes) > 0)
         SELECT {bucket_sql("b.width * b.height")} AS size, count(*) AS boxes,
                count(DISTINCT prediction_id) AS answers, avg(b.score) AS confidence
-        FROM b WHERE coalesce(b.score, 1) >= {float(score_from)} GROUP BY size""").to_pylist()
+        FROM b WHERE coalesce(b.score, 1) >= {float(score_from)} GROUP BY size""",
+    ).to_pylist()
     said = {row["size"]: row for row in rows}
     precision, recall = _matched(lake, where, score_from)
     return [
@@ -64,7 +68,9 @@ def masks(lake: Lake, where: str | None = None) -> list[Size]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    chosen = lake.sql(f"SELECT prediction_id FROM answers WHERE {where or 'true'} AND len(masks) > 0")["prediction_id"]
+    chosen = connections.query(lake, f"SELECT prediction_id FROM answers WHERE {where or 'true'} AND len(masks) > 0")[
+        "prediction_id"
+    ]
     table = of_masks(lake)
     table = table.filter(pc.is_in(table["prediction_id"], value_set=pa.array(chosen.to_pylist(), pa.string())))
     sizes = bucket(table["areas"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
@@ -77,13 +83,16 @@ def masks(lake: Lake, where: str | None = None) -> list[Size]:
 
 def _matched(lake: Lake, where: str | None, score_from: float) -> tuple[list[Rate], list[Rate]]:
     """Precision and recall by size."""
-    rows = lake.sql(f"""
+    rows = connections.query(
+        lake,
+        f"""
         WITH t AS (SELECT image_id, boxes AS truth FROM labels_current WHERE task = 'detection' AND boxes IS NOT NULL),
         a AS (SELECT image_id, boxes AS said FROM answers
               WHERE {where or "true"} AND boxes IS NOT NULL AND image_id IN (SELECT image_id FROM t)
               QUALIFY row_number() OVER (PARTITION BY image_id, model, model_version
                                          ORDER BY timestamp DESC NULLS LAST, ingested_at DESC, prediction_id) = 1)
-        SELECT truth, said FROM a JOIN t USING (image_id)""")
+        SELECT truth, said FROM a JOIN t USING (image_id)""",
+    )
     hits, wrong, missed = np.zeros(3, int), np.zeros(3, int), np.zeros(3, int)
     for truth, said in zip(rows["truth"].to_pylist(), rows["said"].to_pylist(), strict=True):
         kept = [one for one in said if one["score"] is None or one["score"] >= score_from]

@@ -18,6 +18,7 @@ import pyarrow as pa
 from lake import slices
 from lake.errors import BadInput
 from lake.regions.sizes import SIZES, bucket_sql
+from lake.sql import connections
 from lake.storage import schema
 from lake.storage.store import literal
 
@@ -267,7 +268,7 @@ def _binned(lake: Lake, found: Sequence[Dimension | _Number], where: str | None)
         f"quantile_disc(TRY_CAST({one.sql} AS DOUBLE), {shares})"
         for one in numbers.values()
     )
-    said = lake.sql(f"SELECT {asked} FROM (SELECT * FROM answers WHERE {where or 'true'}) a {joins}")
+    said = connections.query(lake, f"SELECT {asked} FROM (SELECT * FROM answers WHERE {where or 'true'}) a {joins}")
     facts = [column[0].as_py() for column in said.columns]
     made: dict[str, Dimension] = {}
     for place, (name, one) in enumerate(numbers.items()):

@@ -19,6 +19,7 @@ from lake.analytics.dimensions import Dimension
 from lake.analytics.statistics import Rate, mcnemar, wilson
 from lake.errors import BadInput
 from lake.regions import sizes
+from lake.sql import connections
 from lake.sql import where as filters
 from lake.sql.connections import connect
 from lake.storage.store import literal
@@ -147,35 +148,43 @@ def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
 
 def whole_of(lake: Lake, where: str | None = None) -> Cell:
     """All answers that pass, as one cell without values."""
-    row = lake.sql(
+    row = connections.query(
+        lake,
         f"""SELECT count(*) AS answers, count(correct) AS known, count(*) FILTER (WHERE correct) AS "right",
-                   avg(confidence) AS confidence FROM answers_judged WHERE {where or "true"}"""
+                   avg(confidence) AS confidence FROM answers_judged WHERE {where or "true"}""",
     ).to_pylist()[0]
     return Cell((), row["answers"], row["known"], row["right"], row["confidence"])
 
 
 def histogram(lake: Lake, where: str | None = None) -> list[dict[str, Any]]:
     """Confidence: low (of a bin of width 0.05), verdict (right, wrong, unknown), answers; ascending."""
-    rows = lake.sql(f"""
+    rows = connections.query(
+        lake,
+        f"""
         SELECT least(floor(confidence * {HISTOGRAM_BINS}), {HISTOGRAM_BINS - 1}) / {HISTOGRAM_BINS} AS low,
                CASE correct WHEN true THEN 'right' WHEN false THEN 'wrong' ELSE 'unknown' END AS verdict,
                count(*) AS answers
         FROM answers_judged WHERE {where or "true"} AND confidence BETWEEN 0 AND 1
-        GROUP BY ALL ORDER BY low, verdict""")
+        GROUP BY ALL ORDER BY low, verdict""",
+    )
     return list(rows.to_pylist())
 
 
 def confusion(lake: Lake, where: str | None = None) -> dict[tuple[str, str | None], int]:
     """How many answers by (truth, answer), where a label says the truth."""
-    rows = lake.sql(f"""
+    rows = connections.query(
+        lake,
+        f"""
         SELECT true_label AS truth, label AS answer, count(*) AS n FROM answers_judged
-        WHERE {where or "true"} AND true_label IS NOT NULL GROUP BY ALL ORDER BY n DESC, truth, answer""")
+        WHERE {where or "true"} AND true_label IS NOT NULL GROUP BY ALL ORDER BY n DESC, truth, answer""",
+    )
     return {(row["truth"], row["answer"]): row["n"] for row in rows.to_pylist()}
 
 
 def confused(lake: Lake, truth: str, answer: str | None, where: str | None = None, limit: int = 10_000) -> list[str]:
     """image_ids of one cell of the confusion matrix, the surest answers first."""
-    rows = lake.sql(
+    rows = connections.query(
+        lake,
         f"""SELECT image_id FROM answers_judged WHERE {where or "true"} AND true_label = ?
             AND label IS NOT DISTINCT FROM ? GROUP BY image_id
             ORDER BY max(confidence) DESC NULLS LAST, image_id LIMIT {int(limit)}""",
@@ -197,7 +206,9 @@ class Class:
 
 def classes(lake: Lake, where: str | None = None) -> list[Class]:
     """The balance of classes, most answered first; at most 200. Labels of images inside the scope count once."""
-    rows = lake.sql(f"""
+    rows = connections.query(
+        lake,
+        f"""
         WITH a AS (SELECT image_id, label, true_label FROM answers_judged WHERE {where or "true"}),
         t AS (SELECT true_label AS name, count(DISTINCT image_id) AS labelled, count(*) AS asked,
                      count(*) FILTER (label = true_label) AS found
@@ -206,7 +217,8 @@ def classes(lake: Lake, where: str | None = None) -> list[Class]:
                      count(*) FILTER (label = true_label) AS hits FROM a WHERE label IS NOT NULL GROUP BY ALL)
         SELECT name, coalesce(labelled, 0) AS labelled, coalesce(asked, 0) AS asked, coalesce(found, 0) AS found,
                coalesce(answered, 0) AS answered, coalesce(known, 0) AS known, coalesce(hits, 0) AS hits
-        FROM t FULL JOIN p USING (name) ORDER BY answered DESC, labelled DESC, name LIMIT 200""")
+        FROM t FULL JOIN p USING (name) ORDER BY answered DESC, labelled DESC, name LIMIT 200""",
+    )
     return [
         Class(r["name"], r["labelled"], r["answered"], wilson(r["found"], r["asked"]), wilson(r["hits"], r["known"]))
         for r in rows.to_pylist()
@@ -226,10 +238,13 @@ class Day:
 
 def days(lake: Lake, where: str | None = None) -> list[Day]:
     """Volume, judged answers and mean confidence by day, ascending. Answers without a time are left out."""
-    rows = lake.sql(f"""
+    rows = connections.query(
+        lake,
+        f"""
         SELECT CAST(timestamp AS DATE) AS day, count(*) AS answers, count(correct) AS known,
                count(*) FILTER (WHERE correct) AS "right", avg(confidence) AS confidence
-        FROM answers_judged WHERE {where or "true"} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""")
+        FROM answers_judged WHERE {where or "true"} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""",
+    )
     return [Day(**row) for row in rows.to_pylist()]
 
 
@@ -264,7 +279,8 @@ def compare(lake: Lake, old: str, new: str, where: str | None = None) -> Compari
             raise BadInput(f"no answer is by a model {one!r}; there are {', '.join(sorted(known)) or 'none'}")
     if known[old] & known[new]:
         raise BadInput(f"{old!r} and {new!r} name the same model; say the version, as in: --compare 'm 1' 'm 2'")
-    rows = lake.sql(
+    rows = connections.query(
+        lake,
         f"""
         WITH a AS (SELECT image_id, correct, confidence, {_VERSION} = ? OR model = ? AS is_old
                    FROM answers_judged WHERE {where or "true"} AND ({_VERSION} IN (?, ?) OR model IN (?, ?))
@@ -302,14 +318,19 @@ def compare(lake: Lake, old: str, new: str, where: str | None = None) -> Compari
 
 def models(lake: Lake) -> list[str]:
     """ "NAME VERSION" of every model that answered, the newest answers first."""
-    rows = lake.sql(f"""SELECT {_VERSION} AS name FROM answers GROUP BY name
-                        ORDER BY max(timestamp) DESC NULLS LAST, name DESC LIMIT 200""")
+    rows = connections.query(
+        lake,
+        f"""SELECT {_VERSION} AS name FROM answers GROUP BY name
+                        ORDER BY max(timestamp) DESC NULLS LAST, name DESC LIMIT 200""",
+    )
     return list(rows["name"].to_pylist())
 
 
 def _models(lake: Lake) -> dict[str, set[tuple[str, str | None]]]:
     """Every name a model goes by, "NAME" and "NAME VERSION", and the models it means."""
-    rows = lake.sql(f"SELECT DISTINCT model, model_version, {_VERSION} AS whole FROM answers").to_pylist()
+    rows = connections.query(
+        lake, f"SELECT DISTINCT model, model_version, {_VERSION} AS whole FROM answers"
+    ).to_pylist()
     known: dict[str, set[tuple[str, str | None]]] = {}
     for row in rows:
         for name in (row["model"], row["whole"]):
@@ -319,7 +340,7 @@ def _models(lake: Lake) -> dict[str, set[tuple[str, str | None]]]:
 
 def _run(lake: Lake, text: str, found: Sequence[Dimension]) -> pa.Table:
     if not any("_mask_sizes" in one.join for one in found):
-        return lake.sql(text)
+        return connections.query(lake, text)
     table = sizes.of_masks(lake)
     with connect(lake) as connection:
         connection.register("_mask_sizes", table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lake.sql import connections
 from lake.storage import schema
 from lake.storage.missing_vectors import Missing
 
@@ -20,9 +21,10 @@ def status(lake: Lake) -> dict[str, Any]:
     """
     counts = {name: lake.dataset(name).count_rows() for name in schema.TABLES}
     images = counts["images"]
-    models = lake.sql(
+    models = connections.query(
+        lake,
         "SELECT model, model_version, count(*) AS answers, min(timestamp) AS first, max(timestamp) AS last"
-        " FROM answers GROUP BY ALL ORDER BY answers DESC, model, model_version LIMIT 100"
+        " FROM answers GROUP BY ALL ORDER BY answers DESC, model, model_version LIMIT 100",
     ).to_pylist()
     return {
         "lake": lake.uri,
@@ -41,9 +43,10 @@ def status(lake: Lake) -> dict[str, Any]:
 
 def image_status(lake: Lake) -> dict[str, int]:
     """Why images have no thumbnail: reason -> distinct images, the twenty most frequent first."""
-    found = lake.sql(
+    found = connections.query(
+        lake,
         "SELECT image_status AS reason, count(DISTINCT image_id) AS images FROM predictions"
-        " WHERE image_status IS NOT NULL GROUP BY reason ORDER BY images DESC, reason LIMIT 20"
+        " WHERE image_status IS NOT NULL GROUP BY reason ORDER BY images DESC, reason LIMIT 20",
     )
     return dict(zip(found["reason"].to_pylist(), found["images"].to_pylist(), strict=True))
 
@@ -54,7 +57,7 @@ def embedding_progress(lake: Lake, records: Sequence[EmbedderRecord]) -> list[di
     `embedded`: every row of the image has it; `missing`: `lakeloop embed` would give it one; `unreadable`: the image
     cannot be decoded (`image_status`); `without_bytes`: the lake holds no bytes of it, by sampling or retention.
     """
-    total = int(lake.sql("SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
+    total = int(connections.query(lake, "SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
     found = []
     for record in records:
         counts = Missing(lake, record.column).look().counts()

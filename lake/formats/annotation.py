@@ -20,7 +20,7 @@ from lake.formats import prediction_rows
 from lake.regions import masks
 
 if TYPE_CHECKING:
-    from lake.storage.store import StoredImage
+    from lake.storage.blobs import StoredImage
 
 CLASSIFICATION, DETECTION, SEGMENTATION = "classification", "detection", "segmentation"
 TASKS = (CLASSIFICATION, DETECTION, SEGMENTATION)

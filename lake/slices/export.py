@@ -41,6 +41,7 @@ from lake.formats.annotation import (
 from lake.formats.paths import MANIFEST
 from lake.formats.target import Part, Plan, Whole, Written, on_disk
 from lake.slices import truth
+from lake.sql import connections
 from lake.storage import blobs
 from lake.version import VERSION
 
@@ -135,7 +136,7 @@ def export(
 
 
 def _check_model(lake: Lake, model: str) -> None:
-    known = lake.sql("SELECT DISTINCT model FROM answers ORDER BY model")["model"].to_pylist()
+    known = connections.query(lake, "SELECT DISTINCT model FROM answers ORDER BY model")["model"].to_pylist()
     if model not in known:
         near = difflib.get_close_matches(model, known, 3) or known[:5]
         raise BadInput(f"no model {model!r} has answered; the lake has {', '.join(near) or 'no answers'}")

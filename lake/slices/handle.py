@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from lake.slices import members as resolving
 from lake.slices import versions
+from lake.sql import connections
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,8 +45,10 @@ class SliceHandle:
         events = contents["label_events"]
         names = [f.name for f in self.lake.dataset("labels").schema]
         if events.null_count:
-            found = self.lake.sql(
-                "SELECT * FROM labels_current WHERE image_id IN (SELECT unnest(?))", [contents["image_id"].to_pylist()]
+            found = connections.query(
+                self.lake,
+                "SELECT * FROM labels_current WHERE image_id IN (SELECT unnest(?))",
+                [contents["image_id"].to_pylist()],
             )
         else:
             found = self.lake.look_up("labels", names, "event_id", pc.list_flatten(events).to_pylist())

@@ -22,6 +22,7 @@ from lake.slices.definition import Definition
 from lake.slices.members import Found
 from lake.slices.naming import check_name
 from lake.slices.versions import Slice
+from lake.sql import connections
 from lake.storage import schema, store
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def balance(lake: Lake, contents: pa.Table) -> list[dict[str, Any]]:
     events = contents["label_events"]
     if events.null_count:
         names = contents["image_id"].to_pylist()
-        rows = lake.sql(
+        rows = connections.query(
+            lake,
             "SELECT image_id, label FROM labels_current WHERE task = 'classification' AND label IS NOT NULL"
             " AND image_id IN (SELECT unnest(?))",
             [names],

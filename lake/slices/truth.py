@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Truth
+from lake.sql import connections
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -21,7 +22,7 @@ def current_events(lake: Lake, contents: pa.Table) -> pa.Table:
     """`slices.contents` with the events of today's labels where the slice was frozen without any."""
     if not contents["label_events"].null_count:
         return contents
-    labels = lake.sql("SELECT image_id, event_id FROM labels_current")
+    labels = connections.query(lake, "SELECT image_id, event_id FROM labels_current")
     today: dict[str, list[str]] = {}
     for image_id, event in zip(labels["image_id"].to_pylist(), labels["event_id"].to_pylist(), strict=True):
         today.setdefault(image_id, []).append(event)

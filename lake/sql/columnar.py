@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from lake.errors import NotALake
+from lake.sql.per_lake import PerLake
 from lake.storage import schema
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ BATCH_ROWS = 65_536
 WORTH_ROWS = 20_000
 # Never selectable in SQL, beside image bytes and vectors.
 SECRETS = {("keys", "secret_sha256")}
+
+
+# By table, the version and the files that a lake's queries read.
+pinned_tables: PerLake[dict[str, tuple[int, tuple[Path, ...]]]] = PerLake(dict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def columns(name: str, dataset: lance.LanceDataset) -> list[str]:
 
 def exists(lake: Lake, name: str) -> bool:
     """Whether the table was ever copied."""
-    return name in lake.pinned_columns or (folder(lake) / f"{name}.json").exists()
+    return name in pinned_tables(lake) or (folder(lake) / f"{name}.json").exists()
 
 
 def forget(lake: Lake, image_ids: Sequence[str]) -> int:
@@ -139,7 +144,7 @@ def forget(lake: Lake, image_ids: Sequence[str]) -> int:
             if known is not None:
                 _Manifest(known.version, known.columns, kept, []).write(at, name)
             gone += _prune(at, name, {part.file for part in kept})
-        lake.pinned_columns.pop(name, None)
+        pinned_tables(lake).pop(name, None)
     return gone
 
 
@@ -195,7 +200,7 @@ def _fresh(
 ) -> tuple[int, tuple[Path, ...]] | None:
     """The table's newest version and its files, made when they are not there; None when that is too much."""
     dataset = lake.dataset(name)
-    held, paths = lake.pinned_columns.get(name, (None, ()))
+    held, paths = pinned_tables(lake).get(name, (None, ()))
     if held == int(dataset.version) and all(path.exists() for path in paths):
         return held, paths
     at = folder(lake)
@@ -219,7 +224,7 @@ def _fresh(
             _Manifest(version, shape, parts, previous).write(at, name)
             _prune(at, name, {*previous, *(part.file for part in parts)})
     paths = tuple(at / part.file for part in parts)
-    lake.pinned_columns[name] = (version, paths)
+    pinned_tables(lake)[name] = (version, paths)
     return version, paths
 
 

@@ -8,29 +8,28 @@ Memory and time are not bounded here: see lake/sandbox.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
-import pyarrow.dataset as pads
 
 from lake.errors import BadInput, NotALake
 from lake.sql import columnar
+from lake.sql.per_lake import PerLake
 from lake.storage import schema, views
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import duckdb
-    import lance
+    import pyarrow as pa
 
+    from lake.sql.lance_view import LanceView
     from lake.storage.store import Lake
 
     Versions = dict[str, int]  # by table; see _key
 
-# Arrow hands a filter to Lance as Substrait, which takes twice as long for every AND or OR more: 15 take 0.3 s.
-PUSHED_WORDS = 8
 MOST_IDLE = 4
 # Copying so many takes half a second; who has more to copy does so where nobody waits: the server, maintenance.
 COPIED_AT_ONCE_ROWS = 200_000
@@ -47,6 +46,16 @@ LOCK = (
     "SET lock_configuration = true",
 )
 
+
+@dataclass
+class Idle:
+    """Connections of one lake that wait for their next query, the longest waiting first, each with its versions."""
+
+    connections: list[tuple[Versions, duckdb.DuckDBPyConnection]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+idle = PerLake(Idle)
 _CATALOGUES = re.compile(r"\b(show|describe|information_schema|duckdb_\w+|pg_\w+|sqlite_\w+|pragma_\w+)\b")
 
 
@@ -128,6 +137,8 @@ def _source(lake: Lake, name: str, vectors: bool) -> tuple[int, LanceView | colu
     """The table's version, and where its rows are read from."""
     import duckdb
 
+    from lake.sql.lance_view import LanceView
+
     dataset = lake.dataset(name)
     if not (vectors and name == "predictions") and dataset.count_rows() >= columnar.WORTH_ROWS:
         # A disk that is full or not ours only makes it slower.
@@ -158,24 +169,25 @@ def _key(name: str, vectors: bool) -> str:
 
 def _take(lake: Lake, versions: Versions) -> tuple[Versions, duckdb.DuckDBPyConnection] | None:
     """An idle connection with these tables at these versions, and all it has. Those found to be outdated are closed."""
-    with lake.idle_lock:
-        for entry in [*lake.idle_connections]:
-            held: Versions = entry[0]
-            connection: duckdb.DuckDBPyConnection = entry[1]
-            if versions.items() <= held.items():
-                lake.idle_connections.remove(entry)
-                return held, connection
-            if any(held.get(name, version) != version for name, version in versions.items()):
-                lake.idle_connections.remove(entry)
+    waiting = idle(lake)
+    with waiting.lock:
+        for entry in [*waiting.connections]:
+            available, connection = entry
+            if versions.items() <= available.items():
+                waiting.connections.remove(entry)
+                return entry
+            if any(available.get(name, version) != version for name, version in versions.items()):
+                waiting.connections.remove(entry)
                 connection.close()
     return None
 
 
 def _give_back(lake: Lake, versions: Versions, connection: duckdb.DuckDBPyConnection) -> None:
-    with lake.idle_lock:
-        lake.idle_connections.append((versions, connection))
-        if len(lake.idle_connections) > MOST_IDLE:
-            lake.idle_connections.pop(0)[1].close()
+    waiting = idle(lake)
+    with waiting.lock:
+        waiting.connections.append((versions, connection))
+        if len(waiting.connections) > MOST_IDLE:
+            waiting.connections.pop(0)[1].close()
 
 
 def _make(sources: dict[str, LanceView | columnar.Pinned]) -> duckdb.DuckDBPyConnection:
@@ -184,51 +196,14 @@ def _make(sources: dict[str, LanceView | columnar.Pinned]) -> duckdb.DuckDBPyCon
     connection = duckdb.connect(":memory:")
     try:
         for name, source in sources.items():
-            if isinstance(source, LanceView):
-                connection.register(name, source)
-            else:
+            if isinstance(source, columnar.Pinned):
                 for statement in source.statements():
                     connection.execute(statement)
+            else:
+                connection.register(name, source)
         for statement in (*views.statements(sources), *LOCK):
             connection.execute(statement)
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-class LanceView(pads.Dataset):  # type: ignore[misc]
-    """A Lance table as DuckDB reads it: columns it cannot take are hidden, filters Lance cannot take are done here.
-
-    DuckDB pushes filters on struct fields and dictionary columns that Lance refuses, and does not fall back.
-    """
-
-    def __init__(self, dataset: lance.LanceDataset, names: Sequence[str]) -> None:
-        self._dataset = dataset
-        self._names = [*names]
-
-    @property
-    def schema(self) -> pa.Schema:
-        return pa.schema([_plain(self._dataset.schema.field(n)) for n in self._names])
-
-    def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> Any:
-        """What DuckDB calls: a scanner over `columns` (all when None) of the rows that pass `filter`."""
-        wanted = list(columns) if columns else self._names
-        if filter is not None and not self._takes(wanted, filter):
-            reader = self._dataset.scanner(columns=self._names).to_reader()
-            return pads.Scanner.from_batches(reader, columns=wanted, filter=filter)
-        return self._dataset.scanner(columns=wanted, filter=filter, batch_size=options.get("batch_size"))
-
-    def _takes(self, columns: list[str], filter: Any) -> bool:
-        text = str(filter)
-        if text.count(" or ") + text.count(" and ") > PUSHED_WORDS:
-            return False
-        try:
-            self._dataset.scanner(columns=columns, filter=filter).explain_plan()
-        except Exception:  # Lance raises many kinds for filters it cannot translate
-            return False
-        return True
-
-
-def _plain(field: pa.Field) -> pa.Field:
-    return pa.field(field.name, field.type, field.nullable)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from lake.errors import BadInput
-from lake.sql.connections import LanceView, connect
+from lake.sql.connections import connect, query
 from lake.storage import schema
 from lake.storage.store import literal
 
@@ -71,10 +71,12 @@ def row_ids(lake: Lake, filter: Filter) -> list[int]:
     """Lance row ids of the rows of predictions that pass, at the newest version."""
     import duckdb
 
+    from lake.sql.lance_view import ViewWithRowIds
+
     dataset = lake.dataset("predictions")
     text = f"SELECT _rowid FROM _rows AS predictions WHERE ({filter.sql}\n)"
     with connect(lake, text) as connection:
-        connection.register("_rows", _WithRowId(dataset))
+        connection.register("_rows", ViewWithRowIds(dataset))
         try:
             found: list[int] = connection.sql(text).to_arrow_table()["_rowid"].to_pylist()
         except duckdb.Error as error:  # a cast that fails on some row
@@ -86,29 +88,9 @@ def row_ids(lake: Lake, filter: Filter) -> list[int]:
 def images(lake: Lake, text: str) -> list[str]:
     """Distinct image_ids of the rows of predictions that pass the filter, sorted. Raises BadInput."""
     check(lake, text)
-    found = lake.sql(f"SELECT DISTINCT image_id FROM predictions WHERE ({text}\n) ORDER BY image_id")
+    found = query(lake, f"SELECT DISTINCT image_id FROM predictions WHERE ({text}\n) ORDER BY image_id")
     names: list[str] = found["image_id"].to_pylist()
     return names
-
-
-class _WithRowId(LanceView):
-    """predictions with Lance's row id as a column."""
-
-    def __init__(self, dataset: Any) -> None:
-        super().__init__(dataset, [f.name for f in dataset.schema])
-
-    @property
-    def schema(self) -> pa.Schema:
-        return super().schema.append(pa.field("_rowid", pa.uint64()))
-
-    def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> Any:
-        import pyarrow.dataset as pads
-
-        wanted = list(columns) if columns else [*self._names, "_rowid"]
-        # The filter's columns are found by name in its text: one too many is read, never one too few.
-        read = [n for n in self._names if n in wanted or (filter is not None and n in str(filter))]
-        reader = self._dataset.scanner(columns=read, with_row_id=True).to_reader()
-        return pads.Scanner.from_batches(reader, columns=wanted, filter=filter)
 
 
 def _translate(node: dict[str, Any], kinds: dict[str, Any]) -> str | None:

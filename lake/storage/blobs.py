@@ -6,13 +6,14 @@ A batch of neighbours is one stretch of a file, and its reads run side by side; 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake.storage.store import LOOK_UP_VALUES, StoredImage
+from lake.storage.store import LOOK_UP_VALUES, literals
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
 COLUMNS = ("image_id", "format", "width", "height", "source", "size_bytes")
 # From this many on one pass over all ids is quicker than look-ups by index.
 _SCANNED_FROM = 4 * LOOK_UP_VALUES
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """One image as it was received."""
+
+    image_id: str
+    data: bytes
+    format: str
+    width: int
+    height: int
+    source: str | None
 
 
 def locate(lake: Lake, image_ids: Sequence[str], version: int | None = None) -> pa.Table:
@@ -35,8 +48,6 @@ def locate(lake: Lake, image_ids: Sequence[str], version: int | None = None) -> 
         kept = [b.filter(pc.is_in(b["image_id"], wanted)) for b in batches]
         found = pa.Table.from_batches(kept) if kept else dataset.scanner(**options, filter="false").to_table()
     else:
-        from lake.storage.store import literals
-
         parts = [image_ids[i : i + LOOK_UP_VALUES] for i in range(0, len(image_ids), LOOK_UP_VALUES)] or [[""]]
         found = pa.concat_tables(
             dataset.scanner(**options, filter=f"image_id in ({literals(part)})").to_table() for part in parts

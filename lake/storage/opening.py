@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -15,6 +15,8 @@ from lake.storage.store import Lake
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+L = TypeVar("L", bound=Lake)
 
 
 def create(
@@ -30,16 +32,28 @@ def create(
     to typed columns of predictions: name -> string, int, float, bool or timestamp.
     Raises BadInput for a bad column or when a lake is there already.
     """
-    promoted = {name: _promoted_type(name, kind) for name, kind in (columns or {}).items()}
-    lake = Lake(uri, storage_options)
+    return create_as(Lake, uri, embedders=embedders, columns=columns, storage_options=storage_options)
+
+
+def create_as(
+    kind: type[L],
+    uri: str,
+    *,
+    embedders: Sequence[str],
+    columns: dict[str, str] | None,
+    storage_options: dict[str, str] | None,
+) -> L:
+    """`create`, for a class that adds methods to Lake."""
+    promoted = {name: _promoted_type(name, type_) for name, type_ in (columns or {}).items()}
+    lake = kind(uri, storage_options)
     if migrations.applied(lake):
         raise BadInput(f"{uri} is a lake already; `lakeloop embed --embedder NAME` adds an embedder to it")
     _refuse_foreign_folder(uri)
     # The record of the migrations comes last and is the commit: an interrupted `create` is finished by the next.
     for table in schema.TABLES.values():
         lake.create_table(table)
-    for name, kind in promoted.items():
-        lake.add_column("predictions", pa.field(name, kind))
+    for name, type_ in promoted.items():
+        lake.add_column("predictions", pa.field(name, type_))
     for name in embedders:
         lake.register_embedder(name)
     migrations.apply(lake)
@@ -54,10 +68,15 @@ def open(uri: str, *, storage_options: dict[str, str] | None = None, unclean: bo
     `unclean` says that the power may have gone, so that the last commits' data files are looked at, too.
     Raises NotALake when there is none, NewerLake when a later lakeloop wrote it, CouldNot when a table is past mending.
     """
-    lake = Lake(uri, storage_options)
+    return open_as(Lake, uri, storage_options=storage_options, unclean=unclean)
+
+
+def open_as(kind: type[L], uri: str, *, storage_options: dict[str, str] | None, unclean: bool) -> L:
+    """`open`, for a class that adds methods to Lake."""
+    lake = kind(uri, storage_options)
     if unclean or _damaged(lake):
         notices = quarantine.quarantine(uri, files=unclean)
-        lake = Lake(uri, storage_options)
+        lake = kind(uri, storage_options)
         lake.notices += notices
         if notices and migrations.applied(lake):
             _complete(lake)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import datetime as dt
-import difflib
 import functools
 import os
 import random
@@ -22,13 +21,10 @@ from lake.errors import BadInput, CouldNot, LakeBusy, NotALake
 from lake.storage import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import lance
-    import polars as pl
     import pyarrow as pa
-
-    from lake.slices.handle import SliceHandle
 
 T = TypeVar("T")
 
@@ -56,18 +52,6 @@ class EmbedderRecord:
     embeds_text: bool
 
 
-@dataclass(frozen=True)
-class StoredImage:
-    """One image as it was received."""
-
-    image_id: str
-    data: bytes
-    format: str
-    width: int
-    height: int
-    source: str | None
-
-
 class Lake:
     """An open lake. Safe to share between threads; not across fork. Readers see the newest commit."""
 
@@ -78,10 +62,6 @@ class Lake:
         self._lock = threading.Lock()
         self._session: Any = None
         self._connection: Any = None
-        self.idle_connections: list[Any] = []  # DuckDB's, with their versions: see lake/sql/connections.py
-        self.idle_lock = threading.Lock()
-        self.pinned_columns: dict[str, Any] = {}  # by table, the version and files: see lake/sql/columnar.py
-        self.sandbox: Any = None  # the processes that answer SQL: see lake/sql/sandbox/pool.py
         self.notices: list[str] = []  # what opening it had to mend, for whoever opened it to say
 
     def __repr__(self) -> str:
@@ -176,69 +156,6 @@ class Lake:
         return pa.concat_tables(
             self.scan(name, columns, f"{key} in ({literals(part)}){also}") for part in parts or [[""]]
         )
-
-    def sql(self, query: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
-        """Runs one SELECT over the lake's tables and views. See `lake.sql.query`."""
-        from lake.sql.connections import query as run
-
-        return run(self, query, parameters)
-
-    def frame(self, name: str, version: int | str | None = None) -> pl.LazyFrame:
-        """The table as a Polars LazyFrame, without the columns Polars cannot read. Filters and columns are pushed down.
-
-        `version` is a number or the name of a tag of the table; by default the newest. The frame stays at it.
-        Raises BadInput for a version or tag that is not there.
-        """
-        import polars as pl
-
-        if name not in schema.TABLES:
-            near = difflib.get_close_matches(name, schema.TABLES, 3) or sorted(schema.TABLES)
-            raise BadInput(f"no table {name!r}; did you mean {', '.join(near)}? Views are read with lake.sql")
-        number = self.tags(name).get(version) if isinstance(version, str) else version
-        if isinstance(version, str) and number is None:
-            raise BadInput(f"{name} has no tag {version!r}; it has {', '.join(sorted(self.tags(name))) or 'none'}")
-        try:
-            dataset = self.dataset(name, number)
-        except (ValueError, OSError) as error:
-            raise BadInput(f"{name} has no version {version} any more, or not yet; see: lakeloop maintain") from error
-        hidden = {c.name for c in schema.TABLES[name].columns if c.type == "blob"}
-        frame: pl.LazyFrame = pl.scan_lance(dataset, version=int(dataset.version))
-        return frame.select([f.name for f in dataset.schema if f.name not in hidden])
-
-    def slice(self, name: str) -> SliceHandle:
-        """A slice, as NAME, NAME@VERSION or NAME@TAG. Raises BadInput when there is none."""
-        from lake.slices.handle import SliceHandle
-
-        return SliceHandle(self, name)
-
-    def thumbnail(self, image_id: str) -> bytes | None:
-        """The image's thumbnail, a JPEG of at most 16 KiB, or None when the lake has no such image."""
-        found = self.scan("thumbnails", ["jpeg"], f"image_id = {literal(image_id)}")["jpeg"]
-        return found[0].as_py() if len(found) else None
-
-    def image(self, image_id: str) -> StoredImage | None:
-        """The image as it was received, or None when the lake has no such image."""
-        return next(self.images([image_id]), None)
-
-    def images(self, image_ids: Sequence[str]) -> Iterator[StoredImage]:
-        """The images among `image_ids` that the lake has, in no particular order."""
-        dataset = self.dataset("images")
-        columns = ["image_id", "format", "width", "height", "source"]
-        for start in range(0, len(image_ids), 1_000):
-            condition = f"image_id in ({literals(image_ids[start : start + 1_000])})"
-            rows = dataset.scanner(columns=columns, filter=condition, with_row_id=True).to_table()
-            if not rows.num_rows:
-                continue
-            data = dict(dataset.read_blobs("data", ids=rows["_rowid"].to_pylist()))
-            for row in rows.to_pylist():
-                yield StoredImage(
-                    row["image_id"],
-                    data[row["_rowid"]],
-                    row["format"],
-                    row["width"],
-                    row["height"],
-                    row["source"],
-                )
 
     def erased(self, image_ids: Sequence[str]) -> dict[str, dt.datetime]:
         """Those among the images that were erased, and when: they are not to be stored again."""

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lake import ids
-from lake.storage import schema, store
+from lake.sql import connections
+from lake.storage import blobs, schema, store
 from lake.upkeep import erasure, retention
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def keys(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
         if not table.key:
             continue
         query = f'SELECT "{table.key}" AS k, count(*) AS n FROM {name} GROUP BY 1 HAVING n > 1 ORDER BY 1'
-        twice = lake.sql(query)
+        twice = connections.query(lake, query)
         if not twice.num_rows:
             continue
         if repair:
@@ -91,7 +92,8 @@ def _repeats(lake: Lake, name: str, key: str, keys: list[Any]) -> list[int]:
 def answers(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
     """Every answer's image is there, or the lake says why not."""
     gone = retention.let_go_before(lake).get("images")
-    missing = lake.sql(
+    missing = connections.query(
+        lake,
         "SELECT count(*) AS n, min(prediction_id) AS first FROM predictions p WHERE image_status IS NULL"
         " AND image_share IS NULL AND (ingested_at >= $1 OR $1 IS NULL)"
         " AND NOT EXISTS (SELECT 1 FROM images i WHERE i.image_id = p.image_id)",
@@ -101,9 +103,10 @@ def answers(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
         what = f"{missing['n']:,} answers are about images that are not there, the first is {missing['first']}"
         yield Finding("answers", "wrong", what, "ingest the images again, or: lakeloop restore")
     for name in ("labels", "reviews"):
-        orphans = lake.sql(
+        orphans = connections.query(
+            lake,
             f"SELECT count(DISTINCT image_id) AS n FROM {name} l"
-            " WHERE NOT EXISTS (SELECT 1 FROM predictions p WHERE p.image_id = l.image_id)"
+            " WHERE NOT EXISTS (SELECT 1 FROM predictions p WHERE p.image_id = l.image_id)",
         )["n"][0].as_py()
         if orphans:
             yield Finding("answers", "note", f"{name}: {orphans:,} images have no row in predictions")
@@ -111,7 +114,8 @@ def answers(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
 
 def thumbnails(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
     gone = retention.let_go_before(lake).get("thumbnails")
-    missing = lake.sql(
+    missing = connections.query(
+        lake,
         "SELECT count(*) AS n, min(image_id) AS first FROM images i WHERE (ingested_at >= $1 OR $1 IS NULL)"
         " AND NOT EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.image_id)"
         " AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.image_id = i.image_id AND image_status IS NOT NULL)",
@@ -126,19 +130,21 @@ def sets(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
     """A frozen slice or a node has as many members as it says. Erased images stay members of slices by their ids."""
     frozen = "(SELECT * FROM slices WHERE deleted_at IS NULL AND NOT coalesce(live, false))"
     for table, rows, members in (("slices", frozen, "slice_members"), ("clusters", "clusters", "cluster_members")):
-        wrong = lake.sql(
+        wrong = connections.query(
+            lake,
             f"SELECT s.id, s.size, count(m.image_id) AS n FROM (SELECT DISTINCT id, size FROM {rows}) s"
             f" LEFT JOIN {members} m ON m.id = s.id"
-            " GROUP BY ALL HAVING n <> s.size ORDER BY 1"
+            " GROUP BY ALL HAVING n <> s.size ORDER BY 1",
         ).to_pylist()
         if wrong:
             first = wrong[0]
             what = f"{table}: {first['id']} says {first['size']:,} images and has {first['n']:,} ({len(wrong)} such)"
             yield Finding("sets", "wrong", what, "make the slice or tree again")
     # Of a creation or a deletion that was interrupted; they hold images against retention.
-    leftover = lake.sql(
+    leftover = connections.query(
+        lake,
         "SELECT DISTINCT id FROM slice_members WHERE id NOT IN (SELECT id FROM slices WHERE deleted_at IS NULL)"
-        " ORDER BY 1"
+        " ORDER BY 1",
     )["id"].to_pylist()
     if leftover and repair:
         lake.delete("slice_members", f"id in ({store.literals(leftover)})")
@@ -176,7 +182,7 @@ def contents(lake: Lake, report: Report, full: bool) -> Iterator[Finding]:
     for start in range(0, len(names), READ_AT_ONCE):
         part = names[start : start + READ_AT_ONCE]
         try:
-            found = {i.image_id: ids.image_id(i.data) for i in lake.images(part)}
+            found = {i.image_id: ids.image_id(i.data) for i in blobs.images(lake, part)}
         except (OSError, ValueError) as error:
             yield Finding("bytes", "wrong", f"images cannot be read: {str(error)[:200]}", "lakeloop restore")
             return

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lake.errors import LakeloopError, NotALake
+from lake.sql import connections
 from lake.storage import indexes, leader_lock, opening, schema, store
 from lake.storage.lance_files import quarantine, table_files
 from lake.upkeep import backup_list, consistency, maintenance
@@ -143,7 +144,7 @@ def _indexes(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
 
 def _clock(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
     for name in ("images", "predictions", "reviews"):
-        newest = lake.sql(f"SELECT max(ingested_at) AS t FROM {name}")["t"][0].as_py()
+        newest = connections.query(lake, f"SELECT max(ingested_at) AS t FROM {name}")["t"][0].as_py()
         if newest is not None and newest > store.now() + AHEAD:
             what = (
                 f"{name}: rows came in the future ({newest:%Y-%m-%d %H:%M} UTC): this clock is late or theirs was early"

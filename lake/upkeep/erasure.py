@@ -21,7 +21,7 @@ from lake import ids
 from lake.access import audit
 from lake.errors import BadInput, LakeBusy
 from lake.slices import kept_exports
-from lake.sql import columnar
+from lake.sql import columnar, connections
 from lake.storage import leader_lock, schema, store
 from lake.upkeep import backup_list, purge
 
@@ -90,7 +90,7 @@ def select(
         raise BadInput(f"{wrong!r} is no image_id: 64 hex digits")
     if source is not None:
         query = "SELECT image_id FROM {} WHERE source GLOB $1"
-        found = lake.sql(" UNION ".join(query.format(t) for t in ("images", "predictions")), [source])
+        found = connections.query(lake, " UNION ".join(query.format(t) for t in ("images", "predictions")), [source])
         chosen |= set(found["image_id"].to_pylist())
         for spool in spools:
             chosen |= spool.images_from(source)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lake.errors import LakeBusy
-from lake.storage import schema, store
+from lake.storage import blobs, schema, store
 from lake.storage.lance_files import table_files
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def traces(lake: Lake, image_ids: Sequence[str]) -> Traces:
     if set(lake.erased(image_ids)) - lake.known("images", "image_id", image_ids):
         return Traces(None)
     found = [i.encode() for i in image_ids]
-    for image in lake.images(image_ids):
+    for image in blobs.images(lake, image_ids):
         found.append(_middle(image.data))
     for jpeg in lake.look_up("thumbnails", ["jpeg"], "image_id", image_ids)["jpeg"].to_pylist():
         found.append(_middle(jpeg))

@@ -28,14 +28,14 @@ from search_app.security.uploads import Uploads
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from lake.storage.store import Lake
+    from lake.open_lake import OpenLake
     from search_app.server.live_ingest import Intake
 
 
 class Api:
     """The API. Without an intake it only reads. Its life is an ASGI lifespan, or `lifespan` where another has that."""
 
-    def __init__(self, lake: Lake, intake: Intake | None = None, fetch: events.Fetch | None = None) -> None:
+    def __init__(self, lake: OpenLake, intake: Intake | None = None, fetch: events.Fetch | None = None) -> None:
         spool = intake.spool if intake else None
         self.service = Service(lake, spool, intake.limits if intake else None)
         self.metrics = Metrics(spool)

@@ -17,10 +17,10 @@ from search_app.api.admission import Admission, Limits
 from search_app.api.problems import Refusal
 
 if TYPE_CHECKING:
+    from lake.open_lake import OpenLake
     from lake.spool.committer import Outcome
     from lake.spool.events import Event
     from lake.spool.spool import Spool
-    from lake.storage.store import Lake
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ KNOWN_IMAGES = 100_000
 class Service:
     """One lake behind one server. Without a spool it only reads."""
 
-    def __init__(self, lake: Lake, spool: Spool | None, limits: Limits | None = None) -> None:
+    def __init__(self, lake: OpenLake, spool: Spool | None, limits: Limits | None = None) -> None:
         self.lake = lake
         self.spool = spool
         self.admission = Admission(limits or Limits())

@@ -25,7 +25,7 @@ from search_app.demo.stream import Saying
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
-    from lake.storage.store import Lake
+    from lake.open_lake import OpenLake
 
 REGULARISATION = 0.01
 
@@ -116,7 +116,7 @@ def _catch_up(place: Path) -> None:
     stream.arrived(lk, place)
 
 
-def _labelled_vectors(lk: Lake) -> tuple[np.ndarray, list[str]]:
+def _labelled_vectors(lk: OpenLake) -> tuple[np.ndarray, list[str]]:
     from embeddings.embedders import embedder as embedders
     from lake.storage.vectors import of_images
 

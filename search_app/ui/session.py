@@ -16,7 +16,7 @@ from lake.access import audit, keys
 from search_app.backend.query_images import QueryImages, beside
 
 if TYPE_CHECKING:
-    from lake.storage.store import Lake
+    from lake.open_lake import OpenLake
 
 # Parameters every page shares (the scope and its filters); the others belong to one page.
 SHARED = ("slice", "node", "label", "model", "conf", "from", "to", "where")
@@ -24,14 +24,14 @@ SHARED = ("slice", "node", "label", "model", "conf", "from", "to", "where")
 _bound: dict[str, Any] = {}
 
 
-def bind(lake: Lake) -> None:
+def bind(lake: OpenLake) -> None:
     """Called by the server before the first page runs."""
     _bound["lake"] = lake
 
 
-def lake() -> Lake:
+def lake() -> OpenLake:
     """The lake this server shows."""
-    bound: Lake = _bound["lake"]
+    bound: OpenLake = _bound["lake"]
     return bound
 
 

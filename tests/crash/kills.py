@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lake import open_lake
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
-from lake.storage import opening
 from tests.crash.http import Connection, Cut
 from tests.crash.ledger import Findings, Ledger, compare
 from tests.crash.service import ROOT, Service, alive, held, holder
@@ -39,10 +39,10 @@ DRAINER = "drainer"
 PAUSE_SECONDS = 0.01
 MAINTAINER = """
 import sys, time
-from lake.storage import opening
+from lake import open_lake
 from lake.upkeep import maintenance
 from lake.errors import LakeBusy
-opened = opening.open(sys.argv[1])
+opened = open_lake.open(sys.argv[1])
 print("ready", flush=True)
 while True:
     try:
@@ -302,7 +302,7 @@ async def _gone(pid: int, seconds: float) -> bool:
 
 def compared(lake: Path, ledgers: Sequence[Ledger]) -> Findings:
     """Drains what is left in a lake's spool and compares."""
-    opened = opening.open(str(lake))
+    opened = open_lake.open(str(lake))
     spool = Spool(lake / "spool")
     try:
         if drain(opened, spool) is None:
@@ -321,7 +321,7 @@ async def campaigns(
     """
     lakes = [folder / f"lane{0 if one_lake else lane}.lake" for lane in range(lanes)]
     for lake in dict.fromkeys(lakes):
-        await asyncio.to_thread(opening.create, str(lake))
+        await asyncio.to_thread(open_lake.create, str(lake))
     running = [Campaign(lake, seed + lane, not one_lake, forked) for lane, lake in enumerate(lakes)]
     shares = [kills // lanes + (lane < kills % lanes) for lane in range(lanes)]
     await asyncio.gather(*(one.live(share) for one, share in zip(running, shares, strict=True)))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lake.spool.spool import Spool
+from lake.storage import blobs
 from lake.storage.store import Lake
 from tests import pictures
 from tests.crash.http import Answer, raw
@@ -287,7 +288,7 @@ def compare(lake: Lake, spool: Spool | None, *ledgers: Ledger) -> Findings:
     for name in images.keys() - pictures_sent.keys():
         found.note("strangers", f"image {name}")
     whole = set()
-    for image in lake.images(sorted(images)):
+    for image in blobs.images(lake, sorted(images)):
         if _sha(image.data) != image.image_id or image.data != pictures_sent.get(image.image_id, image.data):
             found.note("torn", f"the bytes of image {image.image_id}")
         whole.add(image.image_id)

@@ -20,9 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lake import open_lake
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
-from lake.storage import opening
 from tests.crash.faults import Subject
 from tests.crash.http import Connection, get
 from tests.crash.ledger import Findings, Ledger, compare
@@ -56,7 +56,7 @@ async def ingest(folder: Path) -> dict[str, Any]:
     ballast = folder / "ballast"
     ballast.write_bytes(bytes(BALLAST_BYTES))
     lake = folder / "lake"
-    opening.create(str(lake))
+    open_lake.create(str(lake))
     ledger = Ledger(seed=9, padding=PICTURE_BYTES)
     service = await Service(lake, ["--min-free-gb", "0"]).ready()
     found: dict[str, Any] = {}
@@ -79,7 +79,7 @@ async def ingest(folder: Path) -> dict[str, Any]:
     found["drained_after"] = await drained(service)
     await service.stop()
     found["said"] = said + service.said()
-    opened = opening.open(str(lake))
+    opened = open_lake.open(str(lake))
     spool = Spool(lake / "spool")
     assert drain(opened, spool) is not None
     differences = compare(opened, spool, ledger)
@@ -157,7 +157,7 @@ async def reads(service: Service, ledger: Ledger) -> dict[str, list[int]]:
         "health": ["/healthz", "/metrics"],
     }
     # A thumbnail is there once its image was drained.
-    drained = opening.open(str(service.lake)).scan("thumbnails", ["image_id"])["image_id"].to_pylist()[:3]
+    drained = open_lake.open(str(service.lake)).scan("thumbnails", ["image_id"])["image_id"].to_pylist()[:3]
     paths["thumbnails"] = [f"/v1/thumbnails/{image_id}" for image_id in drained]
     return {what: [(await get(service.port, path)).status for path in some] for what, some in paths.items()}
 
@@ -221,7 +221,7 @@ def drains(folder: Path, count: int) -> dict[str, Any]:
 def fill_spool(lake: Path, ledger: Ledger) -> None:
     from tests.crash.test_kills import event_of
 
-    opening.create(str(lake))
+    open_lake.create(str(lake))
     spool = Spool(lake / "spool")
     while {kind for kind, _ in ledger.events} != {"prediction", "image", "feedback"}:
         request = ledger.next()
@@ -231,7 +231,7 @@ def fill_spool(lake: Path, ledger: Ledger) -> None:
 
 
 def finished(lake: Path, ledger: Ledger) -> Findings:
-    opened = opening.open(str(lake))
+    opened = open_lake.open(str(lake))
     spool = Spool(lake / "spool")
     assert drain(opened, spool) is not None
     found = compare(opened, spool, ledger)

@@ -75,10 +75,10 @@ def attempt(talk: Talk, spool: Spool, name: str) -> bool:
 
 def drains(talk: Talk, folder: Path) -> None:
     """Drains the spool of the lake in the folder, and once more when that failed, as a drainer would."""
+    from lake import open_lake
     from lake.spool.drain import Drainer
-    from lake.storage import opening
 
-    opened = opening.open(str(folder))
+    opened = open_lake.open(str(folder))
     spool = Spool(folder / "spool")
     with Drainer(opened, spool) as drainer:
         # Its decoder has started before the faults begin: they are meant for this process.

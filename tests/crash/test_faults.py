@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from lake import open_lake
 from lake.errors import LakeloopError
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
-from lake.storage import opening
 from tests.conftest import MakeLake, Say
 from tests.crash import trace
 from tests.crash.faults import Outcome, Point, Subject, sample
@@ -155,7 +155,7 @@ def check_drained(folder: Path, ledger: Ledger, point: Point, outcome: Outcome) 
     assert not outcome.hung
     assert outcome.code == (-signal.SIGKILL if "SIGKILL" in point.fault and outcome.injected else 0)
     assert {kind for _, kind, _ in outcome.failed} <= EXPECTED
-    opened = opening.open(str(folder))
+    opened = open_lake.open(str(folder))
     spool = Spool(folder / "spool")
     assert drain(opened, spool) is not None
     found = compare(opened, spool, ledger)
@@ -166,7 +166,7 @@ def check_drained(folder: Path, ledger: Ledger, point: Point, outcome: Outcome) 
 def test_events_are_not_set_aside_while_the_lake_cannot_be_read(waiting: tuple[Path, Ledger]) -> None:
     """It is the disk's fault, not theirs: they wait, and come in when it reads again."""
     folder, ledger = waiting
-    opened = opening.open(str(folder))
+    opened = open_lake.open(str(folder))
     spool = Spool(folder / "spool")
     assert drain(opened, spool) is not None
     again = ledger.new("named")  # so that the drain has to look its image up
@@ -177,7 +177,7 @@ def test_events_are_not_set_aside_while_the_lake_cannot_be_read(waiting: tuple[P
         path.unlink()
         path.mkdir()
     # Another handle: the one above may remember what it has read.
-    unreadable = opening.open(str(folder))
+    unreadable = open_lake.open(str(folder))
     with pytest.raises((LakeloopError, OSError)):
         drain(unreadable, spool)
     assert (spool.depth().events, spool.parked()) == (len(again.events), [])

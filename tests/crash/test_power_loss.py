@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from lake import open_lake
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
-from lake.storage import opening
 from tests.conftest import MakeLake, Say
 from tests.crash import trace
 from tests.crash.faults import Point, Subject
@@ -110,7 +110,7 @@ def test_whatever_the_disk_lost_the_next_command_brings_it_back(
         status = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert status.returncode == 0, f"loss {number} {dict(lost)}: {status.stderr[-3000:]}"
         assert "drained" in status.stderr
-        opened = opening.open(str(lake))
+        opened = open_lake.open(str(lake))
         spool = Spool(lake / "spool")
         found = compare(opened, spool, unsynced.ledger)
         spool.close()

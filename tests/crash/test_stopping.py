@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lake import open_lake
 from lake.spool.spool import Spool
-from lake.storage import opening
 from tests.conftest import MakeLake, Say
 from tests.crash.http import Cut, get
 from tests.crash.kills import Load, compared
@@ -132,7 +132,7 @@ async def watched(service: Service) -> float:
 def stored(lake: Path, ledger: Ledger) -> int:
     """How many of the requests that got no answer were stored."""
     spool = Spool(lake / "spool")
-    opened = opening.open(str(lake))
+    opened = open_lake.open(str(lake))
     events = [e for request in ledger.waiting for e in request.events if not e.acked and e.kind == "prediction"]
     known = opened.known("predictions", "prediction_id", [e.event_id for e in events])
     found = sum(e.event_id in known or spool.event("prediction", e.event_id) is not None for e in events)

@@ -52,11 +52,11 @@ class Traced:
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
     """Predictions, batches, images, events that name them and verdicts, one at a time; drained, and more of them."""
-    from lake.storage import opening
+    from lake import open_lake
 
     folder = tmp_path_factory.mktemp("traced")
     lake = folder / "lake"
-    opening.create(str(lake))
+    open_lake.create(str(lake))
     return asyncio.run(live(folder, lake))
 
 

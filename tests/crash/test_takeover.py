@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lake import open_lake
 from lake.spool.drain import Keep, drain
 from lake.spool.spool import Spool
-from lake.storage import opening
 from lake.upkeep.drainer import arguments
 from search_app.server.child_processes import Child
 from tests.conftest import MakeLake, Say
@@ -172,7 +172,7 @@ def test_two_drains_that_meet_at_every_commit_add_each_row_once(make_lake: MakeL
     met = []
 
     def drained(spool: Spool) -> None:
-        own = opening.open(str(lake))
+        own = open_lake.open(str(lake))
         commit = own.commit
 
         def together(name: str, write: Callable[[], int]) -> int:
@@ -190,7 +190,7 @@ def test_two_drains_that_meet_at_every_commit_add_each_row_once(make_lake: MakeL
     for thread in threads:
         thread.join()
     assert {"thumbnails", "images", "predictions", "audit"} <= set(met)
-    found = compare(opening.open(str(lake)), None, ledger)
+    found = compare(open_lake.open(str(lake)), None, ledger)
     assert not found.any, found.details
     for spool in spools:
         assert not spool.depth().events
@@ -256,7 +256,7 @@ def test_the_next_command_drains_what_a_killed_server_left(make_lake: MakeLake) 
     assert "drained" not in status(lake).stderr
     found = compared(lake, [ledger])
     assert not found.any, found.details
-    assert opening.open(str(lake)).dataset("predictions").count_rows() >= found.acked / 2
+    assert open_lake.open(str(lake)).dataset("predictions").count_rows() >= found.acked / 2
 
 
 def status(lake: Path) -> subprocess.CompletedProcess[str]:

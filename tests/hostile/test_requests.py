@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import pytest
 
-from lake.storage import opening
+from lake import open_lake
 from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.crash.service import Service
@@ -104,7 +104,7 @@ def asked(service: Service, request: bytes) -> bytes:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One server for all but the last test; what it must not have done is looked at when they are through."""
     place = tmp_path_factory.mktemp("requests") / "lake"
-    opening.create(str(place))
+    open_lake.create(str(place))
     running = Service(place)
     asyncio.run(running.ready())
     yield running
@@ -176,7 +176,7 @@ def test_clients_that_hang_up_leave_nothing_behind(service: Service, say: Say) -
     assert counted == 70, re.findall(rb"requests_total.*", said)
     assert not re.findall(rb'requests_total{.*status="5', said)
     assert b"lakeloop_spool_events 0.0" in said
-    assert opening.open(str(service.lake)).dataset("predictions").count_rows() == 0
+    assert open_lake.open(str(service.lake)).dataset("predictions").count_rows() == 0
     say("70 clients hung up in the middle of a body: 70 counted, 0 stored, 0 faults")
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from lake import open_lake
 from lake.errors import BadInput, LakeloopError, QueryStopped
 from lake.sql import columnar
 from lake.sql.sandbox import functions
 from lake.sql.sandbox.pool import Pool
-from lake.storage import opening
 from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.crash.service import ROOT
@@ -107,7 +107,7 @@ class Room:
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     folder = tmp_path_factory.mktemp("room")
-    lake = opening.create(str(folder / "asked"))
+    lake = open_lake.create(str(folder / "asked"))
     rows = [{"label": "abc"[i % 3], "confidence": i / 40, "latency_ms": float(i)} for i in range(40)]
     answers.add(lake, [row | {"scores": [{"label": "a", "score": 0.5}], "metadata": '{"camera": 7}'} for row in rows])
     opened = Room(lake, folder)

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from lake import open_lake
 from lake.errors import BadInput, QueryStopped
 from lake.sql import columnar
 from lake.sql.sandbox import pool as pool_module
 from lake.sql.sandbox.pool import Pool
-from lake.storage import opening
 from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.hostile.conftest import Serve
@@ -61,7 +61,7 @@ RUNAWAYS = {
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """One for all: nothing here writes to it."""
-    made = opening.create(str(tmp_path_factory.mktemp("runaways") / "asked"))
+    made = open_lake.create(str(tmp_path_factory.mktemp("runaways") / "asked"))
     answers.add(made, [{"label": "abc"[i % 3], "confidence": i / 2000, "latency_ms": float(i)} for i in range(2000)])
     columnar.pin(made)
     return made

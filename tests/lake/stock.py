@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from lake import ids
-from lake.storage import image_rows, schema, store
+from lake.storage import blobs, image_rows, schema, store
 from lake.storage.store import Lake
 
 DIM = 32
@@ -95,7 +95,7 @@ def contents(lake: Lake, *without: str) -> dict[str, list[object]]:
         rows = lake.scan(name, columns).to_pylist()
         found[name] = sorted((repr(sorted(r.items())) for r in rows), key=str)
     stored = lake.scan("images", ["image_id"])["image_id"].to_pylist()
-    found["bytes"] = sorted((i.image_id, ids.image_id(i.data)) for i in lake.images(stored))
+    found["bytes"] = sorted((i.image_id, ids.image_id(i.data)) for i in blobs.images(lake, stored))
     return found
 
 

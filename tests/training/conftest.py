@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from embeddings.embedders import torch_import
-from lake import ids, slices
-from lake.storage import image_rows, opening, schema, store
+from lake import ids, open_lake, slices
+from lake.storage import image_rows, schema, store
 from lake.storage.store import Lake
 from tests import pictures as drawn
 from training.registry.recipe import Recipe
@@ -64,7 +64,7 @@ def striped(lake: Lake, name: str, count: int, first: int = 0, **how: object) ->
 @pytest.fixture(scope="session")
 def _stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("stocked") / "lake"
-    lk = opening.create(str(place))
+    lk = open_lake.create(str(place))
     striped(lk, "first", 48)
     striped(lk, "second", 16, 100)
     striped(lk, "held", 32, 200, role="evaluation")
@@ -75,7 +75,7 @@ def _stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stock(tmp_path: Path, _stocked: Path) -> Lake:
     """Slices `first` (48 images), `second` (16 others) and `held` (32, for evaluation)."""
     shutil.copytree(_stocked, tmp_path / "stock")
-    return opening.open(str(tmp_path / "stock"))
+    return open_lake.open(str(tmp_path / "stock"))
 
 
 # The smallest of timm's residual networks at 32 pixels: a step takes some 20 ms.

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from embeddings.embedders import torch_import
-from lake.storage import opening
+from lake import open_lake
 from training.fit import train_model
 
 
@@ -24,7 +24,7 @@ def child(uri: str, run: str) -> None:
     def step(said: dict[str, Any]) -> None:
         say("step", said["step"])
 
-    train_model.resume(opening.open(uri), run, progress=step, workers=0)
+    train_model.resume(open_lake.open(uri), run, progress=step, workers=0)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embeddings.embedders import torch_import
-from lake.storage import opening
+from lake import open_lake
 from lake.storage.store import Lake
 from tests.training.conftest import striped
 from training.data.augmentation import Preparation
@@ -22,7 +22,7 @@ SIDE = 32
 
 def two_versions(place: Path, images: int) -> tuple[Lake, Run, Run]:
     """A lake with slice `first`; of the model `lines`, version 1 is promoted and 2 says something else."""
-    lake = opening.create(str(place))
+    lake = open_lake.create(str(place))
     striped(lake, "first", images)
     first, second = untrained(lake, seed=0), untrained(lake, seed=3)
     promotion.promote(lake, first.id)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from lake import slices
 from lake.errors import BadInput, UnreadableImage
 from lake.images import decode
-from lake.storage import schema, store
+from lake.storage import blobs, schema, store
 from training.data import splits
 from training.metrics import bootstrap, classification_metrics, metric, metric_registry
 from training.metrics.bootstrap import Estimate
@@ -186,7 +186,7 @@ def _facts(run: Run, image_id: str) -> dict[str, Any]:
 
 def _images(lake: Lake, image_ids: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
     """Upright RGB images, one after the other; those that the lake has no readable bytes of are left out."""
-    for stored in lake.images(image_ids):
+    for stored in blobs.images(lake, image_ids):
         try:
             yield stored.image_id, decode.pixels(decode.open_image(stored.data))
         except UnreadableImage:

@@ -24,7 +24,7 @@ from lake.formats.item import Item, printable
 from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.ingest import ingest, sources
 from lake.sql import where
-from lake.storage import schema, store
+from lake.storage import blobs, schema, store
 from training.inference import image_preparation
 from training.inference.served_model import Answering, Source
 from training.models.trained_model import ProbeModel
@@ -206,7 +206,7 @@ def _bytes(lake: Lake, asked: Sequence[_Asked], missing: list[str]) -> Iterator[
         yield from there.items()
         wanted = [one.image_id for one in part if one.image_id not in there]
         found = set()
-        for image in lake.images(wanted) if wanted else ():
+        for image in blobs.images(lake, wanted) if wanted else ():
             found.add(image.image_id)
             yield image.image_id, image.data
         missing += [name for name in wanted if name not in found]

@@ -25,6 +25,7 @@ from embeddings.embedders import torch_import
 from lake.errors import BadInput, CouldNot, UnreadableImage
 from lake.extras import require
 from lake.images import decode
+from lake.storage import blobs
 from training.data.augmentation import whole
 from training.models import onnx_metadata, trained_model
 from training.models.trained_model import NetworkModel, ProbeModel
@@ -204,7 +205,7 @@ def _network_graph(loaded: NetworkModel, network: Any) -> bytes:
 def _squares(lake: Lake, loaded: NetworkModel) -> np.ndarray:
     """uint8 (n, 3, side, side): images of the run's splits, prepared."""
     found = []
-    for stored in lake.images(_names(lake, loaded)[: 4 * IMAGES]):
+    for stored in blobs.images(lake, _names(lake, loaded)[: 4 * IMAGES]):
         try:
             image = decode.pixels(decode.open_image(stored.data))
         except UnreadableImage:

@@ -16,6 +16,7 @@ import re
 import threading
 import time
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -314,7 +315,7 @@ class Pool:
             except Ended as ended:
                 raise self._epitaph(query, ended) from None
             except _Gone:  # another process brought the copy up to date, and deleted what we were told of
-                self.lake.pinned_columns.clear()
+                columnar.pinned_tables(self.lake).clear()
             with self._turn:
                 query.child = None
                 self._idle.append(child)
@@ -496,11 +497,12 @@ def _stream(table: pa.Table) -> bytes:
 def shared(lake: Lake) -> Pool:
     """The pool of all who ask this lake in this process, so that together they take no more than one may."""
     with _sharing:
-        pool = lake.sandbox
-        if not isinstance(pool, Pool) or pool.closed:
-            pool = lake.sandbox = Pool(lake)
+        pool = _shared.get(lake)
+        if pool is None or pool.closed:
+            pool = _shared[lake] = Pool(lake)
             atexit.register(pool.close)
         return pool
 
 
 _sharing = threading.Lock()
+_shared: weakref.WeakKeyDictionary[Lake, Pool] = weakref.WeakKeyDictionary()

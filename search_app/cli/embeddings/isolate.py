@@ -134,14 +134,21 @@ def _by_oracle(args: argparse.Namespace, lake: Lake, search: Search) -> int:
 
 def _known(lake: Lake, column: str) -> dict[str, Any]:
     """image_id -> what the column says of the image (of several rows, the newest)."""
+    from lake.sql import connections
+
     if column == "true_label":
-        rows = lake.sql("SELECT image_id, label AS value FROM labels_current WHERE task = 'classification'")
+        rows = connections.query(
+            lake, "SELECT image_id, label AS value FROM labels_current WHERE task = 'classification'"
+        )
     else:
         names = [f.name for f in lake.dataset("predictions").schema if not f.name.startswith("emb_")]
         if column not in names:
             raise BadInput(f"predictions has no column {column!r}; it has {', '.join(names)}, or true_label")
-        rows = lake.sql(f"""
+        rows = connections.query(
+            lake,
+            f"""
             SELECT image_id, "{column}" AS value FROM predictions
             QUALIFY row_number() OVER (PARTITION BY image_id
-                                       ORDER BY timestamp DESC NULLS LAST, ingested_at DESC) = 1""")
+                                       ORDER BY timestamp DESC NULLS LAST, ingested_at DESC) = 1""",
+        )
     return dict(zip(rows["image_id"].to_pylist(), rows["value"].to_pylist(), strict=True))

@@ -14,12 +14,11 @@ import pytest
 from embeddings.backfill import backfill as module
 from embeddings.backfill.backfill import Backfill, Report, backfill, store_vectors
 from embeddings.embedders.embedder import bind, record_of
-from lake import ids
+from lake import ids, open_lake
 from lake.analytics import summary
 from lake.errors import CouldNot
 from lake.images import workers
 from lake.ingest import ingest
-from lake.storage import opening
 from lake.storage.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.lake import deeds
@@ -30,10 +29,10 @@ SCRIPT = """
 import sys, time
 from embeddings.backfill import backfill as module
 from embeddings.embedders.embedder import record_of
-from lake.storage import opening
+from lake import open_lake
 from tests.embeddings.colour import MeanColour
 module.COMMIT_IMAGES, module.TASK_IMAGES = 4, 2
-lake = opening.open(sys.argv[1])
+lake = open_lake.open(sys.argv[1])
 write = module.store_vectors
 def told(*arguments):
     written = write(*arguments)
@@ -173,7 +172,7 @@ def test_after_a_kill_the_next_run_does_the_rest(colours: Lake, tmp_path: Path) 
     committed = sum(int(process.stdout.readline()) for _ in range(3))
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    half = opening.open(colours.uri)
+    half = open_lake.open(colours.uri)
     done = half.dataset("predictions").count_rows(f"{COLUMN} is not null")
     assert 12 == committed <= done < 24
     embedder = MeanColour()
@@ -192,13 +191,13 @@ def test_images_that_arrive_meanwhile_are_not_lost(colours: Lake, tmp_path: Path
 
     def arriving() -> None:
         try:
-            fill(opening.open(colours.uri), tmp_path / "more", 40, start=100)
+            fill(open_lake.open(colours.uri), tmp_path / "more", 40, start=100)
         except BaseException as error:
             failures.append(error)
 
     def embedding() -> None:
         try:
-            run(opening.open(colours.uri))
+            run(open_lake.open(colours.uri))
         except BaseException as error:
             failures.append(error)
 

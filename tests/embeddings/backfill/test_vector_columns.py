@@ -12,7 +12,7 @@ import pytest
 from embeddings.backfill import vector_columns
 from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind
-from lake.storage import opening
+from lake import open_lake
 from lake.storage.missing_vectors import Missing
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
@@ -109,7 +109,7 @@ def test_what_another_commits_just_before_stays(
 
     def second(*arguments: Any) -> None:
         if first := next(left, None):
-            first(opening.open(lk.uri))
+            first(open_lake.open(lk.uri))
         commit(*arguments)
 
     monkeypatch.setattr(vector_columns, "_commit", second)
@@ -135,7 +135,7 @@ def test_writers_that_add_change_delete_and_compact_lose_nothing(
     failures: list[BaseException] = []
 
     def busy(deed: object) -> None:
-        mine = opening.open(lk.uri)
+        mine = open_lake.open(lk.uri)
         try:
             for i in range(6):
                 deed(mine, i)  # type: ignore[operator]

@@ -22,11 +22,11 @@ from embeddings.backfill import backfill, watch_process
 from embeddings.backfill import watch as module
 from embeddings.backfill.watch import Lag, watch
 from embeddings.embedders.embedder import Embedded, bind, record_of
-from lake import ids
+from lake import ids, open_lake
 from lake.errors import BadInput, CouldNot
 from lake.images import workers
 from lake.ingest import ingest, sources
-from lake.storage import opening, schema
+from lake.storage import schema
 from lake.storage.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.lake import deeds
@@ -77,7 +77,7 @@ class Watched:
         self.error: BaseException | None = None
         self.stop = threading.Event()
         self.embedder = embedder or MeanColour()
-        self._arguments = (opening.open(lk.uri), record_of(lk, None), self.embedder)
+        self._arguments = (open_lake.open(lk.uri), record_of(lk, None), self.embedder)
         options = {"interval": 0.05, "workers": 1} | options
         self.thread = threading.Thread(target=self._run, args=(options,), daemon=True)
 
@@ -152,7 +152,7 @@ def test_newcomers_wait_their_turn_or_go_first(colours: Lake, monkeypatch: pytes
     monkeypatch.setattr(module, "ROUND_IMAGES", 2)
     for i in range(4):
         arrive(colours, i)
-    late = opening.open(colours.uri)
+    late = open_lake.open(colours.uri)
     model = Slow(lambda batches: arrive(late, 4, 5) if batches == 0 else None)
     with watching(colours, model, order=order) as watched:
         watched.until(lambda: len(model.batches) == 3 and without(colours) == 0)
@@ -265,10 +265,10 @@ SCRIPT = """
 import sys, threading
 from embeddings.backfill import vector_columns as columns, watch
 from embeddings.embedders.embedder import record_of
-from lake.storage import opening
+from lake import open_lake
 from tests.embeddings.colour import MeanColour
 watch.ROUND_IMAGES, columns.WASTE_BYTES = 4, 0
-lake = opening.open(sys.argv[1])
+lake = open_lake.open(sys.argv[1])
 watch.watch(lake, record_of(lake, None), MeanColour(), stop=threading.Event(), workers=1,
             report=lambda lag: print(lag.embedded, flush=True))
 """
@@ -285,7 +285,7 @@ def test_after_a_kill_another_goes_on(colours: Lake) -> None:
             assert process.stdout is not None
             done += sum(int(process.stdout.readline()) for _ in range(rounds))
             process.send_signal(signal.SIGKILL)
-        assert 48 - without(opening.open(colours.uri)) >= done
+        assert 48 - without(open_lake.open(colours.uri)) >= done
     with watching(colours) as watched:
         watched.until(lambda: without(colours) == 0)
     assert watched.embedder.seen <= 48 - done

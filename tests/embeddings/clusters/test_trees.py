@@ -369,13 +369,13 @@ def test_methods_are_compared_with_the_first(make_lake: MakeLake) -> None:
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake of 40 images with two trees' worth of structure, to copy."""
-    from lake.storage import opening
+    from lake import open_lake
 
     place = tmp_path_factory.mktemp("grown") / "lake"
-    opening.create(str(place), embedders=["random"])
+    open_lake.create(str(place), embedders=["random"])
 
     def make(name: str, embedders: Any) -> Lake:
-        return opening.open(str(place))
+        return open_lake.open(str(place))
 
     holding(make, islands([14, 10, 8], strays=8, spread=0.1))
     return place
@@ -388,11 +388,11 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 )
 def test_any_cuts_keep_every_image_once(grown: Path, tmp_path_factory: pytest.TempPathFactory, deeds: Any) -> None:
-    from lake.storage import opening
+    from lake import open_lake
 
     place = tmp_path_factory.mktemp("cuts") / "lake"
     shutil.copytree(grown, place)
-    lk = opening.open(str(place))
+    lk = open_lake.open(str(place))
     tree = cluster(lk, method="kmeans", k=3).tree
     for which, deed, size in deeds:
         nodes = sorted(lk.sql("SELECT id FROM clusters WHERE size >= 5")["id"].to_pylist())

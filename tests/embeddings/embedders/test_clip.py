@@ -13,10 +13,9 @@ from embeddings.backfill.backfill import backfill
 from embeddings.embedders import torch_import
 from embeddings.embedders.embedder import TextEmbedder, for_lake, record_of
 from embeddings.search.search import search
-from lake import ids
+from lake import ids, open_lake
 from lake.errors import BadInput
 from lake.ingest import ingest
-from lake.storage import opening
 from lake.storage.store import Lake
 from tests import pictures
 from tests.embeddings.colour import MeanColour
@@ -52,7 +51,7 @@ def embedded(
     root = tmp_path_factory.mktemp("clip")
     file = root / "open_clip_model.safetensors"
     save_file({k: v.contiguous() for k, v in clip[0].state_dict().items()}, file)
-    lk = opening.create(str(root / "lake"), embedders=["clip-vit-b-32", "mean-colour"])
+    lk = open_lake.create(str(root / "lake"), embedders=["clip-vit-b-32", "mean-colour"])
     ingest.ingest(lk, images[0].parent, workers=1)
     model = for_lake(lk, record_of(lk, "clip-vit-b-32"), file=file, engine="torch")
     backfill(lk, record_of(lk, "clip-vit-b-32"), model, file=file, workers=1)

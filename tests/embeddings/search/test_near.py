@@ -11,9 +11,9 @@ from embeddings.backfill.backfill import store_vectors
 from embeddings.embedders.embedder import bind, record_of
 from embeddings.search import near
 from embeddings.search.search import search
+from lake import open_lake
 from lake.errors import BadInput
 from lake.sql.sandbox.pool import Pool
-from lake.storage import opening
 from lake.storage.store import Lake
 from tests.embeddings.colour import Random
 from tests.lake.answers import add, image
@@ -24,7 +24,9 @@ A, B = image(3), image(7)
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    lk = opening.create(str(tmp_path_factory.mktemp("near") / "lake"), embedders=["random"], columns={"camera": "int"})
+    lk = open_lake.create(
+        str(tmp_path_factory.mktemp("near") / "lake"), embedders=["random"], columns={"camera": "int"}
+    )
     add(
         lk,
         [{"image_id": image(i), "label": "ab"[i % 2], "confidence": i / 100, "camera": i % 4} for i in range(IMAGES)],

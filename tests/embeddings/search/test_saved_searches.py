@@ -13,9 +13,8 @@ from embeddings.backfill.backfill import store_vectors
 from embeddings.clusters.trees import cluster
 from embeddings.embedders.embedder import bind, record_of
 from embeddings.search import saved_searches
-from lake import slices
+from lake import open_lake, slices
 from lake.errors import BadInput
-from lake.storage import opening
 from lake.storage.store import Lake
 from search_app.cli import main
 from tests.conftest import MakeLake
@@ -69,7 +68,7 @@ def test_a_resumed_search_is_the_same(hay: tuple[Lake, set[str]]) -> None:
     search = saved_searches.start(lk, examples=[min(kind)])
     for _ in range(2):
         turn(search, kind)
-    again = saved_searches.resume(opening.open(lk.uri), search.id)
+    again = saved_searches.resume(open_lake.open(lk.uri), search.id)
     assert again.page() == search.page()
     assert set(again.found()) == set(search.found())
     assert again.progress() == search.progress()

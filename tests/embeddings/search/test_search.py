@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from embeddings.backfill.backfill import backfill, store_vectors
 from embeddings.embedders.embedder import bind, record_of
 from embeddings.search.search import search
-from lake import ids
+from lake import ids, open_lake
 from lake.errors import BadInput
 from lake.ingest import ingest
-from lake.storage import opening
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour, Random
@@ -36,7 +35,7 @@ DUCKDB_FILTERS = [
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, dict[str, np.ndarray]]:
     """60 images, 1 to 5 rows each in three commits, some without a vector yet; and image_id -> vector."""
-    lk = opening.create(str(tmp_path_factory.mktemp("crowd") / "lake"), embedders=["random"], columns={"n": "int"})
+    lk = open_lake.create(str(tmp_path_factory.mktemp("crowd") / "lake"), embedders=["random"], columns={"n": "int"})
     rng = np.random.default_rng(7)
     rows: list[dict[str, Any]] = []
     for i in range(IMAGES):

@@ -57,7 +57,7 @@ def test_keys_are_made_and_ended_under_the_log_s_eyes(lk: Lake) -> None:
 
 
 def test_each_command_that_writes_leaves_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lake.storage import opening
+    from lake import open_lake
 
     pictures.folder(tmp_path / "photos", 3)
     lake = str(tmp_path / "my.lake")
@@ -70,7 +70,7 @@ def test_each_command_that_writes_leaves_one_row(tmp_path: Path, capsys: pytest.
         ["status"],
     ):
         assert main([*words, "--lake", lake, "--json"]) == 0, capsys.readouterr().err
-    rows = _rows(opening.open(lake))
+    rows = _rows(open_lake.open(lake))
     assert [(row["action"], row["target"]) for row in rows] == [
         ("init", lake),
         ("ingest", str(tmp_path / "photos")),

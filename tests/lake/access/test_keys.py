@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lake import open_lake
 from lake.access import keys
 from lake.access.keys import KeyRecord, Keyring
 from lake.errors import BadInput
-from lake.storage import opening, store
+from lake.storage import store
 from lake.storage.store import Lake
 from search_app.cli.main import main
 
@@ -143,7 +144,7 @@ def test_other_expiries_are_refused(text: str) -> None:
 def test_a_keyring_sees_another_process_s_keys_once_it_asks_again(lk: Lake) -> None:
     ring = Keyring(lk)
     assert not ring.any_active()
-    other = opening.open(lk.uri)
+    other = open_lake.open(lk.uri)
     record, token = keys.create(other, None, ["read"])
     assert ring.match(token) is None
     ring.refresh(older_than=60)

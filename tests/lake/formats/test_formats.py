@@ -24,7 +24,7 @@ from lake.formats.target import Part, Plan, Whole
 from lake.ingest import sources
 from lake.regions import masks, polygons
 from lake.slices import export
-from lake.storage.store import StoredImage
+from lake.storage.blobs import StoredImage
 from tests import pictures
 
 WIDTH, HEIGHT = 24, 16

@@ -22,7 +22,8 @@ from lake.ingest import ingest
 from lake.labels import labelling_tools
 from lake.regions import masks
 from lake.slices import export, truth
-from lake.storage.store import Lake, StoredImage
+from lake.storage.blobs import StoredImage
+from lake.storage.store import Lake
 from search_app.cli.main import main
 from tests import pictures
 

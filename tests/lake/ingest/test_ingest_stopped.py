@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lake import open_lake
 from lake.ingest import ingest
-from lake.storage import opening
 from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import MakeLake
@@ -20,9 +20,9 @@ IMAGES = 40
 # Small steps, so that a kill falls between commits of the four tables; a pause makes the moment predictable.
 SCRIPT = """
 import sys, time
-from lake.ingest import ingest; from lake.storage import opening
+from lake.ingest import ingest; from lake import open_lake
 ingest.COMMIT_ROWS, ingest.GROUP_ITEMS, ingest.TASK_ITEMS = 5, 8, 4
-lake = opening.open(sys.argv[1])
+lake = open_lake.open(sys.argv[1])
 insert = lake.insert
 def slowly(name, rows):
     print(name, flush=True)
@@ -72,7 +72,7 @@ def test_after_a_kill_a_second_run_gives_the_lake_of_an_undisturbed_one(
     lk: Lake, images: Path, undisturbed: dict[str, list[str]], commits: int
 ) -> None:
     assert stop(lk, images, commits, signal.SIGKILL).returncode == -signal.SIGKILL
-    half = opening.open(lk.uri)
+    half = open_lake.open(lk.uri)
     assert content(half) != undisturbed
     report = ingest.ingest(half, images, workers=1)
     assert content(half) == undisturbed
@@ -85,7 +85,7 @@ def test_after_ctrl_c_a_second_run_completes_the_lake(
 ) -> None:
     process = stop(lk, images, 9, signal.SIGINT)
     assert process.returncode != 0
-    half = opening.open(lk.uri)
+    half = open_lake.open(lk.uri)
     some = half.dataset("predictions").count_rows()
     assert 0 < some < IMAGES
     report = ingest.ingest(half, images, workers=1)

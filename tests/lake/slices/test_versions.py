@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lake
-from lake import slices
+from lake import open_lake, slices
 from lake.backups import backup, restore
 from lake.errors import BadInput
-from lake.storage import opening, schema, store
+from lake.storage import schema, store
 from lake.storage.store import Lake
 from lake.upkeep import doctor, erasure, maintenance
 from tests.lake import answers, stock
@@ -210,7 +210,7 @@ DEEDS = ("ingest", "label", "maintain", "forget", "slice", "delete", "restore")
 def _kept(deeds: list[tuple[str, int]]) -> None:
     """Through all of these deeds every frozen version has the ids and labels it was made with, less what was erased."""
     with tempfile.TemporaryDirectory() as folder:
-        lk = opening.create(f"{folder}/lake", embedders=["x"])
+        lk = open_lake.create(f"{folder}/lake", embedders=["x"])
         stock.bind(lk)
         stock.add(lk, range(8))
         stock.embed(lk, range(8))

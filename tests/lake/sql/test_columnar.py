@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lake import open_lake
 from lake.sql import columnar, connections
-from lake.storage import opening, schema
+from lake.storage import schema
 from lake.storage.store import Lake
 from lake.upkeep import maintenance
 from tests.conftest import MakeLake
@@ -50,7 +51,7 @@ deeds = st.lists(
 @settings(max_examples=6)
 @given(deeds)
 def test_the_copy_is_the_table_after_anything(tmp_path_factory: pytest.TempPathFactory, done: list[tuple[str, int]]) -> None:  # fmt: skip  # noqa: E501
-    lake = opening.create(str(tmp_path_factory.mktemp("copy") / "lake"), embedders=["x"])
+    lake = open_lake.create(str(tmp_path_factory.mktemp("copy") / "lake"), embedders=["x"])
     stock.bind(lake)
     there: list[int] = []
     made = 0
@@ -176,7 +177,7 @@ def test_a_copy_that_came_to_harm_is_made_anew(make_lake: MakeLake, harm: str) -
         manifest.write_text(manifest.read_text()[:40])
     else:
         manifest.write_text(manifest.read_text().replace(duckdb.__version__, "1.0.0"))
-    again = opening.open(lake.uri)
+    again = open_lake.open(lake.uri)
     same(again, "predictions", columnar.pin(again, ["predictions"]))
 
 
@@ -186,7 +187,7 @@ def test_readers_side_by_side_see_whole_versions(make_lake: MakeLake) -> None:
     wrong: list[object] = []
 
     def reader() -> None:
-        own = opening.open(lake.uri)
+        own = open_lake.open(lake.uri)
         last = 0
         for _ in range(12):
             pinned = columnar.pin(own, ["predictions"])
@@ -216,7 +217,7 @@ def test_sql_reads_the_copy_of_a_large_table_and_says_the_same(make_lake: MakeLa
     found = lake.sql(text)
     assert (columnar.folder(lake) / "predictions.json").exists()
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10**9)
-    assert opening.open(lake.uri).sql(text) == found
+    assert open_lake.open(lake.uri).sql(text) == found
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
     stock.add(lake, range(30, 31))
     assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [31]
@@ -251,5 +252,5 @@ def test_a_folder_that_cannot_be_written_costs_only_time(make_lake: MakeLake, mo
 def test_the_files_are_named_from_the_root(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Path(make_lake(embedders=["x"]).uri)
     monkeypatch.chdir(place.parent)
-    pinned = columnar.pin(opening.open(place.name), ["predictions"])
+    pinned = columnar.pin(open_lake.open(place.name), ["predictions"])
     assert all(path.is_absolute() and path.exists() for path in pinned.files["predictions"])

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from lake.errors import BadInput
+from lake.sql.connections import idle
 from lake.storage import schema, views
 from lake.storage.store import Lake
 from tests.lake.answers import add, image, label
@@ -167,9 +168,9 @@ def test_a_connection_is_kept_for_every_query_whose_tables_have_not_changed(lk: 
     lk.sql("SELECT count(*) FROM predictions")
     lk.sql("SELECT count(*) FROM labels")
     for text in ("SELECT * FROM answers", "SELECT * FROM labels", "SELECT * FROM answers_labelled"):
-        before = [connection for _, connection in lk.idle_connections]
+        before = [connection for _, connection in idle(lk).connections]
         lk.sql(text)
-        assert [connection for _, connection in lk.idle_connections if connection not in before] == []
+        assert [connection for _, connection in idle(lk).connections if connection not in before] == []
     add(lk, [{"image_id": image(2), "label": "dog"}])
     assert lk.sql("SELECT count(*) AS n FROM answers")["n"].to_pylist() == [2]
 

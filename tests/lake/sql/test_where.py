@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lake import open_lake
 from lake.errors import BadInput
 from lake.sql import where
-from lake.storage import opening
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.lake.answers import add
@@ -24,7 +24,7 @@ FLOATS = [None, 0.0, 0.1, 0.25, 0.5, 1.0, 0.30000000000000004]
 @pytest.fixture(scope="module")
 def lk(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Every label, number and float beside every kind of other, nulls among them; 130 rows."""
-    made = opening.create(str(tmp_path_factory.mktemp("where") / "lake"), columns=COLUMNS)
+    made = open_lake.create(str(tmp_path_factory.mktemp("where") / "lake"), columns=COLUMNS)
     rows: list[dict[str, Any]] = []
     for i in range(130):
         rows.append({

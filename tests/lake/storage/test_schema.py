@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lake import open_lake
 from lake.errors import BadInput
-from lake.storage import opening, schema
+from lake.storage import schema
 from tests.conftest import MakeLake
 
 
@@ -58,10 +59,10 @@ def test_promoted_columns_are_typed_columns_of_predictions(make_lake: MakeLake) 
 @pytest.mark.parametrize("name", ["", "two words", "a-b", "1st", "naïve", "x;y", "label", "prediction_id", "emb_mine"])
 def test_a_promoted_columns_name_is_a_free_plain_word(tmp_path, name: str) -> None:
     with pytest.raises(BadInput, match="column name"):
-        opening.create(str(tmp_path / "lake"), columns={name: "int"})
+        open_lake.create(str(tmp_path / "lake"), columns={name: "int"})
     assert not (tmp_path / "lake").exists()
 
 
 def test_a_promoted_columns_type_is_one_of_five(tmp_path) -> None:
     with pytest.raises(BadInput, match="type 'json' is none of string, int, float, bool, timestamp"):
-        opening.create(str(tmp_path / "lake"), columns={"x": "json"})
+        open_lake.create(str(tmp_path / "lake"), columns={"x": "json"})

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from lake.errors import BadInput
 from lake.sql import saved_queries
+from lake.sql.sandbox.pool import shared
 from lake.storage.store import Lake
 from search_app.api.app import Api
 from search_app.api.routes.batch import ARROW
@@ -111,7 +112,7 @@ def test_a_refusal_is_a_problem(client: TestClient, body: Any, status: int, reas
 
 def test_a_query_is_cancelled_by_its_id(client: TestClient, asked: Lake) -> None:
     def cancel() -> None:
-        while not asked.sandbox.queries():
+        while not shared(asked).queries():
             time.sleep(0.02)
         assert client.delete("/v1/sql/mine").json() == {"id": "mine", "status": "cancelled"}
 

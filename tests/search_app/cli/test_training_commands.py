@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lake.storage import opening
+from lake import open_lake
 from lake.storage.store import Lake
 from search_app.cli import main
 from tests.training.conftest import striped
@@ -23,7 +23,7 @@ TINY = [
 @pytest.fixture(scope="module")
 def _stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("stocked") / "lake"
-    lk = opening.create(str(place))
+    lk = open_lake.create(str(place))
     striped(lk, "first", 16)
     striped(lk, "held", 8, 200)
     return place
@@ -32,7 +32,7 @@ def _stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stock(tmp_path: Path, _stocked: Path) -> Lake:
     shutil.copytree(_stocked, tmp_path / "stock")
-    return opening.open(str(tmp_path / "stock"))
+    return open_lake.open(str(tmp_path / "stock"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lake import open_lake
 from lake.access import keys
 from lake.access.keys import Keyring
 from lake.errors import BadInput
-from lake.storage import opening, store
+from lake.storage import store
 from lake.storage.store import Lake
 from search_app.cli.main import main
 from search_app.security import scopes
@@ -98,7 +99,7 @@ class Door:
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
-    lake = opening.create(str(tmp_path_factory.mktemp("access") / "lake"))
+    lake = open_lake.create(str(tmp_path_factory.mktemp("access") / "lake"))
     tokens = {scope: keys.create(lake, scope, [scope])[1] for scope in keys.SCOPES}
     tokens["ingest and feedback"] = keys.create(lake, None, ["ingest", "feedback"])[1]
     record, tokens["revoked"] = keys.create(lake, None, ["admin"])
@@ -229,7 +230,7 @@ async def _until(app: Access, headers: Headers, status: int) -> float:
 
 def test_a_key_made_or_revoked_elsewhere_counts_within_about_a_second(lk: Lake) -> None:
     _, first = keys.create(lk, None, ["admin"])
-    elsewhere = opening.open(lk.uri)
+    elsewhere = open_lake.open(lk.uri)
 
     async def story() -> tuple[float, float]:
         app = make_access(echo, Keyring(lk), lk.uri, Policy(require_key=True), pages=False)
@@ -247,7 +248,7 @@ def test_after_a_quiet_hour_the_first_request_is_judged_by_the_newest_keys(lk: L
     record, token = keys.create(lk, None, ["read"])
     keyring = Keyring(lk)
     app = Access(echo, keyring, open_without_keys=False)
-    keys.revoke(opening.open(lk.uri), record.key_id)
+    keys.revoke(open_lake.open(lk.uri), record.key_id)
     keyring._asked -= 3_600
     assert asyncio.run(ask(app, "GET", "/v1/status", [("Authorization", f"Bearer {token}")])).status == 401
 
@@ -331,7 +332,7 @@ def test_a_websocket_ends_with_its_key(lk: Lake) -> None:
         socket = Socket(app, "/_stcore/stream", [("Authorization", f"Bearer {token}")])
         await socket.hear(), await socket.hear()
         assert (await socket.say("before"))["text"] == "before"
-        keys.revoke(opening.open(lk.uri), record.key_id)
+        keys.revoke(open_lake.open(lk.uri), record.key_id)
         app.keyring._asked -= 1
         after = await socket.say("after")
         assert (after["type"], after["code"]) == ("websocket.close", 1008)

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from lake import open_lake
 from lake.access import keys
 from lake.access.keys import KeyRecord, Keyring
-from lake.storage import opening
 from lake.storage.store import Lake
 from search_app.security.access import Access, Policy, make_access
 from search_app.security.login import SESSION_SECONDS, inside
@@ -163,7 +163,7 @@ def test_a_websocket_by_cookie_must_come_from_our_own_page(door: Door) -> None:
 
 def test_a_session_ends_with_its_key(door: Door) -> None:
     cookie = door.cookie()
-    keys.revoke(opening.open(door.lake.uri), door.record.key_id)
+    keys.revoke(open_lake.open(door.lake.uri), door.record.key_id)
     door.app.keyring._asked -= 1
     assert door.ask("GET", "/", cookie).status == 401
 
@@ -247,7 +247,7 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`lakeloop serve --require-key`, with the app, as its own process."""
     pytest.importorskip("streamlit")
-    lake = opening.create(str(tmp_path_factory.mktemp("login") / "lake"), embedders=["efficientnet-lite0"])
+    lake = open_lake.create(str(tmp_path_factory.mktemp("login") / "lake"), embedders=["efficientnet-lite0"])
     record, token = keys.create(lake, None, ["read"])
     command = [sys.executable, "-m", "search_app.cli.main", "serve", "--lake", lake.uri, "--port", "0"]
     command += ["--require-key", "--allow-host", "lake.example"]

@@ -21,10 +21,10 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from lake import open_lake
 from lake.access import keys
 from lake.access.keys import Keyring
 from lake.errors import BadInput, MissingExtra
-from lake.storage import opening
 from lake.storage.store import Lake
 from search_app.security.access import Policy, make_access
 from search_app.security.oidc import Oidc
@@ -105,7 +105,7 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`lakeloop serve --require-key` for Ann and everybody at team.example, in a folder with secrets.toml."""
     folder = tmp_path_factory.mktemp("oidc")
-    lake = opening.create(str(folder / "lake"))
+    lake = open_lake.create(str(folder / "lake"))
     _, token = keys.create(lake, None, ["admin"])
     provider = Provider()
     server = provider.start()

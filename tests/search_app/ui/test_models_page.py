@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from embeddings.backfill.backfill import store_vectors
+from lake import open_lake
 from lake.access import keys
-from lake.storage import opening
 from lake.storage.store import Lake
 from tests.search_app.browsing import MISSING, answering
 from tests.training.conftest import striped
@@ -47,7 +47,7 @@ class Judged:
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
-    lk = opening.create(str(tmp_path_factory.mktemp("models") / "lake"), embedders=["random"])
+    lk = open_lake.create(str(tmp_path_factory.mktemp("models") / "lake"), embedders=["random"])
     names = striped(lk, "few", 6, role="train") + striped(lk, "many", 60, 100, role="train")
     names += striped(lk, "held", 80, 300, role="evaluation")
     record = lk.register_embedder("random")

@@ -16,8 +16,9 @@ import yaml
 from PIL import Image
 
 from embeddings.backfill.backfill import store_vectors
+from lake import open_lake
 from lake.errors import BadInput
-from lake.storage import opening, schema
+from lake.storage import schema
 from lake.storage.store import Lake
 from search_app.cli import main
 from tests.conftest import Say
@@ -45,8 +46,8 @@ HOSTILE = [
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Two versions of the probe `lines`, evaluated, judged and promoted, and the record of a network's curves."""
     place = str(tmp_path_factory.mktemp("card") / "lake")
-    opening.create(place, embedders=["random"])
-    lake = opening.open(place)
+    open_lake.create(place, embedders=["random"])
+    lake = open_lake.open(place)
     names = striped(lake, "first", 40) + striped(lake, "second", 12, 100)
     names += striped(lake, "night", 24, 200, role="regression") + striped(lake, "day", 30, 300, role="evaluation")
     record = lake.register_embedder("random")

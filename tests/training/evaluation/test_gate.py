@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import gate as simulation
-from lake import ids, slices
+from lake import ids, open_lake, slices
 from lake.errors import BadInput
-from lake.storage import opening, schema, store, vectors
+from lake.storage import schema, store, vectors
 from lake.storage.store import Lake
 from search_app.cli import main
 from tests.conftest import Say
@@ -61,7 +61,7 @@ TRUTHS: dict[str, str] = {stock.image_id(n): "up" if float(stock.vector(n) @ TUR
 @pytest.fixture(scope="module")
 def _judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("judged") / "lake"
-    lake = opening.create(str(place), embedders=["x"])
+    lake = open_lake.create(str(place), embedders=["x"])
     names = stock.add(lake, range(420))
     stock.bind(lake)
     stock.embed(lake, range(420))
@@ -81,7 +81,7 @@ def _judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(tmp_path: Path, _judged: Path) -> Lake:
     """420 images with vectors and labels: `night` (regression, 100), `day` (evaluation, 80), the rest to learn from."""
     shutil.copytree(_judged, tmp_path / "judged")
-    return opening.open(str(tmp_path / "judged"))
+    return open_lake.open(str(tmp_path / "judged"))
 
 
 def run_of(lake: Lake, parent: str | None = None) -> str:

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from embeddings.embedders import torch_import
-from lake import slices
+from lake import open_lake, slices
 from lake.errors import BadInput, CouldNot
-from lake.storage import opening
 from lake.storage.store import Lake
 from tests.training.conftest import TINY, striped
 from training.fit import train_model
@@ -30,7 +29,7 @@ def _learned(tmp_path_factory: pytest.TempPathFactory, _stocked: Path) -> tuple[
     shutil.copytree(_stocked, place)
     torch_import.torch().set_num_threads(1)
     run = train_model.train(
-        opening.open(str(place)),
+        open_lake.open(str(place)),
         train=["first"],
         validation=["held"],
         test=["second"],
@@ -45,7 +44,7 @@ def _learned(tmp_path_factory: pytest.TempPathFactory, _stocked: Path) -> tuple[
 def learned(tmp_path: Path, _learned: tuple[Path, str]) -> Lake:
     """A copy of `stock` in which `trained` was trained once for all."""
     shutil.copytree(_learned[0], tmp_path / "learned")
-    return opening.open(str(tmp_path / "learned"))
+    return open_lake.open(str(tmp_path / "learned"))
 
 
 @pytest.fixture

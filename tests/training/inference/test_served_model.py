@@ -15,9 +15,9 @@ import pytest
 from embeddings.backfill.backfill import backfill
 from embeddings.embedders import embedder as embedders
 from embeddings.embedders.preprocess import prepare
+from lake import open_lake
 from lake.errors import BadInput, WeightsMismatch
 from lake.ingest import ingest
-from lake.storage import opening
 from lake.storage.store import Lake
 from search_app.cli import main
 from tests import pictures as drawn
@@ -49,7 +49,7 @@ def served(made: tuple[Lake, Run, Run], tmp_path: Path) -> tuple[Lake, Run, Run]
     """A copy of it to write to."""
     lake, first, second = made
     shutil.copytree(lake.uri, tmp_path / "lake")
-    return opening.open(str(tmp_path / "lake")), first, second
+    return open_lake.open(str(tmp_path / "lake")), first, second
 
 
 def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int = 0) -> Any:

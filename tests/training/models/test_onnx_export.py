@@ -13,9 +13,8 @@ import pytest
 
 from embeddings.backfill.backfill import store_vectors
 from embeddings.embedders import torch_import
-from lake import ids
+from lake import ids, open_lake
 from lake.errors import BadInput, CouldNot
-from lake.storage import opening
 from lake.storage.store import Lake
 from search_app.cli import main
 from tests.training.conftest import striped, stripes
@@ -37,8 +36,8 @@ runtime = pytest.importorskip("onnxruntime")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Striped pictures with vectors, and runs: a probe, one with a hidden layer, and a small network as it began."""
     place = str(tmp_path_factory.mktemp("onnx") / "lake")
-    opening.create(place, embedders=["random"])
-    lake = opening.open(place)
+    open_lake.create(place, embedders=["random"])
+    lake = open_lake.open(place)
     names = striped(lake, "first", 32)
     record = lake.register_embedder("random")
     lake.bind_embedder(replace(record, dim=12, weights_sha256="d" * 64))
