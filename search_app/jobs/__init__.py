@@ -1,1 +1,1 @@
-"""Long work in processes of its own, and the programs they run."""
+"""Long work of the app in processes of its own: jobs, and the programs they run."""

@@ -1,8 +1,9 @@
-"""An evaluation, or a gate, as a program: `jobs.Job("search_app.jobs.evaluation_job", uri, {"run", "baseline", ...})`.
+"""Evaluates a run or runs a gate: `jobs.Job("search_app.jobs.evaluation_job", uri, {"run", "baseline", ...})`.
 
-{"run"}: the run answers every evaluation and regression slice. {"run", "baseline", "margin", "protected"}: so does the
-baseline, each where it has not yet, and the gate compares the two. `made` is {"evaluation": id} or {"gate": id}.
-Cancelled, it goes on when the same is asked for again: answers are kept as they come.
+{"run"}: evaluates the run on every evaluation and regression slice. {"run", "baseline", "margin", "protected"}:
+evaluates both runs where they are not evaluated yet, then the gate compares them. The result is {"evaluation": id} or
+{"gate": id}. A cancelled job resumes when you start it again with the same parameters: predictions are stored as they
+are made.
 """
 
 from __future__ import annotations
@@ -12,33 +13,34 @@ from typing import Any
 from search_app.jobs import jobs
 
 
-def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> dict[str, Any]:
+def _main(uri: str, parameters: dict[str, Any], progress: jobs.ReportProgress) -> dict[str, Any]:
     import lake
     from training.evaluation import evaluate, gate
     from training.evaluation.gate_policy import Policy
 
     opened = lake.open(uri)
-    if "baseline" not in how:
-        found = evaluate.evaluate(opened, how["run"], progress=lambda done, every: tell(0.95 * done / every))
-        return {"evaluation": found.id}
-    policy = Policy(margin=how["margin"], protected=tuple(how["protected"]))
-    asked = [one for one in (how["baseline"], how["run"]) if not evaluated(opened, one, policy.named())]
-    for place, one in enumerate(asked):
+    run, baseline = parameters["run"], parameters.get("baseline")
+    if baseline is None:
+        evaluation = evaluate.evaluate(opened, run, progress=lambda done, total: progress(0.95 * done / total))
+        return {"evaluation": evaluation.id}
+    policy = Policy(margin=parameters["margin"], protected=tuple(parameters["protected"]))
+    missing = [name for name in (baseline, run) if not evaluated(opened, name, policy.named())]
+    for index, name in enumerate(missing):
 
-        def progress(done: int, every: int, place: int = place) -> None:
-            tell(0.9 * (place + done / every) / len(asked))
+        def count(done: int, total: int, index: int = index) -> None:
+            progress(0.9 * (index + done / total) / len(missing))
 
-        evaluate.evaluate(opened, one, policy.named(), progress=progress)
-    return {"gate": gate.gate(opened, how["run"], how["baseline"], policy).id}
+        evaluate.evaluate(opened, name, policy.named(), progress=count)
+    return {"gate": gate.gate(opened, run, baseline, policy).id}
 
 
 def evaluated(lake: Any, run: str, names: Any = ()) -> bool:
-    """Whether the run was evaluated on every slice that is judged today, and on those named."""
+    """Whether the run is evaluated on every evaluation and regression slice of today, and on the slices `names`."""
     from training.evaluation import evaluate
     from training.registry import runs
 
-    known = {row["slice"] for row in runs.metrics(lake, run) if row["evaluation"] is not None}
-    return known >= {one.id for one in evaluate.subjects(lake, names)}
+    measured = {row["slice"] for row in runs.metrics(lake, run) if row["evaluation"] is not None}
+    return measured >= {slice_.id for slice_ in evaluate.subjects(lake, names)}
 
 
 if __name__ == "__main__":

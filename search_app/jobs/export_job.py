@@ -1,6 +1,7 @@
-"""An export as a program: `jobs.Job("search_app.jobs.export_job", uri, {"name", "format", "out", "predictions"})`.
+"""Exports a slice: `jobs.Job("search_app.jobs.export_job", uri, {"name", "format", "out", "predictions"})`.
 
-`made` is the export's report as a dictionary. Cancelled, it goes on when the same is asked for again.
+The result is the export's report as a dictionary. A cancelled export resumes when you start it again with the same
+parameters.
 """
 
 from __future__ import annotations
@@ -10,22 +11,22 @@ from typing import Any
 from search_app.jobs import jobs
 
 
-def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> dict[str, Any]:
+def _main(uri: str, parameters: dict[str, Any], progress: jobs.ReportProgress) -> dict[str, Any]:
     import lake
     from lake import slices
     from lake.slices.export import export
 
     opened = lake.open(uri)
-    made = slices.get(opened, how["name"])
+    slice_ = slices.get(opened, parameters["name"])
     done = 0
 
     def count(images: int) -> None:
         nonlocal done
         done += images
-        tell(done / max(made.size, done, 1))
+        progress(done / max(slice_.size, done, 1))
 
-    out, format = how["out"], how["format"]
-    return export(opened, made, out, format, predictions=how.get("predictions"), progress=count).as_dict()
+    out, format, predictions = parameters["out"], parameters["format"], parameters.get("predictions")
+    return export(opened, slice_, out, format, predictions=predictions, progress=count).as_dict()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A map as a program: `jobs.Job("search_app.jobs.map_job", uri, how)`; `made` is its id. Cancelled, it is lost."""
+"""Makes a map: `jobs.Job("search_app.jobs.map_job", uri, parameters)`; the result is its id. It cannot resume."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from search_app.jobs import jobs
 
 
-def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> str:
+def _main(uri: str, parameters: dict[str, Any], progress: jobs.ReportProgress) -> str:
     import lake
     from embeddings.maps import maps
 
-    return maps.make(lake.open(uri), progress=tell, **how).id
+    return maps.make(lake.open(uri), progress=progress, **parameters).id
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A training as a program: `jobs.Job("search_app.jobs.training_job", uri, {"train", "replay", ..., "recipe"})`.
+"""Trains a model: `jobs.Job("search_app.jobs.training_job", uri, {"train", "replay", ..., "recipe"})`.
 
-`how` is what `training.launch.train` takes, the recipe as a dictionary of settings; or {"resume": RUN}. `made` is
-{"run": id}. Cancelled, the run is recorded as stopped, and `resume` goes on with it.
+The parameters are those of `train_model.begin`, with the recipe as a dictionary of settings, or {"resume": RUN}. The
+result is {"run": id}. A cancelled run is recorded as stopped, and {"resume": RUN} continues it.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from typing import Any
 from search_app.jobs import jobs
 
 
-def _main(uri: str, how: dict[str, Any], tell: jobs.Tell) -> dict[str, Any]:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a training ends in order when it is interrupted
+def _main(uri: str, parameters: dict[str, Any], progress: jobs.ReportProgress) -> dict[str, Any]:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an interrupted training records how it ended
     try:
-        return {"run": _trained(uri, how, tell)}
+        return {"run": _trained(uri, parameters, progress)}
     except KeyboardInterrupt:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)  # whoever started it asks how it ended
+        os.kill(os.getpid(), signal.SIGTERM)  # so that the parent sees the exit code of a cancelled job
         raise
 
 
-def _trained(uri: str, how: dict[str, Any], tell: jobs.Tell) -> str:
+def _trained(uri: str, parameters: dict[str, Any], progress: jobs.ReportProgress) -> str:
     import lake
     from training.fit import train_model
     from training.fit.distributed import Processes
     from training.registry import runs
     from training.registry.recipe import Recipe
 
-    def progress(said: dict[str, Any]) -> None:
-        # The steps are followed by the look at every split, and by what it takes to keep the model.
-        tell(0.98 * said["step"] / max(1, said["steps"]), epoch=said["epoch"], epochs=said["epochs"])
+    def count(state: dict[str, Any]) -> None:
+        # The last 2 % are for evaluating every split and for saving the model.
+        progress(0.98 * state["step"] / max(1, state["steps"]), epoch=state["epoch"], epochs=state["epochs"])
 
     opened = lake.open(uri)
     with Processes() as processes:
-        if "resume" in how:
-            begun = runs.get(opened, how["resume"])
+        if "resume" in parameters:
+            run = runs.get(opened, parameters["resume"])
         else:
-            given = how | {"recipe": Recipe.of(how["recipe"], "settings")}
-            begun = train_model.begin(opened, **given)
-        tell(0.0, run=begun.id)
+            recipe = Recipe.of(parameters["recipe"], "settings")
+            run = train_model.begin(opened, **(parameters | {"recipe": recipe}))
+        progress(0.0, run=run.id)
         try:
-            return train_model.go_on(opened, begun, processes=processes, progress=progress).id
+            return train_model.go_on(opened, run, processes=processes, progress=count).id
         except KeyboardInterrupt:
-            if runs.get(opened, begun.id).status == "running":  # a probe's fitting leaves that to whoever stops it
-                runs.end(opened, begun, "stopped")
+            if runs.get(opened, run.id).status == "running":  # the fit of a probe does not record it
+                runs.end(opened, run, "stopped")
             raise
 
 

@@ -214,10 +214,10 @@ def _progress() -> None:
     if making is None:  # another tab has seen its end
         st.rerun(scope="app")
         return
-    if making.made is not None:
+    if making.result is not None:
         _making.pop(session.lake().uri, None)
-        session.wrote("map", making.made, {name: one for name, one in making.how.items() if one is not None})
-        session.put(map=making.made, lasso=None, open=None, sel=None)
+        session.wrote("map", making.result, {name: one for name, one in making.parameters.items() if one is not None})
+        session.put(map=making.result, lasso=None, open=None, sel=None)
         st.rerun(scope="app")
     if making.error is not None:
         st.error(empty_states.plain(f"No map was made: {making.error}"))

@@ -414,7 +414,7 @@ def _export(slice_id: str, format: str) -> None:
     if kept is not None:
         url = f"/v1/exports/{quote(kept.name)}"
         st.link_button(f"Download {count(kept.images)} images, {kept.bytes / 2**20:,.1f} MiB", url)
-        left = len(job.made["left_out"]) if job is not None and job.made is not None else 0
+        left = len(job.result["left_out"]) if job is not None and job.result is not None else 0
         if left:
             st.caption(f"{images(left)} could not be written; lakeloop-export.json says which, and why.")
     elif st.button("Make the export", type="primary"):

@@ -241,7 +241,7 @@ def test_the_apps_job(filled: tuple[Lake, list[str]], tmp_path: Path) -> None:
     how = {"name": "s", "format": "yolo", "out": str(tmp_path / "out")}
     job = Job("search_app.jobs.export_job", lk.uri, how)
     job.wait(60)
-    assert (job.error, job.share, job.made["images"]) == (None, 1.0, 6)
+    assert (job.error, job.share, job.result["images"]) == (None, 1.0, 6)
     job = Job("search_app.jobs.export_job", lk.uri, how | {"format": "coco"})
     job.wait(60)
     assert "is an export of slice s@1, format yolo" in (job.error or "")

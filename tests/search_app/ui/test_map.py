@@ -151,7 +151,7 @@ def test_a_map_is_made_beside_the_server(make_lake: MakeLake) -> None:
         making = Job("search_app.jobs.map_job", lk.uri, how)
         making.wait(60)
         if expected is None:
-            assert [one.id for one in maps.list(lk)] == [making.made]
+            assert [one.id for one in maps.list(lk)] == [making.result]
         else:
             assert expected in str(making.error)
 

@@ -31,7 +31,7 @@ class Work:
 
     @property
     def about(self) -> str | None:
-        return self.run or self.job.told.get("run")
+        return self.run or self.job.details.get("run")
 
 
 _by_lake: dict[str, list[Work]] = {}
@@ -50,7 +50,7 @@ def busy(run: str) -> bool:
 
 def strip() -> None:
     """What is under way, and what failed until somebody has read it. Nothing when there is nothing."""
-    for one in [one for one in _mine() if one.job.made is not None]:
+    for one in [one for one in _mine() if one.job.result is not None]:
         _mine().remove(one)
     under_way = any(not one.job.done for one in _mine())
     elsewhere = any(one.status == "running" for one in model_record.runs())
@@ -73,7 +73,7 @@ def _mine() -> list[Work]:
 def _live() -> None:
     """Bars; the whole page runs again when there is more to see on it."""
     if st.session_state.get("_models_shown") != _state():
-        ended = [one.what for one in _mine() if one.job.made is not None]
+        ended = [one.what for one in _mine() if one.job.result is not None]
         if ended:
             session.say(empty_states.plain(" · ".join(f"{one}: done" for one in ended)) + ".")
         st.rerun()
@@ -97,7 +97,7 @@ def _bars() -> None:
 
 
 def _how_far(one: Work) -> str:
-    told = one.job.told
-    if "epoch" in told:
-        return f": epoch {min(told['epoch'] + 1, told['epochs'])} of {told['epochs']}, {one.job.share:.0%}"
+    details = one.job.details
+    if "epoch" in details:
+        return f": epoch {min(details['epoch'] + 1, details['epochs'])} of {details['epochs']}, {one.job.share:.0%}"
     return f": {one.job.share:.0%}" if one.job.share else " …"
