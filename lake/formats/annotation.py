@@ -1,6 +1,6 @@
 """What a data set says of an image, in no format's words: every reader ends in it, every writer begins with it.
 
-Boxes and masks are rows as `lake/storage/schema.py` has them: pixels of the upright image, masks as compressed COCO
+Boxes and masks are rows as `lake/storage/schema` has them: pixels of the upright image, masks as compressed COCO
 RLE.
 """
 
