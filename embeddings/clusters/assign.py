@@ -26,7 +26,7 @@ from lake.sql import connections
 from lake.sql import where as filters
 from lake.storage import schema, store
 from lake.storage.store import literal
-from lake.storage.vectors import of_images
+from lake.storage.vectors import image_vectors
 
 if TYPE_CHECKING:
     from lake.storage.store import EmbedderRecord, Lake
@@ -165,7 +165,7 @@ def _new_images(lake: Lake, tree: str, record: EmbedderRecord) -> tuple[list[str
         wanted = filters.images(lake, made.definition)
     elif root.where is not None:
         wanted = filters.images(lake, root.where)
-    names, vectors = of_images(lake, record, wanted)
+    names, vectors = image_vectors(lake, record, wanted)
     there = lake.look_up("cluster_members", ["image_id"], "id", [f"{tree}/"])["image_id"].to_pylist()
     new = ~np.isin(np.asarray(names, str), np.asarray(there, str))
     return [name for name, is_new in zip(names, new.tolist(), strict=True) if is_new], vectors[new]
@@ -177,7 +177,7 @@ def _similarity(
     """The node's members, and the cosine (m,) of `vectors` to the mean of those who were there first."""
     node = f"{tree}/{path}"
     held = lake.look_up("cluster_members", ["image_id", "assigned_at"], "id", [node])
-    names, inside = of_images(lake, record, held["image_id"].to_pylist())
+    names, inside = image_vectors(lake, record, held["image_id"].to_pylist())
     first = set(held.filter(held["assigned_at"].is_null())["image_id"].to_pylist())
     was_there = np.array([name in first for name in names], bool)
     centre = inside[was_there].mean(axis=0) if was_there.any() else np.zeros(vectors.shape[1], np.float32)

@@ -30,7 +30,7 @@ from lake.slices import cluster_nodes as nodes
 from lake.sql import where as filters
 from lake.storage import schema, store
 from lake.storage.store import literal
-from lake.storage.vectors import of_images
+from lake.storage.vectors import image_vectors
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import TextEmbedder
@@ -139,7 +139,7 @@ def cluster(
             wanted, params = slices.members(lake, chosen).to_pylist(), {"slice": chosen.id}
     said = _embedded_words(lake, record, words, model)
     say("reading")
-    names, vectors = members(lake, record, node) if node is not None else of_images(lake, record, wanted)
+    names, vectors = members(lake, record, node) if node is not None else image_vectors(lake, record, wanted)
     if len(names) < FEWEST:
         raise BadInput(f"{len(names)} images with a {record.name} vector are too few to cluster; {FEWEST} are needed")
     found = partition(vectors, method, k, seed, min_cluster_size, progress)
@@ -228,7 +228,7 @@ def find(lake: Lake, node: str) -> tuple[str, str, EmbedderRecord]:
 
 def members(lake: Lake, record: EmbedderRecord, node: str) -> tuple[list[str], np.ndarray]:
     """A node's images that still have a vector, by id, and their vectors, float32 (n, dim)."""
-    return of_images(lake, record, nodes.members(lake, [node]))
+    return image_vectors(lake, record, nodes.members(lake, [node]))
 
 
 def _nodes(path: str, found: Partition, names: list[str], vectors: np.ndarray) -> tuple[np.ndarray, list[Node]]:

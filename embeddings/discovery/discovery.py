@@ -230,13 +230,13 @@ class _Answers:
 
     def _add_own(self, lake: Lake, seed: int) -> tuple[np.ndarray | None, str | None]:
         from embeddings.vectors.principal_components import reduce
-        from lake.storage.vectors import in_batches
+        from lake.storage.vectors import vector_batches
 
         record = next((one for one in lake.embedders() if one.dim is not None), None)
         if record is None:
             return None, "nothing is embedded yet, so kinds of image were not looked at; run: lakeloop embed"
         place = {one: at for at, one in enumerate(self.image_ids)}
-        parts = [*in_batches(lake, record, self.image_ids)]
+        parts = [*vector_batches(lake, record, self.image_ids)]
         if sum(len(names) for names, _ in parts) < FEWEST:
             return None, "too few of the answers' images are embedded to look at kinds of image; run: lakeloop embed"
         at = np.array([place[name] for names, _ in parts for name in names])

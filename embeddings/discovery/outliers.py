@@ -18,7 +18,7 @@ from lake import slices
 from lake.errors import BadInput
 from lake.sql import connections
 from lake.sql import where as filters
-from lake.storage.vectors import of_images
+from lake.storage.vectors import image_vectors
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -70,7 +70,7 @@ def outliers(
     record = embedders.record_of(lake, embedder)
     chosen = None if where is None else filters.images(lake, where)
     known = None if against is None else set(slices.members(lake, slices.get(lake, against)).to_pylist())
-    names, vectors = of_images(lake, record, None if chosen is None else [*chosen, *(known or ())])
+    names, vectors = image_vectors(lake, record, None if chosen is None else [*chosen, *(known or ())])
     ours = np.arange(len(names)) if chosen is None else np.flatnonzero(np.isin(names, chosen))
     answers = _answers(lake, where)
     if known is not None:

@@ -24,7 +24,7 @@ from embeddings.vectors.neighbours import nearest, neighbours
 from lake.errors import BadInput, UnreadableImage
 from lake.sql import connections
 from lake.storage import blobs
-from lake.storage.vectors import of_images
+from lake.storage.vectors import image_vectors
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
@@ -117,7 +117,7 @@ def find(
     """
     record = embedders.record_of(lake, embedder)
     least = threshold_of(lake, record, threshold)
-    known, vectors = of_images(lake, record, names)
+    known, vectors = image_vectors(lake, record, names)
     total = len(set(names)) if names is not None else _count(lake)
     left, right, cosine = proposed(vectors, least, progress)
     agreed, seen = _agreement(lake, known, known, left, right)
@@ -152,7 +152,7 @@ def between(
     """Which of `names` are near-duplicates of which of `others`. Raises as `find` does."""
     record = embedders.record_of(lake, embedder)
     least = threshold_of(lake, record, threshold)
-    known, vectors = of_images(lake, record, sorted({*names, *others}))
+    known, vectors = image_vectors(lake, record, sorted({*names, *others}))
     place = {name: at for at, name in enumerate(known)}
     queries = np.array([place[one] for one in dict.fromkeys(names) if one in place], np.int64)
     targets = np.array([place[one] for one in dict.fromkeys(others) if one in place], np.int64)
@@ -248,7 +248,7 @@ def calibrate(
     few images with bytes and a vector.
     """
     record = embedders.record_of(lake, embedder)
-    known, vectors = of_images(lake, record)
+    known, vectors = image_vectors(lake, record)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(known))[: 2 * images]
     held = {image.image_id: image.data for image in blobs.images(lake, [known[at] for at in order.tolist()])}

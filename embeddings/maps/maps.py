@@ -25,7 +25,7 @@ from lake.slices import cluster_nodes
 from lake.sql import where as filters
 from lake.storage import schema, store
 from lake.storage.store import literal
-from lake.storage.vectors import of_images
+from lake.storage.vectors import image_vectors
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -79,7 +79,7 @@ def make(
         raise BadInput("a node has its own images and embedder: give --node alone, without --where or --embedder")
     version = lake.version("predictions")
     record = embedders.record_of(lake, cluster_nodes.embedder(lake, node) if node is not None else embedder)
-    names, vectors = of_images(lake, record, _wanted(lake, node, where))
+    names, vectors = image_vectors(lake, record, _wanted(lake, node, where))
     if not names:
         raise BadInput(f"no image here has a {record.name} vector; run: lakeloop embed --embedder {record.name}")
     tell = progress or (lambda share: None)
@@ -120,7 +120,7 @@ def place(lake: Lake, map_id: str) -> int:
     Raises BadInput when there is no such map.
     """
     made = get(lake, map_id)
-    names, vectors = of_images(lake, embedders.record_of(lake, made.embedder), _wanted(lake, made.node, made.where))
+    names, vectors = image_vectors(lake, embedders.record_of(lake, made.embedder), _wanted(lake, made.node, made.where))
     known, places = points(lake, map_id)
     standing = {name: i for i, name in enumerate(known.to_pylist())}
     new = [i for i, name in enumerate(names) if name not in standing]

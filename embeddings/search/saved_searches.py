@@ -25,7 +25,7 @@ from lake.sql import connections
 from lake.sql import where as filters
 from lake.storage import schema, store
 from lake.storage.store import literal
-from lake.storage.vectors import in_batches
+from lake.storage.vectors import vector_batches
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -277,7 +277,7 @@ def _points(lake: Lake, record: EmbedderRecord, row: dict[str, Any]) -> tuple[An
     chosen = None if wanted is None else sorted(wanted | set(row["examples"]))
     count = lake.dataset("predictions").count_rows(f"{record.column} is not null") if chosen is None else len(chosen)
     share = whitening.FITTED_ON / max(1, count)
-    batches: Iterable[tuple[Any, np.ndarray]] = in_batches(lake, record, chosen)
+    batches: Iterable[tuple[Any, np.ndarray]] = vector_batches(lake, record, chosen)
     if share >= 1:  # few enough to be held: the table is read once
         batches = [*batches]
     # An id is a hash: the first digits choose a sample, the same whoever asks.
@@ -287,7 +287,7 @@ def _points(lake: Lake, record: EmbedderRecord, row: dict[str, Any]) -> tuple[An
     whiten = whitening.fit(np.concatenate(sampled))
     names: Any = []
     points = []
-    for some, vectors in batches if share >= 1 else in_batches(lake, record, chosen):
+    for some, vectors in batches if share >= 1 else vector_batches(lake, record, chosen):
         names += some
         points.append(whiten(vectors))
     order = np.argsort(np.asarray(names))

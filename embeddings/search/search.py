@@ -16,12 +16,11 @@ import pyarrow as pa
 from embeddings.embedders import embedder as embedders
 from embeddings.embedders.engine import unit
 from embeddings.embedders.preprocess import prepare
-from lake import ids as identity
 from lake.errors import BadInput
 from lake.sql import where as filters
 from lake.storage import schema
 from lake.storage.store import literals
-from lake.storage.vectors import dim_of
+from lake.storage.vectors import dim_of, vector_of
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
@@ -65,9 +64,9 @@ def search(
     record = embedders.record_of(lake, embedder)
     dim = dim_of(record)
     if ids:
-        query = vector_sum(lake, record, ids) / len(ids)
+        query = mean_vector(lake, record, ids)
         if unlike:
-            query = query - UNLIKE_WEIGHT * vector_sum(lake, record, unlike) / len(unlike)
+            query = query - UNLIKE_WEIGHT * mean_vector(lake, record, unlike)
     elif vector is not None:
         query = np.asarray(vector, np.float32)
         if query.shape != (dim,):
@@ -81,24 +80,11 @@ def search(
     return nearest(lake, record, query, k, where, columns)
 
 
-def vector_sum(lake: Lake, record: EmbedderRecord, ids: Sequence[str]) -> np.ndarray:
-    """The sum of the images' unit vectors, float32 (dim,). Raises BadInput for an id without a vector."""
-    total = np.zeros(dim_of(record), np.float32)
-    for identifier in ids:
-        key = "image_id" if identity.kind(identifier) == "image" else "prediction_id"
-        value = identifier if key == "image_id" else identity.as_uuid(identifier)
-        rows = lake.dataset("predictions").to_table(
-            columns=[record.column], filter=f"{key} = '{value}' and {record.column} is not null", limit=1
-        )
-        if not rows.num_rows:
-            known = lake.known("predictions", key, [str(value)])
-            if not known:
-                raise BadInput(f"the lake has no {key} {identifier}")
-            raise BadInput(
-                f"{identifier} has no {record.name} vector yet; run: lakeloop embed --embedder {record.name}"
-            )
-        total += np.asarray(rows[record.column][0].as_py(), np.float32)
-    return total
+def mean_vector(lake: Lake, record: EmbedderRecord, ids: Sequence[str]) -> np.ndarray:
+    """Mean vector of image or prediction ids, float32 (dim,). Raises BadInput if an id has no vector."""
+    vectors: np.ndarray = np.stack([vector_of(lake, record, identifier) for identifier in ids])
+    mean: np.ndarray = vectors.mean(axis=0)
+    return mean
 
 
 def nearest(

@@ -19,7 +19,7 @@ from lake.slices.naming import unknown
 from lake.slices.versions import Slice
 from lake.sql import connections
 from lake.sql import where as filters
-from lake.storage.store import literals
+from lake.storage.vectors import dim_of, vector_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -186,11 +186,11 @@ class _Snapshot:
         record = next((r for r in records if ball["embedder"] in (None, r.name)), None)
         if record is None:
             raise unknown("embedder", str(ball["embedder"]), (r.name for r in records))
-        if record.dim is None:
-            raise BadInput(f"nothing is embedded with {record.name} yet; run: lakeloop embed --embedder {record.name}")
-        centre = np.zeros(record.dim, np.float32)
+        dim = dim_of(record)
+        centre = np.zeros(dim, np.float32)
         for given in ball["ids"]:
-            centre += self._vector(given, record.column, record.name)
+            vector = vector_of(self.lake, record, given, self.version)
+            centre += vector / max(float(np.linalg.norm(vector)), 1e-12)
         if not np.linalg.norm(centre):
             raise BadInput("the examples' mean is zero; it points nowhere")
         centre /= np.linalg.norm(centre)
@@ -201,24 +201,11 @@ class _Snapshot:
             columns=["image_id", record.column], filter=f"{record.column} is not null"
         )
         for batch in batches:
-            vectors = np.asarray(batch[record.column].flatten(), np.float32).reshape(-1, record.dim)
+            vectors = np.asarray(batch[record.column].flatten(), np.float32).reshape(-1, dim)
             lengths = np.linalg.norm(vectors, axis=1)
             near = vectors @ centre >= least * lengths
             found |= set(batch["image_id"].filter(pa.array(near)).to_pylist())
         return found
-
-    def _vector(self, given: str, column: str, embedder: str) -> np.ndarray:
-        key = "image_id" if identity.kind(given) == "image" else "prediction_id"
-        value = given if key == "image_id" else str(identity.as_uuid(given))
-        rows = self.lake.dataset("predictions", self.version).to_table(
-            columns=[column], filter=f"{key} in ({literals([value])}) and {column} is not null", limit=1
-        )
-        if not rows.num_rows:
-            if not self.lake.known("predictions", key, [value]):
-                raise BadInput(f"the lake has no {key} {given}")
-            raise BadInput(f"{given} has no {embedder} vector yet; run: lakeloop embed --embedder {embedder}")
-        vector: np.ndarray = np.asarray(rows[column][0].as_py(), np.float32)
-        return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
     def _union(self, parts: Sequence[str | Definition]) -> set[str]:
         return set().union(*(self._part(part) for part in parts))

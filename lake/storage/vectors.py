@@ -1,4 +1,4 @@
-"""Vectors between Lance's columns and numpy's matrices, one row a distinct image."""
+"""Vectors of images, read from their columns into numpy matrices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from lake import ids
 from lake.errors import BadInput
+from lake.storage.store import literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,62 +17,82 @@ if TYPE_CHECKING:
     from lake.storage.store import EmbedderRecord, Lake
 
 
-BATCH = 8_192
+BATCH_ROWS = 8_192
 
 
 def dim_of(record: EmbedderRecord) -> int:
-    """The length of the embedder's vectors. Raises BadInput while nothing is embedded with it."""
+    """The length of the embedder's vectors. Raises BadInput if the lake has no vectors of it yet."""
     if record.dim is None:
-        raise BadInput(f"nothing is embedded with {record.name} yet; run: lakeloop embed --embedder {record.name}")
+        raise BadInput(f"the lake has no {record.name} vectors yet; run: lakeloop embed --embedder {record.name}")
     return record.dim
 
 
-def of_images(lake: Lake, record: EmbedderRecord, wanted: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
-    """Distinct images and their vectors, float32 (n, dim), in the order of their ids; only `wanted` when given.
+def vector_of(lake: Lake, record: EmbedderRecord, identifier: str, version: int | None = None) -> np.ndarray:
+    """The vector of an image_id or prediction_id, float32 (dim,), length 1; at `version` of predictions (None: newest).
 
-    Images without a vector are left out. Raises BadInput while nothing is embedded with it.
+    Raises BadInput if the lake does not have the id, or no vector for it yet.
+    """
+    key = "image_id" if ids.kind(identifier) == "image" else "prediction_id"
+    value = identifier if key == "image_id" else str(ids.as_uuid(identifier))
+    rows = lake.dataset("predictions", version).to_table(
+        columns=[record.column], filter=f"{key} = {literal(value)} and {record.column} is not null", limit=1
+    )
+    if not rows.num_rows:
+        if not lake.known("predictions", key, [value]):
+            raise BadInput(f"the lake has no {key} {identifier}")
+        raise BadInput(f"{identifier} has no {record.name} vector yet; run: lakeloop embed --embedder {record.name}")
+    return np.asarray(rows[record.column][0].as_py(), np.float32)
+
+
+def image_vectors(
+    lake: Lake, record: EmbedderRecord, image_ids: Sequence[str] | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Distinct image_ids, sorted, and their vectors, float32 (n, dim), in the same order.
+
+    Only images in `image_ids`; None: all. Images without a vector are left out. Raises BadInput if the lake has no
+    vectors of this embedder yet.
     """
     dim = dim_of(record)
-    found = lake.scan("predictions", ["image_id", record.column], f"{record.column} is not null")
-    names = np.asarray(found["image_id"].to_pylist(), dtype=str)
+    rows = lake.scan("predictions", ["image_id", record.column], f"{record.column} is not null")
+    names = np.asarray(rows["image_id"].to_pylist(), dtype=str)
     distinct, first = np.unique(names, return_index=True)
-    if wanted is not None:
-        chosen = np.isin(distinct, np.asarray(wanted, dtype=str))
-        distinct, first = distinct[chosen], first[chosen]
-    return distinct.tolist(), to_matrix(found[record.column], dim)[first]
+    if image_ids is not None:
+        wanted = np.isin(distinct, np.asarray(image_ids, dtype=str))
+        distinct, first = distinct[wanted], first[wanted]
+    return distinct.tolist(), to_matrix(rows[record.column], dim)[first]
+
+
+def vector_batches(
+    lake: Lake, record: EmbedderRecord, image_ids: Sequence[str] | None = None
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Like `image_vectors`, in batches of at most BATCH_ROWS images, in no particular order.
+
+    For callers that do not need all vectors at once: a million vectors are gigabytes.
+    """
+    dim = dim_of(record)
+    wanted = None if image_ids is None else set(image_ids)
+    seen: set[str] = set()
+    batches = lake.dataset("predictions").to_batches(
+        columns=["image_id", record.column], filter=f"{record.column} is not null", batch_size=BATCH_ROWS
+    )
+    for batch in batches:
+        rows: list[int] = []
+        names: list[str] = []
+        for row, name in enumerate(batch["image_id"].to_pylist()):
+            if name not in seen and (wanted is None or name in wanted):
+                seen.add(name)
+                rows.append(row)
+                names.append(name)
+        if names:
+            matrix = np.asarray(batch[record.column].flatten()).reshape(-1, dim)
+            yield names, matrix[rows]
 
 
 def to_matrix(column: pa.ChunkedArray, dim: int) -> np.ndarray:
-    """float32 (n, dim) of a vector column without nulls."""
+    """A vector column without nulls as float32 (n, dim)."""
     return np.asarray(column.combine_chunks().flatten()).reshape(-1, dim)
 
 
 def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    """A vector column of the rows of a matrix (n, dim)."""
+    """The rows of a matrix (n, dim) as a vector column."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
-
-
-def in_batches(
-    lake: Lake, record: EmbedderRecord, wanted: Sequence[str] | None = None
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Distinct images and their vectors, as `of_images`, some thousand at a time and in no particular order.
-
-    For what does not need all vectors at once: a million of them are gigabytes.
-    """
-    dim = dim_of(record)
-    chosen = None if wanted is None else set(wanted)
-    seen: set[str] = set()
-    batches = lake.dataset("predictions").to_batches(
-        columns=["image_id", record.column], filter=f"{record.column} is not null", batch_size=BATCH
-    )
-    for batch in batches:
-        kept: list[int] = []
-        names: list[str] = []
-        for place, name in enumerate(batch["image_id"].to_pylist()):
-            if name not in seen and (chosen is None or name in chosen):
-                seen.add(name)
-                kept.append(place)
-                names.append(name)
-        if names:
-            matrix = np.asarray(batch[record.column].flatten()).reshape(-1, dim)
-            yield names, matrix[kept]

@@ -118,11 +118,11 @@ def _catch_up(place: Path) -> None:
 
 def _labelled_vectors(lk: OpenLake) -> tuple[np.ndarray, list[str]]:
     from embeddings.embedders import embedder as embedders
-    from lake.storage.vectors import of_images
+    from lake.storage.vectors import image_vectors
 
     record = embedders.record_of(lk, None)
     labels = lk.sql("SELECT image_id, label FROM labels_current ORDER BY image_id")
-    _, matrix = of_images(lk, record, labels["image_id"].to_pylist())  # both in the order of their ids
+    _, matrix = image_vectors(lk, record, labels["image_id"].to_pylist())  # both in the order of their ids
     return matrix, labels["label"].to_pylist()
 
 

@@ -80,13 +80,13 @@ def fit(lake: Lake, run: Run) -> Run:
 
 def _splits(lake: Lake, run: Run, record: Any) -> tuple[dict[str, Split], int]:
     """Labels and vectors of each split, and how many images have no vector."""
-    from lake.storage.vectors import of_images
+    from lake.storage.vectors import image_vectors
 
     table, splits, without = trained_model.read_items(runs.folder(lake, run.id)), dict[str, Split](), 0
     for use in ("train", "replay", "validation", "test"):
         items = data.items(lake, run.task, table, use)
         said = {item.image_id: str(item.truth.label) for item in items}
-        names, vectors = of_images(lake, record, [*said])
+        names, vectors = image_vectors(lake, record, [*said])
         without += len(said) - len(names)
         splits[use] = [said[name] for name in names], vectors
     return splits, without

@@ -259,9 +259,9 @@ def _probe_graph(loaded: ProbeModel) -> bytes:
 def _vectors(lake: Lake, loaded: ProbeModel) -> tuple[np.ndarray, Outputs]:
     """Vectors float32 (n, dim) of the run's images, and the probe's own probabilities for them."""
     from embeddings.embedders.embedder import record_of
-    from lake.storage.vectors import of_images
+    from lake.storage.vectors import image_vectors
 
-    names, found = of_images(lake, record_of(lake, loaded.embedder), _names(lake, loaded)[:VECTORS])
+    names, found = image_vectors(lake, record_of(lake, loaded.embedder), _names(lake, loaded)[:VECTORS])
     if not len(names):
         raise CouldNot(f"no image of run {loaded.run.id} has a {loaded.embedder} vector any more to compare answers on")
     place = {name: k for k, name in enumerate(loaded.classes)}

@@ -110,9 +110,9 @@ class ProbeModel:
 
     def answers_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Answer]:
         from embeddings.embedders.embedder import record_of
-        from lake.storage.vectors import of_images
+        from lake.storage.vectors import image_vectors
 
-        names, vectors = of_images(lake, record_of(lake, self.embedder), image_ids)
+        names, vectors = image_vectors(lake, record_of(lake, self.embedder), image_ids)
         place = {name: i for i, name in enumerate(names)}
         there = [name for name in image_ids if name in place]
         yield from self.said(there, vectors[[place[name] for name in there]])

@@ -204,7 +204,7 @@ def test_bad_arguments_are_refused(make_lake: MakeLake, how: dict, reason: str) 
 
 
 def test_nothing_embedded_yet_is_said(make_lake: MakeLake) -> None:
-    with pytest.raises(BadInput, match="nothing is embedded with random yet"):
+    with pytest.raises(BadInput, match="the lake has no random vectors yet"):
         cluster(make_lake(embedders=["random"]))
 
 

@@ -122,7 +122,7 @@ def test_bad_arguments_are_refused(crowd: tuple[Lake, dict[str, np.ndarray]], ho
 
 
 def test_nothing_embedded_yet_is_said(make_lake: MakeLake) -> None:
-    with pytest.raises(BadInput, match="nothing is embedded with random yet"):
+    with pytest.raises(BadInput, match="the lake has no random vectors yet"):
         search(make_lake("a", embedders=["random"]), vector=np.ones(8))
     with pytest.raises(BadInput, match="the lake has no embedder"):
         search(make_lake("b"), vector=np.ones(8))

@@ -35,11 +35,11 @@ class Head:
 
     def __init__(self, lake: Lake, names: Sequence[str], wrong: Sequence[str] = (), dies_after: int = 10**9) -> None:
         self.record, self.wrong, self.asked, self.left = lake.embedders()[0], set(wrong), list[str](), dies_after
-        found, matrix = vectors.of_images(lake, self.record, names)
+        found, matrix = vectors.image_vectors(lake, self.record, names)
         self.head = probe.fit(matrix, [truth(lake, name) for name in found], 0.01)
 
     def answers_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Answer]:
-        names, matrix = vectors.of_images(lake, self.record, image_ids)
+        names, matrix = vectors.image_vectors(lake, self.record, image_ids)
         for name, row in zip(names, self.head.probabilities(matrix), strict=True):
             self.left -= 1
             if self.left < 0:
