@@ -1,9 +1,11 @@
-"""Whether confidence means what it says: the reliability curve and the expected calibration error (ECE).
+"""Expected calibration error (ECE) and reliability curve: does confidence agree with accuracy?
 
-ECE = sum over bins of (answers in it / all answers) x |accuracy in it - mean confidence in it|, from 0 (calibrated) to
-1 (Naeini, Cooper and Hauskrecht, AAAI 2015). Bins of equal width are what papers report; bins of equal numbers of
-answers do not leave most bins empty when a model is always sure (Nixon et al. 2019). Both are given. The database
-counts answers in cells of 0.001; everything else is arithmetic on those.
+ECE = sum over bins of (predictions in the bin / all predictions) x |accuracy in the bin - mean confidence in the bin|,
+from 0 (calibrated) to 1 (Naeini, Cooper and Hauskrecht, AAAI 2015). Every ECE of the product is of `BINS` bins of equal
+width, as most papers report it (Guo et al., ICML 2017); bin k of BINS holds confidences above k / BINS, up to and with
+(k + 1) / BINS. `calibration` gives the error over bins of equal numbers of predictions, too: they do not leave most
+bins empty when a model is always confident (Nixon et al. 2019). The database counts predictions in cells of 1 / 1500 of
+confidence; everything else is arithmetic on those.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ from lake.sql import connections
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-BINS = 10
-_CELLS = 1_000
+BINS = 15
+_CELLS = 100 * BINS
 _DRAWS = 400
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers with a confidence from `low` to `high`: their mean confidence, and their accuracy with its interval."""
+    """Predictions with a confidence from `low` to `high`: their mean confidence, and their accuracy with its
+    interval.
+    """
 
     low: float
     high: float
@@ -36,9 +40,9 @@ class Bin:
 
 @dataclass(frozen=True)
 class Curve:
-    """Bins that hold answers, by confidence. `low`, `high`: the ECE's 95 % interval, by bootstrap (basic, which also
-    takes out the upward bias of few answers). `by_chance`: what a perfectly calibrated model with as many answers stays
-    below in 95 % of cases.
+    """Bins that hold predictions, by confidence. `low`, `high`: the ECE's 95 % interval, by bootstrap (basic, which
+    also removes the upward bias of few predictions). `by_chance`: the ECE that a perfectly calibrated model with as
+    many predictions stays below in 95 % of cases.
     """
 
     bins: list[Bin]
@@ -50,7 +54,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of `n` judged answers with a confidence. Both curves are None when n is 0."""
+    """Of `n` evaluated predictions with a confidence. Both curves are None when n is 0."""
 
     n: int
     confidence: float | None
@@ -59,73 +63,81 @@ class Calibration:
     equal_count: Curve | None
 
 
+def bin_of(confidence: np.ndarray) -> np.ndarray:
+    """int64: the bin of equal width, 0 to BINS - 1, of each confidence (0 to 1, any shape)."""
+    cell = np.ceil(np.asarray(confidence, np.float64) * _CELLS).astype(np.int64) - 1
+    bins: np.ndarray = np.clip(cell, 0, _CELLS - 1) * BINS // _CELLS
+    return bins
+
+
+def expected_calibration_error(gaps: np.ndarray, n: np.ndarray | float) -> np.ndarray:
+    """float64 (...), 0 to 1, lower is better; nan where there are no predictions.
+
+    `gaps` (..., bins): in each bin the sum over predictions of (1 if correct else 0) - confidence. `n` (...): how many
+    predictions there are in all bins together.
+    """
+    n = np.asarray(n, np.float64)
+    total = np.abs(gaps).sum(axis=-1)
+    ece: np.ndarray = np.divide(total, n, out=np.full(total.shape, np.nan), where=n > 0)
+    return ece
+
+
 def calibration(lake: Lake, where: str | None = None, seed: int = 0) -> Calibration:
-    """Of the judged answers that pass `where` (a checked predicate over predictions)."""
-    found = connections.query(
-        lake,
-        f"""
-        SELECT least(floor(confidence * {_CELLS}), {_CELLS - 1})::INTEGER AS cell, count(*) AS n,
-               count(*) FILTER (WHERE correct) AS "right", sum(confidence) AS total
+    """Of the evaluated predictions that pass `where` (a checked predicate over predictions)."""
+    rows = connections.query(lake, f"""
+        SELECT least(greatest(ceil(confidence::DOUBLE * {_CELLS}) - 1, 0), {_CELLS - 1})::INTEGER AS cell,
+               count(*) AS n, count(*) FILTER (WHERE correct) AS "right", sum(confidence) AS total
         FROM answers_judged WHERE {where or "true"} AND correct IS NOT NULL AND confidence BETWEEN 0 AND 1
-        GROUP BY cell ORDER BY cell""",
-    )
-    cell, n, right = (found[name].to_numpy().astype(np.int64) for name in ("cell", "n", "right"))
-    total = found["total"].to_numpy().astype(np.float64)
-    return of_cells(cell, n, right, total, seed)
+        GROUP BY cell ORDER BY cell""")
+    cell, n, right = (rows[name].to_numpy().astype(np.int64) for name in ("cell", "n", "right"))
+    confidence = rows["total"].to_numpy().astype(np.float64)
+    return of_cells(cell, n, right, confidence, seed)
 
 
-def of_cells(cell: np.ndarray, n: np.ndarray, right: np.ndarray, total: np.ndarray, seed: int = 0) -> Calibration:
-    """From cells of 0.001 of confidence, (m,) each: their number, answers, right ones, sum of confidences."""
-    every = int(n.sum())
-    if not every:
+def of_cells(cell: np.ndarray, n: np.ndarray, right: np.ndarray, confidence: np.ndarray, seed: int = 0) -> Calibration:
+    """From cells of 1 / 1500 of confidence, (m,) each: their number from 0, predictions, correct ones, sum of
+    confidences.
+    """
+    total = int(n.sum())
+    if not total:
         return Calibration(0, None, wilson(0, 0), None, None)
-    width = cell * BINS // _CELLS
+    equal_width = cell * BINS // _CELLS
     middle = np.cumsum(n) - n / 2
-    count = np.minimum((middle * BINS / every).astype(np.int64), BINS - 1)
+    equal_count = np.minimum((middle * BINS / total).astype(np.int64), BINS - 1)
     return Calibration(
-        every,
-        float(total.sum() / every),
-        wilson(int(right.sum()), every),
-        _curve(width, cell, n, right, total, seed, True),
-        _curve(count, cell, n, right, total, seed, False),
+        total,
+        float(confidence.sum() / total),
+        wilson(int(right.sum()), total),
+        _curve(equal_width, cell, n, right, confidence, seed, True),
+        _curve(equal_count, cell, n, right, confidence, seed, False),
     )
 
 
 def _curve(
-    bins: np.ndarray, cell: np.ndarray, n: np.ndarray, right: np.ndarray, total: np.ndarray, seed: int, equal: bool
+    bins: np.ndarray, cell: np.ndarray, n: np.ndarray, right: np.ndarray, confidence: np.ndarray, seed: int, equal: bool
 ) -> Curve:
     rng = np.random.default_rng(seed)
-    every, mean = int(n.sum()), total / n
-    belongs = np.zeros((len(cell), BINS))
-    belongs[np.arange(len(cell)), bins] = 1
+    total, mean = int(n.sum()), confidence / n
+    in_bin = np.zeros((len(cell), BINS))
+    in_bin[np.arange(len(cell)), bins] = 1
 
     def error(gaps: np.ndarray) -> np.ndarray:
         """ECE of sums of (right - confidence) by cell, (draws, m)."""
-        found: np.ndarray = np.abs(gaps @ belongs).sum(axis=1) / every
-        return found
+        return expected_calibration_error(gaps @ in_bin, total)
 
-    ece = float(error((right - total)[None])[0])
-    shares = np.concatenate([right, n - right]) / every
-    drawn = rng.multinomial(every, shares / shares.sum(), _DRAWS)
-    hits, misses = drawn[:, : len(cell)], drawn[:, len(cell) :]
-    least, most = np.quantile(error(hits - (hits + misses) * mean), [0.025, 0.975])
+    ece = float(error((right - confidence)[None])[0])
+    shares = np.concatenate([right, n - right]) / total
+    draws = rng.multinomial(total, shares / shares.sum(), _DRAWS)
+    hits, misses = draws[:, : len(cell)], draws[:, len(cell) :]
+    low, high = np.quantile(error(hits - (hits + misses) * mean), [0.025, 0.975])
     calibrated = rng.binomial(n, np.clip(mean, 0, 1), (_DRAWS, len(cell)))
-    by_chance = float(np.quantile(error(calibrated - total), 0.95))
-    made = []
-    for one in np.unique(bins):
-        inside = bins == one
+    by_chance = float(np.quantile(error(calibrated - confidence), 0.95))
+    rows = []
+    for number in np.unique(bins):
+        inside = bins == number
         size = int(n[inside].sum())
-        ends = (
-            (one / BINS, (one + 1) / BINS)
-            if equal
-            else (cell[inside].min() / _CELLS, (cell[inside].max() + 1) / _CELLS)
-        )
-        made.append(
-            Bin(
-                float(ends[0]),
-                float(ends[1]),
-                float(total[inside].sum() / size),
-                wilson(int(right[inside].sum()), size),
-            )
-        )
-    return Curve(made, ece, max(0.0, 2 * ece - float(most)), max(0.0, min(1.0, 2 * ece - float(least))), by_chance)
+        first, last = cell[inside].min(), cell[inside].max() + 1
+        ends = (number / BINS, (number + 1) / BINS) if equal else (first / _CELLS, last / _CELLS)
+        accuracy = wilson(int(right[inside].sum()), size)
+        rows.append(Bin(float(ends[0]), float(ends[1]), float(confidence[inside].sum() / size), accuracy))
+    return Curve(rows, ece, max(0.0, 2 * ece - float(high)), max(0.0, min(1.0, 2 * ece - float(low))), by_chance)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lake.analytics.statistics import Rate, wilson
+from lake.regions.boxes import areas, corners, intersection_over_union
+from lake.regions.boxes import match as match_boxes
 from lake.regions.sizes import SIZES, bucket, bucket_sql, of_masks
 from lake.sql import connections
 
@@ -97,7 +99,7 @@ def _matched(lake: Lake, where: str | None, score_from: float) -> tuple[list[Rat
     for truth, said in zip(rows["truth"].to_pylist(), rows["said"].to_pylist(), strict=True):
         kept = [one for one in said if one["score"] is None or one["score"] >= score_from]
         found = match(truth, kept)
-        sizes, own = bucket(_areas(truth)), bucket(_areas(kept))
+        sizes, own = bucket(areas(corners(truth))), bucket(areas(corners(kept)))
         matched = np.array(sorted(set(found) - {-1}), int)
         hits += np.bincount(sizes[matched], minlength=3)
         missed += np.bincount(np.delete(sizes, matched), minlength=3)
@@ -107,38 +109,13 @@ def _matched(lake: Lake, where: str | None, score_from: float) -> tuple[list[Rat
     return precision, recall
 
 
-def match(truth: list[dict[str, Any]], said: list[dict[str, Any]], iou: float = IOU) -> list[int]:
-    """For each detection the number of the label box it is matched to, or -1."""
-    overlaps = intersection_over_union(_corners(said), _corners(truth))
-    alike = np.array([[one["label"] == other["label"] for other in truth] for one in said], bool)
-    free = np.ones(len(truth), bool)
-    found = [-1] * len(said)
-    order = sorted(range(len(said)), key=lambda place: -(1.0 if said[place]["score"] is None else said[place]["score"]))
-    for place in order:
-        if not len(truth):
-            break
-        able = np.where(free & alike[place], overlaps[place], 0.0)
-        best = int(able.argmax())
-        if able[best] >= iou:
-            found[place] = best
-            free[best] = False
-    return found
-
-
-def intersection_over_union(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(n, m), 0 to 1, of boxes (n, 4) and (m, 4) given as left, top, right, bottom."""
-    low, high = np.maximum(one[:, None, :2], other[None, :, :2]), np.minimum(one[:, None, 2:], other[None, :, 2:])
-    inside = np.prod(np.clip(high - low, 0, None), axis=2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (one, other)]
-    both = areas[0][:, None] + areas[1][None, :] - inside
-    found: np.ndarray = np.divide(inside, both, out=np.zeros_like(inside), where=both > 0)
-    return found
-
-
-def _corners(boxes: list[dict[str, Any]]) -> np.ndarray:
-    flat = [(b["x"], b["y"], b["x"] + b["width"], b["y"] + b["height"]) for b in boxes]
-    return np.array(flat, np.float64).reshape(-1, 4)
-
-
-def _areas(boxes: list[dict[str, Any]]) -> np.ndarray:
-    return np.array([b["width"] * b["height"] for b in boxes], np.float64)
+def match(ground_truth: list[dict[str, Any]], detections: list[dict[str, Any]], iou: float = IOU) -> list[int]:
+    """For each detection the number of the label box it is matched to, or -1. A box without a score comes first."""
+    overlaps = intersection_over_union(corners(detections), corners(ground_truth))
+    for row, detection in enumerate(detections):
+        overlaps[row, [label["label"] != detection["label"] for label in ground_truth]] = -1.0
+    scores = np.array([1.0 if d["score"] is None else d["score"] for d in detections], np.float64)
+    order = np.argsort(-scores, kind="stable")
+    matched = np.full(len(detections), -1, np.int64)
+    matched[order] = match_boxes(overlaps[order], np.array([iou]))[0, 0]
+    return [int(number) for number in matched]

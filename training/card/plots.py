@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lake.analytics.calibration import BINS, bin_of
 from lake.extras import require
 from training.card.markdown import plain
-from training.metrics.classification_metrics import ECE_BINS
 
 if TYPE_CHECKING:
     from training.card.facts import Answered, Facts
@@ -48,9 +48,9 @@ def bins(answered: Answered) -> list[tuple[int, float, float]]:
              if c is not None]  # fmt: skip
     sure = np.array([c for c, _ in pairs], np.float64)
     right = np.array([r for _, r in pairs], np.float64)
-    place = np.clip(np.ceil(sure * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    place = bin_of(sure)
     found = []
-    for k in range(ECE_BINS):
+    for k in range(BINS):
         inside = place == k
         n = int(inside.sum())
         found.append((n, float(sure[inside].mean()), float(right[inside].mean())) if n else (0, np.nan, np.nan))
@@ -126,8 +126,8 @@ def _reliability(answered: Answered | None) -> bytes | None:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_ylabel("share right")
-    edges = np.arange(ECE_BINS) / ECE_BINS
-    below.bar(edges, [n for n, _, _ in found], 1 / ECE_BINS, align="edge", color=NEW, edgecolor="white")
+    edges = np.arange(BINS) / BINS
+    below.bar(edges, [n for n, _, _ in found], 1 / BINS, align="edge", color=NEW, edgecolor="white")
     below.set_xlim(0, 1)
     below.set_ylabel("answers")
     below.set_xlabel("confidence")

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lake.analytics import calibration
 from lake.errors import BadInput
 from training.metrics.metric import Judged, judged
 
-ECE_BINS = 15  # as Guo et al. (ICML 2017) have it
 
 # (truth, answer) -> what the answer costs; see `Costs`.
 CostMatrix = Mapping[str, Mapping[str, float]]
@@ -70,23 +70,19 @@ class MacroF1(_OfSums):
 
 
 class CalibrationError(_OfSums):
-    """ECE: mean over answers of |accuracy - mean confidence| of their bin, 0 to 1, lower is better.
-
-    15 bins of equal width (Naeini et al., AAAI 2015; Guo et al., ICML 2017). Answers without a confidence do not count.
-    """
+    """`lake.analytics.calibration`'s expected calibration error. Predictions without a confidence do not count."""
 
     name, higher_is_better = "ece", False
 
     def statistics(self, judged: Judged) -> np.ndarray:
         known = np.isfinite(judged.confidence)
         sure = np.where(known, judged.confidence, 0.0)
-        bins = np.clip(np.ceil(sure * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-        inside = _one_hot(np.where(known, bins, -1), ECE_BINS)
+        inside = _one_hot(np.where(known, calibration.bin_of(sure), -1), calibration.BINS)
         return np.hstack([inside * (_right(judged) - sure)[:, None], inside])
 
     def of_sums(self, sums: np.ndarray) -> np.ndarray:
-        apart, n = np.split(sums, 2, axis=-1)
-        return _ratio(np.abs(apart).sum(axis=-1), n.sum(axis=-1))
+        gaps, n = np.split(sums, 2, axis=-1)
+        return calibration.expected_calibration_error(gaps, n.sum(axis=-1))
 
 
 class Auroc:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lake.analytics.detection import intersection_over_union
+from lake.regions.boxes import areas, intersection_over_union
+from lake.regions.boxes import match as match_boxes
 from lake.regions.sizes import LARGE_FROM, SIZES, SMALL_BELOW
 from training.metrics.metric import Judged
 
@@ -171,34 +172,20 @@ def _by_class(boxes: Sequence[Box], number: Mapping[str, int]) -> dict[int, tupl
 
 def _outside(corners: np.ndarray) -> np.ndarray:
     """bool (areas, n): whether a box is not of that size."""
-    area = np.prod(corners[:, 2:] - corners[:, :2], axis=1)[None, :]
+    area = areas(corners)[None, :]
     out: np.ndarray = (area < _BOUNDS[:, :1]) | (area > _BOUNDS[:, 1:])
     return out
 
 
 def _match_one(true: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One image and class; `said` in the order of choosing. (right, counts), each bool (areas, thresholds, said)."""
-    overlaps = intersection_over_union(said, true)
-    other_size = _outside(true)[:, None, :]  # of a true box: it may be found, which is neither right nor wrong
-    least = np.minimum(THRESHOLDS, 1 - 1e-10)[None, :, None]
-    free = np.ones((len(AREAS), len(THRESHOLDS), len(true)), bool)
-    right = np.zeros((len(AREAS), len(THRESHOLDS), len(said)), bool)
-    counts = np.repeat((~_outside(said))[:, None, :], len(THRESHOLDS), axis=1)
-    for d, overlap in enumerate(overlaps):
-        if not (overlap >= THRESHOLDS[0]).any():
-            continue
-        able = free & (overlap >= least)
-        first = able & ~other_size
-        able = np.where(first.any(axis=2, keepdims=True), first, able)
-        # Of equal overlaps the last box is taken, as pycocotools does.
-        best = len(true) - 1 - np.where(able, overlap, -1.0)[:, :, ::-1].argmax(axis=2)
-        chosen = np.arange(len(true)) == best[:, :, None]
-        chosen &= able
-        free &= ~chosen
-        found = chosen.any(axis=2)
-        right[:, :, d] = (chosen & ~other_size).any(axis=2)
-        counts[:, :, d] = np.where(found, right[:, :, d], counts[:, :, d])
-    return right, counts
+    other_size = _outside(true)  # such a box may be found, which is neither right nor wrong
+    matched = match_boxes(intersection_over_union(said, true), THRESHOLDS, other_size)
+    found = matched >= 0
+    counted = np.pad(~other_size, ((0, 0), (0, 1)))  # the last column is for -1
+    right = np.take_along_axis(counted[:, None, :], matched, axis=2)
+    inside = np.repeat((~_outside(said))[:, None, :], len(THRESHOLDS), axis=1)
+    return right, np.where(found, right, inside)
 
 
 def _average_precisions(weight: np.ndarray, right: np.ndarray, wanted: float) -> np.ndarray:

@@ -13,12 +13,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from embeddings.embedders import torch_import
+from lake.regions.boxes import suppress
 
 if TYPE_CHECKING:
     import torch
-
-# Rows of the table of overlaps that are held at once: 1,024 x 10,000 boxes are 40 MB.
-_ROWS = 1024
 
 
 def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
@@ -27,23 +25,8 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torc
     A box goes when it overlaps one that stays, and has a higher score, by more than `iou_threshold`.
     """
     torch = torch_import.torch()
-    order = scores.argsort(descending=True, stable=True)
-    sorted_boxes = boxes[order].detach().float().cpu()
-    gone = torch.zeros(len(order), dtype=torch.bool)
-    area = (sorted_boxes[:, 2:] - sorted_boxes[:, :2]).prod(dim=1)
-    for start in range(0, len(order), _ROWS):
-        some = sorted_boxes[start : start + _ROWS]
-        rest = sorted_boxes[start:]
-        low = torch.maximum(some[:, None, :2], rest[None, :, :2])
-        high = torch.minimum(some[:, None, 2:], rest[None, :, 2:])
-        both = (high - low).clamp(min=0).prod(dim=2)
-        either = area[start : start + _ROWS, None] + area[None, start:] - both
-        overlaps = (both > iou_threshold * either).numpy()
-        left = gone[start:].numpy()
-        for row in range(len(some)):
-            if not left[row]:
-                left[row + 1 :] |= overlaps[row, row + 1 :]
-    return order[~gone.to(order.device)]
+    arrays = (tensor.detach().float().cpu().numpy() for tensor in (boxes, scores))
+    return torch.from_numpy(suppress(*arrays, iou_threshold)).to(scores.device)
 
 
 def prepare() -> Any:

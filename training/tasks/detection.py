@@ -190,7 +190,9 @@ def _corners(points: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
 
 
 def _generalised_overlap(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """float (n,), -1 to 1, pair by pair (Rezatofighi et al. 2019, arXiv 1902.09630)."""
+    """float (n,), -1 to 1, pair by pair (Rezatofighi et al. 2019, arXiv 1902.09630). A loss: it needs gradients, which
+    `lake.regions.boxes` does not have.
+    """
     torch = torch_import.torch()
     both = (torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])).clamp(min=0).prod(1)
     either = (one[:, 2:] - one[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1) - both

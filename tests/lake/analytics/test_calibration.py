@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lake.analytics.calibration import calibration, of_cells
+from lake.analytics.calibration import bin_of, calibration, expected_calibration_error, of_cells
 from lake.storage.store import Lake, now
 from tests.conftest import Say
 from tests.lake.answers import add, image, label
@@ -22,17 +22,27 @@ def test_ece_by_hand(lk: Lake) -> None:
     # |0.5 - 0.55| and |1 - 0.95|, each half of the answers.
     assert found.equal_width.ece == pytest.approx(0.05)
     assert [(one.low, one.confidence, one.accuracy.n) for one in found.equal_width.bins] == [
-        (0.5, pytest.approx(0.55), 2),
-        (0.9, pytest.approx(0.95), 2),
+        (8 / 15, pytest.approx(0.55), 2),
+        (14 / 15, pytest.approx(0.95), 2),
     ]
     assert calibration(lk, "confidence > 2").equal_width is None
 
 
+def test_fifteen_bins_each_with_its_upper_edge() -> None:
+    assert bin_of(np.array([0.0, 1 / 15, 0.067, 0.2, 0.201, 1.0])).tolist() == [0, 0, 1, 2, 3, 14]
+
+
+def test_ece_of_sums_by_hand() -> None:
+    # Of 4 predictions, those of one bin are correct 0.4 more often than they claim, those of another 0.4 less.
+    assert expected_calibration_error(np.array([0.8, -0.8, 0.0]), 4) == pytest.approx(0.4)
+    assert np.isnan(expected_calibration_error(np.zeros((2, 3)), np.zeros(2))).all()
+
+
 def _cells(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
-    cell = np.minimum((sure * 1000).astype(int), 999)
-    n, hits = np.bincount(cell, minlength=1000), np.bincount(cell, right, minlength=1000).astype(int)
+    cell = np.clip(np.ceil(sure * 1500).astype(int) - 1, 0, 1499)
+    n, hits = np.bincount(cell, minlength=1500), np.bincount(cell, right, minlength=1500).astype(int)
     kept = n > 0
-    return np.flatnonzero(kept), n[kept], hits[kept], np.bincount(cell, sure, minlength=1000)[kept]
+    return np.flatnonzero(kept), n[kept], hits[kept], np.bincount(cell, sure, minlength=1500)[kept]
 
 
 def test_intervals_hold_the_true_error_and_chance_bounds_the_calibrated(say: Say) -> None:

@@ -45,10 +45,6 @@ def test_boxes_are_matched_best_score_first_once_and_in_their_class() -> None:
     assert detection.match(truth, said) == [-1, 0, -1, -1]
     assert detection.match([], said) == [-1] * 4
     assert detection.match(truth, []) == []
-    overlap = detection.intersection_over_union(
-        np.array([[0, 0, 10, 10.0]]), np.array([[0, 4, 10, 14.0], [9, 9, 9, 9]])
-    )
-    assert overlap == pytest.approx(np.array([[6 / 14, 0]]))
 
 
 def test_precision_and_recall_by_size(lk: Lake) -> None:

@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 import pytest
 
+from lake.analytics.calibration import of_cells
 from lake.errors import BadInput
 from tests.conftest import Say
 from training.metrics import bootstrap, detection_metrics, metric, metric_registry
@@ -57,6 +58,20 @@ def test_calibration_error_by_hand() -> None:
     sure = Judged(one.classes, one.truth, one.said, np.array([0.9, 0.9, 0.6, 0.6]), one.truths, one.answers)
     assert metric_registry.get("ece").value(sure) == pytest.approx((2 * 0.4 + 2 * 0.4) / 4)
     assert not metric_registry.get("ece").higher_is_better
+
+
+def test_the_metric_and_the_page_have_one_calibration_error() -> None:
+    rng = np.random.default_rng(0)
+    confidence = np.concatenate([rng.random(500), np.arange(16) / 15])
+    right = rng.random(len(confidence)) < confidence
+    codes = np.zeros(len(confidence), np.int64)
+    judged = Judged(("a", "b"), codes, np.where(right, 0, 1), confidence, [{}] * len(codes), [{}] * len(codes))
+    cell = np.clip(np.ceil(confidence * 1500).astype(np.int64) - 1, 0, 1499)
+    n, correct = np.bincount(cell, minlength=1500), np.bincount(cell, right, 1500).astype(np.int64)
+    there, total = n > 0, np.bincount(cell, confidence, 1500)
+    page = of_cells(np.flatnonzero(there), n[there], correct[there], total[there])
+    assert page.equal_width is not None
+    assert metrics.get("ece").value(judged) == pytest.approx(page.equal_width.ece)
 
 
 def test_costs_by_hand() -> None:

@@ -260,7 +260,7 @@ def test_suppression_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = torch.cat([corners, corners + 20], dim=1)
     scores = torch.rand(200, generator=generator)
     whole = nms.nms(boxes, scores, 0.3)
-    monkeypatch.setattr(nms, "_ROWS", 7)
+    monkeypatch.setattr("lake.regions.boxes._ROWS", 7)
     assert torch.equal(nms.nms(boxes, scores, 0.3), whole)
     kept = boxes[whole]
     overlaps = torchvision.ops.box_iou(kept, kept).fill_diagonal_(0)
