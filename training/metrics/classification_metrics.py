@@ -10,7 +10,6 @@ from lake.analytics import calibration
 from lake.errors import BadInput
 from training.metrics.metric import Judged, judged
 
-
 # (truth, answer) -> what the answer costs; see `Costs`.
 CostMatrix = Mapping[str, Mapping[str, float]]
 

@@ -71,7 +71,7 @@ def test_the_metric_and_the_page_have_one_calibration_error() -> None:
     there, total = n > 0, np.bincount(cell, confidence, 1500)
     page = of_cells(np.flatnonzero(there), n[there], correct[there], total[there])
     assert page.equal_width is not None
-    assert metrics.get("ece").value(judged) == pytest.approx(page.equal_width.ece)
+    assert metric_registry.get("ece").value(judged) == pytest.approx(page.equal_width.ece)
 
 
 def test_costs_by_hand() -> None:
