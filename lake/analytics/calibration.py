@@ -84,11 +84,14 @@ def expected_calibration_error(gaps: np.ndarray, n: np.ndarray | float) -> np.nd
 
 def calibration(lake: Lake, where: str | None = None, seed: int = 0) -> Calibration:
     """Of the evaluated predictions that pass `where` (a checked predicate over predictions)."""
-    rows = connections.query(lake, f"""
+    rows = connections.query(
+        lake,
+        f"""
         SELECT least(greatest(ceil(confidence::DOUBLE * {_CELLS}) - 1, 0), {_CELLS - 1})::INTEGER AS cell,
                count(*) AS n, count(*) FILTER (WHERE correct) AS "right", sum(confidence) AS total
         FROM answers_judged WHERE {where or "true"} AND correct IS NOT NULL AND confidence BETWEEN 0 AND 1
-        GROUP BY cell ORDER BY cell""")
+        GROUP BY cell ORDER BY cell""",
+    )
     cell, n, right = (rows[name].to_numpy().astype(np.int64) for name in ("cell", "n", "right"))
     confidence = rows["total"].to_numpy().astype(np.float64)
     return of_cells(cell, n, right, confidence, seed)
