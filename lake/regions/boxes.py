@@ -24,7 +24,8 @@ def corners(boxes: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 def areas(corners: np.ndarray) -> np.ndarray:
     """Area (n,) of each box, in square pixels."""
-    return np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    sizes: np.ndarray = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    return sizes
 
 
 def intersection_over_union(first: np.ndarray, second: np.ndarray) -> np.ndarray:

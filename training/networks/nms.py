@@ -25,8 +25,8 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torc
     A box goes when it overlaps one that stays, and has a higher score, by more than `iou_threshold`.
     """
     torch = torch_import.torch()
-    arrays = (tensor.detach().float().cpu().numpy() for tensor in (boxes, scores))
-    return torch.from_numpy(suppress(*arrays, iou_threshold)).to(scores.device)
+    corners, ranking = (tensor.detach().float().cpu().numpy() for tensor in (boxes, scores))
+    return torch.from_numpy(suppress(corners, ranking, iou_threshold)).to(scores.device)
 
 
 def prepare() -> Any:
