@@ -16,7 +16,7 @@ from search_app.security import filter_bounds
 from search_app.ui import session
 from search_app.ui.components.filters import Chip, Filters, command
 from search_app.ui.data import queries
-from search_app.ui.text.empty_states import plain
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images
 
 
@@ -30,7 +30,7 @@ def scope_bar() -> bool:
     filters = current()
     problem = _problem(filters.where(), filters.sql)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="scope"):
-        st.markdown(f"**{plain(session.lake().uri.rstrip('/').rsplit('/', 1)[-1])}**", width="content")
+        st.markdown(f"**{escape(session.lake().uri.rstrip('/').rsplit('/', 1)[-1])}**", width="content")
         for chip in filters.scope():
             st.markdown("›", width="content")
             _chip(filters, chip)
@@ -43,7 +43,7 @@ def scope_bar() -> bool:
         if filters.where():
             _sql(filters.where() or "")
     if problem is not None:
-        st.error(plain(problem))
+        st.error(escape(problem))
         st.caption("The filter was not applied. Change it under “Filter”, or take its chip away.")
     return problem is None
 
@@ -66,7 +66,7 @@ def _problem(where: str | None, typed: str) -> str | None:
 def _chip(filters: Filters, chip: Chip) -> None:
     text = chip.text if len(chip.text) <= 48 else chip.text[:47] + "…"
     key = f"chip-{chip.param}-{hashlib.sha1(chip.text.encode()).hexdigest()[:8]}"
-    if st.button(f"{plain(text)}  ×", key=key, help="Remove this filter", wrap=False):
+    if st.button(f"{escape(text)}  ×", key=key, help="Remove this filter", wrap=False):
         _apply(filters.without(chip))
 
 
@@ -82,7 +82,7 @@ def _slice_choice(filters: Filters) -> None:
     chosen = st.menu_button(
         "Slice",
         [row["id"] for row in found],
-        format_func=lambda one: plain(one.replace("@", " v")),
+        format_func=lambda one: escape(one.replace("@", " v")),
         type="tertiary",
         key="choose-slice",
         help="Look at one slice only",

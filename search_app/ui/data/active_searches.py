@@ -17,7 +17,7 @@ import streamlit as st
 
 from lake.errors import LakeloopError
 from search_app.ui import session
-from search_app.ui.text.empty_states import plain
+from search_app.ui.text.markdown import escape
 
 if TYPE_CHECKING:
     from embeddings.search.saved_searches import Search
@@ -95,7 +95,7 @@ def begin(**how: Any) -> None:
         with st.spinner("Reading the vectors …", show_time=True):
             made = saved_searches.start(lake, **how)
     except LakeloopError as error:
-        st.toast(plain(str(error)), duration="long")
+        st.toast(escape(str(error)), duration="long")
         return
     _keep((lake.uri, made.id), Held(made, _versions()))
     told = {name: value for name, value in how.items() if value}

@@ -13,7 +13,7 @@ from search_app.security import login
 from search_app.ui import session
 from search_app.ui.components.scope import scope_bar
 from search_app.ui.pages import analyse, drilldown, isolate, map, models, overview, search, slices, sql
-from search_app.ui.text.empty_states import plain
+from search_app.ui.text.markdown import escape
 
 _log = logging.getLogger(__name__)
 LOGO = str(Path(__file__).with_name("logo.svg"))
@@ -45,7 +45,7 @@ try:
     if scope_bar():
         chosen.run()
 except LakeloopError as error:
-    st.error(plain(str(error)))
+    st.error(escape(str(error)))
 except Exception:
     _log.exception("the page %s failed", name)
     st.error("This page failed. The reason stands in the terminal where the server runs; reloading may help.")

@@ -14,7 +14,7 @@ from lake.errors import LakeloopError
 from search_app.ui import session
 from search_app.ui.components.report import Block, report, table
 from search_app.ui.data import queries
-from search_app.ui.text import empty_states
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, share
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _computed(node: str, methods: Sequence[Method]) -> list[Cut]:
                 return list(cuts.compare(session.lake(), node, methods))
             return list(cuts.sweep(session.lake(), node=node))
     except LakeloopError as error:
-        st.error(empty_states.plain(str(error)))
+        st.error(escape(str(error)))
         return []
 
 

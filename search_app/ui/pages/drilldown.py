@@ -12,13 +12,14 @@ from lake.analytics.statistics import wilson
 from lake.errors import LakeloopError
 from lake.storage.store import literal
 from search_app.ui import session
-from search_app.ui.components import charts, scope
+from search_app.ui.components import charts, empty_states, scope
 from search_app.ui.components.cards import cluster_cards
 from search_app.ui.components.grid import image_grid, save_slice
 from search_app.ui.components.report import report
 from search_app.ui.data import active_searches, groups, queries
 from search_app.ui.pages import cuts
-from search_app.ui.text import empty_states
+from search_app.ui.text.commands import for_this_lake
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images, share, span
 
 MEMBERS_SHOWN = 10_000
@@ -122,11 +123,11 @@ def _make(**how: Any) -> None:
         with st.spinner("Clustering …", show_time=True):
             made = cluster(session.lake(), **how)
     except LakeloopError as error:
-        st.error(empty_states.plain(str(error)))
+        st.error(escape(str(error)))
         return
     session.wrote("cluster", made.tree, {name: value for name, value in how.items() if value is not None})
     if made.remark:
-        st.toast(empty_states.plain(made.remark), duration="long")
+        st.toast(escape(made.remark), duration="long")
     if how.get("node") is None:
         session.put(tree=made.tree, at=None, open=None, sel=None)
     session.put(view=None)
@@ -194,7 +195,7 @@ def _going_on() -> active_searches.Held | None:
 def _search_strip(held: active_searches.Held, here: queries.Row | None) -> None:
     with held.lock:
         search_id, found, name = held.search.id, len(held.search.found()), held.search.name
-    st.markdown(f"For **{empty_states.plain(name or 'this search')}**: {found:,} found", width="content")
+    st.markdown(f"For **{escape(name or 'this search')}**: {found:,} found", width="content")
     if here is not None and here["node"]:
         for act, text in (("accept", "Accept this cluster"), ("refuse", "Refuse it")):
             if st.button(text, key=f"{act}-here", help="Whole, without looking at each image"):
@@ -217,7 +218,7 @@ def _judge(search_id: str, node_id: str, act: str) -> None:
         new = len(search.found()) - before
     session.wrote(f"search {act}", search_id, {"node": node_id})
     done = f"accepted: {images(new)} more" if act == "accept" else "refused: none of it will be shown"
-    session.say(f"Cluster {empty_states.plain(node_id.partition('/')[2])} {done}. Undo it on the page Isolate.")
+    session.say(f"Cluster {escape(node_id.partition('/')[2])} {done}. Undo it on the page Isolate.")
 
 
 def _breadcrumb(tree: str, path: str) -> None:
@@ -225,7 +226,7 @@ def _breadcrumb(tree: str, path: str) -> None:
     names = queries.names(tree)
     for depth in range(len(steps) + 1):
         at = ".".join(steps[:depth])
-        name = empty_states.plain(names.get(at, f"Cluster {at}" if at else "All"))
+        name = escape(names.get(at, f"Cluster {at}" if at else "All"))
         if depth == len(steps):
             st.markdown(f"**{name}**", width="content")
         else:
@@ -303,7 +304,7 @@ def _rename(here: queries.Row) -> None:
             try:
                 rename(session.lake(), here["id"], name)
             except LakeloopError as error:
-                st.error(empty_states.plain(str(error)))
+                st.error(escape(str(error)))
             else:
                 session.wrote("cluster rename", here["id"], {"name": name.strip()})
                 st.rerun()
@@ -335,9 +336,7 @@ def _over_time(here: queries.Row) -> None:
         if joined["assigned"]
         else "No image was assigned to it since it was made."
     )
-    st.caption(
-        f"{note} New images join by `{empty_states.for_this_lake('cluster', 'assign', '--tree', here['tree'])}`."
-    )
+    st.caption(f"{note} New images join by `{for_this_lake('cluster', 'assign', '--tree', here['tree'])}`.")
     report([[charts.volume(days), charts.accuracy(days)]], key="node-time")
     return None
 

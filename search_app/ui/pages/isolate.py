@@ -10,11 +10,12 @@ import streamlit as st
 from lake import slices
 from lake.errors import BadInput, LakeloopError
 from search_app.ui import session
+from search_app.ui.components import empty_states
 from search_app.ui.components.grid import add_to_slice, image_grid, save_slice, selected
 from search_app.ui.components.marking import Heading, Said, marking_grid, token_of
 from search_app.ui.components.report import Align, link, report, table
 from search_app.ui.data import active_searches, queries
-from search_app.ui.text import empty_states
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def page() -> None:
             held = active_searches.opened(asked, anew)
     except BadInput as error:
         active_searches.work_on("")
-        empty_states.empty("This search cannot be shown", empty_states.plain(str(error)))
+        empty_states.empty("This search cannot be shown", escape(str(error)))
         with st.container(horizontal_alignment="center"):
             if st.button("All searches"):
                 _leave()
@@ -98,7 +99,7 @@ def _search(held: active_searches.Held) -> None:
     looking_back = session.param("found") == "1"
     _top(held, found, looking_back)
     if problem := st.session_state.pop("_marking_problem", None):
-        st.error(empty_states.plain(problem))
+        st.error(escape(problem))
     if looking_back:
         return _found(held, found)
     token = token_of(search.id, shown)
@@ -205,9 +206,7 @@ def _top(held: active_searches.Held, found: list[str], looking_back: bool) -> No
         if st.button(label, type="primary", disabled=not found, help="Under the search's name (L)", key="save-found"):
             save_slice(_slice_name(search), ids=found)
         if found and (known := sorted({one.name for one in slices.newest(session.lake())})):
-            to = st.menu_button(
-                "Add to …", known, format_func=empty_states.plain, key="add-found", help="Its next version"
-            )
+            to = st.menu_button("Add to …", known, format_func=escape, key="add-found", help="Its next version")
             if to:
                 add_to_slice(to, found)
 
@@ -216,8 +215,8 @@ def _place(search_id: str) -> str:
     """Where it looks, when that is not the whole lake."""
     made = queries.search(search_id)
     if made["node"]:
-        return f"in cluster {empty_states.plain(made['node'])}"
-    return f"in {empty_states.plain(made['filter'][:60])}" if made["filter"] else ""
+        return f"in cluster {escape(made['node'])}"
+    return f"in {escape(made['filter'][:60])}" if made["filter"] else ""
 
 
 def _found(held: active_searches.Held, found: list[str]) -> None:

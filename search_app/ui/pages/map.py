@@ -11,12 +11,12 @@ from lake.errors import LakeloopError
 from search_app.api.routes.maps import Points, points
 from search_app.jobs.jobs import Job
 from search_app.ui import session
-from search_app.ui.components import scope
+from search_app.ui.components import empty_states, scope
 from search_app.ui.components.grid import image_grid, save_slice
 from search_app.ui.components.map import corners, image_map
 from search_app.ui.components.map.colours import KINDS, OUTSIDE, colours
 from search_app.ui.data import queries
-from search_app.ui.text import empty_states
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images
 
 SHOWN = 10_000
@@ -79,7 +79,7 @@ def _show(made: queries.Row, known: list[queries.Row], status: dict[str, Any]) -
     try:
         shown = colours(made["id"], standing.tag, by, where, node)
     except LakeloopError as error:
-        st.error(empty_states.plain(str(error)))
+        st.error(escape(str(error)))
         return
     lasso = session.param("lasso")
     drawn = corners(lasso)
@@ -172,7 +172,7 @@ def _place(made: queries.Row, standing: int) -> None:
             with st.spinner("Placing …", show_time=True):
                 placed = maps.place(session.lake(), made["id"])
         except LakeloopError as error:
-            st.error(empty_states.plain(str(error)))
+            st.error(escape(str(error)))
             return
         session.wrote("map place", made["id"], {"placed": placed})
         st.rerun()
@@ -193,7 +193,7 @@ def _form(status: dict[str, Any]) -> None:
     embedders = [one["name"] for one in status["embedders"] if one["embedded"]]
     with st.form("make-map", border=False):
         st.caption(
-            f"Maps cluster {empty_states.plain(current.node)} by itself: what separates its images comes out."
+            f"Maps cluster {escape(current.node)} by itself: what separates its images comes out."
             if whole_node
             else "Maps the images of the present scope and filters."
             if where
@@ -220,7 +220,7 @@ def _progress() -> None:
         session.put(map=making.result, lasso=None, open=None, sel=None)
         st.rerun(scope="app")
     if making.error is not None:
-        st.error(empty_states.plain(f"No map was made: {making.error}"))
+        st.error(escape(f"No map was made: {making.error}"))
         if st.button("Close"):
             _making.pop(session.lake().uri, None)
             st.rerun(scope="app")

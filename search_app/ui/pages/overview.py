@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from lake.analytics.statistics import Rate, Verdict, verdict, wilson
-from search_app.ui.components import charts, findings, scope
+from search_app.ui.components import charts, empty_states, findings, scope
 from search_app.ui.components.report import Block, arriving, cards, link, links, numbers, progress, report, stack, table
 from search_app.ui.data import groups, queries
 from search_app.ui.data.groups import Group
-from search_app.ui.text import empty_states
+from search_app.ui.text.commands import for_this_lake
 from search_app.ui.text.numbers import count, interval, percent
 
 TABLES = 3  # promoted columns that are shown as tables
@@ -62,7 +62,7 @@ def _numbers(totals: queries.Row, judged: Verdict) -> Block:
     elif totals["answers"]:
         note = "No answer has a label to compare with, so accuracy is not known. Labels of a random check would tell."
     else:
-        command = empty_states.for_this_lake("ingest", "predictions.csv")
+        command = for_this_lake("ingest", "predictions.csv")
         note = f"No model has answered yet. Bring its answers in as a table, one row an answer: {command}"
     return numbers("", *items, note=note)
 
@@ -149,9 +149,9 @@ def _embedding(status: dict[str, Any]) -> Block:
     for one in status["embedders"]:
         total = one["embedded"] + one["missing"]
         text = f"{one['name']}: {count(one['embedded'])} of {count(total)} images have their vector"
-        command = empty_states.for_this_lake("embed", "--embedder", one["name"]) if one["missing"] else ""
+        command = for_this_lake("embed", "--embedder", one["name"]) if one["missing"] else ""
         items.append((text, one["embedded"] / total if total else 1.0, command))
-    note = "" if items else f"The lake has no embedder yet. Run: {empty_states.for_this_lake('embed')}"
+    note = "" if items else f"The lake has no embedder yet. Run: {for_this_lake('embed')}"
     return progress("Embedding", items, note)
 
 

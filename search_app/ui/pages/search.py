@@ -12,11 +12,12 @@ import streamlit as st
 from lake.errors import LakeloopError
 from search_app.backend import model_cache
 from search_app.ui import session
-from search_app.ui.components import scope
+from search_app.ui.components import empty_states, scope
 from search_app.ui.components.dropzone import Change, query_tray
 from search_app.ui.components.grid import image_grid
 from search_app.ui.data import queries
-from search_app.ui.text import empty_states
+from search_app.ui.text.commands import for_this_lake
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images
 
 SIZES = (50, 200, 1_000, 10_000)
@@ -38,7 +39,7 @@ def page() -> None:
     ready = [one for one in status["embedders"] if one["embedded"]]
     query, ids, text = session.param("q"), tuple(session.params().get("like", ())), session.param("text")
     if not ready:
-        st.info(f"Nothing is embedded yet, so nothing can be searched. Run `{empty_states.for_this_lake('embed')}`")
+        st.info(f"Nothing is embedded yet, so nothing can be searched. Run `{for_this_lake('embed')}`")
         _check(_size())
         return None
     embedder, k = _controls(ready, query, ids)
@@ -64,9 +65,7 @@ def _controls(ready: list[queries.Row], query: str, ids: tuple[str, ...]) -> tup
         _change(query_tray(query, ids), ids)
     with right, st.container(horizontal=True, vertical_alignment="bottom"):
         if speaks:
-            silent = (
-                "" if embedder in speaks else f"Searches with {empty_states.plain(speaks[0])}, which embeds text too"
-            )
+            silent = "" if embedder in speaks else f"Searches with {escape(speaks[0])}, which embeds text too"
             st.text_input(
                 "Or in words", key="words", on_change=_say, placeholder="e.g. a red circle", help=silent or None
             )
@@ -115,7 +114,7 @@ def _results(k: int, embedder: str, query: str, ids: tuple[str, ...], text: str)
         with st.spinner("Searching …", show_time=True):
             rows = queries.similar(k, scope.current().where(), embedder, query, ids, text)
     except LakeloopError as error:
-        st.error(empty_states.plain(str(error)))
+        st.error(escape(str(error)))
         return None
     if not rows:
         return empty_states.nothing_passes()

@@ -14,11 +14,12 @@ from lake.errors import BadInput, LakeloopError
 from lake.slices import Slice, kept_exports
 from search_app.jobs import jobs
 from search_app.ui import session
-from search_app.ui.components import scope
+from search_app.ui.components import empty_states, scope
 from search_app.ui.components.grid import image_grid, save_slice
 from search_app.ui.components.report import Align, alarm, card, cards, link, report, table
 from search_app.ui.data import queries
-from search_app.ui.text import empty_states
+from search_app.ui.text.commands import for_this_lake
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images, share
 
 VIEWS = {
@@ -61,7 +62,7 @@ def page() -> None:
     try:
         made = slices.get(session.lake(), asked)
     except BadInput as error:
-        empty_states.empty("This slice is not there", empty_states.plain(str(error)))
+        empty_states.empty("This slice is not there", escape(str(error)))
         with st.container(horizontal_alignment="center"):
             if st.button("All slices"):
                 _leave()
@@ -82,7 +83,7 @@ def _all() -> None:
         return empty_states.empty(
             "No slices yet",
             "Select images on any page and press **L**, or save what the filters above show.",
-            empty_states.for_this_lake("slice", "create", "NAME", "--where", "SQL"),
+            for_this_lake("slice", "create", "NAME", "--where", "SQL"),
         )
     versions: dict[str, int] = {}
     for one in known:
@@ -143,11 +144,9 @@ def _look_first(name: str, how: dict[str, Any]) -> None:
             st.markdown(f"{count(len(found[0]))} groups of near-duplicates, {images(found[1])} more than needed.")
         told = leaks.check(session.lake(), made.members, made.role, apart_from=name).words()
         if made.role:
-            (st.warning if told else st.success)(
-                empty_states.plain(told) or "Nothing is shared with slices of the other kind."
-            )
+            (st.warning if told else st.success)(escape(told) or "Nothing is shared with slices of the other kind.")
     except LakeloopError as error:
-        st.error(empty_states.plain(str(error)))
+        st.error(escape(str(error)))
 
 
 # One slice -------------------------------------------------------------------------------------------------
@@ -160,7 +159,7 @@ def _one(made: Slice) -> None:
         contents = slices.contents(lake, made)
     except BadInput as error:  # a live slice whose definition does not hold any more
         contents = None
-        st.error(empty_states.plain(str(error)))
+        st.error(escape(str(error)))
     names: list[str] = [] if contents is None else contents["image_id"].to_pylist()
     _head(made, len(names), erased)
     view = session.param("show") if session.param("show") in VIEWS else "images"
@@ -197,7 +196,7 @@ def _head(made: Slice, size: int, erased: int) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="slice-actions"):
         if st.button("All slices", type="tertiary"):
             _leave()
-        st.markdown(f"› **{empty_states.plain(made.name)}**", width="content")
+        st.markdown(f"› **{escape(made.name)}**", width="content")
         version = st.selectbox(
             "Version",
             [s.id for s in every],
@@ -230,12 +229,10 @@ def _head(made: Slice, size: int, erased: int) -> None:
             session.go("search", slice=made.id)
         _tag_form(made)
         with st.popover("Delete", type="tertiary"):
-            st.markdown(
-                f"Delete **{empty_states.plain(made.id)}**? Its images stay. The number is not given out again."
-            )
+            st.markdown(f"Delete **{escape(made.id)}**? Its images stay. The number is not given out again.")
             if st.button("Delete this version", type="primary"):
                 _delete(made)
-    st.caption(empty_states.plain(_short(f"{made.kind}: {made.definition}", 160)))
+    st.caption(escape(_short(f"{made.kind}: {made.definition}", 160)))
 
 
 def _images(names: Sequence[str]) -> None:
@@ -284,7 +281,7 @@ def _changes(made: Slice) -> None:
     found = slices.diff(session.lake(), asked, made)
     changed = "not known" if found.labels_changed is None else count(len(found.labels_changed))
     st.markdown(
-        f"From {empty_states.plain(found.before)} to {empty_states.plain(found.after)}: "
+        f"From {escape(found.before)} to {escape(found.after)}: "
         f"**{count(len(found.added))} added**, "
         f"**{count(len(found.removed))} removed**, {count(found.kept)} in both; labels changed: {changed}"
         + (f"; {count(found.erased)} erased." if found.erased else ".")
@@ -344,14 +341,14 @@ def _leaks(made: Slice, names: Sequence[str]) -> None:
         )
     with st.spinner("Comparing the images …", show_time=True):
         found = leaks.check(session.lake(), names, made.role, apart_from=made.name)
-    against = ", ".join(empty_states.plain(one) for one in found.against)
+    against = ", ".join(escape(one) for one in found.against)
     if not found.against:
         kind = "evaluation or regression" if made.role == "train" else "training"
         return empty_states.empty("Nothing to compare with", f"The lake has no {kind} slice yet.")
     if not found.images:
         st.success(f"None of its images, and no near-duplicate of one, is in {against}.")
     else:
-        st.error(empty_states.plain(found.words()) + ".")
+        st.error(escape(found.words()) + ".")
         image_grid(
             queries.answers_of(found.images[:MOST_SHOWN]), "confidence", images(len(found.images)), key="leaking"
         )
@@ -371,10 +368,9 @@ def _definition(made: Slice) -> None:
             said = said | {"ids": said["ids"][:20]}
         st.code(json.dumps(said, indent=2, ensure_ascii=False), language="json", wrap_lines=True, height=240)
         st.caption("Make it again at another time, or in another lake")
-        show = empty_states.for_this_lake("slice", "show", made.id, "--spec")
+        show = for_this_lake("slice", "show", made.id, "--spec")
         st.code(
-            f"{show} > {made.name}.json\n"
-            + empty_states.for_this_lake("slice", "create", made.name, "--spec", f"{made.name}.json")
+            f"{show} > {made.name}.json\n" + for_this_lake("slice", "create", made.name, "--spec", f"{made.name}.json")
         )
     with right:
         st.markdown("**Export**")
@@ -383,9 +379,7 @@ def _definition(made: Slice) -> None:
             _export(made.id, chosen)
         st.caption("With a manifest of checksums; an export that was stopped goes on where it was. To another place:")
         st.code(
-            empty_states.for_this_lake(
-                "slice", "export", made.id, "--format", chosen, "--out", f"{made.name}-v{made.version}"
-            ),
+            for_this_lake("slice", "export", made.id, "--format", chosen, "--out", f"{made.name}-v{made.version}"),
             wrap_lines=True,
         )
         st.markdown("**Python**")
@@ -409,7 +403,7 @@ def _export(slice_id: str, format: str) -> None:
                 job.cancel()
         return
     if job is not None and job.error is not None:
-        st.error(empty_states.plain(f"No export: {job.error}"))
+        st.error(escape(f"No export: {job.error}"))
     kept = kept_exports.of(lake, made).get(format)
     if kept is not None:
         url = f"/v1/exports/{quote(kept.name)}"
@@ -433,10 +427,10 @@ def _set_role(made: Slice, role: str | None) -> None:
     try:
         _, found = leaks.assign(session.lake(), made, role)
     except LakeloopError as error:
-        session.say(empty_states.plain(str(error)))
+        session.say(escape(str(error)))
     else:
         session.wrote("slice role", made.id, {"role": role})
-        session.say(f"{empty_states.plain(made.id)} is {ROLES[role or '']}. {empty_states.plain(found.words())}")
+        session.say(f"{escape(made.id)} is {ROLES[role or '']}. {escape(found.words())}")
     for key in [key for key in st.session_state if str(key).startswith(f"role-{made.id}-")]:
         del st.session_state[key]
     st.rerun()
@@ -449,10 +443,10 @@ def _freeze(made: Slice) -> None:
         draft, found = leaks.guarded(session.lake(), slices.freeze(session.lake(), made))
         saved = slices.save(session.lake(), draft)
     except LakeloopError as error:
-        st.toast(empty_states.plain(str(error)), duration="long")
+        st.toast(escape(str(error)), duration="long")
         return
     session.wrote("slice create", saved.id, {"kind": saved.kind, "definition": saved.definition})
-    session.say(f"{empty_states.plain(saved.id)} has {images(saved.size)}. {empty_states.plain(found.words())}")
+    session.say(f"{escape(saved.id)} has {images(saved.size)}. {escape(found.words())}")
     session.put(set=saved.id)
     st.rerun()
 
@@ -463,19 +457,19 @@ def _tag_form(made: Slice) -> None:
         for (name, tag), version in slices.tags(session.lake()).items()
         if (name, version) == (made.name, made.version)
     ]
-    with st.popover("Tags" if not mine else empty_states.plain(", ".join(mine)), type="tertiary"):
+    with st.popover("Tags" if not mine else escape(", ".join(mine)), type="tertiary"):
         with st.form(f"tag-{made.id}", border=False):
             tag = st.text_input("Tag", placeholder="gold", help=f"{made.name}@TAG will mean this version")
             if st.form_submit_button("Tag this version"):
                 try:
                     slices.tag(session.lake(), made, tag.strip())
                 except LakeloopError as error:
-                    st.error(empty_states.plain(str(error)))
+                    st.error(escape(str(error)))
                 else:
                     session.wrote("slice tag", f"{made.name}@{tag.strip()}", {"version": made.version})
                     st.rerun()
         for one in mine:
-            if st.button(f"Remove {empty_states.plain(one)}", key=f"untag-{made.id}-{one}"):
+            if st.button(f"Remove {escape(one)}", key=f"untag-{made.id}-{one}"):
                 slices.untag(session.lake(), made.name, one)
                 session.wrote("slice untag", f"{made.name}@{one}", {})
                 st.rerun()
@@ -485,10 +479,10 @@ def _delete(made: Slice) -> None:
     try:
         slices.delete(session.lake(), made)
     except LakeloopError as error:
-        st.toast(empty_states.plain(str(error)), duration="long")
+        st.toast(escape(str(error)), duration="long")
         return
     session.wrote("slice delete", made.id, {"size": made.size, "definition": made.definition})
-    session.say(f"{empty_states.plain(made.id)} is deleted; its images stay.")
+    session.say(f"{escape(made.id)} is deleted; its images stay.")
     left = any(s.name == made.name for s in slices.list(session.lake()))
     gone = scope.current().slice == made.id
     session.put(set=made.name if left else None, show=None, versus=None, open=None, sel=None)

@@ -13,9 +13,10 @@ from lake.sql import saved_queries
 from lake.sql.columnar import SECRETS
 from lake.storage import schema, views
 from search_app.ui import session
+from search_app.ui.components import empty_states
 from search_app.ui.components.grid import image_grid
 from search_app.ui.data import running_query
-from search_app.ui.text import empty_states
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _schema() -> None:
     docs = {name: doc for name, (doc, _) in views.VIEWS.items()} | {one.name: one.doc for one in schema.TABLES.values()}
     name = st.selectbox("Tables and views", list(docs), key="ask-table")
     with st.container(height=430, border=False):
-        st.caption(empty_states.plain(docs[name]))
+        st.caption(escape(docs[name]))
         promoted = session.lake().promoted()
         if name in schema.TABLES:
             lines = [*_meanings(name).items()]
@@ -82,7 +83,7 @@ def _schema() -> None:
             st.code(views.VIEWS[name][1], language="sql", wrap_lines=True)
             known = _meanings(name) | dict.fromkeys(promoted, "declared at init")
             lines = [(column, known.get(column, kind.lower())) for column, kind in views.columns(name, promoted)]
-        st.markdown("\n".join(f"- `{column}` {empty_states.plain(doc)}" for column, doc in lines))
+        st.markdown("\n".join(f"- `{column}` {escape(doc)}" for column, doc in lines))
 
 
 def _meanings(name: str) -> dict[str, str]:
@@ -119,10 +120,10 @@ def _saving(sql: str, parameters: dict[str, Any]) -> None:
             try:
                 saved_queries.save(session.lake(), name.strip(), sql, parameters, said, replacing=True)
             except LakeloopError as error:
-                st.error(empty_states.plain(str(error)))
+                st.error(escape(str(error)))
             else:
                 session.wrote("query save", name.strip(), {"sql": sql[: saved_queries.LOGGED_CHARACTERS]})
-                session.say(f"Saved as {empty_states.plain(name.strip())}")
+                session.say(f"Saved as {escape(name.strip())}")
                 st.rerun()
 
 
@@ -131,7 +132,7 @@ def _loading() -> None:
     with st.popover("Saved", disabled=not saved):
         for one in saved:
             st.button(
-                empty_states.plain(one.name), key=f"ask-load-{one.name}", help=empty_states.plain(one.description or
+                escape(one.name), key=f"ask-load-{one.name}", help=escape(one.description or
                 one.sql[:300]), type="tertiary", on_click=_put, args=(one.sql, one.parameters),
             )  # fmt: skip
 
@@ -142,7 +143,7 @@ def _history() -> None:
             end = "failed" if one.error else f"{one.rows or 0:,} rows"
             text = " ".join(one.sql.split())
             st.button(
-                f"{one.timestamp:%d %b %H:%M} · {end} · {empty_states.plain(text[:70])}",
+                f"{one.timestamp:%d %b %H:%M} · {end} · {escape(text[:70])}",
                 key=f"ask-past-{place}", type="tertiary", on_click=_put, args=(one.sql, one.parameters),
             )  # fmt: skip
 

@@ -19,7 +19,7 @@ from lake.errors import LakeloopError
 from search_app.ui import session
 from search_app.ui.components import scope
 from search_app.ui.data import active_searches, queries
-from search_app.ui.text.empty_states import plain
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images
 
 Measure = Literal["similarity", "confidence"]
@@ -149,12 +149,12 @@ def save_slice(name: str, *, role: str | None = None, **what: Any) -> None:
     try:
         made, found = leaks.create(session.lake(), name, role=role, **what)
     except LakeloopError as error:
-        st.toast(plain(str(error)), duration="long")
+        st.toast(escape(str(error)), duration="long")
     else:
         session.wrote("slice create", made.id, {"kind": made.kind, "definition": made.definition})
-        size, told = images(made.size), f" {plain(found.words())}." if found.words() else ""
+        size, told = images(made.size), f" {escape(found.words())}." if found.words() else ""
         session.say(
-            f"Slice {plain(made.name)} v{made.version} saved: {size}. Choose it under “Slice” above, or see it on the "
+            f"Slice {escape(made.name)} v{made.version} saved: {size}. Choose it under “Slice” above, or see it on the "
             f"page Slices.{told}"
         )
         st.rerun()  # the scope bar offers it from now on

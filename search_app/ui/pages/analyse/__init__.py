@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from search_app.ui import session
-from search_app.ui.components import scope
+from search_app.ui.components import empty_states, scope
 from search_app.ui.data import queries
 from search_app.ui.pages.analyse import classes, confidence, dimensions, failures, models, over_time, sizes
-from search_app.ui.text import empty_states
+from search_app.ui.text.commands import for_this_lake
 
 VIEWS = {
     "slices": ("Worst slices", failures.show),
@@ -28,7 +28,7 @@ def page() -> None:
     if not totals["images"]:
         return empty_states.nothing_passes()
     if not totals["answers"]:
-        command = empty_states.for_this_lake("ingest", "predictions.csv")
+        command = for_this_lake("ingest", "predictions.csv")
         return empty_states.empty(
             "No model has answered here", "Bring its answers in as a table, one row an answer.", command
         )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from lake.analytics.metrics import Class
 from search_app.ui import session
+from search_app.ui.components import empty_states
 from search_app.ui.components.grid import image_grid
 from search_app.ui.components.report import Block, link, report, table
 from search_app.ui.components.report.tables import cell, heat
 from search_app.ui.data import analysis, queries
-from search_app.ui.text import empty_states
 from search_app.ui.text.numbers import count, images, percent, share, span
 
 MOST = 24

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from lake.analytics.calibration import Calibration, Curve
-from search_app.ui.components import charts
+from search_app.ui.components import charts, empty_states
 from search_app.ui.components.report import Block, numbers, report
 from search_app.ui.components.report.tables import reliability
 from search_app.ui.data import analysis
-from search_app.ui.text import empty_states
 from search_app.ui.text.numbers import count, interval, percent
 
 

@@ -8,11 +8,10 @@ import streamlit as st
 
 from lake.analytics.metrics import Breakdown, Cell
 from search_app.ui import session
-from search_app.ui.components import scope
+from search_app.ui.components import empty_states, scope
 from search_app.ui.components.report import Block, Link, link, report
 from search_app.ui.components.report.tables import cell, heat
 from search_app.ui.data import analysis
-from search_app.ui.text import empty_states
 from search_app.ui.text.numbers import count, percent, share, span
 
 ROWS, COLUMNS = 60, 14

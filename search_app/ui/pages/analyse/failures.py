@@ -8,13 +8,13 @@ import streamlit as st
 
 from lake.analytics.metrics import Cell
 from search_app.ui import session
-from search_app.ui.components import scope
+from search_app.ui.components import empty_states, scope
 from search_app.ui.components.grid import image_grid, save_slice
 from search_app.ui.components.report import Block, Link, link, numbers, report, stack
 from search_app.ui.components.report.tables import finding, findings
 from search_app.ui.data import active_searches, analysis, queries, running_discovery
 from search_app.ui.pages.analyse import dimensions
-from search_app.ui.text import empty_states
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images, interval, percent, share, span
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def show(where: str | None) -> None:
         return report([[_numbers(whole), beside]], key="failing-yet")
     if running.found is None:
         report([[_numbers(whole)], [beside]], key="failing-none")
-        return empty_states.empty("Nothing to find failures by", empty_states.plain(running.error or ""))
+        return empty_states.empty("Nothing to find failures by", escape(running.error or ""))
     found = running.found
     report([[_findings(found), stack(_numbers(whole), beside)]], key="failing")
     _choose_by(by)
@@ -190,7 +190,7 @@ def _rows(where: str) -> list[queries.Row]:
 def _save(one: Finding, where: str | None) -> None:
     from embeddings.discovery.discovery import slug
 
-    st.markdown(f"{empty_states.plain(one.title)}, at this moment")
+    st.markdown(f"{escape(one.title)}, at this moment")
     with st.form("save-finding", border=False):
         name = st.text_input("Name", slug(one), max_chars=100)
         if st.form_submit_button("Save slice", type="primary"):

@@ -6,11 +6,12 @@ import streamlit as st
 
 from lake.analytics.metrics import Comparison
 from search_app.ui import session
+from search_app.ui.components import empty_states
 from search_app.ui.components.grid import image_grid
 from search_app.ui.components.report import Block, numbers, report
 from search_app.ui.components.report.tables import cell, heat
 from search_app.ui.data import analysis, queries
-from search_app.ui.text import empty_states
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images, share
 
 SIDES = {"broken": "Newly wrong", "repaired": "Newly right"}
@@ -20,7 +21,7 @@ def show(where: str | None) -> None:
     """The view."""
     known = analysis.models()
     if len(known) < 2:
-        name = f" ({empty_states.plain(known[0])})" if known else ""
+        name = f" ({escape(known[0])})" if known else ""
         return empty_states.empty(
             "One model has answered",
             f"A comparison needs the answers of two models or versions to the same images{name}. "

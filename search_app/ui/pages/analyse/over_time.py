@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from search_app.ui.components import charts
+from search_app.ui.components import charts, empty_states
 from search_app.ui.components.report import report
 from search_app.ui.data import analysis
-from search_app.ui.text import empty_states
 
 
 def show(where: str | None) -> None:

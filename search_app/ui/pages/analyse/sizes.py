@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from lake.analytics.detection import IOU, Size
 from lake.regions.sizes import LARGE_FROM, SMALL_BELOW
+from search_app.ui.components import empty_states
 from search_app.ui.components.report import Block, report
 from search_app.ui.components.report.tables import cell, heat
 from search_app.ui.data import analysis
-from search_app.ui.text import empty_states
 from search_app.ui.text.numbers import count, percent, span
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from lake.errors import LakeloopError
+from search_app.ui.components import empty_states
 from search_app.ui.data import model_record
-from search_app.ui.text import empty_states
+from search_app.ui.text.markdown import escape
 
 if TYPE_CHECKING:
     from training.registry.runs import Run
@@ -25,7 +26,7 @@ def show(run: Run) -> None:
         with st.spinner("Rendering the card …", show_time=True):
             made = model_record.card(run.id)
     except LakeloopError as error:
-        return empty_states.empty("No card", empty_states.plain(str(error)))
+        return empty_states.empty("No card", escape(str(error)))
     head, text = _parts(made.text)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("Rendered from the record alone: what was not measured is not on it.", width="content")

@@ -8,12 +8,14 @@ import streamlit as st
 
 from lake.errors import LakeloopError
 from search_app.ui import session
+from search_app.ui.components import empty_states
 from search_app.ui.components.grid import image_grid
 from search_app.ui.components.report import Block, link, report
 from search_app.ui.components.report import trained as blocks
 from search_app.ui.data import model_record
 from search_app.ui.pages.models.wording import SIGNS, named, signed, when
-from search_app.ui.text import empty_states
+from search_app.ui.text.commands import for_this_lake
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def show(run: Run) -> None:
             "Nothing judges it yet",
             "No slice has the role “for evaluation” or “for regression”. Give one of them on the page **Slices**: what "
             "is kept out of training shows how good a model is.",
-            empty_states.for_this_lake("slice", "role", "NAME", "evaluation"),
+            for_this_lake("slice", "role", "NAME", "evaluation"),
         )
     candidates = others(run)
     old = against(run, candidates) if candidates else None
@@ -84,7 +86,7 @@ def show(run: Run) -> None:
         return empty_states.empty(
             "It was not asked yet",
             "**Evaluate** above has it answer every evaluation and regression slice. Each image is asked once.",
-            empty_states.for_this_lake("evaluate", run.id),
+            for_this_lake("evaluate", run.id),
         )
     from training.metrics import metric_registry
 
@@ -137,7 +139,7 @@ def _beside(run: Run, old: str, gate: model_record.Row | None, metric: str) -> N
             report([[_verdict(gate)]], key=f"verdict-{run.id}")
         return empty_states.empty(
             "The two cannot be compared yet",
-            f"{empty_states.plain(str(error))}. **Gate** above has both answer what is missing.",
+            f"{escape(str(error))}. **Gate** above has both answer what is missing.",
         )
     judged = {} if gate is None else {one["slice"]: one for one in gate["slices"]}
     chosen = next((one for one in found if one.slice == session.param("cut")), None) or _first(found, judged)
@@ -230,11 +232,11 @@ def _galleries(one: SliceChange, run: Run) -> None:
     asked = session.param("side")
     side = asked if asked in SIDES else "wrong" if one.newly_wrong else "right"
     with st.container(horizontal=True, vertical_alignment="center", key="gallery"):
-        st.markdown(f"**{empty_states.plain(one.slice)}**", width="content")
+        st.markdown(f"**{escape(one.slice)}**", width="content")
         titles = {name: f"{title} {len(found[name]):,}" for name, title in SIDES.items()}
         session.switch("side", titles, side, key=f"side-{run.id}", label="Images")
     if not found[side]:
-        st.caption(f"No image of {empty_states.plain(one.slice)} is {SIDES[side].lower()}.")
+        st.caption(f"No image of {escape(one.slice)} is {SIDES[side].lower()}.")
         return
     rows = model_record.answers(run.id, found[side][:MOST_SHOWN])
     title = f"{SIDES[side]}: {images(len(found[side]))}, as run {run.id} answers"

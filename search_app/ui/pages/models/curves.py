@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from search_app.ui.components import empty_states
 from search_app.ui.components.report import Align, Block, report, table
 from search_app.ui.components.report import trained as blocks
 from search_app.ui.data import model_record
 from search_app.ui.pages.models.wording import decimals, named, when
-from search_app.ui.text import empty_states
+from search_app.ui.text.commands import for_this_lake
 from search_app.ui.text.numbers import count
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _drawn(run: Run) -> None:
         st.caption(
             f"Newest numbers of {when(newest)} UTC, epoch {max(epochs):g} of {run.settings.get('epochs', '?')}. A run "
             "that says nothing for long was killed, and goes on with: "
-            f"`{empty_states.for_this_lake('train', '--resume', run.id)}`"
+            f"`{for_this_lake('train', '--resume', run.id)}`"
         )
     return report(lines, key=f"curves-{run.id}")
 

@@ -14,7 +14,7 @@ from search_app.ui.components.report.tables import cell, heat
 from search_app.ui.data import model_record
 from search_app.ui.pages.models import releases
 from search_app.ui.pages.models.wording import STATUS, decimals, named, outcome, span_of, when
-from search_app.ui.text import empty_states
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def one(name: str) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="model-actions"):
         if st.button("All models", type="tertiary"):
             leave()
-        st.markdown(f"› **{empty_states.plain(name)}**", width="content")
+        st.markdown(f"› **{escape(name)}**", width="content")
         said = f"version {there.version} is promoted" if there else "no version is promoted"
         st.caption(said, width="content")
         st.space("stretch")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from search_app.ui.components.report import Align, Block, link, report, table
-from search_app.ui.text import empty_states
+from search_app.ui.text.commands import for_this_lake
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def show(run: Run) -> None:
     dropped = run.data.get("left_out", {})
     if dropped:
         said = "; ".join(f"{count(n)} {reason}" for reason, n in dropped.items())
-        st.caption(f"Images left out: {empty_states.plain(said)}.")
+        st.caption(f"Images left out: {escape(said)}.")
     facts = run.environment
     packages = ", ".join(f"{name} {version}" for name, version in facts.get("packages", {}).items() if version)
     where = [
@@ -34,9 +35,9 @@ def show(run: Run) -> None:
         facts.get("machine"),
     ]
     where.append(f"commit {facts['commit'][:12]}" if facts.get("commit") else None)
-    st.caption(empty_states.plain(" · ".join(one for one in where if one)))
+    st.caption(escape(" · ".join(one for one in where if one)))
     st.caption("The whole record on the command line")
-    st.code(empty_states.for_this_lake("runs", "show", run.id, "--json"), language="bash")
+    st.code(for_this_lake("runs", "show", run.id, "--json"), language="bash")
 
 
 def _slices(run: Run) -> Block:

@@ -11,7 +11,7 @@ from lake.errors import LakeloopError
 from search_app.ui import session
 from search_app.ui.data import model_record
 from search_app.ui.pages.models.wording import SIGNS
-from search_app.ui.text.empty_states import plain
+from search_app.ui.text.markdown import escape
 
 if TYPE_CHECKING:
     from training.registry.runs import Run
@@ -69,10 +69,10 @@ def _promote(run: Run, version: Version | None) -> None:
     present = _promoted(run.model)
     this = f"version {version.version}" if version else f"run {run.id}"
     if present is None:
-        st.markdown(f"No version of **{plain(run.model)}** is promoted: {this} will be the first, and needs no gate.")
+        st.markdown(f"No version of **{escape(run.model)}** is promoted: {this} will be the first, and needs no gate.")
     else:
         st.markdown(
-            f"**{this.capitalize()}** will answer in place of **version {present.version}** of {plain(run.model)}."
+            f"**{this.capitalize()}** will answer in place of **version {present.version}** of {escape(run.model)}."
         )
         gate = model_record.verdict(run.id, present.run)
         if gate is None:
@@ -89,7 +89,7 @@ def _promote(run: Run, version: Version | None) -> None:
         ):
             _try(run, reason, force=True)
     if st.session_state.get("_refused") == run.id:
-        st.error(plain(st.session_state["_refusal"]))
+        st.error(escape(st.session_state["_refusal"]))
         st.caption("It can be promoted all the same, with a reason. Both are kept on the record, and on the card.")
 
 
@@ -103,7 +103,7 @@ def _try(run: Run, reason: str, force: bool) -> None:
         st.rerun(scope="fragment")
     else:
         session.wrote("models promote", made.id, {"run": run.id, "gate": made.gate, "reason": made.reason})
-        session.say(f"{plain(made.id)} is promoted.")
+        session.say(f"{escape(made.id)} is promoted.")
         st.session_state.pop("_refused", None)
         st.rerun()
 
@@ -111,16 +111,16 @@ def _try(run: Run, reason: str, force: bool) -> None:
 @st.dialog("Roll back")
 def _rollback(model: str, present: Version | None) -> None:
     named = f"version {present.version}" if present else "the promoted version"
-    st.markdown(f"Take back **{named}** of {plain(model)}? The one that was promoted before it answers again.")
+    st.markdown(f"Take back **{named}** of {escape(model)}? The one that was promoted before it answers again.")
     reason = st.text_input("Reason", placeholder="What went wrong", key="rollback-reason")
     if st.button("Roll back", type="primary", key="rollback-now"):
         try:
             made = _promotion().rollback(session.lake(), model, reason.strip() or None)
         except LakeloopError as error:
-            st.error(plain(str(error)))
+            st.error(escape(str(error)))
         else:
             session.wrote("models rollback", made.id, {"reason": reason.strip() or None})
-            session.say(f"{plain(made.id)} is promoted again.")
+            session.say(f"{escape(made.id)} is promoted again.")
             st.rerun()
 
 
@@ -128,10 +128,10 @@ def _change(action: str, run: Run, do: Callable[[], Version]) -> None:
     try:
         made = do()
     except LakeloopError as error:
-        st.toast(plain(str(error)), duration="long")
+        st.toast(escape(str(error)), duration="long")
     else:
         session.wrote(action, made.id, {"run": run.id})
-        session.say(f"{plain(made.id)} is {made.status} now.")
+        session.say(f"{escape(made.id)} is {made.status} now.")
         st.rerun()
 
 

@@ -11,7 +11,7 @@ from search_app.ui import session
 from search_app.ui.data import model_record
 from search_app.ui.pages.models import card, changes, curves, model_list, origin, releases, running_jobs
 from search_app.ui.pages.models.wording import STATUS, span_of, when
-from search_app.ui.text import empty_states
+from search_app.ui.text.markdown import escape
 
 if TYPE_CHECKING:
     from training.registry.runs import Run
@@ -32,7 +32,7 @@ def show(run: Run) -> None:
     version = next((one for one in model_record.versions() if one.run == run.id), None)
     _head(run, version)
     if run.status == "failed":
-        st.error(empty_states.plain(f"This run failed: {run.error or 'no reason was recorded'}"))
+        st.error(escape(f"This run failed: {run.error or 'no reason was recorded'}"))
     usual = "slices" if run.status == "done" else "curves"
     view = session.param("tab") if session.param("tab") in VIEWS else usual
     session.switch("tab", {one: title for one, (title, _) in VIEWS.items()}, view, key=f"run-view-{run.id}")
@@ -44,7 +44,7 @@ def _head(run: Run, version: Version | None) -> None:
         if st.button("All models", type="tertiary"):
             model_list.leave()
         st.markdown("›", width="content")
-        if st.button(empty_states.plain(run.model), type="tertiary", key="to-model"):
+        if st.button(escape(run.model), type="tertiary", key="to-model"):
             session.put(of=run.model, run=None, tab=None, cut=None, old=None, by=None, side=None, open=None, sel=None)
             st.rerun()
         named = f"version {version.version}" if version else f"run {run.id}"
@@ -67,7 +67,7 @@ def _head(run: Run, version: Version | None) -> None:
         f"{when(run.started_at)} UTC",
         f"took {span_of(run.started_at, run.ended_at)}" if run.ended_at else "",
     ]
-    st.caption(empty_states.plain(" · ".join(one for one in made if one)))
+    st.caption(escape(" · ".join(one for one in made if one)))
 
 
 def _state(text: str, loud: bool) -> None:

@@ -13,7 +13,7 @@ import streamlit as st
 from search_app.jobs import jobs
 from search_app.ui import session
 from search_app.ui.data import model_record
-from search_app.ui.text import empty_states
+from search_app.ui.text.markdown import escape
 
 EVERY_SECONDS = 0.7
 ELSEWHERE_SECONDS = 3.0  # for runs that another process trains
@@ -75,7 +75,7 @@ def _live() -> None:
     if st.session_state.get("_models_shown") != _state():
         ended = [one.what for one in _mine() if one.job.result is not None]
         if ended:
-            session.say(empty_states.plain(" · ".join(f"{one}: done" for one in ended)) + ".")
+            session.say(escape(" · ".join(f"{one}: done" for one in ended)) + ".")
         st.rerun()
     _bars()
 
@@ -84,14 +84,12 @@ def _bars() -> None:
     for place, one in enumerate(_mine()):
         with st.container(horizontal=True, vertical_alignment="center", key=f"work-{place}"):
             if one.job.error is not None:
-                (st.info if one.job.error == jobs.CANCELLED else st.error)(
-                    empty_states.plain(f"{one.what}: {one.job.error}")
-                )
+                (st.info if one.job.error == jobs.CANCELLED else st.error)(escape(f"{one.what}: {one.job.error}"))
                 if st.button("Dismiss", key=f"dismiss-{place}", type="tertiary"):
                     _mine().remove(one)
                     st.rerun()
                 continue
-            st.progress(min(1.0, one.job.share), empty_states.plain(f"{one.what}{_how_far(one)}"))
+            st.progress(min(1.0, one.job.share), escape(f"{one.what}{_how_far(one)}"))
             if session.may("admin") and st.button("Cancel", key=f"cancel-{place}", type="tertiary"):
                 one.job.cancel()
 

@@ -9,10 +9,12 @@ import streamlit as st
 
 from lake.errors import LakeloopError
 from search_app.ui import session
+from search_app.ui.components import empty_states
 from search_app.ui.data import model_record, queries
 from search_app.ui.pages.models import running_jobs
 from search_app.ui.pages.models.changes import run_name
-from search_app.ui.text import empty_states
+from search_app.ui.text.commands import for_this_lake
+from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images
 
 SPEEDS = {"probe": "Probe: seconds", "finetune": "Fine-tune: minutes to hours"}
@@ -40,7 +42,7 @@ def show() -> None:
         return empty_states.empty(
             "No slice to train on",
             "Select images on any page and press **L**, or save what the filters show on the page **Slices**.",
-            empty_states.for_this_lake("slice", "create", "NAME", "--where", "SQL", "--role", "train"),
+            for_this_lake("slice", "create", "NAME", "--where", "SQL", "--role", "train"),
         )
     newest = _newest(known)
     left, right = st.columns([3, 2], gap="large")
@@ -143,7 +145,7 @@ def _begin(how: dict[str, Any], settings: dict[str, Any], lines: list[str]) -> N
     try:
         recipe = Recipe.of(settings, "settings").with_words(lines)
     except LakeloopError as error:
-        st.error(empty_states.plain(str(error).replace("--set ", "")))
+        st.error(escape(str(error).replace("--set ", "")))
         return
     running_jobs.begin(f"Training {how['name']}", "training_job", how | {"recipe": asdict(recipe)})
     session.wrote("train", how["name"], {"train": how["train"], "replay": how["replay"], "kind": recipe.kind})
@@ -162,7 +164,7 @@ def _command(how: dict[str, Any], settings: dict[str, Any], lines: list[str]) ->
         said += ["--set", shlex.quote(f"{key}={value}")]
     for line in lines:
         said += ["--set", shlex.quote(line)]
-    return empty_states.for_this_lake("train", *said)
+    return for_this_lake("train", *said)
 
 
 def _usual_name() -> str:
@@ -177,7 +179,7 @@ def _start(name: str, speed: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    shown = [empty_states.plain(one) for one in names[:4]]
+    shown = [escape(one) for one in names[:4]]
     shown += [f"{len(names) - 4} more"] if len(names) > 4 else []
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
