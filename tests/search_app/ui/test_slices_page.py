@@ -73,7 +73,7 @@ def test_a_set_is_made_grows_and_is_compared(page: Page, url: str, made: Shapes)
     assert slices.get(lk, "circles@gold").version == 2
 
     page.goto(f"{url}/slices?set=circles&show=definition")
-    page.get_by_role("button", name="Make the export").click()
+    page.get_by_role("button", name="Export", exact=True).click()
     with page.expect_download() as download:
         page.get_by_role("link", name=f"Download {second.size} images").click()
     with zipfile.ZipFile(download.value.path()) as archive:

@@ -17,6 +17,7 @@ from search_app.ui.pages.models.wording import SIGNS, named, signed, when
 from search_app.ui.text.commands import for_this_lake
 from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images
+from search_app.ui.text.roles import ROLES
 
 if TYPE_CHECKING:
     from training.evaluation.comparison import SliceChange
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 2_000
 SIDES = {"wrong": "Newly wrong", "right": "Newly right"}
-ROLES = {"evaluation": "for evaluation", "regression": "for regression", "train": "for training"}
 
 
 def others(run: Run) -> list[str]:
@@ -191,7 +191,7 @@ def _no_gate(run: Run, old: str) -> Block:
 
 
 def _row(one: SliceChange, judged: dict[str, Any] | None, run: Run, chosen: SliceChange | None) -> Block:
-    small = [ROLES.get(one.role or "", "no role")]
+    small = [ROLES.get(one.role or "", ROLES[""])]
     if judged is not None and judged["standing"] != "judged":
         small.append(judged["standing"])
     if judged is not None and judged["blocks"]:

@@ -1,0 +1,53 @@
+"""The strip for an active search: whole clusters are accepted or refused for it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lake.errors import LakeloopError
+from search_app.ui import session
+from search_app.ui.data import active_searches, queries
+from search_app.ui.text.markdown import escape
+from search_app.ui.text.numbers import images
+
+
+def active_search() -> active_searches.Held | None:
+    """The active search that the user works on, or None."""
+    search_id = active_searches.going_on()
+    if not search_id:
+        return None
+    try:
+        return active_searches.opened(search_id, False)
+    except LakeloopError:  # it or its embedder was deleted; the page Isolate says so
+        active_searches.work_on("")
+        return None
+
+
+def show(held: active_searches.Held, current: queries.Row | None) -> None:
+    """The strip. `current`: the open node."""
+    with held.lock:
+        search_id, positives, name = held.search.id, len(held.search.found()), held.search.name
+    st.markdown(f"For **{escape(name or 'this search')}**: {positives:,} found", width="content")
+    if current is not None and current["node"]:
+        for action, text in (("accept", "Accept this cluster"), ("refuse", "Refuse it")):
+            if st.button(text, key=f"{action}-here", help="Applies to all its images, including those not shown"):
+                judge(search_id, current["id"], action)
+                st.rerun()
+    if st.button("Back to marking", type="tertiary"):
+        session.go("isolate", search=search_id)
+    if st.button("×", type="tertiary", help="Drill down without this search. The search is kept"):
+        active_searches.work_on("")
+        st.rerun()
+
+
+def judge(search_id: str, node_id: str, action: str) -> None:
+    """Accepts or refuses (`action`) a whole cluster for a search."""
+    held = active_searches.opened(search_id, False)
+    with active_searches.marking(held) as search:
+        before = len(search.found())
+        search.accept(node_id) if action == "accept" else search.refuse(node_id)
+        active_searches.sent(())
+        new = len(search.found()) - before
+    session.wrote(f"search {action}", search_id, {"node": node_id})
+    result = f"accepted: {images(new)} more" if action == "accept" else "refused: its images will not be shown"
+    session.say(f"Cluster {escape(node_id.partition('/')[2])} {result}. You can undo this on the page Isolate.")
