@@ -1,7 +1,8 @@
-"""Many requests share one commit, and none is answered before it.
+"""Groups the events of many requests into one durable commit, and reports to each request after it.
 
-A commit costs a sync of the disk whatever is in it, so those that come while one is under way go together into the
-next: the more requests, the fewer syncs for each.
+A commit costs a sync of the disk, however many events are in it. Requests that arrive during a commit go together
+into the next one: the more requests, the fewer syncs for each. The committer knows nothing of HTTP: a request gets the
+outcome of each of its events and builds its response from them.
 """
 
 from __future__ import annotations
@@ -12,61 +13,50 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lake.errors import CouldNot
 from lake.spool import journal
+from lake.spool.journal import Outcome, Receipt
 
 if TYPE_CHECKING:
     from lake.spool.events import Event
     from lake.spool.segments import SegmentWriter
 
-Outcome = Literal["stored", "known", "contradiction"]
-
-# What one commit takes at most: bounds the wait of the requests in it.
+# The largest group: bounds how long the requests in it wait.
 GROUP_EVENTS = 256
 GROUP_BYTES = 16 << 20
 TICK_SECONDS = 1.0
-_ONE = "(" + ",".join("?" * 10) + ")"
+_ROW = "(" + ",".join("?" * 10) + ")"
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """An answer given under an Idempotency-Key, to be given again. `digest` tells a repeat from another request."""
-
-    digest: bytes
-    status: int
-    body: bytes
-
-
-class AnsweredBefore(Exception):
-    """Another process on this spool answered a request under the same key, while this one's waited for its commit."""
+class RepeatedKey(Exception):
+    """Another process on this spool has stored a request under the same key while this one waited for its commit."""
 
     def __init__(self, receipt: Receipt) -> None:
-        super().__init__("answered before")
+        super().__init__("a request under this key is stored already")
         self.receipt = receipt
 
 
 @dataclass(slots=True)
 class Entry:
-    """One request's events on their way: all are stored in the same commit.
+    """The events of one request; all of them are stored in the same commit, with a receipt if there is a `key`.
 
-    `answer` makes the status and body to remember under `key` once the outcomes are known. After the commit
-    `outcomes` has one for each event, or `error` says why nothing was stored.
+    After the commit `outcomes` has one entry for each event, or `error` says why nothing was stored.
     """
 
     events: Sequence[Event]
     notify: Callable[[list[Entry]], None]
     key: str | None = None
     digest: bytes = b""
-    answer: Callable[[Sequence[Outcome]], tuple[int, bytes]] | None = None
+    facts: str = ""
     outcomes: list[Outcome] = field(default_factory=list)
     error: BaseException | None = None
-    waiter: Any = None  # whatever `notify` needs to find whom it concerns
+    waiter: Any = None  # whatever `notify` needs to find the waiting request
 
 
 class Committer:
-    """The one thread of a process that writes events. Owns the connection and the writer."""
+    """The only thread of a process that writes events. Owns the connection and the segment writer."""
 
     def __init__(self, connection: sqlite3.Connection, writer: SegmentWriter) -> None:
         self._connection = connection
@@ -78,7 +68,7 @@ class Committer:
         self._thread: threading.Thread | None = None
 
     def submit(self, entry: Entry) -> None:
-        """Queues the entry; `entry.notify` is called with it, on this thread, when it is safe or has failed."""
+        """Queues the entry. `entry.notify` is called with it, on this thread, once it is on disk or has failed."""
         with self._wake:
             if self._closing:
                 raise CouldNot("the spool is closed")
@@ -89,11 +79,11 @@ class Committer:
             self._wake.notify()
 
     def on_commit(self, observe: Callable[[int, float], None]) -> None:
-        """`observe(events, seconds)` is called after each commit, on this thread."""
+        """Registers `observe(events, seconds)` to be called after each commit, on this thread."""
         self._observers.append(observe)
 
     def close(self) -> None:
-        """Stores what is queued, then ends."""
+        """Stores what is queued, then ends the thread."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -116,14 +106,14 @@ class Committer:
             started = time.perf_counter()
             try:
                 self._commit(group)
-            except BaseException as error:  # every waiting request must be answered, whatever happened
+            except BaseException as error:  # every waiting request needs a response, whatever happened
                 for entry in group:
                     entry.error = error
             seconds = time.perf_counter() - started
-            told: dict[Any, list[Entry]] = {}
+            by_notify: dict[Any, list[Entry]] = {}
             for entry in group:
-                told.setdefault(entry.notify, []).append(entry)
-            for notify, entries in told.items():
+                by_notify.setdefault(entry.notify, []).append(entry)
+            for notify, entries in by_notify.items():
                 notify(entries)
             for observe in self._observers:
                 observe(sum(len(e.events) for e in group), seconds)
@@ -131,13 +121,13 @@ class Committer:
     def _next_group(self) -> list[Entry]:
         group: list[Entry] = []
         keys: set[str] = set()
-        count = held = 0
+        count = size = 0
         while self._queue:
             entry = self._queue[0]
             count += len(entry.events)
-            held += sum(len(e.data) for e in entry.events if e.data is not None)
-            # A second entry under a key finds the answer to the first once that is committed.
-            if group and (count > GROUP_EVENTS or held > GROUP_BYTES or entry.key in keys):
+            size += sum(len(e.data) for e in entry.events if e.data is not None)
+            # A second entry under the same key must find the receipt of the first, so it waits for that commit.
+            if group and (count > GROUP_EVENTS or size > GROUP_BYTES or entry.key in keys):
                 break
             if entry.key is not None:
                 keys.add(entry.key)
@@ -145,19 +135,19 @@ class Committer:
         return group
 
     def _commit(self, group: list[Entry]) -> None:
-        """Bytes first, then the rows that refer to them: a row whose bytes are not there must not exist."""
+        """Writes the bytes first, then the rows that refer to them: no row may exist without its bytes."""
         events = [event for entry in group for event in entry.events]
         blobs = [e.data for e in events if e.data is not None]
-        places = iter(self._writer.append(blobs) if blobs else ())
-        moment = time.time()
-        nowhere = (None, None, None)
+        ranges = iter(self._writer.append(blobs) if blobs else ())
+        now = time.time()
+        no_bytes = (None, None, None)
         rows = []
         for e in events:
-            place = nowhere if e.data is None else next(places)
-            rows.append((e.kind, e.event_id, e.digest, e.image_id, e.row, *place, e.key_id, moment))
+            bytes_at = no_bytes if e.data is None else next(ranges)
+            rows.append((e.kind, e.event_id, e.digest, e.image_id, e.row, *bytes_at, e.key_id, now))
         connection = self._connection
         with journal.transaction(connection):
-            self._mark_answered(group)
+            self._mark_repeated(group)
             if any(entry.error for entry in group):
                 group = [entry for entry in group if entry.error is None]
                 left = {id(event) for entry in group for event in entry.events}
@@ -169,8 +159,8 @@ class Committer:
             before = connection.total_changes
             for start in range(0, len(fresh), 64):
                 part = fresh[start : start + 64]
-                # One statement for many rows: each step lets go of the interpreter, and getting it back takes time.
-                values = ",".join([_ONE] * len(part))
+                # One statement for many rows: each step releases the interpreter, and getting it back takes time.
+                values = ",".join([_ROW] * len(part))
                 connection.execute(
                     f"INSERT INTO events({journal.COLUMNS}) VALUES {values} ON CONFLICT DO NOTHING",
                     [value for row in part for value in row],
@@ -179,25 +169,22 @@ class Committer:
                 for entry in group:
                     entry.outcomes = ["stored"] * len(entry.events)
             else:
-                self._tell_apart(group, seen, last)
+                self._compare(group, seen, last)
             for entry in group:
-                if entry.key is not None and entry.answer is not None:
-                    status, body = entry.answer(entry.outcomes)
-                    connection.execute(
-                        "INSERT OR REPLACE INTO receipts VALUES(?,?,?,?,?)",
-                        (entry.key, entry.digest, status, body, moment),
-                    )
+                if entry.key is not None:
+                    receipt = Receipt(entry.digest, entry.facts, entry.outcomes)
+                    journal.write_receipt(connection, entry.key, receipt, now)
 
-    def _mark_answered(self, group: list[Entry]) -> None:
-        """Gives entries whose key was answered since the caller looked their error: nothing of them is stored."""
+    def _mark_repeated(self, group: list[Entry]) -> None:
+        """Sets `error` on entries whose key has got a receipt since the caller looked: nothing of them is stored."""
         for entry in group:
             if entry.key is not None:
-                rows = self._connection.execute(journal.RECEIPT, (entry.key,)).fetchall()
-                if rows and rows[0][3] >= time.time() - journal.REMEMBERED_SECONDS:
-                    entry.error = AnsweredBefore(Receipt(*rows[0][:3]))
+                receipt = journal.read_receipt(self._connection, entry.key)
+                if receipt is not None:
+                    entry.error = RepeatedKey(receipt)
 
-    def _tell_apart(self, group: list[Entry], seen: dict[tuple[str, str], bytes], last: int) -> None:
-        """Which events were new (numbered after `last`), which repeats, and which others under a used id."""
+    def _compare(self, group: list[Entry], seen: dict[tuple[str, str], bytes], last: int) -> None:
+        """Sets the outcomes by comparing with what is stored; rows numbered above `last` are from this commit."""
         events = [event for entry in group for event in entry.events]
         marks = ",".join("?" * len(events))
         rows = self._connection.execute(
@@ -219,7 +206,7 @@ class Committer:
 
 
 def _seen(connection: sqlite3.Connection, events: Sequence[Event]) -> dict[tuple[str, str], bytes]:
-    """(event_id, kind) -> digest of those among `events` that were drained of late."""
+    """(event_id, kind) -> digest, for those `events` that were drained recently."""
     marks = ",".join("?" * len(events))
     rows = connection.execute(
         f"SELECT event_id, kind, digest FROM seen WHERE event_id IN ({marks})", [e.event_id for e in events]

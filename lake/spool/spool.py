@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from lake.errors import CouldNot
 from lake.spool import journal, segments
-from lake.spool.committer import Committer, Entry, Outcome, Receipt
+from lake.spool.committer import Committer, Entry
+from lake.spool.journal import Outcome, Receipt
 from lake.storage.store import local_folder
 
 if TYPE_CHECKING:
@@ -200,11 +201,9 @@ class Spool:
         return {str(image_id) for (image_id,) in self._read(query, source)}
 
     def receipt(self, key: str) -> Receipt | None:
-        """The answer given under this Idempotency-Key within the last seven days."""
-        rows = self._read(journal.RECEIPT, key)
-        if not rows or rows[0][3] < time.time() - journal.REMEMBERED_SECONDS:
-            return None
-        return Receipt(*rows[0][:3])
+        """What is remembered of a request under this Idempotency-Key, for seven days."""
+        with self._reading:
+            return journal.read_receipt(self._reader, key)
 
     def depth(self) -> Depth:
         """What waits. A few milliseconds at most."""

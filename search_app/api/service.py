@@ -1,25 +1,26 @@
-"""What the routes share: the lake, its spool, and the way an event becomes safe.
+"""What the routes share: the lake, its spool, admission, and `store`, the only way in for events.
 
-`Service.store` is the only way in. It knows futures and the event loop; it does not know HTTP.
+It hands events to the spool's thread and awaits their outcomes. The routes build the responses.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from lake.errors import CouldNot
-from lake.spool.committer import AnsweredBefore, Entry
+from lake.spool.committer import Entry, RepeatedKey
 from search_app.api.admission import Admission, Limits
 from search_app.api.problems import Refusal
 
 if TYPE_CHECKING:
     from lake.open_lake import OpenLake
-    from lake.spool.committer import Outcome
     from lake.spool.events import Event
+    from lake.spool.journal import Outcome
     from lake.spool.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -59,60 +60,44 @@ class Service:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def store(
-        self,
-        events: Sequence[Event],
-        key: str | None = None,
-        digest: bytes = b"",
-        answer: Callable[[Sequence[Outcome]], tuple[int, bytes]] | None = None,
-    ) -> list[Outcome]:
-        """What became of each event, once they are safe on disk. Raises what kept them from it.
+        self, events: Sequence[Event], facts: Any, key: str | None = None, digest: bytes = b""
+    ) -> tuple[Any, list[Outcome]]:
+        """Stores the events; returns `facts` and the outcome of each event once they are safe on disk.
 
-        With `key`, `answer` makes the response that is remembered under it, in the same commit.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Outcome]] = loop.create_future()
-
-        def remembered(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
-            assert answer is not None
-            try:
-                return answer(outcomes)
-            except Refusal as refusal:  # an answer, too
-                return refusal.status, refusal.body()
-
-        entry = Entry(events, _notify, key, digest, remembered, waiter=(loop, future))
-        self.writable().submit(entry)
-        outcomes = await future
-        for event in events:
-            if event.data is not None:
-                self._remember(event.image_id)
-        return outcomes
-
-    async def once(
-        self, key: str | None, digest: bytes, run: Callable[[], Awaitable[tuple[int, bytes]]]
-    ) -> tuple[int, bytes]:
-        """Runs a request under an Idempotency-Key, or gives the answer it was given before.
-
-        `run()` stores and answers; `digest` tells the request from another. Raises Refusal: 422 for another request
-        under the key, 409 while the first is in flight.
+        `facts` is what else the response says, as JSON can hold it. With an Idempotency-Key, facts and outcomes are
+        remembered in the same commit, and a repeat of the request (equal `digest`) gets those of the first time.
+        Raises Refusal: 422 for another request under the key, 409 while the first is in flight; and whatever kept the
+        events from the disk.
         """
         if key is None:
-            return await run()
+            return facts, await self._commit(Entry(events, _notify)) if events else []
         running = self._in_flight.get(key)
         if running is None:
             receipt = self.writable().receipt(key)
             if receipt is None:
                 self._in_flight[key] = digest
                 try:
-                    return await run()
-                except AnsweredBefore as before:
-                    receipt = before.receipt
+                    return facts, await self._commit(Entry(events, _notify, key, digest, json.dumps(facts)))
+                except RepeatedKey as repeated:
+                    receipt = repeated.receipt
                 finally:
                     del self._in_flight[key]
             if receipt.digest == digest:
-                return receipt.status, receipt.body
+                return json.loads(receipt.facts), receipt.outcomes
         elif running == digest:
             raise Refusal(409, "in_flight", "a request with this Idempotency-Key is being worked on; try again", 1)
         raise Refusal(422, "other_request", "this Idempotency-Key was used for another request")
+
+    async def _commit(self, entry: Entry) -> list[Outcome]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Outcome]] = loop.create_future()
+        entry.waiter = (loop, future)
+        self.writable().submit(entry)
+        outcomes = await future
+        for event in entry.events:
+            if event.data is not None:
+                self._remember(event.image_id)
+        return outcomes
 
     async def unknown_images(self, image_ids: Sequence[str]) -> set[str]:
         """Which of these images are neither in the lake nor on their way to it."""

@@ -15,12 +15,12 @@ import random
 import sys
 import threading
 import uuid
-from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from lake.spool.committer import AnsweredBefore, Entry, Outcome
+from lake.spool.committer import Entry, RepeatedKey
 from lake.spool.events import Event
+from lake.spool.journal import Outcome
 from lake.spool.spool import Spool
 
 THREADS = 4
@@ -40,12 +40,8 @@ def group(seed: int, name: str) -> list[Event]:
     return events
 
 
-def answer(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
-    return 200, ",".join(outcomes).encode()
-
-
 def put(spool: Spool, seed: int, name: str) -> list[Outcome]:
-    """Puts a group under an Idempotency-Key of its name, and waits. Known when the key was answered before."""
+    """Puts a group under an Idempotency-Key of its name, and waits. Known when the key has a receipt already."""
     future: Future[list[Outcome]] = Future()
 
     def notify(entries: list[Entry]) -> None:
@@ -55,11 +51,11 @@ def put(spool: Spool, seed: int, name: str) -> list[Outcome]:
             else:
                 entry.waiter.set_exception(entry.error)
 
-    spool.submit(Entry(group(seed, name), notify, name, name.encode(), answer, waiter=future))
+    spool.submit(Entry(group(seed, name), notify, name, name.encode(), name, waiter=future))
     try:
         return future.result()
-    except AnsweredBefore as before:
-        return ["known" for _ in before.receipt.body.split(b",")]
+    except RepeatedKey as repeated:
+        return ["known" for _ in repeated.receipt.outcomes]
 
 
 def live(folder: Path, seed: int, life: str, again: list[str]) -> None:

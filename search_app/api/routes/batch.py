@@ -18,13 +18,13 @@ from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
 from lake.spool import events
 from search_app.api import bodies
 from search_app.api.problems import Refusal, refusal_of
-from search_app.api.routes.predictions import contradiction, named_image, with_image
+from search_app.api.routes.predictions import contradiction, named_image, unknown_image, with_image
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from lake.spool.committer import Outcome
     from lake.spool.events import Event
+    from lake.spool.journal import Outcome
     from search_app.api.service import Service
 
 PATH = "/v1/predictions/batch"
@@ -149,30 +149,41 @@ async def refuse_unknown_images(found: list[Event | Refusal], service: Service) 
     unknown = await service.unknown_images(sorted(named))
     for index, event in enumerate(found):
         if not isinstance(event, Refusal) and event.data is None and event.image_id in unknown:
-            detail = f"no image {event.image_id} is stored: send it to /v1/images first"
-            found[index] = Refusal(422, "unknown_image", detail)
+            found[index] = unknown_image(event.image_id)
 
 
-def statuses(
-    items: Sequence[Item], found: Sequence[Event | Refusal], outcomes: Sequence[Outcome]
-) -> list[dict[str, Any]]:
-    """The answer's `items`, in the order they came."""
-    left = iter(outcomes)
-    said = []
-    for index, (item, event) in enumerate(zip(items, found, strict=True)):
-        facts: dict[str, Any] = {"index": index}
-        outcome = None if isinstance(event, Refusal) else next(left)
-        if not isinstance(event, Refusal) and outcome != "contradiction":
-            facts |= {"prediction_id": event.event_id, "image_id": event.image_id, "status": outcome}
-            facts["code"] = 201 if outcome == "stored" else 200
-        else:
-            refusal = event if isinstance(event, Refusal) else contradiction(event)
+def facts(items: Sequence[Item], checked: Sequence[Event | Refusal]) -> list[dict[str, Any]]:
+    """The response's `items` in the order they came, without the outcomes of those that go to the spool."""
+    rows = []
+    for index, (item, event) in enumerate(zip(items, checked, strict=True)):
+        if isinstance(event, Refusal):
             own = item.get("prediction_id") if isinstance(item, dict) else None
-            facts |= {"prediction_id": ids.as_uuid(own) if isinstance(own, str) else None, "status": "refused"}
-            facts |= {"code": refusal.status, "reason": refusal.reason, "detail": refusal.detail}
-        said.append(facts)
-    return said
+            rows.append(_refused(index, ids.as_uuid(own) if isinstance(own, str) else None, event))
+        else:
+            rows.append({"index": index, "prediction_id": event.event_id, "image_id": event.image_id})
+    return rows
 
 
-def document(said: list[dict[str, Any]]) -> bytes:
-    return json.dumps({"items": said}, ensure_ascii=False).encode("utf-8", "replace")
+def response(facts: dict[str, Any], outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
+    """Status and body for a batch: each item that went to the spool gets its outcome."""
+    left = iter(outcomes)
+    items = []
+    for row in facts["items"]:
+        if "status" in row:
+            items.append(row)
+        elif (outcome := next(left)) == "contradiction":
+            items.append(_refused(row["index"], row["prediction_id"], contradiction(row["prediction_id"])))
+        else:
+            items.append({**row, "status": outcome, "code": 201 if outcome == "stored" else 200})
+    return 200, json.dumps({"items": items}, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _refused(index: int, prediction_id: str | None, refusal: Refusal) -> dict[str, Any]:
+    return {
+        "index": index,
+        "prediction_id": prediction_id,
+        "status": "refused",
+        "code": refusal.status,
+        "reason": refusal.reason,
+        "detail": refusal.detail,
+    }

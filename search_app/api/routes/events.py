@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -16,13 +16,13 @@ from lake.images.image_header import read_header
 from lake.spool import events
 from search_app.api import bodies
 from search_app.api.metrics import REFUSED
-from search_app.api.problems import Refusal
+from search_app.api.problems import JSON, Refusal
 from search_app.api.routes import batch
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-    from lake.spool.committer import Outcome
+    from lake.spool.journal import Outcome
     from search_app.api.service import Service
 
 Fetch = Callable[[str], Awaitable[bytes]]
@@ -47,21 +47,13 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
         refusal = service.admission.over_rate(len(items))
         if refusal is not None:
             raise refusal
-        found = await run_in_threadpool(batch.checked, items, service, bodies.key_id(scope))
-        await batch.refuse_unknown_images(found, service)
-        scope[REFUSED] = [e.reason for e in found if isinstance(e, Refusal)]
-        good = [e for e in found if not isinstance(e, Refusal)]
-
-        def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
-            return 200, batch.document(batch.statuses(items, found, outcomes))
-
+        checked = await run_in_threadpool(batch.checked, items, service, bodies.key_id(scope))
+        await batch.refuse_unknown_images(checked, service)
+        scope[REFUSED] = [event.reason for event in checked if isinstance(event, Refusal)]
+        accepted = [event for event in checked if not isinstance(event, Refusal)]
+        facts = {"items": batch.facts(items, checked)}
         digest = await _digest(key, scope, body)
-
-        async def run() -> tuple[int, bytes]:
-            outcomes = await service.store(good, key, digest, response) if good or key else []
-            return response(outcomes)
-
-        return _json(*await service.once(key, digest, run))
+        return _json(*batch.response(*await service.store(accepted, facts, key, digest)))
 
     @router.get(batch.PATH, include_in_schema=False)
     def not_a_prediction() -> Response:
@@ -94,19 +86,10 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
         read_header(data, decode.MAX_MEGAPIXELS_HTTP)
         image_id = await bodies.aside(len(data), ids.image_id, data)
         event = events.image(image_id, data, source, bodies.key_id(scope))
+        new = [event] if await service.unknown_images([image_id]) else []
         digest = await _digest(key, scope, body)
-
-        def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
-            outcome = outcomes[0] if outcomes else "known"
-            document = {"image_id": event.image_id, "status": outcome}
-            return 201 if outcome == "stored" else 200, json.dumps(document).encode()
-
-        async def run() -> tuple[int, bytes]:
-            new = [event] if await service.unknown_images([event.image_id]) else []
-            outcomes = await service.store(new, key, digest, response) if new or key else []
-            return response(outcomes)
-
-        return _json(*await service.once(key, digest, run))
+        facts, outcomes = await service.store(new, {"image_id": image_id}, key, digest)
+        return _single(facts, outcomes[0] if outcomes else "known")
 
     @router.post("/v1/feedback", response_class=Response)
     async def add_feedback(request: Request) -> Response:
@@ -124,18 +107,11 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
             raise Refusal(404, "unknown_prediction", f"no answer {about} is stored")
         event = events.feedback(given, {about: image}, bodies.key_id(scope))
 
-        def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
-            if outcomes[0] == "contradiction":
-                raise Refusal(422, "contradiction", f"another verdict is stored under the id {event.event_id}")
-            status = 201 if outcomes[0] == "stored" else 200
-            return status, json.dumps({"event_id": event.event_id, "status": outcomes[0]}).encode()
-
         digest = await _digest(key, scope, body)
-
-        async def run() -> tuple[int, bytes]:
-            return response(await service.store([event], key, digest, response))
-
-        return _json(*await service.once(key, digest, run))
+        facts, outcomes = await service.store([event], {"event_id": event.event_id}, key, digest)
+        if outcomes[0] == "contradiction":
+            raise Refusal(422, "contradiction", f"another verdict is stored under the id {facts['event_id']}")
+        return _single(facts, outcomes[0])
 
     return router
 
@@ -148,6 +124,9 @@ async def _digest(key: str | None, scope: Scope, body: bytes) -> bytes:
     return await bodies.aside(len(body), bodies.digest, *parts)
 
 
+def _single(facts: dict[str, Any], outcome: Outcome) -> Response:
+    return _json(201 if outcome == "stored" else 200, json.dumps({**facts, "status": outcome}).encode())
+
+
 def _json(status: int, body: bytes) -> Response:
-    media = "application/json" if status < 400 else "application/problem+json"
-    return Response(body, status, media_type=media)
+    return Response(body, status, media_type=JSON)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from lake.spool.committer import Outcome
     from lake.spool.events import Event
+    from lake.spool.journal import Outcome
     from search_app.api.service import Service
 
 _log = logging.getLogger(__name__)
@@ -64,56 +64,53 @@ class Predictions:
             scope[REFUSED] = [refusal.reason]
             await refusal.send(send)
             return
-        await answer(send, status, body, JSON if status < 400 else MEDIA_TYPE)
+        await answer(send, status, body)
 
     async def _accept(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
+        """Reads and checks the request, stores its event, builds the response."""
         kind = bodies.media_type(scope)
-        service = self.service
         key = bodies.idempotency_key(scope)
-        if kind == "application/json":
-            body = await bodies.read(scope, receive, bodies.EVENT_BYTES, service.admission)
-            size = len(body)
-            given = await bodies.aside(size, bodies.json_object, body, "the event")
-            image_id = await self._named_image(given)
-            who = bodies.key_id(scope)
-            event = await bodies.aside(size, events.prediction, given, service.promoted, image_id, None, who)
-            request = body
+        if kind == JSON:
+            event, request = await self._event_naming_its_image(scope, receive)
         elif kind.startswith("image/"):
-            text = bodies.header(scope, b"lakeloop-event")
-            if text is None:
-                raise Refusal(422, "no_event", f"the event is missing: send it as JSON in the header {HEADER}")
-            if len(text) > HEADER_BYTES:
-                raise Refusal(
-                    431, "event_too_large",
-                    f"the header {HEADER} has {len(text):,} bytes, {HEADER_BYTES:,} are the most: send the image to "
-                    f"/v1/images first, then the event as application/json naming its image_id",
-                )  # fmt: skip
-            given = bodies.json_object(text, f"the header {HEADER}")
-            body = await bodies.read(scope, receive, bodies.IMAGE_BYTES, service.admission)
-            event = await bodies.aside(len(body), with_image, given, body, service, bodies.key_id(scope))
-            request = text + event.image_id.encode()
+            event, request = await self._event_with_image(scope, receive)
         else:
             raise Refusal(
                 415, "media_type",
                 f"send the image as the body with an image/* type and the event in the header {HEADER}, or the event "
                 f"as application/json, not {kind or 'no type'!r:.80}",
             )  # fmt: skip
-
-        def response(outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
-            return reply(event, outcomes[0])
-
         digest = b"" if key is None else bodies.digest(PATH.encode(), kind.encode(), request)
+        facts = {"prediction_id": event.event_id, "image_id": event.image_id}
+        return response(*await self.service.store([event], facts, key, digest))
 
-        async def run() -> tuple[int, bytes]:
-            return response(await service.store([event], key, digest, response))
+    async def _event_naming_its_image(self, scope: Scope, receive: Receive) -> tuple[Event, bytes]:
+        """The event of a JSON body, and the bytes that distinguish the request from another."""
+        service = self.service
+        body = await bodies.read(scope, receive, bodies.EVENT_BYTES, service.admission)
+        fields = await bodies.aside(len(body), bodies.json_object, body, "the event")
+        image_id = named_image(fields)
+        if await service.unknown_images([image_id]):
+            raise unknown_image(image_id)
+        key_id = bodies.key_id(scope)
+        event = await bodies.aside(len(body), events.prediction, fields, service.promoted, image_id, None, key_id)
+        return event, body
 
-        return await service.once(key, digest, run)
-
-    async def _named_image(self, given: dict[str, Any]) -> str:
-        image_id = named_image(given)
-        if await self.service.unknown_images([image_id]):
-            raise Refusal(422, "unknown_image", f"no image {image_id} is stored: send it to /v1/images first")
-        return image_id
+    async def _event_with_image(self, scope: Scope, receive: Receive) -> tuple[Event, bytes]:
+        """The event of a header and an image body, and the bytes that distinguish the request from another."""
+        text = bodies.header(scope, b"lakeloop-event")
+        if text is None:
+            raise Refusal(422, "no_event", f"the event is missing: send it as JSON in the header {HEADER}")
+        if len(text) > HEADER_BYTES:
+            raise Refusal(
+                431, "event_too_large",
+                f"the header {HEADER} has {len(text):,} bytes, {HEADER_BYTES:,} are the most: send the image to "
+                f"/v1/images first, then the event as application/json naming its image_id",
+            )  # fmt: skip
+        fields = bodies.json_object(text, f"the header {HEADER}")
+        body = await bodies.read(scope, receive, bodies.IMAGE_BYTES, self.service.admission)
+        event = await bodies.aside(len(body), with_image, fields, body, self.service, bodies.key_id(scope))
+        return event, text + event.image_id.encode()
 
 
 def named_image(given: dict[str, Any]) -> str:
@@ -135,13 +132,16 @@ def with_image(given: dict[str, Any], data: bytes, service: Service, key_id: str
     return events.prediction(given, service.promoted, image_id, data, key_id)
 
 
-def reply(event: Event, outcome: Outcome) -> tuple[int, bytes]:
-    """Status and body of the answer. Raises Refusal for another event under a used id."""
-    if outcome == "contradiction":
-        raise contradiction(event)
-    document = {"prediction_id": event.event_id, "image_id": event.image_id, "status": outcome}
-    return _STATUS[outcome], json.dumps(document).encode()
+def response(facts: dict[str, Any], outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
+    """Status and body for one stored event. Raises Refusal for another event under a used id."""
+    if outcomes[0] == "contradiction":
+        raise contradiction(facts["prediction_id"])
+    return _STATUS[outcomes[0]], json.dumps({**facts, "status": outcomes[0]}).encode()
 
 
-def contradiction(event: Event) -> Refusal:
-    return Refusal(422, "contradiction", f"another event is stored under the id {event.event_id}")
+def contradiction(event_id: str) -> Refusal:
+    return Refusal(422, "contradiction", f"another event is stored under the id {event_id}")
+
+
+def unknown_image(image_id: str) -> Refusal:
+    return Refusal(422, "unknown_image", f"no image {image_id} is stored: send it to /v1/images first")

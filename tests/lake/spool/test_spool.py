@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from lake.errors import NewerLake
 from lake.spool import journal, segments
-from lake.spool.committer import AnsweredBefore, Entry, Receipt
+from lake.spool.committer import Entry, RepeatedKey
+from lake.spool.journal import Receipt
 from lake.spool.spool import Spool, abandoned
 from tests.lake.live import answer, name, picture, upload, verdict
 
@@ -166,14 +170,14 @@ def test_erased_events_leave_no_byte_behind(box: Spool) -> None:
     assert box.put([secret]) == ["known"]  # a retry does not bring it back
 
 
-def test_an_answer_under_an_idempotency_key_is_kept_with_its_event(tmp_path: Path) -> None:
+def test_a_receipt_under_an_idempotency_key_is_kept_with_its_event(tmp_path: Path) -> None:
     box = Spool(tmp_path / "spool")
     told = threading.Event()
-    entry = Entry([answer(1)], lambda _: told.set(), "key", b"digest", lambda outcomes: (201, outcomes[0].encode()))
+    entry = Entry([answer(1)], lambda _: told.set(), "key", b"digest", '{"image_id": "1"}')
     box.submit(entry)
     assert told.wait(10)
     box = reopened(box)
-    assert box.receipt("key") == Receipt(b"digest", 201, b"stored")
+    assert box.receipt("key") == Receipt(b"digest", '{"image_id": "1"}', ["stored"])
     assert box.receipt("other") is None
     box.close()
 
@@ -189,16 +193,16 @@ def test_two_requests_under_one_key_at_the_same_moment_are_stored_once(box: Spoo
             both.set()
 
     def entry(number: int) -> Entry:
-        return Entry([answer(number)], notify, "key", b"digest", lambda outcomes: (201, b"%d" % number))
+        return Entry([answer(number)], notify, "key", b"digest", str(number))
 
     box.put([answer(0)])
     with box._committer._wake:  # the spool's thread waits until both are queued
         box._committer._queue.extend([entry(1), entry(2)])
         box._committer._wake.notify()
     assert both.wait(10)
-    assert [type(e.error) for e in done] == [type(None), AnsweredBefore]
+    assert [type(e.error) for e in done] == [type(None), RepeatedKey]
     assert box.depth().events == 2
-    assert box.receipt("key") == Receipt(b"digest", 201, b"1")
+    assert box.receipt("key") == Receipt(b"digest", "1", ["stored"])
 
 
 def test_keys_and_ids_are_forgotten_after_a_week(box: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,3 +286,10 @@ def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     places = writer.append([b"abcdef", b"ghi"])
     assert [segments.read(tmp_path, p) for p in places] == [b"abcdef", b"ghi"]
     writer.seal()
+
+
+def test_a_spool_of_a_later_release_is_refused(box: Spool) -> None:
+    with closing(sqlite3.connect(box.folder / "spool.sqlite")) as database:
+        database.execute(f"PRAGMA user_version={journal.VERSION + 1}")
+    with pytest.raises(NewerLake, match="later release"):
+        Spool(box.folder)

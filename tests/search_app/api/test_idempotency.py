@@ -13,6 +13,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from search_app.api.app import Api
 from search_app.server.live_ingest import Intake, Settings
 from tests.conftest import Say
 from tests.search_app.asgi import Answer, ask
-from tests.search_app.intake import JSON, NDJSON, in_base64, picture
+from tests.search_app.intake import JSON, NDJSON, PROBLEM, in_base64, picture
 
 WHICH = st.integers(0, 11)
 KEYS = ("order-1", "order-2", "~" * 190)
@@ -267,3 +268,38 @@ def test_two_servers_on_one_spool_give_one_answer(bench: Bench) -> None:
     assert refused.json["reason"] == "other_request"
     first.close()
     other.close()
+
+
+def test_a_repeat_gets_the_response_that_an_earlier_release_kept(bench: Bench) -> None:
+    """Before version 1 of the spool's tables a receipt held the status and body of the response."""
+    image, contradicting, without_id, _, batch, *_, upload, _, feedback, _, _ = requests(0)
+    verdict = {"prediction_id": json.loads(image[1]["Lakeloop-Event"])["prediction_id"], "event_id": str(uuid.uuid4())}
+    verdicts = [("/v1/feedback", JSON, json.dumps({**verdict, "verdict": v}).encode()) for v in ("correct", "unsure")]
+    sent = [image, contradicting, without_id, batch, upload, feedback, *verdicts]
+
+    def ask(number: int) -> Answer:
+        return bench.loop.run_until_complete(bench.asked(sent[number], str(number), None))
+
+    answers = [ask(number) for number in range(len(sent))]
+    assert [a.status for a in answers] == [201, 422, 201, 200, 201, 201, 201, 422]
+    bench.spool.spool.close()
+    _write_old_receipts(bench.settings.spool / "spool.sqlite", answers)
+    bench.open()
+    assert [(a.status, a.body) for a in map(ask, range(len(sent)))] == [(a.status, a.body) for a in answers]
+    assert [ask(7).headers["content-type"], ask(0).headers["content-type"]] == [PROBLEM, "application/json"]
+    assert bench.spool.spool.depth().events == 7
+
+
+def _write_old_receipts(file: Path, answers: list[Answer]) -> None:
+    with closing(sqlite3.connect(file)) as database, database:
+        rows = database.execute("SELECT key, digest, at FROM receipts").fetchall()
+        database.execute("DROP TABLE receipts")
+        database.execute(
+            "CREATE TABLE receipts(key TEXT PRIMARY KEY, digest BLOB NOT NULL, status INTEGER NOT NULL,"
+            " body BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID"
+        )
+        database.execute("CREATE INDEX receipts_by_time ON receipts(at)")
+        for key, digest, at in rows:
+            answer = answers[int(key)]
+            database.execute("INSERT INTO receipts VALUES(?,?,?,?,?)", (key, digest, answer.status, answer.body, at))
+        database.execute("PRAGMA user_version=0")
