@@ -151,19 +151,19 @@ def _server(folder: Path, in_thread: bool) -> Iterator[int]:
 def main(words: Sequence[str]) -> int:
     """The server with models on a thread of its own process, with as many threads as there are cores."""
     from embeddings.embedders.torch_import import torch
-    from search_app.backend import model_requests
+    from search_app.backend import model_server
     from search_app.cli import main as cli
     from training.inference import served_model
 
     loaded: dict[str, served_model.Answering] = {}
 
-    def here(self: model_requests.Answerers, run: str, names: list[str], prepared: list[Any]) -> Any:
+    def here(self: model_server.Answerers, run: str, names: list[str], prepared: list[Any]) -> Any:
         if run not in loaded:
             loaded[run] = served_model.Answering(self._lake, run)
             torch().set_num_threads(len(os.sched_getaffinity(0)))
         return loaded[run].how, loaded[run].answers(names, prepared)
 
-    model_requests.Answerers._asked = here  # type: ignore[method-assign]
+    model_server.Answerers._asked = here  # type: ignore[method-assign]
     return cli.main(words)
 
 

@@ -7,10 +7,10 @@ client.log(image_bytes, model="cells", model_version="3", label="cracked", confi
 
 from __future__ import annotations
 
-from lake.client.answers import Answer
-from lake.client.asking import NotAnswered, Predicted
 from lake.client.client import AsyncClient, Client
+from lake.client.core import Stats
 from lake.client.events import Refusal
-from lake.client.post import Stats
+from lake.client.model_requests import NotAnswered, Predicted
+from lake.client.predictions import Answer
 
 __all__ = ["Answer", "AsyncClient", "Client", "NotAnswered", "Predicted", "Refusal", "Stats"]

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
-from lake.client import answers, asking, events
-from lake.client.asking import Predicted
+from lake.client import events, model_requests, predictions
+from lake.client.core import Post, Stats
 from lake.client.events import Image, Kind, Refusal
-from lake.client.post import Post, Stats
+from lake.client.model_requests import Predicted
 
 if TYPE_CHECKING:
     import ssl
@@ -66,7 +66,7 @@ class _Doors:
             on_refused=on_refused,
             ssl_context=ssl_context,
         )
-        self._asker = asking.Asker(url, max(timeout, asking.SECONDS), ssl_context)
+        self._asker = model_requests.Asker(url, max(timeout, model_requests.SECONDS), ssl_context)
 
     @property
     def key(self) -> str | None:
@@ -172,17 +172,17 @@ class _Doors:
         untouched. Raises TypeError at once for a generator, or when there is no such parameter.
         """
         fields = {"model": model, "model_version": model_version, **fields}
-        return answers.logged(self._log_fields, self._reject, fields, image, answer)
+        return predictions.logged(self._log_fields, self._reject, fields, image, answer)
 
     def answer(
         self, image: Image, *, model: str, model_version: str | None = None, **fields: Any
-    ) -> answers.AnswerBlock:
+    ) -> predictions.AnswerBlock:
         """A `with` (or `async with`) block that logs the answer set in it and the time it took.
 
         with client.answer(image, model="cells") as a:
             a.label, a.confidence = predict(image)
         """
-        return answers.AnswerBlock(
+        return predictions.AnswerBlock(
             self._log_fields, self._reject, image, {"model": model, "model_version": model_version, **fields}
         )
 

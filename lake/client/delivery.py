@@ -1,6 +1,6 @@
 """One HTTP exchange with the server, over a connection that is kept, and what the answer means for each event.
 
-It decides what happens to events (stored, refused, not now) and nothing about time: when to try again is `courier`'s.
+It decides what happens to events (stored, refused, not now) and nothing about time: when to try again is `sender`'s.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from search_app.api.routes import sql as questions
 from search_app.api.routes.predictions import Predictions
 from search_app.api.service import Service
 from search_app.backend import query_images
-from search_app.backend.model_requests import Answerers
+from search_app.backend.model_server import Answerers
 from search_app.security.uploads import Uploads
 
 if TYPE_CHECKING:

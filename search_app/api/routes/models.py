@@ -18,11 +18,11 @@ from lake.images.image_header import read_header
 from search_app.api import bodies
 from search_app.api.problems import JSON, Refusal
 from search_app.api.routes.pictures import checked
-from search_app.backend.model_requests import Busy
+from search_app.backend.model_server import Busy
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
-    from search_app.backend.model_requests import Answerers
+    from search_app.backend.model_server import Answerers
     from training.inference.served_model import Source
 
 PATH = "/v1/models/{model}:predict"

@@ -20,8 +20,8 @@ from lake.errors import CouldNot, UnreadableImage
 from lake.ids import image_id
 from lake.storage.store import Lake
 from search_app.api.app import Api
-from search_app.backend import model_requests
-from search_app.backend.model_requests import Answerers, Busy
+from search_app.backend import model_server
+from search_app.backend.model_server import Answerers, Busy
 from tests import pictures as drawn
 from tests.crash.service import Service
 from tests.hostile.files import png, scans
@@ -165,16 +165,16 @@ def test_a_promotion_holds_in_the_running_server(http: httpx.Client, made: tuple
     lake, first, second = made
     assert ask(http).json()["run"] == first.id
     promotion.promote(lake, second.id, force=True, reason="a test")
-    time.sleep(model_requests.LOOK_SECONDS)
+    time.sleep(model_server.LOOK_SECONDS)
     assert ask(http).json()["run"] == second.id
     promotion.rollback(lake, "lines")
-    time.sleep(model_requests.LOOK_SECONDS)
+    time.sleep(model_server.LOOK_SECONDS)
     assert ask(http).json()["run"] == first.id
 
 
 def test_too_many_wait(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without processes: whoever comes when the line is full is told, and who waits when it closes is told, too."""
-    monkeypatch.setattr(model_requests, "MOST_WAITING", 2)
+    monkeypatch.setattr(model_server, "MOST_WAITING", 2)
     holding, working = threading.Event(), threading.Event()
 
     def held(self: Answerers, batch: list[Any]) -> None:
@@ -206,8 +206,8 @@ def test_too_many_wait(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPa
 
 def test_a_process_that_dies_is_replaced(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for both processes: a decoder that dies costs its image, a model that dies its batch."""
-    monkeypatch.setattr(model_requests.image_preparation, "WORKER", "tests.search_app.stand_ins:decode")
-    monkeypatch.setattr(model_requests.answerer, "WORK", "tests.search_app.stand_ins:think")
+    monkeypatch.setattr(model_server.image_preparation, "WORKER", "tests.search_app.stand_ins:decode")
+    monkeypatch.setattr(model_server.answerer, "WORK", "tests.search_app.stand_ins:think")
     line = Answerers(made[0])
     try:
         bad, good = line.submit("run", "a", b"crash"), line.submit("run", "b", b"fine")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lake.client.events import Event, Refusal
-from lake.client.line import Line
+from lake.client.queue import Line
 from lake.client.spill import Spill
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class Post:
 
         def make() -> None:
             # Late: http.client would be half of what importing lake.client costs.
-            from lake.client.courier import Courier
             from lake.client.delivery import Server
+            from lake.client.sender import Courier
 
             self._spill = None if folder is None else Spill(folder, spill_bytes)
             self._server = Server(url, timeout, ssl_context)

@@ -1,7 +1,7 @@
 """The client's two threads: one sends what waits, the other keeps it safe on disk while the first is not getting on.
 
 Two, so that a server that hangs does not keep events in memory, where a kill would take them. Both are daemons, and no
-exception ends either. Which answer means what is `delivery`'s, where events wait is `line`'s.
+exception ends either. Which answer means what is `delivery`'s, where events wait is `queue`'s.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from lake.client.delivery import NotNow, Outcome, Server, TooMuch
 from lake.client.events import Event, Refusal
-from lake.client.line import Line
+from lake.client.queue import Line
 
 log = logging.getLogger("lakeloop.client")
 
