@@ -58,7 +58,8 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def _part(part: str, known: vectors.Labelled, n: int, seeds: int, work: Path) -> dict[str, Any]:
-    from embeddings.discovery.discovery import Finding, discover
+    from embeddings.discovery.discovery import discover
+    from embeddings.discovery.findings import FailingSlice
 
     first, found_both, silent, times, pure = 0, 0, 0, [], []
     extra = 0
@@ -69,8 +70,8 @@ def _part(part: str, known: vectors.Labelled, n: int, seeds: int, work: Path) ->
         is_pair = [_is_pair(one) for one in found.findings]
         place = {name: at for at, name in enumerate(made.image_ids)}
 
-        def of_kind(one: Finding, made: Planted = made, place: dict[str, int] = place) -> float:
-            return float(made.kind[[place[name] for name in one.ids]].mean()) if one.ids else 0.0
+        def of_kind(one: FailingSlice, made: Planted = made, place: dict[str, int] = place) -> float:
+            return float(made.kind[[place[name] for name in one.image_ids]].mean()) if one.image_ids else 0.0
 
         shares = [of_kind(one) for one in found.findings]
         if part == "pair":
@@ -218,7 +219,7 @@ def _split(codes: np.ndarray, errors: np.ndarray, seed: int, candidates: int = 1
     from lake.analytics.statistics import holm, more_errors
 
     half = np.random.default_rng(seed).random(len(errors)) < 0.5
-    best = [one for one in subgroups.groups(codes[half], errors[half])[:candidates] if one.score > 0]
+    best = [one for one in subgroups.all_subgroups(codes[half], errors[half])[:candidates] if one.score > 0]
     other, wrong = codes[~half], errors[~half]
     tests = []
     for one in best:

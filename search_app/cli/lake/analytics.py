@@ -165,13 +165,14 @@ def _compare(args: argparse.Namespace, opened: Lake, where: str | None) -> int:
 
 
 def _discover(args: argparse.Namespace) -> int:
-    from embeddings.discovery import discovery
+    from embeddings.discovery import findings
+    from embeddings.discovery.discovery import discover
     from lake.analytics import metrics
 
     opened = open_lake(args)
     where = metrics.scope(opened, args.where, args.slice)
-    found = discovery.discover(opened, where, by=args.by, errors=args.errors, seed=args.seed)
-    facts = discovery.facts(found)
+    found = discover(opened, where, by=args.by, errors=args.errors, seed=args.seed)
+    facts = findings.facts(found)
     if found.remark:
         print(found.remark, file=sys.stderr)
     lines = []
@@ -180,12 +181,14 @@ def _discover(args: argparse.Namespace) -> int:
         same = f"; the same images: {', '.join(name for name, _ in one.same)}" if one.same else ""
         lines.append(f"   95 % {_span(one.error)} against {_span(one.rest)}, chance p {one.p:.4f}{same}")
         named = one.predicate and f"--where {shlex.quote(one.predicate)}"
-        lines.append(f"   {named or f'{len(one.ids):,} images: --json has their ids'}")
+        lines.append(f"   {named or f'{len(one.image_ids):,} images: --json has their ids'}")
     if not lines:
         lines.append("no slice fails more than chance explains")
-    lines.append(f"{found.answers:,} answers and {found.looked:,} groups were compared in {found.seconds:.1f} s")
+    lines.append(
+        f"{found.predictions:,} predictions and {found.compared:,} subgroups were compared in {found.seconds:.1f} s"
+    )
     if args.save:
-        saved = discovery.save(opened, found, where)
+        saved = findings.save(opened, found, where)
         for one, name in zip(facts["findings"], saved, strict=True):
             one["slice"] = name
         lines += [f"saved as slice {name}" for name in saved]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lake.errors import LakeloopError
 
 if TYPE_CHECKING:
-    from embeddings.discovery.discovery import Discovery
+    from embeddings.discovery.findings import Discovery
     from lake.storage.store import Lake
 
 _log = logging.getLogger(__name__)

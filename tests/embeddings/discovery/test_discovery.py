@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embeddings.backfill.backfill import store_vectors
-from embeddings.discovery import discovery
+from embeddings.discovery import findings
 from embeddings.discovery.discovery import discover
 from embeddings.embedders.embedder import bind, record_of
 from lake import slices
@@ -62,26 +62,26 @@ def test_a_pair_of_metadata_is_named_filtered_and_saved(lk: Lake) -> None:
     assert worst.sentence().endswith(" points worse than the rest")
     # Its filter gives the same counts as the finding has.
     cell = metrics.by(lk, [], metrics.scope(lk, worst.predicate)).whole
-    assert (cell.known, cell.known - cell.right) == (worst.known, worst.wrong)
-    assert worst.error.n + worst.rest.n == found.answers == found.of == N
+    assert (cell.known, cell.known - cell.right) == (worst.evaluated, worst.wrong)
+    assert worst.error.n + worst.rest.n == found.predictions == found.total == N
     assert worst.p <= 0.05
-    assert worst.excess == pytest.approx(worst.wrong - worst.known * (worst.rest.value or 0))
+    assert worst.excess == pytest.approx(worst.wrong - worst.evaluated * (worst.rest.value or 0))
     wrong = set(lk.sql("SELECT image_id FROM answers_judged WHERE NOT correct")["image_id"].to_pylist())
     assert worst.images
     assert set(worst.images) <= wrong
     assert found.remark is not None
-    assert "nothing is embedded" in found.remark
-    assert discovery.save(lk, found) == ["camera-3-and-site-b@1"]
-    assert slices.get(lk, "camera-3-and-site-b").size == worst.known
-    facts = json.loads(json.dumps(discovery.facts(found)))
+    assert "the lake has no vectors" in found.remark
+    assert findings.save(lk, found) == ["camera-3-and-site-b@1"]
+    assert slices.get(lk, "camera-3-and-site-b").size == worst.evaluated
+    facts = json.loads(json.dumps(findings.facts(found)))
     assert facts["findings"][0]["conditions"][0] == {"dimension": "metadata.camera", "value": "3"}
 
 
 def test_nothing_is_told_where_nothing_fails(lk: Lake) -> None:
     found = discover(_filled(lk, 2, lambda *_: False), permutations=150)
     assert found.findings == []
-    assert found.looked > 50
-    assert discovery.save(lk, found) == []
+    assert found.compared > 50
+    assert findings.save(lk, found) == []
 
 
 def _aside() -> tuple[np.ndarray, np.ndarray]:
@@ -98,8 +98,8 @@ def test_a_kind_of_image_without_a_name_has_its_images(make_lake: MakeLake) -> N
     lk = _filled(make_lake(embedders=["x"]), 3, lambda number, *_: bool(aside[number]), points)
     worst = discover(lk, permutations=150).findings[0]
     kind = {image(number) for number in np.flatnonzero(aside)}
-    assert worst.title == "a kind of image that no column names"
-    assert len(kind & {*worst.ids}) >= len(worst.ids) / 2
+    assert worst.title == "similar images that no column describes"
+    assert len(kind & {*worst.image_ids}) >= len(worst.image_ids) / 2
     assert worst.predicate is None
     # With a tree over the answers its clusters are told instead: they can be opened.
     from embeddings.clusters.trees import cluster
@@ -109,7 +109,7 @@ def test_a_kind_of_image_without_a_name_has_its_images(make_lake: MakeLake) -> N
     assert told.node is not None
     assert told.node.startswith(f"{tree}/")
     inside = metrics.by(lk, [], metrics.scope(lk, told.predicate)).whole
-    assert (inside.known, inside.known - inside.right) == (told.known, told.wrong)
+    assert (inside.known, inside.known - inside.right) == (told.evaluated, told.wrong)
 
 
 def test_without_judgements_low_confidence_can_be_asked_about(lk: Lake) -> None:
@@ -125,9 +125,9 @@ def test_an_image_counts_once_and_bad_input_is_refused(lk: Lake) -> None:
     _filled(lk, 5, _pair)
     add(lk, [{"image_id": image(0), "label": "fine", "timestamp": START + dt.timedelta(days=90)} for _ in range(50)])
     found = discover(lk, by="metadata", permutations=99)
-    assert found.answers == N
+    assert found.predictions == N
     for how in ({"by": "x"}, {"errors": "x"}):
-        with pytest.raises(BadInput, match="is none of"):
+        with pytest.raises(BadInput, match="must be one of"):
             discover(lk, **how)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="0 answers are judged"):
+    with pytest.raises(BadInput, match="0 predictions are evaluated"):
         discover(lk, "confidence > 2")

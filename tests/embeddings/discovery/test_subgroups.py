@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from embeddings.discovery import subgroups
-from embeddings.discovery.subgroups import LOOK, SUPPORT_LEAST
+from embeddings.discovery.scan_statistic import DIRECTION, score
+from embeddings.discovery.subgroup_table import MIN_SUPPORT
 from tests.conftest import Say
 
 PAIR = ((0, 1), (1, 0))
@@ -41,13 +42,13 @@ def test_every_combination_of_enough_answers_is_counted(seed: int, n: int, condi
             for values in {tuple(row) for row in codes[:, dimensions].tolist() if -1 not in row}:
                 inside = (codes[:, dimensions] == values).all(axis=1)
                 # A combination counts when all it is made of does.
-                if inside.sum() >= SUPPORT_LEAST and all(
-                    (codes[:, one] == value).sum() <= n - SUPPORT_LEAST
+                if inside.sum() >= MIN_SUPPORT and all(
+                    (codes[:, one] == value).sum() <= n - MIN_SUPPORT
                     for one, value in zip(dimensions, values, strict=True)
                 ):
                     key = tuple(zip(dimensions, values, strict=True))
                     expected[key] = (int(inside.sum()), pytest.approx(float(errors[inside].sum())))
-    found = {one.conditions: (one.size, one.errors) for one in subgroups.groups(codes, errors, conditions)}
+    found = {one.conditions: (one.size, one.errors) for one in subgroups.all_subgroups(codes, errors, conditions)}
     assert found == expected
 
 
@@ -55,7 +56,7 @@ def test_the_score_is_the_likelihood_ratio_by_hand() -> None:
     # 8 of 10 wrong inside, 2 of 90 outside, 10 of 100 in all.
     inside = 8 * np.log(0.8 / 0.1) + 2 * np.log(0.2 / 0.9)
     outside = 2 * np.log((2 / 90) / 0.1) + 88 * np.log((88 / 90) / 0.9)
-    found = subgroups.score(np.array([8.0, 1.0, 0.0]), np.array([10.0, 10.0, 10.0]), 10, 100)
+    found = score(np.array([8.0, 1.0, 0.0]), np.array([10.0, 10.0, 10.0]), 10, 100)
     assert found.tolist() == pytest.approx([inside + outside, 0, 0])
 
 
@@ -104,7 +105,7 @@ def test_a_kind_without_a_name_is_found_along_a_direction(say: Say) -> None:
         points, aside = _looks(seed)
         codes = _metadata(seed, len(points))
         found = subgroups.search(codes, _errors(seed, aside), points, seed=seed, permutations=150)
-        if found.failures and found.failures[0].group.conditions[0][0] == LOOK:
+        if found.failures and found.failures[0].group.conditions[0][0] == DIRECTION:
             first += aside[found.failures[0].members].mean() >= 0.5
         nothing = subgroups.search(codes, _errors(seed, aside, 0.1), points, seed=seed, permutations=150)
         silent += not nothing.failures
@@ -129,7 +130,7 @@ def test_equal_seeds_find_equally_and_little_is_nothing() -> None:
     assert [(f.group, f.p) for f in one.failures] == [(f.group, f.p) for f in other.failures]
     for none in (np.zeros(400), np.ones(400)):
         assert subgroups.search(codes, none, permutations=99).failures == []
-    assert subgroups.search(codes[:10], errors[:10], permutations=99).looked == 0
+    assert subgroups.search(codes[:10], errors[:10], permutations=99).compared == 0
     assert subgroups.search(np.zeros((400, 0), int), errors, permutations=99).failures == []
 
 

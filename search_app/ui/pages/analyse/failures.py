@@ -18,7 +18,7 @@ from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images, interval, percent, share, span
 
 if TYPE_CHECKING:
-    from embeddings.discovery.discovery import Discovery, Finding
+    from embeddings.discovery.findings import Discovery, FailingSlice
 
 PATIENCE = 1.0  # seconds a page waits before it says how far it is
 FACES = 6
@@ -97,32 +97,32 @@ def _findings(found: Discovery) -> Block:
     else:
         note = ""
         empty = "No slice fails more than chance explains."
-    sample = "" if found.of == found.answers else f" (a sample of {count(found.of)})"
+    sample = "" if found.total == found.predictions else f" (a sample of {count(found.total)})"
     looked = (
-        f"{count(found.looked)} groups of {count(found.answers)} answers{sample} were compared: values of columns, "
-        f"metadata and time in combinations of up to {found.conditions}, and clusters. Shown is what dealing the "
-        "errors anew at random would bring up in less than 1 % of lakes."
+        f"{count(found.compared)} groups of {count(found.predictions)} answers{sample} were compared: values of "
+        f"columns, metadata and time in combinations of up to {found.max_conditions}, and clusters. Shown is what "
+        "dealing the errors anew at random would bring up in less than 1 % of lakes."
     )
     parts = [note, looked, found.remark[:1].upper() + found.remark[1:] + "." if found.remark else ""]
     cards = [_card(one, place, found) for place, one in enumerate(found.findings)]
     return findings("Where does it fail?", " ".join(one for one in parts if one), cards, empty) | {"wide": 1.35}
 
 
-def _card(one: Finding, place: int, found: Discovery) -> Block:
+def _card(one: FailingSlice, place: int, found: Discovery) -> Block:
     points = abs(round(100 * (one.worse.value or 0)))
     title = one.title[:1].upper() + one.title[1:]
     if found.errors == "judged":
         lead, small = (
             f"{share(one.error.value)} wrong",
-            f"{count(one.wrong)} of {count(one.known)}, 95 % {span(one.error)}",
+            f"{count(one.wrong)} of {count(one.evaluated)}, 95 % {span(one.error)}",
         )
         first = (
             f"{points} point{'' if points == 1 else 's'} worse than the rest ({share(one.rest.value)} of "
             f"{count(one.rest.n)} wrong): {count(one.excess)} errors too many."
         )
     else:
-        lead = f"mean confidence {1 - one.wrong / one.known:.2f}"
-        small = f"of {count(one.known)} answers"
+        lead = f"mean confidence {1 - one.wrong / one.evaluated:.2f}"
+        small = f"of {count(one.evaluated)} answers"
         first = f"The rest has {1 - (one.rest.value or 0):.2f}."
     lines = [first]
     if one.same:
@@ -131,11 +131,11 @@ def _card(one: Finding, place: int, found: Discovery) -> Block:
     return finding(_to(one, place, title), lead, small, lines, one.images[:FACES], _actions(one, place))
 
 
-def _to(one: Finding, place: int, title: str) -> Link:
+def _to(one: FailingSlice, place: int, title: str) -> Link:
     return link(title, "analyse", finding=f"show-{place}", by=session.param("by") or None)
 
 
-def _actions(one: Finding, place: int) -> list[Link]:
+def _actions(one: FailingSlice, place: int) -> list[Link]:
     by = session.param("by") or None
     actions = []
     if one.node is not None:
@@ -157,7 +157,7 @@ def _joined(predicate: str) -> str:
     return f"({mine}) AND {predicate}" if mine else predicate
 
 
-def _act(what: str, one: Finding, where: str | None) -> None:
+def _act(what: str, one: FailingSlice, where: str | None) -> None:
     """What a link of a card asked for. Nothing is written before a person presses a button here."""
     match what:
         case "show":
@@ -169,10 +169,12 @@ def _act(what: str, one: Finding, where: str | None) -> None:
             active_searches.begin(examples=one.images[:EXAMPLES])
 
 
-def _images(one: Finding, where: str | None) -> None:
+def _images(one: FailingSlice, where: str | None) -> None:
     """Its images, wrong answers first."""
     rows = (
-        queries.answers_of(one.ids) if one.predicate is None else _rows(f"{queries.every(where)} AND ({one.predicate})")
+        queries.answers_of(one.image_ids)
+        if one.predicate is None
+        else _rows(f"{queries.every(where)} AND ({one.predicate})")
     )
     place = {image: at for at, image in enumerate(one.images)}
     rows = sorted(rows, key=lambda row: place.get(row["image_id"], len(place)))
@@ -187,8 +189,8 @@ def _rows(where: str) -> list[queries.Row]:
 
 
 @st.dialog("Save as slice", on_dismiss=lambda: session.put(finding=None))
-def _save(one: Finding, where: str | None) -> None:
-    from embeddings.discovery.discovery import slug
+def _save(one: FailingSlice, where: str | None) -> None:
+    from embeddings.discovery.findings import slug
 
     st.markdown(f"{escape(one.title)}, at this moment")
     with st.form("save-finding", border=False):
@@ -196,6 +198,6 @@ def _save(one: Finding, where: str | None) -> None:
         if st.form_submit_button("Save slice", type="primary"):
             session.put(finding=None)
             if one.predicate is None:
-                save_slice(name.strip(), ids=one.ids)
+                save_slice(name.strip(), ids=one.image_ids)
             else:
                 save_slice(name.strip(), where=f"{queries.every(where)} AND ({one.predicate})")
