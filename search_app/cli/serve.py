@@ -33,13 +33,13 @@ def register(add: Add) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from search_app.security.access import Policy
+    from search_app.security.access import AccessPolicy
     from search_app.security.url_import import fetch
     from search_app.server.server import serve
 
     if args.allow_user and args.no_ui:
         raise BadInput("--allow-user is about the app's pages, and --no-ui leaves them out; give one of them")
-    policy = Policy(args.require_key, args.https, tuple(args.allow_user))
+    policy = AccessPolicy(args.require_key, args.https, tuple(args.allow_user))
     serve(
         uri(args),
         args.host,

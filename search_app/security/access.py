@@ -1,8 +1,8 @@
-"""Who may do what: every request's access key against the scope it needs, as ASGI middleware.
+"""ASGI middleware that checks every request's access key against the scope that the request needs.
 
-A key comes as `Authorization: Bearer`; a browser that logged in comes with a cookie, which can only read. Routes find
-the key's id in the ASGI scope as `lakeloop_key_id`, None without one. Which request needs which scope is said in
-`search_app/security/scopes.py`; Host and Origin are checked before, in `search_app/security/hosts.py`.
+A key comes as `Authorization: Bearer`. A browser that logged in sends a cookie, which may only read. Routes find the
+key's id in the ASGI scope as `lakeloop_key_id`; it is None without a key. `search_app/security/scopes.py` says which
+request needs which scope. `search_app/security/hosts.py` checks Host and Origin before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import quote
 from starlette.requests import cookie_parser
 
 from lake.errors import BadInput
-from search_app.security.hosts import same_origin
+from search_app.security.hosts import POLICY_VIOLATION, same_origin
 from search_app.security.login import Login, cookie_name
 from search_app.security.oidc import ROUTES as OIDC_ROUTES
 from search_app.security.oidc import Oidc
@@ -32,17 +32,18 @@ if TYPE_CHECKING:
 
 KEY_ID = "lakeloop_key_id"
 KEY_HEADER = b"x-lakeloop-key"
-# Seconds: the keys are read again in the background after the first, and no request is judged by older ones than the
-# second, except while a lake takes longer than the third to answer.
+# Seconds. Keys older than FRESH are read again in the background. No request is checked against keys older than OLDEST,
+# except while the lake takes longer than PATIENCE to answer.
 FRESH, OLDEST, PATIENCE = 0.5, 1.0, 1.0
 
 
 @dataclass(frozen=True)
-class Policy:
-    """How a server lets people in.
+class AccessPolicy:
+    """Who may use a server.
 
-    `require_key`: every request needs a key or a login; otherwise only what a request presents is checked.
-    `https`: browsers reach it by https, through a proxy. `users`: see `Oidc`; empty for no identity provider.
+    With `require_key`, every request needs a key or a login; without it, only a key that a request presents is checked.
+    With `https`, browsers reach the server by https through a proxy. `users` are those of `Oidc`; empty without an
+    identity provider.
     """
 
     require_key: bool = False
@@ -50,19 +51,19 @@ class Policy:
     users: tuple[str, ...] = ()
 
 
-OPEN = Policy()
+OPEN = AccessPolicy()
 
 
-class Refusal(NamedTuple):
-    """An answer instead of the route's: its status, a word for machines, a sentence for people."""
+class Denial(NamedTuple):
+    """The response to a refused request: status, a word for machines, a sentence for people."""
 
     status: int
     reason: str
     detail: str
 
 
-class Shown(NamedTuple):
-    """What a request shows to be let in: Bearer tokens, cookies, Origin and Host."""
+class Credentials(NamedTuple):
+    """The credentials of a request: Bearer tokens, cookies, Origin and Host."""
 
     keys: list[str]
     cookie: str
@@ -71,7 +72,7 @@ class Shown(NamedTuple):
 
 
 class Access:
-    """Lets a request pass, or answers it with 401 or 403 and tells `refused` the reason's word, to be counted."""
+    """Passes a request on, or responds with 401, 403 or 503 and calls `refused` with the reason, for the counters."""
 
     def __init__(
         self,
@@ -99,68 +100,77 @@ class Access:
         if needed is None or (path in OIDC_ROUTES and self.login is not None and self.login.oidc is not None):
             await self.app(scope, receive, send)
             return
-        shown = _shown(scope)
-        if shown.keys or not self.open:
+        credentials = _credentials(scope)
+        if credentials.keys or not self.open:
             await self._fresh()
         if self.login is not None and self.login.serves(path) and scope["type"] == "http":
-            await self.login.answer(scope, receive, send, self.open)
+            await self.login.respond(scope, receive, send, self.open)
             return
-        verdict = self.judge(scope, shown, needed)
-        if isinstance(verdict, Refusal):
+        result = self.check(scope, credentials, needed)
+        if isinstance(result, Denial):
             if self.refused is not None:
-                self.refused(verdict.reason)
-            await self._refuse(verdict, needed, scope, receive, send)
+                self.refused(result.reason)
+            await self._refuse(result, needed, scope, receive, send)
             return
-        scope[KEY_ID] = verdict
+        scope[KEY_ID] = result
         if scope["type"] == "websocket":
-            # Pages see the handshake's headers and nothing else of it; what came under this name is not believed.
-            headers = [one for one in scope["headers"] if one[0] != KEY_HEADER]
-            scope["headers"] = [*headers, (KEY_HEADER, verdict.encode())] if verdict else headers
+            # Pages see only the headers of the handshake. A header of this name from the client is removed.
+            headers = [header for header in scope["headers"] if header[0] != KEY_HEADER]
+            scope["headers"] = [*headers, (KEY_HEADER, result.encode())] if result else headers
         if self.open:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._watched(shown, needed, scope, receive, send)
+            await self._watched(credentials, needed, scope, receive, send)
         else:
-            await self.app(scope, receive, _kept_from_shared_caches(send))
+            await self.app(scope, receive, _private_in_caches(send))
 
-    def judge(self, scope: Scope, shown: Shown, needed: str) -> str | Refusal | None:
-        """The id of the key the request comes with, None without one, or why it is refused."""
-        if self.open and not shown.keys:
+    def check(self, scope: Scope, credentials: Credentials, needed: str) -> str | Denial | None:
+        """The id of the request's key, None if it needs none, or why the request is refused."""
+        if self.open and not credentials.keys:
             return None
         if self.keyring.lost():
-            return Refusal(503, "keys_unreadable", "the lake's access keys cannot be read at the moment; try again")
+            return Denial(503, "keys_unreadable", "the access keys of the lake cannot be read now; try again")
         method = scope.get("method", "WEBSOCKET")
-        if shown.keys:
-            return self._by_key(shown.keys, needed, f"{method} {scope['path']}")
-        if shown.cookie and self.login is not None:
-            cookies = cookie_parser(shown.cookie)
+        if credentials.keys:
+            return self._by_key(credentials.keys, needed, f"{method} {scope['path']}")
+        if credentials.cookie and self.login is not None:
+            cookies = cookie_parser(credentials.cookie)
             key_id = self.login.key_of(cookies)
             if key_id is not None or self.login.admits(cookies):
                 if needed != "read":
-                    detail = f"{method} {scope['path']} needs scope {needed}, and a browser's login can only read"
-                    return Refusal(403, "missing_scope", detail)
-                # Browsers send Origin with all that could change something; without one a cookie proves too little.
-                if method not in ("GET", "HEAD") and not same_origin(shown.origin, shown.host):
-                    return Refusal(403, "wrong_origin", "with a login's cookie the Origin header must be this server")
+                    detail = f"{method} {scope['path']} needs scope {needed}; a browser login has only scope read"
+                    return Denial(403, "missing_scope", detail)
+                # Browsers send Origin with every request that can change data; a cookie alone is not enough.
+                if method not in ("GET", "HEAD") and not same_origin(credentials.origin, credentials.host):
+                    return Denial(
+                        403,
+                        "wrong_origin",
+                        "a request with a login cookie needs an Origin header that names this server",
+                    )
                 return key_id
-        return Refusal(401, "no_key", "this server needs an access key: send it as Authorization: Bearer ll_...")
+        return Denial(401, "no_key", "this server needs an access key: send it as Authorization: Bearer ll_...")
 
-    def _by_key(self, keys: list[str], needed: str, asked: str) -> str | Refusal:
+    def _by_key(self, keys: list[str], needed: str, request: str) -> str | Denial:
         record = self.keyring.match(keys[0]) if len(keys) == 1 else None
         if record is None:
-            return Refusal(401, "unknown_key", "the access key is not one of this lake's")
+            return Denial(401, "unknown_key", "this lake has no such access key")
         state = record.state()
         if state != "active":
-            return Refusal(401, f"{state}_key", f"the access key {record.key_id} is {state}; ask for another")
+            return Denial(
+                401,
+                f"{state}_key",
+                f"the access key {record.key_id} is {state}; get a new one from: lakeloop key create",
+            )
         if not record.allows(needed):
-            has = ", ".join(record.scopes)
-            return Refusal(403, "missing_scope", f"{asked} needs scope {needed}; the key {record.key_id} has {has}")
+            scopes = ", ".join(record.scopes)
+            detail = f"{request} needs scope {needed}; the key {record.key_id} has {scopes}"
+            return Denial(403, "missing_scope", detail)
         return record.key_id
 
     async def _fresh(self) -> None:
-        """Has the keyring ask the lake, in a thread, and waits for it only when its keys are too old to judge by.
+        """Refreshes the keyring in a thread, and waits for it only if its keys are too old to be used.
 
-        A lake that does not answer is waited for once, not by every request: see `Keyring.lost`.
+        If the lake does not answer, only one request waits, not every one: see `Keyring.lost`.
         """
         age = self.keyring.age()
         if age < FRESH:
@@ -172,58 +182,58 @@ class Access:
         if age >= OLDEST:
             await asyncio.wait({reading}, timeout=max(0.0, self._until - loop.time()))
 
-    async def _watched(self, shown: Shown, needed: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """A websocket outlives the request that opened it: each message is judged anew, so it ends with its key."""
+    async def _watched(self, credentials: Credentials, needed: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Checks the key at each message, because a websocket outlives the request that opened it."""
         closed = False
 
-        async def ended() -> bool:
+        async def check_ended() -> bool:
             nonlocal closed
             if not closed:
                 await self._fresh()
-                if isinstance(self.judge(scope, shown, needed), Refusal):
+                if isinstance(self.check(scope, credentials, needed), Denial):
                     closed = True
-                    await send({"type": "websocket.close", "code": 1008, "reason": "the login ended"})
+                    await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": "the login ended"})
             return closed
 
-        async def heard() -> Message:
+        async def checked_receive() -> Message:
             message = await receive()
-            if message["type"] == "websocket.receive" and await ended():
-                return {"type": "websocket.disconnect", "code": 1008}
+            if message["type"] == "websocket.receive" and await check_ended():
+                return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
             return message
 
-        async def said(message: Message) -> None:
-            if not closed and (message["type"] != "websocket.send" or not await ended()):
+        async def checked_send(message: Message) -> None:
+            if not closed and (message["type"] != "websocket.send" or not await check_ended()):
                 await send(message)
 
-        await self.app(scope, heard, said)
+        await self.app(scope, checked_receive, checked_send)
 
-    async def _refuse(self, why: Refusal, needed: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, denial: Denial, needed: str, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": why.detail[:120]})
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": denial.detail[:120]})
             return
         headers = [(b"cache-control", b"no-store")]
         accepts = next((value for name, value in scope["headers"] if name == b"accept"), b"")
-        if why.reason == "no_key" and self.login and scope["method"] == "GET" and b"text/html" in accepts:
+        if denial.reason == "no_key" and self.login and scope["method"] == "GET" and b"text/html" in accepts:
             query = scope["query_string"]
-            asked = scope.get("raw_path", scope["path"].encode()) + (b"?" + query if query else b"")
-            headers += [(b"location", f"/login?next={quote(asked, safe='')}".encode()), (b"content-length", b"0")]
+            target = scope.get("raw_path", scope["path"].encode()) + (b"?" + query if query else b"")
+            headers += [(b"location", f"/login?next={quote(target, safe='')}".encode()), (b"content-length", b"0")]
             await send({"type": "http.response.start", "status": 303, "headers": headers})
             await send({"type": "http.response.body"})
             return
         body = json.dumps(
-            {"type": "about:blank", "title": HTTPStatus(why.status).phrase, **why._asdict()}, ensure_ascii=False
+            {"type": "about:blank", "title": HTTPStatus(denial.status).phrase, **denial._asdict()}, ensure_ascii=False
         ).encode()
         headers += [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))]
-        match why.status:
+        match denial.status:
             case 401:
-                headers.append((b"www-authenticate", _challenge(why)))
-            case 403 if why.reason == "missing_scope":
+                headers.append((b"www-authenticate", _challenge(denial)))
+            case 403 if denial.reason == "missing_scope":
                 challenge = f'Bearer realm="lakeloop", error="insufficient_scope", scope="{needed}"'
                 headers.append((b"www-authenticate", challenge.encode()))
             case 503:
                 headers.append((b"retry-after", b"5"))
-        await send({"type": "http.response.start", "status": why.status, "headers": headers})
+        await send({"type": "http.response.start", "status": denial.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
 
@@ -231,22 +241,22 @@ def make_access(
     app: ASGIApp,
     keyring: Keyring,
     lake_uri: str,
-    policy: Policy,
+    policy: AccessPolicy,
     pages: bool,
     refused: Callable[[str], None] | None = None,
 ) -> Access:
-    """The middleware for one server; with `pages`, browsers can log in.
+    """The middleware of a server. With `pages`, browsers can log in.
 
-    Raises BadInput for users on a server that is open to all, and as `Oidc`.
+    Raises BadInput if the policy names users but requires no key, and as `Oidc` raises.
     """
     if policy.users and not policy.require_key:
-        raise BadInput("--allow-user needs --require-key: without it everybody on this machine is let in")
+        raise BadInput("--allow-user needs --require-key: without it everybody on this machine has access")
     oidc = Oidc(policy.users) if policy.users and pages else None
     login = Login(keyring, cookie_name(lake_uri), policy.https, oidc) if pages else None
     return Access(app, keyring, not policy.require_key, login, refused)
 
 
-def _shown(scope: Scope) -> Shown:
+def _credentials(scope: Scope) -> Credentials:
     keys, cookie, origin, host = [], "", None, ""
     for name, value in scope["headers"]:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
@@ -257,17 +267,17 @@ def _shown(scope: Scope) -> Shown:
             origin = value.decode("latin-1")
         elif name == b"host":
             host = value.decode("latin-1")
-    return Shown(keys, cookie, origin, host)
+    return Credentials(keys, cookie, origin, host)
 
 
-def _challenge(why: Refusal) -> bytes:
-    return b'Bearer realm="lakeloop"' + (b"" if why.reason == "no_key" else b', error="invalid_token"')
+def _challenge(denial: Denial) -> bytes:
+    return b'Bearer realm="lakeloop"' + (b"" if denial.reason == "no_key" else b', error="invalid_token"')
 
 
-def _kept_from_shared_caches(send: Send) -> Send:
-    """What a key was needed for must not be kept by a proxy, which would give it to anybody."""
+def _private_in_caches(send: Send) -> Send:
+    """Marks responses as private, so that no proxy stores them and gives them to others."""
 
-    async def said(message: Message) -> None:
+    async def private_send(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [
                 (name, value.replace(b"public", b"private") if name.lower() == b"cache-control" else value)
@@ -275,4 +285,4 @@ def _kept_from_shared_caches(send: Send) -> Send:
             ]
         await send(message)
 
-    return said
+    return private_send

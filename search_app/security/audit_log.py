@@ -1,6 +1,6 @@
-"""The audit entries of a server's reads: gathered, and written in one commit a second.
+"""Collects the audit entries of a server's reads and writes them in one commit a second.
 
-Writes have theirs from the drainer. A commit for every query would cost more than most queries.
+The drainer records writes. A commit for every query would cost more than most queries.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
-# What is kept while the lake cannot be written.
+# Entries held in memory while the lake cannot be written.
 MOST_WAITING = 10_000
 
 
 class AuditLog:
-    """`put` from any thread; what was put is in the lake a second later, and after `close`."""
+    """Takes entries from any thread. They are in the lake one second later, and after `close`."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
@@ -33,25 +33,25 @@ class AuditLog:
         self._lock = threading.Lock()
 
     def put(self, entry: dict[str, Any]) -> None:
-        """Keeps an entry of `lake.audit.entry` to be written."""
+        """Adds an entry of `lake.access.audit.entry`."""
         try:
             self._waiting.put_nowait(entry)
         except queue.Full:
-            _log.error("an audit entry was lost, the lake could not be written for too long: %s", entry)
+            _log.error("an audit entry is lost, because the lake could not be written for too long: %s", entry)
         with self._lock:
             if self._thread is None and not self._ending.is_set():
                 self._thread = threading.Thread(target=self._write_all, name="audit log", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes the remaining entries and ends the thread."""
         self._ending.set()
         if self._thread is not None:
             self._thread.join(10.0)
         self.flush()
 
     def flush(self) -> None:
-        """Writes what waits, now."""
+        """Writes the waiting entries now."""
         entries = []
         while not self._waiting.empty():
             entries.append(self._waiting.get_nowait())
@@ -59,7 +59,7 @@ class AuditLog:
             return
         try:
             self._lake.insert("audit", audit.rows_to_table(entries))
-        except Exception as error:  # the disk may be full for a while, and the entries are still wanted
+        except Exception as error:  # a full disk may have room again later
             _log.warning("the audit log could not be written: %s", error)
             for entry in entries:
                 if not self._waiting.full():

@@ -1,8 +1,8 @@
-"""Which filters are evaluated for somebody on the other end of a network.
+"""Checks that a filter sent over the network uses only bounded SQL.
 
 DuckDB's own limits do not hold inside one function: `repeat('a', 1e9)` takes its gigabyte whatever `memory_limit`
-says. So a filter from outside may only name columns, compare, calculate, and call functions whose answer is no larger
-than what they are given. Subqueries are out: they could read other tables. On the command line there is no such bound.
+says. So a filter from outside may only name columns, compare, calculate, and call functions whose result is no larger
+than their arguments. Subqueries are refused: they could read other tables. The command line has no such bound.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TYPES = """
     boolean bool tinyint smallint int integer bigint hugeint utinyint usmallint uinteger ubigint float real double
     decimal numeric varchar text string date time timestamp timestamptz interval json uuid
 """
-# Of text, numbers, times, JSON and lists. None makes its argument longer, or something long out of a number.
+# Functions of text, numbers, times, JSON and lists. None returns more than its argument, or a long value for a number.
 _FUNCTIONS = """
     + - * / // % ** ^ ~~ ~~* !~~ !~~* ~~~ ^@ -> ->>
     abs ceil ceiling floor round trunc sign sqrt ln log log2 log10 exp pow power greatest least nullif ifnull
@@ -45,16 +45,16 @@ FUNCTIONS = frozenset(_FUNCTIONS.split())
 
 
 def check(lake: Lake, text: str) -> None:
-    """Raises BadInput, naming the part, when the filter has one that a stranger's may not have.
+    """Raises BadInput, naming the part, if the filter has a part that is not allowed.
 
-    What it lets pass is no more than bounded: whether it is a filter at all is for `lake.where.check` to say.
+    It does not check whether the text is a valid filter: `lake.sql.where.check` does.
     """
     statement = f"SELECT 1 FROM predictions WHERE ({text}\n)"
     with connect(lake, statement) as connection:
-        found = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0]
+        serialized = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0]
     try:
-        tree = json.loads(found)
-        if tree.get("error"):  # no SQL: `lake.where.check` says so in better words
+        tree = json.loads(serialized)
+        if tree.get("error"):  # not SQL: `lake.sql.where.check` has the better message
             return
         for part in _parts([statement["node"] for statement in tree["statements"]], top=True):
             _refuse(part)
@@ -71,13 +71,15 @@ def _refuse(part: dict[str, Any]) -> None:
     elif kind == "FUNCTION":
         name = str(part["function_name"])
         if name.lower() not in FUNCTIONS:
-            raise BadInput(f"a filter may not call {name}(); lakeloop sql, on the command line, may")
+            raise BadInput(f"a filter may not call {name}(); use lakeloop sql on the command line")
     elif kind not in PARTS:
-        raise BadInput(f"a filter may not contain a {kind.lower().replace('_', ' ')}; lakeloop sql may")
+        raise BadInput(
+            f"a filter may not contain a {kind.lower().replace('_', ' ')}; use lakeloop sql on the command line"
+        )
 
 
 def _parts(node: Any, top: bool = False) -> Iterator[dict[str, Any]]:
-    """Every expression in the tree; of the statement around them only the condition."""
+    """Every expression of the tree; of the statement itself only the condition."""
     if isinstance(node, list):
         for item in node:
             yield from _parts(item, top)

@@ -1,8 +1,8 @@
-"""Who may talk to the server: an allow-list of Host and Origin, as ASGI middleware.
+"""ASGI middleware that checks Host and Origin of every request against an allow-list.
 
-A page on the internet can make a visitor's browser call 127.0.0.1, and by DNS rebinding can even do so under
-its own name. Both carry a name that is not ours, so both are refused here, before any route, for HTTP and
-for Streamlit's websocket alike. It knows nothing of users, keys or routes.
+A page on the internet can make a visitor's browser call 127.0.0.1, and with DNS rebinding even under the page's own
+name. Both requests carry a foreign name, so this middleware refuses them before any route, for HTTP and for Streamlit's
+websocket. It knows nothing of users, keys or routes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lake.errors import BadInput
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-# What a server listens on is not always a name to call it by.
+# Addresses to listen on that no client can use as a name.
 EVERYWHERE = frozenset({"0.0.0.0", "::", ""})
+POLICY_VIOLATION = 1008  # the close code of a websocket, RFC 6455
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -29,7 +30,7 @@ def is_loopback(host: str) -> bool:
 
 
 def hostname(netloc: str) -> str:
-    """The host of `host[:port]`, lower case, without IPv6 brackets; "" when it cannot be parsed."""
+    """The host of `host[:port]` in lower case, without IPv6 brackets; "" if it cannot be parsed."""
     try:
         return urlsplit(f"//{netloc}").hostname or ""
     except ValueError:
@@ -37,9 +38,9 @@ def hostname(netloc: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """The name for the allow-list. Raises BadInput when it is more than a host's name or address."""
+    """The name in lower case. Raises BadInput if it is not just the name or address of a host."""
     if not _NAME.fullmatch(name) and not _is_ipv6(name):
-        raise BadInput(f"--allow-host {name!r}: write the name alone, without https:// or port")
+        raise BadInput(f"--allow-host {name!r}: write only the name, without https:// and port")
     return name.lower()
 
 
@@ -51,7 +52,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def same_origin(origin: str | None, host: str) -> bool:
-    """Whether an Origin header is there and names exactly the Host that a request was sent to."""
+    """Whether there is an Origin header and it names exactly the Host of the request."""
     try:
         return origin is not None and bool(host) and urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:
@@ -59,10 +60,10 @@ def same_origin(origin: str | None, host: str) -> bool:
 
 
 class AllowedHosts:
-    """Refuse requests whose Host is not ours, and cross-origin ones that could change something.
+    """Refuses requests with an unknown Host, and cross-origin requests that could change data.
 
-    An Origin header must name exactly the Host it is sent to; only plain reads (GET, HEAD) may carry another,
-    since their answers are unreadable across origins anyway. Streamlit's websocket counts as a change.
+    An Origin header must name exactly the Host of the request. GET and HEAD may carry another origin, because a browser
+    does not let the other page read the response. Streamlit's websocket counts as a change.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str] = ()) -> None:
@@ -79,7 +80,7 @@ class AllowedHosts:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008, "reason": reason[:120]})
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": reason[:120]})
         else:
             body = json.dumps({"type": "about:blank", "title": "Forbidden", "status": 403, "detail": reason}).encode()
             content = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))]
@@ -87,7 +88,7 @@ class AllowedHosts:
             await send({"type": "http.response.body", "body": body})
 
     def refusal(self, host: str, origin: str | None, method: str | None) -> str | None:
-        """Why the request is refused, or None. `method` is None for a websocket."""
+        """Why the request is refused; None if it is allowed. `method` is None for a websocket."""
         if hostname(host) not in self.hosts:
             return f"this server does not answer to the name {host!r}"
         if origin is None or method in ("GET", "HEAD"):

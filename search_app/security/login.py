@@ -1,8 +1,8 @@
-"""The login of a browser: a page that takes an access key, and the session it leaves in a cookie.
+"""The login page of the app: it takes an access key and sets a session cookie.
 
-A session is signed with a secret of this process, lasts twelve hours, and ends with its key; of the API it can only
-read. The pages are plain HTML without scripts. Which request needs a login is said in `search_app/security/scopes.py`;
-logging in at an identity provider is `search_app/security/oidc.py`. Streamlit is not needed here.
+A session is signed with a secret of this process, lasts twelve hours, and ends with its key. With it a browser can only
+read. The pages are plain HTML without scripts. `search_app/security/scopes.py` says which request needs a login;
+`search_app/security/oidc.py` is the login at an identity provider. This module needs no Streamlit.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: with that browsers post forms with `Origin: null`.
+    # With no-referrer, browsers would post forms with `Origin: null`.
     "Referrer-Policy": "same-origin",
 }
 
 
 def cookie_name(lake_uri: str) -> str:
-    """The session cookie of one lake's server: cookies do not know ports, and two servers may share a host."""
+    """The name of the session cookie of a lake's server. Two servers on one host share cookies, so names differ."""
     return f"lakeloop_{hashlib.sha256(lake_uri.encode()).hexdigest()[:8]}"
 
 
 class Login:
-    """The pages /login and /logout, and who a cookie belongs to."""
+    """The pages /login and /logout, and the sessions that their cookies stand for."""
 
     def __init__(self, keyring: Keyring, cookie: str, https: bool = False, oidc: Oidc | None = None) -> None:
         self.keyring = keyring
@@ -62,7 +62,7 @@ class Login:
         self._ended: dict[str, float] = {}
 
     def key_of(self, cookies: Mapping[str, str]) -> str | None:
-        """The key a valid session was opened with; None when there is none, or it ended, or its key did."""
+        """The id of the key of a valid session; None without a session, or if it or its key has ended."""
         parts = cookies.get(self.cookie, "").split(".")
         if len(parts) != 4:
             return None
@@ -75,15 +75,15 @@ class Login:
         return key_id if record is not None and record.state() == "active" and record.allows("read") else None
 
     def admits(self, cookies: Mapping[str, str]) -> bool:
-        """Whether these cookies open the pages, by a key's session or by the identity provider."""
+        """Whether these cookies give access to the pages, through a session or the identity provider."""
         return self.key_of(cookies) is not None or (self.oidc is not None and self.oidc.user(cookies) is not None)
 
     def serves(self, path: str) -> bool:
-        """Whether the path is one of the login's own."""
+        """Whether the path belongs to the login."""
         return path in ("/login", "/logout") or (self.oidc is not None and path.startswith("/login/"))
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, open_to_all: bool = False) -> None:
-        """Serves those paths. On a server that is open to all there is nothing to log in to."""
+    async def respond(self, scope: Scope, receive: Receive, send: Send, open_to_all: bool = False) -> None:
+        """Responds to the paths of the login. A server that is open to all redirects to the app."""
         request = Request(scope, receive)
         with suppress(ClientDisconnect):
             response: Response = RedirectResponse("/", 303) if open_to_all else await self._respond(request)
@@ -93,82 +93,82 @@ class Login:
         path, cookies = request.scope["path"], cookie_parser(request.headers.get("cookie", ""))
         match request.method, path:
             case "GET" | "HEAD", "/login":
-                return self._ask(request, cookies)
-            case "POST", "/login" | "/logout" if not _own(request):
-                return _page("<p role=alert>This form was sent from another site, so nothing was done.</p>", 403)
+                return self._login_page(request, cookies)
+            case "POST", "/login" | "/logout" if not _from_this_site(request):
+                return _page("<p role=alert>Another site sent this form, so nothing was done.</p>", 403)
             case "POST", "/login":
-                return await self._enter(request)
+                return await self._log_in(request)
             case "GET" | "HEAD", "/logout":
-                return self._leaving(cookies)
+                return self._logout_page(cookies)
             case "POST", "/logout":
-                return self._leave(cookies)
+                return self._log_out(cookies)
             case "GET", _ if self.oidc is not None and (address := self.oidc.address(path.removeprefix("/login/"))):
                 return RedirectResponse(address, 303, _HEADERS)
-        return _page("<p role=alert>There is no such page.</p>", 404)
+        return _page("<p role=alert>This page does not exist.</p>", 404)
 
-    def _ask(self, request: Request, cookies: Mapping[str, str]) -> Response:
+    def _login_page(self, request: Request, cookies: Mapping[str, str]) -> Response:
         target = inside(request.query_params.get("next", "/"))
         if self.admits(cookies):
             return RedirectResponse(target, 303, _HEADERS)
         head = ""
         if request.headers.get("sec-fetch-site") == "cross-site" and "again" not in request.query_params:
-            # A link on another site brings no SameSite=Strict cookie; a second request, from our own page, does.
+            # A link on another site sends no SameSite=Strict cookie; a second request, from this page, does.
             again = f"/login?again=1&next={quote(target, safe='')}"
             head = f'<meta http-equiv="refresh" content="0; url={escape(again)}">'
         claims = self.oidc.claims(cookies) if self.oidc is not None else None
         if claims is not None:
-            return self._form(target, f"{claims.get('email') or 'This account'} is not among this server's users.", 403)
+            return self._form(target, f"{claims.get('email') or 'This account'} is not a user of this server.", 403)
         return self._form(target, head=head)
 
-    async def _enter(self, request: Request) -> Response:
+    async def _log_in(self, request: Request) -> Response:
         body = b""
         async for chunk in request.stream():
             body += chunk
             if len(body) > LARGEST_FORM:
-                return _page("<p role=alert>That is no access key.</p>", 413)
+                return _page("<p role=alert>This is not an access key.</p>", 413)
         form = parse_qs(body.decode("utf-8", "replace"))
         target = inside(form.get("next", ["/"])[0])
         record = self.keyring.match(form.get("key", [""])[0].strip())
         if record is None:
-            return self._form(target, "This key is not one of this lake's.", 401)
+            return self._form(target, "This lake has no such key.", 401)
         if record.state() != "active":
             return self._form(target, f"This key is {record.state()}.", 401)
         if not record.allows("read"):
             return self._form(target, "This key has neither scope read nor admin.", 403)
         response = RedirectResponse(target, 303, _HEADERS)
-        self._set(response, self._open(record), SESSION_SECONDS)
+        self._set(response, self._session(record), SESSION_SECONDS)
         return response
 
-    def _leaving(self, cookies: Mapping[str, str]) -> Response:
+    def _logout_page(self, cookies: Mapping[str, str]) -> Response:
         if self.oidc is not None and self.oidc.claims(cookies) is not None:
             return _page('<p><a href="/auth/logout">Log out</a></p>')
         return _page("<form method=post action=/logout><button>Log out</button></form>")
 
-    def _leave(self, cookies: Mapping[str, str]) -> Response:
+    def _log_out(self, cookies: Mapping[str, str]) -> Response:
         if self.key_of(cookies) is not None:
             _, ends, nonce, _ = cookies[self.cookie].split(".")
             now = time.time()
-            self._ended = {one: until for one, until in self._ended.items() if until > now} | {nonce: float(ends)}
+            self._ended = {ended: until for ended, until in self._ended.items() if until > now} | {nonce: float(ends)}
         response = RedirectResponse("/login", 303, _HEADERS)
         self._set(response, "", 0)
         return response
 
     def _form(self, target: str, message: str = "", status: int = 200, head: str = "") -> Response:
         alert = f"<p role=alert>{escape(message)}</p>" if message else ""
-        others = ""
-        for name, named in self.oidc.providers() if self.oidc is not None else ():
-            words = f"Log in with {name}" if named else "Log in"
-            others += f'<p><a href="/login/{quote(name, safe="")}">{escape(words)}</a></p>'
-        body = f"""{alert}{others}<form method=post action=/login>
+        providers = ""
+        for name, visible in self.oidc.providers() if self.oidc is not None else ():
+            words = f"Log in with {name}" if visible else "Log in"
+            providers += f'<p><a href="/login/{quote(name, safe="")}">{escape(words)}</a></p>'
+        body = f"""{alert}{providers}<form method=post action=/login>
 <input type=hidden name=next value="{escape(target)}">
 <label for=key>Access key</label>
 <input id=key name=key type=password autocomplete=current-password spellcheck=false required autofocus>
 <button>Log in</button>
 </form>
-<p><small>A key with scope read or admin, from: lakeloop key create --scope read</small></p>"""
+<p><small>Use a key with scope read or admin. Create it with: lakeloop key create --scope read</small></p>"""
         return _page(body, status, head)
 
-    def _open(self, record: KeyRecord) -> str:
+    def _session(self, record: KeyRecord) -> str:
         ends, nonce = str(int(time.time()) + SESSION_SECONDS), secrets.token_hex(8)
         return f"{record.key_id}.{ends}.{nonce}.{self._mac(record.key_id, ends, nonce)}"
 
@@ -182,11 +182,11 @@ class Login:
 
 
 def inside(target: str) -> str:
-    """The target of a redirect if it is a path of this server, else /."""
+    """The target if it is a path of this server, else /."""
     return target if re.fullmatch(r"/(?![/\\])[\x21-\x7e]*", target) else "/"
 
 
-def _own(request: Request) -> bool:
+def _from_this_site(request: Request) -> bool:
     return same_origin(request.headers.get("origin"), request.headers.get("host", ""))
 
 

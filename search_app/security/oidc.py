@@ -1,8 +1,8 @@
-"""Logging in at an identity provider (OpenID Connect), by Streamlit's own routes and cookie.
+"""The login at an identity provider (OpenID Connect), with Streamlit's own routes and cookie.
 
-Streamlit does the exchange: /auth/login, /oauth2callback and /auth/logout, set up in the [auth] section of
-.streamlit/secrets.toml. It then holds a signed cookie; this module reads it and decides who of those the provider
-vouches for may enter. It needs the parts of Streamlit named below to stay as they are in 1.67.
+Streamlit does the exchange: /auth/login, /oauth2callback and /auth/logout, configured in the [auth] section of
+.streamlit/secrets.toml. It then sets a signed cookie. This module reads the cookie and decides which of the provider's
+users have access. It relies on parts of Streamlit 1.67 that are not public: see the imports below.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 from lake.errors import BadInput, MissingExtra
 from lake.extras import require
 
-# Streamlit keeps its cookie for thirty days; here a login lasts as long as one by key.
+# Streamlit's cookie lasts thirty days; here a login lasts as long as one with a key.
 SESSION_DAYS = 0.5
 ROUTES = frozenset({"/auth/login", "/auth/logout", "/oauth2callback"})
 SHORTEST_SECRET = 32
 
 
 class Oidc:
-    """Who may enter by the identity provider.
+    """The users that may log in at the identity provider.
 
-    `users` are e-mail addresses the provider says it verified, `@domain` for all of a domain, or `*` for everybody the
-    provider lets in. Raises BadInput when they are none of these or secrets.toml does not name a provider and a cookie
-    secret of at least 32 characters, MissingExtra without Authlib.
+    `users` are e-mail addresses that the provider has verified, `@domain` for everybody of a domain, or `*` for all
+    users of the provider. Raises BadInput if a user is written otherwise, and if secrets.toml names no provider or has
+    no cookie secret of at least 32 characters. Raises MissingExtra without Authlib.
     """
 
     def __init__(self, users: Iterable[str]) -> None:
@@ -45,7 +45,7 @@ class Oidc:
         self._secret = str(section.get("cookie_secret", ""))
         if len(self._secret) < SHORTEST_SECRET:
             raise BadInput(
-                f"cookie_secret in .streamlit/secrets.toml needs {SHORTEST_SECRET} random characters or more"
+                f"cookie_secret in .streamlit/secrets.toml needs at least {SHORTEST_SECRET} random characters"
             )
         self._origin = auth_util.get_origin_from_redirect_uri()
         named = [name for name, value in section.items() if isinstance(value, Mapping) and "client_id" in value]
@@ -60,17 +60,17 @@ class Oidc:
             raise BadInput("the [auth] section of .streamlit/secrets.toml names no provider: it needs a client_id")
 
     def providers(self) -> Iterable[tuple[str, bool]]:
-        """Each provider's name, and whether a person should see it."""
+        """Each provider's name, and whether the login page shows it."""
         return self._providers.items()
 
     def address(self, provider: str) -> str | None:
-        """Where a login at this provider starts, good for two minutes; None for an unknown one."""
+        """The URL where a login at this provider starts, valid for two minutes; None for an unknown provider."""
         from streamlit.user_info import generate_login_redirect_url
 
         return generate_login_redirect_url(provider) if provider in self._providers else None
 
     def claims(self, cookies: Mapping[str, str]) -> dict[str, Any] | None:
-        """What the provider said of this browser's user at most twelve hours ago; None when nobody logged in."""
+        """The provider's claims about the user of this browser, at most twelve hours old; None without a login."""
         from streamlit.auth_util import get_cookie_with_chunks
         from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
         from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
@@ -85,7 +85,7 @@ class Oidc:
         return claims if claims.get("is_logged_in") is True and claims.get("origin") == self._origin else None
 
     def user(self, cookies: Mapping[str, str]) -> str | None:
-        """The e-mail address (or subject) of this browser's user, when allowed in; else None."""
+        """The e-mail address (or subject) of the user of this browser; None if the user has no access."""
         claims = self.claims(cookies)
         if claims is None:
             return None

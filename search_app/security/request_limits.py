@@ -1,7 +1,7 @@
-"""HTTP as uvicorn speaks it, with an end to what may come before, between and behind the bytes of a body.
+"""uvicorn's HTTP protocol with a limit on the bytes of a request's head and of a body's trailers.
 
-uvicorn's fast parser keeps whatever it is sent of a request line, of headers and of a chunked body's trailers: a client
-that never stops sending them would fill the memory. Bodies themselves are bounded by those who read them.
+uvicorn's fast parser stores the request line, the headers and the trailers of a chunked body whatever their length: a
+client that never stops sending them would fill the memory. The readers of bodies limit the bodies.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _BODY = json.dumps(
         "reason": "head_too_large",
     }
 ).encode()
-_ANSWER = (
+_RESPONSE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/problem+json\r\n"
     b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(_BODY), _BODY)
 )
 
 
-class BoundedHeads(HttpToolsProtocol):
-    """One connection. It is closed when `HEAD_BYTES` came without a head's end or a body's byte among them."""
+class BoundedHeadProtocol(HttpToolsProtocol):
+    """A connection. It is closed after `HEAD_BYTES` without the end of a head or a byte of a body."""
 
     _since = 0
     _advanced = False
@@ -40,7 +40,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._since = 0 if self._advanced else self._since + len(data)
         if self._since > HEAD_BYTES and not self.transport.is_closing():
             if self.cycle is None or self.cycle.response_complete:
-                self.transport.write(_ANSWER)
+                self.transport.write(_RESPONSE)
             self.transport.close()
 
     def on_headers_complete(self) -> None:

@@ -1,12 +1,12 @@
-"""Which request needs which scope of an access key.
+"""The scope of an access key that each request needs.
 
-A path of the API that `ROUTES` does not name needs admin, so that a new route is closed until somebody opens it here;
-everything else (the app's pages, files and websocket) needs read. It knows nothing of keys.
+A path of the API that is not in `ROUTES` needs admin, so that a new route stays closed until it is listed. Everything
+else (pages, files and websocket of the app) needs read. This module knows nothing of keys.
 """
 
 from __future__ import annotations
 
-# None: anybody. A path ends in {id} where one more segment of any kind follows. HEAD is as GET.
+# None: no key needed. {id} stands for one path segment. HEAD needs the same as GET.
 ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("GET", "/healthz", None),
     ("GET", "/readyz", None),
@@ -43,11 +43,11 @@ _AT_ROOT = frozenset({"/healthz", "/readyz", "/metrics", "/v1"})
 
 
 def scope_of(method: str, path: str) -> str | None:
-    """The scope a request needs; None when anybody may make it. A websocket's method is WEBSOCKET."""
-    asked = ("GET" if method == "HEAD" else method, path)
-    if asked in _EXACT:
-        return _EXACT[asked]
+    """The scope that a request needs; None if it needs no key. The method of a websocket is WEBSOCKET."""
+    method = "GET" if method == "HEAD" else method
+    if (method, path) in _EXACT:
+        return _EXACT[method, path]
     if path.startswith("/v1/") or path in _AT_ROOT:
         head, _, last = path.rpartition("/")
-        return _BY_ID.get((asked[0], head), "admin") if last else "admin"
+        return _BY_ID.get((method, head), "admin") if last else "admin"
     return "read"

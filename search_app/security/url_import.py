@@ -1,9 +1,9 @@
-"""An image fetched from a URL that somebody else wrote, without becoming their way into our network.
+"""Fetches an image from an untrusted URL, and refuses addresses inside the private network.
 
-Off by default (`lakeloop serve --url-import`). A name is resolved once, every address it has must be a public one, and
-the connection goes to such an address and no other, so that a second answer of the name server changes nothing. No
-redirect is followed, nothing is decompressed, no proxy is asked; size and time are bounded in total. The bytes are not
-looked into: whether they are an image is decided where every image is. It knows nothing of routes.
+Off by default (`lakeloop serve --url-import`). A name is resolved once, all its addresses must be public, and the
+connection goes to one of them, so that a second response of the name server changes nothing. It follows no redirects,
+decompresses nothing and uses no proxy; total size and time are limited. Other modules decode the bytes. This module
+knows nothing of routes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LONGEST_URL = 2_048
 MOST_ADDRESSES = 4
 CHUNK = 65_536
 
-# The whole form, so that no other parser's idea of a URL matters: no user, no backslash, no escapes in the host.
+# The complete syntax, so that no other URL parser matters: no user, no backslash, no escapes in the host.
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?)(:(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[!$-;=?-\[\]_a-z~]*)?(?P<query>\?[!$-;=?-\[\]_a-z~]*)?",
@@ -46,16 +46,19 @@ _V6_UNICAST = ipaddress.ip_network("2000::/3")
 # Teredo and other IETF protocols, documentation, 6to4.
 _V6_REFUSED = [ipaddress.ip_network(net) for net in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LOWER_32_BITS = 0xFFFFFFFF
+# The interface identifier of ISATAP, RFC 5214; the mask leaves out the bit "universal".
+_ISATAP, _ISATAP_MASK = 0x00005EFE, 0xFDFFFFFF
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-# A name server that never answers holds its thread for as long as it likes: so many, and nothing waits for them.
+# A name server that never responds blocks its thread without end: at most so many threads, and nothing waits for them.
 _resolving = threading.BoundedSemaphore(8)
-# Images held in memory at once.
+# Images in memory at the same time.
 _fetching = threading.BoundedSemaphore(8)
 
 
 class UrlRefused(BadInput):
-    """Why the URL's image was not taken; `reason` is the same for machines: url, address, answer, size or time."""
+    """The image of the URL was refused. `reason` is a word for machines: url, address, answer, size or time."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -63,16 +66,16 @@ class UrlRefused(BadInput):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Bytes of the body at most, seconds for all of it, and the ports that may be asked."""
+class FetchLimits:
+    """`size`: most bytes of the body. `seconds`: most seconds for the whole fetch. `ports`: the allowed ports."""
 
     size: int = 32 * 2**20
     seconds: float = 10.0
     ports: frozenset[int] = field(default=frozenset({80, 443}))
 
 
-class Target(NamedTuple):
-    """A URL taken apart: `host` without brackets, `path` with its query, `authority` as the Host header has it."""
+class UrlParts(NamedTuple):
+    """The parts of a URL: `host` without brackets, `path` with its query, `authority` as in the Host header."""
 
     https: bool
     host: str
@@ -82,7 +85,7 @@ class Target(NamedTuple):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is a global unicast one. Of those that wrap an IPv4 address only NAT64's may be."""
+    """Whether an IP address is global unicast. Of addresses that wrap an IPv4 address, only NAT64 counts as public."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -92,87 +95,85 @@ def is_public(address: str) -> bool:
     if ip.scope_id is not None:
         return False
     if ip in _NAT64:
-        return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        return is_public(str(ipaddress.IPv4Address(int(ip) & _LOWER_32_BITS)))
     # ISATAP wraps an IPv4 address of a private network in the lower half of a public IPv6 one.
-    isatap = (int(ip) >> 32) & 0xFDFFFFFF == 0x00005EFE
+    isatap = (int(ip) >> 32) & _ISATAP_MASK == _ISATAP
     return ip in _V6_UNICAST and ip.is_global and not isatap and not any(ip in net for net in _V6_REFUSED)
 
 
-def target_of(url: str, limits: Limits) -> Target:
-    """Takes a URL apart. Raises UrlRefused for all but plain http and https URLs on the allowed ports."""
-    found = _URL.fullmatch(url) if len(url) <= LONGEST_URL else None
-    if found is None:
+def split_url(url: str, limits: FetchLimits) -> UrlParts:
+    """Splits a URL. Raises UrlRefused unless it is a plain http or https URL on an allowed port."""
+    match_ = _URL.fullmatch(url) if len(url) <= LONGEST_URL else None
+    if match_ is None:
         raise UrlRefused(
             "url",
             "write the URL as http://host/path or https://host/path in ASCII (a name in another script as xn--..., "
             f"other characters as %XX), without user, password or fragment, up to {LONGEST_URL} characters",
         )
-    https = found["scheme"].lower() == "https"
-    host = found["host"].lower().strip("[]")
-    port = int(found["port"]) if found["port"] else 443 if https else 80
+    https = match_["scheme"].lower() == "https"
+    host = match_["host"].lower().strip("[]")
+    port = int(match_["port"]) if match_["port"] else 443 if https else 80
     if port not in limits.ports:
-        raise UrlRefused(
-            "url", f"port {port} is not asked for images; use {' or '.join(map(str, sorted(limits.ports)))}"
-        )
+        raise UrlRefused("url", f"port {port} is not allowed; use {' or '.join(map(str, sorted(limits.ports)))}")
     last = host.rstrip(".").rpartition(".")[2]
-    if found["host"][0] == "[" or last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last):
-        # Number forms such as 2130706433 or 0x7f.1 mean an address to some and a name to others.
+    if match_["host"][0] == "[" or last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last):
+        # Some systems read 2130706433 or 0x7f.1 as an address, others as a name.
         try:
             ipaddress.ip_address(host)
         except ValueError:
             raise UrlRefused(
                 "url", "write an IP address in its usual form, such as 192.0.2.7 or [2001:db8::7]"
             ) from None
-    authority = found["host"].lower() + (f":{port}" if found["port"] else "")
-    return Target(https, host, port, (found["path"] or "/") + (found["query"] or ""), authority)
+    authority = match_["host"].lower() + (f":{port}" if match_["port"] else "")
+    return UrlParts(https, host, port, (match_["path"] or "/") + (match_["query"] or ""), authority)
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses of a name, as the system knows them. Raises OSError."""
+    """The addresses of a name, from the system's resolver. Raises OSError."""
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[str]] = loop.create_future()
+    result: asyncio.Future[list[str]] = loop.create_future()
 
-    def ask() -> None:
-        found, failure = [], None
+    def look_up() -> None:
+        addresses, failure = [], None
         try:
-            found = [str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+            addresses = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         except (OSError, UnicodeError) as error:
-            failure = error if isinstance(error, OSError) else OSError("it is no name")
+            failure = error if isinstance(error, OSError) else OSError("it is not a valid name")
         finally:
             _resolving.release()
         with suppress(RuntimeError):  # the server stopped meanwhile
-            loop.call_soon_threadsafe(settle, found, failure)
+            loop.call_soon_threadsafe(settle, addresses, failure)
 
-    def settle(found: list[str], failure: OSError | None) -> None:
-        if answer.done():
+    def settle(addresses: list[str], failure: OSError | None) -> None:
+        if result.done():
             return
         if failure is None:
-            answer.set_result(found)
+            result.set_result(addresses)
         else:
-            answer.set_exception(failure)
+            result.set_exception(failure)
 
     if not _resolving.acquire(blocking=False):
-        raise OSError("too many other names are being looked up")
-    threading.Thread(target=ask, name="resolve", daemon=True).start()
-    return await answer
+        raise OSError("too many other names are being resolved")
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    return await result
 
 
 async def fetch(
     url: str,
     *,
-    limits: Limits = Limits(),
+    limits: FetchLimits = FetchLimits(),
     resolve: Resolve = resolve,
     allowed: Callable[[str], bool] = is_public,
     tls: ssl.SSLContext | None = None,
 ) -> bytes:
-    """The body of a GET of `url`. Raises UrlRefused, whatever goes wrong, and CouldNot while too many others run.
+    """The body of a GET of `url`. Raises UrlRefused if anything fails, and CouldNot while too many other fetches run.
 
-    `resolve` and `allowed` say what a name's addresses are and which may be asked; `tls` replaces the system's idea of
-    good certificates.
+    `resolve` gives the addresses of a name, `allowed` says which of them may be used, `tls` replaces the system's
+    certificate authorities.
     """
-    target = target_of(url, limits)
+    target = split_url(url, limits)
     if not _fetching.acquire(blocking=False):
-        raise CouldNot("as many other images as this server fetches at a time are on their way; try again")
+        raise CouldNot("this server is fetching too many other images; try again")
     try:
         async with asyncio.timeout(limits.seconds):
             addresses = await _checked_addresses(target, resolve, allowed)
@@ -186,29 +187,27 @@ async def fetch(
                 finally:
                     writer.transport.abort()
     except TimeoutError:
-        raise UrlRefused("time", f"{target.host} did not give the image within {limits.seconds:g} s") from None
+        raise UrlRefused("time", f"{target.host} did not send the image within {limits.seconds:g} s") from None
     except ssl.SSLError as error:
-        raise UrlRefused(
-            "answer", f"{target.host} has no certificate to be trusted ({error.reason or error})"
-        ) from None
+        raise UrlRefused("answer", f"{target.host} has no trusted certificate ({error.reason or error})") from None
     except h11.RemoteProtocolError as error:
-        raise UrlRefused("answer", f"{target.host} does not answer in HTTP ({error})") from None
+        raise UrlRefused("answer", f"{target.host} does not speak HTTP ({error})") from None
     except OSError as error:
         raise UrlRefused("answer", f"{target.host} could not be reached ({error.strerror or error})") from None
     finally:
         _fetching.release()
 
 
-async def _checked_addresses(target: Target, resolve: Resolve, allowed: Callable[[str], bool]) -> list[str]:
-    """The few addresses to try, in order. One bad address condemns the name: it is not by chance among good ones."""
+async def _checked_addresses(target: UrlParts, resolve: Resolve, allowed: Callable[[str], bool]) -> list[str]:
+    """The addresses to try, in order. One private address refuses the name: it is not there by chance."""
     try:
-        found: Sequence[str] = [str(ipaddress.ip_address(target.host))]
+        addresses: Sequence[str] = [str(ipaddress.ip_address(target.host))]
     except ValueError:
-        found = list(dict.fromkeys(await resolve(target.host, target.port)))
-    # The address itself is not told: it would map somebody's private names.
-    if not found or not all(map(allowed, found)):
-        raise UrlRefused("address", f"{target.host} is not a public address of the internet, so it is not asked")
-    return list(found[:MOST_ADDRESSES])
+        addresses = list(dict.fromkeys(await resolve(target.host, target.port)))
+    # The message does not tell the address: it would reveal private names.
+    if not addresses or not all(map(allowed, addresses)):
+        raise UrlRefused("address", f"{target.host} is not a public address of the internet")
+    return list(addresses[:MOST_ADDRESSES])
 
 
 async def _connect(addresses: list[str], port: int) -> socket.socket:
@@ -229,7 +228,7 @@ async def _connect(addresses: list[str], port: int) -> socket.socket:
     raise failure
 
 
-async def _body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Target, size: int) -> bytes:
+async def _body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: UrlParts, size: int) -> bytes:
     too_large = UrlRefused("size", f"the image at {target.host} is larger than {size:,} bytes")
     http = h11.Connection(h11.CLIENT)
     headers = [
@@ -239,16 +238,16 @@ async def _body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, targ
         ("User-Agent", f"lakeloop/{VERSION}"),
         ("Connection", "close"),
     ]
-    asked = http.send(h11.Request(method="GET", target=target.path, headers=headers)) or b""
-    writer.write(asked + (http.send(h11.EndOfMessage()) or b""))
+    request = http.send(h11.Request(method="GET", target=target.path, headers=headers)) or b""
+    writer.write(request + (http.send(h11.EndOfMessage()) or b""))
     await writer.drain()
     body = bytearray()
     while True:
         match http.next_event():
             case h11.NEED_DATA:
                 http.receive_data(await reader.read(CHUNK))
-            case h11.Response() as answer:
-                length = _refuse_answer(answer, target.host)
+            case h11.Response() as response:
+                length = _check_response(response, target.host)
                 if length > size:
                     raise too_large
             case h11.Data(data=data):
@@ -258,24 +257,24 @@ async def _body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, targ
             case h11.EndOfMessage():
                 return bytes(body)
             case h11.ConnectionClosed() | h11.PAUSED:
-                raise UrlRefused("answer", f"{target.host} ended the connection without an answer")
+                raise UrlRefused("answer", f"{target.host} closed the connection without a response")
 
 
-def _refuse_answer(answer: h11.Response, host: str) -> int:
-    """Raises UrlRefused for anything but a plain image; returns the length it announces, 0 when it does not."""
-    if 300 <= answer.status_code < 400:
+def _check_response(response: h11.Response, host: str) -> int:
+    """Raises UrlRefused unless it is a plain image. Returns the Content-Length, 0 without one."""
+    if 300 <= response.status_code < 400:
         raise UrlRefused(
-            "answer", f"{host} redirects to another place, which is not followed; give the image's own URL"
+            "answer", f"{host} redirects to another URL, which is not followed; give the URL of the image itself"
         )
-    if answer.status_code != 200:
-        raise UrlRefused("answer", f"{host} answers {answer.status_code}, not 200")
-    said = {name: b"" for name in (b"content-type", b"content-encoding", b"content-length")}
-    for name, value in answer.headers:
-        if name in said:
-            said[name] = (said[name] + b"," if said[name] else b"") + value.strip().lower()
-    if not re.fullmatch(rb"image/[^,]+", said[b"content-type"]):
-        shown = said[b"content-type"].decode("latin-1")[:80] or "no type"
-        raise UrlRefused("answer", f"{host} gives {shown!r}, not an image/* type")
-    if said[b"content-encoding"] not in (b"", b"identity"):
-        raise UrlRefused("answer", f"{host} compresses what it sends, though it was asked not to")
-    return int(said[b"content-length"] or b"0")
+    if response.status_code != 200:
+        raise UrlRefused("answer", f"{host} responds with status {response.status_code}, not 200")
+    fields = {name: b"" for name in (b"content-type", b"content-encoding", b"content-length")}
+    for name, value in response.headers:
+        if name in fields:
+            fields[name] = (fields[name] + b"," if fields[name] else b"") + value.strip().lower()
+    if not re.fullmatch(rb"image/[^,]+", fields[b"content-type"]):
+        type_ = fields[b"content-type"].decode("latin-1")[:80] or "no type"
+        raise UrlRefused("answer", f"{host} sends {type_!r}, not an image/* type")
+    if fields[b"content-encoding"] not in (b"", b"identity"):
+        raise UrlRefused("answer", f"{host} sends a compressed response, although the request forbids it")
+    return int(fields[b"content-length"] or b"0")

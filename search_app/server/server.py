@@ -24,9 +24,9 @@ from lake.access.keys import Keyring
 from lake.errors import BadInput
 from lake.extras import require
 from search_app.api.app import Api
-from search_app.security.access import OPEN, Policy, make_access
+from search_app.security.access import OPEN, AccessPolicy, make_access
 from search_app.security.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
-from search_app.security.request_limits import BoundedHeads
+from search_app.security.request_limits import BoundedHeadProtocol
 from search_app.server.live_ingest import Intake, Settings
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ SWITCH_SECONDS = 0.0005
 PREPARED_AFTER_SECONDS = 5.0
 
 
-def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Policy = OPEN) -> ASGIApp:
+def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: AccessPolicy = OPEN) -> ASGIApp:
     """The whole server as one ASGI app; with `ui=False`, the API alone.
 
     It answers to loopback names and to `hosts`, and lets in whom `policy` says.
@@ -87,7 +87,7 @@ def serve(
     port: int = 8501,
     ui: bool = True,
     allow_hosts: Iterable[str] = (),
-    policy: Policy = OPEN,
+    policy: AccessPolicy = OPEN,
     settings: Settings | None = None,
     fetch: Fetch | None = None,
     ready: Callable[[str], None] = lambda url: None,
@@ -122,7 +122,7 @@ def serve(
         ws_max_size=2**26,
         timeout_graceful_shutdown=GRACE_SECONDS,
         loop="uvloop",
-        http=BoundedHeads,
+        http=BoundedHeadProtocol,
         server_header=False,
         proxy_headers=False,  # nothing here believes them, and anybody can write them
     )

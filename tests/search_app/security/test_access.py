@@ -22,7 +22,7 @@ from lake.storage import store
 from lake.storage.store import Lake
 from search_app.cli.main import main
 from search_app.security import scopes
-from search_app.security.access import OPEN, Access, Policy, make_access
+from search_app.security.access import OPEN, Access, AccessPolicy, make_access
 from search_app.security.hosts import checked_name
 from search_app.security.scopes import scope_of
 from search_app.server import server
@@ -87,7 +87,7 @@ class Door:
     lake: Lake
     tokens: dict[str, str]
 
-    def access(self, policy: Policy) -> Access:
+    def access(self, policy: AccessPolicy) -> Access:
         return make_access(echo, Keyring(self.lake), self.lake.uri, policy, pages=True)
 
     def bearer(self, name: str) -> Headers:
@@ -149,7 +149,7 @@ def test_the_whole_matrix(door: Door, caller: str, required: bool) -> None:
     may = dict(CALLERS)[caller]
     headers = _headers(door, caller)
     shows_a_key = caller not in ("nobody", "another scheme")
-    app = door.access(Policy(require_key=required))
+    app = door.access(AccessPolicy(require_key=required))
 
     async def all() -> list[Answer]:
         return [await ask(app, method, path, headers) for method, path, _ in REQUESTS]
@@ -176,7 +176,7 @@ def test_the_whole_matrix(door: Door, caller: str, required: bool) -> None:
 
 
 def test_a_refusal_says_what_is_missing(door: Door) -> None:
-    app, counted = door.access(Policy(require_key=True)), Counter[str]()
+    app, counted = door.access(AccessPolicy(require_key=True)), Counter[str]()
     app.refused = lambda reason: counted.update([reason])
     forbidden = asyncio.run(ask(app, "POST", "/v1/feedback", door.bearer("read")))
     assert forbidden.json["reason"] == "missing_scope"
@@ -214,7 +214,9 @@ def test_a_template_of_the_openapi_document_needs_what_its_paths_need() -> None:
 
 
 def test_what_a_key_was_needed_for_is_kept_from_shared_caches(door: Door) -> None:
-    closed = asyncio.run(ask(door.access(Policy(require_key=True)), "GET", f"/v1/images/{ID}", door.bearer("read")))
+    closed = asyncio.run(
+        ask(door.access(AccessPolicy(require_key=True)), "GET", f"/v1/images/{ID}", door.bearer("read"))
+    )
     assert closed.headers["cache-control"] == "private, max-age=60"
     assert asyncio.run(ask(door.access(OPEN), "GET", f"/v1/images/{ID}")).headers["cache-control"].startswith("public")
 
@@ -233,7 +235,7 @@ def test_a_key_made_or_revoked_elsewhere_counts_within_about_a_second(lk: Lake) 
     elsewhere = open_lake.open(lk.uri)
 
     async def story() -> tuple[float, float]:
-        app = make_access(echo, Keyring(lk), lk.uri, Policy(require_key=True), pages=False)
+        app = make_access(echo, Keyring(lk), lk.uri, AccessPolicy(require_key=True), pages=False)
         assert (await ask(app, "GET", "/v1/status", [("Authorization", f"Bearer {first}")])).status == 200
         record, token = keys.create(elsewhere, None, ["read"])
         headers = [("Authorization", f"bearer {token}")]
@@ -256,7 +258,7 @@ def test_after_a_quiet_hour_the_first_request_is_judged_by_the_newest_keys(lk: L
 def test_a_lake_that_hangs_delays_requests_once_and_not_for_long(
     door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = door.access(Policy(require_key=True))
+    app = door.access(AccessPolicy(require_key=True))
     ended, given_up = [], threading.Event()
 
     def hang(*_: object) -> None:
@@ -285,7 +287,7 @@ def test_a_lake_that_hangs_delays_requests_once_and_not_for_long(
 
 
 def test_keys_that_could_not_be_read_for_too_long_open_nothing(door: Door) -> None:
-    app = door.access(Policy(require_key=True))
+    app = door.access(AccessPolicy(require_key=True))
     app.keyring._answered -= keys.GRACE_SECONDS + 1
     answer = asyncio.run(ask(app, "GET", "/v1/status", door.bearer("read")))
     assert (answer.status, answer.json["reason"], answer.headers["retry-after"]) == (503, "keys_unreadable", "5")
@@ -295,7 +297,7 @@ def test_keys_that_could_not_be_read_for_too_long_open_nothing(door: Door) -> No
 @pytest.mark.parametrize("caller", [caller for caller, _ in CALLERS])
 def test_a_websocket_opens_only_for_those_who_may_read(door: Door, caller: str) -> None:
     may = dict(CALLERS)[caller]
-    app = door.access(Policy(require_key=True))
+    app = door.access(AccessPolicy(require_key=True))
     forged = [("X-Lakeloop-Key", "somebody")]
 
     async def story() -> None:
@@ -328,7 +330,7 @@ def test_a_websocket_ends_with_its_key(lk: Lake) -> None:
     record, token = keys.create(lk, None, ["read"])
 
     async def story() -> None:
-        app = make_access(echo, Keyring(lk), lk.uri, Policy(require_key=True), pages=True)
+        app = make_access(echo, Keyring(lk), lk.uri, AccessPolicy(require_key=True), pages=True)
         socket = Socket(app, "/_stcore/stream", [("Authorization", f"Bearer {token}")])
         await socket.hear(), await socket.hear()
         assert (await socket.say("before"))["text"] == "before"
@@ -365,7 +367,7 @@ def test_a_key_that_is_over_does_not_count(lk: Lake) -> None:
 
 @pytest.mark.parametrize("name", ["https://lake.example", "lake.example:443", "a b", "", "user@lake.example"])
 def test_an_allowed_host_is_a_name_and_nothing_more(name: str) -> None:
-    with pytest.raises(BadInput, match="write the name alone"):
+    with pytest.raises(BadInput, match="write only the name"):
         checked_name(name)
 
 

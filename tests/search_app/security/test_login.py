@@ -24,7 +24,7 @@ from lake import open_lake
 from lake.access import keys
 from lake.access.keys import KeyRecord, Keyring
 from lake.storage.store import Lake
-from search_app.security.access import Access, Policy, make_access
+from search_app.security.access import Access, AccessPolicy, make_access
 from search_app.security.login import SESSION_SECONDS, inside
 from tests.search_app.asgi import Answer, Headers, Socket, ask, echo
 
@@ -56,7 +56,7 @@ class Door:
 @pytest.fixture
 def door(lk: Lake) -> Door:
     record, token = keys.create(lk, None, ["read"])
-    return Door(lk, make_access(echo, Keyring(lk), lk.uri, Policy(require_key=True), pages=True), record, token)
+    return Door(lk, make_access(echo, Keyring(lk), lk.uri, AccessPolicy(require_key=True), pages=True), record, token)
 
 
 def test_a_page_leads_to_the_login_and_back(door: Door) -> None:
@@ -75,7 +75,9 @@ def test_a_page_leads_to_the_login_and_back(door: Door) -> None:
 def test_the_cookie_is_for_this_server_s_own_pages_only(door: Door) -> None:
     flags = door.enter(door.token).headers["set-cookie"].lower().split("; ")[1:]
     assert set(flags) == {"httponly", "samesite=strict", "path=/", f"max-age={SESSION_SECONDS}"}
-    by_https = make_access(echo, Keyring(door.lake), door.lake.uri, Policy(require_key=True, https=True), pages=True)
+    by_https = make_access(
+        echo, Keyring(door.lake), door.lake.uri, AccessPolicy(require_key=True, https=True), pages=True
+    )
     door.app = by_https
     assert "secure" in door.enter(door.token).headers["set-cookie"].lower().split("; ")
     page = door.ask("GET", "/login")
@@ -90,9 +92,9 @@ def test_keys_that_do_not_open(door: Door) -> None:
     keys.revoke(door.lake, revoked.key_id)
     door.app.keyring.refresh()
     for key, status, why in (
-        ("", 401, "not one of this lake"),
-        (f"{door.token[:-1]}g", 401, "not one of this lake"),
-        ("<script>alert(1)</script>", 401, "not one of this lake"),
+        ("", 401, "This lake has no such key"),
+        (f"{door.token[:-1]}g", 401, "This lake has no such key"),
+        ("<script>alert(1)</script>", 401, "This lake has no such key"),
         (ingest, 403, "neither scope read nor admin"),
         (gone, 401, "is revoked"),
     ):
@@ -189,7 +191,7 @@ def test_logging_out_ends_this_session_and_no_other(door: Door) -> None:
 
 def test_another_process_s_cookie_is_worth_nothing(door: Door) -> None:
     cookie = door.cookie()
-    door.app = make_access(echo, Keyring(door.lake), door.lake.uri, Policy(require_key=True), pages=True)
+    door.app = make_access(echo, Keyring(door.lake), door.lake.uri, AccessPolicy(require_key=True), pages=True)
     assert door.ask("GET", "/", cookie).status == 401
 
 
@@ -219,13 +221,13 @@ def test_a_link_on_another_site_asks_once_more_before_it_asks_for_a_key(door: Do
 
 
 def test_on_an_open_server_there_is_nothing_to_log_in_to(door: Door) -> None:
-    door.app = make_access(echo, Keyring(door.lake), door.lake.uri, Policy(), pages=True)
+    door.app = make_access(echo, Keyring(door.lake), door.lake.uri, AccessPolicy(), pages=True)
     assert door.ask("GET", "/login").headers["location"] == "/"
     assert door.ask("GET", "/").status == 200
 
 
 def test_without_pages_there_is_no_login(door: Door) -> None:
-    app = make_access(echo, Keyring(door.lake), door.lake.uri, Policy(require_key=True), pages=False)
+    app = make_access(echo, Keyring(door.lake), door.lake.uri, AccessPolicy(require_key=True), pages=False)
     cookie = door.cookie()
     door.app = app
     assert door.ask("GET", "/login").status == 401

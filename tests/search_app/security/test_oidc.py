@@ -26,7 +26,7 @@ from lake.access import keys
 from lake.access.keys import Keyring
 from lake.errors import BadInput, MissingExtra
 from lake.storage.store import Lake
-from search_app.security.access import Policy, make_access
+from search_app.security.access import AccessPolicy, make_access
 from search_app.security.oidc import Oidc
 from tests.search_app.asgi import echo
 
@@ -184,7 +184,7 @@ def test_others_are_told_that_they_are_not_among_the_users(served: Served, claim
         for path in ("/", "/v1/status", "/_stcore/host-config"):
             assert client.get(path).status_code == 401
         page = client.get("/login")
-        assert (page.status_code, "is not among this server" in page.text) == (403, True)
+        assert (page.status_code, "is not a user of this server" in page.text) == (403, True)
 
 
 def test_a_key_still_opens_by_api_and_by_the_login_page(served: Served) -> None:
@@ -258,7 +258,7 @@ def test_a_user_is_an_address_a_domain_or_everybody(user: str) -> None:
 
 def test_users_mean_nothing_on_a_server_that_is_open_to_all(lk: Lake) -> None:
     with pytest.raises(BadInput, match="needs --require-key"):
-        make_access(echo, Keyring(lk), lk.uri, Policy(users=("*",)), pages=True)
+        make_access(echo, Keyring(lk), lk.uri, AccessPolicy(users=("*",)), pages=True)
 
 
 def _start(folder: Path, secrets: str) -> str:

@@ -28,9 +28,9 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING
 
 _START = """
 import sys
-from search_app.security.access import Policy
+from search_app.security.access import AccessPolicy
 from search_app.server.server import serve
-serve(sys.argv[1], port=0, policy=Policy(require_key=True))
+serve(sys.argv[1], port=0, policy=AccessPolicy(require_key=True))
 """
 
 
