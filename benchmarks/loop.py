@@ -257,14 +257,14 @@ def _second_turn(lk: OpenLake, pool: Sequence[str], count: int) -> list[str]:
 
 def _ask_people(lk: OpenLake, name: str, out: Path, truths: dict[str, str], **how: Any) -> None:
     """A slice goes out as a task file; people say of each image what it is; it comes back, and is frozen so."""
-    from embeddings.duplicates import leaks
+    from embeddings.duplicates import leak_guard
     from lake.labels import labelling_tools
     from lake.slices import export
 
-    made, _ = leaks.create(lk, name, **how)
+    made, _ = leak_guard.create(lk, name, **how)
     export.export(lk, made, out, "label-studio", predictions=MODEL)
     labelling_tools.take(lk, finished(out / "tasks.json", truths))
-    leaks.create(lk, name, role="train", drop_leaks=True, **how)
+    leak_guard.create(lk, name, role="train", drop_leaks=True, **how)
 
 
 def finished(tasks: Path, truths: dict[str, str]) -> Path:

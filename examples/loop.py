@@ -15,7 +15,7 @@ from typing import Any
 
 import lake
 from embeddings.backfill.backfill import backfill
-from embeddings.duplicates import duplicates, leaks
+from embeddings.duplicates import duplicates, leak_guard
 from embeddings.embedders import embedder as embedders
 from embeddings.search import saved_searches
 from lake import ids
@@ -53,9 +53,9 @@ def loop(place: Path, story: Story) -> dict[str, Any]:
     backfill(lk, record, embedders.for_lake(lk, record))
     duplicates.keep(lk, cells.COPIES_FROM)
     named = {_id(cell): cell for cell in [*story.training, *story.held_out, *arriving]}
-    leaks.create(lk, "known-kind", ids=[_id(cell) for cell in kept], role="regression")
-    leaks.create(lk, "new-kind-held-out", ids=[_id(cell) for cell in judged], role="evaluation")
-    leaks.create(lk, "first", ids=[_id(cell) for cell in learned], role="train")
+    leak_guard.create(lk, "known-kind", ids=[_id(cell) for cell in kept], role="regression")
+    leak_guard.create(lk, "new-kind-held-out", ids=[_id(cell) for cell in judged], role="evaluation")
+    leak_guard.create(lk, "first", ids=[_id(cell) for cell in learned], role="train")
 
     # Version 1 goes into production, and answers.
     first = train_model.train(lk, train=["first"], recipe=PROBE, name=MODEL)
@@ -93,7 +93,7 @@ def loop(place: Path, story: Story) -> dict[str, Any]:
 
 def _labelled(lk: lake.OpenLake, named: dict[str, Any], name: str, **how: Any) -> None:
     """A slice goes out as Label Studio tasks and comes back labelled; its next version has the labels."""
-    made, _ = leaks.create(lk, name, **how)
+    made, _ = leak_guard.create(lk, name, **how)
     out = Path(lk.uri).with_name(f"{name}-tasks")
     export.export(lk, made, out, "label-studio", predictions=MODEL)
     tasks = json.loads((out / "tasks.json").read_text())
@@ -102,7 +102,7 @@ def _labelled(lk: lake.OpenLake, named: dict[str, Any], name: str, **how: Any) -
         task["annotations"] = [{"completed_by": 1, "result": [said]}]
     (out / "finished.json").write_text(json.dumps(tasks))
     labelling_tools.take(lk, out / "finished.json")
-    leaks.create(lk, name, role="train", drop_leaks=True, **how)
+    leak_guard.create(lk, name, role="train", drop_leaks=True, **how)
 
 
 def _turn(lk: lake.OpenLake, place: Path, train: list[str], before: str) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _turn(lk: lake.OpenLake, place: Path, train: list[str], before: str) -> dict
 
 
 def _answer(lk: lake.OpenLake, name: str, some: list[cells.Cell]) -> None:
-    made, _ = leaks.create(lk, name, ids=[_id(cell) for cell in some])
+    made, _ = leak_guard.create(lk, name, ids=[_id(cell) for cell in some])
     who = served_model.source(lk, MODEL)
     batch.run(lk, batch.stored(lk, slice=made.id), who, served_model.Answering(lk, who.run), log=True)
 

@@ -1,7 +1,7 @@
 """Making slices: found first, so that it can be looked at; then saved, whole or not at all.
 
 Only the exact images are compared with evaluation and regression slices here, since this knows no likeness: near-
-duplicates are kept out by `embeddings/duplicates/leaks.py`, which everything a person uses goes through.
+duplicates are kept out by `embeddings/duplicates/leak_guard.py`, which everything a person uses goes through.
 """
 
 from __future__ import annotations

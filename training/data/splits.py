@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embeddings.duplicates import duplicates, leaks
+from embeddings.duplicates import duplicates, leak_guard
 from lake import slices
 from lake.errors import BadInput
 from lake.formats.annotation import Truth
@@ -215,7 +215,7 @@ class _Gathered:
 
     def drop_what_is_judged(self, skip: Collection[str]) -> None:
         """What evaluation and regression slices have, or nearly, is not trained on."""
-        found = leaks.check(self.lake, self.of("train", "replay"), "train")
+        found = leak_guard.check(self.lake, self.of("train", "replay"), "train")
         own = [one for one in found.slices if one.rpartition("@")[0] in skip]
         if own:
             raise BadInput(f"{own[0]} is for judging models: take away its role before training on it, or use another")

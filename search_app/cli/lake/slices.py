@@ -14,7 +14,7 @@ from search_app.cli.terminal import Add, open_lake, output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embeddings.duplicates.leaks import Leaks
+    from embeddings.duplicates.leak_guard import Leaks
     from lake.slices import Draft, Slice
     from lake.storage.store import Lake
 
@@ -74,7 +74,7 @@ def register(add: Add, slices: Any) -> None:
 
 
 def _create(args: argparse.Namespace) -> int:
-    from embeddings.duplicates import leaks
+    from embeddings.duplicates import leak_guard
     from lake import slices
 
     if (args.radius is None) != (args.like is None):
@@ -101,7 +101,7 @@ def _create(args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         return _dry_run(args, opened, made)
-    made, found = leaks.guarded(opened, made, args.drop_leaks)
+    made, found = leak_guard.guarded(opened, made, args.drop_leaks)
     return _save(args, opened, made, found)
 
 
@@ -124,11 +124,11 @@ def _save(args: argparse.Namespace, lake: Lake, made: Draft, found: Leaks) -> in
 
 
 def _dry_run(args: argparse.Namespace, lake: Lake, made: Draft) -> int:
-    from embeddings.duplicates import duplicates, leaks
+    from embeddings.duplicates import duplicates, leak_guard
     from lake import slices
 
     classes = slices.balance(lake, made.found.contents)
-    found = leaks.check(lake, made.members, made.role, apart_from=made.name)
+    found = leak_guard.check(lake, made.members, made.role, apart_from=made.name)
     copies = None
     if any(record.dim is not None for record in lake.embedders()):
         copies = duplicates.find(lake, made.members)
@@ -150,12 +150,12 @@ def _dry_run(args: argparse.Namespace, lake: Lake, made: Draft) -> int:
 
 
 def _freeze(args: argparse.Namespace) -> int:
-    from embeddings.duplicates import leaks
+    from embeddings.duplicates import leak_guard
     from lake import slices
 
     opened = open_lake(args)
     made = slices.freeze(opened, slices.get(opened, args.name), args.role)
-    made, found = leaks.guarded(opened, made, args.drop_leaks)
+    made, found = leak_guard.guarded(opened, made, args.drop_leaks)
     return _save(args, opened, made, found)
 
 
@@ -242,7 +242,7 @@ def _history(args: argparse.Namespace) -> int:
 
 
 def _leaks(args: argparse.Namespace) -> int:
-    from embeddings.duplicates import leaks
+    from embeddings.duplicates import leak_guard
     from lake import slices
 
     opened = open_lake(args)
@@ -250,7 +250,7 @@ def _leaks(args: argparse.Namespace) -> int:
     if made.role is None:
         raise BadInput(f"{made.id} has no role; give it one with: lakeloop slice role {made.id} train")
     names = slices.members(opened, made).to_pylist()
-    found = leaks.check(opened, names, made.role, apart_from=made.name)
+    found = leak_guard.check(opened, names, made.role, apart_from=made.name)
     against = ", ".join(found.against) or "no slice of the other kind yet"
     text = f"{made.id} ({made.role}), {len(names):,} images, against {against}: " + (found.words() or "nothing shared")
     output(args, _facts(made) | found.as_dict() | {"against": found.against, "images": found.images}, text)
@@ -276,13 +276,13 @@ def _tag(args: argparse.Namespace) -> int:
 
 
 def _role(args: argparse.Namespace) -> int:
-    from embeddings.duplicates import leaks
+    from embeddings.duplicates import leak_guard
     from lake import slices
     from lake.access import audit
 
     opened = open_lake(args)
     role = None if args.role == "none" else args.role
-    made, found = leaks.assign(opened, slices.get(opened, args.name), role)
+    made, found = leak_guard.assign(opened, slices.get(opened, args.name), role)
     audit.record(opened, "slice role", made.id, detail={"role": role})
     text = f"{made.id} is for {role}" if role else f"{made.id} has no role"
     text += f"\n{found.words()}" if found.words() else ""

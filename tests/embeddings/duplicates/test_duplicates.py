@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from embeddings.backfill.backfill import store_vectors
-from embeddings.duplicates import alignment, altered_copies, duplicates, leaks
+from embeddings.duplicates import alignment, altered_copies, duplicates, leak_guard
 from lake import ids, slices
 from lake.errors import BadInput
 from lake.images import decode
@@ -157,20 +157,20 @@ def test_training_gets_no_near_duplicate_of_what_judges_it(copied: tuple[Lake, l
     with pytest.raises(
         BadInput, match=r"2 are in and 10 are near-duplicates of images in judge@1; leave them out with"
     ):
-        leaks.create(lk, "school", ids=everyone, role="train")
-    made, found = leaks.create(lk, "school", ids=everyone, role="train", drop_leaks=True)
+        leak_guard.create(lk, "school", ids=everyone, role="train")
+    made, found = leak_guard.create(lk, "school", ids=everyone, role="train", drop_leaks=True)
     assert set(found.near) == {*families[0], *families[1]} - set(judge)
     assert set(slices.members(lk, made).to_pylist()) == {one for family in families[2:] for one in family}
     # The other way round it is said, not refused; and what has no vector is compared by identity only.
-    second, told = leaks.create(lk, "judge2", ids=[families[2][0]], role="regression")
+    second, told = leak_guard.create(lk, "judge2", ids=[families[2][0]], role="regression")
     assert (second.role, told.same) == ("regression", {families[2][0]: ["school@1"]})
-    plain, _ = leaks.create(lk, "plain", ids=families[0])
+    plain, _ = leak_guard.create(lk, "plain", ids=families[0])
     with pytest.raises(BadInput, match="plain@1 cannot be for training"):
-        leaks.assign(lk, plain, "train")
+        leak_guard.assign(lk, plain, "train")
     from tests.lake.answers import add, image
 
     add(lk, [{"image_id": image("new"), "label": "cat"}])
-    _, told = leaks.create(lk, "later", ids=[image("new"), families[5][0]], role="train")
+    _, told = leak_guard.create(lk, "later", ids=[image("new"), families[5][0]], role="train")
     assert (told.images, told.uncompared) == ([], 1)
     assert "by identity only" in told.words()
 

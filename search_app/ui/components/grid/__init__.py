@@ -144,10 +144,10 @@ def save_slice(name: str, *, role: str | None = None, **what: Any) -> None:
 
     A refusal is said in the lake's words: of a training slice, when evaluation has its images or near-duplicates.
     """
-    from embeddings.duplicates import leaks
+    from embeddings.duplicates import leak_guard
 
     try:
-        made, found = leaks.create(session.lake(), name, role=role, **what)
+        made, found = leak_guard.create(session.lake(), name, role=role, **what)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")
     else:

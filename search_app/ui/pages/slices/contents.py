@@ -126,14 +126,14 @@ def near_duplicates(image_ids: Sequence[str]) -> None:
 
 def leak_check(slice_: Slice, image_ids: Sequence[str]) -> None:
     """Images that slices of the opposite role have, or near-duplicates of which they have."""
-    from embeddings.duplicates import leaks
+    from embeddings.duplicates import leak_guard
 
     if slice_.role is None:
         return empty_states.empty(
             "This slice has no role", "Choose a role above. Training images must not be in evaluation slices."
         )
     with st.spinner("Comparing the images …", show_time=True):
-        leaking = leaks.check(session.lake(), image_ids, slice_.role, apart_from=slice_.name)
+        leaking = leak_guard.check(session.lake(), image_ids, slice_.role, apart_from=slice_.name)
     if not leaking.against:
         kind = "evaluation or regression" if slice_.role == "train" else "training"
         return empty_states.empty("Nothing to compare with", f"The lake has no {kind} slice yet.")

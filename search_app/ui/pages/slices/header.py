@@ -81,10 +81,10 @@ def _choose_role(slice_: Slice) -> None:
 
 
 def _set_role(slice_: Slice, role: str | None) -> None:
-    from embeddings.duplicates import leaks
+    from embeddings.duplicates import leak_guard
 
     try:
-        _, leaking = leaks.assign(session.lake(), slice_, role)
+        _, leaking = leak_guard.assign(session.lake(), slice_, role)
     except LakeloopError as error:
         session.say(escape(str(error)))
     else:
@@ -96,10 +96,10 @@ def _set_role(slice_: Slice, role: str | None) -> None:
 
 
 def _freeze(slice_: Slice) -> None:
-    from embeddings.duplicates import leaks
+    from embeddings.duplicates import leak_guard
 
     try:
-        draft, leaking = leaks.guarded(session.lake(), slices.freeze(session.lake(), slice_))
+        draft, leaking = leak_guard.guarded(session.lake(), slices.freeze(session.lake(), slice_))
         saved = slices.save(session.lake(), draft)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")

@@ -85,7 +85,7 @@ def _new_slice() -> None:
 
 @st.dialog("Preview", width="large")
 def _preview(name: str, definition: dict[str, Any]) -> None:
-    from embeddings.duplicates import leaks
+    from embeddings.duplicates import leak_guard
 
     try:
         draft = slices.draft(session.lake(), name, **definition)
@@ -97,7 +97,7 @@ def _preview(name: str, definition: dict[str, Any]) -> None:
         else:
             groups = count(len(duplicates.groups))
             st.markdown(f"{groups} groups of near-duplicates; {images(duplicates.spare)} are redundant.")
-        message = leaks.check(session.lake(), draft.members, draft.role, apart_from=name).words()
+        message = leak_guard.check(session.lake(), draft.members, draft.role, apart_from=name).words()
         if draft.role:
             (st.warning if message else st.success)(
                 escape(message) or "It shares no images with slices of the opposite role."
