@@ -150,6 +150,7 @@ def build(place: Path) -> tuple[Path, Cells]:
 def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
     """One seed, told on a copy of the base lake: figures of the three models, and of those trained without replay."""
     import lake
+    from embeddings.duplicates import leak_guard
     from lake import slices
     from training.registry import promotion
     from training.registry.recipe import Recipe
@@ -158,7 +159,7 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
     lk, truths = lake.open(str(place)), cells.truths()
     held = cells.names(np.concatenate([dealt.held_mono, dealt.held_poly]))
     _label(lk, {name: truths[name] for name in [*cells.names(dealt.learned), *held]})
-    slices.create(lk, "mono-train", ids=cells.names(dealt.learned), role="train")
+    leak_guard.create(lk, "mono-train", ids=cells.names(dealt.learned), role="train")
     slices.create(lk, "mono", ids=cells.names(dealt.held_mono), role="regression")
     slices.create(lk, "poly", ids=cells.names(dealt.held_poly), role="evaluation")
     recipe = Recipe().changed(SETTINGS)

@@ -1,8 +1,9 @@
-"""The leak guard: what a model is judged by must not be among what it was trained on, nor nearly.
+"""The leak guard: training slices share no image, and no near-duplicate, with evaluation and regression slices.
 
-A training slice is compared with the newest version of every evaluation and regression slice, by identity and by
-likeness (`duplicates.py`); and the other way round. Images without vectors can be compared by identity only, and that
-is said.
+It is the only way to make a training slice. The slice is compared with the newest version of every evaluation and
+regression slice, by identity and by near-duplicates (`duplicates.py`); an evaluation or regression slice is compared
+with the training slices, and only reported. Near-duplicates need vectors: a training slice of images without them is
+refused, unless you allow that those images are compared by identity only, which the slice records.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
     from lake.slices import Draft, Slice
     from lake.storage.store import Lake
 
-AGAINST = {"train": slices.KEPT_APART, "evaluation": ("train",), "regression": ("train",)}
+AGAINST = {"train": ("evaluation", "regression"), "evaluation": ("train",), "regression": ("train",)}
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """Images of a set that slices of the other kind have, or nearly. `same` and `near`: image -> slices' ids.
+    """Images of a set that slices of the opposite role have, too, or a near-duplicate of them.
 
-    An image in `same` is not in `near`. `pairs`: the likenesses behind `near`. `uncompared`: images compared by
-    identity only, since one side has no vector, or the lake no embedder.
+    `same` and `near`: image -> ids of slices; an image in `same` is not in `near`. `pairs`: the pairs behind `near`.
+    `uncompared`: images compared by identity only: they, or those of the other slices, have no vector.
     """
 
     against: list[str] = field(default_factory=list)
@@ -43,18 +44,18 @@ class Leaks:
 
     @property
     def slices(self) -> list[str]:
-        return sorted({one for some in (self.same, self.near) for names in some.values() for one in names})
+        return sorted({name for leaks in (self.same, self.near) for names in leaks.values() for name in names})
 
     def words(self) -> str:
-        """One sentence; empty when there is nothing to say."""
-        said = []
+        """One sentence; empty when there is nothing to report."""
+        sentences = []
         if self.images:
             parts = [f"{len(self.same):,} are in"] if self.same else []
             parts += [f"{len(self.near):,} are near-duplicates of images in"] if self.near else []
-            said.append(f"{' and '.join(parts)} {', '.join(self.slices)}")
+            sentences.append(f"{' and '.join(parts)} {', '.join(self.slices)}")
         if self.uncompared and self.against:
-            said.append(f"{self.uncompared:,} images could be compared by identity only: they have no vector")
-        return "; ".join(said)
+            sentences.append(f"{_images(self.uncompared)} were compared by identity only, without vectors")
+        return "; ".join(sentences)
 
     def as_dict(self) -> dict[str, Any]:
         return {"same": self.same, "near": self.near, "slices": self.slices, "uncompared": self.uncompared}
@@ -67,56 +68,82 @@ def check(lake: Lake, names: Sequence[str], role: str | None, *, apart_from: str
     """
     if role not in AGAINST:
         return Leaks()
-    other = [one for one in slices.newest(lake, AGAINST[role]) if one.name != apart_from]
-    held: dict[str, list[str]] = {}
-    for one in other:
-        for name in slices.members(lake, one).to_pylist():
-            held.setdefault(name, []).append(one.id)
-    same = {name: held[name] for name in names if name in held}
-    found = Leaks([one.id for one in other], same)
-    if not held:
-        return found
+    others = [slice_ for slice_ in slices.newest(lake, AGAINST[role]) if slice_.name != apart_from]
+    slices_of: dict[str, list[str]] = {}
+    for slice_ in others:
+        for name in slices.members(lake, slice_).to_pylist():
+            slices_of.setdefault(name, []).append(slice_.id)
+    same = {name: slices_of[name] for name in names if name in slices_of}
+    leaks = Leaks([slice_.id for slice_ in others], same)
+    if not slices_of:
+        return leaks
     rest = [name for name in names if name not in same]
     embedder = _embedder(lake)
     if embedder is None:
-        return replace(found, uncompared=len(rest))
-    compared = duplicates.between(lake, rest, sorted(held), embedder=embedder)
+        return replace(leaks, uncompared=len(rest))
+    compared = duplicates.between(lake, rest, sorted(slices_of), embedder=embedder)
     near: dict[str, list[str]] = {}
     for pair in compared.pairs:
-        near[pair.image_id] = sorted({*near.get(pair.image_id, ()), *held[pair.other]})
-    return replace(found, near=near, pairs=compared.pairs, uncompared=compared.without_vector)
+        near[pair.image_id] = sorted({*near.get(pair.image_id, ()), *slices_of[pair.other]})
+    return replace(leaks, near=near, pairs=compared.pairs, uncompared=compared.without_vector)
 
 
-def create(lake: Lake, name: str, *, drop_leaks: bool = False, **how: Any) -> tuple[Slice, Leaks]:
-    """`lake.slices.create` with the leak guard; also what was found. See `guarded`."""
-    made, found = guarded(lake, slices.draft(lake, name, **how), drop_leaks)
-    return slices.save(lake, made), found
+def create(
+    lake: Lake, name: str, *, drop_leaks: bool = False, identity_only: bool = False, **definition: Any
+) -> tuple[Slice, Leaks]:
+    """`lake.slices.create` with the leak guard, for a slice of any role; also the leaks. See `guarded`."""
+    draft, leaks = guarded(lake, slices.draft(lake, name, **definition), drop_leaks, identity_only)
+    return slices.save(lake, draft), leaks
 
 
-def guarded(lake: Lake, made: Draft, drop_leaks: bool = False) -> tuple[Draft, Leaks]:
-    """The draft as it may be saved, and what was found. A training slice loses its leaks with `drop_leaks`.
+def guarded(lake: Lake, draft: Draft, drop_leaks: bool = False, identity_only: bool = False) -> tuple[Draft, Leaks]:
+    """The draft as it may be saved, and its leaks. A training slice loses its leaks with `drop_leaks`.
 
-    Raises BadInput for a training slice with leaks without it. Evaluation and regression slices are never refused:
-    what was found names the training slices that are spoilt.
+    Raises BadInput for a training slice with leaks unless `drop_leaks`, and for one that has to be compared by vectors
+    that images lack unless `identity_only`. Evaluation and regression slices are never refused: the leaks name the
+    training slices that share their images.
     """
-    found = check(lake, made.members, made.role, apart_from=made.name)
-    if made.role != "train":
-        return made, found
-    drop = drop_leaks or made.drop_leaks
-    if found.images and not drop:
+    leaks = check(lake, draft.members, draft.role, apart_from=draft.name)
+    if draft.role != "train":
+        return replace(draft, drop_leaks=False, identity_only=False), leaks
+    drop = drop_leaks or draft.drop_leaks
+    if leaks.images and not drop:
         raise BadInput(
-            f"training must not see what it is judged by: of {len(made.members):,} images {found.words()}; leave them "
+            f"training must not see what it is judged by: of {len(draft.members):,} images {leaks.words()}; leave them "
             "out with --drop-leaks"
         )
-    return replace(made.without(found.images), drop_leaks=drop) if drop else made, found
+    by_identity = _by_identity(lake, leaks, identity_only or draft.identity_only)
+    draft = replace(draft, drop_leaks=drop, identity_only=by_identity, guarded=True)
+    return draft.without(leaks.images) if drop else draft, leaks
 
 
-def assign(lake: Lake, made: Slice, role: str | None) -> tuple[Slice, Leaks]:
-    """Gives a slice's version another role, guarded as `create`; None takes it away. Raises BadInput."""
-    found = check(lake, slices.members(lake, made).to_pylist(), role, apart_from=made.name)
-    if role == "train" and found.images:
-        raise BadInput(f"{made.id} cannot be for training: of its images {found.words()}")
-    return slices.set_role(lake, made, role), found
+def assign(lake: Lake, slice_: Slice, role: str | None, *, identity_only: bool = False) -> tuple[Slice, Leaks]:
+    """Gives a slice's version another role, guarded as `create`; None takes the role away. Raises BadInput."""
+    leaks = check(lake, slices.members(lake, slice_).to_pylist(), role, apart_from=slice_.name)
+    if role != "train":
+        return slices.set_role(lake, slice_, role), leaks
+    if leaks.images:
+        raise BadInput(f"{slice_.id} cannot be for training: of its images {leaks.words()}")
+    by_identity = _by_identity(lake, leaks, identity_only)
+    return slices.set_role(lake, slice_, role, guarded=True, identity_only=by_identity), leaks
+
+
+def _by_identity(lake: Lake, leaks: Leaks, allowed: bool) -> bool:
+    """Whether images of a training slice were compared by identity only. Raises BadInput unless that is allowed."""
+    if not leaks.uncompared or not leaks.against:
+        return False
+    if not allowed:
+        embedder = _embedder(lake) or next((record.name for record in lake.embedders()), "efficientnet-lite0")
+        raise BadInput(
+            f"{_images(leaks.uncompared)} {'has' if leaks.uncompared == 1 else 'have'} no vector, so near-duplicates of"
+            f" images in {', '.join(leaks.against)} cannot be found; run: lakeloop embed --embedder {embedder}, or"
+            " compare such images by identity only with --identity-only"
+        )
+    return True
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def _embedder(lake: Lake) -> str | None:

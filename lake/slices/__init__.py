@@ -8,7 +8,7 @@ slice keeps only its definition.
 from lake.slices.definition import KINDS, ROLES, load, words
 from lake.slices.difference import Difference, Step, diff, erased_count, history
 from lake.slices.handle import SliceHandle
-from lake.slices.making import KEPT_APART, Draft, balance, create, draft, freeze, in_slices, keep_apart, save
+from lake.slices.making import Draft, balance, create, draft, freeze, save
 from lake.slices.members import contents, erased, find, members, spec
 from lake.slices.naming import check_name, unknown
 from lake.slices.versions import (
@@ -25,7 +25,6 @@ from lake.slices.versions import (
 )
 
 __all__ = [
-    "KEPT_APART",
     "KINDS",
     "ROLES",
     "Difference",
@@ -47,8 +46,6 @@ __all__ = [
     "freeze",
     "get",
     "history",
-    "in_slices",
-    "keep_apart",
     "list",
     "load",
     "members",

@@ -30,6 +30,9 @@ NAMED = {kind: kind for kind in KINDS} | {"intersect": "intersection"}
 MEMBERS = "members"
 DEEPEST = 20
 ROLES = ("train", "evaluation", "regression")
+# How the leak guard made a training slice, stored beside its definition: it left the leaks out; it compared images
+# without vectors by identity only.
+GUARD_FLAGS = ("drop_leaks", "identity_only")
 
 Definition = dict[str, Any]
 
@@ -69,10 +72,11 @@ def kind_of(definition: Definition) -> str:
     return next(kind for kind in KINDS if kind in definition)
 
 
-def dump(definition: Definition, drop_leaks: bool = False) -> str:
-    """What the column `spec` stores. Ids are left out: the members are there."""
+def dump(definition: Definition, drop_leaks: bool = False, identity_only: bool = False) -> str:
+    """What the column `spec` stores. Ids are left out: they are the slice's members."""
     stored = {**definition, "ids": MEMBERS} if "ids" in definition else dict(definition)
-    return json.dumps(stored | ({"drop_leaks": True} if drop_leaks else {}), ensure_ascii=False)
+    stored |= {name: True for name, flag in zip(GUARD_FLAGS, (drop_leaks, identity_only), strict=True) if flag}
+    return json.dumps(stored, ensure_ascii=False)
 
 
 def load(text: str) -> Definition:
@@ -84,6 +88,18 @@ def load(text: str) -> Definition:
     if not isinstance(given, dict):
         raise BadInput(f"a spec is a JSON object with one of {', '.join(KINDS)}, not {text.strip()!r:.80}")
     return given
+
+
+def stored(spec: str | None, kind: str, words: str) -> Definition:
+    """The definition in the columns of a slice, with its guard flags; `ids` of one is `MEMBERS`.
+
+    A slice that was made before slices had specs has it in `kind` and `words`.
+    """
+    if spec is not None:
+        return load(spec)
+    if kind == "where":
+        return {"where": words}
+    return {"cluster": words.split(", ")} if kind == "cluster" else {"ids": MEMBERS}
 
 
 def words(definition: Definition) -> str:

@@ -1,7 +1,7 @@
-"""Making slices: found first, so that it can be looked at; then saved, whole or not at all.
+"""Creates slices: a draft first, so that you can look at it; then it is saved, whole or not at all.
 
-Only the exact images are compared with evaluation and regression slices here, since this knows no likeness: near-
-duplicates are kept out by `embeddings/duplicates/leak_guard.py`, which everything a person uses goes through.
+A training slice is refused here, since nothing here knows near-duplicates: `embeddings/duplicates/leak_guard.py` makes
+it.
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ from lake.storage import schema, store
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-# What training must not have seen.
-KEPT_APART = ("evaluation", "regression")
-
 
 @dataclass(frozen=True)
 class Draft:
     """A slice that is not saved: what it would be called, its definition, and what it has now.
 
-    `erased`: ids the definition names that were erased, and are left out.
+    `drop_leaks`, `identity_only`: how the leak guard is to treat it. `guarded`: the leak guard has compared it with
+    evaluation and regression slices; a training slice is saved only then.
     """
 
     name: str
@@ -45,6 +43,8 @@ class Draft:
     role: str | None = None
     live: bool = False
     drop_leaks: bool = False
+    identity_only: bool = False
+    guarded: bool = False
 
     @property
     def members(self) -> list[str]:
@@ -83,12 +83,12 @@ def draft(
         "where": where, "ids": ids, "cluster": cluster, "search": search, "like": like, "union": union,
         "intersect": intersect,
     }  # fmt: skip
-    drop = False
+    flags = dict.fromkeys(definitions.GUARD_FLAGS, False)
     if spec is not None:
         if any(value is not None for value in given.values()):
             raise BadInput("give a spec or its parts, not both")
         given = dict(spec)
-        drop = bool(given.pop("drop_leaks", False))
+        flags = {name: bool(given.pop(name, False)) for name in flags}
     given["minus"] = [*(given.get("minus") or ()), *([minus] if isinstance(minus, str) else minus)]
     definition = definitions.check(given)
     if live and "ids" in definition:
@@ -97,52 +97,29 @@ def draft(
     found = resolving.find(lake, definition)
     if not found.contents.num_rows:
         raise BadInput(f"no image passes {definitions.words(definition)!r}; the slice would be empty")
-    return Draft(name, definition, found, role, live, drop)
+    return Draft(name, definition, found, role, live, **flags)
 
 
-def create(lake: Lake, name: str, *, drop_leaks: bool = False, **how: Any) -> Slice:
+def create(lake: Lake, name: str, **definition: Any) -> Slice:
     """Saves the images of a definition as a slice, or as the next version of the slice of that name.
 
     Give exactly one of: `where`, a SQL filter on predictions; `ids` of images or predictions; `cluster`, a node TREE/
     PATH or several; `search`, the name or id of an active search; `like`, {"ids", "radius", "embedder"}, the images
     within a cosine distance of the mean of some; `union` or `intersect`, slices by name or definitions. Or `spec`: a
-    definition as `spec()` gives it. `minus`: slices to take away. `role`: train, evaluation or regression. `live`:
-    store no members. `new`: the name must be free.
-    A training slice may have no image of an evaluation or regression slice's newest version; with `drop_leaks` it is
-    made without them. Raises BadInput for a bad name, definition or role, for what the lake does not have, and for an
-    empty result; nothing is changed then.
+    definition as `spec()` gives it. `minus`: slices to take away. `role`: evaluation or regression; a training slice
+    is made by `embeddings.duplicates.leak_guard.create`. `live`: store no members. `new`: the name must be free.
+    Raises BadInput for a bad name, definition or role, for what the lake does not have, and for an empty result;
+    nothing is changed then.
     """
-    made = draft(lake, name, **how)
-    if made.role == "train":
-        made = keep_apart(lake, made, drop_leaks or made.drop_leaks)
-    return save(lake, made)
-
-
-def keep_apart(lake: Lake, made: Draft, drop: bool) -> Draft:
-    """The draft without images of evaluation and regression slices. Raises BadInput when it has some, unless `drop`."""
-    shared = in_slices(lake, made.members, KEPT_APART)
-    if not shared:
-        return made
-    if not drop:
-        names = ", ".join(sorted({one.id for some in shared.values() for one in some}))
-        raise BadInput(
-            f"{len(shared):,} images are in {names}, which training must not see; leave them out with --drop-leaks, or "
-            f"with --minus"
-        )
-    return replace(made.without(shared), drop_leaks=True)
-
-
-def in_slices(lake: Lake, names: Collection[str], roles: Sequence[str]) -> dict[str, list[Slice]]:
-    """Those of the images that the newest version of a slice with such a role has: image -> the slices."""
-    wanted, found = set(names), dict[str, list[Slice]]()
-    for one in versions.newest(lake, roles):
-        for name in wanted & set(resolving.members(lake, one).to_pylist()):
-            found.setdefault(name, []).append(one)
-    return found
+    return save(lake, draft(lake, name, **definition))
 
 
 def save(lake: Lake, made: Draft) -> Slice:
-    """Writes a draft: the members it has, not those it would have now. Raises BadInput when it is empty."""
+    """Writes a draft: the members it has, not those it would have now.
+
+    Raises BadInput if it is empty, and for a training slice that the leak guard has not compared.
+    """
+    versions.check_guarded(made.role, made.guarded, "create")
     table = made.found.contents
     if not table.num_rows:
         raise BadInput(f"nothing is left of {definitions.words(made.definition)!r}; the slice would be empty")
@@ -158,7 +135,7 @@ def save(lake: Lake, made: Draft) -> Slice:
             table.num_rows,
             made.found.predictions_version,
             store.now(),
-            definitions.dump(made.definition, made.drop_leaks),
+            definitions.dump(made.definition, made.drop_leaks, made.identity_only),
             made.role,
             made.live,
         ),

@@ -95,20 +95,12 @@ def stored_definition(made: Slice) -> Definition:
     if made.spec is None:
         raise BadInput(f"{made.id} was made before slices had specs")
     said = definitions.load(made.spec)
-    said.pop("drop_leaks", None)
-    return said
+    return {key: value for key, value in said.items() if key not in definitions.GUARD_FLAGS}
 
 
 def spec(lake: Lake, made: Slice) -> Definition:
     """The whole definition: `slices.create` makes the slice again from it, at another version of the lake."""
-    if made.spec is not None:
-        said = definitions.load(made.spec)
-    elif made.kind == "where":
-        said = {"where": made.definition}
-    elif made.kind == "cluster":
-        said = {"cluster": made.definition.split(", ")}
-    else:
-        said = {"ids": definitions.MEMBERS}
+    said = definitions.stored(made.spec, made.kind, made.definition)
     return said | ({"ids": members(lake, made).to_pylist()} if "ids" in said else {})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import datetime as dt
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,6 +53,11 @@ class Slice:
     @property
     def id(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @property
+    def identity_only(self) -> bool:
+        """Whether images of this training slice had no vector and were compared by identity only by the leak guard."""
+        return self.spec is not None and bool(definitions.load(self.spec).get("identity_only"))
 
 
 _FIELDS = builtins.list(Slice.__dataclass_fields__)
@@ -119,10 +125,20 @@ def show(lake: Lake, claimed: Slice) -> Slice:
     return _replace(lake, claimed, deleted_at=None)
 
 
-def set_role(lake: Lake, made: Slice, role: str | None) -> Slice:
-    """The version with another role; None takes it away. Guards nothing: see `lake.slices.assign`."""
+def set_role(lake: Lake, made: Slice, role: str | None, *, guarded: bool = False, identity_only: bool = False) -> Slice:
+    """The version with another role; None takes it away.
+
+    Raises BadInput for an unknown role, and for `train` unless the leak guard has compared it: `guarded`.
+    `identity_only`: as `Slice.identity_only`.
+    """
     check_role(role, made.live)
-    return _replace(lake, made, role=role)
+    check_guarded(role, guarded, "assign")
+    if identity_only == made.identity_only:
+        return _replace(lake, made, role=role)
+    spec = definitions.stored(made.spec, made.kind, made.definition)
+    spec.pop("identity_only", None)
+    flag = {"identity_only": True} if identity_only else {}
+    return _replace(lake, made, role=role, spec=json.dumps(spec | flag, ensure_ascii=False))
 
 
 def delete(lake: Lake, made: Slice) -> None:
@@ -171,6 +187,15 @@ def check_role(role: str | None, live: bool) -> None:
         raise BadInput(f"role {role!r} is none of {', '.join(definitions.ROLES)}")
     if role == "train" and live:
         raise BadInput("a live slice changes under a training run: freeze it first, or make it without --live")
+
+
+def check_guarded(role: str | None, guarded: bool, function: str) -> None:
+    """Raises BadInput for a training slice that the leak guard has not compared; it names the guard's `function`."""
+    if role == "train" and not guarded:
+        raise BadInput(
+            "a training slice must not share images with evaluation and regression slices: make it with "
+            f"embeddings.duplicates.leak_guard.{function}, which compares them (or: lakeloop slice create --role train)"
+        )
 
 
 def check_free(lake: Lake, name: str) -> None:

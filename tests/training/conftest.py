@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from embeddings.duplicates import leak_guard
 from embeddings.embedders import torch_import
-from lake import ids, open_lake, slices
+from lake import ids, open_lake
 from lake.storage import image_rows, schema, store
 from lake.storage.store import Lake
 from tests import pictures as drawn
@@ -50,7 +51,7 @@ def add(lake: Lake, name: str, files: Sequence[bytes], labels: Sequence[str | No
         if label is not None
     ]
     lake.insert("labels", pa.Table.from_pylist(said, schema=schema.LABELS.arrow()))
-    slices.create(lake, name, ids=names, **how)  # type: ignore[arg-type]
+    leak_guard.create(lake, name, ids=names, identity_only=True, **how)  # type: ignore[arg-type]
     return names
 
 

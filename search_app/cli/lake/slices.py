@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 MOST_LISTED = 20
+BY_IDENTITY = "for training: compare images without vectors by identity only"
 
 
 def register(add: Add, slices: Any) -> None:
@@ -41,6 +42,7 @@ def register(add: Add, slices: Any) -> None:
     kept.add_argument("--frozen", action="store_true", help="store members and labels as they are now (the default)")
     kept.add_argument("--live", action="store_true", help="store the definition only")
     p.add_argument("--drop-leaks", action="store_true", help="leave out what evaluation or regression slices have")
+    p.add_argument("--identity-only", action="store_true", help=BY_IDENTITY)
     p.add_argument("--new", action="store_true", help="the name must be free")
     p.add_argument("--dry-run", action="store_true", help="show classes, near-duplicates and leaks, save nothing")
     p = add("list", _list, "every version of every slice", slices)
@@ -60,10 +62,12 @@ def register(add: Add, slices: Any) -> None:
     p = add("role", _role, "say what a slice is for", slices)
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
     p.add_argument("role", choices=("train", "evaluation", "regression", "none"))
+    p.add_argument("--identity-only", action="store_true", help=BY_IDENTITY)
     p = add("freeze", _freeze, "the next version of a live slice, with what it has now", slices)
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
     p.add_argument("--role", choices=("train", "evaluation", "regression"), help="default: the live slice's")
     p.add_argument("--drop-leaks", action="store_true", help="leave out what evaluation or regression slices have")
+    p.add_argument("--identity-only", action="store_true", help=BY_IDENTITY)
     p = add("delete", _delete, "delete a version; its images stay, its number is not given out again", slices)
     p.add_argument("name", metavar="NAME@VERSION")
     p = add("leaks", _leaks, "what a slice shares with slices it must be kept apart from; exit 1 when it does", slices)
@@ -101,7 +105,7 @@ def _create(args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         return _dry_run(args, opened, made)
-    made, found = leak_guard.guarded(opened, made, args.drop_leaks)
+    made, found = leak_guard.guarded(opened, made, args.drop_leaks, args.identity_only)
     return _save(args, opened, made, found)
 
 
@@ -155,7 +159,7 @@ def _freeze(args: argparse.Namespace) -> int:
 
     opened = open_lake(args)
     made = slices.freeze(opened, slices.get(opened, args.name), args.role)
-    made, found = leak_guard.guarded(opened, made, args.drop_leaks)
+    made, found = leak_guard.guarded(opened, made, args.drop_leaks, args.identity_only)
     return _save(args, opened, made, found)
 
 
@@ -282,7 +286,7 @@ def _role(args: argparse.Namespace) -> int:
 
     opened = open_lake(args)
     role = None if args.role == "none" else args.role
-    made, found = leak_guard.assign(opened, slices.get(opened, args.name), role)
+    made, found = leak_guard.assign(opened, slices.get(opened, args.name), role, identity_only=args.identity_only)
     audit.record(opened, "slice role", made.id, detail={"role": role})
     text = f"{made.id} is for {role}" if role else f"{made.id} has no role"
     text += f"\n{found.words()}" if found.words() else ""
@@ -309,11 +313,12 @@ def _facts(made: Slice) -> dict[str, Any]:
     from lake.sql import tables
 
     facts: dict[str, Any] = tables.plain(vars(made))
-    return {"id": made.id, **facts}
+    return {"id": made.id, **facts, "identity_only": made.identity_only}
 
 
 def _told(made: Slice, tags: Sequence[str] = ()) -> str:
     words = [made.role] if made.role else []
+    words += ["guarded by identity only"] if made.identity_only else []
     words += ["live"] if made.live else []
     words += [f"@{tag}" for tag in tags]
     return f"  [{', '.join(words)}]" if words else ""

@@ -161,7 +161,7 @@ def test_training_gets_no_near_duplicate_of_what_judges_it(copied: tuple[Lake, l
     made, found = leak_guard.create(lk, "school", ids=everyone, role="train", drop_leaks=True)
     assert set(found.near) == {*families[0], *families[1]} - set(judge)
     assert set(slices.members(lk, made).to_pylist()) == {one for family in families[2:] for one in family}
-    # The other way round it is said, not refused; and what has no vector is compared by identity only.
+    # The other way round it is reported, not refused; an image without a vector is compared by identity if allowed.
     second, told = leak_guard.create(lk, "judge2", ids=[families[2][0]], role="regression")
     assert (second.role, told.same) == ("regression", {families[2][0]: ["school@1"]})
     plain, _ = leak_guard.create(lk, "plain", ids=families[0])
@@ -170,7 +170,9 @@ def test_training_gets_no_near_duplicate_of_what_judges_it(copied: tuple[Lake, l
     from tests.lake.answers import add, image
 
     add(lk, [{"image_id": image("new"), "label": "cat"}])
-    _, told = leak_guard.create(lk, "later", ids=[image("new"), families[5][0]], role="train")
+    with pytest.raises(BadInput, match="1 image has no vector"):
+        leak_guard.create(lk, "later", ids=[image("new"), families[5][0]], role="train")
+    _, told = leak_guard.create(lk, "later", ids=[image("new"), families[5][0]], role="train", identity_only=True)
     assert (told.images, told.uncompared) == ([], 1)
     assert "by identity only" in told.words()
 
