@@ -12,7 +12,6 @@ the query runs: their arguments are constants or parameters. They are chosen amo
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ import pyarrow as pa
 from embeddings.embedders import embedder as embedders
 from embeddings.search.search import search
 from lake.errors import BadInput
-from lake.sql import connections
+from lake.sql import connections, syntax_tree
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
@@ -88,22 +87,16 @@ def _parsed(text: str) -> Any:
     import duckdb
 
     with duckdb.connect() as connection:
-        return json.loads(connection.execute("SELECT json_serialize_sql(?)", [text]).fetchall()[0][0])
+        return syntax_tree.parsed(connection, text)
 
 
 def _calls(tree: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Every call of near and near_text in a FROM: its name and arguments."""
-    waiting = [tree]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if one.get("type") == "TABLE_FUNCTION":
-                function = one["function"]
-                if function["function_name"].lower() in ("near", "near_text"):
-                    yield function["function_name"].lower(), function["arguments"]
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
+    for node in syntax_tree.walk(tree):
+        if node.get("type") == "TABLE_FUNCTION":
+            function = node["function"]
+            if function["function_name"].lower() in ("near", "near_text"):
+                yield function["function_name"].lower(), function["arguments"]
 
 
 def _asked(name: str, arguments: list[dict[str, Any]], parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

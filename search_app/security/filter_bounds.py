@@ -7,11 +7,10 @@ than their arguments. Subqueries are refused: they could read other tables. The 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
+from lake.sql import syntax_tree
 from lake.sql.connections import connect
 
 if TYPE_CHECKING:
@@ -50,14 +49,16 @@ def check(lake: Lake, text: str) -> None:
     It does not check whether the text is a valid filter: `lake.sql.where.check` does.
     """
     statement = f"SELECT 1 FROM predictions WHERE ({text}\n)"
-    with connect(lake, statement) as connection:
-        serialized = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0]
     try:
-        tree = json.loads(serialized)
+        with connect(lake, statement) as connection:
+            tree = syntax_tree.parsed(connection, statement)
         if tree.get("error"):  # not SQL: `lake.sql.where.check` has the better message
             return
-        for part in _parts([statement["node"] for statement in tree["statements"]], top=True):
-            _refuse(part)
+        for statement_tree in tree["statements"]:
+            # A filter has one condition; of the statement around it only the condition is checked.
+            for node in syntax_tree.walk(statement_tree["node"].get("where_clause")):
+                if "class" in node:
+                    _refuse(node)
     except RecursionError as error:
         raise BadInput("the filter is nested too deeply") from error
 
@@ -76,16 +77,3 @@ def _refuse(part: dict[str, Any]) -> None:
         raise BadInput(
             f"a filter may not contain a {kind.lower().replace('_', ' ')}; use lakeloop sql on the command line"
         )
-
-
-def _parts(node: Any, top: bool = False) -> Iterator[dict[str, Any]]:
-    """Every expression of the tree; of the statement itself only the condition."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _parts(item, top)
-    elif isinstance(node, dict):
-        if "class" in node:
-            yield node
-        for name, value in node.items():
-            if not top or name == "where_clause":
-                yield from _parts(value)

@@ -1,18 +1,18 @@
-"""What a query may say: one SELECT over the lake's tables that calls nothing but functions which compute.
+"""Checks a query: one SELECT over the lake's tables that calls only functions that compute.
 
-DuckDB's own parser makes the tree, and the statement that is run is the one that was parsed. Everything is an
-allow-list: kinds of nodes, functions, tables. A locked DuckDB lets pass what this is for: its catalogues and settings
-tell of the server, `query()` runs text, and a SELECT may begin WITH an INSERT.
+DuckDB's own parser makes the tree, and the statement that runs is the one that was parsed. Node kinds, functions and
+tables are allow-lists. A locked DuckDB alone would not do: its catalogues and settings tell about the server,
+`query()` runs text, and a SELECT may begin WITH an INSERT.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
+from lake.sql import syntax_tree
 from lake.sql.sandbox.functions import ALLOWED, TABLE_FUNCTIONS
 
 if TYPE_CHECKING:
@@ -35,47 +35,35 @@ _NODES = frozenset(
         "ORDER_DEFAULT", "ASCENDING", "DESCENDING", "ORDER_ASCENDING", "ORDER_DESCENDING",
     }
 )  # fmt: skip
-_SHOWN = frozenset({"DESCRIBE", "SUMMARY"})
-_NAME = re.compile(r"[\w -]+")  # what cannot be a file's
-_OWN = ({"main"}, {"memory"}, {"memory", "main"})
+_ALLOWED_SHOWS = frozenset({"DESCRIBE", "SUMMARY"})
+_NAME = re.compile(r"[\w -]+")  # cannot be the name of a file
+_OWN_CATALOGUES = ({"main"}, {"memory"}, {"memory", "main"})
 
 
 def parse(connection: duckdb.DuckDBPyConnection, text: str, tables: Sequence[str], macros: Iterable[str] = ()) -> None:
     """Raises BadInput unless `text` is one SELECT that reads these tables and calls allowed functions only.
 
-    `macros` are table functions it may call beside those.
-
-    Raises duckdb.Error, with the position, for what does not parse.
+    `macros` are table functions that it may also call. Raises duckdb.Error, with the position, if it does not parse.
     """
     import duckdb
 
     if len(text) > MOST_CHARACTERS:
-        raise BadInput(f"the query has {len(text):,} characters, {MOST_CHARACTERS:,} are the most; bring it as a table")
+        raise BadInput(
+            f"the query has {len(text):,} characters; the limit is {MOST_CHARACTERS:,}. Pass long lists as a table"
+        )
     statements = connection.extract_statements(text)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise BadInput(ONE_SELECT)
-    said = connection.execute("SELECT json_serialize_sql(?)", [text]).fetchall()
     try:
-        tree = json.loads(said[0][0])
+        tree = syntax_tree.parsed(connection, text)
     except RecursionError:
         raise BadInput("the query is nested too deeply") from None
     if tree.get("error") or len(tree["statements"]) != 1:
         raise BadInput(ONE_SELECT)
     known = {name.lower() for name in tables}
     functions = TABLE_FUNCTIONS | {*macros}  # a call after FROM is in the tree as a function, too
-    for node in _walk(tree["statements"][0]):
+    for node in syntax_tree.walk(tree["statements"][0]):
         _check(node, text, known, functions)
-
-
-def _walk(tree: Any) -> Iterator[dict[str, Any]]:
-    waiting = [tree]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            yield one
-            waiting.extend(one.values())
-        elif isinstance(one, list):
-            waiting.extend(one)
 
 
 def _check(node: dict[str, Any], text: str, known: set[str], functions: frozenset[str]) -> None:
@@ -94,35 +82,35 @@ def _check(node: dict[str, Any], text: str, known: set[str], functions: frozense
             raise BadInput(_refused(name, node, text))
     elif kind == "BASE_TABLE":
         _check_table(node, text, known)
-    elif kind == "SHOW_REF" and node["show_type"] not in _SHOWN and node["table_name"] != '"tables"':
-        raise BadInput(_at("of the SHOW commands there is SHOW TABLES here; DESCRIBE t shows a table", node, text))
+    elif kind == "SHOW_REF" and node["show_type"] not in _ALLOWED_SHOWS and node["table_name"] != '"tables"':
+        raise BadInput(_at("SHOW TABLES is the only SHOW command here; DESCRIBE t shows a table", node, text))
 
 
 def _check_table(node: dict[str, Any], text: str, known: set[str]) -> None:
     path = [str(part) for part in node["qualified_name"]["path"]]
     name = path[-1]
-    if name.lower() in known and (len(path) == 1 or {part.lower() for part in path[:-1]} in _OWN):
+    if name.lower() in known and (len(path) == 1 or {part.lower() for part in path[:-1]} in _OWN_CATALOGUES):
         return
     if len(path) > 1 or _internal(name) or not _NAME.fullmatch(name):
-        raise BadInput(_at(f"no table {'.'.join(path)[:200]!r} here: SHOW TABLES names those there are", node, text))
+        raise BadInput(_at(f"no table {'.'.join(path)[:200]!r} here; SHOW TABLES lists the tables", node, text))
 
 
 def _internal(name: str) -> bool:
-    """Whether DuckDB has a view of that name which tells of itself, for lack of a better one."""
+    """Whether DuckDB would answer with a view about itself if no table has this name."""
     return name.lower().startswith(("duckdb_", "pg_", "sqlite_", "pragma_"))
 
 
 def _refused(name: str, node: dict[str, Any], text: str) -> str:
     return _at(
-        f"the function {name[:100]}() cannot be used here: queries may only call functions that compute", node, text
+        f"the function {name[:100]}() cannot be used here; a query may call only functions that compute", node, text
     )
 
 
 def _at(sentence: str, node: dict[str, Any], text: str) -> str:
-    """The sentence, and below it the place in the query as DuckDB shows it."""
-    place = node.get("query_location", 2**64 - 1)
-    before = text.encode()[:place].decode(errors="ignore")
-    if place >= len(text.encode()):
+    """The sentence, and below it the position in the query as DuckDB shows it."""
+    position = node.get("query_location", 2**64 - 1)
+    before = text.encode()[:position].decode(errors="ignore")
+    if position >= len(text.encode()):
         return sentence
     number = before.count("\n") + 1
     column = len(before) - (before.rfind("\n") + 1)
