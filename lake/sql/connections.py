@@ -1,8 +1,8 @@
-"""DuckDB over the lake: every table and view under its own name, in a locked room.
+"""Runs SQL over the lake's tables and views, in a locked DuckDB of this process.
 
-Each query has an in-memory DuckDB to itself that cannot read files, reach the network, load extensions or change its
-settings, and sees every table it names at one version: large ones from the columnar copy, the others from Lance.
-Memory and time are not bounded here: see lake/sandbox.
+A connection is in memory, for one query at a time. It cannot read files, reach the network, load extensions or change
+its settings, and sees every table at one version: large ones from the columnar copy, the others from Lance.
+It does not limit memory or time: `lake/sql/sandbox` does.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from lake.sql.lance_view import LanceView
     from lake.storage.store import Lake
 
-    Versions = dict[str, int]  # by table; see _key
+    Versions = dict[str, int]  # by table; see _version_key
 
 MOST_IDLE = 4
-# Copying so many takes half a second; who has more to copy does so where nobody waits: the server, maintenance.
+# Copying this many rows takes half a second. The server and maintenance copy more, where nobody waits for it.
 COPIED_AT_ONCE_ROWS = 200_000
 
-# In this order: settings cannot be changed any more after the last.
+# The order matters: after the last statement, settings cannot change any more.
 LOCK = (
     "SET max_temp_directory_size = '0GB'",
     "SET enable_external_access = false",
@@ -66,10 +66,10 @@ def query(
     tables: Mapping[str, pa.Table] | None = None,
     macros: Mapping[str, str] | None = None,
 ) -> pa.Table:
-    """The answer to one SELECT, in memory. Raises BadInput with DuckDB's own words.
+    """The rows of one SELECT, in memory. Raises BadInput with DuckDB's own message.
 
-    `parameters` fill the places $name or ?. `tables` are more tables the SELECT may name, for this query only, and
-    `macros` table functions over them, each by the statement that makes it.
+    `parameters` fill the places $name or ?. `tables` are more tables that the SELECT may name, for this query only,
+    and `macros` table functions over them, each by the statement that creates it.
     """
     import duckdb
 
@@ -90,41 +90,40 @@ def query(
                 connection.unregister(name)
 
 
-def named(text: str) -> list[str]:
-    """The tables a query may read, directly or through views: by their names in its text; all when it names none."""
+def tables_read(text: str) -> list[str]:
+    """The tables a query may read, directly or through views: by the names in its text; all if it names none."""
     words: set[str] = set()
     new = views.reads(text)
     while new:
         words |= new
         new = {word for view in new & views.VIEWS.keys() for word in views.reads(views.VIEWS[view][1])} - words
-    found = [name for name in schema.TABLES if name in words]
-    return [*schema.TABLES] if not found or _CATALOGUES.search(text.lower()) else found
+    tables = [name for name in schema.TABLES if name in words]
+    return [*schema.TABLES] if not tables or _CATALOGUES.search(text.lower()) else tables
 
 
 @contextmanager
 def connect(lake: Lake, text: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
-    """A locked connection with the tables that `text` names (all, when it names none) at their newest versions, and
-    the views over them; for one user at a time.
+    """A locked connection with the tables that `text` names (all, if it names none) and the views over them.
 
-    Vector columns are there when `text` names one. Making a connection costs up to 30 ms, so it gets what other
-    tables are at hand, too, and the lake keeps those that ended well: for queries whose tables have not changed since.
-    Nothing a SELECT can do stays behind in them.
+    The tables are at their newest versions. Vector columns are there if `text` names one. A new connection costs up
+    to 30 ms, so it also gets the other tables that cost nothing, and it is kept after a query without an error, for
+    queries whose tables have not changed since. A SELECT leaves nothing behind in it.
     """
     vectors = schema.VECTOR_PREFIX in text.lower()
     sources = {}
-    for name in named(text):
+    for name in tables_read(text):
         with suppress(NotALake):  # a table of a later migration
             sources[name] = _source(lake, name, vectors)
-    versions = {_key(name, vectors): version for name, (version, _) in sources.items()}
-    held = _take(lake, versions)
-    if held is None:
+    versions = {_version_key(name, vectors): version for name, (version, _) in sources.items()}
+    entry = _take(lake, versions)
+    if entry is None:
         for name in schema.TABLES.keys() - sources.keys():
             with suppress(NotALake):
-                if (found := _at_hand(lake, name)) is not None:
-                    sources[name] = found
-                    versions[name] = found[0]
-        held = versions, _make({name: source for name, (_, source) in sources.items()})
-    versions, connection = held
+                if (cheap := _cheap_source(lake, name)) is not None:
+                    sources[name] = cheap
+                    versions[name] = cheap[0]
+        entry = versions, _connection({name: source for name, (_, source) in sources.items()})
+    versions, connection = entry
     try:
         yield connection
     except BaseException:
@@ -134,26 +133,26 @@ def connect(lake: Lake, text: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _source(lake: Lake, name: str, vectors: bool) -> tuple[int, LanceView | columnar.Pinned]:
-    """The table's version, and where its rows are read from."""
+    """The table's version, and what DuckDB reads its rows from."""
     import duckdb
 
     from lake.sql.lance_view import LanceView
 
     dataset = lake.dataset(name)
     if not (vectors and name == "predictions") and dataset.count_rows() >= columnar.WORTH_ROWS:
-        # A disk that is full or not ours only makes it slower.
+        # Without a copy, because the disk is full or not writable, it is only slower.
         with suppress(OSError, duckdb.Error):
             pinned = columnar.pin(lake, [name], most_rows=COPIED_AT_ONCE_ROWS)
             if name in pinned.versions:
                 return pinned.versions[name], pinned
-    shown = columnar.columns(name, dataset)
+    names = columnar.columns(name, dataset)
     if vectors and name == "predictions":
-        shown = [f.name for f in dataset.schema if f.name in shown or f.name.startswith(schema.VECTOR_PREFIX)]
-    return int(dataset.version), LanceView(dataset, shown)
+        names = [f.name for f in dataset.schema if f.name in names or f.name.startswith(schema.VECTOR_PREFIX)]
+    return int(dataset.version), LanceView(dataset, names)
 
 
-def _at_hand(lake: Lake, name: str) -> tuple[int, LanceView | columnar.Pinned] | None:
-    """The table as `_source` gives it, when that costs next to nothing: its copy is fresh, or it is open and small."""
+def _cheap_source(lake: Lake, name: str) -> tuple[int, LanceView | columnar.Pinned] | None:
+    """As `_source`, but None unless the table's copy is fresh, or the table is open and has no copy."""
     import duckdb
 
     with suppress(OSError, duckdb.Error):
@@ -163,12 +162,12 @@ def _at_hand(lake: Lake, name: str) -> tuple[int, LanceView | columnar.Pinned] |
     return _source(lake, name, vectors=False) if lake.is_open(name) else None
 
 
-def _key(name: str, vectors: bool) -> str:
+def _version_key(name: str, vectors: bool) -> str:
     return f"{name} with vectors" if vectors and name == "predictions" else name
 
 
 def _take(lake: Lake, versions: Versions) -> tuple[Versions, duckdb.DuckDBPyConnection] | None:
-    """An idle connection with these tables at these versions, and all it has. Those found to be outdated are closed."""
+    """An idle connection with these tables at these versions, and all its versions. Closes outdated ones."""
     waiting = idle(lake)
     with waiting.lock:
         for entry in [*waiting.connections]:
@@ -190,7 +189,7 @@ def _give_back(lake: Lake, versions: Versions, connection: duckdb.DuckDBPyConnec
             waiting.connections.pop(0)[1].close()
 
 
-def _make(sources: dict[str, LanceView | columnar.Pinned]) -> duckdb.DuckDBPyConnection:
+def _connection(sources: dict[str, LanceView | columnar.Pinned]) -> duckdb.DuckDBPyConnection:
     import duckdb
 
     connection = duckdb.connect(":memory:")

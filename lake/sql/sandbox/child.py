@@ -1,11 +1,8 @@
-"""The process that answers SQL: it gets files to attach, a query and limits, and gives back Arrow or rows of JSON.
+"""The process that runs SQL: it attaches the files it is given, runs a query within limits, and returns its rows.
 
-It knows nothing of Lance, the lake or the network. Before the first query it gives up what it does not need; what the
-query may say is checked here too, since a parser that crashes on it must crash here. It ends with its stdin.
-
-On stdin and stdout are frames: one letter, eight bytes of length (big-endian), the payload. In: Q, a query (JSON), and
-after it a T for each of its tables (Arrow). Out: R, ready; H, the columns (JSON); D, rows; then E, the end (JSON), or
-X, why there is none (JSON).
+It knows nothing of Lance, the lake or the network. Before the first query it gives up every right it does not need.
+It also checks what the query may contain, so that a parser that crashes on the query crashes here. It ends when its
+stdin is closed. For the messages on stdin and stdout see `lake/sql/sandbox/frames.py`.
 """
 
 from __future__ import annotations
@@ -15,72 +12,56 @@ import math
 import os
 import resource
 import select
-import struct
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lake.sql.sandbox import confinement
+from lake.sql.sandbox import confinement, frames
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-HEAD = struct.Struct(">cQ")
 BATCH_ROWS = 8_192
 
 
 def main(memory_bytes: int, threads: int) -> None:
-    """A child's whole life."""
+    """Runs queries until stdin ends."""
     source, sink = _own_pipes()
-    threading.Thread(target=_end_with, args=(source.fileno(),), daemon=True).start()
+    threading.Thread(target=_exit_at_hang_up, args=(source.fileno(),), daemon=True).start()
     import duckdb
     import pyarrow as pa
 
-    desk = Desk(threads, memory_bytes)
-    warmed = duckdb.connect(":memory:")  # what is loaded late is loaded now
-    warmed.sql("SELECT json_serialize_sql('SELECT 1')").to_arrow_reader(1).read_all()
-    warmed.close()
+    runner = QueryRunner(threads, memory_bytes)
+    warm_up = duckdb.connect(":memory:")  # loads now what DuckDB and Arrow would load after the confinement
+    warm_up.sql("SELECT json_serialize_sql('SELECT 1')").to_arrow_reader(1).read_all()
+    warm_up.close()
     confined = confinement.confine(memory_bytes)
-    write(sink, b"R", json.dumps({"confined": confined}).encode())
+    frames.write(sink, frames.READY, json.dumps({"confined": confined}).encode())
     while True:
-        kind, said = read(source)
-        assert kind == b"Q"
-        question = json.loads(said)
-        tables = {name: pa.ipc.open_stream(read(source)[1]).read_all() for name in question["tables"]}
-        desk.answer(question, tables, sink)
+        letter, payload = frames.read(source)
+        assert letter == frames.QUERY
+        request = json.loads(payload)
+        tables = {name: pa.ipc.open_stream(frames.read(source)[1]).read_all() for name in request["tables"]}
+        runner.run(request, tables, sink)
         del tables
 
 
-def read(source: BinaryIO) -> tuple[bytes, bytes]:
-    """One frame. Raises EOFError when there are no more."""
-    head = source.read(HEAD.size)
-    if len(head) < HEAD.size:
-        raise EOFError
-    kind, size = HEAD.unpack(head)
-    return kind, source.read(size)
-
-
-def write(sink: BinaryIO, kind: bytes, payload: bytes | memoryview) -> None:
-    sink.write(HEAD.pack(kind, len(payload)))
-    sink.write(payload)
-    sink.flush()
-
-
-class Desk:
-    """Answers one query after the other, and keeps its connection for as long as the same files are asked about."""
+class QueryRunner:
+    """Runs one query after the other, and keeps its connection while the queries attach the same files."""
 
     def __init__(self, threads: int, memory_bytes: int) -> None:
-        # What is beside DuckDB's own count (Python, Arrow, the parser's trees) has the rest. There is no folder to
-        # spill into: without one it says that memory ran out, and not that a file could not be made.
+        # The rest is for what DuckDB does not count: Python, Arrow, the parser's trees. There is no folder to spill
+        # into: without one DuckDB reports that memory ran out, and not that a file could not be written.
         limit = f"{memory_bytes * 6 // 10 >> 20}MiB"
         self._settings: dict[str, Any] = {"threads": threads, "memory_limit": limit, "temp_directory": ""}
         self._threads = threads
         self._setup: list[str] | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
 
-    def answer(self, question: dict[str, Any], tables: dict[str, pa.Table], sink: BinaryIO) -> None:
+    def run(self, request: dict[str, Any], tables: dict[str, pa.Table], sink: BinaryIO) -> None:
+        """Writes the query's columns, rows and end, or its failure."""
         import duckdb
         import pyarrow as pa
 
@@ -88,42 +69,42 @@ class Desk:
         from lake.sql.sandbox import statement
 
         started = time.monotonic()
-        _limit_cpu(question["timeout"] * self._threads)
-        text, parameters = question["sql"], question["parameters"]
+        _limit_cpu(request["timeout"] * self._threads)
+        text, parameters = request["sql"], request["parameters"]
         try:
-            connection = self._connected(question["setup"])
-            names = [*question["names"], *tables]
+            connection = self._connected(request["setup"])
+            names = [*request["names"], *tables]
             for name, table in tables.items():
                 connection.register(name, table)
-            for made in question["macros"].values():
-                connection.execute(made)
+            for macro in request["macros"].values():
+                connection.execute(macro)
             try:
-                if question["format"] == "tree":
-                    _say_tree(connection, text, sink)
+                if request["format"] == "tree":
+                    _write_tree(connection, text, sink)
                     return
-                statement.parse(connection, text, names, question["macros"])
-                self._rows(connection, text, parameters, question, sink, started)
+                statement.parse(connection, text, names, request["macros"])
+                self._write_rows(connection, text, parameters, request, sink, started)
             except (duckdb.BinderException, duckdb.CatalogException) as error:
-                raise type(error)(_with_place(connection, text, parameters, error)) from None
+                raise type(error)(_with_position(connection, text, parameters, error)) from None
             finally:
                 for name in tables:
                     connection.unregister(name)
         except duckdb.IOException as error:
-            _say_no(sink, "io", str(error))
+            _write_failure(sink, "io", str(error))
         except duckdb.OutOfMemoryException as error:
             self._setup = None
-            _say_no(sink, "memory", str(error).split("\n")[0])
+            _write_failure(sink, "memory", str(error).split("\n")[0])
         except (MemoryError, RecursionError) as error:
             self._setup = None
-            _say_no(sink, "memory", f"the query needs too much memory ({type(error).__name__})")
+            _write_failure(sink, "memory", f"the query needs too much memory ({type(error).__name__})")
         except (BadInput, duckdb.Error) as error:
-            kind = "unknown" if isinstance(error, duckdb.CatalogException) else "invalid"
-            _say_no(sink, kind, str(error))
-        except (OSError, pa.ArrowException) as error:  # DuckDB's, by way of the Arrow stream
+            reason = "unknown" if isinstance(error, duckdb.CatalogException) else "invalid"
+            _write_failure(sink, reason, str(error))
+        except (OSError, pa.ArrowException) as error:  # DuckDB's errors, raised through the Arrow stream
             memory = "Out of Memory Error" in str(error)
-            _say_no(sink, "memory" if memory else "invalid", str(error))
-        except Exception as error:  # such as a parameter of a kind DuckDB does not take
-            _say_no(sink, "invalid", f"{type(error).__name__}: {error}")
+            _write_failure(sink, "memory" if memory else "invalid", str(error))
+        except Exception as error:  # such as a parameter of a type that DuckDB does not take
+            _write_failure(sink, "invalid", f"{type(error).__name__}: {error}")
 
     def _connected(self, setup: list[str]) -> duckdb.DuckDBPyConnection:
         import duckdb
@@ -133,52 +114,54 @@ class Desk:
         if self._connection is not None:
             self._connection.close()
         self._setup = self._connection = None
-        made = duckdb.connect(":memory:", config=self._settings)
+        connection = duckdb.connect(":memory:", config=self._settings)
         for line in setup:
-            made.execute(line)
-        self._connection, self._setup = made, setup
-        return made
+            connection.execute(line)
+        self._connection, self._setup = connection, setup
+        return connection
 
-    def _rows(
+    def _write_rows(
         self,
         connection: duckdb.DuckDBPyConnection,
         text: str,
         parameters: Any,
-        question: dict[str, Any],
+        request: dict[str, Any],
         sink: BinaryIO,
         started: float,
     ) -> None:
-        found = connection.sql(text, params=parameters)
-        columns = [{"name": n, "type": str(t)} for n, t in zip(found.columns, found.types, strict=True)]
-        reader = found.to_arrow_reader(BATCH_ROWS)
-        sent = (_Json if question["format"] == "json" else _Arrow)(sink, reader.schema, question["max_bytes"])
-        write(sink, b"H", json.dumps({"columns": columns}).encode())
-        left, rows, truncated = question["max_rows"], 0, False
+        result = connection.sql(text, params=parameters)
+        columns = [{"name": n, "type": str(t)} for n, t in zip(result.columns, result.types, strict=True)]
+        reader = result.to_arrow_reader(BATCH_ROWS)
+        writer = (_JsonWriter if request["format"] == "json" else _ArrowWriter)(
+            sink, reader.schema, request["max_bytes"]
+        )
+        frames.write(sink, frames.COLUMNS, json.dumps({"columns": columns}).encode())
+        left, rows, truncated = request["max_rows"], 0, False
         for batch in reader:
             wanted = batch if left is None or batch.num_rows <= left else batch.slice(0, left)
-            took = sent.take(wanted)
-            rows += took
-            left = None if left is None else left - took
-            if took < batch.num_rows:
+            written = writer.write_batch(wanted)
+            rows += written
+            left = None if left is None else left - written
+            if written < batch.num_rows:
                 truncated = True
                 break
         reader.close()
-        sent.close()
-        facts = {"rows": rows, "truncated": truncated, "seconds": round(time.monotonic() - started, 6)}
-        write(sink, b"E", json.dumps(facts).encode())
+        writer.close()
+        summary = {"rows": rows, "truncated": truncated, "seconds": round(time.monotonic() - started, 6)}
+        frames.write(sink, frames.END, json.dumps(summary).encode())
 
 
-class _Arrow:
-    """Rows as an Arrow IPC stream of at most so many bytes. It is the file that Arrow's writer writes to."""
+class _ArrowWriter:
+    """Writes rows as an Arrow IPC stream of at most `max_bytes`. It is the file that Arrow's own writer writes to."""
 
     closed = False
 
-    def __init__(self, sink: BinaryIO, schema: pa.Schema, most: int) -> None:
+    def __init__(self, sink: BinaryIO, schema: pa.Schema, max_bytes: int) -> None:
         import pyarrow as pa
 
-        self._sink, self._left = sink, most
+        self._sink, self._left = sink, max_bytes
         self._written: list[bytes] = []
-        self._writer = pa.ipc.new_stream(self, schema)
+        self._stream = pa.ipc.new_stream(self, schema)
 
     def write(self, data: Any) -> int:
         self._written.append(bytes(data))
@@ -187,8 +170,8 @@ class _Arrow:
     def flush(self) -> None:
         pass
 
-    def take(self, batch: pa.RecordBatch) -> int:
-        """Sends as many of the rows as there is room for; returns how many."""
+    def write_batch(self, batch: pa.RecordBatch) -> int:
+        """Writes as many of the rows as fit; returns how many."""
         import pyarrow as pa
 
         while batch.num_rows and (size := pa.ipc.get_record_batch_size(batch)) > self._left:
@@ -196,61 +179,63 @@ class _Arrow:
             batch = batch.slice(0, fewer)
         if batch.num_rows:
             self._left -= size
-            self._writer.write_batch(batch)
+            self._stream.write_batch(batch)
             self._send()
         return int(batch.num_rows)
 
     def close(self) -> None:
-        self._writer.close()
+        self._stream.close()
         self._send()
 
     def _send(self) -> None:
         if self._written:
-            write(self._sink, b"D", b"".join(self._written))
+            frames.write(self._sink, frames.ROWS, b"".join(self._written))
             self._written.clear()
 
 
-class _Json:
-    """Rows as JSON arrays with commas between them, of at most so many bytes."""
+class _JsonWriter:
+    """Writes rows as JSON arrays with commas between them, at most `max_bytes`."""
 
-    def __init__(self, sink: BinaryIO, schema: pa.Schema, most: int) -> None:
-        self._sink, self._left = sink, most
+    def __init__(self, sink: BinaryIO, schema: pa.Schema, max_bytes: int) -> None:
+        self._sink, self._left = sink, max_bytes
         self._comma = b""
 
-    def take(self, batch: pa.RecordBatch) -> int:
+    def write_batch(self, batch: pa.RecordBatch) -> int:
+        """Writes as many of the rows as fit; returns how many."""
         from lake.sql.tables import plain
 
         columns = [[plain(v) for v in column.to_pylist()] for column in batch.columns]
-        said, took = [], 0
+        rows = []
         for row in zip(*columns, strict=True) if columns else ([] for _ in range(batch.num_rows)):
             text = json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
             if len(text) + 1 > self._left:
                 break
             self._left -= len(text) + 1
-            said.append(text)
-            took += 1
-        if said:
-            write(self._sink, b"D", self._comma + b",".join(said))
+            rows.append(text)
+        if rows:
+            frames.write(self._sink, frames.ROWS, self._comma + b",".join(rows))
             self._comma = b","
-        return took
+        return len(rows)
 
     def close(self) -> None:
         pass
 
 
-def _say_tree(connection: duckdb.DuckDBPyConnection, text: str, sink: BinaryIO) -> None:
-    said = connection.execute("SELECT json_serialize_sql(?)", [text]).fetchall()[0][0]
-    write(sink, b"H", b'{"columns": []}')
-    write(sink, b"D", said.encode())
-    write(sink, b"E", b'{"rows": 1, "truncated": false}')
+def _write_tree(connection: duckdb.DuckDBPyConnection, text: str, sink: BinaryIO) -> None:
+    from lake.sql import syntax_tree
+
+    tree = syntax_tree.serialized(connection, text)
+    frames.write(sink, frames.COLUMNS, b'{"columns": []}')
+    frames.write(sink, frames.ROWS, tree.encode())
+    frames.write(sink, frames.END, b'{"rows": 1, "truncated": false}')
 
 
-def _say_no(sink: BinaryIO, reason: str, message: str) -> None:
-    write(sink, b"X", json.dumps({"reason": reason, "message": message}).encode())
+def _write_failure(sink: BinaryIO, reason: str, message: str) -> None:
+    frames.write(sink, frames.FAILURE, json.dumps({"reason": reason, "message": message}).encode())
 
 
-def _with_place(connection: Any, text: str, parameters: Any, error: Exception) -> str:
-    """The error's words; where they lack the place in the query, those of a second try that has it."""
+def _with_position(connection: Any, text: str, parameters: Any, error: Exception) -> str:
+    """The error's message; if it lacks the position in the query, the message of a second attempt, which has it."""
     import duckdb
 
     if "LINE " not in str(error):
@@ -262,27 +247,28 @@ def _with_place(connection: Any, text: str, parameters: Any, error: Exception) -
 
 
 def _limit_cpu(seconds: float) -> None:
-    """So much processor time from now: the end, should nobody be there to kill it."""
-    spent = resource.getrusage(resource.RUSAGE_SELF)
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    limit = math.ceil(spent.ru_utime + spent.ru_stime + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+    """Limits the processor time from now on: the end if nobody is left to kill the process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_CPU)
+    limit = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
+    limit = limit if hard_limit == resource.RLIM_INFINITY else min(limit, hard_limit)
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, hard_limit))
 
 
 def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """stdin and stdout for the frames alone; what libraries print goes nowhere."""
+    """stdin and stdout for the frames alone; what libraries print is discarded."""
     source, sink = os.dup(0), os.dup(1)
-    nowhere = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
-        os.dup2(nowhere, number)
-    os.close(nowhere)
+        os.dup2(null, number)
+    os.close(null)
     return os.fdopen(source, "rb"), os.fdopen(sink, "wb")
 
 
-def _end_with(descriptor: int) -> None:
+def _exit_at_hang_up(descriptor: int) -> None:
     """Ends the process when nobody can write to its stdin any more, whatever it is doing."""
     watch = select.poll()
-    watch.register(descriptor, 0)  # a hang-up is always told
+    watch.register(descriptor, 0)  # poll always reports a hang-up
     watch.poll()
     os._exit(0)
 

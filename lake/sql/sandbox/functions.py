@@ -1,9 +1,9 @@
-"""The functions a query may call. What is not named here is refused, so a new DuckDB brings no new way out.
+"""The functions a query may call. All others are refused, so a new DuckDB brings no new way out.
 
-Left out on purpose, beside everything that reads or writes files: what tells of the server (settings, logs, catalogues,
-memory), what runs text as SQL (query, query_table, json_execute_serialized_sql, and the table macro histogram, which
-does so), what takes addresses or another function's inner state (arrow_scan, finalize, combine), what keeps state
-(nextval, setseed, getvariable) and what only waits (sleep_ms).
+Left out on purpose, beside every function that reads or writes files: those that tell about the server (settings,
+logs, catalogues, memory), that run text as SQL (query, query_table, json_execute_serialized_sql, and the table macro
+histogram), that take addresses or another function's inner state (arrow_scan, finalize, combine), that keep state
+(nextval, setseed, getvariable) or only wait (sleep_ms).
 """
 
 from __future__ import annotations
@@ -91,5 +91,5 @@ ALLOWED = frozenset(
     for words in (_OPERATORS, _NUMBERS, _TEXT, _TIMES, _NESTED, _JSON, _OTHERS, _AGGREGATES, _WINDOWS)
     for name in words.split()
 )
-# After FROM.
+# Allowed after FROM.
 TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree"})

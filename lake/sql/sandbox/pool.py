@@ -1,14 +1,13 @@
-"""Queries of anybody over a lake: at most one running per core, each in a child that is killed when it goes too far.
+"""Runs queries of anybody: at most one per core at a time, each in a child process that is killed beyond its limits.
 
-A query waits for its turn, gets a child that was started before, and must have ended `timeout` seconds after it was
-asked, the waiting included. A child that took long, grew, or was stopped is not used again; another is started in its
-place. It knows neither HTTP nor who asks.
+A query waits for its turn, gets a child that is running already, and must end within `timeout` seconds, the wait
+included. A child that took long, grew, or was stopped is not used again; another is started instead. The pool knows
+nothing of HTTP or of users.
 """
 
 from __future__ import annotations
 
 import atexit
-import difflib
 import io
 import json
 import os
@@ -18,16 +17,17 @@ import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from lake.errors import BadInput, LakeloopError, QueryStopped
+from lake.errors import BadInput, QueryStopped
 from lake.sql import columnar
-from lake.sql.connections import LOCK, named
-from lake.sql.sandbox.process import PATIENCE_SECONDS, Ended, Process, describe
+from lake.sql.connections import LOCK, tables_read
+from lake.sql.sandbox import frames
+from lake.sql.sandbox.process import PATIENCE_SECONDS, ProcessEnded, QueryProcess, encode
+from lake.sql.sandbox.results import FileGone, QueryResult, ResultStream, SandboxQuery
 from lake.storage import schema, views
 
 if TYPE_CHECKING:
@@ -36,46 +36,16 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 30.0
 MOST_ROWS = 100_000
 MOST_BYTES = 256 << 20
-# What a query's process may have: a quarter of the machine's memory between all that run, within these.
+# Memory of one child: all running children share a quarter of the machine's, and each has at least and at most this.
 LEAST_MEMORY, MOST_MEMORY = 1 << 30, 4 << 30
 QUEUE = 64
-# To read a copy that is being brought up to date by others.
+# How often a query starts again because another process renewed the columnar copy while it was being opened.
 ATTEMPTS = 5
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The rows in memory; `truncated` when there were more than the caps let through."""
-
-    table: pa.Table
-    columns: list[dict[str, str]]
-    truncated: bool
-    seconds: float
-
-
-@dataclass
-class Query:
-    """One query on its way. `started` is None while it waits for its turn."""
-
-    id: str
-    sql: str
-    asked: float
-    deadline: float
-    started: float | None = None
-    stopped: str | None = None
-    child: Process | None = field(default=None, repr=False)
-
-    def seconds(self) -> float:
-        """How long ago it was asked."""
-        return time.monotonic() - self.asked
-
-    def left(self) -> float:
-        return self.deadline - time.monotonic()
-
-
 class Pool:
-    """Safe to share between threads. `slots` children may run at once, `queue` queries may wait."""
+    """Safe to share between threads. `slots` queries may run at once, `queue` queries may wait."""
 
     def __init__(
         self,
@@ -93,16 +63,16 @@ class Pool:
         self.queue = queue
         self._threads = min(4, cores)
         self._turn = threading.Condition(threading.RLock())
-        self._waiting: deque[Query] = deque()
-        self._running: dict[str, Query] = {}
-        self._idle: list[Process] = []
+        self._waiting: deque[SandboxQuery] = deque()
+        self._running: dict[str, SandboxQuery] = {}
+        self._idle: list[QueryProcess] = []
         self._starting = 0
         self._failures = 0
         self.closed = False
         self.peak = 0  # bytes, the most any child had in memory
 
     def start(self) -> None:
-        """Starts a child for later, in the background; the first query does not wait for one then."""
+        """Starts a child in the background, so that the next query need not wait for one."""
         with self._turn:
             if self.closed or len(self._idle) + self._starting + len(self._running) > self.slots:
                 return
@@ -110,7 +80,7 @@ class Pool:
         threading.Thread(target=self._start, name="start a query's process", daemon=True).start()
 
     def ready(self, timeout: float = 30.0) -> bool:
-        """Waits until a child is there that the next query can have; False when that takes longer."""
+        """Waits until an idle child is there for the next query; False if that takes longer than `timeout` seconds."""
         deadline = time.monotonic() + timeout
         with self._turn:
             while not self._idle and (left := deadline - time.monotonic()) > 0:
@@ -129,8 +99,8 @@ class Pool:
         tables: Mapping[str, pa.Table] | None = None,
         macros: Mapping[str, str] | None = None,
         id: str | None = None,
-    ) -> Answer:
-        """The answer in memory. Raises as `open`, and while it runs."""
+    ) -> QueryResult:
+        """The whole result in memory. Raises as `open` and as iterating over a ResultStream does."""
         with self.open(
             sql,
             parameters,
@@ -140,11 +110,11 @@ class Pool:
             tables=tables,
             macros=macros,
             id=id,
-        ) as running:
-            data = b"".join(running)
+        ) as stream:
+            data = b"".join(stream)
             with pa.ipc.open_stream(io.BytesIO(data)) as reader:
                 table = reader.read_all()
-            return Answer(table, running.columns, running.truncated, running.seconds)
+            return QueryResult(table, stream.columns, stream.truncated, stream.seconds)
 
     def open(
         self,
@@ -158,24 +128,24 @@ class Pool:
         macros: Mapping[str, str] | None = None,
         id: str | None = None,
         format: Literal["arrow", "json", "tree"] = "arrow",
-    ) -> Running:
-        """The query, its columns known and its rows to come; to be closed. `format`: see `Running`.
+    ) -> ResultStream:
+        """Starts a query; returns when its columns are known. Close the stream. `format`: see ResultStream.
 
-        `tables` are more tables the query may name; `macros` table functions it may call, each by the statement that
-        makes it.
-        Raises BadInput with DuckDB's own words, and QueryStopped: `busy` when too many wait or its turn did not come,
-        `timeout`, `memory`, `cancelled`.
+        `tables` are more tables that the query may name; `macros` are table functions that it may call, each by the
+        statement that creates it.
+        Raises BadInput with DuckDB's own message, and QueryStopped: `busy` if too many wait or its turn did not come,
+        `timeout`, `memory`, `cancelled` or `died`.
         """
         if not 0 < timeout <= 86_400:
-            raise BadInput(f"timeout is {timeout:g}, not more than 0 and at most 86,400 seconds")
+            raise BadInput(f"timeout is {timeout:g} seconds; it must be more than 0 and at most 86,400")
         if max_rows is not None and max_rows < 0:
-            raise BadInput(f"max_rows is {max_rows}, not 0 or more")
-        moment = time.monotonic()
-        query = Query(id or uuid.uuid4().hex, sql, moment, moment + timeout)
-        given = [*parameters] if isinstance(parameters, list | tuple) else parameters
-        question = {
+            raise BadInput(f"max_rows is {max_rows}; it must be 0 or more")
+        now = time.monotonic()
+        query = SandboxQuery(id or uuid.uuid4().hex, sql, now, now + timeout)
+        values = [*parameters] if isinstance(parameters, list | tuple) else parameters
+        request = {
             "sql": sql,
-            "parameters": given if given else None,
+            "parameters": values if values else None,
             "max_rows": max_rows,
             "max_bytes": max_bytes,
             "format": format,
@@ -183,79 +153,82 @@ class Pool:
             "macros": {**(macros or {})},
         }
         try:
-            describe(question)
+            encode(request)
         except (TypeError, ValueError) as error:
-            raise BadInput(f"a parameter is nothing JSON can say: {error}") from None
+            raise BadInput(f"a parameter cannot be written as JSON: {error}") from None
         streams = [_stream(table) for table in (tables or {}).values()]
         self._take_turn(query)
         try:
-            return self._ask(query, question, streams)
+            return self._begin(query, request, streams)
         except BaseException as error:
-            self._leave(query, reusable=isinstance(error, BadInput))  # it said no, and is well
+            self.finish(query, reusable=isinstance(error, BadInput))  # the child refused the query and is well
             raise
 
     def tree(self, sql: str, timeout: float = TIMEOUT_SECONDS) -> Any:
-        """What DuckDB's parser makes of a text, as json_serialize_sql has it; parsed in a child. Raises as `open`."""
-        with self.open(sql, timeout=timeout, max_rows=None, format="tree") as running:
-            return json.loads(b"".join(running))
+        """The syntax tree of a text, as json_serialize_sql gives it; parsed in a child. Raises as `open`."""
+        with self.open(sql, timeout=timeout, max_rows=None, format="tree") as stream:
+            return json.loads(b"".join(stream))
 
     def cancel(self, id: str) -> bool:
-        """Stops the query, waiting or running; False when there is none of that id."""
+        """Stops the query, waiting or running; False if there is no query with this id."""
         with self._turn:
-            query = self._running.get(id) or next((one for one in self._waiting if one.id == id), None)
+            query = self._running.get(id) or next((query for query in self._waiting if query.id == id), None)
             if query is None:
                 return False
-            self._stop(query, "cancelled")
+            self.stop(query, "cancelled")
             return True
 
-    def queries(self) -> list[Query]:
-        """Those that run, then those that wait, in order."""
+    def queries(self) -> list[SandboxQuery]:
+        """The running queries, then the waiting ones in order."""
         with self._turn:
             return [*self._running.values(), *self._waiting]
 
     def processes(self) -> list[int]:
         """The process ids of its children, at work and idle."""
         with self._turn:
-            busy = [one.child for one in self._running.values() if one.child is not None]
-            return [one.pid for one in [*busy, *self._idle]]
+            busy = [query.child for query in self._running.values() if query.child is not None]
+            return [child.pid for child in [*busy, *self._idle]]
 
     def close(self) -> None:
-        """Stops what runs and ends every child."""
+        """Stops every query and ends every child."""
         with self._turn:
             self.closed = True
             for query in [*self._running.values(), *self._waiting]:
-                self._stop(query, "cancelled")
+                self.stop(query, "cancelled")
             idle, self._idle = self._idle, []
         for child in idle:
             child.close()
 
     # Turns -------------------------------------------------------------------------------------------------
 
-    def _take_turn(self, query: Query) -> None:
+    def _take_turn(self, query: SandboxQuery) -> None:
         with self._turn:
             if self.closed:
                 raise QueryStopped("cancelled", "the server is stopping")
-            if query.id in self._running or any(one.id == query.id for one in self._waiting):
+            if query.id in self._running or any(other.id == query.id for other in self._waiting):
                 raise BadInput(f"a query with the id {query.id[:80]!r} is running")
             if len(self._running) >= self.slots and len(self._waiting) >= self.queue:
-                said = f"{len(self._running)} queries run and {len(self._waiting)} wait: try again later"
-                raise QueryStopped("busy", said)
+                message = f"{len(self._running)} queries run and {len(self._waiting)} wait: try again later"
+                raise QueryStopped("busy", message)
             self._waiting.append(query)
             try:
-                while query.stopped or len(self._running) >= self.slots or self._waiting[0] is not query:
-                    if query.stopped:
-                        raise self._why(query)
+                while query.stop_reason or len(self._running) >= self.slots or self._waiting[0] is not query:
+                    if query.stop_reason:
+                        raise self.stopped(query)
                     if not self._turn.wait(max(0.0, query.left())) and query.left() <= 0:
-                        said = f"in {query.seconds():.1f} s its turn did not come: {len(self._running)} queries run"
-                        raise QueryStopped("busy", said)
+                        message = (
+                            f"the query waited {query.seconds():.1f} s and its turn did not come: "
+                            f"{len(self._running)} queries run; try again later"
+                        )
+                        raise QueryStopped("busy", message)
                 self._running[query.id] = query
             finally:
                 self._waiting.remove(query)
                 self._turn.notify_all()
         query.started = time.monotonic()
 
-    def _leave(self, query: Query, reusable: bool) -> None:
-        """The query has ended, well or not."""
+    def finish(self, query: SandboxQuery, reusable: bool) -> None:
+        """Frees the place of a query that has ended. Its child is kept for the next one if it is `reusable`."""
         with self._turn:
             if self._running.get(query.id) is not query:
                 return
@@ -263,9 +236,9 @@ class Pool:
             if child is not None:
                 child.resident()
                 self.peak = max(self.peak, child.peak)
-                # One with idle priority keeps it; memory that grew is not given back.
+                # Idle priority cannot be taken back, and memory that grew is not returned.
                 fit = child.alive() and not child.demoted and child.resident() < self.memory_bytes // 2
-                if reusable and fit and not self.closed and query.stopped is None:
+                if reusable and fit and not self.closed and query.stop_reason is None:
                     self._idle.append(child)
                     child = None
                 else:
@@ -276,82 +249,105 @@ class Pool:
             threading.Thread(target=child.close, daemon=True).start()
             self.start()
 
-    def _stop(self, query: Query, reason: str) -> None:
-        query.stopped = query.stopped or reason
-        if query.child is not None:
-            query.child.kill()
-        self._turn.notify_all()
+    def stop(self, query: SandboxQuery, reason: str) -> None:
+        """Ends a query, waiting or running; the first reason counts."""
+        with self._turn:
+            query.stop_reason = query.stop_reason or reason
+            if query.child is not None:
+                query.child.kill()
+            self._turn.notify_all()
 
-    def _why(self, query: Query) -> QueryStopped:
-        limit = query.deadline - query.asked
-        sentences = {
+    def stopped(self, query: SandboxQuery) -> QueryStopped:
+        """The error that reports why the query was stopped."""
+        limit = query.deadline - query.submitted
+        messages = {
             "cancelled": "the query was cancelled",
             "timeout": f"the query took longer than {limit:g} s and was stopped; ask for less, or give it more time",
             "memory": f"the query needs more than the {self.memory_bytes >> 20:,} MiB a query may have; ask for less",
             "died": "the process of the query crashed; the query or DuckDB is at fault",
         }
-        reason = query.stopped or "died"
-        return QueryStopped(reason, sentences[reason])
+        reason = query.stop_reason or "died"
+        return QueryStopped(reason, messages[reason])
+
+    def died(self, query: SandboxQuery, ended: ProcessEnded) -> QueryStopped:
+        """The error for a query whose child has ended."""
+        if query.stop_reason is None:
+            # -9 that we did not send comes from the kernel, out of memory; -24 is the limit of processor time.
+            query.stop_reason = {-9: "memory", -24: "timeout"}.get(ended.code or 0, "died")
+        return self.stopped(query)
+
+    def check_limits(self, query: SandboxQuery, child: QueryProcess) -> None:
+        """Called all the time while a query runs. Raises QueryStopped once it is beyond its limits or cancelled."""
+        now = time.monotonic()
+        if now >= query.deadline:
+            self.stop(query, "timeout")
+        if not child.demoted and now - (query.started or now) > PATIENCE_SECONDS:
+            child.demote()
+            self.start()  # another child for the next query, which a start would slow down if it is quick
+        if child.resident() > self.memory_bytes:
+            self.stop(query, "memory")
+        if query.stop_reason:
+            raise self.stopped(query)
 
     # Children ----------------------------------------------------------------------------------------------
 
-    def _ask(self, query: Query, question: dict[str, Any], streams: list[bytes]) -> Running:
-        names = [name for name in _tables(query.sql) if name not in question["tables"]]
-        names = [] if question["format"] == "tree" else names
-        question["names"] = [*schema.TABLES, *views.VIEWS]
+    def _begin(self, query: SandboxQuery, request: dict[str, Any], streams: list[bytes]) -> ResultStream:
+        names = [name for name in _tables(query.sql) if name not in request["tables"]]
+        names = [] if request["format"] == "tree" else names
+        request["names"] = [*schema.TABLES, *views.VIEWS]
         for _ in range(ATTEMPTS):
             pinned = columnar.pin(self.lake, names)
             setup = _setup(pinned)
-            question["timeout"] = max(0.05, query.left())
+            request["timeout"] = max(0.05, query.left())
             child = self._child(query, setup)
-            # What it has, when that is these tables at these versions and more; else a connection for the next, too.
-            question["setup"] = child.setup if {*setup} <= {*child.setup} else _setup(columnar.widen(self.lake, pinned))
+            # The child's own setup if it has these tables at these versions; else one that serves later queries, too.
+            request["setup"] = child.setup if {*setup} <= {*child.setup} else _setup(columnar.widen(self.lake, pinned))
             try:
-                child.send(b"Q", describe(question))
+                child.send(frames.QUERY, encode(request))
                 for stream in streams:
-                    child.send(b"T", stream)
-                child.setup = question["setup"]
-                return Running(self, query, child)
-            except Ended as ended:
-                raise self._epitaph(query, ended) from None
-            except _Gone:  # another process brought the copy up to date, and deleted what we were told of
+                    child.send(frames.TABLE, stream)
+                child.setup = request["setup"]
+                return ResultStream(self, query, child)
+            except ProcessEnded as ended:
+                raise self.died(query, ended) from None
+            except FileGone:  # another process renewed the copy and deleted the files we had pinned
                 columnar.pinned_tables(self.lake).clear()
             with self._turn:
                 query.child = None
                 self._idle.append(child)
         raise QueryStopped("died", "the lake changed faster than it could be read; try again")
 
-    def _child(self, query: Query, setup: list[str]) -> Process:
-        """An idle child, best one that has these files open; waits for one that starts, as long as the query may."""
+    def _child(self, query: SandboxQuery, setup: list[str]) -> QueryProcess:
+        """An idle child, preferably one set up like this; waits until one is there, at most until the deadline."""
         wanted = {*setup}
         with self._turn:
             failures = self._failures
             while True:
-                self._idle = [one for one in self._idle if one.alive()]
-                ready = sorted(self._idle, key=lambda one: (not wanted <= {*one.setup}, bool(one.setup)))
-                if ready:
+                self._idle = [child for child in self._idle if child.alive()]
+                ranked = sorted(self._idle, key=lambda child: (not wanted <= {*child.setup}, bool(child.setup)))
+                if ranked:
                     break
                 self.start()
                 if self._failures > failures:
                     raise QueryStopped("died", "no process for the query could be started; try again")
                 self._turn.wait(max(0.0, min(query.left(), 0.5)))
                 if query.left() <= 0:
-                    query.stopped = query.stopped or "timeout"
-                if query.stopped:
-                    raise self._why(query)
-            found = ready[0]
-            self._idle.remove(found)
-            query.child = found
-            if query.stopped:
-                raise self._why(query)
-        return found
+                    query.stop_reason = query.stop_reason or "timeout"
+                if query.stop_reason:
+                    raise self.stopped(query)
+            best = ranked[0]
+            self._idle.remove(best)
+            query.child = best
+            if query.stop_reason:
+                raise self.stopped(query)
+        return best
 
     def _start(self) -> None:
         child = None
         try:
-            child = Process(self.memory_bytes, self._threads)
+            child = QueryProcess(self.memory_bytes, self._threads)
             child.ready()
-        except (OSError, Ended):  # whoever waits for it is told
+        except (OSError, ProcessEnded):  # `_failures` tells the queries that wait for it
             if child is not None:
                 child.close()
             child = None
@@ -365,105 +361,6 @@ class Pool:
         if child is not None:
             child.close()
 
-    def _look(self, query: Query, child: Process) -> None:
-        """While a query runs: is it still allowed to?"""
-        moment = time.monotonic()
-        if moment >= query.deadline:
-            with self._turn:
-                self._stop(query, "timeout")
-        if not child.demoted and moment - (query.started or moment) > PATIENCE_SECONDS:
-            child.demote()
-            self.start()  # the next finds another; a quick one would only be slowed by its start
-        if child.resident() > self.memory_bytes:
-            with self._turn:
-                self._stop(query, "memory")
-        if query.stopped:
-            raise self._why(query)
-
-    def _epitaph(self, query: Query, ended: Ended) -> QueryStopped:
-        if query.stopped is None:
-            # -9 without us is the kernel's, out of memory; -24 is the limit of processor time.
-            query.stopped = {-9: "memory", -24: "timeout"}.get(ended.code or 0, "died")
-        return self._why(query)
-
-
-class Running:
-    """A query that has begun to answer; iterate it for its rows, then close it.
-
-    With the format arrow, the parts are an Arrow IPC stream; with json, they are rows as JSON arrays, with commas
-    between them; with tree, the query is parsed and not run. `columns` are names and DuckDB's types. `truncated`,
-    `rows` and `seconds` are known at the end.
-    """
-
-    def __init__(self, pool: Pool, query: Query, child: Process) -> None:
-        self.query = query
-        self.columns: list[dict[str, str]] = []
-        self.truncated = False
-        self.rows = 0
-        self.seconds = 0.0
-        self._pool = pool
-        self._child = child
-        self._ended = False
-        kind, said = self._receive()
-        assert kind == b"H"
-        self.columns = json.loads(said)["columns"]
-
-    def __enter__(self) -> Running:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Raises BadInput and QueryStopped for what happens while rows are made."""
-        while not self._ended:
-            try:
-                kind, said = self._receive()
-            except LakeloopError as error:
-                self._ended = True
-                self._pool._leave(self.query, reusable=isinstance(error, BadInput))
-                raise
-            if kind == b"D":
-                yield said
-                continue
-            assert kind == b"E"
-            facts = json.loads(said)
-            self.rows, self.truncated = facts["rows"], facts["truncated"]
-            self.seconds = self.query.seconds()
-            self._ended = True
-            self._pool._leave(self.query, reusable=True)
-
-    def close(self) -> None:
-        """Ends the query if it has not ended. From any thread."""
-        if not self._ended:
-            self._ended = True
-            with self._pool._turn:
-                self._pool._stop(self.query, "cancelled")
-            self._pool._leave(self.query, reusable=False)
-
-    def _receive(self) -> tuple[bytes, bytes]:
-        try:
-            kind, said = self._child.receive(lambda: self._pool._look(self.query, self._child))
-        except Ended as ended:
-            raise self._pool._epitaph(self.query, ended) from None
-        if kind != b"X":
-            return kind, said
-        problem = json.loads(said)
-        message = problem["message"].replace(str(columnar.folder(self._pool.lake)), "")
-        match problem["reason"]:
-            case "memory":
-                self.query.stopped = "memory"
-                raise self._pool._why(self.query)
-            case "io" if not self.columns:
-                raise _Gone
-            case "unknown":
-                message = _meant(message, [*schema.TABLES, *views.VIEWS])
-        raise BadInput(message)
-
-
-class _Gone(Exception):
-    """A file of the copy was deleted before it was opened."""
-
 
 def _setup(pinned: columnar.Pinned) -> list[str]:
     return [*pinned.statements(), *views.statements(pinned.files), *LOCK]
@@ -474,17 +371,7 @@ def _tables(sql: str) -> list[str]:
     words = views.reads(sql)
     if re.search(r"\bshow\b", sql, re.IGNORECASE):
         return [*schema.TABLES]
-    return named(" ".join(words)) if words else []
-
-
-def _meant(message: str, known: Sequence[str]) -> str:
-    """DuckDB's words about a table that is not there, with the nearest of those that are: it has seen few of them."""
-    wrong = re.match(r"Catalog Error: Table with name (\S+) does not exist!(\nDid you mean [^\n]*)?", message)
-    if wrong is None:
-        return message
-    near = difflib.get_close_matches(wrong[1].lower(), known, 1)
-    hint = f'\nDid you mean "{near[0]}"?' if near else "\nSHOW TABLES names those there are."
-    return f"Catalog Error: Table with name {wrong[1]} does not exist!{hint}{message[wrong.end() :]}"
+    return tables_read(" ".join(words)) if words else []
 
 
 def _stream(table: pa.Table) -> bytes:
@@ -495,7 +382,7 @@ def _stream(table: pa.Table) -> bytes:
 
 
 def shared(lake: Lake) -> Pool:
-    """The pool of all who ask this lake in this process, so that together they take no more than one may."""
+    """The one pool of this lake in this process, so that all its users together stay within the limits."""
     with _sharing:
         pool = _shared.get(lake)
         if pool is None or pool.closed:

@@ -1,10 +1,11 @@
-"""One child from outside: started with nothing of ours, asked, watched, pushed back when it takes long, killed.
+"""A child process as the pool sees it: started with an empty environment, queried, watched, slowed down, killed.
 
-It knows processes and frames; what is asked and why is the pool's.
+It knows processes and frames; the pool knows what is queried and why.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -15,30 +16,29 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from lake.sql.sandbox.child import HEAD
+from lake.sql.sandbox.frames import HEAD, READY
 
 START_SECONDS = 30.0
-LOOK_SECONDS = 0.05
-# Whoever takes longer runs only when nobody else wants to.
+WATCH_SECONDS = 0.05
+# A query that runs longer gets only the processor time that nobody else wants.
 PATIENCE_SECONDS = 1.0
 PIPE_BYTES = 1 << 20
 NICENESS = 10
-_SET_PIPE_SIZE = 1031
 # Without HOME, DuckDB reads the list of the machine's users to find one.
 _ENVIRONMENT = {
     "ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "HOME": "/",
 }  # fmt: skip
 
 
-class Ended(Exception):
-    """The child is no more. `code` is what `Popen.returncode` says."""
+class ProcessEnded(Exception):
+    """The child has ended. `code` is its `Popen.returncode`."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(f"the process of a query ended with {code}")
         self.code = code
 
 
-class Process:
+class QueryProcess:
     """A child; `ready` waits until it takes queries. One caller at a time, except for `kill`."""
 
     def __init__(self, memory_bytes: int, threads: int) -> None:
@@ -46,7 +46,7 @@ class Process:
             f"import sys; sys.path[:] = {sys.path!r}; sys.argv[1:] = ['{memory_bytes}', '{threads}']; "
             "import runpy; runpy.run_module('lake.sql.sandbox.child', run_name='__main__', alter_sys=True)"
         )
-        # Its folder is the root, its environment next to empty: it has nothing of the server's to tell.
+        # Its folder is the root and its environment almost empty, so that it cannot tell anything about the server.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-c", code],
             stdin=subprocess.PIPE,
@@ -56,21 +56,19 @@ class Process:
             cwd="/",
             bufsize=0,
         )
-        # At once, before it has threads: each has a priority of its own, inherited from the one that starts it.
+        # At once, before it has threads: each thread has its own priority, inherited from the thread that starts it.
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin, self._process.stdout
-        with suppress(OSError):  # only slower, where a user has many pipes
-            import fcntl
-
-            fcntl.fcntl(self._from, _SET_PIPE_SIZE, PIPE_BYTES)
+        with suppress(OSError):  # a user with many pipes gets small ones, which are only slower
+            fcntl.fcntl(self._from, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         os.set_blocking(self._from.fileno(), False)
         self._poll = select.poll()
         self._poll.register(self._from, select.POLLIN)
-        self._held = bytearray()
-        self.setup: list[str] = []  # what it has attached
+        self._received = bytearray()
+        self.setup: list[str] = []  # the statements that its connection was set up with
         self.peak = 0  # bytes, the most seen in memory
         self.confined = False
         self.demoted = False
@@ -80,40 +78,40 @@ class Process:
         return self._process.pid
 
     def ready(self) -> None:
-        """Raises Ended when it did not come up."""
+        """Waits for the child. Raises ProcessEnded if it does not start."""
         deadline = time.monotonic() + START_SECONDS
 
-        def look() -> None:
+        def watch() -> None:
             if time.monotonic() > deadline:
                 self.kill()
 
-        kind, said = self.receive(look)
-        assert kind == b"R"
-        self.confined = bool(json.loads(said)["confined"])
+        letter, payload = self.receive(watch)
+        assert letter == READY
+        self.confined = bool(json.loads(payload)["confined"])
 
-    def send(self, kind: bytes, payload: bytes | memoryview) -> None:
-        """One frame. Raises Ended."""
-        left = memoryview(HEAD.pack(kind, len(payload)) + bytes(payload))
+    def send(self, letter: bytes, payload: bytes | memoryview) -> None:
+        """Sends one frame. Raises ProcessEnded."""
+        left = memoryview(HEAD.pack(letter, len(payload)) + bytes(payload))
         try:
             while left:
                 left = left[os.write(self._to.fileno(), left) :]
         except (BrokenPipeError, ValueError):
-            raise Ended(self._process.poll()) from None
+            raise ProcessEnded(self._process.poll()) from None
 
-    def receive(self, look: Callable[[], None]) -> tuple[bytes, bytes]:
-        """The next frame; `look` is called at least every 50 ms and may raise or kill. Raises Ended."""
+    def receive(self, watch: Callable[[], None]) -> tuple[bytes, bytes]:
+        """The next frame; `watch` is called at least every 50 ms and may raise or kill. Raises ProcessEnded."""
         while True:
-            look()
-            if len(self._held) >= HEAD.size:
-                kind, size = HEAD.unpack_from(self._held)
-                if len(self._held) >= HEAD.size + size:
-                    payload = bytes(memoryview(self._held)[HEAD.size : HEAD.size + size])
-                    del self._held[: HEAD.size + size]
-                    return kind, payload
+            watch()
+            if len(self._received) >= HEAD.size:
+                letter, size = HEAD.unpack_from(self._received)
+                if len(self._received) >= HEAD.size + size:
+                    payload = bytes(memoryview(self._received)[HEAD.size : HEAD.size + size])
+                    del self._received[: HEAD.size + size]
+                    return letter, payload
             self._read()
 
     def _read(self) -> None:
-        if not self._poll.poll(LOOK_SECONDS * 1000):
+        if not self._poll.poll(WATCH_SECONDS * 1000):
             return
         try:
             part = os.read(self._from.fileno(), PIPE_BYTES)
@@ -122,11 +120,11 @@ class Process:
         except (OSError, ValueError):
             part = b""
         if not part:
-            raise Ended(self._process.wait())
-        self._held += part
+            raise ProcessEnded(self._process.wait())
+        self._received += part
 
     def resident(self) -> int:
-        """Bytes it has in memory now; 0 when it is gone."""
+        """Bytes it has in memory now; 0 if it has ended."""
         try:
             with open(f"/proc/{self.pid}/statm", "rb") as file:
                 size = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -136,7 +134,7 @@ class Process:
         return size
 
     def demote(self) -> None:
-        """From now on it runs only when nothing else wants to: each of its threads, and those it will start."""
+        """Gives its threads, and those they will start, only the processor time that nothing else wants."""
         self.demoted = True
         with suppress(OSError):
             for thread in os.listdir(f"/proc/{self.pid}/task"):
@@ -160,6 +158,6 @@ class Process:
         return self._process.poll() is None
 
 
-def describe(question: dict[str, Any]) -> bytes:
-    """The frame Q. Raises TypeError or ValueError for parameters JSON cannot say."""
-    return json.dumps(question, ensure_ascii=False).encode("utf-8", "surrogatepass")
+def encode(request: dict[str, Any]) -> bytes:
+    """The payload of a query's frame. Raises TypeError or ValueError if JSON cannot hold a parameter."""
+    return json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")

@@ -34,7 +34,7 @@ from search_app.backend import model_cache
 from search_app.security.audit_log import AuditLog
 
 if TYPE_CHECKING:
-    from lake.sql.sandbox.pool import Running
+    from lake.sql.sandbox.results import ResultStream
     from search_app.api.service import Service
 
 T = TypeVar("T")
@@ -216,7 +216,7 @@ class _Answer:
     def __init__(self, sql: Sql, question: Question, key_id: str | None, arrow: bool) -> None:
         self._sql, self._question, self._key_id, self._arrow = sql, question, key_id, arrow
         self._id = None if question.id is None else _own(question.id, key_id)
-        self._running: Running | None = None
+        self._running: ResultStream | None = None
         self._parts: Iterator[bytes] = iter(())
         self._first: list[bytes] = []
         self._cancelled = False

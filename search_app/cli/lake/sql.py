@@ -11,7 +11,7 @@ from lake.errors import BadInput, LakeloopError
 from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
-    from lake.sql.sandbox.pool import Answer
+    from lake.sql.sandbox.results import QueryResult
     from lake.storage.store import Lake
 
 
@@ -74,7 +74,7 @@ def _sql(args: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(args: argparse.Namespace, opened: Lake, parameters: dict[str, Any]) -> Answer:
+def _asked(args: argparse.Namespace, opened: Lake, parameters: dict[str, Any]) -> QueryResult:
     from lake.access import audit
     from lake.sql import saved_queries
     from lake.sql.sandbox import pool

@@ -17,7 +17,7 @@ from lake.sql.sandbox import pool as sandbox
 from search_app.backend import model_cache
 
 if TYPE_CHECKING:
-    from lake.sql.sandbox.pool import Answer
+    from lake.sql.sandbox.results import QueryResult
     from lake.storage.store import Lake
 
 # A browser shows no more with ease, and what the page holds is held for each of its visitors.
@@ -35,7 +35,7 @@ class Job:
     key_id: str | None
     user: str | None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    answer: Answer | None = None
+    answer: QueryResult | None = None
     error: str | None = None
     done: bool = False
     started: float = field(default_factory=time.monotonic)

@@ -20,7 +20,7 @@ from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count
 
 if TYPE_CHECKING:
-    from lake.sql.sandbox.pool import Answer
+    from lake.sql.sandbox.results import QueryResult
 
 FIRST = "SELECT label, count(*) AS answers, round(avg(confidence), 3) AS confidence\nFROM answers GROUP BY label ORDER BY answers DESC"  # noqa: E501
 # A grid of more is not looked at, and a chart of more not read.
@@ -178,7 +178,7 @@ def _waiting() -> None:
             job.cancel()
 
 
-def _answer(found: Answer) -> None:
+def _answer(found: QueryResult) -> None:
     rows = found.table.num_rows
     cut = ", and there are more" if found.truncated else ""
     st.caption(f"{count(rows)} {'row' if rows == 1 else 'rows'}{cut} · {found.seconds:.2f} s")
@@ -195,7 +195,7 @@ def _answer(found: Answer) -> None:
             image_grid(images, "confidence", key="asked")
 
 
-def _shown(found: Answer) -> Any:
+def _shown(found: QueryResult) -> Any:
     """A data frame with columns told apart, and what browsers cannot show as text."""
     from lake.sql.tables import plain
 
@@ -211,7 +211,7 @@ def _shown(found: Answer) -> Any:
     return pl.DataFrame(columns, strict=False)
 
 
-def _chart(found: Answer) -> None:
+def _chart(found: QueryResult) -> None:
     """Bars, or a line over time: the first column that is no number against the numbers."""
     frame = _shown(found).head(MOST_BARS)
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
@@ -230,7 +230,7 @@ def _chart(found: Answer) -> None:
         draw(frame, x=x, y=up)
 
 
-def _images(found: Answer) -> list[dict[str, Any]]:
+def _images(found: QueryResult) -> list[dict[str, Any]]:
     """One row an image of a column image_id, in the answer's order, for the grid."""
     names = found.table.column_names
     if "image_id" not in names:

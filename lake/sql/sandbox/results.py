@@ -1,0 +1,141 @@
+"""A query in the sandbox and its result: as a stream of rows while it runs, or whole in memory."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lake.errors import BadInput, LakeloopError
+from lake.sql import columnar
+from lake.sql.sandbox import frames
+from lake.sql.sandbox.process import ProcessEnded
+from lake.storage import schema, views
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lake.sql.sandbox.pool import Pool
+    from lake.sql.sandbox.process import QueryProcess
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """The rows in memory; `truncated` if the limits cut some off."""
+
+    table: pa.Table
+    columns: list[dict[str, str]]
+    truncated: bool
+    seconds: float
+
+
+@dataclass
+class SandboxQuery:
+    """A query that waits or runs. `started` is None while it waits; all times are `time.monotonic()`."""
+
+    id: str
+    sql: str
+    submitted: float
+    deadline: float
+    started: float | None = None
+    stop_reason: str | None = None
+    child: QueryProcess | None = field(default=None, repr=False)
+
+    def seconds(self) -> float:
+        """Since it was submitted."""
+        return time.monotonic() - self.submitted
+
+    def left(self) -> float:
+        """Seconds until its deadline; negative after it."""
+        return self.deadline - time.monotonic()
+
+
+class FileGone(Exception):
+    """A file of the columnar copy was deleted before the child opened it."""
+
+
+class ResultStream:
+    """A query that has begun to return rows: iterate over it, then close it.
+
+    In format arrow, the parts are an Arrow IPC stream; in json, rows as JSON arrays with commas between them; in
+    tree, the query's syntax tree, and the query does not run. `columns` are names and DuckDB's types. `truncated`,
+    `rows` and `seconds` are known at the end.
+    """
+
+    def __init__(self, pool: Pool, query: SandboxQuery, child: QueryProcess) -> None:
+        self.query = query
+        self.columns: list[dict[str, str]] = []
+        self.truncated = False
+        self.rows = 0
+        self.seconds = 0.0
+        self._pool = pool
+        self._child = child
+        self._ended = False
+        letter, payload = self._receive()
+        assert letter == frames.COLUMNS
+        self.columns = json.loads(payload)["columns"]
+
+    def __enter__(self) -> ResultStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Raises BadInput and QueryStopped if the query fails or is stopped."""
+        while not self._ended:
+            try:
+                letter, payload = self._receive()
+            except LakeloopError as error:
+                self._ended = True
+                self._pool.finish(self.query, reusable=isinstance(error, BadInput))
+                raise
+            if letter == frames.ROWS:
+                yield payload
+                continue
+            assert letter == frames.END
+            summary = json.loads(payload)
+            self.rows, self.truncated = summary["rows"], summary["truncated"]
+            self.seconds = self.query.seconds()
+            self._ended = True
+            self._pool.finish(self.query, reusable=True)
+
+    def close(self) -> None:
+        """Stops the query if it has not ended. From any thread."""
+        if not self._ended:
+            self._ended = True
+            self._pool.stop(self.query, "cancelled")
+            self._pool.finish(self.query, reusable=False)
+
+    def _receive(self) -> tuple[bytes, bytes]:
+        try:
+            letter, payload = self._child.receive(lambda: self._pool.check_limits(self.query, self._child))
+        except ProcessEnded as ended:
+            raise self._pool.died(self.query, ended) from None
+        if letter != frames.FAILURE:
+            return letter, payload
+        failure = json.loads(payload)
+        message = failure["message"].replace(str(columnar.folder(self._pool.lake)), "")
+        match failure["reason"]:
+            case "memory":
+                self.query.stop_reason = "memory"
+                raise self._pool.stopped(self.query)
+            case "io" if not self.columns:
+                raise FileGone
+            case "unknown":
+                message = _with_suggestion(message, [*schema.TABLES, *views.VIEWS])
+        raise BadInput(message)
+
+
+def _with_suggestion(message: str, names: Sequence[str]) -> str:
+    """DuckDB's message about an unknown table, with the nearest of all names: DuckDB knows only the attached ones."""
+    unknown = re.match(r"Catalog Error: Table with name (\S+) does not exist!(\nDid you mean [^\n]*)?", message)
+    if unknown is None:
+        return message
+    near = difflib.get_close_matches(unknown[1].lower(), names, 1)
+    hint = f'\nDid you mean "{near[0]}"?' if near else "\nSHOW TABLES lists the tables."
+    return f"Catalog Error: Table with name {unknown[1]} does not exist!{hint}{message[unknown.end() :]}"
