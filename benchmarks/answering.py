@@ -161,7 +161,7 @@ def main(words: Sequence[str]) -> int:
         if run not in loaded:
             loaded[run] = served_model.Answering(self._lake, run)
             torch().set_num_threads(len(os.sched_getaffinity(0)))
-        return loaded[run].how, loaded[run].answers(names, prepared)
+        return loaded[run].how, loaded[run].predictions(names, prepared)
 
     model_server.Answerers._asked = here  # type: ignore[method-assign]
     return cli.main(words)

@@ -22,7 +22,7 @@ from benchmarks.harness import ROOT, Options, say
 from lake.analytics import statistics
 from training.evaluation import gate
 from training.metrics import metric_registry, paired_tests
-from training.metrics.metric import Judged
+from training.metrics.metric import EvaluatedPredictions
 
 PARTS = ("alarms", "power", "passes", "resampled")
 LEVEL = 0.05
@@ -186,7 +186,7 @@ def draw(curves: dict[float, list[float]], none: dict[float, list[float]], path:
     pyplot.close(figure)
 
 
-def _models(n: int, rng: np.random.Generator) -> tuple[Judged, Judged]:
+def _models(n: int, rng: np.random.Generator) -> tuple[EvaluatedPredictions, EvaluatedPredictions]:
     """An old and a somewhat worse new model's answers to the same n images, at least one of each class."""
     truth = (rng.random(n) >= 0.25).astype(np.int64)
     truth[:2] = 0, 1
@@ -196,7 +196,9 @@ def _models(n: int, rng: np.random.Generator) -> tuple[Judged, Judged]:
         score = 1 / (1 + np.exp(-(strength * (2 * truth - 1) + common + 0.5 * rng.normal(size=n))))
         rows = [{"scores": [{"label": "a", "score": 1 - s}, {"label": "b", "score": s}]} for s in score.tolist()]
         found.append(
-            Judged(("a", "b"), truth, (score > 0.5).astype(np.int64), np.maximum(score, 1 - score), [{}] * n, rows)
+            EvaluatedPredictions(
+                ("a", "b"), truth, (score > 0.5).astype(np.int64), np.maximum(score, 1 - score), [{}] * n, rows
+            )
         )
     return found[0], found[1]
 

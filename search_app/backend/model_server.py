@@ -19,7 +19,7 @@ from lake.errors import CouldNot, LakeloopError, UnreadableImage
 from lake.images import decode
 from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
 from training.inference import image_preparation, model_process, served_model
-from training.tasks.task import Answer
+from training.tasks.task import Prediction
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -47,7 +47,7 @@ class _Request:
     run: str
     image_id: str
     data: bytes
-    answer: Future[Answer] = field(default_factory=Future)
+    answer: Future[Prediction] = field(default_factory=Future)
 
 
 class Answerers:
@@ -79,7 +79,7 @@ class Answerers:
             raise held[1]
         return held[1]
 
-    def submit(self, run: str, image_id: str, data: bytes) -> Future[Answer]:
+    def submit(self, run: str, image_id: str, data: bytes) -> Future[Prediction]:
         """The answer to come. It fails with UnreadableImage, or CouldNot when the model cannot answer.
 
         Raises Busy when too many wait.
@@ -159,7 +159,7 @@ class Answerers:
             else:
                 request.answer.set_result(answer)
 
-    def _asked(self, run: str, names: list[str], prepared: list[Any]) -> tuple[How, list[Answer | str]]:
+    def _asked(self, run: str, names: list[str], prepared: list[Any]) -> tuple[How, list[Prediction | str]]:
         if "models" not in self._pools:
             self._keep("models", WorkerPool(model_process.WORK, 1, memory_bytes=UNLIMITED, timeout=ANSWER_SECONDS))
         found = self._pools["models"].run(self._lake.uri, run, names, prepared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.tasks.task import Answer
+from training.tasks.task import Prediction
 
 
 def decode(files: list[tuple[str, bytes]], how: str, most: float) -> list[bytes]:
@@ -13,10 +13,10 @@ def decode(files: list[tuple[str, bytes]], how: str, most: float) -> list[bytes]
     return [files[0][1]]
 
 
-def think(uri: str, run: str, names: list[str], prepared: list[bytes]) -> tuple[str, list[Answer | str]]:
+def think(uri: str, run: str, names: list[str], prepared: list[bytes]) -> tuple[str, list[Prediction | str]]:
     """A model that dies of some images, and has no answer to others."""
     del uri, run
     if b"lethal" in prepared:
         raise SystemExit(1)
     said = zip(names, prepared, strict=True)
-    return "how", ["no vector" if data == b"blank" else Answer(name, data.decode()) for name, data in said]
+    return "how", ["no vector" if data == b"blank" else Prediction(name, data.decode()) for name, data in said]

@@ -100,7 +100,7 @@ def loading(found: Facts) -> list[str]:
         "from training.models import trained_model as model",
         "",
         f'loaded = model.load(lake.open("my.lake"), "{found.name}")',
-        'answers = loaded.answers([("name", image)])  # upright RGB images of Pillow',
+        'answers = loaded.predictions([("name", image)])  # upright RGB images of Pillow',
         "```",
     ]
     rows = [

@@ -15,7 +15,7 @@ from lake.errors import BadInput
 from training.evaluation import evaluate
 from training.metrics import bootstrap, classification_metrics, metric_registry
 from training.metrics.bootstrap import Estimate
-from training.metrics.metric import Judged, Metric, Summed
+from training.metrics.metric import EvaluatedPredictions, Metric, MetricOfSums
 from training.registry import runs
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Pair:
     """Two models' answers to the same labelled images, `names` in their order; both know the same classes."""
 
     names: list[str]
-    old: Judged
-    new: Judged
+    old: EvaluatedPredictions
+    new: EvaluatedPredictions
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def changed(metric: Metric, two: Pair) -> tuple[list[str], list[str]]:
     """
     if not two.names:
         return [], []
-    if (two.old.truth >= 0).any():
-        before, after = (one.truth == one.said for one in (two.old, two.new))
+    if (two.old.ground_truth >= 0).any():
+        before, after = (one.ground_truth == one.predicted for one in (two.old, two.new))
         moved = after.astype(np.float64) - before
     else:
         sign = 1.0 if metric.higher_is_better else -1.0
@@ -162,9 +162,9 @@ def forgetting(lake: Lake, model: str, metric: str | None = None) -> Forgetting:
 _LOWER = (classification_metrics.Costs.name,)
 
 
-def _alone(metric: Metric, found: Judged) -> np.ndarray:
+def _alone(metric: Metric, found: EvaluatedPredictions) -> np.ndarray:
     """The metric of each image by itself, float64 (n,); nan where it cannot be said."""
-    if isinstance(metric, Summed):
+    if isinstance(metric, MetricOfSums):
         with np.errstate(invalid="ignore", divide="ignore"):
             return metric.of_sums(metric.statistics(found))
     return np.array([metric.value(found.take(np.array([i]))) for i in range(len(found))])

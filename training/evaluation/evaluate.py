@@ -19,12 +19,12 @@ from lake.errors import BadInput, UnreadableImage
 from lake.images import decode
 from lake.storage import blobs, schema, store
 from training.data import splits
-from training.metrics import bootstrap, classification_metrics, metric, metric_registry
+from training.metrics import bootstrap, classification_metrics, metric_registry
 from training.metrics.bootstrap import Estimate
 from training.metrics.classification_metrics import CostMatrix
-from training.metrics.metric import Judged, Metric, Row
+from training.metrics.metric import EvaluatedPredictions, Metric, Row
 from training.registry import runs
-from training.tasks.task import Answer
+from training.tasks.task import Prediction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ _COLUMNS = ("id", "image_id", "label", "confidence", "scores", "boxes", "masks")
 class Model(Protocol):
     """What can be evaluated."""
 
-    def answers(self, images: Iterable[tuple[str, Image.Image]]) -> Iterator[Answer]:
+    def predictions(self, images: Iterable[tuple[str, Image.Image]]) -> Iterator[Prediction]:
         """One answer an image (image_id, upright RGB), in order."""
         ...
 
@@ -54,7 +54,7 @@ class Model(Protocol):
 class VectorModel(Protocol):
     """A model that answers from the lake's vectors."""
 
-    def answers_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterable[Answer]:
+    def predictions_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterable[Prediction]:
         """One answer for each of the images that has a vector."""
         ...
 
@@ -150,9 +150,9 @@ def answer_rows(lake: Lake, run: str, image_ids: Sequence[str]) -> dict[str, Row
 
 def judge(
     truths: Mapping[str, Row], answers: Mapping[str, Row], names: Sequence[str], classes: Sequence[str]
-) -> Judged:
+) -> EvaluatedPredictions:
     """Truths and answers of these images, in their order."""
-    return metric.judged([truths[name] for name in names], [answers[name] for name in names], classes)
+    return EvaluatedPredictions.of([truths[name] for name in names], [answers[name] for name in names], classes)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -172,7 +172,11 @@ def _answer(
 ) -> None:
     for start in range(0, len(missing), COMMIT_IMAGES):
         part = missing[start : start + COMMIT_IMAGES]
-        given = model.answers_of(lake, part) if isinstance(model, VectorModel) else model.answers(_images(lake, part))
+        given = (
+            model.predictions_of(lake, part)
+            if isinstance(model, VectorModel)
+            else model.predictions(_images(lake, part))
+        )
         rows = [answer.row() | _facts(run, answer.image_id) for answer in given]
         lake.insert("scores", pa.Table.from_pylist(rows, schema=schema.SCORES.arrow()))
         if progress:

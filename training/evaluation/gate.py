@@ -26,7 +26,7 @@ from training.evaluation import evaluate
 from training.evaluation.comparison import Pair, changed, pair
 from training.evaluation.gate_policy import Policy, Standing
 from training.metrics import bootstrap, classification_metrics, metric_registry, paired_tests
-from training.metrics.metric import Judged, Metric
+from training.metrics.metric import EvaluatedPredictions, Metric
 from training.registry import runs, versions
 
 if TYPE_CHECKING:
@@ -187,7 +187,14 @@ def settle(policy: Policy, found: Sequence[tuple[Slice, tuple[Pair, Metric, Comp
     return sorted(verdicts, key=lambda v: (not v.blocks, -math.inf if v.fall is None else -v.fall, v.slice))
 
 
-def compare(metric: Metric, old: Judged, new: Judged, margin: float, level: float = 0.05, seed: int = 0) -> Comparison:
+def compare(
+    metric: Metric,
+    old: EvaluatedPredictions,
+    new: EvaluatedPredictions,
+    margin: float,
+    level: float = 0.05,
+    seed: int = 0,
+) -> Comparison:
     """Two models' answers to the same images. `level`: chance of excluding a fall that is there.
 
     Accuracy: exact McNemar and the exact unconditional bound. Balanced accuracy: the same by class. Any other metric:
@@ -196,7 +203,7 @@ def compare(metric: Metric, old: Judged, new: Judged, margin: float, level: floa
     if metric.name == "accuracy":
         return _of_accuracy(_right(old), _right(new), margin, level)
     if metric.name == "balanced_accuracy":
-        return _of_classes(old.truth, _right(old), _right(new), margin, level, seed)
+        return _of_classes(old.ground_truth, _right(old), _right(new), margin, level, seed)
     sign = 1.0 if metric.higher_is_better else -1.0
     fall = sign * (metric.value(old) - metric.value(new))
     draws = -sign * bootstrap.differences(metric, old, new, seed=seed)
@@ -217,7 +224,7 @@ def _of_accuracy(old: np.ndarray, new: np.ndarray, margin: float, level: float) 
     n, broken, repaired = len(old), int((old & ~new).sum()), int((new & ~old).sum())
     fall = (broken - repaired) / n
     excluded = paired_tests.beyond_p(broken, repaired, n, margin) <= level
-    most = paired_tests.most(broken, repaired, n, level)
+    most = paired_tests.upper_bound(broken, repaired, n, level)
     # `most` is known to 1e-4: it must not say another thing than the test at the margin itself.
     most = min(most, margin) if excluded else max(most, math.nextafter(margin, math.inf))
     disagreed = (broken + repaired + 1) / (n + 2)
@@ -233,14 +240,14 @@ def _of_classes(
     cells = [(int((old & ~new)[at].sum()), int((new & ~old)[at].sum()), len(at)) for at in places]
     k, n = len(cells), len(truth)
     fall = float(sum((b - c) / size for b, c, size in cells)) / k
-    most = paired_tests.most_of_classes(cells, level)
+    most = paired_tests.upper_bound_of_classes(cells, level)
     variance = sum((b + c + 1) / (size + 2) / size for b, c, size in cells) / k**2
     unseen = max(n / (k * size) for _, _, size in cells)
     p = paired_tests.fall_p_of_classes(cells, seed)
     return Comparison(fall, most, most <= margin, p, math.sqrt(variance * n), unseen)
 
 
-def _unseen(metric: Metric, found: Judged, level: float) -> float:
+def _unseen(metric: Metric, found: EvaluatedPredictions, level: float) -> float:
     """How large a fall n images without a single change cannot exclude (the rule of three).
 
     A share 1 - level^(1/n) of images may be of a kind that was not seen, and go from right to wrong; where classes
@@ -248,11 +255,11 @@ def _unseen(metric: Metric, found: Judged, level: float) -> float:
     """
     n = len(found)
     if isinstance(metric, classification_metrics.MacroF1 | classification_metrics.Auroc):
-        counts = np.bincount(found.truth[found.truth >= 0])
+        counts = np.bincount(found.ground_truth[found.ground_truth >= 0])
         shares = 1 - level ** (1 / counts[counts > 0])
         return float(np.sqrt((shares**2).sum())) / len(shares)
     scale: float = (
-        metric.dearest if isinstance(metric, classification_metrics.Costs) else float(getattr(metric, "range", 1.0))
+        metric.maximum if isinstance(metric, classification_metrics.Costs) else float(getattr(metric, "range", 1.0))
     )
     return float(scale * (1 - level ** (1 / n)))
 
@@ -286,11 +293,11 @@ def _record(lake: Lake, verdict: Verdict) -> None:
     lake.insert("gates", pa.Table.from_pylist([row], schema=schema.GATES.arrow()))
 
 
-def _right(found: Judged) -> np.ndarray:
-    right: np.ndarray = (found.truth == found.said) & (found.truth >= 0)
+def _right(found: EvaluatedPredictions) -> np.ndarray:
+    right: np.ndarray = (found.ground_truth == found.predicted) & (found.ground_truth >= 0)
     return right
 
 
-def _known(metric: Metric, found: Judged) -> float | None:
+def _known(metric: Metric, found: EvaluatedPredictions) -> float | None:
     value = metric.value(found) if len(found) else math.nan
     return value if math.isfinite(value) else None

@@ -1,20 +1,21 @@
-"""A probe's run: vectors that the lake has already, a head on them, its temperature, its metrics. Seconds.
+"""Trains a probe: a linear head on vectors that the lake already has, its temperature and its metrics. Seconds.
 
-It is the baseline that a fine-tuned network has to beat. The fitting itself is `probe.py`'s.
+A probe is the baseline that a fine-tuned network has to beat. `training/models/probe.py` fits the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lake.errors import BadInput
-from training.data import splits as data
+from training.data import splits
 from training.fit import checkpoint
-from training.metrics import metric, metric_registry
+from training.metrics import metric_registry
+from training.metrics.metric import EvaluatedPredictions
 from training.models import probe, trained_model
 from training.registry import runs
 from training.registry.recipe import Recipe
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
     from training.models.probe import Probe
 
-# (labels, vectors (n, dim)) of a split.
-Split = tuple[list[str], np.ndarray]
+# The labels of n images, and their vectors (n, dim).
+LabelledVectors = tuple[list[str], np.ndarray]
 METRICS = ("accuracy", "balanced_accuracy", "ece")
 
 
 def fit(lake: Lake, run: Run) -> Run:
-    """Fits the probe of a run that was begun; the run as it is recorded then.
+    """Fits the probe of a run that `train_model.begin` created. Returns the run as recorded at the end.
 
-    Images without a vector are left out, and counted in the record. Raises BadInput when no training image has one.
+    Images without a vector are left out, and counted in the record. Raises BadInput if no training image has a vector.
     """
     from embeddings.embedders.embedder import record_of
 
@@ -42,69 +43,65 @@ def fit(lake: Lake, run: Run) -> Run:
     with checkpoint.locked(folder):
         try:
             record = record_of(lake, recipe.embedder or None)
-            splits, without = _splits(lake, run, record)
-            if not splits["train"][0]:
+            vectors, without = _vectors(lake, run, record)
+            if not vectors["train"][0]:
                 raise BadInput(f"no training image has a {record.name} vector; run: lakeloop embed")
-            before = trained_model.load(lake, run.parent) if run.parent else None
-            start = before.probe if isinstance(before, trained_model.ProbeModel) else None
-            fitted = _fitted(recipe, splits, start)
-            temperature = _temperature(fitted, splits["validation"]) if recipe.calibrate else 1.0
+            parent = trained_model.load(lake, run.parent) if run.parent else None
+            start = parent.probe if isinstance(parent, trained_model.ProbeModel) else None
+            fitted = _fitted(recipe, vectors, start)
+            temperature = _temperature(fitted, vectors["validation"]) if recipe.calibrate else 1.0
             trained_model.save_probe(folder, fitted, record.name, temperature)
             run = replace(run, classes=tuple(fitted.classes))
-            found: dict[str, Any] = {"temperature": temperature, "embedder": record.name, "without_vector": without}
+            model = trained_model.ProbeModel(run, fitted, record.name, temperature)
+            result: dict[str, Any] = {"temperature": temperature, "embedder": record.name, "without_vector": without}
             rows: list[dict[str, Any]] = []
             for use in ("train", "validation", "test"):
-                if splits[use][0]:
-                    measured = _measured(
-                        trained_model.ProbeModel(run, fitted, record.name, temperature), splits[use], recipe
-                    )
-                    found |= {use: measured} if use == "validation" else {}
-                    rows += [
-                        {
-                            "metric": name,
-                            "value": value,
-                            "n": len(splits[use][0]),
-                            "split": use,
-                            "step": 0,
-                            "epoch": 0.0,
-                        }
-                        for name, value in measured.items()
-                    ]
+                n = len(vectors[use][0])
+                if not n:
+                    continue
+                measured = _measured(model, vectors[use], recipe)
+                result |= {use: measured} if use == "validation" else {}
+                rows += [
+                    {"metric": name, "value": value, "n": n, "split": use, "step": 0, "epoch": 0.0}
+                    for name, value in measured.items()
+                ]
             runs.log(lake, run.id, rows)
             artifacts = {path.stem: runs.artifact(lake, path) for path in trained_model.files(folder)}
-            return runs.end(lake, run, "done", artifacts=artifacts, data=run.data | {"result": found})
+            return runs.end(lake, run, "done", artifacts=artifacts, data=run.data | {"result": result})
         except Exception as error:
             runs.end(lake, run, "failed", str(error) or type(error).__name__)
             raise
 
 
-def _splits(lake: Lake, run: Run, record: Any) -> tuple[dict[str, Split], int]:
+def _vectors(lake: Lake, run: Run, record: Any) -> tuple[dict[str, LabelledVectors], int]:
     """Labels and vectors of each split, and how many images have no vector."""
     from lake.storage.vectors import image_vectors
 
-    table, splits, without = trained_model.read_items(runs.folder(lake, run.id)), dict[str, Split](), 0
+    table, found, without = trained_model.read_items(runs.folder(lake, run.id)), dict[str, LabelledVectors](), 0
     for use in ("train", "replay", "validation", "test"):
-        items = data.items(lake, run.task, table, use)
-        said = {item.image_id: str(item.truth.label) for item in items}
-        names, vectors = image_vectors(lake, record, [*said])
-        without += len(said) - len(names)
-        splits[use] = [said[name] for name in names], vectors
-    return splits, without
+        images = splits.items(lake, run.task, table, use)
+        labels = {image.image_id: str(image.truth.label) for image in images}
+        names, vectors = image_vectors(lake, record, [*labels])
+        without += len(labels) - len(names)
+        found[use] = [labels[name] for name in names], vectors
+    return found, without
 
 
-def _fitted(recipe: Recipe, splits: Mapping[str, Split], start: Probe | None) -> Probe:
-    """Images of replay slices weigh, all together, the recipe's share; with a share of 0 each weighs what a new one
-    does. Balancing has every class weigh the same, whichever way the recipe names it.
+def _fitted(recipe: Recipe, vectors: Mapping[str, LabelledVectors], start: Probe | None) -> Probe:
+    """The probe of the training and replay vectors.
+
+    All replay images together have the recipe's share of the weight; if the share is 0, each has the weight of a new
+    image. Balancing gives every class the same weight, whichever way the recipe names it.
     """
-    (new, vectors), (old, older) = splits["train"], splits["replay"]
-    each = np.ones(len(new) + len(old))
-    if old and recipe.replay:
-        each[len(new) :] = len(new) * recipe.replay / (1 - recipe.replay) / len(old)
+    (labels, new), (old_labels, old) = vectors["train"], vectors["replay"]
+    weights = np.ones(len(labels) + len(old_labels))
+    if old_labels and recipe.replay:
+        weights[len(labels) :] = len(labels) * recipe.replay / (1 - recipe.replay) / len(old_labels)
     return probe.fit(
-        np.concatenate([vectors, older]),
-        [*new, *old],
+        np.concatenate([new, old]),
+        [*labels, *old_labels],
         recipe.regularisation,
-        weights=each,
+        weights=weights,
         balanced=recipe.balance != "none",
         hidden=recipe.hidden,
         start=start if start is not None and start.hidden is None and not recipe.hidden else None,
@@ -112,20 +109,22 @@ def _fitted(recipe: Recipe, splits: Mapping[str, Split], start: Probe | None) ->
     )
 
 
-def _temperature(fitted: Probe, held: Split) -> float:
+def _temperature(fitted: Probe, validation: LabelledVectors) -> float:
     from training.tasks.classification import temperature_of
 
-    labels, vectors = held
-    known = np.array([one in fitted.classes for one in labels], bool)
+    labels, vectors = validation
+    known = np.array([label in fitted.classes for label in labels], bool)
     if not known.any():
         return 1.0
-    right = np.array([fitted.classes.index(one) for one in labels if one in fitted.classes])
-    return temperature_of(np.log(np.maximum(fitted.probabilities(vectors[known]), 1e-300)), right)
+    codes = np.array([fitted.classes.index(label) for label in labels if label in fitted.classes])
+    return temperature_of(np.log(np.maximum(fitted.probabilities(vectors[known]), 1e-300)), codes)
 
 
-def _measured(made: trained_model.ProbeModel, split: Split, recipe: Recipe) -> dict[str, float]:
+def _measured(model: trained_model.ProbeModel, split: LabelledVectors, recipe: Recipe) -> dict[str, float]:
     labels, vectors = split
-    answers: Sequence[Mapping[str, Any]] = [one.row() for one in made.said([""] * len(labels), vectors)]
-    judged = metric.judged([{"label": one} for one in labels], answers, made.classes)
+    predictions = model.predictions_from_vectors([""] * len(labels), vectors)
+    evaluated = EvaluatedPredictions.of(
+        [{"label": label} for label in labels], [prediction.row() for prediction in predictions], model.classes
+    )
     names = dict.fromkeys([*METRICS, *([recipe.metric] if recipe.metric not in ("", "loss") else [])])
-    return {name: metric_registry.get(name).value(judged) for name in names}
+    return {name: metric_registry.get(name).value(evaluated) for name in names}

@@ -23,13 +23,14 @@ from training.data.feed import Draw, Feed
 from training.fit import checkpoint, early_stopping, forgetting, learning_rate
 from training.fit.distributed import Processes
 from training.fit.tensorboard import Curves
-from training.metrics import metric, metric_registry
+from training.metrics import metric_registry
+from training.metrics.metric import EvaluatedPredictions
 from training.models import trained_model
 from training.networks import backbones
 from training.registry import runs
 from training.registry.runs import Run
 from training.tasks import task_registry
-from training.tasks.task import Answer, Sample, Task
+from training.tasks.task import Prediction, Sample, Task
 
 if TYPE_CHECKING:
     import torch
@@ -273,17 +274,17 @@ class _Trainer:
         """Metrics of the network on these images; pixels are let go of once they are answered."""
         self.network.eval()
         samples: list[Sample] = []
-        answers: list[Answer] = []
+        answers: list[Prediction] = []
         for part in self._read(items):
             with torch_import.torch().no_grad():
-                answers += self.task.answers(self.network, part, self.run.classes)
+                answers += self.task.predictions(self.network, part, self.run.classes)
             samples += [replace(one, image=np.broadcast_to(np.uint8(0), one.image.shape)) for one in part]
         if not samples:
             raise CouldNot(f"none of {len(items):,} images can be read; see: lakeloop doctor")
-        found = self.task.judge(samples, answers, self.run.classes)
+        found = self.task.evaluate(samples, answers, self.run.classes)
         if self.metric not in found:  # one that is computed from the rows, perhaps a team's own
             truths = {item.image_id: vars(item.truth) for item in items}
-            judged = metric.judged(
+            judged = EvaluatedPredictions.of(
                 [truths[one.image_id] for one in samples], [one.row() for one in answers], self.run.classes
             )
             found[self.metric] = metric_registry.get(self.metric).value(judged)

@@ -28,7 +28,7 @@ from lake.storage import blobs, schema, store
 from training.inference import image_preparation
 from training.inference.served_model import Answering, Source
 from training.models.trained_model import ProbeModel
-from training.tasks.task import Answer
+from training.tasks.task import Prediction
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -160,7 +160,7 @@ def run(
 
 def of_images(
     lake: Lake, answering: Answering, image_ids: Sequence[str], workers: int | None = None
-) -> Iterator[Answer | Unanswered]:
+) -> Iterator[Prediction | Unanswered]:
     """Answers to images of the lake, in no particular order: from stored vectors where a probe finds them, else from
     the images' bytes.
     """
@@ -169,11 +169,11 @@ def of_images(
 
 def _answers(
     lake: Lake, answering: Answering, asked: Sequence[_Asked], workers: int | None
-) -> Iterator[Answer | Unanswered]:
+) -> Iterator[Prediction | Unanswered]:
     waiting = {one.image_id: one for one in asked}
     model = answering.model
     if isinstance(model, ProbeModel):
-        for known in model.answers_of(lake, [one.image_id for one in asked]):
+        for known in model.predictions_of(lake, [one.image_id for one in asked]):
             del waiting[known.image_id]
             yield known
     if not waiting:
@@ -188,7 +188,7 @@ def _answers(
         for result, part in pool.map(tasks):
             prepared = _one_by_one(part, answering.how) if isinstance(result, WorkerDied) else result
             good = [(name, one) for (name, _), one in zip(part, prepared, strict=True) if not isinstance(one, str)]
-            said = answering.answers([name for name, _ in good], [one for _, one in good])
+            said = answering.predictions([name for name, _ in good], [one for _, one in good])
             for (name, _), answer in zip(good, said, strict=True):
                 yield Unanswered(name, answer) if isinstance(answer, str) else answer
             for (name, _), one in zip(part, prepared, strict=True):

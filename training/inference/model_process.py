@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
     from training.inference.image_preparation import How, Prepared
     from training.inference.served_model import Answering
-    from training.tasks.task import Answer
+    from training.tasks.task import Prediction
 
 WORK = f"{__name__}:work"
 # Loaded models: what is promoted of a few names, and what was promoted before.
@@ -39,13 +39,13 @@ class Failed:
 
 def work(
     uri: str, run: str, names: Sequence[str] = (), prepared: Sequence[Prepared] = ()
-) -> tuple[How, list[Answer | str]] | Failed:
+) -> tuple[How, list[Prediction | str]] | Failed:
     """How the run's model wants images, and its answers to those given (none: it is only loaded)."""
     try:
         answering = _loaded(uri, run)
     except (LakeloopError, OSError) as error:
         return Failed(str(error))
-    return answering.how, answering.answers(names, prepared) if names else []
+    return answering.how, answering.predictions(names, prepared) if names else []
 
 
 def _loaded(uri: str, run: str) -> Answering:

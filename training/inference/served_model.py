@@ -19,7 +19,7 @@ from lake.slices.naming import unknown
 from training.inference.image_preparation import How, Prepared
 from training.models import trained_model as models
 from training.registry import runs, versions
-from training.tasks.task import Answer, Sample
+from training.tasks.task import Prediction, Sample
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
@@ -40,7 +40,7 @@ class Source:
         """The id of this run's one answer to an image: answering again gives the same."""
         return ids.derived_prediction_id(image_id, self.model, str(self.version), None, f"run {self.run}")
 
-    def event(self, answer: Answer) -> dict[str, Any]:
+    def event(self, answer: Prediction) -> dict[str, Any]:
         """The answer as a row of a prediction log (docs/prediction-logs.md), with the run in its metadata."""
         # Of a task that finds things, having found none is an answer, too.
         kept = {"detection": "boxes", "segmentation": "masks"}.get(self.task)
@@ -100,22 +100,22 @@ class Answering:
             raise CouldNot(f"run {run} is a {type(found).__name__}, which answers to no files")
         self.model = found
 
-    def answers(self, names: Sequence[str], prepared: Sequence[Prepared]) -> list[Answer | str]:
+    def predictions(self, names: Sequence[str], prepared: Sequence[Prepared]) -> list[Prediction | str]:
         """One answer a file, in order; where the model has none, the reason."""
         if not prepared:
             return []
-        found: dict[str, Answer]
+        found: dict[str, Prediction]
         if isinstance(self.model, models.NetworkModel):
             from embeddings.embedders.torch_import import torch
 
             samples = [one for one in prepared if isinstance(one, Sample)]
             with torch().no_grad():
-                said = self.model.task.answers(self.model.network, samples, self.model.classes)
+                said = self.model.task.predictions(self.model.network, samples, self.model.classes)
             found = {one.image_id: one for one in said}
         else:
             assert self._embedder is not None
             pixels = [one for one in prepared if isinstance(one, np.ndarray)]
             embedded = self._embedder.embed_batch(pixels)
             kept = [names[i] for i in embedded.kept.tolist()]
-            found = {one.image_id: one for one in self.model.said(kept, embedded.vectors)}
+            found = {one.image_id: one for one in self.model.predictions_from_vectors(kept, embedded.vectors)}
         return [found.get(name, "the network gave no finite vector") for name in names]

@@ -22,7 +22,7 @@ from lake.storage.store import literal
 from training.inference import batch
 from training.inference.served_model import Answering
 from training.registry import runs, versions
-from training.tasks.task import Answer
+from training.tasks.task import Prediction
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -125,10 +125,10 @@ class Shadow:
         if self._answering is None:
             self._answering = Answering(self.lake, self.run.id)
         asked = [*dict.fromkeys(image for _, image in part)]
-        found: dict[str, Answer] = {}
+        found: dict[str, Prediction] = {}
         given_up: dict[str, str] = {}
         for one in batch.of_images(self.lake, self._answering, asked, self._workers):
-            if isinstance(one, Answer):
+            if isinstance(one, Prediction):
                 found[one.image_id] = one
             else:
                 given_up[one.image_id] = one.reason

@@ -1,7 +1,7 @@
-"""What a metric is, and what it is computed from: predictions beside the ground truth of the same images.
+"""The interface of a metric, and its input: predictions next to the ground truth of the same images.
 
-A metric is an object with a name and `value(judged)`. One that is a function of sums over images says so (`Summed`):
-the bootstrap then resamples sums instead of images. Numpy only; no lake is known here.
+A metric has a name and `value(evaluated)`. A metric that is a function of sums over images also implements
+`MetricOfSums`: the bootstrap then resamples sums instead of images. This module uses numpy only and knows no lake.
 """
 
 from __future__ import annotations
@@ -12,103 +12,109 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-CONFIDENCE = "confidence"
-
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Some images' truths and one model's answers to them, row by row.
+class EvaluatedPredictions:
+    """Ground truth and one model's predictions for the same images, row by row.
 
-    `classes`: every label that is true of some image or that the model gives. `truth` and `said`: int64 (n,), places
-    in `classes`; -1: the row has no label (detection, segmentation), or the model gave none. `confidence` float64
-    (n,), 0 to 1, nan when unknown. `truths` and `answers`: the whole rows, as the tables labels and scores have them.
+    `classes`: all labels that occur in the ground truth or in the predictions. `ground_truth` and `predicted`: int64
+    (n,), indices in `classes`; -1 if the row has no label (detection, segmentation) or the model predicted none.
+    `confidence`: float64 (n,), 0 to 1, nan if unknown. `ground_truth_rows` and `prediction_rows`: the whole rows, with
+    the columns of the tables labels and scores.
     """
 
     classes: tuple[str, ...]
-    truth: np.ndarray
-    said: np.ndarray
+    ground_truth: np.ndarray
+    predicted: np.ndarray
     confidence: np.ndarray
-    truths: Sequence[Row]
-    answers: Sequence[Row]
+    ground_truth_rows: Sequence[Row]
+    prediction_rows: Sequence[Row]
+
+    @classmethod
+    def of(
+        cls, ground_truth_rows: Sequence[Row], prediction_rows: Sequence[Row], classes: Sequence[str] = ()
+    ) -> EvaluatedPredictions:
+        """Pairs the rows by position. `classes`: further classes of the model, which may occur in no row.
+
+        Raises ValueError if the numbers of rows differ.
+        """
+        if len(ground_truth_rows) != len(prediction_rows):
+            raise ValueError(f"{len(ground_truth_rows)} rows of ground truth and {len(prediction_rows)} predictions")
+        labels, predicted = ([row.get("label") for row in rows] for rows in (ground_truth_rows, prediction_rows))
+        names = tuple(sorted({name for name in (*labels, *predicted, *classes) if name is not None}))
+        index: dict[Any, int] = {name: i for i, name in enumerate(names)}
+        confidences = [row.get("confidence") for row in prediction_rows]
+        return cls(
+            names,
+            np.array([index.get(name, -1) for name in labels], np.int64),
+            np.array([index.get(name, -1) for name in predicted], np.int64),
+            np.array([np.nan if value is None else value for value in confidences], np.float64),
+            ground_truth_rows,
+            prediction_rows,
+        )
 
     def __len__(self) -> int:
-        return len(self.truth)
+        return len(self.ground_truth)
 
-    def take(self, places: np.ndarray) -> Judged:
-        """The rows at these places, in their order; one may come several times."""
-        chosen = places.tolist()
-        return Judged(
+    def correct(self) -> np.ndarray:
+        """bool (n,): whether the predicted label is the true one. False for rows without a true label."""
+        correct: np.ndarray = (self.ground_truth == self.predicted) & (self.ground_truth >= 0)
+        return correct
+
+    def take(self, indices: np.ndarray) -> EvaluatedPredictions:
+        """The rows at `indices`, in that order. An index may occur several times."""
+        chosen = indices.tolist()
+        return EvaluatedPredictions(
             self.classes,
-            self.truth[places],
-            self.said[places],
-            self.confidence[places],
-            [self.truths[i] for i in chosen],
-            [self.answers[i] for i in chosen],
+            self.ground_truth[indices],
+            self.predicted[indices],
+            self.confidence[indices],
+            [self.ground_truth_rows[i] for i in chosen],
+            [self.prediction_rows[i] for i in chosen],
         )
 
     def scores(self) -> np.ndarray:
-        """float64 (n, classes): the score given to each class, 0 to 1; 0 where the answer does not name it."""
-        place = {name: i for i, name in enumerate(self.classes)}
+        """float64 (n, classes): the score of each class, 0 to 1; 0 for a class without a score in the row."""
+        column = {name: i for i, name in enumerate(self.classes)}
         out = np.zeros((len(self), len(self.classes)))
-        for row, answer in enumerate(self.answers):
-            for one in answer.get("scores") or ():
-                if one["label"] in place:
-                    out[row, place[one["label"]]] = one["score"]
+        for i, row in enumerate(self.prediction_rows):
+            for score in row.get("scores") or ():
+                if score["label"] in column:
+                    out[i, column[score["label"]]] = score["score"]
         return out
 
 
-def judged(truths: Sequence[Row], answers: Sequence[Row], classes: Sequence[str] = ()) -> Judged:
-    """The two, row by row; `classes` are counted in though nobody names them.
-
-    Raises ValueError when the numbers of rows are different.
-    """
-    if len(truths) != len(answers):
-        raise ValueError(f"{len(truths)} truths and {len(answers)} answers")
-    true, said = ([row.get("label") for row in rows] for rows in (truths, answers))
-    names = tuple(sorted({one for one in (*true, *said, *classes) if one is not None}))
-    place: dict[Any, int] = {name: i for i, name in enumerate(names)}
-    sure = [row.get(CONFIDENCE) for row in answers]
-    return Judged(
-        names,
-        np.array([place.get(one, -1) for one in true], np.int64),
-        np.array([place.get(one, -1) for one in said], np.int64),
-        np.array([np.nan if one is None else one for one in sure], np.float64),
-        truths,
-        answers,
-    )
-
-
 class Metric(Protocol):
-    """`higher_is_better`: the direction. `tasks`: what it can judge."""
+    """`higher_is_better`: the direction. `tasks`: the tasks that the metric can evaluate."""
 
     name: str
     higher_is_better: bool
     tasks: Sequence[str]
 
-    def value(self, judged: Judged) -> float:
-        """The number; nan when it cannot be said, e.g. of no images."""
+    def value(self, evaluated: EvaluatedPredictions) -> float:
+        """The value; nan if it is undefined, e.g. without images."""
         ...
 
 
 @runtime_checkable
-class Summed(Protocol):
+class MetricOfSums(Protocol):
     """A metric that is a function of sums over images."""
 
-    def statistics(self, judged: Judged) -> np.ndarray:
-        """float64 (n, m): what each image adds to each of the sums."""
+    def statistics(self, evaluated: EvaluatedPredictions) -> np.ndarray:
+        """float64 (n, m): what each image adds to each of the m sums."""
         ...
 
     def of_sums(self, sums: np.ndarray) -> np.ndarray:
-        """float64 (...,) of sums (..., m)."""
+        """float64 (...,): the metric for sums (..., m)."""
         ...
 
 
 @runtime_checkable
-class Weighted(Protocol):
-    """A metric that can be had of many resamples of the same images at once."""
+class MetricOfWeights(Protocol):
+    """A metric that can be computed for many resamples of the same images at once."""
 
-    def weighted(self, judged: Judged, weights: np.ndarray) -> np.ndarray:
-        """float64 (draws,): its values when image i counts `weights[d, i]` times, (draws, n)."""
+    def weighted(self, evaluated: EvaluatedPredictions, weights: np.ndarray) -> np.ndarray:
+        """float64 (draws,): the values if image i counts `weights[d, i]` times; `weights` is (draws, n)."""
         ...

@@ -1,13 +1,14 @@
 """Metrics by name: the built-in ones, and those that installed packages announce.
 
-A team's own metric is announced as an entry point in the group `lakeloop.metrics`: a class made without arguments, or a
-function of (truths, answers) that gives a float.
+A package announces a metric as an entry point in the group `lakeloop.metrics`: a class without constructor arguments,
+or a function of (ground_truth_rows, prediction_rows) that returns a float.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 from lake.errors import BadInput
@@ -21,14 +22,17 @@ from training.metrics.classification_metrics import (
     MacroF1,
 )
 from training.metrics.detection_metrics import MeanAveragePrecision, MeanAveragePrecision50
-from training.metrics.metric import Judged, Metric, Row
+from training.metrics.metric import EvaluatedPredictions, Metric, Row
 from training.metrics.segmentation_metrics import MeanIou
 
 ENTRY_POINT_GROUP = "lakeloop.metrics"
 
 
-class Own:
-    """A team's function of (truths, answers), rows as the tables labels and scores have them, as a metric."""
+class FunctionMetric:
+    """A package's function of (ground_truth_rows, prediction_rows) as a metric.
+
+    The function may have the attributes `higher_is_better` (else True) and `tasks` (else all).
+    """
 
     tasks: Sequence[str] = ("classification", "detection", "segmentation")
 
@@ -37,8 +41,8 @@ class Own:
         self.higher_is_better: bool = getattr(function, "higher_is_better", True)
         self.tasks = getattr(function, "tasks", self.tasks)
 
-    def value(self, judged: Judged) -> float:
-        return float(self.function(judged.truths, judged.answers))
+    def value(self, evaluated: EvaluatedPredictions) -> float:
+        return float(self.function(evaluated.ground_truth_rows, evaluated.prediction_rows))
 
 
 BUILT_IN: Mapping[str, Callable[[], Metric]] = {
@@ -59,38 +63,40 @@ OF_TASK: Mapping[str, Sequence[str]] = {
 
 
 def get(name: str, costs: CostMatrix | None = None) -> Metric:
-    """The metric of that name; `cost` needs a cost matrix. Raises BadInput for an unknown one, with the nearest."""
+    """The metric of that name. `costs`: the cost matrix of the metric `cost`, which needs one.
+
+    Raises BadInput for an unknown name, with the nearest names.
+    """
     if name == Costs.name:
         if not costs:
-            raise BadInput("the metric cost needs a cost matrix: the table [costs] of the policy")
+            raise BadInput("the metric cost needs a cost matrix: add the table [costs] to the policy")
         return Costs(costs)
     if name in BUILT_IN:
         return BUILT_IN[name]()
-    announced = own()
+    announced = entry_points()
     if name in announced:
-        return _own(name, announced[name].load())
-    known = [*BUILT_IN, Costs.name, *announced]
-    near = difflib.get_close_matches(name, known, 3) or known
-    raise BadInput(f"no metric {name!r}; did you mean {', '.join(near)}?")
+        return _load(name, announced[name])
+    names = [*BUILT_IN, Costs.name, *announced]
+    nearest = difflib.get_close_matches(name, names, 3) or names
+    raise BadInput(f"no metric {name!r}; did you mean {', '.join(nearest)}?")
 
 
-def own() -> dict[str, Any]:
-    """Teams' metrics, announced by installed packages under the entry point group `lakeloop.metrics`, by name."""
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+def entry_points() -> dict[str, metadata.EntryPoint]:
+    """The metrics that installed packages announce, by name."""
+    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def of_task(task: str) -> list[str]:
-    """Names of the metrics an evaluation of that task measures: the built-in ones, and teams' own that fit."""
-    return [*OF_TASK.get(task, ()), *(name for name in own() if task in get(name).tasks)]
+    """The names of the metrics that an evaluation of this task measures: built-in and announced ones."""
+    return [*OF_TASK.get(task, ()), *(name for name in entry_points() if task in get(name).tasks)]
 
 
-def _own(name: str, loaded: Any) -> Metric:
+def _load(name: str, point: metadata.EntryPoint) -> Metric:
+    loaded: Any = point.load()
     if isinstance(loaded, type):
-        made: Metric = loaded()
-        made.name = name
-        return made
+        metric: Metric = loaded()
+        metric.name = name
+        return metric
     if not callable(loaded):
-        raise BadInput(f"metric {name!r} is neither a class nor a function of (truths, answers)")
-    return Own(name, loaded)
+        raise BadInput(f"metric {name!r} must be a class or a function of (ground_truth_rows, prediction_rows)")
+    return FunctionMetric(name, loaded)

@@ -266,7 +266,7 @@ def _vectors(lake: Lake, loaded: ProbeModel) -> tuple[np.ndarray, Outputs]:
         raise CouldNot(f"no image of run {loaded.run.id} has a {loaded.embedder} vector any more to compare answers on")
     place = {name: k for k, name in enumerate(loaded.classes)}
     right = np.zeros((len(names), len(place)))
-    for row, answer in enumerate(loaded.said(names, found)):
+    for row, answer in enumerate(loaded.predictions_from_vectors(names, found)):
         for label, score in answer.scores:
             right[row, place[label]] = score
     return np.asarray(found, np.float32), {"probabilities": right}

@@ -24,7 +24,7 @@ from training.registry import runs, versions
 from training.registry.recipe import Recipe
 from training.registry.runs import Run
 from training.tasks import task_registry
-from training.tasks.task import Answer, Task
+from training.tasks.task import Prediction, Task
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +43,11 @@ class Model(Protocol):
     run: Run
     classes: tuple[str, ...]
 
-    def answers(self, images: Iterable[tuple[str, Image]]) -> Iterator[Answer]:
+    def predictions(self, images: Iterable[tuple[str, Image]]) -> Iterator[Prediction]:
         """Answers to (name, upright RGB image), in order."""
         ...
 
-    def answers_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Answer]:
+    def predictions_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Prediction]:
         """Answers to images of the lake, in order; those that cannot be read (a probe: have no vector) left out."""
         ...
 
@@ -59,14 +59,14 @@ class NetworkModel:
         self.run, self.classes, self.task, self.how = run, run.classes, asked, how
         self.network = network.to(device).eval()
 
-    def answers(self, images: Iterable[tuple[str, Image]]) -> Iterator[Answer]:
+    def predictions(self, images: Iterable[tuple[str, Image]]) -> Iterator[Prediction]:
         source = iter(images)
         while part := [*islice(source, BATCH)]:
             samples = [whole(name, image, self.how) for name, image in part]
             with torch_import.torch().no_grad():
-                yield from self.task.answers(self.network, samples, self.classes)
+                yield from self.task.predictions(self.network, samples, self.classes)
 
-    def answers_of(self, lake: Lake, image_ids: Sequence[str], workers: int = 0) -> Iterator[Answer]:
+    def predictions_of(self, lake: Lake, image_ids: Sequence[str], workers: int = 0) -> Iterator[Prediction]:
         """As in `Model`; `workers` processes decode meanwhile."""
         from lake.formats.annotation import Truth
         from training.data.feed import Draw, Feed
@@ -78,7 +78,7 @@ class NetworkModel:
             for samples in feed.batches(([Draw(Item(n, nothing)) for n in part] for part in parts), self.how):
                 if samples:
                     with torch_import.torch().no_grad():
-                        answered = self.task.answers(self.network, samples, self.classes)
+                        answered = self.task.predictions(self.network, samples, self.classes)
                     yield from answered
 
 
@@ -95,7 +95,7 @@ class ProbeModel:
         self._lake = lake
         return self
 
-    def answers(self, images: Iterable[tuple[str, Image]]) -> Iterator[Answer]:
+    def predictions(self, images: Iterable[tuple[str, Image]]) -> Iterator[Prediction]:
         from embeddings.embedders import embedder as embedders
         from embeddings.embedders.preprocess import square
 
@@ -106,18 +106,18 @@ class ProbeModel:
         while part := [*islice(source, BATCH)]:
             pixels = [np.asarray(image) if how is None else square(image, how) for _, image in part]
             found = made.embed_batch(pixels)
-            yield from self.said([part[i][0] for i in found.kept], found.vectors)
+            yield from self.predictions_from_vectors([part[i][0] for i in found.kept], found.vectors)
 
-    def answers_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Answer]:
+    def predictions_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Prediction]:
         from embeddings.embedders.embedder import record_of
         from lake.storage.vectors import image_vectors
 
         names, vectors = image_vectors(lake, record_of(lake, self.embedder), image_ids)
         place = {name: i for i, name in enumerate(names)}
         there = [name for name in image_ids if name in place]
-        yield from self.said(there, vectors[[place[name] for name in there]])
+        yield from self.predictions_from_vectors(there, vectors[[place[name] for name in there]])
 
-    def said(self, names: Sequence[str], vectors: np.ndarray) -> list[Answer]:
+    def predictions_from_vectors(self, names: Sequence[str], vectors: np.ndarray) -> list[Prediction]:
         """Answers to vectors (n, dim), under these names."""
         from training.tasks.classification import from_probabilities, softmax
 

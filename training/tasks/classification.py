@@ -10,9 +10,10 @@ import numpy as np
 
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
-from training.metrics import metric, metric_registry
+from training.metrics import metric_registry
+from training.metrics.metric import EvaluatedPredictions
 from training.networks import backbones
-from training.tasks.task import Answer, Batch, Sample, collated
+from training.tasks.task import Batch, Prediction, Sample, collated
 
 if TYPE_CHECKING:
     import torch
@@ -68,17 +69,23 @@ class Classification:
         )
         return (each * batch.weights).mean()
 
-    def answers(self, network: torch.nn.Module, samples: Sequence[Sample], classes: Sequence[str]) -> list[Answer]:
+    def predictions(
+        self, network: torch.nn.Module, samples: Sequence[Sample], classes: Sequence[str]
+    ) -> list[Prediction]:
         logits, temperature = self._logits(network, samples), _temperature(network)
         return from_probabilities([s.image_id for s in samples], softmax(logits / temperature), classes)
 
-    def judge(self, samples: Sequence[Sample], answers: Sequence[Answer], classes: Sequence[str]) -> dict[str, float]:
+    def evaluate(
+        self, samples: Sequence[Sample], answers: Sequence[Prediction], classes: Sequence[str]
+    ) -> dict[str, float]:
         """accuracy, balanced_accuracy, ece (each 0 to 1) and loss (mean negative log of the true class's confidence).
 
         An image of a class that the model does not have is never answered right.
         """
         truth = ["" if (label := s.target.label) is None or label < 0 else classes[label] for s in samples]
-        rows = metric.judged([{"label": name} for name in truth], [answer.row() for answer in answers], classes)
+        rows = EvaluatedPredictions.of(
+            [{"label": name} for name in truth], [answer.row() for answer in answers], classes
+        )
         chance = [dict(answer.scores).get(name, 0.0) for answer, name in zip(answers, truth, strict=True)]
         found = {name: metric_registry.get(name).value(rows) for name in ("accuracy", "balanced_accuracy", "ece")}
         return found | {"loss": float(-np.log(np.maximum(chance, 1e-12)).mean())}
@@ -105,13 +112,13 @@ class Classification:
         return logits
 
 
-def from_probabilities(image_ids: Sequence[str], chances: np.ndarray, classes: Sequence[str]) -> list[Answer]:
+def from_probabilities(image_ids: Sequence[str], chances: np.ndarray, classes: Sequence[str]) -> list[Prediction]:
     """Answers of (n, classes) probabilities, every class among the scores."""
     answers = []
     for name, row in zip(image_ids, chances, strict=True):
         order = np.argsort(-row, kind="stable")
         scores = [(classes[i], float(row[i])) for i in order]
-        answers.append(Answer(name, scores[0][0], scores[0][1], scores))
+        answers.append(Prediction(name, scores[0][0], scores[0][1], scores))
     return answers
 
 

@@ -20,7 +20,7 @@ from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from training.metrics import detection_metrics
 from training.networks import nms, torchvision_networks
-from training.tasks.task import Answer, Batch, Sample, collated
+from training.tasks.task import Batch, Prediction, Sample, collated
 
 if TYPE_CHECKING:
     import torch
@@ -101,10 +101,12 @@ class Detection:
         total: torch.Tensor = sum(found.values()) * batch.weights[0]
         return total
 
-    def answers(self, network: torch.nn.Module, samples: Sequence[Sample], classes: Sequence[str]) -> list[Answer]:
+    def predictions(
+        self, network: torch.nn.Module, samples: Sequence[Sample], classes: Sequence[str]
+    ) -> list[Prediction]:
         torch = torch_import.torch()
         device = next(network.parameters()).device
-        found: list[Answer] = []
+        found: list[Prediction] = []
         with torch.no_grad():
             for start in range(0, len(samples), CHUNK):
                 some = samples[start : start + CHUNK]
@@ -113,10 +115,12 @@ class Detection:
                 found += [_answer(s, *one, classes) for s, one in zip(some, boxes, strict=True)]
         return found
 
-    def judge(self, samples: Sequence[Sample], answers: Sequence[Answer], classes: Sequence[str]) -> dict[str, float]:
-        """map_50, map and the other means of `map_metric.Figures`, 0 to 1, by boxes in the originals' pixels."""
+    def evaluate(
+        self, samples: Sequence[Sample], answers: Sequence[Prediction], classes: Sequence[str]
+    ) -> dict[str, float]:
+        """map_50, map and the other means of `AveragePrecisions`, 0 to 1, by boxes in the originals' pixels."""
         truths = [_rows(_back(s.target.boxes, s), s.target.box_classes, None, classes) for s in samples]
-        return detection_metrics.match(truths, [a.boxes for a in answers]).figures().means()
+        return detection_metrics.match(truths, [a.boxes for a in answers]).average_precisions().means()
 
     def calibrate(self, network: torch.nn.Module, samples: Sequence[Sample]) -> dict[str, float]:
         """Nothing is calibrated."""
@@ -238,14 +242,16 @@ def _listed(out: Sequence[dict[str, torch.Tensor]]) -> list[_Found]:
     return found
 
 
-def _answer(sample: Sample, boxes: np.ndarray, kinds: np.ndarray, scores: np.ndarray, classes: Sequence[str]) -> Answer:
+def _answer(
+    sample: Sample, boxes: np.ndarray, kinds: np.ndarray, scores: np.ndarray, classes: Sequence[str]
+) -> Prediction:
     width, height = sample.size
     inside = np.clip(_back(boxes, sample), 0, [width, height, width, height])
     kept = (inside[:, 2:] > inside[:, :2]).all(axis=1)
     order = np.argsort(-scores[kept], kind="stable")
     rows = _rows(inside[kept][order], kinds[kept][order], scores[kept][order], classes)
     label, confidence = (rows[0]["label"], rows[0]["score"]) if rows else (None, None)
-    return Answer(sample.image_id, label, confidence, boxes=rows)
+    return Prediction(sample.image_id, label, confidence, boxes=rows)
 
 
 def _back(boxes: np.ndarray, sample: Sample) -> np.ndarray:

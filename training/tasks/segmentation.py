@@ -23,7 +23,7 @@ from lake.regions import masks
 from training.metrics import segmentation_metrics
 from training.metrics.segmentation_metrics import IGNORED
 from training.networks import torchvision_networks
-from training.tasks.task import Answer, Batch, Sample, collated
+from training.tasks.task import Batch, Prediction, Sample, collated
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +112,9 @@ class Segmentation:
         dice = 1.0 - (2.0 * both + 1.0) / (said + there + 1.0)
         return total + self.dice * dice.mean()
 
-    def answers(self, network: torch.nn.Module, samples: Sequence[Sample], classes: Sequence[str]) -> list[Answer]:
+    def predictions(
+        self, network: torch.nn.Module, samples: Sequence[Sample], classes: Sequence[str]
+    ) -> list[Prediction]:
         torch = torch_import.torch()
         device = next(network.parameters()).device
         found = []
@@ -123,7 +125,9 @@ class Segmentation:
                 found += [_answer(s, c.numpy(), classes) for s, c in zip(some, chances, strict=True)]
         return found
 
-    def judge(self, samples: Sequence[Sample], answers: Sequence[Answer], classes: Sequence[str]) -> dict[str, float]:
+    def evaluate(
+        self, samples: Sequence[Sample], answers: Sequence[Prediction], classes: Sequence[str]
+    ) -> dict[str, float]:
         """miou, background counted, and iou of each class as `iou:CLASS`: in the squares' pixels, 0 to 1."""
         pairs = [(s, a) for s, a in zip(samples, answers, strict=True) if s.target.mask is not None]
         said = [_in_square(a, s, classes) for s, a in pairs]
@@ -143,7 +147,7 @@ def _check(architecture: str) -> None:
         raise BadInput(f"no segmentation network {architecture!r}; did you mean {', '.join(near)}?")
 
 
-def _answer(sample: Sample, chances: np.ndarray, classes: Sequence[str]) -> Answer:
+def _answer(sample: Sample, chances: np.ndarray, classes: Sequence[str]) -> Prediction:
     """`chances` (1 + classes, height, width) of the square, as masks of the original. Outside the view: background."""
     width, height = sample.size
     left, top, right, bottom = (round(v) for v in sample.view)
@@ -164,10 +168,10 @@ def _answer(sample: Sample, chances: np.ndarray, classes: Sequence[str]) -> Answ
                           "counts": masks.encode(mask)})  # fmt: skip
     surest = max(found, key=lambda m: m["score"], default=None)
     label, confidence = (surest["label"], surest["score"]) if surest else (None, None)
-    return Answer(sample.image_id, label, confidence, masks=found)
+    return Prediction(sample.image_id, label, confidence, masks=found)
 
 
-def _in_square(answer: Answer, sample: Sample, classes: Sequence[str]) -> np.ndarray:
+def _in_square(answer: Prediction, sample: Sample, classes: Sequence[str]) -> np.ndarray:
     """uint8 (side, side): the answer's masks as the target's mask is, by the nearest pixel."""
     whole = segmentation_metrics.class_map(answer.masks, classes, *sample.size)
     height, width = sample.image.shape[:2]

@@ -82,7 +82,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """A model's answer to one image, as the tables predictions and scores have it.
 
     `scores`: (label, score) pairs, the highest first. `boxes` and `masks`: dicts with the fields of
@@ -147,10 +147,14 @@ class Task(Protocol):
         """The scalar to go down: the mean over the batch, each image times its weight. `network` is in training mode
         and may be wrapped (DistributedDataParallel): call it, touch no attribute."""
 
-    def answers(self, network: torch.nn.Module, samples: Sequence[Sample], classes: Sequence[str]) -> list[Answer]:
+    def predictions(
+        self, network: torch.nn.Module, samples: Sequence[Sample], classes: Sequence[str]
+    ) -> list[Prediction]:
         """One answer a sample, in order, in the original's pixels. `network` is in evaluation mode, no gradients."""
 
-    def judge(self, samples: Sequence[Sample], answers: Sequence[Answer], classes: Sequence[str]) -> dict[str, float]:
+    def evaluate(
+        self, samples: Sequence[Sample], answers: Sequence[Prediction], classes: Sequence[str]
+    ) -> dict[str, float]:
         """Metrics by name, of answers beside the samples' targets; every epoch's validation. Higher is better, except
         `loss` and `ece`. Masks and boxes of the targets are in the prepared image's pixels."""
 

@@ -31,7 +31,7 @@ from tests.training.served import two_versions
 from training.models import trained_model
 from training.registry import promotion
 from training.registry.runs import Run
-from training.tasks.task import Answer
+from training.tasks.task import Prediction
 
 IMAGE = drawn.encoded(stripes(77, True))
 
@@ -67,7 +67,7 @@ def test_the_promoted_version_answers_and_nothing_is_written(http: httpx.Client,
     said = ask(http)
     assert said.status_code == 200, said.text
     one = said.json()
-    (direct,) = trained_model.load(lake, first.id).answers([("x", stripes(77, True))])
+    (direct,) = trained_model.load(lake, first.id).predictions([("x", stripes(77, True))])
     assert (one["model"], one["model_version"], one["run"], one["task"]) == ("lines", "1", first.id, "classification")
     assert (one["label"], one["image_id"]) == (direct.label, image_id(IMAGE))
     assert one["confidence"] == pytest.approx(direct.confidence, abs=1e-6)
@@ -213,10 +213,10 @@ def test_a_process_that_dies_is_replaced(made: tuple[Lake, Run, Run], monkeypatc
         bad, good = line.submit("run", "a", b"crash"), line.submit("run", "b", b"fine")
         with pytest.raises(UnreadableImage, match="crashed"):
             bad.result(60)
-        assert good.result(60) == Answer("b", "fine")
+        assert good.result(60) == Prediction("b", "fine")
         with pytest.raises(CouldNot, match="ended"):
             line.submit("run", "c", b"lethal").result(60)
-        assert line.submit("run", "d", b"fine").result(60) == Answer("d", "fine")
+        assert line.submit("run", "d", b"fine").result(60) == Prediction("d", "fine")
         with pytest.raises(CouldNot, match="no vector"):
             line.submit("run", "e", b"blank").result(60)
     finally:

@@ -25,7 +25,7 @@ from training.evaluation.gate_policy import Policy, Rule
 from training.models import probe
 from training.registry import runs
 from training.registry.recipe import Recipe
-from training.tasks.task import Answer
+from training.tasks.task import Prediction
 
 TURN = np.random.default_rng(7).normal(size=stock.DIM)
 
@@ -38,7 +38,7 @@ class Head:
         found, matrix = vectors.image_vectors(lake, self.record, names)
         self.head = probe.fit(matrix, [truth(lake, name) for name in found], 0.01)
 
-    def answers_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Answer]:
+    def predictions_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Prediction]:
         names, matrix = vectors.image_vectors(lake, self.record, image_ids)
         for name, row in zip(names, self.head.probabilities(matrix), strict=True):
             self.left -= 1
@@ -46,7 +46,7 @@ class Head:
                 raise OSError("the power went")
             self.asked.append(name)
             k = int(row.argmax()) ^ (name in self.wrong)
-            yield Answer(
+            yield Prediction(
                 name, self.head.classes[k], float(row[k]), [*zip(self.head.classes, row.tolist(), strict=True)]
             )
 

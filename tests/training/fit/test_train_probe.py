@@ -58,7 +58,7 @@ def test_a_probe_is_a_model(vectors: Lake, hidden: int) -> None:
     assert {(r["split"], r["n"]) for r in runs.metrics(vectors, run.id)} == {("train", count), ("validation", 19)}
     made = trained_model.load(vectors, "quick")
     held = vectors.slice("held").members()
-    answers = list(made.answers_of(vectors, held))
+    answers = list(made.predictions_of(vectors, held))
     assert len(answers) == 19
     assert [a.image_id for a in answers] == [i for i in held if i in {a.image_id for a in answers}]
     truth = {row["image_id"]: row["label"] for row in vectors.slice("held").table().to_pylist()}

@@ -75,7 +75,7 @@ def test_a_run_learns_and_is_recorded_whole(learned: Lake, trained: runs.Run) ->
 def test_a_saved_model_gives_the_answers_that_were_measured(learned: Lake, trained: runs.Run) -> None:
     made = trained_model.load(learned, "lines")
     held = learned.slice("held").members()
-    answers = list(made.answers_of(learned, held))
+    answers = list(made.predictions_of(learned, held))
     assert [a.image_id for a in answers] == held
     assert all(sum(s for _, s in a.scores) == pytest.approx(1.0) for a in answers)
     truth = {row["image_id"]: row["label"] for row in learned.slice("held").table().to_pylist()}
@@ -85,7 +85,7 @@ def test_a_saved_model_gives_the_answers_that_were_measured(learned: Lake, train
 
     opened = [(i.image_id, decode.pixels(decode.open_image(i.data))) for i in learned.images(held[:3])]
     by_id = {a.image_id: a for a in answers}
-    for answer in made.answers(opened):
+    for answer in made.predictions(opened):
         assert answer.confidence == pytest.approx(by_id[answer.image_id].confidence, abs=1e-5)
 
 

@@ -94,7 +94,7 @@ def test_answers_are_logged_once_by_version_and_run(
     assert {(r["model"], r["model_version"], r["task"]) for r in there} == {("lines", "1", "classification")}
     assert {r["metadata"] for r in there} == {json.dumps({"run": first.id})}
     loaded = trained_model.load(lake, first.id)
-    direct = {one.image_id: one for one in loaded.answers_of(lake, [r["image_id"] for r in there])}
+    direct = {one.image_id: one for one in loaded.predictions_of(lake, [r["image_id"] for r in there])}
     for r in there:
         same = direct[r["image_id"]]
         assert (r["label"], r["confidence"]) == (same.label, pytest.approx(same.confidence, abs=1e-6))
@@ -190,7 +190,7 @@ def test_a_shadow_answers_beside_production_and_nowhere_else(
     assert lake.version("predictions") == before
     shadows = rows(lake, "SELECT s.*, p.label AS said FROM scores s JOIN predictions p USING (prediction_id)")
     assert {r["id"] for r in shadows} == {f"{second.id}/{r['prediction_id']}" for r in shadows}
-    truth = {one.image_id: one.label for one in trained_model.load(lake, second.id).answers_of(
+    truth = {one.image_id: one.label for one in trained_model.load(lake, second.id).predictions_of(
         lake, [r["image_id"] for r in shadows])}  # fmt: skip
     assert all(r["label"] == truth[r["image_id"]] for r in shadows)
     unlike = {r["prediction_id"] for r in shadows if r["label"] != r["said"]}
@@ -214,7 +214,7 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
     who = served_model.source(lake, "lines")
     answering = served_model.Answering(lake, who.run)
     batch.run(lake, batch.stored(lake, slice="first")[:2], who, answering, log=True, workers=1)
-    lost = dataclasses.replace(who).event(served_model.Answer("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
+    lost = dataclasses.replace(who).event(served_model.Prediction("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
     lake.insert("predictions", _answered(lake, lost))
     promotion.shadow(lake, second.id)
     tries: list[int] = []
@@ -265,9 +265,9 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
     data = colours.image(names[0])
     assert data is not None
     (by_vector,) = batch.of_images(colours, answering, [names[0]])
-    (by_bytes,) = answering.answers([names[0]], [prepare(data.data, embedder.spec.preprocessing)])
-    assert isinstance(by_vector, served_model.Answer)
-    assert isinstance(by_bytes, served_model.Answer)
+    (by_bytes,) = answering.predictions([names[0]], [prepare(data.data, embedder.spec.preprocessing)])
+    assert isinstance(by_vector, served_model.Prediction)
+    assert isinstance(by_bytes, served_model.Prediction)
     assert by_vector.label == by_bytes.label
     assert by_vector.confidence == pytest.approx(by_bytes.confidence, abs=1e-5)
     with pytest.raises(BadInput, match="is a probe"):

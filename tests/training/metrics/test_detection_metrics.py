@@ -82,7 +82,7 @@ def by_pycocotools(truths: Boxes, answers: Boxes) -> Any:
 def test_two_found_one_missed_one_invented() -> None:
     truths = [[box("cat", 0, 0, 10, 10), box("cat", 20, 0, 10, 10)], [box("cat", 0, 0, 10, 10)]]
     answers = [[box("cat", 0, 0, 10, 10, 0.9), box("cat", 50, 50, 10, 10, 0.8)], [box("cat", 0, 0, 10, 10, 0.7)]]
-    found = detection_metrics.match(truths, answers).figures()
+    found = detection_metrics.match(truths, answers).average_precisions()
     # Recall 1/3 at precision 1 (34 of the 101 recalls), 2/3 at 2/3 (33 more), then nothing.
     assert found.map_50 == pytest.approx((34 + 33 * 2 / 3) / 101, abs=1e-12)
     assert found.map == pytest.approx(found.map_50)
@@ -93,33 +93,33 @@ def test_two_found_one_missed_one_invented() -> None:
 
 def test_overlap_decides_the_threshold() -> None:
     # 8 of 10 columns: intersection over union 0.8; right at 0.50 ... 0.80, wrong at 0.85, 0.90, 0.95.
-    found = detection_metrics.match([[box("a", 0, 0, 10, 10)]], [[box("a", 0, 0, 8, 10, 1.0)]]).figures()
+    found = detection_metrics.match([[box("a", 0, 0, 10, 10)]], [[box("a", 0, 0, 8, 10, 1.0)]]).average_precisions()
     assert (found.map_50, found.map_75, found.map) == pytest.approx((1.0, 1.0, 0.7))
 
 
 def test_the_second_box_on_a_thing_is_wrong() -> None:
     twice = [[box("a", 0, 0, 10, 10, 0.9), box("a", 0, 0, 10, 10, 0.8)], [box("a", 0, 0, 10, 10, 0.7)]]
-    found = detection_metrics.match([[box("a", 0, 0, 10, 10)]] * 2, twice).figures()
+    found = detection_metrics.match([[box("a", 0, 0, 10, 10)]] * 2, twice).average_precisions()
     assert found.map_50 == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
 def test_nothing_said_and_nothing_there() -> None:
-    assert detection_metrics.match([[box("a", 0, 0, 10, 10)]], [[]]).figures().map == 0.0
-    empty = detection_metrics.match([[]], [[box("a", 0, 0, 10, 10, 0.9)]]).figures()
+    assert detection_metrics.match([[box("a", 0, 0, 10, 10)]], [[]]).average_precisions().map == 0.0
+    empty = detection_metrics.match([[]], [[box("a", 0, 0, 10, 10, 0.9)]]).average_precisions()
     assert np.isnan(empty.map)
     assert empty.by_class == {}
 
 
 def test_a_class_that_no_image_has_counts_in_no_mean() -> None:
     truths, answers = [[box("a", 0, 0, 10, 10)]], [[box("a", 0, 0, 10, 10, 0.5), box("b", 0, 0, 10, 10, 0.9)]]
-    assert detection_metrics.match(truths, answers).figures().map == pytest.approx(1.0)
+    assert detection_metrics.match(truths, answers).average_precisions().map == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_equal_to_pycocotools(seed: int) -> None:
     truths, answers = drawn(seed, images=4 + seed)
     want = by_pycocotools(truths, answers)
-    found = detection_metrics.match(truths, answers).figures()
+    found = detection_metrics.match(truths, answers).average_precisions()
     got = [found.map, found.map_50, found.map_75, found.map_small, found.map_medium, found.map_large]
     said = [np.nan if v == -1 else v for v in want.stats[:6]]
     assert got == pytest.approx(said, abs=1e-9, nan_ok=True)
@@ -131,7 +131,11 @@ def test_more_detections_than_count_are_passed_over() -> None:
     pytest.importorskip("pycocotools")
     truths = [[box("a", 0, 0, 50, 50)]]
     answers = [[box("a", 100, 100, 50, 50, 0.9)] * detection_metrics.MOST_DETECTIONS + [box("a", 0, 0, 50, 50, 0.1)]]
-    assert detection_metrics.match(truths, answers).figures().map == by_pycocotools(truths, answers).stats[0] == 0.0
+    assert (
+        detection_metrics.match(truths, answers).average_precisions().map
+        == by_pycocotools(truths, answers).stats[0]
+        == 0.0
+    )
 
 
 @settings(max_examples=15)
@@ -144,14 +148,14 @@ def test_weights_are_copies_of_images(seed: int, times: list[int]) -> None:
     once = detection_metrics.match(truths, answers)
     copied = [(t, a) for t, a, n in zip(truths, answers, times, strict=True) for _ in range(n)]
     again = detection_metrics.match([t for t, _ in copied], [a for _, a in copied])
-    want, got = again.figures().means(), once.figures(np.array(times)).means()
+    want, got = again.average_precisions().means(), once.average_precisions(np.array(times)).means()
     assert [*got.values()] == pytest.approx([*want.values()], abs=1e-12, nan_ok=True)
     assert once.map(np.array(times)) == pytest.approx(want["map"], abs=1e-12, nan_ok=True)
     assert once.map_50(np.array(times)) == pytest.approx(want["map_50"], abs=1e-12, nan_ok=True)
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 images with true boxes, 1 with answers"):
+    with pytest.raises(ValueError, match="2 images with true boxes, 1 with predictions"):
         detection_metrics.match([[], []], [[]])
     with pytest.raises(ValueError, match="not one for each of 1 images"):
         detection_metrics.match([[]], [[]]).map(np.ones(3))

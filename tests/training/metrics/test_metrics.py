@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -12,16 +13,16 @@ from lake.analytics.calibration import of_cells
 from lake.errors import BadInput
 from tests.conftest import Say
 from training.metrics import bootstrap, detection_metrics, metric, metric_registry
-from training.metrics.metric import Judged
+from training.metrics.metric import EvaluatedPredictions
 
 
-def of_labels(truth: str, said: str, sure: float | None = None) -> Judged:
+def of_labels(truth: str, said: str, sure: float | None = None) -> EvaluatedPredictions:
     """A letter an image; - is no answer."""
     answers = [{"label": None if one == "-" else one, "confidence": sure} for one in said]
-    return metric.judged([{"label": one} for one in truth], answers)
+    return EvaluatedPredictions.of([{"label": one} for one in truth], answers)
 
 
-def drawn(n: int, classes: int = 5, seed: int = 0) -> tuple[Judged, np.ndarray, np.ndarray, np.ndarray]:
+def drawn(n: int, classes: int = 5, seed: int = 0) -> tuple[EvaluatedPredictions, np.ndarray, np.ndarray, np.ndarray]:
     """Random truths (codes), chances (n, classes) and the answers they give."""
     rng = np.random.default_rng(seed)
     names = [f"c{k}" for k in range(classes)]
@@ -34,7 +35,7 @@ def drawn(n: int, classes: int = 5, seed: int = 0) -> tuple[Judged, np.ndarray, 
         {"label": names[k], "confidence": row[k], "scores": [{"label": a, "score": b} for a, b in zip(names, row)]}  # noqa: B905
         for k, row in zip(said, chances.tolist(), strict=True)
     ]
-    return metric.judged([{"label": names[k]} for k in truth], answers), truth, said, chances
+    return EvaluatedPredictions.of([{"label": names[k]} for k in truth], answers), truth, said, chances
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,14 @@ def test_by_hand(name: str, truth: str, said: str, value: float) -> None:
 def test_calibration_error_by_hand() -> None:
     # Both bins are off: sure 0.9 and right half the time, sure 0.6 and always right.
     one = of_labels("aabb", "abbb")
-    sure = Judged(one.classes, one.truth, one.said, np.array([0.9, 0.9, 0.6, 0.6]), one.truths, one.answers)
+    sure = EvaluatedPredictions(
+        one.classes,
+        one.ground_truth,
+        one.predicted,
+        np.array([0.9, 0.9, 0.6, 0.6]),
+        one.ground_truth_rows,
+        one.prediction_rows,
+    )
     assert metric_registry.get("ece").value(sure) == pytest.approx((2 * 0.4 + 2 * 0.4) / 4)
     assert not metric_registry.get("ece").higher_is_better
 
@@ -65,20 +73,21 @@ def test_the_metric_and_the_page_have_one_calibration_error() -> None:
     confidence = np.concatenate([rng.random(500), np.arange(16) / 15])
     right = rng.random(len(confidence)) < confidence
     codes = np.zeros(len(confidence), np.int64)
-    judged = Judged(("a", "b"), codes, np.where(right, 0, 1), confidence, [{}] * len(codes), [{}] * len(codes))
+    rows = [dict[str, str]()] * len(codes)
+    evaluated = EvaluatedPredictions(("a", "b"), codes, np.where(right, 0, 1), confidence, rows, rows)
     cell = np.clip(np.ceil(confidence * 1500).astype(np.int64) - 1, 0, 1499)
     n, correct = np.bincount(cell, minlength=1500), np.bincount(cell, right, 1500).astype(np.int64)
     there, total = n > 0, np.bincount(cell, confidence, 1500)
     page = of_cells(np.flatnonzero(there), n[there], correct[there], total[there])
     assert page.equal_width is not None
-    assert metric_registry.get("ece").value(judged) == pytest.approx(page.equal_width.ece)
+    assert metric_registry.get("ece").value(evaluated) == pytest.approx(page.equal_width.ece)
 
 
 def test_costs_by_hand() -> None:
     matrix = {"defect": {"sound": 10.0}, "sound": {"defect": 2.0}}
     truths = [{"label": one} for one in ("defect", "defect", "sound", "sound")]
     said = [{"label": one} for one in ("sound", "defect", "defect", None)]
-    assert metric_registry.get("cost", matrix).value(metric.judged(truths, said)) == (10 + 0 + 2 + 2) / 4
+    assert metric_registry.get("cost", matrix).value(EvaluatedPredictions.of(truths, said)) == (10 + 0 + 2 + 2) / 4
     with pytest.raises(BadInput, match="cost matrix"):
         metric_registry.get("cost")
     with pytest.raises(BadInput, match="-1"):
@@ -154,10 +163,10 @@ def test_swap_test_is_as_rare_as_it_says(name: str) -> None:
         # The same truths, answers of two equally good models.
         rng = np.random.default_rng(seed)
         flip = rng.random(40) < 0.5
-        mixed = bootstrap._mixed(old, Judged(new.classes, new.truth, other.said, other.confidence, new.truths,
-                                             other.answers), flip)  # fmt: skip
-        rest = bootstrap._mixed(old, Judged(new.classes, new.truth, other.said, other.confidence, new.truths,
-                                            other.answers), ~flip)  # fmt: skip
+        new = replace(
+            new, predicted=other.predicted, confidence=other.confidence, prediction_rows=other.prediction_rows
+        )
+        mixed, rest = bootstrap._mixed(old, new, flip), bootstrap._mixed(old, new, ~flip)
         ps.append(bootstrap.swap_test(metric_registry.get(name), mixed, rest, draws=300, seed=seed))
     assert 1 <= np.sum(np.array(ps) <= 0.1) <= 28  # 10 % of 150 are 15
 
@@ -198,11 +207,11 @@ def test_overlap_and_precision_of_stored_rows() -> None:
     whole = np.ones((4, 4), bool)
     rows = [{"masks": [{"label": "a", "height": 4, "width": 4, "counts": masks.encode(m)}]} for m in (left, whole)]
     # a: 8 of 16 pixels; background: none of 8.
-    found = metric.judged([rows[0]], [rows[1]])
+    found = EvaluatedPredictions.of([rows[0]], [rows[1]])
     assert metric_registry.get("miou").value(found) == pytest.approx((8 / 16 + 0) / 2)
-    assert isinstance(metric_registry.get("miou"), metric.Summed)
+    assert isinstance(metric_registry.get("miou"), metric.MetricOfSums)
     box = {"label": "a", "score": 0.9, "x": 0.0, "y": 0.0, "width": 4.0, "height": 4.0}
     half = box | {"height": 2.4}  # an overlap of 0.6
-    found = metric.judged([{"boxes": [box]}], [{"boxes": [half]}])
+    found = EvaluatedPredictions.of([{"boxes": [box]}], [{"boxes": [half]}])
     assert detection_metrics.MeanAveragePrecision50().value(found) == pytest.approx(1.0)
     assert metric_registry.get("map").value(found) == pytest.approx(0.3)  # right at 0.5, 0.55 and 0.6 of ten

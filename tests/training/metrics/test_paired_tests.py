@@ -36,14 +36,14 @@ def test_mcnemar_by_hand() -> None:
 
 def test_without_any_disagreement_the_rule_of_three_holds() -> None:
     """No change on n images excludes a fall of m when (1 - m)^n is 5 %: 3 / n, and never zero."""
-    assert paired_tests.most(0, 0, 100) == pytest.approx(1 - 0.05 ** (1 / 100), abs=1e-3)
+    assert paired_tests.upper_bound(0, 0, 100) == pytest.approx(1 - 0.05 ** (1 / 100), abs=1e-3)
     assert paired_tests.beyond_p(0, 0, 58, 0.05) > 0.05 >= paired_tests.beyond_p(0, 0, 60, 0.05)
 
 
 def test_in_large_samples_it_is_the_textbook_bound() -> None:
     n, b, c = 20_000, 1_100, 1_000
     wald = (b - c) / n + 1.645 * math.sqrt(b + c - (b - c) ** 2 / n) / n
-    assert paired_tests.most(b, c, n) == pytest.approx(wald, abs=3e-4)
+    assert paired_tests.upper_bound(b, c, n) == pytest.approx(wald, abs=3e-4)
 
 
 @settings(max_examples=12)
@@ -51,9 +51,9 @@ def test_in_large_samples_it_is_the_textbook_bound() -> None:
 def test_the_bound_lies_above_what_was_seen_and_grows_with_broken_images(n: int, data: st.DataObject) -> None:
     broken = data.draw(st.integers(0, n - 1))
     repaired = data.draw(st.integers(0, n - 1 - broken))
-    bound = paired_tests.most(broken, repaired, n)
+    bound = paired_tests.upper_bound(broken, repaired, n)
     assert bound >= (broken - repaired) / n
-    assert bound <= paired_tests.most(broken + 1, repaired, n) + 2e-4
+    assert bound <= paired_tests.upper_bound(broken + 1, repaired, n) + 2e-4
 
 
 @pytest.mark.parametrize(("n", "margin"), [(10, 0.1), (20, 0.05), (30, 0.2), (52, 0.05)])
@@ -79,7 +79,7 @@ def test_balanced_accuracy_bound_of_small_classes(say: Say) -> None:
         for size, fall, rate in zip(sizes, falls, rates, strict=True):
             b, c, _ = rng.multinomial(size, [(rate + fall) / 2, (rate - fall) / 2, 1 - rate])
             cells.append((int(b), int(c), size))
-        passed += paired_tests.most_of_classes(cells) <= margin
+        passed += paired_tests.upper_bound_of_classes(cells) <= margin
     say(f"gate: balanced accuracy, fall = margin, classes of 12 and 40: passed in {100 * passed / trials:.1f} %")
     assert passed / trials <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
 

@@ -78,5 +78,5 @@ def test_masks_become_a_map() -> None:
 
 
 def test_maps_of_two_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="the answer"):
+    with pytest.raises(ValueError, match="the prediction"):
         segmentation_metrics.confusion(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), 2)

@@ -73,7 +73,7 @@ def test_a_probe_answers_the_same_to_vectors(lake: Lake, tmp_path: Path, name: s
     vectors = np.random.default_rng(3).normal(size=(7, 12)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     (said,) = asked(tmp_path / "model.onnx", vectors)
-    for row, answer in zip(said, loaded.said([str(k) for k in range(7)], vectors), strict=True):
+    for row, answer in zip(said, loaded.predictions_from_vectors([str(k) for k in range(7)], vectors), strict=True):
         assert dict(answer.scores) == pytest.approx(dict(zip(loaded.classes, row.tolist(), strict=True)), abs=1e-5)
     facts = json.loads((tmp_path / "model.json").read_text())
     assert facts["classes"] == ["lying", "upright"]
@@ -191,7 +191,7 @@ def test_corners_are_the_detectors_own() -> None:
         chances, boxes = ending(images)
         raw = loaded.network(images)
     assert chances.shape == (3, 2, 16, 16)
-    for k, answer in enumerate(Detection().answers(loaded.network, samples, ("a", "b"))):
+    for k, answer in enumerate(Detection().predictions(loaded.network, samples, ("a", "b"))):
         assert answer.boxes
         for box in answer.boxes:
             apart = (chances[k] - box["score"]).abs()

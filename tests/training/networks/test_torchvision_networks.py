@@ -277,7 +277,7 @@ def test_torchvisions_detectors_learn_and_answer() -> None:
     loss = detection.loss(network.train(), detection.batch(samples))
     loss.backward()
     assert float(loss.detach()) > 0
-    answer = detection.answers(network.eval(), samples[:1], ["a"])[0]
+    answer = detection.predictions(network.eval(), samples[:1], ["a"])[0]
     assert all(b["x"] >= 0 and b["x"] + b["width"] <= 192 and b["label"] == "a" for b in answer.boxes)
     uneven = [samples[0], Sample("y", image, Target(), 2.0)]
     with pytest.raises(BadInput, match="cannot weigh images"):

@@ -13,7 +13,7 @@ from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from training.tasks import task_registry
 from training.tasks.classification import Classification, from_probabilities, softmax, temperature_of
-from training.tasks.task import Answer, Sample, Target
+from training.tasks.task import Prediction, Sample, Target
 
 
 def sample(label: int | None, weight: float = 1.0) -> Sample:
@@ -46,15 +46,15 @@ def test_loss_is_weighted_cross_entropy() -> None:
 
 
 def test_answers_name_every_class_the_surest_first() -> None:
-    (answer,) = Classification().answers(Fixed(0.0, math.log(3)), [sample(0)], ["a", "b"])  # type: ignore[arg-type]
+    (answer,) = Classification().predictions(Fixed(0.0, math.log(3)), [sample(0)], ["a", "b"])  # type: ignore[arg-type]
     assert (answer.label, answer.confidence) == ("b", pytest.approx(0.75))
     assert [name for name, _ in answer.scores] == ["b", "a"]
 
 
 def test_judging_counts_unknown_classes_as_wrong() -> None:
     asked = Classification()
-    answers = [Answer("x", "a", 0.75, [("a", 0.75), ("b", 0.25)])] * 4
-    found = asked.judge([sample(0), sample(0), sample(1), sample(-1)], answers, ["a", "b"])
+    answers = [Prediction("x", "a", 0.75, [("a", 0.75), ("b", 0.25)])] * 4
+    found = asked.evaluate([sample(0), sample(0), sample(1), sample(-1)], answers, ["a", "b"])
     assert found["accuracy"] == 0.5
     assert found["balanced_accuracy"] == pytest.approx(1 / 3)
     assert found["ece"] == pytest.approx(0.25)
@@ -77,7 +77,7 @@ def test_calibrating_keeps_the_answers_and_sets_the_network() -> None:
     some = [sample(1)] * 60 + [sample(0)] * 40
     found = asked.calibrate(network, some)  # type: ignore[arg-type]
     assert float(network.temperature) == pytest.approx(found["temperature"])  # type: ignore[attr-defined]
-    (answer,) = asked.answers(network, [sample(0)], ["a", "b"])  # type: ignore[arg-type]
+    (answer,) = asked.predictions(network, [sample(0)], ["a", "b"])  # type: ignore[arg-type]
     assert (answer.label, round(answer.confidence or 0, 1)) == ("b", 0.6)
     assert asked.calibrate(network, [sample(None)]) == {}  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from embeddings.embedders import torch_import
 from training.data.augmentation import Look, _moved
 from training.tasks import task_registry
 from training.tasks.detection import MOST_BOXES, Detection, _peaks
-from training.tasks.task import Answer, Sample, Target
+from training.tasks.task import Prediction, Sample, Target
 
 torch = torch_import.torch()
 
@@ -63,23 +63,23 @@ def test_boxes_come_back_in_the_originals_pixels() -> None:
     """A square of 64 shows the part of the original from (100, 40) on, 128 x 96 pixels large."""
     boxes = np.array([[8, 8, 40, 24], [44, 40, 60, 64]], np.float32)
     one = sample(boxes, [0, 1], size=(400, 300), view=(100.0, 40.0, 228.0, 136.0))
-    answer = Detection().answers(perfect(boxes, [0, 1], 2).eval(), [one], ["cat", "dog"])[0]
+    answer = Detection().predictions(perfect(boxes, [0, 1], 2).eval(), [one], ["cat", "dog"])[0]
     found = {b["label"]: (b["x"], b["y"], b["width"], b["height"]) for b in answer.boxes}
     assert found["cat"] == pytest.approx((116, 52, 64, 24), abs=1e-3)
     assert found["dog"] == pytest.approx((188, 100, 32, 36), abs=1e-3)
     assert answer.confidence == pytest.approx(1.0, abs=1e-4)
-    assert Detection().judge([one], [answer], ["cat", "dog"])["map"] == pytest.approx(1.0)
+    assert Detection().evaluate([one], [answer], ["cat", "dog"])["map"] == pytest.approx(1.0)
 
 
 def test_boxes_end_where_the_image_does() -> None:
     boxes = np.array([[-20, -8, 30, 30]], np.float32)
-    answer = Detection().answers(perfect(boxes, [0], 1).eval(), [sample(boxes, [0])], ["cat"])[0]
+    answer = Detection().predictions(perfect(boxes, [0], 1).eval(), [sample(boxes, [0])], ["cat"])[0]
     assert [(b["x"], b["y"], b["width"], b["height"]) for b in answer.boxes] == [(0.0, 0.0, 30.0, 30.0)]
 
 
 def test_an_image_without_things() -> None:
     cold = Says(torch.full((1, 2, 16, 16), -9.0), torch.ones((1, 4, 16, 16)))
-    answer = Detection().answers(cold.eval(), [sample([], [])], ["cat", "dog"])[0]
+    answer = Detection().predictions(cold.eval(), [sample([], [])], ["cat", "dog"])[0]
     assert (answer.label, answer.confidence, list(answer.boxes)) == (None, None, [])
     assert 0.0 <= cost(cold, Detection().batch([sample([], [])])) < 0.01
 
@@ -173,4 +173,4 @@ def test_judged_without_pixels() -> None:
     target = Target(boxes=np.array([[0, 0, 32, 32]], np.float32), box_classes=np.array([0]))
     one = Sample("x", shown, target, size=(128, 128), view=(0.0, 0.0, 128.0, 128.0))
     box = {"label": "a", "score": 0.9, "x": 0.0, "y": 0.0, "width": 64.0, "height": 64.0}
-    assert Detection().judge([one], [Answer("x", boxes=[box])], ["a"])["map_50"] == pytest.approx(1.0)
+    assert Detection().evaluate([one], [Prediction("x", boxes=[box])], ["a"])["map_50"] == pytest.approx(1.0)

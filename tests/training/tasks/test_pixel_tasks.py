@@ -47,7 +47,7 @@ def test_from_labels_to_answers(lk: Lake, task: str, architecture: str, metric: 
     assert len(rows) == 2
     assert all(0.0 <= row["value"] <= 1.0 for row in rows)
     trained = trained_model.load(lk, run.id)
-    answers = [*trained.answers([("first", some[0].image), ("second", some[1].image)])]
+    answers = [*trained.predictions([("first", some[0].image), ("second", some[1].image)])]
     assert [one.image_id for one in answers] == ["first", "second"]
     for one in answers:
         for mask in one.masks:
@@ -55,5 +55,5 @@ def test_from_labels_to_answers(lk: Lake, task: str, architecture: str, metric: 
             assert mask["label"] in shapes_data.SHAPES
         for box in one.boxes:
             assert 0 <= box["x"] < box["x"] + box["width"] <= 48
-    again = [*trained_model.load(lk, run.id).answers([("first", some[0].image), ("second", some[1].image)])]
+    again = [*trained_model.load(lk, run.id).predictions([("first", some[0].image), ("second", some[1].image)])]
     assert again == answers

@@ -16,7 +16,7 @@ from lake.regions import masks
 from training.metrics.segmentation_metrics import IGNORED
 from training.tasks import task_registry
 from training.tasks.segmentation import Segmentation
-from training.tasks.task import Answer, Sample, Target
+from training.tasks.task import Prediction, Sample, Target
 
 torch = torch_import.torch()
 
@@ -90,7 +90,7 @@ def test_an_answer_is_one_mask_a_class() -> None:
     logits[2, :, :4] = math.log(18)  # 18 / (1 + 1 + 18) = 0.9
     logits[0, :, 4:] = 5.0
     one = Sample("x", np.zeros((8, 8, 3), np.uint8), size=(32, 16), view=(0.0, 0.0, 32.0, 16.0))
-    answer = Segmentation().answers(Says(logits).eval(), [one], ["a", "b"])[0]
+    answer = Segmentation().predictions(Says(logits).eval(), [one], ["a", "b"])[0]
     assert [m["label"] for m in answer.masks] == ["b"]
     mask = masks.decode(answer.masks[0]["counts"], 16, 32)
     assert mask[:, :14].all()
@@ -103,7 +103,7 @@ def test_outside_of_what_was_shown_is_background() -> None:
     logits = np.zeros((2, 4, 4))
     logits[1] = 5.0
     one = Sample("x", np.zeros((4, 4, 3), np.uint8), size=(12, 4), view=(4.0, 0.0, 8.0, 4.0))
-    answer = Segmentation().answers(Says(logits).eval(), [one], ["a"])[0]
+    answer = Segmentation().predictions(Says(logits).eval(), [one], ["a"])[0]
     mask = masks.decode(answer.masks[0]["counts"], 4, 12)
     assert mask.sum() == 16
     assert mask[:, 4:8].all()
@@ -112,7 +112,7 @@ def test_outside_of_what_was_shown_is_background() -> None:
 def test_nothing_found_is_no_mask() -> None:
     logits = np.zeros((2, 4, 4))
     logits[0] = 5.0
-    answer = Segmentation().answers(Says(logits).eval(), [sample(None)], ["a"])[0]
+    answer = Segmentation().predictions(Says(logits).eval(), [sample(None)], ["a"])[0]
     assert (answer.label, answer.confidence, list(answer.masks)) == (None, None, [])
 
 
@@ -124,7 +124,7 @@ def test_judged_in_the_squares_pixels_without_them() -> None:
     said = np.zeros((8, 8), bool)
     said[:, 2:6] = True
     row = {"label": "a", "score": 1.0, "height": 8, "width": 8, "counts": masks.encode(said)}
-    found = Segmentation().judge([one], [Answer("x", masks=[row])], ["a"])
+    found = Segmentation().evaluate([one], [Prediction("x", masks=[row])], ["a"])
     assert found == pytest.approx({"miou": 1 / 3, "iou:background": 1 / 3, "iou:a": 1 / 3})
 
 
