@@ -16,11 +16,11 @@ import pyarrow as pa
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import Model, Sample
+from lake.formats.export_files import Part, Whole
 from lake.formats.item import Item, printable
 from lake.formats.metadata import row_of, said_of
 from lake.formats.paths import inside
 from lake.formats.table_rows import as_dicts
-from lake.formats.target import Part, Whole
 
 _TEXTS, _NUMBERS = pa.list_(pa.string()), pa.list_(pa.float64())
 _ROW = {

@@ -17,10 +17,10 @@ from typing import Any
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.export_files import Part, Whole
 from lake.formats.item import Item, printable
 from lake.formats.paths import MANIFEST, document, inside
 from lake.formats.prediction_rows import MOST_COUNTS
-from lake.formats.target import Part, Whole
 from lake.regions import masks, polygons
 
 _HEAD_BYTES = 64 << 10

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lake.formats.annotation import Sample
-from lake.formats.target import Part, Whole
+from lake.formats.export_files import Part, Whole
 
 
 def write(part: Part, samples: Iterator[Sample]) -> None:

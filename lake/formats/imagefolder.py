@@ -12,9 +12,9 @@ from pathlib import Path
 
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, Said, Sample, Truth
+from lake.formats.export_files import Part, Whole
 from lake.formats.item import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import manifest
-from lake.formats.target import Part, Whole
 
 UNLABELLED = "_unlabelled"
 

@@ -19,8 +19,8 @@ from xml.sax.saxutils import quoteattr
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, Sample, Truth
+from lake.formats.export_files import Part, Plan, Whole
 from lake.formats.paths import document
-from lake.formats.target import Part, Plan, Whole
 from lake.regions import masks, polygons
 
 # The version under which labels that the lake has are sent as pre-labels.

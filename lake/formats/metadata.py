@@ -20,10 +20,10 @@ from typing import Any
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.export_files import Part, Whole
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside
 from lake.formats.table_rows import csv_rows, json_lines
-from lake.formats.target import Part, Whole
 
 NAMES = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("file_name", "image_id", "width", "height", "label", "objects", "segments", "prediction")

@@ -24,9 +24,9 @@ import numpy as np
 from lake.errors import BadInput, UnreadableImage
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.export_files import Part, Whole
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside
-from lake.formats.target import Part, Whole
 from lake.regions import masks
 
 CLASSES = [

@@ -17,9 +17,9 @@ from typing import Any
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, Model, Sample
+from lake.formats.export_files import Part, Whole
 from lake.formats.item import IMAGE_SUFFIXES, MAX_FILE_BYTES, Item, printable
 from lake.formats.metadata import row_of, said_of
-from lake.formats.target import Part, Whole
 
 _MOST_TEXT_BYTES = 64 << 20
 

@@ -18,10 +18,10 @@ from typing import Any
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.export_files import Part, Plan, Whole
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside, text
 from lake.formats.table_rows import json_lines
-from lake.formats.target import Part, Plan, Whole
 from lake.regions import masks, polygons
 
 SPLITS = ("train", "val", "test")

@@ -5,10 +5,10 @@ Creating a slice again makes its next version; the old one stays what it was, wh
 slice keeps only its definition.
 """
 
+from lake.slices.creation import Draft, balance, create, draft, freeze, save
 from lake.slices.definition import KINDS, ROLES, load, words
 from lake.slices.difference import Difference, Step, diff, erased_count, history
 from lake.slices.handle import SliceHandle
-from lake.slices.making import Draft, balance, create, draft, freeze, save
 from lake.slices.members import contents, erased, find, members, spec
 from lake.slices.naming import check_name, unknown
 from lake.slices.versions import (

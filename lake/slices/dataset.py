@@ -24,7 +24,7 @@ from lake.errors import BadInput, CouldNot
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, Truth
 from lake.images import decode
 from lake.regions import masks
-from lake.slices import truth
+from lake.slices import ground_truth
 from lake.storage import blobs
 from lake.storage.store import Lake
 
@@ -64,8 +64,8 @@ class SliceDataset:
         self.uri, self.storage_options = lake.uri, lake.storage_options
         self.slice = made.id
         self.transform, self.target_transform = transform, target_transform
-        contents = truth.current_events(lake, slices.contents(lake, made))
-        said = truth.truths(lake, contents)
+        contents = ground_truth.current_events(lake, slices.contents(lake, made))
+        said = ground_truth.truths(lake, contents)
         self.task = _task(said, task)
         self.version = lake.version("images")
         found = blobs.locate(lake, contents["image_id"].to_pylist(), self.version)

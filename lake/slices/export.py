@@ -38,9 +38,9 @@ from lake.formats.annotation import (
     as_json,
     instance_classes,
 )
+from lake.formats.export_files import Part, Plan, Whole, Written, on_disk
 from lake.formats.paths import MANIFEST
-from lake.formats.target import Part, Plan, Whole, Written, on_disk
-from lake.slices import truth
+from lake.slices import ground_truth
 from lake.sql import connections
 from lake.storage import blobs
 from lake.version import VERSION
@@ -208,13 +208,13 @@ class _Run:
         stored, known = self.state / "plan.parquet", self.state / "plan.json"
         if stored.is_file() and known.is_file():
             return pq.read_table(stored), Plan(**json.loads(known.read_text("utf-8")))
-        contents = truth.current_events(self.lake, slices.contents(self.lake, self.made))
+        contents = ground_truth.current_events(self.lake, slices.contents(self.lake, self.made))
         classes: set[str] = set()
         labels: set[str] = set()
         masked = False
         for start in range(0, contents.num_rows, PART_IMAGES):
             part = contents.slice(start, PART_IMAGES)
-            said = [t for of in truth.truths(self.lake, part).values() for t in of.values()]
+            said = [t for of in ground_truth.truths(self.lake, part).values() for t in of.values()]
             said += [answer_truth(a) for a in self.answers(part).values()]
             classes |= instance_classes(said)
             labels |= {name for t in said if t.task == CLASSIFICATION for name in t.classes()}
@@ -233,7 +233,7 @@ class _Run:
 
     def answers(self, part: pa.Table) -> Mapping[str, dict[str, Any]]:
         model = self.job["predictions"]
-        return {} if model is None else truth.answers(self.lake, model, part["image_id"].to_pylist())
+        return {} if model is None else ground_truth.answers(self.lake, model, part["image_id"].to_pylist())
 
     # A part ------------------------------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class _Run:
     def written(self, number: int, contents: pa.Table, plan: Plan, erased: Mapping[str, Any]) -> dict[str, Any]:
         part = Part(self.target, plan, number)
         names = contents["image_id"].to_pylist()
-        said, answers = truth.truths(self.lake, contents), self.answers(contents)
+        said, answers = ground_truth.truths(self.lake, contents), self.answers(contents)
         written: set[str] = set()
 
         def samples() -> Iterator[Sample]:

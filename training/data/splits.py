@@ -21,7 +21,7 @@ from embeddings.duplicates import duplicates, leak_guard
 from lake import slices
 from lake.errors import BadInput
 from lake.formats.annotation import Truth
-from lake.slices import truth
+from lake.slices import ground_truth
 
 if TYPE_CHECKING:
     from lake.slices import Slice
@@ -64,7 +64,7 @@ def truth_of(lake: Lake, made: Slice, task: str) -> pa.Table:
     """
     from lake.storage import schema
 
-    said = truth.truths(lake, truth.current_events(lake, slices.contents(lake, made)))
+    said = ground_truth.truths(lake, ground_truth.current_events(lake, slices.contents(lake, made)))
     rows = [
         {"image_id": name, "label": one.label, "boxes": one.boxes, "masks": one.masks}
         for name, of in sorted(said.items())
@@ -129,7 +129,7 @@ def items(lake: Lake, task: str, table: pa.Table, use: str, slice: str | None = 
     if slice is not None:
         chosen = pc.and_(chosen, pc.equal(table["slice"], slice))
     rows = table.filter(chosen)
-    said = truth.truths(lake, rows.select(["image_id", "label_events"]))
+    said = ground_truth.truths(lake, rows.select(["image_id", "label_events"]))
     there = slices.erased(lake, rows["image_id"].to_pylist())
     names = sorted({*rows["image_id"].to_pylist()} - there)
     return [Item(name, said[name][task]) for name in names if task in said.get(name, {})]
@@ -162,7 +162,7 @@ def components(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _contents(lake: Lake, made: Slice) -> pa.Table:
-    return truth.current_events(lake, slices.contents(lake, made))
+    return ground_truth.current_events(lake, slices.contents(lake, made))
 
 
 class _Gathered:
@@ -185,7 +185,7 @@ class _Gathered:
     def _usable(self, made: Slice) -> list[str]:
         """Its images that have bytes and a label for the task."""
         table = self.contents[made.id]
-        said = truth.truths(self.lake, table)
+        said = ground_truth.truths(self.lake, table)
         found = []
         for name, events in zip(table["image_id"].to_pylist(), table["label_events"].to_pylist(), strict=True):
             if self.task not in said.get(name, {}):

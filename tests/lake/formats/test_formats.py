@@ -19,8 +19,8 @@ from lake import ids
 from lake.errors import BadInput
 from lake.formats import annotation, arrow_rows, coco, voc, yolo
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
+from lake.formats.export_files import Part, Plan, Whole
 from lake.formats.paths import MANIFEST
-from lake.formats.target import Part, Plan, Whole
 from lake.ingest import sources
 from lake.regions import masks, polygons
 from lake.slices import export

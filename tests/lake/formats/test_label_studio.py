@@ -16,12 +16,12 @@ from lake import ids, slices
 from lake.errors import BadInput
 from lake.formats import annotation, label_studio
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Sample, Truth
+from lake.formats.export_files import Part, Plan, Whole
 from lake.formats.label_studio import Finished, Refused
-from lake.formats.target import Part, Plan, Whole
 from lake.ingest import ingest
 from lake.labels import labelling_tools
 from lake.regions import masks
-from lake.slices import export, truth
+from lake.slices import export, ground_truth
 from lake.storage.blobs import StoredImage
 from lake.storage.store import Lake
 from search_app.cli.main import main
@@ -165,7 +165,8 @@ def test_labels_come_in_once_and_are_frozen_into_the_next_slice(
     assert (again["labels_new"], again["labels_known"]) == (0, 3)
     assert labels(lk) == dict(zip(names, ("cat", "dog", "cat"), strict=True))
     made = slices.create(lk, "odd", where="true")
-    assert {n: t[CLASSIFICATION].label for n, t in truth.truths(lk, slices.contents(lk, made)).items()} == labels(lk)
+    truths = ground_truth.truths(lk, slices.contents(lk, made))
+    assert {n: t[CLASSIFICATION].label for n, t in truths.items()} == labels(lk)
 
 
 def test_a_changed_mind_counts_and_so_does_a_second_change(

@@ -19,7 +19,7 @@ from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Tru
 from lake.formats.paths import MANIFEST
 from lake.ingest import ingest
 from lake.regions import masks
-from lake.slices import export, truth
+from lake.slices import export, ground_truth
 from lake.storage import schema, store
 from lake.storage.store import Lake
 from search_app.cli.main import main
@@ -69,7 +69,7 @@ def filled(lk: Lake, tmp_path: Path) -> tuple[Lake, list[str]]:
 
 def labels_of(lake: Lake) -> dict[str, dict[str, Truth]]:
     made = slices.create(lake, "all", where="true")
-    return truth.truths(lake, slices.contents(lake, made))
+    return ground_truth.truths(lake, slices.contents(lake, made))
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -94,7 +94,7 @@ def test_into_another_lake(filled: tuple[Lake, list[str]], make_lake: MakeLake, 
     assert gone == sum(report.unsaid.values())
     assert gone == {"imagefolder": 3, "yolo": 4, "voc": 2}.get(format, 0)
     if model:
-        before, after = truth.answers(lk, "m", names), truth.answers(other, "m", names)
+        before, after = ground_truth.answers(lk, "m", names), ground_truth.answers(other, "m", names)
         assert {n: {**a, "source": ""} for n, a in after.items()} == {n: {**a, "source": ""} for n, a in before.items()}
 
 
