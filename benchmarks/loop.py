@@ -264,7 +264,7 @@ def _ask_people(lk: OpenLake, name: str, out: Path, truths: dict[str, str], **ho
 
     made, _ = leak_guard.create(lk, name, **how)
     export.export(lk, made, out, "label-studio", predictions=MODEL)
-    labelling_tools.take(lk, finished(out / "tasks.json", truths))
+    labelling_tools.import_annotations(lk, finished(out / "tasks.json", truths))
     leak_guard.create(lk, name, role="train", drop_leaks=True, **how)
 
 

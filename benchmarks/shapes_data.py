@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from benchmarks.data import files_under
-from lake.formats.annotation import Said, Truth
+from lake.formats.annotation import Annotations, GroundTruth
 from lake.regions import masks
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def bring_in(lake: Lake, drawn: Sequence[Drawing], slice: str) -> list[str]:
     from lake.ingest.ingest import ingest_items
 
     files = [one.png() for one in drawn]
-    items = [Item(f"{slice}/{k:05d}.png", data=data, said=_Saying(one))
+    items = [Item(f"{slice}/{k:05d}.png", data=data, read_annotations=_Saying(one))
              for k, (one, data) in enumerate(zip(drawn, files, strict=True))]  # fmt: skip
     report = ingest_items(lake, items)
     if report.rejected:
@@ -246,12 +246,12 @@ class _Saying:
 
     drawing: Drawing
 
-    def __call__(self, width: int, height: int) -> Said:
+    def __call__(self, width: int, height: int) -> Annotations:
         boxes, found = [], []
         for shape in self.drawing.shapes:
             x, y, across, down = shape.box
             boxes.append({"label": shape.label, "score": None, "x": x, "y": y, "width": across, "height": down})
             found.append({"label": shape.label, "score": None, "height": height, "width": width,
                           "counts": masks.encode(shape.mask)})  # fmt: skip
-        truths = [Truth("detection", boxes=boxes), Truth("segmentation", boxes=boxes, masks=found)]
-        return Said(truths=truths, annotator="shapes")
+        truths = [GroundTruth("detection", boxes=boxes), GroundTruth("segmentation", boxes=boxes, masks=found)]
+        return Annotations(ground_truths=truths, annotator="shapes")

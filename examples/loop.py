@@ -101,7 +101,7 @@ def _labelled(lk: lake.OpenLake, named: dict[str, Any], name: str, **how: Any) -
         said = {"type": "choices", "value": {"choices": [named[task["data"]["image_id"]].truth]}}
         task["annotations"] = [{"completed_by": 1, "result": [said]}]
     (out / "finished.json").write_text(json.dumps(tasks))
-    labelling_tools.take(lk, out / "finished.json")
+    labelling_tools.import_annotations(lk, out / "finished.json")
     leak_guard.create(lk, name, role="train", drop_leaks=True, **how)
 
 
@@ -130,7 +130,9 @@ def _figures(lk: lake.OpenLake, run: str) -> dict[str, Any]:
 
 
 def _item(cell: cells.Cell, known: bool) -> Item:
-    return Item(cell.name, cells.folder() / cell.path, said=partial(of_class, cell.truth) if known else None)
+    return Item(
+        cell.name, cells.folder() / cell.path, read_annotations=partial(of_class, cell.truth) if known else None
+    )
 
 
 def _id(cell: cells.Cell) -> str:

@@ -18,7 +18,7 @@ from lake import slices
 from lake.errors import BadInput
 
 if TYPE_CHECKING:
-    from lake.slices import Draft, Slice
+    from lake.slices import Slice, SliceDraft
     from lake.storage.store import Lake
 
 AGAINST = {"train": ("evaluation", "regression"), "evaluation": ("train",), "regression": ("train",)}
@@ -96,7 +96,9 @@ def create(
     return slices.save(lake, draft), leaks
 
 
-def guarded(lake: Lake, draft: Draft, drop_leaks: bool = False, identity_only: bool = False) -> tuple[Draft, Leaks]:
+def guarded(
+    lake: Lake, draft: SliceDraft, drop_leaks: bool = False, identity_only: bool = False
+) -> tuple[SliceDraft, Leaks]:
     """The draft as it may be saved, and its leaks. A training slice loses its leaks with `drop_leaks`.
 
     Raises BadInput for a training slice with leaks unless `drop_leaks`, and for one that has to be compared by vectors

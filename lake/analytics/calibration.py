@@ -27,7 +27,7 @@ _DRAWS = 400
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """Predictions with a confidence from `low` to `high`: their mean confidence, and their accuracy with its
     interval.
     """
@@ -39,13 +39,13 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Curve:
+class ReliabilityCurve:
     """Bins that hold predictions, by confidence. `low`, `high`: the ECE's 95 % interval, by bootstrap (basic, which
     also removes the upward bias of few predictions). `by_chance`: the ECE that a perfectly calibrated model with as
     many predictions stays below in 95 % of cases.
     """
 
-    bins: list[Bin]
+    bins: list[ReliabilityBin]
     ece: float
     low: float
     high: float
@@ -59,8 +59,8 @@ class Calibration:
     n: int
     confidence: float | None
     accuracy: Rate
-    equal_width: Curve | None
-    equal_count: Curve | None
+    equal_width: ReliabilityCurve | None
+    equal_count: ReliabilityCurve | None
 
 
 def bin_of(confidence: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ def of_cells(cell: np.ndarray, n: np.ndarray, right: np.ndarray, confidence: np.
 
 def _curve(
     bins: np.ndarray, cell: np.ndarray, n: np.ndarray, right: np.ndarray, confidence: np.ndarray, seed: int, equal: bool
-) -> Curve:
+) -> ReliabilityCurve:
     rng = np.random.default_rng(seed)
     total, mean = int(n.sum()), confidence / n
     in_bin = np.zeros((len(cell), BINS))
@@ -142,5 +142,7 @@ def _curve(
         first, last = cell[inside].min(), cell[inside].max() + 1
         ends = (number / BINS, (number + 1) / BINS) if equal else (first / _CELLS, last / _CELLS)
         accuracy = wilson(int(right[inside].sum()), size)
-        rows.append(Bin(float(ends[0]), float(ends[1]), float(confidence[inside].sum() / size), accuracy))
-    return Curve(rows, ece, max(0.0, 2 * ece - float(high)), max(0.0, min(1.0, 2 * ece - float(low))), by_chance)
+        rows.append(ReliabilityBin(float(ends[0]), float(ends[1]), float(confidence[inside].sum() / size), accuracy))
+    return ReliabilityCurve(
+        rows, ece, max(0.0, 2 * ece - float(high)), max(0.0, min(1.0, 2 * ece - float(low))), by_chance
+    )

@@ -27,7 +27,7 @@ IOU = 0.5
 
 
 @dataclass(frozen=True)
-class Size:
+class SizeMetrics:
     """One size of object: detections of it, in how many answers, their mean score (None: none has one); and, where
     labels have boxes, precision and recall at IOU.
     """
@@ -40,7 +40,7 @@ class Size:
     recall: Rate
 
 
-def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list[Size]:
+def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list[SizeMetrics]:
     """By the size of boxes: small, medium, large. Boxes with a score below `score_from` are left out; without: kept."""
     rows = connections.query(
         lake,
@@ -53,7 +53,7 @@ def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list
     said = {row["size"]: row for row in rows}
     precision, recall = _matched(lake, where, score_from)
     return [
-        Size(
+        SizeMetrics(
             one,
             said[one]["boxes"] if one in said else 0,
             said[one]["answers"] if one in said else 0,
@@ -65,7 +65,7 @@ def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list
     ]
 
 
-def masks(lake: Lake, where: str | None = None) -> list[Size]:
+def masks(lake: Lake, where: str | None = None) -> list[SizeMetrics]:
     """The same of masks, by the area of their pixels; without precision and recall."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -79,7 +79,8 @@ def masks(lake: Lake, where: str | None = None) -> list[Size]:
     named = table["sizes"].combine_chunks().flatten().to_pylist()
     none = wilson(0, 0)
     return [
-        Size(one, int((sizes == place).sum()), named.count(one), None, none, none) for place, one in enumerate(SIZES)
+        SizeMetrics(one, int((sizes == place).sum()), named.count(one), None, none, none)
+        for place, one in enumerate(SIZES)
     ]
 
 

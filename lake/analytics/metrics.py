@@ -56,7 +56,7 @@ def scope(lake: Lake, where: str | None = None, slice: str | None = None, models
 
 
 @dataclass(frozen=True)
-class Cell:
+class MetricCell:
     """Answers that share a value of each dimension; None is "no value", and all values in a margin.
 
     `known`: how many are judged, `right` of them right. `confidence`: their mean, 0 to 1; None: none has one.
@@ -86,12 +86,12 @@ class Breakdown:
     """
 
     dimensions: list[Dimension]
-    cells: list[Cell]
-    margins: list[list[Cell]]
-    whole: Cell
+    cells: list[MetricCell]
+    margins: list[list[MetricCell]]
+    whole: MetricCell
     left_out: int
 
-    def predicate(self, cell: Cell) -> str | None:
+    def predicate(self, cell: MetricCell) -> str | None:
         """The predicate over predictions that picks the cell's answers out; None when there is none."""
         parts = [one.picks(value) for one, value in zip(self.dimensions, cell.values, strict=True)]
         return None if None in parts else " AND ".join(f"({part})" for part in parts)
@@ -129,14 +129,14 @@ def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
     every = 2 ** len(keys) - 1
     cells, margins = [], [[] for _ in keys] if len(keys) == 2 else []  # type: ignore[var-annotated]
     for row in said:
-        cell = Cell(tuple(row[k] for k in keys), row["answers"], row["known"], row["right"], row["confidence"])
+        cell = MetricCell(tuple(row[k] for k in keys), row["answers"], row["known"], row["right"], row["confidence"])
         if row["level"] == 0 and keys:
             cells.append(cell)
         elif row["level"] == every:
             whole = whole or cell
         else:  # the bit of a dimension is set where the margin leaves it out
             margins[0 if row["level"] == 1 else 1].append(cell)
-    whole = whole or Cell((None,) * len(keys), 0, 0, 0, None)
+    whole = whole or MetricCell((None,) * len(keys), 0, 0, 0, None)
     kept = cells[:CELLS_MOST]
     if found and found[0].order:
         place = {value: at for at, value in enumerate(found[0].order)}
@@ -146,14 +146,14 @@ def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
     return Breakdown(found, kept, margins, whole, len(cells) - len(kept))
 
 
-def whole_of(lake: Lake, where: str | None = None) -> Cell:
+def whole_of(lake: Lake, where: str | None = None) -> MetricCell:
     """All answers that pass, as one cell without values."""
     row = connections.query(
         lake,
         f"""SELECT count(*) AS answers, count(correct) AS known, count(*) FILTER (WHERE correct) AS "right",
                    avg(confidence) AS confidence FROM answers_judged WHERE {where or "true"}""",
     ).to_pylist()[0]
-    return Cell((), row["answers"], row["known"], row["right"], row["confidence"])
+    return MetricCell((), row["answers"], row["known"], row["right"], row["confidence"])
 
 
 def histogram(lake: Lake, where: str | None = None) -> list[dict[str, Any]]:
@@ -194,7 +194,7 @@ def confused(lake: Lake, truth: str, answer: str | None, where: str | None = Non
 
 
 @dataclass(frozen=True)
-class Class:
+class ClassMetrics:
     """One class: how many images a label says are of it, how many answers say so, and how many of those are right."""
 
     name: str
@@ -204,7 +204,7 @@ class Class:
     precision: Rate  # of its answers whose image is labelled, the share that is of this class
 
 
-def classes(lake: Lake, where: str | None = None) -> list[Class]:
+def classes(lake: Lake, where: str | None = None) -> list[ClassMetrics]:
     """The balance of classes, most answered first; at most 200. Labels of images inside the scope count once."""
     rows = connections.query(
         lake,
@@ -220,13 +220,15 @@ def classes(lake: Lake, where: str | None = None) -> list[Class]:
         FROM t FULL JOIN p USING (name) ORDER BY answered DESC, labelled DESC, name LIMIT 200""",
     )
     return [
-        Class(r["name"], r["labelled"], r["answered"], wilson(r["found"], r["asked"]), wilson(r["hits"], r["known"]))
+        ClassMetrics(
+            r["name"], r["labelled"], r["answered"], wilson(r["found"], r["asked"]), wilson(r["hits"], r["known"])
+        )
         for r in rows.to_pylist()
     ]
 
 
 @dataclass(frozen=True)
-class Day:
+class DayMetrics:
     """The answers of one day (UTC)."""
 
     day: dt.date
@@ -236,7 +238,7 @@ class Day:
     confidence: float | None
 
 
-def days(lake: Lake, where: str | None = None) -> list[Day]:
+def days(lake: Lake, where: str | None = None) -> list[DayMetrics]:
     """Volume, judged answers and mean confidence by day, ascending. Answers without a time are left out."""
     rows = connections.query(
         lake,
@@ -245,11 +247,11 @@ def days(lake: Lake, where: str | None = None) -> list[Day]:
                count(*) FILTER (WHERE correct) AS "right", avg(confidence) AS confidence
         FROM answers_judged WHERE {where or "true"} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""",
     )
-    return [Day(**row) for row in rows.to_pylist()]
+    return [DayMetrics(**row) for row in rows.to_pylist()]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """Two models on the same images, each by its newest answer. `p`: McNemar's exact test that they are right equally
     often, 0 to 1. `broken`: image_ids only `old` is right about; `repaired`: only `new`; each sorted by how sure the
     wrong answer was, the surest first.
@@ -271,7 +273,7 @@ class Comparison:
         return self.both + self.only_old + self.only_new + self.neither
 
 
-def compare(lake: Lake, old: str, new: str, where: str | None = None) -> Comparison:
+def compare(lake: Lake, old: str, new: str, where: str | None = None) -> ModelComparison:
     """`old` against `new` ("NAME" or "NAME VERSION"). Raises BadInput for unknown ones, or the same one twice."""
     known = _models(lake)
     for one in (old, new):
@@ -303,7 +305,7 @@ def compare(lake: Lake, old: str, new: str, where: str | None = None) -> Compari
     def ids(*right: bool) -> list[str]:
         return list(said[right]["ids"]) if right in said else []
 
-    return Comparison(
+    return ModelComparison(
         old,
         new,
         n(True, True),

@@ -68,7 +68,7 @@ def balanced(recalls: Sequence[Rate]) -> Rate:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Performance:
     """How right the answers are where the truth is known."""
 
     accuracy: Rate
@@ -77,7 +77,7 @@ class Verdict:
     commoner_class: str
 
 
-def verdict(confusion: Mapping[tuple[str, str | None], int]) -> Verdict:
+def performance(confusion: Mapping[tuple[str, str | None], int]) -> Performance:
     """From counts by (truth, answer). With no counts every rate is empty."""
     truths: dict[str, int] = {}
     right: dict[str, int] = {}
@@ -87,7 +87,7 @@ def verdict(confusion: Mapping[tuple[str, str | None], int]) -> Verdict:
     total = sum(truths.values())
     commonest = max(truths, key=lambda truth: (truths[truth], truth), default="")
     recalls = [wilson(right[truth], n) for truth, n in truths.items()]
-    return Verdict(
+    return Performance(
         accuracy=wilson(sum(right.values()), total),
         balanced_accuracy=balanced(recalls),
         commoner=wilson(truths.get(commonest, 0), total),

@@ -1,1 +1,1 @@
-"""Data set formats, one module each, reading and writing side by side."""
+"""Data set formats: one module each, reader and writer side by side."""

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from lake.errors import BadInput
 from lake.formats import annotation
-from lake.formats.annotation import Model, Sample
-from lake.formats.export_files import Part, Whole
+from lake.formats.annotation import ExportSample, ModelName
+from lake.formats.export_files import ExportPart, WholeExport
 from lake.formats.item import Item, printable
-from lake.formats.metadata import row_of, said_of
+from lake.formats.metadata import annotations_of, row_of
 from lake.formats.paths import inside
 from lake.formats.table_rows import as_dicts
 
@@ -73,7 +73,7 @@ def parquet_files(path: Path) -> list[Path]:
     return [p for p in found if p.suffix.lower() == ".parquet" and holds_images(p)]
 
 
-def read_parquet(path: Path, model: Model) -> Iterator[Item]:
+def read_parquet(path: Path, model: ModelName) -> Iterator[Item]:
     import pyarrow.parquet as pq
 
     found = parquet_files(path)
@@ -92,7 +92,7 @@ def lance_table(path: Path) -> Path | None:
     return next((p for p in (path, path / LANCE_NAME) if (p / "_versions").is_dir()), None)
 
 
-def read_lance(path: Path, model: Model) -> Iterator[Item]:
+def read_lance(path: Path, model: ModelName) -> Iterator[Item]:
     import lance
 
     place = lance_table(path)
@@ -108,7 +108,7 @@ def read_lance(path: Path, model: Model) -> Iterator[Item]:
     yield from _items(place, dataset.scanner(batch_size=_BATCH_ROWS, scan_in_order=True).to_batches(), model)
 
 
-def _items(place: Path, batches: Any, model: Model) -> Iterator[Item]:
+def _items(place: Path, batches: Any, model: ModelName) -> Iterator[Item]:
     number = 0
     for batch in batches:
         for row in as_dicts(batch):
@@ -119,13 +119,13 @@ def _items(place: Path, batches: Any, model: Model) -> Iterator[Item]:
                 continue
             rest = {k: v for k, v in row.items() if k != "image"}
             image = row["image"]
-            said = partial(said_of, rest, where, model)
+            said = partial(annotations_of, rest, where, model)
             data = image.get("bytes") if isinstance(image, dict) else image
             if data is not None:
-                yield Item(where, data=data, said=said)
+                yield Item(where, data=data, read_annotations=said)
                 continue
             try:
-                yield Item(where, path=inside(place.parent, (image or {}).get("path")), said=said)
+                yield Item(where, path=inside(place.parent, (image or {}).get("path")), read_annotations=said)
             except BadInput as error:
                 yield Item(where, error=f"image: {error}")
 
@@ -133,14 +133,14 @@ def _items(place: Path, batches: Any, model: Model) -> Iterator[Item]:
 # Writing ---------------------------------------------------------------------------------------------------
 
 
-def _row(part: Part, sample: Sample) -> dict[str, Any]:
+def _row(part: ExportPart, sample: ExportSample) -> dict[str, Any]:
     row = row_of(part, sample, None)
     if row["prediction"] is not None:
         row["prediction"] = annotation.as_json(row["prediction"])
     return row
 
 
-def write_parquet(part: Part, samples: Iterator[Sample]) -> None:
+def write_parquet(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     import pyarrow.parquet as pq
 
     with (
@@ -153,7 +153,7 @@ def write_parquet(part: Part, samples: Iterator[Sample]) -> None:
             file.write_batch(pa.RecordBatch.from_pylist([_row(part, sample) | {"image": image}], PARQUET))
 
 
-def write_lance(part: Part, samples: Iterator[Sample]) -> None:
+def write_lance(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     import lance
 
     place = part.root / LANCE_NAME
@@ -164,11 +164,11 @@ def write_lance(part: Part, samples: Iterator[Sample]) -> None:
         lance.write_dataset(pa.Table.from_pylist(rows, LANCE), str(place), mode="append" if there else "create")
 
 
-def finish_parquet(whole: Whole) -> None:
+def finish_parquet(whole: WholeExport) -> None:
     """Nothing is common to all parts."""
 
 
-def finish_lance(whole: Whole) -> None:
+def finish_lance(whole: WholeExport) -> None:
     """Leaves the newest version alone, and hashes its files."""
     import datetime as dt
 

@@ -16,8 +16,16 @@ from typing import Any
 
 from lake.errors import BadInput
 from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
-from lake.formats.export_files import Part, Whole
+from lake.formats.annotation import (
+    CLASSIFICATION,
+    DETECTION,
+    SEGMENTATION,
+    Annotations,
+    ExportSample,
+    GroundTruth,
+    ModelName,
+)
+from lake.formats.export_files import ExportPart, WholeExport
 from lake.formats.item import Item, printable
 from lake.formats.paths import MANIFEST, document, inside
 from lake.formats.prediction_rows import MOST_COUNTS
@@ -61,7 +69,7 @@ def _begins_so(path: Path) -> bool:
     return bool(_KEYS.search(head) or _RESULT.match(head))
 
 
-def read(path: Path, model: Model) -> Iterator[Item]:
+def read(path: Path, model: ModelName) -> Iterator[Item]:
     """The images that the documents at `path` name, with what they say. Raises BadInput for a broken document."""
     found = documents(path)
     if not found:
@@ -99,7 +107,7 @@ def read(path: Path, model: Model) -> Iterator[Item]:
         except BadInput as error:
             yield Item(printable(f"{image.document}: image {image.file!r}"), error=str(error))
             continue
-        yield Item(printable(file), path=file, said=partial(_said, image, categories, model))
+        yield Item(printable(file), path=file, read_annotations=partial(_annotations, image, categories, model))
 
 
 def _is_results(path: Path) -> bool:
@@ -176,34 +184,38 @@ def _images_folder(place: Path, names: Sequence[str]) -> Path:
     return folders[1] if folders[1].is_dir() else place.parent
 
 
-def _said(image: _Image, categories: Mapping[Any, Any], model: Model, width: int, height: int) -> Said:
-    said = Said(annotator="coco")
+def _annotations(
+    image: _Image, categories: Mapping[Any, Any], model: ModelName, width: int, height: int
+) -> Annotations:
+    annotations = Annotations(annotator="coco")
     if image.label not in (None, ""):
-        said.truths.append(Truth(CLASSIFICATION, str(image.label)))
+        annotations.ground_truths.append(GroundTruth(CLASSIFICATION, str(image.label)))
     size = (image.width, image.height)
     if None not in size and size != (width, height):
         reason = f"the document says {size[0]} x {size[1]}, the upright picture is {width} x {height}"
-        said.refused += [(where, reason) for where, _ in (*image.annotations, *image.results)]
+        annotations.rejected += [(where, reason) for where, _ in (*image.annotations, *image.results)]
         if not image.annotations and not image.results:
-            said.refused.append((printable(f"{image.document}: image {image.file!r}"), reason))
-        return said
-    instances = _instances(image.annotations, categories, said, width, height)
+            annotations.rejected.append((printable(f"{image.document}: image {image.file!r}"), reason))
+        return annotations
+    instances = _instances(image.annotations, categories, annotations, width, height)
     if model.name is not None:
-        said.answers.append(_answer(instances, {"model": model.name, "model_version": model.version}))
+        annotations.predictions.append(_answer(instances, {"model": model.name, "model_version": model.version}))
     else:
         boxed = [b for b, m in instances if m is None]
         masked = [(b, m) for b, m in instances if m is not None]
         if boxed or DETECTION in image.tasks:
-            said.truths.append(Truth(DETECTION, boxes=boxed))
+            annotations.ground_truths.append(GroundTruth(DETECTION, boxes=boxed))
         if masked or SEGMENTATION in image.tasks:
-            truth = Truth(SEGMENTATION, boxes=[b for b, _ in masked], masks=[m for _, m in masked])
-            said.truths.append(annotation.normal(truth))
+            truth = GroundTruth(SEGMENTATION, boxes=[b for b, _ in masked], masks=[m for _, m in masked])
+            annotations.ground_truths.append(annotation.without_redundant_boxes(truth))
     if image.results or image.answer is not None:
         header = dict(image.answer or {})
         if model.name is not None or not header:
             header |= {"model": model.name, "model_version": model.version}
-        said.answers.append(_answer(_instances(image.results, categories, said, width, height), header))
-    return said
+        annotations.predictions.append(
+            _answer(_instances(image.results, categories, annotations, width, height), header)
+        )
+    return annotations
 
 
 _Instances = list[tuple[dict[str, Any], dict[str, Any] | None]]
@@ -213,7 +225,9 @@ def _answer(instances: _Instances, header: Mapping[str, Any]) -> dict[str, Any]:
     answer = dict(header)
     found = [m for _, m in instances if m is not None]
     if found and len(found) == len(instances):
-        truth = annotation.normal(Truth(SEGMENTATION, boxes=[b for b, _ in instances], masks=found))
+        truth = annotation.without_redundant_boxes(
+            GroundTruth(SEGMENTATION, boxes=[b for b, _ in instances], masks=found)
+        )
         return answer | {"masks": found, "boxes": truth.boxes}
     if instances or answer.get("task") in (None, DETECTION):
         answer["boxes"] = [b for b, _ in instances]
@@ -223,7 +237,7 @@ def _answer(instances: _Instances, header: Mapping[str, Any]) -> dict[str, Any]:
 def _instances(
     given: Sequence[tuple[str, Mapping[str, Any]]],
     categories: Mapping[Any, Any],
-    said: Said,
+    annotations: Annotations,
     width: int,
     height: int,
 ) -> _Instances:
@@ -232,7 +246,7 @@ def _instances(
         try:
             found.append(_instance(one, categories, width, height))
         except BadInput as error:
-            said.refused.append((where, str(error)))
+            annotations.rejected.append((where, str(error)))
     return found
 
 
@@ -280,11 +294,11 @@ def _counts(segmentation: Any, width: int, height: int) -> str:
 # Writing ---------------------------------------------------------------------------------------------------
 
 
-def write(part: Part, samples: Iterator[Sample]) -> None:
+def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     number_of = {name: i for i, name in enumerate(part.plan.classes, start=1)}
     for sample in samples:
         part.file(f"images/{sample.name}", sample.image.data)
-        truths, number = sample.truths, sample.number + 1
+        truths, number = sample.ground_truths, sample.number + 1
         image: dict[str, Any] = {
             "id": number,
             "file_name": sample.name,
@@ -300,9 +314,9 @@ def write(part: Part, samples: Iterator[Sample]) -> None:
             part.leave_out("boxes that do not pair with their masks", unpaired)
             for box, mask in truths[task].instances():
                 part.line("annotations", _written(number, number_of, box, mask) | {"iscrowd": 0})
-        if sample.answer is not None:
-            image["answer"] = annotation.answer_header(sample.answer)
-            for box, mask in annotation.answer_truth(sample.answer).instances():
+        if sample.prediction is not None:
+            image["answer"] = annotation.prediction_header(sample.prediction)
+            for box, mask in annotation.prediction_regions(sample.prediction).instances():
                 part.line("predictions", _written(number, number_of, box, mask))
         part.line("images", image)
 
@@ -322,7 +336,7 @@ def _written(image: int, number_of: Mapping[str, int], box: Mapping[str, Any], m
     return said if score is None else said | {"score": score}
 
 
-def finish(whole: Whole) -> None:
+def finish(whole: WholeExport) -> None:
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(whole.plan.classes, start=1)]
     with whole.open("annotations.json") as out:
         info = annotation.as_json({"description": f"slice {whole.plan.slice}", "version": "1.0"})

@@ -1,7 +1,7 @@
-"""What a format writes into: files that are hashed as they are written, a part of the slice at a time.
+"""Files of an export, hashed while they are written, one part of the slice at a time.
 
-A format's `write(part, samples)` puts down the files of some images and leaves lines for the data set's common files;
-`finish(whole)` makes those of all lines. Nothing here knows a format, or how a stopped export goes on.
+A format's `write(part, samples)` writes the files of some images and keeps lines for the files that all images share;
+`finish(whole)` writes those from the lines of all parts. Nothing here knows a format, or how an export is resumed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from lake.formats.annotation import DETECTION, as_json
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """What is known before the first image is written.
 
     `classes`: of all boxes and masks, sorted, "" for those without one. `labels`: of all classifications, sorted.
-    `task`: segmentation when any statement has masks, else detection: for formats that can say one of them.
+    `task`: segmentation if any label has masks, else detection: for formats that hold one of the two. `predictions`:
+    the model whose predictions are written.
     """
 
     slice: str
@@ -36,8 +37,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A file: its path below the target with "/", its size and hash."""
+class WrittenFile:
+    """A file of the export: its path below the folder, with "/"; its size and hash."""
 
     path: str
     bytes: int
@@ -45,16 +46,15 @@ class Written:
 
 
 @dataclass
-class Part:
-    """Some images' files in `root`; `number`: which part, from 0."""
+class ExportPart:
+    """The files of some images, in `root`. `number`: the part's, from 0. `unsaid`: what the format has no place for."""
 
     root: Path
-    plan: Plan
+    plan: ExportPlan
     number: int
-    files: list[Written] = field(default_factory=list)
+    files: list[WrittenFile] = field(default_factory=list)
     lines: dict[str, list[str]] = field(default_factory=dict)
     unsaid: Counter[str] = field(default_factory=Counter)
-    notes: dict[str, Any] = field(default_factory=dict)
 
     def file(self, path: str, data: bytes) -> None:
         """One whole file."""
@@ -63,33 +63,32 @@ class Part:
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
-        """A file to write from its beginning to its end."""
+        """A file to write, in order, without seeking."""
         with _hashed(self.root, path, self.files) as out:
             yield out
 
     def line(self, name: str, value: Any) -> None:
-        """Keeps a JSON value for `Whole.lines(name)`."""
+        """Keeps a JSON value for `WholeExport.lines(name)`."""
         self.lines.setdefault(name, []).append(as_json(value))
 
-    def leave_out(self, what: str, count: int = 1) -> None:
-        """Counts what this format cannot say: it is told, never dropped silently."""
+    def leave_out(self, description: str, count: int = 1) -> None:
+        """Counts something that this format has no place for; the report lists it."""
         if count:
-            self.unsaid[what] += count
+            self.unsaid[description] += count
 
 
 @dataclass
-class Whole:
-    """The data set when all its parts are there. `left`: the folders in which the parts left their lines, in order."""
+class WholeExport:
+    """The export when all parts are written. `line_folders`: the folders of the parts' lines, in order."""
 
     root: Path
-    plan: Plan
-    left: Sequence[Path]
-    notes: Sequence[dict[str, Any]] = ()
-    files: list[Written] = field(default_factory=list)
+    plan: ExportPlan
+    line_folders: Sequence[Path]
+    files: list[WrittenFile] = field(default_factory=list)
 
     def lines(self, name: str) -> Iterator[Any]:
-        """What the parts kept under a name, in order."""
-        for folder in self.left:
+        """The values that the parts kept under a name, in order."""
+        for folder in self.line_folders:
             path = folder / name
             if path.exists():
                 with path.open(encoding="utf-8") as file:
@@ -97,17 +96,17 @@ class Whole:
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
-        """A file to write from its beginning to its end."""
+        """A file to write, in order, without seeking."""
         with _hashed(self.root, path, self.files) as out:
             yield out
 
     def hash_all(self, folder: Path) -> None:
-        """Takes up the files of a folder that somebody else wrote."""
-        for place in sorted(p for p in folder.rglob("*") if p.is_file()):
-            self.files.append(on_disk(self.root, place.relative_to(self.root).as_posix()))
+        """Adds the files of a folder that another library wrote."""
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            self.files.append(on_disk(self.root, path.relative_to(self.root).as_posix()))
 
     def text(self, path: str, lines: Iterator[str]) -> None:
-        """A file of lines; none is written when there are none."""
+        """Writes a file of lines; no file if there are no lines."""
         first = next(lines, None)
         if first is not None:
             with self.open(path) as out:
@@ -116,15 +115,15 @@ class Whole:
                     out.write(f"{line}\n".encode())
 
 
-def on_disk(root: Path, path: str) -> Written:
-    """A file as it is on the disk."""
+def on_disk(root: Path, path: str) -> WrittenFile:
+    """The size and hash of a file on disk."""
     with (root / path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return Written(path, file.tell(), digest)
+        return WrittenFile(path, file.tell(), digest)
 
 
 class _Hashing:
-    """As much of a file as writers use: pyarrow and tarfile ask whether it is closed, and where they are."""
+    """The methods of a file that pyarrow and tarfile use; hashes what is written."""
 
     closed = False
 
@@ -138,7 +137,7 @@ class _Hashing:
         self.file.flush()
 
     def close(self) -> None:
-        """Whoever opened it closes it."""
+        """The file stays open: `_hashed` closes it."""
 
     def write(self, data: bytes) -> int:
         self.hash.update(data)
@@ -147,12 +146,12 @@ class _Hashing:
 
 
 @contextmanager
-def _hashed(root: Path, path: str, files: list[Written]) -> Iterator[Any]:
-    place = root / path
-    place.parent.mkdir(parents=True, exist_ok=True)
+def _hashed(root: Path, path: str, files: list[WrittenFile]) -> Iterator[Any]:
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
     # A link planted in the target would be written through.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    with os.fdopen(os.open(place, flags, 0o666), "wb") as file:
+    with os.fdopen(os.open(target, flags, 0o666), "wb") as file:
         out = _Hashing(file)
         yield out
-    files.append(Written(path, out.size, out.hash.hexdigest()))
+    files.append(WrittenFile(path, out.size, out.hash.hexdigest()))

@@ -1,24 +1,24 @@
-"""A list: `image_ids.txt`, an id a line, which `slice create --ids` takes; and what each image was first called.
+"""Format `list`: `image_ids.txt` and `sources.txt`, one line per image, without images and labels.
 
-It holds no images and no labels: it says which images they are.
+`lakeloop slice create --ids` takes `image_ids.txt`. `sources.txt` has the name each image was ingested under.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lake.formats.annotation import Sample
-from lake.formats.export_files import Part, Whole
+from lake.formats.annotation import ExportSample
+from lake.formats.export_files import ExportPart, WholeExport
 
 
-def write(part: Part, samples: Iterator[Sample]) -> None:
+def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     for sample in samples:
         part.line("ids", [sample.image.image_id, sample.image.source])
-        for task in sample.truths:
+        for task in sample.ground_truths:
             part.leave_out(task)
 
 
-def finish(whole: Whole) -> None:
+def finish(whole: WholeExport) -> None:
     whole.text("image_ids.txt", (image_id for image_id, _ in whole.lines("ids")))
-    # A name may hold anything but is one line here.
+    # A source may hold line breaks; it takes one line here.
     whole.text("sources.txt", (" ".join((source or "").splitlines()) for _, source in whole.lines("ids")))

@@ -1,6 +1,6 @@
-"""ImageFolder: a folder a class. It says one class of each image and nothing else.
+"""ImageFolder: one folder per class, and no other labels.
 
-Labels are anybody's text: folders have quoted names, and the manifest of an export keeps which class a folder is.
+A label may be any text, so folders have quoted names; an export's manifest maps each folder to its class.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, Said, Sample, Truth
-from lake.formats.export_files import Part, Whole
+from lake.formats.annotation import CLASSIFICATION, Annotations, ExportSample, GroundTruth
+from lake.formats.export_files import ExportPart, WholeExport
 from lake.formats.item import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import manifest
 
@@ -23,7 +23,7 @@ UNLABELLED = "_unlabelled"
 
 
 def recognised(root: Path) -> bool:
-    """Two or more subfolders, every image exactly one level down: `class/img.jpg`. Only the start is looked at."""
+    """Whether there are two or more subfolders and no image above them: `class/img.jpg`. Reads one entry of each."""
     folders = 0
     with os.scandir(root) as entries:
         listed = list(entries)
@@ -71,41 +71,41 @@ def images_under(root: Path, label: str | None = None) -> Iterator[Item]:
                 continue
             path = Path(folder, name)
             if suffix in IMAGE_SUFFIXES:
-                said = None if label is None else partial(of_class, label)
-                yield Item(printable(path), path=path, said=said)
+                reader = None if label is None else partial(of_class, label)
+                yield Item(printable(path), path=path, read_annotations=reader)
             elif suffix in FOREIGN_SUFFIXES:
                 yield Item(printable(path), error=f"{suffix} images are not supported; convert them to JPEG or PNG")
     for error in unreadable:
         yield Item(printable(error.filename), error=error.strerror or str(error))
 
 
-def of_class(label: str, width: int, height: int) -> Said:
-    """That an image is of one class, whatever its size: with its first argument given, a `Saying`."""
-    return Said([Truth(CLASSIFICATION, label)], annotator="imagefolder")
+def of_class(label: str, width: int, height: int) -> Annotations:
+    """The annotations of an image of one class. `partial(of_class, label)` is an `AnnotationReader`."""
+    return Annotations([GroundTruth(CLASSIFICATION, label)], annotator="imagefolder")
 
 
 # Writing ---------------------------------------------------------------------------------------------------
 
 
 def folder_name(label: str) -> str:
-    """The folder of a class, which is never that of the images without one."""
+    """The name of a class's folder; it differs from the folder of unlabelled images."""
     return annotation.folder_name(label) if label != UNLABELLED else "%5Funlabelled"
 
 
-def write(part: Part, samples: Iterator[Sample]) -> None:
+def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     for sample in samples:
-        truth = sample.truths.get(CLASSIFICATION)
+        truth = sample.ground_truths.get(CLASSIFICATION)
         label = truth.label if truth else None
         folder = folder_name(label) if label else UNLABELLED
         part.file(f"{folder}/{sample.name}", sample.image.data)
-        for task, said in sample.truths.items():
-            part.leave_out(task, said.task != CLASSIFICATION)
+        for task in sample.ground_truths:
+            part.leave_out(task, task != CLASSIFICATION)
 
 
-def finish(whole: Whole) -> None:
-    """Nothing is common to all parts."""
+def finish(whole: WholeExport) -> None:
+    """There is no file beyond the parts' own."""
 
 
 def folders(labels: list[str]) -> dict[str, str | None]:
-    """Folder -> class, for the manifest."""
+    """Folder -> class, for the manifest of an export."""
     return {folder_name(label): label for label in labels} | {UNLABELLED: None}

@@ -1,4 +1,4 @@
-"""One image or log row on its way into the lake, as every reader yields it."""
+"""The item that every reader yields: one image or one log row on its way into the lake."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lake.formats.annotation import Saying
+from lake.formats.annotation import AnnotationReader
 
 MAX_FILE_BYTES = 512 << 20
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-# Images we cannot decode: named in the report, not passed over as if they were text files.
+# Images that lakeloop cannot decode: reported, not skipped like text files.
 FOREIGN_SUFFIXES = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".eps", ".psd", ".dng", ".cr2", ".nef", ".arw"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to ingest. `source` is what a report calls it.
+    """One image or log row to ingest. `source`: its name in reports.
 
-    An image has `path`, or its file's bytes as `data`; `said`, called with the upright image's width and height, gives
-    what the data set says of it. A log's row has `row`, and its paths are relative to `folder`. An item that failed
-    while being read has `error` alone.
+    An image has `path`, or its file's bytes as `data`; `read_annotations`, called with the upright image's width and
+    height, returns the data set's annotations of it. A log's row has `row`, and its paths are relative to `folder`. An
+    item that could not be read has `error` only.
     """
 
     source: str
     path: Path | None = None
     data: bytes | None = None
-    said: Saying | None = None
+    read_annotations: AnnotationReader | None = None
     row: Mapping[str, Any] | None = None
     folder: Path | None = None
     error: str | None = None
 
 
 def printable(path: str | Path) -> str:
-    """The path as text that can be stored and printed: of a name that is no UTF-8, what can be read."""
+    """The path as text that can be stored and printed: bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")

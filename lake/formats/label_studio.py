@@ -18,8 +18,8 @@ from xml.sax.saxutils import quoteattr
 
 from lake.errors import BadInput
 from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, Sample, Truth
-from lake.formats.export_files import Part, Plan, Whole
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, ExportSample, GroundTruth
+from lake.formats.export_files import ExportPart, ExportPlan, WholeExport
 from lake.formats.paths import document
 from lake.regions import masks, polygons
 
@@ -32,7 +32,7 @@ _KINDS = {"choices": CLASSIFICATION, "rectanglelabels": DETECTION, "polygonlabel
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedAnnotation:
     """One annotation that a person finished. `place`: where it stands in the file; `id` and `at`: Label Studio's own,
     None when the file does not say them; `tasks`: what the person was asked, or () when the file does not say.
     """
@@ -45,7 +45,7 @@ class Finished:
     tasks: tuple[str, ...]
     results: Sequence[Mapping[str, Any]]
 
-    def truths(self, width: int, height: int) -> list[Truth]:
+    def ground_truths(self, width: int, height: int) -> list[GroundTruth]:
         """What it says of an upright picture of this size, a statement a task. Raises BadInput."""
         found = _Regions(width, height)
         for number, result in enumerate(self.results):
@@ -53,22 +53,22 @@ class Finished:
                 found.take(result)
             except BadInput as error:
                 raise BadInput(f"result[{number}]: {error}") from error
-        said = found.truths()
+        said = found.ground_truths()
         there = {truth.task for truth in said}
         for task in self.tasks:
             if task == CLASSIFICATION and task not in there:
                 raise BadInput("no class was chosen")
             if task == DETECTION and task not in there:
-                said.append(Truth(task, boxes=[]))
+                said.append(GroundTruth(task, boxes=[]))
             if task == SEGMENTATION and task not in there:
-                said.append(Truth(task, masks=[]))
+                said.append(GroundTruth(task, masks=[]))
         if not said:
             raise BadInput("it says nothing, and the task does not say what was asked (data.asked)")
         return said
 
 
 @dataclass(frozen=True)
-class Refused:
+class RejectedAnnotation:
     """A task or an annotation that cannot be taken, and why."""
 
     place: str
@@ -121,16 +121,16 @@ class _Regions:
         if said != (None, None) and said != (self.width, self.height):
             raise BadInput(f"it is of a picture of {said[0]} x {said[1]}; the lake's has {self.width} x {self.height}")
 
-    def truths(self) -> list[Truth]:
-        said = [Truth(CLASSIFICATION, self.choices[0])] if self.choices else []
-        said += [Truth(DETECTION, boxes=self.boxes)] if self.boxes else []
-        return said + ([Truth(SEGMENTATION, masks=self.masks)] if self.masks else [])
+    def ground_truths(self) -> list[GroundTruth]:
+        said = [GroundTruth(CLASSIFICATION, self.choices[0])] if self.choices else []
+        said += [GroundTruth(DETECTION, boxes=self.boxes)] if self.boxes else []
+        return said + ([GroundTruth(SEGMENTATION, masks=self.masks)] if self.masks else [])
 
 
 # Reading ---------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Iterator[Finished | Refused]:
+def read(path: Path) -> Iterator[FinishedAnnotation | RejectedAnnotation]:
     """The finished annotations of an exported project, in order. Skipped ones and drafts are left out.
 
     Raises BadInput when the file is no list of tasks.
@@ -143,10 +143,10 @@ def read(path: Path) -> Iterator[Finished | Refused]:
         try:
             yield from _annotations(task, place)
         except BadInput as error:
-            yield Refused(place, str(error))
+            yield RejectedAnnotation(place, str(error))
 
 
-def _annotations(task: Any, place: str) -> Iterator[Finished | Refused]:
+def _annotations(task: Any, place: str) -> Iterator[FinishedAnnotation | RejectedAnnotation]:
     if isinstance(task, dict) and "data" not in task and "annotation_id" in task:
         raise BadInput("this is the export JSON-MIN, which leaves out what is needed; choose JSON")
     data = _get(task, "data", dict)
@@ -160,7 +160,7 @@ def _annotations(task: Any, place: str) -> Iterator[Finished | Refused]:
             results = _get(one, "result", list)
             if one.get("was_cancelled"):
                 continue
-            yield Finished(
+            yield FinishedAnnotation(
                 where,
                 image_id,
                 _annotator(one.get("completed_by")),
@@ -170,7 +170,7 @@ def _annotations(task: Any, place: str) -> Iterator[Finished | Refused]:
                 results,
             )
         except BadInput as error:
-            yield Refused(where, str(error))
+            yield RejectedAnnotation(where, str(error))
 
 
 def _image_id(data: Mapping[str, Any]) -> str:
@@ -225,22 +225,22 @@ def _number(value: Mapping[str, Any], key: str) -> float:
 # Writing ---------------------------------------------------------------------------------------------------
 
 
-def write(part: Part, samples: Iterator[Sample]) -> None:
+def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     asked = _asked(part.plan)
     for sample in samples:
         name = f"images/{sample.name}"
         part.file(name, sample.image.data)
         data = {"image": f"{LOCAL}{part.root.resolve().name}/{name}", "image_id": sample.image.image_id, "asked": asked}
         versions = []
-        known = [r for truth in sample.truths.values() for r in _results(part, truth, sample, asked)]
+        known = [r for truth in sample.ground_truths.values() for r in _results(part, truth, sample, asked)]
         if known:
             versions.append({"model_version": LABELS, "result": known})
-        if sample.answer is not None:
+        if sample.prediction is not None:
             versions += _answer(part, sample, asked)
         part.line("tasks", {"data": data, "predictions": versions})
 
 
-def finish(whole: Whole) -> None:
+def finish(whole: WholeExport) -> None:
     with whole.open("tasks.json") as out:
         out.write(b"[")
         for number, task in enumerate(whole.lines("tasks")):
@@ -250,7 +250,7 @@ def finish(whole: Whole) -> None:
     whole.text("label-config.xml", _config(_asked(whole.plan)[0], sorted(name for name in names if name)))
 
 
-def _asked(plan: Plan) -> list[str]:
+def _asked(plan: ExportPlan) -> list[str]:
     """What the people are asked: regions when any are known, else a class of the whole image."""
     return [plan.task] if plan.classes else [CLASSIFICATION]
 
@@ -270,10 +270,14 @@ def _config(asked: str, names: Sequence[str]) -> Iterator[str]:
     yield "</View>"
 
 
-def _answer(part: Part, sample: Sample, asked: Sequence[str]) -> list[dict[str, Any]]:
+def _answer(part: ExportPart, sample: ExportSample, asked: Sequence[str]) -> list[dict[str, Any]]:
     """A model's answer as a prediction; its confidence is the task's score, by which Label Studio sorts."""
-    answer = sample.answer or {}
-    truth = Truth(CLASSIFICATION, answer.get("label")) if asked == [CLASSIFICATION] else annotation.answer_truth(answer)
+    answer = sample.prediction or {}
+    truth = (
+        GroundTruth(CLASSIFICATION, answer.get("label"))
+        if asked == [CLASSIFICATION]
+        else annotation.prediction_regions(answer)
+    )
     results = _results(part, truth, sample, asked) if truth.label or asked != [CLASSIFICATION] else []
     if not results:
         return []
@@ -284,7 +288,7 @@ def _answer(part: Part, sample: Sample, asked: Sequence[str]) -> list[dict[str, 
     return [said if answer.get("confidence") is None else said | {"score": answer["confidence"]}]
 
 
-def _results(part: Part, truth: Truth, sample: Sample, asked: Sequence[str]) -> list[dict[str, Any]]:
+def _results(part: ExportPart, truth: GroundTruth, sample: ExportSample, asked: Sequence[str]) -> list[dict[str, Any]]:
     if truth.task not in asked:
         part.leave_out(f"{truth.task}, where {asked[0]} is asked")
         return []

@@ -19,8 +19,16 @@ from typing import Any
 
 from lake.errors import BadInput
 from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
-from lake.formats.export_files import Part, Whole
+from lake.formats.annotation import (
+    CLASSIFICATION,
+    DETECTION,
+    SEGMENTATION,
+    Annotations,
+    ExportSample,
+    GroundTruth,
+    ModelName,
+)
+from lake.formats.export_files import ExportPart, WholeExport
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside
 from lake.formats.table_rows import csv_rows, json_lines
@@ -39,7 +47,7 @@ def files(path: Path) -> list[Path]:
     return [f for place in (path, *sorted(path.glob("*/"))) for n in NAMES if (f := place / n).is_file()]
 
 
-def read(path: Path, model: Model) -> Iterator[Item]:
+def read(path: Path, model: ModelName) -> Iterator[Item]:
     found = files(path)
     if not found:
         raise BadInput(f"{path} has no {' or '.join(NAMES)}")
@@ -56,7 +64,7 @@ def read(path: Path, model: Model) -> Iterator[Item]:
                 yield Item(printable(place), error=f"file_name: {error}")
                 continue
             named.add(os.path.realpath(image))
-            yield Item(printable(place), path=image, said=partial(said_of, row, place, model))
+            yield Item(printable(place), path=image, read_annotations=partial(annotations_of, row, place, model))
     if path.is_dir():
         for folder, folders, names in os.walk(path):
             folders.sort()
@@ -66,33 +74,35 @@ def read(path: Path, model: Model) -> Iterator[Item]:
                     yield Item(printable(image), path=image)
 
 
-def said_of(row: Mapping[str, Any], place: str, model: Model, width: int, height: int) -> Said:
+def annotations_of(row: Mapping[str, Any], place: str, model: ModelName, width: int, height: int) -> Annotations:
     """What a row says. Values may be JSON text, as CSV has them."""
-    said = Said(annotator="metadata")
+    annotations = Annotations(annotator="metadata")
     label = row.get("label")
     if label not in (None, ""):
-        said.truths.append(Truth(CLASSIFICATION, str(label)))
+        annotations.ground_truths.append(GroundTruth(CLASSIFICATION, str(label)))
     for column, task in (("objects", DETECTION), ("segments", SEGMENTATION)):
         try:
             truth = _truth(task, _value(row.get(column), dict, column), height, width)
         except BadInput as error:
-            said.refused.append((printable(f"{place}: {column}"), str(error)))
+            annotations.rejected.append((printable(f"{place}: {column}"), str(error)))
             continue
         if truth is not None:
-            said.truths.append(annotation.normal(truth))
+            annotations.ground_truths.append(annotation.without_redundant_boxes(truth))
     if model.name is not None:
         header = {"model": model.name, "model_version": model.version}
-        said.answers = [{**header, "label": t.label, "boxes": t.boxes, "masks": t.masks} for t in said.truths]
-        said.truths = []
+        annotations.predictions = [
+            {**header, "label": t.label, "boxes": t.boxes, "masks": t.masks} for t in annotations.ground_truths
+        ]
+        annotations.ground_truths = []
     try:
         answer = _value(row.get("prediction"), dict, "prediction")
         if answer:
-            said.answers.append(dict(answer))
+            annotations.predictions.append(dict(answer))
     except BadInput as error:
-        said.refused.append((printable(f"{place}: prediction"), str(error)))
+        annotations.rejected.append((printable(f"{place}: prediction"), str(error)))
     known = {*COLUMNS, "image"}
-    said.metadata = {k: v for k, v in row.items() if k not in known and v not in (None, "")}
-    return said
+    annotations.metadata = {k: v for k, v in row.items() if k not in known and v not in (None, "")}
+    return annotations
 
 
 def _value(value: Any, kind: type, name: str) -> Any:
@@ -108,7 +118,7 @@ def _value(value: Any, kind: type, name: str) -> Any:
     return value
 
 
-def _truth(task: str, given: Mapping[str, Any] | None, height: int, width: int) -> Truth | None:
+def _truth(task: str, given: Mapping[str, Any] | None, height: int, width: int) -> GroundTruth | None:
     if given is None:
         return None
     corners = given.get("bbox")
@@ -130,7 +140,7 @@ def _truth(task: str, given: Mapping[str, Any] | None, height: int, width: int) 
     if task == DETECTION:
         if boxes is None:
             raise BadInput("it has no bbox")
-        return Truth(task, boxes=boxes)
+        return GroundTruth(task, boxes=boxes)
     from lake.regions import masks
 
     sizes, counts = given.get("size"), given.get("counts")
@@ -144,15 +154,15 @@ def _truth(task: str, given: Mapping[str, Any] | None, height: int, width: int) 
             raise BadInput("counts are not text")
         masks.check(masks.decompress(text), height, width)
         found.append(annotation.mask(n, text, height, width, s))
-    return Truth(task, boxes=boxes, masks=found)
+    return GroundTruth(task, boxes=boxes, masks=found)
 
 
 # Writing ---------------------------------------------------------------------------------------------------
 
 
-def row_of(part: Part, sample: Sample, file_name: str | None) -> dict[str, Any]:
+def row_of(part: ExportPart, sample: ExportSample, file_name: str | None) -> dict[str, Any]:
     """An image with all that is said of it, as JSON can say it."""
-    truths = sample.truths
+    truths = sample.ground_truths
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"image_id": sample.image.image_id, "width": sample.image.width, "height": sample.image.height}
     row["file_name"] = file_name
@@ -173,7 +183,7 @@ def row_of(part: Part, sample: Sample, file_name: str | None) -> dict[str, Any]:
         }
     for task in (DETECTION, SEGMENTATION):
         part.leave_out(f"class of a whole image's {task}", task in truths and truths[task].label is not None)
-    row["prediction"] = None if sample.answer is None else dict(sample.answer)
+    row["prediction"] = None if sample.prediction is None else dict(sample.prediction)
     return row
 
 
@@ -188,18 +198,18 @@ def _names(instances: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return names if all(score is None for score in scores) else names | {"score": scores}
 
 
-def write(part: Part, samples: Iterator[Sample]) -> None:
+def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     for sample in samples:
         name = f"images/{sample.name}"
         part.file(name, sample.image.data)
         part.line("rows", row_of(part, sample, name))
 
 
-def finish_jsonl(whole: Whole) -> None:
+def finish_jsonl(whole: WholeExport) -> None:
     whole.text("metadata.jsonl", map(annotation.as_json, whole.lines("rows")))
 
 
-def finish_csv(whole: Whole) -> None:
+def finish_csv(whole: WholeExport) -> None:
     with whole.open("metadata.csv") as out:
         out.write(_csv_line(COLUMNS))
         for row in whole.lines("rows"):
@@ -215,14 +225,14 @@ def _csv_line(values: Any) -> bytes:
     return line.getvalue().encode()
 
 
-def write_hub(part: Part, samples: Iterator[Sample]) -> None:
+def write_hub(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     """As `load_dataset("imagefolder")` and the Hub's viewer want it: a folder a split."""
     for sample in samples:
         part.file(f"train/{sample.name}", sample.image.data)
         part.line("rows", row_of(part, sample, sample.name))
 
 
-def finish_hub(whole: Whole) -> None:
+def finish_hub(whole: WholeExport) -> None:
     whole.text("train/metadata.jsonl", map(annotation.as_json, whole.lines("rows")))
     card = (
         "---",

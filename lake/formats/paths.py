@@ -1,4 +1,4 @@
-"""Paths that a data set's files name: they never leave the data set's folder."""
+"""Reads files of a data set by the paths it names, which must not lead out of its folder."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ MOST_TEXT_BYTES = 64 << 20
 
 
 def inside(root: Path, written: Any) -> Path:
-    """The file that a data set in `root` means by a relative path. Raises BadInput when it leads out of `root`."""
+    """The file for a relative path in a data set in `root`. Raises BadInput if it leads out of `root`."""
     if not isinstance(written, str) or not written or "\0" in written:
-        raise BadInput(f"{written!r} is no path")
+        raise BadInput(f"{written!r} is not a path")
     if "://" in written:
         raise BadInput(f"{written!r} is a URL; lakeloop fetches nothing: download it and give the path")
     path = Path(written.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise BadInput(f"{written!r} leads out of the data set's folder")
-    found = root / path
-    if not Path(os.path.realpath(found)).is_relative_to(os.path.realpath(root)):
+    file = root / path
+    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
         raise BadInput(f"{written!r} is a link that leads out of the data set's folder")
-    return found
+    return file
 
 
 def text(path: Path, most: int = MOST_TEXT_BYTES) -> str:
-    """A small text file. Raises BadInput when it is too large or unreadable."""
+    """The text of a file of at most `most` bytes. Raises BadInput if it is larger or unreadable."""
     try:
         if not path.is_file():
-            raise BadInput(f"{path} is no file")
+            raise BadInput(f"{path} is not a file")
         size = path.stat().st_size
         if size > most:
-            raise BadInput(f"{path} has {size >> 20:,} MiB; {most >> 20:,} MiB are read")
+            raise BadInput(f"{path} has {size >> 20:,} MiB; the limit is {most >> 20:,} MiB")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 text") from error
@@ -46,7 +46,7 @@ def text(path: Path, most: int = MOST_TEXT_BYTES) -> str:
 
 
 def document(path: Path) -> Any:
-    """A JSON file, whole. Raises BadInput when it is broken or larger than 1 GiB."""
+    """The value in a JSON file. Raises BadInput if it is not JSON or larger than 1 GiB."""
     try:
         return json.loads(text(path, MOST_JSON_BYTES))
     except (ValueError, RecursionError) as error:
@@ -54,9 +54,9 @@ def document(path: Path) -> Any:
 
 
 def manifest(path: Path) -> dict[str, Any]:
-    """What an export in a folder says of itself; empty when there is none."""
+    """The manifest of an export in this folder; empty if there is none."""
     file = path / MANIFEST
     if not path.is_dir() or not file.is_file():
         return {}
-    found = document(file)
-    return found if isinstance(found, dict) else {}
+    content = document(file)
+    return content if isinstance(content, dict) else {}

@@ -36,7 +36,7 @@ MOST_COUNTS = 1 << 20  # characters of one mask's RLE: two seconds to read
 
 
 @dataclass
-class Row:
+class PredictionRow:
     """One answer, ready but for the image: `image` is a path as written, `image_id` wins when both are given."""
 
     image: str | None = None
@@ -57,7 +57,9 @@ class Row:
     promoted: dict[str, Any] = field(default_factory=dict)
 
 
-def read_row(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]) -> Row:
+def read_row(
+    given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]
+) -> PredictionRow:
     """The row, or BadInput naming the column, its value and what was expected.
 
     `promoted` are the lake's typed metadata columns; `read_file` reads a mask's PNG by the path in the row.
@@ -69,7 +71,9 @@ def read_row(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read
         raise BadInput("the row is nested too deeply") from error
 
 
-def _read(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]) -> Row:
+def _read(
+    given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]
+) -> PredictionRow:
     rest = {k: v for k, v in given.items() if k is not None and not _missing(v)}
     if None in given:
         raise BadInput("more values than columns")
@@ -80,11 +84,11 @@ def _read(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_fi
                 return rest.pop(name)
         return None
 
-    row = Row(
+    row = PredictionRow(
         image=_text("image", take(*IMAGE_NAMES)),
         image_id=_text("image_id", take("image_id")),
         row_id=_text("id", take(*_ALIASES["row_id"])),
-        timestamp=moment("timestamp", take(*_ALIASES["timestamp"])),
+        timestamp=parse_time("timestamp", take(*_ALIASES["timestamp"])),
         model=_text("model", take("model")),
         model_version=_text("model_version", take("model_version")),
         task=_text("task", take("task")),
@@ -106,11 +110,11 @@ def _read(given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_fi
             raise BadInput("metadata is not a JSON object")
         rest = extra | rest
     row.promoted = {name: _promoted(name, rest.pop(name, None), kind) for name, kind in promoted.items()}
-    row.metadata = {sound(str(k)): _plain(v, METADATA_DEPTH) for k, v in rest.items()}
+    row.metadata = {valid_text(str(k)): _plain(v, METADATA_DEPTH) for k, v in rest.items()}
     return row
 
 
-def columns(row: Row) -> dict[str, Any]:
+def columns(row: PredictionRow) -> dict[str, Any]:
     """The row as columns of predictions, without ids and `ingested_at`."""
     taken = ("timestamp", "model", "model_version", "task", "label", "confidence", "scores", "boxes", "masks")
     return {
@@ -122,12 +126,12 @@ def columns(row: Row) -> dict[str, Any]:
     }
 
 
-def answer(row: Row) -> bool:
+def has_prediction(row: PredictionRow) -> bool:
     """Whether the row says anything a model could have said."""
     return any(v is not None for v in (row.model, row.label, row.confidence, row.scores, row.boxes, row.masks))
 
 
-def _complete(row: Row) -> None:
+def _complete(row: PredictionRow) -> None:
     """Fills what the answer itself implies: the label of the highest score, the task of what is there."""
     if row.scores:
         best = max(row.scores, key=lambda s: s["score"])
@@ -141,9 +145,9 @@ def _complete(row: Row) -> None:
         if scored:
             best = max(scored, key=lambda i: i["score"])
             row.label, row.confidence = best["label"], best["score"]
-    if row.task is None and answer(row):
+    if row.task is None and has_prediction(row):
         row.task = "segmentation" if row.masks else "detection" if row.boxes is not None else "classification"
-    if row.model is None and answer(row):
+    if row.model is None and has_prediction(row):
         row.model = "unknown"  # a null model would say that nothing answered
 
 
@@ -156,10 +160,10 @@ def _text(name: str, value: Any) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{name} is {_shown(value)}, not text")
-    return sound(str(value))
+    return valid_text(str(value))
 
 
-def sound(text: str) -> str:
+def valid_text(text: str) -> str:
     """The text as UTF-8 can say it: half a surrogate pair, which JSON can bring, becomes a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
@@ -185,7 +189,7 @@ def _fraction(name: str, value: Any) -> float | None:
     return number
 
 
-def moment(name: str, value: Any) -> dt.datetime | None:
+def parse_time(name: str, value: Any) -> dt.datetime | None:
     """ISO 8601 (without a zone: UTC), or seconds, or milliseconds since 1970."""
     if value is None:
         return None
@@ -193,18 +197,18 @@ def moment(name: str, value: Any) -> dt.datetime | None:
         if isinstance(value, bool):
             raise ValueError
         if isinstance(value, dt.datetime):
-            moment = value
+            parse_time = value
         else:
             try:
                 number = float(value)
             except ValueError:
-                moment = dt.datetime.fromisoformat(str(value).strip())
+                parse_time = dt.datetime.fromisoformat(str(value).strip())
             else:
                 # 1e11 seconds is the year 5138, 1e11 milliseconds is 1973.
-                moment = dt.datetime.fromtimestamp(number / 1000 if abs(number) >= 1e11 else number, dt.UTC)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=dt.UTC)
-        return moment.astimezone(dt.UTC)
+                parse_time = dt.datetime.fromtimestamp(number / 1000 if abs(number) >= 1e11 else number, dt.UTC)
+        if parse_time.tzinfo is None:
+            parse_time = parse_time.replace(tzinfo=dt.UTC)
+        return parse_time.astimezone(dt.UTC)
     except (TypeError, ValueError, OverflowError, OSError) as error:
         raise BadInput(f"{name} is {_shown(value)}, not an ISO 8601 time or seconds since 1970") from error
 
@@ -241,7 +245,7 @@ def _scores(value: Any) -> list[dict[str, Any]] | None:
         number = _fraction(f"scores of {label}", score)
         if label is None or number is None:
             raise BadInput("scores: an entry lacks its label or score")
-        scores.append({"label": sound(str(label)), "score": number})
+        scores.append({"label": valid_text(str(label)), "score": number})
     return scores
 
 
@@ -323,9 +327,9 @@ def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
     if value is None:
         return None
     if pa.types.is_timestamp(kind):
-        return moment(name, value)
+        return parse_time(name, value)
     if pa.types.is_string(kind):
-        return sound(str(value))
+        return valid_text(str(value))
     if pa.types.is_boolean(kind):
         said = str(value).strip().lower()
         if said not in ("true", "false", "1", "0", "yes", "no"):
@@ -356,7 +360,7 @@ def _plain(value: Any, depth: int) -> Any:
         if not depth:
             raise BadInput(f"metadata is nested too deeply: {METADATA_DEPTH} levels are the most")
         if isinstance(value, Mapping):
-            return {sound(str(k)): _plain(v, depth - 1) for k, v in value.items()}
+            return {valid_text(str(k)): _plain(v, depth - 1) for k, v in value.items()}
         return [_plain(v, depth - 1) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
@@ -364,7 +368,7 @@ def _plain(value: Any, depth: int) -> Any:
         return value.isoformat()
     if isinstance(value, int | float) or value is None:
         return value
-    return sound(str(value))
+    return valid_text(str(value))
 
 
 def _shown(value: Any) -> str:

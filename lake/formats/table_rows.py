@@ -16,7 +16,7 @@ _CSV_FIELD_BYTES = 64 << 20
 
 
 def _encoding(path: Path) -> str:
-    """UTF-8, or UTF-16 when the file says so with its first two bytes (what spreadsheets call Unicode text)."""
+    """UTF-16 if the file starts with its byte order mark (spreadsheets' "Unicode text"), else UTF-8."""
     with path.open("rb") as file:
         return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
@@ -28,11 +28,11 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
         reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         header: list[str] | None = None
         while True:
-            lines.taken.clear()
+            lines.read.clear()
             try:
                 values = next(reader, None)
             except csv.Error as error:
-                lines.give_back()
+                lines.put_back()
                 yield f"{path}:{lines.number}", f"broken CSV: {error}"
                 continue
             if values is None:
@@ -48,27 +48,27 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
 
 
 class _Lines:
-    """The lines of a file, which can be given back: a stray quote would swallow the rows after it."""
+    """The lines of a file. Lines can be put back: otherwise a stray quote would consume the rows after it."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
-        self._again: deque[str] = deque()
-        self.taken: list[str] = []
+        self._pending: deque[str] = deque()
+        self.read: list[str] = []
         self.number = 0
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._lines)
-        self.taken.append(line)
+        line = self._pending.popleft() if self._pending else next(self._lines)
+        self.read.append(line)
         self.number += 1
         return line
 
-    def give_back(self) -> None:
-        """Every line taken but the first."""
-        rest = self.taken[1:]
-        self._again.extendleft(reversed(rest))
+    def put_back(self) -> None:
+        """Puts back every line that was read since `read` was cleared, except the first."""
+        rest = self.read[1:]
+        self._pending.extendleft(reversed(rest))
         self.number -= len(rest)
 
 
@@ -98,19 +98,19 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
                     number += 1
                     yield f"{path}:{number}", row
     except (pa.ArrowInvalid, OSError) as error:
-        raise BadInput(f"{path} is no readable Parquet file: {error}") from error
+        raise BadInput(f"{path} is not a readable Parquet file: {error}") from error
 
 
 def as_dicts(batch: Any) -> Iterator[Mapping[str, Any] | str]:
-    """Rows as Python values; for one that Python cannot say (a date beyond the year 9999), the reason."""
+    """Rows as Python values; for a row with a value that Python cannot hold (year 10000), the reason."""
     import pyarrow as pa
 
-    # Arrow gives nanoseconds to those only who have pandas.
-    coarser = [
+    # Arrow converts nanoseconds only if pandas is installed.
+    fields = [
         f.with_type(pa.timestamp("us", f.type.tz)) if pa.types.is_timestamp(f.type) and f.type.unit == "ns" else f
         for f in batch.schema
     ]
-    batch = batch.cast(pa.schema(coarser), safe=False)
+    batch = batch.cast(pa.schema(fields), safe=False)
     try:
         yield from batch.to_pylist(maps_as_pydicts="lossy")
     except (ValueError, OverflowError):

@@ -23,8 +23,16 @@ import numpy as np
 
 from lake.errors import BadInput, UnreadableImage
 from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
-from lake.formats.export_files import Part, Whole
+from lake.formats.annotation import (
+    CLASSIFICATION,
+    DETECTION,
+    SEGMENTATION,
+    Annotations,
+    ExportSample,
+    GroundTruth,
+    ModelName,
+)
+from lake.formats.export_files import ExportPart, WholeExport
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside
 from lake.regions import masks
@@ -68,7 +76,7 @@ def folders(path: Path) -> list[Path]:
     return [p for p in places if (p / "JPEGImages").is_dir()]
 
 
-def read(path: Path, model: Model) -> Iterator[Item]:
+def read(path: Path, model: ModelName) -> Iterator[Item]:
     found = folders(path)
     if not found:
         raise BadInput(f"{path} is no Pascal VOC data set: it has no folder JPEGImages")
@@ -83,7 +91,11 @@ def read(path: Path, model: Model) -> Iterator[Item]:
                 except BadInput as error:
                     yield Item(printable(file), error=str(error))
                 else:
-                    yield Item(printable(file), path=file, said=partial(_said, root, file.stem, names, model))
+                    yield Item(
+                        printable(file),
+                        path=file,
+                        read_annotations=partial(_annotations, root, file.stem, names, model),
+                    )
         for sheet in sorted((root / "Annotations").glob("*.xml")):
             if sheet.stem not in stems:
                 yield Item(printable(sheet), error="JPEGImages has no image of this name")
@@ -99,16 +111,18 @@ def _names(root: Path) -> Mapping[int, str]:
     return {i: name for i, name in enumerate(names) if i}
 
 
-def _said(root: Path, stem: str, names: Mapping[int, str], model: Model, width: int, height: int) -> Said:
-    said = Said(annotator="voc")
+def _annotations(
+    root: Path, stem: str, names: Mapping[int, str], model: ModelName, width: int, height: int
+) -> Annotations:
+    annotations = Annotations(annotator="voc")
     sheet, pixels = root / "Annotations" / f"{stem}.xml", root / "SegmentationObject" / f"{stem}.png"
     objects: list[dict[str, Any] | None] = []
     if os.path.lexists(sheet):
         try:
-            objects = _objects(root, sheet, said, width, height)
+            objects = _objects(root, sheet, annotations, width, height)
         except BadInput as error:
-            said.refused.append((printable(sheet), str(error)))
-            return said
+            annotations.rejected.append((printable(sheet), str(error)))
+            return annotations
     instances: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     taken: set[int] = set()
@@ -118,29 +132,33 @@ def _said(root: Path, stem: str, names: Mapping[int, str], model: Model, width: 
             kinds = root / "SegmentationClass" / pixels.name
             classes = _indices(root, kinds, width, height) if os.path.lexists(kinds) else None
         except (BadInput, OSError) as error:
-            said.refused.append((printable(pixels), str(error)))
+            annotations.rejected.append((printable(pixels), str(error)))
             values = None
         if values is not None:
             for number in np.unique(values[(values != 0) & (values != _VOID)]).tolist():
                 mask = values == number
                 given = objects[number - 1] if number <= len(objects) else None
                 if given is None and classes is None:
-                    said.refused.append((printable(f"{pixels}: object {number}"), "the XML has no object for it"))
+                    annotations.rejected.append(
+                        (printable(f"{pixels}: object {number}"), "the XML has no object for it")
+                    )
                     continue
                 label = given["label"] if given else _commonest(names, classes[mask])  # type: ignore[index]
                 instances.append(annotation.mask(label, masks.encode(mask), height, width))
                 boxes.append(given or annotation.extent(instances[-1]))
                 taken.add(number - 1)
-            truth = Truth(SEGMENTATION, boxes=boxes, masks=instances)
-            said.truths.append(annotation.normal(truth))
+            truth = GroundTruth(SEGMENTATION, boxes=boxes, masks=instances)
+            annotations.ground_truths.append(annotation.without_redundant_boxes(truth))
     rest = [b for i, b in enumerate(objects) if b is not None and i not in taken]
-    if rest or (os.path.lexists(sheet) and not said.truths):
-        said.truths.append(Truth(DETECTION, boxes=rest))
+    if rest or (os.path.lexists(sheet) and not annotations.ground_truths):
+        annotations.ground_truths.append(GroundTruth(DETECTION, boxes=rest))
     if model.name is not None:
         header = {"model": model.name, "model_version": model.version}
-        said.answers = [{**header, "boxes": t.boxes, "masks": t.masks} for t in said.truths[:1]]
-        said.truths = []
-    return said
+        annotations.predictions = [
+            {**header, "boxes": t.boxes, "masks": t.masks} for t in annotations.ground_truths[:1]
+        ]
+        annotations.ground_truths = []
+    return annotations
 
 
 def _commonest(names: Mapping[int, str], values: np.ndarray) -> str:
@@ -165,7 +183,7 @@ def _indices(root: Path, path: Path, width: int, height: int) -> np.ndarray:
         raise UnreadableImage(str(error)) from error
 
 
-def _objects(root: Path, sheet: Path, said: Said, width: int, height: int) -> list[dict[str, Any] | None]:
+def _objects(root: Path, sheet: Path, annotations: Annotations, width: int, height: int) -> list[dict[str, Any] | None]:
     tree = parse(_sheet(root, sheet))
     size = tree.child("size")
     if size is not None:
@@ -179,7 +197,7 @@ def _objects(root: Path, sheet: Path, said: Said, width: int, height: int) -> li
             found.append(_box(node))
         except BadInput as error:
             found.append(None)
-            said.refused.append((printable(f"{sheet}: object {number + 1}"), str(error)))
+            annotations.rejected.append((printable(f"{sheet}: object {number + 1}"), str(error)))
     return found
 
 
@@ -190,7 +208,7 @@ def _sheet(root: Path, sheet: Path) -> bytes:
     return path.read_bytes()
 
 
-def _box(node: Node) -> dict[str, Any]:
+def _box(node: XmlElement) -> dict[str, Any]:
     corner = node.child("bndbox")
     if corner is None:
         raise BadInput("it has no bndbox")
@@ -203,7 +221,7 @@ def _box(node: Node) -> dict[str, Any]:
     return annotation.box(label, (left - 1, top - 1, right - left + 1, bottom - top + 1), score.text if score else None)
 
 
-def _number(node: Node, name: str) -> float | None:
+def _number(node: XmlElement, name: str) -> float | None:
     found = node.child(name)
     try:
         return None if found is None else float(found.text)
@@ -212,26 +230,26 @@ def _number(node: Node, name: str) -> float | None:
 
 
 @dataclass
-class Node:
+class XmlElement:
     """An XML element: its name, the text in it, and the elements in it."""
 
     name: str
     text: str = ""
-    children: list[Node] = field(default_factory=list)
+    children: list[XmlElement] = field(default_factory=list)
 
-    def child(self, name: str) -> Node | None:
+    def child(self, name: str) -> XmlElement | None:
         return next((c for c in self.children if c.name == name), None)
 
 
-def parse(data: bytes) -> Node:
+def parse(data: bytes) -> XmlElement:
     """The root element of an XML document. Raises BadInput for broken XML and for any with a DTD or entities."""
-    top = Node("")
+    top = XmlElement("")
     stack = [top]
 
     def start(name: str, attributes: Any) -> None:
         if len(stack) > _DEPTH:
             raise BadInput(f"the XML is nested deeper than {_DEPTH} levels")
-        node = Node(name)
+        node = XmlElement(name)
         stack[-1].children.append(node)
         stack.append(node)
 
@@ -259,11 +277,11 @@ def parse(data: bytes) -> Node:
 # Writing ---------------------------------------------------------------------------------------------------
 
 
-def write(part: Part, samples: Iterator[Sample]) -> None:
+def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     for sample in samples:
         stem, width, height = sample.image.image_id, sample.image.width, sample.image.height
         part.file(f"{_BASE}/JPEGImages/{stem}.jpg", sample.image.data)
-        truths = sample.truths
+        truths = sample.ground_truths
         part.leave_out("class of an image", CLASSIFICATION in truths)
         if DETECTION not in truths and SEGMENTATION not in truths:
             continue
@@ -290,14 +308,16 @@ def write(part: Part, samples: Iterator[Sample]) -> None:
         part.line("boxed", stem)
 
 
-def _sayable(part: Part, box: Mapping[str, Any]) -> bool:
+def _sayable(part: ExportPart, box: Mapping[str, Any]) -> bool:
     if _UNSAYABLE.search(box["label"] or ""):
         part.leave_out("an instance whose class has characters that XML cannot say")
         return False
     return True
 
 
-def _painted(part: Part, truth: Truth, width: int, height: int) -> tuple[list[Mapping[str, Any]], np.ndarray]:
+def _painted(
+    part: ExportPart, truth: GroundTruth, width: int, height: int
+) -> tuple[list[Mapping[str, Any]], np.ndarray]:
     """The objects that have pixels, and their numbers from 1 where they are; earlier ones lie above later ones."""
     values = np.zeros((height, width), np.uint8)
     objects: list[Mapping[str, Any]] = []
@@ -366,7 +386,7 @@ def _plain(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-def finish(whole: Whole) -> None:
+def finish(whole: WholeExport) -> None:
     for folder, name in (("Main", "boxed"), ("Segmentation", "segmented")):
         whole.text(f"{_BASE}/ImageSets/{folder}/train.txt", iter(whole.lines(name)))
     colours = _palette()

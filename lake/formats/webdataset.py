@@ -16,10 +16,10 @@ from typing import Any
 
 from lake.errors import BadInput
 from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, Model, Sample
-from lake.formats.export_files import Part, Whole
+from lake.formats.annotation import CLASSIFICATION, ExportSample, ModelName
+from lake.formats.export_files import ExportPart, WholeExport
 from lake.formats.item import IMAGE_SUFFIXES, MAX_FILE_BYTES, Item, printable
-from lake.formats.metadata import row_of, said_of
+from lake.formats.metadata import annotations_of, row_of
 
 _MOST_TEXT_BYTES = 64 << 20
 
@@ -31,7 +31,7 @@ def shards(path: Path) -> list[Path]:
     return sorted(p for pattern in ("*.tar", "*.tar.gz", "*.tgz") for p in path.glob(pattern) if p.is_file())
 
 
-def read(path: Path, model: Model) -> Iterator[Item]:
+def read(path: Path, model: ModelName) -> Iterator[Item]:
     found = shards(path)
     if not found:
         raise BadInput(f"{path} holds no .tar")
@@ -44,7 +44,7 @@ def read(path: Path, model: Model) -> Iterator[Item]:
             yield Item(printable(shard), error=f"broken archive: {error}")
 
 
-def _shard(shard: Path, classes: list[str], model: Model) -> Iterator[Item]:
+def _shard(shard: Path, classes: list[str], model: ModelName) -> Iterator[Item]:
     held: dict[str, bytes] = {}
     key = ""
     with tarfile.open(shard, "r|*") as tar:
@@ -70,7 +70,7 @@ def _shard(shard: Path, classes: list[str], model: Model) -> Iterator[Item]:
     yield from _items(shard, key, held, classes, model)
 
 
-def _items(shard: Path, key: str, held: dict[str, bytes], classes: list[str], model: Model) -> Iterator[Item]:
+def _items(shard: Path, key: str, held: dict[str, bytes], classes: list[str], model: ModelName) -> Iterator[Item]:
     if not held:
         return
     place = printable(f"{shard}:{key.lstrip('/')}")
@@ -92,10 +92,10 @@ def _items(shard: Path, key: str, held: dict[str, bytes], classes: list[str], mo
         yield Item(place, error=f"its annotations are broken: {error}")
         row = {}
     for suffix in images:
-        yield Item(f"{place}.{suffix}", data=held[suffix], said=partial(said_of, row, place, model))
+        yield Item(f"{place}.{suffix}", data=held[suffix], read_annotations=partial(annotations_of, row, place, model))
 
 
-def write(part: Part, samples: Iterator[Sample]) -> None:
+def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     number_of = {name: i for i, name in enumerate(part.plan.labels)}
     with (
         part.open(f"part-{part.number:06d}.tar") as out,
@@ -104,7 +104,7 @@ def write(part: Part, samples: Iterator[Sample]) -> None:
         for sample in samples:
             row = row_of(part, sample, sample.name)
             members = {"json": annotation.as_json(row).encode()}
-            truth = sample.truths.get(CLASSIFICATION)
+            truth = sample.ground_truths.get(CLASSIFICATION)
             if truth is not None and truth.label:
                 members["cls"] = str(number_of[truth.label]).encode()
             _, _, suffix = sample.name.rpartition(".")
@@ -114,6 +114,6 @@ def write(part: Part, samples: Iterator[Sample]) -> None:
                 tar.addfile(info, io.BytesIO(data))
 
 
-def finish(whole: Whole) -> None:
+def finish(whole: WholeExport) -> None:
     # A class of two lines would be two classes.
     whole.text("classes.txt", (" ".join(name.split()) for name in whole.plan.labels))

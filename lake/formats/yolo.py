@@ -17,8 +17,16 @@ from typing import Any
 
 from lake.errors import BadInput
 from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
-from lake.formats.export_files import Part, Plan, Whole
+from lake.formats.annotation import (
+    CLASSIFICATION,
+    DETECTION,
+    SEGMENTATION,
+    Annotations,
+    ExportSample,
+    GroundTruth,
+    ModelName,
+)
+from lake.formats.export_files import ExportPart, ExportPlan, WholeExport
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside, text
 from lake.formats.table_rows import json_lines
@@ -37,9 +45,9 @@ _TASKS = {SEGMENTATION: "segment", DETECTION: "detect"}
 class _DataSet:
     root: Path
     names: Mapping[int, str]
-    model: Model
+    model: ModelName
     task: str = DETECTION
-    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    predictions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def description(path: Path) -> Path | None:
@@ -57,7 +65,7 @@ def recognised(path: Path) -> bool:
     return description(path) is not None or ((path / "images").is_dir() and (path / "labels").is_dir())
 
 
-def read(path: Path, model: Model) -> Iterator[Item]:
+def read(path: Path, model: ModelName) -> Iterator[Item]:
     found = description(path)
     if path.is_file() and found is None:
         raise BadInput(f"{path} is not the data.yaml of a YOLO data set")
@@ -143,7 +151,7 @@ def _item(data: _DataSet, path: Path) -> Item:
         inside(data.root, str(path.relative_to(data.root)))
     except BadInput as error:
         return Item(printable(path), error=str(error))
-    return Item(printable(path), path=path, said=partial(_said, data, path))
+    return Item(printable(path), path=path, read_annotations=partial(_annotations, data, path))
 
 
 def _beside(path: Path, folder: str) -> Path:
@@ -156,26 +164,28 @@ def _beside(path: Path, folder: str) -> Path:
     return Path(*parts)
 
 
-def _said(data: _DataSet, path: Path, width: int, height: int) -> Said:
-    said = Said(annotator="yolo")
-    truth = _truth(data, _beside(path, "labels"), said, width, height)
+def _annotations(data: _DataSet, path: Path, width: int, height: int) -> Annotations:
+    annotations = Annotations(annotator="yolo")
+    truth = _truth(data, _beside(path, "labels"), annotations, width, height)
     if data.model.name is None:
-        said.truths += truth
+        annotations.ground_truths += truth
     else:
-        said.answers += [_answer({"model": data.model.name, "model_version": data.model.version}, t) for t in truth]
-    header = data.answers.get(path.name)
+        annotations.predictions += [
+            _answer({"model": data.model.name, "model_version": data.model.version}, t) for t in truth
+        ]
+    header = data.predictions.get(path.name)
     predicted = _beside(path, "predictions")
     if header is not None:
-        found = _truth(data, predicted, said, width, height)
-        said.answers.append(_answer(header, found[0]) if found else dict(header))
-    return said
+        found = _truth(data, predicted, annotations, width, height)
+        annotations.predictions.append(_answer(header, found[0]) if found else dict(header))
+    return annotations
 
 
-def _answer(header: Mapping[str, Any], truth: Truth) -> dict[str, Any]:
+def _answer(header: Mapping[str, Any], truth: GroundTruth) -> dict[str, Any]:
     return {**header, "boxes": truth.boxes, "masks": truth.masks}
 
 
-def _truth(data: _DataSet, file: Path, said: Said, width: int, height: int) -> list[Truth]:
+def _truth(data: _DataSet, file: Path, annotations: Annotations, width: int, height: int) -> list[GroundTruth]:
     if not os.path.lexists(file):
         return []
     found = []
@@ -183,21 +193,21 @@ def _truth(data: _DataSet, file: Path, said: Said, width: int, height: int) -> l
         inside(data.root, str(file.relative_to(data.root)))
         lines = text(file).splitlines()
     except BadInput as error:
-        said.refused.append((printable(file), str(error)))
+        annotations.rejected.append((printable(file), str(error)))
         return []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 found.append(_instance(data.names, line.split(), width, height))
             except BadInput as error:
-                said.refused.append((printable(f"{file}:{number}"), str(error)))
+                annotations.rejected.append((printable(f"{file}:{number}"), str(error)))
     boxes = [i for i in found if "counts" not in i]
     masked = [i for i in found if "counts" in i]
     truths = []
     if boxes or (not masked and data.task == DETECTION):
-        truths.append(Truth(DETECTION, boxes=boxes))
+        truths.append(GroundTruth(DETECTION, boxes=boxes))
     if masked or (not boxes and data.task == SEGMENTATION):
-        truths.append(Truth(SEGMENTATION, masks=masked))
+        truths.append(GroundTruth(SEGMENTATION, masks=masked))
     return truths
 
 
@@ -227,10 +237,10 @@ def _instance(names: Mapping[int, str], words: list[str], width: int, height: in
 # Writing ---------------------------------------------------------------------------------------------------
 
 
-def write(part: Part, samples: Iterator[Sample]) -> None:
+def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     for sample in samples:
         part.file(f"images/train/{sample.name}", sample.image.data)
-        for task, truth in sample.truths.items():
+        for task, truth in sample.ground_truths.items():
             if task == part.plan.task:
                 part.leave_out("score of a label", sum(_score(i) is not None for i in _instances(truth)))
                 part.file(f"labels/train/{sample.image.image_id}.txt", _lines(part, sample, truth, scores=False))
@@ -239,15 +249,15 @@ def write(part: Part, samples: Iterator[Sample]) -> None:
             else:
                 what = "class of an image" if task == CLASSIFICATION else task
                 part.leave_out(f"{what}: this data set is of {part.plan.task}")
-        if sample.answer is not None:
-            truth = annotation.answer_truth(sample.answer)
-            part.line("predictions", {"image": sample.name, **annotation.answer_header(sample.answer)})
-            if sample.answer.get("boxes") is not None or truth.task == SEGMENTATION:
+        if sample.prediction is not None:
+            truth = annotation.prediction_regions(sample.prediction)
+            part.line("predictions", {"image": sample.name, **annotation.prediction_header(sample.prediction)})
+            if sample.prediction.get("boxes") is not None or truth.task == SEGMENTATION:
                 lines = _lines(part, sample, truth, scores=True)
                 part.file(f"predictions/train/{sample.image.image_id}.txt", lines)
 
 
-def _instances(truth: Truth) -> Sequence[Mapping[str, Any]]:
+def _instances(truth: GroundTruth) -> Sequence[Mapping[str, Any]]:
     return (truth.masks if truth.task == SEGMENTATION else truth.boxes) or ()
 
 
@@ -255,7 +265,7 @@ def _score(instance: Mapping[str, Any]) -> Any:
     return instance["score"]
 
 
-def _lines(part: Part, sample: Sample, truth: Truth, scores: bool) -> bytes:
+def _lines(part: ExportPart, sample: ExportSample, truth: GroundTruth, scores: bool) -> bytes:
     number_of = {name: i for i, name in enumerate(part.plan.classes)}
     width, height = sample.image.width, sample.image.height
     lines = []
@@ -282,14 +292,14 @@ def _mask(mask: Mapping[str, Any], width: int, height: int) -> list[float]:
     return [v for x, y in points for v in (x / width, y / height)]
 
 
-def finish(whole: Whole) -> None:
+def finish(whole: WholeExport) -> None:
     names = "".join(f"  {i}: {_quoted(name)}\n" for i, name in enumerate(whole.plan.classes)) or "  {}\n"
     with whole.open("data.yaml") as out:
         out.write(f"train: images/train\nval: images/train\ntask: {_task(whole.plan)}\nnames:\n{names}".encode())
     whole.text("predictions.jsonl", (annotation.as_json(row) for row in whole.lines("predictions")))
 
 
-def _task(plan: Plan) -> str:
+def _task(plan: ExportPlan) -> str:
     return _TASKS[plan.task]
 
 

@@ -45,7 +45,7 @@ INDEX_ROWS = 200_000
 
 
 @dataclass
-class Report:
+class IngestReport:
     """What an ingest did. Every file or row is counted once among new, known and rejected."""
 
     images_new: int = 0
@@ -65,7 +65,7 @@ class _Draft:
     """An item on its way: bytes and id once read, a decoded image once a worker saw it (unless known)."""
 
     item: Item
-    row: prediction_rows.Row | None = None
+    row: prediction_rows.PredictionRow | None = None
     image_id: str = ""
     data: bytes | None = None
     path: Path | None = None
@@ -83,11 +83,11 @@ def ingest(
     path: str | Path,
     layout: sources.Layout = "auto",
     *,
-    model: annotation.Model | None = None,
+    model: annotation.ModelName | None = None,
     workers: int | None = None,
     max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
     progress: Callable[[int], None] | None = None,
-) -> Report:
+) -> IngestReport:
     """Brings a folder, a prediction log or a data set into the lake.
 
     What a data set says of its images becomes labels; with `model`, that model's answers.
@@ -109,7 +109,7 @@ def ingest_items(
     workers: int | None = None,
     max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
     progress: Callable[[int], None] | None = None,
-) -> Report:
+) -> IngestReport:
     """`ingest` for items from anywhere: what every layout ends in."""
     run = _Run(lake, max_megapixels, progress)
     started = time.perf_counter()
@@ -132,7 +132,7 @@ def ingest_items(
 class _Run:
     def __init__(self, lake: Lake, max_megapixels: float, progress: Callable[[int], None] | None) -> None:
         self.lake = lake
-        self.report = Report()
+        self.report = IngestReport()
         self.max_megapixels = max_megapixels
         self.progress = progress or (lambda n: None)
         self.promoted = lake.promoted()
@@ -242,14 +242,16 @@ class _Run:
 
     def answers(self, draft: _Draft, moment: Any) -> list[dict[str, Any]]:
         """The draft's rows of predictions; what its data set says is true goes to the step's labels."""
-        given: list[prediction_rows.Row | None] = [] if draft.row is None else [draft.row]
+        given: list[prediction_rows.PredictionRow | None] = [] if draft.row is None else [draft.row]
         size = draft.size_px or self.sizes.get(draft.image_id)
-        if draft.item.said is not None and size is not None:
-            said = draft.item.said(*size)
-            self.report.rejected += [{"source": place, "reason": reason} for place, reason in said.refused]
-            self.step["labels"] += [_label(draft.image_id, truth, said.annotator, moment) for truth in said.truths]
-            more = [{"metadata": said.metadata}] if said.metadata and not said.answers else []
-            for row in (*said.answers, *more):
+        if draft.item.read_annotations is not None and size is not None:
+            said = draft.item.read_annotations(*size)
+            self.report.rejected += [{"source": place, "reason": reason} for place, reason in said.rejected]
+            self.step["labels"] += [
+                _label(draft.image_id, truth, said.annotator, moment) for truth in said.ground_truths
+            ]
+            more = [{"metadata": said.metadata}] if said.metadata and not said.predictions else []
+            for row in (*said.predictions, *more):
                 place = {"source": draft.item.source}
                 try:
                     given.append(
@@ -286,7 +288,7 @@ class _Run:
 
     def reject_contradictions(self, answers: list[dict[str, Any]]) -> int:
         """A known id is a repeat only if it says the same: another answer under it must not vanish silently."""
-        wrong = contradicting(self.lake, answers)
+        wrong = contradictions(self.lake, answers)
         for a in wrong:
             reason = (
                 f"another answer is stored under the same id {a['prediction_id']}: "
@@ -306,7 +308,7 @@ class _Run:
         self.unindexed = 0
 
 
-def contradicting(lake: Lake, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def contradictions(lake: Lake, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows whose id the lake has with another image, label or confidence."""
     columns = ["prediction_id", "image_id", "label", "confidence"]
     stored = lake.look_up("predictions", columns, columns[0], [a["prediction_id"] for a in answers])
@@ -351,7 +353,7 @@ def _no_file(written: str) -> bytes:
     raise BadInput(f"{written!r} is a mask's file; a data set's own annotations hold its masks")
 
 
-def _label(image_id: str, truth: annotation.Truth, annotator: str, moment: Any) -> dict[str, Any]:
+def _label(image_id: str, truth: annotation.GroundTruth, annotator: str, moment: Any) -> dict[str, Any]:
     return {
         "event_id": annotation.event_id(image_id, truth),
         "image_id": image_id,
@@ -365,7 +367,7 @@ def _label(image_id: str, truth: annotation.Truth, annotator: str, moment: Any) 
     }
 
 
-def _prediction(draft: _Draft, row: prediction_rows.Row | None, moment: Any) -> dict[str, Any]:
+def _prediction(draft: _Draft, row: prediction_rows.PredictionRow | None, moment: Any) -> dict[str, Any]:
     if row is None:
         bare = ids.bare_prediction_id(draft.image_id)
         return {
@@ -374,7 +376,7 @@ def _prediction(draft: _Draft, row: prediction_rows.Row | None, moment: Any) -> 
             "source": draft.item.source,
             "ingested_at": moment,
         }
-    if prediction_rows.answer(row):
+    if prediction_rows.has_prediction(row):
         own = ids.as_uuid(row.row_id) if row.row_id else None
         stamp = row.timestamp.isoformat() if row.timestamp else None
         prediction_id = own or ids.derived_prediction_id(

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from lake.errors import BadInput
 from lake.formats import arrow_rows, coco, imagefolder, metadata, voc, webdataset, yolo
-from lake.formats.annotation import Model
+from lake.formats.annotation import ModelName
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import manifest
 from lake.formats.table_rows import csv_rows, json_lines, parquet_rows
@@ -99,7 +99,7 @@ def _recognised(path: Path) -> Layout:
     return "parquet" if arrow_rows.parquet_files(path) else "folder"
 
 
-def read(path: Path, layout: Layout, model: Model | None = None) -> Iterator[Item]:
+def read(path: Path, layout: Layout, model: ModelName | None = None) -> Iterator[Item]:
     """Everything at `path`, in a stable order. `model`: whose answers a data set's boxes, masks or scores are."""
     layout = resolve(path, layout)
     data_sets = {
@@ -112,7 +112,7 @@ def read(path: Path, layout: Layout, model: Model | None = None) -> Iterator[Ite
         "lance": arrow_rows.read_lance,
     }
     if layout in data_sets:
-        yield from data_sets[layout](path, model or Model())
+        yield from data_sets[layout](path, model or ModelName())
     elif model is not None and model.name is not None:
         raise BadInput(f"layout {layout} takes no --model; a log names its models in the column model")
     elif layout == "table":

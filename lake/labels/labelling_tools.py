@@ -16,16 +16,16 @@ import pyarrow as pa
 from lake import ids
 from lake.errors import BadInput
 from lake.formats import label_studio
-from lake.formats.label_studio import Finished, Refused
+from lake.formats.label_studio import FinishedAnnotation, RejectedAnnotation
 from lake.storage import schema, store
 
 if TYPE_CHECKING:
-    from lake.formats.annotation import Truth
+    from lake.formats.annotation import GroundTruth
     from lake.storage.store import Lake
 
 
 @dataclass
-class Report:
+class LabelImportReport:
     """`labels_new`: statements taken; `labels_known`: those the lake has from before; `rejected`: tasks and
     annotations that were not taken, with their place in the file and the reason.
     """
@@ -39,16 +39,16 @@ class Report:
         return asdict(self)
 
 
-def take(lake: Lake, path: str | Path) -> Report:
+def import_annotations(lake: Lake, path: str | Path) -> LabelImportReport:
     """Takes the finished annotations of a Label Studio export (JSON) into the table labels, origin `human`.
 
     The same file again adds nothing. What cannot be taken is reported and changes nothing for the others. Raises
     BadInput when the file is no such export, or when nothing in it can be taken.
     """
-    report = Report()
-    found: list[Finished] = []
+    report = LabelImportReport()
+    found: list[FinishedAnnotation] = []
     for one in label_studio.read(Path(path)):
-        if isinstance(one, Refused):
+        if isinstance(one, RejectedAnnotation):
             _reject(report, one.place, one.reason)
         else:
             found.append(one)
@@ -60,7 +60,7 @@ def take(lake: Lake, path: str | Path) -> Report:
             _reject(report, one.place, f"the lake has no image {one.image_id}")
             continue
         try:
-            truths = one.truths(*sizes[one.image_id])
+            truths = one.ground_truths(*sizes[one.image_id])
         except BadInput as error:
             _reject(report, one.place, str(error))
             continue
@@ -84,7 +84,7 @@ def _sizes(lake: Lake, names: list[str]) -> dict[str, tuple[int, int]]:
     return {row["image_id"]: (row["width"], row["height"]) for row in rows if row["image_id"] not in gone}
 
 
-def _row(one: Finished, truth: Truth) -> dict[str, Any]:
+def _row(one: FinishedAnnotation, truth: GroundTruth) -> dict[str, Any]:
     # The time is part of the id: A, then B, then A again are three statements, and the last one counts.
     said = json.dumps([truth.task, truth.label, truth.boxes, truth.masks, one.id, str(one.at)], sort_keys=True)
     return {
@@ -100,5 +100,5 @@ def _row(one: Finished, truth: Truth) -> dict[str, Any]:
     }
 
 
-def _reject(report: Report, place: str, reason: str) -> None:
+def _reject(report: LabelImportReport, place: str, reason: str) -> None:
     report.rejected.append({"source": place, "reason": reason})

@@ -5,9 +5,9 @@ Creating a slice again makes its next version; the old one stays what it was, wh
 slice keeps only its definition.
 """
 
-from lake.slices.creation import Draft, balance, create, draft, freeze, save
+from lake.slices.creation import SliceDraft, balance, create, draft, freeze, save
 from lake.slices.definition import KINDS, ROLES, load, words
-from lake.slices.difference import Difference, Step, diff, erased_count, history
+from lake.slices.difference import HistoryStep, SliceDifference, diff, erased_count, history
 from lake.slices.handle import SliceHandle
 from lake.slices.members import contents, erased, find, members, spec
 from lake.slices.naming import check_name, unknown
@@ -27,11 +27,11 @@ from lake.slices.versions import (
 __all__ = [
     "KINDS",
     "ROLES",
-    "Difference",
-    "Draft",
+    "SliceDifference",
+    "SliceDraft",
     "Slice",
     "SliceHandle",
-    "Step",
+    "HistoryStep",
     "balance",
     "check_free",
     "check_name",

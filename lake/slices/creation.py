@@ -19,7 +19,7 @@ from lake.slices import definition as definitions
 from lake.slices import members as resolving
 from lake.slices import versions
 from lake.slices.definition import Definition
-from lake.slices.members import Found
+from lake.slices.members import SliceMembers
 from lake.slices.naming import check_name
 from lake.slices.versions import Slice
 from lake.sql import connections
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Draft:
+class SliceDraft:
     """A slice that is not saved: what it would be called, its definition, and what it has now.
 
     `drop_leaks`, `identity_only`: how the leak guard is to treat it. `guarded`: the leak guard has compared it with
@@ -39,7 +39,7 @@ class Draft:
 
     name: str
     definition: Definition
-    found: Found
+    found: SliceMembers
     role: str | None = None
     live: bool = False
     drop_leaks: bool = False
@@ -50,7 +50,7 @@ class Draft:
     def members(self) -> list[str]:
         return self.found.members
 
-    def without(self, names: Collection[str]) -> Draft:
+    def without(self, names: Collection[str]) -> SliceDraft:
         """The same, less some images."""
         table = self.found.contents
         kept = table.filter(pc.invert(pc.is_in(table["image_id"], pa.array(sorted(names), pa.string()))))
@@ -73,7 +73,7 @@ def draft(
     role: str | None = None,
     live: bool = False,
     new: bool = False,
-) -> Draft:
+) -> SliceDraft:
     """What `create` would save. Nothing is written. Raises as `create` does."""
     check_name(name)
     versions.check_role(role, live)
@@ -97,7 +97,7 @@ def draft(
     found = resolving.find(lake, definition)
     if not found.contents.num_rows:
         raise BadInput(f"no image passes {definitions.words(definition)!r}; the slice would be empty")
-    return Draft(name, definition, found, role, live, **flags)
+    return SliceDraft(name, definition, found, role, live, **flags)
 
 
 def create(lake: Lake, name: str, **definition: Any) -> Slice:
@@ -114,7 +114,7 @@ def create(lake: Lake, name: str, **definition: Any) -> Slice:
     return save(lake, draft(lake, name, **definition))
 
 
-def save(lake: Lake, made: Draft) -> Slice:
+def save(lake: Lake, made: SliceDraft) -> Slice:
     """Writes a draft: the members it has, not those it would have now.
 
     Raises BadInput if it is empty, and for a training slice that the leak guard has not compared.
@@ -153,7 +153,7 @@ def save(lake: Lake, made: Draft) -> Slice:
     return versions.show(lake, claimed)
 
 
-def freeze(lake: Lake, live: Slice, role: str | None = None) -> Draft:
+def freeze(lake: Lake, live: Slice, role: str | None = None) -> SliceDraft:
     """The draft of a live slice's next version, with what it has now; its role unless another is given."""
     if not live.live:
         raise BadInput(f"{live.id} is frozen already")

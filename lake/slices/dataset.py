@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from lake import slices
 from lake.errors import BadInput, CouldNot
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, Truth
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, GroundTruth
 from lake.images import decode
 from lake.regions import masks
 from lake.slices import ground_truth
@@ -65,7 +65,7 @@ class SliceDataset:
         self.slice = made.id
         self.transform, self.target_transform = transform, target_transform
         contents = ground_truth.current_events(lake, slices.contents(lake, made))
-        said = ground_truth.truths(lake, contents)
+        said = ground_truth.of_images(lake, contents)
         self.task = _task(said, task)
         self.version = lake.version("images")
         found = blobs.locate(lake, contents["image_id"].to_pylist(), self.version)
@@ -165,7 +165,7 @@ class SliceDataset:
         self._process = os.getpid()
 
 
-def _task(said: dict[str, dict[str, Truth]], task: str | None) -> str | None:
+def _task(said: dict[str, dict[str, GroundTruth]], task: str | None) -> str | None:
     present = sorted({t for of in said.values() for t in of})
     if task is None:
         if len(present) > 1:
@@ -180,11 +180,11 @@ def _task(said: dict[str, dict[str, Truth]], task: str | None) -> str | None:
     return task
 
 
-def _of(said: dict[str, Truth], task: str | None) -> Truth | None:
+def _of(said: dict[str, GroundTruth], task: str | None) -> GroundTruth | None:
     if task == DETECTION and DETECTION not in said:
         return said.get(SEGMENTATION)
     return said.get(task or "")
 
 
-def _classes(truths: Sequence[Truth | None]) -> list[str]:
+def _classes(truths: Sequence[GroundTruth | None]) -> list[str]:
     return sorted({name for t in truths if t is not None for name in t.classes()})

@@ -21,7 +21,7 @@ _SAID = ("task", "label", "boxes", "masks")
 
 
 @dataclass(frozen=True)
-class Difference:
+class SliceDifference:
     """From one slice to another. Each list has image_ids, sorted; erased images are in none.
 
     `labels_changed`: in both, with labels that say another thing; None when one of them was made before labels were
@@ -40,7 +40,7 @@ class Difference:
         return asdict(self)
 
 
-def diff(lake: Lake, before: Slice, after: Slice) -> Difference:
+def diff(lake: Lake, before: Slice, after: Slice) -> SliceDifference:
     """What is different in `after`, exactly."""
     left, right = _labels_of(resolving.contents(lake, before)), _labels_of(resolving.contents(lake, after))
     both = left.keys() & right.keys()
@@ -48,7 +48,7 @@ def diff(lake: Lake, before: Slice, after: Slice) -> Difference:
     if not any(said is None for part in (left, right) for said in part.values()):
         changed = _changed(lake, {name: (left[name] or (), right[name] or ()) for name in both})
     gone = set().union(*(_erased_of(lake, one) for one in (before, after)))
-    return Difference(
+    return SliceDifference(
         before.id,
         after.id,
         sorted(right.keys() - left.keys()),
@@ -65,7 +65,7 @@ def erased_count(lake: Lake, made: Slice) -> int:
 
 
 @dataclass(frozen=True)
-class Step:
+class HistoryStep:
     """One version of a slice: what came and went since the one before that is still there (None for the first)."""
 
     slice: Slice
@@ -76,7 +76,7 @@ class Step:
     erased: int = 0
 
 
-def history(lake: Lake, name: str) -> Sequence[Step]:
+def history(lake: Lake, name: str) -> Sequence[HistoryStep]:
     """Every version of a slice, the oldest first, the deleted ones among them. Raises BadInput for an unknown name."""
     every = [s for s in versions.list(lake, deleted=True) if s.name == name]
     if not every:
@@ -84,19 +84,19 @@ def history(lake: Lake, name: str) -> Sequence[Step]:
             raise BadInput(f"the history is a whole slice's: give its name without @, not {name!r}")
         raise unknown("slice", name, (s.name for s in versions.list(lake)))
     known = versions.tags(lake)
-    steps, before = list[Step](), None
+    steps, before = list[HistoryStep](), None
     for made in sorted(every, key=lambda s: s.version):
         named = [tag for (slice, tag), version in known.items() if (slice, version) == (name, made.version)]
         if made.deleted_at is not None:
-            steps.append(Step(made, named))
+            steps.append(HistoryStep(made, named))
             continue
         erased = erased_count(lake, made)
         if before is None:
-            steps.append(Step(made, named, erased=erased))
+            steps.append(HistoryStep(made, named, erased=erased))
         else:
             found = diff(lake, before, made)
             changed = None if found.labels_changed is None else len(found.labels_changed)
-            steps.append(Step(made, named, len(found.added), len(found.removed), changed, erased))
+            steps.append(HistoryStep(made, named, len(found.added), len(found.removed), changed, erased))
         before = made
     return steps
 

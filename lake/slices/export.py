@@ -33,12 +33,12 @@ from lake.formats.annotation import (
     CLASSIFICATION,
     DETECTION,
     SEGMENTATION,
-    Sample,
-    answer_truth,
+    ExportSample,
     as_json,
     instance_classes,
+    prediction_regions,
 )
-from lake.formats.export_files import Part, Plan, Whole, Written, on_disk
+from lake.formats.export_files import ExportPart, ExportPlan, WholeExport, WrittenFile, on_disk
 from lake.formats.paths import MANIFEST
 from lake.slices import ground_truth
 from lake.sql import connections
@@ -56,32 +56,32 @@ PART_IMAGES = 256
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """How one format is written, and whether it has a place for a model's answers."""
 
-    write: Callable[[Part, Iterator[Sample]], None]
-    finish: Callable[[Whole], None]
+    write: Callable[[ExportPart, Iterator[ExportSample]], None]
+    finish: Callable[[WholeExport], None]
     predictions: bool = True
 
 
 FORMATS = {
-    "imagefolder": Format(imagefolder.write, imagefolder.finish, predictions=False),
-    "coco": Format(coco.write, coco.finish),
-    "yolo": Format(yolo.write, yolo.finish),
-    "voc": Format(voc.write, voc.finish, predictions=False),
-    "csv": Format(metadata.write, metadata.finish_csv),
-    "jsonl": Format(metadata.write, metadata.finish_jsonl),
-    "parquet": Format(arrow_rows.write_parquet, arrow_rows.finish_parquet),
-    "webdataset": Format(webdataset.write, webdataset.finish),
-    "hf": Format(metadata.write_hub, metadata.finish_hub),
-    "list": Format(file_list.write, file_list.finish, predictions=False),
-    "label-studio": Format(label_studio.write, label_studio.finish),
-    "lance": Format(arrow_rows.write_lance, arrow_rows.finish_lance),
+    "imagefolder": ExportFormat(imagefolder.write, imagefolder.finish, predictions=False),
+    "coco": ExportFormat(coco.write, coco.finish),
+    "yolo": ExportFormat(yolo.write, yolo.finish),
+    "voc": ExportFormat(voc.write, voc.finish, predictions=False),
+    "csv": ExportFormat(metadata.write, metadata.finish_csv),
+    "jsonl": ExportFormat(metadata.write, metadata.finish_jsonl),
+    "parquet": ExportFormat(arrow_rows.write_parquet, arrow_rows.finish_parquet),
+    "webdataset": ExportFormat(webdataset.write, webdataset.finish),
+    "hf": ExportFormat(metadata.write_hub, metadata.finish_hub),
+    "list": ExportFormat(file_list.write, file_list.finish, predictions=False),
+    "label-studio": ExportFormat(label_studio.write, label_studio.finish),
+    "lance": ExportFormat(arrow_rows.write_lance, arrow_rows.finish_lance),
 }
 
 
 @dataclass
-class Report:
+class ExportReport:
     """What an export wrote. `left_out`: images that could not be, with the reason. `unsaid`: what the format cannot
     say, with how often. `resumed`: images that an earlier run had written. `already`: it was finished before.
     """
@@ -110,7 +110,7 @@ def export(
     *,
     predictions: str | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Report:
+) -> ExportReport:
     """Writes a slice's images and labels to the folder `out`; `predictions`: also this model's newest answer to each.
 
     `progress` is called with the number of images just done. Labels are those the slice was frozen with. Raises
@@ -142,7 +142,7 @@ def _check_model(lake: Lake, model: str) -> None:
         raise BadInput(f"no model {model!r} has answered; the lake has {', '.join(near) or 'no answers'}")
 
 
-def _claimed(target: Path, job: Mapping[str, Any]) -> Report | None:
+def _claimed(target: Path, job: Mapping[str, Any]) -> ExportReport | None:
     """Makes the target this job's; the report of a job that is finished. Raises BadInput when it is another's."""
     if target.is_dir() and (target / MANIFEST).is_file():
         try:
@@ -155,8 +155,8 @@ def _claimed(target: Path, job: Mapping[str, Any]) -> Report | None:
             raise BadInput(f"{target} is an export of {said}; give another folder")
         if found["state"] != "complete":
             return None
-        fields = {k: v for k, v in found.items() if k in Report.__dataclass_fields__}
-        return Report(**fields | {"out": str(target), "already": True, "seconds": 0.0})
+        fields = {k: v for k, v in found.items() if k in ExportReport.__dataclass_fields__}
+        return ExportReport(**fields | {"out": str(target), "already": True, "seconds": 0.0})
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"{target} exists and is not an empty folder")
     (target / STATE).mkdir(parents=True)
@@ -182,17 +182,17 @@ class _Run:
         self.lake, self.made, self.target, self.job, self.progress = lake, made, target, job, progress
         self.format = FORMATS[job["format"]]
         self.state = target / STATE
-        self.report = Report(made.id, job["format"], str(target))
+        self.report = ExportReport(made.id, job["format"], str(target))
         self.unsaid: Counter[str] = Counter()
 
-    def run(self) -> Report:
+    def run(self) -> ExportReport:
         contents, plan = self.planned()
         hashes = self.state / "hashes"
         hashes.unlink(missing_ok=True)
         with hashes.open("w", encoding="utf-8") as listed:
             for number, start in enumerate(range(0, contents.num_rows, PART_IMAGES)):
                 self.part(number, contents.slice(start, PART_IMAGES), plan, listed)
-            whole = Whole(self.target, plan, sorted(p for p in self.state.iterdir() if p.is_dir()))
+            whole = WholeExport(self.target, plan, sorted(p for p in self.state.iterdir() if p.is_dir()))
             self.format.finish(whole)
             self.take(whole.files, listed)
         self.report.unsaid = dict(self.unsaid)
@@ -201,25 +201,25 @@ class _Run:
 
     # The plan ----------------------------------------------------------------------------------------------
 
-    def planned(self) -> tuple[pa.Table, Plan]:
+    def planned(self) -> tuple[pa.Table, ExportPlan]:
         """The images and their labels' events, and what of them is known before the first is written."""
         import pyarrow.parquet as pq
 
         stored, known = self.state / "plan.parquet", self.state / "plan.json"
         if stored.is_file() and known.is_file():
-            return pq.read_table(stored), Plan(**json.loads(known.read_text("utf-8")))
+            return pq.read_table(stored), ExportPlan(**json.loads(known.read_text("utf-8")))
         contents = ground_truth.current_events(self.lake, slices.contents(self.lake, self.made))
         classes: set[str] = set()
         labels: set[str] = set()
         masked = False
         for start in range(0, contents.num_rows, PART_IMAGES):
             part = contents.slice(start, PART_IMAGES)
-            said = [t for of in ground_truth.truths(self.lake, part).values() for t in of.values()]
-            said += [answer_truth(a) for a in self.answers(part).values()]
+            said = [t for of in ground_truth.of_images(self.lake, part).values() for t in of.values()]
+            said += [prediction_regions(a) for a in self.answers(part).values()]
             classes |= instance_classes(said)
             labels |= {name for t in said if t.task == CLASSIFICATION for name in t.classes()}
             masked |= any(t.task == SEGMENTATION for t in said)
-        plan = Plan(
+        plan = ExportPlan(
             self.made.id,
             contents.num_rows,
             sorted(classes),
@@ -233,11 +233,11 @@ class _Run:
 
     def answers(self, part: pa.Table) -> Mapping[str, dict[str, Any]]:
         model = self.job["predictions"]
-        return {} if model is None else ground_truth.answers(self.lake, model, part["image_id"].to_pylist())
+        return {} if model is None else ground_truth.newest_predictions(self.lake, model, part["image_id"].to_pylist())
 
     # A part ------------------------------------------------------------------------------------------------
 
-    def part(self, number: int, contents: pa.Table, plan: Plan, listed: Any) -> None:
+    def part(self, number: int, contents: pa.Table, plan: ExportPlan, listed: Any) -> None:
         names = contents["image_id"].to_pylist()
         erased = self.lake.erased(names)
         record = self.state / f"{number:06d}.json"
@@ -250,7 +250,7 @@ class _Run:
         self.report.images += found["images"]
         self.report.left_out += found["left_out"]
         self.unsaid.update(found["unsaid"])
-        self.take([Written(*f) for f in found["files"]], listed)
+        self.take([WrittenFile(*f) for f in found["files"]], listed)
         self.progress(len(names))
 
     def finished(self, record: Path, erased: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -259,7 +259,7 @@ class _Run:
             return None
         found: dict[str, Any] = json.loads(record.read_text("utf-8"))
         fresh = set(erased) <= {one["image_id"] for one in found["left_out"]}
-        files = [Written(*f) for f in found["files"]]
+        files = [WrittenFile(*f) for f in found["files"]]
         if fresh and all(_as_written(self.target, file) for file in files):
             return found
         if not fresh and self.report.format == "lance":
@@ -268,18 +268,18 @@ class _Run:
             (self.target / file.path).unlink(missing_ok=True)
         return None
 
-    def written(self, number: int, contents: pa.Table, plan: Plan, erased: Mapping[str, Any]) -> dict[str, Any]:
-        part = Part(self.target, plan, number)
+    def written(self, number: int, contents: pa.Table, plan: ExportPlan, erased: Mapping[str, Any]) -> dict[str, Any]:
+        part = ExportPart(self.target, plan, number)
         names = contents["image_id"].to_pylist()
-        said, answers = ground_truth.truths(self.lake, contents), self.answers(contents)
+        said, answers = ground_truth.of_images(self.lake, contents), self.answers(contents)
         written: set[str] = set()
 
-        def samples() -> Iterator[Sample]:
+        def samples() -> Iterator[ExportSample]:
             place = {name: number * PART_IMAGES + i for i, name in enumerate(names)}
             for image in blobs.images(self.lake, [n for n in names if n not in erased]):
                 written.add(image.image_id)
                 truths = dict(sorted(said.get(image.image_id, {}).items()))
-                yield Sample(place[image.image_id], image, truths, answers.get(image.image_id))
+                yield ExportSample(place[image.image_id], image, truths, answers.get(image.image_id))
 
         self.format.write(part, samples())
         folder = self.state / f"{number:06d}"
@@ -299,13 +299,13 @@ class _Run:
 
     # The end -----------------------------------------------------------------------------------------------
 
-    def take(self, files: Sequence[Written], listed: Any) -> None:
+    def take(self, files: Sequence[WrittenFile], listed: Any) -> None:
         for file in files:
             self.report.files += 1
             self.report.bytes += file.bytes
             listed.write(f"{file.sha256}  {file.path}\n")
 
-    def finish(self, plan: Plan, hashes: Path) -> None:
+    def finish(self, plan: ExportPlan, hashes: Path) -> None:
         """The manifest says complete only when everything it speaks of is on the disk."""
         hashes.rename(self.target / HASHES)
         os.sync()
@@ -331,7 +331,7 @@ class _Run:
         shutil.rmtree(self.state)
 
 
-def _as_written(root: Path, file: Written) -> bool:
+def _as_written(root: Path, file: WrittenFile) -> bool:
     place = root / file.path
     return place.is_file() and place.stat().st_size == file.bytes and on_disk(root, file.path) == file
 

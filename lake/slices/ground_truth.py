@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Truth
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, GroundTruth
 from lake.sql import connections
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def current_events(lake: Lake, contents: pa.Table) -> pa.Table:
     return contents.set_column(1, "label_events", pa.array(events, pa.list_(pa.string())))
 
 
-def truths(lake: Lake, contents: pa.Table) -> dict[str, dict[str, Truth]]:
+def of_images(lake: Lake, contents: pa.Table) -> dict[str, dict[str, GroundTruth]]:
     """By image_id and task, the statements that `contents` (image_id, label_events) names. All in memory."""
-    found: dict[str, dict[str, Truth]] = {}
+    found: dict[str, dict[str, GroundTruth]] = {}
     for start in range(0, contents.num_rows, _CHUNK):
         part = contents.slice(start, _CHUNK)
         events = {e for given in part["label_events"].to_pylist() for e in given or ()}
@@ -48,16 +48,16 @@ def truths(lake: Lake, contents: pa.Table) -> dict[str, dict[str, Truth]]:
     return found
 
 
-def _truth(row: Mapping[str, Any]) -> Truth | None:
+def _truth(row: Mapping[str, Any]) -> GroundTruth | None:
     task, boxes, found = row["task"], row["boxes"], row["masks"]
     if task == CLASSIFICATION:
-        return Truth(task, row["label"]) if row["label"] else None
+        return GroundTruth(task, row["label"]) if row["label"] else None
     if task == DETECTION:
-        return Truth(task, row["label"], boxes=boxes or [])
-    return Truth(SEGMENTATION, row["label"], boxes=boxes, masks=found or [])
+        return GroundTruth(task, row["label"], boxes=boxes or [])
+    return GroundTruth(SEGMENTATION, row["label"], boxes=boxes, masks=found or [])
 
 
-def answers(lake: Lake, model: str, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+def newest_predictions(lake: Lake, model: str, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By image_id the newest answer of a model, as a row of a prediction log that gives the same row again."""
     import json
 

@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptExport:
     """A finished export: `name` to ask for it by, images in it, and the sum of its files' bytes."""
 
     name: str
@@ -43,7 +43,7 @@ def place(lake: Lake, made: Slice, format: str) -> Path:
     return lake.folder.absolute() / FOLDER / f"{made.id}.{format}"
 
 
-def of(lake: Lake, made: Slice) -> dict[str, Kept]:
+def of(lake: Lake, made: Slice) -> dict[str, KeptExport]:
     """The slice's finished exports, by format."""
     if lake.folder is None:
         return {}
@@ -52,7 +52,7 @@ def of(lake: Lake, made: Slice) -> dict[str, Kept]:
         said = _manifest(path)
         if said is not None:
             size = sum(one.stat().st_size for one in _files(path))
-            found[path.name[len(made.id) + 1 :]] = Kept(path.name, int(said["images"]), size)
+            found[path.name[len(made.id) + 1 :]] = KeptExport(path.name, int(said["images"]), size)
     return found
 
 

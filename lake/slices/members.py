@@ -36,7 +36,7 @@ _LABELS = """
 
 
 @dataclass(frozen=True)
-class Found:
+class SliceMembers:
     """`contents`: image_id, sorted, and label_events, of the images of a definition; `erased`: ids it names and that
     were erased. `predictions_version`: what was read.
     """
@@ -51,14 +51,14 @@ class Found:
         return names
 
 
-def find(lake: Lake, definition: Definition) -> Found:
+def find(lake: Lake, definition: Definition) -> SliceMembers:
     """The images a checked definition has now, and their current labels. Raises BadInput for what it cannot find."""
     _check_filters(lake, definition)
     with _snapshot(lake, definition) as snapshot:
         names = snapshot.resolve(definition)
         erased = names & snapshot.erased(names)
         found = _labels(snapshot.connection, sorted(names - erased))
-        return Found(found, snapshot.version, len(erased))
+        return SliceMembers(found, snapshot.version, len(erased))
 
 
 def contents(lake: Lake, made: Slice) -> pa.Table:

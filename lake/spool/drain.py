@@ -22,7 +22,7 @@ from lake.errors import LakeloopError, UnreadableImage
 from lake.images import decode
 from lake.images.image_header import read_header
 from lake.images.workers import HTTP_MEMORY_BYTES, WorkerPool, grouped
-from lake.ingest.ingest import contradicting
+from lake.ingest.ingest import contradictions
 from lake.spool import events
 from lake.storage import image_rows, indexes, schema
 from lake.storage.store import now
@@ -292,7 +292,7 @@ class _Batch:
         new = self.lake.insert("predictions", table)
         self.report.predictions += new
         if new < len(rows):
-            self.report.contradictions += len(contradicting(self.lake, rows))
+            self.report.contradictions += len(contradictions(self.lake, rows))
 
     def _bare_rows(self, answers: list[dict[str, Any]], uploads: list[Waiting]) -> list[dict[str, Any]]:
         """A row for each uploaded image that no answer is about, so that it can be found."""

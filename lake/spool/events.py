@@ -92,7 +92,7 @@ def feedback(given: Mapping[str, Any], image_of: Mapping[str, str], key_id: str 
         "verdict": verdict,
         "comment": _text("comment", given.get("comment"), TEXT_CHARACTERS),
         "ticket": _text("ticket", given.get("ticket"), TEXT_CHARACTERS // 10),
-        "timestamp": prediction_rows.moment("timestamp", given.get("timestamp")),
+        "timestamp": prediction_rows.parse_time("timestamp", given.get("timestamp")),
     }
     own = given.get("event_id")
     event_id = ids.as_uuid(own) if isinstance(own, str) else None
@@ -151,7 +151,7 @@ def _text(name: str, value: Any, most: int) -> str | None:
         raise BadInput(f"{name} is {value!r:.80}, not text")
     if len(value) > most:
         raise BadInput(f"{name} has {len(value):,} characters; {most:,} are the most")
-    return prediction_rows.sound(value)
+    return prediction_rows.valid_text(value)
 
 
 def _no_files(path: str) -> bytes:

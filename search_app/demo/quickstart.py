@@ -75,7 +75,9 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     lk = lake.create(uri, embedders=[DEFAULT], columns={"module_type": "string"})
     record = embedders.record_of(lk, None)
     _say("1/5  labels: half of the monocrystalline cells enter the lake with what they are")
-    ingest_items(lk, (Item(c.name, folder() / c.path, said=partial(of_class, c.truth)) for c in story.training))
+    ingest_items(
+        lk, (Item(c.name, folder() / c.path, read_annotations=partial(of_class, c.truth)) for c in story.training)
+    )
     _say("2/5  embeddings: EfficientNet-Lite0 gives every image a vector")
     model = embedders.for_lake(lk, record, images=len(story.training) + len(story.production))
     backfill(lk, record, model)

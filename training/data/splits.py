@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from embeddings.duplicates import duplicates, leak_guard
 from lake import slices
 from lake.errors import BadInput
-from lake.formats.annotation import Truth
+from lake.formats.annotation import GroundTruth
 from lake.slices import ground_truth
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Item:
     """One image of a split with what is true of it."""
 
     image_id: str
-    truth: Truth
+    truth: GroundTruth
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def truth_of(lake: Lake, made: Slice, task: str) -> pa.Table:
     """
     from lake.storage import schema
 
-    said = ground_truth.truths(lake, ground_truth.current_events(lake, slices.contents(lake, made)))
+    said = ground_truth.of_images(lake, ground_truth.current_events(lake, slices.contents(lake, made)))
     rows = [
         {"image_id": name, "label": one.label, "boxes": one.boxes, "masks": one.masks}
         for name, of in sorted(said.items())
@@ -129,7 +129,7 @@ def items(lake: Lake, task: str, table: pa.Table, use: str, slice: str | None = 
     if slice is not None:
         chosen = pc.and_(chosen, pc.equal(table["slice"], slice))
     rows = table.filter(chosen)
-    said = ground_truth.truths(lake, rows.select(["image_id", "label_events"]))
+    said = ground_truth.of_images(lake, rows.select(["image_id", "label_events"]))
     there = slices.erased(lake, rows["image_id"].to_pylist())
     names = sorted({*rows["image_id"].to_pylist()} - there)
     return [Item(name, said[name][task]) for name in names if task in said.get(name, {})]
@@ -175,7 +175,7 @@ class _Gathered:
         self.uses: dict[str, tuple[str, str]] = {}  # image -> (use, slice); an image has one
         self.protected: dict[str, list[str]] = {}  # slice -> its images
         self.events: dict[str, list[str]] = {}
-        self.labels: dict[str, Truth] = {}
+        self.labels: dict[str, GroundTruth] = {}
         self.left_out: Counter[str] = Counter()
         self.compared: dict[str, Any] = {"by": "identity"}
 
@@ -185,7 +185,7 @@ class _Gathered:
     def _usable(self, made: Slice) -> list[str]:
         """Its images that have bytes and a label for the task."""
         table = self.contents[made.id]
-        said = ground_truth.truths(self.lake, table)
+        said = ground_truth.of_images(self.lake, table)
         found = []
         for name, events in zip(table["image_id"].to_pylist(), table["label_events"].to_pylist(), strict=True):
             if self.task not in said.get(name, {}):

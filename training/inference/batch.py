@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from lake import ids, slices
 from lake.errors import BadInput, LakeloopError
-from lake.formats.annotation import Said
+from lake.formats.annotation import Annotations
 from lake.formats.item import Item, printable
 from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.ingest import ingest, sources
@@ -239,7 +239,7 @@ def _item(asked: _Asked, event: dict[str, Any]) -> Item:
     """For the one way in: the file with its answer, or the answer to an image that is there."""
     if asked.data is None:
         return Item(asked.source, row=event | {"image_id": asked.image_id})
-    return Item(asked.source, data=asked.data, said=lambda width, height: Said(answers=[event]))
+    return Item(asked.source, data=asked.data, read_annotations=lambda width, height: Annotations(predictions=[event]))
 
 
 def _row(asked: _Asked, event: dict[str, Any]) -> dict[str, Any]:

@@ -68,11 +68,11 @@ class NetworkModel:
 
     def predictions_of(self, lake: Lake, image_ids: Sequence[str], workers: int = 0) -> Iterator[Prediction]:
         """As in `Model`; `workers` processes decode meanwhile."""
-        from lake.formats.annotation import Truth
+        from lake.formats.annotation import GroundTruth
         from training.data.feed import Draw, Feed
         from training.data.splits import Item
 
-        nothing = Truth(self.run.task)
+        nothing = GroundTruth(self.run.task)
         parts = (image_ids[i : i + BATCH] for i in range(0, len(image_ids), BATCH))
         with Feed(lake, image_ids, workers) as feed:
             for samples in feed.batches(([Draw(Item(n, nothing)) for n in part] for part in parts), self.how):

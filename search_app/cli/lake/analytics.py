@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from search_app.cli.terminal import Add, columns, open_lake, output
 
 if TYPE_CHECKING:
-    from lake.analytics.calibration import Curve
+    from lake.analytics.calibration import ReliabilityCurve
     from lake.analytics.metrics import Breakdown
     from lake.analytics.statistics import Rate
     from lake.storage.store import Lake
@@ -112,7 +112,7 @@ def _calibration(args: argparse.Namespace, opened: Lake, where: str | None) -> i
     return output(args, asdict(found), "\n".join(lines).rstrip())
 
 
-def _ece(curve: Curve) -> str:
+def _ece(curve: ReliabilityCurve) -> str:
     return (
         f"ECE {curve.ece:.3f} (95 % {curve.low:.3f} to {curve.high:.3f}; "
         f"a calibrated model with as many answers stays below {curve.by_chance:.3f})"

@@ -71,7 +71,7 @@ def _ingest(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from lake.access import audit
-    from lake.formats.annotation import Model
+    from lake.formats.annotation import ModelName
     from lake.ingest import sources
     from lake.ingest.ingest import ingest
 
@@ -84,7 +84,7 @@ def _ingest(args: argparse.Namespace) -> int:
         print(f"reading {args.path} as layout {layout}", file=sys.stderr)
     audit.record(opened, "ingest", args.path, detail={"layout": layout})
     with progress(args, "images") as count:
-        report = ingest(opened, args.path, layout, model=Model(args.model, args.model_version), progress=count)
+        report = ingest(opened, args.path, layout, model=ModelName(args.model, args.model_version), progress=count)
     r = report.as_dict()
     for bad in report.rejected[:20]:
         print(f"rejected {bad['source']}: {bad['reason']}", file=sys.stderr)

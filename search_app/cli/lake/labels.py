@@ -21,7 +21,7 @@ def _import(args: argparse.Namespace) -> int:
     from lake.labels import labelling_tools
 
     opened = open_lake(args)
-    report = labelling_tools.take(opened, args.path)
+    report = labelling_tools.import_annotations(opened, args.path)
     audit.record(opened, "labels import", args.path, detail={"labels": report.labels_new})
     for one in report.rejected[:SHOWN]:
         print(f"rejected {one['source']}: {one['reason']}", file=sys.stderr)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from embeddings.duplicates.leak_guard import Leaks
-    from lake.slices import Draft, Slice
+    from lake.slices import Slice, SliceDraft
     from lake.storage.store import Lake
 
 MOST_LISTED = 20
@@ -109,7 +109,7 @@ def _create(args: argparse.Namespace) -> int:
     return _save(args, opened, made, found)
 
 
-def _save(args: argparse.Namespace, lake: Lake, made: Draft, found: Leaks) -> int:
+def _save(args: argparse.Namespace, lake: Lake, made: SliceDraft, found: Leaks) -> int:
     from lake import slices
     from lake.access import audit
 
@@ -127,7 +127,7 @@ def _save(args: argparse.Namespace, lake: Lake, made: Draft, found: Leaks) -> in
     return output(args, facts, "\n".join(said))
 
 
-def _dry_run(args: argparse.Namespace, lake: Lake, made: Draft) -> int:
+def _dry_run(args: argparse.Namespace, lake: Lake, made: SliceDraft) -> int:
     from embeddings.duplicates import duplicates, leak_guard
     from lake import slices
 

@@ -10,8 +10,8 @@ import streamlit as st
 from lake.analytics import calibration as calibrations
 from lake.analytics import detection, dimensions, metrics
 from lake.analytics.calibration import Calibration
-from lake.analytics.detection import Size
-from lake.analytics.metrics import Breakdown, Class, Comparison, Day
+from lake.analytics.detection import SizeMetrics
+from lake.analytics.metrics import Breakdown, ClassMetrics, DayMetrics, ModelComparison
 from search_app.ui import session
 from search_app.ui.data import queries
 
@@ -59,17 +59,17 @@ def confused(truth: str, answer: str | None, where: str | None) -> list[str]:
     return _once(lambda: metrics.confused(session.lake(), truth, answer, where), "confused", truth, answer, where)
 
 
-def classes(where: str | None) -> list[Class]:
+def classes(where: str | None) -> list[ClassMetrics]:
     """As `metrics.classes`."""
     return _once(lambda: metrics.classes(session.lake(), where), "classes", where)
 
 
-def days(where: str | None) -> list[Day]:
+def days(where: str | None) -> list[DayMetrics]:
     """As `metrics.days`."""
     return _once(lambda: metrics.days(session.lake(), where), "days", where)
 
 
-def sizes(where: str | None) -> dict[str, list[Size]]:
+def sizes(where: str | None) -> dict[str, list[SizeMetrics]]:
     """Boxes and masks by size, as `lake.detection`."""
     lake = session.lake()
     return _once(lambda: {"boxes": detection.boxes(lake, where), "masks": detection.masks(lake, where)}, "sizes", where)
@@ -80,6 +80,6 @@ def models() -> list[str]:
     return _once(lambda: metrics.models(session.lake()), "models")
 
 
-def compare(old: str, new: str, where: str | None) -> Comparison:
+def compare(old: str, new: str, where: str | None) -> ModelComparison:
     """As `metrics.compare`."""
     return _once(lambda: metrics.compare(session.lake(), old, new, where), "compare", old, new, where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lake.analytics.statistics import Rate, Verdict, verdict, wilson
+from lake.analytics.statistics import Performance, Rate, performance, wilson
 from search_app.ui.components import charts, empty_states, findings, scope
 from search_app.ui.components.report import Block, arriving, cards, link, links, numbers, progress, report, stack, table
 from search_app.ui.data import groups, queries
@@ -27,7 +27,7 @@ def page() -> None:
     totals = queries.totals(where)
     if not totals["images"]:
         return empty_states.nothing_passes()
-    judged = verdict(queries.confusion(where))
+    judged = performance(queries.confusion(where))
     rows: list[list[Block | None]] = [[_numbers(totals, judged)]]
     if totals["answers"]:
         found = groups.judged(where)
@@ -38,7 +38,7 @@ def page() -> None:
     return report([*rows, [_embedding(status), findings.pictureless(queries.pictureless(where))]], live)
 
 
-def _numbers(totals: queries.Row, judged: Verdict) -> Block:
+def _numbers(totals: queries.Row, judged: Performance) -> Block:
     items = [
         ("Images", count(totals["images"]), "", ""),
         ("Answers", count(totals["answers"]), "", "Predictions a model made"),
@@ -155,7 +155,7 @@ def _embedding(status: dict[str, Any]) -> Block:
     return progress("Embedding", items, note)
 
 
-def _next(totals: queries.Row, judged: Verdict, status: dict[str, Any]) -> Block:
+def _next(totals: queries.Row, judged: Performance, status: dict[str, Any]) -> Block:
     ideas = [(link("Look at a random check", "search"), "what no metric asked about is found by looking")]
     if totals["answers"]:
         unsure = link("Look at the least confident answers", "search", show="unsure")

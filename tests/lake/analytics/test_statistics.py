@@ -13,7 +13,7 @@ from lake.analytics.statistics import (
     holm,
     mcnemar,
     more_errors,
-    verdict,
+    performance,
     wilson,
 )
 
@@ -52,7 +52,7 @@ def test_the_interval_holds_the_share_and_stays_in_bounds(counts: tuple[int, int
 
 def test_balanced_accuracy_counts_every_class_alike() -> None:
     # 90 of 90 good cells right, 2 of 10 defective ones.
-    judged = verdict({("good", "good"): 90, ("bad", "bad"): 2, ("bad", "good"): 8})
+    judged = performance({("good", "good"): 90, ("bad", "bad"): 2, ("bad", "good"): 8})
     assert judged.accuracy.value == 0.92
     assert judged.balanced_accuracy.value == 0.6
     assert (judged.commoner_class, judged.commoner.value) == ("good", 0.9)
@@ -66,7 +66,7 @@ def test_one_class_balances_to_its_own_recall() -> None:
 
 
 def test_no_labels_give_empty_verdicts() -> None:
-    assert verdict({}).balanced_accuracy.n == 0
+    assert performance({}).balanced_accuracy.n == 0
 
 
 def test_mcnemar_is_the_binomial_of_the_changed() -> None:

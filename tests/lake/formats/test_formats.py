@@ -18,8 +18,16 @@ from PIL import Image
 from lake import ids
 from lake.errors import BadInput
 from lake.formats import annotation, arrow_rows, coco, voc, yolo
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Model, Said, Sample, Truth
-from lake.formats.export_files import Part, Plan, Whole
+from lake.formats.annotation import (
+    CLASSIFICATION,
+    DETECTION,
+    SEGMENTATION,
+    Annotations,
+    ExportSample,
+    GroundTruth,
+    ModelName,
+)
+from lake.formats.export_files import ExportPart, ExportPlan, WholeExport
 from lake.formats.paths import MANIFEST
 from lake.ingest import sources
 from lake.regions import masks, polygons
@@ -56,39 +64,41 @@ def drawn_masks(draw: Any, scores: bool) -> list[dict[str, Any]]:
 
 
 @st.composite
-def statements(draw: Any, tasks: tuple[str, ...], scores: bool) -> dict[str, Truth]:
+def statements(draw: Any, tasks: tuple[str, ...], scores: bool) -> dict[str, GroundTruth]:
     said = {}
     for task in tasks:
         if draw(st.booleans()):
             if task == CLASSIFICATION:
-                said[task] = Truth(task, draw(names))
+                said[task] = GroundTruth(task, draw(names))
             elif task == DETECTION:
-                said[task] = Truth(task, boxes=draw(boxes(scores)))
+                said[task] = GroundTruth(task, boxes=draw(boxes(scores)))
             else:
-                said[task] = Truth(task, masks=draw(drawn_masks(scores)))
+                said[task] = GroundTruth(task, masks=draw(drawn_masks(scores)))
     return said
 
 
-def write(format: str, said: list[dict[str, Truth]], out: Path) -> Part:
+def write(format: str, said: list[dict[str, GroundTruth]], out: Path) -> ExportPart:
     """A data set of the three pictures, without a lake."""
     every = [t for of in said for t in of.values()]
-    plan = Plan(
+    plan = ExportPlan(
         "s@1",
         len(said),
         sorted(annotation.instance_classes(every)),
         sorted({str(t.label) for t in every if t.task == CLASSIFICATION}),
         SEGMENTATION if any(t.task == SEGMENTATION for t in every) else DETECTION,
     )
-    part, left = Part(out, plan, 0), out.with_name(out.name + "-lines")
+    part, left = ExportPart(out, plan, 0), out.with_name(out.name + "-lines")
     images = [
         StoredImage(ids.image_id(d), d, "PNG" if i % 2 else "JPEG", WIDTH, HEIGHT, "x") for i, d in enumerate(PICTURES)
     ]
     out.mkdir()
     left.mkdir()
-    export.FORMATS[format].write(part, (Sample(i, im, t) for i, (im, t) in enumerate(zip(images, said, strict=True))))
+    export.FORMATS[format].write(
+        part, (ExportSample(i, im, t) for i, (im, t) in enumerate(zip(images, said, strict=True)))
+    )
     for name, lines in part.lines.items():
         (left / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    export.FORMATS[format].finish(Whole(out, plan, [left]))
+    export.FORMATS[format].finish(WholeExport(out, plan, [left]))
     facts: dict[str, Any] = {"format": format, "state": "complete"}
     if format == "imagefolder":
         from lake.formats import imagefolder
@@ -98,22 +108,22 @@ def write(format: str, said: list[dict[str, Truth]], out: Path) -> Part:
     return part
 
 
-def read(out: Path) -> dict[str, Said]:
+def read(out: Path) -> dict[str, Annotations]:
     """By image_id what `auto` reads of a data set in which nothing is wrong."""
     found = {}
     for item in sources.read(out, sources.resolve(out, "auto")):
         assert item.error is None, item
         data = item.data if item.path is None else item.path.read_bytes()
-        said = item.said(WIDTH, HEIGHT) if item.said else Said()
-        assert said.refused == []
+        said = item.read_annotations(WIDTH, HEIGHT) if item.read_annotations else Annotations()
+        assert said.rejected == []
         assert data is not None
         found[ids.image_id(data)] = said
     return found
 
 
-def same(found: Said, wanted: dict[str, Truth], exact: bool) -> None:
+def same(found: Annotations, wanted: dict[str, GroundTruth], exact: bool) -> None:
     """The statements agree; of boxes whose coordinates a format says otherwise, to a millionth of a pixel."""
-    said = {t.task: t for t in found.truths}
+    said = {t.task: t for t in found.ground_truths}
     assert {*said} == {*wanted}
     for task, truth in wanted.items():
         mine = said[task]
@@ -140,7 +150,7 @@ SAYS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
 }
 
 
-def _sayable(format: str, said: list[dict[str, Truth]]) -> bool:
+def _sayable(format: str, said: list[dict[str, GroundTruth]]) -> bool:
     """Whether the format has characters for every class. CSV has no NUL, XML no control characters."""
     every = {name for of in said for t in of.values() for name in t.classes()}
     return not (
@@ -173,7 +183,7 @@ def round_trip(format: str, most: int) -> int:
         )
         said = [data.draw(statements(kinds, scores)) for _ in PICTURES]
         if format == "voc" and SEGMENTATION in kinds:
-            said = [{k: annotation.normal(t) for k, t in of.items()} for of in said]
+            said = [{k: annotation.without_redundant_boxes(t) for k, t in of.items()} for of in said]
         if not _sayable(format, said):
             return
         ran += 1
@@ -221,7 +231,7 @@ def refused(items: Any, size: tuple[int, int] = (WIDTH, HEIGHT)) -> list[str]:
     out = []
     for item in items:
         out += [item.error] if item.error else []
-        out += [reason for _, reason in item.said(*size).refused] if item.said else []
+        out += [reason for _, reason in item.read_annotations(*size).rejected] if item.read_annotations else []
     return out
 
 
@@ -260,7 +270,7 @@ def test_every_annotation_that_cannot_be_taken_has_a_reason(tmp_path: Path, chan
     items = [*sources.read(a_coco(tmp_path / "x", [GOOD, GOOD | change]), "coco")]
     (found,) = refused(items)
     assert reason in found
-    taken = [t for item in items if item.said for t in item.said(WIDTH, HEIGHT).truths]
+    taken = [t for item in items if item.read_annotations for t in item.read_annotations(WIDTH, HEIGHT).ground_truths]
     assert sum(len(t.boxes or ()) for t in taken) == 1
 
 
@@ -273,15 +283,15 @@ def test_a_picture_of_another_size_than_the_document_says(tmp_path: Path) -> Non
 def test_results_are_answers_of_a_model(tmp_path: Path) -> None:
     root = a_coco(tmp_path / "x", [GOOD])
     (root / "results.json").write_text(json.dumps([GOOD | {"score": 0.5}]))
-    (item,) = sources.read(root, "auto", Model("m7", "2"))
-    assert item.said is not None
-    first, second = item.said(WIDTH, HEIGHT).answers
+    (item,) = sources.read(root, "auto", ModelName("m7", "2"))
+    assert item.read_annotations is not None
+    first, second = item.read_annotations(WIDTH, HEIGHT).predictions
     assert (first["model"], second["model"], second["boxes"][0]["score"]) == ("m7", "m7", 0.5)
     (item,) = sources.read(root / "results.json", "auto")
-    assert item.said is not None
-    said = item.said(WIDTH, HEIGHT)
-    assert [b["score"] for b in said.answers[0]["boxes"]] == [0.5]
-    assert [t.task for t in said.truths] == [DETECTION]
+    assert item.read_annotations is not None
+    said = item.read_annotations(WIDTH, HEIGHT)
+    assert [b["score"] for b in said.predictions[0]["boxes"]] == [0.5]
+    assert [t.task for t in said.ground_truths] == [DETECTION]
 
 
 OUTSIDE = ["../secret.png", "/etc/passwd", "link.png", "a\0b", "http://x/a.png", "..\\secret.png", ""]
@@ -351,8 +361,8 @@ def test_a_line_of_yolo_that_says_nothing(tmp_path: Path, line: str, reason: str
     items = [*sources.read(tmp_path, "auto")]
     (found,) = refused(items)
     assert reason in found
-    assert items[0].said is not None
-    (box,) = items[0].said(WIDTH, HEIGHT).truths[0].boxes or ()
+    assert items[0].read_annotations is not None
+    (box,) = items[0].read_annotations(WIDTH, HEIGHT).ground_truths[0].boxes or ()
     assert (box["label"], box["x"], box["y"], box["width"], box["height"]) == ("cat", 9, 4, 6, 8)
 
 
@@ -364,10 +374,10 @@ def test_metadata_of_other_tools(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + '\nbroken\n{"x": 1}\n')
     items = [*sources.read(tmp_path, "auto")]
     assert [bool(i.error) for i in items] == [False, True, True, False]
-    assert items[0].said is not None
-    said = items[0].said(WIDTH, HEIGHT)
+    assert items[0].read_annotations is not None
+    said = items[0].read_annotations(WIDTH, HEIGHT)
     assert said.metadata == {"camera": 7, "text": "hm"}
-    assert said.truths == [Truth(DETECTION, boxes=[annotation.box("5", (1, 2, 3, 4))])]
+    assert said.ground_truths == [GroundTruth(DETECTION, boxes=[annotation.box("5", (1, 2, 3, 4))])]
 
 
 def test_a_tar_is_never_unpacked(tmp_path: Path) -> None:
@@ -390,11 +400,11 @@ def test_a_tar_is_never_unpacked(tmp_path: Path) -> None:
 
 BOX, MASK = annotation.box("dog", (1, 2, 3.25, 4)), np.zeros((HEIGHT, WIDTH), bool)
 MASK[2:6, 3:9] = True
-SAID: list[dict[str, Truth]] = [
-    {CLASSIFICATION: Truth(CLASSIFICATION, "cat"), DETECTION: Truth(DETECTION, boxes=[BOX, BOX])},
+SAID: list[dict[str, GroundTruth]] = [
+    {CLASSIFICATION: GroundTruth(CLASSIFICATION, "cat"), DETECTION: GroundTruth(DETECTION, boxes=[BOX, BOX])},
     {
-        CLASSIFICATION: Truth(CLASSIFICATION, "é"),
-        SEGMENTATION: Truth(SEGMENTATION, masks=[annotation.mask("cow", masks.encode(MASK), HEIGHT, WIDTH)]),
+        CLASSIFICATION: GroundTruth(CLASSIFICATION, "é"),
+        SEGMENTATION: GroundTruth(SEGMENTATION, masks=[annotation.mask("cow", masks.encode(MASK), HEIGHT, WIDTH)]),
     },
     {},
 ]
@@ -458,7 +468,9 @@ def test_a_reader_as_ultralytics_has_one(tmp_path: Path) -> None:
     """Its rules, from its documentation: names, paths relative to the YAML, a text file an image, values in 0 to 1."""
     import yaml
 
-    write("yolo", [{DETECTION: SAID[0][DETECTION]}, {DETECTION: Truth(DETECTION, boxes=[])}, {}], tmp_path / "out")
+    write(
+        "yolo", [{DETECTION: SAID[0][DETECTION]}, {DETECTION: GroundTruth(DETECTION, boxes=[])}, {}], tmp_path / "out"
+    )
     data = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
     files = sorted((tmp_path / "out" / data["train"]).iterdir())
     texts = {p.stem: Path(str(p).replace("/images/", "/labels/")).with_suffix(".txt") for p in files}

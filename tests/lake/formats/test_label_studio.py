@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from lake import ids, slices
 from lake.errors import BadInput
 from lake.formats import annotation, label_studio
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Sample, Truth
-from lake.formats.export_files import Part, Plan, Whole
-from lake.formats.label_studio import Finished, Refused
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, ExportSample, GroundTruth
+from lake.formats.export_files import ExportPart, ExportPlan, WholeExport
+from lake.formats.label_studio import FinishedAnnotation, RejectedAnnotation
 from lake.ingest import ingest
 from lake.labels import labelling_tools
 from lake.regions import masks
@@ -35,36 +35,38 @@ spans = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
 
 
 @st.composite
-def truths(draw: st.DrawFn) -> Truth:
+def truths(draw: st.DrawFn) -> GroundTruth:
     task = draw(st.sampled_from([CLASSIFICATION, DETECTION, SEGMENTATION]))
     if task == CLASSIFICATION:
-        return Truth(task, draw(names))
+        return GroundTruth(task, draw(names))
     if task == DETECTION:
         boxes = [
             annotation.box(draw(names), (x * WIDTH, y * HEIGHT, (right - x) * WIDTH, (bottom - y) * HEIGHT))
             for (x, right), (y, bottom) in draw(st.lists(st.tuples(spans, spans), max_size=3))
         ]
-        return Truth(task, boxes=boxes)
+        return GroundTruth(task, boxes=boxes)
     found = []
     for _ in range(draw(st.integers(0, 2))):
         seed, share = draw(st.integers(0, 2**32 - 1)), draw(st.floats(0.05, 0.95))
         mask = np.random.default_rng(seed).random((HEIGHT, WIDTH)) < share
         mask[0, 0] = True  # a region without a point cannot be drawn
         found.append(annotation.mask(draw(names), masks.encode(mask), HEIGHT, WIDTH))
-    return Truth(task, masks=found)
+    return GroundTruth(task, masks=found)
 
 
-def written(out: Path, truth: Truth, image: StoredImage, answer: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def written(
+    out: Path, truth: GroundTruth, image: StoredImage, answer: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """The tasks of one image of which this is known."""
     out.mkdir()
     classes = sorted(name for name in truth.classes() if truth.task != CLASSIFICATION)
-    plan = Plan("s@1", 1, classes or [""] * (truth.task != CLASSIFICATION), [str(truth.label)], truth.task)
-    part, left = Part(out, plan, 0), out / "lines"
+    plan = ExportPlan("s@1", 1, classes or [""] * (truth.task != CLASSIFICATION), [str(truth.label)], truth.task)
+    part, left = ExportPart(out, plan, 0), out / "lines"
     left.mkdir()
-    label_studio.write(part, iter([Sample(0, image, {truth.task: truth}, answer)]))
+    label_studio.write(part, iter([ExportSample(0, image, {truth.task: truth}, answer)]))
     for name, lines in part.lines.items():
         (left / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    label_studio.finish(Whole(out, plan, [left]))
+    label_studio.finish(WholeExport(out, plan, [left]))
     found: list[dict[str, Any]] = json.loads((out / "tasks.json").read_text("utf-8"))
     return found
 
@@ -79,20 +81,20 @@ def accepted(tasks: list[dict[str, Any]], by: Any = 1) -> list[dict[str, Any]]:
     return tasks
 
 
-def read(path: Path, content: Any) -> list[Finished | Refused]:
+def read(path: Path, content: Any) -> list[FinishedAnnotation | RejectedAnnotation]:
     path.write_text(json.dumps(content), "utf-8")
     return [*label_studio.read(path)]
 
 
 @given(truths())
-def test_what_was_sent_and_accepted_comes_back(tmp_path_factory: pytest.TempPathFactory, truth: Truth) -> None:
+def test_what_was_sent_and_accepted_comes_back(tmp_path_factory: pytest.TempPathFactory, truth: GroundTruth) -> None:
     """Classes and masks to the last pixel, boxes to a millionth of one."""
     out = tmp_path_factory.mktemp("ls") / "out"
     image = StoredImage("a" * 64, b"x", "PNG", WIDTH, HEIGHT, "x")
     (found,) = read(out.with_name("finished.json"), accepted(written(out, truth, image)))
-    assert isinstance(found, Finished)
+    assert isinstance(found, FinishedAnnotation)
     assert (found.image_id, found.annotator) == ("a" * 64, "label-studio 1")
-    (said,) = found.truths(WIDTH, HEIGHT)
+    (said,) = found.ground_truths(WIDTH, HEIGHT)
     assert (said.task, said.label, said.masks) == (truth.task, truth.label, truth.masks)
     assert [b["label"] for b in said.boxes or ()] == [b["label"] for b in truth.boxes or ()]
     for one, other in zip(said.boxes or (), truth.boxes or (), strict=True):
@@ -102,7 +104,7 @@ def test_what_was_sent_and_accepted_comes_back(tmp_path_factory: pytest.TempPath
 def test_a_task_file_is_what_label_studio_reads(tmp_path: Path) -> None:
     image = StoredImage("b" * 64, b"bytes", "JPEG", 100, 50, "x")
     answer = {"model": "m", "model_version": "7", "label": "cat", "confidence": 0.25, "scores": None}
-    (task,) = written(tmp_path / "out", Truth(CLASSIFICATION, "d<o>g"), image, answer)
+    (task,) = written(tmp_path / "out", GroundTruth(CLASSIFICATION, "d<o>g"), image, answer)
     file = f"images/{'b' * 64}.jpg"
     assert task["data"] == {
         "image": f"/data/local-files/?d=out/{file}",
@@ -121,7 +123,7 @@ def test_a_task_file_is_what_label_studio_reads(tmp_path: Path) -> None:
         '    <Choice value="cat"/>',
         '    <Choice value="d&lt;o&gt;g"/>',
     ]
-    box = Truth(DETECTION, boxes=[annotation.box("dog", (10, 5, 50, 25))])
+    box = GroundTruth(DETECTION, boxes=[annotation.box("dog", (10, 5, 50, 25))])
     (task,) = written(tmp_path / "boxes", box, image)
     (region,) = task["predictions"][0]["result"]
     assert (region["original_width"], region["original_height"]) == (100, 50)
@@ -165,7 +167,7 @@ def test_labels_come_in_once_and_are_frozen_into_the_next_slice(
     assert (again["labels_new"], again["labels_known"]) == (0, 3)
     assert labels(lk) == dict(zip(names, ("cat", "dog", "cat"), strict=True))
     made = slices.create(lk, "odd", where="true")
-    truths = ground_truth.truths(lk, slices.contents(lk, made))
+    truths = ground_truth.of_images(lk, slices.contents(lk, made))
     assert {n: t[CLASSIFICATION].label for n, t in truths.items()} == labels(lk)
 
 
@@ -179,7 +181,7 @@ def test_a_changed_mind_counts_and_so_does_a_second_change(
             "updated_at": f"2026-10-26T{hour}:00:00Z",
             "result": [{"type": "choices", "value": {"choices": [label]}}],
         }
-        labelling_tools.take(lk, saved(tmp_path, tasks))
+        labelling_tools.import_annotations(lk, saved(tmp_path, tasks))
         assert labels(lk)[names[0]] == label
     assert lk.dataset("labels").count_rows() == 4 + 2
 
@@ -192,7 +194,7 @@ def test_skipped_tasks_say_nothing_and_a_detection_without_regions_says_that_not
     tasks[1]["data"]["asked"] = ["detection"]
     tasks[1]["annotations"][0]["result"] = []
     tasks[2]["annotations"] = []
-    report = labelling_tools.take(lk, saved(tmp_path, tasks))
+    report = labelling_tools.import_annotations(lk, saved(tmp_path, tasks))
     assert (report.labels_new, report.rejected) == (1, [])
     (row,) = lk.scan("labels", ["image_id", "task", "boxes", "origin", "annotator"]).to_pylist()
     assert row == {
@@ -230,7 +232,7 @@ def test_what_is_wrong_is_named_and_the_others_come_in(
 ) -> None:
     lk, names, tasks = sent
     tasks[1]["annotations"][0] |= wrong
-    report = labelling_tools.take(lk, saved(tmp_path, tasks))
+    report = labelling_tools.import_annotations(lk, saved(tmp_path, tasks))
     (rejected,) = report.rejected
     assert rejected["source"] == "finished.json: [1].annotations[0]"
     assert reason in rejected["reason"]
@@ -250,7 +252,7 @@ def test_what_is_wrong_is_named_and_the_others_come_in(
 )
 def test_a_wrong_file_is_refused_and_changes_nothing(lk: Lake, tmp_path: Path, content: Any, reason: str) -> None:
     with pytest.raises(BadInput) as caught:
-        labelling_tools.take(lk, saved(tmp_path, content))
+        labelling_tools.import_annotations(lk, saved(tmp_path, content))
     assert reason in str(caught.value)
     assert lk.dataset("labels").count_rows() == 0
 
@@ -261,6 +263,6 @@ def test_an_image_of_another_lake_is_refused_and_an_upload_is_known_by_its_name(
     lk, names, tasks = sent
     tasks[0]["data"] = {"image": f"/data/upload/1/1f2e3d4c-{names[0]}.png"}
     tasks[1]["data"] = {"image_id": "c" * 64}
-    report = labelling_tools.take(lk, saved(tmp_path, tasks))
+    report = labelling_tools.import_annotations(lk, saved(tmp_path, tasks))
     assert [one["reason"] for one in report.rejected] == [f"the lake has no image {'c' * 64}"]
     assert sorted(labels(lk)) == [names[0], names[2]]

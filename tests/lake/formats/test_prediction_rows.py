@@ -21,7 +21,7 @@ def no_file(path: str) -> bytes:
     raise UnreadableImage(f"no file {path}")
 
 
-def read(**given: Any) -> prediction_rows.Row:
+def read(**given: Any) -> prediction_rows.PredictionRow:
     return prediction_rows.read_row({"image": "a.png", **given}, PROMOTED, no_file)
 
 
@@ -38,8 +38,8 @@ def test_a_row_without_image_is_refused() -> None:
 @pytest.mark.parametrize("nothing", [None, "", float("nan")])
 def test_empty_nan_and_null_are_not_given(nothing: Any) -> None:
     row = read(label=nothing, confidence=nothing, scores=nothing, model=nothing, n=nothing, other=nothing)
-    assert row == prediction_rows.Row(image="a.png", promoted=dict.fromkeys(PROMOTED))
-    assert not prediction_rows.answer(row)
+    assert row == prediction_rows.PredictionRow(image="a.png", promoted=dict.fromkeys(PROMOTED))
+    assert not prediction_rows.has_prediction(row)
 
 
 def test_an_answer_without_a_model_is_unknowns_answer() -> None:

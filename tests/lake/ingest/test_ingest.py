@@ -27,11 +27,11 @@ from tests.pictures import encoded
 MOMENTS = {"ingested_at"}
 
 
-def run(lk: Lake, path: Path, layout: Any = "auto") -> ingest.Report:
+def run(lk: Lake, path: Path, layout: Any = "auto") -> ingest.IngestReport:
     return ingest.ingest(lk, path, layout, workers=1)
 
 
-def counts(report: ingest.Report) -> tuple[int, int, int, int, int, int]:
+def counts(report: ingest.IngestReport) -> tuple[int, int, int, int, int, int]:
     r = report
     return (r.images_new, r.images_known, r.predictions_new, r.predictions_known, r.labels_new, len(r.rejected))
 

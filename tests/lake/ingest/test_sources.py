@@ -22,7 +22,7 @@ def tree(root: Path, *files: str) -> Path:
 def listed(root: Path, layout: sources.Layout = "auto") -> list[tuple[str, str | None, bool]]:
     """(path below root, label, whether it can be read) of each item."""
     items = [*sources.read(root, layout)]
-    said = {i.source: i.said(1, 1).truths[0].label for i in items if i.said}
+    said = {i.source: i.read_annotations(1, 1).ground_truths[0].label for i in items if i.read_annotations}
     return [(os.path.relpath(i.source, root), said.get(i.source), i.error is None) for i in items]
 
 

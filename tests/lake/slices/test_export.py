@@ -15,7 +15,7 @@ import pytest
 from lake import ids, slices
 from lake.errors import BadInput, CouldNot
 from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Truth
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, GroundTruth
 from lake.formats.paths import MANIFEST
 from lake.ingest import ingest
 from lake.regions import masks
@@ -30,11 +30,11 @@ WIDTH, HEIGHT = 24, 16
 MASK = np.zeros((HEIGHT, WIDTH), bool)
 MASK[2:6, 3:9] = MASK[10, 20] = True
 SAID = [
-    Truth(CLASSIFICATION, "../é a"),
-    Truth(CLASSIFICATION, "b:c\n"),
-    Truth(DETECTION, boxes=[annotation.box(n, (1.5, 2, 3.25, 4)) for n in ("dog", "dog", None)]),
-    Truth(DETECTION, boxes=[]),
-    Truth(SEGMENTATION, masks=[annotation.mask('x"y', masks.encode(MASK), HEIGHT, WIDTH)]),
+    GroundTruth(CLASSIFICATION, "../é a"),
+    GroundTruth(CLASSIFICATION, "b:c\n"),
+    GroundTruth(DETECTION, boxes=[annotation.box(n, (1.5, 2, 3.25, 4)) for n in ("dog", "dog", None)]),
+    GroundTruth(DETECTION, boxes=[]),
+    GroundTruth(SEGMENTATION, masks=[annotation.mask('x"y', masks.encode(MASK), HEIGHT, WIDTH)]),
 ]
 
 
@@ -67,9 +67,9 @@ def filled(lk: Lake, tmp_path: Path) -> tuple[Lake, list[str]]:
     return lk, names
 
 
-def labels_of(lake: Lake) -> dict[str, dict[str, Truth]]:
+def labels_of(lake: Lake) -> dict[str, dict[str, GroundTruth]]:
     made = slices.create(lake, "all", where="true")
-    return ground_truth.truths(lake, slices.contents(lake, made))
+    return ground_truth.of_images(lake, slices.contents(lake, made))
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -94,7 +94,10 @@ def test_into_another_lake(filled: tuple[Lake, list[str]], make_lake: MakeLake, 
     assert gone == sum(report.unsaid.values())
     assert gone == {"imagefolder": 3, "yolo": 4, "voc": 2}.get(format, 0)
     if model:
-        before, after = ground_truth.answers(lk, "m", names), ground_truth.answers(other, "m", names)
+        before, after = (
+            ground_truth.newest_predictions(lk, "m", names),
+            ground_truth.newest_predictions(other, "m", names),
+        )
         assert {n: {**a, "source": ""} for n, a in after.items()} == {n: {**a, "source": ""} for n, a in before.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lake.analytics.metrics import Class
+from lake.analytics.metrics import ClassMetrics
 from search_app.ui import session
 from search_app.ui.components import empty_states
 from search_app.ui.components.grid import image_grid
@@ -71,7 +71,7 @@ def _matrix(counts: dict[tuple[str, str | None], int], truth: str, said: str) ->
     return heat("Confusion", "truth \\ answer", [*heads, "all"], rows, note)
 
 
-def _balance(balance: list[Class]) -> Block:
+def _balance(balance: list[ClassMetrics]) -> Block:
     rows = [
         [
             link(one.name, "search", label=one.name),

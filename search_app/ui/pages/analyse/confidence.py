@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lake.analytics.calibration import Calibration, Curve
+from lake.analytics.calibration import Calibration, ReliabilityCurve
 from search_app.ui.components import charts, empty_states
 from search_app.ui.components.report import Block, numbers, report
 from search_app.ui.components.report.tables import reliability
@@ -47,7 +47,7 @@ def _numbers(found: Calibration) -> Block:
     return numbers("Is confidence what it says?", *items, note=note)
 
 
-def _ece(name: str, curve: Curve) -> tuple[str, str, str, str]:
+def _ece(name: str, curve: ReliabilityCurve) -> tuple[str, str, str, str]:
     help = (
         "Expected calibration error: the mean gap between confidence and accuracy over the bins, by their answers. "
         f"A calibrated model with as many answers stays below {curve.by_chance:.3f} in 95 % of cases"
@@ -55,7 +55,7 @@ def _ece(name: str, curve: Curve) -> tuple[str, str, str, str]:
     return name, f"{curve.ece:.3f}", f"95 % {curve.low:.3f}–{curve.high:.3f}", help
 
 
-def _curve(title: str, curve: Curve) -> Block:
+def _curve(title: str, curve: ReliabilityCurve) -> Block:
     points = [
         (one.confidence, one.accuracy.value or 0.0, one.accuracy.low or 0.0, one.accuracy.high or 0.0, one.accuracy.n)
         for one in curve.bins

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from lake.analytics.metrics import Breakdown, Cell
+from lake.analytics.metrics import Breakdown, MetricCell
 from search_app.ui import session
 from search_app.ui.components import empty_states, scope
 from search_app.ui.components.report import Block, Link, link, report
@@ -57,7 +57,7 @@ def one(found: Breakdown, title: str, where: str | None, more: str = "", most: i
     return heat(title, found.dimensions[0].title, _COLUMNS, rows, note)
 
 
-def _facts(each: Cell, usual: float | None, row: Cell | None) -> list[Block | None]:
+def _facts(each: MetricCell, usual: float | None, row: MetricCell | None) -> list[Block | None]:
     error = each.error
     sure = "–" if each.confidence is None else f"{each.confidence:.2f}"
     return [
@@ -69,7 +69,7 @@ def _facts(each: Cell, usual: float | None, row: Cell | None) -> list[Block | No
     ]
 
 
-def _tint(each: Cell, usual: float | None) -> float | None:
+def _tint(each: MetricCell, usual: float | None) -> float | None:
     """How strongly a cell is tinted: fully where even its interval's lower end is above the whole's rate."""
     error = each.error
     if error.value is None or error.low is None or usual is None or error.value <= usual:
@@ -77,7 +77,7 @@ def _tint(each: Cell, usual: float | None) -> float | None:
     return max(0.25, error.value) if error.low > usual else 0.12
 
 
-def _name(found: Breakdown, each: Cell) -> Link | str:
+def _name(found: Breakdown, each: MetricCell) -> Link | str:
     text = NONE if each.values[0] is None else each.values[0]
     return _link(text, found.predicate(each)) or text
 
@@ -113,7 +113,7 @@ def _two(found: Breakdown, more: str) -> Block:
     return heat(f"Error by {names[0]} and {names[1]}", f"{names[0]} \\ {names[1]}", [*heads, "all"], lines, note)
 
 
-def _ordered(found: Breakdown, place: int) -> Sequence[Cell]:
+def _ordered(found: Breakdown, place: int) -> Sequence[MetricCell]:
     """The margin of a dimension in its own order, where it has one."""
     order = {value: at for at, value in enumerate(found.dimensions[place].order)}
     margin = found.margins[place]
@@ -124,13 +124,13 @@ def _ordered(found: Breakdown, place: int) -> Sequence[Cell]:
     return margin
 
 
-def _cell(found: Breakdown, each: Cell | None, usual: float | None) -> Block | None:
+def _cell(found: Breakdown, each: MetricCell | None, usual: float | None) -> Block | None:
     if each is None:
         return None
     return _plain(each, usual) | {"link": _link("", found.predicate(each))}
 
 
-def _plain(each: Cell, usual: float | None) -> Block:
+def _plain(each: MetricCell, usual: float | None) -> Block:
     help = f"{count(each.answers)} answers, {count(each.known)} judged, {count(each.known - each.right)} wrong"
     if not each.known:
         return cell("–", f"{count(each.answers)} answers", help=help)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from lake.analytics.metrics import Cell
+from lake.analytics.metrics import MetricCell
 from search_app.ui import session
 from search_app.ui.components import empty_states, scope
 from search_app.ui.components.grid import image_grid, save_slice
@@ -72,7 +72,7 @@ def _choose_by(by: str) -> None:
         st.rerun()
 
 
-def _numbers(whole: Cell) -> Block:
+def _numbers(whole: MetricCell) -> Block:
     items = [("Answers", count(whole.answers), "", "Predictions a model made, inside the scope")]
     if whole.known:
         help = "Answers that a label of their image, or else a person's verdict, calls right or wrong"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from lake.analytics.metrics import Comparison
+from lake.analytics.metrics import ModelComparison
 from search_app.ui import session
 from search_app.ui.components import empty_states
 from search_app.ui.components.grid import image_grid
@@ -47,7 +47,7 @@ def show(where: str | None) -> None:
     return _images(found)
 
 
-def _numbers(found: Comparison) -> Block:
+def _numbers(found: ModelComparison) -> Block:
     old, new = (found.both + found.only_old) / found.n, (found.both + found.only_new) / found.n
     gap = 100 * (new - old)
     if found.p < 0.05:
@@ -70,7 +70,7 @@ def _numbers(found: Comparison) -> Block:
     )
 
 
-def _table(found: Comparison) -> Block:
+def _table(found: ModelComparison) -> Block:
     n = found.n
     rows = [
         (
@@ -91,7 +91,7 @@ def _table(found: Comparison) -> Block:
     return heat("Who is right", "", ["new right", "new wrong"], rows)
 
 
-def _images(found: Comparison) -> None:
+def _images(found: ModelComparison) -> None:
     side = session.param("side") if session.param("side") in SIDES else "broken"
     ids = {"broken": found.broken, "repaired": found.repaired}
     titles = {one: f"{title} {len(ids[one]):,}" for one, title in SIDES.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lake.analytics.detection import IOU, Size
+from lake.analytics.detection import IOU, SizeMetrics
 from lake.regions.sizes import LARGE_FROM, SMALL_BELOW
 from search_app.ui.components import empty_states
 from search_app.ui.components.report import Block, report
@@ -22,7 +22,7 @@ def show(where: str | None) -> None:
     return report([[one] for one in blocks], key="sizes")
 
 
-def _table(kind: str, sizes: list[Size]) -> Block:
+def _table(kind: str, sizes: list[SizeMetrics]) -> Block:
     judged = any(one.precision.n or one.recall.n for one in sizes)
     columns = [kind, "answers", "mean score"] + (["precision", "recall"] if judged else [])
     rows = []
