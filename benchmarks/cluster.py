@@ -2,9 +2,10 @@
 
 `generator`: 50,000 unit vectors of 512 dimensions in 100 uneven clusters, seeded. `cifar10`: the 50,000 training
 images of CIFAR-10 by efficientnet-lite0 at 96 pixels, their 1,280 dimensions projected to 512 by a seeded random
-matrix. `lakeloop` is `embeddings.clusters.clustering.partition` with method auto and nothing told; EVoC is as it comes;
-k-means of scikit-learn (on PCA to 50) and of FAISS (on the vectors) are told the number of classes. AMI is adjusted
-mutual information with the true classes, noise counted as one cluster; of EVoC's layers the best one's stands beside.
+matrix. `lakeloop` is `embeddings.clusters.clustering.cluster_vectors` with method auto and its defaults; EVoC is as it
+comes; k-means of scikit-learn (on PCA to 50) and of FAISS (on the vectors) are told the number of classes. AMI is
+adjusted mutual information with the true classes, noise counted as one cluster; of EVoC's layers the best one's stands
+beside.
 
 `open`: milliseconds to open a node of 10,000 images of a lake of 50,000, reading and saving included, with another seed
 each time. `million`: 1,000,000 vectors of the generator, in memory.

@@ -37,13 +37,13 @@ def generated(rows: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
 
 
 def lakeloop(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
-    """`embeddings.clusters.clustering.partition`, method auto, all else as it comes."""
+    """`embeddings.clusters.clustering.cluster_vectors`, method auto, all else as it comes."""
     with Stopwatch() as startup:
-        from embeddings.clusters.clustering import partition
+        from embeddings.clusters.clustering import cluster_vectors
     remark: list[str | None] = []
 
     def run(points: np.ndarray) -> np.ndarray:
-        made = partition(points, "auto", seed=turn)
+        made = cluster_vectors(points, "auto", seed=turn)
         remark[:] = [f"{made.method}: {made.clusters} clusters; {made.remark or 'as asked'}"]
         return made.labels
 
@@ -110,11 +110,11 @@ def umap_hdbscan(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
 
 def million(turn: int, rows: int, dim: int) -> dict[str, Any]:
     """The top level of very many vectors that are in memory already."""
-    from embeddings.clusters.clustering import partition
+    from embeddings.clusters.clustering import cluster_vectors
 
     vectors, classes = generated(rows, dim)
     with Stopwatch() as clock:
-        found = partition(vectors, seed=turn)
+        found = cluster_vectors(vectors, seed=turn)
     return clock.figures() | {"ami": ami(classes, found.labels), "clusters": found.clusters}
 
 
@@ -123,7 +123,7 @@ def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) ->
     import pyarrow as pa
 
     from embeddings.backfill.backfill import COMMIT_IMAGES, store_vectors
-    from embeddings.clusters.trees import cluster
+    from embeddings.clusters.drilldown import cluster
     from lake import ids, open_lake
     from lake.ingest.ingest import COMMIT_ROWS
     from lake.storage import schema, store

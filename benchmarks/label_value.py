@@ -123,7 +123,7 @@ def _value(case: Case, head: Probe) -> float:
 def _found(case: Case, first: Probe) -> tuple[list[np.ndarray], list[int]]:
     """The images to label at each budget, and the looks until then. One search a kind, page by page in turn."""
     said, sure = _said(case, first, case.pool)
-    points = whitening.fit(case.vectors[case.pool])(case.vectors[case.pool])
+    points = whitening.fit(case.vectors[case.pool]).transform(case.vectors[case.pool])
     kinds = case.kinds[case.pool]
     wrong = said != case.labels[case.pool]
     searches: dict[str, ActiveSearch] = {}

@@ -31,7 +31,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from benchmarks import data as benchmark_data
 from benchmarks import vectors
 from benchmarks.harness import Options, estimate, say
-from embeddings.clusters.clustering import kmeans, partition
+from embeddings.clusters.clustering import cluster_vectors, kmeans
 from embeddings.search.active_search import POSITIVE_WEIGHT, RIDGE, ActiveSearch
 from embeddings.vectors import whitening
 from embeddings.vectors.principal_components import reduce
@@ -91,7 +91,7 @@ def _measure(document: dict[str, Any], part: str, cases: Iterator[tuple[str, Cas
     named: dict[str, dict[str, list[float]]] = {}
     for name, case in cases:
         size = len(case.vectors)
-        points = whitening.fit(case.vectors)(case.vectors)
+        points = whitening.fit(case.vectors).transform(case.vectors)
         started = perf_counter()
         active, accepted = _active(case, points, False, estimates)
         seconds.append((perf_counter() - started) / max(1, active / PAGE))
@@ -321,7 +321,7 @@ def _drill_down(case: Case) -> int:
                     waiting.append((promise / 4, -1.0, left[PAGE:]))
                     break
             continue
-        labels = partition(case.vectors[places], "auto", seed=0).labels
+        labels = cluster_vectors(case.vectors[places], "auto", seed=0).labels
         if labels.max(initial=0) == 0 and not (labels < 0).any():
             labels = np.arange(len(places)) * (len(places) // SMALL + 1) // len(places)
         for label in np.unique(labels):
@@ -355,7 +355,7 @@ def _in_lake(points: np.ndarray, kind: np.ndarray) -> np.ndarray:
 
 def _supervised(case: Case) -> np.ndarray:
     assert case.outside is not None
-    whiten = whitening.fit(case.vectors)
+    whiten = whitening.fit(case.vectors).transform
     together = np.concatenate([case.vectors, case.outside])
     rows = np.concatenate([whiten(together), np.ones((len(together), 1))], axis=1)
     yes = np.arange(len(rows)) >= len(case.vectors)

@@ -56,7 +56,7 @@ def make_shapes(folder: Path, uri: str) -> str:
     """A lake of drawings with answers, labels and vectors; returns an image id to search from."""
     import lake
     from embeddings.backfill import backfill
-    from embeddings.clusters import trees
+    from embeddings.clusters import drilldown
     from embeddings.embedders import embedder
     from lake import ids
     from lake.ingest import ingest
@@ -94,7 +94,7 @@ def make_shapes(folder: Path, uri: str) -> str:
     ingest.ingest(opened, folder / "labelled", "imagefolder")
     record = opened.embedders()[0]
     backfill.backfill(opened, record, embedder.for_lake(opened, record))
-    trees.cluster(opened, method="kmeans", k=6, seed=0)
+    drilldown.cluster(opened, method="kmeans", k=6, seed=0)
     return names[3]
 
 

@@ -1,9 +1,9 @@
-"""New images into a tree that stands: volume and errors of every node over time, drift an analyst can see.
+"""Assigns new images to the nodes of a stored tree, and reports each node's volume and errors over time.
 
-At each opened node a new image goes to the child that its nearest members vote for (by the inverse square of their
-distance), unless it is further from
-its neighbours than members of that child are from theirs: then to the node's noise, or, where there is none, no
-further. Nobody who was there moves, and nothing that was assigned is assigned again.
+At each opened node, a new image goes to the child that its nearest members vote for, weighted by the inverse square of
+their distance. If it is further from its neighbours than the members of that child are from theirs, it goes to the
+node's noise; without noise it stays in the node. Earlier members never move, and assigned images are not assigned
+again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embeddings.clusters import trees as clustering
+from embeddings.clusters import trees
 from embeddings.vectors.neighbours import nearest, neighbours
-from embeddings.vectors.principal_components import Components
+from embeddings.vectors.principal_components import PrincipalComponents
 from lake import slices
 from lake.errors import BadInput
 from lake.sql import connections
@@ -31,25 +31,25 @@ from lake.storage.vectors import image_vectors
 if TYPE_CHECKING:
     from lake.storage.store import EmbedderRecord, Lake
 
-# As many as make the smallest cluster there usually is: more would always outvote it.
+# The usual size of the smallest cluster: more voters would always outvote it.
 VOTERS = 5
-# A child's members lie at most this far from their own neighbours, but for the last hundredth, and a tenth more.
+# An image joins a child up to this quantile of its members' distances to their own neighbours, times this slack.
 CUT_QUANTILE = 0.99
 CUT_SLACK = 1.1
-# Between copies of a vector FAISS may find a distance of this much.
+# FAISS may report a distance of this much between copies of a vector.
 ROUNDING = 1e-3
-# Of more members so many stand for all, each child's by its share but by at least so many.
-MEMBERS_MOST = 50_000
-CHILD_MEMBERS_FEWEST = 200
+# Of more members a sample votes: of each child by its share, but at least MIN_CHILD_MEMBERS.
+MAX_MEMBERS = 50_000
+MIN_CHILD_MEMBERS = 200
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Assigned:
-    """`images`: how many were new; `nodes`: path -> how many it got, the root's "" included.
+class Assignment:
+    """`images`: the number of new images; `nodes`: path -> how many of them it got, with the root "".
 
-    `none`: how many fitted none of an opened node's children and stayed above; they are counted in that node.
+    `none`: how many fit none of an opened node's children and stayed in that node, which counts them.
     """
 
     tree: str
@@ -61,8 +61,11 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Volume:
-    """One node on one day (UTC). `error_rate` = wrong / known, None when no label says; `assigned`: images that joined
-    after the node was made, among those with answers that day."""
+    """One node on one day (UTC). `answers`: its predictions; `known`: those that a label calls right or wrong.
+
+    `error_rate` = wrong / known, None without labels; `assigned`: of the images with predictions on that day, those
+    that joined after the node was made.
+    """
 
     node: str
     day: dt.date
@@ -75,67 +78,70 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """An opened node: how to place vectors among its members, the members' places, which child each of them is in, and
-    how far from its neighbours one of each child may be."""
+class _Voters:
+    """The voting members of an opened node.
 
-    place: Callable[[np.ndarray], np.ndarray]
+    `transform`: from vectors to points; `points`: the members', (n, d); `children`: the child each is in, (n,);
+    `max_distance`: by child, the greatest mean distance to the neighbours for an image to join it.
+    """
+
+    transform: Callable[[np.ndarray], np.ndarray]
     points: np.ndarray
     children: np.ndarray
-    furthest: np.ndarray
+    max_distance: np.ndarray
 
 
-def assign(lake: Lake, tree: str, *, seed: int = 0, progress: Progress | None = None) -> Assigned:
-    """Assigns the images that came since to the nodes of `tree`; running it again adds nothing.
+def assign(lake: Lake, tree: str, *, seed: int = 0, progress: Progress | None = None) -> Assignment:
+    """Assigns the images that arrived since to the nodes of `tree`; running it again adds nothing.
 
-    Only images the tree was made for: those that pass its filter, or the filter of the slice it was made of. All of it
-    is one commit of `cluster_members`; sizes in `clusters` follow. Raises BadInput for an unknown tree, or one made of
-    a slice that is a list of images.
+    It assigns only images that pass the tree's filter, or the filter of the slice it was made of. All members are one
+    commit of `cluster_members`; sizes in `clusters` follow. Raises BadInput for an unknown tree, or a tree of a slice
+    that is a list of images.
     """
     started = time.perf_counter()
-    say = progress or (lambda stage: None)
-    _, _, record = clustering.find(lake, f"{tree}/")
-    say("reading")
+    report = progress or (lambda stage: None)
+    _, _, record = trees.find(lake, f"{tree}/")
+    report("reading")
     names, vectors = _new_images(lake, tree, record)
     nodes = lake.scan("clusters", ["node", "parent", "noise"], f"tree = {literal(tree)}").to_pylist()
-    below: dict[str, list[dict[str, Any]]] = {}
-    for one in sorted(nodes, key=lambda row: _order(row["node"])):
-        if one["parent"] is not None:
-            below.setdefault(one["parent"], []).append(one)
-    rows: list[pa.Table] = []
+    children_of: dict[str, list[dict[str, Any]]] = {}
+    for node in sorted(nodes, key=lambda row: _order(row["node"])):
+        if node["parent"] is not None:
+            children_of.setdefault(node["parent"], []).append(node)
+    tables: list[pa.Table] = []
     none = 0
     counts: dict[str, int] = {}
 
-    def place(path: str, who: np.ndarray) -> None:
+    def assign_below(path: str, rows: np.ndarray) -> None:
         nonlocal none
-        inside, similarity = _similarity(lake, record, tree, path, vectors[who])
-        rows.append(_rows(tree, path, [names[i] for i in who.tolist()], similarity))
-        counts[path] = len(who)
-        children = below.get(path, [])
+        members, similarity = _similarity(lake, record, tree, path, vectors[rows])
+        tables.append(_member_rows(tree, path, [names[i] for i in rows.tolist()], similarity))
+        counts[path] = len(rows)
+        children = children_of.get(path, [])
         if not children:
             return
-        say(f"node {path or 'at the root'}")
-        chosen = _vote(lake, record, tree, children, inside, vectors[who], seed)
+        report(f"node {path or 'at the root'}")
+        chosen = _vote(lake, tree, children, members, vectors[rows], seed)
         none += int((chosen < 0).sum())
         for number, child in enumerate(children):
             if (chosen == number).any():
-                place(child["node"], who[chosen == number])
+                assign_below(child["node"], rows[chosen == number])
 
     if names:
-        place("", np.arange(len(names)))
-        lake.insert("cluster_members", pa.concat_tables(rows))
+        assign_below("", np.arange(len(names)))
+        lake.insert("cluster_members", pa.concat_tables(tables))
     _recount(lake, tree)
-    return Assigned(tree, len(names), counts, none, time.perf_counter() - started)
+    return Assignment(tree, len(names), counts, none, time.perf_counter() - started)
 
 
 def volume(lake: Lake, tree: str) -> list[Volume]:
-    """Answers, and how many of them were wrong, of every node on every day; by node, then day.
+    """Predictions and errors of every node on every day; sorted by node, then day.
 
-    Answers without a time are left out. Raises BadInput for an unknown tree.
+    Predictions without a time are left out. Raises BadInput for an unknown tree.
     """
-    clustering.find(lake, f"{tree}/")
-    found = connections.query(lake, VOLUME, [tree]).to_pylist()
-    return [Volume(**row) for row in sorted(found, key=lambda row: (_order(row["node"]), row["day"]))]
+    trees.find(lake, f"{tree}/")
+    rows = connections.query(lake, VOLUME, [tree]).to_pylist()
+    return [Volume(**row) for row in sorted(rows, key=lambda row: (_order(row["node"]), row["day"]))]
 
 
 VOLUME = """
@@ -153,104 +159,104 @@ def _order(path: str) -> list[int]:
 
 
 def _new_images(lake: Lake, tree: str, record: EmbedderRecord) -> tuple[list[str], np.ndarray]:
-    root = next(one for one in clustering.trees(lake) if one.tree == tree)
-    wanted = None
+    root = next(summary for summary in trees.trees(lake) if summary.tree == tree)
+    image_ids = None
     if root.slice is not None:
-        made = slices.get(lake, root.slice)
-        if made.kind != "where":
+        slice_ = slices.get(lake, root.slice)
+        if slice_.kind != "where":
             raise BadInput(
-                f"tree {tree} was made of slice {made.id}, a list of images that nothing joins; make a tree with "
+                f"tree {tree} was made of slice {slice_.id}, a fixed list of images; make a tree with "
                 "--where to have new images assigned"
             )
-        wanted = filters.images(lake, made.definition)
+        image_ids = filters.images(lake, slice_.definition)
     elif root.where is not None:
-        wanted = filters.images(lake, root.where)
-    names, vectors = image_vectors(lake, record, wanted)
-    there = lake.look_up("cluster_members", ["image_id"], "id", [f"{tree}/"])["image_id"].to_pylist()
-    new = ~np.isin(np.asarray(names, str), np.asarray(there, str))
+        image_ids = filters.images(lake, root.where)
+    names, vectors = image_vectors(lake, record, image_ids)
+    members = lake.look_up("cluster_members", ["image_id"], "id", [f"{tree}/"])["image_id"].to_pylist()
+    new = ~np.isin(np.asarray(names, str), np.asarray(members, str))
     return [name for name, is_new in zip(names, new.tolist(), strict=True) if is_new], vectors[new]
 
 
 def _similarity(
     lake: Lake, record: EmbedderRecord, tree: str, path: str, vectors: np.ndarray
 ) -> tuple[tuple[list[str], np.ndarray], np.ndarray]:
-    """The node's members, and the cosine (m,) of `vectors` to the mean of those who were there first."""
+    """The node's members, and the cosine (m,) of `vectors` to the mean of its first members."""
     node = f"{tree}/{path}"
-    held = lake.look_up("cluster_members", ["image_id", "assigned_at"], "id", [node])
-    names, inside = image_vectors(lake, record, held["image_id"].to_pylist())
-    first = set(held.filter(held["assigned_at"].is_null())["image_id"].to_pylist())
-    was_there = np.array([name in first for name in names], bool)
-    centre = inside[was_there].mean(axis=0) if was_there.any() else np.zeros(vectors.shape[1], np.float32)
+    members = lake.look_up("cluster_members", ["image_id", "assigned_at"], "id", [node])
+    names, vectors_inside = image_vectors(lake, record, members["image_id"].to_pylist())
+    first = set(members.filter(members["assigned_at"].is_null())["image_id"].to_pylist())
+    is_first = np.array([name in first for name in names], bool)
+    centre = vectors_inside[is_first].mean(axis=0) if is_first.any() else np.zeros(vectors.shape[1], np.float32)
     length = float(np.linalg.norm(centre))
     cosine: np.ndarray = np.clip(vectors @ (centre / length if length else centre), -1, 1)
-    return (names, inside), cosine
+    return (names, vectors_inside), cosine
 
 
 def _vote(
     lake: Lake,
-    record: EmbedderRecord,
     tree: str,
     children: list[dict[str, Any]],
-    inside: tuple[list[str], np.ndarray],
+    members: tuple[list[str], np.ndarray],
     vectors: np.ndarray,
     seed: int,
 ) -> np.ndarray:
     """Index in `children` for each of the vectors, -1 for none."""
-    cut = _cut(lake, tree, children, inside, seed)
-    if not len(cut.points):  # all its members were erased
+    voters = _voters(lake, tree, children, members, seed)
+    if not len(voters.points):  # all its members were erased
         return np.full(len(vectors), -1)
-    k = min(VOTERS, len(cut.points))
-    index, distance = nearest(cut.place(vectors), cut.points, k)
+    k = min(VOTERS, len(voters.points))
+    index, distance = nearest(voters.transform(vectors), voters.points, k)
     votes = np.zeros((len(vectors), len(children)))
     weight = 1 / (distance.astype(np.float64) ** 2 + 1e-9)
     for rank in range(k):
-        votes[np.arange(len(vectors)), cut.children[index[:, rank]]] += weight[:, rank]
+        votes[np.arange(len(vectors)), voters.children[index[:, rank]]] += weight[:, rank]
     chosen: np.ndarray = votes.argmax(axis=1)
     noise = next((number for number, child in enumerate(children) if child["noise"]), -1)
-    chosen[distance.mean(axis=1) > cut.furthest[chosen]] = noise
+    chosen[distance.mean(axis=1) > voters.max_distance[chosen]] = noise
     return chosen
 
 
-def _cut(
-    lake: Lake, tree: str, children: list[dict[str, Any]], inside: tuple[list[str], np.ndarray], seed: int
-) -> _Cut:
-    names, vectors = inside
+def _voters(
+    lake: Lake, tree: str, children: list[dict[str, Any]], members: tuple[list[str], np.ndarray], seed: int
+) -> _Voters:
+    names, vectors = members
     ids = [f"{tree}/{child['node']}" for child in children]
-    held = lake.look_up("cluster_members", ["id", "image_id"], "id", ids)
-    number = {one: i for i, one in enumerate(ids)}
-    child_of = {
-        name: number[one] for one, name in zip(held["id"].to_pylist(), held["image_id"].to_pylist(), strict=True)
-    }
+    rows = lake.look_up("cluster_members", ["id", "image_id"], "id", ids)
+    number_of = {node: number for number, node in enumerate(ids)}
+    nodes, images = rows["id"].to_pylist(), rows["image_id"].to_pylist()
+    child_of = {name: number_of[node] for node, name in zip(nodes, images, strict=True)}
     child = np.array([child_of.get(name, -1) for name in names], np.int64)
-    chosen = _stand_ins(child, len(children), seed)
-    vectors, child = vectors[chosen], child[chosen]
+    sampled = _sample(child, len(children), seed)
+    vectors, child = vectors[sampled], child[sampled]
     varied = len(vectors) > 1 and bool(np.ptp(vectors, axis=0).any())
-    place: Callable[[np.ndarray], np.ndarray] = Components(vectors, seed) if varied else np.asarray
-    points = place(vectors)
-    furthest = np.full(len(children), np.inf)
+    transform: Callable[[np.ndarray], np.ndarray] = np.asarray
+    if varied:
+        transform = PrincipalComponents(vectors, seed).transform
+    points = transform(vectors)
+    max_distance = np.full(len(children), np.inf)
     if len(points) > 1:
         _, distance = neighbours(points, min(VOTERS, len(points) - 1))
-        usual = distance.mean(axis=1)
+        mean_distance = distance.mean(axis=1)
         for i in np.unique(child).tolist():
-            furthest[i] = np.quantile(usual[child == i], CUT_QUANTILE) * CUT_SLACK + ROUNDING
-    return _Cut(place, points, child, furthest)
+            max_distance[i] = np.quantile(mean_distance[child == i], CUT_QUANTILE) * CUT_SLACK + ROUNDING
+    return _Voters(transform, points, child, max_distance)
 
 
-def _stand_ins(child: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Which members vote: all that are in a child, or a sample of them."""
+def _sample(child: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The rows of the members that vote: all that are in a child, or a sample of them."""
     present = np.flatnonzero(child >= 0)
-    if len(present) <= MEMBERS_MOST:
+    if len(present) <= MAX_MEMBERS:
         return present
     rng = np.random.default_rng(seed)
     parts = []
     for i in range(count):
         own = np.flatnonzero(child == i)
-        most = max(CHILD_MEMBERS_FEWEST, round(MEMBERS_MOST * len(own) / len(present)))
-        parts.append(own if len(own) <= most else rng.choice(own, most, replace=False))
+        limit = max(MIN_CHILD_MEMBERS, round(MAX_MEMBERS * len(own) / len(present)))
+        parts.append(own if len(own) <= limit else rng.choice(own, limit, replace=False))
     return np.sort(np.concatenate(parts))
 
 
-def _rows(tree: str, path: str, names: list[str], similarity: np.ndarray) -> pa.Table:
+def _member_rows(tree: str, path: str, names: list[str], similarity: np.ndarray) -> pa.Table:
     columns = {
         "id": [f"{tree}/{path}"] * len(names),
         "tree": [tree] * len(names),
@@ -263,19 +269,19 @@ def _rows(tree: str, path: str, names: list[str], similarity: np.ndarray) -> pa.
 
 
 def _recount(lake: Lake, tree: str) -> None:
-    """Sizes and noise shares are those of the members; also after a run that stopped before it had counted."""
-    counted = connections.query(
+    """Updates sizes and noise shares from the members; repairs those of an earlier run that was interrupted."""
+    counts = connections.query(
         lake, "SELECT node, count(*) AS n FROM cluster_members WHERE tree = ? GROUP BY node", [tree]
     )
-    sizes = dict(zip(counted["node"].to_pylist(), counted["n"].to_pylist(), strict=True))
+    sizes = dict(zip(counts["node"].to_pylist(), counts["n"].to_pylist(), strict=True))
     rows = lake.dataset("clusters").to_table(filter=f"tree = {literal(tree)}").to_pylist()
-    noise = {row["parent"]: sizes.get(row["node"], 0) for row in rows if row["noise"]}
+    noise_sizes = {row["parent"]: sizes.get(row["node"], 0) for row in rows if row["noise"]}
     changed = []
     for row in rows:
-        now: dict[str, Any] = {"size": sizes.get(row["node"], 0)}
-        if row["noise_share"] is not None and now["size"]:
-            now["noise_share"] = noise.get(row["node"], 0) / now["size"]
-        if row["size"] != now["size"]:
-            changed.append(row | now)
+        columns: dict[str, Any] = {"size": sizes.get(row["node"], 0)}
+        if row["noise_share"] is not None and columns["size"]:
+            columns["noise_share"] = noise_sizes.get(row["node"], 0) / columns["size"]
+        if row["size"] != columns["size"]:
+            changed.append(row | columns)
     if changed:
         lake.update("clusters", pa.Table.from_pylist(changed, schema=schema.CLUSTERS.arrow()))

@@ -1,9 +1,9 @@
-"""Vectors into clusters: one level of a drill-down, in scikit-learn's grammar (labels 0, 1, ..., noise -1).
+"""Clusters vectors: one level of a drill-down, with scikit-learn's labels (0, 1, ..., noise -1).
 
-Vectors are first reduced by principal components fitted on just these vectors. HDBSCAN (Campello, Moulavi, Sander:
-Density-based clustering based on hierarchical density estimates, 2013) then works on a spanning tree of mutual
-reachability distances: of all pairs up to EXACT_MOST vectors, of each one's nearest neighbours above. From the tree
-on it is the `hdbscan` package's own compiled code, which needs no compiling in front of a person. It knows nothing
+The vectors are first reduced by principal components that are fitted on just these vectors. HDBSCAN (Campello, Moulavi,
+Sander: Density-based clustering based on hierarchical density estimates, 2013) then works on a spanning tree of mutual
+reachability distances: of all pairs up to MAX_EXACT vectors, of each vector's nearest neighbours above. From the tree
+on it is the `hdbscan` package's own compiled code, which compiles nothing at its first use. This module knows nothing
 of images or of the lake.
 """
 
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
 Method = Literal["auto", "kmeans", "hdbscan", "evoc"]
 METHODS: tuple[Method, ...] = ("auto", "kmeans", "hdbscan", "evoc")
 
-# Above, the condensed tree takes longer than somebody waits for a first look.
-AUTO_HDBSCAN_MOST = 100_000
-HDBSCAN_MOST = 300_000
-EXACT_MOST = 2_000
-# `auto` takes k-means when HDBSCAN leaves more than this share in no cluster, or puts more than that share in one:
-# such a split isolates nothing.
-NOISE_SHARE_MOST = 0.6
-LARGEST_SHARE_MOST = 0.6
-# The centres of k-means change little with more vectors to learn from.
+# Above, the condensed tree takes longer than a person waits for a first look.
+MAX_AUTO_HDBSCAN = 100_000
+MAX_HDBSCAN = 300_000
+MAX_EXACT = 2_000
+# `auto` uses k-means if HDBSCAN leaves more than this share in no cluster, or puts more than that share in one
+# cluster: such a split isolates nothing.
+MAX_NOISE_SHARE = 0.6
+MAX_LARGEST_SHARE = 0.6
+# The centres of k-means change little with more vectors to fit on.
 KMEANS_SAMPLE = 20_000
-# On 50,000 CIFAR-10 vectors 16 give AMI 0.346, 24 give 0.334, 12 give 0.344: and 16 cards fit a screen.
-KMEANS_MOST = 16
-# Of few vectors the best of some starts is taken; of many, one start (k-means++) is within 0.01 AMI of it.
-KMEANS_STARTS, KMEANS_STARTS_MOST = 3, 5_000
+# On 50,000 CIFAR-10 vectors, 16 clusters give AMI 0.346, 24 give 0.334, 12 give 0.344; and 16 cards fit a screen.
+MAX_KMEANS = 16
+# Few vectors get the best of several starts; for many, one start (k-means++) is within 0.01 AMI of it.
+KMEANS_STARTS, MAX_KMEANS_STARTS = 3, 5_000
 MIN_SAMPLES = 5
 GRAPH_NEIGHBOURS = 15
-# Nearer than this share of the usual distance counts as that near: copies of one image would be infinitely dense.
-NEAREST_SHARE = 0.1
-EVOC_FEWEST = 30
+# Distances are at least this share of the median distance: copies of an image would be infinitely dense.
+MIN_DISTANCE_SHARE = 0.1
+MIN_EVOC = 30
 
 
 @dataclass(frozen=True)
-class Partition:
-    """`labels`: int64 (n,), -1 = noise. `method`, `params`: what was used in the end; `remark` says why, if not asked.
+class Clustering:
+    """`labels`: int64 (n,), -1 is noise. `method`, `params`: those used; `remark` says why, if they were not requested.
 
-    `persistence`: by label, how long it held together as density rose, 0 to 1, higher is surer; empty when the method
-    does not say. `outlying`: (n,) GLOSH outlier scores, 0 to 1, higher is further out; None when there are none.
+    `persistence`: by label, how long the cluster persists as density rises, 0 to 1, higher is more certain; empty if
+    the method has none. `outlier_scores`: GLOSH (n,), 0 to 1, higher is further out; None if the method has none.
     """
 
     labels: np.ndarray
@@ -61,11 +61,11 @@ class Partition:
     params: dict[str, Any]
     remark: str | None = None
     persistence: Sequence[float] = ()
-    outlying: np.ndarray | None = field(default=None, repr=False)
+    outlier_scores: np.ndarray | None = field(default=None, repr=False)
 
     @property
-    def clusters(self) -> int:
-        """How many clusters, noise not counted."""
+    def n_clusters(self) -> int:
+        """The number of clusters, without noise."""
         return int(self.labels.max(initial=-1)) + 1
 
     @property
@@ -80,49 +80,50 @@ class Partition:
         return float(sizes.max(initial=0) / max(1, len(self.labels)))
 
 
-def partition(
+def cluster_vectors(
     vectors: np.ndarray,
     method: Method = "auto",
     k: int | None = None,
     seed: int = 0,
     min_cluster_size: int | None = None,
     progress: Callable[[str], None] | None = None,
-) -> Partition:
+) -> Clustering:
     """Clusters of unit vectors (n, d); n may be 0. Equal arguments give equal labels.
 
-    `auto` is HDBSCAN, and k-means where vectors are more than AUTO_HDBSCAN_MOST, where `k` is given, or where HDBSCAN
-    finds fewer than two clusters, mostly noise, or one cluster with most of it (the remark says which). `k` is for
-    k-means only; without it it grows with n, up to 16. `min_cluster_size` is for HDBSCAN and EVoC; without it HDBSCAN's
-    grows with n's root. `progress` is told what begins. Raises BadInput for arguments that fit no method, or too many
-    vectors.
+    `auto` uses HDBSCAN; or k-means if there are more than MAX_AUTO_HDBSCAN vectors, if `k` is set, or if HDBSCAN finds
+    fewer than two clusters, mostly noise, or one cluster with most of the vectors (the remark says which). `k` is the
+    number of clusters for k-means; its default grows with n, up to 16. `min_cluster_size` is for HDBSCAN and EVoC;
+    HDBSCAN's default grows with n's root. `progress` receives the stage that begins. Raises BadInput for arguments that
+    do not fit the method, or too many vectors.
     """
     n = len(vectors)
-    say = progress or _nothing
+    report = progress or _ignore
     _check(n, method, k, min_cluster_size)
-    if n < 2 or not np.ptp(vectors, axis=0).any():  # nothing varies: one cluster, whatever is asked
-        return Partition(np.zeros(n, np.int64), "kmeans" if method == "auto" else method, {})
+    if n < 2 or not np.ptp(vectors, axis=0).any():  # equal vectors are one cluster
+        return Clustering(np.zeros(n, np.int64), "kmeans" if method == "auto" else method, {})
     if method == "evoc":
-        return _evoc(vectors, seed, min_cluster_size, say)
-    say("reducing")
+        return _evoc(vectors, seed, min_cluster_size, report)
+    report("reducing")
     points = reduce(vectors, seed)
     if method == "kmeans" or k is not None:
-        return kmeans(points, k, seed, say)
-    if method == "auto" and n > AUTO_HDBSCAN_MOST and min_cluster_size is None:
-        made = kmeans(points, k, seed, say)
-        return replace(made, remark=f"k-means was used: {n:,} images are too many for HDBSCAN to be quick")
-    found = Density(points, say).cut(min_cluster_size)
-    too_large = found.largest_share > LARGEST_SHARE_MOST
-    if method == "hdbscan" or (found.clusters >= 2 and found.noise_share <= NOISE_SHARE_MOST and not too_large):
-        return found
+        return kmeans(points, k, seed, report)
+    if method == "auto" and n > MAX_AUTO_HDBSCAN and min_cluster_size is None:
+        clustering = kmeans(points, k, seed, report)
+        return replace(clustering, remark=f"k-means was used: {n:,} images are too many for HDBSCAN to be quick")
+    clustering = Hdbscan(points, report).cut(min_cluster_size)
+    too_large = clustering.largest_share > MAX_LARGEST_SHARE
+    too_noisy = clustering.noise_share > MAX_NOISE_SHARE
+    if method == "hdbscan" or not (clustering.n_clusters < 2 or too_noisy or too_large):
+        return clustering
     remark = (
-        f"HDBSCAN found {found.clusters} clusters, the largest with {found.largest_share:.0%} of the images, and "
-        f"{found.noise_share:.0%} noise; k-means was used instead"
+        f"HDBSCAN found {clustering.n_clusters} clusters, the largest with {clustering.largest_share:.0%} of the "
+        f"images, and {clustering.noise_share:.0%} noise; k-means was used instead"
     )
-    return replace(kmeans(points, None, seed, say), remark=remark)
+    return replace(kmeans(points, None, seed, report), remark=remark)
 
 
 def preload() -> None:
-    """Imports what clustering needs, some two seconds; raises what is missing."""
+    """Imports the packages for clustering, about two seconds. Raises MissingExtra if one is not installed."""
     for module, package in (("sklearn.cluster", "scikit-learn"), ("hdbscan", "hdbscan"), ("faiss", "faiss-cpu")):
         require(module, package, "cluster")
 
@@ -142,132 +143,138 @@ def _check(n: int, method: str, k: int | None, min_cluster_size: int | None) -> 
             raise BadInput("min_cluster_size is for HDBSCAN and EVoC; k-means takes k")
         if not 2 <= min_cluster_size <= max(2, n):
             raise BadInput(f"min_cluster_size is {min_cluster_size}; it must be from 2 to the number of images ({n})")
-    if n > HDBSCAN_MOST and (method == "hdbscan" or min_cluster_size is not None):
-        raise BadInput(f"{n:,} images are too many for {method} (at most {HDBSCAN_MOST:,}): start with --method kmeans")
+    if n > MAX_HDBSCAN and (method == "hdbscan" or min_cluster_size is not None):
+        raise BadInput(f"{n:,} images are too many for {method} (at most {MAX_HDBSCAN:,}): start with --method kmeans")
 
 
-def usual_size(n: int) -> int:
-    """HDBSCAN's smallest cluster of n vectors, unless one is asked for: a quarter of the root of n, from 5."""
+def default_min_cluster_size(n: int) -> int:
+    """HDBSCAN's default for n vectors: a quarter of the root of n, at least 5."""
     return min(max(5, round(math.sqrt(n) / 4)), max(2, n // 2))
 
 
-def kmeans(points: np.ndarray, k: int | None, seed: int, say: Callable[[str], None] | None = None) -> Partition:
-    """k-means of points (n, d), n >= 2, learned from a seeded sample; all are then assigned."""
+def kmeans(points: np.ndarray, k: int | None, seed: int, report: Callable[[str], None] | None = None) -> Clustering:
+    """k-means of points (n, d), n >= 2: fitted on a seeded sample, then every point is assigned."""
     KMeans = require("sklearn.cluster", "scikit-learn", "cluster").KMeans
-    wanted = k if k is not None else int(np.clip(round((len(points) / 10) ** 0.5), 2, KMEANS_MOST))
-    (say or _nothing)(f"k-means with {wanted} clusters")
-    some = sample(points, max(KMEANS_SAMPLE, 20 * wanted), seed)
-    possible = min(wanted, len(np.unique(some, axis=0))) if len(some) <= KMEANS_SAMPLE else wanted
-    starts = KMEANS_STARTS if len(some) <= KMEANS_STARTS_MOST else 1
-    found = KMeans(possible, n_init=starts, max_iter=100, tol=1e-3, random_state=seed).fit(some)
-    near, _ = nearest(points, found.cluster_centers_, 1)
-    _, labels = np.unique(near[:, 0], return_inverse=True)
-    return Partition(labels.astype(np.int64), "kmeans", {"k": wanted})
+    n_clusters = k if k is not None else int(np.clip(round((len(points) / 10) ** 0.5), 2, MAX_KMEANS))
+    (report or _ignore)(f"k-means with {n_clusters} clusters")
+    sampled = sample(points, max(KMEANS_SAMPLE, 20 * n_clusters), seed)
+    n_fitted = min(n_clusters, len(np.unique(sampled, axis=0))) if len(sampled) <= KMEANS_SAMPLE else n_clusters
+    n_init = KMEANS_STARTS if len(sampled) <= MAX_KMEANS_STARTS else 1
+    model = KMeans(n_fitted, n_init=n_init, max_iter=100, tol=1e-3, random_state=seed).fit(sampled)
+    nearest_centre, _ = nearest(points, model.cluster_centers_, 1)
+    _, labels = np.unique(nearest_centre[:, 0], return_inverse=True)
+    return Clustering(labels.astype(np.int64), "kmeans", {"k": n_clusters})
 
 
-class Density:
-    """HDBSCAN of points (n, d), n >= 2, up to the spanning tree; cutting it is quick, so a sweep costs little more."""
+class Hdbscan:
+    """HDBSCAN of points (n, d), n >= 2, up to the spanning tree. `cut` is quick, so a sweep costs little more."""
 
-    def __init__(self, points: np.ndarray, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, points: np.ndarray, report: Callable[[str], None] | None = None) -> None:
         label = require("hdbscan._hdbscan_linkage", "hdbscan", "cluster").label
         self.size = n = len(points)
         self.min_samples = min(MIN_SAMPLES, n - 1)
-        (say or _nothing)("neighbours")
-        edges = _all_pairs(points, self.min_samples) if n <= EXACT_MOST else _graph(points, self.min_samples)
-        (say or _nothing)("clusters")
-        apart = edges[edges[:, 2] > 0, 2]
-        edges[:, 2] = np.maximum(edges[:, 2], NEAREST_SHARE * float(np.median(apart)) if len(apart) else 1.0)
+        (report or _ignore)("neighbours")
+        edges = _all_pairs(points, self.min_samples) if n <= MAX_EXACT else _graph(points, self.min_samples)
+        (report or _ignore)("clusters")
+        distances = edges[edges[:, 2] > 0, 2]
+        least = MIN_DISTANCE_SHARE * float(np.median(distances)) if len(distances) else 1.0
+        edges[:, 2] = np.maximum(edges[:, 2], least)
         order = np.lexsort((edges[:, 1], edges[:, 0], edges[:, 2]))
         self._linkage = label(np.ascontiguousarray(edges[order]))
 
-    def cut(self, min_cluster_size: int | None = None) -> Partition:
-        """The clusters of greatest excess of mass with at least so many members."""
+    def cut(self, min_cluster_size: int | None = None) -> Clustering:
+        """The clusters with the greatest excess of mass, each with at least `min_cluster_size` members."""
         hdbscan = require("hdbscan.hdbscan_", "hdbscan", "cluster")
-        smallest = min_cluster_size or usual_size(self.size)
-        params = {"min_cluster_size": smallest, "min_samples": self.min_samples}
-        labels, _, persistence, condensed, _ = hdbscan._tree_to_labels(None, self._linkage, smallest)
-        outlying = hdbscan.outlier_scores(condensed)
-        return Partition(labels.astype(np.int64), "hdbscan", params, None, tuple(map(float, persistence)), outlying)
+        min_size = min_cluster_size or default_min_cluster_size(self.size)
+        params = {"min_cluster_size": min_size, "min_samples": self.min_samples}
+        labels, _, persistence, condensed, _ = hdbscan._tree_to_labels(None, self._linkage, min_size)
+        return Clustering(
+            labels.astype(np.int64),
+            "hdbscan",
+            params,
+            persistence=tuple(map(float, persistence)),
+            outlier_scores=hdbscan.outlier_scores(condensed),
+        )
 
 
 def _all_pairs(points: np.ndarray, min_samples: int) -> np.ndarray:
-    """The spanning tree of mutual reachability over all pairs: float64 (n - 1, 3) of two ends and a distance."""
+    """The spanning tree of mutual reachability over all pairs: float64 (n - 1, 3), two ends and a distance."""
     linkage = require("hdbscan._hdbscan_linkage", "hdbscan", "cluster")
-    exact = points.astype(np.float64)
-    lengths = np.einsum("ij,ij->i", exact, exact)
-    far = np.sqrt(np.maximum(lengths[:, None] + lengths - 2 * (exact @ exact.T), 0))
-    np.fill_diagonal(far, 0)
-    core = np.partition(far, min_samples, axis=1)[:, min_samples]
-    reach = np.maximum(np.maximum(far, core[:, None]), core)
-    return cast("np.ndarray", linkage.mst_linkage_core(reach))
+    points64 = points.astype(np.float64)
+    lengths = np.einsum("ij,ij->i", points64, points64)
+    distances = np.sqrt(np.maximum(lengths[:, None] + lengths - 2 * (points64 @ points64.T), 0))
+    np.fill_diagonal(distances, 0)
+    core = np.partition(distances, min_samples, axis=1)[:, min_samples]
+    reachability = np.maximum(np.maximum(distances, core[:, None]), core)
+    return cast("np.ndarray", linkage.mst_linkage_core(reachability))
 
 
 def _graph(points: np.ndarray, min_samples: int) -> np.ndarray:
-    """As `_all_pairs`, over each point's nearest neighbours; parts without a link are joined where they face."""
+    """Like `_all_pairs`, over each point's nearest neighbours; unconnected components are bridged."""
     index, distance = neighbours(points, min(GRAPH_NEIGHBOURS, len(points) - 1), exact=False)
     core = distance[:, min_samples - 1].astype(np.float64)
     starts = np.repeat(np.arange(len(points)), index.shape[1])
     ends = index.ravel()
-    reach = np.maximum(np.maximum(distance.ravel(), core[starts]), core[ends])
-    inside, parts = _spanning(starts, ends, reach, len(points))
-    joints = _joints(points, parts)
-    across = np.linalg.norm(points[joints[:, 0]] - points[joints[:, 1]], axis=1)
-    reach = np.maximum(np.maximum(across, core[joints[:, 0]]), core[joints[:, 1]])
-    return np.concatenate([inside, np.column_stack([joints, reach])])
+    reachability = np.maximum(np.maximum(distance.ravel(), core[starts]), core[ends])
+    forest, components = _spanning(starts, ends, reachability, len(points))
+    bridges = _bridges(points, components)
+    distances = np.linalg.norm(points[bridges[:, 0]] - points[bridges[:, 1]], axis=1)
+    reachability = np.maximum(np.maximum(distances, core[bridges[:, 0]]), core[bridges[:, 1]])
+    return np.concatenate([forest, np.column_stack([bridges, reachability])])
 
 
 def _spanning(starts: np.ndarray, ends: np.ndarray, weights: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lightest spanning forest (m, 3), and which part (n,) each point is in."""
+    """The minimum spanning forest (m, 3), and the component (n,) that each point is in."""
     csgraph = require("scipy.sparse.csgraph", "scipy", "cluster")
     csr = require("scipy.sparse", "scipy", "cluster").csr_matrix
     low, high = np.minimum(starts, ends), np.maximum(starts, ends)
     order = np.lexsort((high, low, weights))
     low, high, weights = low[order], high[order], weights[order]
-    _, once = np.unique(low * n + high, return_index=True)
-    # Ranks for weights: the tree is the same, nothing is nought (which a sparse matrix would lose), no two are equal.
-    forest = csgraph.minimum_spanning_tree(csr((once + 1.0, (low[once], high[once])), shape=(n, n))).tocoo()
-    kept = np.sort(forest.data.astype(np.int64) - 1)
-    _, parts = csgraph.connected_components(forest, directed=False)
-    return np.column_stack([low[kept], high[kept], weights[kept]]).astype(np.float64), parts
+    _, unique = np.unique(low * n + high, return_index=True)
+    # Ranks as weights: the tree is the same, no weight is zero (a sparse matrix would drop it), no two are equal.
+    forest = csgraph.minimum_spanning_tree(csr((unique + 1.0, (low[unique], high[unique])), shape=(n, n))).tocoo()
+    edges = np.sort(forest.data.astype(np.int64) - 1)
+    _, components = csgraph.connected_components(forest, directed=False)
+    return np.column_stack([low[edges], high[edges], weights[edges]]).astype(np.float64), components
 
 
-def _joints(points: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Pairs of points (m, 2) that make one of the parts: a spanning tree of the parts' centres says which meet.
+def _bridges(points: np.ndarray, components: np.ndarray) -> np.ndarray:
+    """Pairs of points (m, 2) that connect the components, along a spanning tree of the components' centres.
 
-    Each pair is the points of the two parts that are nearest to the other part's centre.
+    Each pair has the points of two components that are nearest to the other component's centre.
     """
-    count = int(parts.max()) + 1
+    count = int(components.max()) + 1
     if count == 1:
         return np.empty((0, 2), np.int64)
-    order = np.argsort(parts, kind="stable")
-    bounds = np.searchsorted(parts[order], np.arange(count + 1))
+    order = np.argsort(components, kind="stable")
+    bounds = np.searchsorted(components[order], np.arange(count + 1))
     centres = np.add.reduceat(points[order].astype(np.float64), bounds[:-1]) / np.diff(bounds)[:, None]
     centres = centres.astype(np.float32)
     index, distance = neighbours(centres, min(GRAPH_NEIGHBOURS, count - 1))
     links, groups = _spanning(np.repeat(np.arange(count), index.shape[1]), index.ravel(), distance.ravel(), count)
-    pairs = np.concatenate([links[:, :2].astype(np.int64), _joints(centres, groups)])
+    pairs = np.concatenate([links[:, :2].astype(np.int64), _bridges(centres, groups)])
 
-    def facing(part: int, other: int) -> int:
-        inside = order[bounds[part] : bounds[part + 1]]
-        return int(inside[np.argmin(((points[inside] - centres[other]) ** 2).sum(axis=1))])
+    def nearest_to(component: int, other: int) -> int:
+        members = order[bounds[component] : bounds[component + 1]]
+        return int(members[np.argmin(((points[members] - centres[other]) ** 2).sum(axis=1))])
 
-    return np.array([(facing(a, b), facing(b, a)) for a, b in pairs.tolist()], np.int64)
+    return np.array([(nearest_to(a, b), nearest_to(b, a)) for a, b in pairs.tolist()], np.int64)
 
 
-def _evoc(vectors: np.ndarray, seed: int, min_cluster_size: int | None, say: Callable[[str], None]) -> Partition:
+def _evoc(vectors: np.ndarray, seed: int, min_cluster_size: int | None, report: Callable[[str], None]) -> Clustering:
     """EVoC (Tutte Institute) on the vectors themselves."""
-    if len(vectors) < EVOC_FEWEST:
-        raise BadInput(f"{len(vectors)} images are too few for evoc ({EVOC_FEWEST} are needed): take --method hdbscan")
+    if len(vectors) < MIN_EVOC:
+        raise BadInput(f"{len(vectors)} images are too few for evoc ({MIN_EVOC} are needed): take --method hdbscan")
     EVoC = require("evoc", "evoc", "cluster").EVoC
-    say("EVoC; its first use on a machine compiles for up to a minute")
-    smallest = min_cluster_size or 5
-    with warnings.catch_warnings():  # about threads and old spellings in its own code
+    report("EVoC; its first use on a machine compiles for up to a minute")
+    min_size = min_cluster_size or 5
+    with warnings.catch_warnings():  # it warns of threads and of deprecated calls in its own code
         warnings.simplefilter("ignore")
-        labels = EVoC(base_min_cluster_size=smallest, random_state=seed).fit_predict(
+        labels = EVoC(base_min_cluster_size=min_size, random_state=seed).fit_predict(
             np.ascontiguousarray(vectors, np.float32)
         )
-    return Partition(np.asarray(labels, np.int64), "evoc", {"min_cluster_size": smallest})
+    return Clustering(np.asarray(labels, np.int64), "evoc", {"min_cluster_size": min_size})
 
 
-def _nothing(stage: str) -> None:
-    """For who is not interested."""
+def _ignore(stage: str) -> None:
+    """The default for `progress`."""

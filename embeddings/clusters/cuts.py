@@ -1,4 +1,4 @@
-"""What other cuts of a node would give, before anything is saved: clusters jump at cliffs of their parameters."""
+"""Compares other ways to cut a node, before anything is saved."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embeddings.clusters.clustering import METHODS, Density, Method, Partition, partition, usual_size
-from embeddings.clusters.trees import FEWEST, Progress, find, members
+from embeddings.clusters.clustering import (
+    METHODS,
+    Clustering,
+    Hdbscan,
+    Method,
+    cluster_vectors,
+    default_min_cluster_size,
+)
+from embeddings.clusters.drilldown import Progress, check_enough
+from embeddings.clusters.trees import find, members
 from embeddings.vectors.principal_components import reduce
 from lake.errors import BadInput
 from lake.extras import require
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
 
     from lake.storage.store import Lake
 
-# What a sweep tries of the usual smallest cluster, from half of it to eight times.
+# What a sweep tries, as multiples of the default smallest cluster.
 SWEEP = (0.5, 1, 2, 4, 8)
 
 
@@ -26,9 +34,9 @@ SWEEP = (0.5, 1, 2, 4, 8)
 class Cut:
     """What a clustering of a node would give; nothing of it is saved.
 
-    `clusters`: without noise; shares are of the node's images, 0 to 1; `persistence`: mean of its clusters', None when
-    the method does not say; `agreement`: adjusted mutual information with the first cut compared (1: the same, about
-    0: chance), None for the first and in a sweep.
+    `clusters`: their number, without noise; shares are of the node's images, 0 to 1; `persistence`: the clusters' mean,
+    None if the method has none; `agreement`: adjusted mutual information with the first cut compared (1: the same,
+    about 0: chance), None for the first and in a sweep.
     """
 
     method: str
@@ -44,22 +52,21 @@ class Cut:
 def sweep(
     lake: Lake, *, node: str, sizes: Sequence[int] | None = None, seed: int = 0, progress: Progress | None = None
 ) -> list[Cut]:
-    """What HDBSCAN would make of a node with several smallest clusters, from the smallest; nothing is saved.
+    """What HDBSCAN would give with several smallest clusters, in ascending order; nothing is saved.
 
-    Where rows are alike the clusters are real, where they jump they hang on the parameter. `sizes`: default from half
-    to eight times the usual one. Raises BadInput as `cluster`.
+    Where rows are alike, the clusters are real; where they jump, they depend on the parameter. `sizes`: by default from
+    half to eight times the default size. Raises BadInput as `cluster` does.
     """
-    _, vectors = _of_node(lake, node)
+    vectors = _vectors(lake, node)
     n = len(vectors)
-    usual = usual_size(n)
-    wanted = sorted({min(max(2, round(usual * f)), n) for f in SWEEP} if sizes is None else set(sizes))
-    if not wanted or not 2 <= wanted[0] <= wanted[-1] <= n:
-        raise BadInput(f"sizes are {wanted}; each must be from 2 to the number of images ({n})")
-    first = partition(vectors, "hdbscan", None, seed, wanted[0], progress) if _alike(vectors) else None
-    if first is not None:
-        return [_cut(first)]
-    density = Density(reduce(vectors, seed), progress)
-    return [_cut(density.cut(size)) for size in wanted]
+    default = default_min_cluster_size(n)
+    sizes = sorted({min(max(2, round(default * factor)), n) for factor in SWEEP} if sizes is None else set(sizes))
+    if not sizes or not 2 <= sizes[0] <= sizes[-1] <= n:
+        raise BadInput(f"sizes are {sizes}; each must be from 2 to the number of images ({n})")
+    if not np.ptp(vectors, axis=0).any():  # equal vectors: every size gives one cluster
+        return [_cut(cluster_vectors(vectors, "hdbscan", None, seed, sizes[0], progress))]
+    hdbscan = Hdbscan(reduce(vectors, seed), progress)
+    return [_cut(hdbscan.cut(size)) for size in sizes]
 
 
 def compare(
@@ -74,14 +81,14 @@ def compare(
 ) -> list[Cut]:
     """What each of several methods would make of a node, in their order; nothing is saved.
 
-    `k` goes to k-means, `min_cluster_size` to HDBSCAN and EVoC. Raises BadInput as `cluster`, or for no method.
+    `k` is for k-means, `min_cluster_size` for HDBSCAN and EVoC. Raises BadInput as `cluster` does, or for no method.
     """
     if not methods:
         raise BadInput(f"which methods? give some of {', '.join(METHODS)}")
     ami = require("sklearn.metrics", "scikit-learn", "cluster").adjusted_mutual_info_score
-    _, vectors = _of_node(lake, node)
-    found = [
-        partition(
+    vectors = _vectors(lake, node)
+    clusterings = [
+        cluster_vectors(
             vectors,
             method,
             k if method == "kmeans" else None,
@@ -91,30 +98,25 @@ def compare(
         )
         for method in methods
     ]
-    return [_cut(found[0]), *(_cut(one, float(ami(found[0].labels, one.labels))) for one in found[1:])]
+    first, *others = clusterings
+    return [_cut(first), *(_cut(other, float(ami(first.labels, other.labels))) for other in others)]
 
 
-def _of_node(lake: Lake, node: str) -> tuple[list[str], np.ndarray]:
+def _vectors(lake: Lake, node: str) -> np.ndarray:
     _, _, record = find(lake, node)
     names, vectors = members(lake, record, node)
-    if len(names) < FEWEST:
-        raise BadInput(f"{len(names)} images with a {record.name} vector are too few to cluster; {FEWEST} are needed")
-    return names, vectors
+    check_enough(len(names), record)
+    return vectors
 
 
-def _alike(vectors: np.ndarray) -> bool:
-    return not np.ptp(vectors, axis=0).any()
-
-
-def _cut(found: Partition, agreement: float | None = None) -> Cut:
-    held = float(np.mean(found.persistence)) if len(found.persistence) else None
+def _cut(clustering: Clustering, agreement: float | None = None) -> Cut:
     return Cut(
-        found.method,
-        found.params,
-        found.clusters,
-        found.noise_share,
-        found.largest_share,
-        held,
-        found.remark,
+        clustering.method,
+        clustering.params,
+        clustering.n_clusters,
+        clustering.noise_share,
+        clustering.largest_share,
+        float(np.mean(clustering.persistence)) if len(clustering.persistence) else None,
+        clustering.remark,
         agreement,
     )

@@ -276,7 +276,7 @@ def _points(lake: Lake, record: EmbedderRecord, row: dict[str, Any]) -> tuple[An
         wanted = set(filters.images(lake, row["where"]))
     chosen = None if wanted is None else sorted(wanted | set(row["examples"]))
     count = lake.dataset("predictions").count_rows(f"{record.column} is not null") if chosen is None else len(chosen)
-    share = whitening.FITTED_ON / max(1, count)
+    share = whitening.FIT_SAMPLE / max(1, count)
     batches: Iterable[tuple[Any, np.ndarray]] = vector_batches(lake, record, chosen)
     if share >= 1:  # few enough to be held: the table is read once
         batches = [*batches]
@@ -284,12 +284,12 @@ def _points(lake: Lake, record: EmbedderRecord, row: dict[str, Any]) -> tuple[An
     sampled = [vectors[[int(name[:8], 16) < share * 16**8 for name in names]] for names, vectors in batches]
     if not sampled:
         return [], np.zeros((0, 1), np.float32)
-    whiten = whitening.fit(np.concatenate(sampled))
+    fitted = whitening.fit(np.concatenate(sampled))
     names: Any = []
     points = []
     for some, vectors in batches if share >= 1 else vector_batches(lake, record, chosen):
         names += some
-        points.append(whiten(vectors))
+        points.append(fitted.transform(vectors))
     order = np.argsort(np.asarray(names))
     return [names[i] for i in order.tolist()], np.concatenate(points)[order]
 

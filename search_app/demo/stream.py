@@ -129,7 +129,7 @@ def label(lake: Lake, said: Sequence[Saying]) -> None:
 
 def group(lake: Lake) -> str:
     """Clusters what production saw; the tree's name."""
-    from embeddings.clusters.trees import cluster
+    from embeddings.clusters.drilldown import cluster
 
     return cluster(lake, where="model IS NOT NULL", method="kmeans", seed=SEED).tree
 

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from embeddings.backfill.backfill import backfill
-from embeddings.clusters.trees import cluster
+from embeddings.clusters.drilldown import cluster
 from lake import slices
 from lake.errors import BadInput
 from lake.ingest.ingest import ingest

@@ -55,7 +55,7 @@ def register(add: Add) -> None:
 
 
 def _cluster(args: argparse.Namespace) -> int:
-    from embeddings.clusters.trees import cluster
+    from embeddings.clusters.drilldown import cluster
     from lake.access import audit
     from lake.sql import tables
 
@@ -84,7 +84,7 @@ def _cluster(args: argparse.Namespace) -> int:
         "node          images  compactness  wrong  medoid        suggested name",
     ]
     for n in made.nodes:
-        wrong = f"{n.contents.wrong / n.contents.known:.0%}" if n.contents.known else "-"
+        wrong = f"{n.summary.wrong / n.summary.known:.0%}" if n.summary.known else "-"
         name = "noise" if n.noise else n.suggested or ""
         lines.append(
             f"{made.tree}/{n.path:<6}{n.size:>7,}  {n.compactness:>11.2f}  {wrong:>5}  {n.medoids[0][:12]}  {name}"

@@ -9,12 +9,12 @@ import pytest
 
 from embeddings.backfill.backfill import store_vectors
 from embeddings.clusters.assign import assign, volume
-from embeddings.clusters.trees import cluster
+from embeddings.clusters.drilldown import cluster
 from lake import slices
 from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
-from tests.embeddings.clusters.test_trees import holding, islands, unit
+from tests.embeddings.islands import islands, lake_of, unit
 from tests.lake.answers import add, image, label
 
 MOMENT = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -43,7 +43,7 @@ def axis(number: int, count: int, spread: float = 0.02, seed: int = 1) -> np.nda
 
 
 def test_new_images_join_their_like_at_every_level(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([30, 20]))
+    lk = lake_of(make_lake, islands([30, 20]))
     tree = cluster(lk, method="kmeans", k=2).tree
     cluster(lk, node=f"{tree}/0", method="kmeans", k=2)
     before = held(lk)
@@ -63,7 +63,7 @@ def test_new_images_join_their_like_at_every_level(make_lake: MakeLake) -> None:
 
 
 def test_running_it_again_adds_nothing(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([30, 20]))
+    lk = lake_of(make_lake, islands([30, 20]))
     tree = cluster(lk, method="kmeans", k=2).tree
     arrive(lk, axis(0, 3))
     assign(lk, tree)
@@ -74,7 +74,7 @@ def test_running_it_again_adds_nothing(make_lake: MakeLake) -> None:
 
 
 def test_what_a_stopped_run_did_not_count_is_counted(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([30, 20]))
+    lk = lake_of(make_lake, islands([30, 20]))
     tree = cluster(lk, method="kmeans", k=2).tree
     sizes = "SELECT node, size FROM clusters ORDER BY node"
     uncounted = lk.dataset("clusters").to_table()
@@ -89,7 +89,7 @@ def test_what_a_stopped_run_did_not_count_is_counted(make_lake: MakeLake) -> Non
 
 def test_similarity_is_to_the_first_members(make_lake: MakeLake) -> None:
     points = islands([30, 20])
-    lk = holding(make_lake, points)
+    lk = lake_of(make_lake, points)
     tree = cluster(lk, method="kmeans", k=2).tree
     (new,) = arrive(lk, axis(0, 1, spread=0.05))
     assign(lk, tree)
@@ -101,7 +101,7 @@ def test_similarity_is_to_the_first_members(make_lake: MakeLake) -> None:
 
 
 def test_what_fits_nowhere_is_noise_where_there_is_noise(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([25, 25], strays=10, spread=0.01))
+    lk = lake_of(make_lake, islands([25, 25], strays=10, spread=0.01))
     made = cluster(lk, method="hdbscan")
     assert made.nodes[-1].noise
     (new,) = arrive(lk, axis(7, 1))
@@ -114,7 +114,7 @@ def test_what_fits_nowhere_is_noise_where_there_is_noise(make_lake: MakeLake) ->
 
 
 def test_what_fits_nowhere_stays_above_where_there_is_no_noise(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([25, 25], spread=0.01))
+    lk = lake_of(make_lake, islands([25, 25], spread=0.01))
     tree = cluster(lk, method="kmeans", k=2).tree
     (new,) = arrive(lk, axis(7, 1))
     done = assign(lk, tree)
@@ -125,7 +125,7 @@ def test_what_fits_nowhere_stays_above_where_there_is_no_noise(make_lake: MakeLa
 
 
 def test_only_what_the_tree_was_made_for(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([20, 20]))
+    lk = lake_of(make_lake, islands([20, 20]))
     filtered = cluster(lk, where="label = 'a'", method="kmeans", k=2).tree
     slices.create(lk, "bs", where="label = 'b'")
     sliced = cluster(lk, slice="bs", method="kmeans", k=2).tree
@@ -133,14 +133,14 @@ def test_only_what_the_tree_was_made_for(make_lake: MakeLake) -> None:
     listed = cluster(lk, slice="listed", method="kmeans", k=2).tree
     arrive(lk, axis(0, 2))
     assert (assign(lk, filtered).images, assign(lk, sliced).images) == (2, 0)
-    with pytest.raises(BadInput, match="a list of images that nothing joins"):
+    with pytest.raises(BadInput, match="a fixed list of images"):
         assign(lk, listed)
     with pytest.raises(BadInput, match="no node 'x/'"):
         assign(lk, "x")
 
 
 def test_copies_join_copies_only(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, np.tile(np.eye(8, dtype=np.float32)[0], (12, 1)))
+    lk = lake_of(make_lake, np.tile(np.eye(8, dtype=np.float32)[0], (12, 1)))
     tree = cluster(lk).tree
     arrive(lk, np.eye(8, dtype=np.float32)[[0, 1]])
     done = assign(lk, tree)
@@ -148,7 +148,7 @@ def test_copies_join_copies_only(make_lake: MakeLake) -> None:
 
 
 def test_a_node_whose_members_were_erased_takes_nobody(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([12, 8]))
+    lk = lake_of(make_lake, islands([12, 8]))
     tree = cluster(lk, method="kmeans", k=2).tree
     lk.delete("cluster_members", f"tree = '{tree}'")
     lk.delete("predictions", "model = 'm'")
@@ -159,7 +159,7 @@ def test_a_node_whose_members_were_erased_takes_nobody(make_lake: MakeLake) -> N
 
 
 def test_images_without_a_vector_wait(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([20, 20]))
+    lk = lake_of(make_lake, islands([20, 20]))
     tree = cluster(lk, method="kmeans", k=2).tree
     add(lk, [{"image_id": image("late")}])
     assert assign(lk, tree).images == 0
@@ -168,9 +168,9 @@ def test_images_without_a_vector_wait(make_lake: MakeLake) -> None:
 def test_a_large_node_is_voted_on_by_a_sample(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
     from embeddings.clusters import assign as module
 
-    monkeypatch.setattr(module, "MEMBERS_MOST", 20)
-    monkeypatch.setattr(module, "CHILD_MEMBERS_FEWEST", 5)
-    lk = holding(make_lake, islands([60, 12]))
+    monkeypatch.setattr(module, "MAX_MEMBERS", 20)
+    monkeypatch.setattr(module, "MIN_CHILD_MEMBERS", 5)
+    lk = lake_of(make_lake, islands([60, 12]))
     tree = cluster(lk, method="kmeans", k=2).tree
     arrive(lk, np.concatenate([axis(0, 2), axis(1, 2)]))
     assert assign(lk, tree).nodes == {"": 4, "0": 2, "1": 2}
@@ -178,7 +178,7 @@ def test_a_large_node_is_voted_on_by_a_sample(make_lake: MakeLake, monkeypatch: 
 
 def test_volume_and_errors_by_day(make_lake: MakeLake) -> None:
     """Answers of the standing images have no time: only what arrived counts."""
-    lk = holding(make_lake, islands([30, 20]))
+    lk = lake_of(make_lake, islands([30, 20]))
     tree = cluster(lk, method="kmeans", k=2).tree
     new = arrive(lk, np.concatenate([axis(0, 3), axis(1, 1)]))
     label(lk, (new[0], "a", MOMENT), (new[1], "b", MOMENT))

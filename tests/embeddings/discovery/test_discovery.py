@@ -102,7 +102,7 @@ def test_a_kind_of_image_without_a_name_has_its_images(make_lake: MakeLake) -> N
     assert len(kind & {*worst.image_ids}) >= len(worst.image_ids) / 2
     assert worst.predicate is None
     # With a tree over the answers its clusters are told instead: they can be opened.
-    from embeddings.clusters.trees import cluster
+    from embeddings.clusters.drilldown import cluster
 
     tree = cluster(lk, method="kmeans", k=6).tree
     told = discover(lk, by="cluster", permutations=150).findings[0]

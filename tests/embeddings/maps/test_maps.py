@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from embeddings.backfill.backfill import store_vectors
-from embeddings.clusters.trees import cluster
+from embeddings.clusters.drilldown import cluster
 from embeddings.maps import maps, projection
 from embeddings.vectors import principal_components
 from embeddings.vectors.neighbours import neighbours
 from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
-from tests.embeddings.clusters.test_trees import holding, islands, unit
+from tests.embeddings.islands import islands, lake_of, unit
 from tests.lake.answers import add, image
 
 
@@ -48,7 +48,7 @@ def test_islands_stay_islands_and_neighbours_neighbours() -> None:
 
 
 def test_the_same_seed_gives_the_same_map(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([40, 30]))
+    lk = lake_of(make_lake, islands([40, 30]))
     first, again, other = maps.make(lk, seed=3), maps.make(lk, seed=3), maps.make(lk, seed=4)
     assert standing(lk, first) == standing(lk, again) != standing(lk, other)
     assert [one.id for one in maps.list(lk)] == [other.id, again.id, first.id]
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_map(make_lake: MakeLake) -> None:
 
 def test_new_images_are_placed_and_nothing_moves(make_lake: MakeLake) -> None:
     points = islands([44, 30])
-    lk = holding(make_lake, points[4:])
+    lk = lake_of(make_lake, points[4:])
     made = maps.make(lk)
     before = standing(lk, made)
     assert maps.place(lk, made.id) == 0
@@ -76,7 +76,7 @@ def test_new_images_are_placed_and_nothing_moves(make_lake: MakeLake) -> None:
 
 
 def test_a_large_lake_is_fitted_on_a_sample(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([90, 60]))
+    lk = lake_of(make_lake, islands([90, 60]))
     told: list[float] = []
     made = maps.make(lk, fit_most=149, sample=50, progress=told.append)
     assert (made.size, made.fitted) == (150, 50)
@@ -91,7 +91,7 @@ def test_a_large_lake_is_fitted_on_a_sample(make_lake: MakeLake) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
 def test_few_images_have_a_map(make_lake: MakeLake, count) -> None:
-    lk = holding(make_lake, islands([count], spread=0.2))
+    lk = lake_of(make_lake, islands([count], spread=0.2))
     made = maps.make(lk)
     assert made.size == count
     assert made.method == ("tsne" if count >= projection.FEWEST else "pca")
@@ -103,16 +103,16 @@ def test_few_images_have_a_map(make_lake: MakeLake, count) -> None:
 
 
 def test_copies_and_crowds_of_copies_have_a_map(make_lake: MakeLake) -> None:
-    same = holding(make_lake, unit(np.ones((40, 8))), "same")
+    same = lake_of(make_lake, unit(np.ones((40, 8))), "same")
     assert {*standing(same, maps.make(same)).values()} == {(0.0, 0.0)}
-    crowd = holding(make_lake, np.repeat(islands([4]), 20, axis=0), "crowd")
+    crowd = lake_of(make_lake, np.repeat(islands([4]), 20, axis=0), "crowd")
     places = np.array([*standing(crowd, maps.make(crowd)).values()])
     assert np.isfinite(places).all()
     assert np.abs(places).max() == 1.0
 
 
 def test_only_images_with_a_vector_that_pass(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([20, 10]))
+    lk = lake_of(make_lake, islands([20, 10]))
     add(lk, [{"image_id": image("without a vector"), "label": "a"}])
     assert set(standing(lk, maps.make(lk, where="label = 'a'"))) == {image(i) for i in range(0, 30, 2)}
     tree = cluster(lk, method="kmeans", k=2)
@@ -166,6 +166,6 @@ def test_the_repulsion_on_the_grid_is_nearly_the_sum_over_all_pairs(spread, most
 def test_a_map_survives_being_opened_elsewhere(make_lake: MakeLake, tmp_path: Path) -> None:
     import lake
 
-    lk = holding(make_lake, islands([12]))
+    lk = lake_of(make_lake, islands([12]))
     made = maps.make(lk)
     assert standing(lake.open(lk.uri), made) == standing(lk, made)

@@ -22,7 +22,7 @@ def kinds(count: int, rare: int, seed: int = 0, apart: float = 3.0, dim: int = 3
 
 
 def begun(vectors: np.ndarray, kind: np.ndarray) -> ActiveSearch:
-    search = ActiveSearch(whitening.fit(vectors)(vectors))
+    search = ActiveSearch(whitening.fit(vectors).transform(vectors))
     search.mark(np.flatnonzero(kind)[:1], 1)
     return search
 
@@ -81,7 +81,7 @@ def test_taking_marks_back_is_as_if_they_had_not_been_made() -> None:
 
 def test_what_ties_comes_in_the_order_of_its_places() -> None:
     vectors = np.tile(np.eye(4, dtype=np.float32)[:2], (50, 1))
-    search = ActiveSearch(whitening.fit(vectors)(vectors))
+    search = ActiveSearch(whitening.fit(vectors).transform(vectors))
     search.mark([0], 1)
     assert search.page(5).tolist() == [2, 4, 6, 8, 10]
 
@@ -92,7 +92,7 @@ def test_any_points_give_finite_scores_and_whole_pages(count: int, equal: bool, 
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(1 if equal else count, 8)).astype(np.float32)
     vectors = np.repeat(vectors, count, axis=0) if equal else vectors
-    search = ActiveSearch(whitening.fit(vectors)(vectors))
+    search = ActiveSearch(whitening.fit(vectors).transform(vectors))
     assert len(search.page(24)) == min(24, count)  # nothing is marked yet: in the order of the places
     search.mark([0], 1)
     assert np.isfinite(search.scores()).all()
@@ -133,7 +133,7 @@ def test_the_estimate_holds_the_truth_most_of_the_time() -> None:
 def test_whitened_directions_vary_alike() -> None:
     rng = np.random.default_rng(0)
     vectors = (rng.normal(size=(5_000, 16)) * np.linspace(5, 0.5, 16)).astype(np.float32)
-    points = whitening.fit(vectors, 16)(vectors)
+    points = whitening.fit(vectors, 16).transform(vectors)
     spread = points.std(axis=0)
     assert spread[0] / spread[-1] < 6 < vectors.std(axis=0)[0] / vectors.std(axis=0)[-1]
     correlations = np.corrcoef(points.T) - np.eye(16)

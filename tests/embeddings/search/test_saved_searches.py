@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embeddings.backfill.backfill import store_vectors
-from embeddings.clusters.trees import cluster
+from embeddings.clusters.drilldown import cluster
 from embeddings.embedders.embedder import bind, record_of
 from embeddings.search import saved_searches
 from lake import open_lake, slices

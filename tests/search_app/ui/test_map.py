@@ -21,8 +21,8 @@ from search_app.cli.main import main
 from search_app.security.scopes import scope_of
 from search_app.ui import session
 from tests.conftest import MakeLake
-from tests.embeddings.clusters.test_trees import holding, islands
 from tests.embeddings.colour import Random
+from tests.embeddings.islands import islands, lake_of
 from tests.lake.answers import image, label
 from tests.search_app.browsing import MISSING, answering
 from tests.search_app.shapes import Shapes, make_shapes
@@ -34,7 +34,7 @@ needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISS
 
 
 def test_points_come_in_order_once_and_only_to_readers(make_lake: MakeLake) -> None:
-    lk = holding(make_lake, islands([20, 10]))
+    lk = lake_of(make_lake, islands([20, 10]))
     made = maps.make(lk)
     client = TestClient(Api(lk))
     answer = client.get(f"/v1/map-points/{made.id}")
@@ -57,7 +57,7 @@ def test_the_commands_make_list_and_fill_a_map_and_rank_outliers(
 ) -> None:
     points = islands([20, 10])
     points[17] = np.eye(8)[5]
-    lk = holding(make_lake, points)
+    lk = lake_of(make_lake, points)
 
     def said(*words: str) -> Any:
         assert main([*words, "--lake", lk.uri, "--json"]) == 0
@@ -77,7 +77,7 @@ def test_the_commands_make_list_and_fill_a_map_and_rank_outliers(
 @pytest.fixture
 def bound(make_lake: MakeLake) -> Lake:
     """Twelve images answered a and b in turn; the first is labelled as answered, the fourth otherwise."""
-    lk = holding(make_lake, islands([7, 5]))
+    lk = lake_of(make_lake, islands([7, 5]))
     label(lk, (image(0), "a", store.now()), (image(3), "a", store.now()))
     session.bind(lk)
     return lk
@@ -107,7 +107,7 @@ def test_colours_are_in_the_order_of_the_points(bound: Lake) -> None:
 
 
 def test_clusters_colour_a_map_and_the_thirteenth_class_is_another(bound: Lake) -> None:
-    from embeddings.clusters.trees import cluster
+    from embeddings.clusters.drilldown import cluster
     from search_app.ui.components.map.colours import MOST_CLASSES, OTHER, _classes, colours
 
     made = maps.make(bound)
@@ -146,7 +146,7 @@ def test_a_lasso_of_the_url_is_numbers_or_nothing() -> None:
 def test_a_map_is_made_beside_the_server(make_lake: MakeLake) -> None:
     from search_app.jobs.jobs import Job
 
-    lk = holding(make_lake, islands([12]))
+    lk = lake_of(make_lake, islands([12]))
     for how, expected in (({"seed": 1}, None), ({"where": "label = 'z'"}, "no image here")):
         making = Job("search_app.jobs.map_job", lk.uri, how)
         making.wait(60)

@@ -29,8 +29,8 @@ def form(status: dict[str, Any]) -> None:
 
 
 def make(**options: Any) -> None:
-    """Clusters (see `embeddings.clusters.trees.cluster`) and shows the result, which ends this run."""
-    from embeddings.clusters.trees import cluster
+    """Clusters (see `embeddings.clusters.drilldown.cluster`) and shows the result, which ends this run."""
+    from embeddings.clusters.drilldown import cluster
 
     try:
         with st.spinner("Clustering …", show_time=True):
