@@ -25,6 +25,7 @@ import pyarrow as pa
 from lake.errors import NotALake
 from lake.sql.per_lake import PerLake
 from lake.storage import schema
+from lake.storage.lance_files.fragments import fingerprints
 
 if TYPE_CHECKING:
     import lance
@@ -212,7 +213,8 @@ def _fresh(
             return None
         # Anew, since another process may have gone further while this one waited.
         dataset = lake.dataset(name)
-        version, shape, fragments = int(dataset.version), _shape(name, dataset), _fragments(name, dataset)
+        version, shape = int(dataset.version), _shape(name, dataset)
+        fragments = fingerprints(dataset, columns(name, dataset))
         known = _Manifest.read(at, name)
         parts = _still_whole(at, known, shape, fragments)
         there = {key for part in parts for key in part.fragments}
@@ -232,25 +234,6 @@ def _shape(name: str, dataset: lance.LanceDataset) -> list[list[str]]:
     return [[column, str(dataset.schema.field(column).type)] for column in columns(name, dataset)]
 
 
-def _fragments(name: str, dataset: lance.LanceDataset) -> dict[str, tuple[Any, int]]:
-    """Each fragment and its number of rows, by a key that changes when a row or a narrow value of it does."""
-    wanted: set[int] = set()
-    for column in columns(name, dataset):
-        waiting = [dataset.lance_schema.field(column)]
-        while waiting:
-            field = waiting.pop()
-            wanted.add(field.id())
-            waiting.extend(field.children())
-    found = {}
-    for fragment in dataset.get_fragments():
-        facts = fragment.metadata
-        files = [(one.path, sorted(wanted & {*one.fields})) for one in facts.files]
-        told = (facts.id, [one for one in files if one[1]], facts.num_deletions)
-        key = hashlib.blake2b(repr(told).encode(), digest_size=12).hexdigest()
-        found[key] = (fragment, facts.physical_rows - facts.num_deletions)
-    return found
-
-
 def _still_whole(
     at: Path, known: _Manifest | None, shape: list[list[str]], fragments: dict[str, tuple[Any, int]]
 ) -> list[_Part]:
@@ -263,7 +246,7 @@ def _still_whole(
 
 def _missing(at: Path, name: str, dataset: lance.LanceDataset) -> int:
     """How many rows are still to be copied."""
-    fragments = _fragments(name, dataset)
+    fragments = fingerprints(dataset, columns(name, dataset))
     parts = _still_whole(at, _Manifest.read(at, name), _shape(name, dataset), fragments)
     there = {key for part in parts for key in part.fragments}
     return sum(rows for key, (_, rows) in fragments.items() if key not in there)

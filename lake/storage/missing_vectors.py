@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from lake.storage.image_keys import keys_of
 from lake.storage.image_rows import NOT_KEPT
-from lake.storage.lance_files import nulls
+from lake.storage.lance_files import fragments, nulls
 from lake.storage.store import LOOK_UP_VALUES, literals
 
 if TYPE_CHECKING:
@@ -138,28 +138,24 @@ class Missing:
 
     def _refresh(self, dataset: Any) -> None:
         """Brings the parts to the dataset's version, reading only fragments whose files changed."""
-        from lance.file import LanceFileSession
-
-        field = dataset.lance_schema.field(self._column)
-        number = field.id() if field is not None else None
+        number = fragments.field_id(dataset, self._column)
         if number != self._field:  # the column is another one than before, in the same files
             self._parts, self._nulls, self._field = {}, {}, number
-        session = LanceFileSession(f"{dataset.uri}/data", storage_options=self._lake.storage_options)
+        session = nulls.session_of(dataset, self._lake.storage_options)
         parts: dict[int, _Part] = {}
         changed: list[tuple[Any, _Part]] = []
         seen: dict[str, np.ndarray] = {}
         for fragment in dataset.get_fragments():
             facts = fragment.metadata
-            files = tuple(f.path for f in facts.files)
+            files = fragments.paths(fragment)
             part = self._parts.get(fragment.fragment_id)
             offsets = None
-            for file in facts.files:
-                if number in file.fields:
-                    index = file.column_indices[list(file.fields).index(number)]
-                    offsets = self._nulls.get(file.path)
-                    if offsets is None:
-                        offsets = nulls.of_file(session, file.path, index, self._column)
-                    seen[file.path] = offsets
+            if (file := fragments.file_with(fragment, number)) is not None:
+                path, index = file
+                offsets = self._nulls.get(path)
+                if offsets is None:
+                    offsets = nulls.of_file(session, path, index, self._column)
+                seen[path] = offsets
             if part is None or part.files != files:
                 offsets = np.arange(facts.physical_rows) if offsets is None else offsets
                 nobody = pa.chunked_array([], pa.string())
@@ -178,14 +174,14 @@ class Missing:
 
     def _bytes_that_came(self, images: Any) -> None:
         """Images stored since the last look may be some that had no bytes then."""
-        fragments = {tuple(f.path for f in fragment.data_files()): fragment for fragment in images.get_fragments()}
-        new = [fragment for files, fragment in fragments.items() if files not in self._image_files]
+        by_files = {fragments.paths(fragment): fragment for fragment in images.get_fragments()}
+        new = [fragment for files, fragment in by_files.items() if files not in self._image_files]
         without = self._in_state(WITHOUT_BYTES)
         if new and without:
             stored = images.scanner(columns=["image_id"], fragments=new).to_table()["image_id"]
             for part, came in zip(without, _which(without, stored), strict=True):
                 part.state[(part.state == WITHOUT_BYTES) & came] = WAITING
-        self._image_files = set(fragments)
+        self._image_files = set(by_files)
 
     def _settle(self, dataset: Any) -> None:
         """Finds out whether the images of rows just seen have bytes, or a vector in another row."""
@@ -218,7 +214,7 @@ class Missing:
             pa.chunked_array(chunks, pa.string()),
             np.concatenate([_none(np.uint64), *(part.key for _, part in parts)]),
             np.concatenate([_none(), *(part.arrived for _, part in parts)]),
-            np.concatenate([_none(np.uint64), *((n << 32) + p.offsets.astype(np.uint64) for n, p in parts)]),
+            np.concatenate([_none(np.uint64), *(fragments.addresses(number, part.offsets) for number, part in parts)]),
             np.concatenate([_none(np.uint8), *(part.state for _, part in parts)]),
         )
 
@@ -253,10 +249,10 @@ def _load(dataset: Any, changed: Sequence[tuple[Any, _Part]]) -> None:
     kept: dict[int, list[pa.Table]] = {number: [] for number in lacking}
     for batch in scanner.to_batches():
         address = np.asarray(batch.column("_rowaddr"))
-        numbers = address >> 32
+        numbers = fragments.fragment_ids(address)
         for number in np.unique(numbers).tolist():
             which = numbers == number
-            which[which] = lacking[number][address[which] & 0xFFFFFFFF]
+            which[which] = lacking[number][fragments.offsets(address[which])]
             if which.any():
                 kept[number].append(pa.table(batch).filter(pa.array(which)))
     for fragment, part in changed:
@@ -265,7 +261,7 @@ def _load(dataset: Any, changed: Sequence[tuple[Any, _Part]]) -> None:
             part.offsets = _none()
             continue
         rows = pa.concat_tables(tables).sort_by("_rowaddr").combine_chunks()
-        part.offsets = np.asarray(rows["_rowaddr"]).astype(np.int64) & 0xFFFFFFFF
+        part.offsets = fragments.offsets(np.asarray(rows["_rowaddr"]))
         part.image_id = rows["image_id"]
         part.key = keys_of(part.image_id)
         part.arrived = np.asarray(rows["ingested_at"].cast(pa.int64()))
@@ -284,7 +280,7 @@ def _alive(fragment: Any, part: _Part) -> np.ndarray:
     """Which of the part's rows are not deleted."""
     address = fragment.scanner(columns=[], with_row_address=True).to_table()["_rowaddr"]
     alive = np.zeros(part.rows, bool)
-    alive[np.asarray(address) & 0xFFFFFFFF] = True
+    alive[fragments.offsets(np.asarray(address))] = True
     kept: np.ndarray = alive[part.offsets]
     return kept
 

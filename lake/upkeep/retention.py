@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from lake.access import audit
 from lake.errors import BadInput, LakeBusy
 from lake.storage import leader_lock, store
-from lake.storage.lance_files import merging, table_files
+from lake.storage.lance_files import fragments, merging, nulls
 from lake.upkeep import maintenance
 
 if TYPE_CHECKING:
@@ -223,12 +223,12 @@ class _Run:
         done = self.report.vectors
         dataset = self.lake.dataset("predictions")
         for fragment in dataset.get_fragments() if columns else ():
-            lacking = {c: table_files.nulls_of(dataset, fragment, c) for c in columns}
+            lacking = {c: nulls.of_fragment(dataset, fragment, c) for c in columns}
             if all(len(offsets) == fragment.physical_rows for offsets in lacking.values()):
                 continue
             scanner = fragment.scanner(columns=["prediction_id", "image_id", "ingested_at"], with_row_address=True)
             rows = scanner.to_table()
-            places = np.asarray(rows["_rowaddr"]).astype(np.int64) & 0xFFFFFFFF
+            places = fragments.offsets(np.asarray(rows["_rowaddr"]))
             present = {c: ~np.isin(places, offsets) for c, offsets in lacking.items()}
             old = np.asarray(pc.less(rows["ingested_at"], pa.scalar(limit, rows["ingested_at"].type)))
             chosen = old & np.any(list(present.values()), axis=0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake.storage.lance_files import table_files
+from lake.storage.lance_files import nulls, table_files
 
 if TYPE_CHECKING:
     import lance
@@ -199,7 +199,7 @@ def _traits(lake: Lake, name: str, chosen: Collection[int]) -> dict[int, dict[st
     found: dict[int, dict[str, Any]] = {}
     for fragment in (f for f in dataset.get_fragments() if f.fragment_id in chosen):
         if columns:
-            lacking = max(len(table_files.nulls_of(dataset, fragment, column)) for column in columns)
+            lacking = max(len(nulls.of_fragment(dataset, fragment, column)) for column in columns)
             waits = lacking > fragment.count_rows("image_status is not null")  # those get none
             found[fragment.fragment_id] = {"waiting": waits}
         elif name == "images":

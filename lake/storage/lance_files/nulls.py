@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lake.storage.lance_files import fragments
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import lance
 
 Kind = Literal["none", "all", "some"]
 
@@ -32,10 +36,25 @@ class Page:
     rows: int | None
 
 
+def of_fragment(dataset: lance.LanceDataset, fragment: lance.LanceFragment, column: str) -> np.ndarray:
+    """Offsets in the fragment of the rows where `column` is null, deleted rows counted: int64, ascending."""
+    file = fragments.file_with(fragment, fragments.field_id(dataset, column))
+    if file is None:
+        return np.arange(fragment.physical_rows)
+    return of_file(session_of(dataset, dataset.latest_storage_options()), *file, column)
+
+
+def session_of(dataset: lance.LanceDataset, storage_options: dict[str, str] | None) -> Any:
+    """What `of_file` reads the table's data files through."""
+    from lance.file import LanceFileSession
+
+    return LanceFileSession(f"{dataset.uri}/data", storage_options=storage_options)
+
+
 def of_file(session: Any, path: str, index: int, column: str) -> np.ndarray:
     """Offsets of the file's rows where `column`, the file's `index`-th, is null: int64, ascending.
 
-    `session` is a LanceFileSession of the table's data folder. Deleted rows count: a file does not know them.
+    Deleted rows are counted. `session`: see `session_of`.
     """
     reader = session.open_reader(path, columns=[column])
     facts = reader.metadata()

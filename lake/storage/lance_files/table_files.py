@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import datetime as dt
 
     import lance
-    import numpy as np
 
 # Lance ends each of its files with these bytes.
 MAGIC = b"LANC"
@@ -108,25 +107,6 @@ def manifests(table: Path) -> list[tuple[int, Path]]:
             # Twenty digits count down from 2^64 - 1, so that the newest is listed first.
             found.append((_NEWEST - int(stem) if len(stem) == 20 else int(stem), Path(entry.path)))
     return sorted(found, reverse=True)
-
-
-def nulls_of(dataset: lance.LanceDataset, fragment: lance.LanceFragment, column: str) -> np.ndarray:
-    """Offsets in the fragment of the rows where `column` is null, deleted ones counted: int64, ascending.
-
-    From the footers, where they say it: a filter would read the whole column.
-    """
-    import numpy as np
-    from lance.file import LanceFileSession
-
-    from lake.storage.lance_files import nulls
-
-    field = dataset.lance_schema.field(column)
-    for file in fragment.metadata.files if field is not None else ():
-        if field.id() in file.fields:
-            place = file.column_indices[list(file.fields).index(field.id())]
-            session = LanceFileSession(f"{dataset.uri}/data", storage_options=dataset.latest_storage_options())
-            return nulls.of_file(session, file.path, place, column)
-    return np.arange(fragment.physical_rows)
 
 
 def torn(dataset: lance.LanceDataset, table: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ from embeddings.backfill import vector_columns
 from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind
 from lake import open_lake
+from lake.storage.lance_files import columns
 from lake.storage.missing_vectors import Missing
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
@@ -105,14 +106,14 @@ def test_what_another_commits_just_before_stays(
     """Between our reading and our commit somebody else does something to the same fragments."""
     monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
     before = {row["image_id"]: row for row in lk.dataset("predictions").to_table().to_pylist()}
-    commit, left = vector_columns._commit, iter([deed])
+    commit, left = columns._commit, iter([deed])
 
     def second(*arguments: Any) -> None:
         if first := next(left, None):
             first(open_lake.open(lk.uri))
         commit(*arguments)
 
-    monkeypatch.setattr(vector_columns, "_commit", second)
+    monkeypatch.setattr(columns, "_commit", second)
     store_vectors(lk, "emb_mean_colour", {image(i): vector(i) for i in range(4)})
     found = lk.dataset("predictions").to_table().to_pylist()
     assert len(found) == 80 + (deed is _appends) - (deed is _deletes)

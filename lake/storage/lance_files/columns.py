@@ -1,0 +1,90 @@
+"""Writes values into one column of rows that exist: a new file of the column, or the rows anew at the table's end.
+
+`rows` have `_rowid`, which is the row's address at the dataset's version, and `place`, the row of `matrix` that is its
+vector. Each function makes one commit, and raises OSError if another writer changed the same fragments meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake.storage.lance_files import fragments
+from lake.storage.vectors import to_column
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import lance
+
+    from lake.storage.store import Lake
+
+
+def add_files(
+    lake: Lake, dataset: lance.LanceDataset, column: str, parts: Sequence[pa.Table], matrix: np.ndarray
+) -> None:
+    """Writes a new file of the column for the fragment of each part; other columns and their indexes stay as they are.
+
+    All rows of a part lie in one fragment. The fragment's other rows keep their values, which are copied.
+    """
+    import lance
+
+    changed: list[Any] = []
+    modified: Any = []
+    for rows in parts:
+        address = rows["_rowid"].combine_chunks().to_numpy()[:1]
+        fragment = dataset.get_fragment(int(fragments.fragment_ids(address)[0]))
+        values = pa.table({"_rowid": rows["_rowid"], column: to_column(matrix[np.asarray(rows["place"])])})
+        metadata, modified = fragment.update_columns(values, left_on="_rowid")
+        changed.append(metadata)
+    operation = lance.LanceOperation.Update(
+        updated_fragments=changed, fields_modified=modified, update_mode="rewrite_columns"
+    )
+    _commit(lake, dataset, operation)
+
+
+def move_rows(lake: Lake, dataset: lance.LanceDataset, column: str, rows: pa.Table, matrix: np.ndarray) -> None:
+    """Writes the whole rows, with their vectors, into a new fragment, and deletes them where they were."""
+    import lance
+
+    others = [name for name in dataset.schema.names if name != column]
+    # A row's id is its address, because the lake's tables do not have stable row ids.
+    stored = dataset.to_table(others, filter=f"_rowid in ({_listed(rows)})", with_row_id=True)
+    place = rows["place"].take(pc.index_in(stored["_rowid"], rows["_rowid"]))
+    whole = stored.append_column(dataset.schema.field(column), to_column(matrix[np.asarray(place)]))
+    added = lance.fragment.write_fragments(
+        whole.select(dataset.schema.names).cast(dataset.schema),
+        dataset,
+        mode="append",
+        storage_options=lake.storage_options,
+    )
+    shrunk: list[Any] = []
+    emptied: list[int] = []
+    ids = fragments.fragment_ids(np.asarray(rows["_rowid"]))
+    for number in np.unique(ids).tolist():
+        fragment = dataset.get_fragment(number)
+        rest = fragment.delete(f"_rowid in ({_listed(rows.filter(pa.array(ids == number)))})")
+        if rest is None:
+            emptied.append(number)
+        else:
+            shrunk.append(rest)
+    operation = lance.LanceOperation.Update(
+        updated_fragments=shrunk, removed_fragment_ids=emptied, new_fragments=added, update_mode="rewrite_rows"
+    )
+    _commit(lake, dataset, operation)
+
+
+def _listed(rows: pa.Table) -> str:
+    return ",".join(map(str, rows["_rowid"].to_pylist()))
+
+
+def _commit(lake: Lake, dataset: lance.LanceDataset, operation: Any) -> None:
+    """Conflicts with every write to the same fragments since the dataset's version, except appends."""
+    import lance
+
+    lance.LanceDataset.commit(
+        dataset.uri, operation, read_version=dataset.version, storage_options=lake.storage_options
+    )
