@@ -1,4 +1,4 @@
-"""The SQL views: the current state of event tables, defined once and seen alike by DuckDB and the app."""
+"""The SQL views over the tables, such as the current state of event tables."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 VIEWS = {
     "answers": (
-        "Predictions a model made: rows that only make an unanswered image findable are left out.",
+        "Predictions of models, without the rows for images that have no prediction.",
         "SELECT * FROM predictions WHERE model IS NOT NULL",
     ),
     "labels_current": (
-        "The latest statement about each image (of equal moments, the one with the greatest event_id).",
+        "The latest label of each image and task (at equal times, the one with the greatest event_id).",
         """SELECT * FROM labels
         QUALIFY row_number() OVER (PARTITION BY image_id, task ORDER BY timestamp DESC, event_id DESC) = 1""",
     ),
     "reviews_current": (
-        "The latest verdict on each answer from each origin (of equal moments, the one with the greatest event_id).",
+        "The latest verdict on each prediction from each origin (at equal times, the one with the greatest event_id).",
         """SELECT * FROM reviews
         QUALIFY row_number() OVER (PARTITION BY prediction_id, origin ORDER BY timestamp DESC, event_id DESC) = 1""",
     ),
     "marks_current": (
-        "What a person last said of each image in an active search; marks that were taken back are left out.",
+        "The latest mark on each image in an active search, without marks that were taken back.",
         """SELECT * FROM (SELECT * FROM marks
         QUALIFY row_number() OVER (PARTITION BY search, image_id ORDER BY timestamp DESC, event_id DESC) = 1)
         WHERE mark <> 'none'""",
     ),
     "answers_judged": (
         (
-            "Answers beside what the image is known to be; `correct` is what its label says or, where none does, a "
-            "person's latest verdict, correct or incorrect; `judged_by` is label, verdict or null."
+            "Predictions with the image's ground truth; `correct` compares with the label or, without a label, "
+            "takes a person's latest verdict, correct or incorrect; `judged_by` is label, verdict or null."
         ),
         """SELECT a.*, l.label AS true_label, coalesce(a.label = l.label, v.verdict = 'correct') AS correct,
                CASE WHEN (a.label = l.label) IS NOT NULL THEN 'label' WHEN v.verdict IS NOT NULL THEN 'verdict' END
@@ -48,14 +48,14 @@ VIEWS = {
             USING (prediction_id)""",
     ),
     "answers_labelled": (
-        "Answers beside what the image is known to be; `correct` is null where no label says so.",
+        "Predictions with the image's label; `correct` is null if the image has no label.",
         """SELECT a.*, l.label AS true_label, a.label = l.label AS correct FROM answers a
         LEFT JOIN (SELECT * FROM labels_current WHERE task = 'classification') l USING (image_id)""",
     ),
     "shadow_disagreements": (
         (
-            "Shadow answers unlike the production answer to the same query: another label, or another number of boxes "
-            "or masks. `shadow_run` is the run that answered beside it."
+            "Shadow predictions that differ from the production prediction for the same query: another label, or "
+            "another number of boxes or masks. `shadow_run` is the run of the shadow model."
         ),
         """SELECT p.prediction_id, p.image_id, p.timestamp, p.model, p.model_version, s.run AS shadow_run, p.label,
                s.label AS shadow_label, p.confidence, s.confidence AS shadow_confidence,
@@ -68,8 +68,8 @@ VIEWS = {
     ),
     "models": (
         (
-            "Every model's versions as they stand; `status` is registered, promoted, shadow or retired; `gate` is the "
-            "verdict the newest promotion rests on, `reason` what was said with the newest entry."
+            "The current state of every model's versions; `status` is registered, promoted, shadow or retired; "
+            "`gate` is the verdict behind the latest promotion, `reason` the reason of the latest event."
         ),
         """SELECT model, version, run,
                CASE WHEN stands AND promoted_at = max(promoted_at) FILTER (stands) OVER (PARTITION BY model)
@@ -85,13 +85,13 @@ VIEWS = {
                   min(timestamp) AS registered_at, max(timestamp) AS changed_at
               FROM releases GROUP BY model, version)""",
     ),
-    # Images come first and predictions last, and nothing is inner: asked for one image, DuckDB goes from its few rows
-    # on; asked for one prediction, it finds that one and passes over the narrow columns of slice_members once.
+    # Images come first and predictions last, in left joins only: for one image, DuckDB starts from its few rows; for
+    # one prediction, it starts from that row and reads the narrow columns of slice_members once.
     "lineage": (
         (
-            "From an image, its label and the slice that has them to the run that was given the slice, the version of "
-            "a model the run is, and that version's predictions. `use` is what the slice was given for. Null: the "
-            "chain goes no further; without image: the slice has no members that are kept, or the run no slice."
+            "From an image and its label over the slices that hold them to the runs that used the slices, the "
+            "model versions of these runs, and their predictions. `use` is what the run used the slice for. Null:"
+            " the chain ends here; a row without image: the slice stores no members, or the run has no slice."
         ),
         """WITH given AS (
             SELECT id AS run, unnest(CASE WHEN len(from_json(data->'slices', '[{"id":"VARCHAR","use":"VARCHAR"}]')) > 0
@@ -120,13 +120,13 @@ VIEWS = {
 
 
 def statements(tables: Iterable[str]) -> list[str]:
-    """SQL that makes every view that reads nothing but these tables."""
-    there, made = {*tables}, []
+    """SQL that creates every view that reads only these tables."""
+    available, created = {*tables}, []
     for name, (_, text) in VIEWS.items():  # a view comes after those it reads
-        if reads(text) <= there:
-            there.add(name)
-            made.append(f"CREATE VIEW {name} AS {text}")
-    return made
+        if reads(text) <= available:
+            available.add(name)
+            created.append(f"CREATE VIEW {name} AS {text}")
+    return created
 
 
 def columns(view: str, promoted: Mapping[str, pa.DataType]) -> list[tuple[str, str]]:
@@ -137,13 +137,13 @@ def columns(view: str, promoted: Mapping[str, pa.DataType]) -> list[tuple[str, s
     with duckdb.connect() as connection:
         for table in schema.TABLES.values():
             fields = [pa.field(c.name, c.type) for c in table.columns if isinstance(c.type, pa.DataType)]
-            fields += [pa.field(*one) for one in promoted.items()] if table is schema.PREDICTIONS else []
+            fields += [pa.field(*column) for column in promoted.items()] if table is schema.PREDICTIONS else []
             connection.register(table.name, pa.schema(fields).empty_table())
-        for made in statements(schema.TABLES):
-            connection.execute(made)
-        return [(name, kind) for name, kind, *_ in connection.sql(f"DESCRIBE {view}").fetchall()]
+        for statement in statements(schema.TABLES):
+            connection.execute(statement)
+        return [(name, type_) for name, type_, *_ in connection.sql(f"DESCRIBE {view}").fetchall()]
 
 
 def reads(text: str) -> set[str]:
-    """The tables and views that a query's text names, by their bare names; more than it reads, never less."""
+    """The tables and views whose names occur in a query's text: all that it reads, perhaps more."""
     return {word for word in re.findall(r"\w+", text.lower()) if word in schema.TABLES or word in VIEWS}

@@ -8,7 +8,7 @@ from lake.storage.schema.columns import UTC, Column, Table
 
 SLICES = Table(
     "slices",
-    "One version of a named set of images: how it was defined, and against what.",
+    "A version of a named set of images: its definition, and the version of predictions it was resolved at.",
     [
         Column("id", pa.string(), "NAME@VERSION", nullable=False),
         Column("name", pa.string(), "the slice's name", nullable=False),
@@ -17,20 +17,18 @@ SLICES = Table(
         Column("definition", pa.string(), "the SQL filter, the nodes TREE/NODE, or the name of the id list"),
         Column("predictions_version", pa.int64(), "version of predictions it was resolved at", nullable=False),
         Column("size", pa.int64(), "number of images", nullable=False),
-        Column("created_at", UTC, "when it was made", nullable=False),
-        Column("spec", pa.string(), "the whole definition, JSON: makes the slice again at another version of the lake"),
+        Column("created_at", UTC, "when it was created", nullable=False),
+        Column("spec", pa.string(), "the whole definition, JSON: resolves the slice at another version of the lake"),
         Column("role", pa.string(), "train, evaluation or regression; null: none"),
-        Column("live", pa.bool_(), "whether its members are found anew at every use; null: they are frozen"),
-        Column(
-            "deleted_at", UTC, "when it was deleted: its name and version are not given out again; null: it is there"
-        ),
+        Column("live", pa.bool_(), "whether its members are resolved again at every use; null: they are frozen"),
+        Column("deleted_at", UTC, "when it was deleted; its name and version are not used again; null: not deleted"),
     ],
     key="id",
 )
 
 SLICE_MEMBERS = Table(
     "slice_members",
-    "The images a slice's version resolved to.",
+    "The images of a slice's version.",
     [
         Column("id", pa.string(), "NAME@VERSION", nullable=False),
         Column("name", pa.string(), "the slice", nullable=False),
@@ -39,7 +37,7 @@ SLICE_MEMBERS = Table(
         Column(
             "label_events",
             pa.list_(pa.string()),
-            "event_ids of the labels it was frozen with, the current one of each task; null: made before step 4",
+            "event_ids of its labels when it was frozen, the latest of each task; null: created before step 4",
         ),
     ],
     key="",
@@ -48,12 +46,12 @@ SLICE_MEMBERS = Table(
 
 SLICE_TAGS = Table(
     "slice_tags",
-    "A name for one version of a slice, which may be moved to another.",
+    "A name for one version of a slice, which can move to another version.",
     [
         Column("id", pa.string(), "NAME@TAG", nullable=False),
         Column("name", pa.string(), "the slice", nullable=False),
         Column("tag", pa.string(), "the tag", nullable=False),
-        Column("version", pa.int32(), "the version it stands for; null: it was taken away"),
+        Column("version", pa.int32(), "the version it names; null: the tag was removed"),
         Column("tagged_at", UTC, "when it was set", nullable=False),
     ],
     key="id",
@@ -61,14 +59,14 @@ SLICE_TAGS = Table(
 
 SAVED_QUERIES = Table(
     "saved_queries",
-    "A SELECT that somebody saved.",
+    "A saved SELECT.",
     [
         Column("name", pa.string(), "its name", nullable=False),
         Column("sql", pa.string(), "the SELECT, with $name for each parameter", nullable=False),
-        Column("parameters", pa.string(), "what the parameters are when nobody says otherwise, a JSON object"),
-        Column("description", pa.string(), "what it answers, in its maker's words"),
+        Column("parameters", pa.string(), "default values of the parameters, a JSON object"),
+        Column("description", pa.string(), "what it is for, in its author's words"),
         Column("saved_at", UTC, "when it was saved", nullable=False),
-        Column("deleted_at", UTC, "when it was deleted; null: it is there"),
+        Column("deleted_at", UTC, "when it was deleted; null: not deleted"),
     ],
     key="name",
 )
