@@ -1,7 +1,7 @@
-"""The audit log: one row for every write, saying who did it.
+"""The audit log: a row for every write, with the access key or the user who did it.
 
-What comes by HTTP is written by the drainer, one row an event with the access key it came with; a command writes one
-row with the operating system's user. Rows are only added. It knows nothing of what the writes mean.
+The drainer writes a row for each event that came by HTTP, with its access key. A command writes a row with the
+operating system's user. Rows are only added. This module does not know what the writes mean.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAMESPACE = uuid.UUID("0d2f5a34-9a4e-5f0c-8a51-3e0f6c1b7d92")
 
 
 def entry_id(kind: str, event_id: str) -> str:
-    """The id of the one entry about an event: writing it a second time adds nothing."""
+    """The id of the entry about an event. Writing the same entry twice adds nothing."""
     return str(uuid.uuid5(_NAMESPACE, f"{kind}:{event_id}"))
 
 
@@ -40,9 +40,9 @@ def entry(
     event_id: str | None = None,
     timestamp: dt.datetime | None = None,
 ) -> dict[str, Any]:
-    """One row of the table `audit`. Without `event_id` it gets a random one, without `timestamp` the present moment.
+    """A row of the table `audit`. The default `event_id` is random, the default `timestamp` is now.
 
-    `detail` must be JSON. An event that may be written twice takes its `event_id` from `entry_id`.
+    `detail` must be JSON. For an event that may be written twice, take its `event_id` from `entry_id`.
     """
     return {
         "event_id": event_id or str(uuid.uuid4()),
@@ -56,7 +56,7 @@ def entry(
 
 
 def rows_to_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Entries as the Arrow table that `Lake.insert("audit", ...)` takes."""
+    """The entries as an Arrow table for `Lake.insert("audit", ...)`."""
     return pa.Table.from_pylist(list(rows), schema=schema.AUDIT.arrow())
 
 
@@ -69,7 +69,7 @@ def record(
     user: str | None = None,
     detail: dict[str, Any] | None = None,
 ) -> str:
-    """Writes one entry and returns its `event_id`. With neither `key_id` nor `user`, it is the user of this process."""
+    """Writes an entry and returns its `event_id`. Without `key_id` and `user`, it names the user of this process."""
     if key_id is None and user is None:
         user = os_user()
     row = entry(action, target, key_id=key_id, user=user, detail=detail)
@@ -78,7 +78,7 @@ def record(
 
 
 def os_user() -> str:
-    """The operating system's user of this process; its number where it has no name, as in some containers."""
+    """The name of the user of this process; its number if it has no name, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,8 +1,8 @@
-"""A folder or a tar of files with a list of them: name, size and SHA-256 of each, and the SHA-256 of the list.
+"""Writes and reads archives: a folder or a tar of files with a list of their names, sizes and SHA-256.
 
-Written whole or not at all, and on the disk before it counts as written. Read as if a stranger had made it: nothing is
-taken out that is not on the list, no name leads out of the folder, only plain files are taken. It does not know what
-the files are. Who can change the list can change its hash too: keep the hash elsewhere where that matters.
+An archive is written completely or not at all, and synced to the disk before it gets its name. Reading trusts nothing:
+it takes only files on the list, only plain files, and no name that leads out of the folder. This module does not know
+what the files are. Whoever can change the list can change its hash: where that matters, keep the hash elsewhere.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from lake.spool.segments import sync_folder
 
 LIST = "manifest.json"
 LIST_HASH = "manifest.sha256"
-# A name of ours: no way out of the folder, no surprise on another file system.
+# Safe names: none leads out of the folder, and all work on other file systems.
 _NAME = re.compile(r"(?!\.{1,2}(/|\Z))[A-Za-z0-9._@~-]{1,255}(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._@~-]{1,255})*\Z")
 _CHUNK = 1 << 20
 MOST_LIST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What an archive says of itself: `facts` as its writer gave them, its files' sizes and hashes by name."""
+class ArchiveContents:
+    """The list of an archive: `facts` of its writer, (size, SHA-256) of its files by name, and the list's own hash."""
 
     facts: dict[str, Any]
     files: dict[str, tuple[int, str]]
@@ -44,15 +44,15 @@ class Contents:
 
 
 def is_name(text: str) -> bool:
-    """Whether a file may be called so in an archive."""
+    """Whether `text` is a valid name of a file in an archive."""
     return len(text) <= 1_000 and _NAME.match(text) is not None
 
 
 class Writer:
-    """Writes one archive: `add` its files, then `finish`. Left without `finish`, nothing stays.
+    """Writes an archive: call `add` for each file, then `finish`. Without `finish` it removes what it wrote.
 
-    A destination that ends in .tar becomes one file, any other a folder.
-    Raises BadInput when something is at the destination, or a writer before was killed there.
+    A destination that ends in .tar becomes one file, any other a folder. Raises BadInput if the destination exists, or
+    if an interrupted run left its half there.
     """
 
     def __init__(self, destination: Path) -> None:
@@ -60,8 +60,8 @@ class Writer:
         self._half = destination.with_name(destination.name + ".part")
         for path in (destination, self._half):
             if path.exists() or path.is_symlink():
-                left = ", left by an interrupted run: remove it" if path == self._half else "; choose another name"
-                raise BadInput(f"{path} exists already{left}")
+                remedy = ", left by an interrupted run: remove it" if path == self._half else "; choose another name"
+                raise BadInput(f"{path} exists already{remedy}")
         destination.parent.mkdir(parents=True, exist_ok=True)
         self._files: dict[str, tuple[int, str]] = {}
         self._tar: tarfile.TarFile | None = None
@@ -82,11 +82,11 @@ class Writer:
             self._half.unlink(missing_ok=True)
 
     def add(self, name: str, source: IO[bytes], size: int | None = None) -> int:
-        """Copies a file's next `size` bytes (by default all) into the archive; returns how many."""
+        """Copies the next `size` bytes of a file (by default all) into the archive. Returns their number."""
         assert is_name(name), name
         assert name not in self._files, name
         size = os.fstat(source.fileno()).st_size if size is None else size
-        reader = _Hashing(source, size)
+        reader = _HashingReader(source, size)
         if self._tar is not None:
             entry = tarfile.TarInfo(name)
             entry.size = size
@@ -100,16 +100,16 @@ class Writer:
                 out.flush()
                 os.fsync(out.fileno())
         if reader.left:
-            raise OSError(f"{name} became shorter while it was copied")
+            raise OSError(f"{name} was shortened while it was copied")
         self._files[name] = (size, reader.sha256.hexdigest())
         return size
 
-    def finish(self, facts: dict[str, Any]) -> Contents:
-        """Adds the list, has the disk hold everything, and gives the archive its name."""
+    def finish(self, facts: dict[str, Any]) -> ArchiveContents:
+        """Adds the list, syncs everything to the disk, and gives the archive its name."""
         files = [{"path": name, "size": size, "sha256": hash_} for name, (size, hash_) in sorted(self._files.items())]
         text = json.dumps(facts | {"files": files}, indent=1).encode()
         sha256 = hashlib.sha256(text).hexdigest()
-        contents = Contents(facts, dict(self._files), sha256)
+        contents = ArchiveContents(facts, dict(self._files), sha256)
         for name, data in ((LIST, text), (LIST_HASH, f"{sha256}  {LIST}\n".encode())):
             if self._tar is not None:
                 entry = tarfile.TarInfo(name)
@@ -134,36 +134,36 @@ class Writer:
 
 def read(
     source: Path, into: Path | None = None, expect: str | None = None, progress: Callable[[int], None] = lambda n: None
-) -> Contents:
-    """Checks every file of an archive against its list, and copies them into the new folder `into` when one is given.
+) -> ArchiveContents:
+    """Checks every file of an archive against its list. With `into`, it also copies the files into this new folder.
 
-    `expect` is what the list's SHA-256 must be. `progress` is called with the number of bytes just read.
-    Raises BadInput for the first thing that is wrong; what was copied until then is the caller's to remove.
+    `expect` is the expected SHA-256 of the list. `progress` gets the number of bytes just read. Raises BadInput for the
+    first error; the caller removes the files copied until then.
     """
-    found: dict[str, tuple[int, str]] = {}
-    kept: dict[str, bytes] = {}
+    files: dict[str, tuple[int, str]] = {}
+    lists: dict[str, bytes] = {}
     try:
         for name, size, stream in _entries(source):
             if not is_name(name):
-                raise BadInput(f"{source} is no backup of lakeloop's: it has a file called {name!r:.200}")
-            if name in found or name in kept:
-                raise BadInput(f"{source} is damaged: {name} is there twice")
+                raise BadInput(f"{source} is not a backup of lakeloop: it has a file named {name!r:.200}")
+            if name in files or name in lists:
+                raise BadInput(f"{source} is damaged: {name} exists twice")
             if name not in (LIST, LIST_HASH):
-                found[name] = _copied(stream, size, None if into is None else into / name, progress)
+                files[name] = _copy(stream, size, None if into is None else into / name, progress)
             elif size > MOST_LIST_BYTES:
-                raise BadInput(f"{source} is damaged: its {name} has {size:,} bytes")
+                raise BadInput(f"{source} is damaged: {name} has {size:,} bytes")
             else:
-                kept[name] = stream.read(size)
+                lists[name] = stream.read(size)
     except tarfile.TarError as error:
         raise BadInput(f"{source} is damaged: it cannot be read as a tar ({error})") from error
-    except (FileExistsError, NotADirectoryError) as error:  # one name is a file and a folder
-        raise BadInput(f"{source} is damaged: {error.filename} is there twice") from error
-    return _compared(source, found, kept, expect)
+    except (FileExistsError, NotADirectoryError) as error:  # a name is both a file and a folder
+        raise BadInput(f"{source} is damaged: {error.filename} exists twice") from error
+    return _compare(source, files, lists, expect)
 
 
-def _copied(stream: IO[bytes], size: int, target: Path | None, progress: Callable[[int], None]) -> tuple[int, str]:
-    """Reads a file to its end, into `target` when one is given; returns how long it was, and its SHA-256."""
-    reader = _Hashing(stream, size)
+def _copy(stream: IO[bytes], size: int, target: Path | None, progress: Callable[[int], None]) -> tuple[int, str]:
+    """Reads a file to its end, and copies it to `target` if given. Returns its length and its SHA-256."""
+    reader = _HashingReader(stream, size)
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
     with open(os.devnull, "wb") if target is None else target.open("xb") as out:
@@ -173,90 +173,92 @@ def _copied(stream: IO[bytes], size: int, target: Path | None, progress: Callabl
     return size - reader.left, reader.sha256.hexdigest()
 
 
-def read_list(source: Path) -> Contents | None:
-    """The list of an archive that is a folder, before anything else is read; None for a tar, where it comes last."""
+def read_list(source: Path) -> ArchiveContents | None:
+    """Reads only the list of an archive that is a folder; None for a tar, where the list comes last."""
     if not source.is_dir():
         return None
-    kept = {}
+    lists = {}
     for name in (LIST, LIST_HASH):
         path = source / name
         if path.is_file() and not path.is_symlink():
-            kept[name] = path.read_bytes()
-    return _listed(source, kept, None)
+            lists[name] = path.read_bytes()
+    return _parse_list(source, lists, None)
 
 
-def _compared(source: Path, found: dict[str, tuple[int, str]], kept: dict[str, bytes], expect: str | None) -> Contents:
-    listed = _listed(source, kept, expect)
-    missing = sorted(set(listed.files) - set(found))
-    extra = sorted(set(found) - set(listed.files))
-    wrong = sorted(name for name in set(found) & set(listed.files) if found[name] != listed.files[name])
-    for names, what in ((missing, "is missing"), (extra, "does not belong to it"), (wrong, "is not what was written")):
+def _compare(
+    source: Path, files: dict[str, tuple[int, str]], lists: dict[str, bytes], expect: str | None
+) -> ArchiveContents:
+    contents = _parse_list(source, lists, expect)
+    missing = sorted(set(contents.files) - set(files))
+    extra = sorted(set(files) - set(contents.files))
+    wrong = sorted(name for name in set(files) & set(contents.files) if files[name] != contents.files[name])
+    for names, error in ((missing, "is missing"), (extra, "is not on its list"), (wrong, "does not match its list")):
         if names:
             more = f", and {len(names) - 1} more" if len(names) > 1 else ""
-            raise BadInput(f"{source} is damaged: {names[0]} {what}{more}")
-    return listed
+            raise BadInput(f"{source} is damaged: {names[0]} {error}{more}")
+    return contents
 
 
-def _listed(source: Path, kept: dict[str, bytes], expect: str | None) -> Contents:
-    if LIST not in kept or LIST_HASH not in kept:
-        raise BadInput(f"{source} is no whole backup: its {LIST if LIST not in kept else LIST_HASH} is missing")
-    sha256 = hashlib.sha256(kept[LIST]).hexdigest()
-    if kept[LIST_HASH] != f"{sha256}  {LIST}\n".encode():
-        raise BadInput(f"{source} is damaged: {LIST} is not what was written")
+def _parse_list(source: Path, lists: dict[str, bytes], expect: str | None) -> ArchiveContents:
+    if LIST not in lists or LIST_HASH not in lists:
+        raise BadInput(f"{source} is not a complete backup: {LIST if LIST not in lists else LIST_HASH} is missing")
+    sha256 = hashlib.sha256(lists[LIST]).hexdigest()
+    if lists[LIST_HASH] != f"{sha256}  {LIST}\n".encode():
+        raise BadInput(f"{source} is damaged: {LIST} does not match {LIST_HASH}")
     if expect is not None and sha256 != expect.lower():
-        raise BadInput(f"{source} is not the backup you mean: the SHA-256 of its {LIST} is {sha256}")
+        raise BadInput(f"{source} is another backup than expected: the SHA-256 of its {LIST} is {sha256}")
     try:
-        facts = json.loads(kept[LIST])
+        facts = json.loads(lists[LIST])
         files = {f["path"]: (int(f["size"]), str(f["sha256"])) for f in facts.pop("files")}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadInput(f"{source} is no backup of lakeloop's: its {LIST} cannot be understood") from error
-    return Contents(facts, files, sha256)
+        raise BadInput(f"{source} is not a backup of lakeloop: its {LIST} cannot be read") from error
+    return ArchiveContents(facts, files, sha256)
 
 
 def _entries(source: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """(name, size, open file) of everything in the archive. Raises BadInput for what is not a plain file."""
+    """(name, size, open file) of every entry of the archive. Raises BadInput for an entry that is not a plain file."""
     if source.is_dir():
-        yield from _of_folder(source)
+        yield from _folder_entries(source)
     elif source.is_file():
-        yield from _of_tar(source)
+        yield from _tar_entries(source)
     else:
-        raise BadInput(f"there is no backup at {source}")
+        raise BadInput(f"no backup at {source}")
 
 
-def _of_folder(source: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+def _folder_entries(source: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     for folder, folders, files in os.walk(source):
         for name in sorted(folders):
             if Path(folder, name).is_symlink():
-                raise BadInput(f"{source} is no backup of lakeloop's: {name} is a link")
+                raise BadInput(f"{source} is not a backup of lakeloop: {name} is a link")
         for name in sorted(files):
             path = Path(folder, name)
             relative = path.relative_to(source).as_posix()
             if path.is_symlink() or not path.is_file():
-                raise BadInput(f"{source} is no backup of lakeloop's: {relative} is not a plain file")
+                raise BadInput(f"{source} is not a backup of lakeloop: {relative} is not a plain file")
             with path.open("rb") as file:
                 yield relative, os.fstat(file.fileno()).st_size, file
 
 
-def _of_tar(source: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+def _tar_entries(source: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     try:
         with tarfile.open(source, "r:") as tar:
             end = 0
             for entry in tar:
                 if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.issparse():
-                    raise BadInput(f"{source} is no backup of lakeloop's: {entry.name!r:.200} is not a plain file")
+                    raise BadInput(f"{source} is not a backup of lakeloop: {entry.name!r:.200} is not a plain file")
                 file = tar.extractfile(entry)
                 assert file is not None
                 yield entry.name, entry.size, file
                 end = entry.offset_data + entry.size
-                _refuse_filling(source, end, -end % tarfile.BLOCKSIZE)
-            # The first bad header looks to tarfile like the end.
-            _refuse_filling(source, end + -end % tarfile.BLOCKSIZE, None)
-    except (EOFError, OverflowError, ValueError) as error:  # of numbers and names that no tar has
+                _check_padding(source, end, -end % tarfile.BLOCKSIZE)
+            # tarfile takes the first bad header for the end.
+            _check_padding(source, end + -end % tarfile.BLOCKSIZE, None)
+    except (EOFError, OverflowError, ValueError) as error:  # from numbers and names that are invalid in a tar
         raise BadInput(f"{source} is damaged: it cannot be read as a tar ({error})") from error
 
 
-def _refuse_filling(source: Path, start: int, length: int | None) -> None:
-    """Between and after the files a tar is filled with zeros."""
+def _check_padding(source: Path, start: int, length: int | None) -> None:
+    """Raises BadInput unless the bytes between and after the files of a tar are zeros."""
     with source.open("rb") as file:
         file.seek(start)
         while chunk := file.read(_CHUNK if length is None else length):
@@ -266,8 +268,8 @@ def _refuse_filling(source: Path, start: int, length: int | None) -> None:
                 return
 
 
-class _Hashing:
-    """Reads the next `left` bytes of a file, hashing them on the way."""
+class _HashingReader:
+    """Reads the next `left` bytes of a file and hashes them."""
 
     def __init__(self, source: IO[bytes], size: int) -> None:
         self._source = source

@@ -1,10 +1,10 @@
-"""A copy of a lake as it is at one moment, made while it is written to.
+"""Copies a lake as it is at one moment, while other processes write to it.
 
-First the spools are copied, then each table's newest version is pinned, what refers before what is referred to; then
-the files of those versions are copied. So an event is in the spool's copy, in the tables, or in both (its key then
-makes it one again), and no row names something that is not there. What is acknowledged before the spool is copied is
-in the backup. The lake is not maintained meanwhile, so no file of a pinned version goes away.
-Lakes on object storage have their store's own means (versioned buckets, replication) and are refused here.
+It copies the spools, then pins the newest version of each table, then copies the files of these versions. Tables with
+references are pinned before the tables they refer to. So an event is in the copy of the spool, in the tables, or in
+both, where its key makes it one again, and no row refers to a missing row. Every event acknowledged before the copy of
+the spool is in the backup. The leader lock stops maintenance, so no file of a pinned version disappears. Lakes on
+object storage are refused: use the store's own means, such as versioned buckets or replication.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 FORMAT = 1
-# Who refers comes before what it refers to: pinned later, that has all it needs.
+# Tables with references come before the tables they refer to, which are pinned later and so have all the rows.
 ORDER = (
     "migrations", "embedders", "audit", "releases", "gates", "scores", "metrics", "runs", "slice_tags", "slices",
     "clusters", "slice_members", "cluster_members", "marks", "searches", "maps", "map_points", "reviews", "labels",
     "predictions", "images", "thumbnails", "keys", "forgotten",
 )  # fmt: skip
-# Beside the tables: not the lake's record, or made anew.
+# Files and folders that a backup leaves out: locks, copies, and what is made again.
 LEFT_OUT = {
     leader_lock.LOCK, backup_list.FILE, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER, "queries", "spool",
 }  # fmt: skip
 
 
 @dataclass
-class Made:
-    """A backup that was made. `sha256` is that of its list of files: kept elsewhere, it shows that nobody changed it.
+class BackupReport:
+    """A finished backup. `sha256` is the hash of its list of files: keep it elsewhere to detect changes.
 
-    `left_out` are files of the lake's folder that are not the lake's and have names no backup takes.
+    `left_out` are foreign files in the folder of the lake that are not plain files or whose names an archive refuses.
     """
 
     path: str
@@ -72,32 +72,33 @@ def backup(
     spools: Sequence[Path] | None = None,
     wait: float = 60.0,
     progress: Callable[[int], None] = lambda n: None,
-) -> Made:
-    """Copies the lake and its spools (folders; by default the one beside it) to a folder, or a .tar, and syncs it.
+) -> BackupReport:
+    """Copies the lake and its spools to a folder, or to one file if the destination ends in .tar, and syncs it.
 
-    `progress` is called with the number of bytes just copied. Raises BadInput when something is at the destination,
-    CouldNot for a lake on object storage, LakeBusy when it is being maintained for longer than `wait` seconds.
+    `spools` are folders; the default is the spool beside the lake. `progress` gets the number of bytes just copied.
+    Raises BadInput if the destination exists, CouldNot for a lake on object storage, LakeBusy if another process
+    maintains the lake for longer than `wait` seconds.
     """
     started = time.monotonic()
     folder = lake.folder
     if folder is None:
-        raise CouldNot(f"{lake.uri} is on object storage: use the store's own means, e.g. versioning or replication")
+        raise CouldNot(f"{lake.uri} is on object storage: use the store's own means, such as versioning or replication")
     if destination.resolve().is_relative_to(folder.resolve()):
-        raise BadInput(f"{destination} is inside the lake; choose another place, best on another disk")
+        raise BadInput(f"{destination} is inside the lake; choose another folder, best on another disk")
     if spools is None:
         own = beside(lake.uri)
         spools = [own] if own is not None and own.exists() else []
-    made = Made(str(destination))
+    report = BackupReport(str(destination))
     with leader_lock.leader(lake, wait), archive.Writer(destination) as writer:
         for number, spool in enumerate(spools, 1):
-            made.spool_events += _copy_spool(spool, "spool" if number == 1 else f"spool-{number}", writer, progress)
+            report.spool_events += _copy_spool(spool, "spool" if number == 1 else f"spool-{number}", writer, progress)
         moment = store.now()
-        made.versions = {name: lake.version(name) for name in pinned_order()}
+        report.versions = {name: lake.version(name) for name in pinned_order()}
         tables = {}
-        for name, version in made.versions.items():
+        for name, version in report.versions.items():
             _copy_table(lake, name, version, writer, progress)
             tables[name] = {"version": version, "rows": lake.dataset(name, version).count_rows()}
-        made.left_out = _copy_rest(folder, writer, progress)
+        report.left_out = _copy_rest(folder, writer, progress)
         facts = {
             "format": FORMAT,
             "lakeloop": VERSION,
@@ -105,23 +106,23 @@ def backup(
             "lake": lake.uri,
             "migrations": migrations.applied(lake),
             "tables": tables,
-            "spool_events": made.spool_events,
+            "spool_events": report.spool_events,
         }
         contents = writer.finish(facts)
-        made.sha256, made.files, made.bytes = contents.sha256, len(contents.files), contents.bytes
-        backup_list.add(lake, destination, moment, made.sha256)
-    audit.record(lake, "backup", str(destination), detail={"sha256": made.sha256, "bytes": made.bytes})
-    made.seconds = time.monotonic() - started
-    return made
+        report.sha256, report.files, report.bytes = contents.sha256, len(contents.files), contents.bytes
+        backup_list.add(lake, destination, moment, report.sha256)
+    audit.record(lake, "backup", str(destination), detail={"sha256": report.sha256, "bytes": report.bytes})
+    report.seconds = time.monotonic() - started
+    return report
 
 
 def pinned_order() -> list[str]:
-    """Every table, who refers before what it refers to."""
+    """All tables, those with references before the tables they refer to."""
     return [*ORDER, *(name for name in schema.TABLES if name not in ORDER)]
 
 
 def _copy_table(lake: Lake, name: str, version: int, writer: archive.Writer, progress: Callable[[int], None]) -> None:
-    """The files of this version and of older tagged ones, and the tags."""
+    """Copies the files of this version and of older tagged versions, and the tags."""
     dataset = lake.dataset(name, version)
     tags = {tag: v for tag, v in lake.tags(name).items() if v <= version}
     files = [f.path for f in table_files.of_versions(dataset, {version, *tags.values()})]
@@ -133,7 +134,7 @@ def _copy_table(lake: Lake, name: str, version: int, writer: archive.Writer, pro
 
 
 def _copy_rest(folder: Path, writer: archive.Writer, progress: Callable[[int], None]) -> list[str]:
-    """What else lies in the lake's folder: weights, the demo's record. Returns what could not be taken."""
+    """Copies the other files of the folder: weights, the demo's record. Returns the names that it left out."""
     left_out = []
     for entry in sorted(folder.iterdir()):
         if entry.name in LEFT_OUT or entry.name.endswith((".lance", ".part")):
@@ -152,36 +153,36 @@ def _copy_rest(folder: Path, writer: archive.Writer, progress: Callable[[int], N
 
 
 def _copy_spool(folder: Path, name: str, writer: archive.Writer, progress: Callable[[int], None]) -> int:
-    """The spool as it is now, beside its writers and its drainer; returns the number of events in the copy.
+    """Copies the spool while others write to it and drain it. Returns the number of events in the copy.
 
-    Its files are opened before its rows are read, because a drainer may remove them at any time. An event whose file
-    is gone by then was drained since: it is in the tables, which are pinned later, and is left out of the copy.
+    It opens the segment files before it reads the rows, because a drainer may remove them at any time. An event whose
+    file is missing has been drained since: it is in the tables, which are pinned later, so the copy leaves it out.
     """
     with ExitStack() as stack, tempfile.TemporaryDirectory(dir=writer.destination.parent) as work:
-        held: dict[str, BinaryIO] = {}
-        _hold(folder / "segments", held, stack)
+        segments: dict[str, BinaryIO] = {}
+        _open_segments(folder / "segments", segments, stack)
         copy = Path(work) / "spool.sqlite"
         with closing(_connect(folder / "spool.sqlite")) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
-            _hold(folder / "segments", held, stack)
+            _open_segments(folder / "segments", segments, stack)
             used = [s for (s,) in target.execute("SELECT DISTINCT segment FROM events WHERE segment IS NOT NULL")]
-            target.executemany("DELETE FROM events WHERE segment = ?", [(s,) for s in used if s not in held])
+            target.executemany("DELETE FROM events WHERE segment = ?", [(s,) for s in used if s not in segments])
             target.commit()
             target.execute("PRAGMA journal_mode=DELETE")
             (events,) = target.execute("SELECT count(*) FROM events").fetchone()
         with copy.open("rb") as file:
             progress(writer.add(f"{name}/spool.sqlite", file))
         for segment in used:
-            if segment in held:
-                progress(writer.add(f"{name}/segments/{segment}", held[segment]))
+            if segment in segments:
+                progress(writer.add(f"{name}/segments/{segment}", segments[segment]))
     return int(events)
 
 
-def _hold(segments: Path, held: dict[str, BinaryIO], stack: ExitStack) -> None:
-    for path in segments.glob("*.seg"):
-        if path.name not in held:
+def _open_segments(folder: Path, segments: dict[str, BinaryIO], stack: ExitStack) -> None:
+    for path in folder.glob("*.seg"):
+        if path.name not in segments:
             try:
-                held[path.name] = stack.enter_context(path.open("rb"))
+                segments[path.name] = stack.enter_context(path.open("rb"))
             except FileNotFoundError:  # drained between listing and opening
                 continue
 

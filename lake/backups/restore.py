@@ -1,7 +1,7 @@
-"""A lake made from a backup, at a new place. A backup is read as if a stranger had made it (`archive.py`).
+"""Makes a new lake from a backup. It trusts nothing in the backup: see `archive.py`.
 
-Nothing is at the new place before everything is checked. What waited in the spools is drained then, and what was
-erased, from this lake or from another that is named, does not come back.
+The new lake appears only after everything is checked. Waiting events of the spools are drained, and images that were
+erased, from this lake or from another one that you name, do not come back.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Restored:
-    """A restore that was done. `waiting` events could not be drained and are in the new lake's spool still."""
+class RestoreReport:
+    """A finished restore. `waiting` events could not be drained and are still in the spool of the new lake."""
 
     lake: str
     made_at: str
@@ -42,10 +42,10 @@ class Restored:
 
 def verify(
     source: Path, expect: str | None = None, progress: Callable[[int], None] = lambda n: None
-) -> archive.Contents:
-    """Reads a whole backup and compares it with its list; `expect` is what the list's SHA-256 must be.
+) -> archive.ArchiveContents:
+    """Reads a whole backup and compares it with its list. `expect` is the expected SHA-256 of the list.
 
-    Raises BadInput for the first thing that is wrong, NewerLake for a backup of a later lakeloop.
+    Raises BadInput for the first error, NewerLake for a backup of a newer lakeloop.
     """
     contents = archive.read(source, expect=expect, progress=progress)
     _refuse_newer(source, contents)
@@ -59,32 +59,32 @@ def restore(
     forgotten_from: Lake | None = None,
     expect: str | None = None,
     progress: Callable[[int], None] = lambda n: None,
-) -> Restored:
-    """Makes a lake at `uri`, a folder that does not exist or is empty, from the backup at `source`.
+) -> RestoreReport:
+    """Makes a lake at `uri` from the backup at `source`. `uri` must be an empty folder or not exist.
 
-    Images erased from `forgotten_from`, the lake that is in use now, are erased from the new one, too: a backup may
-    be older than an erasure. Raises as `verify` does, and BadInput when something is at `uri`.
+    Images erased from `forgotten_from`, the lake in use now, are also erased from the new one, because a backup may be
+    older than an erasure. Raises as `verify` does, and BadInput if `uri` is not empty.
     """
     started = time.monotonic()
     target = store.local_folder(uri)
     if target is None:
-        raise CouldNot(f"{uri} is on object storage: restore to a folder, then copy it there with the store's own tool")
+        raise CouldNot(f"{uri} is on object storage: restore to a folder, then copy it with the store's own tool")
     half = target.with_name(target.name + ".part")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise BadInput(f"{target} exists already; choose another place for the lake")
+        raise BadInput(f"{target} exists already; choose another folder")
     if half.exists():
         raise BadInput(f"{half} exists already, left by an interrupted run: remove it")
-    listed = archive.read_list(source)
-    if listed is not None:
-        _refuse_newer(source, listed)
+    contents = archive.read_list(source)
+    if contents is not None:
+        _refuse_newer(source, contents)
     half.mkdir(parents=True)
     try:
         contents = archive.read(source, half, expect, progress)
         _refuse_newer(source, contents)
-        done = Restored(uri, str(contents.facts.get("made_at")), len(contents.files), contents.bytes)
+        report = RestoreReport(uri, str(contents.facts.get("made_at")), len(contents.files), contents.bytes)
         lake = opening.open(str(half))
-        _drain(lake, half, done)
-        done.erased = _erase(lake, forgotten_from)
+        _drain(lake, half, report)
+        report.erased = _erase(lake, forgotten_from)
         lake.sync()
         if target.exists():
             target.rmdir()
@@ -92,41 +92,43 @@ def restore(
     finally:
         shutil.rmtree(half, ignore_errors=True)
     segments.sync_folder(target.parent)
-    done.seconds = time.monotonic() - started
-    return done
+    report.seconds = time.monotonic() - started
+    return report
 
 
-def _refuse_newer(source: Path, contents: archive.Contents) -> None:
+def _refuse_newer(source: Path, contents: archive.ArchiveContents) -> None:
     facts = contents.facts
     format, steps = facts.get("format"), facts.get("migrations")
     if not isinstance(format, int) or not isinstance(steps, list) or not isinstance(facts.get("tables"), dict):
-        raise BadInput(f"{source} is no backup of lakeloop's: its {archive.LIST} does not say what is in it")
+        raise BadInput(
+            f"{source} is not a backup of lakeloop: its {archive.LIST} lacks its format, migrations or tables"
+        )
     newest = migrations.STEPS[-1][0]
     if format > backup.FORMAT or any(not isinstance(s, int) or s > newest for s in steps):
         raise NewerLake(f"{source} was made by a newer lakeloop ({facts.get('lakeloop')}): upgrade lakeloop")
 
 
-def _drain(lake: Lake, folder: Path, done: Restored) -> None:
-    """Brings what waited in the copies of the spools into the tables."""
+def _drain(lake: Lake, folder: Path, report: RestoreReport) -> None:
+    """Drains the copied spools into the tables."""
     from lake.spool.drain import drain
     from lake.spool.spool import Spool
 
     for path in sorted(folder.glob("spool*")):
         spool = Spool(path)
         try:
-            report = drain(lake, spool)
-            done.drained += 0 if report is None else report.events
+            drained = drain(lake, spool)
+            report.drained += 0 if drained is None else drained.events
             depth = spool.depth()
         finally:
             spool.close()
-        done.waiting += depth.events + depth.parked
+        report.waiting += depth.events + depth.parked
         if path.name != "spool" and not depth.events and not depth.parked:
             shutil.rmtree(path)
 
 
 def _erase(lake: Lake, other: Lake | None) -> int:
-    """Erases what tombstones name, of this lake and of the other; returns how many images were still there."""
-    tombstones = {i for held in (lake, other) if held is not None for i in _forgotten(held)}
+    """Erases the images with tombstones in this lake or the other. Returns how many were still there."""
+    tombstones = {i for source in (lake, other) if source is not None for i in _forgotten(source)}
     unknown = sorted(tombstones - _forgotten(lake))
     present: set[str] = set()
     for name in erasure.TABLES:

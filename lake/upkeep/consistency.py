@@ -1,8 +1,7 @@
-"""Whether the rows of a lake go together: one row a key, answers with images, images with thumbnails and their hash,
-sets with their sizes.
+"""Checks that the rows of a lake agree: keys, images of predictions, thumbnails, hashes, sizes of sets.
 
-What is missing for a reason that the lake itself tells is no finding: a share of the traffic is kept, a policy let go,
-an image could not be read, was erased. It knows nothing of files and versions.
+Missing rows are no finding if the lake knows why: the server keeps only a share of images, a policy dropped the image,
+the image was unreadable or erased. This module knows nothing of files and versions.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 Severity = Literal["wrong", "note"]
-# Images whose bytes are read and hashed unless all are.
+# How many images are read and hashed, unless all are.
 SAMPLE = 200
 READ_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something found. `wrong` needs doing something about, as `remedy` says; a `note` is good to know."""
+class DoctorFinding:
+    """A finding in words: `what`. Severity `wrong` needs action, as `remedy` says; a `note` is for your information."""
 
     check: str
     severity: Severity
@@ -36,10 +35,10 @@ class Finding:
 
 
 @dataclass
-class Report:
-    """`checked`: how much each check looked at. `mended`: what was repaired, or put aside on opening."""
+class ConsistencyReport:
+    """`checked`: the amount that each check examined. `mended`: repairs, and versions set aside when opening."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[DoctorFinding] = field(default_factory=list)
     checked: dict[str, int] = field(default_factory=dict)
     mended: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -52,56 +51,56 @@ class Report:
         return asdict(self) | {"sound": self.sound}
 
 
-def keys(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    """Every key has one row."""
+def keys(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
+    """Checks that every key has one row."""
     for name, table in schema.TABLES.items():
         if not table.key:
             continue
         query = f'SELECT "{table.key}" AS k, count(*) AS n FROM {name} GROUP BY 1 HAVING n > 1 ORDER BY 1'
-        twice = connections.query(lake, query)
-        if not twice.num_rows:
+        repeated = connections.query(lake, query)
+        if not repeated.num_rows:
             continue
         if repair:
-            repeats = _repeats(lake, name, table.key, twice["k"].to_pylist())
+            repeats = _repeats(lake, name, table.key, repeated["k"].to_pylist())
             if repeats:
                 lake.delete(name, f"_rowid in ({','.join(map(str, repeats))})")
-                report.mended.append(f"{name}: removed {len(repeats)} rows that repeat others")
+                report.mended.append(f"{name}: removed {len(repeats)} rows that are equal to others")
                 continue
-        what = f"{name}: {twice.num_rows:,} keys have more than one row, the first is {twice['k'][0].as_py()}"
-        yield Finding("keys", "wrong", what, "lakeloop doctor --repair removes those that only repeat another")
+        what = f"{name}: {repeated.num_rows:,} keys have more than one row, the first is {repeated['k'][0].as_py()}"
+        yield DoctorFinding("keys", "wrong", what, "lakeloop doctor --repair removes rows that are equal to another")
 
 
 def _repeats(lake: Lake, name: str, key: str, keys: list[Any]) -> list[int]:
-    """Row ids of what says the same as an earlier row of its key; none when any two of a key differ in more."""
+    """Row ids of rows equal to an earlier row of their key; empty if any two rows of a key differ."""
     columns = [f.name for f in lake.dataset(name).schema if f.name != "data" and f.name != "ingested_at"]
     texts = store.literals([str(k) for k in keys]) if isinstance(keys[0], str) else ",".join(map(str, keys))
-    found = lake.dataset(name).scanner(columns=columns, filter=f"{key} in ({texts})", with_row_id=True).to_table()
+    rows = lake.dataset(name).scanner(columns=columns, filter=f"{key} in ({texts})", with_row_id=True).to_table()
     seen: dict[Any, dict[str, Any]] = {}
     repeats = []
-    for row in found.to_pylist():
-        number = row.pop("_rowid")
+    for row in rows.to_pylist():
+        row_id = row.pop("_rowid")
         if row[key] not in seen:
             seen[row[key]] = row
         elif seen[row[key]] == row:
-            repeats.append(number)
+            repeats.append(row_id)
         else:
             return []
     return repeats
 
 
-def answers(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    """Every answer's image is there, or the lake says why not."""
-    gone = retention.let_go_before(lake).get("images")
+def answers(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
+    """Checks that every prediction has its image, or that the lake knows why not."""
+    dropped_before = retention.dropped_before(lake).get("images")
     missing = connections.query(
         lake,
         "SELECT count(*) AS n, min(prediction_id) AS first FROM predictions p WHERE image_status IS NULL"
         " AND image_share IS NULL AND (ingested_at >= $1 OR $1 IS NULL)"
         " AND NOT EXISTS (SELECT 1 FROM images i WHERE i.image_id = p.image_id)",
-        [gone],
+        [dropped_before],
     ).to_pylist()[0]
     if missing["n"]:
-        what = f"{missing['n']:,} answers are about images that are not there, the first is {missing['first']}"
-        yield Finding("answers", "wrong", what, "ingest the images again, or: lakeloop restore")
+        what = f"{missing['n']:,} predictions have no image, the first is {missing['first']}"
+        yield DoctorFinding("answers", "wrong", what, "ingest the images again, or run: lakeloop restore")
     for name in ("labels", "reviews"):
         orphans = connections.query(
             lake,
@@ -109,25 +108,27 @@ def answers(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
             " WHERE NOT EXISTS (SELECT 1 FROM predictions p WHERE p.image_id = l.image_id)",
         )["n"][0].as_py()
         if orphans:
-            yield Finding("answers", "note", f"{name}: {orphans:,} images have no row in predictions")
+            yield DoctorFinding("answers", "note", f"{name}: {orphans:,} images have no row in predictions")
 
 
-def thumbnails(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    gone = retention.let_go_before(lake).get("thumbnails")
+def thumbnails(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
+    dropped_before = retention.dropped_before(lake).get("thumbnails")
     missing = connections.query(
         lake,
         "SELECT count(*) AS n, min(image_id) AS first FROM images i WHERE (ingested_at >= $1 OR $1 IS NULL)"
         " AND NOT EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.image_id)"
         " AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.image_id = i.image_id AND image_status IS NOT NULL)",
-        [gone],
+        [dropped_before],
     ).to_pylist()[0]
     if missing["n"]:
         what = f"{missing['n']:,} images have no thumbnail, the first is {missing['first']}"
-        yield Finding("thumbnails", "wrong", what, "lakeloop restore, or forget those images and ingest them again")
+        yield DoctorFinding(
+            "thumbnails", "wrong", what, "run lakeloop restore, or forget these images and ingest them again"
+        )
 
 
-def sets(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    """A frozen slice or a node has as many members as it says. Erased images stay members of slices by their ids."""
+def sets(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
+    """Checks that a frozen slice or a node has as many members as its size. Erased images still count in slices."""
     frozen = "(SELECT * FROM slices WHERE deleted_at IS NULL AND NOT coalesce(live, false))"
     for table, rows, members in (("slices", frozen, "slice_members"), ("clusters", "clusters", "cluster_members")):
         wrong = connections.query(
@@ -138,9 +139,9 @@ def sets(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
         ).to_pylist()
         if wrong:
             first = wrong[0]
-            what = f"{table}: {first['id']} says {first['size']:,} images and has {first['n']:,} ({len(wrong)} such)"
-            yield Finding("sets", "wrong", what, "make the slice or tree again")
-    # Of a creation or a deletion that was interrupted; they hold images against retention.
+            what = f"{table}: {first['id']} has size {first['size']:,} and {first['n']:,} members ({len(wrong)} in all)"
+            yield DoctorFinding("sets", "wrong", what, "create the slice or tree again")
+    # Left by an interrupted creation or deletion; retention keeps their images.
     leftover = connections.query(
         lake,
         "SELECT DISTINCT id FROM slice_members WHERE id NOT IN (SELECT id FROM slices WHERE deleted_at IS NULL)"
@@ -148,14 +149,14 @@ def sets(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
     )["id"].to_pylist()
     if leftover and repair:
         lake.delete("slice_members", f"id in ({store.literals(leftover)})")
-        report.mended.append(f"slice_members: removed what was left of {len(leftover)} slices that are not there")
+        report.mended.append(f"slice_members: removed rows of {len(leftover)} slices that do not exist")
     elif leftover:
-        what = f"slice_members has rows of {len(leftover)} slices that are not there, the first is {leftover[0]}"
-        yield Finding("sets", "note", what, "lakeloop doctor --repair, while nobody makes a slice")
+        what = f"slice_members has rows of {len(leftover)} slices that do not exist, the first is {leftover[0]}"
+        yield DoctorFinding("sets", "note", what, "run lakeloop doctor --repair while no slice is being created")
 
 
-def erased(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
-    """Nothing that was erased is there, but for the bare answers that came about it later."""
+def erased(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
+    """Checks that no erased image is back. Predictions that came later may name its id."""
     tombstones = lake.scan("forgotten", ["image_id"])["image_id"].to_pylist()
     back = (
         {i for name in ("images", "thumbnails") for i in lake.known(name, "image_id", tombstones)}
@@ -163,15 +164,15 @@ def erased(lake: Lake, report: Report, repair: bool) -> Iterator[Finding]:
         else set()
     )
     if back and repair:
-        erasure.forget(lake, sorted(back), reason="came back after its erasure")
+        erasure.forget(lake, sorted(back), reason="it came back after its erasure")
         report.mended.append(f"erased {len(back)} images again")
     elif back:
-        what = f"{len(back)} erased images are there again, the first is {min(back)}"
-        yield Finding("erased", "wrong", what, "lakeloop doctor --repair, or lakeloop forget")
+        what = f"{len(back)} erased images are back, the first is {min(back)}"
+        yield DoctorFinding("erased", "wrong", what, "run lakeloop doctor --repair or lakeloop forget")
 
 
-def contents(lake: Lake, report: Report, full: bool) -> Iterator[Finding]:
-    """Images' bytes hash to their ids."""
+def contents(lake: Lake, report: ConsistencyReport, full: bool) -> Iterator[DoctorFinding]:
+    """Checks that the bytes of images hash to their ids: of all with `full`, else of a sample."""
     dataset = lake.dataset("images")
     total = dataset.count_rows()
     chosen = (
@@ -182,15 +183,17 @@ def contents(lake: Lake, report: Report, full: bool) -> Iterator[Finding]:
     for start in range(0, len(names), READ_AT_ONCE):
         part = names[start : start + READ_AT_ONCE]
         try:
-            found = {i.image_id: ids.image_id(i.data) for i in blobs.images(lake, part)}
+            hashes = {i.image_id: ids.image_id(i.data) for i in blobs.images(lake, part)}
         except (OSError, ValueError) as error:
-            yield Finding("bytes", "wrong", f"images cannot be read: {str(error)[:200]}", "lakeloop restore")
+            yield DoctorFinding("bytes", "wrong", f"images cannot be read: {str(error)[:200]}", "run: lakeloop restore")
             return
-        wrong += [i for i in part if found.get(i) != i]
+        wrong += [i for i in part if hashes.get(i) != i]
     report.checked["images_hashed"] = len(names)
     if wrong:
-        what = f"the bytes of {len(wrong):,} images are not what was stored, the first is {wrong[0]}"
-        yield Finding("bytes", "wrong", what, "lakeloop restore, or forget those images and ingest them again")
+        what = f"the bytes of {len(wrong):,} images do not match their ids, the first is {wrong[0]}"
+        yield DoctorFinding(
+            "bytes", "wrong", what, "run lakeloop restore, or forget these images and ingest them again"
+        )
 
 
 CHECKS = (keys, answers, thumbnails, sets, erased)

@@ -1,9 +1,9 @@
-"""Erasing images for good: rows, bytes, vectors and thumbnails, on every file of the lake and of its spools.
+"""Erases images for good: rows, bytes, vectors and thumbnails, in every file of the lake and of its spools.
 
-Order: a tombstone for each image, so that nothing brings it back meanwhile or later; the spools; the rows; then every
-fragment that holds deleted rows is written anew, indexes over contents are rebuilt, and every older version is removed.
-A run that was killed is completed by the next. What still holds the images afterwards is named: tagged versions,
-backups, and files another process may be about to commit. It does not know of query images or of anybody's copies.
+The order: a tombstone for each image, so that nothing brings it back; the spools; the rows; then it rewrites every
+fragment with deleted rows, rebuilds indexes over contents, and removes every older version. The next run completes a
+killed one. The report names what still holds the images: tagged versions, backups, and files that another process may
+still commit. It does not know of query images or of copies outside the lake.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from lake.spool.spool import Spool
     from lake.storage.store import Lake
 
-# A drainer keeps its lock for one batch.
+# A drainer holds its lock for one batch.
 DRAINER_SECONDS = 60.0
-# What keeps an erased image's id: the tombstones, and the slices that had it, so that they can say so.
+# Tables that keep the ids of erased images: the tombstones, and the members of slices, so that slices can report them.
 KEEPING_IDS = (schema.FORGOTTEN, schema.SLICE_MEMBERS)
-# Every other table with rows about images.
+# All other tables with rows about images.
 TABLES = [
     table.name
     for table in schema.TABLES.values()
@@ -41,18 +41,18 @@ TABLES = [
 ]
 # Columns that name images as examples of something: table -> lists of image_ids.
 LISTS = {"clusters": ("medoids", "borderline", "errors"), "searches": ("examples",)}
-# A server seals the file it writes to after 20 seconds.
+# A server closes the segment it writes to after 20 seconds.
 SEGMENT_SECONDS = 40.0
 
 
 @dataclass
-class Report:
+class ErasureReport:
     """What was erased, and what still holds it.
 
-    `rows`: removed, by table. `slices`: those that had an image; its id stays there, as that of an erased image.
-    `trees` and `searches`: those that held an image, and do no longer. `tagged`: TABLE@TAG.
-    `backups`: made while an image was there. `unfinished`: files of other processes' uncommitted writes, and spool
-    files, that may hold one.
+    `rows`: the removed rows by table. `slices`: the slices that had an image; its id stays there, marked as erased.
+    `trees` and `searches`: those that held an image before. `tagged`: tagged versions that hold one, as TABLE@TAG.
+    `backups`: those made while an image was in the lake. `unfinished`: files of uncommitted writes, and files of
+    spools, that may hold one.
     """
 
     image_ids: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether no file of the lake and its spools holds any of it."""
+        """Whether no file of the lake and its spools holds any of the images."""
         return not self.tagged and not self.unfinished
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,23 +78,23 @@ class Report:
 def select(
     lake: Lake, image_ids: Sequence[str] = (), source: str | None = None, spools: Sequence[Spool] = ()
 ) -> list[str]:
-    """The images these ids name and those one of whose rows has a source like the pattern (`*`, `?`, `[a-z]`).
+    """The image ids `image_ids`, and those of images whose source matches the pattern `source` (`*`, `?`, `[a-z]`).
 
-    Raises BadInput for what is no image_id, or when neither is given.
+    Raises BadInput for an invalid image id, and if both arguments are missing.
     """
     if not image_ids and source is None:
-        raise BadInput("say what to erase: image ids or a pattern of sources")
-    chosen = {i.lower() for i in image_ids}
-    wrong = next((i for i in sorted(chosen) if not ids.is_image_id(i)), None)
+        raise BadInput("nothing to erase: give image ids or a pattern of sources")
+    selected = {i.lower() for i in image_ids}
+    wrong = next((i for i in sorted(selected) if not ids.is_image_id(i)), None)
     if wrong is not None:
-        raise BadInput(f"{wrong!r} is no image_id: 64 hex digits")
+        raise BadInput(f"{wrong!r} is not an image id; an image id has 64 hexadecimal digits")
     if source is not None:
         query = "SELECT image_id FROM {} WHERE source GLOB $1"
-        found = connections.query(lake, " UNION ".join(query.format(t) for t in ("images", "predictions")), [source])
-        chosen |= set(found["image_id"].to_pylist())
+        rows = connections.query(lake, " UNION ".join(query.format(t) for t in ("images", "predictions")), [source])
+        selected |= set(rows["image_id"].to_pylist())
         for spool in spools:
-            chosen |= spool.images_from(source)
-    return sorted(chosen)
+            selected |= spool.images_from(source)
+    return sorted(selected)
 
 
 def forget(
@@ -106,97 +106,96 @@ def forget(
     reason: str | None = None,
     alone: bool = False,
     wait: float = 60.0,
-) -> Report:
-    """Erases the images that `select` finds. They are refused from then on, from wherever they may come.
+) -> ErasureReport:
+    """Erases the images that `select` returns. From then on the lake refuses them, wherever they come from.
 
-    `alone` says that no other process writes to the lake: what unfinished writes left is removed at once then,
-    instead of after a day. Waits up to `wait` seconds for maintenance or a backup to end.
-    Raises BadInput as `select` does, LakeBusy when another process maintains the lake or drains a spool for long.
+    `alone` says that no other process writes to the lake: then files of unfinished writes are removed at once instead
+    of after a day. Waits up to `wait` seconds for maintenance or a backup to end. Raises BadInput as `select` does, and
+    LakeBusy if another process keeps maintaining the lake or draining a spool.
     """
     started = time.monotonic()
-    chosen = select(lake, image_ids, source, spools)
-    report = Report(chosen)
+    report = ErasureReport(select(lake, image_ids, source, spools))
+    image_ids = report.image_ids
     with leader_lock.leader(lake, wait):
-        report.backups = backup_list.made_since(lake, _first_seen(lake, chosen))
-        traces = purge.traces(lake, chosen)
-        _refuse_from_now_on(lake, chosen, reason)
+        report.backups = backup_list.made_since(lake, _first_seen(lake, image_ids))
+        traces = purge.traces(lake, image_ids)
+        _write_tombstones(lake, image_ids, reason)
         for spool in spools:
-            report.spool_events += _erase_from_spool(spool, chosen, report)
-        _shorten_trees(lake, chosen, report)
-        _take_from_lists(lake, chosen, report)
-        report.slices = sorted(set(lake.look_up("slice_members", ["id"], "image_id", chosen)["id"].to_pylist()))
+            report.spool_events += _erase_from_spool(spool, image_ids, report)
+        _shorten_trees(lake, image_ids, report)
+        _take_from_lists(lake, image_ids, report)
+        report.slices = sorted(set(lake.look_up("slice_members", ["id"], "image_id", image_ids)["id"].to_pylist()))
         for name in TABLES:
-            report.rows[name] = _delete(lake, name, chosen)
+            report.rows[name] = _delete(lake, name, image_ids)
         for name in TABLES:
             purge.purge(lake, name)
-            report.tagged += [f"{name}@{tag}" for tag in purge.tags_holding(lake, name, chosen)]
+            report.tagged += [f"{name}@{tag}" for tag in purge.tags_holding(lake, name, image_ids)]
             report.unfinished += purge.clear_unfinished(lake, name, traces, alone)
-        # A bulk ingest that had looked before the tombstones were there may have brought one back.
-        if any(_delete(lake, name, chosen) for name in TABLES):
-            raise LakeBusy("another process stored some of the images meanwhile; run the same command again")
+        # A bulk ingest that read the tombstones too early may have stored an image again.
+        if any(_delete(lake, name, image_ids) for name in TABLES):
+            raise LakeBusy("another process stored some of these images meanwhile; run the same command again")
         for name in LISTS:
             purge.purge(lake, name)
-        columnar.forget(lake, chosen)
-        kept_exports.forget(lake, chosen)
+        columnar.forget(lake, image_ids)
+        kept_exports.forget(lake, image_ids)
     lake.sync()
     report.seconds = time.monotonic() - started
     return report
 
 
-def _first_seen(lake: Lake, chosen: Sequence[str]) -> dt.datetime | None:
-    """When the first of the images came; None when none is there."""
+def _first_seen(lake: Lake, image_ids: Sequence[str]) -> dt.datetime | None:
+    """The time when the first of the images came; None if the lake has none of them."""
     times: list[dt.datetime] = []
     for name in ("images", "predictions"):
-        times += lake.look_up(name, ["ingested_at"], "image_id", chosen)["ingested_at"].to_pylist()
+        times += lake.look_up(name, ["ingested_at"], "image_id", image_ids)["ingested_at"].to_pylist()
     return min(times, default=None)
 
 
-def _refuse_from_now_on(lake: Lake, chosen: Sequence[str], reason: str | None) -> None:
+def _write_tombstones(lake: Lake, image_ids: Sequence[str], reason: str | None) -> None:
     row = {"forgotten_at": store.now(), "reason": reason}
-    known = lake.known("forgotten", "image_id", chosen)
-    fresh = [row | {"image_id": i} for i in chosen if i not in known]
+    known = lake.known("forgotten", "image_id", image_ids)
+    fresh = [row | {"image_id": i} for i in image_ids if i not in known]
     lake.insert("forgotten", pa.Table.from_pylist(fresh, schema=schema.FORGOTTEN.arrow()))
-    target = chosen[0] if len(chosen) == 1 else f"{len(chosen)} images"
-    audit.record(lake, "forget", target, detail={"reason": reason, "images": len(chosen), "new": len(fresh)})
+    target = image_ids[0] if len(image_ids) == 1 else f"{len(image_ids)} images"
+    audit.record(lake, "forget", target, detail={"reason": reason, "images": len(image_ids), "new": len(fresh)})
     lake.sync()
 
 
 # Spools ----------------------------------------------------------------------------------------------------
 
 
-def _erase_from_spool(spool: Spool, chosen: Sequence[str], report: Report) -> int:
-    # From here on no drainer carries any of the images: the next batch sees the tombstones.
-    with spool.drainer(DRAINER_SECONDS) as mine:
-        if not mine:
-            raise LakeBusy(f"the spool {spool.folder} is being drained without a pause; try again")
-        erased = spool.erase(chosen)
-    # Bytes that were drained still lie in the file a server writes to, until it begins another.
-    old = set(spool.erase_drained())
-    left = old
+def _erase_from_spool(spool: Spool, image_ids: Sequence[str], report: ErasureReport) -> int:
+    # From here on no drainer moves any of the images: the next batch reads the tombstones.
+    with spool.drainer(DRAINER_SECONDS) as locked:
+        if not locked:
+            raise LakeBusy(f"the spool {spool.folder} is being drained without a break; try again")
+        erased = spool.erase(image_ids)
+    # Drained bytes stay in the segment that a server writes to, until it starts another.
+    remaining = unsealed = set(spool.erase_drained())
     deadline = time.monotonic() + SEGMENT_SECONDS
-    while left and time.monotonic() < deadline:
+    while remaining and time.monotonic() < deadline:
         time.sleep(0.2)
-        left = old & set(spool.erase_drained())
-    report.unfinished += [str(spool.segments / name) for name in sorted(left)]
+        remaining = unsealed & set(spool.erase_drained())
+    report.unfinished += [str(spool.segments / name) for name in sorted(remaining)]
     return erased
 
 
 # Rows ------------------------------------------------------------------------------------------------------
 
 
-def _shorten_trees(lake: Lake, chosen: Sequence[str], report: Report) -> None:
-    """Nodes say how many images they have, and name their medoids: from here on without the erased.
+def _shorten_trees(lake: Lake, image_ids: Sequence[str], report: ErasureReport) -> None:
+    """Takes the images out of the sizes and medoids of cluster nodes, and removes nodes that become empty.
 
-    Done before the members go, and the same when done twice. A node that would be empty goes as a whole.
+    It runs before the members are deleted. Running it twice changes nothing.
     """
-    erased = set(chosen)
-    held = Counter(lake.look_up("cluster_members", ["id"], "image_id", chosen)["id"].to_pylist())
-    rows = lake.look_up("clusters", lake.dataset("clusters").schema.names, "id", sorted(held)).to_pylist()
+    erased = set(image_ids)
+    counts = Counter(lake.look_up("cluster_members", ["id"], "image_id", image_ids)["id"].to_pylist())
+    rows = lake.look_up("clusters", lake.dataset("clusters").schema.names, "id", sorted(counts)).to_pylist()
     for row in rows:
-        everyone = f"id = {store.literal(row['id'])}"
-        row["size"] = lake.dataset("cluster_members").count_rows(everyone) - held[row["id"]]
+        members = f"id = {store.literal(row['id'])}"
+        row["size"] = lake.dataset("cluster_members").count_rows(members) - counts[row["id"]]
         if row["size"] and not set(row["medoids"]) - erased:
-            others = lake.scan("cluster_members", ["image_id"], everyone)["image_id"].to_pylist()
+            others = lake.scan("cluster_members", ["image_id"], members)["image_id"].to_pylist()
             row["medoids"] = [next(i for i in others if i not in erased)]
     report.trees = sorted({row["tree"] for row in rows})
     empty = [row["id"] for row in rows if not row["size"]]
@@ -207,31 +206,31 @@ def _shorten_trees(lake: Lake, chosen: Sequence[str], report: Report) -> None:
         lake.update("clusters", pa.Table.from_pylist(rows, schema=schema.CLUSTERS.arrow()))
 
 
-def _take_from_lists(lake: Lake, chosen: Sequence[str], report: Report) -> None:
-    """No node shows an erased image as one of its kind, and no search begins with one."""
-    erased = set(chosen)
+def _take_from_lists(lake: Lake, image_ids: Sequence[str], report: ErasureReport) -> None:
+    """Removes the images from the lists of examples of nodes and searches."""
+    erased = set(image_ids)
     for table, columns in LISTS.items():
-        found = lake.scan(table, ["id", *columns]).to_pylist()
-        held = [row["id"] for row in found if any(erased & set(row[column] or ()) for column in columns)]
-        if not held:
+        rows = lake.scan(table, ["id", *columns]).to_pylist()
+        affected = [row["id"] for row in rows if any(erased & set(row[column] or ()) for column in columns)]
+        if not affected:
             continue
-        rows = lake.look_up(table, lake.dataset(table).schema.names, "id", held).to_pylist()
+        rows = lake.look_up(table, lake.dataset(table).schema.names, "id", affected).to_pylist()
         for row in rows:
             for column in columns:
                 if row[column] is not None:
                     row[column] = [i for i in row[column] if i not in erased]
         lake.update(table, pa.Table.from_pylist(rows, schema=schema.TABLES[table].arrow()))
         if table == "searches":
-            report.searches = sorted(held)
+            report.searches = sorted(affected)
 
 
-def _delete(lake: Lake, name: str, chosen: Sequence[str]) -> int:
-    """Removes the rows about these images; returns how many there were."""
-    count = 0
-    for start in range(0, len(chosen), store.LOOK_UP_VALUES):
-        condition = f"image_id in ({store.literals(chosen[start : start + store.LOOK_UP_VALUES])})"
-        found = lake.dataset(name).count_rows(condition)
-        if found:
+def _delete(lake: Lake, name: str, image_ids: Sequence[str]) -> int:
+    """Removes the rows about these images. Returns their number."""
+    total = 0
+    for start in range(0, len(image_ids), store.LOOK_UP_VALUES):
+        condition = f"image_id in ({store.literals(image_ids[start : start + store.LOOK_UP_VALUES])})"
+        count = lake.dataset(name).count_rows(condition)
+        if count:
             lake.delete(name, condition)
-            count += found
-    return count
+            total += count
+    return total

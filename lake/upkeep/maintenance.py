@@ -1,7 +1,7 @@
-"""Keeping a lake quick and small: small fragments merged, indexes made whole, old versions and leftovers removed.
+"""Keeps a lake fast and small: merges small fragments, completes indexes, removes old versions and leftovers.
 
-One process at a time is the leader. A step is bounded: nothing is begun after its time is up, and what was done is
-committed: a kill costs the group it was at. It does not know what the rows mean.
+One process at a time does it, under the leader lock. It starts nothing after its time limit, and each group of merged
+fragments is a commit: a kill loses only the current group. It does not know what the rows mean.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 OLDER_THAN = dt.timedelta(days=2)
-# Of versions older than this only the last of each hour stays: an insert's version costs 66 KB, whatever it adds.
-# A read must end within it, because files that only a removed version names are removed with it.
+# Of versions older than this only the last of each hour stays: the version of an insert costs 66 KB, however small the
+# insert. A read must end within this time, because files that only a removed version uses are removed with it.
 THIN_AFTER = dt.timedelta(hours=1)
 LEFTOVER_AFTER = dt.timedelta(days=1)
-# So many versions to remove make a passing step worth it.
+# The number of removable versions that makes a short run worthwhile.
 MANY_VERSIONS = 500
 
 
 @dataclass
 class TableReport:
-    """One table, before and after. Bytes are those of all its files on disk."""
+    """A table before and after. `bytes_before` and `bytes_after` are the sizes of all its files on disk."""
 
     fragments_before: int = 0
     fragments_after: int = 0
@@ -46,8 +46,8 @@ class TableReport:
 
 
 @dataclass
-class Report:
-    """`complete` is false when time ran out; `tagged` names versions that tags keep, as TABLE@TAG."""
+class MaintenanceReport:
+    """`complete` is false if the time ran out. `tagged` lists the versions that tags keep, as TABLE@TAG."""
 
     tables: dict[str, TableReport] = field(default_factory=dict)
     seconds: float = 0.0
@@ -57,15 +57,15 @@ class Report:
     def tagged(self) -> list[str]:
         return [f"{name}@{tag}" for name, table in self.tables.items() for tag in sorted(table.tags)]
 
-    def total(self, what: str) -> int:
-        return sum(getattr(table, what) for table in self.tables.values())
+    def total(self, field: str) -> int:
+        return sum(getattr(table, field) for table in self.tables.values())
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"tagged": self.tagged}
 
 
 def due(lake: Lake) -> bool:
-    """Whether a step would have something to do. A few milliseconds; says nothing of indexes and leftovers."""
+    """Whether there is enough to merge or remove. Takes milliseconds; does not look at indexes and leftovers."""
     for name in schema.TABLES:
         try:
             dataset = lake.dataset(name)
@@ -86,17 +86,16 @@ def maintain(
     seconds: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda tables: None,
-) -> Report:
-    """Merges small fragments, completes the indexes, removes old versions and leftovers of killed writers. When
-    `thorough`, SQL's copy of large tables is brought up to date, too.
+) -> MaintenanceReport:
+    """Merges small fragments, completes the indexes, removes old versions and leftovers of killed writers.
 
-    Versions older than `older_than` go, but for the newest and tagged ones; of those older than an hour the last
-    of each hour stays until then. `thorough` merges any small neighbours and completes every index; otherwise only
-    what is worth its writing now: for a service's passing steps. Nothing is begun after `seconds`, or once `stop`
-    says so. Raises LakeBusy when another process maintains the lake.
+    Versions older than `older_than` are removed, except the newest and tagged ones. Of versions older than an hour,
+    only the last of each hour stays. With `thorough`, it merges all small neighbours, completes every index and updates
+    the columnar copy for SQL; without it, it does only what is worth the writing now, as a server does in between. It
+    starts nothing after `seconds`, or once `stop` returns True. Raises LakeBusy if another process maintains the lake.
     """
     started = time.monotonic()
-    report = Report()
+    report = MaintenanceReport()
 
     def over() -> bool:
         return stop() or (seconds is not None and time.monotonic() - started > seconds)
@@ -107,18 +106,18 @@ def maintain(
             if over():
                 report.complete = False
                 break
-            report.tables[name] = done = TableReport()
+            report.tables[name] = table = TableReport()
             files = table_files.present(lake.dataset(name))
-            done.bytes_before = sum(f.size for f in files)
-            done.fragments_before = len(lake.dataset(name).get_fragments())
+            table.bytes_before = sum(f.size for f in files)
+            table.fragments_before = len(lake.dataset(name).get_fragments())
             report.complete &= merging.merge(lake, name, fan_in=2 if thorough else merging.FAN_IN, over=over)
             indexes.complete(lake, name, thorough=thorough)
-            done.versions_removed = remove_versions(lake, name, older_than, 1 if thorough else MANY_VERSIONS)
+            table.versions_removed = remove_versions(lake, name, older_than, 1 if thorough else MANY_VERSIONS)
             if leftovers:
-                done.leftovers_removed = remove_leftovers(lake, name)
-            done.tags = lake.tags(name)
-            done.fragments_after = len(lake.dataset(name).get_fragments())
-            done.bytes_after = sum(f.size for f in table_files.present(lake.dataset(name)))
+                table.leftovers_removed = remove_leftovers(lake, name)
+            table.tags = lake.tags(name)
+            table.fragments_after = len(lake.dataset(name).get_fragments())
+            table.bytes_after = sum(f.size for f in table_files.present(lake.dataset(name)))
             progress(1)
         if leftovers and report.complete and lake.folder is not None:
             (lake.folder / LOCK).write_text(store.now().isoformat())
@@ -130,11 +129,11 @@ def maintain(
 
 
 def _a_day_since_leftovers(lake: Lake) -> bool:
-    """Whether leftovers were last looked for a day ago: it means reading the manifest of every version."""
+    """Whether the last search for leftovers is a day ago: a search reads the manifest of every version."""
     text = "" if lake.folder is None else (lake.folder / LOCK).read_text()
     try:
         return not text or store.now() - dt.datetime.fromisoformat(text) > LEFTOVER_AFTER
-    except ValueError:  # a kill cut it short
+    except ValueError:  # a kill left half of it
         return True
 
 
@@ -142,35 +141,35 @@ def _a_day_since_leftovers(lake: Lake) -> bool:
 
 
 def remove_versions(lake: Lake, name: str, older_than: dt.timedelta, at_least: int = 1) -> int:
-    """Removes versions older than `older_than`, and most of those older than an hour; returns how many.
+    """Removes versions older than `older_than`, and most of those older than an hour. Returns their number.
 
-    Nothing when they are fewer than `at_least`: Lance reads the manifest of every version to remove one. The newest
-    version and tagged ones stay, and so does a file that a writer might be about to commit.
+    It removes nothing if they are fewer than `at_least`: Lance reads the manifest of every version to remove one. The
+    newest version, tagged versions and files that a writer may still commit stay.
     """
     dataset = lake.dataset(name)
     if lake.folder is None:
-        # Asking an object store for each version's age would cost a request each. Lance takes zero for its default.
+        # On an object store the age of each version costs a request. Lance reads zero as its default.
         limit = max(older_than, dt.timedelta(microseconds=1))
         return int(dataset.cleanup_old_versions(older_than=limit, error_if_tagged_old_versions=False).old_versions)
-    chosen = sorted(_aged(lake, name, older_than) | set(_between_hours(lake, name)))
-    if len(chosen) < at_least:
+    versions = sorted(_aged(lake, name, older_than) | set(_between_hours(lake, name)))
+    if len(versions) < at_least:
         return 0
-    return int(dataset.cleanup_old_versions(versions=chosen, error_if_tagged_old_versions=False).old_versions)
+    return int(dataset.cleanup_old_versions(versions=versions, error_if_tagged_old_versions=False).old_versions)
 
 
 def _aged(lake: Lake, name: str, older_than: dt.timedelta) -> set[int]:
-    """Untagged versions of a local table older than that, without the newest."""
+    """Untagged versions of a local table that are older than `older_than`, without the newest."""
     limit = time.time() - older_than.total_seconds()
     return {version for version, written in _written(lake, name)[1:] if written < limit} - set(lake.tags(name).values())
 
 
 def _written(lake: Lake, name: str) -> list[tuple[int, float]]:
-    """(version, seconds since 1970) of a local table's versions, the newest first."""
-    found = []
+    """(version, Unix time) of the versions of a local table, newest first."""
+    times = []
     for version, path in table_files.manifests(Path(lake.table_uri(name).removeprefix("file://"))):
         with suppress(FileNotFoundError):
-            found.append((version, path.stat().st_mtime))
-    return found
+            times.append((version, path.stat().st_mtime))
+    return times
 
 
 def _between_hours(lake: Lake, name: str) -> list[int]:
@@ -178,22 +177,22 @@ def _between_hours(lake: Lake, name: str) -> list[int]:
     if lake.folder is None:
         return []
     now = time.time()
-    keep = set(lake.tags(name).values())
+    tagged = set(lake.tags(name).values())
     hours: dict[int, list[int]] = {}
     for version, written in _written(lake, name)[1:]:
         if now - written > THIN_AFTER.total_seconds():
             hours.setdefault(int(written // 3600), []).append(version)
-    return [v for versions in hours.values() for v in versions[1:] if v not in keep]
+    return [v for versions in hours.values() for v in versions[1:] if v not in tagged]
 
 
 def remove_leftovers(lake: Lake, name: str, older_than: dt.timedelta = LEFTOVER_AFTER) -> int:
-    """Removes files of a local table that no version needs and that no writer can still be about to commit.
+    """Removes files of a local table that no version uses and that no writer can still commit. Returns their number.
 
-    Returns how many. A killed writer leaves them; Lance itself takes away only some, after a week.
+    Killed writers leave such files; Lance itself removes only some of them, after a week.
     """
     if lake.folder is None:
         return 0
-    found = table_files.unclaimed(lake.dataset(name), store.now() - older_than)
-    for file in found:
+    files = table_files.unclaimed(lake.dataset(name), store.now() - older_than)
+    for file in files:
         table_files.remove(lake.folder / f"{name}.lance", file.path)
-    return len(found)
+    return len(files)

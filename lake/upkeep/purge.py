@@ -1,7 +1,8 @@
-"""Making deleted rows vanish from the disk. To Lance a delete is a mark: the bytes stay in their files, in indexes over
-them, in older versions, and in what killed writers left.
+"""Removes the bytes of deleted rows from the disk.
 
-It knows files and versions of a table, and what of an image would be found in them; whom it concerns others decide.
+For Lance a delete is a mark: the bytes stay in data files, in indexes, in older versions and in files of killed
+writers. This module knows files and versions of a table, and which bytes of an image to look for in them. `erasure`
+decides which images.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from lake.storage.lance_files import table_files
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-# So much of an image, a thumbnail or a vector tells that a file holds it.
+# These many bytes of an image, a thumbnail or a vector identify it in a file.
 WINDOW_BYTES = 64
-# More images are not looked for: every unfinished file then counts as holding one.
-MOST_LOOKED_FOR = 1_000
+# For more images no file is searched: every unfinished file then counts as holding one.
+MOST_SEARCHED = 1_000
 LEFTOVER_AFTER = dt.timedelta(days=1)
 ROUNDS = 5
 MOMENT_SECONDS = 3.0
@@ -33,50 +34,50 @@ ALL = dt.timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class Traces:
-    """Bytes by which files that hold the images are known; None when they are too many to look for."""
+    """Pieces of bytes that identify files with the images; None if the images are too many to search for."""
 
     windows: Sequence[bytes] | None
 
     def in_file(self, path: Path) -> bool:
-        """Whether the file holds any of them, or may."""
+        """Whether the file holds, or may hold, one of the images."""
         if self.windows is None:
             return True
         try:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return any(data.find(window) >= 0 for window in self.windows)
-        except (FileNotFoundError, ValueError):  # gone meanwhile; empty
+        except (FileNotFoundError, ValueError):  # removed meanwhile; or empty
             return False
 
 
 def traces(lake: Lake, image_ids: Sequence[str]) -> Traces:
-    """What to look for: the images' names, and a piece of the bytes, the thumbnail and the vectors of each."""
-    if len(image_ids) > MOST_LOOKED_FOR:
+    """The traces of the images: their ids, and a piece of the bytes, the thumbnail and the vectors of each."""
+    if len(image_ids) > MOST_SEARCHED:
         return Traces(None)
-    # Erased before: what they were is not known any more.
+    # Erased before: their bytes are unknown now.
     if set(lake.erased(image_ids)) - lake.known("images", "image_id", image_ids):
         return Traces(None)
-    found = [i.encode() for i in image_ids]
+    pieces = [i.encode() for i in image_ids]
     for image in blobs.images(lake, image_ids):
-        found.append(_middle(image.data))
+        pieces.append(_middle(image.data))
     for jpeg in lake.look_up("thumbnails", ["jpeg"], "image_id", image_ids)["jpeg"].to_pylist():
-        found.append(_middle(jpeg))
+        pieces.append(_middle(jpeg))
     columns = [r.column for r in lake.embedders() if r.dim is not None]
     for row in lake.look_up("predictions", columns, "image_id", image_ids).to_pylist() if columns else ():
         import numpy as np
 
-        found += [_middle(np.asarray(v, np.float32).tobytes()) for v in row.values() if v is not None]
-    return Traces([window for window in found if window])
+        pieces += [_middle(np.asarray(v, np.float32).tobytes()) for v in row.values() if v is not None]
+    return Traces([piece for piece in pieces if piece])
 
 
 def purge(lake: Lake, name: str) -> None:
-    """Rewrites every fragment of the table that has deleted rows, and removes every version but the newest and tagged.
+    """Rewrites every fragment with deleted rows, and removes every version except the newest and tagged ones.
 
-    For the leader of maintenance. Raises LakeBusy when versions keep being there, because others write all the time.
+    The caller holds the leader lock. Raises LakeBusy if old versions remain, because other processes keep writing.
     """
     lake.commit(name, lambda: _without_dead_rows(lake, name))
     _rebuild_indexes(lake, name)
     clean = lake.version(name)
-    # A version that another writer commits from here on names clean files only.
+    # Versions that other writers commit from here on use clean files only.
     for attempt in range(ROUNDS):
         dataset = lake.dataset(name)
         dataset.cleanup_old_versions(older_than=ALL, error_if_tagged_old_versions=False)
@@ -103,7 +104,7 @@ def _without_dead_rows(lake: Lake, name: str) -> None:
 
 
 def _rebuild_indexes(lake: Lake, name: str) -> None:
-    """Indexes over contents hold pieces of them; those over names of rows do not."""
+    """Rebuilds indexes over contents, because they hold parts of them. Indexes over ids do not."""
     names = {c.name for c in schema.TABLES[name].columns if c.name == "id" or c.name.endswith("_id")}
     rebuilt = [i.name for i in lake.dataset(name).describe_indices() if not set(i.field_names) <= names]
     if rebuilt:
@@ -111,41 +112,41 @@ def _rebuild_indexes(lake: Lake, name: str) -> None:
 
 
 def tags_holding(lake: Lake, name: str, image_ids: Sequence[str]) -> list[str]:
-    """Tags of the table whose versions have rows about any of the images."""
-    found = []
+    """The tags of the table whose versions have rows of any of the images."""
+    tags = []
     for tag, version in sorted(lake.tags(name).items()):
         dataset = lake.dataset(name, version)
         for start in range(0, len(image_ids), store.LOOK_UP_VALUES):
             part = store.literals(image_ids[start : start + store.LOOK_UP_VALUES])
             if dataset.count_rows(f"image_id in ({part})"):
-                found.append(tag)
+                tags.append(tag)
                 break
-    return found
+    return tags
 
 
 def clear_unfinished(lake: Lake, name: str, traces: Traces, alone: bool) -> list[str]:
-    """Removes what killed writers left; returns files that hold some of the images and must stay.
+    """Removes files of killed writers. Returns the files that hold some of the images and must stay.
 
-    Another process may be about to commit a file that is younger than a day: removing it would break its table. With
-    `alone` there is no such process. Files on object storage are not looked at: Lance removes them after a week.
+    Another process may still commit a file younger than a day: removing it would break the table. `alone` says that
+    there is no such process. It does not search object storage: Lance removes such files there after a week.
     """
     if lake.folder is None:
         return []
     table = lake.folder / f"{name}.lance"
     limit = store.now() - LEFTOVER_AFTER
-    left = []
+    remaining = []
     for file in table_files.unclaimed(lake.dataset(name)):
         if alone or file.modified < limit:
             table_files.remove(table, file.path)
         elif traces.in_file(table / file.path):
-            left.append(file.path)
-    # What a living writer is at is committed, or gone, in a moment.
+            remaining.append(file.path)
+    # A running writer commits or removes its files within moments.
     deadline = time.monotonic() + MOMENT_SECONDS
-    while left and time.monotonic() < deadline:
+    while remaining and time.monotonic() < deadline:
         time.sleep(0.2)
         unfinished = {file.path for file in table_files.unclaimed(lake.dataset(name))}
-        left = [path for path in left if path in unfinished]
-    return [str(table / path) for path in left]
+        remaining = [path for path in remaining if path in unfinished]
+    return [str(table / path) for path in remaining]
 
 
 def _middle(data: bytes) -> bytes:

@@ -1,9 +1,9 @@
-"""Letting go of what is old: the bytes of images first, later thumbnails and vectors. Answers stay for good.
+"""Drops old data as a policy says: first the bytes of images, later thumbnails and vectors. Predictions always stay.
 
-An image is as old as the newest answer about it, or as its arrival when that is later. What a label, a slice or a
-review holds is never touched. Images are stored in order of arrival, so that whole files fall; a file that only partly
-falls is written anew once more than half of it is dead. What was let go is recorded in the audit log, by its age, and
-nowhere in the rows: that would mean writing them anew. A file is freed when the versions that name it are removed.
+The age of an image counts from its newest prediction, or from its arrival if that is later. Images with a label, a
+slice or a review are kept. Images are stored in order of arrival, so that whole files become free; a partly dead file
+is rewritten once more than half of it is dead. The audit log records up to which age data was dropped; the rows do not,
+because that would rewrite them. A file is deleted when the versions that use it are removed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 ACTION = "retain"
-# Tables whose rows about an image hold it.
+# Tables whose rows keep an image from being dropped.
 HOLDERS = ("labels", "slice_members", "reviews")
 GB = 10**9
 DRAINER_SECONDS = 60.0
@@ -40,8 +40,8 @@ _SECTIONS = {"images": ("days", "max_gb"), "thumbnails": ("days",), "vectors": (
 
 
 @dataclass(frozen=True)
-class Policy:
-    """For how many days each is kept, and how many GB (10^9 bytes) of images; None: for good, any number."""
+class RetentionPolicy:
+    """How many days each kind of data is kept, and how many GB (10^9 bytes) of images; None is without limit."""
 
     image_days: float | None = None
     image_gb: float | None = None
@@ -51,9 +51,9 @@ class Policy:
 
 @dataclass
 class Dropped:
-    """What falls of one kind: everything older than `before`, less `held`, which labels, slices or reviews hold.
+    """The dropped data of one kind: everything older than `before`, except `held` items with a label, slice or review.
 
-    `bytes` are those of the things themselves.
+    `bytes` is the size of the data itself, not of its files.
     """
 
     items: int = 0
@@ -66,8 +66,8 @@ class Dropped:
 
 
 @dataclass
-class Report:
-    """What falls, or fell, of each kind. `over_gb`: by how much what is held exceeds the policy's images.max_gb."""
+class RetentionReport:
+    """The dropped data of each kind. `over_gb`: by how much the held images exceed images.max_gb of the policy."""
 
     images: Dropped = field(default_factory=Dropped)
     thumbnails: Dropped = field(default_factory=Dropped)
@@ -80,59 +80,66 @@ class Report:
         return kinds | {"over_gb": self.over_gb, "dry_run": self.dry_run}
 
 
-def read_policy(path: Path) -> Policy:
-    """The policy of a TOML or JSON file. Raises BadInput naming what is wrong in it."""
+def read_policy(path: Path) -> RetentionPolicy:
+    """Reads the policy from a TOML or JSON file. Raises BadInput naming the error in it."""
     try:
         text = path.read_text(encoding="utf-8")
-        given = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # of both parsers, and of what is no UTF-8
-        raise BadInput(f"{path} is no {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from error
-    return check_policy(given, str(path))
+    except ValueError as error:  # from both parsers, and for text that is not UTF-8
+        raise BadInput(f"{path} is not valid {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from error
+    return check_policy(content, str(path))
 
 
-def check_policy(given: Any, name: str = "the policy") -> Policy:
-    """The policy that parsed JSON or TOML says. Raises BadInput naming the key that is wrong."""
-    if not isinstance(given, dict):
+def check_policy(content: Any, name: str = "the policy") -> RetentionPolicy:
+    """The policy in parsed JSON or TOML. Raises BadInput naming the wrong key."""
+    if not isinstance(content, dict):
         raise BadInput(f"{name} must be an object with {', '.join(_SECTIONS)}")
-    found: dict[str, float] = {}
-    for section, content in given.items():
+    limits: dict[str, float] = {}
+    for section, values in content.items():
         if section not in _SECTIONS:
             raise BadInput(f"{name} has no section {section!r}; it takes {', '.join(_SECTIONS)}")
-        if not isinstance(content, dict):
-            raise BadInput(f"{name}: {section} is {content!r:.80}, not a section with {', '.join(_SECTIONS[section])}")
-        for key, value in content.items():
+        if not isinstance(values, dict):
+            raise BadInput(f"{name}: {section} is {values!r:.80}, not a section with {', '.join(_SECTIONS[section])}")
+        for key, value in values.items():
             if key not in _SECTIONS[section]:
                 raise BadInput(f"{name}: {section} has no key {key!r}; it takes {', '.join(_SECTIONS[section])}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-                raise BadInput(f"{name}: {section}.{key} is {value!r:.80}, not a number above 0")
-            found[f"{section}.{key}"] = float(value)
-    if not found:
-        raise BadInput(f"{name} says nothing; give for instance [images] with days = 90")
+                raise BadInput(f"{name}: {section}.{key} is {value!r:.80}; it must be a number above 0")
+            limits[f"{section}.{key}"] = float(value)
+    if not limits:
+        raise BadInput(f"{name} is empty; write for example [images] with days = 90")
     for later in ("thumbnails.days", "vectors.days"):
-        if found.get(later, 1e9) < found.get("images.days", 0):
-            raise BadInput(f"{name}: {later} is {found[later]:g}, less than images.days ({found['images.days']:g})")
-    if "vectors.days" in found and "images.days" not in found:
-        raise BadInput(f"{name}: vectors.days needs images.days: vectors of images that are there are made again")
-    return Policy(
-        found.get("images.days"), found.get("images.max_gb"), found.get("thumbnails.days"), found.get("vectors.days")
+        if limits.get(later, 1e9) < limits.get("images.days", 0):
+            raise BadInput(
+                f"{name}: {later} is {limits[later]:g}; it must be at least images.days ({limits['images.days']:g})"
+            )
+    if "vectors.days" in limits and "images.days" not in limits:
+        raise BadInput(
+            f"{name}: vectors.days needs images.days: while the image is there, its vector would be computed again"
+        )
+    return RetentionPolicy(
+        limits.get("images.days"),
+        limits.get("images.max_gb"),
+        limits.get("thumbnails.days"),
+        limits.get("vectors.days"),
     )
 
 
 def retain(
     lake: Lake,
-    policy: Policy,
+    policy: RetentionPolicy,
     *,
     spools: Sequence[Spool] = (),
     dry_run: bool = False,
     older_than: dt.timedelta = maintenance.OLDER_THAN,
     wait: float = 60.0,
-) -> Report:
-    """Lets go of what the policy says, and removes versions older than `older_than`, which frees the disk.
+) -> RetentionReport:
+    """Drops the data that the policy names, and removes versions older than `older_than`, which frees the disk.
 
-    `spools`: those that are being drained into this lake; their drainers pause while it is decided what nobody asks
-    about any more. With `dry_run` nothing is changed. Raises LakeBusy when another process maintains the lake.
+    `spools` are those drained into this lake: their drainers pause while it looks for new predictions of old images.
+    With `dry_run` it changes nothing. Raises LakeBusy if another process maintains the lake.
     """
     run = _Run(lake, spools, dry_run, store.now())
     with leader_lock.leader(lake, wait):
@@ -153,15 +160,15 @@ def retain(
     return run.report
 
 
-def let_go_before(lake: Lake) -> dict[str, dt.datetime]:
-    """images, thumbnails, vectors -> up to what age they were let go, by all policies so far."""
-    found: dict[str, dt.datetime] = {}
+def dropped_before(lake: Lake) -> dict[str, dt.datetime]:
+    """images, thumbnails, vectors -> the time before which they were dropped, over all policies so far."""
+    limits: dict[str, dt.datetime] = {}
     for text in lake.scan("audit", ["detail"], f"action = '{ACTION}'")["detail"].to_pylist():
         for kind, dropped in json.loads(text).items():
             if dropped["before"] is not None:
                 before = dt.datetime.fromisoformat(dropped["before"])
-                found[kind] = max(before, found.get(kind, before))
-    return found
+                limits[kind] = max(before, limits.get(kind, before))
+    return limits
 
 
 class _Run:
@@ -169,8 +176,8 @@ class _Run:
         self.lake = lake
         self.spools = spools
         self.moment = moment
-        self.report = Report(dry_run=dry_run)
-        self.dropped: set[tuple[str, str]] = set()  # in a dry run: what would not be there any more
+        self.report = RetentionReport(dry_run=dry_run)
+        self.dropped: set[tuple[str, str]] = set()  # (table, image_id); in a dry run: what would be deleted
 
     def images(self, limit: dt.datetime) -> None:
         """Drops the bytes of images older than `limit`."""
@@ -180,7 +187,7 @@ class _Run:
         self.report.images.before = limit
 
     def images_above(self, most: int) -> None:
-        """Drops the oldest images until at most `most` bytes are left, a file's at a time."""
+        """Drops the oldest images, file by file, until at most `most` bytes are left."""
         files = sorted(self._image_rows(), key=lambda rows: pc.min(rows["ingested_at"]).as_py())
         total = sum(pc.sum(rows["size_bytes"]).as_py() for rows in files)
         total -= self.report.images.bytes if self.report.dry_run else 0
@@ -191,13 +198,13 @@ class _Run:
             ends = np.cumsum(rows["size_bytes"].to_numpy())
             start = 0
             while start < rows.num_rows and total > most:
-                # What is held does not fall: then more of the file is needed.
-                gone = ends[start - 1] if start else 0
-                stop = min(int(np.searchsorted(ends, gone + total - most)) + 1, rows.num_rows)
-                needed = rows.slice(start, stop - start)
+                # Held images are not dropped: then more of the file is needed.
+                passed = ends[start - 1] if start else 0
+                stop = min(int(np.searchsorted(ends, passed + total - most)) + 1, rows.num_rows)
+                part = rows.slice(start, stop - start)
                 before = self.report.images.bytes
-                limit = pc.max(needed["ingested_at"]).as_py() + dt.timedelta(microseconds=1)
-                self._drop_images(needed, limit)
+                limit = pc.max(part["ingested_at"]).as_py() + dt.timedelta(microseconds=1)
+                self._drop_images(part, limit)
                 self.report.images.before = max(limit, self.report.images.before or limit)
                 total -= self.report.images.bytes - before
                 start = stop
@@ -205,7 +212,7 @@ class _Run:
 
     def thumbnails(self, limit: dt.datetime) -> None:
         """Drops the thumbnails of images older than `limit`."""
-        done = self.report.thumbnails
+        dropped = self.report.thumbnails
         for fragment in self.lake.dataset("thumbnails").get_fragments():
             rows = fragment.to_table(columns=["image_id", "jpeg"])
             sizes = pc.binary_length(rows["jpeg"])
@@ -213,14 +220,14 @@ class _Run:
                 names = part["image_id"].to_pylist()
                 with self._drainers_paused():
                     fresh = self._since("images", names, limit) | self._since("predictions", names, limit)
-                    self._drop("thumbnails", part, fresh, done)
-        done.before = limit
+                    self._drop("thumbnails", part, fresh, dropped)
+        dropped.before = limit
 
     def vectors(self, limit: dt.datetime) -> None:
         """Empties the vectors of images older than `limit`, in every row about them."""
         columns = [r.column for r in self.lake.embedders() if r.dim is not None]
         dims = {r.column: r.dim or 0 for r in self.lake.embedders()}
-        done = self.report.vectors
+        dropped = self.report.vectors
         dataset = self.lake.dataset("predictions")
         for fragment in dataset.get_fragments() if columns else ():
             lacking = {c: nulls.of_fragment(dataset, fragment, c) for c in columns}
@@ -228,25 +235,25 @@ class _Run:
                 continue
             scanner = fragment.scanner(columns=["prediction_id", "image_id", "ingested_at"], with_row_address=True)
             rows = scanner.to_table()
-            places = fragments.offsets(np.asarray(rows["_rowaddr"]))
-            present = {c: ~np.isin(places, offsets) for c, offsets in lacking.items()}
+            row_offsets = fragments.offsets(np.asarray(rows["_rowaddr"]))
+            present = {c: ~np.isin(row_offsets, offsets) for c, offsets in lacking.items()}
             old = np.asarray(pc.less(rows["ingested_at"], pa.scalar(limit, rows["ingested_at"].type)))
-            chosen = old & np.any(list(present.values()), axis=0)
+            due = old & np.any(list(present.values()), axis=0)
             sizes = sum(present[c].astype(np.int64) * dims[c] * 4 for c in columns)
-            rows = rows.append_column("size_bytes", pa.array(sizes)).filter(pa.array(chosen))
+            rows = rows.append_column("size_bytes", pa.array(sizes)).filter(pa.array(due))
             for part in _parts(rows):
-                self._empty_vectors(part, columns, limit, done)
-        done.before = limit
+                self._empty_vectors(part, columns, limit, dropped)
+        dropped.before = limit
 
     def record(self) -> None:
-        """Says in the audit log up to what age was let go: it explains what is missing from then on."""
+        """Records in the audit log up to which age data was dropped: it explains why it is missing."""
         kinds = {k: v for k, v in self.report.as_dict().items() if isinstance(v, dict)}
         audit.record(self.lake, ACTION, None, detail=kinds)
 
     # ---------------------------------------------------------------------------------------------------------
 
     def _image_rows(self) -> Iterator[pa.Table]:
-        """image_id, ingested_at and size_bytes of each file's images."""
+        """image_id, ingested_at and size_bytes of the images, one table a file."""
         for fragment in self.lake.dataset("images").get_fragments():
             rows = fragment.to_table(columns=["image_id", "ingested_at", "size_bytes"])
             if rows.num_rows:
@@ -258,54 +265,54 @@ class _Run:
                 fresh = self._since("predictions", part["image_id"].to_pylist(), limit)
                 self._drop("images", part, fresh, self.report.images)
 
-    def _drop(self, name: str, rows: pa.Table, fresh: set[str], done: Dropped) -> None:
-        """Deletes the rows that are neither fresh nor held."""
+    def _drop(self, name: str, rows: pa.Table, fresh: set[str], dropped: Dropped) -> None:
+        """Deletes the rows whose image is neither in `fresh` nor held."""
         names = [i for i in rows["image_id"].to_pylist() if i not in fresh and (name, i) not in self.dropped]
         held = self._held(names)
-        chosen = [i for i in names if i not in held]
-        done.held += len(held)
-        if not chosen:
+        deleted = [i for i in names if i not in held]
+        dropped.held += len(held)
+        if not deleted:
             return
-        done.items += len(chosen)
-        done.bytes += pc.sum(rows.filter(pc.is_in(rows["image_id"], pa.array(chosen)))["size_bytes"]).as_py()
+        dropped.items += len(deleted)
+        dropped.bytes += pc.sum(rows.filter(pc.is_in(rows["image_id"], pa.array(deleted)))["size_bytes"]).as_py()
         if self.report.dry_run:
-            self.dropped |= {(name, i) for i in chosen}
+            self.dropped |= {(name, i) for i in deleted}
         else:
-            self.lake.delete(name, f"image_id in ({store.literals(chosen)})")
+            self.lake.delete(name, f"image_id in ({store.literals(deleted)})")
 
-    def _empty_vectors(self, rows: pa.Table, columns: Sequence[str], limit: dt.datetime, done: Dropped) -> None:
+    def _empty_vectors(self, rows: pa.Table, columns: Sequence[str], limit: dt.datetime, dropped: Dropped) -> None:
         names = sorted(set(rows["image_id"].to_pylist()))
         fresh = self._since("predictions", names, limit)
         held = self._held(names) - fresh
-        done.held += len(held)
+        dropped.held += len(held)
         rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(sorted(held | fresh), pa.string()))))
         if not rows.num_rows:
             return
-        done.items += rows.num_rows
-        done.bytes += pc.sum(rows["size_bytes"]).as_py()
+        dropped.items += rows.num_rows
+        dropped.bytes += pc.sum(rows["size_bytes"]).as_py()
         if not self.report.dry_run:
             condition = f"prediction_id in ({store.literals(rows['prediction_id'].to_pylist())})"
             nothing = dict.fromkeys(columns, "NULL")
             self.lake.commit("predictions", lambda: self.lake.dataset("predictions").update(nothing, where=condition))
 
     def _since(self, table: str, names: Sequence[str], limit: dt.datetime) -> set[str]:
-        """Those of the images that a row of the table has been about since then."""
+        """The images that a row of the table names since `limit`."""
         since = f"ingested_at >= timestamp '{limit.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}'"
         return set(self.lake.look_up(table, ["image_id"], "image_id", names, since)["image_id"].to_pylist())
 
     def _held(self, names: Sequence[str]) -> set[str]:
-        found: set[str] = set()
+        held: set[str] = set()
         for table in HOLDERS:
-            found |= self.lake.known(table, "image_id", list(names)) if names else set()
-        return found
+            held |= self.lake.known(table, "image_id", list(names)) if names else set()
+        return held
 
     @contextmanager
     def _drainers_paused(self) -> Iterator[None]:
-        """A drainer at work may have found an image known that is about to fall: it would not store it again."""
+        """Pauses the drainers: one of them may have just seen that an image is stored, and would not store it again."""
         with ExitStack() as stack:
             for spool in () if self.report.dry_run else self.spools:
                 if not stack.enter_context(spool.drainer(DRAINER_SECONDS)):
-                    raise LakeBusy(f"the spool {spool.folder} is being drained without a pause; try again")
+                    raise LakeBusy(f"the spool {spool.folder} is being drained without a break; try again")
             yield
 
 

@@ -105,11 +105,11 @@ def test_a_found_token_can_be_revoked_as_it_is(lk: Lake) -> None:
     ("scopes", "name", "expires", "why"),
     [
         ([], None, None, "a key needs a scope"),
-        (["read", "write"], None, None, "'write' is none of ingest"),
+        (["read", "write"], None, None, "unknown scope 'write'; the scopes are ingest"),
         (["read"], "two\nlines", None, "one printable line"),
         (["read"], "x" * 201, None, "at most 200"),
-        (["read"], None, dt.timedelta(0), "is past"),
-        (["read"], None, dt.datetime(2020, 1, 1), "is past"),
+        (["read"], None, dt.timedelta(0), "is in the past"),
+        (["read"], None, dt.datetime(2020, 1, 1), "is in the past"),
         (["read"], None, dt.timedelta(days=4_000_000), "9999"),
     ],
 )
@@ -168,7 +168,7 @@ def test_a_keyring_keeps_its_keys_while_the_lake_cannot_be_read_but_not_for_ever
     Path(lk.table_uri("keys")).rename(Path(lk.uri) / "gone")
     lk._datasets.clear()
     ring.refresh()
-    assert "could not be read" in caplog.text
+    assert "cannot read the access keys" in caplog.text
     assert ring.match(token) == record
     assert not ring.lost()
     assert ring.age() < 1, "a lake that cannot be read is not asked by every request"
@@ -198,8 +198,8 @@ def test_the_commands_make_list_and_end_keys(lk: Lake, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["create", "--scope", "write"], "'write' is none of"),
-        (["create", "--scope", "read", "--expires", "2020-01-01"], "is past"),
+        (["create", "--scope", "write"], "unknown scope 'write'"),
+        (["create", "--scope", "read", "--expires", "2020-01-01"], "is in the past"),
         (["create", "--scope", "read", "--expires", "soon"], "90d"),
         (["revoke", "nobody"], "lakeloop key list"),
     ],

@@ -160,7 +160,7 @@ def test_an_event_whose_file_was_drained_meanwhile_is_in_the_tables(lk: Lake, tm
     spool = Spool(Path(lk.uri) / "spool")
     image = sent(spool, 1)
     spool.close()
-    hold, calls = backup._hold, []
+    open_segments, calls = backup._open_segments, []
 
     def late(*arguments: object) -> None:
         calls.append(1)
@@ -170,9 +170,9 @@ def test_an_event_whose_file_was_drained_meanwhile_is_in_the_tables(lk: Lake, tm
             again.close()
         elif len(calls) == 1:
             return  # nothing was open by then
-        hold(*arguments)
+        open_segments(*arguments)
 
-    monkeypatch.setattr(backup, "_hold", late)
+    monkeypatch.setattr(backup, "_open_segments", late)
     assert backup.backup(lk, tmp_path / "copy").spool_events == 0
     restore.restore(tmp_path / "copy", str(tmp_path / "new"))
     assert lake.open(str(tmp_path / "new")).known("images", "image_id", image) == set(image)
@@ -275,17 +275,17 @@ class changed:
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (lambda root: (root / "images.lance/extra").write_bytes(b"x"), "images.lance/extra does not belong to it"),
+        (lambda root: (root / "images.lance/extra").write_bytes(b"x"), "images.lance/extra is not on its list"),
         (lambda root: next((root / "images.lance/data").glob("*.lance")).unlink(), "is missing"),
         (lambda root: (root / archive.LIST_HASH).unlink(), "manifest.sha256 is missing"),
         (lambda root: (root / archive.LIST).unlink(), "manifest.json is missing"),
         (lambda root: (root / "link").symlink_to("/etc/passwd"), "link is not a plain file"),
         (lambda root: (root / "folder").symlink_to("/etc"), "folder is a link"),
         (lambda root: os.mkfifo(root / "pipe"), "pipe is not a plain file"),
-        (lambda root: (root / "a\\b").write_bytes(b"x"), "has a file called"),
-        (lambda root: (root / archive.LIST).write_text("{}"), "manifest.json is not what was written"),
-        (lambda root: relisted(root, "[]"), "cannot be understood"),
-        (lambda root: relisted(root, '{"files": []}'), "does not say what is in it"),
+        (lambda root: (root / "a\\b").write_bytes(b"x"), "has a file named"),
+        (lambda root: (root / archive.LIST).write_text("{}"), "manifest.json does not match manifest.sha256"),
+        (lambda root: relisted(root, "[]"), "manifest.json cannot be read"),
+        (lambda root: relisted(root, '{"files": []}'), "lacks its format"),
     ],
 )
 def test_a_folder_that_is_not_as_written_is_refused(made: Path, tmp_path: Path, harm, said: str) -> None:
@@ -310,7 +310,7 @@ def test_its_hash_kept_elsewhere_shows_what_went_with_the_list(made: Path, tmp_p
     facts = json.loads((tmp_path / "copy" / archive.LIST).read_text())
     relisted(tmp_path / "copy", json.dumps(facts | {"lake": "another"}))
     restore.verify(tmp_path / "copy")
-    with pytest.raises(BadInput, match="is not the backup you mean"):
+    with pytest.raises(BadInput, match="is another backup than expected"):
         restore.verify(tmp_path / "copy", sha256)
     assert restore.verify(made / "copy", sha256.upper()).sha256 == sha256
 
@@ -371,7 +371,7 @@ def test_a_file_twice_in_a_tar_is_refused(made: Path, tmp_path: Path) -> None:
     with tarfile.open(bad, "w") as out, tarfile.open(made / "copy.tar") as good:
         for member in [*good.getmembers(), good.getmembers()[0]]:
             out.addfile(member, good.extractfile(member))
-    with pytest.raises(BadInput, match="is there twice"):
+    with pytest.raises(BadInput, match="exists twice"):
         restore.verify(bad)
 
 
@@ -380,7 +380,7 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "no.tar").write_bytes(content)
     with pytest.raises(BadInput):
         restore.verify(tmp_path / "no.tar")
-    with pytest.raises(BadInput, match="there is no backup at"):
+    with pytest.raises(BadInput, match="no backup at"):
         restore.verify(tmp_path / "nothing")
 
 

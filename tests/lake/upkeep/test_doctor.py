@@ -170,7 +170,7 @@ def test_object_storage_is_left_alone() -> None:
 # The doctor ----------------------------------------------------------------------------------------------
 
 
-def found(report: doctor.Report, severity: str = "wrong") -> list[str]:
+def found(report: doctor.ConsistencyReport, severity: str = "wrong") -> list[str]:
     return [f.check for f in report.findings if f.severity == severity]
 
 

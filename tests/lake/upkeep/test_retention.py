@@ -15,7 +15,7 @@ from lake.errors import BadInput
 from lake.storage import leader_lock, schema, store
 from lake.storage.store import Lake
 from lake.upkeep import doctor, maintenance, retention
-from lake.upkeep.retention import Policy
+from lake.upkeep.retention import RetentionPolicy
 from tests.conftest import MakeLake
 from tests.lake import answers, stock
 
@@ -49,7 +49,7 @@ def stored(lk: Lake, table: str = "images") -> set[int]:
 
 
 def test_old_images_fall_and_their_answers_stay(aged: Lake) -> None:
-    report = retention.retain(aged, Policy(image_days=25))
+    report = retention.retain(aged, RetentionPolicy(image_days=25))
     assert (report.images.items, report.images.bytes, report.images.held) == (10, 10 * SIZE, 0)
     assert stored(aged) == set(range(10, 25))
     assert stored(aged, "thumbnails") == set(range(25))
@@ -62,7 +62,7 @@ def test_the_disk_has_more_room_and_other_files_are_as_they_were(aged: Lake) -> 
     table = Path(aged.table_uri("images"))
     maintenance.remove_versions(aged, "images", NOW)
     before, size = stock.files(table / "data"), stock.size(table)
-    retention.retain(aged, Policy(image_days=25), older_than=NOW)
+    retention.retain(aged, RetentionPolicy(image_days=25), older_than=NOW)
     after = stock.files(table / "data")
     assert len(before) == 5
     assert len(after) == 3
@@ -77,9 +77,9 @@ def test_a_file_is_written_anew_once_more_than_half_of_it_is_dead(make_lake: Mak
         stock.add(made, half, size=SIZE, at=ago(days))
     maintenance.merging.rewrite(made, "images", [f.fragment_id for f in made.dataset("images").get_fragments()])
     assert [f.num_deletions for f in made.dataset("images").get_fragments()] == [0]
-    retention.retain(made, Policy(image_days=41), older_than=NOW)
+    retention.retain(made, RetentionPolicy(image_days=41), older_than=NOW)
     size = stock.size(Path(made.table_uri("images")))
-    retention.retain(made, Policy(image_days=25), older_than=NOW)
+    retention.retain(made, RetentionPolicy(image_days=25), older_than=NOW)
     assert stored(made) == set(numbers[6:])
     assert [f.num_deletions for f in made.dataset("images").get_fragments()] == [0]
     assert size - stock.size(Path(made.table_uri("images"))) > 5 * SIZE
@@ -92,7 +92,7 @@ def test_what_a_label_a_slice_or_a_review_holds_stays(aged: Lake) -> None:
     review = {"event_id": str(uuid.uuid4()), "prediction_id": stock.prediction_id(2), "image_id": held[2]}
     review |= {"timestamp": ago(39), "ingested_at": ago(39), "origin": "customer", "verdict": "incorrect"}
     aged.insert("reviews", pa.Table.from_pylist([review], schema=schema.REVIEWS.arrow()))
-    policy = Policy(image_days=5, thumbnail_days=15, vector_days=15)
+    policy = RetentionPolicy(image_days=5, thumbnail_days=15, vector_days=15)
     report = retention.retain(aged, policy, older_than=NOW)
     assert stored(aged) == {0, 1, 2, *range(20, 25)}
     assert stored(aged, "thumbnails") == {0, 1, 2, *range(15, 25)}
@@ -104,7 +104,7 @@ def test_what_a_label_a_slice_or_a_review_holds_stays(aged: Lake) -> None:
 
 def test_an_image_is_as_old_as_the_newest_answer_about_it(aged: Lake) -> None:
     answers.add(aged, [{"image_id": stock.image_id(3, SIZE), "prediction_id": str(uuid.uuid4())}])
-    policy = Policy(image_days=5, thumbnail_days=15, vector_days=15)
+    policy = RetentionPolicy(image_days=5, thumbnail_days=15, vector_days=15)
     retention.retain(aged, policy)
     assert stored(aged) == {3, *range(20, 25)}
     assert stored(aged, "thumbnails") == {3, *range(15, 25)}
@@ -121,36 +121,36 @@ def test_vectors_are_off_the_disk_and_not_made_again(aged: Lake) -> None:
         return any(needle in p.read_bytes() for p in Path(aged.uri).rglob("*") if p.is_file())
 
     assert on_disk()
-    report = retention.retain(aged, Policy(image_days=15, vector_days=15), older_than=NOW)
+    report = retention.retain(aged, RetentionPolicy(image_days=15, vector_days=15), older_than=NOW)
     assert (report.vectors.items, report.vectors.bytes) == (15, 15 * stock.DIM * 4)
     assert not on_disk()
     assert Missing(aged, "emb_x").look().counts() == {"waiting": 0, "unreadable": 0, "without_bytes": 15}
-    again = retention.retain(aged, Policy(image_days=15, vector_days=15), older_than=NOW)
+    again = retention.retain(aged, RetentionPolicy(image_days=15, vector_days=15), older_than=NOW)
     assert (again.images.items, again.vectors.items) == (0, 0)
 
 
 def test_above_so_many_bytes_the_oldest_fall(aged: Lake) -> None:
-    report = retention.retain(aged, Policy(image_gb=12.5 * SIZE / 1e9))
+    report = retention.retain(aged, RetentionPolicy(image_gb=12.5 * SIZE / 1e9))
     assert stored(aged) == set(range(13, 25))
     assert report.over_gb == 0
-    assert retention.retain(aged, Policy(image_gb=12.5 * SIZE / 1e9)).images.items == 0
+    assert retention.retain(aged, RetentionPolicy(image_gb=12.5 * SIZE / 1e9)).images.items == 0
 
 
 def test_instead_of_what_is_held_the_next_oldest_fall(aged: Lake) -> None:
     slices.create(aged, "some", ids=[stock.image_id(n, SIZE) for n in (0, 1)])
-    retention.retain(aged, Policy(image_gb=22 * SIZE / 1e9))
+    retention.retain(aged, RetentionPolicy(image_gb=22 * SIZE / 1e9))
     assert stored(aged) == {0, 1, *range(5, 25)}
 
 
 def test_what_is_held_may_be_more_than_the_policy_allows(aged: Lake) -> None:
     slices.create(aged, "all", ids=[stock.image_id(n, SIZE) for n in range(10)])
-    report = retention.retain(aged, Policy(image_gb=5 * SIZE / 1e9))
+    report = retention.retain(aged, RetentionPolicy(image_gb=5 * SIZE / 1e9))
     assert stored(aged) == set(range(10))
     assert report.over_gb == pytest.approx(5 * SIZE / 1e9)
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing(aged: Lake) -> None:
-    policy = Policy(image_days=25, image_gb=6 * SIZE / 1e9, thumbnail_days=35, vector_days=35)
+    policy = RetentionPolicy(image_days=25, image_gb=6 * SIZE / 1e9, thumbnail_days=35, vector_days=35)
     lying = stock.files(Path(aged.uri))
     dry = retention.retain(aged, policy, dry_run=True)
     lying.pop(leader_lock.LOCK, None)
@@ -167,19 +167,19 @@ def test_a_dry_run_says_the_same_and_changes_nothing(aged: Lake) -> None:
 
 def test_the_lake_remembers_what_it_let_go(aged: Lake) -> None:
     """So the doctor knows retired from lost."""
-    retention.retain(aged, Policy(image_days=25, thumbnail_days=35))
+    retention.retain(aged, RetentionPolicy(image_days=25, thumbnail_days=35))
     assert doctor.examine(aged.uri, full=True).findings == []
-    gone = retention.let_go_before(aged)
+    gone = retention.dropped_before(aged)
     assert abs(gone["images"] - ago(25)) < dt.timedelta(minutes=1)
     aged.delete("images", f"image_id = '{stock.image_id(20, SIZE)}'")
     assert [f.check for f in doctor.examine(aged.uri).findings] == ["answers"]
 
 
 def test_fallen_images_may_come_again(aged: Lake) -> None:
-    retention.retain(aged, Policy(image_days=25))
+    retention.retain(aged, RetentionPolicy(image_days=25))
     stock.add(aged, [0], size=SIZE)
     assert 0 in stored(aged)
-    assert retention.retain(aged, Policy(image_days=25)).images.items == 0
+    assert retention.retain(aged, RetentionPolicy(image_days=25)).images.items == 0
 
 
 # The policy ------------------------------------------------------------------------------------------------
@@ -190,27 +190,30 @@ def test_a_policy_is_toml_or_json(tmp_path: Path) -> None:
         "[images]\ndays = 90\nmax_gb = 500\n[thumbnails]\ndays = 365\n[vectors]\ndays = 365\n"
     )
     (tmp_path / "p.json").write_text(json.dumps({"images": {"days": 90, "max_gb": 500}, "thumbnails": {"days": 365}}))
-    assert retention.read_policy(tmp_path / "p.toml") == Policy(90, 500, 365, 365)
-    assert retention.read_policy(tmp_path / "p.json") == Policy(90, 500, 365, None)
+    assert retention.read_policy(tmp_path / "p.toml") == RetentionPolicy(90, 500, 365, 365)
+    assert retention.read_policy(tmp_path / "p.json") == RetentionPolicy(90, 500, 365, None)
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "says nothing"),
+        ({}, "is empty"),
         ([], "must be an object"),
         ({"image": {"days": 1}}, "no section 'image'; it takes images, thumbnails, vectors"),
         ({"images": 30}, "images is 30, not a section with days, max_gb"),
         ({"images": {"day": 30}}, "images has no key 'day'; it takes days, max_gb"),
         ({"thumbnails": {"max_gb": 30}}, "thumbnails has no key 'max_gb'; it takes days"),
-        ({"images": {"days": -1}}, "images.days is -1, not a number above 0"),
-        ({"images": {"days": 0}}, "images.days is 0, not a number above 0"),
+        ({"images": {"days": -1}}, "images.days is -1; it must be a number above 0"),
+        ({"images": {"days": 0}}, "images.days is 0; it must be a number above 0"),
         ({"images": {"days": True}}, "images.days is True"),
         ({"images": {"days": "30"}}, "images.days is '30'"),
         ({"images": {"days": float("nan")}}, "images.days is nan"),
         ({"images": {"max_gb": float("inf")}}, "images.max_gb is inf"),
-        ({"images": {"days": 30}, "vectors": {"days": 10}}, r"vectors.days is 10, less than images.days \(30\)"),
-        ({"images": {"days": 30}, "thumbnails": {"days": 10}}, "thumbnails.days is 10, less"),
+        (
+            {"images": {"days": 30}, "vectors": {"days": 10}},
+            r"vectors.days is 10; it must be at least images.days \(30\)",
+        ),
+        ({"images": {"days": 30}, "thumbnails": {"days": 10}}, "thumbnails.days is 10; it must be at least"),
         ({"vectors": {"days": 10}}, "vectors.days needs images.days"),
     ],
 )
@@ -222,7 +225,7 @@ def test_a_policy_that_is_wrong_is_refused_with_what_is_wrong(given: object, sai
 @pytest.mark.parametrize(("name", "text"), [("p.toml", "images = ["), ("p.json", "{"), ("p.toml", "\xff")])
 def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_bytes(text.encode("latin-1"))
-    with pytest.raises(BadInput, match=r"is no (TOML|JSON)"):
+    with pytest.raises(BadInput, match=r"is not valid (TOML|JSON)"):
         retention.read_policy(tmp_path / name)
     with pytest.raises(BadInput, match="cannot read"):
         retention.read_policy(tmp_path / "nothing.toml")
@@ -237,6 +240,6 @@ def test_drainers_pause_while_it_is_decided_what_nobody_asks_about(aged: Lake, t
     with spool.drainer() as mine:
         assert mine
         with pytest.raises(LakeBusy, match="being drained"):
-            retention.retain(lake.open(aged.uri), Policy(image_days=25), spools=[spool])
-    assert retention.retain(aged, Policy(image_days=25), spools=[spool]).images.items == 10
+            retention.retain(lake.open(aged.uri), RetentionPolicy(image_days=25), spools=[spool])
+    assert retention.retain(aged, RetentionPolicy(image_days=25), spools=[spool]).images.items == 10
     spool.close()
