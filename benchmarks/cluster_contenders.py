@@ -44,7 +44,7 @@ def lakeloop(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
 
     def run(points: np.ndarray) -> np.ndarray:
         made = cluster_vectors(points, "auto", seed=turn)
-        remark[:] = [f"{made.method}: {made.clusters} clusters; {made.remark or 'as asked'}"]
+        remark[:] = [f"{made.method}: {made.n_clusters} clusters; {made.remark or 'as asked'}"]
         return made.labels
 
     return _timed(vectors, out, startup, run) | {"remark": remark[0]}
@@ -115,7 +115,7 @@ def million(turn: int, rows: int, dim: int) -> dict[str, Any]:
     vectors, classes = generated(rows, dim)
     with Stopwatch() as clock:
         found = cluster_vectors(vectors, seed=turn)
-    return clock.figures() | {"ami": ami(classes, found.labels), "clusters": found.clusters}
+    return clock.figures() | {"ami": ami(classes, found.labels), "clusters": found.n_clusters}
 
 
 def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) -> dict[str, Any]:

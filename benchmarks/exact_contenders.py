@@ -73,9 +73,9 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
 
 
 def lakeloop(turn: int, work: str, k: int, parts: list[str]) -> dict[str, Any]:
-    """`embeddings.search.nearest`: the rows of the nearest images."""
+    """`embeddings.search.nearest_images`: the rows of the nearest images."""
     with Stopwatch() as startup:
-        from embeddings.search.search import nearest
+        from embeddings.search.search import nearest_images
         from lake import open_lake
 
         lake = open_lake.open(str(Path(work, "lake")))
@@ -83,7 +83,7 @@ def lakeloop(turn: int, work: str, k: int, parts: list[str]) -> dict[str, Any]:
         place = _places(work)
 
     def search(where: str | None) -> Search:
-        return lambda query: nearest(lake, record, query, k, where, ())
+        return lambda query: nearest_images(lake, record, query, k, where, ())
 
     def positions(found: Any) -> list[int]:
         return [place[name] for name in found["image_id"].to_pylist()]

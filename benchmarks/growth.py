@@ -96,7 +96,7 @@ def measure(work: Path, batches: int) -> dict[str, Any]:
 
 def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
     """What is timed, by name; each takes the lake."""
-    from embeddings.search.search import nearest
+    from embeddings.search.search import nearest_images
     from lake.storage.store import literals
 
     rng = np.random.default_rng(7)
@@ -110,7 +110,7 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
         "SQL aggregate": lambda lake: lake.sql(grouped),
         "look-up of 100 ids": lambda lake: lake.scan("predictions", columns, f"image_id in ({literals(some)})"),
         "32 images": lambda lake: list(lake.images(some[:32])),
-        "20 nearest": lambda lake: nearest(lake, lake.embedders()[0], query, 20, None, ()),
+        "20 nearest": lambda lake: nearest_images(lake, lake.embedders()[0], query, 20, None, ()),
     }
 
 

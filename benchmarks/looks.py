@@ -252,7 +252,7 @@ def _active(
         page += 1
         if estimates is not None and page == record:
             record *= 2
-            left = search.left()
+            left = search.remaining()
             if left is not None:
                 estimates.append((left.expected, left.low, left.high, int((case.kind & (search.marks == 0)).sum())))
         if groups is not None:

@@ -1,11 +1,11 @@
-"""Active search: from one example to all of its kind, looking at as few others as possible. Pure numpy.
+"""Active search: from one example to all images of its kind, with as few looks at others as possible. Pure numpy.
 
-After each page a linear model is fitted to what was marked, and the next page is what it ranks highest: showing the
-likeliest first finds a rare kind soonest, and what it gets wrong is marked at once (positive-first, arXiv 2603.24480).
-Everything not looked at counts as negative: of a rare kind that is nearly true, and it tells the model what the lake
-looks like (learning from positive and unlabelled examples). So the model is a ridge regression over the whole lake with
-heavy positives; its normal equations are kept, and a mark changes them by one row. Nearness to the nearest positive is
-added, for kinds of several looks.
+After each page a linear model is fitted to the marks, and the next page has the images it ranks highest: showing the
+likeliest first finds a rare kind soonest, and its errors are marked at once (positive-first, arXiv 2603.24480). Every
+unmarked image counts as negative: for a rare kind that is nearly true, and it teaches the model what the lake looks
+like (learning from positive and unlabelled examples). So the model is a ridge regression over the whole lake with heavy
+positives; its normal equations are stored, and a mark changes them by one row. The similarity to the nearest positive
+is added, for kinds with several appearances.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Measured on CIFAR-10's classes thinned to 0.5 %: looks to 90 % found fall from 5 to 60 and rise again beyond 150.
+# Measured on CIFAR-10's classes thinned to 0.5 %: the looks needed to find 90 % fall from a weight of 5 to 60, and rise
+# again beyond 150.
 POSITIVE_WEIGHT = 60.0
 RIDGE = 1_000.0
-# Of the ranking's two parts, each in its standard deviations.
+# Weight of the similarity to the nearest positive; both parts of the ranking are in standard deviations.
 NEAREST_WEIGHT = 0.3
 NEAREST_BLOCK = 8
-# Of the estimate of what is left.
-LATELY_LEAST = 240
+# For the estimate of how many remain.
+MIN_RECENT = 240
 DRAWS = 400
 PAGE = 24
 
 
 @dataclass(frozen=True)
-class Left:
-    """How many are still to be found: an estimate, an interval, and how many of the next 24 are expected to be so.
+class RemainingEstimate:
+    """How many images of the kind remain: an estimate, an interval, and how many of the next PAGE are expected.
 
-    The interval would be of 95 % if its model were true; docs/benchmarks.md says how often it holds.
+    The interval is 95 % if its model is true; docs/benchmarks.md has the measured coverage.
     """
 
     expected: float
@@ -51,7 +52,7 @@ class _Model:
 
 
 class ActiveSearch:
-    """The state of one search over points (n, d), float32: who is marked yes, who no. Places are row numbers."""
+    """The state of one search over points (n, d), float32. `marks`: int8 (n,), 1 yes, -1 no, 0 not marked."""
 
     def __init__(self, points: np.ndarray) -> None:
         self._rows = np.concatenate([points, np.ones((len(points), 1), np.float32)], axis=1)
@@ -60,68 +61,70 @@ class ActiveSearch:
         self._gram = (self._rows.T @ self._rows).astype(np.float64)
         self._gram[np.diag_indices_from(self._gram)] += RIDGE
         self._sum = self._rows.sum(axis=0, dtype=np.float64)
-        self.marks = np.zeros(len(points), np.int8)  # 1 yes, -1 no, 0 not marked
-        self._when = np.zeros(len(points), np.int64)
+        self.marks = np.zeros(len(points), np.int8)
+        self._marked_at = np.zeros(len(points), np.int64)
         self._model: _Model | None = None
-        self._near_to: set[int] = set()
+        self._near_rows: set[int] = set()
         self._near = np.full(len(points), -1.0, np.float32)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def mark(self, places: Sequence[int] | np.ndarray, mark: int) -> None:
-        """Marks places yes (1) or no (-1), or takes their marks back (0)."""
-        self.marks[np.asarray(places, dtype=np.intp)] = mark
-        self._when[np.asarray(places, dtype=np.intp)] = self._when.max(initial=0) + 1
+    def mark(self, rows: Sequence[int] | np.ndarray, mark: int) -> None:
+        """Marks rows yes (1) or no (-1), or removes their marks (0)."""
+        self.marks[np.asarray(rows, dtype=np.intp)] = mark
+        self._marked_at[np.asarray(rows, dtype=np.intp)] = self._marked_at.max(initial=0) + 1
         self._model = None
 
     def scores(self) -> np.ndarray:
-        """float32 (n,): the ranking, higher is likelier. All zero while nothing is marked yes."""
+        """The ranking, float32 (n,); higher is likelier. All zero while nothing is marked yes."""
         return self._fitted().scores
 
     def page(self, size: int) -> np.ndarray:
-        """Places of the `size` likeliest not marked, likeliest first; fewer when fewer are left."""
-        open_ = np.flatnonzero(self.marks == 0)
-        scores = self.scores()[open_]
-        if len(open_) > size:
-            # All that tie with the last: which of them are taken must not depend on the partition.
-            least = np.partition(scores, len(scores) - size)[len(scores) - size]
-            chosen = scores >= least
-            open_, scores = open_[chosen], scores[chosen]
-        found: np.ndarray = open_[np.argsort(-scores, kind="stable")[:size]]
-        return found
+        """The `size` likeliest unmarked rows, the likeliest first; fewer if fewer are unmarked."""
+        unmarked = np.flatnonzero(self.marks == 0)
+        scores = self.scores()[unmarked]
+        if len(unmarked) > size:
+            # All that tie with the last one: which of them are chosen must not depend on np.partition.
+            threshold = np.partition(scores, len(scores) - size)[len(scores) - size]
+            chosen = scores >= threshold
+            unmarked, scores = unmarked[chosen], scores[chosen]
+        likeliest: np.ndarray = unmarked[np.argsort(-scores, kind="stable")[:size]]
+        return likeliest
 
-    def left(self, seed: int = 0) -> Left | None:
-        """How many of those not marked are of the kind; None until both a yes and a no were marked.
+    def remaining(self, seed: int = 0) -> RemainingEstimate | None:
+        """How many unmarked images are of the kind; None until both a yes and a no are marked.
 
-        The odds of being of the kind are fitted by score on what was marked lately, each with the score it would have
-        without its mark, and read off for the others. What was marked at first tells little: it is far above them. The
-        interval is of the fit's own error (Laplace) and of chance.
+        A logistic regression of the recent marks on their scores, each as it would be without its own mark, gives the
+        probability of each unmarked image. Early marks are left out: their scores are far above those of the rest. The
+        interval covers the error of the fit (Laplace) and chance.
         """
         marked = np.flatnonzero(self.marks)
-        lately = marked[np.argsort(self._when[marked])][-max(LATELY_LEAST, len(marked) // 2) :]
-        yes = self.marks[lately] > 0
+        recent = marked[np.argsort(self._marked_at[marked])][-max(MIN_RECENT, len(marked) // 2) :]
+        yes = self.marks[recent] > 0
         if not yes.any() or yes.all():
             return None
         model = self._fitted()
-        rows = self._rows[lately].astype(np.float64)
+        rows = self._rows[recent].astype(np.float64)
         scores = rows @ model.weights
-        # Without its mark a yes would count as a no, like everything unmarked: one row of the equations.
-        own = np.einsum("ij,jk,ik->i", rows, model.inverse, rows, optimize=True)
-        without = (scores - (POSITIVE_WEIGHT + 1) * own) / np.maximum(1 - (POSITIVE_WEIGHT - 1) * own, 1e-3)
+        # Without its mark, a yes would count as a no like everything unmarked: one row of the equations.
+        leverage = np.einsum("ij,jk,ik->i", rows, model.inverse, rows, optimize=True)
+        without = (scores - (POSITIVE_WEIGHT + 1) * leverage) / np.maximum(1 - (POSITIVE_WEIGHT - 1) * leverage, 1e-3)
         (intercept, slope), covariance = _logistic(np.where(yes, without, scores), yes)
-        others = model.linear[self.marks == 0]
-        chance = np.random.default_rng(seed)
-        drawn = chance.multivariate_normal([intercept, slope], covariance, DRAWS)
-        counts, edges = np.histogram(others, 512)
+        unmarked_scores = model.linear[self.marks == 0]
+        rng = np.random.default_rng(seed)
+        draws = rng.multivariate_normal([intercept, slope], covariance, DRAWS)
+        counts, edges = np.histogram(unmarked_scores, 512)
         middles = (edges[:-1] + edges[1:]) / 2
-        expected = _odds(drawn[:, :1] + np.maximum(drawn[:, 1:], 0.0) * middles) @ counts
-        low, high = np.quantile(chance.poisson(expected), [0.025, 0.975])
-        best = np.partition(others, max(0, len(others) - PAGE))[-PAGE:]
-        return Left(float(np.median(expected)), int(low), int(high), float(_odds(intercept + slope * best).sum()))
+        expected = _probability(draws[:, :1] + np.maximum(draws[:, 1:], 0.0) * middles) @ counts
+        low, high = np.quantile(rng.poisson(expected), [0.025, 0.975])
+        best = np.partition(unmarked_scores, max(0, len(unmarked_scores) - PAGE))[-PAGE:]
+        return RemainingEstimate(
+            float(np.median(expected)), int(low), int(high), float(_probability(intercept + slope * best).sum())
+        )
 
     def _fitted(self) -> _Model:
-        """What the marks say now."""
+        """The model fitted to the current marks."""
         if self._model is None:
             yes = np.flatnonzero(self.marks > 0)
             rows = self._rows[yes].astype(np.float64)
@@ -135,23 +138,23 @@ class ActiveSearch:
         return self._model
 
     def _nearest(self, yes: np.ndarray) -> np.ndarray:
-        """float32 (n,): cosine to the nearest place marked yes. Only places new since the last call are compared."""
-        if not self._near_to <= set(yes.tolist()):  # a mark was taken back
-            self._near_to, self._near = set(), np.full(len(self), -1.0, np.float32)
-        new = [place for place in yes.tolist() if place not in self._near_to]
+        """Cosine to the nearest row marked yes, float32 (n,). Compares only rows that are new since the last call."""
+        if not self._near_rows <= set(yes.tolist()):  # a mark was removed
+            self._near_rows, self._near = set(), np.full(len(self), -1.0, np.float32)
+        new = [row for row in yes.tolist() if row not in self._near_rows]
         for start in range(0, len(new), NEAREST_BLOCK):
-            some = new[start : start + NEAREST_BLOCK]
-            # Always the same shape, so that it rounds alike however the marks came: equal marks, equal pages.
-            block = self._directions[some + some[:1] * (NEAREST_BLOCK - len(some))]
+            rows = new[start : start + NEAREST_BLOCK]
+            # Always the same shape, so it rounds alike in whatever order the marks came: equal marks, equal pages.
+            block = self._directions[rows + rows[:1] * (NEAREST_BLOCK - len(rows))]
             np.maximum(self._near, (self._directions @ block.T).max(axis=1), out=self._near)
-        self._near_to.update(new)
+        self._near_rows.update(new)
         return self._near
 
 
-def _odds(logits: np.ndarray) -> np.ndarray:
+def _probability(logits: np.ndarray) -> np.ndarray:
     """Probabilities of log odds."""
-    likely: np.ndarray = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
-    return likely
+    probabilities: np.ndarray = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+    return probabilities
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
@@ -160,22 +163,22 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 
 
 def _logistic(scores: np.ndarray, yes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intercept and slope (2,) of the log odds by score, with their covariance (2, 2).
+    """Intercept and slope (2,) of the log odds by score, and their covariance (2, 2).
 
     Newton's method with a weak normal prior, since few marks may be separable.
     """
     centre, spread = float(scores.mean()), float(scores.std()) or 1.0
     rows = np.stack([np.ones(len(scores)), (scores - centre) / spread], axis=1)
     prior = np.diag([1 / 100.0, 1 / 25.0])
-    b = np.zeros(2)
+    coefficients = np.zeros(2)
     for _ in range(50):
-        p = _odds(rows @ b)
-        hessian = (rows * (p * (1 - p))[:, None]).T @ rows + prior
-        step = np.linalg.solve(hessian, rows.T @ (yes - p) - prior @ b)
-        b = b + step
+        probability = _probability(rows @ coefficients)
+        hessian = (rows * (probability * (1 - probability))[:, None]).T @ rows + prior
+        step = np.linalg.solve(hessian, rows.T @ (yes - probability) - prior @ coefficients)
+        coefficients = coefficients + step
         if np.abs(step).max() < 1e-8:
             break
     covariance = np.linalg.inv(hessian)
-    # Back to the scores as they are.
-    back = np.array([[1.0, -centre / spread], [0.0, 1.0 / spread]])
-    return back @ b, back @ covariance @ back.T
+    # From standardised scores to the original ones.
+    unscale = np.array([[1.0, -centre / spread], [0.0, 1.0 / spread]])
+    return unscale @ coefficients, unscale @ covariance @ unscale.T

@@ -1,12 +1,13 @@
-"""Similarity inside SQL: `FROM near('IMAGE_ID', k := 500)`, with SQL's own joins, filters and groups around it.
+"""Similarity inside SQL: `FROM near('IMAGE_ID', k := 500)`, with SQL's own joins, filters and groups.
 
     SELECT CAST(p.timestamp AS DATE) AS day, count(*), avg(n.similarity)
     FROM near('9f2c…', k := 5000) n JOIN predictions p USING (image_id)
     WHERE p.confidence < 0.5 AND p.camera = 7 GROUP BY day
 
-`near` gives image_id and similarity (cosine, -1 to 1) of the k images most like an image or answer, or like the mean
-of several (a list); `near_text` the same for words, with an embedder that knows them. The neighbours are found before
-the query runs: their arguments are constants or parameters. They are chosen among all images; conditions come after.
+`near` returns image_id and similarity (cosine, -1 to 1) of the k images most similar to an image or prediction, or to
+the mean of several (a list). `near_text` does the same for a text, with an embedder of images and text. The neighbours
+are found before the query runs, so the arguments must be constants or parameters. They are chosen among all images; the
+query's conditions apply afterwards.
 """
 
 from __future__ import annotations
@@ -29,23 +30,24 @@ if TYPE_CHECKING:
 
     Parameters = Sequence[Any] | Mapping[str, Any] | None
 
-NEIGHBOURS = 100
-MOST_NEIGHBOURS = 1_000_000
-MOST_CALLS = 20
+DEFAULT_K = 100
+MAX_K = 1_000_000
+MAX_CALLS = 20
 TABLE = "_near"
-_WRITTEN = re.compile(r"\bnear(_text)?\b", re.IGNORECASE)
+_ARGUMENTS = ("example", "k", "embedder")
+_NAMES = re.compile(r"\bnear(_text)?\b", re.IGNORECASE)
 _COLUMNS = pa.schema([("call", pa.string()), ("image_id", pa.string()), ("similarity", pa.float64())])
 _CALL = "md5(concat_ws(' ', '{name}', CAST(example AS VARCHAR), CAST(k AS VARCHAR), embedder))"
-# How a locked DuckDB, which has no vectors, knows the rows of each call among those found beforehand.
+# Lets a locked DuckDB, which has no vectors, select each call's rows from the neighbours that were found beforehand.
 MACROS = {
-    name: f"CREATE OR REPLACE TEMP MACRO {name}(example, k := {NEIGHBOURS}, embedder := NULL) AS TABLE "
-    f"SELECT found.image_id, found.similarity FROM {TABLE} found WHERE found.call = {_CALL.format(name=name)}"
+    name: f"CREATE OR REPLACE TEMP MACRO {name}(example, k := {DEFAULT_K}, embedder := NULL) AS TABLE "
+    f"SELECT n.image_id, n.similarity FROM {TABLE} n WHERE n.call = {_CALL.format(name=name)}"
     for name in ("near", "near_text")
 }
 
 
 def query(lake: Lake, text: str, parameters: Parameters = None) -> pa.Table:
-    """`lake.sql` with near() and near_text(). Raises BadInput as they do."""
+    """The result of a query that may call near() and near_text(). Raises BadInput as `extras` does."""
     return connections.query(lake, text, parameters, **extras(lake, text, parameters))
 
 
@@ -57,28 +59,29 @@ def extras(
     parse: Callable[[str], Any] | None = None,
     model: Callable[[str], Embedder] | None = None,
 ) -> dict[str, Any]:
-    """What a query needs to call near() and near_text(): `tables` and `macros`, as `lake.sql.query` and
-    `lake.sql.sandbox` take them. Empty when it calls neither.
+    """The `tables` and `macros` that a query needs to call near() and near_text(); empty if it calls neither.
 
-    `parse` gives the query's tree as json_serialize_sql does, for texts of strangers; `model` the embedder of a name,
-    loaded, for who asks often. Raises BadInput for an argument that is no constant, an unknown example, a k out of
-    range, or too many calls.
+    `lake.sql.connections.query` and `lake.sql.sandbox` take them. `parse` returns the query's tree as
+    json_serialize_sql does, for untrusted texts; `model` returns the loaded embedder of a name, for callers that query
+    often. Raises BadInput if an argument is not a constant, for an unknown example, a k out of range, or too many
+    calls.
     """
-    if not _WRITTEN.search(text):
+    if not _NAMES.search(text):
         return {}
     tree = (parse or _parsed)(text)
-    if tree.get("error"):  # the query itself will say so, with the place
+    if tree.get("error"):  # running the query reports it, with the position
         return {}
-    given = parameters if isinstance(parameters, Mapping) else {str(n): v for n, v in enumerate(parameters or (), 1)}
-    calls = dict(_asked(name, arguments, given) for name, arguments in _calls(tree))
-    if len(calls) > MOST_CALLS:
-        raise BadInput(f"the query looks for neighbours of {len(calls)} examples; {MOST_CALLS} are the most")
+    if not isinstance(parameters, Mapping):
+        parameters = {str(number): value for number, value in enumerate(parameters or (), 1)}
+    searches = dict(_search_arguments(name, arguments, parameters) for name, arguments in _calls(tree))
+    if len(searches) > MAX_CALLS:
+        raise BadInput(f"the query searches for {len(searches)} examples; at most {MAX_CALLS} are allowed")
     parts = [_COLUMNS.empty_table()]
-    for call, how in calls.items():
-        if "text" in how and model is not None:
-            how["model"] = model(embedders.record_of(lake, how["embedder"]).name)
-        found = search(lake, **how)
-        columns = [pa.repeat(pa.scalar(call), found.num_rows), found["image_id"], found["similarity"]]
+    for call, arguments in searches.items():
+        if "text" in arguments and model is not None:
+            arguments["model"] = model(embedders.record_of(lake, arguments["embedder"]).name)
+        rows = search(lake, **arguments)
+        columns = [pa.repeat(pa.scalar(call), rows.num_rows), rows["image_id"], rows["similarity"]]
         parts.append(pa.table(columns, schema=_COLUMNS))
     return {"tables": {TABLE: pa.concat_tables(parts)}, "macros": MACROS}
 
@@ -91,7 +94,7 @@ def _parsed(text: str) -> Any:
 
 
 def _calls(tree: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Every call of near and near_text in a FROM: its name and arguments."""
+    """Name and arguments of every call of near and near_text in a FROM clause."""
     for node in syntax_tree.walk(tree):
         if node.get("type") == "TABLE_FUNCTION":
             function = node["function"]
@@ -99,32 +102,32 @@ def _calls(tree: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
                 yield function["function_name"].lower(), function["arguments"]
 
 
-def _asked(name: str, arguments: list[dict[str, Any]], parameters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A call as its macro names it, and what to search for."""
-    names = ("example", "k", "embedder")
-    said: dict[str, Any] = {"k": NEIGHBOURS, "embedder": None}
-    for place, argument in enumerate(arguments):
-        key = argument["name"].lower() or (names[place] if place < len(names) else "")
-        if key not in names:
-            raise BadInput(f"{name}() takes an example, k and embedder, not {argument['name'] or 'a fourth'}")
-        said[key] = _value(name, argument["expression"], parameters)
-    example, k, embedder = said.get("example"), said["k"], said["embedder"]
+def _search_arguments(
+    name: str, arguments: list[dict[str, Any]], parameters: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """The key by which the macro selects the call's rows, and the arguments of `search`."""
+    values: dict[str, Any] = {"k": DEFAULT_K, "embedder": None}
+    for position, argument in enumerate(arguments):
+        key = argument["name"].lower() or (_ARGUMENTS[position] if position < len(_ARGUMENTS) else "")
+        if key not in _ARGUMENTS:
+            raise BadInput(f"{name}() takes an example, k and embedder, not {argument['name'] or 'a fourth argument'}")
+        values[key] = _value(name, argument["expression"], parameters)
+    example, k, embedder = values.get("example"), values["k"], values["embedder"]
     several = isinstance(example, list | tuple)
-    if not example or not all(isinstance(one, str) for one in (example if several else [example])):
-        raise BadInput(
-            f"{name}() wants {'words' if name == 'near_text' else 'an image_id or prediction_id, or a list'}"
-        )
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MOST_NEIGHBOURS:
-        raise BadInput(f"{name}(): k is {k!r}; it must be from 1 to {MOST_NEIGHBOURS:,}")
+    if not example or not all(isinstance(part, str) for part in (example if several else [example])):
+        wanted = "a text" if name == "near_text" else "an image_id or prediction_id, or a list of them"
+        raise BadInput(f"{name}() needs {wanted}")
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
+        raise BadInput(f"{name}(): k is {k!r}; it must be from 1 to {MAX_K:,}")
     if embedder is not None and not isinstance(embedder, str):
         raise BadInput(f"{name}(): embedder is {embedder!r}; give its name")
     if name == "near_text" and several:
-        raise BadInput("near_text() takes one text")
+        raise BadInput("near_text() takes one text, not a list")
     written = f"[{', '.join(example)}]" if several else example
     words = [name, written, str(k), *([embedder] if embedder is not None else [])]
     call = hashlib.md5(" ".join(words).encode(), usedforsecurity=False).hexdigest()
-    what = {"text": example} if name == "near_text" else {"ids": [*example] if several else [example]}
-    return call, {**what, "k": k, "embedder": embedder}
+    query = {"text": example} if name == "near_text" else {"ids": [*example] if several else [example]}
+    return call, {**query, "k": k, "embedder": embedder}
 
 
 def _value(name: str, expression: dict[str, Any], parameters: Mapping[str, Any]) -> Any:
@@ -139,5 +142,5 @@ def _value(name: str, expression: dict[str, Any], parameters: Mapping[str, Any])
         text = str(literal.get("text"))
         return {"STRING": str, "INTEGER": int}.get(literal.get("kind", ""), lambda _: None)(text)
     if expression.get("function_name") == "list_value":
-        return [_value(name, one["expression"], parameters) for one in expression["arguments"]]
-    raise BadInput(f"{name}() takes constants and parameters: its neighbours are found before the query runs")
+        return [_value(name, item["expression"], parameters) for item in expression["arguments"]]
+    raise BadInput(f"{name}() takes constants and parameters only: its neighbours are found before the query runs")

@@ -1,7 +1,7 @@
-"""Active searches kept in the lake: begun from examples, marked page by page, resumed by anybody, made into a slice.
+"""Active searches saved in the lake: started from examples, marked page by page, resumed by anyone.
 
-What is ranked is `embeddings/search/active_search.py`'s; here images have ids, and every mark is a row of the table
-marks before the next page is shown. A search looks at the images that had a vector when it was begun or resumed.
+`embeddings/search/active_search.py` ranks rows; here images have ids, and every mark is a row of the table `marks`
+before the next page is shown. A search covers the images that have a vector when it is started or resumed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from embeddings.embedders import embedder as embedders
-from embeddings.search.active_search import PAGE, ActiveSearch, Left
+from embeddings.search.active_search import PAGE, ActiveSearch, RemainingEstimate
 from embeddings.vectors import whitening
 from lake import ids as identity
 from lake.errors import BadInput
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
     from lake.storage.store import EmbedderRecord, Lake
 
-# Stop is advised when the last page had none, the next is expected to show less than this, and few enough are left.
-NEXT_PAGE_LEAST = 0.5
-LEFT_SHARE = 0.1
+# The advice is to stop if the last page had none, the next page should show fewer than this, and this share remains.
+MIN_NEXT_PAGE = 0.5
+MAX_LEFT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Progress:
-    """`looked`: images shown and marked; `found`: marked yes, examples and accepted clusters too.
+class SearchProgress:
+    """`images`: searched; `looked`: shown and marked; `found`: marked yes, with examples and accepted clusters.
 
-    `left`: how many are estimated to be still there, `low` to `high`; None until a page has both a yes and a no.
-    `advice` is a sentence for a person, `stop` its gist.
+    `left`: estimate of how many of the kind remain, between `low` and `high`; None until a yes and a no are marked.
+    `stop`: whether you can stop; `advice` says it in a sentence.
     """
 
     images: int
@@ -58,7 +58,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Summary:
+class SearchSummary:
     """One saved search."""
 
     id: str
@@ -77,8 +77,8 @@ class _Mark:
     node: str | None
 
 
-class Search:
-    """One search, open: its images' points are in memory, d x 8 bytes each. Not for several threads at once."""
+class SavedSearch:
+    """An open search; its images' points are in memory, d x 8 bytes each. Use it in one thread at a time."""
 
     def __init__(self, lake: Lake, row: dict[str, Any]) -> None:
         self._lake = lake
@@ -89,102 +89,102 @@ class Search:
         self.where: str | None = row["where"]
         record = embedders.record_of(lake, row["embedder"])
         self._names, points = _points(lake, record, row)
-        self._places = {name: place for place, name in enumerate(self._names)}
-        missing = [i for i in row["examples"] if i not in self._places]
+        self._rows = {name: row_number for row_number, name in enumerate(self._names)}
+        missing = [i for i in row["examples"] if i not in self._rows]
         if missing:
-            raise BadInput(f"{_about(lake, missing[0], record)}, so nothing like it can be ranked")
+            raise BadInput(f"{_why_missing(lake, missing[0], record)}, so images cannot be ranked by it")
         self._active = ActiveSearch(points)
-        self._log: deque[_Mark] = deque()
+        self._marks: deque[_Mark] = deque()
         for _, group in groupby(_marks(lake, self.id), key=lambda mark: (mark.page, mark.node, mark.mark == "none")):
             self._take([*group])
 
     def page(self, size: int = PAGE) -> Sequence[str]:
-        """image_ids to look at next, the likeliest first; the same until marks change. Empty when all are marked."""
-        return [self._names[place] for place in self._active.page(size).tolist()]
+        """The next image_ids to mark, the likeliest first; the same until marks change. Empty if all are marked."""
+        return [self._names[row] for row in self._active.page(size).tolist()]
 
     def images(self) -> Sequence[str]:
-        """Every image the search looks at, sorted."""
+        """Every image of the search, sorted."""
         return tuple(self._names)
 
     def mark(self, yes: Sequence[str] = (), no: Sequence[str] = ()) -> None:
-        """One page's marks, safe in the lake when this returns. Raises BadInput for an image not in the search."""
-        both = set(yes) & set(no)
-        if both:
-            raise BadInput(f"{min(both)} is marked yes and no at once")
+        """Saves a page's marks in the lake. Raises BadInput for an image that is not in the search."""
+        contradictory = set(yes) & set(no)
+        if contradictory:
+            raise BadInput(f"{min(contradictory)} is marked both yes and no")
         page = self.pages + 1
         self._write([_Mark(i, "yes", page, None) for i in yes] + [_Mark(i, "no", page, None) for i in no])
 
     def accept(self, node: str) -> int:
-        """Marks all of a cluster (TREE/PATH) yes that is not marked, without looking; returns how many."""
+        """Marks all unmarked images of a cluster (TREE/PATH) yes; returns how many."""
         return self._whole(node, "yes")
 
     def refuse(self, node: str) -> int:
-        """Marks all of a cluster (TREE/PATH) no that is not marked, without looking; returns how many."""
+        """Marks all unmarked images of a cluster (TREE/PATH) no; returns how many."""
         return self._whole(node, "no")
 
     def undo(self) -> bool:
-        """Takes back what was marked last, a page or a whole cluster; false when there is nothing to take back."""
-        current = [m for m in self._current().values() if m.page > 0 or m.node is not None]
+        """Removes the last marks, of a page or a whole cluster; False if there are none."""
+        current = [mark for mark in self._current().values() if mark.page > 0 or mark.node is not None]
         if not current:
             return False
-        group = [m for m in current if (m.page, m.node) == (current[-1].page, current[-1].node)]
-        self._write([_Mark(m.image_id, "none", m.page, m.node) for m in group])
+        group = [mark for mark in current if (mark.page, mark.node) == (current[-1].page, current[-1].node)]
+        self._write([_Mark(mark.image_id, "none", mark.page, mark.node) for mark in group])
         return True
 
-    def found(self) -> Sequence[str]:
-        """What is marked yes: the examples, then in the order they were marked."""
+    def positives(self) -> Sequence[str]:
+        """image_ids marked yes: the examples, then in the order of their marks."""
         return [m.image_id for m in self._current().values() if m.mark == "yes"]
 
     @property
     def pages(self) -> int:
-        """How many pages were marked and not taken back."""
+        """How many pages are marked."""
         return max((m.page for m in self._current().values()), default=0)
 
-    def progress(self) -> Progress:
-        """How far the search is, with an estimate of what is left. Some 10 ms."""
+    def progress(self) -> SearchProgress:
+        """Counts, an estimate of how many remain, and advice. Takes about 10 ms."""
         current = self._current().values()
         found = sum(m.mark == "yes" for m in current)
         looked = sum(m.node is None and m.page > 0 for m in current)
         pages = max((m.page for m in current), default=0)
-        left = self._active.left()
-        open_ = int((self._active.marks == 0).sum())
-        lately = sum(m.mark == "yes" and m.page == pages for m in current)
-        stop, advice = _advice(left, found, pages, lately, open_)
-        low, high = (left.low, min(left.high, open_)) if left else (None, None)
-        return Progress(
+        left = self._active.remaining()
+        unmarked = int((self._active.marks == 0).sum())
+        last_page = sum(m.mark == "yes" and m.page == pages for m in current)
+        stop, advice = _advice(left, found, pages, last_page, unmarked)
+        low, high = (left.low, min(left.high, unmarked)) if left else (None, None)
+        return SearchProgress(
             len(self._names), looked, found, pages, left.expected if left else None, low, high, stop, advice
         )
 
     def rename(self, name: str) -> None:
-        """Calls the search by a name."""
+        """Names the search; an empty name removes its name."""
         row = self._row | {"name": name.strip() or None}
         self._lake.update("searches", pa.Table.from_pylist([row], schema=schema.SEARCHES.arrow()))
         self._row, self.name = row, row["name"]
 
     def _whole(self, node: str, mark: str) -> int:
         current = self._current()
-        fresh = [i for i in cluster_nodes.members(self._lake, [node]) if i in self._places and i not in current]
-        self._write([_Mark(i, mark, 0, node) for i in fresh])
-        return len(fresh)
+        unmarked = [i for i in cluster_nodes.members(self._lake, [node]) if i in self._rows and i not in current]
+        self._write([_Mark(i, mark, 0, node) for i in unmarked])
+        return len(unmarked)
 
     def _write(self, marks: Sequence[_Mark]) -> None:
-        unknown = [m.image_id for m in marks if m.image_id not in self._places]
+        unknown = [m.image_id for m in marks if m.image_id not in self._rows]
         if unknown:
-            raise BadInput(f"the image {unknown[0]} is not among those this search looks at")
+            raise BadInput(f"the image {unknown[0]} is not in this search")
         _save(self._lake, self.id, marks)
         self._take(marks)
 
     def _take(self, marks: Sequence[_Mark]) -> None:
-        self._log.extend(marks)
-        for word, number in (("yes", 1), ("no", -1), ("none", 0)):
-            places = [self._places[m.image_id] for m in marks if m.mark == word and m.image_id in self._places]
-            if places:
-                self._active.mark(places, number)
+        self._marks.extend(marks)
+        for word, value in (("yes", 1), ("no", -1), ("none", 0)):
+            rows = [self._rows[m.image_id] for m in marks if m.mark == word and m.image_id in self._rows]
+            if rows:
+                self._active.mark(rows, value)
 
     def _current(self) -> dict[str, _Mark]:
-        """The last word on each image, in the order of those words."""
+        """image_id -> its latest mark, in the order of those marks."""
         current: dict[str, _Mark] = {}
-        for mark in self._log:
+        for mark in self._marks:
             current.pop(mark.image_id, None)
             if mark.mark != "none":
                 current[mark.image_id] = mark
@@ -200,10 +200,10 @@ def start(
     embedder: str | None = None,
     name: str | None = None,
     seed: int = 0,
-) -> Search:
-    """Begins a search from examples (image or prediction ids, all of the kind) in the lake, a filter or a node.
+) -> SavedSearch:
+    """Starts a search from examples (image or prediction ids of the kind) in the whole lake, a filter or a node.
 
-    Examples need not be inside the filter or node. Raises BadInput without examples, for unknown ids or nodes, and for
+    Examples may be outside the filter or node. Raises BadInput without examples, for unknown ids or nodes, and for
     examples without a vector.
     """
     if not examples:
@@ -222,22 +222,22 @@ def start(
         "predictions_version": lake.version("predictions"),
         "created_at": store.now(),
     }
-    search = Search(lake, row)  # raises before anything is written
+    search = SavedSearch(lake, row)  # raises before anything is written
     # Marks first: the row in searches is the commit.
     search._write([_Mark(i, "yes", 0, None) for i in row["examples"]])
     lake.insert("searches", pa.Table.from_pylist([row], schema=schema.SEARCHES.arrow()))
     return search
 
 
-def resume(lake: Lake, search: str) -> Search:
-    """A saved search as it was left, with what has come to the lake since. Raises BadInput when there is none."""
-    found = lake.dataset("searches").to_table(filter=f"id = {literal(search)}").to_pylist()
-    if not found:
+def resume(lake: Lake, search: str) -> SavedSearch:
+    """Opens a saved search, with the images that arrived since. Raises BadInput if the lake does not have it."""
+    rows = lake.dataset("searches").to_table(filter=f"id = {literal(search)}").to_pylist()
+    if not rows:
         raise BadInput(f"no search {search!r}; `lakeloop isolate --list` names them")
-    return Search(lake, found[0])
+    return SavedSearch(lake, rows[0])
 
 
-def list(lake: Lake) -> Sequence[Summary]:  # `searches.list` reads as what it is
+def list(lake: Lake) -> Sequence[SearchSummary]:
     """Every search, the newest first."""
     rows = connections.query(
         lake,
@@ -246,70 +246,73 @@ def list(lake: Lake) -> Sequence[Summary]:  # `searches.list` reads as what it i
                count(*) FILTER (WHERE m.node IS NULL AND page > 0) AS looked
         FROM searches s LEFT JOIN marks_current m ON m.search = s.id GROUP BY ALL ORDER BY s.created_at DESC, s.id""",
     )
-    return [Summary(**row) for row in rows.to_pylist()]
+    return [SearchSummary(**row) for row in rows.to_pylist()]
 
 
-def _advice(left: Left | None, found: int, pages: int, lately: int, open_: int) -> tuple[bool, str]:
-    if not open_:
+def _advice(left: RemainingEstimate | None, found: int, pages: int, last_page: int, unmarked: int) -> tuple[bool, str]:
+    if not unmarked:
         return True, "Every image is marked."
     if left is None:
         if not pages:
             return False, "Mark the images of the same kind; the next page learns from it."
-        return False, "No estimate yet: it needs pages with images of the kind and others."
-    few = left.expected <= LEFT_SHARE * (found + left.expected)
-    if left.next_page < NEXT_PAGE_LEAST and lately:
-        return False, f"Few can be left, but the last page still had {lately:,}: look at one more."
-    if left.next_page < NEXT_PAGE_LEAST and few:
-        return True, f"You can stop: about {left.expected:,.0f} may be left, and the last page had none."
-    if left.next_page < NEXT_PAGE_LEAST:
+        return False, "No estimate yet: mark images of the kind and others first."
+    few = left.expected <= MAX_LEFT_SHARE * (found + left.expected)
+    if left.next_page < MIN_NEXT_PAGE and last_page:
+        return False, f"Few remain, but the last page still had {last_page:,}: mark one more page."
+    if left.next_page < MIN_NEXT_PAGE and few:
+        return True, f"You can stop: about {left.expected:,.0f} may remain, and the last page had none."
+    if left.next_page < MIN_NEXT_PAGE:
         pages_each = 1 / max(left.next_page, 1e-3)
-        return False, f"About {left.expected:,.0f} may be left, hard to find: one in about {pages_each:,.0f} pages now."
-    return False, f"About {left.expected:,.0f} are left; the next page should show about {left.next_page:,.0f}."
+        return False, f"About {left.expected:,.0f} may remain, but expect only one in about {pages_each:,.0f} pages."
+    return False, f"About {left.expected:,.0f} remain; the next page should show about {left.next_page:,.0f}."
 
 
 def _points(lake: Lake, record: EmbedderRecord, row: dict[str, Any]) -> tuple[Any, np.ndarray]:
-    """image_ids, sorted, and their whitened points."""
-    wanted: set[str] | None = None
+    """image_ids, sorted, and their whitened points (n, d)."""
+    image_ids: Sequence[str] | None = None
     if row["node"] is not None:
-        wanted = set(cluster_nodes.members(lake, [row["node"]]))
+        image_ids = cluster_nodes.members(lake, [row["node"]])
     elif row["where"] is not None:
-        wanted = set(filters.images(lake, row["where"]))
-    chosen = None if wanted is None else sorted(wanted | set(row["examples"]))
-    count = lake.dataset("predictions").count_rows(f"{record.column} is not null") if chosen is None else len(chosen)
+        image_ids = filters.images(lake, row["where"])
+    if image_ids is None:
+        count = lake.dataset("predictions").count_rows(f"{record.column} is not null")
+    else:
+        image_ids = sorted({*image_ids, *row["examples"]})
+        count = len(image_ids)
     share = whitening.FIT_SAMPLE / max(1, count)
-    batches: Iterable[tuple[Any, np.ndarray]] = vector_batches(lake, record, chosen)
-    if share >= 1:  # few enough to be held: the table is read once
+    batches: Iterable[tuple[Any, np.ndarray]] = vector_batches(lake, record, image_ids)
+    if share >= 1:  # few enough for memory: the table is read once
         batches = [*batches]
-    # An id is a hash: the first digits choose a sample, the same whoever asks.
+    # An id is a hash: its first digits choose a sample, always the same.
     sampled = [vectors[[int(name[:8], 16) < share * 16**8 for name in names]] for names, vectors in batches]
     if not sampled:
         return [], np.zeros((0, 1), np.float32)
-    fitted = whitening.fit(np.concatenate(sampled))
+    whitener = whitening.fit(np.concatenate(sampled))
     names: Any = []
     points = []
-    for some, vectors in batches if share >= 1 else vector_batches(lake, record, chosen):
-        names += some
-        points.append(fitted.transform(vectors))
+    for batch_names, vectors in batches if share >= 1 else vector_batches(lake, record, image_ids):
+        names += batch_names
+        points.append(whitener.transform(vectors))
     order = np.argsort(np.asarray(names))
     return [names[i] for i in order.tolist()], np.concatenate(points)[order]
 
 
 def _images(lake: Lake, ids: Sequence[str]) -> Any:
     """The distinct images of image and prediction ids, in their order. Raises BadInput for an unknown id."""
-    found: dict[str, None] = {}
-    for given in ids:
-        if identity.kind(given) == "image":
-            found[given] = None
+    images: dict[str, None] = {}
+    for identifier in ids:
+        if identity.kind(identifier) == "image":
+            images[identifier] = None
             continue
-        answer = str(identity.as_uuid(given))
-        rows = lake.look_up("predictions", ["image_id"], "prediction_id", [answer])
+        prediction_id = str(identity.as_uuid(identifier))
+        rows = lake.look_up("predictions", ["image_id"], "prediction_id", [prediction_id])
         if not rows.num_rows:
-            raise BadInput(f"the lake has no prediction_id {given}")
-        found[rows["image_id"][0].as_py()] = None
-    return [*found]
+            raise BadInput(f"the lake has no prediction_id {identifier}")
+        images[rows["image_id"][0].as_py()] = None
+    return [*images]
 
 
-def _about(lake: Lake, image_id: str, record: EmbedderRecord) -> str:
+def _why_missing(lake: Lake, image_id: str, record: EmbedderRecord) -> str:
     if not lake.known("predictions", "image_id", [image_id]):
         return f"the lake has no image_id {image_id}"
     return f"the image {image_id} has no {record.name} vector (lakeloop embed --embedder {record.name})"
@@ -327,7 +330,7 @@ def _save(lake: Lake, search: str, marks: Sequence[_Mark]) -> None:
     if not marks:
         return
     moment = store.now()
-    # Of equal moments the event_id orders.
+    # The event_id orders marks of the same moment.
     events = sorted(str(uuid.uuid4()) for _ in marks)
     rows = [
         {**vars(m), "event_id": e, "search": search, "timestamp": moment} for m, e in zip(marks, events, strict=True)

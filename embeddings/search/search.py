@@ -1,7 +1,7 @@
-"""Search by example: from an image, ids, text or a vector to the most similar distinct images, exactly.
+"""Exact search by example: from an image, ids, a text or a vector to the most similar distinct images.
 
-Similarity is the cosine, -1 to 1, higher is more alike. A filter is applied before neighbours are chosen. An image
-with several rows is one result: its newest row that passes the filter.
+Similarity is the cosine, -1 to 1, higher is more similar. A filter applies before neighbours are chosen. An image with
+several predictions is one result, shown with its newest prediction that passes the filter.
 """
 
 from __future__ import annotations
@@ -44,23 +44,22 @@ def search(
     where: str | None = None,
     columns: Sequence[str] = (),
 ) -> pa.Table:
-    """The k images most like the example, best first; fewer only when fewer pass the filter.
+    """The k images most similar to the example, the most similar first; fewer only if fewer pass the filter.
 
     Give exactly one of `image` (bytes or a file), `ids` (image or prediction ids; several are averaged), `text` or
-    `vector` (any length, dim of the embedder). Beside `ids`, `unlike` are ids to keep away from: the mean of their
-    vectors is taken off with a weight of a fifth (Rocchio's feedback with its usual 0.75 and 0.15; Manning, Raghavan,
-    Schuetze: Introduction to Information Retrieval, 9.1); similarity is then to that direction. `embedder` names one of
-    the lake's (default: its first); `model` is that embedder, loaded, for callers that search often. `columns` of
-    predictions come beside the usual ones.
-    Columns: prediction_id, image_id, similarity (double), label, confidence, source, then `columns`.
-    Raises BadInput for bad arguments and for a lake whose vectors are still missing.
+    `vector` (any length, the embedder's dim). With `ids`, `unlike` are ids to move away from: the mean of their
+    vectors is subtracted with a weight of a fifth (Rocchio's feedback with its usual 0.75 and 0.15; Manning, Raghavan,
+    Schuetze: Introduction to Information Retrieval, 9.1); similarity is then to that direction. `embedder` names an
+    embedder of the lake (default: its first); `model` is that embedder, loaded, for callers that search often.
+    Columns: prediction_id, image_id, similarity (double), label, confidence, source, then `columns` of predictions.
+    Raises BadInput for bad arguments, and if the lake has no vectors yet.
     """
     if sum((image is not None, len(ids) > 0, text is not None, vector is not None)) != 1:
-        raise BadInput("search by exactly one of an image, ids, a text or a vector")
+        raise BadInput("give exactly one of an image, ids, a text or a vector to search by")
     if k < 1:
         raise BadInput(f"k is {k}; it must be at least 1")
     if unlike and not ids:
-        raise BadInput("ids to be unlike need ids to be like")
+        raise BadInput("unlike needs ids: give the ids to search by, too")
     record = embedders.record_of(lake, embedder)
     dim = dim_of(record)
     if ids:
@@ -76,8 +75,8 @@ def search(
         query = _embed(model, image, text)
     query = unit(query[None, :])[0]
     if not np.isfinite(query).all():
-        raise BadInput("the example's vector is zero or not finite; it points nowhere")
-    return nearest(lake, record, query, k, where, columns)
+        raise BadInput("the example's vector is zero or not finite, so it has no direction to search in")
+    return nearest_images(lake, record, query, k, where, columns)
 
 
 def mean_vector(lake: Lake, record: EmbedderRecord, ids: Sequence[str]) -> np.ndarray:
@@ -87,68 +86,68 @@ def mean_vector(lake: Lake, record: EmbedderRecord, ids: Sequence[str]) -> np.nd
     return mean
 
 
-def nearest(
+def nearest_images(
     lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, where: str | None, columns: Sequence[str]
 ) -> pa.Table:
-    """The k distinct images nearest to a unit vector. See `search`."""
-    wanted = _columns(lake, columns)
+    """The k distinct images nearest to a unit vector, as `search` returns them."""
+    columns_read = _columns(lake, columns)
     condition, passing = None, None
     if where:
-        checked = filters.check(lake, where)
-        condition = checked.lance
+        filter_ = filters.check(lake, where)
+        condition = filter_.lance
         if condition is None:
-            passing = set(filters.row_ids(lake, checked))
+            passing = set(filters.row_ids(lake, filter_))
             condition = f"_rowid IN ({','.join(map(str, passing)) or 'NULL'})"
-    scores = _best_images(lake, record, query, k, condition)
-    rows = _newest_rows(lake, list(scores), condition if passing is None else None, passing, wanted)
-    ordered = [rows[i] for i in scores if i in rows]
-    kinds = lake.dataset("predictions").schema
-    out = {name: pa.array([r[name] for r in ordered], kinds.field(name).type) for name in wanted}
-    similarity = pa.array([scores[r["image_id"]] for r in ordered], pa.float64())
-    names = ["prediction_id", "image_id", "similarity", *[n for n in wanted if n not in RESULT_COLUMNS[:2]]]
-    return pa.table({n: similarity if n == "similarity" else out[n] for n in names})
+    cosines = _best_images(lake, record, query, k, condition)
+    rows = _newest_rows(lake, list(cosines), condition if passing is None else None, passing, columns_read)
+    ordered = [rows[i] for i in cosines if i in rows]
+    fields = lake.dataset("predictions").schema
+    values = {name: pa.array([r[name] for r in ordered], fields.field(name).type) for name in columns_read}
+    similarity = pa.array([cosines[r["image_id"]] for r in ordered], pa.float64())
+    names = ["prediction_id", "image_id", "similarity", *[n for n in columns_read if n not in RESULT_COLUMNS[:2]]]
+    return pa.table({n: similarity if n == "similarity" else values[n] for n in names})
 
 
 def _best_images(
     lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, condition: str | None
 ) -> dict[str, float]:
-    """image_id -> cosine of the k best images, best first. Looks further while rows repeat images.
+    """image_id -> cosine of the k best images, best first. Reads more rows while rows repeat images.
 
-    Rows without a vector are no candidates: Lance leaves them out.
+    Lance leaves out rows without a vector.
     """
-    search = lake.searchable("predictions").search(query, vector_column_name=record.column)
-    search = search.distance_type("cosine").bypass_vector_index().select(["image_id", "_distance"])
+    query_builder = lake.searchable("predictions").search(query, vector_column_name=record.column)
+    query_builder = query_builder.distance_type("cosine").bypass_vector_index().select(["image_id", "_distance"])
     if condition is not None:
-        search = search.where(condition)
-    ask = k
+        query_builder = query_builder.where(condition)
+    limit = k
     while True:
-        found = search.limit(ask).to_arrow()
+        rows = query_builder.limit(limit).to_arrow()
         best: dict[str, float] = {}
-        for name, distance in zip(found["image_id"].to_pylist(), found["_distance"].to_pylist(), strict=True):
+        for name, distance in zip(rows["image_id"].to_pylist(), rows["_distance"].to_pylist(), strict=True):
             best.setdefault(name, 1.0 - distance)
-        if len(best) >= k or found.num_rows < ask:
+        if len(best) >= k or rows.num_rows < limit:
             return dict(list(best.items())[:k])
-        # Exactly as many more as the share of repeats seen so far asks for, and at least twice.
-        ask = max(2 * ask, ask * k // max(1, len(best)))
+        # As many as the share of repeats so far suggests, and at least twice as many.
+        limit = max(2 * limit, limit * k // max(1, len(best)))
 
 
 def _newest_rows(
-    lake: Lake, images: list[str], condition: str | None, passing: set[int] | None, wanted: Sequence[str]
+    lake: Lake, images: list[str], condition: str | None, passing: set[int] | None, columns: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """image_id -> its newest row that passes; rows without a timestamp are older than any with one.
 
-    What passes is said by a Lance filter or by a set of row ids.
+    A row passes by the Lance filter `condition`, or if its row id is in `passing`.
     """
-    read = list(dict.fromkeys([*wanted, "timestamp", "ingested_at"]))
+    columns_read = list(dict.fromkeys([*columns, "timestamp", "ingested_at"]))
     dataset = lake.dataset("predictions")
     newest: dict[str, dict[str, Any]] = {}
     for start in range(0, len(images), 1_000):
         filter = f"image_id IN ({literals(images[start : start + 1_000])})" + (f" AND {condition}" if condition else "")
-        for row in dataset.scanner(columns=read, filter=filter, with_row_id=True).to_table().to_pylist():
+        for row in dataset.scanner(columns=columns_read, filter=filter, with_row_id=True).to_table().to_pylist():
             if passing is not None and row["_rowid"] not in passing:
                 continue
-            held = newest.get(row["image_id"])
-            if held is None or _age(row) > _age(held):
+            known = newest.get(row["image_id"])
+            if known is None or _age(row) > _age(known):
                 newest[row["image_id"]] = row
     return newest
 
@@ -180,8 +179,8 @@ def _embed(model: Embedder, image: bytes | str | Path | None, text: str | None) 
         except OSError as error:
             raise BadInput(f"{error.filename}: {error.strerror}") from error
     assert image is not None
-    out = model.embed_batch([prepare(image, model.spec.preprocessing)])
-    if not len(out.kept):
+    batch = model.embed_batch([prepare(image, model.spec.preprocessing)])
+    if not len(batch.kept):
         raise BadInput("the network gave no finite vector for this image")
-    embedded: np.ndarray = out.vectors[0]
+    embedded: np.ndarray = batch.vectors[0]
     return embedded

@@ -11,7 +11,7 @@ from lake.errors import BadInput
 from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
-    from embeddings.search.saved_searches import Search
+    from embeddings.search.saved_searches import SavedSearch
     from lake.storage.store import Lake
 
 
@@ -74,12 +74,12 @@ def _isolate(args: argparse.Namespace) -> int:
     _mark(args, search)
     progress = search.progress()
     page = search.page(args.page)
-    state = {"search": search.id, "page": [*page], "found": [*search.found()], "progress": vars(progress)}
+    state = {"search": search.id, "page": [*page], "found": [*search.positives()], "progress": vars(progress)}
     text = [f"search {search.id}: {progress.found:,} found, {progress.looked:,} looked at. {progress.advice}", *page]
     return output(args, state, "\n".join(text))
 
 
-def _mark(args: argparse.Namespace, search: Search) -> None:
+def _mark(args: argparse.Namespace, search: SavedSearch) -> None:
     if args.undo and not search.undo():
         print("there is nothing to take back", file=sys.stderr)
     if args.accept:
@@ -93,18 +93,18 @@ def _mark(args: argparse.Namespace, search: Search) -> None:
         search.mark(args.yes, no)
 
 
-def _by_oracle(args: argparse.Namespace, lake: Lake, search: Search) -> int:
+def _by_oracle(args: argparse.Namespace, lake: Lake, search: SavedSearch) -> int:
     """Marks every page by what is known, until the share asked for is found."""
     if not 0 < args.until <= 1:
         raise BadInput(f"--until is {args.until}; it is a share, above 0 to 1")
     known = _known(lake, args.oracle_column)
-    kind = known.get(search.found()[0])
+    kind = known.get(search.positives()[0])
     if kind is None:
         raise BadInput(f"{args.oracle_column} says nothing of the first example")
     of = sum(known.get(i) == kind for i in search.images())
     started = time.perf_counter()
     rounds: list[float] = []
-    while len(search.found()) < args.until * of:
+    while len(search.positives()) < args.until * of:
         before = time.perf_counter()
         page = search.page(args.page)
         if not page:

@@ -20,7 +20,7 @@ from search_app.ui import session
 from search_app.ui.text.markdown import escape
 
 if TYPE_CHECKING:
-    from embeddings.search.saved_searches import Search
+    from embeddings.search.saved_searches import SavedSearch
 
 KEPT = 3  # hundreds of megabytes each at a hundred thousand images
 
@@ -31,7 +31,7 @@ Versions = tuple[int, int]
 class Held:
     """A loaded search. Two tabs may show it: its methods are called with `lock` held."""
 
-    search: Search
+    search: SavedSearch
     versions: Versions
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -77,7 +77,7 @@ def _keep(key: tuple[str, str], held: Held) -> None:
 
 
 @contextmanager
-def marking(held: Held) -> Iterator[Search]:
+def marking(held: Held) -> Iterator[SavedSearch]:
     """The search, to be marked: what is written meanwhile is no change from elsewhere."""
     with held.lock:
         before = held.versions == _versions()

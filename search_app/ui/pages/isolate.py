@@ -19,7 +19,7 @@ from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images
 
 if TYPE_CHECKING:
-    from embeddings.search.saved_searches import Progress, Search
+    from embeddings.search.saved_searches import SavedSearch, SearchProgress
 
 PAGE = 24
 EXAMPLES = 4  # shown beside the numbers, to remember what is searched for
@@ -95,7 +95,7 @@ def _saved() -> None:
 def _search(held: active_searches.Held) -> None:
     with held.lock:
         search = held.search
-        shown, found, progress = search.page(PAGE), [*search.found()], search.progress()
+        shown, found, progress = search.page(PAGE), [*search.positives()], search.progress()
     looking_back = session.param("found") == "1"
     _top(held, found, looking_back)
     if problem := st.session_state.pop("_marking_problem", None):
@@ -149,7 +149,7 @@ def _hear(held: active_searches.Held, said: Said) -> None:
         state["_marking_problem"] = str(error)
 
 
-def _heading(progress: Progress, found: list[str]) -> Heading:
+def _heading(progress: SearchProgress, found: list[str]) -> Heading:
     left = "–" if progress.left is None else f"≈ {count(progress.left)}"
     span = "" if progress.left is None else f" ({count(progress.low)} to {count(progress.high)})"
     return Heading(
@@ -235,7 +235,7 @@ def _found(held: active_searches.Held, found: list[str]) -> None:
     return None
 
 
-def _slice_name(search: Search) -> str:
+def _slice_name(search: SavedSearch) -> str:
     """The search's name as a slice may be called."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", search.name or "").strip("-._")[:80]
     return name or f"search-{search.id}"

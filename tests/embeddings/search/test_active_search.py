@@ -98,7 +98,7 @@ def test_any_points_give_finite_scores_and_whole_pages(count: int, equal: bool, 
     assert np.isfinite(search.scores()).all()
     assert len(search.page(24)) == min(24, count - 1)
     search.mark(search.page(24)[:3], -1)
-    left = search.left()
+    left = search.remaining()
     if left is not None:
         assert 0 <= left.low <= left.high
         assert np.isfinite([left.expected, left.next_page]).all()
@@ -107,9 +107,9 @@ def test_any_points_give_finite_scores_and_whole_pages(count: int, equal: bool, 
 def test_how_many_are_left_is_unknown_until_there_is_a_yes_and_a_no() -> None:
     vectors, kind = kinds(300, 20)
     search = begun(vectors, kind)
-    assert search.left() is None
+    assert search.remaining() is None
     search.mark(np.flatnonzero(~kind)[:1], -1)
-    assert search.left() is not None
+    assert search.remaining() is not None
 
 
 def test_the_estimate_holds_the_truth_most_of_the_time() -> None:
@@ -119,7 +119,7 @@ def test_the_estimate_holds_the_truth_most_of_the_time() -> None:
         search = begun(vectors, kind)
         for number in range(40):
             turn(search, kind)
-            left = search.left()
+            left = search.remaining()
             true = int((kind & (search.marks == 0)).sum())
             if number % 8 == 7 and left is not None:
                 total += 1

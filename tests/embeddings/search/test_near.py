@@ -87,8 +87,8 @@ def test_a_query_without_it_searches_nothing(crowd: Lake) -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("near()", "wants an image_id"),
-        ("near(5)", "wants an image_id"),
+        ("near()", "needs an image_id"),
+        ("near(5)", "needs an image_id"),
         ("near('nobody')", "nobody"),
         (f"near('{image('unknown')}')", "has no image_id"),
         (f"near('{A}', k := 0)", "from 1 to"),

@@ -53,14 +53,14 @@ def turn(search: saved_searches.Search, kind: set[str]) -> None:
 def test_a_kind_is_found_and_becomes_a_slice(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
     search = saved_searches.start(lk, examples=[min(kind)], name="odd ones")
-    while len(search.found()) < RARE:
+    while len(search.positives()) < RARE:
         turn(search, kind)
-    assert set(search.found()) == kind
-    assert search.found()[0] == min(kind)
+    assert set(search.positives()) == kind
+    assert search.positives()[0] == min(kind)
     progress = search.progress()
     assert progress.found == RARE
     assert progress.looked == 24 * progress.pages < COUNT / 2
-    assert slices.create(lk, "odd", ids=search.found()).size == RARE
+    assert slices.create(lk, "odd", ids=search.positives()).size == RARE
 
 
 def test_a_resumed_search_is_the_same(hay: tuple[Lake, set[str]]) -> None:
@@ -70,10 +70,10 @@ def test_a_resumed_search_is_the_same(hay: tuple[Lake, set[str]]) -> None:
         turn(search, kind)
     again = saved_searches.resume(open_lake.open(lk.uri), search.id)
     assert again.page() == search.page()
-    assert set(again.found()) == set(search.found())
+    assert set(again.positives()) == set(search.positives())
     assert again.progress() == search.progress()
     listed = saved_searches.list(lk)
-    assert [(s.id, s.found, s.looked) for s in listed] == [(search.id, len(search.found()), 48)]
+    assert [(s.id, s.found, s.looked) for s in listed] == [(search.id, len(search.positives()), 48)]
 
 
 def test_marks_are_taken_back_page_by_page(hay: tuple[Lake, set[str]]) -> None:
@@ -87,7 +87,7 @@ def test_marks_are_taken_back_page_by_page(hay: tuple[Lake, set[str]]) -> None:
         assert search.undo()
         assert search.page() == page
     assert not search.undo(), "the example stays"
-    assert search.found() == [min(kind)]
+    assert search.positives() == [min(kind)]
     assert saved_searches.resume(lk, search.id).page() == pages[0]
 
 
@@ -102,7 +102,7 @@ def test_a_whole_cluster_is_accepted_or_refused_without_looking(hay: tuple[Lake,
     assert search.progress().looked == 0
     assert search.undo()
     assert search.accept(node) == len(inside - {min(kind)})
-    assert inside <= set(search.found())
+    assert inside <= set(search.positives())
     with pytest.raises(BadInput, match="no node 'x/9'"):
         search.accept("x/9")
 
@@ -122,7 +122,7 @@ def test_an_answers_id_names_its_image(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
     rows = lk.look_up("predictions", ["prediction_id"], "image_id", [min(kind)])
     search = saved_searches.start(lk, examples=[str(rows["prediction_id"][0])])
-    assert search.found() == [min(kind)]
+    assert search.positives() == [min(kind)]
 
 
 @pytest.mark.parametrize(
@@ -157,11 +157,11 @@ def test_an_example_without_a_vector_is_told(hay: tuple[Lake, set[str]]) -> None
 def test_a_strange_image_cannot_be_marked(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
     search = saved_searches.start(lk, examples=[min(kind)])
-    with pytest.raises(BadInput, match="not among those"):
+    with pytest.raises(BadInput, match="is not in this search"):
         search.mark(["0" * 64])
     with pytest.raises(BadInput, match="yes and no"):
         search.mark([image(3)], [image(3)])
-    assert len(saved_searches.resume(lk, search.id).found()) == 1
+    assert len(saved_searches.resume(lk, search.id).positives()) == 1
 
 
 def test_images_that_arrive_are_looked_at_from_the_next_resumption(hay: tuple[Lake, set[str]]) -> None:

@@ -26,7 +26,7 @@ def active_search() -> active_searches.Held | None:
 def show(held: active_searches.Held, current: queries.Row | None) -> None:
     """The strip. `current`: the open node."""
     with held.lock:
-        search_id, positives, name = held.search.id, len(held.search.found()), held.search.name
+        search_id, positives, name = held.search.id, len(held.search.positives()), held.search.name
     st.markdown(f"For **{escape(name or 'this search')}**: {positives:,} found", width="content")
     if current is not None and current["node"]:
         for action, text in (("accept", "Accept this cluster"), ("refuse", "Refuse it")):
@@ -44,10 +44,10 @@ def judge(search_id: str, node_id: str, action: str) -> None:
     """Accepts or refuses (`action`) a whole cluster for a search."""
     held = active_searches.opened(search_id, False)
     with active_searches.marking(held) as search:
-        before = len(search.found())
+        before = len(search.positives())
         search.accept(node_id) if action == "accept" else search.refuse(node_id)
         active_searches.sent(())
-        new = len(search.found()) - before
+        new = len(search.positives()) - before
     session.wrote(f"search {action}", search_id, {"node": node_id})
     result = f"accepted: {images(new)} more" if action == "accept" else "refused: its images will not be shown"
     session.say(f"Cluster {escape(node_id.partition('/')[2])} {result}. You can undo this on the page Isolate.")
