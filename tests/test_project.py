@@ -123,3 +123,14 @@ def test_links_between_docs_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_files_that_the_docs_name_exist() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in pages:
+        if page.name == "log.md":  # tells of files as they were
+            continue
+        for path in re.findall(
+            r"`((?:lake|embeddings|training|search_app|tests|benchmarks|examples)/[\w/.]+)`", page.read_text()
+        ):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
