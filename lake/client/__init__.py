@@ -1,4 +1,4 @@
-"""The door production services use: log a model's answers from the prediction path, without ever holding it up.
+"""The client for services: logs a model's predictions without ever blocking the prediction path.
 
 from lake.client import Client
 client = Client("http://127.0.0.1:8501")
@@ -11,6 +11,6 @@ from lake.client.client import AsyncClient, Client
 from lake.client.core import Stats
 from lake.client.events import Refusal
 from lake.client.model_requests import NotAnswered, Predicted
-from lake.client.predictions import Answer
+from lake.client.predictions import LoggedPrediction
 
-__all__ = ["Answer", "AsyncClient", "Client", "NotAnswered", "Predicted", "Refusal", "Stats"]
+__all__ = ["LoggedPrediction", "AsyncClient", "Client", "NotAnswered", "Predicted", "Refusal", "Stats"]

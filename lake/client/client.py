@@ -1,8 +1,7 @@
-"""`Client` and `AsyncClient`: what a service calls.
+"""`Client` and `AsyncClient`, which a service calls to log predictions and feedback.
 
-`log` turns what it is given into an event, puts it in line and returns: it waits for no server, and raises for nothing
-that data, network, server or disk can do. Only what is wrong in the program itself raises, at once: a missing `model`,
-a URL that is none.
+`log` turns its arguments into an event, queues it and returns. It does not wait for the server, and no problem of
+data, network, server or disk raises. Only mistakes in the calling program raise, at once: a missing `model`, a bad URL.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
 from lake.client import events, model_requests, predictions
-from lake.client.core import Post, Stats
+from lake.client.core import ClientCore, Stats
 from lake.client.events import Image, Kind, Refusal
 from lake.client.model_requests import Predicted
 
@@ -27,8 +26,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _Doors:
-    """What both clients share. `docs/client.md` says what the numbers mean and which events can be lost."""
+class _BaseClient:
+    """The code that both clients share. `docs/client.md` explains the options and which events can be lost."""
 
     def __init__(
         self,
@@ -46,13 +45,13 @@ class _Doors:
         on_refused: Callable[[Refusal], None] | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """A client of the server at `url`. Raises ValueError for an option that makes no sense.
+        """A client of the server at `url`. Raises ValueError if an option is out of range.
 
-        `spill` is the folder for what the server does not take yet; "auto": one for this URL under ~/.local/state;
-        None: no disk at all. Times are in seconds. `on_refused` is called, on a thread of the client, with every event
-        that will not be sent again.
+        `spill` is the folder for events that the server does not take yet; "auto": one for this URL under
+        ~/.local/state; None: no disk at all. Times are in seconds. `on_refused` is called, on a thread of the client,
+        with every event that will not be sent again.
         """
-        self._post = Post(
+        self._core = ClientCore(
             url,
             key,
             spill=spill,
@@ -66,16 +65,16 @@ class _Doors:
             on_refused=on_refused,
             ssl_context=ssl_context,
         )
-        self._asker = model_requests.Asker(url, max(timeout, model_requests.SECONDS), ssl_context)
+        self._models = model_requests.ModelRequests(url, max(timeout, model_requests.SECONDS), ssl_context)
 
     @property
     def key(self) -> str | None:
         """The access key. A new one is used from the next request on."""
-        return self._post.key
+        return self._core.key
 
     @key.setter
     def key(self, key: str | None) -> None:
-        self._post.key = key
+        self._core.key = key
 
     def log(
         self,
@@ -95,13 +94,13 @@ class _Doors:
         prediction_id: str | uuid.UUID | None = None,
         **metadata: Any,
     ) -> str:
-        """Logs one answer of a model to one image; returns its prediction_id at once.
+        """Logs one prediction for one image; returns its prediction_id at once.
 
-        `image` is the image file's bytes (JPEG, PNG, ...) or its path, which is read now. One of label, scores, boxes
-        and masks is needed, in the forms of `docs/prediction-logs.md`; arrays of numpy and torch are fine. `timestamp`
-        is when the model answered (default: now; a datetime without a zone is UTC). Everything else becomes metadata.
-        An event that cannot be sent is counted and reported, never raised. Give your own `prediction_id` (a UUID) when
-        you may log the same answer twice: it is stored once.
+        `image` is the image file's bytes (JPEG, PNG, ...) or its path, which is read now. Pass at least one of label,
+        scores, boxes and masks, in the forms of `docs/prediction-logs.md`; arrays of numpy and torch are fine.
+        `timestamp` is the time of the prediction (default: now; a datetime without a zone is UTC). Everything else
+        becomes metadata. An event that cannot be sent is counted and reported, never raised. If you may log the same
+        prediction twice, pass your own `prediction_id` (a UUID): it is stored once.
         """
         own = str(uuid.uuid4() if prediction_id is None else prediction_id)
         fields = {
@@ -135,13 +134,13 @@ class _Doors:
         timestamp: Any = None,
         event_id: str | uuid.UUID | None = None,
     ) -> str:
-        """Says what somebody thinks of an answer; returns the statement's own id at once.
+        """Logs a verdict on a prediction; returns the verdict's own id at once.
 
-        `timestamp` is when they said it (default: now). Give your own `event_id` (a UUID), and the timestamp, when you
-        may pass the same statement on twice: it is stored once.
+        `timestamp` is the time of the verdict (default: now). If you may log the same verdict twice, pass your own
+        `event_id` (a UUID) and the timestamp: it is stored once.
 
-        It travels behind what this client logged before it. Two clients keep no order between them: the server refuses
-        (404) a verdict on an answer that it does not have yet.
+        It is sent after everything this client logged before. There is no order between two clients: the server
+        refuses (404) a verdict on a prediction that it does not have yet.
         """
         own = str(uuid.uuid4() if event_id is None else event_id)
         fields = {
@@ -164,55 +163,55 @@ class _Doors:
         answer: Callable[[Any], Any] | None = None,
         **fields: Any,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """A decorator that logs what a function, sync or async, answers to an image, with the time it took.
+        """A decorator that logs the predictions a function, sync or async, returns for images, with their duration.
 
         `image` names the parameter with the image file's bytes or path (default: the first argument that is bytes or a
         Path). The function returns a label, (label, confidence), a mapping of scores, or a mapping of `log`'s fields;
-        None logs nothing; for anything else `answer` makes one of these of it. Results and exceptions pass through
-        untouched. Raises TypeError at once for a generator, or when there is no such parameter.
+        None logs nothing; `answer` converts any other result to one of these. Results and exceptions pass through
+        unchanged. Raises TypeError at once for a generator, or if there is no such parameter.
         """
         fields = {"model": model, "model_version": model_version, **fields}
         return predictions.logged(self._log_fields, self._reject, fields, image, answer)
 
     def answer(
         self, image: Image, *, model: str, model_version: str | None = None, **fields: Any
-    ) -> predictions.AnswerBlock:
-        """A `with` (or `async with`) block that logs the answer set in it and the time it took.
+    ) -> predictions.PredictionBlock:
+        """A `with` (or `async with`) block that logs the prediction you set in it, with its duration.
 
         with client.answer(image, model="cells") as a:
             a.label, a.confidence = predict(image)
         """
-        return predictions.AnswerBlock(
+        return predictions.PredictionBlock(
             self._log_fields, self._reject, image, {"model": model, "model_version": model_version, **fields}
         )
 
-    def _predict(self, image: Image, model: str, version: int | str | None, said: dict[str, Any]) -> Predicted:
+    def _predict(self, image: Image, model: str, version: int | str | None, fields: dict[str, Any]) -> Predicted:
         data = events.image_bytes(image)
-        found = self._asker.ask(data, model, version, self.key)
-        own = said.pop("prediction_id", None)
-        self.log(data, **{**said, **found.event(), "prediction_id": own or found.prediction_id})
-        return found if own is None else replace(found, prediction_id=str(own))
+        predicted = self._models.predict(data, model, version, self.key)
+        own = fields.pop("prediction_id", None)
+        self.log(data, **{**fields, **predicted.event(), "prediction_id": own or predicted.prediction_id})
+        return predicted if own is None else replace(predicted, prediction_id=str(own))
 
     def stats(self) -> Stats:
-        """Where things stand. Cheap: it waits for neither disk nor network."""
-        return self._post.stats()
+        """Counts of events so far. Cheap: waits for neither disk nor network."""
+        return self._core.stats()
 
-    def _put(self, kind: Kind, fields: dict[str, Any], make: Callable[[], events.Event]) -> None:
+    def _put(self, kind: Kind, fields: dict[str, Any], make: Callable[[], events.QueuedEvent]) -> None:
         try:
-            self._post.put(make())
-        except Exception as error:  # also what a caller's own __str__ or tolist may raise
+            self._core.put(make())
+        except Exception as error:  # including what __str__ or tolist of the caller's objects may raise
             reason = str(error) if isinstance(error, events.Unfit) else f"{type(error).__name__}: {error}"
-            self._post.refuse(Refusal.of(kind, fields, reason))
+            self._core.refuse(Refusal.of(kind, fields, reason))
 
     def _log_fields(self, image: Image, fields: dict[str, Any]) -> None:
         self.log(image, **fields)
 
     def _reject(self, fields: dict[str, Any], reason: str) -> None:
-        self._post.refuse(Refusal.of("prediction", fields, reason))
+        self._core.refuse(Refusal.of("prediction", fields, reason))
 
 
-class Client(_Doors):
-    """Logs a model's answers to a lakeloop server in the background. Threads may share one; make one for a process."""
+class Client(_BaseClient):
+    """Logs a model's predictions to a lakeloop server in the background. Make one per process; threads may share it."""
 
     def predict(
         self,
@@ -225,25 +224,25 @@ class Client(_Doors):
         source: str | None = None,
         **metadata: Any,
     ) -> Predicted:
-        """Asks the server's promoted version of `model` (or `version`) and logs its answer, as `log` does.
+        """Returns the prediction of the server's promoted version of `model` (or `version`) and logs it, as `log` does.
 
-        Waits for the answer, not for the log. Raises NotAnswered when there is none: then nothing is logged. Raises
-        ValueError when `image` is none. `prediction_id`, `timestamp`, `source` and `metadata` are those of `log`.
+        Waits for the prediction, not for the log. Raises NotAnswered if none comes: then nothing is logged. Raises
+        ValueError if `image` is not an image. `prediction_id`, `timestamp`, `source` and `metadata` are as in `log`.
         """
-        said = {"prediction_id": prediction_id, "timestamp": timestamp, "source": source, **metadata}
-        return self._predict(image, model, version, said)
+        fields = {"prediction_id": prediction_id, "timestamp": timestamp, "source": source, **metadata}
+        return self._predict(image, model, version, fields)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Waits until everything logged so far is answered by the server; False after `timeout` seconds."""
-        return self._post.flush(timeout)
+        """Waits until the server has answered for everything logged so far; False after `timeout` seconds."""
+        return self._core.flush(timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
-        """Sends what it can within `timeout` seconds, and keeps the rest on disk for the next client. True: all sent.
+        """Sends what it can within `timeout` seconds and keeps the rest on disk for the next client. True: all sent.
 
-        Returns early when the server does not answer and there is a disk. Called at the interpreter's exit, too.
+        Returns early if the server does not respond and there is a disk. Also called at the interpreter's exit.
         """
-        self._asker.close()
-        return self._post.close(timeout)
+        self._models.close()
+        return self._core.close(timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -252,8 +251,8 @@ class Client(_Doors):
         self.close(5.0)
 
 
-class AsyncClient(_Doors):
-    """`Client` for asyncio: `log` and `feedback` are the same plain calls, for they never wait; the rest is awaited."""
+class AsyncClient(_BaseClient):
+    """`Client` for asyncio: `log` and `feedback` are plain calls, because they never wait; the rest is awaited."""
 
     async def predict(
         self,
@@ -269,8 +268,8 @@ class AsyncClient(_Doors):
         """As `Client.predict`; the event loop goes on meanwhile."""
         import asyncio
 
-        said = {"prediction_id": prediction_id, "timestamp": timestamp, "source": source, **metadata}
-        return await asyncio.to_thread(self._predict, image, model, version, said)
+        fields = {"prediction_id": prediction_id, "timestamp": timestamp, "source": source, **metadata}
+        return await asyncio.to_thread(self._predict, image, model, version, fields)
 
     async def flush(self, timeout: float | None = None) -> bool:
         """As `Client.flush`; the event loop goes on meanwhile."""
@@ -278,17 +277,17 @@ class AsyncClient(_Doors):
 
         cancelled = threading.Event()
         try:
-            return await asyncio.to_thread(self._post.flush, timeout, cancelled.is_set)
-        finally:  # a thread that waited on would keep asyncio.run from ending
+            return await asyncio.to_thread(self._core.flush, timeout, cancelled.is_set)
+        finally:  # a thread that goes on waiting would keep asyncio.run from ending
             cancelled.set()
-            self._post.wake()
+            self._core.wake()
 
     async def close(self, timeout: float | None = 5.0) -> bool:
         """As `Client.close`; the event loop goes on meanwhile."""
         import asyncio
 
-        self._asker.close()
-        return await asyncio.to_thread(self._post.close, timeout)
+        self._models.close()
+        return await asyncio.to_thread(self._core.close, timeout)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
-"""One HTTP exchange with the server, over a connection that is kept, and what the answer means for each event.
+"""One HTTP exchange with the server over a kept connection, and its result for each event.
 
-It decides what happens to events (stored, refused, not now) and nothing about time: when to try again is `sender`'s.
+It decides what happens to events (stored, refused, not now); `sender` decides when to try again.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPSConne
 from typing import Any
 from urllib.parse import urlsplit
 
-from lake.client.events import Batch, Event
+from lake.client.events import EventBatch, QueuedEvent
 from lake.version import VERSION
 
-_MOST_ANSWER = 16 << 20
+_MOST_RESPONSE_BYTES = 16 << 20
 _REFUSED_NOW = (408, 425, 429)
 _KEY = (401, 403)
 
 
 class NotNow(Exception):
-    """Nothing of the batch was taken, and it is not the events' fault. `after`: seconds the server asked for."""
+    """The server took nothing of the batch, through no fault of the events. `after`: seconds it asks to wait."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
@@ -33,7 +33,7 @@ class NotNow(Exception):
 
 
 class TooMuch(Exception):
-    """The batch as a whole was refused: it is too large (`by_size`), or something in it is wrong."""
+    """The server refused the batch as a whole: it is too large (`by_size`), or something in it is wrong."""
 
     def __init__(self, reason: str, by_size: bool) -> None:
         super().__init__(reason)
@@ -41,28 +41,30 @@ class TooMuch(Exception):
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What became of each event: `stored` and `known` are counts; `again` asks for another try."""
+class Delivery:
+    """The result for each event of a batch: `stored` and `known` are counts; `again` are to be sent again."""
 
     stored: int = 0
     known: int = 0
-    refused: list[tuple[Event, int, str]] = field(default_factory=list)
-    again: list[Event] = field(default_factory=list)
+    refused: list[tuple[QueuedEvent, int, str]] = field(default_factory=list)
+    again: list[QueuedEvent] = field(default_factory=list)
     reason: str = ""
 
 
 @dataclass(slots=True)
-class Answer:
+class HttpResponse:
+    """`after` is Retry-After in seconds; `kind` the content type."""
+
     status: int
     after: float | None
     kind: str
     body: bytes
 
     def detail(self) -> str:
-        """What the server says was wrong."""
+        """The server's description of the problem."""
         with suppress(ValueError, AttributeError):
-            said = json.loads(self.body)
-            if text := said.get("detail") or said.get("title"):
+            document = json.loads(self.body)
+            if text := document.get("detail") or document.get("title"):
                 return str(text)
         return self.body[:200].decode("utf-8", "replace").strip()
 
@@ -70,13 +72,13 @@ class Answer:
 class Server:
     """The server at `url` (http or https; a path before /v1 is kept). One exchange at a time.
 
-    Raises ValueError when `url` is none. `timeout` is in seconds, for connecting and for every wait on the socket.
+    Raises ValueError if `url` is not one. `timeout` is in seconds, for connecting and for every wait on the socket.
     """
 
     def __init__(self, url: str, timeout: float, ssl_context: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"{url!r} is no server's URL; give one like http://127.0.0.1:8501")
+            raise ValueError(f"{url!r} is not the URL of a server; pass one like http://127.0.0.1:8501")
         self.url = url
         self._prefix = parts.path.rstrip("/")
         if parts.scheme == "https":
@@ -86,16 +88,16 @@ class Server:
         else:
             self._http = HTTPConnection(parts.hostname, parts.port, timeout=timeout)
 
-    def deliver(self, batch: Batch, key: str | None) -> Outcome:
-        """Sends the batch and reads what became of it. Raises NotNow or TooMuch when nothing of it was taken."""
+    def deliver(self, batch: EventBatch, key: str | None) -> Delivery:
+        """Sends the batch and reads the result. Raises NotNow or TooMuch if the server took nothing of it."""
         if batch.events[0].kind == "feedback":
-            answer = self.post("/v1/feedback", "application/json", batch.events[0].head, key)
-            return _read_feedback(answer, batch.events[0])
+            response = self.post("/v1/feedback", "application/json", batch.events[0].head, key)
+            return _read_feedback(response, batch.events[0])
         body = b"".join([event.line() for event in batch.events])
         return _read_batch(self.post("/v1/predictions/batch", "application/x-ndjson", body, key), batch)
 
     def abort(self) -> None:
-        """Ends an exchange that another thread is in, which then fails."""
+        """Interrupts an exchange on another thread, which then fails."""
         connection = self._http.sock
         if connection is not None:
             with suppress(OSError):
@@ -104,8 +106,8 @@ class Server:
     def close(self) -> None:
         self._http.close()
 
-    def post(self, path: str, kind: str, body: bytes, key: str | None) -> Answer:
-        """One request and its answer, whatever its status. Raises NotNow when the server does not answer."""
+    def post(self, path: str, kind: str, body: bytes, key: str | None) -> HttpResponse:
+        """Sends one request and returns the response, whatever its status. Raises NotNow if there is none."""
         headers = {"Content-Type": kind, "Accept": "application/json", "User-Agent": f"lakeloop/{VERSION}"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
@@ -116,7 +118,7 @@ class Server:
             except (ConnectionError, BadStatusLine):
                 if not kept:
                     raise
-                # A server closes what was idle for a while. The same ids make it safe to say it again.
+                # A server closes idle connections. Sending again is safe, because the ids are the same.
                 self._http.close()
                 return self._exchange(self._prefix + path, body, headers)
         except (OSError, HTTPException) as error:
@@ -126,77 +128,78 @@ class Server:
             self._http.close()
             raise
 
-    def _exchange(self, path: str, body: bytes, headers: dict[str, str]) -> Answer:
+    def _exchange(self, path: str, body: bytes, headers: dict[str, str]) -> HttpResponse:
         try:
             self._http.request("POST", path, body, headers)
         except (BrokenPipeError, ConnectionResetError) as error:
-            # A server may answer before it has read everything, and close: the answer says why.
+            # A server may respond and close before it has read everything: the response says why.
             try:
                 response = self._http.getresponse()
             except (OSError, HTTPException):
                 raise error from None
         else:
             response = self._http.getresponse()
-        content = response.read(_MOST_ANSWER + 1)
-        if len(content) > _MOST_ANSWER:
-            raise HTTPException(f"its answer is longer than {_MOST_ANSWER >> 20} MB")
+        content = response.read(_MOST_RESPONSE_BYTES + 1)
+        if len(content) > _MOST_RESPONSE_BYTES:
+            raise HTTPException(f"its response is longer than {_MOST_RESPONSE_BYTES >> 20} MB")
         after = _seconds(response.getheader("Retry-After"))
-        return Answer(response.status, after, response.getheader("Content-Type", ""), content)
+        return HttpResponse(response.status, after, response.getheader("Content-Type", ""), content)
 
 
-def _read_batch(answer: Answer, batch: Batch) -> Outcome:
-    if answer.status != 200:
-        return _read_refusal(answer, batch)
+def _read_batch(response: HttpResponse, batch: EventBatch) -> Delivery:
+    if response.status != 200:
+        return _read_refusal(response, batch)
     try:
-        items = {item["index"]: item for item in json.loads(answer.body)["items"]}
+        items = {item["index"]: item for item in json.loads(response.body)["items"]}
     except (ValueError, TypeError, LookupError) as error:
-        raise NotNow("the answer is not that of a lakeloop server; is the URL right?") from error
-    outcome = Outcome()
+        raise NotNow("the response is not from a lakeloop server; is the URL right?") from error
+    delivery = Delivery()
     for index, event in enumerate(batch.events):
-        _sort(outcome, event, items.get(index, {}))
-    return outcome
+        _add_result(delivery, event, items.get(index, {}))
+    return delivery
 
 
-def _sort(outcome: Outcome, event: Event, item: dict[str, Any]) -> None:
+def _add_result(delivery: Delivery, event: QueuedEvent, item: dict[str, Any]) -> None:
     match item.get("code"):
         case 201:
-            outcome.stored += 1
+            delivery.stored += 1
         case 200:
-            outcome.known += 1
+            delivery.known += 1
         case int(code) if 400 <= code < 500 and code not in _REFUSED_NOW:
-            outcome.refused.append((event, code, str(item.get("detail") or f"refused with {code}")))
+            delivery.refused.append((event, code, str(item.get("detail") or f"refused with {code}")))
         case code:
-            outcome.again.append(event)
-            outcome.reason = str(item.get("detail") or f"the server could not take an event ({code})")
+            delivery.again.append(event)
+            delivery.reason = str(item.get("detail") or f"the server could not take an event ({code})")
 
 
-def _read_feedback(answer: Answer, event: Event) -> Outcome:
-    match answer.status:
+def _read_feedback(response: HttpResponse, event: QueuedEvent) -> Delivery:
+    match response.status:
         case 201:
-            return Outcome(stored=1)
+            return Delivery(stored=1)
         case 200:
-            return Outcome(known=1)
-        case 404 | 409 if answer.kind.startswith("application/problem+json"):
-            return Outcome(refused=[(event, answer.status, answer.detail())])
-    return _read_refusal(answer, Batch([event]))
+            return Delivery(known=1)
+        case 404 | 409 if response.kind.startswith("application/problem+json"):
+            return Delivery(refused=[(event, response.status, response.detail())])
+    return _read_refusal(response, EventBatch([event]))
 
 
-def _read_refusal(answer: Answer, batch: Batch) -> Outcome:
-    """What any other status means for the batch as a whole."""
-    status, detail = answer.status, answer.detail()
+def _read_refusal(response: HttpResponse, batch: EventBatch) -> Delivery:
+    """The meaning of any other status, for the batch as a whole."""
+    status, detail = response.status, response.detail()
     if status in (400, 413, 422):
         if len(batch.events) > 1:
             raise TooMuch(f"{status}: {detail}", by_size=status == 413)
-        return Outcome(refused=[(batch.events[0], status, detail)])
+        return Delivery(refused=[(batch.events[0], status, detail)])
     if status in _KEY:
-        raise NotNow(f"{status}: {detail} (events are kept; is the key right, and has it the scope?)", answer.after)
+        hint = "events are kept; is the key right, and does it have the scope?"
+        raise NotNow(f"{status}: {detail} ({hint})", response.after)
     if status >= 500 or status in _REFUSED_NOW:
-        raise NotNow(f"{status}: {detail}", answer.after)
-    raise NotNow(f"{status}: {detail} (events are kept; is the URL that of a lakeloop server?)", answer.after)
+        raise NotNow(f"{status}: {detail}", response.after)
+    raise NotNow(f"{status}: {detail} (events are kept; is the URL that of a lakeloop server?)", response.after)
 
 
 def _seconds(text: str | None) -> float | None:
-    """Retry-After: seconds or an HTTP date; None when it is neither."""
+    """Seconds until Retry-After, which is a number of seconds or an HTTP date; None if it is neither."""
     if text is None:
         return None
     if text.strip().isdecimal():

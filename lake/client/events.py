@@ -1,8 +1,8 @@
-"""What the client carries: one answer of a model, or one verdict, as JSON from the moment it was said.
+"""The events that the client sends: one prediction with its image, or one verdict, as JSON.
 
-It becomes JSON at once because the caller may change its lists afterwards, and so that every retry says the same. The
-image stays raw until it is sent. Whether the content is right the server decides; only what could never be sent is
-told here. It knows nothing of files on disk, threads or HTTP.
+An event becomes JSON at once, because the caller may change its lists afterwards and every retry must be equal. The
+image stays raw until it is sent. The server checks the content; this module refuses only what could never be sent. It
+knows nothing of files on disk, threads or HTTP.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Kind = Literal["prediction", "feedback"]
 
 # The server's limit for one image.
 IMAGE_BYTES = 32 << 20
-# What an event costs in memory beyond its bytes, measured roughly: objects, and a place in the line.
+# The memory an event takes beyond its bytes, measured roughly: its objects and its slot in the queue.
 OVERHEAD_BYTES = 256
 
 
 class Unfit(ValueError):
-    """What was given cannot become an event. The message is the reason."""
+    """The data cannot become an event. The message is the reason."""
 
 
 @dataclass(slots=True)
-class Event:
+class QueuedEvent:
     """`head` is the event as an ASCII JSON object, without the image. `since` is a time.monotonic()."""
 
     kind: Kind
@@ -45,22 +45,22 @@ class Event:
 
     @property
     def wire_bytes(self) -> int:
-        """Length of its line in a batch."""
+        """Length of the event's line in a batch."""
         return len(self.head) + (len(self.image) + 2) // 3 * 4 + len(b',"image_base64":""\n')
 
     def fields(self) -> dict[str, Any]:
-        said: dict[str, Any] = json.loads(self.head)
-        return said
+        fields: dict[str, Any] = json.loads(self.head)
+        return fields
 
     def line(self) -> bytes:
-        """Its line of NDJSON, the image as base64."""
+        """The event as a line of NDJSON, with the image as base64."""
         text = binascii.b2a_base64(self.image, newline=False)
         return b'%s,"image_base64":"%s"}\n' % (self.head[:-1], text)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An event that will not be sent again. `code` is the HTTP status; None: the client itself could not send it."""
+    """An event that will not be sent again. `code` is the HTTP status; None if the client itself refused the data."""
 
     kind: Kind
     id: str
@@ -75,14 +75,14 @@ class Refusal:
 
 
 @dataclass(slots=True)
-class Batch:
-    """What one request carries: predictions, or a single verdict."""
+class EventBatch:
+    """The events of one request: predictions, or a single verdict."""
 
-    events: list[Event] = field(default_factory=list)
+    events: list[QueuedEvent] = field(default_factory=list)
     wire_bytes: int = 0
 
-    def take(self, event: Event, most: int, most_bytes: int) -> bool:
-        """Adds the event unless it has to go into a later request. The first always goes."""
+    def take(self, event: QueuedEvent, most: int, most_bytes: int) -> bool:
+        """Adds the event and returns True, or False if it must go into a later request. The first one always fits."""
         if self.events and (
             event.kind == "feedback"
             or self.events[0].kind == "feedback"
@@ -95,32 +95,32 @@ class Batch:
         return True
 
 
-def prediction(image: Image, fields: Mapping[str, Any], metadata: Mapping[str, Any], since: float) -> Event:
-    """The event of one answer. Fields that are None are left out; `timestamp` defaults to now.
+def prediction(image: Image, fields: Mapping[str, Any], metadata: Mapping[str, Any], since: float) -> QueuedEvent:
+    """The event of one prediction. Fields that are None are left out; `timestamp` defaults to now.
 
-    `metadata` goes in nested, where no name in it can be taken for a field. Raises Unfit.
+    `metadata` stays nested, so that no name in it can be mistaken for a field. Raises Unfit.
     """
     if all(fields.get(name) is None for name in ("label", "scores", "boxes", "masks")):
-        raise Unfit("the answer is missing: give a label, scores, boxes or masks")
-    said = {name: value for name, value in fields.items() if value is not None}
-    said["timestamp"] = _moment(fields.get("timestamp"))
+        raise Unfit("the prediction is empty: pass a label, scores, boxes or masks")
+    event = {name: value for name, value in fields.items() if value is not None}
+    event["timestamp"] = _timestamp(fields.get("timestamp"))
     if metadata:
-        said["metadata"] = metadata
-    return Event("prediction", _json(said), image_bytes(image), since)
+        event["metadata"] = metadata
+    return QueuedEvent("prediction", _json(event), image_bytes(image), since)
 
 
-def feedback(fields: Mapping[str, Any], since: float) -> Event:
+def feedback(fields: Mapping[str, Any], since: float) -> QueuedEvent:
     """The event of one verdict; `timestamp` defaults to now. Raises Unfit."""
-    said = {name: value for name, value in fields.items() if value is not None}
-    return Event("feedback", _json(said | {"timestamp": _moment(fields.get("timestamp"))}), b"", since)
+    event = {name: value for name, value in fields.items() if value is not None}
+    return QueuedEvent("feedback", _json(event | {"timestamp": _timestamp(fields.get("timestamp"))}), b"", since)
 
 
 def image_bytes(image: Image) -> bytes:
-    """The image file's bytes as they are now; a path is read here. Raises Unfit."""
+    """The image file's bytes; a path is read now. Raises Unfit."""
     if isinstance(image, str | os.PathLike):
         return _file_bytes(image)
     if not isinstance(image, bytes | bytearray | memoryview):
-        raise Unfit(f"the image is a {type(image).__name__}; give the image file's bytes, or its path")
+        raise Unfit(f"the image is a {type(image).__name__}; pass the image file's bytes, or its path")
     size = image.nbytes if isinstance(image, memoryview) else len(image)
     _check_size(size)
     return image if isinstance(image, bytes) else bytes(image)
@@ -128,11 +128,11 @@ def image_bytes(image: Image) -> bytes:
 
 def _file_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
-        # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
+        # Without O_NONBLOCK, opening a pipe without a writer would never return.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise Unfit(f"{os.fspath(path)} is no regular file")
+                raise Unfit(f"{os.fspath(path)} is not a regular file")
             _check_size(status.st_size)
             return file.read(IMAGE_BYTES)
     except OSError as error:
@@ -143,27 +143,27 @@ def _check_size(size: int) -> None:
     if size == 0:
         raise Unfit("the image is empty")
     if size > IMAGE_BYTES:
-        raise Unfit(f"the image has {size / 2**20:.1f} MB; {IMAGE_BYTES >> 20} MB are the most")
+        raise Unfit(f"the image has {size / 2**20:.1f} MB; at most {IMAGE_BYTES >> 20} MB are allowed")
 
 
-def _moment(given: Any) -> Any:
-    """ISO 8601 for a datetime (without a zone: UTC, as everywhere in lakeloop); anything else goes as it is."""
-    if given is None:
-        given = dt.datetime.now(dt.UTC)
-    if isinstance(given, dt.datetime) and given.tzinfo is None:
-        given = given.replace(tzinfo=dt.UTC)
-    return given
+def _timestamp(value: Any) -> Any:
+    """The value; now if it is None; UTC if it is a datetime without a zone, as everywhere in lakeloop."""
+    if value is None:
+        value = dt.datetime.now(dt.UTC)
+    if isinstance(value, dt.datetime) and value.tzinfo is None:
+        value = value.replace(tzinfo=dt.UTC)
+    return value
 
 
-def _json(said: Mapping[str, Any]) -> bytes:
+def _json(event: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(_plain(said), allow_nan=False, separators=(",", ":")).encode("ascii")
+        return json.dumps(_plain(event), allow_nan=False, separators=(",", ":")).encode("ascii")
     except (ValueError, TypeError, RecursionError) as error:
         raise Unfit(f"the event cannot be written as JSON: {error}") from error
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can say of it. Arrays and scalars of numpy and torch become lists and numbers; NaN becomes null."""
+    """The value as JSON can hold it: arrays and scalars of numpy and torch as lists and numbers, NaN as None."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):

@@ -1,6 +1,6 @@
-"""Asking the server's models, over connections of its own: an answer is waited for, so it does not stand in line.
+"""Requests predictions from the server's models, over connections apart from the queue.
 
-It asks and reads the answer; logging it is the client's usual business (`client.py`).
+It sends the image and reads the prediction; `client.py` logs it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from lake.client.delivery import Server
 
-# Connections that are kept open between questions.
+# Connections that are kept open between requests.
 KEPT = 8
-# A model's first answer comes after its libraries and weights were loaded.
+# The first prediction of a model comes after its libraries and weights are loaded.
 SECONDS = 60.0
 
 
 class NotAnswered(Exception):
-    """No answer came. `status` is the server's (0: it said nothing), `after` the seconds it asks to wait."""
+    """No prediction came. `status` is the server's (0: it did not respond), `after` the seconds it asks to wait."""
 
     def __init__(self, reason: str, status: int = 0, after: float | None = None) -> None:
         super().__init__(reason)
@@ -34,7 +34,7 @@ class NotAnswered(Exception):
 
 @dataclass(frozen=True)
 class Predicted:
-    """A model's answer. `boxes` and `masks` are in pixels of the upright image, in the forms of prediction logs."""
+    """A model's prediction. `boxes` and `masks` are in pixels of the upright image, in the forms of prediction logs."""
 
     prediction_id: str
     image_id: str
@@ -50,46 +50,46 @@ class Predicted:
     latency_ms: float
 
     def event(self) -> dict[str, Any]:
-        """What of it is logged; a task that finds things says so too when it found none."""
-        said = {name: getattr(self, name) for name in ("model", "model_version", "task", "label", "confidence")}
-        said |= {"latency_ms": self.latency_ms, "scores": self.scores or None, "run": self.run}
-        said["boxes"] = self.boxes if self.boxes or self.task == "detection" else None
-        said["masks"] = self.masks if self.masks or self.task == "segmentation" else None
-        return said
+        """The fields to log. A detection without boxes, or a segmentation without masks, keeps its empty list."""
+        fields = {name: getattr(self, name) for name in ("model", "model_version", "task", "label", "confidence")}
+        fields |= {"latency_ms": self.latency_ms, "scores": self.scores or None, "run": self.run}
+        fields["boxes"] = self.boxes if self.boxes or self.task == "detection" else None
+        fields["masks"] = self.masks if self.masks or self.task == "segmentation" else None
+        return fields
 
 
-class Asker:
-    """Questions to the server at `url`, several at once. `timeout` is in seconds, for every wait on a socket."""
+class ModelRequests:
+    """Sends requests to the server at `url`, several at once. `timeout` is in seconds, for every wait on a socket."""
 
     def __init__(self, url: str, timeout: float, ssl_context: ssl.SSLContext | None) -> None:
-        self._made = (url, timeout, ssl_context)
+        self._options = (url, timeout, ssl_context)
         self._lock = threading.Lock()
         self._idle: list[Server] = []
         self._process = os.getpid()
 
-    def ask(self, image: bytes, model: str, version: int | str | None, key: str | None) -> Predicted:
-        """The answer of the promoted version of the model, or of `version`. Raises NotAnswered."""
+    def predict(self, image: bytes, model: str, version: int | str | None, key: str | None) -> Predicted:
+        """The prediction of the model's promoted version, or of `version`. Raises NotAnswered."""
         from lake.client.delivery import NotNow
 
         name = model if version is None else f"{model}@{version}"
         server = self._take()
         try:
-            answer = server.post(f"/v1/models/{quote(name, safe='@')}:predict", "image/*", image, key)
+            response = server.post(f"/v1/models/{quote(name, safe='@')}:predict", "image/*", image, key)
         except NotNow as error:
             raise NotAnswered(str(error), after=error.after) from error
         self._give(server)
-        if answer.status != 200:
-            raise NotAnswered(f"{answer.status}: {answer.detail()}", answer.status, answer.after)
+        if response.status != 200:
+            raise NotAnswered(f"{response.status}: {response.detail()}", response.status, response.after)
         try:
-            said = json.loads(answer.body)
-            return Predicted(**{one.name: said[one.name] for one in fields(Predicted)})
+            document = json.loads(response.body)
+            return Predicted(**{field.name: document[field.name] for field in fields(Predicted)})
         except (ValueError, TypeError, LookupError) as error:
             raise NotAnswered(
-                "the answer is not that of a lakeloop server; is the URL right?", answer.status
+                "the response is not from a lakeloop server; is the URL right?", response.status
             ) from error
 
     def close(self) -> None:
-        """Ends the connections that are not in use."""
+        """Closes the connections that are not in use."""
         with self._lock:
             idle, self._idle = self._idle, []
         for server in idle:
@@ -99,11 +99,11 @@ class Asker:
         from lake.client.delivery import Server
 
         with self._lock:
-            if self._process != os.getpid():  # forked: the connections are the parent's
+            if self._process != os.getpid():  # after a fork the connections belong to the parent
                 self._process, self._idle = os.getpid(), []
             if self._idle:
                 return self._idle.pop()
-        return Server(*self._made)
+        return Server(*self._options)
 
     def _give(self, server: Server) -> None:
         with self._lock:

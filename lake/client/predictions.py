@@ -1,7 +1,7 @@
-"""What a model returned, read as an answer; and the two shortest ways to log one: a decorator and a `with` block.
+"""Reads what a model returns as a prediction, and logs predictions with a decorator or a `with` block.
 
-Whatever the wrapped function returns or raises passes through untouched, and so does the time it is called at: what
-cannot be logged is reported by the client, never to the caller. It knows nothing of how events travel.
+The results and exceptions of the wrapped function pass through unchanged. The client reports data that cannot be
+logged; the caller never sees an error. The module knows nothing of how events travel.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from lake.client.events import Image, Unfit
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What a mapping is read by; its other entries become metadata.
+# The fields that a mapping may have; its other entries become metadata.
 FIELDS = ("label", "confidence", "scores", "boxes", "masks", "task", "prediction_id", "timestamp", "source", "metadata")
-# Log(image, fields): what both ways end in. Reject(fields, reason): what they could not make sense of.
+# Log(image, fields) logs a prediction. Reject(fields, reason) reports one that could not be read.
 Log = Callable[[Image, dict[str, Any]], object]
 Reject = Callable[[dict[str, Any], str], object]
 
 
 @dataclass
-class Answer:
-    """One answer on its way: set what the model said, inside the `with` block. It is logged when the block ends well.
+class LoggedPrediction:
+    """A prediction to fill in inside the `with` block. It is logged at the end, unless the block raises.
 
-    `latency_ms` is the block's own time unless it is set. When the block raises, nothing is logged.
+    `latency_ms` is the duration of the block unless you set it.
     """
 
     label: str | None = None
@@ -44,7 +44,7 @@ class Answer:
     prediction_id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
-class AnswerBlock:
+class PredictionBlock:
     """The context manager behind `Client.answer`, for `with` and `async with`."""
 
     def __init__(self, log: Log, reject: Reject, image: Image, fields: Mapping[str, Any]) -> None:
@@ -52,29 +52,29 @@ class AnswerBlock:
         self._reject = reject
         self._image = image
         self._fields = dict(fields)
-        self._answer = Answer()
+        self._prediction = LoggedPrediction()
         if fields.get("prediction_id") is not None:
-            self._answer.prediction_id = str(fields["prediction_id"])
-        self._began = 0.0
+            self._prediction.prediction_id = str(fields["prediction_id"])
+        self._started = 0.0
 
-    def __enter__(self) -> Answer:
-        self._began = time.perf_counter()
-        return self._answer
+    def __enter__(self) -> LoggedPrediction:
+        self._started = time.perf_counter()
+        return self._prediction
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
             return
-        a = self._answer
-        if a.latency_ms is None:
-            a.latency_ms = (time.perf_counter() - self._began) * 1000
-        said = {name: value for name, value in vars(a).items() if value is not None and name != "metadata"}
-        said = {**self._fields, **said}
+        prediction = self._prediction
+        if prediction.latency_ms is None:
+            prediction.latency_ms = (time.perf_counter() - self._started) * 1000
+        own = {name: value for name, value in vars(prediction).items() if value is not None and name != "metadata"}
+        fields = {**self._fields, **own}
         try:
-            self._log(self._image, {**said, "metadata": {**said.get("metadata", {}), **a.metadata}})
+            self._log(self._image, {**fields, "metadata": {**fields.get("metadata", {}), **prediction.metadata}})
         except Exception as error:
-            self._reject(said, f"{type(error).__name__}: {error}")
+            self._reject(fields, f"{type(error).__name__}: {error}")
 
-    async def __aenter__(self) -> Answer:
+    async def __aenter__(self) -> LoggedPrediction:
         return self.__enter__()
 
     async def __aexit__(self, kind: object, *_: object) -> None:
@@ -88,44 +88,44 @@ def logged(
     image: str | None,
     answer: Callable[[Any], Any] | None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """The decorator behind `Client.logged`; see there. Raises TypeError for what is no function that returns once."""
+    """The decorator behind `Client.logged`; see there. Raises TypeError for a generator or an unknown parameter."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         name = getattr(function, "__qualname__", repr(function))
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{name} is a generator; log each answer with client.answer() instead")
+            raise TypeError(f"{name} is a generator; log each prediction with client.answer() instead")
         signature = inspect.signature(function)
         if image is not None and image not in signature.parameters:
             raise TypeError(f"{name} has no parameter {image!r}")
 
-        def tell(arguments: tuple[Any, ...], named: dict[str, Any], result: Any, began: float) -> None:
-            said: dict[str, Any] = {**fields, "latency_ms": (time.perf_counter() - began) * 1000}
+        def log_call(arguments: tuple[Any, ...], named: dict[str, Any], result: Any, started: float) -> None:
+            own: dict[str, Any] = {**fields, "latency_ms": (time.perf_counter() - started) * 1000}
             try:
-                found = read_answer(result if answer is None else answer(result))
-                if found is not None:
-                    asked = _image_of(signature, image, arguments, named)
-                    metadata = {**fields.get("metadata", {}), **found.pop("metadata", {})}
-                    log(asked, {**said, **found, "metadata": metadata})
+                prediction = read_prediction(result if answer is None else answer(result))
+                if prediction is not None:
+                    data = _image_of(signature, image, arguments, named)
+                    metadata = {**fields.get("metadata", {}), **prediction.pop("metadata", {})}
+                    log(data, {**own, **prediction, "metadata": metadata})
             except Exception as error:
                 reason = str(error) if isinstance(error, Unfit) else f"{type(error).__name__}: {error}"
-                reject(said, f"{name}: {reason}")
+                reject(own, f"{name}: {reason}")
 
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def awaited(*arguments: P.args, **named: P.kwargs) -> Any:
-                began = time.perf_counter()
+                started = time.perf_counter()
                 result = await function(*arguments, **named)
-                tell(arguments, named, result, began)
+                log_call(arguments, named, result, started)
                 return result
 
             return cast("Callable[P, R]", awaited)
 
         @functools.wraps(function)
         def called(*arguments: P.args, **named: P.kwargs) -> R:
-            began = time.perf_counter()
+            started = time.perf_counter()
             result = function(*arguments, **named)
-            tell(arguments, named, result, began)
+            log_call(arguments, named, result, started)
             return result
 
         return called
@@ -133,8 +133,8 @@ def logged(
     return decorate
 
 
-def read_answer(result: Any) -> dict[str, Any] | None:
-    """The fields of an event, of what a model returned; None for None. Raises Unfit for anything it cannot tell.
+def read_prediction(result: Any) -> dict[str, Any] | None:
+    """The fields of a prediction in what a model returned; None for None. Raises Unfit for any other type.
 
     "cat" is a label; ("cat", 0.9) label and confidence; {"cat": 0.9, "dog": 0.1} scores; {"label": "cat", ...} fields.
     """
@@ -148,18 +148,18 @@ def read_answer(result: Any) -> dict[str, Any] | None:
         case Mapping() if result and "label" not in result and all(_number(value) for value in result.values()):
             return {"scores": dict(result)}
         case Mapping():
-            found = {name: result[name] for name in FIELDS if name in result}
+            fields = {name: result[name] for name in FIELDS if name in result}
             extra = {name: value for name, value in result.items() if name not in FIELDS}
-            inner = found.get("metadata")
-            return found | {"metadata": {**extra, **(inner if isinstance(inner, Mapping) else {})}}
+            inner = fields.get("metadata")
+            return fields | {"metadata": {**extra, **(inner if isinstance(inner, Mapping) else {})}}
     raise Unfit(
-        f"returned a {type(result).__name__}, which is no answer: return a label, (label, confidence), scores or a "
-        "mapping of fields, or give logged(answer=...) a function that makes one of it"
+        f"returned a {type(result).__name__}, which is not a prediction: return a label, (label, confidence), scores "
+        "or a mapping of fields, or pass a function to logged(answer=...) that converts it"
     )
 
 
 def _number(value: Any) -> bool:
-    """Numbers, and the scalars of numpy and torch. A list or an array is none."""
+    """Whether the value is a number or a scalar of numpy or torch."""
     if isinstance(value, bool | str | bytes):
         return False
     return isinstance(value, int | float) or (hasattr(value, "__float__") and getattr(value, "shape", None) == ())
@@ -175,4 +175,4 @@ def _image_of(
     for value in (*arguments, *named.values()):
         if isinstance(value, bytes | bytearray | memoryview | os.PathLike):
             return value
-    raise Unfit("no argument is an image file's bytes or a path; name the right one: logged(image=...)")
+    raise Unfit("no argument is an image file's bytes or a path; name the parameter: logged(image=...)")

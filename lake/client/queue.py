@@ -1,8 +1,8 @@
-"""The waiting line: what was logged and not yet answered, oldest first. The front may lie on disk, the rest in memory.
+"""The queue of events that the server has not taken yet; the oldest may be on disk.
 
 `put` is called on the prediction path: it takes one short lock and never waits for disk or network. Everything that may
-wait (taking, spilling, adopting, settling) belongs to the client's two threads and is kept apart by a second lock, so
-that an event is moved by one of them at a time. It knows no HTTP and starts no thread.
+wait (taking, spilling, adopting, settling) is done by the client's two threads under a second lock, so that only one
+of them moves an event at a time. The module knows nothing of HTTP and starts no thread.
 """
 
 from __future__ import annotations
@@ -14,44 +14,45 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lake.client.events import Batch, Event
+from lake.client.events import EventBatch, QueuedEvent
 from lake.client.spill import Segment, Spill
 
 
 @dataclass(slots=True)
 class Flight:
-    """A batch on its way. Its events stay in the line, in memory or at the front of `segment`, until it is settled."""
+    """A batch that is being sent. Until it is settled, its events stay in memory or at the front of `segment`."""
 
-    batch: Batch
+    batch: EventBatch
     segment: Segment | None = None
     records: int = 0
     at: int = 0
     held_bytes: int = 0
 
 
-class Line:
-    """At most `most_bytes` in memory: what comes beyond is dropped and counted in `dropped`."""
+class EventQueue:
+    """Holds at most `most_bytes` in memory. Events beyond that are dropped and counted in `dropped`."""
 
     def __init__(self, most_bytes: int, spill: Spill | None) -> None:
-        # Re-entrant, because a signal handler may log or close while its own thread is inside.
+        # Re-entrant, because a signal handler may log or close while its own thread holds the lock.
         self._changed = threading.Condition(threading.RLock())
         self._moving = threading.RLock()
         self._most = most_bytes
         self._step = max(1, min(1 << 20, most_bytes // 8))
         self._spill = spill
-        self._queue: deque[Event] = deque()
+        self._queue: deque[QueuedEvent] = deque()
         self._bytes = 0
         self._on_disk = 0
         self._flight: Flight | None = None
-        self._came = self._went = self._awaited = 0
+        # Counts of events since the start: added, finished, and added when somebody last waited for all of them.
+        self._added = self._finished = self._awaited = 0
         self._hurried = self._woken = False
         self.closing = self.stopped = False
         self.dropped = self.spilled = 0
 
     # On the prediction path --------------------------------------------------------------------------------------
 
-    def put(self, event: Event) -> bool:
-        """Adds an event at the end. False: there is no room, or the line is closed, and it was dropped."""
+    def put(self, event: QueuedEvent) -> bool:
+        """Adds an event at the end. Returns False if it was dropped: there is no room, or the queue is closed."""
         with self._changed:
             if self.closing or self._bytes + event.held_bytes > self._most:
                 self.dropped += 1
@@ -60,31 +61,34 @@ class Line:
                 return False
             before = self._bytes
             self._append(event)
-            self._came += 1
-            # Waking a thread costs more than the rest of this: only when there may be something for it to do.
+            self._added += 1
+            # Waking a thread costs more than the rest of `put`, so do it only when there may be work for it.
             count = len(self._queue)
             if count == 1 or count % 64 == 0 or before // self._step != self._bytes // self._step:
                 self._changed.notify_all()
             return True
 
-    # For whoever waits -------------------------------------------------------------------------------------------
+    # For callers of flush and close ------------------------------------------------------------------------------
 
     @property
     def queued(self) -> int:
-        """Events in the line, those in flight included."""
+        """Number of events in the queue, including those in flight."""
         with self._changed:
-            flying = self._flight
-            return len(self._queue) + self._on_disk + (len(flying.batch.events) if flying and not flying.segment else 0)
+            flight = self._flight
+            return len(self._queue) + self._on_disk + (len(flight.batch.events) if flight and not flight.segment else 0)
 
     def wait_until_gone(self, deadline: float | None, given_up: Callable[[], bool]) -> bool:
-        """Waits until everything now in the line is answered; False at the deadline (time.monotonic()) or given up."""
+        """Waits until the server has answered for every event in the queue now.
+
+        Returns False at the deadline (a time.monotonic()), or once `given_up()` is true.
+        """
         with self._changed:
-            mark = self._came
+            mark = self._added
             self._awaited = max(self._awaited, mark)
-            # Ends the pause that is running or, if none is, the next one. Once.
+            # Ends one pause: the current one or, if there is none, the next one.
             self._hurried = True
             self._changed.notify_all()
-            while self._went < mark:
+            while self._finished < mark:
                 left = None if deadline is None else deadline - time.monotonic()
                 if self.stopped or given_up() or (left is not None and left <= 0):
                     return False
@@ -97,13 +101,13 @@ class Line:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Whoever waits here is let go, for good."""
+        """Ends every wait in this class, now and later."""
         with self._changed:
             self.closing = self.stopped = True
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """There is something to tell: `wait_until_ripe` returns, now or when it is next called."""
+        """Makes `wait_until_ripe` return, now or when it is next called, because there is something to report."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()
@@ -111,21 +115,21 @@ class Line:
     # For the thread that sends -----------------------------------------------------------------------------------
 
     def wait_for_batch(self, most: int, most_bytes: int, linger: float) -> None:
-        """Returns when a batch is full, its oldest event has waited `linger` seconds, somebody waits, or at the end."""
+        """Returns when a batch is full, its oldest event has waited `linger` seconds, a caller waits, or at the end."""
         with self._changed:
             while not (self.stopped or self._on_disk):
                 if self._queue:
                     if len(self._queue) >= most or self._bytes >= most_bytes:
                         return
                     left = self._queue[0].since + linger - time.monotonic()
-                    if left <= 0 or self.closing or self._went < self._awaited:
+                    if left <= 0 or self.closing or self._finished < self._awaited:
                         return
                     self._changed.wait(left)
                 else:
                     self._changed.wait()
 
     def pause(self, seconds: float, firm: bool) -> None:
-        """Waits. Unless `firm`, somebody who flushes or closes ends it."""
+        """Waits. A call of flush or close ends the pause early unless it is `firm`."""
         until = time.monotonic() + seconds
         with self._changed:
             while not self.stopped and (left := until - time.monotonic()) > 0:
@@ -135,7 +139,7 @@ class Line:
             self._hurried = False
 
     def take(self, most: int, most_bytes: int) -> Flight | None:
-        """The next batch, or None when there is none. Settle or release it before taking another."""
+        """The next batch, or None if there is none. Settle or release it before you take another."""
         with self._moving:
             if self.stopped:
                 return None
@@ -146,11 +150,11 @@ class Line:
                 self._flight = flight
             return flight
 
-    def settle(self, flight: Flight, again: Iterable[Event] = ()) -> None:
-        """The flight was answered. `again` are those of its events that have to be tried another time, behind all."""
+    def settle(self, flight: Flight, again: Iterable[QueuedEvent] = ()) -> None:
+        """Removes the events of an answered flight. Those in `again` go to the end of the queue for another try."""
         again = list(again)
         with self._moving:
-            if self._flight is not flight:  # the line was left meanwhile
+            if self._flight is not flight:  # `leave` was called meanwhile
                 return
             with self._changed:
                 for event in again:
@@ -163,11 +167,11 @@ class Line:
                 self._bytes -= flight.held_bytes
                 self._on_disk -= flight.records if flight.segment is not None else 0
                 self.dropped += flight.records - len(flight.batch.events)
-                self._went += flight.records - len(again)
+                self._finished += flight.records - len(again)
                 self._changed.notify_all()
 
     def release(self, flight: Flight) -> None:
-        """The flight was not answered: its events are first in line again."""
+        """Puts the events of a flight that was not answered back to the front of the queue."""
         with self._moving, self._changed:
             if self._flight is not flight:
                 return
@@ -178,12 +182,12 @@ class Line:
                 self._bytes -= flight.held_bytes
             self._changed.notify_all()
 
-    # For the thread that keeps -----------------------------------------------------------------------------------
+    # For the thread that writes to disk --------------------------------------------------------------------------
 
     def wait_until_ripe(self, age: float | None, at_most: float) -> bool:
-        """Waits until memory should go to disk: an event is `age` seconds old, or half the room is taken. None: never.
+        """Waits until events in memory should go to disk: one is `age` seconds old, or half the memory is used.
 
-        False after `at_most` seconds, or when something else happened in the line.
+        With `age` None they never should. Returns False after `at_most` seconds, or after any other change.
         """
         with self._changed:
             if self.stopped:
@@ -196,7 +200,7 @@ class Line:
             return left <= 0
 
     def spill(self) -> None:
-        """Moves what is in memory to disk, what is in flight first. On OSError the rest is still in memory."""
+        """Moves the events in memory to disk, those in flight first. On OSError the rest is still in memory."""
         if self._spill is None:
             return
         with self._moving:
@@ -219,7 +223,7 @@ class Line:
                     self._changed.notify_all()
 
     def adopt(self) -> int:
-        """Takes over what dead processes left in the folder. Returns how many events that was; may raise OSError."""
+        """Takes over the events that dead processes left in the folder; returns their number. May raise OSError."""
         with self._moving:
             if self._spill is None or self.stopped:
                 return 0
@@ -227,17 +231,17 @@ class Line:
             try:
                 return self._spill.adopt()
             finally:
-                found = self._spill.waiting() - before
+                adopted = self._spill.waiting() - before
                 with self._changed:
-                    self._on_disk += found
-                    self._came += found
+                    self._on_disk += adopted
+                    self._added += adopted
                     self._changed.notify_all()
 
     def leave(self) -> None:
-        """The end: what can be kept is on disk for whoever comes, the rest is dropped. Raises OSError then."""
-        # A thread of ours that hangs in a disk may hold it for ever.
+        """At the end: writes what it can to disk for the next client and drops the rest. Raises OSError if any."""
+        # A thread of this client may hold the lock for ever, if the disk hangs.
         if not self._moving.acquire(timeout=5.0):
-            raise TimeoutError("the disk hangs")
+            raise TimeoutError("the disk does not respond")
         try:
             self.spill()
         finally:
@@ -250,18 +254,18 @@ class Line:
             self._moving.release()
 
     def forget(self) -> None:
-        """In a forked child: the files and events are the parent's. Takes no lock, for nobody would let go of it."""
+        """In a forked child: leaves files and events to the parent. Takes no lock: its owner may not exist here."""
         if self._spill is not None:
             self._spill.leave()
 
     # -------------------------------------------------------------------------------------------------------------
 
-    def _append(self, event: Event) -> None:
+    def _append(self, event: QueuedEvent) -> None:
         self._queue.append(event)
         self._bytes += event.held_bytes
 
     def _ripe_in(self, age: float | None) -> float:
-        """Seconds until memory should go to disk."""
+        """Seconds until the events in memory should go to disk."""
         if age is None:
             return math.inf
         if self._flight is not None and self._flight.segment is None:
@@ -281,14 +285,14 @@ class Line:
             with self._changed:
                 self.dropped += records
                 self._on_disk -= records
-                self._went += records
+                self._finished += records
                 self._changed.notify_all()
         return None
 
     def _from_memory(self, most: int, most_bytes: int) -> Flight | None:
         if not self._queue:
             return None
-        batch = Batch()
+        batch = EventBatch()
         while self._queue and batch.take(self._queue[0], most, most_bytes):
             self._queue.popleft()
         return Flight(batch, records=len(batch.events), held_bytes=sum(e.held_bytes for e in batch.events))

@@ -1,10 +1,10 @@
-"""Files that keep events for a server that does not answer, and for the process that comes after a killed one.
+"""Files on disk that keep events while the server does not respond, even if the process dies.
 
     <folder>/<nanoseconds>-<pid>-<n>.spill     records, appended by one process, read from the front, never rewritten
 
-A living process holds flock on its files, and the system lets go of it when the process dies: a file that can be locked
-belongs to nobody, and whoever locks it sends it. How far a file has been read is in memory only, so a successor sends
-it from its beginning and is told `known` for what had arrived. Where the folder is and when to write, others decide.
+A living process holds flock on its files, and the system releases it when the process dies: a file that can be locked
+has no owner, and the process that locks it sends it. The position of reading is in memory only, so a successor sends a
+file from its beginning, and the server reports `known` for what had arrived. Callers choose the folder and the time.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-from lake.client.events import Batch, Event, Kind
+from lake.client.events import EventBatch, Kind, QueuedEvent
 
 # magic, kind, lengths of head and image, CRC-32 of both
 _RECORD = struct.Struct(">4scIII")
 _MAGIC = b"LLsp"
 _KINDS: dict[bytes, Kind] = {b"p": "prediction", b"f": "feedback"}
 
-# A file goes when all of it was delivered: small enough that a successor repeats little.
+# A file is removed when all of it was delivered: small enough that a successor repeats little.
 SEGMENT_BYTES = 8 << 20
-# Each holds a file descriptor for its lock. What is beyond is adopted later.
+# Each adopted file holds a descriptor for its lock. Further files are adopted later.
 MOST_ADOPTED = 64
 _counter = itertools.count()
 
 
 class SpillFull(OSError):
-    """The folder holds what it may."""
+    """The folder has reached its limit."""
 
 
 class Segment:
-    """One file, locked by this process. Events in `read` to `end` are still to be delivered: `waiting` of them."""
+    """One file, locked by this process. The bytes from `read` to `end` hold the `waiting` events to deliver."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self.read = self.end = self.waiting = 0
         self._descriptor = descriptor
 
-    def append(self, event: Event) -> None:
-        """Writes one event behind the others. On OSError the file is as before."""
+    def append(self, event: QueuedEvent) -> None:
+        """Appends one event. On OSError the file is as before."""
         kind = b"p" if event.kind == "prediction" else b"f"
         checksum = zlib.crc32(event.image, zlib.crc32(event.head))
         header = _RECORD.pack(_MAGIC, kind, len(event.head), len(event.image), checksum)
@@ -64,18 +64,18 @@ class Segment:
         os.fsync(self._descriptor)
 
     def scan(self) -> None:
-        """Counts what a dead process left. A last record it did not finish was never kept and is no event."""
+        """Counts the events that a dead process left. An unfinished last record does not count."""
         size = os.fstat(self._descriptor).st_size
         while header := self._header(self.end, size):
             self.end += _RECORD.size + header[1] + header[2]
             self.waiting += 1
 
-    def peek(self, most: int, most_bytes: int) -> tuple[Batch, int, int]:
-        """The next events, how many records they take, and where the one after them begins.
+    def peek(self, most: int, most_bytes: int) -> tuple[EventBatch, int, int]:
+        """The next events, the number of their records, and the position after them.
 
-        Records the disk has spoiled are counted among the records and are not in the batch.
+        Records that the disk has damaged are counted but are not in the batch.
         """
-        batch, records, at = Batch(), 0, self.read
+        batch, records, at = EventBatch(), 0, self.read
         while records < self.waiting:
             header = self._header(at, self.end)
             if header is None:
@@ -83,7 +83,7 @@ class Segment:
             kind, head_length, image_length, checksum = header
             body = os.pread(self._descriptor, head_length + image_length, at + _RECORD.size)
             head, image = body[:head_length], body[head_length:]
-            event = Event(kind, head, image, time.monotonic())
+            event = QueuedEvent(kind, head, image, time.monotonic())
             if zlib.crc32(image, zlib.crc32(head)) == checksum and not batch.take(event, most, most_bytes):
                 break
             records += 1
@@ -95,13 +95,13 @@ class Segment:
         self.waiting -= records
 
     def remove(self) -> None:
-        # What cannot be removed is sent again by whoever finds it, and is known by then.
+        # A file that cannot be removed is sent again by the next process; the server knows its events then.
         with suppress(OSError):
             self.path.unlink()
         self.leave()
 
     def leave(self) -> None:
-        """Lets go of the lock. Other processes' copies of the descriptor are theirs to close."""
+        """Releases the lock. Other processes close their own copies of the descriptor."""
         os.close(self._descriptor)
 
     def _header(self, at: int, end: int) -> tuple[Kind, int, int, int] | None:
@@ -115,10 +115,10 @@ class Segment:
 
 
 class Spill:
-    """The files of this process in one folder, oldest first. At most `most_bytes` lie in the folder.
+    """The files of this process in one folder, oldest first. The folder holds at most `most_bytes`.
 
-    Several processes may share a folder; each counts the others' files whenever it begins one of its own, so together
-    they may exceed the bound by one file each. Not thread-safe: `Line` holds a lock around every call.
+    Several processes may share a folder. Each counts the others' files whenever it begins a file of its own, so
+    together they may exceed the limit by one file each. Not thread-safe: `EventQueue` locks around every call.
     """
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
@@ -133,22 +133,22 @@ class Spill:
         return sum(segment.waiting for segment in self._segments)
 
     def left_behind(self) -> bool:
-        """Whether there are files to look at; also True when the folder cannot be read, so that somebody says so."""
+        """Whether there are files to adopt; also True if the folder cannot be read, so that the caller reports it."""
         try:
             return bool(self._files())
         except OSError:
             return True
 
-    def append(self, event: Event) -> None:
-        """Keeps one event. Raises SpillFull, or OSError as the disk says it."""
+    def append(self, event: QueuedEvent) -> None:
+        """Writes one event. Raises SpillFull, or the OSError of the disk."""
         if self._open is None or self._open.end >= self._segment_bytes:
             self.sync()
             self._open = self._begin()
         self._check_room(event)
         self._open.append(event)
 
-    def append_apart(self, batch: Batch) -> Segment:
-        """Keeps a batch in a file of its own, which the next event goes behind."""
+    def append_apart(self, batch: EventBatch) -> Segment:
+        """Writes a batch to a new file, to which the next event is appended."""
         self.sync()
         segment = self._begin()
         try:
@@ -162,20 +162,20 @@ class Spill:
         return segment
 
     def sync(self) -> None:
-        """What was appended survives the machine's end, not only the process'."""
+        """Syncs what was appended, so that it survives a crash of the machine, not only of the process."""
         if self._open is not None:
             self._open.sync()
 
     def next(self) -> Segment | None:
-        """The file to deliver from. Files that are done are removed."""
+        """The file to deliver from, or None. Removes files that are delivered."""
         while self._segments and self._segments[0].waiting <= 0:
             self._remove(self._segments[0])
         return self._segments[0] if self._segments else None
 
     def adopt(self) -> int:
-        """Takes over what dead processes left; returns the number of events. Raises the first OSError at its end."""
+        """Takes over the files of dead processes; returns the number of events. Raises the first OSError at the end."""
         own = {segment.path for segment in self._segments}
-        found, trouble = 0, None
+        adopted, first_error = 0, None
         for path in self._files():
             if path in own:
                 continue
@@ -187,19 +187,19 @@ class Spill:
                     continue
                 segment.scan()
             except OSError as error:
-                trouble = trouble or error
+                first_error = first_error or error
                 continue
             if segment.waiting:
                 self._segments.append(segment)
-                found += segment.waiting
+                adopted += segment.waiting
             else:
                 segment.remove()
-        if trouble is not None:
-            raise trouble
-        return found
+        if first_error is not None:
+            raise first_error
+        return adopted
 
     def leave(self) -> None:
-        """Lets go of every file; what is in them waits for whoever comes."""
+        """Releases every file; their events wait for the next process."""
         for segment in self._segments:
             segment.leave()
         self._segments, self._open = [], None
@@ -212,7 +212,7 @@ class Spill:
             name = f"{time.time_ns():020d}-{os.getpid()}-{next(_counter)}.spill"
             path = self.folder / name
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            # Before this lock another process may take the empty file for an orphan and remove it.
+            # Before this lock another process may mistake the empty file for an orphan and remove it.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:
                 break
@@ -222,10 +222,10 @@ class Spill:
         self._segments.append(segment)
         return segment
 
-    def _check_room(self, event: Event) -> None:
-        held = self._others + sum(segment.end for segment in self._segments)
-        if held + event.held_bytes > self._most:
-            raise SpillFull(f"{self.folder} holds {held:,} bytes; {self._most:,} are the most (spill_bytes)")
+    def _check_room(self, event: QueuedEvent) -> None:
+        size = self._others + sum(segment.end for segment in self._segments)
+        if size + event.held_bytes > self._most:
+            raise SpillFull(f"{self.folder} holds {size:,} bytes; the limit is {self._most:,} (spill_bytes)")
 
     def _remove(self, segment: Segment) -> None:
         self._segments.remove(segment)
@@ -241,7 +241,7 @@ class Spill:
 
 
 def _locked(path: Path) -> Segment | None:
-    """The file, if it belongs to nobody."""
+    """The file, locked; None if another process holds it or it is gone."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

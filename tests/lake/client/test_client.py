@@ -31,8 +31,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lake.client import AsyncClient, Client, Refusal, courier, delivery, events, post
-from lake.client.events import Event
+from lake.client import AsyncClient, Client, Refusal, core, delivery, events, sender
+from lake.client.events import QueuedEvent
 from lake.client.spill import Spill, SpillFull
 from tests import pictures
 from tests.conftest import MakeLake
@@ -96,7 +96,7 @@ def test_an_answer_arrives_as_it_was_logged(server: Ledger, make_client: MakeCli
         "latency_ms": 4.5, "image": IMAGE, "metadata": {"line": "B"},
     }  # fmt: skip
     assert server.requests[0].headers["Authorization"] == "Bearer ll_k_s"
-    assert client.stats() == post.Stats(0, 1, 0, 0, 0, 0, 0, None)
+    assert client.stats() == core.Stats(0, 1, 0, 0, 0, 0, 0, None)
 
 
 def test_values_of_numpy_and_friends_arrive_as_json_says_them(server: Ledger, make_client: MakeClient) -> None:
@@ -201,12 +201,12 @@ def test_log_returns_while_the_server_hangs(server: Ledger, make_client: MakeCli
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"image": None}, "the image is a NoneType; give the image file's bytes, or its path"),
+        ({"image": None}, "the image is a NoneType; pass the image file's bytes, or its path"),
         ({"image": b""}, "the image is empty"),
-        ({"image": bytes(events.IMAGE_BYTES + 1)}, "the image has 32.0 MB; 32 MB are the most"),
+        ({"image": bytes(events.IMAGE_BYTES + 1)}, "the image has 32.0 MB; at most 32 MB are allowed"),
         ({"image": Path("/nowhere/at.all")}, "/nowhere/at.all could not be read: No such file or directory"),
-        ({"image": Path("/dev/null")}, "/dev/null is no regular file"),
-        ({"label": None}, "the answer is missing: give a label, scores, boxes or masks"),
+        ({"image": Path("/dev/null")}, "/dev/null is not a regular file"),
+        ({"label": None}, "the prediction is empty: pass a label, scores, boxes or masks"),
         ({"extra": 10**5000}, "the event cannot be written as JSON"),
     ],
 )
@@ -435,8 +435,8 @@ def test_an_exception_in_the_clients_own_threads_ends_neither(
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events go to disk after 20 ms, not after a second; a disk that was full is tried again as soon."""
-    monkeypatch.setattr(courier, "SPILL_SECONDS", 0.02)
-    monkeypatch.setattr(courier, "DISK_SECONDS", 0.02)
+    monkeypatch.setattr(sender, "SPILL_SECONDS", 0.02)
+    monkeypatch.setattr(sender, "DISK_SECONDS", 0.02)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -505,7 +505,7 @@ def test_the_spill_is_bounded_too(
         ids += log_many(client, 10, size=1000)
         time.sleep(0.005)
     assert 80_000 < folder_bytes(spill) <= 100_000
-    assert "100,000 are the most (spill_bytes)" in caplog.text
+    assert "the limit is 100,000 (spill_bytes)" in caplog.text
     server.up()
     assert client.flush(LONG)
     stats = client.stats()
@@ -530,13 +530,13 @@ def test_a_folder_that_cannot_be_written_leaves_memory(server: Ledger, make_clie
 DISK_FULL = """
 import os, resource, signal, sys
 from pathlib import Path
-from lake.client.events import Event
+from lake.client.events import QueuedEvent
 from lake.client.spill import Spill
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 spill = Spill(Path(sys.argv[1]), 1 << 30)
 limit = 10_000
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-events = [Event("prediction", b'{"n":%d}' % n, bytes(3000), 0.0) for n in range(6)]
+events = [QueuedEvent("prediction", b'{"n":%d}' % n, bytes(3000), 0.0) for n in range(6)]
 kept = 0
 for event in events:
     try:
@@ -554,11 +554,11 @@ def test_a_disk_that_is_full_in_the_middle_of_an_event_leaves_the_others_whole(s
     assert out.stdout.split() == ["5", "5", "0", "1", "2", "4", "5"]
 
 
-def some_events(count: int) -> list[Event]:
+def some_events(count: int) -> list[QueuedEvent]:
     """Alternately an answer with an image of some bytes and a verdict."""
     kinds = ("prediction", "feedback")
     images = [os.urandom(7 * n) if n % 2 == 0 else b"" for n in range(count)]
-    return [Event(kinds[n % 2], b'{"n":%d}' % n, images[n], 0.0) for n in range(count)]  # type: ignore[arg-type]
+    return [QueuedEvent(kinds[n % 2], b'{"n":%d}' % n, images[n], 0.0) for n in range(count)]  # type: ignore[arg-type]
 
 
 def read_all(spill: Spill) -> list[tuple[str, bytes, bytes]]:
@@ -619,11 +619,11 @@ def test_processes_that_share_a_folder_share_its_bound(spill: Path) -> None:
     full = []
     for turn in range(40):
         try:
-            (one, other)[turn % 2].append(Event("prediction", b"{}", bytes(1000), 0.0))
+            (one, other)[turn % 2].append(QueuedEvent("prediction", b"{}", bytes(1000), 0.0))
         except SpillFull as error:
             full.append(str(error))
     assert 15_000 < folder_bytes(spill) <= 25_000
-    assert "20,000 are the most (spill_bytes)" in full[0]
+    assert "the limit is 20,000 (spill_bytes)" in full[0]
     one.leave()
     other.leave()
 
@@ -632,8 +632,8 @@ def test_processes_that_share_a_folder_share_its_bound(spill: Path) -> None:
 
 LOGGER = """
 import os, sys, time
-from lake.client import Client, courier
-courier.SPILL_SECONDS = 0.02
+from lake.client import Client, sender
+sender.SPILL_SECONDS = 0.02
 url, folder, how = sys.argv[1:]
 client = Client(url, spill=folder, linger=0.01, longest_pause=0.05)
 for number in range(40):
@@ -677,8 +677,8 @@ def test_what_a_killed_process_had_spilled_is_sent_by_the_next(
 
 RESTLESS = """
 import os, sys
-from lake.client import Client, courier
-courier.SPILL_SECONDS = 0.002
+from lake.client import Client, sender
+sender.SPILL_SECONDS = 0.002
 client = Client(sys.argv[1], spill=sys.argv[2], linger=0.001, longest_pause=0.01)
 while True:
     own = client.log(os.urandom(2000), model="m", label="x")
@@ -795,13 +795,13 @@ def test_a_forked_child_sends_its_own_and_leaves_the_parents_alone(
 
 def test_the_default_folder_is_the_servers_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    one, same, other = (post._own_folder(f"http://{h}") for h in ("lake:8501/a", "lake:8501/a/", "lake:8501/b"))
+    one, same, other = (core._own_folder(f"http://{h}") for h in ("lake:8501/a", "lake:8501/a/", "lake:8501/b"))
     assert one is not None
     assert one == same != other
     assert one.parent == tmp_path / "lakeloop" / "spill"
     monkeypatch.setenv("XDG_STATE_HOME", "")
     monkeypatch.setenv("HOME", "relative")
-    assert post._own_folder("http://lake") is None
+    assert core._own_folder("http://lake") is None
 
 
 # Decorator and context manager -------------------------------------------------------------------------------------
@@ -894,7 +894,7 @@ def test_what_a_decorator_cannot_read_is_reported_and_returned(make_client: Make
     assert client.logged(model="m", answer=lambda found: found["x"])(lambda image: "cat")(IMAGE) == "cat"
     wait_for(lambda: len(refused) == 3)
     reasons = " ".join(r.reason for r in refused)
-    assert "returned a object, which is no answer" in reasons
+    assert "returned a object, which is not a prediction" in reasons
     assert "no argument is an image file's bytes or a path" in reasons
     assert "TypeError: string indices must be integers" in reasons
 
@@ -994,7 +994,7 @@ def test_the_page_lists_every_option_and_count() -> None:
     table = page.split("| option | default | meaning |", 1)[1]
     listed = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", table, re.M)))
     assert sorted(listed) == sorted(set(inspect.signature(Client).parameters) - {"url"})
-    assert all(f"`{field.name}`" in table for field in dataclasses.fields(post.Stats))
+    assert all(f"`{field.name}`" in table for field in dataclasses.fields(core.Stats))
 
 
 # The real server ---------------------------------------------------------------------------------------------------
