@@ -1,1 +1,1 @@
-"""The way in for a live system: from a request to rows of the lake. No HTTP here."""
+"""The live way in: from an accepted event to rows of the lake. It knows nothing of HTTP."""

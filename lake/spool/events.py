@@ -1,7 +1,7 @@
-"""What a live system tells the lake: an answer of a model, an image, somebody's verdict on an answer. Checked.
+"""Checks the events of a live system: a model's prediction, an image, or a verdict on a prediction.
 
-An event is checked completely before it is accepted, because an accepted event must never be lost: what is found wrong
-later can only be marked. The row it becomes travels through the spool as JSON. It knows neither HTTP nor storage.
+An event is checked completely before it is accepted, because an accepted event must never be lost: a fault noticed
+later can only be marked. The table row travels through the spool as JSON. The module knows neither HTTP nor storage.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 Kind = Literal["prediction", "image", "feedback"]
 VERDICTS = ("correct", "incorrect", "unsure")
 FEEDBACK_FIELDS = {"prediction_id", "verdict", "comment", "ticket", "event_id", "timestamp"}
-TEXT_CHARACTERS = 10_000  # of a comment, a label, a source; a ticket has a tenth of it
+TEXT_CHARACTERS = 10_000  # at most, in a comment, a label, a source
+TICKET_CHARACTERS = 1_000
 
 
 @dataclass(slots=True)
 class Event:
-    """`event_id` names it for ever; `digest` tells a repeat from another event under the same id.
+    """`event_id` identifies it for ever; `digest` distinguishes a repeat from another event under the same id.
 
-    `row` is the table row it becomes, JSON, without what the server itself adds (times of arrival). `data` are the
-    image's bytes, when they came with it.
+    `row` is its table row as JSON, without what the server adds (times of arrival). `data` are the image's bytes, if
+    they came with the event.
     """
 
     kind: Kind
@@ -45,20 +46,20 @@ class Event:
 
 
 def prediction(
-    given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], image: str, data: bytes | None, key_id: str | None
+    fields: Mapping[str, Any], promoted: Mapping[str, pa.DataType], image: str, data: bytes | None, key_id: str | None
 ) -> Event:
-    """The event of one answer about the image `image` (an image_id). Without an id of its own it gets a random one.
+    """The event of one prediction for the image `image` (an image_id). Without a prediction_id it gets a random one.
 
-    Raises BadInput naming the field that is wrong.
+    Raises BadInput naming the wrong field.
     """
-    if _blank(given.get("model")):
-        raise BadInput("model is missing: say which model answered")
-    if given.get("prediction_id") == "":
-        # Elsewhere empty text means "not given"; here it would cost the caller that a retry is stored once.
-        raise BadInput("prediction_id is empty: give a UUID, or leave it out")
-    row = prediction_rows.read_row({**given, "image_id": image}, promoted, _no_files)
+    if _blank(fields.get("model")):
+        raise BadInput("model is missing: name the model that made the prediction")
+    if fields.get("prediction_id") == "":
+        # Elsewhere empty text means "not given"; here the caller would lose the protection against storing a retry.
+        raise BadInput("prediction_id is empty: pass a UUID, or leave it out")
+    row = prediction_rows.read_row({**fields, "image_id": image}, promoted, _no_files)
     if row.label is None and row.scores is None and row.boxes is None and row.masks is None:
-        raise BadInput("the answer is missing: give a label, scores, boxes or masks")
+        raise BadInput("the prediction is empty: pass a label, scores, boxes or masks")
     for name in ("model", "model_version", "task", "label", "source"):
         _text(name, getattr(row, name), TEXT_CHARACTERS)
     own = str(uuid.uuid4()) if row.row_id is None else ids.as_uuid(row.row_id)
@@ -68,57 +69,59 @@ def prediction(
 
 
 def image(image_id: str, data: bytes, source: str | None, key_id: str | None) -> Event:
-    """The event of an image that came by itself. The same bytes are the same event, wherever they came from."""
+    """The event of an image uploaded by itself. Equal bytes are the same event, whatever their source."""
     event = _event("image", image_id, image_id, {"source": source}, data, key_id)
     event.digest = bytes.fromhex(image_id)
     return event
 
 
-def feedback(given: Mapping[str, Any], image_of: Mapping[str, str], key_id: str | None) -> Event:
-    """The event of a verdict; `image_of` maps the answer's id to its image's.
+def feedback(fields: Mapping[str, Any], image_of: Mapping[str, str], key_id: str | None) -> Event:
+    """The event of a verdict; `image_of` maps the prediction's id to its image's.
 
-    Without an id of its own it gets one from what it says, so that saying it again adds nothing.
-    Raises BadInput naming the field that is wrong.
+    Without an event_id it gets one derived from its content, so that a repeat adds nothing.
+    Raises BadInput naming the wrong field.
     """
-    answer = prediction_id(given)
-    unknown = sorted(set(given) - FEEDBACK_FIELDS)
+    reviewed_id = prediction_id(fields)
+    unknown = sorted(set(fields) - FEEDBACK_FIELDS)
     if unknown:
         raise BadInput(f"feedback has no field {unknown[0]!r:.80}; it takes {', '.join(sorted(FEEDBACK_FIELDS))}")
-    verdict = given.get("verdict")
+    verdict = fields.get("verdict")
     if verdict not in VERDICTS:
-        raise BadInput(f"verdict is {verdict!r:.80}, none of {', '.join(VERDICTS)}")
+        raise BadInput(f"verdict is {verdict!r:.80}; it must be one of {', '.join(VERDICTS)}")
     row = {
-        "prediction_id": answer,
+        "prediction_id": reviewed_id,
         "verdict": verdict,
-        "comment": _text("comment", given.get("comment"), TEXT_CHARACTERS),
-        "ticket": _text("ticket", given.get("ticket"), TEXT_CHARACTERS // 10),
-        "timestamp": prediction_rows.parse_time("timestamp", given.get("timestamp")),
+        "comment": _text("comment", fields.get("comment"), TEXT_CHARACTERS),
+        "ticket": _text("ticket", fields.get("ticket"), TICKET_CHARACTERS),
+        "timestamp": prediction_rows.parse_time("timestamp", fields.get("timestamp")),
     }
-    own = given.get("event_id")
+    own = fields.get("event_id")
     event_id = ids.as_uuid(own) if isinstance(own, str) else None
     if own is not None and event_id is None:
         raise BadInput(f"event_id is {own!r:.80}, not a UUID")
     if event_id is None:
-        event_id = ids.feedback_event_id(answer, str(verdict), row["comment"], row["ticket"], _iso(row["timestamp"]))
-    return _event("feedback", event_id, image_of[answer], row, None, key_id)
+        event_id = ids.feedback_event_id(
+            reviewed_id, str(verdict), row["comment"], row["ticket"], _iso(row["timestamp"])
+        )
+    return _event("feedback", event_id, image_of[reviewed_id], row, None, key_id)
 
 
-def prediction_id(given: Mapping[str, Any]) -> str:
-    """The answer that feedback is about. Raises BadInput when it is no UUID."""
-    said = given.get("prediction_id")
-    own = ids.as_uuid(said) if isinstance(said, str) else None
+def prediction_id(fields: Mapping[str, Any]) -> str:
+    """The id of the prediction that feedback is about. Raises BadInput if it is not a UUID."""
+    value = fields.get("prediction_id")
+    own = ids.as_uuid(value) if isinstance(value, str) else None
     if own is None:
-        raise BadInput(f"prediction_id is {said!r:.80}, not a UUID")
+        raise BadInput(f"prediction_id is {value!r:.80}, not a UUID")
     return own
 
 
-def as_row(text: str, kinds: Mapping[str, pa.DataType]) -> dict[str, Any]:
-    """The table row that JSON in the spool says; `kinds` are the table's columns, to tell times from text."""
+def as_row(text: str, types: Mapping[str, pa.DataType]) -> dict[str, Any]:
+    """The table row from its JSON in the spool; `types` of the table's columns distinguish times from text."""
     import pyarrow as pa
 
     row: dict[str, Any] = json.loads(text)
     for name, value in row.items():
-        if value is not None and name in kinds and pa.types.is_timestamp(kinds[name]):
+        if value is not None and name in types and pa.types.is_timestamp(types[name]):
             row[name] = dt.datetime.fromisoformat(value)
     return row
 
@@ -126,7 +129,7 @@ def as_row(text: str, kinds: Mapping[str, pa.DataType]) -> dict[str, Any]:
 def _event(
     kind: Kind, event_id: str, image_id: str, row: Mapping[str, Any], data: bytes | None, key_id: str | None
 ) -> Event:
-    # Nulls are left out: a column that a later version adds must not make an old event another one.
+    # Nulls are left out, so that a column added by a later version does not change the digest of an old event.
     text = _as_json({k: v for k, v in row.items() if v is not None})
     digest = hashlib.sha256(f"{kind} {event_id} {image_id} {text}".encode()).digest()
     return Event(kind, event_id, image_id, text, digest, data, key_id)
@@ -136,7 +139,7 @@ def _iso(value: dt.datetime | None) -> str | None:
     return None if value is None else value.isoformat()
 
 
-# json.dumps makes an encoder for every call that wants anything special.
+# One encoder for all events: json.dumps creates one in every call with options.
 _as_json = json.JSONEncoder(ensure_ascii=False, default=_iso).encode
 
 
@@ -150,9 +153,9 @@ def _text(name: str, value: Any, most: int) -> str | None:
     if not isinstance(value, str):
         raise BadInput(f"{name} is {value!r:.80}, not text")
     if len(value) > most:
-        raise BadInput(f"{name} has {len(value):,} characters; {most:,} are the most")
+        raise BadInput(f"{name} has {len(value):,} characters; at most {most:,} are allowed")
     return prediction_rows.valid_text(value)
 
 
 def _no_files(path: str) -> bytes:
-    raise BadInput("masks: the server reads no files; send COCO RLE")
+    raise BadInput("masks: the server does not read files; send COCO RLE")

@@ -1,4 +1,4 @@
-"""The SQLite file of a spool: its tables, their changes between releases, its durability, its transactions.
+"""The SQLite file of a spool: its tables, their upgrades, its durability, its transactions.
 
 WAL with synchronous=FULL: a commit has reached the disk when it returns.
 """

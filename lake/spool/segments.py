@@ -1,8 +1,8 @@
 """Append-only files that hold image bytes between their acknowledgement and the lake.
 
-A writer appends to one file of its own, under a lock that ends with its process; when the file is large or old it is
-sealed and another begun. Nothing is ever written twice, so a power loss can tear only bytes nobody was told are safe.
-Files nobody refers to any more are removed whole. It knows nothing of events.
+A writer appends to a file of its own, under a lock that ends with its process. It seals a large or old file and begins
+another. Nothing is written twice, so a power loss can damage only bytes that were not yet acknowledged. Files that no
+event refers to are removed whole. The module knows nothing of events.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 SEAL_BYTES = 64 << 20
-# A sealed file can be removed once it is drained, so this bounds how long its bytes outlive that.
+# A file can be removed once it is sealed and drained, so this bounds how long its bytes outlive the drain.
 SEAL_SECONDS = 20.0
 SUFFIX = ".seg"
 _MOST_BUFFERS = os.sysconf("SC_IOV_MAX")
 
 
-class Place(NamedTuple):
-    """Where bytes are: the file's name in the folder, and the range in it."""
+class ByteRange(NamedTuple):
+    """The position of an image's bytes: the file's name in the folder, and the range in it."""
 
     segment: str
     offset: int
@@ -30,20 +30,20 @@ class Place(NamedTuple):
 
 
 class SegmentWriter:
-    """One writer's open file. For one thread."""
+    """The open file of one writer. Not thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: int | None = None
         self._name = ""
         self._size = 0
-        self._begun = 0.0
+        self._started = 0.0
         self._count = 0
 
-    def append(self, blobs: Sequence[bytes]) -> list[Place]:
-        """Writes the blobs and has the disk hold them; only then returns where they are.
+    def append(self, blobs: Sequence[bytes]) -> list[ByteRange]:
+        """Writes the blobs, syncs them to disk, and returns their positions.
 
-        Raises OSError, for instance when the disk is full; nothing of `blobs` counts as written then.
+        Raises OSError, for instance if the disk is full; then nothing of `blobs` counts as written.
         """
         if self._file is None or self._size >= SEAL_BYTES:
             self.seal()
@@ -58,19 +58,19 @@ class SegmentWriter:
             # After a failed sync the kernel may have dropped the pages: nothing more goes into this file.
             self.seal()
             raise
-        places = []
+        ranges = []
         for blob in blobs:
-            places.append(Place(self._name, start, len(blob)))
+            ranges.append(ByteRange(self._name, start, len(blob)))
             start += len(blob)
-        return places
+        return ranges
 
     def seal_if_old(self) -> None:
-        """Seals a file that has bytes in it and was begun a while ago."""
-        if self._size and time.monotonic() - self._begun > SEAL_SECONDS:
+        """Seals the current file if it holds bytes and is older than SEAL_SECONDS."""
+        if self._size and time.monotonic() - self._started > SEAL_SECONDS:
             self.seal()
 
     def seal(self) -> None:
-        """Ends the current file; the next `append` begins another."""
+        """Closes the current file; the next `append` begins another."""
         if self._file is not None:
             os.close(self._file)
         self._file = None
@@ -84,18 +84,18 @@ class SegmentWriter:
                 self._folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600
             )
             fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file).st_nlink:  # nobody removed it before it was locked
+            if os.fstat(file).st_nlink:  # it was not removed before it was locked
                 break
             os.close(file)
         sync_folder(self._folder)
-        self._file, self._name, self._size, self._begun = file, name, 0, time.monotonic()
+        self._file, self._name, self._size, self._started = file, name, 0, time.monotonic()
 
     def _write_all(self, blobs: Sequence[bytes]) -> None:
         assert self._file is not None
         written = os.writev(self._file, blobs)
         self._size += written
         rest = sum(map(len, blobs)) - written
-        if rest:  # a short write: what is left goes out in one piece
+        if rest:  # a short write: the rest goes out in one piece
             tail = memoryview(b"".join(blobs))[written:]
             while tail:
                 done = os.write(self._file, tail)
@@ -103,32 +103,32 @@ class SegmentWriter:
                 tail = tail[done:]
 
 
-def read(folder: Path, place: Place) -> bytes:
-    """The bytes at `place`. Raises OSError when the file is gone; shorter when the disk lost some."""
-    file = os.open(folder / place.segment, os.O_RDONLY | os.O_CLOEXEC)
+def read(folder: Path, at: ByteRange) -> bytes:
+    """The bytes of the range; fewer if the disk lost some. Raises OSError if the file is gone."""
+    file = os.open(folder / at.segment, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.pread(file, place.length, place.offset)
+        return os.pread(file, at.length, at.offset)
     finally:
         os.close(file)
 
 
-def erase(folder: Path, place: Place) -> None:
-    """Overwrites the bytes with zeros, on the disk too. A file that is gone needs nothing."""
+def erase(folder: Path, at: ByteRange) -> None:
+    """Overwrites the bytes with zeros and syncs them. Does nothing if the file is gone."""
     try:
-        file = os.open(folder / place.segment, os.O_WRONLY | os.O_CLOEXEC)
+        file = os.open(folder / at.segment, os.O_WRONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        _overwrite(file, place.offset, place.length)
+        _overwrite(file, at.offset, at.length)
         os.fdatasync(file)
     finally:
         os.close(file)
 
 
 def erase_between(folder: Path, name: str, used: Callable[[str], Sequence[tuple[int, int]]]) -> bool:
-    """Overwrites all but the `used` ranges (offset, length; asked by name) of a file that no living writer holds.
+    """Overwrites everything but the ranges `used(name)` (offset, length) of a file that no living writer holds.
 
-    Returns whether that was so; a file that is gone counts.
+    Returns False if a writer holds it; True for a file that is gone.
     """
     try:
         file = os.open(folder / name, os.O_RDWR | os.O_CLOEXEC)
@@ -157,7 +157,7 @@ def _overwrite(file: int, at: int, rest: int) -> None:
 
 
 def remove_unused(folder: Path, used: Callable[[str], bool]) -> int:
-    """Removes the files that no living writer holds and that are not `used`, asked by name; returns how many."""
+    """Removes the files that no living writer holds and for which `used(name)` is false; returns their number."""
     removed = 0
     for path in folder.glob(f"*{SUFFIX}"):
         try:
@@ -166,7 +166,7 @@ def remove_unused(folder: Path, used: Callable[[str], bool]) -> int:
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Asked under the lock: before it, the writer might still have been about to refer to the file.
+            # Check under the lock: before it, the writer might still have been about to refer to the file.
             if not used(path.name):
                 path.unlink(missing_ok=True)
                 removed += 1
@@ -178,7 +178,7 @@ def remove_unused(folder: Path, used: Callable[[str], bool]) -> int:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all the files."""
+    """Total bytes of the files in the folder."""
     total = 0
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -190,7 +190,7 @@ def size(folder: Path) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the disk hold the folder's entries: a new file is found again after a power loss only then."""
+    """Syncs the folder's entries to disk: without that a power loss can lose the name of a new file."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

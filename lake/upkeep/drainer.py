@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import LakeBusy, LakeloopError
-from lake.spool.drain import Drainer, Keep, Report
+from lake.spool.drain import Drainer, DrainReport, Sampling
 from lake.spool.spool import Spool
 from lake.storage import opening
 from lake.upkeep import maintenance
@@ -41,10 +41,10 @@ MOST_BACKOFF_SECONDS = 15.0
 TRANSIENT = (LakeloopError, OSError, MemoryError, sqlite3.Error)
 
 
-def arguments(uri: str, spool: Path, keep: Keep, workers: int = 1) -> list[str]:
+def arguments(uri: str, spool: Path, sampling: Sampling, workers: int = 1) -> list[str]:
     """The command that starts a drainer."""
     words = [sys.executable, "-m", "lake.upkeep.drainer", uri, str(spool), "--workers", str(workers)]
-    return [*words, "--keep-share", repr(keep.share), "--keep-below", repr(keep.below_confidence)]
+    return [*words, "--keep-share", repr(sampling.share), "--keep-below", repr(sampling.below_confidence)]
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server; it says when to end
     threading.Thread(target=_watch_parent, args=(asked, orphaned), daemon=True).start()
     spool = Spool(a.spool)
-    with Drainer(opening.open(a.uri), spool, Keep(a.keep_share, a.keep_below), a.workers) as drainer:
+    with Drainer(opening.open(a.uri), spool, Sampling(a.keep_share, a.keep_below), a.workers) as drainer:
         threading.Thread(target=_upkeep, args=(drainer.lake, asked), daemon=True).start()
         _run(drainer, asked)
         if not orphaned.is_set():
@@ -112,7 +112,7 @@ def _finish(drainer: Drainer, deadline: float) -> None:
         _say({"error": str(error)})
 
 
-def _said(report: Report | None) -> bool:
+def _said(report: DrainReport | None) -> bool:
     """Tells of a batch; whether there was one."""
     if report is None or not report.events:
         return False

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from lake.spool.spool import Waiting
+    from lake.spool.spool import WaitingEvent
     from lake.storage.store import Lake
 
 PREDICTIONS_SHOWN = 50
@@ -60,7 +60,7 @@ def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
     }
 
 
-def waiting_answer(event: Waiting, promoted: Mapping[str, pa.DataType]) -> dict[str, Any]:
+def waiting_answer(event: WaitingEvent, promoted: Mapping[str, pa.DataType]) -> dict[str, Any]:
     """One answer that is still in the spool, as `answer` will tell it; `promoted` are the lake's typed columns."""
     row = events.as_row(event.row, {**_OWN_TYPES, **promoted}) | {"prediction_id": event.event_id}
     row.setdefault("timestamp", dt.datetime.fromtimestamp(event.received, dt.UTC))

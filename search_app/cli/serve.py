@@ -69,7 +69,7 @@ def _intake_options(p: argparse.ArgumentParser) -> None:
 def _settings(args: argparse.Namespace, uri: str) -> Settings:
     from pathlib import Path
 
-    from lake.spool.drain import Keep
+    from lake.spool.drain import Sampling
     from lake.spool.spool import beside
     from search_app.api.admission import Limits
     from search_app.server.live_ingest import Settings
@@ -91,7 +91,7 @@ def _settings(args: argparse.Namespace, uri: str) -> Settings:
         free_bytes=int(args.min_free_gb * 2**30),
         in_flight_bytes=int(args.max_body_gb * 2**30),
     )
-    return Settings(spool, limits, Keep(args.keep_share, args.keep_below), embed=args.embed)
+    return Settings(spool, limits, Sampling(args.keep_share, args.keep_below), embed=args.embed)
 
 
 def _quickstart(args: argparse.Namespace) -> int:

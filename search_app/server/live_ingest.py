@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lake.spool.drain import Keep
+from lake.spool.drain import Sampling
 from lake.spool.spool import Spool
 from lake.upkeep import drainer
 from search_app.api.admission import Limits
@@ -32,7 +32,7 @@ class Settings:
 
     spool: Path
     limits: Limits = field(default_factory=Limits)
-    keep: Keep = field(default_factory=Keep)
+    sampling: Sampling = field(default_factory=Sampling)
     drain: bool = True
     embed: Order | None = None
 
@@ -51,7 +51,7 @@ class Intake:
     def start(self, metrics: Metrics) -> None:
         settings = self.settings
         if settings.drain:
-            command = drainer.arguments(self.uri, settings.spool, settings.keep)
+            command = drainer.arguments(self.uri, settings.spool, settings.sampling)
             self._children.append((Child("drainer", command, metrics.drainer_said), DRAINER_SECONDS))
         if settings.embed:
             from embeddings.backfill import watch_process

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lake import open_lake
-from lake.spool.drain import Keep, drain
+from lake.spool.drain import Sampling, drain
 from lake.spool.spool import Spool
 from lake.upkeep.drainer import arguments
 from search_app.server.child_processes import Child
@@ -38,7 +38,7 @@ class Drainers:
 
     def start(self, spool: Path) -> int:
         process = subprocess.Popen(
-            arguments(str(self.lake), spool, Keep()),
+            arguments(str(self.lake), spool, Sampling()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,

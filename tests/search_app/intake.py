@@ -16,7 +16,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from lake.ids import image_id
-from lake.spool.drain import Report, drain
+from lake.spool.drain import DrainReport, drain
 from lake.spool.spool import Spool
 from lake.storage.store import Lake
 from search_app.api.admission import Limits
@@ -39,7 +39,7 @@ class Door:
         self.api = api
         self.spool = spool
 
-    def drain(self) -> Report:
+    def drain(self) -> DrainReport:
         """Everything that waits comes into the lake. Nothing may be set aside."""
         report = drain(self.lake, self.spool)
         assert report is not None

@@ -13,7 +13,7 @@ from lake import ids
 from lake.analytics import summary
 from lake.errors import CouldNot
 from lake.spool import events
-from lake.spool.drain import Drainer, Keep, drain
+from lake.spool.drain import Drainer, Sampling, drain
 from lake.spool.spool import Spool
 from lake.storage import schema
 from lake.storage.store import Lake, now
@@ -123,9 +123,9 @@ def test_an_image_that_does_not_decode_keeps_its_answer_and_says_why(lk: Lake, b
 
 def test_bytes_damaged_in_the_spool_cost_the_image_not_the_answer(lk: Lake, box: Spool) -> None:
     box.put([answer(1)])
-    place = box.oldest(1, 1)[0].place
-    assert place is not None
-    (box.segments / place.segment).write_bytes(b"\0" * place.length)
+    bytes_at = box.oldest(1, 1)[0].bytes_at
+    assert bytes_at is not None
+    (box.segments / bytes_at.segment).write_bytes(b"\0" * bytes_at.length)
     drain(lk, box)
     assert rows(lk, "SELECT image_status FROM answers") == [{"image_status": "its bytes were damaged in the spool"}]
     assert lk.image(answer(1).image_id) is None
@@ -144,12 +144,12 @@ def test_only_a_share_of_the_bytes_is_kept_but_always_what_is_unsure_or_judged(l
     unsure = [answer(100 + i, confidence=0.2) for i in range(5)]
     judged = answer(200, confidence=0.9)
     box.put([*sure, *unsure, judged, verdict(judged), upload(picture(300))])
-    keep = Keep(share=0.25, below_confidence=0.5)
-    with Drainer(lk, box, keep) as drainer:
+    sampling = Sampling(share=0.25, below_confidence=0.5)
+    with Drainer(lk, box, sampling) as drainer:
         drainer.batch()
     kept = {r["image_id"] for r in rows(lk, "SELECT image_id FROM images")}
     assert {e.image_id for e in unsure} | {judged.image_id, ids.image_id(picture(300))} <= kept
-    by_share = {e.image_id for e in sure if keep.chosen(e.image_id)}
+    by_share = {e.image_id for e in sure if sampling.selects(e.image_id)}
     assert kept & {e.image_id for e in sure} == by_share
     assert 2 <= len(by_share) <= 20
     assert rows(lk, "SELECT DISTINCT image_share FROM answers") == [{"image_share": 0.25}]
@@ -161,10 +161,10 @@ def test_only_a_share_of_the_bytes_is_kept_but_always_what_is_unsure_or_judged(l
 
 
 def test_the_share_is_one_of_images(lk: Lake) -> None:
-    keep = Keep(share=0.3)
-    chosen = sum(keep.chosen(ids.image_id(str(i).encode())) for i in range(10_000))
+    sampling = Sampling(share=0.3)
+    chosen = sum(sampling.selects(ids.image_id(str(i).encode())) for i in range(10_000))
     assert abs(chosen - 3_000) < 200
-    assert all(Keep().chosen(ids.image_id(str(i).encode())) for i in range(100))
+    assert all(Sampling().selects(ids.image_id(str(i).encode())) for i in range(100))
 
 
 def test_an_erased_image_is_not_stored_again(lk: Lake, box: Spool) -> None:

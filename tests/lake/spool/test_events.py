@@ -43,12 +43,12 @@ def test_promoted_columns_keep_their_types() -> None:
     [
         ({"model": None}, "model is missing"),
         ({"model": ""}, "model is missing"),
-        ({"label": None}, "the answer is missing"),
+        ({"label": None}, "the prediction is empty"),
         ({"prediction_id": "7"}, "prediction_id is '7', not a UUID"),
         ({"confidence": 1.5}, "confidence is 1.5"),
         ({"timestamp": "yesterday"}, "timestamp is 'yesterday'"),
-        ({"masks": "mask.png"}, "the server reads no files"),
-        ({"masks": [{"png": "/etc/passwd", "label": "x"}]}, "the server reads no files"),
+        ({"masks": "mask.png"}, "the server does not read files"),
+        ({"masks": [{"png": "/etc/passwd", "label": "x"}]}, "the server does not read files"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], names: str) -> None:
@@ -98,7 +98,7 @@ def test_saying_the_same_verdict_twice_says_it_once() -> None:
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        ({"verdict": "wrong"}, "verdict is 'wrong', none of correct, incorrect, unsure"),
+        ({"verdict": "wrong"}, "verdict is 'wrong'; it must be one of correct, incorrect, unsure"),
         ({"verdict": ["correct"]}, "verdict is"),
         ({"prediction_id": 7}, "prediction_id is 7, not a UUID"),
         ({"comment": "x" * 10_001}, "comment has 10,001 characters"),

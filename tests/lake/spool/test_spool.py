@@ -149,9 +149,9 @@ def test_a_segment_with_events_stays_when_its_writer_is_gone(tmp_path: Path) -> 
 def test_bytes_the_disk_lost_are_noticed(box: Spool) -> None:
     box.put([answer(1)])
     waiting = box.oldest(1, 1)[0]
-    assert waiting.place is not None
-    with (box.segments / waiting.place.segment).open("r+b") as file:
-        file.seek(waiting.place.offset + 20)
+    assert waiting.bytes_at is not None
+    with (box.segments / waiting.bytes_at.segment).open("r+b") as file:
+        file.seek(waiting.bytes_at.offset + 20)
         file.write(b"\xff")
     assert box.data(waiting) is None
 
