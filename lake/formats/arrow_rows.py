@@ -1,7 +1,7 @@
-"""The row of `lake/formats/metadata.py` as Arrow has it, with the image's bytes in it: for Parquet and for Lance.
+"""Parquet and Lance: the row of `lake/formats/metadata.py` as Arrow, with the image's bytes in it.
 
-Parquet has Hugging Face's column `image` {"bytes", "path"}; Lance the bytes themselves, as the tables that the Lance
-project publishes.
+Parquet has Hugging Face's column `image` {"bytes", "path"}; Lance has the bytes, as the tables that the Lance project
+publishes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ROW = {
 PARQUET = pa.schema({"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]), **_ROW})
 LANCE = pa.schema({"image": pa.large_binary(), **_ROW})
 LANCE_NAME = "slice.lance"
-# Rows with pictures in them: as many as memory holds easily at 20 MB each.
+# Rows with images in memory at once, of up to 20 MB each.
 _BATCH_ROWS = 16
 
 
@@ -68,66 +68,66 @@ def _has_bytes(kind: pa.DataType) -> bool:
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The Parquet files with images at a path, in it or in its folder `data`."""
-    found = [path] if path.is_file() else sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
-    return [p for p in found if p.suffix.lower() == ".parquet" and holds_images(p)]
+    """The Parquet files with images: `path` itself, or those in it and in its folder `data`."""
+    paths = [path] if path.is_file() else sorted([*path.glob("*.parquet"), *path.glob("data/*.parquet")])
+    return [p for p in paths if p.suffix.lower() == ".parquet" and holds_images(p)]
 
 
 def read_parquet(path: Path, model: ModelName) -> Iterator[Item]:
     import pyarrow.parquet as pq
 
-    found = parquet_files(path)
-    if not found:
-        raise BadInput(f"{path} holds no .parquet with a column image of bytes")
-    for place in found:
+    paths = parquet_files(path)
+    if not paths:
+        raise BadInput(f"{path} has no .parquet with a column image of bytes")
+    for part in paths:
         try:
-            with pq.ParquetFile(place) as file:
-                yield from _items(place, file.iter_batches(batch_size=_BATCH_ROWS), model)
+            with pq.ParquetFile(part) as file:
+                yield from _items(part, file.iter_batches(batch_size=_BATCH_ROWS), model)
         except (pa.ArrowInvalid, OSError) as error:
-            yield Item(printable(place), error=f"no readable Parquet file: {error}")
+            yield Item(printable(part), error=f"not a readable Parquet file: {error}")
 
 
 def lance_table(path: Path) -> Path | None:
-    """The Lance table at a path: itself, or the one that an export put there."""
+    """The Lance table at a path: itself, or the one that an export wrote into it."""
     return next((p for p in (path, path / LANCE_NAME) if (p / "_versions").is_dir()), None)
 
 
 def read_lance(path: Path, model: ModelName) -> Iterator[Item]:
     import lance
 
-    place = lance_table(path)
-    if place is None:
-        raise BadInput(f"{path} is no Lance table")
+    table = lance_table(path)
+    if table is None:
+        raise BadInput(f"{path} is not a Lance table")
     try:
-        dataset = lance.dataset(str(place))
+        dataset = lance.dataset(str(table))
     except (ValueError, OSError) as error:
-        raise BadInput(f"{path} is no readable Lance table: {error}") from error
+        raise BadInput(f"{path} is not a readable Lance table: {error}") from error
     kind = dataset.schema.field("image").type if "image" in dataset.schema.names else pa.null()
     if not _has_bytes(kind) or pa.types.is_struct(kind):
         raise BadInput(f"{path} has no column image with the files' bytes")
-    yield from _items(place, dataset.scanner(batch_size=_BATCH_ROWS, scan_in_order=True).to_batches(), model)
+    yield from _items(table, dataset.scanner(batch_size=_BATCH_ROWS, scan_in_order=True).to_batches(), model)
 
 
-def _items(place: Path, batches: Any, model: ModelName) -> Iterator[Item]:
+def _items(path: Path, batches: Any, model: ModelName) -> Iterator[Item]:
     number = 0
     for batch in batches:
         for row in as_dicts(batch):
             number += 1
-            where = printable(f"{place}:{number}")
+            source = printable(f"{path}:{number}")
             if isinstance(row, str):
-                yield Item(where, error=row)
+                yield Item(source, error=row)
                 continue
-            rest = {k: v for k, v in row.items() if k != "image"}
+            columns = {k: v for k, v in row.items() if k != "image"}
             image = row["image"]
-            said = partial(annotations_of, rest, where, model)
+            reader = partial(annotations_of, columns, source, model)
             data = image.get("bytes") if isinstance(image, dict) else image
             if data is not None:
-                yield Item(where, data=data, read_annotations=said)
+                yield Item(source, data=data, read_annotations=reader)
                 continue
             try:
-                yield Item(where, path=inside(place.parent, (image or {}).get("path")), read_annotations=said)
+                yield Item(source, path=inside(path.parent, (image or {}).get("path")), read_annotations=reader)
             except BadInput as error:
-                yield Item(where, error=f"image: {error}")
+                yield Item(source, error=f"image: {error}")
 
 
 # Writing ---------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def write_parquet(part: ExportPart, samples: Iterator[ExportSample]) -> None:
 
     with (
         part.open(f"data/train-{part.number:05d}.parquet") as out,
-        # Pictures do not compress; small groups of rows let readers take few at a time.
+        # Images do not compress; small row groups let readers read few at a time.
         pq.ParquetWriter(pa.PythonFile(out, "w"), PARQUET, compression="none") as file,
     ):
         for sample in samples:
@@ -156,26 +156,26 @@ def write_parquet(part: ExportPart, samples: Iterator[ExportSample]) -> None:
 def write_lance(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     import lance
 
-    place = part.root / LANCE_NAME
-    there = lance.dataset(str(place)).version if (place / "_versions").is_dir() else 0
+    table = part.root / LANCE_NAME
+    version = lance.dataset(str(table)).version if (table / "_versions").is_dir() else 0
     rows = [_row(part, s) | {"image": s.image.data} for s in samples]
-    # Each part is one commit: a part that was committed before the export was stopped is not written again.
-    if there <= part.number:
-        lance.write_dataset(pa.Table.from_pylist(rows, LANCE), str(place), mode="append" if there else "create")
+    # Each part is one commit. A resumed export does not write a committed part again.
+    if version <= part.number:
+        lance.write_dataset(pa.Table.from_pylist(rows, LANCE), str(table), mode="append" if version else "create")
 
 
 def finish_parquet(whole: WholeExport) -> None:
-    """Nothing is common to all parts."""
+    """There is no file beyond the parts' own."""
 
 
 def finish_lance(whole: WholeExport) -> None:
-    """Leaves the newest version alone, and hashes its files."""
+    """Deletes all versions but the newest, and hashes its files."""
     import datetime as dt
 
     import lance
 
-    place = whole.root / LANCE_NAME
-    if not place.is_dir():
+    table = whole.root / LANCE_NAME
+    if not table.is_dir():
         return
-    lance.dataset(str(place)).cleanup_old_versions(dt.timedelta(0), delete_unverified=True)
-    whole.hash_all(place)
+    lance.dataset(str(table)).cleanup_old_versions(dt.timedelta(0), delete_unverified=True)
+    whole.hash_all(table)

@@ -1,8 +1,9 @@
 """COCO: one JSON document of images, categories and annotations, and lists of results with scores.
 
-Written: `annotations.json`, `images/`, and `predictions.json`, a list of results. Beyond the format, which every reader
-passes over: an image's `tasks` (what has been said of it: one without annotations may have been looked at or not), its
-`label` and the header of its `answer`. Read: every such document in a folder, in `annotations/`, or beside the images.
+Written: `annotations.json`, `images/`, and `predictions.json`, a list of results. Beyond the format, in keys that
+readers ignore: an image's `tasks` (those it is labelled for; an image without annotations may or may not be labelled),
+its `label` and the header of its prediction, `answer`. Read: every such document in a folder, in `annotations/`, or
+beside the images. Crowd annotations (`iscrowd`) are rejected.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _RESULT = re.compile(rb'\A\s*\[\s*(\]|\{[^{}]*?"image_id")')
 
 @dataclass
 class _Image:
-    """An image as the documents know it. `tasks`: what has been said of it, when the document says so."""
+    """An image of the documents. `tasks`: those it is labelled for."""
 
     file: str
     document: Path
@@ -56,45 +57,45 @@ class _Image:
 
 
 def documents(path: Path) -> list[Path]:
-    """The COCO documents and lists of results at a path, told by how they begin."""
+    """The COCO documents and lists of results at a path, recognised by their first 64 KiB."""
     if path.is_file():
-        return [path] if _begins_so(path) else []
-    found = [*path.glob("*.json"), *path.glob("annotations/*.json"), *path.glob("*/_annotations.coco.json")]
-    return [p for p in sorted({*found}) if p.name != MANIFEST and p.is_file() and _begins_so(p)]
+        return [path] if _looks_like_coco(path) else []
+    candidates = [*path.glob("*.json"), *path.glob("annotations/*.json"), *path.glob("*/_annotations.coco.json")]
+    return [p for p in sorted({*candidates}) if p.name != MANIFEST and p.is_file() and _looks_like_coco(p)]
 
 
-def _begins_so(path: Path) -> bool:
+def _looks_like_coco(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     return bool(_KEYS.search(head) or _RESULT.match(head))
 
 
 def read(path: Path, model: ModelName) -> Iterator[Item]:
-    """The images that the documents at `path` name, with what they say. Raises BadInput for a broken document."""
-    found = documents(path)
-    if not found:
-        raise BadInput(f"{path} holds no COCO document: no .json with images, annotations and categories")
+    """The images in the documents at `path`, with their annotations. Raises BadInput if a document is broken."""
+    paths = documents(path)
+    if not paths:
+        raise BadInput(f"{path} has no COCO document: no .json with images, annotations and categories")
     images: dict[Any, _Image] = {}
     categories: dict[Any, Any] = {}
-    later: list[tuple[Path, list[Any]]] = []
+    result_lists: list[tuple[Path, list[Any]]] = []
     if path.is_file() and _is_results(path):  # its images are in the documents beside it
         beside = [p for p in documents(path.parent) if p != path and not _is_results(p)]
-        found = [*beside, *found]
-    refused: list[Item] = []
-    for place in found:
-        content = document(place)
+        paths = [*beside, *paths]
+    rejected: list[Item] = []
+    for document_path in paths:
+        content = document(document_path)
         if isinstance(content, list):
-            later.append((place, content))
+            result_lists.append((document_path, content))
         elif isinstance(content, dict):
-            refused += _take(place, content, images, categories)
+            rejected += _add_document(document_path, content, images, categories)
         else:
-            raise BadInput(f"{place} is no COCO document")
-    for place, results in later:
-        refused += _assign(place, results, images, results=True)
-    yield from refused
-    if later and not images:
-        raise BadInput(f"{later[0][0]} is a list of results; the document that names its images is not beside it")
-    only_results = path.is_file() and bool(later)
+            raise BadInput(f"{document_path} is not a COCO document")
+    for document_path, results in result_lists:
+        rejected += _assign_records(document_path, results, images, results=True)
+    yield from rejected
+    if result_lists and not images:
+        raise BadInput(f"{result_lists[0][0]} is a list of results, and the document with its images is not beside it")
+    only_results = path.is_file() and bool(result_lists)
     roots: dict[Path, Path] = {}
     for image in images.values():
         if only_results and not image.results:
@@ -115,64 +116,70 @@ def _is_results(path: Path) -> bool:
         return _RESULT.match(file.read(_HEAD_BYTES)) is not None
 
 
-def _take(place: Path, content: Mapping[str, Any], images: dict[Any, _Image], categories: dict[Any, Any]) -> list[Item]:
-    refused = []
+def _add_document(
+    path: Path, content: Mapping[str, Any], images: dict[Any, _Image], categories: dict[Any, Any]
+) -> list[Item]:
+    rejected = []
     for name in ("images", "annotations", "categories"):
         if not isinstance(content.get(name, []), list):
-            raise BadInput(f"{place}: {name} is not a list")
+            raise BadInput(f"{path}: {name} is not a list")
     for category in content.get("categories", []):
         category = category if isinstance(category, dict) else {}
         key, label = category.get("id"), category.get("name")
         if _hashable(key) and categories.setdefault(key, label) != label:
-            refused.append(Item(printable(f"{place}: category {key}"), error="the id stands for two categories"))
+            rejected.append(Item(printable(f"{path}: category {key}"), error="two categories have this id"))
     annotations = content.get("annotations", [])
     task = SEGMENTATION if any(isinstance(a, dict) and a.get("segmentation") for a in annotations) else DETECTION
-    for index, given in enumerate(content.get("images", [])):
-        where = printable(f"{place}: images[{index}]")
-        if not isinstance(given, dict) or not _hashable(given.get("id")) or not isinstance(given.get("file_name"), str):
-            refused.append(Item(where, error="an image needs id and file_name"))
-        elif given["id"] in images:
-            if images[given["id"]].file != given["file_name"]:
-                refused.append(Item(where, error=f"the id {given['id']} stands for two images"))
+    for index, record in enumerate(content.get("images", [])):
+        where = printable(f"{path}: images[{index}]")
+        if (
+            not isinstance(record, dict)
+            or not _hashable(record.get("id"))
+            or not isinstance(record.get("file_name"), str)
+        ):
+            rejected.append(Item(where, error="an image needs id and file_name"))
+        elif record["id"] in images:
+            if images[record["id"]].file != record["file_name"]:
+                rejected.append(Item(where, error=f"two images have the id {record['id']}"))
         else:
-            tasks = given.get("tasks", [task] if "annotations" in content else [])
-            answer = given.get("answer")
-            images[given["id"]] = _Image(
-                str(given["file_name"]),
-                place,
-                given.get("width"),
-                given.get("height"),
+            tasks = record.get("tasks", [task] if "annotations" in content else [])
+            answer = record.get("answer")
+            images[record["id"]] = _Image(
+                str(record["file_name"]),
+                path,
+                record.get("width"),
+                record.get("height"),
                 [t for t in tasks if t in annotation.TASKS] if isinstance(tasks, list) else [task],
-                given.get("label"),
+                record.get("label"),
                 answer if isinstance(answer, dict) else None,
             )
-    return refused + _assign(place, annotations, images, results=False)
+    return rejected + _assign_records(path, annotations, images, results=False)
 
 
-def _assign(place: Path, given: Sequence[Any], images: dict[Any, _Image], results: bool) -> list[Item]:
-    refused = []
-    for number, one in enumerate(given):
-        where = printable(f"{place}: {'result' if results else 'annotation'} {number}")
-        if not isinstance(one, dict) or not _hashable(one.get("image_id")):
-            refused.append(Item(where, error="it names no image_id"))
-        elif one["image_id"] not in images:
-            refused.append(Item(where, error=f"no image has the id {one['image_id']!r}"))
+def _assign_records(path: Path, records: Sequence[Any], images: dict[Any, _Image], results: bool) -> list[Item]:
+    rejected = []
+    for number, record in enumerate(records):
+        where = printable(f"{path}: {'result' if results else 'annotation'} {number}")
+        if not isinstance(record, dict) or not _hashable(record.get("image_id")):
+            rejected.append(Item(where, error="it has no image_id"))
+        elif record["image_id"] not in images:
+            rejected.append(Item(where, error=f"no image has the id {record['image_id']!r}"))
         else:
-            image = images[one["image_id"]]
-            (image.results if results else image.annotations).append((where, one))
-    return refused
+            image = images[record["image_id"]]
+            (image.results if results else image.annotations).append((where, record))
+    return rejected
 
 
 def _hashable(number: Any) -> bool:
     return isinstance(number, int | str)
 
 
-def _images_folder(place: Path, names: Sequence[str]) -> Path:
-    """Where a document's images lie: beside it, or in one of the folders data sets put them in."""
-    split = re.sub(r"^(instances|image_info|person_keypoints|captions|stuff)_", "", place.stem)
-    above = place.parent.parent
-    folders = [place.parent, *(place.parent / n for n in ("images", "data", split, f"images/{split}"))]
-    if place.parent.name == "annotations":
+def _images_folder(path: Path, names: Sequence[str]) -> Path:
+    """The folder of a document's images: its own, or one of those that data sets commonly use."""
+    split = re.sub(r"^(instances|image_info|person_keypoints|captions|stuff)_", "", path.stem)
+    above = path.parent.parent
+    folders = [path.parent, *(path.parent / n for n in ("images", "data", split, f"images/{split}"))]
+    if path.parent.name == "annotations":
         folders += [above / split, above / "images" / split, above / "images", above / "data", above]
     for folder in folders:
         for name in names:
@@ -181,7 +188,7 @@ def _images_folder(place: Path, names: Sequence[str]) -> Path:
                     return folder
             except BadInput:
                 continue
-    return folders[1] if folders[1].is_dir() else place.parent
+    return folders[1] if folders[1].is_dir() else path.parent
 
 
 def _annotations(
@@ -192,14 +199,14 @@ def _annotations(
         annotations.ground_truths.append(GroundTruth(CLASSIFICATION, str(image.label)))
     size = (image.width, image.height)
     if None not in size and size != (width, height):
-        reason = f"the document says {size[0]} x {size[1]}, the upright picture is {width} x {height}"
+        reason = f"the document says {size[0]} x {size[1]}, the upright image is {width} x {height}"
         annotations.rejected += [(where, reason) for where, _ in (*image.annotations, *image.results)]
         if not image.annotations and not image.results:
             annotations.rejected.append((printable(f"{image.document}: image {image.file!r}"), reason))
         return annotations
     instances = _instances(image.annotations, categories, annotations, width, height)
     if model.name is not None:
-        annotations.predictions.append(_answer(instances, {"model": model.name, "model_version": model.version}))
+        annotations.predictions.append(_prediction(instances, {"model": model.name, "model_version": model.version}))
     else:
         boxed = [b for b, m in instances if m is None]
         masked = [(b, m) for b, m in instances if m is not None]
@@ -213,7 +220,7 @@ def _annotations(
         if model.name is not None or not header:
             header |= {"model": model.name, "model_version": model.version}
         annotations.predictions.append(
-            _answer(_instances(image.results, categories, annotations, width, height), header)
+            _prediction(_instances(image.results, categories, annotations, width, height), header)
         )
     return annotations
 
@@ -221,55 +228,55 @@ def _annotations(
 _Instances = list[tuple[dict[str, Any], dict[str, Any] | None]]
 
 
-def _answer(instances: _Instances, header: Mapping[str, Any]) -> dict[str, Any]:
-    answer = dict(header)
-    found = [m for _, m in instances if m is not None]
-    if found and len(found) == len(instances):
+def _prediction(instances: _Instances, header: Mapping[str, Any]) -> dict[str, Any]:
+    prediction = dict(header)
+    masks = [m for _, m in instances if m is not None]
+    if masks and len(masks) == len(instances):
         truth = annotation.without_redundant_boxes(
-            GroundTruth(SEGMENTATION, boxes=[b for b, _ in instances], masks=found)
+            GroundTruth(SEGMENTATION, boxes=[b for b, _ in instances], masks=masks)
         )
-        return answer | {"masks": found, "boxes": truth.boxes}
-    if instances or answer.get("task") in (None, DETECTION):
-        answer["boxes"] = [b for b, _ in instances]
-    return answer
+        return prediction | {"masks": masks, "boxes": truth.boxes}
+    if instances or prediction.get("task") in (None, DETECTION):
+        prediction["boxes"] = [b for b, _ in instances]
+    return prediction
 
 
 def _instances(
-    given: Sequence[tuple[str, Mapping[str, Any]]],
+    records: Sequence[tuple[str, Mapping[str, Any]]],
     categories: Mapping[Any, Any],
     annotations: Annotations,
     width: int,
     height: int,
 ) -> _Instances:
-    found: _Instances = []
-    for where, one in given:
+    instances: _Instances = []
+    for where, record in records:
         try:
-            found.append(_instance(one, categories, width, height))
+            instances.append(_instance(record, categories, width, height))
         except BadInput as error:
             annotations.rejected.append((where, str(error)))
-    return found
+    return instances
 
 
 def _instance(
-    one: Mapping[str, Any], categories: Mapping[Any, Any], width: int, height: int
+    record: Mapping[str, Any], categories: Mapping[Any, Any], width: int, height: int
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    number = one.get("category_id")
+    number = record.get("category_id")
     if not _hashable(number) or number not in categories:
         raise BadInput(f"no category has the id {number!r}")
-    if one.get("iscrowd"):
-        raise BadInput("iscrowd marks a region of many, which is no instance")
-    label, score = categories[number], one.get("score")
-    segmentation = one.get("segmentation")
-    masked = None
+    if record.get("iscrowd"):
+        raise BadInput("it is a crowd (iscrowd), which is not one instance")
+    label, score = categories[number], record.get("score")
+    segmentation = record.get("segmentation")
+    region = None
     if segmentation:
         counts = _counts(segmentation, width, height)
-        masked = annotation.mask(label, counts, height, width, score)
-    corner = one.get("bbox")
-    if corner is None and masked is not None:
-        return annotation.extent(masked), masked
-    if not isinstance(corner, list) or len(corner) != 4:
+        region = annotation.mask(label, counts, height, width, score)
+    bbox = record.get("bbox")
+    if bbox is None and region is not None:
+        return annotation.extent(region), region
+    if not isinstance(bbox, list) or len(bbox) != 4:
         raise BadInput("bbox is not [x, y, width, height]")
-    return annotation.box(label, corner, score), masked
+    return annotation.box(label, bbox, score), region
 
 
 def _counts(segmentation: Any, width: int, height: int) -> str:
@@ -277,16 +284,16 @@ def _counts(segmentation: Any, width: int, height: int) -> str:
         return polygons.fill(segmentation, height, width)
     if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
         size = segmentation.get("size") if isinstance(segmentation, dict) else None
-        raise BadInput(f"the mask's size is {size!r}, the picture's is [{height}, {width}]")
+        raise BadInput(f"the mask's size is {size!r}, the image's is [{height}, {width}]")
     counts = segmentation.get("counts")
     if isinstance(counts, str):
         if len(counts) > MOST_COUNTS:
-            raise BadInput(f"counts has {len(counts):,} characters; {MOST_COUNTS:,} are the most")
+            raise BadInput(f"counts has {len(counts):,} characters; the limit is {MOST_COUNTS:,}")
         runs = masks.decompress(counts)
     elif isinstance(counts, list) and all(isinstance(c, int) and not isinstance(c, bool) for c in counts):
         runs = counts
     else:
-        raise BadInput("counts is neither text nor a list of numbers")
+        raise BadInput("counts must be text or a list of integers")
     masks.check(runs, height, width)
     return masks.compress(runs)
 
@@ -313,27 +320,27 @@ def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
             unpaired = task == SEGMENTATION and len(truths[task].boxes or ()) not in (0, len(truths[task].masks or ()))
             part.leave_out("boxes that do not pair with their masks", unpaired)
             for box, mask in truths[task].instances():
-                part.line("annotations", _written(number, number_of, box, mask) | {"iscrowd": 0})
+                part.line("annotations", _record(number, number_of, box, mask) | {"iscrowd": 0})
         if sample.prediction is not None:
             image["answer"] = annotation.prediction_header(sample.prediction)
             for box, mask in annotation.prediction_regions(sample.prediction).instances():
-                part.line("predictions", _written(number, number_of, box, mask))
+                part.line("predictions", _record(number, number_of, box, mask))
         part.line("images", image)
 
 
-def _written(image: int, number_of: Mapping[str, int], box: Mapping[str, Any], mask: Any) -> dict[str, Any]:
-    said = {
+def _record(image: int, number_of: Mapping[str, int], box: Mapping[str, Any], mask: Any) -> dict[str, Any]:
+    record = {
         "image_id": image,
         "category_id": number_of[(mask or box)["label"] or ""],
         "bbox": [box["x"], box["y"], box["width"], box["height"]],
     }
     if mask is None:
-        said |= {"segmentation": [], "area": box["width"] * box["height"]}
+        record |= {"segmentation": [], "area": box["width"] * box["height"]}
     else:
         rle = {"size": [mask["height"], mask["width"]], "counts": mask["counts"]}
-        said |= {"segmentation": rle, "area": masks.area(mask["counts"])}
+        record |= {"segmentation": rle, "area": masks.area(mask["counts"])}
     score = (mask or box)["score"]
-    return said if score is None else said | {"score": score}
+    return record if score is None else record | {"score": score}
 
 
 def finish(whole: WholeExport) -> None:
@@ -344,12 +351,12 @@ def finish(whole: WholeExport) -> None:
         out.write(b'"images": [\n')
         _list(out, whole.lines("images"))
         out.write(b'],\n"annotations": [\n')
-        _list(out, ({"id": i, **one} for i, one in enumerate(whole.lines("annotations"), start=1)))
+        _list(out, ({"id": i, **record} for i, record in enumerate(whole.lines("annotations"), start=1)))
         out.write(b"]}\n")
     if whole.plan.predictions is not None:
         with whole.open("predictions.json") as out:
             out.write(b"[\n")
-            _list(out, ({k: v for k, v in one.items() if v != []} for one in whole.lines("predictions")))
+            _list(out, ({k: v for k, v in record.items() if v != []} for record in whole.lines("predictions")))
             out.write(b"]\n")
 
 

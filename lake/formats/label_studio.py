@@ -1,9 +1,9 @@
-"""Label Studio: a task file with pre-labels going out, finished annotations coming back.
+"""Label Studio: writes a task file with pre-labels, reads the finished annotations.
 
-Written: `tasks.json` (a task an image, to be imported into a project), `images/` and `label-config.xml` (the project's
-labelling interface). A task's `data` carries our `image_id`; what is known of the image goes along as predictions: its
-labels as the version LABELS, a model's answer as MODEL/VERSION. Read: the project's export "JSON". Regions are in
-percent of the picture (labelstud.io/guide/predictions). It knows no lake.
+Written: `tasks.json` (one task per image, to be imported into a project), `images/` and `label-config.xml` (the
+project's labelling interface). A task's `data` has lakeloop's `image_id`; known labels are sent as predictions of the
+model version LABELS, a model's prediction as MODEL/VERSION. Read: the project's export "JSON". Regions are in percent
+of the image's size (labelstud.io/guide/predictions). Nothing here knows the lake.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from lake.formats.export_files import ExportPart, ExportPlan, WholeExport
 from lake.formats.paths import document
 from lake.regions import masks, polygons
 
-# The version under which labels that the lake has are sent as pre-labels.
+# The model version of labels that are sent as pre-labels.
 LABELS = "labels"
-# Where Label Studio serves local files from, when its LOCAL_FILES_DOCUMENT_ROOT is the folder above the export.
+# The URL of local files if Label Studio's LOCAL_FILES_DOCUMENT_ROOT is the folder above the export.
 LOCAL = "/data/local-files/?d="
 _IMAGE_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _KINDS = {"choices": CLASSIFICATION, "rectanglelabels": DETECTION, "polygonlabels": SEGMENTATION}
@@ -33,11 +33,11 @@ _KINDS = {"choices": CLASSIFICATION, "rectanglelabels": DETECTION, "polygonlabel
 
 @dataclass(frozen=True)
 class FinishedAnnotation:
-    """One annotation that a person finished. `place`: where it stands in the file; `id` and `at`: Label Studio's own,
-    None when the file does not say them; `tasks`: what the person was asked, or () when the file does not say.
+    """One annotation that a person finished. `source`: its position in the file; `id` and `at`: Label Studio's id and
+    time, None if the file has none; `tasks`: what the person was asked to label, or () if the file does not say.
     """
 
-    place: str
+    source: str
     image_id: str
     annotator: str
     id: str | None
@@ -46,32 +46,32 @@ class FinishedAnnotation:
     results: Sequence[Mapping[str, Any]]
 
     def ground_truths(self, width: int, height: int) -> list[GroundTruth]:
-        """What it says of an upright picture of this size, a statement a task. Raises BadInput."""
-        found = _Regions(width, height)
+        """Its ground truth for an upright image of this size, one per task. Raises BadInput."""
+        regions = _Regions(width, height)
         for number, result in enumerate(self.results):
             try:
-                found.take(result)
+                regions.add(result)
             except BadInput as error:
                 raise BadInput(f"result[{number}]: {error}") from error
-        said = found.ground_truths()
-        there = {truth.task for truth in said}
+        truths = regions.ground_truths()
+        answered = {truth.task for truth in truths}
         for task in self.tasks:
-            if task == CLASSIFICATION and task not in there:
+            if task == CLASSIFICATION and task not in answered:
                 raise BadInput("no class was chosen")
-            if task == DETECTION and task not in there:
-                said.append(GroundTruth(task, boxes=[]))
-            if task == SEGMENTATION and task not in there:
-                said.append(GroundTruth(task, masks=[]))
-        if not said:
-            raise BadInput("it says nothing, and the task does not say what was asked (data.asked)")
-        return said
+            if task == DETECTION and task not in answered:
+                truths.append(GroundTruth(task, boxes=[]))
+            if task == SEGMENTATION and task not in answered:
+                truths.append(GroundTruth(task, masks=[]))
+        if not truths:
+            raise BadInput("it has no regions, and data.asked does not say which task was asked for")
+        return truths
 
 
 @dataclass(frozen=True)
 class RejectedAnnotation:
-    """A task or an annotation that cannot be taken, and why."""
+    """A task or an annotation that cannot be read, and why."""
 
-    place: str
+    source: str
     reason: str
 
 
@@ -83,10 +83,10 @@ class _Regions:
     boxes: list[dict[str, Any]] = field(default_factory=list)
     masks: list[dict[str, Any]] = field(default_factory=list)
 
-    def take(self, result: Any) -> None:
+    def add(self, result: Any) -> None:
         kind, value = _get(result, "type", str), _get(result, "value", dict)
         if kind not in _KINDS:
-            raise BadInput(f"{kind} is not read; these are: {', '.join(_KINDS)}")
+            raise BadInput(f"{kind} is not supported; these are: {', '.join(_KINDS)}")
         names = _get(value, kind, list)
         if len(names) != 1 or not isinstance(names[0], str) or not names[0]:
             raise BadInput(f"{kind} is {names!r:.80}; an image or a region has one class")
@@ -98,10 +98,10 @@ class _Regions:
         self._check_size(result)
         if kind == "rectanglelabels":
             if value.get("rotation"):
-                raise BadInput(f"the rectangle is turned by {value['rotation']!r:.20} degrees; a box cannot be")
+                raise BadInput(f"the rectangle is rotated by {value['rotation']!r:.20} degrees; a box cannot be")
             x, y, width, height = (_number(value, key) for key in ("x", "y", "width", "height"))
             if x > 100 or y > 100 or x + width < 0 or y + height < 0:
-                raise BadInput("the rectangle is outside the picture")
+                raise BadInput("the rectangle is outside the image")
             corner = (x * self.width, y * self.height, width * self.width, height * self.height)
             self.boxes.append(annotation.box(names[0], [v / 100 for v in corner]))
             return
@@ -114,102 +114,106 @@ class _Regions:
         )
 
     def _check_size(self, result: Mapping[str, Any]) -> None:
-        """A region of a picture of another size lies elsewhere."""
+        """Raises BadInput if the region was drawn on an image of another size or rotation."""
         if result.get("image_rotation"):
-            raise BadInput(f"the picture was turned by {result['image_rotation']!r:.20} degrees")
-        said = result.get("original_width"), result.get("original_height")
-        if said != (None, None) and said != (self.width, self.height):
-            raise BadInput(f"it is of a picture of {said[0]} x {said[1]}; the lake's has {self.width} x {self.height}")
+            raise BadInput(f"the image was rotated by {result['image_rotation']!r:.20} degrees")
+        size = result.get("original_width"), result.get("original_height")
+        if size != (None, None) and size != (self.width, self.height):
+            raise BadInput(
+                f"it was drawn on {size[0]} x {size[1]} pixels; the lake's image has {self.width} x {self.height}"
+            )
 
     def ground_truths(self) -> list[GroundTruth]:
-        said = [GroundTruth(CLASSIFICATION, self.choices[0])] if self.choices else []
-        said += [GroundTruth(DETECTION, boxes=self.boxes)] if self.boxes else []
-        return said + ([GroundTruth(SEGMENTATION, masks=self.masks)] if self.masks else [])
+        truths = [GroundTruth(CLASSIFICATION, self.choices[0])] if self.choices else []
+        truths += [GroundTruth(DETECTION, boxes=self.boxes)] if self.boxes else []
+        return truths + ([GroundTruth(SEGMENTATION, masks=self.masks)] if self.masks else [])
 
 
 # Reading ---------------------------------------------------------------------------------------------------
 
 
 def read(path: Path) -> Iterator[FinishedAnnotation | RejectedAnnotation]:
-    """The finished annotations of an exported project, in order. Skipped ones and drafts are left out.
+    """The finished annotations of an exported project, in order, without skipped ones and drafts.
 
-    Raises BadInput when the file is no list of tasks.
+    Raises BadInput if the file is not a list of tasks.
     """
     tasks = document(path)
     if not isinstance(tasks, list):
-        raise BadInput(f"{path} is no list of Label Studio tasks; export the project as JSON")
+        raise BadInput(f"{path} is not a list of Label Studio tasks; export the project as JSON")
     for number, task in enumerate(tasks):
-        place = f"{path.name}: [{number}]"
+        source = f"{path.name}: [{number}]"
         try:
-            yield from _annotations(task, place)
+            yield from _annotations(task, source)
         except BadInput as error:
-            yield RejectedAnnotation(place, str(error))
+            yield RejectedAnnotation(source, str(error))
 
 
-def _annotations(task: Any, place: str) -> Iterator[FinishedAnnotation | RejectedAnnotation]:
+def _annotations(task: Any, source: str) -> Iterator[FinishedAnnotation | RejectedAnnotation]:
     if isinstance(task, dict) and "data" not in task and "annotation_id" in task:
-        raise BadInput("this is the export JSON-MIN, which leaves out what is needed; choose JSON")
+        raise BadInput("this is the export JSON-MIN, which lacks fields; export as JSON")
     data = _get(task, "data", dict)
     image_id = _image_id(data)
-    given = data.get("asked", [])
-    if not isinstance(given, list) or not {*map(str, given)} <= {*TASKS}:
-        raise BadInput(f"data.asked is {given!r:.80}; it is a list of {', '.join(TASKS)}")
-    for number, one in enumerate(_get(task, "annotations", list)):
-        where = f"{place}.annotations[{number}]"
+    tasks = data.get("asked", [])
+    if not isinstance(tasks, list) or not {*map(str, tasks)} <= {*TASKS}:
+        raise BadInput(f"data.asked is {tasks!r:.80}; it is a list of {', '.join(TASKS)}")
+    for number, record in enumerate(_get(task, "annotations", list)):
+        annotation_source = f"{source}.annotations[{number}]"
         try:
-            results = _get(one, "result", list)
-            if one.get("was_cancelled"):
+            results = _get(record, "result", list)
+            if record.get("was_cancelled"):
                 continue
             yield FinishedAnnotation(
-                where,
+                annotation_source,
                 image_id,
-                _annotator(one.get("completed_by")),
-                None if one.get("id") is None else str(one["id"]),
-                _moment(one.get("updated_at") or one.get("created_at")),
-                tuple(given),
+                _annotator(record.get("completed_by")),
+                None if record.get("id") is None else str(record["id"]),
+                _moment(record.get("updated_at") or record.get("created_at")),
+                tuple(tasks),
                 results,
             )
         except BadInput as error:
-            yield RejectedAnnotation(where, str(error))
+            yield RejectedAnnotation(annotation_source, str(error))
 
 
 def _image_id(data: Mapping[str, Any]) -> str:
-    """As the task says it, or as the file is called: an upload keeps the name behind a prefix of its own."""
-    given = data.get("image_id")
-    if isinstance(given, str) and _IMAGE_ID.fullmatch(given):
-        return given
-    if given is None:
-        found: set[str] = {one for value in data.values() if isinstance(value, str) for one in _IMAGE_ID.findall(value)}
-        if len(found) != 1:
-            raise BadInput("which image is it? neither data.image_id nor the file's name says one image_id")
-        return found.pop()
-    raise BadInput(f"data.image_id is {given!r:.80}, not 64 hex digits")
+    """From the task, or from the file's name: an upload keeps the name behind a prefix."""
+    image_id = data.get("image_id")
+    if isinstance(image_id, str) and _IMAGE_ID.fullmatch(image_id):
+        return image_id
+    if image_id is None:
+        image_ids: set[str] = {
+            match for value in data.values() if isinstance(value, str) for match in _IMAGE_ID.findall(value)
+        }
+        if len(image_ids) != 1:
+            raise BadInput("neither data.image_id nor the file's name has an image_id")
+        return image_ids.pop()
+    raise BadInput(f"data.image_id is {image_id!r:.80}, not 64 hex digits")
 
 
-def _annotator(given: Any) -> str:
-    if isinstance(given, dict):
-        given = given.get("email") or given.get("id")
-    return "label-studio" if given is None else f"label-studio {given}"
+def _annotator(account: Any) -> str:
+    if isinstance(account, dict):
+        account = account.get("email") or account.get("id")
+    return "label-studio" if account is None else f"label-studio {account}"
 
 
-def _moment(given: Any) -> dt.datetime | None:
-    if given is None:
+def _moment(text: Any) -> dt.datetime | None:
+    if text is None:
         return None
     try:
-        moment = dt.datetime.fromisoformat(given)
+        moment = dt.datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadInput(f"its time is {given!r:.40}, not as ISO 8601 writes it") from error
+        raise BadInput(f"its time is {text!r:.40}, not in ISO 8601") from error
 
 
-def _get(given: Any, key: str, kind: type) -> Any:
-    if not isinstance(given, Mapping):
+def _get(record: Any, key: str, kind: type) -> Any:
+    if not isinstance(record, Mapping):
         raise BadInput("it is not an object")
-    value = given.get(key)
-    if not isinstance(value, kind):
+    content = record.get(key)
+    if not isinstance(content, kind):
         words: dict[Any, str] = {list: "a list", dict: "an object", str: "text"}
-        raise BadInput(f"{key} is missing" if value is None else f"{key} is not {words[kind]}")
-    return value
+        raise BadInput(f"{key} is missing" if content is None else f"{key} is not {words[kind]}")
+    return content
 
 
 def _is_number(value: Any) -> bool:
@@ -226,18 +230,18 @@ def _number(value: Mapping[str, Any], key: str) -> float:
 
 
 def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
-    asked = _asked(part.plan)
+    tasks = _tasks(part.plan)
     for sample in samples:
         name = f"images/{sample.name}"
         part.file(name, sample.image.data)
-        data = {"image": f"{LOCAL}{part.root.resolve().name}/{name}", "image_id": sample.image.image_id, "asked": asked}
-        versions = []
-        known = [r for truth in sample.ground_truths.values() for r in _results(part, truth, sample, asked)]
-        if known:
-            versions.append({"model_version": LABELS, "result": known})
+        data = {"image": f"{LOCAL}{part.root.resolve().name}/{name}", "image_id": sample.image.image_id, "asked": tasks}
+        predictions = []
+        labels = [r for truth in sample.ground_truths.values() for r in _results(part, truth, sample, tasks)]
+        if labels:
+            predictions.append({"model_version": LABELS, "result": labels})
         if sample.prediction is not None:
-            versions += _answer(part, sample, asked)
-        part.line("tasks", {"data": data, "predictions": versions})
+            predictions += _prediction(part, sample, tasks)
+        part.line("tasks", {"data": data, "predictions": predictions})
 
 
 def finish(whole: WholeExport) -> None:
@@ -246,76 +250,80 @@ def finish(whole: WholeExport) -> None:
         for number, task in enumerate(whole.lines("tasks")):
             out.write(f"{',' if number else ''}\n{annotation.as_json(task)}".encode())
         out.write(b"\n]\n")
-    names = whole.plan.classes if _asked(whole.plan) != [CLASSIFICATION] else {*whole.plan.labels, *whole.lines("said")}
-    whole.text("label-config.xml", _config(_asked(whole.plan)[0], sorted(name for name in names if name)))
+    names = (
+        whole.plan.classes
+        if _tasks(whole.plan) != [CLASSIFICATION]
+        else {*whole.plan.labels, *whole.lines("predicted")}
+    )
+    whole.text("label-config.xml", _config(_tasks(whole.plan)[0], sorted(name for name in names if name)))
 
 
-def _asked(plan: ExportPlan) -> list[str]:
-    """What the people are asked: regions when any are known, else a class of the whole image."""
+def _tasks(plan: ExportPlan) -> list[str]:
+    """What people are asked to label: regions if any are known, else a class of the whole image."""
     return [plan.task] if plan.classes else [CLASSIFICATION]
 
 
-def _config(asked: str, names: Sequence[str]) -> Iterator[str]:
-    """The project's labelling interface. Classes that nobody has named yet are added in Label Studio."""
+def _config(task: str, names: Sequence[str]) -> Iterator[str]:
+    """The project's labelling interface. New classes are added in Label Studio."""
     tag, item = {
         CLASSIFICATION: ("Choices", "Choice"),
         DETECTION: ("RectangleLabels", "Label"),
         SEGMENTATION: ("PolygonLabels", "Label"),
-    }[asked]
+    }[task]
     yield "<View>"
     yield '  <Image name="image" value="$image" zoom="true"/>'
-    yield f'  <{tag} name="{asked}" toName="image" choice="single">'
+    yield f'  <{tag} name="{task}" toName="image" choice="single">'
     yield from (f"    <{item} value={quoteattr(name)}/>" for name in names)
     yield f"  </{tag}>"
     yield "</View>"
 
 
-def _answer(part: ExportPart, sample: ExportSample, asked: Sequence[str]) -> list[dict[str, Any]]:
-    """A model's answer as a prediction; its confidence is the task's score, by which Label Studio sorts."""
-    answer = sample.prediction or {}
+def _prediction(part: ExportPart, sample: ExportSample, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """A model's prediction; its confidence becomes the score, by which Label Studio sorts."""
+    prediction = sample.prediction or {}
     truth = (
-        GroundTruth(CLASSIFICATION, answer.get("label"))
-        if asked == [CLASSIFICATION]
-        else annotation.prediction_regions(answer)
+        GroundTruth(CLASSIFICATION, prediction.get("label"))
+        if tasks == [CLASSIFICATION]
+        else annotation.prediction_regions(prediction)
     )
-    results = _results(part, truth, sample, asked) if truth.label or asked != [CLASSIFICATION] else []
+    results = _results(part, truth, sample, tasks) if truth.label or tasks != [CLASSIFICATION] else []
     if not results:
         return []
     if truth.label:
-        part.line("said", truth.label)
-    version = "/".join(str(answer[key]) for key in ("model", "model_version") if answer.get(key) is not None)
-    said = {"model_version": version, "result": results}
-    return [said if answer.get("confidence") is None else said | {"score": answer["confidence"]}]
+        part.line("predicted", truth.label)
+    version = "/".join(str(prediction[key]) for key in ("model", "model_version") if prediction.get(key) is not None)
+    record = {"model_version": version, "result": results}
+    return [record if prediction.get("confidence") is None else record | {"score": prediction["confidence"]}]
 
 
-def _results(part: ExportPart, truth: GroundTruth, sample: ExportSample, asked: Sequence[str]) -> list[dict[str, Any]]:
-    if truth.task not in asked:
-        part.leave_out(f"{truth.task}, where {asked[0]} is asked")
+def _results(part: ExportPart, truth: GroundTruth, sample: ExportSample, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    if truth.task not in tasks:
+        part.leave_out(f"{truth.task}, since people label {tasks[0]}")
         return []
     size = {"original_width": sample.image.width, "original_height": sample.image.height, "image_rotation": 0}
     width, height = sample.image.width, sample.image.height
     if truth.task == CLASSIFICATION:
-        given: list[tuple[str, dict[str, Any], str | None, float | None]] = [("choices", {}, truth.label, None)]
+        regions: list[tuple[str, dict[str, Any], str | None, float | None]] = [("choices", {}, truth.label, None)]
         size = {}
     elif truth.task == DETECTION:
-        given = [
+        regions = [
             ("rectanglelabels", {"x": b["x"] * 100 / width, "y": b["y"] * 100 / height, "rotation": 0,
               "width": b["width"] * 100 / width, "height": b["height"] * 100 / height}, b["label"], b["score"])
             for b in truth.boxes or ()
         ]  # fmt: skip
     else:
-        given = [
+        regions = [
             ("polygonlabels", {"points": _points(m, width, height), "closed": True}, m["label"], m["score"])
             for m in truth.masks or ()
         ]
-    part.leave_out("regions without a class", sum(not name for _, _, name, _ in given))
-    found = []
-    for number, (kind, place, name, score) in enumerate(given):
+    part.leave_out("regions without a class", sum(not name for _, _, name, _ in regions))
+    results = []
+    for number, (kind, position, name, score) in enumerate(regions):
         if name:
-            value = place | {kind: [name]}
-            one = {"id": f"{truth.task}{number}", "type": kind, "from_name": truth.task, "to_name": "image"} | size
-            found.append(one | {"value": value} | ({} if score is None else {"score": score}))
-    return found
+            value = position | {kind: [name]}
+            record = {"id": f"{truth.task}{number}", "type": kind, "from_name": truth.task, "to_name": "image"} | size
+            results.append(record | {"value": value} | ({} if score is None else {"score": score}))
+    return results
 
 
 def _points(mask: Mapping[str, Any], width: int, height: int) -> list[list[float]]:

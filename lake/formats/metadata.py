@@ -1,9 +1,9 @@
-"""Hugging Face's folder of images with `metadata.jsonl` or `metadata.csv`; and the row that all lossless formats share.
+"""Hugging Face's image folder with `metadata.jsonl` or `metadata.csv`; its row is shared by all lossless formats.
 
 A row: `file_name`, `label`, `objects` {"bbox": [[x, y, width, height]], "category", "score"} for a detection,
 `segments` {"bbox", "category", "score", "size": [[height, width]], "counts"} for a segmentation, `prediction` for one
-answer as a prediction log has it. A null says that nothing has been said, an empty list that nothing is there. Other
-columns become metadata of the image.
+row of a prediction log. Null means not labelled, an empty list means no instances. Other columns become metadata of the
+image.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ COLUMNS = ("file_name", "image_id", "width", "height", "label", "objects", "segm
 
 
 def files(path: Path) -> list[Path]:
-    """The metadata files of a data set: `path` itself, or those in it and in its folders of splits."""
+    """The metadata files of a data set: `path` itself, or those in it and in the folders of its splits."""
     if path.is_file():
         return [path]
-    return [f for place in (path, *sorted(path.glob("*/"))) for n in NAMES if (f := place / n).is_file()]
+    return [f for folder in (path, *sorted(path.glob("*/"))) for n in NAMES if (f := folder / n).is_file()]
 
 
 def read(path: Path, model: ModelName) -> Iterator[Item]:
-    found = files(path)
-    if not found:
+    paths = files(path)
+    if not paths:
         raise BadInput(f"{path} has no {' or '.join(NAMES)}")
     named: set[str] = set()
-    for file in found:
+    for file in paths:
         rows = csv_rows(file) if file.suffix.lower() in (".csv", ".tsv") else json_lines(file)
-        for place, row in rows:
+        for source, row in rows:
             if isinstance(row, str):
-                yield Item(printable(place), error=row)
+                yield Item(printable(source), error=row)
                 continue
             try:
                 image = inside(file.parent, row.get("file_name"))
             except BadInput as error:
-                yield Item(printable(place), error=f"file_name: {error}")
+                yield Item(printable(source), error=f"file_name: {error}")
                 continue
             named.add(os.path.realpath(image))
-            yield Item(printable(place), path=image, read_annotations=partial(annotations_of, row, place, model))
+            yield Item(printable(source), path=image, read_annotations=partial(annotations_of, row, source, model))
     if path.is_dir():
         for folder, folders, names in os.walk(path):
             folders.sort()
@@ -74,8 +74,8 @@ def read(path: Path, model: ModelName) -> Iterator[Item]:
                     yield Item(printable(image), path=image)
 
 
-def annotations_of(row: Mapping[str, Any], place: str, model: ModelName, width: int, height: int) -> Annotations:
-    """What a row says. Values may be JSON text, as CSV has them."""
+def annotations_of(row: Mapping[str, Any], source: str, model: ModelName, width: int, height: int) -> Annotations:
+    """The annotations in a row. Values may be JSON text, as in CSV."""
     annotations = Annotations(annotator="metadata")
     label = row.get("label")
     if label not in (None, ""):
@@ -84,7 +84,7 @@ def annotations_of(row: Mapping[str, Any], place: str, model: ModelName, width: 
         try:
             truth = _truth(task, _value(row.get(column), dict, column), height, width)
         except BadInput as error:
-            annotations.rejected.append((printable(f"{place}: {column}"), str(error)))
+            annotations.rejected.append((printable(f"{source}: {column}"), str(error)))
             continue
         if truth is not None:
             annotations.ground_truths.append(annotation.without_redundant_boxes(truth))
@@ -99,9 +99,9 @@ def annotations_of(row: Mapping[str, Any], place: str, model: ModelName, width: 
         if answer:
             annotations.predictions.append(dict(answer))
     except BadInput as error:
-        annotations.rejected.append((printable(f"{place}: prediction"), str(error)))
-    known = {*COLUMNS, "image"}
-    annotations.metadata = {k: v for k, v in row.items() if k not in known and v not in (None, "")}
+        annotations.rejected.append((printable(f"{source}: prediction"), str(error)))
+    columns = {*COLUMNS, "image"}
+    annotations.metadata = {k: v for k, v in row.items() if k not in columns and v not in (None, "")}
     return annotations
 
 
@@ -118,15 +118,15 @@ def _value(value: Any, kind: type, name: str) -> Any:
     return value
 
 
-def _truth(task: str, given: Mapping[str, Any] | None, height: int, width: int) -> GroundTruth | None:
-    if given is None:
+def _truth(task: str, column: Mapping[str, Any] | None, height: int, width: int) -> GroundTruth | None:
+    if column is None:
         return None
-    corners = given.get("bbox")
+    corners = column.get("bbox")
     names = ("category", "categories", "label", "labels")
-    classes: Any = next((given[k] for k in names if given.get(k) is not None), [])
+    classes: Any = next((column[k] for k in names if column.get(k) is not None), [])
     if not isinstance(classes, list) or not isinstance(corners, list | None):
         raise BadInput("bbox and category are not lists")
-    scores = given.get("score") or [None] * len(classes)
+    scores = column.get("score") or [None] * len(classes)
     if task == DETECTION and corners is not None and not classes:
         classes, scores = [None] * len(corners), [None] * len(corners)
     lengths = {len(x) for x in (classes, scores, *([corners] if corners is not None else []))}
@@ -143,25 +143,25 @@ def _truth(task: str, given: Mapping[str, Any] | None, height: int, width: int) 
         return GroundTruth(task, boxes=boxes)
     from lake.regions import masks
 
-    sizes, counts = given.get("size"), given.get("counts")
+    sizes, counts = column.get("size"), column.get("counts")
     if not isinstance(sizes, list) or not isinstance(counts, list) or not len(sizes) == len(counts) == len(classes):
         raise BadInput("size and counts are not lists as long as category")
-    found = []
+    instances = []
     for n, size, text, s in zip(classes, sizes, counts, scores, strict=True):
         if size != [height, width]:
-            raise BadInput(f"a mask's size is {size!r}, the picture's is [{height}, {width}]")
+            raise BadInput(f"a mask's size is {size!r}, the image's is [{height}, {width}]")
         if not isinstance(text, str):
             raise BadInput("counts are not text")
         masks.check(masks.decompress(text), height, width)
-        found.append(annotation.mask(n, text, height, width, s))
-    return GroundTruth(task, boxes=boxes, masks=found)
+        instances.append(annotation.mask(n, text, height, width, s))
+    return GroundTruth(task, boxes=boxes, masks=instances)
 
 
 # Writing ---------------------------------------------------------------------------------------------------
 
 
 def row_of(part: ExportPart, sample: ExportSample, file_name: str | None) -> dict[str, Any]:
-    """An image with all that is said of it, as JSON can say it."""
+    """An image with its labels and prediction as a JSON object."""
     truths = sample.ground_truths
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row |= {"image_id": sample.image.image_id, "width": sample.image.width, "height": sample.image.height}
@@ -172,14 +172,14 @@ def row_of(part: ExportPart, sample: ExportSample, file_name: str | None) -> dic
         boxes = truths[DETECTION].boxes or ()
         row["objects"] = {"bbox": _corners(boxes), **_names(boxes)}
     if SEGMENTATION in truths:
-        found, with_them = truths[SEGMENTATION].masks or (), truths[SEGMENTATION].boxes
-        paired = with_them is not None and len(with_them) == len(found)
-        part.leave_out("boxes that do not pair with their masks", with_them is not None and not paired)
+        masks, boxes_of_masks = truths[SEGMENTATION].masks or (), truths[SEGMENTATION].boxes
+        paired = boxes_of_masks is not None and len(boxes_of_masks) == len(masks)
+        part.leave_out("boxes that do not pair with their masks", boxes_of_masks is not None and not paired)
         row["segments"] = {
-            "bbox": _corners(with_them) if with_them is not None and paired else None,
-            **_names(found),
-            "size": [[m["height"], m["width"]] for m in found],
-            "counts": [m["counts"] for m in found],
+            "bbox": _corners(boxes_of_masks) if boxes_of_masks is not None and paired else None,
+            **_names(masks),
+            "size": [[m["height"], m["width"]] for m in masks],
+            "counts": [m["counts"] for m in masks],
         }
     for task in (DETECTION, SEGMENTATION):
         part.leave_out(f"class of a whole image's {task}", task in truths and truths[task].label is not None)
@@ -194,7 +194,7 @@ def _corners(boxes: Sequence[Mapping[str, Any]]) -> list[list[float]]:
 def _names(instances: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     names: dict[str, list[Any]] = {"category": [i["label"] for i in instances]}
     scores = [i["score"] for i in instances]
-    # A list of nothing but nulls is more than `datasets` can take.
+    # `datasets` cannot read a list of nulls.
     return names if all(score is None for score in scores) else names | {"score": scores}
 
 
@@ -226,7 +226,7 @@ def _csv_line(values: Any) -> bytes:
 
 
 def write_hub(part: ExportPart, samples: Iterator[ExportSample]) -> None:
-    """As `load_dataset("imagefolder")` and the Hub's viewer want it: a folder a split."""
+    """As `load_dataset("imagefolder")` and the Hub's viewer read it: one folder per split."""
     for sample in samples:
         part.file(f"train/{sample.name}", sample.image.data)
         part.line("rows", row_of(part, sample, sample.name))

@@ -1,7 +1,7 @@
-"""One row of a prediction log, checked and brought to the predictions table's form.
+"""Checks one row of a prediction log and converts it to the form of the table predictions.
 
-Every door (file formats now, HTTP later) turns what it got into a plain mapping and calls `read_row`. It knows the
-accepted names and spellings; it does not know files, images' bytes or storage.
+File formats and the HTTP API pass a plain mapping to `read_row`. This module knows the accepted column names and value
+forms; it does not know files, images' bytes or storage.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from lake.regions import masks
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# json.dumps makes an encoder for every call that wants anything special.
+# json.dumps would create an encoder on every call with these options.
 _as_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
-# The name a column is stored under, and the other names users bring it by.
+# Accepted names of the columns; the first of an alias list is the stored name.
 IMAGE_NAMES = ("image", "image_path", "path", "file_name", "filename", "file")
 _ALIASES = {
     "label": ("label", "prediction", "predicted_label"),
@@ -29,7 +29,7 @@ _ALIASES = {
     "timestamp": ("timestamp", "time", "ts"),
     "row_id": ("prediction_id", "id", "row_id"),
 }
-# What was taken in must come out again: writers of JSON give up on deep nesting at a few hundred levels.
+# JSON writers fail on nesting of a few hundred levels, and metadata is written as JSON again.
 METADATA_DEPTH = 64
 MOST_SCORES = 100_000
 MOST_COUNTS = 1 << 20  # characters of one mask's RLE: two seconds to read
@@ -37,7 +37,7 @@ MOST_COUNTS = 1 << 20  # characters of one mask's RLE: two seconds to read
 
 @dataclass
 class PredictionRow:
-    """One answer, ready but for the image: `image` is a path as written, `image_id` wins when both are given."""
+    """One prediction. `image` is a path as written in the row; `image_id` takes precedence if both are there."""
 
     image: str | None = None
     image_id: str | None = None
@@ -58,24 +58,24 @@ class PredictionRow:
 
 
 def read_row(
-    given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]
+    values: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]
 ) -> PredictionRow:
-    """The row, or BadInput naming the column, its value and what was expected.
+    """The checked row. Raises BadInput with the column, its value and what is expected.
 
-    `promoted` are the lake's typed metadata columns; `read_file` reads a mask's PNG by the path in the row.
-    Empty text, NaN and null all mean "not given".
+    `promoted`: the lake's typed metadata columns. `read_file`: reads a mask's PNG by the path in the row. Empty text,
+    NaN and null mean that the column has no value.
     """
     try:
-        return _read(given, promoted, read_file)
+        return _read(values, promoted, read_file)
     except RecursionError as error:
         raise BadInput("the row is nested too deeply") from error
 
 
 def _read(
-    given: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]
+    values: Mapping[str, Any], promoted: Mapping[str, pa.DataType], read_file: Callable[[str], bytes]
 ) -> PredictionRow:
-    rest = {k: v for k, v in given.items() if k is not None and not _missing(v)}
-    if None in given:
+    rest = {k: v for k, v in values.items() if k is not None and not _missing(v)}
+    if None in values:
         raise BadInput("more values than columns")
 
     def take(*names: str) -> Any:
@@ -115,7 +115,7 @@ def _read(
 
 
 def columns(row: PredictionRow) -> dict[str, Any]:
-    """The row as columns of predictions, without ids and `ingested_at`."""
+    """The row as columns of the table predictions, without ids and `ingested_at`."""
     taken = ("timestamp", "model", "model_version", "task", "label", "confidence", "scores", "boxes", "masks")
     return {
         **{name: getattr(row, name) for name in taken},
@@ -127,12 +127,12 @@ def columns(row: PredictionRow) -> dict[str, Any]:
 
 
 def has_prediction(row: PredictionRow) -> bool:
-    """Whether the row says anything a model could have said."""
+    """Whether the row has a model's prediction, not only an image and metadata."""
     return any(v is not None for v in (row.model, row.label, row.confidence, row.scores, row.boxes, row.masks))
 
 
 def _complete(row: PredictionRow) -> None:
-    """Fills what the answer itself implies: the label of the highest score, the task of what is there."""
+    """Fills columns that others imply: the label and confidence of the highest score, the task, the model."""
     if row.scores:
         best = max(row.scores, key=lambda s: s["score"])
         if row.label is None:
@@ -148,7 +148,7 @@ def _complete(row: PredictionRow) -> None:
     if row.task is None and has_prediction(row):
         row.task = "segmentation" if row.masks else "detection" if row.boxes is not None else "classification"
     if row.model is None and has_prediction(row):
-        row.model = "unknown"  # a null model would say that nothing answered
+        row.model = "unknown"  # a null model means that there is no prediction
 
 
 def _missing(value: Any) -> bool:
@@ -164,7 +164,7 @@ def _text(name: str, value: Any) -> str | None:
 
 
 def valid_text(text: str) -> str:
-    """The text as UTF-8 can say it: half a surrogate pair, which JSON can bring, becomes a question mark."""
+    """The text as valid UTF-8: half a surrogate pair, which JSON may contain, becomes a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -190,7 +190,7 @@ def _fraction(name: str, value: Any) -> float | None:
 
 
 def parse_time(name: str, value: Any) -> dt.datetime | None:
-    """ISO 8601 (without a zone: UTC), or seconds, or milliseconds since 1970."""
+    """A time in UTC from ISO 8601 (without a zone: UTC), or seconds or milliseconds since 1970."""
     if value is None:
         return None
     try:
@@ -214,7 +214,7 @@ def parse_time(name: str, value: Any) -> dt.datetime | None:
 
 
 def _parsed(name: str, value: Any) -> Any:
-    """What JSON text says; what is no text is taken as it is (Parquet and JSONL bring lists and objects)."""
+    """JSON text parsed; other values unchanged (Parquet and JSONL have lists and objects)."""
     if not isinstance(value, str):
         return value
     try:
@@ -239,7 +239,7 @@ def _scores(value: Any) -> list[dict[str, Any]] | None:
     else:
         raise BadInput(f"scores is {_shown(value)}, not an object or a list")
     if len(pairs) > MOST_SCORES:
-        raise BadInput(f"scores has {len(pairs):,} entries; {MOST_SCORES:,} are the most")
+        raise BadInput(f"scores has {len(pairs):,} entries; the limit is {MOST_SCORES:,}")
     scores = []
     for label, score in pairs:
         number = _fraction(f"scores of {label}", score)
@@ -263,14 +263,14 @@ def _boxes(value: Any) -> list[dict[str, Any]] | None:
     if value is None:
         return None
     boxes = []
-    for given in _instances("boxes", value):
-        corner = given.get("bbox") or [given.get(k) for k in ("x", "y", "width", "height")]
-        if not isinstance(corner, list | tuple) or len(corner) != 4:
-            raise BadInput(f"boxes: bbox is {_shown(corner)}, not [x, y, width, height]")
-        x, y, width, height = (_number("boxes: x, y, width, height", v) for v in corner)
+    for values in _instances("boxes", value):
+        bbox = values.get("bbox") or [values.get(k) for k in ("x", "y", "width", "height")]
+        if not isinstance(bbox, list | tuple) or len(bbox) != 4:
+            raise BadInput(f"boxes: bbox is {_shown(bbox)}, not [x, y, width, height]")
+        x, y, width, height = (_number("boxes: x, y, width, height", v) for v in bbox)
         if x is None or y is None or width is None or height is None or width < 0 or height < 0:
             raise BadInput("boxes: a box needs x, y and a width and height that are not negative")
-        boxes.append(_named(given, "boxes") | {"x": x, "y": y, "width": width, "height": height})
+        boxes.append(_named(values, "boxes") | {"x": x, "y": y, "width": width, "height": height})
     return boxes
 
 
@@ -282,13 +282,13 @@ def _masks(value: Any, label: str | None, read_file: Callable[[str], bytes]) -> 
         counts, height, width, score = masks.from_png(read_file(value))
         return [{"label": label, "score": score, "height": height, "width": width, "counts": counts}]
     out = []
-    for given in _instances("masks", value):
-        named = _named(given, "masks")
-        if "png" in given:
-            counts, height, width, score = masks.from_png(read_file(str(given["png"])))
-            named["score"] = score if named["score"] is None else named["score"]
+    for values in _instances("masks", value):
+        instance = _named(values, "masks")
+        if "png" in values:
+            counts, height, width, score = masks.from_png(read_file(str(values["png"])))
+            instance["score"] = score if instance["score"] is None else instance["score"]
         else:
-            rle = given.get("segmentation", given)
+            rle = values.get("segmentation", values)
             if not isinstance(rle, Mapping):
                 raise BadInput(f"masks: segmentation is {_shown(rle)}, not COCO RLE (polygons are not supported)")
             size = rle.get("size") or [rle.get("height"), rle.get("width")]
@@ -299,15 +299,15 @@ def _masks(value: Any, label: str | None, read_file: Callable[[str], bytes]) -> 
             ):
                 raise BadInput(f"masks: size is {_shown(size)}, not [height, width]")
             height, width = size
-            given_counts = rle.get("counts")
-            if isinstance(given_counts, str) and len(given_counts) > MOST_COUNTS:
-                raise BadInput(f"masks: counts has {len(given_counts):,} characters; {MOST_COUNTS:,} are the most")
-            runs = masks.decompress(given_counts) if isinstance(given_counts, str) else given_counts
+            stored = rle.get("counts")
+            if isinstance(stored, str) and len(stored) > MOST_COUNTS:
+                raise BadInput(f"masks: counts has {len(stored):,} characters; the limit is {MOST_COUNTS:,}")
+            runs = masks.decompress(stored) if isinstance(stored, str) else stored
             if not isinstance(runs, list) or not all(_whole(r) for r in runs):
-                raise BadInput(f"masks: counts is {_shown(given_counts)}, not COCO RLE")
+                raise BadInput(f"masks: counts is {_shown(stored)}, not COCO RLE")
             masks.check(runs, height, width)
             counts = masks.compress(runs)
-        out.append(named | {"height": height, "width": width, "counts": counts})
+        out.append(instance | {"height": height, "width": width, "counts": counts})
     return out
 
 
@@ -315,9 +315,9 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _named(given: Mapping[str, Any], name: str) -> dict[str, Any]:
-    label = given.get("label", given.get("category", given.get("category_id")))
-    score = given.get("score", given.get("confidence"))
+def _named(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    label = values.get("label", values.get("category", values.get("category_id")))
+    score = values.get("score", values.get("confidence"))
     return {"label": _text(f"{name}: label", label), "score": _fraction(f"{name}: score", score)}
 
 
@@ -331,10 +331,10 @@ def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_string(kind):
         return valid_text(str(value))
     if pa.types.is_boolean(kind):
-        said = str(value).strip().lower()
-        if said not in ("true", "false", "1", "0", "yes", "no"):
+        text = str(value).strip().lower()
+        if text not in ("true", "false", "1", "0", "yes", "no"):
             raise BadInput(f"{name} is {_shown(value)}, not true or false")
-        return said in ("true", "1", "yes")
+        return text in ("true", "1", "yes")
     number = _number(name, value)
     if pa.types.is_integer(kind):
         if number is None or number != int(number):
@@ -342,7 +342,7 @@ def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
         if not -(2**63) <= number <= 2**63:
             raise BadInput(f"{name} is {_shown(value)}, beyond 64 bits")
         whole = int(number)
-        # Beyond 2**53 a float lacks the last digits; what says them is read again.
+        # Beyond 2**53 a float lacks the last digits; they are read from the original value.
         digits = value.strip().lstrip("+-").lstrip("0") if isinstance(value, str) else ""
         if isinstance(value, int):
             whole = value
@@ -355,10 +355,10 @@ def _promoted(name: str, value: Any, kind: pa.DataType) -> Any:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """What JSON can say of it. Raises BadInput when it is nested deeper than `depth`."""
+    """The value as JSON types. Raises BadInput if it is nested deeper than `depth`."""
     if isinstance(value, Mapping | list | tuple):
         if not depth:
-            raise BadInput(f"metadata is nested too deeply: {METADATA_DEPTH} levels are the most")
+            raise BadInput(f"metadata is nested too deeply; the limit is {METADATA_DEPTH} levels")
         if isinstance(value, Mapping):
             return {valid_text(str(k)): _plain(v, depth - 1) for k, v in value.items()}
         return [_plain(v, depth - 1) for v in value]

@@ -77,13 +77,13 @@ def json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            place = f"{path}:{number}"
+            source = f"{path}:{number}"
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
-                yield place, f"broken JSON: {error}"
+                yield source, f"broken JSON: {error}"
                 continue
-            yield place, row if isinstance(row, dict) else "the line is not a JSON object"
+            yield source, row if isinstance(row, dict) else "the line is not a JSON object"
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:

@@ -1,9 +1,9 @@
-"""Pascal VOC: an XML file of boxes an image, and palette PNGs in which pixel value i is the i-th object of the XML.
+"""Pascal VOC: per image an XML file of boxes, and palette PNGs in which pixel value i is the XML's i-th object.
 
-Coordinates are 1-based with both ends inside, as the development kit and its readers have them: a box from pixel 0, 10
-wide, is xmin 1, xmax 10. Fractions are written as such (VOC 2012 itself has them). Objects that have pixels in
-SegmentationObject are instances of a segmentation, the others of a detection. Images are called .jpg whatever they are:
-readers put that suffix to the names in ImageSets, and decoders go by the contents.
+Coordinates are 1-based and both ends are inside, as in the development kit: a box from pixel 0 that is 10 wide has
+xmin 1 and xmax 10. Fractions are written as such (VOC 2012 has them, too). Objects with pixels in SegmentationObject
+are instances of a segmentation, the others of a detection. Images are named .jpg whatever their format: readers append
+that suffix to the names in ImageSets, and decoders look at the contents.
 """
 
 from __future__ import annotations
@@ -64,23 +64,23 @@ _VOID = 255
 _MOST_XML_BYTES = 16 << 20
 _MOST_MASK_BYTES = 64 << 20
 _DEPTH = 32
-_UNSAYABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 # Reading ---------------------------------------------------------------------------------------------------
 
 
 def folders(path: Path) -> list[Path]:
-    """The VOC data sets at a path: every folder, down to two levels, with JPEGImages."""
-    places = [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]
-    return [p for p in places if (p / "JPEGImages").is_dir()]
+    """The VOC data sets at a path: every folder with JPEGImages, at most two levels down."""
+    candidates = [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]
+    return [p for p in candidates if (p / "JPEGImages").is_dir()]
 
 
 def read(path: Path, model: ModelName) -> Iterator[Item]:
-    found = folders(path)
-    if not found:
-        raise BadInput(f"{path} is no Pascal VOC data set: it has no folder JPEGImages")
-    for root in found:
+    roots = folders(path)
+    if not roots:
+        raise BadInput(f"{path} is not a Pascal VOC data set: it has no folder JPEGImages")
+    for root in roots:
         names = _names(root)
         stems = set()
         for file in sorted((root / "JPEGImages").iterdir()):
@@ -98,11 +98,11 @@ def read(path: Path, model: ModelName) -> Iterator[Item]:
                     )
         for sheet in sorted((root / "Annotations").glob("*.xml")):
             if sheet.stem not in stems:
-                yield Item(printable(sheet), error="JPEGImages has no image of this name")
+                yield Item(printable(sheet), error="JPEGImages has no image with this name")
 
 
 def _names(root: Path) -> Mapping[int, str]:
-    """The classes of SegmentationClass: `labelmap.txt` where there is one, else VOC's twenty."""
+    """The classes of SegmentationClass: those of `labelmap.txt`, or else VOC's twenty."""
     try:
         lines = inside(root, "labelmap.txt").read_text(encoding="utf-8").splitlines()
     except (OSError, BadInput, UnicodeDecodeError):
@@ -125,33 +125,33 @@ def _annotations(
             return annotations
     instances: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
-    taken: set[int] = set()
+    paired: set[int] = set()
     if os.path.lexists(pixels):
         try:
             values = _indices(root, pixels, width, height)
-            kinds = root / "SegmentationClass" / pixels.name
-            classes = _indices(root, kinds, width, height) if os.path.lexists(kinds) else None
+            class_masks = root / "SegmentationClass" / pixels.name
+            classes = _indices(root, class_masks, width, height) if os.path.lexists(class_masks) else None
         except (BadInput, OSError) as error:
             annotations.rejected.append((printable(pixels), str(error)))
             values = None
         if values is not None:
             for number in np.unique(values[(values != 0) & (values != _VOID)]).tolist():
                 mask = values == number
-                given = objects[number - 1] if number <= len(objects) else None
-                if given is None and classes is None:
+                known = objects[number - 1] if number <= len(objects) else None
+                if known is None and classes is None:
                     annotations.rejected.append(
                         (printable(f"{pixels}: object {number}"), "the XML has no object for it")
                     )
                     continue
-                label = given["label"] if given else _commonest(names, classes[mask])  # type: ignore[index]
+                label = known["label"] if known else _majority_class(names, classes[mask])  # type: ignore[index]
                 instances.append(annotation.mask(label, masks.encode(mask), height, width))
-                boxes.append(given or annotation.extent(instances[-1]))
-                taken.add(number - 1)
+                boxes.append(known or annotation.extent(instances[-1]))
+                paired.add(number - 1)
             truth = GroundTruth(SEGMENTATION, boxes=boxes, masks=instances)
             annotations.ground_truths.append(annotation.without_redundant_boxes(truth))
-    rest = [b for i, b in enumerate(objects) if b is not None and i not in taken]
-    if rest or (os.path.lexists(sheet) and not annotations.ground_truths):
-        annotations.ground_truths.append(GroundTruth(DETECTION, boxes=rest))
+    unpaired = [b for i, b in enumerate(objects) if b is not None and i not in paired]
+    if unpaired or (os.path.lexists(sheet) and not annotations.ground_truths):
+        annotations.ground_truths.append(GroundTruth(DETECTION, boxes=unpaired))
     if model.name is not None:
         header = {"model": model.name, "model_version": model.version}
         annotations.predictions = [
@@ -161,7 +161,7 @@ def _annotations(
     return annotations
 
 
-def _commonest(names: Mapping[int, str], values: np.ndarray) -> str:
+def _majority_class(names: Mapping[int, str], values: np.ndarray) -> str:
     number = int(np.bincount(values).argmax())
     return names.get(number, str(number))
 
@@ -171,12 +171,12 @@ def _indices(root: Path, path: Path, width: int, height: int) -> np.ndarray:
 
     path = inside(root, str(path.relative_to(root)))
     if not path.is_file() or path.stat().st_size > _MOST_MASK_BYTES:
-        raise BadInput(f"no file of at most {_MOST_MASK_BYTES >> 20} MiB")
+        raise BadInput(f"it must be a file of at most {_MOST_MASK_BYTES >> 20} MiB")
     image = open_image(path.read_bytes())
     if image.mode not in ("P", "L"):
-        raise BadInput(f"object masks are palette or grey PNGs, this is {image.mode}")
+        raise BadInput(f"object masks must be palette or grey PNGs, this one is {image.mode}")
     if image.size != (width, height):
-        raise BadInput(f"the mask is {image.width} x {image.height}, the upright picture {width} x {height}")
+        raise BadInput(f"the mask is {image.width} x {image.height}, the upright image {width} x {height}")
     try:
         return np.asarray(image)
     except Exception as error:  # Pillow's decoders raise many kinds for broken files
@@ -187,51 +187,53 @@ def _objects(root: Path, sheet: Path, annotations: Annotations, width: int, heig
     tree = parse(_sheet(root, sheet))
     size = tree.child("size")
     if size is not None:
-        claimed = tuple(_number(size, name) for name in ("width", "height"))
-        # Some tools write 0 x 0 for "not known".
-        if None not in claimed and claimed not in ((0, 0), (width, height)):
-            raise BadInput(f"it says {claimed[0]:g} x {claimed[1]:g}, the upright picture is {width} x {height}")
-    found: list[dict[str, Any] | None] = []
-    for number, node in enumerate(n for n in tree.children if n.name == "object"):
+        stated = tuple(_number(size, name) for name in ("width", "height"))
+        # Some tools write 0 x 0 if they do not know the size.
+        if None not in stated and stated not in ((0, 0), (width, height)):
+            raise BadInput(f"it says {stated[0]:g} x {stated[1]:g}, the upright image is {width} x {height}")
+    objects: list[dict[str, Any] | None] = []
+    for number, element in enumerate(n for n in tree.children if n.name == "object"):
         try:
-            found.append(_box(node))
+            objects.append(_box(element))
         except BadInput as error:
-            found.append(None)
+            objects.append(None)
             annotations.rejected.append((printable(f"{sheet}: object {number + 1}"), str(error)))
-    return found
+    return objects
 
 
 def _sheet(root: Path, sheet: Path) -> bytes:
     path = inside(root, str(sheet.relative_to(root)))
     if not path.is_file() or path.stat().st_size > _MOST_XML_BYTES:
-        raise BadInput(f"no file of at most {_MOST_XML_BYTES >> 20} MiB")
+        raise BadInput(f"it must be a file of at most {_MOST_XML_BYTES >> 20} MiB")
     return path.read_bytes()
 
 
 def _box(node: XmlElement) -> dict[str, Any]:
-    corner = node.child("bndbox")
-    if corner is None:
+    bndbox = node.child("bndbox")
+    if bndbox is None:
         raise BadInput("it has no bndbox")
-    values = [_number(corner, name) for name in ("xmin", "ymin", "xmax", "ymax")]
+    values = [_number(bndbox, name) for name in ("xmin", "ymin", "xmax", "ymax")]
     if None in values:
         raise BadInput("bndbox needs xmin, ymin, xmax and ymax")
     left, top, right, bottom = (float(v) for v in values if v is not None)
     name, score = node.child("name"), node.child("score") or node.child("confidence")
     label = None if name is None else name.text
-    return annotation.box(label, (left - 1, top - 1, right - left + 1, bottom - top + 1), score.text if score else None)
+    # Where a side is 0, the sums may round to just below it.
+    sides = (0.0 if -1e-6 < side < 0 else side for side in (right - left + 1, bottom - top + 1))
+    return annotation.box(label, (left - 1, top - 1, *sides), score.text if score else None)
 
 
 def _number(node: XmlElement, name: str) -> float | None:
-    found = node.child(name)
+    child = node.child(name)
     try:
-        return None if found is None else float(found.text)
+        return None if child is None else float(child.text)
     except ValueError as error:
-        raise BadInput(f"{name} is {found.text[:40]!r}, not a number") from error  # type: ignore[union-attr]
+        raise BadInput(f"{name} is {child.text[:40]!r}, not a number") from error  # type: ignore[union-attr]
 
 
 @dataclass
 class XmlElement:
-    """An XML element: its name, the text in it, and the elements in it."""
+    """An XML element: its name, text and child elements."""
 
     name: str
     text: str = ""
@@ -242,7 +244,7 @@ class XmlElement:
 
 
 def parse(data: bytes) -> XmlElement:
-    """The root element of an XML document. Raises BadInput for broken XML and for any with a DTD or entities."""
+    """The root element of an XML document. Raises BadInput for broken XML, a DTD or entities."""
     top = XmlElement("")
     stack = [top]
 
@@ -257,7 +259,7 @@ def parse(data: bytes) -> XmlElement:
         stack[-1].text += text
 
     def refuse(*_: Any) -> Any:
-        raise BadInput("the XML has a document type declaration: entities are not read, remove it")
+        raise BadInput("the XML has a document type declaration; remove it")
 
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -291,15 +293,15 @@ def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
             part.file(f"{_BASE}/SegmentationObject/{stem}.png", _png(values))
             if len(part.plan.classes) < _VOID:
                 number_of = {name: i for i, name in enumerate(part.plan.classes, start=1)}
-                kinds = np.array([0, *(number_of[b["label"] or ""] for b in objects)], np.uint8)
-                part.file(f"{_BASE}/SegmentationClass/{stem}.png", _png(kinds[values]))
+                class_masks = np.array([0, *(number_of[b["label"] or ""] for b in objects)], np.uint8)
+                part.file(f"{_BASE}/SegmentationClass/{stem}.png", _png(class_masks[values]))
             part.line("segmented", stem)
         detected = truths[DETECTION].boxes or () if DETECTION in truths else ()
         part.leave_out(
-            "that nothing was detected, beside a segmentation",
+            "an empty detection label, beside a segmentation",
             len(truths.keys() & {DETECTION, SEGMENTATION}) == 2 and not detected,
         )
-        objects += [b for b in detected if _sayable(part, b)]
+        objects += [b for b in detected if _fits_xml(part, b)]
         part.leave_out("score of a label", sum(b["score"] is not None for b in objects))
         for truth in truths.values():
             part.leave_out(f"class of a whole image's {truth.task}", truth.task != CLASSIFICATION and bool(truth.label))
@@ -308,9 +310,9 @@ def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
         part.line("boxed", stem)
 
 
-def _sayable(part: ExportPart, box: Mapping[str, Any]) -> bool:
-    if _UNSAYABLE.search(box["label"] or ""):
-        part.leave_out("an instance whose class has characters that XML cannot say")
+def _fits_xml(part: ExportPart, box: Mapping[str, Any]) -> bool:
+    if _NOT_XML.search(box["label"] or ""):
+        part.leave_out("an instance whose class has characters that XML does not allow")
         return False
     return True
 
@@ -318,19 +320,19 @@ def _sayable(part: ExportPart, box: Mapping[str, Any]) -> bool:
 def _painted(
     part: ExportPart, truth: GroundTruth, width: int, height: int
 ) -> tuple[list[Mapping[str, Any]], np.ndarray]:
-    """The objects that have pixels, and their numbers from 1 where they are; earlier ones lie above later ones."""
+    """The objects with visible pixels, and the map of their numbers from 1; an earlier one covers a later one."""
     values = np.zeros((height, width), np.uint8)
     objects: list[Mapping[str, Any]] = []
     for box, mask in truth.instances():
-        if mask is None or not _sayable(part, {"label": mask["label"]}):
+        if mask is None or not _fits_xml(part, {"label": mask["label"]}):
             continue
         if (mask["width"], mask["height"]) != (width, height):
-            part.leave_out("a mask of another size than its picture")
+            part.leave_out("a mask whose size differs from its image's")
             continue
         mine = masks.decode(mask["counts"], height, width)
         free = mine & (values == 0)
         if not free.any() or len(objects) == _VOID - 1:
-            part.leave_out("a mask that is empty, hidden by others, or beyond 254 in its picture")
+            part.leave_out("a mask that is empty, hidden by others, or beyond the 254th of its image")
             continue
         part.leave_out("a mask partly hidden by others", bool((mine & ~free).any()))
         objects.append({**box, "label": mask["label"], "score": mask["score"]})

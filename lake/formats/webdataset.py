@@ -1,7 +1,7 @@
 """WebDataset: tar files in which an image, its `.json` and its `.cls` share a name up to the first dot.
 
-`.json` is a row as in `lake/formats/metadata.py`; `.cls` the number of its class in `classes.txt`. Archives are read
-as a stream, never unpacked: what is in them has no path.
+`.json` is a row as in `lake/formats/metadata.py`; `.cls` is the number of its class in `classes.txt`. Archives are read
+as a stream and never unpacked, so no path in them is used.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def shards(path: Path) -> list[Path]:
 
 
 def read(path: Path, model: ModelName) -> Iterator[Item]:
-    found = shards(path)
-    if not found:
-        raise BadInput(f"{path} holds no .tar")
+    paths = shards(path)
+    if not paths:
+        raise BadInput(f"{path} has no .tar")
     root = path if path.is_dir() else path.parent
     classes = (root / "classes.txt").read_text("utf-8").splitlines() if (root / "classes.txt").is_file() else []
-    for shard in found:
+    for shard in paths:
         try:
             yield from _shard(shard, classes, model)
         except (tarfile.TarError, EOFError, OSError) as error:
@@ -45,54 +45,56 @@ def read(path: Path, model: ModelName) -> Iterator[Item]:
 
 
 def _shard(shard: Path, classes: list[str], model: ModelName) -> Iterator[Item]:
-    held: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     key = ""
     with tarfile.open(shard, "r|*") as tar:
         for member in tar:
             folder, _, name = member.name.rpartition("/")
             stem, _, suffix = name.partition(".")
-            place = printable(f"{shard}:{member.name}")
+            source = printable(f"{shard}:{member.name}")
             if member.isdir() or not stem or name.startswith("."):
                 continue
             if not member.isfile():
-                yield Item(place, error="not a regular file")
+                yield Item(source, error="not a regular file")
                 continue
             image = f".{suffix.lower()}" in IMAGE_SUFFIXES
             if member.size > (MAX_FILE_BYTES if image else _MOST_TEXT_BYTES):
-                yield Item(place, error=f"it has {member.size >> 20:,} MiB")
+                yield Item(source, error=f"it has {member.size >> 20:,} MiB")
                 continue
             if (start := f"{folder}/{stem}") != key:
-                yield from _items(shard, key, held, classes, model)
-                key, held = start, {}
+                yield from _items(shard, key, files, classes, model)
+                key, files = start, {}
             opened = tar.extractfile(member)
             assert opened is not None
-            held[suffix.lower()] = opened.read()
-    yield from _items(shard, key, held, classes, model)
+            files[suffix.lower()] = opened.read()
+    yield from _items(shard, key, files, classes, model)
 
 
-def _items(shard: Path, key: str, held: dict[str, bytes], classes: list[str], model: ModelName) -> Iterator[Item]:
-    if not held:
+def _items(shard: Path, key: str, files: dict[str, bytes], classes: list[str], model: ModelName) -> Iterator[Item]:
+    if not files:
         return
-    place = printable(f"{shard}:{key.lstrip('/')}")
-    images = [suffix for suffix in held if f".{suffix}" in IMAGE_SUFFIXES]
+    source = printable(f"{shard}:{key.lstrip('/')}")
+    images = [suffix for suffix in files if f".{suffix}" in IMAGE_SUFFIXES]
     if not images:
-        yield Item(place, error=f"no image among {', '.join(sorted(held))}")
+        yield Item(source, error=f"no image among {', '.join(sorted(files))}")
         return
     row: Any = {}
     try:
-        row = json.loads(held["json"]) if "json" in held else {}
+        row = json.loads(files["json"]) if "json" in files else {}
         if not isinstance(row, dict):
             raise BadInput("the .json is not an object")
-        if "label" not in row and "cls" in held:
-            text = held["cls"].decode().strip()
+        if "label" not in row and "cls" in files:
+            text = files["cls"].decode().strip()
             row["label"] = classes[int(text)] if text.isdigit() and int(text) < len(classes) else text
-        if "txt" in held:
-            row.setdefault("text", held["txt"].decode("utf-8", "replace"))
+        if "txt" in files:
+            row.setdefault("text", files["txt"].decode("utf-8", "replace"))
     except (ValueError, RecursionError, BadInput) as error:
-        yield Item(place, error=f"its annotations are broken: {error}")
+        yield Item(source, error=f"its annotations are broken: {error}")
         row = {}
     for suffix in images:
-        yield Item(f"{place}.{suffix}", data=held[suffix], read_annotations=partial(annotations_of, row, place, model))
+        yield Item(
+            f"{source}.{suffix}", data=files[suffix], read_annotations=partial(annotations_of, row, source, model)
+        )
 
 
 def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
@@ -115,5 +117,5 @@ def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
 
 
 def finish(whole: WholeExport) -> None:
-    # A class of two lines would be two classes.
+    # A line break in a class's name would split it in two.
     whole.text("classes.txt", (" ".join(name.split()) for name in whole.plan.labels))

@@ -1,8 +1,9 @@
-"""YOLO: `data.yaml`, `images/`, and beside each image's name in `labels/` a text file, a line an instance.
+"""YOLO: `data.yaml`, `images/`, and for each image a text file in `labels/` with one line per instance.
 
-A line is `class x y width height [score]` (the centre, in parts of the picture) or `class x1 y1 x2 y2 ... [score]`, a
-polygon. A data set is of one kind. An empty file says that nothing is there; no file says nothing. Predictions are in
-`predictions/`, with the rest of each answer in `predictions.jsonl`: readers want no score in `labels/`.
+A line is `class x y width height [score]` (the centre, as fractions of the image's size) or `class x1 y1 x2 y2 ...
+[score]`, a polygon. A data set has boxes or polygons, not both. An empty file means no instances; no file means not
+labelled. Predictions are in `predictions/`, their other columns in `predictions.jsonl`: readers reject scores in
+`labels/`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from lake.formats.table_rows import json_lines
 from lake.regions import masks, polygons
 
 SPLITS = ("train", "val", "test")
-# What the best known reader lets pass beyond the picture's edge.
+# How far beyond the image's edge the most used reader accepts coordinates.
 _OVER = 1.01
 _TASKS = {SEGMENTATION: "segment", DETECTION: "detect"}
 
@@ -51,26 +52,26 @@ class _DataSet:
 
 
 def description(path: Path) -> Path | None:
-    """The data set's YAML file: `path` itself, or the one in that folder which has names."""
+    """The data set's YAML file: `path` itself, or the one in this folder that has `names`."""
     if path.is_file():
         return path if path.suffix.lower() in (".yaml", ".yml") else None
-    for found in (path / "data.yaml", path / "dataset.yaml", *sorted(path.glob("*.y*ml"))):
-        if found.is_file() and "names" in _yaml(found):
-            return found
+    for candidate in (path / "data.yaml", path / "dataset.yaml", *sorted(path.glob("*.y*ml"))):
+        if candidate.is_file() and "names" in _yaml(candidate):
+            return candidate
     return None
 
 
 def recognised(path: Path) -> bool:
-    """Whether a folder is a YOLO data set: by its YAML, or by `images/` beside `labels/`."""
+    """Whether a folder is a YOLO data set: it has the YAML, or `images/` and `labels/`."""
     return description(path) is not None or ((path / "images").is_dir() and (path / "labels").is_dir())
 
 
 def read(path: Path, model: ModelName) -> Iterator[Item]:
-    found = description(path)
-    if path.is_file() and found is None:
+    yaml_file = description(path)
+    if path.is_file() and yaml_file is None:
         raise BadInput(f"{path} is not the data.yaml of a YOLO data set")
     root = path if path.is_dir() else path.parent
-    content = {} if found is None else _yaml(found)
+    content = {} if yaml_file is None else _yaml(yaml_file)
     names = _names(content.get("names"), root)
     task = SEGMENTATION if content.get("task") == "segment" else DETECTION
     answers = {}
@@ -78,19 +79,19 @@ def read(path: Path, model: ModelName) -> Iterator[Item]:
         rows = [row for _, row in json_lines(root / "predictions.jsonl") if isinstance(row, dict)]
         answers = {str(row.pop("image", "")): row for row in rows}
     data = _DataSet(root, names, model, task, answers)
-    # Readers take `path` to be where the archive was unpacked, wherever that was.
+    # `path` is where the archive was unpacked; an absolute one is that of another machine.
     base = root
     if isinstance(content.get("path"), str) and not os.path.isabs(content["path"]):
         try:
             base = inside(root, content["path"]) if inside(root, content["path"]).is_dir() else root
         except BadInput:
             base = root
-    places: list[Any] = [p for split in SPLITS for p in _listed(content.get(split))]
-    if not places:
-        places = ["images" if (root / "images").is_dir() else "."]
+    entries: list[Any] = [p for split in SPLITS for p in _listed(content.get(split))]
+    if not entries:
+        entries = ["images" if (root / "images").is_dir() else "."]
     seen: set[Path] = set()
-    for place in places:
-        for item in _images(data, base, place):
+    for entry in entries:
+        for item in _images(data, base, entry):
             if item.path is None or item.path not in seen:
                 yield item
             if item.path is not None:
@@ -105,45 +106,45 @@ def _yaml(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(text(path, 16 << 20))
+        content = yaml.safe_load(text(path, 16 << 20))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise BadInput(f"{path} is broken YAML: {' '.join(str(error).split())[:200]}") from error
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _names(given: Any, root: Path) -> Mapping[int, str]:
-    if isinstance(given, dict):
-        return {k: "" if v is None else str(v) for k, v in given.items() if isinstance(k, int)}
-    if isinstance(given, list):
-        return {i: "" if v is None else str(v) for i, v in enumerate(given)}
+def _names(names: Any, root: Path) -> Mapping[int, str]:
+    if isinstance(names, dict):
+        return {k: "" if v is None else str(v) for k, v in names.items() if isinstance(k, int)}
+    if isinstance(names, list):
+        return {i: "" if v is None else str(v) for i, v in enumerate(names)}
     if (root / "classes.txt").is_file():
         return dict(enumerate(text(root / "classes.txt").splitlines()))
     return {}
 
 
-def _images(data: _DataSet, base: Path, place: Any) -> Iterator[Item]:
-    # Exporters write ../train/images where train/images is meant.
-    written = place[3:] if isinstance(place, str) and place.startswith("../") else place
+def _images(data: _DataSet, base: Path, entry: Any) -> Iterator[Item]:
+    # Exporters write ../train/images but mean train/images.
+    relative = entry[3:] if isinstance(entry, str) and entry.startswith("../") else entry
     try:
-        found = inside(base, written)
+        path = inside(base, relative)
     except BadInput as error:
-        yield Item(printable(f"{base}: {place}"), error=str(error))
+        yield Item(printable(f"{base}: {entry}"), error=str(error))
         return
-    if found.is_file() and found.suffix == ".txt":
-        for line in text(found).splitlines():
+    if path.is_file() and path.suffix == ".txt":
+        for line in text(path).splitlines():
             if line.strip():
                 try:
                     yield _item(data, inside(base, line.strip().removeprefix("./")))
                 except BadInput as error:
-                    yield Item(printable(f"{found}: {line}"), error=str(error))
-    elif found.is_dir():
-        for folder, folders, files in os.walk(found):
+                    yield Item(printable(f"{path}: {line}"), error=str(error))
+    elif path.is_dir():
+        for folder, folders, files in os.walk(path):
             folders.sort()
             for name in sorted(files):
                 if Path(name).suffix.lower() in IMAGE_SUFFIXES:
                     yield _item(data, Path(folder, name))
     else:
-        yield Item(printable(found), error="the data set's YAML names it, and it is not there")
+        yield Item(printable(path), error="the data set's YAML names it, but it does not exist")
 
 
 def _item(data: _DataSet, path: Path) -> Item:
@@ -155,7 +156,7 @@ def _item(data: _DataSet, path: Path) -> Item:
 
 
 def _beside(path: Path, folder: str) -> Path:
-    """The text file of an image: `images` in its path becomes `folder`, else it lies beside the image."""
+    """The text file of an image: `images` in its path is replaced by `folder`; else it is beside the image."""
     parts = list(path.with_suffix(".txt").parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
@@ -171,24 +172,24 @@ def _annotations(data: _DataSet, path: Path, width: int, height: int) -> Annotat
         annotations.ground_truths += truth
     else:
         annotations.predictions += [
-            _answer({"model": data.model.name, "model_version": data.model.version}, t) for t in truth
+            _prediction({"model": data.model.name, "model_version": data.model.version}, t) for t in truth
         ]
     header = data.predictions.get(path.name)
-    predicted = _beside(path, "predictions")
+    predictions_file = _beside(path, "predictions")
     if header is not None:
-        found = _truth(data, predicted, annotations, width, height)
-        annotations.predictions.append(_answer(header, found[0]) if found else dict(header))
+        truths = _truth(data, predictions_file, annotations, width, height)
+        annotations.predictions.append(_prediction(header, truths[0]) if truths else dict(header))
     return annotations
 
 
-def _answer(header: Mapping[str, Any], truth: GroundTruth) -> dict[str, Any]:
+def _prediction(header: Mapping[str, Any], truth: GroundTruth) -> dict[str, Any]:
     return {**header, "boxes": truth.boxes, "masks": truth.masks}
 
 
 def _truth(data: _DataSet, file: Path, annotations: Annotations, width: int, height: int) -> list[GroundTruth]:
     if not os.path.lexists(file):
         return []
-    found = []
+    instances = []
     try:
         inside(data.root, str(file.relative_to(data.root)))
         lines = text(file).splitlines()
@@ -198,16 +199,16 @@ def _truth(data: _DataSet, file: Path, annotations: Annotations, width: int, hei
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                found.append(_instance(data.names, line.split(), width, height))
+                instances.append(_instance(data.names, line.split(), width, height))
             except BadInput as error:
                 annotations.rejected.append((printable(f"{file}:{number}"), str(error)))
-    boxes = [i for i in found if "counts" not in i]
-    masked = [i for i in found if "counts" in i]
+    boxes = [i for i in instances if "counts" not in i]
+    mask_instances = [i for i in instances if "counts" in i]
     truths = []
-    if boxes or (not masked and data.task == DETECTION):
+    if boxes or (not mask_instances and data.task == DETECTION):
         truths.append(GroundTruth(DETECTION, boxes=boxes))
-    if masked or (not boxes and data.task == SEGMENTATION):
-        truths.append(GroundTruth(SEGMENTATION, masks=masked))
+    if mask_instances or (not boxes and data.task == SEGMENTATION):
+        truths.append(GroundTruth(SEGMENTATION, masks=mask_instances))
     return truths
 
 
@@ -215,21 +216,21 @@ def _instance(names: Mapping[int, str], words: list[str], width: int, height: in
     try:
         values = [float(word) for word in words]
     except ValueError as error:
-        raise BadInput("the line is not all numbers") from error
+        raise BadInput("the line has something that is not a number") from error
     if not all(map(math.isfinite, values)) or values[0] != int(values[0]) or values[0] < 0:
-        raise BadInput("the line does not begin with a class number")
+        raise BadInput("the line must begin with a class number")
     number, rest = int(values[0]), values[1:]
     if names and number not in names:
         raise BadInput(f"class {number} has no name in the data set's YAML")
     label = names.get(number, str(number))
     score = rest.pop() if len(rest) == 5 or (len(rest) > 6 and len(rest) % 2) else None
     if any(not 0.0 <= v <= _OVER for v in rest):
-        raise BadInput("a coordinate is not between 0 and 1: YOLO's are in parts of the picture")
+        raise BadInput("a coordinate is not between 0 and 1: YOLO's are fractions of the image's size")
     if len(rest) == 4:
         x, y, w, h = rest[0] * width, rest[1] * height, rest[2] * width, rest[3] * height
         return annotation.box(label, (x - w / 2, y - h / 2, w, h), score)
     if len(rest) < 6:
-        raise BadInput(f"a line has 4 numbers or a polygon's after its class, this has {len(rest)}")
+        raise BadInput(f"{len(rest)} numbers after the class; a box has 4, a polygon 6 or more")
     points = [v * (height if i % 2 else width) for i, v in enumerate(rest)]
     return annotation.mask(label, polygons.fill([points], height, width), height, width, score)
 
@@ -247,8 +248,8 @@ def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
                 part.leave_out("boxes of masks", task == SEGMENTATION and bool(truth.boxes))
                 part.leave_out(f"class of a whole image's {task}", truth.label is not None)
             else:
-                what = "class of an image" if task == CLASSIFICATION else task
-                part.leave_out(f"{what}: this data set is of {part.plan.task}")
+                description = "class of an image" if task == CLASSIFICATION else task
+                part.leave_out(f"{description}: this data set is for {part.plan.task}")
         if sample.prediction is not None:
             truth = annotation.prediction_regions(sample.prediction)
             part.line("predictions", {"image": sample.name, **annotation.prediction_header(sample.prediction)})
@@ -272,7 +273,7 @@ def _lines(part: ExportPart, sample: ExportSample, truth: GroundTruth, scores: b
     for instance in _instances(truth):
         values = _mask(instance, width, height) if "counts" in instance else _box(instance, width, height)
         if not values or any(not 0.0 <= v <= 1.0 for v in values):
-            part.leave_out("an instance that is empty, or beyond the picture's edge")
+            part.leave_out("an instance that is empty, or beyond the image's edge")
             continue
         if scores and instance["score"] is not None:
             values.append(instance["score"])
@@ -304,7 +305,7 @@ def _task(plan: ExportPlan) -> str:
 
 
 def _quoted(name: str) -> str:
-    """The text between YAML's double quotes, with an escape for all that is not plainly printable."""
+    """The text as a double-quoted YAML string; what is not printable is escaped."""
     out = []
     for c in name:
         if c in '"\\':

@@ -49,7 +49,7 @@ def import_annotations(lake: Lake, path: str | Path) -> LabelImportReport:
     found: list[FinishedAnnotation] = []
     for one in label_studio.read(Path(path)):
         if isinstance(one, RejectedAnnotation):
-            _reject(report, one.place, one.reason)
+            _reject(report, one.source, one.reason)
         else:
             found.append(one)
     sizes = _sizes(lake, sorted({one.image_id for one in found}))
@@ -57,12 +57,12 @@ def import_annotations(lake: Lake, path: str | Path) -> LabelImportReport:
     taken = 0
     for one in found:
         if one.image_id not in sizes:
-            _reject(report, one.place, f"the lake has no image {one.image_id}")
+            _reject(report, one.source, f"the lake has no image {one.image_id}")
             continue
         try:
             truths = one.ground_truths(*sizes[one.image_id])
         except BadInput as error:
-            _reject(report, one.place, str(error))
+            _reject(report, one.source, str(error))
             continue
         taken += 1
         for row in (_row(one, truth) for truth in truths):

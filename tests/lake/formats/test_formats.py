@@ -155,7 +155,7 @@ def _sayable(format: str, said: list[dict[str, GroundTruth]]) -> bool:
     every = {name for of in said for t in of.values() for name in t.classes()}
     return not (
         (format == "csv" and any("\0" in n for n in every))
-        or (format == "voc" and any(voc._UNSAYABLE.search(n) for n in every))
+        or (format == "voc" and any(voc._NOT_XML.search(n) for n in every))
     )
 
 
@@ -251,9 +251,9 @@ GOOD = {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}
     ("change", "reason"),
     [
         ({"image_id": 8}, "no image has the id 8"),
-        ({"image_id": None}, "it names no image_id"),
+        ({"image_id": None}, "it has no image_id"),
         ({"category_id": 9}, "no category has the id 9"),
-        ({"iscrowd": 1}, "iscrowd marks a region of many"),
+        ({"iscrowd": 1}, "it is a crowd (iscrowd)"),
         ({"bbox": [1, 2, 3]}, "bbox is not"),
         ({"bbox": [1, 2, -3, 4]}, "negative width"),
         ({"bbox": [1, 2, 1e400, 4]}, "finite"),
@@ -277,7 +277,7 @@ def test_every_annotation_that_cannot_be_taken_has_a_reason(tmp_path: Path, chan
 def test_a_picture_of_another_size_than_the_document_says(tmp_path: Path) -> None:
     """Its boxes would lie elsewhere: EXIF turned it, or it is another picture."""
     root = a_coco(tmp_path / "x", [GOOD], width=HEIGHT, height=WIDTH)
-    assert refused(sources.read(root, "coco")) == ["the document says 16 x 24, the upright picture is 24 x 16"]
+    assert refused(sources.read(root, "coco")) == ["the document says 16 x 24, the upright image is 24 x 16"]
 
 
 def test_results_are_answers_of_a_model(tmp_path: Path) -> None:
@@ -344,10 +344,10 @@ def test_xml_is_read_without_entities(tmp_path: Path, sheet: bytes, reason: str)
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("0 .5 .5 .1", "4 numbers"),
+        ("0 .5 .5 .1", "a box has 4"),
         ("9 .5 .5 .1 .1", "class 9 has no name"),
-        ("x .5 .5 .1 .1", "not all numbers"),
-        ("0 50 50 10 10", "parts of the picture"),
+        ("x .5 .5 .1 .1", "is not a number"),
+        ("0 50 50 10 10", "fractions of the image's size"),
         ("0 nan .5 .1 .1", "class number"),
         ("0 .5 .5 .1 .1 3", "the score is 3"),
     ],
@@ -378,6 +378,12 @@ def test_metadata_of_other_tools(tmp_path: Path) -> None:
     said = items[0].read_annotations(WIDTH, HEIGHT)
     assert said.metadata == {"camera": 7, "text": "hm"}
     assert said.ground_truths == [GroundTruth(DETECTION, boxes=[annotation.box("5", (1, 2, 3, 4))])]
+
+
+def test_a_voc_box_without_width_is_read_where_its_corners_round() -> None:
+    sheet = voc._xml("a", WIDTH, HEIGHT, [annotation.box("cat", (7.584661237671443, 2, 0, 4))], False)
+    (element,) = [child for child in voc.parse(sheet.encode()).children if child.name == "object"]
+    assert voc._box(element)["width"] == 0
 
 
 def test_a_tar_is_never_unpacked(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_nanoseconds_are_read_as_microseconds(tmp_path: Path) -> None:
 
 def test_a_parquet_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "l.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(BadInput, match="no readable Parquet file"):
+    with pytest.raises(BadInput, match="not a readable Parquet file"):
         rows(tmp_path / "l.parquet")
 
 
