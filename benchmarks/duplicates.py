@@ -23,6 +23,7 @@ from benchmarks import data as benchmark_data
 from benchmarks import vectors
 from benchmarks.harness import Options, say
 from embeddings.duplicates import alignment, altered_copies, duplicates
+from embeddings.duplicates.grouping import grouped
 from embeddings.embedders import specs
 from lake.images import decode
 
@@ -78,7 +79,7 @@ def _found(originals: list[bytes], chosen: range) -> dict[str, Any]:
         verdict: np.ndarray = near & (alignment.agreement(prints, a, b) >= duplicates.ALIGNED)
         return verdict
 
-    groups = duplicates.grouped(len(files), left[kept], right[kept], same)
+    groups = grouped(len(files), left[kept], right[kept], same)
     seconds = perf_counter() - started
     wrong = agreed[family[left] != family[right]]
     found = _score(groups, family) | {
@@ -87,17 +88,17 @@ def _found(originals: list[bytes], chosen: range) -> dict[str, Any]:
         "milliseconds_a_pair": 1e3 * seconds / max(1, len(left)),
         "greatest_agreement_of_different": float(wrong.max(initial=-1)),
     }
-    grouped = np.full(len(files), -1)
+    group_of = np.full(len(files), -1)
     for number, group in enumerate(groups):
-        grouped[group] = number
+        group_of[group] = number
     for kind in altered_copies.CHANGES:
         at = np.flatnonzero(kinds == kind)
-        found[f"with_original.{kind}"] = float(np.mean((grouped[at] >= 0) & (grouped[at] == grouped[family[at]])))
+        found[f"with_original.{kind}"] = float(np.mean((group_of[at] >= 0) & (group_of[at] == group_of[family[at]])))
     best: dict[str, Any] = {"recall": 0.0}
     every = duplicates.proposed(embedded, float(COSINES[0]))
     for threshold in COSINES:
         passing = every[2] >= threshold
-        scored = _score(duplicates.grouped(len(files), every[0][passing], every[1][passing]), family)
+        scored = _score(grouped(len(files), every[0][passing], every[1][passing]), family)
         if scored["precision"] >= 0.99 and scored["recall"] > best["recall"]:
             best = scored | {"cosine": float(threshold)}
     return found | {"best_cosine_alone": best}
@@ -122,7 +123,7 @@ def _scale(count: int) -> dict[str, Any]:
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     started = perf_counter()
     left, right, _ = duplicates.proposed(points, 0.75)
-    groups = duplicates.grouped(count, left, right)
+    groups = grouped(count, left, right)
     seconds = perf_counter() - started
     pairs = {(a, b) for a, b in zip(left.tolist(), right.tolist(), strict=True)}
     hits = sum((n, count - copies + n) in pairs for n in range(copies))

@@ -127,7 +127,7 @@ def build(place: Path) -> tuple[Path, Cells]:
     """A lake of all cells with their vectors, without answers and labels: where every seed begins."""
     import lake
     from embeddings.backfill.backfill import store_vectors
-    from embeddings.duplicates import duplicates
+    from embeddings.duplicates.threshold import save_threshold
     from embeddings.embedders import embedder as embedders
     from embeddings.embedders.specs import DEFAULT
     from lake import ids
@@ -142,7 +142,7 @@ def build(place: Path) -> tuple[Path, Cells]:
     record = lk.embedders()[0]
     record = embedders.bind(lk, record, embedders.for_lake(lk, record))
     store_vectors(lk, record.column, dict(zip(names, known.vectors, strict=True)))
-    duplicates.keep(lk, COPIES_FROM)
+    save_threshold(lk, COPIES_FROM)
     truth, poly = [one.truth for one in every], [one.kind == POLY for one in every]
     return place, Cells(np.array(names), np.array(truth), np.array(poly))
 

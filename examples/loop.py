@@ -15,7 +15,8 @@ from typing import Any
 
 import lake
 from embeddings.backfill.backfill import backfill
-from embeddings.duplicates import duplicates, leak_guard
+from embeddings.duplicates import leak_guard
+from embeddings.duplicates.threshold import save_threshold
 from embeddings.embedders import embedder as embedders
 from embeddings.search import saved_searches
 from lake import ids
@@ -51,7 +52,7 @@ def loop(place: Path, story: Story) -> dict[str, Any]:
                       for cell in [*story.training, *story.held_out, *arriving]])  # fmt: skip
     record = embedders.record_of(lk, None)
     backfill(lk, record, embedders.for_lake(lk, record))
-    duplicates.keep(lk, cells.COPIES_FROM)
+    save_threshold(lk, cells.COPIES_FROM)
     named = {_id(cell): cell for cell in [*story.training, *story.held_out, *arriving]}
     leak_guard.create(lk, "known-kind", ids=[_id(cell) for cell in kept], role="regression")
     leak_guard.create(lk, "new-kind-held-out", ids=[_id(cell) for cell in judged], role="evaluation")

@@ -1,6 +1,6 @@
-"""Altered copies of pictures, as they come about in the wild: what a search for near-duplicates is to find.
+"""Makes altered copies of a picture: re-encoded, resized, cropped, brightened and shifted.
 
-Every copy is drawn from a seed, and is a file of its own: its bytes never equal the original's.
+They are what a search for near-duplicates must find. A seed draws every copy; its bytes never equal the original's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _resized(image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image,
 
 
 def _cropped(image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, str, int]:
-    """A twelfth of each side's length is cut away at most, spread over its two ends as it falls."""
+    """Cuts away at most a twelfth of each side's length, split at random between its two ends."""
     width, height = (round(side * rng.uniform(11 / 12, 0.98)) for side in image.size)
     left, top = rng.integers(0, image.width - width + 1), rng.integers(0, image.height - height + 1)
     return image.crop((int(left), int(top), int(left) + width, int(top) + height)), "JPEG", 90
@@ -39,10 +39,10 @@ def _brightened(image: Image.Image, rng: np.random.Generator) -> tuple[Image.Ima
 
 
 def _shifted(image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, str, int]:
-    """Moved by up to a twenty-fifth of each side; what would be empty shows the border's mirror image."""
+    """Moves the picture by up to a twenty-fifth of each side; the gap is filled with its mirror image."""
     x, y = (int(side * rng.uniform(0.01, 0.04) * rng.choice([-1, 1])) for side in image.size)
-    moved = ImageChops.offset(image, x, y)
-    values = np.asarray(moved).copy()
+    shifted = ImageChops.offset(image, x, y)
+    values = np.asarray(shifted).copy()
     if y > 0:
         values[:y] = values[y : 2 * y][::-1]
     elif y < 0:
@@ -64,12 +64,12 @@ CHANGES: dict[str, Change] = {
 
 
 def copies(data: bytes, seed: int) -> dict[str, bytes]:
-    """One copy of each kind, encoded."""
+    """kind -> one encoded copy of that kind. Raises UnreadableImage."""
     image = pixels(open_image(data))
-    found = {}
-    for place, (kind, change) in enumerate(CHANGES.items()):
-        changed, format, quality = change(image, np.random.default_rng([seed, place]))
-        out = io.BytesIO()
-        changed.save(out, format, quality=quality)
-        found[kind] = out.getvalue()
-    return found
+    files = {}
+    for number, (kind, change) in enumerate(CHANGES.items()):
+        changed, format, quality = change(image, np.random.default_rng([seed, number]))
+        buffer = io.BytesIO()
+        changed.save(buffer, format, quality=quality)
+        files[kind] = buffer.getvalue()
+    return files

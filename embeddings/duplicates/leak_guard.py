@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from embeddings.duplicates import duplicates
-from embeddings.duplicates.duplicates import Pair
+from embeddings.duplicates.duplicates import DuplicatePair
 from lake import slices
 from lake.errors import BadInput
 
@@ -35,7 +35,7 @@ class Leaks:
     against: list[str] = field(default_factory=list)
     same: dict[str, list[str]] = field(default_factory=dict)
     near: dict[str, list[str]] = field(default_factory=dict)
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[DuplicatePair] = field(default_factory=list)
     uncompared: int = 0
 
     @property
@@ -111,8 +111,8 @@ def guarded(
     drop = drop_leaks or draft.drop_leaks
     if leaks.images and not drop:
         raise BadInput(
-            f"training must not see what it is judged by: of {len(draft.members):,} images {leaks.words()}; leave them "
-            "out with --drop-leaks"
+            f"a training slice must not share images with evaluation slices: of {len(draft.members):,} images "
+            f"{leaks.words()}; leave them out with --drop-leaks"
         )
     by_identity = _by_identity(lake, leaks, identity_only or draft.identity_only)
     draft = replace(draft, drop_leaks=drop, identity_only=by_identity, guarded=True)

@@ -64,7 +64,7 @@ def quickstart(uri: str, live: bool = False, story: Story | None = None) -> dict
 def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     import lake
     from embeddings.backfill.backfill import backfill, store_vectors
-    from embeddings.duplicates import duplicates
+    from embeddings.duplicates.threshold import save_threshold
     from embeddings.embedders import embedder as embedders
     from embeddings.embedders.specs import DEFAULT
     from lake.formats.imagefolder import of_class
@@ -81,7 +81,7 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     _say("2/5  embeddings: EfficientNet-Lite0 gives every image a vector")
     model = embedders.for_lake(lk, record, images=len(story.training) + len(story.production))
     backfill(lk, record, model)
-    duplicates.keep(lk, COPIES_FROM)
+    save_threshold(lk, COPIES_FROM)
     _say("3/5  a first model: a logistic head on those vectors")
     vectors, truths = _labelled_vectors(lk)
     head = probe.fit(vectors, truths, REGULARISATION)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embeddings.duplicates import duplicates, leak_guard
+from embeddings.duplicates.threshold import threshold_of
 from lake import slices
 from lake.errors import BadInput
 from lake.formats.annotation import GroundTruth
@@ -230,7 +231,7 @@ class _Gathered:
         if record is None:
             return
         self.compared = {"by": "likeness", "embedder": record.name}
-        self.compared["threshold"] = duplicates.threshold_of(self.lake, record, None)
+        self.compared["threshold"] = threshold_of(self.lake, record)
         protected = {name for names in self.protected.values() for name in names}
         for lower, upper in ((("validation",), {*self.of("test")}),
                              (("train", "replay"), {*self.of("test", "validation")} | protected)):  # fmt: skip

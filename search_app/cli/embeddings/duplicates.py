@@ -20,7 +20,7 @@ def register(add: Add) -> None:
 def _duplicates(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from embeddings.duplicates import duplicates
+    from embeddings.duplicates import calibration, duplicates, threshold
     from lake import slices
     from lake.access import audit
 
@@ -28,7 +28,7 @@ def _duplicates(args: argparse.Namespace) -> int:
     if args.calibrate:
         if args.slice or args.threshold is not None:
             raise BadInput("--calibrate finds the lake's threshold: give it without --slice and --threshold")
-        done = duplicates.calibrate(opened, embedder=args.embedder)
+        done = calibration.calibrate(opened, embedder=args.embedder)
         audit.record(opened, "calibrate duplicates", done.embedder, detail=asdict(done))
         text = (
             f"{done.embedder}: near-duplicates from cosine {done.threshold:.2f} on, which proposes {done.recall:.1%} "
@@ -39,7 +39,7 @@ def _duplicates(args: argparse.Namespace) -> int:
     if args.keep:
         if args.threshold is None:
             raise BadInput("--keep makes --threshold the lake's own: give both")
-        duplicates.keep(opened, args.threshold, embedder=args.embedder)
+        threshold.save_threshold(opened, args.threshold, embedder=args.embedder)
         audit.record(opened, "keep duplicates", args.embedder or "", detail={"threshold": args.threshold})
     names = slices.members(opened, slices.get(opened, args.slice)).to_pylist() if args.slice else None
     with progress(args, "images") as count:
@@ -47,19 +47,20 @@ def _duplicates(args: argparse.Namespace) -> int:
     facts = {
         "groups": found.groups,
         "pairs": [asdict(pair) for pair in found.pairs],
-        "spare": found.spare,
-        "looked": found.looked,
+        "spare": found.redundant,
+        "looked": found.compared,
         "without_vector": found.without_vector,
-        "unseen": found.unseen,
+        "unseen": found.without_thumbnail,
         "embedder": found.embedder,
         "threshold": found.threshold,
     }
-    said = (
-        f"{len(found.groups):,} groups of near-duplicates among {found.looked:,} images, {found.spare:,} more than "
-        f"needed ({found.embedder}, cosine from {found.threshold:g})"
-    )
-    lines = [said]
-    lines += [f"{found.without_vector:,} images have no vector and were left out"] if found.without_vector else []
-    lines += [f"{found.unseen:,} pairs have no thumbnail: their cosine alone says it"] if found.unseen else []
+    lines = [
+        f"{len(found.groups):,} groups of near-duplicates among {found.compared:,} images, {found.redundant:,} images "
+        f"are redundant ({found.embedder}, cosine from {found.threshold:g})"
+    ]
+    if found.without_vector:
+        lines.append(f"{found.without_vector:,} images have no vector and were left out")
+    if found.without_thumbnail:
+        lines.append(f"{found.without_thumbnail:,} pairs have no thumbnail and were compared by their cosine alone")
     lines += [f"{len(group):>5,}  {'  '.join(group)}" for group in found.groups]
     return output(args, facts, "\n".join(lines))

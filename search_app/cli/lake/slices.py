@@ -140,7 +140,7 @@ def _dry_run(args: argparse.Namespace, lake: Lake, made: SliceDraft) -> int:
         "name": made.name,
         "size": len(made.members),
         "classes": classes,
-        "near_duplicates": None if copies is None else {"groups": len(copies.groups), "spare": copies.spare},
+        "near_duplicates": None if copies is None else {"groups": len(copies.groups), "spare": copies.redundant},
         "leaks": found.as_dict(),
         "erased": made.found.erased,
     }
@@ -148,7 +148,7 @@ def _dry_run(args: argparse.Namespace, lake: Lake, made: SliceDraft) -> int:
     if copies is None:
         text.append("near-duplicates are not known: nothing is embedded yet; run: lakeloop embed")
     else:
-        text.append(f"{len(copies.groups):,} groups of near-duplicates, {copies.spare:,} images more than needed")
+        text.append(f"{len(copies.groups):,} groups of near-duplicates, {copies.redundant:,} images more than needed")
     text += [found.words()] if found.words() else []
     return output(args, facts, "\n".join(text))
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from embeddings.backfill.backfill import store_vectors
 from embeddings.duplicates import alignment, altered_copies, duplicates, leak_guard
+from embeddings.duplicates.grouping import grouped
 from lake import ids, slices
 from lake.errors import BadInput
 from lake.images import decode
@@ -83,7 +84,7 @@ def test_groups_are_disjoint_and_every_member_is_near_its_centre(n: int, data: s
     every = [*combinations(range(n), 2)]
     chosen = data.draw(st.lists(st.sampled_from(every), unique=True))
     left, right = (np.array([pair[side] for pair in chosen], np.int64) for side in (0, 1))
-    groups = duplicates.grouped(n, left, right)
+    groups = grouped(n, left, right)
     members = [thing for group in groups for thing in group]
     assert len(members) == len(set(members))
     assert all({(min(group[0], m), max(group[0], m)) in set(chosen) for m in group[1:]} == {True} for group in groups)
@@ -95,14 +96,14 @@ def test_groups_are_disjoint_and_every_member_is_near_its_centre(n: int, data: s
 
 def test_a_film_is_not_one_group_and_a_large_group_is_put_together() -> None:
     chain = np.arange(99)
-    assert max(len(group) for group in duplicates.grouped(100, chain, chain + 1)) <= 3
+    assert max(len(group) for group in grouped(100, chain, chain + 1)) <= 3
     # 60 copies of one picture of which each knows only its neighbours; their centres are the same, too.
     left, right = (
         np.array(side) for side in zip(*[(a, b) for a, b in combinations(range(60), 2) if b - a <= 10], strict=True)
     )
-    assert len(duplicates.grouped(60, left, right)) > 1
-    grouped = duplicates.grouped(60, left, right, lambda a, b: np.ones(len(a), bool))
-    assert len(grouped) < len(duplicates.grouped(60, left, right))
+    assert len(grouped(60, left, right)) > 1
+    joined = grouped(60, left, right, lambda a, b: np.ones(len(a), bool))
+    assert len(joined) < len(grouped(60, left, right))
 
 
 @pytest.fixture
@@ -137,14 +138,20 @@ def test_the_copies_in_a_lake_are_grouped_and_kin_are_not(copied: tuple[Lake, li
     assert [set(group) for group in found.groups] == sorted(
         (set(f) for f in families[:3]), key=lambda f: [set(g) for g in found.groups].index(f)
     )
-    assert (found.spare, found.looked, found.without_vector, found.unseen, found.threshold) == (15, 21, 0, 0, 0.6)
+    assert (found.redundant, found.compared, found.without_vector, found.without_thumbnail, found.threshold) == (
+        15,
+        21,
+        0,
+        0,
+        0.6,
+    )
     some = [*families[0][:2], families[4][0]]
     assert [set(group) for group in duplicates.find(lk, some).groups] == [set(families[0][:2])]
     # Without thumbnails only the surest cosines count, and that is said.
     lk.delete("thumbnails", "true")
     blind = duplicates.find(lk, threshold=0.8)
-    assert blind.unseen == len(blind.pairs) > 0
-    assert all(pair.agreement is None and pair.cosine >= duplicates.SURE for pair in blind.pairs)
+    assert blind.without_thumbnail == len(blind.pairs) > 0
+    assert all(pair.agreement is None and pair.cosine >= duplicates.CERTAIN for pair in blind.pairs)
     with pytest.raises(BadInput, match="threshold is 2"):
         duplicates.find(lk, threshold=2)
 

@@ -112,7 +112,7 @@ def near_duplicates(image_ids: Sequence[str]) -> None:
         return empty_states.not_embedded()
     groups, missing = duplicates.groups, duplicates.without_vector
     st.markdown(
-        f"{count(len(groups))} groups of images that show the same view; {images(duplicates.spare)} are redundant. "
+        f"{count(len(groups))} groups of images that show the same view; {images(duplicates.redundant)} are redundant. "
         f"Pairs with a cosine similarity of at least {duplicates.threshold:g} were aligned and compared pixel by pixel."
         + (f" {images(missing)} could not be compared: no vector." if missing else "")
     )

@@ -96,7 +96,7 @@ def _preview(name: str, definition: dict[str, Any]) -> None:
             st.caption("Near-duplicates are not known: no image has an embedding yet.")
         else:
             groups = count(len(duplicates.groups))
-            st.markdown(f"{groups} groups of near-duplicates; {images(duplicates.spare)} are redundant.")
+            st.markdown(f"{groups} groups of near-duplicates; {images(duplicates.redundant)} are redundant.")
         message = leak_guard.check(session.lake(), draft.members, draft.role, apart_from=name).words()
         if draft.role:
             (st.warning if message else st.success)(
