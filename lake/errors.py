@@ -1,26 +1,26 @@
-"""Every error lakeloop raises on purpose, in one tree.
+"""Every error that lakeloop raises on purpose, in one tree.
 
-The command line turns `exit_code` into its own; the HTTP API turns the classes into status codes.
-A message is one sentence a person can act on: what was wrong, with which value, and the way out.
+The command line exits with `exit_code`; the HTTP API turns the classes into status codes.
+A message is one sentence that a person can act on: what is wrong, with which value, and what to do.
 
     LakeloopError
-    ├── BadInput               2  the caller's words or data are wrong
-    │   ├── UnreadableImage    2  bytes that are no image we can (or will) decode
-    │   ├── NotALake           2  nothing there, or something else
+    ├── BadInput               2  the caller's input is wrong
+    │   ├── UnreadableImage    2  bytes that we cannot (or will not) decode as an image
+    │   ├── NotALake           2  there is no lake at this place
     │   └── WeightsMismatch    2  vectors of different weights would mix
     └── CouldNot               3  right request, impossible now
         ├── MissingExtra       3  an optional dependency is not installed
-        ├── HubUnreachable     3  weights are not here and cannot be fetched
-        ├── LakeBusy           3  commits kept conflicting with another writer
+        ├── HubUnreachable     3  weights are not on this machine and cannot be fetched
+        ├── LakeBusy           3  commits kept conflicting with other writers
         ├── NewerLake          3  written by a later lakeloop
-        └── QueryStopped       3  a SQL query went beyond its limits, or found no room
+        └── QueryStopped       3  a SQL query exceeded its limits, or too many were running
 """
 
 from __future__ import annotations
 
 
 class LakeloopError(Exception):
-    """Base of all. `exit_code` is what the command line leaves with."""
+    """The base of all. `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
@@ -30,7 +30,7 @@ class BadInput(LakeloopError):
 
 
 class UnreadableImage(BadInput):
-    """The reason alone is the message, so that it can be put beside any source."""
+    """The message is only the reason; the caller adds the source."""
 
 
 class NotALake(BadInput):

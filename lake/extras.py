@@ -1,4 +1,4 @@
-"""Optional dependencies, imported where they are used."""
+"""Imports optional dependencies where they are used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lake.errors import MissingExtra
 
 
 def require(module: str, package: str, extra: str) -> Any:
-    """The module of an optional package. Raises MissingExtra, naming package and extra, when it is not installed."""
+    """Imports an optional package. Raises MissingExtra, naming package and extra, if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""Identity: how an image, an answer and a statement get their ids, and how an id is told apart.
+"""Ids of images, predictions and label events, and how to tell the kinds of ids apart.
 
-An image is its bytes: `image_id` is their SHA-256 (64 hex digits). A prediction is the caller's UUID, or one
-derived from what makes it that answer, so that reading the same log twice gives the same ids.
+An `image_id` is the SHA-256 of the image file's bytes, 64 hex digits. A `prediction_id` is the caller's UUID, or a
+UUID derived from the prediction's fields, so that reading the same log twice gives the same ids.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def is_image_id(text: str) -> bool:
 def kind(identifier: str) -> Literal["image", "prediction"]:
     """Tells an `image_id` (64 hex digits) from a `prediction_id` (UUID) by form.
 
-    Raises BadInput when it is neither.
+    Raises BadInput if it is neither.
     """
     if is_image_id(identifier):
         return "image"
     if as_uuid(identifier) is not None:
         return "prediction"
-    raise BadInput(f"{identifier!r} is no id: expected an image_id (64 hex digits) or a prediction_id (UUID)")
+    raise BadInput(f"{identifier!r} is not an id; expected an image_id (64 hex digits) or a prediction_id (UUID)")
 
 
 def as_uuid(text: str) -> str | None:
-    """The UUID in its usual lower-case form, or None when `text` is not one."""
-    if _UUID.match(text):  # nearly always, and ten times as quick
+    """The UUID in its usual lower-case form, or None if `text` is not a UUID."""
+    if _UUID.match(text):  # nearly always true, and ten times as fast
         return text
     if len(text) not in (32, 36):
         return None
@@ -52,29 +52,29 @@ def as_uuid(text: str) -> str | None:
 
 
 def bare_prediction_id(image: str) -> str:
-    """The id of the one row that makes an unanswered image findable."""
+    """The id of the row of predictions that makes an image without a prediction findable."""
     return _derive("bare", image)
 
 
 def derived_prediction_id(
     image: str, model: str | None, model_version: str | None, timestamp: str | None, row_id: str | None
 ) -> str:
-    """UUIDv5 of what makes an answer that answer; None and "" are different."""
+    """UUIDv5 of the fields that identify a prediction; None and "" are different."""
     return _derive("answer", image, model, model_version, timestamp, row_id)
 
 
 def label_event_id(image: str, label: str, origin: str) -> str:
-    """The id of an imported statement: importing the same folder twice says it once."""
+    """The id of an imported label: importing the same folder twice adds it once."""
     return _derive("label", image, label, origin)
 
 
 def feedback_event_id(
     prediction: str, verdict: str, comment: str | None, ticket: str | None, timestamp: str | None
 ) -> str:
-    """The id of a verdict that came without one: saying the same twice says it once."""
+    """The id of a verdict that came without an id: sending the same verdict twice adds it once."""
     return _derive("feedback", prediction, verdict, comment, ticket, timestamp)
 
 
 def _derive(*parts: str | None) -> str:
-    # Lengths are part of the text, so that no two lists of parts can spell the same name.
+    # Lengths are part of the text, so that two different lists of parts never give the same name.
     return str(uuid.uuid5(_NAMESPACE, "".join("-" if p is None else f"{len(p)}:{p}" for p in parts)))

@@ -1,6 +1,7 @@
-"""The bytes of many images: found once, read in batches in the order they are stored.
+"""Reads the bytes of many images, in batches.
 
-A batch of neighbours is one stretch of a file, and its reads run side by side; image by image costs a look-up each.
+The reads of a batch run in parallel, and its neighbours lie side by side in a file; image by image would cost a
+look-up each.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 COLUMNS = ("image_id", "format", "width", "height", "source", "size_bytes")
-# From this many on one pass over all ids is quicker than look-ups by index.
+# From this many images on, one pass over all ids is faster than look-ups by index.
 _SCANNED_FROM = 4 * LOOK_UP_VALUES
 
 
@@ -36,43 +37,43 @@ class StoredImage:
 
 
 def locate(lake: Lake, image_ids: Sequence[str], version: int | None = None) -> pa.Table:
-    """COLUMNS and `_rowid` of those images that the lake has, in the order they are stored.
+    """COLUMNS and `_rowid` of the images that the lake has, in the order they are stored.
 
-    Row ids hold at the version of `images` they were found at.
+    A row id is valid at that version of `images` only.
     """
     dataset = lake.dataset("images", version)
     options: dict[str, Any] = {"columns": [*COLUMNS], "with_row_id": True}
     if len(image_ids) >= _SCANNED_FROM:
         wanted = pa.array(image_ids, pa.string())
         batches = dataset.scanner(**options).to_batches()
-        kept = [b.filter(pc.is_in(b["image_id"], wanted)) for b in batches]
-        found = pa.Table.from_batches(kept) if kept else dataset.scanner(**options, filter="false").to_table()
+        matches = [b.filter(pc.is_in(b["image_id"], wanted)) for b in batches]
+        empty = dataset.scanner(**options, filter="false")
+        rows = pa.Table.from_batches(matches) if matches else empty.to_table()
     else:
         parts = [image_ids[i : i + LOOK_UP_VALUES] for i in range(0, len(image_ids), LOOK_UP_VALUES)] or [[""]]
-        found = pa.concat_tables(
+        rows = pa.concat_tables(
             dataset.scanner(**options, filter=f"image_id in ({literals(part)})").to_table() for part in parts
         )
-    return found.sort_by("_rowid")
+    return rows.sort_by("_rowid")
 
 
 def read(dataset: Any, row_ids: np.ndarray) -> list[bytes]:
-    """The bytes of images by row id, in the order asked for."""
+    """The bytes of images by row id, in the given order."""
     ordered = np.unique(row_ids)
     data = dict(dataset.read_blobs("data", ids=ordered.tolist()))
     return [data[i] for i in row_ids.tolist()]
 
 
 def images(lake: Lake, image_ids: Sequence[str], most_bytes: int = 64 << 20) -> Iterator[StoredImage]:
-    """The images that the lake has of these, in the order given; about `most_bytes` are held at once."""
+    """The images among `image_ids` that the lake has, in the given order; about `most_bytes` are in memory at once."""
     dataset = lake.dataset("images")
-    found = locate(lake, image_ids, dataset.version)
-    row_of = {row["image_id"]: row for row in found.to_pylist()}
+    row_of = {row["image_id"]: row for row in locate(lake, image_ids, dataset.version).to_pylist()}
     rows = [row_of[i] for i in dict.fromkeys(image_ids) if i in row_of]
     start = 0
     while start < len(rows):
-        end, held = start + 1, rows[start]["size_bytes"]
-        while end < len(rows) and held + rows[end]["size_bytes"] <= most_bytes:
-            held += rows[end]["size_bytes"]
+        end, size = start + 1, rows[start]["size_bytes"]
+        while end < len(rows) and size + rows[end]["size_bytes"] <= most_bytes:
+            size += rows[end]["size_bytes"]
             end += 1
         batch = rows[start:end]
         for row, data in zip(batch, read(dataset, np.array([r["_rowid"] for r in batch], np.uint64)), strict=True):

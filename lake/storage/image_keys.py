@@ -1,4 +1,4 @@
-"""Images as numbers, to count and find millions at once: all but certainly distinct, never taken for an identity."""
+"""Numbers for images, to count and find millions at once: almost certainly distinct, never used as an identity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 
 def keys_of(image_ids: pa.ChunkedArray) -> np.ndarray:
-    """A number of each image, uint64, of all 64 characters of its id."""
+    """A uint64 for each image, computed from all 64 characters of its id."""
     if not len(image_ids):
         return np.empty(0, np.uint64)
     padded = pc.ascii_rpad(image_ids, 64).combine_chunks()
@@ -20,8 +20,8 @@ def keys_of(image_ids: pa.ChunkedArray) -> np.ndarray:
 
 
 def mixed(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit of x decides every bit of the result."""
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): every bit of x affects every bit of the result."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    found: np.ndarray = x ^ (x >> np.uint64(31))
-    return found
+    result: np.ndarray = x ^ (x >> np.uint64(31))
+    return result

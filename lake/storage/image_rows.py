@@ -1,4 +1,4 @@
-"""Rows of `images` and `thumbnails`, and the decoding that fills them: for bulk ingest and for the drainer alike."""
+"""Makes rows of `images` and `thumbnails`, and decodes the files for them, in bulk ingest and in the drainer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lake.images.decode import Decoded
 
 DECODER = "lake.images.decode:decode_many"
-# `image_status` of an answer whose image is well, but of the share that is not stored.
+# `image_status` of a prediction whose image is readable, but belongs to the share that is not stored.
 NOT_KEPT = "its bytes were not kept"
 
 
@@ -27,18 +27,18 @@ def settled(
     memory_bytes: int = BULK_MEMORY_BYTES,
     timeout: float = 120.0,
 ) -> list[Decoded | str]:
-    """What a task of DECODER found: for each file what it is, or the reason why it is not.
+    """The result of a task of DECODER, for each file: the decoded image, or the reason why it cannot be decoded.
 
-    After a worker's death every file is tried alone, for `timeout` seconds each, to find the culprit.
+    If the worker died, every file is tried alone, for `timeout` seconds each, to find the file that killed it.
     """
     if not isinstance(result, WorkerDied):
         return result
-    found: list[Decoded | str] = []
+    results: list[Decoded | str] = []
     with WorkerPool(DECODER, 1, memory_bytes=memory_bytes, timeout=timeout) as careful:
         for data in files:
             alone = careful.run([data], max_megapixels)
-            found.append(alone.reason if isinstance(alone, WorkerDied) else alone[0])
-    return found
+            results.append(alone.reason if isinstance(alone, WorkerDied) else alone[0])
+    return results
 
 
 def image_row(
@@ -66,10 +66,10 @@ def thumbnail_row(image_id: str, decoded: Decoded) -> dict[str, Any]:
 
 
 def images_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Rows as the Arrow table that `Lake.insert("images", ...)` takes: merge_insert wants blobs in their own struct."""
+    """The rows as `Lake.insert("images", ...)` takes them: merge_insert needs blobs in their own struct."""
     import lance
 
-    kinds = schema.IMAGES.arrow()
-    columns = {f.name: pa.array([r[f.name] for r in rows], f.type) for f in kinds if f.name != "data"}
+    fields = schema.IMAGES.arrow()
+    columns = {f.name: pa.array([r[f.name] for r in rows], f.type) for f in fields if f.name != "data"}
     columns["data"] = lance.blob_array([r["data"] for r in rows])
-    return pa.table(columns, schema=kinds)
+    return pa.table(columns, schema=fields)

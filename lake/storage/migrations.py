@@ -1,7 +1,7 @@
-"""The numbered steps that shape a lake, and the record of which were applied.
+"""The numbered migration steps of a lake, and the record of those that were applied.
 
-A step is written once and never edited; it must be safe to run again after a kill half way. A lake that knows
-steps this software does not is refused, because an older writer could break what a newer one relies on.
+A step is written once and never edited; it must be safe to repeat after a kill half way. A lake with unknown steps is
+refused, because an older writer could break what a newer one relies on.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
 
 
 def applied(lake: Lake) -> list[int]:
-    """Numbers of the steps this lake has; empty when there is no lake."""
+    """Numbers of the applied steps, ascending; empty if there is no lake."""
     try:
         return sorted(lake.dataset("migrations").to_table(columns=["number"])["number"].to_pylist())
     except NotALake:
@@ -84,9 +84,9 @@ def applied(lake: Lake) -> list[int]:
 
 
 def apply(lake: Lake) -> list[int]:
-    """Applies what is missing, in order, recording each step after it is done; returns their numbers.
+    """Applies the missing steps in order, and records each when it is done; returns their numbers.
 
-    Raises NewerLake when the lake has a step this software does not know.
+    Raises NewerLake if the lake has a step that this software does not know.
     """
     done = applied(lake)
     newest = STEPS[-1][0]
@@ -106,7 +106,7 @@ def apply(lake: Lake) -> list[int]:
 
 
 def repeat(lake: Lake) -> None:
-    """Takes every recorded step again: a table that went back to an older version may lack what a step had given it."""
+    """Repeats every recorded step: a table that went back to an older version may lack what a step added."""
     done = applied(lake)
     for number, _, step in STEPS:
         if number in done:

@@ -1,4 +1,4 @@
-"""Making a lake and opening one: the checks before, the migrations after."""
+"""Creates a lake or opens one: checks first, migrations last."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def create(
     columns: dict[str, str] | None = None,
     storage_options: dict[str, str] | None = None,
 ) -> Lake:
-    """Makes an empty lake at `uri` (a folder or an object store's URI) and opens it.
+    """Creates an empty lake at `uri` (a folder or an object store's URI) and opens it.
 
-    `embedders` are registered in order, the first becomes the default. `columns` are metadata columns promoted
-    to typed columns of predictions: name -> string, int, float, bool or timestamp.
-    Raises BadInput for a bad column or when a lake is there already.
+    `embedders` are registered in order; the first is the default. `columns` are metadata columns promoted to typed
+    columns of predictions: name -> string, int, float, bool or timestamp.
+    Raises BadInput for an invalid column, or if there is a lake already.
     """
     return create_as(Lake, uri, embedders=embedders, columns=columns, storage_options=storage_options)
 
@@ -49,7 +49,7 @@ def create_as(
     if migrations.applied(lake):
         raise BadInput(f"{uri} is a lake already; `lakeloop embed --embedder NAME` adds an embedder to it")
     _refuse_foreign_folder(uri)
-    # The record of the migrations comes last and is the commit: an interrupted `create` is finished by the next.
+    # The record of the migrations comes last and is the commit: the next `create` completes an interrupted one.
     for table in schema.TABLES.values():
         lake.create_table(table)
     for name, type_ in promoted.items():
@@ -63,10 +63,10 @@ def create_as(
 def open(uri: str, *, storage_options: dict[str, str] | None = None, unclean: bool = False) -> Lake:
     """Opens the lake at `uri`, applying migrations it lacks.
 
-    What a power loss tore on a local disk is put aside first (`lake/storage/lance_files/quarantine.py`); the lake's
-    `notices` tell.
-    `unclean` says that the power may have gone, so that the last commits' data files are looked at, too.
-    Raises NotALake when there is none, NewerLake when a later lakeloop wrote it, CouldNot when a table is past mending.
+    On a local disk, files that a power loss damaged are moved aside first
+    (`lake/storage/lance_files/quarantine.py`); the lake's `notices` report it. With `unclean`, the power may have
+    failed, so the data files of the last commits are checked, too.
+    Raises NotALake if there is none, NewerLake if a later lakeloop wrote it, CouldNot if a table cannot be repaired.
     """
     return open_as(Lake, uri, storage_options=storage_options, unclean=unclean)
 
@@ -79,7 +79,7 @@ def open_as(kind: type[L], uri: str, *, storage_options: dict[str, str] | None, 
         lake = kind(uri, storage_options)
         lake.notices += notices
         if notices and migrations.applied(lake):
-            _complete(lake)
+            _restore_columns(lake)
     if not migrations.applied(lake):
         raise NotALake(f"no lake at {uri}; make one with: lakeloop init --lake {uri}")
     migrations.apply(lake)
@@ -87,7 +87,7 @@ def open_as(kind: type[L], uri: str, *, storage_options: dict[str, str] | None, 
 
 
 def _damaged(lake: Lake) -> bool:
-    """Whether a table does not open, or should not as it is. Opening all of them costs a few milliseconds."""
+    """Whether a table does not open, or must not be opened as it is. Opening all tables costs a few milliseconds."""
     if lake.folder is None:
         return False
     if quarantine.suspicious(lake.uri):
@@ -101,26 +101,26 @@ def _damaged(lake: Lake) -> bool:
     return False
 
 
-def _complete(lake: Lake) -> None:
-    """Gives back the columns that versions put aside had brought: that they were made is recorded in other tables."""
+def _restore_columns(lake: Lake) -> None:
+    """Adds the columns again that quarantined versions had added: other tables record that they exist."""
     migrations.repeat(lake)
     for record in lake.embedders():
         if record.dim is not None:
             lake.add_column("predictions", pa.field(record.column, schema.vector_type(record.dim)))
 
 
-def _promoted_type(name: str, kind: str) -> pa.DataType:
+def _promoted_type(name: str, type_: str) -> pa.DataType:
     if not name.isidentifier() or not name.isascii():
         raise BadInput(f"column name {name!r}: use letters, digits and underscores")
     if name.startswith(schema.VECTOR_PREFIX) or any(c.name == name for c in schema.PREDICTIONS.columns):
         raise BadInput(f"column name {name!r} is taken by lakeloop")
-    if kind not in schema.PROMOTABLE:
-        raise BadInput(f"column {name}: type {kind!r} is none of {', '.join(schema.PROMOTABLE)}")
-    return schema.PROMOTABLE[kind]
+    if type_ not in schema.PROMOTABLE:
+        raise BadInput(f"column {name}: type {type_!r} is not one of {', '.join(schema.PROMOTABLE)}")
+    return schema.PROMOTABLE[type_]
 
 
 def _refuse_foreign_folder(uri: str) -> None:
-    """A lake is not laid into a folder of other things: a typing error in --lake would litter it."""
+    """Refuses a folder with other files in it: a typing error in --lake would litter it."""
     if "://" in uri or not os.path.exists(uri):
         return
     if not os.path.isdir(uri):
@@ -128,4 +128,4 @@ def _refuse_foreign_folder(uri: str) -> None:
     ours = {f"{name}.lance" for name in schema.TABLES}
     others = [entry for entry in os.listdir(uri) if entry not in ours and not entry.startswith(".")]
     if others:
-        raise BadInput(f"{uri} is a folder with other things in it ({sorted(others)[0]} ...); choose an empty one")
+        raise BadInput(f"{uri} has other files in it ({sorted(others)[0]} ...); choose an empty one")

@@ -1,7 +1,7 @@
-"""A lake: Lance tables under one URI, opened at their newest version, written by key.
+"""Reads and writes the Lance tables of a lake: at their newest version, by key, with retries.
 
-Everything that touches storage goes through `Lake`. It knows tables, versions, commits and retries; it does not
-know what an embedding means, how an image is decoded, or what a user typed.
+It knows tables, versions and commits. It does not know what an embedding means, how an image is decoded, or what a
+user typed.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Lance warns on stderr for every query; its own default caches are 7 GiB for each opened table.
+# Lance warns on stderr for every query; its default caches are 7 GiB for each open table.
 os.environ.setdefault("LANCE_LOG", "error")
 INDEX_CACHE_BYTES = 512 << 20
 METADATA_CACHE_BYTES = 128 << 20
-# Twice what the longest observed run of conflicts on a loaded two-core machine needed.
+# Twice the longest run of conflicts that was observed on a loaded two-core machine.
 COMMIT_ATTEMPTS = 12
-# Values of one IN list: bounds the text that a filter becomes.
+# Values in one IN list: limits the length of a filter.
 LOOK_UP_VALUES = 5_000
 
 
 @dataclass(frozen=True)
 class EmbedderRecord:
-    """What the lake remembers of an embedder. `dim` and `weights_sha256` are None until the first `embed`."""
+    """A row of `embedders`. `dim` and `weights_sha256` are None until the first `embed`."""
 
     name: str
     column: str
@@ -53,7 +53,7 @@ class EmbedderRecord:
 
 
 class Lake:
-    """An open lake. Safe to share between threads; not across fork. Readers see the newest commit."""
+    """The tables of a lake. Safe to share between threads, not across fork. Readers see the newest commit."""
 
     def __init__(self, uri: str, storage_options: dict[str, str] | None = None) -> None:
         self.uri = uri.rstrip("/") if len(uri) > 1 else uri
@@ -62,14 +62,14 @@ class Lake:
         self._lock = threading.Lock()
         self._session: Any = None
         self._connection: Any = None
-        self.notices: list[str] = []  # what opening it had to mend, for whoever opened it to say
+        self.notices: list[str] = []  # what opening it repaired, for its opener to report
 
     def __repr__(self) -> str:
         return f"Lake({self.uri!r})"
 
     @property
     def folder(self) -> Path | None:
-        """The lake's folder, or None when it is on object storage."""
+        """The lake's folder, or None if it is on object storage."""
         return local_folder(self.uri)
 
     # Reading -----------------------------------------------------------------------------------------------
@@ -77,19 +77,19 @@ class Lake:
     def dataset(self, name: str, version: int | None = None) -> lance.LanceDataset:
         """The table as a Lance dataset, at its newest version or at `version`.
 
-        Raises NotALake when the table is not there, CouldNot when it is damaged.
+        Raises NotALake if the table does not exist, CouldNot if it is damaged.
         """
         import lance
 
         with self._lock:
-            held = self._datasets.get(name)
-            if held is None:
+            dataset = self._datasets.get(name)
+            if dataset is None:
                 if self._session is None:
                     self._session = lance.Session(
                         index_cache_size_bytes=INDEX_CACHE_BYTES, metadata_cache_size_bytes=METADATA_CACHE_BYTES
                     )
                 try:
-                    held = lance.dataset(
+                    dataset = lance.dataset(
                         self.table_uri(name), session=self._session, storage_options=self.storage_options
                     )
                 except ValueError as error:
@@ -97,11 +97,11 @@ class Lake:
                         raise NotALake(f"no table {name!r} in {self.uri}") from error
                     raise CouldNot(f"table {name!r} of {self.uri} is damaged; see: lakeloop doctor") from error
             # checkout_latest() changes the object under its other users; a new handle does not.
-            latest = held.latest_version
-            if held.version != latest:
-                held = held.checkout_version(latest)
-            self._datasets[name] = held
-        return held if version in (None, held.version) else held.checkout_version(version)
+            latest = dataset.latest_version
+            if dataset.version != latest:
+                dataset = dataset.checkout_version(latest)
+            self._datasets[name] = dataset
+        return dataset if version in (None, dataset.version) else dataset.checkout_version(version)
 
     def is_open(self, name: str) -> bool:
         """Whether this process has read the table before."""
@@ -131,11 +131,11 @@ class Lake:
         return connection.open_table(name)
 
     def scan(self, name: str, columns: Sequence[str], filter: str | None = None) -> pa.Table:
-        """The chosen columns of the rows that pass a Lance filter, in memory. Raises OSError when it cannot be read."""
+        """The columns of the rows that pass a Lance filter, in memory. Raises OSError if it cannot be read."""
         dataset = self.dataset(name)
         try:
             return dataset.scanner(columns=list(columns), filter=filter).to_table()
-        except ValueError as error:  # Arrow's streams know no other for whatever went wrong in Lance
+        except ValueError as error:  # Arrow's streams raise it for every error in Lance
             if "LanceError(IO)" in str(error):
                 raise OSError(str(error)) from error
             raise
@@ -147,20 +147,20 @@ class Lake:
     def look_up(
         self, name: str, columns: Sequence[str], key: str, values: Sequence[str], filter: str | None = None
     ) -> pa.Table:
-        """The chosen columns of the rows whose text column `key` is one of `values`, and that pass a Lance filter."""
+        """The columns of the rows whose text column `key` is one of `values`, and that pass a Lance filter."""
         import pyarrow as pa
 
         also = f" and ({filter})" if filter else ""
         parts = [values[start : start + LOOK_UP_VALUES] for start in range(0, len(values), LOOK_UP_VALUES)]
-        # Without values one look-up is made all the same, for the columns' types.
+        # Without values, one look-up is still needed for the types of the columns.
         return pa.concat_tables(
             self.scan(name, columns, f"{key} in ({literals(part)}){also}") for part in parts or [[""]]
         )
 
     def erased(self, image_ids: Sequence[str]) -> dict[str, dt.datetime]:
-        """Those among the images that were erased, and when: they are not to be stored again."""
-        found = self.look_up("forgotten", ["image_id", "forgotten_at"], "image_id", image_ids)
-        return dict(zip(found["image_id"].to_pylist(), found["forgotten_at"].to_pylist(), strict=True))
+        """Those of the images that were erased, and when: they must not be stored again."""
+        rows = self.look_up("forgotten", ["image_id", "forgotten_at"], "image_id", image_ids)
+        return dict(zip(rows["image_id"].to_pylist(), rows["forgotten_at"].to_pylist(), strict=True))
 
     def embedders(self) -> list[EmbedderRecord]:
         """The lake's embedders in order of registration: the first is the default."""
@@ -180,9 +180,9 @@ class Lake:
     # Writing -----------------------------------------------------------------------------------------------
 
     def insert(self, name: str, rows: pa.Table) -> int:
-        """Adds the rows whose key the table does not hold; returns how many that were.
+        """Adds the rows whose key the table does not have; returns their number.
 
-        One commit. Safe beside other writers and on a retry. Keys must be distinct within `rows`.
+        One commit. Safe with other writers and on a retry. Keys must be distinct within `rows`.
         """
         if not rows.num_rows:
             return 0
@@ -201,7 +201,7 @@ class Lake:
         return self.commit(name, write)
 
     def update(self, name: str, rows: pa.Table) -> None:
-        """Replaces the rows with the same key, whole, and adds the others. For small tables only."""
+        """Replaces whole rows that have the same key, and adds the others. For small tables only."""
         key = schema.TABLES[name].key
         self.commit(
             name,
@@ -219,9 +219,9 @@ class Lake:
         self.commit(name, lambda: self.dataset(name).delete(filter))
 
     def add_column(self, name: str, field: pa.Field) -> None:
-        """Adds a column of nulls (metadata only, no data is rewritten). Nothing happens when it is there.
+        """Adds a column of nulls, unless it exists. Changes only metadata; no data is rewritten.
 
-        Raises BadInput when it is there with another type.
+        Raises BadInput if it exists with another type.
         """
 
         def write() -> None:
@@ -237,9 +237,9 @@ class Lake:
         self.commit(name, write)
 
     def register_embedder(self, name: str) -> EmbedderRecord:
-        """The lake's record of the embedder, made when it is new.
+        """The lake's record of the embedder; adds it if it is new.
 
-        Raises BadInput when its vector column would be another embedder's.
+        Raises BadInput if its vector column belongs to another embedder.
         """
         import pyarrow as pa
 
@@ -255,7 +255,7 @@ class Lake:
         return next(r for r in self.embedders() if r.name == name)
 
     def bind_embedder(self, record: EmbedderRecord) -> None:
-        """Fixes what the embedder's first run found out (dim, weights) and adds its vector column."""
+        """Stores what the embedder's first run found out (dim, weights) and adds its vector column."""
         import pyarrow as pa
 
         assert record.dim is not None
@@ -265,12 +265,12 @@ class Lake:
         self.update("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
 
     def index(self, name: str) -> None:
-        """Makes the table's key indexes cover every row written so far."""
+        """Brings every row written so far into the table's key indexes."""
         if schema.TABLES[name].indexed:
             self.commit(name, lambda: self.dataset(name).optimize.optimize_indices())
 
     def create_table(self, table: schema.Table) -> None:
-        """Makes an empty table with its key indexes, or finishes one an interrupted run left half made."""
+        """Creates an empty table with its key indexes, or completes a table that an interrupted run left unfinished."""
         import lance
 
         uri = self.table_uri(table.name)
@@ -285,9 +285,9 @@ class Lake:
                 dataset.create_scalar_index(column, "BTREE")
 
     def sync(self) -> None:
-        """Has the disk hold everything committed so far. Object stores hold it already.
+        """Writes all commits so far to the disk. On object storage they are safe already.
 
-        Lance syncs nothing: after a power loss even the newest commit may be gone.
+        Lance does not sync: after a power loss, even the newest commit may be gone.
         """
         if self.folder is None:
             return
@@ -302,7 +302,7 @@ class Lake:
     def commit(self, name: str, write: Callable[[], T]) -> T:
         """Runs `write`, again after each commit conflict with another writer.
 
-        Raises LakeBusy when it keeps conflicting, CouldNot when the disk is full.
+        Raises LakeBusy if it keeps conflicting, CouldNot if the disk is full.
         """
         for attempt in range(COMMIT_ATTEMPTS):
             try:
@@ -318,7 +318,7 @@ class Lake:
 
     def tags(self, name: str) -> dict[str, int]:
         """The table's tagged versions, which no clean-up removes: tag -> version."""
-        return {tag: int(found["version"]) for tag, found in self.dataset(name).tags.list().items()}
+        return {tag: int(entry["version"]) for tag, entry in self.dataset(name).tags.list().items()}
 
     def table_uri(self, name: str) -> str:
         return f"{self.uri}/{name}.lance"
@@ -330,7 +330,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def local_folder(uri: str) -> Path | None:
-    """The folder a lake's URI means, or None when it is on object storage."""
+    """The folder of a lake's URI, or None if it is on object storage."""
     scheme, _, rest = uri.partition("://")
     if not rest:
         return Path(uri)
@@ -338,22 +338,22 @@ def local_folder(uri: str) -> Path | None:
 
 
 def _overtaken(text: str) -> bool:
-    """Whether other writers committed first. The second text is Lance's when its own repetitions were in vain, too."""
+    """Whether other writers committed first. Lance has the second text when its own retries failed, too."""
     return "conflict" in text.lower() or "Too many concurrent writers" in text
 
 
 def _outdated(text: str) -> bool:
-    """Whether a write failed because the version it began from was cleaned up meanwhile; begun anew it succeeds."""
+    """Whether a write failed because the version it started from was cleaned up meanwhile; a new attempt succeeds."""
     return "Not found" in text and "_versions" in text
 
 
 def now() -> dt.datetime:
-    """The present moment, UTC, as every table stores it."""
+    """The current time, UTC, as every table stores it."""
     return dt.datetime.now(dt.UTC)
 
 
 def literal(text: str) -> str:
-    """The text as SQL, of Lance and DuckDB alike."""
+    """The text as a literal, in the SQL of Lance and DuckDB."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -59,7 +59,7 @@ def test_an_id_is_told_by_its_form(text: str, kind: str) -> None:
     "text", ["", "cat.jpg", IMAGE[:-1], IMAGE + "0", IMAGE.upper(), IMAGE + "\n", "z" * 36, "'; --"]
 )
 def test_what_has_neither_form_is_refused_with_its_value(text: str) -> None:
-    with pytest.raises(BadInput, match="is no id"):
+    with pytest.raises(BadInput, match="is not an id"):
         ids.kind(text)
 
 

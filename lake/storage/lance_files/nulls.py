@@ -1,8 +1,8 @@
-"""Which rows of a Lance data file are null in one column, read from the file's footer where it says so.
+"""Finds the nulls of a column from the footers of Lance's data files, where they tell.
 
-A filter `column is null` makes Lance read the whole column: gigabytes, for vectors. But the footer tells of every page
-whether it has no null, nothing else, or some; only pages with some are read. It knows files; nothing of tables,
-versions or deleted rows. What a footer does not say in the words known here is read, never guessed.
+A filter `column is null` makes Lance read the whole column: gigabytes, for vectors. But the footer tells for each page
+whether it has no nulls, only nulls, or some; only pages with some are read. A page whose description is unknown here
+is read, too; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ BATCH_ROWS = 2_048
 
 
 @dataclass(frozen=True)
-class Page:
-    """`rows` is None where the footer does not say: a page of nothing but nulls names no length."""
+class PageNulls:
+    """`rows` is None if the footer does not tell: the description of a page of nulls has no length."""
 
     kind: Kind
     rows: int | None
@@ -57,32 +57,32 @@ def of_file(session: Any, path: str, index: int, column: str) -> np.ndarray:
     Deleted rows are counted. `session`: see `session_of`.
     """
     reader = session.open_reader(path, columns=[column])
-    facts = reader.metadata()
-    found = [np.empty(0, np.int64)]
-    for start, stop, kind in regions([page(p) for p in facts.columns[index].pages], facts.num_rows):
+    metadata = reader.metadata()
+    parts = [np.empty(0, np.int64)]
+    for start, stop, kind in regions([page(p) for p in metadata.columns[index].pages], metadata.num_rows):
         if kind == "all":
-            found.append(np.arange(start, stop))
+            parts.append(np.arange(start, stop))
         elif kind == "some":
-            found.append(start + _read(reader, start, stop - start))
-    return np.concatenate(found)
+            parts.append(start + _read(reader, start, stop - start))
+    return np.concatenate(parts)
 
 
-def page(described: Any) -> Page:
-    """What the footer says of a page, in the words of file format 2.2."""
+def page(described: Any) -> PageNulls:
+    """Reads the footer's description of a page, in file format 2.2."""
     text = described.encoding
     layers = set(_LAYERS.findall(text))
     if "ConstantLayout" in text:
         empty = "inline_value: None" in text and not sum(b.size for b in described.buffers)
-        return Page("all" if layers == {"RepdefNullableItem"} and empty else "some", None)
+        return PageNulls("all" if layers == {"RepdefNullableItem"} and empty else "some", None)
     rows = _ROWS.search(text)
-    sound = layers == {"RepdefAllValidItem"} and "has_validity: true" not in text
-    return Page("none" if sound else "some", int(rows[1]) if rows else None)
+    valid = layers == {"RepdefAllValidItem"} and "has_validity: true" not in text
+    return PageNulls("none" if valid else "some", int(rows[1]) if rows else None)
 
 
-def regions(pages: Sequence[Page], rows: int) -> Iterator[tuple[int, int, Kind]]:
+def regions(pages: Sequence[PageNulls], rows: int) -> Iterator[tuple[int, int, Kind]]:
     """(start, stop, kind) of consecutive rows, in no particular order, covering all of them.
 
-    Lengths are counted from both ends; what lies between two pages without one is one region.
+    Lengths are counted from both ends; everything from the first to the last page without a length is one region.
     """
     front, back = 0, len(pages)
     start, stop = 0, rows
@@ -94,7 +94,7 @@ def regions(pages: Sequence[Page], rows: int) -> Iterator[tuple[int, int, Kind]]
         known.append((stop - length, stop, pages[back - 1].kind))
         stop, back = stop - length, back - 1
     between: set[Kind] = {p.kind for p in pages[front:back]}
-    if start > stop or (start < stop) != bool(between):  # the lengths do not add up: they mean something else
+    if start > stop or (start < stop) != bool(between):  # the lengths do not add up, so they mean something else
         yield 0, rows, "some"
         return
     yield from known
@@ -103,11 +103,11 @@ def regions(pages: Sequence[Page], rows: int) -> Iterator[tuple[int, int, Kind]]
 
 
 def _read(reader: Any, start: int, rows: int) -> np.ndarray:
-    found = [np.empty(0, np.int64)]
-    at = 0
+    parts = [np.empty(0, np.int64)]
+    offset = 0
     for batch in reader.read_range(start, rows, batch_size=BATCH_ROWS, batch_readahead=4).to_batches():
         column = batch.column(0)
         if column.null_count:
-            found.append(at + np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)))
-        at += batch.num_rows
-    return np.concatenate(found)
+            parts.append(offset + np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)))
+        offset += batch.num_rows
+    return np.concatenate(parts)

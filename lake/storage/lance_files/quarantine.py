@@ -1,9 +1,8 @@
-"""Putting aside what a power loss tore, so that a local lake opens at the newest commit that is whole.
+"""Moves manifests that a power loss damaged aside, so that a local lake opens at its newest whole commit.
 
-Lance writes without a sync: after a power loss the newest manifest may be empty, cut short or full of zeros, and
-every open fails (or, full of zeros, finds an empty table). Such a manifest is moved to `<lake>/quarantine/<table>/`;
-the version before it is what opens then. Nothing acknowledged is lost by it: the spool forgets an event only after a
-sync.
+Lance writes without a sync: after a power loss, the newest manifest may be empty, cut short or full of zeros. Then
+every open fails or, for zeros, finds an empty table. Such a manifest is moved to `<lake>/quarantine/<table>/`, and the
+version before it opens. No acknowledged event is lost: the spool forgets an event only after a sync.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ if TYPE_CHECKING:
     import lance
 
 FOLDER = "quarantine"
-# The kernel writes every page back within half a minute: only commits of the last moments can be torn by a power loss.
+# The kernel writes every page back within half a minute, so a power loss can tear only the last commits.
 UNSYNCED_SECONDS = 120.0
 
 
 def quarantine(uri: str, *, files: bool = False) -> list[str]:
-    """Moves damaged newest manifests aside, table by table, until each opens; returns what was done, a sentence each.
+    """Moves the newest manifests aside while they are damaged, table by table; returns a sentence for each.
 
-    With `files`, commits of the last two minutes whose data files are torn go the same way (a look at every data
-    file: for the start of a service, not for every open). Does nothing for object storage.
-    Raises CouldNot when no version of a table is whole.
+    With `files`, so do commits of the last two minutes whose data files are torn: this looks at every data file, for
+    the start of a service, not for every open. Does nothing for object storage.
+    Raises CouldNot if no version of a table is whole.
     """
     folder = local_folder(uri)
-    said: list[str] = []
+    notices: list[str] = []
     if folder is None or not folder.is_dir():
-        return said
+        return notices
     for name in schema.TABLES:
-        said += _one_table(folder, name, files)
-    return said
+        notices += _quarantine_table(folder, name, files)
+    return notices
 
 
 def suspicious(uri: str) -> bool:
-    """Whether the newest manifest of any table lacks its end: a cheap look before opening, a few milliseconds."""
+    """Whether the newest manifest of any table lacks its end: a check before opening, of a few milliseconds."""
     folder = local_folder(uri)
     if folder is None:
         return False
@@ -55,17 +54,17 @@ def suspicious(uri: str) -> bool:
     return False
 
 
-def _one_table(folder: Path, name: str, files: bool) -> list[str]:
+def _quarantine_table(folder: Path, name: str, files: bool) -> list[str]:
     table = folder / f"{name}.lance"
     listed = table_files.manifests(table)
-    if not listed:  # not made yet
+    if not listed:  # not created yet
         return []
     bad: list[tuple[int, Path, str]] = []
     for version, path in listed:
-        why = _damage(table, version, path)
-        if why is None:
+        damage = _damage(table, version, path)
+        if damage is None:
             break
-        bad.append((version, path, why))
+        bad.append((version, path, damage))
     else:
         raise CouldNot(
             f"no version of table {name!r} in {folder} can be read; restore the lake from a backup: lakeloop restore"
@@ -73,14 +72,14 @@ def _one_table(folder: Path, name: str, files: bool) -> list[str]:
     if files:
         bad += _torn(table, listed[len(bad) :], listed[0][1].stat().st_mtime)
     back_to = listed[len(bad)][0]
-    done = [_put_aside(folder, name, v, path, why, back_to) for v, path, why in bad]
-    return [sentence for sentence in done if sentence]
+    notices = [_move_aside(folder, name, v, path, damage, back_to) for v, path, damage in bad]
+    return [notice for notice in notices if notice]
 
 
 def _torn(table: Path, listed: Sequence[tuple[int, Path]], newest: float) -> list[tuple[int, Path, str]]:
     """Commits of the two minutes before `newest`, seconds since 1970, whose data files are torn.
 
-    None when an older commit is torn just so: going back would cost commits and mend nothing.
+    Empty if an older commit is torn in the same way: going back would lose commits and repair nothing.
     """
     bad: list[tuple[int, Path, str]] = []
     for version, path in listed:
@@ -94,7 +93,7 @@ def _torn(table: Path, listed: Sequence[tuple[int, Path]], newest: float) -> lis
 
 
 def _damage(table: Path, version: int, path: Path) -> str | None:
-    """What is wrong with a manifest, or None."""
+    """What is wrong with a manifest, or None if it is whole."""
     if path.stat().st_size == 0:
         return "it is empty"
     if not table_files.ends_whole(path):
@@ -103,7 +102,7 @@ def _damage(table: Path, version: int, path: Path) -> str | None:
         opened = _open(table, version)
     except (ValueError, OSError) as error:
         return str(error).split(", /")[0]
-    return None if opened.version == version else "it says another version"
+    return None if opened.version == version else "it belongs to another version"
 
 
 def _open(table: Path, version: int) -> lance.LanceDataset:
@@ -112,17 +111,19 @@ def _open(table: Path, version: int) -> lance.LanceDataset:
     return lance.dataset(str(table), version=version)
 
 
-def _put_aside(folder: Path, name: str, version: int, path: Path, why: str, back_to: int) -> str | None:
-    place = folder / FOLDER / name
-    place.mkdir(parents=True, exist_ok=True)
-    target = place / path.name
-    # The name may be taken: after a second power loss the same version can be torn again.
+def _move_aside(folder: Path, name: str, version: int, path: Path, damage: str, back_to: int) -> str | None:
+    target_folder = folder / FOLDER / name
+    target_folder.mkdir(parents=True, exist_ok=True)
+    target = target_folder / path.name
+    # The name may exist: after a second power loss, the same version can be torn again.
     number = 1
     while target.exists():
-        target = place / f"{path.name}.{number}"
+        target = target_folder / f"{path.name}.{number}"
         number += 1
     try:
         os.rename(path, target)
-    except FileNotFoundError:  # another process that opens the lake was quicker
+    except FileNotFoundError:  # another process that opens the lake was faster
         return None
-    return f"table {name}: version {version} is damaged ({why}); moved it to {target}, version {back_to} is what opens"
+    return (
+        f"table {name}: version {version} is damaged ({damage}); moved it to {target}; version {back_to} opens instead"
+    )

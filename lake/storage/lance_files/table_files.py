@@ -1,7 +1,7 @@
-"""What files a table is made of: which a version needs, which nobody needs any more, which are torn.
+"""Lists a table's files: those that a version needs, those that no version needs, and those that are torn.
 
-It knows how Lance lays out a table's folder, and nothing of what the rows say. Lance writes every file under a
-`.tmp` name first and renames it; a kill leaves such files behind, and Lance's own clean-up never takes them away.
+It knows the layout of a table's folder, not the contents of rows. Lance first writes every file under a `.tmp` name
+and renames it; a kill leaves such files behind, and Lance's own clean-up never removes them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     import lance
 
-# Lance ends each of its files with these bytes.
+# The last bytes of each of Lance's files.
 MAGIC = b"LANC"
 VERSIONS = "_versions"
-# Folders whose files belong to no version when no manifest names them; _versions and _refs are not among them.
+# In these folders, a file that no manifest names belongs to no version; _versions and _refs are different.
 CLAIMED = ("data/", "_deletions/", "_indices/", "_transactions/")
 _NEWEST = 2**64 - 1
 
@@ -36,19 +36,19 @@ class TableFile:
 
 def present(dataset: lance.LanceDataset) -> list[TableFile]:
     """Every file in the table's folder."""
-    found = []
+    files = []
     for batch in dataset.all_files():
         columns = (batch[name].to_pylist() for name in ("path", "size_bytes", "last_modified"))
-        found += [TableFile(*row) for row in zip(*columns, strict=True)]
-    return found
+        files += [TableFile(*row) for row in zip(*columns, strict=True)]
+    return files
 
 
 def named(dataset: lance.LanceDataset, versions: Collection[int] | None = None) -> set[str]:
-    """Paths that the manifests of these versions name (of all when None), without the blobs beside data files."""
+    """Paths that the manifests of these versions (all if None) name; the blobs beside data files are not named."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    # Every manifest names every file of its version: a million names, for a thousand versions of a thousand files.
+    # Every manifest names every file of its version: for a thousand versions of a thousand files, a million names.
     chunks = []
     for batch in dataset.tracked_files(min_version=None if versions is None else min(versions)):
         paths = batch["path"]
@@ -74,11 +74,11 @@ def of_versions(dataset: lance.LanceDataset, versions: Collection[int]) -> list[
 
 
 def unclaimed(dataset: lance.LanceDataset, before: dt.datetime | None = None) -> list[TableFile]:
-    """Files, of those written before a time, that no version needs: a writer is about to commit them or was killed."""
-    files = present(dataset)  # listed before the manifests are read: what is committed meanwhile is claimed
+    """Files that no version needs, of those written before a time: a writer will commit them soon, or was killed."""
+    files = present(dataset)  # listed before the manifests are read, so that files committed meanwhile are claimed
     ours = [f for f in files if f.path.startswith(CLAIMED) or f.path.rpartition("/")[2].startswith(".tmp")]
     left = [f for f in ours if before is None or f.modified < before]
-    # Most are named by the newest version: one manifest to read instead of all.
+    # The newest version names most of them, and it is one manifest to read instead of all.
     for versions in ({dataset.latest_version}, None):
         if left:
             names = named(dataset, versions)
@@ -87,7 +87,7 @@ def unclaimed(dataset: lance.LanceDataset, before: dt.datetime | None = None) ->
 
 
 def remove(table: Path, path: str) -> None:
-    """Removes a file of a local table, and the folder that held it when it was the last."""
+    """Removes a file of a local table, and its folder if that is empty then."""
     target = table / path
     target.unlink(missing_ok=True)
     if path.count("/") > 1 and not any(target.parent.iterdir()):
@@ -96,7 +96,7 @@ def remove(table: Path, path: str) -> None:
 
 def manifests(table: Path) -> list[tuple[int, Path]]:
     """(version, file) of every manifest in the folder of a local table, the newest first."""
-    found = []
+    listed = []
     try:
         entries = list(os.scandir(table / VERSIONS))
     except FileNotFoundError:
@@ -105,14 +105,14 @@ def manifests(table: Path) -> list[tuple[int, Path]]:
         stem, _, suffix = entry.name.partition(".")
         if suffix == "manifest" and stem.isdigit():
             # Twenty digits count down from 2^64 - 1, so that the newest is listed first.
-            found.append((_NEWEST - int(stem) if len(stem) == 20 else int(stem), Path(entry.path)))
-    return sorted(found, reverse=True)
+            listed.append((_NEWEST - int(stem) if len(stem) == 20 else int(stem), Path(entry.path)))
+    return sorted(listed, reverse=True)
 
 
 def torn(dataset: lance.LanceDataset, table: Path) -> Iterator[str]:
     """Paths of data files of this version that are missing, shorter than they were written, or without their end.
 
-    One look at each file's size and last bytes.
+    It reads the size and the last bytes of each file.
     """
     for fragment in dataset.get_fragments():
         for file in fragment.metadata.files:
@@ -141,5 +141,5 @@ def _has_bytes(path: Path) -> bool:
 
 
 def ends_whole(path: Path) -> bool:
-    """Whether a manifest has the end that Lance writes last: one full of zeros would open as an empty table."""
+    """Whether a manifest has the end that Lance writes last: a manifest of zeros would open as an empty table."""
     return _whole(path, None)

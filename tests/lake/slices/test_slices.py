@@ -106,7 +106,7 @@ def test_a_bad_name_is_refused(answered: Lake, name: str) -> None:
         ({"where": "label = 'cow' AND label = 'cat'"}, "the slice would be empty"),
         ({"where": "lable = 'cat'"}, "Candidate bindings"),
         ({"ids": []}, "would be empty"),
-        ({"ids": ["cat.jpg"]}, "is no id"),
+        ({"ids": ["cat.jpg"]}, "is not an id"),
         ({"ids": [image("nobody")]}, f"does not have 1 of the ids, the first is {image('nobody')}"),
         ({"ids": ["7099c41c-4eda-5a1b-b05e-eaddb9b56cbb"]}, "does not have 1"),
         ({"cluster": "t/9"}, "no node 't/9'"),

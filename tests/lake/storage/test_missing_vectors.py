@@ -20,7 +20,7 @@ from embeddings.backfill.vector_columns import store_vectors
 from lake.analytics import summary
 from lake.storage import schema
 from lake.storage.lance_files import nulls
-from lake.storage.lance_files.nulls import Page
+from lake.storage.lance_files.nulls import PageNulls
 from lake.storage.missing_vectors import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps, Missing
 from lake.storage.store import Lake, now
 from tests.conftest import MakeLake
@@ -202,18 +202,18 @@ def test_progress_counts_each_image_once(lk: Lake) -> None:
     ("pages", "expected"),
     [
         ([], []),
-        ([Page("none", 6), Page("some", 4)], [(0, 6, "none"), (6, 10, "some")]),
-        ([Page("all", None)], [(0, 10, "all")]),
-        ([Page("none", 2), Page("all", None), Page("all", None), Page("none", 3)],
+        ([PageNulls("none", 6), PageNulls("some", 4)], [(0, 6, "none"), (6, 10, "some")]),
+        ([PageNulls("all", None)], [(0, 10, "all")]),
+        ([PageNulls("none", 2), PageNulls("all", None), PageNulls("all", None), PageNulls("none", 3)],
          [(0, 2, "none"), (7, 10, "none"), (2, 7, "all")]),
-        ([Page("none", 2), Page("all", None), Page("some", 3), Page("all", None)],
+        ([PageNulls("none", 2), PageNulls("all", None), PageNulls("some", 3), PageNulls("all", None)],
          [(0, 2, "none"), (2, 10, "some")]),
-        ([Page("none", 20)], [(0, 10, "some")]),
-        ([Page("none", 4), Page("none", 4)], [(0, 10, "some")]),
-        ([Page("none", 10), Page("all", None)], [(0, 10, "some")]),
+        ([PageNulls("none", 20)], [(0, 10, "some")]),
+        ([PageNulls("none", 4), PageNulls("none", 4)], [(0, 10, "some")]),
+        ([PageNulls("none", 10), PageNulls("all", None)], [(0, 10, "some")]),
     ],
 )  # fmt: skip
-def test_lengths_are_counted_from_both_ends(pages: list[Page], expected: list[Any]) -> None:
+def test_lengths_are_counted_from_both_ends(pages: list[PageNulls], expected: list[Any]) -> None:
     """A page of nulls alone names no length. What does not add up to ten rows is read."""
     assert list(nulls.regions(pages, 10 if pages else 0)) == expected
 
@@ -223,4 +223,4 @@ def test_a_footer_in_unknown_words_is_not_believed(lk: Lake, tmp_path: Path) -> 
         encoding = "PageLayout { layout: Some(NewLayout { layers: [RepdefAllValidItem, RepdefNewItem] }) }"
         buffers = ()
 
-    assert nulls.page(Described) == Page("some", None)
+    assert nulls.page(Described) == PageNulls("some", None)

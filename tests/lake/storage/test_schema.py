@@ -64,5 +64,5 @@ def test_a_promoted_columns_name_is_a_free_plain_word(tmp_path, name: str) -> No
 
 
 def test_a_promoted_columns_type_is_one_of_five(tmp_path) -> None:
-    with pytest.raises(BadInput, match="type 'json' is none of string, int, float, bool, timestamp"):
+    with pytest.raises(BadInput, match="type 'json' is not one of string, int, float, bool, timestamp"):
         open_lake.create(str(tmp_path / "lake"), columns={"x": "json"})

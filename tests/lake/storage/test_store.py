@@ -49,7 +49,7 @@ def test_a_lake_is_created_once(lk: Lake) -> None:
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(BadInput, match=r"other things in it \(holiday.jpg"):
+    with pytest.raises(BadInput, match=r"other files in it \(holiday.jpg"):
         lake.create(str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["holiday.jpg"]
 

@@ -14,7 +14,7 @@ import lake
 from lake.errors import LakeBusy
 from lake.storage import leader_lock, schema
 from lake.storage.lance_files import merging, table_files
-from lake.storage.lance_files.merging import Fragment, Size
+from lake.storage.lance_files.merging import Fragment, FragmentSize
 from lake.storage.store import Lake
 from lake.upkeep import maintenance
 from tests.conftest import MakeLake
@@ -187,25 +187,25 @@ def test_what_a_killed_writer_left_goes_after_a_day(lk: Lake) -> None:
     ],
 )  # fmt: skip
 def test_images_are_merged_up_to_8192_rows_like_with_like(rows: list, thorough: list, passing: list) -> None:
-    fragments = [Fragment(i, Size(n, n * 1_000), 0.0) for i, n in enumerate(rows)]
+    fragments = [Fragment(i, FragmentSize(n, n * 1_000), 0.0) for i, n in enumerate(rows)]
     assert list(merging.plan("images", fragments, 2)) == thorough
     assert list(merging.plan("images", fragments, merging.FAN_IN)) == passing
 
 
 def test_images_are_merged_up_to_256_megabytes() -> None:
-    fragments = [Fragment(i, Size(100, 60 << 20), 0.0) for i in range(6)]
+    fragments = [Fragment(i, FragmentSize(100, 60 << 20), 0.0) for i in range(6)]
     assert list(merging.plan("images", fragments, 2)) == [[0, 1, 2, 3], [4, 5]]
 
 
 def test_a_fragment_most_of_whose_images_are_gone_is_written_anew() -> None:
-    dead = [Fragment(i, Size(5_000, 0), share) for i, share in enumerate([0.0, 0.49, 0.51, 0.9])]
+    dead = [Fragment(i, FragmentSize(5_000, 0), share) for i, share in enumerate([0.0, 0.49, 0.51, 0.9])]
     assert list(merging.plan("images", dead, 2)) == [[2], [3]]
-    assert list(merging.plan("images", [Fragment(0, Size(10, 0), 0.6)], 16)) == [[0]]
+    assert list(merging.plan("images", [Fragment(0, FragmentSize(10, 0), 0.6)], 16)) == [[0]]
 
 
 def test_images_of_different_weeks_do_not_come_together() -> None:
     days = [dt.datetime(2026, 1, day, tzinfo=dt.UTC) for day in (1, 1, 2, 9, 1, 9)]
-    fragments = [Fragment(i, Size(10, 10), 0.0, span=(day, day)) for i, day in enumerate(days)]
+    fragments = [Fragment(i, FragmentSize(10, 10), 0.0, span=(day, day)) for i, day in enumerate(days)]
     assert list(merging.plan("images", fragments, 2)) == [[0, 1, 2]]
 
 
