@@ -132,7 +132,7 @@ def connect(lake: Lake, text: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
     _give_back(lake, versions, connection)
 
 
-def _source(lake: Lake, name: str, vectors: bool) -> tuple[int, LanceView | columnar.Pinned]:
+def _source(lake: Lake, name: str, vectors: bool) -> tuple[int, LanceView | columnar.PinnedTables]:
     """The table's version, and what DuckDB reads its rows from."""
     import duckdb
 
@@ -151,7 +151,7 @@ def _source(lake: Lake, name: str, vectors: bool) -> tuple[int, LanceView | colu
     return int(dataset.version), LanceView(dataset, names)
 
 
-def _cheap_source(lake: Lake, name: str) -> tuple[int, LanceView | columnar.Pinned] | None:
+def _cheap_source(lake: Lake, name: str) -> tuple[int, LanceView | columnar.PinnedTables] | None:
     """As `_source`, but None unless the table's copy is fresh, or the table is open and has no copy."""
     import duckdb
 
@@ -189,13 +189,13 @@ def _give_back(lake: Lake, versions: Versions, connection: duckdb.DuckDBPyConnec
             waiting.connections.pop(0)[1].close()
 
 
-def _connection(sources: dict[str, LanceView | columnar.Pinned]) -> duckdb.DuckDBPyConnection:
+def _connection(sources: dict[str, LanceView | columnar.PinnedTables]) -> duckdb.DuckDBPyConnection:
     import duckdb
 
     connection = duckdb.connect(":memory:")
     try:
         for name, source in sources.items():
-            if isinstance(source, columnar.Pinned):
+            if isinstance(source, columnar.PinnedTables):
                 for statement in source.statements():
                     connection.execute(statement)
             else:

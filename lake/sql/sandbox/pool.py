@@ -362,7 +362,7 @@ class Pool:
             child.close()
 
 
-def _setup(pinned: columnar.Pinned) -> list[str]:
+def _setup(pinned: columnar.PinnedTables) -> list[str]:
     return [*pinned.statements(), *views.statements(pinned.files), *LOCK]
 
 

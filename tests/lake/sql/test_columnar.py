@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lake import open_lake
-from lake.sql import columnar, connections
+from lake.sql import columnar, columnar_parts, connections
 from lake.storage import schema
 from lake.storage.store import Lake
 from lake.upkeep import maintenance
@@ -22,7 +22,7 @@ from tests.lake import stock
 SECRET = "secret_sha256"
 
 
-def read(pinned: columnar.Pinned, text: str) -> pa.Table:
+def read(pinned: columnar.PinnedTables, text: str) -> pa.Table:
     """What a query finds in the files alone, without the lake."""
     with duckdb.connect() as connection:
         for statement in (*pinned.statements(), "SET TimeZone = 'UTC'"):
@@ -30,7 +30,7 @@ def read(pinned: columnar.Pinned, text: str) -> pa.Table:
         return connection.sql(text).to_arrow_table()
 
 
-def same(lake: Lake, name: str, pinned: columnar.Pinned) -> None:
+def same(lake: Lake, name: str, pinned: columnar.PinnedTables) -> None:
     """Every row and narrow column, as Lance has them."""
     names = columnar.columns(name, lake.dataset(name))
     stored = lake.scan(name, names)
@@ -98,7 +98,7 @@ def test_what_is_new_is_all_that_is_copied(make_lake: MakeLake) -> None:
 
 
 def test_many_commits_are_a_few_files(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columnar, "PART_ROWS", 16)
+    monkeypatch.setattr(columnar_parts, "PART_ROWS", 16)
     lake = make_lake(embedders=["x"])
     copied: list[int] = []
     for n in range(24):
