@@ -39,7 +39,7 @@ def test_the_loop_as_the_example_has_it(tmp_path: Path) -> None:
     assert {row["image_id"] for row in said} <= {
         example._id(cell) for cell in [*story.training, *new, *(c for c, _ in some)]
     }
-    assert len({row["image_id"] for row in said}) == lk.slice("new-kind").made.size + lk.slice("new-kind-2").made.size
+    assert len({row["image_id"] for row in said}) == lk.slice("new-kind").info.size + lk.slice("new-kind-2").info.size
     actions = lk.sql("SELECT action, run FROM releases ORDER BY timestamp").to_pylist()
     assert actions[0]["run"] == results["v1"]["run"]
     assert "promoted" in {row["action"] for row in actions}

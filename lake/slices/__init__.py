@@ -1,8 +1,7 @@
-"""Slices: named sets of images, as code plus a pin.
+"""Slices: named, versioned sets of images.
 
-A slice is a definition and the image ids it had at one version of the lake, with the labels those images had then.
-Creating a slice again makes its next version; the old one stays what it was, whatever the lake does meanwhile. A live
-slice keeps only its definition.
+A slice is a definition and the image ids it had at one version of the lake, with the labels of those images at that
+time. Creating a slice again makes its next version; older versions do not change. A live slice has only its definition.
 """
 
 from lake.slices.creation import SliceDraft, balance, create, draft, freeze, save

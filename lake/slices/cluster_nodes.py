@@ -1,4 +1,4 @@
-"""Nodes of drill-down trees, by their ids TREE/PATH: who is in them, whose vectors made them."""
+"""Nodes of drill-down trees by id TREE/PATH: their images, and the embedder they were clustered with."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from lake.errors import BadInput
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-HOW = "a node is TREE/PATH, e.g. 1f0c2a9b/0.3 (the root: 1f0c2a9b/); the table clusters names them"
+NODE_FORM = "a node is TREE/PATH, e.g. 1f0c2a9b/0.3 (the root: 1f0c2a9b/); the table clusters names them"
 
 
 def members(lake: Lake, nodes: Sequence[str]) -> list[str]:
-    """image_ids in any of the nodes, each once, sorted. Raises BadInput for no node and for one that is not there."""
+    """image_ids in any of the nodes, each once, sorted. Raises BadInput without nodes and for an unknown node."""
     if not nodes:
-        raise BadInput(f"which node? {HOW}")
-    found = lake.look_up("cluster_members", ["id", "image_id"], "id", [*dict.fromkeys(nodes)])
-    there = set(found["id"].to_pylist())
+        raise BadInput(f"which node? {NODE_FORM}")
+    rows = lake.look_up("cluster_members", ["id", "image_id"], "id", [*dict.fromkeys(nodes)])
+    known = set(rows["id"].to_pylist())
     for node in nodes:
-        if node not in there:
-            raise BadInput(f"no node {node!r}; {HOW}")
-    return sorted(set(found["image_id"].to_pylist()))
+        if node not in known:
+            raise BadInput(f"no node {node!r}; {NODE_FORM}")
+    return sorted(set(rows["image_id"].to_pylist()))
 
 
 def embedder(lake: Lake, node: str) -> str:
-    """Name of the embedder whose vectors were clustered. Raises BadInput for a node that is not there."""
-    found = lake.look_up("clusters", ["embedder"], "id", [node])
-    if "/" not in node or not found.num_rows:
-        raise BadInput(f"no node {node!r}; {HOW}")
-    return str(found["embedder"][0].as_py())
+    """Name of the embedder whose vectors were clustered. Raises BadInput for an unknown node."""
+    rows = lake.look_up("clusters", ["embedder"], "id", [node])
+    if "/" not in node or not rows.num_rows:
+        raise BadInput(f"no node {node!r}; {NODE_FORM}")
+    return str(rows["embedder"][0].as_py())

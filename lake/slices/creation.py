@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SliceDraft:
-    """A slice that is not saved: what it would be called, its definition, and what it has now.
+    """A slice that is not saved yet: its name, its definition and the images it has now.
 
     `drop_leaks`, `identity_only`: how the leak guard is to treat it. `guarded`: the leak guard has compared it with
     evaluation and regression slices; a training slice is saved only then.
@@ -39,7 +39,7 @@ class SliceDraft:
 
     name: str
     definition: Definition
-    found: SliceMembers
+    resolved: SliceMembers
     role: str | None = None
     live: bool = False
     drop_leaks: bool = False
@@ -48,13 +48,13 @@ class SliceDraft:
 
     @property
     def members(self) -> list[str]:
-        return self.found.members
+        return self.resolved.members
 
     def without(self, names: Collection[str]) -> SliceDraft:
-        """The same, less some images."""
-        table = self.found.contents
-        kept = table.filter(pc.invert(pc.is_in(table["image_id"], pa.array(sorted(names), pa.string()))))
-        return replace(self, found=replace(self.found, contents=kept))
+        """The same draft without these images."""
+        contents = self.resolved.contents
+        rest = contents.filter(pc.invert(pc.is_in(contents["image_id"], pa.array(sorted(names), pa.string()))))
+        return replace(self, resolved=replace(self.resolved, contents=rest))
 
 
 def draft(
@@ -74,30 +74,30 @@ def draft(
     live: bool = False,
     new: bool = False,
 ) -> SliceDraft:
-    """What `create` would save. Nothing is written. Raises as `create` does."""
+    """The slice that `create` would save; nothing is written. Also for training slices. Raises as `create` does."""
     check_name(name)
     versions.check_role(role, live)
     if new:
         versions.check_free(lake, name)
-    given: dict[str, Any] = {
+    parts: dict[str, Any] = {
         "where": where, "ids": ids, "cluster": cluster, "search": search, "like": like, "union": union,
         "intersect": intersect,
     }  # fmt: skip
     flags = dict.fromkeys(definitions.GUARD_FLAGS, False)
     if spec is not None:
-        if any(value is not None for value in given.values()):
-            raise BadInput("give a spec or its parts, not both")
-        given = dict(spec)
-        flags = {name: bool(given.pop(name, False)) for name in flags}
-    given["minus"] = [*(given.get("minus") or ()), *([minus] if isinstance(minus, str) else minus)]
-    definition = definitions.check(given)
+        if any(value is not None for value in parts.values()):
+            raise BadInput("pass a spec or its parts, not both")
+        parts = dict(spec)
+        flags = {name: bool(parts.pop(name, False)) for name in flags}
+    parts["minus"] = [*(parts.get("minus") or ()), *([minus] if isinstance(minus, str) else minus)]
+    definition = definitions.check(parts)
     if live and "ids" in definition:
-        raise BadInput("a list of ids does not change: a slice of ids cannot be live")
-    definition = _named(lake, definition)
-    found = resolving.find(lake, definition)
-    if not found.contents.num_rows:
+        raise BadInput("a slice of ids cannot be live: a list of ids does not change")
+    definition = _with_embedder(lake, definition)
+    resolved = resolving.find(lake, definition)
+    if not resolved.contents.num_rows:
         raise BadInput(f"no image passes {definitions.words(definition)!r}; the slice would be empty")
-    return SliceDraft(name, definition, found, role, live, **flags)
+    return SliceDraft(name, definition, resolved, role, live, **flags)
 
 
 def create(lake: Lake, name: str, **definition: Any) -> Slice:
@@ -114,56 +114,56 @@ def create(lake: Lake, name: str, **definition: Any) -> Slice:
     return save(lake, draft(lake, name, **definition))
 
 
-def save(lake: Lake, made: SliceDraft) -> Slice:
-    """Writes a draft: the members it has, not those it would have now.
+def save(lake: Lake, draft_to_save: SliceDraft) -> Slice:
+    """Saves a draft with the images it has, even if the lake changed since.
 
     Raises BadInput if it is empty, and for a training slice that the leak guard has not compared.
     """
-    versions.check_guarded(made.role, made.guarded, "create")
-    table = made.found.contents
-    if not table.num_rows:
-        raise BadInput(f"nothing is left of {definitions.words(made.definition)!r}; the slice would be empty")
-    kind = definitions.kind_of(made.definition)
-    words = f"{table.num_rows:,} ids" if kind == "ids" and not made.definition.get("minus") else None
+    versions.check_guarded(draft_to_save.role, draft_to_save.guarded, "create")
+    contents = draft_to_save.resolved.contents
+    if not contents.num_rows:
+        raise BadInput(f"nothing is left of {definitions.words(draft_to_save.definition)!r}; the slice would be empty")
+    kind = definitions.kind_of(draft_to_save.definition)
+    words = f"{contents.num_rows:,} ids" if kind == "ids" and not draft_to_save.definition.get("minus") else None
     claimed = versions.claim(
         lake,
         Slice(
-            made.name,
+            draft_to_save.name,
             0,
-            definitions.NAMED[kind],
-            words or definitions.words(made.definition),
-            table.num_rows,
-            made.found.predictions_version,
+            definitions.KIND_COLUMN[kind],
+            words or definitions.words(draft_to_save.definition),
+            contents.num_rows,
+            draft_to_save.resolved.predictions_version,
             store.now(),
-            definitions.dump(made.definition, made.drop_leaks, made.identity_only),
-            made.role,
-            made.live,
+            definitions.dump(draft_to_save.definition, draft_to_save.drop_leaks, draft_to_save.identity_only),
+            draft_to_save.role,
+            draft_to_save.live,
         ),
     )
-    if not made.live:
-        count = table.num_rows
+    if not draft_to_save.live:
+        count = contents.num_rows
         rows = {
             "id": pa.array([claimed.id] * count, pa.string()),
             "name": pa.array([claimed.name] * count, pa.string()),
             "version": pa.array([claimed.version] * count, pa.int32()),
-            "image_id": table["image_id"],
-            "label_events": table["label_events"],
+            "image_id": contents["image_id"],
+            "label_events": contents["label_events"],
         }
         lake.insert("slice_members", pa.table(rows, schema=schema.SLICE_MEMBERS.arrow()))
     return versions.show(lake, claimed)
 
 
 def freeze(lake: Lake, live: Slice, role: str | None = None) -> SliceDraft:
-    """The draft of a live slice's next version, with what it has now; its role unless another is given."""
+    """The draft of a live slice's next version, with the images it has now; `role` defaults to the live slice's."""
     if not live.live:
         raise BadInput(f"{live.id} is frozen already")
     return draft(lake, live.name, spec=resolving.stored_definition(live), role=role or live.role)
 
 
 def balance(lake: Lake, contents: pa.Table) -> list[dict[str, Any]]:
-    """How many images of each class: label (None: not labelled), images; the commonest first.
+    """How many images each class has: label (None: not labelled), images; most frequent first.
 
-    By the labels in `label_events`; where those are null, by today's.
+    By the labels in `label_events`; if those are null, by today's labels.
     """
     events = contents["label_events"]
     if events.null_count:
@@ -177,13 +177,13 @@ def balance(lake: Lake, contents: pa.Table) -> list[dict[str, Any]]:
     else:
         wanted = pc.list_flatten(events).to_pylist()
         rows = lake.look_up("labels", ["image_id", "label"], "event_id", wanted, "task = 'classification'")
-    said = dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
-    counts = Counter(said.get(name) for name in contents["image_id"].to_pylist())
-    return [{"label": k, "images": n} for k, n in sorted(counts.items(), key=lambda one: (-one[1], str(one[0])))]
+    label_of = dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
+    counts = Counter(label_of.get(name) for name in contents["image_id"].to_pylist())
+    return [{"label": k, "images": n} for k, n in sorted(counts.items(), key=lambda entry: (-entry[1], str(entry[0])))]
 
 
-def _named(lake: Lake, definition: Definition) -> Definition:
-    """The definition with what "the first" and a search's name mean today written out."""
+def _with_embedder(lake: Lake, definition: Definition) -> Definition:
+    """The definition with the lake's first embedder written out, where it names none."""
     if "like" in definition and definition["like"]["embedder"] is None:
         records = lake.embedders()
         if not records:

@@ -1,12 +1,12 @@
-"""A slice as a map-style dataset: `len`, `[i]`, batches; torch's DataLoader takes it as it is, and torch is not needed.
+"""A slice as a map-style dataset for torch's DataLoader: `len`, `[i]`, batches. It does not need torch.
 
     cells = lake.slice("rainy_night").dataset(transform=to_tensor)
     picture, target = cells[0]
     cells.classes, cells.table()
 
-Images are in the order they are stored. The labels are those the slice was frozen with, all in memory. It is pinned to
-the version of `images` it was made at, and opens the lake where it is used: a copy of it that was pickled into a worker
-process has a lake of its own.
+Images are in storage order. The labels are those the slice was frozen with, all in memory. It reads the version of
+`images` at which it was created, and opens the lake in the process that uses it: a copy pickled into a worker process
+opens its own.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ Task = Literal["classification", "detection", "segmentation"]
 
 
 class SliceDataset:
-    """The images of one version of a slice that have bytes and a label of the task.
+    """The images of one version of a slice that have bytes and a label for the task.
 
-    `task`: what a target is; None: the only task the slice has labels of, or none at all, and then every image counts
-    and its target is None. A target of
+    `task`: None means the only task the slice has labels for; if it has no labels, every image counts and its target is
+    None. A target for
 
     - classification: the class's number in `classes`
     - detection: {"boxes": float32 (n, 4) as x1, y1, x2, y2 in pixels, "labels": int64 (n,)}
     - segmentation: these and "masks": bool (n, height, width)
 
-    Images without a label for detection, but for segmentation, have the boxes of that. `transform` gets the upright RGB
-    PIL image, `target_transform` the target. `missing`: images of the slice whose bytes the lake has not; `unlabelled`:
-    those without a label of the task.
+    For detection, an image with a segmentation label only has the boxes of that. `transform` gets the upright RGB PIL
+    image, `target_transform` the target. `missing`: images of the slice without bytes in the lake; `unlabelled`: those
+    without a label for the task.
     """
 
     def __init__(
         self,
         lake: Lake,
-        made: Slice,
+        slice_: Slice,
         *,
         task: Task | None = None,
         classes: Sequence[str] | None = None,
@@ -62,20 +62,20 @@ class SliceDataset:
         target_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.uri, self.storage_options = lake.uri, lake.storage_options
-        self.slice = made.id
+        self.slice = slice_.id
         self.transform, self.target_transform = transform, target_transform
-        contents = ground_truth.current_events(lake, slices.contents(lake, made))
-        said = ground_truth.of_images(lake, contents)
-        self.task = _task(said, task)
+        contents = ground_truth.current_events(lake, slices.contents(lake, slice_))
+        truths = ground_truth.of_images(lake, contents)
+        self.task = _task(truths, task)
         self.version = lake.version("images")
-        found = blobs.locate(lake, contents["image_id"].to_pylist(), self.version)
-        self.missing = contents.num_rows - found.num_rows
-        names = found["image_id"].to_pylist()
-        self._truths = [_of(said.get(name, {}), self.task) for name in names]
-        kept = [i for i, t in enumerate(self._truths) if t is not None or self.task is None]
-        self.unlabelled = len(names) - len(kept)
-        self._rows: pa.Table = found.take(kept)
-        self._truths = [self._truths[i] for i in kept]
+        rows = blobs.locate(lake, contents["image_id"].to_pylist(), self.version)
+        self.missing = contents.num_rows - rows.num_rows
+        names = rows["image_id"].to_pylist()
+        self._truths = [_of(truths.get(name, {}), self.task) for name in names]
+        labelled = [i for i, t in enumerate(self._truths) if t is not None or self.task is None]
+        self.unlabelled = len(names) - len(labelled)
+        self._rows: pa.Table = rows.take(labelled)
+        self._truths = [self._truths[i] for i in labelled]
         self._row_ids = self._rows["_rowid"].to_numpy().astype(np.uint64)
         self.classes = [*classes] if classes is not None else _classes(self._truths)
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
@@ -83,7 +83,7 @@ class SliceDataset:
         if unknown:
             name = sorted(unknown)[0]
             near = difflib.get_close_matches(name, self.classes, 3)
-            raise BadInput(f"the slice has labels {name!r}, which is not among the classes; near: {', '.join(near)}")
+            raise BadInput(f"the slice has the label {name!r}, which is not in `classes`; near: {', '.join(near)}")
         self._opened: Any = lake.dataset("images", self.version)
         self._process = os.getpid()
 
@@ -99,16 +99,16 @@ class SliceDataset:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
-        """Several at once, in the order asked for: one read. torch's DataLoader calls it by itself."""
+        """Several samples with one read, in the order of `indices`. torch's DataLoader calls it."""
         picked = np.arange(len(self))[np.asarray(indices, np.int64)]
         return [self.sample(int(i), data) for i, data in zip(picked, self.read(picked), strict=True)]
 
     def read(self, indices: np.ndarray) -> list[bytes]:
-        """The files' bytes, in the order asked for."""
+        """The files' bytes, in the order of `indices`."""
         return blobs.read(self._images(), self._row_ids[indices]) if len(indices) else []
 
     def sample(self, index: int, data: bytes) -> tuple[Any, Any]:
-        """What `[index]` gives of a file's bytes."""
+        """The sample `[index]`, from its file's bytes."""
         picture = decode.pixels(decode.open_image(data))
         target = self.target(index)
         return (
@@ -118,26 +118,26 @@ class SliceDataset:
 
     def target(self, index: int) -> Any:
         """The target of an image, before `target_transform`."""
-        said = self._truths[index]
-        if said is None or self.task is None:
+        truth = self._truths[index]
+        if truth is None or self.task is None:
             return None
-        if said.task == CLASSIFICATION:
-            return self.class_to_idx[str(said.label)]
-        found = said.instances()
-        corners = [(b["x"], b["y"], b["x"] + b["width"], b["y"] + b["height"]) for b, _ in found]
-        names = [(m or b)["label"] or "" for b, m in found]
+        if truth.task == CLASSIFICATION:
+            return self.class_to_idx[str(truth.label)]
+        instances = truth.instances()
+        corners = [(b["x"], b["y"], b["x"] + b["width"], b["y"] + b["height"]) for b, _ in instances]
+        names = [(m or b)["label"] or "" for b, m in instances]
         target = {
             "boxes": np.array(corners, np.float32).reshape(-1, 4),
             "labels": np.array([self.class_to_idx[n] for n in names], np.int64),
         }
         if self.task == SEGMENTATION:
             size = (self._rows["height"][index].as_py(), self._rows["width"][index].as_py())
-            drawn = [masks.decode(m["counts"], m["height"], m["width"]) for _, m in found if m is not None]
-            target["masks"] = np.stack(drawn) if drawn else np.zeros((0, *size), bool)
+            decoded = [masks.decode(m["counts"], m["height"], m["width"]) for _, m in instances if m is not None]
+            target["masks"] = np.stack(decoded) if decoded else np.zeros((0, *size), bool)
         return target
 
     def table(self) -> pa.Table:
-        """image_id, width, height, format, source, and label, boxes and masks as in `labels`: a row an image."""
+        """image_id, width, height, format, source; label, boxes and masks as in `labels`. One row per image."""
         from lake.storage import schema
 
         columns = self._rows.select(["image_id", "width", "height", "format", "source"])
@@ -147,11 +147,10 @@ class SliceDataset:
         return columns
 
     def _images(self) -> Any:
-        """The table of images, opened in this process. Raises CouldNot in a forked one, where Lance would hang."""
+        """The table of images, opened in this process. Raises CouldNot in a forked process, where Lance hangs."""
         if self._process != os.getpid():
             raise CouldNot(
-                "the dataset was forked into this process, where Lance does not work: give the DataLoader"
-                ' multiprocessing_context="forkserver"'
+                'Lance does not work in a forked process: pass the DataLoader multiprocessing_context="forkserver"'
             )
         if self._opened is None:
             self._opened = Lake(self.uri, self.storage_options).dataset("images", self.version)
@@ -165,25 +164,25 @@ class SliceDataset:
         self._process = os.getpid()
 
 
-def _task(said: dict[str, dict[str, GroundTruth]], task: str | None) -> str | None:
-    present = sorted({t for of in said.values() for t in of})
+def _task(truths: dict[str, dict[str, GroundTruth]], task: str | None) -> str | None:
+    tasks = sorted({t for by_task in truths.values() for t in by_task})
     if task is None:
-        if len(present) > 1:
-            raise BadInput(f"the slice has labels for {' and '.join(present)}; say which with task=")
-        return present[0] if present else None
+        if len(tasks) > 1:
+            raise BadInput(f"the slice has labels for {' and '.join(tasks)}; choose with task=")
+        return tasks[0] if tasks else None
     if task not in TASKS:
         raise BadInput(f"task {task!r} is none of {', '.join(TASKS)}")
-    if task not in present and not (task == DETECTION and SEGMENTATION in present):
+    if task not in tasks and not (task == DETECTION and SEGMENTATION in tasks):
         raise BadInput(
-            f"no image of the slice has a label for {task}; there are labels for {', '.join(present) or 'none'}"
+            f"no image of the slice has a label for {task}; there are labels for {', '.join(tasks) or 'none'}"
         )
     return task
 
 
-def _of(said: dict[str, GroundTruth], task: str | None) -> GroundTruth | None:
-    if task == DETECTION and DETECTION not in said:
-        return said.get(SEGMENTATION)
-    return said.get(task or "")
+def _of(truths: dict[str, GroundTruth], task: str | None) -> GroundTruth | None:
+    if task == DETECTION and DETECTION not in truths:
+        return truths.get(SEGMENTATION)
+    return truths.get(task or "")
 
 
 def _classes(truths: Sequence[GroundTruth | None]) -> list[str]:

@@ -1,17 +1,17 @@
-"""A slice as code: its definition as plain data, checked, written as JSON, and said in words.
+"""The definition of a slice as plain data: checked, written as JSON, and described in words.
 
-A definition is one kind of source and, optionally, slices that are taken away:
+A definition is one kind of source and, optionally, slices that are subtracted:
 
-    {"where": "label = 'cat'"}                       images one of whose rows of predictions passes
-    {"ids": ["9f3c...", ...]}                        images and predictions by their ids
-    {"cluster": ["tree/0.3"]}                        everything in these nodes
-    {"search": "a1b2c3d4"}                           what an active search has found
-    {"like": {"ids": [...], "radius": 0.2, "embedder": "resnet18"}}   a ball round examples
-    {"union": ["cats", "dogs@2", {"where": "..."}]}  in any of these
-    {"intersect": ["cats", "night@gold"]}            in all of these
-    ... , "minus": ["seen"]                          beside any of them
+    {"where": "label = 'cat'"}                       images with a row of predictions that passes
+    {"ids": ["9f3c...", ...]}                        images and predictions by id
+    {"cluster": ["tree/0.3"]}                        all images in these nodes
+    {"search": "a1b2c3d4"}                           the images that an active search has found
+    {"like": {"ids": [...], "radius": 0.2, "embedder": "resnet18"}}   images near the mean of examples
+    {"union": ["cats", "dogs@2", {"where": "..."}]}  images in any of these
+    {"intersect": ["cats", "night@gold"]}            images in all of these
+    ... , "minus": ["seen"]                          with any of them: without images of these slices
 
-NAME means the slice's newest version. It knows no lake: what it gives is found in `members.py`.
+NAME means the slice's newest version. Nothing here knows the lake: `members.py` finds the images.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from lake.errors import BadInput
 
 KINDS = ("where", "ids", "cluster", "search", "like", "union", "intersect")
 # As the column `kind` of slices says it.
-NAMED = {kind: kind for kind in KINDS} | {"intersect": "intersection"}
-# What an `ids` slice stores instead of its list: the ids are its members.
+KIND_COLUMN = {kind: kind for kind in KINDS} | {"intersect": "intersection"}
+# An `ids` slice stores this instead of its list: the ids are its members.
 MEMBERS = "members"
-DEEPEST = 20
+MAX_DEPTH = 20
 ROLES = ("train", "evaluation", "regression")
 # How the leak guard made a training slice, stored beside its definition: it left the leaks out; it compared images
 # without vectors by identity only.
@@ -37,35 +37,35 @@ GUARD_FLAGS = ("drop_leaks", "identity_only")
 Definition = dict[str, Any]
 
 
-def check(given: Any, depth: int = 0) -> Definition:
-    """The definition in its one form: lists where one may be given. Raises BadInput saying what is wrong in it."""
-    if not isinstance(given, Mapping):
-        raise BadInput(f"a slice's definition is an object with one of {', '.join(KINDS)}, not {given!r:.80}")
-    if depth > DEEPEST:
-        raise BadInput(f"the definition is nested more than {DEEPEST} deep")
-    strange = sorted(set(given) - {*KINDS, "minus"})
-    if strange:
-        raise BadInput(f"a slice's definition has no {strange[0]!r}; it takes {', '.join(KINDS)} and minus")
-    kinds = [kind for kind in KINDS if given.get(kind) is not None]
+def check(definition: Any, depth: int = 0) -> Definition:
+    """The definition in its normal form: a single value becomes a list. Raises BadInput if it is not valid."""
+    if not isinstance(definition, Mapping):
+        raise BadInput(f"a slice's definition is an object with one of {', '.join(KINDS)}, not {definition!r:.80}")
+    if depth > MAX_DEPTH:
+        raise BadInput(f"the definition is nested more than {MAX_DEPTH} deep")
+    unknown = sorted(set(definition) - {*KINDS, "minus"})
+    if unknown:
+        raise BadInput(f"a slice's definition has no {unknown[0]!r}; it takes {', '.join(KINDS)} and minus")
+    kinds = [kind for kind in KINDS if definition.get(kind) is not None]
     if len(kinds) != 1:
-        what = "a SQL filter, ids, a cluster node, a search, a likeness, a union or an intersection"
-        raise BadInput(f"define a slice by exactly one of {what}")
-    kind, value = kinds[0], given[kinds[0]]
-    made: Definition = {}
+        choices = "a SQL filter, ids, a cluster node, a search, a likeness, a union or an intersection"
+        raise BadInput(f"define a slice by exactly one of {choices}")
+    kind, value = kinds[0], definition[kinds[0]]
+    checked: Definition = {}
     if kind in ("where", "search"):
-        made[kind] = _text(kind, value)
+        checked[kind] = _text(kind, value)
     elif kind == "like":
-        made[kind] = _ball(value)
+        checked[kind] = _ball(value)
     elif kind in ("union", "intersect"):
         parts = _list(kind, value)
         if len(parts) < 2:
             raise BadInput(f"{kind} takes two slices or more, not {len(parts)}")
-        made[kind] = [check(one, depth + 1) if isinstance(one, Mapping) else _text(kind, one) for one in parts]
+        checked[kind] = [check(part, depth + 1) if isinstance(part, Mapping) else _text(kind, part) for part in parts]
     else:
-        made[kind] = [_text(kind, one) for one in dict.fromkeys(_list(kind, value))]
-    if given.get("minus"):
-        made["minus"] = [_text("minus", one) for one in dict.fromkeys(_list("minus", given["minus"]))]
-    return made
+        checked[kind] = [_text(kind, part) for part in dict.fromkeys(_list(kind, value))]
+    if definition.get("minus"):
+        checked["minus"] = [_text("minus", part) for part in dict.fromkeys(_list("minus", definition["minus"]))]
+    return checked
 
 
 def kind_of(definition: Definition) -> str:
@@ -80,14 +80,14 @@ def dump(definition: Definition, drop_leaks: bool = False, identity_only: bool =
 
 
 def load(text: str) -> Definition:
-    """A definition as `slice show --spec` prints it. Raises BadInput."""
+    """Parses a definition as `slice show --spec` prints it. Raises BadInput."""
     try:
-        given = json.loads(text)
+        definition = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"the spec is no JSON: {error}") from error
-    if not isinstance(given, dict):
+        raise BadInput(f"the spec is not JSON: {error}") from error
+    if not isinstance(definition, dict):
         raise BadInput(f"a spec is a JSON object with one of {', '.join(KINDS)}, not {text.strip()!r:.80}")
-    return given
+    return definition
 
 
 def stored(spec: str | None, kind: str, words: str) -> Definition:
@@ -103,7 +103,7 @@ def stored(spec: str | None, kind: str, words: str) -> Definition:
 
 
 def words(definition: Definition) -> str:
-    """One line for people: the filter, the nodes, the number of ids, the names of slices."""
+    """The definition in one line: the filter, the nodes, the number of ids, the names of slices."""
     kind = kind_of(definition)
     value = definition[kind]
     match kind:
@@ -114,26 +114,26 @@ def words(definition: Definition) -> str:
         case "cluster":
             text = ", ".join(value)
         case "like":
-            some = ", ".join(one[:12] for one in value["ids"][:3]) + (", ..." if len(value["ids"]) > 3 else "")
-            text = f"within {value['radius']:g} of {some} by {value['embedder'] or 'the first embedder'}"
+            examples = ", ".join(part[:12] for part in value["ids"][:3]) + (", ..." if len(value["ids"]) > 3 else "")
+            text = f"within {value['radius']:g} of {examples} by {value['embedder'] or 'the first embedder'}"
         case _:
             joint = " or " if kind == "union" else " and "
-            text = joint.join(one if isinstance(one, str) else f"({words(one)})" for one in value)
+            text = joint.join(part if isinstance(part, str) else f"({words(part)})" for part in value)
     return text + (f" minus {', '.join(definition['minus'])}" if definition.get("minus") else "")
 
 
 def references(definition: Definition) -> list[str]:
-    """The slices it names, as it names them."""
-    found = list(definition.get("minus", ()))
+    """The slices it refers to: NAME, NAME@VERSION or NAME@TAG."""
+    names = list(definition.get("minus", ()))
     for part in (*definition.get("union", ()), *definition.get("intersect", ())):
-        found += [part] if isinstance(part, str) else references(part)
-    return found
+        names += [part] if isinstance(part, str) else references(part)
+    return names
 
 
 def _ball(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or set(value) - {"ids", "radius", "embedder"}:
         raise BadInput(f"like takes ids, radius and embedder, not {value!r:.80}")
-    ids = [_text("like", one) for one in dict.fromkeys(_list("like", value.get("ids")))]
+    ids = [_text("like", example) for example in dict.fromkeys(_list("like", value.get("ids")))]
     radius = value.get("radius")
     if not ids:
         raise BadInput("like needs at least one id")

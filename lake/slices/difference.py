@@ -1,4 +1,4 @@
-"""What is different between two slices, or two versions of one; and how a slice came to be what it is."""
+"""Differences between two slices or versions, and the history of a slice."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from lake.storage.store import Lake
 
-_SAID = ("task", "label", "boxes", "masks")
+_CONTENT = ("task", "label", "boxes", "masks")
 
 
 @dataclass(frozen=True)
 class SliceDifference:
-    """From one slice to another. Each list has image_ids, sorted; erased images are in none.
+    """From one slice to another. Each list has image_ids, sorted, without erased images.
 
-    `labels_changed`: in both, with labels that say another thing; None when one of them was made before labels were
-    frozen. `kept`: how many are in both. `erased`: distinct images of either that were erased.
+    `labels_changed`: images in both whose labels differ; None if one slice was made before labels were frozen. `kept`:
+    how many images are in both. `erased`: how many distinct images of either were erased.
     """
 
     before: str
@@ -41,32 +41,32 @@ class SliceDifference:
 
 
 def diff(lake: Lake, before: Slice, after: Slice) -> SliceDifference:
-    """What is different in `after`, exactly."""
+    """The exact difference of `after` from `before`."""
     left, right = _labels_of(resolving.contents(lake, before)), _labels_of(resolving.contents(lake, after))
-    both = left.keys() & right.keys()
+    shared = left.keys() & right.keys()
     changed: list[str] | None = None
-    if not any(said is None for part in (left, right) for said in part.values()):
-        changed = _changed(lake, {name: (left[name] or (), right[name] or ()) for name in both})
-    gone = set().union(*(_erased_of(lake, one) for one in (before, after)))
+    if not any(events is None for part in (left, right) for events in part.values()):
+        changed = _changed(lake, {name: (left[name] or (), right[name] or ()) for name in shared})
+    erased = set().union(*(_erased_of(lake, slice_) for slice_ in (before, after)))
     return SliceDifference(
         before.id,
         after.id,
         sorted(right.keys() - left.keys()),
         sorted(left.keys() - right.keys()),
         changed,
-        len(both),
-        len(gone),
+        len(shared),
+        len(erased),
     )
 
 
-def erased_count(lake: Lake, made: Slice) -> int:
-    """How many of the images it was frozen with were erased since."""
-    return len(_erased_of(lake, made))
+def erased_count(lake: Lake, slice_: Slice) -> int:
+    """How many of its images were erased since it was frozen."""
+    return len(_erased_of(lake, slice_))
 
 
 @dataclass(frozen=True)
 class HistoryStep:
-    """One version of a slice: what came and went since the one before that is still there (None for the first)."""
+    """A version of a slice, with its changes from the previous version that is not deleted (None for the first)."""
 
     slice: Slice
     tags: list[str]
@@ -77,27 +77,27 @@ class HistoryStep:
 
 
 def history(lake: Lake, name: str) -> Sequence[HistoryStep]:
-    """Every version of a slice, the oldest first, the deleted ones among them. Raises BadInput for an unknown name."""
-    every = [s for s in versions.list(lake, deleted=True) if s.name == name]
-    if not every:
+    """Every version of a slice, oldest first, with deleted ones. Raises BadInput for an unknown name."""
+    all_versions = [s for s in versions.list(lake, deleted=True) if s.name == name]
+    if not all_versions:
         if "@" in name:
-            raise BadInput(f"the history is a whole slice's: give its name without @, not {name!r}")
+            raise BadInput(f"a history covers all versions of a slice: give its name without @, not {name!r}")
         raise unknown("slice", name, (s.name for s in versions.list(lake)))
-    known = versions.tags(lake)
+    tag_versions = versions.tags(lake)
     steps, before = list[HistoryStep](), None
-    for made in sorted(every, key=lambda s: s.version):
-        named = [tag for (slice, tag), version in known.items() if (slice, version) == (name, made.version)]
-        if made.deleted_at is not None:
-            steps.append(HistoryStep(made, named))
+    for slice_ in sorted(all_versions, key=lambda s: s.version):
+        tags = [tag for (slice, tag), version in tag_versions.items() if (slice, version) == (name, slice_.version)]
+        if slice_.deleted_at is not None:
+            steps.append(HistoryStep(slice_, tags))
             continue
-        erased = erased_count(lake, made)
+        erased = erased_count(lake, slice_)
         if before is None:
-            steps.append(HistoryStep(made, named, erased=erased))
+            steps.append(HistoryStep(slice_, tags, erased=erased))
         else:
-            found = diff(lake, before, made)
-            changed = None if found.labels_changed is None else len(found.labels_changed)
-            steps.append(HistoryStep(made, named, len(found.added), len(found.removed), changed, erased))
-        before = made
+            difference = diff(lake, before, slice_)
+            changed = None if difference.labels_changed is None else len(difference.labels_changed)
+            steps.append(HistoryStep(slice_, tags, len(difference.added), len(difference.removed), changed, erased))
+        before = slice_
     return steps
 
 
@@ -106,22 +106,22 @@ def _labels_of(contents: pa.Table) -> dict[str, list[str] | None]:
 
 
 def _changed(lake: Lake, events: dict[str, tuple[Sequence[str], Sequence[str]]]) -> list[str]:
-    """Images whose two lists of labels say different things. The same thing said again is no change."""
-    other = {name: pair for name, pair in events.items() if set(pair[0]) != set(pair[1])}
-    wanted = sorted({event for pair in other.values() for some in pair for event in some})
-    said = {}
-    if wanted:
-        for row in lake.look_up("labels", ["event_id", *_SAID], "event_id", wanted).to_pylist():
-            said[row["event_id"]] = repr([row[key] for key in _SAID])
+    """Images whose labels differ in content; equal labels with other event ids are no change."""
+    candidates = {name: pair for name, pair in events.items() if set(pair[0]) != set(pair[1])}
+    event_ids = sorted({event for pair in candidates.values() for events in pair for event in events})
+    statements = {}
+    if event_ids:
+        for row in lake.look_up("labels", ["event_id", *_CONTENT], "event_id", event_ids).to_pylist():
+            statements[row["event_id"]] = repr([row[key] for key in _CONTENT])
     return sorted(
         name
-        for name, (old, new) in other.items()
-        if sorted(said.get(e, e) for e in old) != sorted(said.get(e, e) for e in new)
+        for name, (old, new) in candidates.items()
+        if sorted(statements.get(e, e) for e in old) != sorted(statements.get(e, e) for e in new)
     )
 
 
-def _erased_of(lake: Lake, made: Slice) -> set[str]:
-    if made.live:
+def _erased_of(lake: Lake, slice_: Slice) -> set[str]:
+    if slice_.live:
         return set()
-    rows = lake.look_up("slice_members", ["image_id"], "id", [made.id])
+    rows = lake.look_up("slice_members", ["image_id"], "id", [slice_.id])
     return resolving.erased(lake, rows["image_id"].to_pylist())

@@ -1,11 +1,11 @@
-"""A slice written out in a format that others read: a job in parts, which goes on where it was stopped.
+"""Exports a slice in a format that other tools read: a job in parts that resumes where it was stopped.
 
     report = export(lake, slices.get(lake, "rainy"), Path("rainy"), "coco", predictions="m7", progress=print)
 
-The target is an empty or new folder. While it is being written, `.lakeloop-export/` in it holds the plan (the images
-and the labels, fixed at the start) and what each finished part wrote; the same call again checks those files against
-their hashes and goes on. At the end `lakeloop-export.json` says what was written and what could not be, and
-`lakeloop-export.sha256` has the hash of every file (`sha256sum -c` reads it). The app runs it as a process of its own:
+The target is an empty or new folder. During the export, `.lakeloop-export/` in it has the plan (the images and the
+labels, fixed at the start) and the files of each finished part; the same call again checks those files against their
+hashes and continues. At the end `lakeloop-export.json` lists what was written and what was left out, and
+`lakeloop-export.sha256` has the hash of every file (`sha256sum -c` reads it). The app runs it in a process of its own:
 see `search_app/jobs/jobs.py`.
 """
 
@@ -51,13 +51,13 @@ if TYPE_CHECKING:
 
 STATE = ".lakeloop-export"
 HASHES = "lakeloop-export.sha256"
-# What is done again after a stop; small files are then few seconds' work, and 64 MB are held at once.
+# A stopped part is written again: a few seconds' work for small files. A part holds 64 MB in memory.
 PART_IMAGES = 256
 
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """How one format is written, and whether it has a place for a model's answers."""
+    """The writer of a format, and whether it has a place for a model's predictions."""
 
     write: Callable[[ExportPart, Iterator[ExportSample]], None]
     finish: Callable[[WholeExport], None]
@@ -82,8 +82,9 @@ FORMATS = {
 
 @dataclass
 class ExportReport:
-    """What an export wrote. `left_out`: images that could not be, with the reason. `unsaid`: what the format cannot
-    say, with how often. `resumed`: images that an earlier run had written. `already`: it was finished before.
+    """What an export wrote. `left_out`: images that could not be written, with the reason. `unsaid`: what the format
+    has no place for, with its count. `resumed`: images that an earlier run had written. `already`: the export was
+    finished before.
     """
 
     slice: str
@@ -104,17 +105,18 @@ class ExportReport:
 
 def export(
     lake: Lake,
-    made: Slice,
+    slice_: Slice,
     out: str | Path,
     format: str,
     *,
     predictions: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ExportReport:
-    """Writes a slice's images and labels to the folder `out`; `predictions`: also this model's newest answer to each.
+    """Writes a slice's images and labels to the folder `out`; `predictions`: also this model's newest prediction each.
 
     `progress` is called with the number of images just done. Labels are those the slice was frozen with. Raises
-    BadInput for an unknown format or model, a format without predictions, and a folder that holds anything else.
+    BadInput for an unknown format or model, for predictions in a format without a place for them, and for a folder with
+    other files.
     """
     started = time.perf_counter()
     target = Path(out)
@@ -122,15 +124,15 @@ def export(
         raise BadInput(f"format {format!r} is none of {', '.join(FORMATS)}")
     if predictions is not None:
         if not FORMATS[format].predictions:
-            able = ", ".join(name for name, f in FORMATS.items() if f.predictions)
-            raise BadInput(f"format {format} has no place for predictions; these have: {able}")
+            supported = ", ".join(name for name, f in FORMATS.items() if f.predictions)
+            raise BadInput(f"format {format} has no place for predictions; these have: {supported}")
         _check_model(lake, predictions)
-    job = {"slice": made.id, "format": format, "predictions": predictions}
-    done = _claimed(target, job)
-    if done is not None:
-        return done
+    job = {"slice": slice_.id, "format": format, "predictions": predictions}
+    finished = _claimed(target, job)
+    if finished is not None:
+        return finished
     with _locked(target):
-        report = _Run(lake, made, target, job, progress or (lambda n: None)).run()
+        report = _Run(lake, slice_, target, job, progress or (lambda n: None)).run()
     report.seconds = time.perf_counter() - started
     return report
 
@@ -139,23 +141,23 @@ def _check_model(lake: Lake, model: str) -> None:
     known = connections.query(lake, "SELECT DISTINCT model FROM answers ORDER BY model")["model"].to_pylist()
     if model not in known:
         near = difflib.get_close_matches(model, known, 3) or known[:5]
-        raise BadInput(f"no model {model!r} has answered; the lake has {', '.join(near) or 'no answers'}")
+        raise BadInput(f"no predictions of a model {model!r}; the lake has {', '.join(near) or 'none of any'}")
 
 
 def _claimed(target: Path, job: Mapping[str, Any]) -> ExportReport | None:
-    """Makes the target this job's; the report of a job that is finished. Raises BadInput when it is another's."""
+    """Claims the folder for this job; the report if the job is finished. Raises BadInput if it has other files."""
     if target.is_dir() and (target / MANIFEST).is_file():
         try:
-            found = json.loads((target / MANIFEST).read_text("utf-8"))
-            theirs = {k: found[k] for k in job}
+            manifest = json.loads((target / MANIFEST).read_text("utf-8"))
+            other_job = {k: manifest[k] for k in job}
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{target / MANIFEST} is not readable; give another folder") from error
-        if theirs != job:
-            said = ", ".join(f"{k} {v}" for k, v in theirs.items() if v)
-            raise BadInput(f"{target} is an export of {said}; give another folder")
-        if found["state"] != "complete":
+        if other_job != job:
+            description = ", ".join(f"{k} {v}" for k, v in other_job.items() if v)
+            raise BadInput(f"{target} is an export of {description}; give another folder")
+        if manifest["state"] != "complete":
             return None
-        fields = {k: v for k, v in found.items() if k in ExportReport.__dataclass_fields__}
+        fields = {k: v for k, v in manifest.items() if k in ExportReport.__dataclass_fields__}
         return ExportReport(**fields | {"out": str(target), "already": True, "seconds": 0.0})
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"{target} exists and is not an empty folder")
@@ -177,24 +179,24 @@ def _locked(target: Path) -> Iterator[None]:
 
 class _Run:
     def __init__(
-        self, lake: Lake, made: Slice, target: Path, job: Mapping[str, Any], progress: Callable[[int], None]
+        self, lake: Lake, slice_: Slice, target: Path, job: Mapping[str, Any], progress: Callable[[int], None]
     ) -> None:
-        self.lake, self.made, self.target, self.job, self.progress = lake, made, target, job, progress
+        self.lake, self.slice, self.target, self.job, self.progress = lake, slice_, target, job, progress
         self.format = FORMATS[job["format"]]
         self.state = target / STATE
-        self.report = ExportReport(made.id, job["format"], str(target))
+        self.report = ExportReport(slice_.id, job["format"], str(target))
         self.unsaid: Counter[str] = Counter()
 
     def run(self) -> ExportReport:
         contents, plan = self.planned()
         hashes = self.state / "hashes"
         hashes.unlink(missing_ok=True)
-        with hashes.open("w", encoding="utf-8") as listed:
+        with hashes.open("w", encoding="utf-8") as hashes_file:
             for number, start in enumerate(range(0, contents.num_rows, PART_IMAGES)):
-                self.part(number, contents.slice(start, PART_IMAGES), plan, listed)
+                self.part(number, contents.slice(start, PART_IMAGES), plan, hashes_file)
             whole = WholeExport(self.target, plan, sorted(p for p in self.state.iterdir() if p.is_dir()))
             self.format.finish(whole)
-            self.take(whole.files, listed)
+            self.take(whole.files, hashes_file)
         self.report.unsaid = dict(self.unsaid)
         self.finish(plan, hashes)
         return self.report
@@ -202,25 +204,25 @@ class _Run:
     # The plan ----------------------------------------------------------------------------------------------
 
     def planned(self) -> tuple[pa.Table, ExportPlan]:
-        """The images and their labels' events, and what of them is known before the first is written."""
+        """The images with their label events, and the plan: fixed before the first image is written."""
         import pyarrow.parquet as pq
 
         stored, known = self.state / "plan.parquet", self.state / "plan.json"
         if stored.is_file() and known.is_file():
             return pq.read_table(stored), ExportPlan(**json.loads(known.read_text("utf-8")))
-        contents = ground_truth.current_events(self.lake, slices.contents(self.lake, self.made))
+        contents = ground_truth.current_events(self.lake, slices.contents(self.lake, self.slice))
         classes: set[str] = set()
         labels: set[str] = set()
         masked = False
         for start in range(0, contents.num_rows, PART_IMAGES):
             part = contents.slice(start, PART_IMAGES)
-            said = [t for of in ground_truth.of_images(self.lake, part).values() for t in of.values()]
-            said += [prediction_regions(a) for a in self.answers(part).values()]
-            classes |= instance_classes(said)
-            labels |= {name for t in said if t.task == CLASSIFICATION for name in t.classes()}
-            masked |= any(t.task == SEGMENTATION for t in said)
+            truths = [t for of in ground_truth.of_images(self.lake, part).values() for t in of.values()]
+            truths += [prediction_regions(a) for a in self.predictions(part).values()]
+            classes |= instance_classes(truths)
+            labels |= {name for t in truths if t.task == CLASSIFICATION for name in t.classes()}
+            masked |= any(t.task == SEGMENTATION for t in truths)
         plan = ExportPlan(
-            self.made.id,
+            self.slice.id,
             contents.num_rows,
             sorted(classes),
             sorted(labels),
@@ -231,38 +233,38 @@ class _Run:
         _replace(known, as_json(asdict(plan)))
         return contents, plan
 
-    def answers(self, part: pa.Table) -> Mapping[str, dict[str, Any]]:
+    def predictions(self, part: pa.Table) -> Mapping[str, dict[str, Any]]:
         model = self.job["predictions"]
         return {} if model is None else ground_truth.newest_predictions(self.lake, model, part["image_id"].to_pylist())
 
     # A part ------------------------------------------------------------------------------------------------
 
-    def part(self, number: int, contents: pa.Table, plan: ExportPlan, listed: Any) -> None:
+    def part(self, number: int, contents: pa.Table, plan: ExportPlan, hashes: Any) -> None:
         names = contents["image_id"].to_pylist()
         erased = self.lake.erased(names)
-        record = self.state / f"{number:06d}.json"
-        found = self.finished(record, erased)
-        if found is None:
-            found = self.written(number, contents, plan, erased)
-            _replace(record, as_json(found))
+        record_path = self.state / f"{number:06d}.json"
+        record = self.finished(record_path, erased)
+        if record is None:
+            record = self.written(number, contents, plan, erased)
+            _replace(record_path, as_json(record))
         else:
-            self.report.resumed += found["images"]
-        self.report.images += found["images"]
-        self.report.left_out += found["left_out"]
-        self.unsaid.update(found["unsaid"])
-        self.take([WrittenFile(*f) for f in found["files"]], listed)
+            self.report.resumed += record["images"]
+        self.report.images += record["images"]
+        self.report.left_out += record["left_out"]
+        self.unsaid.update(record["unsaid"])
+        self.take([WrittenFile(*f) for f in record["files"]], hashes)
         self.progress(len(names))
 
     def finished(self, record: Path, erased: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What a part wrote, when all of it is there as it was written, and nothing of it was erased since."""
+        """The record of a finished part; None if a file is missing or changed, or an image was erased since."""
         if not record.is_file():
             return None
-        found: dict[str, Any] = json.loads(record.read_text("utf-8"))
-        fresh = set(erased) <= {one["image_id"] for one in found["left_out"]}
-        files = [WrittenFile(*f) for f in found["files"]]
-        if fresh and all(_as_written(self.target, file) for file in files):
-            return found
-        if not fresh and self.report.format == "lance":
+        content: dict[str, Any] = json.loads(record.read_text("utf-8"))
+        known_erasures = set(erased) <= {one["image_id"] for one in content["left_out"]}
+        files = [WrittenFile(*f) for f in content["files"]]
+        if known_erasures and all(_as_written(self.target, file) for file in files):
+            return content
+        if not known_erasures and self.report.format == "lance":
             raise CouldNot(f"an image was erased while {self.target} was being written; delete it and export again")
         for file in files:
             (self.target / file.path).unlink(missing_ok=True)
@@ -271,15 +273,15 @@ class _Run:
     def written(self, number: int, contents: pa.Table, plan: ExportPlan, erased: Mapping[str, Any]) -> dict[str, Any]:
         part = ExportPart(self.target, plan, number)
         names = contents["image_id"].to_pylist()
-        said, answers = ground_truth.of_images(self.lake, contents), self.answers(contents)
+        truths, predictions = ground_truth.of_images(self.lake, contents), self.predictions(contents)
         written: set[str] = set()
 
         def samples() -> Iterator[ExportSample]:
-            place = {name: number * PART_IMAGES + i for i, name in enumerate(names)}
+            number_of = {name: number * PART_IMAGES + i for i, name in enumerate(names)}
             for image in blobs.images(self.lake, [n for n in names if n not in erased]):
                 written.add(image.image_id)
-                truths = dict(sorted(said.get(image.image_id, {}).items()))
-                yield ExportSample(place[image.image_id], image, truths, answers.get(image.image_id))
+                by_task = dict(sorted(truths.get(image.image_id, {}).items()))
+                yield ExportSample(number_of[image.image_id], image, by_task, predictions.get(image.image_id))
 
         self.format.write(part, samples())
         folder = self.state / f"{number:06d}"
@@ -299,29 +301,29 @@ class _Run:
 
     # The end -----------------------------------------------------------------------------------------------
 
-    def take(self, files: Sequence[WrittenFile], listed: Any) -> None:
+    def take(self, files: Sequence[WrittenFile], hashes: Any) -> None:
         for file in files:
             self.report.files += 1
             self.report.bytes += file.bytes
-            listed.write(f"{file.sha256}  {file.path}\n")
+            hashes.write(f"{file.sha256}  {file.path}\n")
 
     def finish(self, plan: ExportPlan, hashes: Path) -> None:
-        """The manifest says complete only when everything it speaks of is on the disk."""
+        """Writes the manifest: its state is complete only when all files are on disk."""
         hashes.rename(self.target / HASHES)
         os.sync()
-        said = self.report.as_dict()
+        report = self.report.as_dict()
         for name in ("out", "resumed", "already", "seconds"):
-            del said[name]
-        size = slices.erased_count(self.lake, self.made)
+            del report[name]
+        size = slices.erased_count(self.lake, self.slice)
         facts = {
             **self.job,
             "state": "complete",
             "lakeloop": VERSION,
             "lake": self.lake.uri,
-            "version": self.made.version,
-            "definition": self.made.definition,
-            "predictions_version": self.made.predictions_version,
-            **said,
+            "version": self.slice.version,
+            "definition": self.slice.definition,
+            "predictions_version": self.slice.predictions_version,
+            **report,
             "erased_before": size,
             "hashes": {"file": HASHES, "sha256": on_disk(self.target, HASHES).sha256},
         }
@@ -332,15 +334,15 @@ class _Run:
 
 
 def _as_written(root: Path, file: WrittenFile) -> bool:
-    place = root / file.path
-    return place.is_file() and place.stat().st_size == file.bytes and on_disk(root, file.path) == file
+    path = root / file.path
+    return path.is_file() and path.stat().st_size == file.bytes and on_disk(root, file.path) == file
 
 
 def _replace(path: Path, text: str) -> None:
-    """A file that is there whole or not at all, also after a power loss."""
-    half = path.with_name(path.name + ".part")
-    with half.open("w", encoding="utf-8") as file:
+    """Writes a file completely or not at all, also after a power loss."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
-    half.rename(path)
+    part.rename(path)

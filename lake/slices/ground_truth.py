@@ -1,4 +1,4 @@
-"""What is true of a slice's images: the labels a frozen slice was made with, today's of one that keeps none."""
+"""Ground truth of a slice's images: the labels it was frozen with, or today's; and a model's predictions."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 _COLUMNS = ("event_id", "image_id", "task", "label", "boxes", "masks", "timestamp")
-# Labels with many masks are large: as many images as are looked up at once.
+# Images per look-up: labels with many masks are large.
 _CHUNK = 1_000
 
 
 def current_events(lake: Lake, contents: pa.Table) -> pa.Table:
-    """`slices.contents` with the events of today's labels where the slice was frozen without any."""
+    """`slices.contents` with today's label events where the slice was made before labels were frozen."""
     if not contents["label_events"].null_count:
         return contents
     labels = connections.query(lake, "SELECT image_id, event_id FROM labels_current")
-    today: dict[str, list[str]] = {}
+    events_of: dict[str, list[str]] = {}
     for image_id, event in zip(labels["image_id"].to_pylist(), labels["event_id"].to_pylist(), strict=True):
-        today.setdefault(image_id, []).append(event)
+        events_of.setdefault(image_id, []).append(event)
     events = [
-        sorted(today.get(image_id, [])) if given is None else given
-        for image_id, given in zip(contents["image_id"].to_pylist(), contents["label_events"].to_pylist(), strict=True)
+        sorted(events_of.get(image_id, [])) if frozen is None else frozen
+        for image_id, frozen in zip(contents["image_id"].to_pylist(), contents["label_events"].to_pylist(), strict=True)
     ]
     return contents.set_column(1, "label_events", pa.array(events, pa.list_(pa.string())))
 
 
 def of_images(lake: Lake, contents: pa.Table) -> dict[str, dict[str, GroundTruth]]:
-    """By image_id and task, the statements that `contents` (image_id, label_events) names. All in memory."""
-    found: dict[str, dict[str, GroundTruth]] = {}
+    """By image_id and task, the ground truth of the label events in `contents` (image_id, label_events). In memory."""
+    truths: dict[str, dict[str, GroundTruth]] = {}
     for start in range(0, contents.num_rows, _CHUNK):
         part = contents.slice(start, _CHUNK)
-        events = {e for given in part["label_events"].to_pylist() for e in given or ()}
+        events = {e for frozen in part["label_events"].to_pylist() for e in frozen or ()}
         if not events:
             continue
         rows = lake.look_up("labels", _COLUMNS, "image_id", part["image_id"].to_pylist()).to_pylist()
         for row in sorted(rows, key=lambda r: (r["timestamp"], r["event_id"])):
             if row["event_id"] in events and (truth := _truth(row)) is not None:
-                found.setdefault(row["image_id"], {})[truth.task] = truth
-    return found
+                truths.setdefault(row["image_id"], {})[truth.task] = truth
+    return truths
 
 
 def _truth(row: Mapping[str, Any]) -> GroundTruth | None:
-    task, boxes, found = row["task"], row["boxes"], row["masks"]
+    task, boxes, masks = row["task"], row["boxes"], row["masks"]
     if task == CLASSIFICATION:
         return GroundTruth(task, row["label"]) if row["label"] else None
     if task == DETECTION:
         return GroundTruth(task, row["label"], boxes=boxes or [])
-    return GroundTruth(SEGMENTATION, row["label"], boxes=boxes, masks=found or [])
+    return GroundTruth(SEGMENTATION, row["label"], boxes=boxes, masks=masks or [])
 
 
 def newest_predictions(lake: Lake, model: str, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """By image_id the newest answer of a model, as a row of a prediction log that gives the same row again."""
+    """By image_id a model's newest prediction, as a row of a prediction log: ingesting it restores the prediction."""
     import json
 
     from lake.sql.tables import plain
@@ -74,6 +74,6 @@ def newest_predictions(lake: Lake, model: str, image_ids: Sequence[str]) -> dict
         newest[row["image_id"]] = row
     for image_id, row in newest.items():
         metadata = json.loads(row["metadata"]) if row["metadata"] else None
-        said = {k: plain(v) for k, v in row.items() if k not in ("image_id", "ingested_at", "metadata")}
-        newest[image_id] = {k: v for k, v in (said | {"metadata": metadata}).items() if v is not None}
+        values = {k: plain(v) for k, v in row.items() if k not in ("image_id", "ingested_at", "metadata")}
+        newest[image_id] = {k: v for k, v in (values | {"metadata": metadata}).items() if v is not None}
     return newest

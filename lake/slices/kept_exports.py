@@ -1,7 +1,7 @@
-"""Exports that lie with the lake, for the app to hand out: `exports/NAME@VERSION.FORMAT`, made by `lake.export`.
+"""Exports in the lake's folder, which the app offers as downloads: `exports/NAME@VERSION.FORMAT`.
 
-They are copies: no backup has them, and those with an image of a kind that is erased go with it. On object storage
-there are none.
+They are copies: backups leave them out, and erasing an image deletes the exports that have it. A lake on object storage
+has none.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class KeptExport:
-    """A finished export: `name` to ask for it by, images in it, and the sum of its files' bytes."""
+    """A finished export: its name, number of images, and the sum of its files' bytes."""
 
     name: str
     images: int
     bytes: int
 
 
-def place(lake: Lake, made: Slice, format: str) -> Path:
-    """Where an export of the slice in the format lies, or will. Raises BadInput for a lake on object storage."""
+def folder_of(lake: Lake, slice_: Slice, format: str) -> Path:
+    """The folder of the slice's export in this format. Raises BadInput for a lake on object storage."""
     if lake.folder is None:
-        raise BadInput("a lake on object storage keeps no exports; run lakeloop slice export where they are wanted")
-    return lake.folder.absolute() / FOLDER / f"{made.id}.{format}"
+        raise BadInput("a lake on object storage has no exports; run: lakeloop slice export")
+    return lake.folder.absolute() / FOLDER / f"{slice_.id}.{format}"
 
 
-def of(lake: Lake, made: Slice) -> dict[str, KeptExport]:
+def of_slice(lake: Lake, slice_: Slice) -> dict[str, KeptExport]:
     """The slice's finished exports, by format."""
     if lake.folder is None:
         return {}
-    found = {}
-    for path in sorted((lake.folder / FOLDER).glob(f"{made.id}.*")):
-        said = _manifest(path)
-        if said is not None:
-            size = sum(one.stat().st_size for one in _files(path))
-            found[path.name[len(made.id) + 1 :]] = KeptExport(path.name, int(said["images"]), size)
-    return found
+    exports = {}
+    for path in sorted((lake.folder / FOLDER).glob(f"{slice_.id}.*")):
+        manifest = _manifest(path)
+        if manifest is not None:
+            size = sum(file.stat().st_size for file in _files(path))
+            exports[path.name[len(slice_.id) + 1 :]] = KeptExport(path.name, int(manifest["images"]), size)
+    return exports
 
 
 def archive(lake: Lake, name: str) -> Iterator[bytes] | None:
-    """The export as a ZIP file, made while it is read; None when there is none of that name, or it is not finished."""
+    """The export as a ZIP file, created while it is read; None if no finished export has this name."""
     if lake.folder is None or name in ("", ".", "..") or "/" in name:
         return None
     path = lake.folder / FOLDER / name
@@ -65,19 +65,16 @@ def archive(lake: Lake, name: str) -> Iterator[bytes] | None:
 
 
 def forget(lake: Lake, image_ids: Sequence[str]) -> int:
-    """Deletes every export of a slice that has or had one of the images, and those of slices that are no more.
-
-    Returns how many went.
-    """
+    """Deletes the exports of slices that have or had one of the images, and of deleted slices. Returns how many."""
     if lake.folder is None or not (lake.folder / FOLDER).is_dir():
         return 0
-    gone, erased = 0, set(image_ids)
+    count, erased = 0, set(image_ids)
     for path in sorted((lake.folder / FOLDER).iterdir()):
         members = lake.look_up("slice_members", ["image_id"], "id", [_slice_of(path)])["image_id"].to_pylist()
         if not members or erased & set(members):
             shutil.rmtree(path)
-            gone += 1
-    return gone
+            count += 1
+    return count
 
 
 def _slice_of(path: Path) -> str:
@@ -89,30 +86,33 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     if (path / STATE).exists():
         return None
     try:
-        said: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError):
         return None
-    return said
+    return manifest
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(one for one in path.rglob("*") if one.is_file() and not one.is_symlink())
+    return sorted(file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
 
 
 def _zipped(path: Path) -> Iterator[bytes]:
-    written = _Pieces()
-    # Images do not get smaller by it.
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
-        for one in _files(path):
-            with one.open("rb") as source, archive.open(str(one.relative_to(path)), "w", force_zip64=True) as target:
-                while part := source.read(_CHUNK):
-                    target.write(part)
-                    yield from written.taken()
-    yield from written.taken()
+    stream = _Pieces()
+    # Images do not compress.
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for file in _files(path):
+            with (
+                file.open("rb") as source,
+                archive.open(str(file.relative_to(path)), "w", force_zip64=True) as target,
+            ):
+                while chunk := source.read(_CHUNK):
+                    target.write(chunk)
+                    yield from stream.taken()
+    yield from stream.taken()
 
 
 class _Pieces(io.RawIOBase):
-    """What a ZIP file is written to when nobody waits for the whole: it cannot be gone back in."""
+    """A stream for a ZIP file that is sent while it is written; it cannot seek."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []

@@ -1,4 +1,4 @@
-"""What a slice, a version and a tag may be called, and what somebody may have meant."""
+"""Valid names of slices and tags, and the error for an unknown name, with the nearest known ones."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ MOST_NAMED = 8
 
 
 def check_name(name: str) -> None:
-    """Raises BadInput unless the name is one a slice may have."""
+    """Raises BadInput if it is not a valid name of a slice."""
     if not _NAME.match(name):
         raise BadInput(f"slice name {name!r}: use up to 100 letters, digits, dots, dashes and underscores")
 
 
 def check_tag(tag: str) -> None:
-    """Raises BadInput unless the tag is one a version may have."""
+    """Raises BadInput if it is not a valid tag."""
     if not _TAG.match(tag):
         raise BadInput(f"tag {tag!r}: begin with a letter; use up to 100 letters, digits, dots, dashes, underscores")
 
 
 def unknown(kind: str, name: str, known: Iterable[str], holder: str = "the lake") -> BadInput:
-    """The error that offers what is nearest in spelling to a name that is not there, and what there is."""
-    there = sorted(set(known))
-    near = difflib.get_close_matches(name, there, n=3, cutoff=0.6)
-    meant = f"did you mean {' or '.join(near)}? " if near else ""
-    more = f" and {len(there) - MOST_NAMED:,} more" if len(there) > MOST_NAMED else ""
-    return BadInput(f"no {kind} {name!r}; {meant}{holder} has {', '.join(there[:MOST_NAMED]) or 'none'}{more}")
+    """The error for an unknown name: it lists names with similar spelling, and known ones."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return BadInput(f"no {kind} {name!r}; {hint}{holder} has {', '.join(names[:MOST_NAMED]) or 'none'}{more}")

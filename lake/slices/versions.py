@@ -1,8 +1,7 @@
-"""The versions of slices: which there are, by name, number and tag; their roles, and their end.
+"""Versions of slices: by name, number and tag; roles and deletion.
 
-A row of `slices` is the commit: it is claimed before the members are written, marked as deleted, and shown when they
-are there. So no two creations share a version, a slice that can be seen is whole, and a name with its version is never
-given out again.
+A row of `slices` is the commit: it is inserted as deleted before the members are written, and becomes visible after
+them. So no two creations share a version, a visible slice is complete, and a version number is never used again.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from lake.storage.store import literal
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-# How long a deletion waits for a backup to end.
+# How long a deletion waits for a backup to finish.
 DELETE_SECONDS = 60.0
 
 
@@ -33,9 +32,9 @@ DELETE_SECONDS = 60.0
 class Slice:
     """One version of a slice.
 
-    `definition` says in words what `spec` says in JSON (null: made before there were specs). `size`: how many images
-    it had when it was made, those erased since among them. `role`: train, evaluation, regression or None. `live`: its
-    members are found anew whenever they are asked for; `size` is then what it was when it was made.
+    `spec`: its definition as JSON (None: made before there were specs); `definition`: the same in words. `size`: how
+    many images it had when it was created, with those erased since. `role`: train, evaluation, regression or None.
+    `live`: its members are found at every use; `size` is then that of its creation.
     """
 
     name: str
@@ -64,129 +63,137 @@ _FIELDS = builtins.list(Slice.__dataclass_fields__)
 
 
 def list(lake: Lake, *, deleted: bool = False) -> Sequence[Slice]:  # `lake.slices.list` reads as what it is
-    """Every version of every slice, by name, the newest version first; with `deleted` those that were deleted, too."""
+    """Every version of every slice, by name, newest version first; with `deleted`, deleted versions, too."""
     rows = lake.scan("slices", _FIELDS, None if deleted else "deleted_at IS NULL").to_pylist()
-    made = [Slice(**(row | {"live": bool(row["live"])})) for row in rows]
-    # A claim that never became a slice was never there to be deleted.
-    made = [s for s in made if s.deleted_at != s.created_at]
-    return sorted(made, key=lambda s: (s.name, -s.version))
+    slices = [Slice(**(row | {"live": bool(row["live"])})) for row in rows]
+    # A version that was claimed but never shown is no slice.
+    slices = [s for s in slices if s.deleted_at != s.created_at]
+    return sorted(slices, key=lambda s: (s.name, -s.version))
 
 
 def get(lake: Lake, name: str) -> Slice:
     """The slice NAME at its newest version, NAME@VERSION or NAME@TAG.
 
-    Raises BadInput when there is none, with the nearest names, and when that version was deleted.
+    Raises BadInput if there is none, with the nearest names, or if that version was deleted.
     """
-    base, at, which = name.partition("@")
-    every = list(lake, deleted=True)
-    there = [s for s in every if s.deleted_at is None]
-    named = [s for s in there if s.name == base]
-    if not any(s.name == base for s in every):
-        raise unknown("slice", name, (s.name for s in there))
-    if not at and named:
-        return named[0]
-    version = int(which) if which.isascii() and which.isdecimal() and len(which) < 10 else None
+    base, at, suffix = name.partition("@")
+    slices = list(lake, deleted=True)
+    present = [s for s in slices if s.deleted_at is None]
+    versions = [s for s in present if s.name == base]
+    if not any(s.name == base for s in slices):
+        raise unknown("slice", name, (s.name for s in present))
+    if not at and versions:
+        return versions[0]
+    version = int(suffix) if suffix.isascii() and suffix.isdecimal() and len(suffix) < 10 else None
     if at and version is None:
-        known = {tag: number for (slice, tag), number in tags(lake).items() if slice == base}
-        if which not in known:
-            raise unknown("slice", name, [base, *(f"{base}@{one}" for one in [*known, *(s.version for s in named)])])
-        version = known[which]
-    for made in every:
-        if made.name == base and version in (None, made.version):
-            if made.deleted_at is None:
-                return made
-            left = f"; there is {named[0].id}" if named else ""
-            raise BadInput(f"no slice {name!r}: {made.id} was deleted on {made.deleted_at:%Y-%m-%d}{left}")
-    raise unknown("slice", name, [*{s.name for s in there}, *(s.id for s in named)])
+        tag_versions = {tag: number for (slice, tag), number in tags(lake).items() if slice == base}
+        if suffix not in tag_versions:
+            raise unknown(
+                "slice",
+                name,
+                [base, *(f"{base}@{number}" for number in [*tag_versions, *(s.version for s in versions)])],
+            )
+        version = tag_versions[suffix]
+    for slice_ in slices:
+        if slice_.name == base and version in (None, slice_.version):
+            if slice_.deleted_at is None:
+                return slice_
+            hint = f"; there is {versions[0].id}" if versions else ""
+            raise BadInput(f"no slice {name!r}: {slice_.id} was deleted on {slice_.deleted_at:%Y-%m-%d}{hint}")
+    raise unknown("slice", name, [*{s.name for s in present}, *(s.id for s in versions)])
 
 
 def newest(lake: Lake, roles: Sequence[str] | None = None) -> Sequence[Slice]:
-    """Each slice's newest version, by name; only those with one of `roles` when given."""
-    first: dict[str, Slice] = {}
-    for made in list(lake):
-        first.setdefault(made.name, made)
-    return [made for made in first.values() if roles is None or made.role in roles]
+    """Each slice's newest version, by name; with `roles`, only those with one of these roles."""
+    newest_of: dict[str, Slice] = {}
+    for slice_ in list(lake):
+        newest_of.setdefault(slice_.name, slice_)
+    return [slice_ for slice_ in newest_of.values() if roles is None or slice_.role in roles]
 
 
-def claim(lake: Lake, made: Slice) -> Slice:
-    """The slice with a version of its own that no other creation has or had; to be finished by `show`."""
+def claim(lake: Lake, slice_: Slice) -> Slice:
+    """The slice with a version number that was never used; `show` makes it visible."""
     while True:
-        taken = lake.scan("slices", ["version"], f"name = {literal(made.name)}")["version"].to_pylist()
-        # Members of a creation that was interrupted by an older lakeloop count, too.
-        taken += lake.scan("slice_members", ["version"], f"name = {literal(made.name)}")["version"].unique().to_pylist()
-        fields = vars(made) | {"version": max(taken, default=0) + 1, "deleted_at": made.created_at}
+        taken = lake.scan("slices", ["version"], f"name = {literal(slice_.name)}")["version"].to_pylist()
+        # An older lakeloop that was interrupted left members without a row of `slices`.
+        taken += (
+            lake.scan("slice_members", ["version"], f"name = {literal(slice_.name)}")["version"].unique().to_pylist()
+        )
+        fields = vars(slice_) | {"version": max(taken, default=0) + 1, "deleted_at": slice_.created_at}
         claimed = Slice(**fields)
         if lake.insert("slices", _rows([claimed])):
             return claimed
 
 
 def show(lake: Lake, claimed: Slice) -> Slice:
-    """A claimed slice whose members are written: it can be seen from here on."""
+    """Makes a claimed slice visible, once its members are written."""
     return _replace(lake, claimed, deleted_at=None)
 
 
-def set_role(lake: Lake, made: Slice, role: str | None, *, guarded: bool = False, identity_only: bool = False) -> Slice:
-    """The version with another role; None takes it away.
+def set_role(
+    lake: Lake, slice_: Slice, role: str | None, *, guarded: bool = False, identity_only: bool = False
+) -> Slice:
+    """Gives the version another role; None removes it.
 
     Raises BadInput for an unknown role, and for `train` unless the leak guard has compared it: `guarded`.
     `identity_only`: as `Slice.identity_only`.
     """
-    check_role(role, made.live)
+    check_role(role, slice_.live)
     check_guarded(role, guarded, "assign")
-    if identity_only == made.identity_only:
-        return _replace(lake, made, role=role)
-    spec = definitions.stored(made.spec, made.kind, made.definition)
+    if identity_only == slice_.identity_only:
+        return _replace(lake, slice_, role=role)
+    spec = definitions.stored(slice_.spec, slice_.kind, slice_.definition)
     spec.pop("identity_only", None)
     flag = {"identity_only": True} if identity_only else {}
-    return _replace(lake, made, role=role, spec=json.dumps(spec | flag, ensure_ascii=False))
+    return _replace(lake, slice_, role=role, spec=json.dumps(spec | flag, ensure_ascii=False))
 
 
-def delete(lake: Lake, made: Slice) -> None:
+def delete(lake: Lake, slice_: Slice) -> None:
     """Deletes a version and its tags. Its images and labels stay.
 
-    Raises BadInput when a live slice is made of it, LakeBusy while the lake is being backed up or maintained for long.
+    Raises BadInput if a live slice refers to it, LakeBusy if a backup or maintenance takes too long.
     """
 
     for other in list(lake):
-        if other.live and other.id != made.id and other.spec is not None:
+        if other.live and other.id != slice_.id and other.spec is not None:
             for name in definitions.references(definitions.load(other.spec)):
-                if name == made.id or (get(lake, name).id == made.id):
-                    raise BadInput(f"{other.id} is live and made of {made.id}: delete or freeze that one first")
-    # A backup between the two steps would have a slice without its members.
+                if name == slice_.id or (get(lake, name).id == slice_.id):
+                    raise BadInput(f"{other.id} is live and refers to {slice_.id}: delete or freeze that one first")
+    # A backup between the two steps would have the slice without its members.
     with leader_lock.leader(lake, DELETE_SECONDS):
-        _replace(lake, made, deleted_at=store.now())
+        _replace(lake, slice_, deleted_at=store.now())
         for (name, tag), version in tags(lake).items():
-            if (name, version) == (made.name, made.version):
+            if (name, version) == (slice_.name, slice_.version):
                 untag(lake, name, tag)
-        lake.delete("slice_members", f"id = {literal(made.id)}")
+        lake.delete("slice_members", f"id = {literal(slice_.id)}")
 
 
 def tags(lake: Lake) -> dict[tuple[str, str], int]:
-    """(slice, tag) -> the version it stands for."""
+    """(slice, tag) -> version."""
     rows = lake.scan("slice_tags", ["name", "tag", "version"], "version IS NOT NULL").to_pylist()
     return {(row["name"], row["tag"]): row["version"] for row in sorted(rows, key=lambda row: row["tag"])}
 
 
-def tag(lake: Lake, made: Slice, tag: str) -> None:
-    """Has NAME@TAG mean this version from now on, whatever it meant before."""
+def tag(lake: Lake, slice_: Slice, tag: str) -> None:
+    """Sets NAME@TAG to this version, whatever it was before."""
     check_tag(tag)
-    _set_tag(lake, made.name, tag, made.version)
+    _set_tag(lake, slice_.name, tag, slice_.version)
 
 
 def untag(lake: Lake, name: str, tag: str) -> None:
-    """Takes a tag away. Raises BadInput when the slice has no such tag."""
-    known = [one for slice, one in tags(lake) if slice == name]
+    """Removes a tag. Raises BadInput if the slice has no such tag."""
+    known = [slice_tag for slice, slice_tag in tags(lake) if slice == name]
     if tag not in known:
         raise unknown("tag", tag, known, f"slice {name}")
     _set_tag(lake, name, tag, None)
 
 
 def check_role(role: str | None, live: bool) -> None:
-    """Raises BadInput for an unknown role, and for one that such a slice cannot have."""
+    """Raises BadInput for an unknown role, and for a live slice with the role train."""
     if role is not None and role not in definitions.ROLES:
         raise BadInput(f"role {role!r} is none of {', '.join(definitions.ROLES)}")
     if role == "train" and live:
-        raise BadInput("a live slice changes under a training run: freeze it first, or make it without --live")
+        raise BadInput("a live slice cannot have the role train, whose images change: freeze it first, or omit --live")
 
 
 def check_guarded(role: str | None, guarded: bool, function: str) -> None:
@@ -199,11 +206,11 @@ def check_guarded(role: str | None, guarded: bool, function: str) -> None:
 
 
 def check_free(lake: Lake, name: str) -> None:
-    """Raises BadInput for a bad name, and when a slice has it or had it."""
+    """Raises BadInput if the name is not valid, or if a slice has or had it."""
     check_name(name)
     if any(s.name == name for s in list(lake, deleted=True)):
         raise BadInput(
-            f"there is a slice {name!r} already; choose another name, or make its next version without --new"
+            f"the slice {name!r} exists already; choose another name, or create its next version without --new"
         )
 
 
@@ -212,11 +219,11 @@ def _set_tag(lake: Lake, name: str, tag: str, version: int | None) -> None:
     lake.update("slice_tags", pa.Table.from_pylist([row], schema=schema.SLICE_TAGS.arrow()))
 
 
-def _replace(lake: Lake, made: Slice, **changes: object) -> Slice:
-    changed = Slice(**(vars(made) | changes))
+def _replace(lake: Lake, slice_: Slice, **changes: object) -> Slice:
+    changed = Slice(**(vars(slice_) | changes))
     lake.update("slices", _rows([changed]))
     return changed
 
 
-def _rows(made: Sequence[Slice]) -> pa.Table:
-    return pa.Table.from_pylist([vars(s) | {"id": s.id} for s in made], schema=schema.SLICES.arrow())
+def _rows(slices: Sequence[Slice]) -> pa.Table:
+    return pa.Table.from_pylist([vars(s) | {"id": s.id} for s in slices], schema=schema.SLICES.arrow())

@@ -121,9 +121,9 @@ def _save(args: argparse.Namespace, lake: Lake, made: SliceDraft, found: Leaks) 
         said.append(f"{dropped:,} images left out: {found.words()}")
     elif found.words():
         said.append(found.words())
-    if made.found.erased:
-        said.append(f"{made.found.erased:,} erased images are left out")
-    facts = _facts(saved) | {"leaks": found.as_dict(), "dropped": dropped, "erased": made.found.erased}
+    if made.resolved.erased:
+        said.append(f"{made.resolved.erased:,} erased images are left out")
+    facts = _facts(saved) | {"leaks": found.as_dict(), "dropped": dropped, "erased": made.resolved.erased}
     return output(args, facts, "\n".join(said))
 
 
@@ -131,7 +131,7 @@ def _dry_run(args: argparse.Namespace, lake: Lake, made: SliceDraft) -> int:
     from embeddings.duplicates import duplicates, leak_guard
     from lake import slices
 
-    classes = slices.balance(lake, made.found.contents)
+    classes = slices.balance(lake, made.resolved.contents)
     found = leak_guard.check(lake, made.members, made.role, apart_from=made.name)
     copies = None
     if any(record.dim is not None for record in lake.embedders()):
@@ -142,7 +142,7 @@ def _dry_run(args: argparse.Namespace, lake: Lake, made: SliceDraft) -> int:
         "classes": classes,
         "near_duplicates": None if copies is None else {"groups": len(copies.groups), "spare": copies.redundant},
         "leaks": found.as_dict(),
-        "erased": made.found.erased,
+        "erased": made.resolved.erased,
     }
     text = [f"{made.name}: {len(made.members):,} images; nothing is saved", *_balance(classes)]
     if copies is None:

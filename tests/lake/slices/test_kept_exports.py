@@ -25,11 +25,11 @@ def made(lk: Lake, tmp_path: Path) -> slices.Slice:
 
 
 def test_the_archive_holds_every_file(lk: Lake, made: slices.Slice) -> None:
-    place = kept_exports.place(lk, made, "imagefolder")
-    assert kept_exports.of(lk, made) == {}
+    place = kept_exports.folder_of(lk, made, "imagefolder")
+    assert kept_exports.of_slice(lk, made) == {}
     assert kept_exports.archive(lk, place.name) is None
     export(lk, made, place, "imagefolder")
-    kept = kept_exports.of(lk, made)["imagefolder"]
+    kept = kept_exports.of_slice(lk, made)["imagefolder"]
     assert (kept.name, kept.images) == ("all@1.imagefolder", made.size)
     pieces = kept_exports.archive(lk, kept.name)
     assert pieces is not None
@@ -41,7 +41,7 @@ def test_the_archive_holds_every_file(lk: Lake, made: slices.Slice) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../all@1.list", "nobody@1.coco", "a/b"])
 def test_no_other_folder_is_handed_out(lk: Lake, made: slices.Slice, name: str) -> None:
-    export(lk, made, kept_exports.place(lk, made, "imagefolder"), "imagefolder")
+    export(lk, made, kept_exports.folder_of(lk, made, "imagefolder"), "imagefolder")
     assert kept_exports.archive(lk, name) is None
 
 
@@ -49,7 +49,7 @@ def test_it_goes_with_an_image_that_is_erased(lk: Lake, made: slices.Slice) -> N
     members = slices.members(lk, made).to_pylist()
     other = slices.create(lk, "other", ids=members[1:])
     for one in (made, other):
-        export(lk, one, kept_exports.place(lk, one, "imagefolder"), "imagefolder")
+        export(lk, one, kept_exports.folder_of(lk, one, "imagefolder"), "imagefolder")
     erasure.forget(lk, members[:1], reason="asked to")
-    assert [*kept_exports.of(lk, made)] == []
-    assert [*kept_exports.of(lk, other)] == ["imagefolder"]
+    assert [*kept_exports.of_slice(lk, made)] == []
+    assert [*kept_exports.of_slice(lk, other)] == ["imagefolder"]

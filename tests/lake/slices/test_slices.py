@@ -59,7 +59,7 @@ def test_a_slice_by_several_clusters_has_every_image_once(answered: Lake) -> Non
     assert made.definition == "t/1, t/0"
     with pytest.raises(BadInput, match="no node 't/9'"):
         slices.create(answered, "both", cluster=["t/0", "t/9"])
-    with pytest.raises(BadInput, match="which node"):
+    with pytest.raises(BadInput, match="a cluster slice needs a node"):
         slices.create(answered, "both", cluster=[])
 
 

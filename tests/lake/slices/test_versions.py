@@ -100,7 +100,7 @@ def test_a_live_slice_is_what_it_is_today_and_can_be_frozen(six: Lake) -> None:
     assert (frozen.id, numbers(six, frozen), len(numbers(six, live))) == ("cats@2", [0, 2, 4, 6], 5)
     slices.create(six, "loop", where="true", live=True)
     round_it = slices.create(six, "loop", union=["loop", "cats"], live=True)
-    with pytest.raises(BadInput, match=r"loop@2 is defined by itself: loop@2 -> loop@2"):
+    with pytest.raises(BadInput, match=r"loop@2 is defined in terms of itself: loop@2 -> loop@2"):
         slices.members(six, round_it)
 
 
@@ -144,7 +144,7 @@ def test_tags_history_and_deletion(six: Lake) -> None:
     assert set(six.scan("slice_members", ["version"])["version"].to_pylist()) == {1, 4}
     assert [f.what for f in doctor.examine(six.uri).findings if f.check == "sets"] == []
     slices.create(six, "live", union=["sure@1", "sure@4"], live=True)
-    with pytest.raises(BadInput, match="live@1 is live and made of sure@1"):
+    with pytest.raises(BadInput, match="live@1 is live and refers to sure@1"):
         slices.delete(six, slices.get(six, "sure@1"))
     with pytest.raises(BadInput, match="no tag 'gild'"):
         slices.untag(six, "sure", "gild")
@@ -179,7 +179,7 @@ def test_the_lake_makes_no_training_slice(six: Lake) -> None:
         ({"ids": ["x"], "live": True}, "cannot be live"),
         ({"like": {"ids": [image(0)], "radius": 3}}, "radius is 3"),
         ({"like": {"ids": [image(0)], "radius": 0.1}}, "the lake has no embedder"),
-        ({"where": "true", "new": True}, "there is a slice 'cats' already"),
+        ({"where": "true", "new": True}, "the slice 'cats' exists already"),
     ],
 )
 def test_bad_definitions_are_refused_and_nothing_is_changed(six: Lake, how: dict[str, Any], reason: str) -> None:

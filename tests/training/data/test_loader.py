@@ -64,7 +64,7 @@ def test_a_slice_is_a_map_style_dataset(cells: SliceDataset, lk: Lake, tmp_path:
         cells[7]
     with pytest.raises(BadInput, match="no image of the slice has a label for detection"):
         lk.slice("s").dataset(task="detection")
-    with pytest.raises(BadInput, match="'bad', which is not among the classes"):
+    with pytest.raises(BadInput, match="'bad', which is not in `classes`"):
         lk.slice("s").dataset(classes=["good"])
 
 

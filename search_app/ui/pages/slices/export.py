@@ -84,7 +84,7 @@ def _export(slice_id: str, format: str) -> None:
         return
     if job is not None and job.error is not None:
         st.error(escape(f"The export failed: {job.error}"))
-    finished = kept_exports.of(lake, slice_).get(format)
+    finished = kept_exports.of_slice(lake, slice_).get(format)
     if finished is not None:
         url = f"/v1/exports/{quote(finished.name)}"
         st.link_button(f"Download {count(finished.images)} images, {finished.bytes / 2**20:,.1f} MiB", url)
@@ -92,7 +92,7 @@ def _export(slice_id: str, format: str) -> None:
         if left_out:
             st.caption(f"{images(left_out)} could not be written. lakeloop-export.json lists them with the reasons.")
     elif st.button("Export", type="primary"):
-        options = {"name": slice_id, "format": format, "out": str(kept_exports.place(lake, slice_, format))}
+        options = {"name": slice_id, "format": format, "out": str(kept_exports.folder_of(lake, slice_, format))}
         _exporting[key] = jobs.Job("search_app.jobs.export_job", lake.uri, options)
         session.wrote("slice export", slice_id, {"format": format})
         st.rerun(scope="fragment")

@@ -90,7 +90,7 @@ def _preview(name: str, definition: dict[str, Any]) -> None:
     try:
         draft = slices.draft(session.lake(), name, **definition)
         st.markdown(f"**{images(len(draft.members))}**")
-        class_table(slices.balance(session.lake(), draft.found.contents))
+        class_table(slices.balance(session.lake(), draft.resolved.contents))
         duplicates = duplicates_of(draft.members)
         if duplicates is None:
             st.caption("Near-duplicates are not known: no image has an embedding yet.")
