@@ -119,12 +119,12 @@ def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
     from embeddings.backfill.backfill import store_vectors
     from lake import open_lake
     from lake.storage import indexes
-    from lake.storage.missing_vectors import Missing
+    from lake.storage.missing_vectors import MissingVectors
     from lake.upkeep import maintenance
 
     lake = open_lake.create(str(folder), embedders=["x"])
     lake.bind_embedder(replace(lake.embedders()[0], dim=DIM, weights_sha256="0" * 64))
-    missing = Missing(lake, "emb_x")
+    missing = MissingVectors(lake, "emb_x")
     done = maintained = 0
     waiting: list[int] = []
     for turn, size in enumerate(steps, 1):

@@ -24,7 +24,7 @@ from embeddings.embedders.embedder import Embedder, bind
 from embeddings.embedders.preprocess import Prepared
 from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.storage import blobs
-from lake.storage.missing_vectors import Missing, embedded_elsewhere
+from lake.storage.missing_vectors import MissingVectors, embedded_elsewhere
 from lake.storage.vectors import dim_of, to_matrix
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Backfill:
     ) -> None:
         self.lake = lake
         self.record = bind(lake, record, embedder, file)
-        self.missing = Missing(lake, self.record.column)
+        self.missing = MissingVectors(lake, self.record.column)
         self._embedder = embedder
         self._workers = workers or len(os.sched_getaffinity(0))
         self._pool: WorkerPool | None = None

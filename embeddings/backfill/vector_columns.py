@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake.storage.lance_files import columns, fragments
-from lake.storage.missing_vectors import Missing
+from lake.storage.missing_vectors import MissingVectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 WASTE_BYTES = 4 << 20
 
 
-def store_vectors(lake: Lake, column: str, vectors: Mapping[str, np.ndarray], missing: Missing | None = None) -> int:
+def store_vectors(
+    lake: Lake, column: str, vectors: Mapping[str, np.ndarray], missing: MissingVectors | None = None
+) -> int:
     """Writes vectors, by image_id, into every row that lacks one; returns the number of distinct images that got one.
 
     The vectors may come from anywhere (a serving process has them already), but they must be the embedder's own:
@@ -34,7 +36,7 @@ def store_vectors(lake: Lake, column: str, vectors: Mapping[str, np.ndarray], mi
     """
     if not vectors:
         return 0
-    missing = missing or Missing(lake, column)
+    missing = missing or MissingVectors(lake, column)
     names = pa.array(list(vectors), pa.string())
     matrix = np.stack(list(vectors.values())).astype(np.float32, copy=False)
     stored: set[int] = set()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lake.sql import connections
 from lake.storage import schema
-from lake.storage.missing_vectors import Missing
+from lake.storage.missing_vectors import MissingVectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ def embedding_progress(lake: Lake, records: Sequence[EmbedderRecord]) -> list[di
     total = int(connections.query(lake, "SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
     found = []
     for record in records:
-        counts = Missing(lake, record.column).look().counts()
+        counts = MissingVectors(lake, record.column).look().counts()
         facts: dict[str, Any] = {"name": record.name, "dim": record.dim, "column": record.column}
         facts |= {"embedded": total - sum(counts.values()), "missing": counts["waiting"]}
         found.append(facts | {reason: counts[reason] for reason in ("unreadable", "without_bytes")})

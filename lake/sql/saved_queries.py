@@ -1,6 +1,6 @@
-"""Saved queries by name, and the history of what was asked, which is the audit log's.
+"""Saved queries by name, and the history of queries, which is in the audit log.
 
-Saving is an upsert under the name, deleting leaves a row that says so. It runs nothing.
+Saving replaces the query of the same name; deleting leaves a row with the time of deletion. It runs no query.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ACTION = "sql"
 TARGET_CHARACTERS = 80
-# Of one query in the audit log.
+# Of one query, in the audit log.
 LOGGED_CHARACTERS = 20_000
 MOST_CHARACTERS = 1_000_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
@@ -32,7 +32,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 @dataclass(frozen=True)
 class SavedQuery:
-    """A SELECT with $name for each parameter, and what the parameters are when nobody says otherwise."""
+    """A SELECT with $name for each parameter, and the default values of the parameters."""
 
     name: str
     sql: str
@@ -52,8 +52,8 @@ class SavedQuery:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One entry of the history. `rows` and `seconds` are None where the query failed; `error` says why."""
+class HistoryEntry:
+    """A query that was run. `who` is the access key or the user; `rows` and `seconds` are None if it failed."""
 
     timestamp: dt.datetime
     who: str | None
@@ -78,40 +78,39 @@ def save(
     *,
     replacing: bool = False,
 ) -> SavedQuery:
-    """Saves the query. Raises BadInput for a bad name, one that is taken unless `replacing`, or no text."""
+    """Saves the query. Raises BadInput for an invalid name, an existing name unless `replacing`, or an empty text."""
     if not _NAME.match(name):
         raise BadInput(f"query name {name!r:.120}: use up to 100 letters, digits, dots, dashes and underscores")
     if not sql.strip() or len(sql) > MOST_CHARACTERS:
         raise BadInput(f"a query has 1 to {MOST_CHARACTERS:,} characters, not {len(sql.strip()):,}")
-    known = {one.name for one in list(lake)}
-    if name in known and not replacing:
-        raise BadInput(f"a query {name!r} is saved already; replace it, or take another name")
-    made = SavedQuery(name, sql, dict(parameters or {}), description or None, store.now())
-    lake.update("saved_queries", _table(made))
-    return made
+    if not replacing and name in {query.name for query in list(lake)}:
+        raise BadInput(f"a query {name!r} is saved already; replace it, or use another name")
+    query = SavedQuery(name, sql, dict(parameters or {}), description or None, store.now())
+    lake.update("saved_queries", _table(query))
+    return query
 
 
-def list(lake: Lake) -> Sequence[SavedQuery]:  # `lake.queries.list` reads as what it is
+def list(lake: Lake) -> Sequence[SavedQuery]:  # read as `saved_queries.list`
     """Every saved query, by name."""
     rows = lake.dataset("saved_queries").to_table(filter="deleted_at is null").to_pylist()
-    made = [SavedQuery(**(row | {"parameters": json.loads(row["parameters"] or "{}")})) for row in rows]
-    return sorted(made, key=lambda one: one.name)
+    queries = [SavedQuery(**(row | {"parameters": json.loads(row["parameters"] or "{}")})) for row in rows]
+    return sorted(queries, key=lambda query: query.name)
 
 
 def get(lake: Lake, name: str) -> SavedQuery:
-    """The saved query. Raises BadInput, with the nearest names, when there is none."""
-    known = {one.name: one for one in list(lake)}
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(name, known, 3) or sorted(known)[:5]
+    """The saved query. Raises BadInput, with the nearest names, if it does not exist."""
+    saved = {query.name: query for query in list(lake)}
+    if name in saved:
+        return saved[name]
+    near = difflib.get_close_matches(name, saved, 3) or sorted(saved)[:5]
     raise BadInput(f"no saved query {name!r:.120}; {'there is ' + ', '.join(near) if near else 'none is saved yet'}")
 
 
 def delete(lake: Lake, name: str) -> SavedQuery:
-    """Takes it from the list. Raises as `get`."""
-    gone = replace(get(lake, name), deleted_at=store.now())
-    lake.update("saved_queries", _table(gone))
-    return gone
+    """Removes it from the list. Raises as `get`."""
+    deleted = replace(get(lake, name), deleted_at=store.now())
+    lake.update("saved_queries", _table(deleted))
+    return deleted
 
 
 def entry(
@@ -125,11 +124,11 @@ def entry(
     key_id: str | None = None,
     user: str | None = None,
 ) -> dict[str, Any]:
-    """The row of the audit log about one query that was asked."""
-    said = _storable(json.dumps(parameters, ensure_ascii=False, default=str))
+    """The row of the audit log about one query."""
+    values = _storable(json.dumps(parameters, ensure_ascii=False, default=str))
     detail = {
         "sql": _storable(sql[:LOGGED_CHARACTERS]),
-        "parameters": json.loads(said) if len(said) <= LOGGED_CHARACTERS else "too long to keep",
+        "parameters": json.loads(values) if len(values) <= LOGGED_CHARACTERS else "too long to keep",
         "rows": rows,
         "seconds": None if seconds is None else round(seconds, 4),
         "truncated": truncated,
@@ -139,23 +138,23 @@ def entry(
     return audit.entry(ACTION, target, key_id=key_id, user=user, detail=detail)
 
 
-def history(lake: Lake, most: int = 100) -> Sequence[Asked]:
-    """What was asked over HTTP, by the app and by the command, newest first."""
+def history(lake: Lake, most: int = 100) -> Sequence[HistoryEntry]:
+    """The queries that came over HTTP, from the app and from the command line, newest first."""
     rows = lake.scan("audit", ["timestamp", "key_id", "user", "detail"], f"action = '{ACTION}'")
     newest = rows.sort_by([("timestamp", "descending")]).slice(0, most).to_pylist()
-    found = []
+    entries = []
     for row in newest:
-        said = json.loads(row["detail"])
-        facts = {name: said.get(name) for name in ("sql", "parameters", "rows", "seconds", "truncated", "error")}
-        found.append(Asked(timestamp=row["timestamp"], who=row["key_id"] or row["user"], **facts))
-    return found
+        detail = json.loads(row["detail"])
+        facts = {f.name: detail.get(f.name) for f in fields(HistoryEntry) if f.name not in ("timestamp", "who")}
+        entries.append(HistoryEntry(timestamp=row["timestamp"], who=row["key_id"] or row["user"], **facts))
+    return entries
 
 
-def _table(made: SavedQuery) -> pa.Table:
-    row = {**vars(made), "parameters": json.dumps(made.parameters, ensure_ascii=False)}
+def _table(query: SavedQuery) -> pa.Table:
+    row = {**vars(query), "parameters": json.dumps(query.parameters, ensure_ascii=False)}
     return pa.Table.from_pylist([row], schema=schema.SAVED_QUERIES.arrow())
 
 
 def _storable(text: str) -> str:
-    """Text that UTF-8 can say."""
+    """The text without characters that UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()

@@ -1,6 +1,6 @@
-"""Arrow tables as people and programs read them: JSON values, aligned text, CSV, Parquet.
+"""Writes Arrow tables as JSON values, aligned text, CSV or Parquet.
 
-JSON has no NaN or infinity (null stands for them) and no times (ISO 8601, UTC).
+JSON has no NaN or infinity (null replaces them) and no times (ISO 8601, UTC).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 def rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows as JSON can say them. Raises BadInput when two columns share a name."""
+    """The rows as values that JSON has. Raises BadInput if two columns have the same name."""
     names = table.column_names
-    twice = next((n for n in names if names.count(n) > 1), None)
-    if twice is not None:
-        raise BadInput(f"two columns are called {twice!r}; rename one with AS")
+    repeated = next((n for n in names if names.count(n) > 1), None)
+    if repeated is not None:
+        raise BadInput(f"two columns are called {repeated!r}; rename one with AS")
     return [{k: plain(v) for k, v in row.items()} for row in table.to_pylist()]
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can say it."""
+    """A value as JSON has it."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, decimal.Decimal):  # DuckDB sums integers so
+    if isinstance(value, decimal.Decimal):  # DuckDB's type for sums of integers
         whole = value == value.to_integral_value() and value.as_tuple().exponent == 0
         return int(value) if whole else float(value)
     if isinstance(value, str | int | bool) or value is None:
@@ -65,20 +65,20 @@ def render(table: pa.Table, format: str) -> str:
 
 
 def write(table: pa.Table, path: Path, format: str) -> None:
-    """Writes a file; it appears whole or not at all."""
-    half = path.with_name(path.name + ".part")
+    """Writes a file; it appears complete or not at all."""
+    unfinished = path.with_name(path.name + ".part")
     try:
         if format == "parquet":
             import pyarrow.parquet as pq
 
-            pq.write_table(table, half)
+            pq.write_table(table, unfinished)
         else:
-            half.write_text(render(table, format) + "\n", encoding="utf-8")
-        half.rename(path)
+            unfinished.write_text(render(table, format) + "\n", encoding="utf-8")
+        unfinished.rename(path)
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        half.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def text(table: pa.Table, widest: int = 48) -> str:
@@ -90,8 +90,8 @@ def text(table: pa.Table, widest: int = 48) -> str:
     widths = [max([len(n), *map(len, c)]) for n, c in zip(names, columns, strict=True)]
 
     def line(cells: list[str]) -> str:
-        put = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True))
-        return "  ".join(put).rstrip()
+        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True))
+        return "  ".join(padded).rstrip()
 
     lines = [line(names), line(["─" * w for w in widths])]
     lines += [line([c[i] for c in columns]) for i in range(shown.num_rows)]
@@ -107,17 +107,17 @@ def _cell(value: Any, widest: int) -> str:
         return f"{value:.4g}" if math.isfinite(value) else str(value)
     if isinstance(value, dt.datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
-    said = value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
-    said = "".join(c if c.isprintable() else "�" for c in said)
-    if len(said) == 64 and all(c in "0123456789abcdef" for c in said):
-        return said[:12] + "…"
-    return said if len(said) <= widest else said[: widest - 1] + "…"
+    text = value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+    text = "".join(c if c.isprintable() else "�" for c in text)
+    if len(text) == 64 and all(c in "0123456789abcdef" for c in text):
+        return text[:12] + "…"
+    return text if len(text) <= widest else text[: widest - 1] + "…"
 
 
-def _is_number(kind: Any) -> bool:
+def _is_number(type_: Any) -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
 
 
 def _flat(table: pa.Table) -> pa.Table:
@@ -126,8 +126,8 @@ def _flat(table: pa.Table) -> pa.Table:
 
     for i, field in enumerate(table.schema):
         if pa.types.is_nested(field.type):
-            said = [
+            texts = [
                 None if v is None else json.dumps(plain(v), ensure_ascii=False) for v in table.column(i).to_pylist()
             ]
-            table = table.set_column(i, field.name, pa.array(said, pa.string()))
+            table = table.set_column(i, field.name, pa.array(texts, pa.string()))
     return table

@@ -1,9 +1,9 @@
-"""Which rows of predictions lack an embedder's vector, and which of those can get one.
+"""Finds the rows of predictions that lack an embedder's vector, and those of them that can get one.
 
-Asked again and again by whoever embeds what arrives: what was learned of a fragment is kept as long as its files stay
-the same, so that a new look costs what has changed. It never reads vectors that are there
-(`lake/storage/lance_files/nulls.py`), and
-knows nothing of networks: a row waits when its image can be read and its bytes, or another row's vector, are there.
+A process that embeds arriving images asks again and again, so facts about a fragment are kept while its files stay the
+same, and a new look costs only what has changed. It never reads vectors that exist
+(`lake/storage/lance_files/nulls.py`). A row is waiting if its image is readable, and the lake has the image's bytes or
+its vector in another row.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ WAITING, UNREADABLE, WITHOUT_BYTES, UNKNOWN = range(4)
 class Gaps:
     """The rows without a vector at one version of predictions.
 
-    `dataset`: the table at that version, a handle that nobody else moves on; `image_id`: strings; `key`: uint64, a
-    number of the image, all but certainly its own; `arrived`: int64, microseconds since 1970 (`ingested_at`);
-    `address`: uint64, where Lance has the row at this version, in ascending order; `state`: uint8, one of WAITING,
-    UNREADABLE and WITHOUT_BYTES.
+    `dataset`: the table at that version, a handle that nobody else changes; `image_id`: strings; `key`: uint64, a
+    number for the image, almost certainly unique; `arrived`: int64, microseconds since 1970 (`ingested_at`);
+    `address`: uint64, the row's address in Lance at this version, ascending; `state`: uint8, WAITING, UNREADABLE or
+    WITHOUT_BYTES.
     """
 
     dataset: Any
@@ -47,7 +47,7 @@ class Gaps:
     state: np.ndarray
 
     def counts(self) -> dict[Reason, int]:
-        """Distinct images, each under the first of waiting, unreadable and without_bytes that it has a row in."""
+        """Numbers of distinct images; each counts for the first of the three states that one of its rows has."""
         order = np.argsort(self.key)
         key = self.key[order]
         starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if len(key) else _none()
@@ -56,7 +56,7 @@ class Gaps:
         return {"waiting": waiting, "unreadable": unreadable, "without_bytes": without_bytes}
 
     def rows_of(self, image_ids: Collection[str]) -> np.ndarray:
-        """Which rows are of these images, few beside all: their places, ascending."""
+        """Positions of the rows of these images, ascending. Fast for few images."""
         names = pa.array(list(image_ids), pa.string())
         keys = np.sort(keys_of(pa.chunked_array([names])))
         if not len(keys) or not len(self.key):
@@ -69,7 +69,7 @@ class Gaps:
 
 @dataclass
 class _Part:
-    """A fragment's rows without a vector. `offsets` are places in its files, ascending."""
+    """A fragment's rows without a vector. `offsets` are positions in the fragment, ascending."""
 
     files: tuple[str, ...]
     deletions: int
@@ -86,14 +86,14 @@ class _Part:
         self.image_id = self.image_id.filter(pa.array(which))
 
 
-class Missing:
-    """What one vector column lacks. For one thread; make one for each embedder and keep it to ask often."""
+class MissingVectors:
+    """The rows that lack a vector in one column. For one thread; keep it, since a second look is cheap."""
 
     def __init__(self, lake: Lake, column: str) -> None:
         self._lake = lake
         self._column = column
         self._parts: dict[int, _Part] = {}
-        # Offsets of nulls by the file they were read from; a file never changes.
+        # Offsets of nulls by data file; a file never changes.
         self._nulls: dict[str, np.ndarray] = {}
         self._field: int | None = None
         self._image_files: set[tuple[str, ...]] = set()
@@ -101,21 +101,21 @@ class Missing:
         self._gaps: Gaps | None = None
 
     def look(self) -> Gaps:
-        """The rows that lack a vector at the newest version, with what can be done about them."""
+        """The rows that lack a vector at the newest version, with their states."""
         newest = self._lake.version("predictions")
         # After predictions: a row's image is committed before the row.
         images = self._lake.dataset("images")
         if self._gaps is None or self._seen != (newest, images.version):
             dataset = self._handle(newest)
             self._refresh(dataset)
-            self._bytes_that_came(images)
+            self._add_arrived_bytes(images)
             self._settle(dataset)
             self._gaps = self._joined(dataset)
             self._seen = (newest, images.version)
         return self._gaps
 
     def rows(self) -> Gaps:
-        """The rows that lack a vector at the newest version; `state` is not made up to date."""
+        """The rows that lack a vector at the newest version; their `state` may be out of date."""
         newest = self._lake.version("predictions")
         if self._gaps is None or self._seen[0] != newest:
             dataset = self._handle(newest)
@@ -124,7 +124,7 @@ class Missing:
         return self._gaps
 
     def bytes_are_gone(self, image_ids: Sequence[str]) -> None:
-        """These images were waiting, and their bytes turned out not to be in the lake any more."""
+        """Tells it that the bytes of these waiting images are not in the lake any more."""
         if not image_ids:
             return
         waiting = self._in_state(WAITING)
@@ -133,20 +133,20 @@ class Missing:
         self._gaps = None
 
     def _handle(self, version: int) -> Any:
-        # A write through the lake's own handle moves it on, under all who hold it.
+        # A write through the lake's own handle changes that handle for all its users.
         return self._lake.dataset("predictions").checkout_version(version)
 
     def _refresh(self, dataset: Any) -> None:
-        """Brings the parts to the dataset's version, reading only fragments whose files changed."""
+        """Updates the parts to the dataset's version; reads only fragments whose files changed."""
         number = fragments.field_id(dataset, self._column)
-        if number != self._field:  # the column is another one than before, in the same files
+        if number != self._field:  # another column of this name, in the same files
             self._parts, self._nulls, self._field = {}, {}, number
         session = nulls.session_of(dataset, self._lake.storage_options)
         parts: dict[int, _Part] = {}
         changed: list[tuple[Any, _Part]] = []
         seen: dict[str, np.ndarray] = {}
         for fragment in dataset.get_fragments():
-            facts = fragment.metadata
+            metadata = fragment.metadata
             files = fragments.paths(fragment)
             part = self._parts.get(fragment.fragment_id)
             offsets = None
@@ -157,23 +157,23 @@ class Missing:
                     offsets = nulls.of_file(session, path, index, self._column)
                 seen[path] = offsets
             if part is None or part.files != files:
-                offsets = np.arange(facts.physical_rows) if offsets is None else offsets
-                nobody = pa.chunked_array([], pa.string())
-                size = facts.physical_rows
-                part = _Part(files, facts.num_deletions, size, offsets, nobody, _none(), _none(), _none())
+                offsets = np.arange(metadata.physical_rows) if offsets is None else offsets
+                no_images = pa.chunked_array([], pa.string())
+                size = metadata.physical_rows
+                part = _Part(files, metadata.num_deletions, size, offsets, no_images, _none(), _none(), _none())
                 if len(offsets):
                     changed.append((fragment, part))
-            elif part.deletions != facts.num_deletions:
+            elif part.deletions != metadata.num_deletions:
                 if len(part.offsets):
                     part.keep(_alive(fragment, part))
-                part.deletions = facts.num_deletions
+                part.deletions = metadata.num_deletions
             parts[fragment.fragment_id] = part
         if changed:
             _load(dataset, changed)
         self._parts, self._nulls = parts, seen
 
-    def _bytes_that_came(self, images: Any) -> None:
-        """Images stored since the last look may be some that had no bytes then."""
+    def _add_arrived_bytes(self, images: Any) -> None:
+        """Images without bytes at the last look may be stored now."""
         by_files = {fragments.paths(fragment): fragment for fragment in images.get_fragments()}
         new = [fragment for files, fragment in by_files.items() if files not in self._image_files]
         without = self._in_state(WITHOUT_BYTES)
@@ -184,23 +184,23 @@ class Missing:
         self._image_files = set(by_files)
 
     def _settle(self, dataset: Any) -> None:
-        """Finds out whether the images of rows just seen have bytes, or a vector in another row."""
+        """Finds out whether the images of new rows have bytes, or a vector in another row."""
         unknown = self._in_state(UNKNOWN)
         if not unknown:
             return
-        asked = _distinct([part.image_id.filter(pa.array(part.state == UNKNOWN)) for part in unknown])
-        if len(asked) > LOOK_UP_VALUES:
+        image_ids = _distinct([part.image_id.filter(pa.array(part.state == UNKNOWN)) for part in unknown])
+        if len(image_ids) > LOOK_UP_VALUES:
             stored = self._lake.scan("images", ["image_id"])["image_id"]
         else:
-            stored = pa.array(self._lake.known("images", "image_id", asked.to_pylist()), pa.string())
-        bare = asked.filter(pc.invert(pc.is_in(asked, stored)))
+            stored = pa.array(self._lake.known("images", "image_id", image_ids.to_pylist()), pa.string())
+        bare = image_ids.filter(pc.invert(pc.is_in(image_ids, stored)))
         if len(bare):
             bare = bare.filter(pc.invert(pc.is_in(bare, self._embedded(dataset, bare))))
         for part, without in zip(unknown, _which(unknown, bare), strict=True):
             part.state[part.state == UNKNOWN] = np.where(without, WITHOUT_BYTES, WAITING)[part.state == UNKNOWN]
 
     def _embedded(self, dataset: Any, image_ids: pa.Array) -> pa.ChunkedArray:
-        """Those images that have a vector in some row."""
+        """Those of the images that have a vector in some row."""
         return embedded_elsewhere(dataset, image_ids, self._joined(dataset).address)["image_id"]
 
     def _in_state(self, state: int) -> list[_Part]:
@@ -220,23 +220,26 @@ class Missing:
 
 
 def embedded_elsewhere(dataset: Any, image_ids: pa.Array, missing: np.ndarray) -> pa.Table:
-    """image_id and _rowaddr of one row each of those images that has a vector: it is not among `missing`, ascending."""
+    """image_id and _rowaddr of one row with a vector for each image that has one.
+
+    `missing`: the addresses of all rows without a vector, ascending.
+    """
     columns: dict[str, Any] = {"columns": ["image_id"], "with_row_address": True}
     if len(image_ids) > LOOK_UP_VALUES:
-        found = dataset.scanner(**columns).to_table()
-        found = found.filter(pc.is_in(found["image_id"], image_ids))
+        rows = dataset.scanner(**columns).to_table()
+        rows = rows.filter(pc.is_in(rows["image_id"], image_ids))
     else:
-        found = dataset.scanner(**columns, filter=f"image_id in ({literals(image_ids.to_pylist())})").to_table()
-    address = np.asarray(found["_rowaddr"])
+        rows = dataset.scanner(**columns, filter=f"image_id in ({literals(image_ids.to_pylist())})").to_table()
+    address = np.asarray(rows["_rowaddr"])
     place = np.minimum(np.searchsorted(missing, address), max(len(missing) - 1, 0))
     has = missing[place] != address if len(missing) else np.ones(len(address), bool)
-    found = found.filter(pa.array(has, pa.bool_()))
-    _, first = np.unique(np.asarray(found["image_id"].to_pylist(), dtype=str), return_index=True)
-    return found.take(pa.array(first))
+    rows = rows.filter(pa.array(has, pa.bool_()))
+    _, first = np.unique(np.asarray(rows["image_id"].to_pylist(), dtype=str), return_index=True)
+    return rows.take(pa.array(first))
 
 
 def _load(dataset: Any, changed: Sequence[tuple[Any, _Part]]) -> None:
-    """Fills the parts of these fragments: only rows that are there and lack a vector stay."""
+    """Fills the parts of these fragments with the rows that exist and lack a vector."""
     scanner = dataset.scanner(
         columns=["image_id", "ingested_at", "image_status"],
         with_row_address=True,
@@ -246,7 +249,7 @@ def _load(dataset: Any, changed: Sequence[tuple[Any, _Part]]) -> None:
     for fragment, part in changed:
         lacking[fragment.fragment_id] = np.zeros(part.rows, bool)
         lacking[fragment.fragment_id][part.offsets] = True
-    kept: dict[int, list[pa.Table]] = {number: [] for number in lacking}
+    batches: dict[int, list[pa.Table]] = {number: [] for number in lacking}
     for batch in scanner.to_batches():
         address = np.asarray(batch.column("_rowaddr"))
         numbers = fragments.fragment_ids(address)
@@ -254,9 +257,9 @@ def _load(dataset: Any, changed: Sequence[tuple[Any, _Part]]) -> None:
             which = numbers == number
             which[which] = lacking[number][fragments.offsets(address[which])]
             if which.any():
-                kept[number].append(pa.table(batch).filter(pa.array(which)))
+                batches[number].append(pa.table(batch).filter(pa.array(which)))
     for fragment, part in changed:
-        tables = kept[fragment.fragment_id]
+        tables = batches[fragment.fragment_id]
         if not tables:
             part.offsets = _none()
             continue
@@ -265,24 +268,24 @@ def _load(dataset: Any, changed: Sequence[tuple[Any, _Part]]) -> None:
         part.image_id = rows["image_id"]
         part.key = keys_of(part.image_id)
         part.arrived = np.asarray(rows["ingested_at"].cast(pa.int64()))
-        # Bytes that were not kept may still come: the images themselves are asked.
+        # Bytes that were not stored may still arrive, so `images` decides.
         broken = pc.fill_null(pc.not_equal(rows["image_status"], NOT_KEPT), False)
         part.state = np.where(_mask(broken), UNREADABLE, UNKNOWN).astype(np.uint8)
 
 
 def _which(parts: Sequence[_Part], image_ids: pa.Array | pa.ChunkedArray) -> list[np.ndarray]:
-    """For each part, which of its rows are of these images, bool. One hash table of them serves all parts."""
+    """For each part, a mask of its rows about these images. All parts share one hash table."""
     whole = pa.chunked_array([chunk for part in parts for chunk in part.image_id.chunks], pa.string())
     return np.split(_mask(pc.is_in(whole, image_ids)), np.cumsum([len(part.offsets) for part in parts])[:-1])
 
 
 def _alive(fragment: Any, part: _Part) -> np.ndarray:
-    """Which of the part's rows are not deleted."""
+    """A mask of the part's rows that are not deleted."""
     address = fragment.scanner(columns=[], with_row_address=True).to_table()["_rowaddr"]
     alive = np.zeros(part.rows, bool)
     alive[fragments.offsets(np.asarray(address))] = True
-    kept: np.ndarray = alive[part.offsets]
-    return kept
+    mask: np.ndarray = alive[part.offsets]
+    return mask
 
 
 def _mask(column: Any) -> np.ndarray:

@@ -105,10 +105,10 @@ def _wait_for_a_watcher(url: str) -> None:
 
 
 def _wait_until_embedded(lake: Lake, said: Sequence[Saying]) -> bool:
-    from lake.storage.missing_vectors import Missing
+    from lake.storage.missing_vectors import MissingVectors
 
     names = [one.id for one in said if one.kind == "prediction"]
-    missing = Missing(lake, lake.embedders()[0].column)
+    missing = MissingVectors(lake, lake.embedders()[0].column)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         stored = lake.known("predictions", "prediction_id", names)

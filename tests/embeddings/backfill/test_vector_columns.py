@@ -14,7 +14,7 @@ from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind
 from lake import open_lake
 from lake.storage.lance_files import columns
-from lake.storage.missing_vectors import Missing
+from lake.storage.missing_vectors import MissingVectors
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour, Random
@@ -51,7 +51,7 @@ def test_only_the_vectors_change(lk: Lake, monkeypatch: pytest.MonkeyPatch, wast
     monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
     before = rows(lk)
     fragments = len(lk.dataset("predictions").get_fragments())
-    missing = Missing(lk, "emb_mean_colour")
+    missing = MissingVectors(lk, "emb_mean_colour")
     for start, stop in ((0, 3), (3, 5), (5, 45), (45, 46), (46, 80)):
         assert store_vectors(lk, "emb_mean_colour", {image(i): vector(i) for i in range(start, stop)}, missing) == (
             stop - start

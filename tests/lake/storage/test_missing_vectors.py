@@ -21,7 +21,7 @@ from lake.analytics import summary
 from lake.storage import schema
 from lake.storage.lance_files import nulls
 from lake.storage.lance_files.nulls import PageNulls
-from lake.storage.missing_vectors import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps, Missing
+from lake.storage.missing_vectors import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps, MissingVectors
 from lake.storage.store import Lake, now
 from tests.conftest import MakeLake
 
@@ -102,7 +102,7 @@ def test_it_finds_what_a_plain_scan_finds(make_lake: MakeLake, done: list[tuple[
     column, other = bound(lk, dim), bound(lk, 2, "resnet18")
     answer(lk, 0, 1, 2, 3)
     store(lk, 0, 1)
-    patient = Missing(lk, column)
+    patient = MissingVectors(lk, column)
     for deed, images in done:
         named = f"image_id = '{IMAGES[images[0]]}'" if images else ""
         match deed:
@@ -127,7 +127,7 @@ def test_it_finds_what_a_plain_scan_finds(make_lake: MakeLake, done: list[tuple[
             case "index":
                 lk.index("predictions")
         expected = truth(lk, column)
-        assert facts(Missing(lk, column).look()) == expected
+        assert facts(MissingVectors(lk, column).look()) == expected
         found = facts(patient.look())
         assert [image for image, _ in found] == [image for image, _ in expected]
         hopeful = {image for image, state in expected if state == WAITING}
@@ -142,7 +142,7 @@ def test_addresses_are_those_of_the_version_and_ascend(lk: Lake) -> None:
     answer(lk, 0, 1)
     answer(lk, 2, 3)
     vectors(lk, column, 0)
-    gaps = Missing(lk, column).look()
+    gaps = MissingVectors(lk, column).look()
     rows = gaps.dataset.to_table(["image_id"], filter=f"{column} is null", with_row_id=True)
     assert dict(zip(gaps.address.tolist(), gaps.image_id.to_pylist(), strict=True)) == dict(
         zip(rows["_rowid"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
@@ -153,21 +153,21 @@ def test_addresses_are_those_of_the_version_and_ascend(lk: Lake) -> None:
 def test_a_look_at_an_unchanged_lake_is_the_last_one(lk: Lake) -> None:
     column = bound(lk, 3)
     answer(lk, 0)
-    missing = Missing(lk, column)
+    missing = MissingVectors(lk, column)
     assert missing.look() is missing.look()
 
 
 def test_a_lake_whose_embedder_never_ran_lacks_every_vector(lk: Lake) -> None:
     answer(lk, 0, 1)
     store(lk, 0)
-    assert facts(Missing(lk, "emb_resnet18").look()) == [(IMAGES[0], WAITING), (IMAGES[1], WITHOUT_BYTES)]
+    assert facts(MissingVectors(lk, "emb_resnet18").look()) == [(IMAGES[0], WAITING), (IMAGES[1], WITHOUT_BYTES)]
 
 
 def test_a_column_made_anew_under_the_same_name_is_empty(lk: Lake) -> None:
     column = bound(lk, 3)
     answer(lk, 0)
     vectors(lk, column, 0)
-    missing = Missing(lk, column)
+    missing = MissingVectors(lk, column)
     assert facts(missing.look()) == []
     lk.dataset("predictions").drop_columns([column])
     lk.add_column("predictions", pa.field(column, schema.vector_type(3)))
@@ -183,7 +183,7 @@ def test_vectors_that_are_there_are_not_read(lk: Lake, monkeypatch: pytest.Monke
     compact(lk)
     answer(lk, 4, 5)
     monkeypatch.setattr(nulls, "_read", lambda *_: pytest.fail("vectors were read"))
-    assert [image for image, _ in facts(Missing(lk, column).look())] == IMAGES[4:]
+    assert [image for image, _ in facts(MissingVectors(lk, column).look())] == IMAGES[4:]
 
 
 def test_progress_counts_each_image_once(lk: Lake) -> None:

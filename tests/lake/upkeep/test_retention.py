@@ -113,7 +113,7 @@ def test_an_image_is_as_old_as_the_newest_answer_about_it(aged: Lake) -> None:
 
 
 def test_vectors_are_off_the_disk_and_not_made_again(aged: Lake) -> None:
-    from lake.storage.missing_vectors import Missing
+    from lake.storage.missing_vectors import MissingVectors
 
     needle = stock.vector(2).tobytes()[:64]
 
@@ -124,7 +124,7 @@ def test_vectors_are_off_the_disk_and_not_made_again(aged: Lake) -> None:
     report = retention.retain(aged, RetentionPolicy(image_days=15, vector_days=15), older_than=NOW)
     assert (report.vectors.items, report.vectors.bytes) == (15, 15 * stock.DIM * 4)
     assert not on_disk()
-    assert Missing(aged, "emb_x").look().counts() == {"waiting": 0, "unreadable": 0, "without_bytes": 15}
+    assert MissingVectors(aged, "emb_x").look().counts() == {"waiting": 0, "unreadable": 0, "without_bytes": 15}
     again = retention.retain(aged, RetentionPolicy(image_days=15, vector_days=15), older_than=NOW)
     assert (again.images.items, again.vectors.items) == (0, 0)
 
