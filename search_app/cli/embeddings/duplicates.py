@@ -54,10 +54,11 @@ def _duplicates(args: argparse.Namespace) -> int:
         "embedder": found.embedder,
         "threshold": found.threshold,
     }
-    lines = [
+    summary = (
         f"{len(found.groups):,} groups of near-duplicates among {found.compared:,} images, {found.redundant:,} images "
         f"are redundant ({found.embedder}, cosine from {found.threshold:g})"
-    ]
+    )
+    lines = [summary]
     if found.without_vector:
         lines.append(f"{found.without_vector:,} images have no vector and were left out")
     if found.without_thumbnail:
