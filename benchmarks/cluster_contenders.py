@@ -122,7 +122,8 @@ def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) ->
     """Seconds of `cluster(lake, node=...)`, of a node of `node` images in a lake of `rows`; the tree is made before."""
     import pyarrow as pa
 
-    from embeddings.backfill.backfill import COMMIT_IMAGES, store_vectors
+    from embeddings.backfill.backfill import COMMIT_IMAGES
+    from embeddings.backfill.vector_columns import store_vectors
     from embeddings.clusters.drilldown import cluster
     from lake import ids, open_lake
     from lake.ingest.ingest import COMMIT_ROWS

@@ -106,7 +106,7 @@ def make(place: Path, known: vectors.Labelled, n: int, seed: int, part: str) -> 
     import pyarrow as pa
 
     import lake
-    from embeddings.backfill.backfill import store_vectors
+    from embeddings.backfill.vector_columns import store_vectors
     from lake.storage import schema
 
     rng = np.random.default_rng(seed)

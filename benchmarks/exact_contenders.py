@@ -29,7 +29,8 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
     """Vectors, queries and the lake. The lake's vectors are those of `vectors.npy`, bit by bit."""
     import pyarrow as pa
 
-    from embeddings.backfill.backfill import COMMIT_IMAGES, store_vectors
+    from embeddings.backfill.backfill import COMMIT_IMAGES
+    from embeddings.backfill.vector_columns import store_vectors
     from lake import ids, open_lake
     from lake.ingest.ingest import COMMIT_ROWS
     from lake.storage import schema, store

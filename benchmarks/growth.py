@@ -116,7 +116,7 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
 
 def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
     """A lake that got so many rows in each step, and how often it was maintained in passing."""
-    from embeddings.backfill.backfill import store_vectors
+    from embeddings.backfill.vector_columns import store_vectors
     from lake import open_lake
     from lake.storage import indexes
     from lake.storage.missing_vectors import MissingVectors

@@ -126,7 +126,7 @@ def deal(poly: np.ndarray, seed: int) -> Deal:
 def build(place: Path) -> tuple[Path, Cells]:
     """A lake of all cells with their vectors, without answers and labels: where every seed begins."""
     import lake
-    from embeddings.backfill.backfill import store_vectors
+    from embeddings.backfill.vector_columns import store_vectors
     from embeddings.duplicates.threshold import save_threshold
     from embeddings.embedders import embedder as embedders
     from embeddings.embedders.specs import DEFAULT

@@ -1,8 +1,8 @@
-"""Whose turn is first when images wait for their vectors: the stated policy for lag.
+"""The order in which waiting images are embedded.
 
-oldest   by arrival: nothing starves, every image's wait is bounded by the backlog
-newest   the latest first: what arrives now is searchable within seconds even far behind; the backlog comes after
-sampled  by a hash of the image and a seed: at every moment what is embedded is an unbiased sample of what arrived
+oldest   by arrival: every image's wait is bounded by the backlog
+newest   the latest first: new images are searchable within seconds even with a backlog, which comes after them
+sampled  by a hash of the image and a seed: the embedded images are always an unbiased sample of those that arrived
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ Order = Literal["oldest", "newest", "sampled"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 
-def waiting(gaps: Gaps, without: Collection[str] = ()) -> np.ndarray:
-    """Which rows of `gaps` wait, bool; images in `without` do not."""
-    which: np.ndarray = gaps.state == WAITING
-    which[gaps.rows_of(without)] = False
-    return which
+def waiting(gaps: Gaps, excluded: Collection[str] = ()) -> np.ndarray:
+    """Which rows of `gaps` wait, bool; except images in `excluded`."""
+    is_waiting: np.ndarray = gaps.state == WAITING
+    is_waiting[gaps.rows_of(excluded)] = False
+    return is_waiting
 
 
 def first(
-    gaps: Gaps, order: Order = "oldest", most: int | None = None, *, seed: int = 0, without: Collection[str] = ()
+    gaps: Gaps, order: Order = "oldest", most: int | None = None, *, seed: int = 0, excluded: Collection[str] = ()
 ) -> list[str]:
-    """The first `most` (None: all) distinct images that wait, in this order, but for those in `without`.
+    """The first `most` (None: all) distinct images that wait, in this order, except those in `excluded`.
 
-    Rows that arrived in one commit have one time; among them the place in the table counts.
+    Rows of one commit have the same time; their place in the table decides.
     """
-    rows = np.flatnonzero(waiting(gaps, without))
+    rows = np.flatnonzero(waiting(gaps, excluded))
     if order == "sampled":
         rank = mixed(gaps.key[rows] + np.uint64(seed % 2**64))
     else:
         rank = gaps.arrived[rows] if order == "oldest" else -gaps.arrived[rows]
-    place = rows if order != "newest" else -rows
-    reach = len(rows) if most is None else most
+    tie = rows if order != "newest" else -rows
+    count = len(rows) if most is None else most
     while True:
-        near = np.arange(len(rows))
-        if reach < len(rows):
-            near = np.flatnonzero(rank <= np.partition(rank, reach)[reach])
-        turn = rows[near[np.lexsort((place[near], rank[near]))]]
-        images = list(dict.fromkeys(gaps.image_id.take(pa.array(turn)).to_pylist()))
-        if len(near) == len(rows) or len(images) >= (most or 0):
+        candidates = np.arange(len(rows))
+        if count < len(rows):
+            candidates = np.flatnonzero(rank <= np.partition(rank, count)[count])
+        ordered = rows[candidates[np.lexsort((tie[candidates], rank[candidates]))]]
+        images = list(dict.fromkeys(gaps.image_id.take(pa.array(ordered)).to_pylist()))
+        if len(candidates) == len(rows) or len(images) >= (most or 0):
             return images[:most]
-        reach *= 2  # several rows of one image took each other's turn
+        count *= 2  # several of the rows were of one image

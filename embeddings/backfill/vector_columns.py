@@ -1,8 +1,8 @@
-"""Writing vectors into their column of predictions, beside writers that append, update and compact.
+"""Writes vectors into their column of predictions, while others append, update and compact.
 
-A column file is written for a fragment as a whole. Where few of a large fragment's rows get a vector, that would copy
-all the others' for nothing; there the rows themselves are written anew, at the table's end. It knows rows and
-fragments; nothing of networks or images.
+A column file is written for a whole fragment. If few rows of a large fragment get a vector, that would copy the other
+rows' vectors for nothing; then the rows themselves are rewritten at the end of the table. This module knows rows and
+fragments, not networks or images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from lake.storage.store import Lake
 
-# Bytes of other rows' vectors that a column file may copy before its rows are written anew instead.
+# Bytes of other rows' vectors that a column file may copy; above it, the rows are rewritten instead.
 WASTE_BYTES = 4 << 20
 
 
@@ -30,9 +30,9 @@ def store_vectors(
 ) -> int:
     """Writes vectors, by image_id, into every row that lacks one; returns the number of distinct images that got one.
 
-    The vectors may come from anywhere (a serving process has them already), but they must be the embedder's own:
-    float32, its dim, unit length. `missing` knows which rows lack one, for callers that store often. One commit, or
-    two where rows are moved; on a conflict with another writer it looks again and repeats.
+    The vectors may come from anywhere (a serving process has them already), but must be the embedder's own: float32,
+    its dim, length 1. `missing` knows which rows lack one, for callers that store often. It makes one commit, or two if
+    rows are moved; on a conflict with another writer it reads the rows again and repeats.
     """
     if not vectors:
         return 0
@@ -43,10 +43,10 @@ def store_vectors(
 
     def write() -> None:
         gaps = missing.rows()
-        which = gaps.rows_of(vectors)
-        place = pc.index_in(gaps.image_id.take(pa.array(which)), names)
-        rows = pa.table({"_rowid": gaps.address[which], "place": place})
-        ids = fragments.fragment_ids(gaps.address[which])
+        gap_rows = gaps.rows_of(vectors)
+        vector_row = pc.index_in(gaps.image_id.take(pa.array(gap_rows)), names)
+        rows = pa.table({"_rowid": gaps.address[gap_rows], "vector_row": vector_row})
+        ids = fragments.fragment_ids(gaps.address[gap_rows])
         patched, moved = [rows.slice(0, 0)], [rows.slice(0, 0)]
         for number in np.unique(ids).tolist():
             part = rows.filter(pa.array(ids == number))
@@ -55,10 +55,10 @@ def store_vectors(
             (moved if wasteful else patched).append(part)
         if len(patched) > 1:
             columns.add_files(lake, gaps.dataset, column, patched[1:], matrix)
-            stored.update(pa.concat_tables(patched)["place"].to_pylist())
+            stored.update(pa.concat_tables(patched)["vector_row"].to_pylist())
         if len(moved) > 1:
             columns.move_rows(lake, gaps.dataset, column, pa.concat_tables(moved), matrix)
-            stored.update(pa.concat_tables(moved)["place"].to_pylist())
+            stored.update(pa.concat_tables(moved)["vector_row"].to_pylist())
 
     lake.commit("predictions", write)
     return len(stored)

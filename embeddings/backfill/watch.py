@@ -1,10 +1,9 @@
-"""Embedding what arrives, for as long as it is asked to: the network stays loaded, the workers stay up.
+"""Embeds images as they arrive, until it is stopped: the network stays loaded, the workers keep running.
 
-It looks at the tables' versions once a second and takes what waits in rounds: so many images at most, or so many
-seconds, and one commit. Between rounds it looks again, so that the order (`embeddings/backfill/embedding_order.py`)
-holds for what came
-meanwhile. After each round it says how far behind it is. It knows nothing of processes and signals; those are in
-`embeddings/backfill/watch_process.py`.
+It checks the tables' versions once a second and embeds waiting images in rounds, each limited in images and seconds and
+ended by one commit. Between rounds it checks again, so that the order (`embeddings/backfill/embedding_order.py`) covers
+the images that arrived meanwhile. After each round it reports its lag. This module knows no processes or signals;
+`embeddings/backfill/watch_process.py` does.
 """
 
 from __future__ import annotations
@@ -28,22 +27,21 @@ if TYPE_CHECKING:
     from lake.storage.missing_vectors import Gaps
     from lake.storage.store import EmbedderRecord, Lake
 
-# A round takes so many images, and begins none after so many seconds, in which two cores embed about 200. Longer rounds
-# would keep what arrives waiting, shorter ones commit more.
+# Limits of a round; two cores embed about 200 images in its seconds. Longer rounds would keep new images waiting,
+# shorter ones would commit more often.
 ROUND_IMAGES = 512
 ROUND_SECONDS = 2.0
 FIRST_BACKOFF_SECONDS = 1.0
-MOST_BACKOFF_SECONDS = 30.0
+MAX_BACKOFF_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Lag:
-    """How far behind a watcher is. Every count is of distinct images.
+    """How far a watcher is behind. Every count is of distinct images.
 
-    `waiting` lack a vector and can get one; `oldest_seconds` is how long ago the first of them was committed to the
-    lake, 0.0 when none waits. `embedded` got theirs since the last Lag. `failed` could not be embedded in the life of
-    this watcher, which does not try them again. Nobody waits for `without_bytes`, which the lake holds no bytes of,
-    and `unreadable`, which cannot be decoded (`image_status`).
+    `waiting`: lack a vector and can get one; `oldest_seconds`: how long ago the oldest of them was committed, 0.0 if
+    none waits. `embedded`: since the last Lag. `failed`: could not be embedded since this watcher started; it does not
+    try them again. `without_bytes`: the lake has no bytes of them; `unreadable`: cannot be decoded (`image_status`).
     """
 
     waiting: int
@@ -63,35 +61,35 @@ def watch(
     stop: threading.Event,
     interval: float = 1.0,
     report: Callable[[Lag], None] = lambda lag: None,
-    complain: Callable[[str], None] = lambda sentence: None,
+    warn: Callable[[str], None] = lambda message: None,
     seed: int = 0,
     file: Path | None = None,
     workers: int | None = None,
 ) -> None:
-    """Gives vectors to what the lake holds and to what arrives, until `stop` is set; then commits what is computed.
+    """Embeds the lake's images and those that arrive, until `stop` is set; then commits the computed vectors.
 
-    `interval`: seconds between looks while nothing waits. `report` hears of the lag after every round and when it
-    changed, `complain` of every failure that is tried again, with growing pauses: a full disk, a busy lake, storage
-    that does not answer. `seed` is for the order `sampled`; `file` is where the weights came from, when from a file.
-    Raises BadInput for what no repetition mends, such as a column made for vectors of another length.
+    `interval`: seconds between checks while nothing waits. `report` receives the lag after every round and when it
+    changes. `warn` receives every failure that is tried again, with growing pauses: a full disk, a busy lake, storage
+    that does not respond. `seed` is for the order `sampled`; `file`: the file of the weights, if they came from one.
+    Raises BadInput for failures that repeating cannot fix, such as a column for vectors of another length.
     """
-    watcher = _Watcher(order, seed, report)
-    pause, again = 0.0, FIRST_BACKOFF_SECONDS
+    state = _Watcher(order, seed, report)
+    pause, backoff = 0.0, FIRST_BACKOFF_SECONDS
     try:
         while not stop.wait(pause):
             try:
-                watcher.work = watcher.work or Backfill(lake, record, model, file=file, workers=workers)
-                pause = 0.0 if watcher.round(watcher.work, stop) else interval
-                again = FIRST_BACKOFF_SECONDS
+                state.work = state.work or Backfill(lake, record, model, file=file, workers=workers)
+                pause = 0.0 if state.round(state.work, stop) else interval
+                backoff = FIRST_BACKOFF_SECONDS
             except BadInput:
                 raise
             except (LakeloopError, OSError) as error:
-                pause, again = again, min(2 * again, MOST_BACKOFF_SECONDS)
-                complain(f"{error}; trying again in {pause:g} s")
-                watcher.tell()
+                pause, backoff = backoff, min(2 * backoff, MAX_BACKOFF_SECONDS)
+                warn(f"{error}; trying again in {pause:g} s")
+                state.report_lag()
     finally:
-        if watcher.work is not None:
-            watcher.work.close()
+        if state.work is not None:
+            state.work.close()
 
 
 @dataclass
@@ -104,33 +102,33 @@ class _Watcher:
     gaps: Gaps | None = None
 
     def round(self, work: Backfill, stop: threading.Event) -> bool:
-        """One look, and work on what is first; whether anything came of it."""
+        """Checks for waiting images and embeds the first; returns whether anything changed."""
         embedded = work.commit()
-        seen, self.gaps = self.gaps, work.missing.look()
-        images = orders.first(self.gaps, self.order, ROUND_IMAGES, seed=self.seed, without=self.failed)
-        if not images and not embedded and seen is self.gaps:
+        before, self.gaps = self.gaps, work.missing.look()
+        images = orders.first(self.gaps, self.order, ROUND_IMAGES, seed=self.seed, excluded=self.failed)
+        if not images and not embedded and before is self.gaps:
             return False
-        known = len(self.failed)
+        failed_before = len(self.failed)
         if images:
-            done = work.fill(self.gaps, images, seconds=ROUND_SECONDS, stop=stop)
-            embedded += done.embedded
-            self.failed |= done.reasons.keys()
+            report = work.fill(self.gaps, images, seconds=ROUND_SECONDS, stop=stop)
+            embedded += report.embedded
+            self.failed |= report.reasons.keys()
             self.gaps = work.missing.look()
-        self.tell(embedded)
-        return bool(embedded) or len(self.failed) > known
+        self.report_lag(embedded)
+        return bool(embedded) or len(self.failed) > failed_before
 
-    def tell(self, embedded: int = 0) -> None:
+    def report_lag(self, embedded: int = 0) -> None:
         if self.gaps is not None:
             self.report(lag(self.gaps, embedded, self.failed))
 
 
 def lag(gaps: Gaps, embedded: int = 0, failed: Collection[str] = ()) -> Lag:
-    """The lag that these gaps mean now, to a watcher that gave up on `failed`."""
+    """The current lag with these gaps, for a watcher that does not try the images in `failed` again."""
     counts = gaps.counts()
-    which = orders.waiting(gaps)
-    given_up = [row for row in gaps.rows_of(failed).tolist() if which[row]]
-    which[given_up] = False
-    images = counts["waiting"] - len(set(gaps.image_id.take(pa.array(given_up, pa.int64())).to_pylist()))
-    oldest = time.time() - gaps.arrived[which].min() / 1e6 if which.any() else 0.0
+    is_waiting = orders.waiting(gaps)
+    failed_rows = [row for row in gaps.rows_of(failed).tolist() if is_waiting[row]]
+    is_waiting[failed_rows] = False
+    images = counts["waiting"] - len(set(gaps.image_id.take(pa.array(failed_rows, pa.int64())).to_pylist()))
+    oldest = time.time() - gaps.arrived[is_waiting].min() / 1e6 if is_waiting.any() else 0.0
     age = round(max(oldest, 0.0), 3)
     return Lag(images, age, embedded, len(failed), counts["without_bytes"], counts["unreadable"])

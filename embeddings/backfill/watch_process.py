@@ -1,7 +1,8 @@
-"""The process that keeps a lake embedded: `lakeloop embed --watch`, and the child that `lakeloop serve --embed` starts.
+"""The process that embeds images as they arrive: `lakeloop embed --watch`, and the child of `lakeloop serve --embed`.
 
-As a child it runs at a lower priority than its server, says its lag on stdout as one JSON object a line, and ends when
-its server does. SIGTERM and SIGINT end it once what is computed is committed; a second one ends it at once.
+As a child it runs at a lower priority than its server, prints its lag on stdout as one JSON object per line, and ends
+when its server does. SIGTERM and SIGINT end it after it committed the computed vectors; a second signal ends it at
+once.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
     from lake.storage.store import EmbedderRecord, Lake
 
-# A watcher lives long: converting the network for a quicker engine pays. One image at a time, efficientnet-lite0 takes
-# OpenVINO 7 ms on two cores and torch 20 to 60.
+# A watcher runs for long, so converting the network for a faster engine pays. One image at a time, efficientnet-lite0
+# takes 7 ms with OpenVINO on two cores, and 20 to 60 ms with torch.
 IMAGES = OPENVINO_PAYS_FROM
-# When a person is told: every so often, and when what waits longest passes an age.
-TELL_SECONDS = 60.0
+# The lag is printed for a person every minute, and when the oldest waiting image passes an age.
+REPORT_SECONDS = 60.0
 BEHIND_SECONDS = 30.0
 
 
 def arguments(
     uri: str, *, embedder: str | None = None, order: Order = "oldest", engine: EngineName = "auto"
 ) -> list[str]:
-    """The command that starts a server's watcher. Its stdin is to stay open as long as the server lives."""
-    words = [sys.executable, "-m", "embeddings.backfill.watch_process", uri, "--order", order, "--engine", engine]
-    return words if embedder is None else [*words, "--embedder", embedder]
+    """The command that starts a server's watcher. Its stdin must stay open as long as the server runs."""
+    command = [sys.executable, "-m", "embeddings.backfill.watch_process", uri, "--order", order, "--engine", engine]
+    return command if embedder is None else [*command, "--embedder", embedder]
 
 
 def run(
@@ -57,62 +58,61 @@ def run(
     report: Callable[[Lag], None],
     stop: threading.Event | None = None,
 ) -> None:
-    """`watch` until `stop` is set or a signal comes; for a process's main thread.
+    """Runs `watch` until `stop` is set or a signal arrives; for a process's main thread.
 
-    Failures that are tried again are said on stderr. Raises what `watch` does.
+    Failures that are tried again are printed on stderr. Raises what `watch` does.
     """
     audit.record(lake, "embed", record.name, detail={"watch": order})
-    stopped = stop or threading.Event()
+    stop_event = stop or threading.Event()
 
-    def asked(number: int, _: Any) -> None:
-        stopped.set()
-        signal.signal(number, before[signal.Signals(number)])
+    def on_signal(number: int, _: Any) -> None:
+        stop_event.set()
+        signal.signal(number, previous[signal.Signals(number)])
 
-    heard = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, asked) for number in heard}
+    handled = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, on_signal) for number in handled}
     try:
-        watch(lake, record, model, order=order, stop=stopped, report=report, complain=_complain, file=file)
+        watch(lake, record, model, order=order, stop=stop_event, report=report, warn=_warn, file=file)
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def say_json(lag: Lag) -> None:
-    """The lag as one line on stdout."""
+def print_json(lag: Lag) -> None:
+    """Prints the lag as one line on stdout."""
     try:
         sys.stdout.write(json.dumps(asdict(lag)) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody listens any more
+    except BrokenPipeError:  # nobody reads it any more
         os._exit(0)
 
 
-class Teller:
-    """Tells a person of the lag on stderr: at first, once a minute while something happens, and when it falls behind
-    or has caught up."""
+class LagPrinter:
+    """Prints the lag for a person on stderr: first, once a minute, and when the watcher falls behind or catches up."""
 
     def __init__(self) -> None:
-        self._told = float("-inf")
+        self._printed_at = float("-inf")
         self._embedded = 0
         self._behind = False
 
     def __call__(self, lag: Lag) -> None:
         self._embedded += lag.embedded
         behind = lag.oldest_seconds > BEHIND_SECONDS
-        if behind == self._behind and time.monotonic() - self._told < TELL_SECONDS:
+        if behind == self._behind and time.monotonic() - self._printed_at < REPORT_SECONDS:
             return
         waits = f"{lag.waiting:,} wait" + (f", the oldest for {lag.oldest_seconds:,.0f} s" if lag.waiting else "")
         failed = f"; {lag.failed:,} failed" if lag.failed else ""
         sys.stderr.write(f"embedded {self._embedded:,}; {waits}{failed}\n")
-        self._told, self._embedded, self._behind = time.monotonic(), 0, behind
+        self._printed_at, self._embedded, self._behind = time.monotonic(), 0, behind
 
 
-def _complain(sentence: str) -> None:
-    sys.stderr.write(f"lakeloop: embedding: {sentence}\n")
+def _warn(message: str) -> None:
+    sys.stderr.write(f"lakeloop: embedding: {message}\n")
     sys.stderr.flush()
 
 
 def _watch_parent(stop: threading.Event) -> None:
-    # Not through sys.stdin: a thread that waits in it would abort the interpreter's end.
+    # Not through sys.stdin: a thread that waits in it would make the interpreter abort at its end.
     while os.read(sys.stdin.fileno(), 4096):
         pass
     stop.set()
@@ -125,16 +125,16 @@ def main() -> int:
     parser.add_argument("--order", choices=ORDERS, default="oldest")
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     a = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server; it says when to end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this process
     stop = threading.Event()
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     try:
         lake = opening.open(a.uri)
         record = embedders.record_of(lake, a.embedder)
         model = embedders.for_lake(lake, record, engine=a.engine, images=IMAGES)
-        run(lake, record, model, order=a.order, report=say_json, stop=stop)
+        run(lake, record, model, order=a.order, report=print_json, stop=stop)
     except LakeloopError as error:
-        _complain(str(error))
+        _warn(str(error))
         return error.exit_code
     return 0
 

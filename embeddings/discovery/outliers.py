@@ -1,8 +1,8 @@
-"""Outliers and novelty: which images are far from everything known.
+"""Ranks images by how far they are from all others, from a slice, or from images of their class.
 
 Distances are cosine distances, 0 (the same) to 2 (opposite), between distinct images. Every score is a mean over the k
-nearest, so a copy beside an odd image hides nothing as long as k is larger than the number of copies: of a pair of odd
-images each has one near neighbour and k - 1 far ones.
+nearest, so copies of an odd image do not hide it as long as there are fewer than k: each of a pair of odd images has
+one near neighbour and k - 1 far ones.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Method = Literal["knn", "density"]
 METHODS: tuple[Method, ...] = ("knn", "density")
 K = 10
 
-# The newest answer of each image; rows that only make an image findable say nothing.
-_ANSWERS = """SELECT image_id, label FROM answers WHERE {where} AND label IS NOT NULL
+# The newest prediction of each image; rows without a model have no label.
+_NEWEST_LABELS = """SELECT image_id, label FROM answers WHERE {where} AND label IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY timestamp DESC NULLS LAST, ingested_at DESC) = 1"""
 
 
@@ -45,58 +45,58 @@ def outliers(
 ) -> pa.Table:
     """The `limit` strangest of the distinct images that pass `where`, the strangest first; ties by image_id.
 
-    Columns: image_id, score (double), distance (double) to the nearest other image it was compared with, nearest (its
-    image_id), label (string: the newest answer; null: none).
-    Score, always higher for the stranger:
+    Columns: image_id, score (double), distance (double) to the nearest image it was compared with, nearest (that
+    image's id), label (string: the newest prediction; null: none).
+    The score is higher for stranger images:
       knn: mean distance to the k nearest others;
-      density: that, by the same mean of those k neighbours (a ratio, about 1 inside a crowd of any density; the local
-        outlier factor of Breunig et al. 2000, simplified as by Schubert et al. 2014);
-      `against` a slice (NAME or NAME@VERSION): mean distance to the k nearest of the slice, itself left out; with
-        `density` by the same mean of those k within the slice;
-      `per="class"`: compared only with images answered alike, and by that class's median score: 1 is usual for the
-        class, so that loose and tight classes are ranked together. Images without an answer, or the only ones of
-        their class, are left out.
-    With fewer than k others to compare with, all of them are taken.
+      density: that mean divided by the mean of the k neighbours' own means (about 1 inside a crowd of any density; the
+        local outlier factor of Breunig et al. 2000, simplified as by Schubert et al. 2014);
+      `against` a slice (NAME or NAME@VERSION): mean distance to the k nearest of the slice, except the image itself;
+        with `density`, divided by the same mean of those k within the slice;
+      `per="class"`: compared only with images of the same predicted class, and divided by that class's median score,
+        so that loose and tight classes are ranked together. Images without a prediction, or alone in their class, are
+        left out.
+    If there are fewer than k others, all of them count.
     Raises BadInput for bad arguments, an unknown slice, or fewer than two images to compare.
     """
     if method not in METHODS:
         raise BadInput(f"method {method!r} is none of {', '.join(METHODS)}")
     if per not in (None, "class"):
-        raise BadInput(f"per {per!r}: outliers can be ranked per class")
+        raise BadInput(f"per is {per!r}; it must be class")
     if per is not None and against is not None:
-        raise BadInput("rank per class or against a slice, not both")
+        raise BadInput("give per class or against a slice, not both")
     if k < 1 or limit < 1:
         raise BadInput(f"k is {k} and limit {limit}; both must be at least 1")
     record = embedders.record_of(lake, embedder)
-    chosen = None if where is None else filters.images(lake, where)
-    known = None if against is None else set(slices.members(lake, slices.get(lake, against)).to_pylist())
-    names, vectors = image_vectors(lake, record, None if chosen is None else [*chosen, *(known or ())])
-    ours = np.arange(len(names)) if chosen is None else np.flatnonzero(np.isin(names, chosen))
-    answers = _answers(lake, where)
-    if known is not None:
-        theirs = np.flatnonzero(np.isin(names, [*known]))
-        if not len(theirs):
+    image_ids = None if where is None else filters.images(lake, where)
+    slice_ids = None if against is None else set(slices.members(lake, slices.get(lake, against)).to_pylist())
+    names, vectors = image_vectors(lake, record, None if image_ids is None else [*image_ids, *(slice_ids or ())])
+    ranked_rows = np.arange(len(names)) if image_ids is None else np.flatnonzero(np.isin(names, image_ids))
+    label_of = _predicted_labels(lake, where)
+    if slice_ids is not None:
+        slice_rows = np.flatnonzero(np.isin(names, [*slice_ids]))
+        if not len(slice_rows):
             raise BadInput(f"no image of slice {against} has a {record.name} vector")
-        groups = [(ours, theirs)]
+        groups = [(ranked_rows, slice_rows)]
     elif per == "class":
         classes: dict[str, list[int]] = {}
-        for i in ours.tolist():
-            if names[i] in answers:
-                classes.setdefault(answers[names[i]], []).append(i)
+        for i in ranked_rows.tolist():
+            if names[i] in label_of:
+                classes.setdefault(label_of[names[i]], []).append(i)
         groups = [(np.array(members), np.array(members)) for members in classes.values() if len(members) > 1]
     else:
-        groups = [(ours, ours)]
+        groups = [(ranked_rows, ranked_rows)]
     rows: list[tuple[float, float, int, int]] = []
-    for asked, others in groups if len(ours) else ():
-        scores, distances, closest = _score(vectors, asked, others, k, method)
+    for queries, others in groups if len(ranked_rows) else ():
+        scores, distances, closest = _score(vectors, queries, others, k, method)
         if per == "class":
-            # A class of copies has no usual distance: what differs from it at all is strange without bound.
+            # The median of a class of copies is 0: any image that differs gets a huge score.
             scores = scores / max(float(np.median(scores)), 1e-6)
-        rows += zip(scores.tolist(), distances.tolist(), asked.tolist(), closest.tolist(), strict=True)
+        rows += zip(scores.tolist(), distances.tolist(), queries.tolist(), closest.tolist(), strict=True)
     rows = [row for row in rows if row[3] >= 0]
     if not rows:
         raise BadInput(
-            f"{len(ours):,} images with a {record.name} vector leave nothing to compare; an outlier needs others"
+            f"{len(ranked_rows):,} images with a {record.name} vector are too few to compare; outliers need others"
         )
     best = sorted(rows, key=lambda row: (-row[0], names[row[2]]))[:limit]
     return pa.table(
@@ -105,50 +105,52 @@ def outliers(
             "score": pa.array([score for score, *_ in best], pa.float64()),
             "distance": pa.array([distance for _, distance, *_ in best], pa.float64()),
             "nearest": [names[i] for *_, i in best],
-            "label": pa.array([answers.get(names[i]) for _, _, i, _ in best], pa.string()),
+            "label": pa.array([label_of.get(names[i]) for _, _, i, _ in best], pa.string()),
         }
     )
 
 
 def _score(
-    vectors: np.ndarray, asked: np.ndarray, others: np.ndarray, k: int, method: Method
+    vectors: np.ndarray, queries: np.ndarray, others: np.ndarray, k: int, method: Method
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `asked` (numbers of vectors) among `others`: score, distance to the nearest, and which it is.
+    """For each of `queries` (rows of vectors) among `others`: score, distance to the nearest, and its row.
 
-    -1 where nothing is left to compare with.
+    The row is -1 if there is nothing to compare with.
     """
-    found, distances = _neighbours(vectors, asked, others, k)
-    means = _mean(found, distances)
+    index, distances = _neighbours(vectors, queries, others, k)
+    means = _mean(index, distances)
     if method == "density":
-        again, apart = (found, distances) if asked is others else _neighbours(vectors, others, others, k)
-        usual = np.full(len(vectors), np.nan)
-        usual[others] = _mean(again, apart)
-        around = _mean(found, np.where(found >= 0, usual[np.maximum(found, 0)], np.inf))
-        # Beside copies of each other anything is sparse.
-        means = means / np.maximum(np.nan_to_num(around, nan=0.0), 1e-6)
-    return means, distances[:, 0], found[:, 0]
+        other_index, other_distances = (
+            (index, distances) if queries is others else _neighbours(vectors, others, others, k)
+        )
+        own_means = np.full(len(vectors), np.nan)
+        own_means[others] = _mean(other_index, other_distances)
+        neighbour_means = _mean(index, np.where(index >= 0, own_means[np.maximum(index, 0)], np.inf))
+        # Neighbours that are copies of each other have a mean of 0.
+        means = means / np.maximum(np.nan_to_num(neighbour_means, nan=0.0), 1e-6)
+    return means, distances[:, 0], index[:, 0]
 
 
-def _neighbours(vectors: np.ndarray, asked: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest of `others` but itself, numbers of vectors (m, k), -1 where there is none, and cosine distances."""
-    many = min(k + 1, len(others))
-    found, apart = nearest(vectors[asked], vectors[others], many, metric="cosine")
-    found, distances = others[found], apart.astype(np.float64)
-    own = found == asked[:, None]
+def _neighbours(vectors: np.ndarray, queries: np.ndarray, others: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of `others`, except itself: rows (m, k), -1 for none, and cosine distances."""
+    count = min(k + 1, len(others))
+    index, cosine_distances = nearest(vectors[queries], vectors[others], count, metric="cosine")
+    index, distances = others[index], cosine_distances.astype(np.float64)
+    own = index == queries[:, None]
     distances[own] = np.inf
     order = np.argsort(distances, axis=1, kind="stable")[:, :k]
-    found, distances = np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1)
-    return np.where(np.isinf(distances), -1, found), distances
+    index, distances = np.take_along_axis(index, order, 1), np.take_along_axis(distances, order, 1)
+    return np.where(np.isinf(distances), -1, index), distances
 
 
-def _mean(found: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The mean of each row where there is a neighbour; NaN where there is none."""
-    there = found >= 0
-    count = there.sum(axis=1)
-    total = np.where(there, values, 0.0).sum(axis=1)
+def _mean(index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The mean of each row over existing neighbours; NaN without any."""
+    exists = index >= 0
+    count = exists.sum(axis=1)
+    total = np.where(exists, values, 0.0).sum(axis=1)
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
 
 
-def _answers(lake: Lake, where: str | None) -> dict[str, str]:
-    found = connections.query(lake, _ANSWERS.format(where=f"({where}\n)" if where else "true"))
-    return dict(zip(found["image_id"].to_pylist(), found["label"].to_pylist(), strict=True))
+def _predicted_labels(lake: Lake, where: str | None) -> dict[str, str]:
+    rows = connections.query(lake, _NEWEST_LABELS.format(where=f"({where}\n)" if where else "true"))
+    return dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))

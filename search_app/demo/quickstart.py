@@ -63,7 +63,8 @@ def quickstart(uri: str, live: bool = False, story: Story | None = None) -> dict
 
 def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     import lake
-    from embeddings.backfill.backfill import backfill, store_vectors
+    from embeddings.backfill.backfill import backfill
+    from embeddings.backfill.vector_columns import store_vectors
     from embeddings.duplicates.threshold import save_threshold
     from embeddings.embedders import embedder as embedders
     from embeddings.embedders.specs import DEFAULT

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind, record_of
 from lake.storage.store import Lake
 from tests.conftest import MakeLake

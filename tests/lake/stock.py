@@ -80,7 +80,7 @@ def bind(lake: Lake) -> str:
 
 def embed(lake: Lake, numbers: Sequence[int], size: int = 2_000) -> None:
     """Fills in the vectors of these images."""
-    from embeddings.backfill.backfill import store_vectors
+    from embeddings.backfill.vector_columns import store_vectors
 
     store_vectors(lake, COLUMN, {image_id(n, size): vector(n) for n in numbers})
 

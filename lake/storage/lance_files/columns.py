@@ -1,7 +1,7 @@
 """Writes values into one column of rows that exist: a new file of the column, or the rows anew at the table's end.
 
-`rows` have `_rowid`, which is the row's address at the dataset's version, and `place`, the row of `matrix` that is its
-vector. Each function makes one commit, and raises OSError if another writer changed the same fragments meanwhile.
+`rows` have `_rowid`, which is the row's address at the dataset's version, and `vector_row`, the row of `matrix` that is
+its vector. Each function makes one commit, and raises OSError if another writer changed the same fragments meanwhile.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def add_files(
     for rows in parts:
         address = rows["_rowid"].combine_chunks().to_numpy()[:1]
         fragment = dataset.get_fragment(int(fragments.fragment_ids(address)[0]))
-        values = pa.table({"_rowid": rows["_rowid"], column: to_column(matrix[np.asarray(rows["place"])])})
+        values = pa.table({"_rowid": rows["_rowid"], column: to_column(matrix[np.asarray(rows["vector_row"])])})
         metadata, modified = fragment.update_columns(values, left_on="_rowid")
         changed.append(metadata)
     operation = lance.LanceOperation.Update(
@@ -53,8 +53,8 @@ def move_rows(lake: Lake, dataset: lance.LanceDataset, column: str, rows: pa.Tab
     others = [name for name in dataset.schema.names if name != column]
     # A row's id is its address, because the lake's tables do not have stable row ids.
     stored = dataset.to_table(others, filter=f"_rowid in ({_listed(rows)})", with_row_id=True)
-    place = rows["place"].take(pc.index_in(stored["_rowid"], rows["_rowid"]))
-    whole = stored.append_column(dataset.schema.field(column), to_column(matrix[np.asarray(place)]))
+    vector_row = rows["vector_row"].take(pc.index_in(stored["_rowid"], rows["_rowid"]))
+    whole = stored.append_column(dataset.schema.field(column), to_column(matrix[np.asarray(vector_row)]))
     added = lance.fragment.write_fragments(
         whole.select(dataset.schema.names).cast(dataset.schema),
         dataset,

@@ -12,7 +12,7 @@ from search_app.cli.terminal import Add, open_lake, output, progress, uri
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embeddings.backfill.backfill import Report
+    from embeddings.backfill.backfill import BackfillReport
     from lake.storage.store import EmbedderRecord, Lake
 
 
@@ -104,7 +104,7 @@ def _ingest(args: argparse.Namespace) -> int:
 def _embed(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from embeddings.backfill.backfill import Report, backfill
+    from embeddings.backfill.backfill import BackfillReport, backfill
     from embeddings.embedders import embedder as embedders
     from lake.access import audit
     from lake.analytics import summary
@@ -125,7 +125,7 @@ def _embed(args: argparse.Namespace) -> int:
     total = left["missing"]
     if total == 0 and record.dim is not None and file is None:  # without loading the network
         never = {reason: left[reason] for reason in ("without_bytes", "unreadable")}
-        return _embedded(args, Report(record.name, **never))
+        return _embedded(args, BackfillReport(record.name, **never))
     model = embedders.for_lake(
         opened, record, file=file, trust_sha256=args.trust_sha256, engine=args.engine, images=total
     )
@@ -142,12 +142,12 @@ def _watch(args: argparse.Namespace, opened: Lake, record: EmbedderRecord, file:
     trust, images = args.trust_sha256, watch_process.IMAGES
     model = embedders.for_lake(opened, record, file=file, trust_sha256=trust, engine=args.engine, images=images)
     print(f"embedding what arrives with {record.name}, {args.order} first; Ctrl-C ends it", file=sys.stderr)
-    said = watch_process.say_json if args.json else watch_process.Teller()
+    said = watch_process.print_json if args.json else watch_process.LagPrinter()
     watch_process.run(opened, record, model, order=args.order, file=file, report=said)
     return 0
 
 
-def _embedded(args: argparse.Namespace, report: Report) -> int:
+def _embedded(args: argparse.Namespace, report: BackfillReport) -> int:
     for image, reason in list(report.reasons.items())[:20]:
         print(f"failed {image}: {reason}", file=sys.stderr)
     names = ("embedder", "embedded", "failed", "without_bytes", "unreadable", "images_per_second", "seconds")

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from embeddings.backfill import backfill as module
-from embeddings.backfill.backfill import Backfill, Report, backfill, store_vectors
+from embeddings.backfill.backfill import Backfill, BackfillReport, backfill
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind, record_of
 from lake import ids, open_lake
 from lake.analytics import summary
@@ -57,7 +58,7 @@ def fill(lk: Lake, root: Path, count: int, start: int = 0) -> None:
     assert report.images_new == count
 
 
-def run(lk: Lake, embedder: MeanColour | None = None, **options) -> Report:
+def run(lk: Lake, embedder: MeanColour | None = None, **options) -> BackfillReport:
     return backfill(lk, record_of(lk, None), embedder or MeanColour(), workers=1, **options)
 
 

@@ -35,7 +35,7 @@ given_up = st.sets(st.integers(0, 12), max_size=3)
 def test_oldest_first_is_the_order_of_arrival(rows: list[tuple[int, int, int]], failed: set[int]) -> None:
     waits = [r for r in sorted(rows, key=lambda r: r[1]) if r[2] == WAITING and r[0] not in failed]
     expected = list(dict.fromkeys(image(i) for i, _, _ in waits))
-    assert first(gaps(rows), "oldest", without={image(i) for i in failed}) == expected
+    assert first(gaps(rows), "oldest", excluded={image(i) for i in failed}) == expected
 
 
 @given(tables)
@@ -48,10 +48,10 @@ def test_newest_first_is_the_order_of_arrival_from_its_end(rows: list[tuple[int,
 def test_the_first_few_are_the_first_of_all(
     rows: list[tuple[int, int, int]], order: Order, most: int, failed: set[int]
 ) -> None:
-    without = {image(i) for i in failed}
-    whole = first(gaps(rows), order, without=without)
-    assert first(gaps(rows), order, most, without=without) == whole[:most]
-    assert sorted(whole) == sorted({image(i) for i, _, s in rows if s == WAITING} - without)
+    excluded = {image(i) for i in failed}
+    whole = first(gaps(rows), order, excluded=excluded)
+    assert first(gaps(rows), order, most, excluded=excluded) == whole[:most]
+    assert sorted(whole) == sorted({image(i) for i, _, s in rows if s == WAITING} - excluded)
 
 
 def test_a_sample_depends_on_nothing_but_image_and_seed() -> None:

@@ -69,11 +69,11 @@ def check(lk: Lake, images: Sequence[int]) -> None:
 
 
 class Watched:
-    """A watcher in a thread; `lags` and `complaints` are what it said."""
+    """A watcher in a thread; `lags` and `warnings` are its reports."""
 
     def __init__(self, lk: Lake, embedder: MeanColour | None = None, **options: Any) -> None:
         self.lags: list[Lag] = []
-        self.complaints: list[str] = []
+        self.warnings: list[str] = []
         self.error: BaseException | None = None
         self.stop = threading.Event()
         self.embedder = embedder or MeanColour()
@@ -83,14 +83,14 @@ class Watched:
 
     def _run(self, options: dict[str, Any]) -> None:
         try:
-            watch(*self._arguments, stop=self.stop, report=self.lags.append, complain=self.complaints.append, **options)
+            watch(*self._arguments, stop=self.stop, report=self.lags.append, warn=self.warnings.append, **options)
         except BaseException as error:
             self.error = error
 
     def until(self, held: Callable[[], bool], seconds: float = 20.0) -> None:
         deadline = time.monotonic() + seconds
         while not held():
-            assert time.monotonic() < deadline, f"{self.lags[-3:]} {self.complaints} {self.error}"
+            assert time.monotonic() < deadline, f"{self.lags[-3:]} {self.warnings} {self.error}"
             assert self.thread.is_alive(), self.error
             time.sleep(0.02)
 
@@ -204,7 +204,7 @@ def test_a_failure_that_passes_is_said_and_survived(colours: Lake, monkeypatch: 
     arrive(colours, 0, 1)
     with watching(colours) as watched:
         watched.until(lambda: without(colours) == 0)
-    assert watched.complaints == ["the disk is full; trying again in 0.1 s", "no answer; trying again in 0.2 s"]
+    assert watched.warnings == ["the disk is full; trying again in 0.1 s", "no answer; trying again in 0.2 s"]
     assert watched.embedder.seen == 2
     assert watched.lags[0].waiting == 2
 
@@ -215,11 +215,11 @@ def test_storage_may_go_away_and_come_back(colours: Lake, monkeypatch: pytest.Mo
     with watching(colours) as watched:
         watched.until(lambda: bool(watched.lags))
         place.rename(elsewhere)
-        watched.until(lambda: bool(watched.complaints))
+        watched.until(lambda: bool(watched.warnings))
         elsewhere.rename(place)
         arrive(colours, 0)
         watched.until(lambda: without(colours) == 0)
-    assert "Not found" in watched.complaints[0]
+    assert "Not found" in watched.warnings[0]
 
 
 def test_what_no_repetition_mends_ends_it(colours: Lake) -> None:
@@ -229,7 +229,7 @@ def test_what_no_repetition_mends_ends_it(colours: Lake) -> None:
     watched.thread.start()
     watched.thread.join(20)
     assert isinstance(watched.error, BadInput)
-    assert watched.complaints == []
+    assert watched.warnings == []
 
 
 def test_told_to_stop_it_commits_what_is_computed(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_rows_that_come_change_and_are_compacted_meanwhile_lose_nothing(
             )
         watched.until(lambda: without(colours) == 0)
     check(colours, range(60))
-    assert watched.complaints == []
+    assert watched.warnings == []
 
 
 SCRIPT = """
@@ -347,7 +347,7 @@ def test_a_server_s_watcher_says_why_it_cannot(lk: Lake) -> None:
 
 
 def test_a_person_is_told_when_it_falls_behind_and_catches_up(capsys: pytest.CaptureFixture[str]) -> None:
-    tell = watch_process.Teller()
+    tell = watch_process.LagPrinter()
     tell(Lag(3, 1.0, 2))
     tell(Lag(1, 2.0, 2))
     tell(Lag(4_000, 31.0, 5, failed=1))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.clusters.assign import assign, volume
 from embeddings.clusters.drilldown import cluster
 from lake import slices

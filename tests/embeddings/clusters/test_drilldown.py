@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.clusters.drilldown import ClusterTree, cluster
 from embeddings.clusters.trees import trees
 from embeddings.embedders.embedder import bind, record_of

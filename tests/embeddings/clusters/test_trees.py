@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.clusters.drilldown import cluster
 from embeddings.clusters.trees import rename, uncut
 from lake.errors import BadInput

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.discovery import findings
 from embeddings.discovery.discovery import discover
 from embeddings.embedders.embedder import bind, record_of

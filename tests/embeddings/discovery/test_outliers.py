@@ -82,9 +82,9 @@ def test_ties_few_images_and_copies(make_lake: MakeLake) -> None:
         assert names(outliers(same, method=method)) == sorted(image(i) for i in range(4))
     two = lake_of(make_lake, islands([2]), "two")
     assert len(names(outliers(two))) == 2
-    with pytest.raises(BadInput, match="an outlier needs others"):
+    with pytest.raises(BadInput, match="outliers need others"):
         outliers(lake_of(make_lake, islands([1]), "one"))
-    with pytest.raises(BadInput, match="an outlier needs others"):
+    with pytest.raises(BadInput, match="outliers need others"):
         outliers(same, where="label = 'c'")
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_ranked_says_why(make_lake: MakeLake) -> None:
         ("at least 1", {"k": 0}),
         ("at least 1", {"limit": 0}),
         ("none of knn, density", {"method": "iforest"}),
-        ("per class", {"per": "model"}),
+        ("must be class", {"per": "model"}),
         ("not both", {"per": "class", "against": "x"}),
         ("no slice", {"against": "x"}),
         ("colour", {"where": "colour = 1"}),

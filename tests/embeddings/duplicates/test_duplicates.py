@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.duplicates import alignment, altered_copies, duplicates, leak_guard
 from embeddings.duplicates.grouping import grouped
 from lake import ids, slices

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.clusters.drilldown import cluster
 from embeddings.maps import maps, projection
 from embeddings.vectors import principal_components
@@ -94,7 +94,7 @@ def test_few_images_have_a_map(make_lake: MakeLake, count) -> None:
     lk = lake_of(make_lake, islands([count], spread=0.2))
     made = maps.make(lk)
     assert made.size == count
-    assert made.method == ("tsne" if count >= projection.FEWEST else "pca")
+    assert made.method == ("tsne" if count >= projection.MIN_POINTS else "pca")
     places = np.array([*standing(lk, made).values()])
     assert np.isfinite(places).all()
     assert len(np.unique(places, axis=0)) == count
@@ -121,7 +121,7 @@ def test_only_images_with_a_vector_that_pass(make_lake: MakeLake) -> None:
     arrive(lk, 100, islands([2]))
     assert maps.place(lk, made.id) == 0  # they are of no node yet
     for words, how in (
-        ("no image here", {"where": "label = 'z'"}),
+        ("none of these images", {"where": "label = 'z'"}),
         ("no node", {"node": "nowhere/0"}),
         ("give --node alone", {"node": f"{tree.tree}/1", "where": "true"}),
         ("at least 1", {"sample": 0}),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.clusters.drilldown import cluster
 from embeddings.embedders.embedder import bind, record_of
 from embeddings.search import saved_searches

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings.backfill.backfill import backfill, store_vectors
+from embeddings.backfill.backfill import backfill
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind, record_of
 from embeddings.search.search import search
 from lake import ids, open_lake

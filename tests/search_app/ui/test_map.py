@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 import lake
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind, record_of
 from embeddings.maps import maps
 from lake.storage import store

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from lake import open_lake
 from lake.errors import BadInput
 from lake.storage import schema

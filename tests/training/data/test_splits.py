@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from lake import slices
 from lake.errors import BadInput
 from lake.storage import schema, store

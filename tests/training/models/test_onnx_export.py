@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings.backfill.backfill import store_vectors
+from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders import torch_import
 from lake import ids, open_lake
 from lake.errors import BadInput, CouldNot
