@@ -1,7 +1,7 @@
-"""What every page needs from outside: the open lake, the pages, the URL.
+"""The session of a page: the open lake, the user's scopes, the URL parameters, links between pages, messages.
 
-Streamlit runs scripts, not functions with arguments, so the server binds the lake here once. State that a
-reload must bring back lives in the URL and is read and written only through this module.
+Streamlit runs scripts, not functions with arguments, so the server binds the lake here once. State that must survive a
+reload is in the URL; only this module reads and writes it.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from search_app.backend.query_images import QueryImages, beside
 if TYPE_CHECKING:
     from lake.open_lake import OpenLake
 
-# Parameters every page shares (the scope and its filters); the others belong to one page.
+# Parameters that all pages share (scope and filters). The others belong to one page.
 SHARED = ("slice", "node", "label", "model", "conf", "from", "to", "where")
 
 _bound: dict[str, Any] = {}
 
 
 def bind(lake: OpenLake) -> None:
-    """Called by the server before the first page runs."""
+    """Sets the lake. The server calls it before the first page runs."""
     _bound["lake"] = lake
 
 
 def lake() -> OpenLake:
-    """The lake this server shows."""
+    """The lake that this server shows."""
     bound: OpenLake = _bound["lake"]
     return bound
 
 
 def may(scope: str) -> bool:
-    """Whether who looks may do what needs this scope of a key.
+    """Whether the user has this scope.
 
-    A login by key can do what the key can; a server that is open, or that a person logged in to, lets do all.
+    A user who logged in with a key has the scopes of the key. On an open server, or after a login as a person, a user
+    has all scopes.
     """
     key_id = st.context.headers.get("X-Lakeloop-Key")  # set by search_app/security/access.py, never by the browser
     if not key_id:
@@ -48,7 +49,7 @@ def may(scope: str) -> bool:
 
 
 def wrote(action: str, target: str, detail: dict[str, Any]) -> None:
-    """Says in the audit log what a page wrote, and who made it: a key, a user, or whoever runs an open server."""
+    """Records in the audit log what a page wrote, and which key or user did it (neither on an open server)."""
     email = st.user.get("email")
     audit.record(
         lake(),
@@ -61,7 +62,7 @@ def wrote(action: str, target: str, detail: dict[str, Any]) -> None:
 
 
 def query_images() -> QueryImages:
-    """Where uploaded query images are."""
+    """The store of uploaded query images."""
     return beside(lake().uri)
 
 
@@ -76,7 +77,7 @@ def param(name: str, default: str = "") -> str:
 
 
 def put(**changes: str | int | Iterable[str] | None) -> None:
-    """Change parameters of the URL; None or nothing removes one. Does not rerun."""
+    """Changes parameters of the URL; None or an empty value removes one. Does not rerun."""
     for name, value in changes.items():
         values = _values(value)
         if not values:
@@ -90,31 +91,31 @@ def put(**changes: str | int | Iterable[str] | None) -> None:
 def switch(
     name: str, options: Mapping[str, str], shown: str, *, key: str, label: str = "View", clears: Iterable[str] = ()
 ) -> None:
-    """Options side by side (value: its words), of which `shown` is chosen. Another one is written to the URL as `name`,
-    and the parameters `clears`, `open` and `sel`, which belonged to what was shown, leave it.
+    """Options side by side (value: text), with `shown` selected. A new choice is written to the URL as `name`, and the
+    parameters `clears`, `open` and `sel`, which belonged to the old choice, are removed.
     """
-    # What the page shows is said by the URL alone: the control may still remember another choice.
+    # The URL decides what is shown: the control may still have an older choice.
     st.session_state[key] = shown
 
-    def turn() -> None:
-        gone: dict[str, None] = dict.fromkeys([*clears, "open", "sel"])
-        put(**{name: st.session_state[key]}, **gone)
+    def change() -> None:
+        removed: dict[str, None] = dict.fromkeys([*clears, "open", "sel"])
+        put(**{name: st.session_state[key]}, **removed)
 
     st.segmented_control(
         label,
         list(options),
-        format_func=lambda one: options[one],
+        format_func=lambda value: options[value],
         label_visibility="collapsed",
         required=True,
         key=key,
-        on_change=turn,
+        on_change=change,
     )
 
 
 def remember(page: str) -> None:
-    """Carry the scope from page to page, and give a page its own state back when the user returns to it.
+    """Carries the scope from page to page, and restores the state of a page when the user returns to it.
 
-    Streamlit empties the URL when another page is chosen; a URL that says anything at all is left alone.
+    Streamlit empties the URL when the user opens another page. A URL with any parameter is not changed.
     """
     state = st.session_state
     saved: dict[str, dict[str, list[str]]] = state.setdefault("_params", {})
@@ -128,41 +129,41 @@ def remember(page: str) -> None:
 
 
 def save(page: str) -> None:
-    """What the URL says now is this page's state, to come back to."""
+    """Stores the URL as the state of this page, to restore it later."""
     st.session_state["_params"][page] = params()
 
 
 def go(page: str, **changes: str | int | Iterable[str] | None) -> None:
-    """Show another page with the present scope and `changes` as its own state. Ends this run."""
+    """Shows another page with the current scope and `changes` as its state. Ends this run."""
     st.switch_page(st.session_state["_pages"][page], query_params=_target(changes))
 
 
 def say(text: str) -> None:
-    """Have the next run tell the user something, in markdown: what this run says is gone when it reruns."""
-    st.session_state["_said"] = text
+    """Shows a message (Markdown) in the next run: a message of this run would disappear on a rerun."""
+    st.session_state["_message"] = text
 
 
-def said() -> str | None:
-    """What the run before wanted told, once."""
-    text = st.session_state.pop("_said", None)
+def message() -> str | None:
+    """The message of the previous run, once; None if there is none."""
+    text = st.session_state.pop("_message", None)
     return None if text is None else str(text)
 
 
 def href(page: str, **changes: str | int | Iterable[str] | None) -> str:
-    """The address `go` would lead to, for a link that can be opened in a tab of its own."""
+    """The URL that `go` leads to, for links that can be opened in a new tab."""
     query = urlencode(_target(changes), doseq=True)
     path = "" if page == "overview" else page
     return f"./{path}" + (f"?{query}" if query else "")
 
 
 def _target(changes: dict[str, str | int | Iterable[str] | None]) -> dict[str, list[str]]:
-    """The shared parameters with `changes`, those without a value left out."""
+    """The shared parameters with `changes`, without empty ones."""
     target = {name: values for name, values in params().items() if name in SHARED}
     target |= {name: _values(value) for name, value in changes.items()}
     return {name: values for name, values in target.items() if values}
 
 
 def _values(value: str | int | Iterable[str] | None) -> list[str]:
-    """A parameter's values as the URL has them; nothing and empty text are no value."""
+    """The values of a parameter for the URL; None and empty texts are left out."""
     values = [str(value)] if isinstance(value, str | int) else list(value or ())
-    return [one for one in values if one]
+    return [value for value in values if value]

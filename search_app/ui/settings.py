@@ -1,6 +1,6 @@
-"""Streamlit's options for this app, set in code so that they hold wherever lakeloop is installed or started.
+"""Streamlit's options for this app: light and dark theme, no usage statistics, no toolbar.
 
-Look (light and dark, one accent), nothing sent anywhere, no toolbar. It knows no page and no lake.
+They are set in code, so that they apply however lakeloop is installed or started.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ _DARK: dict[str, Any] = {
 
 
 def options() -> dict[str, Any]:
-    """Every option by its Streamlit name."""
+    """All options by their Streamlit names."""
     light = {f"theme.light.{name}": value for name, value in _LIGHT.items()}
     dark = {f"theme.dark.{name}": value for name, value in _DARK.items()}
     return {**_SERVER, **_SHAPE, **light, **dark}
 
 
 def apply() -> None:
-    """Set them in this process. They win over a user's own config.toml."""
+    """Sets the options in this process. They override a user's config.toml."""
     from streamlit import config
 
     for name, value in options().items():

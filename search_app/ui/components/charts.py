@@ -1,6 +1,6 @@
-"""The charts of the overview, from rows of counts to blocks of a report.
+"""Charts of predictions over time and by confidence, as blocks of a report.
 
-Right, wrong and unknown are told apart by colour, by their order in the stack and by the words on each bar.
+Right, wrong and not labelled differ by colour, by their order in the stack and by the text of each bar.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ MOST_BARS = 62  # days that still have a bar each
 
 
 def volume(days: Sequence[dict[str, Any]]) -> Block:
-    """Answers per day (or week, or 30 days) by verdict. `days` as `queries.by_day` gives them."""
+    """Predictions per day (or week, or 30 days), by right, wrong, not labelled. `days`: as of `queries.by_day`."""
     spans = _spans(days)
     items = [(_tick(day), _tick(day), (right, known - right, n - known)) for day, (n, known, right) in spans]
-    return bars(f"Answers per {_unit(days)}", items)
+    return bars(f"Predictions per {_unit(days)}", items)
 
 
 def accuracy(days: Sequence[dict[str, Any]]) -> Block | None:
-    """Accuracy over time with its 95 % Wilson interval; None with fewer than two moments to compare."""
-    known = [(day, wilson(right, n)) for day, (_, n, right) in _spans(days, least=7)]
-    points = [(_tick(day), one.value or 0.0, one.low or 0.0, one.high or 0.0, one.n) for day, one in known if one.n]
+    """Accuracy over time with its 95 % Wilson interval; None with fewer than two points."""
+    rates = [(day, wilson(right, n)) for day, (_, n, right) in _spans(days, least=7)]
+    points = [
+        (_tick(day), rate.value or 0.0, rate.low or 0.0, rate.high or 0.0, rate.n) for day, rate in rates if rate.n
+    ]
     return line(f"Accuracy per {_unit(days, least=7)}", points) if len(points) > 1 else None
 
 
-def sureness(days: Sequence[dict[str, Any]]) -> Block | None:
-    """Mean confidence over time; None with fewer than two moments to compare. `days` have `confidence`, too."""
+def mean_confidence(days: Sequence[dict[str, Any]]) -> Block | None:
+    """Mean confidence over time; None with fewer than two points. `days` have a `confidence`, too."""
     sums: dict[dt.date, list[float]] = {}
     step = _step(days, least=7)
     for row in days:
@@ -42,23 +44,23 @@ def sureness(days: Sequence[dict[str, Any]]) -> Block | None:
     means = [(day, total / n, int(n)) for day, (total, n) in sorted(sums.items())]
     points = [(_tick(day), mean, mean, mean, n) for day, mean, n in means]
     title = f"Mean confidence per {_unit(days, least=7)}"
-    return line(title, points, "of all answers, judged or not") if len(points) > 1 else None
+    return line(title, points, "of all predictions, reviewed or not") if len(points) > 1 else None
 
 
 def confidence(bins: Sequence[dict[str, Any]]) -> Block:
-    """Histogram of confidence by verdict. `bins` as `queries.histogram` gives them."""
-    found = {(round(row["low"] * 20), row["verdict"]): row["answers"] for row in bins}
-    first = min((place for place, _ in found), default=0)
+    """Histogram of confidence by verdict. `bins`: as of `queries.histogram`."""
+    counts = {(round(row["low"] * 20), row["verdict"]): row["answers"] for row in bins}
+    first = min((i for i, _ in counts), default=0)
     items = []
-    for place in range(first, 20):
-        low = place / 20
-        parts = [found.get((place, verdict), 0) for verdict in ("right", "wrong", "unknown")]
+    for i in range(first, 20):
+        low = i / 20
+        parts = [counts.get((i, verdict), 0) for verdict in ("right", "wrong", "unknown")]
         items.append((f"{low:.2f}", f"confidence {low:.2f} to {low + 0.05:.2f}", parts))
-    return bars("Answers by confidence", items)
+    return bars("Predictions by confidence", items)
 
 
 def _step(days: Sequence[dict[str, Any]], least: int) -> int:
-    """How many days share a bar: 1 or `least`, 7 or 30, so that there are not too many."""
+    """Days per bar, at least `least`: 1, 7 or 30, so that there are at most MOST_BARS bars."""
     span = (days[-1]["day"] - days[0]["day"]).days + 1
     if span <= (21 if least == 1 else least):
         return 1
@@ -70,17 +72,17 @@ def _unit(days: Sequence[dict[str, Any]], least: int = 1) -> str:
 
 
 def _spans(days: Sequence[dict[str, Any]], least: int = 1) -> list[tuple[dt.date, tuple[int, int, int]]]:
-    """(first day, (answers, known, right)) of every span from the first to the last day, empty ones too."""
+    """(first day, (predictions, labelled, correct)) of every span from the first to the last day, with empty ones."""
     step = _step(days, least)
     first = days[0]["day"]
     if step == 7:
         first -= dt.timedelta(days=first.weekday())
     sums = [[0, 0, 0] for _ in range(((days[-1]["day"] - first).days // step) + 1)]
     for row in days:
-        place = (row["day"] - first).days // step
+        i = (row["day"] - first).days // step
         for part, name in enumerate(("answers", "known", "right")):
-            sums[place][part] += row[name]
-    return [(first + dt.timedelta(days=step * place), (n[0], n[1], n[2])) for place, n in enumerate(sums)]
+            sums[i][part] += row[name]
+    return [(first + dt.timedelta(days=step * i), (n[0], n[1], n[2])) for i, n in enumerate(sums)]
 
 
 def _tick(day: dt.date) -> str:

@@ -1,6 +1,6 @@
-"""The scope and its filters as plain data: from the URL, to the URL, to chips, to one SQL predicate.
+"""The scope and the filters as plain data: read from the URL, written to the URL, as chips, as one SQL predicate.
 
-Pure functions over strings. It knows no lake and no screen, so a test can read every predicate.
+Pure functions over strings. It knows no lake and no screen, so tests can check every predicate.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lake.storage.store import literal
 
@@ -17,17 +17,17 @@ Params = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Chip:
-    """One filter as the user sees it: words, the SQL it stands for, and the parameter it came from."""
+    """One filter as the user sees it: its text, its SQL, and the URL parameter it came from."""
 
     text: str
     sql: str
     param: str
-    value: str | None = None  # of a repeated parameter; None: the whole parameter goes
+    value: str | None = None  # of a repeated parameter; None: removing the chip removes the whole parameter
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which rows of predictions every page looks at. Empty means the whole lake."""
+    """The rows of table predictions that every page shows. Empty means the whole lake."""
 
     slice: str = ""  # NAME@VERSION
     node: str = ""  # TREE/NODE
@@ -40,7 +40,7 @@ class Filters:
 
     @classmethod
     def from_params(cls, params: Params) -> Filters:
-        """Read a URL. What cannot be understood is left out, never an error."""
+        """Reads the URL. Parameters that are not valid are ignored."""
         last = {name: values[-1] for name, values in params.items() if values}
         return cls(
             slice=last.get("slice", "") if re.fullmatch(r".+@\d+", last.get("slice", "")) else "",
@@ -54,7 +54,7 @@ class Filters:
         )
 
     def to_params(self) -> Params:
-        """The same as URL parameters; an empty list means the parameter is absent."""
+        """As URL parameters; an empty list means that the parameter is absent."""
         low_high = [f"{self.confidence[0]:g}-{self.confidence[1]:g}"] if self.confidence else []
         return {
             "slice": [self.slice] if self.slice else [],
@@ -68,7 +68,7 @@ class Filters:
         }
 
     def scope(self) -> list[Chip]:
-        """The set of images looked at, before filters: slice, cluster, or nothing (the lake)."""
+        """The scope, before filters: a slice, a cluster, or nothing (the whole lake)."""
         chips = []
         if self.slice:
             sql = f"image_id IN (SELECT image_id FROM slice_members WHERE id = {literal(self.slice)})"
@@ -80,8 +80,8 @@ class Filters:
 
     def chips(self) -> list[Chip]:
         """The filters inside the scope, in the order they are shown."""
-        chips = [Chip(f"label = {one}", f"label = {literal(one)}", "label", one) for one in self.labels]
-        chips += [Chip(f"model = {one}", _model(one), "model", one) for one in self.models]
+        chips = [Chip(f"label = {label}", f"label = {literal(label)}", "label", label) for label in self.labels]
+        chips += [Chip(f"model = {model}", _model(model), "model", model) for model in self.models]
         if self.confidence:
             low, high = self.confidence
             chips.append(Chip(*_between(low, high), "conf"))
@@ -98,7 +98,7 @@ class Filters:
     def where(self) -> str | None:
         """One SQL predicate over predictions, or None for everything.
 
-        Values of one repeated parameter (labels, models) are alternatives; different ones must all hold.
+        Values of one repeated parameter (labels, models) are joined by OR, different parameters by AND.
         """
         groups: dict[str, list[str]] = {}
         for chip in [*self.scope(), *self.chips()]:
@@ -107,23 +107,21 @@ class Filters:
         return " AND ".join(parts) or None
 
     def without(self, chip: Chip) -> Filters:
-        """The same filters with one chip taken away."""
+        """The filters without this chip."""
         params = self.to_params()
-        params[chip.param] = [] if chip.value is None else [one for one in params[chip.param] if one != chip.value]
+        params[chip.param] = (
+            [] if chip.value is None else [value for value in params[chip.param] if value != chip.value]
+        )
         return Filters.from_params(params)
-
-    def inside(self) -> Filters:
-        """The same filters over the whole lake."""
-        return replace(self, slice="", node="")
 
 
 def command(verb: str, where: str | None) -> str:
-    """What to type for the same rows, e.g. `lakeloop search ... --where '...'`."""
+    """The command for the same rows, e.g. `lakeloop search ... --where '...'`."""
     return f"lakeloop {verb}" + (f" --where {shlex.quote(where)}" if where else "")
 
 
-def _model(one: str) -> str:
-    name, space, version = one.partition(" ")
+def _model(model: str) -> str:
+    name, space, version = model.partition(" ")
     return f"(model = {literal(name)} AND model_version = {literal(version)})" if space else f"model = {literal(name)}"
 
 
@@ -136,10 +134,10 @@ def _between(low: float, high: float) -> tuple[str, str]:
 
 
 def _range(text: str) -> tuple[float, float] | None:
-    found = re.fullmatch(r"([01](?:\.\d{1,6})?)-([01](?:\.\d{1,6})?)", text)
-    if not found:
+    match = re.fullmatch(r"([01](?:\.\d{1,6})?)-([01](?:\.\d{1,6})?)", text)
+    if not match:
         return None
-    low, high = float(found[1]), float(found[2])
+    low, high = float(match[1]), float(match[2])
     return (low, high) if 0 <= low <= high <= 1 and (low, high) != (0, 1) else None
 
 

@@ -1,6 +1,6 @@
-"""The scope bar: which images every page looks at, the filters as chips, and the SQL they stand for.
+"""The scope bar: the slice or cluster that every page shows, the filters as chips, and their SQL.
 
-The URL is the only state. It draws and changes filters; what they mean is in filters.py.
+The URL is the only state. This module draws and changes filters; filters.py defines them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from search_app.ui.text.numbers import images
 
 
 def current() -> Filters:
-    """The filters the URL says now."""
+    """The filters in the URL."""
     return Filters.from_params(session.params())
 
 
 def scope_bar() -> bool:
-    """Draw the bar; False when the filter is wrong, which is then said with DuckDB's words."""
+    """Draws the bar. Returns False if the SQL filter is not valid, and shows DuckDB's message."""
     filters = current()
     problem = _problem(filters.where(), filters.sql)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="scope"):
@@ -44,14 +44,14 @@ def scope_bar() -> bool:
             _sql(filters.where() or "")
     if problem is not None:
         st.error(escape(problem))
-        st.caption("The filter was not applied. Change it under “Filter”, or take its chip away.")
+        st.caption("The filter was not applied. Change it under “+ Filter”, or remove it above.")
     return problem is None
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _checked(stamp: queries.Stamp, where: str, typed: str) -> str | None:
     try:
-        if typed:  # or part of a link that somebody else made
+        if typed:  # it may come from a link that another person wrote
             filter_bounds.check(session.lake(), typed)
         lake_where.check(session.lake(), where)
     except BadInput as error:
@@ -76,16 +76,16 @@ def _apply(filters: Filters) -> None:
 
 
 def _slice_choice(filters: Filters) -> None:
-    found = queries.slices()
-    if not found or filters.slice:
+    rows = queries.slices()
+    if not rows or filters.slice:
         return
     chosen = st.menu_button(
         "Slice",
-        [row["id"] for row in found],
-        format_func=lambda one: escape(one.replace("@", " v")),
+        [row["id"] for row in rows],
+        format_func=lambda id: escape(id.replace("@", " v")),
         type="tertiary",
         key="choose-slice",
-        help="Look at one slice only",
+        help="Show one slice only",
     )
     if chosen:
         session.put(slice=chosen, open=None, sel=None)
@@ -109,7 +109,7 @@ def _filter_form(filters: Filters) -> None:
             since = left.date_input("From day", filters.since, key=f"since-{state}", format="YYYY-MM-DD")
             until = right.date_input("To day", filters.until, key=f"until-{state}", format="YYYY-MM-DD")
         sql = st.text_area("SQL", filters.sql, height=70, placeholder="confidence < 0.6 AND source LIKE '%night%'")
-        st.caption("One true-or-false expression over the columns of predictions.")
+        st.caption("A boolean SQL expression over the columns of table predictions.")
         if st.form_submit_button("Apply", type="primary"):
             _apply(
                 Filters(
@@ -127,7 +127,7 @@ def _filter_form(filters: Filters) -> None:
 
 def _sql(where: str) -> None:
     with st.popover("SQL", type="tertiary"):
-        st.caption("These filters as one SQL predicate")
+        st.caption("These filters as one SQL expression")
         st.code(where, language="sql", wrap_lines=True)
-        st.caption("The same rows on the command line")
+        st.caption("The same filters on the command line")
         st.code(command(f"search --lake {session.lake().uri} --id ID", where), language="bash", wrap_lines=True)

@@ -1,8 +1,8 @@
-"""The app's active searches: begun from any page, held in memory while somebody marks.
+"""The active searches of the app, kept in memory while users mark images.
 
-Loading a search reads every vector it looks in, which takes seconds at a hundred thousand images; a round takes a
-fraction of one. So a search is loaded once a process, and again only when it is opened anew after the lake or its
-marks have changed elsewhere. It knows no ranking and draws nothing.
+Loading a search reads all vectors it searches in, which takes seconds at a hundred thousand images; a round takes a
+fraction of a second. So a process loads a search once, and again only if it is opened after the lake or its marks have
+changed elsewhere. This module ranks nothing and draws nothing.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from search_app.ui.text.markdown import escape
 if TYPE_CHECKING:
     from embeddings.search.saved_searches import SavedSearch
 
-KEPT = 3  # hundreds of megabytes each at a hundred thousand images
+MOST_LOADED = 3  # hundreds of megabytes each at a hundred thousand images
 
 Versions = tuple[int, int]
 
 
 @dataclass
-class Held:
-    """A loaded search. Two tabs may show it: its methods are called with `lock` held."""
+class LoadedSearch:
+    """A loaded search. Two tabs may show it, so hold `lock` to call its methods."""
 
     search: SavedSearch
     versions: Versions
@@ -37,93 +37,95 @@ class Held:
 
 
 _lock = threading.Lock()
-_loading = threading.Lock()  # one at a time: several at once would take their memory together, and no less time
-_held: dict[tuple[str, str], Held] = {}  # by lake and search; the one used last is last
+_loading = threading.Lock()  # one at a time: loading several at once needs more memory and saves no time
+_loaded: dict[tuple[str, str], LoadedSearch] = {}  # by lake and search; the most recently used is last
 
 
-def opened(search_id: str, anew: bool) -> Held:
-    """The search of this id, loaded if need be; `anew` looks whether it has changed elsewhere.
+def opened(search_id: str, check: bool) -> LoadedSearch:
+    """The search with this id, loaded if necessary. `check`: reload it if it has changed elsewhere.
 
-    Raises BadInput when there is none.
+    Raises BadInput if there is no such search.
     """
     from embeddings.search import saved_searches
 
     key = session.lake().uri, search_id
-    found = _known(key, anew)
-    if found is None:
+    loaded = _known(key, check)
+    if loaded is None:
         with _loading:
-            found = _known(key, anew)  # by whoever waited here before
-            if found is None:
+            loaded = _known(key, check)  # another thread may have loaded it meanwhile
+            if loaded is None:
                 versions = _versions()
-                found = Held(saved_searches.resume(session.lake(), search_id), versions)
-                _keep(key, found)
-    return found
+                loaded = LoadedSearch(saved_searches.resume(session.lake(), search_id), versions)
+                _keep(key, loaded)
+    return loaded
 
 
-def _known(key: tuple[str, str], anew: bool) -> Held | None:
+def _known(key: tuple[str, str], check: bool) -> LoadedSearch | None:
     with _lock:
-        found = _held.pop(key, None)
-        if found is not None and (not anew or found.versions == _versions()):
-            _held[key] = found
-            return found
+        loaded = _loaded.pop(key, None)
+        if loaded is not None and (not check or loaded.versions == _versions()):
+            _loaded[key] = loaded
+            return loaded
     return None
 
 
-def _keep(key: tuple[str, str], held: Held) -> None:
+def _keep(key: tuple[str, str], loaded: LoadedSearch) -> None:
     with _lock:
-        _held[key] = held
-        while len(_held) > KEPT:
-            del _held[next(iter(_held))]
+        _loaded[key] = loaded
+        while len(_loaded) > MOST_LOADED:
+            del _loaded[next(iter(_loaded))]
 
 
 @contextmanager
-def marking(held: Held) -> Iterator[SavedSearch]:
-    """The search, to be marked: what is written meanwhile is no change from elsewhere."""
-    with held.lock:
-        before = held.versions == _versions()
-        yield held.search
-        if before:
-            held.versions = _versions()
+def marking(loaded: LoadedSearch) -> Iterator[SavedSearch]:
+    """The search, for writing marks. Writes made meanwhile do not count as changes from elsewhere."""
+    with loaded.lock:
+        current = loaded.versions == _versions()
+        yield loaded.search
+        if current:
+            loaded.versions = _versions()
 
 
-def begin(**how: Any) -> None:
-    """Start a search (see `embeddings.searches.start`) and show it, which ends this run; a refusal is said."""
+def begin(**options: Any) -> None:
+    """Starts a search (see `embeddings.search.saved_searches.start`) and shows it, which ends this run.
+
+    If the search cannot start, a message says why.
+    """
     from embeddings.search import saved_searches
 
     lake = session.lake()
     try:
         with st.spinner("Reading the vectors …", show_time=True):
-            made = saved_searches.start(lake, **how)
+            search = saved_searches.start(lake, **options)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")
         return
-    _keep((lake.uri, made.id), Held(made, _versions()))
-    told = {name: value for name, value in how.items() if value}
-    session.wrote("search start", made.id, told)
-    session.go("isolate", search=made.id)
+    _keep((lake.uri, search.id), LoadedSearch(search, _versions()))
+    session.wrote("search start", search.id, {name: value for name, value in options.items() if value})
+    session.go("isolate", search=search.id)
 
 
-def going_on() -> str:
-    """The id of the search this person works on, or nothing: what clusters are accepted or refused for."""
+def current() -> str:
+    """The id of the search that this user works on, for which clusters can be accepted or refused; "" if none."""
     return str(st.session_state.get("_search", ""))
 
 
 def work_on(search_id: str) -> None:
-    """From now on this person works on that search; nothing ends it."""
+    """Makes this the search that the user works on; "" for none."""
     if st.session_state.get("_search") != search_id:
         st.session_state["_search"] = search_id
         st.session_state.pop("_sent", None)
 
 
 def sent(yes: Sequence[str]) -> None:
-    """Remember what was said yes to on a page, or nothing for a cluster, so that taking it back shows it again."""
+    """Remembers the images marked yes on a page (none for a cluster), so that undo shows these marks again."""
     st.session_state.setdefault("_sent", []).append(list(yes))
 
 
 def sent_before() -> list[str]:
-    """What was said yes to on the page that was taken back, if it was sent since the page was loaded."""
-    kept = st.session_state.get("_sent")
-    return list(kept.pop()) if kept else []
+    """The images marked yes on the page that is undone, if it was sent since the page was loaded."""
+    pages = st.session_state.get("_sent")
+    return list(pages.pop()) if pages else []
 
 
 def _versions() -> Versions:

@@ -1,4 +1,4 @@
-"""What the page Analyse asks the lake: `lake.metrics` and its like, cached by the versions of the tables they read."""
+"""What the page Analyse reads from the lake: functions of `lake.analytics`, cached by the versions of the tables."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from search_app.ui.data import queries
 T = TypeVar("T")
 
 
-# Not cache_data, which copies: what comes back is never changed, and some of it cannot be copied.
+# Not cache_data, which copies: the results are never changed, and some of them cannot be copied.
 @st.cache_resource(max_entries=192, show_spinner=False)
-def _kept(stamp: queries.Stamp, _ask: Callable[[], Any], *key: Any) -> Any:
-    return _ask()
+def _cached(stamp: queries.Stamp, _compute: Callable[[], Any], *key: Any) -> Any:
+    return _compute()
 
 
-def _once(ask: Callable[[], T], *key: Any) -> T:
-    found: T = _kept(queries.stamp(), ask, *key)
-    return found
+def _once(compute: Callable[[], T], *key: Any) -> T:
+    result: T = _cached(queries.stamp(), compute, *key)
+    return result
 
 
 def names() -> list[str]:
@@ -40,7 +40,7 @@ def by(chosen: tuple[str, ...], where: str | None) -> Breakdown:
 
 
 def calibration(where: str | None) -> Calibration:
-    """As `lake.calibration`."""
+    """As `calibration.calibration`."""
     return _once(lambda: calibrations.calibration(session.lake(), where), "calibration", where)
 
 
@@ -54,9 +54,15 @@ def confusion(where: str | None) -> dict[tuple[str, str | None], int]:
     return _once(lambda: metrics.confusion(session.lake(), where), "confusion", where)
 
 
-def confused(truth: str, answer: str | None, where: str | None) -> list[str]:
+def confused(ground_truth: str, prediction: str | None, where: str | None) -> list[str]:
     """As `metrics.confused`."""
-    return _once(lambda: metrics.confused(session.lake(), truth, answer, where), "confused", truth, answer, where)
+    return _once(
+        lambda: metrics.confused(session.lake(), ground_truth, prediction, where),
+        "confused",
+        ground_truth,
+        prediction,
+        where,
+    )
 
 
 def classes(where: str | None) -> list[ClassMetrics]:
@@ -70,7 +76,7 @@ def days(where: str | None) -> list[DayMetrics]:
 
 
 def sizes(where: str | None) -> dict[str, list[SizeMetrics]]:
-    """Boxes and masks by size, as `lake.detection`."""
+    """Boxes and masks by size, as `detection.boxes` and `detection.masks`."""
     lake = session.lake()
     return _once(lambda: {"boxes": detection.boxes(lake, where), "masks": detection.masks(lake, where)}, "sizes", where)
 

@@ -1,7 +1,7 @@
-"""Where a model fails: every group of answers anyone can name, judged by what is known, worst first.
+"""Error rates of groups of predictions, to find the groups that a model fails on.
 
-Candidates are the values of promoted columns, model versions, answered classes, and the first clusters of the
-newest tree. Only aggregates leave the lake, so it costs the same few scans for a thousand rows or a million.
+Groups are the values of promoted columns, model versions, predicted classes, and the first clusters of the newest
+tree. Only aggregates leave the lake, so a million rows need the same few scans as a thousand.
 """
 
 from __future__ import annotations
@@ -20,51 +20,51 @@ from search_app.ui.data import queries
 
 Kind = Literal["column", "model", "label", "node", "all"]
 
-ENOUGH = 8  # labelled answers below which a group is not judged
-MOST_VALUES = 20  # of a promoted column that still name groups
+ENOUGH = 8  # labelled predictions that a group needs to be compared
+MOST_VALUES = 20  # a promoted column with more values names no groups
 SHOWN = 3
-TOLD = 0.9  # share from which a group "is" something: nearly all answered alike, or of one kind
-_KEPT = 300
+NEARLY_ALL = 0.9  # share from which a property is said of the whole group
+_MOST_GROUPS = 300
 
 
 @dataclass(frozen=True)
 class Group:
-    """One group of answers. Rates count only answers whose image is labelled (`known` of `answers`)."""
+    """One group of predictions. Rates count only those whose image has a label (`labelled` of `predictions`)."""
 
     kind: Kind
-    name: str  # the column's; else empty
+    name: str  # of the column; empty for other kinds
     value: str  # of the column; `name version` of a model; the class; TREE/NODE
-    answers: int
-    known: int
-    right: int
+    predictions: int
+    labelled: int
+    correct: int
     balanced: float | None  # mean recall over its true classes
-    guess: float | None  # the accuracy of always answering its commonest true class
-    called: str | None  # its most frequent answer, and that answer's share
-    called_share: float
+    baseline: float | None  # the accuracy of always predicting its majority class
+    predicted: str | None  # its most frequent predicted class
+    predicted_share: float  # of that class
     confidence: float | None  # mean
 
     @property
     def wrong(self) -> Rate:
         """The error rate, with its 95 % interval."""
-        return wilson(self.known - self.right, self.known)
+        return wilson(self.labelled - self.correct, self.labelled)
 
     @property
     def title(self) -> str:
-        """As it is called on the screen."""
+        """Its name on the screen."""
         match self.kind:
             case "column":
                 return f"{self.name.replace('_', ' ')} {self.value}"
             case "label":
-                return f"answered “{self.value}”"
+                return f"predicted “{self.value}”"
             case "node":
                 return f"cluster {self.value.partition('/')[2]}"
             case "model":
                 return self.value
             case _:
-                return "all answers"
+                return "all predictions"
 
     def sql(self) -> str:
-        """The predicate over predictions that picks the group out."""
+        """The SQL predicate over table predictions that selects the group."""
         match self.kind:
             case "column":
                 return _equals(self.name, self.value, session.lake().promoted()[self.name])
@@ -78,82 +78,87 @@ class Group:
                 return "true"
 
 
-def judged(where: str | None) -> list[Group]:
-    """Every candidate group inside the filter and, first, the whole; then those with most answers."""
+def reviewed(where: str | None) -> list[Group]:
+    """Every group inside the filter: first the whole, then by number of predictions, the largest first."""
     columns = list(session.lake().promoted())
     tree = next((row["tree"] for row in queries.trees()), None)
     return [Group(**row) for row in queries.rows(_sql(where, columns, tree))]
 
 
 def worst(groups: Sequence[Group]) -> list[Group]:
-    """Up to three groups that are surely worse than the whole: by the lower end of the error rate's interval."""
-    overall = next((one.wrong.value for one in groups if one.kind == "all"), None)
+    """Up to three groups whose error rate is above the overall rate by its whole 95 % interval, the highest first."""
+    overall = next((group.wrong.value for group in groups if group.kind == "all"), None)
     if overall is None:
         return []
-    able = [one for one in groups if one.kind != "all" and one.known >= ENOUGH and (one.wrong.low or 0) > overall]
-    return sorted(able, key=lambda one: (-(one.wrong.low or 0), one.kind, one.value))[:SHOWN]
+    worse = [
+        group
+        for group in groups
+        if group.kind != "all" and group.labelled >= ENOUGH and (group.wrong.low or 0) > overall
+    ]
+    return sorted(worse, key=lambda group: (-(group.wrong.low or 0), group.kind, group.value))[:SHOWN]
 
 
 def by_column(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """The groups of each promoted column, most answers first."""
-    found: dict[str, list[Group]] = {}
-    for one in groups:
-        if one.kind == "column":
-            found.setdefault(one.name, []).append(one)
-    return found
+    """The groups of each promoted column, the largest first."""
+    columns: dict[str, list[Group]] = {}
+    for group in groups:
+        if group.kind == "column":
+            columns.setdefault(group.name, []).append(group)
+    return columns
 
 
-def surest_errors(where: str | None, groups: Sequence[Group], count: int = 3) -> list[list[str]]:
-    """For each group the image ids of its most confident wrong answers, surest first."""
+def most_confident_errors(where: str | None, groups: Sequence[Group], count: int = 3) -> list[list[str]]:
+    """For each group the image ids of its `count` most confident errors, the most confident first."""
     if not groups:
         return []
-    picks = [
-        f"SELECT * FROM (SELECT {place} AS place, image_id, max(confidence) AS sure FROM errors WHERE {one.sql()}"
-        f" GROUP BY image_id ORDER BY sure DESC NULLS LAST, image_id LIMIT {count})"
-        for place, one in enumerate(groups)
+    selects = [
+        f"SELECT * FROM (SELECT {i} AS i, image_id, max(confidence) AS top FROM errors WHERE {group.sql()}"
+        f" GROUP BY image_id ORDER BY top DESC NULLS LAST, image_id LIMIT {count})"
+        for i, group in enumerate(groups)
     ]
-    found = queries.rows(f"""
-        WITH errors AS MATERIALIZED (SELECT {_wanted()} FROM answers_labelled
-                                     WHERE {queries.every(where)} AND NOT correct)
-        {" UNION ALL ".join(picks)} ORDER BY place, sure DESC NULLS LAST, image_id""")
-    return [[row["image_id"] for row in found if row["place"] == place] for place in range(len(groups))]
+    rows = queries.rows(f"""
+        WITH errors AS MATERIALIZED (SELECT {_columns()} FROM answers_labelled
+                                     WHERE {queries.predicate(where)} AND NOT correct)
+        {" UNION ALL ".join(selects)} ORDER BY i, top DESC NULLS LAST, image_id""")
+    return [[row["image_id"] for row in rows if row["i"] == i] for i in range(len(groups))]
 
 
 @dataclass(frozen=True)
-class Sureness:
-    """How the known errors (`errors` of them) lie in confidence: in the least confident fifth, above 0.9."""
+class ErrorConfidence:
+    """Errors among labelled predictions: `low` of them in the least confident fifth, `high` with confidence > 0.9."""
 
     errors: int
     low: int
     high: int
 
 
-def sureness(where: str | None, groups: Sequence[Group]) -> list[Sureness]:
-    """For each group; the least confident fifth is that of all answers inside the filter."""
-    asked = [
-        f"SELECT {place} AS place, count(*) AS errors, count(*) FILTER (confidence <= (FROM fifth)) AS low,"
-        f" count(*) FILTER (confidence > 0.9) AS high FROM errors WHERE {one.sql()}"
-        for place, one in enumerate(groups)
+def error_confidence(where: str | None, groups: Sequence[Group]) -> list[ErrorConfidence]:
+    """For each group. The least confident fifth is that of all labelled predictions inside the filter."""
+    selects = [
+        f"SELECT {i} AS i, count(*) AS errors, count(*) FILTER (confidence <= (FROM fifth)) AS low,"
+        f" count(*) FILTER (confidence > 0.9) AS high FROM errors WHERE {group.sql()}"
+        for i, group in enumerate(groups)
     ]
-    found = queries.rows(f"""
-        WITH a AS MATERIALIZED (SELECT {_wanted()}, correct FROM answers_labelled
-                                WHERE {queries.every(where)} AND confidence IS NOT NULL),
+    rows = queries.rows(f"""
+        WITH a AS MATERIALIZED (SELECT {_columns()}, correct FROM answers_labelled
+                                WHERE {queries.predicate(where)} AND confidence IS NOT NULL),
              fifth AS MATERIALIZED (SELECT quantile_cont(confidence, 0.2) FROM a),
              errors AS MATERIALIZED (SELECT * FROM a WHERE NOT correct)
-        {" UNION ALL ".join(asked)} ORDER BY place""")
-    return [Sureness(row["errors"], row["low"], row["high"]) for row in found]
+        {" UNION ALL ".join(selects)} ORDER BY i""")
+    return [ErrorConfidence(row["errors"], row["low"], row["high"]) for row in rows]
 
 
 def make_up(ids: Sequence[str]) -> dict[str, list[tuple[str, str, float]]]:
-    """By node (TREE/NODE): (column, value, share of its answers) where one value has most of them."""
+    """By node (TREE/NODE): (column, value, share of its predictions) where one value has at least half of them."""
     columns = list(session.lake().promoted())
     if not columns or not ids:
         return {}
     counts = " UNION ALL ".join(
-        f"SELECT id, {literal(one)} AS name, CAST({_name(one)} AS VARCHAR) AS value, count(*) AS n FROM a GROUP BY ALL"
-        for one in columns
+        f"SELECT id, {literal(column)} AS name, CAST({_name(column)} AS VARCHAR) AS value, count(*) AS n FROM a"
+        " GROUP BY ALL"
+        for column in columns
     )
-    found = queries.rows(
+    rows = queries.rows(
         f"""WITH a AS MATERIALIZED (SELECT m.id, {", ".join(map(_name, columns))}
                 FROM cluster_members m JOIN answers USING (image_id)
                 WHERE m.id IN (SELECT unnest(CAST(? AS VARCHAR[])))),
@@ -163,23 +168,26 @@ def make_up(ids: Sequence[str]) -> dict[str, list[tuple[str, str, float]]]:
         tuple(ids),
     )
     shares: dict[str, list[tuple[str, str, float]]] = {}
-    for row in found:
+    for row in rows:
         shares.setdefault(row["id"], []).append((row["name"].replace("_", " "), row["value"], row["share"]))
     return shares
 
 
 def _sql(where: str | None, columns: Sequence[str], tree: str | None) -> str:
-    cell = "true_label AS truth, label AS answer, count(*) AS n, sum(confidence) AS total, count(confidence) AS sure"
+    cell = (
+        "true_label AS ground_truth, label AS prediction, count(*) AS n, sum(confidence) AS total, "
+        "count(confidence) AS with_confidence"
+    )
     kinds = [
         f"SELECT 'all' AS kind, '' AS name, '' AS value, {cell} FROM a GROUP BY ALL",
         f"SELECT 'label', '', label, {cell} FROM a WHERE label IS NOT NULL GROUP BY ALL",
         f"SELECT 'model', '', model || coalesce(' ' || model_version, '') AS value, {cell} FROM a GROUP BY ALL",
     ]
     kinds += [
-        f"SELECT 'column', {literal(one)}, CAST({_name(one)} AS VARCHAR) AS value, {cell} FROM a"
-        f" WHERE {_name(one)} IS NOT NULL AND (SELECT count(DISTINCT {_name(one)}) FROM a) <= {MOST_VALUES}"
+        f"SELECT 'column', {literal(column)}, CAST({_name(column)} AS VARCHAR) AS value, {cell} FROM a"
+        f" WHERE {_name(column)} IS NOT NULL AND (SELECT count(DISTINCT {_name(column)}) FROM a) <= {MOST_VALUES}"
         " GROUP BY ALL"
-        for one in columns
+        for column in columns
     ]
     if tree is not None:
         kinds.append(
@@ -188,28 +196,28 @@ def _sql(where: str | None, columns: Sequence[str], tree: str | None) -> str:
             f" ON m.id = c.id WHERE m.tree = {literal(tree)} GROUP BY ALL"
         )
     return f"""
-        WITH a AS MATERIALIZED (SELECT {_wanted()} FROM answers_labelled WHERE {queries.every(where)}),
+        WITH a AS MATERIALIZED (SELECT {_columns()} FROM answers_labelled WHERE {queries.predicate(where)}),
         cells AS MATERIALIZED ({" UNION ALL ".join(kinds)}),
-        whole AS (SELECT kind, name, value, CAST(sum(n) AS BIGINT) AS answers,
-                         CAST(coalesce(sum(n) FILTER (truth IS NOT NULL), 0) AS BIGINT) AS known,
-                         CAST(coalesce(sum(n) FILTER (truth = answer), 0) AS BIGINT) AS "right",
-                         sum(total) / nullif(sum(sure), 0) AS confidence FROM cells GROUP BY ALL),
-        classes AS (SELECT kind, name, value, truth, CAST(sum(n) AS DOUBLE) AS n,
-                           coalesce(sum(n) FILTER (truth = answer), 0) / sum(n) AS recall
-                    FROM cells WHERE truth IS NOT NULL GROUP BY ALL),
-        fair AS (SELECT kind, name, value, avg(recall) AS balanced, max(n) / sum(n) AS guess
-                 FROM classes GROUP BY ALL),
-        said AS (SELECT kind, name, value, answer, CAST(sum(n) AS DOUBLE) AS n FROM cells GROUP BY ALL),
-        usual AS (SELECT kind, name, value, arg_max(answer, n) AS called, max(n) / sum(n) AS called_share
-                  FROM said GROUP BY ALL)
-        SELECT * FROM whole LEFT JOIN fair USING (kind, name, value) LEFT JOIN usual USING (kind, name, value)
-        ORDER BY kind <> 'all', answers DESC, kind, name, value LIMIT {_KEPT}"""
+        whole AS (SELECT kind, name, value, CAST(sum(n) AS BIGINT) AS predictions,
+                         CAST(coalesce(sum(n) FILTER (ground_truth IS NOT NULL), 0) AS BIGINT) AS labelled,
+                         CAST(coalesce(sum(n) FILTER (ground_truth = prediction), 0) AS BIGINT) AS correct,
+                         sum(total) / nullif(sum(with_confidence), 0) AS confidence FROM cells GROUP BY ALL),
+        classes AS (SELECT kind, name, value, ground_truth, CAST(sum(n) AS DOUBLE) AS n,
+                           coalesce(sum(n) FILTER (ground_truth = prediction), 0) / sum(n) AS recall
+                    FROM cells WHERE ground_truth IS NOT NULL GROUP BY ALL),
+        recalls AS (SELECT kind, name, value, avg(recall) AS balanced, max(n) / sum(n) AS baseline
+                    FROM classes GROUP BY ALL),
+        counts AS (SELECT kind, name, value, prediction, CAST(sum(n) AS DOUBLE) AS n FROM cells GROUP BY ALL),
+        modes AS (SELECT kind, name, value, arg_max(prediction, n) AS predicted, max(n) / sum(n) AS predicted_share
+                  FROM counts GROUP BY ALL)
+        SELECT * FROM whole LEFT JOIN recalls USING (kind, name, value) LEFT JOIN modes USING (kind, name, value)
+        ORDER BY kind <> 'all', predictions DESC, kind, name, value LIMIT {_MOST_GROUPS}"""
 
 
-def _wanted() -> str:
-    """The columns that groups are made of: never vectors, boxes or masks."""
-    own = ["image_id", "label", "confidence", "true_label", "model", "model_version"]
-    return ", ".join([*own, *map(_name, session.lake().promoted())])
+def _columns() -> str:
+    """The columns that groups are built from. Vectors, boxes and masks are not read."""
+    fixed = ["image_id", "label", "confidence", "true_label", "model", "model_version"]
+    return ", ".join([*fixed, *map(_name, session.lake().promoted())])
 
 
 def _name(column: str) -> str:

@@ -1,7 +1,6 @@
-"""What the page Models asks the lake: runs, curves, versions, verdicts, comparisons, cards.
+"""What the page Models reads from the lake: runs, curves, versions, verdicts, comparisons, cards.
 
-Everything comes from `training`; what took time is cached by the versions of the tables it was read from. It decides
-nothing, and knows no widgets.
+It calls `training`, and caches the results by the versions of the tables they were read from. It knows no widgets.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Row = dict[str, Any]
 
-_TRUTH = ("slices", "labels")
+_GROUND_TRUTH = ("slices", "labels")
 
 
-# Not cache_data, which copies: what comes back is never changed, and some of it cannot be copied.
+# Not cache_data, which copies: the results are never changed, and some of them cannot be copied.
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _kept(stamp: queries.Stamp, _ask: Callable[[], Any], *key: Any) -> Any:
-    return _ask()
+def _cached(stamp: queries.Stamp, _compute: Callable[[], Any], *key: Any) -> Any:
+    return _compute()
 
 
-def _once(ask: Callable[[], T], tables: Sequence[str], *key: Any) -> T:
-    found: T = _kept(stamp(*tables), ask, *key)
-    return found
+def _once(compute: Callable[[], T], tables: Sequence[str], *key: Any) -> T:
+    result: T = _cached(stamp(*tables), compute, *key)
+    return result
 
 
 def stamp(*tables: str) -> queries.Stamp:
@@ -47,47 +46,47 @@ def stamp(*tables: str) -> queries.Stamp:
 
 
 def runs() -> Sequence[Run]:
-    """Every run, the newest first."""
+    """All runs, newest first."""
     from training.registry import runs as record
 
     return _once(lambda: record.list(session.lake()), ["runs"], "runs")
 
 
 def curves(run: str) -> list[Row]:
-    """What was measured while a run trained: rows of metrics, by step."""
+    """What was measured during training: rows of metrics, by step."""
     return [row for row in _metrics(run) if row["evaluation"] is None]
 
 
 def figures(run: str) -> list[Row]:
-    """A run's metrics on slices, the newest evaluation of each: rows of metrics, by slice."""
-    found = {(row["slice"], row["metric"]): row for row in _by_time(run) if row["evaluation"] is not None}
-    return [found[key] for key in sorted(found)]
+    """The metrics of a run on slices, from the newest evaluation of each: rows of metrics, by slice."""
+    rows = {(row["slice"], row["metric"]): row for row in _by_time(run) if row["evaluation"] is not None}
+    return [rows[key] for key in sorted(rows)]
 
 
 def evaluated(run: str) -> bool:
-    """Whether it answered every slice that is judged today. Raises BadInput when there is none."""
+    """Whether the run was evaluated on every evaluation and regression slice. Raises BadInput if there is none."""
     from search_app.jobs.evaluation_job import evaluated as ask
 
     return _once(lambda: ask(session.lake(), run), ["metrics", "slices"], "evaluated", run)
 
 
 def versions() -> list[Version]:
-    """Every registered version of every model, as it stands now."""
+    """All registered versions of all models, with their current status."""
     from training.registry import versions
 
     return _once(lambda: versions.list(session.lake()), ["releases"], "versions")
 
 
 def history(model: str) -> list[ReleaseEvent]:
-    """What happened to a model's versions, the newest first."""
+    """The release events of a model, newest first."""
     from training.registry import releases
 
-    found = _once(lambda: releases.history(session.lake(), model), ["releases"], "history", model)
-    return [*reversed(found)]
+    events = _once(lambda: releases.history(session.lake(), model), ["releases"], "history", model)
+    return [*reversed(events)]
 
 
 def verdicts() -> list[Row]:
-    """The gates' verdicts, the newest first; `slices` is a list of what `SliceVerdict` has, and its sentence."""
+    """All gate verdicts, newest first. `slices`: the fields of each `SliceVerdict`, and its sentence."""
     return _once(_verdicts, ["gates"], "verdicts")
 
 
@@ -97,10 +96,10 @@ def verdict(candidate: str, baseline: str) -> Row | None:
 
 
 def compare(old: str, new: str, metric: str) -> list[SliceChange]:
-    """As `comparison.compare`, on every slice that is judged today."""
+    """As `comparison.compare`, on every evaluation and regression slice."""
     from training.evaluation import comparison
 
-    tables = ["scores", "runs", *_TRUTH]
+    tables = ["scores", "runs", *_GROUND_TRUTH]
     return _once(
         lambda: comparison.compare(session.lake(), old, new, metric=metric), tables, "compare", old, new, metric
     )
@@ -113,21 +112,21 @@ def forgetting(model: str) -> Forgetting:
     return _once(lambda: comparison.forgetting(session.lake(), model), ["runs", "metrics"], "forgetting", model)
 
 
-def answers(run: str, image_ids: Sequence[str]) -> list[Row]:
-    """image_id, label, confidence as the run's model answered, in the order of the ids."""
+def predictions(run: str, image_ids: Sequence[str]) -> list[Row]:
+    """image_id, label, confidence as predicted by the run, in the order of the ids."""
     from training.evaluation import evaluate
 
-    found = _once(
-        lambda: evaluate.answer_rows(session.lake(), run, image_ids), ["scores"], "answers", run, tuple(image_ids)
+    rows = _once(
+        lambda: evaluate.answer_rows(session.lake(), run, image_ids), ["scores"], "predictions", run, tuple(image_ids)
     )
-    return [dict(found[one]) for one in image_ids if one in found]
+    return [dict(rows[image_id]) for image_id in image_ids if image_id in rows]
 
 
 def card(run: str) -> Card:
     """As `card.render`."""
     from training.card import card as cards
 
-    tables = ["runs", "metrics", "gates", "releases", *_TRUTH]
+    tables = ["runs", "metrics", "gates", "releases", *_GROUND_TRUTH]
     return _once(lambda: cards.render(session.lake(), run), tables, "card", run)
 
 
@@ -142,6 +141,6 @@ def _metrics(run: str) -> list[Row]:
 
 
 def _verdicts() -> list[Row]:
-    rows = session.lake().scan("gates", [one.name for one in schema.GATES.columns]).to_pylist()
-    found = [row | {"slices": json.loads(row["slices"]), "policy": json.loads(row["policy"])} for row in rows]
-    return sorted(found, key=lambda row: row["at"], reverse=True)
+    rows = session.lake().scan("gates", [column.name for column in schema.GATES.columns]).to_pylist()
+    verdicts = [row | {"slices": json.loads(row["slices"]), "policy": json.loads(row["policy"])} for row in rows]
+    return sorted(verdicts, key=lambda row: row["at"], reverse=True)

@@ -1,7 +1,7 @@
-"""Every question the pages ask the lake: the SQL text, and a cached call for each.
+"""The SQL queries that pages share, each as a cached function.
 
-Answers are cached by the versions of the tables they read, so a new commit is seen at once and nothing is
-asked twice. At a million rows only aggregates and LIMITed id lists come back. It knows no widgets.
+Results are cached by the versions of the tables, so a new commit is seen at once and no query runs twice. At a million
+rows only aggregates and id lists with a LIMIT are returned. It knows no widgets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from search_app.ui import session
 Row = dict[str, Any]
 Stamp = tuple[int, ...]
 
-_READ = ("predictions", "labels", "reviews", "slices", "clusters", "embedders")
+_TABLES = ("predictions", "labels", "reviews", "slices", "clusters", "embedders")
 
 ORDERS = {
     "random": "hash(image_id || '{seed}')",
@@ -28,40 +28,40 @@ ORDERS = {
     "errors": "confidence DESC NULLS LAST",
 }
 
-# Orders in which an image's first row and its shown row lead to the same first images.
-_KEPT_BY_ROWS = ("random", "newest")
+# Orders in which the first images can be found from the first rows, without ranking all images.
+_ORDERED_BY_ROWS = ("random", "newest")
 
-# One row an image: its newest row that passes the filter, rows with an answer first.
+# One row per image: its newest row that passes the filter, rows with a prediction first.
 _IMAGES = """
     SELECT image_id, label, confidence, timestamp, ingested_at FROM predictions WHERE {where}
     QUALIFY row_number() OVER (PARTITION BY image_id
                                ORDER BY model IS NULL, timestamp DESC NULLS LAST, ingested_at DESC) = 1"""
 
-# The known truth, one class an image.
-_TRUTH = "(SELECT image_id, label FROM labels_current WHERE task = 'classification' AND label IS NOT NULL)"
+# The current label of each image, one class per image.
+_LABELS = "(SELECT image_id, label FROM labels_current WHERE task = 'classification' AND label IS NOT NULL)"
 
-# What customers say now. Only reviews, of which there are few: answers are looked up by their ids.
-_SAID = "(SELECT * FROM reviews_current WHERE origin = 'customer')"
-_WRONG = f"(SELECT prediction_id, timestamp AS said_at FROM {_SAID} WHERE verdict = 'incorrect')"
+# The latest verdicts of customers. Reviews are few; the predictions are looked up by their ids.
+_VERDICTS = "(SELECT * FROM reviews_current WHERE origin = 'customer')"
+_WRONG = f"(SELECT prediction_id, timestamp AS reported_at FROM {_VERDICTS} WHERE verdict = 'incorrect')"
 
 _COUNTS = 'count(*) AS answers, count(true_label) AS known, count(*) FILTER (WHERE correct) AS "right"'
 
 
-def every(where: str | None) -> str:
-    """A filter as a predicate; everything when there is none."""
+def predicate(where: str | None) -> str:
+    """A filter as an SQL predicate; `true` if there is none."""
     return f"({where})" if where else "true"
 
 
 def stamp() -> Stamp:
-    """The versions of every table a page reads: the key of every cache here."""
+    """The versions of all tables that pages read. It is the key of every cache in this module."""
     lake = session.lake()
-    return tuple(lake.version(name) for name in _READ)
+    return tuple(lake.version(name) for name in _TABLES)
 
 
 def news(stamp: Stamp) -> str:
-    """The part of a stamp that changes when answers or verdicts arrive."""
-    at = dict(zip(_READ, stamp, strict=True))
-    return version_of(at["predictions"], at["reviews"])
+    """The part of a stamp that changes when predictions or verdicts arrive."""
+    versions = dict(zip(_TABLES, stamp, strict=True))
+    return version_of(versions["predictions"], versions["reviews"])
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -72,51 +72,51 @@ def status(stamp: Stamp) -> dict[str, Any]:
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _rows(stamp: Stamp, sql: str, parameters: tuple[Any, ...] = ()) -> list[Row]:
-    values = [list(one) if isinstance(one, tuple) else one for one in parameters]
+    values = [list(value) if isinstance(value, tuple) else value for value in parameters]
     return list(session.lake().sql(sql, values).to_pylist())
 
 
 def rows(sql: str, *parameters: Any) -> list[Row]:
-    """The rows of a SELECT, as of now. Raises BadInput with DuckDB's words when a user's filter is wrong."""
+    """The rows of a SELECT, as of now. Raises BadInput with DuckDB's message if a filter is not valid SQL."""
     return _rows(stamp(), sql, parameters)
 
 
 def totals(where: str | None) -> Row:
-    """images, answers and labelled (images whose class is known) inside the filter."""
+    """Numbers of images, answers (predictions) and labelled (images with a label) inside the filter."""
     return rows(f"""
-        WITH p AS (SELECT image_id, model FROM predictions WHERE {every(where)})
+        WITH p AS (SELECT image_id, model FROM predictions WHERE {predicate(where)})
         SELECT count(DISTINCT image_id) AS images, count(model) AS answers,
-               (SELECT count(*) FROM {_TRUTH} t WHERE t.image_id IN (SELECT image_id FROM p)) AS labelled
+               (SELECT count(*) FROM {_LABELS} t WHERE t.image_id IN (SELECT image_id FROM p)) AS labelled
         FROM p""")[0]
 
 
 def by_day(where: str | None) -> list[Row]:
-    """day, answers, known (truth known), right; ascending. Answers without a time are left out."""
+    """day, answers (predictions), known (labelled), right; ascending. Predictions without a timestamp are left out."""
     return rows(f"""
         SELECT CAST(timestamp AS DATE) AS day, {_COUNTS} FROM answers_labelled
-        WHERE {every(where)} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""")
+        WHERE {predicate(where)} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""")
 
 
 def confusion(where: str | None) -> dict[tuple[str, str | None], int]:
-    """How many answers by (truth, answer), where the truth is known."""
-    found = rows(f"""
-        SELECT true_label AS truth, label AS answer, count(*) AS n FROM answers_labelled
-        WHERE {every(where)} AND true_label IS NOT NULL GROUP BY ALL""")
-    return {(row["truth"], row["answer"]): row["n"] for row in found}
+    """Numbers of labelled predictions by (ground truth, prediction)."""
+    counts = rows(f"""
+        SELECT true_label AS ground_truth, label AS prediction, count(*) AS n FROM answers_labelled
+        WHERE {predicate(where)} AND true_label IS NOT NULL GROUP BY ALL""")
+    return {(row["ground_truth"], row["prediction"]): row["n"] for row in counts}
 
 
 def by_model(where: str | None) -> list[Row]:
-    """model, model_version, answers, known, right, confidence (mean), last (time); most answers first."""
+    """model, model_version, answers, known, right, confidence (mean), last (timestamp); most predictions first."""
     return rows(f"""
         SELECT model, model_version, {_COUNTS}, avg(confidence) AS confidence, max(timestamp) AS last
-        FROM answers_labelled WHERE {every(where)} GROUP BY ALL ORDER BY answers DESC LIMIT 50""")
+        FROM answers_labelled WHERE {predicate(where)} GROUP BY ALL ORDER BY answers DESC LIMIT 50""")
 
 
 def by_label(where: str | None) -> list[Row]:
-    """label (as answered), answers, known, right, confidence (mean); most answers first."""
+    """label (predicted), answers, known, right, confidence (mean); most predictions first."""
     return rows(f"""
         SELECT label, {_COUNTS}, avg(confidence) AS confidence FROM answers_labelled
-        WHERE {every(where)} GROUP BY label ORDER BY answers DESC LIMIT 200""")
+        WHERE {predicate(where)} GROUP BY label ORDER BY answers DESC LIMIT 200""")
 
 
 def histogram(where: str | None) -> list[Row]:
@@ -125,33 +125,33 @@ def histogram(where: str | None) -> list[Row]:
         SELECT least(floor(confidence * 20), 19) / 20 AS low,
                CASE correct WHEN true THEN 'right' WHEN false THEN 'wrong' ELSE 'unknown' END AS verdict,
                count(*) AS answers
-        FROM answers_labelled WHERE {every(where)} AND confidence BETWEEN 0 AND 1
+        FROM answers_labelled WHERE {predicate(where)} AND confidence BETWEEN 0 AND 1
         GROUP BY ALL ORDER BY low, verdict""")
 
 
 def verdicts(where: str | None) -> dict[str, int]:
-    """How many answers customers call correct, incorrect or unsure: their latest word on each."""
+    """Numbers of predictions by the latest verdict of customers: correct, incorrect or unsure."""
     if not _reviews(stamp()):
         return {}
-    found = rows(f"SELECT verdict, count(*) AS n FROM {_SAID} WHERE {_about(where)} GROUP BY verdict")
-    return {row["verdict"]: row["n"] for row in found}
+    counts = rows(f"SELECT verdict, count(*) AS n FROM {_VERDICTS} WHERE {_inside(where)} GROUP BY verdict")
+    return {row["verdict"]: row["n"] for row in counts}
 
 
 def complaints(where: str | None, limit: int) -> list[Row]:
-    """The newest answers that customers call incorrect: prediction_id, image_id, timestamp (when it was said),
-    comment, ticket; label and confidence of the answer, truth of the image. Latest first.
+    """The newest predictions that customers report as incorrect: prediction_id, image_id, timestamp (of the report),
+    comment, ticket; label and confidence of the prediction; truth (the label) of the image. Latest first.
     """
-    said = rows(f"""
-        WITH said AS (SELECT prediction_id, image_id, timestamp, comment, ticket, event_id FROM {_SAID}
-                      WHERE verdict = 'incorrect' AND {_about(where)}
+    reports = rows(f"""
+        WITH r AS (SELECT prediction_id, image_id, timestamp, comment, ticket, event_id FROM {_VERDICTS}
+                      WHERE verdict = 'incorrect' AND {_inside(where)}
                       ORDER BY timestamp DESC, event_id LIMIT {int(limit)})
-        SELECT said.* EXCLUDE (event_id), t.label AS truth FROM said LEFT JOIN {_TRUTH} t USING (image_id)
+        SELECT r.* EXCLUDE (event_id), t.label AS truth FROM r LEFT JOIN {_LABELS} t USING (image_id)
         ORDER BY timestamp DESC, event_id""")
-    answers = _answers(stamp(), tuple(row["prediction_id"] for row in said))
-    return [{**row, **answers.get(row["prediction_id"], {"label": None, "confidence": None})} for row in said]
+    predictions = _predictions(stamp(), tuple(row["prediction_id"] for row in reports))
+    return [{**row, **predictions.get(row["prediction_id"], {"label": None, "confidence": None})} for row in reports]
 
 
-def _about(where: str | None) -> str:
+def _inside(where: str | None) -> str:
     return f"prediction_id IN (SELECT prediction_id FROM predictions WHERE {where})" if where else "true"
 
 
@@ -161,80 +161,83 @@ def _reviews(stamp: Stamp) -> int:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _answers(stamp: Stamp, prediction_ids: tuple[str, ...]) -> dict[str, Row]:
+def _predictions(stamp: Stamp, prediction_ids: tuple[str, ...]) -> dict[str, Row]:
     names = ["prediction_id", "label", "confidence"]
-    found = session.lake().look_up("predictions", names, "prediction_id", prediction_ids).to_pylist()
-    return {row["prediction_id"]: {"label": row["label"], "confidence": row["confidence"]} for row in found}
+    matches = session.lake().look_up("predictions", names, "prediction_id", prediction_ids).to_pylist()
+    return {row["prediction_id"]: {"label": row["label"], "confidence": row["confidence"]} for row in matches}
 
 
-def pictureless(where: str | None) -> list[Row]:
-    """reason and images: of images that cannot be shown, since they do not decode or were not kept. Most first."""
+def without_thumbnail(where: str | None) -> list[Row]:
+    """reason and images: images that cannot be shown since they do not decode or were not stored. Most first."""
     return rows(f"""
         SELECT image_status AS reason, count(DISTINCT image_id) AS images FROM predictions
-        WHERE image_status IS NOT NULL AND {every(where)} GROUP BY image_status ORDER BY images DESC, reason""")
+        WHERE image_status IS NOT NULL AND {predicate(where)} GROUP BY image_status ORDER BY images DESC, reason""")
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def text_embedders(stamp: Stamp) -> frozenset[str]:
-    """Names of the embedders that can be asked in words."""
-    return frozenset(one.name for one in session.lake().embedders() if one.embeds_text)
+    """Names of the embedders that embed text, too."""
+    return frozenset(embedder.name for embedder in session.lake().embedders() if embedder.embeds_text)
 
 
 def labels() -> list[str]:
-    """Answered classes, commonest first."""
-    found = rows("SELECT label FROM answers WHERE label IS NOT NULL GROUP BY label ORDER BY count(*) DESC LIMIT 500")
-    return [row["label"] for row in found]
+    """Predicted classes, most frequent first."""
+    matches = rows("SELECT label FROM answers WHERE label IS NOT NULL GROUP BY label ORDER BY count(*) DESC LIMIT 500")
+    return [row["label"] for row in matches]
 
 
 def models() -> list[str]:
-    """`name version` of every model that answered, newest first."""
-    found = rows("""SELECT model || coalesce(' ' || model_version, '') AS name FROM answers GROUP BY name
+    """`name version` of every model with predictions, newest first."""
+    matches = rows("""SELECT model || coalesce(' ' || model_version, '') AS name FROM answers GROUP BY name
                     ORDER BY max(timestamp) DESC NULLS LAST, name LIMIT 100""")
-    return [row["name"] for row in found]
+    return [row["name"] for row in matches]
 
 
 def days() -> Row:
-    """first and last day (dates) that an answer carries; None when no answer has a time."""
+    """first and last day (dates) of the predictions; None if none has a timestamp."""
     return rows("SELECT CAST(min(timestamp) AS DATE) AS first, CAST(max(timestamp) AS DATE) AS last FROM predictions")[
         0
     ]
 
 
 def sample(where: str | None, order: str, seed: int, limit: int) -> list[Row]:
-    """image_id, label, confidence of `limit` images in one of ORDERS; a seed gives the same images again.
+    """image_id, label, confidence of `limit` images in one of ORDERS. The same seed gives the same random images.
 
-    The order "errors" has only answers that are known to be wrong, "complaints" only those customers call incorrect.
+    The order "errors" has only predictions that differ from the label, "complaints" only those that customers report
+    as incorrect.
     """
     if order == "complaints":
         return rows(f"""
             SELECT image_id, label, confidence
-            FROM (SELECT prediction_id, image_id, label, confidence FROM predictions WHERE {every(where)})
+            FROM (SELECT prediction_id, image_id, label, confidence FROM predictions WHERE {predicate(where)})
             JOIN {_WRONG} USING (prediction_id)
-            QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY said_at DESC, prediction_id) = 1
-            ORDER BY said_at DESC, image_id LIMIT {int(limit)}""")
+            QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY reported_at DESC, prediction_id) = 1
+            ORDER BY reported_at DESC, image_id LIMIT {int(limit)}""")
     if order == "errors":
-        wrong = f"SELECT prediction_id FROM answers_labelled WHERE {every(where)} AND NOT correct"
+        wrong = f"SELECT prediction_id FROM answers_labelled WHERE {predicate(where)} AND NOT correct"
         where = f"prediction_id IN ({wrong})"
     by = ORDERS[order].format(seed=int(seed))
     shown = f"SELECT image_id, label, confidence FROM ({_IMAGES}) ORDER BY {by}, image_id LIMIT {int(limit)}"
-    if order in _KEPT_BY_ROWS:
-        # Enough rows from the front, unless images have more than four each: spares ranking a million.
-        front = f"SELECT image_id FROM predictions WHERE {every(where)} ORDER BY {by}, image_id LIMIT {4 * int(limit)}"
-        found = rows(shown.format(where=f"{every(where)} AND image_id IN ({front})"))
-        if len(found) == limit:
-            return found
-    return rows(shown.format(where=every(where)))
+    if order in _ORDERED_BY_ROWS:
+        # The first rows are enough unless images have more than four each. This avoids ranking a million images.
+        front = (
+            f"SELECT image_id FROM predictions WHERE {predicate(where)} ORDER BY {by}, image_id LIMIT {4 * int(limit)}"
+        )
+        matches = rows(shown.format(where=f"{predicate(where)} AND image_id IN ({front})"))
+        if len(matches) == limit:
+            return matches
+    return rows(shown.format(where=predicate(where)))
 
 
-def faces(image_ids: list[str]) -> dict[str, Row]:
-    """width, height and truth (or None) by image_id: what a grid needs to draw beside label and number."""
-    found = rows(
+def image_facts(image_ids: list[str]) -> dict[str, Row]:
+    """width, height and truth (the label, or None) by image_id."""
+    matches = rows(
         f"""SELECT i.image_id, i.width, i.height, t.label AS truth
-            FROM images i LEFT JOIN {_TRUTH} t USING (image_id)
+            FROM images i LEFT JOIN {_LABELS} t USING (image_id)
             WHERE i.image_id IN (SELECT unnest(CAST(? AS VARCHAR[])))""",
         tuple(image_ids),
     )
-    return {row["image_id"]: row for row in found}
+    return {row["image_id"]: row for row in matches}
 
 
 def slices() -> list[Row]:
@@ -255,19 +258,19 @@ _NODE = """id, tree, node, parent, size, noise, method, params, medoids, borderl
 
 def node(tree: str, path: str) -> Row | None:
     """One node of a tree, or None."""
-    found = rows(f"SELECT {_NODE} FROM clusters WHERE tree = ? AND node = ?", tree, path)
-    return found[0] if found else None
+    matches = rows(f"SELECT {_NODE} FROM clusters WHERE tree = ? AND node = ?", tree, path)
+    return matches[0] if matches else None
 
 
 def names(tree: str) -> dict[str, str]:
-    """What people call the nodes of a tree, by path; those without a name are left out."""
-    found = rows("SELECT node, name FROM clusters WHERE tree = ? AND name IS NOT NULL", tree)
-    return {row["node"]: row["name"] for row in found}
+    """The names that people gave to nodes of a tree, by path."""
+    matches = rows("SELECT node, name FROM clusters WHERE tree = ? AND name IS NOT NULL", tree)
+    return {row["node"]: row["name"] for row in matches}
 
 
 def children(tree: str, path: str) -> list[Row]:
-    """The nodes right below one: as `node` gives them, and answers, confidence (mean), known, right, labels
-    (answers by class, commonest first: n, label). Largest first.
+    """The children of a node: as of `node`, and answers (predictions), confidence (mean), known (labelled), right,
+    labels (predictions by class, most frequent first: n, label). Largest first.
     """
     return rows(
         f"""
@@ -285,26 +288,26 @@ def children(tree: str, path: str) -> list[Row]:
 
 
 def assigned(node_id: str) -> Row:
-    """assigned (how many images joined a node after it was made) and newest (when the last of them did)."""
+    """assigned (images assigned to a node after it was made) and newest (when the last one was)."""
     return rows(
         "SELECT count(assigned_at) AS assigned, max(assigned_at) AS newest FROM cluster_members WHERE id = ?", node_id
     )[0]
 
 
 def search(search_id: str) -> Row:
-    """node and filter of an active search that exists: where it looks, null for everywhere."""
+    """node and filter of an existing active search: where it searches; both null for the whole lake."""
     return rows('SELECT node, "where" AS filter FROM searches WHERE id = ?', search_id)[0]
 
 
-def answers_of(image_ids: Sequence[str]) -> list[Row]:
-    """image_id, label, confidence of these images, in their order; those the lake no longer has are left out."""
-    found = rows(_IMAGES.format(where="image_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"), tuple(image_ids))
-    place = {one: at for at, one in enumerate(image_ids)}
-    return sorted(found, key=lambda row: place[row["image_id"]])
+def predictions_of(image_ids: Sequence[str]) -> list[Row]:
+    """image_id, label, confidence of these images, in their order; images no longer in the lake are left out."""
+    matches = rows(_IMAGES.format(where="image_id IN (SELECT unnest(CAST(? AS VARCHAR[])))"), tuple(image_ids))
+    position = {image_id: i for i, image_id in enumerate(image_ids)}
+    return sorted(matches, key=lambda row: position[row["image_id"]])
 
 
 def members(node_id: str, limit: int) -> list[Row]:
-    """image_id, label, confidence of the images in a node (TREE/NODE), surest first."""
+    """image_id, label, confidence of the images in a node (TREE/NODE), most confident first."""
     inside = "image_id IN (SELECT image_id FROM cluster_members WHERE id = ?)"
     return rows(
         f"""SELECT image_id, label, confidence FROM ({_IMAGES.format(where=inside)})
@@ -320,15 +323,15 @@ def _similar(
     from embeddings.search.search import search
 
     lake = session.lake()
-    what: dict[str, Any] = {"ids": ids}
+    example: dict[str, Any] = {"ids": ids}
     if query or text:  # only these need the network
-        what = {"model": model_cache.loaded(lake, embedder)}
-        what |= {"image": session.query_images().get(query)} if query else {"text": text}
-    return list(search(lake, k=k, where=where, embedder=embedder, **what).to_pylist())
+        example = {"model": model_cache.loaded(lake, embedder)}
+        example |= {"image": session.query_images().get(query)} if query else {"text": text}
+    return list(search(lake, k=k, where=where, embedder=embedder, **example).to_pylist())
 
 
 def similar(
     k: int, where: str | None, embedder: str, query: str = "", ids: tuple[str, ...] = (), text: str = ""
 ) -> list[Row]:
-    """The `k` images most like one uploaded query image, the mean of `ids`, or a text; best first."""
+    """The `k` images most similar to an uploaded query image, the mean of `ids`, or a text; best first."""
     return _similar(stamp(), k, where, embedder, query, ids, text)

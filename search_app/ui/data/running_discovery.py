@@ -1,6 +1,6 @@
-"""Slice discovery beside the page: one at a time, remembered for as long as the tables it read are the same.
+"""Slice discovery in the background: one at a time, cached while the tables it read stay the same.
 
-A page asks `of` again and again; what it gets says how far it is, and at the end what was found or why nothing was.
+A page calls `of` repeatedly. The returned object has the progress and, at the end, the result or an error.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 _log = logging.getLogger(__name__)
-_KEPT = 24
+_MOST_CACHED = 24
 
 
-class Discovering:
-    """One discovery. `share`: how much is done, 0 to 1; at the end it is `found`, or `error` says why not."""
+class RunningDiscovery:
+    """One discovery. `share`: progress, 0 to 1, with its `stage`; at the end `result`, or `error` with the reason."""
 
     def __init__(self) -> None:
         self.share = 0.0
         self.stage = "waiting"
-        self.found: Discovery | None = None
+        self.result: Discovery | None = None
         self.error: str | None = None
         self._ended = threading.Event()
 
@@ -36,41 +36,43 @@ class Discovering:
         return self._ended.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Returns at its end, or after this long; whether it ended."""
+        """Waits for its end, at most this long; returns whether it ended."""
         return self._ended.wait(seconds)
 
-    def run(self, lake: Lake, how: dict[str, Any]) -> None:
-        """Does the work; returns when it is done, whatever happens."""
+    def run(self, lake: Lake, options: dict[str, Any]) -> None:
+        """Does the work. Raises nothing: an error is kept in `error`."""
         from embeddings.discovery.discovery import discover
 
         try:
-            self.found = discover(lake, progress=self._tell, **how)
+            self.result = discover(lake, progress=self._report, **options)
         except LakeloopError as error:
             self.error = str(error)
         except Exception:
             _log.exception("slice discovery failed")
-            self.error = "Slice discovery failed. The reason stands in the terminal where the server runs."
+            self.error = "Slice discovery failed. The server's log has the reason."
         finally:
             self._ended.set()
 
-    def _tell(self, share: float, stage: str) -> None:
+    def _report(self, share: float, stage: str) -> None:
         self.share, self.stage = share, stage
 
 
 _workers = ThreadPoolExecutor(1, thread_name_prefix="discovery")
-_known: OrderedDict[tuple[Any, ...], Discovering] = OrderedDict()
+_known: OrderedDict[tuple[Any, ...], RunningDiscovery] = OrderedDict()
 _lock = threading.Lock()
 
 
-def of(lake: Lake, stamp: tuple[int, ...], **how: Any) -> Discovering:
-    """The discovery of this lake at this state, begun unless it is known. `how` as `embeddings.discovery.discover`."""
-    key = (lake.uri, stamp, *sorted(how.items()))
+def of(lake: Lake, stamp: tuple[int, ...], **options: Any) -> RunningDiscovery:
+    """The discovery for this state of the lake, started unless it is cached. `options`: as of
+    `embeddings.discovery.discovery.discover`.
+    """
+    key = (lake.uri, stamp, *sorted(options.items()))
     with _lock:
         if key in _known:
             _known.move_to_end(key)
             return _known[key]
-        begun = _known[key] = Discovering()
-        while len(_known) > _KEPT:
+        started = _known[key] = RunningDiscovery()
+        while len(_known) > _MOST_CACHED:
             _known.popitem(last=False)
-    _workers.submit(begun.run, lake, how)
-    return begun
+    _workers.submit(started.run, lake, options)
+    return started

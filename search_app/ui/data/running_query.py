@@ -1,4 +1,4 @@
-"""A query of a page on its way: asked on a thread of its own, so that the page can show seconds and cancel it."""
+"""A query that the page SQL runs on a thread of its own, so that the page can show seconds and cancel it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from lake.sql.sandbox.results import QueryResult
     from lake.storage.store import Lake
 
-# A browser shows no more with ease, and what the page holds is held for each of its visitors.
+# A browser shows more with difficulty, and the server keeps the result for each visitor.
 MOST_ROWS = 10_000
 MOST_BYTES = 32 << 20
 
 
 @dataclass
-class Job:
-    """One query; `done` once `answer` or `error` says how it ended."""
+class RunningQuery:
+    """One query. `done` is set after `result` or `error`."""
 
     sql: str
     parameters: dict[str, Any]
@@ -35,7 +35,7 @@ class Job:
     key_id: str | None
     user: str | None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    answer: QueryResult | None = None
+    result: QueryResult | None = None
     error: str | None = None
     done: bool = False
     started: float = field(default_factory=time.monotonic)
@@ -53,11 +53,11 @@ class Job:
             more = near.extras(
                 self.lake, self.sql, self.parameters, parse=pool.tree, model=partial(model_cache.loaded, self.lake)
             )
-            self.answer = pool.run(
+            self.result = pool.run(
                 self.sql, self.parameters, max_rows=MOST_ROWS, max_bytes=MOST_BYTES, id=self.id, **more
             )
-            found = self.answer
-            facts |= {"rows": found.table.num_rows, "seconds": found.seconds, "truncated": found.truncated}
+            result = self.result
+            facts |= {"rows": result.table.num_rows, "seconds": result.seconds, "truncated": result.truncated}
         except QueryStopped as stopped:
             self.error = "Cancelled." if stopped.reason == "cancelled" else str(stopped)
         except (LakeloopError, OSError) as error:
@@ -68,8 +68,8 @@ class Job:
         self.lake.insert("audit", audit.rows_to_table([entry]))
 
 
-def begin(lake: Lake, sql: str, parameters: dict[str, Any], key_id: str | None, user: str | None) -> Job:
-    """Asks, and returns at once."""
-    job = Job(sql, parameters, lake, key_id, user)
-    threading.Thread(target=job.run, name="a page's query", daemon=True).start()
-    return job
+def begin(lake: Lake, sql: str, parameters: dict[str, Any], key_id: str | None, user: str | None) -> RunningQuery:
+    """Starts the query and returns at once."""
+    query = RunningQuery(sql, parameters, lake, key_id, user)
+    threading.Thread(target=query.run, name="a page's query", daemon=True).start()
+    return query

@@ -1,7 +1,4 @@
-"""The frame of the app: navigation, scope bar, and the page that was asked for.
-
-Streamlit runs this file from the top at every interaction. It knows the pages' names, and nothing they show.
-"""
+"""The script that Streamlit runs at every interaction: navigation, scope bar, and the selected page."""
 
 import logging
 from pathlib import Path
@@ -39,7 +36,7 @@ chosen = st.navigation(list(pages.values()), position="top")
 name = chosen.url_path or "overview"
 
 session.remember(name)
-if message := session.said():
+if message := session.message():
     st.toast(message, duration="long")
 try:
     if scope_bar():
@@ -48,7 +45,7 @@ except LakeloopError as error:
     st.error(escape(str(error)))
 except Exception:
     _log.exception("the page %s failed", name)
-    st.error("This page failed. The reason stands in the terminal where the server runs; reloading may help.")
+    st.error("This page failed. The server's log has the reason. Reload the page to try again.")
 session.save(name)
 if login.cookie_name(session.lake().uri) in st.context.cookies or st.user.get("is_logged_in"):
     st.html('<p style="text-align: right"><small><a href="/logout">Log out</a></small></p>')

@@ -1,4 +1,4 @@
-"""Isolate, "Which are all of them?": an active search, page by page of yes and no, until few can be left."""
+"""Isolate page: active searches. The user marks pages of images yes or no until few can be left to find."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lake.errors import BadInput, LakeloopError
 from search_app.ui import session
 from search_app.ui.components import empty_states
 from search_app.ui.components.grid import add_to_slice, image_grid, save_slice, selected
-from search_app.ui.components.marking import Heading, Said, marking_grid, token_of
+from search_app.ui.components.marking import Heading, MarkingAction, marking_grid, token_of
 from search_app.ui.components.report import Align, link, report, table
 from search_app.ui.data import active_searches, queries
 from search_app.ui.text.markdown import escape
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embeddings.search.saved_searches import SavedSearch, SearchProgress
 
 PAGE = 24
-EXAMPLES = 4  # shown beside the numbers, to remember what is searched for
+EXAMPLES = 4  # shown beside the numbers as a reminder
 
 
 def page() -> None:
@@ -30,14 +30,14 @@ def page() -> None:
     status = queries.status(queries.stamp())
     if empty_states.nothing_to_compare(status):
         return None
-    asked = session.param("search")
-    if not asked:
+    search_id = session.param("search")
+    if not search_id:
         st.session_state.pop("_marking", None)
         return _saved()
-    anew = st.session_state.get("_marking") != asked
+    just_opened = st.session_state.get("_marking") != search_id
     try:
         with st.spinner("Reading the vectors …", show_time=True):
-            held = active_searches.opened(asked, anew)
+            loaded = active_searches.opened(search_id, just_opened)
     except BadInput as error:
         active_searches.work_on("")
         empty_states.empty("This search cannot be shown", escape(str(error)))
@@ -45,9 +45,9 @@ def page() -> None:
             if st.button("All searches"):
                 _leave()
         return None
-    st.session_state["_marking"] = asked
-    active_searches.work_on(asked)
-    return _search(held)
+    st.session_state["_marking"] = search_id
+    active_searches.work_on(search_id)
+    return _search(loaded)
 
 
 def _leave() -> None:
@@ -56,116 +56,116 @@ def _leave() -> None:
 
 
 def _saved() -> None:
-    """The searches of this lake, and how one begins."""
+    """The saved searches of this lake, and how to start one."""
     from embeddings.search import saved_searches
 
     known = saved_searches.list(session.lake())
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(
-            "An active search gathers **all images like your examples**: you say yes or no to a page of 24, "
-            "it ranks the rest by what you said, and tells you when few can be left."
+            "An active search finds **all images like your examples**. You mark a page of 24 images yes or no; the "
+            "search ranks the rest by your marks and tells you when few are left."
         )
         st.space("stretch")
-        if st.button("Choose examples", type="primary", help="On Search: select an image or several, then F"):
+        if st.button("Choose examples", type="primary", help="On Search: select one or more images, then press F"):
             session.go("search")
     if not known:
         return empty_states.empty(
             "No searches yet",
-            "Open an odd image or select a few, on Search or in Drill-down, and choose **Find all like these**.",
+            "Open or select images on Search or Drill-down, and choose **Find all like these**.",
         )
     rows = [
         [
-            link(one.name or f"Search {one.id}", "isolate", search=one.id),
-            count(one.found),
-            count(one.looked),
-            f"{one.created_at:%d %b %Y, %H:%M} UTC",
+            link(search.name or f"Search {search.id}", "isolate", search=search.id),
+            count(search.found),
+            count(search.looked),
+            f"{search.created_at:%d %b %Y, %H:%M} UTC",
         ]
-        for one in known
+        for search in known
     ]
     columns: list[tuple[str, Align, str]] = [
-        ("Search", "left", "What a person called it; it goes on where it was left"),
-        ("Found", "right", "Images said to be of the kind, the examples among them"),
-        ("Looked at", "right", "Images a person has seen and marked"),
-        ("Begun", "left", ""),
+        ("Search", "left", "Continues where you left it"),
+        ("Found", "right", "Images marked yes, including the examples"),
+        ("Marked", "right", "Images marked yes or no"),
+        ("Created", "left", ""),
     ]
     report([[table("Saved searches", columns, rows)]], key="searches")
     return None
 
 
-def _search(held: active_searches.Held) -> None:
-    with held.lock:
-        search = held.search
-        shown, found, progress = search.page(PAGE), [*search.positives()], search.progress()
-    looking_back = session.param("found") == "1"
-    _top(held, found, looking_back)
+def _search(loaded: active_searches.LoadedSearch) -> None:
+    with loaded.lock:
+        search = loaded.search
+        shown, positives, progress = search.page(PAGE), [*search.positives()], search.progress()
+    shows_found = session.param("found") == "1"
+    _top(loaded, positives, shows_found)
     if problem := st.session_state.pop("_marking_problem", None):
         st.error(escape(problem))
-    if looking_back:
-        return _found(held, found)
+    if shows_found:
+        return _found(loaded, positives)
     token = token_of(search.id, shown)
     st.session_state["_marking_token"] = token
     marking_grid(
         shown,
         token,
-        _heading(progress, found),
+        _heading(progress, positives),
         turn=st.session_state.get("_marking_turn", 0),
-        on_said=lambda said: _hear(held, said),
+        on_action=lambda action: _handle(loaded, action),
         before=dict.fromkeys(st.session_state.get("_marking_before", ()), "yes"),
     )
     if not shown:
         empty_states.empty(
-            "Nothing is left to look at",
-            f"Every image this search looks in is marked: {images(len(found))} of the kind. Save them above.",
+            "All images are marked",
+            f"Every image in this search is marked; {images(len(positives))} yes. Save them as a slice above.",
         )
-    if st.session_state.pop("_marking_save", False) and found:
-        save_slice(_slice_name(search), ids=found)
+    if st.session_state.pop("_marking_save", False) and positives:
+        save_slice(_slice_name(search), ids=positives)
     return None
 
 
-def _hear(held: active_searches.Held, said: Said) -> None:
-    """What was done on the page, before the next one is drawn. A page sent twice is marked once."""
+def _handle(loaded: active_searches.LoadedSearch, action: MarkingAction) -> None:
+    """Carries out an action before the next page is drawn. A page that is sent twice is marked once."""
     state = st.session_state
-    if said.name == "slice":
+    if action.name == "slice":
         state["_marking_save"] = True
         return
     state["_marking_turn"] = state.get("_marking_turn", 0) + 1
-    if said.token != state.get("_marking_token"):
+    if action.token != state.get("_marking_token"):
         return
     try:
-        with active_searches.marking(held) as search:
-            if said.name == "undo":
+        with active_searches.marking(loaded) as search:
+            if action.name == "undo":
                 if search.undo():
                     state["_marking_before"] = active_searches.sent_before()
                 else:
-                    session.say("There is nothing to take back: the examples stay.")
+                    session.say("There is nothing to undo. The examples stay.")
             else:
-                yes, shown = set(said.yes), search.page(PAGE)
-                if token_of(search.id, shown) != said.token:  # another tab was first
+                yes, shown = set(action.yes), search.page(PAGE)
+                if token_of(search.id, shown) != action.token:  # another tab has marked this page
                     return
-                search.mark(yes=[one for one in shown if one in yes], no=[one for one in shown if one not in yes])
-                active_searches.sent(said.yes)
+                search.mark(yes=[id for id in shown if id in yes], no=[id for id in shown if id not in yes])
+                active_searches.sent(action.yes)
                 state["_marking_before"] = []
     except LakeloopError as error:
         state["_marking_problem"] = str(error)
 
 
-def _heading(progress: SearchProgress, found: list[str]) -> Heading:
+def _heading(progress: SearchProgress, positives: list[str]) -> Heading:
     left = "–" if progress.left is None else f"≈ {count(progress.left)}"
     span = "" if progress.left is None else f" ({count(progress.low)} to {count(progress.high)})"
     return Heading(
-        found[:EXAMPLES],
+        positives[:EXAMPLES],
         [
-            (count(progress.looked), "looked at", "Images you have seen and marked"),
-            (count(progress.found), "found", "Images you said yes to, and your examples"),
-            (left, f"left{span}", "How many are probably still to be found, with the 95 % interval"),
+            (count(progress.looked), "marked", "Images you marked yes or no"),
+            (count(progress.found), "found", "Images you marked yes, and your examples"),
+            (left, f"left{span}", "Estimated number of images left to find, with the 95 % interval"),
         ],
         progress.advice,
         progress.stop,
     )
 
 
-def _top(held: active_searches.Held, found: list[str], looking_back: bool) -> None:
-    search = held.search
+def _top(loaded: active_searches.LoadedSearch, positives: list[str], shows_found: bool) -> None:
+    search = loaded.search
     with st.container(horizontal=True, vertical_alignment="center", key="search-actions"):
         if st.button("All searches", type="tertiary"):
             _leave()
@@ -179,56 +179,57 @@ def _top(held: active_searches.Held, found: list[str], looking_back: bool) -> No
             key=f"name-{search.id}",
         ).strip()
         if name != (search.name or ""):
-            with active_searches.marking(held):
+            with active_searches.marking(loaded):
                 search.rename(name)
             session.wrote("search rename", search.id, {"name": name})
-        if place := _place(search.id):
-            st.caption(place, width="content")
-            if st.button("Look everywhere", type="tertiary", help="Begin again in the whole lake with what was found"):
-                active_searches.begin(examples=found)
+        if scope := _scope(search.id):
+            st.caption(scope, width="content")
+            if st.button("Search the whole lake", type="tertiary", help="Start a new search with the images found"):
+                active_searches.begin(examples=positives)
         st.space("stretch")
         view = st.segmented_control(
             "View",
             ["Mark", "Found"],
-            default="Found" if looking_back else "Mark",
-            format_func=lambda one: f"Found {len(found):,}" if one == "Found" else one,
+            default="Found" if shows_found else "Mark",
+            format_func=lambda name: f"Found {len(positives):,}" if name == "Found" else name,
             label_visibility="collapsed",
             required=True,
             key=f"view-{search.id}",
         )
-        if (view == "Found") != looking_back:
+        if (view == "Found") != shows_found:
             session.put(found="1" if view == "Found" else None, open=None, sel=None)
             st.rerun()
-        if queries.trees() and st.button("Whole clusters", help="Accept or refuse clusters for this search unseen"):
+        if queries.trees() and st.button("Whole clusters", help="Accept or refuse whole clusters for this search"):
             session.go("drilldown", tree=queries.trees()[0]["tree"])
-        label = f"Save {len(found):,} as slice"
-        # Its help says no name: a name just typed would make it another button, and a click in that moment be lost.
-        if st.button(label, type="primary", disabled=not found, help="Under the search's name (L)", key="save-found"):
-            save_slice(_slice_name(search), ids=found)
-        if found and (known := sorted({one.name for one in slices.newest(session.lake())})):
-            to = st.menu_button("Add to …", known, format_func=escape, key="add-found", help="Its next version")
+        label = f"Save {len(positives):,} as slice"
+        # Its help must not contain the name: a name just typed would change the button and lose the click.
+        help = "Uses the name of the search (L)"
+        if st.button(label, type="primary", disabled=not positives, help=help, key="save-found"):
+            save_slice(_slice_name(search), ids=positives)
+        if positives and (known := sorted({slice_.name for slice_ in slices.newest(session.lake())})):
+            to = st.menu_button("Add to …", known, format_func=escape, key="add-found", help="Saves the next version")
             if to:
-                add_to_slice(to, found)
+                add_to_slice(to, positives)
 
 
-def _place(search_id: str) -> str:
-    """Where it looks, when that is not the whole lake."""
-    made = queries.search(search_id)
-    if made["node"]:
-        return f"in cluster {escape(made['node'])}"
-    return f"in {escape(made['filter'][:60])}" if made["filter"] else ""
+def _scope(search_id: str) -> str:
+    """Where the search looks; "" for the whole lake."""
+    row = queries.search(search_id)
+    if row["node"]:
+        return f"in cluster {escape(row['node'])}"
+    return f"in {escape(row['filter'][:60])}" if row["filter"] else ""
 
 
-def _found(held: active_searches.Held, found: list[str]) -> None:
-    rows: list[dict[str, Any]] = queries.answers_of(found)
+def _found(loaded: active_searches.LoadedSearch, positives: list[str]) -> None:
+    rows: list[dict[str, Any]] = queries.predictions_of(positives)
     if not rows:
-        return empty_states.empty("Nothing found yet", "Say yes to an image under **Mark**, and it is here.")
+        return empty_states.empty("Nothing found yet", "Mark images yes under **Mark**. They appear here.")
     above = st.container()
-    image_grid(rows, "confidence", f"{images(len(rows))} said to be of the kind", key="found")
-    picked = selected(found)  # which the grid has told by now
-    if picked and above.button(f"{images(len(picked))} not of the kind", help="Say no to what is selected below"):
-        with active_searches.marking(held) as search:
-            search.mark(no=picked)
+    image_grid(rows, "confidence", f"{images(len(rows))} marked yes", key="found")
+    marked = selected(positives)
+    if marked and above.button(f"Mark {images(len(marked))} no", help="Marks the images selected below"):
+        with active_searches.marking(loaded) as search:
+            search.mark(no=marked)
         active_searches.sent(())
         session.put(sel=None, open=None)
         st.rerun()
@@ -236,6 +237,6 @@ def _found(held: active_searches.Held, found: list[str]) -> None:
 
 
 def _slice_name(search: SavedSearch) -> str:
-    """The search's name as a slice may be called."""
+    """The name of the search, made valid as the name of a slice."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", search.name or "").strip("-._")[:80]
     return name or f"search-{search.id}"

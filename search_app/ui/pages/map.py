@@ -1,4 +1,4 @@
-"""Map, "What lies where?": images in two dimensions, to look at, encircle and take on from there."""
+"""Map page: images as points in two dimensions; a lasso selects images to look at, search from or save."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from search_app.ui.text.numbers import images
 
 SHOWN = 10_000
 
-_making: dict[str, Job] = {}  # by lake: one at a time
+_jobs: dict[str, Job] = {}  # by lake: one at a time
 
 
 def page() -> None:
@@ -30,28 +30,28 @@ def page() -> None:
     if empty_states.nothing_to_compare(status):
         return None
     known = _maps()
-    underway = _making.get(session.lake().uri)
-    if underway is not None:
+    job = _jobs.get(session.lake().uri)
+    if job is not None:
         _progress()
     if not known:
-        if underway is None:
+        if job is None:
             empty_states.empty(
                 "No map yet",
-                "A map shows every image as a point, like beside like. It is for looking: encircle what stands apart.",
+                "A map shows each image as a point, similar images close together. Draw around a group to select it.",
             )
             with st.container(horizontal_alignment="center"), st.container(border=True, width=560):
                 _form(status)
         return None
-    chosen = next((one for one in known if one["id"] == session.param("map")), known[0])
-    return _show(chosen, known, status)
+    shown = next((row for row in known if row["id"] == session.param("map")), known[0])
+    return _show(shown, known, status)
 
 
 def _maps() -> list[queries.Row]:
-    return _kept(session.lake().version("maps"))
+    return _maps_at(session.lake().version("maps"))
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
-def _kept(version: int) -> list[queries.Row]:
+def _maps_at(version: int) -> list[queries.Row]:
     return list(
         session.lake()
         .sql(
@@ -62,170 +62,169 @@ def _kept(version: int) -> list[queries.Row]:
     )
 
 
-def _show(made: queries.Row, known: list[queries.Row], status: dict[str, Any]) -> None:
-    standing = points(session.lake(), made["id"])
+def _show(map: queries.Row, known: list[queries.Row], status: dict[str, Any]) -> None:
+    placed = points(session.lake(), map["id"])
     by = session.param("colour") if session.param("colour") in KINDS else "label"
-    node = _coloured_by(made)
+    node = _colour_node(map)
     if by == "cluster" and node is None:
         by = "label"
     where = scope.current().where()
     with st.container(horizontal=True, vertical_alignment="center", key="map-bar"):
-        _choose(made, known)
+        _choose(map, known)
         _colour(by, node is not None)
         with st.popover("New map", type="tertiary"):
             _form(status)
         st.space("stretch")
-        _place(made, len(standing.places))
+        _place_new(map, len(placed.places))
     try:
-        shown = colours(made["id"], standing.tag, by, where, node)
+        coloured = colours(map["id"], placed.tag, by, where, node)
     except LakeloopError as error:
         st.error(escape(str(error)))
         return
     lasso = session.param("lasso")
-    drawn = corners(lasso)
+    polygon = corners(lasso)
     chosen = np.zeros(0, np.int64)
-    if drawn is not None:
+    if polygon is not None:
         from embeddings.maps.maps import inside
 
-        chosen = np.flatnonzero(inside(drawn, standing.places) & (shown.codes != OUTSIDE))
-    said = image_map(made["id"], standing.tag, shown, lasso if drawn is not None else "", len(chosen))
-    if said is not None and said != lasso:
-        usable = said if corners(said) is not None else None
-        session.put(lasso=usable, open=None, sel=None)
+        chosen = np.flatnonzero(inside(polygon, placed.places) & (coloured.codes != OUTSIDE))
+    new = image_map(map["id"], placed.tag, coloured, lasso if polygon is not None else "", len(chosen))
+    if new is not None and new != lasso:
+        session.put(lasso=new if corners(new) is not None else None, open=None, sel=None)
         st.rerun()
-    if drawn is not None:
-        _chosen(standing, chosen)
+    if polygon is not None:
+        _chosen(placed, chosen)
 
 
-def _chosen(standing: Points, chosen: np.ndarray) -> None:
-    """The images inside the lasso, those in its middle first."""
+def _chosen(placed: Points, chosen: np.ndarray) -> None:
+    """The images inside the lasso, those nearest to its middle first."""
     if not len(chosen):
-        st.caption("No image lies inside the lasso.")
+        st.caption("No image is inside the lasso.")
         return
-    places = standing.places[chosen]
+    places = placed.places[chosen]
     order = np.argsort(((places - places.mean(axis=0)) ** 2).sum(axis=1), kind="stable")
-    ids = standing.names(chosen[order])
+    ids = placed.names(chosen[order])
     if len(ids) > SHOWN:
         with st.popover(f"Save all {len(ids):,} as slice"), st.form("map-slice", border=False):
             name = st.text_input("Name", placeholder="e.g. odd corner")
             if st.form_submit_button("Save slice", type="primary"):
                 save_slice(name.strip(), ids=ids)
-    rows = queries.answers_of(ids[:SHOWN])
+    rows = queries.predictions_of(ids[:SHOWN])
     more = f", the {SHOWN:,} nearest to its middle" if len(ids) > SHOWN else ""
     image_grid(rows, "confidence", f"{images(len(ids))} inside the lasso{more}")
 
 
-def _choose(made: queries.Row, known: list[queries.Row]) -> None:
-    named = {one["id"]: _name(one) for one in known}
-    picked = st.selectbox(
+def _choose(map: queries.Row, known: list[queries.Row]) -> None:
+    titles = {row["id"]: _title(row) for row in known}
+    chosen = st.selectbox(
         "Map",
-        list(named),
-        list(named).index(made["id"]),
-        format_func=named.__getitem__,
+        list(titles),
+        list(titles).index(map["id"]),
+        format_func=titles.__getitem__,
         label_visibility="collapsed",
         width=380,
     )
-    if picked and picked != made["id"]:
-        session.put(map=picked, lasso=None, open=None, sel=None)
+    if chosen and chosen != map["id"]:
+        session.put(map=chosen, lasso=None, open=None, sel=None)
         st.rerun()
 
 
-def _name(one: queries.Row) -> str:
-    of = f", cluster {one['node']}" if one["node"] else f", {one['filter'][:40]}" if one["filter"] else ""
-    return f"{images(one['size'])}{of}, {one['created_at']:%d %b %H:%M}"
+def _title(map: queries.Row) -> str:
+    of = f", cluster {map['node']}" if map["node"] else f", {map['filter'][:40]}" if map["filter"] else ""
+    return f"{images(map['size'])}{of}, {map['created_at']:%d %b %H:%M}"
 
 
 def _colour(by: str, clustered: bool) -> None:
-    offered = [one for one in KINDS if one != "cluster" or clustered]
-    picked = st.segmented_control(
+    kinds = [kind for kind in KINDS if kind != "cluster" or clustered]
+    chosen = st.segmented_control(
         "Colour by",
-        offered,
+        kinds,
         default=by,
         format_func=KINDS.__getitem__,
         label_visibility="collapsed",
         required=True,
         key=f"colour-{by}",
     )
-    if picked and picked != by:
-        session.put(colour=None if picked == "label" else picked)
+    if chosen and chosen != by:
+        session.put(colour=None if chosen == "label" else chosen)
         st.rerun()
 
 
-def _coloured_by(made: queries.Row) -> str | None:
-    """The node whose children colour the map: its own when that was opened, else the root of the newest tree."""
-    if made["node"]:
-        tree, _, path = made["node"].partition("/")
+def _colour_node(map: queries.Row) -> str | None:
+    """The node whose children colour the map: the map's own node if it is split, else the root of the newest tree."""
+    if map["node"]:
+        tree, _, path = map["node"].partition("/")
         if queries.children(tree, path):
-            return str(made["node"])
+            return str(map["node"])
     trees = queries.trees()
     return f"{trees[0]['tree']}/" if trees else None
 
 
-def _place(made: queries.Row, standing: int) -> None:
-    """Offers to place what came after a map of the whole lake was made."""
-    embedded = _embedded(queries.stamp(), made["embedder"])
-    new = embedded - standing if not made["node"] and not made["filter"] else 0
-    if new > 0 and st.button(f"Place {new:,} new", help="Put new images among these; nothing moves", type="tertiary"):
+def _place_new(map: queries.Row, placed: int) -> None:
+    """Offers to place new images in a map of the whole lake. `placed`: images that are in it."""
+    embedded = _embedded(queries.stamp(), map["embedder"])
+    new = embedded - placed if not map["node"] and not map["filter"] else 0
+    if new > 0 and st.button(f"Place {new:,} new", help="Adds the new images; no other point moves", type="tertiary"):
         from embeddings.maps import maps
 
         try:
             with st.spinner("Placing …", show_time=True):
-                placed = maps.place(session.lake(), made["id"])
+                added = maps.place(session.lake(), map["id"])
         except LakeloopError as error:
             st.error(escape(str(error)))
             return
-        session.wrote("map place", made["id"], {"placed": placed})
+        session.wrote("map place", map["id"], {"placed": added})
         st.rerun()
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def _embedded(stamp: queries.Stamp, embedder: str) -> int:
-    record = next((one for one in session.lake().embedders() if one.name == embedder), None)
+    record = next((record for record in session.lake().embedders() if record.name == embedder), None)
     if record is None:
         return 0
-    found = session.lake().scan("predictions", ["image_id"], f"{record.column} is not null")
-    return len(found["image_id"].unique())
+    table = session.lake().scan("predictions", ["image_id"], f"{record.column} is not null")
+    return len(table["image_id"].unique())
 
 
 def _form(status: dict[str, Any]) -> None:
     current = scope.current()
     where, whole_node = current.where(), current.node and not current.chips() and not current.slice
-    embedders = [one["name"] for one in status["embedders"] if one["embedded"]]
+    embedders = [embedder["name"] for embedder in status["embedders"] if embedder["embedded"]]
     with st.form("make-map", border=False):
         st.caption(
-            f"Maps cluster {escape(current.node)} by itself: what separates its images comes out."
+            f"Maps only the images of cluster {escape(current.node)}."
             if whole_node
-            else "Maps the images of the present scope and filters."
+            else "Maps the images of the current scope and filters."
             if where
-            else "Maps every image of the lake."
+            else "Maps all images of the lake."
         )
         embedder = st.selectbox("Embedder", embedders) if len(embedders) > 1 and not whole_node else embedders[0]
         seed = st.number_input("Seed", 0, 1_000_000, 0, help="The same seed gives the same map")
-        if st.form_submit_button("Make map", type="primary", disabled=session.lake().uri in _making):
-            how: dict[str, Any] = {"node": current.node} if whole_node else {"embedder": embedder, "where": where}
-            how["seed"] = int(seed)
-            _making[session.lake().uri] = Job("search_app.jobs.map_job", session.lake().uri, how)
+        if st.form_submit_button("Make map", type="primary", disabled=session.lake().uri in _jobs):
+            options: dict[str, Any] = {"node": current.node} if whole_node else {"embedder": embedder, "where": where}
+            options["seed"] = int(seed)
+            _jobs[session.lake().uri] = Job("search_app.jobs.map_job", session.lake().uri, options)
             st.rerun()
 
 
 @st.fragment(run_every=0.7)
 def _progress() -> None:
-    making = _making.get(session.lake().uri)
-    if making is None:  # another tab has seen its end
+    job = _jobs.get(session.lake().uri)
+    if job is None:  # another tab has shown its result
         st.rerun(scope="app")
         return
-    if making.result is not None:
-        _making.pop(session.lake().uri, None)
-        session.wrote("map", making.result, {name: one for name, one in making.parameters.items() if one is not None})
-        session.put(map=making.result, lasso=None, open=None, sel=None)
+    if job.result is not None:
+        _jobs.pop(session.lake().uri, None)
+        session.wrote("map", job.result, {name: value for name, value in job.parameters.items() if value is not None})
+        session.put(map=job.result, lasso=None, open=None, sel=None)
         st.rerun(scope="app")
-    if making.error is not None:
-        st.error(escape(f"No map was made: {making.error}"))
+    if job.error is not None:
+        st.error(escape(f"The map could not be made: {job.error}"))
         if st.button("Close"):
-            _making.pop(session.lake().uri, None)
+            _jobs.pop(session.lake().uri, None)
             st.rerun(scope="app")
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.progress(making.share, f"Making a map: {making.share:.0%}")
+        st.progress(job.share, f"Making a map: {job.share:.0%}")
         if st.button("Cancel", type="tertiary"):
-            making.cancel()
+            job.cancel()

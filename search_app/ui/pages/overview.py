@@ -1,4 +1,4 @@
-"""Overview, "Is the model well today?": where it fails comes first, then how it went, then what to do next."""
+"""Overview page: headline numbers, failing groups, what customers report, charts, and what to do next."""
 
 from __future__ import annotations
 
@@ -27,48 +27,48 @@ def page() -> None:
     totals = queries.totals(where)
     if not totals["images"]:
         return empty_states.nothing_passes()
-    judged = performance(queries.confusion(where))
-    rows: list[list[Block | None]] = [[_numbers(totals, judged)]]
+    scores = performance(queries.confusion(where))
+    rows: list[list[Block | None]] = [[_numbers(totals, scores)]]
     if totals["answers"]:
-        found = groups.judged(where)
-        rows += [*_failing(where, found, _customers(where), _next(totals, judged, status))]
-        rows += [_charts(where), _answers(where)]
+        all_groups = groups.reviewed(where)
+        rows += _failing(where, all_groups, _customers(where), _next(totals, scores, status))
+        rows += [_charts(where), _tables(where)]
     else:
-        rows.append([_next(totals, judged, status)])
-    return report([*rows, [_embedding(status), findings.pictureless(queries.pictureless(where))]], live)
+        rows.append([_next(totals, scores, status)])
+    return report([*rows, [_embedding(status), findings.without_thumbnail(queries.without_thumbnail(where))]], live)
 
 
-def _numbers(totals: queries.Row, judged: Performance) -> Block:
+def _numbers(totals: queries.Row, scores: Performance) -> Block:
     items = [
         ("Images", count(totals["images"]), "", ""),
-        ("Answers", count(totals["answers"]), "", "Predictions a model made"),
-        ("Labelled images", count(totals["labelled"]), "", "Images of which a label says what they are"),
+        ("Predictions", count(totals["answers"]), "", ""),
+        ("Labelled images", count(totals["labelled"]), "", "Images that have a label"),
     ]
     note = ""
-    if judged.accuracy.n:
+    if scores.accuracy.n:
         items += [
-            _rate("Accuracy", judged.accuracy, "Share of answers that agree with the label, where there is one"),
+            _rate("Accuracy", scores.accuracy, "Share of the predictions on labelled images that match the label"),
             _rate(
                 "Balanced accuracy",
-                judged.balanced_accuracy,
-                "Mean of the classes' recalls: every class counts alike, however rare it is",
+                scores.balanced_accuracy,
+                "Mean recall over the classes: rare classes count as much as frequent ones",
             ),
             _rate(
-                "Commoner-class guess",
-                judged.commoner,
-                f"What always answering “{judged.commoner_class}” would score: a model must beat it",
+                "Majority-class baseline",
+                scores.commoner,
+                f"Accuracy of always predicting “{scores.commoner_class}”. A useful model is better",
             ),
         ]
     elif totals["answers"]:
-        note = "No answer has a label to compare with, so accuracy is not known. Labels of a random check would tell."
+        note = "Accuracy is not known: no image with a prediction has a label. Label a random sample to estimate it."
     else:
         command = for_this_lake("ingest", "predictions.csv")
-        note = f"No model has answered yet. Bring its answers in as a table, one row an answer: {command}"
+        note = f"There are no predictions yet. Ingest them as a table with one row per prediction: {command}"
     return numbers("", *items, note=note)
 
 
-def _rate(name: str, rate: Rate, how: str) -> tuple[str, str, str, str]:
-    return name, percent(rate), f"95 % {interval(rate)}", how
+def _rate(name: str, rate: Rate, help: str) -> tuple[str, str, str, str]:
+    return name, percent(rate), f"95 % {interval(rate)}", help
 
 
 def _customers(where: str | None) -> Block | None:
@@ -76,31 +76,34 @@ def _customers(where: str | None) -> Block | None:
     return findings.customers(verdicts, queries.complaints(where, COMPLAINTS) if verdicts.get("incorrect") else [])
 
 
-def _failing(where: str | None, found: list[Group], said: Block | None, to_do: Block) -> list[list[Block | None]]:
-    """Where it fails and what customers say; beside it the first promoted column, what confidence would have told,
-    what to do next.
+def _failing(
+    where: str | None, all_groups: list[Group], customers: Block | None, to_do: Block
+) -> list[list[Block | None]]:
+    """The failing groups and what customers report; beside them the first promoted column, whether low confidence
+    points at the errors, and what to do next.
     """
     filter_sql = scope.current().sql
-    whole = next(one for one in found if one.kind == "all")
-    worst = groups.worst(found)
-    columns = list(groups.by_column(found).items())[:TABLES]
-    tables = [findings.by_group(name, some, whole, worst, filter_sql) for name, some in columns]
-    if not whole.known:
-        return [[*tables, stack(said, to_do) if said else to_do]]
-    faces = groups.surest_errors(where, worst)
-    of = groups.make_up([one.value for one in worst if one.kind == "node"])
-    sure, *of_worst = groups.sureness(where, [whole, *worst[:1]])
-    told = findings.on_confidence(sure, of_worst[0], worst[0].title) if worst else findings.on_confidence(sure)
-    failures = [findings.failure(one, ids, of, filter_sql) for one, ids in zip(worst, faces, strict=True)]
-    more = [link("All clusters, most wrong first", "drilldown", sort="error")] if queries.trees() else []
-    block = cards("Where does it fail?", "" if tables else told, failures, _NONE_WORSE, more)
-    beside = [tables[0] | {"note": told}, to_do] if tables else [to_do]
-    return [[stack(block, said, wide=5), stack(*beside, wide=4)], [*tables[1:]]]
+    whole = next(group for group in all_groups if group.kind == "all")
+    worst = groups.worst(all_groups)
+    columns = list(groups.by_column(all_groups).items())[:TABLES]
+    tables = [findings.by_group(name, values, whole, worst, filter_sql) for name, values in columns]
+    if not whole.labelled:
+        return [[*tables, stack(customers, to_do) if customers else to_do]]
+    image_ids = groups.most_confident_errors(where, worst)
+    composition = groups.make_up([group.value for group in worst if group.kind == "node"])
+    of_whole, *of_worst = groups.error_confidence(where, [whole, *worst[:1]])
+    sentence = findings.on_confidence(of_whole, *((of_worst[0], worst[0].title) if worst else ()))
+    failures = [findings.failure(group, ids, composition, filter_sql)
+                for group, ids in zip(worst, image_ids, strict=True)]  # fmt: skip
+    more = [link("All clusters, highest error first", "drilldown", sort="error")] if queries.trees() else []
+    block = cards("Where the model fails", "" if tables else sentence, failures, _NONE_WORSE, more)
+    beside = [tables[0] | {"note": sentence}, to_do] if tables else [to_do]
+    return [[stack(block, customers, wide=5), stack(*beside, wide=4)], [*tables[1:]]]
 
 
 _NONE_WORSE = (
-    f"No group with at least {groups.ENOUGH} labelled answers is surely worse than the whole. "
-    "Compared are values of promoted columns, models, answered classes and clusters."
+    f"No group with at least {groups.ENOUGH} labelled predictions is worse than the overall rate (p < 0.05). "
+    "Groups are the values of promoted columns, models, predicted classes and clusters."
 )
 
 
@@ -110,7 +113,7 @@ def _charts(where: str | None) -> list[Block | None]:
     return [*over_time, charts.confidence(bins) if bins else None]
 
 
-def _answers(where: str | None) -> list[Block | None]:
+def _tables(where: str | None) -> list[Block | None]:
     models = [
         [
             link(name, "search", model=name),
@@ -125,42 +128,42 @@ def _answers(where: str | None) -> list[Block | None]:
         for row in queries.by_label(where)
     ]
     return [
-        table("Models", [("model", "left", ""), *_COUNTS, ("last answer", "right", "")], models),
-        table("Answered classes", [("answered", "left", ""), *_COUNTS], labels),
+        table("Models", [("model", "left", ""), *_COUNTS, ("last prediction", "right", "")], models),
+        table("Predicted classes", [("class", "left", ""), *_COUNTS], labels),
     ]
 
 
 _COUNTS: list[Any] = [
-    ("answers", "right", ""),
-    ("confidence", "right", "Mean belief of the model in its own answers, 0 to 1"),
-    ("wrong", "right", "Share of the labelled answers that are wrong"),
+    ("predictions", "right", ""),
+    ("confidence", "right", "Mean confidence, 0 to 1"),
+    ("wrong", "right", "Share of the labelled predictions that are wrong"),
     ("95 % interval", "right", ""),
 ]
 
 
 def _counts(row: queries.Row) -> list[str]:
     wrong = wilson(row["known"] - row["right"], row["known"])
-    sure = "–" if row["confidence"] is None else f"{row['confidence']:.2f}"
-    return [count(row["answers"]), sure, percent(wrong), interval(wrong) if row["known"] else "no labels"]
+    confidence = "–" if row["confidence"] is None else f"{row['confidence']:.2f}"
+    return [count(row["answers"]), confidence, percent(wrong), interval(wrong) if row["known"] else "no labels"]
 
 
 def _embedding(status: dict[str, Any]) -> Block:
     items = []
-    for one in status["embedders"]:
-        total = one["embedded"] + one["missing"]
-        text = f"{one['name']}: {count(one['embedded'])} of {count(total)} images have their vector"
-        command = for_this_lake("embed", "--embedder", one["name"]) if one["missing"] else ""
-        items.append((text, one["embedded"] / total if total else 1.0, command))
+    for embedder in status["embedders"]:
+        total = embedder["embedded"] + embedder["missing"]
+        text = f"{embedder['name']}: {count(embedder['embedded'])} of {count(total)} images have a vector"
+        command = for_this_lake("embed", "--embedder", embedder["name"]) if embedder["missing"] else ""
+        items.append((text, embedder["embedded"] / total if total else 1.0, command))
     note = "" if items else f"The lake has no embedder yet. Run: {for_this_lake('embed')}"
-    return progress("Embedding", items, note)
+    return progress("Embeddings", items, note)
 
 
-def _next(totals: queries.Row, judged: Performance, status: dict[str, Any]) -> Block:
-    ideas = [(link("Look at a random check", "search"), "what no metric asked about is found by looking")]
+def _next(totals: queries.Row, scores: Performance, status: dict[str, Any]) -> Block:
+    ideas = [(link("Look at a random sample", "search"), "finds failures that no metric measures")]
     if totals["answers"]:
-        unsure = link("Look at the least confident answers", "search", show="unsure")
-        ideas.append((unsure, "they alone do not find every failure"))
-    if any(one["embedded"] for one in status["embedders"]):
-        drill = link("Drill down", "drilldown", sort="error" if judged.accuracy.n else None)
-        ideas.append((drill, "groups that look alike, most wrong first"))
+        unsure = link("Look at the least confident predictions", "search", show="unsure")
+        ideas.append((unsure, "finds some failures, not all"))
+    if any(embedder["embedded"] for embedder in status["embedders"]):
+        drill = link("Drill down", "drilldown", sort="error" if scores.accuracy.n else None)
+        ideas.append((drill, "groups of similar images, highest error first"))
     return links("What to do next", ideas)

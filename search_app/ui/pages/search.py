@@ -1,7 +1,4 @@
-"""Search, "Show me its like": an image, some images or words go in, the most similar images come out.
-
-With nothing to search for it shows a random check, which is where a stranger finds something to search for.
-"""
+"""Search page: the images most similar to an image, to several images or to a text; without one, a sample."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from search_app.ui.text.numbers import images
 SIZES = (50, 200, 1_000, 10_000)
 DEFAULT_SIZE = 200
 ORDERS = {
-    "random": "Random check",
+    "random": "Random sample",
     "newest": "Newest",
     "unsure": "Least confident",
     "errors": "Known errors",
@@ -36,61 +33,59 @@ def page() -> None:
     status = queries.status(queries.stamp())
     if not status["images"]:
         return empty_states.no_images()
-    ready = [one for one in status["embedders"] if one["embedded"]]
+    ready = [embedder for embedder in status["embedders"] if embedder["embedded"]]
     query, ids, text = session.param("q"), tuple(session.params().get("like", ())), session.param("text")
     if not ready:
-        st.info(f"Nothing is embedded yet, so nothing can be searched. Run `{for_this_lake('embed')}`")
-        _check(_size())
+        st.info(f"No image has an embedding yet, so you cannot search by similarity. Run `{for_this_lake('embed')}`")
+        _sample(_size())
         return None
     embedder, k = _controls(ready, query, ids)
     if query or ids or text:
         _results(k, embedder, query, ids, text)
     else:
-        _check(k)
+        _sample(k)
     model_cache.preload(session.lake(), embedder)
     return None
 
 
 def _controls(ready: list[queries.Row], query: str, ids: tuple[str, ...]) -> tuple[str, int]:
-    """The query tray and its settings; changes go to the URL, which every run starts from."""
-    names = [one["name"] for one in ready]
-    speaks = [one for one in names if one in queries.text_embedders(queries.stamp())]
+    """The query tray and its settings: the embedder and the number of images. Changes are written to the URL."""
+    names = [embedder["name"] for embedder in ready]
+    text_names = [name for name in names if name in queries.text_embedders(queries.stamp())]
     embedder = session.param("by") if session.param("by") in names else names[0]
-    if session.param("text") and speaks and embedder not in speaks:
-        embedder = speaks[0]  # words can only be asked of those that know them
+    if session.param("text") and text_names and embedder not in text_names:
+        embedder = text_names[0]  # a text needs an embedder that embeds text
     k = _size()
     st.session_state.update({"words": session.param("text"), "by-choice": embedder, "k-choice": k})
     left, right = st.columns([3, 2], gap="medium", vertical_alignment="bottom")
     with left:
         _change(query_tray(query, ids), ids)
     with right, st.container(horizontal=True, vertical_alignment="bottom"):
-        if speaks:
-            silent = "" if embedder in speaks else f"Searches with {escape(speaks[0])}, which embeds text too"
-            st.text_input(
-                "Or in words", key="words", on_change=_say, placeholder="e.g. a red circle", help=silent or None
-            )
+        if text_names:
+            help = None if embedder in text_names else f"Searches with {escape(text_names[0])}, which embeds text, too"
+            st.text_input("Or a text", key="words", on_change=_set_text, placeholder="e.g. a red circle", help=help)
         if len(names) > 1:
-            st.selectbox("Embedder", names, key="by-choice", on_change=_by)
-        st.selectbox("At most", SIZES, key="k-choice", on_change=_many, format_func=images, width=170)
+            st.selectbox("Embedder", names, key="by-choice", on_change=_set_embedder)
+        st.selectbox("At most", SIZES, key="k-choice", on_change=_set_size, format_func=images, width=170)
     return embedder, k
 
 
 def _size() -> int:
-    asked = session.param("k")
-    return int(asked) if asked in map(str, SIZES) else DEFAULT_SIZE
+    size = session.param("k")
+    return int(size) if size in map(str, SIZES) else DEFAULT_SIZE
 
 
-def _say() -> None:
+def _set_text() -> None:
     session.put(text=st.session_state["words"].strip(), q=None, like=None, open=None, sel=None)
 
 
-def _by() -> None:
+def _set_embedder() -> None:
     chosen = st.session_state["by-choice"]
-    keeps = chosen in queries.text_embedders(queries.stamp())
-    session.put(by=chosen, text=session.param("text") if keeps else None, open=None, sel=None)
+    embeds_text = chosen in queries.text_embedders(queries.stamp())
+    session.put(by=chosen, text=session.param("text") if embeds_text else None, open=None, sel=None)
 
 
-def _many() -> None:
+def _set_size() -> None:
     chosen = st.session_state["k-choice"]
     session.put(k=None if chosen == DEFAULT_SIZE else chosen)
 
@@ -101,7 +96,7 @@ def _change(change: Change | None, ids: tuple[str, ...]) -> None:
     if change.uploaded:
         session.put(q=change.uploaded, like=None, text=None, open=None, sel=None)
     elif change.removed in ids:
-        session.put(like=[one for one in ids if one != change.removed], open=None, sel=None)
+        session.put(like=[id for id in ids if id != change.removed], open=None, sel=None)
     else:
         session.put(q=None, open=None, sel=None)
     st.rerun()
@@ -109,7 +104,7 @@ def _change(change: Change | None, ids: tuple[str, ...]) -> None:
 
 def _results(k: int, embedder: str, query: str, ids: tuple[str, ...], text: str) -> None:
     if query and session.query_images().get(query) is None:
-        return empty_states.empty("This query image is no longer kept", "Upload it again: the newest 1,000 are kept.")
+        return empty_states.empty("This query image is no longer stored", "Upload it again. The newest 1,000 are kept.")
     try:
         with st.spinner("Searching …", show_time=True):
             rows = queries.similar(k, scope.current().where(), embedder, query, ids, text)
@@ -118,19 +113,20 @@ def _results(k: int, embedder: str, query: str, ids: tuple[str, ...], text: str)
         return None
     if not rows:
         return empty_states.nothing_passes()
-    what = f"“{text}”" if text else "this image" if query or len(ids) == 1 else f"the mean of {len(ids)} images"
-    return image_grid(rows, "similarity", f"{images(len(rows))} most like {what}")
+    example = f"“{text}”" if text else "this image" if query or len(ids) == 1 else f"the mean of {len(ids)} images"
+    return image_grid(rows, "similarity", f"{images(len(rows))} most similar to {example}")
 
 
-def _check(k: int) -> None:
-    """Images of the scope, to look at and to search from."""
+def _sample(k: int) -> None:
+    """Images of the scope in a chosen order, to look at and to search from."""
     order = session.param("show") if session.param("show") in ORDERS else "random"
-    offered = [one for one in ORDERS if one != "complaints" or one == order or queries.verdicts(None).get("incorrect")]
+    has_complaints = order == "complaints" or queries.verdicts(None).get("incorrect")
+    orders = [name for name in ORDERS if name != "complaints" or has_complaints]
     seed = int(session.param("seed")) if session.param("seed").isdecimal() else 1
     with st.container(horizontal=True, vertical_alignment="center"):
         chosen = st.segmented_control(
             "Show",
-            offered,
+            orders,
             default=order,
             format_func=ORDERS.__getitem__,
             label_visibility="collapsed",
@@ -144,22 +140,22 @@ def _check(k: int) -> None:
         st.rerun()
     where = scope.current().where()
     totals = queries.totals(where)
-    answered = bool(totals["answers"])  # what is checked is the answers, wherever there are any
-    rows = queries.sample(f"{queries.every(where)} AND model IS NOT NULL" if answered else where, order, seed, k)
+    predicted = bool(totals["answers"])  # images with a prediction, if there are any
+    rows = queries.sample(f"{queries.predicate(where)} AND model IS NOT NULL" if predicted else where, order, seed, k)
     if not rows:
         if order == "errors":
-            return empty_states.empty("No known errors here", "No answer inside these filters disagrees with a label.")
+            return empty_states.empty("No known errors", "No prediction inside these filters differs from the label.")
         if order == "complaints":
             return empty_states.empty(
-                "No complaints here", "No customer calls an answer inside these filters incorrect."
+                "No complaints", "No customer reported a prediction inside these filters as incorrect."
             )
         return empty_states.nothing_passes()
     title = {
-        "random": "drawn at random",
+        "random": "random sample",
         "newest": "newest first",
         "unsure": "least confident first",
-        "errors": "known to be wrong, most confident first",
-        "complaints": "called incorrect by a customer, latest first",
+        "errors": "wrong predictions, most confident first",
+        "complaints": "reported as incorrect by a customer, latest first",
     }[order]
-    what = " with an answer" if answered and totals["images"] != totals["answers"] else ""
-    return image_grid(rows, "confidence", f"{images(len(rows))}{what}, {title}")
+    kind = " with a prediction" if predicted and totals["images"] != totals["answers"] else ""
+    return image_grid(rows, "confidence", f"{images(len(rows))}{kind}, {title}")

@@ -1,4 +1,4 @@
-"""SQL, "Ask anything": an editor with the schema at hand, the answer as rows, as a chart, and as images."""
+"""SQL page: an editor with the schema beside it; results as rows, as a chart and as images."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from search_app.ui.text.numbers import count
 if TYPE_CHECKING:
     from lake.sql.sandbox.results import QueryResult
 
-FIRST = "SELECT label, count(*) AS answers, round(avg(confidence), 3) AS confidence\nFROM answers GROUP BY label ORDER BY answers DESC"  # noqa: E501
-# A grid of more is not looked at, and a chart of more not read.
+FIRST = "SELECT label, count(*) AS predictions, round(avg(confidence), 3) AS confidence\nFROM answers GROUP BY label ORDER BY predictions DESC"  # noqa: E501
+# More images are not worth scrolling, and more bars cannot be read.
 MOST_IMAGES = 10_000
 MOST_BARS = 200
 EVERY_SECONDS = 0.4
-_PLACES = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|\$([A-Za-z_]\w*)")
+_TOKENS = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|--[^\n]*|\$([A-Za-z_]\w*)")
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 def page() -> None:
     """The SQL page."""
     if not session.may("sql"):
-        return empty_states.empty("This key may not ask SQL", "Log in with a key that has the scope sql.")
+        return empty_states.empty("Your key does not allow SQL", "Log in with a key that has the scope sql.")
     state = st.session_state
     if "ask-sql" not in state:
         state["ask-sql"] = session.param("sql") or FIRST
@@ -45,7 +45,8 @@ def page() -> None:
         st.text_area("SELECT", key="ask-sql", height=190, help="One SELECT; $name is a parameter.")
         parameters = _parameters(state["ask-sql"])
         with st.container(horizontal=True, vertical_alignment="center"):
-            running = _job() is not None and not _job().done  # type: ignore[union-attr]
+            query = _query()
+            running = query is not None and not query.done
             if st.button("Run", type="primary", disabled=running, key="ask-run"):
                 _run(state["ask-sql"], parameters)
             _saving(state["ask-sql"], parameters)
@@ -55,8 +56,8 @@ def page() -> None:
     return None
 
 
-def _job() -> running_query.Job | None:
-    return st.session_state.get("ask-job")
+def _query() -> running_query.RunningQuery | None:
+    return st.session_state.get("ask-query")
 
 
 def _run(sql: str, parameters: dict[str, Any]) -> None:
@@ -64,13 +65,15 @@ def _run(sql: str, parameters: dict[str, Any]) -> None:
     email = st.user.get("email")
     key_id = st.context.headers.get("X-Lakeloop-Key")
     user = None if email is None else str(email)
-    st.session_state["ask-job"] = running_query.begin(session.lake(), sql, parameters, key_id, user)
+    st.session_state["ask-query"] = running_query.begin(session.lake(), sql, parameters, key_id, user)
     st.rerun()
 
 
 def _schema() -> None:
-    """One table or view at a time, with what its columns mean."""
-    docs = {name: doc for name, (doc, _) in views.VIEWS.items()} | {one.name: one.doc for one in schema.TABLES.values()}
+    """One table or view at a time, with the meaning of its columns."""
+    docs = {name: doc for name, (doc, _) in views.VIEWS.items()} | {
+        table.name: table.doc for table in schema.TABLES.values()
+    }
     name = st.selectbox("Tables and views", list(docs), key="ask-table")
     with st.container(height=430, border=False):
         st.caption(escape(docs[name]))
@@ -87,64 +90,64 @@ def _schema() -> None:
 
 
 def _meanings(name: str) -> dict[str, str]:
-    """What the columns mean of a table, or of the tables that a view reads: the first one that has the column says."""
+    """The meaning of each column of a table, or of a view: that of the first table it reads which has the column."""
     if name in schema.TABLES:
-        shown = [c for c in schema.TABLES[name].columns if c.type != "blob" and (name, c.name) not in SECRETS]
-        return {c.name: c.doc for c in shown}
-    found: dict[str, str] = {}
+        columns = [c for c in schema.TABLES[name].columns if c.type != "blob" and (name, c.name) not in SECRETS]
+        return {c.name: c.doc for c in columns}
+    meanings: dict[str, str] = {}
     text = views.VIEWS[name][1]
     for read in sorted(views.reads(text), key=text.index):
-        found = _meanings(read) | found
-    return found
+        meanings = _meanings(read) | meanings
+    return meanings
 
 
 def _parameters(sql: str) -> dict[str, Any]:
-    """A field for each $name of the query; a value that reads as JSON is no text."""
-    names = list(dict.fromkeys(found[1] for found in _PLACES.finditer(sql) if found[1]))
-    given: dict[str, Any] = {}
+    """A field for each $name of the query. A value that is valid JSON is parsed; any other is text."""
+    names = list(dict.fromkeys(match[1] for match in _TOKENS.finditer(sql) if match[1]))
+    parameters: dict[str, Any] = {}
     if names:
         for name, column in zip(names, st.columns(min(4, max(2, len(names)))) * len(names), strict=False):
             text = column.text_input(f"${name}", key=f"ask-param-{name}")
             try:
-                given[name] = json.loads(text, parse_constant=str)
+                parameters[name] = json.loads(text, parse_constant=str)
             except ValueError:
-                given[name] = text
-    return given
+                parameters[name] = text
+    return parameters
 
 
 def _saving(sql: str, parameters: dict[str, Any]) -> None:
     with st.popover("Save"):
         name = st.text_input("Name", key="ask-name", placeholder="low-confidence")
-        said = st.text_input("What it answers", key="ask-description")
+        description = st.text_input("Description", key="ask-description")
         if st.button("Save", key="ask-save", disabled=not name.strip()):
             try:
-                saved_queries.save(session.lake(), name.strip(), sql, parameters, said, replacing=True)
+                saved_queries.save(session.lake(), name.strip(), sql, parameters, description, replacing=True)
             except LakeloopError as error:
                 st.error(escape(str(error)))
             else:
                 session.wrote("query save", name.strip(), {"sql": sql[: saved_queries.LOGGED_CHARACTERS]})
-                session.say(f"Saved as {escape(name.strip())}")
+                session.say(f"Saved as {escape(name.strip())}.")
                 st.rerun()
 
 
 def _loading() -> None:
     saved = saved_queries.list(session.lake())
     with st.popover("Saved", disabled=not saved):
-        for one in saved:
+        for query in saved:
             st.button(
-                escape(one.name), key=f"ask-load-{one.name}", help=escape(one.description or
-                one.sql[:300]), type="tertiary", on_click=_put, args=(one.sql, one.parameters),
+                escape(query.name), key=f"ask-load-{query.name}", help=escape(query.description or
+                query.sql[:300]), type="tertiary", on_click=_put, args=(query.sql, query.parameters),
             )  # fmt: skip
 
 
 def _history() -> None:
     with st.popover("History"):
-        for place, one in enumerate(saved_queries.history(session.lake(), 20)):
-            end = "failed" if one.error else f"{one.rows or 0:,} rows"
-            text = " ".join(one.sql.split())
+        for i, query in enumerate(saved_queries.history(session.lake(), 20)):
+            outcome = "failed" if query.error else f"{query.rows or 0:,} rows"
+            text = " ".join(query.sql.split())
             st.button(
-                f"{one.timestamp:%d %b %H:%M} · {end} · {escape(text[:70])}",
-                key=f"ask-past-{place}", type="tertiary", on_click=_put, args=(one.sql, one.parameters),
+                f"{query.timestamp:%d %b %H:%M} · {outcome} · {escape(text[:70])}",
+                key=f"ask-past-{i}", type="tertiary", on_click=_put, args=(query.sql, query.parameters),
             )  # fmt: skip
 
 
@@ -155,91 +158,91 @@ def _put(sql: str, parameters: Any) -> None:
 
 
 def _outcome() -> None:
-    job = _job()
-    if job is None:
+    query = _query()
+    if query is None:
         return
-    if not job.done:
+    if not query.done:
         _waiting()
-    elif job.answer is None:
-        st.code(job.error or "", language=None)
+    elif query.result is None:
+        st.code(query.error or "", language=None)
     else:
-        _answer(job.answer)
+        _show(query.result)
 
 
 @st.fragment(run_every=EVERY_SECONDS)
 def _waiting() -> None:
-    """Seconds, and a way to stop; the whole page runs again once there is an answer."""
-    job = _job()
-    if job is None or job.done:
+    """The seconds so far, and a button to cancel. The whole page runs again when the query is done."""
+    query = _query()
+    if query is None or query.done:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f":material/hourglass_top: running for {job.seconds():.0f} s", width="content")
+        st.markdown(f":material/hourglass_top: running for {query.seconds():.0f} s", width="content")
         if st.button("Cancel", key="ask-cancel"):
-            job.cancel()
+            query.cancel()
 
 
-def _answer(found: QueryResult) -> None:
-    rows = found.table.num_rows
-    cut = ", and there are more" if found.truncated else ""
-    st.caption(f"{count(rows)} {'row' if rows == 1 else 'rows'}{cut} · {found.seconds:.2f} s")
-    images = _images(found)
+def _show(result: QueryResult) -> None:
+    rows = result.table.num_rows
+    cut = ", more not shown" if result.truncated else ""
+    st.caption(f"{count(rows)} {'row' if rows == 1 else 'rows'}{cut} · {result.seconds:.2f} s")
+    images = _images(result)
     table, chart, *grid = st.tabs(["Rows", "Chart", *(["Images"] if images else [])], key="ask-tab", on_change="rerun")
     if table.open:
         with table:
-            st.dataframe(_shown(found), hide_index=True, height=min(560, 38 + 35 * max(rows, 1)))
+            st.dataframe(_frame(result), hide_index=True, height=min(560, 38 + 35 * max(rows, 1)))
     if chart.open:
         with chart:
-            _chart(found)
+            _chart(result)
     if grid and grid[0].open:
         with grid[0]:
-            image_grid(images, "confidence", key="asked")
+            image_grid(images, "confidence", key="result")
 
 
-def _shown(found: QueryResult) -> Any:
-    """A data frame with columns told apart, and what browsers cannot show as text."""
+def _frame(result: QueryResult) -> Any:
+    """A data frame with unique column names; nested values become JSON text."""
     from lake.sql.tables import plain
 
     columns: dict[str, list[Any]] = {}
-    for column, values in zip(found.columns, found.table.columns, strict=True):
+    for column, values in zip(result.columns, result.table.columns, strict=True):
         name, number = column["name"], 2
         while name in columns:
             name, number = f"{column['name']} ({number})", number + 1
-        said = [plain(value) for value in values.to_pylist()]
-        columns[name] = [json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in said]
+        cells = [plain(value) for value in values.to_pylist()]
+        columns[name] = [json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in cells]
     import polars as pl
 
     return pl.DataFrame(columns, strict=False)
 
 
-def _chart(found: QueryResult) -> None:
-    """Bars, or a line over time: the first column that is no number against the numbers."""
-    frame = _shown(found).head(MOST_BARS)
+def _chart(result: QueryResult) -> None:
+    """Bars, or a line over time: the first column that is not numeric against the numeric ones."""
+    frame = _frame(result).head(MOST_BARS)
     numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
     others = [name for name in frame.columns if name not in numbers]
     if not numbers or frame.height < 2:
-        st.caption("A chart needs two rows, and a column of numbers.")
+        st.caption("A chart needs at least two rows and a numeric column.")
         return
     across = others[0] if others else frame.columns[0]
     left, right = st.columns(2)
-    x = left.selectbox("Across", frame.columns, index=frame.columns.index(across), key="ask-x")
+    x = left.selectbox("Horizontal axis", frame.columns, index=frame.columns.index(across), key="ask-x")
     offered = [name for name in numbers if name != x] or numbers
-    up = right.multiselect("Up", offered, default=offered[:1], key="ask-y")
+    up = right.multiselect("Vertical axis", offered, default=offered[:1], key="ask-y")
     if up:
-        kind = next(c["type"] for c in found.columns if c["name"] == x) if x in found.table.column_names else ""
+        kind = next(c["type"] for c in result.columns if c["name"] == x) if x in result.table.column_names else ""
         draw = st.line_chart if kind.startswith(("DATE", "TIMESTAMP")) else st.bar_chart
         draw(frame, x=x, y=up)
 
 
-def _images(found: QueryResult) -> list[dict[str, Any]]:
-    """One row an image of a column image_id, in the answer's order, for the grid."""
-    names = found.table.column_names
+def _images(result: QueryResult) -> list[dict[str, Any]]:
+    """One row for each image of the column image_id, in the order of the result, for the grid."""
+    names = result.table.column_names
     if "image_id" not in names:
         return []
     wanted = [name for name in ("image_id", "label", "confidence") if names.count(name) == 1]
     if "image_id" not in wanted:
         return []
     rows: dict[str, dict[str, Any]] = {}
-    for row in found.table.select(wanted).to_pylist():
+    for row in result.table.select(wanted).to_pylist():
         if isinstance(row["image_id"], str) and _IMAGE_ID.fullmatch(row["image_id"]):
             rows.setdefault(row["image_id"], {"label": None, "confidence": None, **row})
         if len(rows) == MOST_IMAGES:

@@ -23,7 +23,7 @@ MONDAY = dt.datetime(2026, 9, 7, 12, tzinfo=dt.UTC)
 
 
 def _forget_cached() -> None:
-    for cached in (queries._rows, queries._reviews, queries._answers, queries.status):
+    for cached in (queries._rows, queries._reviews, queries._predictions, queries.status):
         cached.clear()
 
 
@@ -129,15 +129,15 @@ def test_more_complaints_than_cards_are_led_to(bound: Lake) -> None:
 
 
 def test_images_that_cannot_be_shown_are_counted_by_their_reason(bound: Lake) -> None:
-    assert queries.pictureless(None) == [
+    assert queries.without_thumbnail(None) == [
         {"reason": "its bytes were not kept", "images": 1},
         {"reason": "truncated", "images": 1},
     ]
-    assert [row["reason"] for row in queries.pictureless("line = 'a'")] == ["truncated"]
-    assert queries.pictureless("label = 'kind 0'") == []
-    assert findings.pictureless([]) is None
+    assert [row["reason"] for row in queries.without_thumbnail("line = 'a'")] == ["truncated"]
+    assert queries.without_thumbnail("label = 'kind 0'") == []
+    assert findings.without_thumbnail([]) is None
 
-    block = findings.pictureless(queries.pictureless(None))
+    block = findings.without_thumbnail(queries.without_thumbnail(None))
     assert block is not None
     ((item,),) = [block["items"]]
     assert item["link"]["text"] == "2 images without a picture"
@@ -147,7 +147,7 @@ def test_images_that_cannot_be_shown_are_counted_by_their_reason(bound: Lake) ->
 
 
 def test_many_reasons_are_summed_up() -> None:
-    block = findings.pictureless([{"reason": f"reason {n}", "images": 9 - n} for n in range(6)])
+    block = findings.without_thumbnail([{"reason": f"reason {n}", "images": 9 - n} for n in range(6)])
     assert block is not None
     assert block["items"][0]["why"].endswith("6 reason 3, and 2 other reasons")
 

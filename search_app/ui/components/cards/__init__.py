@@ -1,6 +1,6 @@
-"""Cluster cards: typical images of each cluster, its edge and its surest errors, and what is known of it in numbers.
+"""Cluster cards: typical and borderline images, most confident errors, and the numbers of each cluster.
 
-Thumbnails come by URL; back comes which card was opened, or accepted or refused whole. It knows no SQL.
+The browser fetches thumbnails by URL. It reports which card was opened, accepted or refused. It knows no SQL.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _component = st.components.v2.component(
 
 
 @dataclass(frozen=True)
-class Act:
-    """What was done with the node of this path: `open`, `montage`, `accept` or `refuse`."""
+class CardAction:
+    """What the user did with a card: `name` is open, montage, accept or refuse; `node` the path of its node."""
 
     name: str
     node: str
@@ -36,38 +36,38 @@ class Act:
 def cluster_cards(
     nodes: Sequence[dict[str, Any]],
     kinds: Mapping[str, Sequence[tuple[str, str, float]]],
-    usual: float | None,
+    overall: float | None,
     searching: bool = False,
     key: str = "cards",
-) -> Act | None:
-    """Show one card for each row of `queries.children`; returns what was done, or None.
+) -> CardAction | None:
+    """Shows one card for each row of `queries.children`; returns what the user did, or None.
 
-    `kinds` is what nodes are made of (`groups.make_up`); a card whose error rate is surely above `usual`, the
-    rate of all of them, stands out. With `searching` a cluster can be accepted or refused whole.
+    `kinds`: see `groups.make_up`. A card is highlighted if the 95 % interval of its error rate lies above `overall`,
+    the error rate of all of them. With `searching`, a whole cluster can be accepted or refused.
     """
-    palette = sorted({one["label"] for row in nodes for one in row["labels"] or [] if one["label"] is not None})
+    palette = sorted({part["label"] for row in nodes for part in row["labels"] or [] if part["label"] is not None})
     result = _component(
         key=key,
         data={
-            "cards": [_card(row, kinds.get(row["id"], ()), usual) for row in nodes],
+            "cards": [_card(row, kinds.get(row["id"], ()), overall) for row in nodes],
             "palette": palette,
             "searching": searching,
         },
         on_act_change=lambda: None,
     )
-    return Act(str(result.act["name"]), str(result.act["node"])) if result.act else None
+    return CardAction(str(result.act["name"]), str(result.act["node"])) if result.act else None
 
 
 def name_of(row: Mapping[str, Any]) -> str:
-    """What a node is called: a person's name for it, else what it is."""
+    """The name of a node: the one a person gave it, else its number."""
     if row["name"]:
         return str(row["name"])
     if not row["node"]:
         return "All"
-    return f"Scattered ({row['node']})" if row["noise"] else f"Cluster {row['node']}"
+    return f"Noise ({row['node']})" if row["noise"] else f"Cluster {row['node']}"
 
 
-def _card(row: dict[str, Any], kinds: Sequence[tuple[str, str, float]], usual: float | None) -> dict[str, Any]:
+def _card(row: dict[str, Any], kinds: Sequence[tuple[str, str, float]], overall: float | None) -> dict[str, Any]:
     known = row["known"] or 0
     wrong = wilson(known - (row["right"] or 0), known)
     suggested = bool(row["suggested"] and not row["name"] and not row["noise"])
@@ -84,16 +84,16 @@ def _card(row: dict[str, Any], kinds: Sequence[tuple[str, str, float]], usual: f
         "interval": f"{count(wrong.n - (row['right'] or 0))} of {count(known)}, 95 % {span(wrong)}"
         if known
         else "no labels",
-        "alarm": bool(known >= ENOUGH and usual is not None and (wrong.low or 0) > usual),
+        "alarm": bool(known >= ENOUGH and overall is not None and (wrong.low or 0) > overall),
         "kinds": [f"{share(part)} {name} {value}" for name, value, part in kinds],
-        "labels": [{"label": one["label"] or "no label", "n": one["n"]} for one in (row["labels"] or [])],
+        "labels": [{"label": part["label"] or "no label", "n": part["n"]} for part in (row["labels"] or [])],
         "quality": _quality(row),
     }
 
 
 def _quality(row: Mapping[str, Any]) -> str:
-    said = [] if row["confidence"] is None else [f"mean confidence {row['confidence']:.2f}"]
-    said += [] if row["compactness"] is None else [f"compactness {row['compactness']:.2f}"]
-    said += [] if row["persistence"] is None else [f"persistence {row['persistence']:.2f}"]
-    said += [] if row["noise_share"] is None else [f"split, {share(row['noise_share'])} scattered"]
-    return ", ".join(said)
+    facts = [] if row["confidence"] is None else [f"mean confidence {row['confidence']:.2f}"]
+    facts += [] if row["compactness"] is None else [f"compactness {row['compactness']:.2f}"]
+    facts += [] if row["persistence"] is None else [f"persistence {row['persistence']:.2f}"]
+    facts += [] if row["noise_share"] is None else [f"split, {share(row['noise_share'])} noise"]
+    return ", ".join(facts)

@@ -1,4 +1,4 @@
-// Cards of clusters. Click or Enter opens a cluster; text is set by textContent alone.
+// Cards of clusters. Click or Enter opens a cluster. Text is set by textContent only.
 
 function node(tag, className, text) {
   const made = document.createElement(tag);
@@ -16,9 +16,9 @@ function labelBar(labels, palette, colours) {
     part.style.flexGrow = n;
     const place = palette.indexOf(label);
     part.style.background = place < 0 ? "var(--st-border-color)" : colours[place % colours.length];
-    part.title = `${label}: ${n.toLocaleString("en-US")} answers`;
+    part.title = `${label}: ${n.toLocaleString("en-US")} predictions`;
     bar.append(part);
-    if (words.length < 2) words.push(`${Math.round((100 * n) / total)} % called ${label}`);
+    if (words.length < 2) words.push(`${Math.round((100 * n) / total)} % predicted ${label}`);
   }
   return [bar, node("div", "words", words.join(", ") + (labels.length > 2 ? `, ${labels.length - 2} more` : ""))];
 }
@@ -35,12 +35,12 @@ function pictures(ids, className) {
   return made;
 }
 
-// What a mean image does not tell: those that fit least, and the wrong answers the model was surest of.
-function telling(data) {
+// Images that a typical image does not represent: those that fit least, and the most confident errors.
+function exceptions(data) {
   const made = node("div", "telling");
   for (const [ids, className, words, title] of [
-    [data.borderline, "edge", "least alike", "The images that fit this cluster least"],
-    [data.errors, "errors", "≠ surest errors", "The most confident wrong answers in it"],
+    [data.borderline, "edge", "least similar", "The images that fit this cluster least"],
+    [data.errors, "errors", "≠ most confident errors", "The wrong predictions with the highest confidence in this cluster"],
   ]) {
     if (!ids.length) continue;
     const part = node("div", className);
@@ -52,9 +52,9 @@ function telling(data) {
 }
 
 const ACTS = [
-  ["montage", "All images", "M", "See every image of it, small"],
-  ["accept", "Accept all", "Y", "Every image of it is of the kind searched for"],
-  ["refuse", "Refuse all", "N", "None of its images is of the kind searched for"],
+  ["montage", "All images", "M", "Show all its images as small thumbnails"],
+  ["accept", "Accept all", "Y", "All its images are what you search for"],
+  ["refuse", "Refuse all", "N", "None of its images is what you search for"],
 ];
 
 function card(data, palette, colours, searching, act) {
@@ -66,7 +66,7 @@ function card(data, palette, colours, searching, act) {
   open.setAttribute("aria-label", `Open ${data.name}, ${data.size}`);
   const head = node("div", "head");
   const name = node("strong", data.suggested ? "suggested" : "", data.name);
-  name.title = data.noise ? "Images that fit no cluster here (noise)" : data.suggested ? `Suggested by what is in it: ${data.name}` : `Cluster ${data.node}`;
+  name.title = data.noise ? "Images that fit no cluster here" : data.suggested ? `Suggested from its contents: ${data.name}` : `Cluster ${data.node}`;
   head.append(name, node("span", "size", data.size));
   const facts = node("div", "facts");
   facts.append(node("span", data.alarm ? "wrong alarm" : "wrong", data.wrong), node("span", "muted", data.interval));
@@ -74,9 +74,9 @@ function card(data, palette, colours, searching, act) {
   if (data.alarm) made.classList.add("alarming");
   for (const kind of data.kinds) open.append(node("div", "words", kind));
   if (data.labels.length) open.append(facts, ...labelBar(data.labels, palette, colours));
-  else open.append(node("div", "facts muted", "no answers"));
+  else open.append(node("div", "facts muted", "no predictions"));
   const quality = node("div", "words muted", data.quality);
-  quality.title = "Confidence: the model's, over the answers in it. Compactness: mean cosine of its images to their centre, higher is tighter. Persistence: how long it held together as density rose, 0 to 1. Both compare clusters of one split.";
+  quality.title = "Mean confidence: of the predictions in it. Compactness: mean cosine of its images to their centre; higher is tighter. Persistence: how long it stays together as density rises, 0 to 1. Compare the last two only between clusters of one split.";
   open.append(quality);
   const acts = node("div", "acts");
   for (const [name, text, key, title] of ACTS) {
@@ -88,11 +88,11 @@ function card(data, palette, colours, searching, act) {
     button.onclick = () => act(name, data.node);
     acts.append(button);
   }
-  made.append(open, telling(data), acts);
+  made.append(open, exceptions(data), acts);
   return made;
 }
 
-// Arrows go from card to card; a letter does what the button of the same name does.
+// Arrow keys move from card to card; a letter presses the button with that key.
 function steer(root, act) {
   return (event) => {
     const here = event.target.closest(".card");
@@ -111,13 +111,13 @@ function steer(root, act) {
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".cards");
   const raw = getComputedStyle(root).getPropertyValue("--st-chart-categorical-colors");
-  // The second colour of the theme says "wrong" everywhere, so no class gets it.
+  // The second colour of the theme means "wrong" everywhere, so no class gets it.
   const colours = (raw ? raw.split(",") : ["gray"]).filter((_, place) => place !== 1);
   const act = (name, path) => setTriggerValue("act", { name, node: path });
   const focused = root.getRootNode().activeElement?.closest?.(".card")?.dataset.node;
   root.onkeydown = steer(root, act);
   root.replaceChildren(...data.cards.map((one) => card(one, data.palette, colours, data.searching, act)));
   if (focused) root.querySelector(`[data-node="${focused}"] .open`)?.focus({ preventScroll: true });
-  const legend = "arrows move · Enter opens · M all images" + (data.searching ? " · Y accept all · N refuse all" : "");
+  const legend = "arrow keys move · Enter opens · M all images" + (data.searching ? " · Y accept all · N refuse all" : "");
   parentElement.querySelector(".keys").textContent = legend;
 }

@@ -1,6 +1,6 @@
-"""The query tray: what is searched for, and the place to drop, paste or choose an image.
+"""The query tray: the examples of a search, and the place to drop, paste or choose an image.
 
-The browser posts an image's bytes to /v1/queries itself; Python gets the query's id and never the bytes.
+The browser posts the image to /v1/queries itself. Python gets the id of the query, never the bytes.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _component = st.components.v2.component(
 
 @dataclass(frozen=True)
 class Change:
-    """What the user did: `uploaded` is a new query id, `removed` an exemplar's id taken out."""
+    """What the user did: `uploaded` is the id of a new query image, `removed` the id of a removed example."""
 
     uploaded: str | None = None
     removed: str | None = None
 
 
 def query_tray(query: str, ids: Sequence[str], key: str = "tray") -> Change | None:
-    """Show the uploaded query image and the picked images; returns a change, or None."""
-    exemplars = [{"id": query, "url": f"/v1/queries/{query}"}] if query else []
-    exemplars += [{"id": one, "url": f"/v1/thumbnails/{one}"} for one in ids]
-    more = max(0, len(exemplars) - SHOWN)
+    """Shows the uploaded query image and the selected images; returns a change, or None."""
+    examples = [{"id": query, "url": f"/v1/queries/{query}"}] if query else []
+    examples += [{"id": id, "url": f"/v1/thumbnails/{id}"} for id in ids]
+    more = max(0, len(examples) - SHOWN)
     result = _component(
         key=key,
-        data={"exemplars": exemplars[:SHOWN], "more": more},
+        data={"exemplars": examples[:SHOWN], "more": more},
         on_uploaded_change=_nothing,
         on_removed_change=_nothing,
     )

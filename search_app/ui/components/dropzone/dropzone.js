@@ -1,5 +1,5 @@
-// Drop, paste or choose an image: it is posted to /v1/queries, and only its id goes to Python.
-// Drop and paste work anywhere on the page, as long as no text field has the focus.
+// Drop, paste or choose an image: it is posted to /v1/queries, and Python gets only its id.
+// Drop and paste work anywhere on the page unless a text field has the focus.
 
 function node(tag, className, text) {
   const made = document.createElement(tag);
@@ -58,7 +58,7 @@ class Tray {
       const image = node("img");
       image.src = url;
       image.alt = "search example";
-      image.onerror = () => { made.classList.add("gone"); made.title = "This query image is no longer kept; upload it again"; };
+      image.onerror = () => { made.classList.add("gone"); made.title = "This query image is no longer stored; upload it again"; };
       const remove = node("button", "remove", "×");
       remove.type = "button";
       remove.title = "Remove from the search";
@@ -80,10 +80,10 @@ class Tray {
     const before = this.words.textContent;
     this.busy(true);
     try {
-      const answer = await fetch("/v1/queries", { method: "POST", body: file, headers: { "Content-Type": file.type || "image/unknown" } });
-      const said = await answer.json();
-      if (!answer.ok) throw new Error(said.detail);
-      this.setTriggerValue("uploaded", said.query_id);
+      const response = await fetch("/v1/queries", { method: "POST", body: file, headers: { "Content-Type": file.type || "image/unknown" } });
+      const result = await response.json();
+      if (!response.ok) throw new Error(result.detail);
+      this.setTriggerValue("uploaded", result.query_id);
     } catch (error) {
       this.problem.textContent = `${file.name || "The pasted image"}: ${error.message}`;
     }

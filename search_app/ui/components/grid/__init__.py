@@ -1,8 +1,8 @@
-"""The image grid: one component, used on every page that shows images.
+"""The image grid, used on every page that shows images, and the actions it offers: search, isolate, save a slice.
 
-Python sends ids, labels and numbers once; layout, selection, keys, the detail panel and the action bar live
-in the browser (grid.js, detail.js, picture.js). Back come only ids: what is open and selected, for the URL,
-and the actions every page offers alike. It knows no page; thumbnails come by URL.
+Python sends ids, labels and numbers once. Layout, selection, keys, the detail panel and the action bar are in the
+browser (grid.js, detail.js, picture.js). The browser returns only ids: the open and selected images, for the URL, and
+the actions. Thumbnails are fetched by URL.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images
 
 Measure = Literal["similarity", "confidence"]
-# The address bar holds what a person may want to share, not ten thousand ids.
+# The URL holds a selection that a person may share, not ten thousand ids.
 SELECTED_IN_URL = 60
 _SHORT = 16  # hex digits of an id in the URL: enough to tell the images of one page apart
 
@@ -37,10 +37,9 @@ _component = st.components.v2.component(
 
 
 def image_grid(rows: Sequence[dict[str, Any]], measure: Measure, title: str = "", key: str = "grid") -> None:
-    """Show `rows` (image_id, label, confidence, and similarity when that is the measure) in their order.
+    """Shows `rows` (image_id, label, confidence, and similarity if that is the measure) in their order.
 
-    What is open or selected is kept in the URL as `open`, `sel` and `size`. Find similar goes to Search, Add
-    to slice makes a slice, from any page.
+    The URL holds the open and selected images and the size as `open`, `sel` and `size`.
     """
     data = _data(rows, measure, title or images(len(rows)))
     turn = _settle(key, data["token"])
@@ -51,41 +50,41 @@ def image_grid(rows: Sequence[dict[str, Any]], measure: Measure, title: str = ""
 
 
 def _settle(key: str, token: str) -> int:
-    """Bring browser and URL together; returns how often the URL changed by itself (back, forward, a link).
+    """Synchronises grid and URL; returns how often the URL changed by itself (back, forward, a link).
 
-    News from the grid goes into the URL; a URL that changed otherwise tells the grid to follow it.
+    A change in the grid is written to the URL. Any other change of the URL makes the grid follow it.
     """
     state = st.session_state
-    said = (state.get(key) or {}).get("view")
-    if said and said["token"] == token and said != state.get(f"{key}-said"):
-        wanted = _to_url(said)
-        # Noted before it is done: another event may end this run at any line.
-        state[f"{key}-said"], state[f"{key}-url"] = said, wanted
-        session.put(**wanted)
+    view = (state.get(key) or {}).get("view")
+    if view and view["token"] == token and view != state.get(f"{key}-view"):
+        params = _to_url(view)
+        # Recorded first: another event may end this run at any line.
+        state[f"{key}-view"], state[f"{key}-url"] = view, params
+        session.put(**params)
     elif state.get(f"{key}-url") != (now := {name: session.param(name) for name in ("open", "sel", "size")}):
         state[f"{key}-turn"], state[f"{key}-url"] = state.get(f"{key}-turn", 0) + 1, now
     return int(state.get(f"{key}-turn", 0))
 
 
 def _data(rows: Sequence[dict[str, Any]], measure: Measure, title: str) -> dict[str, Any]:
-    """The columns the browser needs; classes are numbered, since ten thousand rows share a few of them."""
+    """The columns for the browser. Classes are sent as numbers: ten thousand rows share a few of them."""
     ids = [row["image_id"] for row in rows]
-    faces = queries.faces(ids)
-    known = [faces.get(one, {}) for one in ids]
-    classes = sorted({str(one) for one in _each(rows, "label") + _each(known, "truth") if one is not None})
-    number = {name: place for place, name in enumerate(classes)}
+    facts_by_id = queries.image_facts(ids)
+    facts = [facts_by_id.get(id, {}) for id in ids]
+    classes = sorted({str(name) for name in _each(rows, "label") + _each(facts, "truth") if name is not None})
+    number = {name: i for i, name in enumerate(classes)}
     return {
         "token": hashlib.sha1("".join(ids).encode() + measure.encode()).hexdigest()[:12],
         "ids": ids,
-        "ratios": [round((face.get("width") or 1) / (face.get("height") or 1), 3) for face in known],
+        "ratios": [round((fact.get("width") or 1) / (fact.get("height") or 1), 3) for fact in facts],
         "labels": classes,
-        "label": [None if one is None else number[str(one)] for one in _each(rows, "label")],
-        "truth": [None if one is None else number[str(one)] for one in _each(known, "truth")],
-        "value": [None if one is None else round(one, 4) for one in _each(rows, measure)],
+        "label": [None if name is None else number[str(name)] for name in _each(rows, "label")],
+        "truth": [None if name is None else number[str(name)] for name in _each(facts, "truth")],
+        "value": [None if value is None else round(value, 4) for value in _each(rows, measure)],
         "digits": 3 if measure == "similarity" else 2,
         "measure": measure,
         "title": title,
-        "searchable": any(one["embedded"] for one in queries.status(queries.stamp())["embedders"]),
+        "searchable": any(embedder["embedded"] for embedder in queries.status(queries.stamp())["embedders"]),
         "slices": sorted({row["name"] for row in queries.slices()}),
     }
 
@@ -95,13 +94,13 @@ def _each(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
 
 
 def selected(ids: Sequence[str]) -> list[str]:
-    """Which of a grid's images are selected, as far as the URL holds them (up to SELECTED_IN_URL)."""
-    full = {one[:_SHORT]: one for one in ids}
-    return [full[one] for one in session.param("sel").split(".") if one in full]
+    """The selected images of a grid, if they are at most SELECTED_IN_URL; else none."""
+    full = {id[:_SHORT]: id for id in ids}
+    return [full[short] for short in session.param("sel").split(".") if short in full]
 
 
 def _view_of_url(ids: list[str]) -> dict[str, Any]:
-    full = {one[:_SHORT]: one for one in ids}
+    full = {id[:_SHORT]: id for id in ids}
     size = session.param("size", "m")
     return {
         "open": full.get(session.param("open")[:_SHORT]),
@@ -111,10 +110,10 @@ def _view_of_url(ids: list[str]) -> dict[str, Any]:
 
 
 def _to_url(view: dict[str, Any]) -> dict[str, str]:
-    picked = view["selected"] if len(view["selected"]) <= SELECTED_IN_URL else []
+    selected = view["selected"] if len(view["selected"]) <= SELECTED_IN_URL else []
     return {
         "open": (view["open"] or "")[:_SHORT],
-        "sel": ".".join(one[:_SHORT] for one in picked),
+        "sel": ".".join(id[:_SHORT] for id in selected),
         "size": view["size"] if view["size"] != "m" else "",
     }
 
@@ -122,7 +121,7 @@ def _to_url(view: dict[str, Any]) -> dict[str, str]:
 def _act(act: dict[str, Any]) -> None:
     match act["name"]:
         case "similar":
-            # A link has to hold them, and a mean of more is no example any more.
+            # The URL must hold the ids, and a mean of more images is no longer a useful example.
             session.go("search", like=act["ids"][:SELECTED_IN_URL], by=session.param("by"), k=session.param("k"))
         case "isolate":
             active_searches.begin(examples=act["ids"], where=scope.current().where())
@@ -131,33 +130,33 @@ def _act(act: dict[str, Any]) -> None:
 
 
 def add_to_slice(name: str, ids: Sequence[str], role: str | None = None) -> None:
-    """Make a slice of these images, or the next version of the slice of that name, with them and all it has."""
-    newest = next((one for one in slices.newest(session.lake()) if one.name == name), None)
+    """Saves a new slice of these images, or the next version of the slice `name` with these images added."""
+    newest = next((slice_ for slice_ in slices.newest(session.lake()) if slice_.name == name), None)
     if newest is None:
         save_slice(name, role=role, ids=ids)
     else:
         save_slice(name, role=role or newest.role, union=[newest.id, {"ids": list(ids)}])
 
 
-def save_slice(name: str, *, role: str | None = None, **what: Any) -> None:
-    """Make a slice from `ids`, `where`, `cluster` or whatever `lake.slices.create` takes, and say so.
+def save_slice(name: str, *, role: str | None = None, **definition: Any) -> None:
+    """Saves a slice from `ids`, `where`, `cluster` or another definition of `lake.slices.create`, and reports it.
 
-    A refusal is said in the lake's words: of a training slice, when evaluation has its images or near-duplicates.
+    If the lake refuses, its message is shown: a training slice must share no image with an evaluation slice.
     """
     from embeddings.duplicates import leak_guard
 
     try:
-        made, found = leak_guard.create(session.lake(), name, role=role, **what)
+        saved, leaking = leak_guard.create(session.lake(), name, role=role, **definition)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")
     else:
-        session.wrote("slice create", made.id, {"kind": made.kind, "definition": made.definition})
-        size, told = images(made.size), f" {escape(found.words())}." if found.words() else ""
+        session.wrote("slice create", saved.id, {"kind": saved.kind, "definition": saved.definition})
+        size, warning = images(saved.size), f" {escape(leaking.words())}." if leaking.words() else ""
         session.say(
-            f"Slice {escape(made.name)} v{made.version} saved: {size}. Choose it under “Slice” above, or see it on the "
-            f"page Slices.{told}"
+            f"Slice {escape(saved.name)} v{saved.version} saved: {size}. Select it under “Slice” above, or open it on "
+            f"the page Slices.{warning}"
         )
-        st.rerun()  # the scope bar offers it from now on
+        st.rerun()  # the scope bar lists it from now on
 
 
 def _nothing() -> None:

@@ -1,4 +1,4 @@
-// The panel beside the grid: one image, what was answered about it, and everything else the lake knows.
+// The panel beside the grid: one image, its predictions, and everything else the lake has on it.
 
 const whole = new Intl.NumberFormat("en-US");
 const when = (iso) => (iso ? iso.slice(0, 16).replace("T", " ") + " UTC" : "no time");
@@ -27,7 +27,7 @@ function bars(scores, label) {
   return made;
 }
 
-// A verdict of somebody who has to live with the answer, in their words.
+// A verdict on a prediction, with the comment.
 function voice({ origin, verdict, comment, ticket }) {
   return `${origin} said ${verdict}` + (ticket ? ` (${ticket})` : "") + (comment ? `: “${comment}”` : "");
 }
@@ -39,7 +39,7 @@ function section(title, ...content) {
 }
 
 class Detail {
-  // `act(name, ids)` asks the page for something; `move(step)` and `close()` are the grid's.
+  // `act(name, ids)` requests an action of the page; `move(step)` and `close()` are the grid's.
   constructor({ act, move, close, select }) {
     this.element = node("aside", "detail");
     this.element.hidden = true;
@@ -59,7 +59,7 @@ class Detail {
     this.picture = new Picture();
     this.actions = node("div", "actions");
     this.similar = button("Find similar", "Search for images like this one (S)", () => act("similar", [this.id]), "primary");
-    this.alike = button("Find all like it", "Begin a search that you steer by yes and no, with this as its first yes (F)", () => act("isolate", [this.id]), "plain");
+    this.alike = button("Find all like it", "Start an active search with this image as its first example (F)", () => act("isolate", [this.id]), "plain");
     this.pick = button("Select", "Select this image (space)", () => select(this.id), "plain");
     this.original = node("a", "plain", "Original");
     this.original.target = "_blank";
@@ -69,7 +69,7 @@ class Detail {
     this.element.append(head, this.picture.element, this.actions, this.body);
   }
 
-  // Show image `id`, `place` of `count`; what the lake knows arrives a moment later.
+  // Shows image `id`, `place` of `count`. Its record arrives a moment later.
   async show(id, ratio, place, count, canSearch) {
     this.place.textContent = `${whole.format(place + 1)} of ${whole.format(count)}`;
     if (this.id === id && !this.element.hidden) return;
@@ -77,18 +77,18 @@ class Detail {
     this.element.hidden = false;
     this.element.scrollTop = 0;
     this.similar.disabled = this.alike.disabled = !canSearch;
-    this.similar.title = canSearch ? "Search for images like this one (S)" : "Nothing is embedded yet";
+    this.similar.title = canSearch ? "Search for images like this one (S)" : "No image has an embedding yet";
     this.original.href = `/v1/images/${id}`;
     this.picture.show(id, ratio);
     this.body.replaceChildren();
     try {
-      const answer = await fetch(`/v1/records/${id}`);
-      const record = await answer.json();
+      const response = await fetch(`/v1/records/${id}`);
+      const record = await response.json();
       if (this.id !== id) return;
-      if (!answer.ok) throw new Error(record.detail);
+      if (!response.ok) throw new Error(record.detail);
       this.fill(record);
     } catch (error) {
-      if (this.id === id) this.body.replaceChildren(node("p", "muted", `Its record could not be read: ${error.message}`));
+      if (this.id === id) this.body.replaceChildren(node("p", "muted", `Its record could not be loaded: ${error.message}`));
     }
   }
 
@@ -110,16 +110,16 @@ class Detail {
       if (record.truth !== null) {
         const right = record.truth === latest.label;
         parts.push(node("p", right ? "truth right" : "truth wrong", right ? `= ${record.truth}, as labelled` : `≠ labelled ${record.truth}`));
-      } else parts.push(node("p", "truth muted", "not labelled yet"));
+      } else parts.push(node("p", "truth muted", "no label yet"));
       if (record.reviews.length) parts.push(node("p", "voice", voice(record.reviews[0])));
       if (latest.scores?.length) parts.push(bars(latest.scores, latest.label));
     } else {
-      parts.push(node("p", "muted", record.truth === null ? "No model has answered, no label." : `Labelled ${record.truth}; no model has answered.`));
+      parts.push(node("p", "muted", record.truth === null ? "No prediction and no label." : `Labelled ${record.truth}; no prediction.`));
     }
     const name = (one) => [one.model, one.model_version].filter(Boolean).join(" ");
     parts.push(section("Facts", table([
       ["model", latest && name(latest)],
-      ["answered", latest?.timestamp && when(latest.timestamp)],
+      ["predicted", latest?.timestamp && when(latest.timestamp)],
       ["latency", latest?.latency_ms == null ? null : `${latest.latency_ms.toFixed(1)} ms`],
       ["source", latest?.source ?? record.source],
       ["image", `${record.width} × ${record.height} px, ${record.format}`],
@@ -128,7 +128,7 @@ class Detail {
       ["prediction id", latest?.prediction_id],
     ])));
     const history = [
-      ...answers.map((one) => [one.timestamp, `${name(one)} answered ${one.label ?? "nothing"}, ${two(one.confidence)}`]),
+      ...answers.map((one) => [one.timestamp, `${name(one)} predicted ${one.label ?? "nothing"}, ${two(one.confidence)}`]),
       ...record.labels.map((one) => [one.timestamp, `${one.annotator ?? one.origin} labelled ${one.label ?? one.task}`]),
       ...record.reviews.map((one) => [one.timestamp, voice(one), "voice"]),
     ].sort((a, b) => String(b[0]).localeCompare(String(a[0])));

@@ -1,7 +1,7 @@
 // The image grid: justified rows of thumbnails, of which only those near the window exist in the page.
 //
-// Selection, opening and keys live here and answer at once; Python hears of them a moment later (state `view`)
-// to keep the URL true, and of actions (trigger `act`). Only ids travel. Text is set by textContent alone.
+// Selection, opening and keys are handled here at once. Python is told a moment later (state `view`), to update the
+// URL, and of actions (trigger `act`). Only ids are sent. Text is set by textContent only.
 
 const HEIGHTS = { xs: 46, s: 84, m: 132, l: 208 };
 const GAP = 6, STRIP = 22, OVERSCAN = 900, NEAR = 400; // pixels
@@ -32,12 +32,12 @@ class Grid {
   build() {
     const top = node("div", "top");
     this.title = node("span", "title");
-    this.legend = node("span", "legend", "click opens · space selects · shift range · arrows move · Ctrl+A all");
+    this.legend = node("span", "legend", "click opens · space selects · shift selects a range · arrow keys move · Ctrl+A selects all");
     this.sizes = node("span", "sizes");
     for (const [size, text] of [["xs", "XS"], ["s", "S"], ["m", "M"], ["l", "L"]]) {
       const button = node("button", "quiet", text);
       button.type = "button";
-      button.title = { xs: "Montage: as many images as the window holds", s: "Small thumbnails", m: "Medium thumbnails", l: "Large thumbnails" }[size];
+      button.title = { xs: "Montage: as many images as fit the window", s: "Small thumbnails", m: "Medium thumbnails", l: "Large thumbnails" }[size];
       button.dataset.size = size;
       button.onclick = () => { this.size = size; this.layout(); this.tell(); };
       this.sizes.append(button);
@@ -64,8 +64,8 @@ class Grid {
     this.detail.element.onkeydown = (event) => { if (event.target.tagName !== "INPUT") this.key(event); };
   }
 
-  // Take the page's data. A new `token` means other results, a new `turn` that the URL changed by itself (back,
-  // forward): what is selected and open is then the page's word. Otherwise it is the browser's.
+  // Takes the data of the page. A new `token` means new results; a new `turn` means that the URL changed by itself
+  // (back, forward). Then the page decides what is selected and open, otherwise the browser.
   update({ data, setStateValue, setTriggerValue }) {
     this.setStateValue = setStateValue;
     this.setTriggerValue = setTriggerValue;
@@ -133,7 +133,7 @@ class Grid {
     this.frame = requestAnimationFrame(() => { this.frame = null; this.paint(false); });
   }
 
-  // Make the tiles near the window exist, and no others.
+  // Creates the tiles near the window, and removes all others.
   paint(moved) {
     const offset = this.canvas.getBoundingClientRect().top;
     const from = -offset - OVERSCAN, to = -offset + window.innerHeight + OVERSCAN;
@@ -163,7 +163,7 @@ class Grid {
     this.mark();
   }
 
-  // Ask for thumbnails a moment later, and only for rows still near: a fast scroll passes thousands.
+  // Requests thumbnails a moment later, and only for rows still near: a fast scroll passes thousands.
   loadSoon() {
     this.loading ??= setTimeout(() => {
       this.loading = null;
@@ -181,7 +181,7 @@ class Grid {
     this.tiles.delete(at);
   }
 
-  // The panel ends at the window's edge, or above the action bar, wherever the page is scrolled to.
+  // The panel ends at the edge of the window, or above the action bar, at every scroll position.
   fitDetail() {
     if (this.open === null) return;
     const top = Math.max(64, this.canvas.getBoundingClientRect().top);
@@ -206,14 +206,14 @@ class Grid {
     const strip = node("div", "strip");
     const name = label[at] === null ? null : labels[label[at]];
     const known = truth[at] === null ? null : labels[truth[at]];
-    strip.append(node("span", name === null ? "name none" : "name", name ?? (known === null ? "no answer" : `labelled ${known}`)));
+    strip.append(node("span", name === null ? "name none" : "name", name ?? (known === null ? "no prediction" : `labelled ${known}`)));
     if (name !== null && known !== null && known !== name) {
       const wrong = node("span", "wrong", "≠ ");
       wrong.append(node("span", "word", known));
       strip.append(wrong);
     }
     if (value[at] !== null) strip.append(node("span", "number", value[at].toFixed(digits)));
-    tile.title = [name ?? "no answer", known !== null ? `labelled ${known}` : "", value[at] === null ? "" : `${this.data.measure} ${value[at].toFixed(3)}`]
+    tile.title = [name ?? "no prediction", known !== null ? `labelled ${known}` : "", value[at] === null ? "" : `${this.data.measure} ${value[at].toFixed(3)}`]
       .filter(Boolean).join(" · ");
     tile.append(face, strip);
     return tile;
@@ -343,7 +343,7 @@ class Grid {
     return this.open ? [this.open] : this.active >= 0 ? [this.data.ids[this.active]] : [];
   }
 
-  // The action bar: the same everywhere, whatever was selected.
+  // The action bar, the same on every page.
   showSelection() {
     this.mark();
     const count = this.selected.size;
@@ -365,10 +365,10 @@ class Grid {
     };
     const similar = button("Find similar", "S", () => this.act("similar", this.chosen()), "primary");
     similar.disabled = !this.data.searchable;
-    similar.title = !this.data.searchable ? "Nothing is embedded yet" : count > 1 ? "Search for images like the mean of the selection" : "Search for images like this one";
+    similar.title = !this.data.searchable ? "No image has an embedding yet" : count > 1 ? "Search for images like the mean of the selected images" : "Search for images like this one";
     const alike = button("Find all like these", "F", () => this.act("isolate", this.chosen()));
     alike.disabled = !this.data.searchable;
-    alike.title = this.data.searchable ? "Begin a search that you steer by yes and no, with these as its first yes" : "Nothing is embedded yet";
+    alike.title = this.data.searchable ? "Start an active search with these images as its first examples" : "No image has an embedding yet";
     this.bar.replaceChildren(
       node("span", "many", `${whole.format(count)} selected`),
       similar,
@@ -401,8 +401,8 @@ class Grid {
     const save = node("button", "primary", "Save slice");
     input.oninput = () => {
       const there = this.data.slices.includes(input.value.trim());
-      save.textContent = there ? "Add to it" : "Save slice";
-      save.title = there ? "Its next version, with these images too" : "A new slice of these images";
+      save.textContent = there ? "Add to slice" : "Save slice";
+      save.title = there ? "Saves its next version with these images added" : "Saves a new slice of these images";
     };
     form.append(input, known, role, save);
     form.onsubmit = (event) => {
@@ -423,11 +423,11 @@ class Grid {
 
   act(name, ids, more = {}) {
     if (!ids.length || (name !== "slice" && !this.data.searchable)) return;
-    clearTimeout(this.timer); // what it would say is about to change
+    clearTimeout(this.timer); // the view is about to change
     this.setTriggerValue("act", { name, ids, ...more });
   }
 
-  // Tell Python, once the user has paused, so that the URL can hold it.
+  // Tells Python once the user has paused, to update the URL.
   tell() {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {

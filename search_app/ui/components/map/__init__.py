@@ -1,8 +1,8 @@
-"""The map: a million points drawn by the browser, with pan, zoom, thumbnails on hover and a lasso.
+"""The map: up to a million points drawn by the browser, with pan, zoom, thumbnails on hover and a lasso.
 
-Points come by URL (GET /v1/map-points/ID); only one byte a point, its colour, comes through the session. Back comes
-the lasso, a polygon of at most 64 corners: which images lie inside is worked out on both sides alike, so no list of
-ids travels. It knows no SQL.
+The browser fetches the points by URL (GET /v1/map-points/ID); the session sends one byte per point, its colour. The
+browser returns the lasso, a polygon of at most 64 corners. Both sides compute which images lie inside in the same way,
+so no list of ids is sent. It knows no SQL.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import streamlit as st
 
 from search_app.ui.components.map.colours import Colours
 
-# The URL has whole numbers; places are in [-1, 1].
+# The URL has whole numbers; positions are in [-1, 1].
 SCALE = 100_000
 _LASSO = re.compile(r"-?\d{1,7}(\.-?\d{1,7}){5,127}")
 
@@ -31,9 +31,9 @@ _component = st.components.v2.component(
 
 
 def image_map(map_id: str, tag: str, colours: Colours, lasso: str, chosen: int, key: str = "map") -> str | None:
-    """Show the map `map_id`, whose points have the tag `tag`; returns a new lasso ("": taken away), else None.
+    """Shows the map `map_id`, whose points have the tag `tag`. Returns a new lasso ("": cleared), else None.
 
-    `colours` has a code for each point; `lasso` is drawn, with how many images it has `chosen`.
+    `colours` has a code for each point. `lasso` is drawn, with the number of images inside it, `chosen`.
     """
     result = _component(
         key=key,
@@ -47,16 +47,16 @@ def image_map(map_id: str, tag: str, colours: Colours, lasso: str, chosen: int, 
         },
         on_lasso_change=lambda: None,
     )
-    if result.lasso is None or "corners" not in result.lasso:  # without: only this run was asked for
+    if result.lasso is None or "corners" not in result.lasso:  # without corners: the browser only requested a rerun
         return None
     return str(result.lasso["corners"])
 
 
 def corners(lasso: str) -> np.ndarray | None:
-    """The corners of a lasso as the URL has it, float (n, 2); None when it is none."""
+    """The corners of a lasso from the URL, float64 (n, 2); None if it is not a valid lasso."""
     if not _LASSO.fullmatch(lasso):
         return None
-    numbers = [int(one) for one in lasso.split(".")]
+    numbers = [int(number) for number in lasso.split(".")]
     if len(numbers) % 2:
         return None
     return np.array(numbers, np.float64).reshape(-1, 2) / SCALE

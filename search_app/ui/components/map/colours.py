@@ -1,7 +1,7 @@
-"""What a map's points are coloured by: one byte a point, and the legend that says what the bytes mean.
+"""The colours of a map: one byte for each point, and the legend that explains the bytes.
 
-Codes below 250 are a class's number or a level of a range; the rest are named below. Only the newest answer of an
-image counts.
+Codes below 250 are the number of a class or a level of a range; the others are named below. Only the newest
+prediction of an image counts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class Legend:
-    """`kind`: classes, verdict (fixed colours) or range (from `low` to `high`, in words at its `ends`)."""
+    """`kind`: classes, verdict (fixed colours) or range (from `low` to `high`, shown as the texts `ends`)."""
 
     kind: str
     entries: list[LegendEntry] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Colours:
 
 
 def colours(map_id: str, tag: str, by: str, where: str | None, tree: str | None) -> Colours:
-    """One code for each of the map's points, in the order of image_ids; those outside of `where` are OUTSIDE.
+    """One code for each of the map's points, in the order of image_ids; points outside the filter `where` are OUTSIDE.
 
     `by` is one of KINDS; for "cluster", `tree` is the node (TREE/PATH) whose children give the colours.
     """
@@ -71,24 +71,24 @@ def _colours(stamp: queries.Stamp, map_id: str, tag: str, by: str, where: str | 
         "time": "epoch(timestamp) AS value",
     }[by]
     newest = f"""SELECT image_id, {wanted} FROM answers_labelled
-        WHERE image_id IN (SELECT image_id FROM m) AND {queries.every(where)}
+        WHERE image_id IN (SELECT image_id FROM m) AND {queries.predicate(where)}
         QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY timestamp DESC NULLS LAST, ingested_at DESC) = 1"""
     parameters: list[Any] = [map_id]
     if by == "cluster":
         newest = """SELECT image_id, any_value(c.node) AS value FROM cluster_members c
             SEMI JOIN (SELECT id FROM clusters WHERE tree = ? AND parent = ?) USING (id) GROUP BY image_id"""
         parameters += [*(tree or "/").split("/", 1)]
-    inside = f"(SELECT DISTINCT image_id, true AS inside FROM predictions WHERE {queries.every(where)})"
-    found = session.lake().sql(
+    inside = f"(SELECT DISTINCT image_id, true AS inside FROM predictions WHERE {queries.predicate(where)})"
+    table = session.lake().sql(
         f"""WITH m AS MATERIALIZED (SELECT DISTINCT image_id FROM map_points WHERE map = ?), v AS ({newest})
             SELECT v.value, i.inside FROM m LEFT JOIN v USING (image_id) LEFT JOIN {inside} i USING (image_id)
             ORDER BY m.image_id""",
         parameters,
     )
-    outside = found["inside"].is_null().to_numpy()
+    outside = table["inside"].is_null().to_numpy()
     if by in ("confidence", "time"):
-        return _range(found["value"], outside, by)
-    return _classes(found["value"].cast(pa.string()), outside, by)
+        return _range(table["value"], outside, by)
+    return _classes(table["value"].cast(pa.string()), outside, by)
 
 
 def _classes(values: pa.ChunkedArray, outside: np.ndarray, by: str) -> Colours:
@@ -112,25 +112,25 @@ def _classes(values: pa.ChunkedArray, outside: np.ndarray, by: str) -> Colours:
         rest = ranked[MOST_CLASSES:]
         if rest:
             entries.append(LegendEntry(OTHER, f"{len(rest)} more", int(sum(counts[i] for i in rest))))
-    nothing = {"label": "no answer", "cluster": "in no cluster of this tree", "error": "not known"}[by]
+    missing = {"label": "no prediction", "cluster": "in no cluster of this tree", "error": "not labelled"}[by]
     if counts[-1]:
-        entries.append(LegendEntry(NONE, nothing, int(counts[-1])))
+        entries.append(LegendEntry(NONE, missing, int(counts[-1])))
     return _with_outside(codes[numbers], outside, Legend("verdict" if by == "error" else "classes", entries))
 
 
 def _range(values: pa.ChunkedArray, outside: np.ndarray, by: str) -> Colours:
     numbers = values.cast(pa.float64()).to_numpy()
-    there = np.isfinite(numbers) & ~outside
+    valid = np.isfinite(numbers) & ~outside
     low, high = (0.0, 1.0) if by == "confidence" else (0.0, 0.0)
-    if by == "time" and there.any():
-        low, high = float(numbers[there].min()), float(numbers[there].max())
+    if by == "time" and valid.any():
+        low, high = float(numbers[valid].min()), float(numbers[valid].max())
     levels = np.clip(np.nan_to_num((numbers - low) / ((high - low) or 1.0)), 0, 1) * LEVELS
     codes = np.where(np.isfinite(numbers), np.round(levels), NONE).astype(np.uint8)
     missing = int((~np.isfinite(numbers) & ~outside).sum())
     entries = [LegendEntry(NONE, f"no {by}", missing)] if missing else []
     ends = ["0", "1"]
     if by == "time":
-        ends = [f"{dt.datetime.fromtimestamp(one, dt.UTC):%d %b %Y}" for one in (low, high)] if there.any() else []
+        ends = [f"{dt.datetime.fromtimestamp(end, dt.UTC):%d %b %Y}" for end in (low, high)] if valid.any() else []
     return _with_outside(codes, outside, Legend("range", entries, low, high, ends, by))
 
 

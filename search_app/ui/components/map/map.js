@@ -1,8 +1,8 @@
-// The map: pan, zoom, hover and lasso over the points; what is drawn is in drawing.js.
+// The map: pan, zoom, hover and lasso over the points. drawing.js draws them.
 //
-// Places and ids are fetched once (40 bytes a point: places first, so that the picture is there before the ids are).
-// The lasso is a polygon of whole numbers, simplified before it is used: browser and server decide alike who is inside.
-// Text is set by textContent alone.
+// Positions and ids are fetched once (40 bytes a point; positions first, so that the map is visible before the ids come).
+// The lasso is a polygon of whole numbers, simplified before it is used: browser and server agree on what is inside.
+// Text is set by textContent only.
 
 const SCALE = 100000, MOST_CORNERS = 64, CLICK_PX = 14, HOVER_PX = 10, HOVER_MS = 40, ZOOM_MOST = 400;
 // While the view moves on a machine that is slow at drawing, the first of the points stand for all: ids are hashes, so they
@@ -53,7 +53,7 @@ class ImageMap {
     this.legend = node("div", "legend");
     this.tools = node("div", "tools");
     this.tools.setAttribute("role", "group");
-    for (const [tool, text, title] of [["move", "Move", "Drag to move; wheel to zoom"], ["lasso", "Lasso", "Draw around images to choose them (L; or drag with Shift)"]]) {
+    for (const [tool, text, title] of [["move", "Move", "Drag to move; wheel to zoom"], ["lasso", "Lasso", "Draw around images to select them (L, or drag with Shift)"]]) {
       const button = node("button", "", text);
       button.type = "button";
       button.title = title;
@@ -63,18 +63,18 @@ class ImageMap {
     }
     const home = node("button", "", "Whole map");
     home.type = "button";
-    home.title = "Show everything (0)";
+    home.title = "Show the whole map (0)";
     home.onclick = () => this.home();
     this.clear = node("button", "", "Clear lasso");
     this.clear.type = "button";
-    this.clear.title = "Choose nothing (Esc)";
+    this.clear.title = "Clear the selection (Esc)";
     this.clear.onclick = () => this.say([]);
     this.tools.append(home, this.clear);
     this.note = node("div", "note");
     this.stage = node("div", "stage");
     this.stage.tabIndex = 0;
     this.stage.setAttribute("role", "application");
-    this.stage.setAttribute("aria-label", "Map of images: arrows move, plus and minus zoom, Enter chooses the middle, L lasso, Escape clears");
+    this.stage.setAttribute("aria-label", "Map of images: arrow keys move, plus and minus zoom, Enter selects the middle, L lasso, Escape clears");
     this.canvas = node("canvas", "points");
     this.over = node("canvas", "over");
     this.tip = node("div", "tip");
@@ -115,10 +115,10 @@ class ImageMap {
     this.places = this.ids = this.cells = null;
     this.notify("Loading the points …");
     try {
-      const answer = await fetch(`/v1/map-points/${map}`, { signal: this.stopped.signal });
-      if (!answer.ok) return this.notify(`The points could not be fetched (${answer.status}); reload the page.`);
-      if (/"(.*)"/.exec(answer.headers.get("ETag") ?? "")?.[1] !== tag) return this.outdated(tag);
-      const count = atob(this.data.codes).length, bytes = new Uint8Array(40 * count), reader = answer.body.getReader();
+      const response = await fetch(`/v1/map-points/${map}`, { signal: this.stopped.signal });
+      if (!response.ok) return this.notify(`The points could not be loaded (status ${response.status}). Reload the page.`);
+      if (/"(.*)"/.exec(response.headers.get("ETag") ?? "")?.[1] !== tag) return this.outdated(tag);
+      const count = atob(this.data.codes).length, bytes = new Uint8Array(40 * count), reader = response.body.getReader();
       for (let at = 0; ;) {
         const { done, value } = await reader.read();
         if (done) break;
@@ -133,13 +133,13 @@ class ImageMap {
       this.ids = bytes.subarray(8 * count);
       this.root.dataset.ready = count;
     } catch (error) {
-      if (error.name !== "AbortError") this.notify("The points could not be fetched; is the server there? Reload the page.");
+      if (error.name !== "AbortError") this.notify("The points could not be loaded. Check that the server is running, and reload the page.");
     }
   }
 
-  // Images were placed after the page was made: it is made again, once.
+  // Images were placed after the page was built: it is built again, once.
   outdated(tag) {
-    if (this.asked === tag) return this.notify("The map has changed; reload the page.");
+    if (this.asked === tag) return this.notify("The map has changed. Reload the page.");
     this.asked = tag;
     return this.setTriggerValue("lasso", { again: true });
   }
@@ -163,7 +163,7 @@ class ImageMap {
     this.settle();
   }
 
-  // Colours and lasso as the page has them.
+  // Takes colours and lasso from the page.
   settle() {
     if (!this.places) return;
     const { data } = this, codes = Uint8Array.from(atob(data.codes), (letter) => letter.charCodeAt(0));
@@ -233,7 +233,7 @@ class ImageMap {
       entry.append(dot, node("span", "name", name), node("span", "n", whole.format(n)));
       parts.push(entry);
     }
-    parts.push(node("span", "hint", this.slow ? "drawn without WebGL, which this browser lacks: slower" : "drag moves · wheel zooms · Shift + drag chooses · click chooses around a point"));
+    parts.push(node("span", "hint", this.slow ? "drawn slowly: this browser has no WebGL" : "drag moves · wheel zooms · Shift + drag selects · click selects around a point"));
     this.legend.replaceChildren(...parts);
     this.legend.dataset.kind = legend.kind;
   }
@@ -280,7 +280,7 @@ class ImageMap {
 
   redraw() { this.frame ??= requestAnimationFrame((now) => { this.frame = null; this.draw(now); }); }
 
-  // The view changes and is likely to change again.
+  // The view changed and is likely to change again.
   moved() {
     this.isHome = false;
     this.moving = true;
@@ -383,7 +383,7 @@ class ImageMap {
     this.redraw();
   }
 
-  // A click chooses what lies around a point, if there is one.
+  // A click selects the images around the nearest point, if there is one.
   around(at) {
     const [x, y] = this.onMap(at);
     if (this.cells.nearest(x, y, CLICK_PX / this.view.scale, (i) => this.codes[i] !== OUTSIDE) < 0) return;
@@ -391,7 +391,7 @@ class ImageMap {
     this.say(ring.map((turn) => this.onMap([at[0] + CLICK_PX * Math.cos(turn), at[1] + CLICK_PX * Math.sin(turn)])));
   }
 
-  // To Python: whole numbers, and what they say is what is drawn.
+  // Sends the lasso to Python in whole numbers, and draws exactly those.
   say(corners) {
     const most = 9_999_999, text = corners.flat().map((value) => Math.max(-most, Math.min(most, Math.round(value * SCALE)))).join(".");
     if (corners.length && corners.length < 3) return;
@@ -424,7 +424,7 @@ class ImageMap {
 
   meaning(code) {
     const { legend } = this.data, entry = legend.entries.find((one) => one.code === code);
-    if (entry) return code === 253 ? "of another" : entry.name;
+    if (entry) return code === 253 ? "another class" : entry.name;
     if (legend.kind !== "range") return "";
     const value = legend.low + (code / 249) * (legend.high - legend.low);
     return legend.unit === "time" ? new Date(1000 * value).toISOString().slice(0, 10) : `${legend.unit} ${value.toFixed(2)}`;

@@ -1,7 +1,7 @@
-"""The marking grid of an active search: a page of thumbnails, each yes or no by click or key.
+"""The marking grid of an active search: a page of thumbnails that the user marks yes or no by click or key.
 
-Marks stay in the browser (marking.js) until the page is sent; back come one page's ids. What an image is and how
-it is looked at closer is shared with the image grid. It knows no search; thumbnails come by URL.
+Marks stay in the browser (marking.js) until the page is sent. The browser returns the ids of one page. The detail panel
+is that of the image grid. It knows no search. Thumbnails are fetched by URL.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _grid = files("search_app.ui.components.grid")
 _component = st.components.v2.component(
     "lakeloop_marking",
     html='<div class="marking"></div>',
-    css="\n".join((place / name).read_text("utf-8") for place, name in ((_grid, "grid.css"), (_here, "marking.css"))),
+    css="\n".join((folder / name).read_text("utf-8") for folder, name in ((_grid, "grid.css"), (_here, "marking.css"))),
     js="\n".join(
-        (place / name).read_text("utf-8")
-        for place, name in ((_grid, "picture.js"), (_grid, "detail.js"), (_here, "marking.js"))
+        (folder / name).read_text("utf-8")
+        for folder, name in ((_grid, "picture.js"), (_grid, "detail.js"), (_here, "marking.js"))
     ),
 )
 
 
 @dataclass(frozen=True)
 class Heading:
-    """What stands above the page: (value, what it counts, what that means) each, and one sentence of advice.
+    """The heading of a page: `numbers` are (value, name, explanation), `advice` is one sentence.
 
-    `like`: image_ids of the first examples. `stop`: the advice is to stop, and is shown so that it is seen.
+    `like`: image_ids of the first examples. `stop`: the advice is to stop, and is highlighted.
     """
 
     like: Sequence[str]
@@ -41,10 +41,10 @@ class Heading:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the person did: `mark` a page (`yes`: the ids that are), `undo` the last one, or save a `slice`.
+class MarkingAction:
+    """What the user did: `name` is mark (`yes`: the ids marked yes), undo or slice (save what was found).
 
-    `token` names the page that was on the screen, see `token_of`.
+    `token` identifies the page on the screen, see `token_of`.
     """
 
     name: str
@@ -53,24 +53,24 @@ class Said:
 
 
 def token_of(search: str, image_ids: Sequence[str]) -> str:
-    """A name for one page of one search: pages that differ in an image have different ones."""
+    """Identifies a page of a search: pages with different images have different tokens."""
     return hashlib.sha1(f"{search} {' '.join(image_ids)}".encode()).hexdigest()[:12]
 
 
 def marking_grid(
-    image_ids: Sequence[str], token: str, heading: Heading, turn: int, on_said: Callable[[Said], None],
+    image_ids: Sequence[str], token: str, heading: Heading, turn: int, on_action: Callable[[MarkingAction], None],
     before: dict[str, str] | None = None, key: str = "marking",
 ) -> None:  # fmt: skip
-    """Show one page. `on_said` hears what was done, before the page's next run.
+    """Shows one page. `on_action` is called with what the user did, before the next run of the page.
 
-    `turn` counts what Python has answered, so that the browser knows when it may go on. `before` are marks (yes, no)
-    that the page begins with, by image_id.
+    `turn` counts the actions that Python has handled, so that the browser knows when to continue. `before`: marks (yes,
+    no) that the page starts with, by image_id.
     """
 
-    def heard() -> None:
+    def handle() -> None:
         act = (st.session_state.get(key) or {}).get("act")
         if act:
-            on_said(Said(str(act["name"]), str(act.get("token", "")), list(act.get("yes", ()))))
+            on_action(MarkingAction(str(act["name"]), str(act.get("token", "")), list(act.get("yes", ()))))
 
     _component(
         key=key,
@@ -79,10 +79,10 @@ def marking_grid(
             "token": token,
             "turn": turn,
             "like": list(heading.like),
-            "numbers": [list(one) for one in heading.numbers],
+            "numbers": [list(number) for number in heading.numbers],
             "advice": heading.advice,
             "stop": heading.stop,
             "before": before or {},
         },
-        on_act_change=heard,
+        on_act_change=handle,
     )

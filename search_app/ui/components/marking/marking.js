@@ -1,11 +1,11 @@
 // A page of an active search: two dozen thumbnails, each yes, no, or not marked yet.
 //
-// Marks live here and answer at once; Python hears of them once a page (trigger `act`), and only ids travel.
-// Whatever is not marked when the page is sent counts as no, which is what the button says.
+// Marks are kept here. Python is told once per page (trigger `act`), and gets only ids. Images that are not marked when
+// the page is sent count as no, as the button says.
 
 const COLUMNS = 8, NARROW = 6, NARROW_PX = 900;
 
-// Keys are the page's own unless somebody is typing, choosing or in a dialog.
+// The page handles keys unless the user is typing, choosing or in a dialog.
 const ELSEWHERE = "input, textarea, select, [contenteditable='true'], [role='dialog'], [role='listbox'], [role='menu'], dialog";
 const PRESSED = "button, a, summary, [role='button'], [role='tab'], [role='radio']";
 
@@ -46,7 +46,7 @@ class Marking {
     this.others = this.button("All but these yes", "A", () => this.allBut());
     this.rest = this.button("The others no", "X", () => this.restNo());
     this.back = this.button("Undo", "U", () => this.undo());
-    this.legend = node("span", "legend", "click or space: yes · Y yes · N no · arrows move · O look closer · L save · Esc clears");
+    this.legend = node("span", "legend", "click or space: yes · Y yes · N no · arrow keys move · O opens · L saves · Esc clears");
     this.bar.append(this.send, this.others, this.rest, this.back, this.legend);
     const split = node("div", "marking-split");
     split.append(this.canvas, this.detail.element);
@@ -61,7 +61,7 @@ class Marking {
     return made;
   }
 
-  // A new `token` is another page. A new `turn` means that Python has answered, though the page stays.
+  // A new `token` is another page. A new `turn` means that Python has handled the action, though the page stays.
   update({ data, setTriggerValue }) {
     this.setTriggerValue = setTriggerValue;
     const other = data.token !== this.token, answered = data.turn !== this.turn;
@@ -186,7 +186,7 @@ class Marking {
     this.canvas.children[at].scrollIntoView({ block: "nearest" });
   }
 
-  // Y and N go on to the next image; a toggle stays, so that it can be taken back.
+  // Y and N move to the next image; a toggle stays, so that you can undo it.
   say(at, mark) {
     if (!this.data.ids[at]) return;
     this.marks.set(this.data.ids[at], mark);
@@ -202,7 +202,7 @@ class Marking {
     this.show();
   }
 
-  // The exceptions are those said to be no, or, when there are none, those that were picked.
+  // The exceptions are the images marked no or, if there are none, those marked yes.
   allBut() {
     const picked = this.count("no") === 0;
     for (const id of this.data.ids) {

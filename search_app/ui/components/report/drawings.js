@@ -71,10 +71,10 @@ function drawLine({ title, points }, width) {
   );
   const percent = (value) => `${(100 * value).toFixed(1)} %`;
   points.forEach(({ tick, value, low, high, n }, place) => {
-    const said = `${tick}: ${percent(value)} (95 % ${percent(low)} to ${percent(high)}, n ${number.format(n)})`;
+    const text = `${tick}: ${percent(value)} (95 % ${percent(low)} to ${percent(high)}, n ${number.format(n)})`;
     svg.append(
       shape("line", { x1: x(place), x2: x(place), y1: y(low), y2: y(high), class: "whisker" }),
-      titled(shape("circle", { cx: x(place), cy: y(value), r: 3.2, class: "dot" }), said),
+      titled(shape("circle", { cx: x(place), cy: y(value), r: 3.2, class: "dot" }), text),
     );
   });
   ticks(svg, points.map((one) => one.tick), x, width);

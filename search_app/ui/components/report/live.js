@@ -1,5 +1,5 @@
-// The strip of what arrives. It asks the server itself: every other second while something comes, seldom otherwise,
-// never in a tab nobody looks at. The page is not run for it.
+// The strip of arriving predictions. It polls the server: every two seconds while predictions arrive, less often
+// otherwise, and never in a hidden tab. The page is not run for it.
 
 const BUSY_MS = 2000, IDLE_MS = 5000, NO_ANSWER_MS = 30000;
 const OPEN_DIGITS = 16; // of an image's id, in a link that opens it
@@ -20,7 +20,7 @@ class Live {
     this.text = node("span", "text");
     this.catchUp = node("button", "plain", "Update this page");
     this.catchUp.type = "button";
-    this.catchUp.title = "Bring the numbers below up to date";
+    this.catchUp.title = "Update the numbers below";
     this.catchUp.onclick = refresh;
     this.element = node("section", "live", node("span", "pulse"), node("strong", "", "Arriving"), this.text, this.catchUp, this.strip);
     this.element.hidden = true;
@@ -28,7 +28,7 @@ class Live {
     document.addEventListener("visibilitychange", this.seen);
   }
 
-  // `page` says what the page shows: its version, and where the newest images are. Null: no strip here.
+  // `page`: the version that the page shows, and the link to the newest images. Null hides the strip.
   follow(page) {
     const first = !this.page;
     this.page = page;
@@ -42,12 +42,12 @@ class Live {
     if (this.stopped || !this.page || document.hidden) return;
     let pause = NO_ANSWER_MS;
     try {
-      const answer = await fetch("/v1/arrivals", { cache: "no-store" });
-      if (answer.ok) {
-        this.show(await answer.json());
+      const response = await fetch("/v1/arrivals", { cache: "no-store" });
+      if (response.ok) {
+        this.show(await response.json());
         pause = this.element.hidden ? IDLE_MS : BUSY_MS;
       } else this.element.hidden = true;
-    } catch { this.element.hidden = true; } // the server is away: what was said is not true any more
+    } catch { this.element.hidden = true; } // the server is unreachable: the last numbers may be wrong
     clearTimeout(this.timer);
     if (!this.stopped) this.timer = setTimeout(() => this.look(), pause);
   }
@@ -57,17 +57,17 @@ class Live {
     this.element.hidden = !this.page || (news.last_minute + news.verdicts + news.waiting === 0);
     if (this.element.hidden) return;
     const many = (n, one, more) => `${number.format(n)} ${n === 1 ? one : more}`;
-    const parts = [`${many(news.last_minute, "answer", "answers")} in the last minute`];
+    const parts = [`${many(news.last_minute, "prediction", "predictions")} in the last minute`];
     if (news.newest_seconds !== null) parts[0] += `, the newest ${Math.round(news.newest_seconds)} s ago`;
-    if (news.verdicts) parts.push(`${many(news.verdicts, "verdict", "verdicts")} of customers`);
-    if (news.waiting) parts.push(`${many(news.waiting, "waits", "wait")} in the spool`);
-    if (news.unembedded) parts.push(`${many(news.unembedded, "image waits", "images wait")} for a vector`);
+    if (news.verdicts) parts.push(`${many(news.verdicts, "customer verdict", "customer verdicts")}`);
+    if (news.waiting) parts.push(`${many(news.waiting, "event", "events")} in the spool`);
+    if (news.unembedded) parts.push(`${many(news.unembedded, "image", "images")} without a vector`);
     this.text.textContent = parts.join(" · ");
     this.catchUp.hidden = news.version === this.page.version;
     this.arrange(news.images);
   }
 
-  // New faces come in at the left; those that are there stay the elements they are.
+  // New thumbnails are added at the left; the others keep their elements.
   arrange(images) {
     const first = this.faces.size === 0, wanted = new Set(images.map((one) => one.image_id));
     for (const [id, face] of this.faces) if (!wanted.has(id)) { face.remove(); this.faces.delete(id); }

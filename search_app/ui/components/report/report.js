@@ -1,4 +1,4 @@
-// Blocks of a page. Text is set by textContent alone; a click on a link stays in the app, with a key it opens a tab.
+// Blocks of a page. Text is set by textContent only.
 
 function node(tag, className, ...content) {
   const made = document.createElement(tag);
@@ -10,12 +10,12 @@ function node(tag, className, ...content) {
 function thumbnail(id, alt = "") {
   const image = node("img");
   image.alt = alt;
-  image.onerror = () => { image.style.visibility = "hidden"; }; // there is none: the place stays
+  image.onerror = () => { image.style.visibility = "hidden"; }; // there is no thumbnail: leave its place empty
   image.src = `/v1/thumbnails/${id}`;
   return image;
 }
 
-// An anchor to another page of the app: a click stays in it, with a key held it opens a tab.
+// A link to another page of the app. A click with Ctrl, Cmd or Shift opens a new tab or window.
 function leadTo(anchor, to, go) {
   anchor.href = to.href;
   anchor.onclick = (event) => {
@@ -41,9 +41,9 @@ class Report {
     this.go = (to) => setTriggerValue("go", { page: to.page, params: to.params });
     this.refresh = () => setTriggerValue("refresh", Date.now());
     this.live.follow(data.live);
-    const said = JSON.stringify(data.rows);
-    if (said === this.said) return; // nothing flickers when nothing changed
-    this.said = said;
+    const shown = JSON.stringify(data.rows);
+    if (shown === this.shown) return; // an unchanged report must not flicker
+    this.shown = shown;
     this.charts = [];
     this.body.replaceChildren(...data.rows.map((row) => {
       const made = node("div", `row of${row.length}`, ...row.map((block) => this.block(block)));
@@ -102,10 +102,10 @@ class Report {
   }
 
   voices({ note, voices, links }) {
-    const all = voices.map(({ link, alike, verdict, facts, image, comment, said_at: at }) => {
-      const small = node("span", "note", [...facts, ago(at)].join(" · "));
+    const all = voices.map(({ link, similar, verdict, facts, image, comment, timestamp }) => {
+      const small = node("span", "note", [...facts, ago(timestamp)].join(" · "));
       const title = node("div", "title", this.link(link, "whole", link.text), node("span", "lead", verdict), small);
-      const text = node("div", "text", title, comment ? node("p", "quote", `“${comment}”`) : "", this.link(alike, "alike", alike.text));
+      const text = node("div", "text", title, comment ? node("p", "quote", `“${comment}”`) : "", this.link(similar, "alike", similar.text));
       return node("div", "card voice", node("div", "faces", thumbnail(image)), text);
     });
     return [...all, note ? node("p", "said", note) : "", links.length ? node("p", "more", ...links.map((to) => this.link(to, "plain", to.text))) : ""];

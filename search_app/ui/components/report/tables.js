@@ -1,4 +1,4 @@
-// Blocks for analysts: findings with what to do about them, heat tables, reliability curves.
+// Blocks for the page Analyse: findings with their actions, heat tables, reliability curves.
 
 const SQUARE = 250;
 
@@ -58,10 +58,10 @@ function drawReliability({ title, points }, width) {
   );
   const percent = (value) => `${(100 * value).toFixed(1)} %`;
   for (const { confidence, value, low, high, n } of points) {
-    const said = `confidence ${confidence.toFixed(3)}: ${percent(value)} right (95 % ${percent(low)} to ${percent(high)}, n ${number.format(n)})`;
+    const text = `confidence ${confidence.toFixed(3)}: ${percent(value)} right (95 % ${percent(low)} to ${percent(high)}, n ${number.format(n)})`;
     svg.append(
       shape("line", { x1: x(confidence), x2: x(confidence), y1: y(low), y2: y(high), class: "whisker" }),
-      titled(shape("circle", { cx: x(confidence), cy: y(value), r: 3.5, class: "dot" }), said),
+      titled(shape("circle", { cx: x(confidence), cy: y(value), r: 3.5, class: "dot" }), text),
     );
   }
   return svg;

@@ -1,4 +1,4 @@
-"""Blocks of a report for analysts: findings with what to do about them, heat tables, reliability curves."""
+"""Blocks of a report for the page Analyse: findings with their actions, heat tables, reliability curves."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from search_app.ui.components.report import Block, Link
 
 
-def findings(title: str, note: str, found: Sequence[Block], empty: str) -> Block:
-    """A list of `finding`s, or the sentence that stands for none."""
-    return {"kind": "findings", "title": title, "note": note, "findings": list(found), "empty": empty}
+def findings(title: str, note: str, items: Sequence[Block], empty: str) -> Block:
+    """A list of `finding`s, or the sentence `empty` if there are none."""
+    return {"kind": "findings", "title": title, "note": note, "findings": list(items), "empty": empty}
 
 
 def finding(
     to: Link, lead: str, small: str, lines: Sequence[str], image_ids: Sequence[str], actions: Sequence[Link]
 ) -> Block:
-    """One of them: `to` is what the whole of it leads to, `actions` what else can be done."""
-    said = {"lead": lead, "small": small, "lines": list(lines), "images": list(image_ids)}
-    return {"link": to, "actions": list(actions), **said}
+    """One finding. `to`: where the finding leads; `actions`: links to what else can be done."""
+    text = {"lead": lead, "small": small, "lines": list(lines)}
+    return {"link": to, "actions": list(actions), "images": list(image_ids), **text}
 
 
 def heat(
@@ -28,7 +28,7 @@ def heat(
     rows: Sequence[tuple[Link | str, Sequence[Block | None]]],
     note: str = "",
 ) -> Block:
-    """A table with a name for each row and a `cell` or nothing in each place."""
+    """A table with a name for each row, and a `cell` or None at each position."""
     lines = [{"name": name, "cells": list(cells)} for name, cells in rows]
     return {"kind": "heat", "title": title, "corner": corner, "columns": list(columns), "rows": lines, "note": note}
 
@@ -42,12 +42,12 @@ def cell(
     help: str = "",
     chosen: bool = False,
 ) -> Block:
-    """`share`, 0 to 1, is how strongly it is tinted in the colour of `tone` (right or wrong)."""
+    """`share`, 0 to 1, is the strength of its tint in the colour of `tone` (right or wrong)."""
     return {"text": text, "small": small, "share": share, "tone": tone, "link": to, "help": help, "chosen": chosen}
 
 
 def reliability(title: str, note: str, points: Sequence[tuple[float, float, float, float, int]]) -> Block:
-    """Accuracy against confidence: (mean confidence, accuracy, its interval's ends, n), each in [0, 1]."""
+    """Accuracy against confidence: (mean confidence, accuracy, its low and high end, n), shares in [0, 1]."""
     names = ("confidence", "value", "low", "high", "n")
-    made: list[dict[str, Any]] = [dict(zip(names, one, strict=True)) for one in points]
-    return {"kind": "reliability", "title": title, "note": note, "points": made}
+    values: list[dict[str, Any]] = [dict(zip(names, point, strict=True)) for point in points]
+    return {"kind": "reliability", "title": title, "note": note, "points": values}

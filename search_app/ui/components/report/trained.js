@@ -61,9 +61,9 @@ function drawChange(old, now, axis, fell) {
   svg.append(shape("line", { x1: 6, x2: PLOT - 6, y1: LINE - 1, y2: LINE - 1, class: "rule" }));
   [[old, 10, "was"], [now, 23, fell ? "is fell" : "is"]].forEach(([[value, low, high], y, kind]) => {
     if (value === null) return;
-    const said = `${kind === "was" ? "old" : "new"} ${value.toFixed(3)}` + (low === null ? "" : ` (95 % ${low.toFixed(3)} to ${high.toFixed(3)})`);
+    const text = `${kind === "was" ? "old" : "new"} ${value.toFixed(3)}` + (low === null ? "" : ` (95 % ${low.toFixed(3)} to ${high.toFixed(3)})`);
     if (low !== null) svg.append(shape("line", { x1: x(low), x2: x(high), y1: y, y2: y, class: `reach ${kind}` }));
-    svg.append(titled(shape("circle", { cx: x(value), cy: y, r: 4, class: `at ${kind}` }), said));
+    svg.append(titled(shape("circle", { cx: x(value), cy: y, r: 4, class: `at ${kind}` }), text));
   });
   svg.setAttribute("aria-label", [...svg.querySelectorAll("title")].map((one) => one.textContent).join(", "));
   return svg;

@@ -9,14 +9,14 @@ from search_app.ui.components.report import Block, Link
 
 
 def verdict(outcome: str, sign: str, headline: str, note: str, blocks: bool) -> Block:
-    """The gate's word, large. `outcome`: passed, failed or undecided; `blocks`: it forbids the promotion."""
-    said = {"outcome": outcome, "sign": sign, "headline": headline, "note": note, "blocks": blocks}
-    return {"kind": "verdict", "title": "", **said}
+    """The verdict of a gate as a banner. `outcome`: passed, failed or undecided; `blocks`: it forbids the promotion."""
+    text = {"sign": sign, "headline": headline, "note": note}
+    return {"kind": "verdict", "title": "", "outcome": outcome, "blocks": blocks, **text}
 
 
 def changes(title: str, names: tuple[str, str], rows: Sequence[Block], note: str = "") -> Block:
-    """Slices before and after, each a `change`, on one axis; `names`: what the old and the new model are called."""
-    ends = [end for row in rows for one in (row["old"], row["new"]) for end in one if end is not None]
+    """Slices before and after, each a `change`, on one axis. `names`: of the old and the new model."""
+    ends = [end for row in rows for side in (row["old"], row["new"]) for end in side if end is not None]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     room = max(0.05, high - low) * 0.06
     axis = [max(0.0, low - room) if low >= 0 else low - room, min(1.0, high + room) if high <= 1 else high + room]
@@ -49,12 +49,12 @@ def change(
 def curves(
     title: str, series: Mapping[str, Sequence[tuple[float, float]]], every: Sequence[str] = (), across: str = "epoch"
 ) -> Block:
-    """Lines over epochs: for each name the points (x, y), x ascending. `every`: the names of all charts of a page, so
-    that each looks the same in all.
+    """Lines over epochs: for each name the points (x, y), x ascending. `every`: the names in all charts of a page, so
+    that each name has the same line style in all of them.
     """
     order = [*every, *(name for name in series if name not in every)]
     lines: list[dict[str, Any]] = [
-        {"name": name, "points": [list(one) for one in some], "line": order.index(name)}
-        for name, some in series.items()
+        {"name": name, "points": [list(point) for point in points], "line": order.index(name)}
+        for name, points in series.items()
     ]
     return {"kind": "curves", "title": title, "across": across, "series": lines}

@@ -1,4 +1,4 @@
-"""Analyse, "Where does it fail?": slices that fail, found unprompted, and how right the answers are by anything."""
+"""Analyse page: failing slices found automatically, error by dimension, confusion, calibration, and models compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VIEWS = {
     "confidence": ("Confidence", confidence.show),
     "sizes": ("Object sizes", sizes.show),
     "time": ("Over time", over_time.show),
-    "models": ("Model against model", models.show),
+    "models": ("Compare models", models.show),
 }
 
 
@@ -30,9 +30,9 @@ def page() -> None:
     if not totals["answers"]:
         command = for_this_lake("ingest", "predictions.csv")
         return empty_states.empty(
-            "No model has answered here", "Bring its answers in as a table, one row an answer.", command
+            "No predictions yet", "Ingest predictions as a table with one row per prediction.", command
         )
     chosen = session.param("view") if session.param("view") in VIEWS else "slices"
-    titles = {one: title for one, (title, _) in VIEWS.items()}
+    titles = {name: title for name, (title, _) in VIEWS.items()}
     session.switch("view", titles, chosen, key="analyse-view", clears=["truth", "said", "finding"])
     return VIEWS[chosen][1](where)

@@ -1,4 +1,4 @@
-"""The confusion matrix, whose cells open as images, and the balance of classes."""
+"""The confusion matrix, whose cells open as images, and precision and recall of each class."""
 
 from __future__ import annotations
 
@@ -12,85 +12,87 @@ from search_app.ui.data import analysis, queries
 from search_app.ui.text.numbers import count, images, percent, share, span
 
 MOST = 24
-NO_ANSWER = "no label"
+SIDE_BY_SIDE = 8  # classes up to which both tables fit side by side
+NO_LABEL = "no label"
 
 
 def show(where: str | None) -> None:
     """The view."""
     counts = analysis.confusion(where)
     balance = analysis.classes(where)
-    truth, said = session.param("truth"), session.param("said")
-    matrix = _matrix(counts, truth, said) if counts else None
-    report([[matrix, _balance(balance)] if len(balance) <= 8 else [matrix], [] if len(balance) <= 8 else [_balance(balance)]], key="classes")  # fmt: skip  # noqa: E501
+    ground_truth, predicted = session.param("truth"), session.param("said")
+    matrix = _matrix(counts, ground_truth, predicted) if counts else None
+    classes = _balance(balance)
+    report([[matrix, classes]] if len(balance) <= SIDE_BY_SIDE else [[matrix], [classes]], key="classes")
     if not counts:
         return empty_states.empty(
-            "No confusion to show", "A label of an image says what an answer should have been; none is here."
+            "No confusion matrix", "It compares predictions with labels, and no image with a prediction has a label."
         )
-    if truth:
-        answer = None if said == NO_ANSWER else said
-        ids = analysis.confused(truth, answer, where)
-        rows = queries.answers_of(ids)
-        what = f"rightly answered “{said}”" if answer == truth else f"answered “{said}” that are “{truth}”"
-        title = f"{images(len(rows))} {what}, the surest first"
+    if ground_truth:
+        prediction = None if predicted == NO_LABEL else predicted
+        rows = queries.predictions_of(analysis.confused(ground_truth, prediction, where))
+        kind = "correctly predicted" if prediction == ground_truth else f"labelled “{ground_truth}”, predicted"
+        title = f"{images(len(rows))} {kind} “{predicted}”, most confident first"
         image_grid(rows, "confidence", title, key="confused")
     return None
 
 
-def _matrix(counts: dict[tuple[str, str | None], int], truth: str, said: str) -> Block:
+def _matrix(counts: dict[tuple[str, str | None], int], ground_truth: str, predicted: str) -> Block:
     totals: dict[str, int] = {}
-    for (true, _), n in counts.items():
-        totals[true] = totals.get(true, 0) + n
-    truths = sorted(totals, key=lambda one: (-totals[one], one))
-    spoken = {answer for _, answer in counts}
-    answers = [one for one in truths if one in spoken] + sorted((one for one in spoken if one not in totals), key=str)
+    for (label, _), n in counts.items():
+        totals[label] = totals.get(label, 0) + n
+    labels = sorted(totals, key=lambda label: (-totals[label], label))
+    predictions = {prediction for _, prediction in counts}
+    others = sorted((prediction for prediction in predictions if prediction not in totals), key=str)
+    columns = [label for label in labels if label in predictions] + others
     rows = []
-    for true in truths[:MOST]:
+    for label in labels[:MOST]:
         cells: list[Block | None] = []
-        for answer in answers[:MOST]:
-            n = counts.get((true, answer), 0)
-            name = NO_ANSWER if answer is None else answer
-            part = n / totals[true]
+        for prediction in columns[:MOST]:
+            n = counts.get((label, prediction), 0)
+            name = NO_LABEL if prediction is None else prediction
+            part = n / totals[label]
             cells.append(
                 cell(
                     count(n),
                     share(part),
                     part,
-                    "right" if answer == true else "wrong",
-                    link("", "analyse", view="classes", truth=true, said=name),
-                    f"{count(n)} answers about {true} said {name}",
-                    (true, name) == (truth, said),
+                    "right" if prediction == label else "wrong",
+                    link("", "analyse", view="classes", truth=label, said=name),
+                    f"{count(n)} predictions of {name} on images labelled {label}",
+                    (label, name) == (ground_truth, predicted),
                 )
                 if n
                 else None
             )
-        rows.append((true, [*cells, cell(count(totals[true]))]))
-    heads = [NO_ANSWER if one is None else one for one in answers[:MOST]]
-    cut = max(len(truths), len(answers)) - MOST
-    note = "Answers whose image has a label; the percentage is of its row. Choose a cell to see its images."
-    note += f" {cut} rarer classes are not shown." if cut > 0 else ""
-    return heat("Confusion", "truth \\ answer", [*heads, "all"], rows, note)
+        rows.append((label, [*cells, cell(count(totals[label]))]))
+    heads = [NO_LABEL if prediction is None else prediction for prediction in columns[:MOST]]
+    cut = max(len(labels), len(columns)) - MOST
+    note = "Predictions on labelled images. Percentages are of the row. Click a cell to see its images."
+    note += f" {cut} less frequent classes are not shown." if cut > 0 else ""
+    return heat("Confusion matrix", "label \\ prediction", [*heads, "all"], rows, note)
 
 
 def _balance(balance: list[ClassMetrics]) -> Block:
     rows = [
         [
-            link(one.name, "search", label=one.name),
-            count(one.answered),
-            count(one.labelled),
-            percent(one.recall),
-            span(one.recall),
-            percent(one.precision),
-            span(one.precision),
+            link(class_.name, "search", label=class_.name),
+            count(class_.answered),
+            count(class_.labelled),
+            percent(class_.recall),
+            span(class_.recall),
+            percent(class_.precision),
+            span(class_.precision),
         ]
-        for one in balance
+        for class_ in balance
     ]
     columns = [
         ("class", "left", ""),
-        ("answered", "right", "Answers that say so"),
-        ("labelled", "right", "Images that a label says are of it"),
-        ("recall", "right", "Of the answers about its images, the share that says so"),
+        ("predicted", "right", "Predictions of this class"),
+        ("labelled", "right", "Images with this label"),
+        ("recall", "right", "Share of the predictions on images of this class that are correct"),
         ("95 %", "right", ""),
-        ("precision", "right", "Of its answers whose image has a label, the share that is right"),
+        ("precision", "right", "Share of its predictions on labelled images that are correct"),
         ("95 %", "right", ""),
     ]
-    return table("Class balance", columns, rows)  # type: ignore[arg-type]
+    return table("Classes", columns, rows)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Error by one or two dimensions, as a heat table; every cell leads to its answers."""
+"""Error by one or two dimensions, as a heat table. Every cell links to its predictions."""
 
 from __future__ import annotations
 
@@ -16,123 +16,132 @@ from search_app.ui.text.numbers import count, percent, share, span
 
 ROWS, COLUMNS = 60, 14
 NONE = "–"
-_COLUMNS = ("wrong", "95 % interval", "judged", "answers", "confidence")
+_COLUMNS = ("wrong", "95 % interval", "reviewed", "predictions", "confidence")
 
 
 def show(where: str | None) -> None:
     """The view."""
     known = analysis.names()
-    asked = [one for one in session.param("dim").split(",") if one in known][:2] or known[:1]
+    current = [name for name in session.param("dim").split(",") if name in known][:2] or known[:1]
     with st.container(horizontal=True, vertical_alignment="bottom", key="dimensions"):
-        first = st.selectbox("Rows", known, known.index(asked[0]), format_func=_title, width=260)
-        others = ["", *(one for one in known if one != first)]
-        at = others.index(asked[1]) if len(asked) > 1 and asked[1] in others else 0
+        first = st.selectbox("Rows", known, known.index(current[0]), format_func=_title, width=260)
+        others = ["", *(name for name in known if name != first)]
+        index = others.index(current[1]) if len(current) > 1 and current[1] in others else 0
         second = st.selectbox(
-            "Columns", others, at, format_func=lambda one: _title(one) if one else "none: rates and counts", width=260
+            "Columns",
+            others,
+            index,
+            format_func=lambda name: _title(name) if name else "none: rates and counts",
+            width=260,
         )
-    chosen = tuple(one for one in (first, second) if one)
-    if list(chosen) != asked:
+    chosen = tuple(name for name in (first, second) if name)
+    if list(chosen) != current:
         session.put(dim=",".join(chosen))
-    found = analysis.by(chosen, where)
-    if not found.cells:
-        return empty_states.empty("No answer has a value here", "Choose another dimension, or take a filter away.")
-    more = f" {count(found.left_out)} smaller groups are not shown." if found.left_out else ""
+    breakdown = analysis.by(chosen, where)
+    if not breakdown.cells:
+        return empty_states.empty(
+            "No prediction has a value for this", "Choose another dimension, or remove a filter above."
+        )
+    more = f" {count(breakdown.left_out)} smaller groups are not shown." if breakdown.left_out else ""
     if len(chosen) == 1:
-        return report([[one(found, f"Error by {found.dimensions[0].title}", where, more)]], key="dimensions-one")
-    return report([[_two(found, more)]], key="dimensions-two")
+        table = one(breakdown, f"Error by {breakdown.dimensions[0].title}", more)
+        return report([[table]], key="dimensions-one")
+    return report([[_two(breakdown, more)]], key="dimensions-two")
 
 
 def _title(name: str) -> str:
     return name.removeprefix("metadata.").replace("_", " ") + (" (metadata)" if name.startswith("metadata.") else "")
 
 
-def one(found: Breakdown, title: str, where: str | None, more: str = "", most: int = ROWS) -> Block:
-    """A row a value: error with its interval, and counts."""
-    usual = found.whole.error
-    rows = [(_name(found, each), _facts(each, usual.value, each)) for each in found.cells[:most]]
-    rows.append(("all", _facts(found.whole, usual.value, None)))
-    unseen = len(found.cells) - most
+def one(breakdown: Breakdown, title: str, more: str = "", most: int = ROWS) -> Block:
+    """One row for each value of the first dimension: the error with its interval, and counts."""
+    overall = breakdown.whole.error.value
+    rows = [(_name(breakdown, group), _facts(group, overall)) for group in breakdown.cells[:most]]
+    rows.append(("all", _facts(breakdown.whole, None)))
+    unseen = len(breakdown.cells) - most
     more += f" {unseen} more under “By dimension”." if unseen > 0 else ""
-    note = f"Strong orange: surely worse than all.{more}"
-    return heat(title, found.dimensions[0].title, _COLUMNS, rows, note)
+    return heat(title, breakdown.dimensions[0].title, _COLUMNS, rows, f"{_DARK}{more}")
 
 
-def _facts(each: MetricCell, usual: float | None, row: MetricCell | None) -> list[Block | None]:
-    error = each.error
-    sure = "–" if each.confidence is None else f"{each.confidence:.2f}"
+_DARK = "Dark orange: worse than the overall rate (p < 0.05)."
+
+
+def _facts(group: MetricCell, overall: float | None) -> list[Block | None]:
+    confidence = "–" if group.confidence is None else f"{group.confidence:.2f}"
     return [
-        cell(percent(error), share=_tint(each, usual) if row is not None else None),
-        cell(span(error)),
-        cell(count(each.known)),
-        cell(count(each.answers)),
-        cell(sure),
+        cell(percent(group.error), share=_tint(group, overall)),
+        cell(span(group.error)),
+        cell(count(group.known)),
+        cell(count(group.answers)),
+        cell(confidence),
     ]
 
 
-def _tint(each: MetricCell, usual: float | None) -> float | None:
-    """How strongly a cell is tinted: fully where even its interval's lower end is above the whole's rate."""
-    error = each.error
-    if error.value is None or error.low is None or usual is None or error.value <= usual:
+def _tint(group: MetricCell, overall: float | None) -> float | None:
+    """The strength of the tint: strong if the whole interval of the error is above the overall rate, else weak; None
+    if the error is not above it.
+    """
+    error = group.error
+    if error.value is None or error.low is None or overall is None or error.value <= overall:
         return None
-    return max(0.25, error.value) if error.low > usual else 0.12
+    return max(0.25, error.value) if error.low > overall else 0.12
 
 
-def _name(found: Breakdown, each: MetricCell) -> Link | str:
-    text = NONE if each.values[0] is None else each.values[0]
-    return _link(text, found.predicate(each)) or text
+def _name(breakdown: Breakdown, group: MetricCell) -> Link | str:
+    text = NONE if group.values[0] is None else group.values[0]
+    return _link(text, breakdown.predicate(group)) or text
 
 
 def _link(text: str, predicate: str | None) -> Link | None:
     if predicate is None:
         return None
-    mine = scope.current().sql
-    return link(text, "search", where=f"({mine}) AND {predicate}" if mine else predicate)
+    filter = scope.current().sql
+    return link(text, "search", where=f"({filter}) AND {predicate}" if filter else predicate)
 
 
-def _two(found: Breakdown, more: str) -> Block:
-    rows, columns = (_ordered(found, place) for place in (0, 1))
-    kept = columns[:COLUMNS]
-    at = {each.values: each for each in found.cells}
-    usual = found.whole.error.value
+def _two(breakdown: Breakdown, more: str) -> Block:
+    rows, columns = _ordered(breakdown, 0), _ordered(breakdown, 1)
+    shown = columns[:COLUMNS]
+    groups = {group.values: group for group in breakdown.cells}
+    overall = breakdown.whole.error.value
     lines = []
     for row in rows[:ROWS]:
         value = row.values[0]
-        cells = [_cell(found, at.get((value, column.values[1])), usual) for column in kept]
-        lines.append((NONE if value is None else value, [*cells, _plain(row, usual)]))
-    lines.append(("all", [*(_plain(column, usual) for column in kept), _plain(found.whole, usual)]))
-    heads = [NONE if column.values[1] is None else column.values[1] for column in kept]
-    cut = len(rows) - ROWS, len(columns) - COLUMNS
-    more += "".join(
-        f" {n} more {what} are not shown." for n, what in zip(cut, ("rows", "columns"), strict=True) if n > 0
-    )
+        cells = [_linked(breakdown, groups.get((value, column.values[1])), overall) for column in shown]
+        lines.append((NONE if value is None else value, [*cells, _cell(row, overall)]))
+    lines.append(("all", [*(_cell(column, overall) for column in shown), _cell(breakdown.whole, overall)]))
+    heads = [NONE if column.values[1] is None else column.values[1] for column in shown]
+    cut = {"rows": len(rows) - ROWS, "columns": len(columns) - COLUMNS}
+    more += "".join(f" {n} more {kind} are not shown." for kind, n in cut.items() if n > 0)
     note = (
-        "Share of judged answers that are wrong; below it the 95 % interval and how many are judged. "
-        f"Strong orange: surely worse than all.{more}"
+        "Share of the reviewed predictions that are wrong, with its 95 % interval and the number of reviewed "
+        f"predictions. {_DARK}{more}"
     )
-    names = [one.title for one in found.dimensions]
+    names = [dimension.title for dimension in breakdown.dimensions]
     return heat(f"Error by {names[0]} and {names[1]}", f"{names[0]} \\ {names[1]}", [*heads, "all"], lines, note)
 
 
-def _ordered(found: Breakdown, place: int) -> Sequence[MetricCell]:
-    """The margin of a dimension in its own order, where it has one."""
-    order = {value: at for at, value in enumerate(found.dimensions[place].order)}
-    margin = found.margins[place]
+def _ordered(breakdown: Breakdown, index: int) -> Sequence[MetricCell]:
+    """The totals of a dimension, in the order of its values if it has one."""
+    order = {value: position for position, value in enumerate(breakdown.dimensions[index].order)}
+    margin = breakdown.margins[index]
     if order:
-        return sorted(margin, key=lambda each: order.get(each.values[place] or "", len(order)))
-    if found.dimensions[place].name in ("day", "week", "month", "hour"):
-        return sorted(margin, key=lambda each: (each.values[place] is None, each.values[place] or ""))
+        return sorted(margin, key=lambda group: order.get(group.values[index] or "", len(order)))
+    if breakdown.dimensions[index].name in ("day", "week", "month", "hour"):
+        return sorted(margin, key=lambda group: (group.values[index] is None, group.values[index] or ""))
     return margin
 
 
-def _cell(found: Breakdown, each: MetricCell | None, usual: float | None) -> Block | None:
-    if each is None:
+def _linked(breakdown: Breakdown, group: MetricCell | None, overall: float | None) -> Block | None:
+    if group is None:
         return None
-    return _plain(each, usual) | {"link": _link("", found.predicate(each))}
+    return _cell(group, overall) | {"link": _link("", breakdown.predicate(group))}
 
 
-def _plain(each: MetricCell, usual: float | None) -> Block:
-    help = f"{count(each.answers)} answers, {count(each.known)} judged, {count(each.known - each.right)} wrong"
-    if not each.known:
-        return cell("–", f"{count(each.answers)} answers", help=help)
-    small = f"{span(each.error)}, n {count(each.known)}"
-    return cell(share(each.error.value), small, _tint(each, usual), help=help)
+def _cell(group: MetricCell, overall: float | None) -> Block:
+    wrong = group.known - group.right
+    help = f"{count(group.answers)} predictions, {count(group.known)} reviewed, {count(wrong)} wrong"
+    if not group.known:
+        return cell("–", f"{count(group.answers)} predictions", help=help)
+    small = f"{span(group.error)}, n {count(group.known)}"
+    return cell(share(group.error.value), small, _tint(group, overall), help=help)

@@ -1,4 +1,4 @@
-"""The slices that fail, in sentences with their images; beside them what is known of the whole."""
+"""Worst slices: automatically found slices with a high error, as text with images, beside the overall numbers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from search_app.ui.text.numbers import count, images, interval, percent, share, 
 if TYPE_CHECKING:
     from embeddings.discovery.findings import Discovery, FailingSlice
 
-PATIENCE = 1.0  # seconds a page waits before it says how far it is
-FACES = 6
-BY = {"both": "columns and kinds of image", "metadata": "columns only", "cluster": "kinds of image only"}
+WAIT_SECONDS = 1.0  # before the page shows the progress
+IMAGES_SHOWN = 6
+BY = {"both": "columns and clusters", "metadata": "columns only", "cluster": "clusters only"}
 EXAMPLES = 5
 
 
@@ -31,39 +31,38 @@ def show(where: str | None) -> None:
     whole = analysis.by((), where).whole
     errors = "judged" if whole.known else "confidence"
     by = session.param("by") if session.param("by") in BY else "both"
-    running = running_discovery.of(session.lake(), queries.stamp(), where=where, by=by, errors=errors)
-    running.wait(PATIENCE)
+    running = running_discovery.total(session.lake(), queries.stamp(), where=where, by=by, errors=errors)
+    running.wait(WAIT_SECONDS)
     first = analysis.names()[0] if session.lake().promoted() else "label"
-    beside = _by_column(first, where)
+    column = _by_column(first, where)
     if not running.done:
         _progress(running)
-        return report([[_numbers(whole), beside]], key="failing-yet")
-    if running.found is None:
-        report([[_numbers(whole)], [beside]], key="failing-none")
-        return empty_states.empty("Nothing to find failures by", escape(running.error or ""))
-    found = running.found
-    report([[_findings(found), stack(_numbers(whole), beside)]], key="failing")
+        return report([[_numbers(whole), column]], key="failing-yet")
+    if running.result is None:
+        report([[_numbers(whole)], [column]], key="failing-none")
+        return empty_states.empty("No worst slices", escape(running.error or ""))
+    discovery = running.result
+    report([[_findings(discovery), stack(_numbers(whole), column)]], key="failing")
     _choose_by(by)
-    picked = session.param("finding")
-    what, _, place = picked.partition("-")
-    if place.isdigit() and int(place) < len(found.findings):
-        _act(what, found.findings[int(place)], where)
+    action, _, index = session.param("finding").partition("-")
+    if index.isdigit() and int(index) < len(discovery.findings):
+        _act(action, discovery.findings[int(index)], where)
     return None
 
 
 @st.fragment(run_every=0.4)
-def _progress(running: running_discovery.Discovering) -> None:
+def _progress(running: running_discovery.RunningDiscovery) -> None:
     if running.done:
         st.rerun()
-    st.progress(running.share, f"Looking for slices that fail: {running.stage} …")
+    st.progress(running.share, f"Searching for slices with a high error: {running.stage} …")
 
 
 def _choose_by(by: str) -> None:
     chosen = st.selectbox(
-        "Look through",
+        "Search",
         list(BY),
         list(BY).index(by),
-        format_func=lambda one: f"Look through {BY[one]}",
+        format_func=lambda name: f"Search {BY[name]}",
         label_visibility="collapsed",
         width=360,
     )
@@ -73,112 +72,111 @@ def _choose_by(by: str) -> None:
 
 
 def _numbers(whole: MetricCell) -> Block:
-    items = [("Answers", count(whole.answers), "", "Predictions a model made, inside the scope")]
+    items = [("Predictions", count(whole.answers), "", "Inside the scope and filters")]
     if whole.known:
-        help = "Answers that a label of their image, or else a person's verdict, calls right or wrong"
-        items.append(("Judged", count(whole.known), "", help))
-        items.append(("Wrong", percent(whole.error), f"95 % {interval(whole.error)}", "Of the judged answers"))
+        help = "Predictions whose image has a label, or that a person marked correct or incorrect"
+        items.append(("Reviewed", count(whole.known), "", help))
+        items.append(("Wrong", percent(whole.error), f"95 % {interval(whole.error)}", "Of the reviewed predictions"))
     if whole.confidence is not None:
-        items.append(("Mean confidence", f"{whole.confidence:.2f}", "", "The model's own belief in its answers"))
+        items.append(("Mean confidence", f"{whole.confidence:.2f}", "", ""))
     return numbers("", *items)
 
 
 def _by_column(name: str, where: str | None) -> Block:
-    found = analysis.by((name,), where)
-    return dimensions.one(found, f"By {found.dimensions[0].title}", where, most=12)
+    breakdown = analysis.by((name,), where)
+    return dimensions.one(breakdown, f"By {breakdown.dimensions[0].title}", most=12)
 
 
-def _findings(found: Discovery) -> Block:
-    if found.errors == "confidence":
-        note = (
-            "Nothing is judged yet, so these are slices the model is less sure of: not what it is sure and wrong about."
-        )
+def _findings(discovery: Discovery) -> Block:
+    if discovery.errors == "confidence":
+        note = "No prediction is reviewed yet. These slices have a low confidence; confident errors are not found."
         empty = "No slice has a lower confidence than chance explains."
     else:
         note = ""
-        empty = "No slice fails more than chance explains."
-    sample = "" if found.total == found.predictions else f" (a sample of {count(found.total)})"
-    looked = (
-        f"{count(found.compared)} groups of {count(found.predictions)} answers{sample} were compared: values of "
-        f"columns, metadata and time in combinations of up to {found.max_conditions}, and clusters. Shown is what "
-        "dealing the errors anew at random would bring up in less than 1 % of lakes."
+        empty = "No slice has a higher error than chance explains."
+    sample = "" if discovery.total == discovery.predictions else f" (a sample of {count(discovery.total)})"
+    scope_note = (
+        f"{count(discovery.compared)} groups of {count(discovery.predictions)} predictions{sample} were compared: values of "
+        f"columns, metadata and time in combinations of up to {discovery.max_conditions}, and clusters. With errors "
+        "shuffled at random, fewer than 1 % of lakes would show a finding."
     )
-    parts = [note, looked, found.remark[:1].upper() + found.remark[1:] + "." if found.remark else ""]
-    cards = [_card(one, place, found) for place, one in enumerate(found.findings)]
-    return findings("Where does it fail?", " ".join(one for one in parts if one), cards, empty) | {"wide": 1.35}
+    remark = discovery.remark[:1].upper() + discovery.remark[1:] + "." if discovery.remark else ""
+    text = " ".join(part for part in (note, scope_note, remark) if part)
+    cards = [_card(finding, index, discovery) for index, finding in enumerate(discovery.findings)]
+    return findings("Where the model fails", text, cards, empty) | {"wide": 1.35}
 
 
-def _card(one: FailingSlice, place: int, found: Discovery) -> Block:
-    points = abs(round(100 * (one.worse.value or 0)))
-    title = one.title[:1].upper() + one.title[1:]
-    if found.errors == "judged":
+def _card(found: FailingSlice, index: int, discovery: Discovery) -> Block:
+    points = abs(round(100 * (found.worse.value or 0)))
+    title = found.title[:1].upper() + found.title[1:]
+    if discovery.errors == "judged":
         lead, small = (
-            f"{share(one.error.value)} wrong",
-            f"{count(one.wrong)} of {count(one.evaluated)}, 95 % {span(one.error)}",
+            f"{share(found.error.value)} wrong",
+            f"{count(found.wrong)} of {count(found.evaluated)}, 95 % {span(found.error)}",
         )
         first = (
-            f"{points} point{'' if points == 1 else 's'} worse than the rest ({share(one.rest.value)} of "
-            f"{count(one.rest.n)} wrong): {count(one.excess)} errors too many."
+            f"{points} point{'' if points == 1 else 's'} worse than the rest ({share(found.rest.value)} of "
+            f"{count(found.rest.n)} wrong), which is {count(found.excess)} more errors."
         )
     else:
-        lead = f"mean confidence {1 - one.wrong / one.evaluated:.2f}"
-        small = f"of {count(one.evaluated)} answers"
-        first = f"The rest has {1 - (one.rest.value or 0):.2f}."
+        lead = f"mean confidence {1 - found.wrong / found.evaluated:.2f}"
+        small = f"of {count(found.evaluated)} predictions"
+        first = f"The mean confidence of the rest is {1 - (found.rest.value or 0):.2f}."
     lines = [first]
-    if one.same:
-        names = ", ".join(f"{name} ({share(part)} the same)" for name, part in one.same)
+    if found.same:
+        names = ", ".join(f"{name} ({share(part)} in common)" for name, part in found.same)
         lines.append(f"Nearly the same images: {names}.")
-    return finding(_to(one, place, title), lead, small, lines, one.images[:FACES], _actions(one, place))
+    return finding(_to(index, title), lead, small, lines, found.images[:IMAGES_SHOWN], _actions(found, index))
 
 
-def _to(one: FailingSlice, place: int, title: str) -> Link:
-    return link(title, "analyse", finding=f"show-{place}", by=session.param("by") or None)
+def _to(index: int, title: str) -> Link:
+    return link(title, "analyse", finding=f"show-{index}", by=session.param("by") or None)
 
 
-def _actions(one: FailingSlice, place: int) -> list[Link]:
+def _actions(found: FailingSlice, index: int) -> list[Link]:
     by = session.param("by") or None
     actions = []
-    if one.node is not None:
-        tree, _, path = one.node.partition("/")
+    if found.node is not None:
+        tree, _, path = found.node.partition("/")
         actions += [
-            link("Use as scope", "analyse", node=one.node),
+            link("Use as scope", "analyse", node=found.node),
             link("Open in Drill-down", "drilldown", tree=tree, at=path),
         ]
-    elif one.predicate is not None:
-        actions.append(link("Use as scope", "analyse", where=_joined(one.predicate)))
-    actions.append(link("Save as slice", "analyse", finding=f"keep-{place}", by=by))
-    actions.append(link("Find all like its errors", "analyse", finding=f"like-{place}", by=by))
+    elif found.predicate is not None:
+        actions.append(link("Use as scope", "analyse", where=_joined(found.predicate)))
+    actions.append(link("Save as slice", "analyse", finding=f"keep-{index}", by=by))
+    actions.append(link("Find all similar to its errors", "analyse", finding=f"like-{index}", by=by))
     return actions
 
 
 def _joined(predicate: str) -> str:
-    """The predicate and the SQL filter of the page."""
-    mine = scope.current().sql
-    return f"({mine}) AND {predicate}" if mine else predicate
+    """The predicate combined with the SQL filter of the page."""
+    filter = scope.current().sql
+    return f"({filter}) AND {predicate}" if filter else predicate
 
 
-def _act(what: str, one: FailingSlice, where: str | None) -> None:
-    """What a link of a card asked for. Nothing is written before a person presses a button here."""
-    match what:
+def _act(action: str, found: FailingSlice, where: str | None) -> None:
+    """Carries out the action of a card's link. Nothing is written before the user presses a button."""
+    match action:
         case "show":
-            _images(one, where)
+            _images(found, where)
         case "keep":
-            _save(one, where)
+            _save(found, where)
         case "like":
             session.put(finding=None)
-            active_searches.begin(examples=one.images[:EXAMPLES])
+            active_searches.begin(examples=found.images[:EXAMPLES])
 
 
-def _images(one: FailingSlice, where: str | None) -> None:
-    """Its images, wrong answers first."""
+def _images(found: FailingSlice, where: str | None) -> None:
+    """Its images, most confident errors first."""
     rows = (
-        queries.answers_of(one.image_ids)
-        if one.predicate is None
-        else _rows(f"{queries.every(where)} AND ({one.predicate})")
+        queries.predictions_of(found.image_ids)
+        if found.predicate is None
+        else _rows(f"{queries.predicate(where)} AND ({found.predicate})")
     )
-    place = {image: at for at, image in enumerate(one.images)}
-    rows = sorted(rows, key=lambda row: place.get(row["image_id"], len(place)))
-    image_grid(rows, "confidence", f"{one.title}: {images(len(rows))}, its surest errors first", key="finding")
+    position = {image_id: i for i, image_id in enumerate(found.images)}
+    rows = sorted(rows, key=lambda row: position.get(row["image_id"], len(position)))
+    image_grid(rows, "confidence", f"{found.title}: {images(len(rows))}, most confident errors first", key="finding")
 
 
 def _rows(where: str) -> list[queries.Row]:
@@ -189,15 +187,15 @@ def _rows(where: str) -> list[queries.Row]:
 
 
 @st.dialog("Save as slice", on_dismiss=lambda: session.put(finding=None))
-def _save(one: FailingSlice, where: str | None) -> None:
+def _save(found: FailingSlice, where: str | None) -> None:
     from embeddings.discovery.findings import slug
 
-    st.markdown(f"{escape(one.title)}, at this moment")
+    st.markdown(f"{escape(found.title)}, the images it has now")
     with st.form("save-finding", border=False):
-        name = st.text_input("Name", slug(one), max_chars=100)
+        name = st.text_input("Name", slug(found), max_chars=100)
         if st.form_submit_button("Save slice", type="primary"):
             session.put(finding=None)
-            if one.predicate is None:
-                save_slice(name.strip(), ids=one.image_ids)
+            if found.predicate is None:
+                save_slice(name.strip(), ids=found.image_ids)
             else:
-                save_slice(name.strip(), where=f"{queries.every(where)} AND ({one.predicate})")
+                save_slice(name.strip(), where=f"{queries.predicate(where)} AND ({found.predicate})")

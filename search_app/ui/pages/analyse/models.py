@@ -1,4 +1,4 @@
-"""One model version against another on the same images: what is newly wrong, what newly right."""
+"""Two model versions on the same images: which images became wrong, and which became right."""
 
 from __future__ import annotations
 
@@ -23,88 +23,96 @@ def show(where: str | None) -> None:
     if len(known) < 2:
         name = f" ({escape(known[0])})" if known else ""
         return empty_states.empty(
-            "One model has answered",
-            f"A comparison needs the answers of two models or versions to the same images{name}. "
-            "Run the new one over images of this lake and bring its answers in.",
+            "Only one model has predictions",
+            f"A comparison needs predictions of two models or versions on the same images{name}. "
+            "Run the new model on images of this lake and ingest its predictions.",
         )
     old, new = session.param("old"), session.param("new")
     new = new if new in known else known[0]
-    old = old if old in known and old != new else next(one for one in known if one != new)
+    old = old if old in known and old != new else next(name for name in known if name != new)
     with st.container(horizontal=True, vertical_alignment="bottom", key="models"):
-        one = st.selectbox("Old", known, known.index(old), width=300)
-        two = st.selectbox("New", known, known.index(new), width=300)
-    if (one, two) != (old, new):
-        session.put(old=one, new=two, open=None, sel=None)
-    if one == two:
-        return empty_states.empty("The same model twice", "Choose two different ones above.")
-    found = analysis.compare(one, two, where)
-    if not found.n:
+        first = st.selectbox("Old", known, known.index(old), width=300)
+        second = st.selectbox("New", known, known.index(new), width=300)
+    if (first, second) != (old, new):
+        session.put(old=first, new=second, open=None, sel=None)
+    if first == second:
+        return empty_states.empty("The same model twice", "Choose two different models above.")
+    comparison = analysis.compare(first, second, where)
+    if not comparison.n:
         return empty_states.empty(
-            "No image was answered by both and is judged",
-            "Both must have answered the same images, and labels or verdicts must say what is right.",
+            "No images to compare",
+            "Both models need predictions on the same images, and these images need labels or verdicts.",
         )
-    report([[_numbers(found), _table(found)]], key="models")
-    return _images(found)
+    report([[_numbers(comparison), _table(comparison)]], key="models")
+    return _images(comparison)
 
 
-def _numbers(found: ModelComparison) -> Block:
-    old, new = (found.both + found.only_old) / found.n, (found.both + found.only_new) / found.n
+def _numbers(comparison: ModelComparison) -> Block:
+    old, new = (
+        (comparison.both + comparison.only_old) / comparison.n,
+        (comparison.both + comparison.only_new) / comparison.n,
+    )
     gap = 100 * (new - old)
-    if found.p < 0.05:
-        note = f"{found.new} is {abs(gap):.1f} points {'better' if gap > 0 else 'worse'} on the same images."
+    if comparison.p < 0.05:
+        note = f"{comparison.new} is {abs(gap):.1f} points {'better' if gap > 0 else 'worse'} on the same images."
     else:
-        note = "The two may be equally often right: the difference is what chance explains."
-    p = "< 0.0001" if found.p < 0.0001 else f"{found.p:.4f}"
+        note = "Chance can explain the difference: both models may have the same accuracy."
+    p = "< 0.0001" if comparison.p < 0.0001 else f"{comparison.p:.4f}"
     return numbers(
         "On the same images",
-        ("Images", count(found.n), "", "Answered by both, and judged for both"),
-        ("Old accuracy", share(old), found.old, ""),
-        ("New accuracy", share(new), found.new, ""),
+        ("Images", count(comparison.n), "", "With a reviewed prediction of both models"),
+        ("Old accuracy", share(old), comparison.old, ""),
+        ("New accuracy", share(new), comparison.new, ""),
         (
-            "Chance p",
+            "p-value",
             p,
-            "McNemar, exact",
-            "How often so lopsided a change comes when both are right equally often",
+            "exact McNemar test",
+            "Probability of a difference this large if both models had the same accuracy",
         ),
         note=note,
     )
 
 
-def _table(found: ModelComparison) -> Block:
-    n = found.n
+def _table(comparison: ModelComparison) -> Block:
+    n = comparison.n
     rows = [
         (
             "old right",
             [
-                cell(count(found.both), share(found.both / n)),
-                cell(count(found.only_old), "newly wrong", found.only_old / n),
+                cell(count(comparison.both), share(comparison.both / n)),
+                cell(count(comparison.only_old), "newly wrong", comparison.only_old / n),
             ],
         ),
         (
             "old wrong",
             [
-                cell(count(found.only_new), "newly right", found.only_new / n, "right"),
-                cell(count(found.neither), share(found.neither / n)),
+                cell(count(comparison.only_new), "newly right", comparison.only_new / n, "right"),
+                cell(count(comparison.neither), share(comparison.neither / n)),
             ],
         ),
     ]
-    return heat("Who is right", "", ["new right", "new wrong"], rows)
+    return heat("Correct and wrong", "", ["new right", "new wrong"], rows)
 
 
-def _images(found: ModelComparison) -> None:
+def _images(comparison: ModelComparison) -> None:
     side = session.param("side") if session.param("side") in SIDES else "broken"
-    ids = {"broken": found.broken, "repaired": found.repaired}
-    titles = {one: f"{title} {len(ids[one]):,}" for one, title in SIDES.items()}
+    ids = {"broken": comparison.broken, "repaired": comparison.repaired}
+    titles = {name: f"{title} {len(ids[name]):,}" for name, title in SIDES.items()}
     session.switch("side", titles, side, key="models-side", label="Images")
-    rows = _answers(ids[side], found.new)
+    rows = _predictions(ids[side], comparison.new)
     if not rows:
-        st.caption("No image.")
+        st.caption("No images.")
         return
-    image_grid(rows, "confidence", f"{SIDES[side]}: {images(len(rows))}, as {found.new} answered", key=f"models-{side}")
+    image_grid(
+        rows,
+        "confidence",
+        f"{SIDES[side]}: {images(len(rows))}, as predicted by {comparison.new}",
+        key=f"models-{side}",
+    )
 
 
-def _answers(image_ids: list[str], model: str) -> list[queries.Row]:
-    """What the model says of the images, in their order."""
+def _predictions(image_ids: list[str], model: str) -> list[queries.Row]:
+    """The predictions of the model on these images, in their order."""
     rows = queries.rows(
         """SELECT image_id, label, confidence FROM answers
            WHERE image_id IN (SELECT unnest(CAST(? AS VARCHAR[]))) AND model || coalesce(' ' || model_version, '') = ?
@@ -113,5 +121,5 @@ def _answers(image_ids: list[str], model: str) -> list[queries.Row]:
         tuple(image_ids[:10_000]),
         model,
     )
-    place = {one: at for at, one in enumerate(image_ids)}
-    return sorted(rows, key=lambda row: place[row["image_id"]])
+    position = {image_id: i for i, image_id in enumerate(image_ids)}
+    return sorted(rows, key=lambda row: position[row["image_id"]])

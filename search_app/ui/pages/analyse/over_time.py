@@ -11,7 +11,7 @@ from search_app.ui.data import analysis
 
 def show(where: str | None) -> None:
     """The view."""
-    days = [asdict(one) for one in analysis.days(where)]
+    days = [asdict(day) for day in analysis.days(where)]
     if not days:
-        return empty_states.empty("No answer here has a time", "Over time needs answers that say when they were given.")
-    return report([[charts.volume(days)], [charts.accuracy(days), charts.sureness(days)]], key="course")
+        return empty_states.empty("No predictions with a timestamp", "Charts over time need a timestamp.")
+    return report([[charts.volume(days)], [charts.accuracy(days), charts.mean_confidence(days)]], key="over-time")

@@ -1,4 +1,4 @@
-"""Boxes and masks by the size of their objects, with precision and recall where labels have boxes."""
+"""Predicted boxes and masks by object size, with precision and recall where the labels have boxes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from search_app.ui.text.numbers import count, percent, span
 
 def show(where: str | None) -> None:
     """The view."""
-    found = analysis.sizes(where)
-    blocks = [_table(kind, sizes) for kind, sizes in found.items() if any(one.boxes or one.recall.n for one in sizes)]
+    by_kind = analysis.sizes(where)
+    blocks = [_table(kind, sizes) for kind, sizes in by_kind.items() if any(s.boxes or s.recall.n for s in sizes)]
     if not blocks:
         return empty_states.empty(
-            "No boxes and no masks here", "Answers of detection and segmentation models carry them."
+            "No boxes and no masks", "Predictions of detection and segmentation models have them."
         )
-    return report([[one] for one in blocks], key="sizes")
+    return report([[block] for block in blocks], key="sizes")
 
 
 def _table(kind: str, sizes: list[SizeMetrics]) -> Block:
-    judged = any(one.precision.n or one.recall.n for one in sizes)
-    columns = [kind, "answers", "mean score"] + (["precision", "recall"] if judged else [])
+    labelled = any(size.precision.n or size.recall.n for size in sizes)
+    columns = [kind, "predictions", "mean score"] + (["precision", "recall"] if labelled else [])
     rows = []
-    for one in sizes:
-        facts = [cell(count(one.boxes)), cell(count(one.answers))]
-        facts.append(cell("–" if one.confidence is None else f"{one.confidence:.2f}"))
-        if judged:
-            for rate in (one.precision, one.recall):
-                facts.append(cell(percent(rate), f"{span(rate)}, n {count(rate.n)}" if rate.n else "no labels"))
-        rows.append((one.size, facts))
+    for size in sizes:
+        cells = [cell(count(size.boxes)), cell(count(size.answers))]
+        cells.append(cell("–" if size.confidence is None else f"{size.confidence:.2f}"))
+        if labelled:
+            for rate in (size.precision, size.recall):
+                cells.append(cell(percent(rate), f"{span(rate)}, n {count(rate.n)}" if rate.n else "no labels"))
+        rows.append((size.size, cells))
     small, large = round(SMALL_BELOW**0.5), round(LARGE_FROM**0.5)
-    note = f"By area as COCO counts: small below {small} × {small} pixels, large from {large} × {large}."
-    if judged:
-        note += f" Precision and recall against label boxes of the same class, at an overlap of {IOU} or more."
+    note = f"By area as in COCO: small below {small} × {small} pixels, large from {large} × {large}."
+    if labelled:
+        note += f" Precision and recall against labelled boxes of the same class, at an IoU of at least {IOU}."
     return heat(f"{kind.capitalize()} by size", "size", columns, rows, note)

@@ -53,7 +53,7 @@ def _import() -> None:
 
 def _toolbar(
     trees: list[queries.Row], tree: str, status: dict[str, Any], current: queries.Row | None
-) -> active_searches.Held | None:
+) -> active_searches.LoadedSearch | None:
     """The choice of a tree, and the active search that clusters can be accepted for. Returns that search."""
     titles = {row["tree"]: _title(row) for row in trees}
     search = search_strip.active_search()

@@ -11,9 +11,9 @@ from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images
 
 
-def active_search() -> active_searches.Held | None:
+def active_search() -> active_searches.LoadedSearch | None:
     """The active search that the user works on, or None."""
-    search_id = active_searches.going_on()
+    search_id = active_searches.current()
     if not search_id:
         return None
     try:
@@ -23,7 +23,7 @@ def active_search() -> active_searches.Held | None:
         return None
 
 
-def show(held: active_searches.Held, current: queries.Row | None) -> None:
+def show(held: active_searches.LoadedSearch, current: queries.Row | None) -> None:
     """The strip. `current`: the open node."""
     with held.lock:
         search_id, positives, name = held.search.id, len(held.search.positives()), held.search.name

@@ -1,4 +1,4 @@
-"""Models, "Is it better, everywhere?": runs and versions, what a new one does on every slice, and what is promoted."""
+"""Models page: runs and versions, their metrics on every slice, gate verdicts, and promotion."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ def page() -> None:
     running_jobs.strip()
     if session.param("make") and session.may("admin"):
         return train_form.show()
-    asked, of = session.param("run"), session.param("of")
-    found = next((one for one in known if one.id == asked), None)
-    if asked and found is None:
-        empty_states.empty("This run is not there", f"No run of this lake is called {escape(asked)}.")
+    run_id, model = session.param("run"), session.param("of")
+    selected = next((record for record in known if record.id == run_id), None)
+    if run_id and selected is None:
+        empty_states.empty("Run not found", f"This lake has no run {escape(run_id)}.")
         return model_list.back()
-    if found is not None:
-        return run.show(found)
-    if of and not any(one.model == of for one in known):
-        empty_states.empty("This model is not there", f"No run of this lake makes a model {escape(of)}.")
+    if selected is not None:
+        return run.show(selected)
+    if model and not any(record.model == model for record in known):
+        empty_states.empty("Model not found", f"This lake has no model {escape(model)}.")
         return model_list.back()
     if not known:
         return _nothing_yet()
-    return model_list.one(of) if of else model_list.every()
+    return model_list.one(model) if model else model_list.every()
 
 
 def _nothing_yet() -> None:
-    """No run was ever begun."""
-    trained = [row for row in queries.slices() if row["role"] not in ("evaluation", "regression")]
-    if not trained:
+    """The lake has no run yet."""
+    trainable = [row for row in queries.slices() if row["role"] not in ("evaluation", "regression")]
+    if not trainable:
         return empty_states.empty(
             "No models yet, and no slice to train on",
-            "A model is trained on slices. Select images on any page and press **L**, and give what shall judge the "
-            "model the role “for evaluation”.",
+            "A model is trained on slices. Select images on any page and press **L** to save a slice. Give slices for "
+            "measuring the model the role “for evaluation”.",
             for_this_lake("slice", "create", "NAME", "--where", "SQL", "--role", "train"),
         )
     empty_states.empty(
         "No models yet",
-        "Train one on your slices: a probe on the vectors that are there takes seconds. It is then asked about every "
-        "evaluation slice, and may be promoted when it is worse nowhere.",
-        for_this_lake("train", "--train", trained[0]["name"], "--set", "kind=probe"),
+        "Train one on your slices: a probe on the stored vectors takes seconds. Then evaluate it on every evaluation "
+        "slice, and promote it if no slice became worse.",
+        for_this_lake("train", "--train", trainable[0]["name"], "--set", "kind=probe"),
     )
     return model_list.train_button(centred=True)

@@ -1,4 +1,4 @@
-"""The model card of a run, as it is rendered from the record."""
+"""The view Card of a run: its model card."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _IMAGE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 def show(run: Run) -> None:
     """The view."""
     if run.status != "done":
-        return empty_states.empty("No card yet", "A card is rendered from what was measured, when the run is done.")
+        return empty_states.empty("No card yet", "The card appears when the run is done.")
     try:
         with st.spinner("Rendering the card …", show_time=True):
-            made = model_record.card(run.id)
+            card = model_record.card(run.id)
     except LakeloopError as error:
         return empty_states.empty("No card", escape(str(error)))
-    head, text = _parts(made.text)
+    head, text = _parts(card.text)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption("Rendered from the record alone: what was not measured is not on it.", width="content")
+        st.caption("The card has only what was recorded and measured.", width="content")
         st.space("stretch")
-        st.download_button("Download", made.text, f"{run.model}-{run.id}.md", "text/markdown", on_click="ignore")
+        st.download_button("Download", card.text, f"{run.model}-{run.id}.md", "text/markdown", on_click="ignore")
     with st.container(width=860):
-        last = 0
-        for found in _IMAGE.finditer(text):
-            st.markdown(text[last : found.start()])
-            last = found.end()
-            name = found[1].rpartition("/")[2]
-            if name in made.plots:
-                st.image(made.plots[name])
-        st.markdown(text[last:])
+        end = 0
+        for match in _IMAGE.finditer(text):
+            st.markdown(text[end : match.start()])
+            end = match.end()
+            name = match[1].rpartition("/")[2]
+            if name in card.plots:
+                st.image(card.plots[name])
+        st.markdown(text[end:])
         with st.expander("Metadata, for the Hugging Face Hub"):
             st.code(head, language="yaml")
     return None

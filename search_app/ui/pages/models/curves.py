@@ -1,4 +1,4 @@
-"""A run's curves: loss and metrics by epoch, drawn anew while it trains."""
+"""The view Curves of a run: loss and metrics by epoch, updated while it trains."""
 
 from __future__ import annotations
 
@@ -37,28 +37,27 @@ def _drawn(run: Run) -> None:
     epochs = {row["epoch"] for row in rows if row["epoch"] is not None}
     if not rows:
         if run.status == "running":
-            return empty_states.empty("No epoch is done yet", "Curves appear after the first one, and grow with each.")
-        return empty_states.empty("Nothing was measured", "The run ended before its first epoch did.")
+            return empty_states.empty("No epoch is done yet", "The curves appear after the first epoch.")
+        return empty_states.empty("Nothing was measured", "The run ended before its first epoch.")
     if len(epochs) < 2:
-        what = "A probe is fitted in one go: it has no epochs." if run.kind == "probe" else "One epoch so far."
-        st.caption(what)
+        st.caption("A probe has no epochs." if run.kind == "probe" else "One epoch so far.")
         return report([[_table(rows)]], key=f"curves-{run.id}")
-    every = list(dict.fromkeys(_place(row) for row in rows))
-    drawn = [_curve(rows, metric, every) for metric in dict.fromkeys(row["metric"] for row in rows)]
-    drawn.sort(key=lambda one: one["title"] != "Loss")
-    beside = 2 if len(drawn) in (2, 4) else 3
-    lines: list[list[Block | None]] = [[*drawn[at : at + beside]] for at in range(0, len(drawn), beside)]
+    names = list(dict.fromkeys(_images_of(row) for row in rows))
+    charts = [_curve(rows, metric, names) for metric in dict.fromkeys(row["metric"] for row in rows)]
+    charts.sort(key=lambda chart: chart["title"] != "Loss")
+    columns = 2 if len(charts) in (2, 4) else 3
+    lines: list[list[Block | None]] = [[*charts[i : i + columns]] for i in range(0, len(charts), columns)]
     if run.status == "running":
         newest = max(row["at"] for row in rows)
         st.caption(
-            f"Newest numbers of {when(newest)} UTC, epoch {max(epochs):g} of {run.settings.get('epochs', '?')}. A run "
-            "that says nothing for long was killed, and goes on with: "
+            f"Last update {when(newest)} UTC, epoch {max(epochs):g} of {run.settings.get('epochs', '?')}. Without "
+            "an update for long, the run was killed. Resume it with: "
             f"`{for_this_lake('train', '--resume', run.id)}`"
         )
     return report(lines, key=f"curves-{run.id}")
 
 
-def _place(row: model_record.Row) -> str:
+def _images_of(row: model_record.Row) -> str:
     return str(row["slice"] or row["split"] or "all")
 
 
@@ -66,29 +65,29 @@ def _curve(rows: list[model_record.Row], metric: str, every: list[str]) -> Block
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if row["metric"] == metric and row["epoch"] is not None:
-            series.setdefault(_place(row), []).append((row["epoch"], row["value"]))
+            series.setdefault(_images_of(row), []).append((row["epoch"], row["value"]))
     title = named(metric)
     return blocks.curves(
-        f"{title[:1].upper()}{title[1:]}", {name: sorted(some) for name, some in series.items()}, every
+        f"{title[:1].upper()}{title[1:]}", {name: sorted(points) for name, points in series.items()}, every
     )
 
 
 def _table(rows: list[model_record.Row]) -> Block:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    found: dict[str, dict[str, model_record.Row]] = {}
+    by_images: dict[str, dict[str, model_record.Row]] = {}
     for row in rows:
-        found.setdefault(_place(row), {})[row["metric"]] = row
+        by_images.setdefault(_images_of(row), {})[row["metric"]] = row
     lines = [
         [
-            place,
-            count(max((one["n"] or 0 for one in mine.values()), default=0)),
-            *(decimals(mine[m]["value"]) if m in mine else "–" for m in metrics),
+            name,
+            count(max((row["n"] or 0 for row in by_metric.values()), default=0)),
+            *(decimals(by_metric[m]["value"]) if m in by_metric else "–" for m in metrics),
         ]
-        for place, mine in found.items()
+        for name, by_metric in by_images.items()
     ]
     columns: list[tuple[str, Align, str]] = [
-        ("Images of", "left", "What the run itself saw or held out; slices that judge are under “Every slice”"),
+        ("Images of", "left", "Images that the run trained on or held out; for evaluation slices see “Slices”"),
         ("Images", "right", ""),
         *((named(m), "right", "") for m in metrics),
     ]
-    return table("Measured while training", columns, lines)
+    return table("Measured during training", columns, lines)

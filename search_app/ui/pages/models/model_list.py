@@ -1,4 +1,4 @@
-"""All models, and one of them: what is in production, its runs, what happened to its versions, what it forgot."""
+"""The list of models, and one model: its promoted version, runs, forgetting table and release history."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ if TYPE_CHECKING:
     from training.registry.versions import Version
 
 MOST_RUNS = 100
-MOST_COLUMNS = 12  # runs that a forgetting table shows, the newest
+MOST_COLUMNS = 12  # the newest runs, in the forgetting table
 
 
 def every() -> None:
-    """The models of the lake."""
+    """The list of models."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown("A run makes a model. It may be **promoted** when the gate finds it worse nowhere that counts.")
+        st.markdown("A run trains a model. You can **promote** it when the gate passes.")
         st.space("stretch")
         train_button()
     known, versions = model_record.runs(), model_record.versions()
-    report([[_models(known, versions)], [_runs(known, versions, of_one=False)]], key="models")
+    report([[_models(known, versions)], [_runs(known, versions, with_model=True)]], key="models")
 
 
 def one(name: str) -> None:
-    """The model of that name."""
+    """One model."""
     known = [run for run in model_record.runs() if run.model == name]
-    versions = [one for one in model_record.versions() if one.model == name]
-    there = next((one for one in versions if one.status == "promoted"), None)
+    versions = [version for version in model_record.versions() if version.model == name]
+    promoted = next((version for version in versions if version.status == "promoted"), None)
     with st.container(horizontal=True, vertical_alignment="center", key="model-actions"):
         if st.button("All models", type="tertiary"):
             leave()
         st.markdown(f"› **{escape(name)}**", width="content")
-        said = f"version {there.version} is promoted" if there else "no version is promoted"
-        st.caption(said, width="content")
+        text = f"version {promoted.version} is promoted" if promoted else "no version is promoted"
+        st.caption(text, width="content")
         st.space("stretch")
-        if there is not None:
-            releases.rollback_button(name, there)
+        if promoted is not None:
+            releases.rollback_button(name, promoted)
         train_button(of=name)
     blocks: list[list[Block | None]] = [
-        [_runs(known, versions, of_one=True)],
+        [_runs(known, versions, with_model=False)],
         [_forgetting(name, versions)],
         [_history(name)],
     ]
@@ -59,7 +59,7 @@ def one(name: str) -> None:
 
 
 def train_button(of: str = "", centred: bool = False) -> None:
-    """Leads to the form; who may only read is told whom to ask."""
+    """The button that opens the training form. It is disabled for a key that can only read."""
     may = session.may("admin")
     help = "On slices of this lake" if may else NEEDS_ADMIN
     with st.container(horizontal_alignment="center" if centred else "right", width="stretch" if centred else "content"):
@@ -68,11 +68,11 @@ def train_button(of: str = "", centred: bool = False) -> None:
             st.rerun()
 
 
-NEEDS_ADMIN = "Your key may read only: training, judging and releasing models needs one with the scope admin"
+NEEDS_ADMIN = "Your key can only read. To train, evaluate and release models, use a key with the scope admin"
 
 
 def back() -> None:
-    """The way out of a page that has nothing to show."""
+    """A button to the list of models, for an empty page."""
     with st.container(horizontal_alignment="center"):
         if st.button("All models"):
             leave()
@@ -90,50 +90,50 @@ def leave() -> None:
 def _models(known: Sequence[Run], versions: Sequence[Version]) -> Block:
     rows = []
     for name in dict.fromkeys(run.model for run in known):
-        mine = [run for run in known if run.model == name]
-        own = [one for one in versions if one.model == name]
-        present = next((one for one in own if one.status == "promoted"), None)
-        shadows = ", ".join(f"{one.version}" for one in own if one.status == "shadow")
+        runs = [run for run in known if run.model == name]
+        own = [version for version in versions if version.model == name]
+        promoted = next((version for version in own if version.status == "promoted"), None)
+        shadows = ", ".join(f"{version.version}" for version in own if version.status == "shadow")
         rows.append(
             [
                 link(name, "models", of=name),
-                mine[0].task,
-                link(f"version {present.version}", "models", run=present.run) if present else "none",
-                when(present.changed_at) if present else "–",
+                runs[0].task,
+                link(f"version {promoted.version}", "models", run=promoted.run) if promoted else "none",
+                when(promoted.changed_at) if promoted else "–",
                 f"version {shadows}" if shadows else "–",
                 count(len(own)),
-                count(len(mine)),
+                count(len(runs)),
             ]
         )
     columns: list[tuple[str, Align, str]] = [
         ("Model", "left", ""),
         ("Task", "left", ""),
-        ("Promoted", "left", "The version that answers in production"),
+        ("Promoted", "left", "The version in production"),
         ("Since", "left", ""),
-        ("Shadow", "left", "Versions that answer beside it, unseen by users"),
-        ("Versions", "right", "Runs that were registered"),
-        ("Runs", "right", "Trainings, whatever became of them"),
+        ("Shadow", "left", "Versions that predict beside it, without being used"),
+        ("Versions", "right", "Registered runs"),
+        ("Runs", "right", "Including failed and stopped runs"),
     ]
     return table("Models", columns, rows)
 
 
-def _runs(known: Sequence[Run], versions: Sequence[Version], of_one: bool) -> Block:
-    by_run = {one.run: one for one in versions}
+def _runs(known: Sequence[Run], versions: Sequence[Version], with_model: bool) -> Block:
+    by_run = {version.run: version for version in versions}
     gates: dict[str, model_record.Row] = {}
     for row in model_record.verdicts():
         gates.setdefault(row["candidate"], row)
     rows = []
     for run in known[:MOST_RUNS]:
         version, gate = by_run.get(run.id), gates.get(run.id)
-        trained = ", ".join(one["id"] for one in run.data.get("slices", []) if one["use"] == "train")
+        trained = ", ".join(row["id"] for row in run.data.get("slices", []) if row["use"] == "train")
         state = STATUS[run.status]
         rows.append(
             [
                 link(run.id, "models", run=run.id),
-                *([] if of_one else [run.model]),
+                *([run.model] if with_model else []),
                 f"{version.version} · {STATUS[version.status]}" if version else "–",
                 alarm(state) if run.status == "failed" else state,
-                what(run),
+                architecture(run),
                 trained if len(trained) <= 44 else trained[:43] + "…",
                 decimals(held_out(run)),
                 "–" if gate is None else outcome(gate["outcome"], gate["blocks"], gate["baseline"]),
@@ -143,84 +143,84 @@ def _runs(known: Sequence[Run], versions: Sequence[Version], of_one: bool) -> Bl
         )
     of_model: tuple[str, Align, str] = ("Model", "left", "")
     columns: list[tuple[str, Align, str]] = [
-        ("Run", "left", "One training; the newest first"),
-        *([] if of_one else [of_model]),
-        ("Version", "left", "What was registered of it, and what it is used for"),
+        ("Run", "left", "Newest first"),
+        *([of_model] if with_model else []),
+        ("Version", "left", "The registered version and its status"),
         ("State", "left", ""),
-        ("Made of", "left", "A probe on stored vectors, or a network that was fine-tuned"),
+        ("Architecture", "left", "A probe on stored vectors, or a fine-tuned network"),
         ("Trained on", "left", ""),
-        ("Held out", "right", "Its first metric on its own validation images: for choosing, not for judging"),
+        ("Validation", "right", "Its main metric on its own validation images. Use it to compare epochs, not runs"),
         ("Newest gate", "left", "✓ passed, ✗ failed, ? undecided, and against which run"),
-        ("Begun", "left", ""),
-        ("Took", "right", ""),
+        ("Started", "left", ""),
+        ("Duration", "right", ""),
     ]
     more = f", the newest {MOST_RUNS}" if len(known) > MOST_RUNS else ""
     return table(f"Runs{more}", columns, rows)
 
 
-def what(run: Run) -> str:
-    """What a run made, in a word or two."""
+def architecture(run: Run) -> str:
+    """`probe on EMBEDDER`, or the architecture of the network."""
     if run.kind == "probe":
         return f"probe on {run.settings.get('embedder') or 'vectors'}"
     return str(run.settings.get("architecture") or run.kind)
 
 
 def held_out(run: Run) -> float | None:
-    """The metric that says most of its task, on the run's validation images."""
-    found: dict[str, Any] = run.data.get("result", {}).get("validation", {})
-    return next((found[name] for name in ("balanced_accuracy", "miou", "map_50") if name in found), None)
+    """The main metric of its task on the run's validation images."""
+    metrics: dict[str, Any] = run.data.get("result", {}).get("validation", {})
+    return next((metrics[name] for name in ("balanced_accuracy", "miou", "map_50") if name in metrics), None)
 
 
 def _forgetting(name: str, versions: Sequence[Version]) -> Block | None:
     try:
-        found = model_record.forgetting(name)
-    except BadInput:  # nothing of it was evaluated yet, which the runs say
+        forgetting = model_record.forgetting(name)
+    except BadInput:  # no run of it was evaluated yet; the table of runs shows that
         return None
-    first = max(0, len(found.runs) - MOST_COLUMNS)
-    by_run = {one.run: f"v{one.version}" for one in versions}
-    heads = [by_run.get(run, run) for run in found.runs[first:]]
+    first = max(0, len(forgetting.runs) - MOST_COLUMNS)
+    by_run = {version.run: f"v{version.version}" for version in versions}
+    heads = [by_run.get(run, run) for run in forgetting.runs[first:]]
     rows = []
-    for slice, values in found.values.items():
+    for slice, values in forgetting.values.items():
         best: float | None = None
         cells: list[Block | None] = []
         for value in values:
             best = value if best is None or (value is not None and value > best) else best
             lost = 0.0 if value is None or best is None else best - value
             cells.append(None if value is None else cell(decimals(value), share=min(1.0, 4 * lost)))
-        lost_now = found.forgotten[slice]
+        lost_now = forgetting.forgotten[slice]
         last = None if lost_now is None else cell(decimals(lost_now), share=min(1.0, 4 * lost_now))
         rows.append((slice, [*cells[first:], last]))
     note = (
-        f"{named(found.metric).capitalize()} of every evaluated run, the oldest first. Tinted where an older run was "
-        "better; the last column is the best so far less the newest."
+        f"{named(forgetting.metric).capitalize()} of every evaluated run, oldest first. A cell is tinted if an older "
+        "run was better. The last column is the best value so far minus the newest."
     )
-    return heat("What it forgot", "slice", [*heads, "forgotten"], rows, note)
+    return heat("Forgetting", "slice", [*heads, "forgotten"], rows, note)
 
 
 def _history(name: str) -> Block | None:
-    entries = model_record.history(name)
-    if not entries:
+    events = model_record.history(name)
+    if not events:
         return None
     rows = [
         [
-            when(one.timestamp),
-            link(f"version {one.version}", "models", run=one.run),
-            STATUS[one.action],
-            one.gate or "–",
-            _reason(one.reason),
+            when(event.timestamp),
+            link(f"version {event.version}", "models", run=event.run),
+            STATUS[event.action],
+            event.gate or "–",
+            _reason(event.reason),
         ]
-        for one in entries
+        for event in events
     ]
     columns: list[tuple[str, Align, str]] = [
-        ("When", "left", ""),
-        ("What", "left", ""),
-        ("Became", "left", ""),
-        ("Gate", "left", "The verdict it rests on"),
+        ("When (UTC)", "left", ""),
+        ("Version", "left", ""),
+        ("Event", "left", ""),
+        ("Gate", "left", "The verdict that allowed it"),
         ("Reason", "left", ""),
     ]
-    return table("What happened to its versions", columns, rows)
+    return table("Release history", columns, rows)
 
 
-def _reason(said: str | None) -> str | Block:
-    """Why; against a gate stands out."""
-    return alarm(said) if said is not None and said.startswith("forced:") else said or "–"
+def _reason(reason: str | None) -> str | Block:
+    """The reason; that of a promotion against the gate is highlighted."""
+    return alarm(reason) if reason is not None and reason.startswith("forced:") else reason or "–"

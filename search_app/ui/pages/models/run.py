@@ -1,4 +1,4 @@
-"""One run: what it is, what can be done with it, and the views of it."""
+"""One run: its header, its actions (evaluate, gate, resume, release), and its views."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import streamlit as st
 from lake.errors import LakeloopError
 from search_app.ui import session
 from search_app.ui.data import model_record
-from search_app.ui.pages.models import card, changes, curves, model_list, origin, releases, running_jobs
+from search_app.ui.pages.models import card, changes, curves, model_list, provenance, releases, running_jobs
 from search_app.ui.pages.models.wording import STATUS, span_of, when
 from search_app.ui.text.markdown import escape
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from training.registry.versions import Version
 
 VIEWS = {
-    "slices": ("Every slice", changes.show),
+    "slices": ("Slices", changes.show),
     "curves": ("Curves", curves.show),
-    "origin": ("Data and recipe", origin.show),
+    "origin": ("Data and recipe", provenance.show),
     "card": ("Card", card.show),
 }
-# Restarting it finds its checkpoint again.
+# Runs that continue from their checkpoint.
 RESUMABLE = ("stopped", "failed")
 
 
 def show(run: Run) -> None:
     """The page of a run."""
-    version = next((one for one in model_record.versions() if one.run == run.id), None)
+    version = next((version for version in model_record.versions() if version.run == run.id), None)
     _head(run, version)
     if run.status == "failed":
         st.error(escape(f"This run failed: {run.error or 'no reason was recorded'}"))
-    usual = "slices" if run.status == "done" else "curves"
-    view = session.param("tab") if session.param("tab") in VIEWS else usual
-    session.switch("tab", {one: title for one, (title, _) in VIEWS.items()}, view, key=f"run-view-{run.id}")
+    default = "slices" if run.status == "done" else "curves"
+    view = session.param("tab") if session.param("tab") in VIEWS else default
+    session.switch("tab", {name: title for name, (title, _) in VIEWS.items()}, view, key=f"run-view-{run.id}")
     VIEWS[view][1](run)
 
 
@@ -47,27 +47,27 @@ def _head(run: Run, version: Version | None) -> None:
         if st.button(escape(run.model), type="tertiary", key="to-model"):
             session.put(of=run.model, run=None, tab=None, cut=None, old=None, by=None, side=None, open=None, sel=None)
             st.rerun()
-        named = f"version {version.version}" if version else f"run {run.id}"
-        st.markdown(f"› **{named}**", width="content")
+        title = f"version {version.version}" if version else f"run {run.id}"
+        st.markdown(f"› **{title}**", width="content")
         if version is not None:
             _state(STATUS[version.status], loud=version.status == "promoted")
         if run.status != "done":
             _state(STATUS[run.status], loud=run.status == "running")
         st.space("stretch")
         if run.status == "done":
-            _judging(run)
+            _evaluation_buttons(run)
             releases.buttons(run, version)
         elif run.status in RESUMABLE:
             _resume(run)
-    made = [
-        model_list.what(run),
+    facts = [
+        model_list.architecture(run),
         run.task,
         f"run {run.id}" if version else "",
         f"from run {run.parent}" if run.parent else "",
         f"{when(run.started_at)} UTC",
         f"took {span_of(run.started_at, run.ended_at)}" if run.ended_at else "",
     ]
-    st.caption(escape(" · ".join(one for one in made if one)))
+    st.caption(escape(" · ".join(fact for fact in facts if fact)))
 
 
 def _state(text: str, loud: bool) -> None:
@@ -77,40 +77,40 @@ def _state(text: str, loud: bool) -> None:
         st.caption(text, width="content")
 
 
-def _judging(run: Run) -> None:
-    """Evaluate, and gate."""
+def _evaluation_buttons(run: Run) -> None:
+    """The buttons Evaluate and Gate."""
     may = session.may("admin")
     busy = running_jobs.busy(run.id)
     try:
         known = model_record.evaluated(run.id)
-    except LakeloopError:  # no slice judges anything yet, which the view below says
+    except LakeloopError:  # there is no evaluation slice yet; the view below says so
         return
-    help = "It answers the evaluation and regression slices, each image once" if may else model_list.NEEDS_ADMIN
+    help = "Predicts and measures all evaluation and regression slices" if may else model_list.NEEDS_ADMIN
     if not known and st.button("Evaluate", type="primary", disabled=busy or not may, help=help, key="evaluate"):
         running_jobs.begin(f"Evaluating run {run.id}", "evaluation_job", {"run": run.id}, run.id)
         session.wrote("evaluate", run.id, {})
         st.rerun()
     others = changes.others(run)
     if others and known:
-        help = "Has it fallen anywhere?" if may else model_list.NEEDS_ADMIN
+        help = "Checks whether it became worse on any slice" if may else model_list.NEEDS_ADMIN
         if st.button("Gate …", disabled=busy or not may, help=help, key="gate"):
             _gate(run, others)
 
 
-@st.dialog("Gate: has it fallen anywhere?")
+@st.dialog("Gate")
 def _gate(run: Run, others: list[str]) -> None:
     st.caption(
-        "Both answer the same images. A slice that fell fails; one with too few images to tell is undecided, and keeps "
-        "the model from being promoted when the slice is protected. Slices for regression always are."
+        "Compares both runs on the same images. A slice on which the metric fell fails. A slice with too few images to "
+        "tell is undecided; it blocks the promotion if the slice is protected. Slices for regression always are."
     )
     with st.form(f"gate-{run.id}", border=False):
         chosen = changes.against(run, others)
         old = st.selectbox("Against", others, others.index(chosen), format_func=changes.run_name)
-        margin = st.number_input("A fall up to this is put up with", 0.001, 1.0, 0.02, 0.005, format="%.3f")
-        protected = st.multiselect("Protected, too", changes.judged_names())
-        if st.form_submit_button("Judge", type="primary"):
-            how = {"run": run.id, "baseline": old, "margin": margin, "protected": protected}
-            running_jobs.begin(f"Gate: run {run.id} against {old}", "evaluation_job", how, run.id)
+        margin = st.number_input("Margin: the largest fall that is accepted", 0.001, 1.0, 0.02, 0.005, format="%.3f")
+        protected = st.multiselect("Also protected", changes.slice_names())
+        if st.form_submit_button("Run the gate", type="primary"):
+            parameters = {"run": run.id, "baseline": old, "margin": margin, "protected": protected}
+            running_jobs.begin(f"Gate: run {run.id} against {old}", "evaluation_job", parameters, run.id)
             session.wrote("gate", run.id, {"baseline": old, "margin": margin, "protected": protected})
             session.put(old=old, tab=None)
             st.rerun()
@@ -118,9 +118,9 @@ def _gate(run: Run, others: list[str]) -> None:
 
 def _resume(run: Run) -> None:
     may = session.may("admin")
-    help = "From its newest checkpoint" if may else model_list.NEEDS_ADMIN
+    help = "Continues from its newest checkpoint" if may else model_list.NEEDS_ADMIN
     if st.button(
-        "Go on training", type="primary", disabled=running_jobs.busy(run.id) or not may, help=help, key="resume"
+        "Resume training", type="primary", disabled=running_jobs.busy(run.id) or not may, help=help, key="resume"
     ):
         running_jobs.begin(f"Training {run.model}", "training_job", {"resume": run.id}, run.id)
         session.wrote("train", run.id, {"model": run.model, "resumed": True})

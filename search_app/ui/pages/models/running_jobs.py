@@ -1,6 +1,6 @@
-"""Long work on models, each in a process of its own: what runs on this server, how far it is, how it ended.
+"""The jobs on models that run on this server: training, evaluation, gate. Shows their progress and result.
 
-Whoever looks at the page sees it, as the lake is one for all.
+All users of the server see the same jobs.
 """
 
 from __future__ import annotations
@@ -16,86 +16,87 @@ from search_app.ui.data import model_record
 from search_app.ui.text.markdown import escape
 
 EVERY_SECONDS = 0.7
-ELSEWHERE_SECONDS = 3.0  # for runs that another process trains
-# What the page must be drawn anew for, while somebody looks.
+ELSEWHERE_SECONDS = 3.0  # for runs that train in another process
+# The page runs again when one of these tables changes.
 WATCHED = ("runs", "gates", "releases")
 
 
 @dataclass(eq=False)
-class Work:
-    """`what`: in words, as in "Evaluating run 1a2b3c4d"; `run`: what it is about, known sooner or later."""
+class ModelJob:
+    """`title`: such as "Evaluating run 1a2b3c4d"; `run`: the id of its run, None until it is known."""
 
-    what: str
+    title: str
     job: jobs.Job
     run: str | None = None
 
     @property
-    def about(self) -> str | None:
+    def run_id(self) -> str | None:
         return self.run or self.job.details.get("run")
 
 
-_by_lake: dict[str, list[Work]] = {}
+_by_lake: dict[str, list[ModelJob]] = {}
 
 
-def begin(what: str, module: str, how: dict[str, Any], run: str | None = None) -> None:
-    """Starts `search_app.jobs.<module>` with `how`, and shows it on top of the page."""
+def begin(title: str, module: str, parameters: dict[str, Any], run: str | None = None) -> None:
+    """Starts `search_app.jobs.<module>` with `parameters`, and shows it at the top of the page."""
     lake = session.lake()
-    _mine().append(Work(what, jobs.Job(f"search_app.jobs.{module}", lake.uri, how), run))
+    _of_this_lake().append(ModelJob(title, jobs.Job(f"search_app.jobs.{module}", lake.uri, parameters), run))
 
 
 def busy(run: str) -> bool:
-    """Whether something is under way with this run."""
-    return any(not one.job.done and one.about == run for one in _mine())
+    """Whether a job with this run is running."""
+    return any(not job.job.done and job.run_id == run for job in _of_this_lake())
 
 
 def strip() -> None:
-    """What is under way, and what failed until somebody has read it. Nothing when there is nothing."""
-    for one in [one for one in _mine() if one.job.result is not None]:
-        _mine().remove(one)
-    under_way = any(not one.job.done for one in _mine())
-    elsewhere = any(one.status == "running" for one in model_record.runs())
+    """The running jobs, and the failed jobs until a user dismisses them."""
+    for finished in [job for job in _of_this_lake() if job.job.result is not None]:
+        _of_this_lake().remove(finished)
+    running = any(not job.job.done for job in _of_this_lake())
+    elsewhere = any(run.status == "running" for run in model_record.runs())
     st.session_state["_models_shown"] = _state()
-    if under_way or elsewhere:
-        st.fragment(_live, run_every=EVERY_SECONDS if under_way else ELSEWHERE_SECONDS)()
+    if running or elsewhere:
+        st.fragment(_live, run_every=EVERY_SECONDS if running else ELSEWHERE_SECONDS)()
     else:
         _bars()
 
 
 def _state() -> tuple[Any, ...]:
-    """What the page is drawn anew for."""
-    return (*model_record.stamp(*WATCHED), sum(one.job.done for one in _mine()))
+    """The page runs again when this changes."""
+    return (*model_record.stamp(*WATCHED), sum(job.job.done for job in _of_this_lake()))
 
 
-def _mine() -> list[Work]:
+def _of_this_lake() -> list[ModelJob]:
     return _by_lake.setdefault(session.lake().uri, [])
 
 
 def _live() -> None:
-    """Bars; the whole page runs again when there is more to see on it."""
+    """Progress bars. The whole page runs again when its state has changed."""
     if st.session_state.get("_models_shown") != _state():
-        ended = [one.what for one in _mine() if one.job.result is not None]
-        if ended:
-            session.say(escape(" · ".join(f"{one}: done" for one in ended)) + ".")
+        finished = [job.title for job in _of_this_lake() if job.job.result is not None]
+        if finished:
+            session.say(escape(" · ".join(f"{title}: done" for title in finished)) + ".")
         st.rerun()
     _bars()
 
 
 def _bars() -> None:
-    for place, one in enumerate(_mine()):
-        with st.container(horizontal=True, vertical_alignment="center", key=f"work-{place}"):
-            if one.job.error is not None:
-                (st.info if one.job.error == jobs.CANCELLED else st.error)(escape(f"{one.what}: {one.job.error}"))
-                if st.button("Dismiss", key=f"dismiss-{place}", type="tertiary"):
-                    _mine().remove(one)
+    for i, job in enumerate(_of_this_lake()):
+        with st.container(horizontal=True, vertical_alignment="center", key=f"work-{i}"):
+            if job.job.error is not None:
+                show = st.info if job.job.error == jobs.CANCELLED else st.error
+                show(escape(f"{job.title}: {job.job.error}"))
+                if st.button("Dismiss", key=f"dismiss-{i}", type="tertiary"):
+                    _of_this_lake().remove(job)
                     st.rerun()
                 continue
-            st.progress(min(1.0, one.job.share), escape(f"{one.what}{_how_far(one)}"))
-            if session.may("admin") and st.button("Cancel", key=f"cancel-{place}", type="tertiary"):
-                one.job.cancel()
+            st.progress(min(1.0, job.job.share), escape(f"{job.title}{_progress(job)}"))
+            if session.may("admin") and st.button("Cancel", key=f"cancel-{i}", type="tertiary"):
+                job.job.cancel()
 
 
-def _how_far(one: Work) -> str:
-    details = one.job.details
+def _progress(job: ModelJob) -> str:
+    details, share = job.job.details, job.job.share
     if "epoch" in details:
-        return f": epoch {min(details['epoch'] + 1, details['epochs'])} of {details['epochs']}, {one.job.share:.0%}"
-    return f": {one.job.share:.0%}" if one.job.share else " …"
+        return f": epoch {min(details['epoch'] + 1, details['epochs'])} of {details['epochs']}, {share:.0%}"
+    return f": {share:.0%}" if share else " …"

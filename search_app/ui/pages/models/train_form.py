@@ -1,4 +1,4 @@
-"""The form of a training: which slices, at which speed, from where; and the command that does the same."""
+"""The form that starts a training: slices, kind, start, settings; and the same as a command."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from search_app.ui.text.commands import for_this_lake
 from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images
 
-SPEEDS = {"probe": "Probe: seconds", "finetune": "Fine-tune: minutes to hours"}
-WHY = {
-    "probe": "A linear model on the vectors that the lake has. The baseline that anything slower has to beat.",
-    "finetune": "The network itself learns, from the images. Stopped, it goes on where it was.",
+KINDS = {"probe": "Probe: seconds", "finetune": "Fine-tune: minutes to hours"}
+EXPLANATIONS = {
+    "probe": "A linear model on the stored vectors. A fine-tuned network should be better than this baseline.",
+    "finetune": "Trains the network on the images. You can stop and resume it.",
 }
-# What is offered first; any other that the task knows can be typed.
+# Suggested networks. Users can type any other that the task supports.
 NETWORKS = {
     "classification": ("efficientnet-lite0", "resnet18", "resnet34", "resnet50", "clip-vit-b-32"),
     "segmentation": ("unet-lite0",),
@@ -41,103 +41,106 @@ def show() -> None:
     if not known:
         return empty_states.empty(
             "No slice to train on",
-            "Select images on any page and press **L**, or save what the filters show on the page **Slices**.",
+            "Select images on any page and press **L**, or save filtered images on the page **Slices**.",
             for_this_lake("slice", "create", "NAME", "--where", "SQL", "--role", "train"),
         )
     newest = _newest(known)
     left, right = st.columns([3, 2], gap="large")
     with left:
-        how, recipe = _asked(newest)
+        parameters, recipe = _fields(newest)
     with right:
-        _beside(how, recipe, newest)
+        _summary(parameters, recipe, newest)
     return None
 
 
 def _newest(known: list[queries.Row]) -> dict[str, queries.Row]:
-    """The newest version of each slice by its id, those for training first."""
-    found: dict[str, queries.Row] = {}
+    """The newest version of each slice by its id, training slices first."""
+    newest: dict[str, queries.Row] = {}
     for row in known:
-        if row["name"] not in {one["name"] for one in found.values()}:
-            found[row["id"]] = row
-    return dict(sorted(found.items(), key=lambda one: one[1]["role"] != "train"))
+        if row["name"] not in {other["name"] for other in newest.values()}:
+            newest[row["id"]] = row
+    return dict(sorted(newest.items(), key=lambda item: item[1]["role"] != "train"))
 
 
-def _asked(newest: dict[str, queries.Row]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `training.launch.begin` takes, and the settings that are not as usual."""
-    open_ones = [one for one, row in newest.items() if row["role"] not in ("evaluation", "regression")]
-    usual = [one for one in open_ones if newest[one]["role"] == "train"]
-    name_of = lambda one: f"{one.replace('@', ' v')} · {count(newest[one]['size'])}"  # noqa: E731
-    train = st.multiselect("Train on", open_ones, usual[:6], format_func=name_of, key="make-train")
-    speed = st.segmented_control(
-        "How", list(SPEEDS), default="probe", format_func=SPEEDS.__getitem__, required=True, key="make-speed"
+def _fields(newest: dict[str, queries.Row]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of the form: the parameters of the training job, and the settings that differ from the defaults."""
+    trainable = [id for id, row in newest.items() if row["role"] not in ("evaluation", "regression")]
+    default = [id for id in trainable if newest[id]["role"] == "train"]
+    name_of = lambda id: f"{id.replace('@', ' v')} · {count(newest[id]['size'])}"  # noqa: E731
+    train = st.multiselect("Train on", trainable, default[:6], format_func=name_of, key="make-train")
+    kind = st.segmented_control(
+        "Kind", list(KINDS), default="probe", format_func=KINDS.__getitem__, required=True, key="make-speed"
     )
-    st.caption(WHY[speed])
-    one, two = st.columns(2)
-    model = one.text_input("Model", _usual_name(), help="Its runs are versions of one model", key="make-model")
-    recipe: dict[str, Any] = {"kind": speed}
-    before = [run for run in model_record.runs() if run.status == "done" and run.kind == speed]
-    parent = two.selectbox(
-        "Begin from",
-        [START, *(run.id for run in before)],
-        format_func=lambda r: _start(r, speed),
-        key=f"make-from-{speed}",
+    st.caption(EXPLANATIONS[kind])
+    left, right = st.columns(2)
+    model = left.text_input("Model", _default_name(), help="The name of the model", key="make-model")
+    recipe: dict[str, Any] = {"kind": kind}
+    earlier = [run for run in model_record.runs() if run.status == "done" and run.kind == kind]
+    parent = right.selectbox(
+        "Start from",
+        [START, *(run.id for run in earlier)],
+        format_func=lambda id: _start(id, kind),
+        key=f"make-from-{kind}",
     )
-    if speed == "finetune":
-        one, two, three = st.columns(3)
-        task = one.selectbox("Task", list(NETWORKS), key="make-task")
+    if kind == "finetune":
+        left, middle, right = st.columns(3)
+        task = left.selectbox("Task", list(NETWORKS), key="make-task")
         recipe["task"] = task
-        recipe["epochs"] = int(two.number_input("Epochs", 1, 1000, 10, key="make-epochs"))
+        recipe["epochs"] = int(middle.number_input("Epochs", 1, 1000, 10, key="make-epochs"))
         if parent == START:
-            recipe["architecture"] = three.selectbox(
-                "Network", NETWORKS[task], accept_new_options=True, key=f"make-{task}", help="Or type another's name"
+            recipe["architecture"] = right.selectbox(
+                "Network", NETWORKS[task], accept_new_options=True, key=f"make-{task}", help="Or type another name"
             )
     else:
         embedders = [row["name"] for row in queries.status(queries.stamp())["embedders"] if row["embedded"]]
         if len(embedders) > 1:
-            recipe["embedder"] = st.selectbox("Vectors of", embedders, key="make-embedder")
-    one_class = recipe.get("task", "classification") == "classification"
-    help = "For classes of very unequal size"
-    if one_class and st.checkbox("Let every class weigh the same", key="make-balance", help=help):
+            recipe["embedder"] = st.selectbox("Embedder", embedders, key="make-embedder")
+    is_classification = recipe.get("task", "classification") == "classification"
+    help = "For classes of very different size"
+    if is_classification and st.checkbox("Give every class the same weight", key="make-balance", help=help):
         recipe["balance"] = "weights"
-    others = [one for one in open_ones if one not in train]
+    others = [id for id in trainable if id not in train]
     with st.expander("Replay, validation, test and other settings"):
         replay = st.multiselect("Replay older slices", others, format_func=name_of, key="make-replay",
-                                help="Some of their images are shown again, against forgetting")  # fmt: skip
-        held = st.multiselect("Choose the best epoch by", others, format_func=name_of, key="make-validation",
-                              help="Without one: 15 % of the training images, chosen by hash")  # fmt: skip
-        test = st.multiselect("Measure once at the end on", others, format_func=name_of, key="make-test")
+                                help="Some of their images are used again, to prevent forgetting")  # fmt: skip
+        validation = st.multiselect("Validation slices", others, format_func=name_of, key="make-validation",
+                              help="They select the best epoch. Default: 15 % of the training images")  # fmt: skip
+        test = st.multiselect("Test slices (measured once at the end)", others, format_func=name_of, key="make-test")
         text = st.text_area(
             "Other settings", placeholder="rate=0.0005\nwise_ft=0.8", height=90, key="make-settings",
-            help="One KEY=VALUE a line; docs/training.md has them all",
+            help="One KEY=VALUE per line. docs/training.md lists all settings",
         )  # fmt: skip
-    how = {
-        "train": train, "replay": replay, "validation": held, "test": test, "name": model.strip(),
+    parameters = {
+        "train": train, "replay": replay, "validation": validation, "test": test, "name": model.strip(),
         "parent": None if parent == START else parent,
     }  # fmt: skip
-    return how, recipe | {"_lines": [line.strip() for line in text.splitlines() if line.strip()]}
+    return parameters, recipe | {"_lines": [line.strip() for line in text.splitlines() if line.strip()]}
 
 
-def _beside(how: dict[str, Any], settings: dict[str, Any], newest: dict[str, queries.Row]) -> None:
-    """What will happen, and the button."""
-    judged = [row["name"] for row in newest.values() if row["role"] in ("evaluation", "regression")]
+def _summary(parameters: dict[str, Any], settings: dict[str, Any], newest: dict[str, queries.Row]) -> None:
+    """What the training will use, and the button that starts it."""
+    evaluation = [row["name"] for row in newest.values() if row["role"] in ("evaluation", "regression")]
     lines = settings.pop("_lines")
-    total = sum(newest[one]["size"] for one in how["train"])
-    some = len(how["train"])
-    st.markdown(f"**{images(total)}** in {some} slice{'' if some == 1 else 's'}, of which the labelled ones count.")
-    if judged:
+    total = sum(newest[id]["size"] for id in parameters["train"])
+    number = len(parameters["train"])
+    st.markdown(
+        f"**{images(total)}** in {number} slice{'' if number == 1 else 's'}. Images without a label are not used."
+    )
+    if evaluation:
         st.markdown(
-            f"Left out: what {_listed(judged)} {'has' if len(judged) == 1 else 'have'}, near-duplicates too. There it "
-            "is judged afterwards."
+            f"Images and near-duplicates of images in {_listed(evaluation)} are not used. They evaluate the run."
         )
     else:
-        st.markdown("No slice is for evaluation yet: nothing will say how good it is elsewhere.")
-    if st.button("Train", type="primary", disabled=not how["train"] or not how["name"], key="make-train-now"):
-        _begin(how, settings, lines)
+        st.markdown("There is no evaluation slice yet, so the run cannot be evaluated on images it has not seen.")
+    if st.button(
+        "Train", type="primary", disabled=not parameters["train"] or not parameters["name"], key="make-train-now"
+    ):
+        _begin(parameters, settings, lines)
     st.caption("The same on the command line")
-    st.code(_command(how, settings, lines), language="bash", wrap_lines=True)
+    st.code(_command(parameters, settings, lines), language="bash", wrap_lines=True)
 
 
-def _begin(how: dict[str, Any], settings: dict[str, Any], lines: list[str]) -> None:
+def _begin(parameters: dict[str, Any], settings: dict[str, Any], lines: list[str]) -> None:
     from dataclasses import asdict
 
     from training.registry.recipe import Recipe
@@ -147,39 +150,40 @@ def _begin(how: dict[str, Any], settings: dict[str, Any], lines: list[str]) -> N
     except LakeloopError as error:
         st.error(escape(str(error).replace("--set ", "")))
         return
-    running_jobs.begin(f"Training {how['name']}", "training_job", how | {"recipe": asdict(recipe)})
-    session.wrote("train", how["name"], {"train": how["train"], "replay": how["replay"], "kind": recipe.kind})
-    session.put(make=None, of=how["name"] if any(r.model == how["name"] for r in model_record.runs()) else None)
+    running_jobs.begin(f"Training {parameters['name']}", "training_job", parameters | {"recipe": asdict(recipe)})
+    name = parameters["name"]
+    detail = {"train": parameters["train"], "replay": parameters["replay"], "kind": recipe.kind}
+    session.wrote("train", name, detail)
+    session.put(make=None, of=name if any(run.model == name for run in model_record.runs()) else None)
     st.rerun()
 
 
-def _command(how: dict[str, Any], settings: dict[str, Any], lines: list[str]) -> str:
-    said: list[str] = []
+def _command(parameters: dict[str, Any], settings: dict[str, Any], lines: list[str]) -> str:
+    arguments: list[str] = []
     for use in ("train", "replay", "validation", "test"):
-        for one in how[use]:
-            said += [f"--{use}", one]
-    said += ["--model", shlex.quote(how["name"] or "NAME")]
-    said += ["--from", how["parent"]] if how["parent"] else []
+        for id in parameters[use]:
+            arguments += [f"--{use}", id]
+    arguments += ["--model", shlex.quote(parameters["name"] or "NAME")]
+    arguments += ["--from", parameters["parent"]] if parameters["parent"] else []
     for key, value in settings.items():
-        said += ["--set", shlex.quote(f"{key}={value}")]
+        arguments += ["--set", shlex.quote(f"{key}={value}")]
     for line in lines:
-        said += ["--set", shlex.quote(line)]
-    return for_this_lake("train", *said)
+        arguments += ["--set", shlex.quote(line)]
+    return for_this_lake("train", *arguments)
 
 
-def _usual_name() -> str:
-    asked = session.param("of")
-    return asked or next((run.model for run in model_record.runs()), "model")
+def _default_name() -> str:
+    return session.param("of") or next((run.model for run in model_record.runs()), "model")
 
 
-def _start(name: str, speed: str) -> str:
-    if name == START:
-        return START if speed == "finetune" else "nothing"
-    return run_name(name)
+def _start(id: str, kind: str) -> str:
+    if id == START:
+        return START if kind == "finetune" else "nothing"
+    return run_name(id)
 
 
 def _listed(names: list[str]) -> str:
-    shown = [escape(one) for one in names[:4]]
+    shown = [escape(name) for name in names[:4]]
     shown += [f"{len(names) - 4} more"] if len(names) > 4 else []
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 

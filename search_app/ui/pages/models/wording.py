@@ -1,4 +1,4 @@
-"""How runs, versions and verdicts are written on the page Models."""
+"""Names and formats of the page Models: statuses, metrics, numbers, times."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import datetime as dt
 
 from search_app.ui.components.report import Block, alarm
 
-# Told apart by the sign, whatever the colours.
+# A sign for each outcome, so that it does not depend on colour.
 SIGNS = {"passed": "✓", "failed": "✗", "undecided": "?"}
 STATUS = {
     "running": "training …", "done": "done", "stopped": "stopped", "failed": "failed",
     "registered": "registered", "promoted": "promoted", "shadow": "shadow", "retired": "retired",
-    "rolled_back": "taken back", "shadowed": "shadow",
+    "rolled_back": "rolled back", "shadowed": "shadow",
 }  # fmt: skip
 METRICS = {
-    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "F1, mean over classes",
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1",
     "auroc": "AUROC", "ece": "calibration error", "miou": "mean IoU", "map_50": "mAP at IoU 0.5", "map": "mAP",
     "loss": "loss",
 }  # fmt: skip
 
 
 def named(metric: str) -> str:
-    """A metric as people say it."""
+    """The name of a metric on the screen."""
     return METRICS.get(metric, metric.replace("_", " "))
 
 
@@ -38,7 +38,7 @@ def signed(value: float | None) -> str:
 
 
 def outcome(name: str, blocks: bool, baseline: str) -> str | Block:
-    """`✓ passed against 1a2b3c4d`, as a cell of a table; one that blocks stands out."""
+    """`✓ passed against 1a2b3c4d`, as a cell of a table; a blocking verdict is highlighted."""
     text = f"{SIGNS[name]} {name} against {baseline}"
     return alarm(text) if blocks else text
 
@@ -49,7 +49,7 @@ def when(moment: dt.datetime | None) -> str:
 
 
 def span_of(begun: dt.datetime, ended: dt.datetime | None) -> str:
-    """How long it took: `12 s`, `3 min`, `2.5 h`; a dash while it goes on."""
+    """The duration: `12 s`, `3 min`, `2.5 h`; a dash while it is running."""
     if ended is None:
         return "–"
     seconds = (ended - begun).total_seconds()

@@ -26,7 +26,7 @@ GROUPS_SHOWN = 60
 
 def image_list(image_ids: Sequence[str]) -> None:
     """The images."""
-    rows = queries.answers_of(image_ids[:MOST_SHOWN])
+    rows = queries.predictions_of(image_ids[:MOST_SHOWN])
     if not rows:
         return empty_states.empty(
             "This slice is empty now", "No image of the lake matches its definition, or all its images were erased."
@@ -80,12 +80,12 @@ def changes(slice_: Slice) -> None:
     for column, title, image_ids in ((left, "Added", diff.added), (right, "Removed", diff.removed)):
         with column:
             if image_ids:
-                rows = queries.answers_of(image_ids[:MOST_SHOWN])
+                rows = queries.predictions_of(image_ids[:MOST_SHOWN])
                 image_grid(rows, "confidence", f"{title}: {images(len(image_ids))}", key=title.lower())
             else:
                 st.markdown(f"**{title}**: none")
     if diff.labels_changed:
-        rows = queries.answers_of(diff.labels_changed[:MOST_SHOWN])
+        rows = queries.predictions_of(diff.labels_changed[:MOST_SHOWN])
         image_grid(rows, "confidence", f"Labels changed: {images(len(diff.labels_changed))}", key="relabelled")
     return None
 
@@ -142,7 +142,7 @@ def leak_check(slice_: Slice, image_ids: Sequence[str]) -> None:
         st.success(f"None of its images, and no near-duplicate of them, is in {others}.")
     else:
         st.error(escape(leaking.words()) + ".")
-        rows = queries.answers_of(leaking.images[:MOST_SHOWN])
+        rows = queries.predictions_of(leaking.images[:MOST_SHOWN])
         image_grid(rows, "confidence", images(len(leaking.images)), key="leaking")
     if leaking.uncompared:
         st.caption(f"{images(leaking.uncompared)} could be compared by identity only: no vector.")

@@ -15,7 +15,7 @@ from lake.ingest.ingest import ingest
 from search_app.ui import session
 from search_app.ui.components import charts, findings
 from search_app.ui.data import groups, queries
-from search_app.ui.data.groups import Group, Sureness
+from search_app.ui.data.groups import ErrorConfidence, Group
 from tests.search_app.shapes import drawing
 
 COUNT, NEW_FROM = 40, 28
@@ -23,7 +23,7 @@ COUNT, NEW_FROM = 40, 28
 
 @pytest.fixture(scope="module")
 def ids(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """Forty labelled drawings. On the "new" line every answer is "circle", and sure; of the old 28 one is wrong."""
+    """Forty labelled drawings. On the "new" line all predictions are "circle"; of the 28 others one is wrong."""
     folder = tmp_path_factory.mktemp("lines")
     found, log = [], []
     for seed in range(COUNT):
@@ -53,63 +53,68 @@ def ids(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 
 def _group(kind: groups.Kind, value: str) -> Group:
-    return next(one for one in groups.judged(None) if (one.kind, one.value) == (kind, value))
+    return next(one for one in groups.reviewed(None) if (one.kind, one.value) == (kind, value))
 
 
-def test_a_group_is_judged_by_what_is_known_about_it(ids: list[str]) -> None:
+def test_rates_of_a_group_count_labelled_predictions_only(ids: list[str]) -> None:
     new = _group("column", "new's")
     assert (new.name, new.title) == ("line_no", "line no new's")
-    assert (new.answers, new.known, new.right) == (12, 12, 4)  # four of the twelve are circles
+    assert (new.predictions, new.labelled, new.correct) == (12, 12, 4)  # four of the twelve are circles
     assert new.balanced == pytest.approx(1 / 3)
-    assert new.guess == pytest.approx(1 / 3)
-    assert (new.called, new.called_share) == ("circle", 1)
+    assert new.baseline == pytest.approx(1 / 3)
+    assert (new.predicted, new.predicted_share) == ("circle", 1)
     assert new.confidence == pytest.approx(0.9 + (28 + 39) / 2000)
     assert (new.wrong.value, new.wrong.n) == (8 / 12, 12)
-    whole = groups.judged(None)[0]
-    assert (whole.kind, whole.known, whole.right) == ("all", 40, 31)
-    assert _group("model", "shapes 1").known == 40
-    assert _group("label", "circle").answers == 22
+    whole = groups.reviewed(None)[0]
+    assert (whole.kind, whole.labelled, whole.correct) == ("all", 40, 31)
+    assert _group("model", "shapes 1").labelled == 40
+    assert _group("label", "circle").predictions == 22
 
 
-def test_only_what_is_surely_worse_than_the_whole_is_shown(ids: list[str]) -> None:
-    found = groups.judged(None)
+def test_only_groups_above_the_overall_error_rate_are_shown(ids: list[str]) -> None:
+    found = groups.reviewed(None)
     assert [one.value for one in groups.worst(found)] == ["new's"]
     assert groups.worst([one for one in found if one.kind != "all"]) == []
-    inside = groups.judged("line_no = 'old'")
+    inside = groups.reviewed("line_no = 'old'")
     assert groups.worst(inside) == []
     assert [one.value for one in groups.by_column(inside)["line_no"]] == ["old"]
 
 
-def test_the_surest_errors_stand_for_a_group(ids: list[str]) -> None:
-    everything = groups.judged(None)
-    faces = groups.surest_errors(None, groups.worst(everything))
+def test_the_most_confident_errors_illustrate_a_group(ids: list[str]) -> None:
+    everything = groups.reviewed(None)
+    faces = groups.most_confident_errors(None, groups.worst(everything))
     assert faces == [[ids[38], ids[37], ids[35]]]  # 39 and 36 are circles
-    assert groups.surest_errors(None, []) == []
+    assert groups.most_confident_errors(None, []) == []
 
 
-def test_every_group_can_be_picked_out_again(ids: list[str]) -> None:
-    for one in groups.judged(None):
+def test_the_sql_of_a_group_selects_its_predictions(ids: list[str]) -> None:
+    for one in groups.reviewed(None):
         counted = queries.rows(f"SELECT count(*) AS n FROM answers WHERE {one.sql()}")
-        assert counted[0]["n"] == one.answers, one.title
+        assert counted[0]["n"] == one.predictions, one.title
 
 
-def test_confidence_is_judged_by_the_errors_it_would_have_found(ids: list[str]) -> None:
-    whole, new = groups.sureness(None, [groups.judged(None)[0], _group("column", "new's")])
-    assert (whole, new) == (Sureness(9, 1, 8), Sureness(8, 0, 8))
+def test_the_sentence_says_how_many_errors_low_confidence_finds(ids: list[str]) -> None:
+    whole, new = groups.error_confidence(None, [groups.reviewed(None)[0], _group("column", "new's")])
+    assert (whole, new) == (ErrorConfidence(9, 1, 8), ErrorConfidence(8, 0, 8))
     said = findings.on_confidence(whole, new, "line no new's").replace("\N{NO-BREAK SPACE}", " ")
     assert said == (
-        "Low confidence alone does not find it: of the 9 known errors, 11 % are among the least confident fifth of "
-        "answers; 89 % were made with confidence above 0.9. Of the 8 of “line no new's” it is 0 % and 100 %."
+        "Low confidence does not find the errors of “line no new's”. Of all 9 known errors, 11 % are in the least "
+        "confident fifth of the predictions and 89 % have a confidence above 0.9. Of the 8 errors of “line no new's”, "
+        "0 % and 100 %."
     )
 
 
-def test_the_sentence_on_confidence_turns_round_with_the_numbers() -> None:
-    assert findings.on_confidence(Sureness(10, 8, 1)).startswith("Low confidence points at it: of the 10")
-    assert findings.on_confidence(Sureness(10, 8, 1), Sureness(4, 0, 1), "x").startswith("Low confidence alone")
-    assert findings.on_confidence(Sureness(7, 0, 7)) == ""
+def test_the_sentence_on_confidence_follows_from_the_numbers() -> None:
+    assert findings.on_confidence(ErrorConfidence(10, 8, 1)).startswith(
+        "Low confidence finds most of the errors. Of all 10"
+    )
+    assert findings.on_confidence(ErrorConfidence(10, 8, 1), ErrorConfidence(4, 0, 1), "x").startswith(
+        "Low confidence does not find"
+    )
+    assert findings.on_confidence(ErrorConfidence(7, 0, 7)) == ""
 
 
-def test_a_chart_has_a_bar_for_every_day_also_the_empty_ones(ids: list[str]) -> None:
+def test_a_chart_has_a_bar_for_every_day_including_empty_ones(ids: list[str]) -> None:
     import datetime as dt
 
     days = [
@@ -120,5 +125,5 @@ def test_a_chart_has_a_bar_for_every_day_also_the_empty_ones(ids: list[str]) -> 
     assert [bar["parts"] for bar in drawn["bars"]] == [[2, 1, 2], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
     assert charts.accuracy(days) is None
     long = [{**days[0], "day": dt.date(2026, 1, 1) + dt.timedelta(days=place)} for place in range(200)]
-    assert charts.volume(long)["title"] == "Answers per week"
+    assert charts.volume(long)["title"] == "Predictions per week"
     assert sum(sum(bar["parts"]) for bar in charts.volume(long)["bars"]) == 1_000
