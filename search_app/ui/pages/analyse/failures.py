@@ -31,7 +31,7 @@ def show(where: str | None) -> None:
     whole = analysis.by((), where).whole
     errors = "judged" if whole.known else "confidence"
     by = session.param("by") if session.param("by") in BY else "both"
-    running = running_discovery.total(session.lake(), queries.stamp(), where=where, by=by, errors=errors)
+    running = running_discovery.of(session.lake(), queries.stamp(), where=where, by=by, errors=errors)
     running.wait(WAIT_SECONDS)
     first = analysis.names()[0] if session.lake().promoted() else "label"
     column = _by_column(first, where)
@@ -96,8 +96,8 @@ def _findings(discovery: Discovery) -> Block:
         empty = "No slice has a higher error than chance explains."
     sample = "" if discovery.total == discovery.predictions else f" (a sample of {count(discovery.total)})"
     scope_note = (
-        f"{count(discovery.compared)} groups of {count(discovery.predictions)} predictions{sample} were compared: values of "
-        f"columns, metadata and time in combinations of up to {discovery.max_conditions}, and clusters. With errors "
+        f"{count(discovery.compared)} groups of {count(discovery.predictions)} predictions{sample} were compared: values "
+        f"of columns, metadata and time in combinations of up to {discovery.max_conditions}, and clusters. With errors "
         "shuffled at random, fewer than 1 % of lakes would show a finding."
     )
     remark = discovery.remark[:1].upper() + discovery.remark[1:] + "." if discovery.remark else ""
