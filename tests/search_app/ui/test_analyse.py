@@ -87,7 +87,7 @@ def test_the_page_says_where_it_fails_and_leads_to_its_images(page: Page, url: s
     cell.wait_for()
     n = int(cell.locator(".value").inner_text().replace(",", ""))
     cell.click()
-    page.get_by_text("the surest first").wait_for()
+    page.get_by_text("most confident first").wait_for()
     page.wait_for_url("**truth=*")
     assert page.locator(".tile").count() == n
 
@@ -97,9 +97,9 @@ def test_the_page_says_where_it_fails_and_leads_to_its_images(page: Page, url: s
     assert "monocrystalline" not in page.locator("table.heat").inner_text()
 
     for view, words in (
-        ("confidence", "Is confidence what it says?"),
-        ("time", "Answers per"),
-        ("models", "One model"),
+        ("confidence", "Mean confidence"),
+        ("time", "Predictions per"),
+        ("models", "Only one model has predictions"),
     ):
         page.goto(f"{url}/analyse?view={view}")
         page.get_by_text(words).first.wait_for()

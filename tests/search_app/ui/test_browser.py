@@ -71,10 +71,10 @@ def test_an_uploaded_image_is_found_opened_and_comes_back_after_a_reload(
     page: Page, url: str, embedded: Shapes
 ) -> None:
     page.goto(f"{url}/search")
-    page.get_by_text("images, drawn at random").wait_for()
+    page.get_by_text("images, random sample").wait_for()
 
     page.set_input_files("input[type=file]", str(embedded.files[4]))
-    page.get_by_text("most like this image").wait_for()
+    page.get_by_text("most similar to this image").wait_for()
     found = _tiles(page)
     assert found[0] == embedded.ids[4]
 
@@ -95,7 +95,7 @@ def test_a_result_becomes_the_next_search_and_a_selection_a_slice(page: Page, ur
     page.goto(f"{url}/search?label=circle")
     page.locator(".tile").nth(1).click()
     page.get_by_role("button", name="Find similar").first.click()
-    page.get_by_text("most like this image").wait_for()
+    page.get_by_text("most similar to this image").wait_for()
     assert "label=circle" in page.url  # the filters stay
 
     page.locator(".tile").first.click()
@@ -133,15 +133,15 @@ def test_a_wrong_filter_is_said_in_duckdbs_words(page: Page, url: str) -> None:
 
 def test_the_overview_says_how_well_and_how_sure(page: Page, url: str) -> None:
     page.goto(url)
-    page.get_by_text("Where does it fail?").wait_for()
-    page.get_by_text("No group with at least 8 labelled answers").wait_for()
+    page.get_by_text("Where the model fails").wait_for()
+    page.get_by_text("No group with at least 8 labelled predictions").wait_for()
     page.get_by_text("Balanced accuracy").wait_for()
     page.get_by_text("n 20").first.wait_for()
 
     # A group of the promoted column leads to its images; back again, the filter narrows the overview.
     page.get_by_role("heading", name="By camera").wait_for()
     page.get_by_role("link", name="2", exact=True).click()
-    page.get_by_text("10 images, drawn at random").wait_for()
+    page.get_by_text("10 images, random sample").wait_for()
     assert "where=camera+%3D+2" in page.url
     page.get_by_role("button", name="Select all").click()
     page.get_by_text("10 selected").wait_for()
@@ -156,7 +156,7 @@ SOON = 12_000
 
 def test_an_answer_is_seen_to_arrive_without_a_reload(page: Page, live: str) -> None:
     page.goto(live)
-    page.get_by_text("Where does it fail?").wait_for()
+    page.get_by_text("Where the model fails").wait_for()
     strip, faces = page.locator(".live"), page.locator(".live .faces a")
     assert strip.is_hidden()
 
@@ -164,7 +164,7 @@ def test_an_answer_is_seen_to_arrive_without_a_reload(page: Page, live: str) -> 
     with Client(live, spill=None) as client:
         for data in pictures[:2]:
             client.log(data, model="shapes", model_version="2", label="cross", confidence=0.5)
-        page.get_by_text(re.compile("^2 answers in the last minute, the newest \\d+ s ago")).wait_for(timeout=SOON)
+        page.get_by_text(re.compile("^2 predictions in the last minute, the newest \\d+ s ago")).wait_for(timeout=SOON)
         faces.nth(1).wait_for(timeout=SOON)
         client.log(pictures[2], model="shapes", model_version="2", label="square", confidence=0.75)
         faces.nth(2).wait_for(timeout=SOON)
@@ -199,17 +199,17 @@ def test_a_complaint_becomes_a_card_that_leads_to_the_image_and_its_words(page: 
         client.feedback(about, "incorrect", comment=hostile, ticket="T-77")
     _drained(live)
     page.goto(live)
-    page.get_by_text(re.compile("1 verdict of customers")).wait_for(timeout=SOON)
+    page.get_by_text(re.compile("1 customer verdict")).wait_for(timeout=SOON)
     card = page.locator(".voice")
     card.get_by_text(f"“{hostile}”").wait_for()
     assert "confidence 0.62 · T-77" in card.inner_text()
-    page.get_by_text("Their verdicts: 1 incorrect.").wait_for()
+    page.get_by_text("Verdicts: 1 incorrect.").wait_for()
 
-    card.get_by_role("link", name="Answered “circle”").click()
-    page.get_by_text("called incorrect by a customer, latest first").wait_for()
+    card.get_by_role("link", name="Predicted “circle”").click()
+    page.get_by_text("reported as incorrect by a customer, latest first").wait_for()
     page.locator(".detail .history").wait_for()
     assert image_id(data) in page.locator(".detail .body").inner_text()
-    assert f"customer said incorrect (T-77): “{hostile}”" in page.locator(".detail .history").inner_text()
+    assert f"customer reported incorrect (T-77): “{hostile}”" in page.locator(".detail .history").inner_text()
     assert page.locator(".tile").count() == 1
 
 
@@ -220,7 +220,7 @@ def test_images_without_a_picture_are_told_and_listed(page: Page, live: str) -> 
         client.log(whole[: len(whole) // 2], model="shapes", model_version="2", label="cross", confidence=0.5)
     _drained(live)
     page.goto(live)
-    page.get_by_role("link", name="1 image without a picture").click()
+    page.get_by_role("link", name="1 image without a thumbnail").click()
     page.locator(".tile .bare").wait_for()
     assert "image_status+IS+NOT+NULL" in page.url
     page.locator(".tile").click()

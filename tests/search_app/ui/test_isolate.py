@@ -73,7 +73,7 @@ def _saved(demo: Demo, name: str) -> frozenset[str]:
 
 def test_from_the_failure_to_its_slice_with_the_mouse(page: Page, demo: Demo) -> None:
     page.goto(demo.url)
-    page.get_by_role("link", name="All clusters, most wrong first").click()
+    page.get_by_role("link", name="All clusters, highest error first").click()
     page.locator(".card .open").first.click()
     page.get_by_text("in this cluster").wait_for()
     odd = next(one for one in demo.new if page.locator(f".tile[data-id='{one}']").count())
@@ -108,7 +108,7 @@ def test_from_the_failure_to_its_slice_with_the_mouse(page: Page, demo: Demo) ->
     # A slip is found by looking back over what was found.
     page.get_by_text(f"Found {before}").click()
     page.locator(".tile").last.click(modifiers=["Control"])
-    page.get_by_role("button", name="1 image not of the kind").click()
+    page.get_by_role("button", name="Mark 1 image no").click()
     page.get_by_role("button", name=f"Save {before - 1} as slice").wait_for()
     before -= 1
 
@@ -146,8 +146,8 @@ def _tab_to(page: Page, text: str) -> None:
 @pytest.mark.soak
 def test_from_the_failure_to_its_slice_with_the_keyboard_alone(page: Page, demo: Demo) -> None:
     page.goto(demo.url)
-    page.get_by_role("link", name="All clusters, most wrong first").wait_for()
-    _tab_to(page, "All clusters, most wrong first")
+    page.get_by_role("link", name="All clusters, highest error first").wait_for()
+    _tab_to(page, "All clusters, highest error first")
     page.keyboard.press("Enter")
     page.locator(".card").first.wait_for()
     _tab_to(page, "Open ")  # the first card
@@ -216,7 +216,7 @@ def test_a_cluster_is_accepted_whole_and_taken_back(page: Page, demo: Demo) -> N
     card = page.locator(".card").first
     size = int(card.locator(".size").inner_text().split()[0])
     card.get_by_role("button", name="Accept all").click()
-    page.get_by_text("more. Undo it on the page Isolate").wait_for()
+    page.get_by_text("more. You can undo this on the page Isolate").wait_for()
     page.get_by_role("button", name="Back to marking").click()
     page.locator(".mark").first.wait_for()
     assert size <= _found(page) <= size + 1
@@ -254,7 +254,7 @@ def test_a_cluster_is_named_split_and_put_together_again(page: Page, demo: Demo)
         state="detached"
     )  # until then the tabs of before and after may both stand there
     page.get_by_role("radio", name="Over time").click()
-    page.get_by_text("Answers per").wait_for()
+    page.get_by_text("Predictions per").wait_for()
 
 
 def test_what_is_not_there_is_said_with_the_way_on(page: Page, demo: Demo) -> None:
@@ -263,7 +263,7 @@ def test_what_is_not_there_is_said_with_the_way_on(page: Page, demo: Demo) -> No
     page.get_by_role("button", name="All searches").click()
     page.get_by_text("Saved searches").or_(page.get_by_text("No searches yet")).first.wait_for()
     page.goto(f"{demo.url}/drilldown?at=7.7.7")
-    page.get_by_text("This cluster is not in the tree").wait_for()
+    page.get_by_text("Cluster not found").wait_for()
 
 
 @pytest.mark.soak
@@ -275,4 +275,4 @@ def test_a_lake_without_images_or_vectors(page: Page, tmp_path: Path, count: int
     start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
     with answering(["-c", start, uri]) as url:
         page.goto(f"{url}/isolate")
-        page.get_by_text("Nothing is embedded yet" if count else "This lake has no images yet").wait_for()
+        page.get_by_text("No image has an embedding yet" if count else "This lake has no images yet").wait_for()

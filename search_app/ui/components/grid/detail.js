@@ -29,7 +29,7 @@ function bars(scores, label) {
 
 // A verdict on a prediction, with the comment.
 function voice({ origin, verdict, comment, ticket }) {
-  return `${origin} said ${verdict}` + (ticket ? ` (${ticket})` : "") + (comment ? `: “${comment}”` : "");
+  return `${origin} reported ${verdict}` + (ticket ? ` (${ticket})` : "") + (comment ? `: “${comment}”` : "");
 }
 
 function section(title, ...content) {

@@ -96,8 +96,8 @@ def _findings(discovery: Discovery) -> Block:
         empty = "No slice has a higher error than chance explains."
     sample = "" if discovery.total == discovery.predictions else f" (a sample of {count(discovery.total)})"
     scope_note = (
-        f"{count(discovery.compared)} groups of {count(discovery.predictions)} predictions{sample} were compared: values "
-        f"of columns, metadata and time in combinations of up to {discovery.max_conditions}, and clusters. With errors "
+        f"{count(discovery.compared)} groups of {count(discovery.predictions)} predictions{sample} were compared: "
+        f"values of columns, metadata and time, up to {discovery.max_conditions} at once, and clusters. With errors "
         "shuffled at random, fewer than 1 % of lakes would show a finding."
     )
     remark = discovery.remark[:1].upper() + discovery.remark[1:] + "." if discovery.remark else ""
