@@ -61,8 +61,8 @@ class Gaps:
         keys = np.sort(keys_of(pa.chunked_array([names])))
         if not len(keys) or not len(self.key):
             return _none()
-        place = np.minimum(np.searchsorted(keys, self.key), len(keys) - 1)
-        likely = np.flatnonzero(keys[place] == self.key)
+        position = np.minimum(np.searchsorted(keys, self.key), len(keys) - 1)
+        likely = np.flatnonzero(keys[position] == self.key)
         rows: np.ndarray = likely[_mask(pc.is_in(self.image_id.take(pa.array(likely)), names))]
         return rows
 
@@ -231,8 +231,8 @@ def embedded_elsewhere(dataset: Any, image_ids: pa.Array, missing: np.ndarray) -
     else:
         rows = dataset.scanner(**columns, filter=f"image_id in ({literals(image_ids.to_pylist())})").to_table()
     address = np.asarray(rows["_rowaddr"])
-    place = np.minimum(np.searchsorted(missing, address), max(len(missing) - 1, 0))
-    has = missing[place] != address if len(missing) else np.ones(len(address), bool)
+    position = np.minimum(np.searchsorted(missing, address), max(len(missing) - 1, 0))
+    has = missing[position] != address if len(missing) else np.ones(len(address), bool)
     rows = rows.filter(pa.array(has, pa.bool_()))
     _, first = np.unique(np.asarray(rows["image_id"].to_pylist(), dtype=str), return_index=True)
     return rows.take(pa.array(first))

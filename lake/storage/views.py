@@ -93,11 +93,11 @@ VIEWS = {
             "model versions of these runs, and their predictions. `use` is what the run used the slice for. Null:"
             " the chain ends here; a row without image: the slice stores no members, or the run has no slice."
         ),
-        """WITH given AS (
+        """WITH uses AS (
             SELECT id AS run, unnest(CASE WHEN len(from_json(data->'slices', '[{"id":"VARCHAR","use":"VARCHAR"}]')) > 0
-                THEN from_json(data->'slices', '[{"id":"VARCHAR","use":"VARCHAR"}]') ELSE [NULL] END) AS one
+                THEN from_json(data->'slices', '[{"id":"VARCHAR","use":"VARCHAR"}]') ELSE [NULL] END) AS entry
             FROM runs),
-        used AS (SELECT run, one.id AS slice, one.use AS use FROM given),
+        used AS (SELECT run, entry.id AS slice, entry.use AS use FROM uses),
         chain AS (
             SELECT m.image_id, m.label_events, m.id AS slice, u.run, u.use
             FROM slice_members m LEFT JOIN used u ON u.slice = m.id

@@ -1,4 +1,4 @@
-"""SQL of anybody stays in its room: no file, no network, no setting, no path, no write; whatever is written."""
+"""SQL of anybody stays inside the sandbox: it reaches no file, network, setting or path, and writes nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Room:
         columnar.pin(lake)  # all there is to be copied
         self.pool.run("SELECT count(*) FROM predictions, labels, keys, audit")
         self.before = self.files()
-        # No answer may say one of these, unless the query did.
+        # No output may contain one of these, unless the query did.
         places = {
             str(folder),
             lake.uri,
@@ -56,7 +56,7 @@ class Room:
             str(Path.home()),
             "/usr/lib",
         }
-        self.untold = [SECRET, *places, *self.settings()]
+        self.secrets = [SECRET, *places, *self.settings()]
 
     def _listen(self) -> None:
         while True:
@@ -67,31 +67,31 @@ class Room:
             self.heard += 1
 
     def settings(self) -> list[str]:
-        """Names of settings that nobody says by chance."""
+        """Names of settings, too long to occur by chance."""
         with duckdb.connect() as connection:
             rows = connection.execute("SELECT name FROM duckdb_settings() WHERE length(name) > 16").fetchall()
         return [name for (name,) in rows]
 
     def files(self) -> dict[str, tuple[int, int]]:
         """Everything beside the lake and in it, with sizes and times."""
-        there = [p for p in self.folder.parent.rglob("*") if p.is_file()]
-        return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in there}
+        files = [p for p in self.folder.parent.rglob("*") if p.is_file()]
+        return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
 
     def text(self, attempt: str) -> str:
         new = self.folder / "new"
         return attempt.format(file=self.file, folder=self.folder, new=new, port=self.port)
 
     def ask(self, text: str) -> tuple[bool, str]:
-        """Whether it gave rows, and all it said."""
+        """Whether it returned rows, and its whole output."""
         try:
-            found = self.pool.run(text, timeout=10, max_rows=100)
+            result = self.pool.run(text, timeout=10, max_rows=100)
         except LakeloopError as error:
             return False, str(error)
-        return True, repr(found.columns) + repr(found.table.to_pylist())
+        return True, repr(result.columns) + repr(result.table.to_pylist())
 
-    def told(self, text: str, said: str) -> str | None:
-        """What the answer gives away; None when nothing."""
-        return next((one for one in self.untold if one in said and one not in text), None)
+    def leaked(self, text: str, output: str) -> str | None:
+        """What the output gives away, or None."""
+        return next((secret for secret in self.secrets if secret in output and secret not in text), None)
 
     def check(self) -> None:
         now = self.files()
@@ -115,23 +115,23 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     opened.close()
 
 
-def test_no_attempt_gets_out(room: Room, say: Say) -> None:
+def test_no_attempt_escapes(room: Room, say: Say) -> None:
     attempts = sql_attempts.REFUSED
     assert len(attempts) == len(set(attempts)) >= 150
     for attempt in attempts:
         text = room.text(attempt)
-        gave, said = room.ask(text)
-        assert not gave, f"{text} -> {said[:300]}"
-        assert room.told(text, said) is None, f"{text} -> {said[:500]}"
+        answered, output = room.ask(text)
+        assert not answered, f"{text} -> {output[:300]}"
+        assert room.leaked(text, output) is None, f"{text} -> {output[:500]}"
     for text in sql_attempts.HARMLESS:
-        gave, said = room.ask(text)
-        assert gave, f"{text} -> {said}"
-        assert room.told(text, said) is None, f"{text} -> {said[:500]}"
+        answered, output = room.ask(text)
+        assert answered, f"{text} -> {output}"
+        assert room.leaked(text, output) is None, f"{text} -> {output[:500]}"
     room.check()
     say(f"SQL: {len(attempts)} attempts to escape, 0 escaped, 0 writes, 0 paths or settings told")
 
 
-def test_secrets_are_not_there_to_be_selected(room: Room) -> None:
+def test_secrets_cannot_be_selected(room: Room) -> None:
     with pytest.raises(BadInput, match="secret_sha256"):
         room.pool.run("SELECT secret_sha256 FROM keys")
     assert "secret_sha256" not in room.pool.run("SELECT * FROM keys").table.column_names
@@ -146,7 +146,7 @@ def test_secrets_are_not_there_to_be_selected(room: Room) -> None:
         ("SELECT * FROM query('SELECT 1')", "query"),
     ],
 )
-def test_a_refusal_names_the_function_and_its_place(room: Room, text: str, name: str) -> None:
+def test_a_refusal_names_the_function_and_its_position(room: Room, text: str, name: str) -> None:
     with pytest.raises(BadInput, match=re.escape(f"the function {name}() cannot be used here")) as refused:
         room.pool.run(text)
     _, _, shown = str(refused.value).partition("\n\n")
@@ -158,8 +158,8 @@ def test_a_refusal_names_the_function_and_its_place(room: Room, text: str, name:
 def test_every_allowed_function_exists_and_the_dangerous_ones_are_not_allowed() -> None:
     with duckdb.connect() as connection:
         rows = connection.execute("SELECT lower(function_name), function_type FROM duckdb_functions()").fetchall()
-    there = {name for name, _ in rows}
-    assert not functions.ALLOWED - there
+    known = {name for name, _ in rows}
+    assert not functions.ALLOWED - known
     tables = {name for name, kind in rows if kind in ("table", "table_macro", "pragma")}
     computing = {"range", "generate_series", "unnest", "json_each", "json_tree", "histogram", "repeat"}
     assert tables & functions.ALLOWED == computing
@@ -234,32 +234,32 @@ def _mutate(room: Room, say: Say, count: int) -> None:
     with duckdb.connect() as connection:
         called = {n for (n,) in connection.execute("SELECT DISTINCT function_name FROM duckdb_functions()").fetchall()}
     names = sorted(name for name in called if re.fullmatch(r"\w+", name) and "collate" not in name)
-    splices = [room.text(one) for one in SPLICES]
+    splices = [room.text(splice) for splice in SPLICES]
     outcomes: Counter[str] = Counter()
     for number in range(count):
         text = mutated(SEEDS[number % len(SEEDS)], dice, names, splices)
         try:
-            found = room.pool.run(text, timeout=10, max_rows=50)
-            said = repr(found.columns) + repr(found.table.to_pylist())
+            result = room.pool.run(text, timeout=10, max_rows=50)
+            output = repr(result.columns) + repr(result.table.to_pylist())
             outcomes["answered"] += 1
         except QueryStopped as error:
-            said = str(error)
+            output = str(error)
             outcomes[f"stopped: {error.reason}"] += 1
         except BadInput as error:
-            said = str(error)
-            outcomes["refused by us" if " here" in said.split("\n")[0] else "refused by DuckDB"] += 1
-        given_away = room.told(text, said)
-        assert given_away is None, f"{given_away!r} by {text} -> {said[:500]}"
+            output = str(error)
+            outcomes["refused by us" if " here" in output.split("\n")[0] else "refused by DuckDB"] += 1
+        given_away = room.leaked(text, output)
+        assert given_away is None, f"{given_away!r} by {text} -> {output[:500]}"
     room.check()
     assert outcomes["answered"] > count // 50
     assert outcomes["stopped: died"] == 0
     say(f"SQL: {count:,} mutated queries, 0 escaped, 0 writes, nothing told; {dict(outcomes)}")
 
 
-def test_no_mutation_gets_out(room: Room, say: Say) -> None:
+def test_no_mutation_escapes(room: Room, say: Say) -> None:
     _mutate(room, say, 600)
 
 
 @pytest.mark.soak
-def test_no_mutation_of_many_gets_out(room: Room, say: Say) -> None:
+def test_none_of_many_mutations_escapes(room: Room, say: Say) -> None:
     _mutate(room, say, 20_000)

@@ -1,4 +1,4 @@
-"""SQL of anybody ends in time and within its memory, whatever it asks for, and others are served meanwhile."""
+"""Any SQL ends in time and within its memory, and others are served meanwhile."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ RUNAWAYS = {
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """One for all: nothing here writes to it."""
-    made = open_lake.create(str(tmp_path_factory.mktemp("runaways") / "asked"))
-    answers.add(made, [{"label": "abc"[i % 3], "confidence": i / 2000, "latency_ms": float(i)} for i in range(2000)])
-    columnar.pin(made)
-    return made
+    lake = open_lake.create(str(tmp_path_factory.mktemp("runaways") / "asked"))
+    answers.add(lake, [{"label": "abc"[i % 3], "confidence": i / 2000, "latency_ms": float(i)} for i in range(2000)])
+    columnar.pin(lake)
+    return lake
 
 
 @pytest.fixture
@@ -111,8 +111,10 @@ def test_a_runaway_ends_in_time_and_memory(pool: Pool, say: Say) -> None:
     _run(pool, say, 0.3, every=3, late=LATE_UNDER_LOAD)
 
 
-def test_what_would_spill_to_disk_is_told_that_memory_ran_out(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "ATTEMPTS", 1)  # the file that cannot be made was taken for one that is gone
+def test_a_query_that_would_spill_to_disk_reports_that_memory_ran_out(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "ATTEMPTS", 1)  # a file that cannot be written looks like a deleted one
     opened = Pool(lake, memory_bytes=768 << 20)
     how, _ = end(opened, "SELECT max(s) FROM (SELECT sum(i) OVER (ORDER BY -i) AS s FROM range(100000000) t(i))", 30.0)
     opened.close()
@@ -125,7 +127,7 @@ def test_a_runaway_with_more_time_ends_in_time_and_memory(pool: Pool, say: Say, 
     _run(pool, say, limit)
 
 
-def test_of_many_at_once_one_a_core_runs_and_the_rest_wait_or_are_told_to_come_back(lake: Lake, say: Say) -> None:
+def test_one_query_per_core_runs_and_the_rest_wait_or_must_come_back(lake: Lake, say: Say) -> None:
     pool = Pool(lake, memory_bytes=MEMORY, queue=24)
     pool.run("SELECT 1")
     cores = len(os.sched_getaffinity(0))
@@ -136,11 +138,11 @@ def test_of_many_at_once_one_a_core_runs_and_the_rest_wait_or_are_told_to_come_b
     def watch() -> None:
         nonlocal at_once
         while not ending.wait(0.02):
-            running = [one for one in pool.queries() if one.started is not None]
+            running = [query for query in pool.queries() if query.started is not None]
             at_once = max(at_once, len(running))
-            for one in running:
-                if one.child is not None and one.child.demoted:
-                    policies = {os.sched_getscheduler(int(t)) for t in _threads(one.child.pid)}
+            for query in running:
+                if query.child is not None and query.child.demoted:
+                    policies = {os.sched_getscheduler(int(t)) for t in _threads(query.child.pid)}
                     if policies == {os.SCHED_IDLE}:
                         idle.set()
 
@@ -169,10 +171,10 @@ def _threads(pid: int) -> list[str]:
         return []
 
 
-def test_what_runs_can_be_cancelled(pool: Pool) -> None:
+def test_a_running_query_can_be_cancelled(pool: Pool) -> None:
     with ThreadPoolExecutor(1) as aside:
         asked = aside.submit(pool.run, ENDLESS, id="mine")
-        while not any(one.id == "mine" and one.child for one in pool.queries()):
+        while not any(query.id == "mine" and query.child for query in pool.queries()):
             time.sleep(0.01)
         assert not pool.cancel("another")
         started = time.monotonic()

@@ -28,7 +28,7 @@ def test_derived_ids_never_change() -> None:
 
 
 @given(ANSWERS, ANSWERS)
-def test_answers_share_an_id_only_if_they_are_the_same(one: tuple[str, ...], other: tuple[str, ...]) -> None:
+def test_predictions_share_an_id_only_if_they_are_the_same(one: tuple[str, ...], other: tuple[str, ...]) -> None:
     assert (ids.derived_prediction_id(*one) == ids.derived_prediction_id(*other)) == (one == other)
 
 
@@ -38,7 +38,7 @@ def test_none_and_empty_are_different_parts() -> None:
     )
 
 
-def test_a_bare_row_and_an_answer_without_parts_differ() -> None:
+def test_a_bare_row_and_a_prediction_without_parts_differ() -> None:
     assert ids.bare_prediction_id(IMAGE) != ids.derived_prediction_id(IMAGE, None, None, None, None)
 
 
@@ -51,14 +51,14 @@ def test_a_bare_row_and_an_answer_without_parts_differ() -> None:
         ("7099c41c4eda5a1bb05eeaddb9b56cbb", "prediction"),
     ],
 )
-def test_an_id_is_told_by_its_form(text: str, kind: str) -> None:
+def test_the_form_of_an_id_tells_its_kind(text: str, kind: str) -> None:
     assert ids.kind(text) == kind
 
 
 @pytest.mark.parametrize(
     "text", ["", "cat.jpg", IMAGE[:-1], IMAGE + "0", IMAGE.upper(), IMAGE + "\n", "z" * 36, "'; --"]
 )
-def test_what_has_neither_form_is_refused_with_its_value(text: str) -> None:
+def test_an_id_of_neither_form_is_refused_with_its_value(text: str) -> None:
     with pytest.raises(BadInput, match="is not an id"):
         ids.kind(text)
 

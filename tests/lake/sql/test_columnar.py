@@ -50,16 +50,16 @@ deeds = st.lists(
 
 @settings(max_examples=6)
 @given(deeds)
-def test_the_copy_is_the_table_after_anything(tmp_path_factory: pytest.TempPathFactory, done: list[tuple[str, int]]) -> None:  # fmt: skip  # noqa: E501
+def test_the_copy_equals_the_table_after_any_change(tmp_path_factory: pytest.TempPathFactory, done: list[tuple[str, int]]) -> None:  # fmt: skip  # noqa: E501
     lake = open_lake.create(str(tmp_path_factory.mktemp("copy") / "lake"), embedders=["x"])
     stock.bind(lake)
     there: list[int] = []
-    made = 0
+    count = 0
     for deed, number in done:
         if deed == "add":
-            new = range(made, made + number)
+            new = range(count, count + number)
             stock.add(lake, new)
-            there, made = [*there, *new], made + number
+            there, count = [*there, *new], count + number
         elif deed == "embed" and there:  # a new data file beside the rows
             stock.embed(lake, there[: number + 1])
         elif deed == "delete" and there:
@@ -80,7 +80,7 @@ def test_the_copy_is_the_table_after_anything(tmp_path_factory: pytest.TempPathF
         same(lake, name, pinned)
 
 
-def test_what_is_new_is_all_that_is_copied(make_lake: MakeLake) -> None:
+def test_only_new_rows_are_copied(make_lake: MakeLake) -> None:
     lake = make_lake(embedders=["x"])
     copied: list[int] = []
     stock.add(lake, range(100))
@@ -97,7 +97,7 @@ def test_what_is_new_is_all_that_is_copied(make_lake: MakeLake) -> None:
     assert third.versions["predictions"] == lake.version("predictions") > second.versions["predictions"]
 
 
-def test_many_commits_are_a_few_files(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_commits_give_few_files(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columnar_parts, "PART_ROWS", 16)
     lake = make_lake(embedders=["x"])
     copied: list[int] = []
@@ -111,7 +111,7 @@ def test_many_commits_are_a_few_files(make_lake: MakeLake, monkeypatch: pytest.M
     assert len(left) <= 2 * 6  # the files of the last version stay for those about to open them
 
 
-def test_a_pin_can_be_read_after_the_next(make_lake: MakeLake) -> None:
+def test_pinned_tables_can_be_read_after_the_next_pin(make_lake: MakeLake) -> None:
     lake = make_lake(embedders=["x"])
     stock.add(lake, range(5))
     before = columnar.pin(lake, ["predictions"])
@@ -120,7 +120,7 @@ def test_a_pin_can_be_read_after_the_next(make_lake: MakeLake) -> None:
     assert read(before, "SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [5]
 
 
-def test_maintenance_leaves_a_fresh_copy_of_what_is_large(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
+def test_maintenance_refreshes_the_copies_of_large_tables(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
     lake = make_lake(embedders=["x"])
     for n in range(12):
@@ -131,40 +131,40 @@ def test_maintenance_leaves_a_fresh_copy_of_what_is_large(make_lake: MakeLake, m
     assert columnar.pin(lake, ["predictions"], most_rows=0).versions == {"predictions": lake.version("predictions")}
 
 
-def test_neither_bytes_nor_vectors_nor_secrets(make_lake: MakeLake) -> None:
+def test_the_copy_has_no_bytes_vectors_or_secrets(make_lake: MakeLake) -> None:
     lake = make_lake(embedders=["x"])
     stock.bind(lake)
     stock.add(lake, range(3))
     stock.embed(lake, range(3))
     pinned = columnar.pin(lake)
     assert {*pinned.versions} == {*schema.TABLES}
-    held = {name: read(pinned, f"SELECT * FROM {name}").column_names for name in pinned.files}
+    columns = {name: read(pinned, f"SELECT * FROM {name}").column_names for name in pinned.files}
     hidden = {"images": "data", "thumbnails": "jpeg", "keys": SECRET, "predictions": stock.COLUMN}
-    assert not [column for name, column in hidden.items() if column in held[name]]
+    assert not [column for name, column in hidden.items() if column in columns[name]]
     with pytest.raises(Exception, match=SECRET):
         lake.sql(f"SELECT {SECRET} FROM keys")
 
 
-def test_the_erased_are_erased(make_lake: MakeLake) -> None:
+def test_erased_images_are_erased_from_the_copy(make_lake: MakeLake) -> None:
     lake = make_lake(embedders=["x"])
     names = stock.add(lake, range(50))
     columnar.pin(lake)
     stock.add(lake, range(50, 53))
     pinned = columnar.pin(lake)
-    kept = pinned.files["predictions"][-1]
+    newest = pinned.files["predictions"][-1]
     erased = names[7]
     assert read(pinned, f"SELECT 1 FROM predictions WHERE image_id = '{erased}'").num_rows
     assert columnar.forget(lake, [erased]) >= 3  # of predictions, images and thumbnails
     assert not pinned.files["predictions"][0].exists()
-    assert kept.exists()
+    assert newest.exists()
     lake.delete("predictions", f"image_id = '{erased}'")
-    found = read(columnar.pin(lake, ["predictions"]), "SELECT image_id FROM predictions")["image_id"].to_pylist()
-    assert len(found) == 52
-    assert erased not in found
+    rows = read(columnar.pin(lake, ["predictions"]), "SELECT image_id FROM predictions")["image_id"].to_pylist()
+    assert len(rows) == 52
+    assert erased not in rows
 
 
 @pytest.mark.parametrize("harm", ["gone", "manifest", "cut", "version"])
-def test_a_copy_that_came_to_harm_is_made_anew(make_lake: MakeLake, harm: str) -> None:
+def test_a_damaged_copy_is_made_again(make_lake: MakeLake, harm: str) -> None:
     lake = make_lake(embedders=["x"])
     stock.add(lake, range(5))
     [part] = columnar.pin(lake, ["predictions"]).files["predictions"]
@@ -181,7 +181,7 @@ def test_a_copy_that_came_to_harm_is_made_anew(make_lake: MakeLake, harm: str) -
     same(again, "predictions", columnar.pin(again, ["predictions"]))
 
 
-def test_readers_side_by_side_see_whole_versions(make_lake: MakeLake) -> None:
+def test_concurrent_readers_see_whole_versions(make_lake: MakeLake) -> None:
     lake = make_lake(embedders=["x"])
     stock.add(lake, range(3))
     wrong: list[object] = []
@@ -191,33 +191,33 @@ def test_readers_side_by_side_see_whole_versions(make_lake: MakeLake) -> None:
         last = 0
         for _ in range(12):
             pinned = columnar.pin(own, ["predictions"])
-            found = read(
+            rows = read(
                 pinned, "SELECT count(*) AS n, count(DISTINCT prediction_id) AS d FROM predictions"
             ).to_pylist()[0]
-            if found["n"] != found["d"] or found["n"] % 3 or found["n"] < last:
-                wrong.append(found)
-            last = found["n"]
+            if rows["n"] != rows["d"] or rows["n"] % 3 or rows["n"] < last:
+                wrong.append(rows)
+            last = rows["n"]
 
     readers = [threading.Thread(target=reader) for _ in range(3)]
-    for one in readers:
-        one.start()
+    for reader in readers:
+        reader.start()
     for n in range(1, 8):
         stock.add(lake, range(3 * n, 3 * n + 3))
-    for one in readers:
-        one.join()
+    for reader in readers:
+        reader.join()
     assert not wrong
 
 
-def test_sql_reads_the_copy_of_a_large_table_and_says_the_same(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
+def test_sql_gives_the_same_rows_from_the_copy_of_a_large_table(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
     lake = make_lake(embedders=["x"])
     stock.bind(lake)
     stock.add(lake, range(30))
     text = "SELECT image_id, confidence, timestamp FROM answers ORDER BY prediction_id"
-    found = lake.sql(text)
+    rows = lake.sql(text)
     assert (columnar.folder(lake) / "predictions.json").exists()
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10**9)
-    assert open_lake.open(lake.uri).sql(text) == found
+    assert open_lake.open(lake.uri).sql(text) == rows
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
     stock.add(lake, range(30, 31))
     assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [31]
@@ -226,7 +226,7 @@ def test_sql_reads_the_copy_of_a_large_table_and_says_the_same(make_lake: MakeLa
     assert stock.COLUMN in lake.sql(f"SELECT * FROM predictions WHERE {stock.COLUMN} IS NULL").column_names
 
 
-def test_too_much_to_copy_at_once_is_left_to_others(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_does_not_copy_too_many_rows(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
     monkeypatch.setattr(connections, "COPIED_AT_ONCE_ROWS", 20)
     lake = make_lake(embedders=["x"])
@@ -249,8 +249,8 @@ def test_a_folder_that_cannot_be_written_costs_only_time(make_lake: MakeLake, mo
     assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [30]
 
 
-def test_the_files_are_named_from_the_root(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Path(make_lake(embedders=["x"]).uri)
-    monkeypatch.chdir(place.parent)
-    pinned = columnar.pin(open_lake.open(place.name), ["predictions"])
+def test_the_files_have_absolute_paths(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(make_lake(embedders=["x"]).uri)
+    monkeypatch.chdir(path.parent)
+    pinned = columnar.pin(open_lake.open(path.name), ["predictions"])
     assert all(path.is_absolute() and path.exists() for path in pinned.files["predictions"])

@@ -1,6 +1,8 @@
 """Analysts read every table and view, and can do nothing else."""
 
 import datetime as dt
+import gc
+import weakref
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +12,7 @@ from lake.errors import BadInput
 from lake.sql.connections import idle
 from lake.storage import schema, views
 from lake.storage.store import Lake
+from tests.conftest import MakeLake
 from tests.lake.answers import add, image, label
 
 
@@ -58,7 +61,7 @@ def test_bytes_are_hidden(lk: Lake) -> None:
         "-- nothing",
     ],
 )
-def test_only_one_select_is_taken(lk: Lake, text: str) -> None:
+def test_sql_takes_only_one_select(lk: Lake, text: str) -> None:
     with pytest.raises(BadInput, match="takes one SELECT"):
         lk.sql(text)
 
@@ -86,22 +89,22 @@ def test_files_network_and_python_are_out_of_reach(lk: Lake, source: str) -> Non
 
 
 def test_settings_are_locked(lk: Lake) -> None:
-    found = lk.sql(
+    rows = lk.sql(
         "SELECT name, value FROM duckdb_settings()"
         " WHERE name IN ('enable_external_access', 'lock_configuration', 'TimeZone')"
     )
-    values = dict(zip(found["name"].to_pylist(), found["value"].to_pylist(), strict=True))
+    values = dict(zip(rows["name"].to_pylist(), rows["value"].to_pylist(), strict=True))
     assert values == {"enable_external_access": "false", "lock_configuration": "true", "TimeZone": "UTC"}
 
 
-def test_an_error_has_duckdbs_own_words(lk: Lake) -> None:
+def test_an_error_has_duckdbs_own_message(lk: Lake) -> None:
     with pytest.raises(BadInput, match="Candidate bindings"):
         lk.sql("SELECT lable FROM predictions")
     with pytest.raises(BadInput, match="Conversion Error"):
         lk.sql("SELECT 'a'::INT AS n")
 
 
-def test_parameters_are_not_text(lk: Lake) -> None:
+def test_parameters_are_not_part_of_the_text(lk: Lake) -> None:
     add(lk, [{"label": "it's"}, {"label": "b"}])
     assert lk.sql("SELECT label FROM answers WHERE label = ?", ["it's"])["label"].to_pylist() == ["it's"]
     assert lk.sql("SELECT count(*) AS n FROM answers WHERE label = $l", {"l": "b"})["n"].to_pylist() == [1]
@@ -127,33 +130,35 @@ def test_a_long_filter_takes_no_longer_than_a_short_one(lk: Lake) -> None:
 
 def test_times_are_utc(lk: Lake) -> None:
     add(lk, [{"timestamp": moment(1)}, {"timestamp": moment(2)}])
-    found = lk.sql("SELECT timestamp FROM answers WHERE timestamp >= '2024-05-02 00:00:00+00'")
-    assert found["timestamp"].to_pylist() == [moment(2)]
+    rows = lk.sql("SELECT timestamp FROM answers WHERE timestamp >= '2024-05-02 00:00:00+00'")
+    assert rows["timestamp"].to_pylist() == [moment(2)]
     assert lk.sql("SELECT timestamp::VARCHAR AS t FROM answers ORDER BY 1 LIMIT 1")["t"].to_pylist() == [
         "2024-05-01 00:00:00+00"
     ]
 
 
-def test_answers_leaves_unanswered_images_out(lk: Lake) -> None:
+def test_answers_leaves_out_images_without_a_prediction(lk: Lake) -> None:
     add(lk, [{"label": "a"}, {"model": None}])
     assert lk.sql("SELECT label FROM answers")["label"].to_pylist() == ["a"]
 
 
-def test_of_labels_the_latest_is_current(lk: Lake) -> None:
-    one, two = image("one"), image("two")
-    label(lk, (one, "cat", moment(2)), (one, "dog", moment(3)), (one, "cow", moment(1)), (two, "cat", moment(1)))
-    found = lk.sql("SELECT image_id, label FROM labels_current ORDER BY label")
-    assert list(zip(found["image_id"].to_pylist(), found["label"].to_pylist(), strict=True)) == [
-        (two, "cat"),
-        (one, "dog"),
+def test_the_latest_label_is_current(lk: Lake) -> None:
+    first, second = image("one"), image("two")
+    label(
+        lk, (first, "cat", moment(2)), (first, "dog", moment(3)), (first, "cow", moment(1)), (second, "cat", moment(1))
+    )
+    rows = lk.sql("SELECT image_id, label FROM labels_current ORDER BY label")
+    assert list(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True)) == [
+        (second, "cat"),
+        (first, "dog"),
     ]
 
 
-def test_answers_stand_beside_what_is_true(lk: Lake) -> None:
+def test_answers_labelled_has_predictions_beside_labels(lk: Lake) -> None:
     add(lk, [{"image_id": image(n), "label": "cat"} for n in ("right", "wrong", "unknown")])
     label(lk, (image("right"), "cat", moment(1)), (image("wrong"), "dog", moment(1)))
-    found = lk.sql("SELECT image_id, true_label, correct FROM answers_labelled")
-    by_image = {row["image_id"]: (row["true_label"], row["correct"]) for row in found.to_pylist()}
+    rows = lk.sql("SELECT image_id, true_label, correct FROM answers_labelled")
+    by_image = {row["image_id"]: (row["true_label"], row["correct"]) for row in rows.to_pylist()}
     assert by_image == {image("right"): ("cat", True), image("wrong"): ("dog", False), image("unknown"): (None, None)}
 
 
@@ -173,6 +178,17 @@ def test_a_connection_is_kept_for_every_query_whose_tables_have_not_changed(lk: 
         assert [connection for _, connection in idle(lk).connections if connection not in before] == []
     add(lk, [{"image_id": image(2), "label": "dog"}])
     assert lk.sql("SELECT count(*) AS n FROM answers")["n"].to_pylist() == [2]
+
+
+def test_the_connections_of_a_lake_end_with_it(make_lake: MakeLake) -> None:
+    lk = make_lake()
+    lk.sql("SELECT count(*) FROM predictions")
+    waiting, gone = weakref.ref(idle(lk)), weakref.ref(lk)
+    assert waiting() is not None
+    del lk
+    gc.collect()
+    assert gone() is None
+    assert waiting() is None
 
 
 def test_vectors_are_there_for_a_query_that_names_them_only(lk: Lake) -> None:

@@ -1,4 +1,4 @@
-"""One filter means one thing: what Lance passes is what DuckDB passes, nulls and all."""
+"""A filter passes the same rows in Lance and in DuckDB, nulls included."""
 
 import functools
 from pathlib import Path
@@ -24,20 +24,20 @@ FLOATS = [None, 0.0, 0.1, 0.25, 0.5, 1.0, 0.30000000000000004]
 @pytest.fixture(scope="module")
 def lk(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Every label, number and float beside every kind of other, nulls among them; 130 rows."""
-    made = open_lake.create(str(tmp_path_factory.mktemp("where") / "lake"), columns=COLUMNS)
+    lake = open_lake.create(str(tmp_path_factory.mktemp("where") / "lake"), columns=COLUMNS)
     rows: list[dict[str, Any]] = []
     for i in range(130):
         rows.append({
             "label": LABELS[i % len(LABELS)], "n": NUMBERS[i % len(NUMBERS)], "heat": FLOATS[i % 5],
             "confidence": FLOATS[i % len(FLOATS)], "Camera": LABELS[i // 3 % len(LABELS)], "order": NUMBERS[i // 2 % 6],
         })  # fmt: skip
-    add(made, rows[:70])
-    add(made, rows[70:])
-    return made
+    add(lake, rows[:70])
+    add(lake, rows[70:])
+    return lake
 
 
 def passing(lk: Lake, text: str) -> tuple[set[str], set[str] | None]:
-    """prediction_ids that pass in DuckDB; and in Lance, or None when Lance is not asked."""
+    """prediction_ids that pass in DuckDB; and in Lance, or None if Lance does not evaluate it."""
     checked = where.check(lk, text)
     duck = lk.sql(f"SELECT prediction_id FROM predictions WHERE ({text}\n)")["prediction_id"].to_pylist()
     lance = None
@@ -85,7 +85,7 @@ FILTERS = st.recursive(
     ),
     max_leaves=5,
 )
-asked = {"lance": 0, "duckdb": 0}
+evaluated_by = {"lance": 0, "duckdb": 0}
 
 
 @given(FILTERS)
@@ -93,12 +93,12 @@ asked = {"lance": 0, "duckdb": 0}
 def test_lance_passes_exactly_the_rows_duckdb_passes(lk: Lake, filter: str) -> None:
     """With three values of truth: NOT (n > 1) passes no row whose n is null, in both."""
     duck, lance = passing(lk, filter)
-    asked["duckdb" if lance is None else "lance"] += 1
+    evaluated_by["duckdb" if lance is None else "lance"] += 1
     assert lance is None or lance == duck
 
 
-def test_most_of_those_filters_were_lances() -> None:
-    assert asked["lance"] > 4 * asked["duckdb"] > 0
+def test_lance_evaluates_most_of_these_filters() -> None:
+    assert evaluated_by["lance"] > 4 * evaluated_by["duckdb"] > 0
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_most_of_those_filters_were_lances() -> None:
         ("label = 'a' -- only", "(label = 'a')"),
     ],
 )
-def test_what_both_say_alike_goes_to_lance(lk: Lake, filter: str, lance: str) -> None:
+def test_a_filter_that_means_the_same_in_both_goes_to_lance(lk: Lake, filter: str, lance: str) -> None:
     assert where.check(lk, filter).lance == lance
 
 
@@ -136,13 +136,13 @@ def test_what_both_say_alike_goes_to_lance(lk: Lake, filter: str, lance: str) ->
         "CASE WHEN n = 1 THEN true ELSE false END",
     ],
 )
-def test_everything_else_is_duckdbs(lk: Lake, filter: str) -> None:
+def test_every_other_filter_goes_to_duckdb(lk: Lake, filter: str) -> None:
     checked = where.check(lk, filter)
     assert checked.lance is None
-    found = lk.scan("predictions", ["prediction_id"])
+    rows = lk.scan("predictions", ["prediction_id"])
     rows = lk.dataset("predictions").scanner(columns=["prediction_id"], with_row_id=True).to_table()
     names = dict(zip(rows["_rowid"].to_pylist(), rows["prediction_id"].to_pylist(), strict=True))
-    assert found.num_rows == len(names)
+    assert rows.num_rows == len(names)
     assert {names[i] for i in where.row_ids(lk, checked)} == passing(lk, filter)[0]
 
 
@@ -169,13 +169,13 @@ def test_everything_else_is_duckdbs(lk: Lake, filter: str) -> None:
         "EXISTS (FROM '/etc/passwd')",
     ],
 )
-def test_what_is_not_one_expression_over_predictions_is_refused(lk: Lake, filter: str) -> None:
+def test_a_filter_that_is_not_one_expression_over_predictions_is_refused(lk: Lake, filter: str) -> None:
     with pytest.raises(BadInput, match="the filter"):
         where.check(lk, filter)
 
 
 @pytest.mark.parametrize(("filter", "kind"), [("n", "BIGINT"), ("label", "VARCHAR"), ("1", "INTEGER"), ("n, n", "")])
-def test_what_is_neither_true_nor_false_is_refused(lk: Lake, filter: str, kind: str) -> None:
+def test_a_filter_that_is_not_boolean_is_refused(lk: Lake, filter: str, kind: str) -> None:
     with pytest.raises(BadInput, match=f"gives .*{kind}.*, not true or false"):
         where.check(lk, filter)
 
@@ -199,7 +199,7 @@ def test_a_filter_names_its_images_once(make_lake: MakeLake, tmp_path: Path) -> 
     assert where.images(lk, "label = 'x' -- both") == ["a", "b"]
 
 
-def test_a_long_filter_is_taken(lk: Lake) -> None:
+def test_a_long_filter_works(lk: Lake) -> None:
     many = " OR ".join(f"n = {i}" for i in range(500))
     nested = functools.reduce(lambda inner, i: f"(n = {i} OR {inner})", range(60), "n = 1")
     for filter in (many, nested):

@@ -83,9 +83,9 @@ def truth(lk: Lake, column: str) -> list[tuple[str, int]]:
     )
 
 
-some = st.lists(st.sampled_from(range(6)), min_size=1, max_size=4, unique=True)
+numbers = st.lists(st.sampled_from(range(6)), min_size=1, max_size=4, unique=True)
 deeds = st.one_of(
-    st.tuples(st.sampled_from(["answer", "store", "vectors", "other vectors", "broken answer"]), some),
+    st.tuples(st.sampled_from(["answer", "store", "vectors", "other vectors", "broken answer"]), numbers),
     st.tuples(st.sampled_from(["delete", "status", "drop bytes"]), st.sampled_from(range(6)).map(lambda i: [i])),
     st.tuples(st.sampled_from(["compact", "index"]), st.just([])),
 )
@@ -93,7 +93,9 @@ deeds = st.one_of(
 
 @settings(max_examples=8)
 @given(st.lists(deeds, min_size=4, max_size=10), st.sampled_from([3, 300]))
-def test_it_finds_what_a_plain_scan_finds(make_lake: MakeLake, done: list[tuple[str, list[int]]], dim: int) -> None:
+def test_it_finds_the_same_rows_as_a_plain_scan(
+    make_lake: MakeLake, done: list[tuple[str, list[int]]], dim: int
+) -> None:
     """Asked anew, it agrees in everything. Asked again and again it agrees on the rows, and gives none up too early.
 
     It may hope too long: bytes that were dropped are noticed when they are wanted.
@@ -128,12 +130,12 @@ def test_it_finds_what_a_plain_scan_finds(make_lake: MakeLake, done: list[tuple[
                 lk.index("predictions")
         expected = truth(lk, column)
         assert facts(MissingVectors(lk, column).look()) == expected
-        found = facts(patient.look())
-        assert [image for image, _ in found] == [image for image, _ in expected]
+        rows = facts(patient.look())
+        assert [image for image, _ in rows] == [image for image, _ in expected]
         hopeful = {image for image, state in expected if state == WAITING}
-        assert not hopeful & {image for image, state in found if state == WITHOUT_BYTES}
-        assert [f for f in found if f[1] == UNREADABLE] == [f for f in expected if f[1] == UNREADABLE]
-        assert facts(patient.rows()) == found
+        assert not hopeful & {image for image, state in rows if state == WITHOUT_BYTES}
+        assert [f for f in rows if f[1] == UNREADABLE] == [f for f in expected if f[1] == UNREADABLE]
+        assert facts(patient.rows()) == rows
     shutil.rmtree(lk.uri)
 
 
@@ -150,7 +152,7 @@ def test_addresses_are_those_of_the_version_and_ascend(lk: Lake) -> None:
     assert (np.diff(gaps.address.astype(np.int64)) > 0).all()
 
 
-def test_a_look_at_an_unchanged_lake_is_the_last_one(lk: Lake) -> None:
+def test_an_unchanged_lake_gives_the_same_object_again(lk: Lake) -> None:
     column = bound(lk, 3)
     answer(lk, 0)
     missing = MissingVectors(lk, column)
@@ -163,7 +165,7 @@ def test_a_lake_whose_embedder_never_ran_lacks_every_vector(lk: Lake) -> None:
     assert facts(MissingVectors(lk, "emb_resnet18").look()) == [(IMAGES[0], WAITING), (IMAGES[1], WITHOUT_BYTES)]
 
 
-def test_a_column_made_anew_under_the_same_name_is_empty(lk: Lake) -> None:
+def test_a_column_that_is_created_again_under_its_name_is_empty(lk: Lake) -> None:
     column = bound(lk, 3)
     answer(lk, 0)
     vectors(lk, column, 0)
@@ -174,7 +176,7 @@ def test_a_column_made_anew_under_the_same_name_is_empty(lk: Lake) -> None:
     assert len(missing.look().state) == 1
 
 
-def test_vectors_that_are_there_are_not_read(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_vectors_are_not_read(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that came in one by one, were embedded and merged with others that were not."""
     column = bound(lk, 300)
     for i in range(4):
@@ -193,8 +195,8 @@ def test_progress_counts_each_image_once(lk: Lake) -> None:
     answer(lk, 3, status="it is broken")
     store(lk, 0, 1)
     vectors(lk, column, 0)
-    (found,) = summary.embedding_progress(lk, lk.embedders())
-    counts = {name: found[name] for name in ("embedded", "missing", "unreadable", "without_bytes")}
+    (rows,) = summary.embedding_progress(lk, lk.embedders())
+    counts = {name: rows[name] for name in ("embedded", "missing", "unreadable", "without_bytes")}
     assert counts == {"embedded": 1, "missing": 1, "unreadable": 1, "without_bytes": 1}
 
 
@@ -218,7 +220,7 @@ def test_lengths_are_counted_from_both_ends(pages: list[PageNulls], expected: li
     assert list(nulls.regions(pages, 10 if pages else 0)) == expected
 
 
-def test_a_footer_in_unknown_words_is_not_believed(lk: Lake, tmp_path: Path) -> None:
+def test_a_footer_with_an_unknown_description_is_not_trusted(lk: Lake, tmp_path: Path) -> None:
     class Described:
         encoding = "PageLayout { layout: Some(NewLayout { layers: [RepdefAllValidItem, RepdefNewItem] }) }"
         buffers = ()

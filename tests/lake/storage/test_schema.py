@@ -12,7 +12,7 @@ from tests.conftest import MakeLake
 
 
 @pytest.mark.parametrize("table", schema.TABLES.values(), ids=list(schema.TABLES))
-def test_every_table_and_column_says_what_it_means(table: schema.Table) -> None:
+def test_every_table_and_column_is_documented(table: schema.Table) -> None:
     assert table.doc
     assert all(column.doc for column in table.columns)
     names = [column.name for column in table.columns]
@@ -57,7 +57,7 @@ def test_promoted_columns_are_typed_columns_of_predictions(make_lake: MakeLake) 
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a-b", "1st", "naïve", "x;y", "label", "prediction_id", "emb_mine"])
-def test_a_promoted_columns_name_is_a_free_plain_word(tmp_path, name: str) -> None:
+def test_a_promoted_column_needs_a_new_plain_name(tmp_path, name: str) -> None:
     with pytest.raises(BadInput, match="column name"):
         open_lake.create(str(tmp_path / "lake"), columns={name: "int"})
     assert not (tmp_path / "lake").exists()

@@ -1,4 +1,4 @@
-"""A lake is made whole, opened at its newest version, and never written over something else."""
+"""A lake is created whole, opened at its newest version, and never written over something else."""
 
 import datetime as dt
 import threading
@@ -23,9 +23,9 @@ def slices_row(name: str) -> pa.Table:
     return pa.Table.from_pylist([row | {"created_at": store.now()}], schema=schema.SLICES.arrow())
 
 
-def test_what_is_created_can_be_opened(tmp_path: Path) -> None:
-    made = lake.create(str(tmp_path / "new" / "lake"), embedders=["resnet18", "efficientnet-lite0"])
-    opened = lake.open(made.uri)
+def test_a_created_lake_can_be_opened(tmp_path: Path) -> None:
+    created = lake.create(str(tmp_path / "new" / "lake"), embedders=["resnet18", "efficientnet-lite0"])
+    opened = lake.open(created.uri)
     assert [e.name for e in opened.embedders()] == ["resnet18", "efficientnet-lite0"]
     assert all(
         opened.dataset(name).count_rows() == 0 for name in schema.TABLES if name not in ("migrations", "embedders")
@@ -36,7 +36,7 @@ def test_a_trailing_slash_names_the_same_lake(lk: Lake) -> None:
     assert lake.open(lk.uri + "/").uri == lk.uri
 
 
-def test_nothing_there_is_no_lake(tmp_path: Path) -> None:
+def test_an_empty_place_is_not_a_lake(tmp_path: Path) -> None:
     with pytest.raises(NotALake, match="lakeloop init"):
         lake.open(str(tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
@@ -47,14 +47,14 @@ def test_a_lake_is_created_once(lk: Lake) -> None:
         lake.create(lk.uri)
 
 
-def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(BadInput, match=r"other files in it \(holiday.jpg"):
         lake.create(str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
-def test_a_file_is_no_place_for_a_lake(tmp_path: Path) -> None:
+def test_a_lake_cannot_be_created_at_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="is a file"):
         lake.create(str(tmp_path / "file"))
@@ -92,12 +92,12 @@ def test_an_interrupted_create_is_completed_by_the_next(tmp_path: Path, monkeypa
             lake.create(uri, **options)
     with pytest.raises(NotALake):
         lake.open(uri)
-    made = lake.create(uri, **options)
-    assert made.promoted() == {"line": pa.int64()}
-    assert [e.name for e in made.embedders()] == ["resnet18"]
-    assert migrations.applied(made) == [number for number, _, _ in migrations.STEPS]
+    created = lake.create(uri, **options)
+    assert created.promoted() == {"line": pa.int64()}
+    assert [e.name for e in created.embedders()] == ["resnet18"]
+    assert migrations.applied(created) == [number for number, _, _ in migrations.STEPS]
     for name, table in schema.TABLES.items():
-        assert len(made.dataset(name).describe_indices()) == len(table.indexed)
+        assert len(created.dataset(name).describe_indices()) == len(table.indexed)
 
 
 def test_migrations_are_recorded_once(lk: Lake) -> None:
@@ -117,7 +117,7 @@ def test_two_handles_see_each_others_commits(lk: Lake) -> None:
     assert sorted(lk.frame("slices").collect()["name"]) == ["a", "b"]
 
 
-def test_a_version_stays_what_it_was(lk: Lake) -> None:
+def test_a_version_does_not_change(lk: Lake) -> None:
     lk.insert("slices", slices_row("a"))
     version = lk.version("slices")
     lk.insert("slices", slices_row("b"))
@@ -131,7 +131,7 @@ def test_a_known_key_is_not_inserted_again(lk: Lake) -> None:
     assert lk.dataset("slices").count_rows() == 1
 
 
-def test_one_key_inserted_by_many_at_once_is_there_once(lk: Lake) -> None:
+def test_a_key_inserted_by_many_at_once_is_stored_once(lk: Lake) -> None:
     added: list[int] = []
     handles = [lake.open(lk.uri) for _ in range(4)]
     threads = [threading.Thread(target=lambda h=h: added.append(h.insert("slices", slices_row("a")))) for h in handles]
@@ -188,12 +188,14 @@ def test_a_frame_stays_at_its_version(lk: Lake, tmp_path: Path) -> None:
     ("name", "version", "words"),
     [("image", None, "did you mean images"), ("images", 999, "no version 999"), ("images", "v1", "no tag 'v1'")],
 )
-def test_a_frame_of_what_is_not_there(lk: Lake, name: str, version: int | str | None, words: str) -> None:
+def test_a_frame_of_an_unknown_table_or_version_is_refused(
+    lk: Lake, name: str, version: int | str | None, words: str
+) -> None:
     with pytest.raises(BadInput, match=words):
         lk.frame(name, version)
 
 
-def test_the_present_moment_has_a_zone() -> None:
+def test_the_current_time_has_a_zone() -> None:
     assert store.now().utcoffset() == dt.timedelta(0)
 
 
