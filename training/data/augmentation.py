@@ -1,7 +1,8 @@
-"""From a stored file to the square a network gets: cut, turned, mirrored and recoloured, its boxes and mask with it.
+"""Prepares stored image files for a network: cut, resized and, in training, randomly augmented.
 
-Every draw comes from a key given by the caller (seed, epoch, position), so an image looks the same whichever process
-prepares it, and after a restart. Runs in decoding workers: Pillow and numpy only.
+Boxes and masks change with the image. Every random number comes from a key that the caller gives (seed, epoch,
+position), so an image looks the same in whichever process prepares it, and after a restart. Runs in decoding workers:
+Pillow and numpy only.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from training.tasks.task import Sample, Target
 if TYPE_CHECKING:
     from training.registry.recipe import Recipe
 
-# A box of which less than this share is left by a cut is no box of its thing any more.
+# A box is dropped if a cut leaves less than this share of its area.
 LEAST_OF_A_BOX = 0.3
+# Attempts to draw a cut that fits into the image.
 _CUTS = 10
 
 View = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Look:
-    """How images are drawn in training. Ranges as in the recipe of the same names; the default changes nothing."""
+class Augmentation:
+    """How training images vary. Fields and ranges are those of the recipe; the defaults change nothing."""
 
     crop: float = 1.0
     stretch: float = 0.0
@@ -44,26 +46,26 @@ class Look:
     erase: float = 0.0
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Look:
+    def of(cls, recipe: Recipe) -> Augmentation:
         return cls(**{name: getattr(recipe, name) for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """`side`: pixels of the square; `geometry`: "crop" shows the centre square, "squash" the whole image.
+    """`side`: pixels of the square. `geometry`: "crop" shows the centre square, "squash" the whole image.
 
-    `classes`: index by name. `look`: how images are varied; None: not at all, and keys are not looked at.
+    `classes`: index by name. `augmentation`: None outside of training; keys are then not used.
     """
 
     side: int
     geometry: Literal["crop", "squash"]
     classes: Mapping[str, int]
-    look: Look | None = None
+    augmentation: Augmentation | None = None
 
 
 @dataclass(frozen=True)
-class Job:
-    """One file to prepare: what is known of it, and the key of its draws. `boxes` and `masks` as in table labels."""
+class StoredSample:
+    """An image file with its labels and the key of its random numbers. `boxes` and `masks`: as in table labels."""
 
     image_id: str
     data: bytes = field(repr=False)
@@ -74,157 +76,163 @@ class Job:
     masks: Sequence[Mapping[str, Any]] | None = None
 
 
-def prepare_many(jobs: Sequence[Job], how: Preparation) -> list[Sample | str]:
-    """For a worker: each file as a sample, or the reason why it cannot be one."""
-    found: list[Sample | str] = []
-    for job in jobs:
+def prepare_many(stored: Sequence[StoredSample], preparation: Preparation) -> list[Sample | str]:
+    """For a worker: each file as a sample, or the reason why it cannot be prepared."""
+    samples: list[Sample | str] = []
+    for sample in stored:
         try:
-            found.append(prepare(job, how))
+            samples.append(prepare(sample, preparation))
         except (UnreadableImage, BadInput) as error:
-            found.append(f"{job.image_id}: {error}")
-    return found
+            samples.append(f"{sample.image_id}: {error}")
+    return samples
 
 
-def prepare(job: Job, how: Preparation) -> Sample:
-    """One stored file as a sample. Raises UnreadableImage, BadInput for a mask that is not of its image."""
-    opened = decode.open_image(job.data)
+def prepare(stored: StoredSample, preparation: Preparation) -> Sample:
+    """A stored file as a sample. Raises UnreadableImage, or BadInput if a mask has another size than its image."""
+    opened = decode.open_image(stored.data)
     width, height = _upright_size(opened)
-    rng = np.random.default_rng(job.key) if how.look is not None else None
-    view = _view(width, height, how, rng)
-    # No more is decoded than the square can show.
-    scale = min(1.0, how.side / min(view[2] - view[0], view[3] - view[1]))
-    shown = decode.pixels(opened, shortest_side=max(1, math.ceil(scale * min(width, height))))
-    return _sample(job, shown, (width, height), view, how, rng)
+    rng = np.random.default_rng(stored.key) if preparation.augmentation is not None else None
+    view = _view(width, height, preparation, rng)
+    # Decode no more pixels than the square can show.
+    scale = min(1.0, preparation.side / min(view[2] - view[0], view[3] - view[1]))
+    image = decode.pixels(opened, shortest_side=max(1, math.ceil(scale * min(width, height))))
+    return _sample(stored, image, (width, height), view, preparation, rng)
 
 
 def _upright_size(opened: Image.Image) -> tuple[int, int]:
     try:
         # EXIF orientations 5 to 8 swap the axes. For some formats Pillow reads the whole file to find them.
-        lies = opened.getexif().get(0x0112) in (5, 6, 7, 8)
-    except Exception as error:  # Pillow raises many kinds for broken files
+        swapped = opened.getexif().get(0x0112) in (5, 6, 7, 8)
+    except Exception as error:  # Pillow raises many kinds of errors for broken files
         raise UnreadableImage(str(error).strip() or type(error).__name__) from error
-    return (opened.height, opened.width) if lies else opened.size
+    return (opened.height, opened.width) if swapped else opened.size
 
 
-def whole(image_id: str, image: Image.Image, how: Preparation) -> Sample:
+def whole(image_id: str, image: Image.Image, preparation: Preparation) -> Sample:
     """An image in memory (upright, RGB) as a sample without a target."""
-    view = _view(*image.size, how, None)
-    return _sample(Job(image_id, b""), image, image.size, view, how, None)
+    view = _view(*image.size, preparation, None)
+    return _sample(StoredSample(image_id, b""), image, image.size, view, preparation, None)
 
 
 def _sample(
-    job: Job,
-    shown: Image.Image,
+    stored: StoredSample,
+    image: Image.Image,
     size: tuple[int, int],
     view: View,
-    how: Preparation,
+    preparation: Preparation,
     rng: np.random.Generator | None,
 ) -> Sample:
-    across, down = shown.width / size[0], shown.height / size[1]
-    box = (view[0] * across, view[1] * down, view[2] * across, view[3] * down)
-    square = shown.resize((how.side, how.side), Image.Resampling.BILINEAR, box=box)
-    target = _target(job, size, view, how)
-    if rng is not None and how.look is not None:
-        square = _recoloured(square, how.look, rng)
-        pixels, target = _moved(np.asarray(square), target, how.look, rng)
-        pixels = _erased(pixels, how.look, rng)
+    """`image` may be smaller than the original, whose `size` is (width, height); `view` is in the original's pixels."""
+    scale_x, scale_y = image.width / size[0], image.height / size[1]
+    box = (view[0] * scale_x, view[1] * scale_y, view[2] * scale_x, view[3] * scale_y)
+    square = image.resize((preparation.side, preparation.side), Image.Resampling.BILINEAR, box=box)
+    target = _target(stored, size, view, preparation)
+    augmentation = preparation.augmentation
+    if rng is not None and augmentation is not None:
+        square = _recoloured(square, augmentation, rng)
+        pixels, target = _flipped(np.asarray(square), target, augmentation, rng)
+        pixels = _erased(pixels, augmentation, rng)
     else:
         pixels = np.array(square)
-    return Sample(job.image_id, pixels, target, job.weight, size, view)
+    return Sample(stored.image_id, pixels, target, stored.weight, size, view)
 
 
-def _view(width: int, height: int, how: Preparation, rng: np.random.Generator | None) -> View:
-    """The part of the image that is shown."""
-    side = min(width, height)
-    base_width, base_height = (side, side) if how.geometry == "crop" else (width, height)
-    if rng is None or how.look is None or (how.look.crop == 1.0 and how.look.stretch == 0.0):
+def _view(width: int, height: int, preparation: Preparation, rng: np.random.Generator | None) -> View:
+    """The part of the image that the square shows."""
+    side, augmentation = min(width, height), preparation.augmentation
+    base_width, base_height = (side, side) if preparation.geometry == "crop" else (width, height)
+    if rng is None or augmentation is None or (augmentation.crop == 1.0 and augmentation.stretch == 0.0):
         left, top = (width - base_width) / 2, (height - base_height) / 2
         return left, top, left + base_width, top + base_height
-    across = down = 0.0
+    view_width = view_height = 0.0
     for _ in range(_CUTS):
-        share = math.sqrt(rng.uniform(how.look.crop, 1.0))
-        ratio = math.exp(0.5 * rng.uniform(math.log1p(-how.look.stretch), -math.log1p(-how.look.stretch)))
-        across, down = base_width * share * ratio, base_height * share / ratio
-        if across <= width and down <= height:
+        share = math.sqrt(rng.uniform(augmentation.crop, 1.0))
+        ratio = math.exp(0.5 * rng.uniform(math.log1p(-augmentation.stretch), -math.log1p(-augmentation.stretch)))
+        view_width, view_height = base_width * share * ratio, base_height * share / ratio
+        if view_width <= width and view_height <= height:
             break
-    across, down = min(max(across, 1.0), width), min(max(down, 1.0), height)
-    left, top = rng.uniform(0.0, width - across), rng.uniform(0.0, height - down)
-    return left, top, left + across, top + down
+    view_width, view_height = min(max(view_width, 1.0), width), min(max(view_height, 1.0), height)
+    left, top = rng.uniform(0.0, width - view_width), rng.uniform(0.0, height - view_height)
+    return left, top, left + view_width, top + view_height
 
 
-def _target(job: Job, size: tuple[int, int], view: View, how: Preparation) -> Target:
-    """What the statement about the image says of the square."""
-    # A class that the model does not have is never answered right.
-    label = how.classes.get(job.label, -1) if job.label is not None else None
+def _target(stored: StoredSample, size: tuple[int, int], view: View, preparation: Preparation) -> Target:
+    """The labels of the stored image, in the square's pixels."""
+    # -1: a class that the model does not have; no prediction is correct.
+    label = preparation.classes.get(stored.label, -1) if stored.label is not None else None
     boxes: np.ndarray = np.zeros((0, 4), np.float32)
-    kinds: np.ndarray = np.zeros(0, np.int64)
-    if job.boxes:
-        known = [b for b in job.boxes if b["label"] in how.classes]
+    classes: np.ndarray = np.zeros(0, np.int64)
+    if stored.boxes:
+        known = [box for box in stored.boxes if box["label"] in preparation.classes]
         corners = [(b["x"], b["y"], b["x"] + b["width"], b["y"] + b["height"]) for b in known]
-        kinds = np.array([how.classes[b["label"]] for b in known], np.int64)
-        boxes, kinds = _cut(np.array(corners, np.float64).reshape(-1, 4), kinds, view, how.side)
-    mask = None if job.masks is None else _mask(job.masks, size, view, how)
-    return Target(label, boxes, kinds, mask)
+        classes = np.array([preparation.classes[box["label"]] for box in known], np.int64)
+        boxes, classes = _cut(np.array(corners, np.float64).reshape(-1, 4), classes, view, preparation.side)
+    mask = None if stored.masks is None else _mask(stored.masks, size, view, preparation)
+    return Target(label, boxes, classes, mask)
 
 
-def _cut(boxes: np.ndarray, kinds: np.ndarray, view: View, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _cut(boxes: np.ndarray, classes: np.ndarray, view: View, side: int) -> tuple[np.ndarray, np.ndarray]:
     left, top, right, bottom = view
     inside = np.clip(boxes, [left, top, left, top], [right, bottom, right, bottom])
     area = (inside[:, 2] - inside[:, 0]) * (inside[:, 3] - inside[:, 1])
     before = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    kept = (area > 0) & (area >= LEAST_OF_A_BOX * before)
+    visible = (area > 0) & (area >= LEAST_OF_A_BOX * before)
     scale = np.array([side / (right - left), side / (bottom - top)] * 2)
-    return ((inside[kept] - [left, top, left, top]) * scale).astype(np.float32), kinds[kept]
+    return ((inside[visible] - [left, top, left, top]) * scale).astype(np.float32), classes[visible]
 
 
-def _mask(given: Sequence[Mapping[str, Any]], size: tuple[int, int], view: View, how: Preparation) -> np.ndarray:
-    """Classes of pixels; where instances overlap, the later one counts."""
+def _mask(
+    instances: Sequence[Mapping[str, Any]], size: tuple[int, int], view: View, preparation: Preparation
+) -> np.ndarray:
+    """The class of each pixel. Where instances overlap, the later one counts."""
     whole = np.zeros((size[1], size[0]), np.uint8)
-    for one in given:
-        if (one["height"], one["width"]) != whole.shape:
-            raise BadInput(f"a mask of {one['width']} x {one['height']} on an image of {size[0]} x {size[1]}")
-        # A class the model does not have is not background, either.
-        value = how.classes[one["label"]] + 1 if one["label"] in how.classes else IGNORED
-        whole[masks.decode(one["counts"], one["height"], one["width"])] = value
-    small = Image.fromarray(whole).resize((how.side, how.side), Image.Resampling.NEAREST, box=view)
+    for mask in instances:
+        if (mask["height"], mask["width"]) != whole.shape:
+            raise BadInput(f"a mask of {mask['width']} x {mask['height']} on an image of {size[0]} x {size[1]}")
+        # A class that the model does not have is not background, either.
+        value = preparation.classes[mask["label"]] + 1 if mask["label"] in preparation.classes else IGNORED
+        whole[masks.decode(mask["counts"], mask["height"], mask["width"])] = value
+    small = Image.fromarray(whole).resize((preparation.side, preparation.side), Image.Resampling.NEAREST, box=view)
     return np.array(small)
 
 
-def _moved(pixels: np.ndarray, target: Target, look: Look, rng: np.random.Generator) -> tuple[np.ndarray, Target]:
-    """Mirrored and turned by quarter turns."""
-    across = look.flip in ("horizontal", "both") and rng.random() < 0.5
-    down = look.flip in ("vertical", "both") and rng.random() < 0.5
-    turns = int(rng.integers(4)) if look.turn else 0
+def _flipped(
+    pixels: np.ndarray, target: Target, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[np.ndarray, Target]:
+    """Flips, and rotates by quarter turns."""
+    horizontal = augmentation.flip in ("horizontal", "both") and rng.random() < 0.5
+    vertical = augmentation.flip in ("vertical", "both") and rng.random() < 0.5
+    turns = int(rng.integers(4)) if augmentation.turn else 0
     boxes, mask, side = target.boxes, target.mask, float(pixels.shape[0])
-    if across:
+    if horizontal:
         pixels, mask = pixels[:, ::-1], None if mask is None else mask[:, ::-1]
         boxes = np.stack([side - boxes[:, 2], boxes[:, 1], side - boxes[:, 0], boxes[:, 3]], axis=1)
-    if down:
+    if vertical:
         pixels, mask = pixels[::-1], None if mask is None else mask[::-1]
         boxes = np.stack([boxes[:, 0], side - boxes[:, 3], boxes[:, 2], side - boxes[:, 1]], axis=1)
-    for _ in range(turns):  # to the left, as numpy turns
+    for _ in range(turns):  # counter-clockwise, as numpy rotates
         boxes = np.stack([boxes[:, 1], side - boxes[:, 2], boxes[:, 3], side - boxes[:, 0]], axis=1)
     pixels, mask = np.rot90(pixels, turns), None if mask is None else np.ascontiguousarray(np.rot90(mask, turns))
     return np.ascontiguousarray(pixels), Target(target.label, boxes, target.box_classes, mask)
 
 
-def _recoloured(image: Image.Image, look: Look, rng: np.random.Generator) -> Image.Image:
+def _recoloured(image: Image.Image, augmentation: Augmentation, rng: np.random.Generator) -> Image.Image:
     """Brightness and contrast in one table of 256 values; saturation as a step towards or away from grey."""
-    if look.brightness or look.contrast:
-        bright = 1.0 + rng.uniform(-look.brightness, look.brightness)
-        steep = 1.0 + rng.uniform(-look.contrast, look.contrast)
+    if augmentation.brightness or augmentation.contrast:
+        brightness = 1.0 + rng.uniform(-augmentation.brightness, augmentation.brightness)
+        contrast = 1.0 + rng.uniform(-augmentation.contrast, augmentation.contrast)
         middle = float(np.asarray(image.convert("L")).mean())
-        table = np.clip(((np.arange(256) - middle) * steep + middle) * bright, 0, 255).astype(np.uint8)
+        table = np.clip(((np.arange(256) - middle) * contrast + middle) * brightness, 0, 255).astype(np.uint8)
         image = image.point(table.tolist() * 3)
-    if look.saturation:
-        amount = 1.0 + rng.uniform(-look.saturation, look.saturation)
+    if augmentation.saturation:
+        amount = 1.0 + rng.uniform(-augmentation.saturation, augmentation.saturation)
         image = Image.blend(image.convert("L").convert("RGB"), image, amount)
     return image
 
 
-def _erased(pixels: np.ndarray, look: Look, rng: np.random.Generator) -> np.ndarray:
-    """A grey rectangle of 2 to 20 % of the square, in `erase` of the images (random erasing, arXiv 1708.04896)."""
-    if not look.erase or rng.random() >= look.erase:
+def _erased(pixels: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Random erasing (arXiv 1708.04896): a share `erase` of the images gets a grey rectangle, 2 to 20 % of the area."""
+    if not augmentation.erase or rng.random() >= augmentation.erase:
         return pixels
     side = pixels.shape[0]
     area, ratio = rng.uniform(0.02, 0.2) * side * side, math.exp(rng.uniform(-1.0, 1.0))

@@ -1,8 +1,8 @@
-"""Prepared samples, read from the lake and decoded in worker processes while the network is busy.
+"""Reads images from the lake and prepares them in worker processes, while the network is busy with the last batch.
 
-Bytes are read by row id at one version of the table, a batch at a time; the workers are `lake/images/workers.py`'s,
-which a
-hostile file cannot hurt. With no workers all is done in the caller's process. Either way the samples are the same.
+Bytes are read by row id at one version of the table, a batch at a time. The workers are those of
+`lake/images/workers.py`, which survive hostile files. Without workers the caller's process does all the work. The
+samples are the same.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ import numpy as np
 
 from lake.images.workers import WorkerDied, WorkerPool
 from lake.storage import blobs
-from training.data.augmentation import Job, Preparation, prepare_many
+from training.data.augmentation import Preparation, StoredSample, prepare_many
 from training.tasks.task import Sample
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.data.splits import Item
+    from training.data.splits import TrainingImage
 
 T = TypeVar("T")
 
-# Images a worker gets at once, and batches that wait for the network.
+# Images that a worker gets at once, and batches that are prepared ahead.
 TASK = 16
 AHEAD = 3
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One image to prepare, and the key of its augmentation."""
+    """An image to prepare, and the key of its augmentation."""
 
-    item: Item
+    image: TrainingImage
     key: tuple[int, ...] = ()
     weight: float = 1.0
 
 
 class Feed:
-    """Use as a context manager. One iteration at a time. `unreadable`: image_id -> why it was left out."""
+    """A context manager. One iteration at a time. `unreadable`: image_id -> why the image was left out."""
 
     def __init__(self, lake: Lake, image_ids: Sequence[str], workers: int | None = None) -> None:
-        """`image_ids`: all that may be drawn. `workers`: processes; None is one for each core but one, 0 is none."""
+        """`image_ids`: all images that may be drawn. `workers`: processes; None: all cores but one, 0: none."""
         count = max(1, min(8, len(os.sched_getaffinity(0)) - 1)) if workers is None else workers
-        self._shelf = _Shelf(lake, image_ids)
+        self._bytes = _ImageBytes(lake, image_ids)
         self._pool = WorkerPool("training.data.augmentation:prepare_many", count) if count else None
         self._count = count
         self.unreadable: dict[str, str] = {}
@@ -59,118 +59,122 @@ class Feed:
         if self._pool is not None:
             self._pool.close()
 
-    def batches(self, plan: Iterable[Sequence[Draw]], how: Preparation) -> Iterator[list[Sample]]:
+    def batches(self, plan: Iterable[Sequence[Draw]], preparation: Preparation) -> Iterator[list[Sample]]:
         """A list of samples for each part of the plan, in order. Images that cannot be read are left out."""
         if self._pool is None:
             for draws in plan:
-                yield self._kept(prepare_many(self._jobs(draws), how))
+                yield self._readable(prepare_many(self._stored(draws), preparation))
             return
-        for found in ahead(self._from_workers(plan, how), AHEAD):
-            yield self._kept(found)
+        for samples in ahead(self._from_workers(plan, preparation), AHEAD):
+            yield self._readable(samples)
 
-    def _from_workers(self, plan: Iterable[Sequence[Draw]], how: Preparation) -> Iterator[list[Sample | str]]:
+    def _from_workers(self, plan: Iterable[Sequence[Draw]], preparation: Preparation) -> Iterator[list[Sample | str]]:
         assert self._pool is not None
 
-        def tasks() -> Iterator[tuple[tuple[list[Job], Preparation], tuple[list[Job], bool]]]:
+        def tasks() -> Iterator[tuple[tuple[list[StoredSample], Preparation], tuple[list[StoredSample], bool]]]:
             for draws in plan:
-                jobs = self._jobs(draws)
-                for start in range(0, max(1, len(jobs)), TASK):
-                    part = jobs[start : start + TASK]
-                    yield (part, how), (part, start + TASK >= len(jobs))
+                stored = self._stored(draws)
+                for start in range(0, max(1, len(stored)), TASK):
+                    part = stored[start : start + TASK]
+                    yield (part, preparation), (part, start + TASK >= len(stored))
 
         batch: list[Sample | str] = []
         for result, (part, last) in self._pool.map(tasks(), ahead=AHEAD * self._count):
-            batch += self._one_by_one(part, how) if isinstance(result, WorkerDied) else result
+            batch += self._one_by_one(part, preparation) if isinstance(result, WorkerDied) else result
             if last:
                 yield batch
                 batch = []
 
-    def _one_by_one(self, jobs: Sequence[Job], how: Preparation) -> list[Sample | str]:
-        """One of these kills its decoder: the others are not to suffer for it."""
-        found: list[Sample | str] = []
-        with WorkerPool("training.data.augmentation:prepare_many", 1) as alone:
-            for job in jobs:
-                result = alone.run([job], how)
-                found += [f"{job.image_id}: {result.reason}"] if isinstance(result, WorkerDied) else result
-        return found
+    def _one_by_one(self, stored: Sequence[StoredSample], preparation: Preparation) -> list[Sample | str]:
+        """Prepares images singly, because one of them kills its worker."""
+        samples: list[Sample | str] = []
+        with WorkerPool("training.data.augmentation:prepare_many", 1) as worker:
+            for sample in stored:
+                result = worker.run([sample], preparation)
+                samples += [f"{sample.image_id}: {result.reason}"] if isinstance(result, WorkerDied) else result
+        return samples
 
-    def _jobs(self, draws: Sequence[Draw]) -> list[Job]:
-        files = self._shelf.read([draw.item.image_id for draw in draws])
-        jobs = []
+    def _stored(self, draws: Sequence[Draw]) -> list[StoredSample]:
+        files = self._bytes.read([draw.image.image_id for draw in draws])
+        stored = []
         for draw, data in zip(draws, files, strict=True):
-            name, said = draw.item.image_id, draw.item.truth
-            jobs.append(Job(name, data, draw.key, draw.weight, said.label, said.boxes, said.masks))
-        return jobs
+            truth = draw.image.ground_truth
+            stored.append(
+                StoredSample(draw.image.image_id, data, draw.key, draw.weight, truth.label, truth.boxes, truth.masks)
+            )
+        return stored
 
-    def _kept(self, found: Sequence[Sample | str]) -> list[Sample]:
-        for one in found:
-            if isinstance(one, str):
-                name, _, reason = one.partition(": ")
+    def _readable(self, samples: Sequence[Sample | str]) -> list[Sample]:
+        for sample in samples:
+            if isinstance(sample, str):
+                name, _, reason = sample.partition(": ")
                 self.unreadable[name] = reason
-        return [one for one in found if isinstance(one, Sample)]
+        return [sample for sample in samples if isinstance(sample, Sample)]
 
 
-class _Shelf:
+class _ImageBytes:
     """The bytes of chosen images by id."""
 
     def __init__(self, lake: Lake, image_ids: Sequence[str]) -> None:
         self._lake, self._names = lake, sorted({*image_ids})
-        self._look()
+        self._locate()
 
     def read(self, names: Sequence[str]) -> list[bytes]:
-        """In the order asked for; of an image that the lake does not have, no bytes: preparing it says so."""
-        there = [self._row[name] for name in names if name in self._row]
+        """In the order of `names`. An image that the lake does not have has no bytes; preparing it then fails."""
         try:
-            data = blobs.read(self._dataset, np.array(there, np.uint64)) if there else []
+            data = self._read(names)
         except (OSError, ValueError):
-            # Maintenance may clean up a version under a long run; the same images are in the newest.
-            self._look()
-            there = [self._row[name] for name in names if name in self._row]
-            data = blobs.read(self._dataset, np.array(there, np.uint64)) if there else []
-        found = iter(data)
-        return [next(found) if name in self._row else b"" for name in names]
+            # Maintenance may clean up a version under a long run; the newest version has the same images.
+            self._locate()
+            data = self._read(names)
+        return [data.get(name, b"") for name in names]
 
-    def _look(self) -> None:
+    def _read(self, names: Sequence[str]) -> dict[str, bytes]:
+        stored = [name for name in names if name in self._row]
+        rows = np.array([self._row[name] for name in stored], np.uint64)
+        return dict(zip(stored, blobs.read(self._dataset, rows), strict=True)) if stored else {}
+
+    def _locate(self) -> None:
         self._dataset: Any = self._lake.dataset("images")
         rows = blobs.locate(self._lake, self._names, self._dataset.version)
         self._row = dict(zip(rows["image_id"].to_pylist(), rows["_rowid"].to_pylist(), strict=True))
 
 
 def ahead(source: Iterable[T], size: int) -> Iterator[T]:
-    """The same things in the same order, made in a thread up to `size` before they are asked for."""
+    """The items of `source` in order; a thread takes up to `size` of them in advance."""
     queue: Queue[tuple[str, Any]] = Queue(size)
-    over = threading.Event()
+    stopped = threading.Event()
 
-    def put(what: str, value: Any) -> None:
-        while not over.is_set():
+    def put(kind: str, value: Any) -> None:
+        while not stopped.is_set():
             try:
-                queue.put((what, value), timeout=0.1)
+                queue.put((kind, value), timeout=0.1)
                 return
             except Full:
                 continue
 
     def work() -> None:
         try:
-            for one in source:
-                put("one", one)
-                if over.is_set():
+            for item in source:
+                put("item", item)
+                if stopped.is_set():
                     return
             put("end", None)
-        except BaseException as error:  # it belongs to whoever iterates
+        except BaseException as error:  # raised again in the caller's thread
             put("error", error)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
         while True:
-            what, value = queue.get()
-            if what == "end":
+            kind, value = queue.get()
+            if kind == "end":
                 return
-            if what == "error":
+            if kind == "error":
                 raise value
             yield value
     finally:
-        over.set()
+        stopped.set()
         while thread.is_alive():
             try:
                 queue.get_nowait()

@@ -1,7 +1,6 @@
-"""Which images an epoch has, in which order: a pure function of the seed and the epoch's number.
+"""Which images an epoch has, in which order: a function of the seed and the epoch's number.
 
-So there is no state to save: a run that is resumed at step s of epoch e looks at the same images as one that was never
-stopped.
+There is no state to save: a run that is resumed at step s of epoch e sees the same images as a run that never stopped.
 """
 
 from __future__ import annotations
@@ -15,67 +14,67 @@ from lake.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """`fresh` new images come first (0, 1, ...), then `older` ones for replay.
+class EpochSampler:
+    """Draws batches of indices: 0 to `new` - 1 are the new images, the next `old` the older ones for replay.
 
-    `replay`: share of each epoch that is drawn from the older images; 0 takes each of them once. `kinds`: the class of
-    each image, to draw every class equally often; None draws every image equally often. Each new image is once in an
-    epoch when classes are not balanced.
+    `replay`: the share of each epoch that is drawn from the older images; 0 takes each of them once. `classes`: the
+    class of each image, to draw every class equally often; None draws every image equally often. Without `classes` each
+    new image occurs once in an epoch.
     """
 
-    fresh: int
-    older: int
+    new: int
+    old: int
     batch: int
     seed: int
     replay: float = 0.5
-    kinds: Sequence[int] | None = None
+    classes: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if self.fresh < 1:
+        if self.new < 1:
             raise BadInput("there is no image to train on")
 
     @property
     def length(self) -> int:
-        """Images of an epoch."""
-        return self.fresh + self._replayed
+        """Images in an epoch."""
+        return self.new + self._replayed
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch. What does not fill a batch waits for another epoch; a small set is one small batch."""
+        """Batches in an epoch. Images that do not fill a batch wait for another epoch; a small set is one batch."""
         return max(1, self.length // self.batch)
 
     def epoch(self, number: int) -> list[np.ndarray]:
         """The batches of an epoch: indices of images."""
         rng = np.random.default_rng((self.seed, 1, number))
-        drawn = [self._draw(np.arange(self.fresh), self.fresh, rng)]
-        if self.older:
-            drawn.append(self._draw(np.arange(self.fresh, self.fresh + self.older), self._replayed, rng))
+        drawn = [self._draw(np.arange(self.new), self.new, rng)]
+        if self.old:
+            drawn.append(self._draw(np.arange(self.new, self.new + self.old), self._replayed, rng))
         order = rng.permutation(np.concatenate(drawn))
         size = min(self.batch, len(order))
         return [order[start * size : (start + 1) * size] for start in range(self.steps)]
 
     @property
     def _replayed(self) -> int:
-        if not self.older or not self.replay:
-            return self.older
-        return max(1, round(self.fresh * self.replay / (1 - self.replay)))
+        if not self.old or not self.replay:
+            return self.old
+        return max(1, round(self.new * self.replay / (1 - self.replay)))
 
-    def _draw(self, of: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-        if self.kinds is None:
-            return _cycled(of, count, rng)
-        kinds = np.asarray(self.kinds)[of]
-        there = rng.permutation(np.unique(kinds))
-        share = [count // len(there) + (place < count % len(there)) for place in range(len(there))]
-        return np.concatenate([_cycled(of[kinds == kind], n, rng) for kind, n in zip(there, share, strict=True)])
-
-
-def weights(kinds: Sequence[int]) -> np.ndarray:
-    """Of each image, so that every class weighs the same in all and the mean is 1: n / (classes * images of its)."""
-    values, place, counts = np.unique(np.asarray(kinds), return_inverse=True, return_counts=True)
-    return np.asarray(len(kinds) / (len(values) * counts))[place]
+    def _draw(self, indices: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        if self.classes is None:
+            return _cycled(indices, count, rng)
+        classes = np.asarray(self.classes)[indices]
+        order = rng.permutation(np.unique(classes))
+        counts = [count // len(order) + (i < count % len(order)) for i in range(len(order))]
+        return np.concatenate([_cycled(indices[classes == k], n, rng) for k, n in zip(order, counts, strict=True)])
 
 
-def _cycled(of: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` of them, none a second time before all were there once."""
-    rounds = [rng.permutation(of) for _ in range(-(-count // len(of)))]
-    return np.concatenate(rounds)[:count] if rounds else of[:0]
+def weights(classes: Sequence[int]) -> np.ndarray:
+    """The weight of each image, n / (classes * images of its class): every class weighs the same, the mean is 1."""
+    values, index, counts = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
+    return np.asarray(len(classes) / (len(values) * counts))[index]
+
+
+def _cycled(indices: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` of the indices; none occurs a second time before all have occurred once."""
+    rounds = [rng.permutation(indices) for _ in range(-(-count // len(indices)))]
+    return np.concatenate(rounds)[:count] if rounds else indices[:0]

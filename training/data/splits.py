@@ -1,9 +1,9 @@
-"""From slices to splits: what a run trains on, validates with and is tested on, pinned image by image.
+"""The splits of a run from slices: training, replay, validation, test and protected images, pinned one by one.
 
-No image, nor a near-duplicate of it, is in two splits: test goes before validation, validation before training.
-Nothing that an evaluation or regression slice holds is trained on, whatever the training slice says. What was taken,
-what was left out, and why, is in `Data.facts`; image ids with the ids of their label events are in `Data.items`.
-It knows no network, and reads no pixels.
+No image and no near-duplicate of it is in two splits: test takes an image before validation, validation before
+training. No image of an evaluation or regression slice is trained on, whatever the training slice says. `Splits.facts`
+records what was taken, what was left out and why; `Splits.items` has the image ids with the ids of their label events.
+This module knows no network and reads no pixels.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ ITEMS = pa.schema(
 
 
 @dataclass(frozen=True)
-class Item:
-    """One image of a split with what is true of it."""
+class TrainingImage:
+    """An image of a split with its ground truth."""
 
     image_id: str
-    truth: GroundTruth
+    ground_truth: GroundTruth
 
 
 @dataclass(frozen=True)
-class Data:
-    """`items`: a row of ITEMS for each image and use, by use, slice and image_id; `facts`: what goes into the record
-    (JSON); `classes`: in the order of the network's outputs.
+class Splits:
+    """`items`: a row of ITEMS for each image and use, sorted by use, slice and image_id. `facts`: JSON for the run's
+    record. `classes`: in the order of the network's outputs.
     """
 
     items: pa.Table
@@ -58,18 +58,18 @@ class Data:
     classes: tuple[str, ...]
 
 
-def truth_of(lake: Lake, made: Slice, task: str) -> pa.Table:
-    """image_id, label, boxes, masks of a slice's images that have a label for the task, by image_id.
+def ground_truth_of(lake: Lake, slice_: Slice, task: str) -> pa.Table:
+    """image_id, label, boxes, masks of a slice's images that have a label for the task, sorted by image_id.
 
-    The labels it was frozen with; today's of a live slice, and of one made before labels were frozen.
+    The labels are those that the slice froze; today's for a live slice, and for a slice older than frozen labels.
     """
     from lake.storage import schema
 
-    said = ground_truth.of_images(lake, ground_truth.current_events(lake, slices.contents(lake, made)))
+    truths = ground_truth.of_images(lake, _contents(lake, slice_))
     rows = [
-        {"image_id": name, "label": one.label, "boxes": one.boxes, "masks": one.masks}
-        for name, of in sorted(said.items())
-        if (one := of.get(task)) is not None
+        {"image_id": name, "label": truth.label, "boxes": truth.boxes, "masks": truth.masks}
+        for name, by_task in sorted(truths.items())
+        if (truth := by_task.get(task)) is not None
     ]
     columns = [pa.field("image_id", pa.string()), pa.field("label", pa.string())]
     return pa.Table.from_pylist(
@@ -88,66 +88,68 @@ def gather(
     protected: Sequence[str] = (),
     share: float = 0.15,
     known: Sequence[str] = (),
-) -> Data:
+) -> Splits:
     """The splits of a run from slices NAME, NAME@VERSION or NAME@TAG.
 
-    Without `validation` slices, a `share` of the training and replay images is set aside: by a hash of the image (of
-    the group of its near-duplicates), so the same image is set aside in every run. `known`: classes that come first,
-    in this order (those of the model to go on from). Raises BadInput when a slice is not there, and when nothing
-    labelled is left to train on.
+    Without `validation` slices, a `share` of the training and replay images is set aside, by a hash of the image (or of
+    its group of near-duplicates): the same image is set aside in every run. `known`: classes that come first, in this
+    order (those of the parent model). Raises BadInput if a slice does not exist, or if no labelled image is left to
+    train on.
     """
     if not train:
-        raise BadInput("which slice is to be trained on? give --train SLICE; `lakeloop slice list` shows them")
-    wanted = {"test": test, "validation": validation, "protected": protected, "train": train, "replay": replay}
-    made = {use: [slices.get(lake, name) for name in dict.fromkeys(names)] for use, names in wanted.items()}
-    contents = {one.id: _contents(lake, one) for some in made.values() for one in some}
-    gathered = _Gathered(lake, task, contents)
+        raise BadInput("name a slice to train on with --train SLICE; `lakeloop slice list` shows the slices")
+    names = {"test": test, "validation": validation, "protected": protected, "train": train, "replay": replay}
+    chosen = {use: [slices.get(lake, name) for name in dict.fromkeys(named)] for use, named in names.items()}
+    contents = {slice_.id: _contents(lake, slice_) for listed in chosen.values() for slice_ in listed}
+    builder = _Builder(lake, task, contents)
     for use in ("test", "validation"):
-        gathered.take(use, made[use])
-    for one in made["protected"]:
-        gathered.protect(one)
+        builder.take(use, chosen[use])
+    for slice_ in chosen["protected"]:
+        builder.protect(slice_)
     for use in ("train", "replay"):
-        gathered.take(use, made[use])
-    gathered.drop_what_is_judged(skip=[one.name for use in ("train", "replay") for one in made[use]])
-    gathered.drop_near_duplicates()
-    if not made["validation"] and share:
-        gathered.set_aside(share)
-    if not gathered.of("train"):
-        why = ", ".join(f"{n:,} {reason}" for reason, n in gathered.left_out.items()) or "it is empty"
-        alike = "; where different images look like copies: lakeloop duplicates --threshold 0.999 --keep"
-        why += alike if any("near" in reason for reason in gathered.left_out) else ""
-        raise BadInput(f"nothing is left to train on in {', '.join(one.id for one in made['train'])}: {why}")
-    classes = gathered.classes(known)
-    return Data(gathered.table(), gathered.facts(made, classes), classes)
+        builder.take(use, chosen[use])
+    builder.drop_evaluated_images(skip=[slice_.name for use in ("train", "replay") for slice_ in chosen[use]])
+    builder.drop_near_duplicates()
+    if not chosen["validation"] and share:
+        builder.set_aside(share)
+    if not builder.images_in("train"):
+        why = ", ".join(f"{n:,} {reason}" for reason, n in builder.left_out.items()) or "it is empty"
+        hint = "; if different images count as near-duplicates: lakeloop duplicates --threshold 0.999 --keep"
+        why += hint if any("near" in reason for reason in builder.left_out) else ""
+        listed = ", ".join(slice_.id for slice_ in chosen["train"])
+        raise BadInput(f"nothing is left to train on in {listed}: {why}")
+    classes = builder.classes(known)
+    return Splits(builder.table(), builder.facts(chosen, classes), classes)
 
 
-def items(lake: Lake, task: str, table: pa.Table, use: str, slice: str | None = None) -> list[Item]:
-    """The images of one split, by image_id, with their statements read by event id: not today's, those of then.
+def images_of(lake: Lake, task: str, table: pa.Table, use: str, slice: str | None = None) -> list[TrainingImage]:
+    """The images of one split in `table` (as `Splits.items`), sorted by image_id.
 
-    Images that were erased since are left out.
+    Their labels are read by event id: they are the labels at the time of the split, not today's. Images that were
+    erased since are left out.
     """
     chosen = pc.equal(table["use"], use)
     if slice is not None:
         chosen = pc.and_(chosen, pc.equal(table["slice"], slice))
     rows = table.filter(chosen)
-    said = ground_truth.of_images(lake, rows.select(["image_id", "label_events"]))
-    there = slices.erased(lake, rows["image_id"].to_pylist())
-    names = sorted({*rows["image_id"].to_pylist()} - there)
-    return [Item(name, said[name][task]) for name in names if task in said.get(name, {})]
+    truths = ground_truth.of_images(lake, rows.select(["image_id", "label_events"]))
+    erased = slices.erased(lake, rows["image_id"].to_pylist())
+    names = sorted({*rows["image_id"].to_pylist()} - erased)
+    return [TrainingImage(name, truths[name][task]) for name in names if task in truths.get(name, {})]
 
 
 def digest(values: Iterable[str]) -> str:
-    """SHA-256 of sorted ids, a line each."""
-    return hashlib.sha256("".join(f"{one}\n" for one in sorted(values)).encode()).hexdigest()
+    """SHA-256 of the sorted ids, one a line."""
+    return hashlib.sha256("".join(f"{value}\n" for value in sorted(values)).encode()).hexdigest()
 
 
 def hashed_share(name: str) -> float:
-    """Where an id falls in [0, 1): evenly spread, the same for ever."""
+    """A number in [0, 1) for an id: evenly spread, and always the same for an id."""
     return int(hashlib.sha256(f"validation:{name}".encode()).hexdigest()[:13], 16) / 16**13
 
 
 def components(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Whatever is linked, however indirectly, has the same value: the smallest id of its component."""
+    """Each id with the smallest id of its connected component. `pairs` are the links."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -156,157 +158,160 @@ def components(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
             name = parent[name]
         return name
 
-    for one, other in pairs:
-        a, b = sorted((root(one), root(other)))
+    for first, second in pairs:
+        a, b = sorted((root(first), root(second)))
         parent[b] = a
     return {name: root(name) for name in parent}
 
 
-def _contents(lake: Lake, made: Slice) -> pa.Table:
-    return ground_truth.current_events(lake, slices.contents(lake, made))
+def _contents(lake: Lake, slice_: Slice) -> pa.Table:
+    return ground_truth.current_events(lake, slices.contents(lake, slice_))
 
 
-class _Gathered:
-    """Splits while they are being made."""
+class _Builder:
+    """Builds the splits: takes images from slices, then drops those that may not be trained on."""
 
     def __init__(self, lake: Lake, task: str, contents: dict[str, pa.Table]) -> None:
         self.lake, self.task, self.contents = lake, task, contents
         everything = pa.concat_tables([*contents.values()]) if contents else ITEMS.empty_table()
-        self._bytes = lake.known("images", "image_id", sorted({*everything["image_id"].to_pylist()}))
-        self.uses: dict[str, tuple[str, str]] = {}  # image -> (use, slice); an image has one
+        self._with_bytes = lake.known("images", "image_id", sorted({*everything["image_id"].to_pylist()}))
+        self.uses: dict[str, tuple[str, str]] = {}  # image -> its only (use, slice)
         self.protected: dict[str, list[str]] = {}  # slice -> its images
         self.events: dict[str, list[str]] = {}
         self.labels: dict[str, GroundTruth] = {}
         self.left_out: Counter[str] = Counter()
         self.compared: dict[str, Any] = {"by": "identity"}
 
-    def of(self, *uses: str) -> list[str]:
+    def images_in(self, *uses: str) -> list[str]:
         return sorted(name for name, (use, _) in self.uses.items() if use in uses)
 
-    def _usable(self, made: Slice) -> list[str]:
+    def _usable(self, slice_: Slice) -> list[str]:
         """Its images that have bytes and a label for the task."""
-        table = self.contents[made.id]
-        said = ground_truth.of_images(self.lake, table)
-        found = []
+        table = self.contents[slice_.id]
+        truths = ground_truth.of_images(self.lake, table)
+        usable = []
         for name, events in zip(table["image_id"].to_pylist(), table["label_events"].to_pylist(), strict=True):
-            if self.task not in said.get(name, {}):
+            if self.task not in truths.get(name, {}):
                 self.left_out["without a label for the task"] += 1
-            elif name not in self._bytes:
+            elif name not in self._with_bytes:
                 self.left_out["without bytes in the lake"] += 1
             else:
-                # Of two slices that froze different labels, the one named first counts.
+                # If two slices froze different labels, those of the slice that is named first count.
                 self.events.setdefault(name, events)
-                self.labels.setdefault(name, said[name][self.task])
-                found.append(name)
-        return found
+                self.labels.setdefault(name, truths[name][self.task])
+                usable.append(name)
+        return usable
 
-    def take(self, use: str, some: Sequence[Slice]) -> None:
-        held = {name for names in self.protected.values() for name in names}
-        for made in some:
-            for name in self._usable(made):
-                if use in ("train", "replay") and name in held:
+    def take(self, use: str, listed: Sequence[Slice]) -> None:
+        protected = self._protected_images()
+        for slice_ in listed:
+            for name in self._usable(slice_):
+                if use in ("train", "replay") and name in protected:
                     self.left_out["in a protected slice"] += 1
                 elif name not in self.uses:
-                    self.uses[name] = (use, made.id)
+                    self.uses[name] = (use, slice_.id)
                 elif use in ("train", "replay") and self.uses[name][0] in ("test", "validation"):
                     self.left_out["held out for validation or test"] += 1
 
-    def protect(self, made: Slice) -> None:
-        self.protected[made.id] = self._usable(made)
+    def protect(self, slice_: Slice) -> None:
+        self.protected[slice_.id] = self._usable(slice_)
 
-    def drop_what_is_judged(self, skip: Collection[str]) -> None:
-        """What evaluation and regression slices have, or nearly, is not trained on."""
-        found = leak_guard.check(self.lake, self.of("train", "replay"), "train")
-        own = [one for one in found.slices if one.rpartition("@")[0] in skip]
+    def _protected_images(self) -> set[str]:
+        return {name for names in self.protected.values() for name in names}
+
+    def drop_evaluated_images(self, skip: Collection[str]) -> None:
+        """Drops images of evaluation and regression slices, and near-duplicates of them, from training."""
+        leaking = leak_guard.check(self.lake, self.images_in("train", "replay"), "train")
+        own = [name for name in leaking.slices if name.rpartition("@")[0] in skip]
         if own:
-            raise BadInput(f"{own[0]} is for judging models: take away its role before training on it, or use another")
-        for name in found.images:
+            raise BadInput(
+                f"{own[0]} is a slice for evaluation: remove its role before training on it, or use another slice"
+            )
+        for name in leaking.images:
             del self.uses[name]
-        if found.images:
-            self.left_out[f"in or nearly in {', '.join(found.slices)}"] += len(found.images)
+        if leaking.images:
+            self.left_out[f"in or nearly in {', '.join(leaking.slices)}"] += len(leaking.images)
 
     def drop_near_duplicates(self) -> None:
-        """Between the splits as the slices give them."""
+        """Drops near-duplicates of images of a split that goes first."""
         record = next((r for r in self.lake.embedders() if r.dim is not None), None)
         if record is None:
             return
         self.compared = {"by": "likeness", "embedder": record.name}
         self.compared["threshold"] = threshold_of(self.lake, record)
-        protected = {name for names in self.protected.values() for name in names}
-        for lower, upper in ((("validation",), {*self.of("test")}),
-                             (("train", "replay"), {*self.of("test", "validation")} | protected)):  # fmt: skip
-            if not upper or not self.of(*lower):
+        held_out = {*self.images_in("test", "validation")} | self._protected_images()
+        for lower, upper in ((("validation",), {*self.images_in("test")}), (("train", "replay"), held_out)):
+            if not upper or not self.images_in(*lower):
                 continue
-            found = duplicates.between(self.lake, self.of(*lower), sorted(upper), embedder=record.name)
-            for name in {pair.image_id for pair in found.pairs}:
+            near = duplicates.between(self.lake, self.images_in(*lower), sorted(upper), embedder=record.name)
+            for name in {pair.image_id for pair in near.pairs}:
                 del self.uses[name]
                 self.left_out["near-duplicates of images held out"] += 1
         self.compared["without_vector"] = self._without_vector(record)
 
     def _without_vector(self, record: Any) -> int:
         names = sorted(self.uses)
-        seen = self.lake.look_up("predictions", ["image_id"], "image_id", names, f"{record.column} is not null")
-        return len(names) - len({*seen["image_id"].to_pylist()})
+        rows = self.lake.look_up("predictions", ["image_id"], "image_id", names, f"{record.column} is not null")
+        return len(names) - len({*rows["image_id"].to_pylist()})
 
     def set_aside(self, share: float) -> None:
-        names = self.of("train", "replay")
+        names = self.images_in("train", "replay")
         group: dict[str, str] = {}
         if self.compared["by"] == "likeness" and len(names) > 1:
-            found = duplicates.find(self.lake, names, embedder=self.compared["embedder"])
-            group = components((pair.image_id, pair.other) for pair in found.pairs)
+            near = duplicates.find(self.lake, names, embedder=self.compared["embedder"])
+            group = components((pair.image_id, pair.other) for pair in near.pairs)
         for name in names:
             if hashed_share(group.get(name, name)) < share:
                 self.uses[name] = ("validation", self.uses[name][1])
 
     def classes(self, known: Sequence[str]) -> tuple[str, ...]:
-        found = {one for name in self.of("train", "replay") for one in self.labels[name].classes() if one}
-        return (*known, *sorted(found - {*known}))
+        labelled = {
+            label for name in self.images_in("train", "replay") for label in self.labels[name].classes() if label
+        }
+        return (*known, *sorted(labelled - {*known}))
 
     def table(self) -> pa.Table:
         rows = [
-            {"image_id": name, "use": use, "slice": slice, "label_events": self.events[name]}
-            for name, (use, slice) in self.uses.items()
+            {"image_id": name, "use": use, "slice": slice_id, "label_events": self.events[name]}
+            for name, (use, slice_id) in self.uses.items()
         ]
         rows += [
-            {"image_id": name, "use": "protected", "slice": slice, "label_events": self.events[name]}
-            for slice, names in self.protected.items()
+            {"image_id": name, "use": "protected", "slice": slice_id, "label_events": self.events[name]}
+            for slice_id, names in self.protected.items()
             for name in names
         ]
         order = [("use", "ascending"), ("slice", "ascending"), ("image_id", "ascending")]
         return pa.Table.from_pylist(rows, schema=ITEMS).sort_by(order)
 
-    def facts(self, made: dict[str, list[Slice]], classes: Sequence[str]) -> dict[str, Any]:
-        said = []
-        for use, some in made.items():
-            for one in some:
-                names = self.contents[one.id]["image_id"].to_pylist()
-                events = pc.list_flatten(self.contents[one.id]["label_events"]).to_pylist()
-                said.append(
-                    {
-                        "id": one.id,
-                        "use": use,
-                        "live": one.live,
-                        "images": len(names),
-                        "images_sha256": digest(names),
-                        "label_events_sha256": digest(events),
-                        "predictions_version": one.predictions_version,
-                    }
-                )
-        splits = {}
-        for use in USES[:4]:
-            names = self.of(use)
-            counts = Counter(label for name in names for label in self.labels[name].classes())
-            splits[use] = {
-                "images": len(names),
-                "images_sha256": digest(names),
-                "label_events_sha256": digest(e for name in names for e in self.events[name]),
-                "classes": dict(sorted(counts.items())),
-            }
+    def facts(self, chosen: dict[str, list[Slice]], classes: Sequence[str]) -> dict[str, Any]:
         return {
-            "slices": said,
-            "splits": splits,
+            "slices": [self._slice_facts(use, slice_) for use, listed in chosen.items() for slice_ in listed],
+            "splits": {use: self._split_facts(use) for use in USES[:4]},
             "left_out": dict(self.left_out),
             "compared": self.compared,
-            "validation": "slices" if made["validation"] else "hash",
+            "validation": "slices" if chosen["validation"] else "hash",
             "classes": [*classes],
+        }
+
+    def _slice_facts(self, use: str, slice_: Slice) -> dict[str, Any]:
+        table = self.contents[slice_.id]
+        names = table["image_id"].to_pylist()
+        return {
+            "id": slice_.id,
+            "use": use,
+            "live": slice_.live,
+            "images": len(names),
+            "images_sha256": digest(names),
+            "label_events_sha256": digest(pc.list_flatten(table["label_events"]).to_pylist()),
+            "predictions_version": slice_.predictions_version,
+        }
+
+    def _split_facts(self, use: str) -> dict[str, Any]:
+        names = self.images_in(use)
+        counts = Counter(label for name in names for label in self.labels[name].classes())
+        return {
+            "images": len(names),
+            "images_sha256": digest(names),
+            "label_events_sha256": digest(event for name in names for event in self.events[name]),
+            "classes": dict(sorted(counts.items())),
         }

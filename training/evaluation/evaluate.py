@@ -138,7 +138,7 @@ def subjects(lake: Lake, names: Sequence[str] = (), *, only: bool = False) -> li
 
 def truth_rows(lake: Lake, made: Slice, task: str) -> dict[str, Row]:
     """image_id -> label, boxes, masks of its images that are labelled for the task."""
-    return {row["image_id"]: row for row in splits.truth_of(lake, made, task).to_pylist()}
+    return {row["image_id"]: row for row in splits.ground_truth_of(lake, made, task).to_pylist()}
 
 
 def answer_rows(lake: Lake, run: str, image_ids: Sequence[str]) -> dict[str, Row]:

@@ -1,7 +1,7 @@
-"""Where a run stands, in one file: weights, optimiser, random generators, position; written whole or not at all.
+"""Checkpoints: weights, optimiser, random generators and progress of a run in one file, written whole or not at all.
 
-A checkpoint is one safetensors file, which can hold nothing but tensors and text; what is no tensor is JSON in its
-header. A run that goes on from it takes the same steps, bit for bit on a CPU with the same number of threads, as one
+A checkpoint is a safetensors file, which can only hold tensors and text; everything else is JSON in its header. A run
+that continues from a checkpoint takes the same steps, bit for bit on a CPU with the same number of threads, as a run
 that was never stopped. The learning rate and the order of the images are functions of the position and need no state.
 """
 
@@ -30,12 +30,12 @@ NAME = "checkpoint.safetensors"
 
 
 @dataclass
-class Progress:
-    """`epoch` epochs and then `batch` batches of the next one are done, `step` optimiser steps in all.
+class TrainingProgress:
+    """`epoch` epochs, then `batch` batches of the next epoch are done; `step` optimiser steps in all.
 
-    `loss` and `images` sum up over the batches of the unfinished epoch. `best`: the metric of `best_epoch`, whose
-    weights are kept; `waited`: epochs since. `reference`: what protected slices are not to fall below, less the
-    margin. `ended`: why no epoch follows; empty while one does.
+    `loss` and `images`: sums over the batches of the unfinished epoch. `best`: the metric of `best_epoch`, whose
+    weights are kept; `waited`: epochs since then. `reference`: the metric of each protected slice, which must not fall
+    by more than the margin. `ended`: why no epoch follows; empty while training goes on.
     """
 
     epoch: int = 0
@@ -52,9 +52,13 @@ class Progress:
 
 
 def save(
-    path: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer, progress: Progress, best: State | None
+    path: Path,
+    network: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    progress: TrainingProgress,
+    best: State | None,
 ) -> None:
-    """Writes the checkpoint and has the disk hold it; a kill at any moment leaves this one or the one before."""
+    """Writes the checkpoint durably. A kill at any moment leaves this checkpoint or the one before."""
     torch = torch_import.torch()
     tensors = {f"network/{k}": v for k, v in network.state_dict().items()}
     names = {id(p): name for name, p in network.named_parameters()}
@@ -65,24 +69,26 @@ def save(
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
     python = random.getstate()
-    said = {
+    header = {
         "progress": asdict(progress),
         "python": [python[0], list(python[1]), python[2]],
         "numpy": {**numpy_state, "state": {k: np.asarray(v).tolist() for k, v in numpy_state["state"].items()}},
     }
-    tensor_file.write(path, tensors, said)
+    tensor_file.write(path, tensors, header)
 
 
-def load(path: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[Progress, State | None]:
-    """Puts network, optimiser and random generators back where they were; the progress and the best weights so far.
+def load(
+    path: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[TrainingProgress, State | None]:
+    """Restores network, optimiser and random generators. Returns the progress and the best weights so far.
 
-    Without a file there is nothing to put back: a run's first checkpoint is written after its first epoch or steps.
-    Raises BadInput for a file that is damaged or of another network.
+    Without a file nothing is restored: a run writes its first checkpoint after its first epoch or steps. Raises
+    BadInput for a file that is damaged or of another network.
     """
     if not path.exists():
-        return Progress(), None
+        return TrainingProgress(), None
     torch = torch_import.torch()
-    tensors, said = tensor_file.read(path)
+    tensors, header = tensor_file.read(path)
     try:
         parts: dict[str, dict[str, Any]] = {"network": {}, "optimiser": {}, "best": {}, "random": {}}
         for name, tensor in tensors.items():
@@ -92,24 +98,25 @@ def load(path: Path, network: torch.nn.Module, optimiser: torch.optim.Optimizer)
         parameters = dict(network.named_parameters())
         for name, tensor in parts["optimiser"].items():
             parameter, _, key = name.rpartition("/")
-            like = parameters[parameter]
-            # In the memory order of its parameter: another order takes another path through the arithmetic.
-            kept = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
-            optimiser.state[like][key] = kept
+            target = parameters[parameter]
+            # In the memory order of its parameter: another order gives other rounding.
+            if tensor.shape == target.shape:
+                tensor = torch.empty_like(target, dtype=tensor.dtype).copy_(tensor)
+            optimiser.state[target][key] = tensor
         torch.set_rng_state(parts["random"]["torch"])
-        version, numbers, gauss = said["python"]
+        version, numbers, gauss = header["python"]
         random.setstate((version, tuple(numbers), gauss))
-        state = said["numpy"]
+        state = header["numpy"]
         inner = {k: np.asarray(v, np.uint32) if isinstance(v, list) else v for k, v in state["state"].items()}
         np.random.set_state({**state, "state": inner})
-        return Progress(**said["progress"]), parts["best"] or None
+        return TrainingProgress(**header["progress"]), parts["best"] or None
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is no checkpoint of this run: {error}") from error
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Everything that draws begins at `seed`; afterwards it is as it was, and so is torch's number of threads."""
+    """Seeds all random generators; afterwards restores them, and torch's number of threads."""
     torch = torch_import.torch()
     before = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()
     random.seed(seed)
@@ -126,15 +133,15 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, take: bool = True) -> Iterator[None]:
-    """No second process works on the run or search of this folder. A lock dies with its process. Raises BadInput."""
+    """Locks the folder of a run or search against other processes. A lock ends with its process. Raises BadInput."""
     if not take:
         yield
         return
     if not folder.is_dir():
-        raise BadInput(f"{folder} is not there: its files were removed; begin anew")
+        raise BadInput(f"{folder} does not exist: its files were removed; start again")
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise BadInput(f"{folder.parent.name}/{folder.name} is being worked on by another process") from error
+            raise BadInput(f"{folder.parent.name}/{folder.name} is in use by another process") from error
         yield

@@ -1,7 +1,7 @@
-"""One process, or several that train one model together: torchrun's, with DistributedDataParallel.
+"""One process, or several processes that train one model: torchrun's, with DistributedDataParallel.
 
-Written for GPUs and not tested on any so far; two CPU processes (gloo) are tested. A run that several processes share
-can be resumed, but is not promised to be equal bit for bit.
+It is written for GPUs but not yet tested on any; two CPU processes (gloo) are tested. A run of several processes can be
+resumed, but is not guaranteed to be equal bit for bit.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
 
 
 class Processes:
-    """Use as a context manager. `rank` of `world`, from the environment that torchrun sets; alone it is 0 of 1."""
+    """A context manager. `rank` of `world` as torchrun sets them in the environment; 0 of 1 for a single process."""
 
     def __init__(self, device: str = "auto") -> None:
-        """`device`: auto (CUDA when there is one), cpu, cuda. Raises BadInput for a device that is not there."""
+        """`device`: auto (CUDA if there is a device), cpu or cuda. Raises BadInput if there is no such device."""
         module = torch_import.torch()
         self._torch = module
         self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         if device == "auto":
             device = "cuda" if module.cuda.is_available() else "cpu"
         if device not in ("cpu", "cuda"):
-            raise BadInput(f"device {device!r} is none of auto, cpu, cuda")
+            raise BadInput(f"device {device!r} is not one of auto, cpu, cuda")
         if device == "cuda":
             if not module.cuda.is_available():
-                raise BadInput("there is no CUDA device here; use --device cpu")
+                raise BadInput("this machine has no CUDA device; use --device cpu")
             device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
             module.cuda.set_device(device)
         self.device: torch.device = module.device(device)
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the record."""
+        """Whether this process writes the run's record."""
         return self.rank == 0
 
     def __enter__(self) -> Processes:
@@ -50,14 +50,14 @@ class Processes:
             self._torch.distributed.destroy_process_group()
 
     def shared(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network as the loss calls it: gradients are averaged over all processes."""
+        """The network that the loss must call: it averages gradients over all processes."""
         if self.world == 1:
             return network
         on = [self.device.index] if self.device.type == "cuda" else None
         return self._torch.nn.parallel.DistributedDataParallel(network, device_ids=on)
 
-    def told(self, value: Any) -> Any:
-        """What the first process says, in every process."""
+    def broadcast(self, value: Any) -> Any:
+        """The first process's value, in every process."""
         if self.world == 1:
             return value
         box = [value]

@@ -1,4 +1,4 @@
-"""Which epoch counts, and when no further one is worth while: by a metric, and by slices that must not fall."""
+"""Which epoch is the best, and when to stop: by a metric, and by protected slices that must not fall."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING
 from training.metrics import metric_registry
 
 if TYPE_CHECKING:
-    from training.fit.checkpoint import Progress
+    from training.fit.checkpoint import TrainingProgress
     from training.registry.recipe import Recipe
 
 
-def judge(
-    recipe: Recipe, progress: Progress, value: float | None, protected: Mapping[str, float], *, warm: bool
+def update(
+    recipe: Recipe, progress: TrainingProgress, value: float | None, protected: Mapping[str, float], *, warm: bool
 ) -> bool:
-    """Whether this epoch's weights are the best so far; notes in `progress` what follows from it.
+    """Whether this epoch's weights are the best so far. Updates `progress`; sets `ended` if training must stop.
 
-    `value`: the metric, higher is better (see `directed`); None: nothing was measured, and the newest weights count.
-    `protected`: the metric on each protected slice. `warm`: the run began from a model that answers already; its
-    slices are measured against what they were before the first step, else against the best they have been.
-    An epoch in which a protected slice fell by more than the recipe's margin is never the best, and ends the run.
+    `value`: the metric, higher is better (see `directed`); None if nothing was measured: the newest weights are then
+    the best. `protected`: the metric on each protected slice. `warm`: the run began with a trained model; its slices
+    are compared with their values before the first step, otherwise with their best values so far. An epoch in which a
+    protected slice falls by more than the recipe's margin is never the best, and ends the run.
     """
-    fell = []
-    for name, now in protected.items():
-        before = progress.reference.setdefault(name, now)
-        if not now >= before - recipe.margin:
-            fell.append(f"{name} fell from {before:.3f} to {now:.3f}")
+    falls = []
+    for name, current in protected.items():
+        before = progress.reference.setdefault(name, current)
+        if not current >= before - recipe.margin:
+            falls.append(f"{name} fell from {before:.3f} to {current:.3f}")
         if not warm:
-            progress.reference[name] = max(before, now)
-    if fell:
-        progress.ended = "; ".join(fell)
+            progress.reference[name] = max(before, current)
+    if falls:
+        progress.ended = "; ".join(falls)
         return False
     if value is not None and not _better(value, progress.best, recipe.gain):
         progress.waited += 1
@@ -43,7 +43,7 @@ def judge(
 
 
 def directed(metric: str, value: float) -> float:
-    """The value so that higher is better. Raises BadInput for a metric that nobody knows."""
+    """The value, negated if lower is better. Raises BadInput for an unknown metric."""
     return value if metric != "loss" and metric_registry.get(metric).higher_is_better else -value
 
 

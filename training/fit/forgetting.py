@@ -1,7 +1,7 @@
-"""Against forgetting, beside replay (`sampling.py`): a pull towards the old weights, and averaging with them.
+"""Against forgetting, besides replay: a pull towards the old weights (L2-SP), and averaging with them (WiSE-FT).
 
-"Old" weights are those a run began from, mapped into its network: the parent's, its head's rows moved to where their
-classes are now; without a parent, the pretrained ones.
+The "old" weights are those that a run began with, in its own network: the parent's, with the rows of its head moved to
+where their classes are now; without a parent, the pretrained weights.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 class Pull:
     """L2-SP (Li et al., ICML 2018, arXiv 1802.01483): adds `strength` * (w - w0) to the gradients, the gradient of
-    strength / 2 * |w - w0|^2, for all parameters that were there before.
+    strength / 2 * |w - w0|^2, for all parameters with an old value w0.
     """
 
     def __init__(self, network: torch.nn.Module, old: State, strength: float, skip: Sequence[str] = ()) -> None:
-        """`skip`: names of parameters that began at random, and have no old value worth staying at."""
+        """`skip`: names of parameters that began at random; they have no old value to stay near."""
         self._strength = strength
         self._pairs = [
             (p, old[name].to(p.device))
@@ -41,8 +41,8 @@ class Pull:
 def average(old: State, new: State, share: float) -> dict[str, torch.Tensor]:
     """share * new + (1 - share) * old, tensor by tensor (WiSE-FT: Wortsman et al., CVPR 2022, arXiv 2109.01903).
 
-    1 is the new model, 0 the old one. Tensors of whole numbers are taken from `new`. Raises BadInput when the two are
-    not of one shape.
+    A `share` of 1 is the new model, 0 the old one. Integer tensors are taken from `new`. Raises BadInput if the shapes
+    differ.
     """
     if {k: tuple(v.shape) for k, v in old.items()} != {k: tuple(v.shape) for k, v in new.items()}:
         raise BadInput("only models of the same architecture and classes can be averaged")
@@ -53,9 +53,9 @@ def average(old: State, new: State, share: float) -> dict[str, torch.Tensor]:
 
 
 def refresh_norms(network: torch.nn.Module, batches: Iterable[torch.Tensor]) -> int:
-    """Means and deviations of batch normalisation found anew, as averaged weights need; returns how many layers.
+    """Measures means and variances of batch normalisation again, which averaged weights need. Returns how many layers.
 
-    `batches`: uint8 (n, 3, side, side) of training images. Plain means over all batches, as in stochastic weight
+    `batches`: uint8 (n, 3, side, side), training images. It takes plain means over all batches, as in stochastic weight
     averaging (arXiv 1803.05407).
     """
     torch = torch_import.torch()
@@ -79,18 +79,18 @@ def refresh_norms(network: torch.nn.Module, batches: Iterable[torch.Tensor]) -> 
 
 
 def carry_over(network: torch.nn.Module, old: State, old_classes: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Loads an older model's weights into a network of perhaps more classes; the names of tensors made longer.
+    """Loads an older model's weights into a network that may have more classes. Returns the names of enlarged tensors.
 
-    `classes` begins with `old_classes`. A head's tensor of a row for each class keeps the rows it had, the others stay
-    as drawn. Raises BadInput when anything else does not fit.
+    `classes` begins with `old_classes`. A tensor of the head with a row for each class keeps its old rows; the new rows
+    stay random. Raises BadInput if anything else does not fit.
     """
     if [*classes[: len(old_classes)]] != [*old_classes]:
-        raise BadInput("the classes of the older model come first, in their order")
+        raise BadInput("the classes of the older model must come first, in their order")
     own: dict[str, Any] = network.state_dict()
     if set(own) != set(old):
-        odd = sorted(set(own) ^ set(old))[0]
-        raise BadInput(f"the older model is of another architecture: only one of the two has a tensor {odd!r}")
-    longer: list[str] = []
+        name = sorted(set(own) ^ set(old))[0]
+        raise BadInput(f"the older model has another architecture: only one of the two has a tensor {name!r}")
+    enlarged: list[str] = []
     for name, tensor in own.items():
         before = old[name]
         if before.shape == tensor.shape:
@@ -100,11 +100,11 @@ def carry_over(network: torch.nn.Module, old: State, old_classes: Sequence[str],
         rows = before.ndim > 0 and before.shape[0] in (len(old_classes), len(old_classes) + 1)  # or with a background
         if not rows or before.shape[0] + added != tensor.shape[0] or before.shape[1:] != tensor.shape[1:]:
             raise BadInput(
-                f"{name} of the older model is {tuple(before.shape)}, here {tuple(tensor.shape)}: it is of another "
+                f"{name} of the older model is {tuple(before.shape)}, here {tuple(tensor.shape)}: it has another "
                 "architecture, or its head cannot take new classes"
             )
         own[name] = tensor.clone()
         own[name][: before.shape[0]] = before
-        longer.append(name)
+        enlarged.append(name)
     network.load_state_dict(own)
-    return longer
+    return enlarged

@@ -1,4 +1,4 @@
-"""The same numbers as table metrics, for TensorBoard, where somebody wants them there, too."""
+"""Writes a run's metrics to TensorBoard, too. The table metrics has them anyway."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lake.extras import require
 
 
 class Curves:
-    """Writes to a folder of TensorBoard's, or nowhere. Raises MissingExtra when it is not installed."""
+    """Writes to a folder for TensorBoard, or nowhere. Raises MissingExtra if TensorBoard is not installed."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._writer: Any = None
@@ -19,7 +19,7 @@ class Curves:
             self._writer = require("torch.utils.tensorboard", "tensorboard", "tensorboard").SummaryWriter(str(folder))
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows as `runs.log` takes them: one curve for each metric of each split or slice."""
+        """Adds rows as `runs.log` takes them: a curve for each metric of each split or slice."""
         if self._writer is None:
             return
         for row in rows:

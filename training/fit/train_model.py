@@ -1,7 +1,7 @@
-"""From slices and a recipe to a finished run: what `lakeloop train` calls.
+"""Trains a model: from slices and a recipe to a finished run. `lakeloop train` calls it.
 
-A run is begun whole before its first step: splits, recipe and initial weights are in its folder, so that starting it
-and resuming it are one thing.
+`begin` creates the whole run before the first step: splits, recipe and initial weights are in its folder. Starting and
+resuming a run are therefore the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lake.errors import BadInput
 from training.data import splits
 from training.fit import checkpoint, forgetting, train_probe
 from training.fit.distributed import Processes
-from training.fit.training_loop import Progress, fit
+from training.fit.training_loop import ProgressCallback, fit
 from training.metrics import metric_registry
 from training.models import trained_model
 from training.registry import runs
@@ -26,7 +26,7 @@ from training.tasks import task_registry
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-# What makes a network what it is: a run that goes on from another keeps it.
+# Settings that define the network: a run that continues from another run keeps them.
 NETWORK = ("task", "architecture", "size", "geometry")
 
 
@@ -45,14 +45,14 @@ def train(
     search: str | None = None,
     device: str = "auto",
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     tensorboard: Path | None = None,
 ) -> Run:
-    """Trains a version of the model `name` on slices; the finished run.
+    """Trains a version of the model `name` on slices. Returns the finished run.
 
-    `parent`: a run, or a model by name, whose weights it goes on from; its architecture, size, geometry and classes
-    come with it. `weights`: a file of pretrained weights. Raises BadInput before anything is written when something
-    does not fit, and whatever `fit` raises.
+    `parent`: a run, or the name of a model, to continue from with its weights, architecture, size, geometry and
+    classes. `weights`: a file of pretrained weights. Raises BadInput before anything is written if something does not
+    fit, and what `training_loop.fit` raises.
     """
     recipe = recipe or Recipe()
     with Processes(device) as processes:
@@ -71,25 +71,23 @@ def train(
                 trust_sha256=trust_sha256,
                 search=search,
             )
-        made = runs.get(lake, processes.told(begun.id if begun else None))
-        return go_on(
-            lake, made, device=device, workers=workers, progress=progress, tensorboard=tensorboard, processes=processes
-        )
+        run = runs.get(lake, processes.broadcast(begun.id if begun else None))
+        return go_on(lake, run, processes=processes, workers=workers, progress=progress, tensorboard=tensorboard)
 
 
-def resume(lake: Lake, name: str, device: str = "auto", **how: Any) -> Run:
-    """Goes on with a run that was stopped, killed or failed, from its newest checkpoint. Takes what `fit` takes."""
+def resume(lake: Lake, name: str, device: str = "auto", **options: Any) -> Run:
+    """Continues a stopped, killed or failed run at its newest checkpoint. `options`: those of `training_loop.fit`."""
     with Processes(device) as processes:
-        return go_on(lake, runs.get(lake, name), processes=processes, **how)
+        return go_on(lake, runs.get(lake, name), processes=processes, **options)
 
 
-def go_on(lake: Lake, run: Run, *, processes: Processes, **how: Any) -> Run:
-    """Trains a run that was begun."""
+def go_on(lake: Lake, run: Run, *, processes: Processes, **options: Any) -> Run:
+    """Trains a run that `begin` created. `options`: those of `training_loop.fit`."""
     if run.status not in ("running", "done"):
         run = runs.change(lake, run, status="running", error=None, ended_at=None)
     if run.kind == "probe":
         return train_probe.fit(lake, run)
-    return fit(lake, run, processes=processes, **{k: v for k, v in how.items() if k != "device"})
+    return fit(lake, run, processes=processes, **options)
 
 
 def begin(
@@ -106,16 +104,16 @@ def begin(
     trust_sha256: str | None = None,
     search: str | None = None,
 ) -> Run:
-    """A run whose folder has all it needs, not yet trained."""
-    before = trained_model.find(lake, parent) if parent else None
-    if before is not None:
-        recipe = _like(recipe, before)
+    """Creates a run with all that it needs in its folder, without training it."""
+    parent_run = trained_model.find(lake, parent) if parent else None
+    if parent_run is not None:
+        recipe = _like(recipe, parent_run)
         if weights is not None:
-            raise BadInput("--from and --weights contradict each other: weights come from one of them")
-    asked = task_registry.get(recipe.task, recipe.label_smoothing)
+            raise BadInput("use --from or --weights, not both: the weights come from one of them")
+    task = task_registry.get(recipe.task, recipe.label_smoothing)
     if recipe.metric and recipe.metric != "loss":
         metric_registry.get(recipe.metric)
-    gathered = splits.gather(
+    data = splits.gather(
         lake,
         recipe.task,
         train=train,
@@ -124,58 +122,58 @@ def begin(
         test=test,
         protected=recipe.protect,
         share=recipe.validation,
-        known=before.classes if before else (),
+        known=parent_run.classes if parent_run else (),
     )
-    if (recipe.patience or recipe.metric) and not gathered.facts["splits"]["validation"]["images"]:
-        raise BadInput("stopping early needs validation images: give --validation SLICE, or a larger validation share")
+    if (recipe.patience or recipe.metric) and not data.facts["splits"]["validation"]["images"]:
+        raise BadInput("early stopping needs validation images: give --validation SLICE, or a larger validation share")
     drawn: list[str] = []
     network = None
     with checkpoint.seeded(recipe.seed):
         if recipe.kind == "finetune":
-            network = asked.network(
+            network = task.network(
                 recipe.architecture,
-                gathered.classes,
-                pretrained=recipe.pretrained and before is None,
+                data.classes,
+                pretrained=recipe.pretrained and parent_run is None,
                 weights=weights,
                 trust_sha256=trust_sha256,
                 dropout=recipe.dropout,
             )
-            if before is not None:
-                state = trained_model.state_of(lake, before)
-                drawn = forgetting.carry_over(network, state, before.classes, gathered.classes)
-                if "temperature" in dict(network.named_buffers()):  # found anew at the end
+            if parent_run is not None:
+                state = trained_model.state_of(lake, parent_run)
+                drawn = forgetting.carry_over(network, state, parent_run.classes, data.classes)
+                if "temperature" in dict(network.named_buffers()):  # calibrated again at the end
                     network.get_buffer("temperature").fill_(1.0)
             else:
                 drawn = [n for n, _ in network.named_parameters() if not recipe.pretrained or _is_head(n)]
                 if recipe.wise_ft < 1.0:
-                    raise BadInput("wise_ft averages with an older model: name it with --from")
+                    raise BadInput("wise_ft averages with an older model; name the model with --from")
     facts = {"weights": str(weights), "trusted_sha256": trust_sha256} if weights else {}
-    made = runs.create(
+    run = runs.create(
         lake,
         name,
         recipe,
-        data=gathered.facts,
-        classes=gathered.classes,
-        parent=before.id if before else None,
+        data=data.facts,
+        classes=data.classes,
+        parent=parent_run.id if parent_run else None,
         search=search,
         environment=facts,
     )
-    trained_model.begin(runs.folder(lake, made.id), recipe, gathered.items, network, drawn, warm=before is not None)
-    return made
+    trained_model.begin(runs.folder(lake, run.id), recipe, data.items, network, drawn, warm=parent_run is not None)
+    return run
 
 
 def _is_head(name: str) -> bool:
     return not name.startswith("backbone.")
 
 
-def _like(recipe: Recipe, before: Run) -> Recipe:
-    """The recipe with the network of the run it goes on from. Raises BadInput when it asks for another one."""
-    usual, old = Recipe(), before.recipe
-    if recipe.kind != before.kind:
-        raise BadInput(f"run {before.id} is a {before.kind}: go on from it with --set kind={before.kind}")
+def _like(recipe: Recipe, parent: Run) -> Recipe:
+    """The recipe with the parent's network. Raises BadInput if the recipe names another network."""
+    defaults = Recipe()
+    if recipe.kind != parent.kind:
+        raise BadInput(f"run {parent.id} is a {parent.kind}; to continue from it, use --set kind={parent.kind}")
     for key in NETWORK if recipe.kind == "finetune" else ("embedder",):
-        asked, has = getattr(recipe, key), getattr(old, key)
-        if asked not in (has, getattr(usual, key)):
-            raise BadInput(f"{key} is {asked!r}, but run {before.id} to go on from has {has!r}")
-        recipe = replace(recipe, **{key: has})
+        value, parents = getattr(recipe, key), getattr(parent.recipe, key)
+        if value not in (parents, getattr(defaults, key)):
+            raise BadInput(f"{key} is {value!r}, but the run {parent.id} to continue from has {parents!r}")
+        recipe = replace(recipe, **{key: parents})
     return recipe

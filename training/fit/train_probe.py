@@ -39,7 +39,7 @@ def fit(lake: Lake, run: Run) -> Run:
 
     recipe, folder = run.recipe, runs.folder(lake, run.id)
     if run.status == "done":
-        raise BadInput(f"run {run.id} is done; go on from it with: lakeloop train --from {run.id} --train SLICE")
+        raise BadInput(f"run {run.id} is done; to continue from it, run: lakeloop train --from {run.id} --train SLICE")
     with checkpoint.locked(folder):
         try:
             record = record_of(lake, recipe.embedder or None)
@@ -79,8 +79,8 @@ def _vectors(lake: Lake, run: Run, record: Any) -> tuple[dict[str, LabelledVecto
 
     table, found, without = trained_model.read_items(runs.folder(lake, run.id)), dict[str, LabelledVectors](), 0
     for use in ("train", "replay", "validation", "test"):
-        images = splits.items(lake, run.task, table, use)
-        labels = {image.image_id: str(image.truth.label) for image in images}
+        images = splits.images_of(lake, run.task, table, use)
+        labels = {image.image_id: str(image.ground_truth.label) for image in images}
         names, vectors = image_vectors(lake, record, [*labels])
         without += len(labels) - len(names)
         found[use] = [labels[name] for name in names], vectors

@@ -1,8 +1,8 @@
-"""The search for a better recipe: settings or architectures tried one after another, compared on validation images.
+"""Searches for a better recipe: tries settings or architectures one after another, compared on validation images.
 
-Optuna proposes and gives up early; every trial is a run of its own, recorded like any other. The study lies in
-`searches/NAME/study.sqlite` of the lake's folder, so that the same call goes on where it was stopped. All trials train
-and are judged on the very same images.
+Optuna proposes the settings and prunes trials. Each trial is a recorded run of its own. The study is stored in
+`searches/NAME/study.sqlite` in the lake's folder: the same call continues where it was stopped. All trials train and
+are evaluated on the same images.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from training.tasks import task_registry
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-# Trials that are never given up, so that there is something to compare the others with.
+# The first trials are never pruned: the others are compared with them.
 UNPRUNED = 4
 KEPT = 10
 _FLOAT = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
 @dataclass(frozen=True)
-class Range:
-    """A setting's values: `choices`, or everything from `low` to `high`, evenly in its logarithm when `log`."""
+class SearchRange:
+    """The values of a setting: `choices`, or a range from `low` to `high`, uniform in its logarithm if `log`."""
 
     choices: tuple[Any, ...] = ()
     low: float = 0.0
@@ -48,7 +48,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Trial:
-    """`value`: the search's metric of its best epoch, so that higher is better."""
+    """`value`: the search's metric in the trial's best epoch, negated if lower is better."""
 
     run: str
     value: float
@@ -56,8 +56,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
-    """`best`: trials that came to their end, the best first. `failed` are not among `done`."""
+class TuningResult:
+    """`best`: completed trials, the best first. `done` counts completed and pruned trials, not failed ones."""
 
     name: str
     metric: str
@@ -70,30 +70,30 @@ class Found:
         return asdict(self)
 
 
-def space(words: Sequence[str], architectures: Sequence[str] = ()) -> dict[str, Range]:
-    """What KEY=LOW..HIGH and KEY=A,B,... say. A range whose ends differ tenfold is searched by its logarithm.
+def space(words: Sequence[str], architectures: Sequence[str] = ()) -> dict[str, SearchRange]:
+    """The ranges in words KEY=LOW..HIGH and KEY=A,B,... A range is logarithmic if its ends differ at least tenfold.
 
-    Raises BadInput for an unknown key or architecture, or values the recipe does not take.
+    Raises BadInput for an unknown key or architecture, or for values that the recipe does not accept.
     """
-    found: dict[str, Range] = {}
+    ranges: dict[str, SearchRange] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not text:
             raise BadInput(f"--try {word!r}: write KEY=LOW..HIGH or KEY=A,B,..., e.g. --try rate=1e-4..1e-2")
         if key not in {f.name for f in fields(Recipe)}:
             names = [f.name for f in fields(Recipe)]
-            near = difflib.get_close_matches(key, names, 3, 0.5) or names
-            raise BadInput(f"--try: there is no setting {key!r}; did you mean {', '.join(near)}?")
+            nearest = difflib.get_close_matches(key, names, 3, 0.5) or names
+            raise BadInput(f"--try: there is no setting {key!r}; did you mean {', '.join(nearest)}?")
         if key in ("seed", "task", "kind", "validation", "protect", "metric"):
-            raise BadInput(f"--try {key}: trials that differ in it cannot be compared")
-        found[key] = _range(key, text)
+            raise BadInput(f"--try {key}: trials with different values of it cannot be compared")
+        ranges[key] = _range(key, text)
     if architectures:
-        found["architecture"] = Range(tuple(architectures))
-    if not found:
-        raise BadInput("what is to be tried? give --try KEY=RANGE or --architectures A,B,...")
-    for name in found.get("architecture", Range()).choices:
+        ranges["architecture"] = SearchRange(tuple(architectures))
+    if not ranges:
+        raise BadInput("name what to try with --try KEY=RANGE or --architectures A,B,...")
+    for name in ranges.get("architecture", SearchRange()).choices:
         backbones.check(name)
-    return found
+    return ranges
 
 
 def tune(
@@ -101,7 +101,7 @@ def tune(
     name: str,
     *,
     recipe: Recipe,
-    tried: Mapping[str, Range],
+    tried: Mapping[str, SearchRange],
     trials: int,
     train: Sequence[str],
     replay: Sequence[str] = (),
@@ -112,23 +112,23 @@ def tune(
     device: str = "auto",
     workers: int | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
-) -> Found:
-    """Runs trials until the search has `trials` of them, those of earlier calls among them.
+) -> TuningResult:
+    """Runs trials until the search has `trials` of them, including those of earlier calls.
 
-    `weights`: a folder with ARCHITECTURE.safetensors (or .pth) for architectures whose weights come with no package.
-    A trial is given up when after an epoch it is worse than the median of the earlier ones. A trial that was killed
-    counts as failed. Raises BadInput when the search of that name was made with other slices, settings or ranges.
+    `weights`: a folder with ARCHITECTURE.safetensors (or .pth) for architectures whose weights no package contains. A
+    trial is pruned if it is worse after an epoch than the median of the earlier trials. A killed trial counts as
+    failed. Raises BadInput if the search of that name has other slices, settings or ranges.
     """
     optuna = require("optuna", "optuna", "train")
     check_name(name)
     if trials < 1:
-        raise BadInput(f"--trials is {trials}; it is at least 1")
+        raise BadInput(f"--trials is {trials}; it must be at least 1")
     if lake.folder is None:
-        raise CouldNot(f"searches are kept only in a lake on a local disk so far, not in {lake.uri}")
+        raise CouldNot(f"a search needs a lake on a local disk; this lake is in {lake.uri}")
     metric = recipe.metric or task_registry.get(recipe.task).metric
-    asked = {
+    request = {
         "recipe": json.loads(recipe.json()),
-        "tried": {key: asdict(one) for key, one in tried.items()},
+        "tried": {key: asdict(values) for key, values in tried.items()},
         "slices": {
             "train": _pinned(lake, train),
             "replay": _pinned(lake, replay),
@@ -137,11 +137,11 @@ def tune(
         },
     }
     folder = lake.folder / "searches" / name
-    slices = asked["slices"]
+    slices = request["slices"]
 
     def objective(trial: Any) -> float:
-        settings = {key: _suggested(trial, key, one) for key, one in tried.items()}
-        made = train_model.begin(
+        settings = {key: _suggested(trial, key, values) for key, values in tried.items()}
+        run = train_model.begin(
             lake,
             train=slices["train"],
             replay=slices["replay"],
@@ -152,62 +152,62 @@ def tune(
             weights=_file(weights, str(settings.get("architecture", recipe.architecture))),
             search=name,
         )
-        trial.set_user_attr("run", made.id)
+        trial.set_user_attr("run", run.id)
         best = -math.inf
 
-        def look(said: dict[str, Any]) -> None:
+        def report(state: dict[str, Any]) -> None:
             nonlocal best
             if progress is not None:
-                progress(said)
-            for row in said.get("metrics", ()):
+                progress(state)
+            for row in state.get("metrics", ()):
                 if row["split"] == "validation" and row["metric"] == metric and row["value"] is not None:
                     best = max(best, early_stopping.directed(metric, row["value"]))
-                    trial.report(best, said["epoch"])
-                    if said["epoch"] < recipe.epochs and trial.should_prune():
-                        raise optuna.TrialPruned(f"worse than the median after epoch {said['epoch']}")
+                    trial.report(best, state["epoch"])
+                    if state["epoch"] < recipe.epochs and trial.should_prune():
+                        raise optuna.TrialPruned(f"worse than the median after epoch {state['epoch']}")
 
         try:
             with Processes(device) as processes:
-                done = train_model.go_on(lake, made, processes=processes, workers=workers, progress=look)
+                done = train_model.go_on(lake, run, processes=processes, workers=workers, progress=report)
         except optuna.TrialPruned as pruned:
-            runs.end(lake, runs.get(lake, made.id), "stopped", str(pruned))
+            runs.end(lake, runs.get(lake, run.id), "stopped", str(pruned))
             raise
-        return best if done.kind == "finetune" else _probes_value(lake, done.id, metric)
+        return best if done.kind == "finetune" else _probe_value(lake, done.id, metric)
 
     folder.mkdir(parents=True, exist_ok=True)
     with checkpoint.locked(folder):
-        study = _study(optuna, folder, name, asked, recipe.seed)
+        study = _study(optuna, folder, name, request, recipe.seed)
         _mark_killed(optuna, study)
         left = trials - len(study.get_trials(deepcopy=False))
         if left > 0:
             study.optimize(objective, n_trials=left, catch=(LakeloopError,))
-        return _found(optuna, study, name, metric)
+        return _result(optuna, study, name, metric)
 
 
-def _range(key: str, text: str) -> Range:
+def _range(key: str, text: str) -> SearchRange:
     kind = get_type_hints(Recipe)[key]
     ends = re.fullmatch(rf"({_FLOAT})\.\.({_FLOAT})", text)
     if ends and kind in (int, float):
         low, high = (Recipe().changed({key: kind(float(end))}, "--try") for end in ends.groups())
         bottom, top = getattr(low, key), getattr(high, key)
         if bottom >= top:
-            raise BadInput(f"--try {key}={text}: the first end is not below the second")
-        return Range((), bottom, top, bottom > 0 and top / bottom >= 10, kind is int)
+            raise BadInput(f"--try {key}={text}: the first value must be below the second")
+        return SearchRange((), bottom, top, bottom > 0 and top / bottom >= 10, kind is int)
     if get_origin(kind) is tuple:
-        raise BadInput(f"--try {key}: a list of names cannot be searched")
-    values = [getattr(Recipe().with_words([f"{key}={one}"]), key) for one in text.split(",")]
-    return Range(tuple(values))
+        raise BadInput(f"--try {key}: a list of names cannot be a range")
+    values = [getattr(Recipe().with_words([f"{key}={word}"]), key) for word in text.split(",")]
+    return SearchRange(tuple(values))
 
 
-def _suggested(trial: Any, key: str, one: Range) -> Any:
-    if one.choices:
-        return trial.suggest_categorical(key, one.choices)
-    if one.whole:
-        return trial.suggest_int(key, int(one.low), int(one.high), log=one.log)
-    return trial.suggest_float(key, one.low, one.high, log=one.log)
+def _suggested(trial: Any, key: str, values: SearchRange) -> Any:
+    if values.choices:
+        return trial.suggest_categorical(key, values.choices)
+    if values.whole:
+        return trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
+    return trial.suggest_float(key, values.low, values.high, log=values.log)
 
 
-def _study(optuna: Any, folder: Path, name: str, asked: dict[str, Any], seed: int) -> Any:
+def _study(optuna: Any, folder: Path, name: str, request: dict[str, Any], seed: int) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=f"sqlite:///{folder / 'study.sqlite'}",
@@ -217,16 +217,16 @@ def _study(optuna: Any, folder: Path, name: str, asked: dict[str, Any], seed: in
         pruner=optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED),
     )
     before = study.user_attrs.get("asked")
-    plain = json.loads(json.dumps(asked))
+    plain = json.loads(json.dumps(request))
     if before is None:
         study.set_user_attr("asked", plain)
     elif before != plain:
-        odd = next(key for key in plain if plain[key] != before.get(key))
-        raise BadInput(f"the search {name!r} was made with other {odd}: give the same, or another --name")
-    # Each call draws anew, but the same calls draw the same.
+        key = next(key for key in plain if plain[key] != before.get(key))
+        raise BadInput(f"the search {name!r} was started with another {key}: give the same {key}, or another --name")
+    # Every call draws other trials; the same sequence of calls draws the same trials.
     done = len(study.get_trials(deepcopy=False))
-    if all(one["choices"] for one in asked["tried"].values()):
-        space = {key: list(one["choices"]) for key, one in asked["tried"].items()}
+    if all(values["choices"] for values in request["tried"].values()):
+        space = {key: list(values["choices"]) for key, values in request["tried"].items()}
         study.sampler = optuna.samplers.GridSampler(space, seed=seed)
     else:
         study.sampler = optuna.samplers.TPESampler(seed=seed + done)
@@ -234,18 +234,18 @@ def _study(optuna: Any, folder: Path, name: str, asked: dict[str, Any], seed: in
 
 
 def _mark_killed(optuna: Any, study: Any) -> None:
-    """What runs while nobody else works on the study was killed."""
+    """Marks running trials as failed: this process holds the lock, so they were killed."""
     for trial in study.get_trials(deepcopy=False):
         if trial.state == optuna.trial.TrialState.RUNNING:
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
-def _found(optuna: Any, study: Any, name: str, metric: str) -> Found:
+def _result(optuna: Any, study: Any, name: str, metric: str) -> TuningResult:
     state = optuna.trial.TrialState
     every = study.get_trials(deepcopy=False)
     ended = [t for t in every if t.state == state.COMPLETE]
     best = sorted(ended, key=lambda t: (-t.value, t.number))
-    return Found(
+    return TuningResult(
         name,
         metric,
         len(ended) + sum(t.state == state.PRUNED for t in every),
@@ -264,12 +264,12 @@ def _pinned(lake: Lake, names: Sequence[str]) -> list[str]:
 def _file(folder: Path | None, architecture: str) -> Path | None:
     if folder is None:
         return None
-    found = [p for p in (folder / f"{architecture}{end}" for end in (".safetensors", ".pth", ".pt")) if p.is_file()]
-    return found[0] if found else None
+    paths = [folder / f"{architecture}{suffix}" for suffix in (".safetensors", ".pth", ".pt")]
+    return next((path for path in paths if path.is_file()), None)
 
 
-def _probes_value(lake: Lake, run: str, metric: str) -> float:
+def _probe_value(lake: Lake, run: str, metric: str) -> float:
     for row in runs.metrics(lake, run):
         if row["split"] == "validation" and row["metric"] == metric and row["value"] is not None:
             return early_stopping.directed(metric, row["value"])
-    raise BadInput("a search compares on validation images: give --validation SLICE, or a larger validation share")
+    raise BadInput("a search needs validation images: give --validation SLICE, or a larger validation share")

@@ -14,7 +14,7 @@ from embeddings.embedders import preprocess
 from embeddings.embedders.specs import Preprocessing
 from lake.errors import UnreadableImage
 from lake.images import decode
-from training.data.augmentation import Job, Preparation, prepare
+from training.data.augmentation import Preparation, StoredSample, prepare
 from training.tasks.task import Sample
 
 WORKER = f"{__name__}:prepare_many"
@@ -34,7 +34,7 @@ def prepare_many(
         try:
             decode.open_image(data, max_megapixels)
             if isinstance(how, Preparation):
-                found.append(prepare(Job(name, data), how))
+                found.append(prepare(StoredSample(name, data), how))
             else:
                 found.append(preprocess.prepare(data, how, max_megapixels))
         except UnreadableImage as error:

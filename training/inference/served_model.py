@@ -90,7 +90,7 @@ class Answering:
         self._embedder: Embedder | None = None
         self.how: How
         if isinstance(found, models.NetworkModel):
-            self.how = found.how
+            self.how = found.preparation
         elif isinstance(found, models.ProbeModel):
             from embeddings.embedders import embedder as embedders
 

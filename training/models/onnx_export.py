@@ -47,7 +47,7 @@ Outputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     """A file that was checked: its outputs for `checked_on` real images (or vectors) were off by `difference` at most,
     as MEASURE has it.
     """
@@ -63,7 +63,7 @@ class Exported:
     tolerance: float
 
 
-def export(lake: Lake, name: str, folder: Path, *, tolerance: float = TOLERANCE) -> Exported:
+def export(lake: Lake, name: str, folder: Path, *, tolerance: float = TOLERANCE) -> ExportedModel:
     """Writes model.onnx and model.json of NAME@V, a run, or a model's promoted, else newest, run.
 
     What is there of these names is replaced once the new file was checked. Raises BadInput when there is no such model
@@ -102,7 +102,9 @@ def export(lake: Lake, name: str, folder: Path, *, tolerance: float = TOLERANCE)
     said["made_with"] = _versions()
     _write(folder, {MODEL: graph, FACTS: (json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode()})
     place = str(folder / MODEL)
-    return Exported(version or run.id, run.id, place, digest, len(graph), len(inputs), with_, difference, tolerance)
+    return ExportedModel(
+        version or run.id, run.id, place, digest, len(graph), len(inputs), with_, difference, tolerance
+    )
 
 
 def compare(graph: bytes, name: str, inputs: np.ndarray, expected: Outputs) -> float:
@@ -180,7 +182,7 @@ _OUTPUTS = {
 def _network_graph(loaded: NetworkModel, network: Any) -> bytes:
     require("onnxscript", "onnxscript", "onnx")
     torch = torch_import.torch()
-    side = loaded.how.side
+    side = loaded.preparation.side
     example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
     try:
         # The exporter warns of what its own parts are about to change.
@@ -210,7 +212,7 @@ def _squares(lake: Lake, loaded: NetworkModel) -> np.ndarray:
             image = decode.pixels(decode.open_image(stored.data))
         except UnreadableImage:
             continue
-        found.append(whole(stored.image_id, image, loaded.how).image.transpose(2, 0, 1))
+        found.append(whole(stored.image_id, image, loaded.preparation).image.transpose(2, 0, 1))
         if len(found) == IMAGES:
             break
     if not found:

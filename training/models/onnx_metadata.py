@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def of_network(loaded: NetworkModel) -> dict[str, Any]:
     """Of a network: input, preprocessing, output, postprocessing, and a detector's thresholds."""
-    side, geometry, task = loaded.how.side, loaded.how.geometry, loaded.run.task
+    side, geometry, task = loaded.preparation.side, loaded.preparation.geometry, loaded.run.task
     shown = "its centre square" if geometry == "crop" else "the whole image, both sides squeezed"
     facts: dict[str, Any] = {
         "input": {

@@ -89,8 +89,8 @@ def _number(lake: Lake, run: Run) -> str:
 
 def _preprocessing(model: models.NetworkModel) -> Preprocessing:
     """The square of training, normalised by the classifier's own buffers (training/tasks/classification.py)."""
-    side = model.how.side
-    mode: Literal["shortest", "squash"] = "squash" if model.how.geometry == "squash" else "shortest"
+    side = model.preparation.side
+    mode: Literal["shortest", "squash"] = "squash" if model.preparation.geometry == "squash" else "shortest"
     return Preprocessing(side, side, "bilinear", _three(model, "mean"), _three(model, "std"), mode)
 
 

@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     import torch
 
 
-def write(path: Path, tensors: Mapping[str, torch.Tensor], said: Mapping[str, Any]) -> None:
-    """A safetensors file with JSON in its header, whole or not at all."""
+def write(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+    """Writes tensors, and JSON in the header, durably: the whole file or nothing."""
     from safetensors.torch import save
 
-    # Copies, since two names may share memory and a slice of a tensor has more than it shows.
+    # Copies: two names may share memory, and a view keeps the whole tensor.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    half = path.with_suffix(f".{os.getpid()}.part")
+    partial = path.with_suffix(f".{os.getpid()}.part")
     try:
-        with half.open("wb") as file:
-            file.write(save(plain, {"lakeloop": json.dumps(said)}))
+        with partial.open("wb") as file:
+            file.write(save(plain, {"lakeloop": json.dumps(header)}))
             file.flush()
             os.fsync(file.fileno())
-        half.rename(path)
+        partial.rename(path)
         sync_folder(path.parent)
     finally:
-        half.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors and the JSON of a file of ours. Raises BadInput."""
+    """The tensors and the JSON. Raises BadInput for a file that `write` did not write."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            said = json.loads((file.metadata() or {})["lakeloop"])
-            return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118
+            header = json.loads((file.metadata() or {})["lakeloop"])
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise BadInput(f"{path} is missing, damaged, or not lakeloop's: {error}") from error
+        raise BadInput(f"{path} is missing, damaged, or not a file of lakeloop: {error}") from error

@@ -57,7 +57,7 @@ def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.
     assert second["recipe"]["architecture"] == "test_resnet"
     assert [r["id"] for r in run(capsys, "runs", "list", *lake)] == [second["id"], made["id"]]
     assert stock.sql("SELECT count(*) AS n FROM audit WHERE action = 'train'")["n"].to_pylist() == [2]
-    assert "is done; go on from it with" in run(capsys, "train", "--resume", made["id"], *lake, code=2)
+    assert "is done; to continue from it, run" in run(capsys, "train", "--resume", made["id"], *lake, code=2)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.
         (["train", "--resume", "abc"], "no run 'abc'"),
         (["train", "--train", "first", "--workers", "-1"], "--workers is -1"),
         (["runs", "show", "abc"], "no run 'abc'"),
-        (["tune", "--train", "first"], "what is to be tried"),
+        (["tune", "--train", "first"], "name what to try"),
     ],
 )
 def test_errors_name_the_way_out(stock: Lake, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:

@@ -10,31 +10,31 @@ from PIL import Image
 
 from lake.regions import masks
 from tests import pictures
-from training.data.augmentation import Job, Look, Preparation, prepare, prepare_many, whole
+from training.data.augmentation import Augmentation, Preparation, StoredSample, prepare, prepare_many, whole
 from training.tasks.task import Sample
 
 SIDE = 32
-WILD = Look(0.4, 0.3, "both", True, 0.3, 0.3, 0.5, 0.5)
+WILD = Augmentation(0.4, 0.3, "both", True, 0.3, 0.3, 0.5, 0.5)
 
 
-def marked(left: int, top: int, right: int, bottom: int, width: int = 60, height: int = 40) -> Job:
+def marked(left: int, top: int, right: int, bottom: int, width: int = 60, height: int = 40) -> StoredSample:
     """A white rectangle on black, said as a box and as a mask."""
     board = np.zeros((height, width), bool)
     board[top:bottom, left:right] = True
     image = Image.fromarray(np.repeat(board[..., None], 3, axis=2).astype(np.uint8) * 255)
     box = {"label": "thing", "x": left, "y": top, "width": right - left, "height": bottom - top}
     mask = {"label": "thing", "height": height, "width": width, "counts": masks.encode(board)}
-    return Job("x", pictures.encoded(image), (1,), boxes=[box], masks=[mask], label="thing")
+    return StoredSample("x", pictures.encoded(image), (1,), boxes=[box], masks=[mask], label="thing")
 
 
-def how(look: Look | None = None, geometry: str = "squash") -> Preparation:
+def how(look: Augmentation | None = None, geometry: str = "squash") -> Preparation:
     return Preparation(SIDE, geometry, {"thing": 0}, look)  # type: ignore[arg-type]
 
 
 @given(st.integers(0, 10**6), st.booleans(), st.booleans())
 def test_boxes_and_masks_stay_on_their_thing(seed: int, turn: bool, cut: bool) -> None:
-    look = Look(crop=0.5 if cut else 1.0, stretch=0.2 if cut else 0.0, flip="both", turn=turn)
-    job = Job(**(vars(marked(18, 12, 42, 28)) | {"key": (seed,)}))
+    look = Augmentation(crop=0.5 if cut else 1.0, stretch=0.2 if cut else 0.0, flip="both", turn=turn)
+    job = StoredSample(**(vars(marked(18, 12, 42, 28)) | {"key": (seed,)}))
     found = prepare(job, how(look))
     seen = found.image[..., 0] > 127
     assert found.target.mask is not None
@@ -61,16 +61,16 @@ def test_a_box_that_is_mostly_cut_off_is_no_box() -> None:
 
 
 def test_equal_keys_equal_pixels() -> None:
-    job = Job("x", pictures.encoded(pictures.scene(3)), (1, 2, 3))
+    job = StoredSample("x", pictures.encoded(pictures.scene(3)), (1, 2, 3))
     first, second = prepare(job, how(WILD)), prepare(job, how(WILD))
-    other = prepare(Job(job.image_id, job.data, (1, 2, 4)), how(WILD))
+    other = prepare(StoredSample(job.image_id, job.data, (1, 2, 4)), how(WILD))
     assert (first.image == second.image).all()
     assert (first.image != other.image).any()
 
 
 def test_an_image_in_memory_is_seen_as_its_file_is() -> None:
     image = pictures.scene(4)
-    file = prepare(Job("x", pictures.encoded(image)), how())
+    file = prepare(StoredSample("x", pictures.encoded(image)), how())
     assert (whole("x", image, how()).image == file.image).all()
 
 
@@ -84,8 +84,8 @@ def test_a_class_the_model_does_not_have() -> None:
 
 
 def test_a_bad_file_neither_stops_nor_shifts_the_others() -> None:
-    good = Job("good", pictures.encoded(pictures.noise(1)))
-    found = prepare_many([good, Job("bad", b"no image"), good], how())
+    good = StoredSample("good", pictures.encoded(pictures.noise(1)))
+    found = prepare_many([good, StoredSample("bad", b"no image"), good], how())
     assert [one.image_id if isinstance(one, Sample) else one for one in found] == [
         "good",
         "bad: not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF)",

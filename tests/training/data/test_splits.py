@@ -19,7 +19,7 @@ from tests.training.conftest import add, striped, stripes
 from training.data import splits
 
 
-def use(found: splits.Data, use: str) -> list[str]:
+def use(found: splits.Splits, use: str) -> list[str]:
     rows = found.items.to_pylist()
     return sorted(row["image_id"] for row in rows if row["use"] == use)
 
@@ -75,7 +75,7 @@ def test_what_models_are_judged_by_is_not_trained_on(stock: Lake) -> None:
     found = splits.gather(stock, "classification", train=["first"], share=0.0)
     assert use(found, "train") == members[6:]
     assert found.facts["left_out"] == {"in or nearly in exam@1": 6}
-    with pytest.raises(BadInput, match="held@1 is for judging models"):
+    with pytest.raises(BadInput, match="held@1 is a slice for evaluation"):
         splits.gather(stock, "classification", train=["held"])
 
 
@@ -117,18 +117,18 @@ def test_classes_of_the_older_model_come_first(stock: Lake) -> None:
 
 def test_items_come_back_with_the_labels_of_then(stock: Lake) -> None:
     found = splits.gather(stock, "classification", train=["first"], share=0.0)
-    items = splits.items(stock, "classification", found.items, "train")
+    items = splits.images_of(stock, "classification", found.items, "train")
     assert [i.image_id for i in items] == stock.slice("first").members()
     truth = dict(stock.sql("SELECT image_id, label FROM labels").to_pylist()[0].items())
-    assert {i.image_id: i.truth.label for i in items}[truth["image_id"]] == truth["label"]
+    assert {i.image_id: i.ground_truth.label for i in items}[truth["image_id"]] == truth["label"]
 
 
 def test_truth_of_a_slice(stock: Lake) -> None:
-    found = splits.truth_of(stock, slices.get(stock, "second"), "classification")
+    found = splits.ground_truth_of(stock, slices.get(stock, "second"), "classification")
     assert found.column_names == ["image_id", "label", "boxes", "masks"]
     assert found["image_id"].to_pylist() == stock.slice("second").members()
     assert set(found["label"].to_pylist()) == {"lying", "upright"}
-    assert splits.truth_of(stock, slices.get(stock, "second"), "detection").num_rows == 0
+    assert splits.ground_truth_of(stock, slices.get(stock, "second"), "detection").num_rows == 0
 
 
 def test_near_duplicates_are_never_in_two_splits(make_lake: MakeLake) -> None:
@@ -184,7 +184,7 @@ def test_components_of_pairs() -> None:
 def test_what_is_not_there_is_named(stock: Lake) -> None:
     with pytest.raises(BadInput, match="first"):
         splits.gather(stock, "classification", train=["frist"])
-    with pytest.raises(BadInput, match="give --train"):
+    with pytest.raises(BadInput, match="with --train SLICE"):
         splits.gather(stock, "classification", train=[])
 
 

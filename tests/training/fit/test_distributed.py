@@ -50,7 +50,7 @@ def test_two_processes_train_one_model(stock: Lake, tiny: Recipe) -> None:
 def test_a_device_that_is_not_there() -> None:
     from embeddings.embedders import torch_import
 
-    with pytest.raises(BadInput, match="none of auto, cpu, cuda"):
+    with pytest.raises(BadInput, match="not one of auto, cpu, cuda"):
         Processes("tpu")
     if not torch_import.torch().cuda.is_available():
         with pytest.raises(BadInput, match="no CUDA device"):

@@ -6,17 +6,17 @@ import pytest
 
 from lake.errors import BadInput
 from training.fit import early_stopping
-from training.fit.checkpoint import Progress
+from training.fit.checkpoint import TrainingProgress
 from training.registry.recipe import Recipe
 
 
 def _epochs(
     recipe: Recipe, values: list[float | None], night: list[float] | None = None, warm: bool = False
-) -> Progress:
-    at = Progress()
+) -> TrainingProgress:
+    at = TrainingProgress()
     for place, value in enumerate(values):
         at.epoch = place + (0 if warm else 1)
-        early_stopping.judge(recipe, at, value, {} if night is None else {"night@1": night[place]}, warm=warm)
+        early_stopping.update(recipe, at, value, {} if night is None else {"night@1": night[place]}, warm=warm)
         if at.ended:
             break
     return at

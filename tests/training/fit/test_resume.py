@@ -151,7 +151,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(stock: Lake, tiny: Recipe) ->
     run = _begun(stock, tiny)
     with (
         checkpoint.locked(runs.folder(stock, run.id)),
-        pytest.raises(BadInput, match=f"runs/{run.id} is being worked on"),
+        pytest.raises(BadInput, match=f"runs/{run.id} is in use"),
     ):
         train_model.resume(stock, run.id)
 
@@ -167,7 +167,7 @@ def test_a_checkpoint_puts_everything_back(tmp_path: Path) -> None:
         optimiser = torch.optim.AdamW(network.parameters(), lr=0.1)
         network(torch.rand(2, 3, 8, 8)).sum().backward()
         optimiser.step()
-        at = checkpoint.Progress(epoch=1, step=9, best=0.1 + 0.2, reference={"a@1": 0.5})
+        at = checkpoint.TrainingProgress(epoch=1, step=9, best=0.1 + 0.2, reference={"a@1": 0.5})
         checkpoint.save(tmp_path / "c.safetensors", network, optimiser, at, {"w": torch.ones(2)})
         drawn = random.random(), np.random.rand(), float(torch.rand(()))
         other = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     network = torch.nn.Linear(2, 2)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
     path = tmp_path / "c.safetensors"
-    checkpoint.save(path, network, optimiser, checkpoint.Progress(), None)
+    checkpoint.save(path, network, optimiser, checkpoint.TrainingProgress(), None)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(BadInput, match="damaged"):
         checkpoint.load(path, network, optimiser)

@@ -199,7 +199,7 @@ def test_an_unreadable_image_is_left_out_and_said(stock: Lake, tiny: Recipe) -> 
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"recipe": Recipe(wise_ft=0.5, architecture="test_resnet", pretrained=False)}, "name it with --from"),
+        ({"recipe": Recipe(wise_ft=0.5, architecture="test_resnet", pretrained=False)}, "name the model with --from"),
         ({"recipe": Recipe(patience=3, validation=0.0)}, "needs validation images"),
         (
             {"recipe": Recipe(architecture="resnet81", validation=0.5)},

@@ -10,7 +10,7 @@ import pytest
 from lake.errors import BadInput
 from lake.storage.store import Lake
 from training.fit import tuning
-from training.fit.tuning import Range
+from training.fit.tuning import SearchRange
 from training.registry import runs
 from training.registry.recipe import Recipe
 
@@ -21,11 +21,11 @@ SEED = 1
 def test_ranges_in_words() -> None:
     found = tuning.space(["rate=1e-4..1e-2", "epochs=2..5", "flip=none,both", "dropout=0..0.5"], ["resnet18"])
     assert found == {
-        "rate": Range((), 1e-4, 1e-2, True, False),
-        "epochs": Range((), 2, 5, False, True),
-        "flip": Range(("none", "both")),
-        "dropout": Range((), 0.0, 0.5, False, False),
-        "architecture": Range(("resnet18",)),
+        "rate": SearchRange((), 1e-4, 1e-2, True, False),
+        "epochs": SearchRange((), 2, 5, False, True),
+        "flip": SearchRange(("none", "both")),
+        "dropout": SearchRange((), 0.0, 0.5, False, False),
+        "architecture": SearchRange(("resnet18",)),
     }
 
 
@@ -34,11 +34,11 @@ def test_ranges_in_words() -> None:
     [
         (["rote=1..2"], "did you mean rate"),
         (["rate"], "write KEY=LOW..HIGH"),
-        (["rate=2..1"], "not below"),
+        (["rate=2..1"], "must be below"),
         (["epochs=0..5"], "epochs is 0"),
         (["flip=up,down"], "one of none"),
         (["seed=0..5"], "cannot be compared"),
-        ([], "what is to be tried"),
+        ([], "name what to try"),
     ],
 )
 def test_what_is_wrong_with_a_range_is_said(words: list[str], said: str) -> None:
@@ -48,7 +48,7 @@ def test_what_is_wrong_with_a_range_is_said(words: list[str], said: str) -> None
         tuning.space([], ["resnet81"])
 
 
-def _tune(lake: Lake, recipe: Recipe, tried: dict[str, Range], trials: int, **how: Any) -> tuning.Found:
+def _tune(lake: Lake, recipe: Recipe, tried: dict[str, SearchRange], trials: int, **how: Any) -> tuning.TuningResult:
     given = {"train": ["first"], "validation": ["held"], "device": "cpu", "workers": 0} | how
     return tuning.tune(lake, "rates", recipe=recipe, tried=tried, trials=trials, **given)
 
@@ -73,7 +73,7 @@ def test_a_search_goes_on_where_it_was_stopped(stock: Lake, tiny: Recipe) -> Non
         assert every[one.run].recipe.rate == one.settings["rate"]
     assert len({r.data["splits"]["train"]["images_sha256"] for r in every.values()}) == 1
     assert _tune(stock, recipe, tried, 4) == found
-    with pytest.raises(BadInput, match="with other recipe"):
+    with pytest.raises(BadInput, match="with another recipe"):
         _tune(stock, replace(recipe, batch=4), tried, 4)
     with pytest.raises(BadInput, match="with other slices"):
         _tune(stock, recipe, tried, 4, train=["second"])
@@ -90,7 +90,7 @@ def test_hopeless_trials_are_given_up(stock: Lake, tiny: Recipe, monkeypatch: py
     """After one whole trial there is something to compare with: one that learns nothing is stopped early."""
     monkeypatch.setattr(tuning, "UNPRUNED", 1)
     recipe = replace(tiny, epochs=4, schedule="constant", metric="loss", seed=SEED)
-    found = _tune(stock, recipe, {"rate": Range((5e-3, 1e-12))}, 2)
+    found = _tune(stock, recipe, {"rate": SearchRange((5e-3, 1e-12))}, 2)
     second, first = runs.list(stock, search="rates")
     assert (first.recipe.rate, second.recipe.rate) == (5e-3, 1e-12)
     assert (found.done, found.pruned) == (2, 1)

@@ -53,7 +53,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     folder = runs.folder(lake, run.id)
     items = splits.gather(lake, "classification", train=["first"]).items
     trained_model.begin(folder, recipe, items, made.network, [], warm=False)
-    trained_model.save(folder, made.network, recipe, run.classes, made.how)
+    trained_model.save(folder, made.network, recipe, run.classes, made.preparation)
     runs.end(lake, run, "done", artifacts={"model": runs.artifact(lake, folder / trained_model.MODEL)})
     return lake
 
@@ -184,7 +184,7 @@ def test_corners_are_the_detectors_own() -> None:
     torch = torch_import.torch()
     loaded = network_of("detection", "centernet-small", 64)
     torch.nn.init.normal_(loaded.network.heat[1].bias)  # warm enough to answer
-    samples = [whole(str(n), stripes(n, True), loaded.how) for n in range(3)]
+    samples = [whole(str(n), stripes(n, True), loaded.preparation) for n in range(3)]
     images = Detection().batch(samples).images
     ending = onnx_export._ending(loaded)
     with torch.no_grad():
@@ -222,7 +222,9 @@ def test_corners_are_the_detectors_own() -> None:
 )
 def test_networks_of_every_task(name: str, architecture: str, side: int) -> None:
     loaded = network_of(name, architecture, side)
-    squares = np.stack([whole("", stripes(n, n % 2 == 0), loaded.how).image.transpose(2, 0, 1) for n in range(4)])
+    squares = np.stack(
+        [whole("", stripes(n, n % 2 == 0), loaded.preparation).image.transpose(2, 0, 1) for n in range(4)]
+    )
     ending = onnx_export._ending(loaded)
     graph = onnx_export._network_graph(loaded, ending)
     off = onnx_export.compare(graph, "images", squares, onnx_export._torch_outputs(ending, squares))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embeddings.embedders import torch_import
-from training.data.augmentation import Look, _moved
+from training.data.augmentation import Augmentation, _flipped
 from training.tasks import task_registry
 from training.tasks.detection import MOST_BOXES, Detection, _peaks
 from training.tasks.task import Prediction, Sample, Target
@@ -154,14 +154,14 @@ def test_the_compact_detectors_learn_one_image(architecture: str) -> None:
 def test_boxes_and_masks_move_together() -> None:
     """Flips and turns: the box of the moved mask is the moved box."""
     rng = np.random.default_rng(0)
-    look = Look(flip="both", turn=True)
+    look = Augmentation(flip="both", turn=True)
     for _ in range(40):
         x, y = rng.integers(0, 40, 2)
         width, height = rng.integers(2, 20, 2)
         mask = np.zeros((64, 64), np.uint8)
         mask[y : y + height, x : x + width] = 1
         target = Target(boxes=np.array([[x, y, x + width, y + height]], np.float32), box_classes=np.zeros(1), mask=mask)
-        pixels, moved = _moved(np.repeat(mask[..., None], 3, axis=2), target, look, rng)
+        pixels, moved = _flipped(np.repeat(mask[..., None], 3, axis=2), target, look, rng)
         assert moved.mask is not None
         assert np.array_equal(pixels[..., 0], moved.mask)
         rows, columns = np.flatnonzero(moved.mask.any(axis=1)), np.flatnonzero(moved.mask.any(axis=0))
