@@ -1,4 +1,4 @@
-"""The command `lakeloop`: parses, calls, prints.
+"""The command `lakeloop`: parses the arguments, runs the command, maps errors to exit codes.
 
 Every command takes `--lake URI` (or LAKELOOP_LAKE) and `--json`, which prints one JSON document on stdout and all else
 on stderr. Exit codes: 0 success, 1 a check failed, 2 bad usage or input, 3 the command could not finish. The commands
@@ -26,7 +26,7 @@ from search_app.cli.training import card, evaluate, models, predict, train
 DESCRIPTION = """\
 The embedding-search data lake that turns a vision model's failures into a better model.
 
-  lakeloop quickstart                       the whole story on real solar cells
+  lakeloop quickstart                       a demo lake of real solar cells
   lakeloop init --lake my.lake              an empty lake
   lakeloop ingest photos/ --lake my.lake    images, class folders, or a prediction log
   lakeloop embed --lake my.lake             a vector for every image
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LakeloopError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted; what was committed is safe, run the same command again to go on", 130)
+        return _fail("interrupted; everything committed is safe; run the same command again to continue", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry() -> NoReturn:
     """The console script."""
     code = main()
-    # The answer is out: a Ctrl-C while Python winds down must not turn it into a death by signal.
+    # The output is complete: a Ctrl-C while Python ends must not change the exit code.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 
@@ -74,8 +74,10 @@ def _fail(message: str, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--lake", metavar="URI", help="the lake: a folder or an object store's URI (or LAKELOOP_LAKE)")
-    common.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    common.add_argument(
+        "--lake", metavar="URI", help="the lake: a folder or the URI of an object store (default: LAKELOOP_LAKE)"
+    )
+    common.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
     parser: argparse.ArgumentParser = _Parser(
         prog="lakeloop", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,16 +86,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[..., Any], help: str, to: Any = None) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = (to or commands).add_parser(name, parents=[common], help=help, description=help)
-        made.set_defaults(run=run)
-        return made
+        command: argparse.ArgumentParser = (to or commands).add_parser(
+            name, parents=[common], help=help, description=help
+        )
+        command.set_defaults(run=run)
+        return command
 
     def group(name: str, help: str) -> Any:
-        made = commands.add_parser(name, help=help, description=help)
-        return made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        command = commands.add_parser(name, help=help, description=help)
+        return command.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     data.register(add)
-    sql.register(add, group("query", "queries that were saved, and those that were asked"))
+    sql.register(add, group("query", "saved queries and the history of queries"))
     slices = group("slice", "named sets of images")
     search.register(add)
     slicing.register(add, slices)
@@ -103,16 +107,16 @@ def _parser() -> argparse.ArgumentParser:
     isolate.register(add)
     map.register(add)
     analytics.register(add)
-    labels.register(add, group("labels", "what people say that images are"))
+    labels.register(add, group("labels", "labels from labelling tools"))
     evaluate.register(add)
-    train.register(add, group("runs", "what was trained, with what, and what came out"))
-    models_group = group("models", "versions of models: which one is promoted, and how it came to that")
+    train.register(add, group("runs", "training runs: data, recipe and metrics"))
+    models_group = group("models", "versions of models: register, promote, roll back, export")
     models.register(add, models_group)
     card.register(add, models_group)
     predict.register(add)
     serve.register(add)
     upkeep.register(add)
-    keys.register(add, group("key", "who may use the HTTP API and the app"))
+    keys.register(add, group("key", "access keys for the HTTP API and the app"))
     return parser
 
 

@@ -1,4 +1,4 @@
-"""serve, quickstart: the app and the HTTP API."""
+"""serve, quickstart: start the app and the HTTP API, on a lake or on the demo lake."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 def register(add: Add) -> None:
     for name, run, help in (
-        ("serve", _serve, "the app and the HTTP API"),
-        ("quickstart", _quickstart, "the demo: build a lake of real solar cells and open the app"),
+        ("serve", _serve, "start the app and the HTTP API"),
+        ("quickstart", _quickstart, "build a demo lake of real solar cells and start the app"),
     ):
         p = add(name, run, help)
         p.add_argument("--host", default="127.0.0.1")
         p.add_argument("--port", type=int, default=8501)
         if name == "serve":
-            p.add_argument("--no-ui", action="store_true", help="the HTTP API alone")
-            _intake_options(p)
-            p.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name clients call this server by; again for more")  # fmt: skip  # noqa: E501
-            p.add_argument("--require-key", action="store_true", help="let nobody in without a key; always so when --host is not this machine alone")  # fmt: skip  # noqa: E501
-            p.add_argument("--allow-user", action="append", default=[], metavar="WHO", help="who may log in at the identity provider of .streamlit/secrets.toml: an e-mail address, @domain, or *")  # fmt: skip  # noqa: E501
-            p.add_argument("--https", action="store_true", help="browsers come by https, through a proxy: cookies are marked so")  # fmt: skip  # noqa: E501
+            p.add_argument("--no-ui", action="store_true", help="only the HTTP API, without the app")
+            _ingest_options(p)
+            p.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a host name of this server that clients use; repeat for more")  # fmt: skip  # noqa: E501
+            p.add_argument("--require-key", action="store_true", help="refuse requests without an access key; always on unless --host is this machine")  # fmt: skip  # noqa: E501
+            p.add_argument("--allow-user", action="append", default=[], metavar="USER", help="a user who may log in at the identity provider of .streamlit/secrets.toml: an e-mail address, @domain or *; repeat for more")  # fmt: skip  # noqa: E501
+            p.add_argument("--https", action="store_true", help="browsers use https through a proxy: mark cookies as secure")  # fmt: skip  # noqa: E501
         else:
-            p.add_argument("--no-serve", action="store_true", help="build only")
+            p.add_argument("--no-serve", action="store_true", help="only build the lake")
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -38,7 +38,7 @@ def _serve(args: argparse.Namespace) -> int:
     from search_app.server.server import serve
 
     if args.allow_user and args.no_ui:
-        raise BadInput("--allow-user is about the app's pages, and --no-ui leaves them out; give one of them")
+        raise BadInput("--allow-user is for the app and --no-ui leaves the app out; give only one of them")
     policy = AccessPolicy(args.require_key, args.https, tuple(args.allow_user))
     serve(
         uri(args),
@@ -53,17 +53,17 @@ def _serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def _intake_options(p: argparse.ArgumentParser) -> None:
-    g = p.add_argument_group("taking events in")
-    g.add_argument("--spool", metavar="FOLDER", help="where accepted events wait, on a local disk (default: in the lake's own folder)")  # fmt: skip  # noqa: E501
-    g.add_argument("--max-rate", type=float, metavar="N", help="events a second; more are answered 429")
-    g.add_argument("--max-spool-gb", type=float, default=20, metavar="GB", help="what may wait; beyond it 503 (default 20)")  # fmt: skip  # noqa: E501
-    g.add_argument("--min-free-gb", type=float, default=1, metavar="GB", help="what the disk keeps free; below it 507 (default 1)")  # fmt: skip  # noqa: E501
-    g.add_argument("--max-body-gb", type=float, default=0.25, metavar="GB", help="bodies in memory at once; beyond it 503 (default 0.25)")  # fmt: skip  # noqa: E501
-    g.add_argument("--keep-share", type=float, default=1.0, metavar="SHARE", help="keep the bytes of this share of images, chosen by their id (default 1: all)")  # fmt: skip  # noqa: E501
-    g.add_argument("--keep-below", type=float, default=0.0, metavar="CONFIDENCE", help="and of every image answered with less confidence")  # fmt: skip  # noqa: E501
-    g.add_argument("--embed", nargs="?", const="oldest", choices=("oldest", "newest", "sampled"), metavar="ORDER", help="keep embedding what arrives: oldest first (default), newest or sampled")  # fmt: skip  # noqa: E501
-    g.add_argument("--url-import", action="store_true", help="let POST /v1/images fetch public URLs")
+def _ingest_options(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("live ingest")
+    g.add_argument("--spool", metavar="FOLDER", help="folder on a local disk for accepted events (default: in the folder of the lake)")  # fmt: skip  # noqa: E501
+    g.add_argument("--max-rate", type=float, metavar="N", help="most events a second; more get status 429")
+    g.add_argument("--max-spool-gb", type=float, default=20, metavar="GB", help="most GB of waiting events; more get status 503 (default 20)")  # fmt: skip  # noqa: E501
+    g.add_argument("--min-free-gb", type=float, default=1, metavar="GB", help="GB of the disk to keep free; below, events get status 507 (default 1)")  # fmt: skip  # noqa: E501
+    g.add_argument("--max-body-gb", type=float, default=0.25, metavar="GB", help="most GB of request bodies in memory; more get status 503 (default 0.25)")  # fmt: skip  # noqa: E501
+    g.add_argument("--keep-share", type=float, default=1.0, metavar="SHARE", help="store the bytes of this share of images, chosen by their id (default 1: all)")  # fmt: skip  # noqa: E501
+    g.add_argument("--keep-below", type=float, default=0.0, metavar="CONFIDENCE", help="also store every image predicted with less confidence than this")  # fmt: skip  # noqa: E501
+    g.add_argument("--embed", nargs="?", const="oldest", choices=("oldest", "newest", "sampled"), metavar="ORDER", help="embed new images all the time: oldest first (default), newest or sampled")  # fmt: skip  # noqa: E501
+    g.add_argument("--url-import", action="store_true", help="allow POST /v1/images to fetch public URLs")
 
 
 def _settings(args: argparse.Namespace, uri: str) -> Settings:
@@ -76,13 +76,13 @@ def _settings(args: argparse.Namespace, uri: str) -> Settings:
 
     spool = Path(args.spool) if args.spool else beside(uri)
     if spool is None:
-        raise BadInput(f"{uri} is not on a local disk: say with --spool FOLDER where events may wait")
+        raise BadInput(f"{uri} is not on a local disk: give --spool FOLDER for waiting events")
     for name in ("max_spool_gb", "min_free_gb", "max_body_gb"):
         if not getattr(args, name) >= 0:
-            raise BadInput(f"--{name.replace('_', '-')} is {getattr(args, name)}; it cannot be negative")
+            raise BadInput(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must not be negative")
     for name in ("keep_share", "keep_below"):
         if not 0 <= getattr(args, name) <= 1:
-            raise BadInput(f"--{name.replace('_', '-')} is {getattr(args, name)}; it is a share, 0 to 1")
+            raise BadInput(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be between 0 and 1")
     if args.max_rate is not None and not args.max_rate > 0:
         raise BadInput(f"--max-rate is {args.max_rate}; it must be more than 0")
     limits = Limits(
@@ -98,7 +98,7 @@ def _quickstart(args: argparse.Namespace) -> int:
     from search_app.demo.quickstart import quickstart
     from search_app.security.hosts import is_loopback
 
-    # Elsewhere a key would be needed, which the demo's stream does not have.
+    # Other hosts need an access key, which the stream of the demo does not have.
     live = not args.no_serve and is_loopback(args.host)
     facts = quickstart(args.lake or os.environ.get("LAKELOOP_LAKE") or "solar.lake", live)
     output(args, facts, "")

@@ -1,4 +1,4 @@
-"""What every command needs: which lake, one JSON document or text on stdout, a progress bar when a person looks."""
+"""Shared parts of all commands: which lake to open, text or JSON on stdout, progress bars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lake.spool.spool import Spool
     from lake.storage.store import Lake
 
-# add(name, run, help, group=None): one more command, with --lake and --json; in a group such as `slice`, or by itself.
+# add(name, run, help, group=None): adds a command with --lake and --json, in a group such as `slice` or at the top.
 Add = Callable[..., argparse.ArgumentParser]
 
 
@@ -22,17 +22,17 @@ def uri(args: argparse.Namespace) -> str:
     """The lake named by --lake or LAKELOOP_LAKE."""
     uri = args.lake or os.environ.get("LAKELOOP_LAKE")
     if not uri:
-        raise BadInput("which lake? give --lake URI or set LAKELOOP_LAKE")
+        raise BadInput("no lake: give --lake URI or set LAKELOOP_LAKE")
     return str(uri)
 
 
 def open_lake(args: argparse.Namespace, drain: bool = True) -> Lake:
-    """That lake, open. Events that a stopped server left in its spool are brought in first, and stderr is told so."""
+    """Opens that lake. Before, it drains events that a stopped server left in the spool, and reports that on stderr."""
     import lake
 
     spool = _abandoned(uri(args)) if drain else None
     try:
-        # Whatever stopped the server may have stopped the machine.
+        # Events left in the spool may mean that the machine stopped, too.
         opened = lake.open(uri(args), unclean=spool is not None)
         for notice in opened.notices:
             print(f"lakeloop: {notice}", file=sys.stderr)
@@ -45,7 +45,7 @@ def open_lake(args: argparse.Namespace, drain: bool = True) -> Lake:
 
 
 def _abandoned(uri: str) -> Spool | None:
-    """The spool beside the lake, when events wait in it that no server is going to drain."""
+    """The spool beside the lake if it has waiting events and no server drains it; else None."""
     from lake.spool.spool import Spool, abandoned, beside
 
     folder = beside(uri)
@@ -53,8 +53,8 @@ def _abandoned(uri: str) -> Spool | None:
         if folder is None or not abandoned(folder):
             return None
         spool = Spool(folder)
-    except (CouldNot, OSError) as error:  # a lake one may only read is read as it is
-        print(f"lakeloop: a spool is there and cannot be opened: {error}", file=sys.stderr)
+    except (CouldNot, OSError) as error:  # a read-only lake can still be read
+        print(f"lakeloop: cannot open the spool: {error}", file=sys.stderr)
         return None
     depth = spool.depth()
     if depth.events or depth.parked:
@@ -70,15 +70,15 @@ def _drain(opened: Lake, spool: Spool) -> None:
 
     try:
         report = drain(opened, spool)
-    except (LakeloopError, OSError, sqlite3.Error) as error:  # the disk may be full, and the lake still be read
-        print(f"lakeloop: what a stopped server left stays in {spool.folder}: {error}", file=sys.stderr)
+    except (LakeloopError, OSError, sqlite3.Error) as error:  # the lake can be read even if the disk is full
+        print(f"lakeloop: events of a stopped server stay in {spool.folder}: {error}", file=sys.stderr)
         return
     if report is not None and report.events:
-        print(f"drained {report.events:,} events a stopped server had left", file=sys.stderr)
+        print(f"drained {report.events:,} events of a stopped server", file=sys.stderr)
 
 
 def output(args: argparse.Namespace, facts: Any, text: str) -> int:
-    """Prints the facts as JSON when --json was given, else the text; returns exit code 0."""
+    """Prints `facts` as JSON with --json, else `text`. Returns exit code 0."""
     import json
 
     if args.json:
@@ -89,7 +89,7 @@ def output(args: argparse.Namespace, facts: Any, text: str) -> int:
 
 
 def progress(args: argparse.Namespace, unit: str, total: int | None = None) -> Any:
-    """A context manager giving a function that counts; a bar on stderr when a person is looking."""
+    """A context manager that gives a counting function. It shows a bar on stderr if stderr is a terminal."""
     from contextlib import contextmanager
 
     @contextmanager
@@ -99,19 +99,19 @@ def progress(args: argparse.Namespace, unit: str, total: int | None = None) -> A
             return
         from tqdm import tqdm
 
-        with tqdm(total=total, unit=f" {unit}", file=sys.stderr, leave=False) as shown:
-            yield shown.update
+        with tqdm(total=total, unit=f" {unit}", file=sys.stderr, leave=False) as tqdm_bar:
+            yield tqdm_bar.update
 
     return bar()
 
 
 def columns(rows: list[list[str]], left: int) -> str:
-    """Rows as text, column below column: the first `left` columns begin together, the others end together."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    """The rows as a text table: the first `left` columns are left-aligned, the others right-aligned."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
-            one.ljust(width) if place < left else one.rjust(width)
-            for place, (one, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     )

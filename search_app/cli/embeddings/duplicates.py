@@ -9,12 +9,14 @@ from search_app.cli.terminal import Add, open_lake, output, progress
 
 
 def register(add: Add) -> None:
-    p = add("duplicates", _duplicates, "images of the very same view, in groups")
-    p.add_argument("--slice", metavar="SLICE", help="look among its images only")
-    p.add_argument("--threshold", type=float, metavar="T", help="cosine from which a pair is looked at, -1 to 1")
-    p.add_argument("--keep", action="store_true", help="with --threshold: make it the lake's, for training splits and slices, too")  # fmt: skip  # noqa: E501
+    p = add("duplicates", _duplicates, "find groups of near-duplicates: images of the same view")
+    p.add_argument("--slice", metavar="SLICE", help="only images of this slice")
+    p.add_argument("--threshold", type=float, metavar="T", help="least cosine similarity of a pair, -1 to 1")
+    p.add_argument("--keep", action="store_true", help="with --threshold: store it as the threshold of the lake, also for training splits and slices")  # fmt: skip  # noqa: E501
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
-    p.add_argument("--calibrate", action="store_true", help="find and keep this lake's threshold, with planted copies")
+    p.add_argument(
+        "--calibrate", action="store_true", help="measure and store the threshold of the lake, with planted copies"
+    )
 
 
 def _duplicates(args: argparse.Namespace) -> int:
@@ -24,44 +26,44 @@ def _duplicates(args: argparse.Namespace) -> int:
     from lake import slices
     from lake.access import audit
 
-    opened = open_lake(args)
+    lake = open_lake(args)
     if args.calibrate:
         if args.slice or args.threshold is not None:
-            raise BadInput("--calibrate finds the lake's threshold: give it without --slice and --threshold")
-        done = calibration.calibrate(opened, embedder=args.embedder)
-        audit.record(opened, "calibrate duplicates", done.embedder, detail=asdict(done))
+            raise BadInput("--calibrate measures the threshold of the lake: give it without --slice and --threshold")
+        result = calibration.calibrate(lake, embedder=args.embedder)
+        audit.record(lake, "calibrate duplicates", result.embedder, detail=asdict(result))
         text = (
-            f"{done.embedder}: near-duplicates from cosine {done.threshold:.2f} on, which proposes {done.recall:.1%} "
-            f"of {done.copies:,} planted copies. {done.kin:.1%} of the sampled images have a near-duplicate in the "
-            "lake already; if you know of none, its images look too much alike for this"
+            f"{result.embedder}: near-duplicates have a cosine from {result.threshold:.2f} on. This finds "
+            f"{result.recall:.1%} of {result.copies:,} planted copies. {result.kin:.1%} of the sampled "
+            "images already have a near-duplicate in the lake; if you know of none, the images look too similar for "
+            "this method"
         )
-        return output(args, asdict(done), text)
+        return output(args, asdict(result), text)
     if args.keep:
         if args.threshold is None:
-            raise BadInput("--keep makes --threshold the lake's own: give both")
-        threshold.save_threshold(opened, args.threshold, embedder=args.embedder)
-        audit.record(opened, "keep duplicates", args.embedder or "", detail={"threshold": args.threshold})
-    names = slices.members(opened, slices.get(opened, args.slice)).to_pylist() if args.slice else None
+            raise BadInput("--keep needs --threshold")
+        threshold.save_threshold(lake, args.threshold, embedder=args.embedder)
+        audit.record(lake, "keep duplicates", args.embedder or "", detail={"threshold": args.threshold})
+    names = slices.members(lake, slices.get(lake, args.slice)).to_pylist() if args.slice else None
     with progress(args, "images") as count:
-        found = duplicates.find(opened, names, embedder=args.embedder, threshold=args.threshold, progress=count)
+        copies = duplicates.find(lake, names, embedder=args.embedder, threshold=args.threshold, progress=count)
     facts = {
-        "groups": found.groups,
-        "pairs": [asdict(pair) for pair in found.pairs],
-        "spare": found.redundant,
-        "looked": found.compared,
-        "without_vector": found.without_vector,
-        "unseen": found.without_thumbnail,
-        "embedder": found.embedder,
-        "threshold": found.threshold,
+        "groups": copies.groups,
+        "pairs": [asdict(pair) for pair in copies.pairs],
+        "spare": copies.redundant,
+        "looked": copies.compared,
+        "without_vector": copies.without_vector,
+        "unseen": copies.without_thumbnail,
+        "embedder": copies.embedder,
+        "threshold": copies.threshold,
     }
-    summary = (
-        f"{len(found.groups):,} groups of near-duplicates among {found.compared:,} images, {found.redundant:,} images "
-        f"are redundant ({found.embedder}, cosine from {found.threshold:g})"
-    )
-    lines = [summary]
-    if found.without_vector:
-        lines.append(f"{found.without_vector:,} images have no vector and were left out")
-    if found.without_thumbnail:
-        lines.append(f"{found.without_thumbnail:,} pairs have no thumbnail and were compared by their cosine alone")
-    lines += [f"{len(group):>5,}  {'  '.join(group)}" for group in found.groups]
+    lines = [
+        f"{len(copies.groups):,} groups of near-duplicates among {copies.compared:,} images, {copies.redundant:,} "
+        f"redundant images ({copies.embedder}, cosine from {copies.threshold:g})"
+    ]
+    if copies.without_vector:
+        lines.append(f"{copies.without_vector:,} images have no vector and are left out")
+    if copies.without_thumbnail:
+        lines.append(f"{copies.without_thumbnail:,} pairs have no thumbnail: only their cosine was compared")
+    lines += [f"{len(group):>5,}  {'  '.join(group)}" for group in copies.groups]
     return output(args, facts, "\n".join(lines))

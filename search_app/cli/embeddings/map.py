@@ -1,4 +1,4 @@
-"""map, outliers: the lake in two dimensions, and what in it is like nothing else."""
+"""map, outliers: projects the lake to two dimensions, and ranks unusual images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from search_app.cli.terminal import Add, open_lake, output, progress
 
 def register(add: Add) -> None:
     p = add("map", _map, "project the lake, or a node of a tree, to two dimensions")
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--node", metavar="TREE/PATH", help="only this node's images")
-    what.add_argument("--where", metavar="SQL", help="only images that pass")
-    what.add_argument("--place", metavar="MAP", help="place new images on this map; the old ones stay where they are")
-    what.add_argument("--list", action="store_true", help="the maps there are, the newest first")
+    scope = p.add_mutually_exclusive_group()
+    scope.add_argument("--node", metavar="TREE/PATH", help="only images of this node")
+    scope.add_argument("--where", metavar="SQL", help="only images that pass")
+    scope.add_argument("--place", metavar="MAP", help="place new images on this map without moving the others")
+    scope.add_argument("--list", action="store_true", help="list the maps, newest first")
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
     p.add_argument("--seed", type=int, default=0)
 
-    p = add("outliers", _outliers, "rank the images that are far from everything known")
+    p = add("outliers", _outliers, "rank images by their distance from others")
     p.add_argument("--where", metavar="SQL", help="only images that pass")
-    of = p.add_mutually_exclusive_group()
-    of.add_argument("--against", metavar="SLICE", help="far from this slice: what training has not seen")
-    of.add_argument("--per", choices=("class",), help="far from those answered alike")
+    reference = p.add_mutually_exclusive_group()
+    reference.add_argument("--against", metavar="SLICE", help="distance from this slice, for example the training data")
+    reference.add_argument("--per", choices=("class",), help="distance from images with the same predicted label")
     p.add_argument("--method", choices=("knn", "density"), default="knn", help="default: knn")
-    p.add_argument("-k", type=int, default=10, metavar="N", help="neighbours to be far from (default 10)")
+    p.add_argument("-k", type=int, default=10, metavar="N", help="number of neighbours to measure (default 10)")
     p.add_argument("--limit", type=int, default=100, metavar="N", help="number of results (default 100)")
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
 
@@ -34,54 +34,56 @@ def _map(args: argparse.Namespace) -> int:
     from lake.access import audit
 
     if (args.place or args.list) and (args.embedder or args.seed):
-        raise BadInput("--embedder and --seed belong to a new map; a map that is there keeps its own")
+        raise BadInput("--embedder and --seed belong to a new map; give them without --place and --list")
     if args.list:
         return _list(args)
     from embeddings.maps import maps
 
-    opened = open_lake(args)
+    lake = open_lake(args)
     if args.place:
-        placed = maps.place(opened, args.place)
-        audit.record(opened, "map place", args.place, detail={"placed": placed})
+        placed = maps.place(lake, args.place)
+        audit.record(lake, "map place", args.place, detail={"placed": placed})
         return output(args, {"map": args.place, "placed": placed}, f"map {args.place}: {placed:,} new images placed")
     import time
 
     started = time.perf_counter()
     with progress(args, "%", 100) as count:
-        shown = 0
+        percent = 0
 
-        def tell(share: float) -> None:
-            nonlocal shown
-            count(int(100 * share) - shown)
-            shown = int(100 * share)
+        def report(share: float) -> None:
+            nonlocal percent
+            count(int(100 * share) - percent)
+            percent = int(100 * share)
 
-        made = maps.make(
-            opened, embedder=args.embedder, where=args.where, node=args.node, seed=args.seed, progress=tell
+        map_ = maps.make(
+            lake, embedder=args.embedder, where=args.where, node=args.node, seed=args.seed, progress=report
         )
     seconds = time.perf_counter() - started
-    audit.record(opened, "map", made.id, detail={"node": args.node, "where": args.where, "seed": args.seed})
-    fitted = "" if made.fitted == made.size else f", fitted on {made.fitted:,} and the rest placed"
-    return output(args, _facts(made) | {"seconds": seconds}, f"map {made.id}: {made.size:,} images ({made.embedder}, "
-                  f"{made.method}{fitted}, {seconds:.1f} s)")  # fmt: skip
+    audit.record(lake, "map", map_.id, detail={"node": args.node, "where": args.where, "seed": args.seed})
+    fitted = "" if map_.fitted == map_.size else f", fitted on {map_.fitted:,} and the rest placed"
+    return output(args, _facts(map_) | {"seconds": seconds}, f"map {map_.id}: {map_.size:,} images ({map_.embedder}, "
+                  f"{map_.method}{fitted}, {seconds:.1f} s)")  # fmt: skip
 
 
 def _list(args: argparse.Namespace) -> int:
     from embeddings.maps import maps
 
-    found = maps.list(open_lake(args))
+    every_map = maps.list(open_lake(args))
     lines = [
-        f"{one.id}  {one.size:>9,} images  {one.created_at:%Y-%m-%d %H:%M}  {one.embedder}"
-        + (f"  node {one.node}" if one.node else "")
-        + (f"  where {one.where}" if one.where else "")
-        for one in found
+        f"{map_.id}  {map_.size:>9,} images  {map_.created_at:%Y-%m-%d %H:%M}  {map_.embedder}"
+        + (f"  node {map_.node}" if map_.node else "")
+        + (f"  where {map_.where}" if map_.where else "")
+        for map_ in every_map
     ]
-    return output(args, [_facts(one) for one in found], "\n".join(lines) or "no maps yet; make one with: lakeloop map")
+    return output(
+        args, [_facts(map_) for map_ in every_map], "\n".join(lines) or "no maps yet; create one with: lakeloop map"
+    )
 
 
-def _facts(made: Any) -> dict[str, Any]:
+def _facts(map_: Any) -> dict[str, Any]:
     from lake.sql import tables
 
-    facts: dict[str, Any] = tables.plain({name: getattr(made, name) for name in made.__dataclass_fields__})
+    facts: dict[str, Any] = tables.plain({name: getattr(map_, name) for name in map_.__dataclass_fields__})
     facts["map"] = facts.pop("id")
     return facts
 
@@ -90,7 +92,7 @@ def _outliers(args: argparse.Namespace) -> int:
     from embeddings.discovery.outliers import outliers
     from lake.sql import tables
 
-    found = outliers(
+    rows = outliers(
         open_lake(args),
         embedder=args.embedder,
         where=args.where,
@@ -100,4 +102,4 @@ def _outliers(args: argparse.Namespace) -> int:
         k=args.k,
         limit=args.limit,
     )
-    return output(args, {"results": tables.rows(found)}, tables.text(found))
+    return output(args, {"results": tables.rows(rows)}, tables.text(rows))

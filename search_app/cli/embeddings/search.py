@@ -1,4 +1,4 @@
-"""search: from an odd image to its like."""
+"""search: finds the images most similar to an image, a text or ids."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from search_app.cli.terminal import Add, open_lake, output
 
 
 def register(add: Add) -> None:
-    p = add("search", _search, "find the images most like an example")
+    p = add("search", _search, "find the images most similar to an example")
     example = p.add_mutually_exclusive_group(required=True)
     example.add_argument("--image", metavar="FILE")
     example.add_argument(
-        "--id", action="append", metavar="ID", help="an image_id or prediction_id; several are averaged"
+        "--id", action="append", metavar="ID", help="an image_id or prediction_id; repeat to average several"
     )
-    example.add_argument("--text", metavar="T", help="with an embedder that can (CLIP)")
+    example.add_argument("--text", metavar="T", help="a text; needs an embedder with text (CLIP)")
     p.add_argument("-k", type=int, default=10, metavar="N", help="number of results (default 10)")
-    p.add_argument("--where", metavar="SQL", help="filter on predictions, applied before neighbours are chosen")
+    p.add_argument("--where", metavar="SQL", help="a filter on predictions, applied before the search")
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
-    p.add_argument("--column", action="append", metavar="NAME", help="one more column of predictions in the results")
+    p.add_argument(
+        "--column",
+        action="append",
+        metavar="NAME",
+        help="an additional column of predictions in the results; repeat for more",
+    )
 
 
 def _search(args: argparse.Namespace) -> int:
     from embeddings.search.search import search
 
-    found = search(
+    rows = search(
         open_lake(args),
         image=args.image,
         ids=args.id or (),
@@ -36,4 +41,4 @@ def _search(args: argparse.Namespace) -> int:
     )
     from lake.sql import tables
 
-    return output(args, {"results": tables.rows(found)}, tables.text(found))
+    return output(args, {"results": tables.rows(rows)}, tables.text(rows))

@@ -1,4 +1,4 @@
-"""metrics, discover: how right the answers are by anything, and where they fail unprompted."""
+"""metrics, discover: accuracy by any dimension, and groups of images with many errors."""
 
 from __future__ import annotations
 
@@ -17,56 +17,65 @@ if TYPE_CHECKING:
 
 
 def register(add: Add) -> None:
-    p = add("metrics", _metrics, "accuracy and error with intervals, by any one or two dimensions")
+    p = add("metrics", _metrics, "accuracy and error rate with intervals, by one or two dimensions")
     p.add_argument("--by", metavar="DIM[,DIM]", help="a column, metadata.KEY, day, hour, width, box_size, cluster, ...")
     _scope(p)
-    p.add_argument("--model", action="append", metavar="M", help="NAME or 'NAME VERSION'; again for more")
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--calibration", action="store_true", help="is confidence what it says: curve and ECE")
-    what.add_argument("--confusion", action="store_true", help="answers by true and predicted label")
-    what.add_argument("--sizes", action="store_true", help="boxes and masks by COCO's sizes, with precision and recall")
-    what.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="two models on the same images")
-    what.add_argument("--dimensions", action="store_true", help="list what --by takes")
+    p.add_argument(
+        "--model", action="append", metavar="M", help="only this model: NAME or 'NAME VERSION'; repeat for more"
+    )
+    kind = p.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--calibration", action="store_true", help="reliability curve and expected calibration error (ECE)"
+    )
+    kind.add_argument("--confusion", action="store_true", help="number of predictions by true and predicted label")
+    kind.add_argument(
+        "--sizes", action="store_true", help="boxes and masks by size as in COCO, with precision and recall"
+    )
+    kind.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="compare two models on the same images")
+    kind.add_argument("--dimensions", action="store_true", help="list the values of --by")
 
-    p = add("discover", _discover, "name the slices that fail, unprompted")
+    p = add("discover", _discover, "find groups of images with more errors than chance explains")
     _scope(p)
     p.add_argument("--by", choices=("both", "metadata", "cluster"), default="both")
     p.add_argument(
-        "--errors", choices=("judged", "confidence"), default="judged", help="confidence: for when nothing is judged"
+        "--errors",
+        choices=("judged", "confidence"),
+        default="judged",
+        help="what counts as an error; confidence: for predictions without labels",
     )
-    p.add_argument("--save", action="store_true", help="save each one found as a slice")
+    p.add_argument("--save", action="store_true", help="save each finding as a slice")
     p.add_argument("--seed", type=int, default=0)
 
 
 def _scope(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--where", metavar="SQL", help="only answers that pass")
-    p.add_argument("--slice", metavar="NAME[@VERSION]", help="only answers about images of this slice")
+    p.add_argument("--where", metavar="SQL", help="only predictions that pass")
+    p.add_argument("--slice", metavar="NAME[@VERSION]", help="only predictions for images of this slice")
 
 
 def _metrics(args: argparse.Namespace) -> int:
     from lake.analytics import dimensions, metrics
     from lake.errors import BadInput
 
-    opened = open_lake(args)
+    lake = open_lake(args)
     if args.by and (args.calibration or args.confusion or args.sizes or args.compare or args.dimensions):
-        raise BadInput("--by is for accuracy and error; give it without --calibration, --confusion, --sizes, --compare")
+        raise BadInput("--by cannot be combined with --calibration, --confusion, --sizes, --compare or --dimensions")
     if args.dimensions:
-        names = dimensions.names(opened)
+        names = dimensions.names(lake)
         return output(args, {"dimensions": names}, "\n".join(names))
-    where = metrics.scope(opened, args.where, args.slice, args.model or ())
+    where = metrics.scope(lake, args.where, args.slice, args.model or ())
     if args.calibration:
-        return _calibration(args, opened, where)
+        return _calibration(args, lake, where)
     if args.confusion:
-        return _confusion(args, opened, where)
+        return _confusion(args, lake, where)
     if args.sizes:
-        return _sizes(args, opened, where)
+        return _sizes(args, lake, where)
     if args.compare:
-        return _compare(args, opened, where)
-    return _by(args, metrics.by(opened, [one.strip() for one in args.by.split(",")] if args.by else [], where))
+        return _compare(args, lake, where)
+    return _by(args, metrics.by(lake, [name.strip() for name in args.by.split(",")] if args.by else [], where))
 
 
-def _by(args: argparse.Namespace, found: Breakdown) -> int:
-    keys = [one.name for one in found.dimensions]
+def _by(args: argparse.Namespace, breakdown: Breakdown) -> int:
+    keys = [dimension.name for dimension in breakdown.dimensions]
     rows = [
         {
             **{key: value for key, value in zip(keys, cell.values, strict=False)},
@@ -76,92 +85,96 @@ def _by(args: argparse.Namespace, found: Breakdown) -> int:
             "accuracy": _rate(cell.accuracy),
             "error": _rate(cell.error),
             "confidence": cell.confidence,
-            "where": found.predicate(cell) if cell.values else None,
+            "where": breakdown.predicate(cell) if cell.values else None,
         }
-        for cell in [*found.cells, found.whole]
+        for cell in [*breakdown.cells, breakdown.whole]
     ]
-    table = [[*(one.title for one in found.dimensions), "answers", "judged", "error", "95 % interval", "confidence"]]
-    for cell in [*found.cells, found.whole]:
-        named = ["-" if one is None else one for one in cell.values] if cell in found.cells else ["all"]
-        named += [""] * (len(keys) - len(named))
-        sure = "-" if cell.confidence is None else f"{cell.confidence:.3f}"
-        table.append([*named, f"{cell.answers:,}", f"{cell.known:,}", *_percent(cell.error), sure])
+    titles = [dimension.title for dimension in breakdown.dimensions]
+    table = [[*titles, "predictions", "with label", "error", "95 % interval", "confidence"]]
+    for cell in [*breakdown.cells, breakdown.whole]:
+        values = ["-" if value is None else value for value in cell.values] if cell in breakdown.cells else ["all"]
+        values += [""] * (len(keys) - len(values))
+        confidence = "-" if cell.confidence is None else f"{cell.confidence:.3f}"
+        table.append([*values, f"{cell.answers:,}", f"{cell.known:,}", *_percent(cell.error), confidence])
     if not keys:
         table = [row[-5:] for row in table]
     text = columns(table, len(keys))
-    if found.left_out:
-        print(f"{found.left_out:,} smaller groups are not shown", file=sys.stderr)
-    return output(args, {"by": keys, "cells": rows[:-1], "all": rows[-1], "left_out": found.left_out}, text)
+    if breakdown.left_out:
+        print(f"{breakdown.left_out:,} smaller groups are not shown", file=sys.stderr)
+    return output(args, {"by": keys, "cells": rows[:-1], "all": rows[-1], "left_out": breakdown.left_out}, text)
 
 
-def _calibration(args: argparse.Namespace, opened: Lake, where: str | None) -> int:
+def _calibration(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
     from dataclasses import asdict
 
     from lake.analytics.calibration import calibration
 
-    found = calibration(opened, where)
-    if found.equal_width is None or found.equal_count is None:
-        return output(args, asdict(found), "no judged answer has a confidence")
+    result = calibration(lake, where)
+    if result.equal_width is None or result.equal_count is None:
+        return output(args, asdict(result), "no prediction with a label has a confidence")
     lines = []
-    for name, curve in (("bins of equal width", found.equal_width), ("bins of equal count", found.equal_count)):
-        rows = [["confidence", "answers", "mean confidence", "accuracy", "95 % interval"]]
-        for one in curve.bins:
-            span = f"{one.low:.3g} to {one.high:.3g}"
-            rows.append([span, f"{one.accuracy.n:,}", f"{one.confidence:.3f}", *_percent(one.accuracy)])
+    for name, curve in (("bins of equal width", result.equal_width), ("bins of equal count", result.equal_count)):
+        rows = [["confidence", "predictions", "mean confidence", "accuracy", "95 % interval"]]
+        for bin_ in curve.bins:
+            range_ = f"{bin_.low:.3g} to {bin_.high:.3g}"
+            rows.append([range_, f"{bin_.accuracy.n:,}", f"{bin_.confidence:.3f}", *_percent(bin_.accuracy)])
         lines += [f"{name}: {_ece(curve)}", columns(rows, 1), ""]
-    return output(args, asdict(found), "\n".join(lines).rstrip())
+    return output(args, asdict(result), "\n".join(lines).rstrip())
 
 
 def _ece(curve: ReliabilityCurve) -> str:
     return (
         f"ECE {curve.ece:.3f} (95 % {curve.low:.3f} to {curve.high:.3f}; "
-        f"a calibrated model with as many answers stays below {curve.by_chance:.3f})"
+        f"a calibrated model with as many predictions stays below {curve.by_chance:.3f})"
     )
 
 
-def _confusion(args: argparse.Namespace, opened: Lake, where: str | None) -> int:
+def _confusion(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
     from lake.analytics import metrics
 
-    found = metrics.confusion(opened, where)
-    facts = [{"true": truth, "predicted": said, "answers": n} for (truth, said), n in found.items()]
-    truths = sorted({truth for truth, _ in found})
-    said = sorted({one for _, one in found}, key=str)
-    rows = [["true \\ predicted", *map(str, said)]]
-    rows += [[truth, *(f"{found.get((truth, one), 0):,}" for one in said)] for truth in truths]
-    return output(args, {"cells": facts}, columns(rows, 1) if found else "no answer's image has a label")
+    counts = metrics.confusion(lake, where)
+    facts = [{"true": label, "predicted": predicted, "answers": n} for (label, predicted), n in counts.items()]
+    labels = sorted({label for label, _ in counts})
+    predicted = sorted({prediction for _, prediction in counts}, key=str)
+    rows = [["true \\ predicted", *map(str, predicted)]]
+    rows += [[label, *(f"{counts.get((label, prediction), 0):,}" for prediction in predicted)] for label in labels]
+    return output(args, {"cells": facts}, columns(rows, 1) if counts else "no image with a prediction has a label")
 
 
-def _sizes(args: argparse.Namespace, opened: Lake, where: str | None) -> int:
+def _sizes(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
     from dataclasses import asdict
 
     from lake.analytics import detection
 
-    kinds = {"boxes": detection.boxes(opened, where), "masks": detection.masks(opened, where)}
-    rows = [["", "size", "objects", "answers", "mean score", "precision", "95 % interval", "recall", "95 % interval"]]
-    for kind, found in kinds.items():
-        for one in found:
-            sure = "-" if one.confidence is None else f"{one.confidence:.3f}"
-            rates = [*_percent(one.precision), *_percent(one.recall)]
-            rows.append([kind, one.size, f"{one.boxes:,}", f"{one.answers:,}", sure, *rates])
-    return output(args, {kind: [asdict(one) for one in found] for kind, found in kinds.items()}, columns(rows, 2))
+    kinds = {"boxes": detection.boxes(lake, where), "masks": detection.masks(lake, where)}
+    rows = [
+        ["", "size", "objects", "predictions", "mean score", "precision", "95 % interval", "recall", "95 % interval"]
+    ]
+    for kind, sizes in kinds.items():
+        for size in sizes:
+            confidence = "-" if size.confidence is None else f"{size.confidence:.3f}"
+            rates = [*_percent(size.precision), *_percent(size.recall)]
+            rows.append([kind, size.size, f"{size.boxes:,}", f"{size.answers:,}", confidence, *rates])
+    return output(args, {kind: [asdict(size) for size in sizes] for kind, sizes in kinds.items()}, columns(rows, 2))
 
 
-def _compare(args: argparse.Namespace, opened: Lake, where: str | None) -> int:
+def _compare(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
     from dataclasses import asdict
 
     from lake.analytics import metrics
 
     old, new = args.compare
-    found = metrics.compare(opened, old, new, where)
+    result = metrics.compare(lake, old, new, where)
     lines = [
-        f"{found.n:,} images were answered by both and are judged",
-        f"both right {found.both:,}, both wrong {found.neither:,}",
-        f"newly wrong {found.only_old:,} (only {old} was right), newly right {found.only_new:,} (only {new} is)",
-        f"exact McNemar p {found.p:.4g}",
-        *(f"newly wrong  {one}" for one in found.broken),
-        *(f"newly right  {one}" for one in found.repaired),
+        f"{result.n:,} images have a label and predictions of both models",
+        f"both correct {result.both:,}, both wrong {result.neither:,}",
+        f"newly wrong {result.only_old:,} (only {old} is correct)",
+        f"newly correct {result.only_new:,} (only {new} is correct)",
+        f"exact McNemar p {result.p:.4g}",
+        *(f"newly wrong  {image_id}" for image_id in result.broken),
+        *(f"newly correct  {image_id}" for image_id in result.repaired),
     ]
-    return output(args, asdict(found), "\n".join(lines))
+    return output(args, asdict(result), "\n".join(lines))
 
 
 def _discover(args: argparse.Namespace) -> int:
@@ -169,28 +182,28 @@ def _discover(args: argparse.Namespace) -> int:
     from embeddings.discovery.discovery import discover
     from lake.analytics import metrics
 
-    opened = open_lake(args)
-    where = metrics.scope(opened, args.where, args.slice)
-    found = discover(opened, where, by=args.by, errors=args.errors, seed=args.seed)
-    facts = findings.facts(found)
-    if found.remark:
-        print(found.remark, file=sys.stderr)
+    lake = open_lake(args)
+    where = metrics.scope(lake, args.where, args.slice)
+    result = discover(lake, where, by=args.by, errors=args.errors, seed=args.seed)
+    facts = findings.facts(result)
+    if result.remark:
+        print(result.remark, file=sys.stderr)
     lines = []
-    for place, one in enumerate(found.findings):
-        lines.append(f"{place + 1}. {one.sentence(found.errors)}")
-        same = f"; the same images: {', '.join(name for name, _ in one.same)}" if one.same else ""
-        lines.append(f"   95 % {_span(one.error)} against {_span(one.rest)}, chance p {one.p:.4f}{same}")
-        named = one.predicate and f"--where {shlex.quote(one.predicate)}"
-        lines.append(f"   {named or f'{len(one.image_ids):,} images: --json has their ids'}")
+    for index, finding in enumerate(result.findings):
+        lines.append(f"{index + 1}. {finding.sentence(result.errors)}")
+        same = f"; the same images: {', '.join(name for name, _ in finding.same)}" if finding.same else ""
+        lines.append(f"   95 % {_span(finding.error)} against {_span(finding.rest)}, chance p {finding.p:.4f}{same}")
+        filter_ = finding.predicate and f"--where {shlex.quote(finding.predicate)}"
+        lines.append(f"   {filter_ or f'{len(finding.image_ids):,} images: --json has their ids'}")
     if not lines:
-        lines.append("no slice fails more than chance explains")
+        lines.append("no group has more errors than chance explains")
     lines.append(
-        f"{found.predictions:,} predictions and {found.compared:,} subgroups were compared in {found.seconds:.1f} s"
+        f"{result.predictions:,} predictions and {result.compared:,} subgroups compared in {result.seconds:.1f} s"
     )
     if args.save:
-        saved = findings.save(opened, found, where)
-        for one, name in zip(facts["findings"], saved, strict=True):
-            one["slice"] = name
+        saved = findings.save(lake, result, where)
+        for finding, name in zip(facts["findings"], saved, strict=True):
+            finding["slice"] = name
         lines += [f"saved as slice {name}" for name in saved]
     return output(args, facts, "\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""key create, list, revoke: who may use the HTTP API and the app."""
+"""key create, list, revoke: access keys for the HTTP API and the app."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 def register(add: Add, keys: Any) -> None:
-    p = add("create", _create, "make an access key; it is shown once", keys)
+    p = add("create", _create, "create an access key; it is shown only once", keys)
     p.add_argument(
         "--scope",
         action="append",
         required=True,
         metavar="SCOPE",
-        help="ingest, feedback, read, sql or admin (all of them); again for more",
+        help="ingest, feedback, read, sql or admin (all of them); repeat for more",
     )
-    p.add_argument("--name", metavar="TEXT", help="what it is for")
+    p.add_argument("--name", metavar="TEXT", help="what the key is for")
     p.add_argument("--expires", metavar="WHEN", help="90d, 12h, 6w or 2027-01-01 (UTC); default: never")
-    add("list", _list, "every access key, without its secret", keys)
-    p = add("revoke", _revoke, "end an access key", keys)
+    add("list", _list, "list the access keys, without their secrets", keys)
+    p = add("revoke", _revoke, "revoke an access key", keys)
     p.add_argument("key_id", metavar="KEY_ID")
 
 
@@ -41,14 +41,14 @@ def _create(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from lake.access import keys
 
-    found = keys.list(open_lake(args))
+    records = keys.list(open_lake(args))
     lines = []
-    for one in found:
-        until = f"until {one.expires_at:%Y-%m-%d %H:%M} UTC" if one.expires_at else "no expiry"
-        line = f"{one.key_id}  {one.state():<7}  {','.join(one.scopes):<24}  {until:<26}  {one.name or ''}"
+    for record in records:
+        until = f"until {record.expires_at:%Y-%m-%d %H:%M} UTC" if record.expires_at else "no expiry"
+        line = f"{record.key_id}  {record.state():<7}  {','.join(record.scopes):<24}  {until:<26}  {record.name or ''}"
         lines.append(line.rstrip())
-    text = "\n".join(lines) or "no keys yet; make one with: lakeloop key create --scope read"
-    return output(args, [_facts(one) for one in found], text)
+    text = "\n".join(lines) or "no keys yet; create one with: lakeloop key create --scope read"
+    return output(args, [_facts(record) for record in records], text)
 
 
 def _revoke(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""labels: what people said in a labelling tool comes into the lake."""
+"""labels import: imports labels from a labelling tool."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ SHOWN = 20
 
 
 def register(add: Add, labels: Any) -> None:
-    p = add("import", _import, "take the finished annotations of a Label Studio export as labels", labels)
-    p.add_argument("path", metavar="FILE", help="the project's export, format JSON")
+    p = add("import", _import, "import the finished annotations of a Label Studio export as labels", labels)
+    p.add_argument("path", metavar="FILE", help="the export of the project in format JSON")
 
 
 def _import(args: argparse.Namespace) -> int:
     from lake.access import audit
     from lake.labels import labelling_tools
 
-    opened = open_lake(args)
-    report = labelling_tools.import_annotations(opened, args.path)
-    audit.record(opened, "labels import", args.path, detail={"labels": report.labels_new})
-    for one in report.rejected[:SHOWN]:
-        print(f"rejected {one['source']}: {one['reason']}", file=sys.stderr)
+    lake = open_lake(args)
+    report = labelling_tools.import_annotations(lake, args.path)
+    audit.record(lake, "labels import", args.path, detail={"labels": report.labels_new})
+    for rejected in report.rejected[:SHOWN]:
+        print(f"rejected {rejected['source']}: {rejected['reason']}", file=sys.stderr)
     if len(report.rejected) > SHOWN:
-        print(f"... and {len(report.rejected) - SHOWN:,} more (--json lists all)", file=sys.stderr)
+        print(f"... and {len(report.rejected) - SHOWN:,} more (list all with --json)", file=sys.stderr)
     return output(
         args,
         report.as_dict(),

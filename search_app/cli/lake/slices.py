@@ -1,4 +1,4 @@
-"""slice, duplicates: named sets of images as code plus a pin, and the images that are there more than once."""
+"""slice create, list, show, diff, history, tag, role, freeze, delete, leaks: named, versioned sets of images."""
 
 from __future__ import annotations
 
@@ -23,58 +23,70 @@ BY_IDENTITY = "for training: compare images without vectors by identity only"
 
 
 def register(add: Add, slices: Any) -> None:
-    p = add("create", _create, "save a set of images under a name, or its next version", slices)
+    p = add("create", _create, "save a set of images as a new slice or its next version", slices)
     p.add_argument("name", metavar="NAME")
     how = p.add_mutually_exclusive_group(required=True)
-    how.add_argument("--where", metavar="SQL", help="images one of whose rows of predictions passes")
-    how.add_argument("--ids", metavar="FILE", help="one id a line; - for standard input")
-    how.add_argument("--cluster", action="append", metavar="TREE/PATH", help="all of this node; again for more")
-    how.add_argument("--search", metavar="SEARCH", help="what an active search has found: its id or its name")
-    how.add_argument("--like", action="append", metavar="ID", help="images like this one; several are averaged")
-    how.add_argument("--union", nargs="+", metavar="SLICE", help="what is in any of these slices")
-    how.add_argument("--intersect", nargs="+", metavar="SLICE", help="what is in all of these slices")
+    how.add_argument("--where", metavar="SQL", help="images with a row of predictions that passes")
+    how.add_argument("--ids", metavar="FILE", help="a file with one id a line; - for standard input")
+    how.add_argument("--cluster", action="append", metavar="TREE/PATH", help="all images of this node; repeat for more")
+    how.add_argument("--search", metavar="SEARCH", help="the images found by an active search, by its id or name")
+    how.add_argument("--like", action="append", metavar="ID", help="images like this one; several ids are averaged")
+    how.add_argument("--union", nargs="+", metavar="SLICE", help="images in any of these slices")
+    how.add_argument("--intersect", nargs="+", metavar="SLICE", help="images in all of these slices")
     how.add_argument("--spec", metavar="FILE", help="a definition as `slice show --spec` prints it; - for stdin")
-    p.add_argument("--radius", type=float, metavar="R", help="with --like: the greatest cosine distance, 0 to 2")
-    p.add_argument("--embedder", metavar="NAME", help="with --like; default: the lake's first")
-    p.add_argument("--minus", action="append", default=[], metavar="SLICE", help="take this slice away; again for more")
-    p.add_argument("--role", choices=("train", "evaluation", "regression"), help="what the slice is for")
+    p.add_argument("--radius", type=float, metavar="R", help="with --like: the largest cosine distance, 0 to 2")
+    p.add_argument("--embedder", metavar="NAME", help="with --like; default: the first of the lake")
+    p.add_argument(
+        "--minus",
+        action="append",
+        default=[],
+        metavar="SLICE",
+        help="without the images of this slice; repeat for more",
+    )
+    p.add_argument("--role", choices=("train", "evaluation", "regression"), help="the purpose of the slice")
     kept = p.add_mutually_exclusive_group()
-    kept.add_argument("--frozen", action="store_true", help="store members and labels as they are now (the default)")
-    kept.add_argument("--live", action="store_true", help="store the definition only")
-    p.add_argument("--drop-leaks", action="store_true", help="leave out what evaluation or regression slices have")
+    kept.add_argument("--frozen", action="store_true", help="store the current members and labels (the default)")
+    kept.add_argument("--live", action="store_true", help="store only the definition")
+    p.add_argument(
+        "--drop-leaks", action="store_true", help="leave out images that evaluation or regression slices have"
+    )
     p.add_argument("--identity-only", action="store_true", help=BY_IDENTITY)
-    p.add_argument("--new", action="store_true", help="the name must be free")
-    p.add_argument("--dry-run", action="store_true", help="show classes, near-duplicates and leaks, save nothing")
-    p = add("list", _list, "every version of every slice", slices)
-    p.add_argument("--newest", action="store_true", help="each slice's newest version only")
-    p = add("show", _show, "a slice's definition, classes and members", slices)
+    p.add_argument("--new", action="store_true", help="fail if the name is taken")
+    p.add_argument("--dry-run", action="store_true", help="show classes, near-duplicates and leaks; save nothing")
+    p = add("list", _list, "list every version of every slice", slices)
+    p.add_argument("--newest", action="store_true", help="only the newest version of each slice")
+    p = add("show", _show, "show the definition, classes and members of a slice", slices)
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
-    p.add_argument("--spec", action="store_true", help="its definition as JSON, for --spec of slice create")
-    p = add("diff", _diff, "what is different between two slices or versions", slices)
+    p.add_argument("--spec", action="store_true", help="print its definition as JSON, for slice create --spec")
+    p = add("diff", _diff, "compare two slices or versions", slices)
     p.add_argument("before", metavar="NAME[@VERSION|@TAG]")
     p.add_argument("after", metavar="NAME[@VERSION|@TAG]")
-    p = add("history", _history, "a slice's versions, and what changed in each", slices)
+    p = add("history", _history, "list the versions of a slice and their changes", slices)
     p.add_argument("name", metavar="NAME")
-    p = add("tag", _tag, "a name for a version: NAME@TAG", slices)
+    p = add("tag", _tag, "give a version a tag: NAME@TAG", slices)
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
     p.add_argument("tag", metavar="TAG")
-    p.add_argument("--remove", action="store_true", help="take the tag away")
-    p = add("role", _role, "say what a slice is for", slices)
+    p.add_argument("--remove", action="store_true", help="remove the tag")
+    p = add("role", _role, "set the role of a slice", slices)
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
     p.add_argument("role", choices=("train", "evaluation", "regression", "none"))
     p.add_argument("--identity-only", action="store_true", help=BY_IDENTITY)
-    p = add("freeze", _freeze, "the next version of a live slice, with what it has now", slices)
+    p = add("freeze", _freeze, "save the current members of a live slice as its next version", slices)
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
-    p.add_argument("--role", choices=("train", "evaluation", "regression"), help="default: the live slice's")
-    p.add_argument("--drop-leaks", action="store_true", help="leave out what evaluation or regression slices have")
+    p.add_argument("--role", choices=("train", "evaluation", "regression"), help="default: the role of the live slice")
+    p.add_argument(
+        "--drop-leaks", action="store_true", help="leave out images that evaluation or regression slices have"
+    )
     p.add_argument("--identity-only", action="store_true", help=BY_IDENTITY)
-    p = add("delete", _delete, "delete a version; its images stay, its number is not given out again", slices)
+    p = add("delete", _delete, "delete a version; its images stay, its number is not used again", slices)
     p.add_argument("name", metavar="NAME@VERSION")
-    p = add("leaks", _leaks, "what a slice shares with slices it must be kept apart from; exit 1 when it does", slices)
+    p = add(
+        "leaks", _leaks, "find images shared with slices that must stay apart; exit code 1 if there are any", slices
+    )
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
 
 
-# Making ----------------------------------------------------------------------------------------------------
+# Create ----------------------------------------------------------------------------------------------------
 
 
 def _create(args: argparse.Namespace) -> int:
@@ -82,13 +94,13 @@ def _create(args: argparse.Namespace) -> int:
     from lake import slices
 
     if (args.radius is None) != (args.like is None):
-        raise BadInput("--like and --radius go together: --like ID --radius R, a cosine distance from 0 to 2")
+        raise BadInput("--like and --radius need each other: --like ID --radius R, a cosine distance from 0 to 2")
     if args.embedder and not args.like:
-        raise BadInput("--embedder goes with --like")
+        raise BadInput("--embedder needs --like")
     like = {"ids": args.like, "radius": args.radius, "embedder": args.embedder} if args.like else None
-    opened = open_lake(args)
-    made = slices.draft(
-        opened,
+    lake = open_lake(args)
+    draft = slices.draft(
+        lake,
         args.name,
         where=args.where,
         ids=_read(args.ids).split() if args.ids else None,
@@ -104,78 +116,82 @@ def _create(args: argparse.Namespace) -> int:
         new=args.new,
     )
     if args.dry_run:
-        return _dry_run(args, opened, made)
-    made, found = leak_guard.guarded(opened, made, args.drop_leaks, args.identity_only)
-    return _save(args, opened, made, found)
+        return _dry_run(args, lake, draft)
+    draft, leaks = leak_guard.guarded(lake, draft, args.drop_leaks, args.identity_only)
+    return _save(args, lake, draft, leaks)
 
 
-def _save(args: argparse.Namespace, lake: Lake, made: SliceDraft, found: Leaks) -> int:
+def _save(args: argparse.Namespace, lake: Lake, draft: SliceDraft, leaks: Leaks) -> int:
     from lake import slices
     from lake.access import audit
 
-    saved = slices.save(lake, made)
+    saved = slices.save(lake, draft)
     audit.record(lake, "slice create", saved.id, detail={"kind": saved.kind, "definition": saved.definition})
-    dropped = len(found.images) if saved.role == "train" else 0
-    said = [f"{saved.id}: {saved.size:,} images ({saved.kind}: {saved.definition}){_told(saved)}"]
+    dropped = len(leaks.images) if saved.role == "train" else 0
+    lines = [f"{saved.id}: {saved.size:,} images ({saved.kind}: {saved.definition}){_marks(saved)}"]
     if dropped:
-        said.append(f"{dropped:,} images left out: {found.words()}")
-    elif found.words():
-        said.append(found.words())
-    if made.resolved.erased:
-        said.append(f"{made.resolved.erased:,} erased images are left out")
-    facts = _facts(saved) | {"leaks": found.as_dict(), "dropped": dropped, "erased": made.resolved.erased}
-    return output(args, facts, "\n".join(said))
+        lines.append(f"{dropped:,} images left out: {leaks.words()}")
+    elif leaks.words():
+        lines.append(leaks.words())
+    if draft.resolved.erased:
+        lines.append(f"{draft.resolved.erased:,} erased images left out")
+    facts = _facts(saved) | {"leaks": leaks.as_dict(), "dropped": dropped, "erased": draft.resolved.erased}
+    return output(args, facts, "\n".join(lines))
 
 
-def _dry_run(args: argparse.Namespace, lake: Lake, made: SliceDraft) -> int:
+def _dry_run(args: argparse.Namespace, lake: Lake, draft: SliceDraft) -> int:
     from embeddings.duplicates import duplicates, leak_guard
     from lake import slices
 
-    classes = slices.balance(lake, made.resolved.contents)
-    found = leak_guard.check(lake, made.members, made.role, apart_from=made.name)
+    classes = slices.balance(lake, draft.resolved.contents)
+    leaks = leak_guard.check(lake, draft.members, draft.role, apart_from=draft.name)
     copies = None
     if any(record.dim is not None for record in lake.embedders()):
-        copies = duplicates.find(lake, made.members)
+        copies = duplicates.find(lake, draft.members)
     facts: dict[str, Any] = {
-        "name": made.name,
-        "size": len(made.members),
+        "name": draft.name,
+        "size": len(draft.members),
         "classes": classes,
         "near_duplicates": None if copies is None else {"groups": len(copies.groups), "spare": copies.redundant},
-        "leaks": found.as_dict(),
-        "erased": made.resolved.erased,
+        "leaks": leaks.as_dict(),
+        "erased": draft.resolved.erased,
     }
-    text = [f"{made.name}: {len(made.members):,} images; nothing is saved", *_balance(classes)]
+    lines = [f"{draft.name}: {len(draft.members):,} images; nothing is saved", *_class_lines(classes)]
     if copies is None:
-        text.append("near-duplicates are not known: nothing is embedded yet; run: lakeloop embed")
+        lines.append("near-duplicates are unknown, because no image has a vector; run: lakeloop embed")
     else:
-        text.append(f"{len(copies.groups):,} groups of near-duplicates, {copies.redundant:,} images more than needed")
-    text += [found.words()] if found.words() else []
-    return output(args, facts, "\n".join(text))
+        lines.append(f"{len(copies.groups):,} groups of near-duplicates, {copies.redundant:,} redundant images")
+    lines += [leaks.words()] if leaks.words() else []
+    return output(args, facts, "\n".join(lines))
 
 
 def _freeze(args: argparse.Namespace) -> int:
     from embeddings.duplicates import leak_guard
     from lake import slices
 
-    opened = open_lake(args)
-    made = slices.freeze(opened, slices.get(opened, args.name), args.role)
-    made, found = leak_guard.guarded(opened, made, args.drop_leaks, args.identity_only)
-    return _save(args, opened, made, found)
+    lake = open_lake(args)
+    draft = slices.freeze(lake, slices.get(lake, args.name), args.role)
+    draft, leaks = leak_guard.guarded(lake, draft, args.drop_leaks, args.identity_only)
+    return _save(args, lake, draft, leaks)
 
 
-# Looking ---------------------------------------------------------------------------------------------------
+# Look ---------------------------------------------------------------------------------------------------
 
 
 def _list(args: argparse.Namespace) -> int:
     from lake import slices
 
-    opened = open_lake(args)
-    found = slices.newest(opened) if args.newest else slices.list(opened)
-    named = _tags(opened)
-    facts = [_facts(s) | {"tags": named.get(s.id, [])} for s in found]
-    lines = [f"{s.id:<24}{s.size:>9,} images  {s.kind}: {s.definition}{_told(s, named.get(s.id, ()))}" for s in found]
+    lake = open_lake(args)
+    versions = slices.newest(lake) if args.newest else slices.list(lake)
+    tags = _tags(lake)
+    facts = [_facts(version) | {"tags": tags.get(version.id, [])} for version in versions]
+    lines = [
+        f"{version.id:<24}{version.size:>9,} images  {version.kind}: {version.definition}"
+        + _marks(version, tags.get(version.id, ()))
+        for version in versions
+    ]
     return output(
-        args, facts, "\n".join(lines) or "no slices yet; make one with: lakeloop slice create NAME --where SQL"
+        args, facts, "\n".join(lines) or "no slices yet; create one with: lakeloop slice create NAME --where SQL"
     )
 
 
@@ -183,47 +199,47 @@ def _show(args: argparse.Namespace) -> int:
     from lake import slices
     from lake.sql import tables
 
-    opened = open_lake(args)
-    made = slices.get(opened, args.name)
+    lake = open_lake(args)
+    slice_ = slices.get(lake, args.name)
     if args.spec:
-        print(json.dumps(slices.spec(opened, made), ensure_ascii=False, indent=2))
+        print(json.dumps(slices.spec(lake, slice_), ensure_ascii=False, indent=2))
         return 0
-    contents = slices.contents(opened, made)
+    contents = slices.contents(lake, slice_)
     names = contents["image_id"].to_pylist()
-    classes = slices.balance(opened, contents)
-    erased = slices.erased_count(opened, made)
-    facts = _facts(made) | {
-        "tags": _tags(opened).get(made.id, []),
+    classes = slices.balance(lake, contents)
+    erased = slices.erased_count(lake, slice_)
+    facts = _facts(slice_) | {
+        "tags": _tags(lake).get(slice_.id, []),
         "image_ids": names,
         "erased": erased,
         "classes": classes,
-        "labels_frozen": not made.live and not contents["label_events"].null_count,
+        "labels_frozen": not slice_.live and not contents["label_events"].null_count,
     }
-    when = f"made {made.created_at:%Y-%m-%d %H:%M} UTC at version {made.predictions_version} of predictions"
-    told = _told(made, _tags(opened).get(made.id, ()))
-    text = [f"{made.id}: {len(names):,} images ({made.kind}: {made.definition}), {when}{told}"]
-    text += [f"{erased:,} erased"] if erased else []
+    when = f"created {slice_.created_at:%Y-%m-%d %H:%M} UTC at version {slice_.predictions_version} of predictions"
+    marks = _marks(slice_, _tags(lake).get(slice_.id, ()))
+    lines = [f"{slice_.id}: {len(names):,} images ({slice_.kind}: {slice_.definition}), {when}{marks}"]
+    lines += [f"{erased:,} erased"] if erased else []
     if contents["label_events"].null_count:
-        text.append("made before slices froze their labels: the labels are today's")
-    text += [*_balance(classes), *names]
-    return output(args, tables.plain(facts), "\n".join(text))
+        lines.append("created before slices stored their labels: these are the current labels")
+    lines += [*_class_lines(classes), *names]
+    return output(args, tables.plain(facts), "\n".join(lines))
 
 
 def _diff(args: argparse.Namespace) -> int:
     from lake import slices
 
-    opened = open_lake(args)
-    found = slices.diff(opened, slices.get(opened, args.before), slices.get(opened, args.after))
-    changed = found.labels_changed
+    lake = open_lake(args)
+    difference = slices.diff(lake, slices.get(lake, args.before), slices.get(lake, args.after))
+    changed = difference.labels_changed
     head = (
-        f"{found.before} to {found.after}: {len(found.added):,} added, {len(found.removed):,} removed, "
-        f"{found.kept:,} in both, "
-        + ("their labels are not known" if changed is None else f"{len(changed):,} of them with other labels")
-        + (f"; {found.erased:,} erased" if found.erased else "")
+        f"{difference.before} to {difference.after}: {len(difference.added):,} added, "
+        f"{len(difference.removed):,} removed, {difference.kept:,} in both, "
+        + ("their labels are unknown" if changed is None else f"{len(changed):,} of them with other labels")
+        + (f"; {difference.erased:,} erased" if difference.erased else "")
     )
-    lines = [head, *(f"+ {i}" for i in found.added), *(f"- {i}" for i in found.removed)]
+    lines = [head, *(f"+ {i}" for i in difference.added), *(f"- {i}" for i in difference.removed)]
     lines += [f"~ {i}" for i in changed or ()]
-    return output(args, found.as_dict(), "\n".join(lines))
+    return output(args, difference.as_dict(), "\n".join(lines))
 
 
 def _history(args: argparse.Namespace) -> int:
@@ -231,17 +247,17 @@ def _history(args: argparse.Namespace) -> int:
 
     facts, lines = [], []
     for step in slices.history(open_lake(args), args.name):
-        made = step.slice
+        slice_ = step.slice
         change = {key: getattr(step, key) for key in ("tags", "added", "removed", "labels_changed", "erased")}
-        facts.append(_facts(made) | change)
-        if made.deleted_at is not None:
-            lines.append(f"{made.id:<24}deleted {made.deleted_at:%Y-%m-%d %H:%M} UTC")
+        facts.append(_facts(slice_) | change)
+        if slice_.deleted_at is not None:
+            lines.append(f"{slice_.id:<24}deleted {slice_.deleted_at:%Y-%m-%d %H:%M} UTC")
             continue
-        said = [] if step.added is None else [f"+{step.added:,} -{step.removed:,}"]
-        said += [f"{step.labels_changed:,} labels changed"] if step.labels_changed else []
-        said += [f"{step.erased:,} erased"] if step.erased else []
-        text = f"{made.id:<24}{made.created_at:%Y-%m-%d %H:%M} UTC {made.size:>9,} images  {', '.join(said)}"
-        lines.append((text + _told(made, step.tags)).rstrip())
+        changes = [] if step.added is None else [f"+{step.added:,} -{step.removed:,}"]
+        changes += [f"{step.labels_changed:,} labels changed"] if step.labels_changed else []
+        changes += [f"{step.erased:,} erased"] if step.erased else []
+        text = f"{slice_.id:<24}{slice_.created_at:%Y-%m-%d %H:%M} UTC {slice_.size:>9,} images  {', '.join(changes)}"
+        lines.append((text + _marks(slice_, step.tags)).rstrip())
     return output(args, facts, "\n".join(lines))
 
 
@@ -249,34 +265,35 @@ def _leaks(args: argparse.Namespace) -> int:
     from embeddings.duplicates import leak_guard
     from lake import slices
 
-    opened = open_lake(args)
-    made = slices.get(opened, args.name)
-    if made.role is None:
-        raise BadInput(f"{made.id} has no role; give it one with: lakeloop slice role {made.id} train")
-    names = slices.members(opened, made).to_pylist()
-    found = leak_guard.check(opened, names, made.role, apart_from=made.name)
-    against = ", ".join(found.against) or "no slice of the other kind yet"
-    text = f"{made.id} ({made.role}), {len(names):,} images, against {against}: " + (found.words() or "nothing shared")
-    output(args, _facts(made) | found.as_dict() | {"against": found.against, "images": found.images}, text)
-    return 1 if found.images else 0
+    lake = open_lake(args)
+    slice_ = slices.get(lake, args.name)
+    if slice_.role is None:
+        raise BadInput(f"{slice_.id} has no role; give it one with: lakeloop slice role {slice_.id} train")
+    names = slices.members(lake, slice_).to_pylist()
+    leaks = leak_guard.check(lake, names, slice_.role, apart_from=slice_.name)
+    against = ", ".join(leaks.against) or "no such slice yet"
+    shared = leaks.words() or "no shared images"
+    text = f"{slice_.id} ({slice_.role}), {len(names):,} images, against {against}: {shared}"
+    output(args, _facts(slice_) | leaks.as_dict() | {"against": leaks.against, "images": leaks.images}, text)
+    return 1 if leaks.images else 0
 
 
-# Changing --------------------------------------------------------------------------------------------------
+# Change --------------------------------------------------------------------------------------------------
 
 
 def _tag(args: argparse.Namespace) -> int:
     from lake import slices
     from lake.access import audit
 
-    opened = open_lake(args)
+    lake = open_lake(args)
     if args.remove:
-        slices.untag(opened, args.name.partition("@")[0], args.tag)
-        audit.record(opened, "slice untag", f"{args.name.partition('@')[0]}@{args.tag}", detail={})
-        return output(args, {"tag": args.tag, "removed": True}, f"the tag {args.tag} is gone")
-    made = slices.get(opened, args.name)
-    slices.tag(opened, made, args.tag)
-    audit.record(opened, "slice tag", f"{made.name}@{args.tag}", detail={"version": made.version})
-    return output(args, _facts(made) | {"tag": args.tag}, f"{made.name}@{args.tag} is {made.id}")
+        slices.untag(lake, args.name.partition("@")[0], args.tag)
+        audit.record(lake, "slice untag", f"{args.name.partition('@')[0]}@{args.tag}", detail={})
+        return output(args, {"tag": args.tag, "removed": True}, f"removed the tag {args.tag}")
+    slice_ = slices.get(lake, args.name)
+    slices.tag(lake, slice_, args.tag)
+    audit.record(lake, "slice tag", f"{slice_.name}@{args.tag}", detail={"version": slice_.version})
+    return output(args, _facts(slice_) | {"tag": args.tag}, f"{slice_.name}@{args.tag} is {slice_.id}")
 
 
 def _role(args: argparse.Namespace) -> int:
@@ -284,61 +301,61 @@ def _role(args: argparse.Namespace) -> int:
     from lake import slices
     from lake.access import audit
 
-    opened = open_lake(args)
+    lake = open_lake(args)
     role = None if args.role == "none" else args.role
-    made, found = leak_guard.assign(opened, slices.get(opened, args.name), role, identity_only=args.identity_only)
-    audit.record(opened, "slice role", made.id, detail={"role": role})
-    text = f"{made.id} is for {role}" if role else f"{made.id} has no role"
-    text += f"\n{found.words()}" if found.words() else ""
-    return output(args, _facts(made) | {"leaks": found.as_dict()}, text)
+    slice_, leaks = leak_guard.assign(lake, slices.get(lake, args.name), role, identity_only=args.identity_only)
+    audit.record(lake, "slice role", slice_.id, detail={"role": role})
+    text = f"{slice_.id} is for {role}" if role else f"{slice_.id} has no role"
+    text += f"\n{leaks.words()}" if leaks.words() else ""
+    return output(args, _facts(slice_) | {"leaks": leaks.as_dict()}, text)
 
 
 def _delete(args: argparse.Namespace) -> int:
     from lake import slices
     from lake.access import audit
 
-    opened = open_lake(args)
+    lake = open_lake(args)
     if "@" not in args.name:
-        raise BadInput(f"say which version of {args.name!r}: {slices.get(opened, args.name).id} is its newest")
-    made = slices.get(opened, args.name)
-    slices.delete(opened, made)
-    audit.record(opened, "slice delete", made.id, detail={"size": made.size, "definition": made.definition})
-    return output(args, _facts(made), f"{made.id} is deleted; its images stay in the lake")
+        raise BadInput(f"give the version of {args.name!r}: {slices.get(lake, args.name).id} is its newest")
+    slice_ = slices.get(lake, args.name)
+    slices.delete(lake, slice_)
+    audit.record(lake, "slice delete", slice_.id, detail={"size": slice_.size, "definition": slice_.definition})
+    return output(args, _facts(slice_), f"{slice_.id} is deleted; its images stay in the lake")
 
 
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _facts(made: Slice) -> dict[str, Any]:
+def _facts(slice_: Slice) -> dict[str, Any]:
     from lake.sql import tables
 
-    facts: dict[str, Any] = tables.plain(vars(made))
-    return {"id": made.id, **facts, "identity_only": made.identity_only}
+    facts: dict[str, Any] = tables.plain(vars(slice_))
+    return {"id": slice_.id, **facts, "identity_only": slice_.identity_only}
 
 
-def _told(made: Slice, tags: Sequence[str] = ()) -> str:
-    words = [made.role] if made.role else []
-    words += ["guarded by identity only"] if made.identity_only else []
-    words += ["live"] if made.live else []
-    words += [f"@{tag}" for tag in tags]
-    return f"  [{', '.join(words)}]" if words else ""
+def _marks(slice_: Slice, tags: Sequence[str] = ()) -> str:
+    marks = [slice_.role] if slice_.role else []
+    marks += ["guarded by identity only"] if slice_.identity_only else []
+    marks += ["live"] if slice_.live else []
+    marks += [f"@{tag}" for tag in tags]
+    return f"  [{', '.join(marks)}]" if marks else ""
 
 
 def _tags(lake: Lake) -> dict[str, list[str]]:
     from lake import slices
 
-    found: dict[str, list[str]] = {}
+    by_slice: dict[str, list[str]] = {}
     for (name, tag), version in slices.tags(lake).items():
-        found.setdefault(f"{name}@{version}", []).append(tag)
-    return found
+        by_slice.setdefault(f"{name}@{version}", []).append(tag)
+    return by_slice
 
 
-def _balance(classes: Sequence[dict[str, Any]]) -> list[str]:
+def _class_lines(classes: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
-        f"{one['images']:>9,}  {'no label' if one['label'] is None else one['label']}" for one in classes[:MOST_LISTED]
+        f"{row['images']:>9,}  {'no label' if row['label'] is None else row['label']}" for row in classes[:MOST_LISTED]
     ]
-    more = len(classes) - MOST_LISTED
-    return [*lines, f"and {more:,} classes more"] if more > 0 else lines
+    rest = len(classes) - MOST_LISTED
+    return [*lines, f"and {rest:,} more classes"] if rest > 0 else lines
 
 
 def _read(name: str) -> str:

@@ -1,4 +1,4 @@
-"""models card, diff, export: what is known of a version as a card, two of them compared, one for other runtimes."""
+"""models card, diff, export: a version's model card, the comparison of two versions, ONNX export."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from search_app.cli.terminal import Add, open_lake, output
 
 
 def register(add: Add, models: Any) -> None:
-    p = add("card", _card, "a version's model card, from the record: README.md and plots", models)
+    p = add("card", _card, "write the model card of a version: README.md and plots", models)
     p.add_argument("name", metavar="NAME[@V]|RUN")
     p.add_argument(
-        "--out", type=Path, metavar="DIR", help="write README.md and its plots there (default: print it, without plots)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write README.md and the plots to this folder (default: print it without plots)",
     )
 
-    p = add("diff", _diff, "what is different between two versions: data, recipe, metrics", models)
+    p = add("diff", _diff, "compare two versions: data, recipe, metrics", models)
     p.add_argument("before", metavar="NAME[@V]|RUN")
     p.add_argument("after", metavar="NAME[@V]|RUN")
 
-    p = add("export", _export, "a version as a file for other runtimes, kept when it answers the same", models)
+    p = add("export", _export, "export a version for other runtimes; fails if its predictions differ", models)
     p.add_argument("name", metavar="NAME[@V]|RUN")
-    p.add_argument("--onnx", action="store_true", help="as ONNX (the only format so far)")
-    p.add_argument("--out", type=Path, metavar="DIR", required=True, help="model.onnx and model.json go there")
+    p.add_argument("--onnx", action="store_true", help="ONNX, the only format")
+    p.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for model.onnx and model.json")
     p.add_argument("--tolerance", type=float, metavar="T", default=1e-4,
-                   help="how far its numbers may be off, of 1 + their size (default: 1e-4)")  # fmt: skip
+                   help="largest difference of its numbers, relative to 1 + their size (default: 1e-4)")  # fmt: skip
 
 
 def _card(args: argparse.Namespace) -> int:
     from training.card import card
 
-    opened = open_lake(args)
-    found = card.facts(opened, args.name, answers=args.out is not None)
-    facts = {"name": found.title, "run": found.run.id}
+    lake = open_lake(args)
+    record = card.facts(lake, args.name, answers=args.out is not None)
+    facts = {"name": record.title, "run": record.run.id}
     if args.out is None:
-        text = card.text_of(found)
+        text = card.text_of(record)
         return output(args, facts | {"text": text}, text.rstrip("\n"))
-    made = card.of(found)
-    files = [str(path) for path in card.write(made, args.out)]
-    return output(args, facts | {"text": made.text, "files": files}, f"{found.title}: wrote {', '.join(files)}")
+    card_ = card.of(record)
+    files = [str(path) for path in card.write(card_, args.out)]
+    return output(args, facts | {"text": card_.text, "files": files}, f"{record.title}: wrote {', '.join(files)}")
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -58,10 +61,11 @@ def _export(args: argparse.Namespace) -> int:
     from training.models import onnx_export
 
     if not args.onnx:
-        raise BadInput("which format? give --onnx")
-    opened = open_lake(args)
-    made = onnx_export.export(opened, args.name, args.out, tolerance=args.tolerance)
-    audit.record(opened, "models export", made.run, detail={"format": "onnx", "sha256": made.sha256})
-    said = f"{made.name}: wrote {made.path} ({made.bytes / 2**20:,.1f} MiB)"
-    checked = f"its answers to {made.checked_on:,} {made.checked_with} differ by {made.difference:.1e} at most"
-    return output(args, tables.plain(asdict(made)), f"{said}; {checked}, {args.tolerance:g} is allowed")
+        raise BadInput("no format: give --onnx")
+    lake = open_lake(args)
+    exported = onnx_export.export(lake, args.name, args.out, tolerance=args.tolerance)
+    audit.record(lake, "models export", exported.run, detail={"format": "onnx", "sha256": exported.sha256})
+    file = f"{exported.name}: wrote {exported.path} ({exported.bytes / 2**20:,.1f} MiB)"
+    compared = f"{exported.checked_on:,} {exported.checked_with}"
+    check = f"its predictions for {compared} differ by at most {exported.difference:.1e}"
+    return output(args, tables.plain(asdict(exported)), f"{file}; {check}, {args.tolerance:g} is allowed")

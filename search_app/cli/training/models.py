@@ -1,4 +1,4 @@
-"""models: which versions a model has, which one is in production, and what becomes of them."""
+"""models: lists the versions of models, and registers, promotes, rolls back, shadows and retires them."""
 
 from __future__ import annotations
 
@@ -14,133 +14,140 @@ if TYPE_CHECKING:
 
 
 def register(add: Add, models: Any) -> None:
-    p = add("list", _list, "models and their versions, and which one is promoted", models)
+    p = add("list", _list, "list models with their versions and status", models)
     p.add_argument("--model", metavar="NAME")
-    p = add("show", _show, "a model or a version: its run, its slices, and what happened to it", models)
+    p = add("show", _show, "show a model or a version: run, slices and history", models)
     p.add_argument("name", metavar="NAME[@V]|RUN")
-    _change(add, models, "register", _register, "make a run the next version of its model", "RUN")
-    p = _change(
-        add, models, "promote", _promote, "put a version into production, if the gate lets it pass", "NAME@V|RUN"
+    _change(add, models, "register", _register, "register a run as the next version of its model", "RUN")
+    p = _change(add, models, "promote", _promote, "promote a version to production if it passed the gate", "NAME@V|RUN")
+    p.add_argument("--gate", metavar="ID", help="the gate result to use (default: the newest)")
+    p.add_argument("--force", action="store_true", help="promote despite the gate, or without one; needs --reason")
+    _change(
+        add, models, "rollback", _rollback, "demote the promoted version and promote the one before it again", "NAME"
     )
-    p.add_argument("--gate", metavar="ID", help="the verdict that lets it pass (default: the newest)")
-    p.add_argument("--force", action="store_true", help="against the gate, or without one; needs --reason")
-    _change(add, models, "rollback", _rollback, "take back what is promoted: the version before it again", "NAME")
-    _change(add, models, "shadow", _shadow, "have a version answer beside the promoted one", "NAME@V|RUN")
-    _change(add, models, "retire", _retire, "take a version out of use; ends its shadow, too", "NAME@V|RUN")
+    _change(add, models, "shadow", _shadow, "let a version predict in the shadow of the promoted one", "NAME@V|RUN")
+    _change(add, models, "retire", _retire, "retire a version; this also ends its shadow", "NAME@V|RUN")
 
 
 def _change(
-    add: Add, models: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, what: str
+    add: Add, models: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, metavar: str
 ) -> argparse.ArgumentParser:
     p = add(name, run, help, models)
-    p.add_argument("name", metavar=what)
-    p.add_argument("--reason", metavar="WHY", help="kept with it")
+    p.add_argument("name", metavar=metavar)
+    p.add_argument("--reason", metavar="WHY", help="stored with the event")
     return p
 
 
-# Looking ---------------------------------------------------------------------------------------------------
+# Look ---------------------------------------------------------------------------------------------------
 
 
 def _list(args: argparse.Namespace) -> int:
     from lake.slices.naming import unknown
     from training.registry import versions
 
-    opened = open_lake(args)
-    everything = versions.list(opened)
-    found = [one for one in everything if args.model in (None, one.model)]
-    if args.model is not None and not found:
-        raise unknown("model", args.model, (one.model for one in everything))
-    table = [[one.id, one.status, f"run {one.run}", f"{one.changed_at:%Y-%m-%d %H:%M} UTC", _why(one)] for one in found]
-    none = "no models yet; make a run one with: lakeloop models register RUN"
-    return output(args, [_facts(one) for one in found], columns(table, 5) if table else none)
+    lake = open_lake(args)
+    all_versions = versions.list(lake)
+    selected = [version for version in all_versions if args.model in (None, version.model)]
+    if args.model is not None and not selected:
+        raise unknown("model", args.model, (version.model for version in all_versions))
+    table = [
+        [version.id, version.status, f"run {version.run}", f"{version.changed_at:%Y-%m-%d %H:%M} UTC", _why(version)]
+        for version in selected
+    ]
+    none = "no models yet; register a run with: lakeloop models register RUN"
+    return output(args, [_facts(version) for version in selected], columns(table, 5) if table else none)
 
 
 def _show(args: argparse.Namespace) -> int:
     from lake.sql import tables
     from training.registry import releases, runs, versions
 
-    opened = open_lake(args)
-    everything = versions.list(opened)
-    of_model = [one for one in everything if one.model == args.name]
-    found = of_model or [versions.get(opened, args.name)]
-    log = [one for one in releases.history(opened, found[0].model) if of_model or one.version == found[0].version]
+    lake = open_lake(args)
+    all_versions = versions.list(lake)
+    of_model = [version for version in all_versions if version.model == args.name]
+    shown = of_model or [versions.get(lake, args.name)]
+    events = releases.history(lake, shown[0].model)
+    if not of_model:
+        events = [event for event in events if event.version == shown[0].version]
     facts, lines = [], []
-    for one in found:
-        run = runs.get(opened, one.run)
-        slices = [{"id": said["id"], "use": said["use"]} for said in run.data.get("slices", [])]
-        facts.append(_facts(one) | {"task": run.task, "kind": run.kind, "parent": run.parent, "slices": slices})
-        lines.append(f"{one.id} is {one.status}: run {one.run}, {run.task}, {run.kind}{_after(run.parent)}{_why(one)}")
-        lines += [f"  {said['use']:<10} {said['id']}" for said in slices]
-    lines += ["", *(_line(one) for one in log)]
-    told = [tables.plain(vars(one)) for one in log]
-    return output(args, {"model": found[0].model, "versions": facts, "history": told}, "\n".join(lines))
+    for version in shown:
+        run = runs.get(lake, version.run)
+        slices = [{"id": slice_["id"], "use": slice_["use"]} for slice_ in run.data.get("slices", [])]
+        facts.append(_facts(version) | {"task": run.task, "kind": run.kind, "parent": run.parent, "slices": slices})
+        origin = f"run {version.run}, {run.task}, {run.kind}{_after(run.parent)}"
+        lines.append(f"{version.id} is {version.status}: {origin}{_why(version)}")
+        lines += [f"  {slice_['use']:<10} {slice_['id']}" for slice_ in slices]
+    lines += ["", *(_event_line(event) for event in events)]
+    history = [tables.plain(vars(event)) for event in events]
+    return output(args, {"model": shown[0].model, "versions": facts, "history": history}, "\n".join(lines))
 
 
-# Changing --------------------------------------------------------------------------------------------------
+# Change --------------------------------------------------------------------------------------------------
 
 
 def _register(args: argparse.Namespace) -> int:
     from training.registry import promotion
 
-    opened = open_lake(args)
-    return _done(args, opened, "register", promotion.register(opened, args.name, args.reason))
+    lake = open_lake(args)
+    return _finish(args, lake, "register", promotion.register(lake, args.name, args.reason))
 
 
 def _promote(args: argparse.Namespace) -> int:
     from training.registry import promotion
 
-    opened = open_lake(args)
-    made = promotion.promote(opened, args.name, gate=args.gate, reason=args.reason, force=args.force)
-    return _done(args, opened, "promote", made, force=args.force, gate=made.gate)
+    lake = open_lake(args)
+    version = promotion.promote(lake, args.name, gate=args.gate, reason=args.reason, force=args.force)
+    return _finish(args, lake, "promote", version, force=args.force, gate=version.gate)
 
 
 def _rollback(args: argparse.Namespace) -> int:
     from training.registry import promotion, releases
 
-    opened = open_lake(args)
-    made = promotion.rollback(opened, args.name, args.reason)
-    gone = [one for one in releases.history(opened, args.name) if one.action == "rolled_back"][-1]
-    return _done(args, opened, "rollback", made, taken_back=f"{gone.model}@{gone.version}")
+    lake = open_lake(args)
+    version = promotion.rollback(lake, args.name, args.reason)
+    rolled_back = [event for event in releases.history(lake, args.name) if event.action == "rolled_back"][-1]
+    return _finish(args, lake, "rollback", version, taken_back=f"{rolled_back.model}@{rolled_back.version}")
 
 
 def _shadow(args: argparse.Namespace) -> int:
     from training.registry import promotion
 
-    opened = open_lake(args)
-    return _done(args, opened, "shadow", promotion.shadow(opened, args.name, args.reason))
+    lake = open_lake(args)
+    return _finish(args, lake, "shadow", promotion.shadow(lake, args.name, args.reason))
 
 
 def _retire(args: argparse.Namespace) -> int:
     from training.registry import promotion
 
-    opened = open_lake(args)
-    return _done(args, opened, "retire", promotion.retire(opened, args.name, args.reason))
+    lake = open_lake(args)
+    return _finish(args, lake, "retire", promotion.retire(lake, args.name, args.reason))
 
 
-def _done(args: argparse.Namespace, opened: Any, action: str, made: Version, **detail: Any) -> int:
+def _finish(args: argparse.Namespace, lake: Any, action: str, version: Version, **detail: Any) -> int:
     from lake.access import audit
 
-    audit.record(opened, f"models {action}", made.id, detail={"run": made.run, "reason": args.reason} | detail)
-    return output(args, _facts(made), f"{made.id} is {made.status}: run {made.run}{_why(made)}")
+    audit.record(lake, f"models {action}", version.id, detail={"run": version.run, "reason": args.reason} | detail)
+    return output(args, _facts(version), f"{version.id} is {version.status}: run {version.run}{_why(version)}")
 
 
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _facts(one: Version) -> dict[str, Any]:
+def _facts(version: Version) -> dict[str, Any]:
     from lake.sql import tables
 
-    facts: dict[str, Any] = tables.plain(vars(one))
-    return {"id": one.id, **facts}
+    facts: dict[str, Any] = tables.plain(vars(version))
+    return {"id": version.id, **facts}
 
 
-def _why(one: Version | ReleaseEvent) -> str:
-    return (f"  gate {one.gate}" if one.gate else "") + (f"  ({one.reason})" if one.reason else "")
+def _why(record: Version | ReleaseEvent) -> str:
+    return (f"  gate {record.gate}" if record.gate else "") + (f"  ({record.reason})" if record.reason else "")
 
 
 def _after(parent: str | None) -> str:
     return f", from run {parent}" if parent else ""
 
 
-def _line(one: ReleaseEvent) -> str:
-    return f"{one.timestamp:%Y-%m-%d %H:%M:%S} UTC  {one.model}@{one.version} {one.action.replace('_', ' ')}{_why(one)}"
+def _event_line(event: ReleaseEvent) -> str:
+    action = event.action.replace("_", " ")
+    return f"{event.timestamp:%Y-%m-%d %H:%M:%S} UTC  {event.model}@{event.version} {action}{_why(event)}"
