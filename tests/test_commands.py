@@ -95,14 +95,14 @@ def lake_path(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _json(*words: object) -> Any:
-    """What a command says, run here."""
+    """The output of a command, run in this process."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main([*map(str, words), "--json"]) == 0
     return json.loads(out.getvalue())
 
 
 def _apart(*words: object) -> Any:
-    """What a command says, run as a process of its own."""
+    """The output of a command, run in a process of its own."""
     command = [sys.executable, "-m", "search_app.cli.main", *map(str, words), "--json"]
     out = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert out.returncode == 0, out.stderr
@@ -202,11 +202,11 @@ def test_status(run: Run, lake_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("words", "code", "message"),
     [
         (["nonsense"], 2, "invalid choice"),
         ([], 2, "COMMAND"),
-        (["status"], 2, "which lake?"),
+        (["status"], 2, "no lake: give --lake URI"),
         (["status", "--lake", "nowhere.lake"], 2, "no lake at nowhere.lake"),
         (["init", "--lake", "LAKE"], 2, "is a lake already"),
         (["init", "--lake", "new.lake", "--embedder", "resnet19"], 2, "there are efficientnet-lite0, resnet18"),
@@ -233,14 +233,20 @@ def test_status(run: Run, lake_path: Path) -> None:
         (["serve", "--lake", "LAKE", "--host", "0.0.0.0"], 2, "0.0.0.0"),
     ],
 )
-def test_wrong_inputs_say_what_and_leave_with_a_code(
-    run: Run, lake_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, says: str
+def test_bad_input_has_a_message_and_an_exit_code(
+    run: Run,
+    lake_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    code: int,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     ended = run(*[str(lake_path) if w == "LAKE" else w for w in words])
     assert ended.code == code
-    assert says in ended.err
+    assert message in ended.err
 
 
 def test_some_rejects_are_no_failure(run: Run, tmp_path: Path) -> None:

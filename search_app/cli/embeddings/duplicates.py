@@ -57,10 +57,9 @@ def _duplicates(args: argparse.Namespace) -> int:
         "embedder": copies.embedder,
         "threshold": copies.threshold,
     }
-    lines = [
-        f"{len(copies.groups):,} groups of near-duplicates among {copies.compared:,} images, {copies.redundant:,} "
-        f"redundant images ({copies.embedder}, cosine from {copies.threshold:g})"
-    ]
+    summary = f"{copies.compared:,} images, {copies.redundant:,} redundant images"
+    method = f"{copies.embedder}, cosine from {copies.threshold:g}"
+    lines = [f"{len(copies.groups):,} groups of near-duplicates among {summary} ({method})"]
     if copies.without_vector:
         lines.append(f"{copies.without_vector:,} images have no vector and are left out")
     if copies.without_thumbnail:

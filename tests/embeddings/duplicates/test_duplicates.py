@@ -201,7 +201,7 @@ def test_the_commands(copied: tuple[Lake, list[list[str]]], capsys: pytest.Captu
     assert "5 are near-duplicates" in run("slice", "create", "school", "--where", "true", "--role", "train", code=2)
     looked = run("slice", "create", "school", "--where", "true", "--role", "train", "--dry-run")
     assert "21 images; nothing is saved" in looked
-    assert "3 groups of near-duplicates, 15 images more than needed" in looked
+    assert "3 groups of near-duplicates, 15 redundant images" in looked
     made = json.loads(run("slice", "create", "school", "--where", "true", "--role", "train", "--drop-leaks", "--json"))
     assert (made["size"], made["dropped"]) == (14, 7)
     (tmp_path / "spec.json").write_text(run("slice", "show", "school", "--spec"))

@@ -66,14 +66,14 @@ def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.
         (["train"], "give --train SLICE"),
         (["train", "--train", "frist"], "first"),
         (["train", "--train", "first", "--set", "epoch=2"], "did you mean epochs"),
-        (["train", "--train", "first", "--resume", "abc"], "--resume goes on with a run as it is"),
+        (["train", "--train", "first", "--resume", "abc"], "--resume continues a run with its own slices"),
         (["train", "--resume", "abc"], "no run 'abc'"),
         (["train", "--train", "first", "--workers", "-1"], "--workers is -1"),
         (["runs", "show", "abc"], "no run 'abc'"),
         (["tune", "--train", "first"], "name what to try"),
     ],
 )
-def test_errors_name_the_way_out(stock: Lake, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_errors_name_the_remedy(stock: Lake, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
     assert said in run(capsys, *words, "--lake", stock.uri, code=2)
 
 

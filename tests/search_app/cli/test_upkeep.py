@@ -54,13 +54,13 @@ def used(make_lake: MakeLake) -> Lake:
     return made
 
 
-def test_maintain_says_what_it_did(run: Any, used: Lake) -> None:
+def test_maintain_reports_what_it_did(run: Any, used: Lake) -> None:
     used.dataset("images").tags.create("kept", 3)
     done = run("maintain", "--lake", used.uri, "--older-than", 0, "--json")
     assert done.code == 0
     assert done.json["tables"]["images"]["fragments_after"] == 1
     assert done.json["tagged"] == ["images@kept"]
-    assert "kept by its tag: images@kept" in run("maintain", "--lake", used.uri).out
+    assert "kept because of its tag: images@kept" in run("maintain", "--lake", used.uri).out
 
 
 @pytest.mark.parametrize("span", ["2", "d", "2w", "-1d", "1.5h", ""])
@@ -93,7 +93,7 @@ def test_forget_by_source_names_who_still_holds_it_and_exits_1(run: Any, used: L
     assert "STILL HELD by the tagged version predictions@training" in done.out
     assert f"the backup {tmp_path / 'copy'}" in done.out
     none = run("forget", "--lake", used.uri, "--source", "nowhere*", "--yes")
-    assert (none.code, "no image has a source like 'nowhere*'" in none.err) == (2, True)
+    assert (none.code, "no image has a source that matches 'nowhere*'" in none.err) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["copy", "copy.tar"])
@@ -123,7 +123,7 @@ def test_doctor_exits_1_when_something_is_wrong(run: Any, used: Lake) -> None:
     used.delete("images", f"image_id = '{stock.image_id(0)}'")
     ill = run("doctor", "--lake", used.uri, "--json")
     assert (ill.code, ill.json["sound"]) == (1, False)
-    assert "WRONG  1 answers are about images that are not there" in run("doctor", "--lake", used.uri).out
+    assert "WRONG  1 predictions have no image" in run("doctor", "--lake", used.uri).out
     assert run("doctor", "--lake", used.uri + "x").code == 2
 
 
@@ -136,7 +136,7 @@ def test_a_torn_manifest_is_said_by_any_command(run: Any, used: Lake) -> None:
     assert "table labels: version" in said.err
 
 
-def test_retain_says_what_would_fall_and_lets_it(run: Any, used: Lake, tmp_path: Path) -> None:
+def test_retain_reports_what_it_would_drop_and_drops_it(run: Any, used: Lake, tmp_path: Path) -> None:
     import datetime as dt
 
     stock.add(used, [9], at=store.now() - dt.timedelta(days=40))
@@ -145,7 +145,7 @@ def test_retain_says_what_would_fall_and_lets_it(run: Any, used: Lake, tmp_path:
     dry = run(*words, "--dry-run", "--json").json
     assert (dry["images"]["items"], dry["dry_run"]) == (1, True)
     assert used.dataset("images").count_rows() == 5
-    assert "1 fell" in run(*words).out
+    assert "1 dropped" in run(*words).out
     assert used.dataset("images").count_rows() == 4
     (tmp_path / "policy.toml").write_text("[image]\ndays = 30\n")
     wrong = run(*words)
