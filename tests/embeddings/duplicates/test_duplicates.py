@@ -211,7 +211,7 @@ def test_the_commands(copied: tuple[Lake, list[list[str]]], capsys: pytest.Captu
     assert "school@1 to school@2: 0 added, 0 removed, 14 in both" in run("slice", "diff", "school@1", "school")
     assert "school@gold is school@1" in run("slice", "tag", "school@1", "gold")
     assert "@gold" in run("slice", "history", "school")
-    assert "nothing shared" in run("slice", "leaks", "school@gold")
+    assert "no shared images" in run("slice", "leaks", "school@gold")
     assert "say which version" in run("slice", "delete", "school", code=2)
     assert "school@1 is deleted" in run("slice", "delete", "school@gold")
     assert "go together" in run("slice", "create", "x", "--like", families[0][0], code=2)
