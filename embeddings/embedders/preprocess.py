@@ -1,4 +1,4 @@
-"""From a file's bytes to the uint8 square a network takes. Runs in worker processes; knows Pillow and numpy only."""
+"""Prepares images: from a file's bytes to the uint8 square that a network takes. Runs in worker processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embeddings.embedders.specs import Preprocessing
 from lake.errors import UnreadableImage
 from lake.images import decode
 
-# A JPEG may be decoded smaller (DCT scaling) while its short side stays this many times what `resize` asks for.
+# A JPEG may be decoded smaller (DCT scaling) if its short side stays at least this many times `resize`.
 # Worst cosine to a full decode over the benchmark's photographs: 0.998 at 1.5, 0.995 at 1.0 (docs/log.md).
 DCT_MARGIN = 1.5
 
@@ -20,62 +20,64 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 @dataclass(frozen=True)
 class Prepared:
-    """`images[i]` belongs to the `kept[i]`-th input; `reasons` says why each other input is missing."""
+    """`images[i]` is of the input with index `kept[i]`; `reasons`: index -> why the input is missing."""
 
     images: np.ndarray | list[np.ndarray]
     kept: list[int]
     reasons: dict[int, str]
 
 
-def prepare(data: bytes, how: Preprocessing | None, max_megapixels: float = decode.MAX_MEGAPIXELS_BULK) -> np.ndarray:
-    """One image as uint8 (crop, crop, 3), or whole (height, width, 3) when `how` is None.
+def prepare(
+    data: bytes, preprocessing: Preprocessing | None, max_megapixels: float = decode.MAX_MEGAPIXELS_BULK
+) -> np.ndarray:
+    """One image as uint8 (crop, crop, 3), or whole (height, width, 3) if `preprocessing` is None.
 
-    The same pixels as torchvision's Resize + CenterCrop on a Pillow image, except that large JPEGs are decoded
-    scaled. Raises UnreadableImage.
+    The pixels are those of torchvision's Resize and CenterCrop on a Pillow image, except that large JPEGs are decoded
+    smaller. Raises UnreadableImage.
     """
     image = decode.open_image(data, max_megapixels)
-    if how is None:
+    if preprocessing is None:
         return np.asarray(decode.pixels(image))
-    return square(decode.pixels(image, shortest_side=round(how.resize * DCT_MARGIN)), how)
+    return square(decode.pixels(image, shortest_side=round(preprocessing.resize * DCT_MARGIN)), preprocessing)
 
 
-def square(image: Image.Image, how: Preprocessing) -> np.ndarray:
-    """Resize and centre crop of an upright RGB image: uint8 (crop, crop, 3)."""
+def square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resizes and centre-crops an upright RGB image: uint8 (crop, crop, 3)."""
     width, height = image.size
-    if how.mode == "squash":
-        size = (how.resize, how.resize)
+    resize, crop = preprocessing.resize, preprocessing.crop
+    if preprocessing.mode == "squash":
+        size = (resize, resize)
     elif width <= height:
-        size = (how.resize, int(how.resize * height / width))
+        size = (resize, int(resize * height / width))
     else:
-        size = (int(how.resize * width / height), how.resize)
-    left, top = _start(size[0], how.crop), _start(size[1], how.crop)
-    filter = _FILTERS[how.interpolation]
-    if width < height or how.crop > min(size):
-        # Pillow fills with black what a crop larger than the image asks for.
-        image = image.resize(size, filter)
-        return np.asarray(image.crop((left, top, left + how.crop, top + how.crop)))
-    # Only the columns that stay are computed, a third less work. In two steps, because Pillow picks which direction
-    # goes first by the shape, and rounds to 8 bits in between: for what is not tall it is the horizontal.
+        size = (int(resize * width / height), resize)
+    left, top = _start(size[0], crop), _start(size[1], crop)
+    filter = _FILTERS[preprocessing.interpolation]
+    if width < height or crop > min(size):
+        # Pillow pads with black if the crop is larger than the image.
+        return np.asarray(image.resize(size, filter).crop((left, top, left + crop, top + crop)))
+    # Computes only the columns that stay, a third less work. In two steps, because Pillow chooses by the shape which
+    # direction goes first, and rounds to 8 bits in between: for images that are not tall, the horizontal.
     across, down = width / size[0], height / size[1]
-    image = image.resize((how.crop, height), filter, box=(left * across, 0, (left + how.crop) * across, height))
-    image = image.resize((how.crop, how.crop), filter, box=(0, top * down, how.crop, (top + how.crop) * down))
+    image = image.resize((crop, height), filter, box=(left * across, 0, (left + crop) * across, height))
+    image = image.resize((crop, crop), filter, box=(0, top * down, crop, (top + crop) * down))
     return np.asarray(image)
 
 
 def _start(side: int, crop: int) -> int:
-    """Where torchvision's CenterCrop begins; negative when it pads."""
+    """Where torchvision's CenterCrop begins; negative if it pads."""
     return round((side - crop) / 2.0) if side >= crop else -((crop - side) // 2)
 
 
-def prepare_many(files: list[bytes], how: Preprocessing | None) -> Prepared:
-    """`prepare` for a worker. A bad file neither stops nor shifts the others."""
+def prepare_many(files: list[bytes], preprocessing: Preprocessing | None) -> Prepared:
+    """`prepare` for several files; a bad file neither stops nor shifts the others."""
     images: list[np.ndarray] = []
     kept: list[int] = []
     reasons: dict[int, str] = {}
     for index, data in enumerate(files):
         try:
-            images.append(prepare(data, how))
+            images.append(prepare(data, preprocessing))
             kept.append(index)
         except UnreadableImage as error:
             reasons[index] = str(error)
-    return Prepared(np.stack(images) if how is not None and images else images, kept, reasons)
+    return Prepared(np.stack(images) if preprocessing is not None and images else images, kept, reasons)

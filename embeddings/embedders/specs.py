@@ -1,6 +1,6 @@
-"""The embedders lakeloop knows, a row of facts each. Pure data: importing it needs no torch.
+"""The built-in embedders' facts: size, preprocessing, weights, licence. Importing it needs no torch.
 
-Sizes, means, deviations and interpolations are those the publisher evaluated the weights with (timm
+Sizes, means, deviations and interpolations are those of the publisher's evaluation of the weights (timm
 `tf_efficientnet_lite0.in1k`; torchvision `ResNet18_Weights.DEFAULT` etc.; open_clip's preprocess_cfg).
 """
 
@@ -25,10 +25,10 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From upright RGB to the square a network takes: resize, centre crop, then (value / 255 - mean) / std.
+    """From an upright RGB image to a network's square: resize, centre crop, then (value / 255 - mean) / std.
 
-    `resize` is the length in pixels given to the shortest side ("shortest") or to both ("squash"); `crop` the side
-    of the centre square; `interpolation` a Pillow filter.
+    `resize`: the length in pixels of the shortest side ("shortest") or of both sides ("squash"); `crop`: the side of
+    the centre square; `interpolation`: a Pillow filter.
     """
 
     resize: int
@@ -43,18 +43,18 @@ class Preprocessing:
 
     @classmethod
     def of(cls, text: str) -> Preprocessing:
-        """What `json` wrote."""
-        said = json.loads(text)
-        return cls(**said | {"mean": tuple(said["mean"]), "std": tuple(said["std"])})
+        """The preprocessing that `json` wrote."""
+        fields = json.loads(text)
+        return cls(**fields | {"mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
 
 
 @dataclass(frozen=True)
 class Spec:
     """Facts of an embedder.
 
-    `preprocessing` None: the embedder takes whole decoded images. `sha256_prefix`: how the published weights' file
-    begins to hash; None when the publisher names no hash. `duplicates_from`: the cosine from which two images are
-    looked at as near-duplicates, where it was measured (`python -m benchmarks duplicates`).
+    `preprocessing` None: the embedder takes whole decoded images. `sha256_prefix`: the start of the published file's
+    SHA-256; None if the publisher names no hash. `duplicates_from`: the cosine from which two images are compared as
+    near-duplicates, if it was measured (`python -m benchmarks duplicates`).
     """
 
     name: str
@@ -67,7 +67,7 @@ class Spec:
     duplicates_from: float | None = None
 
 
-# For an embedder that nobody measured: low, since thumbnails decide; `lakeloop duplicates --calibrate` finds its own.
+# For an embedder that was not measured: low, since thumbnails decide. `lakeloop duplicates --calibrate` finds its own.
 DUPLICATES_FROM = 0.6
 
 
@@ -112,16 +112,16 @@ def base_name(name: str) -> str:
 
 
 def duplicates_from(name: str) -> float:
-    """The cosine from which two images are looked at as near-duplicates. Other weights are another embedder."""
+    """The cosine from which two images are compared as near-duplicates. Other weights are another embedder."""
     spec = SPECS.get(name)
     return DUPLICATES_FROM if spec is None or spec.duplicates_from is None else spec.duplicates_from
 
 
 def check_name(name: str) -> None:
-    """Raises BadInput, listing what there is, when no embedder has this name."""
+    """Raises BadInput, listing the names, if no embedder has this name."""
     base, at, tag = name.partition("@")
     if at and not tag:
-        raise BadInput(f"embedder {name!r}: nothing after the @")
+        raise BadInput(f"embedder {name!r}: write a name after the @")
     if base in SPECS or base in own_embedders():
         return
     if base.startswith(OPEN_CLIP_PREFIX):
@@ -130,12 +130,12 @@ def check_name(name: str) -> None:
             return
         raise BadInput(f"embedder {name!r}: write open_clip:ARCH/PRETRAINED, e.g. open_clip:ViT-B-16/laion2b_s34b_b88k")
     known = [*SPECS, f"{OPEN_CLIP_PREFIX}ARCH/PRETRAINED", *own_embedders()]
-    raise BadInput(f"no embedder {name!r}; there are {', '.join(known)}")
+    raise BadInput(f"no embedder {name!r}; known: {', '.join(known)}")
 
 
 def own_embedders() -> dict[str, EntryPoint]:
-    """Users' embedders, announced by installed packages under the entry point group `lakeloop.embedders`."""
-    # Late: every decoding worker imports this module and needs only the facts above.
+    """Users' embedders, which installed packages register in the entry point group `lakeloop.embedders`."""
+    # Imported late: every decoding worker imports this module and needs only the facts above.
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}

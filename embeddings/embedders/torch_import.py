@@ -1,7 +1,8 @@
-"""Importing torch and its companions. torchvision's wheels on package registries are built for CUDA.
+"""Imports torch, torchvision, timm and open_clip, also where torchvision's operators cannot be loaded.
 
-Beside a CPU-only torch their compiled operators do not load, and torchvision stops at import because some of them
-(`nms`, `qnms`) are not even declared. Declaring them is enough: nothing here calls one.
+torchvision's wheels on package registries are built for CUDA. With a CPU-only torch their compiled operators do not
+load, and torchvision fails at import because some of them (`nms`, `qnms`) are not declared. Declaring them is enough:
+nothing here calls them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def torch() -> Any:
 
 
 def torchvision() -> Any:
-    """torchvision, importable beside a CPU-only torch; also what timm and open_clip import."""
+    """torchvision, importable with a CPU-only torch, too; timm and open_clip import it."""
     torch()
     if "torchvision" not in sys.modules:
         _declare_operators_that_do_not_load()
@@ -30,8 +31,8 @@ def torchvision() -> Any:
 
 
 def _declare_operators_that_do_not_load() -> None:
-    found = importlib.util.find_spec("torchvision")
-    compiled = Path(found.origin).with_name("_C.so") if found is not None and found.origin else None
+    spec = importlib.util.find_spec("torchvision")
+    compiled = Path(spec.origin).with_name("_C.so") if spec is not None and spec.origin else None
     if compiled is None or not compiled.exists():
         return
     try:

@@ -1,6 +1,6 @@
-"""Weights as data: reading foreign checkpoints safely, telling weights apart, keeping them with the lake.
+"""Weights of networks: reads checkpoints safely, identifies weights, and stores them in the lake.
 
-Our own files are safetensors only. The one `torch.load` of the project is in `read`.
+The project writes safetensors only. Its only `torch.load` is in `read`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def read(path: Path, *, sha256_prefix: str | None = None, trust_sha256: str | None = None) -> State:
     """The tensors of a checkpoint by name.
 
-    safetensors are read as they are: they can hold nothing but tensors. A `.pth` / `.pt` is a pickle: its SHA-256 must
-    begin as the publisher says (`sha256_prefix`) or be the one the user vouches for, and even then only tensors
-    are loaded (`weights_only=True`). Raises BadInput for everything else.
+    A safetensors file can contain nothing but tensors. A `.pth`, `.pt` or `.bin` is a pickle: its SHA-256 must begin
+    with the publisher's `sha256_prefix` or equal `trust_sha256`, and even then only tensors are loaded
+    (`weights_only=True`). Raises BadInput for any other file.
     """
     from embeddings.embedders.torch_import import torch
 
@@ -41,40 +41,40 @@ def read(path: Path, *, sha256_prefix: str | None = None, trust_sha256: str | No
             tensors: State = load_file(path)
             return tensors
         except (SafetensorError, OSError) as error:
-            raise BadInput(f"{path} is no readable safetensors file: {error}") from error
+            raise BadInput(f"{path} is not a readable safetensors file: {error}") from error
     if path.suffix not in (".pth", ".pt", ".bin"):
         raise BadInput(f"{path}: weights come as .safetensors, or as .pth / .pt / .bin with a known SHA-256")
     digest = file_sha256(path)
-    vouched = trust_sha256 is not None and trust_sha256.lower() == digest
-    if trust_sha256 is not None and not vouched:
+    trusted = trust_sha256 is not None and trust_sha256.lower() == digest
+    if trust_sha256 is not None and not trusted:
         raise BadInput(f"{path} has SHA-256 {digest}, not {trust_sha256}: it is not the file you trust")
-    if not vouched and not (sha256_prefix and digest.startswith(sha256_prefix)):
+    if not trusted and not (sha256_prefix and digest.startswith(sha256_prefix)):
         raise BadInput(
-            f"{path} is not the published file (SHA-256 {digest}). A .pth can carry code: if you know where it "
-            f"comes from, say so with --trust-sha256 {digest}, or convert it to safetensors"
+            f"{path} is not the published file (SHA-256 {digest}). A .pth can contain code: if you trust its source, "
+            f"pass --trust-sha256 {digest}, or convert it to safetensors"
         )
     try:
         loaded = torch().load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises many kinds
         raise BadInput(f"{path} holds more than tensors or is damaged: {str(error).splitlines()[0]}") from error
-    return _state(loaded, path)
+    return _state_dict(loaded, path)
 
 
 def load_into(module: Any, state: State, path_or_name: str) -> None:
-    """Loads every tensor into the module. Raises BadInput naming what is missing or too much."""
+    """Loads every tensor into the module. Raises BadInput if tensors are missing, unknown or of another shape."""
     own = module.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    extra = [k for k in state if k not in own]
-    wrong = [k for k in own if k in state and state[k].shape != own[k].shape]
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    extra = [name for name in state if name not in own]
+    wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
     if missing or extra or wrong:
-        parts = [f"{len(v)} {what} ({v[0]} ...)" for what, v in
-                 (("missing", missing), ("unknown", extra), ("of another shape", wrong)) if v]  # fmt: skip
+        parts = [f"{len(names)} {problem} ({names[0]} ...)" for problem, names in
+                 (("missing", missing), ("unknown", extra), ("of another shape", wrong)) if names]  # fmt: skip
         raise BadInput(f"the weights in {path_or_name} do not fit this network: tensors {', '.join(parts)}")
     module.load_state_dict(dict(state), strict=False)
 
 
 def fingerprint(module: Any) -> str:
-    """SHA-256 over the module's tensors, name by name: the same for the same weights in any file format."""
+    """SHA-256 over the module's tensors in the order of their names: the same in any file format."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         if name.endswith("num_batches_tracked"):  # a counter of training steps, used by nothing
@@ -90,33 +90,33 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def kept(lake: Lake, sha256: str | None) -> Path | None:
-    """The lake's own copy of these weights, if it keeps one."""
-    path = _place(lake, sha256) if sha256 and "://" not in lake.uri else None
+def stored(lake: Lake, sha256: str | None) -> Path | None:
+    """The lake's own copy of these weights, or None."""
+    path = _path(lake, sha256) if sha256 and "://" not in lake.uri else None
     return path if path is not None and path.is_file() else None
 
 
-def keep(lake: Lake, module: Any, sha256: str) -> Path:
-    """Saves the weights beside the lake's tables, so that later searches need no --weights. Returns the file."""
+def store(lake: Lake, module: Any, sha256: str) -> Path:
+    """Saves the weights beside the lake's tables, so that later searches need no --weights; returns the file."""
     from safetensors.torch import save_file
 
     if "://" in lake.uri:
-        raise CouldNot("weights given by --weights can be kept only in a lake on a local disk so far")
-    path = _place(lake, sha256)
+        raise CouldNot("weights from --weights can be stored only in a lake on a local disk")
+    path = _path(lake, sha256)
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
-        half = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, half)
-        half.rename(path)
+        partial = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, partial)
+        partial.rename(path)
     return path
 
 
-def _place(lake: Lake, sha256: str) -> Path:
+def _path(lake: Lake, sha256: str) -> Path:
     return Path(lake.uri, "weights", f"{sha256}.safetensors")
 
 
-def _state(loaded: Any, path: Path) -> State:
-    """The state_dict in a checkpoint, whatever it is wrapped in."""
+def _state_dict(loaded: Any, path: Path) -> State:
+    """The state_dict of a checkpoint, unwrapped."""
     from embeddings.embedders.torch_import import torch
 
     for key in ("state_dict", "model"):

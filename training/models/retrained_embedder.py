@@ -55,7 +55,7 @@ def register(lake: Lake, name: str, called: str | None = None) -> EmbedderRecord
                 f"{made.weights_sha256[:12]}: give this one another name with --embedder {architecture}@NAME"
             )
         return there
-    weights.keep(lake, made.module, made.weights_sha256)
+    weights.store(lake, made.module, made.weights_sha256)
     lake.register_embedder(called)
     assert made.spec.preprocessing is not None
     record = store.EmbedderRecord(

@@ -60,11 +60,11 @@ def test_an_unreachable_hub_names_the_ways_out(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("vgg", "no embedder 'vgg'; there are efficientnet-lite0, resnet18"),
-        ("resnet18@", "nothing after the @"),
+        ("vgg", "no embedder 'vgg'; known: efficientnet-lite0, resnet18"),
+        ("resnet18@", "write a name after the @"),
         ("open_clip:ViT-B-16", "write open_clip:ARCH/PRETRAINED"),
         ("open_clip:NoNet/laion", "open_clip has no architecture 'NoNet'"),
-        ("open_clip:ViT-B-16/nowhere", "open_clip knows no weights 'nowhere' for ViT-B-16"),
+        ("open_clip:ViT-B-16/nowhere", "open_clip has no weights 'nowhere' for ViT-B-16"),
     ],
 )
 def test_an_unknown_name_is_refused_with_what_there_is(name: str, reason: str) -> None:

@@ -80,7 +80,7 @@ def test_code_in_a_trusted_file_is_not_run(tmp_path: Path, form: str) -> None:
 def test_a_damaged_file_is_refused(tmp_path: Path, pth: Path) -> None:
     whole = tmp_path / "net.safetensors"
     save_file(network().state_dict(), whole)
-    for path, reason in ((whole, "no readable safetensors"), (pth, "damaged")):
+    for path, reason in ((whole, "not a readable safetensors"), (pth, "damaged")):
         path.write_bytes(path.read_bytes()[:-20])
         with pytest.raises(BadInput, match=reason):
             weights.read(path, trust_sha256=sha(path))
@@ -118,9 +118,9 @@ def test_weights_that_do_not_fit_say_where() -> None:
 def test_kept_weights_are_found_again(lk: Lake) -> None:
     module = network()
     name = weights.fingerprint(module)
-    assert weights.kept(lk, name) is None
-    path = weights.keep(lk, module, name)
-    assert weights.kept(lk, name) == path == weights.keep(lk, module, name)
+    assert weights.stored(lk, name) is None
+    path = weights.store(lk, module, name)
+    assert weights.stored(lk, name) == path == weights.store(lk, module, name)
     other = network(seed=3)
     weights.load_into(other, weights.read(path), path.name)
     assert weights.fingerprint(other) == name
@@ -129,8 +129,8 @@ def test_kept_weights_are_found_again(lk: Lake) -> None:
 
 def test_weights_are_not_kept_in_a_bucket_yet() -> None:
     with pytest.raises(CouldNot, match="only in a lake on a local disk"):
-        weights.keep(Lake("s3://bucket/lake"), network(), "0" * 64)
-    assert weights.kept(Lake("s3://bucket/lake"), "0" * 64) is None
+        weights.store(Lake("s3://bucket/lake"), network(), "0" * 64)
+    assert weights.stored(Lake("s3://bucket/lake"), "0" * 64) is None
 
 
 def test_torch_load_stands_in_one_place() -> None:

@@ -180,7 +180,7 @@ def test_kept_as_safetensors_it_needs_no_hash(lk: Lake, tmp_path: Path) -> None:
     name = "lraspp_mobilenet_v3_large"
     file = saved(made(name, num_classes=21), tmp_path / "voc.pth")
     first = Segmentation().network(name, VOC, weights=file, trust_sha256=sha(file)).eval()
-    kept = weights.keep(lk, first, weights.fingerprint(first))
+    kept = weights.store(lk, first, weights.fingerprint(first))
     assert kept.suffix == ".safetensors"
     again = Segmentation().network(name, VOC, weights=kept).eval()
     with torch.no_grad():
