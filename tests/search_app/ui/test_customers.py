@@ -108,12 +108,12 @@ def test_the_card_counts_the_gravest_first_and_leads_to_image_and_like(bound: La
     say(bound, 4, "unsure")
     block = findings.customers(queries.verdicts(None), queries.complaints(None, 3))
     assert block is not None
-    assert block["note"].startswith("Their verdicts: 1 incorrect, 1 unsure, 3 correct.")
+    assert block["note"].startswith("Verdicts: 1 incorrect, 1 unsure, 3 correct.")
     (card,) = block["voices"]
     assert (card["link"]["text"], card["verdict"], card["facts"]) == (
-        "Answered “kind 3”", "incorrect", ["confidence 0.30", "T-3"],
+        "Predicted “kind 3”", "incorrect", ["confidence 0.30", "T-3"],
     )  # fmt: skip
-    assert (card["comment"], card["said_at"]) == ("it works", "2026-09-07T13:00:00+00:00")
+    assert (card["comment"], card["timestamp"]) == ("it works", "2026-09-07T13:00:00+00:00")
     assert card["link"]["params"] == {"show": "complaints", "open": image(3)[:16]}
     assert card["alike"]["params"]["like"] == image(3)
     assert block["links"] == []
@@ -124,7 +124,7 @@ def test_more_complaints_than_cards_are_led_to(bound: Lake) -> None:
         say(bound, number, "incorrect", number)
     block = findings.customers(queries.verdicts(None), queries.complaints(None, 3))
     assert block is not None
-    assert [one["link"]["text"] for one in block["voices"]] == [f"Answered “kind {n}”" for n in (5, 4, 3)]
+    assert [one["link"]["text"] for one in block["voices"]] == [f"Predicted “kind {n}”" for n in (5, 4, 3)]
     assert [(one["text"], one["params"]) for one in block["links"]] == [("All 6 complaints", {"show": "complaints"})]
 
 
@@ -140,7 +140,7 @@ def test_images_that_cannot_be_shown_are_counted_by_their_reason(bound: Lake) ->
     block = findings.without_thumbnail(queries.without_thumbnail(None))
     assert block is not None
     ((item,),) = [block["items"]]
-    assert item["link"]["text"] == "2 images without a picture"
+    assert item["link"]["text"] == "2 images without a thumbnail"
     assert item["why"] == "1 its bytes were not kept, 1 truncated"
     where = item["link"]["params"]["where"]
     assert queries.rows(f"SELECT count(*) AS n FROM predictions WHERE {where}") == [{"n": 2}]
