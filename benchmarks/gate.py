@@ -157,7 +157,7 @@ def passed_by_resampling(name: str, n: int, trials: int, seed: int) -> float:
     hits = 0
     for _ in range(trials):
         old, new = _models(n, rng)
-        seen = gate.compare(metric, old, new, margin)
+        seen = gate.estimate_fall(metric, old, new, margin)
         hits += seen.excluded and seen.p > LEVEL
     return hits / trials
 

@@ -29,7 +29,7 @@ from benchmarks.harness import Options, estimate, say
 if TYPE_CHECKING:
     from lake.open_lake import OpenLake
     from training.evaluation.evaluate import Evaluation
-    from training.evaluation.gate import Verdict
+    from training.evaluation.gate import GateVerdict
     from training.registry.runs import Run
 
 PARTS = ("story", "value")
@@ -285,14 +285,14 @@ def finished(tasks: Path, truths: dict[str, str]) -> Path:
 # The figures -----------------------------------------------------------------------------------------------
 
 
-def _judge(lk: OpenLake, candidate: Run, baseline: Run) -> Verdict:
+def _judge(lk: OpenLake, candidate: Run, baseline: Run) -> GateVerdict:
     from training.evaluation import gate
-    from training.evaluation.gate_policy import Policy
+    from training.evaluation.gate_policy import GatePolicy
 
-    return gate.gate(lk, candidate.id, baseline.id, Policy(metric=METRIC, margin=MARGIN))
+    return gate.gate(lk, candidate.id, baseline.id, GatePolicy(metric=METRIC, margin=MARGIN))
 
 
-def _mono(verdict: Verdict) -> Any:
+def _mono(verdict: GateVerdict) -> Any:
     return next(one for one in verdict.slices if one.slice.startswith("mono@"))
 
 

@@ -30,14 +30,14 @@ from search_app.demo.cells import Story
 from search_app.demo.stream import Saying, bring_in
 from training.card import card
 from training.evaluation import evaluate, gate
-from training.evaluation.gate_policy import Policy
+from training.evaluation.gate_policy import GatePolicy
 from training.fit import train_model
 from training.inference import batch, served_model
 from training.registry import promotion
 from training.registry.recipe import Recipe
 
 MODEL = "cell-inspector"
-POLICY = Policy(metric="balanced_accuracy", margin=0.05)
+POLICY = GatePolicy(metric="balanced_accuracy", margin=0.05)
 PROBE = Recipe(kind="probe", regularisation=0.01, balance="weights", validation=0.0)
 
 

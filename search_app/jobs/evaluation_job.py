@@ -16,14 +16,14 @@ from search_app.jobs import jobs
 def _main(uri: str, parameters: dict[str, Any], progress: jobs.ReportProgress) -> dict[str, Any]:
     import lake
     from training.evaluation import evaluate, gate
-    from training.evaluation.gate_policy import Policy
+    from training.evaluation.gate_policy import GatePolicy
 
     opened = lake.open(uri)
     run, baseline = parameters["run"], parameters.get("baseline")
     if baseline is None:
         evaluation = evaluate.evaluate(opened, run, progress=lambda done, total: progress(0.95 * done / total))
         return {"evaluation": evaluation.id}
-    policy = Policy(margin=parameters["margin"], protected=tuple(parameters["protected"]))
+    policy = GatePolicy(margin=parameters["margin"], protected=tuple(parameters["protected"]))
     missing = [name for name in (baseline, run) if not evaluated(opened, name, policy.named())]
     for index, name in enumerate(missing):
 
@@ -40,7 +40,7 @@ def evaluated(lake: Any, run: str, names: Any = ()) -> bool:
     from training.registry import runs
 
     measured = {row["slice"] for row in runs.metrics(lake, run) if row["evaluation"] is not None}
-    return measured >= {slice_.id for slice_ in evaluate.subjects(lake, names)}
+    return measured >= {slice_.id for slice_ in evaluate.slices_of(lake, names)}
 
 
 if __name__ == "__main__":

@@ -225,8 +225,8 @@ def _answered(lake: Lake, run: Run, measured: Sequence[Slice]) -> Answered | Non
     truths = dict[str, Any]()
     for one in measured:
         if one.deleted_at is None:
-            truths |= evaluate.truth_rows(lake, one, run.task)
-    answers = evaluate.answer_rows(lake, run.id, sorted(truths))
+            truths |= evaluate.ground_truth_rows(lake, one, run.task)
+    answers = evaluate.prediction_rows(lake, run.id, sorted(truths))
     names = sorted(name for name in truths.keys() & answers.keys() if answers[name]["label"] is not None)
     return Answered(
         [truths[name]["label"] for name in names],

@@ -1,8 +1,8 @@
-"""A run's model on every slice: its answers, once an image, and how good they are.
+"""Evaluates a run on every slice: stores its predictions, and measures every metric of its task with intervals.
 
-Answers go into the table scores by RUN/IMAGE_ID as they come: an evaluation that was stopped goes on where it was.
-Metrics with their n and 95 % intervals go into the table metrics when all answers are there. It does not know how a
-model answers, nor what follows from the numbers (`gate.py`).
+Predictions go into the table scores as RUN/IMAGE_ID in batches, so an interrupted evaluation resumes. Metrics go into
+the table metrics when all predictions are there. How a model predicts is not known here, nor what follows from the
+metrics (`gate.py`).
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
     from training.registry.runs import Run
 
-# What every evaluation looks at.
+# The roles of the slices that every evaluation covers.
 ROLES = ("evaluation", "regression")
-# Answers that are lost when the evaluation is stopped, at most.
+# The most predictions that an interruption loses.
 COMMIT_IMAGES = 2_048
 _COLUMNS = ("id", "image_id", "label", "confidence", "scores", "boxes", "masks")
 
 
 class Model(Protocol):
-    """What can be evaluated."""
+    """A model that predicts images."""
 
     def predictions(self, images: Iterable[tuple[str, Image.Image]]) -> Iterator[Prediction]:
-        """One answer an image (image_id, upright RGB), in order."""
+        """One prediction for each (image_id, upright RGB image), in order."""
         ...
 
 
 @runtime_checkable
 class VectorModel(Protocol):
-    """A model that answers from the lake's vectors."""
+    """A model that predicts from the lake's vectors."""
 
     def predictions_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterable[Prediction]:
-        """One answer for each of the images that has a vector."""
+        """One prediction for each of the images that has a vector."""
         ...
 
 
 @dataclass(frozen=True)
-class SliceFigures:
-    """A slice's metrics by name. `unanswered`: labelled images that could not be shown to the model and do not count:
-    their bytes, or their vectors, are not in the lake.
+class SliceMetrics:
+    """The metrics of one slice by name. `unanswered`: labelled images without a prediction, since the lake lacks their
+    bytes or vectors; the metrics do not count them.
     """
 
     slice: str
@@ -75,11 +75,11 @@ class SliceFigures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`id`: the column `evaluation` of its rows in metrics. `answered`: images the model was asked about this time."""
+    """`id`: the column `evaluation` of its rows in metrics. `answered`: images that were predicted this time."""
 
     id: str
     run: str
-    slices: list[SliceFigures]
+    slices: list[SliceMetrics]
     answered: int
 
 
@@ -94,76 +94,84 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Has the run's model answer every labelled image of the slices, and measures every metric of its task on each.
+    """Predicts every labelled image of the slices with the run's model, and measures every metric of its task.
 
-    The newest versions of slices of role evaluation and regression are always among them; `names` come on top, as
-    NAME, NAME@VERSION or NAME@TAG (`only`: these alone). `model` stands in for the run's own. `costs` adds the metric
-    cost. `progress` is told the images done and all. Raises BadInput for an unknown run or slice, and when there is no
-    slice or no labelled image.
+    Covers the newest versions of all evaluation and regression slices, and the slices `names` (NAME, NAME@VERSION or
+    NAME@TAG); `only`: just these. `model` replaces the run's own. `costs` adds the metric cost. `progress` gets the
+    number of images done, and of all. Raises BadInput for an unknown run or slice, and if there is no slice or no
+    labelled image.
     """
-    found = runs.get(lake, run)
-    chosen = subjects(lake, names, only=only)
-    truths = {one.id: truth_rows(lake, one, found.task) for one in chosen}
-    wanted = sorted(set().union(*truths.values()))
-    if not wanted:
-        said = ", ".join(one.id for one in chosen)
-        raise BadInput(f"no image of {said} has a label for {found.task}; label some and make the slice again")
-    missing = sorted(set(wanted) - _answered(lake, found.id, wanted))
+    record = runs.get(lake, run)
+    chosen = slices_of(lake, names, only=only)
+    ground_truth = {slice_.id: ground_truth_rows(lake, slice_, record.task) for slice_ in chosen}
+    image_ids = sorted(set().union(*ground_truth.values()))
+    if not image_ids:
+        listed = ", ".join(slice_.id for slice_ in chosen)
+        raise BadInput(f"no image of {listed} has a label for {record.task}; label images and create the slice again")
+    missing = sorted(set(image_ids) - _predicted(lake, record.id, image_ids))
     if missing:
         if model is None:
-            from training.models import trained_model as models
+            from training.models import trained_model
 
-            model = models.load(lake, found.id)
-        _answer(lake, found, model, missing, progress)
-    answers = answer_rows(lake, found.id, wanted)
-    measured = [metric_registry.get(name) for name in metric_registry.of_task(found.task)]
+            model = trained_model.load(lake, record.id)
+        _predict(lake, record, model, missing, progress)
+    predictions = prediction_rows(lake, record.id, image_ids)
+    metrics = [metric_registry.get(name) for name in metric_registry.of_task(record.task)]
     if costs:
-        measured.append(metric_registry.get(classification_metrics.Costs.name, costs))
-    made = [_figures(one, truths[one.id], answers, measured, found.classes, seed) for one in chosen]
-    evaluation = Evaluation(secrets.token_hex(4), found.id, made, len(missing))
+        metrics.append(metric_registry.get(classification_metrics.Costs.name, costs))
+    results = [
+        _measure(slice_, ground_truth[slice_.id], predictions, metrics, record.classes, seed) for slice_ in chosen
+    ]
+    evaluation = Evaluation(secrets.token_hex(4), record.id, results, len(missing))
     _record(lake, evaluation)
     return evaluation
 
 
-def subjects(lake: Lake, names: Sequence[str] = (), *, only: bool = False) -> list[Slice]:
-    """The slices an evaluation looks at, by id. Raises BadInput when there is none."""
-    named = [slices.get(lake, name) for name in names]
-    every = {one.id: one for one in [*named, *([] if only else slices.newest(lake, ROLES))]}
-    if not every:
+def slices_of(lake: Lake, names: Sequence[str] = (), *, only: bool = False) -> list[Slice]:
+    """The slices that an evaluation covers, by id. Raises BadInput if there is none."""
+    chosen = [slices.get(lake, name) for name in names]
+    if not only:
+        chosen += slices.newest(lake, ROLES)
+    by_id = {slice_.id: slice_ for slice_ in chosen}
+    if not by_id:
         raise BadInput(
-            "no slice has the role evaluation or regression: give one a role with lakeloop slice role, or name slices"
+            "no slice has the role evaluation or regression: set one with lakeloop slice role, or name slices"
         )
-    return [every[key] for key in sorted(every)]
+    return [by_id[key] for key in sorted(by_id)]
 
 
-def truth_rows(lake: Lake, made: Slice, task: str) -> dict[str, Row]:
-    """image_id -> label, boxes, masks of its images that are labelled for the task."""
-    return {row["image_id"]: row for row in splits.ground_truth_of(lake, made, task).to_pylist()}
+def ground_truth_rows(lake: Lake, slice_: Slice, task: str) -> dict[str, Row]:
+    """image_id -> label, boxes, masks of the images of the slice that are labelled for the task."""
+    return {row["image_id"]: row for row in splits.ground_truth_of(lake, slice_, task).to_pylist()}
 
 
-def answer_rows(lake: Lake, run: str, image_ids: Sequence[str]) -> dict[str, Row]:
-    """image_id -> the run's stored answer, of those images that have one. Shadow answers are not among them."""
-    keys = [f"{run}/{name}" for name in image_ids]
+def prediction_rows(lake: Lake, run: str, image_ids: Sequence[str]) -> dict[str, Row]:
+    """image_id -> the run's stored prediction, for the images that have one. Shadow predictions are excluded."""
+    keys = [f"{run}/{image_id}" for image_id in image_ids]
     rows = lake.look_up("scores", _COLUMNS, "id", keys, "prediction_id IS NULL").to_pylist()
     return {row["image_id"]: row for row in rows}
 
 
-def judge(
-    truths: Mapping[str, Row], answers: Mapping[str, Row], names: Sequence[str], classes: Sequence[str]
+def pair_rows(
+    ground_truth: Mapping[str, Row], predictions: Mapping[str, Row], image_ids: Sequence[str], classes: Sequence[str]
 ) -> EvaluatedPredictions:
-    """Truths and answers of these images, in their order."""
-    return EvaluatedPredictions.of([truths[name] for name in names], [answers[name] for name in names], classes)
+    """Predictions beside the ground truth of these images, in their order."""
+    return EvaluatedPredictions.of(
+        [ground_truth[image_id] for image_id in image_ids],
+        [predictions[image_id] for image_id in image_ids],
+        classes,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _answered(lake: Lake, run: str, image_ids: Sequence[str]) -> set[str]:
-    found = lake.known("scores", "id", [f"{run}/{name}" for name in image_ids])
-    return {one.partition("/")[2] for one in found}
+def _predicted(lake: Lake, run: str, image_ids: Sequence[str]) -> set[str]:
+    keys = lake.known("scores", "id", [f"{run}/{image_id}" for image_id in image_ids])
+    return {key.partition("/")[2] for key in keys}
 
 
-def _answer(
+def _predict(
     lake: Lake,
     run: Run,
     model: Model | VectorModel,
@@ -171,25 +179,25 @@ def _answer(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     for start in range(0, len(missing), COMMIT_IMAGES):
-        part = missing[start : start + COMMIT_IMAGES]
-        given = (
-            model.predictions_of(lake, part)
+        batch = missing[start : start + COMMIT_IMAGES]
+        predictions = (
+            model.predictions_of(lake, batch)
             if isinstance(model, VectorModel)
-            else model.predictions(_images(lake, part))
+            else model.predictions(_images(lake, batch))
         )
-        rows = [answer.row() | _facts(run, answer.image_id) for answer in given]
+        rows = [prediction.row() | _key_columns(run, prediction.image_id) for prediction in predictions]
         lake.insert("scores", pa.Table.from_pylist(rows, schema=schema.SCORES.arrow()))
         if progress:
-            progress(start + len(part), len(missing))
+            progress(start + len(batch), len(missing))
     lake.index("scores")
 
 
-def _facts(run: Run, image_id: str) -> dict[str, Any]:
+def _key_columns(run: Run, image_id: str) -> dict[str, Any]:
     return {"id": f"{run.id}/{image_id}", "run": run.id, "prediction_id": None, "task": run.task, "at": store.now()}
 
 
 def _images(lake: Lake, image_ids: Sequence[str]) -> Iterator[tuple[str, Image.Image]]:
-    """Upright RGB images, one after the other; those that the lake has no readable bytes of are left out."""
+    """Upright RGB images one by one, without those that the lake has no readable bytes of."""
     for stored in blobs.images(lake, image_ids):
         try:
             yield stored.image_id, decode.pixels(decode.open_image(stored.data))
@@ -197,26 +205,27 @@ def _images(lake: Lake, image_ids: Sequence[str]) -> Iterator[tuple[str, Image.I
             continue
 
 
-def _figures(
-    made: Slice,
-    truths: Mapping[str, Row],
-    answers: Mapping[str, Row],
-    measured: Sequence[Metric],
+def _measure(
+    slice_: Slice,
+    ground_truth: Mapping[str, Row],
+    predictions: Mapping[str, Row],
+    metrics: Sequence[Metric],
     classes: Sequence[str],
     seed: int,
-) -> SliceFigures:
-    names = sorted(truths.keys() & answers.keys())
-    found = judge(truths, answers, names, classes)
-    values = {one.name: bootstrap.estimate(one, found, seed=seed) for one in measured}
-    return SliceFigures(made.id, made.role, made.size, len(truths), len(truths) - len(names), values)
+) -> SliceMetrics:
+    image_ids = sorted(ground_truth.keys() & predictions.keys())
+    evaluated = pair_rows(ground_truth, predictions, image_ids, classes)
+    estimates = {metric.name: bootstrap.estimate(metric, evaluated, seed=seed) for metric in metrics}
+    unpredicted = len(ground_truth) - len(image_ids)
+    return SliceMetrics(slice_.id, slice_.role, slice_.size, len(ground_truth), unpredicted, estimates)
 
 
 def _record(lake: Lake, evaluation: Evaluation) -> None:
     now = store.now()
     rows = [
-        {"run": evaluation.run, "evaluation": evaluation.id, "metric": name, "slice": one.slice, "at": now}
-        | {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
-        for one in evaluation.slices
-        for name, found in one.metrics.items()
+        {"run": evaluation.run, "evaluation": evaluation.id, "metric": name, "slice": result.slice, "at": now}
+        | {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+        for result in evaluation.slices
+        for name, estimate in result.metrics.items()
     ]
     lake.insert("metrics", pa.Table.from_pylist(rows, schema=schema.METRICS.arrow()))

@@ -82,7 +82,7 @@ def _gate(args: argparse.Namespace) -> int:
     from training.evaluation import gate, gate_policy
 
     lake = open_lake(args)
-    policy = gate_policy.load(Path(args.policy)) if args.policy else gate_policy.Policy()
+    policy = gate_policy.load(Path(args.policy)) if args.policy else gate_policy.GatePolicy()
     decision = gate.gate(lake, args.candidate, args.baseline, policy.with_slices(args.slice))
     detail = {
         "gate": decision.id,

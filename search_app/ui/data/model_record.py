@@ -116,9 +116,8 @@ def predictions(run: str, image_ids: Sequence[str]) -> list[Row]:
     """image_id, label, confidence as predicted by the run, in the order of the ids."""
     from training.evaluation import evaluate
 
-    rows = _once(
-        lambda: evaluate.answer_rows(session.lake(), run, image_ids), ["scores"], "predictions", run, tuple(image_ids)
-    )
+    key = ("predictions", run, tuple(image_ids))
+    rows = _once(lambda: evaluate.prediction_rows(session.lake(), run, image_ids), ["scores"], *key)
     return [dict(rows[image_id]) for image_id in image_ids if image_id in rows]
 
 

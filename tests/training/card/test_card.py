@@ -231,7 +231,7 @@ def test_plots_count_every_answer(lake: Lake, found: Facts) -> None:
     classes, table = card_plots.confusion(found.answered)
     assert classes == ["lying", "upright"]
     assert table.sum(axis=1).tolist() == [27, 27]
-    judged = evaluate.answer_rows(lake, found.run.id, lake.slice("day").members())
+    judged = evaluate.prediction_rows(lake, found.run.id, lake.slice("day").members())
     right = sum(n * r for n, _, r in counts if n)
     assert right == pytest.approx(np.trace(table))
     assert len(judged) == 30

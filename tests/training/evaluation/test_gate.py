@@ -21,7 +21,7 @@ from search_app.cli import main
 from tests.conftest import Say
 from tests.lake import stock
 from training.evaluation import comparison, evaluate, gate, gate_policy
-from training.evaluation.gate_policy import Policy, Rule
+from training.evaluation.gate_policy import GatePolicy, SliceRule
 from training.models import probe
 from training.registry import runs
 from training.registry.recipe import Recipe
@@ -97,7 +97,7 @@ def test_a_fall_on_a_regression_slice_is_failed_and_its_images_are_named(
     new = run_of(judged, parent=old)
     good = Head(judged, learned)
     evaluate.evaluate(judged, old, model=good)
-    right = {row["image_id"] for row in evaluate.answer_rows(judged, old, [*TRUTHS]).values()
+    right = {row["image_id"] for row in evaluate.prediction_rows(judged, old, [*TRUTHS]).values()
              if row["label"] == TRUTHS[row["image_id"]]}  # fmt: skip
     night = [stock.image_id(n) for n in range(100)]
     broken = sorted(right & set(night))[:15]
@@ -121,7 +121,7 @@ def test_a_fall_on_a_regression_slice_is_failed_and_its_images_are_named(
     row = judged.scan("gates", ["outcome", "blocks", "policy", "slices"]).to_pylist()[0]
     assert (row["outcome"], row["blocks"]) == ("failed", True)
     assert json.loads(row["slices"])[0]["newly_wrong"] == first.newly_wrong
-    assert gate_policy.of(json.loads(row["policy"])) == Policy()
+    assert gate_policy.of(json.loads(row["policy"])) == GatePolicy()
 
     said = ["gate", "--lake", judged.uri, "--candidate", new, "--json"]
     assert main.main(said) == 1
@@ -185,7 +185,7 @@ def test_what_cannot_be_judged_is_said(judged: Lake) -> None:
     old, new = run_of(judged), run_of(judged)
     with pytest.raises(BadInput, match="--baseline RUN"):
         gate.gate(judged, new)
-    with pytest.raises(BadInput, match="against itself"):
+    with pytest.raises(BadInput, match="compared with itself"):
         gate.gate(judged, new, new)
     evaluate.evaluate(judged, old, model=Head(judged, learned))
     with pytest.raises(BadInput, match=f"lakeloop evaluate {new}"):
@@ -194,7 +194,7 @@ def test_what_cannot_be_judged_is_said(judged: Lake) -> None:
         evaluate.evaluate(judged, old, ["nigt"])
     evaluate.evaluate(judged, new, model=Head(judged, learned))
     with pytest.raises(BadInput, match="segmentation"):
-        gate.gate(judged, new, old, Policy(metric="miou"))
+        gate.gate(judged, new, old, GatePolicy(metric="miou"))
 
 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "f1_macro", "auroc", "cost"])
@@ -206,7 +206,7 @@ def test_every_metric_fails_a_fall_and_passes_none(judged: Lake, metric: str) ->
     short = Head(judged, learned)
     short.head = probe.Probe(short.head.classes, rng.normal(size=(stock.DIM, 2)), np.zeros(2))  # knows nothing
     evaluate.evaluate(judged, bad, model=short)
-    asked = Policy(metric=metric, margin=0.1, costs={"up": {"down": 1.0}})
+    asked = GatePolicy(metric=metric, margin=0.1, costs={"up": {"down": 1.0}})
     down = gate.gate(judged, bad, good, asked)
     up = gate.gate(judged, good, bad, asked)
     assert {one.outcome for one in down.slices} == {"failed"}
@@ -252,7 +252,7 @@ def test_a_bad_policy_is_refused(given: object, message: str, tmp_path: Path) ->
     file.write_text(json.dumps(given))
     with pytest.raises(BadInput, match=message):
         gate_policy.load(file)
-    assert Rule() == Policy().rule("anything")
+    assert SliceRule() == GatePolicy().rule("anything")
 
 
 # Promises, on simulated pairs ------------------------------------------------------------------------------
