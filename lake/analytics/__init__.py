@@ -1,1 +1,1 @@
-"""Measures of predictions: accuracy, calibration, detection, and the dimensions they are split by."""
+"""Metrics of predictions: accuracy, calibration, detection, and the dimensions they are split by."""

@@ -1,10 +1,9 @@
-"""Detections by the size of their objects: how many, how sure, and against label boxes precision and recall.
+"""Detections by size of object: counts, mean score, precision and recall against label boxes.
 
-Boxes are matched as COCO does, for one threshold: within an image and a class, detections in the order of their score,
-each to the free label box it overlaps most, when their intersection over union is at least IOU. Images whose detection
-label has boxes, or says there are none, are judged; each model's newest answer counts. Recall is by the size of the
-label's box. Precision of a size counts detections matched to a label box of that size, against those that match nothing
-and are of that size themselves.
+Boxes are matched as COCO does, at one threshold: within an image and a class, detections in the order of their score,
+each to the free label box with the highest intersection over union, at least IOU. Images with a detection label are
+evaluated, also if it has no boxes; each model's newest prediction counts. Recall is by the size of the label's box.
+Precision of a size counts detections matched to a label box of that size, against unmatched ones of that size.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ IOU = 0.5
 
 @dataclass(frozen=True)
 class SizeMetrics:
-    """One size of object: detections of it, in how many answers, their mean score (None: none has one); and, where
+    """Detections of one size of object: how many, in how many predictions, their mean score (None: no scores); and, if
     labels have boxes, precision and recall at IOU.
     """
 
@@ -41,7 +40,7 @@ class SizeMetrics:
 
 
 def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list[SizeMetrics]:
-    """By the size of boxes: small, medium, large. Boxes with a score below `score_from` are left out; without: kept."""
+    """By size of boxes: small, medium, large. Boxes with a score below `score_from` do not count; those without do."""
     rows = connections.query(
         lake,
         f"""
@@ -50,37 +49,37 @@ def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list
                count(DISTINCT prediction_id) AS answers, avg(b.score) AS confidence
         FROM b WHERE coalesce(b.score, 1) >= {float(score_from)} GROUP BY size""",
     ).to_pylist()
-    said = {row["size"]: row for row in rows}
+    counts = {row["size"]: row for row in rows}
     precision, recall = _matched(lake, where, score_from)
     return [
         SizeMetrics(
-            one,
-            said[one]["boxes"] if one in said else 0,
-            said[one]["answers"] if one in said else 0,
-            said[one]["confidence"] if one in said else None,
-            precision[place],
-            recall[place],
+            size,
+            counts[size]["boxes"] if size in counts else 0,
+            counts[size]["answers"] if size in counts else 0,
+            counts[size]["confidence"] if size in counts else None,
+            precision[number],
+            recall[number],
         )
-        for place, one in enumerate(SIZES)
+        for number, size in enumerate(SIZES)
     ]
 
 
 def masks(lake: Lake, where: str | None = None) -> list[SizeMetrics]:
-    """The same of masks, by the area of their pixels; without precision and recall."""
+    """By size of masks, in pixels; without precision and recall."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    chosen = connections.query(lake, f"SELECT prediction_id FROM answers WHERE {where or 'true'} AND len(masks) > 0")[
-        "prediction_id"
-    ]
+    prediction_ids = connections.query(
+        lake, f"SELECT prediction_id FROM answers WHERE {where or 'true'} AND len(masks) > 0"
+    )["prediction_id"]
     table = of_masks(lake)
-    table = table.filter(pc.is_in(table["prediction_id"], value_set=pa.array(chosen.to_pylist(), pa.string())))
+    table = table.filter(pc.is_in(table["prediction_id"], value_set=pa.array(prediction_ids.to_pylist(), pa.string())))
     sizes = bucket(table["areas"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
     named = table["sizes"].combine_chunks().flatten().to_pylist()
     none = wilson(0, 0)
     return [
-        SizeMetrics(one, int((sizes == place).sum()), named.count(one), None, none, none)
-        for place, one in enumerate(SIZES)
+        SizeMetrics(size, int((sizes == number).sum()), named.count(size), None, none, none)
+        for number, size in enumerate(SIZES)
     ]
 
 
@@ -97,14 +96,16 @@ def _matched(lake: Lake, where: str | None, score_from: float) -> tuple[list[Rat
         SELECT truth, said FROM a JOIN t USING (image_id)""",
     )
     hits, wrong, missed = np.zeros(3, int), np.zeros(3, int), np.zeros(3, int)
-    for truth, said in zip(rows["truth"].to_pylist(), rows["said"].to_pylist(), strict=True):
-        kept = [one for one in said if one["score"] is None or one["score"] >= score_from]
-        found = match(truth, kept)
-        sizes, own = bucket(areas(corners(truth))), bucket(areas(corners(kept)))
-        matched = np.array(sorted(set(found) - {-1}), int)
+    for labels, detections in zip(rows["truth"].to_pylist(), rows["said"].to_pylist(), strict=True):
+        selected = [
+            detection for detection in detections if detection["score"] is None or detection["score"] >= score_from
+        ]
+        matches = match(labels, selected)
+        sizes, own_sizes = bucket(areas(corners(labels))), bucket(areas(corners(selected)))
+        matched = np.array(sorted(set(matches) - {-1}), int)
         hits += np.bincount(sizes[matched], minlength=3)
         missed += np.bincount(np.delete(sizes, matched), minlength=3)
-        wrong += np.bincount(own[np.array(found, int) < 0], minlength=3)
+        wrong += np.bincount(own_sizes[np.array(matches, int) < 0], minlength=3)
     precision = [wilson(int(h), int(h + w)) for h, w in zip(hits, wrong, strict=True)]
     recall = [wilson(int(h), int(h + m)) for h, m in zip(hits, missed, strict=True)]
     return precision, recall

@@ -1,8 +1,8 @@
-"""What answers can be told apart by: every dimension a metric takes, from its name to SQL and back to a filter.
+"""Dimensions that metrics are split by: from a name to SQL, and from a value back to a filter.
 
-A dimension gives each answer one value, as text, or several ("an answer stands in every size its boxes have"). Numbers
-with many values are put into bins of equal numbers of answers. A value leads back to the predicate over predictions
-that picks its answers out, so that any cell of any table can become a filter or a slice.
+A dimension gives each prediction one value, as text, or several (a prediction counts in every size its boxes have).
+Numbers with many values are put into bins of equal numbers of predictions. Each value has a predicate that selects its
+predictions, so any cell of a table can become a filter or a slice.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 BINS = 5
-MOST_VALUES = 12  # of a number that still stand for themselves
-_KEYS_FROM = 50_000  # rows whose metadata is looked into for its keys, oldest and newest
+MOST_VALUES = 12  # distinct numbers that are shown as they are, without bins
+_KEYS_FROM = 50_000  # rows, oldest and newest, whose metadata is searched for keys
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 _TIME = {
@@ -55,10 +55,10 @@ _DESCRIBED = {
 
 @dataclass(frozen=True)
 class Dimension:
-    """`sql`: an expression over answers_judged `a`, and what `join` joins to it: the value as text, null for none.
+    """`sql`: an expression over answers_judged `a` and `join`: the value as text, null for none.
 
-    `several`: `sql` is a list of values, and an answer counts in each. `order`: values in their own order, where they
-    have one. `picks(value)`: the predicate over predictions for a value, or None when none can say it.
+    `several`: `sql` is a list of values, and a prediction counts in each. `order`: the values' own order, if they have
+    one. `picks(value)`: the predicate over predictions for a value, or None if there is none.
     """
 
     name: str
@@ -71,16 +71,16 @@ class Dimension:
 
 
 def names(lake: Lake) -> list[str]:
-    """Every dimension the lake has, in the order a person would look: what it promoted first."""
-    found = [*lake.promoted(), *(f"metadata.{key}" for key in metadata_keys(lake))]
-    found += ["label", "true_label", "version", "model", "model_version", "task", "folder", *_TIME, *_IMAGE]
-    found += ["box_size", "mask_size", "confidence", "latency_ms", "source", "image_status", "judged_by"]
-    found += ["cluster"] if newest_tree(lake) else []
-    return [*dict.fromkeys(found), *(["slice"] if slices.list(lake) else [])]
+    """Every dimension of the lake: promoted columns first, then the most used ones."""
+    found_ = [*lake.promoted(), *(f"metadata.{key}" for key in metadata_keys(lake))]
+    found_ += ["label", "true_label", "version", "model", "model_version", "task", "folder", *_TIME, *_IMAGE]
+    found_ += ["box_size", "mask_size", "confidence", "latency_ms", "source", "image_status", "judged_by"]
+    found_ += ["cluster"] if newest_tree(lake) else []
+    return [*dict.fromkeys(found_), *(["slice"] if slices.list(lake) else [])]
 
 
 def metadata_keys(lake: Lake) -> list[str]:
-    """Keys of the metadata of the oldest and the newest answers, sorted."""
+    """Keys of the metadata of the oldest and the newest predictions, sorted."""
     dataset = lake.dataset("predictions")
     total = dataset.count_rows()
     start = max(0, total - _KEYS_FROM // 2)
@@ -91,34 +91,34 @@ def metadata_keys(lake: Lake) -> list[str]:
 
     with duckdb.connect(":memory:") as connection:
         connection.register("m", pa.concat_tables(parts))
-        found = connection.sql(
+        found_ = connection.sql(
             "SELECT DISTINCT unnest(json_keys(metadata)) FROM m WHERE json_valid(metadata) "
             "AND json_type(metadata) = 'OBJECT'"
         ).fetchall()
-    return sorted(key for (key,) in found if '"' not in key and "\\" not in key)
+    return sorted(key for (key,) in found_ if '"' not in key and "\\" not in key)
 
 
 def newest_tree(lake: Lake) -> str | None:
-    """The drill-down tree that was made last, or None."""
-    found = lake.scan("clusters", ["tree", "created_at"], "node = ''").sort_by([("created_at", "descending")])
-    return None if not found.num_rows else str(found["tree"][0].as_py())
+    """The newest drill-down tree, or None."""
+    found_ = lake.scan("clusters", ["tree", "created_at"], "node = ''").sort_by([("created_at", "descending")])
+    return None if not found_.num_rows else str(found_["tree"][0].as_py())
 
 
-def resolve(lake: Lake, asked: Sequence[str], where: str | None = None) -> list[Dimension]:
-    """The dimensions of these names; bins are made of the answers that pass `where`.
+def resolve(lake: Lake, requested: Sequence[str], where: str | None = None) -> list[Dimension]:
+    """The dimensions with these names; bins are computed from the predictions that pass `where`.
 
     A name is a column, a promoted column, a key of the metadata (`metadata.KEY`, or KEY alone), `day`, `week`, ..., an
     image's `width`, `height` or `format`, `box_size`, `mask_size`, `version`, `cluster` (of the newest tree,
     `cluster:TREE` or `cluster:TREE/PATH` for the nodes below one), or `slice` (`slice:NAME`: in it or not).
     Raises BadInput for any other, with the nearest names.
     """
-    found = [_named(lake, name) for name in asked]
-    return _binned(lake, found, where)
+    resolved = [_named(lake, name) for name in requested]
+    return _binned(lake, resolved, where)
 
 
 @dataclass(frozen=True)
 class _Number:
-    """A dimension of numbers before it is known whether they are many: `sql` is the number."""
+    """A dimension of numbers, before it is known whether they need bins: `sql` is the number."""
 
     name: str
     title: str
@@ -148,8 +148,8 @@ def _named(lake: Lake, name: str) -> Dimension | _Number:
         judged = "SELECT prediction_id FROM answers_judged WHERE judged_by"
         return Dimension(name, title, "a.judged_by", lambda v: f"prediction_id IN ({judged} {_is(v)})")
     if name == "version":
-        both = "model || coalesce(' ' || model_version, '')"
-        return Dimension(name, title, both, lambda v: f"{both} {_is(v)}")
+        name_and_version = "model || coalesce(' ' || model_version, '')"
+        return Dimension(name, title, name_and_version, lambda v: f"{name_and_version} {_is(v)}")
     if name == "folder":
         folder = "regexp_replace(source, '/?[^/]*$', '')"
         return Dimension(name, title, folder.replace("source", "a.source"), lambda v: f"{folder} {_is(v)}")
@@ -185,7 +185,7 @@ def _column(name: str, title: str, arrow: Any) -> Dimension | _Number:
 
 
 def _metadata(key: str) -> _Number:
-    # Whether its values are numbers is only known by looking.
+    # Only its values show whether they are numbers.
     path = literal(f'$."{key}"')
     return _Number(f"metadata.{key}", key.replace("_", " "), f"json_extract_string(metadata, {path})")
 
@@ -200,13 +200,17 @@ def _of_image(name: str, title: str) -> Dimension | _Number:
 
 def _cluster(lake: Lake, name: str, rest: str) -> Dimension:
     tree, _, path = (rest or newest_tree(lake) or "").partition("/")
-    below = lake.scan("clusters", ["node", "name", "suggested"], f"tree = {literal(tree)} AND parent = {literal(path)}")
-    if not below.num_rows:
-        made = sorted(set(lake.scan("clusters", ["tree"])["tree"].to_pylist()))
-        known = f"the lake has the trees {', '.join(made)}" if made else "make clusters with: lakeloop cluster"
-        raise BadInput(f"no clusters {name!r}; {known}")
-    nodes = sorted(below["node"].to_pylist(), key=lambda one: [int(p) if p.isdigit() else -1 for p in one.split(".")])
-    inside = ", ".join(literal(f"{tree}/{one}") for one in nodes)
+    children = lake.scan(
+        "clusters", ["node", "name", "suggested"], f"tree = {literal(tree)} AND parent = {literal(path)}"
+    )
+    if not children.num_rows:
+        trees = sorted(set(lake.scan("clusters", ["tree"])["tree"].to_pylist()))
+        hint = f"the lake has the trees {', '.join(trees)}" if trees else "create clusters with: lakeloop cluster"
+        raise BadInput(f"no clusters {name!r}; {hint}")
+    nodes = sorted(
+        children["node"].to_pylist(), key=lambda node: [int(p) if p.isdigit() else -1 for p in node.split(".")]
+    )
+    inside = ", ".join(literal(f"{tree}/{node}") for node in nodes)
     join = f"LEFT JOIN (SELECT image_id, node FROM cluster_members WHERE id IN ({inside})) c USING (image_id)"
 
     def picks(value: str | None) -> str:
@@ -221,17 +225,21 @@ def _cluster(lake: Lake, name: str, rest: str) -> Dimension:
 
 def _slice(lake: Lake, name: str, rest: str) -> Dimension:
     if rest:
-        made = slices.get(lake, rest)
-        inside = inside_slice(lake, rest)
+        slice_ = slices.get(lake, rest)
+        predicate = inside_slice(lake, rest)
         return Dimension(
-            f"slice:{made.id}",
-            f"slice {made.name}",
-            f"CASE WHEN a.{inside} THEN 'in {made.name}' ELSE 'not in it' END",
-            lambda v: inside if v == f"in {made.name}" else f"NOT ({inside})",
+            f"slice:{slice_.id}",
+            f"slice {slice_.name}",
+            f"CASE WHEN a.{predicate} THEN 'in {slice_.name}' ELSE 'not in it' END",
+            lambda v: predicate if v == f"in {slice_.name}" else f"NOT ({predicate})",
         )
-    newest = {one.name: one.id for one in reversed(slices.list(lake)) if not one.live and one.deleted_at is None}
+    newest = {
+        slice_.name: slice_.id
+        for slice_ in reversed(slices.list(lake))
+        if not slice_.live and slice_.deleted_at is None
+    }
     if not newest:
-        raise BadInput("there are no slices with members of their own yet; make one with: lakeloop slice create")
+        raise BadInput("the lake has no frozen slice; create one with: lakeloop slice create")
     ids = ", ".join(map(literal, newest.values()))
     of_each = f"SELECT image_id, list(name) AS names FROM slice_members WHERE id IN ({ids}) GROUP BY image_id"
 
@@ -242,12 +250,12 @@ def _slice(lake: Lake, name: str, rest: str) -> Dimension:
 
 
 def inside_slice(lake: Lake, name: str) -> str:
-    """The predicate over predictions that an image is in the slice NAME, NAME@VERSION or NAME@TAG. Raises BadInput."""
-    made = slices.get(lake, name)
-    if not made.live:
-        return f"image_id IN (SELECT image_id FROM slice_members WHERE id = {literal(made.id)})"
-    found = slices.members(lake, made).to_pylist()
-    return f"image_id IN ({', '.join(map(literal, found)) or 'NULL'})"
+    """The predicate that an image is in the slice NAME, NAME@VERSION or NAME@TAG. Raises BadInput."""
+    slice_ = slices.get(lake, name)
+    if not slice_.live:
+        return f"image_id IN (SELECT image_id FROM slice_members WHERE id = {literal(slice_.id)})"
+    image_ids = slices.members(lake, slice_).to_pylist()
+    return f"image_id IN ({', '.join(map(literal, image_ids)) or 'NULL'})"
 
 
 def _box_size(value: str | None) -> str:
@@ -256,35 +264,37 @@ def _box_size(value: str | None) -> str:
     return f"len(list_filter(boxes, lambda b: {bucket_sql('b.width * b.height')} = {literal(value)})) > 0"
 
 
-def _binned(lake: Lake, found: Sequence[Dimension | _Number], where: str | None) -> list[Dimension]:
-    """Numbers as they are where they are few, else in bins of equal numbers of answers."""
-    numbers = {one.name: one for one in found if isinstance(one, _Number)}
+def _binned(lake: Lake, resolved: Sequence[Dimension | _Number], where: str | None) -> list[Dimension]:
+    """Numbers with few distinct values as they are, others in bins of equal numbers of predictions."""
+    numbers = {dimension.name: dimension for dimension in resolved if isinstance(dimension, _Number)}
     if not numbers:
-        return [one for one in found if isinstance(one, Dimension)]
-    joins = " ".join(dict.fromkeys(one.join for one in numbers.values() if one.join))
-    shares = [place / BINS for place in range(1, BINS)]
-    asked = ", ".join(
-        f"count(DISTINCT {one.sql}), count({one.sql}), count(TRY_CAST({one.sql} AS DOUBLE)), "
-        f"quantile_disc(TRY_CAST({one.sql} AS DOUBLE), {shares})"
-        for one in numbers.values()
+        return [dimension for dimension in resolved if isinstance(dimension, Dimension)]
+    joins = " ".join(dict.fromkeys(dimension.join for dimension in numbers.values() if dimension.join))
+    shares = [number / BINS for number in range(1, BINS)]
+    columns = ", ".join(
+        f"count(DISTINCT {dimension.sql}), count({dimension.sql}), count(TRY_CAST({dimension.sql} AS DOUBLE)), "
+        f"quantile_disc(TRY_CAST({dimension.sql} AS DOUBLE), {shares})"
+        for dimension in numbers.values()
     )
-    said = connections.query(lake, f"SELECT {asked} FROM (SELECT * FROM answers WHERE {where or 'true'}) a {joins}")
-    facts = [column[0].as_py() for column in said.columns]
-    made: dict[str, Dimension] = {}
-    for place, (name, one) in enumerate(numbers.items()):
-        distinct, n, numeric, edges = facts[4 * place : 4 * place + 4]
+    row = connections.query(lake, f"SELECT {columns} FROM (SELECT * FROM answers WHERE {where or 'true'}) a {joins}")
+    facts = [column[0].as_py() for column in row.columns]
+    binned: dict[str, Dimension] = {}
+    for number, (name, dimension) in enumerate(numbers.items()):
+        distinct, n, numeric, edges = facts[4 * number : 4 * number + 4]
         as_text = distinct <= MOST_VALUES or numeric < n
-        made[name] = _values(one, numeric == n) if as_text else _bins(one, sorted({*edges}))
-    return [made[one.name] if isinstance(one, _Number) else one for one in found]
+        binned[name] = _values(dimension, numeric == n) if as_text else _bins(dimension, sorted({*edges}))
+    return [binned[dimension.name] if isinstance(dimension, _Number) else dimension for dimension in resolved]
 
 
-def _values(one: _Number, numeric: bool) -> Dimension:
-    text = f"CAST({one.sql} AS VARCHAR)"
-    return Dimension(one.name, one.title, text, lambda v: _lift(one, f"CAST({{}} AS VARCHAR) {_is(v)}"), one.join)
+def _values(number: _Number, numeric: bool) -> Dimension:
+    text = f"CAST({number.sql} AS VARCHAR)"
+    return Dimension(
+        number.name, number.title, text, lambda v: _lift(number, f"CAST({{}} AS VARCHAR) {_is(v)}"), number.join
+    )
 
 
-def _bins(one: _Number, edges: Sequence[float]) -> Dimension:
-    number = f"TRY_CAST({one.sql} AS DOUBLE)"
+def _bins(number: _Number, edges: Sequence[float]) -> Dimension:
+    as_double = f"TRY_CAST({number.sql} AS DOUBLE)"
     written = [f"{edge:.6g}" for edge in edges]
     bounds = [*zip(["", *written], [*written, ""], strict=True)]
     texts = [f"up to {high}" if not low else f"over {low}" if not high else f"{low} to {high}" for low, high in bounds]
@@ -294,21 +304,21 @@ def _bins(one: _Number, edges: Sequence[float]) -> Dimension:
         for low, high in bounds
     ]
     cases = " ".join(
-        f"WHEN {test.format(number)} THEN {literal(text)}" for test, text in zip(tests, texts, strict=True)
+        f"WHEN {test.format(as_double)} THEN {literal(text)}" for test, text in zip(tests, texts, strict=True)
     )
     by_text = dict(zip(texts, tests, strict=True))
 
     def picks(value: str | None) -> str | None:
         inner = "TRY_CAST({} AS DOUBLE)"
-        return _lift(one, f"{inner} IS NULL" if value is None else by_text[value].replace("{0}", inner))
+        return _lift(number, f"{inner} IS NULL" if value is None else by_text[value].replace("{0}", inner))
 
-    return Dimension(one.name, one.title, f"CASE {cases} END", picks, one.join, order=tuple(texts))
+    return Dimension(number.name, number.title, f"CASE {cases} END", picks, number.join, order=tuple(texts))
 
 
-def _lift(one: _Number, test: str) -> str:
-    """A test of the number as a predicate over predictions; of an image's number by way of the table images."""
-    text = test.replace("{}", one.inside or one.sql)
-    return f"image_id IN (SELECT image_id FROM images WHERE {text})" if one.inside else text
+def _lift(number: _Number, test: str) -> str:
+    """A test of the number as a predicate over predictions; an image's number needs the table images."""
+    text = test.replace("{}", number.inside or number.sql)
+    return f"image_id IN (SELECT image_id FROM images WHERE {text})" if number.inside else text
 
 
 def _among(value: str | None, select: str, operator: str) -> str:
@@ -322,13 +332,15 @@ def _is(value: str | None) -> str:
 
 
 def quote(column: str) -> str:
-    """The column as an identifier, quoted when it must be."""
+    """The column as an SQL identifier, quoted if necessary."""
     return column if re.fullmatch(r"[a-z_][a-z0-9_]*", column) else '"' + column.replace('"', '""') + '"'
 
 
 def _unknown(lake: Lake, name: str) -> BadInput:
     known = names(lake)
-    plain = {one.removeprefix("metadata."): one for one in known}
-    near = difflib.get_close_matches(name.removeprefix("metadata."), [*plain], 3, 0.5)
-    said = f"did you mean {' or '.join(plain[one] for one in near)}?" if near else f"there are {', '.join(known)}"
-    return BadInput(f"no dimension {name!r}; {said}")
+    full_names = {name_.removeprefix("metadata."): name_ for name_ in known}
+    near = difflib.get_close_matches(name.removeprefix("metadata."), [*full_names], 3, 0.5)
+    hint = (
+        f"did you mean {' or '.join(full_names[name_] for name_ in near)}?" if near else f"there are {', '.join(known)}"
+    )
+    return BadInput(f"no dimension {name!r}; {hint}")

@@ -1,8 +1,8 @@
-"""How right a model's answers are, by anything that tells them apart: rates with intervals and n, all from SQL.
+"""Accuracy of predictions by dimensions, confusion, days and model comparison: rates with intervals, by SQL.
 
-An answer is right or wrong when a label of its image says so, else when a person's verdict does (the view
-`answers_judged`). Only aggregates leave the database, so a million answers take seconds. Every function takes `where`,
-a predicate over predictions that `scope` has checked, or None for all answers.
+A prediction is correct or wrong by its image's label, or else by a person's verdict (the view `answers_judged`). Only
+aggregates leave the database, so a million predictions take seconds. Every function takes `where`, a predicate over
+predictions that `scope` has checked, or None for all predictions.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 HISTOGRAM_BINS = 20
-CELLS_MOST = 400
+MAX_CELLS = 400
 _VERSION = "model || coalesce(' ' || model_version, '')"
 
 
 def scope(lake: Lake, where: str | None = None, slice: str | None = None, models: Sequence[str] = ()) -> str | None:
     """One predicate over predictions: a SQL filter, a slice (NAME, NAME@VERSION), models ("NAME" or "NAME VERSION").
 
-    None when nothing is asked for. Raises BadInput for a filter that is none, or an unknown slice or model.
+    None without any of them. Raises BadInput if the filter is not valid SQL, or for an unknown slice or model.
     """
     parts = []
     if where:
@@ -47,19 +47,19 @@ def scope(lake: Lake, where: str | None = None, slice: str | None = None, models
         parts.append(f"({dimensions.inside_slice(lake, slice)})")
     if models:
         known = _models(lake)
-        for one in models:
-            if one not in known:
-                raise BadInput(f"no answer is by a model {one!r}; there are {', '.join(sorted(known)) or 'none'}")
-        named = ", ".join(map(literal, models))
-        parts.append(f"(model IN ({named}) OR {_VERSION} IN ({named}))")
+        for model in models:
+            if model not in known:
+                raise BadInput(f"no predictions of a model {model!r}; there are {', '.join(sorted(known)) or 'none'}")
+        quoted = ", ".join(map(literal, models))
+        parts.append(f"(model IN ({quoted}) OR {_VERSION} IN ({quoted}))")
     return " AND ".join(parts) or None
 
 
 @dataclass(frozen=True)
 class MetricCell:
-    """Answers that share a value of each dimension; None is "no value", and all values in a margin.
+    """Predictions that share a value of each dimension; None is "no value", or all values in a margin.
 
-    `known`: how many are judged, `right` of them right. `confidence`: their mean, 0 to 1; None: none has one.
+    `known`: how many are evaluated; `right`: how many of these are correct. `confidence`: their mean, 0 to 1, or None.
     """
 
     values: tuple[str | None, ...]
@@ -70,19 +70,19 @@ class MetricCell:
 
     @property
     def accuracy(self) -> Rate:
-        """Share of the judged answers that are right, with Wilson's 95 % interval."""
+        """Share of the evaluated predictions that are correct, with Wilson's 95 % interval."""
         return wilson(self.right, self.known)
 
     @property
     def error(self) -> Rate:
-        """Share of the judged answers that are wrong, with Wilson's 95 % interval."""
+        """Share of the evaluated predictions that are wrong, with Wilson's 95 % interval."""
         return wilson(self.known - self.right, self.known)
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """`cells`: most answers first, or in the order of the first dimension where it has one. `margins`: for each
-    dimension its own cells, when there are two. `whole`: all answers. `left_out`: cells beyond `CELLS_MOST`.
+    """`cells`: most predictions first, or in the first dimension's order if it has one. `margins`: with two dimensions,
+    the cells of each. `whole`: all predictions. `left_out`: how many cells beyond `MAX_CELLS` were dropped.
     """
 
     dimensions: list[Dimension]
@@ -92,28 +92,26 @@ class Breakdown:
     left_out: int
 
     def predicate(self, cell: MetricCell) -> str | None:
-        """The predicate over predictions that picks the cell's answers out; None when there is none."""
+        """The predicate that selects the cell's predictions; None if there is none."""
         parts = [one.picks(value) for one, value in zip(self.dimensions, cell.values, strict=True)]
         return None if None in parts else " AND ".join(f"({part})" for part in parts)
 
 
 def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
-    """Counts and rates by one or two dimensions (`lake/analytics/dimensions.py` says which there are); by none: the
-    whole.
+    """Counts and rates by one or two dimensions of `lake/analytics/dimensions.py`; without any, the whole.
 
     Raises BadInput for an unknown dimension, with the nearest names, and for more than two.
     """
     if len(names) > 2 or len({*names}) < len(names):
-        raise BadInput(f"metrics are by one or two different dimensions, not {', '.join(names)}")
-    found = dimensions.resolve(lake, names, where)
-    keys = [f"d{place}" for place in range(len(found))]
-    joins = " ".join(dict.fromkeys(one.join for one in found if one.join))
-    single = "".join(f", {one.sql} AS {key}" for one, key in zip(found, keys, strict=True))
-    rows = (
-        f"SELECT a.correct, a.confidence{single} FROM (SELECT * FROM answers_judged WHERE {where or 'true'}) a {joins}"
-    )
-    for one, key in zip(found, keys, strict=True):
-        if one.several:  # one after the other: two at once would be paired, not crossed
+        raise BadInput(f"give one or two different dimensions, not {', '.join(names)}")
+    resolved = dimensions.resolve(lake, names, where)
+    keys = [f"d{position}" for position in range(len(resolved))]
+    joins = " ".join(dict.fromkeys(dimension.join for dimension in resolved if dimension.join))
+    selected = "".join(f", {dimension.sql} AS {key}" for dimension, key in zip(resolved, keys, strict=True))
+    source = f"(SELECT * FROM answers_judged WHERE {where or 'true'}) a {joins}"
+    rows = f"SELECT a.correct, a.confidence{selected} FROM {source}"
+    for dimension, key in zip(resolved, keys, strict=True):
+        if dimension.several:  # one unnest at a time: two in one SELECT would be paired, not crossed
             rows = f"SELECT * REPLACE (unnest({key}) AS {key}) FROM ({rows})"
     sets = (
         ["()"] + ([f"({', '.join(keys)})"] if keys else []) + ([f"({key})" for key in keys] if len(keys) == 2 else [])
@@ -124,30 +122,32 @@ def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
         SELECT {chosen}{level} AS level, count(*) AS answers, count(correct) AS known,
                count(*) FILTER (WHERE correct) AS "right", avg(confidence) AS confidence
         FROM ({rows}) GROUP BY GROUPING SETS ({", ".join(sets)}) ORDER BY answers DESC, {chosen or "1,"} level"""
-    said = _run(lake, text, found).to_pylist()
-    whole = whole_of(lake, where) if any(one.several or "JOIN (" in one.join for one in found) else None
+    counted = _run(lake, text, resolved).to_pylist()
+    whole = (
+        total(lake, where) if any(dimension.several or "JOIN (" in dimension.join for dimension in resolved) else None
+    )
     every = 2 ** len(keys) - 1
     cells, margins = [], [[] for _ in keys] if len(keys) == 2 else []  # type: ignore[var-annotated]
-    for row in said:
+    for row in counted:
         cell = MetricCell(tuple(row[k] for k in keys), row["answers"], row["known"], row["right"], row["confidence"])
         if row["level"] == 0 and keys:
             cells.append(cell)
         elif row["level"] == every:
             whole = whole or cell
-        else:  # the bit of a dimension is set where the margin leaves it out
+        else:  # a margin's bit is set for the dimension that it leaves out
             margins[0 if row["level"] == 1 else 1].append(cell)
     whole = whole or MetricCell((None,) * len(keys), 0, 0, 0, None)
-    kept = cells[:CELLS_MOST]
-    if found and found[0].order:
-        place = {value: at for at, value in enumerate(found[0].order)}
-        kept.sort(key=lambda cell: place.get(cell.values[0] or "", len(place)))
+    listed = cells[:MAX_CELLS]
+    if resolved and resolved[0].order:
+        position = {value: index for index, value in enumerate(resolved[0].order)}
+        listed.sort(key=lambda cell: position.get(cell.values[0] or "", len(position)))
     elif names and names[0] in ("day", "week", "month", "hour"):
-        kept.sort(key=lambda cell: (cell.values[0] is None, cell.values[0]))
-    return Breakdown(found, kept, margins, whole, len(cells) - len(kept))
+        listed.sort(key=lambda cell: (cell.values[0] is None, cell.values[0]))
+    return Breakdown(resolved, listed, margins, whole, len(cells) - len(listed))
 
 
-def whole_of(lake: Lake, where: str | None = None) -> MetricCell:
-    """All answers that pass, as one cell without values."""
+def total(lake: Lake, where: str | None = None) -> MetricCell:
+    """All predictions that pass, as one cell without values."""
     row = connections.query(
         lake,
         f"""SELECT count(*) AS answers, count(correct) AS known, count(*) FILTER (WHERE correct) AS "right",
@@ -157,7 +157,7 @@ def whole_of(lake: Lake, where: str | None = None) -> MetricCell:
 
 
 def histogram(lake: Lake, where: str | None = None) -> list[dict[str, Any]]:
-    """Confidence: low (of a bin of width 0.05), verdict (right, wrong, unknown), answers; ascending."""
+    """Histogram of confidence: low (of a bin of width 0.05), verdict (right, wrong, unknown), answers; ascending."""
     rows = connections.query(
         lake,
         f"""
@@ -171,7 +171,7 @@ def histogram(lake: Lake, where: str | None = None) -> list[dict[str, Any]]:
 
 
 def confusion(lake: Lake, where: str | None = None) -> dict[tuple[str, str | None], int]:
-    """How many answers by (truth, answer), where a label says the truth."""
+    """How many predictions by (true label, predicted label), of labelled images."""
     rows = connections.query(
         lake,
         f"""
@@ -181,31 +181,33 @@ def confusion(lake: Lake, where: str | None = None) -> dict[tuple[str, str | Non
     return {(row["truth"], row["answer"]): row["n"] for row in rows.to_pylist()}
 
 
-def confused(lake: Lake, truth: str, answer: str | None, where: str | None = None, limit: int = 10_000) -> list[str]:
-    """image_ids of one cell of the confusion matrix, the surest answers first."""
+def confused(
+    lake: Lake, true_label: str, answer: str | None, where: str | None = None, limit: int = 10_000
+) -> list[str]:
+    """image_ids of a cell of the confusion matrix, highest confidence first."""
     rows = connections.query(
         lake,
         f"""SELECT image_id FROM answers_judged WHERE {where or "true"} AND true_label = ?
             AND label IS NOT DISTINCT FROM ? GROUP BY image_id
             ORDER BY max(confidence) DESC NULLS LAST, image_id LIMIT {int(limit)}""",
-        [truth, answer],
+        [true_label, answer],
     )
     return list(rows["image_id"].to_pylist())
 
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class: how many images a label says are of it, how many answers say so, and how many of those are right."""
+    """Counts and rates of a class: images labelled with it, predictions of it, recall and precision."""
 
     name: str
     labelled: int
     answered: int
-    recall: Rate  # of the answers to images of this class, the share that says so
-    precision: Rate  # of its answers whose image is labelled, the share that is of this class
+    recall: Rate  # of the predictions for images of this class, the share that predicts it
+    precision: Rate  # of the predictions of this class for labelled images, the share that is correct
 
 
 def classes(lake: Lake, where: str | None = None) -> list[ClassMetrics]:
-    """The balance of classes, most answered first; at most 200. Labels of images inside the scope count once."""
+    """Counts and rates by class, most predicted first; at most 200. A labelled image counts once."""
     rows = connections.query(
         lake,
         f"""
@@ -229,7 +231,7 @@ def classes(lake: Lake, where: str | None = None) -> list[ClassMetrics]:
 
 @dataclass(frozen=True)
 class DayMetrics:
-    """The answers of one day (UTC)."""
+    """The predictions of one day (UTC)."""
 
     day: dt.date
     answers: int
@@ -239,7 +241,7 @@ class DayMetrics:
 
 
 def days(lake: Lake, where: str | None = None) -> list[DayMetrics]:
-    """Volume, judged answers and mean confidence by day, ascending. Answers without a time are left out."""
+    """Counts and mean confidence by day, ascending, without predictions that have no time."""
     rows = connections.query(
         lake,
         f"""
@@ -252,9 +254,9 @@ def days(lake: Lake, where: str | None = None) -> list[DayMetrics]:
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """Two models on the same images, each by its newest answer. `p`: McNemar's exact test that they are right equally
-    often, 0 to 1. `broken`: image_ids only `old` is right about; `repaired`: only `new`; each sorted by how sure the
-    wrong answer was, the surest first.
+    """Two models on the same images, each by its newest prediction. `p`: McNemar's exact test that both are correct
+    equally often, 0 to 1. `broken`: image_ids that only `old` predicts correctly; `repaired`: only `new`; both by the
+    confidence of the wrong prediction, highest first.
     """
 
     old: str
@@ -269,18 +271,18 @@ class ModelComparison:
 
     @property
     def n(self) -> int:
-        """Images that both answered and that are judged for both."""
+        """How many images have evaluated predictions of both."""
         return self.both + self.only_old + self.only_new + self.neither
 
 
 def compare(lake: Lake, old: str, new: str, where: str | None = None) -> ModelComparison:
-    """`old` against `new` ("NAME" or "NAME VERSION"). Raises BadInput for unknown ones, or the same one twice."""
+    """Compares `old` with `new` ("NAME" or "NAME VERSION"). Raises BadInput for unknown models, or the same twice."""
     known = _models(lake)
-    for one in (old, new):
-        if one not in known:
-            raise BadInput(f"no answer is by a model {one!r}; there are {', '.join(sorted(known)) or 'none'}")
+    for model in (old, new):
+        if model not in known:
+            raise BadInput(f"no predictions of a model {model!r}; there are {', '.join(sorted(known)) or 'none'}")
     if known[old] & known[new]:
-        raise BadInput(f"{old!r} and {new!r} name the same model; say the version, as in: --compare 'm 1' 'm 2'")
+        raise BadInput(f"{old!r} and {new!r} name the same model; add the version, as in: --compare 'm 1' 'm 2'")
     rows = connections.query(
         lake,
         f"""
@@ -297,13 +299,13 @@ def compare(lake: Lake, old: str, new: str, where: str | None = None) -> ModelCo
         FROM pairs GROUP BY old_right, new_right""",
         [old, old, old, new, old, new],
     ).to_pylist()
-    said = {(row["old_right"], row["new_right"]): row for row in rows}
+    counts = {(row["old_right"], row["new_right"]): row for row in rows}
 
     def n(*right: bool) -> int:
-        return said[right]["n"] if right in said else 0
+        return counts[right]["n"] if right in counts else 0
 
     def ids(*right: bool) -> list[str]:
-        return list(said[right]["ids"]) if right in said else []
+        return list(counts[right]["ids"]) if right in counts else []
 
     return ModelComparison(
         old,
@@ -319,7 +321,7 @@ def compare(lake: Lake, old: str, new: str, where: str | None = None) -> ModelCo
 
 
 def models(lake: Lake) -> list[str]:
-    """ "NAME VERSION" of every model that answered, the newest answers first."""
+    """ "NAME VERSION" of every model with predictions, newest predictions first."""
     rows = connections.query(
         lake,
         f"""SELECT {_VERSION} AS name FROM answers GROUP BY name
@@ -329,7 +331,7 @@ def models(lake: Lake) -> list[str]:
 
 
 def _models(lake: Lake) -> dict[str, set[tuple[str, str | None]]]:
-    """Every name a model goes by, "NAME" and "NAME VERSION", and the models it means."""
+    """Every name of a model, "NAME" and "NAME VERSION", with the models it stands for."""
     rows = connections.query(
         lake, f"SELECT DISTINCT model, model_version, {_VERSION} AS whole FROM answers"
     ).to_pylist()
@@ -340,8 +342,8 @@ def _models(lake: Lake) -> dict[str, set[tuple[str, str | None]]]:
     return known
 
 
-def _run(lake: Lake, text: str, found: Sequence[Dimension]) -> pa.Table:
-    if not any("_mask_sizes" in one.join for one in found):
+def _run(lake: Lake, text: str, resolved: Sequence[Dimension]) -> pa.Table:
+    if not any("_mask_sizes" in dimension.join for dimension in resolved):
         return connections.query(lake, text)
     table = sizes.of_masks(lake)
     with connect(lake) as connection:

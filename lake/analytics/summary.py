@@ -1,4 +1,4 @@
-"""What is in a lake, in numbers: what `lakeloop status` prints and the app's first page starts from."""
+"""Counts of everything in a lake, for `lakeloop status` and the app's first page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def status(lake: Lake) -> dict[str, Any]:
-    """Counts of everything, per model and per embedder. `missing` counts images `embed` would give a vector.
+    """Counts of everything, per model and per embedder. `missing`: images that `lakeloop embed` would embed.
 
     `image_status`: reason -> distinct images that have no thumbnail for it, the twenty most frequent.
     """
@@ -43,25 +43,25 @@ def status(lake: Lake) -> dict[str, Any]:
 
 def image_status(lake: Lake) -> dict[str, int]:
     """Why images have no thumbnail: reason -> distinct images, the twenty most frequent first."""
-    found = connections.query(
+    rows = connections.query(
         lake,
         "SELECT image_status AS reason, count(DISTINCT image_id) AS images FROM predictions"
         " WHERE image_status IS NOT NULL GROUP BY reason ORDER BY images DESC, reason LIMIT 20",
     )
-    return dict(zip(found["reason"].to_pylist(), found["images"].to_pylist(), strict=True))
+    return dict(zip(rows["reason"].to_pylist(), rows["images"].to_pylist(), strict=True))
 
 
 def embedding_progress(lake: Lake, records: Sequence[EmbedderRecord]) -> list[dict[str, Any]]:
-    """For each embedder how many distinct images have its vector, and how many lack it for which reason.
+    """For each embedder how many distinct images have its vector, and how many lack it, by reason.
 
-    `embedded`: every row of the image has it; `missing`: `lakeloop embed` would give it one; `unreadable`: the image
-    cannot be decoded (`image_status`); `without_bytes`: the lake holds no bytes of it, by sampling or retention.
+    `embedded`: every row of the image has it; `missing`: `lakeloop embed` would embed it; `unreadable`: it cannot be
+    decoded (`image_status`); `without_bytes`: the lake does not have its bytes, because of sampling or retention.
     """
     total = int(connections.query(lake, "SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
-    found = []
+    progress = []
     for record in records:
         counts = MissingVectors(lake, record.column).look().counts()
-        facts: dict[str, Any] = {"name": record.name, "dim": record.dim, "column": record.column}
-        facts |= {"embedded": total - sum(counts.values()), "missing": counts["waiting"]}
-        found.append(facts | {reason: counts[reason] for reason in ("unreadable", "without_bytes")})
-    return found
+        entry: dict[str, Any] = {"name": record.name, "dim": record.dim, "column": record.column}
+        entry |= {"embedded": total - sum(counts.values()), "missing": counts["waiting"]}
+        progress.append(entry | {reason: counts[reason] for reason in ("unreadable", "without_bytes")})
+    return progress

@@ -1,1 +1,1 @@
-"""Image files: headers, decoding to pixels, and the worker processes that decode."""
+"""Image files: headers, decoding to pixels, and worker processes."""

@@ -1,7 +1,7 @@
-"""From a file's bytes to upright 8-bit RGB pixels and a thumbnail, or a reason why not.
+"""Decodes an image file to upright 8-bit RGB pixels and a thumbnail, or raises with the reason.
 
-Runs in worker processes (`lake/images/workers.py`), because a hostile file may exhaust memory or crash a decoder.
-Knows Pillow only. Every other part of lakeloop gets its pixels from `pixels`.
+Runs in worker processes (`lake/images/workers.py`), because a hostile file may exhaust memory or crash a decoder. It
+uses Pillow only. Every other part of lakeloop gets pixels from `pixels`.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lake.errors import UnreadableImage
 
-# What is tried at all: each a decoder we are ready to trust with a stranger's bytes.
+# Formats whose decoder is trusted with untrusted bytes; no other is tried.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 MAX_MEGAPIXELS_BULK = 100
 MAX_MEGAPIXELS_HTTP = 40
-# Each scan of a progressive JPEG costs a pass over the whole picture, however few bytes it has. Cameras write ten.
+# Each scan of a progressive JPEG costs a pass over the whole image, however few bytes it has. Cameras write ten.
 MOST_SCANS = 100
 THUMBNAIL_SIDE = 256
 # A photograph of 500 pixels decodes to 250 by DCT scaling alone: half the work of decoding it whole and resizing.
 THUMBNAIL_LEAST_SIDE = 200
 THUMBNAIL_BYTES = 16 << 10
 
-# The limit is checked by us, from the header and before any pixel is decoded.
+# lakeloop checks its own limit from the header, before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What ingest learns of an image: width and height in pixels of the upright image; a thumbnail."""
+    """A decoded image: format, width and height in pixels of the upright image, and a thumbnail (JPEG)."""
 
     format: str
     width: int
@@ -52,7 +52,7 @@ def open_image(data: bytes, max_megapixels: float = MAX_MEGAPIXELS_BULK) -> Imag
         raise UnreadableImage(f"not an image of a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's header parsers raise many kinds for broken files
         raise UnreadableImage(f"broken header: {_reason(error)}") from error
-    if image.format == "MPO":  # a phone's JPEG with a second picture behind the first
+    if image.format == "MPO":  # a phone's JPEG with a second image behind the first
         image.format = "JPEG"
     width, height = image.size
     if width < 1 or height < 1:
@@ -60,7 +60,7 @@ def open_image(data: bytes, max_megapixels: float = MAX_MEGAPIXELS_BULK) -> Imag
     if width * height > max_megapixels * 1e6:
         raise UnreadableImage(f"too large: {width} x {height} is over {max_megapixels:g} megapixels")
     if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MOST_SCANS:
-        raise UnreadableImage(f"a JPEG of {scans:,} scans; {MOST_SCANS} are the most")
+        raise UnreadableImage(f"a JPEG with {scans:,} scans; the limit is {MOST_SCANS}")
     return image
 
 
@@ -78,7 +78,7 @@ def pixels(image: Image.Image, shortest_side: int | None = None) -> Image.Image:
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
         image.load()
         upright = _rgb(ImageOps.exif_transpose(image))
-        upright.info = {}  # comments and the like would be written into whatever is made of it
+        upright.info = {}  # comments and other metadata would be written into files made from it
         return upright
     except MemoryError as error:
         raise UnreadableImage("decoding it takes more memory than a worker may use") from error
@@ -87,7 +87,7 @@ def pixels(image: Image.Image, shortest_side: int | None = None) -> Image.Image:
 
 
 def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS_BULK) -> Decoded:
-    """Everything ingest needs of one file. Reads every byte of pixel data, so a truncated file is found.
+    """Everything ingest needs from a file. Reads all pixel data, so that a truncated file is detected.
 
     Raises UnreadableImage with the reason.
     """
@@ -100,18 +100,18 @@ def decode(data: bytes, max_megapixels: float = MAX_MEGAPIXELS_BULK) -> Decoded:
 
 
 def decode_many(files: list[bytes], max_megapixels: float) -> list[Decoded | str]:
-    """`decode` for a worker: for each file what it is, or the reason why it is not."""
-    found: list[Decoded | str] = []
+    """`decode` for a worker: for each file the decoded image, or the reason why it cannot be decoded."""
+    results: list[Decoded | str] = []
     for data in files:
         try:
-            found.append(decode(data, max_megapixels))
+            results.append(decode(data, max_megapixels))
         except UnreadableImage as error:
-            found.append(str(error))
-    return found
+            results.append(str(error))
+    return results
 
 
 def normalise(data: bytes, max_megapixels: float, longest_side: int) -> bytes:
-    """A query image as a JPEG of bounded size: what is kept of an upload. Raises UnreadableImage."""
+    """An uploaded query image as a JPEG of bounded size. Raises UnreadableImage."""
     image = open_image(data, max_megapixels)
     shrink = min(1.0, longest_side / max(image.size))
     upright = pixels(image, shortest_side=max(1, round(min(image.size) * shrink)))
@@ -143,7 +143,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _stretch(image: Image.Image) -> Image.Image:
-    """32-bit and float pixels have no agreed white: 16-bit values are scaled as such, others by their range."""
+    """Scales 32-bit and float pixels, which have no agreed white: 16-bit values as such, others by their range."""
     low, high = cast(tuple[float, float], image.getextrema())
     if image.mode == "I" and low >= 0 and high <= 65535:
         low, high = 0, 65535

@@ -1,7 +1,7 @@
-"""What an image file says of itself in its first bytes: format, width, height. No pixel is decoded.
+"""Reads format, width and height from the first bytes of an image file, without decoding pixels.
 
-For the hot path of the HTTP API, where a stranger's bytes are checked inside the server process: Pillow would hand
-some formats (WebP) to a decoder just to open them. A file that passes may still turn out broken when it is decoded.
+For the hot path of the HTTP API, which checks untrusted bytes inside the server process: Pillow would pass some formats
+(WebP) to a decoder just to open them. A file that passes may still be broken when it is decoded.
 Formats: those of `lake/images/decode.py`. Sources: ITU T.81 (JPEG), RFC 2083 (PNG), RFC 9649 (WebP), GIF89a, TIFF 6.0,
 BigTIFF (libtiff), Windows BITMAPINFOHEADER.
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lake.errors import UnreadableImage
 
-# What a file may have before its size is known: bounds the time of a look. Photographs have a few dozen.
+# Markers or entries read before the size is known: bounds the time. Photographs have a few dozen.
 MOST_ENTRIES = 4_096
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
@@ -121,12 +121,12 @@ def _tiff(data: bytes) -> ImageHeader:
     (entries,) = struct.unpack_from(order + count, data, start)
     if entries > MOST_ENTRIES:
         raise UnreadableImage(f"broken header: a TIFF directory of {entries:,} entries")
-    found: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     first = start + struct.calcsize(order + count)
     for at in range(first, first + step * entries, step):
         tag, kind = struct.unpack_from(order + "HH", data, at)
         if tag in (256, 257) and kind in _TIFF_NUMBERS:
-            (found[tag],) = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, at + value_at)
-    if len(found) != 2:
+            (sizes[tag],) = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, at + value_at)
+    if len(sizes) != 2:
         raise UnreadableImage("broken header: a TIFF without its width and height")
-    return ImageHeader("TIFF", found[256], found[257])
+    return ImageHeader("TIFF", sizes[256], sizes[257])

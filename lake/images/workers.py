@@ -1,8 +1,8 @@
-"""A pool of worker processes for decoding: ordered, bounded, and unharmed by a worker's death.
+"""A pool of worker processes for decoding: results in order, bounded memory, survives a worker's crash.
 
-Each worker is a fresh Python (no fork: Lance and torch do not survive one) with a memory limit. It runs one
-function, named "module:function", on one task at a time. When it dies or takes too long, its task comes back as a
-`WorkerDied` and a new worker takes its place.
+Each worker is a new Python process (not a fork: Lance and torch do not survive it) with a memory limit. It runs one
+function, named "module:function", on one task at a time. If it crashes or takes too long, the result of its task is a
+`WorkerDied`, and a new worker replaces it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HTTP_MEMORY_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """Stands in for a task's result. `reason` is for people."""
+    """The result of a task whose worker crashed or timed out. `reason`: a message for people."""
 
     reason: str
 
@@ -42,7 +42,7 @@ class _Worker:
 
 
 class WorkerPool:
-    """Use as a context manager. `map` gives results in the order of the tasks; at most `ahead` wait in line."""
+    """Worker processes as a context manager. `map` yields results in the order of the tasks."""
 
     def __init__(
         self, function: str, workers: int, *, memory_bytes: int = BULK_MEMORY_BYTES, timeout: float = 120.0
@@ -64,41 +64,41 @@ class WorkerPool:
         self._workers = []
 
     def run(self, *arguments: Any) -> Any:
-        """One task now; its result or a WorkerDied."""
+        """Runs one task; returns its result or a WorkerDied."""
         return next(iter(self.map([(arguments, None)])))[0]
 
     def map(self, tasks: Iterable[tuple[tuple[Any, ...], Any]], ahead: int = 4) -> Iterator[tuple[Any, Any]]:
         """Yields (result, tag) for each (arguments, tag), in order.
 
-        At most `workers + ahead` tasks are taken from `tasks` beyond what has been yielded, so memory is bounded.
+        At most `workers + ahead` tasks are taken from `tasks` beyond the yielded ones, which bounds memory.
         """
         source = iter(tasks)
         waiting: deque[tuple[int, tuple[Any, ...]]] = deque()
         tags: dict[int, Any] = {}
         done: dict[int, Any] = {}
-        taken = given = 0
+        started = yielded = 0
         exhausted = False
         while True:
-            while not exhausted and taken - given < len(self._workers) + ahead:
+            while not exhausted and started - yielded < len(self._workers) + ahead:
                 task = next(source, None)
                 if task is None:
                     exhausted = True
                     break
-                waiting.append((taken, task[0]))
-                tags[taken] = task[1]
-                taken += 1
-                self._hand_out(waiting, done)
+                waiting.append((started, task[0]))
+                tags[started] = task[1]
+                started += 1
+                self._assign_tasks(waiting, done)
                 self._collect(done, patience=0)
-            self._hand_out(waiting, done)
-            while given in done:
-                yield done.pop(given), tags.pop(given)
-                given += 1
-            if exhausted and given == taken:
+            self._assign_tasks(waiting, done)
+            while yielded in done:
+                yield done.pop(yielded), tags.pop(yielded)
+                yielded += 1
+            if exhausted and yielded == started:
                 return
-            if given not in done and (exhausted or taken - given >= len(self._workers) + ahead):
+            if yielded not in done and (exhausted or started - yielded >= len(self._workers) + ahead):
                 self._collect(done, patience=0.5)
 
-    def _hand_out(self, waiting: deque[tuple[int, tuple[Any, ...]]], done: dict[int, Any]) -> None:
+    def _assign_tasks(self, waiting: deque[tuple[int, tuple[Any, ...]]], done: dict[int, Any]) -> None:
         for index, worker in enumerate(self._workers):
             if not waiting:
                 return
@@ -128,7 +128,7 @@ class WorkerPool:
                     worker.ticket = None
                     continue
                 except (EOFError, OSError):
-                    reason = self._epitaph(worker)
+                    reason = self._crash_reason(worker)
             elif monotonic() > worker.deadline:
                 reason = f"took longer than {self._timeout:g} s"
             else:
@@ -138,22 +138,22 @@ class WorkerPool:
             self._workers[index] = self._start()
 
     def _start(self) -> _Worker:
-        ours, theirs = Pipe()
+        parent_end, worker_end = Pipe()
         # One thread each: the pool is the parallelism, and thread stacks count against the memory limit.
         environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from lake.images.workers import serve; "
-            f"serve({theirs.fileno()}, {self._function!r}, {self._memory})"
+            f"serve({worker_end.fileno()}, {self._function!r}, {self._memory})"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", code],
-            pass_fds=[theirs.fileno()],
+            pass_fds=[worker_end.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment,
         )
-        theirs.close()
-        return _Worker(process, ours)
+        worker_end.close()
+        return _Worker(process, parent_end)
 
     def _stop(self, worker: _Worker) -> None:
         worker.pipe.close()
@@ -163,7 +163,7 @@ class WorkerPool:
             worker.process.kill()
             worker.process.wait()
 
-    def _epitaph(self, worker: _Worker) -> str:
+    def _crash_reason(self, worker: _Worker) -> str:
         try:
             code = worker.process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
@@ -171,22 +171,22 @@ class WorkerPool:
         return f"its decoder crashed (signal {-code})" if code < 0 else "its decoder ran out of memory or crashed"
 
 
-def grouped(items: Iterable[T], size: Callable[[T], int], most: int, most_bytes: int) -> Iterator[list[T]]:
-    """The items in order, in groups of at most `most` and, beyond the first of a group, `most_bytes` bytes."""
+def grouped(items: Iterable[T], size: Callable[[T], int], max_items: int, max_bytes: int) -> Iterator[list[T]]:
+    """The items in order, in groups of at most `max_items` items and `max_bytes` bytes; a larger item is alone."""
     group: list[T] = []
-    held = 0
+    group_bytes = 0
     for item in items:
-        if group and (len(group) == most or held + size(item) > most_bytes):
+        if group and (len(group) == max_items or group_bytes + size(item) > max_bytes):
             yield group
-            group, held = [], 0
+            group, group_bytes = [], 0
         group.append(item)
-        held += size(item)
+        group_bytes += size(item)
     if group:
         yield group
 
 
 def serve(descriptor: int, function: str, memory_bytes: int) -> None:
-    """A worker's whole life: answers tasks until its pipe is closed."""
+    """The main function of a worker: runs tasks until its pipe is closed."""
     import resource
     import signal
 

@@ -1,1 +1,1 @@
-"""The bulk way in: folders, prediction logs and data sets."""
+"""Bulk ingest of folders, prediction logs and data sets."""

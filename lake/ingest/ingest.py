@@ -1,8 +1,8 @@
-"""The one way into the lake for bulk data: read, check, decode in workers, commit in big steps.
+"""Bulk ingest: reads items, checks them, decodes images in worker processes and commits in large steps.
 
-Order of commits within a step: thumbnails, images, labels, predictions. A kill between them leaves nothing that a
-second run does not complete, because every row's key is derived from what it says and known keys are left alone.
-Memory is bounded: by bytes read ahead, by tasks in flight, and by the size of a step.
+Order of commits within a step: thumbnails, images, labels, predictions. After a kill between them a second run
+completes the lake, because every row's key is derived from its content and known keys are not inserted again. Memory is
+bounded by the bytes read ahead, the tasks in flight, and the size of a step.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from lake.storage.store import now
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-# A step is committed when it holds this much: large enough that commits cost little, small beside 1.5 GB.
+# A step is committed at this size: large enough that commits cost little, small compared with 1.5 GB of memory.
 COMMIT_BYTES = 96 << 20
 COMMIT_ROWS = 8_192
-# Read ahead together, so that one query tells which of them the lake knows.
+# Items are read in groups: one query finds which of a group the lake has.
 GROUP_ITEMS = 512
 GROUP_BYTES = 24 << 20
 # One task of a worker.
 TASK_ITEMS = 32
 TASK_BYTES = 4 << 20
-# Between refreshes of the key indexes during one run; unindexed rows are scanned by every look-up.
+# New rows between updates of the key indexes: every look-up scans rows without an index entry.
 INDEX_ROWS = 200_000
 
 
 @dataclass
 class IngestReport:
-    """What an ingest did. Every file or row is counted once among new, known and rejected."""
+    """Counts of an ingest. Every file or row counts once as new, known or rejected."""
 
     images_new: int = 0
     images_known: int = 0
@@ -62,19 +62,19 @@ class IngestReport:
 
 @dataclass
 class _Draft:
-    """An item on its way: bytes and id once read, a decoded image once a worker saw it (unless known)."""
+    """An item in progress: it gets bytes and id when it is read, and `decoded` from a worker if the image is new."""
 
     item: Item
     row: prediction_rows.PredictionRow | None = None
     image_id: str = ""
     data: bytes | None = None
     path: Path | None = None
-    size_px: tuple[int, int] | None = None  # of an image that the lake has
+    size_px: tuple[int, int] | None = None  # of an image that is in the lake
     decoded: decode.Decoded | None = None
     error: str | None = None
 
     def size(self) -> int:
-        """Bytes held."""
+        """Bytes in memory."""
         return len(self.data or b"")
 
 
@@ -88,13 +88,13 @@ def ingest(
     max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
-    """Brings a folder, a prediction log or a data set into the lake.
+    """Ingests a folder, a prediction log or a data set.
 
-    What a data set says of its images becomes labels; with `model`, that model's answers.
+    A data set's annotations become labels; with `model`, they become that model's predictions.
 
-    `workers` decode (default: one a core). `progress` is called with the number of items just finished. Files that
-    cannot be read are reported and change nothing for the others; the work done so far survives an interrupt.
-    Raises BadInput when `path` is nothing that can be ingested.
+    `workers`: processes that decode (default: one per core). `progress` is called with the number of items just
+    finished. Files that cannot be read are reported and do not affect the others; committed steps survive an interrupt.
+    Raises BadInput if `path` cannot be ingested.
     """
     source = Path(path)
     layout = sources.resolve(source, layout)
@@ -110,7 +110,7 @@ def ingest_items(
     max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
-    """`ingest` for items from anywhere: what every layout ends in."""
+    """`ingest` for items from any source."""
     run = _Run(lake, max_megapixels, progress)
     started = time.perf_counter()
     count = workers or len(os.sched_getaffinity(0))
@@ -142,17 +142,17 @@ class _Run:
         self.step: dict[str, list[dict[str, Any]]] = {name: [] for name in self.schemas}
         self.step_bytes = 0
         self.unindexed = 0
-        # Ids read in this run whose rows are not committed yet: a second copy must not be decoded again.
+        # Ids of images in this run that are not committed yet: a second copy is not decoded again.
         self.in_flight: set[str] = set()
         self.unreadable: dict[str, str] = {}
-        self.sizes: dict[str, tuple[int, int]] = {}  # of those in flight, once decoded
+        self.sizes: dict[str, tuple[int, int]] = {}  # of decoded images in flight
 
     # Reading -----------------------------------------------------------------------------------------------
 
     def groups(self, items: Iterable[Item], readers: ThreadPoolExecutor) -> Iterator[list[_Draft]]:
-        """Items read from disk, in order, a group at a time; its new images have their bytes kept."""
+        """Items read from disk, in order, a group at a time; only new images keep their bytes."""
         for group in grouped(_read_ahead(items, self.read, readers), _Draft.size, GROUP_ITEMS, GROUP_BYTES):
-            yield self.sorted_out(group)
+            yield self.sort_out(group)
 
     def read(self, item: Item) -> _Draft:
         draft = _Draft(item, error=item.error, path=item.path)
@@ -173,15 +173,15 @@ class _Run:
             draft.error = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         return draft
 
-    def sorted_out(self, group: list[_Draft]) -> list[_Draft]:
-        """Drops the bytes of images that are known; rejects ids that should be known and are not, and erased images."""
-        asked = {d.image_id for d in group if d.error is None}
+    def sort_out(self, group: list[_Draft]) -> list[_Draft]:
+        """Drops the bytes of known images; rejects unknown ids and erased images."""
+        image_ids = {d.image_id for d in group if d.error is None}
         stored = self.lake.look_up(
-            "images", ["image_id", "width", "height"], "image_id", sorted(asked - self.in_flight)
+            "images", ["image_id", "width", "height"], "image_id", sorted(image_ids - self.in_flight)
         )
         sizes = {row["image_id"]: (row["width"], row["height"]) for row in stored.to_pylist()}
-        known = {*sizes} | (asked & self.in_flight)
-        erased = self.lake.erased(sorted(asked))
+        known = {*sizes} | (image_ids & self.in_flight)
+        erased = self.lake.erased(sorted(image_ids))
         for draft in group:
             if draft.error is None and draft.image_id in erased:
                 draft.error = f"this image was erased on {erased[draft.image_id]:%Y-%m-%d}"
@@ -203,22 +203,22 @@ class _Run:
                 yield ([d.data for d in part if d.data is not None], self.max_megapixels), part
 
     def settle(self, result: Any, drafts: list[_Draft]) -> None:
-        """Gives each new image what its worker found."""
+        """Sets each new image's decoded data, or the reason why it cannot be decoded."""
         new = [d for d in drafts if d.data is not None]
         files = [d.data for d in new if d.data is not None]
-        for draft, found in zip(new, image_rows.settled(result, files, self.max_megapixels), strict=True):
-            if isinstance(found, str):
-                draft.error = found
+        for draft, decoded in zip(new, image_rows.settled(result, files, self.max_megapixels), strict=True):
+            if isinstance(decoded, str):
+                draft.error = decoded
                 self.in_flight.discard(draft.image_id)
             else:
-                draft.decoded = found
+                draft.decoded = decoded
 
     # Writing -----------------------------------------------------------------------------------------------
 
     def add(self, draft: _Draft) -> None:
         self.progress(1)
         if draft.error is None and draft.image_id in self.unreadable:
-            # A copy of an image that failed while the copy was on its way.
+            # A copy of an image that failed while this copy was in flight.
             draft.error = self.unreadable[draft.image_id]
         if draft.error is not None:
             if draft.data is not None:
@@ -231,38 +231,36 @@ class _Run:
         else:
             d = draft.decoded
             self.sizes[draft.image_id] = (d.width, d.height)
-            place = draft.item.source if draft.row is None else draft.row.source or printable(draft.path or "")
-            row = image_rows.image_row(draft.image_id, draft.data, d.format, d.width, d.height, place, moment)
+            source = draft.item.source if draft.row is None else draft.row.source or printable(draft.path or "")
+            row = image_rows.image_row(draft.image_id, draft.data, d.format, d.width, d.height, source, moment)
             self.step["images"].append(row)
             self.step["thumbnails"].append(image_rows.thumbnail_row(draft.image_id, d))
             self.step_bytes += len(draft.data) + len(d.thumbnail)
-        self.step["predictions"] += self.answers(draft, moment)
+        self.step["predictions"] += self.predictions(draft, moment)
         if self.step_bytes >= COMMIT_BYTES or len(self.step["predictions"]) >= COMMIT_ROWS:
             self.commit()
 
-    def answers(self, draft: _Draft, moment: Any) -> list[dict[str, Any]]:
-        """The draft's rows of predictions; what its data set says is true goes to the step's labels."""
-        given: list[prediction_rows.PredictionRow | None] = [] if draft.row is None else [draft.row]
+    def predictions(self, draft: _Draft, moment: Any) -> list[dict[str, Any]]:
+        """The draft's rows of predictions. Adds the ground truth of its data set to the step's labels."""
+        rows: list[prediction_rows.PredictionRow | None] = [] if draft.row is None else [draft.row]
         size = draft.size_px or self.sizes.get(draft.image_id)
         if draft.item.read_annotations is not None and size is not None:
-            said = draft.item.read_annotations(*size)
-            self.report.rejected += [{"source": place, "reason": reason} for place, reason in said.rejected]
+            annotations = draft.item.read_annotations(*size)
+            self.report.rejected += [{"source": source, "reason": reason} for source, reason in annotations.rejected]
             self.step["labels"] += [
-                _label(draft.image_id, truth, said.annotator, moment) for truth in said.ground_truths
+                _label(draft.image_id, truth, annotations.annotator, moment) for truth in annotations.ground_truths
             ]
-            more = [{"metadata": said.metadata}] if said.metadata and not said.predictions else []
-            for row in (*said.predictions, *more):
-                place = {"source": draft.item.source}
+            metadata = [{"metadata": annotations.metadata}] if annotations.metadata else []
+            for row in annotations.predictions or metadata:
+                row = {"source": draft.item.source} | row | {"image_id": draft.image_id}
                 try:
-                    given.append(
-                        prediction_rows.read_row(place | row | {"image_id": draft.image_id}, self.promoted, _no_file)
-                    )
+                    rows.append(prediction_rows.read_row(row, self.promoted, _no_file))
                 except LakeloopError as error:
                     self.report.rejected.append({"source": draft.item.source, "reason": str(error)})
-        return [_prediction(draft, row, moment) | {"place": draft.item.source} for row in given or [None]]
+        return [_prediction(draft, row, moment) | {"item": draft.item.source} for row in rows or [None]]
 
     def commit(self) -> None:
-        """Writes the step. Thumbnails and images first: no row may name an image that is not there."""
+        """Commits the step. Thumbnails and images first: no row may refer to an image that is not in the lake."""
         step, self.step = self.step, {name: [] for name in self.schemas}
         self.step_bytes = 0
         insert = self.lake.insert
@@ -277,30 +275,30 @@ class _Run:
         if self.unindexed >= INDEX_ROWS:
             self.finish()
 
-    def commit_predictions(self, answers: list[dict[str, Any]]) -> None:
-        fresh = _distinct(answers, "prediction_id")
+    def commit_predictions(self, rows: list[dict[str, Any]]) -> None:
+        fresh = _distinct(rows, "prediction_id")
         new = self.lake.insert("predictions", self.table("predictions", fresh))
         self.report.predictions_new += new
-        known = len(answers) - new
+        known = len(rows) - new
         if known:
-            known -= self.reject_contradictions(answers)
+            known -= self.reject_contradictions(rows)
         self.report.predictions_known += known
 
-    def reject_contradictions(self, answers: list[dict[str, Any]]) -> int:
-        """A known id is a repeat only if it says the same: another answer under it must not vanish silently."""
-        wrong = contradictions(self.lake, answers)
-        for a in wrong:
+    def reject_contradictions(self, rows: list[dict[str, Any]]) -> int:
+        """Rejects rows whose prediction_id the lake has with other content; returns how many."""
+        contradicting = contradictions(self.lake, rows)
+        for row in contradicting:
             reason = (
-                f"another answer is stored under the same id {a['prediction_id']}: "
-                "give the rows a timestamp or an id of their own"
+                f"another prediction is stored under the id {row['prediction_id']}: "
+                "give each row a timestamp or its own id"
             )
-            self.report.rejected.append({"source": a["place"], "reason": reason})
-        return len(wrong)
+            self.report.rejected.append({"source": row["item"], "reason": reason})
+        return len(contradicting)
 
-    def table(self, name: str, rows_: list[dict[str, Any]]) -> pa.Table:
+    def table(self, name: str, rows: list[dict[str, Any]]) -> pa.Table:
         if name == "images":
-            return image_rows.images_table(rows_)
-        return pa.Table.from_pylist(rows_, schema=self.schemas[name])
+            return image_rows.images_table(rows)
+        return pa.Table.from_pylist(rows, schema=self.schemas[name])
 
     def finish(self) -> None:
         for name in self.schemas:
@@ -308,38 +306,42 @@ class _Run:
         self.unindexed = 0
 
 
-def contradictions(lake: Lake, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows whose id the lake has with another image, label or confidence."""
+def contradictions(lake: Lake, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows whose prediction_id the lake has with another image, label or confidence."""
     columns = ["prediction_id", "image_id", "label", "confidence"]
-    stored = lake.look_up("predictions", columns, columns[0], [a["prediction_id"] for a in answers])
-    said = {r["prediction_id"]: (r["image_id"], r["label"], r["confidence"]) for r in stored.to_pylist()}
-    return [a for a in answers if said.get(a["prediction_id"]) != (a["image_id"], a.get("label"), a.get("confidence"))]
+    stored = lake.look_up("predictions", columns, columns[0], [row["prediction_id"] for row in rows])
+    known = {r["prediction_id"]: (r["image_id"], r["label"], r["confidence"]) for r in stored.to_pylist()}
+    return [
+        row
+        for row in rows
+        if known.get(row["prediction_id"]) != (row["image_id"], row.get("label"), row.get("confidence"))
+    ]
 
 
 def _read_ahead(items: Iterable[Item], read: Callable[[Item], _Draft], readers: ThreadPoolExecutor) -> Iterator[_Draft]:
-    """`read` of each item, in order, a few ahead: reading and hashing overlap with decoding."""
+    """`read` of each item, in order; reads a few items ahead, so that reading and hashing overlap with decoding."""
     from collections import deque
 
-    ahead: deque[Any] = deque()
+    pending: deque[Any] = deque()
     for item in items:
-        ahead.append(readers.submit(read, item))
-        if len(ahead) > 8:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
+        pending.append(readers.submit(read, item))
+        if len(pending) > 8:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
-def _inside(item: Item, written: str) -> Path:
-    """The path a row means: relative to the log's folder, or absolute."""
-    if "\0" in written:
-        raise BadInput(f"{written!r} is no path")
-    if "://" in written:
-        raise BadInput(f"{written!r} is a URL; lakeloop fetches nothing: download it and give the path")
-    return Path(written) if item.folder is None else item.folder / written
+def _inside(item: Item, path: str) -> Path:
+    """A path in a row: relative to the log's folder, or absolute."""
+    if "\0" in path:
+        raise BadInput(f"{path!r} is not a path")
+    if "://" in path:
+        raise BadInput(f"{path!r} is a URL; lakeloop fetches nothing: download it and give the path")
+    return Path(path) if item.folder is None else item.folder / path
 
 
 def file_bytes(path: Path) -> bytes:
-    """What is in an ordinary file. Raises BadInput for another kind of file and one that is too large, OSError."""
+    """The contents of a regular file. Raises BadInput for another kind of file or one that is too large, OSError."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
         raise BadInput("not a regular file")
@@ -349,8 +351,8 @@ def file_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _no_file(written: str) -> bytes:
-    raise BadInput(f"{written!r} is a mask's file; a data set's own annotations hold its masks")
+def _no_file(path: str) -> bytes:
+    raise BadInput(f"{path!r}: a mask in a file is not supported in a data set, only in a prediction log")
 
 
 def _label(image_id: str, truth: annotation.GroundTruth, annotator: str, moment: Any) -> dict[str, Any]:
@@ -369,9 +371,9 @@ def _label(image_id: str, truth: annotation.GroundTruth, annotator: str, moment:
 
 def _prediction(draft: _Draft, row: prediction_rows.PredictionRow | None, moment: Any) -> dict[str, Any]:
     if row is None:
-        bare = ids.bare_prediction_id(draft.image_id)
+        prediction_id = ids.bare_prediction_id(draft.image_id)
         return {
-            "prediction_id": bare,
+            "prediction_id": prediction_id,
             "image_id": draft.image_id,
             "source": draft.item.source,
             "ingested_at": moment,
@@ -394,6 +396,6 @@ def _prediction(draft: _Draft, row: prediction_rows.PredictionRow | None, moment
     }
 
 
-def _distinct(rows_: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """The first row of each key: merge_insert would insert repeats within one batch."""
-    return list({row[key]: row for row in reversed(rows_)}.values())[::-1]
+def _distinct(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """The first row of each key: merge_insert would insert repeats within a batch."""
+    return list({row[key]: row for row in reversed(rows)}.values())[::-1]

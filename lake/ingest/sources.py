@@ -20,7 +20,7 @@ Layout = Literal[
     "auto", "folder", "imagefolder", "table", "coco", "yolo", "voc", "metadata", "webdataset", "parquet", "lance"
 ]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-# What an export wrote -> how it is read.
+# Format of an export -> layout.
 _EXPORTED: dict[str, Layout] = {
     "imagefolder": "imagefolder",
     "coco": "coco",
@@ -37,14 +37,14 @@ TABLE_SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"}
 
 
 def resolve(path: Path, layout: Layout) -> Layout:
-    """The layout that `auto` stands for here. Raises BadInput for a path that cannot be that layout."""
+    """The layout of `path`; `auto` is recognised. Raises BadInput if `path` cannot have that layout."""
     if layout not in LAYOUTS:
-        raise BadInput(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
+        raise BadInput(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
     if not path.exists():
         raise BadInput(f"{path} does not exist")
     exported = manifest(path)
     if exported.get("state", "complete") != "complete":
-        raise BadInput(f"{path} is an export that was not finished; run `lakeloop slice export` again, it goes on")
+        raise BadInput(f"{path} is an unfinished export; run `lakeloop slice export` again to continue it")
     if path.is_dir() and layout == "table":
         raise BadInput(f"{path} is a folder; layout table needs a {', '.join(sorted(TABLE_SUFFIXES))} file")
     if layout == "auto":
@@ -100,7 +100,7 @@ def _recognised(path: Path) -> Layout:
 
 
 def read(path: Path, layout: Layout, model: ModelName | None = None) -> Iterator[Item]:
-    """Everything at `path`, in a stable order. `model`: whose answers a data set's boxes, masks or scores are."""
+    """All items at `path`, in a stable order. `model`: a data set has this model's predictions, not labels."""
     layout = resolve(path, layout)
     data_sets = {
         "coco": coco.read,
@@ -114,7 +114,7 @@ def read(path: Path, layout: Layout, model: ModelName | None = None) -> Iterator
     if layout in data_sets:
         yield from data_sets[layout](path, model or ModelName())
     elif model is not None and model.name is not None:
-        raise BadInput(f"layout {layout} takes no --model; a log names its models in the column model")
+        raise BadInput(f"layout {layout} does not take --model; a log has its models in the column model")
     elif layout == "table":
         yield from _table(path)
     elif path.is_file():
@@ -128,8 +128,8 @@ def read(path: Path, layout: Layout, model: ModelName | None = None) -> Iterator
 def _table(path: Path) -> Iterator[Item]:
     suffix = path.suffix.lower()
     rows = {".parquet": parquet_rows, ".jsonl": json_lines, ".ndjson": json_lines}.get(suffix, csv_rows)
-    for place, row in rows(path):
+    for source, row in rows(path):
         if isinstance(row, str):
-            yield Item(printable(place), error=row)
+            yield Item(printable(source), error=row)
         else:
-            yield Item(printable(place), row=row, folder=path.parent)
+            yield Item(printable(source), row=row, folder=path.parent)

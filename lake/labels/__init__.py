@@ -1,1 +1,1 @@
-"""Labels that people gave, in labelling tools or in the app."""
+"""Labels from people, in labelling tools or in the app."""

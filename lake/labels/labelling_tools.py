@@ -1,7 +1,7 @@
-"""Labels that people gave in a labelling tool, taken into the lake: each finished annotation once, as a person's word.
+"""Imports labels from a labelling tool: each finished annotation once, with origin `human`.
 
-An annotation that was changed since and exported again is a new statement, and the later one counts. Nothing here
-draws or shows; what the tool's files look like is `lake/formats/label_studio.py`'s.
+An annotation that was changed and exported again is a new label event; the later one counts. The tool's file format is
+in `lake/formats/label_studio.py`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class LabelImportReport:
-    """`labels_new`: statements taken; `labels_known`: those the lake has from before; `rejected`: tasks and
-    annotations that were not taken, with their place in the file and the reason.
+    """`labels_new`: label events that were added; `labels_known`: those the lake had already; `images`: how many images
+    they are for; `rejected`: tasks and annotations that were not imported, with their position and the reason.
     """
 
     labels_new: int = 0
@@ -40,36 +40,36 @@ class LabelImportReport:
 
 
 def import_annotations(lake: Lake, path: str | Path) -> LabelImportReport:
-    """Takes the finished annotations of a Label Studio export (JSON) into the table labels, origin `human`.
+    """Imports the finished annotations of a Label Studio export (JSON) into the table labels, origin `human`.
 
-    The same file again adds nothing. What cannot be taken is reported and changes nothing for the others. Raises
-    BadInput when the file is no such export, or when nothing in it can be taken.
+    The same file again adds nothing. Annotations that cannot be imported are reported and do not affect the others.
+    Raises BadInput if the file is not such an export, or if no annotation can be imported.
     """
     report = LabelImportReport()
-    found: list[FinishedAnnotation] = []
-    for one in label_studio.read(Path(path)):
-        if isinstance(one, RejectedAnnotation):
-            _reject(report, one.source, one.reason)
+    finished: list[FinishedAnnotation] = []
+    for annotation in label_studio.read(Path(path)):
+        if isinstance(annotation, RejectedAnnotation):
+            _reject(report, annotation.source, annotation.reason)
         else:
-            found.append(one)
-    sizes = _sizes(lake, sorted({one.image_id for one in found}))
+            finished.append(annotation)
+    sizes = _sizes(lake, sorted({annotation.image_id for annotation in finished}))
     rows: dict[str, dict[str, Any]] = {}
-    taken = 0
-    for one in found:
-        if one.image_id not in sizes:
-            _reject(report, one.source, f"the lake has no image {one.image_id}")
+    accepted = 0
+    for annotation in finished:
+        if annotation.image_id not in sizes:
+            _reject(report, annotation.source, f"the lake has no image {annotation.image_id}")
             continue
         try:
-            truths = one.ground_truths(*sizes[one.image_id])
+            truths = annotation.ground_truths(*sizes[annotation.image_id])
         except BadInput as error:
-            _reject(report, one.source, str(error))
+            _reject(report, annotation.source, str(error))
             continue
-        taken += 1
-        for row in (_row(one, truth) for truth in truths):
+        accepted += 1
+        for row in (_row(annotation, truth) for truth in truths):
             rows[row["event_id"]] = row
-    if not taken:
+    if not accepted:
         first = f": {report.rejected[0]['source']}: {report.rejected[0]['reason']}" if report.rejected else ""
-        raise BadInput(f"{path} has no finished annotation that can be taken{first}")
+        raise BadInput(f"{path} has no finished annotation that can be imported{first}")
     report.images = len({row["image_id"] for row in rows.values()})
     report.labels_new = lake.insert("labels", pa.Table.from_pylist([*rows.values()], schema=schema.LABELS.arrow()))
     report.labels_known = len(rows) - report.labels_new
@@ -78,27 +78,29 @@ def import_annotations(lake: Lake, path: str | Path) -> LabelImportReport:
 
 
 def _sizes(lake: Lake, names: list[str]) -> dict[str, tuple[int, int]]:
-    """Width and height of the images that the lake has, erased ones left out."""
+    """Width and height of those images that the lake has, without erased ones."""
     rows = lake.look_up("images", ["image_id", "width", "height"], "image_id", names).to_pylist()
-    gone = lake.erased(names)
-    return {row["image_id"]: (row["width"], row["height"]) for row in rows if row["image_id"] not in gone}
+    erased = lake.erased(names)
+    return {row["image_id"]: (row["width"], row["height"]) for row in rows if row["image_id"] not in erased}
 
 
-def _row(one: FinishedAnnotation, truth: GroundTruth) -> dict[str, Any]:
-    # The time is part of the id: A, then B, then A again are three statements, and the last one counts.
-    said = json.dumps([truth.task, truth.label, truth.boxes, truth.masks, one.id, str(one.at)], sort_keys=True)
+def _row(annotation: FinishedAnnotation, truth: GroundTruth) -> dict[str, Any]:
+    # The time is part of the id: A, then B, then A again are three label events, and the last one counts.
+    content = json.dumps(
+        [truth.task, truth.label, truth.boxes, truth.masks, annotation.id, str(annotation.at)], sort_keys=True
+    )
     return {
-        "event_id": ids.label_event_id(one.image_id, said, "label-studio"),
-        "image_id": one.image_id,
-        "timestamp": one.at or store.now(),
+        "event_id": ids.label_event_id(annotation.image_id, content, "label-studio"),
+        "image_id": annotation.image_id,
+        "timestamp": annotation.at or store.now(),
         "task": truth.task,
         "label": truth.label,
         "boxes": truth.boxes,
         "masks": truth.masks,
         "origin": "human",
-        "annotator": one.annotator,
+        "annotator": annotation.annotator,
     }
 
 
-def _reject(report: LabelImportReport, place: str, reason: str) -> None:
-    report.rejected.append({"source": place, "reason": reason})
+def _reject(report: LabelImportReport, source: str, reason: str) -> None:
+    report.rejected.append({"source": source, "reason": reason})

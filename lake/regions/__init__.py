@@ -1,1 +1,1 @@
-"""Boxes, masks and polygons: conversions, sizes and overlaps."""
+"""Boxes, masks and polygons: conversions, sizes, overlaps and matching."""

@@ -31,7 +31,7 @@ def encode(mask: np.ndarray) -> str:
 
 
 def decode(counts: str, height: int, width: int) -> np.ndarray:
-    """The boolean (height, width) mask. Raises BadInput when the counts do not cover it exactly."""
+    """The boolean (height, width) mask. Raises BadInput if the counts do not cover it exactly."""
     import numpy as np
 
     runs = decompress(counts)
@@ -56,7 +56,7 @@ def compress(runs: Sequence[int]) -> str:
 
 
 def decompress(counts: str) -> list[int]:
-    """COCO's ASCII form to run lengths. Raises BadInput when it is not that."""
+    """COCO's ASCII form to run lengths. Raises BadInput if it is not valid."""
     runs: list[int] = []
     i = 0
     while i < len(counts):
@@ -66,7 +66,7 @@ def decompress(counts: str) -> list[int]:
                 raise BadInput("RLE counts end in the middle of a number")
             group = ord(counts[i]) - 48
             if not 0 <= group < 64:
-                raise BadInput(f"RLE counts hold the character {counts[i]!r}")
+                raise BadInput(f"RLE counts have the invalid character {counts[i]!r}")
             i += 1
             x |= (group & 0x1F) << shift
             shift += 5
@@ -75,13 +75,13 @@ def decompress(counts: str) -> list[int]:
                     x |= -1 << shift
                 break
             if shift > 60:
-                raise BadInput("RLE counts hold a number that is too long")
+                raise BadInput("RLE counts have a number that is too long")
         runs.append(x + runs[-2] if len(runs) > 2 else x)
     return runs
 
 
 def check(runs: Sequence[int], height: int, width: int) -> None:
-    """Raises BadInput unless the runs are natural numbers that add up to height x width."""
+    """Raises BadInput unless the runs are not negative and add up to height x width."""
     if any(run < 0 for run in runs) or sum(runs) != height * width:
         raise BadInput(f"RLE counts do not add up to {height} x {width} pixels")
 
@@ -103,7 +103,7 @@ def from_png(data: bytes) -> tuple[str, int, int, float | None]:
 
     image = open_image(data)
     if image.mode not in ("1", "L", "P"):
-        raise UnreadableImage(f"a mask is a grey or black-and-white PNG, this is {image.mode}")
+        raise UnreadableImage(f"a mask must be a grey or black-and-white PNG, this one is {image.mode}")
     try:
         values = np.asarray(image.convert("L") if image.mode == "1" else image)
     except Exception as error:  # Pillow's decoders raise many kinds for broken files
@@ -112,7 +112,7 @@ def from_png(data: bytes) -> tuple[str, int, int, float | None]:
     if present <= {0, 1} or present <= {0, 255}:
         return encode(values > 0), values.shape[0], values.shape[1], None
     if image.mode == "P" or max(present) < 32:
-        raise UnreadableImage("this looks like a map of class numbers; give one mask an instance")
+        raise UnreadableImage("this looks like a map of class numbers; give one mask per instance")
     mask = values >= 128
     score = float(values[mask].mean() / 255.0) if mask.any() else 0.0
     return encode(mask), values.shape[0], values.shape[1], score

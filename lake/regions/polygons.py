@@ -2,8 +2,8 @@
 
 `fill` gives pycocotools' pixels exactly (github.com/cocodataset/cocoapi, common/maskApi.c, rleFrPoly): the boundary is
 followed at five times the resolution, and every crossing of a column's centre toggles the rest of that column.
-`outline` is its inverse on whole pixels: one closed line through the corners of all parts and holes, joined by bridges
-that are walked there and back, so that they enclose nothing.
+`outline` is its inverse on whole pixels: one closed line through the corners of all parts and holes. Bridges join them;
+each is walked in both directions, so that it encloses nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lake.errors import BadInput
 from lake.regions import masks
 
 _SCALE = 5
-# Points on a boundary: 200 MB while one polygon is filled.
+# Points on a boundary: 200 MB of memory while a polygon is filled.
 _MOST_POINTS = 5_000_000
 
 Point = tuple[float, float]
@@ -38,12 +38,12 @@ def _runs(polygon: Sequence[float], height: int, width: int) -> list[int]:
     try:
         points = np.asarray(polygon, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadInput("a polygon is a list of numbers x, y, x, y, ...") from error
+        raise BadInput("a polygon must be a list of numbers x, y, x, y, ...") from error
     if points.ndim != 1 or len(points) < 6 or len(points) % 2:
-        raise BadInput(f"a polygon is at least three points x, y; this has {points.size} numbers")
+        raise BadInput(f"a polygon needs at least three points x, y; this one has {points.size} numbers")
     reach = 2.0 * max(height, width) + 64
     if not (np.abs(points) <= reach).all():
-        raise BadInput("a polygon's point lies farther outside than the picture is large")
+        raise BadInput("a polygon's point is farther outside than the size of the image")
     corner = np.trunc(points.reshape(-1, 2) * _SCALE + 0.5).astype(np.int64)
     ends = np.roll(corner, -1, axis=0)
     steps = np.abs(ends - corner).max(axis=1)
@@ -81,11 +81,11 @@ def _runs(polygon: Sequence[float], height: int, width: int) -> list[int]:
 
 
 def outline(mask: np.ndarray) -> list[Point]:
-    """One closed line of pixel corners (x, y) around everything in a boolean (height, width) mask; [] of none."""
+    """One closed line of pixel corners (x, y) around all of a boolean (height, width) mask; [] if it is empty."""
     rings = _rings(np.asarray(mask, bool))
     if not rings:
         return []
-    # Rings hang on the first point of all, each by a bridge there and back.
+    # A bridge in both directions joins each ring to the first point.
     line = list(rings[0])
     for ring in rings[1:]:
         line += [rings[0][0], *ring, ring[0]]
@@ -93,7 +93,7 @@ def outline(mask: np.ndarray) -> list[Point]:
 
 
 def _rings(mask: np.ndarray) -> list[list[Point]]:
-    """The closed lines between in and out, corners only: the mask lies to the right of each step."""
+    """The closed lines between inside and outside, corners only; the mask is to the right of each step."""
     padded = np.pad(mask, 1).astype(np.int8)
     # after[corner]: where the steps that begin at a corner lead.
     after: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -107,16 +107,16 @@ def _rings(mask: np.ndarray) -> list[list[Point]]:
         after.setdefault(a, []).append(b)
     rings: list[list[Point]] = []
     while after:
-        here = first = next(iter(after))
+        point = first = next(iter(after))
         steps: list[tuple[int, int]] = []
         while True:
-            ways = after[here]
-            there = ways.pop()
-            if not ways:
-                del after[here]
-            steps.append(here)
-            here = there
-            if here == first:
+            targets = after[point]
+            target = targets.pop()
+            if not targets:
+                del after[point]
+            steps.append(point)
+            point = target
+            if point == first:
                 break
         rings.append([p for p, before, behind in _triples(steps) if not _straight(before, p, behind)])
     return rings

@@ -1,6 +1,6 @@
-"""Sizes of objects as COCO counts them: small below 32 x 32 pixels of area, large from 96 x 96 on, medium between.
+"""Sizes of objects as COCO defines them: small below 32 x 32 pixels of area, large from 96 x 96, else medium.
 
-https://cocodataset.org/#detection-eval. Areas of masks are read from their run lengths, a column at a time.
+https://cocodataset.org/#detection-eval. Areas of masks are computed from their run lengths, for a whole column at once.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ SMALL_BELOW, LARGE_FROM = 32**2, 96**2
 
 
 def bucket_sql(area: str) -> str:
-    """The SQL expression that names the size of an area in pixels."""
+    """The SQL expression for the size (small, medium, large) of an area in pixels."""
     return f"CASE WHEN {area} < {SMALL_BELOW} THEN 'small' WHEN {area} < {LARGE_FROM} THEN 'medium' ELSE 'large' END"
 
 
 def bucket(areas: np.ndarray) -> np.ndarray:
-    """0 (small), 1 (medium) or 2 (large) of areas in pixels; any shape."""
-    found: np.ndarray = np.searchsorted([SMALL_BELOW, LARGE_FROM], areas, side="right")
-    return found
+    """0 (small), 1 (medium) or 2 (large) for areas in pixels, any shape."""
+    buckets: np.ndarray = np.searchsorted([SMALL_BELOW, LARGE_FROM], areas, side="right")
+    return buckets
 
 
 def mask_areas(counts: pa.Array) -> np.ndarray:
     """Areas in pixels, int64 (n,), of masks as compressed COCO RLE (see `lake/regions/masks.py`), text without nulls.
 
-    The text is taken as sound: it was checked when it was ingested.
+    The text is not checked again: ingest has checked it.
     """
     n = len(counts)
-    texts: list[bytes] = [one.encode() for one in counts.to_pylist()]
+    texts: list[bytes] = [text.encode() for text in counts.to_pylist()]
     characters = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
     if not len(characters):
         return np.zeros(n, np.int64)
@@ -46,23 +46,23 @@ def mask_areas(counts: pa.Array) -> np.ndarray:
     values = np.add.reduceat((characters & 0x1F) << (5 * digit), first)
     end = np.flatnonzero(last)
     values -= np.where(characters[end] & 0x10, 1 << (5 * (digit[end] + 1)), 0)  # negative ones
-    ends = np.cumsum([len(one) for one in texts])
+    ends = np.cumsum([len(text) for text in texts])
     mask: np.ndarray = np.asarray(np.searchsorted(ends, first, side="right"))
     start: np.ndarray = np.asarray(np.searchsorted(first, np.r_[0, ends[:-1]], side="left"))
-    place = np.arange(len(values)) - start[mask]
+    position = np.arange(len(values)) - start[mask]
     # Runs of the mask itself are every second one, each stored as the difference to the one before it: its value
     # counts once for itself and once for every such run after it.
-    odd = place % 2 == 1
+    odd = position % 2 == 1
     runs = np.bincount(mask[odd], minlength=n)
-    weight = runs[mask[odd]] - place[odd] // 2
+    weight = runs[mask[odd]] - position[odd] // 2
     return np.bincount(mask[odd], values[odd] * weight, minlength=n).astype(np.int64)
 
 
 def of_masks(lake: Lake) -> pa.Table:
-    """prediction_id, sizes (distinct, list of text) and areas (list of int64) of each answer with masks."""
+    """prediction_id, sizes (distinct, list of text) and areas (list of int64) of each prediction with masks."""
     import pyarrow as pa
 
-    found: list[pa.Table] = []
+    tables: list[pa.Table] = []
     batches = lake.dataset("predictions").to_batches(columns=["prediction_id", "masks"], filter="masks is not null")
     for batch in batches:
         masks = batch["masks"]
@@ -72,7 +72,7 @@ def of_masks(lake: Lake) -> pa.Table:
         ends = np.cumsum(lengths).tolist()
         parts = [names[end - length : end] for end, length in zip(ends, lengths.tolist(), strict=True)]
         offsets = pa.array(np.r_[0, ends], pa.int32())
-        found.append(
+        tables.append(
             pa.table(
                 {
                     "prediction_id": batch["prediction_id"],
@@ -82,4 +82,4 @@ def of_masks(lake: Lake) -> pa.Table:
             )
         )
     kinds = [("prediction_id", pa.string()), ("sizes", pa.list_(pa.string())), ("areas", pa.list_(pa.int64()))]
-    return pa.concat_tables(found) if found else pa.schema(kinds).empty_table()
+    return pa.concat_tables(tables) if tables else pa.schema(kinds).empty_table()

@@ -55,8 +55,8 @@ def _numbers(totals: queries.Row, scores: Performance) -> Block:
             ),
             _rate(
                 "Majority-class baseline",
-                scores.commoner,
-                f"Accuracy of always predicting “{scores.commoner_class}”. A useful model is better",
+                scores.majority_baseline,
+                f"Accuracy of always predicting “{scores.majority_class}”. A useful model is better",
             ),
         ]
     elif totals["answers"]:

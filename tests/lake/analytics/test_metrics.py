@@ -131,7 +131,7 @@ def test_two_models_on_the_same_images(judged: Lake) -> None:
     late = MONDAY + dt.timedelta(days=90)
     add(judged, [{"image_id": image(1), "model_version": "1", "label": "b", "timestamp": late}])
     assert metrics.compare(judged, "m 1", "m 2").repaired == [image(3)]
-    for pair, words in ((("m 1", "m"), "the same model"), (("m 1", "m 9"), "no answer is by a model 'm 9'")):
+    for pair, words in ((("m 1", "m"), "the same model"), (("m 1", "m 9"), "no predictions of a model 'm 9'")):
         with pytest.raises(BadInput, match=words):
             metrics.compare(judged, *pair)
 

@@ -55,7 +55,7 @@ def test_balanced_accuracy_counts_every_class_alike() -> None:
     judged = performance({("good", "good"): 90, ("bad", "bad"): 2, ("bad", "good"): 8})
     assert judged.accuracy.value == 0.92
     assert judged.balanced_accuracy.value == 0.6
-    assert (judged.commoner_class, judged.commoner.value) == ("good", 0.9)
+    assert (judged.majority_class, judged.majority_baseline.value) == ("good", 0.9)
 
 
 def test_one_class_balances_to_its_own_recall() -> None:

@@ -186,7 +186,7 @@ def test_another_answer_under_a_known_id_is_rejected_aloud(lk: Lake, tmp_path: P
     report = run(lk, path)
     assert counts(report) == (1, 2, 1, 1, 0, 1)
     assert report.rejected[0]["source"] == f"{path}:2"
-    assert "another answer is stored under the same id" in report.rejected[0]["reason"]
+    assert "another prediction is stored under the id" in report.rejected[0]["reason"]
     assert counts(run(lk, path)) == (0, 3, 0, 2, 0, 1)
 
 
@@ -218,7 +218,7 @@ def test_bad_rows_change_nothing_for_the_others(make_lake: MakeLake, tmp_path: P
             "not an image",
             "not a regular file",
             "between 0 and 1",
-            "no path",
+            "not a path",
             "regular",
             "64 bits",
         ],

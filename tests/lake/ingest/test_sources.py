@@ -61,7 +61,7 @@ def test_a_single_image_is_a_folder_of_one(tmp_path: Path) -> None:
         ("notes.txt", "auto", "neither a folder, an image, nor"),
         (".", "table", "is a folder; layout table needs"),
         ("a.jpg", "imagefolder", "neither"),
-        ("a.jpg", "pile", "layout 'pile' is none of auto, folder, imagefolder, table"),
+        ("a.jpg", "pile", "layout 'pile' is not one of auto, folder, imagefolder, table"),
     ],
 )
 def test_a_path_that_cannot_be_that_layout_is_refused(tmp_path: Path, name: str, layout, reason: str) -> None:

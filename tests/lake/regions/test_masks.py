@@ -100,7 +100,7 @@ def test_a_map_that_is_nowhere_probable_is_an_empty_mask() -> None:
     ("data", "reason"),
     [
         (grey([[0, 1, 2, 3]]), "map of class numbers"),
-        (encoded(Image.new("RGB", (3, 2))), "this is RGB"),
+        (encoded(Image.new("RGB", (3, 2))), "this one is RGB"),
         (b"not a png", "not an image"),
         (encoded(Image.effect_noise((30, 30), 50))[:400], "truncated"),
     ],

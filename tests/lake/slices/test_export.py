@@ -122,7 +122,7 @@ def test_stopped_and_gone_on_with(
         with pytest.raises(KeyboardInterrupt):
             export.export(lk, made, out, format, progress=count)
         if format != "list":
-            with pytest.raises(BadInput, match="was not finished"):
+            with pytest.raises(BadInput, match="unfinished export"):
                 ingest.ingest(lk, out)
         spoilt = next((p for p in sorted(out.rglob("*")) if p.suffix in (".png", ".jpg", ".tar")), None)
         if spoilt is not None:
