@@ -14,38 +14,38 @@ from fastapi import FastAPI
 
 from lake.version import VERSION
 from search_app.api import bodies
-from search_app.api.metrics import Measured, Metrics
+from search_app.api.metrics import MeasuredApp, Metrics
 from search_app.api.openapi import describe
-from search_app.api.problems import answer_errors_as_problems
+from search_app.api.problems import add_error_handlers
 from search_app.api.routes import batch, events, exports, maps, models, pictures, reads, search
 from search_app.api.routes import sql as questions
 from search_app.api.routes.predictions import Predictions
 from search_app.api.service import Service
 from search_app.backend import query_images
-from search_app.backend.model_server import Answerers
+from search_app.backend.model_server import ModelServer
 from search_app.security.uploads import Uploads
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from lake.open_lake import OpenLake
-    from search_app.server.live_ingest import Intake
+    from search_app.server.live_ingest import LiveIngest
 
 
 class Api:
     """The API. Without an intake it only reads. Its life is an ASGI lifespan, or `lifespan` where another has that."""
 
-    def __init__(self, lake: OpenLake, intake: Intake | None = None, fetch: events.Fetch | None = None) -> None:
+    def __init__(self, lake: OpenLake, intake: LiveIngest | None = None, fetch: events.Fetch | None = None) -> None:
         spool = intake.spool if intake else None
         self.service = Service(lake, spool, intake.limits if intake else None)
         self.metrics = Metrics(spool)
         self._intake = intake
         self._uploads = Uploads()
         self._arrow = batch.ArrowReader()
-        self._answerers = Answerers(lake)
+        self._answerers = ModelServer(lake)
         self.sql = questions.Sql(self.service)
         self._api = self._routes(fetch)
-        self._app = Measured(Predictions(self._api, self.service), self.metrics)
+        self._app = MeasuredApp(Predictions(self._api, self.service), self.metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -80,7 +80,7 @@ class Api:
             openapi_url="/v1/openapi.json",
             lifespan=self.lifespan,
         )
-        answer_errors_as_problems(api)
+        add_error_handlers(api)
         service = self.service
         api.include_router(events.routes(service, self._arrow, fetch))
         api.include_router(search.routes(service, self._uploads))

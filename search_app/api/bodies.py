@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from search_app.api.admission import Admission
-from search_app.api.problems import ClientGone, Refusal
+from search_app.api.problems import ClientGone, Problem
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
@@ -46,13 +46,13 @@ def media_type(scope: Scope) -> str:
 
 
 def idempotency_key(scope: Scope) -> str | None:
-    """The key, told apart from other callers' equal keys by who they are. Raises Refusal when it is malformed."""
+    """The key, told apart from other callers' equal keys by who they are. Raises Problem when it is malformed."""
     given = header(scope, b"idempotency-key")
     if given is None:
         return None
     if not _KEY.match(given):
         detail = f"an Idempotency-Key has 1 to {KEY_CHARACTERS} ASCII characters without spaces, not {given!r:.80}"
-        raise Refusal(400, "bad_key", detail)
+        raise Problem(400, "bad_key", detail)
     return f"{key_id(scope) or ''} {given.decode('latin-1')}"
 
 
@@ -69,16 +69,16 @@ def declared_length(scope: Scope) -> int | None:
 
 
 async def read(scope: Scope, receive: Receive, limit: int, admission: Admission, events: int = 1) -> bytes:
-    """The whole body. Raises Refusal when it is too large or not admitted (before reading it), ClientGone.
+    """The whole body. Raises Problem when it is too large or not admitted (before reading it), ClientGone.
 
     It counts as in flight until `release`.
     """
     declared = declared_length(scope)
     if declared is not None and declared > limit:
         raise too_large(limit)
-    refusal = admission.refusal(declared or 0) or admission.over_rate(events)
-    if refusal is not None:
-        raise refusal
+    problem = admission.problem(declared or 0) or admission.over_rate(events)
+    if problem is not None:
+        raise problem
     return await _received(scope, receive, limit, admission)
 
 
@@ -87,9 +87,9 @@ async def read_question(scope: Scope, receive: Receive, limit: int, admission: A
     declared = declared_length(scope)
     if declared is not None and declared > limit:
         raise too_large(limit)
-    refusal = admission.too_much(declared or 0)
-    if refusal is not None:
-        raise refusal
+    problem = admission.too_much(declared or 0)
+    if problem is not None:
+        raise problem
     return await _received(scope, receive, limit, admission)
 
 
@@ -107,9 +107,9 @@ async def _received(scope: Scope, receive: Receive, limit: int, admission: Admis
         if length > limit:
             raise too_large(limit)
         if length > held:  # a body that comes in chunks says nothing of its length before
-            refusal = admission.too_much(length - held, own=held)
-            if refusal is not None:
-                raise refusal
+            problem = admission.too_much(length - held, own=held)
+            if problem is not None:
+                raise problem
             _hold(scope, admission, length - held)
             held = length
         if part:
@@ -145,18 +145,18 @@ def digest(*parts: bytes) -> bytes:
     return found.digest()
 
 
-def too_large(limit: int, what: str = "the body") -> Refusal:
-    return Refusal(413, "too_large", f"{what} may have {limit >> 20} MiB at most")
+def too_large(limit: int, what: str = "the body") -> Problem:
+    return Problem(413, "too_large", f"{what} may have {limit >> 20} MiB at most")
 
 
 def json_object(data: bytes, what: str) -> dict[str, Any]:
-    """The JSON object these bytes are. Raises Refusal saying why they are none."""
+    """The JSON object these bytes are. Raises Problem saying why they are none."""
     if data.count(b"{") + data.count(b"[") > MOST_CONTAINERS:
-        raise Refusal(422, "too_complex", f"{what} has more than {MOST_CONTAINERS:,} objects and lists")
+        raise Problem(422, "too_complex", f"{what} has more than {MOST_CONTAINERS:,} objects and lists")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers too long to read
-        raise Refusal(422, "not_json", f"{what} is not JSON: {str(error)[:200]}") from error
+        raise Problem(422, "not_json", f"{what} is not JSON: {str(error)[:200]}") from error
     if not isinstance(found, dict):
-        raise Refusal(422, "not_json", f"{what} is JSON, but not an object")
+        raise Problem(422, "not_json", f"{what} is JSON, but not an object")
     return found

@@ -107,7 +107,7 @@ class Metrics:
         self.committed.inc(events)
 
 
-class Measured:
+class MeasuredApp:
     """ASGI middleware: counts and times what is answered. Routes are named by their pattern, never by an id."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from search_app.api.routes import batch, exports, models, predictions
-from search_app.api.routes.search import Query
-from search_app.api.routes.sql import Question, Saving
+from search_app.api.routes.search import SearchRequest
+from search_app.api.routes.sql import SavedQueryRequest, SqlRequest
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -211,8 +211,8 @@ def _complete(schema: dict[str, Any]) -> None:
         "/v1/images": {**_IMAGE, "application/json": {"schema": url}},
         "/v1/feedback": {"application/json": {"schema": _FEEDBACK}},
         "/v1/queries": _IMAGE,
-        "/v1/search": {"application/json": {"schema": Query.model_json_schema()}},
-        "/v1/sql": {"application/json": {"schema": Question.model_json_schema()}},
+        "/v1/search": {"application/json": {"schema": SearchRequest.model_json_schema()}},
+        "/v1/sql": {"application/json": {"schema": SqlRequest.model_json_schema()}},
         models.PATH: {
             **_IMAGE,
             "application/json": {
@@ -239,7 +239,10 @@ def _complete(schema: dict[str, Any]) -> None:
     paths["/v1/sql"]["post"]["responses"]["200"]["content"][batch.ARROW] = {"schema": _BYTES}
     paths[models.PATH]["post"]["responses"] = {"200": _answer("the answer, which is stored nowhere", _SAID)}
     saving = paths["/v1/saved-queries/{name}"]["put"]
-    saving["requestBody"] = {"required": True, "content": {"application/json": {"schema": Saving.model_json_schema()}}}
+    saving["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": SavedQueryRequest.model_json_schema()}},
+    }
     saving["responses"] = {"200": _answer("as it is saved now", {"type": "object"})}
     for path, methods in paths.items():
         for method, operation in methods.items():

@@ -34,7 +34,7 @@ class ClientGone(Exception):
     """The client hung up before it had sent its body: there is nobody to answer."""
 
 
-class Refusal(Exception):
+class Problem(Exception):
     """A request is answered with this. `reason` is for machines, one word that never changes; `detail` for people."""
 
     def __init__(self, status: int, reason: str, detail: str, retry_after: int | None = None) -> None:
@@ -62,10 +62,10 @@ class Refusal(Exception):
 
     async def send(self, send: Send) -> None:
         """Answers where there is no framework around."""
-        await answer(send, self.status, self.body(), MEDIA_TYPE, self.headers())
+        await send_response(send, self.status, self.body(), MEDIA_TYPE, self.headers())
 
 
-async def answer(
+async def send_response(
     send: Send,
     status: int,
     body: bytes,
@@ -80,41 +80,41 @@ async def answer(
     await send({"type": "http.response.body", "body": body})
 
 
-def refusal_of(error: BaseException) -> Refusal | None:
-    """The refusal an error stands for; None for one that is our own fault."""
+def problem_of(error: BaseException) -> Problem | None:
+    """The problem an error stands for; None for one that is our own fault."""
     match error:
-        case Refusal():
+        case Problem():
             return error
         case UnreadableImage():
-            return Refusal(422, "unreadable_image", str(error))
+            return Problem(422, "unreadable_image", str(error))
         case UrlRefused():
-            return Refusal(422, f"url_{error.reason}", str(error))
+            return Problem(422, f"url_{error.reason}", str(error))
         case BadInput():
-            return Refusal(422, "invalid", str(error))
+            return Problem(422, "invalid", str(error))
         case RecursionError():
-            return Refusal(422, "too_complex", "the request is nested too deeply")
+            return Problem(422, "too_complex", "the request is nested too deeply")
         case QueryStopped():
             status = {"busy": 429, "cancelled": 409}.get(error.reason, 422)
-            return Refusal(status, error.reason, str(error), 1 if status == 429 else None)
+            return Problem(status, error.reason, str(error), 1 if status == 429 else None)
         case LakeloopError():
-            return Refusal(503, "unavailable", str(error), RETRY_SECONDS)
+            return Problem(503, "unavailable", str(error), RETRY_SECONDS)
         case sqlite3.OperationalError() if "full" in str(error):
             return disk_full()
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return disk_full()
         case sqlite3.Error() | OSError():
-            return Refusal(503, "unavailable", f"the spool could not store it ({error}); try again", RETRY_SECONDS)
+            return Problem(503, "unavailable", f"the spool could not store it ({error}); try again", RETRY_SECONDS)
     return None
 
 
-def disk_full() -> Refusal:
-    return Refusal(507, "disk_full", "the disk is full; nothing of this request was stored", 30)
+def disk_full() -> Problem:
+    return Problem(507, "disk_full", "the disk is full; nothing of this request was stored", 30)
 
 
-def answer_errors_as_problems(api: FastAPI) -> None:
+def add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(StarletteHTTPException)
     async def http_error(request: Request, error: StarletteHTTPException) -> Response:
-        response = Refusal(error.status_code, _word(error.status_code), str(error.detail)).response()
+        response = Problem(error.status_code, _word(error.status_code), str(error.detail)).response()
         response.headers.update(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             response.headers["Allow"] = ", ".join(sorted(_methods(request)))
@@ -123,13 +123,13 @@ def answer_errors_as_problems(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return Refusal(422, "invalid", f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}").response()
+        return Problem(422, "invalid", f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}").response()
 
     @api.exception_handler(ClientGone)
     async def gone(request: Request, error: ClientGone) -> Response:
         return Response(status_code=HUNG_UP)  # to nobody
 
-    for kind in (Refusal, LakeloopError, sqlite3.Error, OSError, RecursionError):
+    for kind in (Problem, LakeloopError, sqlite3.Error, OSError, RecursionError):
         api.add_exception_handler(kind, _known_error)
 
 
@@ -143,10 +143,10 @@ def _methods(request: Request) -> set[str]:
 
 
 async def _known_error(request: Request, error: Exception) -> Response:
-    refusal = refusal_of(error)
-    assert refusal is not None
-    request.scope[REFUSED] = [refusal.reason]
-    return refusal.response()
+    problem = problem_of(error)
+    assert problem is not None
+    request.scope[REFUSED] = [problem.reason]
+    return problem.response()
 
 
 def _word(status: int) -> str:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from lake.errors import CouldNot
 from lake.spool.committer import Entry, RepeatedKey
-from search_app.api.admission import Admission, Limits
-from search_app.api.problems import Refusal
+from search_app.api.admission import Admission, IngestLimits
+from search_app.api.problems import Problem
 
 if TYPE_CHECKING:
     from lake.open_lake import OpenLake
@@ -33,10 +33,10 @@ KNOWN_IMAGES = 100_000
 class Service:
     """One lake behind one server. Without a spool it only reads."""
 
-    def __init__(self, lake: OpenLake, spool: Spool | None, limits: Limits | None = None) -> None:
+    def __init__(self, lake: OpenLake, spool: Spool | None, limits: IngestLimits | None = None) -> None:
         self.lake = lake
         self.spool = spool
-        self.admission = Admission(limits or Limits())
+        self.admission = Admission(limits or IngestLimits())
         self.promoted = lake.promoted()
         self.stopping = False
         self._known_images: dict[str, None] = dict.fromkeys(spool.images()) if spool else {}
@@ -66,7 +66,7 @@ class Service:
 
         `facts` is what else the response says, as JSON can hold it. With an Idempotency-Key, facts and outcomes are
         remembered in the same commit, and a repeat of the request (equal `digest`) gets those of the first time.
-        Raises Refusal: 422 for another request under the key, 409 while the first is in flight; and whatever kept the
+        Raises Problem: 422 for another request under the key, 409 while the first is in flight; and whatever kept the
         events from the disk.
         """
         if key is None:
@@ -85,8 +85,8 @@ class Service:
             if receipt.digest == digest:
                 return json.loads(receipt.facts), receipt.outcomes
         elif running == digest:
-            raise Refusal(409, "in_flight", "a request with this Idempotency-Key is being worked on; try again", 1)
-        raise Refusal(422, "other_request", "this Idempotency-Key was used for another request")
+            raise Problem(409, "in_flight", "a request with this Idempotency-Key is being worked on; try again", 1)
+        raise Problem(422, "other_request", "this Idempotency-Key was used for another request")
 
     async def _commit(self, entry: Entry) -> list[Outcome]:
         loop = asyncio.get_running_loop()

@@ -50,7 +50,7 @@ class _Request:
     answer: Future[Prediction] = field(default_factory=Future)
 
 
-class Answerers:
+class ModelServer:
     """The models of one lake. Its thread and processes start with the first request. Safe between threads."""
 
     def __init__(self, lake: Lake) -> None:

@@ -10,7 +10,7 @@ from lake.errors import BadInput
 from search_app.cli.terminal import Add, output, uri
 
 if TYPE_CHECKING:
-    from search_app.server.live_ingest import Settings
+    from search_app.server.live_ingest import IngestSettings
 
 
 def register(add: Add) -> None:
@@ -66,13 +66,13 @@ def _ingest_options(p: argparse.ArgumentParser) -> None:
     g.add_argument("--url-import", action="store_true", help="allow POST /v1/images to fetch public URLs")
 
 
-def _settings(args: argparse.Namespace, uri: str) -> Settings:
+def _settings(args: argparse.Namespace, uri: str) -> IngestSettings:
     from pathlib import Path
 
     from lake.spool.drain import Sampling
     from lake.spool.spool import beside
-    from search_app.api.admission import Limits
-    from search_app.server.live_ingest import Settings
+    from search_app.api.admission import IngestLimits
+    from search_app.server.live_ingest import IngestSettings
 
     spool = Path(args.spool) if args.spool else beside(uri)
     if spool is None:
@@ -85,13 +85,13 @@ def _settings(args: argparse.Namespace, uri: str) -> Settings:
             raise BadInput(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be between 0 and 1")
     if args.max_rate is not None and not args.max_rate > 0:
         raise BadInput(f"--max-rate is {args.max_rate}; it must be more than 0")
-    limits = Limits(
+    limits = IngestLimits(
         rate=args.max_rate,
         spool_bytes=int(args.max_spool_gb * 2**30),
         free_bytes=int(args.min_free_gb * 2**30),
         in_flight_bytes=int(args.max_body_gb * 2**30),
     )
-    return Settings(spool, limits, Sampling(args.keep_share, args.keep_below), embed=args.embed)
+    return IngestSettings(spool, limits, Sampling(args.keep_share, args.keep_below), embed=args.embed)
 
 
 def _quickstart(args: argparse.Namespace) -> int:
@@ -105,11 +105,13 @@ def _quickstart(args: argparse.Namespace) -> int:
     if not args.no_serve:
         from lake.spool.spool import beside
         from search_app.demo.replay import Replay
-        from search_app.server.live_ingest import Settings
+        from search_app.server.live_ingest import IngestSettings
         from search_app.server.server import serve
 
         spool = beside(facts["lake"])
         assert spool is not None, "the demo lake is a folder"
         with Replay(facts["lake"]) as replay:
-            serve(facts["lake"], args.host, args.port, settings=Settings(spool, embed="oldest"), ready=replay.start)
+            serve(
+                facts["lake"], args.host, args.port, settings=IngestSettings(spool, embed="oldest"), ready=replay.start
+            )
     return 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lake.spool.drain import Sampling
 from lake.spool.spool import Spool
 from lake.upkeep import drainer
-from search_app.api.admission import Limits
+from search_app.api.admission import IngestLimits
 from search_app.server.child_processes import Child
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ EMBEDDER_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class IngestSettings:
     """What a server is told about taking events in. `embed` is the order of `lakeloop embed --watch`, or None."""
 
     spool: Path
-    limits: Limits = field(default_factory=Limits)
+    limits: IngestLimits = field(default_factory=IngestLimits)
     sampling: Sampling = field(default_factory=Sampling)
     drain: bool = True
     embed: Order | None = None
 
 
-class Intake:
+class LiveIngest:
     """A spool that is open, and what stands behind it."""
 
-    def __init__(self, uri: str, settings: Settings) -> None:
+    def __init__(self, uri: str, settings: IngestSettings) -> None:
         self.uri = uri
         self.settings = settings
         self.limits = settings.limits

@@ -27,7 +27,7 @@ from search_app.api.app import Api
 from search_app.security.access import OPEN, AccessPolicy, make_access
 from search_app.security.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
 from search_app.security.request_limits import BoundedHeadProtocol
-from search_app.server.live_ingest import Intake, Settings
+from search_app.server.live_ingest import IngestSettings, LiveIngest
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -88,7 +88,7 @@ def serve(
     ui: bool = True,
     allow_hosts: Iterable[str] = (),
     policy: AccessPolicy = OPEN,
-    settings: Settings | None = None,
+    settings: IngestSettings | None = None,
     fetch: Fetch | None = None,
     ready: Callable[[str], None] = lambda url: None,
 ) -> None:
@@ -113,7 +113,7 @@ def serve(
     listener = _listen(host, port)
     shown = host if host not in EVERYWHERE else min(names, default="localhost")
     url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
-    api = Api(opened, Intake(uri, settings) if settings else None, fetch)
+    api = Api(opened, LiveIngest(uri, settings) if settings else None, fetch)
     app = make_server(api, ui=ui, hosts=names, policy=policy)
     config = uvicorn.Config(
         app,

@@ -19,9 +19,9 @@ from lake.ids import image_id
 from lake.spool.drain import DrainReport, drain
 from lake.spool.spool import Spool
 from lake.storage.store import Lake
-from search_app.api.admission import Limits
+from search_app.api.admission import IngestLimits
 from search_app.api.app import Api
-from search_app.server.live_ingest import Intake, Settings
+from search_app.server.live_ingest import IngestSettings, LiveIngest
 from tests import pictures
 
 PROBLEM = "application/problem+json"
@@ -74,9 +74,9 @@ class Door:
 
 
 @contextmanager
-def door(lake: Lake, spool: Path, limits: Limits | None = None) -> Iterator[Door]:
+def door(lake: Lake, spool: Path, limits: IngestLimits | None = None) -> Iterator[Door]:
     """Opens one; the spool outlives it."""
-    intake = Intake(lake.uri, Settings(spool, limits or Limits(), drain=False))
+    intake = LiveIngest(lake.uri, IngestSettings(spool, limits or IngestLimits(), drain=False))
     api = Api(lake, intake)
     with TestClient(api, raise_server_exceptions=False) as client:
         yield Door(client, lake, api, intake.spool)

@@ -17,7 +17,7 @@ from lake.errors import LakeloopError
 from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
 from lake.spool import events
 from search_app.api import bodies
-from search_app.api.problems import Refusal, refusal_of
+from search_app.api.problems import Problem, problem_of
 from search_app.api.routes.predictions import contradiction, named_image, unknown_image, with_image
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ NDJSON = "application/x-ndjson"
 ARROW = "application/vnd.apache.arrow.stream"
 MOST_EVENTS = 1_000
 
-Item = dict[str, Any] | Refusal
+Item = dict[str, Any] | Problem
 
 
 class ArrowReader:
@@ -43,15 +43,15 @@ class ArrowReader:
         self._lock = threading.Lock()
 
     def items(self, body: bytes) -> list[Item]:
-        """The rows of the stream. Raises Refusal when it is none."""
+        """The rows of the stream. Raises Problem when it is none."""
         with self._lock:
             if self._pool is None:
                 self._pool = WorkerPool(f"{__name__}:arrow_rows", 1, memory_bytes=2 * HTTP_MEMORY_BYTES, timeout=20)
             found = self._pool.run(body, MOST_EVENTS)
         if isinstance(found, WorkerDied):
-            raise Refusal(422, "not_arrow", f"the Arrow stream cannot be read: {found.reason}")
+            raise Problem(422, "not_arrow", f"the Arrow stream cannot be read: {found.reason}")
         if isinstance(found, str):
-            raise Refusal(422, "not_arrow", found)
+            raise Problem(422, "not_arrow", found)
         return list(found)
 
     def close(self) -> None:
@@ -94,13 +94,13 @@ def _microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def json_items(body: bytes) -> list[Item]:
-    """The lines of NDJSON; a line that is no JSON object is refused by itself. Raises Refusal for too many."""
+    """The lines of NDJSON; a line that is no JSON object is refused by itself. Raises Problem for too many."""
     # Counted first: a body of nothing but line ends would become a list of many times its size.
     if body.count(b"\n") > 2 * MOST_EVENTS:
-        raise Refusal(413, "too_many", f"more than {MOST_EVENTS:,} events in one batch")
+        raise Problem(413, "too_many", f"more than {MOST_EVENTS:,} events in one batch")
     lines = [line for line in body.split(b"\n") if line.strip()]
     if len(lines) > MOST_EVENTS:
-        raise Refusal(413, "too_many", f"{len(lines):,} events in one batch; {MOST_EVENTS:,} are the most")
+        raise Problem(413, "too_many", f"{len(lines):,} events in one batch; {MOST_EVENTS:,} are the most")
     found: list[Item] = []
     for line in lines:
         try:
@@ -108,10 +108,10 @@ def json_items(body: bytes) -> list[Item]:
             if "image_base64" in given:
                 given["image"] = _decoded(given.pop("image_base64"))
             elif not isinstance(given.get("image", ""), str):
-                raise Refusal(422, "no_image", "image is not text; send the bytes as image_base64")
+                raise Problem(422, "no_image", "image is not text; send the bytes as image_base64")
             found.append(given)
-        except Refusal as refusal:
-            found.append(refusal)
+        except Problem as problem:
+            found.append(problem)
     return found
 
 
@@ -119,15 +119,15 @@ def _decoded(text: Any) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
-        raise Refusal(422, "no_image", f"image_base64 is not Base64: {error}") from error
+        raise Problem(422, "no_image", f"image_base64 is not Base64: {error}") from error
 
 
-def checked(items: Sequence[Item], service: Service, key_id: str | None) -> list[Event | Refusal]:
+def checked(items: Sequence[Item], service: Service, key_id: str | None) -> list[Event | Problem]:
     """Each item as an event or as what is wrong with it; one never harms another."""
-    found: list[Event | Refusal] = []
+    found: list[Event | Problem] = []
     for item in items:
         try:
-            if isinstance(item, Refusal):
+            if isinstance(item, Problem):
                 raise item
             data = item.get("image")
             if isinstance(data, bytes):
@@ -135,28 +135,28 @@ def checked(items: Sequence[Item], service: Service, key_id: str | None) -> list
                 found.append(with_image(rest, data, service, key_id))
             else:
                 found.append(events.prediction(item, service.promoted, named_image(item), None, key_id))
-        except (Refusal, LakeloopError, RecursionError) as error:
-            refusal = refusal_of(error)
-            assert refusal is not None
-            found.append(refusal)
+        except (Problem, LakeloopError, RecursionError) as error:
+            problem = problem_of(error)
+            assert problem is not None
+            found.append(problem)
     return found
 
 
-async def refuse_unknown_images(found: list[Event | Refusal], service: Service) -> None:
+async def refuse_unknown_images(found: list[Event | Problem], service: Service) -> None:
     """An event may name an image that is stored, or one that comes in the same batch."""
-    here = {e.image_id for e in found if not isinstance(e, Refusal) and e.data is not None}
-    named = {e.image_id for e in found if not isinstance(e, Refusal) and e.data is None} - here
+    here = {e.image_id for e in found if not isinstance(e, Problem) and e.data is not None}
+    named = {e.image_id for e in found if not isinstance(e, Problem) and e.data is None} - here
     unknown = await service.unknown_images(sorted(named))
     for index, event in enumerate(found):
-        if not isinstance(event, Refusal) and event.data is None and event.image_id in unknown:
+        if not isinstance(event, Problem) and event.data is None and event.image_id in unknown:
             found[index] = unknown_image(event.image_id)
 
 
-def facts(items: Sequence[Item], checked: Sequence[Event | Refusal]) -> list[dict[str, Any]]:
+def facts(items: Sequence[Item], checked: Sequence[Event | Problem]) -> list[dict[str, Any]]:
     """The response's `items` in the order they came, without the outcomes of those that go to the spool."""
     rows = []
     for index, (item, event) in enumerate(zip(items, checked, strict=True)):
-        if isinstance(event, Refusal):
+        if isinstance(event, Problem):
             own = item.get("prediction_id") if isinstance(item, dict) else None
             rows.append(_refused(index, ids.as_uuid(own) if isinstance(own, str) else None, event))
         else:
@@ -178,12 +178,12 @@ def response(facts: dict[str, Any], outcomes: Sequence[Outcome]) -> tuple[int, b
     return 200, json.dumps({"items": items}, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def _refused(index: int, prediction_id: str | None, refusal: Refusal) -> dict[str, Any]:
+def _refused(index: int, prediction_id: str | None, problem: Problem) -> dict[str, Any]:
     return {
         "index": index,
         "prediction_id": prediction_id,
         "status": "refused",
-        "code": refusal.status,
-        "reason": refusal.reason,
-        "detail": refusal.detail,
+        "code": problem.status,
+        "reason": problem.reason,
+        "detail": problem.detail,
     }

@@ -16,7 +16,7 @@ from lake.images.image_header import read_header
 from lake.spool import events
 from search_app.api import bodies
 from search_app.api.metrics import REFUSED
-from search_app.api.problems import JSON, Refusal
+from search_app.api.problems import JSON, Problem
 from search_app.api.routes import batch
 
 if TYPE_CHECKING:
@@ -38,19 +38,19 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
         scope = request.scope
         kind = bodies.media_type(scope)
         if kind not in (batch.NDJSON, batch.ARROW):
-            raise Refusal(415, "media_type", f"send {batch.NDJSON} or {batch.ARROW}, not {kind or 'no type'!r:.80}")
+            raise Problem(415, "media_type", f"send {batch.NDJSON} or {batch.ARROW}, not {kind or 'no type'!r:.80}")
         key = bodies.idempotency_key(scope)
         body = await bodies.read(scope, request.receive, bodies.BATCH_BYTES, service.admission, events=0)
         items = await run_in_threadpool(batch.json_items if kind == batch.NDJSON else arrow.items, body)
         if not items:
-            raise Refusal(422, "empty", "the batch has no events")
-        refusal = service.admission.over_rate(len(items))
-        if refusal is not None:
-            raise refusal
+            raise Problem(422, "empty", "the batch has no events")
+        problem = service.admission.over_rate(len(items))
+        if problem is not None:
+            raise problem
         checked = await run_in_threadpool(batch.checked, items, service, bodies.key_id(scope))
         await batch.refuse_unknown_images(checked, service)
-        scope[REFUSED] = [event.reason for event in checked if isinstance(event, Refusal)]
-        accepted = [event for event in checked if not isinstance(event, Refusal)]
+        scope[REFUSED] = [event.reason for event in checked if isinstance(event, Problem)]
+        accepted = [event for event in checked if not isinstance(event, Problem)]
         facts = {"items": batch.facts(items, checked)}
         digest = await _digest(key, scope, body)
         return _json(*batch.response(*await service.store(accepted, facts, key, digest)))
@@ -58,7 +58,7 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
     @router.get(batch.PATH, include_in_schema=False)
     def not_a_prediction() -> Response:
         """Without this the word would be taken for the id of an answer."""
-        refused = Refusal(405, "method_not_allowed", f"{batch.PATH} takes POST").response()
+        refused = Problem(405, "method_not_allowed", f"{batch.PATH} takes POST").response()
         refused.headers["Allow"] = "POST"
         return refused
 
@@ -75,12 +75,12 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
             body = await bodies.read(scope, request.receive, bodies.EVENT_BYTES, service.admission)
             source = bodies.json_object(body, "the body").get("url")
             if fetch is None:
-                raise Refusal(403, "url_import_off", "this server fetches nothing: send the image itself as the body")
+                raise Problem(403, "url_import_off", "this server fetches nothing: send the image itself as the body")
             if not isinstance(source, str):
-                raise Refusal(422, "no_url", "url is missing")
+                raise Problem(422, "no_url", "url is missing")
             data = await fetch(source)
         else:
-            raise Refusal(
+            raise Problem(
                 415, "media_type", f"send the image itself with an image/* type, not {kind or 'no type'!r:.80}"
             )
         read_header(data, decode.MAX_MEGAPIXELS_HTTP)
@@ -97,20 +97,20 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
         scope = request.scope
         kind = bodies.media_type(scope)
         if kind != "application/json":
-            raise Refusal(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
+            raise Problem(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
         key = bodies.idempotency_key(scope)
         body = await bodies.read(scope, request.receive, bodies.EVENT_BYTES, service.admission)
         given = bodies.json_object(body, "the feedback")
         about = events.prediction_id(given)
         image = await asyncio.to_thread(service.image_of, about)
         if image is None:
-            raise Refusal(404, "unknown_prediction", f"no answer {about} is stored")
+            raise Problem(404, "unknown_prediction", f"no answer {about} is stored")
         event = events.feedback(given, {about: image}, bodies.key_id(scope))
 
         digest = await _digest(key, scope, body)
         facts, outcomes = await service.store([event], {"event_id": event.event_id}, key, digest)
         if outcomes[0] == "contradiction":
-            raise Refusal(422, "contradiction", f"another verdict is stored under the id {facts['event_id']}")
+            raise Problem(422, "contradiction", f"another verdict is stored under the id {facts['event_id']}")
         return _single(facts, outcomes[0])
 
     return router

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from search_app.api.problems import Refusal
+from search_app.api.problems import Problem
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -30,10 +30,10 @@ def routes(service: Service) -> APIRouter:
         Images come in the order of their ids. The ETag changes when new images are placed.
         """
         if not _ID.fullmatch(map_id):
-            raise Refusal(422, "bad_id", f"a map's id is 8 hexadecimal digits in lower case, not {map_id[:80]!r}")
+            raise Problem(422, "bad_id", f"a map's id is 8 hexadecimal digits in lower case, not {map_id[:80]!r}")
         found = points(service.lake, map_id)
         if not len(found.places):
-            raise Refusal(404, "unknown_map", f"no map {map_id}")
+            raise Problem(404, "unknown_map", f"no map {map_id}")
         # What is private to a login must not stay in a shared cache; the browser's own asks again and gets a 304.
         headers = {"Cache-Control": "private, no-cache", "ETag": f'"{found.tag}"', "X-Content-Type-Options": "nosniff"}
         if f'"{found.tag}"' in request.headers.get("if-none-match", ""):

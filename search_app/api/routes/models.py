@@ -16,13 +16,13 @@ from lake.errors import BadInput
 from lake.images import decode
 from lake.images.image_header import read_header
 from search_app.api import bodies
-from search_app.api.problems import JSON, Refusal
+from search_app.api.problems import JSON, Problem
 from search_app.api.routes.pictures import checked
 from search_app.backend.model_server import Busy
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
-    from search_app.backend.model_server import Answerers
+    from search_app.backend.model_server import ModelServer
     from training.inference.served_model import Source
 
 PATH = "/v1/models/{model}:predict"
@@ -31,7 +31,7 @@ MOST_VERSION = 2**31 - 1
 _PARTS = ("label", "confidence", "scores", "boxes", "masks")
 
 
-def routes(service: Service, answerers: Answerers) -> APIRouter:
+def routes(service: Service, answerers: ModelServer) -> APIRouter:
     router = APIRouter()
 
     @router.post(PATH, response_class=Response)
@@ -43,7 +43,7 @@ def routes(service: Service, answerers: Answerers) -> APIRouter:
         kind = bodies.media_type(scope)
         if not kind.startswith("image/") and kind != JSON:
             detail = f'send the image itself with an image/* type, or {{"image_id": ...}} as {JSON}'
-            raise Refusal(415, "media_type", f"{detail}, not {kind or 'no type'!r:.80}")
+            raise Problem(415, "media_type", f"{detail}, not {kind or 'no type'!r:.80}")
         who = await run_in_threadpool(_source, answerers, _named(model, version))
         most = bodies.EVENT_BYTES if kind == JSON else bodies.IMAGE_BYTES
         body = await bodies.read_question(scope, request.receive, most, service.admission)
@@ -58,7 +58,7 @@ def routes(service: Service, answerers: Answerers) -> APIRouter:
         try:
             answer = await asyncio.wrap_future(answerers.submit(who.run, image_id, data))
         except Busy as error:
-            raise Refusal(429, "busy", str(error), 1) from error
+            raise Problem(429, "busy", str(error), 1) from error
         said: dict[str, Any] = {
             "prediction_id": str(uuid.uuid4()),
             "image_id": image_id,
@@ -78,21 +78,21 @@ def _named(model: str, version: int | None) -> str:
     if version is None:
         return model
     if "@" in model:
-        raise Refusal(422, "invalid", f"the version is given twice: {model[:120]!r} and version={version}")
+        raise Problem(422, "invalid", f"the version is given twice: {model[:120]!r} and version={version}")
     return f"{model}@{version}"
 
 
-def _source(answerers: Answerers, name: str) -> Source:
+def _source(answerers: ModelServer, name: str) -> Source:
     try:
         return answerers.source(name)
     except BadInput as error:
-        raise Refusal(404, "unknown_model", str(error)) from error
+        raise Problem(404, "unknown_model", str(error)) from error
 
 
 def _image_id(given: dict[str, Any]) -> str:
     name = given.get("image_id")
     if not isinstance(name, str) or len(given) > 1:
-        raise Refusal(422, "invalid", 'the body is to be {"image_id": ...} and nothing else, or the image itself')
+        raise Problem(422, "invalid", 'the body is to be {"image_id": ...} and nothing else, or the image itself')
     return checked(name)
 
 
@@ -100,5 +100,5 @@ def _stored(service: Service, image_id: str) -> bytes:
     found = service.lake.image(image_id)
     data = found.data if found is not None else service.waiting_image(image_id)
     if data is None:
-        raise Refusal(404, "unknown_image", f"no image {image_id}")
+        raise Problem(404, "unknown_image", f"no image {image_id}")
     return data

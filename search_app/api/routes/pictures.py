@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from lake.images import decode
 from lake.images.image_header import read_header
 from search_app.api import bodies
-from search_app.api.problems import Refusal
+from search_app.api.problems import Problem
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
@@ -71,7 +71,7 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
         """Keep an image (the raw body) to search by; answers its `query_id`."""
         kind = bodies.media_type(request.scope)
         if not kind.startswith("image/"):
-            raise Refusal(
+            raise Problem(
                 415, "media_type", f"send the image itself with an image/* type, not {kind or 'no type'!r:.80}"
             )
         body = await bodies.read(request.scope, request.receive, bodies.IMAGE_BYTES, service.admission, events=0)
@@ -83,21 +83,21 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
         """A query image that was uploaded earlier, as JPEG."""
         data = queries.get(checked(query_id))
         if data is None:
-            raise Refusal(404, "unknown_query", f"no query image {query_id}; upload it again")
+            raise Problem(404, "unknown_query", f"no query image {query_id}; upload it again")
         return _picture(data, "image/jpeg", f"{query_id}-q", request)
 
     return router
 
 
 def checked(image_id: str) -> str:
-    """The id. Raises Refusal when it has not the form of one."""
+    """The id. Raises Problem when it has not the form of one."""
     if not _ID.fullmatch(image_id):
-        raise Refusal(422, "bad_id", f"an image id is 64 hexadecimal digits in lower case, not {image_id[:80]!r}")
+        raise Problem(422, "bad_id", f"an image id is 64 hexadecimal digits in lower case, not {image_id[:80]!r}")
     return image_id
 
 
-def _no_image(image_id: str) -> Refusal:
-    return Refusal(404, "unknown_image", f"no image {image_id}")
+def _no_image(image_id: str) -> Problem:
+    return Problem(404, "unknown_image", f"no image {image_id}")
 
 
 def _shown_by_browsers(kind: str, data: bytes) -> bool:

@@ -16,7 +16,7 @@ from lake.images.image_header import read_header
 from lake.spool import events
 from search_app.api import bodies
 from search_app.api.metrics import REFUSED
-from search_app.api.problems import JSON, MEDIA_TYPE, ClientGone, Refusal, answer, refusal_of
+from search_app.api.problems import JSON, MEDIA_TYPE, ClientGone, Problem, problem_of, send_response
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,22 +49,22 @@ class Predictions:
             return
         scope["lakeloop_route"] = PATH
         if scope["method"] != "POST":
-            wrong = Refusal(405, "method_not_allowed", f"{PATH} takes POST")
-            await answer(send, wrong.status, wrong.body(), MEDIA_TYPE, {"Allow": "POST"})
+            wrong = Problem(405, "method_not_allowed", f"{PATH} takes POST")
+            await send_response(send, wrong.status, wrong.body(), MEDIA_TYPE, {"Allow": "POST"})
             return
         try:
             status, body = await self._accept(scope, receive)
         except ClientGone:
             return
         except Exception as error:
-            refusal = refusal_of(error)
-            if refusal is None:
+            problem = problem_of(error)
+            if problem is None:
                 _log.exception("a prediction could not be taken in")
-                refusal = Refusal(500, "fault", "a fault of the server's; it was logged")
-            scope[REFUSED] = [refusal.reason]
-            await refusal.send(send)
+                problem = Problem(500, "fault", "a fault of the server's; it was logged")
+            scope[REFUSED] = [problem.reason]
+            await problem.send(send)
             return
-        await answer(send, status, body)
+        await send_response(send, status, body)
 
     async def _accept(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
         """Reads and checks the request, stores its event, builds the response."""
@@ -75,7 +75,7 @@ class Predictions:
         elif kind.startswith("image/"):
             event, request = await self._event_with_image(scope, receive)
         else:
-            raise Refusal(
+            raise Problem(
                 415, "media_type",
                 f"send the image as the body with an image/* type and the event in the header {HEADER}, or the event "
                 f"as application/json, not {kind or 'no type'!r:.80}",
@@ -100,9 +100,9 @@ class Predictions:
         """The event of a header and an image body, and the bytes that distinguish the request from another."""
         text = bodies.header(scope, b"lakeloop-event")
         if text is None:
-            raise Refusal(422, "no_event", f"the event is missing: send it as JSON in the header {HEADER}")
+            raise Problem(422, "no_event", f"the event is missing: send it as JSON in the header {HEADER}")
         if len(text) > HEADER_BYTES:
-            raise Refusal(
+            raise Problem(
                 431, "event_too_large",
                 f"the header {HEADER} has {len(text):,} bytes, {HEADER_BYTES:,} are the most: send the image to "
                 f"/v1/images first, then the event as application/json naming its image_id",
@@ -114,34 +114,34 @@ class Predictions:
 
 
 def named_image(given: dict[str, Any]) -> str:
-    """The image_id an event names. Raises Refusal when it names none."""
+    """The image_id an event names. Raises Problem when it names none."""
     image_id = given.get("image_id")
     if not isinstance(image_id, str) or not ids.is_image_id(image_id):
-        raise Refusal(422, "no_image", f"image_id is {image_id!r:.80}, not 64 hexadecimal digits in lower case")
+        raise Problem(422, "no_image", f"image_id is {image_id!r:.80}, not 64 hexadecimal digits in lower case")
     return image_id
 
 
 def with_image(given: dict[str, Any], data: bytes, service: Service, key_id: str | None) -> Event:
-    """The event of an answer that came with its image. Raises Refusal, BadInput, UnreadableImage."""
+    """The event of an answer that came with its image. Raises Problem, BadInput, UnreadableImage."""
     if len(data) > bodies.IMAGE_BYTES:
         raise bodies.too_large(bodies.IMAGE_BYTES, "an image")
     read_header(data, decode.MAX_MEGAPIXELS_HTTP)
     image_id = ids.image_id(data)
     if given.get("image_id") not in (None, image_id):
-        raise Refusal(422, "other_image", "image_id is not the SHA-256 of the image that was sent")
+        raise Problem(422, "other_image", "image_id is not the SHA-256 of the image that was sent")
     return events.prediction(given, service.promoted, image_id, data, key_id)
 
 
 def response(facts: dict[str, Any], outcomes: Sequence[Outcome]) -> tuple[int, bytes]:
-    """Status and body for one stored event. Raises Refusal for another event under a used id."""
+    """Status and body for one stored event. Raises Problem for another event under a used id."""
     if outcomes[0] == "contradiction":
         raise contradiction(facts["prediction_id"])
     return _STATUS[outcomes[0]], json.dumps({**facts, "status": outcomes[0]}).encode()
 
 
-def contradiction(event_id: str) -> Refusal:
-    return Refusal(422, "contradiction", f"another event is stored under the id {event_id}")
+def contradiction(event_id: str) -> Problem:
+    return Problem(422, "contradiction", f"another event is stored under the id {event_id}")
 
 
-def unknown_image(image_id: str) -> Refusal:
-    return Refusal(422, "unknown_image", f"no image {image_id} is stored: send it to /v1/images first")
+def unknown_image(image_id: str) -> Problem:
+    return Problem(422, "unknown_image", f"no image {image_id} is stored: send it to /v1/images first")

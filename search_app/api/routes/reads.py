@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from lake import ids
 from lake.analytics import summary
 from search_app.api import metrics as prometheus
-from search_app.api.problems import Refusal
+from search_app.api.problems import Problem
 from search_app.api.routes.pictures import checked
 from search_app.backend.arrivals import Arrivals
 from search_app.backend.records import answer, record, waiting_answer
@@ -28,14 +28,14 @@ def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
         """One answer, at once after its acknowledgement. `state` is waiting (in the spool) or stored (in the lake)."""
         own = ids.as_uuid(prediction_id)
         if own is None:
-            raise Refusal(422, "bad_id", f"a prediction id is a UUID, not {prediction_id[:80]!r}")
+            raise Problem(422, "bad_id", f"a prediction id is a UUID, not {prediction_id[:80]!r}")
         # The spool first: between the two looks the event can only move from it to the lake.
         event = service.spool.event("prediction", own) if service.spool is not None else None
         if event is not None:
             return waiting_answer(event, service.promoted) | {"state": "waiting"}
         found = answer(lake, own)
         if found is None:
-            raise Refusal(404, "unknown_prediction", f"no answer {own} is stored")
+            raise Problem(404, "unknown_prediction", f"no answer {own} is stored")
         return found | {"state": "stored"}
 
     @router.get("/v1/records/{image_id}")
@@ -43,7 +43,7 @@ def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
         """Everything known about one image: predictions, labels, reviews, slices."""
         found = record(lake, checked(image_id))
         if found is None:
-            raise Refusal(404, "unknown_image", f"no image {image_id}")
+            raise Problem(404, "unknown_image", f"no image {image_id}")
         return found
 
     @router.get("/v1/status")
@@ -68,7 +68,7 @@ def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
     def readyz() -> dict[str, Any]:
         """The lake answers, and events are taken in; not while the server is stopping."""
         if service.stopping:
-            raise Refusal(503, "stopping", "the server is stopping", 5)
+            raise Problem(503, "stopping", "the server is stopping", 5)
         return {"status": "ok", "version": lake.version("predictions")}
 
     @router.get("/metrics", response_class=Response)

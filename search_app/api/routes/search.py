@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from lake.errors import BadInput
 from lake.sql import tables
 from search_app.api import bodies
-from search_app.api.problems import Refusal
+from search_app.api.problems import Problem
 from search_app.api.routes.batch import ARROW
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from search_app.api.service import Service
     from search_app.security.uploads import Uploads
 
-Asked = TypeVar("Asked", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 Ids = Annotated[list[str], Field(max_length=1_000)]
 
 
@@ -34,7 +34,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-class Query(BaseModel):
+class SearchRequest(BaseModel):
     """Exactly one kind of example: `ids` (image or prediction ids), an image, or a text."""
 
     model_config = ConfigDict(extra="forbid")
@@ -57,14 +57,14 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
         """The k images most like the example, best first. `Accept` chooses JSON or an Arrow stream."""
         kind = bodies.media_type(request.scope)
         if kind != "application/json":
-            raise Refusal(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
+            raise Problem(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
         body = await bodies.read_question(request.scope, request.receive, bodies.SEARCH_BYTES, service.admission)
-        found = await run_in_threadpool(answer, parsed_as(Query, body))
+        found = await run_in_threadpool(answer, parsed_as(SearchRequest, body))
         if ARROW in request.headers.get("accept", ""):
             return Response(await run_in_threadpool(_stream, found), media_type=ARROW)
         return Response(await run_in_threadpool(_document, found), media_type="application/json")
 
-    def answer(query: Query) -> pa.Table:
+    def answer(query: SearchRequest) -> pa.Table:
         from embeddings.embedders import embedder as embedders
         from embeddings.search.search import search
         from search_app.backend import model_cache
@@ -85,14 +85,14 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
     return router
 
 
-def parsed_as(kind: type[Asked], body: bytes) -> Asked:
-    """The question. Raises Refusal naming the field that is wrong."""
+def parsed_as(kind: type[Model], body: bytes) -> Model:
+    """The question. Raises Problem naming the field that is wrong."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise Refusal(422, "invalid", f"{place}: {first['msg']}" if place else first["msg"]) from error
+        raise Problem(422, "invalid", f"{place}: {first['msg']}" if place else first["msg"]) from error
 
 
 def _document(table: pa.Table) -> bytes:

@@ -27,7 +27,7 @@ from lake.errors import LakeloopError
 from lake.sql import columnar, saved_queries
 from lake.sql.sandbox import pool as sandbox
 from search_app.api import bodies
-from search_app.api.problems import JSON, ClientGone, Refusal, refusal_of
+from search_app.api.problems import JSON, ClientGone, Problem, problem_of
 from search_app.api.routes.batch import ARROW
 from search_app.api.routes.search import parsed_as
 from search_app.backend import model_cache
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from search_app.api.service import Service
 
 T = TypeVar("T")
-Given = TypeVar("Given", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 
 PATH = "/v1/sql"
 BODY_BYTES = 4 << 20
@@ -61,7 +61,7 @@ Rows = Annotated[int, BeforeValidator(_number), Field(ge=0, le=MOST_ROWS)]
 Parameters = dict[str, Any] | list[Any]
 
 
-class Question(BaseModel):
+class SqlRequest(BaseModel):
     """One SELECT over the lake's tables and views."""
 
     model_config = ConfigDict(extra="forbid")
@@ -81,7 +81,7 @@ class Question(BaseModel):
     )
 
 
-class Saving(BaseModel):
+class SavedQueryRequest(BaseModel):
     """What is saved under a name."""
 
     model_config = ConfigDict(extra="forbid")
@@ -131,7 +131,7 @@ def routes(sql: Sql) -> APIRouter:
     @router.post(PATH, response_class=Response)
     async def ask(request: Request) -> Response:
         """The answer to one SELECT. `Accept` chooses JSON or an Arrow stream; both come while they are made."""
-        question = await _body(request, Question, sql)
+        question = await _body(request, SqlRequest, sql)
         key_id = bodies.key_id(request.scope)
         arrow = ARROW in request.headers.get("accept", "")
         answer = _Answer(sql, question, key_id, arrow)
@@ -157,7 +157,7 @@ def routes(sql: Sql) -> APIRouter:
     def cancel(sql_id: str, request: Request) -> dict[str, str]:
         """Stops a query, waiting or running, that was asked with this `id` and the same key."""
         if not sql.pool.cancel(_own(sql_id, bodies.key_id(request.scope))):
-            raise Refusal(404, "unknown_query", f"no query {sql_id[:100]!r} of yours is running")
+            raise Problem(404, "unknown_query", f"no query {sql_id[:100]!r} of yours is running")
         return {"id": sql_id, "status": "cancelled"}
 
     @router.get("/v1/sql-history")
@@ -179,7 +179,7 @@ def routes(sql: Sql) -> APIRouter:
     @router.put("/v1/saved-queries/{name}", response_class=Response)
     async def save(name: str, request: Request) -> Response:
         """Saves a query under a name, in place of the one that had it."""
-        given = await _body(request, Saving, sql)
+        given = await _body(request, SavedQueryRequest, sql)
 
         def write() -> bytes:
             made = saved_queries.save(lake, name, given.sql, given.parameters, given.description, replacing=True)
@@ -199,7 +199,7 @@ def routes(sql: Sql) -> APIRouter:
     def _known(name: str) -> saved_queries.SavedQuery:
         found = {one.name: one for one in saved_queries.list(lake)}.get(name)
         if found is None:
-            raise Refusal(404, "unknown_query", f"no query is saved under the name {name[:100]!r}")
+            raise Problem(404, "unknown_query", f"no query is saved under the name {name[:100]!r}")
         return found
 
     def _audit(action: str, name: str, request: Request, detail: dict[str, Any] | None) -> None:
@@ -213,7 +213,7 @@ def routes(sql: Sql) -> APIRouter:
 class _Answer:
     """One query from its question to its last byte. `begin` and `rest` say the same bytes a plain file would hold."""
 
-    def __init__(self, sql: Sql, question: Question, key_id: str | None, arrow: bool) -> None:
+    def __init__(self, sql: Sql, question: SqlRequest, key_id: str | None, arrow: bool) -> None:
         self._sql, self._question, self._key_id, self._arrow = sql, question, key_id, arrow
         self._id = None if question.id is None else _own(question.id, key_id)
         self._running: ResultStream | None = None
@@ -306,9 +306,9 @@ class _Answer:
             "seconds": round(self._running.seconds, 4),
         }
         if error is not None:
-            refusal = refusal_of(error)
-            assert refusal is not None
-            facts["error"] = {"reason": refusal.reason, "detail": refusal.detail}
+            problem = problem_of(error)
+            assert problem is not None
+            facts["error"] = {"reason": problem.reason, "detail": problem.detail}
         return b"]," + json.dumps(facts, ensure_ascii=False).encode("utf-8", "replace")[1:]
 
     def _log(self, error: str | None) -> None:
@@ -319,10 +319,10 @@ class _Answer:
         self._sql.log.put(saved_queries.entry(asked.sql, asked.parameters or None, **facts))
 
 
-async def _body(request: Request, kind: type[Given], sql: Sql) -> Given:
+async def _body(request: Request, kind: type[Model], sql: Sql) -> Model:
     media = bodies.media_type(request.scope)
     if media != JSON:
-        raise Refusal(415, "media_type", f"send {JSON}, not {media or 'no type'!r:.80}")
+        raise Problem(415, "media_type", f"send {JSON}, not {media or 'no type'!r:.80}")
     body = await bodies.read_question(request.scope, request.receive, BODY_BYTES, sql.service.admission)
     return parsed_as(kind, body)
 

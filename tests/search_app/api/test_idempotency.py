@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from lake.spool import journal
 from lake.storage.store import Lake
 from search_app.api.app import Api
-from search_app.server.live_ingest import Intake, Settings
+from search_app.server.live_ingest import IngestSettings, LiveIngest
 from tests.conftest import Say
 from tests.search_app.asgi import Answer, ask
 from tests.search_app.intake import JSON, NDJSON, PROBLEM, in_base64, picture
@@ -43,7 +43,7 @@ class Bench:
     def __init__(self, lake: Lake, folder: Path) -> None:
         self.loop = asyncio.new_event_loop()
         self.lake = lake
-        self.settings = Settings(folder, drain=False)
+        self.settings = IngestSettings(folder, drain=False)
         self.numbers = itertools.count()
         self.counts = dict.fromkeys(
             ("sequences", "requests", "repeats", "others", "in flight", "restarts", "drains"), 0
@@ -51,7 +51,7 @@ class Bench:
         self.open()
 
     def open(self) -> None:
-        self.spool = Intake(self.lake.uri, self.settings)
+        self.spool = LiveIngest(self.lake.uri, self.settings)
         self.api = Api(self.lake, self.spool)
 
     def restart(self) -> None:

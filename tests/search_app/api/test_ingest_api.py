@@ -16,7 +16,7 @@ import pytest
 from lake.images import decode
 from lake.spool.spool import Depth
 from search_app.api import bodies
-from search_app.api.admission import Admission, Limits
+from search_app.api.admission import Admission, IngestLimits
 from search_app.api.routes import batch
 from search_app.cli.main import main
 from tests.conftest import MakeLake
@@ -438,7 +438,7 @@ def test_when_it_is_full_writes_are_told_to_come_back_and_reads_go_on(
 
 
 def test_beyond_the_rate_it_says_when_to_come_back(make_lake: MakeLake, tmp_path: Path) -> None:
-    with door(make_lake(), tmp_path / "spool", Limits(rate=8)) as service:
+    with door(make_lake(), tmp_path / "spool", IngestLimits(rate=8)) as service:
         image = picture(1)
         answers = [service.predict(event(), image) for _ in range(6)]
         assert [a.status_code for a in answers[:2]] == [201, 201]  # a quarter of a second's
@@ -451,11 +451,11 @@ def test_beyond_the_rate_it_says_when_to_come_back(make_lake: MakeLake, tmp_path
 
 
 def test_bodies_count_as_in_memory_until_their_request_is_answered() -> None:
-    admission = Admission(Limits(in_flight_bytes=100))
+    admission = Admission(IngestLimits(in_flight_bytes=100))
     scope: dict[str, Any] = {"headers": []}
     assert admission.too_much(1_000) is None  # alone, a request may be of any size
     bodies._hold(scope, admission, 80)
-    refused = admission.refusal(30)
+    refused = admission.problem(30)
     assert refused is not None
     assert (refused.status, refused.reason, refused.retry_after) == (503, "busy", 1)
     assert admission.too_much(30, own=80) is None  # the same body, growing

@@ -21,7 +21,7 @@ from lake.ids import image_id
 from lake.storage.store import Lake
 from search_app.api.app import Api
 from search_app.backend import model_server
-from search_app.backend.model_server import Answerers, Busy
+from search_app.backend.model_server import Busy, ModelServer
 from tests import pictures as drawn
 from tests.crash.service import Service
 from tests.hostile.files import png, scans
@@ -177,13 +177,13 @@ def test_too_many_wait(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(model_server, "MOST_WAITING", 2)
     holding, working = threading.Event(), threading.Event()
 
-    def held(self: Answerers, batch: list[Any]) -> None:
+    def held(self: ModelServer, batch: list[Any]) -> None:
         working.set()
         holding.wait(30)
         raise sqlite3.OperationalError("gone")
 
-    monkeypatch.setattr(Answerers, "_answer", held)
-    line = Answerers(made[0])
+    monkeypatch.setattr(ModelServer, "_answer", held)
+    line = ModelServer(made[0])
     first = line.submit("run", "a", IMAGE)
     assert working.wait(30)
     waiting = [line.submit("run", name, IMAGE) for name in "bc"]
@@ -208,7 +208,7 @@ def test_a_process_that_dies_is_replaced(made: tuple[Lake, Run, Run], monkeypatc
     """With stand-ins for both processes: a decoder that dies costs its image, a model that dies its batch."""
     monkeypatch.setattr(model_server.image_preparation, "WORKER", "tests.search_app.stand_ins:decode")
     monkeypatch.setattr(model_server.answerer, "WORK", "tests.search_app.stand_ins:think")
-    line = Answerers(made[0])
+    line = ModelServer(made[0])
     try:
         bad, good = line.submit("run", "a", b"crash"), line.submit("run", "b", b"fine")
         with pytest.raises(UnreadableImage, match="crashed"):
