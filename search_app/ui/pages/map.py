@@ -8,7 +8,7 @@ import numpy as np
 import streamlit as st
 
 from lake.errors import LakeloopError
-from search_app.api.routes.maps import Points, points
+from search_app.backend.map_points import Points, points
 from search_app.jobs.jobs import Job
 from search_app.ui import session
 from search_app.ui.components import empty_states, scope
@@ -75,7 +75,7 @@ def _show(map: queries.Row, known: list[queries.Row], status: dict[str, Any]) ->
         with st.popover("New map", type="tertiary"):
             _form(status)
         st.space("stretch")
-        _place_new(map, len(placed.places))
+        _place_new(map, len(placed.positions))
     try:
         coloured = colours(map["id"], placed.tag, by, where, node)
     except LakeloopError as error:
@@ -87,7 +87,7 @@ def _show(map: queries.Row, known: list[queries.Row], status: dict[str, Any]) ->
     if polygon is not None:
         from embeddings.maps.maps import inside
 
-        chosen = np.flatnonzero(inside(polygon, placed.places) & (coloured.codes != OUTSIDE))
+        chosen = np.flatnonzero(inside(polygon, placed.positions) & (coloured.codes != OUTSIDE))
     new = image_map(map["id"], placed.tag, coloured, lasso if polygon is not None else "", len(chosen))
     if new is not None and new != lasso:
         session.put(lasso=new if corners(new) is not None else None, open=None, sel=None)
@@ -101,7 +101,7 @@ def _chosen(placed: Points, chosen: np.ndarray) -> None:
     if not len(chosen):
         st.caption("No image is inside the lasso.")
         return
-    places = placed.places[chosen]
+    places = placed.positions[chosen]
     order = np.argsort(((places - places.mean(axis=0)) ** 2).sum(axis=1), kind="stable")
     ids = placed.names(chosen[order])
     if len(ids) > SHOWN:
