@@ -20,6 +20,8 @@ from typing import Any, Literal, TypeAlias
 Image: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str]"
 Kind = Literal["prediction", "feedback"]
 
+# A prediction has at least one of these fields.
+CONTENT = ("label", "scores", "boxes", "masks")
 # The server's limit for one image.
 IMAGE_BYTES = 32 << 20
 # The memory an event takes beyond its bytes, measured roughly: its objects and its slot in the queue.
@@ -100,7 +102,7 @@ def prediction(image: Image, fields: Mapping[str, Any], metadata: Mapping[str, A
 
     `metadata` stays nested, so that no name in it can be mistaken for a field. Raises Unfit.
     """
-    if all(fields.get(name) is None for name in ("label", "scores", "boxes", "masks")):
+    if all(fields.get(name) is None for name in CONTENT):
         raise Unfit("the prediction is empty: pass a label, scores, boxes or masks")
     event = {name: value for name, value in fields.items() if value is not None}
     event["timestamp"] = _timestamp(fields.get("timestamp"))

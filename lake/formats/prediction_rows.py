@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 # json.dumps would create an encoder on every call with these options.
 _as_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+# The fields of one prediction, in the order of their columns: those that a model returns, and all of them.
+OUTPUT = ("label", "confidence", "scores", "boxes", "masks")
+FIELDS = ("timestamp", "model", "model_version", "task", *OUTPUT, "latency_ms", "source")
+# A prediction has at least one of these.
+CONTENT = ("label", "scores", "boxes", "masks")
 # Accepted names of the columns; the first of an alias list is the stored name.
 IMAGE_NAMES = ("image", "image_path", "path", "file_name", "filename", "file")
 _ALIASES = {
@@ -116,10 +121,8 @@ def _read(
 
 def columns(row: PredictionRow) -> dict[str, Any]:
     """The row as columns of the table predictions, without ids and `ingested_at`."""
-    taken = ("timestamp", "model", "model_version", "task", "label", "confidence", "scores", "boxes", "masks")
     return {
-        **{name: getattr(row, name) for name in taken},
-        "latency_ms": row.latency_ms,
+        **{name: getattr(row, name) for name in FIELDS},
         "source": row.source or row.image,
         "metadata": _as_json(row.metadata) if row.metadata else None,
         **row.promoted,

@@ -58,7 +58,7 @@ def prediction(
         # Elsewhere empty text means "not given"; here the caller would lose the protection against storing a retry.
         raise BadInput("prediction_id is empty: pass a UUID, or leave it out")
     row = prediction_rows.read_row({**fields, "image_id": image}, promoted, _no_files)
-    if row.label is None and row.scores is None and row.boxes is None and row.masks is None:
+    if all(getattr(row, name) is None for name in prediction_rows.CONTENT):
         raise BadInput("the prediction is empty: pass a label, scores, boxes or masks")
     for name in ("model", "model_version", "task", "label", "source"):
         _text(name, getattr(row, name), TEXT_CHARACTERS)

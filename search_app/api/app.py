@@ -1,6 +1,6 @@
 """The HTTP API as one ASGI app over one open lake: routes, errors, metrics, and the OpenAPI document.
 
-Nothing is global: two of them over two lakes can live in one process. It knows nothing of Streamlit, ports or keys.
+Nothing is global: one process can run two of them over two lakes. It knows nothing of Streamlit, ports or keys.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from search_app.api import bodies
 from search_app.api.metrics import MeasuredApp, Metrics
 from search_app.api.openapi import describe
 from search_app.api.problems import add_error_handlers
-from search_app.api.routes import batch, events, exports, maps, models, pictures, reads, search
+from search_app.api.routes import batch, events, exports, maps, models, pictures, predictions, reads, search
 from search_app.api.routes import sql as questions
-from search_app.api.routes.predictions import Predictions
 from search_app.api.service import Service
 from search_app.backend import query_images
 from search_app.backend.model_server import ModelServer
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Api:
-    """The API. Without an intake it only reads. Its life is an ASGI lifespan, or `lifespan` where another has that."""
+    """The API. Without `ingest` it only reads. It starts and stops with the ASGI lifespan, or with `lifespan`."""
 
     def __init__(self, lake: OpenLake, intake: LiveIngest | None = None, fetch: events.Fetch | None = None) -> None:
         spool = intake.spool if intake else None
@@ -45,7 +44,7 @@ class Api:
         self._answerers = ModelServer(lake)
         self.sql = questions.Sql(self.service)
         self._api = self._routes(fetch)
-        self._app = MeasuredApp(Predictions(self._api, self.service), self.metrics)
+        self._app = MeasuredApp(predictions.Predictions(self._api, self.service), self.metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -90,5 +89,5 @@ class Api:
         api.include_router(exports.routes(service))
         api.include_router(questions.routes(self.sql))
         api.include_router(models.routes(service, self._answerers))
-        describe(api)
+        describe(api, {predictions.PATH: {"post": predictions.OPERATION}})
         return api

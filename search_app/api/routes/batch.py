@@ -1,6 +1,6 @@
-"""POST /v1/predictions/batch: many answers in one request and one commit, each with a status of its own.
+"""POST /v1/predictions/batch: many predictions in one request and commit, each with its own status.
 
-NDJSON is parsed here; Arrow, whose reader trusts what it reads, in a worker process that may die of it.
+NDJSON is parsed here; Arrow, whose reader trusts its input, in a worker process that may crash.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import binascii
 import json
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
 
 from lake import ids
 from lake.errors import LakeloopError
@@ -35,6 +37,22 @@ MOST_EVENTS = 1_000
 Item = dict[str, Any] | Problem
 
 
+class BatchItem(BaseModel):
+    """The result for one event; `reason` and `detail` if it was refused."""
+
+    index: int
+    prediction_id: str | None = None
+    image_id: str | None = None
+    status: Literal["stored", "known", "refused"]
+    code: int
+    reason: str | None = None
+    detail: str | None = None
+
+
+class BatchResponse(BaseModel):
+    items: list[BatchItem]
+
+
 class ArrowReader:
     """One worker that parses Arrow streams, started when first needed."""
 
@@ -43,16 +61,16 @@ class ArrowReader:
         self._lock = threading.Lock()
 
     def items(self, body: bytes) -> list[Item]:
-        """The rows of the stream. Raises Problem when it is none."""
+        """The rows of the stream. Raises Problem if it cannot be read."""
         with self._lock:
             if self._pool is None:
                 self._pool = WorkerPool(f"{__name__}:arrow_rows", 1, memory_bytes=2 * HTTP_MEMORY_BYTES, timeout=20)
-            found = self._pool.run(body, MOST_EVENTS)
-        if isinstance(found, WorkerDied):
-            raise Problem(422, "not_arrow", f"the Arrow stream cannot be read: {found.reason}")
-        if isinstance(found, str):
-            raise Problem(422, "not_arrow", found)
-        return list(found)
+            rows = self._pool.run(body, MOST_EVENTS)
+        if isinstance(rows, WorkerDied):
+            raise Problem(422, "not_arrow", f"the Arrow stream cannot be read: {rows.reason}")
+        if isinstance(rows, str):
+            raise Problem(422, "not_arrow", rows)
+        return list(rows)
 
     def close(self) -> None:
         with self._lock:
@@ -62,7 +80,7 @@ class ArrowReader:
 
 
 def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
-    """Runs in the worker: the rows, or why there are none."""
+    """Runs in the worker: the rows, or the reason why they cannot be read."""
     import pyarrow as pa
 
     rows: list[dict[str, Any]] = []
@@ -72,7 +90,7 @@ def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
                 batch.validate(full=True)
                 if len(rows) + batch.num_rows > most:
                     return f"more than {most:,} events in one batch"
-                # Compressed columns, and values that share a buffer, say far more than they have bytes.
+                # Compressed columns, and values that share a buffer, hold far more than their bytes.
                 if batch.nbytes > bodies.BATCH_BYTES:
                     return f"more than {bodies.BATCH_BYTES >> 20} MiB when it is unpacked"
                 rows += _microseconds(batch).to_pylist(maps_as_pydicts="lossy")
@@ -84,35 +102,35 @@ def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
 
 
 def _microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Python's times have no nanoseconds, and pandas, which has some, may not be there."""
+    """The batch with times in microseconds: Python's times have no nanoseconds, and pandas may not be installed."""
     import pyarrow as pa
 
-    def kind(given: pa.DataType) -> pa.DataType:
-        return pa.timestamp("us", given.tz) if pa.types.is_timestamp(given) and given.unit == "ns" else given
+    def converted(type: pa.DataType) -> pa.DataType:
+        return pa.timestamp("us", type.tz) if pa.types.is_timestamp(type) and type.unit == "ns" else type
 
-    return batch.cast(pa.schema([field.with_type(kind(field.type)) for field in batch.schema]), safe=False)
+    return batch.cast(pa.schema([field.with_type(converted(field.type)) for field in batch.schema]), safe=False)
 
 
 def json_items(body: bytes) -> list[Item]:
-    """The lines of NDJSON; a line that is no JSON object is refused by itself. Raises Problem for too many."""
-    # Counted first: a body of nothing but line ends would become a list of many times its size.
+    """The lines of NDJSON, each a dictionary or the problem with it. Raises Problem if there are too many."""
+    # Count first: a body of nothing but line ends would become a list of many times its size.
     if body.count(b"\n") > 2 * MOST_EVENTS:
         raise Problem(413, "too_many", f"more than {MOST_EVENTS:,} events in one batch")
     lines = [line for line in body.split(b"\n") if line.strip()]
     if len(lines) > MOST_EVENTS:
-        raise Problem(413, "too_many", f"{len(lines):,} events in one batch; {MOST_EVENTS:,} are the most")
-    found: list[Item] = []
+        raise Problem(413, "too_many", f"{len(lines):,} events in one batch; at most {MOST_EVENTS:,} are allowed")
+    items: list[Item] = []
     for line in lines:
         try:
-            given = bodies.json_object(line, "the line")
-            if "image_base64" in given:
-                given["image"] = _decoded(given.pop("image_base64"))
-            elif not isinstance(given.get("image", ""), str):
+            fields = bodies.json_object(line, "the line")
+            if "image_base64" in fields:
+                fields["image"] = _decoded(fields.pop("image_base64"))
+            elif not isinstance(fields.get("image", ""), str):
                 raise Problem(422, "no_image", "image is not text; send the bytes as image_base64")
-            found.append(given)
+            items.append(fields)
         except Problem as problem:
-            found.append(problem)
-    return found
+            items.append(problem)
+    return items
 
 
 def _decoded(text: Any) -> bytes:
@@ -123,8 +141,8 @@ def _decoded(text: Any) -> bytes:
 
 
 def checked(items: Sequence[Item], service: Service, key_id: str | None) -> list[Event | Problem]:
-    """Each item as an event or as what is wrong with it; one never harms another."""
-    found: list[Event | Problem] = []
+    """Each item as an event, or as the problem with it; a wrong item does not affect the others."""
+    checked: list[Event | Problem] = []
     for item in items:
         try:
             if isinstance(item, Problem):
@@ -132,24 +150,24 @@ def checked(items: Sequence[Item], service: Service, key_id: str | None) -> list
             data = item.get("image")
             if isinstance(data, bytes):
                 rest = {k: v for k, v in item.items() if k != "image"}
-                found.append(with_image(rest, data, service, key_id))
+                checked.append(with_image(rest, data, service, key_id))
             else:
-                found.append(events.prediction(item, service.promoted, named_image(item), None, key_id))
+                checked.append(events.prediction(item, service.promoted, named_image(item), None, key_id))
         except (Problem, LakeloopError, RecursionError) as error:
             problem = problem_of(error)
             assert problem is not None
-            found.append(problem)
-    return found
+            checked.append(problem)
+    return checked
 
 
-async def refuse_unknown_images(found: list[Event | Problem], service: Service) -> None:
-    """An event may name an image that is stored, or one that comes in the same batch."""
-    here = {e.image_id for e in found if not isinstance(e, Problem) and e.data is not None}
-    named = {e.image_id for e in found if not isinstance(e, Problem) and e.data is None} - here
+async def refuse_unknown_images(checked: list[Event | Problem], service: Service) -> None:
+    """Replaces events that name an image which is neither stored nor in the same batch by problems."""
+    in_batch = {e.image_id for e in checked if not isinstance(e, Problem) and e.data is not None}
+    named = {e.image_id for e in checked if not isinstance(e, Problem) and e.data is None} - in_batch
     unknown = await service.unknown_images(sorted(named))
-    for index, event in enumerate(found):
+    for index, event in enumerate(checked):
         if not isinstance(event, Problem) and event.data is None and event.image_id in unknown:
-            found[index] = unknown_image(event.image_id)
+            checked[index] = unknown_image(event.image_id)
 
 
 def facts(items: Sequence[Item], checked: Sequence[Event | Problem]) -> list[dict[str, Any]]:

@@ -1,20 +1,21 @@
-"""Routes that take events in, beside the hot path: batches, images, feedback."""
+"""Routes that accept events, apart from the hot path: batches of predictions, images, feedback."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
 
 from lake import ids
 from lake.images import decode
 from lake.images.image_header import read_header
 from lake.spool import events
-from search_app.api import bodies
+from search_app.api import bodies, schemas
 from search_app.api.metrics import REFUSED
 from search_app.api.problems import JSON, Problem
 from search_app.api.routes import batch
@@ -28,13 +29,40 @@ if TYPE_CHECKING:
 Fetch = Callable[[str], Awaitable[bytes]]
 
 
+class StoredImage(BaseModel):
+    image_id: str
+    status: Literal["stored", "known"]
+
+
+class StoredFeedback(BaseModel):
+    event_id: str
+    status: Literal["stored", "known"]
+
+
+_URL = {"type": "object", "required": ["url"], "properties": {"url": schemas.TEXT}}
+
+
+def stored(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    return {
+        201: {"model": model, "description": "stored, and safe on disk"},
+        200: {"model": model, "description": "known already"},
+    }
+
+
 def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> APIRouter:
-    """The router. `fetch` gets an image by URL, where that is allowed."""
+    """The router. `fetch` gets an image by URL; None if that is not allowed."""
     router = APIRouter()
 
-    @router.post(batch.PATH, response_class=Response)
+    @router.post(
+        batch.PATH,
+        response_class=Response,
+        openapi_extra=schemas.request(
+            {batch.NDJSON: {"schema": schemas.TEXT}, batch.ARROW: {"schema": schemas.BINARY}}, storing=True
+        ),
+        responses={200: {"model": batch.BatchResponse, "description": "the status of each item"}},
+    )
     async def add_predictions(request: Request) -> Response:
-        """Many answers at once, as NDJSON or an Arrow stream; each has a status of its own."""
+        """Many predictions at once, as NDJSON or an Arrow stream; each has a status of its own."""
         scope = request.scope
         kind = bodies.media_type(scope)
         if kind not in (batch.NDJSON, batch.ARROW):
@@ -57,14 +85,20 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
 
     @router.get(batch.PATH, include_in_schema=False)
     def not_a_prediction() -> Response:
-        """Without this the word would be taken for the id of an answer."""
+        """Without this route the word "batch" would be taken for a prediction_id."""
         refused = Problem(405, "method_not_allowed", f"{batch.PATH} takes POST").response()
         refused.headers["Allow"] = "POST"
         return refused
 
-    @router.post("/v1/images", response_class=Response)
+    @router.post(
+        "/v1/images",
+        response_class=Response,
+        status_code=201,
+        openapi_extra=schemas.request({**schemas.IMAGE, **schemas.json_body(_URL)}, storing=True),
+        responses=stored(StoredImage),
+    )
     async def add_image(request: Request) -> Response:
-        """Store an image by itself, to be named by events later. The raw body, or {"url"} where that is allowed."""
+        """Store an image by itself, to be named by later events. The raw body, or {"url"} where that is allowed."""
         scope = request.scope
         kind = bodies.media_type(scope)
         key = bodies.idempotency_key(scope)
@@ -75,7 +109,7 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
             body = await bodies.read(scope, request.receive, bodies.EVENT_BYTES, service.admission)
             source = bodies.json_object(body, "the body").get("url")
             if fetch is None:
-                raise Problem(403, "url_import_off", "this server fetches nothing: send the image itself as the body")
+                raise Problem(403, "url_import_off", "this server does not fetch URLs: send the image as the body")
             if not isinstance(source, str):
                 raise Problem(422, "no_url", "url is missing")
             data = await fetch(source)
@@ -91,21 +125,27 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
         facts, outcomes = await service.store(new, {"image_id": image_id}, key, digest)
         return _single(facts, outcomes[0] if outcomes else "known")
 
-    @router.post("/v1/feedback", response_class=Response)
+    @router.post(
+        "/v1/feedback",
+        response_class=Response,
+        status_code=201,
+        openapi_extra=schemas.request(schemas.json_body(schemas.FEEDBACK), storing=True),
+        responses={**stored(StoredFeedback), 404: {}},
+    )
     async def add_feedback(request: Request) -> Response:
-        """A verdict on an answer, from whoever has to live with it. It becomes a review, never a label."""
+        """A verdict on a prediction, from a customer. It becomes a review, never a label."""
         scope = request.scope
         kind = bodies.media_type(scope)
         if kind != "application/json":
             raise Problem(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
         key = bodies.idempotency_key(scope)
         body = await bodies.read(scope, request.receive, bodies.EVENT_BYTES, service.admission)
-        given = bodies.json_object(body, "the feedback")
-        about = events.prediction_id(given)
-        image = await asyncio.to_thread(service.image_of, about)
-        if image is None:
-            raise Problem(404, "unknown_prediction", f"no answer {about} is stored")
-        event = events.feedback(given, {about: image}, bodies.key_id(scope))
+        fields = bodies.json_object(body, "the feedback")
+        prediction_id = events.prediction_id(fields)
+        image_id = await asyncio.to_thread(service.image_of, prediction_id)
+        if image_id is None:
+            raise Problem(404, "unknown_prediction", f"no prediction {prediction_id} is stored")
+        event = events.feedback(fields, {prediction_id: image_id}, bodies.key_id(scope))
 
         digest = await _digest(key, scope, body)
         facts, outcomes = await service.store([event], {"event_id": event.event_id}, key, digest)
@@ -117,7 +157,7 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
 
 
 async def _digest(key: str | None, scope: Scope, body: bytes) -> bytes:
-    """What tells the request from another under the same Idempotency-Key; of no use without one."""
+    """Distinguishes the request from another under the same Idempotency-Key; empty without a key."""
     if key is None:
         return b""
     parts = (scope["path"].encode(), bodies.media_type(scope).encode(), body)

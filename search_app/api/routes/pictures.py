@@ -1,20 +1,21 @@
-"""Routes that give pictures: thumbnails and images by id, and the images somebody searches with.
+"""Routes of images: thumbnails and images by id, and the images used as search queries.
 
-A picture's id is the hash of what it is, so browsers may keep it for ever.
+An image's id is the hash of its content, so browsers may cache it for ever.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from lake.images import decode
 from lake.images.image_header import read_header
-from search_app.api import bodies
+from search_app.api import bodies, schemas
 from search_app.api.problems import Problem
+from search_app.api.schemas import ImageId
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
@@ -38,21 +39,27 @@ _ONLY_A_PICTURE = {
 }
 
 
+_PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the picture", "content": schemas.IMAGE},
+    304: {"description": "the picture has the ETag in If-None-Match"},
+}
+
+
 def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRouter:
     router = APIRouter()
     lake = service.lake
 
-    @router.get("/v1/thumbnails/{image_id}", response_class=Response)
-    def thumbnail(image_id: str, request: Request) -> Response:
-        """The small JPEG of an image, cacheable for ever: an id is the hash of what it names."""
+    @router.get("/v1/thumbnails/{image_id}", response_class=Response, responses=_PICTURE)
+    def thumbnail(image_id: ImageId, request: Request) -> Response:
+        """The small JPEG of an image, cacheable for ever because the id is the hash of the content."""
         data = lake.thumbnail(checked(image_id))
         if data is None:
             raise _no_image(image_id)
         return _picture(data, "image/jpeg", f"{image_id}-t", request)
 
-    @router.get("/v1/images/{image_id}", response_class=Response)
-    def image(image_id: str, request: Request, view: bool = False) -> Response:
-        """The stored bytes. With `?view=1`, formats no browser shows come as JPEG."""
+    @router.get("/v1/images/{image_id}", response_class=Response, responses=_PICTURE)
+    def image(image_id: ImageId, request: Request, view: bool = False) -> Response:
+        """The stored bytes. With `?view=1`, formats that browsers do not show come as JPEG."""
         stored = lake.image(checked(image_id))
         if stored is not None:
             data, kind = stored.data, stored.format.upper()
@@ -66,9 +73,9 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
         media = _BROWSER_TYPES.get(kind) or _OTHER_TYPES.get(kind, "application/octet-stream")
         return _picture(data, media, image_id, request)
 
-    @router.post("/v1/queries", status_code=201)
+    @router.post("/v1/queries", status_code=201, openapi_extra=schemas.request(schemas.IMAGE))
     async def add_query(request: Request) -> dict[str, str]:
-        """Keep an image (the raw body) to search by; answers its `query_id`."""
+        """Keep an image (the raw body) to search by; returns its `query_id`."""
         kind = bodies.media_type(request.scope)
         if not kind.startswith("image/"):
             raise Problem(
@@ -78,8 +85,8 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
         jpeg = await run_in_threadpool(uploads.jpeg, body)
         return {"query_id": await run_in_threadpool(queries.put, jpeg)}
 
-    @router.get("/v1/queries/{query_id}", response_class=Response)
-    def query(query_id: str, request: Request) -> Response:
+    @router.get("/v1/queries/{query_id}", response_class=Response, responses=_PICTURE)
+    def query(query_id: ImageId, request: Request) -> Response:
         """A query image that was uploaded earlier, as JPEG."""
         data = queries.get(checked(query_id))
         if data is None:
@@ -90,7 +97,7 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
 
 
 def checked(image_id: str) -> str:
-    """The id. Raises Problem when it has not the form of one."""
+    """The id. Raises Problem if it is malformed."""
     if not _ID.fullmatch(image_id):
         raise Problem(422, "bad_id", f"an image id is 64 hexadecimal digits in lower case, not {image_id[:80]!r}")
     return image_id
@@ -101,7 +108,7 @@ def _no_image(image_id: str) -> Problem:
 
 
 def _shown_by_browsers(kind: str, data: bytes) -> bool:
-    """Whether every browser shows it as it is. JPEGs in CMYK and 16-bit PNGs are shown with wrong colours."""
+    """Whether every browser shows the format correctly. CMYK JPEGs and 16-bit PNGs have wrong colours in browsers."""
     if kind == "PNG":
         return data[24:25] != b"\x10"  # bit depth in IHDR
     return kind in _BROWSER_TYPES

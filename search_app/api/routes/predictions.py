@@ -1,7 +1,7 @@
-"""POST /v1/predictions: one answer of a model with its image, safe on disk before it is answered.
+"""POST /v1/predictions: one prediction of a model with its image, safe on disk before the response.
 
-The hot path: plain ASGI in front of the framework, since this route alone takes nearly all requests of a live system.
-What is refused is told by size, magic bytes, header dimensions and the event itself; no pixel is decoded here.
+The hot path: plain ASGI in front of the framework, because this route takes nearly all requests of a live system.
+It checks size, magic bytes, header dimensions and the event itself; it decodes no pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lake import ids
 from lake.images import decode
 from lake.images.image_header import read_header
 from lake.spool import events
-from search_app.api import bodies
+from search_app.api import bodies, schemas
 from search_app.api.metrics import REFUSED
 from search_app.api.problems import JSON, MEDIA_TYPE, ClientGone, Problem, problem_of, send_response
 
@@ -34,10 +34,44 @@ HEADER = "Lakeloop-Event"
 HEADER_BYTES = 8 << 10
 
 _STATUS = {"stored": 201, "known": 200}
+_RESPONSE = {
+    "type": "object",
+    "required": ["prediction_id", "image_id", "status"],
+    "properties": {
+        "prediction_id": schemas.TEXT,
+        "image_id": schemas.TEXT,
+        "status": {"enum": ["stored", "known"]},
+    },
+}
+# The framework does not serve this route, so its entry in the OpenAPI document is written here.
+OPERATION: dict[str, Any] = {
+    "summary": "Add Prediction",
+    "description": "One prediction with its image, safe on disk before the response.",
+    "operationId": "add_prediction",
+    "parameters": [
+        {
+            "name": HEADER,
+            "in": "header",
+            "required": False,
+            "content": schemas.json_body(schemas.EVENT),
+            "description": f"the event as ASCII JSON, if the body is an image; at most {HEADER_BYTES:,} bytes",
+        },
+        schemas.IDEMPOTENCY_KEY,
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {**schemas.IMAGE, **schemas.json_body(schemas.EVENT_NAMING_ITS_IMAGE)},
+    },
+    "responses": {
+        "201": {"description": "stored, and safe on disk", "content": schemas.json_body(_RESPONSE)},
+        "200": {"description": "known already", "content": schemas.json_body(_RESPONSE)},
+        "431": {},
+    },
+}
 
 
 class Predictions:
-    """ASGI: answers POST /v1/predictions itself and hands everything else on."""
+    """ASGI app that handles POST /v1/predictions itself and passes everything else on."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
@@ -59,8 +93,8 @@ class Predictions:
         except Exception as error:
             problem = problem_of(error)
             if problem is None:
-                _log.exception("a prediction could not be taken in")
-                problem = Problem(500, "fault", "a fault of the server's; it was logged")
+                _log.exception("a prediction could not be accepted")
+                problem = Problem(500, "fault", "an internal error of the server; it was logged")
             scope[REFUSED] = [problem.reason]
             await problem.send(send)
             return
@@ -113,23 +147,23 @@ class Predictions:
         return event, text + event.image_id.encode()
 
 
-def named_image(given: dict[str, Any]) -> str:
-    """The image_id an event names. Raises Problem when it names none."""
-    image_id = given.get("image_id")
+def named_image(fields: dict[str, Any]) -> str:
+    """The event's image_id. Raises Problem if it has none or a malformed one."""
+    image_id = fields.get("image_id")
     if not isinstance(image_id, str) or not ids.is_image_id(image_id):
         raise Problem(422, "no_image", f"image_id is {image_id!r:.80}, not 64 hexadecimal digits in lower case")
     return image_id
 
 
-def with_image(given: dict[str, Any], data: bytes, service: Service, key_id: str | None) -> Event:
-    """The event of an answer that came with its image. Raises Problem, BadInput, UnreadableImage."""
+def with_image(fields: dict[str, Any], data: bytes, service: Service, key_id: str | None) -> Event:
+    """The event of a prediction that came with its image. Raises Problem, BadInput, UnreadableImage."""
     if len(data) > bodies.IMAGE_BYTES:
         raise bodies.too_large(bodies.IMAGE_BYTES, "an image")
     read_header(data, decode.MAX_MEGAPIXELS_HTTP)
     image_id = ids.image_id(data)
-    if given.get("image_id") not in (None, image_id):
+    if fields.get("image_id") not in (None, image_id):
         raise Problem(422, "other_image", "image_id is not the SHA-256 of the image that was sent")
-    return events.prediction(given, service.promoted, image_id, data, key_id)
+    return events.prediction(fields, service.promoted, image_id, data, key_id)
 
 
 def response(facts: dict[str, Any], outcomes: Sequence[Outcome]) -> tuple[int, bytes]:

@@ -1,4 +1,4 @@
-"""Routes that tell: an answer, an image's record, the lake's state, health and metrics."""
+"""Routes that read: a prediction, an image's record, the lake's status, health and metrics."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from lake.analytics import summary
 from search_app.api import metrics as prometheus
 from search_app.api.problems import Problem
 from search_app.api.routes.pictures import checked
+from search_app.api.schemas import TEXT, ImageId, PredictionId
 from search_app.backend.arrivals import Arrivals
-from search_app.backend.records import answer, record, waiting_answer
+from search_app.backend.records import record, stored_prediction, waiting_prediction
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
@@ -21,34 +22,34 @@ if TYPE_CHECKING:
 def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
     router = APIRouter()
     lake = service.lake
-    news = Arrivals(lake, service.spool)
+    arriving = Arrivals(lake, service.spool)
 
     @router.get("/v1/predictions/{prediction_id}")
-    def prediction(prediction_id: str) -> dict[str, Any]:
-        """One answer, at once after its acknowledgement. `state` is waiting (in the spool) or stored (in the lake)."""
+    def prediction(prediction_id: PredictionId) -> dict[str, Any]:
+        """One prediction, from its acknowledgement on. `state` is waiting (in the spool) or stored (in the lake)."""
         own = ids.as_uuid(prediction_id)
         if own is None:
             raise Problem(422, "bad_id", f"a prediction id is a UUID, not {prediction_id[:80]!r}")
-        # The spool first: between the two looks the event can only move from it to the lake.
+        # The spool first: between the two reads the event can only move from the spool to the lake.
         event = service.spool.event("prediction", own) if service.spool is not None else None
         if event is not None:
-            return waiting_answer(event, service.promoted) | {"state": "waiting"}
-        found = answer(lake, own)
-        if found is None:
-            raise Problem(404, "unknown_prediction", f"no answer {own} is stored")
-        return found | {"state": "stored"}
+            return waiting_prediction(event, service.promoted) | {"state": "waiting"}
+        stored = stored_prediction(lake, own)
+        if stored is None:
+            raise Problem(404, "unknown_prediction", f"no prediction {own} is stored")
+        return stored | {"state": "stored"}
 
     @router.get("/v1/records/{image_id}")
-    def image_record(image_id: str) -> dict[str, Any]:
+    def image_record(image_id: ImageId) -> dict[str, Any]:
         """Everything known about one image: predictions, labels, reviews, slices."""
-        found = record(lake, checked(image_id))
-        if found is None:
+        facts = record(lake, checked(image_id))
+        if facts is None:
             raise Problem(404, "unknown_image", f"no image {image_id}")
-        return found
+        return facts
 
     @router.get("/v1/status")
     def status() -> dict[str, Any]:
-        """Counts, models and embedding progress of the lake; what waits in the spool."""
+        """Counts, models and embedding progress of the lake, and the events that wait in the spool."""
         facts = dict(summary.status(lake))
         if service.spool is not None:
             facts["spool"] = service.spool.depth().as_dict()
@@ -56,22 +57,26 @@ def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
 
     @router.get("/v1/arrivals")
     def arrivals() -> dict[str, Any]:
-        """Answers of the last minute, what waits in the spool or for a vector, and the newest images."""
-        return news.look() | {"unembedded": metrics.unembedded}
+        """Predictions of the last minute, events in the spool, images without a vector, the newest images."""
+        return arriving.look() | {"unembedded": metrics.unembedded}
 
     @router.get("/healthz")
     def healthz() -> dict[str, str]:
-        """The process answers."""
+        """The process responds."""
         return {"status": "ok"}
 
     @router.get("/readyz")
     def readyz() -> dict[str, Any]:
-        """The lake answers, and events are taken in; not while the server is stopping."""
+        """The lake can be read and events are accepted; 503 while the server is stopping."""
         if service.stopping:
             raise Problem(503, "stopping", "the server is stopping", 5)
         return {"status": "ok", "version": lake.version("predictions")}
 
-    @router.get("/metrics", response_class=Response)
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"description": "Prometheus' exposition format", "content": {"text/plain": {"schema": TEXT}}}},
+    )
     def exposition() -> Response:
         """Prometheus metrics."""
         return Response(metrics.text(), media_type=prometheus.MEDIA_TYPE)

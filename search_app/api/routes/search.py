@@ -1,4 +1,4 @@
-"""POST /v1/search: the images most like an example, as JSON or Arrow."""
+"""POST /v1/search: the images most similar to an example, as JSON or Arrow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from lake.errors import BadInput
 from lake.sql import tables
-from search_app.api import bodies
+from search_app.api import bodies, schemas
 from search_app.api.problems import Problem
 from search_app.api.routes.batch import ARROW
 
@@ -35,7 +35,7 @@ def _number(value: Any) -> Any:
 
 
 class SearchRequest(BaseModel):
-    """Exactly one kind of example: `ids` (image or prediction ids), an image, or a text."""
+    """Pass exactly one kind of example: `ids` (image or prediction ids), an image, or a text."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -49,22 +49,39 @@ class SearchRequest(BaseModel):
     columns: Annotated[list[str], Field(max_length=100)] = Field(default=[], description="more columns of predictions")
 
 
+class SearchResults(BaseModel):
+    """The images, the most similar first, with the requested columns."""
+
+    results: list[dict[str, Any]]
+
+
 def routes(service: Service, uploads: Uploads) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/v1/search", response_class=Response)
+    @router.post(
+        "/v1/search",
+        response_class=Response,
+        openapi_extra=schemas.request(schemas.json_body(SearchRequest.model_json_schema())),
+        responses={
+            200: {
+                "model": SearchResults,
+                "description": "the images, the most similar first",
+                "content": {ARROW: {"schema": schemas.BINARY}},
+            }
+        },
+    )
     async def find(request: Request) -> Response:
-        """The k images most like the example, best first. `Accept` chooses JSON or an Arrow stream."""
+        """The k images most similar to the example, best first. `Accept` chooses JSON or an Arrow stream."""
         kind = bodies.media_type(request.scope)
         if kind != "application/json":
             raise Problem(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
-        body = await bodies.read_question(request.scope, request.receive, bodies.SEARCH_BYTES, service.admission)
-        found = await run_in_threadpool(answer, parsed_as(SearchRequest, body))
+        body = await bodies.read_query(request.scope, request.receive, bodies.SEARCH_BYTES, service.admission)
+        results = await run_in_threadpool(run_search, parsed_as(SearchRequest, body))
         if ARROW in request.headers.get("accept", ""):
-            return Response(await run_in_threadpool(_stream, found), media_type=ARROW)
-        return Response(await run_in_threadpool(_document, found), media_type="application/json")
+            return Response(await run_in_threadpool(_stream, results), media_type=ARROW)
+        return Response(await run_in_threadpool(_document, results), media_type="application/json")
 
-    def answer(query: SearchRequest) -> pa.Table:
+    def run_search(query: SearchRequest) -> pa.Table:
         from embeddings.embedders import embedder as embedders
         from embeddings.search.search import search
         from search_app.backend import model_cache
@@ -86,13 +103,13 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
 
 
 def parsed_as(kind: type[Model], body: bytes) -> Model:
-    """The question. Raises Problem naming the field that is wrong."""
+    """The body as the model. Raises Problem naming the wrong field."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Problem(422, "invalid", f"{place}: {first['msg']}" if place else first["msg"]) from error
+        field = ".".join(str(part) for part in first["loc"])
+        raise Problem(422, "invalid", f"{field}: {first['msg']}" if field else first["msg"]) from error
 
 
 def _document(table: pa.Table) -> bytes:

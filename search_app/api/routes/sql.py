@@ -1,7 +1,7 @@
-"""Routes of SQL: ask, cancel, what was asked, saved queries.
+"""Routes of SQL: run a query, cancel it, the history, saved queries.
 
-The rows come as JSON or Arrow straight from the query's own process: here they are bytes. Waiting is done on threads
-that are nobody else's, so that other requests are not behind a slow query.
+The rows arrive as JSON or Arrow bytes from the query's own process. Waiting for them uses separate threads, so that a
+slow query does not delay other requests.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from embeddings.search import near
 from lake.errors import LakeloopError
 from lake.sql import columnar, saved_queries
 from lake.sql.sandbox import pool as sandbox
-from search_app.api import bodies
+from search_app.api import bodies, schemas
 from search_app.api.problems import JSON, ClientGone, Problem, problem_of
 from search_app.api.routes.batch import ARROW
 from search_app.api.routes.search import parsed_as
+from search_app.api.schemas import QueryName, SqlId
 from search_app.backend import model_cache
 from search_app.security.audit_log import AuditLog
 
@@ -42,7 +43,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 PATH = "/v1/sql"
 BODY_BYTES = 4 << 20
-# An answer up to this size is made whole before its status is said.
+# A result up to this size is collected before the status is sent.
 WHOLE_BYTES = 256 << 10
 MOST_SECONDS = 300.0
 MOST_ROWS = 1_000_000
@@ -52,7 +53,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
 
 def _number(value: Any) -> Any:
     if isinstance(value, bool | str):
-        raise ValueError("this is no number")
+        raise ValueError("this is not a number")
     return value
 
 
@@ -71,7 +72,7 @@ class SqlRequest(BaseModel):
     )
     parameters: Parameters = Field(default={}, description="the values, by name or in order")
     timeout: Seconds = Field(
-        default=sandbox.TIMEOUT_SECONDS, description="seconds until it must have ended, waiting included"
+        default=sandbox.TIMEOUT_SECONDS, description="seconds until it must end, including waiting"
     )
     max_rows: Rows = Field(
         default=sandbox.MOST_ROWS, description="rows at most; `truncated` says whether there were more"
@@ -82,17 +83,34 @@ class SqlRequest(BaseModel):
 
 
 class SavedQueryRequest(BaseModel):
-    """What is saved under a name."""
+    """A query to save under a name."""
 
     model_config = ConfigDict(extra="forbid")
 
     sql: str = Field(min_length=1, max_length=saved_queries.MOST_CHARACTERS)
-    parameters: dict[str, Any] = Field(default={}, description="values of the parameters when nobody says otherwise")
+    parameters: dict[str, Any] = Field(default={}, description="default values of the parameters")
     description: str | None = Field(default=None, max_length=10_000)
 
 
+class SqlColumn(BaseModel):
+    name: str
+    type: str = Field(description="DuckDB's")
+
+
+class SqlRows(BaseModel):
+    """The result of a SELECT."""
+
+    columns: list[SqlColumn]
+    rows: list[list[Any]]
+    truncated: bool = Field(description="there were more rows than `max_rows`, or more than 256 MiB")
+    seconds: float
+    error: dict[str, Any] = Field(
+        default={}, description="why the remaining rows did not come, after the first were sent; left out if all came"
+    )
+
+
 class Sql:
-    """The pool of the lake, the threads that wait for it, and the log of what was asked."""
+    """The query pool of the lake, the threads that wait for it, and the log of queries."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -101,20 +119,21 @@ class Sql:
         self._threads: ThreadPoolExecutor | None = None
 
     async def aside(self, function: Callable[..., T], *arguments: Any) -> T:
-        """The function's result, on a thread of SQL's own: as many as may run and wait, and some to say no."""
+        """The function's result, computed on a thread of this class: one per running or waiting query, and some more
+        to refuse others."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self.pool.slots + self.pool.queue + 8, "sql")
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def prepare(self) -> None:
-        """Has the first query find a process that waits and a fresh copy of the large tables.
+        """Starts a process for the first query and refreshes the copy of the large tables.
 
-        On a thread of its own: it takes as long as the copying does, after everything else.
+        Run it on a thread of its own: copying takes long, and it runs at a low priority.
         """
         self.pool.start()
-        # Threads that this one starts, DuckDB's among them, inherit it.
+        # Threads that this one starts, DuckDB's among them, inherit the priority.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        with suppress(OSError):  # a full disk: queries say so, or are slower
+        with suppress(OSError):  # a full disk: queries report it, or are slower
             columnar.refresh(self.service.lake)
 
     def close(self) -> None:
@@ -128,79 +147,95 @@ def routes(sql: Sql) -> APIRouter:
     router = APIRouter()
     lake = sql.service.lake
 
-    @router.post(PATH, response_class=Response)
+    @router.post(
+        PATH,
+        response_class=Response,
+        openapi_extra=schemas.request(schemas.json_body(SqlRequest.model_json_schema())),
+        responses={
+            200: {
+                "model": SqlRows,
+                "description": "the rows, in the order of the columns",
+                "content": {ARROW: {"schema": schemas.BINARY}},
+            }
+        },
+    )
     async def ask(request: Request) -> Response:
-        """The answer to one SELECT. `Accept` chooses JSON or an Arrow stream; both come while they are made."""
-        question = await _body(request, SqlRequest, sql)
+        """The result of one SELECT. `Accept` chooses JSON or an Arrow stream; rows are sent as they are computed."""
+        sql_request = await _body(request, SqlRequest, sql)
         key_id = bodies.key_id(request.scope)
         arrow = ARROW in request.headers.get("accept", "")
-        answer = _Answer(sql, question, key_id, arrow)
-        begun = asyncio.ensure_future(sql.aside(answer.begin))
-        gone = asyncio.ensure_future(_gone(request))
-        await asyncio.wait({begun, gone}, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
+        result = _SqlResult(sql, sql_request, key_id, arrow)
+        started = asyncio.ensure_future(sql.aside(result.start))
+        disconnected = asyncio.ensure_future(_disconnected(request))
+        await asyncio.wait({started, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        disconnected.cancel()
         with suppress(asyncio.CancelledError):
-            await gone
-        if not begun.done():
-            answer.cancel()
+            await disconnected
+        if not started.done():
+            result.cancel()
             with suppress(LakeloopError):
-                await begun
+                await started
             raise ClientGone
-        whole = await begun
+        whole = await started
         media = ARROW if arrow else JSON
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         if whole is not None:
-            return Response(whole, media_type=media, headers=headers | answer.facts())
-        return StreamingResponse(answer.rest(), media_type=media, headers=headers)
+            return Response(whole, media_type=media, headers=headers | result.headers())
+        return StreamingResponse(result.stream(), media_type=media, headers=headers)
 
     @router.delete(PATH + "/{sql_id}")
-    def cancel(sql_id: str, request: Request) -> dict[str, str]:
-        """Stops a query, waiting or running, that was asked with this `id` and the same key."""
-        if not sql.pool.cancel(_own(sql_id, bodies.key_id(request.scope))):
-            raise Problem(404, "unknown_query", f"no query {sql_id[:100]!r} of yours is running")
+    def cancel(sql_id: SqlId, request: Request) -> dict[str, str]:
+        """Stops a query, waiting or running, that was sent with this `id` and the same key."""
+        if not sql.pool.cancel(_callers_id(sql_id, bodies.key_id(request.scope))):
+            raise Problem(404, "unknown_query", f"no query {sql_id[:100]!r} of your key is running")
         return {"id": sql_id, "status": "cancelled"}
 
     @router.get("/v1/sql-history")
     def history() -> dict[str, Any]:
-        """The last hundred queries that were asked, newest first."""
+        """The last hundred queries, newest first."""
         sql.log.flush()
-        return {"queries": [one.as_dict() for one in saved_queries.history(lake)]}
+        return {"queries": [query.as_dict() for query in saved_queries.history(lake)]}
 
     @router.get("/v1/saved-queries")
     def saved() -> dict[str, Any]:
         """Every saved query, by name."""
-        return {"queries": [one.as_dict() for one in saved_queries.list(lake)]}
+        return {"queries": [query.as_dict() for query in saved_queries.list(lake)]}
 
     @router.get("/v1/saved-queries/{name}")
-    def one_saved(name: str) -> dict[str, Any]:
+    def one_saved(name: QueryName) -> dict[str, Any]:
         """One saved query."""
         return _known(name).as_dict()
 
-    @router.put("/v1/saved-queries/{name}", response_class=Response)
-    async def save(name: str, request: Request) -> Response:
-        """Saves a query under a name, in place of the one that had it."""
-        given = await _body(request, SavedQueryRequest, sql)
+    @router.put(
+        "/v1/saved-queries/{name}",
+        response_class=Response,
+        openapi_extra=schemas.request(schemas.json_body(SavedQueryRequest.model_json_schema())),
+        responses={200: {"description": "the saved query", "content": schemas.json_body({"type": "object"})}},
+    )
+    async def save(name: QueryName, request: Request) -> Response:
+        """Saves a query under a name and replaces a query that had it."""
+        new = await _body(request, SavedQueryRequest, sql)
 
         def write() -> bytes:
-            made = saved_queries.save(lake, name, given.sql, given.parameters, given.description, replacing=True)
-            _audit("query save", name, request, {"sql": given.sql[: saved_queries.LOGGED_CHARACTERS]})
-            return json.dumps(made.as_dict(), ensure_ascii=False).encode("utf-8", "replace")
+            query = saved_queries.save(lake, name, new.sql, new.parameters, new.description, replacing=True)
+            _audit("query save", name, request, {"sql": new.sql[: saved_queries.LOGGED_CHARACTERS]})
+            return json.dumps(query.as_dict(), ensure_ascii=False).encode("utf-8", "replace")
 
         return Response(await run_in_threadpool(write), media_type=JSON)
 
     @router.delete("/v1/saved-queries/{name}")
-    def delete(name: str, request: Request) -> dict[str, str]:
-        """Takes a saved query from the list."""
+    def delete(name: QueryName, request: Request) -> dict[str, str]:
+        """Deletes a saved query."""
         _known(name)
         saved_queries.delete(lake, name)
         _audit("query delete", name, request, None)
         return {"name": name, "status": "deleted"}
 
     def _known(name: str) -> saved_queries.SavedQuery:
-        found = {one.name: one for one in saved_queries.list(lake)}.get(name)
-        if found is None:
+        query = {query.name: query for query in saved_queries.list(lake)}.get(name)
+        if query is None:
             raise Problem(404, "unknown_query", f"no query is saved under the name {name[:100]!r}")
-        return found
+        return query
 
     def _audit(action: str, name: str, request: Request, detail: dict[str, Any] | None) -> None:
         from lake.access import audit
@@ -210,27 +245,33 @@ def routes(sql: Sql) -> APIRouter:
     return router
 
 
-class _Answer:
-    """One query from its question to its last byte. `begin` and `rest` say the same bytes a plain file would hold."""
+class _SqlResult:
+    """The response to one query, up to its last byte. `start` and `stream` give the same bytes."""
 
-    def __init__(self, sql: Sql, question: SqlRequest, key_id: str | None, arrow: bool) -> None:
-        self._sql, self._question, self._key_id, self._arrow = sql, question, key_id, arrow
-        self._id = None if question.id is None else _own(question.id, key_id)
+    def __init__(self, sql: Sql, request: SqlRequest, key_id: str | None, arrow: bool) -> None:
+        self._sql, self._request, self._key_id, self._arrow = sql, request, key_id, arrow
+        self._id = None if request.id is None else _callers_id(request.id, key_id)
         self._running: ResultStream | None = None
         self._parts: Iterator[bytes] = iter(())
         self._first: list[bytes] = []
         self._cancelled = False
 
-    def begin(self) -> bytes | None:
-        """The whole answer when it is small, else None: then `rest` gives it. Raises what there is to refuse."""
-        asked = self._question
+    def start(self) -> bytes | None:
+        """The whole response if it is small, else None: then `stream` sends it. Raises if the query is refused."""
+        request = self._request
         format: Literal["arrow", "json"] = "arrow" if self._arrow else "json"
         pool, lake = self._sql.pool, self._sql.service.lake
-        given = asked.parameters or None
+        parameters = request.parameters or None
         try:
-            more = near.extras(lake, asked.sql, given, parse=pool.tree, model=partial(model_cache.loaded, lake))
+            more = near.extras(lake, request.sql, parameters, parse=pool.tree, model=partial(model_cache.loaded, lake))
             self._running = pool.open(
-                asked.sql, given, timeout=asked.timeout, max_rows=asked.max_rows, id=self._id, format=format, **more
+                request.sql,
+                parameters,
+                timeout=request.timeout,
+                max_rows=request.max_rows,
+                id=self._id,
+                format=format,
+                **more,
             )
             if self._cancelled:
                 self._running.close()
@@ -248,22 +289,22 @@ class _Answer:
         return b"".join((self._head(), *self._first, self._tail(None)))
 
     def cancel(self) -> None:
-        """The client went away: nobody wants the answer."""
+        """Stops the query, because the client closed the connection."""
         self._cancelled = True
         if self._running is not None:
             self._running.close()
         elif self._id is not None:
             self._sql.pool.cancel(self._id)
 
-    def facts(self) -> dict[str, str]:
-        """What an Arrow stream has no place for, as headers; known once the answer is whole."""
+    def headers(self) -> dict[str, str]:
+        """Headers with the facts that an Arrow stream cannot hold; known once the response is complete."""
         assert self._running is not None
         return {"Lakeloop-Truncated": "true" if self._running.truncated else "false"} if self._arrow else {}
 
-    async def rest(self) -> AsyncIterator[bytes]:
-        """All of it, from the first byte. What goes wrong now comes after a status that said well.
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The whole response, from the first byte. An error now comes after status 200 was sent.
 
-        JSON then ends with `error` and is truncated; an Arrow stream breaks off without its end.
+        Then JSON ends with `error` and is truncated; an Arrow stream breaks off without its end.
         """
         assert self._running is not None
         error: LakeloopError | None = None
@@ -281,7 +322,7 @@ class _Answer:
         finally:
             if not ended:
                 self._running.close()
-            self._log(str(error) if error else None if ended else "the client hung up")
+            self._log(str(error) if error else None if ended else "the client closed the connection")
         if error is not None and self._arrow:
             raise ConnectionAbortedError(str(error)) from error
         yield self._tail(error)
@@ -312,27 +353,27 @@ class _Answer:
         return b"]," + json.dumps(facts, ensure_ascii=False).encode("utf-8", "replace")[1:]
 
     def _log(self, error: str | None) -> None:
-        running, asked = self._running, self._question
+        running, request = self._running, self._request
         facts: dict[str, Any] = {"error": error, "key_id": self._key_id}
         if running is not None and error is None:
             facts |= {"rows": running.rows, "seconds": running.seconds, "truncated": running.truncated}
-        self._sql.log.put(saved_queries.entry(asked.sql, asked.parameters or None, **facts))
+        self._sql.log.put(saved_queries.entry(request.sql, request.parameters or None, **facts))
 
 
 async def _body(request: Request, kind: type[Model], sql: Sql) -> Model:
     media = bodies.media_type(request.scope)
     if media != JSON:
         raise Problem(415, "media_type", f"send {JSON}, not {media or 'no type'!r:.80}")
-    body = await bodies.read_question(request.scope, request.receive, BODY_BYTES, sql.service.admission)
+    body = await bodies.read_query(request.scope, request.receive, BODY_BYTES, sql.service.admission)
     return parsed_as(kind, body)
 
 
-async def _gone(request: Request) -> None:
-    """Waits for the client to hang up."""
+async def _disconnected(request: Request) -> None:
+    """Waits until the client closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _own(id: str, key_id: str | None) -> str:
-    """Ids are the callers' own: nobody can name another's query."""
+def _callers_id(id: str, key_id: str | None) -> str:
+    """The id prefixed with the caller's key, so that callers cannot cancel each other's queries."""
     return f"{key_id or ''} {id}"
