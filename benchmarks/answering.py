@@ -157,13 +157,13 @@ def main(words: Sequence[str]) -> int:
 
     loaded: dict[str, served_model.Answering] = {}
 
-    def here(self: model_server.ModelServer, run: str, names: list[str], prepared: list[Any]) -> Any:
+    def here(self: model_server.ModelServer, run: str, image_ids: list[str], images: list[Any]) -> Any:
         if run not in loaded:
             loaded[run] = served_model.Answering(self._lake, run)
             torch().set_num_threads(len(os.sched_getaffinity(0)))
-        return loaded[run].how, loaded[run].predictions(names, prepared)
+        return loaded[run].how, loaded[run].predictions(image_ids, images)
 
-    model_server.ModelServer._asked = here  # type: ignore[method-assign]
+    model_server.ModelServer._run_model = here  # type: ignore[method-assign]
     return cli.main(words)
 
 

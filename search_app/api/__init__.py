@@ -1,1 +1,1 @@
-"""The HTTP API: /v1 for data, /healthz, /readyz and /metrics for those who run it."""
+"""The HTTP API: /v1 for data; /healthz, /readyz and /metrics for operators."""

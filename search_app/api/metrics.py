@@ -1,6 +1,6 @@
-"""GET /metrics for Prometheus: rate, errors and durations of every route, the spool, the drainer, the lag of embedding.
+"""The numbers of GET /metrics for Prometheus: requests of every route, spool, drainer, embedding lag.
 
-A registry of its own for each server, so that two in one process do not mix.
+Each server has a registry of its own, so that two in one process do not mix.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _OTHER = "other"
-# Nothing was answered, because the client was gone: nginx's number for it.
+# The client closed the connection before the response: nginx's number for it.
 HUNG_UP = 499
-# In the ASGI scope: the reasons why the request, or items of it, were refused.
+# In the ASGI scope: the reasons for which the request, or items of it, were refused.
 REFUSED = "lakeloop_refused"
 
 
@@ -41,8 +41,8 @@ class Metrics:
         def seconds(name: str, meaning: str, labels: Sequence[str] = ()) -> Histogram:
             return Histogram(f"lakeloop_{name}_seconds", meaning, labels, registry=self.registry, buckets=_SECONDS)
 
-        self.requests = counter("requests", "answered requests", ["method", "route", "status"])
-        self.durations = seconds("request", "from the head of a request to its answer", ["method", "route"])
+        self.requests = counter("requests", "finished requests", ["method", "route", "status"])
+        self.durations = seconds("request", "from the head of a request to its response", ["method", "route"])
         self.rejected = counter("rejected", "refused requests and batch items", ["reason"])
         self.commits = seconds("spool_commit", "one group commit, its syncs included")
         self.committed = counter("spool_commit_events", "events in group commits")
@@ -50,7 +50,7 @@ class Metrics:
         self.drain_seconds = counter("drain_seconds", "time spent draining")
         self.drain_errors = counter("drain_errors", "drains that failed and are tried again")
         self.contradictions = counter("contradictions", "ids that two spools used differently")
-        self.unreadable = counter("images_unreadable", "images that did not decode after their acknowledgement")
+        self.unreadable = counter("images_unreadable", "acknowledged images that did not decode")
         self.parked = gauge("spool_parked_events", "events that cannot be drained: see lakeloop doctor")
         self.depth = gauge("spool_events", "events that wait to be drained")
         self.bytes = gauge("spool_bytes", "bytes the spool holds on disk")
@@ -59,7 +59,7 @@ class Metrics:
         self.lag = gauge("embedding_lag_seconds", "how long the oldest of them waits")
         self.embedded = counter("embedded_images", "images given a vector")
         self.spool = spool
-        self.unembedded: int | None = None  # as `waiting`; None when nobody embeds here
+        self.unembedded: int | None = None  # as `waiting`; None if this server runs no embedder
         self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
         if spool is not None:
             spool.on_commit(self._committed)
@@ -74,7 +74,7 @@ class Metrics:
             self.parked.set(depth.parked)
         return bytes(generate_latest(self.registry))
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+    def count_request(self, method: str, route: str, status: int, seconds: float) -> None:
         key = (method, route, status)
         children = self._children.get(key)
         if children is None:
@@ -85,8 +85,8 @@ class Metrics:
         children[0].inc()
         children[1].observe(seconds)
 
-    def drainer_said(self, facts: dict[str, Any]) -> None:
-        """Takes note of a line of the drainer's."""
+    def read_drainer(self, facts: dict[str, Any]) -> None:
+        """Updates the numbers from one line of the drainer's output."""
         if "error" in facts:
             self.drain_errors.inc()
             return
@@ -95,8 +95,8 @@ class Metrics:
         self.contradictions.inc(facts["contradictions"])
         self.unreadable.inc(sum(facts["unreadable"].values()))
 
-    def embedder_said(self, facts: dict[str, Any]) -> None:
-        """Takes note of a line of `lakeloop embed --watch --json`."""
+    def read_embedder(self, facts: dict[str, Any]) -> None:
+        """Updates the numbers from one line of `lakeloop embed --watch --json`."""
         self.unembedded = facts["waiting"]
         self.waiting.set(facts["waiting"])
         self.lag.set(facts["oldest_seconds"])
@@ -108,7 +108,7 @@ class Metrics:
 
 
 class MeasuredApp:
-    """ASGI middleware: counts and times what is answered. Routes are named by their pattern, never by an id."""
+    """ASGI middleware that counts and times requests. Routes are named by their pattern, never by an id."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -121,14 +121,14 @@ class MeasuredApp:
         started = time.perf_counter()
         status = HUNG_UP
 
-        async def counted(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, counted)
+            await self.app(scope, receive, send_and_note)
         except Exception:
             status = 500
             raise
@@ -136,6 +136,6 @@ class MeasuredApp:
             route = scope.get("route")
             path = getattr(route, "path", None) or scope.get("lakeloop_route") or _OTHER
             method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else _OTHER
-            self.metrics.answered(method, path, status, time.perf_counter() - started)
+            self.metrics.count_request(method, path, status, time.perf_counter() - started)
             for reason in scope.get(REFUSED, ()):
                 self.metrics.rejected.labels(reason).inc()

@@ -1,6 +1,6 @@
-"""Answers that say no: application/problem+json (RFC 9457), with a word for machines and a sentence for people.
+"""Error responses as application/problem+json (RFC 9457), with a word for machines and a text for people.
 
-The one place where errors become status codes.
+Only this module converts errors to status codes.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ RETRY_SECONDS = 5
 
 
 class ClientGone(Exception):
-    """The client hung up before it had sent its body: there is nobody to answer."""
+    """The client closed the connection before it had sent its body, so no response is possible."""
 
 
 class Problem(Exception):
-    """A request is answered with this. `reason` is for machines, one word that never changes; `detail` for people."""
+    """An error response. `reason` is for machines, one word that never changes; `detail` is for people."""
 
     def __init__(self, status: int, reason: str, detail: str, retry_after: int | None = None) -> None:
         super().__init__(detail)
@@ -61,7 +61,7 @@ class Problem(Exception):
         return Response(self.body(), self.status, self.headers(), MEDIA_TYPE)
 
     async def send(self, send: Send) -> None:
-        """Answers where there is no framework around."""
+        """Sends the response from plain ASGI, without the framework."""
         await send_response(send, self.status, self.body(), MEDIA_TYPE, self.headers())
 
 
@@ -81,7 +81,7 @@ async def send_response(
 
 
 def problem_of(error: BaseException) -> Problem | None:
-    """The problem an error stands for; None for one that is our own fault."""
+    """The problem to respond with for an error; None for a bug of lakeloop."""
     match error:
         case Problem():
             return error
@@ -127,19 +127,19 @@ def add_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(ClientGone)
     async def gone(request: Request, error: ClientGone) -> Response:
-        return Response(status_code=HUNG_UP)  # to nobody
+        return Response(status_code=HUNG_UP)  # nobody receives it
 
     for kind in (Problem, LakeloopError, sqlite3.Error, OSError, RecursionError):
         api.add_exception_handler(kind, _known_error)
 
 
 def _methods(request: Request) -> set[str]:
-    """What may be done at the path; the framework names the methods of one of its routes alone."""
-    nested = (getattr(one, "original_router", None) for one in request.app.routes)
-    routes = [one for router in nested if router is not None for one in router.routes if isinstance(one, Route)]
-    fit = [one.path for one in routes if one.matches(request.scope)[0] is not Match.NONE]
-    asked = min(fit, key=lambda path: "{" in path, default=None)  # a path without a parameter is meant before others
-    return {method for one in routes if one.path == asked and one.include_in_schema for method in one.methods or ()}
+    """The methods allowed at the path; the framework knows those of a single route only."""
+    routers = (getattr(route, "original_router", None) for route in request.app.routes)
+    routes = [r for router in routers if router is not None for r in router.routes if isinstance(r, Route)]
+    matches = [route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    best = min(matches, key=lambda path: "{" in path, default=None)  # a path without a parameter comes first
+    return {method for r in routes if r.path == best and r.include_in_schema for method in r.methods or ()}
 
 
 async def _known_error(request: Request, error: Exception) -> Response:

@@ -45,18 +45,18 @@ class Service:
     def writable(self) -> Spool:
         """The spool. Raises CouldNot when this server has none."""
         if self.spool is None:
-            raise CouldNot("this server only reads: start it with --spool FOLDER on a local disk to take events in")
+            raise CouldNot("this server only reads: start it with --spool FOLDER on a local disk to accept events")
         return self.spool
 
     async def watch(self) -> None:
-        """Keeps admission informed, until cancelled."""
+        """Keeps admission informed until cancelled."""
         spool = self.spool
         while spool is not None:
             try:
                 depth, free = await asyncio.gather(asyncio.to_thread(spool.depth), asyncio.to_thread(spool.free_bytes))
                 self.admission.look(depth, free)
-            except (sqlite3.Error, OSError) as error:  # the next look may succeed; what it decided last stays
-                _log.warning("the spool could not be looked at: %s", error)
+            except (sqlite3.Error, OSError) as error:  # the last state stays; the next look may succeed
+                _log.warning("the state of the spool could not be read: %s", error)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def store(
@@ -100,7 +100,7 @@ class Service:
         return outcomes
 
     async def unknown_images(self, image_ids: Sequence[str]) -> set[str]:
-        """Which of these images are neither in the lake nor on their way to it."""
+        """The ids among these of images that are neither in the lake nor in the spool."""
         new = [i for i in image_ids if i not in self._known_images]
         if not new:
             return set()
@@ -115,15 +115,15 @@ class Service:
         return self.spool.image(image_id) if self.spool is not None and image_id in self._known_images else None
 
     def image_of(self, prediction_id: str) -> str | None:
-        """The image an answer is about, seen at once after its acknowledgement; None for an unknown answer."""
-        found = self.spool.image_of(prediction_id) if self.spool is not None else None
-        if found is None:
+        """The image of a prediction, from its acknowledgement on; None if the prediction is unknown."""
+        image_id = self.spool.image_of(prediction_id) if self.spool is not None else None
+        if image_id is None:
             rows = self.lake.look_up("predictions", ["image_id"], "prediction_id", [prediction_id])
-            found = rows["image_id"][0].as_py() if rows.num_rows else None
-        return found
+            image_id = rows["image_id"][0].as_py() if rows.num_rows else None
+        return image_id
 
     def _unknown_images(self, image_ids: Sequence[str]) -> set[str]:
-        """Looks, for images that this process has not seen: at uploads of others on this spool, and in the lake."""
+        """Looks in the spool, for uploads through other processes, and in the lake."""
         spool = self.spool
         rest = [i for i in image_ids if spool is None or spool.event("image", i) is None]
         return set(rest) - self.lake.known("images", "image_id", rest)
@@ -136,11 +136,11 @@ class Service:
 
 
 def _notify(entries: list[Entry]) -> None:
-    """From the spool's thread to the event loop's, once for all the requests of a commit."""
+    """Called on the spool's thread: hands the results to the event loop, once for all the requests of a commit."""
     loop = entries[0].waiter[0]
     try:
         loop.call_soon_threadsafe(_settle, entries)
-    except RuntimeError:  # the loop is closed: nobody waits any more
+    except RuntimeError:  # the loop is closed: no request waits any more
         return
 
 

@@ -1,1 +1,1 @@
-"""What the API and the app share: records of images, query images, loaded models."""
+"""Services that the API and the app share: image records, arrivals, query images, loaded models."""

@@ -1,7 +1,7 @@
-"""Loaded networks, for searches by an image or a text that is not in the lake: seconds to load, so never twice.
+"""Keeps loaded embedders for searches by an image or text that is not in the lake: loading takes seconds.
 
-A page that may soon need one has it loaded in the background. What goes wrong then is kept, and raised by the
-search that needs the network; the search after that tries afresh.
+A page that may soon need an embedder loads it in the background. An error is kept and raised by the search that needs
+the embedder; the next search tries again.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 KEPT = 2
-HEAD_START = 0.7  # seconds the page has for its thumbnails before the loading takes the processor
+HEAD_START = 0.7  # seconds for the page's thumbnails before loading occupies the processor
 
 _Key = tuple[str, str, str | None]  # lake, embedder's name, its weights
 
 _lock = threading.Lock()
-_known: dict[_Key, Future[Embedder]] = {}  # the one used last is last
+_known: dict[_Key, Future[Embedder]] = {}  # the least recently used first
 
 
 def preload(lake: Lake, name: str) -> None:
@@ -34,7 +34,7 @@ def preload(lake: Lake, name: str) -> None:
 
 
 def loaded(lake: Lake, name: str) -> Embedder:
-    """The embedder of this name, after waiting for it if need be. Raises what loading it raised."""
+    """The embedder of this name; waits until it is loaded. Raises the error of loading."""
     key = _key(lake, name)
     with _lock:
         future = _known.pop(key, None)
@@ -58,7 +58,7 @@ def _key(lake: Lake, name: str) -> _Key:
 
 
 def _remember(key: _Key) -> Future[Embedder]:
-    """A place for a network; the caller holds the lock. The one unused for longest makes room."""
+    """Adds a future for an embedder and drops the least recently used. The caller holds the lock."""
     while len(_known) >= KEPT:
         del _known[next(iter(_known))]
     future = _known[key] = Future()

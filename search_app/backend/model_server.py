@@ -1,8 +1,8 @@
-"""Images answered by registered models beside the server: one process has the models, others decode what was sent.
+"""Runs registered models for the server: one process holds the models, others decode the images.
 
-Requests wait in line for one thread, which takes those of one model together: a hostile image kills a decoder and
-nothing else, a model that is being loaded holds up models only, and the event loop waits for none. It knows nothing of
-HTTP, and writes nothing.
+Requests wait in a queue for one thread, which batches those of one model. So a hostile image kills a decoder and
+nothing else, loading a model delays only other models, and the event loop never waits. It knows nothing of HTTP and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from training.inference.image_preparation import How
     from training.inference.served_model import Source
 
-# What is promoted is looked up again after so long: a promotion holds for every request after it.
+# The promoted version is looked up again after this time: then a promotion holds for every request.
 LOOK_SECONDS = 1.0
 MOST_NAMES = 256
-# Requests answered together, and those that may wait.
+# The number of requests in one batch, and of requests that may wait.
 BATCH = 16
 MOST_WAITING = 128
 DECODE_SECONDS = 20.0
-# A model's first answer comes after its libraries and weights were loaded.
-ANSWER_SECONDS = 180.0
+# The first prediction of a model comes after its libraries and weights are loaded.
+PREDICT_SECONDS = 180.0
 UNLIMITED = -1
 
 
 class Busy(CouldNot):
-    """More requests wait than can be answered soon."""
+    """Too many requests wait already."""
 
 
 @dataclass(eq=False)
@@ -47,11 +47,11 @@ class _Request:
     run: str
     image_id: str
     data: bytes
-    answer: Future[Prediction] = field(default_factory=Future)
+    prediction: Future[Prediction] = field(default_factory=Future)
 
 
 class ModelServer:
-    """The models of one lake. Its thread and processes start with the first request. Safe between threads."""
+    """The models of one lake. Its thread and processes start with the first request. Thread-safe."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
@@ -61,44 +61,44 @@ class ModelServer:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._pools: dict[str, WorkerPool] = {}
-        self._hows: dict[str, How] = {}
+        self._preparations: dict[str, How] = {}
 
     def source(self, name: str) -> Source:
-        """Who answers for a name, as it stood at most a second ago. Raises what `serving.source` does."""
+        """The model version that a name stands for, at most a second old. Raises as `served_model.source`."""
         now = time.monotonic()
-        held = self._sources.get(name)
-        if held is None or held[0] < now:
+        cached = self._sources.get(name)
+        if cached is None or cached[0] < now:
             if len(self._sources) >= MOST_NAMES:
                 self._sources.clear()
             try:
-                found: Source | LakeloopError = served_model.source(self._lake, name)
+                source: Source | LakeloopError = served_model.source(self._lake, name)
             except LakeloopError as error:
-                found = error
-            held = self._sources[name] = (now + LOOK_SECONDS, found)
-        if isinstance(held[1], LakeloopError):
-            raise held[1]
-        return held[1]
+                source = error
+            cached = self._sources[name] = (now + LOOK_SECONDS, source)
+        if isinstance(cached[1], LakeloopError):
+            raise cached[1]
+        return cached[1]
 
     def submit(self, run: str, image_id: str, data: bytes) -> Future[Prediction]:
-        """The answer to come. It fails with UnreadableImage, or CouldNot when the model cannot answer.
+        """The future prediction. It fails with UnreadableImage, or CouldNot if the model fails.
 
-        Raises Busy when too many wait.
+        Raises Busy if too many requests wait.
         """
         request = _Request(run, image_id, data)
         with self._changed:
             if self._closing:
                 raise CouldNot("the server is stopping")
             if len(self._waiting) >= MOST_WAITING:
-                raise Busy(f"{MOST_WAITING} images wait for an answer already")
+                raise Busy(f"{MOST_WAITING} images wait for a prediction already; try again later")
             self._waiting.append(request)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._live, name="answer", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="predict", daemon=True)
                 self._thread.start()
             self._changed.notify()
-        return request.answer
+        return request.prediction
 
     def close(self) -> None:
-        """Ends the processes; what still waits fails."""
+        """Ends the processes; waiting requests fail."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -109,66 +109,70 @@ class ModelServer:
 
     # On the thread --------------------------------------------------------------------------------------------
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
                 batch = [] if self._closing else self._take()
                 left = [*self._waiting] if self._closing else []
             for request in left:
-                if request.answer.set_running_or_notify_cancel():
-                    request.answer.set_exception(CouldNot("the server is stopping"))
+                if request.prediction.set_running_or_notify_cancel():
+                    request.prediction.set_exception(CouldNot("the server is stopping"))
             if self._closing:
                 return
-            running = [one for one in batch if one.answer.set_running_or_notify_cancel()]
+            running = [request for request in batch if request.prediction.set_running_or_notify_cancel()]
             try:
-                self._answer(running)
-            except Exception as error:  # nobody else is there to hear it
-                why = error if isinstance(error, LakeloopError) else CouldNot(f"the model could not answer: {error}")
+                self._predict(running)
+            except Exception as error:  # every request of the batch needs a result
+                reason = error if isinstance(error, LakeloopError) else CouldNot(f"the model failed: {error}")
                 for request in running:
-                    if not request.answer.done():
-                        request.answer.set_exception(why)
+                    if not request.prediction.done():
+                        request.prediction.set_exception(reason)
 
     def _take(self) -> list[_Request]:
-        """Those of the first one's model, as many as go together."""
+        """The next batch: the oldest request and others for the same model."""
         run = self._waiting[0].run
-        taken = [one for one in self._waiting if one.run == run][:BATCH]
-        self._waiting = deque(one for one in self._waiting if one not in taken)
-        return taken
+        batch = [request for request in self._waiting if request.run == run][:BATCH]
+        self._waiting = deque(request for request in self._waiting if request not in batch)
+        return batch
 
-    def _answer(self, batch: list[_Request]) -> None:
+    def _predict(self, batch: list[_Request]) -> None:
         if not batch:
             return
         run = batch[0].run
-        if run not in self._hows:
-            self._hows[run], _ = self._asked(run, [], [])
-        tasks = ((([(one.image_id, one.data)], self._hows[run], decode.MAX_MEGAPIXELS_HTTP), one) for one in batch)
-        good: list[tuple[_Request, Any]] = []
+        if run not in self._preparations:
+            self._preparations[run], _ = self._run_model(run, [], [])
+        preparation = self._preparations[run]
+        limit = decode.MAX_MEGAPIXELS_HTTP
+        tasks = ((([(request.image_id, request.data)], preparation, limit), request) for request in batch)
+        prepared: list[tuple[_Request, Any]] = []
         for result, request in self._decoders().map(tasks):
-            found = result.reason if isinstance(result, WorkerDied) else result[0]
-            if isinstance(found, str):
-                request.answer.set_exception(UnreadableImage(found))
+            image = result.reason if isinstance(result, WorkerDied) else result[0]
+            if isinstance(image, str):
+                request.prediction.set_exception(UnreadableImage(image))
             else:
-                good.append((request, found))
-        if not good:
+                prepared.append((request, image))
+        if not prepared:
             return
-        _, answers = self._asked(run, [one.image_id for one, _ in good], [prepared for _, prepared in good])
-        for (request, _), answer in zip(good, answers, strict=True):
-            if isinstance(answer, str):
-                request.answer.set_exception(CouldNot(answer))
+        image_ids = [request.image_id for request, _ in prepared]
+        _, predictions = self._run_model(run, image_ids, [image for _, image in prepared])
+        for (request, _), prediction in zip(prepared, predictions, strict=True):
+            if isinstance(prediction, str):
+                request.prediction.set_exception(CouldNot(prediction))
             else:
-                request.answer.set_result(answer)
+                request.prediction.set_result(prediction)
 
-    def _asked(self, run: str, names: list[str], prepared: list[Any]) -> tuple[How, list[Prediction | str]]:
+    def _run_model(self, run: str, image_ids: list[str], images: list[Any]) -> tuple[How, list[Prediction | str]]:
+        """How the model wants images prepared, and its prediction, or the reason why there is none, for each image."""
         if "models" not in self._pools:
-            self._keep("models", WorkerPool(model_process.WORK, 1, memory_bytes=UNLIMITED, timeout=ANSWER_SECONDS))
-        found = self._pools["models"].run(self._lake.uri, run, names, prepared)
-        if isinstance(found, WorkerDied):
-            raise CouldNot(f"the process that answers ended ({found.reason}); it starts again with the next request")
-        if isinstance(found, model_process.Failed):
-            raise CouldNot(f"the model of run {run} cannot answer: {found.reason}")
-        how, answers = found
-        return how, answers
+            self._keep("models", WorkerPool(model_process.WORK, 1, memory_bytes=UNLIMITED, timeout=PREDICT_SECONDS))
+        result = self._pools["models"].run(self._lake.uri, run, image_ids, images)
+        if isinstance(result, WorkerDied):
+            raise CouldNot(f"the model process ended ({result.reason}); it starts again with the next request")
+        if isinstance(result, model_process.Failed):
+            raise CouldNot(f"the model of run {run} failed: {result.reason}")
+        preparation, predictions = result
+        return preparation, predictions
 
     def _decoders(self) -> WorkerPool:
         if "decoders" not in self._pools:
@@ -180,7 +184,7 @@ class ModelServer:
     def _keep(self, name: str, pool: WorkerPool) -> None:
         with self._changed:
             self._pools[name] = pool
-            late = self._closing
-        if late:
+            closing = self._closing
+        if closing:
             pool.close()
             raise CouldNot("the server is stopping")

@@ -1,7 +1,7 @@
-"""Uploaded query images, kept as small files so that a search by image has a URL.
+"""Keeps uploaded query images as small files, so that a search by image has a URL.
 
-Content-addressed JPEGs in one folder, the newest `keep` of them. Not part of the lake's record: they are
-never searched, embedded or counted, and may be deleted at any time. It knows nothing of HTTP or decoding.
+Content-addressed JPEGs in one folder, the newest `keep` of them. They are not part of the lake: they are never
+searched, embedded or counted, and may be deleted at any time. The module knows nothing of HTTP or decoding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ID = re.compile(r"[0-9a-f]{64}")
 
 
 class QueryImages:
-    """JPEG bytes by their sha256, in `folder`, at most `keep` files (oldest use goes first)."""
+    """JPEG bytes by their SHA-256 in `folder`: at most `keep` files, the least recently used are removed."""
 
     def __init__(self, folder: Path, keep: int = KEEP) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class QueryImages:
         return query_id
 
     def get(self, query_id: str) -> bytes | None:
-        """The JPEG bytes of `query_id`, or None when unknown, forgotten or not an id at all."""
+        """The JPEG bytes of `query_id`; None if it is unknown, removed or not an id."""
         if not _ID.fullmatch(query_id):
             return None
         try:
@@ -48,11 +48,11 @@ class QueryImages:
             return None
 
     def clear(self) -> int:
-        """Removes every query image, half-written ones too; returns how many there were."""
-        found = [*self.folder.glob("*.jpg"), *self.folder.glob("*.part")]
-        for path in found:
+        """Removes every query image, including half-written ones; returns their number."""
+        paths = [*self.folder.glob("*.jpg"), *self.folder.glob("*.part")]
+        for path in paths:
             path.unlink(missing_ok=True)
-        return len(found)
+        return len(paths)
 
     def _path(self, query_id: str) -> Path:
         return self.folder / f"{query_id}.jpg"
@@ -64,7 +64,7 @@ class QueryImages:
 
 
 def beside(uri: str) -> QueryImages:
-    """The query images of the lake at `uri`: in its own folder, or in a temporary one for object storage."""
+    """The query images of the lake at `uri`: in its own folder, or in a temporary folder for object storage."""
     scheme, _, rest = uri.partition("://")
     if not rest:
         return QueryImages(Path(uri) / "queries")

@@ -1,7 +1,6 @@
-"""Everything the lake knows about one image, as one JSON-ready dictionary.
+"""Reads everything the lake knows about one image, as one JSON-ready dictionary.
 
-Only reads, one image at a time. It knows nothing of HTTP or screens; the browser's detail panel and
-`GET /v1/records/{image_id}` show what it returns.
+The detail panel of the app and `GET /v1/records/{image_id}` show it. The module knows nothing of HTTP or pages.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ _OWN_TYPES = {field.name: field.type for field in schema.PREDICTIONS.arrow()}
 def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
     """The image, its predictions (newest first, at most 50), labels, current class, reviews and slices.
 
-    None when the lake has no such image. Times are ISO 8601 UTC, NaN and infinity are null. Boxes are in
-    pixels of the upright image; promoted columns and JSON metadata are merged under `metadata`.
+    None if the lake has no such image. Times are ISO 8601 UTC, NaN and infinity are null. Boxes are in pixels of the
+    upright image; promoted columns and JSON metadata are merged under `metadata`.
     """
     if not ids.is_image_id(image_id):
         return None
     # Indexed look-ups of Lance: a few milliseconds each, where a DuckDB connection alone takes forty.
-    is_it = f"image_id = '{image_id}'"
-    images = lake.scan("images", ["image_id", "width", "height", "format", "size_bytes", "source"], is_it).to_pylist()
+    filter = f"image_id = '{image_id}'"
+    images = lake.scan("images", ["image_id", "width", "height", "format", "size_bytes", "source"], filter).to_pylist()
     if not images:
         return None
-    predictions = lake.scan("predictions", [*_OWN_COLUMNS, *lake.promoted()], is_it).to_pylist()
-    labels = lake.scan("labels", ["event_id", "timestamp", "task", "label", "origin", "annotator"], is_it).to_pylist()
-    reviews = lake.scan("reviews", _REVIEW_COLUMNS, is_it).to_pylist()
-    slices = lake.scan("slice_members", ["name", "version"], is_it).to_pylist()
+    predictions = lake.scan("predictions", [*_OWN_COLUMNS, *lake.promoted()], filter).to_pylist()
+    labels = lake.scan("labels", ["event_id", "timestamp", "task", "label", "origin", "annotator"], filter).to_pylist()
+    reviews = lake.scan("reviews", _REVIEW_COLUMNS, filter).to_pylist()
+    slices = lake.scan("slice_members", ["name", "version"], filter).to_pylist()
     predictions.sort(key=_age, reverse=True)
     labels.sort(key=lambda row: (row["timestamp"], row["event_id"]), reverse=True)
     classes = [row["label"] for row in labels if row["task"] == "classification"]
@@ -60,20 +59,20 @@ def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
     }
 
 
-def waiting_answer(event: WaitingEvent, promoted: Mapping[str, pa.DataType]) -> dict[str, Any]:
-    """One answer that is still in the spool, as `answer` will tell it; `promoted` are the lake's typed columns."""
+def waiting_prediction(event: WaitingEvent, promoted: Mapping[str, pa.DataType]) -> dict[str, Any]:
+    """A prediction in the spool, in the form of `stored_prediction`. `promoted`: the lake's typed columns."""
     row = events.as_row(event.row, {**_OWN_TYPES, **promoted}) | {"prediction_id": event.event_id}
     row.setdefault("timestamp", dt.datetime.fromtimestamp(event.received, dt.UTC))
     return {"image_id": event.image_id, **_prediction(row), "reviews": []}
 
 
-def answer(lake: Lake, prediction_id: str) -> dict[str, Any] | None:
-    """One answer with its verdicts, newest first; None when the lake has no such answer. As in `record` otherwise."""
-    is_it = f"prediction_id = {literal(prediction_id)}"
-    rows = lake.scan("predictions", [*_OWN_COLUMNS, *lake.promoted()], is_it).to_pylist()
+def stored_prediction(lake: Lake, prediction_id: str) -> dict[str, Any] | None:
+    """A prediction and its verdicts, newest first, in the form of `record`; None if the lake has none of this id."""
+    filter = f"prediction_id = {literal(prediction_id)}"
+    rows = lake.scan("predictions", [*_OWN_COLUMNS, *lake.promoted()], filter).to_pylist()
     if not rows:
         return None
-    reviews = lake.scan("reviews", _REVIEW_COLUMNS, is_it).to_pylist()
+    reviews = lake.scan("reviews", _REVIEW_COLUMNS, filter).to_pylist()
     return {"image_id": rows[0]["image_id"], **_prediction(rows[0]), "reviews": _newest_first(reviews)}
 
 
@@ -82,7 +81,7 @@ def _newest_first(reviews: list[dict[str, Any]]) -> list[Any]:
 
 
 def _age(row: dict[str, Any]) -> tuple[bool, bool, Any]:
-    """Answers after rows without one, rows with a time after rows without, then by time."""
+    """Sorts predictions after image-only rows, rows with a time after rows without, then by time."""
     return row["model"] is not None, row["timestamp"] is not None, row["timestamp"] or row["ingested_at"]
 
 
@@ -101,7 +100,7 @@ def _metadata(text: str | None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` with only what JSON can say: dates as ISO 8601 UTC, bytes as text, no NaN."""
+    """The value as JSON can hold it: dates as ISO 8601 UTC, bytes as text, no NaN."""
     match value:
         case dict():
             return {str(key): _plain(item) for key, item in value.items()}

@@ -1,1 +1,1 @@
-"""The server process and the processes it keeps beside itself."""
+"""The server process and its child processes."""

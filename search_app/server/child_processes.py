@@ -1,7 +1,7 @@
-"""Processes a server keeps beside itself: the drainer, the embedder. Started again when they die, told when to end.
+"""Runs the server's child processes (drainer, embedder): restarts them when they die, ends them with the server.
 
-A child says what it does on stdout, one JSON object a line; its stdin is a pipe that ends with the server, however the
-server ends. It knows nothing of what children do.
+A child reports on stdout, one JSON object a line. Its stdin is a pipe that closes with the server, however the server
+ends. The module knows nothing of the children's work.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 
 FIRST_BACKOFF_SECONDS = 0.5
 MOST_BACKOFF_SECONDS = 30.0
-# A child that lived this long is started again at once.
+# After a child lived this long, the pause before its restart is short again.
 HEALTHY_SECONDS = 60.0
-# Requests that wait come before everything a child does.
+# Waiting requests have priority over the work of children.
 NICENESS = 10
 
 
 class Child:
-    """One process, for as long as the server lives. `heard` is called with each line it says, on a thread."""
+    """One child process. `on_line` is called with each JSON object it prints, on a thread."""
 
-    def __init__(self, name: str, command: Sequence[str], heard: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, name: str, command: Sequence[str], on_line: Callable[[dict[str, Any]], None]) -> None:
         self.name = name
         self._command = list(command)
-        self._heard = heard
+        self._on_line = on_line
         self._process: subprocess.Popen[bytes] | None = None
         self._ending = threading.Event()
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Child:
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Asks it to end (SIGTERM), and ends it when it takes longer."""
+        """Asks the process to end (SIGTERM) and kills it after `seconds`."""
         with self._lock:
             self._ending.set()
             process = self._process
@@ -57,8 +57,8 @@ class Child:
         while not self._ending.is_set():
             started = time.monotonic()
             try:
-                end = f"ended with code {self._live()}"
-            except OSError as error:  # no process or memory to be had
+                end = f"ended with code {self._run()}"
+            except OSError as error:  # no more processes or memory
                 end = f"could not be started ({error})"
             if self._ending.is_set():
                 return
@@ -68,24 +68,24 @@ class Child:
             self._ending.wait(backoff)
             backoff = min(MOST_BACKOFF_SECONDS, 2 * backoff)
 
-    def _live(self) -> int | None:
+    def _run(self) -> int | None:
         with self._lock:
             if self._ending.is_set():
                 return None
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            # At once, before it has threads: each has a priority of its own, inherited from the one that starts it.
+            # At once, before it has threads: each thread inherits its priority from the thread that starts it.
             os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
         with self._process as process:  # and then closes its pipes
             assert process.stdout is not None
             for line in process.stdout:
                 try:
-                    said = json.loads(line)
+                    facts = json.loads(line)
                 except ValueError:
-                    said = None
-                if isinstance(said, dict):
-                    if "error" in said:
-                        sys.stderr.write(f"the {self.name}: {said['error']}\n")
-                    self._heard(said)
-                else:  # not for us, but for somebody
+                    facts = None
+                if isinstance(facts, dict):
+                    if "error" in facts:
+                        sys.stderr.write(f"the {self.name}: {facts['error']}\n")
+                    self._on_line(facts)
+                else:  # not for the server: pass it on to the operator
                     sys.stderr.buffer.write(line)
         return process.returncode

@@ -1,7 +1,7 @@
-"""How a server takes events in: its spool, what it admits, and the processes that move events on.
+"""How a server accepts events: its spool, its limits, and the child processes that move events on.
 
-Started and ended with the server. What is in the spool when it ends is safe there, and drained by whoever opens the
-lake next.
+It starts and ends with the server. Events still in the spool at the end are safe there; the next process that opens
+the lake drains them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EMBEDDER_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class IngestSettings:
-    """What a server is told about taking events in. `embed` is the order of `lakeloop embed --watch`, or None."""
+    """The server's settings for accepting events. `embed` is the order of `lakeloop embed --watch`, or None."""
 
     spool: Path
     limits: IngestLimits = field(default_factory=IngestLimits)
@@ -38,7 +38,7 @@ class IngestSettings:
 
 
 class LiveIngest:
-    """A spool that is open, and what stands behind it."""
+    """The open spool and the child processes that drain and embed."""
 
     def __init__(self, uri: str, settings: IngestSettings) -> None:
         self.uri = uri
@@ -52,17 +52,17 @@ class LiveIngest:
         settings = self.settings
         if settings.drain:
             command = drainer.arguments(self.uri, settings.spool, settings.sampling)
-            self._children.append((Child("drainer", command, metrics.drainer_said), DRAINER_SECONDS))
+            self._children.append((Child("drainer", command, metrics.read_drainer), DRAINER_SECONDS))
         if settings.embed:
             from embeddings.backfill import watch_process
 
             command = watch_process.arguments(self.uri, order=settings.embed)
-            self._children.append((Child("embedder", command, metrics.embedder_said), EMBEDDER_SECONDS))
+            self._children.append((Child("embedder", command, metrics.read_embedder), EMBEDDER_SECONDS))
         for child, _ in self._children:
             child.start()
 
     async def stop(self) -> None:
-        """Makes what was accepted safe, lets the children finish, ends them."""
-        # Requests are answered by now: what the drainer is asked to finish does not grow any more.
+        """Stores what was accepted, lets the children finish, ends them."""
+        # All requests are finished by now, so the drainer's remaining work does not grow any more.
         await asyncio.to_thread(self.spool.close)
         await asyncio.gather(*(asyncio.to_thread(child.stop, seconds) for child, seconds in self._children))

@@ -1,7 +1,7 @@
 """One ASGI process: the API in front, the Streamlit app behind it, both on one port.
 
-`make_server` composes, `serve` runs it under uvicorn. It knows ports, hosts and settings; nothing of pages
-or routes.
+`make_server` composes the server, `serve` runs it under uvicorn. The module knows ports, hosts and settings; it knows
+nothing of pages or routes.
 """
 
 from __future__ import annotations
@@ -36,18 +36,17 @@ if TYPE_CHECKING:
 
 MAIN_PAGE = Path(__file__).parents[1] / "ui" / "frame" / "main.py"
 _API_PATHS = ("/healthz", "/readyz", "/metrics")
-# Requests in flight have this long after SIGTERM; the drainer's last seconds come on top
-# (`search_app/server/live_ingest.py`).
+# Requests in flight have this long after SIGTERM; the drainer then has some seconds more (`live_ingest.py`).
 GRACE_SECONDS = 3
 SWITCH_SECONDS = 0.0005
-# The first page comes before the first query.
+# The first page has priority over preparing the first query.
 PREPARED_AFTER_SECONDS = 5.0
 
 
 def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: AccessPolicy = OPEN) -> ASGIApp:
     """The whole server as one ASGI app; with `ui=False`, the API alone.
 
-    It answers to loopback names and to `hosts`, and lets in whom `policy` says.
+    It accepts requests to loopback names and `hosts`; `policy` decides who has access.
     """
     opened = api.service.lake
     keyring = Keyring(opened)
@@ -92,12 +91,12 @@ def serve(
     fetch: Fetch | None = None,
     ready: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve the lake at `uri` until interrupted; one line with the URL on stderr once it answers.
+    """Serve the lake at `uri` until interrupted; prints one line with the URL on stderr once it is ready.
 
-    With `settings` it takes events in; `fetch` gets images by URL; `ready` is called with the URL after that line.
-    A host that other machines can reach requires a key of every request, whatever `policy` says. It answers to the
-    names in `allow_hosts` too. Raises BadInput when keys are required and the lake has no active one, for a bad name,
-    or when the port is taken. Port 0 takes a free one.
+    With `settings` it accepts events; `fetch` gets images by URL; `ready` is called with the URL after that line. On a
+    host that other machines can reach every request needs a key, whatever `policy` says. `allow_hosts` are further
+    names of the server. Port 0 takes a free port. Raises BadInput if keys are required and the lake has no active one,
+    for a bad name, or if the port is taken.
     """
     if not is_loopback(host):
         policy = replace(policy, require_key=True)
@@ -105,9 +104,9 @@ def serve(
     for notice in opened.notices:
         sys.stderr.write(f"lakeloop: {notice}\n")
     if policy.require_key and not Keyring(opened).any_active():
-        who = f"--host {host} is for other machines, which need one" if not is_loopback(host) else "everybody needs one"
+        reason = f"other machines can reach --host {host}" if not is_loopback(host) else "every request needs one"
         raise BadInput(
-            f"{uri} has no access keys yet, and {who}; make one with: lakeloop key create --scope admin --lake {uri}"
+            f"{uri} has no access keys yet, but {reason}; create one: lakeloop key create --scope admin --lake {uri}"
         )
     names = {host, *map(checked_name, allow_hosts)} - EVERYWHERE
     listener = _listen(host, port)
@@ -124,17 +123,17 @@ def serve(
         loop="uvloop",
         http=BoundedHeadProtocol,
         server_header=False,
-        proxy_headers=False,  # nothing here believes them, and anybody can write them
+        proxy_headers=False,  # any client can write them
     )
-    # The spool's thread needs the interpreter for microseconds, many times a commit; the default makes it wait 5 ms.
+    # The spool's thread needs the interpreter for microseconds, many times per commit; by default it waits 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
-    gc.freeze()  # what is loaded by now stays: to look through it again and again costs milliseconds each time
+    gc.freeze()  # what is loaded by now stays: collecting it again and again costs milliseconds each time
     server = _Server(config, url, ready, api)
     if threading.current_thread() is threading.main_thread():
-        # uvicorn raises the signal that ended it once more; by itself SIGTERM would make a good end look like a death.
+        # uvicorn raises the signal that ended it once more; unhandled, it would make a clean exit look like a kill.
         signal.signal(signal.SIGTERM, lambda *_: None if server.started else sys.exit(0))
     server.run(sockets=[listener])
-    gc.unfreeze()  # DuckDB complains of what is left at the very end
+    gc.unfreeze()  # otherwise DuckDB complains at exit about objects that are left
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -151,7 +150,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, saying one line when it is ready, and not ready from the moment it is asked to end."""
+    """uvicorn that prints a line when it is ready, and is not ready any more once it is asked to end."""
 
     def __init__(self, config: uvicorn.Config, url: str, ready: Callable[[str], None], api: Api) -> None:
         super().__init__(config)

@@ -491,7 +491,7 @@ def test_an_image_that_fails_after_its_acknowledgement_is_counted_everywhere(
         assert service.predict(event(), whole).status_code == 201
         assert service.api.metrics.registry.get_sample_value("lakeloop_spool_events") is not None
         report = service.drain()
-        service.api.metrics.drainer_said(report.as_dict())  # as the drainer's own process does, a line a batch
+        service.api.metrics.read_drainer(report.as_dict())  # as the drainer's own process does, a line a batch
         assert report.unreadable.total() == 1
         assert "lakeloop_images_unreadable_total 1.0" in service.client.get("/metrics").text
         why = service.answer(given["prediction_id"]).json()["image_status"]

@@ -182,7 +182,7 @@ def test_too_many_wait(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPa
         holding.wait(30)
         raise sqlite3.OperationalError("gone")
 
-    monkeypatch.setattr(ModelServer, "_answer", held)
+    monkeypatch.setattr(ModelServer, "_predict", held)
     line = ModelServer(made[0])
     first = line.submit("run", "a", IMAGE)
     assert working.wait(30)
@@ -207,7 +207,7 @@ def test_too_many_wait(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPa
 def test_a_process_that_dies_is_replaced(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for both processes: a decoder that dies costs its image, a model that dies its batch."""
     monkeypatch.setattr(model_server.image_preparation, "WORKER", "tests.search_app.stand_ins:decode")
-    monkeypatch.setattr(model_server.answerer, "WORK", "tests.search_app.stand_ins:think")
+    monkeypatch.setattr(model_server.model_process, "WORK", "tests.search_app.stand_ins:think")
     line = ModelServer(made[0])
     try:
         bad, good = line.submit("run", "a", b"crash"), line.submit("run", "b", b"fine")

@@ -82,7 +82,7 @@ def test_what_cannot_be_searched_says_why(service: Door) -> None:
         ({"text": "a red thing"}, "text"),  # this embedder cannot
         ({"text": "\0"}, "text"),
         ({"unlike": [red]}, "exactly one"),
-        ({"text": "x", "unlike": [red]}, "unlike need ids"),
+        ({"text": "x", "unlike": [red]}, "unlike needs ids"),
         ({"ids": ["0" * 64]}, "no image_id"),
         ({"ids": ["'; drop table"]}, "is no id"),
         ({"ids": [red] * 1_001}, "ids"),

@@ -100,7 +100,7 @@ def test_what_was_there_before_did_not_arrive(lk: Lake) -> None:
 
 
 def test_news_grow_old(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrivals, "LATELY_SECONDS", 0.3)
+    monkeypatch.setattr(arrivals, "RECENT_SECONDS", 0.3)
     here = Arrivals(lk, None)
     add(lk, [{"label": "new"}])
     assert here.look()["last_minute"] == 1
