@@ -18,8 +18,9 @@ from search_app.api.metrics import MeasuredApp, Metrics
 from search_app.api.openapi import describe
 from search_app.api.problems import add_error_handlers
 from search_app.api.routes import batch, events, exports, maps, models, pictures, predictions, reads, search
-from search_app.api.routes import sql as questions
+from search_app.api.routes import sql as sql_routes
 from search_app.api.service import Service
+from search_app.api.sql_execution import Sql
 from search_app.backend import query_images
 from search_app.backend.model_server import ModelServer
 from search_app.security.uploads import Uploads
@@ -42,7 +43,7 @@ class Api:
         self._uploads = Uploads()
         self._arrow = batch.ArrowReader()
         self._answerers = ModelServer(lake)
-        self.sql = questions.Sql(self.service)
+        self.sql = Sql(self.service)
         self._api = self._routes(fetch)
         self._app = MeasuredApp(predictions.Predictions(self._api, self.service), self.metrics)
 
@@ -87,7 +88,7 @@ class Api:
         api.include_router(reads.routes(service, self.metrics))
         api.include_router(maps.routes(service))
         api.include_router(exports.routes(service))
-        api.include_router(questions.routes(self.sql))
+        api.include_router(sql_routes.routes(self.sql))
         api.include_router(models.routes(service, self._answerers))
         describe(api, {predictions.PATH: {"post": predictions.OPERATION}})
         return api

@@ -84,7 +84,7 @@ def test_what_cannot_be_searched_says_why(service: Door) -> None:
         ({"unlike": [red]}, "exactly one"),
         ({"text": "x", "unlike": [red]}, "unlike needs ids"),
         ({"ids": ["0" * 64]}, "no image_id"),
-        ({"ids": ["'; drop table"]}, "is no id"),
+        ({"ids": ["'; drop table"]}, "is not an id"),
         ({"ids": [red] * 1_001}, "ids"),
         ({"ids": [red], "k": 10**9}, "k"),
         ({"ids": [red], "k": 1.5}, "k"),
