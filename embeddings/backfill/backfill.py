@@ -25,7 +25,7 @@ from embeddings.embedders.preprocess import Prepared
 from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.storage import blobs
 from lake.storage.missing_vectors import MissingVectors, embedded_elsewhere
-from lake.storage.vectors import dim_of, to_matrix
+from lake.storage.vectors import to_matrix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,7 +200,7 @@ class Backfill:
                 addresses = ",".join(map(str, copies["_rowaddr"].to_pylist()))
                 # Without stable row ids, which the lake's tables do not have, a row's id is its address.
                 rows = gaps.dataset.to_table(["image_id", self.record.column], filter=f"_rowid in ({addresses})")
-                vectors = to_matrix(rows[self.record.column], dim_of(self.record))
+                vectors = to_matrix(rows[self.record.column], self.record.require_dim())
                 vector_of = dict(zip(rows["image_id"].to_pylist(), vectors, strict=True))
                 self._computed |= vector_of
                 copied |= vector_of.keys()

@@ -20,7 +20,7 @@ from lake.errors import BadInput
 from lake.sql import where as filters
 from lake.storage import schema
 from lake.storage.store import literals
-from lake.storage.vectors import dim_of, vector_of
+from lake.storage.vectors import vector_of
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
@@ -61,7 +61,7 @@ def search(
     if unlike and not ids:
         raise BadInput("unlike needs ids: give the ids to search by, too")
     record = embedders.record_of(lake, embedder)
-    dim = dim_of(record)
+    dim = record.require_dim()
     if ids:
         query = mean_vector(lake, record, ids)
         if unlike:

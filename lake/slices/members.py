@@ -19,7 +19,7 @@ from lake.slices.naming import unknown
 from lake.slices.versions import Slice
 from lake.sql import connections
 from lake.sql import where as filters
-from lake.storage.vectors import dim_of, vector_of
+from lake.storage.vectors import vector_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -180,7 +180,7 @@ class _Snapshot:
         record = next((r for r in records if ball["embedder"] in (None, r.name)), None)
         if record is None:
             raise unknown("embedder", str(ball["embedder"]), (r.name for r in records))
-        dim = dim_of(record)
+        dim = record.require_dim()
         centre = np.zeros(dim, np.float32)
         for example in ball["ids"]:
             vector = vector_of(self.lake, record, example, self.version)

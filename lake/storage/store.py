@@ -51,6 +51,12 @@ class EmbedderRecord:
     licence: str | None
     embeds_text: bool
 
+    def require_dim(self) -> int:
+        """The length of its vectors. Raises BadInput if the lake has no vectors of it yet."""
+        if self.dim is None:
+            raise BadInput(f"the lake has no {self.name} vectors yet; run: lakeloop embed --embedder {self.name}")
+        return self.dim
+
 
 class Lake:
     """The tables of a lake. Safe to share between threads, not across fork. Readers see the newest commit."""

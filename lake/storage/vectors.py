@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 BATCH_ROWS = 8_192
 
 
-def dim_of(record: EmbedderRecord) -> int:
-    """The length of the embedder's vectors. Raises BadInput if the lake has no vectors of it yet."""
-    if record.dim is None:
-        raise BadInput(f"the lake has no {record.name} vectors yet; run: lakeloop embed --embedder {record.name}")
-    return record.dim
-
-
 def vector_of(lake: Lake, record: EmbedderRecord, identifier: str, version: int | None = None) -> np.ndarray:
     """The vector of an image_id or prediction_id, float32 (dim,), length 1; at `version` of predictions (None: newest).
 
@@ -52,7 +45,7 @@ def image_vectors(
     Only images in `image_ids`; None: all. Images without a vector are left out. Raises BadInput if the lake has no
     vectors of this embedder yet.
     """
-    dim = dim_of(record)
+    dim = record.require_dim()
     rows = lake.scan("predictions", ["image_id", record.column], f"{record.column} is not null")
     names = np.asarray(rows["image_id"].to_pylist(), dtype=str)
     distinct, first = np.unique(names, return_index=True)
@@ -69,7 +62,7 @@ def vector_batches(
 
     For callers that do not need all vectors at once: a million vectors are gigabytes.
     """
-    dim = dim_of(record)
+    dim = record.require_dim()
     wanted = None if image_ids is None else set(image_ids)
     seen: set[str] = set()
     batches = lake.dataset("predictions").to_batches(

@@ -109,7 +109,7 @@ def test_several_ids_are_averaged(crowd: tuple[Lake, dict[str, np.ndarray]]) -> 
         ({"vector": np.ones(8), "columns": ["emb_random"]}, "no column"),
         ({"vector": np.ones(8), "where": "label"}, "not true or false"),
         ({"vector": np.ones(8), "embedder": "resnet18"}, r"has no embedder 'resnet18' \(it has random\)"),
-        ({"ids": ["cat"]}, "is no id"),
+        ({"ids": ["cat"]}, "is not an id"),
         ({"ids": [image("nobody")]}, "the lake has no image_id"),
         ({"ids": [image("new")]}, "has no random vector yet; run: lakeloop embed"),
         ({"text": "a cat", "model": Random()}, "embeds images only"),
