@@ -1,1 +1,1 @@
-"""SQL and filters over the lake, in this process or in a locked one."""
+"""SQL and filters over the lake, in this process or in a sandbox."""

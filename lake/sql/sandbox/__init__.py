@@ -1,1 +1,1 @@
-"""SQL from anybody, in a process that can do nothing else: one SELECT, bounded in time, memory and size."""
+"""Runs SQL from anybody in a confined process: one SELECT, limited in time, memory and size."""
