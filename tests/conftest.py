@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,10 @@ import pytest
 
 from lake import open_lake
 from lake.open_lake import OpenLake
+from tests import temporary
+from tests.temporary import Template
+
+temporary.use_memory()
 
 # Tests that share their machine cannot promise a time for one example; equal runs find equal faults.
 hypothesis.settings.register_profile(
@@ -29,27 +32,26 @@ Say = Callable[[str], None]
 
 
 @pytest.fixture(scope="session")
-def _templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    made: dict[object, Path] = {}
+def _templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Template]:
+    templates: dict[object, Template] = {}
 
-    def template(embedders: Sequence[str], columns: dict[str, str]) -> Path:
+    def template(embedders: Sequence[str], columns: dict[str, str]) -> Template:
         key = (tuple(embedders), tuple(columns.items()))
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("template") / "lake"
-            open_lake.create(str(made[key]), embedders=embedders, columns=columns)
-        return made[key]
+        if key not in templates:
+            folder = tmp_path_factory.mktemp("template") / "lake"
+            open_lake.create(str(folder), embedders=embedders, columns=columns)
+            templates[key] = Template(folder)
+        return templates[key]
 
     return template
 
 
 @pytest.fixture
-def make_lake(tmp_path: Path, _templates: Callable[..., Path]) -> MakeLake:
+def make_lake(tmp_path: Path, _templates: Callable[..., Template]) -> MakeLake:
     """make_lake(name="lake", embedders=(), columns={}) -> an open, empty lake of that name in tmp_path."""
 
     def make(name: str = "lake", embedders: Sequence[str] = (), columns: dict[str, str] | None = None) -> OpenLake:
-        place = tmp_path / name
-        shutil.copytree(_templates(embedders, columns or {}), place)
-        return open_lake.open(str(place))
+        return open_lake.open(str(_templates(embedders, columns or {}).write(tmp_path / name)))
 
     return make
 
@@ -64,25 +66,6 @@ def lk(make_lake: MakeLake) -> OpenLake:
 def say(record_property: Callable[[str, object], None]) -> Say:
     """say(text): a line at the end of the run though the test passes, for counts that are worth reading."""
     return functools.partial(record_property, "said")
-
-
-# Files of few tests that take long, the longest first: begun last, they would keep one process busy when the others
-# have ended. `--no-loadscope-reorder` hands files out in this order.
-LONG = (
-    "search_app/test_isolate", "crash/test_kills", "search_app/test_browser", "hostile/test_pages",
-    "crash/test_takeover", "crash/test_faults", "crash/test_disk_full", "embeddings/test_clip", "test_commands",
-    "search_app/test_sql_page", "search_app/test_slices_page", "hostile/test_openapi", "hostile/test_images",
-    "embeddings/test_networks", "search_app/test_analyse", "search_app/test_map", "search_app/test_idempotency",
-    "embeddings/test_embedder", "embeddings/test_cluster", "hostile/test_sql_runaways", "crash/test_overload",
-    "hostile/test_requests", "crash/test_power_loss", "crash/test_sync_order", "search_app/test_quickstart",
-    "crash/test_power_cut", "crash/test_stopping", "training/test_training_loop", "training/test_gate",
-    "hostile/test_events", "hostile/test_scopes", "hostile/test_paths", "hostile/test_sql_escapes",
-)  # fmt: skip
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {name.rpartition("/")[2]: number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(Path(item.location[0]).stem, len(LONG)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -169,11 +169,22 @@ def failing(name: str, ending: str) -> Callable[[Traced], list[Call]]:
     return doctored
 
 
-def answered_too_early(t: Traced) -> list[Call]:
-    """One answer leaves when its sync has begun, but not ended."""
+def journal_before_an_answer(t: Traced) -> tuple[Call, Call]:
+    """An answer from the middle, and the last sync of the journal before it: others are the drainer's."""
     answers = [c for c in t.calls if '"HTTP/1.1 2' in c.text]
     answer = answers[len(answers) // 2]
     sync = [c for c in t.calls if c.name == "fdatasync" and c.paths[0].endswith("-wal") and c.ended < answer.begun][-1]
+    return answer, sync
+
+
+def failing_before_an_answer(t: Traced) -> list[Call]:
+    _, sync = journal_before_an_answer(t)
+    return [dataclasses.replace(c, result=-1) if c is sync else c for c in t.calls]
+
+
+def answered_too_early(t: Traced) -> list[Call]:
+    """One answer leaves when its sync has begun, but not ended."""
+    answer, sync = journal_before_an_answer(t)
     late = dataclasses.replace(sync, ended=answer.ended + 0.5)
     return [late if c is sync else c for c in t.calls]
 
@@ -194,7 +205,7 @@ def lake_written_after_the_sync(t: Traced) -> list[Call]:
         (without("fsync", "/segments"), 0),
         (without("fsync", "/lake"), 0),
         (failing("fdatasync", ".seg"), 0),
-        (failing("fdatasync", ".sqlite-wal"), 0),
+        (failing_before_an_answer, 0),
         (answered_too_early, 0),
         (without("syncfs", "/lake"), 1),
         (failing("syncfs", "/lake"), 1),
