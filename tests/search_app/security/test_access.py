@@ -251,7 +251,7 @@ def test_after_a_quiet_hour_the_first_request_is_judged_by_the_newest_keys(lk: L
     keyring = Keyring(lk)
     app = Access(echo, keyring, open_without_keys=False)
     keys.revoke(open_lake.open(lk.uri), record.key_id)
-    keyring._asked -= 3_600
+    keyring._tried_at -= 3_600
     assert asyncio.run(ask(app, "GET", "/v1/status", [("Authorization", f"Bearer {token}")])).status == 401
 
 
@@ -267,7 +267,7 @@ def test_a_lake_that_hangs_delays_requests_once_and_not_for_long(
         raise OSError("the store does not answer")
 
     monkeypatch.setattr(app.keyring, "_read", hang)
-    app.keyring._asked -= 10
+    app.keyring._tried_at -= 10
 
     async def story() -> list[float]:
         waits = []
@@ -288,7 +288,7 @@ def test_a_lake_that_hangs_delays_requests_once_and_not_for_long(
 
 def test_keys_that_could_not_be_read_for_too_long_open_nothing(door: Door) -> None:
     app = door.access(AccessPolicy(require_key=True))
-    app.keyring._answered -= keys.GRACE_SECONDS + 1
+    app.keyring._read_at -= keys.GRACE_SECONDS + 1
     answer = asyncio.run(ask(app, "GET", "/v1/status", door.bearer("read")))
     assert (answer.status, answer.json["reason"], answer.headers["retry-after"]) == (503, "keys_unreadable", "5")
     assert asyncio.run(ask(app, "GET", "/healthz")).status == 200
@@ -335,7 +335,7 @@ def test_a_websocket_ends_with_its_key(lk: Lake) -> None:
         await socket.hear(), await socket.hear()
         assert (await socket.say("before"))["text"] == "before"
         keys.revoke(open_lake.open(lk.uri), record.key_id)
-        app.keyring._asked -= 1
+        app.keyring._tried_at -= 1
         after = await socket.say("after")
         assert (after["type"], after["code"]) == ("websocket.close", 1008)
         await asyncio.wait_for(socket.done, 5)
