@@ -166,7 +166,7 @@ def test_a_websocket_by_cookie_must_come_from_our_own_page(door: Door) -> None:
 def test_a_session_ends_with_its_key(door: Door) -> None:
     cookie = door.cookie()
     keys.revoke(open_lake.open(door.lake.uri), door.record.key_id)
-    door.app.keyring._asked -= 1
+    door.app.keyring._tried_at -= 1
     assert door.ask("GET", "/", cookie).status == 401
 
 
