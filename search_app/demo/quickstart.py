@@ -1,9 +1,9 @@
-"""The demo story: a solar cell inspection model meets a product line it has never seen.
+"""Builds the demo lake: a solar cell inspection model meets a kind of cell that it has never seen.
 
-Real data (`search_app/demo/cells.py`), a real model (a logistic head on the lake's own embedder), real answers. A first
-model is trained on half of the monocrystalline cells. Production is the other half over six weeks; in the last two,
-sixty polycrystalline cells come along. One answer in three is checked by a person, at random; a customer calls about
-another. Everything is seeded: two machines build the same lake.
+The data are real (`search_app/demo/cells.py`), and so are the model (a logistic head on the lake's embedder) and its
+predictions. The model is trained on half of the monocrystalline cells. Production is the other half over six weeks; in
+the last two weeks sixty polycrystalline cells come along. A person checks one prediction in three at random; a customer
+calls about another one. Everything is seeded: every machine builds the same lake.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 
 from lake.errors import BadInput
 from search_app.demo import stream
-from search_app.demo.cells import COPIES_FROM, NEW_KIND_IN_PRODUCTION, WEEKS, Story, cast, cells, folder
-from search_app.demo.stream import Saying
+from search_app.demo.cells import COPIES_FROM, NEW_KIND_IN_PRODUCTION, WEEKS, Story, cells, folder, make_story
+from search_app.demo.stream import DemoEvent
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
@@ -36,28 +36,29 @@ LICENCE = (
 
 
 def quickstart(uri: str, live: bool = False, story: Story | None = None) -> dict[str, Any]:
-    """Builds the demo lake at `uri` unless it is there, tells the story on stderr, returns its numbers.
+    """Builds the demo lake at `uri` unless it exists, prints what it did to stderr, and returns its numbers.
 
-    With `live` the newest cells are left to arrive at the server, see `search_app/demo/replay.py`; otherwise they are
-    in the lake when it returns. `story` is dealt from the whole data set by default.
-    Raises BadInput when something else is at `uri`, MissingExtra when the demo's packages are not installed.
+    With `live` the newest cells arrive later at the server, see `search_app/demo/replay.py`; otherwise they are in the
+    lake when it returns. The default `story` is made from the whole data set. Raises BadInput if there is something
+    else at `uri`, MissingExtra if the packages of the demo are not installed.
     """
-    place = Path(uri)
-    record = place / "demo.json"
+    lake_folder = Path(uri)
+    record = lake_folder / "demo.json"
     if record.is_file():
         facts: dict[str, Any] = json.loads(record.read_text())
-    elif place.exists() and any(place.iterdir()):
-        raise BadInput(f"{uri} is there and is not the demo lake; name another with --lake")
+    elif lake_folder.exists() and any(lake_folder.iterdir()):
+        raise BadInput(f"{uri} exists and is not the demo lake; choose another folder with --lake")
     else:
-        half = place.with_name(place.name + ".part")
+        half = lake_folder.with_name(lake_folder.name + ".part")
         shutil.rmtree(half, ignore_errors=True)
-        facts = _build(str(half), story or cast(cells()), live)
+        facts = _build(str(half), story or make_story(cells()), live)
         (half / record.name).write_text(json.dumps(facts))
-        half.rename(place)
-    if not live and stream.kept(place):
-        _catch_up(place)
-    facts |= {"lake": str(uri), "arriving": sum(one.kind == "prediction" for one in stream.kept(place))}
-    _tell(facts)
+        half.rename(lake_folder)
+    if not live and stream.pending(lake_folder):
+        _ingest_pending(lake_folder)
+    arriving = sum(event.kind == "prediction" for event in stream.pending(lake_folder))
+    facts |= {"lake": str(uri), "arriving": arriving}
+    _print_story(facts)
     return facts
 
 
@@ -75,48 +76,48 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
 
     lk = lake.create(uri, embedders=[DEFAULT], columns={"module_type": "string"})
     record = embedders.record_of(lk, None)
-    _say("1/5  labels: half of the monocrystalline cells enter the lake with what they are")
+    _say("1/5  labels: ingest half of the monocrystalline cells with their labels")
     ingest_items(
         lk, (Item(c.name, folder() / c.path, read_annotations=partial(of_class, c.truth)) for c in story.training)
     )
-    _say("2/5  embeddings: EfficientNet-Lite0 gives every image a vector")
+    _say("2/5  embeddings: EfficientNet-Lite0 computes a vector for every image")
     model = embedders.for_lake(lk, record, images=len(story.training) + len(story.production))
     backfill(lk, record, model)
     save_threshold(lk, COPIES_FROM)
-    _say("3/5  a first model: a logistic head on those vectors")
-    vectors, truths = _labelled_vectors(lk)
-    head = probe.fit(vectors, truths, REGULARISATION)
-    _say(f"4/5  production: {len(story.production)} cells over {WEEKS} weeks are answered and logged")
+    _say("3/5  first model: train a logistic head on these vectors")
+    vectors, labels = _labelled_vectors(lk)
+    head = probe.fit(vectors, labels, REGULARISATION)
+    _say(f"4/5  production: {len(story.production)} cells of {WEEKS} weeks are predicted and logged")
     served = _serve_model(model, story)
-    said = stream.production(story, head.classes, head.probabilities(served))
-    left = stream.ARRIVING + 1 if live else 0  # with the customer's call
-    before, arriving = said[: len(said) - left], said[len(said) - left :]
-    stream.bring_in(lk, before)
-    seen = [one.image_id for one in said if one.kind == "prediction"]
-    # The serving process has the vectors already; those that arrive later are computed by whoever takes them in.
+    events = stream.production(story, head.classes, head.probabilities(served))
+    later = stream.ARRIVING + 1 if live else 0  # with the customer's call
+    before, arriving = events[: len(events) - later], events[len(events) - later :]
+    stream.ingest(lk, before)
+    seen = [event.image_id for event in events if event.kind == "prediction"]
+    # The serving process already has the vectors; the server computes those of cells that arrive later.
     store_vectors(lk, record.column, dict(zip(seen, served, strict=True)))
     stream.label(lk, before)
     if arriving:
-        stream.keep(Path(uri), arriving)
-    _say("5/5  clusters of what production saw")
-    tree = stream.group(lk)
+        stream.save_pending(Path(uri), arriving)
+    _say("5/5  clusters: group the images of production")
+    tree = stream.cluster_production(lk)
     _write_test_set(Path(uri), story)
-    complaint = next(one.image_id for one in said if one.kind == "feedback")
-    return _numbers(story, said) | {"tree": tree, "complaint": complaint, "held_out": len(story.held_out)}
+    complaint = next(event.image_id for event in events if event.kind == "feedback")
+    return _numbers(story, events) | {"tree": tree, "complaint": complaint, "held_out": len(story.held_out)}
 
 
-def _catch_up(place: Path) -> None:
-    """Brings in what an interrupted live stream has left."""
+def _ingest_pending(lake_folder: Path) -> None:
+    """Ingests the events that an interrupted live stream has not sent."""
     import lake
     from embeddings.backfill.backfill import backfill
     from embeddings.embedders import embedder as embedders
 
-    lk = lake.open(str(place))
-    _say("the cells that were still to arrive come in now")
-    stream.bring_in(lk, stream.kept(place))
+    lk = lake.open(str(lake_folder))
+    _say("ingest the cells of the interrupted live stream")
+    stream.ingest(lk, stream.pending(lake_folder))
     record = embedders.record_of(lk, None)
     backfill(lk, record, embedders.for_lake(lk, record, images=stream.ARRIVING))
-    stream.arrived(lk, place)
+    stream.finish(lk, lake_folder)
 
 
 def _labelled_vectors(lk: OpenLake) -> tuple[np.ndarray, list[str]]:
@@ -125,57 +126,57 @@ def _labelled_vectors(lk: OpenLake) -> tuple[np.ndarray, list[str]]:
 
     record = embedders.record_of(lk, None)
     labels = lk.sql("SELECT image_id, label FROM labels_current ORDER BY image_id")
-    _, matrix = image_vectors(lk, record, labels["image_id"].to_pylist())  # both in the order of their ids
+    _, matrix = image_vectors(lk, record, labels["image_id"].to_pylist())  # both ordered by id
     return matrix, labels["label"].to_pylist()
 
 
 def _serve_model(model: Embedder, story: Story) -> np.ndarray:
-    """What the serving process computes on the way to its answers: a vector for each cell of production."""
+    """The vectors that the serving process computes, one for each cell of production."""
     from embeddings.embedders.preprocess import prepare
 
     files = [(folder() / cell.path).read_bytes() for cell, _ in story.production]
-    out = model.embed_batch([prepare(data, model.spec.preprocessing) for data in files])
-    assert len(out.kept) == len(files)
-    return out.vectors
+    embedded = model.embed_batch([prepare(data, model.spec.preprocessing) for data in files])
+    assert len(embedded.kept) == len(files)
+    return embedded.vectors
 
 
-def _numbers(story: Story, said: Sequence[Saying]) -> dict[str, Any]:
+def _numbers(story: Story, events: Sequence[DemoEvent]) -> dict[str, Any]:
     from training.metrics.classification_metrics import accuracy, balanced_accuracy
 
-    events = [one.event for one in said if one.kind == "prediction"]
+    predictions = [event.event for event in events if event.kind == "prediction"]
     kinds = np.array([cell.kind for cell, _ in story.production])
-    truth = np.array([cell.truth for cell, _ in story.production])
-    answers = np.array([event["label"] for event in events])
-    confidence = np.array([event["confidence"] for event in events])
-    out: dict[str, Any] = {}
+    labels = np.array([cell.truth for cell, _ in story.production])
+    predicted = np.array([prediction["label"] for prediction in predictions])
+    confidence = np.array([prediction["confidence"] for prediction in predictions])
+    numbers: dict[str, Any] = {}
     for kind in ("monocrystalline", "polycrystalline"):
         part = kinds == kind
-        t, a = truth[part].tolist(), answers[part].tolist()
-        out[kind] = {
+        t, p = labels[part].tolist(), predicted[part].tolist()
+        numbers[kind] = {
             "n": len(t),
-            "balanced_accuracy": round(balanced_accuracy(a, t), 3),
-            "accuracy": round(accuracy(a, t), 3),
+            "balanced_accuracy": round(balanced_accuracy(p, t), 3),
+            "accuracy": round(accuracy(p, t), 3),
             "commoner_class": round(max(t.count("defect"), t.count("functional")) / len(t), 3),
-            "called_defect": round(a.count("defect") / len(a), 3),
+            "called_defect": round(p.count("defect") / len(p), 3),
             "confidence": round(float(confidence[part].mean()), 3),
         }
     least = np.argsort(confidence, kind="stable")[:NEW_KIND_IN_PRODUCTION]
-    out["least_confident_that_are_new"] = int((kinds[least] == "polycrystalline").sum())
-    out["new_share"] = round(float((kinds == "polycrystalline").mean()), 3)
-    return out
+    numbers["least_confident_that_are_new"] = int((kinds[least] == "polycrystalline").sum())
+    numbers["new_share"] = round(float((kinds == "polycrystalline").mean()), 3)
+    return numbers
 
 
-def _write_test_set(place: Path, story: Story) -> None:
-    """The cells nobody has seen: for judging the next model. File names only, the data stays in its package."""
+def _write_test_set(lake_folder: Path, story: Story) -> None:
+    """Writes the held-out cells for evaluating the next model: file names only, the images stay in their package."""
     lines = ["image,label,module_type", *(f"{c.name},{c.truth},{c.kind}" for c in story.held_out)]
-    (place / "held-out.csv").write_text("\n".join(lines) + "\n")
+    (lake_folder / "held-out.csv").write_text("\n".join(lines) + "\n")
 
 
-def _tell(facts: dict[str, Any]) -> None:
+def _print_story(facts: dict[str, Any]) -> None:
     mono, poly = facts["monocrystalline"], facts["polycrystalline"]
-    # As it was called, so that the lines can be pasted: .venv/bin/lakeloop after `make demo`.
+    # The command as you called it, so that you can paste the lines: .venv/bin/lakeloop after `make demo`.
     command = sys.argv[0] if Path(sys.argv[0]).name == "lakeloop" else "lakeloop"
-    titles = ("cells", "balanced acc.", "accuracy", "commoner class", "called defect", "confidence")
+    titles = ("cells", "balanced acc.", "accuracy", "majority class", "called defect", "confidence")
     head = f"{'':<24}" + "".join(f"{t:>{w}}" for t, w in zip(titles, (6, 15, 10, 16, 15, 12), strict=True))
     _say("", head)
     for name, row in (("monocrystalline", mono), ("polycrystalline (new)", poly)):
@@ -185,22 +186,22 @@ def _tell(facts: dict[str, Any]) -> None:
         )
     _say(
         "",
-        "The model throws away nearly every cell of the new kind, and is sure of it. Low confidence would not tell:",
-        f"of its {poly['n']} least confident answers {facts['least_confident_that_are_new']} are of the new kind "
-        f"(by chance: {facts['new_share'] * poly['n']:.0f}). A random check, a complaint, a cluster's error rate do.",
+        "The model calls nearly every cell of the new kind a defect, with high confidence. Low confidence is no hint:",
+        f"of its {poly['n']} least confident predictions {facts['least_confident_that_are_new']} are of the new kind "
+        f"(by chance: {facts['new_share'] * poly['n']:.0f}). Random checks, complaints and clusters show it.",
         "",
-        "In the app: the first card of the Overview is the failure; open the cluster below it, save it as a slice.",
+        "In the app: the first card of the Overview shows the failure. Open the cluster below it, save it as a slice.",
     )
     if facts["arriving"]:
         _say(
-            f"The newest {facts['arriving']} cells arrive while you look, two a second, through lake.client, and a "
+            f"The newest {facts['arriving']} cells arrive while you watch, two a second, through lake.client, and a "
             "customer calls:",
-            "“Arriving” at the top of the Overview, then its card “What customers say”.",
+            "see “Arriving” at the top of the Overview, then its card “What customers say”.",
         )
     else:
-        _say("A customer has called about one of the cells: Overview, “What customers say”.")
+        _say("A customer has called about one of the cells: see Overview, “What customers say”.")
     _say(
-        "Or at the prompt, from the cell the customer complained about:",
+        "Or on the command line, from the cell of the complaint:",
         "",
         f"  {command} search --lake {facts['lake']} --id {facts['complaint']} -k 12 --column module_type",
         f'  {command} cluster --lake {facts["lake"]} --where "model IS NOT NULL"',
@@ -212,4 +213,4 @@ def _tell(facts: dict[str, Any]) -> None:
 
 
 def _say(*lines: str) -> None:
-    print(*lines, sep="\n", file=sys.stderr, flush=True)  # noqa: T201 - the demo tells its story in the terminal
+    print(*lines, sep="\n", file=sys.stderr, flush=True)  # noqa: T201 - the demo prints to the terminal

@@ -1,8 +1,8 @@
-"""The demo's live stream: the newest solar cells reach a running server through `lake.client`, two a second.
+"""The demo's live stream: sends the newest solar cells to a running server through `lake.client`, two a second.
 
-`Replay` is the server's side, which starts the process; `python -m search_app.demo.replay URL LAKE` is the process. It
-begins once the Overview is open somewhere, so that whoever looks sees them arrive, or after a minute. Stopped anywhere
-it goes on at the next start. It ends with a person's checks and with clusters of everything that came.
+The server uses `Replay`, which starts `python -m search_app.demo.replay URL LAKE` as a process. The stream begins when
+somebody opens the Overview, or after a minute. If it is interrupted, it resumes at the next start. At its end it stores
+the labels of the person who checks and clusters all images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Self
 
 from lake.client import Client
 from search_app.demo import stream
-from search_app.demo.stream import Saying
+from search_app.demo.stream import DemoEvent
 from search_app.server.child_processes import NICENESS
 
 if TYPE_CHECKING:
@@ -33,22 +33,22 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 PER_SECOND = 2.0
-LONGEST_SECONDS = 1.5  # between two cells
-WATCHER_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 1.5  # between two cells
+VIEWER_SECONDS = 60.0
 LOOK_SECONDS = 0.5
-# For draining and embedding sixty cells behind everything else that goes on.
+# For draining and embedding sixty cells beside everything else that runs.
 PATIENCE_SECONDS = 600.0
 
 
 class Replay:
-    """A context around the server's life, in which `start` may be called with its URL. Nothing to arrive: nothing."""
+    """A context for the life of the server. `start` begins the stream, unless no events are pending."""
 
     def __init__(self, lake: str) -> None:
         self._lake = lake
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, url: str) -> None:
-        if stream.kept(Path(self._lake)):
+        if stream.pending(Path(self._lake)):
             command = [sys.executable, "-m", "search_app.demo.replay", url, self._lake]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
@@ -58,56 +58,56 @@ class Replay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._process is not None:
             assert self._process.stdin is not None
-            self._process.stdin.close()  # it ends with this
+            self._process.stdin.close()  # this ends the process
             self._process.wait()
 
 
-def send(url: str, said: Sequence[Saying], per_second: float = PER_SECOND) -> list[Refusal]:
-    """Says to the server at `url` what it does not know yet, at a person's pace; returns what it refused.
+def send(url: str, events: Sequence[DemoEvent], per_second: float = PER_SECOND) -> list[Refusal]:
+    """Sends the events that the server at `url` does not have yet, at a slow pace. Returns the refused events.
 
-    Raises OSError when it does not answer.
+    Raises OSError if the server does not respond.
     """
     pace = random.Random(0)
     refused: list[Refusal] = []
     client = Client(url, spill=None, linger=0.02, on_refused=refused.append)
-    for one in said:
-        if _known(url, one):
+    for event in events:
+        if _stored(url, event):
             continue
-        if one.kind == "feedback":
-            client.feedback(**one.event)
+        if event.kind == "feedback":
+            client.feedback(**event.event)
         else:
-            client.log(one.data(), **one.event)
-        time.sleep(min(LONGEST_SECONDS, pace.expovariate(per_second)))
+            client.log(event.data(), **event.event)
+        time.sleep(min(LONGEST_PAUSE_SECONDS, pace.expovariate(per_second)))
     if not client.close(timeout=30.0):
         raise OSError(client.stats().last_error)
     return refused
 
 
-def _known(url: str, one: Saying) -> bool:
-    """Whether the server has it. Saying it again would add nothing, but take its time."""
+def _stored(url: str, event: DemoEvent) -> bool:
+    """Whether the server has the event. Sending it again would add nothing, but take time."""
     try:
-        with urllib.request.urlopen(f"{url}/v1/predictions/{one.id}", timeout=10) as answer:
-            return one.kind == "prediction" or bool(json.load(answer)["reviews"])
+        with urllib.request.urlopen(f"{url}/v1/predictions/{event.id}", timeout=10) as response:
+            return event.kind == "prediction" or bool(json.load(response)["reviews"])
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return False
         raise
 
 
-def _wait_for_a_watcher(url: str) -> None:
-    """Until a page asks what arrives."""
-    deadline = time.monotonic() + WATCHER_SECONDS
+def _wait_for_viewer(url: str) -> None:
+    """Waits until a page requests the arrivals."""
+    deadline = time.monotonic() + VIEWER_SECONDS
     while time.monotonic() < deadline:
-        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
-            if b'route="/v1/arrivals"' in answer.read():
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+            if b'route="/v1/arrivals"' in response.read():
                 return
         time.sleep(LOOK_SECONDS)
 
 
-def _wait_until_embedded(lake: Lake, said: Sequence[Saying]) -> bool:
+def _wait_until_embedded(lake: Lake, events: Sequence[DemoEvent]) -> bool:
     from lake.storage.missing_vectors import MissingVectors
 
-    names = [one.id for one in said if one.kind == "prediction"]
+    names = [event.id for event in events if event.kind == "prediction"]
     missing = MissingVectors(lake, lake.embedders()[0].column)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
@@ -121,31 +121,31 @@ def _wait_until_embedded(lake: Lake, said: Sequence[Saying]) -> bool:
 def _end_with_the_server() -> None:
     while os.read(0, 1024):
         pass
-    os._exit(0)  # what was not sent is sent next time
+    os._exit(0)  # the next start sends the rest
 
 
 def main() -> int:
-    url, place = sys.argv[1], Path(sys.argv[2])
+    url, folder = sys.argv[1], Path(sys.argv[2])
     os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server
     threading.Thread(target=_end_with_the_server, daemon=True).start()
-    said = stream.kept(place)
+    events = stream.pending(folder)
     try:
-        _wait_for_a_watcher(url)
-        refused = send(url, said)
+        _wait_for_viewer(url)
+        refused = send(url, events)
     except OSError as error:
-        sys.stderr.write(f"the live cells stopped: {error}; start the demo again to go on\n")
+        sys.stderr.write(f"the live stream stopped: {error}; start the demo again to resume it\n")
         return 3
-    for one in refused:
-        sys.stderr.write(f"the server refused {one.kind} {one.id}: {one.reason}\n")
+    for refusal in refused:
+        sys.stderr.write(f"the server refused {refusal.kind} {refusal.id}: {refusal.reason}\n")
     from lake.storage import opening
 
-    lake = opening.open(str(place))
-    if not _wait_until_embedded(lake, said):
-        sys.stderr.write("the live cells wait for their vectors; start the demo again to go on\n")
+    lake = opening.open(str(folder))
+    if not _wait_until_embedded(lake, events):
+        sys.stderr.write("the new cells have no vectors yet; start the demo again to finish\n")
         return 3
-    stream.arrived(lake, place)
-    sys.stderr.write(f"the last {len(said) - 1} cells have arrived; Drill-down has new clusters with all of them\n")
+    stream.finish(lake, folder)
+    sys.stderr.write(f"the last {len(events) - 1} cells have arrived; Drill-down has new clusters of all cells\n")
     return 0
 
 

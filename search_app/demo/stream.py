@@ -1,8 +1,8 @@
-"""The demo's production as a stream of events, and how what is not watched enters the lake.
+"""The demo's production as a stream of events, and how the events enter the lake without a server.
 
-Events are those of a live service and go the way of one: into the spool, and from there to the lake. Here in one
-process; `search_app/demo/replay.py` sends them to a running server instead. Ids are made from the cells' names, so
-whatever is said again adds nothing, and both ways end in the same lake.
+The events are those of a live service and take the same way: into the spool, and from there into the lake. This module
+does it in one process; `search_app/demo/replay.py` sends the events to a running server. The ids come from the names of
+the cells, so repeated events add nothing, and both ways end in the same lake.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MODEL, VERSION = "cell-inspector", "1"
 CHECKED_SHARE = 1 / 3
-# The newest answers, which arrive while somebody watches, and after how many of them the customer calls.
+# The number of newest predictions that arrive live, and after how many of them the customer calls.
 ARRIVING = 60
 CALL_AFTER = 12
 CALL = {
@@ -40,8 +40,8 @@ _AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Saying:
-    """One event, as the API takes it, about the photograph at `path`. `truth` is what a person who checked it said."""
+class DemoEvent:
+    """An event as the API takes it, about the photograph at `path`. `truth` is the label by a person who checked it."""
 
     kind: Literal["prediction", "feedback"]
     path: str
@@ -54,18 +54,19 @@ class Saying:
         return str(self.event["prediction_id"])
 
     def data(self) -> bytes:
-        """The photograph's file."""
+        """The bytes of the photograph."""
         return (folder() / self.path).read_bytes()
 
 
-def production(story: Story, classes: Sequence[str], chances: np.ndarray) -> list[Saying]:
-    """What production said, in the order of its time, and the customer's call. `chances`: one row a cell.
+def production(story: Story, classes: Sequence[str], probabilities: np.ndarray) -> list[DemoEvent]:
+    """The predictions of production in the order of time, and the customer's call.
 
-    A person checks one answer in three, drawn at random with a seed.
+    `probabilities` has a row for each cell and a column for each class. A person checks one prediction in three, drawn
+    at random with a seed.
     """
     checked = np.random.default_rng(SEED + 1).random(len(story.production)) < CHECKED_SHARE
-    said = []
-    for (cell, moment), row, drawn in zip(story.production, chances.tolist(), checked.tolist(), strict=True):
+    events = []
+    for (cell, moment), row, drawn in zip(story.production, probabilities.tolist(), checked.tolist(), strict=True):
         best = int(np.argmax(row))
         event = {
             "prediction_id": _id(cell.name),
@@ -79,94 +80,95 @@ def production(story: Story, classes: Sequence[str], chances: np.ndarray) -> lis
             "module_type": cell.kind,
         }
         name = ids.image_id((folder() / cell.path).read_bytes())
-        said.append(Saying("prediction", cell.path, name, event, cell.truth if drawn else None))
-    about = _surest_mistake(story, said)
-    call = {"prediction_id": about.id, "event_id": _id(f"call {about.path}"), **CALL}
-    when = max(said.index(about) + 1, len(said) - ARRIVING + CALL_AFTER)
-    return [*said[:when], Saying("feedback", about.path, about.image_id, call), *said[when:]]
+        events.append(DemoEvent("prediction", cell.path, name, event, cell.truth if drawn else None))
+    mistake = _most_confident_mistake(story, events)
+    call = {"prediction_id": mistake.id, "event_id": _id(f"call {mistake.path}"), **CALL}
+    position = max(events.index(mistake) + 1, len(events) - ARRIVING + CALL_AFTER)
+    feedback = DemoEvent("feedback", mistake.path, mistake.image_id, call)
+    return [*events[:position], feedback, *events[position:]]
 
 
-def bring_in(lake: Lake, said: Sequence[Saying]) -> None:
-    """Puts the events into the lake's spool and drains it. Raises CouldNot when another process drains it."""
+def ingest(lake: Lake, events: Sequence[DemoEvent]) -> None:
+    """Puts the events into the spool of the lake and drains it. Raises CouldNot if another process drains it."""
     from lake.spool.drain import drain
     from lake.spool.spool import Spool, beside
 
-    place = beside(lake.uri)
-    assert place is not None, "the demo lake is a folder"
+    spool_folder = beside(lake.uri)
+    assert spool_folder is not None, "the demo lake is a folder"
     promoted = lake.promoted()
-    spool = Spool(place)
+    spool = Spool(spool_folder)
     try:
-        for start in range(0, len(said), _AT_ONCE):
-            spool.put([_event(one, promoted) for one in said[start : start + _AT_ONCE]])
+        for start in range(0, len(events), _AT_ONCE):
+            spool.put([_spool_event(event, promoted) for event in events[start : start + _AT_ONCE]])
         if drain(lake, spool) is None:
-            raise CouldNot(f"a server is at work on {lake.uri}; stop it, or look at the demo there")
+            raise CouldNot(f"a server uses {lake.uri}; stop it, or open the demo in it")
     finally:
         spool.close()
 
 
-def label(lake: Lake, said: Sequence[Saying]) -> None:
-    """Has the person who checks look at these answers, a day after each."""
+def label(lake: Lake, events: Sequence[DemoEvent]) -> None:
+    """Stores the labels of the person who checks, a day after each prediction."""
     import pyarrow as pa
 
     from lake.storage import schema
 
     rows = [
         {
-            "event_id": ids.label_event_id(one.image_id, one.truth, "human"),
-            "image_id": one.image_id,
-            "timestamp": dt.datetime.fromisoformat(one.event["timestamp"]) + dt.timedelta(days=1),
+            "event_id": ids.label_event_id(event.image_id, event.truth, "human"),
+            "image_id": event.image_id,
+            "timestamp": dt.datetime.fromisoformat(event.event["timestamp"]) + dt.timedelta(days=1),
             "task": "classification",
-            "label": one.truth,
+            "label": event.truth,
             "origin": "human",
             "annotator": "random check",
         }
-        for one in said
-        if one.truth is not None
+        for event in events
+        if event.truth is not None
     ]
     distinct = {row["event_id"]: row for row in rows}
     lake.insert("labels", pa.Table.from_pylist(list(distinct.values()), schema=schema.LABELS.arrow()))
 
 
-def group(lake: Lake) -> str:
-    """Clusters what production saw; the tree's name."""
+def cluster_production(lake: Lake) -> str:
+    """Clusters the images of production. Returns the name of the tree."""
     from embeddings.clusters.drilldown import cluster
 
     return cluster(lake, where="model IS NOT NULL", method="kmeans", seed=SEED).tree
 
 
-def keep(place: Path, said: Sequence[Saying]) -> None:
-    """Notes beside the lake what is still to arrive."""
-    (place / _FILE).write_text("".join(json.dumps(asdict(one)) + "\n" for one in said))
+def save_pending(folder: Path, events: Sequence[DemoEvent]) -> None:
+    """Saves the events that arrive later in the folder of the lake."""
+    (folder / _FILE).write_text("".join(json.dumps(asdict(event)) + "\n" for event in events))
 
 
-def kept(place: Path) -> list[Saying]:
-    """What is still to arrive in the lake at `place`."""
-    file = place / _FILE
-    return [Saying(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
+def pending(folder: Path) -> list[DemoEvent]:
+    """The events that have not arrived yet in the lake at `folder`."""
+    file = folder / _FILE
+    return [DemoEvent(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def arrived(lake: Lake, place: Path) -> None:
-    """The end of the stream: all of it is there and has its vectors. What is left is labelled and clustered."""
-    label(lake, kept(place))
-    group(lake)
-    (place / _FILE).unlink()
+def finish(lake: Lake, folder: Path) -> None:
+    """Labels and clusters the last events, after all of them have arrived and have vectors."""
+    label(lake, pending(folder))
+    cluster_production(lake)
+    (folder / _FILE).unlink()
 
 
-def _surest_mistake(story: Story, said: Sequence[Saying]) -> Saying:
-    """The sound cell of the new kind that was thrown away with the greatest confidence: somebody calls."""
-    wrong = [
-        one for (cell, _), one in zip(story.production, said, strict=True)
-        if cell.kind == "polycrystalline" and cell.truth == "functional" and one.event["label"] == "defect"
+def _most_confident_mistake(story: Story, events: Sequence[DemoEvent]) -> DemoEvent:
+    """The functional cell of the new kind that was called a defect with the most confidence."""
+    mistakes = [
+        event for (cell, _), event in zip(story.production, events, strict=True)
+        if cell.kind == "polycrystalline" and cell.truth == "functional" and event.event["label"] == "defect"
     ]  # fmt: skip
-    return max(wrong, key=lambda one: float(one.event["confidence"]))
+    return max(mistakes, key=lambda event: float(event.event["confidence"]))
 
 
-def _event(one: Saying, promoted: dict[str, Any]) -> Event:
+def _spool_event(event: DemoEvent, promoted: dict[str, Any]) -> Event:
     from lake.spool import events
 
-    if one.kind == "feedback":
-        return events.feedback(one.event, {one.id: one.image_id}, None)
-    return events.prediction(one.event, promoted, one.image_id, one.data(), None)
+    if event.kind == "feedback":
+        return events.feedback(event.event, {event.id: event.image_id}, None)
+    return events.prediction(event.event, promoted, event.image_id, event.data(), None)
 
 
 def _id(name: str) -> str:

