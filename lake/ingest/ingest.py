@@ -25,6 +25,7 @@ from lake.formats.item import MAX_FILE_BYTES, Item, printable
 from lake.images import decode
 from lake.images.workers import WorkerPool, grouped
 from lake.ingest import sources
+from lake.ingest.rows import label_row, prediction_row
 from lake.storage import image_rows, schema
 from lake.storage.store import now
 
@@ -248,7 +249,7 @@ class _Run:
             annotations = draft.item.read_annotations(*size)
             self.report.rejected += [{"source": source, "reason": reason} for source, reason in annotations.rejected]
             self.step["labels"] += [
-                _label(draft.image_id, truth, annotations.annotator, moment) for truth in annotations.ground_truths
+                label_row(draft.image_id, truth, annotations.annotator, moment) for truth in annotations.ground_truths
             ]
             metadata = [{"metadata": annotations.metadata}] if annotations.metadata else []
             for row in annotations.predictions or metadata:
@@ -257,7 +258,10 @@ class _Run:
                     rows.append(prediction_rows.read_row(row, self.promoted, _no_file))
                 except LakeloopError as error:
                     self.report.rejected.append({"source": draft.item.source, "reason": str(error)})
-        return [_prediction(draft, row, moment) | {"item": draft.item.source} for row in rows or [None]]
+        return [
+            prediction_row(draft.image_id, draft.item.source, row, moment) | {"item": draft.item.source}
+            for row in rows or [None]
+        ]
 
     def commit(self) -> None:
         """Commits the step. Thumbnails and images first: no row may refer to an image that is not in the lake."""
@@ -353,47 +357,6 @@ def file_bytes(path: Path) -> bytes:
 
 def _no_file(path: str) -> bytes:
     raise BadInput(f"{path!r}: a mask in a file is not supported in a data set, only in a prediction log")
-
-
-def _label(image_id: str, truth: annotation.GroundTruth, annotator: str, moment: Any) -> dict[str, Any]:
-    return {
-        "event_id": annotation.event_id(image_id, truth),
-        "image_id": image_id,
-        "timestamp": moment,
-        "task": truth.task,
-        "label": truth.label,
-        "boxes": truth.boxes,
-        "masks": truth.masks,
-        "origin": "import",
-        "annotator": annotator,
-    }
-
-
-def _prediction(draft: _Draft, row: prediction_rows.PredictionRow | None, moment: Any) -> dict[str, Any]:
-    if row is None:
-        prediction_id = ids.bare_prediction_id(draft.image_id)
-        return {
-            "prediction_id": prediction_id,
-            "image_id": draft.image_id,
-            "source": draft.item.source,
-            "ingested_at": moment,
-        }
-    if prediction_rows.has_prediction(row):
-        own = ids.as_uuid(row.row_id) if row.row_id else None
-        stamp = row.timestamp.isoformat() if row.timestamp else None
-        prediction_id = own or ids.derived_prediction_id(
-            draft.image_id, row.model, row.model_version, stamp, row.row_id
-        )
-    else:
-        prediction_id = ids.bare_prediction_id(draft.image_id)
-    columns = prediction_rows.columns(row)
-    return {
-        **columns,
-        "prediction_id": prediction_id,
-        "image_id": draft.image_id,
-        "source": columns["source"] or draft.item.source,
-        "ingested_at": moment,
-    }
 
 
 def _distinct(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:

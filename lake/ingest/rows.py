@@ -1,0 +1,41 @@
+"""Rows of the tables labels and predictions for an ingested image, with ids derived from their content."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from lake import ids
+from lake.formats import annotation, prediction_rows
+
+
+def label_row(image_id: str, truth: annotation.GroundTruth, annotator: str, moment: dt.datetime) -> dict[str, Any]:
+    """A label event with origin `import`."""
+    return {
+        "event_id": annotation.event_id(image_id, truth),
+        "image_id": image_id,
+        "timestamp": moment,
+        "task": truth.task,
+        "label": truth.label,
+        "boxes": truth.boxes,
+        "masks": truth.masks,
+        "origin": "import",
+        "annotator": annotator,
+    }
+
+
+def prediction_row(
+    image_id: str, source: str, row: prediction_rows.PredictionRow | None, moment: dt.datetime
+) -> dict[str, Any]:
+    """A row of predictions; without a prediction in `row`, the row that says that the image is in the lake."""
+    key = {"image_id": image_id, "ingested_at": moment}
+    if row is None:
+        return {"prediction_id": ids.bare_prediction_id(image_id), "source": source, **key}
+    prediction_id = ids.bare_prediction_id(image_id)
+    if prediction_rows.has_prediction(row):
+        own_id = ids.as_uuid(row.row_id) if row.row_id else None
+        stamp = row.timestamp.isoformat() if row.timestamp else None
+        derived = ids.derived_prediction_id(image_id, row.model, row.model_version, stamp, row.row_id)
+        prediction_id = own_id or derived
+    columns = prediction_rows.columns(row)
+    return {**columns, "prediction_id": prediction_id, "source": columns["source"] or source, **key}
