@@ -155,13 +155,13 @@ def main(words: Sequence[str]) -> int:
     from search_app.cli import main as cli
     from training.inference import served_model
 
-    loaded: dict[str, served_model.Answering] = {}
+    loaded: dict[str, served_model.Predictor] = {}
 
     def here(self: model_server.ModelServer, run: str, image_ids: list[str], images: list[Any]) -> Any:
         if run not in loaded:
-            loaded[run] = served_model.Answering(self._lake, run)
+            loaded[run] = served_model.Predictor(self._lake, run)
             torch().set_num_threads(len(os.sched_getaffinity(0)))
-        return loaded[run].how, loaded[run].predictions(image_ids, images)
+        return loaded[run].preparation, loaded[run].predictions(image_ids, images)
 
     model_server.ModelServer._run_model = here  # type: ignore[method-assign]
     return cli.main(words)

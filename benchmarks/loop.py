@@ -220,9 +220,9 @@ def _answer(lk: OpenLake, image_ids: Sequence[str], run: str | None = None) -> N
     from training.inference import batch, served_model
     from training.registry import promotion
 
-    who = served_model.source(lk, promotion.register(lk, run).id if run else MODEL)
+    who = served_model.served_version(lk, promotion.register(lk, run).id if run else MODEL)
     made = slices.create(lk, "production", ids=image_ids)
-    batch.run(lk, batch.stored(lk, slice=made.id), who, served_model.Answering(lk, who.run), log=True, workers=1)
+    batch.run(lk, batch.stored(lk, slice=made.id), who, served_model.Predictor(lk, who.run), log=True, workers=1)
 
 
 def _complaint(lk: OpenLake, cells: Cells, truths: dict[str, str]) -> str:

@@ -126,8 +126,8 @@ def _retrain(lk: lake.OpenLake, folder: Path, train: list[str], before: str) -> 
 
 def _predict(lk: lake.OpenLake, name: str, photographs: list[cells.SolarCell]) -> None:
     slice_, _ = leak_guard.create(lk, name, ids=[_id(cell) for cell in photographs])
-    version = served_model.source(lk, MODEL)
-    batch.run(lk, batch.stored(lk, slice=slice_.id), version, served_model.Answering(lk, version.run), log=True)
+    version = served_model.served_version(lk, MODEL)
+    batch.run(lk, batch.stored(lk, slice=slice_.id), version, served_model.Predictor(lk, version.run), log=True)
 
 
 def _figures(lk: lake.OpenLake, run: str) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from training.tasks.task import Prediction
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.inference.image_preparation import How
-    from training.inference.served_model import Source
+    from training.inference.image_preparation import ImagePreparation
+    from training.inference.served_model import ServedVersion
 
 # The promoted version is looked up again after this time: then a promotion holds for every request.
 LOOK_SECONDS = 1.0
@@ -55,23 +55,23 @@ class ModelServer:
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
-        self._sources: dict[str, tuple[float, Source | LakeloopError]] = {}
+        self._sources: dict[str, tuple[float, ServedVersion | LakeloopError]] = {}
         self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
         self._pools: dict[str, WorkerPool] = {}
-        self._preparations: dict[str, How] = {}
+        self._preparations: dict[str, ImagePreparation] = {}
 
-    def source(self, name: str) -> Source:
-        """The model version that a name stands for, at most a second old. Raises as `served_model.source`."""
+    def source(self, name: str) -> ServedVersion:
+        """The model version that a name stands for, at most a second old. Raises as `served_model.served_version`."""
         now = time.monotonic()
         cached = self._sources.get(name)
         if cached is None or cached[0] < now:
             if len(self._sources) >= MOST_NAMES:
                 self._sources.clear()
             try:
-                source: Source | LakeloopError = served_model.source(self._lake, name)
+                source: ServedVersion | LakeloopError = served_model.served_version(self._lake, name)
             except LakeloopError as error:
                 source = error
             cached = self._sources[name] = (now + LOOK_SECONDS, source)
@@ -162,14 +162,14 @@ class ModelServer:
             else:
                 request.prediction.set_result(prediction)
 
-    def _run_model(self, run: str, image_ids: list[str], images: list[Any]) -> tuple[How, list[Prediction | str]]:
+    def _run_model(self, run: str, image_ids: list[str], images: list[Any]) -> tuple[ImagePreparation, list[Prediction | str]]:
         """How the model wants images prepared, and its prediction, or the reason why there is none, for each image."""
         if "models" not in self._pools:
             self._keep("models", WorkerPool(model_process.WORK, 1, memory_bytes=UNLIMITED, timeout=PREDICT_SECONDS))
         result = self._pools["models"].run(self._lake.uri, run, image_ids, images)
         if isinstance(result, WorkerDied):
             raise CouldNot(f"the model process ended ({result.reason}); it starts again with the next request")
-        if isinstance(result, model_process.Failed):
+        if isinstance(result, model_process.ModelUnavailable):
             raise CouldNot(f"the model of run {run} failed: {result.reason}")
         preparation, predictions = result
         return preparation, predictions

@@ -1,8 +1,7 @@
-"""A model version's answers in batches: to files of a folder, or to images of the lake; logged, or written to a file.
+"""Predicts many images with a model version: files of a folder or images of the lake. Logs them, or writes a file.
 
-Files are decoded in worker processes, as everywhere. Logged answers take the one way in (`lake/ingest/ingest.py`),
-under ids
-that follow from run and image: doing it again, or going on after a kill, asks the model only what is not answered.
+Worker processes decode the files. Predictions are logged through `lake/ingest/ingest.py`, under ids derived from run
+and image: a second call, or one after a kill, predicts only the missing images.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from lake.ingest import ingest, sources
 from lake.sql import where
 from lake.storage import blobs, schema, store
 from training.inference import image_preparation
-from training.inference.served_model import Answering, Source
+from training.inference.served_model import Predictor, ServedVersion
 from training.models.trained_model import ProbeModel
 from training.tasks.task import Prediction
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-# Answers that are lost when it is stopped, at most, and what is read together.
+# The most predictions that an interruption loses, and the most images that are read together.
 COMMIT_IMAGES = 1_024
 READ_IMAGES, READ_BYTES = 128, 192 << 20
-# One task of a worker.
+# The most for one task of a worker.
 TASK_IMAGES, TASK_BYTES = 16, 8 << 20
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -44,17 +43,17 @@ Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Unanswered:
-    """An image that the model could not be asked about, and why."""
+class Unpredicted:
+    """An image without a prediction, and the reason."""
 
     image_id: str
     reason: str
 
 
 @dataclass
-class Report:
-    """`answered` now; `known`: this run's answers to them are in the lake already; `by_label`: of what was answered
-    now; `rejected`: source and reason.
+class PredictionReport:
+    """`answered`: images predicted now; `known`: images whose prediction is in the lake already; `by_label`: counts of
+    the predictions made now; `rejected`: source and reason of each image without a prediction.
     """
 
     model: str
@@ -68,8 +67,8 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """One image to be answered. `data` None: it is in the lake."""
+class BatchImage:
+    """One image to predict. `data` is None if the image is in the lake."""
 
     image_id: str
     source: str
@@ -80,227 +79,231 @@ class _Asked:
         return len(self.data or b"")
 
 
-# What is asked ------------------------------------------------------------------------------------------------------
+# Images ------------------------------------------------------------------------------------------------------
 
 
-def files(folder: Path) -> Iterator[_Asked | Unanswered]:
-    """Every image file under a folder (or that one file), read. Raises BadInput when there is none such."""
+def files(folder: Path) -> Iterator[BatchImage | Unpredicted]:
+    """Every image file under a folder (or that one file), read. Raises BadInput if there is none."""
     for item in sources.read(folder, sources.resolve(folder, "folder")):
         try:
             if item.path is None:
-                raise BadInput(item.error or "it is no image file")
+                raise BadInput(item.error or "it is not an image file")
             data = ingest.file_bytes(item.path)
         except (LakeloopError, OSError) as error:
-            yield Unanswered(item.source, error.strerror or str(error) if isinstance(error, OSError) else str(error))
+            yield Unpredicted(item.source, error.strerror or str(error) if isinstance(error, OSError) else str(error))
         else:
-            yield _Asked(ids.image_id(data), item.source, printable(item.path.absolute()), data)
+            yield BatchImage(ids.image_id(data), item.source, printable(item.path.absolute()), data)
 
 
-def stored(lake: Lake, *, slice: str | None = None, filter: str | None = None) -> list[_Asked]:
+def stored(lake: Lake, *, slice: str | None = None, filter: str | None = None) -> list[BatchImage]:
     """The images of a slice, or those with a row of predictions that passes an SQL filter. Raises BadInput."""
     if slice is not None:
-        made = slices.get(lake, slice)
-        return [_Asked(name, f"slice {made.id}") for name in slices.members(lake, made).to_pylist()]
+        slice_ = slices.get(lake, slice)
+        return [BatchImage(image_id, f"slice {slice_.id}") for image_id in slices.members(lake, slice_).to_pylist()]
     assert filter is not None
-    return [_Asked(name, f"where {filter}"[:200]) for name in where.images(lake, filter)]
+    return [BatchImage(image_id, f"where {filter}"[:200]) for image_id in where.images(lake, filter)]
 
 
-# Answering ----------------------------------------------------------------------------------------------------------
+# Predicting ---------------------------------------------------------------------------------------------------------
 
 
 def run(
     lake: Lake,
-    asked: Iterable[_Asked | Unanswered],
-    who: Source,
-    answering: Answering,
+    images: Iterable[BatchImage | Unpredicted],
+    version: ServedVersion,
+    predictor: Predictor,
     *,
     log: bool = False,
     out: Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
-) -> Report:
-    """Has the version answer, and logs the answers to the lake or writes them to `out`, whole or not at all.
+) -> PredictionReport:
+    """Predicts the images, and logs the predictions to the lake (`log`) or writes them to the file `out`.
 
-    Raises BadInput when `out` is neither .jsonl nor .parquet.
+    The file appears only when it is complete. Raises BadInput unless `out` ends in .jsonl or .parquet.
     """
-    report, tell = Report(who.model, who.version, who.run), progress or (lambda n: None)
+    report = PredictionReport(version.model, version.version, version.run)
     started = time.perf_counter()
-    with _writer(out) as write:
-        for part in grouped(asked, _size, COMMIT_IMAGES, READ_BYTES):
-            todo = {one.image_id: one for one in part if isinstance(one, _Asked)}
-            refused = [one for one in part if isinstance(one, Unanswered)]
+    with _PredictionFile(out) as write:
+        for part in grouped(images, _size, COMMIT_IMAGES, READ_BYTES):
+            todo = {image.image_id: image for image in part if isinstance(image, BatchImage)}
+            unpredicted = [image for image in part if isinstance(image, Unpredicted)]
             if log:
-                keys = {who.prediction_id(name): name for name in todo}
+                keys = {version.prediction_id(image_id): image_id for image_id in todo}
                 for key in lake.known("predictions", "prediction_id", [*keys]):
                     del todo[keys[key]]
                     report.known += 1
-            found: list[tuple[_Asked, dict[str, Any]]] = []
-            for said in _answers(lake, answering, [*todo.values()], workers):
-                if isinstance(said, Unanswered):
-                    refused.append(Unanswered(todo[said.image_id].source, said.reason))
+            events: list[tuple[BatchImage, dict[str, Any]]] = []
+            for result in _predictions(lake, predictor, [*todo.values()], workers):
+                image = todo[result.image_id]
+                if isinstance(result, Unpredicted):
+                    unpredicted.append(Unpredicted(image.source, result.reason))
                     continue
-                event = who.event(said) | {"prediction_id": who.prediction_id(said.image_id), "timestamp": store.now()}
-                found.append((todo[said.image_id], event))
-                label = said.label if said.label is not None else "(none)"
+                key_columns = {"prediction_id": version.prediction_id(result.image_id), "timestamp": store.now()}
+                events.append((image, version.event(result) | key_columns))
+                label = result.label if result.label is not None else "(none)"
                 report.by_label[label] = report.by_label.get(label, 0) + 1
-            report.rejected += [{"source": one.image_id, "reason": one.reason} for one in refused]
-            if log and found:
-                done = ingest.ingest_items(lake, [_item(*one) for one in found], workers=workers)
-                report.rejected += done.rejected
-                report.answered += done.predictions_new
-                report.known += done.predictions_known
+            report.rejected += [{"source": image.image_id, "reason": image.reason} for image in unpredicted]
+            if log and events:
+                ingested = ingest.ingest_items(lake, [_item(*event) for event in events], workers=workers)
+                report.rejected += ingested.rejected
+                report.answered += ingested.predictions_new
+                report.known += ingested.predictions_known
             else:
-                report.answered += len(found)
+                report.answered += len(events)
             if write is not None:
-                write([_row(*one) for one in found])
-            tell(len(part))
+                write([_row(*event) for event in events])
+            if progress is not None:
+                progress(len(part))
     report.seconds = time.perf_counter() - started
     return report
 
 
-def of_images(
-    lake: Lake, answering: Answering, image_ids: Sequence[str], workers: int | None = None
-) -> Iterator[Prediction | Unanswered]:
-    """Answers to images of the lake, in no particular order: from stored vectors where a probe finds them, else from
-    the images' bytes.
+def predict_images(
+    lake: Lake, predictor: Predictor, image_ids: Sequence[str], workers: int | None = None
+) -> Iterator[Prediction | Unpredicted]:
+    """Predictions for images of the lake, in no particular order. A probe uses stored vectors where they exist, else
+    the bytes of the images.
     """
-    yield from _answers(lake, answering, [_Asked(name, name) for name in image_ids], workers)
+    yield from _predictions(lake, predictor, [BatchImage(image_id, image_id) for image_id in image_ids], workers)
 
 
-def _answers(
-    lake: Lake, answering: Answering, asked: Sequence[_Asked], workers: int | None
-) -> Iterator[Prediction | Unanswered]:
-    waiting = {one.image_id: one for one in asked}
-    model = answering.model
+def _predictions(
+    lake: Lake, predictor: Predictor, images: Sequence[BatchImage], workers: int | None
+) -> Iterator[Prediction | Unpredicted]:
+    remaining = {image.image_id: image for image in images}
+    model = predictor.model
     if isinstance(model, ProbeModel):
-        for known in model.predictions_of(lake, [one.image_id for one in asked]):
-            del waiting[known.image_id]
-            yield known
-    if not waiting:
+        for prediction in model.predictions_of(lake, [image.image_id for image in images]):
+            del remaining[prediction.image_id]
+            yield prediction
+    if not remaining:
         return
     count = workers or len(os.sched_getaffinity(0))
     missing: list[str] = []
-    with WorkerPool(image_preparation.WORKER, min(count, len(waiting))) as pool:
+    with WorkerPool(image_preparation.WORKER, min(count, len(remaining))) as pool:
         tasks = (
-            (([*part], answering.how), [*part])
-            for part in grouped(_bytes(lake, [*waiting.values()], missing), _length, TASK_IMAGES, TASK_BYTES)
+            (([*part], predictor.preparation), [*part])
+            for part in grouped(_bytes(lake, [*remaining.values()], missing), _length, TASK_IMAGES, TASK_BYTES)
         )
         for result, part in pool.map(tasks):
-            prepared = _one_by_one(part, answering.how) if isinstance(result, WorkerDied) else result
-            good = [(name, one) for (name, _), one in zip(part, prepared, strict=True) if not isinstance(one, str)]
-            said = answering.predictions([name for name, _ in good], [one for _, one in good])
-            for (name, _), answer in zip(good, said, strict=True):
-                yield Unanswered(name, answer) if isinstance(answer, str) else answer
-            for (name, _), one in zip(part, prepared, strict=True):
-                if isinstance(one, str):
-                    yield Unanswered(name, one)
-    for name in missing:
-        yield Unanswered(name, "the lake does not hold its bytes")
+            prepared = _one_by_one(part, predictor.preparation) if isinstance(result, WorkerDied) else result
+            readable, arrays = [], []
+            for (image_id, _), outcome in zip(part, prepared, strict=True):
+                if isinstance(outcome, str):
+                    yield Unpredicted(image_id, outcome)
+                else:
+                    readable.append(image_id)
+                    arrays.append(outcome)
+            for image_id, predicted in zip(readable, predictor.predictions(readable, arrays), strict=True):
+                yield Unpredicted(image_id, predicted) if isinstance(predicted, str) else predicted
+    for image_id in missing:
+        yield Unpredicted(image_id, "the lake does not have its bytes")
 
 
-def _bytes(lake: Lake, asked: Sequence[_Asked], missing: list[str]) -> Iterator[tuple[str, bytes]]:
-    """(image_id, file) of all that have one; the ids of the others go to `missing`."""
-    for start in range(0, len(asked), READ_IMAGES):
-        part = asked[start : start + READ_IMAGES]
-        there = {one.image_id: one.data for one in part if one.data is not None}
-        yield from there.items()
-        wanted = [one.image_id for one in part if one.image_id not in there]
-        found = set()
-        for image in blobs.images(lake, wanted) if wanted else ():
-            found.add(image.image_id)
-            yield image.image_id, image.data
-        missing += [name for name in wanted if name not in found]
+def _bytes(lake: Lake, images: Sequence[BatchImage], missing: list[str]) -> Iterator[tuple[str, bytes]]:
+    """(image_id, file) of all images that have bytes; the ids of the others are added to `missing`."""
+    for start in range(0, len(images), READ_IMAGES):
+        part = images[start : start + READ_IMAGES]
+        loaded = {image.image_id: image.data for image in part if image.data is not None}
+        yield from loaded.items()
+        wanted = [image.image_id for image in part if image.image_id not in loaded]
+        stored_ids = set()
+        for stored_image in blobs.images(lake, wanted) if wanted else ():
+            stored_ids.add(stored_image.image_id)
+            yield stored_image.image_id, stored_image.data
+        missing += [image_id for image_id in wanted if image_id not in stored_ids]
 
 
 def _one_by_one(
-    part: Sequence[tuple[str, bytes]], how: image_preparation.How
-) -> list[image_preparation.Prepared | str]:
-    """One of these kills its decoder: the others are not to suffer for it."""
-    found: list[image_preparation.Prepared | str] = []
-    with WorkerPool(image_preparation.WORKER, 1) as alone:
-        for one in part:
-            result = alone.run([one], how)
-            found += [result.reason] if isinstance(result, WorkerDied) else result
-    return found
+    part: Sequence[tuple[str, bytes]], preparation: image_preparation.ImagePreparation
+) -> list[image_preparation.PreparedImage | str]:
+    """Prepares each file in its own call: one of them kills its decoder, and the others must not be lost with it."""
+    results: list[image_preparation.PreparedImage | str] = []
+    with WorkerPool(image_preparation.WORKER, 1) as pool:
+        for file in part:
+            result = pool.run([file], preparation)
+            results += [result.reason] if isinstance(result, WorkerDied) else result
+    return results
 
 
 def _length(file: tuple[str, bytes]) -> int:
     return len(file[1])
 
 
-def _size(one: _Asked | Unanswered) -> int:
-    return one.size() if isinstance(one, _Asked) else 0
+def _size(image: BatchImage | Unpredicted) -> int:
+    return image.size() if isinstance(image, BatchImage) else 0
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
-def _item(asked: _Asked, event: dict[str, Any]) -> Item:
-    """For the one way in: the file with its answer, or the answer to an image that is there."""
-    if asked.data is None:
-        return Item(asked.source, row=event | {"image_id": asked.image_id})
-    return Item(asked.source, data=asked.data, read_annotations=lambda width, height: Annotations(predictions=[event]))
+def _item(image: BatchImage, event: dict[str, Any]) -> Item:
+    """An item to ingest: the file with its prediction, or the prediction for an image of the lake."""
+    if image.data is None:
+        return Item(image.source, row=event | {"image_id": image.image_id})
+    return Item(image.source, data=image.data, read_annotations=lambda width, height: Annotations(predictions=[event]))
 
 
-def _row(asked: _Asked, event: dict[str, Any]) -> dict[str, Any]:
-    """A row of a prediction log, as `lakeloop ingest` takes it."""
-    place = {"image_id": asked.image_id} if asked.path is None else {"image": asked.path}
-    return place | {"source": asked.source} | event
+def _row(image: BatchImage, event: dict[str, Any]) -> dict[str, Any]:
+    """A row of a prediction log that `lakeloop ingest` accepts."""
+    reference = {"image_id": image.image_id} if image.path is None else {"image": image.path}
+    return reference | {"source": image.source} | event
 
 
-class _writer:
-    """A file of answers as a context manager: what was written is there under its name when all went well."""
+class _PredictionFile:
+    """A prediction log as a context manager. The file gets its name only if no error occurred."""
 
     def __init__(self, out: Path | None) -> None:
         if out is not None and out.suffix.lower() not in SUFFIXES:
-            raise BadInput(f"--out {out}: give a name that ends in {' or '.join(SUFFIXES)}")
+            raise BadInput(f"--out {out}: the name must end in {' or '.join(SUFFIXES)}")
         if out is not None and not out.absolute().parent.is_dir():
             raise BadInput(f"--out {out}: there is no folder {out.absolute().parent}")
         self._out = out
-        self._half = None if out is None else out.with_name(f".{out.name}.{os.getpid()}.part")
+        self._partial = None if out is None else out.with_name(f".{out.name}.{os.getpid()}.part")
         self._parquet: Any = None
         self._text: Any = None
 
     def __enter__(self) -> Callable[[list[dict[str, Any]]], None] | None:
-        if self._out is None or self._half is None:
+        if self._out is None or self._partial is None:
             return None
         if self._out.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 
-            self._parquet = pq.ParquetWriter(self._half, LOG)
+            self._parquet = pq.ParquetWriter(self._partial, LOG)
             return self._add_rows
-        self._text = self._half.open("w", encoding="utf-8")
+        self._text = self._partial.open("w", encoding="utf-8")
         return self._add_lines
 
     def _add_rows(self, rows: list[dict[str, Any]]) -> None:
-        said = [row | {"metadata": json.dumps(row["metadata"])} for row in rows]
-        self._parquet.write_table(pa.Table.from_pylist(said, schema=LOG))
+        encoded = [row | {"metadata": json.dumps(row["metadata"])} for row in rows]
+        self._parquet.write_table(pa.Table.from_pylist(encoded, schema=LOG))
 
     def _add_lines(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
-            plain = row | {"timestamp": row["timestamp"].isoformat()}
-            self._text.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+            encoded = row | {"timestamp": row["timestamp"].isoformat()}
+            self._text.write(json.dumps(encoded, ensure_ascii=False, allow_nan=False) + "\n")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> Literal[False]:
-        for one in (self._parquet, self._text):
-            if one is not None:
-                one.close()
-        if self._half is not None and self._out is not None:
+        for writer in (self._parquet, self._text):
+            if writer is not None:
+                writer.close()
+        if self._partial is not None and self._out is not None:
             if kind is None:
-                self._half.replace(self._out)
+                self._partial.replace(self._out)
             else:
-                self._half.unlink(missing_ok=True)
+                self._partial.unlink(missing_ok=True)
         return False
 
 
-# The columns of a file of answers: those of predictions that an answer fills, and the image's path.
+# The columns of a prediction log: those of the table predictions that a prediction fills, and the path of the image.
 LOG = pa.schema(
     [
         ("image", pa.string()),
         *(
-            pa.field(one.name, cast(pa.DataType, one.type))
-            for one in schema.PREDICTIONS.columns
-            if one.name not in ("ingested_at", "image_status", "image_share", "latency_ms")
+            pa.field(column.name, cast(pa.DataType, column.type))
+            for column in schema.PREDICTIONS.columns
+            if column.name not in ("ingested_at", "image_status", "image_share", "latency_ms")
         ),
     ]
 )

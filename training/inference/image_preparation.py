@@ -1,7 +1,7 @@
-"""Strangers' image files made ready for a model, in a worker process: what a hostile file can hurt is that worker.
+"""Prepares untrusted image files for a model, in a worker process: a hostile file can harm only that worker.
 
-A fine-tuned network and a probe's embedder want their squares cut differently; here either says how, and nothing of
-the model itself is known. Imported by decoding workers: Pillow and numpy only.
+A fine-tuned network and the embedder of a probe need different squares. The module knows nothing else of the model.
+Decoding workers import it: Pillow and numpy only.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ from training.tasks.task import Sample
 
 WORKER = f"{__name__}:prepare_many"
 
-# How a model wants its images: a network's square, an embedder's square, or (None) an embedder's whole image.
-How = Preparation | Preprocessing | None
-# A sample of a network, or pixels of an embedder, uint8 (height, width, 3).
-Prepared = Sample | np.ndarray
+# How a model needs its images: the square of a network, the square of an embedder, or (None) the whole image.
+ImagePreparation = Preparation | Preprocessing | None
+# A sample for a network, or pixels for an embedder, uint8 (height, width, 3).
+PreparedImage = Sample | np.ndarray
 
 
 def prepare_many(
-    files: Sequence[tuple[str, bytes]], how: How, max_megapixels: float = decode.MAX_MEGAPIXELS_BULK
-) -> list[Prepared | str]:
-    """For each (image_id, file) what the model gets, or the reason why it gets nothing. No file harms the others."""
-    found: list[Prepared | str] = []
-    for name, data in files:
+    files: Sequence[tuple[str, bytes]],
+    preparation: ImagePreparation,
+    max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
+) -> list[PreparedImage | str]:
+    """For each (image_id, file) the prepared image, or the reason why it cannot be read."""
+    results: list[PreparedImage | str] = []
+    for image_id, data in files:
         try:
             decode.open_image(data, max_megapixels)
-            if isinstance(how, Preparation):
-                found.append(prepare(StoredSample(name, data), how))
+            if isinstance(preparation, Preparation):
+                results.append(prepare(StoredSample(image_id, data), preparation))
             else:
-                found.append(preprocess.prepare(data, how, max_megapixels))
+                results.append(preprocess.prepare(data, preparation, max_megapixels))
         except UnreadableImage as error:
-            found.append(str(error))
-    return found
+            results.append(str(error))
+    return results

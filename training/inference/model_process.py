@@ -1,8 +1,7 @@
-"""The process beside a server that answers: models stay loaded in it, and what it does takes nothing from the server.
+"""The process beside a server that predicts: it keeps models loaded and runs at a lower priority than the server.
 
-A `lake.workers.WorkerPool` of one runs `work`. It runs at a lower priority than the server and on one thread, so that
-taking events in comes first (docs/predict.md has the measurement). It is given prepared images only: strangers' bytes
-are decoded elsewhere.
+A `lake.images.workers.WorkerPool` of one process runs `work`, on one thread, so that ingesting events comes first
+(docs/predict.md has the measurement). It gets prepared images only: other processes decode untrusted bytes.
 """
 
 from __future__ import annotations
@@ -17,53 +16,53 @@ from lake.errors import LakeloopError
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.inference.image_preparation import How, Prepared
-    from training.inference.served_model import Answering
+    from training.inference.image_preparation import ImagePreparation, PreparedImage
+    from training.inference.served_model import Predictor
     from training.tasks.task import Prediction
 
 WORK = f"{__name__}:work"
-# Loaded models: what is promoted of a few names, and what was promoted before.
-KEPT = 4
+# Loaded models: the promoted versions of a few models, and the versions before them.
+MOST_LOADED = 4
 NICENESS = 10
 
 _lakes: dict[str, Lake] = {}
-_models: OrderedDict[tuple[str, str], Answering] = OrderedDict()
+_models: OrderedDict[tuple[str, str], Predictor] = OrderedDict()
 
 
 @dataclass(frozen=True)
-class Failed:
-    """The model cannot be had; a sentence for people."""
+class ModelUnavailable:
+    """The model cannot be loaded; `reason` is a message for users."""
 
     reason: str
 
 
 def work(
-    uri: str, run: str, names: Sequence[str] = (), prepared: Sequence[Prepared] = ()
-) -> tuple[How, list[Prediction | str]] | Failed:
-    """How the run's model wants images, and its answers to those given (none: it is only loaded)."""
+    uri: str, run: str, names: Sequence[str] = (), prepared: Sequence[PreparedImage] = ()
+) -> tuple[ImagePreparation, list[Prediction | str]] | ModelUnavailable:
+    """How the run's model needs images prepared, and its predictions for `prepared` (without any, only loads it)."""
     try:
-        answering = _loaded(uri, run)
+        predictor = _loaded(uri, run)
     except (LakeloopError, OSError) as error:
-        return Failed(str(error))
-    return answering.how, answering.predictions(names, prepared) if names else []
+        return ModelUnavailable(str(error))
+    return predictor.preparation, predictor.predictions(names, prepared) if names else []
 
 
-def _loaded(uri: str, run: str) -> Answering:
+def _loaded(uri: str, run: str) -> Predictor:
     key = (uri, run)
     if key in _models:
         _models.move_to_end(key)
         return _models[key]
     from embeddings.embedders.torch_import import torch
     from lake.storage import opening
-    from training.inference.served_model import Answering
+    from training.inference.served_model import Predictor
 
     if not _lakes:
         os.nice(NICENESS)
     if uri not in _lakes:
         _lakes[uri] = opening.open(uri)
-    made = Answering(_lakes[uri], run)
+    predictor = Predictor(_lakes[uri], run)
     torch().set_num_threads(1)
-    _models[key] = made
-    while len(_models) > KEPT:
+    _models[key] = predictor
+    while len(_models) > MOST_LOADED:
         _models.popitem(last=False)
-    return made
+    return predictor

@@ -1,8 +1,8 @@
-"""A registered version of a model, answering: which one a name stands for, and its answers as events of the lake.
+"""Predicts with a registered version: which version a name means, its loaded model, and predictions as events.
 
-A name stands for the promoted version, NAME@V for that one, a run's id for its own. What answers says so in every
-event: model, model_version, and in the metadata the run, from which the lineage goes on. It reads the lake and writes
-nothing; `batch.py` and `shadow.py` write, the HTTP API leaves that to its clients.
+NAME means the promoted version, NAME@V that version, and the id of a run its version. Every event has the model, the
+model_version and, in its metadata, the run, which links it to the lineage. This module reads the lake and writes
+nothing: `batch.py` and `shadow.py` write; the HTTP API returns events to its clients.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from lake import ids
 from lake.errors import BadInput, CouldNot
 from lake.slices.naming import unknown
-from training.inference.image_preparation import How, Prepared
-from training.models import trained_model as models
+from training.inference.image_preparation import ImagePreparation, PreparedImage
+from training.models import trained_model
 from training.registry import runs, versions
 from training.tasks.task import Prediction, Sample
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Who answers: a version of a model, made by a run."""
+class ServedVersion:
+    """A version of a model that predicts, and the run that made it."""
 
     model: str
     version: int
@@ -37,85 +37,84 @@ class Source:
     task: str
 
     def prediction_id(self, image_id: str) -> str:
-        """The id of this run's one answer to an image: answering again gives the same."""
+        """The id of this run's prediction for an image. Predicting again gives the same id."""
         return ids.derived_prediction_id(image_id, self.model, str(self.version), None, f"run {self.run}")
 
-    def event(self, answer: Prediction) -> dict[str, Any]:
-        """The answer as a row of a prediction log (docs/prediction-logs.md), with the run in its metadata."""
-        # Of a task that finds things, having found none is an answer, too.
-        kept = {"detection": "boxes", "segmentation": "masks"}.get(self.task)
+    def event(self, prediction: Prediction) -> dict[str, Any]:
+        """The prediction as a row of a prediction log (docs/prediction-logs.md), with the run in its metadata."""
+        # For detection and segmentation an empty list is a result: nothing was found.
+        required = {"detection": "boxes", "segmentation": "masks"}.get(self.task)
         lists = ("scores", "boxes", "masks")
-        said = {key: value for key, value in answer.row().items() if key not in lists or value or key == kept}
+        row = {key: value for key, value in prediction.row().items() if key not in lists or value or key == required}
         named = {"model": self.model, "model_version": str(self.version), "task": self.task}
-        return named | said | {"metadata": {"run": self.run}}
+        return named | row | {"metadata": {"run": self.run}}
 
 
-def source(lake: Lake, name: str) -> Source:
-    """Who answers for NAME (what is promoted), NAME@V, or a run's id.
+def served_version(lake: Lake, name: str) -> ServedVersion:
+    """The version that NAME (the promoted one), NAME@V or the id of a run means.
 
-    Raises BadInput, with the nearest names, when nothing has this name; and when no version of the model is promoted.
+    Raises BadInput, with the nearest names, if there is none, or if no version of the model is promoted.
     """
-    base, at, _ = name.partition("@")
+    model, at, _ = name.partition("@")
     known = versions.list(lake)
-    if not at and any(one.model == base for one in known):
-        found = versions.promoted(lake, base)
-        if found is None:
-            there = [one.id for one in known if one.model == base]
+    if not at and any(version.model == model for version in known):
+        promoted = versions.promoted(lake, model)
+        if promoted is None:
+            version_ids = [version.id for version in known if version.model == model]
             raise BadInput(
-                f"no version of model {base!r} is promoted; name one ({', '.join(there[-5:])}) or promote one with "
-                f"lakeloop models promote {there[-1]}"
+                f"no version of model {model!r} is promoted; name one ({', '.join(version_ids[-5:])}) or promote one "
+                f"with lakeloop models promote {version_ids[-1]}"
             )
-        return _source(lake, found)
-    found = next((one for one in known if name in (one.id, one.run)), None)
-    if found is None:
-        raise unknown("registered model", name, {one.id if at else one.model for one in known})
-    return _source(lake, found)
+        return _served(lake, promoted)
+    match = next((version for version in known if name in (version.id, version.run)), None)
+    if match is None:
+        raise unknown("registered model", name, {version.id if at else version.model for version in known})
+    return _served(lake, match)
 
 
-def _source(lake: Lake, version: Version) -> Source:
+def _served(lake: Lake, version: Version) -> ServedVersion:
     if version.status == "retired":
-        raise BadInput(f"{version.id} is retired; take it back first: lakeloop models register {version.run}")
-    return Source(version.model, version.version, version.run, runs.get(lake, version.run).task)
+        raise BadInput(f"{version.id} is retired; use it again with: lakeloop models register {version.run}")
+    return ServedVersion(version.model, version.version, version.run, runs.get(lake, version.run).task)
 
 
-class Answering:
-    """A run's model, loaded: it answers to files that `image_preparation.prepare_many` prepared as `how` says.
+class Predictor:
+    """The loaded model of a run. It predicts files that `image_preparation.prepare_many` has prepared as `preparation`.
 
-    A probe embeds with its lake's embedder, loaded once. Not for several threads at once.
+    A probe embeds images with the embedder of its lake, which is loaded once. Not thread-safe.
     """
 
     def __init__(self, lake: Lake, run: str, device: str = "cpu") -> None:
-        found = models.load(lake, run, device)
-        self.run = found.run
+        model = trained_model.load(lake, run, device)
+        self.run = model.run
         self._embedder: Embedder | None = None
-        self.how: How
-        if isinstance(found, models.NetworkModel):
-            self.how = found.preparation
-        elif isinstance(found, models.ProbeModel):
+        self.preparation: ImagePreparation
+        if isinstance(model, trained_model.NetworkModel):
+            self.preparation = model.preparation
+        elif isinstance(model, trained_model.ProbeModel):
             from embeddings.embedders import embedder as embedders
 
-            self._embedder = embedders.for_lake(lake, embedders.record_of(lake, found.embedder))
-            self.how = self._embedder.spec.preprocessing
+            self._embedder = embedders.for_lake(lake, embedders.record_of(lake, model.embedder))
+            self.preparation = self._embedder.spec.preprocessing
         else:
-            raise CouldNot(f"run {run} is a {type(found).__name__}, which answers to no files")
-        self.model = found
+            raise CouldNot(f"run {run} is a {type(model).__name__}, which cannot predict files")
+        self.model = model
 
-    def predictions(self, names: Sequence[str], prepared: Sequence[Prepared]) -> list[Prediction | str]:
-        """One answer a file, in order; where the model has none, the reason."""
+    def predictions(self, image_ids: Sequence[str], prepared: Sequence[PreparedImage]) -> list[Prediction | str]:
+        """One prediction for each image, in order; where the model gives none, the reason."""
         if not prepared:
             return []
-        found: dict[str, Prediction]
-        if isinstance(self.model, models.NetworkModel):
+        if isinstance(self.model, trained_model.NetworkModel):
             from embeddings.embedders.torch_import import torch
 
-            samples = [one for one in prepared if isinstance(one, Sample)]
+            samples = [sample for sample in prepared if isinstance(sample, Sample)]
             with torch().no_grad():
-                said = self.model.task.predictions(self.model.network, samples, self.model.classes)
-            found = {one.image_id: one for one in said}
+                predictions = self.model.task.predictions(self.model.network, samples, self.model.classes)
         else:
             assert self._embedder is not None
-            pixels = [one for one in prepared if isinstance(one, np.ndarray)]
+            pixels = [array for array in prepared if isinstance(array, np.ndarray)]
             embedded = self._embedder.embed_batch(pixels)
-            kept = [names[i] for i in embedded.kept.tolist()]
-            found = {one.image_id: one for one in self.model.predictions_from_vectors(kept, embedded.vectors)}
-        return [found.get(name, "the network gave no finite vector") for name in names]
+            valid_ids = [image_ids[i] for i in embedded.kept.tolist()]
+            predictions = self.model.predictions_from_vectors(valid_ids, embedded.vectors)
+        by_id: dict[str, Prediction] = {prediction.image_id: prediction for prediction in predictions}
+        return [by_id.get(image_id, "the network gave no finite vector") for image_id in image_ids]

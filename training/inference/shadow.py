@@ -1,8 +1,8 @@
-"""Shadow mode: what a candidate would have said to the queries that production answered.
+"""Shadow mode: what a candidate version predicts for the images that the production version predicted.
 
-It reads the answers of the model's other versions that a shadowed version has no answer beside yet, and answers their
-images in a process of its own, so that production waits for nothing, whoever serves it. Its answers go into the table
-scores under RUN/PREDICTION_ID, never into predictions; the view `shadow_disagreements` sets them beside production's.
+It reads the production predictions that have no shadow prediction yet and predicts their images in a process of its
+own, so that production never waits. Shadow predictions go into the table scores under RUN/PREDICTION_ID, never into
+predictions; the view `shadow_disagreements` compares them with production.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lake.sql import connections
 from lake.storage import schema, store
 from lake.storage.store import literal
 from training.inference import batch
-from training.inference.served_model import Answering
+from training.inference.served_model import Predictor
 from training.registry import runs, versions
 from training.tasks.task import Prediction
 
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
     from training.registry.versions import Version
 
-# Production answers that are looked at together, and answers that are lost when it is stopped, at most.
+# The most production predictions that are read together, and that an interruption loses.
 ROUND = 512
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
 
 @dataclass
-class Report:
-    """Of one shadowed version: `answered` now; `waiting`: production's answers that it has still none beside;
-    `unanswered`: image_id -> why; `compared` and `differ`: all its shadow answers, and those unlike production's.
+class ShadowReport:
+    """Of one shadow version. `answered`: images predicted now; `waiting`: production predictions without a shadow
+    prediction; `unanswered`: image_id -> reason; `compared` and `differ`: all its shadow predictions, and those that
+    differ from production.
     """
 
     model: str
@@ -49,54 +50,58 @@ class Report:
     unanswered: dict[str, str] = field(default_factory=dict)
 
 
-def answer(
+def predict(
     lake: Lake,
     model: str,
     *,
     limit: int | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[Report]:
-    """Has every shadowed version of the model answer what production answered, the newest first, `limit` each.
+) -> list[ShadowReport]:
+    """Predicts with every shadow version of the model what production predicted, newest first, at most `limit` each.
 
-    Raises BadInput for an unknown model, and when no version of it is shadowed.
+    Raises BadInput for an unknown model, and if no version of it is a shadow.
     """
-    return [Shadow(lake, version, workers).fill(limit=limit, progress=progress) for version in _shadowed(lake, model)]
+    return [Shadow(lake, version, workers).fill(limit=limit, progress=progress) for version in _shadows(lake, model)]
 
 
 def watch(
-    lake: Lake, model: str, stop: threading.Event, report: Callable[[Report], None], workers: int | None = None
+    lake: Lake,
+    model: str,
+    stop: threading.Event,
+    report: Callable[[ShadowReport], None],
+    workers: int | None = None,
 ) -> None:
-    """`answer` for what arrives, until `stop` is set; after each round that answered something, its report.
+    """As `predict`, for new predictions, until `stop` is set. Calls `report` after each round with a prediction.
 
-    Which versions are shadowed is looked up anew each time. An image that cannot be answered is tried once.
+    Reads the list of shadow versions anew in each round. An image that cannot be predicted is tried once.
     """
-    _shadowed(lake, model)
+    _shadows(lake, model)
     running: dict[str, Shadow] = {}
     while not stop.is_set():
-        there = {one.run: one for one in versions.shadows(lake, model)}
-        running = {run: running.get(run) or Shadow(lake, one, workers) for run, one in there.items()}
+        current = {version.run: version for version in versions.shadows(lake, model)}
+        running = {run: running.get(run) or Shadow(lake, version, workers) for run, version in current.items()}
         busy = False
-        for one in running.values():
+        for shadow in running.values():
             try:
-                said = one.fill(limit=ROUND, stop=stop)
-            except LakeBusy:  # what was answered is asked again in the next round
+                result = shadow.fill(limit=ROUND, stop=stop)
+            except LakeBusy:  # the next round predicts these images again
                 continue
-            if said.answered or said.unanswered:
+            if result.answered or result.unanswered:
                 busy = True
-                report(said)
+                report(result)
         if not busy:
-            stop.wait(LOOK_SECONDS)
+            stop.wait(POLL_SECONDS)
 
 
 class Shadow:
-    """One shadowed version: its model is loaded when it is first asked."""
+    """One shadow version. Its model is loaded at the first prediction."""
 
     def __init__(self, lake: Lake, version: Version, workers: int | None = None) -> None:
         self.lake, self.version, self._workers = lake, version, workers
         self.run = runs.get(lake, version.run)
-        self._answering: Answering | None = None
-        self._given_up: dict[str, str] = {}
+        self._predictor: Predictor | None = None
+        self._failed: dict[str, str] = {}
 
     def fill(
         self,
@@ -104,70 +109,71 @@ class Shadow:
         limit: int | None = None,
         stop: threading.Event | None = None,
         progress: Callable[[int], None] | None = None,
-    ) -> Report:
-        """Answers at most `limit` of what waits."""
-        report = Report(self.version.model, self.version.version, self.run.id)
+    ) -> ShadowReport:
+        """Predicts at most `limit` of the waiting images."""
+        report = ShadowReport(self.version.model, self.version.version, self.run.id)
         while not (stop and stop.is_set()) and (limit is None or report.answered < limit):
-            part = self._waiting(ROUND if limit is None else min(ROUND, limit - report.answered))
-            if not part:
+            waiting = self._waiting(ROUND if limit is None else min(ROUND, limit - report.answered))
+            if not waiting:
                 break
-            given_up = self._answer(part)
-            report.unanswered |= given_up
-            report.answered += sum(image not in given_up for _, image in part)
+            failed = self._predict(waiting)
+            report.unanswered |= failed
+            report.answered += sum(image_id not in failed for _, image_id in waiting)
             if progress:
-                progress(len(part))
+                progress(len(waiting))
         if report.answered:
             self.lake.index("scores")
         report.waiting, report.compared, report.differ = self._counts()
         return report
 
-    def _answer(self, part: Sequence[tuple[str, str]]) -> dict[str, str]:
-        if self._answering is None:
-            self._answering = Answering(self.lake, self.run.id)
-        asked = [*dict.fromkeys(image for _, image in part)]
-        found: dict[str, Prediction] = {}
-        given_up: dict[str, str] = {}
-        for one in batch.of_images(self.lake, self._answering, asked, self._workers):
-            if isinstance(one, Prediction):
-                found[one.image_id] = one
+    def _predict(self, waiting: Sequence[tuple[str, str]]) -> dict[str, str]:
+        """Predicts (prediction_id, image_id) pairs and stores the results; returns image_id -> reason of failures."""
+        if self._predictor is None:
+            self._predictor = Predictor(self.lake, self.run.id)
+        image_ids = [*dict.fromkeys(image_id for _, image_id in waiting)]
+        predictions: dict[str, Prediction] = {}
+        failed: dict[str, str] = {}
+        for result in batch.predict_images(self.lake, self._predictor, image_ids, self._workers):
+            if isinstance(result, Prediction):
+                predictions[result.image_id] = result
             else:
-                given_up[one.image_id] = one.reason
+                failed[result.image_id] = result.reason
         now = store.now()
         rows = [
-            found[image].row()
-            | {"id": f"{self.run.id}/{prediction}", "run": self.run.id, "prediction_id": prediction}
+            predictions[image_id].row()
+            | {"id": f"{self.run.id}/{prediction_id}", "run": self.run.id, "prediction_id": prediction_id}
             | {"task": self.run.task, "at": now}
-            for prediction, image in part
-            if image in found
+            for prediction_id, image_id in waiting
+            if image_id in predictions
         ]
         self.lake.insert("scores", pa.Table.from_pylist(rows, schema=schema.SCORES.arrow()))
-        self._given_up |= given_up
-        return given_up
+        self._failed |= failed
+        return failed
 
     def _waiting(self, most: int) -> list[tuple[str, str]]:
-        """(prediction_id, image_id) of production's newest answers without one of this run beside them."""
-        given_up = pa.table({"image_id": pa.array(self._given_up, pa.string())})
-        found = connections.query(
+        """(prediction_id, image_id) of the newest production predictions without one of this run."""
+        failed = pa.table({"image_id": pa.array(self._failed, pa.string())})
+        table = connections.query(
             self.lake,
-            f"SELECT prediction_id, image_id FROM ({self._open()}) WHERE image_id NOT IN "
-            f"(SELECT image_id FROM given_up) ORDER BY ingested_at DESC, prediction_id LIMIT {most}",
-            tables={"given_up": given_up},
+            f"SELECT prediction_id, image_id FROM ({self._waiting_sql()}) WHERE image_id NOT IN "
+            f"(SELECT image_id FROM failed) ORDER BY ingested_at DESC, prediction_id LIMIT {most}",
+            tables={"failed": failed},
         )
-        return [*zip(found["prediction_id"].to_pylist(), found["image_id"].to_pylist(), strict=True)]
+        return [*zip(table["prediction_id"].to_pylist(), table["image_id"].to_pylist(), strict=True)]
 
     def _counts(self) -> tuple[int, int, int]:
-        """What waits, what was compared, what of it differs."""
+        """How many predictions are waiting, are compared, and differ."""
         run = literal(self.run.id)
-        found = connections.query(
+        table = connections.query(
             self.lake,
-            f"SELECT (SELECT count(*) FROM ({self._open()})), "
+            f"SELECT (SELECT count(*) FROM ({self._waiting_sql()})), "
             f"(SELECT count(*) FROM scores WHERE run = {run} AND prediction_id IS NOT NULL), "
             f"(SELECT count(*) FROM shadow_disagreements WHERE shadow_run = {run})",
         )
-        waiting, compared, differ = (column[0].as_py() for column in found.columns)
+        waiting, compared, differ = (column[0].as_py() for column in table.columns)
         return waiting, compared, differ
 
-    def _open(self) -> str:
+    def _waiting_sql(self) -> str:
         run, version = literal(self.run.id), literal(str(self.version.version))
         return (
             f"SELECT p.prediction_id, p.image_id, p.ingested_at FROM predictions p WHERE p.model = "
@@ -176,11 +182,12 @@ class Shadow:
         )
 
 
-def _shadowed(lake: Lake, model: str) -> list[Version]:
-    found = versions.shadows(lake, model)
-    if not found:
-        there = [one for one in versions.list(lake) if one.model == model]
-        if not there:
-            raise unknown("registered model", model, {one.model for one in versions.list(lake)})
-        raise BadInput(f"no version of model {model!r} is shadowed; run: lakeloop models shadow {there[-1].id}")
-    return found
+def _shadows(lake: Lake, model: str) -> list[Version]:
+    shadows = versions.shadows(lake, model)
+    if not shadows:
+        known = versions.list(lake)
+        ids = [version.id for version in known if version.model == model]
+        if not ids:
+            raise unknown("registered model", model, {version.model for version in known})
+        raise BadInput(f"no version of model {model!r} is a shadow; run: lakeloop models shadow {ids[-1]}")
+    return shadows

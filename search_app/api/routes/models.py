@@ -26,7 +26,7 @@ from search_app.backend.model_server import Busy
 if TYPE_CHECKING:
     from search_app.api.service import Service
     from search_app.backend.model_server import ModelServer
-    from training.inference.served_model import Source
+    from training.inference.served_model import ServedVersion
 
 PATH = "/v1/models/{model}:predict"
 MOST_VERSION = 2**31 - 1
@@ -111,7 +111,7 @@ def _full_name(model: str, version: int | None) -> str:
     return f"{model}@{version}"
 
 
-def _source(model_server: ModelServer, name: str) -> Source:
+def _source(model_server: ModelServer, name: str) -> ServedVersion:
     try:
         return model_server.source(name)
     except BadInput as error:

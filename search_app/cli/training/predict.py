@@ -12,7 +12,7 @@ from search_app.cli.terminal import Add, open_lake, output, progress
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.inference.shadow import Report
+    from training.inference.shadow import ShadowReport
 
 # Most image ids in the text output; --json has all.
 SHOWN = 20
@@ -50,12 +50,12 @@ def _predict(args: argparse.Namespace) -> int:
         raise BadInput("no output: give either --log for the lake or --out FILE")
     _check_workers(args)
     lake = open_lake(args)
-    version = served_model.source(lake, args.name)
+    version = served_model.served_version(lake, args.name)
     if args.folder is not None:
         images: Any = batch.files(Path(args.folder))
     else:
         images = batch.stored(lake, slice=args.slice, filter=args.where)
-    model = served_model.Answering(lake, version.run, args.device)
+    model = served_model.Predictor(lake, version.run, args.device)
     if args.log:
         detail = {"run": version.run, "from": args.folder, "slice": args.slice, "where": args.where}
         audit.record(lake, "predict", f"{version.model}@{version.version}", detail=detail)
@@ -95,7 +95,7 @@ def _shadow(args: argparse.Namespace) -> int:
         return _watch(args, lake)
     audit.record(lake, "shadow", args.name, detail={"limit": args.limit})
     with progress(args, "predictions") as count:
-        reports = shadow.answer(lake, args.name, limit=args.limit, workers=args.workers, progress=count)
+        reports = shadow.predict(lake, args.name, limit=args.limit, workers=args.workers, progress=count)
     for report in reports:
         for image_id, reason in [*report.unanswered.items()][:SHOWN]:
             print(f"no prediction for {image_id}: {reason}", file=sys.stderr)
@@ -114,7 +114,7 @@ def _watch(args: argparse.Namespace, lake: Lake) -> int:
     stop = threading.Event()
     before = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGTERM, signal.SIGINT)}
 
-    def show(report: Report) -> None:
+    def show(report: ShadowReport) -> None:
         print(json.dumps(asdict(report)) if args.json else _text(report), flush=True)
 
     audit.record(lake, "shadow", args.name, detail={"watch": True})
@@ -127,7 +127,7 @@ def _watch(args: argparse.Namespace, lake: Lake) -> int:
     return 0
 
 
-def _text(report: Report) -> str:
+def _text(report: ShadowReport) -> str:
     share = f" ({report.differ / report.compared:.1%})" if report.compared else ""
     failed = f", {len(report.unanswered):,} images failed" if report.unanswered else ""
     return (

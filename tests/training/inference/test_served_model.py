@@ -66,12 +66,18 @@ def rows(lake: Lake, text: str) -> list[dict[str, Any]]:
 
 def test_a_name_stands_for_what_is_promoted(served: tuple[Lake, Run, Run]) -> None:
     lake, first, second = served
-    assert served_model.source(lake, "lines") == served_model.Source("lines", 1, first.id, "classification")
-    assert served_model.source(lake, "lines@2").run == served_model.source(lake, second.id).run == second.id
+    assert served_model.served_version(lake, "lines") == served_model.ServedVersion(
+        "lines", 1, first.id, "classification"
+    )
+    assert (
+        served_model.served_version(lake, "lines@2").run
+        == served_model.served_version(lake, second.id).run
+        == second.id
+    )
     promotion.promote(lake, second.id, force=True, reason="a test")
-    assert served_model.source(lake, "lines").version == 2
+    assert served_model.served_version(lake, "lines").version == 2
     promotion.rollback(lake, "lines")
-    assert served_model.source(lake, "lines").version == 1
+    assert served_model.served_version(lake, "lines").version == 1
     third = promotion.register(lake, untrained(lake, "cells").id)
     promotion.retire(lake, "lines@2")
     for name, said in (
@@ -81,7 +87,7 @@ def test_a_name_stands_for_what_is_promoted(served: tuple[Lake, Run, Run]) -> No
         ("cells", f"lakeloop models promote {third.id}"),
     ):
         with pytest.raises(BadInput, match=said):
-            served_model.source(lake, name)
+            served_model.served_version(lake, name)
 
 
 def test_answers_are_logged_once_by_version_and_run(
@@ -135,11 +141,11 @@ def test_answers_are_logged_once_by_version_and_run(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["predict", "lines", "--log"], "which images"),
-        (["predict", "lines", "--slice", "first"], "where do the answers go"),
+        (["predict", "lines", "--log"], "no images: give one of"),
+        (["predict", "lines", "--slice", "first"], "no output: give either"),
         (["predict", "lines", "--slice", "frist", "--log"], "did you mean first"),
         (["predict", "lanes", "--slice", "first", "--log"], "did you mean lines"),
-        (["predict", "lines", "--slice", "first", "--out", "a.csv"], "ends in .jsonl or .parquet"),
+        (["predict", "lines", "--slice", "first", "--out", "a.csv"], "must end in .jsonl or .parquet"),
         (["predict", "lines", "--from", "nowhere", "--log"], "does not exist"),
         (["shadow", "lines"], "lakeloop models shadow lines@2"),
         (["shadow", "lanes"], "did you mean lines"),
@@ -158,8 +164,8 @@ def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
 ) -> None:
     lake, _, _ = served
     monkeypatch.setattr(batch, "COMMIT_IMAGES", 5)
-    who = served_model.source(lake, "lines")
-    answering = served_model.Answering(lake, who.run)
+    version = served_model.served_version(lake, "lines")
+    predictor = served_model.Predictor(lake, version.run)
     asked = batch.stored(lake, slice="first")
 
     def stop(_: int) -> None:
@@ -167,11 +173,11 @@ def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
 
     out = tmp_path / "answers.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        batch.run(lake, asked, who, answering, out=out, workers=1, progress=stop)
+        batch.run(lake, asked, version, predictor, out=out, workers=1, progress=stop)
     assert [*tmp_path.glob("*answers*")] == []
     with pytest.raises(KeyboardInterrupt):
-        batch.run(lake, asked, who, answering, log=True, workers=1, progress=stop)
-    done = batch.run(lake, asked, who, answering, log=True, workers=1)
+        batch.run(lake, asked, version, predictor, log=True, workers=1, progress=stop)
+    done = batch.run(lake, asked, version, predictor, log=True, workers=1)
     assert (done.known, done.answered) == (5, 7)
 
 
@@ -210,29 +216,29 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
     served: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake, _, second = served
-    monkeypatch.setattr(shadow, "LOOK_SECONDS", 0.01)
-    who = served_model.source(lake, "lines")
-    answering = served_model.Answering(lake, who.run)
-    batch.run(lake, batch.stored(lake, slice="first")[:2], who, answering, log=True, workers=1)
-    lost = dataclasses.replace(who).event(served_model.Prediction("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
+    monkeypatch.setattr(shadow, "POLL_SECONDS", 0.01)
+    version = served_model.served_version(lake, "lines")
+    predictor = served_model.Predictor(lake, version.run)
+    batch.run(lake, batch.stored(lake, slice="first")[:2], version, predictor, log=True, workers=1)
+    lost = dataclasses.replace(version).event(served_model.Prediction("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
     lake.insert("predictions", _answered(lake, lost))
     promotion.shadow(lake, second.id)
     tries: list[int] = []
-    ask = shadow.batch.of_images
+    ask = shadow.batch.predict_images
 
-    def counted(lake: Lake, answering: served_model.Answering, names: list[str], workers: int | None) -> Any:
+    def counted(lake: Lake, predictor: served_model.Predictor, names: list[str], workers: int | None) -> Any:
         tries.append(len(names))
-        return ask(lake, answering, names, workers)
+        return ask(lake, predictor, names, workers)
 
-    monkeypatch.setattr(shadow.batch, "of_images", counted)
-    stop, said = threading.Event(), list[shadow.Report]()
+    monkeypatch.setattr(shadow.batch, "predict_images", counted)
+    stop, said = threading.Event(), list[shadow.ShadowReport]()
     looks = iter(range(4))
     waits = stop.wait
     monkeypatch.setattr(stop, "wait", lambda seconds: (next(looks, None) is None and stop.set()) or waits(0))
     shadow.watch(lake, "lines", stop, said.append, workers=1)
     assert tries == [3]
     (report,) = said
-    assert (report.answered, report.unanswered) == (2, {"a" * 64: "the lake does not hold its bytes"})
+    assert (report.answered, report.unanswered) == (2, {"a" * 64: "the lake does not have its bytes"})
 
 
 def _answered(lake: Lake, event: dict[str, Any]) -> Any:
@@ -255,17 +261,17 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
     trained = train_model.train(colours, train=["first"], recipe=Recipe(kind="probe", validation=0.0), name="tints")
     promotion.promote(colours, trained.id)
     (tmp_path / "new.png").write_bytes(drawn.encoded(stripes(700, True)))
-    who = served_model.source(colours, "tints")
-    answering = served_model.Answering(colours, who.run)
+    version = served_model.served_version(colours, "tints")
+    predictor = served_model.Predictor(colours, version.run)
     asked = batch.stored(colours, slice="second")
-    stored = batch.run(colours, asked, who, answering, log=True, workers=1)
-    fresh = batch.run(colours, batch.files(tmp_path / "new.png"), who, answering, log=True, workers=1)
+    stored = batch.run(colours, asked, version, predictor, log=True, workers=1)
+    fresh = batch.run(colours, batch.files(tmp_path / "new.png"), version, predictor, log=True, workers=1)
     assert (stored.answered, fresh.answered) == (6, 1)
     # The same image from its vector and from its bytes.
     data = colours.image(names[0])
     assert data is not None
-    (by_vector,) = batch.of_images(colours, answering, [names[0]])
-    (by_bytes,) = answering.predictions([names[0]], [prepare(data.data, embedder.spec.preprocessing)])
+    (by_vector,) = batch.predict_images(colours, predictor, [names[0]])
+    (by_bytes,) = predictor.predictions([names[0]], [prepare(data.data, embedder.spec.preprocessing)])
     assert isinstance(by_vector, served_model.Prediction)
     assert isinstance(by_bytes, served_model.Prediction)
     assert by_vector.label == by_bytes.label
