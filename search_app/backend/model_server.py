@@ -162,7 +162,9 @@ class ModelServer:
             else:
                 request.prediction.set_result(prediction)
 
-    def _run_model(self, run: str, image_ids: list[str], images: list[Any]) -> tuple[ImagePreparation, list[Prediction | str]]:
+    def _run_model(
+        self, run: str, image_ids: list[str], images: list[Any]
+    ) -> tuple[ImagePreparation, list[Prediction | str]]:
         """How the model wants images prepared, and its prediction, or the reason why there is none, for each image."""
         if "models" not in self._pools:
             self._keep("models", WorkerPool(model_process.WORK, 1, memory_bytes=UNLIMITED, timeout=PREDICT_SECONDS))
