@@ -84,14 +84,14 @@ def log_many(client: Client, count: int, size: int = 1000, **fields: Any) -> lis
 # What arrives ------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_arrives_as_it_was_logged(server: Ledger, make_client: MakeClient) -> None:
+def test_a_prediction_arrives_as_it_was_logged(server: Ledger, make_client: MakeClient) -> None:
     client = make_client(key="ll_k_s")
     before = dt.datetime.now(dt.UTC)
     own = client.log(IMAGE, model="cells", model_version="3", label="cracked", confidence=0.9, latency_ms=4.5, line="B")
     assert client.flush(LONG)
-    said = server.predictions[own]
-    assert before <= dt.datetime.fromisoformat(said.pop("timestamp")) <= dt.datetime.now(dt.UTC)
-    assert said == {
+    sent = server.predictions[own]
+    assert before <= dt.datetime.fromisoformat(sent.pop("timestamp")) <= dt.datetime.now(dt.UTC)
+    assert sent == {
         "prediction_id": own, "model": "cells", "model_version": "3", "label": "cracked", "confidence": 0.9,
         "latency_ms": 4.5, "image": IMAGE, "metadata": {"line": "B"},
     }  # fmt: skip
@@ -99,7 +99,7 @@ def test_an_answer_arrives_as_it_was_logged(server: Ledger, make_client: MakeCli
     assert client.stats() == core.Stats(0, 1, 0, 0, 0, 0, 0, None)
 
 
-def test_values_of_numpy_and_friends_arrive_as_json_says_them(server: Ledger, make_client: MakeClient) -> None:
+def test_values_of_numpy_and_others_arrive_as_json(server: Ledger, make_client: MakeClient) -> None:
     class Shift(Enum):
         NIGHT = "night"
 
@@ -119,10 +119,10 @@ def test_values_of_numpy_and_friends_arrive_as_json_says_them(server: Ledger, ma
         text="Zürich \ud800",
     )
     assert client.flush(LONG)
-    said = server.predictions[own]
-    assert (said["confidence"], said["scores"], said["boxes"]) == (0.5, {"a": 0.25, "b": None}, [[1, 2], [3, 4]])
-    assert said["timestamp"] == "2026-11-01T12:00:00+00:00"
-    assert said["metadata"] == {
+    sent = server.predictions[own]
+    assert (sent["confidence"], sent["scores"], sent["boxes"]) == (0.5, {"a": 0.25, "b": None}, [[1, 2], [3, 4]])
+    assert sent["timestamp"] == "2026-11-01T12:00:00+00:00"
+    assert sent["metadata"] == {
         "given": 1, "shift": "Shift.NIGHT", "path": "/a/b", "day": "2026-11-01", "several": [1, [2]],
         "text": "Zürich \ud800",
     }  # fmt: skip
@@ -165,18 +165,18 @@ def test_batches_are_bounded_by_events_and_bytes(server: Ledger, make_client: Ma
     assert len(server.requests) < 20
 
 
-def test_a_verdict_travels_behind_its_answer(server: Ledger, make_client: MakeClient) -> None:
+def test_a_verdict_is_sent_after_its_prediction(server: Ledger, make_client: MakeClient) -> None:
     refused: list[Refusal] = []
     client = make_client(on_refused=refused.append)
-    said = []
+    order = []
     for i in range(5):
-        said.append(client.log(IMAGE, model="m", label="x"))
-        said.append(client.feedback(said[-1], "incorrect", comment=f"no {i}", ticket="T-1"))
+        order.append(client.log(IMAGE, model="m", label="x"))
+        order.append(client.feedback(order[-1], "incorrect", comment=f"no {i}", ticket="T-1"))
     unknown = client.feedback(uuid.uuid4(), "unsure")
     assert client.flush(LONG)
-    assert server.order == said
-    first = server.feedback[said[1]]
-    assert (first["prediction_id"], first["verdict"], first["comment"]) == (said[0], "incorrect", "no 0")
+    assert server.order == order
+    first = server.feedback[order[1]]
+    assert (first["prediction_id"], first["verdict"], first["comment"]) == (order[0], "incorrect", "no 0")
     assert [(r.kind, r.id, r.code) for r in refused] == [("feedback", unknown, 404)]
 
 
@@ -223,7 +223,7 @@ def test_what_cannot_be_sent_is_reported_and_not_raised(
     assert client.stats().refused == 1
 
 
-def test_a_pipe_that_nobody_writes_to_does_not_hold_up_the_caller(make_client: MakeClient, tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_does_not_block_the_caller(make_client: MakeClient, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     client = make_client()
     client.log(tmp_path / "pipe", model="m", label="x")
@@ -305,7 +305,7 @@ def test_retry_after_may_be_a_date() -> None:
     assert [delivery._seconds(text) for text in ("7", " 0 ", None, "soon", "-3")] == [7.0, 0.0, None, None, None]
 
 
-def test_a_refused_event_is_dropped_and_told_and_harms_no_other(
+def test_a_refused_event_is_dropped_and_reported_and_does_not_affect_others(
     server: Ledger, make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.items = lambda event: (422, "confidence is 7, not between 0 and 1") if event["confidence"] > 1 else None
@@ -359,7 +359,7 @@ def test_a_batch_refused_as_a_whole_is_halved_until_the_culprit_is_alone(
 ) -> None:
     ids = [str(uuid.uuid4()) for _ in range(16)]
     culprit = ids[5]
-    server.whole = lambda said: Say(422) if any(e["prediction_id"] == culprit for e in said) else None
+    server.whole = lambda batch: Say(422) if any(e["prediction_id"] == culprit for e in batch) else None
     refused: list[Refusal] = []
     client = make_client(linger=5.0, on_refused=refused.append)
     for own in ids:
@@ -422,8 +422,8 @@ def test_an_exception_in_the_clients_own_threads_ends_neither(
     ids = [client.log(IMAGE, model="m", label=label) for label in ("good", "bad", "good")]
     assert client.flush(LONG)
     assert server.order == [ids[0], ids[2]]
-    said = [r.getMessage() for r in caplog.records if r.exc_info]
-    assert said == [
+    messages = [r.getMessage() for r in caplog.records if r.exc_info]
+    assert messages == [
         "the client goes on after ZeroDivisionError: once",
         f"on_refused failed for {ids[1]}: SystemExit(1)",
     ]
@@ -459,7 +459,7 @@ def test_memory_is_bounded_and_what_is_dropped_is_counted(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_what_memory_cannot_hold_goes_to_disk_and_arrives_in_order(
+def test_events_beyond_the_memory_limit_go_to_disk_and_arrive_in_order(
     server: Ledger, make_client: MakeClient, spill: Path
 ) -> None:
     server.down()
@@ -562,12 +562,12 @@ def some_events(count: int) -> list[QueuedEvent]:
 
 
 def read_all(spill: Spill) -> list[tuple[str, bytes, bytes]]:
-    found = []
+    read = []
     while (segment := spill.next()) is not None:
         batch, records, at = segment.peek(100, 1 << 20)
-        found += [(e.kind, e.head, e.image) for e in batch.events]
+        read += [(e.kind, e.head, e.image) for e in batch.events]
         segment.advance(records, at)
-    return found
+    return read
 
 
 @given(st.integers(0, 8), st.integers(0, 400), st.one_of(st.none(), st.integers(0, 7)))
@@ -592,39 +592,39 @@ def test_a_file_torn_or_spoiled_anywhere_gives_only_events_that_were_kept(
         path.write_bytes(data)
     heir = Spill(folder, 1 << 20)
     heir.adopt()
-    found = read_all(heir)
-    said = [(e.kind, e.head, e.image) for e in written]
+    read = read_all(heir)
+    sent = [(e.kind, e.head, e.image) for e in written]
     if flipped is None:
-        assert found == said[: sum(end <= at for end in ends[1:])]
+        assert read == sent[: sum(end <= at for end in ends[1:])]
     else:
-        assert [event for event in found if event not in said] == []
-        assert len(found) >= sum(end <= at for end in ends[1:])
+        assert [event for event in read if event not in sent] == []
+        assert len(read) >= sum(end <= at for end in ends[1:])
     heir.leave()
 
 
 def test_a_file_has_one_owner_at_a_time(spill: Path) -> None:
-    one, other = Spill(spill, 1 << 20), Spill(spill, 1 << 20)
+    first, other = Spill(spill, 1 << 20), Spill(spill, 1 << 20)
     for event in some_events(3):
-        one.append(event)
+        first.append(event)
     assert other.adopt() == 0
-    one.leave()
+    first.leave()
     assert other.adopt() == 3
-    assert (one.adopt(), other.adopt()) == (0, 0)
+    assert (first.adopt(), other.adopt()) == (0, 0)
     assert len(read_all(other)) == 3
     assert list(spill.iterdir()) == []
 
 
 def test_processes_that_share_a_folder_share_its_bound(spill: Path) -> None:
-    one, other = Spill(spill, 20_000), Spill(spill, 20_000)
+    first, other = Spill(spill, 20_000), Spill(spill, 20_000)
     full = []
     for turn in range(40):
         try:
-            (one, other)[turn % 2].append(QueuedEvent("prediction", b"{}", bytes(1000), 0.0))
+            (first, other)[turn % 2].append(QueuedEvent("prediction", b"{}", bytes(1000), 0.0))
         except SpillFull as error:
             full.append(str(error))
     assert 15_000 < folder_bytes(spill) <= 25_000
     assert "the limit is 20,000 (spill_bytes)" in full[0]
-    one.leave()
+    first.leave()
     other.leave()
 
 
@@ -704,8 +704,8 @@ def test_kills_at_any_moment_lose_nothing_that_was_on_disk(
             time.sleep(chance.uniform(0.0, 0.15))
             process.kill()
             lines += process.stdout
-        said = [line.split() for line in lines if line.count(" ") == 1 and line.endswith("\n")]
-        safe += [own for own, _ in said[: int(said[-1][1])]]
+        pairs = [line.split() for line in lines if line.count(" ") == 1 and line.endswith("\n")]
+        safe += [own for own, _ in pairs[: int(pairs[-1][1])]]
     assert len(safe) >= kills
     server.up()
     heir = make_client()
@@ -795,10 +795,10 @@ def test_a_forked_child_sends_its_own_and_leaves_the_parents_alone(
 
 def test_the_default_folder_is_the_servers_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    one, same, other = (core._own_folder(f"http://{h}") for h in ("lake:8501/a", "lake:8501/a/", "lake:8501/b"))
-    assert one is not None
-    assert one == same != other
-    assert one.parent == tmp_path / "lakeloop" / "spill"
+    first, same, other = (core._own_folder(f"http://{h}") for h in ("lake:8501/a", "lake:8501/a/", "lake:8501/b"))
+    assert first is not None
+    assert first == same != other
+    assert first.parent == tmp_path / "lakeloop" / "spill"
     monkeypatch.setenv("XDG_STATE_HOME", "")
     monkeypatch.setenv("HOME", "relative")
     assert core._own_folder("http://lake") is None
@@ -833,13 +833,13 @@ def test_a_decorated_function_logs_what_it_returns(
     assert predict(IMAGE) is returned
     assert (predict.__name__, predict.__doc__) == ("predict", "Says what it is.")
     assert client.flush(LONG)
-    said = list(server.predictions.values())
+    sent = list(server.predictions.values())
     if expected is None:
-        assert said == []
+        assert sent == []
         return
-    assert 0 < said[0].pop("latency_ms") < LONG * 1000
-    del said[0]["prediction_id"], said[0]["timestamp"]
-    assert said == [{"model": "cells", "model_version": "3", "image": IMAGE, **expected}]
+    assert 0 < sent[0].pop("latency_ms") < LONG * 1000
+    del sent[0]["prediction_id"], sent[0]["timestamp"]
+    assert sent == [{"model": "cells", "model_version": "3", "image": IMAGE, **expected}]
     assert client.stats().refused == 0
 
 
@@ -871,7 +871,7 @@ def test_methods_coroutines_and_other_shapes_can_be_decorated(server: Ledger, ma
         await asyncio.sleep(0)
         return "dog", 0.5
 
-    @client.logged(model="named", image="path", answer=lambda found: found[0])
+    @client.logged(model="named", image="path", answer=lambda result: result[0])
     def read(ignored: bytes, path: str = "/nowhere") -> list[str]:
         return ["cow"]
 
@@ -879,19 +879,19 @@ def test_methods_coroutines_and_other_shapes_can_be_decorated(server: Ledger, ma
     assert asyncio.run(predict(IMAGE)) == ("dog", 0.5)
     assert read(b"not this", __file__) == ["cow"]
     assert client.flush(LONG)
-    said = {e["model"]: e for e in server.predictions.values()}
-    assert {name: e["label"] for name, e in said.items()} == {"method": "cat", "coroutine": "dog", "named": "cow"}
-    assert said["named"]["image"] == Path(__file__).read_bytes()
-    assert said["method"]["metadata"] == {"line": "B"}
+    sent = {e["model"]: e for e in server.predictions.values()}
+    assert {name: e["label"] for name, e in sent.items()} == {"method": "cat", "coroutine": "dog", "named": "cow"}
+    assert sent["named"]["image"] == Path(__file__).read_bytes()
+    assert sent["method"]["metadata"] == {"line": "B"}
 
 
-def test_what_a_decorator_cannot_read_is_reported_and_returned(make_client: MakeClient) -> None:
+def test_a_result_that_the_decorator_cannot_read_is_reported_and_returned(make_client: MakeClient) -> None:
     refused: list[Refusal] = []
     client = make_client(on_refused=refused.append)
     thing = object()
     assert client.logged(model="m")(lambda image: thing)(IMAGE) is thing
     assert client.logged(model="m")(lambda image: "cat")("text is no image") == "cat"
-    assert client.logged(model="m", answer=lambda found: found["x"])(lambda image: "cat")(IMAGE) == "cat"
+    assert client.logged(model="m", answer=lambda result: result["x"])(lambda image: "cat")(IMAGE) == "cat"
     wait_for(lambda: len(refused) == 3)
     reasons = " ".join(r.reason for r in refused)
     assert "returned a object, which is not a prediction" in reasons
@@ -899,7 +899,7 @@ def test_what_a_decorator_cannot_read_is_reported_and_returned(make_client: Make
     assert "TypeError: string indices must be integers" in reasons
 
 
-def test_what_can_never_work_is_refused_where_it_is_decorated(make_client: MakeClient) -> None:
+def test_a_function_that_cannot_be_logged_is_refused_by_the_decorator(make_client: MakeClient) -> None:
     client = make_client()
     with pytest.raises(TypeError, match="generator"):
 
@@ -911,17 +911,17 @@ def test_what_can_never_work_is_refused_where_it_is_decorated(make_client: MakeC
         client.logged(model="m", image="picture")(lambda image: "cat")
 
 
-def test_a_with_block_logs_the_answer_set_in_it(server: Ledger, make_client: MakeClient) -> None:
+def test_a_with_block_logs_the_prediction_set_in_it(server: Ledger, make_client: MakeClient) -> None:
     client = make_client()
     with client.answer(IMAGE, model="m", model_version="2", source="cam-1", line="B") as answer:
         answer.label, answer.confidence = "cat", 0.5
         answer.metadata["k"] = 1
     assert client.feedback(answer.prediction_id, "correct")
     assert client.flush(LONG)
-    said = server.predictions[answer.prediction_id]
-    assert (said["label"], said["confidence"], said["source"]) == ("cat", 0.5, "cam-1")
-    assert said["metadata"] == {"line": "B", "k": 1}
-    assert 0 < said["latency_ms"] < LONG * 1000
+    sent = server.predictions[answer.prediction_id]
+    assert (sent["label"], sent["confidence"], sent["source"]) == ("cat", 0.5, "cam-1")
+    assert sent["metadata"] == {"line": "B", "k": 1}
+    assert 0 < sent["latency_ms"] < LONG * 1000
     with pytest.raises(KeyError), client.answer(IMAGE, model="m", label="never") as answer:
         raise KeyError
     own = uuid.uuid4()
@@ -930,7 +930,7 @@ def test_a_with_block_logs_the_answer_set_in_it(server: Ledger, make_client: Mak
     with client.answer(IMAGE, model="m", label="x") as answer:
         answer.metadata = None  # type: ignore[assignment]
     assert client.flush(LONG)
-    assert list(server.predictions) == [said["prediction_id"], str(own)]
+    assert list(server.predictions) == [sent["prediction_id"], str(own)]
     assert client.stats().refused == 1
 
 

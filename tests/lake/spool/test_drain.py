@@ -23,7 +23,7 @@ BROKEN = picture(99)[: len(picture(99)) // 2]
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Spool]:
+def spool(tmp_path: Path) -> Iterator[Spool]:
     opened = Spool(tmp_path / "spool")
     yield opened
     opened.close()
@@ -33,13 +33,13 @@ def rows(lk: Lake, query: str) -> list[dict[str, Any]]:
     return lk.sql(query).to_pylist()
 
 
-def test_everything_that_waits_comes_into_the_lake(lk: Lake, box: Spool) -> None:
-    said = answer(1, confidence=0.75, timestamp="2026-11-22T10:00:00Z", source="cam/1.png", camera=7)
-    box.put([said, answer(2), upload(picture(3)), verdict(said, comment="a dog")])
-    report = drain(lk, box)
+def test_everything_that_waits_comes_into_the_lake(lk: Lake, spool: Spool) -> None:
+    logged = answer(1, confidence=0.75, timestamp="2026-11-22T10:00:00Z", source="cam/1.png", camera=7)
+    spool.put([logged, answer(2), upload(picture(3)), verdict(logged, comment="a dog")])
+    report = drain(lk, spool)
     assert report is not None
     assert (report.events, report.images, report.predictions, report.reviews) == (4, 3, 3, 1)
-    assert box.depth().events == 0
+    assert spool.depth().events == 0
     [row] = rows(lk, f"SELECT * FROM answers WHERE prediction_id = '{name(1)}'")
     assert (row["label"], row["confidence"], row["metadata"], row["source"]) == (
         "cat",
@@ -48,53 +48,53 @@ def test_everything_that_waits_comes_into_the_lake(lk: Lake, box: Spool) -> None
         "cam/1.png",
     )
     assert row["timestamp"].isoformat() == "2026-11-22T10:00:00+00:00"
-    stored = lk.image(said.image_id)
+    stored = lk.image(logged.image_id)
     assert stored is not None
     assert stored.data == picture(1)
-    assert lk.thumbnail(said.image_id) is not None
+    assert lk.thumbnail(logged.image_id) is not None
     [review] = rows(lk, "SELECT * FROM reviews_current")
     assert (review["verdict"], review["comment"], review["origin"]) == ("incorrect", "a dog", "customer")
-    assert (review["prediction_id"], review["image_id"]) == (name(1), said.image_id)
+    assert (review["prediction_id"], review["image_id"]) == (name(1), logged.image_id)
     assert rows(lk, "SELECT count(*) AS n FROM labels") == [{"n": 0}]  # a verdict is no label
 
 
-def test_an_answer_without_a_time_has_that_of_its_arrival(lk: Lake, box: Spool) -> None:
+def test_a_prediction_without_a_time_gets_that_of_its_arrival(lk: Lake, spool: Spool) -> None:
     before = now()
-    box.put([answer(1)])
-    drain(lk, box)
+    spool.put([answer(1)])
+    drain(lk, spool)
     [row] = rows(lk, "SELECT timestamp FROM answers")
     assert before <= row["timestamp"] <= now()
 
 
-def test_every_event_leaves_an_entry_in_the_audit_log(lk: Lake, box: Spool) -> None:
+def test_every_event_leaves_an_entry_in_the_audit_log(lk: Lake, spool: Spool) -> None:
     with_key = answer(1)
     with_key.key_id = "k1"
-    box.put([with_key, upload(picture(2))])
-    drain(lk, box)
-    found = rows(lk, "SELECT action, target, key_id FROM audit ORDER BY action DESC")
-    assert found == [
+    spool.put([with_key, upload(picture(2))])
+    drain(lk, spool)
+    entries = rows(lk, "SELECT action, target, key_id FROM audit ORDER BY action DESC")
+    assert entries == [
         {"action": "prediction", "target": name(1), "key_id": "k1"},
         {"action": "image", "target": ids.image_id(picture(2)), "key_id": None},
     ]
 
 
-def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk: Lake, box: Spool) -> None:
-    said = answer(1)
-    box.put([said, answer(2), answer(3, data=BROKEN), upload(picture(4)), verdict(said)])
-    forget = box.forget
+def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk: Lake, spool: Spool) -> None:
+    logged = answer(1)
+    spool.put([logged, answer(2), answer(3, data=BROKEN), upload(picture(4)), verdict(logged)])
+    forget = spool.forget
 
     def killed(_: object) -> None:
         raise CouldNot("killed")
 
-    box.forget = killed  # type: ignore[method-assign, assignment]
+    spool.forget = killed  # type: ignore[method-assign, assignment]
     with pytest.raises(CouldNot):
-        drain(lk, box)
-    box.forget = forget  # type: ignore[method-assign]
+        drain(lk, spool)
+    spool.forget = forget  # type: ignore[method-assign]
     before = {
         t: rows(lk, f"SELECT * EXCLUDE (ingested_at) FROM {t} ORDER BY ALL")
         for t in ("predictions", "reviews", "images")
     }
-    report = drain(lk, box)
+    report = drain(lk, spool)
     assert report is not None
     assert (report.predictions, report.images, report.reviews, report.contradictions) == (0, 0, 0, 0)
     for table, was in before.items():
@@ -102,55 +102,59 @@ def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk
     assert rows(lk, "SELECT count(*) AS n FROM audit") == [{"n": 5}]
 
 
-def test_an_image_that_does_not_decode_keeps_its_answer_and_says_why(lk: Lake, box: Spool) -> None:
-    box.put([answer(1, data=BROKEN), answer(2)])
-    report = drain(lk, box)
+def test_an_image_that_does_not_decode_keeps_its_prediction_and_the_reason(lk: Lake, spool: Spool) -> None:
+    spool.put([answer(1, data=BROKEN), answer(2)])
+    report = drain(lk, spool)
     assert report is not None
     assert sum(report.unreadable.values()) == 1
-    said = {r["prediction_id"]: r["image_status"] for r in rows(lk, "SELECT prediction_id, image_status FROM answers")}
-    assert said[name(2)] is None
-    assert "truncated" in said[name(1)]
+    status = {
+        r["prediction_id"]: r["image_status"] for r in rows(lk, "SELECT prediction_id, image_status FROM answers")
+    }
+    assert status[name(2)] is None
+    assert "truncated" in status[name(1)]
     assert lk.thumbnail(ids.image_id(BROKEN)) is None
     stored = lk.image(ids.image_id(BROKEN))
     assert stored is not None
     assert stored.data == BROKEN
-    box.put([answer(3, image_id=ids.image_id(BROKEN)), answer(4, data=BROKEN)])  # asked about again
-    drain(lk, box)
+    spool.put([answer(3, image_id=ids.image_id(BROKEN)), answer(4, data=BROKEN)])  # asked about again
+    drain(lk, spool)
     assert rows(lk, "SELECT count(DISTINCT image_status) AS n, count(image_status) AS all FROM answers") == [
         {"n": 1, "all": 3}
     ]
 
 
-def test_bytes_damaged_in_the_spool_cost_the_image_not_the_answer(lk: Lake, box: Spool) -> None:
-    box.put([answer(1)])
-    bytes_at = box.oldest(1, 1)[0].bytes_at
+def test_bytes_damaged_in_the_spool_lose_the_image_not_the_prediction(lk: Lake, spool: Spool) -> None:
+    spool.put([answer(1)])
+    bytes_at = spool.oldest(1, 1)[0].bytes_at
     assert bytes_at is not None
-    (box.segments / bytes_at.segment).write_bytes(b"\0" * bytes_at.length)
-    drain(lk, box)
+    (spool.segments / bytes_at.segment).write_bytes(b"\0" * bytes_at.length)
+    drain(lk, spool)
     assert rows(lk, "SELECT image_status FROM answers") == [{"image_status": "its bytes were damaged in the spool"}]
     assert lk.image(answer(1).image_id) is None
 
 
-def test_an_uploaded_image_is_findable_until_an_answer_is(lk: Lake, box: Spool) -> None:
+def test_an_uploaded_image_is_findable_until_its_prediction_is(lk: Lake, spool: Spool) -> None:
     data = picture(1)
-    box.put([upload(data), upload(picture(2)), answer(5, image_id=ids.image_id(data))])
-    drain(lk, box)
+    spool.put([upload(data), upload(picture(2)), answer(5, image_id=ids.image_id(data))])
+    drain(lk, spool)
     bare = rows(lk, "SELECT image_id FROM predictions WHERE model IS NULL")
     assert bare == [{"image_id": ids.image_id(picture(2))}]
 
 
-def test_only_a_share_of_the_bytes_is_kept_but_always_what_is_unsure_or_judged(lk: Lake, box: Spool) -> None:
+def test_a_share_of_the_bytes_is_kept_and_always_those_of_unsure_or_reviewed_predictions(
+    lk: Lake, spool: Spool
+) -> None:
     sure = [answer(i, confidence=0.9) for i in range(40)]
     unsure = [answer(100 + i, confidence=0.2) for i in range(5)]
     judged = answer(200, confidence=0.9)
-    box.put([*sure, *unsure, judged, verdict(judged), upload(picture(300))])
+    spool.put([*sure, *unsure, judged, verdict(judged), upload(picture(300))])
     sampling = Sampling(share=0.25, below_confidence=0.5)
-    with Drainer(lk, box, sampling) as drainer:
+    with Drainer(lk, spool, sampling) as drainer:
         drainer.batch()
-    kept = {r["image_id"] for r in rows(lk, "SELECT image_id FROM images")}
-    assert {e.image_id for e in unsure} | {judged.image_id, ids.image_id(picture(300))} <= kept
+    stored_ids = {r["image_id"] for r in rows(lk, "SELECT image_id FROM images")}
+    assert {e.image_id for e in unsure} | {judged.image_id, ids.image_id(picture(300))} <= stored_ids
     by_share = {e.image_id for e in sure if sampling.selects(e.image_id)}
-    assert kept & {e.image_id for e in sure} == by_share
+    assert stored_ids & {e.image_id for e in sure} == by_share
     assert 2 <= len(by_share) <= 20
     assert rows(lk, "SELECT DISTINCT image_share FROM answers") == [{"image_share": 0.25}]
     left_out = rows(lk, "SELECT count(*) AS n FROM answers WHERE image_status = 'its bytes were not kept'")
@@ -167,27 +171,27 @@ def test_the_share_is_one_of_images(lk: Lake) -> None:
     assert all(Sampling().selects(ids.image_id(str(i).encode())) for i in range(100))
 
 
-def test_an_erased_image_is_not_stored_again(lk: Lake, box: Spool) -> None:
-    said = answer(1)
-    gone = {"image_id": said.image_id, "forgotten_at": now()}
+def test_an_erased_image_is_not_stored_again(lk: Lake, spool: Spool) -> None:
+    logged = answer(1)
+    gone = {"image_id": logged.image_id, "forgotten_at": now()}
     lk.insert("forgotten", pa.Table.from_pylist([gone], schema=schema.FORGOTTEN.arrow()))
-    box.put([said, upload(picture(1))])
-    drain(lk, box)
+    spool.put([logged, upload(picture(1))])
+    drain(lk, spool)
     assert rows(lk, "SELECT image_status FROM predictions") == [{"image_status": "it was erased"}]
     assert lk.dataset("images").count_rows() == lk.dataset("thumbnails").count_rows() == 0
 
 
-def test_an_event_that_cannot_be_written_is_set_aside_and_the_others_go_on(lk: Lake, box: Spool) -> None:
+def test_an_event_that_cannot_be_written_is_set_aside_and_the_others_go_on(lk: Lake, spool: Spool) -> None:
     good = [answer(i) for i in range(5)]
     bad = answer(50)
     bad.row = '{"model": "m", "label": "x", "confidence": "not a number"}'  # what no door lets in
-    box.put([*good[:2], bad, *good[2:]])
-    report = drain(lk, box)
+    spool.put([*good[:2], bad, *good[2:]])
+    report = drain(lk, spool)
     assert report is not None
     assert (report.predictions, report.parked) == (5, 1)
-    assert box.depth().events == 0
-    assert box.depth().parked == 1
-    assert box.parked()[0][0] == name(50)
+    assert spool.depth().events == 0
+    assert spool.depth().parked == 1
+    assert spool.parked()[0][0] == name(50)
 
 
 def test_two_spools_feed_one_lake_and_each_id_comes_in_once(lk: Lake, tmp_path: Path) -> None:
@@ -203,37 +207,37 @@ def test_two_spools_feed_one_lake_and_each_id_comes_in_once(lk: Lake, tmp_path: 
     second.close()
 
 
-def test_while_another_drains_nothing_is_done(lk: Lake, box: Spool) -> None:
-    box.put([answer(1)])
-    other = Spool(box.folder)
+def test_while_another_drains_nothing_is_done(lk: Lake, spool: Spool) -> None:
+    spool.put([answer(1)])
+    other = Spool(spool.folder)
     with other.drainer() as mine:
         assert mine
-        assert drain(lk, box) is None
-    assert drain(lk, box) is not None
+        assert drain(lk, spool) is None
+    assert drain(lk, spool) is not None
     other.close()
 
 
-def test_scores_boxes_and_masks_arrive_as_a_log_would_bring_them(lk: Lake, box: Spool) -> None:
+def test_scores_boxes_and_masks_arrive_as_a_log_would_bring_them(lk: Lake, spool: Spool) -> None:
     mask = {"label": "cat", "score": 0.5, "size": [4, 4], "counts": [4, 8, 4]}
-    box.put(
+    spool.put(
         [
             answer(1, label=None, scores={"cat": 0.75, "dog": 0.25}),
             answer(2, label=None, boxes=[{"label": "cat", "score": 0.5, "bbox": [1, 2, 3, 4]}]),
             answer(3, label=None, masks=[mask]),
         ]
     )
-    drain(lk, box)
-    said = rows(lk, "SELECT task, label, confidence, boxes, masks FROM answers ORDER BY prediction_id")
-    assert [(r["task"], r["label"], r["confidence"]) for r in said] == [
+    drain(lk, spool)
+    predictions = rows(lk, "SELECT task, label, confidence, boxes, masks FROM answers ORDER BY prediction_id")
+    assert [(r["task"], r["label"], r["confidence"]) for r in predictions] == [
         ("classification", "cat", 0.75), ("detection", "cat", 0.5), ("segmentation", "cat", 0.5),
     ]  # fmt: skip
-    assert said[1]["boxes"][0]["width"] == 3
+    assert predictions[1]["boxes"][0]["width"] == 3
 
 
-def test_what_a_lake_has_no_column_for_becomes_metadata(lk: Lake, box: Spool) -> None:
+def test_fields_without_a_column_become_metadata(lk: Lake, spool: Spool) -> None:
     """Events of a spool that belonged to a lake with other promoted columns."""
-    given = {"model": "m", "label": "c", "prediction_id": name(1), "camera": 7, "site": "a"}
-    event = events.prediction(given, {"camera": pa.int64()}, ids.image_id(picture(1)), picture(1), None)
-    box.put([event])
-    drain(lk, box)
+    fields = {"model": "m", "label": "c", "prediction_id": name(1), "camera": 7, "site": "a"}
+    event = events.prediction(fields, {"camera": pa.int64()}, ids.image_id(picture(1)), picture(1), None)
+    spool.put([event])
+    drain(lk, spool)
     assert rows(lk, "SELECT metadata FROM answers") == [{"metadata": '{"camera": 7, "site": "a"}'}]

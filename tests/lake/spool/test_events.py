@@ -17,12 +17,12 @@ ID = "5e1ab3c8-6f0e-5b7e-9c39-1a9c1f4f7a10"
 KINDS = {f.name: f.type for f in schema.PREDICTIONS.arrow()}
 
 
-def said(**given: Any) -> events.Event:
-    return events.prediction({"prediction_id": ID, "model": "m", "label": "cat", **given}, {}, IMAGE, None, None)
+def prediction(**fields: Any) -> events.Event:
+    return events.prediction({"prediction_id": ID, "model": "m", "label": "cat", **fields}, {}, IMAGE, None, None)
 
 
-def test_an_answer_becomes_a_row_of_predictions() -> None:
-    event = said(confidence=0.5, timestamp="2026-11-22T10:00:00+01:00", camera=7)
+def test_a_prediction_becomes_a_row_of_predictions() -> None:
+    event = prediction(confidence=0.5, timestamp="2026-11-22T10:00:00+01:00", camera=7)
     row = events.as_row(event.row, KINDS)
     assert (event.kind, event.event_id, event.image_id) == ("prediction", ID, IMAGE)
     assert (row["label"], row["confidence"], row["metadata"]) == ("cat", 0.5, '{"camera": 7}')
@@ -31,8 +31,8 @@ def test_an_answer_becomes_a_row_of_predictions() -> None:
 
 def test_promoted_columns_keep_their_types() -> None:
     kinds = {"shift": pa.timestamp("us", tz="UTC"), "camera": pa.int64()}
-    given = {"model": "m", "label": "cat", "shift": "2026-11-22", "camera": "9007199254740993"}
-    event = events.prediction(given, kinds, IMAGE, None, None)
+    fields = {"model": "m", "label": "cat", "shift": "2026-11-22", "camera": "9007199254740993"}
+    event = events.prediction(fields, kinds, IMAGE, None, None)
     row = events.as_row(event.row, kinds)
     assert row["shift"] == dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
     assert row["camera"] == 9007199254740993
@@ -51,33 +51,33 @@ def test_promoted_columns_keep_their_types() -> None:
         ({"masks": [{"png": "/etc/passwd", "label": "x"}]}, "the server does not read files"),
     ],
 )
-def test_what_is_wrong_is_named(change: dict[str, Any], names: str) -> None:
+def test_a_wrong_field_is_named_in_the_error(change: dict[str, Any], names: str) -> None:
     with pytest.raises(BadInput, match=names):
-        said(**change)
+        prediction(**change)
 
 
 @pytest.mark.parametrize(
     "answer", [{"label": "cat"}, {"scores": {"cat": 1}}, {"boxes": []}, {"masks": []}], ids=lambda a: next(iter(a))
 )
-def test_an_answer_is_a_label_or_scores_or_boxes_or_masks(answer: dict[str, Any]) -> None:
+def test_a_prediction_is_a_label_or_scores_or_boxes_or_masks(answer: dict[str, Any]) -> None:
     assert events.prediction({"model": "m", **answer}, {}, IMAGE, None, None).kind == "prediction"
 
 
 def test_the_order_of_fields_makes_no_other_event() -> None:
-    one = said(confidence=0.5, camera=7, site="a")
+    first = prediction(confidence=0.5, camera=7, site="a")
     other = events.prediction(
         {"site": "a", "camera": 7, "confidence": 0.5, "label": "cat", "model": "m", "prediction_id": ID.upper()},
         {}, IMAGE, None, None,
     )  # fmt: skip
-    assert one.digest == other.digest
+    assert first.digest == other.digest
 
 
 @pytest.mark.parametrize("change", [{"label": "dog"}, {"confidence": 0.25}, {"camera": 8}, {"timestamp": 0}])
 def test_another_body_is_another_event(change: dict[str, Any]) -> None:
-    assert said(camera=7).digest != said(**{"camera": 7, **change}).digest
+    assert prediction(camera=7).digest != prediction(**{"camera": 7, **change}).digest
 
 
-def test_without_an_id_every_answer_is_new() -> None:
+def test_without_an_id_every_prediction_is_new() -> None:
     first, second = (events.prediction({"model": "m", "label": "c"}, {}, IMAGE, None, None) for _ in range(2))
     assert first.event_id != second.event_id
 
@@ -86,11 +86,11 @@ def test_the_same_image_is_the_same_event_wherever_it_came_from() -> None:
     assert events.image(IMAGE, b"x", "here", "k").digest == events.image(IMAGE, b"x", "there", None).digest
 
 
-def feedback(**given: Any) -> events.Event:
-    return events.feedback({"prediction_id": ID, "verdict": "incorrect", **given}, {ID: IMAGE}, "key")
+def feedback(**fields: Any) -> events.Event:
+    return events.feedback({"prediction_id": ID, "verdict": "incorrect", **fields}, {ID: IMAGE}, "key")
 
 
-def test_saying_the_same_verdict_twice_says_it_once() -> None:
+def test_the_same_verdict_twice_is_one_event() -> None:
     assert feedback(comment="a bird").event_id == feedback(comment="a bird").event_id
     assert feedback(comment="a bird").event_id != feedback(comment="a plane").event_id
 

@@ -82,7 +82,7 @@ def test_formats_browsers_do_not_show_come_as_jpeg_when_viewed(tmp_path: Path) -
             assert stored.headers["etag"] != viewed.headers["etag"]
 
 
-def test_a_record_says_everything_about_one_image(client: TestClient, shapes: Shapes) -> None:
+def test_a_record_has_everything_about_one_image(client: TestClient, shapes: Shapes) -> None:
     record = client.get(f"/v1/records/{shapes.ids[0]}").json()
     answer = record["predictions"][0]
     assert (record["truth"], answer["label"], answer["confidence"]) == ("circle", "square", 0.5)
@@ -154,7 +154,9 @@ def test_status_and_health(client: TestClient, shapes: Shapes) -> None:
         ("POST", {"Host": "localhost:8501", "Origin": "null"}, 403),
     ],
 )
-def test_only_our_own_names_are_answered(shapes: Shapes, method: str, headers: dict[str, str], status: int) -> None:
+def test_only_the_servers_own_names_get_a_response(
+    shapes: Shapes, method: str, headers: dict[str, str], status: int
+) -> None:
     with TestClient(server.make_server(Api(lake.open(shapes.uri)), ui=False)) as client:
         path = "/healthz" if method == "GET" else "/v1/queries"
         answer = client.request(method, path, headers=headers)
@@ -167,7 +169,7 @@ def test_it_does_not_listen_for_other_machines(shapes: Shapes, host: str) -> Non
         server.serve(shapes.uri, host=host)
 
 
-def test_a_taken_port_is_said_clearly(shapes: Shapes) -> None:
+def test_a_taken_port_has_a_clear_error(shapes: Shapes) -> None:
     taken = server._listen("127.0.0.1", 0)
     with taken, pytest.raises(BadInput, match="--port"):
         server.serve(shapes.uri, port=taken.getsockname()[1])

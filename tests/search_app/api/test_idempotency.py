@@ -243,7 +243,7 @@ def test_a_key_is_forgotten_after_seven_days(bench: Bench, monkeypatch: pytest.M
     assert ask(first).json["reason"] == "other_request"
 
 
-def test_two_servers_on_one_spool_give_one_answer(bench: Bench) -> None:
+def test_two_servers_on_one_spool_give_one_response(bench: Bench) -> None:
     """A client that timed out at one server asks the other, while the first still waits for the disk."""
     first, other = Bench(bench.lake, bench.settings.spool), Bench(bench.lake, bench.settings.spool)
     without_id, another = requests(1)[2], requests(1)[0]

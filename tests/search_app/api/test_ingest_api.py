@@ -37,22 +37,22 @@ def service(make_lake: MakeLake, tmp_path: Path) -> Iterator[Door]:
 # One answer ------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_with_its_image_is_stored_once_and_known_ever_after(service: Door) -> None:
-    given, image = event(camera=3), picture(1)
-    stored = {"prediction_id": given["prediction_id"], "image_id": named(image), "status": "stored"}
-    first = service.predict(given, image)
+def test_a_prediction_with_its_image_is_stored_once_and_known_afterwards(service: Door) -> None:
+    fields, image = event(camera=3), picture(1)
+    stored = {"prediction_id": fields["prediction_id"], "image_id": named(image), "status": "stored"}
+    first = service.predict(fields, image)
     assert (first.status_code, first.json()) == (201, stored)
     for _ in range(2):  # before the drain, and after it
-        again = service.predict(given, image)
+        again = service.predict(fields, image)
         assert (again.status_code, again.json()) == (200, stored | {"status": "known"})
-        other = service.predict(given | {"label": "cracked"}, image)
+        other = service.predict(fields | {"label": "cracked"}, image)
         assert reason(other) == (422, "contradiction")
-        assert reason(service.predict(given, picture(2))) == (422, "contradiction")
+        assert reason(service.predict(fields, picture(2))) == (422, "contradiction")
         service.drain()
     assert service.lake.sql("SELECT label, camera FROM predictions").to_pylist() == [{"label": "intact", "camera": 3}]
 
 
-def test_an_answer_may_name_an_image_that_is_stored(service: Door) -> None:
+def test_a_prediction_may_name_a_stored_image(service: Door) -> None:
     image = picture(1)
     assert reason(service.predict(event(image_id=named(image)))) == (422, "unknown_image")
     assert service.upload(image).status_code == 201
@@ -71,16 +71,16 @@ def test_without_an_id_the_server_makes_one_and_nothing_is_a_retry(service: Door
     assert all(str(uuid.UUID(i)) == i for i in ids)
 
 
-def test_an_answer_is_seen_at_once_and_reads_the_same_when_it_is_stored(service: Door) -> None:
-    given = event(
+def test_a_prediction_is_readable_at_once_and_reads_the_same_when_it_is_stored(service: Door) -> None:
+    fields = event(
         scores={"intact": 0.75, "cracked": 0.25}, boxes=[{"label": "crack", "bbox": [1, 2, 3, 4]}],
         timestamp="2026-11-20T10:00:00+02:00", latency_ms=12.5, source="line 4", camera=2, shift="night",
     )  # fmt: skip
-    service.predict(given, picture(1))
-    waiting = service.answer(given["prediction_id"]).json()
+    service.predict(fields, picture(1))
+    waiting = service.answer(fields["prediction_id"]).json()
     assert waiting["state"] == "waiting"
     service.drain()
-    stored = service.answer(given["prediction_id"]).json()
+    stored = service.answer(fields["prediction_id"]).json()
     assert stored["state"] == "stored"
     differing = ("state", "ingested_at")
     assert {k: v for k, v in waiting.items() if k not in differing} == {
@@ -98,26 +98,26 @@ def test_an_image_comes_back_as_it_was_sent_before_and_after_the_drain(service: 
     assert (first.status_code, first.json()) == (201, {"image_id": named(image), "status": "stored"})
     for _ in range(2):
         assert service.upload(image).json() == {"image_id": named(image), "status": "known"}
-        found = service.client.get(f"/v1/images/{named(image)}")
-        assert (found.content, found.headers["content-type"]) == (image, "image/png")
-        assert found.headers["x-content-type-options"] == "nosniff"
+        response = service.client.get(f"/v1/images/{named(image)}")
+        assert (response.content, response.headers["content-type"]) == (image, "image/png")
+        assert response.headers["x-content-type-options"] == "nosniff"
         service.drain()
     assert service.client.get(f"/v1/thumbnails/{named(image)}").headers["content-type"] == "image/jpeg"
     assert service.client.get(f"/v1/records/{named(image)}").json()["format"] == "PNG"
 
 
 def test_an_event_too_large_for_a_header_has_another_way(service: Door) -> None:
-    image, given = picture(1), event(note="x" * bodies.KEY_CHARACTERS * 50)
-    refused = service.predict(given, image)
+    image, fields = picture(1), event(note="x" * bodies.KEY_CHARACTERS * 50)
+    refused = service.predict(fields, image)
     assert reason(refused) == (431, "event_too_large")
     assert "/v1/images" in refused.json()["detail"]
     service.upload(image)
-    assert service.predict(given | {"image_id": named(image)}).status_code == 201
+    assert service.predict(fields | {"image_id": named(image)}).status_code == 201
 
 
 def test_a_body_without_a_length_is_taken_in_chunks_and_cut_off_at_the_limit(service: Door) -> None:
-    image, given = picture(1), event()
-    sent = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(given)}
+    image, fields = picture(1), event()
+    sent = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(fields)}
     chunks = (image[i : i + 100] for i in range(0, len(image), 100))
     assert service.client.post("/v1/predictions", content=chunks, headers=sent).status_code == 201
     endless = (bytes(1 << 20) for _ in range(40))
@@ -170,14 +170,14 @@ REFUSED: list[tuple[str, bytes, dict[str, str], int, str]] = [
 ]  # fmt: skip
 
 
-def test_what_is_refused_says_why_in_a_word_and_stores_nothing(service: Door) -> None:
+def test_a_refused_request_has_a_reason_and_stores_nothing(service: Door) -> None:
     for path, body, headers, status, word in REFUSED:
-        found = service.client.post(path, content=body, headers=headers)
-        assert (path, body[:40], *reason(found)) == (path, body[:40], status, word)
+        response = service.client.post(path, content=body, headers=headers)
+        assert (path, body[:40], *reason(response)) == (path, body[:40], status, word)
     assert service.spool.depth().events == 0
-    said = service.client.get("/metrics").text
+    metrics = service.client.get("/metrics").text
     for word in ("media_type", "not_json", "too_large", "unreadable_image", "too_many", "unknown_prediction"):
-        assert re.search(rf'lakeloop_rejected_total{{reason="{word}"}} [1-9]', said)
+        assert re.search(rf'lakeloop_rejected_total{{reason="{word}"}} [1-9]', metrics)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -262,12 +262,12 @@ def mixed() -> list[tuple[Any, int, str]]:
 
 def test_one_bad_item_never_harms_the_others(service: Door) -> None:
     wanted = mixed()
-    found = service.batch([item for item, _, _ in wanted])
-    assert found.status_code == 200
-    items = found.json()["items"]
+    response = service.batch([item for item, _, _ in wanted])
+    assert response.status_code == 200
+    items = response.json()["items"]
     assert [item["index"] for item in items] == list(range(len(wanted)))
-    said = [(item["code"], item.get("reason", item["status"])) for item in items]
-    assert said == [(code, word) for _, code, word in wanted]
+    results = [(item["code"], item.get("reason", item["status"])) for item in items]
+    assert results == [(code, word) for _, code, word in wanted]
     assert all(item["detail"] for item in items if item["status"] == "refused")
     assert items[7]["prediction_id"] == items[0]["prediction_id"]
     report = service.drain()
@@ -299,8 +299,8 @@ def test_a_batch_of_arrow_is_taken_row_by_row(service: Door) -> None:
              ("timestamp", pa.timestamp("ns"))]
         ),
     )  # fmt: skip
-    found = service.client.post("/v1/predictions/batch", content=stream(table), headers=ARROW)
-    codes = [(item["code"], item.get("reason")) for item in found.json()["items"]]
+    response = service.client.post("/v1/predictions/batch", content=stream(table), headers=ARROW)
+    codes = [(item["code"], item.get("reason")) for item in response.json()["items"]]
     good, bad = (201, None), (422, "invalid")
     assert codes == [good, good, (422, "unreadable_image"), good, good, bad, bad]
     assert service.drain().predictions == 4
@@ -341,12 +341,12 @@ def arrow_streams() -> list[tuple[str, bytes, int]]:
 
 def test_no_arrow_stream_harms_the_server(service: Door) -> None:
     for what, body, status in arrow_streams():
-        found = service.client.post("/v1/predictions/batch", content=body, headers=ARROW)
-        assert (what, found.status_code) == (what, status), found.text[:300]
+        response = service.client.post("/v1/predictions/batch", content=body, headers=ARROW)
+        assert (what, response.status_code) == (what, status), response.text[:300]
         if status == 200:
-            assert {item["code"] for item in found.json()["items"]} == {422}, what
+            assert {item["code"] for item in response.json()["items"]} == {422}, what
         else:
-            assert reason(found)[1] in ("not_arrow", "empty"), what
+            assert reason(response)[1] in ("not_arrow", "empty"), what
     assert service.spool.depth().events == 0
     assert service.predict(event(), picture(1)).status_code == 201
 
@@ -355,16 +355,16 @@ def test_no_arrow_stream_harms_the_server(service: Door) -> None:
 
 
 def test_a_verdict_becomes_a_review_and_never_a_label(service: Door) -> None:
-    given = event()
-    service.predict(given, picture(1))
-    said = {"prediction_id": given["prediction_id"], "verdict": "incorrect", "comment": "a crack", "ticket": "T-7"}
-    first = service.judge(said)  # of an answer that is still in the spool
+    fields = event()
+    service.predict(fields, picture(1))
+    feedback = {"prediction_id": fields["prediction_id"], "verdict": "incorrect", "comment": "a crack", "ticket": "T-7"}
+    first = service.judge(feedback)  # of an answer that is still in the spool
     assert (first.status_code, first.json()["status"]) == (201, "stored")
-    again = service.judge(said)
+    again = service.judge(feedback)
     assert (again.status_code, again.json()) == (200, first.json() | {"status": "known"})
     service.drain()
-    assert service.judge(said).json() == again.json()
-    later = service.judge(said | {"verdict": "correct", "comment": None})
+    assert service.judge(feedback).json() == again.json()
+    later = service.judge(feedback | {"verdict": "correct", "comment": None})
     assert later.status_code == 201
     service.drain()
     lake = service.lake
@@ -374,14 +374,14 @@ def test_a_verdict_becomes_a_review_and_never_a_label(service: Door) -> None:
     ]
     assert lake.sql("SELECT verdict FROM reviews_current").column("verdict").to_pylist() == ["correct"]
     assert lake.dataset("labels").count_rows() == 0
-    reviews = service.answer(given["prediction_id"]).json()["reviews"]
+    reviews = service.answer(fields["prediction_id"]).json()["reviews"]
     assert [r["verdict"] for r in reviews] == ["correct", "incorrect"]
 
 
-def test_feedback_says_what_is_wrong_with_it(service: Door) -> None:
-    given, own = event(), str(uuid.uuid4())
-    service.predict(given, picture(1))
-    good = {"prediction_id": given["prediction_id"], "verdict": "unsure"}
+def test_wrong_feedback_has_a_clear_error(service: Door) -> None:
+    fields, own = event(), str(uuid.uuid4())
+    service.predict(fields, picture(1))
+    good = {"prediction_id": fields["prediction_id"], "verdict": "unsure"}
     assert reason(service.judge(good | {"prediction_id": UNKNOWN})) == (404, "unknown_prediction")
     for change in (
         {"verdict": "wrong"}, {"verdict": None}, {"verdict": ["correct"]}, {"comment": "x" * 10_001}, {"comment": 7},
@@ -406,11 +406,11 @@ FULL: list[tuple[str, Depth, int, int, str]] = [
 @pytest.mark.parametrize(
     ("what", "depth", "free", "status", "word"), FULL, ids=lambda v: v if isinstance(v, str) else ""
 )
-def test_when_it_is_full_writes_are_told_to_come_back_and_reads_go_on(
+def test_when_the_spool_is_full_writes_are_refused_and_reads_go_on(
     service: Door, what: str, depth: Depth, free: int, status: int, word: str
 ) -> None:
-    image, given = picture(1), event()
-    service.predict(given, image)
+    image, fields = picture(1), event()
+    service.predict(fields, image)
     admission = service.api.service.admission
     look = admission.look
     admission.look = lambda *_: look(depth, free)  # type: ignore[method-assign]
@@ -427,7 +427,7 @@ def test_when_it_is_full_writes_are_told_to_come_back_and_reads_go_on(
         "/metrics",
         "/v1/status",
         f"/v1/images/{named(image)}",
-        f"/v1/predictions/{given['prediction_id']}",
+        f"/v1/predictions/{fields['prediction_id']}",
     ):
         assert service.client.get(path).status_code == 200, path
     search = service.client.post("/v1/search", json={"ids": [ABSENT]})
@@ -437,7 +437,7 @@ def test_when_it_is_full_writes_are_told_to_come_back_and_reads_go_on(
     assert service.predict(event(), image).status_code == 201
 
 
-def test_beyond_the_rate_it_says_when_to_come_back(make_lake: MakeLake, tmp_path: Path) -> None:
+def test_beyond_the_rate_the_response_has_retry_after(make_lake: MakeLake, tmp_path: Path) -> None:
     with door(make_lake(), tmp_path / "spool", IngestLimits(rate=8)) as service:
         image = picture(1)
         answers = [service.predict(event(), image) for _ in range(6)]
@@ -450,7 +450,7 @@ def test_beyond_the_rate_it_says_when_to_come_back(make_lake: MakeLake, tmp_path
         assert service.spool.depth().events == sum(a.status_code == 201 for a in answers)
 
 
-def test_bodies_count_as_in_memory_until_their_request_is_answered() -> None:
+def test_bodies_count_as_in_memory_until_the_response() -> None:
     admission = Admission(IngestLimits(in_flight_bytes=100))
     scope: dict[str, Any] = {"headers": []}
     assert admission.too_much(1_000) is None  # alone, a request may be of any size
@@ -464,7 +464,7 @@ def test_bodies_count_as_in_memory_until_their_request_is_answered() -> None:
     assert admission.in_flight == 0
 
 
-def test_a_server_without_a_spool_reads_and_says_that_it_does_not_write(make_lake: MakeLake) -> None:
+def test_a_server_without_a_spool_reads_and_refuses_writes(make_lake: MakeLake) -> None:
     from starlette.testclient import TestClient
 
     from search_app.api.app import Api
@@ -485,16 +485,16 @@ def test_an_image_that_fails_after_its_acknowledgement_is_counted_everywhere(
 ) -> None:
     lake = make_lake("counted")
     whole = picture(1)
-    cut, given = whole[: len(whole) // 2], event()
+    cut, fields = whole[: len(whole) // 2], event()
     with door(lake, tmp_path / "counted" / "spool") as service:
-        assert service.predict(given, cut).status_code == 201
+        assert service.predict(fields, cut).status_code == 201
         assert service.predict(event(), whole).status_code == 201
         assert service.api.metrics.registry.get_sample_value("lakeloop_spool_events") is not None
         report = service.drain()
         service.api.metrics.read_drainer(report.as_dict())  # as the drainer's own process does, a line a batch
         assert report.unreadable.total() == 1
         assert "lakeloop_images_unreadable_total 1.0" in service.client.get("/metrics").text
-        why = service.answer(given["prediction_id"]).json()["image_status"]
+        why = service.answer(fields["prediction_id"]).json()["image_status"]
         assert "truncated" in why
         assert service.client.get(f"/v1/images/{named(cut)}").content == cut
         assert service.client.get(f"/v1/thumbnails/{named(cut)}").status_code == 404
@@ -503,9 +503,9 @@ def test_an_image_that_fails_after_its_acknowledgement_is_counted_everywhere(
         assert service.drain().unreadable.total() == 0
         assert service.client.get("/v1/status").json()["image_status"] == {why: 1}
     assert main(["status", "--lake", lake.uri, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["image_status"] == {why: 1}
-    assert told["spool"]["events"] == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["image_status"] == {why: 1}
+    assert status["spool"]["events"] == 0
     assert main(["status", "--lake", lake.uri]) == 0
     assert f"no picture   1 images: {why}" in capsys.readouterr().out
 
@@ -525,7 +525,7 @@ def test_the_metrics_tell_of_requests_the_spool_the_drainer_and_the_lag(service:
     service.client.get(f"/v1/thumbnails/{ABSENT}")
     service.client.get("/nothing/here")
     service.client.request("BREW", "/v1/predictions")
-    said = service.client.get("/metrics").text
+    metrics = service.client.get("/metrics").text
     for wanted in (
         'lakeloop_requests_total{method="POST",route="/v1/predictions",status="201"} 1.0',
         f'lakeloop_requests_total{{method="POST",route="{batch.PATH}",status="200"}} 1.0',
@@ -539,8 +539,8 @@ def test_the_metrics_tell_of_requests_the_spool_the_drainer_and_the_lag(service:
         "lakeloop_drain_errors_total 0.0", "lakeloop_contradictions_total 0.0", "lakeloop_images_unreadable_total 0.0",
         "lakeloop_embedding_waiting_images ", "lakeloop_embedding_lag_seconds ", "lakeloop_embedded_images_total ",
     ):  # fmt: skip
-        assert wanted in said, wanted
-    assert ABSENT not in said
+        assert wanted in metrics, wanted
+    assert ABSENT not in metrics
     assert service.client.get("/v1/status").json()["spool"]["events"] == 2
 
 

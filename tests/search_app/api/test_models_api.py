@@ -61,7 +61,7 @@ def ask(http: httpx.Client, name: str = "lines", body: bytes = IMAGE, kind: str 
     return http.post(f"/v1/models/{name}:predict", content=body, headers={"Content-Type": kind}, **more)
 
 
-def test_the_promoted_version_answers_and_nothing_is_written(http: httpx.Client, made: tuple[Lake, Run, Run]) -> None:
+def test_the_promoted_version_predicts_and_nothing_is_written(http: httpx.Client, made: tuple[Lake, Run, Run]) -> None:
     lake, first, second = made
     versions = {name: lake.version(name) for name in ("images", "predictions", "scores", "audit")}
     said = ask(http)

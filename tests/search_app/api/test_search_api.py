@@ -58,7 +58,7 @@ def test_a_search_by_an_image_that_the_lake_does_not_have(service: Door) -> None
     assert found(service, image_base64=in_base64(almost), k=1) == [GREEN]
 
 
-def test_a_search_answers_in_arrow_when_asked(service: Door) -> None:
+def test_a_search_responds_in_arrow_on_request(service: Door) -> None:
     query = {"ids": [named(PICTURES[BLUE])], "k": 3, "columns": ["model", "timestamp"], "embedder": "mean-colour"}
     answer = service.client.post("/v1/search", json=query, headers={"Accept": "application/vnd.apache.arrow.stream"})
     assert answer.headers["content-type"] == "application/vnd.apache.arrow.stream"
@@ -72,7 +72,7 @@ def test_a_search_answers_in_arrow_when_asked(service: Door) -> None:
     ]  # fmt: skip
 
 
-def test_what_cannot_be_searched_says_why(service: Door) -> None:
+def test_a_wrong_search_has_a_clear_error(service: Door) -> None:
     red = named(PICTURES[RED])
     wide = io.BytesIO()
     Image.new("1", (7_000, 7_000)).save(wide, "PNG")

@@ -28,15 +28,15 @@ ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.ran
 
 
 @pytest.fixture
-def asked(make_lake: MakeLake) -> Lake:
+def queried(make_lake: MakeLake) -> Lake:
     lk = make_lake("asked")
     answers.add(lk, [{"label": "ab"[i % 2], "confidence": i / 10} for i in range(10)])
     return lk
 
 
 @pytest.fixture
-def client(asked: Lake) -> Iterator[TestClient]:
-    with TestClient(Api(asked)) as opened:
+def client(queried: Lake) -> Iterator[TestClient]:
+    with TestClient(Api(queried)) as opened:
         yield opened
 
 
@@ -45,8 +45,8 @@ def ask(client: TestClient, sql: str, **more: Any) -> Any:
 
 
 def test_columns_rows_and_what_was_left_out(client: TestClient) -> None:
-    found = ask(client, "SELECT label, count(*) AS n, sum(confidence::INT) AS s FROM answers GROUP BY 1 ORDER BY 1")
-    assert found.json() | {"seconds": 0} == {
+    response = ask(client, "SELECT label, count(*) AS n, sum(confidence::INT) AS s FROM answers GROUP BY 1 ORDER BY 1")
+    assert response.json() | {"seconds": 0} == {
         "columns": [
             {"name": "label", "type": "VARCHAR"},
             {"name": "n", "type": "BIGINT"},
@@ -66,11 +66,11 @@ def test_columns_rows_and_what_was_left_out(client: TestClient) -> None:
     assert odd == [[None, [1, None], {"a": "2024-05-01"}, 1, 2]]
 
 
-def test_arrow_and_long_answers_come_as_a_stream(client: TestClient) -> None:
+def test_arrow_and_long_results_come_as_a_stream(client: TestClient) -> None:
     sql, headers = "SELECT i, i * 2 AS j FROM range(60000) t(i)", {"Accept": ARROW}
-    found = client.post("/v1/sql", json={"sql": sql}, headers=headers)
-    assert found.headers["content-type"] == ARROW
-    table = pa.ipc.open_stream(found.content).read_all()
+    response = client.post("/v1/sql", json={"sql": sql}, headers=headers)
+    assert response.headers["content-type"] == ARROW
+    table = pa.ipc.open_stream(response.content).read_all()
     assert (table.num_rows, table["j"][59_999].as_py()) == (60_000, 119_998)
     rows = ask(client, sql).json()["rows"]
     assert (len(rows), rows[-1]) == (60_000, [59_999, 119_998])
@@ -78,12 +78,12 @@ def test_arrow_and_long_answers_come_as_a_stream(client: TestClient) -> None:
     assert short.headers["lakeloop-truncated"] == "true"
 
 
-def test_an_error_after_the_first_rows_ends_the_answer_and_says_so(client: TestClient) -> None:
+def test_an_error_after_the_first_rows_ends_the_result_with_the_error(client: TestClient) -> None:
     late = "SELECT CASE WHEN i < 30000 THEN repeat('x', 1000) ELSE error('too late') END FROM range(40000) t(i)"
-    found = ask(client, late, max_rows=1_000_000)
-    assert found.status_code == 200
-    assert found.json()["truncated"] is True
-    assert "too late" in found.json()["error"]["detail"]
+    response = ask(client, late, max_rows=1_000_000)
+    assert response.status_code == 200
+    assert response.json()["truncated"] is True
+    assert "too late" in response.json()["error"]["detail"]
 
 
 @pytest.mark.parametrize(
@@ -105,22 +105,22 @@ def test_an_error_after_the_first_rows_ends_the_answer_and_says_so(client: TestC
     ],
 )
 def test_a_refusal_is_a_problem(client: TestClient, body: Any, status: int, reason: str, words: str) -> None:
-    found = client.post("/v1/sql", json=body)
-    assert (found.status_code, found.json()["reason"]) == (status, reason)
-    assert words in found.json()["detail"]
+    response = client.post("/v1/sql", json=body)
+    assert (response.status_code, response.json()["reason"]) == (status, reason)
+    assert words in response.json()["detail"]
 
 
-def test_a_query_is_cancelled_by_its_id(client: TestClient, asked: Lake) -> None:
+def test_a_query_is_cancelled_by_its_id(client: TestClient, queried: Lake) -> None:
     def cancel() -> None:
-        while not shared(asked).queries():
+        while not shared(queried).queries():
             time.sleep(0.02)
         assert client.delete("/v1/sql/mine").json() == {"id": "mine", "status": "cancelled"}
 
     canceller = threading.Thread(target=cancel)
     canceller.start()
-    found = ask(client, ENDLESS, id="mine")
+    response = ask(client, ENDLESS, id="mine")
     canceller.join()
-    assert (found.status_code, found.json()["reason"]) == (409, "cancelled")
+    assert (response.status_code, response.json()["reason"]) == (409, "cancelled")
     assert client.delete("/v1/sql/mine").status_code == 404
 
 
@@ -134,23 +134,23 @@ def test_queries_are_saved_run_and_deleted(client: TestClient) -> None:
     assert client.get("/v1/saved-queries/low").status_code == 404
 
 
-def test_everything_asked_is_in_the_audit_log(client: TestClient, asked: Lake) -> None:
+def test_every_query_is_in_the_audit_log(client: TestClient, queried: Lake) -> None:
     ask(client, "SELECT 1 AS  n", parameters={})
     ask(client, "SELECT lable FROM answers WHERE label = $l", parameters={"l": "a"})
     newest, before = client.get("/v1/sql-history").json()["queries"]
     assert (before["sql"], before["rows"], before["error"]) == ("SELECT 1 AS  n", 1, None)
     assert newest["parameters"] == {"l": "a"}
     assert "Candidate bindings" in newest["error"]
-    rows = asked.sql("SELECT target FROM audit WHERE action = 'sql' ORDER BY timestamp")["target"].to_pylist()
+    rows = queried.sql("SELECT target FROM audit WHERE action = 'sql' ORDER BY timestamp")["target"].to_pylist()
     assert rows[0] == "SELECT 1 AS n"
 
 
 @pytest.mark.soak
-def test_the_command_answers_cuts_saves_and_remembers(
-    asked: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_command_prints_cuts_saves_and_remembers(
+    queried: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def said(*words: str, code: int = 0) -> tuple[Any, str]:
-        assert main([*words, "--lake", asked.uri, "--json"]) == code
+        assert main([*words, "--lake", queried.uri, "--json"]) == code
         out = capsys.readouterr()
         return json.loads(out.out) if out.out else None, out.err
 
@@ -170,15 +170,14 @@ def test_the_command_answers_cuts_saves_and_remembers(
     assert said("query", "history", "--most", "1")[0][0]["rows"] == 1
     assert "longer than 0.5 s" in said("sql", ENDLESS, "--timeout", "0.5", code=3)[1]
     out = tmp_path / "all.parquet"
-    assert (
-        main(["sql", "SELECT * FROM range(150000)", "--format", "parquet", "--out", str(out), "--lake", asked.uri]) == 0
-    )
+    words = ["sql", "SELECT * FROM range(150000)", "--format", "parquet", "--out", str(out), "--lake", queried.uri]
+    assert main(words) == 0
     assert pq.read_metadata(out).num_rows == 150_000
 
 
-def test_saved_queries_are_named_like_slices(asked: Lake) -> None:
+def test_saved_queries_are_named_like_slices(queried: Lake) -> None:
     for wrong in ("", "a b", "../a", "-a", "x" * 101):
         with pytest.raises(BadInput, match="use up to 100 letters"):
-            saved_queries.save(asked, wrong, "SELECT 1")
+            saved_queries.save(queried, wrong, "SELECT 1")
     with pytest.raises(BadInput, match="1 to"):
-        saved_queries.save(asked, "a", "  ")
+        saved_queries.save(queried, "a", "  ")

@@ -23,102 +23,102 @@ def open_door(lk: Lake, tmp_path: Path) -> Iterator[Door]:
 
 
 def news(opened: Door) -> dict[str, object]:
-    found: dict[str, object] = opened.client.get("/v1/arrivals").json()
-    return found
+    document: dict[str, object] = opened.client.get("/v1/arrivals").json()
+    return document
 
 
 def test_nothing_arrives(open_door: Door) -> None:
-    said = news(open_door)
-    assert (said["last_minute"], said["verdicts"], said["waiting"], said["images"]) == (0, 0, 0, [])
-    assert said["newest_seconds"] is None
-    assert said["unembedded"] is None  # nobody embeds here
+    counts = news(open_door)
+    assert (counts["last_minute"], counts["verdicts"], counts["waiting"], counts["images"]) == (0, 0, 0, [])
+    assert counts["newest_seconds"] is None
+    assert counts["unembedded"] is None  # nobody embeds here
 
 
-def test_an_answer_is_news_from_its_acknowledgement_and_has_a_face_after_the_drain(open_door: Door) -> None:
+def test_a_prediction_counts_from_its_acknowledgement_and_has_an_image_after_the_drain(open_door: Door) -> None:
     before = news(open_door)["version"]
     for seed in range(3):
         assert open_door.predict(event(label=f"kind {seed}", confidence=seed / 4), picture(seed)).status_code == 201
-    said = news(open_door)
-    assert (said["last_minute"], said["waiting"], said["images"], said["version"]) == (3, 3, [], before)
-    assert 0 <= said["newest_seconds"] < 5  # type: ignore[operator]
+    counts = news(open_door)
+    assert (counts["last_minute"], counts["waiting"], counts["images"], counts["version"]) == (3, 3, [], before)
+    assert 0 <= counts["newest_seconds"] < 5  # type: ignore[operator]
 
     open_door.drain()
-    said = news(open_door)
-    assert (said["last_minute"], said["waiting"]) == (3, 0)
-    assert said["version"] != before
-    assert said["images"] == [
+    counts = news(open_door)
+    assert (counts["last_minute"], counts["waiting"]) == (3, 0)
+    assert counts["version"] != before
+    assert counts["images"] == [
         {"image_id": named(picture(seed)), "label": f"kind {seed}", "confidence": seed / 4} for seed in (2, 1, 0)
     ]
 
 
-def test_an_image_answered_twice_has_one_face_with_its_newest_answer(open_door: Door) -> None:
+def test_an_image_with_two_predictions_is_shown_once_with_the_newest(open_door: Door) -> None:
     for label, seed in (("first", 1), ("other", 2), ("second", 1)):
         open_door.predict(event(label=label), picture(seed))
     open_door.drain()
-    said = news(open_door)
-    assert said["last_minute"] == 3
-    assert [one["label"] for one in said["images"]] == ["second", "other"]  # type: ignore[attr-defined]
+    counts = news(open_door)
+    assert counts["last_minute"] == 3
+    assert [image["label"] for image in counts["images"]] == ["second", "other"]  # type: ignore[attr-defined]
 
 
-def test_only_so_many_faces_are_told_of(open_door: Door) -> None:
+def test_the_number_of_images_is_bounded(open_door: Door) -> None:
     for seed in range(arrivals.IMAGES + 3):
         open_door.predict(event(label=str(seed)), picture(seed))
     open_door.drain()
-    said = news(open_door)
-    assert said["last_minute"] == arrivals.IMAGES + 3
-    assert [one["label"] for one in said["images"]] == [str(seed) for seed in range(10, 2, -1)]  # type: ignore[attr-defined]
+    counts = news(open_door)
+    assert counts["last_minute"] == arrivals.IMAGES + 3
+    assert [image["label"] for image in counts["images"]] == [str(seed) for seed in range(10, 2, -1)]  # type: ignore[attr-defined]
 
 
-def test_what_does_not_decode_counts_and_has_no_face(open_door: Door) -> None:
+def test_an_image_that_does_not_decode_counts_and_is_not_shown(open_door: Door) -> None:
     whole = picture(1)
     assert open_door.predict(event(), whole[: len(whole) // 2]).status_code == 201
     open_door.drain()
-    said = news(open_door)
-    assert (said["last_minute"], said["images"]) == (1, [])
+    counts = news(open_door)
+    assert (counts["last_minute"], counts["images"]) == (1, [])
 
 
-def test_a_verdict_is_news_and_no_answer(open_door: Door) -> None:
+def test_a_verdict_counts_as_a_verdict_and_not_as_a_prediction(open_door: Door) -> None:
     answer = event()
     open_door.predict(answer, picture(1))
     open_door.judge({"prediction_id": answer["prediction_id"], "verdict": "incorrect"})
-    said = news(open_door)
-    assert (said["last_minute"], said["waiting"], said["verdicts"]) == (1, 2, 0)
-    before = said["version"]
+    counts = news(open_door)
+    assert (counts["last_minute"], counts["waiting"], counts["verdicts"]) == (1, 2, 0)
+    before = counts["version"]
     open_door.drain()
-    said = news(open_door)
-    assert (said["last_minute"], said["waiting"], said["verdicts"]) == (1, 0, 1)
-    assert said["version"] != before
+    counts = news(open_door)
+    assert (counts["last_minute"], counts["waiting"], counts["verdicts"]) == (1, 0, 1)
+    assert counts["version"] != before
 
 
-def test_what_was_there_before_did_not_arrive(lk: Lake) -> None:
+def test_earlier_rows_do_not_count_as_arrivals(lk: Lake) -> None:
     add(lk, [{"label": "old"}])
-    here = Arrivals(lk, None)
-    assert here.look()["last_minute"] == 0
+    arriving = Arrivals(lk, None)
+    assert arriving.look()["last_minute"] == 0
     add(lk, [{"label": "new"}, {"label": "bare", "model": None}])  # a row without an answer is none
-    said = here.look()
-    assert (said["last_minute"], [one["label"] for one in said["images"]]) == (1, ["new"])
+    counts = arriving.look()
+    assert (counts["last_minute"], [image["label"] for image in counts["images"]]) == (1, ["new"])
 
 
 def test_news_grow_old(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "RECENT_SECONDS", 0.3)
-    here = Arrivals(lk, None)
+    arriving = Arrivals(lk, None)
     add(lk, [{"label": "new"}])
-    assert here.look()["last_minute"] == 1
+    assert arriving.look()["last_minute"] == 1
     time.sleep(0.4)
-    said = here.look()
-    assert (said["last_minute"], said["newest_seconds"], said["images"]) == (0, None, [])
+    counts = arriving.look()
+    assert (counts["last_minute"], counts["newest_seconds"], counts["images"]) == (0, None, [])
 
 
 def test_a_look_without_news_reads_nothing(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every open page asks every few seconds: without a new version no table is read."""
     add(lk, [{"label": str(number)} for number in range(50)])
-    here = Arrivals(lk, None)
-    before = here.look()
+    arriving = Arrivals(lk, None)
+    before = arriving.look()
     read: list[object] = []
     scanner = lance.LanceDataset.scanner
     monkeypatch.setattr(lance.LanceDataset, "scanner", lambda *a, **k: read.append(k) or scanner(*a, **k))
-    assert here.look()["version"] == before["version"]
+    assert arriving.look()["version"] == before["version"]
     assert read == []
     add(lk, [{"label": "new"}])
-    assert here.look()["last_minute"] == 1
+    assert arriving.look()["last_minute"] == 1
     assert read

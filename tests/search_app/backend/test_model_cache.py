@@ -46,7 +46,7 @@ def test_a_network_is_loaded_once_however_many_ask(opened: Lake, monkeypatch: py
     assert calls == [f"load {NAME}"]
 
 
-def test_what_went_wrong_is_said_by_the_search_and_tried_again_after(
+def test_an_error_of_loading_is_raised_by_the_search_and_loading_is_tried_again(
     opened: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
