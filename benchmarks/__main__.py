@@ -24,30 +24,30 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, peers
-from benchmarks.data import DataAbsent
-from benchmarks.harness import ContenderFailed, Options
+from benchmarks.harness import machine, peers
+from benchmarks.harness.data import DataAbsent
+from benchmarks.harness.rounds import ContenderFailed, Options
 
 # NAME -> module: its `measure(options)` gives the document less name and machine, --what chooses of its PARTS.
 BENCHMARKS = {
-    "ingest": "benchmarks.ingest",
-    "exact": "benchmarks.exact",
-    "durable_ingest": "benchmarks.durable_ingest",
-    "cluster": "benchmarks.cluster",
-    "looks": "benchmarks.looks",
-    "loader": "benchmarks.loader",
-    "finetune": "benchmarks.finetune",
-    "duplicates": "benchmarks.duplicates",
-    "discovery": "benchmarks.discovery",
-    "sql": "benchmarks.sql",
-    "gate": "benchmarks.gate",
-    "probe": "benchmarks.probe",
-    "shapes": "benchmarks.shapes",
-    "answering": "benchmarks.answering",
-    "loop": "benchmarks.loop",
+    "ingest": "benchmarks.ingest.ingest",
+    "exact": "benchmarks.search.exact",
+    "durable_ingest": "benchmarks.ingest.durable_ingest",
+    "cluster": "benchmarks.search.cluster",
+    "looks": "benchmarks.search.looks",
+    "loader": "benchmarks.training.loader",
+    "finetune": "benchmarks.training.finetune",
+    "duplicates": "benchmarks.search.duplicates",
+    "discovery": "benchmarks.search.discovery",
+    "sql": "benchmarks.search.sql",
+    "gate": "benchmarks.training.gate",
+    "probe": "benchmarks.training.probe",
+    "shapes": "benchmarks.training.shapes",
+    "answering": "benchmarks.training.answering",
+    "loop": "benchmarks.training.loop",
 }
 # NAME -> module whose `main(arguments)` has options of its own.
-PROOFS = {"crash": "benchmarks.crash", "growth": "benchmarks.growth"}
+PROOFS = {"crash": "benchmarks.ingest.crash", "growth": "benchmarks.ingest.growth"}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,7 +22,7 @@ MOST_BYTES = 150 << 20
 GENERATOR = """
 import json, sys
 from pathlib import Path
-from benchmarks.load import open_loop, predictions
+from benchmarks.ingest.load import open_loop, predictions
 port, rate, seconds, image = sys.argv[1:]
 request = predictions([Path(image).read_bytes()])
 print(json.dumps(open_loop(int(port), float(rate), float(seconds), request).figures()))

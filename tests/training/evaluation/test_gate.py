@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks import gate as simulation
+from benchmarks.training import gate as simulation
 from lake import ids, open_lake, slices
 from lake.errors import BadInput
 from lake.storage import schema, store, vectors

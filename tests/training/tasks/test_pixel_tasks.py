@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import shapes_data
+from benchmarks.training import shapes_data
 from lake.regions import masks
 from lake.storage.store import Lake
 from tests import pictures

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks import shapes_data
-from benchmarks.shapes_data import SHAPES, Drawing, drawings
+from benchmarks.training import shapes_data
+from benchmarks.training.shapes_data import SHAPES, Drawing, drawings
 from lake import slices
 from lake.regions import masks
 from lake.storage.store import Lake

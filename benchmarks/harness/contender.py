@@ -1,0 +1,54 @@
+"""The inside of a contender's process: runs one function, keeps its stopwatch, hands back its numbers.
+
+    python -m benchmarks.harness.contender MODULE:FUNCTION ARGUMENTS.json RESULT.json
+
+Standard library only: peers run it under a Python of their own, where nothing of lakeloop is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import resource
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+
+class Stopwatch:
+    """`seconds` on the wall and `cpu_seconds` between enter and exit.
+
+    CPU seconds are of this process, all its threads, and those children that ended in between: worker pools
+    must be closed inside.
+    """
+
+    seconds = 0.0
+    cpu_seconds = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._cpu = cpu_seconds()
+        self._wall = perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = perf_counter() - self._wall
+        self.cpu_seconds = cpu_seconds() - self._cpu
+
+    def figures(self) -> dict[str, float]:
+        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+
+
+def cpu_seconds() -> float:
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in usages)
+
+
+def main(function: str, arguments: str, result: str) -> None:
+    module, _, name = function.partition(":")
+    answer: dict[str, Any] = getattr(importlib.import_module(module), name)(**json.loads(Path(arguments).read_text()))
+    Path(result).write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

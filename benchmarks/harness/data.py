@@ -1,0 +1,63 @@
+"""The images benchmarks run on: archives in a data folder, or any folder of JPEGs. Nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+from benchmarks.harness.rounds import ROOT
+
+PHOTOGRAPHS = "imagenet-samples-600.tar"
+SMALL_FILES = "cifar10.tar.gz"
+VARIABLE = "LAKELOOP_BENCH_DATA"
+
+
+class DataAbsent(Exception):
+    """The message says which folder would do."""
+
+
+def folder(given: Path | None) -> Path:
+    """`--data`, else $LAKELOOP_BENCH_DATA, else ../shared/data beside the repository. Raises DataAbsent."""
+    place = given or Path(os.environ.get(VARIABLE) or ROOT.parent / "shared" / "data")
+    if not place.is_dir():
+        raise DataAbsent(f"no benchmark data in {place}: any folder of JPEGs will do, given by --data or ${VARIABLE}")
+    return place
+
+
+def photographs(data: Path, work: Path, most: int) -> Path:
+    """A folder of at most `most` photographs under `work`, flat. Raises DataAbsent."""
+    out = work / "photographs"
+    out.mkdir()
+    if (data / PHOTOGRAPHS).is_file():
+        _unpack(data / PHOTOGRAPHS, out, most)
+        return out
+    found = sorted(p for p in data.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    if not found:
+        raise DataAbsent(f"{data} holds neither {PHOTOGRAPHS} nor a JPEG: any folder of JPEGs will do, given by --data")
+    for number, path in enumerate(found[:most]):
+        (out / f"{number:06d}.jpg").write_bytes(path.read_bytes())
+    return out
+
+
+def small_files(data: Path, work: Path, most: int) -> Path | None:
+    """A folder of at most `most` tiny JPEGs under `work`, or None when the data has no archive of them."""
+    if not (data / SMALL_FILES).is_file():
+        return None
+    out = work / "small-files"
+    out.mkdir()
+    _unpack(data / SMALL_FILES, out, most)
+    return out
+
+
+def files_under(root: Path) -> list[Path]:
+    return sorted(p for p in root.rglob("*") if p.is_file())
+
+
+def _unpack(archive: Path, into: Path, most: int) -> None:
+    count = 0
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.isfile() and count < most:
+                tar.extract(member, into, filter="data")
+                count += 1

@@ -1,0 +1,79 @@
+"""What the figures were measured on: processor, memory, versions, and how fast memory can be read."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.harness.rounds import CORES
+
+PACKAGES = (
+    "lakeloop",
+    "lancedb",
+    "pylance",
+    "pyarrow",
+    "duckdb",
+    "numpy",
+    "pillow",
+    "torch",
+    "torchvision",
+    "timm",
+    "openvino",
+    "faiss-cpu",
+)
+
+
+def facts() -> dict[str, Any]:
+    return {
+        "cpu": _line("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": CORES,
+        "cores_of_machine": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := installed(name))},
+    }
+
+
+def installed(package: str) -> str | None:
+    """Its version, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def read_speed(turn: int, megabytes: int = 256) -> dict[str, float]:
+    """A contender: GB/s at which memory is read, by one thread and by all cores; the best of seven passes.
+
+    The reader is BLAS' dot product of an array with itself, one flop pair for four bytes, which no core
+    computes slower than memory delivers. To be run with one BLAS thread, so that the threads counted are
+    ours.
+    """
+    import numpy as np
+
+    array = np.ones(megabytes * 250_000, np.float32)
+
+    def speed(threads: int) -> float:
+        parts = np.array_split(array, threads)
+        best = 0.0
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in range(7):
+                started = perf_counter()
+                list(pool.map(lambda part: float(part @ part), parts))
+                best = max(best, array.nbytes / (perf_counter() - started) / 1e9)
+        return best
+
+    return {"one_thread": speed(1), "all_cores": speed(CORES)}
+
+
+def _line(path: str, name: str) -> str | None:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(name):
+            return line.partition(":")[2].strip()
+    return None

@@ -1,0 +1,1 @@
+"""Bulk ingest and live ingest, under load and under kills."""

@@ -1,0 +1,129 @@
+"""`durable_ingest`: answers with 55 KB images, acknowledged when they are safe on disk.
+
+The load generator (`benchmarks/ingest/load.py`) and one server share the machine; every contender gets the same
+generator, the same images and the same uvicorn, uvloop and httptools, and a fresh folder each round. Embedding and
+draining are left to the background, as in production: lakeloop's drainer runs at a lower priority and its work is what
+the spool absorbs; how fast it goes on its own is the part `drain`.
+
+Limits, in the same rounds: `echo` is the same server without storing anything, `disk` is what the disk takes of
+sequential writes of 8 MB each made safe by fdatasync. The goals are ratios to the lower of the two, to a commit
+to Lance for each request (`lance`, synced as ours is; `lance_unsynced`, which no power loss would spare), and to the
+machine's own fdatasync for one client. `files` is two files and two syncs a request; `sqlite` is our spool with the
+images inside SQLite.
+
+Parts: `throughput` (32 clients and one), `overload` (admission at 200 events a second, 0.5 to 10 times that in an
+open loop; then without a limit), `beside` (acknowledgements while the app is open and an embedding job runs),
+`fresh` (from acknowledgement to SQL and to search), `drain`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.harness.rounds import Contender, Options, Rounds, estimate, noise, rounds, run, undisturbed
+
+PARTS = ("throughput", "overload", "beside", "fresh", "drain")
+HERE = "benchmarks.ingest.durable_contenders"
+ROUNDS, ROUNDS_QUICK = 7, 3
+SECONDS, SECONDS_QUICK = 6.0, 2.0
+CLIENTS = 32
+PEERS = ("lance", "lance_unsynced", "files", "sqlite", "echo")
+RATE = 200
+FACTORS = (0.5, 1.0, 2.0, 5.0, 10.0)
+UNLIMITED = (500, 1_000, 2_000, 4_000, 8_000)
+
+
+def measure(options: Options) -> dict[str, Any]:
+    seconds = SECONDS_QUICK if options.quick else SECONDS
+    document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {}, "left_out": []}
+    parts = {
+        "throughput": _throughput,
+        "overload": _overload,
+        "beside": _beside,
+        "fresh": _fresh,
+        "drain": _drain,
+    }
+    for part in options.what:
+        parts[part](options, seconds, document)
+    return document
+
+
+def _throughput(options: Options, seconds: float, document: dict[str, Any]) -> None:
+    given = {"clients": CLIENTS, "seconds": seconds}
+    contenders = [Contender("lakeloop", f"{HERE}:lakeloop", given)]
+    contenders += [Contender(name, f"{HERE}:peer", {**given, "kind": name}) for name in PEERS]
+    contenders.append(Contender("disk", f"{HERE}:disk", {"seconds": seconds / 2}))
+    count = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)
+    everything = rounds(contenders, count + (count > 1), options.work)[count > 1 :]
+    done = undisturbed(everything)
+    document["ours"]["throughput"] = _figures(done, "lakeloop")
+    for name in PEERS:
+        document["peers"][name] = _figures(done, name)
+    ratios = document["ratios"]
+    for name in PEERS:
+        ratios[f"events/s, {CLIENTS} clients: lakeloop / {name}"] = estimate(
+            _rate(r, "lakeloop") / _rate(r, name) for r in done
+        )
+    ratios[f"events/s, {CLIENTS} clients: lakeloop / the lower of echo and disk"] = estimate(
+        _rate(r, "lakeloop") / min(_rate(r, "echo"), r["disk"].result["events_per_second"]) for r in done
+    )
+    ratios["ms, one client: lakeloop / fdatasync"] = estimate(
+        r["lakeloop"].result["one"]["p50_ms"] / r["disk"].result["fdatasync_p50_ms"] for r in done
+    )
+    document["figures"] |= {
+        "disk_mb_per_second": estimate(r["disk"].result["mb_per_second"] for r in done),
+        "disk_events_per_second": estimate(r["disk"].result["events_per_second"] for r in done),
+        "fdatasync_p50_ms": estimate(r["disk"].result["fdatasync_p50_ms"] for r in done),
+        "fdatasync_p99_ms": estimate(r["disk"].result["fdatasync_p99_ms"] for r in done),
+        "one client, ms allowed (3 fdatasync + 3)": estimate(
+            3 * r["disk"].result["fdatasync_p50_ms"] + 3 for r in done
+        ),
+        "noise": noise(everything),
+    }
+
+
+def _figures(done: Rounds, name: str) -> dict[str, Any]:
+    found = {}
+    for part in ("many", "one"):
+        numbers = [r[name].result[part] for r in done]
+        found[part] = {
+            "events_per_second": estimate(n["accepted_per_second"] for n in numbers),
+            "p50_ms": estimate(n["p50_ms"] for n in numbers),
+            "p99_ms": estimate(n["p99_ms"] for n in numbers),
+            "server_cpu_us_an_event": estimate(n["server_cpu_us"] for n in numbers),
+            "generator_cores": estimate(n["generator_cores"] for n in numbers),
+        }
+    return found
+
+
+def _rate(one: dict[str, Any], name: str) -> float:
+    return float(one[name].result["many"]["accepted_per_second"])
+
+
+def _overload(options: Options, seconds: float, document: dict[str, Any]) -> None:
+    longer = seconds if options.quick else 2 * seconds
+    for name, rate, loads in (
+        ("admission at 200/s", RATE, [RATE * f for f in FACTORS]),
+        ("no limit", None, list(UNLIMITED)),
+    ):
+        given = {"rate": rate, "loads": loads, "seconds": longer}
+        found = run(Contender(name, f"{HERE}:overload", given), options.work).result
+        document["figures"][f"overload, {name}"] = found
+        points = list(found["loads"].values())
+        peak = max(p["accepted_per_second"] for p in points)
+        document["ratios"][f"goodput at the highest load / peak, {name}"] = points[-1]["accepted_per_second"] / peak
+
+
+def _beside(options: Options, seconds: float, document: dict[str, Any]) -> None:
+    found = run(Contender("beside", f"{HERE}:beside", {"seconds": 2 * seconds}), options.work).result
+    document["figures"]["acknowledgements beside other work"] = found
+
+
+def _fresh(options: Options, seconds: float, document: dict[str, Any]) -> None:
+    found = run(Contender("fresh", f"{HERE}:fresh", {"events": 10 if options.quick else 40}), options.work).result
+    document["figures"]["seconds from acknowledgement"] = found
+
+
+def _drain(options: Options, seconds: float, document: dict[str, Any]) -> None:
+    found = run(Contender("drain", f"{HERE}:drained", {"events": 500 if options.quick else 4_000}), options.work)
+    document["figures"]["drain"] = found.result

@@ -1,0 +1,256 @@
+"""`ingest`: from a folder of images to committed, embedded rows, beside the limit the machine sets and beside
+peers.
+
+**photographs.** 600 photographs through `lake.ingest` and `embeddings.backfill.backfill` into a fresh lake each round,
+from the first file read to the last row committed, thumbnails included, per engine. The limit of a round is
+
+    cores / (CPU seconds an image of the network alone on ready tensors
+             + CPU seconds an image of the scaled decode and resize alone)
+
+with both parts measured in the same round, the network through the same engine. Loading code and network is
+start-up and reported apart. Starting worker processes happens inside the clock; `fraction_of_limit` counts
+it, `fraction_of_limit_workers_apart` takes off what two such starts were measured to take. The peers run the
+same weights.
+
+**small-files.** 60,000 CIFAR-10 files without embedding: rate, memory as it goes, and the same folder again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import data, machine, peers
+from benchmarks.harness.rounds import (
+    CORES,
+    Contender,
+    ContenderFailed,
+    Options,
+    Rounds,
+    estimate,
+    noise,
+    rounds,
+    run,
+    say,
+)
+from benchmarks.harness.rounds import undisturbed as quiet_ones
+from benchmarks.ingest.ingest_contenders import BATCH, CLIP, EMBEDDER
+
+PARTS = ("photographs", "small-files")
+HERE = "benchmarks.ingest.ingest_contenders"
+PHOTOGRAPHS, PHOTOGRAPHS_QUICK = 600, 200
+SMALL_FILES, SMALL_FILES_QUICK = 60_000, 6_000
+SAME = 0.9999
+
+
+def measure(options: Options) -> dict[str, Any]:
+    place = data.folder(options.data)
+    document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {}, "left_out": []}
+    if "photographs" in options.what:
+        _photographs(options, place, document)
+    if "small-files" in options.what:
+        _small_files(options, place, document)
+    return document
+
+
+def _photographs(options: Options, place: Path, document: dict[str, Any]) -> None:
+    work, left_out = str(options.work), document["left_out"]
+    most = PHOTOGRAPHS_QUICK if options.quick else PHOTOGRAPHS
+    folder = str(data.photographs(place, options.work, most))
+    if options.quick:
+        left_out.append(
+            f"quick: {most} of {PHOTOGRAPHS} photographs; fixed costs weigh {PHOTOGRAPHS // most} times as much"
+        )
+    engines = ["torch"]
+    if machine.installed("openvino"):
+        engines.append("openvino")
+    else:
+        left_out.append("engine openvino: not installed (extra cpu)")
+    squares = str(options.work / "squares.npy")
+    ready = run(Contender("squares", f"{HERE}:stages", {"folder": folder, "squares": squares}), options.work)
+
+    parts, closing = [Contender("stages", f"{HERE}:stages", {"folder": folder})], []
+    for engine in engines:
+        parts.append(Contender(f"forward {engine}", f"{HERE}:forward_only", {"squares": squares, "engine": engine}))
+        closing.append(_ours(engine, engine, folder, work))
+    parts += [
+        *closing,
+        Contender("plain_dataloader", f"{HERE}:plain_dataloader", {"folder": folder, "work": work}),
+    ]
+    rivals = {"plain_dataloader": EMBEDDER}
+    for contender in _installed_peers(options, folder, left_out):
+        parts.append(contender)
+        rivals[contender.name] = EMBEDDER
+        if contender.name == "clip-retrieval":
+            rivals[contender.name] = CLIP
+            parts += [
+                _ours(f"clip {e}", e, folder, work, CLIP, str(options.work / f"{CLIP}.safetensors")) for e in engines
+            ]
+    everything = rounds(parts, options.rounds or 3, options.work)
+    done = quiet_ones(everything)
+
+    for engine in engines:
+        document["ours"][engine] = _against_limit(done, engine)
+        document["peers"][f"forward_only {engine}"] = {
+            "images_per_second": estimate(_rate(r[f"forward {engine}"]) for r in done)
+        }
+        document["ratios"][f"{engine} / forward_only {engine}"] = _ratio(done, engine, f"forward {engine}")
+    for rival, embedder in rivals.items():
+        names = [e if embedder == EMBEDDER else f"clip {e}" for e in engines]
+        document["peers"][rival] = _figures(done, rival)
+        for name in names:
+            document["ratios"][f"{name} / {rival}"] = _ratio(done, name, rival)
+            if embedder == CLIP:
+                document["ours"][name] = _figures(done, name)
+            saved = f"lakeloop-{embedder}-{name.split()[-1]}"
+            agreement = _agreement(options.work, saved, rival, ready.result["full_size"])
+            document["peers"][rival].setdefault("cosine_to_ours", {})[name] = agreement
+    document["figures"]["photographs"] = {
+        "images": ready.result["images"],
+        "decoded_at_full_size": len(ready.result["full_size"]),
+        "cpu_seconds_per_image": _per_image(done, engines),
+        "noise": noise(everything),
+    }
+
+
+def _ours(
+    name: str, engine: str, folder: str, work: str, embedder: str = EMBEDDER, weights: str | None = None
+) -> Contender:
+    given = {"folder": folder, "work": work, "engine": engine, "embedder": embedder, "weights": weights}
+    return Contender(name, f"{HERE}:lakeloop", given)
+
+
+def _installed_peers(options: Options, folder: str, left_out: list[str]) -> list[Contender]:
+    """Those asked for that install and get through a first run; the others are left out with their reason."""
+    found = []
+    for name in peers.PEERS:
+        if name not in options.with_peers:
+            left_out.append(f"{name}: not asked for (--with-peer {name} installs and runs it)")
+            continue
+        try:
+            python = peers.python(name)
+            exported = run(Contender("weights", f"{HERE}:export", {"work": str(options.work)}), options.work).result
+            given = {"folder": folder, "work": str(options.work), "batch": BATCH, "cores": CORES}
+            if name == "fiftyone":
+                given |= {k: exported[k] for k in ("resize", "crop", "mean", "std")} | {"weights": exported[EMBEDDER]}
+            else:
+                given |= {"arch": "ViT-B-32", "weights": exported[CLIP]}
+            contender = Contender(name, f"benchmarks.ingest.peer_{name.replace('-', '_')}:run", given, python)
+            say(f"{name}: first run, not counted")
+            run(contender, options.work, turn=-1)
+        except (peers.CannotHave, ContenderFailed) as error:
+            left_out.append(f"{name}: {str(error).splitlines()[-1]}")
+            continue
+        found.append(contender)
+        if name == "clip-retrieval":
+            left_out.append("published CLIP weights: not in any package; clip-retrieval and lakeloop ran random ones")
+    return found
+
+
+def _against_limit(done: Rounds, engine: str) -> dict[str, Any]:
+    limits = [CORES / (_cpu(r[f"forward {engine}"]) + _stage(r, "prepare")) for r in done]
+    rates = [_rate(r[engine]) for r in done]
+    apart = [_rate(r[engine], less=r[engine].result["pools"]["seconds"]) for r in done]
+    return {
+        **_figures(done, engine),
+        "images_per_second_workers_apart": estimate(apart),
+        "limit_images_per_second": estimate(limits),
+        "fraction_of_limit": estimate(a / b for a, b in zip(rates, limits, strict=True)),
+        "fraction_of_limit_workers_apart": estimate(a / b for a, b in zip(apart, limits, strict=True)),
+        "goal_fraction_of_limit": 0.85,
+        "seconds": {
+            part: estimate(r[engine].result[part]["seconds"] for r in done)
+            for part in ("startup", "pools", "ingest", "backfill", "whole")
+        },
+    }
+
+
+def _figures(done: Rounds, name: str) -> dict[str, Any]:
+    out = {
+        "images_per_second": estimate(_rate(r[name]) for r in done),
+        "cpu_seconds_per_image": estimate(_cpu(r[name]) for r in done),
+        "startup_seconds": estimate(r[name].result["startup"]["seconds"] for r in done),
+        "peak_rss_gb": estimate(r[name].peak_rss / 1e9 for r in done),
+    }
+    versions = done[0][name].result.get("versions")
+    return out | ({"versions": versions} if versions else {})
+
+
+def _per_image(done: Rounds, engines: list[str]) -> dict[str, Any]:
+    """Each step alone; scaled_decode is part of prepare.
+
+    `<engine> rest` is what lakeloop used beyond the steps: worker starts, pipes, commits.
+    """
+    steps = ("read_and_hash", "thumbnail", "prepare")
+    out = {step: estimate(_stage(r, step) for r in done) for step in (*steps, "scaled_decode")}
+    for engine in engines:
+        out[f"forward {engine}"] = estimate(_cpu(r[f"forward {engine}"]) for r in done)
+        out[f"{engine} whole"] = estimate(_cpu(r[engine]) for r in done)
+        alone = [_cpu(r[f"forward {engine}"]) + sum(_stage(r, step) for step in steps) for r in done]
+        out[f"{engine} rest"] = estimate(_cpu(r[engine]) - a for r, a in zip(done, alone, strict=True))
+    return out
+
+
+def _agreement(work: Path, ours: str, theirs: str, full_size: list[str]) -> dict[str, Any]:
+    """Cosines of our vectors to a peer's on the same files; the peers decode everything at full size."""
+    a, b = np.load(work / f"vectors-{ours}.npz"), np.load(work / f"vectors-{theirs}.npz")
+    if a["files"].tolist() != b["files"].tolist():
+        raise ContenderFailed(f"{theirs} did not embed the same files")
+    cosines = (a["vectors"].astype(np.float64) * b["vectors"]).sum(1)
+    full = np.isin(a["files"], full_size)
+    return {
+        f"share_at_least_{SAME}_of_full_size": float((cosines[full] >= SAME).mean()) if full.any() else None,
+        "lowest_of_full_size": float(cosines[full].min()) if full.any() else None,
+        "lowest_of_scaled": float(cosines[~full].min()) if (~full).any() else None,
+    }
+
+
+def _small_files(options: Options, place: Path, document: dict[str, Any]) -> None:
+    most = SMALL_FILES_QUICK if options.quick else SMALL_FILES
+    folder = data.small_files(place, options.work, most)
+    if folder is None:
+        document["left_out"].append(f"small-files: no {data.SMALL_FILES} in {place}")
+        return
+    if options.quick:
+        document["left_out"].append(f"quick: {most} small files instead of {SMALL_FILES}, in one round")
+    count = len(data.files_under(folder))
+    given = {"folder": str(folder), "work": str(options.work), "images": count}
+    contender = Contender("small-files", f"{HERE}:many_small", given)
+    everything = rounds([contender], options.rounds or (1 if options.quick else 3), options.work)
+    done = quiet_ones(everything)
+    results = [r["small-files"].result for r in done]
+    document["ours"]["small-files"] = {
+        "files_per_second": estimate(count / r["whole"]["seconds"] for r in results),
+        "goal_files_per_second_on_two_cores": 500,
+        "again_files_per_second": estimate(count / r["again"]["seconds"] for r in results),
+        "again_rows_added": max(r["again_rows_added"] for r in results),
+        "cpu_seconds_per_file": estimate(r["whole"]["cpu_seconds"] / count for r in results),
+        "peak_rss_all_gb": max(r["small-files"].peak_rss for r in done) / 1e9,
+        "peak_rss_parent_gb": max(r["peak_rss_parent"] for r in results) / 1e9,
+        "goal_peak_rss_gb": 1.5,
+    }
+    counts = {k: results[-1][k] for k in ("files", "images_new", "images_known", "rejected")}
+    memory = {at: {who: n / 1e9 for who, n in m.items()} for at, m in results[-1]["rss"].items()}
+    document["figures"]["small-files"] = {**counts, "rss_gb_when_done": memory, "noise": noise(everything)}
+
+
+def _rate(one: Any, less: float = 0.0) -> float:
+    """Images a second."""
+    return float(one.result["images"] / (one.result["whole"]["seconds"] - less))
+
+
+def _cpu(one: Any) -> float:
+    """CPU seconds an image."""
+    return float(one.result["whole"]["cpu_seconds"] / one.result["images"])
+
+
+def _stage(one: Any, step: str) -> float:
+    stages = one["stages"].result
+    return float(stages[step]["cpu_seconds"] / stages["images"])
+
+
+def _ratio(done: Rounds, ours: str, theirs: str) -> dict[str, Any]:
+    """Images a second, ours over theirs: above 1 is faster than they are."""
+    return estimate(_rate(r[ours]) / _rate(r[theirs]) for r in done)

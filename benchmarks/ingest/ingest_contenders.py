@@ -1,0 +1,302 @@
+"""Who takes part in `ingest`, each function in a process of its own: lakeloop, a plain loop, and the parts
+alone.
+
+Every contender says `startup`, everything before the first image is read (imports, loading the network, one
+batch through it, making an empty lake), apart from its timed section. Vectors are saved in the order of the
+files' names, outside the timed section, so that they can be compared.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.harness.contender import Stopwatch
+from benchmarks.harness.rounds import CORES, tree_rss
+
+if TYPE_CHECKING:
+    from embeddings.embedders.engine import EngineName
+
+EMBEDDER = "efficientnet-lite0"
+CLIP = "clip-vit-b-32"
+# What lakeloop gives its networks at a time on CPU; every contender gets the same.
+BATCH = 16
+
+
+def lakeloop(
+    turn: int,
+    folder: str,
+    work: str,
+    engine: EngineName,
+    embedder: str = EMBEDDER,
+    weights: str | None = None,
+) -> dict[str, Any]:
+    """Ingest and backfill of a folder into a fresh lake: from the first file read to the last row committed.
+
+    Thumbnails and the images' bytes are stored, as always. The two worker pools start inside the timed
+    section; how long two such starts take alone, before their first answer, is measured before it as `pools`.
+    """
+    with Stopwatch() as startup:
+        import lance  # noqa: F401
+
+        from embeddings.backfill.backfill import backfill
+        from embeddings.embedders import embedder as embedders
+        from lake import open_lake
+        from lake.images.workers import WorkerPool
+        from lake.ingest.ingest import ingest
+
+        file = Path(weights) if weights else None
+        model = embedders.load(embedder, file=file, engine=engine)
+        how = model.spec.preprocessing
+        assert how is not None
+        model.embed_batch([np.zeros((how.crop, how.crop, 3), np.uint8)] * BATCH)
+        uri = Path(work, f"lake-{embedder}-{engine}-{turn}")
+        lake = open_lake.create(str(uri), embedders=[embedder])
+    with Stopwatch() as pools:
+        for function, nothing in (
+            ("lake.images.decode:decode_many", ([], 1)),
+            ("embeddings.embedders.preprocess:prepare_many", ([], how)),
+        ):
+            with WorkerPool(function, CORES) as pool:
+                list(pool.map([(nothing, None)] * CORES))
+    with Stopwatch() as whole:
+        with Stopwatch() as first:
+            found = ingest(lake, folder)
+        with Stopwatch() as second:
+            filled = backfill(lake, lake.embedders()[0], model, file=file)
+    if found.rejected or filled.failed:
+        raise RuntimeError(f"not everything went in: {found.rejected[:3]} {list(filled.reasons.items())[:3]}")
+    table = lake.scan("predictions", ["source", lake.embedders()[0].column]).sort_by("source")
+    vectors = np.stack(table.column(1).to_numpy(zero_copy_only=False)).astype(np.float32)
+    _save(work, f"lakeloop-{embedder}-{engine}", [Path(s).name for s in table["source"].to_pylist()], vectors)
+    shutil.rmtree(uri)
+    return {
+        "images": filled.embedded,
+        "startup": startup.figures(),
+        "pools": pools.figures(),
+        "whole": whole.figures(),
+        "ingest": first.figures(),
+        "backfill": second.figures(),
+        "peak_rss_parent": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+    }
+
+
+def forward_only(
+    turn: int, squares: str, engine: EngineName, embedder: str = EMBEDDER, weights: str | None = None
+) -> dict[str, Any]:
+    """The network alone on prepared images in memory, through the very engine lakeloop uses."""
+    with Stopwatch() as startup:
+        from embeddings.embedders import embedder as embedders
+
+        model = embedders.load(embedder, file=Path(weights) if weights else None, engine=engine)
+        images = np.load(squares)
+        model.embed_batch(images[:BATCH])
+    with Stopwatch() as whole:
+        for start in range(0, len(images), BATCH):
+            model.embed_batch(images[start : start + BATCH])
+    return {"images": len(images), "startup": startup.figures(), "whole": whole.figures()}
+
+
+def stages(turn: int, folder: str, squares: str | None = None) -> dict[str, Any]:
+    """CPU seconds of each step before the network, alone, on one core, with the files' bytes in memory.
+
+    `prepare` is all the embedding needs: the decode (DCT-scaled where that is allowed) and the network's square;
+    `scaled_decode` is the first half of it. `thumbnail` is what ingest makes of a file (a decode of its own, a
+    reduction, an encode), `read_and_hash` the file's bytes and their SHA-256. `squares`: where to save the squares.
+    `full_size` are the files that the embedding decodes without scaling. No pixels are kept:
+    memory is as warm as in a worker.
+    """
+    from embeddings.embedders.preprocess import DCT_MARGIN, prepare
+    from embeddings.embedders.specs import SPECS
+    from lake import ids
+    from lake.images import decode
+
+    how = SPECS[EMBEDDER].preprocessing
+    assert how is not None
+    side = round(how.resize * DCT_MARGIN)
+    files = sorted(Path(folder).rglob("*.*"))
+    prepare(files[0].read_bytes(), how)
+    with Stopwatch() as reading:
+        contents = [path.read_bytes() for path in files]
+        for data in contents:
+            ids.image_id(data)
+    with Stopwatch() as thumbnails:
+        for data in contents:
+            decode.decode(data)
+    with Stopwatch() as decoding:
+        sizes = [decode.pixels(decode.open_image(data), shortest_side=side).size for data in contents]
+    with Stopwatch() as preparing:
+        prepared = [prepare(data, how) for data in contents]
+    if squares is not None:
+        np.save(squares, np.stack(prepared))
+    whole = [sorted(decode.open_image(data).size) == sorted(size) for data, size in zip(contents, sizes, strict=True)]
+    full = [path.name for path, is_whole in zip(files, whole, strict=True) if is_whole]
+    return {
+        "images": len(files),
+        "full_size": full,
+        "read_and_hash": reading.figures(),
+        "thumbnail": thumbnails.figures(),
+        "scaled_decode": decoding.figures(),
+        "prepare": preparing.figures(),
+    }
+
+
+def plain_dataloader(turn: int, folder: str, work: str) -> dict[str, Any]:
+    """What one writes without lakeloop: torch's DataLoader (a worker a core), torchvision transforms, a Lance
+    table.
+
+    The same weights, preprocessing, batch and thread count, channels_last and inference_mode as in lakeloop.
+    Rows have the columns of predictions with the vector. It keeps neither thumbnails nor the images, and
+    checks nothing.
+    """
+    with Stopwatch() as startup:
+        from embeddings.embedders import networks, torch_import
+
+        torch, torchvision = torch_import.torch(), torch_import.torchvision()
+        import lance
+        import pyarrow as pa
+
+        from embeddings.embedders.specs import SPECS
+        from lake import ids
+        from lake.storage import schema, store
+
+        how = SPECS[EMBEDDER].preprocessing
+        assert how is not None
+        torch.set_num_threads(CORES)
+        network = networks.build(EMBEDDER, None, None).features.to(memory_format=torch.channels_last)
+        transforms = torchvision.transforms
+        prepare = transforms.Compose(
+            [
+                transforms.Resize(how.resize, transforms.InterpolationMode.BICUBIC),
+                transforms.CenterCrop(how.crop),
+                transforms.ToTensor(),
+                transforms.Normalize(how.mean, how.std),
+            ]
+        )
+        with torch.inference_mode():
+            blank = torch.zeros(BATCH, 3, how.crop, how.crop).contiguous(memory_format=torch.channels_last)
+            dim = network(blank).shape[1]
+        column = schema.vector_column(EMBEDDER)
+        kind = pa.schema([*schema.PREDICTIONS.arrow(), pa.field(column, schema.vector_type(dim))])
+        uri = str(Path(work, f"plain-{turn}.lance"))
+    with Stopwatch() as whole:
+        files = [str(p) for p in sorted(Path(folder).rglob("*.*"))]
+        loader = torch.utils.data.DataLoader(_Photographs(files, prepare), batch_size=BATCH, num_workers=CORES)
+        rows: list[dict[str, Any]] = []
+        for names, batch, places in loader:
+            with torch.inference_mode():
+                vectors = network(batch.contiguous(memory_format=torch.channels_last))
+                vectors = torch.nn.functional.normalize(vectors, dim=1).numpy()
+            for name, vector, place in zip(names, vectors, places.tolist(), strict=True):
+                row = {
+                    "prediction_id": ids.bare_prediction_id(name),
+                    "image_id": name,
+                    "source": files[place],
+                }
+                rows.append({**row, "ingested_at": store.now(), column: vector})
+        del loader
+        lance.write_dataset(pa.Table.from_pylist(rows, schema=kind), uri)
+    _save(work, "plain_dataloader", [Path(f).name for f in files], np.stack([row[column] for row in rows]))
+    shutil.rmtree(uri)
+    return {"images": len(rows), "startup": startup.figures(), "whole": whole.figures()}
+
+
+def export(turn: int, work: str) -> dict[str, Any]:
+    """For peers: the default embedder's weights and preprocessing, and a CLIP of seeded random weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    from embeddings.embedders import networks, torch_import
+    from embeddings.embedders.specs import SPECS
+
+    torch.manual_seed(0)
+    modules = {
+        EMBEDDER: networks.build(EMBEDDER, None, None).module,
+        CLIP: torch_import.open_clip().create_model("ViT-B-32", pretrained=None),
+    }
+    places = {name: str(Path(work, f"{name}.safetensors")) for name in modules}
+    for name, module in modules.items():
+        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, places[name])
+    how = SPECS[EMBEDDER].preprocessing
+    assert how is not None
+    return {**places, "resize": how.resize, "crop": how.crop, "mean": how.mean, "std": how.std}
+
+
+class _Photographs:
+    """torch's map-style dataset: (SHA-256, tensor, place in the list)."""
+
+    def __init__(self, files: Sequence[str], prepare: Callable[[Any], Any]) -> None:
+        self._files = files
+        self._prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, place: int) -> tuple[str, Any, int]:
+        import hashlib
+        import io
+
+        from PIL import Image
+
+        data = Path(self._files[place]).read_bytes()
+        with closing(io.BytesIO(data)) as file:
+            tensor = self._prepare(Image.open(file).convert("RGB"))
+        return hashlib.sha256(data).hexdigest(), tensor, place
+
+
+def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]:
+    """Ingest of many tiny files without embedding, then the same folder again.
+
+    Resident memory is looked at when a quarter, a half, three quarters and all of the files are done.
+    """
+    import os
+
+    with Stopwatch() as startup:
+        import lance  # noqa: F401
+        import psutil
+
+        from lake import open_lake
+        from lake.ingest.ingest import ingest
+
+        uri = Path(work, f"lake-small-{turn}")
+        lake = open_lake.create(str(uri))
+    done = 0
+    memory: dict[str, dict[str, int]] = {}
+    marks = {images * q // 4: f"{q * 25}%" for q in (1, 2, 3, 4)}
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        if done in marks:
+            memory[marks[done]] = {"parent": psutil.Process().memory_info().rss, "all": tree_rss(os.getpid())}
+
+    with Stopwatch() as first:
+        found = ingest(lake, folder, progress=progress)
+    rows = lake.dataset("predictions").count_rows()
+    with Stopwatch() as again:
+        second = ingest(lake, folder)
+    added = lake.dataset("predictions").count_rows() - rows
+    shutil.rmtree(uri)
+    return {
+        "files": images,
+        "images_new": found.images_new,
+        "images_known": found.images_known,
+        "rejected": len(found.rejected),
+        "startup": startup.figures(),
+        "whole": first.figures(),
+        "again": again.figures(),
+        "again_rows_added": added + second.images_new,
+        "rss": memory,
+        "peak_rss_parent": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+    }
+
+
+def _save(work: str, name: str, files: Sequence[str], vectors: np.ndarray) -> None:
+    order = np.argsort(files)
+    np.savez(Path(work, f"vectors-{name}.npz"), files=np.asarray(files)[order], vectors=vectors[order])

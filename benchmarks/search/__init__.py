@@ -1,0 +1,1 @@
+"""Search, clusters, near-duplicates, discovery, active search and SQL."""

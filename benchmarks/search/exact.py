@@ -1,0 +1,118 @@
+"""`exact`: the 20 nearest of 100,000 vectors by cosine, without an index, one query at a time.
+
+Unit vectors of 512 dimensions in 200 clusters, seeded; queries are perturbed members. The lake is laid out as
+ingest and backfill leave it: rows by `Lake.insert` in ingest's steps, vectors by
+`embeddings.backfill.store_vectors` in backfill's. `lakeloop` is `embeddings.search.nearest_images`, the whole of
+what a search does once it has a vector: it looks up the newest commit, checks the filter, and gives rows, not
+only ids. Its parts and peers: LanceDB's flat search on the same table, giving image_id and distance; numpy
+(matrix times vector, argpartition) and FAISS IndexFlatIP on the same vectors in memory, giving positions.
+`where` keeps a tenth: numpy gathers the rows that pass, FAISS gets a bitmap selector, both with the mask made
+beforehand; LanceDB and lakeloop evaluate `label = 'class_3'`.
+
+Every answer is checked against a search in double precision; a neighbour within 1e-6 of the 20th counts as
+right.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import machine
+from benchmarks.harness.rounds import Contender, Options, Rounds, estimate, noise, rounds, run, undisturbed
+
+PARTS = ("all", "where")
+HERE = "benchmarks.search.exact_contenders"
+ROWS, ROWS_QUICK = 100_000, 20_000
+DIM, K = 512, 20
+QUERIES = 20
+ROUNDS, ROUNDS_QUICK = 7, 3
+TIE = 1e-6
+
+
+def measure(options: Options) -> dict[str, Any]:
+    rows, work = ROWS_QUICK if options.quick else ROWS, str(options.work)
+    left_out = [f"quick: {rows} vectors instead of {ROWS}"] if options.quick else []
+    given = {"work": work, "k": K, "parts": list(options.what)}
+    built = run(
+        Contender("build", f"{HERE}:build", {"work": work, "rows": rows, "dim": DIM, "queries": QUERIES}),
+        options.work,
+    )
+    names = ["lakeloop", "lancedb_flat", "numpy"]
+    if machine.installed("faiss-cpu"):
+        names.append("faiss_flat")
+    else:
+        left_out.append("faiss_flat: not installed (extra cluster)")
+    parts = [Contender(name, f"{HERE}:{name}", given) for name in names]
+    # One BLAS thread: its reader makes its own.
+    pins = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    parts.append(Contender("memory", "benchmarks.harness.machine:read_speed", environment=pins))
+    count = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)
+    # The first round is a warm-up of the page cache and of compiled Python, unless it is the only one.
+    everything = rounds(parts, count + (count > 1), options.work)[count > 1 :]
+    done = undisturbed(everything)
+
+    truth = _truth(options.work)
+    speed = estimate(r["memory"].result["all_cores"] for r in done)
+    document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {}, "left_out": left_out}
+    for name in names:
+        for part in options.what:
+            found = _figures(done, name, part, truth[part])
+            group = document["ours"] if name == "lakeloop" else document["peers"].setdefault(name, {})
+            group[part] = found
+            if name != "lakeloop":
+                pairs = ((_median(r, "lakeloop", part), _median(r, name, part)) for r in done)
+                document["ratios"][f"ms {part}: lakeloop / {name}"] = estimate(a / b for a, b in pairs)
+        document["figures"][f"startup_seconds {name}"] = estimate(r[name].result["startup"]["seconds"] for r in done)
+        document["figures"][f"peak_rss_gb {name}"] = max(r[name].peak_rss for r in done) / 1e9
+    if "all" in options.what:
+        limits = [rows * DIM * 4 / r["memory"].result["all_cores"] / 1e6 for r in done]
+        document["ratios"]["ms all: lakeloop / memory bandwidth"] = estimate(
+            _median(r, "lakeloop", "all") / limit for r, limit in zip(done, limits, strict=True)
+        )
+        document["figures"]["limit_ms"] = estimate(limits)
+    document["figures"] |= {
+        "vectors": rows,
+        "dim": DIM,
+        "k": K,
+        "queries_a_round": QUERIES,
+        "read_gb_per_second": {
+            "one_thread": estimate(r["memory"].result["one_thread"] for r in done),
+            "all_cores": speed,
+        },
+        "build_seconds": built.result["seconds"],
+        "fragments": built.result["fragments"],
+        "noise": noise(everything),
+    }
+    return document
+
+
+def _truth(work: Path) -> dict[str, np.ndarray]:
+    """Scores (queries, rows) in double precision; minus infinity where the filter does not pass."""
+    vectors, queries = np.load(work / "vectors.npy"), np.load(work / "queries.npy")
+    scores = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    return {"all": scores, "where": np.where(np.load(work / "passes.npy"), scores, -np.inf)}
+
+
+def _figures(done: Rounds, name: str, part: str, truth: np.ndarray) -> dict[str, Any]:
+    parts = [r[name].result[part] for r in done]
+    return {
+        "ms_median": estimate(_median(r, name, part) for r in done),
+        "ms_p95": estimate(float(np.quantile(p["ms"], 0.95)) for p in parts),
+        "cpu_ms_a_query": estimate(p["cpu_seconds"] * 1e3 / len(p["ms"]) for p in parts),
+        "recall": min(_recall(np.array(p["found"]), truth) for p in parts),
+    }
+
+
+def _median(one: dict[str, Any], name: str, part: str) -> float:
+    return float(np.median(one[name].result[part]["ms"]))
+
+
+def _recall(found: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the k that are nearest, by score: (queries, k) positions against (queries, rows) scores."""
+    kth = np.partition(truth, -K, axis=1)[:, -K]
+    distinct = [len(set(row)) for row in found.tolist()]
+    right = (np.take_along_axis(truth, found, axis=1) >= kth[:, None] - TIE).sum(1)
+    return float(np.minimum(right, distinct).mean() / K)

@@ -1,0 +1,363 @@
+"""`looks`: how many thumbnails a person has to see to gather 90 % of a rare kind, beginning with one example of it.
+
+A simulated person answers from known classes, sees 24 thumbnails a page (a last page that is not full counts what it
+shows), and every thumbnail shown counts. What is found is confirmed one by one, or accepted as a whole cluster after a
+page of it was looked at; a cluster that was not nine tenths of the kind does not count as found.
+
+- `cifar10`: 27,000 training images of nine classes and one class thinned to 0.5 % of that, each class in turn.
+- `solar`: the 2,624 solar cells; the kind is polycrystalline and defective.
+- `photographs`: 599 photographs and 12 copies in kind of another (crops, flips, shifts of colour); all 12 are to be
+  found.
+
+`random`, `nearest` (to the example), `drill_down` (clusters opened by what their medoids show), `active` (active search
+alone), `both` (active search, accepting clusters that turn out pure). The yardsticks are rankings by the same linear
+model, which no person has to pay for: `in_lake`, when every class in the lake is known, five-fold; `supervised`, from
+1,000 images of the kind outside the lake.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from benchmarks.harness import data as benchmark_data
+from benchmarks.harness.rounds import Options, estimate, say
+from benchmarks.search import vectors
+from embeddings.clusters.clustering import cluster_vectors, kmeans
+from embeddings.search.active_search import POSITIVE_WEIGHT, RIDGE, ActiveSearch
+from embeddings.vectors import whitening
+from embeddings.vectors.principal_components import reduce
+
+PARTS = ("cifar10", "solar", "photographs")
+PAGE = 24
+FOUND = 0.9
+PURE = 0.9
+RARE = 0.005
+A_CLASS = 3_000
+OUTSIDE = 1_000
+SEEDS, SEEDS_QUICK = 5, 1
+CLASSES_QUICK = 4
+PHOTOGRAPHS, PHOTOGRAPHS_QUICK = 40, 8
+MEDOIDS = 6
+# A cluster is opened, not paged through, while it has more images than this.
+SMALL = 240
+STRATEGIES = ("random", "nearest", "drill_down", "active", "both", "in_lake", "supervised")
+
+
+@dataclass
+class Case:
+    """`kind`: which of the vectors are of it; `share` of them are to be found.
+
+    `outside`: vectors of the kind that are not in the lake, or none.
+    """
+
+    vectors: np.ndarray
+    kind: np.ndarray
+    example: int
+    outside: np.ndarray | None = None
+    share: float = FOUND
+    needed: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.needed = math.ceil(self.share * self.kind.sum())
+
+
+def measure(options: Options) -> dict[str, Any]:
+    document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {}, "left_out": []}
+    folder = benchmark_data.folder(options.data)
+    for part in options.what:
+        cases = {"cifar10": _cifar10, "solar": _solar, "photographs": _photographs}[part]
+        _measure(document, part, cases(folder, options))
+    if "cifar10" in options.what:
+        document["figures"] = document["figures"].pop("cifar10") | document["figures"]
+    if options.quick:
+        document["left_out"].append(f"quick: {CLASSES_QUICK} classes, one seed")
+    return document
+
+
+def _measure(document: dict[str, Any], part: str, cases: Iterator[tuple[str, Case]]) -> None:
+    shares: dict[str, list[float]] = defaultdict(list)
+    estimates: list[tuple[float, int, int, int]] = []
+    pages: list[float] = []
+    seconds: list[float] = []
+    named: dict[str, dict[str, list[float]]] = {}
+    for name, case in cases:
+        size = len(case.vectors)
+        points = whitening.fit(case.vectors).transform(case.vectors)
+        started = perf_counter()
+        active, accepted = _active(case, points, False, estimates)
+        seconds.append((perf_counter() - started) / max(1, active / PAGE))
+        both, accepted = _active(case, points, True)
+        found = {
+            "random": case.share,
+            "nearest": _pages(case.vectors @ case.vectors[case.example], case) / size,
+            "drill_down": _drill_down(case) / size,
+            "active": active / size,
+            "both": both / size,
+            "in_lake": _pages(_in_lake(points, case.kind), case) / size,
+        }
+        if case.outside is not None:
+            found["supervised"] = _pages(_supervised(case), case) / size
+        pages.append(both / PAGE)
+        for strategy, share in found.items():
+            shares[strategy].append(share)
+            named.setdefault(name, {}).setdefault(strategy, []).append(share)
+        rounded = {strategy: round(share, 3) for strategy, share in found.items()}
+        say(f"{part} {name}: {rounded}{f', {accepted} clusters accepted' if accepted else ''}")
+    ratios = [b / i for b, i in zip(shares["both"], shares["in_lake"], strict=True)]
+    document["figures"][part] = {
+        "cases": len(ratios),
+        "median_share": {s: float(np.median(shares[s])) for s in STRATEGIES if shares[s]},
+        "median_ratio": float(np.median(ratios)),
+        "median_pages_of_both": float(np.median(pages)),
+        "seconds_a_page_of_active": float(np.median(seconds)),
+        "intervals_of_what_is_left_that_hold": float(np.mean([low <= true <= high for _, low, high, true in estimates]))
+        if estimates
+        else None,
+        "median_of_estimated_over_true_left": float(np.median([(e + 1) / (t + 1) for e, _, _, t in estimates]))
+        if estimates
+        else None,
+        "median_share_by_case": {name: {s: float(np.median(v)) for s, v in by.items()} for name, by in named.items()}
+        if part != "photographs"
+        else {},
+    }
+    document["ratios"][f"{part}: both / in_lake"] = estimate(ratios)
+    document["ratios"][f"{part}: both / random"] = estimate(
+        b / r for b, r in zip(shares["both"], shares["random"], strict=True)
+    )
+
+
+# The lakes -------------------------------------------------------------------------------------------------
+
+
+def _cifar10(folder: Any, options: Options) -> Iterator[tuple[str, Case]]:
+    every = vectors.cifar10(folder)
+    names = sorted(set(every.classes.tolist()))
+    chosen = names[:: len(names) // CLASSES_QUICK][:CLASSES_QUICK] if options.quick else names
+    for seed in range(SEEDS_QUICK if options.quick else SEEDS):
+        for name in chosen:
+            chance = np.random.default_rng([seed, names.index(name)])
+            rare = round(A_CLASS * (len(names) - 1) * RARE)
+            inside, outside = [], np.empty(0, np.int64)
+            for other in names:
+                places = chance.permutation(np.flatnonzero(every.classes == other))
+                if other == name:
+                    places, outside = places[:rare], places[rare : rare + OUTSIDE]
+                inside.append(places[:A_CLASS])
+            order = chance.permutation(np.concatenate(inside))
+            kind = every.classes[order] == name
+            example = int(chance.choice(np.flatnonzero(kind)))
+            yield name, Case(every.vectors[order], kind, example, every.vectors[outside])
+
+
+def _solar(folder: Any, options: Options) -> Iterator[tuple[str, Case]]:
+    every = vectors.solar_cells()
+    kind = every.classes == "poly defect"
+    for seed in range(1 if options.quick else 10):
+        example = int(np.random.default_rng(seed).choice(np.flatnonzero(kind)))
+        yield "defective polycrystalline", Case(every.vectors, kind, example)
+
+
+def _photographs(folder: Any, options: Options) -> Iterator[tuple[str, Case]]:
+    every, files = vectors.photographs(folder)
+    count = PHOTOGRAPHS_QUICK if options.quick else PHOTOGRAPHS
+    for chosen in np.random.default_rng(0).permutation(len(files))[:count].tolist():
+        copies = vectors.embed(_copies(files[chosen], np.random.default_rng(chosen)), 224)
+        together = np.concatenate([np.delete(every.vectors, chosen, axis=0), copies])
+        kind = np.arange(len(together)) >= len(files) - 1
+        yield str(every.classes[chosen]), Case(together, kind, len(files) - 1, share=1.0)
+
+
+def _copies(data: bytes, chance: np.random.Generator) -> Iterator[Image.Image]:
+    """12 of one photograph: two thirds to nine tenths of it, every other one mirrored, brighter or darker, greyer."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    for number in range(12):
+        share = math.sqrt(chance.uniform(0.66, 0.9))
+        width, height = int(image.width * share), int(image.height * share)
+        left, top = int(chance.integers(image.width - width + 1)), int(chance.integers(image.height - height + 1))
+        copy = image.crop((left, top, left + width, top + height))
+        copy = ImageOps.mirror(copy) if number % 2 else copy
+        copy = ImageEnhance.Brightness(copy).enhance(chance.uniform(0.7, 1.4))
+        yield ImageEnhance.Color(copy).enhance(chance.uniform(0.3, 1.7))
+
+
+# The person ------------------------------------------------------------------------------------------------
+
+
+class _Person:
+    """Sees images, says which are of the kind, and accepts clusters. `looks` counts thumbnails."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.seen = np.zeros(len(case.kind), bool)
+        self.confirmed = np.zeros(len(case.kind), bool)
+        self.looks = 0
+        self.accepted = 0
+        self.confirmed[case.example] = self.seen[case.example] = True
+
+    @property
+    def done(self) -> bool:
+        return int(self.confirmed.sum()) >= self.case.needed or bool(self.seen.all())
+
+    def look(self, places: np.ndarray) -> np.ndarray:
+        """Which of the places are of the kind. Those seen before are not shown again."""
+        self.looks += int((~self.seen[places]).sum())
+        self.seen[places] = True
+        yes: np.ndarray = self.case.kind[places]
+        self.confirmed[places[yes]] = True
+        return yes
+
+    def accept(self, places: np.ndarray) -> None:
+        """All of them, unlooked: they count when nine tenths are of the kind, as the person believes."""
+        self.accepted += 1
+        self.seen[places] = True
+        if self.case.kind[places].mean() >= PURE:
+            self.confirmed[places] |= self.case.kind[places]
+
+
+def _pages(scores: np.ndarray, case: Case) -> int:
+    """Looks to 90 % found, going through a ranking page by page; the example itself is known."""
+    person = _Person(case)
+    order = np.argsort(-scores, kind="stable")
+    order = order[order != case.example]
+    for start in range(0, len(order), PAGE):
+        person.look(order[start : start + PAGE])
+        if person.done:
+            break
+    return person.looks
+
+
+def _active(
+    case: Case, points: np.ndarray, clusters: bool, estimates: list[tuple[float, int, int, int]] | None = None
+) -> tuple[int, int]:
+    """Looks, and how many clusters were accepted. `estimates` gets (expected, low, high, true) at doubling pages."""
+    person = _Person(case)
+    search = ActiveSearch(points)
+    search.mark([case.example], 1)
+    groups = _Groups(case) if clusters else None
+    page, record = 0, 4
+    while not person.done:
+        shown = search.page(PAGE)
+        yes = person.look(shown)
+        search.mark(shown[yes], 1)
+        search.mark(shown[~yes], -1)
+        page += 1
+        if estimates is not None and page == record:
+            record *= 2
+            left = search.remaining()
+            if left is not None:
+                estimates.append((left.expected, left.low, left.high, int((case.kind & (search.marks == 0)).sum())))
+        if groups is not None:
+            for places in groups.pure(person):
+                person.accept(places)
+                search.mark(places, 1)
+    return person.looks, person.accepted
+
+
+class _Groups:
+    """Clusters a person of an active search watches: one of which all that was seen is of the kind is looked into."""
+
+    FEWEST = 12
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.open = [np.arange(len(case.vectors))]
+        self.chance = np.random.default_rng(0)
+
+    def pure(self, person: _Person) -> Iterator[np.ndarray]:
+        """Clusters to accept, after a page of each was looked at. One that is mixed is opened."""
+        waiting, kept = self.open, []
+        while waiting:
+            places = waiting.pop()
+            seen = places[person.seen[places]]
+            left = places[~person.seen[places]]
+            share = self.case.kind[seen].mean() if len(seen) else 0.0
+            if len(seen) < self.FEWEST or len(left) < 2 * PAGE or share < 0.3:
+                kept.append(places)
+            elif share < 0.95:
+                if len(seen) < 2 * self.FEWEST or len(places) < SMALL:
+                    kept.append(places)
+                    continue
+                labels = kmeans(reduce(self.case.vectors[places], 0), None, 0).labels
+                waiting += [places[labels == label] for label in range(labels.max() + 1)]
+            else:
+                sample = self.chance.choice(left, PAGE, replace=False)
+                yes = person.look(sample)
+                if yes.mean() >= 0.95:
+                    yield places[~person.seen[places]]
+                else:
+                    kept.append(places)
+        self.open = kept
+
+
+def _drill_down(case: Case) -> int:
+    """Looks when a person opens the cluster whose medoids promise most, and pages through the small ones."""
+    person = _Person(case)
+    example = case.vectors[case.example]
+    # (what a place in it promises, places): among equals the nearest to the example goes first.
+    waiting: list[tuple[float, float, np.ndarray]] = [(1.0, 1.0, np.arange(len(case.kind)))]
+    while waiting and not person.done:
+        waiting.sort(key=lambda one: one[:2])
+        promise, _, places = waiting.pop()
+        if len(places) <= SMALL:
+            order = places[np.argsort(-(case.vectors[places] @ example), kind="stable")]
+            for start in range(0, len(order), PAGE):
+                left = order[start:]
+                yes = person.look(order[start : start + PAGE])
+                if person.done:
+                    break
+                if yes.mean() >= 0.95 and len(left) > PAGE:
+                    person.accept(left[PAGE:])
+                    break
+                if not yes.any() and len(left) > PAGE:  # the rest waits behind what promises more
+                    waiting.append((promise / 4, -1.0, left[PAGE:]))
+                    break
+            continue
+        labels = cluster_vectors(case.vectors[places], "auto", seed=0).labels
+        if labels.max(initial=0) == 0 and not (labels < 0).any():
+            labels = np.arange(len(places)) * (len(places) // SMALL + 1) // len(places)
+        for label in np.unique(labels):
+            child = places[labels == label]
+            centre = case.vectors[child].mean(axis=0)
+            medoids = child[np.argsort(-(case.vectors[child] @ centre), kind="stable")[:MEDOIDS]]
+            yes = person.look(medoids)
+            waiting.append(((yes.sum() + promise) / (len(yes) + 1), float(centre @ example), child))
+    return person.looks
+
+
+# The yardsticks --------------------------------------------------------------------------------------------
+
+
+def _ridge(rows: np.ndarray, yes: np.ndarray) -> np.ndarray:
+    """The linear model of active search when all is known: ridge regression with heavy positives."""
+    weight = np.where(yes, POSITIVE_WEIGHT, 1.0)
+    gram = (rows * weight[:, None]).T @ rows + RIDGE * np.eye(rows.shape[1])
+    found: np.ndarray = np.linalg.solve(gram, rows.T @ (weight * np.where(yes, 1.0, -1.0)))
+    return found
+
+
+def _in_lake(points: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    rows = np.concatenate([points, np.ones((len(points), 1))], axis=1)
+    fold = np.random.default_rng(0).permutation(len(rows)) % 5
+    scores = np.empty(len(rows))
+    for one in range(5):
+        scores[fold == one] = rows[fold == one] @ _ridge(rows[fold != one], kind[fold != one])
+    return scores
+
+
+def _supervised(case: Case) -> np.ndarray:
+    assert case.outside is not None
+    whiten = whitening.fit(case.vectors).transform
+    together = np.concatenate([case.vectors, case.outside])
+    rows = np.concatenate([whiten(together), np.ones((len(together), 1))], axis=1)
+    yes = np.arange(len(rows)) >= len(case.vectors)
+    scores: np.ndarray = rows[: len(case.vectors)] @ _ridge(rows, yes)
+    return scores

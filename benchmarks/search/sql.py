@@ -1,0 +1,80 @@
+"""`sql`: twelve questions to a million and to ten million answers.
+
+The lake is laid out as large commits leave it, with its columnar copy; every round first commits fresh answers, which
+everybody must count. `lakeloop` is `lake.sql`; `sandbox` the locked child process behind `lakeloop sql` and
+POST /v1/sql. Beside them DuckDB on a file of its own (`native`, the measure), on Parquet files (zstd), and on the Lance
+tables through Arrow's scanner. All have the same rows and columns, and must give the same answers.
+
+Cold: a new process, and nothing of the files in the page cache before each question; the first answer of lakeloop
+includes the copying of the fresh rows. Warm: the median of three more. Ratios are geometric means over the questions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.rounds import Contender, Options, Rounds, estimate, noise, rounds, run, say, undisturbed
+
+PARTS = ("1m", "10m")
+ROWS = {"1m": 1_000_000, "10m": 10_000_000}
+ROWS_QUICK = {"1m": 100_000, "10m": 300_000}
+HERE = "benchmarks.search.sql_contenders"
+NAMES = ("lakeloop", "sandbox", "native", "parquet", "lance_by_arrow")
+FRESH_ROWS = 2_000
+ROUNDS, ROUNDS_QUICK = {"1m": 7, "10m": 3}, {"1m": 2, "10m": 1}
+
+
+def measure(options: Options) -> dict[str, Any]:
+    document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {}, "left_out": []}
+    if options.quick:
+        document["left_out"].append(f"quick: {ROWS_QUICK} rows")
+    for part in options.what:
+        _part(options, part, document)
+    return document
+
+
+def _part(options: Options, part: str, document: dict[str, Any]) -> None:
+    total = (ROWS_QUICK if options.quick else ROWS)[part]
+    place = options.work / part
+    place.mkdir()
+    work = str(place)
+    built = run(Contender("build", f"{HERE}:build", {"work": work, "rows": total}), options.work)
+    say(f"{part}: built in {built.seconds:.0f} s")
+    contenders = [Contender(name, f"{HERE}:{name}", {"work": work}) for name in NAMES]
+    count = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)[part]
+    everything: Rounds = []
+    for number in range(count + (count > 1)):
+        fresh = {"work": work, "first": total + number * FRESH_ROWS, "rows": FRESH_ROWS, "total": total}
+        run(Contender("append", f"{HERE}:append", fresh), options.work)
+        everything += rounds(contenders if number % 2 == 0 else contenders[::-1], 1, options.work)
+    done = undisturbed(everything[count > 1 :])
+    for one in done:
+        digests = {name: one[name].result["digests"] for name in NAMES}
+        wrong = [q for q in digests["native"] if len({digests[name][q] for name in NAMES}) > 1]
+        if wrong:
+            raise AssertionError(f"the answers to {wrong} differ")
+    for name in NAMES:
+        group = document["ours"] if name in ("lakeloop", "sandbox") else document["peers"]
+        group[f"{name} {part}"] = {
+            "open_ms": estimate(one[name].result["open_ms"] for one in done),
+            "peak_rss_mb": max(one[name].peak_rss for one in done) / 1e6,
+            **{
+                f"{kind}_ms {question}": estimate(one[name].result[kind][question] for one in done)["median"]
+                for kind in ("cold", "warm")
+                for question in done[0][name].result[kind]
+            },
+        }
+        for kind in ("cold", "warm"):
+            if name != "native":
+                label = f"{kind} {part}: {name} / native"
+                document["ratios"][label] = estimate(
+                    _mean(one, name, kind) / _mean(one, "native", kind) for one in done
+                )
+    document["figures"][part] = {"rows": total, **built.result, "noise": noise(everything)}
+
+
+def _mean(one: dict[str, Any], name: str, kind: str) -> float:
+    """Geometric mean over the questions, milliseconds."""
+    return float(np.exp(np.mean(np.log([*one[name].result[kind].values()]))))

@@ -1,0 +1,122 @@
+"""Embedded images with known classes, for benchmarks of clustering and search: made once, then kept on disk.
+
+What takes minutes here is the network, not what is measured. The kept files are named by what made them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.harness.data import PHOTOGRAPHS, SMALL_FILES, DataAbsent
+from benchmarks.harness.rounds import say
+
+BATCH = 64
+CACHE = "LAKELOOP_BENCH_CACHE"
+
+
+class Labelled:
+    """`vectors`: float32 (n, dim), unit length; `classes`: (n,) their names; in the order of the archive."""
+
+    def __init__(self, vectors: np.ndarray, classes: np.ndarray) -> None:
+        self.vectors = vectors
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+def cifar10(data: Path, part: str = "train", side: int = 96) -> Labelled:
+    """CIFAR-10 with efficientnet-lite0 at `side` pixels: 50,000 of train or 10,000 of test. Raises DataAbsent."""
+    archive = data / SMALL_FILES
+    if not archive.is_file():
+        raise DataAbsent(f"{data} holds no {SMALL_FILES}")
+
+    def images() -> Iterator[tuple[str, bytes]]:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                _, split, *rest = member.name.split("/")
+                found = tar.extractfile(member) if split == part and len(rest) == 2 else None
+                if found is not None:
+                    yield rest[0], found.read()
+
+    return _kept(f"cifar10-{part}-{side}", images, side)
+
+
+def photographs(data: Path, side: int = 224) -> tuple[Labelled, list[bytes]]:
+    """The 600 photographs, each a class of its own, and their bytes. Raises DataAbsent."""
+    archive = data / PHOTOGRAPHS
+    if not archive.is_file():
+        raise DataAbsent(f"{data} holds no {PHOTOGRAPHS}")
+    files: list[tuple[str, bytes]] = []
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            found = tar.extractfile(member) if member.isfile() else None
+            if found is not None:
+                files.append((Path(member.name).stem, found.read()))
+    return _kept(f"photographs-{side}", lambda: iter(files), side), [data for _, data in files]
+
+
+def embed(images: Iterable[Image.Image], side: int, count: int = 1_000) -> np.ndarray:
+    """Unit vectors of images, float32 (n, 1280), by efficientnet-lite0 at `side` pixels."""
+    from embeddings.embedders import engine, specs
+    from embeddings.embedders.networks import build
+    from embeddings.embedders.preprocess import square
+
+    network = build("efficientnet-lite0", None, None)
+    how = specs.SPECS["efficientnet-lite0"].preprocessing
+    assert how is not None
+    how = replace(how, resize=side if side < how.crop else round(side * how.resize / how.crop), crop=side)
+    run = engine.make(network.features, how, "auto", count)
+    found: list[np.ndarray] = []
+    batch: list[np.ndarray] = []
+    for image in images:
+        batch.append(square(image.convert("RGB"), how))
+        if len(batch) == run.batch:
+            found.append(run(np.stack(batch)))
+            batch = []
+    if batch:
+        found += [run(np.stack([one]))[:1] for one in batch]
+    return engine.unit(np.concatenate(found))
+
+
+def _kept(name: str, images: Callable[[], Iterator[tuple[str, bytes]]], side: int) -> Labelled:
+    folder = Path(os.environ.get(CACHE) or Path(tempfile.gettempdir()) / "lakeloop-bench")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        say(f"embedding {name}, once; it is kept in {folder}")
+        classes: list[str] = []
+
+        def opened() -> Iterator[Image.Image]:
+            for kind, data in images():
+                classes.append(kind)
+                yield Image.open(io.BytesIO(data))
+
+        vectors = embed(opened(), side)
+        part = path.with_suffix(".part.npz")
+        np.savez(part, vectors=vectors.astype(np.float16), classes=np.array(classes))
+        os.replace(part, path)
+    kept = np.load(path)
+    vectors = kept["vectors"].astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Labelled(vectors, kept["classes"])
+
+
+def solar_cells(side: int = 224) -> Labelled:
+    """The 2,624 solar cells; classes "mono functional", "mono defect", "poly functional" and "poly defect"."""
+    from search_app.demo.cells import cells, folder
+
+    def images() -> Iterator[tuple[str, bytes]]:
+        for cell in cells():
+            yield f"{cell.kind[:4]} {cell.truth}", (folder() / cell.path).read_bytes()
+
+    return _kept(f"solar-{side}", images, side)

@@ -1,0 +1,1 @@
+"""Training, the gate, serving, and the whole loop."""

@@ -1,0 +1,171 @@
+"""A registered model asked beside taking events in: what acknowledgements wait, and how fast answers come.
+
+Events come at a fixed rate in an open loop, so that a late acknowledgement counts from when its event was due. Beside
+them four clients ask EfficientNet-Lite0 for answers, each as fast as it is answered: as the server does it (a process
+of its own, one thread, low priority), and with the same network on a thread of the server with all cores. Peers are
+not compared: the other way of doing it is.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.harness.rounds import ROOT, Options
+from benchmarks.ingest import load
+
+PARTS = ("answering",)
+RATE, CLIENTS, IMAGES = 50.0, 4, 8
+# The server closes what was idle for five seconds.
+CONNECTIONS = 32
+MODEL = "cells"
+_READY = re.compile(r"lakeloop answers on http://127\.0\.0\.1:(\d+)")
+
+
+def measure(options: Options) -> dict[str, Any]:
+    seconds, rounds = (6.0, 1) if options.quick else (20.0, options.rounds or 3)
+    folder = options.work / "lake"
+    _prepare(folder)
+    images = [_jpeg(number) for number in range(IMAGES)]
+    figures: dict[str, list[dict[str, Any]]] = {"events alone": [], "beside a process": [], "beside a thread": []}
+    for _ in range(rounds):
+        for name in figures:
+            figures[name].append(_round(folder, images, name, seconds))
+    said: dict[str, Any] = {
+        name: {key: float(np.median([one[key] for one in found])) for key in found[0]}
+        for name, found in figures.items()
+    }
+    alone, process, thread = said.values()
+    ratios = {
+        "p99 of acknowledgements: beside a process / alone": process["ack_p99_ms"] / alone["ack_p99_ms"],
+        "p99 of acknowledgements: beside a thread / beside a process": thread["ack_p99_ms"] / process["ack_p99_ms"],
+        "answers a second: thread / process": thread["answers_per_second"] / process["answers_per_second"],
+    }
+    setting = {"events_per_second": RATE, "clients": CLIENTS, "seconds": seconds, "rounds": rounds}
+    return {"ours": said["beside a process"], "peers": {}, "ratios": ratios, "figures": said | {"setting": setting}}
+
+
+def _round(folder: Path, images: list[bytes], name: str, seconds: float) -> dict[str, Any]:
+    with _server(folder, in_thread=name == "beside a thread") as port:
+        asked: list[load.Result] = []
+        if name != "events alone":
+            _load_model(port, images[0])
+            beside = threading.Thread(
+                target=lambda: asked.append(load.closed(port, CLIENTS, seconds, _questions(images)))
+            )
+            beside.start()
+        taken = load.open_loop(port, RATE, seconds, load.predictions(images), CONNECTIONS).figures()
+        if name != "events alone":
+            beside.join()
+    figures = {
+        "ack_p50_ms": taken["p50_ms"],
+        "ack_p99_ms": taken["p99_ms"],
+        "acks_per_second": taken["accepted_per_second"],
+    }
+    if asked:
+        said = asked[0].figures()
+        figures |= {"answer_p50_ms": said["p50_ms"], "answer_p99_ms": said["p99_ms"]}
+        figures["answers_per_second"] = said["accepted_per_second"]
+    return figures
+
+
+def _load_model(port: int, image: bytes) -> None:
+    url = f"http://127.0.0.1:{port}/v1/models/{MODEL}:predict"
+    request = urllib.request.Request(url, image, {"Content-Type": "image/jpeg"})
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        answer.read()
+
+
+def _questions(images: list[bytes]) -> load.Request:
+    """Requests for an answer; each image is another one by a counter behind its end."""
+    sent = 0
+
+    def request() -> list[bytes]:
+        nonlocal sent
+        sent += 1
+        data = images[sent % len(images)]
+        head = f"POST /v1/models/{MODEL}:predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
+        return [f"{head}Content-Length: {len(data) + 8}\r\n\r\n".encode(), data, sent.to_bytes(8, "big")]
+
+    return request
+
+
+def _jpeg(number: int) -> bytes:
+    rng = np.random.default_rng(number)
+    small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+    out = io.BytesIO()
+    small.resize((640, 480), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+def _prepare(folder: Path) -> None:
+    """A lake whose model `cells` is EfficientNet-Lite0 with a drawn head, promoted."""
+    from lake import open_lake
+    from training.data.augmentation import Preparation
+    from training.models import trained_model
+    from training.registry import promotion, runs
+    from training.registry.recipe import Recipe
+    from training.tasks import task_registry
+
+    lake = open_lake.create(str(folder))
+    recipe, classes, asked = Recipe(), ("cracked", "fine"), task_registry.get("classification")
+    network = asked.network(recipe.architecture, classes)
+    made = runs.create(lake, MODEL, recipe, data={}, classes=classes)
+    how = Preparation(asked.side(recipe.architecture), asked.geometry, {one: i for i, one in enumerate(classes)})
+    path = trained_model.save(runs.folder(lake, made.id), network, recipe, classes, how)
+    promotion.promote(lake, runs.end(lake, made, "done", artifacts={"model": runs.artifact(lake, path)}).id)
+
+
+@contextmanager
+def _server(folder: Path, in_thread: bool) -> Iterator[int]:
+    entry = "benchmarks.training.answering" if in_thread else "search_app.cli.main"
+    words = [sys.executable, "-m", entry, "serve", "--lake", str(folder), "--no-ui", "--port", "0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        said = ""
+        while (found := _READY.search(said)) is None:
+            line = process.stderr.readline()
+            if not line:
+                raise RuntimeError(f"the server did not start: {said[-2_000:]}")
+            said += line
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        try:
+            yield int(found[1])
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def main(words: Sequence[str]) -> int:
+    """The server with models on a thread of its own process, with as many threads as there are cores."""
+    from embeddings.embedders.torch_import import torch
+    from search_app.backend import model_server
+    from search_app.cli import main as cli
+    from training.inference import served_model
+
+    loaded: dict[str, served_model.Predictor] = {}
+
+    def here(self: model_server.ModelServer, run: str, image_ids: list[str], images: list[Any]) -> Any:
+        if run not in loaded:
+            loaded[run] = served_model.Predictor(self._lake, run)
+            torch().set_num_threads(len(os.sched_getaffinity(0)))
+        return loaded[run].preparation, loaded[run].predictions(image_ids, images)
+
+    model_server.ModelServer._run_model = here  # type: ignore[method-assign]
+    return cli.main(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""`finetune`: steps a second of `lakeloop train`, beside a bare loop on tensors that are in memory already.
+
+The same network (random weights: they cost the same), optimiser, batch and number of threads. Ours reads the images
+from a lake, decodes and augments them in worker processes, checks the loss of every step and counts; the bare loop is
+forward, backward, step. Both are timed from step WARM to the last step of the last epoch: what ours does at the end of
+an epoch (a row in the lake, a checkpoint on the disk, waiting for the next epoch's first batch) counts; there is no
+validation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.harness import data as benchmark_data
+from benchmarks.harness.rounds import CORES, Contender, Options, estimate, noise, rounds, undisturbed
+
+PARTS = ("resnet18", "efficientnet-lite0")
+IMAGES, IMAGES_QUICK = 256, 96
+EPOCHS = 2
+BATCH = 16
+ROUNDS, ROUNDS_QUICK = 5, 3
+WARM = 2
+GOAL = 0.9
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Ratios are ours / bare; the goal is 0.9."""
+    folder = benchmark_data.folder(options.data)
+    count = IMAGES_QUICK if options.quick else IMAGES
+    files = benchmark_data.files_under(benchmark_data.photographs(folder, options.work, count))
+    classes = options.work / "classes"
+    for number, path in enumerate(files):
+        kind = classes / f"class {number % 2}"
+        kind.mkdir(parents=True, exist_ok=True)
+        path.rename(kind / path.name)
+    uri = str(options.work / "lake")
+    _make(uri, classes)
+    document: dict[str, Any] = {"ours": {}, "peers": {"bare loop": {}}, "ratios": {}, "figures": {"goal": GOAL}}
+    for part in options.what:
+        how = {"architecture": part, "images": len(files)}
+        both = [
+            Contender("lakeloop", "benchmarks.training.finetune:ours", {**how, "uri": uri}),
+            Contender("bare loop", "benchmarks.training.finetune:bare", how),
+        ]
+        done = rounds(both, options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS), options.work)
+        document["figures"][f"noise {part}"] = noise(done)
+        rates = [{name: one.result["steps_per_second"] for name, one in r.items()} for r in undisturbed(done)]
+        document["ours"][f"steps_per_second {part}"] = estimate(r["lakeloop"] for r in rates)
+        document["peers"]["bare loop"][f"steps_per_second {part}"] = estimate(r["bare loop"] for r in rates)
+        document["ratios"][f"steps_per_second {part}: lakeloop / bare loop"] = estimate(
+            r["lakeloop"] / r["bare loop"] for r in rates
+        )
+    return document
+
+
+def _make(uri: str, classes: Path) -> None:
+    from lake import open_lake, slices
+    from lake.ingest import ingest
+
+    lake = open_lake.create(uri)
+    ingest.ingest(lake, classes)
+    slices.create(lake, "all", where="true")
+
+
+def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float]:
+    """Steps a second of a run, a contender."""
+    from embeddings.embedders import torch_import
+    from lake import open_lake
+    from training.fit import train_model
+    from training.registry.recipe import Recipe
+
+    torch_import.torch().set_num_threads(CORES)
+    recipe = Recipe(
+        architecture=architecture,
+        pretrained=False,
+        batch=BATCH,
+        epochs=EPOCHS,
+        validation=0.0,
+        seed=turn,
+        calibrate=False,
+    )
+    moments: list[float] = []
+
+    def tell(said: dict[str, Any]) -> None:
+        if "metrics" not in said:
+            moments.append(perf_counter())
+
+    train_model.train(open_lake.open(uri), train=["all"], recipe=recipe, device="cpu", progress=tell)
+    return _rate(moments)
+
+
+def bare(architecture: str, images: int, turn: int) -> dict[str, float]:
+    """Steps a second of forward, backward, step on tensors made before, a contender."""
+    from embeddings.embedders import torch_import
+    from training.tasks.classification import Classification
+
+    torch = torch_import.torch()
+    torch.set_num_threads(CORES)
+    torch.manual_seed(turn)
+    asked = Classification()
+    network = asked.network(architecture, ["a", "b"], pretrained=False).to(memory_format=torch.channels_last).train()
+    side = asked.side(architecture)
+    steps = images // BATCH
+    batches = [
+        torch.randint(0, 256, (BATCH, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2) for _ in range(steps)
+    ]
+    labels = torch.randint(0, 2, (steps, BATCH))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    moments = []
+    for _ in range(EPOCHS):
+        for batch, label in zip(batches, labels, strict=True):
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(network(batch), label).backward()
+            optimiser.step()
+            moments.append(perf_counter())
+    return _rate(moments)
+
+
+def _rate(moments: list[float]) -> dict[str, float]:
+    """Of the moments at which steps ended."""
+    kept = moments[WARM:]
+    return {"steps_per_second": (len(kept) - 1) / (kept[-1] - kept[0]), "steps": float(len(kept) - 1)}

@@ -1,0 +1,233 @@
+"""What a label is worth: at equal budgets, images of a slice found by lakeloop beside images drawn at random.
+
+The part `value` of `loop`. A probe knows some labelled images; its weak slice is known by complaints only, the surest
+mistake of each kind. From them an active search finds the kind in what is not labelled: a person says yes or no to
+pages of 24 until the budget is found, at most LOOKS_A_LABEL looks a label; when that does not find enough, the search's
+next ones are taken unseen. The found images get labels, and the probe is fitted anew. Looks at thumbnails are counted
+beside the labels. Held-out images are never looked at, labelled or chosen by.
+
+`cifar10`: eight classes of 4,500 images and two of 45, a tenth of each labelled; accuracy on 500 held out of each
+of the two. `stream`: the demo's, 537 labelled monocrystalline cells, then a stream of 537 others and 60 polycrystalline
+ones; balanced accuracy on polycrystalline cells that are held out. `natural`: the same with the data set's own mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.harness import data as benchmark_data
+from benchmarks.harness import machine
+from benchmarks.harness.rounds import ROOT, Options, say
+from benchmarks.search import vectors
+from embeddings.search.active_search import PAGE, ActiveSearch
+from embeddings.vectors import whitening
+from training.models import probe
+
+if TYPE_CHECKING:
+    from training.models.probe import Probe
+
+BUDGETS = (50, 100, 200, 400)
+SEEDS, SEEDS_QUICK = 10, 1
+LOOKS_A_LABEL = 10
+USUAL, RARE, LABELLED, HELD_OUT = 4_500, 45, 0.1, 500
+REGULARISATION = {"cifar10": 0.1, "stream": 0.01, "natural": 0.01}
+PICTURE = ROOT / "docs" / "images" / "label-value.png"
+TITLES = {
+    "cifar10": "CIFAR-10, two classes 100x rarer",
+    "stream": "solar cells, the new kind 10 % of the stream",
+    "natural": "solar cells, the new kind 59 % of it",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """`known`: labelled places; `pool`: not labelled; `held`: the weak slice's held-out ones. `kinds`: the name of the
+    weak kind an image is of, "" for the others.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    kinds: np.ndarray
+    known: np.ndarray
+    pool: np.ndarray
+    held: np.ndarray
+    measured: Callable[[np.ndarray, np.ndarray], float]
+    regularisation: float
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Medians over the seeds by budget, and the curve as a picture when matplotlib is installed."""
+    seeds = range(SEEDS_QUICK if options.quick else SEEDS)
+    makers = {"cifar10": _cifar10(benchmark_data.folder(options.data)), "stream": _solar(60), "natural": _solar(None)}
+    figures: dict[str, Any] = {"seeds": len(seeds)}
+    curves: dict[str, dict[str, np.ndarray]] = {}
+    for name, make in makers.items():
+        runs = []
+        for seed in seeds:
+            runs.append(_run(make(seed), seed))
+            say(f"label value, {name}, seed {seed}: {runs[-1]}")
+        curves[name] = {key: np.array([one[key] for one in runs]) for key in ("found", "random")}
+        gains = np.median(curves[name]["found"] - curves[name]["random"], axis=0)
+        figures[name] = {
+            "without": float(np.median([one["without"] for one in runs])),
+            **{
+                f"{budget} labels": {
+                    **{key: float(np.median(curves[name][key][:, at])) for key in ("found", "random")},
+                    "gain": float(gains[at]),
+                    "looks": float(np.median([one["looks"][at] for one in runs])),
+                    "of the kind": {
+                        key: float(np.median([one["of " + key][at] for one in runs])) for key in curves[name]
+                    },
+                }
+                for at, budget in enumerate(BUDGETS)
+            },
+        }
+    left_out = ["quick: label value of one seed"] if options.quick else []
+    if not options.quick and machine.installed("matplotlib"):
+        draw(curves, PICTURE)
+        figures["picture"] = PICTURE.relative_to(ROOT).as_posix()
+    elif not options.quick:
+        left_out.append("the picture of label value: matplotlib is not installed (extra bench)")
+    return {"figures": figures, "left_out": left_out}
+
+
+def _run(case: Case, seed: int) -> dict[str, Any]:
+    first = _fitted(case, case.known)
+    told = case.pool[np.random.default_rng([seed, 1]).permutation(len(case.pool))]
+    found, looks = _found(case, first)
+    out: dict[str, Any] = {"without": _value(case, first), "looks": looks}
+    for name, chosen in (("found", found), ("random", [told[:budget] for budget in BUDGETS])):
+        out[name] = [_value(case, _fitted(case, np.concatenate([case.known, one]), first)) for one in chosen]
+        out["of " + name] = [int((case.kinds[one] != "").sum()) for one in chosen]
+    return out
+
+
+def _fitted(case: Case, places: np.ndarray, start: Probe | None = None) -> Probe:
+    labels = case.labels[places].tolist()
+    return probe.fit(case.vectors[places], labels, case.regularisation, balanced=True, start=start)
+
+
+def _said(case: Case, head: Probe, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    chances = head.probabilities(case.vectors[places])
+    return np.array(head.classes)[chances.argmax(axis=1)], chances.max(axis=1)
+
+
+def _value(case: Case, head: Probe) -> float:
+    return case.measured(_said(case, head, case.held)[0], case.labels[case.held])
+
+
+def _found(case: Case, first: Probe) -> tuple[list[np.ndarray], list[int]]:
+    """The images to label at each budget, and the looks until then. One search a kind, page by page in turn."""
+    said, sure = _said(case, first, case.pool)
+    points = whitening.fit(case.vectors[case.pool]).transform(case.vectors[case.pool])
+    kinds = case.kinds[case.pool]
+    wrong = said != case.labels[case.pool]
+    searches: dict[str, ActiveSearch] = {}
+    yes: list[int] = []
+    for kind in sorted({*kinds.tolist()} - {""}):
+        of = np.flatnonzero((kinds == kind) & wrong)
+        complaint = int(of[np.argmax(sure[of])])
+        searches[kind] = ActiveSearch(points)
+        searches[kind].mark([complaint], 1)
+        yes.append(complaint)
+    chosen, counts, looks = [], [], 0
+    for budget in BUDGETS:
+        while len(yes) < budget and looks < budget * LOOKS_A_LABEL and len(yes) < (kinds != "").sum():
+            for kind, search in searches.items():
+                shown = search.page(PAGE)
+                looks += len(shown)
+                of_kind = kinds[shown] == kind
+                search.mark(shown[of_kind], 1)
+                search.mark(shown[~of_kind], -1)
+                yes += [place for place in shown[of_kind].tolist() if place not in yes]
+        # Not enough of the kind: what the searches would show next, in turn.
+        pages = [search.page(budget).tolist() for search in searches.values()]
+        rest = [place for places in zip(*pages, strict=False) for place in places]
+        picked = [*dict.fromkeys([*yes[:budget], *rest])][:budget]
+        chosen.append(case.pool[np.array(picked)])
+        counts.append(looks)
+    return chosen, counts
+
+
+# The cases -------------------------------------------------------------------------------------------------
+
+
+def _cifar10(folder: Path) -> Callable[[int], Case]:
+    every = vectors.cifar10(folder)
+    names = sorted({*every.classes.tolist()})
+
+    def make(seed: int) -> Case:
+        chance = np.random.default_rng(seed)
+        rare = chance.choice(names, 2, replace=False).tolist()
+        known, pool, held = list[int](), list[int](), list[int]()
+        for name in names:
+            places = chance.permutation(np.flatnonzero(every.classes == name))
+            count = RARE if name in rare else USUAL
+            labelled = round(count * LABELLED)
+            held += places[:HELD_OUT].tolist() if name in rare else []
+            known += places[HELD_OUT : HELD_OUT + labelled].tolist()
+            pool += places[HELD_OUT + labelled : HELD_OUT + count].tolist()
+        kinds = np.where(np.isin(every.classes, rare), every.classes, "")
+        parts = (np.array(known), np.array(pool), np.array(held))
+        return Case(every.vectors, every.classes, kinds, *parts, _accuracy, REGULARISATION["cifar10"])
+
+    return make
+
+
+def _solar(new: int | None) -> Callable[[int], Case]:
+    """`new`: how many polycrystalline cells are in the stream; None: as many as the data set's mix asks for."""
+    every = vectors.solar_cells()
+    poly = np.char.startswith(every.classes, "poly")
+    labels = np.array([one.split()[1] for one in every.classes.tolist()])
+
+    def make(seed: int) -> Case:
+        chance = np.random.default_rng(seed)
+        ours, others = (chance.permutation(np.flatnonzero(kind)) for kind in (~poly, poly))
+        half = len(ours) // 2
+        count = new or round((len(ours) - half) * len(others) / len(ours))
+        stream = np.concatenate([ours[half:], others[:count]])
+        kinds = np.where(poly, "poly", "")
+        held = others[len(others) // 2 :]
+        name = "stream" if new else "natural"
+        return Case(every.vectors, labels, kinds, ours[:half], stream, held, _balanced, REGULARISATION[name])
+
+    return make
+
+
+def _accuracy(said: np.ndarray, truth: np.ndarray) -> float:
+    return float((said == truth).mean())
+
+
+def _balanced(said: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.mean([(said[truth == one] == one).mean() for one in np.unique(truth)]))
+
+
+def draw(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
+    """Medians by budget, the seeds' middle half shaded."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(curves), figsize=(4 * len(curves), 3.4), constrained_layout=True)
+    for axis, (name, curve) in zip(axes, curves.items(), strict=True):
+        for key, colour in (("found", "#c2410c"), ("random", "#64748b")):
+            low, middle, high = np.quantile(curve[key], [0.25, 0.5, 0.75], axis=0)
+            axis.plot(BUDGETS, middle, "o-", color=colour, label={"found": "found by lakeloop"}.get(key, key))
+            axis.fill_between(BUDGETS, low, high, color=colour, alpha=0.15, linewidth=0)
+        axis.set_title(TITLES[name], fontsize=10)
+        axis.set_xscale("log")
+        axis.set_xticks(BUDGETS, [str(one) for one in BUDGETS])
+        axis.minorticks_off()
+        axis.set_xlabel("labels")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("accuracy on the weak slice")
+    axes[0].legend(frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,99 @@
+"""`loader`: images a second of an epoch, streamed from a lake, beside torchvision's ImageFolder over the same JPEGs.
+
+Both through torch's DataLoader with the same transform (224 pixels), batch size and number of workers, shuffled. The
+first batch is not counted: it waits for the workers to start. `main`: no workers; `workers`: two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.harness import data as benchmark_data
+from benchmarks.harness.rounds import Contender, Options, estimate, noise, rounds, undisturbed
+
+PARTS = ("main", "workers")
+WORKERS = {"main": 0, "workers": 2}
+IMAGES, IMAGES_QUICK = 600, 200
+ROUNDS, ROUNDS_QUICK = 5, 3
+BATCH = 32
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Ratios above 1: the lake is quicker."""
+    folder = benchmark_data.folder(options.data)
+    most = IMAGES_QUICK if options.quick else IMAGES
+    files = benchmark_data.photographs(folder, options.work, most)
+    classes = options.work / "classes"
+    for number, path in enumerate(benchmark_data.files_under(files)):
+        kind = classes / f"class {number % 2}"
+        kind.mkdir(parents=True, exist_ok=True)
+        path.rename(kind / path.name)
+    uri = str(options.work / "lake")
+    _make(uri, classes)
+    document: dict[str, Any] = {"ours": {}, "peers": {"imagefolder": {}}, "ratios": {}, "figures": {}}
+    for part in options.what:
+        both = [
+            Contender("lakeloop", "benchmarks.training.loader:lake", {"uri": uri, "workers": WORKERS[part]}),
+            Contender(
+                "imagefolder", "benchmarks.training.loader:folder", {"root": str(classes), "workers": WORKERS[part]}
+            ),
+        ]
+        count = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)
+        # The first round warms the disk's cache and is dropped.
+        done = rounds(both, count + 1, options.work)[1:]
+        document["figures"][f"noise {part}"] = noise(done)
+        done = undisturbed(done)
+        speeds = [{name: one.result["images_per_second"] for name, one in r.items()} for r in done]
+        document["ours"][f"images_per_second {part}"] = estimate(s["lakeloop"] for s in speeds)
+        document["peers"]["imagefolder"][f"images_per_second {part}"] = estimate(s["imagefolder"] for s in speeds)
+        ratios = (s["lakeloop"] / s["imagefolder"] for s in speeds)
+        document["ratios"][f"images_per_second {part}: lakeloop / imagefolder"] = estimate(ratios)
+    return document
+
+
+def _make(uri: str, classes: Path) -> None:
+    from lake import open_lake, slices
+    from lake.ingest import ingest
+
+    lake = open_lake.create(uri)
+    ingest.ingest(lake, classes)
+    slices.create(lake, "all", where="true")
+
+
+def lake(uri: str, workers: int, turn: int) -> dict[str, float]:
+    """An epoch of the slice, a contender."""
+    from lake import open_lake
+    from training.data.loader import SliceStream, data_loader
+
+    dataset = open_lake.open(uri).slice("all").dataset(transform=_transform())
+    return _epoch(data_loader(SliceStream(dataset, seed=turn), batch_size=BATCH, num_workers=workers))
+
+
+def folder(root: str, workers: int, turn: int) -> dict[str, float]:
+    """An epoch of the folder, a contender."""
+    from embeddings.embedders import torch_import
+
+    torch, datasets = torch_import.torch(), torch_import.torchvision().datasets
+    torch.manual_seed(turn)
+    files = datasets.ImageFolder(root, transform=_transform())
+    # Forked, as its users have it: it has nothing that a fork would break.
+    return _epoch(torch.utils.data.DataLoader(files, batch_size=BATCH, shuffle=True, num_workers=workers))
+
+
+def _transform() -> Any:
+    from embeddings.embedders import torch_import
+
+    t = torch_import.torchvision().transforms
+    return t.Compose([t.Resize(224), t.CenterCrop(224), t.ToTensor()])
+
+
+def _epoch(batches: Iterable[Any]) -> dict[str, float]:
+    came = iter(batches)
+    next(came)
+    started, images = perf_counter(), 0
+    for pictures, _ in came:
+        images += len(pictures)
+    return {"images_per_second": images / (perf_counter() - started)}

@@ -1,0 +1,83 @@
+"""Who takes part in `probe`, each function in a process of its own: seconds of the fit alone, loss and accuracy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.contender import Stopwatch
+
+TEST = 20_000
+
+
+def lakeloop(turn: int, **given: Any) -> dict[str, Any]:
+    """`training.probe.fit`."""
+    from training.models import probe
+
+    x, codes, other, truth = _data(**given)
+    names = [f"{k:03d}" for k in codes]
+    with Stopwatch() as clock:
+        head = probe.fit(x, names, given["regularisation"])
+    return clock.figures() | _judged(head.weights, head.bias, x, codes, other, truth, given["regularisation"])
+
+
+def sklearn(turn: int, **given: Any) -> dict[str, Any]:
+    """lbfgs in double precision, to the same optimum."""
+    return _sklearn(np.float64, 1e-6, given)
+
+
+def sklearn_float32(turn: int, **given: Any) -> dict[str, Any]:
+    """lbfgs in single precision, to the same optimum."""
+    return _sklearn(np.float32, 1e-6, given)
+
+
+def sklearn_default(turn: int, **given: Any) -> dict[str, Any]:
+    """lbfgs in double precision, with its own tolerance."""
+    return _sklearn(np.float64, 1e-4, given)
+
+
+def _sklearn(kind: type, tolerance: float, given: dict[str, Any]) -> dict[str, Any]:
+    from sklearn.linear_model import LogisticRegression
+
+    x, codes, other, truth = _data(**given)
+    x = x.astype(kind)
+    model = LogisticRegression(C=1 / given["regularisation"], max_iter=5_000, tol=tolerance)
+    with Stopwatch() as clock:
+        model.fit(x, codes)
+    found = _judged(model.coef_.T, model.intercept_, x, codes, other, truth, given["regularisation"])
+    return clock.figures() | found | {"iterations": int(model.n_iter_[0])}
+
+
+def _data(
+    rows: int, dim: int, classes: int, regularisation: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """float32 unit vectors and their classes, and others to be judged on."""
+    rng = np.random.default_rng(0)
+    n = rows + TEST
+    centres, codes = rng.standard_normal((classes, dim), np.float32), rng.integers(0, classes, n)
+    spread = (1 / np.sqrt(1 + np.arange(dim))).astype(np.float32)
+    x = centres[codes] * np.float32(0.5) + 20 * spread * rng.standard_normal((n, dim), np.float32) + np.float32(0.5)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    codes = np.where(rng.random(n) < 0.05, rng.integers(0, classes, n), codes)
+    return x[:rows], codes[:rows], x[rows:], codes[rows:]
+
+
+def _judged(
+    weights: np.ndarray,
+    bias: np.ndarray,
+    x: np.ndarray,
+    codes: np.ndarray,
+    other: np.ndarray,
+    truth: np.ndarray,
+    regularisation: float,
+) -> dict[str, float]:
+    weights = np.asarray(weights, np.float64)
+    loss = regularisation / 2 * float((weights**2).sum())
+    for start in range(0, len(x), 10_000):
+        z = x[start : start + 10_000].astype(np.float64) @ weights + bias
+        z -= z.max(axis=1, keepdims=True)
+        true = z[np.arange(len(z)), codes[start : start + 10_000]]
+        loss += float((np.log(np.exp(z).sum(axis=1)) - true).sum())
+    said = (other @ weights + bias).argmax(axis=1)
+    return {"loss": loss, "accuracy": float((said == truth).mean())}
