@@ -105,7 +105,7 @@ def test_an_empty_lake_is_embedded_at_once(colours: Lake) -> None:
     assert record_of(colours, None).dim == 3
 
 
-def test_an_image_asked_about_again_copies_its_vector(colours: Lake, tmp_path: Path) -> None:
+def test_a_repeated_image_copies_its_vector(colours: Lake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 6)
     run(colours)
     answer(colours, tmp_path, 1, 3)
@@ -140,7 +140,7 @@ def test_an_image_that_cannot_be_embedded_is_named_and_tried_again(colours: Lake
     check(colours, missing=2)
 
 
-def test_an_image_that_kills_its_worker_costs_itself_only(colours: Lake, tmp_path: Path, monkeypatch) -> None:
+def test_an_image_that_kills_its_worker_fails_alone(colours: Lake, tmp_path: Path, monkeypatch) -> None:
     fill(colours, tmp_path / "in", 6)
     deadly = encoded(flat("red")) + deeds.DEADLY
     (tmp_path / "deadly").mkdir()
@@ -214,7 +214,7 @@ def test_images_that_arrive_meanwhile_are_not_lost(colours: Lake, tmp_path: Path
     check(colours)
 
 
-def test_what_cannot_be_embedded_is_counted_apart(colours: Lake, tmp_path: Path) -> None:
+def test_images_that_cannot_be_embedded_are_counted_apart(colours: Lake, tmp_path: Path) -> None:
     """One image's bytes were dropped, another is known not to decode: no run tries them."""
     fill(colours, tmp_path / "in", 5)
     names = [ids.image_id(encoded(flat(colour(i)))) for i in range(5)]
@@ -227,7 +227,7 @@ def test_what_cannot_be_embedded_is_counted_apart(colours: Lake, tmp_path: Path)
     assert [progress[n] for n in ("embedded", "missing", "without_bytes", "unreadable")] == [3, 0, 1, 1]
 
 
-def test_bytes_that_vanish_meanwhile_are_no_failure(colours: Lake, tmp_path: Path) -> None:
+def test_bytes_deleted_meanwhile_are_not_a_failure(colours: Lake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 3)
     with Backfill(colours, record_of(colours, None), MeanColour(), workers=1) as work:
         gaps = work.missing.look()
@@ -248,7 +248,7 @@ def test_an_image_without_bytes_copies_its_vector(colours: Lake, tmp_path: Path)
     assert colours.dataset("predictions").count_rows(f"{COLUMN} is null") == 0
 
 
-def test_a_commit_that_failed_is_made_up_for_without_computing_again(
+def test_a_failed_commit_is_repeated_without_computing_again(
     colours: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(colours, tmp_path / "in", 3)

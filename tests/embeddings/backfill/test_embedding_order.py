@@ -39,7 +39,7 @@ def test_oldest_first_is_the_order_of_arrival(rows: list[tuple[int, int, int]], 
 
 
 @given(tables)
-def test_newest_first_is_the_order_of_arrival_from_its_end(rows: list[tuple[int, int, int]]) -> None:
+def test_newest_first_is_the_reverse_order_of_arrival(rows: list[tuple[int, int, int]]) -> None:
     waits = [r for r in reversed(sorted(rows, key=lambda r: r[1])) if r[2] == WAITING]
     assert first(gaps(rows), "newest") == list(dict.fromkeys(image(i) for i, _, _ in waits))
 
@@ -54,7 +54,7 @@ def test_the_first_few_are_the_first_of_all(
     assert sorted(whole) == sorted({image(i) for i, _, s in rows if s == WAITING} - excluded)
 
 
-def test_a_sample_depends_on_nothing_but_image_and_seed() -> None:
+def test_a_sample_depends_only_on_image_and_seed() -> None:
     rows = [(i, i, WAITING) for i in range(200)]
     drawn = first(gaps(rows), "sampled", seed=1)
     assert first(gaps(rows[::-1]), "sampled", seed=1) == drawn

@@ -40,9 +40,9 @@ def vector(i: int) -> np.ndarray:
 
 
 def rows(lk: Lake) -> dict[str, dict[str, object]]:
-    found = lk.dataset("predictions").to_table().to_pylist()
-    assert len(found) == len({row["prediction_id"] for row in found}) == 80
-    return {row["image_id"]: row for row in found}
+    rows = lk.dataset("predictions").to_table().to_pylist()
+    assert len(rows) == len({row["prediction_id"] for row in rows}) == 80
+    return {row["image_id"]: row for row in rows}
 
 
 @pytest.mark.parametrize("waste", [0, 100, 4 << 20])
@@ -100,7 +100,7 @@ def _embeds_the_same(lk: Lake) -> None:
 
 @pytest.mark.parametrize("waste", [0, 4 << 20])
 @pytest.mark.parametrize("deed", [_appends, _deletes, _changes, _compacts, _embeds_others, _embeds_the_same])
-def test_what_another_commits_just_before_stays(
+def test_a_concurrent_commit_is_preserved(
     lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int, deed: Callable[[Lake], None]
 ) -> None:
     """Between our reading and our commit somebody else does something to the same fragments."""
@@ -115,23 +115,21 @@ def test_what_another_commits_just_before_stays(
 
     monkeypatch.setattr(columns, "_commit", second)
     store_vectors(lk, "emb_mean_colour", {image(i): vector(i) for i in range(4)})
-    found = lk.dataset("predictions").to_table().to_pylist()
-    assert len(found) == 80 + (deed is _appends) - (deed is _deletes)
+    rows = lk.dataset("predictions").to_table().to_pylist()
+    assert len(rows) == 80 + (deed is _appends) - (deed is _deletes)
     for i in range(80):
         expected = dict(before[image(i)])
         if i < 4 or (i == 9 and deed is _embeds_others):
             expected["emb_mean_colour"] = list(vector(i))
         if i == 1 and deed is _changes:
             expected["metadata"] = "{}"
-        assert [row for row in found if row["image_id"] == image(i)] == (
+        assert [row for row in rows if row["image_id"] == image(i)] == (
             [] if i == 2 and deed is _deletes else [expected]
         )
 
 
 @pytest.mark.parametrize("waste", [0, 4 << 20])
-def test_writers_that_add_change_delete_and_compact_lose_nothing(
-    lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int
-) -> None:
+def test_concurrent_writers_lose_nothing(lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int) -> None:
     monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
     failures: list[BaseException] = []
 
@@ -168,11 +166,11 @@ def test_writers_that_add_change_delete_and_compact_lose_nothing(
     for thread in threads:
         thread.join()
     assert failures == []
-    found = lk.dataset("predictions").to_table().to_pylist()
-    assert sorted(row["image_id"] for row in found) == sorted(
+    rows = lk.dataset("predictions").to_table().to_pylist()
+    assert sorted(row["image_id"] for row in rows) == sorted(
         [image(i) for i in range(74)] + [image(f"new {i} {j}") for i in range(6) for j in range(5)]
     )
-    by_image = {row["image_id"]: row for row in found}
+    by_image = {row["image_id"]: row for row in rows}
     for i in range(74):
         row = by_image[image(i)]
         assert row["emb_mean_colour"] == (list(vector(i)) if i < 72 else None)

@@ -87,9 +87,9 @@ class Watched:
         except BaseException as error:
             self.error = error
 
-    def until(self, held: Callable[[], bool], seconds: float = 20.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
         deadline = time.monotonic() + seconds
-        while not held():
+        while not condition():
             assert time.monotonic() < deadline, f"{self.lags[-3:]} {self.warnings} {self.error}"
             assert self.thread.is_alive(), self.error
             time.sleep(0.02)
@@ -108,7 +108,7 @@ def watching(lk: Lake, embedder: MeanColour | None = None, **options: Any) -> It
     assert watched.error is None
 
 
-def test_what_arrives_gets_its_vector(colours: Lake) -> None:
+def test_images_that_arrive_get_a_vector(colours: Lake) -> None:
     with watching(colours) as watched:
         for start in range(0, 12, 4):
             arrive(colours, *range(start, start + 4))
@@ -119,7 +119,7 @@ def test_what_arrives_gets_its_vector(colours: Lake) -> None:
     assert watched.lags[-1] == Lag(waiting=0, oldest_seconds=0.0, embedded=watched.lags[-1].embedded)
 
 
-def test_the_lag_is_what_waits_and_for_how_long(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lag_counts_waiting_images_and_their_age(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROUND_IMAGES", 2)
     arrive(colours, 0)
     time.sleep(0.3)
@@ -147,7 +147,7 @@ class Slow(MeanColour):
 
 
 @pytest.mark.parametrize("order", ["oldest", "newest"])
-def test_newcomers_wait_their_turn_or_go_first(colours: Lake, monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
+def test_new_images_follow_the_order(colours: Lake, monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
     """Rounds of two images; four wait, and two more arrive during the first round."""
     monkeypatch.setattr(module, "ROUND_IMAGES", 2)
     for i in range(4):
@@ -172,7 +172,7 @@ def test_a_round_ends_in_time(colours: Lake, monkeypatch: pytest.MonkeyPatch) ->
     check(colours, range(20))
 
 
-def test_what_fails_is_tried_once(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_image_is_tried_once(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """One image kills its worker, and black has no direction. Both neither stop the others nor come again."""
     pool = workers.WorkerPool
     monkeypatch.setattr(backfill, "WorkerPool", lambda function, count: pool("tests.lake.deeds:prepare_or_die", count))
@@ -191,7 +191,7 @@ def test_what_fails_is_tried_once(colours: Lake, monkeypatch: pytest.MonkeyPatch
     assert watched.embedder.seen == 4
 
 
-def test_a_failure_that_passes_is_said_and_survived(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_failure_is_reported_and_retried(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     store, failures = backfill.store_vectors, iter([CouldNot("the disk is full"), OSError("no answer")])
 
     def unsteady(*arguments: Any) -> int:
@@ -210,19 +210,19 @@ def test_a_failure_that_passes_is_said_and_survived(colours: Lake, monkeypatch: 
 
 
 def test_storage_may_go_away_and_come_back(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, elsewhere = Path(colours.uri, "predictions.lance"), Path(colours.uri, "elsewhere")
+    path, elsewhere = Path(colours.uri, "predictions.lance"), Path(colours.uri, "elsewhere")
     monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.1)
     with watching(colours) as watched:
         watched.until(lambda: bool(watched.lags))
-        place.rename(elsewhere)
+        path.rename(elsewhere)
         watched.until(lambda: bool(watched.warnings))
-        elsewhere.rename(place)
+        elsewhere.rename(path)
         arrive(colours, 0)
         watched.until(lambda: without(colours) == 0)
     assert "Not found" in watched.warnings[0]
 
 
-def test_what_no_repetition_mends_ends_it(colours: Lake) -> None:
+def test_a_permanent_failure_ends_it(colours: Lake) -> None:
     """The column is there already, for vectors of another length."""
     colours.add_column("predictions", pa.field(COLUMN, schema.vector_type(5)))
     watched = Watched(colours)
@@ -232,7 +232,7 @@ def test_what_no_repetition_mends_ends_it(colours: Lake) -> None:
     assert watched.warnings == []
 
 
-def test_told_to_stop_it_commits_what_is_computed(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_commits_computed_vectors_when_stopped(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfill, "TASK_IMAGES", 1)
     arrive(colours, *range(6))
     watched = Watched(colours, Slow(lambda batches: watched.stop.set() if batches == 2 else None))
@@ -242,9 +242,7 @@ def test_told_to_stop_it_commits_what_is_computed(colours: Lake, monkeypatch: py
     assert (watched.embedder.seen, without(colours)) == (3, 3)
 
 
-def test_rows_that_come_change_and_are_compacted_meanwhile_lose_nothing(
-    colours: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_writers_lose_nothing(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROUND_IMAGES", 5)
     monkeypatch.setattr("embeddings.backfill.vector_columns.WASTE_BYTES", 0)
     arrive(colours, *range(30))
@@ -274,7 +272,7 @@ watch.watch(lake, record_of(lake, None), MeanColour(), stop=threading.Event(), w
 """
 
 
-def test_after_a_kill_another_goes_on(colours: Lake) -> None:
+def test_after_a_kill_the_next_watcher_continues(colours: Lake) -> None:
     """Killed in the middle of a round, twice, while it moves rows; in the end every vector is there and right."""
     arrive(colours, *range(48))
     done = 0
@@ -298,7 +296,7 @@ def environment(installed: None) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p and "site-packages" not in p)}
 
 
-def test_the_command_embeds_until_told_to_end(colours: Lake, environment: dict[str, str]) -> None:
+def test_the_command_embeds_until_it_is_stopped(colours: Lake, environment: dict[str, str]) -> None:
     """SIGTERM ends it with exit code 0; every line of stdout is the lag as JSON."""
     arrive(colours, *range(3))
     command = [sys.executable, "-m", "search_app.cli.main", "embed", "--watch", "--json", "--lake", colours.uri]
@@ -309,10 +307,10 @@ def test_the_command_embeds_until_told_to_end(colours: Lake, environment: dict[s
         arrive(colours, 3)
         second = json.loads(run.stdout.readline())
         run.send_signal(signal.SIGTERM)
-        rest, said = run.communicate(timeout=20)
+        rest, output = run.communicate(timeout=20)
     assert (run.returncode, rest) == (0, "")
     assert (first["embedded"], second["embedded"], second["waiting"], second["failed"]) == (3, 1, 0, 0)
-    assert said.splitlines() == ["embedding what arrives with mean-colour, oldest first; Ctrl-C ends it"]
+    assert output.splitlines() == ["embedding what arrives with mean-colour, oldest first; Ctrl-C ends it"]
     check(colours, range(4))
     assert colours.scan("audit", ["action", "target", "detail"]).to_pylist() == [
         {"action": "embed", "target": "mean-colour", "detail": '{"watch": "oldest"}'}
@@ -331,22 +329,22 @@ def test_a_server_s_watcher_ends_with_it(colours: Lake, environment: dict[str, s
         run.send_signal(signal.SIGINT)
         arrive(colours, 1)
         assert json.loads(run.stdout.readline())["embedded"] == 1
-        said = run.communicate(timeout=20)
-    assert (run.returncode, said) == (0, ("", ""))
+        output = run.communicate(timeout=20)
+    assert (run.returncode, output) == (0, ("", ""))
     check(colours, range(2))
 
 
-def test_a_server_s_watcher_says_why_it_cannot(lk: Lake) -> None:
+def test_a_server_s_watcher_reports_why_it_fails(lk: Lake) -> None:
     with subprocess.Popen(
         watch_process.arguments(lk.uri), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
         assert run.stderr is not None
-        said = run.stderr.read()
-        assert (run.wait(20), said.count("\n")) == (2, 1)  # with its stdin still open
-    assert "the lake has no embedder" in said
+        output = run.stderr.read()
+        assert (run.wait(20), output.count("\n")) == (2, 1)  # with its stdin still open
+    assert "the lake has no embedder" in output
 
 
-def test_a_person_is_told_when_it_falls_behind_and_catches_up(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lag_is_printed_when_it_falls_behind_and_catches_up(capsys: pytest.CaptureFixture[str]) -> None:
     tell = watch_process.LagPrinter()
     tell(Lag(3, 1.0, 2))
     tell(Lag(1, 2.0, 2))

@@ -28,13 +28,13 @@ def arrive(lk: Lake, points: np.ndarray, **facts: Any) -> list[str]:
     return names
 
 
-def held(lk: Lake) -> dict[str, set[str]]:
+def members_by_path(lk: Lake) -> dict[str, set[str]]:
     rows = lk.scan("cluster_members", ["node", "image_id"]).to_pylist()
-    found: dict[str, set[str]] = {}
+    by_path: dict[str, set[str]] = {}
     for row in rows:
-        assert row["image_id"] not in found.setdefault(row["node"], set())
-        found[row["node"]].add(row["image_id"])
-    return found
+        assert row["image_id"] not in by_path.setdefault(row["node"], set())
+        by_path[row["node"]].add(row["image_id"])
+    return by_path
 
 
 def axis(number: int, count: int, spread: float = 0.02, seed: int = 1) -> np.ndarray:
@@ -42,15 +42,15 @@ def axis(number: int, count: int, spread: float = 0.02, seed: int = 1) -> np.nda
     return unit(np.eye(8)[number] + rng.normal(0, spread, (count, 8)))
 
 
-def test_new_images_join_their_like_at_every_level(make_lake: MakeLake) -> None:
+def test_new_images_join_similar_ones_at_every_level(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, islands([30, 20]))
     tree = cluster(lk, method="kmeans", k=2).tree
     cluster(lk, node=f"{tree}/0", method="kmeans", k=2)
-    before = held(lk)
+    before = members_by_path(lk)
     new = arrive(lk, np.concatenate([axis(0, 3), axis(1, 2)]))
-    done = assign(lk, tree)
-    assert (done.images, done.none) == (5, 0)
-    after = held(lk)
+    assignment = assign(lk, tree)
+    assert (assignment.images, assignment.none) == (5, 0)
+    after = members_by_path(lk)
     assert {path: after[path] - before[path] for path in ("", "0", "1")} == {
         "": set(new),
         "0": set(new[:3]),
@@ -73,7 +73,7 @@ def test_running_it_again_adds_nothing(make_lake: MakeLake) -> None:
     assert (lk.version("cluster_members"), lk.version("clusters")) == before
 
 
-def test_what_a_stopped_run_did_not_count_is_counted(make_lake: MakeLake) -> None:
+def test_sizes_of_an_interrupted_run_are_repaired(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, islands([30, 20]))
     tree = cluster(lk, method="kmeans", k=2).tree
     sizes = "SELECT node, size FROM clusters ORDER BY node"
@@ -100,31 +100,31 @@ def test_similarity_is_to_the_first_members(make_lake: MakeLake) -> None:
     assert all(row["assigned_at"] is not None for row in rows)
 
 
-def test_what_fits_nowhere_is_noise_where_there_is_noise(make_lake: MakeLake) -> None:
+def test_an_image_that_fits_no_child_becomes_noise(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, islands([25, 25], strays=10, spread=0.01))
-    made = cluster(lk, method="hdbscan")
-    assert made.nodes[-1].noise
+    tree = cluster(lk, method="hdbscan")
+    assert tree.nodes[-1].noise
     (new,) = arrive(lk, axis(7, 1))
-    share = made.nodes[-1].size / 60
-    assert assign(lk, made.tree).nodes == {"": 1, made.nodes[-1].path: 1}
-    root = lk.sql(f"SELECT noise_share FROM clusters WHERE id = '{made.tree}/'")["noise_share"].to_pylist()
-    assert root == [pytest.approx((made.nodes[-1].size + 1) / 61)]
+    share = tree.nodes[-1].size / 60
+    assert assign(lk, tree.tree).nodes == {"": 1, tree.nodes[-1].path: 1}
+    root = lk.sql(f"SELECT noise_share FROM clusters WHERE id = '{tree.tree}/'")["noise_share"].to_pylist()
+    assert root == [pytest.approx((tree.nodes[-1].size + 1) / 61)]
     assert root[0] > share
-    assert new in held(lk)[made.nodes[-1].path]
+    assert new in members_by_path(lk)[tree.nodes[-1].path]
 
 
-def test_what_fits_nowhere_stays_above_where_there_is_no_noise(make_lake: MakeLake) -> None:
+def test_an_image_that_fits_no_child_stays_above_without_noise(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, islands([25, 25], spread=0.01))
     tree = cluster(lk, method="kmeans", k=2).tree
     (new,) = arrive(lk, axis(7, 1))
-    done = assign(lk, tree)
-    assert (done.nodes, done.none) == ({"": 1}, 1)
-    assert [path for path, names in held(lk).items() if new in names] == [""]
+    assignment = assign(lk, tree)
+    assert (assignment.nodes, assignment.none) == ({"": 1}, 1)
+    assert [path for path, names in members_by_path(lk).items() if new in names] == [""]
     recut = cluster(lk, node=f"{tree}/", method="kmeans", k=3)
     assert sum(n.size for n in recut.nodes) == 51, "a new cut takes it in"
 
 
-def test_only_what_the_tree_was_made_for(make_lake: MakeLake) -> None:
+def test_only_images_that_pass_the_trees_filter_are_assigned(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, islands([20, 20]))
     filtered = cluster(lk, where="label = 'a'", method="kmeans", k=2).tree
     slices.create(lk, "bs", where="label = 'b'")
@@ -143,18 +143,18 @@ def test_copies_join_copies_only(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, np.tile(np.eye(8, dtype=np.float32)[0], (12, 1)))
     tree = cluster(lk).tree
     arrive(lk, np.eye(8, dtype=np.float32)[[0, 1]])
-    done = assign(lk, tree)
-    assert (done.nodes, done.none) == ({"": 2, "0": 1}, 1)
+    assignment = assign(lk, tree)
+    assert (assignment.nodes, assignment.none) == ({"": 2, "0": 1}, 1)
 
 
-def test_a_node_whose_members_were_erased_takes_nobody(make_lake: MakeLake) -> None:
+def test_a_node_whose_members_were_erased_gets_no_images(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, islands([12, 8]))
     tree = cluster(lk, method="kmeans", k=2).tree
     lk.delete("cluster_members", f"tree = '{tree}'")
     lk.delete("predictions", "model = 'm'")
     arrive(lk, axis(0, 2))
-    done = assign(lk, tree)
-    assert (done.nodes, done.none) == ({"": 2}, 2)
+    assignment = assign(lk, tree)
+    assert (assignment.nodes, assignment.none) == ({"": 2}, 2)
     assert lk.sql("SELECT node, size FROM clusters ORDER BY node")["size"].to_pylist() == [2, 0, 0]
 
 
@@ -183,9 +183,9 @@ def test_volume_and_errors_by_day(make_lake: MakeLake) -> None:
     new = arrive(lk, np.concatenate([axis(0, 3), axis(1, 1)]))
     label(lk, (new[0], "a", MOMENT), (new[1], "b", MOMENT))
     assign(lk, tree)
-    found = {(one.node, one.day): one for one in volume(lk, tree)}
+    volumes = {(volume_.node, volume_.day): volume_ for volume_ in volume(lk, tree)}
     day = MOMENT.date()
-    assert set(found) == {("", day), ("0", day), ("1", day)}
-    zero, one = found["0", day], found["1", day]
+    assert set(volumes) == {("", day), ("0", day), ("1", day)}
+    zero, volume_ = volumes["0", day], volumes["1", day]
     assert (zero.answers, zero.images, zero.assigned, zero.known, zero.wrong, zero.error_rate) == (3, 3, 3, 2, 1, 0.5)
-    assert (one.answers, one.known, one.error_rate) == (1, 0, None)
+    assert (volume_.answers, volume_.known, volume_.error_rate) == (1, 0, None)

@@ -61,7 +61,7 @@ def test_two_islands_without_a_link(counts: tuple[int, int]) -> None:
     assert len(set(clustering.labels[: counts[0]].tolist()) & set(clustering.labels[counts[0] :].tolist()) - {-1}) == 0
 
 
-def test_all_noise_is_said_by_hdbscan_and_mended_by_auto() -> None:
+def test_hdbscan_may_give_only_noise_and_auto_uses_kmeans_instead() -> None:
     scattered = unit(np.random.default_rng(0).normal(size=(300, 8)))
     alone = cluster_vectors(scattered, "hdbscan", min_cluster_size=100)
     check(alone, 300)
@@ -74,7 +74,7 @@ def test_all_noise_is_said_by_hdbscan_and_mended_by_auto() -> None:
     )
 
 
-def test_too_many_for_hdbscan_is_kmeans_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_vectors_for_hdbscan_are_clustered_by_kmeans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_AUTO_HDBSCAN", 50)
     monkeypatch.setattr(module, "MAX_HDBSCAN", 50)
     clustering = cluster_vectors(islands([40, 20]))
@@ -86,7 +86,7 @@ def test_too_many_for_hdbscan_is_kmeans_and_said(monkeypatch: pytest.MonkeyPatch
         cluster_vectors(islands([40, 20]), "hdbscan")
 
 
-def test_a_number_of_clusters_is_a_wish_for_kmeans() -> None:
+def test_a_number_of_clusters_selects_kmeans() -> None:
     clustering = cluster_vectors(islands([20, 20]), "auto", 5)
     assert (clustering.method, clustering.params, clustering.n_clusters, clustering.remark) == (
         "kmeans",
@@ -96,7 +96,7 @@ def test_a_number_of_clusters_is_a_wish_for_kmeans() -> None:
     )
 
 
-def test_the_graph_finds_what_all_pairs_find(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_neighbour_graph_gives_the_clusters_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole clusters are alike; a point at an edge may be noise in one and not in the other."""
     points = islands([300, 200, 100, 60], strays=60, spread=0.05)
     exact = cluster_vectors(points, "hdbscan")
@@ -109,7 +109,7 @@ def test_the_graph_finds_what_all_pairs_find(monkeypatch: pytest.MonkeyPatch) ->
     assert len(set(pairs[0, np.argsort(counts)[-5:]].tolist())) == 5
 
 
-def test_all_pairs_is_the_package_itself() -> None:
+def test_all_pairs_gives_the_labels_of_the_hdbscan_package() -> None:
     """Without copies, labels are those of hdbscan.HDBSCAN on the same points."""
     import hdbscan
 
@@ -117,18 +117,18 @@ def test_all_pairs_is_the_package_itself() -> None:
     clustering = cluster_vectors(points, "hdbscan")
     reduced = module.reduce(points, 0).astype(np.float64)
     peer = hdbscan.HDBSCAN(**clustering.params, algorithm="generic", core_dist_n_jobs=1).fit(reduced)
-    both = set(zip(clustering.labels.tolist(), peer.labels_.tolist(), strict=True))
-    assert len(both) == clustering.n_clusters + 1  # one to one, noise to noise
-    assert (-1, -1) in both
+    pairs_of_labels = set(zip(clustering.labels.tolist(), peer.labels_.tolist(), strict=True))
+    assert len(pairs_of_labels) == clustering.n_clusters + 1  # one to one, noise to noise
+    assert (-1, -1) in pairs_of_labels
 
 
 @pytest.mark.parametrize("n", [200, 2_500])
 @pytest.mark.parametrize("method", QUICK)
 def test_a_seed_gives_equal_labels(method: Any, n: int) -> None:
     points = islands([n // 2, n // 3], strays=n // 10, spread=0.15)
-    one, other = (cluster_vectors(points, method, seed=3) for _ in range(2))
-    assert (one.labels == other.labels).all()
-    assert one.persistence == other.persistence
+    first, second = (cluster_vectors(points, method, seed=3) for _ in range(2))
+    assert (first.labels == second.labels).all()
+    assert first.persistence == second.persistence
 
 
 @pytest.mark.soak  # it compiles for up to a minute on a machine that has not
@@ -148,12 +148,12 @@ def test_evoc_by_name() -> None:
     points=hnp.arrays(np.float32, st.tuples(st.integers(0, 25), st.just(3)), elements=st.integers(-2, 2)),
     method=st.sampled_from(QUICK),
 )
-def test_any_points_are_partitioned(points: np.ndarray, method: Any) -> None:
+def test_any_points_can_be_clustered(points: np.ndarray, method: Any) -> None:
     """A grid of few places: copies, lines, opposite points and the origin are common."""
     length = np.linalg.norm(points, axis=1, keepdims=True)
     check(cluster_vectors(points / np.where(length, length, 1), method), len(points))
 
 
 @pytest.mark.parametrize(("n", "size"), [(2, 2), (9, 4), (100, 5), (2_624, 13), (50_000, 56)])
-def test_the_usual_smallest_cluster(n: int, size: int) -> None:
+def test_the_default_min_cluster_size(n: int, size: int) -> None:
     assert default_min_cluster_size(n) == size

@@ -29,14 +29,14 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lake of 40 images with two trees' worth of structure, to copy."""
     from lake import open_lake
 
-    place = tmp_path_factory.mktemp("grown") / "lake"
-    open_lake.create(str(place), embedders=["random"])
+    path = tmp_path_factory.mktemp("grown") / "lake"
+    open_lake.create(str(path), embedders=["random"])
 
     def make(name: str, embedders: Any) -> Lake:
-        return open_lake.open(str(place))
+        return open_lake.open(str(path))
 
     lake_of(make, islands([14, 10, 8], strays=8, spread=0.1))
-    return place
+    return path
 
 
 @settings(max_examples=6)
@@ -48,28 +48,28 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_cuts_keep_every_image_once(grown: Path, tmp_path_factory: pytest.TempPathFactory, deeds: Any) -> None:
     from lake import open_lake
 
-    place = tmp_path_factory.mktemp("cuts") / "lake"
-    shutil.copytree(grown, place)
-    lk = open_lake.open(str(place))
+    path = tmp_path_factory.mktemp("cuts") / "lake"
+    shutil.copytree(grown, path)
+    lk = open_lake.open(str(path))
     tree = cluster(lk, method="kmeans", k=3).tree
     for which, deed, size in deeds:
         nodes = sorted(lk.sql("SELECT id FROM clusters WHERE size >= 5")["id"].to_pylist())
         node = nodes[which % len(nodes)]
         if deed != "uncut":
-            how: Any = {"k": size} if deed == "kmeans" else {"min_cluster_size": size}
-            cluster(lk, node=node, method=deed, **how)
+            options: Any = {"k": size} if deed == "kmeans" else {"min_cluster_size": size}
+            cluster(lk, node=node, method=deed, **options)
         elif node.partition("/")[2] in lk.sql("SELECT parent FROM clusters")["parent"].to_pylist():
             uncut(lk, node)
     rows = lk.sql("SELECT node, parent, size, noise_share FROM clusters").to_pylist()
-    held = {
+    members_of = {
         row["node"]: lk.scan("cluster_members", ["image_id"], f"id = '{tree}/{row['node']}'")["image_id"].to_pylist()
         for row in rows
     }
-    assert set(lk.scan("cluster_members", ["node"])["node"].to_pylist()) == set(held)
+    assert set(lk.scan("cluster_members", ["node"])["node"].to_pylist()) == set(members_of)
     for row in rows:
-        inside = held[row["node"]]
+        inside = members_of[row["node"]]
         assert len(inside) == len(set(inside)) == row["size"]
-        below = [name for child in rows if child["parent"] == row["node"] for name in held[child["node"]]]
+        below = [name for child in rows if child["parent"] == row["node"] for name in members_of[child["node"]]]
         if below:
             assert sorted(below) == sorted(inside)
         assert (row["noise_share"] is not None) == bool(below)
@@ -77,31 +77,31 @@ def test_any_cuts_keep_every_image_once(grown: Path, tmp_path_factory: pytest.Te
 
 def test_a_name_survives_cuts_of_other_nodes(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, islands([20, 15, 10]))
-    made = cluster(lk, method="kmeans", k=3)
-    rename(lk, f"{made.tree}/1", " odd ones ")
-    cluster(lk, node=f"{made.tree}/0", method="kmeans", k=2)
-    cluster(lk, node=f"{made.tree}/1", method="kmeans", k=2)
+    tree = cluster(lk, method="kmeans", k=3)
+    rename(lk, f"{tree.tree}/1", " odd ones ")
+    cluster(lk, node=f"{tree.tree}/0", method="kmeans", k=2)
+    cluster(lk, node=f"{tree.tree}/1", method="kmeans", k=2)
     names = lk.sql("SELECT node, name, noise_share FROM clusters WHERE name IS NOT NULL").to_pylist()
     assert names == [{"node": "1", "name": "odd ones", "noise_share": 0.0}]
-    rename(lk, f"{made.tree}/1", "")
+    rename(lk, f"{tree.tree}/1", "")
     assert lk.sql("SELECT count(name) AS n FROM clusters")["n"].to_pylist() == [0]
     with pytest.raises(BadInput, match="printable"):
-        rename(lk, f"{made.tree}/1", "x" * 101)
+        rename(lk, f"{tree.tree}/1", "x" * 101)
     with pytest.raises(BadInput, match="no node"):
-        rename(lk, f"{made.tree}/7", "x")
+        rename(lk, f"{tree.tree}/7", "x")
 
 
 def test_a_cut_can_be_undone(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, islands([20, 15]))
-    made = cluster(lk, method="kmeans", k=2)
-    cluster(lk, node=f"{made.tree}/0", method="kmeans", k=2)
-    cluster(lk, node=f"{made.tree}/0.1", method="kmeans", k=2)
-    assert uncut(lk, f"{made.tree}/0") == 4
+    tree = cluster(lk, method="kmeans", k=2)
+    cluster(lk, node=f"{tree.tree}/0", method="kmeans", k=2)
+    cluster(lk, node=f"{tree.tree}/0.1", method="kmeans", k=2)
+    assert uncut(lk, f"{tree.tree}/0") == 4
     assert sorted(lk.sql("SELECT node FROM clusters")["node"].to_pylist()) == ["", "0", "1"]
     assert sorted(lk.sql("SELECT DISTINCT node FROM cluster_members")["node"].to_pylist()) == ["", "0", "1"]
     assert lk.sql("SELECT noise_share FROM clusters WHERE node = '0'")["noise_share"].to_pylist() == [None]
     with pytest.raises(BadInput, match="was not opened"):
-        uncut(lk, f"{made.tree}/0")
+        uncut(lk, f"{tree.tree}/0")
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -113,9 +113,9 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     commands = parser.add_subparsers()
 
     def add_command(name: str, command: Any, help: str, to: Any = None) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = (to or commands).add_parser(name, parents=[common], help=help)
-        made.set_defaults(run=command)
-        return made
+        command_parser: argparse.ArgumentParser = (to or commands).add_parser(name, parents=[common], help=help)
+        command_parser.set_defaults(run=command)
+        return command_parser
 
     clustering.register(add_command)
     capsys.readouterr()
@@ -124,15 +124,15 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_command_line_says_all_of_it(make_lake: MakeLake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(make_lake: MakeLake, capsys: pytest.CaptureFixture[str]) -> None:
     lk = lake_of(make_lake, islands([20, 12]))
-    made = run(capsys, "cluster", "--lake", lk.uri, "--method", "kmeans", "-k", "2")
-    assert {"tree", "nodes", "seconds", "method", "remark", "embedder"} == set(made)
-    assert [(n["path"], n["size"], n["noise"], len(n["medoids"])) for n in made["nodes"]] == [
+    output = run(capsys, "cluster", "--lake", lk.uri, "--method", "kmeans", "-k", "2")
+    assert {"tree", "nodes", "seconds", "method", "remark", "embedder"} == set(output)
+    assert [(n["path"], n["size"], n["noise"], len(n["medoids"])) for n in output["nodes"]] == [
         ("0", 20, False, 12),
         ("1", 12, False, 12),
     ]
-    top = f"{made['tree']}/"
+    top = f"{output['tree']}/"
     assert len(run(capsys, "cluster", "sweep", "--lake", lk.uri, "--node", top)["cuts"]) >= 2
     compared = run(
         capsys, "cluster", "compare", "--lake", lk.uri, "--node", top, "--method", "hdbscan", "--method", "kmeans"
@@ -142,8 +142,8 @@ def test_the_command_line_says_all_of_it(make_lake: MakeLake, capsys: pytest.Cap
     assert run(capsys, "cluster", "list", "--lake", lk.uri)["trees"][0]["size"] == 32
     add(lk, [{"image_id": image("new"), "timestamp": MOMENT}])
     store_vectors(lk, "emb_random", {image("new"): islands([1])[0]})
-    assert run(capsys, "cluster", "assign", "--lake", lk.uri, "--tree", made["tree"])["nodes"] == {"": 1, "0": 1}
-    days = run(capsys, "cluster", "volume", "--lake", lk.uri, "--tree", made["tree"])["days"]
+    assert run(capsys, "cluster", "assign", "--lake", lk.uri, "--tree", output["tree"])["nodes"] == {"": 1, "0": 1}
+    days = run(capsys, "cluster", "volume", "--lake", lk.uri, "--tree", output["tree"])["days"]
     assert [(d["node"], d["day"], d["answers"], d["assigned"]) for d in days] == [
         ("", "2026-03-01", 1, 1),
         ("0", "2026-03-01", 1, 1),

@@ -46,7 +46,7 @@ def _filled(lk: Lake, seed: int, bad: Any, vectors: np.ndarray | None = None, ju
     if vectors is not None:
         bind(lk, record_of(lk, None), Random())
         unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-        store_vectors(lk, lk.embedders()[0].column, {image(i): one for i, one in enumerate(unit)})
+        store_vectors(lk, lk.embedders()[0].column, {image(i): vector for i, vector in enumerate(unit)})
     return lk
 
 
@@ -55,33 +55,33 @@ def _pair(number: int, camera: int, site: str) -> bool:
 
 
 def test_a_pair_of_metadata_is_named_filtered_and_saved(lk: Lake) -> None:
-    found = discover(_filled(lk, 1, _pair), permutations=150)
-    assert [one.title for one in found.findings] == ["camera 3 and site b"]
-    worst = found.findings[0]
+    discovery = discover(_filled(lk, 1, _pair), permutations=150)
+    assert [finding.title for finding in discovery.findings] == ["camera 3 and site b"]
+    worst = discovery.findings[0]
     assert worst.sentence().startswith("camera 3 and site b: ")
     assert worst.sentence().endswith(" points worse than the rest")
     # Its filter gives the same counts as the finding has.
     cell = metrics.by(lk, [], metrics.scope(lk, worst.predicate)).whole
     assert (cell.known, cell.known - cell.right) == (worst.evaluated, worst.wrong)
-    assert worst.error.n + worst.rest.n == found.predictions == found.total == N
+    assert worst.error.n + worst.rest.n == discovery.predictions == discovery.total == N
     assert worst.p <= 0.05
     assert worst.excess == pytest.approx(worst.wrong - worst.evaluated * (worst.rest.value or 0))
     wrong = set(lk.sql("SELECT image_id FROM answers_judged WHERE NOT correct")["image_id"].to_pylist())
     assert worst.images
     assert set(worst.images) <= wrong
-    assert found.remark is not None
-    assert "the lake has no vectors" in found.remark
-    assert findings.save(lk, found) == ["camera-3-and-site-b@1"]
+    assert discovery.remark is not None
+    assert "the lake has no vectors" in discovery.remark
+    assert findings.save(lk, discovery) == ["camera-3-and-site-b@1"]
     assert slices.get(lk, "camera-3-and-site-b").size == worst.evaluated
-    facts = json.loads(json.dumps(findings.facts(found)))
+    facts = json.loads(json.dumps(findings.facts(discovery)))
     assert facts["findings"][0]["conditions"][0] == {"dimension": "metadata.camera", "value": "3"}
 
 
-def test_nothing_is_told_where_nothing_fails(lk: Lake) -> None:
-    found = discover(_filled(lk, 2, lambda *_: False), permutations=150)
-    assert found.findings == []
-    assert found.compared > 50
-    assert findings.save(lk, found) == []
+def test_nothing_is_reported_if_nothing_fails(lk: Lake) -> None:
+    discovery = discover(_filled(lk, 2, lambda *_: False), permutations=150)
+    assert discovery.findings == []
+    assert discovery.compared > 50
+    assert findings.save(lk, discovery) == []
 
 
 def _aside() -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +92,7 @@ def _aside() -> tuple[np.ndarray, np.ndarray]:
     return points, aside
 
 
-def test_a_kind_of_image_without_a_name_has_its_images(make_lake: MakeLake) -> None:
+def test_a_finding_without_a_name_has_its_images(make_lake: MakeLake) -> None:
     pytest.importorskip("sklearn")
     points, aside = _aside()
     lk = _filled(make_lake(embedders=["x"]), 3, lambda number, *_: bool(aside[number]), points)
@@ -105,29 +105,29 @@ def test_a_kind_of_image_without_a_name_has_its_images(make_lake: MakeLake) -> N
     from embeddings.clusters.drilldown import cluster
 
     tree = cluster(lk, method="kmeans", k=6).tree
-    told = discover(lk, by="cluster", permutations=150).findings[0]
-    assert told.node is not None
-    assert told.node.startswith(f"{tree}/")
-    inside = metrics.by(lk, [], metrics.scope(lk, told.predicate)).whole
-    assert (inside.known, inside.known - inside.right) == (told.evaluated, told.wrong)
+    cluster_finding = discover(lk, by="cluster", permutations=150).findings[0]
+    assert cluster_finding.node is not None
+    assert cluster_finding.node.startswith(f"{tree}/")
+    inside = metrics.by(lk, [], metrics.scope(lk, cluster_finding.predicate)).whole
+    assert (inside.known, inside.known - inside.right) == (cluster_finding.evaluated, cluster_finding.wrong)
 
 
-def test_without_judgements_low_confidence_can_be_asked_about(lk: Lake) -> None:
+def test_without_labels_discovery_can_use_confidence(lk: Lake) -> None:
     _filled(lk, 4, _pair, judged=False)
     with pytest.raises(BadInput, match="--errors confidence"):
         discover(lk)
-    found = discover(lk, errors="confidence", permutations=99)
-    assert [one.title for one in found.findings] == ["camera 3 and site b"]
-    assert found.findings[0].sentence("confidence").startswith("camera 3 and site b: mean confidence 0.")
+    discovery = discover(lk, errors="confidence", permutations=99)
+    assert [finding.title for finding in discovery.findings] == ["camera 3 and site b"]
+    assert discovery.findings[0].sentence("confidence").startswith("camera 3 and site b: mean confidence 0.")
 
 
-def test_an_image_counts_once_and_bad_input_is_refused(lk: Lake) -> None:
+def test_an_image_counts_once_and_bad_arguments_are_refused(lk: Lake) -> None:
     _filled(lk, 5, _pair)
     add(lk, [{"image_id": image(0), "label": "fine", "timestamp": START + dt.timedelta(days=90)} for _ in range(50)])
-    found = discover(lk, by="metadata", permutations=99)
-    assert found.predictions == N
-    for how in ({"by": "x"}, {"errors": "x"}):
+    discovery = discover(lk, by="metadata", permutations=99)
+    assert discovery.predictions == N
+    for options in ({"by": "x"}, {"errors": "x"}):
         with pytest.raises(BadInput, match="must be one of"):
-            discover(lk, **how)  # type: ignore[arg-type]
+            discover(lk, **options)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="0 predictions are evaluated"):
         discover(lk, "confidence > 2")

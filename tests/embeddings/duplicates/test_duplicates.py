@@ -33,7 +33,7 @@ LEAST_DETAIL = 4.0
 
 def photographs(count: int) -> list[bytes]:
     """Pieces of scikit-learn's two photographs, no two of which share a pixel: real detail, alike in kind."""
-    found = []
+    result = []
     for whole in pytest.importorskip("sklearn.datasets").load_sample_images().images:
         height, width = whole.shape[0] // 4, whole.shape[1] // 5
         for row in range(4):
@@ -43,8 +43,8 @@ def photographs(count: int) -> list[bytes]:
                     continue
                 out = io.BytesIO()
                 Image.fromarray(piece).resize((256, 214), Image.Resampling.BICUBIC).save(out, "PNG")
-                found.append(out.getvalue())
-    return found[:count]
+                result.append(out.getvalue())
+    return result[:count]
 
 
 def test_copies_agree_and_other_pictures_do_not(say: Say) -> None:
@@ -64,16 +64,16 @@ def test_copies_agree_and_other_pictures_do_not(say: Say) -> None:
     assert same.sum() / (same.sum() + wrong.sum()) >= 0.99
 
 
-def test_agreement_is_that_of_aligned_pictures() -> None:
+def test_agreement_is_measured_after_alignment() -> None:
     scene = np.asarray(pictures.scene(1, 96, 96).convert("L").resize((48, 48)))
     negative, flat = 255 - scene, np.full((48, 48), 90, np.uint8)
     prints = np.stack([scene, scene, np.roll(scene, 2, axis=1), negative, flat, flat])
     left, right = np.zeros(5, int), np.array([1, 2, 3, 4, 4])
-    found = alignment.agreement(prints, left, right)
-    assert found[0] == pytest.approx(1, abs=1e-3)
-    assert found[1] > 0.9
-    assert found[2] < 0.3
-    assert abs(found[3]) < 0.05
+    result = alignment.agreement(prints, left, right)
+    assert result[0] == pytest.approx(1, abs=1e-3)
+    assert result[1] > 0.9
+    assert result[2] < 0.3
+    assert abs(result[3]) < 0.05
     assert alignment.agreement(prints, np.array([4]), np.array([5]))[0] < 0.05
     assert alignment.agreement(prints, left[:0], right[:0]).shape == (0,)
 
@@ -94,7 +94,7 @@ def test_groups_are_disjoint_and_every_member_is_near_its_centre(n: int, data: s
     assert [len(group) for group in groups] == sorted((len(group) for group in groups), reverse=True)
 
 
-def test_a_film_is_not_one_group_and_a_large_group_is_put_together() -> None:
+def test_a_film_is_not_one_group_and_touching_stars_are_joined() -> None:
     chain = np.arange(99)
     assert max(len(group) for group in grouped(100, chain, chain + 1)) <= 3
     # 60 copies of one picture of which each knows only its neighbours; their centres are the same, too.
@@ -132,21 +132,21 @@ def copied(make_lake: Callable[..., Lake], tmp_path: Path) -> tuple[Lake, list[l
     return lk, families
 
 
-def test_the_copies_in_a_lake_are_grouped_and_kin_are_not(copied: tuple[Lake, list[list[str]]]) -> None:
+def test_copies_are_grouped_and_similar_images_are_not(copied: tuple[Lake, list[list[str]]]) -> None:
     lk, families = copied
-    found = duplicates.find(lk)
-    assert [set(group) for group in found.groups] == sorted(
-        (set(f) for f in families[:3]), key=lambda f: [set(g) for g in found.groups].index(f)
+    result = duplicates.find(lk)
+    assert [set(group) for group in result.groups] == sorted(
+        (set(f) for f in families[:3]), key=lambda f: [set(g) for g in result.groups].index(f)
     )
-    assert (found.redundant, found.compared, found.without_vector, found.without_thumbnail, found.threshold) == (
+    assert (result.redundant, result.compared, result.without_vector, result.without_thumbnail, result.threshold) == (
         15,
         21,
         0,
         0,
         0.6,
     )
-    some = [*families[0][:2], families[4][0]]
-    assert [set(group) for group in duplicates.find(lk, some).groups] == [set(families[0][:2])]
+    image_ids = [*families[0][:2], families[4][0]]
+    assert [set(group) for group in duplicates.find(lk, image_ids).groups] == [set(families[0][:2])]
     # Without thumbnails only the surest cosines count, and that is said.
     lk.delete("thumbnails", "true")
     blind = duplicates.find(lk, threshold=0.8)
@@ -156,7 +156,7 @@ def test_the_copies_in_a_lake_are_grouped_and_kin_are_not(copied: tuple[Lake, li
         duplicates.find(lk, threshold=2)
 
 
-def test_training_gets_no_near_duplicate_of_what_judges_it(copied: tuple[Lake, list[list[str]]]) -> None:
+def test_training_gets_no_near_duplicate_of_an_evaluation_image(copied: tuple[Lake, list[list[str]]]) -> None:
     lk, families = copied
     judge = [families[0][1], families[1][0]]
     slices.create(lk, "judge", ids=judge, role="evaluation")
@@ -165,12 +165,12 @@ def test_training_gets_no_near_duplicate_of_what_judges_it(copied: tuple[Lake, l
         BadInput, match=r"2 are in and 10 are near-duplicates of images in judge@1; leave them out with"
     ):
         leak_guard.create(lk, "school", ids=everyone, role="train")
-    made, found = leak_guard.create(lk, "school", ids=everyone, role="train", drop_leaks=True)
-    assert set(found.near) == {*families[0], *families[1]} - set(judge)
+    made, result = leak_guard.create(lk, "school", ids=everyone, role="train", drop_leaks=True)
+    assert set(result.near) == {*families[0], *families[1]} - set(judge)
     assert set(slices.members(lk, made).to_pylist()) == {one for family in families[2:] for one in family}
     # The other way round it is reported, not refused; an image without a vector is compared by identity if allowed.
-    second, told = leak_guard.create(lk, "judge2", ids=[families[2][0]], role="regression")
-    assert (second.role, told.same) == ("regression", {families[2][0]: ["school@1"]})
+    second, leaks = leak_guard.create(lk, "judge2", ids=[families[2][0]], role="regression")
+    assert (second.role, leaks.same) == ("regression", {families[2][0]: ["school@1"]})
     plain, _ = leak_guard.create(lk, "plain", ids=families[0])
     with pytest.raises(BadInput, match="plain@1 cannot be for training"):
         leak_guard.assign(lk, plain, "train")
@@ -179,9 +179,9 @@ def test_training_gets_no_near_duplicate_of_what_judges_it(copied: tuple[Lake, l
     add(lk, [{"image_id": image("new"), "label": "cat"}])
     with pytest.raises(BadInput, match="1 image has no vector"):
         leak_guard.create(lk, "later", ids=[image("new"), families[5][0]], role="train")
-    _, told = leak_guard.create(lk, "later", ids=[image("new"), families[5][0]], role="train", identity_only=True)
-    assert (told.images, told.uncompared) == ([], 1)
-    assert "by identity only" in told.words()
+    _, leaks = leak_guard.create(lk, "later", ids=[image("new"), families[5][0]], role="train", identity_only=True)
+    assert (leaks.images, leaks.uncompared) == ([], 1)
+    assert "by identity only" in leaks.words()
 
 
 def test_the_commands(copied: tuple[Lake, list[list[str]]], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_the_commands(copied: tuple[Lake, list[list[str]]], capsys: pytest.Captu
 
     def run(*words: str, code: int = 0) -> str:
         assert main.main([*words, "--lake", lk.uri]) == code
-        said = capsys.readouterr()
-        return said.err if code == 2 else said.out
+        output = capsys.readouterr()
+        return output.err if code == 2 else output.out
 
     groups = json.loads(run("duplicates", "--json"))["groups"]
     assert sorted(map(len, groups)) == [6, 6, 6]

@@ -30,25 +30,25 @@ def test_training_is_kept_apart_from_evaluation_by_identity(six: Lake) -> None:
     slices.create(six, "judge", ids=[image(0), image(1)], role="evaluation")
     with pytest.raises(BadInput, match="2 are in judge@1"):
         leak_guard.create(six, "school", where="true", role="train", identity_only=True)
-    made, _ = leak_guard.create(six, "school", where="true", role="train", drop_leaks=True, identity_only=True)
-    assert members(six, made) == [2, 3, 4, 5]
-    again, _ = leak_guard.create(six, "school", spec=slices.spec(six, made), role="train")
+    slice_, _ = leak_guard.create(six, "school", where="true", role="train", drop_leaks=True, identity_only=True)
+    assert members(six, slice_) == [2, 3, 4, 5]
+    again, _ = leak_guard.create(six, "school", spec=slices.spec(six, slice_), role="train")
     assert members(six, again) == [2, 3, 4, 5]
     with pytest.raises(BadInput, match="freeze it first"):
         leak_guard.create(six, "school", where="true", role="train", live=True)
     slices.delete(six, slices.get(six, "judge"))
-    made, _ = leak_guard.create(six, "school", where="true", role="train")
-    assert len(members(six, made)) == 6
+    slice_, _ = leak_guard.create(six, "school", where="true", role="train")
+    assert len(members(six, slice_)) == 6
 
 
 def test_images_without_vectors_are_refused_and_a_guard_by_identity_is_recorded(six: Lake) -> None:
     slices.create(six, "judge", ids=[image(0)], role="evaluation")
     with pytest.raises(BadInput, match=r"1 image has no vector.*lakeloop embed.*--identity-only"):
         leak_guard.create(six, "school", ids=[image(1)], role="train")
-    made, leaks = leak_guard.create(six, "school", ids=[image(1)], role="train", identity_only=True)
+    slice_, leaks = leak_guard.create(six, "school", ids=[image(1)], role="train", identity_only=True)
     assert leaks.uncompared == 1
-    assert made.identity_only
-    assert slices.spec(six, made) == {"ids": [image(1)], "identity_only": True}
+    assert slice_.identity_only
+    assert slices.spec(six, slice_) == {"ids": [image(1)], "identity_only": True}
     # A slice of another role is never refused, and nothing is recorded.
     other, _ = leak_guard.create(six, "held", ids=[image(1)], role="regression")
     assert not other.identity_only

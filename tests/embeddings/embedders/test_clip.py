@@ -81,14 +81,14 @@ def test_a_text_finds_images_in_open_clips_order(clip, embedded, theirs: np.ndar
     assert cosines(kept.embed_texts(TEXTS), words).min() >= 0.9999
     for text, word in zip(TEXTS, words, strict=True):
         order = np.argsort(-cosines(theirs, np.tile(word, (len(theirs), 1))))
-        found = search(lk, text=text, model=kept, embedder="clip-vit-b-32")
-        assert found["image_id"].to_pylist() == [ids.image_id(images[i].read_bytes()) for i in order]
+        rows = search(lk, text=text, model=kept, embedder="clip-vit-b-32")
+        assert rows["image_id"].to_pylist() == [ids.image_id(images[i].read_bytes()) for i in order]
 
 
 def test_an_image_finds_itself_without_the_file(embedded, images: list[Path]) -> None:
     lk, kept = embedded
-    found = search(lk, image=images[3], model=kept, k=2)
-    assert found["source"][0].as_py() == str(images[3])
+    rows = search(lk, image=images[3], model=kept, k=2)
+    assert rows["source"][0].as_py() == str(images[3])
 
 
 def test_two_embedders_live_side_by_side(embedded, images: list[Path]) -> None:
@@ -114,7 +114,7 @@ def test_an_empty_text_is_refused(embedded) -> None:
 
 
 @pytest.mark.soak
-def test_a_pickled_checkpoint_is_taken_when_vouched_for(clip, tmp_path: Path) -> None:
+def test_a_pickled_checkpoint_is_read_if_trusted(clip, tmp_path: Path) -> None:
     from embeddings.embedders.embedder import NetworkEmbedder
 
     file = tmp_path / "open_clip_pytorch_model.bin"

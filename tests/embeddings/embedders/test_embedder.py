@@ -67,7 +67,7 @@ def test_an_unreachable_hub_names_the_ways_out(name: str) -> None:
         ("open_clip:ViT-B-16/nowhere", "open_clip has no weights 'nowhere' for ViT-B-16"),
     ],
 )
-def test_an_unknown_name_is_refused_with_what_there_is(name: str, reason: str) -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones(name: str, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         load(name)
 
@@ -142,7 +142,7 @@ def test_a_batch_of_any_size_gives_the_same_vectors(resnets: list[Path]) -> None
     assert net.embed_batch([]).vectors.shape == (0, 512)
 
 
-def test_a_network_that_gives_nonsense_keeps_what_is_sound(resnets: list[Path]) -> None:
+def test_vectors_that_are_not_finite_are_dropped(resnets: list[Path]) -> None:
     net = load("resnet18", file=resnets[0], engine="torch")
     engine = net.engine
 
@@ -164,7 +164,7 @@ def test_unit_makes_length_one_or_nan() -> None:
     assert np.isnan(out[1:]).all()
 
 
-def test_images_only_says_so(resnets: list[Path]) -> None:
+def test_an_embedder_of_images_refuses_text(resnets: list[Path]) -> None:
     with pytest.raises(BadInput, match="embeds images only"):
         load("resnet18", file=resnets[0], engine="torch").embed_texts(["a cat"])
 

@@ -44,11 +44,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def cosines(image: np.ndarray, other: np.ndarray) -> np.ndarray:
     def rows(m: np.ndarray) -> np.ndarray:
         return m / np.linalg.norm(m, axis=1, keepdims=True)
 
-    return (rows(one.astype(np.float64)) * rows(other.astype(np.float64))).sum(axis=1)
+    return (rows(image.astype(np.float64)) * rows(other.astype(np.float64))).sum(axis=1)
 
 
 def publishers(network: Any, transform: Callable[[Image.Image], Any], images: list[Path]) -> np.ndarray:
@@ -101,9 +101,9 @@ def test_a_resnet_is_torchvisions(
     column = f"emb_{name}"
     assert cosines(stored(lk, column, images), publishers(network, transform, images)).min() >= 0.9999
     file.unlink()
-    found = search(lk, image=images[2], model=model, k=3)
-    assert found["source"][0].as_py() == str(images[2])
-    assert found["similarity"][0].as_py() == pytest.approx(1, abs=1e-4)
+    rows = search(lk, image=images[2], model=model, k=3)
+    assert rows["source"][0].as_py() == str(images[2])
+    assert rows["similarity"][0].as_py() == pytest.approx(1, abs=1e-4)
     assert lk.sql(f"SELECT count(*) AS n FROM predictions WHERE len({column}) = {model.spec.dim}")["n"].to_pylist() == [
         8
     ]
@@ -138,13 +138,13 @@ def test_efficientnet_is_timms(images: list[Path], engine) -> None:
 def test_a_scaled_decode_keeps_the_embedding() -> None:
     """Large photographs are decoded small: cosine >= 0.995 to the whole decode."""
     ours = NetworkEmbedder("efficientnet-lite0", engine="torch")
-    how = ours.spec.preprocessing
+    preprocessing = ours.spec.preprocessing
     for seed, (width, height) in enumerate([(2400, 1600), (1300, 1900)]):
         data = encoded(pictures.scene(seed, width, height), "JPEG", quality=90)
         whole = Image.open(io.BytesIO(data)).convert("RGB")
-        pair = np.stack([prepare(data, how), prepare(encoded(whole, compress_level=1), how)])
-        one, other = ours.embed_batch(pair).vectors
-        assert float(one @ other) >= 0.995
+        pair = np.stack([prepare(data, preprocessing), prepare(encoded(whole, compress_level=1), preprocessing)])
+        image, other = ours.embed_batch(pair).vectors
+        assert float(image @ other) >= 0.995
 
 
 def classified(share: slice) -> float:
@@ -152,15 +152,17 @@ def classified(share: slice) -> float:
     timm = torch_import.timm()
     order = timm.data.ImageNetInfo().label_names()
     network = efficientnet_lite0_classifier()
-    how = NetworkEmbedder("efficientnet-lite0", engine="torch").spec.preprocessing
-    assert how is not None
+    preprocessing = NetworkEmbedder("efficientnet-lite0", engine="torch").spec.preprocessing
+    assert preprocessing is not None
     right = []
     with tarfile.open(PHOTOGRAPHS) as tar, torch.inference_mode():
         for entry in sorted((e for e in tar if e.isfile()), key=lambda e: e.name)[share]:
             file = tar.extractfile(entry)
             assert file is not None
-            square = torch.from_numpy(prepare(file.read(), how).copy()).permute(2, 0, 1).float() / 255
-            square = (square - torch.tensor(how.mean).view(3, 1, 1)) / torch.tensor(how.std).view(3, 1, 1)
+            square = torch.from_numpy(prepare(file.read(), preprocessing).copy()).permute(2, 0, 1).float() / 255
+            square = (square - torch.tensor(preprocessing.mean).view(3, 1, 1)) / torch.tensor(preprocessing.std).view(
+                3, 1, 1
+            )
             guess = int(network(square[None]).argmax())
             right.append(order[guess] == Path(entry.name).name.partition("_")[0])
     return float(np.mean(right))

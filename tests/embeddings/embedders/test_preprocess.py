@@ -19,14 +19,14 @@ from tests.pictures import encoded
 SMALL = Preprocessing(32, 28, "bilinear", (0.0,) * 3, (1.0,) * 3)
 
 
-def publishers(image: Image.Image, how: Preprocessing) -> np.ndarray:
+def publishers(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     torch_import.torchvision()
     from torchvision.transforms import functional as F
     from torchvision.transforms.functional import InterpolationMode
 
-    size = [how.resize, how.resize] if how.mode == "squash" else [how.resize]
-    resized = F.resize(image, size, InterpolationMode(how.interpolation), antialias=True)
-    return np.asarray(F.center_crop(resized, [how.crop, how.crop]))
+    size = [preprocessing.resize, preprocessing.resize] if preprocessing.mode == "squash" else [preprocessing.resize]
+    resized = F.resize(image, size, InterpolationMode(preprocessing.interpolation), antialias=True)
+    return np.asarray(F.center_crop(resized, [preprocessing.crop, preprocessing.crop]))
 
 
 @given(
@@ -35,9 +35,9 @@ def publishers(image: Image.Image, how: Preprocessing) -> np.ndarray:
 )  # fmt: skip
 def test_resize_and_crop_are_torchvisions(width: int, height: int, resize: int, less: int, interpolation, mode) -> None:
     """Of noise, the worst there is: where only the middle is computed, rounding may go another way."""
-    how = replace(SMALL, resize=resize, crop=resize - less, interpolation=interpolation, mode=mode)
+    preprocessing = replace(SMALL, resize=resize, crop=resize - less, interpolation=interpolation, mode=mode)
     image = pictures.noise(width * 200 + height, width, height)
-    difference = np.abs(square(image, how).astype(int) - publishers(image, how))
+    difference = np.abs(square(image, preprocessing).astype(int) - publishers(image, preprocessing))
     assert difference.mean() < 1
     if less < 0:
         assert difference.max() == 0
@@ -45,11 +45,11 @@ def test_resize_and_crop_are_torchvisions(width: int, height: int, resize: int, 
 
 @pytest.mark.parametrize("name", [n for n, s in SPECS.items() if s.preprocessing])
 def test_every_embedders_square_is_its_publishers(name: str) -> None:
-    how = SPECS[name].preprocessing
-    assert how is not None
+    preprocessing = SPECS[name].preprocessing
+    assert preprocessing is not None
     for width, height in ((301, 257), (224, 500), (641, 480)):
         image = pictures.scene(1, width, height)
-        difference = np.abs(prepare(encoded(image), how).astype(int) - publishers(image, how))
+        difference = np.abs(prepare(encoded(image), preprocessing).astype(int) - publishers(image, preprocessing))
         assert difference.max() <= 3
         assert difference.mean() < 0.3
 
@@ -62,28 +62,28 @@ def test_without_preprocessing_the_image_comes_whole() -> None:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_a_large_jpeg_decoded_scaled_gives_nearly_the_same_square(width: int, height: int, interpolation) -> None:
     """In pixels here; that the embedding keeps a cosine of 0.995 is measured with the networks."""
-    how = replace(SMALL, resize=256, crop=224, interpolation=interpolation)
+    preprocessing = replace(SMALL, resize=256, crop=224, interpolation=interpolation)
     data = encoded(pictures.scene(2, width, height), "JPEG", quality=90)
-    full = square(Image.open(io.BytesIO(data)).convert("RGB"), how).astype(float)
-    assert np.abs(prepare(data, how) - full).mean() < 1.5
+    full = square(Image.open(io.BytesIO(data)).convert("RGB"), preprocessing).astype(float)
+    assert np.abs(prepare(data, preprocessing) - full).mean() < 1.5
 
 
 def test_a_bad_file_neither_stops_nor_shifts_the_others() -> None:
     first, third = encoded(pictures.noise(1)), encoded(pictures.noise(3))
-    found = prepare_many([first, b"text", third, b""], SMALL)
-    assert found.kept == [0, 2]
-    assert set(found.reasons) == {1, 3}
-    assert found.reasons[3] == "the file is empty"
-    assert (found.images[1] == prepare(third, SMALL)).all()
-    assert found.images.dtype == np.uint8
-    assert found.images.shape == (2, 28, 28, 3)
+    prepared = prepare_many([first, b"text", third, b""], SMALL)
+    assert prepared.kept == [0, 2]
+    assert set(prepared.reasons) == {1, 3}
+    assert prepared.reasons[3] == "the file is empty"
+    assert (prepared.images[1] == prepare(third, SMALL)).all()
+    assert prepared.images.dtype == np.uint8
+    assert prepared.images.shape == (2, 28, 28, 3)
 
 
-def test_all_files_bad_is_no_images() -> None:
-    found = prepare_many([b"", b""], SMALL)
-    assert (len(found.images), found.kept, len(found.reasons)) == (0, [], 2)
+def test_bad_files_alone_give_no_images() -> None:
+    prepared = prepare_many([b"", b""], SMALL)
+    assert (len(prepared.images), prepared.kept, len(prepared.reasons)) == (0, [], 2)
 
 
-def test_too_large_an_image_is_refused_here_too() -> None:
+def test_too_large_an_image_is_refused() -> None:
     with pytest.raises(UnreadableImage, match="too large"):
         prepare(encoded(pictures.noise(1, 100, 100)), SMALL, max_megapixels=0.001)

@@ -43,13 +43,13 @@ def test_the_same_weights_have_one_fingerprint_whatever_file_they_came_in(tmp_pa
     assert weights.fingerprint(network()) != weights.fingerprint(network(seed=1))
 
 
-def test_a_counter_of_training_steps_is_no_weight() -> None:
+def test_a_counter_of_training_steps_does_not_count() -> None:
     counted = network()
     counted.load_state_dict(network().state_dict() | {"1.num_batches_tracked": torch.tensor(7)})
     assert weights.fingerprint(counted) == weights.fingerprint(network())
 
 
-def test_a_foreign_pth_is_read_only_when_vouched_for(pth: Path) -> None:
+def test_an_unknown_pth_is_read_only_if_trusted(pth: Path) -> None:
     with pytest.raises(BadInput, match=f"--trust-sha256 {sha(pth)}"):
         weights.read(pth)
     with pytest.raises(BadInput, match="not the published file"):
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, pth: Path) -> None:
             weights.read(path, trust_sha256=sha(path))
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no weights file"):
         weights.read(tmp_path / "gone.pth")
     (tmp_path / "net.onnx").touch()
@@ -106,16 +106,16 @@ def test_a_training_checkpoint_is_unwrapped(tmp_path: Path, key: str) -> None:
 
 def test_weights_that_do_not_fit_say_where() -> None:
     state = dict(network().state_dict())
-    for wrong, said in (
+    for wrong, reason in (
         ({k: v for k, v in state.items() if k != "0.bias"}, r"1 missing \(0.bias"),
         (state | {"head": torch.zeros(1)}, r"1 unknown \(head"),
         (state | {"0.bias": torch.zeros(5)}, r"1 of another shape \(0.bias"),
     ):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=reason):
             weights.load_into(network(), wrong, "mine.pth")
 
 
-def test_kept_weights_are_found_again(lk: Lake) -> None:
+def test_stored_weights_are_found_again(lk: Lake) -> None:
     module = network()
     name = weights.fingerprint(module)
     assert weights.stored(lk, name) is None
@@ -127,17 +127,17 @@ def test_kept_weights_are_found_again(lk: Lake) -> None:
     assert [p.name for p in path.parent.iterdir()] == [f"{name}.safetensors"]
 
 
-def test_weights_are_not_kept_in_a_bucket_yet() -> None:
+def test_weights_cannot_be_stored_in_a_bucket() -> None:
     with pytest.raises(CouldNot, match="only in a lake on a local disk"):
         weights.store(Lake("s3://bucket/lake"), network(), "0" * 64)
     assert weights.stored(Lake("s3://bucket/lake"), "0" * 64) is None
 
 
-def test_torch_load_stands_in_one_place() -> None:
+def test_torch_load_is_called_in_one_place() -> None:
     """Pickles can carry code: one function checks the hash first."""
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     loading = re.compile(r"\btorch(\(\))?\.load\(|pickle\.loads?\(|hub\.load\(|load_state_dict_from_url\(")
-    found = [f for f in files for line in (ROOT / f).read_text().splitlines() if loading.search(line)]
-    assert found == ["embeddings/embedders/weights.py"]
+    modules = [f for f in files for line in (ROOT / f).read_text().splitlines() if loading.search(line)]
+    assert modules == ["embeddings/embedders/weights.py"]

@@ -66,7 +66,7 @@ def test_marks_on_a_page_change_what_comes_next_and_nothing_comes_twice() -> Non
     assert seen == set(range(300))
 
 
-def test_taking_marks_back_is_as_if_they_had_not_been_made() -> None:
+def test_removed_marks_leave_no_trace() -> None:
     vectors, kind = kinds(500, 20)
     search = begun(vectors, kind)
     turn(search, kind)
@@ -79,7 +79,7 @@ def test_taking_marks_back_is_as_if_they_had_not_been_made() -> None:
     assert (search.page(24) == page).all()
 
 
-def test_what_ties_comes_in_the_order_of_its_places() -> None:
+def test_ties_come_in_the_order_of_rows() -> None:
     vectors = np.tile(np.eye(4, dtype=np.float32)[:2], (50, 1))
     search = ActiveSearch(whitening.fit(vectors).transform(vectors))
     search.mark([0], 1)
@@ -88,7 +88,7 @@ def test_what_ties_comes_in_the_order_of_its_places() -> None:
 
 @given(count=st.integers(1, 40), equal=st.booleans(), seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
-def test_any_points_give_finite_scores_and_whole_pages(count: int, equal: bool, seed: int) -> None:
+def test_any_points_give_finite_scores_and_full_pages(count: int, equal: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(1 if equal else count, 8)).astype(np.float32)
     vectors = np.repeat(vectors, count, axis=0) if equal else vectors
@@ -104,7 +104,7 @@ def test_any_points_give_finite_scores_and_whole_pages(count: int, equal: bool, 
         assert np.isfinite([left.expected, left.next_page]).all()
 
 
-def test_how_many_are_left_is_unknown_until_there_is_a_yes_and_a_no() -> None:
+def test_there_is_no_estimate_before_a_yes_and_a_no() -> None:
     vectors, kind = kinds(300, 20)
     search = begun(vectors, kind)
     assert search.remaining() is None
@@ -112,7 +112,7 @@ def test_how_many_are_left_is_unknown_until_there_is_a_yes_and_a_no() -> None:
     assert search.remaining() is not None
 
 
-def test_the_estimate_holds_the_truth_most_of_the_time() -> None:
+def test_the_interval_covers_the_true_number_most_of_the_time() -> None:
     inside = errors = total = 0
     for seed in range(6):
         vectors, kind = kinds(4_000, 60, seed, apart=2.0)

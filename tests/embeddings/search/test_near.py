@@ -37,13 +37,13 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lk
 
 
-def found(lk: Lake, **how: Any) -> list[tuple[str, float]]:
-    table = search(lk, **how)
+def searched(lk: Lake, **options: Any) -> list[tuple[str, float]]:
+    table = search(lk, **options)
     return list(zip(table["image_id"].to_pylist(), table["similarity"].to_pylist(), strict=True))
 
 
 @pytest.mark.parametrize(
-    ("call", "parameters", "how"),
+    ("call", "parameters", "options"),
     [
         (f"near('{A}')", None, {"ids": [A], "k": 100}),
         (f"near('{A}', k := 5)", None, {"ids": [A], "k": 5}),
@@ -55,16 +55,16 @@ def found(lk: Lake, **how: Any) -> list[tuple[str, float]]:
         (f"near('{B}', embedder := 'random')", None, {"ids": [B], "k": 100}),
     ],
 )
-def test_near_is_the_search(crowd: Lake, call: str, parameters: Any, how: dict[str, Any]) -> None:
+def test_near_gives_the_results_of_search(crowd: Lake, call: str, parameters: Any, options: dict[str, Any]) -> None:
     rows = near.query(crowd, f"SELECT * FROM {call} ORDER BY similarity DESC", parameters).to_pylist()
-    assert [(row["image_id"], row["similarity"]) for row in rows] == found(crowd, **how)
+    assert [(row["image_id"], row["similarity"]) for row in rows] == searched(crowd, **options)
 
 
 def test_it_joins_filters_and_groups_like_any_table(crowd: Lake) -> None:
     text = f"""
         SELECT camera, count(*) AS n FROM near('{A}', k := 20) n JOIN predictions p USING (image_id)
         WHERE p.confidence < 0.3 AND n.similarity > -0.5 GROUP BY camera ORDER BY camera"""
-    close = {name for name, similarity in found(crowd, ids=[A], k=20) if similarity > -0.5}
+    close = {name for name, similarity in searched(crowd, ids=[A], k=20) if similarity > -0.5}
     rows = crowd.sql("SELECT image_id, camera FROM predictions WHERE confidence < 0.3").to_pylist()
     cameras = [row["camera"] for row in rows if row["image_id"] in close]
     assert near.query(crowd, text).to_pylist() == [{"camera": c, "n": cameras.count(c)} for c in sorted({*cameras})]
@@ -73,8 +73,8 @@ def test_it_joins_filters_and_groups_like_any_table(crowd: Lake) -> None:
 def test_two_calls_do_not_mix(crowd: Lake) -> None:
     text = f"""SELECT (SELECT count(*) FROM near('{A}', k := 3)) AS a, (SELECT count(*) FROM near('{A}', k := 8)) AS b,
                (SELECT count(*) FROM near('{B}', k := 3) JOIN near('{A}', k := 8) USING (image_id)) AS both"""
-    both = {n for n, _ in found(crowd, ids=[B], k=3)} & {n for n, _ in found(crowd, ids=[A], k=8)}
-    assert near.query(crowd, text).to_pylist() == [{"a": 3, "b": 8, "both": len(both)}]
+    common = {n for n, _ in searched(crowd, ids=[B], k=3)} & {n for n, _ in searched(crowd, ids=[A], k=8)}
+    assert near.query(crowd, text).to_pylist() == [{"a": 3, "b": 8, "both": len(common)}]
 
 
 def test_a_query_without_it_searches_nothing(crowd: Lake) -> None:
@@ -102,23 +102,23 @@ def test_a_query_without_it_searches_nothing(crowd: Lake) -> None:
         (" UNION ALL FROM ".join(f"near('{image(i)}')" for i in range(21)), "21 examples"),
     ],
 )
-def test_what_cannot_be_found_is_said(crowd: Lake, call: str, words: str) -> None:
-    with pytest.raises(BadInput, match=words):
+def test_bad_calls_are_refused(crowd: Lake, call: str, reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
         near.query(crowd, f"SELECT * FROM {call}")
 
 
-def test_the_locked_child_has_it_too(crowd: Lake) -> None:
+def test_it_works_in_the_sandbox(crowd: Lake) -> None:
     pool = Pool(crowd)
     try:
-        text, given = "SELECT * FROM near($example, k := 5) ORDER BY similarity DESC", {"example": A}
-        answer = pool.run(text, given, **near.extras(crowd, text, given, parse=pool.tree))
-        assert list(zip(*answer.table.to_pydict().values(), strict=True)) == found(crowd, ids=[A], k=5)
+        text, parameters = "SELECT * FROM near($example, k := 5) ORDER BY similarity DESC", {"example": A}
+        result = pool.run(text, parameters, **near.extras(crowd, text, parameters, parse=pool.tree))
+        assert list(zip(*result.table.to_pydict().values(), strict=True)) == searched(crowd, ids=[A], k=5)
         with pytest.raises(BadInput, match="near"):  # not without its rows
-            pool.run(text, given)
+            pool.run(text, parameters)
     finally:
         pool.close()
 
 
-def test_a_query_that_does_not_parse_is_duckdbs_to_refuse(crowd: Lake) -> None:
+def test_duckdb_refuses_a_query_that_does_not_parse(crowd: Lake) -> None:
     with pytest.raises(BadInput, match="syntax error"):
         near.query(crowd, f"SELECT * FROM near('{A}' WHERE")

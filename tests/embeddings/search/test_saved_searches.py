@@ -29,10 +29,10 @@ MOMENT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 @pytest.fixture
 def hay(make_lake: MakeLake) -> tuple[Lake, set[str]]:
     """A lake of 400 images, and the ids of the 16 of a rare kind, which are labelled so."""
-    return made(make_lake("hay", embedders=["random"]))
+    return with_rare_kind(make_lake("hay", embedders=["random"]))
 
 
-def made(lk: Lake) -> tuple[Lake, set[str]]:
+def with_rare_kind(lk: Lake) -> tuple[Lake, set[str]]:
     vectors, kind = kinds(COUNT, RARE, seed=1)
     # Random's vectors have 8 numbers: the rare kind must still stand apart.
     vectors = np.concatenate([vectors[:, :7], kind[:, None] * 0.6], axis=1)
@@ -76,7 +76,7 @@ def test_a_resumed_search_is_the_same(hay: tuple[Lake, set[str]]) -> None:
     assert [(s.id, s.found, s.looked) for s in listed] == [(search.id, len(search.positives()), 48)]
 
 
-def test_marks_are_taken_back_page_by_page(hay: tuple[Lake, set[str]]) -> None:
+def test_marks_are_undone_page_by_page(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
     search = saved_searches.start(lk, examples=[min(kind)])
     pages = []
@@ -118,7 +118,7 @@ def test_a_search_keeps_to_its_filter_or_node(hay: tuple[Lake, set[str]]) -> Non
     assert set(saved_searches.start(lk, examples=[example], node=f"{tree.tree}/1").page(COUNT)) == inside - {example}
 
 
-def test_an_answers_id_names_its_image(hay: tuple[Lake, set[str]]) -> None:
+def test_a_prediction_id_names_its_image(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
     rows = lk.look_up("predictions", ["prediction_id"], "image_id", [min(kind)])
     search = saved_searches.start(lk, examples=[str(rows["prediction_id"][0])])
@@ -126,7 +126,7 @@ def test_an_answers_id_names_its_image(hay: tuple[Lake, set[str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("options", "says"),
     [
         ({"examples": []}, "at least one example"),
         ({"examples": ["0" * 64]}, "the lake has no image_id 0000"),
@@ -135,17 +135,15 @@ def test_an_answers_id_names_its_image(hay: tuple[Lake, set[str]]) -> None:
         ({"examples": [image(0)], "where": "nothing = 1"}, "nothing"),
     ],
 )
-def test_a_search_that_cannot_begin_says_why_and_leaves_nothing(
-    hay: tuple[Lake, set[str]], how: dict[str, object], says: str
-) -> None:
+def test_a_refused_search_writes_nothing(hay: tuple[Lake, set[str]], options: dict[str, object], reason: str) -> None:
     lk, _ = hay
-    with pytest.raises(BadInput, match=says):
-        saved_searches.start(lk, **how)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=reason):
+        saved_searches.start(lk, **options)  # type: ignore[arg-type]
     assert saved_searches.list(lk) == []
     assert lk.dataset("marks").count_rows() == 0
 
 
-def test_an_example_without_a_vector_is_told(hay: tuple[Lake, set[str]]) -> None:
+def test_an_example_without_a_vector_is_refused(hay: tuple[Lake, set[str]]) -> None:
     lk, _ = hay
     add(lk, [{"image_id": image(COUNT + 1), "label": "new"}])
     with pytest.raises(BadInput, match="no random vector"):
@@ -154,7 +152,7 @@ def test_an_example_without_a_vector_is_told(hay: tuple[Lake, set[str]]) -> None
         saved_searches.resume(lk, "none")
 
 
-def test_a_strange_image_cannot_be_marked(hay: tuple[Lake, set[str]]) -> None:
+def test_an_unknown_image_cannot_be_marked(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
     search = saved_searches.start(lk, examples=[min(kind)])
     with pytest.raises(BadInput, match="is not in this search"):
@@ -164,7 +162,7 @@ def test_a_strange_image_cannot_be_marked(hay: tuple[Lake, set[str]]) -> None:
     assert len(saved_searches.resume(lk, search.id).positives()) == 1
 
 
-def test_images_that_arrive_are_looked_at_from_the_next_resumption(hay: tuple[Lake, set[str]]) -> None:
+def test_new_images_are_included_when_the_search_is_resumed(hay: tuple[Lake, set[str]]) -> None:
     lk, kind = hay
     search = saved_searches.start(lk, examples=[min(kind)])
     turn(search, kind)
@@ -184,9 +182,9 @@ def test_the_command_isolates_with_an_oracle_and_page_by_page(
         facts: dict[str, object] = json.loads(capsys.readouterr().out)
         return facts
 
-    told = run("--like", min(kind), "--oracle-column", "true_label", "--until", "1")
-    assert told["found"] == told["of"] == RARE
-    assert told["share"] < 0.5  # type: ignore[operator]
+    report = run("--like", min(kind), "--oracle-column", "true_label", "--until", "1")
+    assert report["found"] == report["of"] == RARE
+    assert report["share"] < 0.5  # type: ignore[operator]
     begun = run("--like", min(kind))
     page = begun["page"]
     assert isinstance(page, list)

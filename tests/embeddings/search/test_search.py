@@ -70,13 +70,15 @@ def brute_force(
     seed=st.integers(0, 2**16), k=st.integers(1, 80), where=st.sampled_from(LANCE_FILTERS + DUCKDB_FILTERS),
 )  # fmt: skip
 @settings(max_examples=60)
-def test_search_is_brute_force(crowd: tuple[Lake, dict[str, np.ndarray]], seed: int, k: int, where: str | None) -> None:
+def test_search_equals_brute_force(
+    crowd: tuple[Lake, dict[str, np.ndarray]], seed: int, k: int, where: str | None
+) -> None:
     lk, known = crowd
     query = np.random.default_rng(seed).normal(size=DIM) * 10
-    found = search(lk, vector=query, k=k, where=where)
+    rows = search(lk, vector=query, k=k, where=where)
     expected = brute_force(lk, known, query, k, where)
-    assert found["image_id"].to_pylist() == [name for name, _ in expected]
-    assert np.allclose(found["similarity"].to_pylist(), [cosine for _, cosine in expected], atol=1e-5)
+    assert rows["image_id"].to_pylist() == [name for name, _ in expected]
+    assert np.allclose(rows["similarity"].to_pylist(), [cosine for _, cosine in expected], atol=1e-5)
 
 
 def test_an_image_is_found_by_its_id_as_by_its_vector(crowd: tuple[Lake, dict[str, np.ndarray]]) -> None:
@@ -97,7 +99,7 @@ def test_several_ids_are_averaged(crowd: tuple[Lake, dict[str, np.ndarray]]) -> 
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"),
+    ("options", "reason"),
     [
         ({}, "exactly one of"),
         ({"vector": np.ones(8), "text": "x"}, "exactly one of"),
@@ -117,19 +119,19 @@ def test_several_ids_are_averaged(crowd: tuple[Lake, dict[str, np.ndarray]]) -> 
         ({"image": b"text", "model": Random()}, "not an image"),
     ],
 )
-def test_bad_arguments_are_refused(crowd: tuple[Lake, dict[str, np.ndarray]], how: dict, reason: str) -> None:
+def test_bad_arguments_are_refused(crowd: tuple[Lake, dict[str, np.ndarray]], options: dict, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
-        search(crowd[0], **how)
+        search(crowd[0], **options)
 
 
-def test_nothing_embedded_yet_is_said(make_lake: MakeLake) -> None:
+def test_a_lake_without_vectors_is_refused(make_lake: MakeLake) -> None:
     with pytest.raises(BadInput, match="the lake has no random vectors yet"):
         search(make_lake("a", embedders=["random"]), vector=np.ones(8))
     with pytest.raises(BadInput, match="the lake has no embedder"):
         search(make_lake("b"), vector=np.ones(8))
 
 
-def test_an_image_is_its_newest_row_that_passes(make_lake: MakeLake) -> None:
+def test_an_image_is_shown_with_its_newest_row_that_passes(make_lake: MakeLake) -> None:
     lk = make_lake(embedders=["random"])
     rows = [("old", 1), ("new", 3), ("mid", 2), ("never", None)]
     stamps = [None if d is None else np.datetime64(f"2024-05-0{d}").astype("datetime64[us]").item() for _, d in rows]
@@ -147,9 +149,9 @@ def test_an_image_is_its_newest_row_that_passes(make_lake: MakeLake) -> None:
 
 def test_columns_and_types_are_fixed(crowd: tuple[Lake, dict[str, np.ndarray]]) -> None:
     usual = ["prediction_id", "image_id", "similarity", "label", "confidence", "source"]
-    found = search(crowd[0], vector=np.ones(8), k=3, columns=["n", "timestamp", "label"])
-    assert found.column_names == [*usual, "n", "timestamp"]
-    assert found.schema.field("similarity").type == pa.float64()
+    rows = search(crowd[0], vector=np.ones(8), k=3, columns=["n", "timestamp", "label"])
+    assert rows.column_names == [*usual, "n", "timestamp"]
+    assert rows.schema.field("similarity").type == pa.float64()
     nothing = search(crowd[0], vector=np.ones(8), where="false")
     assert (nothing.num_rows, nothing.column_names) == (0, usual)
 
@@ -163,15 +165,15 @@ def test_red_is_nearest_to_red(colours: Lake, tmp_path: Path) -> None:
     backfill(colours, record_of(colours, None), MeanColour(), workers=1)
     red = encoded(flat("#400000", 90, 70), "JPEG", quality=98)
     for example in (red, tmp_path / "red.png", str(tmp_path / "red.png")):
-        found = search(colours, image=example)
-        assert [Path(s).stem for s in found["source"].to_pylist()] == ["red", "yellow", "blue"]
-        assert np.allclose(found["similarity"].to_pylist(), [1, 2**-0.5, 0], atol=0.03)
+        rows = search(colours, image=example)
+        assert [Path(s).stem for s in rows["source"].to_pylist()] == ["red", "yellow", "blue"]
+        assert np.allclose(rows["similarity"].to_pylist(), [1, 2**-0.5, 0], atol=0.03)
     name = ids.image_id(encoded(flat("blue")))
     assert search(colours, ids=[name], k=1)["image_id"].to_pylist() == [name]
 
 
 @pytest.mark.usefixtures("installed")
-def test_black_points_nowhere(colours: Lake, tmp_path: Path) -> None:
+def test_a_zero_vector_is_refused(colours: Lake, tmp_path: Path) -> None:
     (tmp_path / "red.png").write_bytes(encoded(flat("red")))
     ingest.ingest(colours, tmp_path, workers=1)
     backfill(colours, record_of(colours, None), MeanColour(), workers=1)

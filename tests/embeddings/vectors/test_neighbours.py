@@ -37,7 +37,7 @@ def test_a_vector_is_not_its_own_neighbour_but_a_copy_is(faiss: bool, monkeypatc
     assert (distance == 0).all()
 
 
-def test_neighbours_may_be_nearly_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_approximate_neighbours_are_nearly_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of 8 in 400 places: lists hold too few for 12 neighbours, so that some are looked for in all."""
     monkeypatch.setattr(module, "APPROXIMATE_FROM", 1_000)
     monkeypatch.setattr(module, "PROBED_LISTS", 1)
@@ -53,7 +53,7 @@ def test_neighbours_may_be_nearly_the_nearest(monkeypatch: pytest.MonkeyPatch) -
     assert (index[:, :7] == exact[:, :7]).mean() > 0.9
 
 
-def test_neighbours_refuse_what_cannot_be() -> None:
+def test_bad_values_of_k_are_refused() -> None:
     with pytest.raises(BadInput, match="k is 3; it must be from 1 to 2, since there are 3 vectors"):
         neighbours(np.eye(3, dtype=np.float32), 3)
     with pytest.raises(BadInput, match="k is 0"):
