@@ -1,1 +1,1 @@
-"""THE GEOMETRY: embedders, backfill, search by example, clustering and drill-down. Imports lake, nothing above."""
+"""Vectors of images: embedders, backfill, search by example, clusters, maps. Imports lake only."""

@@ -2,7 +2,7 @@
 
 Unit vectors of 512 dimensions in 200 clusters, seeded; queries are perturbed members. The lake is laid out as
 ingest and backfill leave it: rows by `Lake.insert` in ingest's steps, vectors by
-`embeddings.backfill.store_vectors` in backfill's. `lakeloop` is `embeddings.search.nearest_images`, the whole of
+`embeddings.backfill.vector_columns.store_vectors` in backfill's. `lakeloop` is `embeddings.search.search.nearest_images`, the whole of
 what a search does once it has a vector: it looks up the newest commit, checks the filter, and gives rows, not
 only ids. Its parts and peers: LanceDB's flat search on the same table, giving image_id and distance; numpy
 (matrix times vector, argpartition) and FAISS IndexFlatIP on the same vectors in memory, giving positions.

@@ -74,7 +74,7 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
 
 
 def lakeloop(turn: int, work: str, k: int, parts: list[str]) -> dict[str, Any]:
-    """`embeddings.search.nearest_images`: the rows of the nearest images."""
+    """`embeddings.search.search.nearest_images`: the rows of the nearest images."""
     with Stopwatch() as startup:
         from embeddings.search.search import nearest_images
         from lake import open_lake

@@ -1,4 +1,4 @@
-"""Fills vector columns: asks the lake which vectors are missing, computes them and commits them in parts.
+"""Fills vector columns: finds the missing vectors, computes them and commits them in parts.
 
 Every run is a resume, and a new embedder is one more run. Worker processes decode images while the network computes;
 vectors are committed every few thousand images, in commits that coexist with appends. A repeated image gets a copy of

@@ -1,4 +1,4 @@
-"""Embeds images as they arrive, until it is stopped: the network stays loaded, the workers keep running.
+"""Embeds images as they arrive, until it is stopped; the network stays loaded meanwhile.
 
 It checks the tables' versions once a second and embeds waiting images in rounds, each limited in images and seconds and
 ended by one commit. Between rounds it checks again, so that the order (`embeddings/backfill/embedding_order.py`) covers

@@ -1,4 +1,4 @@
-"""The process that embeds images as they arrive: `lakeloop embed --watch`, and the child of `lakeloop serve --embed`.
+"""The process that embeds as images arrive: `lakeloop embed --watch`, the child of `serve --embed`.
 
 As a child it runs at a lower priority than its server, prints its lag on stdout as one JSON object per line, and ends
 when its server does. SIGTERM and SIGINT end it after it committed the computed vectors; a second signal ends it at

@@ -1,4 +1,4 @@
-"""Assigns new images to the nodes of a stored tree, and reports each node's volume and errors over time.
+"""Assigns new images to a stored tree's nodes; reports each node's volume and errors by day.
 
 At each opened node, a new image goes to the child that its nearest members vote for, weighted by the inverse square of
 their distance. If it is further from its neighbours than the members of that child are from theirs, it goes to the

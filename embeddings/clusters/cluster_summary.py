@@ -1,4 +1,4 @@
-"""Summarises the predictions, labels and reviews of groups of images, and suggests a name for each group.
+"""Summarises predictions, labels and reviews of groups of images; suggests a name for each.
 
 A prediction is right or wrong by the image's current classification label, else by the newest review of it (correct or
 incorrect). This module knows no vectors.

@@ -1,4 +1,4 @@
-"""Drill-down: clusters the lake's images into a new tree, or opens a node and clusters its members afresh.
+"""Drill-down: clusters images into a new tree, or opens a node and clusters its members afresh.
 
 Reduction and clustering are fitted anew for every node: a parent's projection hides what separates its children.
 `clustering.py` turns vectors into clusters, `cluster_summary.py` describes them, `trees.py` stores them.

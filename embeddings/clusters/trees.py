@@ -1,4 +1,4 @@
-"""Drill-down trees as they are stored: nodes and their members, in the tables `clusters` and `cluster_members`.
+"""Stored drill-down trees: nodes and members, in the tables `clusters` and `cluster_members`.
 
 A node's path is its place in the tree: "" is the root, "0.3" the fourth child of the first child. A node's children
 partition it; noise is a child of its own, marked and last. `drilldown.py` makes the nodes.

@@ -1,4 +1,4 @@
-"""All subgroups with enough predictions: enumerates, scores and permutes them, and selects those worth reporting."""
+"""Enumerates, scores and permutes all subgroups, and selects those worth reporting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Subgroups of predictions that fail more often than chance explains, among all combinations of discrete values.
+"""Finds subgroups of predictions that fail more often than chance explains.
 
 As in SliceLine (Sagadeeva and Boehm, SIGMOD 2021), combinations of one, two and three conditions are enumerated level
 by level and pruned below a minimal support. `scan_statistic.py` scores each subgroup. The significance is measured:

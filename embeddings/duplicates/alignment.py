@@ -1,4 +1,4 @@
-"""Measures whether two small pictures show the very same view: aligns one to the other and correlates them.
+"""Measures whether two small pictures show the very same view: aligns and correlates them.
 
 Vectors show that two images have the same kind of thing; a copy has the same thing in the same place. One picture is
 moved and stretched, each axis by itself, until it fits the other best (Lucas and Kanade 1981, with gain and bias; from

@@ -1,4 +1,4 @@
-"""Finds near-duplicates: images of the very same view, re-encoded, resized, lightly cropped, brightened or shifted.
+"""Finds near-duplicates: images of the same view, re-encoded, resized, cropped, brightened, shifted.
 
 It has two steps. Vectors propose: the nearest neighbours of each image, from a cosine on that depends on the embedder.
 Thumbnails decide: a pair counts if its thumbnails agree once they are aligned (`alignment.py`), since vectors of the

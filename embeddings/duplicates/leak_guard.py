@@ -1,4 +1,4 @@
-"""The leak guard: training slices share no image, and no near-duplicate, with evaluation and regression slices.
+"""The leak guard: training slices share no image or near-duplicate with evaluation slices.
 
 It is the only way to make a training slice. The slice is compared with the newest version of every evaluation and
 regression slice, by identity and by near-duplicates (`duplicates.py`); an evaluation or regression slice is compared

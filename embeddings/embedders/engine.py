@@ -1,4 +1,4 @@
-"""Runs a network on batches of prepared images: torch on CPU or CUDA, or OpenVINO on CPU if it is installed.
+"""Runs a network on batches of prepared images: torch on CPU or CUDA, or OpenVINO on CPU.
 
 Input: uint8 (n, side, side, 3). Output: float32 (n, dim), length 1. The network's first step is normalisation, so that
 uint8 is sent between processes. This module knows no names, files or lakes.

@@ -1,4 +1,4 @@
-"""The built-in networks: builds a torch module that computes features, from a name and optional weights.
+"""The built-in networks: builds a torch module that computes features, by name.
 
 Each module's forward takes normalised images (n, 3, side, side) and returns (n, dim). `embeddings/embedders/engine.py`
 batches, normalises and moves to a device.

@@ -1,4 +1,4 @@
-"""Prepares images: from a file's bytes to the uint8 square that a network takes. Runs in worker processes."""
+"""Prepares images, in worker processes: from a file's bytes to the uint8 square of a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps of the lake, or of a node of a drill-down tree: images as points in two dimensions, for looking only.
+"""Maps of the lake, or of a node of a tree: images as points in two dimensions, for looking only.
 
 A map is stored: its record in `maps`, the images' positions in `map_points`. New images are placed among the others,
 which never move. Positions are in [-1, 1]; near means similar, far means nothing. `projection.py` computes positions;

@@ -1,4 +1,4 @@
-"""Active search: from one example to all images of its kind, with as few looks at others as possible. Pure numpy.
+"""Active search: from an example to all images of its kind, with few looks at others. Pure numpy.
 
 After each page a linear model is fitted to the marks, and the next page has the images it ranks highest: showing the
 likeliest first finds a rare kind soonest, and its errors are marked at once (positive-first, arXiv 2603.24480). Every

@@ -85,7 +85,7 @@ def test_a_query_without_it_searches_nothing(crowd: Lake) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "reason"),
     [
         ("near()", "needs an image_id"),
         ("near(5)", "needs an image_id"),

@@ -126,7 +126,7 @@ def test_a_prediction_id_names_its_image(hay: tuple[Lake, set[str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "reason"),
     [
         ({"examples": []}, "at least one example"),
         ({"examples": ["0" * 64]}, "the lake has no image_id 0000"),
