@@ -293,5 +293,5 @@ def test_images_are_read_in_groups_bounded_by_bytes() -> None:
     from lake.images.workers import grouped
 
     sizes = {"a": 5, "b": 5, "c": 1, "d": 100, "e": 1}
-    assert list(grouped(list(sizes), sizes.__getitem__, most=2, most_bytes=10)) == [["a", "b"], ["c"], ["d"], ["e"]]
-    assert list(grouped([], sizes.__getitem__, most=2, most_bytes=10)) == []
+    assert list(grouped(list(sizes), sizes.__getitem__, max_items=2, max_bytes=10)) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert list(grouped([], sizes.__getitem__, max_items=2, max_bytes=10)) == []

@@ -310,7 +310,7 @@ def test_the_command_embeds_until_it_is_stopped(colours: Lake, environment: dict
         rest, output = run.communicate(timeout=20)
     assert (run.returncode, rest) == (0, "")
     assert (first["embedded"], second["embedded"], second["waiting"], second["failed"]) == (3, 1, 0, 0)
-    assert output.splitlines() == ["embedding what arrives with mean-colour, oldest first; Ctrl-C ends it"]
+    assert output.splitlines() == ["embedding new images with mean-colour, oldest first; Ctrl-C ends it"]
     check(colours, range(4))
     assert colours.scan("audit", ["action", "target", "detail"]).to_pylist() == [
         {"action": "embed", "target": "mean-colour", "detail": '{"watch": "oldest"}'}
