@@ -16,12 +16,12 @@ def test_ece_by_hand(lk: Lake) -> None:
         lk, [{"label": "a", "confidence": c, "image_id": image(n)} for n, c in enumerate((0.55, 0.55, 0.95, 0.95, 0.7))]
     )
     label(lk, (image(0), "a", now()), (image(1), "b", now()), (image(2), "a", now()), (image(3), "a", now()))
-    found = calibration(lk)
-    assert (found.n, found.confidence, found.accuracy.value) == (4, pytest.approx(0.75), 0.75)
-    assert found.equal_width is not None
+    measured = calibration(lk)
+    assert (measured.n, measured.confidence, measured.accuracy.value) == (4, pytest.approx(0.75), 0.75)
+    assert measured.equal_width is not None
     # |0.5 - 0.55| and |1 - 0.95|, each half of the answers.
-    assert found.equal_width.ece == pytest.approx(0.05)
-    assert [(one.low, one.confidence, one.accuracy.n) for one in found.equal_width.bins] == [
+    assert measured.equal_width.ece == pytest.approx(0.05)
+    assert [(bin_.low, bin_.confidence, bin_.accuracy.n) for bin_ in measured.equal_width.bins] == [
         (8 / 15, pytest.approx(0.55), 2),
         (14 / 15, pytest.approx(0.95), 2),
     ]

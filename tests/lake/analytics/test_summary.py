@@ -31,33 +31,33 @@ def filled(make_lake: MakeLake, tmp_path: Path) -> Lake:
 
 def test_status_counts_everything(make_lake: MakeLake, tmp_path: Path) -> None:
     lk = filled(make_lake, tmp_path)
-    found = summary.status(lk)
-    assert {k: found[k] for k in ("lake", "images", "predictions", "answers", "labels", "slices", "columns")} == {
+    status = summary.status(lk)
+    assert {k: status[k] for k in ("lake", "images", "predictions", "answers", "labels", "slices", "columns")} == {
         "lake": lk.uri, "images": 4, "predictions": 6, "answers": 3, "labels": 3, "slices": 1,
         "columns": {"n": "int64"},
     }  # fmt: skip
-    first, second = found["models"]
+    first, second = status["models"]
     may = [dt.datetime(2024, 5, day, tzinfo=dt.UTC) for day in (1, 2, 3)]
     assert (first["model"], first["answers"], first["first"], first["last"]) == ("a", 2, may[0], may[2])
     assert (second["model"], second["answers"], second["first"], second["last"]) == ("b", 1, may[1], may[1])
-    assert found["tables"]["slice_members"]["rows"] == 4
-    assert found["tables"]["predictions"]["version"] == lk.version("predictions")
+    assert status["tables"]["slice_members"]["rows"] == 4
+    assert status["tables"]["predictions"]["version"] == lk.version("predictions")
 
 
 def test_an_image_counts_once_for_an_embedder(make_lake: MakeLake, tmp_path: Path) -> None:
-    (found,) = summary.status(filled(make_lake, tmp_path))["embedders"]
+    (status,) = summary.status(filled(make_lake, tmp_path))["embedders"]
     counts = {"embedded": 0, "missing": 4, "unreadable": 0, "without_bytes": 0}
-    assert found == {"name": "resnet18", "dim": None, "column": "emb_resnet18", **counts}
+    assert status == {"name": "resnet18", "dim": None, "column": "emb_resnet18", **counts}
 
 
 def test_an_empty_lake_has_numbers_too(lk: Lake) -> None:
-    found = summary.status(lk)
-    assert (found["images"], found["answers"], found["models"], found["embedders"]) == (0, 0, [], [])
+    status = summary.status(lk)
+    assert (status["images"], status["answers"], status["models"], status["embedders"]) == (0, 0, [], [])
 
 
 def test_answers_of_more_models_than_are_listed_are_counted(lk: Lake) -> None:
     from tests.lake.answers import add
 
     add(lk, [{"model": f"m{i}"} for i in range(130)])
-    found = summary.status(lk)
-    assert (found["answers"], len(found["models"])) == (130, 100)
+    status = summary.status(lk)
+    assert (status["answers"], len(status["models"])) == (130, 100)

@@ -65,24 +65,24 @@ def drawn_masks(draw: Any, scores: bool) -> list[dict[str, Any]]:
 
 @st.composite
 def statements(draw: Any, tasks: tuple[str, ...], scores: bool) -> dict[str, GroundTruth]:
-    said = {}
+    truths = {}
     for task in tasks:
         if draw(st.booleans()):
             if task == CLASSIFICATION:
-                said[task] = GroundTruth(task, draw(names))
+                truths[task] = GroundTruth(task, draw(names))
             elif task == DETECTION:
-                said[task] = GroundTruth(task, boxes=draw(boxes(scores)))
+                truths[task] = GroundTruth(task, boxes=draw(boxes(scores)))
             else:
-                said[task] = GroundTruth(task, masks=draw(drawn_masks(scores)))
-    return said
+                truths[task] = GroundTruth(task, masks=draw(drawn_masks(scores)))
+    return truths
 
 
-def write(format: str, said: list[dict[str, GroundTruth]], out: Path) -> ExportPart:
+def write(format: str, truths: list[dict[str, GroundTruth]], out: Path) -> ExportPart:
     """A data set of the three pictures, without a lake."""
-    every = [t for of in said for t in of.values()]
+    every = [t for of in truths for t in of.values()]
     plan = ExportPlan(
         "s@1",
-        len(said),
+        len(truths),
         sorted(annotation.instance_classes(every)),
         sorted({str(t.label) for t in every if t.task == CLASSIFICATION}),
         SEGMENTATION if any(t.task == SEGMENTATION for t in every) else DETECTION,
@@ -94,7 +94,7 @@ def write(format: str, said: list[dict[str, GroundTruth]], out: Path) -> ExportP
     out.mkdir()
     left.mkdir()
     export.FORMATS[format].write(
-        part, (ExportSample(i, im, t) for i, (im, t) in enumerate(zip(images, said, strict=True)))
+        part, (ExportSample(i, im, t) for i, (im, t) in enumerate(zip(images, truths, strict=True)))
     )
     for name, lines in part.lines.items():
         (left / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -110,23 +110,23 @@ def write(format: str, said: list[dict[str, GroundTruth]], out: Path) -> ExportP
 
 def read(out: Path) -> dict[str, Annotations]:
     """By image_id what `auto` reads of a data set in which nothing is wrong."""
-    found = {}
+    annotations_of = {}
     for item in sources.read(out, sources.resolve(out, "auto")):
         assert item.error is None, item
         data = item.data if item.path is None else item.path.read_bytes()
-        said = item.read_annotations(WIDTH, HEIGHT) if item.read_annotations else Annotations()
-        assert said.rejected == []
+        annotations = item.read_annotations(WIDTH, HEIGHT) if item.read_annotations else Annotations()
+        assert annotations.rejected == []
         assert data is not None
-        found[ids.image_id(data)] = said
-    return found
+        annotations_of[ids.image_id(data)] = annotations
+    return annotations_of
 
 
-def same(found: Annotations, wanted: dict[str, GroundTruth], exact: bool) -> None:
+def same(annotations: Annotations, expected: dict[str, GroundTruth], exact: bool) -> None:
     """The statements agree; of boxes whose coordinates a format says otherwise, to a millionth of a pixel."""
-    said = {t.task: t for t in found.ground_truths}
-    assert {*said} == {*wanted}
-    for task, truth in wanted.items():
-        mine = said[task]
+    by_task = {t.task: t for t in annotations.ground_truths}
+    assert {*by_task} == {*expected}
+    for task, truth in expected.items():
+        mine = by_task[task]
         assert (mine.label, mine.masks) == (truth.label, truth.masks)
         assert [b["label"] for b in mine.boxes or ()] == [b["label"] for b in truth.boxes or ()]
         if exact:
@@ -150,9 +150,9 @@ SAYS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
 }
 
 
-def _sayable(format: str, said: list[dict[str, GroundTruth]]) -> bool:
+def _sayable(format: str, truths: list[dict[str, GroundTruth]]) -> bool:
     """Whether the format has characters for every class. CSV has no NUL, XML no control characters."""
-    every = {name for of in said for t in of.values() for name in t.classes()}
+    every = {name for of in truths for t in of.values() for name in t.classes()}
     return not (
         (format == "csv" and any("\0" in n for n in every))
         or (format == "voc" and any(voc._NOT_XML.search(n) for n in every))

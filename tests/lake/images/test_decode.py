@@ -32,8 +32,8 @@ def quarters(data: bytes) -> list[tuple[int, ...]]:
     return [tuple(pixels[height * y // 4, width * x // 4].tolist()) for y in (1, 3) for x in (1, 3)]
 
 
-def close(found: list[tuple[int, ...]], wanted: list[tuple[int, ...]], by: int = 12) -> bool:
-    return bool((np.abs(np.asarray(found, int) - np.asarray(wanted, int)) <= by).all())
+def close(decoded: list[tuple[int, ...]], wanted: list[tuple[int, ...]], by: int = 12) -> bool:
+    return bool((np.abs(np.asarray(decoded, int) - np.asarray(wanted, int)) <= by).all())
 
 
 def lying(image: Image.Image, orientation: int) -> Image.Image:
@@ -49,8 +49,8 @@ def lying(image: Image.Image, orientation: int) -> Image.Image:
 @pytest.mark.parametrize("format", decode.FORMATS)
 def test_every_format_gives_its_pixels(format: str) -> None:
     data = encoded(pictures.corners(), format, **({"quality": 95} if format in ("JPEG", "WEBP") else {}))
-    found = decode.decode(data)
-    assert (found.format, found.width, found.height) == (format, 48, 32)
+    decoded = decode.decode(data)
+    assert (decoded.format, decoded.width, decoded.height) == (format, 48, 32)
     assert close(quarters(data), [RED, GREEN, BLUE, WHITE], by=30)
 
 
@@ -62,19 +62,19 @@ def test_every_exif_orientation_gives_the_same_upright_image(format: str, orient
     stored = lying(pictures.corners(), orientation)
     assert stored.size == ((32, 48) if orientation in SIDEWAYS else (48, 32))
     data = encoded(stored, format, exif=exif)
-    found = decode.decode(data)
-    assert (found.width, found.height) == (48, 32)
-    assert (found.thumbnail_width, found.thumbnail_height) == (48, 32)
+    decoded = decode.decode(data)
+    assert (decoded.width, decoded.height) == (48, 32)
+    assert (decoded.thumbnail_width, decoded.thumbnail_height) == (48, 32)
     assert close(quarters(data), [RED, GREEN, BLUE, WHITE], by=60)
-    assert close(quarters(found.thumbnail), [RED, GREEN, BLUE, WHITE], by=60)
+    assert close(quarters(decoded.thumbnail), [RED, GREEN, BLUE, WHITE], by=60)
 
 
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"]
 )
 def test_broken_exif_costs_only_the_orientation(exif: bytes) -> None:
-    found = decode.decode(encoded(pictures.corners(), "JPEG", exif=exif))
-    assert (found.width, found.height) == (48, 32)
+    decoded = decode.decode(encoded(pictures.corners(), "JPEG", exif=exif))
+    assert (decoded.width, decoded.height) == (48, 32)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
@@ -218,14 +218,15 @@ def test_many_are_decoded_each_in_its_place() -> None:
 @pytest.mark.parametrize(("width", "height"), [(700, 500), (500, 700), (1, 3000), (3000, 1), (256, 256), (257, 16)])
 def test_a_thumbnail_is_small_whatever_the_image(width: int, height: int) -> None:
     """Noise in three colours is the worst that JPEG can be given."""
-    found = decode.decode(encoded(pictures.noise(4, width, height)))
-    assert len(found.thumbnail) <= 16 << 10
-    with Image.open(io.BytesIO(found.thumbnail)) as thumbnail:
+    decoded = decode.decode(encoded(pictures.noise(4, width, height)))
+    assert len(decoded.thumbnail) <= 16 << 10
+    with Image.open(io.BytesIO(decoded.thumbnail)) as thumbnail:
         assert (thumbnail.format, thumbnail.mode) == ("JPEG", "RGB")
-        assert thumbnail.size == (found.thumbnail_width, found.thumbnail_height)
+        assert thumbnail.size == (decoded.thumbnail_width, decoded.thumbnail_height)
         assert max(thumbnail.size) <= 256
     assert (
-        found.thumbnail_width / found.thumbnail_height == pytest.approx(width / height, rel=0.02) or 1 in thumbnail.size
+        decoded.thumbnail_width / decoded.thumbnail_height == pytest.approx(width / height, rel=0.02)
+        or 1 in thumbnail.size
     )
 
 
@@ -237,8 +238,8 @@ def test_a_thumbnail_brings_no_words_along() -> None:
 
 
 def test_a_small_image_is_not_enlarged() -> None:
-    found = decode.decode(encoded(pictures.corners()))
-    assert (found.thumbnail_width, found.thumbnail_height) == (48, 32)
+    decoded = decode.decode(encoded(pictures.corners()))
+    assert (decoded.thumbnail_width, decoded.thumbnail_height) == (48, 32)
 
 
 def test_a_scaled_decode_keeps_the_side_asked_for() -> None:
@@ -264,6 +265,6 @@ def test_a_query_image_is_brought_to_a_bounded_upright_jpeg() -> None:
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA", "I;16"])
 def test_a_hundred_megapixels_fit_in_a_worker(mode: str) -> None:
     with WorkerPool("lake.images.decode:decode_many", 1) as pool:
-        (found,) = pool.run([encoded(Image.new(mode, (10_000, 10_000)), "PNG", compress_level=1)], 100)
-    assert isinstance(found, decode.Decoded), found
-    assert (found.width, found.height) == (10_000, 10_000)
+        (decoded,) = pool.run([encoded(Image.new(mode, (10_000, 10_000)), "PNG", compress_level=1)], 100)
+    assert isinstance(decoded, decode.Decoded), decoded
+    assert (decoded.width, decoded.height) == (10_000, 10_000)

@@ -209,7 +209,7 @@ def test_bad_rows_change_nothing_for_the_others(make_lake: MakeLake, tmp_path: P
     assert content(dirty) == content(clean)
     assert [r["source"] for r in report.rejected] == [f"{path}:{n}" for n in (2, 4, 6, 8, 10, 12, 13, 14, 15)]
     reasons = [r["reason"] for r in report.rejected]
-    for reason, said in zip(
+    for reason, expected in zip(
         reasons,
         [
             "No such file",
@@ -224,7 +224,7 @@ def test_bad_rows_change_nothing_for_the_others(make_lake: MakeLake, tmp_path: P
         ],
         strict=True,
     ):
-        assert said in reason
+        assert expected in reason
 
 
 def test_broken_files_are_named_beside_good_ones(make_lake: MakeLake, tmp_path: Path) -> None:

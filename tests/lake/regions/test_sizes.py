@@ -20,9 +20,9 @@ DRAWN = some.tuples(some.integers(1, 40), some.integers(1, 40), some.integers(0,
 
 @given(some.lists(DRAWN, max_size=6))
 def test_areas_are_the_pixels(drawn: list[tuple[int, int, int, float]]) -> None:
-    made = [np.random.default_rng(seed).random((height, width)) < share for height, width, seed, share in drawn]
-    counts = pa.array([masks.encode(one) for one in made], pa.string())
-    assert mask_areas(counts).tolist() == [int(one.sum()) for one in made]
+    drawn_masks = [np.random.default_rng(seed).random((height, width)) < share for height, width, seed, share in drawn]
+    counts = pa.array([masks.encode(mask) for mask in drawn_masks], pa.string())
+    assert mask_areas(counts).tolist() == [int(mask.sum()) for mask in drawn_masks]
 
 
 def test_sizes_are_cocos() -> None:
@@ -35,15 +35,15 @@ def _box(x: float, y: float, side: float, label: str = "a", score: float | None 
 
 def test_boxes_are_matched_best_score_first_once_and_in_their_class() -> None:
     truth = [_box(0, 0, 10), _box(100, 0, 10), _box(200, 0, 10, "b")]
-    said = [
+    detections = [
         _box(1, 0, 10, score=0.5),
         _box(0, 0, 10, score=0.9),
         _box(100, 4, 10, score=0.8),
         _box(200, 0, 10, score=1),
     ]
     # The second takes the first label; the third overlaps 6 / 14 only; the fourth is of another class.
-    assert detection.match(truth, said) == [-1, 0, -1, -1]
-    assert detection.match([], said) == [-1] * 4
+    assert detection.match(truth, detections) == [-1, 0, -1, -1]
+    assert detection.match([], detections) == [-1] * 4
     assert detection.match(truth, []) == []
 
 

@@ -68,8 +68,8 @@ def filled(lk: Lake, tmp_path: Path) -> tuple[Lake, list[str]]:
 
 
 def labels_of(lake: Lake) -> dict[str, dict[str, GroundTruth]]:
-    made = slices.create(lake, "all", where="true")
-    return ground_truth.of_images(lake, slices.contents(lake, made))
+    slice_ = slices.create(lake, "all", where="true")
+    return ground_truth.of_images(lake, slices.contents(lake, slice_))
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -89,8 +89,8 @@ def test_into_another_lake(filled: tuple[Lake, list[str]], make_lake: MakeLake, 
     assert (again.images_new, again.labels_new, again.predictions_new, again.rejected) == (0, 0, 0, [])
     assert {*other.scan("images", ["image_id"])["image_id"].to_pylist()} == {*names}
     wanted = {n: {t.task: t} for n, t in zip(names, SAID, strict=False)}
-    found = labels_of(other)
-    gone = sum(found.get(n) != t for n, t in wanted.items())
+    restored = labels_of(other)
+    gone = sum(restored.get(n) != t for n, t in wanted.items())
     assert gone == sum(report.unsaid.values())
     assert gone == {"imagefolder": 3, "yolo": 4, "voc": 2}.get(format, 0)
     if model:
@@ -108,9 +108,9 @@ def test_stopped_and_gone_on_with(
     """After a stop the files are those of an export that was never stopped; a spoilt one is written anew."""
     monkeypatch.setattr(export, "PART_IMAGES", 2)
     lk, _ = filled
-    made = slices.get(lk, "s")
+    slice_ = slices.get(lk, "s")
     whole = tmp_path / "whole" / "out"  # Label Studio's tasks name the folder
-    export.export(lk, made, whole, format)
+    export.export(lk, slice_, whole, format)
     for stop in (1, 3):
         out, seen = tmp_path / f"stopped {stop}" / "out", []
 
@@ -120,14 +120,14 @@ def test_stopped_and_gone_on_with(
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            export.export(lk, made, out, format, progress=count)
+            export.export(lk, slice_, out, format, progress=count)
         if format != "list":
             with pytest.raises(BadInput, match="unfinished export"):
                 ingest.ingest(lk, out)
         spoilt = next((p for p in sorted(out.rglob("*")) if p.suffix in (".png", ".jpg", ".tar")), None)
         if spoilt is not None:
             spoilt.write_bytes(b"spoilt")
-        report = export.export(lk, made, out, format)
+        report = export.export(lk, slice_, out, format)
         assert report.images == 6
         assert report.resumed == 2 * stop - 2 * (spoilt is not None)
         if format == "lance":
@@ -137,7 +137,7 @@ def test_stopped_and_gone_on_with(
             assert rows[0] == rows[1]
         else:
             assert files(out) == files(whole)
-        assert export.export(lk, made, out, format).already
+        assert export.export(lk, slice_, out, format).already
 
 
 def test_the_manifest_has_every_file(filled: tuple[Lake, list[str]], tmp_path: Path) -> None:
@@ -154,10 +154,10 @@ def test_the_manifest_has_every_file(filled: tuple[Lake, list[str]], tmp_path: P
 
 def test_what_is_refused_changes_nothing(filled: tuple[Lake, list[str]], tmp_path: Path) -> None:
     lk, _ = filled
-    made = slices.get(lk, "s")
+    slice_ = slices.get(lk, "s")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.txt").touch()
-    export.export(lk, made, tmp_path / "done", "list")
+    export.export(lk, slice_, tmp_path / "done", "list")
     before = files(tmp_path / "done")
     for out, how, reason in (
         ("mine", {"format": "coco"}, "not an empty folder"),
@@ -167,7 +167,7 @@ def test_what_is_refused_changes_nothing(filled: tuple[Lake, list[str]], tmp_pat
         ("done", {"format": "coco"}, "is an export of slice s@1, format list"),
     ):
         with pytest.raises(BadInput, match=reason):
-            export.export(lk, made, tmp_path / out, **how)  # type: ignore[arg-type]
+            export.export(lk, slice_, tmp_path / out, **how)  # type: ignore[arg-type]
     assert not (tmp_path / "new").exists()
     assert files(tmp_path / "done") == before
     assert os.listdir(tmp_path / "mine") == ["a.txt"]
@@ -231,9 +231,9 @@ def test_an_export_has_the_labels_of_its_slice(lk: Lake, tmp_path: Path) -> None
         )
 
     label("old")
-    made = slices.create(lk, "all", where="true")
+    slice_ = slices.create(lk, "all", where="true")
     label("new")
-    export.export(lk, made, tmp_path / "out", "imagefolder")
+    export.export(lk, slice_, tmp_path / "out", "imagefolder")
     assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["old"]
 
 

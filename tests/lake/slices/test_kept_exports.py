@@ -25,17 +25,17 @@ def made(lk: Lake, tmp_path: Path) -> slices.Slice:
 
 
 def test_the_archive_holds_every_file(lk: Lake, made: slices.Slice) -> None:
-    place = kept_exports.folder_of(lk, made, "imagefolder")
+    folder = kept_exports.folder_of(lk, made, "imagefolder")
     assert kept_exports.of_slice(lk, made) == {}
-    assert kept_exports.archive(lk, place.name) is None
-    export(lk, made, place, "imagefolder")
-    kept = kept_exports.of_slice(lk, made)["imagefolder"]
-    assert (kept.name, kept.images) == ("all@1.imagefolder", made.size)
-    pieces = kept_exports.archive(lk, kept.name)
+    assert kept_exports.archive(lk, folder.name) is None
+    export(lk, made, folder, "imagefolder")
+    export_ = kept_exports.of_slice(lk, made)["imagefolder"]
+    assert (export_.name, export_.images) == ("all@1.imagefolder", made.size)
+    pieces = kept_exports.archive(lk, export_.name)
     assert pieces is not None
     with zipfile.ZipFile(io.BytesIO(b"".join(pieces))) as archive:
         there = {name: archive.read(name) for name in archive.namelist()}
-    assert there == {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    assert there == {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert {ids.image_id(data) for data in there.values()} >= {*slices.members(lk, made).to_pylist()}
 
 

@@ -23,22 +23,22 @@ def answered(lk: Lake) -> Lake:
     return lk
 
 
-def members(lk: Lake, made: slices.Slice) -> list[str]:
-    return list(slices.members(lk, made).to_pylist())
+def members(lk: Lake, slice_: slices.Slice) -> list[str]:
+    return list(slices.members(lk, slice_).to_pylist())
 
 
 def test_a_slice_by_filter(answered: Lake) -> None:
-    made = slices.create(answered, "cats", where="label = 'cat'")
-    assert (made.id, made.kind, made.definition, made.size) == ("cats@1", "where", "label = 'cat'", 2)
-    assert made.predictions_version == answered.version("predictions")
-    assert members(answered, made) == sorted([image(0), image(1)])
+    slice_ = slices.create(answered, "cats", where="label = 'cat'")
+    assert (slice_.id, slice_.kind, slice_.definition, slice_.size) == ("cats@1", "where", "label = 'cat'", 2)
+    assert slice_.predictions_version == answered.version("predictions")
+    assert members(answered, slice_) == sorted([image(0), image(1)])
 
 
 def test_a_slice_by_ids_of_images_and_predictions(answered: Lake) -> None:
     prediction = answered.sql("SELECT prediction_id FROM answers WHERE label = 'dog'")["prediction_id"][0].as_py()
-    made = slices.create(answered, "mine", ids=[image(0), prediction.upper(), image(0)])
-    assert members(answered, made) == sorted([image(0), image(2)])
-    assert made.definition == "2 ids"
+    slice_ = slices.create(answered, "mine", ids=[image(0), prediction.upper(), image(0)])
+    assert members(answered, slice_) == sorted([image(0), image(2)])
+    assert slice_.definition == "2 ids"
 
 
 def test_a_slice_by_cluster(answered: Lake) -> None:
@@ -54,9 +54,9 @@ def test_a_slice_by_several_clusters_has_every_image_once(answered: Lake) -> Non
     ]
     answered.insert("cluster_members", pa.Table.from_pylist(rows, schema=schema.CLUSTER_MEMBERS.arrow()))
     for nodes in (["t/0", "t/1"], ["t/", "t/0"], ["t/1", "t/0", "t/1"]):
-        made = slices.create(answered, "both", cluster=nodes)
-        assert members(answered, made) == sorted(image(i) for i in range(3))
-    assert made.definition == "t/1, t/0"
+        slice_ = slices.create(answered, "both", cluster=nodes)
+        assert members(answered, slice_) == sorted(image(i) for i in range(3))
+    assert slice_.definition == "t/1, t/0"
     with pytest.raises(BadInput, match="no node 't/9'"):
         slices.create(answered, "both", cluster=["t/0", "t/9"])
     with pytest.raises(BadInput, match="a cluster slice needs a node"):
@@ -88,8 +88,8 @@ def test_a_creation_that_was_interrupted_is_not_seen_and_not_reused(answered: La
         with pytest.raises(KeyboardInterrupt):
             slices.create(answered, "cats", where="label = 'cat'")
     assert slices.list(answered) == []
-    made = slices.create(answered, "cats", where="label = 'dog'")
-    assert members(answered, made) == [image(2)]
+    slice_ = slices.create(answered, "cats", where="label = 'dog'")
+    assert members(answered, slice_) == [image(2)]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "a@1", ".hidden", "a/b", "x" * 101, "a'b", "naïve"])

@@ -31,21 +31,21 @@ def six(lk: Lake) -> Lake:
     return lk
 
 
-def numbers(lk: Lake, made: slices.Slice) -> list[int]:
+def numbers(lk: Lake, slice_: slices.Slice) -> list[int]:
     known = {image(n): n for n in range(40)}
-    return sorted(known[i] for i in slices.members(lk, made).to_pylist())
+    return sorted(known[i] for i in slices.members(lk, slice_).to_pylist())
 
 
 def test_union_intersection_and_minus(six: Lake) -> None:
     slices.create(six, "cats", where="label = 'cat'")
     slices.create(six, "sure", where="confidence >= 0.3")
-    made = slices.create(six, "either", union=["cats", "sure"])
-    assert (numbers(six, made), made.kind, made.definition) == ([0, 2, 3, 4, 5], "union", "cats or sure")
+    slice_ = slices.create(six, "either", union=["cats", "sure"])
+    assert (numbers(six, slice_), slice_.kind, slice_.definition) == ([0, 2, 3, 4, 5], "union", "cats or sure")
     assert numbers(six, slices.create(six, "both", intersect=["cats@1", "sure"])) == [4]
-    made = slices.create(six, "rest", where="true", minus=["cats", "both"])
-    assert (numbers(six, made), made.definition) == ([1, 3, 5], "true minus cats, both")
-    made = slices.create(six, "cats", union=["cats@1", {"ids": [image(5)]}])
-    assert (made.id, numbers(six, made), made.definition) == ("cats@2", [0, 2, 4, 5], "cats@1 or (1 id)")
+    slice_ = slices.create(six, "rest", where="true", minus=["cats", "both"])
+    assert (numbers(six, slice_), slice_.definition) == ([1, 3, 5], "true minus cats, both")
+    slice_ = slices.create(six, "cats", union=["cats@1", {"ids": [image(5)]}])
+    assert (slice_.id, numbers(six, slice_), slice_.definition) == ("cats@2", [0, 2, 4, 5], "cats@1 or (1 id)")
 
 
 def test_a_slice_by_likeness_and_by_search(make_lake: Callable[..., Lake]) -> None:
@@ -55,10 +55,10 @@ def test_a_slice_by_likeness_and_by_search(make_lake: Callable[..., Lake]) -> No
     stock.embed(lk, range(6))
     cosines = {n: float(stock.vector(n) @ stock.vector(0)) for n in range(6)}
     radius = 1 - sorted(cosines.values())[-3]
-    made = slices.create(lk, "like", like={"ids": [stock.image_id(0)], "radius": radius + 1e-4})
+    slice_ = slices.create(lk, "like", like={"ids": [stock.image_id(0)], "radius": radius + 1e-4})
     near = sorted(cosines, key=lambda n: -cosines[n])[:3]
-    assert slices.members(lk, made).to_pylist() == sorted(stock.image_id(n) for n in near)
-    assert json.loads(made.spec or "")["like"]["embedder"] == "x"
+    assert slices.members(lk, slice_).to_pylist() == sorted(stock.image_id(n) for n in near)
+    assert json.loads(slice_.spec or "")["like"]["embedder"] == "x"
     row = {"id": "a1b2c3d4", "name": "odd ones", "examples": [stock.image_id(1)], "embedder": "x", "seed": 0}
     row |= {"predictions_version": 1, "created_at": store.now()}
     lk.insert("searches", pa.Table.from_pylist([row], schema=schema.SEARCHES.arrow()))
@@ -69,8 +69,8 @@ def test_a_slice_by_likeness_and_by_search(make_lake: Callable[..., Lake]) -> No
     ]
     lk.insert("marks", pa.Table.from_pylist(marks, schema=schema.MARKS.arrow()))
     for name in ("a1b2c3d4", "odd ones"):
-        made = slices.create(lk, "found", search=name)
-        assert slices.members(lk, made).to_pylist() == sorted(stock.image_id(n) for n in (1, 3))
+        slice_ = slices.create(lk, "found", search=name)
+        assert slices.members(lk, slice_).to_pylist() == sorted(stock.image_id(n) for n in (1, 3))
     with pytest.raises(BadInput, match="no search 'od ones'; did you mean odd ones"):
         slices.create(lk, "found", search="od ones")
 
@@ -83,9 +83,9 @@ def test_every_slice_is_made_again_from_its_spec(six: Lake) -> None:
         {"union": ["cats", {"intersect": ["cats", {"where": "confidence > 0.1"}]}]},
     ]
     for how in hows:
-        made = slices.create(six, "a", **how)
-        again = slices.create(six, "a", spec=slices.load(json.dumps(slices.spec(six, made))))
-        assert (numbers(six, again), again.definition) == (numbers(six, made), made.definition)
+        slice_ = slices.create(six, "a", **how)
+        again = slices.create(six, "a", spec=slices.load(json.dumps(slices.spec(six, slice_))))
+        assert (numbers(six, again), again.definition) == (numbers(six, slice_), slice_.definition)
     add(six, [{"label": "cat", "confidence": 0.05}])
     assert 6 in numbers(six, slices.create(six, "later", spec=slices.spec(six, slices.get(six, "cats"))))
 
@@ -201,8 +201,8 @@ def test_two_creations_at_once_get_a_version_each(six: Lake, monkeypatch: pytest
         return insert(self, name, rows)
 
     monkeypatch.setattr(Lake, "insert", late)
-    made = slices.create(six, "cats", where="label = 'cat'")
-    assert (made.version, numbers(six, made), numbers(six, slices.get(six, "cats@1"))) == (2, [0, 2, 4], [1, 3, 5])
+    slice_ = slices.create(six, "cats", where="label = 'cat'")
+    assert (slice_.version, numbers(six, slice_), numbers(six, slices.get(six, "cats@1"))) == (2, [0, 2, 4], [1, 3, 5])
 
 
 DEEDS = ("ingest", "label", "maintain", "forget", "slice", "delete", "restore")
@@ -216,9 +216,9 @@ def _kept(deeds: list[tuple[str, int]]) -> None:
         stock.add(lk, range(8))
         stock.embed(lk, range(8))
         answers.label(lk, *((stock.image_id(n), "cat", store.now()) for n in range(4)))
-        made = slices.create(lk, "first", where="true")
-        contents = {made.id: _rows(lk, made)}
-        given, erased, next_number = {made.id}, set[str](), 100
+        slice_ = slices.create(lk, "first", where="true")
+        contents = {slice_.id: _rows(lk, slice_)}
+        given, erased, next_number = {slice_.id}, set[str](), 100
         rng = np.random.default_rng(len(deeds))
         for place, (deed, number) in enumerate(deeds):
             name = stock.image_id(number)
@@ -233,10 +233,10 @@ def _kept(deeds: list[tuple[str, int]]) -> None:
                 erasure.forget(lk, [name], alone=True)
                 erased.add(name)
             elif deed == "slice":
-                made = slices.create(lk, "first", where="true")
-                assert made.id not in given
-                given.add(made.id)
-                contents[made.id] = _rows(lk, made)
+                slice_ = slices.create(lk, "first", where="true")
+                assert slice_.id not in given
+                given.add(slice_.id)
+                contents[slice_.id] = _rows(lk, slice_)
             elif deed == "delete" and len(contents) > 1:
                 gone = sorted(contents)[int(rng.integers(len(contents)))]
                 slices.delete(lk, slices.get(lk, gone))
@@ -253,8 +253,8 @@ def _kept(deeds: list[tuple[str, int]]) -> None:
         assert [f for f in doctor.examine(lk.uri).findings if f.severity == "wrong"] == []
 
 
-def _rows(lk: Lake, made: slices.Slice) -> dict[str, list[str]]:
-    table = slices.contents(lk, made)
+def _rows(lk: Lake, slice_: slices.Slice) -> dict[str, list[str]]:
+    table = slices.contents(lk, slice_)
     return dict(zip(table["image_id"].to_pylist(), table["label_events"].to_pylist(), strict=True))
 
 
