@@ -222,7 +222,9 @@ def _study(optuna: Any, folder: Path, name: str, request: dict[str, Any], seed: 
         study.set_user_attr("asked", plain)
     elif before != plain:
         key = next(key for key in plain if plain[key] != before.get(key))
-        raise BadInput(f"the search {name!r} was started with another {key}: give the same {key}, or another --name")
+        raise BadInput(
+            f"the search {name!r} was started with different values of `{key}`: give the same {key}, or another --name"
+        )
     # Every call draws other trials; the same sequence of calls draws the same trials.
     done = len(study.get_trials(deepcopy=False))
     if all(values["choices"] for values in request["tried"].values()):

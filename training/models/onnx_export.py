@@ -1,10 +1,10 @@
-"""A model as an ONNX file for other runtimes, kept only when it answers as torch does.
+"""Exports a model as an ONNX file for other runtimes, if it predicts the same as torch.
 
-The graph begins at the prepared square (uint8 RGB), or at an embedder's vector, and ends at numbers that need no
-lakeloop to be read: probabilities, or boxes with their probabilities. `model.json` beside it says the rest: classes,
-how a square is made of an image, what is to be done with the outputs, and how far they were off when both were run on
-real images of the lake. docs/cards.md has an example. torchvision's detectors are refused: they suppress boxes within
-the network, box by box, which the exporter cannot follow.
+The graph begins at the prepared square (uint8 RGB) or at an embedder's vector. Its outputs can be read without
+lakeloop: probabilities, or boxes with their probabilities. `model.json` next to it has the rest: the classes, how to
+prepare an image, what to do with the outputs, and how far both runtimes differed on real images of the lake.
+docs/cards.md has an example. torchvision's detectors are refused: they suppress boxes inside the network, which the
+exporter cannot follow.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
 MODEL, FACTS = "model.onnx", "model.json"
 OPSET = 18
 TOLERANCE = 1e-4
-# Real images, or vectors, that both are asked about.
+# Real images, or vectors, that both runtimes are compared on.
 IMAGES, VECTORS = 16, 256
 MEASURE = "the largest |onnx - torch| / (1 + |torch|) of any number"
 
-# (output's name -> array) of the same inputs
+# Arrays by the name of the output.
 Outputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A file that was checked: its outputs for `checked_on` real images (or vectors) were off by `difference` at most,
-    as MEASURE has it.
+    """A checked file: its outputs for `checked_on` real images (or vectors) differ from torch's by at most `difference`
+    (see MEASURE).
     """
 
     name: str
@@ -64,14 +64,14 @@ class ExportedModel:
 
 
 def export(lake: Lake, name: str, folder: Path, *, tolerance: float = TOLERANCE) -> ExportedModel:
-    """Writes model.onnx and model.json of NAME@V, a run, or a model's promoted, else newest, run.
+    """Writes model.onnx and model.json of NAME@V, of a run, or of a model's promoted, else newest, run.
 
-    What is there of these names is replaced once the new file was checked. Raises BadInput when there is no such model
-    or it cannot be said in ONNX, CouldNot when its answers differ from torch's by more than `tolerance` or there is no
-    image to compare them on, MissingExtra without the extra onnx; nothing is written then.
+    Existing files of these names are replaced after the check. Raises BadInput if there is no such model or it cannot
+    be exported, CouldNot if its outputs differ from torch's by more than `tolerance` or there is no image to compare
+    them on, MissingExtra without the extra onnx. It then writes nothing.
     """
     if not 0 < tolerance < 1:
-        raise BadInput(f"a tolerance of {tolerance:g}: it lies between 0 and 1")
+        raise BadInput(f"the tolerance is {tolerance:g}; it must lie between 0 and 1")
     require("onnx", "onnx", "onnx")
     loaded = trained_model.load(lake, name)
     run = loaded.run
@@ -81,69 +81,74 @@ def export(lake: Lake, name: str, folder: Path, *, tolerance: float = TOLERANCE)
         facts = onnx_metadata.of_probe(lake, loaded)
     else:
         assert isinstance(loaded, NetworkModel)
-        network = _ending(loaded)
+        network = _with_outputs(loaded)
         inputs = _squares(lake, loaded)
         graph = _network_graph(loaded, network)
         expected = _torch_outputs(network, inputs)
         facts = onnx_metadata.of_network(loaded)
-    with_ = "vectors" if isinstance(loaded, ProbeModel) else "images"
+    kind = "vectors" if isinstance(loaded, ProbeModel) else "images"
     difference = compare(graph, next(iter(facts["input"])), inputs, expected)
     if not difference <= tolerance:
         raise CouldNot(
-            f"the ONNX file of run {run.id} answers otherwise than torch: off by {difference:.1e} on {len(inputs)} "
-            f"{with_}, {tolerance:g} is allowed; nothing was kept"
+            f"the ONNX file of run {run.id} does not predict the same as torch: it differs by {difference:.1e} on "
+            f"{len(inputs)} {kind}, {tolerance:g} is allowed; nothing was written"
         )
-    version = next((one.id for one in versions.list(lake, run.model) if one.run == run.id), None)
+    version = next((version.id for version in versions.list(lake, run.model) if version.run == run.id), None)
     digest = hashlib.sha256(graph).hexdigest()
-    said = {"format": 1, "model": run.model, "version": version, "run": run.id, "task": run.task, "kind": run.kind}
-    said |= {"classes": [*loaded.classes], **facts, "opset": OPSET}
-    said["file"] = {"name": MODEL, "sha256": digest, "bytes": len(graph)}
-    said["checked"] = {"on": len(inputs), "what": with_, "measure": MEASURE, "allowed": tolerance, "found": difference}
-    said["made_with"] = _versions()
-    _write(folder, {MODEL: graph, FACTS: (json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode()})
-    place = str(folder / MODEL)
-    return ExportedModel(
-        version or run.id, run.id, place, digest, len(graph), len(inputs), with_, difference, tolerance
-    )
+    metadata = {"format": 1, "model": run.model, "version": version, "run": run.id, "task": run.task, "kind": run.kind}
+    metadata |= {"classes": [*loaded.classes], **facts, "opset": OPSET}
+    metadata["file"] = {"name": MODEL, "sha256": digest, "bytes": len(graph)}
+    metadata["checked"] = {
+        "on": len(inputs),
+        "what": kind,
+        "measure": MEASURE,
+        "allowed": tolerance,
+        "found": difference,
+    }
+    metadata["made_with"] = _versions()
+    _write(folder, {MODEL: graph, FACTS: (json.dumps(metadata, indent=2, ensure_ascii=False) + "\n").encode()})
+    path = str(folder / MODEL)
+    return ExportedModel(version or run.id, run.id, path, digest, len(graph), len(inputs), kind, difference, tolerance)
 
 
 def compare(graph: bytes, name: str, inputs: np.ndarray, expected: Outputs) -> float:
-    """How far onnxruntime's outputs are off, as MEASURE has it, of all inputs at once and of the first by itself;
-    infinite when an output is missing, of another shape, or no number.
+    """The largest difference (see MEASURE) of onnxruntime's outputs from `expected`, for all inputs at once and for the
+    first input alone; infinite if an output is missing, of another shape, or not finite.
     """
     runtime = require("onnxruntime", "onnxruntime", "onnx")
     try:
         session = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
         worst = 0.0
-        for some in (slice(None), slice(0, 1)):
-            found = dict(
-                zip((o.name for o in session.get_outputs()), session.run(None, {name: inputs[some]}), strict=True)
+        for part in (slice(None), slice(0, 1)):
+            outputs = dict(
+                zip((o.name for o in session.get_outputs()), session.run(None, {name: inputs[part]}), strict=True)
             )
-            for key, right in expected.items():
-                if key not in found or found[key].shape != right[some].shape:
+            for key, array in expected.items():
+                if key not in outputs or outputs[key].shape != array[part].shape:
                     return math.inf
-                off = np.abs(found[key].astype(np.float64) - right[some]) / (1.0 + np.abs(right[some]))
-                worst = max(worst, float(off.max(initial=0.0)) if np.isfinite(off).all() else math.inf)
+                differences = np.abs(outputs[key].astype(np.float64) - array[part]) / (1.0 + np.abs(array[part]))
+                finite = np.isfinite(differences).all()
+                worst = max(worst, float(differences.max(initial=0.0)) if finite else math.inf)
         return worst
-    except Exception as error:  # onnxruntime has an exception of its own for each status
+    except Exception as error:  # onnxruntime has an own exception for each status
         raise CouldNot(f"onnxruntime cannot run the exported file: {_first_line(error)}") from error
 
 
 # Networks ----------------------------------------------------------------------------------------------------------
 
 
-def _ending(loaded: NetworkModel) -> Any:
-    """The network, ended in numbers that mean something by themselves."""
+def _with_outputs(loaded: NetworkModel) -> Any:
+    """The network with outputs that can be read without lakeloop: probabilities and boxes."""
     architecture = str(loaded.run.settings["architecture"])
     if loaded.run.task == "detection" and architecture not in detection.COMPACT:
         raise BadInput(
-            f"{architecture} cannot be exported to ONNX: torchvision's detectors suppress boxes within the network; "
-            f"train {' or '.join(detection.COMPACT)} for that"
+            f"{architecture} cannot be exported to ONNX: torchvision's detectors suppress boxes inside the network; "
+            f"train {' or '.join(detection.COMPACT)} instead"
         )
     torch = torch_import.torch()
 
     class Probabilities(torch.nn.Module):  # type: ignore[misc,name-defined]
-        """Of the classes (n, classes), of all pixels (n, 1 + classes, side, side), or of all points, with boxes."""
+        """Of classes (n, classes), of pixels (n, 1 + classes, side, side), or of points, with boxes."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -161,7 +166,7 @@ def _ending(loaded: NetworkModel) -> Any:
 
 
 def _corners(distances: Any) -> Any:
-    """(n, 4, rows, columns): left, top, right, bottom in the square's pixels, of distances from the points' middles."""
+    """(n, 4, rows, columns): left, top, right, bottom in the square's pixels, from distances to the points' middles."""
     from training.networks.compact_networks import POINT_STRIDE
 
     torch = torch_import.torch()
@@ -185,7 +190,7 @@ def _network_graph(loaded: NetworkModel, network: Any) -> bytes:
     side = loaded.preparation.side
     example = torch.zeros((2, 3, side, side), dtype=torch.uint8)
     try:
-        # The exporter warns of what its own parts are about to change.
+        # The exporter warns about deprecations in its own parts.
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -199,25 +204,27 @@ def _network_graph(loaded: NetworkModel, network: Any) -> bytes:
                 verbose=False,
             )
         return bytes(program.model_proto.SerializeToString())
-    except Exception as error:  # whatever torch, onnxscript or protobuf cannot do
-        what = loaded.run.settings["architecture"]
-        raise CouldNot(f"torch cannot export {what} to ONNX: {_first_line(error)}") from error
+    except Exception as error:  # torch, onnxscript and protobuf raise errors of many kinds
+        architecture = loaded.run.settings["architecture"]
+        raise CouldNot(f"torch cannot export {architecture} to ONNX: {_first_line(error)}") from error
 
 
 def _squares(lake: Lake, loaded: NetworkModel) -> np.ndarray:
     """uint8 (n, 3, side, side): images of the run's splits, prepared."""
-    found = []
+    squares = []
     for stored in blobs.images(lake, _names(lake, loaded)[: 4 * IMAGES]):
         try:
             image = decode.pixels(decode.open_image(stored.data))
         except UnreadableImage:
             continue
-        found.append(whole(stored.image_id, image, loaded.preparation).image.transpose(2, 0, 1))
-        if len(found) == IMAGES:
+        squares.append(whole(stored.image_id, image, loaded.preparation).image.transpose(2, 0, 1))
+        if len(squares) == IMAGES:
             break
-    if not found:
-        raise CouldNot(f"no image of run {loaded.run.id} can be read any more: there is nothing to compare answers on")
-    return np.ascontiguousarray(np.stack(found))
+    if not squares:
+        raise CouldNot(
+            f"no image of run {loaded.run.id} can be read any more: there is nothing to compare the outputs on"
+        )
+    return np.ascontiguousarray(np.stack(squares))
 
 
 def _torch_outputs(network: Any, inputs: np.ndarray) -> Outputs:
@@ -226,7 +233,8 @@ def _torch_outputs(network: Any, inputs: np.ndarray) -> Outputs:
         out = network(torch.from_numpy(inputs))
     names = _OUTPUTS[network.task]
     return {
-        name: one.double().numpy() for name, one in zip(names, out if isinstance(out, tuple) else (out,), strict=True)
+        name: tensor.double().numpy()
+        for name, tensor in zip(names, out if isinstance(out, tuple) else (out,), strict=True)
     }
 
 
@@ -234,28 +242,29 @@ def _torch_outputs(network: Any, inputs: np.ndarray) -> Outputs:
 
 
 def _probe_graph(loaded: ProbeModel) -> bytes:
-    """softmax((relu(x W1 + b1)) W2 + b2), the temperature divided into the last layer."""
+    """softmax((relu(x W1 + b1)) W2 + b2); the last layer is divided by the temperature."""
     onnx = require("onnx", "onnx", "onnx")
     helper, kind, probe = onnx.helper, onnx.TensorProto.FLOAT, loaded.probe
     layers = [*([probe.hidden] if probe.hidden is not None else [])]
     layers.append((probe.weights / loaded.temperature, probe.bias / loaded.temperature))
-    nodes, kept, before = [], [], "vectors"
+    nodes, tensors, layer_input = [], [], "vectors"
     for k, (weights, bias) in enumerate(layers):
         last = k == len(layers) - 1
         for name, array in ((f"weights_{k}", weights), (f"bias_{k}", bias)):
-            kept.append(onnx.numpy_helper.from_array(np.asarray(array, np.float32), name))
-        nodes.append(helper.make_node("Gemm", [before, f"weights_{k}", f"bias_{k}"], [f"sums_{k}"]))
-        before = "probabilities" if last else f"units_{k}"
-        how: dict[str, Any] = {"axis": 1} if last else {}
-        nodes.append(helper.make_node("Softmax" if last else "Relu", [f"sums_{k}"], [before], **how))
+            tensors.append(onnx.numpy_helper.from_array(np.asarray(array, np.float32), name))
+        nodes.append(helper.make_node("Gemm", [layer_input, f"weights_{k}", f"bias_{k}"], [f"sums_{k}"]))
+        output = "probabilities" if last else f"units_{k}"
+        attributes: dict[str, Any] = {"axis": 1} if last else {}
+        nodes.append(helper.make_node("Softmax" if last else "Relu", [f"sums_{k}"], [output], **attributes))
+        layer_input = output
     dim = len(layers[0][0])
-    given = helper.make_tensor_value_info("vectors", kind, ["batch", dim])
-    made = helper.make_tensor_value_info("probabilities", kind, ["batch", len(probe.classes)])
-    graph = helper.make_graph(nodes, "probe", [given], [made], kept)
-    # The version of the file format that belongs to the operators: a newer one would keep older runtimes out.
-    whole_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
-    onnx.checker.check_model(whole_model, full_check=True)
-    return bytes(whole_model.SerializeToString())
+    graph_input = helper.make_tensor_value_info("vectors", kind, ["batch", dim])
+    graph_output = helper.make_tensor_value_info("probabilities", kind, ["batch", len(probe.classes)])
+    graph = helper.make_graph(nodes, "probe", [graph_input], [graph_output], tensors)
+    # The file format version of these operators: older runtimes refuse a newer one.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
 
 
 def _vectors(lake: Lake, loaded: ProbeModel) -> tuple[np.ndarray, Outputs]:
@@ -263,22 +272,24 @@ def _vectors(lake: Lake, loaded: ProbeModel) -> tuple[np.ndarray, Outputs]:
     from embeddings.embedders.embedder import record_of
     from lake.storage.vectors import image_vectors
 
-    names, found = image_vectors(lake, record_of(lake, loaded.embedder), _names(lake, loaded)[:VECTORS])
+    names, vectors = image_vectors(lake, record_of(lake, loaded.embedder), _names(lake, loaded)[:VECTORS])
     if not len(names):
-        raise CouldNot(f"no image of run {loaded.run.id} has a {loaded.embedder} vector any more to compare answers on")
-    place = {name: k for k, name in enumerate(loaded.classes)}
-    right = np.zeros((len(names), len(place)))
-    for row, answer in enumerate(loaded.predictions_from_vectors(names, found)):
-        for label, score in answer.scores:
-            right[row, place[label]] = score
-    return np.asarray(found, np.float32), {"probabilities": right}
+        raise CouldNot(
+            f"no image of run {loaded.run.id} has a {loaded.embedder} vector any more to compare the outputs on"
+        )
+    column = {name: k for k, name in enumerate(loaded.classes)}
+    probabilities = np.zeros((len(names), len(column)))
+    for row, prediction in enumerate(loaded.predictions_from_vectors(names, vectors)):
+        for label, score in prediction.scores:
+            probabilities[row, column[label]] = score
+    return np.asarray(vectors, np.float32), {"probabilities": probabilities}
 
 
 # ----------------------------------------------------------------------------------------------------------
 
 
 def _names(lake: Lake, loaded: NetworkModel | ProbeModel) -> list[str]:
-    """Images of the run's splits, those it did not learn from first."""
+    """Images of the run's splits; first those that it did not train on."""
     table = trained_model.read_items(runs.folder(lake, loaded.run.id))
     order = {"test": 0, "validation": 1, "protected": 2}
     pairs = zip(table["use"].to_pylist(), table["image_id"].to_pylist(), strict=True)

@@ -1,4 +1,4 @@
-"""What stands in `model.json` beside an exported model: how its input is made, and what its outputs mean."""
+"""The contents of `model.json` next to an exported model: how its input is made, and what its outputs mean."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def of_network(loaded: NetworkModel) -> dict[str, Any]:
-    """Of a network: input, preprocessing, output, postprocessing, and a detector's thresholds."""
+    """For a network: input, preprocessing, output, postprocessing, and a detector's thresholds."""
     side, geometry, task = loaded.preparation.side, loaded.preparation.geometry, loaded.run.task
     shown = "its centre square" if geometry == "crop" else "the whole image, both sides squeezed"
     facts: dict[str, Any] = {
@@ -53,7 +53,7 @@ def of_network(loaded: NetworkModel) -> dict[str, Any]:
 
 
 def of_probe(lake: Lake, loaded: ProbeModel) -> dict[str, Any]:
-    """Of a probe: the same, with the embedder that its vectors are of."""
+    """For a probe: the same, with the embedder of its vectors."""
     from embeddings.embedders.embedder import record_of
 
     record = record_of(lake, loaded.embedder)

@@ -1,7 +1,7 @@
-"""A retrained classifier's features as an embedder of the lake: what it learnt to tell apart, search and clusters see.
+"""Registers the features of a retrained classifier as an embedder of the lake, for search and clusters.
 
-The backbone's weights are kept with the lake under their fingerprint, as those of any embedder, and images are prepared
-as they were in training: vectors of it can be made again anywhere the lake is, without the run.
+The backbone's weights are stored with the lake by their hash, as those of any embedder. Images are prepared as in
+training. The lake can compute vectors anywhere, without the run.
 """
 
 from __future__ import annotations
@@ -23,49 +23,49 @@ if TYPE_CHECKING:
     from training.registry.runs import Run
 
 
-def register(lake: Lake, name: str, called: str | None = None) -> EmbedderRecord:
-    """Makes the features of a model (NAME, NAME@V or a run) an embedder of the lake, before its first vector is made.
+def register(lake: Lake, name: str, embedder_name: str | None = None) -> EmbedderRecord:
+    """Makes the features of a model (NAME, NAME@V or a run) an embedder of the lake, before its first vector.
 
-    It is `called` ARCHITECTURE@MODEL-VERSION, or with the run's id where that is no version, unless told otherwise.
-    Doing it again changes nothing. Raises BadInput for a model that has no such features, WeightsMismatch when the lake
-    has other vectors under the name.
+    Its name is ARCHITECTURE@MODEL-VERSION, or ARCHITECTURE@MODEL-RUN for a run without a version, unless
+    `embedder_name` is given. Calling it again changes nothing. Raises BadInput for a model without such features,
+    WeightsMismatch if the lake has other vectors under the name.
     """
     from safetensors.torch import save_file
 
     run = models.find(lake, name)
     architecture = _architecture(run)
-    called = called or f"{architecture}@{run.model}-{_number(lake, run)}"
-    if called.partition("@")[0] != architecture or "@" not in called:
-        raise BadInput(f"run {run.id} is a {architecture}: call its embedder {architecture}@NAME, not {called}")
-    made_of = f"run {run.id} of model {run.model}"
-    there = next((one for one in lake.embedders() if one.name == called), None)
-    if there is not None and there.weights == made_of:
-        return there
+    embedder_name = embedder_name or f"{architecture}@{run.model}-{_number(lake, run)}"
+    if embedder_name.partition("@")[0] != architecture or "@" not in embedder_name:
+        raise BadInput(f"run {run.id} is a {architecture}: name its embedder {architecture}@NAME, not {embedder_name}")
+    weights_source = f"run {run.id} of model {run.model}"
+    existing = next((record for record in lake.embedders() if record.name == embedder_name), None)
+    if existing is not None and existing.weights == weights_source:
+        return existing
     model = models.load(lake, run.id)
     assert isinstance(model, models.NetworkModel)
     tensors = model.network.get_submodule("backbone").state_dict()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "backbone.safetensors")
         save_file({k: v.contiguous() for k, v in tensors.items()}, file)
-        made = embedders.NetworkEmbedder(called, file, engine="torch", preprocessing=_preprocessing(model))
-    if there is not None and there.weights_sha256 is not None:
-        if there.weights_sha256 != made.weights_sha256:
+        embedder = embedders.NetworkEmbedder(embedder_name, file, engine="torch", preprocessing=_preprocessing(model))
+    if existing is not None and existing.weights_sha256 is not None:
+        if existing.weights_sha256 != embedder.weights_sha256:
             raise WeightsMismatch(
-                f"the lake's embedder {called} has weights {there.weights_sha256[:12]}, run {run.id} has "
-                f"{made.weights_sha256[:12]}: give this one another name with --embedder {architecture}@NAME"
+                f"the lake's embedder {embedder_name} has weights {existing.weights_sha256[:12]}, run {run.id} has "
+                f"{embedder.weights_sha256[:12]}: choose another name with --embedder {architecture}@NAME"
             )
-        return there
-    weights.store(lake, made.module, made.weights_sha256)
-    lake.register_embedder(called)
-    assert made.spec.preprocessing is not None
+        return existing
+    weights.store(lake, embedder.module, embedder.weights_sha256)
+    lake.register_embedder(embedder_name)
+    assert embedder.spec.preprocessing is not None
     record = store.EmbedderRecord(
-        called,
-        embedders.new_record(called).column,
-        made.spec.dim,
-        made.weights_sha256,
-        made_of,
-        made.spec.preprocessing.json(),
-        f"retrained from {made.spec.licence}" if run.recipe.pretrained else None,
+        embedder_name,
+        embedders.new_record(embedder_name).column,
+        embedder.spec.dim,
+        embedder.weights_sha256,
+        weights_source,
+        embedder.spec.preprocessing.json(),
+        f"retrained from {embedder.spec.licence}" if run.recipe.pretrained else None,
         False,
     )
     lake.bind_embedder(record)
@@ -75,25 +75,25 @@ def register(lake: Lake, name: str, called: str | None = None) -> EmbedderRecord
 def _architecture(run: Run) -> str:
     if run.kind != "finetune" or run.task != "classification":
         kind = "probe" if run.kind == "probe" else f"{run.task} network"
-        raise BadInput(f"run {run.id} is a {kind}; a fine-tuned classifier's features can be an embedder")
+        raise BadInput(f"run {run.id} is a {kind}; only a fine-tuned classifier's features can be an embedder")
     name = run.recipe.architecture
     if name not in SPECS and not name.startswith(OPEN_CLIP_PREFIX):
         known = ", ".join([*SPECS, f"{OPEN_CLIP_PREFIX}ARCH/PRETRAINED"])
-        raise BadInput(f"run {run.id} is a {name}, which is no embedder's network; those are {known}")
+        raise BadInput(f"run {run.id} is a {name}, which is not the network of an embedder; these are: {known}")
     return name
 
 
 def _number(lake: Lake, run: Run) -> str:
-    return next((str(one.version) for one in versions.list(lake, run.model) if one.run == run.id), run.id)
+    return next((str(version.version) for version in versions.list(lake, run.model) if version.run == run.id), run.id)
 
 
 def _preprocessing(model: models.NetworkModel) -> Preprocessing:
-    """The square of training, normalised by the classifier's own buffers (training/tasks/classification.py)."""
+    """The preparation of training, with the classifier's own mean and std (training/tasks/classification.py)."""
     side = model.preparation.side
     mode: Literal["shortest", "squash"] = "squash" if model.preparation.geometry == "squash" else "shortest"
     return Preprocessing(side, side, "bilinear", _three(model, "mean"), _three(model, "std"), mode)
 
 
 def _three(model: models.NetworkModel, buffer: str) -> tuple[float, float, float]:
-    red, green, blue = (round(float(one), 6) for one in model.network.get_buffer(buffer).flatten())
+    red, green, blue = (round(float(value), 6) for value in model.network.get_buffer(buffer).flatten())
     return red, green, blue

@@ -1,10 +1,10 @@
-"""torchvision's segmentation networks and detectors by name, with the weights published for them or a file's.
+"""torchvision's segmentation networks and detectors by name, with published weights or those of a file.
 
-The files are torchvision's own: a pickled state dict with the network's names (`backbone.`, `classifier.`,
+The published files are pickled state dicts with torchvision's parameter names (`backbone.`, `classifier.`,
 `aux_classifier.`, `head.`, `rpn.`, `roi_heads.`), pinned by the SHA-256 in the table below. Any other pickle needs the
-hash its user vouches for; safetensors need none. A head for other classes is made anew, and that is said.
+hash that its user trusts; safetensors need none. A head for other classes begins at random, and a warning says so.
 
-The networks take uint8 images and keep torchvision's parameter names: normalising is a hook, not a layer.
+The networks take uint8 images and keep torchvision's parameter names: a hook normalises the images, not a layer.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, HubUnreachable
-from training.networks import nms, pretrained_weights
+from training.networks import pretrained_weights, torchvision_operators
 
 if TYPE_CHECKING:
     import torch
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# What belongs to the classes: parameters below these names may be of another size in a file.
+# The parameters of the classes: in a file they may have another size.
 _HEADS = ("classifier.", "aux_classifier.", "head.classification_head.", "roi_heads.box_predictor.")
 
 
 @dataclass(frozen=True)
 class Published:
-    """`side`: pixels of the square its publisher evaluated at, or the shorter side of it. `file`: torchvision's file;
-    its SHA-256 begins with what stands before `.pth`. `old_norm`: made for normalisation without an epsilon.
+    """`side`: pixels of the square, or of the shorter side, that its publisher evaluated it with. `file`: torchvision's
+    file; its SHA-256 begins with the characters before `.pth`. `auxiliary`: it has a second head for training.
+    `old_norm`: trained with normalisation without an epsilon.
     """
 
     task: Literal["segmentation", "detection"]
@@ -72,19 +73,19 @@ def build(
     trust_sha256: str | None = None,
     dropout: float = 0.0,
 ) -> torch.nn.Module:
-    """The network with `outputs` classes, background counted; with `pretrained` the published weights or the file's.
+    """The network with `outputs` classes, including background; with `pretrained` the published weights or the file's.
 
-    `remade` of what is returned names the parts of the head that were not in the weights, or for other classes.
-    Raises BadInput for a file that does not fit, HubUnreachable when the published one is not on this machine.
+    Its attribute `remade` names the layers of the head that begin at random. Raises BadInput for a file that does not
+    fit, HubUnreachable if the published file is not on this machine and cannot be fetched.
     """
     if file is not None and not pretrained:
-        raise BadInput("weights from a file and pretrained=false contradict each other")
+        raise BadInput("pass a weights file or pretrained=false, not both")
     facts = NETWORKS[architecture]
     state = None
     if pretrained:
-        place = file or _published_file(architecture)
-        state = dict(weights.read(place, sha256_prefix=facts.sha256_prefix, trust_sha256=trust_sha256))
-        if facts.old_norm and _is_published(place, facts):
+        path = file or _published_file(architecture)
+        state = dict(weights.read(path, sha256_prefix=facts.sha256_prefix, trust_sha256=trust_sha256))
+        if facts.old_norm and _is_published(path, facts):
             _fold_missing_epsilon(state)
     network = _make(architecture, outputs, state)
     network.remade = (
@@ -97,54 +98,54 @@ def build(
 
 def _make(architecture: str, outputs: int, state: Mapping[str, Any] | None) -> Any:
     facts = NETWORKS[architecture]
-    torchvision = nms.prepare()
-    maker = getattr(getattr(torchvision.models, facts.task), architecture)
-    more: dict[str, Any] = {}
+    torchvision = torchvision_operators.prepare()
+    builder = getattr(getattr(torchvision.models, facts.task), architecture)
+    options: dict[str, Any] = {}
     if facts.auxiliary:
-        # A second head, which only training uses: files for answering may lack it.
-        more["aux_loss"] = state is None or any(name.startswith("aux_classifier.") for name in state)
-    network = maker(weights=None, weights_backbone=None, num_classes=outputs, **more)
+        # A second head that only training uses; a file may lack it.
+        options["aux_loss"] = state is None or any(name.startswith("aux_classifier.") for name in state)
+    network = builder(weights=None, weights_backbone=None, num_classes=outputs, **options)
     if facts.task == "segmentation":
         network.register_forward_pre_hook(_normalised)
     else:
-        network.transform.resize = _as_it_is
-        network.register_forward_pre_hook(_listed)
+        network.transform.resize = _unresized
+        network.register_forward_pre_hook(_as_list)
     return network
 
 
-def _normalised(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    images = given[0]
+def _normalised(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    images = arguments[0]
     mean, std = (images.new_tensor(v, dtype=_torch().float32).view(3, 1, 1) for v in (_MEAN, _STD))
-    return ((images.float() / 255 - mean) / std, *given[1:])
+    return ((images.float() / 255 - mean) / std, *arguments[1:])
 
 
-def _listed(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """torchvision's detectors take a list of images from 0 to 1, and normalise them themselves."""
-    return ([image.float() / 255 for image in given[0]], *given[1:])
+def _as_list(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """torchvision's detectors take a list of images from 0 to 1, and normalise them."""
+    return ([image.float() / 255 for image in arguments[0]], *arguments[1:])
 
 
-def _as_it_is(image: Any, target: Any = None) -> tuple[Any, Any]:
-    """Instead of torchvision's resizing: an image comes in the size that the recipe says."""
+def _unresized(image: Any, target: Any = None) -> tuple[Any, Any]:
+    """Replaces torchvision's resizing: images already have the size of the recipe."""
     return image, target
 
 
-def _is_published(place: Path, facts: Published) -> bool:
-    return place.suffix != ".safetensors" and weights.file_sha256(place).startswith(facts.sha256_prefix)
+def _is_published(path: Path, facts: Published) -> bool:
+    return path.suffix != ".safetensors" and weights.file_sha256(path).startswith(facts.sha256_prefix)
 
 
 def _fold_missing_epsilon(state: dict[str, Any], epsilon: float = 1e-5) -> None:
-    """Makes weights meant for w * (x - mean) / sqrt(var) answer the same from w * (x - mean) / sqrt(var + epsilon)."""
+    """Changes weights for w * (x - mean) / sqrt(var) to give the same with w * (x - mean) / sqrt(var + epsilon)."""
     for name in [k for k in state if k.startswith("backbone.body.") and k.endswith(".running_var")]:
         weight, variance = name.removesuffix("running_var") + "weight", state[name]
         state[weight] = state[weight] * ((variance + epsilon) / variance).sqrt()
 
 
 def _set_dropout(network: Any, dropout: float, architecture: str) -> None:
-    found = [m for m in network.modules() if isinstance(m, _torch().nn.Dropout)]
-    if not found:
-        raise BadInput(f"{architecture} has no dropout: leave --set dropout={dropout:g} away")
-    for module in found:
-        module.p = dropout
+    layers = [m for m in network.modules() if isinstance(m, _torch().nn.Dropout)]
+    if not layers:
+        raise BadInput(f"{architecture} has no dropout: remove --set dropout={dropout:g}")
+    for layer in layers:
+        layer.p = dropout
 
 
 def _published_file(architecture: str) -> Path:

@@ -1,10 +1,10 @@
-"""Detection: a box, a class and a score for every thing.
+"""Object detection: a box, a class and a score for every object.
 
 Networks: `centernet-lite0` and `centernet-small` (`training/networks/compact_networks.py`), and torchvision's SSD,
 RetinaNet and Faster R-CNN (`training/networks/torchvision_networks.py`). Class i of the model is class i of the compact
 networks' heat, and label i + 1 of torchvision's, whose label 0 is background.
 
-`label` and `confidence` of an answer are of the box with the highest score; an image without boxes has neither.
+`label` and `confidence` of a prediction are those of the box with the highest score; without boxes both are None.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ import numpy as np
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
 from training.metrics import detection_metrics
-from training.networks import nms, torchvision_networks
-from training.tasks.task import Batch, Prediction, Sample, collated
+from training.networks import torchvision_networks, torchvision_operators
+from training.tasks.task import Batch, Prediction, Sample, collate
 
 if TYPE_CHECKING:
     import torch
 
-# Name -> the side it is made for, in pixels.
+# Name -> the side of its images, in pixels.
 COMPACT = {"centernet-lite0": 128, "centernet-small": 128}
 ARCHITECTURES = (*COMPACT, *(n for n, facts in torchvision_networks.NETWORKS.items() if facts.task == "detection"))
-# Answers keep boxes from this score on, and at most so many of an image: mean average precision wants the unsure, too.
+# A prediction keeps boxes from this score on, at most so many: mean average precision needs boxes with low scores, too.
 SCORE_FROM = 0.05
 MOST_BOXES = 100
-# Of two boxes of a class that overlap by more than this the less sure one goes.
+# Of two boxes of a class with a larger IoU, the one with the lower score is dropped.
 OVERLAP = 0.5
-# Deviation of the heat around an object's centre, and how far from it points learn the box: shares of its size.
+# As shares of an object's size: the deviation of the heat around its centre, and how far from it points learn the box.
 _SPREAD, _MIDDLE = 0.1, 0.2
-# Weight of the boxes' loss beside the heat's.
+# The weight of the boxes' loss relative to the heat's.
 _BOXES = 2.0
-# Thinner than this in the square, in pixels, a box has nothing to be learned from; torchvision refuses empty ones.
+# Boxes thinner than this in the square, in pixels, are left out; torchvision refuses empty boxes.
 _THINNEST = 1.0
-# Images a forward pass when nothing is learned.
+# Images in a forward pass without training.
 CHUNK = 8
 
 
 class Detection:
-    """A `training.task.Task`."""
+    """A `Task`."""
 
     name = "detection"
     metric = "map_50"
@@ -60,45 +60,47 @@ class Detection:
         trust_sha256: str | None = None,
         dropout: float = 0.0,
     ) -> torch.nn.Module:
-        """Called with images uint8 (n, 3, height, width) and, in training, targets as torchvision takes them.
+        """A network that takes images uint8 (n, 3, height, width) and, in training, targets as torchvision takes them.
 
         Raises BadInput for an unknown architecture, no classes, or weights that do not fit.
         """
         _check(architecture)
         if not classes:
-            raise BadInput("the labels name no class: detection needs boxes with a label")
-        how: dict[str, Any] = {"pretrained": pretrained, "file": weights, "trust_sha256": trust_sha256}
+            raise BadInput("the labels have no class: detection needs boxes with a label")
+        options: dict[str, Any] = {"pretrained": pretrained, "file": weights, "trust_sha256": trust_sha256}
         if architecture in COMPACT:
             torch_import.torch()
             from training.networks import compact_networks
 
-            return compact_networks.build(architecture, len(classes), dropout=dropout, **how)
-        return torchvision_networks.build(architecture, len(classes) + 1, dropout=dropout, **how)
+            return compact_networks.build(architecture, len(classes), dropout=dropout, **options)
+        return torchvision_networks.build(architecture, len(classes) + 1, dropout=dropout, **options)
 
     def side(self, architecture: str) -> int:
         _check(architecture)
         return COMPACT[architecture] if architecture in COMPACT else torchvision_networks.NETWORKS[architecture].side
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """Targets, one an image: boxes float32 (m, 4), corners in the square's pixels; labels int64 (m,) from 1."""
+        """Targets of each image: boxes float32 (m, 4), corners in the square's pixels; labels int64 (m,) from 1."""
         torch = torch_import.torch()
         targets = []
         for sample in samples:
             boxes = np.asarray(sample.target.boxes, np.float32).reshape(-1, 4)
-            kept = (boxes[:, 2:] - boxes[:, :2] >= _THINNEST).all(axis=1)
-            labels = np.asarray(sample.target.box_classes, np.int64)[kept] + 1
-            targets.append({"boxes": torch.from_numpy(boxes[kept]), "labels": torch.from_numpy(labels)})
-        return collated(samples, targets)
+            usable = (boxes[:, 2:] - boxes[:, :2] >= _THINNEST).all(axis=1)
+            labels = np.asarray(sample.target.box_classes, np.int64)[usable] + 1
+            targets.append({"boxes": torch.from_numpy(boxes[usable]), "labels": torch.from_numpy(labels)})
+        return collate(samples, targets)
 
     def loss(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """The compact networks': focal loss of the heat and generalised overlap of the boxes. torchvision's: the sum of
-        their own losses, which know no weights: BadInput when the images of a batch differ in weight."""
-        found = network(batch.images, batch.targets)
-        if "heat" in found:
-            return _compact_loss(found["heat"].float(), found["distances"].float(), batch)
+        """Compact networks: focal loss of the heat and generalised IoU of boxes. torchvision: the sum of its losses.
+
+        torchvision's losses know no weights: raises BadInput if the images of a batch have different weights.
+        """
+        out = network(batch.images, batch.targets)
+        if "heat" in out:
+            return _compact_loss(out["heat"].float(), out["distances"].float(), batch)
         if bool((batch.weights != batch.weights[0]).any()):
-            raise BadInput("torchvision's detectors cannot weigh images: leave out weights, or use a centernet")
-        total: torch.Tensor = sum(found.values()) * batch.weights[0]
+            raise BadInput("torchvision's detectors cannot weigh images: remove the weights, or use a centernet")
+        total: torch.Tensor = sum(out.values()) * batch.weights[0]
         return total
 
     def predictions(
@@ -106,21 +108,24 @@ class Detection:
     ) -> list[Prediction]:
         torch = torch_import.torch()
         device = next(network.parameters()).device
-        found: list[Prediction] = []
+        predictions: list[Prediction] = []
         with torch.no_grad():
             for start in range(0, len(samples), CHUNK):
-                some = samples[start : start + CHUNK]
-                out = network(self.batch(some).images.to(device))
-                boxes = _peaks(out["heat"].float(), out["distances"].float()) if isinstance(out, dict) else _listed(out)
-                found += [_answer(s, *one, classes) for s, one in zip(some, boxes, strict=True)]
-        return found
+                chunk = samples[start : start + CHUNK]
+                out = network(self.batch(chunk).images.to(device))
+                if isinstance(out, dict):
+                    boxes = _peaks(out["heat"].float(), out["distances"].float())
+                else:
+                    boxes = _torchvision_boxes(out)
+                predictions += [_prediction(s, *part, classes) for s, part in zip(chunk, boxes, strict=True)]
+        return predictions
 
     def evaluate(
-        self, samples: Sequence[Sample], answers: Sequence[Prediction], classes: Sequence[str]
+        self, samples: Sequence[Sample], predictions: Sequence[Prediction], classes: Sequence[str]
     ) -> dict[str, float]:
-        """map_50, map and the other means of `AveragePrecisions`, 0 to 1, by boxes in the originals' pixels."""
-        truths = [_rows(_back(s.target.boxes, s), s.target.box_classes, None, classes) for s in samples]
-        return detection_metrics.match(truths, [a.boxes for a in answers]).average_precisions().means()
+        """map_50, map and the other means of `AveragePrecisions`, 0 to 1, of boxes in the originals' pixels."""
+        truths = [_rows(_in_original(s.target.boxes, s), s.target.box_classes, None, classes) for s in samples]
+        return detection_metrics.match(truths, [p.boxes for p in predictions]).average_precisions().means()
 
     def calibrate(self, network: torch.nn.Module, samples: Sequence[Sample]) -> dict[str, float]:
         """Nothing is calibrated."""
@@ -129,11 +134,11 @@ class Detection:
 
 def _check(architecture: str) -> None:
     if architecture not in ARCHITECTURES:
-        near = difflib.get_close_matches(architecture, ARCHITECTURES, 3, 0.4) or ARCHITECTURES
-        raise BadInput(f"no detector {architecture!r}; did you mean {', '.join(near)}?")
+        nearest = difflib.get_close_matches(architecture, ARCHITECTURES, 3, 0.4) or ARCHITECTURES
+        raise BadInput(f"no detector {architecture!r}; did you mean {', '.join(nearest)}?")
 
 
-# Learning ---------------------------------------------------------------------------------------------------
+# Loss -------------------------------------------------------------------------------------------------------
 
 
 def _points(rows: int, columns: int, device: torch.device) -> torch.Tensor:
@@ -147,7 +152,7 @@ def _points(rows: int, columns: int, device: torch.device) -> torch.Tensor:
 
 def _compact_loss(heat: torch.Tensor, distances: torch.Tensor, batch: Batch) -> torch.Tensor:
     torch = torch_import.torch()
-    count, kinds, rows, columns = heat.shape
+    count, classes, rows, columns = heat.shape
     points = _points(rows, columns, heat.device)
     image = torch.repeat_interleave(
         torch.arange(count, device=heat.device), torch.tensor([len(t["labels"]) for t in batch.targets]).to(heat.device)
@@ -155,35 +160,35 @@ def _compact_loss(heat: torch.Tensor, distances: torch.Tensor, batch: Batch) -> 
     boxes = torch.cat([t["boxes"] for t in batch.targets])
     labels = torch.cat([t["labels"] for t in batch.targets]) - 1
     middle, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    away = (points[None] - middle[:, None]).abs()  # (objects, points, 2)
-    # Nearest to its middle: an object's one certain point, however small it is.
-    certain = torch.zeros(away.shape[:2], dtype=torch.bool, device=heat.device)
-    certain.scatter_(1, away.sum(dim=2).argmin(dim=1, keepdim=True), True)
+    distance = (points[None] - middle[:, None]).abs()  # (objects, points, 2)
+    # The point nearest to the middle of an object always belongs to it, however small the object is.
+    nearest = torch.zeros(distance.shape[:2], dtype=torch.bool, device=heat.device)
+    nearest.scatter_(1, distance.sum(dim=2).argmin(dim=1, keepdim=True), True)
     spread = (size * _SPREAD).clamp(min=2.0)[:, None]
-    warm = torch.exp(-0.5 * ((away / spread) ** 2).sum(dim=2)).masked_fill(certain, 1.0)
-    wanted = torch.zeros(count, kinds, rows * columns, device=heat.device)
-    for where, one in zip((image * kinds + labels).tolist(), warm, strict=True):
-        place = wanted.view(count * kinds, -1)[where]
-        torch.maximum(place, one, out=place)
+    gaussians = torch.exp(-0.5 * ((distance / spread) ** 2).sum(dim=2)).masked_fill(nearest, 1.0)
+    target = torch.zeros(count, classes, rows * columns, device=heat.device)
+    for index, gaussian in zip((image * classes + labels).tolist(), gaussians, strict=True):
+        plane = target.view(count * classes, -1)[index]
+        torch.maximum(plane, gaussian, out=plane)
     weights, objects = batch.weights, max(1, len(boxes))
-    # CenterNet's focal loss: near the middle being warm is no great mistake.
+    # CenterNet's focal loss: heat near the middle costs little.
     logits = heat.flatten(2)
-    chance, log = logits.sigmoid(), torch.nn.functional.logsigmoid
-    centre = wanted == 1.0
-    costs = torch.where(centre, -((1 - chance) ** 2) * log(logits), -((1 - wanted) ** 4) * chance**2 * log(-logits))
-    total = (costs.sum(dim=(1, 2)) * weights).sum() / objects
-    # Around the middle, points learn the box; where two claim one, the smaller does.
-    near = (away <= size[:, None] * _MIDDLE).all(dim=2) | certain
+    probability, log = logits.sigmoid(), torch.nn.functional.logsigmoid
+    positive = -((1 - probability) ** 2) * log(logits)
+    negative = -((1 - target) ** 4) * probability**2 * log(-logits)
+    total = (torch.where(target == 1.0, positive, negative).sum(dim=(1, 2)) * weights).sum() / objects
+    # Points around the middle learn the box; a point near two objects learns the smaller one.
+    near = (distance <= size[:, None] * _MIDDLE).all(dim=2) | nearest
     area = torch.where(near, size.prod(dim=1)[:, None], torch.inf)
-    for one in range(count):
-        mine = image == one
-        if not bool(mine.any()):
+    for i in range(count):
+        of_image = image == i
+        if not bool(of_image.any()):
             continue
-        least, owner = area[mine].min(dim=0)
-        place = least.isfinite().nonzero()[:, 0]
-        said = _corners(points[place], distances[one].flatten(1).T[place])
-        lost = 1.0 - _generalised_overlap(said, boxes[mine][owner[place]])
-        total = total + _BOXES * lost.mean() * weights[one] / count
+        least, owner = area[of_image].min(dim=0)
+        indices = least.isfinite().nonzero()[:, 0]
+        predicted = _corners(points[indices], distances[i].flatten(1).T[indices])
+        losses = 1.0 - _generalised_iou(predicted, boxes[of_image][owner[indices]])
+        total = total + _BOXES * losses.mean() * weights[i] / count
     return total
 
 
@@ -193,83 +198,82 @@ def _corners(points: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
     return torch.cat([points - distances[:, :2], points + distances[:, 2:]], dim=1)
 
 
-def _generalised_overlap(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """float (n,), -1 to 1, pair by pair (Rezatofighi et al. 2019, arXiv 1902.09630). A loss: it needs gradients, which
-    `lake.regions.boxes` does not have.
-    """
+def _generalised_iou(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """float (n,), -1 to 1, pair by pair (Rezatofighi et al. 2019, arXiv 1902.09630), with gradients."""
     torch = torch_import.torch()
-    both = (torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])).clamp(min=0).prod(1)
-    either = (one[:, 2:] - one[:, :2]).prod(1) + (other[:, 2:] - other[:, :2]).prod(1) - both
-    around = (torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])).prod(1)
-    return both / either.clamp(min=1e-6) - (around - either) / around.clamp(min=1e-6)
+    high, low = torch.minimum(first[:, 2:], second[:, 2:]), torch.maximum(first[:, :2], second[:, :2])
+    intersection = (high - low).clamp(min=0).prod(1)
+    union = (first[:, 2:] - first[:, :2]).prod(1) + (second[:, 2:] - second[:, :2]).prod(1) - intersection
+    hull = (torch.maximum(first[:, 2:], second[:, 2:]) - torch.minimum(first[:, :2], second[:, :2])).prod(1)
+    return intersection / union.clamp(min=1e-6) - (hull - union) / hull.clamp(min=1e-6)
 
 
-# Answering --------------------------------------------------------------------------------------------------
+# Predictions ------------------------------------------------------------------------------------------------
 
-_Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (m, 4) in the square's pixels, class numbers, scores
+_Boxes = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (m, 4) in the square's pixels, class numbers, scores
 
 
-def _peaks(heat: torch.Tensor, distances: torch.Tensor) -> list[_Found]:
-    """Points that are warmer than their eight neighbours, with their boxes."""
+def _peaks(heat: torch.Tensor, distances: torch.Tensor) -> list[_Boxes]:
+    """For each image the points with more heat than their eight neighbours, with their boxes."""
     torch = torch_import.torch()
     count, _, rows, columns = heat.shape
-    chance = heat.sigmoid()
-    peak = torch.nn.functional.max_pool2d(chance, 3, 1, 1) == chance
+    probability = heat.sigmoid()
+    peak = torch.nn.functional.max_pool2d(probability, 3, 1, 1) == probability
     points = _points(rows, columns, heat.device)
-    found = []
-    for one in range(count):
-        scores = (chance[one] * peak[one]).flatten()
+    images = []
+    for i in range(count):
+        scores = (probability[i] * peak[i]).flatten()
         scores, order = scores.topk(min(MOST_BOXES, len(scores)))
         order = order[scores >= SCORE_FROM]
         scores = scores[scores >= SCORE_FROM]
-        place, kind = order % (rows * columns), order // (rows * columns)
-        boxes = _corners(points[place], distances[one].flatten(1).T[place])
-        # Far apart by class: boxes of two classes never suppress each other.
-        apart = kind[:, None].float() * (boxes.abs().max() * 4 + 1 if len(boxes) else 1)
-        kept = nms.nms(boxes + apart, scores, OVERLAP)
-        found.append((boxes[kept].cpu().numpy(), kind[kept].cpu().numpy(), scores[kept].cpu().numpy()))
-    return found
+        point, classes = order % (rows * columns), order // (rows * columns)
+        boxes = _corners(points[point], distances[i].flatten(1).T[point])
+        # Shifted far apart by class: boxes of two classes never suppress each other.
+        shift = classes[:, None].float() * (boxes.abs().max() * 4 + 1 if len(boxes) else 1)
+        kept = torchvision_operators.nms(boxes + shift, scores, OVERLAP)
+        images.append((boxes[kept].cpu().numpy(), classes[kept].cpu().numpy(), scores[kept].cpu().numpy()))
+    return images
 
 
-def _listed(out: Sequence[dict[str, torch.Tensor]]) -> list[_Found]:
-    """What torchvision's detectors give, in the same form."""
-    found = []
-    for one in out:
-        kept = (one["scores"] >= SCORE_FROM) & (one["labels"] > 0)
-        parts = (one["boxes"], one["labels"] - 1, one["scores"])
-        boxes, labels, scores = (part[kept][:MOST_BOXES].cpu().numpy() for part in parts)
-        found.append((boxes, labels, scores))
-    return found
+def _torchvision_boxes(out: Sequence[dict[str, torch.Tensor]]) -> list[_Boxes]:
+    """The output of torchvision's detectors in the same form."""
+    images = []
+    for image in out:
+        kept = (image["scores"] >= SCORE_FROM) & (image["labels"] > 0)
+        parts = (image["boxes"], image["labels"] - 1, image["scores"])
+        boxes, classes, scores = (part[kept][:MOST_BOXES].cpu().numpy() for part in parts)
+        images.append((boxes, classes, scores))
+    return images
 
 
-def _answer(
-    sample: Sample, boxes: np.ndarray, kinds: np.ndarray, scores: np.ndarray, classes: Sequence[str]
+def _prediction(
+    sample: Sample, boxes: np.ndarray, numbers: np.ndarray, scores: np.ndarray, classes: Sequence[str]
 ) -> Prediction:
     width, height = sample.size
-    inside = np.clip(_back(boxes, sample), 0, [width, height, width, height])
-    kept = (inside[:, 2:] > inside[:, :2]).all(axis=1)
-    order = np.argsort(-scores[kept], kind="stable")
-    rows = _rows(inside[kept][order], kinds[kept][order], scores[kept][order], classes)
+    inside = np.clip(_in_original(boxes, sample), 0, [width, height, width, height])
+    visible = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+    order = np.argsort(-scores[visible], kind="stable")
+    rows = _rows(inside[visible][order], numbers[visible][order], scores[visible][order], classes)
     label, confidence = (rows[0]["label"], rows[0]["score"]) if rows else (None, None)
     return Prediction(sample.image_id, label, confidence, boxes=rows)
 
 
-def _back(boxes: np.ndarray, sample: Sample) -> np.ndarray:
-    """float64 (m, 4): corners in the square's pixels, in the original's."""
+def _in_original(boxes: np.ndarray, sample: Sample) -> np.ndarray:
+    """float64 (m, 4): corners in the square's pixels, converted to the original's pixels."""
     left, top, right, bottom = sample.view
     height, width = sample.image.shape[:2]
     scale = np.array([(right - left) / width, (bottom - top) / height] * 2)
-    moved: np.ndarray = np.asarray(boxes, np.float64).reshape(-1, 4) * scale + [left, top, left, top]
-    return moved
+    converted: np.ndarray = np.asarray(boxes, np.float64).reshape(-1, 4) * scale + [left, top, left, top]
+    return converted
 
 
 def _rows(
-    corners: np.ndarray, kinds: np.ndarray, scores: np.ndarray | None, classes: Sequence[str]
+    corners: np.ndarray, numbers: np.ndarray, scores: np.ndarray | None, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """As `lake.storage.schema.BOXES` has them."""
-    sure = [None] * len(corners) if scores is None else [min(1.0, float(s)) for s in scores]
+    """Boxes with the fields of `lake.storage.schema.BOXES`."""
+    values = [None] * len(corners) if scores is None else [min(1.0, float(score)) for score in scores]
     return [
-        {"label": classes[int(k)], "score": s, "x": float(x), "y": float(y),
+        {"label": classes[int(k)], "score": score, "x": float(x), "y": float(y),
          "width": float(right - x), "height": float(bottom - y)}
-        for (x, y, right, bottom), k, s in zip(corners, kinds, sure, strict=True)
+        for (x, y, right, bottom), k, score in zip(corners, numbers, values, strict=True)
     ]  # fmt: skip

@@ -1,8 +1,8 @@
-"""What a task is to the trainer: how its network is made, fed, scored, and asked.
+"""The interface of a task: how its network is built, fed, trained and evaluated, and how it predicts.
 
-`training/fit/training_loop.py` runs one loop for every task and knows nothing of boxes or classes; `classification.py`,
-`segmentation.py` and `detection.py` know nothing of lakes, epochs or files. This module is imported by the decoding
-workers, too: numpy only.
+`training/fit/training_loop.py` has one loop for every task and knows no boxes or classes; `classification.py`,
+`segmentation.py` and `detection.py` know no lakes, epochs or files. The decoding workers import this module: numpy
+only.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def _no_classes() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Target:
-    """What an image is, by the index of a class in the model's `classes`.
+    """The ground truth of an image, with classes as indices in the model's `classes`.
 
-    `label`: classification; None for the other tasks. `boxes` float32 (n, 4): left, top, right, bottom in pixels of
-    the image it stands beside, with `box_classes` int64 (n,). `mask` uint8 (height, width): 0 is background, i + 1 is
-    class i, 255 is not judged; None without masks.
+    `label`: classification; None for other tasks, -1 for a class that the model does not have. `boxes` float32 (n, 4):
+    left, top, right, bottom in pixels of the prepared image; `box_classes` int64 (n,). `mask` uint8 (height, width): 0
+    is background, i + 1 is class i, 255 is ignored; None without masks.
     """
 
     label: int | None = None
@@ -44,11 +44,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as a network gets it. `image` uint8 (height, width, 3), RGB; `weight` multiplies its loss.
+    """A prepared image. `image` uint8 (height, width, 3), RGB. `weight` multiplies its loss.
 
-    `size`: (width, height) of the upright original in pixels; `view`: the part of the original that `image` shows
-    (left, top, right, bottom), which may reach beyond it. Both serve to give boxes and masks back in the original's
-    pixels: x_original = left + x / image.shape[1] * (right - left).
+    `size`: (width, height) of the upright original in pixels. `view`: the part of the original that `image` shows
+    (left, top, right, bottom); it may reach beyond the original. They convert boxes and masks to the original's pixels:
+    x_original = left + x / image.shape[1] * (right - left).
     """
 
     image_id: str
@@ -61,9 +61,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of one step. `images` uint8 (n, 3, height, width); networks normalise themselves.
+    """The tensors of one step. `images` uint8 (n, 3, height, width); the networks normalise them.
 
-    `targets`: what the task's loss wants, a tensor, or a list or mapping of tensors; `weights` float32 (n,).
+    `targets`: what the task's loss takes: a tensor, or a list or mapping of tensors. `weights` float32 (n,).
     """
 
     image_ids: tuple[str, ...]
@@ -72,7 +72,7 @@ class Batch:
     weights: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
+        """This batch on a device."""
         return replace(
             self,
             images=self.images.to(device, non_blocking=True),
@@ -83,10 +83,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's answer to one image, as the tables predictions and scores have it.
+    """A model's prediction for one image, with the fields of the tables predictions and scores.
 
-    `scores`: (label, score) pairs, the highest first. `boxes` and `masks`: dicts with the fields of
-    `lake.schema.BOXES` and `MASKS`, in pixels of the upright original.
+    `scores`: (label, score) pairs, the highest first. `boxes` and `masks`: dicts with the fields of `schema.BOXES` and
+    `schema.MASKS`, in pixels of the upright original.
     """
 
     image_id: str
@@ -97,7 +97,7 @@ class Prediction:
     masks: Sequence[dict[str, Any]] = ()
 
     def row(self) -> dict[str, Any]:
-        """The columns it fills in a row of `scores`."""
+        """Its columns of a row in the table scores."""
         return {
             "image_id": self.image_id,
             "label": self.label,
@@ -109,11 +109,11 @@ class Prediction:
 
 
 class Task(Protocol):
-    """One kind of question. Registered by name in `task()` below.
+    """A kind of task. `task_registry.get` has tasks by name.
 
-    `metric`: the metric of `judge` that picks the best epoch unless the recipe names another; higher is better.
-    `geometry`: how a whole image becomes a square outside of training: "crop" (shortest side, then the centre) or
-    "squash" (both sides, nothing is lost).
+    `metric`: the metric of `evaluate` that selects the best epoch unless the recipe names another; higher is better.
+    `geometry`: how a whole image becomes a square outside of training: "crop" (the centre of the shortest side) or
+    "squash" (both sides resized, nothing is lost).
     """
 
     name: str
@@ -130,45 +130,50 @@ class Task(Protocol):
         trust_sha256: str | None = None,
         dropout: float = 0.0,
     ) -> torch.nn.Module:
-        """A network that takes uint8 images (n, 3, height, width) and normalises them itself.
+        """A network that takes uint8 images (n, 3, height, width) and normalises them.
 
-        Parameters whose name begins with "backbone." are the backbone: what `freeze` freezes and `backbone_rate` and
-        `layer_decay` slow down; all others are the head. Raises BadInput for an unknown architecture, with the
-        nearest ones.
+        Parameters whose name begins with "backbone." are the backbone, to which `freeze`, `backbone_rate` and
+        `layer_decay` apply; all others are the head. Raises BadInput with the nearest names for an unknown
+        architecture.
         """
 
     def side(self, architecture: str) -> int:
-        """Pixels of the square that this architecture is fed with when the recipe does not say."""
+        """The side in pixels of its square images, unless the recipe sets `size`."""
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """Collates prepared samples, all of one size. Runs in the training process."""
+        """Collates samples of one size. Runs in the training process."""
 
     def loss(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """The scalar to go down: the mean over the batch, each image times its weight. `network` is in training mode
-        and may be wrapped (DistributedDataParallel): call it, touch no attribute."""
+        """The loss to minimise, a scalar: the mean over the batch of each image's loss times its weight.
+
+        `network` is in training mode and may be wrapped (DistributedDataParallel): only call it.
+        """
 
     def predictions(
         self, network: torch.nn.Module, samples: Sequence[Sample], classes: Sequence[str]
     ) -> list[Prediction]:
-        """One answer a sample, in order, in the original's pixels. `network` is in evaluation mode, no gradients."""
+        """A prediction for each sample, in order, in the original's pixels. `network` is in evaluation mode."""
 
     def evaluate(
-        self, samples: Sequence[Sample], answers: Sequence[Prediction], classes: Sequence[str]
+        self, samples: Sequence[Sample], predictions: Sequence[Prediction], classes: Sequence[str]
     ) -> dict[str, float]:
-        """Metrics by name, of answers beside the samples' targets; every epoch's validation. Higher is better, except
-        `loss` and `ece`. Masks and boxes of the targets are in the prepared image's pixels."""
+        """Metrics by name, of predictions and the samples' targets, for validation after each epoch.
+
+        Higher is better, except for `loss` and `ece`. Masks and boxes of the targets are in the prepared image's
+        pixels.
+        """
 
     def calibrate(self, network: torch.nn.Module, samples: Sequence[Sample]) -> dict[str, float]:
-        """Makes confidences mean what they say on validation images, within the network; what was found, for the
-        record (e.g. {"temperature": 1.3}). A task without calibration gives {}."""
+        """Calibrates the network's confidences on validation images. Returns the parameters for the record, for example
+        {"temperature": 1.3}; {} for a task without calibration."""
 
 
-def collated(samples: Sequence[Sample], targets: Any) -> Batch:
-    """The samples' images, ids and weights beside their targets, as every task has them."""
+def collate(samples: Sequence[Sample], targets: Any) -> Batch:
+    """A batch of the samples' images, ids and weights with their targets."""
     from embeddings.embedders import torch_import
 
     torch = torch_import.torch()
-    # (n, h, w, 3) in memory seen as (n, 3, h, w) is what channels_last means: nothing is copied.
+    # A view (n, 3, h, w) of memory (n, h, w, 3) is channels_last: nothing is copied.
     images = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
     weights = torch.tensor([s.weight for s in samples], dtype=torch.float32)
     return Batch(tuple(s.image_id for s in samples), images, targets, weights)

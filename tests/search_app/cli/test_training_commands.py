@@ -63,7 +63,7 @@ def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train"], "give --train SLICE"),
+        (["train"], "with --train SLICE"),
         (["train", "--train", "frist"], "first"),
         (["train", "--train", "first", "--set", "epoch=2"], "did you mean epochs"),
         (["train", "--train", "first", "--resume", "abc"], "--resume continues a run with its own slices"),

@@ -73,9 +73,9 @@ def test_a_search_goes_on_where_it_was_stopped(stock: Lake, tiny: Recipe) -> Non
         assert every[one.run].recipe.rate == one.settings["rate"]
     assert len({r.data["splits"]["train"]["images_sha256"] for r in every.values()}) == 1
     assert _tune(stock, recipe, tried, 4) == found
-    with pytest.raises(BadInput, match="with another recipe"):
+    with pytest.raises(BadInput, match="different values of `recipe`"):
         _tune(stock, replace(recipe, batch=4), tried, 4)
-    with pytest.raises(BadInput, match="with other slices"):
+    with pytest.raises(BadInput, match="different values of `slices`"):
         _tune(stock, recipe, tried, 4, train=["second"])
 
 

@@ -116,10 +116,10 @@ def test_a_network_by_the_command_and_its_refusal(
     wrong = proto.SerializeToString()
     monkeypatch.setattr(onnx_export, "_network_graph", lambda *_: wrong)
     kept = (out / "model.onnx").read_bytes()
-    with pytest.raises(CouldNot, match=r"answers otherwise than torch: off by .* nothing was kept"):
+    with pytest.raises(CouldNot, match=r"does not predict the same as torch: it differs by .* nothing was written"):
         onnx_export.export(lake, "net", out)
     assert (out / "model.onnx").read_bytes() == kept
-    with pytest.raises(CouldNot, match="answers otherwise"):
+    with pytest.raises(CouldNot, match="does not predict the same"):
         onnx_export.export(lake, "net", tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert onnx_export.export(lake, "net", tmp_path / "new", tolerance=0.1).difference > 1e-4
@@ -176,7 +176,7 @@ def test_torchvisions_detectors_are_refused() -> None:
     with pytest.raises(
         BadInput, match=r"cannot be exported to ONNX: torchvision's detectors suppress boxes .* centernet"
     ):
-        onnx_export._ending(loaded)
+        onnx_export._with_outputs(loaded)
 
 
 def test_corners_are_the_detectors_own() -> None:
@@ -186,7 +186,7 @@ def test_corners_are_the_detectors_own() -> None:
     torch.nn.init.normal_(loaded.network.heat[1].bias)  # warm enough to answer
     samples = [whole(str(n), stripes(n, True), loaded.preparation) for n in range(3)]
     images = Detection().batch(samples).images
-    ending = onnx_export._ending(loaded)
+    ending = onnx_export._with_outputs(loaded)
     with torch.no_grad():
         chances, boxes = ending(images)
         raw = loaded.network(images)
@@ -225,7 +225,7 @@ def test_networks_of_every_task(name: str, architecture: str, side: int) -> None
     squares = np.stack(
         [whole("", stripes(n, n % 2 == 0), loaded.preparation).image.transpose(2, 0, 1) for n in range(4)]
     )
-    ending = onnx_export._ending(loaded)
+    ending = onnx_export._with_outputs(loaded)
     graph = onnx_export._network_graph(loaded, ending)
     off = onnx_export.compare(graph, "images", squares, onnx_export._torch_outputs(ending, squares))
     assert off <= onnx_export.TOLERANCE

@@ -155,5 +155,5 @@ def test_a_compact_network_goes_on_from_its_file_with_other_classes(tmp_path: Pa
 def test_where_no_weights_are_published_nothing_else_is_taken() -> None:
     with pytest.raises(BadInput, match="pretrained=false"):
         Segmentation().network("unet-small", ["a"])
-    with pytest.raises(BadInput, match="contradict"):
+    with pytest.raises(BadInput, match="not both"):
         Segmentation().network("unet-small", ["a"], pretrained=False, weights=Path("x"))
