@@ -1,8 +1,8 @@
-"""Every setting of a training run, in one frozen dataclass that is saved whole.
+"""All settings of a training run, in one frozen dataclass that is saved whole.
 
-From TOML, JSON, KEY=VALUE, or all three; a key that does not exist is refused with the nearest ones. docs/training.md
-has a row for each field, checked by a test. Where the run finds its machine (device, worker processes) is no setting:
-it does not change what comes out.
+Settings come from TOML, JSON and KEY=VALUE. An unknown key is refused with the nearest names. docs/training.md has a
+row for each field, checked by a test. The device and the number of worker processes are not settings, since they do not
+change the result.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from lake.errors import BadInput
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe that exists is valid: making one with a value out of range raises BadInput.
+    """Every recipe is valid: a value out of range raises BadInput.
 
-    Rates are per optimiser step, shares lie in 0 to 1, `epochs` count passes over the new images.
+    Rates are per optimiser step, shares are from 0 to 1, `epochs` counts passes over the new images.
     """
 
     task: Literal["classification", "segmentation", "detection"] = "classification"
@@ -83,14 +83,14 @@ class Recipe:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise BadInput(f"recipe: {name} is {value!r}; it lies between {low:g} and {high:g}")
+                raise BadInput(f"recipe: {name} is {value!r}; it must be between {low:g} and {high:g}")
         if self.kind == "probe" and self.task != "classification":
-            raise BadInput(f"recipe: a probe answers classification, not {self.task}; use kind=finetune")
+            raise BadInput(f"recipe: a probe is for classification, not {self.task}; use kind=finetune")
         if self.kind == "probe" and (self.l2_sp or self.wise_ft < 1.0 or self.protect or self.patience):
             raise BadInput("recipe: l2_sp, wise_ft, protect and patience are for fine-tuning; a probe has no epochs")
         if self.balance != "none" and self.task != "classification":
             raise BadInput(
-                f"recipe: balance={self.balance} needs one class an image; {self.task} has balance=none only"
+                f"recipe: balance={self.balance} needs one class per image; for {self.task} use balance=none"
             )
 
     def json(self) -> str:
@@ -98,23 +98,23 @@ class Recipe:
         return json.dumps(asdict(self))
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], place: str = "recipe") -> Recipe:
-        """A recipe of these settings, the others as they are by default. Raises BadInput, naming `place`."""
-        return cls().changed(given, place)
+    def of(cls, settings: Mapping[str, Any], source: str = "recipe") -> Recipe:
+        """A recipe with these settings and the defaults of all others. Raises BadInput, naming `source`."""
+        return cls().changed(settings, source)
 
-    def changed(self, given: Mapping[str, Any], place: str = "recipe") -> Recipe:
-        """The recipe with other settings. Raises BadInput for an unknown key or a value of another type or range."""
-        return replace(self, **{key: _value(key, value, place) for key, value in given.items()})
+    def changed(self, settings: Mapping[str, Any], source: str = "recipe") -> Recipe:
+        """The recipe with changed settings. Raises BadInput for an unknown key, or a value of wrong type or range."""
+        return replace(self, **{key: _value(key, value, source) for key, value in settings.items()})
 
     def with_words(self, words: Sequence[str]) -> Recipe:
-        """The recipe after `--set KEY=VALUE ...`; a value is text as the command line has it."""
-        found: dict[str, Any] = {}
+        """The recipe changed by `--set KEY=VALUE ...`, words of the command line."""
+        settings: dict[str, Any] = {}
         for word in words:
             key, equals, text = word.partition("=")
             if not equals:
                 raise BadInput(f"--set {word!r}: write KEY=VALUE, e.g. --set epochs=20")
-            found[key.strip()] = _parsed(key.strip(), text.strip())
-        return self.changed(found, "--set")
+            settings[key.strip()] = _parsed(key.strip(), text.strip())
+        return self.changed(settings, "--set")
 
 
 # Both ends included.
@@ -130,7 +130,7 @@ _TYPES: dict[str, Any] = get_type_hints(Recipe)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The settings in a TOML or JSON file, told apart by its name. Raises BadInput."""
+    """The settings in a .toml or .json file. Raises BadInput."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -139,50 +139,50 @@ def read(path: Path) -> dict[str, Any]:
         if path.suffix == ".toml":
             return tomllib.loads(text)
         if path.suffix == ".json":
-            found = json.loads(text)
-            if isinstance(found, dict):
-                return found
-            raise BadInput(f"{path}: a recipe is one JSON object")
+            settings = json.loads(text)
+            if isinstance(settings, dict):
+                return settings
+            raise BadInput(f"{path}: a recipe must be one JSON object")
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is damaged: {error}") from error
-    raise BadInput(f"{path}: a recipe is a .toml or a .json file")
+        raise BadInput(f"{path} is not valid: {error}") from error
+    raise BadInput(f"{path}: a recipe must be a .toml or .json file")
 
 
-def _check_key(key: str, place: str) -> None:
+def _check_key(key: str, source: str) -> None:
     if key not in _TYPES:
         names = [f.name for f in fields(Recipe)]
         near = difflib.get_close_matches(key, names, 3, 0.5) or names
-        raise BadInput(f"{place}: there is no setting {key!r}; did you mean {', '.join(near)}? See docs/training.md")
+        raise BadInput(f"{source}: there is no setting {key!r}; did you mean {', '.join(near)}? See docs/training.md")
 
 
-def _value(key: str, value: Any, place: str) -> Any:
-    _check_key(key, place)
+def _value(key: str, value: Any, source: str) -> Any:
+    _check_key(key, source)
     kind = _TYPES[key]
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise BadInput(f"{place}: {key} is {value!r}; it is one of {', '.join(get_args(kind))}")
+            raise BadInput(f"{source}: {key} is {value!r}; it must be one of {', '.join(get_args(kind))}")
         return value
     if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
-            raise BadInput(f"{place}: {key} is a list of names, not {value!r}")
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+            raise BadInput(f"{source}: {key} must be a list of names, not {value!r}")
         return tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
         words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-        raise BadInput(f"{place}: {key} is {words[kind]}, not {value!r}")
+        raise BadInput(f"{source}: {key} must be {words[kind]}, not {value!r}")
     return value
 
 
 def _parsed(key: str, text: str) -> Any:
-    """A word of the command line as the type of its setting."""
+    """A value of the command line, parsed as the type of its setting."""
     _check_key(key, "--set")
     kind = _TYPES[key]
     if get_origin(kind) is tuple:
-        return [one for one in text.split(",") if one]
+        return [name for name in text.split(",") if name]
     if kind in (int, float, bool):
         try:
             return json.loads(text.lower() if kind is bool else text)
         except ValueError:
-            return text  # `_value` says what is wrong with it
+            return text  # `_value` then raises BadInput
     return text

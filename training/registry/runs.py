@@ -1,6 +1,6 @@
-"""The record of training: a row of `runs` for each run, its numbers in `metrics`, its files in `runs/ID/` of the lake.
+"""The record of training runs: a row of table `runs`, its metrics in table `metrics`, its files in `runs/ID/`.
 
-A run's row is written when it begins and again when it ends. It does not know how anything is trained.
+The row is written when a run starts and again when it ends. How runs are trained is not known here.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ def create(
     search: str | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> Run:
-    """A new run, status running, and its empty folder. Raises BadInput for a bad model name, CouldNot for a lake that
-    is not on a local disk.
+    """A new run with status running, and its empty folder. Raises BadInput for an invalid model name, CouldNot if the
+    lake is not on a local disk.
     """
     check_name(model)
     while True:
-        made = Run(
+        run = Run(
             secrets.token_hex(4),
             model,
             recipe.task,
@@ -93,72 +93,74 @@ def create(
             dict(data),
             tuple(classes),
             {},
-            facts_of_this_machine() | dict(environment or {}),
+            machine_facts() | dict(environment or {}),
         )
-        if lake.insert("runs", _rows([made])):
-            folder(lake, made.id).mkdir(parents=True, exist_ok=True)
-            return made
+        if lake.insert("runs", _rows([run])):
+            folder(lake, run.id).mkdir(parents=True, exist_ok=True)
+            return run
 
 
 def change(lake: Lake, run: Run, **values: Any) -> Run:
-    """The run with other values, written to the lake."""
+    """Changes values of a run and writes it to the lake."""
     changed = replace(run, **values)
     lake.update("runs", _rows([changed]))
     return changed
 
 
 def end(lake: Lake, run: Run, status: str, error: str | None = None, **values: Any) -> Run:
-    """Writes how a run ended."""
+    """Sets the final status of a run, and its time."""
     return change(lake, run, status=status, error=error, ended_at=store.now(), **values)
 
 
 def get(lake: Lake, name: str) -> Run:
-    """The run of this id, or the only one whose id begins so. Raises BadInput, naming the nearest."""
-    found = _read(lake, f"id = {literal(name)}") or _read(lake, f"starts_with(id, {literal(name)})") if name else []
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise BadInput(f"{len(found)} runs begin with {name!r}: {', '.join(r.id for r in found)}")
+    """The run with this id, or with the only id that starts with it. Raises BadInput with the nearest ids."""
+    matches = _read(lake, f"id = {literal(name)}") or _read(lake, f"starts_with(id, {literal(name)})") if name else []
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise BadInput(f"{len(matches)} runs begin with {name!r}: {', '.join(run.id for run in matches)}")
     raise unknown("run", name, (row["id"] for row in lake.scan("runs", ["id"]).to_pylist()))
 
 
 def list(lake: Lake, *, model: str | None = None, search: str | None = None) -> Sequence[Run]:
-    """All runs, the newest first; only those of a model, or of a search, when given."""
-    said = [f"{key} = {literal(value)}" for key, value in (("model", model), ("search", search)) if value is not None]
-    return sorted(_read(lake, " and ".join(said) or None), key=lambda r: (r.started_at, r.id), reverse=True)
+    """All runs, or those of a model or of a search, newest first."""
+    columns = {"model": model, "search": search}
+    conditions = [f"{name} = {literal(value)}" for name, value in columns.items() if value is not None]
+    return sorted(_read(lake, " and ".join(conditions) or None), key=lambda run: (run.started_at, run.id), reverse=True)
 
 
 def log(lake: Lake, run: str, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Adds rows to `metrics` (metric, value, and what else is known of slice, split, step, epoch, n), once each.
+    """Adds rows to `metrics` (metric, value, and optionally slice, split, step, epoch, n). Returns how many were added.
 
-    A row that says the same metric of the same step, split and slice as one that is there is left out: a resumed run
-    counts nothing twice. Returns how many were added.
+    Skips a row if the same metric exists for the same evaluation, step, split and slice, so that a resumed run logs
+    nothing twice.
     """
     key = ("evaluation", "metric", "slice", "split", "step")
-    there = {tuple(row[k] for k in key) for row in lake.scan("metrics", [*key], f"run = {literal(run)}").to_pylist()}
+    stored = lake.scan("metrics", [*key], f"run = {literal(run)}").to_pylist()
+    known = {tuple(row[k] for k in key) for row in stored}
     now = store.now()
-    new = [dict(row) | {"run": run, "at": now} for row in rows if tuple(row.get(k) for k in key) not in there]
+    new = [dict(row) | {"run": run, "at": now} for row in rows if tuple(row.get(k) for k in key) not in known]
     if new:
         lake.insert("metrics", pa.Table.from_pylist(new, schema=schema.METRICS.arrow()))
     return len(new)
 
 
 def metrics(lake: Lake, run: str) -> builtins.list[dict[str, Any]]:
-    """The rows of `metrics` of a run, by evaluation, step, slice, split and name."""
+    """The rows of `metrics` of a run, ordered by evaluation, step, slice, split and metric."""
     rows = lake.scan("metrics", [c.name for c in schema.METRICS.columns], f"run = {literal(run)}").to_pylist()
     order = ("evaluation", "step", "slice", "split", "metric")
     return sorted(rows, key=lambda r: [(r[k] is not None, r[k] if r[k] is not None else 0) for k in order])
 
 
 def folder(lake: Lake, run: str) -> Path:
-    """Where a run's files are. Raises CouldNot for a lake on object storage."""
+    """The folder of a run's files. Raises CouldNot for a lake on object storage."""
     if lake.folder is None:
-        raise CouldNot(f"runs are kept only in a lake on a local disk so far, not in {lake.uri}")
+        raise CouldNot(f"runs can be stored only in a lake on a local disk, not in {lake.uri}")
     return lake.folder / "runs" / run
 
 
 def artifact(lake: Lake, path: Path) -> dict[str, Any]:
-    """What `Run.artifacts` says of a file in the lake's folder."""
+    """The entry of `Run.artifacts` for a file in the lake's folder."""
     from embeddings.embedders.weights import file_sha256
 
     assert lake.folder is not None
@@ -167,25 +169,25 @@ def artifact(lake: Lake, path: Path) -> dict[str, Any]:
 
 
 def model_file(lake: Lake, run: Run) -> Path:
-    """The file of a finished run's model, the very one that was recorded.
+    """The model file of a finished run, checked against its recorded SHA-256.
 
-    Raises BadInput when the run is not done, and when its file is missing or another; CouldNot as `folder` does.
+    Raises BadInput if the run is not done, or if the file is missing or has changed; CouldNot as `folder` does.
     """
     from embeddings.embedders.weights import file_sha256
 
-    made = run.artifacts.get("model")
-    if run.status != "done" or made is None:
+    recorded = run.artifacts.get("model")
+    if run.status != "done" or recorded is None:
         raise BadInput(f"run {run.id} is {run.status} and has no model; see: lakeloop train --resume {run.id}")
-    path = folder(lake, run.id).parents[1] / str(made["path"])
+    path = folder(lake, run.id).parents[1] / str(recorded["path"])
     if not path.is_file():
-        raise BadInput(f"the model of run {run.id} is not at {path} any more; bring it back from a backup")
-    if file_sha256(path) != made["sha256"]:
-        raise BadInput(f"{path} is not the file that run {run.id} wrote: its SHA-256 is another")
+        raise BadInput(f"the model of run {run.id} is missing at {path}; restore it from a backup")
+    if file_sha256(path) != recorded["sha256"]:
+        raise BadInput(f"{path} is not the file that run {run.id} wrote: its SHA-256 differs")
     return path
 
 
-def facts_of_this_machine() -> dict[str, Any]:
-    """Versions of Python, packages and lakeloop, the machine, and the commit where this is a checkout."""
+def machine_facts() -> dict[str, Any]:
+    """Versions of Python, packages and lakeloop, the machine, and the commit if lakeloop runs from a checkout."""
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
@@ -203,16 +205,16 @@ def facts_of_this_machine() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    here = Path(__file__).parents[2]
-    if not (here / ".git").exists():  # an installed package may lie in somebody else's checkout
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # an installed package may be inside another checkout
         return None
     try:
-        said = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        process = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip()
+    return process.stdout.strip()
 
 
 _JSON = {"settings": "recipe", "data": "data", "artifacts": "artifacts", "environment": "environment"}
@@ -228,8 +230,8 @@ def _rows(runs: Sequence[Run]) -> pa.Table:
 
 
 def _read(lake: Lake, filter: str | None) -> builtins.list[Run]:
-    found = []
+    runs = []
     for row in lake.scan("runs", [c.name for c in schema.RUNS.columns], filter).to_pylist():
-        said = {name: json.loads(row.pop(column) or "{}") for name, column in _JSON.items()}
-        found.append(Run(**row | said | {"classes": tuple(row["classes"] or ())}))
-    return found
+        decoded = {name: json.loads(row.pop(column) or "{}") for name, column in _JSON.items()}
+        runs.append(Run(**row | decoded | {"classes": tuple(row["classes"] or ())}))
+    return runs

@@ -98,7 +98,7 @@ def test_colours_are_in_the_order_of_the_points(bound: Lake) -> None:
     assert [only.codes[place[image(i)]] for i in range(2)] == [0, OUTSIDE]
 
     errors = colours(made.id, "1", "error", None, None)
-    assert [(one.name, one.n) for one in errors.legend.entries] == [("right", 1), ("wrong", 1), ("not known", 10)]
+    assert [(one.name, one.n) for one in errors.legend.entries] == [("right", 1), ("wrong", 1), ("not labelled", 10)]
     assert [errors.codes[place[image(i)]] for i in (0, 3, 5)] == [0, 1, NONE]
 
     unsure = colours(made.id, "1", "confidence", None, None)

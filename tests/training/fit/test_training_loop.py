@@ -92,7 +92,7 @@ def test_a_saved_model_gives_the_answers_that_were_measured(learned: Lake, train
 def test_another_file_in_a_models_place_is_refused(learned: Lake, trained: runs.Run) -> None:
     path = runs.folder(learned, trained.id) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
-    with pytest.raises(BadInput, match="its SHA-256 is another"):
+    with pytest.raises(BadInput, match="its SHA-256 differs"):
         trained_model.load(learned, trained.id)
     path.unlink()
     with pytest.raises(BadInput, match="not at"):

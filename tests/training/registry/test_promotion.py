@@ -198,7 +198,7 @@ def test_a_version_whose_file_is_not_the_one_its_run_wrote_is_not_put_into_produ
         path.unlink() if spoil == "missing" else path.write_bytes(b"another")
 
     spoiled(paths[two])
-    said = "is not at .* any more; bring it back" if spoil == "missing" else "its SHA-256 is another"
+    said = "is missing at .*; restore it" if spoil == "missing" else "its SHA-256 differs"
     for refused in (promotion.promote, promotion.shadow):
         with pytest.raises(BadInput, match=said):
             refused(lk, two)

@@ -31,35 +31,35 @@ def test_toml_json_and_words_say_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("epoch=3", "no setting 'epoch'; did you mean epochs"),
         ("epochs", "write KEY=VALUE"),
-        ("epochs=1.5", "epochs is a whole number, not 1.5"),
-        ("epochs=true", "epochs is a whole number"),
-        ("epochs=many", "epochs is a whole number, not 'many'"),
-        ("epochs=0", "epochs is 0; it lies between 1 and"),
-        ("rate=nan", "rate is"),
-        ("schedule=linear", "it is one of constant, exponential, cosine"),
-        ("turn=1", "turn is true or false"),
+        ("epochs=1.5", "epochs must be a whole number, not 1.5"),
+        ("epochs=true", "epochs must be a whole number"),
+        ("epochs=many", "epochs must be a whole number, not 'many'"),
+        ("epochs=0", "epochs is 0; it must be between 1 and"),
+        ("rate=nan", "rate must be"),
+        ("schedule=linear", "it must be one of constant, exponential, cosine"),
+        ("turn=1", "turn must be true or false"),
         ("kind=probe", None),
         ("task=detection", None),
     ],
 )
-def test_what_is_wrong_with_a_setting_is_said(word: str, said: str | None) -> None:
-    if said is None:
+def test_a_message_says_what_is_wrong_with_a_setting(word: str, message: str | None) -> None:
+    if message is None:
         Recipe().with_words([word])
         return
-    with pytest.raises(BadInput, match=re.escape(said)):
+    with pytest.raises(BadInput, match=re.escape(message)):
         Recipe().with_words([word])
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(BadInput, match="probe answers classification"):
+    with pytest.raises(BadInput, match="a probe is for classification"):
         Recipe(kind="probe", task="detection")
     with pytest.raises(BadInput, match="a probe has no epochs"):
         Recipe(kind="probe", patience=2)
-    with pytest.raises(BadInput, match="one class an image"):
+    with pytest.raises(BadInput, match="one class per image"):
         Recipe(task="segmentation", balance="weights")
 
 
