@@ -73,27 +73,25 @@ def main(arguments: list[str] | None = None) -> int:
         choices=sorted(peers.PEERS),
         help="install and run this peer, too",
     )
-    given = parser.parse_args(words)
-    module = importlib.import_module(BENCHMARKS[given.name])
-    if unknown := set(given.what) - set(module.PARTS):
-        parser.error(f"{given.name} has no part {', '.join(unknown)}; it has {', '.join(module.PARTS)}")
-    if given.rounds is not None and given.rounds < 1:
-        parser.error(f"--rounds is {given.rounds}; it must be at least 1")
+    args = parser.parse_args(words)
+    module = importlib.import_module(BENCHMARKS[args.name])
+    if unknown := set(args.what) - set(module.PARTS):
+        parser.error(f"{args.name} has no part {', '.join(unknown)}; it has {', '.join(module.PARTS)}")
+    if args.rounds is not None and args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}; it must be at least 1")
     with tempfile.TemporaryDirectory(prefix="lakeloop-bench-") as work:
-        options = Options(
-            given.quick, Path(work), given.data, given.rounds, given.what or module.PARTS, given.with_peer
-        )
+        options = Options(args.quick, Path(work), args.data, args.rounds, args.what or module.PARTS, args.with_peer)
         try:
-            found = module.measure(options)
+            figures = module.measure(options)
         except DataAbsent as error:
             print(error, file=sys.stderr)
             return 3
         except ContenderFailed as error:
             print(error, file=sys.stderr)
             return 1
-    facts = machine.facts() | {"quick": given.quick}
-    document = _finite({"name": given.name, "machine": facts, **found})
-    print(json.dumps(document, indent=2, allow_nan=False) if given.json else table(document))
+    facts = machine.facts() | {"quick": args.quick}
+    document = _finite({"name": args.name, "machine": facts, **figures})
+    print(json.dumps(document, indent=2, allow_nan=False) if args.json else table(document))
     return 0
 
 

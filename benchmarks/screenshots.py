@@ -127,16 +127,16 @@ def arrive(url: str) -> None:
     with Client(url, spill=None) as client:
         for number in range(24):
             kind, dim = KINDS[number % 3], number % 8 == 5
-            said = client.log(
+            sent = client.log(
                 drawing(rng, kind, dim), model="shapes", model_version="1", label="square" if dim else kind,
                 confidence=rng.uniform(0.86, 0.99), timestamp="2026-09-28T22:00:00Z", light="dim" if dim else "bright",
             )  # fmt: skip
             if dim and kind == "cross":
-                client.feedback(said, "incorrect", "We ordered crosses. This is one.", "T-1024")
+                client.feedback(sent, "incorrect", "We ordered crosses. This is one.", "T-1024")
             elif dim and kind == "circle":
-                client.feedback(said, "incorrect", "Wrong again, and it is always the dark ones.", "T-1031")
+                client.feedback(sent, "incorrect", "Wrong again, and it is always the dark ones.", "T-1031")
             elif number % 6 == 0:
-                client.feedback(said, "correct")
+                client.feedback(sent, "correct")
     time.sleep(5)  # until they are drained
 
 
@@ -147,10 +147,10 @@ def served(uri: str) -> Iterator[str]:
     with subprocess.Popen(start, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
-            found = next((re.search(r"http://\S+", line) for line in server.stderr if "http://" in line), None)
-            if found is None:
+            url = next((re.search(r"http://\S+", line) for line in server.stderr if "http://" in line), None)
+            if url is None:
                 raise SystemExit(f"the app did not start over {uri}")
-            yield found[0]
+            yield url[0]
         finally:
             server.terminate()
 

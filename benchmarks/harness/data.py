@@ -17,12 +17,12 @@ class DataAbsent(Exception):
     """The message says which folder would do."""
 
 
-def folder(given: Path | None) -> Path:
+def folder(option: Path | None) -> Path:
     """`--data`, else $LAKELOOP_BENCH_DATA, else ../shared/data beside the repository. Raises DataAbsent."""
-    place = given or Path(os.environ.get(VARIABLE) or ROOT.parent / "shared" / "data")
-    if not place.is_dir():
-        raise DataAbsent(f"no benchmark data in {place}: any folder of JPEGs will do, given by --data or ${VARIABLE}")
-    return place
+    path = option or Path(os.environ.get(VARIABLE) or ROOT.parent / "shared" / "data")
+    if not path.is_dir():
+        raise DataAbsent(f"no benchmark data in {path}: any folder of JPEGs will do, given by --data or ${VARIABLE}")
+    return path
 
 
 def photographs(data: Path, work: Path, most: int) -> Path:
@@ -32,10 +32,10 @@ def photographs(data: Path, work: Path, most: int) -> Path:
     if (data / PHOTOGRAPHS).is_file():
         _unpack(data / PHOTOGRAPHS, out, most)
         return out
-    found = sorted(p for p in data.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
-    if not found:
+    files = sorted(p for p in data.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
+    if not files:
         raise DataAbsent(f"{data} holds neither {PHOTOGRAPHS} nor a JPEG: any folder of JPEGs will do, given by --data")
-    for number, path in enumerate(found[:most]):
+    for number, path in enumerate(files[:most]):
         (out / f"{number:06d}.jpg").write_bytes(path.read_bytes())
     return out
 

@@ -46,15 +46,15 @@ PEERS = {
 def python(name: str) -> str:
     """The Python of the peer's environment, which is made when it is not there yet. Raises CannotHave."""
     peer = PEERS[name]
-    place = Path(os.environ.get("LAKELOOP_BENCH_CACHE") or Path.home() / ".cache" / "lakeloop-bench") / name
-    interpreter, stamp = place / "bin" / "python", place / "requirements.txt"
+    folder = Path(os.environ.get("LAKELOOP_BENCH_CACHE") or Path.home() / ".cache" / "lakeloop-bench") / name
+    interpreter, stamp = folder / "bin" / "python", folder / "requirements.txt"
     wanted = [*peer.requirements, *_same("torch"), *_same("torchvision")]
     if stamp.is_file() and stamp.read_text().split() == wanted:
         return str(interpreter)
-    say(f"making an environment for {name} in {place}: minutes, and gigabytes")
-    _call([sys.executable, "-m", "venv", "--clear", str(place)])
+    say(f"making an environment for {name} in {folder}: minutes, and gigabytes")
+    _call([sys.executable, "-m", "venv", "--clear", str(folder)])
     _call([str(interpreter), "-m", "pip", "install", "--quiet", *wanted])
-    if peer.needs and not list(place.glob(f"lib/python3*/site-packages/{peer.needs}")):
+    if peer.needs and not list(folder.glob(f"lib/python3*/site-packages/{peer.needs}")):
         _call(
             [
                 str(interpreter),

@@ -136,31 +136,31 @@ def rounds(contenders: Sequence[Contender], count: int, work: Path) -> Rounds:
     """`count` rounds of every contender, forwards and backwards in turn."""
     done: Rounds = []
     for number in range(count):
-        found: dict[str, Run] = {}
+        runs: dict[str, Run] = {}
         for contender in contenders if number % 2 == 0 else reversed(contenders):
-            found[contender.name] = one = run(contender, work, number)
-            say(f"round {number + 1}/{count} {contender.name}: {one.seconds:.1f} s"
-                + ("" if one.quiet else f" (others took {one.foreign_cores:.2f} cores)"))  # fmt: skip
-        done.append(found)
+            runs[contender.name] = process = run(contender, work, number)
+            say(f"round {number + 1}/{count} {contender.name}: {process.seconds:.1f} s"
+                + ("" if process.quiet else f" (others took {process.foreign_cores:.2f} cores)"))  # fmt: skip
+        done.append(runs)
     return done
 
 
 def undisturbed(done: Rounds) -> Rounds:
     """The rounds in which every contender had the machine to itself; all of them when those are too few."""
-    quiet = [r for r in done if all(one.quiet for one in r.values())]
+    quiet = [round_ for round_ in done if all(process.quiet for process in round_.values())]
     return quiet if len(quiet) >= FEWEST_ROUNDS else done
 
 
 def noise(done: Rounds) -> dict[str, Any]:
     """How far the machine was shared, for the report."""
-    everything = [one for r in done for one in r.values()]
+    everything = [process for round_ in done for process in round_.values()]
     return {
         "rounds": len(done),
         "rounds_used": len(undisturbed(done)),
-        "rounds_disturbed": sum(not all(one.quiet for one in r.values()) for r in done),
-        "foreign_cores_median": float(np.median([one.foreign_cores for one in everything])),
-        "foreign_cores_most": max(one.foreign_cores for one in everything),
-        "steal_most": max(one.steal for one in everything),
+        "rounds_disturbed": sum(not all(process.quiet for process in round_.values()) for round_ in done),
+        "foreign_cores_median": float(np.median([process.foreign_cores for process in everything])),
+        "foreign_cores_most": max(process.foreign_cores for process in everything),
+        "steal_most": max(process.steal for process in everything),
     }
 
 
@@ -202,8 +202,8 @@ def tree_rss(pid: int) -> int:
     total = 0
     try:
         process = psutil.Process(pid)
-        for one in [process, *process.children(recursive=True)]:
-            total += one.memory_info().rss
+        for member in [process, *process.children(recursive=True)]:
+            total += member.memory_info().rss
     except psutil.NoSuchProcess:
         pass
     return total

@@ -23,14 +23,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--lanes", type=int, default=2, help="servers at a time, each on a lake of its own (default 2)")
     parser.add_argument("--one-lake", action="store_true", help="all servers share one lake and its spool")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     for name in ("kills", "lanes"):
-        if getattr(given, name) < 1:
-            parser.error(f"--{name} is {getattr(given, name)}; it must be at least 1")
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; it must be at least 1")
     with tempfile.TemporaryDirectory(prefix="lakeloop-crash-") as work:
-        tally = asyncio.run(campaigns(Path(work), given.kills, given.seed, given.lanes, given.one_lake))
-    figures = {"seed": given.seed, **tally.figures()}
-    if given.json:
+        tally = asyncio.run(campaigns(Path(work), options.kills, options.seed, options.lanes, options.one_lake))
+    figures = {"seed": options.seed, **tally.figures()}
+    if options.json:
         print(json.dumps({"name": "crash", "failed": tally.failed, **figures}, indent=2, ensure_ascii=False))
     else:
         for name, value in figures.items():

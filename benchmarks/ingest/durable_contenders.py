@@ -75,20 +75,20 @@ def disk(seconds: float, turn: int) -> dict[str, float]:
 
 def overload(rate: float | None, loads: list[float], seconds: float, turn: int) -> dict[str, Any]:
     options = [] if rate is None else ["--max-rate", str(rate)]
-    found: dict[str, Any] = {"loads": {}}
+    result: dict[str, Any] = {"loads": {}}
     with _folder() as folder, _lakeloop(_lake(folder), *options) as (port, process), _Memory(process.pid) as memory:
         load.closed(port, 4, 1.0, _requests())  # a warm-up
         for offered in loads:
             time.sleep(1.0)
             figures = load.open_loop(port, offered, seconds, _requests()).figures()
-            found["loads"][f"{offered:g}/s"] = figures | {"rss_gb": memory.now / 1e9}
-    found["peak_rss_gb"] = memory.peak / 1e9
-    return found
+            result["loads"][f"{offered:g}/s"] = figures | {"rss_gb": memory.now / 1e9}
+    result["peak_rss_gb"] = memory.peak / 1e9
+    return result
 
 
 def beside(seconds: float, turn: int) -> dict[str, Any]:
     """Acknowledgements alone, with the app open in a browser, and with an embedding job as well."""
-    found = {}
+    result = {}
     for name, ui, embed in (("alone", False, False), ("app open", True, False), ("app open, embedding", True, True)):
         with _folder() as folder:
             uri = _lake(folder)
@@ -98,10 +98,10 @@ def beside(seconds: float, turn: int) -> dict[str, Any]:
             with _lakeloop(uri, *options, ui=ui) as (port, process), _visitor(port, ui):
                 time.sleep(8.0 if embed else 2.0)  # the network is loaded, the page drawn
                 figures = _measured(port, process, 8, seconds)
-                found[name] = {
+                result[name] = {
                     k: {n: v[n] for n in ("accepted_per_second", "p50_ms", "p99_ms")} for k, v in figures.items()
                 }
-    return found
+    return result
 
 
 def fresh(events: int, turn: int) -> dict[str, Any]:
@@ -158,8 +158,8 @@ def drained(events: int, turn: int) -> dict[str, Any]:
             group = []
             for _ in range(50):
                 _, image, tail = request()
-                given = {"prediction_id": str(uuid.uuid4()), "model": "m", "label": "cat"}
-                group.append(said.prediction(given, {}, ids.image_id(image + tail), image + tail, None))
+                event = {"prediction_id": str(uuid.uuid4()), "model": "m", "label": "cat"}
+                group.append(said.prediction(event, {}, ids.image_id(image + tail), image + tail, None))
             spool.put(group)
         started = time.perf_counter()
         report = drain(lake, spool)
@@ -172,15 +172,15 @@ def drained(events: int, turn: int) -> dict[str, Any]:
 def _measured(port: int, process: subprocess.Popen[Any], clients: int, seconds: float) -> dict[str, Any]:
     request = _requests()
     load.closed(port, clients, min(1.0, seconds / 2), request)  # a warm-up
-    found = {}
+    measured = {}
     for name, count in (("many", clients), ("one", 1)):
         before = _cpu(process.pid)
         result = load.closed(port, count, seconds, request)
         used = _cpu(process.pid) - before
-        found[name] = result.figures() | {"server_cpu_us": used / max(1, result.accepted) * 1e6}
+        measured[name] = result.figures() | {"server_cpu_us": used / max(1, result.accepted) * 1e6}
         if result.accepted != result.statuses.total():
             raise RuntimeError(f"not every request was accepted: {result.statuses}")
-    return found
+    return measured
 
 
 def _requests() -> load.Request:
@@ -249,7 +249,7 @@ def _visitor(port: int, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    there, over = threading.Event(), threading.Event()
+    ready, over = threading.Event(), threading.Event()
 
     def visit() -> None:
         from playwright.sync_api import sync_playwright
@@ -257,7 +257,7 @@ def _visitor(port: int, wanted: bool) -> Iterator[None]:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             browser.new_page().goto(f"http://127.0.0.1:{port}/", wait_until="networkidle")
-            there.set()
+            ready.set()
             over.wait()
             browser.close()
 
@@ -265,7 +265,7 @@ def _visitor(port: int, wanted: bool) -> Iterator[None]:
     thread = threading.Thread(target=visit)
     thread.start()
     try:
-        if not there.wait(60):
+        if not ready.wait(60):
             raise RuntimeError("the app did not open")
         yield
     finally:

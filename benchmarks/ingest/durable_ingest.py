@@ -49,9 +49,9 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def _throughput(options: Options, seconds: float, document: dict[str, Any]) -> None:
-    given = {"clients": CLIENTS, "seconds": seconds}
-    contenders = [Contender("lakeloop", f"{HERE}:lakeloop", given)]
-    contenders += [Contender(name, f"{HERE}:peer", {**given, "kind": name}) for name in PEERS]
+    arguments = {"clients": CLIENTS, "seconds": seconds}
+    contenders = [Contender("lakeloop", f"{HERE}:lakeloop", arguments)]
+    contenders += [Contender(name, f"{HERE}:peer", {**arguments, "kind": name}) for name in PEERS]
     contenders.append(Contender("disk", f"{HERE}:disk", {"seconds": seconds / 2}))
     count = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)
     everything = rounds(contenders, count + (count > 1), options.work)[count > 1 :]
@@ -83,21 +83,21 @@ def _throughput(options: Options, seconds: float, document: dict[str, Any]) -> N
 
 
 def _figures(done: Rounds, name: str) -> dict[str, Any]:
-    found = {}
+    figures = {}
     for part in ("many", "one"):
         numbers = [r[name].result[part] for r in done]
-        found[part] = {
+        figures[part] = {
             "events_per_second": estimate(n["accepted_per_second"] for n in numbers),
             "p50_ms": estimate(n["p50_ms"] for n in numbers),
             "p99_ms": estimate(n["p99_ms"] for n in numbers),
             "server_cpu_us_an_event": estimate(n["server_cpu_us"] for n in numbers),
             "generator_cores": estimate(n["generator_cores"] for n in numbers),
         }
-    return found
+    return figures
 
 
-def _rate(one: dict[str, Any], name: str) -> float:
-    return float(one[name].result["many"]["accepted_per_second"])
+def _rate(process: dict[str, Any], name: str) -> float:
+    return float(process[name].result["many"]["accepted_per_second"])
 
 
 def _overload(options: Options, seconds: float, document: dict[str, Any]) -> None:
@@ -106,24 +106,24 @@ def _overload(options: Options, seconds: float, document: dict[str, Any]) -> Non
         ("admission at 200/s", RATE, [RATE * f for f in FACTORS]),
         ("no limit", None, list(UNLIMITED)),
     ):
-        given = {"rate": rate, "loads": loads, "seconds": longer}
-        found = run(Contender(name, f"{HERE}:overload", given), options.work).result
-        document["figures"][f"overload, {name}"] = found
-        points = list(found["loads"].values())
+        arguments = {"rate": rate, "loads": loads, "seconds": longer}
+        result = run(Contender(name, f"{HERE}:overload", arguments), options.work).result
+        document["figures"][f"overload, {name}"] = result
+        points = list(result["loads"].values())
         peak = max(p["accepted_per_second"] for p in points)
         document["ratios"][f"goodput at the highest load / peak, {name}"] = points[-1]["accepted_per_second"] / peak
 
 
 def _beside(options: Options, seconds: float, document: dict[str, Any]) -> None:
-    found = run(Contender("beside", f"{HERE}:beside", {"seconds": 2 * seconds}), options.work).result
-    document["figures"]["acknowledgements beside other work"] = found
+    process = run(Contender("beside", f"{HERE}:beside", {"seconds": 2 * seconds}), options.work).result
+    document["figures"]["acknowledgements beside other work"] = process
 
 
 def _fresh(options: Options, seconds: float, document: dict[str, Any]) -> None:
-    found = run(Contender("fresh", f"{HERE}:fresh", {"events": 10 if options.quick else 40}), options.work).result
-    document["figures"]["seconds from acknowledgement"] = found
+    process = run(Contender("fresh", f"{HERE}:fresh", {"events": 10 if options.quick else 40}), options.work).result
+    document["figures"]["seconds from acknowledgement"] = process
 
 
 def _drain(options: Options, seconds: float, document: dict[str, Any]) -> None:
-    found = run(Contender("drain", f"{HERE}:drained", {"events": 500 if options.quick else 4_000}), options.work)
-    document["figures"]["drain"] = found.result
+    process = run(Contender("drain", f"{HERE}:drained", {"events": 500 if options.quick else 4_000}), options.work)
+    document["figures"]["drain"] = process.result

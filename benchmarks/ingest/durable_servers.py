@@ -140,13 +140,13 @@ def sqlite(folder: Path) -> Store:
 
 
 def main(kind: str, folder: str) -> None:
-    place = Path(folder)
+    path = Path(folder)
     stores: dict[str, Callable[[], Store | None]] = {
         "echo": lambda: None,
-        "files": lambda: files(place),
-        "lance": lambda: lance(place, True),
-        "lance_unsynced": lambda: lance(place, False),
-        "sqlite": lambda: sqlite(place),
+        "files": lambda: files(path),
+        "lance": lambda: lance(path, True),
+        "lance_unsynced": lambda: lance(path, False),
+        "sqlite": lambda: sqlite(path),
     }
     store = stores[kind]()
     listener = socket.create_server(("127.0.0.1", 0))

@@ -39,20 +39,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--batches", type=int, metavar="N", help=f"tiny batches (default {BATCHES:,})")
     parser.add_argument("--quick", action="store_true", help=f"{BATCHES_QUICK} batches")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    given = parser.parse_args(arguments)
-    batches = given.batches or (BATCHES_QUICK if given.quick else BATCHES)
+    options = parser.parse_args(arguments)
+    batches = options.batches or (BATCHES_QUICK if options.quick else BATCHES)
     if batches < 1:
         parser.error(f"--batches is {batches}; it must be at least 1")
     with tempfile.TemporaryDirectory(prefix="lakeloop-growth-") as work:
-        found = measure(Path(work), batches)
-    document = {"name": "growth", "machine": machine.facts(), **found}
-    if given.json:
+        document = measure(Path(work), batches)
+    document = {"name": "growth", "machine": machine.facts(), **document}
+    if options.json:
         print(json.dumps(document, indent=2))
     else:
         for section in ("ratios", "figures"):
-            for name, value in found[section].items():
+            for name, value in document[section].items():
                 print(f"{name:<44} {json.dumps(value)}")
-    slow = [n for n, r in found["ratios"].items() if n.startswith("seconds") and r["median"] > GOAL]
+    slow = [n for n, r in document["ratios"].items() if n.startswith("seconds") and r["median"] > GOAL]
     for name in slow:
         say(f"{name} is above {GOAL}")
     return 1 if slow else 0
@@ -79,7 +79,7 @@ def measure(work: Path, batches: int) -> dict[str, Any]:
         lakes[name] = lake
         say(f"{name}: {figures[f'{name}: build seconds']:.1f} s, then maintained in {report.seconds:.1f} s")
     ratios = {"bytes: tiny / at_once": estimate([figures["tiny: bytes"] / figures["at_once: bytes"]])}
-    for what, act in _acts(figures["rows"]).items():
+    for action, act in _acts(figures["rows"]).items():
         taken: dict[str, list[float]] = {name: [] for name in lakes}
         for turn in range(TURNS + 2):
             for name in list(lakes) if turn % 2 else list(lakes)[::-1]:
@@ -88,9 +88,9 @@ def measure(work: Path, batches: int) -> dict[str, Any]:
                 taken[name].append(perf_counter() - started)
         # The first two turns read from the disk and fill caches.
         pairs = list(zip(taken["tiny"][2:], taken["at_once"][2:], strict=True))
-        ratios[f"seconds, {what}: tiny / at_once"] = estimate(a / b for a, b in pairs)
+        ratios[f"seconds, {action}: tiny / at_once"] = estimate(a / b for a, b in pairs)
         for name in lakes:
-            figures[f"{name}: ms, {what}"] = float(np.median(taken[name][2:]) * 1e3)
+            figures[f"{name}: ms, {action}"] = float(np.median(taken[name][2:]) * 1e3)
     return {"ours": {}, "peers": {}, "ratios": ratios, "figures": figures, "left_out": []}
 
 
@@ -100,7 +100,7 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
     from lake.storage.store import literals
 
     rng = np.random.default_rng(7)
-    some = [_image_id(int(n)) for n in rng.integers(0, rows, 100)]
+    image_ids = [_image_id(int(n)) for n in rng.integers(0, rows, 100)]
     query = _vectors([rows])[0]
     columns = ["image_id", "label", "confidence", "timestamp"]
     grouped = "SELECT label, count(*), avg(confidence) FROM answers GROUP BY label ORDER BY label"
@@ -108,8 +108,8 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
         "scan of 4 columns": lambda lake: lake.scan("predictions", columns),
         "scan of vectors": lambda lake: lake.scan("predictions", ["emb_x"]),
         "SQL aggregate": lambda lake: lake.sql(grouped),
-        "look-up of 100 ids": lambda lake: lake.scan("predictions", columns, f"image_id in ({literals(some)})"),
-        "32 images": lambda lake: list(lake.images(some[:32])),
+        "look-up of 100 ids": lambda lake: lake.scan("predictions", columns, f"image_id in ({literals(image_ids)})"),
+        "32 images": lambda lake: list(lake.images(image_ids[:32])),
         "20 nearest": lambda lake: nearest_images(lake, lake.embedders()[0], query, 20, None, ()),
     }
 

@@ -46,19 +46,19 @@ SAME = 0.9999
 
 
 def measure(options: Options) -> dict[str, Any]:
-    place = data.folder(options.data)
+    data_folder = data.folder(options.data)
     document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {}, "left_out": []}
     if "photographs" in options.what:
-        _photographs(options, place, document)
+        _photographs(options, data_folder, document)
     if "small-files" in options.what:
-        _small_files(options, place, document)
+        _small_files(options, data_folder, document)
     return document
 
 
-def _photographs(options: Options, place: Path, document: dict[str, Any]) -> None:
+def _photographs(options: Options, data_folder: Path, document: dict[str, Any]) -> None:
     work, left_out = str(options.work), document["left_out"]
     most = PHOTOGRAPHS_QUICK if options.quick else PHOTOGRAPHS
-    folder = str(data.photographs(place, options.work, most))
+    folder = str(data.photographs(data_folder, options.work, most))
     if options.quick:
         left_out.append(
             f"quick: {most} of {PHOTOGRAPHS} photographs; fixed costs weigh {PHOTOGRAPHS // most} times as much"
@@ -118,13 +118,13 @@ def _photographs(options: Options, place: Path, document: dict[str, Any]) -> Non
 def _ours(
     name: str, engine: str, folder: str, work: str, embedder: str = EMBEDDER, weights: str | None = None
 ) -> Contender:
-    given = {"folder": folder, "work": work, "engine": engine, "embedder": embedder, "weights": weights}
-    return Contender(name, f"{HERE}:lakeloop", given)
+    arguments = {"folder": folder, "work": work, "engine": engine, "embedder": embedder, "weights": weights}
+    return Contender(name, f"{HERE}:lakeloop", arguments)
 
 
 def _installed_peers(options: Options, folder: str, left_out: list[str]) -> list[Contender]:
     """Those asked for that install and get through a first run; the others are left out with their reason."""
-    found = []
+    contenders = []
     for name in peers.PEERS:
         if name not in options.with_peers:
             left_out.append(f"{name}: not asked for (--with-peer {name} installs and runs it)")
@@ -132,21 +132,23 @@ def _installed_peers(options: Options, folder: str, left_out: list[str]) -> list
         try:
             python = peers.python(name)
             exported = run(Contender("weights", f"{HERE}:export", {"work": str(options.work)}), options.work).result
-            given = {"folder": folder, "work": str(options.work), "batch": BATCH, "cores": CORES}
+            arguments = {"folder": folder, "work": str(options.work), "batch": BATCH, "cores": CORES}
             if name == "fiftyone":
-                given |= {k: exported[k] for k in ("resize", "crop", "mean", "std")} | {"weights": exported[EMBEDDER]}
+                arguments |= {k: exported[k] for k in ("resize", "crop", "mean", "std")} | {
+                    "weights": exported[EMBEDDER]
+                }
             else:
-                given |= {"arch": "ViT-B-32", "weights": exported[CLIP]}
-            contender = Contender(name, f"benchmarks.ingest.peer_{name.replace('-', '_')}:run", given, python)
+                arguments |= {"arch": "ViT-B-32", "weights": exported[CLIP]}
+            contender = Contender(name, f"benchmarks.ingest.peer_{name.replace('-', '_')}:run", arguments, python)
             say(f"{name}: first run, not counted")
             run(contender, options.work, turn=-1)
         except (peers.CannotHave, ContenderFailed) as error:
             left_out.append(f"{name}: {str(error).splitlines()[-1]}")
             continue
-        found.append(contender)
+        contenders.append(contender)
         if name == "clip-retrieval":
             left_out.append("published CLIP weights: not in any package; clip-retrieval and lakeloop ran random ones")
-    return found
+    return contenders
 
 
 def _against_limit(done: Rounds, engine: str) -> dict[str, Any]:
@@ -207,17 +209,17 @@ def _agreement(work: Path, ours: str, theirs: str, full_size: list[str]) -> dict
     }
 
 
-def _small_files(options: Options, place: Path, document: dict[str, Any]) -> None:
+def _small_files(options: Options, data_folder: Path, document: dict[str, Any]) -> None:
     most = SMALL_FILES_QUICK if options.quick else SMALL_FILES
-    folder = data.small_files(place, options.work, most)
+    folder = data.small_files(data_folder, options.work, most)
     if folder is None:
-        document["left_out"].append(f"small-files: no {data.SMALL_FILES} in {place}")
+        document["left_out"].append(f"small-files: no {data.SMALL_FILES} in {data_folder}")
         return
     if options.quick:
         document["left_out"].append(f"quick: {most} small files instead of {SMALL_FILES}, in one round")
     count = len(data.files_under(folder))
-    given = {"folder": str(folder), "work": str(options.work), "images": count}
-    contender = Contender("small-files", f"{HERE}:many_small", given)
+    arguments = {"folder": str(folder), "work": str(options.work), "images": count}
+    contender = Contender("small-files", f"{HERE}:many_small", arguments)
     everything = rounds([contender], options.rounds or (1 if options.quick else 3), options.work)
     done = quiet_ones(everything)
     results = [r["small-files"].result for r in done]
@@ -232,22 +234,22 @@ def _small_files(options: Options, place: Path, document: dict[str, Any]) -> Non
         "goal_peak_rss_gb": 1.5,
     }
     counts = {k: results[-1][k] for k in ("files", "images_new", "images_known", "rejected")}
-    memory = {at: {who: n / 1e9 for who, n in m.items()} for at, m in results[-1]["rss"].items()}
+    memory = {at: {process: n / 1e9 for process, n in m.items()} for at, m in results[-1]["rss"].items()}
     document["figures"]["small-files"] = {**counts, "rss_gb_when_done": memory, "noise": noise(everything)}
 
 
-def _rate(one: Any, less: float = 0.0) -> float:
+def _rate(process: Any, less: float = 0.0) -> float:
     """Images a second."""
-    return float(one.result["images"] / (one.result["whole"]["seconds"] - less))
+    return float(process.result["images"] / (process.result["whole"]["seconds"] - less))
 
 
-def _cpu(one: Any) -> float:
+def _cpu(process: Any) -> float:
     """CPU seconds an image."""
-    return float(one.result["whole"]["cpu_seconds"] / one.result["images"])
+    return float(process.result["whole"]["cpu_seconds"] / process.result["images"])
 
 
-def _stage(one: Any, step: str) -> float:
-    stages = one["stages"].result
+def _stage(process: Any, step: str) -> float:
+    stages = process["stages"].result
     return float(stages[step]["cpu_seconds"] / stages["images"])
 
 

@@ -53,25 +53,25 @@ def lakeloop(
 
         file = Path(weights) if weights else None
         model = embedders.load(embedder, file=file, engine=engine)
-        how = model.spec.preprocessing
-        assert how is not None
-        model.embed_batch([np.zeros((how.crop, how.crop, 3), np.uint8)] * BATCH)
+        preprocessing = model.spec.preprocessing
+        assert preprocessing is not None
+        model.embed_batch([np.zeros((preprocessing.crop, preprocessing.crop, 3), np.uint8)] * BATCH)
         uri = Path(work, f"lake-{embedder}-{engine}-{turn}")
         lake = open_lake.create(str(uri), embedders=[embedder])
     with Stopwatch() as pools:
         for function, nothing in (
             ("lake.images.decode:decode_many", ([], 1)),
-            ("embeddings.embedders.preprocess:prepare_many", ([], how)),
+            ("embeddings.embedders.preprocess:prepare_many", ([], preprocessing)),
         ):
             with WorkerPool(function, CORES) as pool:
                 list(pool.map([(nothing, None)] * CORES))
     with Stopwatch() as whole:
         with Stopwatch() as first:
-            found = ingest(lake, folder)
+            report = ingest(lake, folder)
         with Stopwatch() as second:
             filled = backfill(lake, lake.embedders()[0], model, file=file)
-    if found.rejected or filled.failed:
-        raise RuntimeError(f"not everything went in: {found.rejected[:3]} {list(filled.reasons.items())[:3]}")
+    if report.rejected or filled.failed:
+        raise RuntimeError(f"not everything went in: {report.rejected[:3]} {list(filled.reasons.items())[:3]}")
     table = lake.scan("predictions", ["source", lake.embedders()[0].column]).sort_by("source")
     vectors = np.stack(table.column(1).to_numpy(zero_copy_only=False)).astype(np.float32)
     _save(work, f"lakeloop-{embedder}-{engine}", [Path(s).name for s in table["source"].to_pylist()], vectors)
@@ -117,11 +117,11 @@ def stages(turn: int, folder: str, squares: str | None = None) -> dict[str, Any]
     from lake import ids
     from lake.images import decode
 
-    how = SPECS[EMBEDDER].preprocessing
-    assert how is not None
-    side = round(how.resize * DCT_MARGIN)
+    preprocessing = SPECS[EMBEDDER].preprocessing
+    assert preprocessing is not None
+    side = round(preprocessing.resize * DCT_MARGIN)
     files = sorted(Path(folder).rglob("*.*"))
-    prepare(files[0].read_bytes(), how)
+    prepare(files[0].read_bytes(), preprocessing)
     with Stopwatch() as reading:
         contents = [path.read_bytes() for path in files]
         for data in contents:
@@ -132,7 +132,7 @@ def stages(turn: int, folder: str, squares: str | None = None) -> dict[str, Any]
     with Stopwatch() as decoding:
         sizes = [decode.pixels(decode.open_image(data), shortest_side=side).size for data in contents]
     with Stopwatch() as preparing:
-        prepared = [prepare(data, how) for data in contents]
+        prepared = [prepare(data, preprocessing) for data in contents]
     if squares is not None:
         np.save(squares, np.stack(prepared))
     whole = [sorted(decode.open_image(data).size) == sorted(size) for data, size in zip(contents, sizes, strict=True)]
@@ -166,21 +166,23 @@ def plain_dataloader(turn: int, folder: str, work: str) -> dict[str, Any]:
         from lake import ids
         from lake.storage import schema, store
 
-        how = SPECS[EMBEDDER].preprocessing
-        assert how is not None
+        preprocessing = SPECS[EMBEDDER].preprocessing
+        assert preprocessing is not None
         torch.set_num_threads(CORES)
         network = networks.build(EMBEDDER, None, None).features.to(memory_format=torch.channels_last)
         transforms = torchvision.transforms
         prepare = transforms.Compose(
             [
-                transforms.Resize(how.resize, transforms.InterpolationMode.BICUBIC),
-                transforms.CenterCrop(how.crop),
+                transforms.Resize(preprocessing.resize, transforms.InterpolationMode.BICUBIC),
+                transforms.CenterCrop(preprocessing.crop),
                 transforms.ToTensor(),
-                transforms.Normalize(how.mean, how.std),
+                transforms.Normalize(preprocessing.mean, preprocessing.std),
             ]
         )
         with torch.inference_mode():
-            blank = torch.zeros(BATCH, 3, how.crop, how.crop).contiguous(memory_format=torch.channels_last)
+            blank = torch.zeros(BATCH, 3, preprocessing.crop, preprocessing.crop).contiguous(
+                memory_format=torch.channels_last
+            )
             dim = network(blank).shape[1]
         column = schema.vector_column(EMBEDDER)
         kind = pa.schema([*schema.PREDICTIONS.arrow(), pa.field(column, schema.vector_type(dim))])
@@ -193,11 +195,11 @@ def plain_dataloader(turn: int, folder: str, work: str) -> dict[str, Any]:
             with torch.inference_mode():
                 vectors = network(batch.contiguous(memory_format=torch.channels_last))
                 vectors = torch.nn.functional.normalize(vectors, dim=1).numpy()
-            for name, vector, place in zip(names, vectors, places.tolist(), strict=True):
+            for name, vector, index in zip(names, vectors, places.tolist(), strict=True):
                 row = {
                     "prediction_id": ids.bare_prediction_id(name),
                     "image_id": name,
-                    "source": files[place],
+                    "source": files[index],
                 }
                 rows.append({**row, "ingested_at": store.now(), column: vector})
         del loader
@@ -223,9 +225,15 @@ def export(turn: int, work: str) -> dict[str, Any]:
     places = {name: str(Path(work, f"{name}.safetensors")) for name in modules}
     for name, module in modules.items():
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, places[name])
-    how = SPECS[EMBEDDER].preprocessing
-    assert how is not None
-    return {**places, "resize": how.resize, "crop": how.crop, "mean": how.mean, "std": how.std}
+    preprocessing = SPECS[EMBEDDER].preprocessing
+    assert preprocessing is not None
+    return {
+        **places,
+        "resize": preprocessing.resize,
+        "crop": preprocessing.crop,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+    }
 
 
 class _Photographs:
@@ -277,7 +285,7 @@ def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]
             memory[marks[done]] = {"parent": psutil.Process().memory_info().rss, "all": tree_rss(os.getpid())}
 
     with Stopwatch() as first:
-        found = ingest(lake, folder, progress=progress)
+        report = ingest(lake, folder, progress=progress)
     rows = lake.dataset("predictions").count_rows()
     with Stopwatch() as again:
         second = ingest(lake, folder)
@@ -285,9 +293,9 @@ def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]
     shutil.rmtree(uri)
     return {
         "files": images,
-        "images_new": found.images_new,
-        "images_known": found.images_known,
-        "rejected": len(found.rejected),
+        "images_new": report.images_new,
+        "images_known": report.images_known,
+        "rejected": len(report.rejected),
         "startup": startup.figures(),
         "whole": first.figures(),
         "again": again.figures(),

@@ -43,23 +43,23 @@ def measure(options: Options) -> dict[str, Any]:
         points, classes = generated(rows, DIM)
         _compare(document, "generator", points, classes, CLUSTERS, count, options)
     if "cifar10" in options.what:
-        found = vectors.cifar10(benchmark_data.folder(options.data))
-        chosen = np.random.default_rng(0).permutation(len(found))[:rows]
-        axes = np.random.default_rng(1).standard_normal((found.vectors.shape[1], DIM)).astype(np.float32)
-        points = found.vectors[chosen] @ axes
+        labelled = vectors.cifar10(benchmark_data.folder(options.data))
+        chosen = np.random.default_rng(0).permutation(len(labelled))[:rows]
+        axes = np.random.default_rng(1).standard_normal((labelled.vectors.shape[1], DIM)).astype(np.float32)
+        points = labelled.vectors[chosen] @ axes
         points /= np.linalg.norm(points, axis=1, keepdims=True)
-        _compare(document, "cifar10", points, found.classes[chosen], 10, count, options)
+        _compare(document, "cifar10", points, labelled.classes[chosen], 10, count, options)
     if "open" in options.what:
         _open(document, rows, options)
     if "million" in options.what:
         size = MILLION_QUICK if options.quick else MILLION
-        one = run(Contender("million", f"{HERE}:million", {"rows": size, "dim": DIM}), options.work)
+        process = run(Contender("million", f"{HERE}:million", {"rows": size, "dim": DIM}), options.work)
         document["figures"]["million"] = {
             "vectors": size,
-            "seconds": one.result["seconds"],
-            "ami": one.result["ami"],
-            "clusters": one.result["clusters"],
-            "peak_rss_gb": one.peak_rss / 1e9,
+            "seconds": process.result["seconds"],
+            "ami": process.result["ami"],
+            "clusters": process.result["clusters"],
+            "peak_rss_gb": process.peak_rss / 1e9,
         }
     return document
 
@@ -74,8 +74,8 @@ def _compare(
     options: Options,
 ) -> None:
     """Rounds of all contenders on one set of vectors, and what may be said of them."""
-    place = options.work / f"{part}.npy"
-    np.save(place, points)
+    path = options.work / f"{part}.npy"
+    np.save(path, points)
     names = ["lakeloop", "evoc", "kmeans_sklearn", "kmeans_faiss"]
     if machine.installed("umap-learn"):
         names.append("umap_hdbscan")
@@ -85,7 +85,7 @@ def _compare(
         Contender(
             name,
             f"{HERE}:{name}",
-            {"vectors": str(place), "out": str(options.work / f"{part}-{name}.npy"), "k": k},
+            {"vectors": str(path), "out": str(options.work / f"{part}-{name}.npy"), "k": k},
         )
         for name in names
     ]
@@ -97,11 +97,11 @@ def _compare(
         # The seed is the number of the round: labels are scored before the next round overwrites them.
         for name in names:
             scores[name].append(ami(classes, np.load(options.work / f"{part}-{name}.npy")))
-        layers.append(max(ami(classes, one) for one in np.load(options.work / f"{part}-evoc.layers.npy")))
-    place.unlink()
+        layers.append(max(ami(classes, layer) for layer in np.load(options.work / f"{part}-evoc.layers.npy")))
+    path.unlink()
     done = undisturbed(everything)
     for name in names:
-        found = {
+        figures = {
             "seconds": estimate(r[name].result["seconds"] for r in done),
             "cpu_seconds": estimate(r[name].result["cpu_seconds"] for r in done),
             "ami": estimate(scores[name]),
@@ -110,12 +110,12 @@ def _compare(
             "peak_rss_gb": max(r[name].peak_rss for r in done) / 1e9,
         }
         if name == "lakeloop":
-            found["used"] = done[0][name].result["remark"]
-            document["ours"][part] = found
+            figures["used"] = done[0][name].result["remark"]
+            document["ours"][part] = figures
             continue
         if name == "evoc":
-            found["ami_best_layer"] = estimate(layers)
-        document["peers"].setdefault(name, {})[part] = found
+            figures["ami_best_layer"] = estimate(layers)
+        document["peers"].setdefault(name, {})[part] = figures
         document["ratios"][f"seconds {part}: lakeloop / {name}"] = estimate(
             r["lakeloop"].result["seconds"] / r[name].result["seconds"] for r in done
         )
@@ -126,17 +126,17 @@ def _compare(
 
 
 def _round(contenders: list[Contender], number: int, options: Options) -> dict[str, Run]:
-    found = {}
-    for one in contenders if number % 2 == 0 else reversed(contenders):
-        found[one.name] = run(one, options.work, number)
-        say(f"round {number + 1} {one.name}: {found[one.name].seconds:.1f} s")
-    return found
+    runs = {}
+    for contender in contenders if number % 2 == 0 else reversed(contenders):
+        runs[contender.name] = run(contender, options.work, number)
+        say(f"round {number + 1} {contender.name}: {runs[contender.name].seconds:.1f} s")
+    return runs
 
 
 def _open(document: dict[str, Any], rows: int, options: Options) -> None:
     size, times = (NODE_QUICK, OPENINGS_QUICK) if options.quick else (NODE, OPENINGS)
-    given = {"work": str(options.work), "rows": rows, "node": size, "dim": DIM, "times": times}
-    taken = np.array(run(Contender("open", f"{HERE}:opening", given), options.work).result["seconds"]) * 1e3
+    arguments = {"work": str(options.work), "rows": rows, "node": size, "dim": DIM, "times": times}
+    taken = np.array(run(Contender("open", f"{HERE}:opening", arguments), options.work).result["seconds"]) * 1e3
     document["figures"]["open"] = {
         "images": size,
         "lake": rows,

@@ -43,9 +43,9 @@ def lakeloop(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
     remark: list[str | None] = []
 
     def run(points: np.ndarray) -> np.ndarray:
-        made = cluster_vectors(points, "auto", seed=turn)
-        remark[:] = [f"{made.method}: {made.n_clusters} clusters; {made.remark or 'as asked'}"]
-        return made.labels
+        clustering = cluster_vectors(points, "auto", seed=turn)
+        remark[:] = [f"{clustering.method}: {clustering.n_clusters} clusters; {clustering.remark or 'as asked'}"]
+        return clustering.labels
 
     return _timed(vectors, out, startup, run) | {"remark": remark[0]}
 
@@ -114,8 +114,8 @@ def million(turn: int, rows: int, dim: int) -> dict[str, Any]:
 
     vectors, classes = generated(rows, dim)
     with Stopwatch() as clock:
-        found = cluster_vectors(vectors, seed=turn)
-    return clock.figures() | {"ami": ami(classes, found.labels), "clusters": found.n_clusters}
+        clustering = cluster_vectors(vectors, seed=turn)
+    return clock.figures() | {"ami": ami(classes, clustering.labels), "clusters": clustering.n_clusters}
 
 
 def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) -> dict[str, Any]:

@@ -45,8 +45,8 @@ class Planted:
 
 def measure(options: Options) -> dict[str, Any]:
     """Counts over the seeds, and how long a discovery takes."""
-    place = data.folder(options.data)
-    known = vectors.cifar10(place)
+    data_folder = data.folder(options.data)
+    known = vectors.cifar10(data_folder)
     n = QUICK_ANSWERS if options.quick else ANSWERS
     seeds = options.rounds or SEEDS
     figures: dict[str, Any] = {"answers": n, "seeds": seeds, "wrong_elsewhere": USUAL, "wrong_where_planted": PLANTED}
@@ -98,11 +98,11 @@ def _part(part: str, known: vectors.Labelled, n: int, seeds: int, work: Path) ->
     }
 
 
-def _is_pair(one: Any) -> bool:
-    return {(c.dimension, c.value) for c in one.conditions} == {("metadata.camera", "7"), ("metadata.site", "b")}
+def _is_pair(finding: Any) -> bool:
+    return {(c.dimension, c.value) for c in finding.conditions} == {("metadata.camera", "7"), ("metadata.site", "b")}
 
 
-def make(place: Path, known: vectors.Labelled, n: int, seed: int, part: str) -> Planted:
+def make(folder: Path, known: vectors.Labelled, n: int, seed: int, part: str) -> Planted:
     """A lake of n answers with vectors, metadata and labels."""
     import pyarrow as pa
 
@@ -119,38 +119,38 @@ def make(place: Path, known: vectors.Labelled, n: int, seed: int, part: str) -> 
     planted = {"pair": pair, "kind": kind, "both": pair | kind, "nothing": np.zeros(n, bool)}[part]
     wrong = rng.random(n) < np.where(planted, PLANTED, USUAL)
     truth = rng.random(n) < 0.5  # else one answer would rightly be found to fail more often
-    image_ids = [hashlib.sha256(f"{seed} {one}".encode()).hexdigest() for one in range(n)]
+    image_ids = [hashlib.sha256(f"{seed} {index}".encode()).hexdigest() for index in range(n)]
     moment = dt.datetime(2026, 9, 1, tzinfo=dt.UTC)
     seconds = rng.integers(0, 28 * 86_400, n).tolist()
     sure = np.round(rng.uniform(0.5, 1, n), 4).tolist()
     names = ("fine", "scratch")
     rows = [
         {
-            "prediction_id": str(uuid.UUID(int=seed * n + one)),
-            "image_id": image_ids[one],
-            "timestamp": moment + dt.timedelta(seconds=seconds[one]),
+            "prediction_id": str(uuid.UUID(int=seed * n + index)),
+            "image_id": image_ids[index],
+            "timestamp": moment + dt.timedelta(seconds=seconds[index]),
             "model": "m",
             "model_version": "1",
             "task": "classification",
-            "label": names[int(truth[one] ^ wrong[one])],
-            "confidence": sure[one],
-            "metadata": json.dumps({key: values[one].item() for key, values in columns.items()}),
+            "label": names[int(truth[index] ^ wrong[index])],
+            "confidence": sure[index],
+            "metadata": json.dumps({key: values[index].item() for key, values in columns.items()}),
             "ingested_at": moment,
         }
-        for one in range(n)
+        for index in range(n)
     ]
     labels = [
         {
-            "event_id": str(uuid.UUID(int=seed * n + one)),
-            "image_id": image_ids[one],
+            "event_id": str(uuid.UUID(int=seed * n + index)),
+            "image_id": image_ids[index],
             "timestamp": moment,
             "task": "classification",
-            "label": names[int(truth[one])],
+            "label": names[int(truth[index])],
             "origin": "human",
         }
-        for one in range(n)
+        for index in range(n)
     ]
-    lk = lake.create(str(place), embedders=["efficientnet-lite0"])
+    lk = lake.create(str(folder), embedders=["efficientnet-lite0"])
     lk.insert("predictions", pa.Table.from_pylist(rows, schema=schema.PREDICTIONS.arrow()))
     lk.insert("labels", pa.Table.from_pylist(labels, schema=schema.LABELS.arrow()))
     record = lk.embedders()[0]
@@ -190,14 +190,14 @@ def _choice(n: int, seeds: int) -> dict[str, Any]:
             wanted = {(names.index("camera"), 7), (names.index("site"), 1)}
             planted = rng.random(size) < np.where(pair, PLANTED, USUAL)
             chance = rng.random(size) < USUAL
-            for how, find in (("dealt", _dealt), ("split", _split)):
+            for method, find in (("dealt", _dealt), ("split", _split)):
                 start = time.perf_counter()
-                told = find(codes, planted.astype(float), seed)
-                times[how] += time.perf_counter() - start
-                hits[how] += bool(told) and set(told[0]) == wanted
-                alarms[how] += bool(find(codes, chance.astype(float), seed))
-        figures = {f"{how} {what}": count for what, counts in (("first", hits), ("false_alarms", alarms)) for how, count in counts.items()}  # fmt: skip  # noqa: E501
-        out[f"{size} answers"] = figures | {f"{how} seconds": spent / seeds for how, spent in times.items()}
+                conditions = find(codes, planted.astype(float), seed)
+                times[method] += time.perf_counter() - start
+                hits[method] += bool(conditions) and set(conditions[0]) == wanted
+                alarms[method] += bool(find(codes, chance.astype(float), seed))
+        figures = {f"{method} {name}": count for name, counts in (("first", hits), ("false_alarms", alarms)) for method, count in counts.items()}  # fmt: skip  # noqa: E501
+        out[f"{size} answers"] = figures | {f"{method} seconds": spent / seeds for method, spent in times.items()}
     return out
 
 
@@ -211,7 +211,7 @@ def _coded(values: np.ndarray) -> np.ndarray:
 def _dealt(codes: np.ndarray, errors: np.ndarray, seed: int) -> list[tuple[tuple[int, int], ...]]:
     from embeddings.discovery import subgroups
 
-    return [one.group.conditions for one in subgroups.search(codes, errors, seed=seed).failures]
+    return [failure.group.conditions for failure in subgroups.search(codes, errors, seed=seed).failures]
 
 
 def _split(codes: np.ndarray, errors: np.ndarray, seed: int, candidates: int = 10) -> list[tuple[tuple[int, int], ...]]:
@@ -220,12 +220,12 @@ def _split(codes: np.ndarray, errors: np.ndarray, seed: int, candidates: int = 1
     from lake.analytics.statistics import holm, more_errors
 
     half = np.random.default_rng(seed).random(len(errors)) < 0.5
-    best = [one for one in subgroups.all_subgroups(codes[half], errors[half])[:candidates] if one.score > 0]
+    best = [group for group in subgroups.all_subgroups(codes[half], errors[half])[:candidates] if group.score > 0]
     other, wrong = codes[~half], errors[~half]
     tests = []
-    for one in best:
-        inside = np.logical_and.reduce([other[:, dimension] == value for dimension, value in one.conditions])
+    for group in best:
+        inside = np.logical_and.reduce([other[:, dimension] == value for dimension, value in group.conditions])
         outside = ~inside
         counts = (wrong[inside].sum(), inside.sum(), wrong[outside].sum(), outside.sum())
         tests.append(more_errors(*(int(count) for count in counts)))
-    return [one.conditions for one, p in zip(best, holm(tests), strict=True) if p <= subgroups.LEVEL]
+    return [group.conditions for group, p in zip(best, holm(tests), strict=True) if p <= subgroups.LEVEL]

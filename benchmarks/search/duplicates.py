@@ -62,27 +62,27 @@ def _solar() -> tuple[list[bytes], range]:
 
 
 def _found(originals: list[bytes], chosen: range) -> dict[str, Any]:
-    files = [(n, "original", one) for n, one in enumerate(originals)]
-    files += [(n, kind, one) for n in chosen for kind, one in altered_copies.copies(originals[n], n).items()]
+    files = [(n, "original", original) for n, original in enumerate(originals)]
+    files += [(n, kind, original) for n in chosen for kind, original in altered_copies.copies(originals[n], n).items()]
     family = np.array([n for n, _, _ in files])
     kinds = np.array([kind for _, kind, _ in files])
-    embedded = vectors.embed((Image.open(io.BytesIO(one)) for _, _, one in files), 224, len(files))
-    prints = alignment.fingerprints([decode.decode(one).thumbnail for _, _, one in files])
+    embedded = vectors.embed((Image.open(io.BytesIO(original)) for _, _, original in files), 224, len(files))
+    prints = alignment.fingerprints([decode.decode(original).thumbnail for _, _, original in files])
     least = specs.duplicates_from(specs.DEFAULT)
     started = perf_counter()
     left, right, _ = duplicates.proposed(embedded, least)
     agreed = alignment.agreement(prints, left, right)
-    kept = agreed >= duplicates.ALIGNED
+    aligned = agreed >= duplicates.ALIGNED
 
     def same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         near = np.einsum("ij,ij->i", embedded[a], embedded[b]) >= least
         verdict: np.ndarray = near & (alignment.agreement(prints, a, b) >= duplicates.ALIGNED)
         return verdict
 
-    groups = grouped(len(files), left[kept], right[kept], same)
+    groups = grouped(len(files), left[aligned], right[aligned], same)
     seconds = perf_counter() - started
     wrong = agreed[family[left] != family[right]]
-    found = _score(groups, family) | {
+    score = _score(groups, family) | {
         "images": len(files),
         "seconds": seconds,
         "milliseconds_a_pair": 1e3 * seconds / max(1, len(left)),
@@ -93,7 +93,7 @@ def _found(originals: list[bytes], chosen: range) -> dict[str, Any]:
         group_of[group] = number
     for kind in altered_copies.CHANGES:
         at = np.flatnonzero(kinds == kind)
-        found[f"with_original.{kind}"] = float(np.mean((group_of[at] >= 0) & (group_of[at] == group_of[family[at]])))
+        score[f"with_original.{kind}"] = float(np.mean((group_of[at] >= 0) & (group_of[at] == group_of[family[at]])))
     best: dict[str, Any] = {"recall": 0.0}
     every = duplicates.proposed(embedded, float(COSINES[0]))
     for threshold in COSINES:
@@ -101,15 +101,15 @@ def _found(originals: list[bytes], chosen: range) -> dict[str, Any]:
         scored = _score(grouped(len(files), every[0][passing], every[1][passing]), family)
         if scored["precision"] >= 0.99 and scored["recall"] > best["recall"]:
             best = scored | {"cosine": float(threshold)}
-    return found | {"best_cosine_alone": best}
+    return score | {"best_cosine_alone": best}
 
 
 def _score(groups: list[list[int]], family: np.ndarray) -> dict[str, float]:
     """Recall and precision over pairs."""
     wanted = sum(n * (n - 1) // 2 for n in np.bincount(family).tolist())
-    said = sum(len(group) * (len(group) - 1) // 2 for group in groups)
+    proposed = sum(len(group) * (len(group) - 1) // 2 for group in groups)
     right = sum(n * (n - 1) // 2 for group in groups for n in np.bincount(family[group]).tolist())
-    return {"recall": right / max(1, wanted), "precision": right / said if said else 1.0}
+    return {"recall": right / max(1, wanted), "precision": right / proposed if proposed else 1.0}
 
 
 def _scale(count: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ TIE = 1e-6
 def measure(options: Options) -> dict[str, Any]:
     rows, work = ROWS_QUICK if options.quick else ROWS, str(options.work)
     left_out = [f"quick: {rows} vectors instead of {ROWS}"] if options.quick else []
-    given = {"work": work, "k": K, "parts": list(options.what)}
+    arguments = {"work": work, "k": K, "parts": list(options.what)}
     built = run(
         Contender("build", f"{HERE}:build", {"work": work, "rows": rows, "dim": DIM, "queries": QUERIES}),
         options.work,
@@ -45,7 +45,7 @@ def measure(options: Options) -> dict[str, Any]:
         names.append("faiss_flat")
     else:
         left_out.append("faiss_flat: not installed (extra cluster)")
-    parts = [Contender(name, f"{HERE}:{name}", given) for name in names]
+    parts = [Contender(name, f"{HERE}:{name}", arguments) for name in names]
     # One BLAS thread: its reader makes its own.
     pins = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     parts.append(Contender("memory", "benchmarks.harness.machine:read_speed", environment=pins))
@@ -59,9 +59,9 @@ def measure(options: Options) -> dict[str, Any]:
     document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {}, "left_out": left_out}
     for name in names:
         for part in options.what:
-            found = _figures(done, name, part, truth[part])
+            figures = _figures(done, name, part, truth[part])
             group = document["ours"] if name == "lakeloop" else document["peers"].setdefault(name, {})
-            group[part] = found
+            group[part] = figures
             if name != "lakeloop":
                 pairs = ((_median(r, "lakeloop", part), _median(r, name, part)) for r in done)
                 document["ratios"][f"ms {part}: lakeloop / {name}"] = estimate(a / b for a, b in pairs)
@@ -106,13 +106,13 @@ def _figures(done: Rounds, name: str, part: str, truth: np.ndarray) -> dict[str,
     }
 
 
-def _median(one: dict[str, Any], name: str, part: str) -> float:
-    return float(np.median(one[name].result[part]["ms"]))
+def _median(runs: dict[str, Any], name: str, part: str) -> float:
+    return float(np.median(runs[name].result[part]["ms"]))
 
 
-def _recall(found: np.ndarray, truth: np.ndarray) -> float:
+def _recall(neighbours: np.ndarray, truth: np.ndarray) -> float:
     """Share of the k that are nearest, by score: (queries, k) positions against (queries, rows) scores."""
     kth = np.partition(truth, -K, axis=1)[:, -K]
-    distinct = [len(set(row)) for row in found.tolist()]
-    right = (np.take_along_axis(truth, found, axis=1) >= kth[:, None] - TIE).sum(1)
+    distinct = [len(set(row)) for row in neighbours.tolist()]
+    right = (np.take_along_axis(truth, neighbours, axis=1) >= kth[:, None] - TIE).sum(1)
     return float(np.minimum(right, distinct).mean() / K)

@@ -81,13 +81,13 @@ def lakeloop(turn: int, work: str, k: int, parts: list[str]) -> dict[str, Any]:
 
         lake = open_lake.open(str(Path(work, "lake")))
         record = lake.embedders()[0]
-        place = _places(work)
+        position_of = _places(work)
 
     def search(where: str | None) -> Search:
         return lambda query: nearest_images(lake, record, query, k, where, ())
 
-    def positions(found: Any) -> list[int]:
-        return [place[name] for name in found["image_id"].to_pylist()]
+    def positions(rows: Any) -> list[int]:
+        return [position_of[name] for name in rows["image_id"].to_pylist()]
 
     searches = {"all": search(None), "where": search(FILTER)}
     return {"startup": startup.figures(), **{p: _timed(work, searches[p], positions) for p in parts}}
@@ -101,7 +101,7 @@ def lancedb_flat(turn: int, work: str, k: int, parts: list[str]) -> dict[str, An
         from lake.storage import schema
 
         table = lancedb.connect(str(Path(work, "lake"))).open_table("predictions")
-        column, place = schema.vector_column(EMBEDDER), _places(work)
+        column, position_of = schema.vector_column(EMBEDDER), _places(work)
 
     def search(where: str | None) -> Search:
         def ask(query: np.ndarray) -> Any:
@@ -111,8 +111,8 @@ def lancedb_flat(turn: int, work: str, k: int, parts: list[str]) -> dict[str, An
 
         return ask
 
-    def positions(found: Any) -> list[int]:
-        return [place[name] for name in found["image_id"].to_pylist()]
+    def positions(rows: Any) -> list[int]:
+        return [position_of[name] for name in rows["image_id"].to_pylist()]
 
     searches = {"all": search(None), "where": search(FILTER)}
     return {"startup": startup.figures(), **{p: _timed(work, searches[p], positions) for p in parts}}
@@ -160,13 +160,13 @@ def _timed(work: str, search: Search, positions: Callable[[Any], list[int]]) -> 
     queries = np.load(Path(work, "queries.npy"))
     for query in queries[:2]:
         search(query)
-    found, ms = [], []
+    neighbours, ms = [], []
     with Stopwatch() as clock:
         for query in queries:
             started = perf_counter()
-            found.append(search(query))
+            neighbours.append(search(query))
             ms.append((perf_counter() - started) * 1e3)
-    return {"ms": ms, "cpu_seconds": clock.cpu_seconds, "found": [positions(f) for f in found]}
+    return {"ms": ms, "cpu_seconds": clock.cpu_seconds, "found": [positions(f) for f in neighbours]}
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:

@@ -95,22 +95,22 @@ def _measure(document: dict[str, Any], part: str, cases: Iterator[tuple[str, Cas
         started = perf_counter()
         active, accepted = _active(case, points, False, estimates)
         seconds.append((perf_counter() - started) / max(1, active / PAGE))
-        both, accepted = _active(case, points, True)
-        found = {
+        with_clusters, accepted = _active(case, points, True)
+        result = {
             "random": case.share,
             "nearest": _pages(case.vectors @ case.vectors[case.example], case) / size,
             "drill_down": _drill_down(case) / size,
             "active": active / size,
-            "both": both / size,
+            "both": with_clusters / size,
             "in_lake": _pages(_in_lake(points, case.kind), case) / size,
         }
         if case.outside is not None:
-            found["supervised"] = _pages(_supervised(case), case) / size
-        pages.append(both / PAGE)
-        for strategy, share in found.items():
+            result["supervised"] = _pages(_supervised(case), case) / size
+        pages.append(with_clusters / PAGE)
+        for strategy, share in result.items():
             shares[strategy].append(share)
             named.setdefault(name, {}).setdefault(strategy, []).append(share)
-        rounded = {strategy: round(share, 3) for strategy, share in found.items()}
+        rounded = {strategy: round(share, 3) for strategy, share in result.items()}
         say(f"{part} {name}: {rounded}{f', {accepted} clusters accepted' if accepted else ''}")
     ratios = [b / i for b, i in zip(shares["both"], shares["in_lake"], strict=True)]
     document["figures"][part] = {
@@ -274,17 +274,17 @@ class _Groups:
 
     def pure(self, person: _Person) -> Iterator[np.ndarray]:
         """Clusters to accept, after a page of each was looked at. One that is mixed is opened."""
-        waiting, kept = self.open, []
+        waiting, remaining = self.open, []
         while waiting:
             places = waiting.pop()
             seen = places[person.seen[places]]
             left = places[~person.seen[places]]
             share = self.case.kind[seen].mean() if len(seen) else 0.0
             if len(seen) < self.FEWEST or len(left) < 2 * PAGE or share < 0.3:
-                kept.append(places)
+                remaining.append(places)
             elif share < 0.95:
                 if len(seen) < 2 * self.FEWEST or len(places) < SMALL:
-                    kept.append(places)
+                    remaining.append(places)
                     continue
                 labels = kmeans(reduce(self.case.vectors[places], 0), None, 0).labels
                 waiting += [places[labels == label] for label in range(labels.max() + 1)]
@@ -294,8 +294,8 @@ class _Groups:
                 if yes.mean() >= 0.95:
                     yield places[~person.seen[places]]
                 else:
-                    kept.append(places)
-        self.open = kept
+                    remaining.append(places)
+        self.open = remaining
 
 
 def _drill_down(case: Case) -> int:
@@ -305,7 +305,7 @@ def _drill_down(case: Case) -> int:
     # (what a place in it promises, places): among equals the nearest to the example goes first.
     waiting: list[tuple[float, float, np.ndarray]] = [(1.0, 1.0, np.arange(len(case.kind)))]
     while waiting and not person.done:
-        waiting.sort(key=lambda one: one[:2])
+        waiting.sort(key=lambda node: node[:2])
         promise, _, places = waiting.pop()
         if len(places) <= SMALL:
             order = places[np.argsort(-(case.vectors[places] @ example), kind="stable")]
@@ -340,16 +340,16 @@ def _ridge(rows: np.ndarray, yes: np.ndarray) -> np.ndarray:
     """The linear model of active search when all is known: ridge regression with heavy positives."""
     weight = np.where(yes, POSITIVE_WEIGHT, 1.0)
     gram = (rows * weight[:, None]).T @ rows + RIDGE * np.eye(rows.shape[1])
-    found: np.ndarray = np.linalg.solve(gram, rows.T @ (weight * np.where(yes, 1.0, -1.0)))
-    return found
+    weights: np.ndarray = np.linalg.solve(gram, rows.T @ (weight * np.where(yes, 1.0, -1.0)))
+    return weights
 
 
 def _in_lake(points: np.ndarray, kind: np.ndarray) -> np.ndarray:
     rows = np.concatenate([points, np.ones((len(points), 1))], axis=1)
     fold = np.random.default_rng(0).permutation(len(rows)) % 5
     scores = np.empty(len(rows))
-    for one in range(5):
-        scores[fold == one] = rows[fold == one] @ _ridge(rows[fold != one], kind[fold != one])
+    for index in range(5):
+        scores[fold == index] = rows[fold == index] @ _ridge(rows[fold != index], kind[fold != index])
     return scores
 
 

@@ -37,9 +37,9 @@ def measure(options: Options) -> dict[str, Any]:
 
 def _part(options: Options, part: str, document: dict[str, Any]) -> None:
     total = (ROWS_QUICK if options.quick else ROWS)[part]
-    place = options.work / part
-    place.mkdir()
-    work = str(place)
+    folder = options.work / part
+    folder.mkdir()
+    work = str(folder)
     built = run(Contender("build", f"{HERE}:build", {"work": work, "rows": total}), options.work)
     say(f"{part}: built in {built.seconds:.0f} s")
     contenders = [Contender(name, f"{HERE}:{name}", {"work": work}) for name in NAMES]
@@ -50,18 +50,18 @@ def _part(options: Options, part: str, document: dict[str, Any]) -> None:
         run(Contender("append", f"{HERE}:append", fresh), options.work)
         everything += rounds(contenders if number % 2 == 0 else contenders[::-1], 1, options.work)
     done = undisturbed(everything[count > 1 :])
-    for one in done:
-        digests = {name: one[name].result["digests"] for name in NAMES}
+    for round_ in done:
+        digests = {name: round_[name].result["digests"] for name in NAMES}
         wrong = [q for q in digests["native"] if len({digests[name][q] for name in NAMES}) > 1]
         if wrong:
             raise AssertionError(f"the answers to {wrong} differ")
     for name in NAMES:
         group = document["ours"] if name in ("lakeloop", "sandbox") else document["peers"]
         group[f"{name} {part}"] = {
-            "open_ms": estimate(one[name].result["open_ms"] for one in done),
-            "peak_rss_mb": max(one[name].peak_rss for one in done) / 1e6,
+            "open_ms": estimate(round_[name].result["open_ms"] for round_ in done),
+            "peak_rss_mb": max(round_[name].peak_rss for round_ in done) / 1e6,
             **{
-                f"{kind}_ms {question}": estimate(one[name].result[kind][question] for one in done)["median"]
+                f"{kind}_ms {question}": estimate(round_[name].result[kind][question] for round_ in done)["median"]
                 for kind in ("cold", "warm")
                 for question in done[0][name].result[kind]
             },
@@ -70,11 +70,11 @@ def _part(options: Options, part: str, document: dict[str, Any]) -> None:
             if name != "native":
                 label = f"{kind} {part}: {name} / native"
                 document["ratios"][label] = estimate(
-                    _mean(one, name, kind) / _mean(one, "native", kind) for one in done
+                    _mean(round_, name, kind) / _mean(round_, "native", kind) for round_ in done
                 )
     document["figures"][part] = {"rows": total, **built.result, "noise": noise(everything)}
 
 
-def _mean(one: dict[str, Any], name: str, kind: str) -> float:
+def _mean(round_: dict[str, Any], name: str, kind: str) -> float:
     """Geometric mean over the questions, milliseconds."""
-    return float(np.exp(np.mean(np.log([*one[name].result[kind].values()]))))
+    return float(np.exp(np.mean(np.log([*round_[name].result[kind].values()]))))

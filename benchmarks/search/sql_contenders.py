@@ -101,12 +101,12 @@ def build(turn: int, work: str, rows: int) -> dict[str, Any]:
     seconds = {"lake": 0.0, "native": 0.0}
     for start in range(0, rows, COMMIT_ROWS):
         end = min(rows, start + COMMIT_ROWS)
-        made = {
+        tables = {
             "predictions": source.sql(_ANSWERS.format(first=start, last=end, total=rows)).to_arrow_table(),
             "labels": source.sql(_LABELS.format(first=start // 2, last=end // 2)).to_arrow_table(),
         }
-        for name, found in made.items():
-            table = _whole(found, name)
+        for name, columns in tables.items():
+            table = _whole(columns, name)
             with Stopwatch() as clock:
                 lance.write_dataset(table, lake.table_uri(name), mode="append")
             seconds["lake"] += clock.seconds
@@ -141,8 +141,8 @@ def append(turn: int, work: str, first: int, rows: int, total: int) -> dict[str,
     from lake import open_lake
 
     source = duckdb.connect()
-    found = source.sql(_ANSWERS.format(first=first, last=first + rows, total=total)).to_arrow_table()
-    table = _whole(found, "predictions")
+    columns = source.sql(_ANSWERS.format(first=first, last=first + rows, total=total)).to_arrow_table()
+    table = _whole(columns, "predictions")
     open_lake.open(str(Path(work, "lake"))).insert("predictions", table)
     with duckdb.connect(str(Path(work, "native.duckdb"))) as native:
         native.register("incoming", table)
@@ -152,15 +152,15 @@ def append(turn: int, work: str, first: int, rows: int, total: int) -> dict[str,
     return {}
 
 
-def _whole(found: Any, name: str) -> Any:
+def _whole(result: Any, name: str) -> Any:
     """The rows with every column of the table, in its types; null what was not given."""
     import pyarrow as pa
 
     from lake.storage import schema
 
     wanted = schema.TABLES[name].arrow()
-    there = {*found.column_names}
-    columns = [found[f.name].cast(f.type) if f.name in there else pa.nulls(len(found), f.type) for f in wanted]
+    names = {*result.column_names}
+    columns = [result[f.name].cast(f.type) if f.name in names else pa.nulls(len(result), f.type) for f in wanted]
     return pa.table(columns, schema=wanted)
 
 

@@ -44,9 +44,9 @@ def cifar10(data: Path, part: str = "train", side: int = 96) -> Labelled:
         with tarfile.open(archive) as tar:
             for member in tar:
                 _, split, *rest = member.name.split("/")
-                found = tar.extractfile(member) if split == part and len(rest) == 2 else None
-                if found is not None:
-                    yield rest[0], found.read()
+                file = tar.extractfile(member) if split == part and len(rest) == 2 else None
+                if file is not None:
+                    yield rest[0], file.read()
 
     return _kept(f"cifar10-{part}-{side}", images, side)
 
@@ -59,9 +59,9 @@ def photographs(data: Path, side: int = 224) -> tuple[Labelled, list[bytes]]:
     files: list[tuple[str, bytes]] = []
     with tarfile.open(archive) as tar:
         for member in tar:
-            found = tar.extractfile(member) if member.isfile() else None
-            if found is not None:
-                files.append((Path(member.name).stem, found.read()))
+            file = tar.extractfile(member) if member.isfile() else None
+            if file is not None:
+                files.append((Path(member.name).stem, file.read()))
     return _kept(f"photographs-{side}", lambda: iter(files), side), [data for _, data in files]
 
 
@@ -72,20 +72,24 @@ def embed(images: Iterable[Image.Image], side: int, count: int = 1_000) -> np.nd
     from embeddings.embedders.preprocess import square
 
     network = build("efficientnet-lite0", None, None)
-    how = specs.SPECS["efficientnet-lite0"].preprocessing
-    assert how is not None
-    how = replace(how, resize=side if side < how.crop else round(side * how.resize / how.crop), crop=side)
-    run = engine.make(network.features, how, "auto", count)
-    found: list[np.ndarray] = []
+    preprocessing = specs.SPECS["efficientnet-lite0"].preprocessing
+    assert preprocessing is not None
+    preprocessing = replace(
+        preprocessing,
+        resize=side if side < preprocessing.crop else round(side * preprocessing.resize / preprocessing.crop),
+        crop=side,
+    )
+    run = engine.make(network.features, preprocessing, "auto", count)
+    batches: list[np.ndarray] = []
     batch: list[np.ndarray] = []
     for image in images:
-        batch.append(square(image.convert("RGB"), how))
+        batch.append(square(image.convert("RGB"), preprocessing))
         if len(batch) == run.batch:
-            found.append(run(np.stack(batch)))
+            batches.append(run(np.stack(batch)))
             batch = []
     if batch:
-        found += [run(np.stack([one]))[:1] for one in batch]
-    return engine.unit(np.concatenate(found))
+        batches += [run(np.stack([pixels]))[:1] for pixels in batch]
+    return engine.unit(np.concatenate(batches))
 
 
 def _kept(name: str, images: Callable[[], Iterator[tuple[str, bytes]]], side: int) -> Labelled:
@@ -105,10 +109,10 @@ def _kept(name: str, images: Callable[[], Iterator[tuple[str, bytes]]], side: in
         part = path.with_suffix(".part.npz")
         np.savez(part, vectors=vectors.astype(np.float16), classes=np.array(classes))
         os.replace(part, path)
-    kept = np.load(path)
-    vectors = kept["vectors"].astype(np.float32)
+    arrays = np.load(path)
+    vectors = arrays["vectors"].astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Labelled(vectors, kept["classes"])
+    return Labelled(vectors, arrays["classes"])
 
 
 def solar_cells(side: int = 224) -> Labelled:

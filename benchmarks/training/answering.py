@@ -43,27 +43,32 @@ def measure(options: Options) -> dict[str, Any]:
     for _ in range(rounds):
         for name in figures:
             figures[name].append(_round(folder, images, name, seconds))
-    said: dict[str, Any] = {
-        name: {key: float(np.median([one[key] for one in found])) for key in found[0]}
-        for name, found in figures.items()
+    document: dict[str, Any] = {
+        name: {key: float(np.median([round_[key] for round_ in results])) for key in results[0]}
+        for name, results in figures.items()
     }
-    alone, process, thread = said.values()
+    alone, process, thread = document.values()
     ratios = {
         "p99 of acknowledgements: beside a process / alone": process["ack_p99_ms"] / alone["ack_p99_ms"],
         "p99 of acknowledgements: beside a thread / beside a process": thread["ack_p99_ms"] / process["ack_p99_ms"],
         "answers a second: thread / process": thread["answers_per_second"] / process["answers_per_second"],
     }
     setting = {"events_per_second": RATE, "clients": CLIENTS, "seconds": seconds, "rounds": rounds}
-    return {"ours": said["beside a process"], "peers": {}, "ratios": ratios, "figures": said | {"setting": setting}}
+    return {
+        "ours": document["beside a process"],
+        "peers": {},
+        "ratios": ratios,
+        "figures": document | {"setting": setting},
+    }
 
 
 def _round(folder: Path, images: list[bytes], name: str, seconds: float) -> dict[str, Any]:
     with _server(folder, in_thread=name == "beside a thread") as port:
-        asked: list[load.Result] = []
+        results: list[load.Result] = []
         if name != "events alone":
             _load_model(port, images[0])
             beside = threading.Thread(
-                target=lambda: asked.append(load.closed(port, CLIENTS, seconds, _questions(images)))
+                target=lambda: results.append(load.closed(port, CLIENTS, seconds, _questions(images)))
             )
             beside.start()
         taken = load.open_loop(port, RATE, seconds, load.predictions(images), CONNECTIONS).figures()
@@ -74,10 +79,10 @@ def _round(folder: Path, images: list[bytes], name: str, seconds: float) -> dict
         "ack_p99_ms": taken["p99_ms"],
         "acks_per_second": taken["accepted_per_second"],
     }
-    if asked:
-        said = asked[0].figures()
-        figures |= {"answer_p50_ms": said["p50_ms"], "answer_p99_ms": said["p99_ms"]}
-        figures["answers_per_second"] = said["accepted_per_second"]
+    if results:
+        predicted = results[0].figures()
+        figures |= {"answer_p50_ms": predicted["p50_ms"], "answer_p99_ms": predicted["p99_ms"]}
+        figures["answers_per_second"] = predicted["accepted_per_second"]
     return figures
 
 
@@ -120,12 +125,14 @@ def _prepare(folder: Path) -> None:
     from training.tasks import task_registry
 
     lake = open_lake.create(str(folder))
-    recipe, classes, asked = Recipe(), ("cracked", "fine"), task_registry.get("classification")
-    network = asked.network(recipe.architecture, classes)
-    made = runs.create(lake, MODEL, recipe, data={}, classes=classes)
-    how = Preparation(asked.side(recipe.architecture), asked.geometry, {one: i for i, one in enumerate(classes)})
-    path = trained_model.save(runs.folder(lake, made.id), network, recipe, classes, how)
-    promotion.promote(lake, runs.end(lake, made, "done", artifacts={"model": runs.artifact(lake, path)}).id)
+    recipe, classes, task = Recipe(), ("cracked", "fine"), task_registry.get("classification")
+    network = task.network(recipe.architecture, classes)
+    run = runs.create(lake, MODEL, recipe, data={}, classes=classes)
+    preparation = Preparation(
+        task.side(recipe.architecture), task.geometry, {name: i for i, name in enumerate(classes)}
+    )
+    path = trained_model.save(runs.folder(lake, run.id), network, recipe, classes, preparation)
+    promotion.promote(lake, runs.end(lake, run, "done", artifacts={"model": runs.artifact(lake, path)}).id)
 
 
 @contextmanager
@@ -134,15 +141,15 @@ def _server(folder: Path, in_thread: bool) -> Iterator[int]:
     words = [sys.executable, "-m", entry, "serve", "--lake", str(folder), "--no-ui", "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
-        said = ""
-        while (found := _READY.search(said)) is None:
+        log = ""
+        while (match := _READY.search(log)) is None:
             line = process.stderr.readline()
             if not line:
-                raise RuntimeError(f"the server did not start: {said[-2_000:]}")
-            said += line
+                raise RuntimeError(f"the server did not start: {log[-2_000:]}")
+            log += line
         threading.Thread(target=process.stderr.read, daemon=True).start()
         try:
-            yield int(found[1])
+            yield int(match[1])
         finally:
             process.terminate()
             process.wait(20)

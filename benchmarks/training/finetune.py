@@ -39,14 +39,14 @@ def measure(options: Options) -> dict[str, Any]:
     _make(uri, classes)
     document: dict[str, Any] = {"ours": {}, "peers": {"bare loop": {}}, "ratios": {}, "figures": {"goal": GOAL}}
     for part in options.what:
-        how = {"architecture": part, "images": len(files)}
-        both = [
-            Contender("lakeloop", "benchmarks.training.finetune:ours", {**how, "uri": uri}),
-            Contender("bare loop", "benchmarks.training.finetune:bare", how),
+        arguments = {"architecture": part, "images": len(files)}
+        contenders = [
+            Contender("lakeloop", "benchmarks.training.finetune:ours", {**arguments, "uri": uri}),
+            Contender("bare loop", "benchmarks.training.finetune:bare", arguments),
         ]
-        done = rounds(both, options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS), options.work)
+        done = rounds(contenders, options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS), options.work)
         document["figures"][f"noise {part}"] = noise(done)
-        rates = [{name: one.result["steps_per_second"] for name, one in r.items()} for r in undisturbed(done)]
+        rates = [{name: process.result["steps_per_second"] for name, process in r.items()} for r in undisturbed(done)]
         document["ours"][f"steps_per_second {part}"] = estimate(r["lakeloop"] for r in rates)
         document["peers"]["bare loop"][f"steps_per_second {part}"] = estimate(r["bare loop"] for r in rates)
         document["ratios"][f"steps_per_second {part}: lakeloop / bare loop"] = estimate(
@@ -83,8 +83,8 @@ def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float
     )
     moments: list[float] = []
 
-    def tell(said: dict[str, Any]) -> None:
-        if "metrics" not in said:
+    def tell(state: dict[str, Any]) -> None:
+        if "metrics" not in state:
             moments.append(perf_counter())
 
     train_model.train(open_lake.open(uri), train=["all"], recipe=recipe, device="cpu", progress=tell)
@@ -99,9 +99,9 @@ def bare(architecture: str, images: int, turn: int) -> dict[str, float]:
     torch = torch_import.torch()
     torch.set_num_threads(CORES)
     torch.manual_seed(turn)
-    asked = Classification()
-    network = asked.network(architecture, ["a", "b"], pretrained=False).to(memory_format=torch.channels_last).train()
-    side = asked.side(architecture)
+    task = Classification()
+    network = task.network(architecture, ["a", "b"], pretrained=False).to(memory_format=torch.channels_last).train()
+    side = task.side(architecture)
     steps = images // BATCH
     batches = [
         torch.randint(0, 256, (BATCH, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2) for _ in range(steps)
@@ -120,5 +120,5 @@ def bare(architecture: str, images: int, turn: int) -> dict[str, float]:
 
 def _rate(moments: list[float]) -> dict[str, float]:
     """Of the moments at which steps ended."""
-    kept = moments[WARM:]
-    return {"steps_per_second": (len(kept) - 1) / (kept[-1] - kept[0]), "steps": float(len(kept) - 1)}
+    warm = moments[WARM:]
+    return {"steps_per_second": (len(warm) - 1) / (warm[-1] - warm[0]), "steps": float(len(warm) - 1)}

@@ -59,8 +59,8 @@ def measure(options: Options) -> dict[str, Any]:
                 ours[key] = passed(n, rate, margin, margin, trials, 3)
                 for name, bound in PEERS.items():
                     peers.setdefault(name, {})[key] = passed(n, rate, margin, margin, trials, 3, bound)
-        for name, found in {"lakeloop": ours, **peers}.items():
-            worst = max((value, key) for key, value in found.items() if key.startswith("passed"))
+        for name, rates in {"lakeloop": ours, **peers}.items():
+            worst = max((value, key) for key, value in rates.items() if key.startswith("passed"))
             document["figures"][f"worst of {name}"] = {"share": worst[0], "where": worst[1]}
     if "resampled" in options.what:
         for name in ("f1_macro", "auroc", "balanced_accuracy"):
@@ -83,7 +83,7 @@ def false_alarms(slices: int, n: int, rate: float, trials: int, seed: int) -> fl
     known: dict[tuple[int, int], float] = {}
     failed = 0
     for trial in range(trials):
-        ps = [_fall_p(known, int(one[trial, 0]), int(one[trial, 1])) for one in drawn]
+        ps = [_fall_p(known, int(slice_[trial, 0]), int(slice_[trial, 1])) for slice_ in drawn]
         failed += min(statistics.holm(ps)) <= LEVEL
     return failed / trials
 
@@ -130,13 +130,13 @@ def bonett_price(broken: int, repaired: int, n: int, margin: float) -> bool:
 
 def newcombe(broken: int, repaired: int, n: int, margin: float) -> bool:
     """Newcombe's interval of paired proportions (1998, method 10), four in five of the images alike being right."""
-    both = round(0.8 * (n - broken - repaired))
-    neither = n - broken - repaired - both
-    first, second = both + broken, both + repaired
+    both_right = round(0.8 * (n - broken - repaired))
+    neither = n - broken - repaired - both_right
+    first, second = both_right + broken, both_right + repaired
     one, _, high1 = _wilson(first, n)
     two, low2, _ = _wilson(second, n)
     sizes = first * (n - first) * second * (n - second)
-    apart = both * neither - broken * repaired
+    apart = both_right * neither - broken * repaired
     phi = 0.0 if not sizes else (max(apart - n / 2, 0) if apart > 0 else apart) / math.sqrt(sizes)
     above, below = high1 - one, two - low2
     return one - two + math.sqrt(max(0.0, above**2 - 2 * phi * above * below + below**2)) < margin
@@ -191,16 +191,16 @@ def _models(n: int, rng: np.random.Generator) -> tuple[EvaluatedPredictions, Eva
     truth = (rng.random(n) >= 0.25).astype(np.int64)
     truth[:2] = 0, 1
     common = rng.normal(size=n)
-    found = []
+    models = []
     for strength in (1.4, 1.1):
         score = 1 / (1 + np.exp(-(strength * (2 * truth - 1) + common + 0.5 * rng.normal(size=n))))
         rows = [{"scores": [{"label": "a", "score": 1 - s}, {"label": "b", "score": s}]} for s in score.tolist()]
-        found.append(
+        models.append(
             EvaluatedPredictions(
                 ("a", "b"), truth, (score > 0.5).astype(np.int64), np.maximum(score, 1 - score), [{}] * n, rows
             )
         )
-    return found[0], found[1]
+    return models[0], models[1]
 
 
 def _fall_p(known: dict[tuple[int, int], float], broken: int, repaired: int) -> float:

@@ -71,17 +71,17 @@ def measure(options: Options) -> dict[str, Any]:
         for seed in seeds:
             runs.append(_run(make(seed), seed))
             say(f"label value, {name}, seed {seed}: {runs[-1]}")
-        curves[name] = {key: np.array([one[key] for one in runs]) for key in ("found", "random")}
+        curves[name] = {key: np.array([run[key] for run in runs]) for key in ("found", "random")}
         gains = np.median(curves[name]["found"] - curves[name]["random"], axis=0)
         figures[name] = {
-            "without": float(np.median([one["without"] for one in runs])),
+            "without": float(np.median([run["without"] for run in runs])),
             **{
                 f"{budget} labels": {
                     **{key: float(np.median(curves[name][key][:, at])) for key in ("found", "random")},
                     "gain": float(gains[at]),
-                    "looks": float(np.median([one["looks"][at] for one in runs])),
+                    "looks": float(np.median([run["looks"][at] for run in runs])),
                     "of the kind": {
-                        key: float(np.median([one["of " + key][at] for one in runs])) for key in curves[name]
+                        key: float(np.median([run["of " + key][at] for run in runs])) for key in curves[name]
                     },
                 }
                 for at, budget in enumerate(BUDGETS)
@@ -98,12 +98,12 @@ def measure(options: Options) -> dict[str, Any]:
 
 def _run(case: Case, seed: int) -> dict[str, Any]:
     first = _fitted(case, case.known)
-    told = case.pool[np.random.default_rng([seed, 1]).permutation(len(case.pool))]
-    found, looks = _found(case, first)
+    shuffled = case.pool[np.random.default_rng([seed, 1]).permutation(len(case.pool))]
+    isolated, looks = _found(case, first)
     out: dict[str, Any] = {"without": _value(case, first), "looks": looks}
-    for name, chosen in (("found", found), ("random", [told[:budget] for budget in BUDGETS])):
-        out[name] = [_value(case, _fitted(case, np.concatenate([case.known, one]), first)) for one in chosen]
-        out["of " + name] = [int((case.kinds[one] != "").sum()) for one in chosen]
+    for name, chosen in (("found", isolated), ("random", [shuffled[:budget] for budget in BUDGETS])):
+        out[name] = [_value(case, _fitted(case, np.concatenate([case.known, labelled]), first)) for labelled in chosen]
+        out["of " + name] = [int((case.kinds[labelled] != "").sum()) for labelled in chosen]
     return out
 
 
@@ -123,15 +123,15 @@ def _value(case: Case, head: Probe) -> float:
 
 def _found(case: Case, first: Probe) -> tuple[list[np.ndarray], list[int]]:
     """The images to label at each budget, and the looks until then. One search a kind, page by page in turn."""
-    said, sure = _said(case, first, case.pool)
+    predicted, confidence = _said(case, first, case.pool)
     points = whitening.fit(case.vectors[case.pool]).transform(case.vectors[case.pool])
     kinds = case.kinds[case.pool]
-    wrong = said != case.labels[case.pool]
+    wrong = predicted != case.labels[case.pool]
     searches: dict[str, ActiveSearch] = {}
     yes: list[int] = []
     for kind in sorted({*kinds.tolist()} - {""}):
         of = np.flatnonzero((kinds == kind) & wrong)
-        complaint = int(of[np.argmax(sure[of])])
+        complaint = int(of[np.argmax(confidence[of])])
         searches[kind] = ActiveSearch(points)
         searches[kind].mark([complaint], 1)
         yes.append(complaint)
@@ -144,10 +144,10 @@ def _found(case: Case, first: Probe) -> tuple[list[np.ndarray], list[int]]:
                 of_kind = kinds[shown] == kind
                 search.mark(shown[of_kind], 1)
                 search.mark(shown[~of_kind], -1)
-                yes += [place for place in shown[of_kind].tolist() if place not in yes]
+                yes += [index for index in shown[of_kind].tolist() if index not in yes]
         # Not enough of the kind: what the searches would show next, in turn.
         pages = [search.page(budget).tolist() for search in searches.values()]
-        rest = [place for places in zip(*pages, strict=False) for place in places]
+        rest = [index for places in zip(*pages, strict=False) for index in places]
         picked = [*dict.fromkeys([*yes[:budget], *rest])][:budget]
         chosen.append(case.pool[np.array(picked)])
         counts.append(looks)
@@ -164,16 +164,16 @@ def _cifar10(folder: Path) -> Callable[[int], Case]:
     def make(seed: int) -> Case:
         chance = np.random.default_rng(seed)
         rare = chance.choice(names, 2, replace=False).tolist()
-        known, pool, held = list[int](), list[int](), list[int]()
+        known, pool, held_out = list[int](), list[int](), list[int]()
         for name in names:
             places = chance.permutation(np.flatnonzero(every.classes == name))
             count = RARE if name in rare else USUAL
             labelled = round(count * LABELLED)
-            held += places[:HELD_OUT].tolist() if name in rare else []
+            held_out += places[:HELD_OUT].tolist() if name in rare else []
             known += places[HELD_OUT : HELD_OUT + labelled].tolist()
             pool += places[HELD_OUT + labelled : HELD_OUT + count].tolist()
         kinds = np.where(np.isin(every.classes, rare), every.classes, "")
-        parts = (np.array(known), np.array(pool), np.array(held))
+        parts = (np.array(known), np.array(pool), np.array(held_out))
         return Case(every.vectors, every.classes, kinds, *parts, _accuracy, REGULARISATION["cifar10"])
 
     return make
@@ -183,7 +183,7 @@ def _solar(new: int | None) -> Callable[[int], Case]:
     """`new`: how many polycrystalline cells are in the stream; None: as many as the data set's mix asks for."""
     every = vectors.solar_cells()
     poly = np.char.startswith(every.classes, "poly")
-    labels = np.array([one.split()[1] for one in every.classes.tolist()])
+    labels = np.array([name.split()[1] for name in every.classes.tolist()])
 
     def make(seed: int) -> Case:
         chance = np.random.default_rng(seed)
@@ -192,19 +192,19 @@ def _solar(new: int | None) -> Callable[[int], Case]:
         count = new or round((len(ours) - half) * len(others) / len(ours))
         stream = np.concatenate([ours[half:], others[:count]])
         kinds = np.where(poly, "poly", "")
-        held = others[len(others) // 2 :]
+        held_out = others[len(others) // 2 :]
         name = "stream" if new else "natural"
-        return Case(every.vectors, labels, kinds, ours[:half], stream, held, _balanced, REGULARISATION[name])
+        return Case(every.vectors, labels, kinds, ours[:half], stream, held_out, _balanced, REGULARISATION[name])
 
     return make
 
 
-def _accuracy(said: np.ndarray, truth: np.ndarray) -> float:
-    return float((said == truth).mean())
+def _accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    return float((predicted == labels).mean())
 
 
-def _balanced(said: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.mean([(said[truth == one] == one).mean() for one in np.unique(truth)]))
+def _balanced(predicted: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
 
 
 def draw(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
@@ -222,7 +222,7 @@ def draw(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
             axis.fill_between(BUDGETS, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.set_title(TITLES[name], fontsize=10)
         axis.set_xscale("log")
-        axis.set_xticks(BUDGETS, [str(one) for one in BUDGETS])
+        axis.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
         axis.minorticks_off()
         axis.set_xlabel("labels")
         axis.grid(alpha=0.3)

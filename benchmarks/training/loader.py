@@ -35,7 +35,7 @@ def measure(options: Options) -> dict[str, Any]:
     _make(uri, classes)
     document: dict[str, Any] = {"ours": {}, "peers": {"imagefolder": {}}, "ratios": {}, "figures": {}}
     for part in options.what:
-        both = [
+        contenders = [
             Contender("lakeloop", "benchmarks.training.loader:lake", {"uri": uri, "workers": WORKERS[part]}),
             Contender(
                 "imagefolder", "benchmarks.training.loader:folder", {"root": str(classes), "workers": WORKERS[part]}
@@ -43,10 +43,10 @@ def measure(options: Options) -> dict[str, Any]:
         ]
         count = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)
         # The first round warms the disk's cache and is dropped.
-        done = rounds(both, count + 1, options.work)[1:]
+        done = rounds(contenders, count + 1, options.work)[1:]
         document["figures"][f"noise {part}"] = noise(done)
         done = undisturbed(done)
-        speeds = [{name: one.result["images_per_second"] for name, one in r.items()} for r in done]
+        speeds = [{name: process.result["images_per_second"] for name, process in r.items()} for r in done]
         document["ours"][f"images_per_second {part}"] = estimate(s["lakeloop"] for s in speeds)
         document["peers"]["imagefolder"][f"images_per_second {part}"] = estimate(s["imagefolder"] for s in speeds)
         ratios = (s["lakeloop"] / s["imagefolder"] for s in speeds)

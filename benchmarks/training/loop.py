@@ -67,8 +67,8 @@ class Cells:
     poly: np.ndarray
 
     def names(self, places: np.ndarray) -> list[str]:
-        found: list[str] = self.image_ids[places].tolist()
-        return found
+        names: list[str] = self.image_ids[places].tolist()
+        return names
 
     def truths(self) -> dict[str, str]:
         return dict(zip(self.image_ids.tolist(), self.truth.tolist(), strict=True))
@@ -81,37 +81,37 @@ def measure(options: Options) -> dict[str, Any]:
     if "story" in options.what:
         seeds = range(1 if options.quick else options.rounds or SEEDS)
         base, cells = build(options.work / "base")
-        told = []
+        stories = []
         for seed in seeds:
-            told.append(story(base, options.work / f"seed-{seed}", cells, deal(cells.poly, seed)))
-            say(f"seed {seed}: {json.dumps(told[-1])}")
+            stories.append(story(base, options.work / f"seed-{seed}", cells, deal(cells.poly, seed)))
+            say(f"seed {seed}: {json.dumps(stories[-1])}")
             shutil.rmtree(options.work / f"seed-{seed}")
-        figures |= summary(told)
-        document["ours"] = {name: estimate(one[name] for one in told) for name in FIGURES}
+        figures |= summary(stories)
+        document["ours"] = {name: estimate(numbers[name] for numbers in stories) for name in FIGURES}
         if options.quick:
             document["left_out"].append("quick: one seed")
     if "value" in options.what:
-        found = label_value.measure(options)
-        figures["label value"] = found["figures"]
-        document["left_out"] += found["left_out"]
+        curves = label_value.measure(options)
+        figures["label value"] = curves["figures"]
+        document["left_out"] += curves["left_out"]
     return document
 
 
-def summary(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summary(stories: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds, and what the gate said."""
-    names = [name for name in told[0] if isinstance(told[0][name], int | float)]
-    means = {name: float(np.mean([one[name] for one in told])) for name in names}
-    outcomes = {turn: dict(Counter(one["gate"][turn] for one in told)) for turn in told[0]["gate"]}
-    bare = [one["without"][turn] for one in told for turn in one["without"]]
-    beyond = [one for one in bare if one["mono_fall"] > MARGIN]
+    names = [name for name in stories[0] if isinstance(stories[0][name], int | float)]
+    means = {name: float(np.mean([figures[name] for figures in stories])) for name in names}
+    outcomes = {turn: dict(Counter(figures["gate"][turn] for figures in stories)) for turn in stories[0]["gate"]}
+    bare = [figures["without"][turn] for figures in stories for turn in figures["without"]]
+    beyond = [figures for figures in bare if figures["mono_fall"] > MARGIN]
     return means | {
-        "seeds": len(told),
+        "seeds": len(stories),
         "gate": outcomes,
         "without anti-forgetting": {
             "candidates": len(bare),
-            "mono_fall": float(np.mean([one["mono_fall"] for one in bare])),
+            "mono_fall": float(np.mean([figures["mono_fall"] for figures in bare])),
             "beyond the margin": len(beyond),
-            "of them passed": sum(one["outcome"] == "passed" for one in beyond),
+            "of them passed": sum(figures["outcome"] == "passed" for figures in beyond),
         },
     }
 
@@ -124,7 +124,7 @@ def deal(poly: np.ndarray, seed: int) -> Deal:
     return Deal(ours[:half], ours[half:], new[:IN_STREAM], rest[: len(rest) // 2], rest[len(rest) // 2 :])
 
 
-def build(place: Path) -> tuple[Path, Cells]:
+def build(folder_: Path) -> tuple[Path, Cells]:
     """A lake of all cells with their vectors, without answers and labels: where every seed begins."""
     import lake
     from embeddings.backfill.vector_columns import store_vectors
@@ -137,18 +137,18 @@ def build(place: Path) -> tuple[Path, Cells]:
     from search_app.demo.cells import COPIES_FROM, cells, folder
 
     known, every = vectors.solar_cells(), cells()
-    lk = lake.create(str(place), embedders=[DEFAULT], columns={"module_type": "string"})
-    ingest_items(lk, [Item(one.name, folder() / one.path) for one in every])
-    names = [ids.image_id((folder() / one.path).read_bytes()) for one in every]
+    lk = lake.create(str(folder_), embedders=[DEFAULT], columns={"module_type": "string"})
+    ingest_items(lk, [Item(cell.name, folder() / cell.path) for cell in every])
+    names = [ids.image_id((folder() / cell.path).read_bytes()) for cell in every]
     record = lk.embedders()[0]
     record = embedders.bind(lk, record, embedders.for_lake(lk, record))
     store_vectors(lk, record.column, dict(zip(names, known.vectors, strict=True)))
     save_threshold(lk, COPIES_FROM)
-    truth, poly = [one.truth for one in every], [one.kind == POLY for one in every]
-    return place, Cells(np.array(names), np.array(truth), np.array(poly))
+    truth, poly = [cell.truth for cell in every], [cell.kind == POLY for cell in every]
+    return folder_, Cells(np.array(names), np.array(truth), np.array(poly))
 
 
-def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
+def story(base: Path, folder: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
     """One seed, told on a copy of the base lake: figures of the three models, and of those trained without replay."""
     import lake
     from embeddings.duplicates import leak_guard
@@ -156,10 +156,10 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
     from training.registry import promotion
     from training.registry.recipe import Recipe
 
-    shutil.copytree(base, place)
-    lk, truths = lake.open(str(place)), cells.truths()
-    held = cells.names(np.concatenate([dealt.held_mono, dealt.held_poly]))
-    _label(lk, {name: truths[name] for name in [*cells.names(dealt.learned), *held]})
+    shutil.copytree(base, folder)
+    lk, truths = lake.open(str(folder)), cells.truths()
+    held_out = cells.names(np.concatenate([dealt.held_mono, dealt.held_poly]))
+    _label(lk, {name: truths[name] for name in [*cells.names(dealt.learned), *held_out]})
     leak_guard.create(lk, "mono-train", ids=cells.names(dealt.learned), role="train")
     slices.create(lk, "mono", ids=cells.names(dealt.held_mono), role="regression")
     slices.create(lk, "poly", ids=cells.names(dealt.held_poly), role="evaluation")
@@ -168,15 +168,15 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
     promotion.promote(lk, runs[0].id)
     _answer(lk, cells.names(np.concatenate([dealt.held_mono, dealt.stream])))
 
-    looked, found = _isolate(lk, cells, _complaint(lk, cells, truths))
-    _ask_people(lk, "new-kind", place / "tasks-1", truths, search=found)
+    looked, isolated = _isolate(lk, cells, _complaint(lk, cells, truths))
+    _ask_people(lk, "new-kind", folder / "tasks-1", truths, search=isolated)
     without, gates = {}, {}
     for turn in ("v2", "v3"):
         if turn == "v3":
             _answer(lk, cells.names(dealt.pool), runs[-1].id)
             spent = _size(lk, "new-kind")
             chosen = _second_turn(lk, cells.names(dealt.pool), LABELS - spent)
-            _ask_people(lk, "new-kind-2", place / "tasks-2", truths, ids=chosen)
+            _ask_people(lk, "new-kind-2", folder / "tasks-2", truths, ids=chosen)
         fresh = ["new-kind"] if turn == "v2" else ["new-kind", "new-kind-2"]
         runs.append(_train(lk, recipe, fresh, ["mono-train"], runs[-1]))
         gates[turn] = _judge(lk, runs[-1], runs[-2])
@@ -192,9 +192,10 @@ def story(base: Path, place: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
         "labels_v2": _size(lk, "new-kind"),
         "labels_v3": _size(lk, "new-kind") + _size(lk, "new-kind-2"),
         "looked": looked,
-        "gate": {turn: _mono(one).outcome for turn, one in gates.items()},
+        "gate": {turn: _mono(verdict).outcome for turn, verdict in gates.items()},
         "without": {
-            turn: {"mono_fall": _mono(one).fall, "outcome": _mono(one).outcome} for turn, one in without.items()
+            turn: {"mono_fall": _mono(verdict).fall, "outcome": _mono(verdict).outcome}
+            for turn, verdict in without.items()
         },
     }
 
@@ -208,11 +209,11 @@ def _train(
     from training.evaluation import evaluate
     from training.fit import train_model
 
-    made = train_model.train(
+    run = train_model.train(
         lk, train=train, replay=replay, recipe=recipe, name=MODEL, parent=parent.id if parent else None
     )
-    evaluate.evaluate(lk, made.id)
-    return made
+    evaluate.evaluate(lk, run.id)
+    return run
 
 
 def _answer(lk: OpenLake, image_ids: Sequence[str], run: str | None = None) -> None:
@@ -221,9 +222,11 @@ def _answer(lk: OpenLake, image_ids: Sequence[str], run: str | None = None) -> N
     from training.inference import batch, served_model
     from training.registry import promotion
 
-    who = served_model.served_version(lk, promotion.register(lk, run).id if run else MODEL)
-    made = slices.create(lk, "production", ids=image_ids)
-    batch.run(lk, batch.stored(lk, slice=made.id), who, served_model.Predictor(lk, who.run), log=True, workers=1)
+    version = served_model.served_version(lk, promotion.register(lk, run).id if run else MODEL)
+    slice_ = slices.create(lk, "production", ids=image_ids)
+    batch.run(
+        lk, batch.stored(lk, slice=slice_.id), version, served_model.Predictor(lk, version.run), log=True, workers=1
+    )
 
 
 def _complaint(lk: OpenLake, cells: Cells, truths: dict[str, str]) -> str:
@@ -242,7 +245,9 @@ def _isolate(lk: OpenLake, cells: Cells, example: str) -> tuple[int, str]:
     new = {*cells.names(np.flatnonzero(cells.poly))}
     search = saved_searches.start(lk, examples=[example], where=f"model = '{MODEL}'", name="complaint")
     while not search.progress().stop and (page := search.page()):
-        search.mark([one for one in page if one in new], [one for one in page if one not in new])
+        search.mark(
+            [image_id for image_id in page if image_id in new], [image_id for image_id in page if image_id not in new]
+        )
     return search.progress().looked, search.id
 
 
@@ -257,29 +262,29 @@ def _second_turn(lk: OpenLake, pool: Sequence[str], count: int) -> list[str]:
     return ranked[: count // 2] + sorted(ranked[count // 2 :])[: count - count // 2]
 
 
-def _ask_people(lk: OpenLake, name: str, out: Path, truths: dict[str, str], **how: Any) -> None:
+def _ask_people(lk: OpenLake, name: str, out: Path, truths: dict[str, str], **definition: Any) -> None:
     """A slice goes out as a task file; people say of each image what it is; it comes back, and is frozen so."""
     from embeddings.duplicates import leak_guard
     from lake.labels import labelling_tools
     from lake.slices import export
 
-    made, _ = leak_guard.create(lk, name, **how)
-    export.export(lk, made, out, "label-studio", predictions=MODEL)
+    slice_, _ = leak_guard.create(lk, name, **definition)
+    export.export(lk, slice_, out, "label-studio", predictions=MODEL)
     labelling_tools.import_annotations(lk, finished(out / "tasks.json", truths))
-    leak_guard.create(lk, name, role="train", drop_leaks=True, **how)
+    leak_guard.create(lk, name, role="train", drop_leaks=True, **definition)
 
 
 def finished(tasks: Path, truths: dict[str, str]) -> Path:
     """The task file as Label Studio exports it when a person has said of every image what it is."""
-    said = json.loads(tasks.read_text("utf-8"))
+    tasks_ = json.loads(tasks.read_text("utf-8"))
     moment = dt.datetime(2026, 10, 26, 9, 0, tzinfo=dt.UTC)
-    for number, task in enumerate(said):
+    for number, task in enumerate(tasks_):
         choice = {"choices": [truths[task["data"]["image_id"]]]}
         result = [{"type": "choices", "from_name": "classification", "to_name": "image", "value": choice}]
-        one = {"id": number + 1, "completed_by": 1, "updated_at": moment.isoformat(), "result": result}
-        task |= {"id": number + 1, "annotations": [one]}
+        annotation = {"id": number + 1, "completed_by": 1, "updated_at": moment.isoformat(), "result": result}
+        task |= {"id": number + 1, "annotations": [annotation]}
     out = tasks.with_name("finished.json")
-    out.write_text(json.dumps(said), "utf-8")
+    out.write_text(json.dumps(tasks_), "utf-8")
     return out
 
 
@@ -294,14 +299,14 @@ def _judge(lk: OpenLake, candidate: Run, baseline: Run) -> GateVerdict:
 
 
 def _mono(verdict: GateVerdict) -> Any:
-    return next(one for one in verdict.slices if one.slice.startswith("mono@"))
+    return next(slice_ for slice_ in verdict.slices if slice_.slice.startswith("mono@"))
 
 
 def _figures(lk: OpenLake, run: Run) -> dict[str, float]:
     from training.evaluation import evaluate
 
-    found: Evaluation = evaluate.evaluate(lk, run.id)
-    return {one.slice.partition("@")[0]: float(one.metrics[METRIC].value or 0.0) for one in found.slices}
+    evaluation: Evaluation = evaluate.evaluate(lk, run.id)
+    return {slice_.slice.partition("@")[0]: float(slice_.metrics[METRIC].value or 0.0) for slice_ in evaluation.slices}
 
 
 def _size(lk: OpenLake, name: str) -> int:
@@ -310,7 +315,7 @@ def _size(lk: OpenLake, name: str) -> int:
     return slices.get(lk, name).size
 
 
-def _label(lk: OpenLake, said: dict[str, str]) -> None:
+def _label(lk: OpenLake, labels: dict[str, str]) -> None:
     """What is known of these cells from the beginning."""
     import pyarrow as pa
 
@@ -320,6 +325,6 @@ def _label(lk: OpenLake, said: dict[str, str]) -> None:
     rows = [
         {"event_id": str(uuid.uuid5(uuid.NAMESPACE_URL, name)), "image_id": name, "timestamp": moment,
          "task": "classification", "label": label, "origin": "human", "annotator": "laboratory"}
-        for name, label in said.items()
+        for name, label in labels.items()
     ]  # fmt: skip
     lk.insert("labels", pa.Table.from_pylist(rows, schema=schema.LABELS.arrow()))

@@ -31,23 +31,23 @@ def measure(options: Options) -> dict[str, Any]:
         left_out.append("sklearn: not installed (extra train)")
     count = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)
     for part in options.what:
-        given = {"rows": rows, "dim": DIM, "classes": CLASSES, "regularisation": float(part)}
-        parts = [Contender(name, f"{HERE}:{name}", given) for name in ("lakeloop", *peers)]
+        arguments = {"rows": rows, "dim": DIM, "classes": CLASSES, "regularisation": float(part)}
+        parts = [Contender(name, f"{HERE}:{name}", arguments) for name in ("lakeloop", *peers)]
         everything = rounds(parts, count, options.work)
         done = undisturbed(everything)
-        best = min(one.result["loss"] for r in done for one in r.values())
+        best = min(process.result["loss"] for r in done for process in r.values())
         for name in ("lakeloop", *peers):
             results = [r[name].result for r in done]
-            found = {
-                "seconds": estimate(one["seconds"] for one in results),
-                "cpu_seconds": estimate(one["cpu_seconds"] for one in results),
-                "loss above the best, relative": max(one["loss"] for one in results) / best - 1,
+            figures = {
+                "seconds": estimate(process["seconds"] for process in results),
+                "cpu_seconds": estimate(process["cpu_seconds"] for process in results),
+                "loss above the best, relative": max(process["loss"] for process in results) / best - 1,
                 "accuracy": results[0]["accuracy"],
                 "peak_rss_gb": max(r[name].peak_rss for r in done) / 1e9,
             }
             key = f"regularisation {part}"
             group = document["ours"] if name == "lakeloop" else document["peers"].setdefault(name, {})
-            group[key] = found
+            group[key] = figures
             if name != "lakeloop":
                 document["ratios"][f"{key}: {name} / lakeloop, seconds"] = estimate(
                     r[name].result["seconds"] / r["lakeloop"].result["seconds"] for r in done

@@ -11,42 +11,42 @@ from benchmarks.harness.contender import Stopwatch
 TEST = 20_000
 
 
-def lakeloop(turn: int, **given: Any) -> dict[str, Any]:
+def lakeloop(turn: int, **arguments: Any) -> dict[str, Any]:
     """`training.probe.fit`."""
     from training.models import probe
 
-    x, codes, other, truth = _data(**given)
+    x, codes, other, truth = _data(**arguments)
     names = [f"{k:03d}" for k in codes]
     with Stopwatch() as clock:
-        head = probe.fit(x, names, given["regularisation"])
-    return clock.figures() | _judged(head.weights, head.bias, x, codes, other, truth, given["regularisation"])
+        head = probe.fit(x, names, arguments["regularisation"])
+    return clock.figures() | _judged(head.weights, head.bias, x, codes, other, truth, arguments["regularisation"])
 
 
-def sklearn(turn: int, **given: Any) -> dict[str, Any]:
+def sklearn(turn: int, **arguments: Any) -> dict[str, Any]:
     """lbfgs in double precision, to the same optimum."""
-    return _sklearn(np.float64, 1e-6, given)
+    return _sklearn(np.float64, 1e-6, arguments)
 
 
-def sklearn_float32(turn: int, **given: Any) -> dict[str, Any]:
+def sklearn_float32(turn: int, **arguments: Any) -> dict[str, Any]:
     """lbfgs in single precision, to the same optimum."""
-    return _sklearn(np.float32, 1e-6, given)
+    return _sklearn(np.float32, 1e-6, arguments)
 
 
-def sklearn_default(turn: int, **given: Any) -> dict[str, Any]:
+def sklearn_default(turn: int, **arguments: Any) -> dict[str, Any]:
     """lbfgs in double precision, with its own tolerance."""
-    return _sklearn(np.float64, 1e-4, given)
+    return _sklearn(np.float64, 1e-4, arguments)
 
 
-def _sklearn(kind: type, tolerance: float, given: dict[str, Any]) -> dict[str, Any]:
+def _sklearn(kind: type, tolerance: float, arguments: dict[str, Any]) -> dict[str, Any]:
     from sklearn.linear_model import LogisticRegression
 
-    x, codes, other, truth = _data(**given)
+    x, codes, other, truth = _data(**arguments)
     x = x.astype(kind)
-    model = LogisticRegression(C=1 / given["regularisation"], max_iter=5_000, tol=tolerance)
+    model = LogisticRegression(C=1 / arguments["regularisation"], max_iter=5_000, tol=tolerance)
     with Stopwatch() as clock:
         model.fit(x, codes)
-    found = _judged(model.coef_.T, model.intercept_, x, codes, other, truth, given["regularisation"])
-    return clock.figures() | found | {"iterations": int(model.n_iter_[0])}
+    figures = _judged(model.coef_.T, model.intercept_, x, codes, other, truth, arguments["regularisation"])
+    return clock.figures() | figures | {"iterations": int(model.n_iter_[0])}
 
 
 def _data(
@@ -79,5 +79,5 @@ def _judged(
         z -= z.max(axis=1, keepdims=True)
         true = z[np.arange(len(z)), codes[start : start + 10_000]]
         loss += float((np.log(np.exp(z).sum(axis=1)) - true).sum())
-    said = (other @ weights + bias).argmax(axis=1)
-    return {"loss": loss, "accuracy": float((said == truth).mean())}
+    predicted = (other @ weights + bias).argmax(axis=1)
+    return {"loss": loss, "accuracy": float((predicted == truth).mean())}

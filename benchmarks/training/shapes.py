@@ -48,15 +48,18 @@ def measure(options: Options) -> dict[str, Any]:
     for part in options.what:
         recipe = RECIPES[part] | ({"epochs": 2} if options.quick else {})
         say(f"{part}: {recipe['architecture']}, {recipe['epochs']} epochs")
-        one = run(
+        process = run(
             Contender(part, "benchmarks.training.shapes:learn", {"uri": arguments["uri"], "recipe": recipe}),
             options.work,
         )
         metric, goal = GOALS[part]
-        document["ours"][part] = one.result | {"cores_others_took": one.foreign_cores, "peak_rss": one.peak_rss}
-        document["figures"][metric] = one.result["held_out"][metric]
+        document["ours"][part] = process.result | {
+            "cores_others_took": process.foreign_cores,
+            "peak_rss": process.peak_rss,
+        }
+        document["figures"][metric] = process.result["held_out"][metric]
         document["figures"][f"{metric}_goal"] = goal
-        document["figures"][f"{part}_minutes"] = one.result["seconds"] / 60
+        document["figures"][f"{part}_minutes"] = process.result["seconds"] / 60
         document["figures"][f"{part}_minutes_most"] = MINUTES
     if options.quick:
         document["left_out"].append(f"--quick trains on {images} images for 2 epochs: the goals are the long form's")
@@ -89,9 +92,9 @@ def learn(uri: str, recipe: dict[str, Any], turn: int) -> dict[str, Any]:
 
     def tell(now: dict[str, Any]) -> None:
         if "metrics" in now:
-            found = {r["metric"]: r["value"] for r in now["metrics"] if r["split"] == "validation" and r["value"]}
+            metrics = {r["metric"]: r["value"] for r in now["metrics"] if r["split"] == "validation" and r["value"]}
             say(f"  epoch {now['epoch']}: loss {now['loss']:.3f}, "
-                + ", ".join(f"{k} {v:.3f}" for k, v in found.items() if k in ("miou", "map_50", "map")))  # fmt: skip
+                + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k in ("miou", "map_50", "map")))  # fmt: skip
 
     with Stopwatch() as watch:
         done = train(lk, train=["shapes"], validation=["shapes-validation"], test=["shapes-held-out"],

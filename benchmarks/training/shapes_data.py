@@ -158,30 +158,30 @@ def photographs_in(folder: Path) -> list[np.ndarray]:
     """Every JPEG under a folder by name, its shorter side made 192 pixels: uint8 (height, width, 3)."""
     from lake.images import decode
 
-    found = []
+    images = []
     for path in files_under(folder):
         image = decode.pixels(decode.open_image(path.read_bytes()), shortest_side=_PHOTOGRAPH_SIDE)
         scale = _PHOTOGRAPH_SIDE / min(image.size)
-        found.append(np.asarray(image.resize([max(_PHOTOGRAPH_SIDE, round(s * scale)) for s in image.size])))
-    return found
+        images.append(np.asarray(image.resize([max(_PHOTOGRAPH_SIDE, round(s * scale)) for s in image.size])))
+    return images
 
 
 def sample_photographs() -> list[np.ndarray]:
     """What installed packages bring: scikit-learn's two photographs and elpv-dataset's solar cells, every 20th."""
     from search_app.demo.cells import cells, folder
 
-    found = []
+    images = []
     # Importing sklearn.datasets for two files takes seconds.
     package = importlib.util.find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
     for path in sorted(Path(package.origin).parent.glob("datasets/images/*.jpg")):
         with Image.open(path) as image:
-            found.append(np.asarray(image.convert("RGB").resize((256, _PHOTOGRAPH_SIDE))))
+            images.append(np.asarray(image.convert("RGB").resize((256, _PHOTOGRAPH_SIDE))))
     for cell in cells()[::20]:
         with Image.open(folder() / cell.path) as image:
-            found.append(np.asarray(image.convert("RGB").resize((_PHOTOGRAPH_SIDE, _PHOTOGRAPH_SIDE))))
-    return found
+            images.append(np.asarray(image.convert("RGB").resize((_PHOTOGRAPH_SIDE, _PHOTOGRAPH_SIDE))))
+    return images
 
 
 # Colour alone ---------------------------------------------------------------------------------------------
@@ -198,16 +198,16 @@ def colour_alone(train: Sequence[Drawing], held_out: Sequence[Drawing], bits: in
 
     size = len(SHAPES) + 1
     counts = np.zeros((size, 1 << 3 * bits))
-    for one in train:
-        code = _colour(one, bits) + one.classes().astype(np.int64).ravel() * counts.shape[1]
+    for drawing in train:
+        code = _colour(drawing, bits) + drawing.classes().astype(np.int64).ravel() * counts.shape[1]
         counts += np.bincount(code, minlength=counts.size).reshape(counts.shape)
     likely = (counts / counts.sum(axis=1, keepdims=True)).argmax(axis=0).astype(np.uint8)
-    truths = [one.classes() for one in held_out]
-    said = [likely[_colour(one, bits)].reshape(one.image.height, one.image.width) for one in held_out]
-    right = float(np.mean([(t == s).mean() for t, s in zip(truths, said, strict=True)]))
+    truths = [drawing.classes() for drawing in held_out]
+    masks = [likely[_colour(drawing, bits)].reshape(drawing.image.height, drawing.image.width) for drawing in held_out]
+    right = float(np.mean([(t == s).mean() for t, s in zip(truths, masks, strict=True)]))
     nothing = [np.zeros_like(t) for t in truths]
     return {
-        "miou": compare(truths, said, SHAPES).miou(),
+        "miou": compare(truths, masks, SHAPES).miou(),
         "accuracy": right,
         "background": compare(truths, nothing, SHAPES).miou(),
     }
@@ -229,9 +229,9 @@ def bring_in(lake: Lake, drawn: Sequence[Drawing], slice: str) -> list[str]:
     from lake.formats.item import Item
     from lake.ingest.ingest import ingest_items
 
-    files = [one.png() for one in drawn]
-    items = [Item(f"{slice}/{k:05d}.png", data=data, read_annotations=_Saying(one))
-             for k, (one, data) in enumerate(zip(drawn, files, strict=True))]  # fmt: skip
+    files = [drawing.png() for drawing in drawn]
+    items = [Item(f"{slice}/{k:05d}.png", data=data, read_annotations=_Saying(drawing))
+             for k, (drawing, data) in enumerate(zip(drawn, files, strict=True))]  # fmt: skip
     report = ingest_items(lake, items)
     if report.rejected:
         raise ValueError(f"{len(report.rejected)} drawings were rejected: {report.rejected[0]}")
@@ -247,11 +247,11 @@ class _Saying:
     drawing: Drawing
 
     def __call__(self, width: int, height: int) -> Annotations:
-        boxes, found = [], []
+        boxes, rows = [], []
         for shape in self.drawing.shapes:
             x, y, across, down = shape.box
             boxes.append({"label": shape.label, "score": None, "x": x, "y": y, "width": across, "height": down})
-            found.append({"label": shape.label, "score": None, "height": height, "width": width,
+            rows.append({"label": shape.label, "score": None, "height": height, "width": width,
                           "counts": masks.encode(shape.mask)})  # fmt: skip
-        truths = [GroundTruth("detection", boxes=boxes), GroundTruth("segmentation", boxes=boxes, masks=found)]
+        truths = [GroundTruth("detection", boxes=boxes), GroundTruth("segmentation", boxes=boxes, masks=rows)]
         return Annotations(ground_truths=truths, annotator="shapes")
