@@ -1,13 +1,13 @@
 """`exact`: the 20 nearest of 100,000 vectors by cosine, without an index, one query at a time.
 
-Unit vectors of 512 dimensions in 200 clusters, seeded; queries are perturbed members. The lake is laid out as
-ingest and backfill leave it: rows by `Lake.insert` in ingest's steps, vectors by
-`embeddings.backfill.vector_columns.store_vectors` in backfill's. `lakeloop` is `embeddings.search.search.nearest_images`, the whole of
-what a search does once it has a vector: it looks up the newest commit, checks the filter, and gives rows, not
-only ids. Its parts and peers: LanceDB's flat search on the same table, giving image_id and distance; numpy
-(matrix times vector, argpartition) and FAISS IndexFlatIP on the same vectors in memory, giving positions.
-`where` keeps a tenth: numpy gathers the rows that pass, FAISS gets a bitmap selector, both with the mask made
-beforehand; LanceDB and lakeloop evaluate `label = 'class_3'`.
+Unit vectors of 512 dimensions in 200 clusters, seeded; queries are perturbed members. The lake is laid out as ingest
+and backfill leave it: rows by `Lake.insert` in ingest's steps, vectors by
+`embeddings.backfill.vector_columns.store_vectors` in backfill's. `lakeloop` is
+`embeddings.search.search.nearest_images`, the whole of what a search does once it has a vector: it looks up the newest
+commit, checks the filter, and gives rows, not only ids. Its parts and peers: LanceDB's flat search on the same table,
+giving image_id and distance; numpy (matrix times vector, argpartition) and FAISS IndexFlatIP on the same vectors in
+memory, giving positions. `where` keeps a tenth: numpy gathers the rows that pass, FAISS gets a bitmap selector, both
+with the mask made beforehand; LanceDB and lakeloop evaluate `label = 'class_3'`.
 
 Every answer is checked against a search in double precision; a neighbour within 1e-6 of the 20th counts as
 right.
