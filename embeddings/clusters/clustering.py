@@ -130,7 +130,7 @@ def preload() -> None:
 
 def _check(n: int, method: str, k: int | None, min_cluster_size: int | None) -> None:
     if method not in METHODS:
-        raise BadInput(f"method {method!r} is none of {', '.join(METHODS)}")
+        raise BadInput(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
     if k is not None:
         if method in ("hdbscan", "evoc"):
             raise BadInput(f"k is for k-means: {method} finds the number of clusters itself (see --min-cluster-size)")

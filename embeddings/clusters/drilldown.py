@@ -75,7 +75,7 @@ def cluster(
     if sum(option is not None for option in (where, slice, node)) > 1 or (node is not None and embedder is not None):
         raise BadInput("a node has its own images and embedder: give --node, --slice or --where, and one of them only")
     if method not in METHODS:
-        raise BadInput(f"method {method!r} is none of {', '.join(METHODS)}")
+        raise BadInput(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
     params: dict[str, Any] = {}
     image_ids: Sequence[str] | None = None
     if node is not None:

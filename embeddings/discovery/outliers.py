@@ -60,7 +60,7 @@ def outliers(
     Raises BadInput for bad arguments, an unknown slice, or fewer than two images to compare.
     """
     if method not in METHODS:
-        raise BadInput(f"method {method!r} is none of {', '.join(METHODS)}")
+        raise BadInput(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
     if per not in (None, "class"):
         raise BadInput(f"per is {per!r}; it must be class")
     if per is not None and against is not None:

@@ -45,7 +45,7 @@ def make(features: Any, preprocessing: Preprocessing, choice: EngineName = "auto
     torch = torch_import.torch()
     network = _normalised(features, preprocessing)
     if choice not in ("auto", "torch", "openvino"):
-        raise BadInput(f"engine {choice!r} is none of auto, torch, openvino")
+        raise BadInput(f"engine is {choice!r}; it must be one of auto, torch, openvino")
     openvino_pays = images >= OPENVINO_PAYS_FROM and _has_openvino() and not torch.cuda.is_available()
     if choice == "openvino" or (choice == "auto" and openvino_pays):
         return OpenVinoEngine(network, preprocessing.crop)

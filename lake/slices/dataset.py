@@ -171,7 +171,7 @@ def _task(truths: dict[str, dict[str, GroundTruth]], task: str | None) -> str | 
             raise BadInput(f"the slice has labels for {' and '.join(tasks)}; choose with task=")
         return tasks[0] if tasks else None
     if task not in TASKS:
-        raise BadInput(f"task {task!r} is none of {', '.join(TASKS)}")
+        raise BadInput(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
     if task not in tasks and not (task == DETECTION and SEGMENTATION in tasks):
         raise BadInput(
             f"no image of the slice has a label for {task}; there are labels for {', '.join(tasks) or 'none'}"

@@ -48,7 +48,7 @@ def check(definition: Any, depth: int = 0) -> Definition:
         raise BadInput(f"a slice's definition has no {unknown[0]!r}; it takes {', '.join(KINDS)} and minus")
     kinds = [kind for kind in KINDS if definition.get(kind) is not None]
     if len(kinds) != 1:
-        choices = "a SQL filter, ids, a cluster node, a search, a likeness, a union or an intersection"
+        choices = "a SQL filter, ids, a cluster node, a search, a similarity, a union or an intersection"
         raise BadInput(f"define a slice by exactly one of {choices}")
     kind, value = kinds[0], definition[kinds[0]]
     checked: Definition = {}

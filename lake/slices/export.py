@@ -121,7 +121,7 @@ def export(
     started = time.perf_counter()
     target = Path(out)
     if format not in FORMATS:
-        raise BadInput(f"format {format!r} is none of {', '.join(FORMATS)}")
+        raise BadInput(f"format is {format!r}; it must be one of {', '.join(FORMATS)}")
     if predictions is not None:
         if not FORMATS[format].predictions:
             supported = ", ".join(name for name, f in FORMATS.items() if f.predictions)

@@ -191,7 +191,7 @@ def untag(lake: Lake, name: str, tag: str) -> None:
 def check_role(role: str | None, live: bool) -> None:
     """Raises BadInput for an unknown role, and for a live slice with the role train."""
     if role is not None and role not in definitions.ROLES:
-        raise BadInput(f"role {role!r} is none of {', '.join(definitions.ROLES)}")
+        raise BadInput(f"role is {role!r}; it must be one of {', '.join(definitions.ROLES)}")
     if role == "train" and live:
         raise BadInput("a live slice cannot have the role train, whose images change: freeze it first, or omit --live")
 

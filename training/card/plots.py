@@ -138,7 +138,7 @@ def _confusion(answered: Answered | None) -> bytes | None:
     if answered is None or not answered.true:
         return None
     classes, table = confusion(answered)
-    said = "" if len(classes) <= MOST_CLASSES else f"; the {MOST_CLASSES} commonest of {len(classes)} classes"
+    said = "" if len(classes) <= MOST_CLASSES else f"; the {MOST_CLASSES} most frequent of {len(classes)} classes"
     classes, table = classes[:MOST_CLASSES], table[:MOST_CLASSES, :MOST_CLASSES]
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = 2.2 + 0.42 * len(classes)

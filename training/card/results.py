@@ -94,7 +94,7 @@ def calibration(found: Facts, plots: Sequence[str]) -> list[str]:
         parts.append("Expected calibration error, lower is better:")
         parts.append(table(["slice", "ECE", "95 % interval", "n"], rows))
     if "reliability.png" in plots:
-        parts.append("![How often it is right, by how sure it is](reliability.png)")
+        parts.append("![Accuracy by confidence](reliability.png)")
     return parts or ["Nothing was measured."]
 
 

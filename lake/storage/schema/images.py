@@ -47,7 +47,7 @@ PREDICTIONS = Table(
         Column("model_version", pa.string(), "its version"),
         Column("task", pa.string(), "classification, detection or segmentation; null with a null model"),
         Column("label", pa.string(), "the predicted class"),
-        Column("confidence", pa.float64(), "the model's own confidence in `label`, 0 to 1, higher is surer"),
+        Column("confidence", pa.float64(), "the model's own confidence in `label`, 0 to 1, higher is more confident"),
         Column("scores", SCORES_TYPE, "class scores, each 0 to 1, as the model returned them"),
         Column("boxes", BOXES, "detections; x, y (top left), width, height in pixels of the upright image"),
         Column(

@@ -156,7 +156,7 @@ def test_k_is_from_two_to_the_number_of_images(make_lake: MakeLake, k: int) -> N
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"method": "agnes"}, "method 'agnes' is none of auto, kmeans, hdbscan, evoc"),
+        ({"method": "agnes"}, "method is 'agnes'; it must be one of auto, kmeans, hdbscan, evoc"),
         ({"node": "0.1"}, "no node '0.1'; a node is TREE/PATH"),
         ({"node": "abc/0"}, "no node"),
         ({"node": "x/' OR '1' = '1"}, "no node"),

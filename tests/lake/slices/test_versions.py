@@ -169,7 +169,7 @@ def test_the_lake_makes_no_training_slice(six: Lake) -> None:
     [
         ({"where": "lable = 'cat'"}, "Candidate bindings"),
         ({"where": "label ="}, "the filter 'label ='"),
-        ({"where": "true", "role": "test"}, "role 'test' is none of train, evaluation, regression"),
+        ({"where": "true", "role": "test"}, "role is 'test'; it must be one of train, evaluation, regression"),
         ({"where": "true", "minus": ["cast"]}, "no slice 'cast'; did you mean cats"),
         ({"where": "true", "minus": ["cats"]}, "the slice would be empty"),
         ({"union": ["cats"]}, "two slices or more"),
