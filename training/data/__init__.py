@@ -1,1 +1,1 @@
-"""From slices to batches: splits, sampling, augmentation, loading."""
+"""From slices to batches: splits, sampling, augmentation and loading."""

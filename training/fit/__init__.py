@@ -1,1 +1,1 @@
-"""The training loop and what goes round it."""
+"""Training: the loop, distributed processes, checkpoints, early stopping, tuning."""

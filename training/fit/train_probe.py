@@ -77,14 +77,14 @@ def _vectors(lake: Lake, run: Run, record: Any) -> tuple[dict[str, LabelledVecto
     """Labels and vectors of each split, and how many images have no vector."""
     from lake.storage.vectors import image_vectors
 
-    table, found, without = trained_model.read_items(runs.folder(lake, run.id)), dict[str, LabelledVectors](), 0
+    table, by_use, without = trained_model.read_items(runs.folder(lake, run.id)), dict[str, LabelledVectors](), 0
     for use in ("train", "replay", "validation", "test"):
         images = splits.images_of(lake, run.task, table, use)
         labels = {image.image_id: str(image.ground_truth.label) for image in images}
         names, vectors = image_vectors(lake, record, [*labels])
         without += len(labels) - len(names)
-        found[use] = [labels[name] for name in names], vectors
-    return found, without
+        by_use[use] = [labels[name] for name in names], vectors
+    return by_use, without
 
 
 def _fitted(recipe: Recipe, vectors: Mapping[str, LabelledVectors], start: Probe | None) -> Probe:

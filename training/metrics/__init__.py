@@ -1,1 +1,1 @@
-"""Metrics of models, with intervals and paired tests."""
+"""Metrics of models, with confidence intervals and paired tests."""

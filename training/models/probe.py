@@ -1,10 +1,10 @@
-"""The smallest model there is: a logistic head on an embedder's vectors, with a small hidden layer if asked.
+"""Probes: a logistic regression on an embedder's vectors, optionally with a small hidden layer.
 
-Features in, probabilities out. It does not know lakes or images. The head is scikit-learn's LogisticRegression (same
-objective, same optimum), found by L-BFGS (Nocedal and Wright, Numerical Optimization, 7.2) whose first guess at the
-curvature is that of the classes on their own (Böhning 1992, with each class's own factor instead of his bound): a third
-of the passes over the vectors. It begins on samples. Large inputs are multiplied in single precision; the loss is added
-in double.
+Features in, probabilities out; this module knows no lake and no images. Without a hidden layer the optimum is that of
+scikit-learn's LogisticRegression. L-BFGS finds it (Nocedal and Wright, Numerical Optimization, 7.2); its first estimate
+of the curvature is the classes' own (Böhning 1992, with each class's own factor instead of his bound), which needs a
+third of the passes over the vectors. It begins on samples. Large inputs are multiplied in single precision; the loss is
+added in double.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import numpy as np
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
 
-# From this many numbers on, products are made in single precision: twice as fast, half the memory.
+# Inputs with at least this many numbers are multiplied in single precision: twice as fast, half the memory.
 SINGLE_FROM = 4_000_000
-# A chunk's logits stay in the processor's cache between the product and what is done with them.
+# The logits of a chunk fit in the processor's cache.
 CHUNK = 4_096
-# Steps, and how many of the last ones tell of the curvature.
+# The most steps, and how many of the last steps describe the curvature.
 STEPS, PAIRS = 1_000, 20
-# Shares of the rows that are looked at, one after the other; a sample smaller than this is not worth a stage.
+# Shares of the rows for the first stages; a sample smaller than SMALLEST_STAGE is skipped.
 STAGES, SMALLEST_STAGE = (0.05, 0.25), 4_096
-# Of the loss: what the last step promised to gain, at most; single precision tells no less from rounding.
+# Stop when the expected gain of a step is this share of the loss; single precision cannot resolve less.
 STAGE_TOLERANCE, TOLERANCE_SINGLE, TOLERANCE_DOUBLE = 1e-2, 3e-7, 1e-8
-# Rows that the classes' own curvature is taken from, at least, and by dimension.
+# Rows that the classes' curvature is measured on: at least, and per dimension.
 CURVED_ON, CURVED_BY = 8_192, 16
 # A probe with a hidden layer: at least so many epochs, and steps; images a step; Adam's learning rate.
 HIDDEN_EPOCHS, HIDDEN_STEPS, HIDDEN_BATCH, HIDDEN_RATE = 40, 400, 256, 3e-3
@@ -39,8 +39,8 @@ HIDDEN_EPOCHS, HIDDEN_STEPS, HIDDEN_BATCH, HIDDEN_RATE = 40, 400, 256, 3e-3
 class Probe:
     """`weights` (inputs, classes) and `bias` (classes,): softmax(inputs @ weights + bias).
 
-    The inputs are the vectors, or, with `hidden` = (weights (dim, units), bias (units,)), what a layer of rectified
-    linear units makes of them.
+    The inputs are the vectors or, with `hidden` = (weights (dim, units), bias (units,)), the outputs of a layer of
+    rectified linear units.
     """
 
     classes: tuple[str, ...]
@@ -70,13 +70,13 @@ def fit(
     start: Probe | None = None,
     seed: int = 0,
 ) -> Probe:
-    """A multinomial logistic regression of vectors (n, dim) with finite numbers.
+    """Fits a multinomial logistic regression to vectors (n, dim) with finite numbers.
 
-    It minimises the summed cross-entropy + regularisation / 2 |weights|^2, the bias being free: `regularisation`, above
-    0, is the inverse of scikit-learn's C. `weights`: (n,), 0 or more, multiply the images' losses; `balanced` has every
-    class weigh the same. `hidden`: units of a hidden layer, 0 for none; seeded. `start`: a head on the same vectors to
-    begin from; classes it does not know begin at zero. Raises BadInput for fewer than two classes, for weights that do
-    not fit, and for numbers that are not finite.
+    It minimises the summed cross-entropy + regularisation / 2 |weights|^2, with a free bias. `regularisation`: above 0,
+    the inverse of scikit-learn's C. `weights`: (n,), 0 or more, multiply the images' losses. `balanced`: every class
+    has the same total weight. `hidden`: units of a hidden layer, 0 for none; seeded. `start`: a probe on the same
+    vectors to begin from; classes that it does not have begin at zero. Raises BadInput for fewer than two classes, for
+    weights that do not fit, and for numbers that are not finite.
     """
     vectors = np.asarray(vectors)
     classes, codes = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
@@ -86,15 +86,16 @@ def fit(
     if vectors.ndim != 2 or len(vectors) != len(codes):
         raise BadInput(f"vectors of shape {vectors.shape} for {len(codes)} labels")
     if not 0 < regularisation < np.inf:
-        raise BadInput(f"regularisation is {regularisation}; it is a number above 0")
+        raise BadInput(f"regularisation is {regularisation}; it must be a number above 0")
     each = image_weights(codes, len(names), weights, balanced)
     if not np.isfinite(vectors.sum(dtype=np.float64)):
-        raise BadInput("some vector has a number that is not finite")
+        raise BadInput("a vector has a number that is not finite")
     if hidden:
         return _fit_hidden(vectors, codes, each, names, hidden, regularisation, seed)
-    # For two classes scikit-learn penalises one column of weights, the two columns' difference: twice as much a column.
+    # For two classes scikit-learn has one column of weights, the difference of our two: each is penalised twice as
+    # much.
     penalty = regularisation * (2.0 if len(names) == 2 else 1.0)
-    order = np.random.default_rng(seed).permutation(len(codes))  # labels come sorted as often as not
+    order = np.random.default_rng(seed).permutation(len(codes))  # labels are often sorted
     theta = _minimise(vectors, codes, each, len(names), penalty, _begin(start, names, vectors.shape[1]), order)
     return Probe(names, theta[:-1], theta[-1])
 
@@ -103,7 +104,7 @@ def image_weights(codes: np.ndarray, classes: int, weights: np.ndarray | None, b
     """float64 (n,): each image's weight, times n / (classes x images of its class) when balanced. Raises BadInput."""
     each = np.ones(len(codes)) if weights is None else np.asarray(weights, np.float64)
     if each.shape != codes.shape or not np.isfinite(each).all() or (each < 0).any():
-        raise BadInput(f"weights are {len(codes)} numbers from 0, one an image")
+        raise BadInput(f"weights must be {len(codes)} numbers from 0, one for each image")
     totals = np.bincount(codes, each, minlength=classes)
     if (totals == 0).any():
         raise BadInput("every class needs an image with a weight above 0")
@@ -162,30 +163,30 @@ def _fit_hidden(
 
 
 class _Problem:
-    """The objective on some rows: `theta` is (dim + 1, classes), weights above the bias, float64."""
+    """The objective on a set of rows. `theta`: float64 (dim + 1, classes), the bias in the last row."""
 
     def __init__(self, x: np.ndarray, codes: np.ndarray, each: np.ndarray, classes: int, penalty: float) -> None:
         self.x, self.codes, self.classes, self.penalty = x, codes, classes, penalty
         self.each = each.astype(x.dtype)
 
-    def look(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    def evaluate(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """The objective and its gradient."""
         total, gradient = 0.0, np.zeros(theta.shape)
         for start in range(0, len(self.x), CHUNK):
             rows = slice(start, start + CHUNK)
             x, each, own = self.x[rows], self.each[rows], self.codes[rows]
-            chances, lost = _chances(x, theta, own)
-            total += float(each.astype(np.float64) @ lost)
-            chances *= each[:, None]
-            chances[np.arange(len(own)), own] -= each
-            gradient[:-1] += x.T @ chances
-            gradient[-1] += chances.sum(axis=0)
+            probabilities, losses = _probabilities(x, theta, own)
+            total += float(each.astype(np.float64) @ losses)
+            probabilities *= each[:, None]
+            probabilities[np.arange(len(own)), own] -= each
+            gradient[:-1] += x.T @ probabilities
+            gradient[-1] += probabilities.sum(axis=0)
         gradient[:-1] += self.penalty * theta[:-1]
         return total + self.penalty / 2 * float((theta[:-1] ** 2).sum()), gradient
 
 
-def _chances(x: np.ndarray, theta: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The classes' chances of every row (n, classes), and the cross-entropy of its own class, float64 (n,)."""
+def _probabilities(x: np.ndarray, theta: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities (n, classes) of every row, and its cross-entropy, float64 (n,)."""
     z = x @ theta[:-1].astype(x.dtype)
     z += theta[-1].astype(x.dtype)
     z -= z.max(axis=1, keepdims=True)
@@ -197,25 +198,25 @@ def _chances(x: np.ndarray, theta: np.ndarray, codes: np.ndarray) -> tuple[np.nd
 
 
 class _Curvature:
-    """c_k G + penalty for every class k: G the mean of [x, 1] [x, 1]^T, c_k the class's p (1 - p), summed.
+    """c_k G + penalty for every class k: G is the mean of [x, 1] [x, 1]^T, c_k the sum of the class's p (1 - p).
 
     One eigendecomposition serves all classes and samples.
     """
 
     def __init__(self, x: np.ndarray, codes: np.ndarray, each: np.ndarray) -> None:
-        some = max(CURVED_BY * x.shape[1], CURVED_ON)
-        self.x, self.codes, self.each = x[:some], codes[:some], each[:some]
+        rows = max(CURVED_BY * x.shape[1], CURVED_ON)
+        self.x, self.codes, self.each = x[:rows], codes[:rows], each[:rows]
         part = np.hstack([self.x, np.ones((len(self.x), 1), x.dtype)])
         values, self.axes = np.linalg.eigh((part.T @ part).astype(np.float64) / len(part))
         self.values = np.maximum(values, 0.0)[:, None]
 
-    def look(self, problem: _Problem, theta: np.ndarray) -> None:
-        """Takes the problem's curvature at theta."""
-        p = _chances(self.x, theta, self.codes)[0].astype(np.float64)
+    def update(self, problem: _Problem, theta: np.ndarray) -> None:
+        """Measures the problem's curvature at theta."""
+        p = _probabilities(self.x, theta, self.codes)[0].astype(np.float64)
         total = float(problem.each.sum(dtype=np.float64))
-        bent = np.einsum("nk,nk,n->k", p, 1 - p, self.each) / self.each.sum() * total
-        # A class that the model is sure of everywhere has hardly any.
-        self.curvature = self.values * np.maximum(bent, 1e-6 * total) + problem.penalty
+        factors = np.einsum("nk,nk,n->k", p, 1 - p, self.each) / self.each.sum() * total
+        # A class with probabilities near 0 and 1 everywhere has almost no curvature.
+        self.curvature = self.values * np.maximum(factors, 1e-6 * total) + problem.penalty
 
     def solve(self, v: np.ndarray) -> np.ndarray:
         """The inverse times v (dim + 1, classes)."""
@@ -234,14 +235,14 @@ def _minimise(
 ) -> np.ndarray:
     n, dim = vectors.shape
     if n < dim:
-        # The optimum lies in what the vectors span: as many coordinates as there are vectors do.
+        # The optimum lies in the span of the vectors: n coordinates are enough.
         x64 = vectors.astype(np.float64)
-        values, turned = np.linalg.eigh(x64 @ x64.T)
-        kept = values > values[-1] * 1e-12
-        basis = x64.T @ (turned[:, kept] / np.sqrt(values[kept]))
+        values, axes = np.linalg.eigh(x64 @ x64.T)
+        positive = values > values[-1] * 1e-12
+        basis = x64.T @ (axes[:, positive] / np.sqrt(values[positive]))
         inner = np.vstack([basis.T @ theta[:-1], theta[-1:]])
-        found = _minimise_in(x64 @ basis, codes, each, classes, penalty, inner, order)
-        return np.vstack([basis @ found[:-1], found[-1:]])
+        optimum = _minimise_in(x64 @ basis, codes, each, classes, penalty, inner, order)
+        return np.vstack([basis @ optimum[:-1], optimum[-1:]])
     return _minimise_in(vectors, codes, each, classes, penalty, theta, order)
 
 
@@ -255,55 +256,55 @@ def _minimise_in(
     order: np.ndarray,
 ) -> np.ndarray:
     n = len(vectors)
-    kind = np.float32 if vectors.size >= SINGLE_FROM else np.float64
-    x = np.ascontiguousarray(vectors[order], dtype=kind)
+    dtype = np.float32 if vectors.size >= SINGLE_FROM else np.float64
+    x = np.ascontiguousarray(vectors[order], dtype=dtype)
     codes, each = codes[order], each[order]
-    tolerance = TOLERANCE_SINGLE if kind is np.float32 else TOLERANCE_DOUBLE
+    tolerance = TOLERANCE_SINGLE if dtype is np.float32 else TOLERANCE_DOUBLE
     curvature = _Curvature(x, codes, each)
     for share in (*STAGES, 1.0):
         rows = int(n * share)
         if share == 1.0 or (rows >= SMALLEST_STAGE and len(np.unique(codes[:rows])) == classes):
-            # A sample under its share of the penalty fits itself; under all of it, it lands nearer to the whole.
+            # With its share of the penalty a sample overfits; with the whole penalty it ends nearer to the optimum.
             part = _Problem(x[:rows], codes[:rows], each[:rows], classes, penalty)
             theta = _descend(part, curvature, theta, tolerance if share == 1.0 else STAGE_TOLERANCE)
     return theta
 
 
 def _descend(problem: _Problem, curvature: _Curvature, theta: np.ndarray, tolerance: float) -> np.ndarray:
-    curvature.look(problem, theta)
+    curvature.update(problem, theta)
     pairs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=PAIRS)
-    value, gradient = problem.look(theta)
+    value, gradient = problem.evaluate(theta)
     for _ in range(STEPS):
         step = _step(curvature, pairs, gradient)
-        slope = float((gradient * step).sum())  # below 0; half of it is what the step gains, were the loss a parabola
+        slope = float((gradient * step).sum())  # below 0; half of it is the gain of the step if the loss is a parabola
         while True:
-            tried, there = problem.look(theta + step)
-            if tried <= value + 1e-4 * slope:
+            new_value, new_gradient = problem.evaluate(theta + step)
+            if new_value <= value + 1e-4 * slope:
                 break
-            # To where a parabola through what is known is lowest.
-            shorter = min(max(-slope / (2 * (tried - value - slope)), 0.1), 0.5)
+            # To the minimum of a parabola through the known values and slope.
+            shorter = min(max(-slope / (2 * (new_value - value - slope)), 0.1), 0.5)
             step, slope = shorter * step, shorter * slope
-            if -slope <= 1e-10 * value:  # rounding is all that is left
+            if -slope <= 1e-10 * value:  # only rounding is left
                 return theta
-        pairs.append((step, there - gradient))
-        theta, value, gradient = theta + step, tried, there
+        pairs.append((step, new_gradient - gradient))
+        theta, value, gradient = theta + step, new_value, new_gradient
         if -slope / 2 <= tolerance * value:
             return theta
     return theta
 
 
 def _step(curvature: _Curvature, pairs: Sequence[tuple[np.ndarray, np.ndarray]], gradient: np.ndarray) -> np.ndarray:
-    """Where the quadratic that the last steps tell of is lowest, from here."""
-    left, shares = -gradient, []
-    for moved, turned in reversed(pairs):
-        shares.append(float((moved * left).sum() / (moved * turned).sum()))
-        left = left - shares[-1] * turned
-    step = curvature.solve(left)
+    """The step to the minimum of the quadratic that the last steps describe."""
+    direction, shares = -gradient, []
+    for step_before, change in reversed(pairs):
+        shares.append(float((step_before * direction).sum() / (step_before * change).sum()))
+        direction = direction - shares[-1] * change
+    step = curvature.solve(direction)
     if pairs:
-        moved, turned = pairs[-1]
-        step *= (moved * turned).sum() / (turned * curvature.solve(turned)).sum()
-    for (moved, turned), share in zip(pairs, reversed(shares), strict=True):
-        step += moved * (share - float((turned * step).sum() / (moved * turned).sum()))
+        step_before, change = pairs[-1]
+        step *= (step_before * change).sum() / (change * curvature.solve(change)).sum()
+    for (step_before, change), share in zip(pairs, reversed(shares), strict=True):
+        step += step_before * (share - float((change * step).sum() / (step_before * change).sum()))
     return step
 
 
@@ -312,7 +313,7 @@ def _begin(start: Probe | None, names: tuple[str, ...], dim: int) -> np.ndarray:
     if start is None:
         return theta
     if start.hidden is not None or len(start.weights) != dim:
-        raise BadInput(f"a head on vectors of {dim} cannot begin from one on {len(start.weights)} inputs")
+        raise BadInput(f"a probe on vectors of {dim} numbers cannot begin from a probe on {len(start.weights)} inputs")
     for k, name in enumerate(names):
         if name in start.classes:
             theta[:-1, k] = start.weights[:, start.classes.index(name)]

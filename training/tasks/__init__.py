@@ -1,1 +1,1 @@
-"""Tasks: classification, segmentation and detection, and the networks for them."""
+"""Tasks: classification, segmentation and detection, with their losses and predictions."""

@@ -150,7 +150,7 @@ def test_answers_are_logged_once_by_version_and_run(
         (["shadow", "lines"], "lakeloop models shadow lines@2"),
         (["shadow", "lanes"], "did you mean lines"),
         (["shadow", "lines", "--watch", "--limit", "3"], "single pass"),
-        (["embed", "--retrained", "lines"], "no embedder's network"),
+        (["embed", "--retrained", "lines"], "not the network of an embedder"),
     ],
 )
 def test_errors_name_the_way_out(
