@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import multiprocessing
 import os
 import re
 import signal
@@ -17,64 +16,24 @@ from pathlib import Path
 
 import psutil
 
+from tests import forks
+from tests.forks import Forked
+
 ROOT = Path(__file__).resolve().parents[2]
 READY = re.compile(r"^lakeloop answers on http://127\.0\.0\.1:(\d+)$", re.M)
 START_SECONDS = 60.0
 _numbers = itertools.count()
-_forks = multiprocessing.get_context("forkserver")
 
 
 class NotReady(AssertionError):
     """The server ended, or did not say that it answers; the message ends with what it said."""
 
 
-class Forked:
-    """`lakeloop WORDS...` in a process forked from one that has imported the server, with what Popen offers of it.
-
-    The import is most of a start, and every start's is the same. What is killed is a process like any other: a session
-    of its own, its output in `log`, its work begun after the fork.
-    """
-
-    def __init__(self, words: Sequence[str], log: Path) -> None:
-        _forks.set_forkserver_preload(["search_app.server.server"])
-        self._process = _forks.Process(target=_command, args=(list(words), str(log)))
-        self._process.start()
-        self.pid = int(self._process.pid or 0)
-        while self.poll() is None and os.getpgid(self.pid) != self.pid:  # until then its group is not its own
-            time.sleep(0.001)
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def wait(self) -> None:
-        self._process.join()
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-
-def _command(words: list[str], log: str) -> None:
-    os.setsid()
-    said = os.open(log, os.O_WRONLY)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
-    sys.argv = ["lakeloop", *words]
-    from search_app.cli.main import entry
-
-    entry()
-
-
 class Service:
     """`lakeloop serve --no-ui` on a free port, leader of a process group of its own; `around` goes before it.
 
-    With `ui` the app is there, too. `forked`: from a process that has imported it, at a third of the cost of a start.
+    With `ui` the app is there, too. Without `around` it is forked from a process that has imported it, which costs a
+    third of a start, unless `forked` is False.
     """
 
     process: subprocess.Popen[bytes] | Forked
@@ -85,7 +44,7 @@ class Service:
         options: Sequence[str] = (),
         around: Sequence[str] = (),
         ui: bool = False,
-        forked: bool = False,
+        forked: bool = True,
     ) -> None:
         self.lake = lake
         self.spool = lake / "spool"
@@ -93,10 +52,10 @@ class Service:
         # Of its own: two servers of one lake would each take the other's word that it answers.
         self.log = lake.parent / f"{lake.name}.{next(_numbers)}.log"
         words = ["serve", "--lake", str(lake), *([] if ui else ["--no-ui"]), "--port", "0", *options]
-        with self.log.open("wb") as log:
-            if forked:
-                self.process = Forked(words, self.log)
-            else:
+        if forked and not around:
+            self.process = Forked(forks.command, words, self.log)
+        else:
+            with self.log.open("wb") as log:
                 self.process = subprocess.Popen(
                     [*around, sys.executable, "-m", "search_app.cli.main", *words],
                     stdin=subprocess.DEVNULL,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
-import queue
 import re
-import subprocess
-import sys
-import threading
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import forks
+from tests.forks import Forked
+
 ROOT = Path(__file__).resolve().parents[2]
+READY = re.compile(r"^lakeloop answers on (http://127\.0\.0\.1:\d+)$", re.M)
+START_SECONDS = 60.0
+_numbers = itertools.count()
 CHROMIUM = os.environ.get("LAKELOOP_CHROMIUM", "/usr/bin/chromium")
 FLAGS = [
     "--no-sandbox",
@@ -37,20 +42,27 @@ PATIENCE = 90_000  # milliseconds: two cores with other work load the network in
 
 
 @contextmanager
-def answering(command: list[str]) -> Iterator[str]:
-    """A server as its own process; its URL, once it answers."""
-    server = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    lines: queue.Queue[str] = queue.Queue()
-    assert server.stderr is not None
-    reader = threading.Thread(target=lambda pipe: [lines.put(line) for line in pipe], args=[server.stderr], daemon=True)
-    reader.start()
+def serving(uri: str, takes_events: bool = False, require_key: bool = False) -> Iterator[str]:
+    """The URL of a server of the lake at `uri`, which only reads unless it `takes_events`."""
+    log = Path(f"{uri}.{next(_numbers)}.log")
+    if takes_events:
+        server = Forked(forks.command, ("serve", "--lake", uri, "--port", "0"), log)
+    else:
+        server = Forked(_serve, (uri, require_key), log)
+    deadline = time.monotonic() + START_SECONDS
     try:
-        said = ""
-        while not (found := re.search(r"http://127\.0\.0\.1:\d+", said)):
-            said = lines.get(timeout=60)
-        yield found[0]
+        while not (answer := READY.search(log.read_text())):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        yield answer[1]
     finally:
-        server.terminate()
-        server.wait(timeout=60)
-        reader.join(timeout=5)
-        server.stderr.close()
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+
+
+def _serve(uri: str, require_key: bool) -> None:
+    from search_app.security.access import AccessPolicy
+    from search_app.server.server import serve
+
+    serve(uri, port=0, policy=AccessPolicy(require_key=require_key))

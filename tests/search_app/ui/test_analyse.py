@@ -10,7 +10,7 @@ import pytest
 
 import lake
 from search_app.cli.main import main
-from tests.search_app.browsing import answering
+from tests.search_app.browsing import serving
 from tests.search_app.few_cells import LACKING, NEW_KIND, few_cells
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def url(uri: str) -> Iterator[str]:
-    start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
-    with answering(["-c", start, uri]) as answers:
+    with serving(uri) as answers:
         yield answers
 
 

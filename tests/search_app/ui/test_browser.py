@@ -17,7 +17,7 @@ from lake.client import Client
 from lake.ids import image_id
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import announced
-from tests.search_app.browsing import MISSING, answering
+from tests.search_app.browsing import MISSING, serving
 from tests.search_app.shapes import Shapes, drawing, make_shapes
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def embedded(colours: None, tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 @pytest.fixture(scope="module")
 def url(embedded: Shapes) -> Iterator[str]:
     """A server that only reads."""
-    start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
-    with answering(["-c", start, embedded.uri]) as answers:
+    with serving(embedded.uri) as answers:
         yield answers
 
 
@@ -57,7 +56,7 @@ def url(embedded: Shapes) -> Iterator[str]:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that takes events in, over twelve images and their answers."""
     made = make_shapes(tmp_path_factory.mktemp("live"), 12)
-    with answering(["-m", "search_app.cli.main", "serve", "--lake", made.uri, "--port", "0"]) as answers:
+    with serving(made.uri, takes_events=True) as answers:
         yield answers
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import lake
-from tests.search_app.browsing import answering
+from tests.search_app.browsing import serving
 from tests.search_app.few_cells import LACKING, NEW_KIND, few_cells
 from tests.search_app.shapes import make_shapes
 
@@ -39,8 +39,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     uri = few_cells(tmp_path_factory, tmp_path_factory.mktemp("isolate"))
     found = lake.open(uri).sql("SELECT image_id FROM predictions WHERE module_type = 'polycrystalline'")
-    start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
-    with answering(["-c", start, uri]) as url:
+    with serving(uri) as url:
         yield Demo(url, uri, frozenset(found["image_id"].to_pylist()))
 
 
@@ -272,7 +271,6 @@ def test_a_lake_without_images_or_vectors(page: Page, tmp_path: Path, count: int
     uri = make_shapes(tmp_path, count).uri if count else str(tmp_path / "empty")
     if not count:
         lake.create(uri, embedders=["efficientnet-lite0"])
-    start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
-    with answering(["-c", start, uri]) as url:
+    with serving(uri) as url:
         page.goto(f"{url}/isolate")
         page.get_by_text("No image has an embedding yet" if count else "This lake has no images yet").wait_for()

@@ -24,7 +24,7 @@ from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.embeddings.islands import islands, lake_of
 from tests.lake.answers import image, label
-from tests.search_app.browsing import MISSING, answering
+from tests.search_app.browsing import MISSING, serving
 from tests.search_app.shapes import Shapes, make_shapes
 
 if TYPE_CHECKING:
@@ -172,8 +172,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 
 @pytest.fixture(scope="module")
 def url(drawn: Shapes) -> Iterator[str]:
-    start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
-    with answering(["-c", start, drawn.uri]) as answers:
+    with serving(drawn.uri) as answers:
         yield answers
 
 

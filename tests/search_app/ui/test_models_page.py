@@ -14,7 +14,7 @@ from embeddings.backfill.vector_columns import store_vectors
 from lake import open_lake
 from lake.access import keys
 from lake.storage.store import Lake
-from tests.search_app.browsing import MISSING, answering
+from tests.search_app.browsing import MISSING, serving
 from tests.training.conftest import striped
 from training.evaluation import comparison, evaluate
 from training.fit import train_model
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
-
-_START = """
-import sys
-from search_app.security.access import AccessPolicy
-from search_app.server.server import serve
-serve(sys.argv[1], port=0, policy=AccessPolicy(require_key=True))
-"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
     evaluate.evaluate(lk, first.id)
     promotion.promote(lk, first.id)
     (_, admin), (_, reader) = (keys.create(lk, scope, [scope]) for scope in ("admin", "read"))
-    with answering(["-c", _START, lk.uri]) as url:
+    with serving(lk.uri, require_key=True) as url:
         yield Judged(url, lk, first.id, admin, reader)
 
 

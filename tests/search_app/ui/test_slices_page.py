@@ -10,7 +10,7 @@ import pytest
 
 import lake
 from lake import ids, slices
-from tests.search_app.browsing import MISSING, answering
+from tests.search_app.browsing import MISSING, serving
 from tests.search_app.shapes import Shapes, make_shapes
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 
 @pytest.fixture(scope="module")
 def url(made: Shapes) -> Iterator[str]:
-    start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
-    with answering(["-c", start, made.uri]) as answers:
+    with serving(made.uri) as answers:
         yield answers
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import lake
 from lake.sql import saved_queries
-from tests.search_app.browsing import MISSING, answering
+from tests.search_app.browsing import MISSING, serving
 from tests.search_app.shapes import Shapes, make_shapes
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 
 @pytest.fixture(scope="module")
 def url(asked: Shapes) -> Iterator[str]:
-    start = "import sys; from search_app.server.server import serve; serve(sys.argv[1], port=0)"
-    with answering(["-c", start, asked.uri]) as found:
+    with serving(asked.uri) as found:
         yield found
 
 
