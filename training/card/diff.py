@@ -1,7 +1,6 @@
-"""What is different between two versions of a model: data, classes, recipe, environment, and what came of it.
+"""The difference between two runs as Markdown: data, classes, recipe, environment, metrics and gate.
 
-Markdown, from the record of both runs. Two numbers stand side by side; whether a difference is more than chance is the
-gate's to say.
+Two values are shown side by side. The gate decides whether their difference is more than chance.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from training.card import facts
-from training.card.facts import Facts, Measured
+from training.card import facts as card_facts
+from training.card.facts import CardFacts, MetricValue
 from training.card.markdown import code, number, table, text
 
 if TYPE_CHECKING:
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
     from training.registry.runs import Run
 
 
-def diff(lake: Lake, a: str, b: str) -> str:
-    """From a to b, each NAME@V, a run or a model's name. Raises BadInput when one of them is not there or not done."""
-    old, new = (facts.facts(lake, name, answers=False) for name in (a, b))
+def diff(lake: Lake, old_name: str, new_name: str) -> str:
+    """From old to new, each NAME@V, a run or the name of a model. Raises BadInput if one is missing or not done."""
+    old, new = (card_facts.gather(lake, name, predictions=False) for name in (old_name, new_name))
     parts = [f"# {old.title} → {new.title}", *changes(old.run, new.run)]
     parts += ["## Metrics", metrics(old, new) or "Neither was evaluated on a slice."]
     parts += ["## Gate", gate(old, new)]
@@ -29,13 +28,13 @@ def diff(lake: Lake, a: str, b: str) -> str:
 
 
 def changes(old: Run, new: Run) -> list[str]:
-    """Data, classes, recipe and environment, as Markdown paragraphs with their headings; what is alike is left out."""
+    """Changes of data, classes, recipe and environment, as Markdown paragraphs with headings."""
     kinds = {key: (getattr(old, key), getattr(new, key)) for key in ("model", "task", "kind", "parent", "seed")}
     parts = _section("Run", _table(kinds))
     parts += _section("Data", _data(old, new))
-    gone, come = _apart(old.classes, new.classes)
-    said = [f"- no longer known: {gone}"] * bool(gone) + [f"- new: {come}"] * bool(come)
-    parts += _section("Classes", "\n".join(said))
+    removed, added = _missing(old.classes, new.classes), _missing(new.classes, old.classes)
+    lines = [f"- removed: {removed}"] * bool(removed) + [f"- added: {added}"] * bool(added)
+    parts += _section("Classes", "\n".join(lines))
     parts += _section("Recipe", _table(_pairs(old.settings, new.settings)))
     flat = [{k: v for k, v in run.environment.items() if k != "packages"} | run.environment.get("packages", {})
             for run in (old, new)]  # fmt: skip
@@ -43,41 +42,40 @@ def changes(old: Run, new: Run) -> list[str]:
     return parts or ["Data, classes, recipe and environment are the same."]
 
 
-def metrics(old: Facts, new: Facts) -> str:
-    """Every metric on every slice that either was evaluated on; an empty text when there is none."""
+def metrics(old: CardFacts, new: CardFacts) -> str:
+    """Every metric on every slice that either was evaluated on; "" if there is none."""
     rows = []
-    for name in sorted({*old.figures, *new.figures}):
-        before, after = old.figures.get(name, {}), new.figures.get(name, {})
+    for name in sorted({*old.values, *new.values}):
+        before, after = old.values.get(name, {}), new.values.get(name, {})
         for metric in dict.fromkeys([*before, *after]):
-            cells = [part for one in (before.get(metric), after.get(metric)) for part in cells_of(one)]
-            rows.append([code(name), code(metric), *cells])
-    head = ["slice", "metric", *(f"{when} {what}" for when in ("old", "new") for what in ("value", "interval", "n"))]
+            rows.append([code(name), code(metric), *cells_of(before.get(metric)), *cells_of(after.get(metric))])
+    head = ["slice", "metric", *(f"{run} {column}" for run in ("old", "new") for column in ("value", "interval", "n"))]
     return table(head, rows) if rows else ""
 
 
-def cells_of(one: Measured | None) -> list[str]:
+def cells_of(value: MetricValue | None) -> list[str]:
     """Value, interval and n."""
-    if one is None:
+    if value is None:
         return ["-", "-", "-"]
-    interval = "-" if one.low is None or one.high is None else f"{number(one.low)} to {number(one.high)}"
-    return [number(one.value), interval, number(one.n)]
+    interval = "-" if value.low is None or value.high is None else f"{number(value.low)} to {number(value.high)}"
+    return [number(value.value), interval, number(value.n)]
 
 
-def gate(old: Facts, new: Facts) -> str:
-    """The verdict on the new one when it was judged against the old one."""
-    found = new.gate
-    if found is None or found.baseline != old.run.id:
-        return f"{code(new.name)} was not judged against {code(old.name)}."
-    ends = "must not replace" if found.blocks else "may replace"
-    lines = [f"{code(found.id)}: **{found.outcome}**; {code(new.name)} {ends} {code(old.name)}.", ""]
-    return "\n".join(lines + [f"- {text(one['sentence'])}" for one in found.slices])
+def gate(old: CardFacts, new: CardFacts) -> str:
+    """The verdict on the new run against the old one."""
+    verdict = new.gate
+    if verdict is None or verdict.baseline != old.run.id:
+        return f"There is no gate verdict on {code(new.name)} against {code(old.name)}."
+    conclusion = "must not replace" if verdict.blocks else "may replace"
+    head = f"{code(verdict.id)}: **{verdict.outcome}**; {code(new.name)} {conclusion} {code(old.name)}."
+    return "\n".join([head, "", *(f"- {text(slice_['sentence'])}" for slice_ in verdict.slices)])
 
 
 # ----------------------------------------------------------------------------------------------------------
 
 
 def _data(old: Run, new: Run) -> str:
-    before, after = ({(one["use"], one["id"]): one for one in run.data.get("slices", [])} for run in (old, new))
+    before, after = ({(row["use"], row["id"]): row for row in run.data.get("slices", [])} for run in (old, new))
     lines = []
     for key in sorted({*before, *after}):
         use, name = key
@@ -93,14 +91,14 @@ def _data(old: Run, new: Run) -> str:
     uses = {use: tuple(run.data.get("splits", {}).get(use, {}).get("images") for run in (old, new))
             for use in ("train", "replay", "validation", "test")}  # fmt: skip
     rows = [[use, number(a), number(b)] for use, (a, b) in uses.items() if a != b]
-    shown = table(["images of", "old", "new"], rows) if rows else ""
-    return "\n\n".join(part for part in ("\n".join(lines), shown) if part)
+    counts_table = table(["images of", "old", "new"], rows) if rows else ""
+    return "\n\n".join(part for part in ("\n".join(lines), counts_table) if part)
 
 
-def _apart(old: Iterable[str], new: Iterable[str]) -> tuple[str, str]:
-    before, after = dict.fromkeys(old), dict.fromkeys(new)
-    gone, come = ([one for one in a if one not in b] for a, b in ((before, after), (after, before)))
-    return ", ".join(map(text, gone)), ", ".join(map(text, come))
+def _missing(names: Iterable[str], others: Iterable[str]) -> str:
+    """The names that are not among the others, listed."""
+    known = set(others)
+    return ", ".join(text(name) for name in dict.fromkeys(names) if name not in known)
 
 
 def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -1,7 +1,7 @@
-"""What a model card says, gathered: the one place its numbers come from.
+"""Gathers every number and fact of a model card from the tables of the lake; a card shows nothing else.
 
-Everything is read from the tables runs, metrics, gates, releases, slices, embedders, and, for the plots, from stored
-answers beside labels. Nothing is measured here and no model is asked: what was not recorded is None, or not there.
+It reads the tables runs, metrics, gates, releases, slices and embedders and, for the plots, stored predictions and
+labels. Nothing is measured here. What was not recorded is None or missing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from training.registry.runs import Run
     from training.registry.versions import Version
 
-# Versions that the forgetting table shows beside this one, at most.
+# The most earlier runs in the forgetting table.
 SHOWN_RUNS = 6
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A row of `metrics`: a value on `n` images with the ends of its 95 % interval, None where there is none."""
+class MetricValue:
+    """A row of `metrics`: a value on `n` images with the ends of its 95 % interval; None where undefined."""
 
     value: float | None
     low: float | None
@@ -41,13 +41,13 @@ class Measured:
     n: int | None
 
 
-# slice NAME@VERSION -> metric -> what the newest evaluation found
-Figures = Mapping[str, Mapping[str, Measured]]
+# slice NAME@VERSION -> metric -> the value of the newest evaluation
+SliceValues = Mapping[str, Mapping[str, MetricValue]]
 
 
 @dataclass(frozen=True)
-class Gate:
-    """A row of `gates`. `slices`: as `gate.SliceVerdict` has them, with their sentence."""
+class GateRecord:
+    """A row of `gates`. `slices`: the fields of each `gate.SliceVerdict`, and its sentence."""
 
     id: str
     baseline: str
@@ -59,98 +59,99 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What is true of images, and what the run said of them: labels and confidences (0 to 1, None when unknown)."""
+class LabelledPredictions:
+    """Ground truth, predicted labels and confidences (0 to 1, None if unknown) of the same images."""
 
-    true: list[str]
-    said: list[str]
+    ground_truth: list[str]
+    predicted: list[str]
     confidence: list[float | None]
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Everything on a card. `version`: None for a run that is no version. `baseline`: what it was judged against, else
-    the run it began from, else the version before it. `metric`: the one that weak slices are told by. `line`: the
-    model's evaluated runs up to this one, the oldest first, with their figures. `training`: rows of `metrics` that are
-    of no evaluation. `answered`: on the images of all slices measured; None when the task has no one class an image.
+class CardFacts:
+    """Everything on a card. `version`: None for a run that is no version. `baseline`: the baseline of its gate, else
+    its parent, else the version before it. `main_metric`: the metric that weak slices are found by. `series`: the
+    evaluated runs of the model up to this one, oldest first, with their values. `training`: rows of `metrics` that
+    belong to no evaluation. `predictions`: on the images of all evaluated slices; None unless images have one class.
     """
 
     run: Run
     version: Version | None
     history: list[ReleaseEvent]
     baseline: Run | None
-    names: Mapping[str, str]  # run id -> NAME@V where it is a version
+    version_ids: Mapping[str, str]  # run id -> NAME@V, for runs that are versions
     slices: Mapping[str, Slice]
-    metric: str
-    figures: Figures
-    before: Figures
-    line: list[tuple[Run, Figures]]
-    gate: Gate | None
+    main_metric: str
+    values: SliceValues
+    baseline_values: SliceValues
+    series: list[tuple[Run, SliceValues]]
+    gate: GateRecord | None
     training: list[dict[str, Any]]
     base: EmbedderRecord | None
-    answered: Answered | None
+    predictions: LabelledPredictions | None
 
     @property
     def title(self) -> str:
-        """NAME@V, else the model's name and the run."""
+        """NAME@V, else the name of the model and the run."""
         return self.version.id if self.version else f"{self.run.model}, run {self.run.id}"
 
     @property
     def name(self) -> str:
-        """What it is loaded by: NAME@V, else the run."""
+        """The name to load it by: NAME@V, else the id of the run."""
         return self.version.id if self.version else self.run.id
 
-    def called(self, run: str) -> str:
+    def name_of(self, run: str) -> str:
         """NAME@V of a run that is a version, else its id."""
-        return self.names.get(run, run)
+        return self.version_ids.get(run, run)
 
 
-def facts(lake: Lake, name: str, *, answers: bool = True) -> Facts:
-    """The facts of NAME@V, of a run, or of a model's promoted, else newest, run. `answers`: read `answered`, too.
+def gather(lake: Lake, name: str, *, predictions: bool = True) -> CardFacts:
+    """The facts of NAME@V, of a run, or of a model's promoted, else newest, run. `predictions`: read them, too.
 
-    Raises BadInput when there is none, and for a run that is not done.
+    Raises BadInput if there is none, or if the run is not done.
     """
     run = trained_model.find(lake, name)
     if run.status != "done":
-        raise BadInput(f"run {run.id} is {run.status}: there is a card of a run that is done; see: lakeloop runs list")
-    registered = versions.list(lake, run.model)
-    version = next((one for one in registered if one.run == run.id), None)
+        raise BadInput(f"run {run.id} is {run.status}; a card needs a run that is done; see: lakeloop runs list")
+    own_versions = versions.list(lake, run.model)
+    version = next((version for version in own_versions if version.run == run.id), None)
     gate = _gate(lake, run, version.gate if version else None)
-    everyone = {one.id: one for one in runs.list(lake, model=run.model)}
-    older = [one for one in registered if version and one.version < version.version]
-    chosen = gate.baseline if gate else run.parent or (older[-1].run if older else None)
-    baseline = runs.get(lake, chosen) if chosen else None
-    figures = figures_of(lake, run)
-    there = {one.id: one for one in slices.list(lake, deleted=True)}
-    return Facts(
+    older = [other for other in own_versions if version and other.version < version.version]
+    baseline_id = gate.baseline if gate else run.parent or (older[-1].run if older else None)
+    baseline = runs.get(lake, baseline_id) if baseline_id else None
+    values = values_of(lake, run)
+    known = {slice_.id: slice_ for slice_ in slices.list(lake, deleted=True)}
+    evaluated = {id: known[id] for id in sorted(values) if id in known}
+    return CardFacts(
         run,
         version,
-        [one for one in releases.history(lake, run.model) if one.run == run.id],
+        [event for event in releases.history(lake, run.model) if event.run == run.id],
         baseline,
-        {one.run: one.id for one in versions.list(lake)},
-        {one: there[one] for one in sorted(figures) if one in there},
-        _main_metric(run, figures),
-        figures,
-        figures_of(lake, baseline) if baseline else {},
-        _line(lake, run, figures, everyone),
+        {version.run: version.id for version in versions.list(lake)},
+        evaluated,
+        _main_metric(run, values),
+        values,
+        values_of(lake, baseline) if baseline else {},
+        _series(lake, run, values),
         gate,
         [row for row in runs.metrics(lake, run.id) if row["evaluation"] is None],
         _base(lake, run),
-        _answered(lake, run, [there[one] for one in sorted(figures) if one in there]) if answers else None,
+        _predictions(lake, run, [*evaluated.values()]) if predictions else None,
     )
 
 
-def figures_of(lake: Lake, run: Run) -> dict[str, dict[str, Measured]]:
+def values_of(lake: Lake, run: Run) -> dict[str, dict[str, MetricValue]]:
     """The newest value of every metric on every slice that the run was evaluated on."""
-    found = dict[str, dict[str, Measured]]()
+    values = dict[str, dict[str, MetricValue]]()
     rows = [row for row in runs.metrics(lake, run.id) if row["evaluation"] is not None and row["slice"] is not None]
-    for row in sorted(rows, key=lambda r: (r["at"], r["evaluation"])):
-        found.setdefault(row["slice"], {})[row["metric"]] = Measured(row["value"], row["low"], row["high"], row["n"])
-    return {name: found[name] for name in sorted(found)}
+    for row in sorted(rows, key=lambda row: (row["at"], row["evaluation"])):
+        value = MetricValue(row["value"], row["low"], row["high"], row["n"])
+        values.setdefault(row["slice"], {})[row["metric"]] = value
+    return {name: values[name] for name in sorted(values)}
 
 
 def higher_is_better(metric: str) -> bool | None:
-    """Which way a metric is better; None for a team's own that is not installed here."""
+    """The direction of a metric; None for a team's own metric that is not installed."""
     if metric in (classification_metrics.Costs.name, "loss"):
         return False
     try:
@@ -159,27 +160,28 @@ def higher_is_better(metric: str) -> bool | None:
         return None
 
 
-def weak(found: Facts) -> list[str]:
-    """The slices whose whole interval lies on the bad side of the best slice's interval, the worst first."""
-    known = {name: some[found.metric] for name, some in found.figures.items() if found.metric in some}
-    said = {name: one for name, one in known.items() if None not in (one.value, one.low, one.high)}
-    better = higher_is_better(found.metric)
-    if not said or better is None:
+def weak_slices(facts: CardFacts) -> list[str]:
+    """The slices whose whole interval is worse than the interval of the best slice, worst first."""
+    by_slice = {name: metrics[facts.main_metric] for name, metrics in facts.values.items()
+                if facts.main_metric in metrics}  # fmt: skip
+    defined = {name: value for name, value in by_slice.items() if None not in (value.value, value.low, value.high)}
+    better = higher_is_better(facts.main_metric)
+    if not defined or better is None:
         return []
     sign = 1.0 if better else -1.0
-    near: Callable[[Measured], float] = lambda m: sign * float((m.low if better else m.high) or 0.0)  # noqa: E731
-    far: Callable[[Measured], float] = lambda m: sign * float((m.high if better else m.low) or 0.0)  # noqa: E731
-    best = max(near(one) for one in said.values())
-    below = [name for name, one in said.items() if far(one) < best]
-    return sorted(below, key=lambda name: (sign * float(said[name].value or 0.0), name))
+    worst_end: Callable[[MetricValue], float] = lambda m: sign * float((m.low if better else m.high) or 0.0)  # noqa: E731
+    best_end: Callable[[MetricValue], float] = lambda m: sign * float((m.high if better else m.low) or 0.0)  # noqa: E731
+    best = max(worst_end(value) for value in defined.values())
+    weak = [name for name, value in defined.items() if best_end(value) < best]
+    return sorted(weak, key=lambda name: (sign * float(defined[name].value or 0.0), name))
 
 
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _main_metric(run: Run, figures: Figures) -> str:
-    """What the run was chosen by, when it was evaluated with it; else what its task is judged by."""
-    measured = {name for some in figures.values() for name in some}
+def _main_metric(run: Run, values: SliceValues) -> str:
+    """The metric of the run's recipe if it was evaluated with it, else the main metric of its task."""
+    measured = {name for metrics in values.values() for name in metrics}
     wanted = [
         str(run.settings.get("metric") or ""),
         task_registry.get(run.task).metric,
@@ -188,48 +190,48 @@ def _main_metric(run: Run, figures: Figures) -> str:
     return next((name for name in wanted if name in measured), wanted[1])
 
 
-def _gate(lake: Lake, run: Run, id: str | None) -> Gate | None:
-    """The verdict that its promotion rests on, else the newest on it."""
+def _gate(lake: Lake, run: Run, id: str | None) -> GateRecord | None:
+    """The verdict that its promotion rests on, else the newest verdict on it."""
     columns = ["id", "baseline", "outcome", "blocks", "policy", "slices", "at"]
     rows = lake.scan("gates", columns, f"candidate = {store.literal(run.id)}").to_pylist()
-    rows = sorted(rows, key=lambda row: (row["id"] == id, row["at"], row["id"]))
     if not rows:
         return None
-    row = rows[-1]
-    return Gate(**row | {"policy": json.loads(row["policy"]), "slices": json.loads(row["slices"])})
+    row = max(rows, key=lambda row: (row["id"] == id, row["at"], row["id"]))
+    return GateRecord(**row | {"policy": json.loads(row["policy"]), "slices": json.loads(row["slices"])})
 
 
-def _line(lake: Lake, run: Run, figures: Figures, everyone: Mapping[str, Run]) -> list[tuple[Run, Figures]]:
-    before = [one for one in everyone.values() if (one.started_at, one.id) < (run.started_at, run.id)]
-    line: list[tuple[Run, Figures]] = []
-    for one in sorted(before, key=lambda r: (r.started_at, r.id), reverse=True):
-        if len(line) < SHOWN_RUNS and (found := figures_of(lake, one)):
-            line.insert(0, (one, found))
-    return [*line, (run, figures)] if figures else line
+def _series(lake: Lake, run: Run, values: SliceValues) -> list[tuple[Run, SliceValues]]:
+    earlier = [r for r in runs.list(lake, model=run.model) if (r.started_at, r.id) < (run.started_at, run.id)]
+    series: list[tuple[Run, SliceValues]] = []
+    for other in sorted(earlier, key=lambda r: (r.started_at, r.id), reverse=True):
+        if len(series) < SHOWN_RUNS and (other_values := values_of(lake, other)):
+            series.insert(0, (other, other_values))
+    return [*series, (run, values)] if values else series
 
 
 def _base(lake: Lake, run: Run) -> EmbedderRecord | None:
-    """The embedder whose vectors or whose published weights it is built on, as the lake has recorded it."""
+    """The embedder whose vectors or published weights the run is built on, as recorded in the lake."""
     if run.kind == "probe":
         name = run.data.get("result", {}).get("embedder") or run.settings.get("embedder")
     elif run.parent or not run.settings.get("pretrained") or run.environment.get("weights"):
         return None
     else:
         name = run.settings.get("architecture")
-    return next((one for one in lake.embedders() if one.name == name), None)
+    return next((record for record in lake.embedders() if record.name == name), None)
 
 
-def _answered(lake: Lake, run: Run, measured: Sequence[Slice]) -> Answered | None:
+def _predictions(lake: Lake, run: Run, evaluated: Sequence[Slice]) -> LabelledPredictions | None:
     if run.task != "classification":
         return None
-    truths = dict[str, Any]()
-    for one in measured:
-        if one.deleted_at is None:
-            truths |= evaluate.ground_truth_rows(lake, one, run.task)
-    answers = evaluate.prediction_rows(lake, run.id, sorted(truths))
-    names = sorted(name for name in truths.keys() & answers.keys() if answers[name]["label"] is not None)
-    return Answered(
-        [truths[name]["label"] for name in names],
-        [answers[name]["label"] for name in names],
-        [answers[name]["confidence"] for name in names],
+    ground_truth = dict[str, Any]()
+    for slice_ in evaluated:
+        if slice_.deleted_at is None:
+            ground_truth |= evaluate.ground_truth_rows(lake, slice_, run.task)
+    predictions = evaluate.prediction_rows(lake, run.id, sorted(ground_truth))
+    both = sorted(ground_truth.keys() & predictions.keys())
+    image_ids = [image_id for image_id in both if predictions[image_id]["label"] is not None]
+    return LabelledPredictions(
+        [ground_truth[image_id]["label"] for image_id in image_ids],
+        [predictions[image_id]["label"] for image_id in image_ids],
+        [predictions[image_id]["confidence"] for image_id in image_ids],
     )

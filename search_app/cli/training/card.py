@@ -33,23 +33,23 @@ def register(add: Add, models: Any) -> None:
 
 
 def _card(args: argparse.Namespace) -> int:
-    from training.card import card
+    from training.card import card, facts
 
     lake = open_lake(args)
-    record = card.facts(lake, args.name, answers=args.out is not None)
-    facts = {"name": record.title, "run": record.run.id}
+    record = facts.gather(lake, args.name, predictions=args.out is not None)
+    summary = {"name": record.title, "run": record.run.id}
     if args.out is None:
         text = card.text_of(record)
-        return output(args, facts | {"text": text}, text.rstrip("\n"))
-    card_ = card.of(record)
+        return output(args, summary | {"text": text}, text.rstrip("\n"))
+    card_ = card.from_facts(record)
     files = [str(path) for path in card.write(card_, args.out)]
-    return output(args, facts | {"text": card_.text, "files": files}, f"{record.title}: wrote {', '.join(files)}")
+    return output(args, summary | {"text": card_.text, "files": files}, f"{record.title}: wrote {', '.join(files)}")
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from training.card import card
+    from training.card import diff
 
-    text = card.diff(open_lake(args), args.before, args.after)
+    text = diff.diff(open_lake(args), args.before, args.after)
     return output(args, {"text": text}, text.rstrip("\n"))
 
 

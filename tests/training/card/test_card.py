@@ -23,10 +23,10 @@ from lake.storage.store import Lake
 from search_app.cli import main
 from tests.conftest import Say
 from tests.training.conftest import striped
-from training.card import card, markdown
+from training.card import card, diff, markdown
 from training.card import facts as card_facts
 from training.card import plots as card_plots
-from training.card.facts import Facts
+from training.card.facts import CardFacts
 from training.evaluation import evaluate, gate
 from training.fit import train_model
 from training.registry import promotion, runs, versions
@@ -54,11 +54,11 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     lake.bind_embedder(replace(record, dim=16, weights_sha256="d" * 64, licence="Apache-2.0 (made up)"))
     truth = {r["image_id"]: r["label"] for r in lake.sql("SELECT image_id, label FROM labels").to_pylist()}
     rng = np.random.default_rng(0)
-    found = {}
+    facts = {}
     for name in names:
         vector = rng.normal(0, 1.0, 16) + np.eye(16)[int(truth[name] == "upright")] * 1.5
-        found[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
-    store_vectors(lake, record.column, found)
+        facts[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    store_vectors(lake, record.column, facts)
     probe = Recipe(kind="probe")
     first = train_model.train(lake, train=["first"], recipe=replace(probe, regularisation=10.0), name="lines")
     evaluate.evaluate(lake, first.id)
@@ -80,13 +80,13 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 
 @pytest.fixture(scope="module")
-def found(lake: Lake) -> Facts:
-    return card.facts(lake, "lines@2")
+def facts(lake: Lake) -> CardFacts:
+    return card_facts.gather(lake, "lines@2")
 
 
 @pytest.fixture(scope="module")
-def rendered(found: Facts) -> card.Card:
-    return card.of(found)
+def rendered(facts: CardFacts) -> card.Card:
+    return card.from_facts(facts)
 
 
 # Every number is in the record --------------------------------------------------------------------------------
@@ -157,11 +157,11 @@ def invented(text: str, record: Record) -> list[str]:
 def test_every_number_is_in_the_record(lake: Lake, rendered: card.Card) -> None:
     record = Record(lake)
     assert invented(rendered.text, record) == []
-    assert invented(card.text_of(card.facts(lake, "net")), record) == []
-    assert invented(card.diff(lake, "lines@1", "lines@2"), record) == []
+    assert invented(card.text_of(card_facts.gather(lake, "net")), record) == []
+    assert invented(diff.diff(lake, "lines@1", "lines@2"), record) == []
 
 
-def test_an_invented_number_is_noticed(lake: Lake, found: Facts, rendered: card.Card, say: Say) -> None:
+def test_an_invented_number_is_noticed(lake: Lake, facts: CardFacts, rendered: card.Card, say: Say) -> None:
     """By writing one over each number of the card in turn, and by facts that the record does not have."""
     record = Record(lake)
     places = [
@@ -174,13 +174,13 @@ def test_an_invented_number_is_noticed(lake: Lake, found: Facts, rendered: card.
     say(f"card: {len(places)} numbers, each replaced in turn by an invented one, {missed} not noticed")
     assert len(places) > 100
     assert missed == 0
-    day = dict(found.figures["day@1"])
+    day = dict(facts.values["day@1"])
     day["accuracy"] = replace(day["accuracy"], value=0.98765)
-    wrong = replace(found, figures={**found.figures, "day@1": day})
+    wrong = replace(facts, values={**facts.values, "day@1": day})
     assert "0.988" in invented(card.text_of(wrong), record)
 
 
-def test_the_metrics_stand_at_their_places(lake: Lake, found: Facts, rendered: card.Card) -> None:
+def test_the_metrics_stand_at_their_places(lake: Lake, facts: CardFacts, rendered: card.Card) -> None:
     """Row by row: the number beside a slice and a metric is the newest of that run, the older run's is beside it."""
     both = {one.run: one for one in versions.list(lake, "lines")}
     rows = lake.sql('SELECT * FROM metrics WHERE evaluation IS NOT NULL ORDER BY "at"').to_pylist()
@@ -203,7 +203,7 @@ def test_the_metrics_stand_at_their_places(lake: Lake, found: Facts, rendered: c
 # The format -----------------------------------------------------------------------------------------------------
 
 
-def test_the_hub_reads_it(found: Facts, rendered: card.Card) -> None:
+def test_the_hub_reads_it(facts: CardFacts, rendered: card.Card) -> None:
     hub = pytest.importorskip("huggingface_hub")
     read = hub.ModelCard(rendered.text)
     assert (read.data.license, read.data.library_name) == ("apache-2.0", "lakeloop")
@@ -211,7 +211,7 @@ def test_the_hub_reads_it(found: Facts, rendered: card.Card) -> None:
     assert read.data.base_model == "lines-1"
     assert read.data.model_name == "lines@2"
     values = {(one.dataset_name, one.metric_type): one.metric_value for one in read.data.eval_results}
-    assert values == {(name, metric): one.value for name, some in found.figures.items() for metric, one in some.items()}
+    assert values == {(name, metric): one.value for name, some in facts.values.items() for metric, one in some.items()}
     assert read.text.strip().startswith("# lines@2")
     assert hub.ModelCard(str(read)).data.to_dict() == read.data.to_dict()
 
@@ -224,75 +224,77 @@ def test_every_plot_is_shown(lake: Lake, rendered: card.Card) -> None:
         assert {*re.findall(r"\]\((\w+\.png)\)", made.text)} == {*made.plots}
 
 
-def test_plots_count_every_answer(lake: Lake, found: Facts) -> None:
-    assert found.answered is not None
-    counts = card_plots.bins(found.answered)
+def test_plots_count_every_answer(lake: Lake, facts: CardFacts) -> None:
+    assert facts.predictions is not None
+    counts = card_plots.bins(facts.predictions)
     assert sum(n for n, _, _ in counts) == 54  # 24 of night, 30 of day
-    classes, table = card_plots.confusion(found.answered)
+    classes, table = card_plots.confusion(facts.predictions)
     assert classes == ["lying", "upright"]
     assert table.sum(axis=1).tolist() == [27, 27]
-    judged = evaluate.prediction_rows(lake, found.run.id, lake.slice("day").members())
+    judged = evaluate.prediction_rows(lake, facts.run.id, lake.slice("day").members())
     right = sum(n * r for n, _, r in counts if n)
     assert right == pytest.approx(np.trace(table))
     assert len(judged) == 30
 
 
-def test_what_is_weak_is_told_by_intervals(found: Facts) -> None:
-    def measured(low: float, value: float, high: float) -> dict[str, card_facts.Measured]:
-        return {found.metric: card_facts.Measured(value, low, high, 50)}
+def test_what_is_weak_is_told_by_intervals(facts: CardFacts) -> None:
+    def measured(low: float, value: float, high: float) -> dict[str, card_facts.MetricValue]:
+        return {facts.main_metric: card_facts.MetricValue(value, low, high, 50)}
 
     figures = {
         "good@1": measured(0.8, 0.9, 0.95),
         "less@1": measured(0.7, 0.75, 0.85),
         "bad@1": measured(0.3, 0.4, 0.5),
-        "none@1": {found.metric: card_facts.Measured(None, None, None, 0)},
+        "none@1": {facts.main_metric: card_facts.MetricValue(None, None, None, 0)},
     }
-    assert card_facts.weak(replace(found, figures=figures)) == ["bad@1"]
-    text = card.text_of(replace(found, figures=figures))
+    assert card_facts.weak_slices(replace(facts, values=figures)) == ["bad@1"]
+    text = card.text_of(replace(facts, values=figures))
     assert "Do not rely on it for its weak slices: `bad@1`." in text
-    assert "Not known, for want of labelled images: `none@1`." in text
+    assert "Not known, since no image is labelled: `none@1`." in text
 
 
 # What users wrote ---------------------------------------------------------------------------------------------
 
 
-def hostile(found: Facts, word: str) -> Facts:
+def hostile(facts: CardFacts, word: str) -> CardFacts:
     """The facts with this word wherever a user can put one."""
-    data = json.loads(json.dumps(found.run.data))
+    data = json.loads(json.dumps(facts.run.data))
     data["splits"]["train"]["classes"] = {word: 3, "upright": 4}
     data["left_out"] = {word: 2}
     data["result"]["ended"] = word
-    run = replace(found.run, classes=(word, "upright"), data=data, search=word, environment={"weights": word},
-                  settings=found.run.settings | {"embedder": word, "protect": [word]})  # fmt: skip
-    gated = found.gate
+    run = replace(facts.run, classes=(word, "upright"), data=data, search=word, environment={"weights": word},
+                  settings=facts.run.settings | {"embedder": word, "protect": [word]})  # fmt: skip
+    gated = facts.gate
     assert gated is not None
-    assert found.base is not None
-    assert found.answered is not None
+    assert facts.base is not None
+    assert facts.predictions is not None
     verdicts = [one | {"sentence": word, "blocks": True, "newly_wrong": [word]} for one in gated.slices]
     return replace(
-        found,
+        facts,
         run=run,
-        slices={name: replace(one, definition=word) for name, one in found.slices.items()},
-        history=[replace(one, reason=word) for one in found.history],
+        slices={name: replace(one, definition=word) for name, one in facts.slices.items()},
+        history=[replace(one, reason=word) for one in facts.history],
         gate=replace(gated, slices=verdicts, policy={"watched": [word], word: 1}),
-        base=replace(found.base, name=word, weights=word, licence=word),
-        answered=replace(found.answered, true=[word, *found.answered.true[1:]]),
-        figures=found.figures | {"day@1": {**found.figures["day@1"], word: found.figures["day@1"]["ece"]}},
+        base=replace(facts.base, name=word, weights=word, licence=word),
+        predictions=replace(facts.predictions, ground_truth=[word, *facts.predictions.ground_truth[1:]]),
+        values=facts.values | {"day@1": {**facts.values["day@1"], word: facts.values["day@1"]["ece"]}},
     )
 
 
-def test_words_of_users_are_drawn(found: Facts) -> None:
+def test_words_of_users_are_drawn(facts: CardFacts) -> None:
     """As they are: none is read as a formula, and a character that the font lacks is no warning."""
-    assert found.answered is not None
-    true = [*HOSTILE, *found.answered.true[len(HOSTILE) :]]
-    plots = card_plots.plots(replace(hostile(found, HOSTILE[3]), answered=replace(found.answered, true=true)))
+    assert facts.predictions is not None
+    true = [*HOSTILE, *facts.predictions.ground_truth[len(HOSTILE) :]]
+    plots = card_plots.plots(
+        replace(hostile(facts, HOSTILE[3]), predictions=replace(facts.predictions, ground_truth=true))
+    )
     assert set(plots) == {"slices.png", "reliability.png", "confusion.png"}
 
 
 @pytest.mark.parametrize("word", HOSTILE)
-def test_words_of_users_break_nothing(found: Facts, word: str) -> None:
+def test_words_of_users_break_nothing(facts: CardFacts, word: str) -> None:
     names = ["slices.png", "confusion.png", "reliability.png"]
-    made, harmless = (card.text_of(hostile(found, one), names) for one in (word, "word"))
+    made, harmless = (card.text_of(hostile(facts, one), names) for one in (word, "word"))
     header, _, body = made.removeprefix("---\n").partition("\n---\n")
     read = yaml.safe_load(header)
     assert read.keys() == yaml.safe_load(harmless.split("---")[1]).keys()
@@ -338,9 +340,15 @@ def test_commands(lake: Lake, rendered: card.Card, tmp_path: Path, capsys: pytes
 
 def test_there_is_no_card_of_a_run_that_is_not_done(lake: Lake) -> None:
     made = runs.create(lake, "other", Recipe(kind="probe"), data={}, classes=[])
-    with pytest.raises(BadInput, match="there is a card of a run that is done"):
-        card.facts(lake, made.id)
+    with pytest.raises(BadInput, match="a card needs a run that is done"):
+        card_facts.gather(lake, made.id)
     runs.end(lake, made, "done")
-    text = card.text_of(card.facts(lake, made.id))  # of nothing recorded it says so
-    for said in ("evaluated on no slice", "judged by no gate", "No slice is recorded", "It was never registered"):
-        assert said in text
+    text = card.text_of(card_facts.gather(lake, made.id))  # of nothing recorded it says so
+    phrases = (
+        "not evaluated on any slice",
+        "There is no gate verdict",
+        "No slice is recorded",
+        "It was never registered",
+    )
+    for phrase in phrases:
+        assert phrase in text
