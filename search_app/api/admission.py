@@ -1,4 +1,4 @@
-"""Decides which requests the server accepts now: by rate, by the size of the spool, by free disk space.
+"""Decides which requests the server accepts now: by rate, size of the spool, free disk space.
 
 It decides before a body is read, so that refusing is cheap however many requests come. Only writes are refused; reads
 go on.

@@ -1,4 +1,4 @@
-"""Reads request bodies and headers: limits the size before parsing, and refuses by type before reading."""
+"""Reads request bodies and headers: limits sizes before parsing, checks types before reading."""
 
 from __future__ import annotations
 

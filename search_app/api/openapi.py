@@ -1,4 +1,4 @@
-"""Completes the OpenAPI document: the problems every route may respond with, access keys, routes outside FastAPI."""
+"""Completes the OpenAPI document: problems of every route, access keys, routes outside FastAPI."""
 
 from __future__ import annotations
 

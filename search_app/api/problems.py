@@ -1,4 +1,4 @@
-"""Error responses as application/problem+json (RFC 9457), with a word for machines and a text for people.
+"""Error responses as application/problem+json (RFC 9457): a word for machines, a text for people.
 
 Only this module converts errors to status codes.
 """

@@ -1,4 +1,4 @@
-"""Reads the points of a map, and keeps those of the last few maps until the table `map_points` changes."""
+"""Reads and caches the points of the last few maps until the table `map_points` changes."""
 
 from __future__ import annotations
 

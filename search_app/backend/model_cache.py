@@ -1,4 +1,4 @@
-"""Keeps loaded embedders for searches by an image or text that is not in the lake: loading takes seconds.
+"""Keeps loaded embedders for searches by an image or text that is not in the lake.
 
 A page that may soon need an embedder loads it in the background. An error is kept and raised by the search that needs
 the embedder; the next search tries again.

@@ -1,4 +1,4 @@
-"""Runs the server's child processes (drainer, embedder): restarts them when they die, ends them with the server.
+"""Runs the server's child processes: restarts them when they die, ends them with the server.
 
 A child reports on stdout, one JSON object a line. Its stdin is a pipe that closes with the server, however the server
 ends. The module knows nothing of the children's work.

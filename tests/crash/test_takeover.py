@@ -252,7 +252,7 @@ def test_the_next_command_drains_what_a_killed_server_left(make_lake: MakeLake) 
     waiting.close()
     assert left
     after = status(lake)
-    assert f"drained {left:,} events a stopped server had left" in after.stderr
+    assert f"drained {left:,} events of a stopped server" in after.stderr
     assert "drained" not in status(lake).stderr
     found = compared(lake, [ledger])
     assert not found.any, found.details
