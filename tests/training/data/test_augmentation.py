@@ -35,15 +35,15 @@ def how(look: Augmentation | None = None, geometry: str = "squash") -> Preparati
 def test_boxes_and_masks_stay_on_their_thing(seed: int, turn: bool, cut: bool) -> None:
     look = Augmentation(crop=0.5 if cut else 1.0, stretch=0.2 if cut else 0.0, flip="both", turn=turn)
     job = StoredSample(**(vars(marked(18, 12, 42, 28)) | {"key": (seed,)}))
-    found = prepare(job, how(look))
-    seen = found.image[..., 0] > 127
-    assert found.target.mask is not None
-    assert (seen != (found.target.mask == 1)).mean() < 0.07  # half a pixel of edge
-    if len(found.target.boxes):
+    samples = prepare(job, how(look))
+    seen = samples.image[..., 0] > 127
+    assert samples.target.mask is not None
+    assert (seen != (samples.target.mask == 1)).mean() < 0.07  # half a pixel of edge
+    if len(samples.target.boxes):
         rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
         extent = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-        assert np.abs(found.target.boxes[0] - extent).max() <= 1.01
-    assert found.target.label == 0
+        assert np.abs(samples.target.boxes[0] - extent).max() <= 1.01
+    assert samples.target.label == 0
 
 
 def test_squash_shows_all_and_crop_the_centre() -> None:
@@ -76,17 +76,17 @@ def test_an_image_in_memory_is_seen_as_its_file_is() -> None:
 
 def test_a_class_the_model_does_not_have() -> None:
     job = marked(10, 10, 30, 30)
-    found = prepare(job, Preparation(SIDE, "squash", {"other": 0}))
-    assert found.target.label == -1
-    assert found.target.boxes.tolist() == []
-    assert found.target.mask is not None
-    assert set(np.unique(found.target.mask)) == {0, 255}  # neither background nor anything known
+    samples = prepare(job, Preparation(SIDE, "squash", {"other": 0}))
+    assert samples.target.label == -1
+    assert samples.target.boxes.tolist() == []
+    assert samples.target.mask is not None
+    assert set(np.unique(samples.target.mask)) == {0, 255}  # neither background nor anything known
 
 
 def test_a_bad_file_neither_stops_nor_shifts_the_others() -> None:
     good = StoredSample("good", pictures.encoded(pictures.noise(1)))
-    found = prepare_many([good, StoredSample("bad", b"no image"), good], how())
-    assert [one.image_id if isinstance(one, Sample) else one for one in found] == [
+    samples = prepare_many([good, StoredSample("bad", b"no image"), good], how())
+    assert [one.image_id if isinstance(one, Sample) else one for one in samples] == [
         "good",
         "bad: not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF)",
         "good",

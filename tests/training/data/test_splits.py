@@ -19,21 +19,21 @@ from tests.training.conftest import add, striped, stripes
 from training.data import splits
 
 
-def use(found: splits.Splits, use: str) -> list[str]:
-    rows = found.items.to_pylist()
+def use(result: splits.Splits, use: str) -> list[str]:
+    rows = result.items.to_pylist()
     return sorted(row["image_id"] for row in rows if row["use"] == use)
 
 
-def test_slices_given_are_the_splits(stock: Lake) -> None:
-    found = splits.gather(stock, "classification", train=["first"], replay=["second"], validation=["held"])
-    assert [len(use(found, one)) for one in ("train", "replay", "validation", "test")] == [48, 16, 32, 0]
-    assert found.classes == ("lying", "upright")
-    assert found.facts["compared"] == {"by": "identity"}
-    assert found.facts["validation"] == "slices"
-    said = {(one["use"], one["id"], one["images"]) for one in found.facts["slices"]}
+def test_named_slices_become_the_splits(stock: Lake) -> None:
+    result = splits.gather(stock, "classification", train=["first"], replay=["second"], validation=["held"])
+    assert [len(use(result, one)) for one in ("train", "replay", "validation", "test")] == [48, 16, 32, 0]
+    assert result.classes == ("lying", "upright")
+    assert result.facts["compared"] == {"by": "identity"}
+    assert result.facts["validation"] == "slices"
+    said = {(one["use"], one["id"], one["images"]) for one in result.facts["slices"]}
     assert said == {("train", "first@1", 48), ("replay", "second@1", 16), ("validation", "held@1", 32)}
-    split = found.facts["splits"]["train"]
-    assert split["images_sha256"] == splits.digest(use(found, "train"))
+    split = result.facts["splits"]["train"]
+    assert split["images_sha256"] == splits.digest(use(result, "train"))
     assert split["classes"] == {"lying": 24, "upright": 24}
 
 
@@ -55,26 +55,26 @@ def test_hashes_are_spread_evenly() -> None:
 def test_an_image_is_in_one_split_only(stock: Lake) -> None:
     members = stock.slice("first").members()
     slices.create(stock, "part", ids=members[:10])
-    found = splits.gather(stock, "classification", train=["first"], validation=["part"], test=["held"])
-    assert use(found, "validation") == members[:10]
-    assert use(found, "train") == members[10:]
-    assert found.facts["left_out"] == {"held out for validation or test": 10}
+    result = splits.gather(stock, "classification", train=["first"], validation=["part"], test=["held"])
+    assert use(result, "validation") == members[:10]
+    assert use(result, "train") == members[10:]
+    assert result.facts["left_out"] == {"held out for validation or test": 10}
 
 
 def test_protected_images_are_not_trained_on(stock: Lake) -> None:
     members = stock.slice("first").members()
     slices.create(stock, "night", ids=members[:5])
-    found = splits.gather(stock, "classification", train=["first"], protected=["night"], share=0.0)
-    assert use(found, "protected") == members[:5]
-    assert use(found, "train") == members[5:]
+    result = splits.gather(stock, "classification", train=["first"], protected=["night"], share=0.0)
+    assert use(result, "protected") == members[:5]
+    assert use(result, "train") == members[5:]
 
 
-def test_what_models_are_judged_by_is_not_trained_on(stock: Lake) -> None:
+def test_evaluation_slices_are_not_trained_on(stock: Lake) -> None:
     members = stock.slice("first").members()
     slices.create(stock, "exam", ids=members[:6], role="regression")
-    found = splits.gather(stock, "classification", train=["first"], share=0.0)
-    assert use(found, "train") == members[6:]
-    assert found.facts["left_out"] == {"in or nearly in exam@1": 6}
+    result = splits.gather(stock, "classification", train=["first"], share=0.0)
+    assert use(result, "train") == members[6:]
+    assert result.facts["left_out"] == {"in or nearly in exam@1": 6}
     with pytest.raises(BadInput, match="held@1 is a slice for evaluation"):
         splits.gather(stock, "classification", train=["held"])
 
@@ -82,9 +82,9 @@ def test_what_models_are_judged_by_is_not_trained_on(stock: Lake) -> None:
 def test_images_without_label_or_bytes_are_counted(stock: Lake) -> None:
     files = [drawn.encoded(stripes(n, True)) for n in range(300, 304)]
     names = add(stock, "mixed", files, ["upright", None, "lying", None])
-    found = splits.gather(stock, "classification", train=["mixed"], share=0.0)
-    assert len(use(found, "train")) == 2
-    assert found.facts["left_out"] == {"without a label for the task": 2}
+    result = splits.gather(stock, "classification", train=["mixed"], share=0.0)
+    assert len(use(result, "train")) == 2
+    assert result.facts["left_out"] == {"without a label for the task": 2}
     add(stock, "bare", [drawn.encoded(stripes(999, True))], [None])
     with pytest.raises(BadInput, match="nothing is left to train on in bare@1: 1 without a label for the task"):
         splits.gather(stock, "classification", train=["bare"])
@@ -111,23 +111,23 @@ def test_a_frozen_slice_keeps_its_labels(stock: Lake) -> None:
 
 
 def test_classes_of_the_older_model_come_first(stock: Lake) -> None:
-    found = splits.gather(stock, "classification", train=["first"], known=("upright", "gone"))
-    assert found.classes == ("upright", "gone", "lying")
+    result = splits.gather(stock, "classification", train=["first"], known=("upright", "gone"))
+    assert result.classes == ("upright", "gone", "lying")
 
 
-def test_items_come_back_with_the_labels_of_then(stock: Lake) -> None:
-    found = splits.gather(stock, "classification", train=["first"], share=0.0)
-    items = splits.images_of(stock, "classification", found.items, "train")
+def test_images_have_the_labels_of_the_time_of_the_split(stock: Lake) -> None:
+    result = splits.gather(stock, "classification", train=["first"], share=0.0)
+    items = splits.images_of(stock, "classification", result.items, "train")
     assert [i.image_id for i in items] == stock.slice("first").members()
     truth = dict(stock.sql("SELECT image_id, label FROM labels").to_pylist()[0].items())
     assert {i.image_id: i.ground_truth.label for i in items}[truth["image_id"]] == truth["label"]
 
 
-def test_truth_of_a_slice(stock: Lake) -> None:
-    found = splits.ground_truth_of(stock, slices.get(stock, "second"), "classification")
-    assert found.column_names == ["image_id", "label", "boxes", "masks"]
-    assert found["image_id"].to_pylist() == stock.slice("second").members()
-    assert set(found["label"].to_pylist()) == {"lying", "upright"}
+def test_ground_truth_of_a_slice(stock: Lake) -> None:
+    result = splits.ground_truth_of(stock, slices.get(stock, "second"), "classification")
+    assert result.column_names == ["image_id", "label", "boxes", "masks"]
+    assert result["image_id"].to_pylist() == stock.slice("second").members()
+    assert set(result["label"].to_pylist()) == {"lying", "upright"}
     assert splits.ground_truth_of(stock, slices.get(stock, "second"), "detection").num_rows == 0
 
 
@@ -181,7 +181,7 @@ def test_components_of_pairs() -> None:
     assert splits.components([("b", "a"), ("c", "b"), ("x", "y")]) == {"a": "a", "b": "a", "c": "a", "x": "x", "y": "x"}
 
 
-def test_what_is_not_there_is_named(stock: Lake) -> None:
+def test_an_unknown_slice_is_named(stock: Lake) -> None:
     with pytest.raises(BadInput, match="first"):
         splits.gather(stock, "classification", train=["frist"])
     with pytest.raises(BadInput, match="with --train SLICE"):

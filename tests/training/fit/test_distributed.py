@@ -47,7 +47,7 @@ def test_two_processes_train_one_model(stock: Lake, tiny: Recipe) -> None:
     assert [r["n"] for r in runs.metrics(stock, run.id) if r["split"] == "train"] == [24] * 6
 
 
-def test_a_device_that_is_not_there() -> None:
+def test_a_missing_device_is_refused() -> None:
     from embeddings.embedders import torch_import
 
     with pytest.raises(BadInput, match="not one of auto, cpu, cuda"):

@@ -27,7 +27,7 @@ def test_patience_counts_epochs_without_a_gain() -> None:
     assert (at.best, at.best_epoch, at.epoch, at.ended) == (0.6, 2, 4, "no gain in 2 epochs")
 
 
-def test_a_gain_too_small_is_none() -> None:
+def test_a_gain_below_the_threshold_does_not_count() -> None:
     assert _epochs(Recipe(gain=0.05), [0.5, 0.54, 0.56]).best_epoch == 3
 
 
@@ -49,7 +49,7 @@ def test_a_run_from_nothing_is_held_to_the_best_it_has_been() -> None:
     assert (at.best_epoch, at.ended) == (2, "night@1 fell from 0.900 to 0.870")
 
 
-def test_what_is_lower_the_better_is_turned_round() -> None:
+def test_metrics_where_lower_is_better_are_negated() -> None:
     assert early_stopping.directed("loss", 0.3) == -0.3
     assert early_stopping.directed("ece", 0.3) == -0.3
     assert early_stopping.directed("accuracy", 0.3) == 0.3

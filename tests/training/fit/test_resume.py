@@ -114,7 +114,7 @@ def test_many_kills(stock: Lake, tiny: Recipe, say: Say, optimiser: str) -> None
     say(f"{optimiser}: training killed {total} times and resumed: the same weights bit for bit")
 
 
-def test_a_failed_run_goes_on_and_logs_nothing_twice(stock: Lake, tiny: Recipe) -> None:
+def test_a_failed_run_continues_and_logs_nothing_twice(stock: Lake, tiny: Recipe) -> None:
     recipe = replace(_recipe(tiny), checkpoint_steps=0)
     straight = train_model.train(
         stock, train=["first"], replay=["second"], validation=["held"], recipe=recipe, device="cpu", workers=0
@@ -172,9 +172,9 @@ def test_a_checkpoint_puts_everything_back(tmp_path: Path) -> None:
         drawn = random.random(), np.random.rand(), float(torch.rand(()))
         other = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
         second = torch.optim.AdamW(other.parameters(), lr=0.1)
-        found, best = checkpoint.load(tmp_path / "c.safetensors", other, second)
+        progress, best = checkpoint.load(tmp_path / "c.safetensors", other, second)
         assert (random.random(), np.random.rand(), float(torch.rand(()))) == drawn
-    assert found == at
+    assert progress == at
     assert best is not None
     assert best["w"].tolist() == [1.0, 1.0]
     for one, two in zip(network.state_dict().values(), other.state_dict().values(), strict=True):

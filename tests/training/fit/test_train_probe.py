@@ -30,11 +30,11 @@ def vectors(make_lake: MakeLake, installed: None) -> Lake:
     lake.bind_embedder(replace(record, dim=8, weights_sha256="d" * 64))
     truth = {r["image_id"]: r["label"] for r in lake.sql("SELECT image_id, label FROM labels").to_pylist()}
     rng = np.random.default_rng(0)
-    found = {}
+    vectors_of = {}
     for name in names[:-1]:
         vector = rng.normal(0, 0.8, 8) + np.eye(8)[int(truth[name] == "upright")] * 2
-        found[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
-    store_vectors(lake, record.column, found)
+        vectors_of[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    store_vectors(lake, record.column, vectors_of)
     return lake
 
 
@@ -56,13 +56,13 @@ def test_a_probe_is_a_model(vectors: Lake, hidden: int) -> None:
     count = run.data["splits"]["train"]["images"]
     assert 15 <= count <= 30
     assert {(r["split"], r["n"]) for r in runs.metrics(vectors, run.id)} == {("train", count), ("validation", 19)}
-    made = trained_model.load(vectors, "quick")
-    held = vectors.slice("held").members()
-    answers = list(made.predictions_of(vectors, held))
-    assert len(answers) == 19
-    assert [a.image_id for a in answers] == [i for i in held if i in {a.image_id for a in answers}]
+    model = trained_model.load(vectors, "quick")
+    image_ids = vectors.slice("held").members()
+    predictions = list(model.predictions_of(vectors, image_ids))
+    assert len(predictions) == 19
+    assert [a.image_id for a in predictions] == [i for i in image_ids if i in {a.image_id for a in predictions}]
     truth = {row["image_id"]: row["label"] for row in vectors.slice("held").table().to_pylist()}
-    right = np.mean([a.label == truth[a.image_id] for a in answers])
+    right = np.mean([a.label == truth[a.image_id] for a in predictions])
     assert right == pytest.approx(run.data["result"]["validation"]["accuracy"])
     with pytest.raises(BadInput, match="is done"):
         train_model.resume(vectors, run.id)
@@ -75,16 +75,16 @@ def test_replay_weighs_what_the_recipe_says(vectors: Lake) -> None:
 
     def bias(replay: float) -> float:
         recipe = replace(PROBE, replay=replay, validation=0.0)
-        made = trained_model.load(
+        model = trained_model.load(
             vectors, train_model.train(vectors, train=["first"], replay=["old"], recipe=recipe).id
         )
-        assert isinstance(made, trained_model.ProbeModel)
-        return float(made.probe.bias[1] - made.probe.bias[0])
+        assert isinstance(model, trained_model.ProbeModel)
+        return float(model.probe.bias[1] - model.probe.bias[0])
 
     assert bias(0.9) > bias(0.5) > bias(0.1)
 
 
-def test_a_probe_goes_on_from_a_probe_only(vectors: Lake) -> None:
+def test_a_probe_continues_only_from_a_probe(vectors: Lake) -> None:
     first = train_model.train(vectors, train=["first"], recipe=replace(PROBE, validation=0.0), name="quick")
     second = train_model.train(
         vectors, train=["second"], replay=["first"], recipe=replace(PROBE, validation=0.0), parent="quick"

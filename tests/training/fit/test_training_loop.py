@@ -72,21 +72,21 @@ def test_a_run_learns_and_is_recorded_whole(learned: Lake, trained: runs.Run) ->
     assert Recipe.of(json.loads((folder / "recipe.json").read_text())) == run.recipe
 
 
-def test_a_saved_model_gives_the_answers_that_were_measured(learned: Lake, trained: runs.Run) -> None:
-    made = trained_model.load(learned, "lines")
+def test_a_saved_model_gives_the_predictions_that_were_evaluated(learned: Lake, trained: runs.Run) -> None:
+    model = trained_model.load(learned, "lines")
     held = learned.slice("held").members()
-    answers = list(made.predictions_of(learned, held))
-    assert [a.image_id for a in answers] == held
-    assert all(sum(s for _, s in a.scores) == pytest.approx(1.0) for a in answers)
+    predictions = list(model.predictions_of(learned, held))
+    assert [a.image_id for a in predictions] == held
+    assert all(sum(s for _, s in a.scores) == pytest.approx(1.0) for a in predictions)
     truth = {row["image_id"]: row["label"] for row in learned.slice("held").table().to_pylist()}
-    right = [a.label == truth[a.image_id] for a in answers]
+    right = [a.label == truth[a.image_id] for a in predictions]
     assert np.mean(right) == pytest.approx(trained.data["result"]["validation"]["accuracy"])
     from lake.images import decode
 
     opened = [(i.image_id, decode.pixels(decode.open_image(i.data))) for i in learned.images(held[:3])]
-    by_id = {a.image_id: a for a in answers}
-    for answer in made.predictions(opened):
-        assert answer.confidence == pytest.approx(by_id[answer.image_id].confidence, abs=1e-5)
+    by_id = {a.image_id: a for a in predictions}
+    for prediction in model.predictions(opened):
+        assert prediction.confidence == pytest.approx(by_id[prediction.image_id].confidence, abs=1e-5)
 
 
 def test_another_file_in_a_models_place_is_refused(learned: Lake, trained: runs.Run) -> None:
@@ -95,11 +95,13 @@ def test_another_file_in_a_models_place_is_refused(learned: Lake, trained: runs.
     with pytest.raises(BadInput, match="its SHA-256 differs"):
         trained_model.load(learned, trained.id)
     path.unlink()
-    with pytest.raises(BadInput, match="not at"):
+    with pytest.raises(BadInput, match="is missing at"):
         trained_model.load(learned, trained.id)
 
 
-def test_warm_start_takes_new_classes_and_keeps_the_old_answers(learned: Lake, tiny: Recipe, trained: runs.Run) -> None:
+def test_a_warm_start_adds_classes_and_keeps_the_old_predictions(
+    learned: Lake, tiny: Recipe, trained: runs.Run
+) -> None:
     from tests import pictures as drawn
     from tests.training.conftest import add
 
@@ -177,14 +179,14 @@ def test_a_metric_computed_from_the_rows_chooses_the_epoch(stock: Lake, tiny: Re
         train_model.train(stock, train=["first"], recipe=replace(tiny, metric="aurok"))
 
 
-def test_a_loss_that_is_no_number_says_what_to_do(stock: Lake, tiny: Recipe) -> None:
+def test_an_infinite_loss_names_the_way_out(stock: Lake, tiny: Recipe) -> None:
     recipe = replace(tiny, optimiser="sgd", rate=1e3, momentum=0.99, backbone_rate=100.0, epochs=40)
     with pytest.raises(CouldNot, match="try a lower rate"):
         train_model.train(stock, train=["first"], recipe=recipe, **ON_CPU)
     assert runs.list(stock)[0].status == "failed"
 
 
-def test_an_unreadable_image_is_left_out_and_said(stock: Lake, tiny: Recipe) -> None:
+def test_an_unreadable_image_is_left_out_and_recorded(stock: Lake, tiny: Recipe) -> None:
     from tests import pictures as drawn
     from tests.training.conftest import add, stripes
 
@@ -209,7 +211,9 @@ def test_an_unreadable_image_is_left_out_and_said(stock: Lake, tiny: Recipe) -> 
         ({"name": "a/b"}, "a/b"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(stock: Lake, how: dict[str, object], said: str) -> None:
+def test_impossible_settings_are_refused_before_anything_is_written(
+    stock: Lake, how: dict[str, object], said: str
+) -> None:
     with pytest.raises(BadInput, match=said):
         train_model.begin(
             stock, **({"train": ["first"], "recipe": Recipe(architecture="test_resnet", pretrained=False)} | how)

@@ -19,8 +19,8 @@ SEED = 1
 
 
 def test_ranges_in_words() -> None:
-    found = tuning.space(["rate=1e-4..1e-2", "epochs=2..5", "flip=none,both", "dropout=0..0.5"], ["resnet18"])
-    assert found == {
+    result = tuning.space(["rate=1e-4..1e-2", "epochs=2..5", "flip=none,both", "dropout=0..0.5"], ["resnet18"])
+    assert result == {
         "rate": SearchRange((), 1e-4, 1e-2, True, False),
         "epochs": SearchRange((), 2, 5, False, True),
         "flip": SearchRange(("none", "both")),
@@ -41,7 +41,7 @@ def test_ranges_in_words() -> None:
         ([], "name what to try"),
     ],
 )
-def test_what_is_wrong_with_a_range_is_said(words: list[str], said: str) -> None:
+def test_an_invalid_range_is_explained(words: list[str], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         tuning.space(words)
     with pytest.raises(BadInput, match="no architecture"):
@@ -49,30 +49,30 @@ def test_what_is_wrong_with_a_range_is_said(words: list[str], said: str) -> None
 
 
 def _tune(lake: Lake, recipe: Recipe, tried: dict[str, SearchRange], trials: int, **how: Any) -> tuning.TuningResult:
-    given = {"train": ["first"], "validation": ["held"], "device": "cpu", "workers": 0} | how
-    return tuning.tune(lake, "rates", recipe=recipe, tried=tried, trials=trials, **given)
+    arguments = {"train": ["first"], "validation": ["held"], "device": "cpu", "workers": 0} | how
+    return tuning.tune(lake, "rates", recipe=recipe, tried=tried, trials=trials, **arguments)
 
 
-def test_a_search_goes_on_where_it_was_stopped(stock: Lake, tiny: Recipe) -> None:
+def test_a_search_continues_where_it_was_stopped(stock: Lake, tiny: Recipe) -> None:
     recipe, tried = replace(tiny, epochs=1), tuning.space(["rate=1e-4..1e-2"])
 
-    def stop(said: dict[str, Any]) -> None:
-        if "metrics" in said and len(runs.list(stock, search="rates")) == 2:
+    def stop(state: dict[str, Any]) -> None:
+        if "metrics" in state and len(runs.list(stock, search="rates")) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         _tune(stock, recipe, tried, 4, progress=stop)
-    found = _tune(stock, recipe, tried, 4)
-    assert (found.done, found.failed, found.metric) == (3, 1, "balanced_accuracy")
-    values = [one.value for one in found.best]
+    result = _tune(stock, recipe, tried, 4)
+    assert (result.done, result.failed, result.metric) == (3, 1, "balanced_accuracy")
+    values = [one.value for one in result.best]
     assert values == sorted(values, reverse=True)
     every = {r.id: r for r in runs.list(stock, search="rates")}
     assert len(every) == 4
-    for one in found.best:
+    for one in result.best:
         assert every[one.run].status == "done"
         assert every[one.run].recipe.rate == one.settings["rate"]
     assert len({r.data["splits"]["train"]["images_sha256"] for r in every.values()}) == 1
-    assert _tune(stock, recipe, tried, 4) == found
+    assert _tune(stock, recipe, tried, 4) == result
     with pytest.raises(BadInput, match="different values of `recipe`"):
         _tune(stock, replace(recipe, batch=4), tried, 4)
     with pytest.raises(BadInput, match="different values of `slices`"):
@@ -81,19 +81,19 @@ def test_a_search_goes_on_where_it_was_stopped(stock: Lake, tiny: Recipe) -> Non
 
 def test_architectures_are_compared_one_after_another(stock: Lake, tiny: Recipe) -> None:
     tried = tuning.space([], ["test_resnet", "test_vit"])
-    found = _tune(stock, replace(tiny, epochs=1, size=160, freeze="backbone"), tried, 5, train=["second"])
-    assert sorted(one.settings["architecture"] for one in found.best) == ["test_resnet", "test_vit"]
+    result = _tune(stock, replace(tiny, epochs=1, size=160, freeze="backbone"), tried, 5, train=["second"])
+    assert sorted(one.settings["architecture"] for one in result.best) == ["test_resnet", "test_vit"]
 
 
 @pytest.mark.soak
-def test_hopeless_trials_are_given_up(stock: Lake, tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_trials_are_pruned(stock: Lake, tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """After one whole trial there is something to compare with: one that learns nothing is stopped early."""
     monkeypatch.setattr(tuning, "UNPRUNED", 1)
     recipe = replace(tiny, epochs=4, schedule="constant", metric="loss", seed=SEED)
-    found = _tune(stock, recipe, {"rate": SearchRange((5e-3, 1e-12))}, 2)
+    result = _tune(stock, recipe, {"rate": SearchRange((5e-3, 1e-12))}, 2)
     second, first = runs.list(stock, search="rates")
     assert (first.recipe.rate, second.recipe.rate) == (5e-3, 1e-12)
-    assert (found.done, found.pruned) == (2, 1)
+    assert (result.done, result.pruned) == (2, 1)
     assert second.status == "stopped"
     assert "worse than the median after epoch" in (second.error or "")
-    assert [one.run for one in found.best] == [first.id]
+    assert [one.run for one in result.best] == [first.id]

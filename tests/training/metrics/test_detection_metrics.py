@@ -24,30 +24,30 @@ def drawn(seed: int, images: int = 12, classes: str = "abc") -> tuple[Boxes, Box
     """Images with boxes of all sizes, some empty, and answers: moved, doubled, of a wrong class, invented."""
     rng = np.random.default_rng(seed)
     truths: Boxes = []
-    answers: Boxes = []
+    predictions: Boxes = []
     for _ in range(images):
         true = [
             box(str(rng.choice([*classes])), *rng.uniform(0, 200, 2).round(1), *np.exp(rng.uniform(2, 5.3, 2)).round(1))
             for _ in range(rng.integers(0, 6))
         ]
-        said = []
+        predicted = []
         for one in true:
             for _ in range(rng.integers(0, 3)):
                 # Few different scores: ties must be broken as pycocotools breaks them.
                 label = one["label"] if rng.random() < 0.85 else str(rng.choice([*classes, "z"]))
                 shift = rng.normal(0, 0.08, 4) * [one["width"], one["height"], one["width"], one["height"]]
-                said.append(
+                predicted.append(
                     box(label, one["x"] + shift[0], one["y"] + shift[1], one["width"] * np.exp(rng.normal(0, 0.1)),
                         one["height"] * np.exp(rng.normal(0, 0.1)), float(rng.integers(1, 10)) / 10)
                 )  # fmt: skip
         if rng.random() < 0.5:
-            said.append(box(str(rng.choice([*classes])), 5, 5, 40, 40, float(rng.random())))
+            predicted.append(box(str(rng.choice([*classes])), 5, 5, 40, 40, float(rng.random())))
         truths.append(true)
-        answers.append(said)
-    return truths, answers
+        predictions.append(predicted)
+    return truths, predictions
 
 
-def by_pycocotools(truths: Boxes, answers: Boxes) -> Any:
+def by_pycocotools(truths: Boxes, predictions: Boxes) -> Any:
     """COCOeval after accumulate and summarize."""
     pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
@@ -55,7 +55,7 @@ def by_pycocotools(truths: Boxes, answers: Boxes) -> Any:
 
     names = sorted({b["label"] for boxes in truths for b in boxes})
     number = {name: k + 1 for k, name in enumerate(names)}
-    said = [b | {"image_id": i} for i, boxes in enumerate(answers) for b in boxes if b["label"] in number]
+    predicted = [b | {"image_id": i} for i, boxes in enumerate(predictions) for b in boxes if b["label"] in number]
 
     def row(b: dict[str, Any], i: int, k: int) -> dict[str, Any]:
         where = [b["x"], b["y"], b["width"], b["height"]]
@@ -71,39 +71,41 @@ def by_pycocotools(truths: Boxes, answers: Boxes) -> Any:
             "categories": [{"id": k, "name": name} for name, k in number.items()],
         }
         coco.createIndex()
-        found = coco.loadRes([row(b, b["image_id"], k) | {"score": b["score"]} for k, b in enumerate(said)])
-        judged = COCOeval(coco, found, "bbox")
-        judged.evaluate()
-        judged.accumulate()
-        judged.summarize()
-    return judged
+        precisions = coco.loadRes([row(b, b["image_id"], k) | {"score": b["score"]} for k, b in enumerate(predicted)])
+        evaluation = COCOeval(coco, precisions, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
 
 
 def test_two_found_one_missed_one_invented() -> None:
     truths = [[box("cat", 0, 0, 10, 10), box("cat", 20, 0, 10, 10)], [box("cat", 0, 0, 10, 10)]]
-    answers = [[box("cat", 0, 0, 10, 10, 0.9), box("cat", 50, 50, 10, 10, 0.8)], [box("cat", 0, 0, 10, 10, 0.7)]]
-    found = detection_metrics.match(truths, answers).average_precisions()
+    predictions = [[box("cat", 0, 0, 10, 10, 0.9), box("cat", 50, 50, 10, 10, 0.8)], [box("cat", 0, 0, 10, 10, 0.7)]]
+    precisions = detection_metrics.match(truths, predictions).average_precisions()
     # Recall 1/3 at precision 1 (34 of the 101 recalls), 2/3 at 2/3 (33 more), then nothing.
-    assert found.map_50 == pytest.approx((34 + 33 * 2 / 3) / 101, abs=1e-12)
-    assert found.map == pytest.approx(found.map_50)
-    assert found.map_small == pytest.approx(found.map_50)
-    assert np.isnan(found.map_large)
-    assert found.by_class_50 == {"cat": pytest.approx(found.map_50)}
+    assert precisions.map_50 == pytest.approx((34 + 33 * 2 / 3) / 101, abs=1e-12)
+    assert precisions.map == pytest.approx(precisions.map_50)
+    assert precisions.map_small == pytest.approx(precisions.map_50)
+    assert np.isnan(precisions.map_large)
+    assert precisions.by_class_50 == {"cat": pytest.approx(precisions.map_50)}
 
 
 def test_overlap_decides_the_threshold() -> None:
     # 8 of 10 columns: intersection over union 0.8; right at 0.50 ... 0.80, wrong at 0.85, 0.90, 0.95.
-    found = detection_metrics.match([[box("a", 0, 0, 10, 10)]], [[box("a", 0, 0, 8, 10, 1.0)]]).average_precisions()
-    assert (found.map_50, found.map_75, found.map) == pytest.approx((1.0, 1.0, 0.7))
+    precisions = detection_metrics.match(
+        [[box("a", 0, 0, 10, 10)]], [[box("a", 0, 0, 8, 10, 1.0)]]
+    ).average_precisions()
+    assert (precisions.map_50, precisions.map_75, precisions.map) == pytest.approx((1.0, 1.0, 0.7))
 
 
 def test_the_second_box_on_a_thing_is_wrong() -> None:
     twice = [[box("a", 0, 0, 10, 10, 0.9), box("a", 0, 0, 10, 10, 0.8)], [box("a", 0, 0, 10, 10, 0.7)]]
-    found = detection_metrics.match([[box("a", 0, 0, 10, 10)]] * 2, twice).average_precisions()
-    assert found.map_50 == pytest.approx((51 + 50 * 2 / 3) / 101)
+    precisions = detection_metrics.match([[box("a", 0, 0, 10, 10)]] * 2, twice).average_precisions()
+    assert precisions.map_50 == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
-def test_nothing_said_and_nothing_there() -> None:
+def test_no_predictions_and_no_true_boxes() -> None:
     assert detection_metrics.match([[box("a", 0, 0, 10, 10)]], [[]]).average_precisions().map == 0.0
     empty = detection_metrics.match([[]], [[box("a", 0, 0, 10, 10, 0.9)]]).average_precisions()
     assert np.isnan(empty.map)
@@ -111,29 +113,38 @@ def test_nothing_said_and_nothing_there() -> None:
 
 
 def test_a_class_that_no_image_has_counts_in_no_mean() -> None:
-    truths, answers = [[box("a", 0, 0, 10, 10)]], [[box("a", 0, 0, 10, 10, 0.5), box("b", 0, 0, 10, 10, 0.9)]]
-    assert detection_metrics.match(truths, answers).average_precisions().map == pytest.approx(1.0)
+    truths, predictions = [[box("a", 0, 0, 10, 10)]], [[box("a", 0, 0, 10, 10, 0.5), box("b", 0, 0, 10, 10, 0.9)]]
+    assert detection_metrics.match(truths, predictions).average_precisions().map == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_equal_to_pycocotools(seed: int) -> None:
-    truths, answers = drawn(seed, images=4 + seed)
-    want = by_pycocotools(truths, answers)
-    found = detection_metrics.match(truths, answers).average_precisions()
-    got = [found.map, found.map_50, found.map_75, found.map_small, found.map_medium, found.map_large]
-    said = [np.nan if v == -1 else v for v in want.stats[:6]]
-    assert got == pytest.approx(said, abs=1e-9, nan_ok=True)
+    truths, predictions = drawn(seed, images=4 + seed)
+    want = by_pycocotools(truths, predictions)
+    precisions = detection_metrics.match(truths, predictions).average_precisions()
+    actual = [
+        precisions.map,
+        precisions.map_50,
+        precisions.map_75,
+        precisions.map_small,
+        precisions.map_medium,
+        precisions.map_large,
+    ]
+    expected = [np.nan if v == -1 else v for v in want.stats[:6]]
+    assert actual == pytest.approx(expected, abs=1e-9, nan_ok=True)
     table = want.eval["precision"][:, :, :, 0, 2].mean(axis=(0, 1))
-    assert [*found.by_class.values()] == pytest.approx([v for v in table if v > -1], abs=1e-9)
+    assert [*precisions.by_class.values()] == pytest.approx([v for v in table if v > -1], abs=1e-9)
 
 
 def test_more_detections_than_count_are_passed_over() -> None:
     pytest.importorskip("pycocotools")
     truths = [[box("a", 0, 0, 50, 50)]]
-    answers = [[box("a", 100, 100, 50, 50, 0.9)] * detection_metrics.MOST_DETECTIONS + [box("a", 0, 0, 50, 50, 0.1)]]
+    predictions = [
+        [box("a", 100, 100, 50, 50, 0.9)] * detection_metrics.MOST_DETECTIONS + [box("a", 0, 0, 50, 50, 0.1)]
+    ]
     assert (
-        detection_metrics.match(truths, answers).average_precisions().map
-        == by_pycocotools(truths, answers).stats[0]
+        detection_metrics.match(truths, predictions).average_precisions().map
+        == by_pycocotools(truths, predictions).stats[0]
         == 0.0
     )
 
@@ -141,12 +152,12 @@ def test_more_detections_than_count_are_passed_over() -> None:
 @settings(max_examples=15)
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 3), min_size=6, max_size=6))
 def test_weights_are_copies_of_images(seed: int, times: list[int]) -> None:
-    truths, answers = drawn(seed, images=6)
+    truths, predictions = drawn(seed, images=6)
     rng = np.random.default_rng(seed)
-    for b in (b for boxes in answers for b in boxes):  # which of an image's equally sure boxes comes first is open
+    for b in (b for boxes in predictions for b in boxes):  # which of an image's equally sure boxes comes first is open
         b["score"] = float(rng.random())
-    once = detection_metrics.match(truths, answers)
-    copied = [(t, a) for t, a, n in zip(truths, answers, times, strict=True) for _ in range(n)]
+    once = detection_metrics.match(truths, predictions)
+    copied = [(t, a) for t, a, n in zip(truths, predictions, times, strict=True) for _ in range(n)]
     again = detection_metrics.match([t for t, _ in copied], [a for _, a in copied])
     want, got = again.average_precisions().means(), once.average_precisions(np.array(times)).means()
     assert [*got.values()] == pytest.approx([*want.values()], abs=1e-12, nan_ok=True)
@@ -154,7 +165,7 @@ def test_weights_are_copies_of_images(seed: int, times: list[int]) -> None:
     assert once.map_50(np.array(times)) == pytest.approx(want["map_50"], abs=1e-12, nan_ok=True)
 
 
-def test_what_does_not_belong_together_is_refused() -> None:
+def test_rows_and_weights_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="2 images with true boxes, 1 with predictions"):
         detection_metrics.match([[], []], [[]])
     with pytest.raises(ValueError, match="not one for each of 1 images"):

@@ -12,53 +12,55 @@ from training.metrics import segmentation_metrics
 from training.metrics.segmentation_metrics import IGNORED
 
 
-def test_half_of_a_square_found() -> None:
-    truth, said = np.zeros((2, 4), np.uint8), np.zeros((2, 4), np.uint8)
+def test_half_of_a_square_predicted() -> None:
+    truth, predicted = np.zeros((2, 4), np.uint8), np.zeros((2, 4), np.uint8)
     truth[:, :2] = 1
-    said[:, 1:3] = 1
-    found = segmentation_metrics.compare([truth], [said], ["cat"])
+    predicted[:, 1:3] = 1
+    overlaps = segmentation_metrics.compare([truth], [predicted], ["cat"])
     # cat: 2 pixels of 6; background: 2 of 6.
-    assert found.by_class() == pytest.approx({"background": 1 / 3, "cat": 1 / 3})
-    assert found.miou() == pytest.approx(1 / 3)
+    assert overlaps.by_class() == pytest.approx({"background": 1 / 3, "cat": 1 / 3})
+    assert overlaps.miou() == pytest.approx(1 / 3)
 
 
-def test_pixels_that_are_not_judged_count_nowhere() -> None:
+def test_ignored_pixels_do_not_count() -> None:
     truth = np.array([[0, 1, IGNORED, IGNORED]], np.uint8)
-    said = np.array([[0, 1, 1, 0]], np.uint8)
-    assert segmentation_metrics.compare([truth], [said], ["cat"]).miou() == 1.0
+    predicted = np.array([[0, 1, 1, 0]], np.uint8)
+    assert segmentation_metrics.compare([truth], [predicted], ["cat"]).miou() == 1.0
 
 
-def test_a_class_that_is_nowhere_counts_in_no_mean() -> None:
+def test_a_class_that_does_not_occur_counts_in_no_mean() -> None:
     truth = np.array([[0, 1]], np.uint8)
-    found = segmentation_metrics.compare([truth], [truth], ["cat", "dog"])
-    assert found.by_class() == {"background": 1.0, "cat": 1.0}
-    said = np.array([[0, 2]], np.uint8)  # said where it is not: it counts
-    assert segmentation_metrics.compare([truth], [said], ["cat", "dog"]).by_class() == {
+    overlaps = segmentation_metrics.compare([truth], [truth], ["cat", "dog"])
+    assert overlaps.by_class() == {"background": 1.0, "cat": 1.0}
+    predicted = np.array([[0, 2]], np.uint8)  # said where it is not: it counts
+    assert segmentation_metrics.compare([truth], [predicted], ["cat", "dog"]).by_class() == {
         "background": 1.0,
         "cat": 0.0,
         "dog": 0.0,
     }
-    assert np.isnan(segmentation_metrics.compare([np.full((1, 2), IGNORED, np.uint8)], [said], ["cat", "dog"]).miou())
+    assert np.isnan(
+        segmentation_metrics.compare([np.full((1, 2), IGNORED, np.uint8)], [predicted], ["cat", "dog"]).miou()
+    )
 
 
 def test_equal_to_scikit_learn() -> None:
     rng = np.random.default_rng(0)
-    truth, said = rng.integers(0, 4, (5, 8, 9)).astype(np.uint8), rng.integers(0, 4, (5, 8, 9)).astype(np.uint8)
-    found = segmentation_metrics.compare(truth, said, ["a", "b", "c"])
-    want = jaccard_score(truth.ravel(), said.ravel(), average=None)
-    assert [*found.by_class().values()] == pytest.approx(want, abs=1e-12)
+    truth, predicted = rng.integers(0, 4, (5, 8, 9)).astype(np.uint8), rng.integers(0, 4, (5, 8, 9)).astype(np.uint8)
+    overlaps = segmentation_metrics.compare(truth, predicted, ["a", "b", "c"])
+    want = jaccard_score(truth.ravel(), predicted.ravel(), average=None)
+    assert [*overlaps.by_class().values()] == pytest.approx(want, abs=1e-12)
 
 
 def test_weights_are_copies_of_images() -> None:
     rng = np.random.default_rng(1)
-    truth, said = rng.integers(0, 3, (4, 6, 6)).astype(np.uint8), rng.integers(0, 3, (4, 6, 6)).astype(np.uint8)
+    truth, predicted = rng.integers(0, 3, (4, 6, 6)).astype(np.uint8), rng.integers(0, 3, (4, 6, 6)).astype(np.uint8)
     times = [2, 0, 1, 3]
-    again = segmentation_metrics.compare(truth.repeat(times, axis=0), said.repeat(times, axis=0), ["a", "b"])
-    assert segmentation_metrics.compare(truth, said, ["a", "b"]).miou(np.array(times)) == pytest.approx(
+    again = segmentation_metrics.compare(truth.repeat(times, axis=0), predicted.repeat(times, axis=0), ["a", "b"])
+    assert segmentation_metrics.compare(truth, predicted, ["a", "b"]).miou(np.array(times)) == pytest.approx(
         again.miou(), abs=1e-12
     )
     with pytest.raises(ValueError, match="not one for each of 4 images"):
-        segmentation_metrics.compare(truth, said, ["a", "b"]).miou(np.ones(3))
+        segmentation_metrics.compare(truth, predicted, ["a", "b"]).miou(np.ones(3))
 
 
 def test_masks_become_a_map() -> None:
@@ -66,9 +68,9 @@ def test_masks_become_a_map() -> None:
     low[2:], high[:, :3] = True, True
     rows = [{"label": n, "score": None, "height": 4, "width": 6, "counts": masks.encode(m)}
             for n, m in (("low", low), ("other", ~low), ("high", high))]  # fmt: skip
-    found = segmentation_metrics.class_map(rows, ["high", "low"], 6, 4)
-    assert found[0].tolist() == [1, 1, 1, 0, 0, 0]
-    assert found[3].tolist() == [1, 1, 1, 2, 2, 2]
+    class_map = segmentation_metrics.class_map(rows, ["high", "low"], 6, 4)
+    assert class_map[0].tolist() == [1, 1, 1, 0, 0, 0]
+    assert class_map[3].tolist() == [1, 1, 1, 2, 2, 2]
     assert (
         segmentation_metrics.class_map(rows, ["high", "low"], 6, 4, ignored=["other"])[0].tolist()
         == [1, 1, 1] + [IGNORED] * 3

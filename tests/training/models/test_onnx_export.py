@@ -65,7 +65,7 @@ def asked(file: Path, inputs: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["linear", "layered"])
-def test_a_probe_answers_the_same_to_vectors(lake: Lake, tmp_path: Path, name: str) -> None:
+def test_an_exported_probe_predicts_the_same_from_vectors(lake: Lake, tmp_path: Path, name: str) -> None:
     made = onnx_export.export(lake, name, tmp_path)
     assert made.difference < 1e-6
     loaded = trained_model.load(lake, name)
@@ -73,8 +73,8 @@ def test_a_probe_answers_the_same_to_vectors(lake: Lake, tmp_path: Path, name: s
     vectors = np.random.default_rng(3).normal(size=(7, 12)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     (said,) = asked(tmp_path / "model.onnx", vectors)
-    for row, answer in zip(said, loaded.predictions_from_vectors([str(k) for k in range(7)], vectors), strict=True):
-        assert dict(answer.scores) == pytest.approx(dict(zip(loaded.classes, row.tolist(), strict=True)), abs=1e-5)
+    for row, prediction in zip(said, loaded.predictions_from_vectors([str(k) for k in range(7)], vectors), strict=True):
+        assert dict(prediction.scores) == pytest.approx(dict(zip(loaded.classes, row.tolist(), strict=True)), abs=1e-5)
     facts = json.loads((tmp_path / "model.json").read_text())
     assert facts["classes"] == ["lying", "upright"]
     assert facts["preprocessing"]["embedder"]["name"] == "random"
@@ -191,9 +191,9 @@ def test_corners_are_the_detectors_own() -> None:
         chances, boxes = ending(images)
         raw = loaded.network(images)
     assert chances.shape == (3, 2, 16, 16)
-    for k, answer in enumerate(Detection().predictions(loaded.network, samples, ("a", "b"))):
-        assert answer.boxes
-        for box in answer.boxes:
+    for k, prediction in enumerate(Detection().predictions(loaded.network, samples, ("a", "b"))):
+        assert prediction.boxes
+        for box in prediction.boxes:
             apart = (chances[k] - box["score"]).abs()
             _, row, column = np.unravel_index(int(apart.argmin()), tuple(apart.shape))
             left, top, right, bottom = boxes[k, :, row, column].clamp(0, 64).tolist()

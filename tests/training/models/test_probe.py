@@ -32,7 +32,7 @@ def names(codes: np.ndarray) -> list[str]:
     return [f"c{k:02d}" for k in codes]
 
 
-def test_two_islands_are_told_apart() -> None:
+def test_two_clusters_are_separated() -> None:
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.normal([1, 0], 0.1, (20, 2)), rng.normal([0, 1], 0.1, (20, 2))])
     head = probe.fit(points, ["east"] * 20 + ["north"] * 20)
@@ -74,8 +74,8 @@ def agrees(n: int, dim: int, classes: int, penalty: float) -> None:
     theirs += penalty / 2 * float((peer.coef_**2).sum())
     assert objective(ours, x, codes, penalty) <= theirs * (1 + 1e-6)
     assert objective(ours, x, codes, penalty) >= theirs * (1 - 1e-5)
-    said = ours.probabilities(x).argmax(axis=1)
-    assert (said == peer.predict(x.astype(np.float64))).mean() > 0.998
+    predicted = ours.probabilities(x).argmax(axis=1)
+    assert (predicted == peer.predict(x.astype(np.float64))).mean() > 0.998
 
 
 def test_weights_mean_so_many_copies() -> None:
@@ -87,15 +87,15 @@ def test_weights_mean_so_many_copies() -> None:
     assert weighted.probabilities(x) == pytest.approx(copied.probabilities(x), abs=2e-3)
 
 
-def test_balanced_hears_the_rare_class() -> None:
+def test_balancing_raises_the_recall_of_the_rare_class() -> None:
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(0, 1, (300, 2)), rng.normal(1.5, 1, (15, 2))])
     truth = ["sound"] * 300 + ["broken"] * 15
     plain, fair = probe.fit(x, truth), probe.fit(x, truth, balanced=True)
-    found = [[h.classes[k] for k in h.probabilities(x).argmax(axis=1)] for h in (plain, fair)]
+    predicted = [[h.classes[k] for k in h.probabilities(x).argmax(axis=1)] for h in (plain, fair)]
     assert (
-        classification_metrics.balanced_accuracy(found[1], truth)
-        > classification_metrics.balanced_accuracy(found[0], truth) + 0.05
+        classification_metrics.balanced_accuracy(predicted[1], truth)
+        > classification_metrics.balanced_accuracy(predicted[0], truth) + 0.05
     )
 
 
@@ -118,7 +118,7 @@ def test_a_hidden_layer_learns_what_no_line_divides() -> None:
     assert np.array_equal(layer.weights, again.weights)
 
 
-def test_what_cannot_be_learned_from_is_refused() -> None:
+def test_inputs_that_cannot_be_fitted_are_refused() -> None:
     with pytest.raises(BadInput, match="two classes"):
         probe.fit(np.eye(2), ["a", "a"])
     with pytest.raises(BadInput, match="finite"):
@@ -133,6 +133,6 @@ def test_what_cannot_be_learned_from_is_refused() -> None:
 
 def test_balanced_accuracy_of_the_commoner_class_is_one_half() -> None:
     truth = ["sound"] * 9 + ["broken"]
-    said = ["sound"] * 10
-    assert classification_metrics.accuracy(said, truth) == 0.9
-    assert classification_metrics.balanced_accuracy(said, truth) == 0.5
+    predicted = ["sound"] * 10
+    assert classification_metrics.accuracy(predicted, truth) == 0.9
+    assert classification_metrics.balanced_accuracy(predicted, truth) == 0.5

@@ -16,25 +16,25 @@ from training.tasks.classification import Classification
 @pytest.mark.parametrize(
     ("name", "dim", "side"), [("efficientnet-lite0", 1280, 224), ("resnet18", 512, 224), ("test_resnet", 96, 160)]
 )
-def test_features_are_as_long_as_is_said(name: str, dim: int, side: int) -> None:
+def test_features_have_the_stated_length(name: str, dim: int, side: int) -> None:
     torch = torch_import.torch()
-    made = backbones.build(name, pretrained=False)
-    assert (made.dim, made.side, backbones.side(name)) == (dim, side, side)
+    backbone = backbones.build(name, pretrained=False)
+    assert (backbone.dim, backbone.side, backbones.side(name)) == (dim, side, side)
     with torch.no_grad():
-        assert made.module.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, dim)
+        assert backbone.module.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, dim)
 
 
 def test_the_packaged_weights_are_those_of_the_embedder() -> None:
     from embeddings.embedders import networks, weights
 
     torch = torch_import.torch()
-    made = Classification().network("efficientnet-lite0", ["a", "b"])
+    network = Classification().network("efficientnet-lite0", ["a", "b"])
     same = networks.build("efficientnet-lite0", None, None).module
-    assert weights.fingerprint(made.backbone) == weights.fingerprint(same)
+    assert weights.fingerprint(network.backbone) == weights.fingerprint(same)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
         features = same.eval()((images.float() / 255 - 0.5) / 0.5)
-        assert torch.allclose(made.eval()(images), made.head(features), atol=1e-5)
+        assert torch.allclose(network.eval()(images), network.head(features), atol=1e-5)
 
 
 def test_weights_from_a_file_leave_its_classifier_behind(tmp_path: Path) -> None:
@@ -42,11 +42,11 @@ def test_weights_from_a_file_leave_its_classifier_behind(tmp_path: Path) -> None
 
     published = torch_import.timm().create_model("test_resnet", pretrained=False, num_classes=7)
     save_file(published.state_dict(), tmp_path / "w.safetensors")
-    made = backbones.build("test_resnet", file=tmp_path / "w.safetensors")
-    assert made.module.state_dict()["conv1.0.weight"].equal(published.state_dict()["conv1.0.weight"])
+    backbone = backbones.build("test_resnet", file=tmp_path / "w.safetensors")
+    assert backbone.module.state_dict()["conv1.0.weight"].equal(published.state_dict()["conv1.0.weight"])
 
 
-def test_weights_that_are_not_here_name_the_way_out() -> None:
+def test_missing_weights_name_the_way_out() -> None:
     with pytest.raises(HubUnreachable, match=r"--weights FILE.*pretrained=false"):
         backbones.build("test_resnet")
     with pytest.raises(BadInput, match="did you mean resnet"):
@@ -102,7 +102,7 @@ def test_the_pull_is_the_gradient_of_half_the_squared_distance() -> None:
     assert network.bias.grad.tolist() == [1.0, 1.0]
 
 
-def test_norms_are_measured_anew() -> None:
+def test_norms_are_measured_again() -> None:
     torch = torch_import.torch()
     network = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
     images = torch.rand(4, 3, 8, 8) * 5
@@ -112,7 +112,7 @@ def test_norms_are_measured_anew() -> None:
     assert not network.training
 
 
-def test_another_architecture_cannot_be_gone_on_from() -> None:
+def test_another_architecture_cannot_be_continued_from() -> None:
     small = Classification().network("test_resnet", ["a", "b"], pretrained=False)
     other = Classification().network("resnet18", ["a", "b"], pretrained=False)
     with pytest.raises(BadInput, match="another architecture"):

@@ -38,11 +38,11 @@ def sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def made(name: str, seed: int = 0, **how: Any) -> Any:
+def network_of(name: str, seed: int = 0, **options: Any) -> Any:
     """torchvision's network with random weights, as a published checkpoint would have them."""
     torch.manual_seed(seed)
     package = getattr(torchvision.models, torchvision_networks.NETWORKS[name].task)
-    network = getattr(package, name)(weights=None, weights_backbone=None, **how).eval()
+    network = getattr(package, name)(weights=None, weights_backbone=None, **options).eval()
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -78,7 +78,7 @@ def test_the_table_is_torchvisions_own() -> None:
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"])
 def test_a_segmentation_networks_file(tmp_path: Path, name: str) -> None:
     auxiliary = {"aux_loss": True} if torchvision_networks.NETWORKS[name].auxiliary else {}
-    theirs = made(name, num_classes=21, **auxiliary)
+    theirs = network_of(name, num_classes=21, **auxiliary)
     file = saved(theirs, tmp_path / "voc.pth")
     ours = Segmentation().network(name, VOC, weights=file, trust_sha256=sha(file)).eval()
     assert ours.remade == ()
@@ -91,7 +91,7 @@ def test_a_segmentation_networks_file(tmp_path: Path, name: str) -> None:
 
 def test_a_file_without_the_second_head(tmp_path: Path) -> None:
     name = "deeplabv3_mobilenet_v3_large"
-    theirs = made(name, num_classes=21, aux_loss=False)
+    theirs = network_of(name, num_classes=21, aux_loss=False)
     file = saved(theirs, tmp_path / "voc.pth")
     ours = Segmentation().network(name, VOC, weights=file, trust_sha256=sha(file)).eval()
     assert (ours.remade, ours.aux_classifier) == ((), None)
@@ -101,7 +101,7 @@ def test_a_file_without_the_second_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large"])
 def test_a_detectors_file(tmp_path: Path, name: str) -> None:
-    theirs = made(name, num_classes=91)
+    theirs = network_of(name, num_classes=91)
     file = saved(theirs, tmp_path / "coco.pth")
     ours = Detection().network(name, COCO, weights=file, trust_sha256=sha(file)).eval()
     with torch.no_grad():
@@ -117,7 +117,7 @@ def test_a_detectors_file(tmp_path: Path, name: str) -> None:
 )
 def test_every_detectors_file(tmp_path: Path, name: str) -> None:
     torchvision_operators.prepare()
-    theirs = made(name, num_classes=91)
+    theirs = network_of(name, num_classes=91)
     side = 320 if "320" in name else 300 if "300" in name else 256
     if side == 256:  # resized by torchvision to 800, by us to what the recipe says
         theirs.transform.min_size, theirs.transform.max_size = (side,), side
@@ -134,16 +134,20 @@ def test_every_detectors_file(tmp_path: Path, name: str) -> None:
     "name", [n for n in torchvision_networks.NETWORKS if torchvision_networks.NETWORKS[n].task == "segmentation"]
 )
 def test_every_segmentation_networks_file(tmp_path: Path, name: str) -> None:
-    theirs = made(name, num_classes=21, **({"aux_loss": True} if torchvision_networks.NETWORKS[name].auxiliary else {}))
+    theirs = network_of(
+        name, num_classes=21, **({"aux_loss": True} if torchvision_networks.NETWORKS[name].auxiliary else {})
+    )
     file = saved(theirs, tmp_path / "voc.pth")
     ours = Segmentation().network(name, VOC, weights=file, trust_sha256=sha(file)).eval()
     with torch.no_grad():
         assert torch.equal(theirs(normalised(pictures(96)))["out"], ours(pictures(96))["out"])
 
 
-def test_a_head_for_other_classes_is_made_anew_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_head_for_other_classes_begins_at_random_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     name = "lraspp_mobilenet_v3_large"
-    theirs = made(name, num_classes=21)
+    theirs = network_of(name, num_classes=21)
     file = saved(theirs, tmp_path / "voc.pth")
     with caplog.at_level(logging.WARNING):
         ours = Segmentation().network(name, ["crack", "dust"], weights=file, trust_sha256=sha(file)).eval()
@@ -156,12 +160,12 @@ def test_a_head_for_other_classes_is_made_anew_and_said(tmp_path: Path, caplog: 
 
 def test_a_detectors_head_for_other_classes(tmp_path: Path) -> None:
     name = "ssdlite320_mobilenet_v3_large"
-    file = saved(made(name, num_classes=91), tmp_path / "coco.pth")
+    file = saved(network_of(name, num_classes=91), tmp_path / "coco.pth")
     ours = Detection().network(name, ["crack"], weights=file, trust_sha256=sha(file))
     assert ours.remade == tuple(f"head.classification_head.module_list.{k}.1" for k in range(6))
 
 
-def test_weights_made_without_an_epsilon_answer_the_same_with_one() -> None:
+def test_weights_for_norms_without_epsilon_give_the_same_with_one() -> None:
     torch.manual_seed(0)
     norm = torchvision.ops.FrozenBatchNorm2d(6, eps=0.0)
     with torch.no_grad():
@@ -178,19 +182,19 @@ def test_weights_made_without_an_epsilon_answer_the_same_with_one() -> None:
 
 def test_kept_as_safetensors_it_needs_no_hash(lk: Lake, tmp_path: Path) -> None:
     name = "lraspp_mobilenet_v3_large"
-    file = saved(made(name, num_classes=21), tmp_path / "voc.pth")
+    file = saved(network_of(name, num_classes=21), tmp_path / "voc.pth")
     first = Segmentation().network(name, VOC, weights=file, trust_sha256=sha(file)).eval()
-    kept = weights.store(lk, first, weights.fingerprint(first))
-    assert kept.suffix == ".safetensors"
-    again = Segmentation().network(name, VOC, weights=kept).eval()
+    path = weights.store(lk, first, weights.fingerprint(first))
+    assert path.suffix == ".safetensors"
+    again = Segmentation().network(name, VOC, weights=path).eval()
     with torch.no_grad():
         assert torch.equal(first(pictures(64))["out"], again(pictures(64))["out"])
 
 
-def test_a_file_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_trusted_hash_is_refused(tmp_path: Path) -> None:
     name = "lraspp_mobilenet_v3_large"
     file = saved(
-        made(name, num_classes=21), tmp_path / torchvision_networks.NETWORKS[name].file
+        network_of(name, num_classes=21), tmp_path / torchvision_networks.NETWORKS[name].file
     )  # the name is no proof
     with pytest.raises(BadInput, match="is not the published file"):
         Segmentation().network(name, VOC, weights=file)
@@ -207,7 +211,7 @@ class _Harm:
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "detection"])
-def test_a_pickle_with_code_is_refused_though_vouched_for(
+def test_a_pickle_with_code_is_refused_even_if_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -222,12 +226,12 @@ def test_a_pickle_with_code_is_refused_though_vouched_for(
 
 
 def test_another_networks_file_is_refused(tmp_path: Path) -> None:
-    file = saved(made("lraspp_mobilenet_v3_large", num_classes=21), tmp_path / "voc.pth")
+    file = saved(network_of("lraspp_mobilenet_v3_large", num_classes=21), tmp_path / "voc.pth")
     with pytest.raises(BadInput, match="do not fit this network"):
         Segmentation().network("deeplabv3_mobilenet_v3_large", VOC, weights=file, trust_sha256=sha(file))
 
 
-def test_weights_that_are_not_here_say_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_say_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
     def offline(*_: Any, **__: Any) -> None:
@@ -241,7 +245,7 @@ def test_weights_that_are_not_here_say_where_to_put_them(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("kind", "near"), [("segmentation", "deeplabv3_resnet50"), ("detection", "retinanet_resnet50_fpn")]
 )
-def test_an_unknown_name_is_told_the_nearest(kind: str, near: str) -> None:
+def test_an_unknown_name_gets_the_nearest_names(kind: str, near: str) -> None:
     with pytest.raises(BadInput, match=near):
         task_registry.get(kind).network(near + "x", ["a"])
     with pytest.raises(BadInput, match="have no class"):
@@ -267,7 +271,7 @@ def test_suppression_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(overlaps.max()) <= 0.3
 
 
-def test_torchvisions_detectors_learn_and_answer() -> None:
+def test_torchvisions_detectors_train_and_predict() -> None:
     """One step of training and an answer, through the same calls as every network."""
     detection = Detection()
     network = detection.network("ssdlite320_mobilenet_v3_large", ["a"], pretrained=False)
@@ -277,8 +281,8 @@ def test_torchvisions_detectors_learn_and_answer() -> None:
     loss = detection.loss(network.train(), detection.batch(samples))
     loss.backward()
     assert float(loss.detach()) > 0
-    answer = detection.predictions(network.eval(), samples[:1], ["a"])[0]
-    assert all(b["x"] >= 0 and b["x"] + b["width"] <= 192 and b["label"] == "a" for b in answer.boxes)
+    prediction = detection.predictions(network.eval(), samples[:1], ["a"])[0]
+    assert all(b["x"] >= 0 and b["x"] + b["width"] <= 192 and b["label"] == "a" for b in prediction.boxes)
     uneven = [samples[0], Sample("y", image, Target(), 2.0)]
     with pytest.raises(BadInput, match="cannot weigh images"):
         detection.loss(network.train(), detection.batch(uneven))

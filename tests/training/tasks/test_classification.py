@@ -39,25 +39,25 @@ class Fixed:
 
 
 def test_loss_is_weighted_cross_entropy() -> None:
-    asked, network = Classification(), Fixed(0.0, math.log(3))
-    batch = asked.batch([sample(1, 2.0), sample(0, 1.0), sample(-1)])
+    task, network = Classification(), Fixed(0.0, math.log(3))
+    batch = task.batch([sample(1, 2.0), sample(0, 1.0), sample(-1)])
     # -log(3/4) twice, -log(1/4) once, a class it does not have not at all
-    assert asked.loss(network, batch).item() == pytest.approx((2 * math.log(4 / 3) + math.log(4)) / 3)  # type: ignore[arg-type]
+    assert task.loss(network, batch).item() == pytest.approx((2 * math.log(4 / 3) + math.log(4)) / 3)  # type: ignore[arg-type]
 
 
-def test_answers_name_every_class_the_surest_first() -> None:
-    (answer,) = Classification().predictions(Fixed(0.0, math.log(3)), [sample(0)], ["a", "b"])  # type: ignore[arg-type]
-    assert (answer.label, answer.confidence) == ("b", pytest.approx(0.75))
-    assert [name for name, _ in answer.scores] == ["b", "a"]
+def test_predictions_have_a_score_for_every_class_highest_first() -> None:
+    (prediction,) = Classification().predictions(Fixed(0.0, math.log(3)), [sample(0)], ["a", "b"])  # type: ignore[arg-type]
+    assert (prediction.label, prediction.confidence) == ("b", pytest.approx(0.75))
+    assert [name for name, _ in prediction.scores] == ["b", "a"]
 
 
-def test_judging_counts_unknown_classes_as_wrong() -> None:
-    asked = Classification()
-    answers = [Prediction("x", "a", 0.75, [("a", 0.75), ("b", 0.25)])] * 4
-    found = asked.evaluate([sample(0), sample(0), sample(1), sample(-1)], answers, ["a", "b"])
-    assert found["accuracy"] == 0.5
-    assert found["balanced_accuracy"] == pytest.approx(1 / 3)
-    assert found["ece"] == pytest.approx(0.25)
+def test_evaluation_counts_unknown_classes_as_wrong() -> None:
+    task = Classification()
+    predictions = [Prediction("x", "a", 0.75, [("a", 0.75), ("b", 0.25)])] * 4
+    metrics = task.evaluate([sample(0), sample(0), sample(1), sample(-1)], predictions, ["a", "b"])
+    assert metrics["accuracy"] == 0.5
+    assert metrics["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert metrics["ece"] == pytest.approx(0.25)
 
 
 def test_the_temperature_is_the_one_the_logits_were_stretched_by() -> None:
@@ -67,27 +67,27 @@ def test_the_temperature_is_the_one_the_logits_were_stretched_by() -> None:
     assert temperature_of(logits * 2.5, labels) == pytest.approx(2.5, rel=0.06)
 
 
-def test_answers_that_are_all_right_do_not_become_certain() -> None:
-    found = temperature_of(np.array([[4.0, 0.0]] * 20), np.zeros(20, int))
-    assert 0.3 < found < 1.0
+def test_predictions_that_are_all_correct_do_not_become_certain() -> None:
+    temperature = temperature_of(np.array([[4.0, 0.0]] * 20), np.zeros(20, int))
+    assert 0.3 < temperature < 1.0
 
 
-def test_calibrating_keeps_the_answers_and_sets_the_network() -> None:
-    asked, network = Classification(), Fixed(0.0, 5.0)
-    some = [sample(1)] * 60 + [sample(0)] * 40
-    found = asked.calibrate(network, some)  # type: ignore[arg-type]
-    assert float(network.temperature) == pytest.approx(found["temperature"])  # type: ignore[attr-defined]
-    (answer,) = asked.predictions(network, [sample(0)], ["a", "b"])  # type: ignore[arg-type]
-    assert (answer.label, round(answer.confidence or 0, 1)) == ("b", 0.6)
-    assert asked.calibrate(network, [sample(None)]) == {}  # type: ignore[arg-type]
+def test_calibration_keeps_the_predicted_labels_and_sets_the_temperature() -> None:
+    task, network = Classification(), Fixed(0.0, 5.0)
+    samples = [sample(1)] * 60 + [sample(0)] * 40
+    metrics = task.calibrate(network, samples)  # type: ignore[arg-type]
+    assert float(network.temperature) == pytest.approx(metrics["temperature"])  # type: ignore[attr-defined]
+    (prediction,) = task.predictions(network, [sample(0)], ["a", "b"])  # type: ignore[arg-type]
+    assert (prediction.label, round(prediction.confidence or 0, 1)) == ("b", 0.6)
+    assert task.calibrate(network, [sample(None)]) == {}  # type: ignore[arg-type]
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=6))
 def test_scores_add_up_to_one(logits: list[float]) -> None:
     names = [str(i) for i in range(len(logits))]
-    (answer,) = from_probabilities(["x"], softmax(np.array([logits])), names)
-    assert sum(score for _, score in answer.scores) == pytest.approx(1.0)
-    assert answer.confidence == max(score for _, score in answer.scores)
+    (prediction,) = from_probabilities(["x"], softmax(np.array([logits])), names)
+    assert sum(score for _, score in prediction.scores) == pytest.approx(1.0)
+    assert prediction.confidence == max(score for _, score in prediction.scores)
 
 
 def test_one_class_is_no_task() -> None:

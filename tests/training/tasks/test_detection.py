@@ -16,9 +16,9 @@ from training.tasks.task import Prediction, Sample, Target
 torch = torch_import.torch()
 
 
-def sample(boxes: Any, kinds: Any, side: int = 64, **how: Any) -> Sample:
-    target = Target(boxes=np.array(boxes, np.float32).reshape(-1, 4), box_classes=np.array(kinds, np.int64))
-    known = {"size": (side, side), "view": (0.0, 0.0, float(side), float(side))} | how
+def sample(boxes: Any, classes: Any, side: int = 64, **changes: Any) -> Sample:
+    target = Target(boxes=np.array(boxes, np.float32).reshape(-1, 4), box_classes=np.array(classes, np.int64))
+    known = {"size": (side, side), "view": (0.0, 0.0, float(side), float(side))} | changes
     return Sample("x", np.zeros((side, side, 3), np.uint8), target, **known)
 
 
@@ -35,11 +35,11 @@ class Says(torch.nn.Module):  # type: ignore[misc]
         return {"heat": self.heat.expand(count, -1, -1, -1), "distances": self.distances.expand(count, -1, -1, -1)}
 
 
-def perfect(boxes: np.ndarray, kinds: list[int], classes: int, side: int = 64) -> Says:
+def perfect(boxes: np.ndarray, class_numbers: list[int], classes: int, side: int = 64) -> Says:
     """Hot at the point in each box's middle, where the distances lead to its edges; cold elsewhere."""
     cells = side // 4
     heat, distances = torch.full((1, classes, cells, cells), -12.0), torch.ones((1, 4, cells, cells))
-    for (left, top, right, bottom), kind in zip(boxes.tolist(), kinds, strict=True):
+    for (left, top, right, bottom), kind in zip(boxes.tolist(), class_numbers, strict=True):
         column, row = int((left + right) / 8), int((top + bottom) / 8)
         for r in range(max(0, row - 3), min(cells, row + 4)):
             for c in range(max(0, column - 3), min(cells, column + 4)):
@@ -63,24 +63,24 @@ def test_boxes_come_back_in_the_originals_pixels() -> None:
     """A square of 64 shows the part of the original from (100, 40) on, 128 x 96 pixels large."""
     boxes = np.array([[8, 8, 40, 24], [44, 40, 60, 64]], np.float32)
     one = sample(boxes, [0, 1], size=(400, 300), view=(100.0, 40.0, 228.0, 136.0))
-    answer = Detection().predictions(perfect(boxes, [0, 1], 2).eval(), [one], ["cat", "dog"])[0]
-    found = {b["label"]: (b["x"], b["y"], b["width"], b["height"]) for b in answer.boxes}
-    assert found["cat"] == pytest.approx((116, 52, 64, 24), abs=1e-3)
-    assert found["dog"] == pytest.approx((188, 100, 32, 36), abs=1e-3)
-    assert answer.confidence == pytest.approx(1.0, abs=1e-4)
-    assert Detection().evaluate([one], [answer], ["cat", "dog"])["map"] == pytest.approx(1.0)
+    prediction = Detection().predictions(perfect(boxes, [0, 1], 2).eval(), [one], ["cat", "dog"])[0]
+    boxes_of = {b["label"]: (b["x"], b["y"], b["width"], b["height"]) for b in prediction.boxes}
+    assert boxes_of["cat"] == pytest.approx((116, 52, 64, 24), abs=1e-3)
+    assert boxes_of["dog"] == pytest.approx((188, 100, 32, 36), abs=1e-3)
+    assert prediction.confidence == pytest.approx(1.0, abs=1e-4)
+    assert Detection().evaluate([one], [prediction], ["cat", "dog"])["map"] == pytest.approx(1.0)
 
 
 def test_boxes_end_where_the_image_does() -> None:
     boxes = np.array([[-20, -8, 30, 30]], np.float32)
-    answer = Detection().predictions(perfect(boxes, [0], 1).eval(), [sample(boxes, [0])], ["cat"])[0]
-    assert [(b["x"], b["y"], b["width"], b["height"]) for b in answer.boxes] == [(0.0, 0.0, 30.0, 30.0)]
+    prediction = Detection().predictions(perfect(boxes, [0], 1).eval(), [sample(boxes, [0])], ["cat"])[0]
+    assert [(b["x"], b["y"], b["width"], b["height"]) for b in prediction.boxes] == [(0.0, 0.0, 30.0, 30.0)]
 
 
 def test_an_image_without_things() -> None:
     cold = Says(torch.full((1, 2, 16, 16), -9.0), torch.ones((1, 4, 16, 16)))
-    answer = Detection().predictions(cold.eval(), [sample([], [])], ["cat", "dog"])[0]
-    assert (answer.label, answer.confidence, list(answer.boxes)) == (None, None, [])
+    prediction = Detection().predictions(cold.eval(), [sample([], [])], ["cat", "dog"])[0]
+    assert (prediction.label, prediction.confidence, list(prediction.boxes)) == (None, None, [])
     assert 0.0 <= cost(cold, Detection().batch([sample([], [])])) < 0.01
 
 
@@ -88,8 +88,8 @@ def test_two_peaks_on_one_thing_are_one_box_but_two_classes_are_two() -> None:
     heat = torch.full((1, 2, 16, 16), -9.0)
     heat[0, 0, 8, 6], heat[0, 0, 8, 9], heat[0, 1, 8, 6] = 3.0, 2.0, 2.5
     distances = torch.full((1, 4, 16, 16), 20.0)
-    boxes, kinds, scores = _peaks(heat, distances)[0]
-    assert kinds.tolist() == [0, 1]
+    boxes, class_numbers, scores = _peaks(heat, distances)[0]
+    assert class_numbers.tolist() == [0, 1]
     assert scores.tolist() == pytest.approx([1 / (1 + np.exp(-3)), 1 / (1 + np.exp(-2.5))])
     assert boxes[0].tolist() == [6.0, 14.0, 46.0, 54.0]
 
@@ -168,7 +168,7 @@ def test_boxes_and_masks_move_together() -> None:
         assert moved.boxes[0].tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
 
 
-def test_judged_without_pixels() -> None:
+def test_evaluation_needs_no_pixels() -> None:
     shown = np.broadcast_to(np.uint8(0), (64, 64, 3))
     target = Target(boxes=np.array([[0, 0, 32, 32]], np.float32), box_classes=np.array([0]))
     one = Sample("x", shown, target, size=(128, 128), view=(0.0, 0.0, 128.0, 128.0))

@@ -29,9 +29,9 @@ def drawn(count: int, seed: int) -> list[shapes_data.Drawing]:
         ("detection", "centernet-small", "map_50"),
     ],
 )
-def test_from_labels_to_answers(lk: Lake, task: str, architecture: str, metric: str) -> None:
-    some = drawn(12, seed=1)
-    shapes_data.bring_in(lk, some, "shapes")
+def test_from_labels_to_predictions(lk: Lake, task: str, architecture: str, metric: str) -> None:
+    images = drawn(12, seed=1)
+    shapes_data.bring_in(lk, images, "shapes")
     shapes_data.bring_in(lk, drawn(4, seed=2), "held-out")
     settings: dict[str, Any] = {
         "task": task,
@@ -47,13 +47,13 @@ def test_from_labels_to_answers(lk: Lake, task: str, architecture: str, metric: 
     assert len(rows) == 2
     assert all(0.0 <= row["value"] <= 1.0 for row in rows)
     trained = trained_model.load(lk, run.id)
-    answers = [*trained.predictions([("first", some[0].image), ("second", some[1].image)])]
-    assert [one.image_id for one in answers] == ["first", "second"]
-    for one in answers:
+    predictions = [*trained.predictions([("first", images[0].image), ("second", images[1].image)])]
+    assert [one.image_id for one in predictions] == ["first", "second"]
+    for one in predictions:
         for mask in one.masks:
             assert masks.decode(mask["counts"], 48, 48).any()
             assert mask["label"] in shapes_data.SHAPES
         for box in one.boxes:
             assert 0 <= box["x"] < box["x"] + box["width"] <= 48
-    again = [*trained_model.load(lk, run.id).predictions([("first", some[0].image), ("second", some[1].image)])]
-    assert again == answers
+    again = [*trained_model.load(lk, run.id).predictions([("first", images[0].image), ("second", images[1].image)])]
+    assert again == predictions

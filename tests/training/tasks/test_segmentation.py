@@ -32,14 +32,14 @@ class Says(torch.nn.Module):  # type: ignore[misc]
         return OrderedDict(out=self.logits.expand(len(images), *self.logits.shape))
 
 
-def cost(segmentation: Segmentation, network: Any, *some: Sample) -> float:
+def cost(segmentation: Segmentation, network: Any, *samples: Sample) -> float:
     with torch.no_grad():
-        return float(segmentation.loss(network, segmentation.batch([*some])))
+        return float(segmentation.loss(network, segmentation.batch([*samples])))
 
 
-def sample(mask: np.ndarray | None, **how: Any) -> Sample:
+def sample(mask: np.ndarray | None, **changes: Any) -> Sample:
     side = 4 if mask is None else mask.shape[0]
-    known = {"size": (side, side), "view": (0.0, 0.0, float(side), float(side))} | how
+    known = {"size": (side, side), "view": (0.0, 0.0, float(side), float(side))} | changes
     return Sample("x", np.zeros((side, side, 3), np.uint8), Target(mask=mask), **known)
 
 
@@ -84,48 +84,48 @@ def test_ignored_pixels_cost_nothing() -> None:
     assert cost(Segmentation(), Says(logits), sample(mask)) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_an_answer_is_one_mask_a_class() -> None:
+def test_a_prediction_has_one_mask_for_each_class() -> None:
     """The left half is class b with 9 : 1, the rest background: on an original twice as wide as high."""
     logits = np.zeros((3, 8, 8))
     logits[2, :, :4] = math.log(18)  # 18 / (1 + 1 + 18) = 0.9
     logits[0, :, 4:] = 5.0
-    one = Sample("x", np.zeros((8, 8, 3), np.uint8), size=(32, 16), view=(0.0, 0.0, 32.0, 16.0))
-    answer = Segmentation().predictions(Says(logits).eval(), [one], ["a", "b"])[0]
-    assert [m["label"] for m in answer.masks] == ["b"]
-    mask = masks.decode(answer.masks[0]["counts"], 16, 32)
+    example = Sample("x", np.zeros((8, 8, 3), np.uint8), size=(32, 16), view=(0.0, 0.0, 32.0, 16.0))
+    prediction = Segmentation().predictions(Says(logits).eval(), [example], ["a", "b"])[0]
+    assert [m["label"] for m in prediction.masks] == ["b"]
+    mask = masks.decode(prediction.masks[0]["counts"], 16, 32)
     assert mask[:, :14].all()
     assert not mask[:, 18:].any()
-    assert answer.masks[0]["score"] == pytest.approx(0.9, abs=0.06)  # a little less at the edge
-    assert (answer.label, answer.confidence) == ("b", answer.masks[0]["score"])
+    assert prediction.masks[0]["score"] == pytest.approx(0.9, abs=0.06)  # a little less at the edge
+    assert (prediction.label, prediction.confidence) == ("b", prediction.masks[0]["score"])
 
 
 def test_outside_of_what_was_shown_is_background() -> None:
     logits = np.zeros((2, 4, 4))
     logits[1] = 5.0
-    one = Sample("x", np.zeros((4, 4, 3), np.uint8), size=(12, 4), view=(4.0, 0.0, 8.0, 4.0))
-    answer = Segmentation().predictions(Says(logits).eval(), [one], ["a"])[0]
-    mask = masks.decode(answer.masks[0]["counts"], 4, 12)
+    example = Sample("x", np.zeros((4, 4, 3), np.uint8), size=(12, 4), view=(4.0, 0.0, 8.0, 4.0))
+    prediction = Segmentation().predictions(Says(logits).eval(), [example], ["a"])[0]
+    mask = masks.decode(prediction.masks[0]["counts"], 4, 12)
     assert mask.sum() == 16
     assert mask[:, 4:8].all()
 
 
-def test_nothing_found_is_no_mask() -> None:
+def test_background_only_has_no_mask() -> None:
     logits = np.zeros((2, 4, 4))
     logits[0] = 5.0
-    answer = Segmentation().predictions(Says(logits).eval(), [sample(None)], ["a"])[0]
-    assert (answer.label, answer.confidence, list(answer.masks)) == (None, None, [])
+    prediction = Segmentation().predictions(Says(logits).eval(), [sample(None)], ["a"])[0]
+    assert (prediction.label, prediction.confidence, list(prediction.masks)) == (None, None, [])
 
 
-def test_judged_in_the_squares_pixels_without_them() -> None:
+def test_evaluation_is_in_the_squares_pixels_and_needs_no_image() -> None:
     truth = np.zeros((4, 4), np.uint8)
     truth[:, :2] = 1
     shown = np.broadcast_to(np.uint8(0), (4, 4, 3))  # as the trainer hands samples over: no pixels any more
-    one = Sample("x", shown, Target(mask=truth), size=(8, 8), view=(0.0, 0.0, 8.0, 8.0))
-    said = np.zeros((8, 8), bool)
-    said[:, 2:6] = True
-    row = {"label": "a", "score": 1.0, "height": 8, "width": 8, "counts": masks.encode(said)}
-    found = Segmentation().evaluate([one], [Prediction("x", masks=[row])], ["a"])
-    assert found == pytest.approx({"miou": 1 / 3, "iou:background": 1 / 3, "iou:a": 1 / 3})
+    example = Sample("x", shown, Target(mask=truth), size=(8, 8), view=(0.0, 0.0, 8.0, 8.0))
+    predicted = np.zeros((8, 8), bool)
+    predicted[:, 2:6] = True
+    row = {"label": "a", "score": 1.0, "height": 8, "width": 8, "counts": masks.encode(predicted)}
+    metrics = Segmentation().evaluate([example], [Prediction("x", masks=[row])], ["a"])
+    assert metrics == pytest.approx({"miou": 1 / 3, "iou:background": 1 / 3, "iou:a": 1 / 3})
 
 
 @pytest.mark.parametrize("architecture", ["unet-small", "unet-lite0"])

@@ -70,10 +70,10 @@ def test_no_two_shapes_touch() -> None:
 
 
 def test_colour_alone_does_not_solve_it(say: Callable[[str], None]) -> None:
-    found = shapes_data.colour_alone(*drawn())
-    say(f"shapes by the colour of single pixels: mIoU {found['miou']:.3f}, by calling all background "
-        f"{found['background']:.3f}; networks are to reach 0.9")  # fmt: skip
-    assert found["miou"] < 0.25
+    scores = shapes_data.colour_alone(*drawn())
+    say(f"shapes by the colour of single pixels: mIoU {scores['miou']:.3f}, by calling all background "
+        f"{scores['background']:.3f}; networks are to reach 0.9")  # fmt: skip
+    assert scores["miou"] < 0.25
     # The classifier itself is sound: a set whose classes differ in colour it does solve.
     coloured = [_coloured(one) for one in drawn()[0][:20]]
     assert shapes_data.colour_alone(coloured, coloured)["miou"] > 0.99
@@ -87,16 +87,16 @@ def _coloured(drawing: Drawing) -> Drawing:
 
 
 def test_a_lake_holds_it_whole(lk: Lake) -> None:
-    some = drawn()[0][:6]
-    names = shapes_data.bring_in(lk, some, "shapes")
+    images = drawn()[0][:6]
+    names = shapes_data.bring_in(lk, images, "shapes")
     assert slices.get(lk, "shapes").size == 6
     rows = lk.sql("SELECT image_id, task, boxes, masks FROM labels_current").to_pylist()
-    said = {(row["image_id"], row["task"]): row for row in rows}
-    assert len(said) == 12
-    for name, one in zip(names, some, strict=True):
-        boxes, found = said[name, "detection"]["boxes"], said[name, "segmentation"]["masks"]
+    labels = {(row["image_id"], row["task"]): row for row in rows}
+    assert len(labels) == 12
+    for name, image in zip(names, images, strict=True):
+        boxes, stored_masks = labels[name, "detection"]["boxes"], labels[name, "segmentation"]["masks"]
         assert [(b["label"], b["x"], b["y"], b["width"], b["height"]) for b in boxes] == [
-            (s.label, *s.box) for s in one.shapes
+            (s.label, *s.box) for s in image.shapes
         ]
-        for mask, shape in zip(found, one.shapes, strict=True):
+        for mask, shape in zip(stored_masks, image.shapes, strict=True):
             assert np.array_equal(masks.decode(mask["counts"], mask["height"], mask["width"]), shape.mask)
