@@ -1,1 +1,1 @@
-"""THE PROOF: figures beside peers, measured in one run by `python -m benchmarks NAME`. Nothing imports it."""
+"""Benchmarks: `python -m benchmarks NAME` measures lakeloop and its peers in one run. No package imports them."""

@@ -1,16 +1,16 @@
 """python -m benchmarks NAME [--quick] [--json] [--data DIR] [--rounds N] [--what PART] [--with-peer NAME]
 
-Exit 0: measured; 1: a contender failed; 2: usage; 3: the data is absent. With --json stdout is one document:
-{"name", "machine", "ours", "peers", "ratios", "figures", "left_out"}. Run it under `taskset` to choose the
+Runs a benchmark. Exit codes: 0 measured, 1 a contender failed, 2 bad usage, 3 the data is missing. With --json it
+prints one document: {"name", "machine", "ours", "peers", "ratios", "figures", "left_out"}. Use `taskset` to choose the
 cores.
 
     python -m benchmarks crash --kills N [--seed S] [--json]
 
-proves instead of comparing: the service is killed N times, and what it acknowledged is looked for.
+kills the service N times and checks that nothing it acknowledged is lost.
 
     python -m benchmarks growth [--batches N] [--quick] [--json]
 
-compares a lake of tiny commits, once maintained, with one that got the same rows at once.
+compares a maintained lake of many tiny commits with a lake that got the same rows in one commit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.harness import machine, peers
 from benchmarks.harness.data import DataAbsent
 from benchmarks.harness.rounds import ContenderFailed, Options
 
-# NAME -> module: its `measure(options)` gives the document less name and machine, --what chooses of its PARTS.
+# NAME -> module. Its `measure(options)` returns the document without name and machine; --what selects from its PARTS.
 BENCHMARKS = {
     "ingest": "benchmarks.ingest.ingest",
     "exact": "benchmarks.search.exact",
@@ -46,7 +46,7 @@ BENCHMARKS = {
     "answering": "benchmarks.training.answering",
     "loop": "benchmarks.training.loop",
 }
-# NAME -> module whose `main(arguments)` has options of its own.
+# NAME -> module whose `main(arguments)` parses its own options.
 PROOFS = {"crash": "benchmarks.ingest.crash", "growth": "benchmarks.ingest.growth"}
 
 
@@ -57,21 +57,21 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Figures beside peers, in one run.",
-        epilog=f"Proofs, with options of their own: {', '.join(PROOFS)}.",
+        description="Measure lakeloop and its peers in one run.",
+        epilog=f"Proofs, which have their own options: {', '.join(PROOFS)}.",
     )
     parser.add_argument("name", choices=BENCHMARKS)
-    parser.add_argument("--quick", action="store_true", help="less data and fewer rounds, within 10 minutes")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--quick", action="store_true", help="less data and fewer rounds, at most 10 minutes")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     parser.add_argument("--data", type=Path, help="folder with the benchmark's archives, or any folder of JPEGs")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--what", action="append", default=[], metavar="PART", help="only this part; may be repeated")
+    parser.add_argument("--what", action="append", default=[], metavar="PART", help="only this part; repeat for more")
     parser.add_argument(
         "--with-peer",
         action="append",
         default=[],
         choices=sorted(peers.PEERS),
-        help="install and run this peer, too",
+        help="also install and run this peer",
     )
     args = parser.parse_args(words)
     module = importlib.import_module(BENCHMARKS[args.name])
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def table(document: dict[str, Any]) -> str:
-    """The document for people: a section for each part, a line for each figure."""
+    """The document as text: a section for each part, a line for each figure."""
     lines = []
     for section, content in document.items():
         if section == "left_out":
@@ -109,16 +109,16 @@ def table(document: dict[str, Any]) -> str:
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    out = []
+    rows = []
     for name, value in content.items():
         if isinstance(value, dict) and {"median", "low", "high"} <= set(value):
             interval = f"{_number(value['median'])}  (95 %: {_number(value['low'])} to {_number(value['high'])})"
-            out.append((prefix + name, interval))
+            rows.append((prefix + name, interval))
         elif isinstance(value, dict):
-            out += _flat(value, f"{prefix}{name}.")
+            rows += _flat(value, f"{prefix}{name}.")
         else:
-            out.append((prefix + name, _number(value)))
-    return out
+            rows.append((prefix + name, _number(value)))
+    return rows
 
 
 def _number(value: Any) -> str:

@@ -117,29 +117,33 @@ def test_running_again_adds_nothing(run: Run, lake_path: Path, photos: Path) -> 
 
 
 def test_search_by_image_finds_itself_first(run: Run, lake_path: Path, photos: Path) -> None:
-    found = run("search", "--lake", lake_path, "--image", photos / "images/dog/5.png", "-k", 3, "--json").json
-    first = found["results"][0]
+    output = run("search", "--lake", lake_path, "--image", photos / "images/dog/5.png", "-k", 3, "--json").json
+    first = output["results"][0]
     assert list(first)[:6] == ["prediction_id", "image_id", "similarity", "label", "confidence", "source"]
     assert first["image_id"] == ids.image_id((photos / "images/dog/5.png").read_bytes())
     assert first["similarity"] == pytest.approx(1.0, abs=1e-5)
-    assert len(found["results"]) == 3
+    assert len(output["results"]) == 3
 
 
 def test_an_image_with_three_answers_is_one_result_with_its_newest(run: Run, lake_path: Path, photos: Path) -> None:
     image = ids.image_id((photos / "images/cat/0.png").read_bytes())
-    found = run("search", "--lake", lake_path, "--id", image, "-k", 20, "--json", "--column", "timestamp").json
-    assert len(found["results"]) == 8
-    assert len({r["image_id"] for r in found["results"]}) == 8
-    assert (found["results"][0]["label"], found["results"][0]["timestamp"]) == ("dog", "2026-01-12T00:00:00Z")
+    output = run("search", "--lake", lake_path, "--id", image, "-k", 20, "--json", "--column", "timestamp").json
+    assert len(output["results"]) == 8
+    assert len({r["image_id"] for r in output["results"]}) == 8
+    assert (output["results"][0]["label"], output["results"][0]["timestamp"]) == ("dog", "2026-01-12T00:00:00Z")
 
 
 def test_search_by_prediction_id_and_filter(run: Run, lake_path: Path) -> None:
     answer = run("sql", "SELECT prediction_id FROM answers WHERE camera = 7 LIMIT 1", "--lake", lake_path, "--json")
-    some = answer.json[0]["prediction_id"]
-    found = run("search", "--lake", lake_path, "--id", some, "--where", "camera = 1 AND label = 'cat'", "--json").json
-    assert len(found["results"]) == 4
-    found = run("search", "--lake", lake_path, "--id", some, "--where", "metadata->>'shift' = 'day'", "--json").json
-    assert len(found["results"]) == 1
+    prediction_id = answer.json[0]["prediction_id"]
+    output = run(
+        "search", "--lake", lake_path, "--id", prediction_id, "--where", "camera = 1 AND label = 'cat'", "--json"
+    ).json
+    assert len(output["results"]) == 4
+    output = run(
+        "search", "--lake", lake_path, "--id", prediction_id, "--where", "metadata->>'shift' = 'day'", "--json"
+    ).json
+    assert len(output["results"]) == 1
 
 
 def test_sql_gives_a_list_of_objects(run: Run, lake_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Rounds of contenders in processes of their own, the machine, the data, the peers."""
+"""The harness of all benchmarks: rounds, contender processes, facts of the machine, data, peers."""

@@ -1,8 +1,8 @@
-"""The inside of a contender's process: runs one function, keeps its stopwatch, hands back its numbers.
+"""The program of a contender's process: runs a function and writes its result to a file.
 
     python -m benchmarks.harness.contender MODULE:FUNCTION ARGUMENTS.json RESULT.json
 
-Standard library only: peers run it under a Python of their own, where nothing of lakeloop is installed.
+It uses the standard library only: peers run it in their own environment, without lakeloop.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 
 
 class Stopwatch:
-    """`seconds` on the wall and `cpu_seconds` between enter and exit.
+    """Wall `seconds` and `cpu_seconds` between enter and exit.
 
-    CPU seconds are of this process, all its threads, and those children that ended in between: worker pools
-    must be closed inside.
+    CPU seconds count this process with all its threads, and the children that ended in between: close worker pools
+    inside.
     """
 
     seconds = 0.0

@@ -1,4 +1,4 @@
-"""The images benchmarks run on: archives in a data folder, or any folder of JPEGs. Nothing is fetched."""
+"""The images of the benchmarks: archives in a data folder, or any folder of JPEGs. It downloads nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ VARIABLE = "LAKELOOP_BENCH_DATA"
 
 
 class DataAbsent(Exception):
-    """The message says which folder would do."""
+    """The data is missing; the message says what folder to give."""
 
 
 def folder(option: Path | None) -> Path:
     """`--data`, else $LAKELOOP_BENCH_DATA, else ../shared/data beside the repository. Raises DataAbsent."""
     path = option or Path(os.environ.get(VARIABLE) or ROOT.parent / "shared" / "data")
     if not path.is_dir():
-        raise DataAbsent(f"no benchmark data in {path}: any folder of JPEGs will do, given by --data or ${VARIABLE}")
+        raise DataAbsent(f"no benchmark data in {path}: give any folder of JPEGs with --data or ${VARIABLE}")
     return path
 
 
@@ -34,14 +34,14 @@ def photographs(data: Path, work: Path, most: int) -> Path:
         return out
     files = sorted(p for p in data.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     if not files:
-        raise DataAbsent(f"{data} holds neither {PHOTOGRAPHS} nor a JPEG: any folder of JPEGs will do, given by --data")
+        raise DataAbsent(f"{data} has neither {PHOTOGRAPHS} nor a JPEG: give any folder of JPEGs with --data")
     for number, path in enumerate(files[:most]):
         (out / f"{number:06d}.jpg").write_bytes(path.read_bytes())
     return out
 
 
 def small_files(data: Path, work: Path, most: int) -> Path | None:
-    """A folder of at most `most` tiny JPEGs under `work`, or None when the data has no archive of them."""
+    """A folder of at most `most` tiny JPEGs under `work`, or None if the data has no archive of them."""
     if not (data / SMALL_FILES).is_file():
         return None
     out = work / "small-files"

@@ -1,4 +1,4 @@
-"""What the figures were measured on: processor, memory, versions, and how fast memory can be read."""
+"""Facts of the machine: processor, memory, versions of packages, read speed of memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def facts() -> dict[str, Any]:
 
 
 def installed(package: str) -> str | None:
-    """Its version, or None."""
+    """The installed version of the package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -49,11 +49,10 @@ def installed(package: str) -> str | None:
 
 
 def read_speed(turn: int, megabytes: int = 256) -> dict[str, float]:
-    """A contender: GB/s at which memory is read, by one thread and by all cores; the best of seven passes.
+    """A contender: the read speed of memory in GB/s, by one thread and by all cores; the best of seven passes.
 
-    The reader is BLAS' dot product of an array with itself, one flop pair for four bytes, which no core
-    computes slower than memory delivers. To be run with one BLAS thread, so that the threads counted are
-    ours.
+    It reads with the dot product of BLAS of an array with itself, which every core computes faster than memory
+    delivers. Run it with one BLAS thread, so that only its own threads count.
     """
     import numpy as np
 

@@ -1,9 +1,7 @@
-"""Peers that pin other versions of our packages: each gets an environment of its own, made on request and
-kept.
+"""Peers that need other versions of packages: each has its own environment, created once and kept.
 
-The environments lie in $LAKELOOP_BENCH_CACHE, else ~/.cache/lakeloop-bench. They take gigabytes and minutes
-to make, so they are made only with `--with-peer NAME`. Torch is the version lakeloop runs on, so that engines
-are alike.
+The environments are in $LAKELOOP_BENCH_CACHE, else ~/.cache/lakeloop-bench. They take gigabytes and minutes, so only
+`--with-peer NAME` creates them. They use the same version of torch as lakeloop, so that the engines are equal.
 """
 
 from __future__ import annotations
@@ -20,13 +18,13 @@ from benchmarks.harness.rounds import say
 INSTALL_SECONDS = 1_800
 
 
-class CannotHave(Exception):
-    """The peer cannot be installed here; the message is the reason."""
+class PeerUnavailable(Exception):
+    """The peer cannot be installed; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """`requirements` for pip; `rescue` is the package that brings the file `needs` when these came without."""
+    """`requirements` for pip. If they lack the file `needs`, the package `rescue` brings it."""
 
     requirements: tuple[str, ...]
     needs: str = ""
@@ -44,14 +42,14 @@ PEERS = {
 
 
 def python(name: str) -> str:
-    """The Python of the peer's environment, which is made when it is not there yet. Raises CannotHave."""
+    """The Python of the peer's environment, which is created if it does not exist. Raises PeerUnavailable."""
     peer = PEERS[name]
     folder = Path(os.environ.get("LAKELOOP_BENCH_CACHE") or Path.home() / ".cache" / "lakeloop-bench") / name
     interpreter, stamp = folder / "bin" / "python", folder / "requirements.txt"
     wanted = [*peer.requirements, *_same("torch"), *_same("torchvision")]
     if stamp.is_file() and stamp.read_text().split() == wanted:
         return str(interpreter)
-    say(f"making an environment for {name} in {folder}: minutes, and gigabytes")
+    say(f"creating an environment for {name} in {folder}: this takes minutes and gigabytes")
     _call([sys.executable, "-m", "venv", "--clear", str(folder)])
     _call([str(interpreter), "-m", "pip", "install", "--quiet", *wanted])
     if peer.needs and not list(folder.glob(f"lib/python3*/site-packages/{peer.needs}")):
@@ -80,7 +78,7 @@ def _call(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise CannotHave(f"its installation took longer than {INSTALL_SECONDS} s") from error
+        raise PeerUnavailable(f"the installation took longer than {INSTALL_SECONDS} s") from error
     if done.returncode:
         words = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-        raise CannotHave("; ".join(words[-2:]) or f"{command[0]} ended with {done.returncode}")
+        raise PeerUnavailable("; ".join(words[-2:]) or f"{command[0]} ended with {done.returncode}")

@@ -1,10 +1,9 @@
-"""Rounds of contenders, one process each, and what may be said of them.
+"""Runs contenders in rounds, a process each, and estimates figures from undisturbed rounds.
 
-A round runs every contender once; the next round runs them backwards (A B C, C B A, ...), so that a drift of
-the machine falls on all. Each process gets the same cores and thread pools of exactly that many threads.
-Ratios are taken within a round and their median is reported, with a bootstrap interval. What other processes
-took of the machine meanwhile is measured and reported: rounds that were disturbed are set aside while enough
-others remain.
+A round runs every contender once; the next round runs them in reverse order (A B C, C B A, ...), so that a drift of the
+machine affects all. Each process gets the same cores, and thread pools of exactly that many threads. Ratios are taken
+within a round; the report has their median with a bootstrap interval. The CPU time of other processes is measured, too:
+disturbed rounds are left out as long as enough others remain.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ THREAD_POOLS = (
     "LANCE_CPU_THREADS",
     "POLARS_MAX_THREADS",
 )
-# A round is disturbed when others took more than this of one core, or the host this share of the machine.
+# A round is disturbed if other processes used more than this share of a core, or the host this share of the machine.
 FOREIGN_MOST = 0.2
 STEAL_MOST = 0.02
 FEWEST_ROUNDS = 3
@@ -45,12 +44,12 @@ SAMPLE_SECONDS = 0.5
 
 
 class ContenderFailed(Exception):
-    """A contender's process ended badly; the message ends with its last words."""
+    """A contender's process failed; the message ends with its last output."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asked for. `work` is a folder outside the repository, removed afterwards."""
+    """The options of the command line. `work` is a temporary folder outside the repository."""
 
     quick: bool
     work: Path
@@ -62,7 +61,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Contender:
-    """`function` is MODULE:FUNCTION, called with `arguments` (JSON) and the number of the round as `turn`."""
+    """`function` is MODULE:FUNCTION. It gets `arguments` (JSON) and the number of the round as `turn`."""
 
     name: str
     function: str
@@ -73,7 +72,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Run:
-    """One process from start to end. `result` is what its function returned.
+    """A finished process. `result` is the return value of its function.
 
     `peak_rss` sums the resident memory of the process and its descendants, sampled twice a second; pages they
     share count for each. `foreign_cores`: cores kept busy by everything else; `steal`: share of the machine
@@ -96,7 +95,7 @@ Rounds = list[dict[str, Run]]
 
 
 def say(text: str) -> None:
-    """Progress, on stderr: stdout is for the document."""
+    """Prints progress to stderr: stdout is for the document."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -126,33 +125,33 @@ def run(contender: Contender, work: Path, turn: int = 0) -> Run:
     cpu = cpu_seconds() - own
     if code or not answer.exists():
         words = log.read_text(errors="replace").strip().splitlines()[-12:]
-        raise ContenderFailed(f"{contender.name} ended with {code}: " + "\n".join(words))
+        raise ContenderFailed(f"{contender.name} failed with exit code {code}: " + "\n".join(words))
     busy, steal, total = (b - a for a, b in zip(before, _machine_times(), strict=True))
     foreign = max(0.0, busy - cpu) / seconds
     return Run(json.loads(answer.read_text()), seconds, cpu, sampler.peak, foreign, steal / max(total, 1e-9))
 
 
 def rounds(contenders: Sequence[Contender], count: int, work: Path) -> Rounds:
-    """`count` rounds of every contender, forwards and backwards in turn."""
+    """Runs `count` rounds of all contenders, forwards and backwards in turn."""
     done: Rounds = []
     for number in range(count):
         runs: dict[str, Run] = {}
         for contender in contenders if number % 2 == 0 else reversed(contenders):
             runs[contender.name] = process = run(contender, work, number)
             say(f"round {number + 1}/{count} {contender.name}: {process.seconds:.1f} s"
-                + ("" if process.quiet else f" (others took {process.foreign_cores:.2f} cores)"))  # fmt: skip
+                + ("" if process.quiet else f" (other processes used {process.foreign_cores:.2f} cores)"))  # fmt: skip
         done.append(runs)
     return done
 
 
 def undisturbed(done: Rounds) -> Rounds:
-    """The rounds in which every contender had the machine to itself; all of them when those are too few."""
+    """The rounds in which no contender was disturbed; all rounds if these are too few."""
     quiet = [round_ for round_ in done if all(process.quiet for process in round_.values())]
     return quiet if len(quiet) >= FEWEST_ROUNDS else done
 
 
 def noise(done: Rounds) -> dict[str, Any]:
-    """How far the machine was shared, for the report."""
+    """How much other processes used the machine, for the report."""
     everything = [process for round_ in done for process in round_.values()]
     return {
         "rounds": len(done),
@@ -173,7 +172,7 @@ def estimate(values: Iterable[float]) -> dict[str, Any]:
 
 
 class _MemorySampler:
-    """Largest sum of resident bytes of a process and its descendants, looked at from outside."""
+    """Samples the resident bytes of a process and its descendants, and keeps the largest sum."""
 
     peak = 0
 
@@ -196,7 +195,7 @@ class _MemorySampler:
 
 
 def tree_rss(pid: int) -> int:
-    """Resident bytes of a process and all its descendants now; 0 when it is gone."""
+    """The resident bytes of a process and all its descendants now; 0 if it has ended."""
     import psutil
 
     total = 0

@@ -1,1 +1,1 @@
-"""Bulk ingest and live ingest, under load and under kills."""
+"""Benchmarks of bulk ingest and live ingest, under load and under kills."""

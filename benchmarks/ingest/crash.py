@@ -1,7 +1,7 @@
 """python -m benchmarks crash --kills N [--seed S] [--json]: kills the service and counts what was lost.
 
-The same kills as `tests/crash` make, any number of them. Exit 1 when anything acknowledged was lost, doubled or torn,
-or when the server said something it should not have.
+It makes the same kills as `tests/crash`. Exit code 1 if any acknowledged event is lost, doubled or torn, or if a
+response of the server is wrong.
 """
 
 from __future__ import annotations

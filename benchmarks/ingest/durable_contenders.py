@@ -1,4 +1,4 @@
-"""The contenders of `durable_ingest`: a server each in a process of its own, and the generator in this one."""
+"""The contenders of `durable_ingest`: a server in a process of its own, and the load generator in this one."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def _lake(folder: Path) -> str:
 
 
 def _fill(uri: str, folder: Path) -> None:
-    """Something for the pages to show."""
+    """Fills the lake with rows for the pages of the app."""
     from lake import open_lake
     from lake.ingest import ingest
 
@@ -275,7 +275,7 @@ def _visitor(port: int, wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """On the disk that is measured, not in memory."""
+    """A folder on the measured disk, not in memory."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("LAKELOOP_BENCH_DISK")) as name:
         yield Path(name)
 

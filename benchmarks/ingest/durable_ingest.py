@@ -1,4 +1,4 @@
-"""`durable_ingest`: answers with 55 KB images, acknowledged when they are safe on disk.
+"""`durable_ingest`: predictions with 55 KB images, acknowledged when they are safe on disk.
 
 The load generator (`benchmarks/ingest/load.py`) and one server share the machine; every contender gets the same
 generator, the same images and the same uvicorn, uvloop and httptools, and a fresh folder each round. Embedding and

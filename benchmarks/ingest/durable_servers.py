@@ -1,4 +1,4 @@
-"""The servers beside lakeloop's in `durable_ingest`: the same uvicorn, uvloop and httptools, another way to store.
+"""The peer servers of `durable_ingest`: the same uvicorn, uvloop and httptools, other ways to store.
 
     python -m benchmarks.ingest.durable_servers KIND FOLDER
 

@@ -1,4 +1,4 @@
-"""python -m benchmarks growth [--batches N] [--quick] [--json]: a week of tiny commits beside the same rows at once.
+"""python -m benchmarks growth [--batches N] [--quick] [--json]: compares many tiny commits with one commit.
 
 `tiny` gets N batches of one to three rows through `Lake.insert`, a commit to thumbnails, images and predictions each,
 as the drainer of a quiet service does; vectors are filled in every 64 batches as `embed --watch` does, and the lake is

@@ -1,5 +1,4 @@
-"""`ingest`: from a folder of images to committed, embedded rows, beside the limit the machine sets and beside
-peers.
+"""`ingest`: a folder of images to committed, embedded rows, compared with the machine's limit and with peers.
 
 **photographs.** 600 photographs through `lake.ingest` and `embeddings.backfill.backfill` into a fresh lake each round,
 from the first file read to the last row committed, thumbnails included, per engine. The limit of a round is
@@ -123,7 +122,7 @@ def _ours(
 
 
 def _installed_peers(options: Options, folder: str, left_out: list[str]) -> list[Contender]:
-    """Those asked for that install and get through a first run; the others are left out with their reason."""
+    """The requested peers that install and pass a first run; the document lists the others with the reason."""
     contenders = []
     for name in peers.PEERS:
         if name not in options.with_peers:
@@ -142,7 +141,7 @@ def _installed_peers(options: Options, folder: str, left_out: list[str]) -> list
             contender = Contender(name, f"benchmarks.ingest.peer_{name.replace('-', '_')}:run", arguments, python)
             say(f"{name}: first run, not counted")
             run(contender, options.work, turn=-1)
-        except (peers.CannotHave, ContenderFailed) as error:
+        except (peers.PeerUnavailable, ContenderFailed) as error:
             left_out.append(f"{name}: {str(error).splitlines()[-1]}")
             continue
         contenders.append(contender)

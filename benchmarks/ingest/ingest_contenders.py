@@ -1,5 +1,4 @@
-"""Who takes part in `ingest`, each function in a process of its own: lakeloop, a plain loop, and the parts
-alone.
+"""The contenders of `ingest`, each function in a process of its own: lakeloop, a plain loop, single steps.
 
 Every contender says `startup`, everything before the first image is read (imports, loading the network, one
 batch through it, making an empty lake), apart from its timed section. Vectors are saved in the order of the

@@ -1,4 +1,4 @@
-"""Requests for an HTTP server: so many clients, each as fast as it is answered; or so many a second, come what may.
+"""A load generator for HTTP: closed loops of clients, or an open loop at a fixed rate.
 
 Plain sockets under uvloop and answers parsed by hand, so that the generator takes little of the machine it shares with
 the server. In an open loop a request is due at a time of its own: its latency counts from then, also when the
@@ -61,7 +61,7 @@ class Result:
 
 
 def predictions(images: list[bytes], path: str = "/v1/predictions") -> Request:
-    """Makes requests that send an answer with its image, none like another."""
+    """A function that makes requests with a prediction and its image, each different."""
     heads = [
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
         f"Content-Length: {len(data) + 16}\r\nLakeloop-Event: ".encode()

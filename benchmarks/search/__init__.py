@@ -1,1 +1,1 @@
-"""Search, clusters, near-duplicates, discovery, active search and SQL."""
+"""Benchmarks of search, clusters, near-duplicates, discovery, active search and SQL."""

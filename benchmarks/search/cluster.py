@@ -1,4 +1,4 @@
-"""`cluster`: one level of a drill-down beside its peers, opening a node, and the top level of a million vectors.
+"""`cluster`: a level of a cluster tree compared with peers, opening a node, and a level of a million vectors.
 
 `generator`: 50,000 unit vectors of 512 dimensions in 100 uneven clusters, seeded. `cifar10`: the 50,000 training
 images of CIFAR-10 by efficientnet-lite0 at 96 pixels, their 1,280 dimensions projected to 512 by a seeded random

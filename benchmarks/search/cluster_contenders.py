@@ -1,4 +1,4 @@
-"""Who takes part in `cluster`, each function in a process of its own.
+"""The contenders of `cluster`, each function in a process of its own.
 
 A contender of `generator` and `cifar10` loads vectors, runs once on a small part of them (imports, compiling and
 thread pools are start-up, reported beside), then once on all; labels go to a file, since they are scored outside.

@@ -1,4 +1,4 @@
-"""Does slice discovery find what was planted, first, and nothing where nothing was? On whole lakes, by the seed.
+"""`discovery`: whether slice discovery finds planted failures first, and nothing where none is planted.
 
 Real vectors (CIFAR-10), generated metadata, and a model that is asked something the classes do not tell. `pair`: where
 camera is 7 and site is b it is wrong far more often. `kind`: about one class of photograph, which no column names.
@@ -103,7 +103,7 @@ def _is_pair(finding: Any) -> bool:
 
 
 def make(folder: Path, known: vectors.Labelled, n: int, seed: int, part: str) -> Planted:
-    """A lake of n answers with vectors, metadata and labels."""
+    """Makes a lake of n predictions with vectors, metadata and labels."""
     import pyarrow as pa
 
     import lake
@@ -118,7 +118,7 @@ def make(folder: Path, known: vectors.Labelled, n: int, seed: int, part: str) ->
     pair = (columns["camera"] == 7) & (columns["site"] == "b")
     planted = {"pair": pair, "kind": kind, "both": pair | kind, "nothing": np.zeros(n, bool)}[part]
     wrong = rng.random(n) < np.where(planted, PLANTED, USUAL)
-    truth = rng.random(n) < 0.5  # else one answer would rightly be found to fail more often
+    truth = rng.random(n) < 0.5  # otherwise predictions of one class would rightly have more errors
     image_ids = [hashlib.sha256(f"{seed} {index}".encode()).hexdigest() for index in range(n)]
     moment = dt.datetime(2026, 9, 1, tzinfo=dt.UTC)
     seconds = rng.integers(0, 28 * 86_400, n).tolist()
@@ -162,7 +162,7 @@ def make(folder: Path, known: vectors.Labelled, n: int, seed: int, part: str) ->
 
 
 def metadata(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-    """Seven keys of n answers: cameras have firmware, operators work in shifts, two are numbers."""
+    """Seven metadata keys of n predictions: cameras have firmware, operators work in shifts, two are numbers."""
     camera = rng.integers(0, 10, n)
     shift = rng.integers(0, 3, n)
     return {
@@ -177,7 +177,7 @@ def metadata(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
 
 
 def _choice(n: int, seeds: int) -> dict[str, Any]:
-    """Power and false alarms of dealing errors anew against an honest split, by how many answers are planted."""
+    """Power and false alarms of permuted errors compared with a held-out split, by planted predictions."""
     out: dict[str, Any] = {"seeds": seeds}
     for size in (n // 10, n // 3, n):
         hits, alarms, times = {"dealt": 0, "split": 0}, {"dealt": 0, "split": 0}, {"dealt": 0.0, "split": 0.0}

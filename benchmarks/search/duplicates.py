@@ -1,4 +1,4 @@
-"""`duplicates`: how many planted copies are found, and how many pairs that are none are taken for copies.
+"""`duplicates`: how many planted copies are found, and how many other pairs are taken for copies.
 
 Of each picture there are five copies: re-encoded, resized, lightly cropped, brightened and shifted. A pair counts as
 found when both are in one group; all 15 pairs of a family are to be found.

@@ -1,5 +1,4 @@
-"""Who takes part in `exact`, each function in a process of its own. Work folder: vectors, queries, passes,
-lake.
+"""The contenders of `exact`, each function in a process of its own. Work folder: vectors, queries, lake.
 
 Each gives, for the parts asked for, the milliseconds of every query after two that are not counted, CPU
 seconds in all, and the positions found.

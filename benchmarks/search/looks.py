@@ -1,4 +1,4 @@
-"""`looks`: how many thumbnails a person has to see to gather 90 % of a rare kind, beginning with one example of it.
+"""`looks`: how many thumbnails a person views to find 90 % of a rare kind, starting from one example.
 
 A simulated person answers from known classes, sees 24 thumbnails a page (a last page that is not full counts what it
 shows), and every thumbnail shown counts. What is found is confirmed one by one, or accepted as a whole cluster after a

@@ -1,12 +1,12 @@
-"""`sql`: twelve questions to a million and to ten million answers.
+"""`sql`: twelve queries on a million and on ten million predictions.
 
 The lake is laid out as large commits leave it, with its columnar copy; every round first commits fresh answers, which
 everybody must count. `lakeloop` is `lake.sql`; `sandbox` the locked child process behind `lakeloop sql` and
 POST /v1/sql. Beside them DuckDB on a file of its own (`native`, the measure), on Parquet files (zstd), and on the Lance
 tables through Arrow's scanner. All have the same rows and columns, and must give the same answers.
 
-Cold: a new process, and nothing of the files in the page cache before each question; the first answer of lakeloop
-includes the copying of the fresh rows. Warm: the median of three more. Ratios are geometric means over the questions.
+Cold: a new process, and nothing of the files in the page cache before each query; the first result of lakeloop
+includes the copying of the fresh rows. Warm: the median of three more. Ratios are geometric means over the queries.
 """
 
 from __future__ import annotations
@@ -76,5 +76,5 @@ def _part(options: Options, part: str, document: dict[str, Any]) -> None:
 
 
 def _mean(round_: dict[str, Any], name: str, kind: str) -> float:
-    """Geometric mean over the questions, milliseconds."""
+    """Geometric mean over the queries, in milliseconds."""
     return float(np.exp(np.mean(np.log([*round_[name].result[kind].values()]))))

@@ -1,4 +1,4 @@
-"""Who takes part in `sql`, each function in a process of its own. Work folder: lake, native.duckdb, parquet.
+"""The contenders of `sql`, each function in a process of its own. Work folder: lake, native.duckdb, parquet.
 
 Each gives the milliseconds of every query: the first time in a new process with nothing of its files in the page cache
 (`cold`), then the median of the next ones (`warm`), and a digest of the answer, which must be everybody's.
@@ -135,7 +135,7 @@ def build(turn: int, work: str, rows: int) -> dict[str, Any]:
 
 
 def append(turn: int, work: str, first: int, rows: int, total: int) -> dict[str, Any]:
-    """`rows` fresh answers for everybody, as a drainer commits them; the copy is left to who asks next."""
+    """Adds `rows` new predictions for every contender, as a drainer commits them; the next query updates the copy."""
     import duckdb
 
     from lake import open_lake
@@ -165,7 +165,7 @@ def _whole(result: Any, name: str) -> Any:
 
 
 def lakeloop(turn: int, work: str) -> dict[str, Any]:
-    """`lake.sql`, in this process. Its first answer includes copying the fresh rows."""
+    """`lake.sql`, in this process. Its first query includes copying the new rows."""
     from lake import open_lake
 
     def start() -> Ask:

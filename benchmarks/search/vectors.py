@@ -1,6 +1,6 @@
-"""Embedded images with known classes, for benchmarks of clustering and search: made once, then kept on disk.
+"""Embedded images with known classes for benchmarks of clusters and search: computed once, then kept on disk.
 
-What takes minutes here is the network, not what is measured. The kept files are named by what made them.
+The network takes minutes, and the benchmarks do not measure it. The names of the files tell how they were computed.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Training, the gate, serving, and the whole loop."""
+"""Benchmarks of training, the gate, serving and the whole loop."""

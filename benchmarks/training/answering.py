@@ -1,9 +1,9 @@
-"""A registered model asked beside taking events in: what acknowledgements wait, and how fast answers come.
+"""`answering`: the latency of acknowledgements while a registered model predicts, and its rate of predictions.
 
-Events come at a fixed rate in an open loop, so that a late acknowledgement counts from when its event was due. Beside
-them four clients ask EfficientNet-Lite0 for answers, each as fast as it is answered: as the server does it (a process
-of its own, one thread, low priority), and with the same network on a thread of the server with all cores. Peers are
-not compared: the other way of doing it is.
+Events come at a fixed rate in an open loop, so that the latency counts from the time when an event was due. Beside them
+four clients request predictions of EfficientNet-Lite0 in closed loops: from a process of its own with one thread and
+low priority, as the server does it, and from a thread of the server with all cores. It compares these two ways, no
+peers.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _load_model(port: int, image: bytes) -> None:
 
 
 def _questions(images: list[bytes]) -> load.Request:
-    """Requests for an answer; each image is another one by a counter behind its end."""
+    """Requests for a prediction; a counter after the end of the image makes each different."""
     sent = 0
 
     def request() -> list[bytes]:
@@ -116,7 +116,7 @@ def _jpeg(number: int) -> bytes:
 
 
 def _prepare(folder: Path) -> None:
-    """A lake whose model `cells` is EfficientNet-Lite0 with a drawn head, promoted."""
+    """Makes a lake whose promoted model `cells` is EfficientNet-Lite0 with a random head."""
     from lake import open_lake
     from training.data.augmentation import Preparation
     from training.models import trained_model

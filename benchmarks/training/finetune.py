@@ -1,4 +1,4 @@
-"""`finetune`: steps a second of `lakeloop train`, beside a bare loop on tensors that are in memory already.
+"""`finetune`: steps a second of `lakeloop train`, compared with a bare loop on tensors in memory.
 
 The same network (random weights: they cost the same), optimiser, batch and number of threads. Ours reads the images
 from a lake, decodes and augments them in worker processes, checks the loss of every step and counts; the bare loop is

@@ -1,4 +1,4 @@
-"""`gate`: the gate's promises on simulated pairs of models, whose true fall is known.
+"""`gate`: error rates of the gate on simulated pairs of models with a known fall.
 
 Pairs are drawn image by image from the chances that only the old model, only the new one, or both alike are right;
 outcomes are those of `training/metrics/paired_tests.py` and Holm's rule, as `training/evaluation/gate.py` uses them.
@@ -187,7 +187,7 @@ def draw(curves: dict[float, list[float]], none: dict[float, list[float]], path:
 
 
 def _models(n: int, rng: np.random.Generator) -> tuple[EvaluatedPredictions, EvaluatedPredictions]:
-    """An old and a somewhat worse new model's answers to the same n images, at least one of each class."""
+    """Predictions of an old and a slightly worse new model for the same n images, at least one of each class."""
     truth = (rng.random(n) >= 0.25).astype(np.int64)
     truth[:2] = 0, 1
     common = rng.normal(size=n)

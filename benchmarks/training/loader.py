@@ -1,4 +1,4 @@
-"""`loader`: images a second of an epoch, streamed from a lake, beside torchvision's ImageFolder over the same JPEGs.
+"""`loader`: images a second of an epoch from a lake, compared with torchvision's ImageFolder on the same JPEGs.
 
 Both through torch's DataLoader with the same transform (224 pixels), batch size and number of workers, shuffled. The
 first batch is not counted: it waits for the workers to start. `main`: no workers; `workers`: two.

@@ -1,4 +1,4 @@
-"""`loop`: the solar cell story on real lakes: is the model better where it was bad, and no worse elsewhere?
+"""`loop`: the whole loop on solar cells: does the model improve where it was bad, without getting worse elsewhere?
 
 Dealt anew for every seed from the 2,624 cells of elpv-dataset: monocrystalline ones half to learn from, half held out;
 polycrystalline ones 60 that come along in production, of the others half held out, half the pool that production goes
@@ -230,7 +230,7 @@ def _answer(lk: OpenLake, image_ids: Sequence[str], run: str | None = None) -> N
 
 
 def _complaint(lk: OpenLake, cells: Cells, truths: dict[str, str]) -> str:
-    """The sound cell of the new kind that was thrown away with the greatest confidence."""
+    """The functional cell of the new kind that was called a defect with the most confidence."""
     rows = lk.sql("SELECT image_id, label, confidence FROM answers ORDER BY confidence DESC, image_id").to_pylist()
     new = {*cells.names(np.flatnonzero(cells.poly))}
     wrong = [row["image_id"] for row in rows if row["image_id"] in new and row["label"] != truths[row["image_id"]]]
@@ -252,7 +252,7 @@ def _isolate(lk: OpenLake, cells: Cells, example: str) -> tuple[int, str]:
 
 
 def _second_turn(lk: OpenLake, pool: Sequence[str], count: int) -> list[str]:
-    """Half of those that v2 is least sure of, half of those drawn by their hash."""
+    """Half of the images are those with the least confidence of v2, half are drawn by their hash."""
     rows = lk.sql(
         """SELECT image_id FROM answers WHERE model_version = '2' AND image_id IN (SELECT unnest(?))
            ORDER BY confidence, image_id""",

@@ -1,4 +1,4 @@
-"""`probe`: a logistic head on 100,000 vectors of 512 dimensions and 50 classes, beside scikit-learn's.
+"""`probe`: a logistic head on 100,000 vectors of 512 dimensions and 50 classes, compared with scikit-learn.
 
 Unit vectors about 50 centres, the noise stronger along some directions than along others as embeddings have it, one
 label in twenty wrong; seeded. Both minimise the same objective (scikit-learn's C is 1 / regularisation) from zero:

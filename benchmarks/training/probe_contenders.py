@@ -1,4 +1,4 @@
-"""Who takes part in `probe`, each function in a process of its own: seconds of the fit alone, loss and accuracy."""
+"""The contenders of `probe`, each function in a process of its own: seconds of the fit, loss and accuracy."""
 
 from __future__ import annotations
 

@@ -154,10 +154,10 @@ def _note(outcome: Outcome, word: str, rest: list[Any]) -> None:
 
 def _traced(pid: int) -> bool:
     """Whether every thread of the process has a tracer."""
-    found = [
+    calls = [
         re.search(r"TracerPid:\t(\d+)", (task / "status").read_text()) for task in Path(f"/proc/{pid}/task").iterdir()
     ]
-    return all(match is not None and match[1] != "0" for match in found)
+    return all(match is not None and match[1] != "0" for match in calls)
 
 
 def sample(points: Iterable[Point], count: int, seed: int) -> list[Point]:

@@ -324,11 +324,11 @@ async def campaigns(
         await asyncio.to_thread(open_lake.create, str(lake))
     running = [Campaign(lake, seed + lane, not one_lake, forked) for lane, lake in enumerate(lakes)]
     shares = [kills // lanes + (lane < kills % lanes) for lane in range(lanes)]
-    await asyncio.gather(*(one.live(share) for one, share in zip(running, shares, strict=True)))
+    await asyncio.gather(*(campaign.live(share) for campaign, share in zip(running, shares, strict=True)))
     total = Tally()
-    for one in running:
-        total.add(one.tally)
+    for campaign in running:
+        total.add(campaign.tally)
     for lake in dict.fromkeys(lakes):
-        ledgers = [one.ledger for one in running if one.lake == lake]
+        ledgers = [campaign.ledger for campaign in running if campaign.lake == lake]
         total.findings.add(await asyncio.to_thread(compared, lake, ledgers))
     return total

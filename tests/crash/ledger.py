@@ -187,17 +187,17 @@ class Ledger:
         again = request.first_answer is not None
         if request.path.endswith("/batch"):
             items = answer.json()["items"]
-            said = [(item["code"], item.get("detail", "")) for item in items]
+            outcomes = [(item["code"], item.get("detail", "")) for item in items]
         else:
-            said = [(answer.status, "")]
-        if len(said) != len(request.events) or any(code not in (200, 201) for code, _ in said):
-            self.wrong.append(f"{request.path} with {len(request.events)} events got {said}")
+            outcomes = [(answer.status, "")]
+        if len(outcomes) != len(request.events) or any(code not in (200, 201) for code, _ in outcomes):
+            self.wrong.append(f"{request.path} with {len(request.events)} events got {outcomes}")
             return
         if request.keyed:
             if again and (answer.status, answer.body) != request.first_answer:
                 self.wrong.append(f"an Idempotency-Key gave {answer.body[:200]!r} after {request.first_answer}")
         else:
-            self._check_news(request, [code == 200 for code, _ in said], again)
+            self._check_news(request, [code == 200 for code, _ in outcomes], again)
         request.first_answer = (answer.status, answer.body)
         self.answered += 1
         for event in request.events:
@@ -250,10 +250,10 @@ class Findings:
     def any(self) -> bool:
         return bool(self.lost or self.duplicates or self.torn or self.strangers or self.left)
 
-    def note(self, what: str, detail: str) -> None:
-        setattr(self, what, getattr(self, what) + 1)
+    def note(self, kind: str, detail: str) -> None:
+        setattr(self, kind, getattr(self, kind) + 1)
         if len(self.details) < 20:
-            self.details.append(f"{what}: {detail}")
+            self.details.append(f"{kind}: {detail}")
 
     def add(self, other: Findings) -> None:
         for name in ("acked", "lost", "duplicates", "torn", "strangers", "left"):
@@ -263,85 +263,85 @@ class Findings:
 
 def compare(lake: Lake, spool: Spool | None, *ledgers: Ledger) -> Findings:
     """Every difference between what was sent to a lake and what a drained lake holds."""
-    found = Findings()
+    findings = Findings()
     sent = {name: event for ledger in ledgers for name, event in ledger.events.items()}
     acked = {name for name, event in sent.items() if event.acked}
-    found.acked = len(acked)
+    findings.acked = len(acked)
     pictures_sent = {e.image_id: e.data for e in sent.values() if e.data is not None}
 
-    predictions = _rows(lake, "predictions", "prediction_id", found)
+    predictions = _rows(lake, "predictions", "prediction_id", findings)
     bare = {r["image_id"] for r in predictions.values() if r["model"] is None}
     for name, row in predictions.items():
         event = sent.get(("prediction", name))
         if event is not None:
-            _same(event, row, found)
+            _same(event, row, findings)
         elif row["model"] is not None or ("image", row["image_id"]) not in sent:
-            found.note("strangers", f"prediction {name}")
-    reviews = _rows(lake, "reviews", "event_id", found)
+            findings.note("strangers", f"prediction {name}")
+    reviews = _rows(lake, "reviews", "event_id", findings)
     for name, row in reviews.items():
         if ("feedback", name) in sent:
-            _same(sent["feedback", name], row, found)
+            _same(sent["feedback", name], row, findings)
         else:
-            found.note("strangers", f"review {name}")
-    thumbnails = _rows(lake, "thumbnails", "image_id", found)
-    images = _rows(lake, "images", "image_id", found)
+            findings.note("strangers", f"review {name}")
+    thumbnails = _rows(lake, "thumbnails", "image_id", findings)
+    images = _rows(lake, "images", "image_id", findings)
     for name in images.keys() - pictures_sent.keys():
-        found.note("strangers", f"image {name}")
+        findings.note("strangers", f"image {name}")
     whole = set()
     for image in blobs.images(lake, sorted(images)):
         if _sha(image.data) != image.image_id or image.data != pictures_sent.get(image.image_id, image.data):
-            found.note("torn", f"the bytes of image {image.image_id}")
+            findings.note("torn", f"the bytes of image {image.image_id}")
         whole.add(image.image_id)
     for name in images.keys() - thumbnails.keys():
-        found.note("torn", f"image {name} has no thumbnail")
+        findings.note("torn", f"image {name} has no thumbnail")
 
     named = {row["image_id"] for row in predictions.values()} | {row["image_id"] for row in reviews.values()}
     for name in named - whole:
-        found.note("torn", f"image {name} is named by a row and is not there")
+        findings.note("torn", f"image {name} is named by a row and is not there")
     tables = {"prediction": predictions, "feedback": reviews, "image": images}
-    audited = Counter((row["action"], row["target"]) for row in _rows(lake, "audit", "event_id", found).values())
+    audited = Counter((row["action"], row["target"]) for row in _rows(lake, "audit", "event_id", findings).values())
     for kind, name in acked:
         if name not in tables[kind]:
-            found.note("lost", f"{kind} {name}")
+            findings.note("lost", f"{kind} {name}")
         if audited[kind, name] != 1:
-            found.note("torn", f"{kind} {name} has {audited[kind, name]} entries in the audit log")
+            findings.note("torn", f"{kind} {name} has {audited[kind, name]} entries in the audit log")
         if kind == "image" and name not in bare | {r["image_id"] for r in predictions.values()}:
-            found.note("lost", f"the row of image {name}")
+            findings.note("lost", f"the row of image {name}")
     for kind, name in audited.keys() - sent.keys():
-        found.note("strangers", f"the audit log tells of {kind} {name}")
+        findings.note("strangers", f"the audit log tells of {kind} {name}")
     if spool is not None:
-        _emptied(spool, found)
-    return found
+        _emptied(spool, findings)
+    return findings
 
 
-def _rows(lake: Lake, table: str, key: str, found: Findings) -> dict[str, dict[str, Any]]:
+def _rows(lake: Lake, table: str, key: str, findings: Findings) -> dict[str, dict[str, Any]]:
     dataset = lake.dataset(table)
     columns = [f.name for f in dataset.schema if f.name not in ("data", "jpeg")]
     rows: dict[str, dict[str, Any]] = {}
     for row in lake.scan(table, columns).to_pylist():
         if row[key] in rows:
-            found.note("duplicates", f"{table} {row[key]}")
+            findings.note("duplicates", f"{table} {row[key]}")
         rows[row[key]] = row
     return rows
 
 
-def _same(event: Sent, row: dict[str, Any], found: Findings) -> None:
+def _same(event: Sent, row: dict[str, Any], findings: Findings) -> None:
     says = {**event.says, "image_id": event.image_id}
     has = {name: row[name] for name in says}
     if "metadata" in has:
         has["metadata"] = json.loads(has["metadata"] or "{}")
     if has != says:
-        found.note("torn", f"{event.kind} {event.event_id} says {has}, not {says}")
+        findings.note("torn", f"{event.kind} {event.event_id} says {has}, not {says}")
     elif row.get("image_status") is not None:
-        found.note("torn", f"{event.kind} {event.event_id}: {row['image_status']}")
+        findings.note("torn", f"{event.kind} {event.event_id}: {row['image_status']}")
 
 
-def _emptied(spool: Spool, found: Findings) -> None:
+def _emptied(spool: Spool, findings: Findings) -> None:
     depth = spool.depth()
     if depth.events or depth.parked:
-        found.note("left", f"{depth.events} events in the spool, {depth.parked} set aside: {spool.parked()[:3]}")
+        findings.note("left", f"{depth.events} events in the spool, {depth.parked} set aside: {spool.parked()[:3]}")
     if files := sorted(path.name for path in spool.segments.iterdir()):
-        found.note("left", f"{len(files)} segments of a drained spool: {files[:3]}")
+        findings.note("left", f"{len(files)} segments of a drained spool: {files[:3]}")
 
 
 def _sha(data: bytes) -> str:

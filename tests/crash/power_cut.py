@@ -83,10 +83,10 @@ class Disk:
             if path.startswith(self.root) and not path.endswith(UNNEEDED):
                 self._named(call, path)
             return
-        found = _FILE.match(call.text)
-        assert found is not None, call.text[:200]
-        path = _unhexed(found[2]).decode(errors="replace")
-        if call.name == "write" and found[1] == "1":
+        match_ = _FILE.match(call.text)
+        assert match_ is not None, call.text[:200]
+        path = _unhexed(match_[2]).decode(errors="replace")
+        if call.name == "write" and match_[1] == "1":
             self.said.append((call.begun, strings[0].decode()))
         elif call.name in ("fsync", "fdatasync"):
             self._synced(call, path)
@@ -131,26 +131,26 @@ class Disk:
                 return False
             return thing.synced < line or fate == "all" or (fate == "some" and chance.random() < 0.5)
 
-        there: dict[str, File | None] = {}
+        present: dict[str, File | None] = {}
         for name in self.names:
             if survives(name):
                 if name.file is None and not name.folder:
-                    there.pop(name.path, None)
+                    present.pop(name.path, None)
                 else:
-                    there[name.path] = name.file
-        for path, file in there.items():
-            place = to / Path(path).relative_to(self.root)
-            if not all(str(above) in there for above in Path(path).parents if len(str(above)) > len(self.root)):
+                    present[name.path] = name.file
+        for path, file in present.items():
+            path_ = to / Path(path).relative_to(self.root)
+            if not all(str(above) in present for above in Path(path).parents if len(str(above)) > len(self.root)):
                 continue  # its folder is not there
             if file is None:
-                place.mkdir(parents=True, exist_ok=True)
+                path_.mkdir(parents=True, exist_ok=True)
                 continue
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path_.parent.mkdir(parents=True, exist_ok=True)
             content = bytearray()
             for write in file.writes:
                 if survives(write):
                     _apply(content, write)
-            place.write_bytes(content)
+            path_.write_bytes(content)
 
 
 def _unhexed(text: str) -> bytes:

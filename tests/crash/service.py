@@ -69,9 +69,9 @@ class Service:
     async def ready(self, seconds: float = START_SECONDS) -> Service:
         """Waits until it answers; `port` is known then. Raises NotReady."""
         while True:
-            found = READY.search(self.said())
-            if found:
-                self.port = int(found[1])
+            match_ = READY.search(self.said())
+            if match_:
+                self.port = int(match_[1])
                 return self
             if self.process.poll() is not None or time.monotonic() - self.began > seconds:
                 self.kill()
@@ -140,8 +140,8 @@ async def held(lock: Path, seconds: float, by: int | None = None) -> bool:
     """Waits until somebody (the process `by`) holds the lock; false when nobody did for `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = holder(lock)
-        if found is not None and by in (None, found):
+        pid = holder(lock)
+        if pid is not None and by in (None, pid):
             return True
         await asyncio.sleep(0.002)
     return False

@@ -36,10 +36,10 @@ FULL_SECONDS = 2.0
 RESERVE_GB = 0.008
 
 
-def command(what: str, folder: Path, count: int = 0) -> list[str]:
+def command(phase: str, folder: Path, count: int = 0) -> list[str]:
     """Runs one of them, as root or as a user who may make namespaces."""
     flags = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
-    return ["unshare", *flags, sys.executable, "-m", "tests.crash.small_disk", what, str(folder), str(count)]
+    return ["unshare", *flags, sys.executable, "-m", "tests.crash.small_disk", phase, str(folder), str(count)]
 
 
 def mount(folder: Path, size: int, remount: bool = False) -> None:
@@ -59,34 +59,34 @@ async def ingest(folder: Path) -> dict[str, Any]:
     open_lake.create(str(lake))
     ledger = Ledger(seed=9, padding=PICTURE_BYTES)
     service = await Service(lake, ["--min-free-gb", "0"]).ready()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     await some_drained(service, ledger)
     full = await fill(service, ledger)
-    found["full"] = full.facts() | {"reads": await reads(service, ledger)}
+    results["full"] = full.facts() | {"reads": await reads(service, ledger)}
     ballast.unlink()
-    found["resumed_after"] = await resumed(service, ledger)
+    results["resumed_after"] = await resumed(service, ledger)
     await service.stop()
-    found["code"] = service.process.returncode
-    said = service.said()
+    results["code"] = service.process.returncode
+    log = service.said()
 
     free = shutil.disk_usage(folder).free
     ballast.write_bytes(bytes(max(0, free - (4 << 20))))
     service = await Service(lake, ["--min-free-gb", str(RESERVE_GB)]).ready()
-    kept = await fill(service, ledger, seconds=1.0)
-    found["reserve"] = kept.facts() | {"reads": await reads(service, ledger)}
+    stored = await fill(service, ledger, seconds=1.0)
+    results["reserve"] = stored.facts() | {"reads": await reads(service, ledger)}
     mount(folder, 4 * DISK_BYTES, remount=True)
-    found["resumed_after_reserve"] = await resumed(service, ledger)
-    found["drained_after"] = await drained(service)
+    results["resumed_after_reserve"] = await resumed(service, ledger)
+    results["drained_after"] = await drained(service)
     await service.stop()
-    found["said"] = said + service.said()
+    results["said"] = log + service.said()
     opened = open_lake.open(str(lake))
     spool = Spool(lake / "spool")
     assert drain(opened, spool) is not None
     differences = compare(opened, spool, ledger)
     spool.close()
-    found["findings"] = asdict(differences)
-    found["wrong"] = ledger.wrong
-    return found
+    results["findings"] = asdict(differences)
+    results["wrong"] = ledger.wrong
+    return results
 
 
 async def some_drained(service: Service, ledger: Ledger) -> None:
@@ -159,7 +159,7 @@ async def reads(service: Service, ledger: Ledger) -> dict[str, list[int]]:
     # A thumbnail is there once its image was drained.
     drained = open_lake.open(str(service.lake)).scan("thumbnails", ["image_id"])["image_id"].to_pylist()[:3]
     paths["thumbnails"] = [f"/v1/thumbnails/{image_id}" for image_id in drained]
-    return {what: [(await get(service.port, path)).status for path in some] for what, some in paths.items()}
+    return {kind: [(await get(service.port, path)).status for path in some] for kind, some in paths.items()}
 
 
 async def resumed(service: Service, ledger: Ledger, most: float = 15.0) -> float | None:
@@ -212,9 +212,9 @@ def drains(folder: Path, count: int) -> dict[str, Any]:
             outcome = subject.run(target, None, before=lambda _, left=left: mount(folder, used(folder) + left, True))
             mount(folder, 64 << 20, remount=True)
             kinds.update({kind for _, kind, _ in outcome.failed} or {"none"})
-            found = finished(target, ledger)
-            if found.any or outcome.hung or outcome.code:
-                failures.append(f"{left} bytes left: {outcome} {found.details}")
+            findings = finished(target, ledger)
+            if findings.any or outcome.hung or outcome.code:
+                failures.append(f"{left} bytes left: {outcome} {findings.details}")
     return {"points": count, "bytes_needed": need, "failed_with": dict(kinds), "failures": failures}
 
 
@@ -234,24 +234,24 @@ def finished(lake: Path, ledger: Ledger) -> Findings:
     opened = open_lake.open(str(lake))
     spool = Spool(lake / "spool")
     assert drain(opened, spool) is not None
-    found = compare(opened, spool, ledger)
+    findings = compare(opened, spool, ledger)
     spool.close()
-    return found
+    return findings
 
 
 def used(folder: Path) -> int:
-    place = os.statvfs(folder)
-    return (place.f_blocks - place.f_bfree) * place.f_frsize
+    disk = os.statvfs(folder)
+    return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
 
 
 def main(arguments: Sequence[str]) -> None:
-    what, folder, count = arguments[0], Path(arguments[1]), int(arguments[2])
-    if what == "works":
+    phase, folder, count = arguments[0], Path(arguments[1]), int(arguments[2])
+    if phase == "works":
         mount(folder, 1 << 20)
-        found: dict[str, Any] = {}
+        results: dict[str, Any] = {}
     else:
-        found = asyncio.run(ingest(folder)) if what == "ingest" else drains(folder, count)
-    sys.stdout.write(json.dumps(found))
+        results = asyncio.run(ingest(folder)) if phase == "ingest" else drains(folder, count)
+    sys.stdout.write(json.dumps(results))
 
 
 if __name__ == "__main__":

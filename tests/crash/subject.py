@@ -32,8 +32,8 @@ class Talk:
         self._end = end
         self._rest = b""
 
-    def say(self, *what: Any) -> None:
-        self._end.sendall(json.dumps(what).encode() + b"\n")
+    def say(self, *words: Any) -> None:
+        self._end.sendall(json.dumps(words).encode() + b"\n")
 
     def hear(self) -> Any:
         """The next line; None when nobody is left to say one. Raises TimeoutError."""

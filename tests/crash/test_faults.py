@@ -158,9 +158,9 @@ def check_drained(folder: Path, ledger: Ledger, point: Point, outcome: Outcome) 
     opened = open_lake.open(str(folder))
     spool = Spool(folder / "spool")
     assert drain(opened, spool) is not None
-    found = compare(opened, spool, ledger)
+    findings = compare(opened, spool, ledger)
     spool.close()
-    assert not found.any, found.details
+    assert not findings.any, findings.details
 
 
 def test_events_are_not_set_aside_while_the_lake_cannot_be_read(waiting: tuple[Path, Ledger]) -> None:

@@ -105,8 +105,8 @@ def test_the_comparison_sees_what_a_fault_would_leave(
     ledger = Ledger(seed=5)
     answered(ledger, lk, 60)
     harm(lk)
-    found = compare(lk, None, ledger)
-    assert found.acked > 60
-    assert found.any == (seen_as is not None), found.details
+    findings = compare(lk, None, ledger)
+    assert findings.acked > 60
+    assert findings.any == (seen_as is not None), findings.details
     if seen_as:
-        assert getattr(found, seen_as) >= 1, found.details
+        assert getattr(findings, seen_as) >= 1, findings.details

@@ -86,5 +86,5 @@ async def offered(service: Service, image: Path, rate: float, seconds: float) ->
             most = max(most, service.rss())
             await asyncio.sleep(0.1)
         assert generator.stdout is not None
-        found: dict[str, Any] = json.loads(generator.stdout.read())
-    return found, most
+        figures: dict[str, Any] = json.loads(generator.stdout.read())
+    return figures, most

@@ -47,10 +47,10 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> power_cut.Disk:
         process.communicate()
     assert process.returncode == 0
     calls = trace.finished(folder / "trace", process.pid)
-    found = power_cut.Disk(str(folder / "spool")).replay(calls)
-    assert [text for _, text in found.said if text.startswith("acked")] == [f"acked {name}" for name in GROUPS]
-    assert sum(len(name.file.writes) for name in found.names if name.file) > 100
-    return found
+    disks = power_cut.Disk(str(folder / "spool")).replay(calls)
+    assert [text for _, text in disks.said if text.startswith("acked")] == [f"acked {name}" for name in GROUPS]
+    assert sum(len(name.file.writes) for name in disks.names if name.file) > 100
+    return disks
 
 
 @pytest.mark.parametrize("cuts", [200, pytest.param(10_000, marks=pytest.mark.soak)])
@@ -77,24 +77,24 @@ def test_after_a_power_cut_everything_acknowledged_is_there_and_whole(
     say(f"{cuts} power cuts of a spool, {dict(fates)} of what was not synced kept: {acked} groups acknowledged, 0 lost")
 
 
-def check(folder: Path, said: set[str]) -> int:
+def check(folder: Path, acknowledged: set[str]) -> int:
     """Returns how many groups were acknowledged; of drained ones neither events nor bytes need to be there."""
     spool = Spool(folder)
-    held = {event.event_id: event for event in spool.oldest(10**6, 10**9)}
+    waiting = {event.event_id: event for event in spool.oldest(10**6, 10**9)}
     for name in GROUPS:
         events = group(0, name)
-        if f"drained {name}" in said:
+        if f"drained {name}" in acknowledged:
             for event in events:
-                held.pop(event.event_id, None)
+                waiting.pop(event.event_id, None)
             continue
-        there = {event.event_id in held for event in events}
-        assert there == {True} or f"acked {name}" not in said, f"{name} was acknowledged and is lost"
-        assert len(there) == 1, f"half of {name} is there"
-        for event in events if there == {True} else ():
-            found = held.pop(event.event_id)
-            assert (found.row, found.digest) == (event.row, event.digest)
-            assert spool.data(found) == event.data, f"a row of {name} without its bytes"
-        assert (spool.receipt(name) is not None) == (there == {True})
-    assert held == {}
+        present = {event.event_id in waiting for event in events}
+        assert present == {True} or f"acked {name}" not in acknowledged, f"{name} was acknowledged and is lost"
+        assert len(present) == 1, f"half of {name} is there"
+        for event in events if present == {True} else ():
+            stored = waiting.pop(event.event_id)
+            assert (stored.row, stored.digest) == (event.row, event.digest)
+            assert spool.data(stored) == event.data, f"a row of {name} without its bytes"
+        assert (spool.receipt(name) is not None) == (present == {True})
+    assert waiting == {}
     spool.close()
-    return sum(text.startswith("acked") for text in said)
+    return sum(text.startswith("acked") for text in acknowledged)

@@ -112,9 +112,9 @@ def test_whatever_the_disk_lost_the_next_command_brings_it_back(
         assert "drained" in status.stderr
         opened = open_lake.open(str(lake))
         spool = Spool(lake / "spool")
-        found = compare(opened, spool, unsynced.ledger)
+        findings = compare(opened, spool, unsynced.ledger)
         spool.close()
-        assert not found.any, f"loss {number} {dict(lost)}: {found.details} {status.stderr[-1000:]}"
+        assert not findings.any, f"loss {number} {dict(lost)}: {findings.details} {status.stderr[-1000:]}"
     say(f"power loss during a drain: {losses} times, files {dict(done)}; 0 acknowledged events lost")
 
 
@@ -130,5 +130,5 @@ def test_a_server_brings_it_back_as_well(unsynced: Unsynced, tmp_path: Path) -> 
         return service
 
     asyncio.run(live())
-    found = compared(lake, [unsynced.ledger])
-    assert not found.any, found.details
+    findings = compared(lake, [unsynced.ledger])
+    assert not findings.any, findings.details

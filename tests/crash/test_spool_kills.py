@@ -73,22 +73,24 @@ class Killer:
         """Everything acknowledged is in the spool, once, with equal content, and nothing that was not sent."""
         spool = Spool(self.folder)
         waiting = spool.oldest(10**9, 10**12)
-        held = {event.event_id: event for event in waiting}
-        assert len(held) == len(waiting)
+        stored = {event.event_id: event for event in waiting}
+        assert len(stored) == len(waiting)
         sent = {}
         for name, outcome in self.sent.items():
             events = group(self.seed, name)
             sent |= {event.event_id: event for event in events}
-            assert sum(event.event_id in held for event in events) in (0, len(events)), f"half of group {name} is there"
+            assert sum(event.event_id in stored for event in events) in (0, len(events)), (
+                f"half of group {name} is there"
+            )
             if outcome is not None:
-                assert {e.event_id for e in events} <= held.keys(), f"group {name} was acknowledged and is lost"
+                assert {e.event_id for e in events} <= stored.keys(), f"group {name} was acknowledged and is lost"
                 receipt = spool.receipt(name)
                 assert receipt is not None
                 assert receipt.facts == name
                 # A retry is `known`; the receipt has the outcomes of the request that was stored.
                 assert receipt.outcomes == ["stored"] * len(events) or outcome.startswith("known")
                 self.acked += len(events)
-        for own, event in held.items():
+        for own, event in stored.items():
             assert own in sent, "nobody sent it"
             expected = sent[own]
             assert (event.row, event.digest, event.image_id) == (expected.row, expected.digest, expected.image_id)
@@ -98,7 +100,7 @@ class Killer:
         self.sent = {
             name: None
             for name, outcome in self.sent.items()
-            if outcome is None and group(self.seed, name)[0].event_id not in held
+            if outcome is None and group(self.seed, name)[0].event_id not in stored
         }
 
     def close(self) -> None:

@@ -62,8 +62,8 @@ def test_sigterm_under_load_cuts_no_answer_to_what_was_stored(make_lake: MakeLak
         assert stops.ready_after < UNREADY_SECONDS
     assert "Traceback" not in stops.said, stops.said
     assert ledger.wrong == []
-    found = compared(lake, [ledger])
-    assert not found.any, found.details
+    findings = compared(lake, [ledger])
+    assert not findings.any, findings.details
 
 
 async def stopped(lake: Path, ledger: Ledger, rounds: int) -> Stops:
@@ -101,12 +101,12 @@ async def half_sent(service: Service, ledger: Ledger, signalled: asyncio.Event) 
         await signalled.wait()
         await asyncio.sleep(SLOW_SECONDS)
         writer.write(request.raw[half:])
-        said = await reader.readline()
+        response = await reader.readline()
     except OSError:
-        said = b""
+        response = b""
     finally:
         writer.close()
-    if not said.startswith(b"HTTP/1.1 201"):
+    if not response.startswith(b"HTTP/1.1 201"):
         ledger.unanswered(request)
         return False
     ledger.acknowledge(request)
@@ -118,14 +118,14 @@ async def watched(service: Service) -> float:
     began = time.monotonic()
     last = began
     while True:
-        asked = time.monotonic()
+        requested_at = time.monotonic()
         try:
             status = (await get(service.port, "/readyz")).status
         except Cut:
             return last - began
         assert status in (200, 503)
         if status == 200:
-            last = asked
+            last = requested_at
         await asyncio.sleep(0.005)
 
 
@@ -135,6 +135,6 @@ def stored(lake: Path, ledger: Ledger) -> int:
     opened = open_lake.open(str(lake))
     events = [e for request in ledger.waiting for e in request.events if not e.acked and e.kind == "prediction"]
     known = opened.known("predictions", "prediction_id", [e.event_id for e in events])
-    found = sum(e.event_id in known or spool.event("prediction", e.event_id) is not None for e in events)
+    count = sum(e.event_id in known or spool.event("prediction", e.event_id) is not None for e in events)
     spool.close()
-    return found
+    return count

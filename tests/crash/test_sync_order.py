@@ -134,7 +134,7 @@ def test_the_names_of_a_new_spool_s_folders_are_synced_all_the_way_up(tmp_path: 
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.communicate()[0] == b"ack stored"
     calls = trace.finished(tmp_path / "trace", process.pid)
-    assert trace.audit_answers(calls, disks, [{"sqlite-wal", "seg"}], [str(disks)], said="ack").violations == []
+    assert trace.audit_answers(calls, disks, [{"sqlite-wal", "seg"}], [str(disks)], response="ack").violations == []
 
 
 def test_what_a_killed_server_had_stored_is_synced_before_it_is_known(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_a_killed_server_had_stored_is_synced_before_it_is_known(tmp_path: 
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as second:
         assert second.communicate()[0] == b"ack known"
     calls = trace.finished(tmp_path / "trace", second.pid)
-    audit = trace.audit_answers(calls, spool, [{"sqlite-wal"}], existing, said="ack")
+    audit = trace.audit_answers(calls, spool, [{"sqlite-wal"}], existing, response="ack")
     assert audit.violations == []
 
 
@@ -163,8 +163,8 @@ def failing(name: str, ending: str) -> Callable[[Traced], list[Call]]:
 
     def doctored(t: Traced) -> list[Call]:
         syncs = [c for c in t.calls if c.name == name and c.paths[0].endswith(ending)]
-        one = syncs[len(syncs) // 2]
-        return [dataclasses.replace(c, result=-1) if c is one else c for c in t.calls]
+        sync = syncs[len(syncs) // 2]
+        return [dataclasses.replace(c, result=-1) if c is sync else c for c in t.calls]
 
     return doctored
 
@@ -192,9 +192,9 @@ def answered_too_early(t: Traced) -> list[Call]:
 def lake_written_after_the_sync(t: Traced) -> list[Call]:
     sync = next(c for c in t.calls if c.name == "syncfs")
     written = [c for c in t.calls if c.name == "write" and c.paths[0].startswith(f"{t.lake}/audit.lance")]
-    one = [c for c in written if c.ended < sync.begun][-1]
-    moved = dataclasses.replace(one, begun=sync.ended, ended=sync.ended)
-    return sorted((moved if c is one else c for c in t.calls), key=lambda c: c.begun)
+    write = [c for c in written if c.ended < sync.begun][-1]
+    moved = dataclasses.replace(write, begun=sync.ended, ended=sync.ended)
+    return sorted((moved if c is write else c for c in t.calls), key=lambda c: c.begun)
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,11 @@ class Drainers:
 
 @contextmanager
 def drainers(lake: Path) -> Iterator[Drainers]:
-    found = Drainers(lake)
+    group = Drainers(lake)
     try:
-        yield found
+        yield group
     finally:
-        found.end()
+        group.end()
 
 
 def store(spool: Spool, ledger: Ledger, count: int) -> None:
@@ -121,11 +121,11 @@ def test_of_two_drainers_one_drains_and_the_other_goes_on_when_it_is_killed(make
             living.add(running.start(spool.folder))
         store(spool, ledger, 15)
         assert emptied(spool)
-    found = compare(lk, None, ledger)
+    findings = compare(lk, None, ledger)
     say(
-        f"{killed} drainers killed while they drained, each time another went on; {found.acked} events, each there once"
+        f"{killed} drainers killed while draining, another went on each time; {findings.acked} events, each stored once"
     )
-    assert not found.any, found.details
+    assert not findings.any, findings.details
     spool.close()
 
 
@@ -155,8 +155,8 @@ def test_two_spools_with_the_same_ids_feed_one_lake_each_event_once(make_lake: M
     lk.delete("predictions", f"prediction_id = '{disputed.event_id}'")
     lk.delete("images", f"image_id = '{disputed.image_id}'")
     lk.delete("audit", f"target = '{disputed.event_id}'")
-    found = compare(lk, None, ledger)
-    assert not found.any, found.details
+    findings = compare(lk, None, ledger)
+    assert not findings.any, findings.details
     for spool in spools:
         spool.close()
 
@@ -190,8 +190,8 @@ def test_two_drains_that_meet_at_every_commit_add_each_row_once(make_lake: MakeL
     for thread in threads:
         thread.join()
     assert {"thumbnails", "images", "predictions", "audit"} <= set(met)
-    found = compare(open_lake.open(str(lake)), None, ledger)
-    assert not found.any, found.details
+    findings = compare(open_lake.open(str(lake)), None, ledger)
+    assert not findings.any, findings.details
     for spool in spools:
         assert not spool.depth().events
         spool.close()
@@ -254,9 +254,9 @@ def test_the_next_command_drains_what_a_killed_server_left(make_lake: MakeLake) 
     after = status(lake)
     assert f"drained {left:,} events of a stopped server" in after.stderr
     assert "drained" not in status(lake).stderr
-    found = compared(lake, [ledger])
-    assert not found.any, found.details
-    assert open_lake.open(str(lake)).dataset("predictions").count_rows() >= found.acked / 2
+    findings = compared(lake, [ledger])
+    assert not findings.any, findings.details
+    assert open_lake.open(str(lake)).dataset("predictions").count_rows() >= findings.acked / 2
 
 
 def status(lake: Path) -> subprocess.CompletedProcess[str]:

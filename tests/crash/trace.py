@@ -119,13 +119,13 @@ def _call(pid: int, name: str, text: str, begun: int, ended: int) -> Call:
 def processes(calls: Sequence[Call]) -> dict[int, int]:
     """thread -> its process, both by the kernel's number."""
     parent = {c.result: c.pid for c in calls if c.name in FORKS and c.ok and c.result and "CLONE_THREAD" in c.text}
-    found = {}
+    pids = {}
     for pid in {c.pid for c in calls} | {p for p in parent if p is not None}:
         leader = pid
         while leader in parent:
             leader = parent[leader]
-        found[pid] = leader
-    return found
+        pids[pid] = leader
+    return pids
 
 
 def running(calls: Sequence[Call], word: str) -> int | None:
@@ -193,11 +193,11 @@ def _first(call: Call) -> str:
 
 def _moments(calls: Iterable[Call]) -> list[tuple[float, Literal["begun", "ended"], Call]]:
     """Beginnings and ends in order; of one line the beginning first."""
-    found: list[tuple[float, Literal["begun", "ended"], Call]] = []
+    moments: list[tuple[float, Literal["begun", "ended"], Call]] = []
     for call in calls:
-        found.append((call.begun, "begun", call))
-        found.append((call.ended, "ended", call))
-    return sorted(found, key=lambda moment: (moment[0], moment[1]))
+        moments.append((call.begun, "begun", call))
+        moments.append((call.ended, "ended", call))
+    return sorted(moments, key=lambda moment: (moment[0], moment[1]))
 
 
 def audit_answers(
@@ -205,7 +205,7 @@ def audit_answers(
     spool: Path,
     needs: Sequence[set[str]],
     existing: Iterable[str] = (),
-    said: str = "HTTP/1.1 2",
+    response: str = "HTTP/1.1 2",
 ) -> Audit:
     """Every answer of the traced server (what it writes that begins with `said`) against the spool's files.
 
@@ -221,7 +221,7 @@ def audit_answers(
     ever: set[str] = set()
     answers = 0
     for _, when, call in _moments(c for c in calls if group[c.pid] == server):
-        if when == "begun" and _says(call, said):
+        if when == "begun" and _says(call, response):
             for path in sorted(disk.dirty):
                 audit.violations.append(f"line {call.begun + 1}: an answer leaves while {path} is not synced")
             suffixes = {Path(path).name.rpartition(".")[2] for path in disk.synced}
@@ -242,8 +242,8 @@ def audit_answers(
 
 
 def _says(call: Call, words: str) -> bool:
-    found = _STRING.search(call.text)
-    return call.name in WRITES | ANSWERS and found is not None and found[1].startswith(words)
+    match_ = _STRING.search(call.text)
+    return call.name in WRITES | ANSWERS and match_ is not None and match_[1].startswith(words)
 
 
 def audit_drains(calls: Sequence[Call], lake: Path, spool: Path) -> Audit:
@@ -260,8 +260,10 @@ def audit_drains(calls: Sequence[Call], lake: Path, spool: Path) -> Audit:
             removes = call.name in REMOVES and path.endswith(".seg")
             unsynced = [p for p in disk.dirty if not p.startswith(str(spool))]
             if (forgets or removes) and unsynced:
-                what = "forgets events" if forgets else f"removes {Path(path).name}"
-                audit.violations.append(f"line {call.begun + 1}: the drainer {what} while {unsynced[0]} is not synced")
+                action = "forgets events" if forgets else f"removes {Path(path).name}"
+                audit.violations.append(
+                    f"line {call.begun + 1}: the drainer {action} while {unsynced[0]} is not synced"
+                )
             audit.checked["drains"] += forgets and not forgetting and audit.checked["files of the lake"] > 0
             audit.checked["segments removed"] += removes
             forgetting = forgets or (forgetting and not path.startswith(str(spool)))

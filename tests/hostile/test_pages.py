@@ -84,14 +84,14 @@ TEXT = """() => {
 
 def picture(number: int, text: str) -> bytes:
     """A PNG of its own colour that says the text in every place a picture can."""
-    said = PngImagePlugin.PngInfo()
+    info = PngImagePlugin.PngInfo()
     for name in ("Title", "Comment", "XML:com.adobe.xmp"):
-        said.add_itxt(name, text.replace("\0", ""))
+        info.add_itxt(name, text.replace("\0", ""))
     exif = Image.Exif()
     exif[0x010E] = text.replace("\0", "")
     colour = (40 + number % 6 * 40, 40 + number // 6 % 6 * 40, 40 + number // 36 * 20)
     out = io.BytesIO()
-    flat(colour, 12, 10).save(out, "PNG", pnginfo=said, exif=exif)
+    flat(colour, 12, 10).save(out, "PNG", pnginfo=info, exif=exif)
     return out.getvalue()
 
 
@@ -123,8 +123,8 @@ def fill(lake: Lake, folder: Path, client: httpx.Client) -> None:
         # Blank words are no answer.
         assert len(refused) <= 1, refused
     for one in answers[: len(texts)]:
-        said = {"prediction_id": one["prediction_id"], "verdict": "incorrect", "comment": one["label"]}
-        client.post("/v1/feedback", json=said | {"ticket": one["label"][:1_000]})
+        feedback = {"prediction_id": one["prediction_id"], "verdict": "incorrect", "comment": one["label"]}
+        client.post("/v1/feedback", json=feedback | {"ticket": one["label"][:1_000]})
     while client.get("/v1/status").json()["spool"]["events"]:
         time.sleep(0.2)
     log = []
@@ -215,13 +215,13 @@ HOSTILE = (
 
 def _visit(lake: Lake, visitor: Visitor, tree: str, texts: int) -> None:
     """Every page as it is, then as somebody else's link would open it: `texts` hostile ones in every parameter."""
-    some = lake.sql("SELECT image_id, label FROM predictions WHERE label LIKE '%script>%'").to_pylist()
-    slices.create(lake, "some", ids=[row["image_id"] for row in some])
+    rows = lake.sql("SELECT image_id, label FROM predictions WHERE label LIKE '%script>%'").to_pylist()
+    slices.create(lake, "some", ids=[row["image_id"] for row in rows])
     visitor.visit("/overview")
     visitor.visit("/search?k=1000", ".tile")
-    for row in some[: 2 * texts]:
+    for row in rows[: 2 * texts]:
         visitor.visit(f"/search?{urlencode({'label': row['label'], 'open': row['image_id']})}", ".detail .facts")
-    visitor.visit(f"/search?like={some[0]['image_id']}&slice=some@1", ".tile")
+    visitor.visit(f"/search?like={rows[0]['image_id']}&slice=some@1", ".tile")
     visitor.visit(f"/drilldown?tree={tree}", ".card")
     visitor.visit(f"/drilldown?tree={tree}&at=0")
     for text in HOSTILE[:texts]:
@@ -243,8 +243,8 @@ def _browse(lake: Lake, folder: Path, serve: Serve, browser: Browser, say: Say, 
     visitor.page.set_content(f"<svg onload=1></svg><a href=//{FOREIGN}></a><object></object>")
     assert len(visitor.page.evaluate(LOOK, FOREIGN)) == 3  # it has eyes
     assert "Traceback" not in service.said(), service.said()[-3_000:]
-    said = f"{visitor.visited} pages with {len(payloads())} texts in every field, {len(visitor.texts)} of them shown"
-    say(f"stored markup: {said}; 0 dialogs, 0 requests to other hosts, 0 elements, 0 errors")
+    summary = f"{visitor.visited} pages with {len(payloads())} texts in every field, {len(visitor.texts)} of them shown"
+    say(f"stored markup: {summary}; 0 dialogs, 0 requests to other hosts, 0 elements, 0 errors")
     assert len(visitor.texts) > 100
 
 

@@ -90,7 +90,7 @@ class Wire:
 
     def get(self, target: bytes) -> tuple[int, dict[str, str], bytes]:
         for _ in range(2):
-            kept = self._socket is not None
+            reused = self._socket is not None
             connection = self._socket or socket.create_connection(("127.0.0.1", self.port), timeout=30)
             self._socket = connection
             try:
@@ -100,7 +100,7 @@ class Wire:
                 body = answer.read()
             except (ConnectionError, http.client.BadStatusLine):
                 self.close()
-                if kept:
+                if reused:
                     continue
                 raise
             if answer.will_close:
@@ -117,7 +117,9 @@ class Wire:
 def _gets(service: Service, canary: Path, step: int) -> Counter[int]:
     counts: Counter[int] = Counter()
     wire = Wire(service.port)
-    targets = [place.encode() + spelling for place in PLACES for name in names(canary) for spelling in spellings(name)]
+    targets = [
+        prefix.encode() + spelling for prefix in PLACES for name in names(canary) for spelling in spellings(name)
+    ]
     for target in dict.fromkeys(targets[::step]):
         if re.search(rb"[\0-\x20\x7f-\xff]", target):
             target = quote(target, safe=b"/%.\\").encode() if len(target) % 2 else re.sub(rb"[\0-\x20]", b"", target)
@@ -148,7 +150,7 @@ def _posts(service: Service, canary: Path) -> Counter[int]:
         client.post("/v1/predictions", json=about).raise_for_status()
         for name in names(canary):
             fields = ("label", "source", "image", "file_name", "path", "model", "task", "model_version", "shift", name)
-            asked = [
+            requests = [
                 ("/v1/predictions", event(image_id=named(image), **dict.fromkeys(fields, name))),
                 ("/v1/predictions", event(image_id=name)),
                 ("/v1/predictions", event(image_id=named(image), masks=name)),
@@ -160,7 +162,7 @@ def _posts(service: Service, canary: Path) -> Counter[int]:
                 ("/v1/search", {"ids": [name], "embedder": name[:199], "columns": [name]}),
                 ("/v1/search", {"text": name, "where": f"source = '{name}'"}),
             ]
-            for path, body in asked:
+            for path, body in requests:
                 key = uuid.uuid4().hex + re.sub(r"[^!-~]", "", name)[:160]
                 answer = client.post(path, content=json.dumps(body), headers=JSON | {"Idempotency-Key": key})
                 counts[answer.status_code] += 1
@@ -179,11 +181,11 @@ def _tree(folder: Path) -> dict[str, tuple[int, str]]:
 
 def _opened(trace: Path) -> set[tuple[str, bool]]:
     """(path, for writing) of every file that was opened, made, moved or removed, from strace's lines."""
-    found = set()
+    paths = set()
     for line in trace.read_text(errors="replace").splitlines():
         for path in re.findall(r'"((?:[^"\\]|\\.)*)"', line):
-            found.add((path, bool(re.search(r"O_WRONLY|O_RDWR|O_CREAT|mkdir|rename|unlink|link", line))))
-    return found
+            paths.add((path, bool(re.search(r"O_WRONLY|O_RDWR|O_CREAT|mkdir|rename|unlink|link", line))))
+    return paths
 
 
 def _check_paths(
@@ -199,7 +201,7 @@ def _check_paths(
     listed = {path.name for path in folder.iterdir()}
     service = serve(lake, ui=True, around=around)
     posted = _posts(service, canary)
-    asked = _gets(service, canary, step)
+    requests = _gets(service, canary, step)
     assert "Traceback" not in service.said(), service.said()[-3_000:]
     service.kill()
     assert {name: _tree(folder / name) for name in before} == before
@@ -208,14 +210,15 @@ def _check_paths(
     touched = {path for path, _ in opened if CANARY in path or "neighbour.lake" in path or path == "/etc/passwd"}
     inside = (lake.uri, "/proc/", "/dev/", "/sys/", "/tmp/", "/root/", "/var/tmp/")
     written = {path for path, writes in opened if writes and path.startswith("/") and not path.startswith(inside)}
+    gets = f"{requests.total():,} gets {dict(requests)}"
     say(
-        f"names as paths: {len(names(canary))} names, {posted.total():,} posts {dict(posted)}, {asked.total():,} gets "
-        f"{dict(asked)}; {len(opened):,} files touched by the server, {len(touched)} of them outside"
+        f"names as paths: {len(names(canary))} names, {posted.total():,} posts {dict(posted)}, {gets}; "
+        f"{len(opened):,} files touched by the server, {len(touched)} of them outside"
     )
     assert touched == set()
     assert written == set()
-    assert asked.total() > 500
-    assert set(asked) <= {200, 301, 307, 400, 404, 405, 422, 431}
+    assert requests.total() > 500
+    assert set(requests) <= {200, 301, 307, 400, 404, 405, 422, 431}
 
 
 @needs_strace
@@ -242,10 +245,10 @@ def test_labels_become_folders_inside_the_exported_one(lk: Lake, tmp_path: Path,
         for image, label in zip(images, labels, strict=True)
     ]  # fmt: skip
     lk.insert("labels", pa.Table.from_pylist(rows, schema=schema.LABELS.arrow()))
-    made = slices.create(lk, "all", where="true")
+    slice_ = slices.create(lk, "all", where="true")
     out = tmp_path / "out"
     before = _tree(canary.parent)
-    assert export.export(lk, made, out, "imagefolder").images == len(labels)
+    assert export.export(lk, slice_, out, "imagefolder").images == len(labels)
     assert _tree(canary.parent) == before
     written = [path for path in out.rglob("*/*") if path.is_file()]
     assert len(written) == len(labels)
@@ -258,10 +261,10 @@ def test_labels_become_folders_inside_the_exported_one(lk: Lake, tmp_path: Path,
 
 
 def test_pictures_are_served_as_nothing_else(lk: Lake, tmp_path: Path) -> None:
-    given = {**files.valid(), **{n: d for n, d in files.bombs().items() if "markup" in n or "a zip" in n}}
+    inputs = {**files.valid(), **{n: d for n, d in files.bombs().items() if "markup" in n or "a zip" in n}}
     with door(lk, tmp_path / "spool") as service:
         for _ in range(2):  # while they wait, and when they are stored
-            for name, data in given.items():
+            for name, data in inputs.items():
                 service.upload(data)
                 answer = service.client.get(f"/v1/images/{named(data)}")
                 assert answer.content == data, name
@@ -270,7 +273,7 @@ def test_pictures_are_served_as_nothing_else(lk: Lake, tmp_path: Path) -> None:
                 assert answer.headers["content-security-policy"] == "default-src 'none'"
                 assert answer.headers["cross-origin-resource-policy"] == "same-origin"
             service.drain()
-        for name, data in given.items():
+        for name, data in inputs.items():
             small = service.client.get(f"/v1/thumbnails/{named(data)}")
             assert small.headers["content-type"] == "image/jpeg", name
             assert files.MARKUP not in small.content

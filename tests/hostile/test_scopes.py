@@ -42,14 +42,14 @@ OPEN = {"/healthz", "/readyz", "/_stcore/health"}
 
 def app_paths() -> set[str]:
     """Every path Streamlit names in its modules, and the app's pages."""
-    found = set(PAGES)
+    paths = set(PAGES)
     for name in MODULES:
         module = importlib.import_module(STREAMLIT + name)
         for constant, value in vars(module).items():
             if "ROUTE_" in constant and isinstance(value, str) and "BASE" not in constant:
                 path = value.replace(":path}", "}").format(file_id="a", session_id="b", path="c")
-                found.add("/" + path.removeprefix("/"))
-    return found
+                paths.add("/" + path.removeprefix("/"))
+    return paths
 
 
 def operations(document: dict[str, dict[str, object]]) -> set[tuple[str, str]]:
@@ -60,17 +60,17 @@ def operations(document: dict[str, dict[str, object]]) -> set[tuple[str, str]]:
 @pytest.fixture
 def tokens(lake_of_columns: Lake) -> dict[str, str]:
     """A key for each scope, and keys that are none."""
-    made = {scope: keys.create(lake_of_columns, scope, [scope])[1] for scope in keys.SCOPES}
-    made["ingest, feedback"] = keys.create(lake_of_columns, None, ["ingest", "feedback"])[1]
-    revoked, made["revoked"] = keys.create(lake_of_columns, None, ["admin"])
+    by_scope = {scope: keys.create(lake_of_columns, scope, [scope])[1] for scope in keys.SCOPES}
+    by_scope["ingest, feedback"] = keys.create(lake_of_columns, None, ["ingest", "feedback"])[1]
+    revoked, by_scope["revoked"] = keys.create(lake_of_columns, None, ["admin"])
     keys.revoke(lake_of_columns, revoked.key_id)
-    expired, made["expired"] = keys.create(lake_of_columns, None, ["admin"])
+    expired, by_scope["expired"] = keys.create(lake_of_columns, None, ["admin"])
     lake_of_columns.update("keys", keys._table(replace(expired, expires_at=store.now())))
-    admin = made["admin"]
-    made["forged"] = admin[:-1] + ("0" if admin[-1] != "0" else "1")
-    made["garbage"] = "ll_\xff\x00_%s" % ("9" * 5_000)
-    made["empty"] = ""
-    return made
+    admin = by_scope["admin"]
+    by_scope["forged"] = admin[:-1] + ("0" if admin[-1] != "0" else "1")
+    by_scope["garbage"] = "ll_\xff\x00_%s" % ("9" * 5_000)
+    by_scope["empty"] = ""
+    return by_scope
 
 
 def callers(tokens: dict[str, str]) -> Iterator[tuple[str, dict[str, bytes], set[str]]]:
@@ -98,17 +98,17 @@ def test_no_route_answers_who_has_no_right_to_it(
     admin = {"Authorization": f"Bearer {tokens['admin']}"}
     with httpx.Client(base_url=f"http://127.0.0.1:{service.port}", timeout=30, follow_redirects=False) as client:
         documented = operations(client.get("/v1/openapi.json", headers=admin).json())
-        asked = [(method, path.format(**ABSENT)) for method, path in sorted(documented)]
-        asked += [(method, path) for path in sorted(app_paths()) for method in ("GET", "POST")]
-        asked += [("DELETE", path.format(**ABSENT)) for _, path in sorted(documented)]
-        for who, headers, scopes in callers(tokens):
-            for method, path in asked:
-                query = {"key": tokens["admin"], "token": tokens["admin"]} if who == "a key in the address" else None
+        requests = [(method, path.format(**ABSENT)) for method, path in sorted(documented)]
+        requests += [(method, path) for path in sorted(app_paths()) for method in ("GET", "POST")]
+        requests += [("DELETE", path.format(**ABSENT)) for _, path in sorted(documented)]
+        for caller, headers, scopes in callers(tokens):
+            for method, path in requests:
+                query = {"key": tokens["admin"], "token": tokens["admin"]} if caller == "a key in the address" else None
                 sent = headers | ({"Content-Type": b"image/png"} if method == "POST" else {})
                 answer = client.request(method, path, headers=sent, params=query)
                 needed = scope_of(method, path)
                 allowed = needed is None or needed in scopes
-                where = f"{who}: {method} {path} -> {answer.status_code}"
+                where = f"{caller}: {method} {path} -> {answer.status_code}"
                 counts["requests"] += 1
                 if allowed:
                     assert answer.status_code not in (401, 403) or b"missing_scope" not in answer.content, where
@@ -128,13 +128,13 @@ def _check_websocket(service: Service, tokens: dict[str, str], counts: Counter[s
     from websockets.sync.client import connect
 
     host = f"127.0.0.1:{service.port}"
-    for who, headers, scopes in callers(tokens):
+    for caller, headers, scopes in callers(tokens):
         words = {name: value.decode("latin-1") for name, value in headers.items()}
         counts["websockets"] += 1
         dial = partial(connect, f"ws://{host}/_stcore/stream", origin=f"http://{host}", proxy=None)
         if "read" in scopes:
             with dial(additional_headers=words) as socket:
-                assert socket.ping().wait(5), who
+                assert socket.ping().wait(5), caller
         else:
             with pytest.raises(InvalidStatus, match="403"):
                 dial(additional_headers=words)

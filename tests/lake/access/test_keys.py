@@ -182,10 +182,10 @@ def test_the_commands_make_list_and_end_keys(lk: Lake, capsys: pytest.CaptureFix
     assert "no keys yet" in capsys.readouterr().out
     command = ["key", "create", "--scope", "read", "--scope", "ingest", "--expires", "30d", "--name", "line 4"]
     assert main([*command, "--lake", lk.uri]) == 0
-    said = capsys.readouterr()
-    token = said.out.strip()
+    printed = capsys.readouterr()
+    token = printed.out.strip()
     assert keys.match(keys.snapshot(lk), token) is not None
-    assert token not in said.err
+    assert token not in printed.err
     key_id = token.split("_")[1]
     assert main(["key", "revoke", key_id, "--lake", lk.uri]) == 0
     capsys.readouterr()
@@ -208,6 +208,6 @@ def test_bad_words_end_with_2_and_one_sentence(
     lk: Lake, capsys: pytest.CaptureFixture[str], words: list[str], why: str
 ) -> None:
     assert main(["key", *words, "--lake", lk.uri]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert why in said.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert why in printed.err

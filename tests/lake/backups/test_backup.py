@@ -29,17 +29,17 @@ from tests.lake import stock
 
 @pytest.fixture(scope="module")
 def _source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = lake.create(str(tmp_path_factory.mktemp("source") / "lake"), embedders=["x"])
-    stock.bind(made)
+    new = lake.create(str(tmp_path_factory.mktemp("source") / "lake"), embedders=["x"])
+    stock.bind(new)
     for start in range(0, 12, 3):
-        stock.add(made, range(start, start + 3))
-    stock.add(made, range(20, 22), size=100_000)
-    stock.embed(made, range(12))
-    (Path(made.uri) / "weights").mkdir()
-    (Path(made.uri) / "weights/net.safetensors").write_bytes(b"weights")
-    (Path(made.uri) / "queries").mkdir()
-    (Path(made.uri) / "queries/a.jpg").write_bytes(b"somebody's upload")
-    return Path(made.uri)
+        stock.add(new, range(start, start + 3))
+    stock.add(new, range(20, 22), size=100_000)
+    stock.embed(new, range(12))
+    (Path(new.uri) / "weights").mkdir()
+    (Path(new.uri) / "weights/net.safetensors").write_bytes(b"weights")
+    (Path(new.uri) / "queries").mkdir()
+    (Path(new.uri) / "queries/a.jpg").write_bytes(b"somebody's upload")
+    return Path(new.uri)
 
 
 @pytest.fixture
@@ -60,17 +60,17 @@ def sent(spool: Spool, *numbers: int) -> list[str]:
 
 @pytest.mark.parametrize("name", ["copy", "copy.tar"])
 def test_a_restored_lake_is_the_same_lake(source: Lake, tmp_path: Path, name: str) -> None:
-    made = backup.backup(source, tmp_path / "backups" / name)
+    report = backup.backup(source, tmp_path / "backups" / name)
     assert (tmp_path / "backups" / name).is_dir() == (name == "copy")
     checked = restore.verify(tmp_path / "backups" / name)
-    assert (checked.sha256, checked.bytes, len(checked.files)) == (made.sha256, made.bytes, made.files)
+    assert (checked.sha256, checked.bytes, len(checked.files)) == (report.sha256, report.bytes, report.files)
     restored = restore.restore(tmp_path / "backups" / name, str(tmp_path / "new"))
-    assert (restored.waiting, restored.erased, restored.bytes) == (0, 0, made.bytes)
+    assert (restored.waiting, restored.erased, restored.bytes) == (0, 0, report.bytes)
     again = lake.open(str(tmp_path / "new"))
     assert stock.contents(again, "audit") == stock.contents(source, "audit")
     assert (Path(again.uri) / "weights/net.safetensors").read_bytes() == b"weights"
     assert not (Path(again.uri) / "queries").exists()
-    assert {v: made.versions[v] for v in ("images", "predictions")} == {
+    assert {v: report.versions[v] for v in ("images", "predictions")} == {
         v: again.version(v) for v in ("images", "predictions")
     }
     assert [p.name for p in tmp_path.glob("**/*.part")] == []
@@ -78,8 +78,8 @@ def test_a_restored_lake_is_the_same_lake(source: Lake, tmp_path: Path, name: st
 
 def test_what_was_acknowledged_before_is_in_it_while_more_comes(make_lake: MakeLake, tmp_path: Path) -> None:
     """Writers and a drainer go on; the restored lake has each acknowledged event once, and its bytes."""
-    made = make_lake()
-    spool = Spool(Path(made.uri) / "spool")
+    lk = make_lake()
+    spool = Spool(Path(lk.uri) / "spool")
     over, acked = threading.Event(), []
 
     def write() -> None:
@@ -89,7 +89,7 @@ def test_what_was_acknowledged_before_is_in_it_while_more_comes(make_lake: MakeL
             number += 2
 
     def drain_all() -> None:
-        other = lake.open(made.uri)
+        other = lake.open(lk.uri)
         while not over.is_set():
             drain(other, spool)
 
@@ -101,7 +101,7 @@ def test_what_was_acknowledged_before_is_in_it_while_more_comes(make_lake: MakeL
             over.wait(0.01)
         for turn in range(2):
             before = list(acked)
-            backup.backup(made, tmp_path / f"copy{turn}.tar")
+            backup.backup(lk, tmp_path / f"copy{turn}.tar")
     finally:
         over.set()
         for thread in threads:
@@ -136,7 +136,7 @@ def test_who_refers_is_pinned_before_what_it_refers_to() -> None:
     }
     order = backup.pinned_order()
     assert sorted(order) == sorted(schema.TABLES)
-    assert [(a, b) for a, some in refers.items() for b in some if order.index(a) > order.index(b)] == []
+    assert [(a, b) for a, names in refers.items() for b in names if order.index(a) > order.index(b)] == []
 
 
 def test_events_that_wait_in_several_spools_are_in_it(lk: Lake, tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_events_that_wait_in_several_spools_are_in_it(lk: Lake, tmp_path: Path) 
         spool = Spool(tmp_path / f"spool{number}")
         names += sent(spool, number)
         spool.close()
-    made = backup.backup(lk, tmp_path / "copy", spools=[tmp_path / "spool0", tmp_path / "spool1"])
-    assert made.spool_events == 2
+    report = backup.backup(lk, tmp_path / "copy", spools=[tmp_path / "spool0", tmp_path / "spool1"])
+    assert report.spool_events == 2
     restored = restore.restore(tmp_path / "copy", str(tmp_path / "new"))
     assert (restored.drained, restored.waiting) == (2, 0)
     assert sorted(lake.open(str(tmp_path / "new")).scan("images", ["image_id"])["image_id"].to_pylist()) == sorted(
@@ -191,15 +191,15 @@ def test_tagged_versions_are_in_it(source: Lake, tmp_path: Path) -> None:
 
 
 def test_older_versions_are_not(source: Lake, tmp_path: Path) -> None:
-    made = backup.backup(source, tmp_path / "copy")
-    assert made.bytes < stock.size(Path(source.uri)) - stock.size(tmp_path / "copy") // 2
+    report = backup.backup(source, tmp_path / "copy")
+    assert report.bytes < stock.size(Path(source.uri)) - stock.size(tmp_path / "copy") // 2
     assert len(list((tmp_path / "copy/images.lance/_versions").iterdir())) == 1
 
 
 def test_backups_are_remembered(source: Lake, tmp_path: Path) -> None:
-    made = [backup.backup(source, tmp_path / name) for name in ("a", "b.tar")]
+    reports = [backup.backup(source, tmp_path / name) for name in ("a", "b.tar")]
     assert [(Path(b["path"]), b["sha256"]) for b in backup_list.read(source)] == [
-        (Path(m.path), m.sha256) for m in made
+        (Path(m.path), m.sha256) for m in reports
     ]
     assert source.sql("SELECT target FROM audit WHERE action = 'backup'").num_rows == 2
 
@@ -316,10 +316,10 @@ def test_its_hash_kept_elsewhere_shows_what_went_with_the_list(made: Path, tmp_p
 
 
 def entry(name: str, **changes: object) -> tarfile.TarInfo:
-    made = tarfile.TarInfo(name)
+    info = tarfile.TarInfo(name)
     for key, value in changes.items():
-        setattr(made, key, value)
-    return made
+        setattr(info, key, value)
+    return info
 
 
 @pytest.mark.parametrize(

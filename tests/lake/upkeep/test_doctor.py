@@ -41,13 +41,13 @@ TORN = {
 @pytest.fixture(scope="module")
 def _filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every table has several commits."""
-    made = lake.create(str(tmp_path_factory.mktemp("filled") / "lake"), embedders=["x"])
-    stock.bind(made)
+    lk = lake.create(str(tmp_path_factory.mktemp("filled") / "lake"), embedders=["x"])
+    stock.bind(lk)
     for start in range(0, 9, 3):
-        stock.add(made, range(start, start + 3))
+        stock.add(lk, range(start, start + 3))
         image = stock.image_id(start)
-        slices.create(made, f"s{start}", ids=[image])
-        answers.label(made, (image, "cat", store.now()))
+        slices.create(lk, f"s{start}", ids=[image])
+        answers.label(lk, (image, "cat", store.now()))
         for table in schema.TABLES.values():
             if table.name not in (
                 "images",
@@ -58,13 +58,13 @@ def _filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "slice_members",
                 "migrations",
             ):
-                made.insert(table.name, filler(table, start))
-    stock.embed(made, range(9))
-    made.delete("clusters", "true")
-    made.delete("forgotten", "true")
-    made.delete("embedders", "name <> 'x'")
-    made.delete("cluster_members", "true")
-    return Path(made.uri)
+                lk.insert(table.name, filler(table, start))
+    stock.embed(lk, range(9))
+    lk.delete("clusters", "true")
+    lk.delete("forgotten", "true")
+    lk.delete("embedders", "name <> 'x'")
+    lk.delete("cluster_members", "true")
+    return Path(lk.uri)
 
 
 def filler(table: schema.Table, number: int) -> pa.Table:
@@ -112,11 +112,11 @@ def test_several_torn_commits_of_several_tables(filled: Path) -> None:
 
 def test_a_column_that_the_torn_commit_brought_is_given_back(make_lake: MakeLake) -> None:
     """That an embedder has its column is recorded in another table, which was not torn."""
-    made = make_lake(embedders=["x"])
-    stock.add(made, range(3))
-    stock.bind(made)
-    table_files.manifests(Path(made.table_uri("predictions")))[0][1].write_bytes(b"")
-    opened = lake.open(made.uri)
+    lk = make_lake(embedders=["x"])
+    stock.add(lk, range(3))
+    stock.bind(lk)
+    table_files.manifests(Path(lk.table_uri("predictions")))[0][1].write_bytes(b"")
+    opened = lake.open(lk.uri)
     assert opened.dataset("predictions").schema.field("emb_x").type == schema.vector_type(stock.DIM)
     stock.embed(opened, range(3))
     assert opened.dataset("predictions").count_rows("emb_x is not null") == 3
@@ -140,9 +140,9 @@ def test_a_torn_data_file_of_the_last_moments_goes_with_its_commit(filled: Path)
     newest.write_bytes(newest.read_bytes()[:100])
     assert lake.open(str(filled)).notices == []
     assert found(doctor.examine(str(filled)))[0] == "files"
-    said = quarantine.quarantine(str(filled), files=True)
-    assert len(said) == 1
-    assert "is torn" in said[0]
+    messages = quarantine.quarantine(str(filled), files=True)
+    assert len(messages) == 1
+    assert "is torn" in messages[0]
     opened = lake.open(str(filled))
     assert opened.dataset("images").count_rows() == rows
     stock.add(opened, [400, 401])  # what the spool does with what was never synced
@@ -176,12 +176,12 @@ def found(report: doctor.ConsistencyReport, severity: str = "wrong") -> list[str
 
 @pytest.fixture
 def sound(make_lake: MakeLake) -> Lake:
-    made = make_lake(embedders=["x"])
-    stock.bind(made)
-    stock.add(made, range(12))
-    stock.embed(made, range(12))
-    slices.create(made, "odd", ids=[stock.image_id(n) for n in range(3)])
-    return made
+    lk = make_lake(embedders=["x"])
+    stock.bind(lk)
+    stock.add(lk, range(12))
+    stock.embed(lk, range(12))
+    slices.create(lk, "odd", ids=[stock.image_id(n) for n in range(3)])
+    return lk
 
 
 def test_a_sound_lake_has_no_findings(sound: Lake) -> None:
@@ -288,8 +288,8 @@ def test_leftovers_are_noted_and_removed_on_repair(sound: Lake) -> None:
 def test_a_spool_s_state_is_told(lk: Lake, tmp_path: Path) -> None:
     data = pictures.encoded(pictures.scene(1), "PNG")
     spool = Spool(tmp_path / "spool")
-    given = {"prediction_id": stock.prediction_id(1), "model": "m", "label": "cat"}
-    spool.put([events.prediction(given, {}, ids.image_id(data), data, None)])
+    event = {"prediction_id": stock.prediction_id(1), "model": "m", "label": "cat"}
+    spool.put([events.prediction(event, {}, ids.image_id(data), data, None)])
     assert found(doctor.examine(lk.uri, spools=[spool])) == []
     for path in (tmp_path / "spool/segments").iterdir():
         path.write_bytes(b"")
@@ -317,11 +317,11 @@ def as_of_the_first_migration(root: Path) -> None:
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("old")
-    made = lake.create(str(root / "lake"))
+    lk = lake.create(str(root / "lake"))
     pictures.folder(root / "in", 4)
-    ingest.ingest(made, root / "in", workers=1)
+    ingest.ingest(lk, root / "in", workers=1)
     as_of_the_first_migration(root / "lake")
-    assert migrations.applied(Lake(made.uri)) == [1]
+    assert migrations.applied(Lake(lk.uri)) == [1]
     return root / "lake"
 
 

@@ -32,12 +32,12 @@ ERASED = 3
 def holding(root: Path, data: bytes) -> set[str]:
     """Files under `root` that have any 64 bytes of `data`, asked at every 64th place."""
     windows = [data[i : i + 64] for i in range(0, max(1, len(data) - 63), 64)]
-    found = set()
+    files = set()
     for path in root.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         if any(window in content for window in windows):
-            found.add(path.relative_to(root).as_posix())
-    return found
+            files.add(path.relative_to(root).as_posix())
+    return files
 
 
 def traces(number: int) -> dict[str, bytes]:
@@ -53,29 +53,29 @@ def traces(number: int) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def _full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images small and large, embedded, labelled, reviewed, sliced and clustered, in several commits."""
-    made = lake.create(str(tmp_path_factory.mktemp("full") / "lake"), embedders=["x"])
-    stock.bind(made)
-    stock.add(made, range(10), source="camera/a")
-    stock.add(made, range(10, 13))
-    stock.add(made, range(20, 26), size=100_000, source="camera/b")
-    stock.embed(made, range(13))
-    stock.embed(made, range(20, 26), 100_000)
+    lk = lake.create(str(tmp_path_factory.mktemp("full") / "lake"), embedders=["x"])
+    stock.bind(lk)
+    stock.add(lk, range(10), source="camera/a")
+    stock.add(lk, range(10, 13))
+    stock.add(lk, range(20, 26), size=100_000, source="camera/b")
+    stock.embed(lk, range(13))
+    stock.embed(lk, range(20, 26), 100_000)
     image = stock.image_id(ERASED)
-    answers.label(made, (image, "cat", store.now()), (stock.image_id(4), "dog", store.now()))
+    answers.label(lk, (image, "cat", store.now()), (stock.image_id(4), "dog", store.now()))
     review = {"event_id": "r", "prediction_id": stock.prediction_id(ERASED), "image_id": image, "verdict": "incorrect"}
     review |= {"timestamp": store.now(), "ingested_at": store.now(), "origin": "customer"}
     review["comment"] = "the comment of the person who is to be forgotten, and their address: 12 Somewhere Street"
-    made.insert("reviews", pa.Table.from_pylist([review], schema=schema.REVIEWS.arrow()))
-    slices.create(made, "odd", ids=[image, stock.image_id(5)])
-    slices.create(made, "other", ids=[stock.image_id(5)])
+    lk.insert("reviews", pa.Table.from_pylist([review], schema=schema.REVIEWS.arrow()))
+    slices.create(lk, "odd", ids=[image, stock.image_id(5)])
+    slices.create(lk, "other", ids=[stock.image_id(5)])
     members = [{"id": "t/0", "tree": "t", "node": "0", "image_id": stock.image_id(n)} for n in (3, 4)]
     members += [{"id": "t/1", "tree": "t", "node": "1", "image_id": image}]
-    made.insert("cluster_members", pa.Table.from_pylist(members, schema=schema.CLUSTER_MEMBERS.arrow()))
+    lk.insert("cluster_members", pa.Table.from_pylist(members, schema=schema.CLUSTER_MEMBERS.arrow()))
     node = {"tree": "t", "method": "kmeans", "embedder": "x", "predictions_version": 1, "noise": False}
     node |= {"medoids": [image], "created_at": store.now()}
     nodes = [node | {"id": "t/0", "node": "0", "size": 2}, node | {"id": "t/1", "node": "1", "size": 1}]
-    made.insert("clusters", pa.Table.from_pylist(nodes, schema=schema.CLUSTERS.arrow()))
-    return Path(made.uri)
+    lk.insert("clusters", pa.Table.from_pylist(nodes, schema=schema.CLUSTERS.arrow()))
+    return Path(lk.uri)
 
 
 @pytest.fixture
@@ -88,10 +88,10 @@ def full(_full: Path, tmp_path: Path, monkeypatch) -> Lake:
 def test_nothing_of_it_is_on_any_file(full: Lake, number: int, size: int) -> None:
     root = Path(full.uri)
     parts = {k: v for k, v in traces(number).items() if k != ("image" if size == 2_000 else "small image")}
-    for what, data in parts.items():
-        assert holding(root, data), f"the {what} was to be found before"
+    for name, data in parts.items():
+        assert holding(root, data), f"the {name} was to be found before"
     report = erasure.forget(full, [stock.image_id(number, size)], reason="asked for")
-    assert {what: holding(root, data) for what, data in parts.items()} == {what: set() for what in parts}
+    assert {name: holding(root, data) for name, data in parts.items()} == {name: set() for name in parts}
     assert report.complete
     assert (report.rows["images"], report.rows["thumbnails"], report.rows["predictions"]) == (1, 1, 1)
 
@@ -195,8 +195,8 @@ def test_bytes_that_were_drained_go_from_a_server_s_open_file(lk: Lake, tmp_path
     monkeypatch.setattr(segments, "SEAL_SECONDS", 0.5)
     data = pictures.encoded(pictures.scene(1), "PNG")
     serving = Spool(tmp_path / "spool")
-    given = {"prediction_id": stock.prediction_id(1), "model": "m", "label": "cat"}
-    serving.put([events.prediction(given, {}, ids.image_id(data), data, None)])
+    event = {"prediction_id": stock.prediction_id(1), "model": "m", "label": "cat"}
+    serving.put([events.prediction(event, {}, ids.image_id(data), data, None)])
     drain(lk, serving)
     assert holding(tmp_path / "spool", data)
     other = Spool(tmp_path / "spool")
@@ -268,9 +268,9 @@ def test_a_killed_erasure_is_completed_by_the_next(full: Lake, monkeypatch) -> N
 
 
 def test_others_may_read_and_write_meanwhile(make_lake: MakeLake) -> None:
-    made = make_lake()
-    stock.add(made, range(30))
-    other, over, written = lake.open(made.uri), threading.Event(), []
+    lk = make_lake()
+    stock.add(lk, range(30))
+    other, over, written = lake.open(lk.uri), threading.Event(), []
 
     def write() -> None:
         number = 100
@@ -283,13 +283,13 @@ def test_others_may_read_and_write_meanwhile(make_lake: MakeLake) -> None:
     thread.start()
     try:
         for number in range(4):
-            assert erasure.forget(made, [stock.image_id(number)]).complete
+            assert erasure.forget(lk, [stock.image_id(number)]).complete
     finally:
         over.set()
         thread.join()
     left = [stock.image_id(n) for n in range(4, 30)] + written
-    assert sorted(made.scan("images", ["image_id"])["image_id"].to_pylist()) == sorted(left)
-    assert len(list(made.images(left))) == len(left)
+    assert sorted(lk.scan("images", ["image_id"])["image_id"].to_pylist()) == sorted(left)
+    assert len(list(lk.images(left))) == len(left)
 
 
 def test_it_waits_for_whoever_maintains_the_lake(lk: Lake) -> None:

@@ -25,14 +25,14 @@ NOW = dt.timedelta(0)
 
 @pytest.fixture(scope="module")
 def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = lake.create(str(tmp_path_factory.mktemp("tiny") / "lake"), embedders=["x"])
-    stock.bind(made)
+    lk = lake.create(str(tmp_path_factory.mktemp("tiny") / "lake"), embedders=["x"])
+    stock.bind(lk)
     number = 0
     for batch in range(40):
-        stock.add(made, range(number, number + 1 + batch % 3))
+        stock.add(lk, range(number, number + 1 + batch % 3))
         number += 1 + batch % 3
-    stock.embed(made, range(number // 2))
-    return Path(made.uri)
+    stock.embed(lk, range(number // 2))
+    return Path(lk.uri)
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def test_searches_and_sql_answer_the_same(tiny: Lake) -> None:
     from embeddings.search.search import search
 
     def answers() -> object:
-        found = search(tiny, ids=[stock.image_id(3)], k=7, embedder="x").to_pylist()
+        rows = search(tiny, ids=[stock.image_id(3)], k=7, embedder="x").to_pylist()
         counted = tiny.sql("SELECT label, count(*), max(confidence) FROM answers GROUP BY 1 ORDER BY 1").to_pylist()
-        return [(f["image_id"], round(f["similarity"], 5)) for f in found], counted
+        return [(f["image_id"], round(f["similarity"], 5)) for f in rows], counted
 
     before = answers()
     maintenance.maintain(tiny, older_than=NOW)
@@ -83,15 +83,15 @@ def test_a_second_time_there_is_nothing_to_do(tiny: Lake) -> None:
     again = maintenance.maintain(tiny, older_than=NOW)
     lying.pop(leader_lock.LOCK)
     assert again.total("versions_removed") == again.total("leftovers_removed") == 0
-    assert {name: place for name, place in stock.files(Path(tiny.uri)).items() if name != leader_lock.LOCK} == lying
+    assert {name: state for name, state in stock.files(Path(tiny.uri)).items() if name != leader_lock.LOCK} == lying
     assert not maintenance.due(tiny)
 
 
 def test_what_is_written_meanwhile_is_not_lost(make_lake: MakeLake) -> None:
     """Images and answers arrive and get their vectors while fragments are merged and versions removed."""
-    made = make_lake(embedders=["x"])
-    stock.bind(made)
-    writer, over = lake.open(made.uri), threading.Event()
+    lk = make_lake(embedders=["x"])
+    stock.bind(lk)
+    writer, over = lake.open(lk.uri), threading.Event()
     written: list[str] = []
 
     def write() -> None:
@@ -105,14 +105,14 @@ def test_what_is_written_meanwhile_is_not_lost(make_lake: MakeLake) -> None:
     thread.start()
     try:
         for _ in range(6):
-            maintenance.maintain(made, older_than=NOW)
+            maintenance.maintain(lk, older_than=NOW)
     finally:
         over.set()
         thread.join()
     for name in ("images", "thumbnails", "predictions"):
-        assert sorted(made.scan(name, ["image_id"])["image_id"].to_pylist()) == sorted(written)
-    assert len(list(made.images(written))) == len(written) > 4
-    vectors = {r["image_id"]: r["emb_x"] for r in made.scan("predictions", ["image_id", "emb_x"]).to_pylist()}
+        assert sorted(lk.scan(name, ["image_id"])["image_id"].to_pylist()) == sorted(written)
+    assert len(list(lk.images(written))) == len(written) > 4
+    vectors = {r["image_id"]: r["emb_x"] for r in lk.scan("predictions", ["image_id", "emb_x"]).to_pylist()}
     for number, image in enumerate(written):
         assert vectors[image] == stock.vector(number).tolist()
 
@@ -144,8 +144,8 @@ def test_of_old_versions_the_last_of_each_hour_stays(lk: Lake) -> None:
         stock.add(lk, [number])
     listed = table_files.manifests(Path(lk.table_uri("images")))
     now = time.time() // 3600 * 3600
-    for place, (_, path) in enumerate(listed[2:]):  # three a hour, from three hours ago; the two newest are fresh
-        os.utime(path, (now - 3600 * (3 + place // 3),) * 2)
+    for index, (_, path) in enumerate(listed[2:]):  # three a hour, from three hours ago; the two newest are fresh
+        os.utime(path, (now - 3600 * (3 + index // 3),) * 2)
     expected = [version for version, _ in (*listed[:2], *listed[2::3])]
     lk.dataset("images").tags.create("kept", listed[3][0])
     removed = maintenance.remove_versions(lk, "images", dt.timedelta(days=2))
@@ -236,15 +236,15 @@ def test_a_passing_step_does_only_what_is_worth_it(tiny: Lake) -> None:
 @pytest.mark.soak
 def test_a_thousand_tiny_commits_in_passing_steps(make_lake: MakeLake) -> None:
     """No byte of an image is rewritten more than a few times, and few fragments are left."""
-    made = make_lake()
+    lk = make_lake()
     rewritten = 0
     for number in range(1_000):
-        stock.add(made, [number])
+        stock.add(lk, [number])
         if number % 50 == 49:
-            before = {f.fragment_id for f in made.dataset("images").get_fragments()}
-            maintenance.maintain(made, thorough=False, older_than=NOW)
-            fresh = [f for f in made.dataset("images").get_fragments() if f.fragment_id not in before]
+            before = {f.fragment_id for f in lk.dataset("images").get_fragments()}
+            maintenance.maintain(lk, thorough=False, older_than=NOW)
+            fresh = [f for f in lk.dataset("images").get_fragments() if f.fragment_id not in before]
             rewritten += sum(f.count_rows() for f in fresh)
-    assert len(made.dataset("images").get_fragments()) <= 3 * merging.FAN_IN
+    assert len(lk.dataset("images").get_fragments()) <= 3 * merging.FAN_IN
     assert rewritten <= 4 * 1_000
-    assert len(list(made.images([stock.image_id(n) for n in range(1_000)]))) == 1_000
+    assert len(list(lk.images([stock.image_id(n) for n in range(1_000)]))) == 1_000

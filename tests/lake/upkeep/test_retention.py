@@ -29,12 +29,12 @@ def ago(days: float) -> dt.datetime:
 
 @pytest.fixture(scope="module")
 def _aged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = lake.create(str(tmp_path_factory.mktemp("aged") / "lake"), embedders=["x"])
-    stock.bind(made)
+    lk = lake.create(str(tmp_path_factory.mktemp("aged") / "lake"), embedders=["x"])
+    stock.bind(lk)
     for turn in range(5):
-        stock.add(made, range(5 * turn, 5 * turn + 5), size=SIZE, at=ago(40 - 10 * turn))
-    stock.embed(made, range(25), SIZE)
-    return Path(made.uri)
+        stock.add(lk, range(5 * turn, 5 * turn + 5), size=SIZE, at=ago(40 - 10 * turn))
+    stock.embed(lk, range(25), SIZE)
+    return Path(lk.uri)
 
 
 @pytest.fixture
@@ -71,25 +71,25 @@ def test_the_disk_has_more_room_and_other_files_are_as_they_were(aged: Lake) -> 
 
 
 def test_a_file_is_written_anew_once_more_than_half_of_it_is_dead(make_lake: MakeLake) -> None:
-    made = make_lake()
+    lk = make_lake()
     numbers = range(10)
     for half, days in ((numbers[:6], 40), (numbers[6:], 10)):
-        stock.add(made, half, size=SIZE, at=ago(days))
-    maintenance.merging.rewrite(made, "images", [f.fragment_id for f in made.dataset("images").get_fragments()])
-    assert [f.num_deletions for f in made.dataset("images").get_fragments()] == [0]
-    retention.retain(made, RetentionPolicy(image_days=41), older_than=NOW)
-    size = stock.size(Path(made.table_uri("images")))
-    retention.retain(made, RetentionPolicy(image_days=25), older_than=NOW)
-    assert stored(made) == set(numbers[6:])
-    assert [f.num_deletions for f in made.dataset("images").get_fragments()] == [0]
-    assert size - stock.size(Path(made.table_uri("images"))) > 5 * SIZE
+        stock.add(lk, half, size=SIZE, at=ago(days))
+    maintenance.merging.rewrite(lk, "images", [f.fragment_id for f in lk.dataset("images").get_fragments()])
+    assert [f.num_deletions for f in lk.dataset("images").get_fragments()] == [0]
+    retention.retain(lk, RetentionPolicy(image_days=41), older_than=NOW)
+    size = stock.size(Path(lk.table_uri("images")))
+    retention.retain(lk, RetentionPolicy(image_days=25), older_than=NOW)
+    assert stored(lk) == set(numbers[6:])
+    assert [f.num_deletions for f in lk.dataset("images").get_fragments()] == [0]
+    assert size - stock.size(Path(lk.table_uri("images"))) > 5 * SIZE
 
 
 def test_what_a_label_a_slice_or_a_review_holds_stays(aged: Lake) -> None:
-    held = [stock.image_id(n, SIZE) for n in range(4)]
-    answers.label(aged, (held[0], "cat", store.now()))
-    slices.create(aged, "odd", ids=[held[1]])
-    review = {"event_id": str(uuid.uuid4()), "prediction_id": stock.prediction_id(2), "image_id": held[2]}
+    protected = [stock.image_id(n, SIZE) for n in range(4)]
+    answers.label(aged, (protected[0], "cat", store.now()))
+    slices.create(aged, "odd", ids=[protected[1]])
+    review = {"event_id": str(uuid.uuid4()), "prediction_id": stock.prediction_id(2), "image_id": protected[2]}
     review |= {"timestamp": ago(39), "ingested_at": ago(39), "origin": "customer", "verdict": "incorrect"}
     aged.insert("reviews", pa.Table.from_pylist([review], schema=schema.REVIEWS.arrow()))
     policy = RetentionPolicy(image_days=5, thumbnail_days=15, vector_days=15)
@@ -108,8 +108,8 @@ def test_an_image_is_as_old_as_the_newest_answer_about_it(aged: Lake) -> None:
     retention.retain(aged, policy)
     assert stored(aged) == {3, *range(20, 25)}
     assert stored(aged, "thumbnails") == {3, *range(15, 25)}
-    kept = f"image_id = '{stock.image_id(3, SIZE)}' and emb_x is not null"
-    assert aged.dataset("predictions").count_rows(kept) == 1
+    condition = f"image_id = '{stock.image_id(3, SIZE)}' and emb_x is not null"
+    assert aged.dataset("predictions").count_rows(condition) == 1
 
 
 def test_vectors_are_off_the_disk_and_not_made_again(aged: Lake) -> None:

@@ -14,42 +14,42 @@ from tests.training.registry.test_promotion import done, judge
 
 def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int = 0) -> Any:
     assert main.main(["models", *words, "--lake", lake.uri, "--json"]) == code
-    said = capsys.readouterr()
-    return json.loads(said.out) if code == 0 else said.err
+    printed = capsys.readouterr()
+    return json.loads(printed.out) if code == 0 else printed.err
 
 
 def test_from_a_run_to_production_and_back(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
-    given = {"slices": [{"id": "night@1", "use": "train"}]}
-    one = done(lk)
-    two = done(lk, data=given, parent=one)
+    data = {"slices": [{"id": "night@1", "use": "train"}]}
+    first_run = done(lk)
+    second_run = done(lk, data=data, parent=first_run)
     assert run(capsys, lk, "list") == []
-    assert run(capsys, lk, "register", one, "--reason", "the first")["status"] == "registered"
+    assert run(capsys, lk, "register", first_run, "--reason", "the first")["status"] == "registered"
     assert run(capsys, lk, "promote", "turns@1")["status"] == "promoted"
-    assert f"lakeloop gate --candidate {two}" in run(capsys, lk, "promote", two, code=2)
-    verdict = judge(lk, two, one, blocks=True)
-    assert "--force --reason WHY" in run(capsys, lk, "promote", two, code=2)
-    made = run(capsys, lk, "promote", two, "--gate", verdict, "--force", "--reason", "dusk matters more")
-    assert (made["id"], made["gate"], made["reason"]) == ("turns@2", verdict, "forced: dusk matters more")
+    assert f"lakeloop gate --candidate {second_run}" in run(capsys, lk, "promote", second_run, code=2)
+    verdict = judge(lk, second_run, first_run, blocks=True)
+    assert "--force --reason WHY" in run(capsys, lk, "promote", second_run, code=2)
+    version = run(capsys, lk, "promote", second_run, "--gate", verdict, "--force", "--reason", "dusk matters more")
+    assert (version["id"], version["gate"], version["reason"]) == ("turns@2", verdict, "forced: dusk matters more")
     assert run(capsys, lk, "rollback", "turns", "--reason", "no")["id"] == "turns@1"
     assert run(capsys, lk, "shadow", "turns@2")["status"] == "shadow"
-    assert [made["status"] for made in run(capsys, lk, "list", "--model", "turns")] == ["promoted", "shadow"]
+    assert [version["status"] for version in run(capsys, lk, "list", "--model", "turns")] == ["promoted", "shadow"]
     shown = run(capsys, lk, "show", "turns")
     assert [step["action"] for step in shown["history"]] == [
         *("registered", "promoted", "registered", "promoted", "rolled_back", "shadowed"),
     ]
-    assert shown["versions"][1]["slices"] == given["slices"]
-    only = run(capsys, lk, "show", two[:6])
-    assert [made["id"] for made in only["versions"]] == ["turns@2"]
+    assert shown["versions"][1]["slices"] == data["slices"]
+    only = run(capsys, lk, "show", second_run[:6])
+    assert [version["id"] for version in only["versions"]] == ["turns@2"]
     assert len(only["history"]) == 4
     assert run(capsys, lk, "retire", "turns@2", "--reason", "slow")["status"] == "retired"
 
     assert main.main(["models", "list", "--lake", lk.uri]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert first.split()[:4] == ["turns@1", "promoted", "run", one]
+    assert first.split()[:4] == ["turns@1", "promoted", "run", first_run]
     assert second.endswith("(slow)")
     assert main.main(["models", "show", "turns@2", "--lake", lk.uri]) == 0
     text = capsys.readouterr().out
-    assert f"turns@2 is retired: run {two}, classification, probe, from run {one}" in text
+    assert f"turns@2 is retired: run {second_run}, classification, probe, from run {first_run}" in text
     assert "train      night@1" in text
     assert "turns@2 rolled back  (no)" in text
 
@@ -65,7 +65,7 @@ def test_from_a_run_to_production_and_back(lk: Lake, capsys: pytest.CaptureFixtu
         ("models retire", "turns@2"),
     ]
     assert json.loads(rows[2]["detail"]) == {
-        "run": two, "reason": "dusk matters more", "force": True, "gate": verdict,
+        "run": second_run, "reason": "dusk matters more", "force": True, "gate": verdict,
     }  # fmt: skip
     assert json.loads(rows[3]["detail"])["taken_back"] == "turns@2"
 
@@ -85,7 +85,7 @@ WRONG = [
 
 def test_what_is_not_there_is_said_with_what_is_nearest(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, lk, "register", done(lk))
-    for words, said in WRONG:
-        assert said in run(capsys, lk, *words, code=2)
+    for words, message in WRONG:
+        assert message in run(capsys, lk, *words, code=2)
     assert lk.dataset("releases").count_rows() == 1
     assert lk.dataset("audit").count_rows() == 1

@@ -22,11 +22,11 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def _stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("stocked") / "lake"
-    lk = open_lake.create(str(place))
+    folder = tmp_path_factory.mktemp("stocked") / "lake"
+    lk = open_lake.create(str(folder))
     striped(lk, "first", 16)
     striped(lk, "held", 8, 200)
-    return place
+    return folder
 
 
 @pytest.fixture
@@ -37,27 +37,27 @@ def stock(tmp_path: Path, _stocked: Path) -> Lake:
 
 def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
     assert main.main([*words, "--json"]) == code, capsys.readouterr().err
-    said = capsys.readouterr()
-    return json.loads(said.out) if code == 0 else said.err
+    printed = capsys.readouterr()
+    return json.loads(printed.out) if code == 0 else printed.err
 
 
 def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lake = ["--lake", stock.uri]
     (tmp_path / "r.toml").write_text("rate = 0.005\nepochs = 7\n")
-    made = run(capsys, "train", "--train", "first", "--validation", "held", "--model", "lines",
+    trained = run(capsys, "train", "--train", "first", "--validation", "held", "--model", "lines",
                "--recipe", str(tmp_path / "r.toml"), *TINY, *lake)  # fmt: skip
-    assert (made["status"], made["recipe"]["rate"], made["recipe"]["epochs"]) == ("done", 0.005, 1)
-    shown = run(capsys, "runs", "show", made["id"][:5], *lake)
+    assert (trained["status"], trained["recipe"]["rate"], trained["recipe"]["epochs"]) == ("done", 0.005, 1)
+    shown = run(capsys, "runs", "show", trained["id"][:5], *lake)
     assert {row["split"] for row in shown["metrics"]} == {"train", "validation"}
-    assert main.main(["runs", "show", made["id"], *lake]) == 0
+    assert main.main(["runs", "show", trained["id"], *lake]) == 0
     assert "16 images of train: lying 8, upright 8" in capsys.readouterr().out
     second = run(capsys, "train", "--train", "held", "--from", "lines", "--set", "epochs=1", "--set", "validation=0",
                  "--device", "cpu", "--workers", "0", "--model", "lines", *lake)  # fmt: skip
-    assert second["parent"] == made["id"]
+    assert second["parent"] == trained["id"]
     assert second["recipe"]["architecture"] == "test_resnet"
-    assert [r["id"] for r in run(capsys, "runs", "list", *lake)] == [second["id"], made["id"]]
+    assert [r["id"] for r in run(capsys, "runs", "list", *lake)] == [second["id"], trained["id"]]
     assert stock.sql("SELECT count(*) AS n FROM audit WHERE action = 'train'")["n"].to_pylist() == [2]
-    assert "is done; to continue from it, run" in run(capsys, "train", "--resume", made["id"], *lake, code=2)
+    assert "is done; to continue from it, run" in run(capsys, "train", "--resume", trained["id"], *lake, code=2)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,6 @@ def test_errors_name_the_remedy(stock: Lake, capsys: pytest.CaptureFixture[str],
 
 def test_tune_compares(stock: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["tune", "--train", "first", "--validation", "held", "--try", "flip=none,both", "--trials", "2", *TINY]
-    found = run(capsys, *words, "--lake", stock.uri)
-    assert found["done"] == 2
-    assert {one["settings"]["flip"] for one in found["best"]} == {"none", "both"}
+    search = run(capsys, *words, "--lake", stock.uri)
+    assert search["done"] == 2
+    assert {trial["settings"]["flip"] for trial in search["best"]} == {"none", "both"}

@@ -39,19 +39,19 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
             code = main([str(w) for w in words])
         except SystemExit as end:  # argparse
             code = int(end.code or 0)
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return Ran(code, said.out, said.err)
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return Ran(code, printed.out, printed.err)
 
     return run_
 
 
 @pytest.fixture
 def used(make_lake: MakeLake) -> Lake:
-    made = make_lake()
+    lk = make_lake()
     for number in range(4):
-        stock.add(made, [number], source=f"line {number}")
-    return made
+        stock.add(lk, [number], source=f"line {number}")
+    return lk
 
 
 def test_maintain_reports_what_it_did(run: Any, used: Lake) -> None:
@@ -71,9 +71,9 @@ def test_a_span_has_a_unit(run: Any, used: Lake, span: str) -> None:
 
 def test_forget_asks_first_and_then_erases(run: Any, used: Lake) -> None:
     image = stock.image_id(1)
-    asked = run("forget", "--lake", used.uri, "--image-id", image)
-    assert asked.code == 2
-    assert "nothing was erased; add --yes to erase 1 images (1 in the lake) for good" in asked.err
+    refused = run("forget", "--lake", used.uri, "--image-id", image)
+    assert refused.code == 2
+    assert "nothing was erased; add --yes to erase 1 images (1 in the lake) for good" in refused.err
     assert used.known("images", "image_id", [image])
     query_images.beside(used.uri).put(b"somebody's upload")
     done = run("forget", "--lake", used.uri, "--image-id", image, "--reason", "asked for", "--yes", "--json")
@@ -98,13 +98,13 @@ def test_forget_by_source_names_who_still_holds_it_and_exits_1(run: Any, used: L
 
 @pytest.mark.parametrize("name", ["copy", "copy.tar"])
 def test_backup_verify_restore(run: Any, used: Lake, tmp_path: Path, name: str) -> None:
-    made = run("backup", tmp_path / name, "--lake", used.uri, "--json").json
+    report = run("backup", tmp_path / name, "--lake", used.uri, "--json").json
     checked = run("backup", "--verify", tmp_path / name, "--json").json
-    assert checked["sha256"] == made["sha256"]
+    assert checked["sha256"] == report["sha256"]
     wrong = run("restore", tmp_path / name, "--lake", tmp_path / "new", "--sha256", "0" * 64)
     assert (wrong.code, (tmp_path / "new").exists()) == (2, False)
-    done = run("restore", tmp_path / name, "--lake", tmp_path / "new", "--sha256", made["sha256"], "--json")
-    assert done.json["bytes"] == made["bytes"]
+    done = run("restore", tmp_path / name, "--lake", tmp_path / "new", "--sha256", report["sha256"], "--json")
+    assert done.json["bytes"] == report["bytes"]
     assert lake.open(str(tmp_path / "new")).dataset("images").count_rows() == 4
     assert run("backup", tmp_path / name, "--lake", used.uri).code == 2
     (tmp_path / "cut.tar").write_bytes(b"x" * 600)
@@ -131,9 +131,9 @@ def test_a_torn_manifest_is_said_by_any_command(run: Any, used: Lake) -> None:
     from lake.storage.lance_files import table_files
 
     table_files.manifests(Path(used.table_uri("labels")))[0][1].write_bytes(b"")
-    said = run("status", "--lake", used.uri)
-    assert said.code == 0
-    assert "table labels: version" in said.err
+    status = run("status", "--lake", used.uri)
+    assert status.code == 0
+    assert "table labels: version" in status.err
 
 
 def test_retain_reports_what_it_would_drop_and_drops_it(run: Any, used: Lake, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def story() -> Story:
     """Forty cells to learn from; twenty answers, every other one about the new kind."""
     whole = make_story(cells())
     kinds = ("monocrystalline", "polycrystalline")
-    some = [one for kind in kinds for one in [o for o in whole.production if o[0].kind == kind][:10]]
-    return Story(whole.training[:40], sorted(some, key=lambda one: one[1]), whole.held_out[:5])
+    chosen = [cell for kind in kinds for cell in [o for o in whole.production if o[0].kind == kind][:10]]
+    return Story(whole.training[:40], sorted(chosen, key=lambda cell: cell[1]), whole.held_out[:5])
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +60,16 @@ def few() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def at_once(story: Story, few: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    place = tmp_path_factory.mktemp("demo") / "solar.lake"
-    return place, quickstart(str(place), story=story)
+    folder = tmp_path_factory.mktemp("demo") / "solar.lake"
+    return folder, quickstart(str(folder), story=story)
 
 
 @pytest.fixture(scope="module")
 def begun(story: Story, few: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo lake whose newest cells are still to arrive."""
-    place = tmp_path_factory.mktemp("demo") / "solar.lake"
-    assert quickstart(str(place), live=True, story=story)["arriving"] == ARRIVING
-    return place
+    folder = tmp_path_factory.mktemp("demo") / "solar.lake"
+    assert quickstart(str(folder), live=True, story=story)["arriving"] == ARRIVING
+    return folder
 
 
 def told(lk: Lake) -> dict[str, Any]:
@@ -78,41 +78,41 @@ def told(lk: Lake) -> dict[str, Any]:
     answers = lk.scan("predictions", [*columns, "source", "module_type"], "model is not null")
     columns = ["event_id", "image_id", "timestamp", "label", "origin", "annotator"]
     labels = lk.scan("labels", columns, "annotator = 'random check'")
-    said = lk.scan("reviews", ["event_id", "prediction_id", "image_id", "origin", "verdict", "comment", "ticket"])
+    reviews = lk.scan("reviews", ["event_id", "prediction_id", "image_id", "origin", "verdict", "comment", "ticket"])
     return {
         "answers": sorted(answers.to_pylist(), key=lambda row: row["prediction_id"]),
         "labels": sorted(labels.to_pylist(), key=lambda row: row["event_id"]),
-        "reviews": said.to_pylist(),
+        "reviews": reviews.to_pylist(),
     }
 
 
 def vectors(lk: Lake) -> dict[str, np.ndarray]:
-    found = lk.scan("predictions", ["image_id", lk.embedders()[0].column], "model is not null")
-    return {row[0]: np.asarray(row[1]) for row in zip(*(c.to_pylist() for c in found.columns), strict=True)}
+    rows = lk.scan("predictions", ["image_id", lk.embedders()[0].column], "model is not null")
+    return {row[0]: np.asarray(row[1]) for row in zip(*(c.to_pylist() for c in rows.columns), strict=True)}
 
 
 def newest_tree(lk: Lake) -> dict[str, Any]:
-    found = lk.sql("SELECT tree, size FROM clusters WHERE node = '' ORDER BY created_at DESC LIMIT 1").to_pylist()
-    return dict(found[0])
+    trees = lk.sql("SELECT tree, size FROM clusters WHERE node = '' ORDER BY created_at DESC LIMIT 1").to_pylist()
+    return dict(trees[0])
 
 
 def test_all_of_production_is_in_the_lake(at_once: tuple[Path, dict[str, Any]], story: Story) -> None:
-    place, facts = at_once
-    lk = lake.open(str(place))
-    found = told(lk)
+    folder, facts = at_once
+    lk = lake.open(str(folder))
+    reviews = told(lk)
     assert (facts["arriving"], facts["monocrystalline"]["n"], facts["polycrystalline"]["n"]) == (0, 10, 10)
-    assert [row["timestamp"] for row in sorted(found["answers"], key=lambda row: row["timestamp"])] == [
+    assert [row["timestamp"] for row in sorted(reviews["answers"], key=lambda row: row["timestamp"])] == [
         moment for _, moment in story.production
     ]
     assert len(vectors(lk)) == len(story.production)
-    checked = found["labels"]
+    checked = reviews["labels"]
     assert 0 < len(checked) < len(story.production)
     truth = {cell.name: cell.truth for cell, _ in story.production}
-    names = {row["image_id"]: row["source"] for row in found["answers"]}
+    names = {row["image_id"]: row["source"] for row in reviews["answers"]}
     assert all(row["label"] == truth[names[row["image_id"]]] for row in checked)
 
-    (call,) = found["reviews"]
-    about = next(row for row in found["answers"] if row["prediction_id"] == call["prediction_id"])
+    (call,) = reviews["reviews"]
+    about = next(row for row in reviews["answers"] if row["prediction_id"] == call["prediction_id"])
     assert (call["origin"], call["verdict"], call["image_id"]) == ("customer", "incorrect", facts["complaint"])
     assert (about["module_type"], about["label"], truth[about["source"]]) == (
         "polycrystalline", "defect", "functional",
@@ -123,41 +123,41 @@ def test_all_of_production_is_in_the_lake(at_once: tuple[Path, dict[str, Any]], 
 def test_again_it_only_tells_the_story(
     at_once: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place, facts = at_once
-    before = lake.open(str(place)).version("predictions")
-    assert quickstart(str(place)) == facts
-    assert quickstart(str(place), live=True) == facts
-    assert lake.open(str(place)).version("predictions") == before
+    folder, facts = at_once
+    before = lake.open(str(folder)).version("predictions")
+    assert quickstart(str(folder)) == facts
+    assert quickstart(str(folder), live=True) == facts
+    assert lake.open(str(folder)).version("predictions") == before
     assert "A customer has called about one of the cells" in capsys.readouterr().err
 
 
 @pytest.mark.soak
 def test_what_is_to_arrive_is_not_there_yet_and_known_by_nobody(begun: Path, story: Story) -> None:
     lk = lake.open(str(begun))
-    found = told(lk)
-    assert len(found["answers"]) == len(story.production) - ARRIVING
-    assert found["reviews"] == []
+    reviews = told(lk)
+    assert len(reviews["answers"]) == len(story.production) - ARRIVING
+    assert reviews["reviews"] == []
     assert newest_tree(lk)["size"] == len(story.production) - ARRIVING
-    late = {one.image_id for one in stream.pending(begun)}
-    assert not late & {row["image_id"] for row in found["labels"]}
+    late = {event.image_id for event in stream.pending(begun)}
+    assert not late & {row["image_id"] for row in reviews["labels"]}
 
 
 @pytest.mark.soak
 def test_an_interrupted_stream_is_caught_up_without_a_server(
     begun: Path, at_once: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    place = tmp_path / "solar.lake"
-    shutil.copytree(begun, place)
-    stream.ingest(lake.open(str(place)), stream.pending(place)[:4])  # so far it had come
+    folder = tmp_path / "solar.lake"
+    shutil.copytree(begun, folder)
+    stream.ingest(lake.open(str(folder)), stream.pending(folder)[:4])  # so far it had come
 
-    assert quickstart(str(place))["arriving"] == 0
-    _same_lake(place, at_once[0])
+    assert quickstart(str(folder))["arriving"] == 0
+    _same_lake(folder, at_once[0])
 
 
 @contextmanager
-def demo_served(place: Path) -> Iterator[tuple[str, queue.Queue[str]]]:
+def demo_served(folder: Path) -> Iterator[tuple[str, queue.Queue[str]]]:
     """`lakeloop quickstart` over a lake that is built, answering; and what it says on stderr from then on."""
-    command = [sys.executable, "-m", "search_app.cli.main", "quickstart", "--lake", str(place), "--port", "0"]
+    command = [sys.executable, "-m", "search_app.cli.main", "quickstart", "--lake", str(folder), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     lines: queue.Queue[str] = queue.Queue()
     assert server.stderr is not None
@@ -174,8 +174,8 @@ def demo_served(place: Path) -> Iterator[tuple[str, queue.Queue[str]]]:
 
 def _wait(lines: queue.Queue[str], pattern: str) -> str:
     while True:
-        if found := re.search(pattern, lines.get(timeout=SECONDS)):
-            return found[found.re.groups]
+        if match_ := re.search(pattern, lines.get(timeout=SECONDS)):
+            return match_[match_.re.groups]
 
 
 def _ask(url: str) -> Any:
@@ -183,15 +183,15 @@ def _ask(url: str) -> Any:
         return json.load(answer)
 
 
-def _same_lake(place: Path, other: Path) -> None:
+def _same_lake(folder: Path, other: Path) -> None:
     """Both say the same of production, the vectors too."""
-    mine, theirs = lake.open(str(place)), lake.open(str(other))
+    mine, theirs = lake.open(str(folder)), lake.open(str(other))
     assert told(mine) == told(theirs)
     ours, others = vectors(mine), vectors(theirs)
     assert ours.keys() == others.keys()
     assert all(float(ours[name] @ others[name]) > 0.999 for name in others)
     assert newest_tree(mine)["size"] == len(ours)
-    assert stream.pending(place) == []
+    assert stream.pending(folder) == []
 
 
 @pytest.mark.soak
@@ -199,35 +199,35 @@ def _same_lake(place: Path, other: Path) -> None:
 def test_the_live_stream_goes_on_where_it_was_stopped_and_ends_in_the_same_lake(
     begun: Path, at_once: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    place = tmp_path / "solar.lake"
-    shutil.copytree(begun, place)
-    stream.ingest(lake.open(str(place)), stream.pending(place)[:4])  # so far it had come, the call included
-    with demo_served(place) as (url, lines):
+    folder = tmp_path / "solar.lake"
+    shutil.copytree(begun, folder)
+    stream.ingest(lake.open(str(folder)), stream.pending(folder)[:4])  # so far it had come, the call included
+    with demo_served(folder) as (url, lines):
         time.sleep(1.0)
         assert _ask(f"{url}/v1/arrivals")["last_minute"] == 0  # it begins when a page asks what arrives
         while not _ask(f"{url}/v1/arrivals")["last_minute"]:
             time.sleep(0.1)
         assert _wait(lines, r"the last (\d+) cells have arrived") == str(ARRIVING)
-    _same_lake(place, at_once[0])
+    _same_lake(folder, at_once[0])
 
 
 @pytest.mark.soak
 def test_the_live_stream_may_be_stopped_at_any_moment(
     begun: Path, at_once: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    place, pause = tmp_path / "solar.lake", random.Random(1)
-    shutil.copytree(begun, place)
+    folder, pause = tmp_path / "solar.lake", random.Random(1)
+    shutil.copytree(begun, folder)
     stops = 0
-    while stream.pending(place) and stops < 20:
+    while stream.pending(folder) and stops < 20:
         stops += 1
-        with demo_served(place) as (url, lines):
+        with demo_served(folder) as (url, lines):
             _ask(f"{url}/v1/arrivals")
             time.sleep(pause.uniform(0, 6))
-    if stream.pending(place):
-        with demo_served(place) as (url, lines):
+    if stream.pending(folder):
+        with demo_served(folder) as (url, lines):
             _ask(f"{url}/v1/arrivals")
             _wait(lines, "cells have arrived")
-    _same_lake(place, at_once[0])
+    _same_lake(folder, at_once[0])
 
 
 @pytest.mark.soak

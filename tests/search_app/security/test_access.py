@@ -239,9 +239,9 @@ def test_a_key_made_or_revoked_elsewhere_counts_within_about_a_second(lk: Lake) 
         assert (await ask(app, "GET", "/v1/status", [("Authorization", f"Bearer {first}")])).status == 200
         record, token = keys.create(elsewhere, None, ["read"])
         headers = [("Authorization", f"bearer {token}")]
-        made = await _until(app, headers, 200)
+        status = await _until(app, headers, 200)
         keys.revoke(elsewhere, record.key_id)
-        return made, await _until(app, headers, 401)
+        return status, await _until(app, headers, 401)
 
     assert max(asyncio.run(story())) < 2
 
@@ -353,9 +353,9 @@ def test_without_a_key_it_listens_to_this_machine_only(
     lk: Lake, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--lake", lk.uri, *words]) == 2
-    said = capsys.readouterr().err
-    assert "has no access keys yet" in said
-    assert f"lakeloop key create --scope admin --lake {lk.uri}" in said
+    message = capsys.readouterr().err
+    assert "has no access keys yet" in message
+    assert f"lakeloop key create --scope admin --lake {lk.uri}" in message
 
 
 def test_a_key_that_is_over_does_not_count(lk: Lake) -> None:

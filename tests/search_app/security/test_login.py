@@ -255,12 +255,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     command += ["--require-key", "--allow-host", "lake.example"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
-        said: list[str] = [process.stderr.readline()]
+        lines: list[str] = [process.stderr.readline()]
         # It is read all the time, so that the server never waits for a reader.
-        reader = threading.Thread(target=said.extend, args=[process.stderr])
+        reader = threading.Thread(target=lines.extend, args=[process.stderr])
         reader.start()
         try:
-            yield Served(said[0].split()[-1], lake, record, token)
+            yield Served(lines[0].split()[-1], lake, record, token)
         finally:
             process.terminate()
             process.wait(30)

@@ -123,11 +123,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment) as process:
         assert process.stderr is not None
-        said = [process.stderr.readline()]
-        reader = threading.Thread(target=said.extend, args=[process.stderr])
+        lines = [process.stderr.readline()]
+        reader = threading.Thread(target=lines.extend, args=[process.stderr])
         reader.start()
         try:
-            assert said[0].startswith("lakeloop answers on"), said[0]
+            assert lines[0].startswith("lakeloop answers on"), lines[0]
             yield Served(f"http://127.0.0.1:{port}", provider, token)
         finally:
             process.terminate()
@@ -292,9 +292,9 @@ ONE = 'client_id = "c"\nclient_secret = "s"\nserver_metadata_url = "https://x/"\
     ],
 )
 def test_what_secrets_toml_must_say(tmp_path: Path, secrets: str, why: str) -> None:
-    said = _start(tmp_path, secrets)
-    assert why in said
-    assert "Traceback" not in said
+    message = _start(tmp_path, secrets)
+    assert why in message
+    assert "Traceback" not in message
 
 
 def test_without_authlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

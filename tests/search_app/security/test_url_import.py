@@ -56,9 +56,9 @@ class Canary:
 
 @pytest.fixture
 def canary() -> Iterator[Canary]:
-    made = Canary(socket.AF_INET, "127.0.0.1")
-    yield made
-    made.close()
+    server = Canary(socket.AF_INET, "127.0.0.1")
+    yield server
+    server.close()
 
 
 # The canary's address in every spelling a URL may have, and places nobody outside should reach. {p} is its port.
@@ -142,14 +142,14 @@ def test_no_hostile_url_reaches_this_machine(url: str, canary: Canary) -> None:
 
 
 def test_a_name_that_changes_its_address_is_asked_once_and_goes_where_it_was_checked() -> None:
-    asked: list[str] = []
+    names: list[str] = []
 
     async def rebinding(host: str, port: int) -> Sequence[str]:
-        asked.append(host)
-        return ["127.0.0.1"] if len(asked) == 1 else ["127.0.0.66"]
+        names.append(host)
+        return ["127.0.0.1"] if len(names) == 1 else ["127.0.0.66"]
 
     body, _ = _run(_ok(PICTURE, _length(PICTURE)), resolve=rebinding)
-    assert (body, asked) == (PICTURE, ["pictures.example"]), (
+    assert (body, names) == (PICTURE, ["pictures.example"]), (
         "one answer is checked and used; a second is never asked for"
     )
 
@@ -220,12 +220,12 @@ async def _fetch_from(
     reply: Reply, limits: FetchLimits = QUICK, path: str = "/a.png", serve: ssl.SSLContext | None = None, **options: Any
 ) -> tuple[bytes | UrlRefused, bytes]:
     """What `fetch` makes of a server that answers so, and what the server was asked."""
-    asked = b""
+    request = b""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
+        nonlocal request
         try:
-            asked = await reader.readuntil(b"\r\n\r\n")
+            request = await reader.readuntil(b"\r\n\r\n")
             await reply(reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -243,9 +243,9 @@ async def _fetch_from(
         url = f"{scheme}://pictures.example:{port}{path}"
         limits = replace(limits, ports=frozenset({port}))
         own = {"resolve": here, "allowed": "127.0.0.1".__eq__} | options
-        return await fetch(url, limits=limits, **own), asked
+        return await fetch(url, limits=limits, **own), request
     except UrlRefused as refused:
-        return refused, asked
+        return refused, request
     finally:
         server.close()
 
@@ -268,9 +268,9 @@ def _run(reply: Reply, *more: Any, **options: Any) -> tuple[bytes | UrlRefused, 
 )
 def test_an_image_comes_as_its_bytes(reply: Reply, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     with asyncio.Runner(loop_factory=loop) as runner:
-        body, asked = runner.run(_fetch_from(reply, path="/a%20b.png?size=l"))
+        body, request = runner.run(_fetch_from(reply, path="/a%20b.png?size=l"))
     assert body == PICTURE
-    first, *headers = asked.decode().split("\r\n")
+    first, *headers = request.decode().split("\r\n")
     assert first == "GET /a%20b.png?size=l HTTP/1.1"
     assert any(line.startswith("host: pictures.example:") for line in map(str.lower, headers))
     assert "accept-encoding: identity" in map(str.lower, headers)
@@ -356,7 +356,7 @@ def test_only_so_many_are_fetched_at_a_time() -> None:
         urls = [f"http://{n}.example/" for n in "abcdefghij"]
         return await asyncio.gather(*(fetch(url, resolve=slow) for url in urls), return_exceptions=True)
 
-    kinds = [type(one) for one in asyncio.run(many())]
+    kinds = [type(result) for result in asyncio.run(many())]
     assert (kinds.count(UrlRefused), kinds.count(CouldNot)) == (8, 2)
     assert _run(_ok(PICTURE))[0] == PICTURE, "afterwards there is room again"
 
@@ -407,7 +407,7 @@ def test_https_asks_for_the_name_while_it_connects_to_the_checked_address(tmp_pa
 
 def test_a_certificate_of_another_name_is_refused(tmp_path: Path) -> None:
     server, client = _certificate(tmp_path, "other.example")
-    refused, asked = _run(_ok(PICTURE, _length(PICTURE)), serve=server, tls=client)
+    refused, request = _run(_ok(PICTURE, _length(PICTURE)), serve=server, tls=client)
     assert isinstance(refused, UrlRefused)
     assert "no trusted certificate" in str(refused)
-    assert asked == b"", "nothing was sent"
+    assert request == b"", "nothing was sent"
