@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from lake.storage.schema.columns import UTC, Column, Table
+from lake.storage.schema.types import UTC, Column, Table
 
 KEYS = Table(
     "keys",

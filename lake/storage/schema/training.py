@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from lake.storage.schema.columns import BOXES, MASKS, SCORES_TYPE, UTC, Column, Table
+from lake.storage.schema.types import BOXES, MASKS, SCORES_TYPE, UTC, Column, Table
 
 RUNS = Table(
     "runs",
