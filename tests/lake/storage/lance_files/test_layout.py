@@ -123,7 +123,7 @@ def test_a_new_column_has_no_file_and_its_values_go_into_one_of_their_own(lake: 
     late = fragments.field_id(dataset, "late")
     assert fragments.file_with(first, late) is None, f"a column of nulls has files: {LANCE}"
     before = fragments.fingerprints(dataset, ["key"])
-    rows = pa.table({"_rowid": fragments.addresses(0, np.array([0, 2])), "place": [0, 1]})
+    rows = pa.table({"_rowid": fragments.addresses(0, np.array([0, 2])), "vector_row": [0, 1]})
     columns.add_files(lake, dataset, "late", [rows], np.ones((2, DIM), np.float32))
     dataset = lance.dataset(table)
     updated, untouched = dataset.get_fragments()
@@ -140,7 +140,7 @@ def test_moved_rows_leave_their_fragment_for_a_new_one(lake: Lake, table: Path) 
     path = table.with_name("without_blobs.lance")
     lance.write_dataset(whole.slice(0, 9), path)
     dataset = lance.write_dataset(whole.slice(9), path, mode="append")
-    rows = pa.table({"_rowid": fragments.addresses(1, np.array([1])), "place": [0]})
+    rows = pa.table({"_rowid": fragments.addresses(1, np.array([1])), "vector_row": [0]})
     columns.move_rows(lake, dataset, "vector", rows, np.ones((1, DIM), np.float32))
     dataset = lance.dataset(path)
     assert [(f.physical_rows, f.count_rows()) for f in dataset.get_fragments()] == [(9, 9), (9, 8), (1, 1)]
