@@ -3,7 +3,7 @@
 Its Runner with its own reader, mapper and writer, images only, with the checkpoint given: what `clip-retrieval
 inference` runs. Its vectors go to a .npy in half precision, paths to Parquet; it stores neither images nor thumbnails.
 Two things are left out in its favour: loading the network is start-up, and the process it starts for statistics,
-which imports everything anew, is not started.
+which imports everything again, is not started.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Real vectors (CIFAR-10), generated metadata, and a model that is asked something the classes do not tell. `pair`: where
 camera is 7 and site is b it is wrong far more often. `kind`: about one class of photograph, which no column names.
 `nothing`: nowhere. `both`: a pair and a kind in one lake. `choice` compares the ways to tell failures from chance on
-the metadata of the same lakes: dealing the errors anew, or finding on one half and confirming on the other.
+the metadata of the same lakes: permuting the errors, or finding on one half and confirming on the other.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The part `value` of `loop`. A probe knows some labelled images; its weak slice is known by complaints only, the most
 confident mistake of each kind. From them an active search finds the kind in what is not labelled: a person says yes or
 no to pages of 24 until the budget is found, at most LOOKS_A_LABEL looks a label; when that does not find enough, the
-search's next ones are taken unseen. The found images get labels, and the probe is fitted anew. Looks at thumbnails are
+search's next ones are taken unseen. The found images get labels, and the probe is fitted again. Looks at thumbnails are
 counted beside the labels. Held-out images are never looked at, labelled or chosen by.
 
 `cifar10`: eight classes of 4,500 images and two of 45, a tenth of each labelled; accuracy on 500 held out of each

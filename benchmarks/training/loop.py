@@ -1,6 +1,6 @@
 """`loop`: the whole loop on solar cells: does the model improve where it was bad, without getting worse elsewhere?
 
-Dealt anew for every seed from the 2,624 cells of elpv-dataset: monocrystalline ones half to learn from, half held out;
+Every seed splits the 2,624 cells of elpv-dataset again: of the monocrystalline ones half for training, half held out;
 polycrystalline ones 60 that come along in production, of the others half held out, half the pool that production goes
 on with. Production answers the held-out monocrystalline cells, too, but no label of a held-out cell is ever trained on
 or chosen by. v1 has seen monocrystalline cells only. From one complaint an active search finds the new kind, its slice
@@ -70,7 +70,7 @@ class Cells:
         names: list[str] = self.image_ids[places].tolist()
         return names
 
-    def truths(self) -> dict[str, str]:
+    def labels_of(self) -> dict[str, str]:
         return dict(zip(self.image_ids.tolist(), self.truth.tolist(), strict=True))
 
 
@@ -148,7 +148,7 @@ def build(folder_: Path) -> tuple[Path, Cells]:
     return folder_, Cells(np.array(names), np.array(truth), np.array(poly))
 
 
-def story(base: Path, folder: Path, cells: Cells, dealt: Deal) -> dict[str, Any]:
+def story(base: Path, folder: Path, cells: Cells, deal_: Deal) -> dict[str, Any]:
     """One seed, told on a copy of the base lake: figures of the three models, and of those trained without replay."""
     import lake
     from embeddings.duplicates import leak_guard
@@ -157,26 +157,26 @@ def story(base: Path, folder: Path, cells: Cells, dealt: Deal) -> dict[str, Any]
     from training.registry.recipe import Recipe
 
     shutil.copytree(base, folder)
-    lk, truths = lake.open(str(folder)), cells.truths()
-    held_out = cells.names(np.concatenate([dealt.held_mono, dealt.held_poly]))
-    _label(lk, {name: truths[name] for name in [*cells.names(dealt.learned), *held_out]})
-    leak_guard.create(lk, "mono-train", ids=cells.names(dealt.learned), role="train")
-    slices.create(lk, "mono", ids=cells.names(dealt.held_mono), role="regression")
-    slices.create(lk, "poly", ids=cells.names(dealt.held_poly), role="evaluation")
+    lk, labels_of = lake.open(str(folder)), cells.labels_of()
+    held_out = cells.names(np.concatenate([deal_.held_mono, deal_.held_poly]))
+    _label(lk, {name: labels_of[name] for name in [*cells.names(deal_.learned), *held_out]})
+    leak_guard.create(lk, "mono-train", ids=cells.names(deal_.learned), role="train")
+    slices.create(lk, "mono", ids=cells.names(deal_.held_mono), role="regression")
+    slices.create(lk, "poly", ids=cells.names(deal_.held_poly), role="evaluation")
     recipe = Recipe().changed(SETTINGS)
     runs = [_train(lk, recipe, ["mono-train"])]
     promotion.promote(lk, runs[0].id)
-    _answer(lk, cells.names(np.concatenate([dealt.held_mono, dealt.stream])))
+    _answer(lk, cells.names(np.concatenate([deal_.held_mono, deal_.stream])))
 
-    looked, isolated = _isolate(lk, cells, _complaint(lk, cells, truths))
-    _ask_people(lk, "new-kind", folder / "tasks-1", truths, search=isolated)
+    looked, isolated = _isolate(lk, cells, _complaint(lk, cells, labels_of))
+    _ask_people(lk, "new-kind", folder / "tasks-1", labels_of, search=isolated)
     without, gates = {}, {}
     for turn in ("v2", "v3"):
         if turn == "v3":
-            _answer(lk, cells.names(dealt.pool), runs[-1].id)
+            _answer(lk, cells.names(deal_.pool), runs[-1].id)
             spent = _size(lk, "new-kind")
-            chosen = _second_turn(lk, cells.names(dealt.pool), LABELS - spent)
-            _ask_people(lk, "new-kind-2", folder / "tasks-2", truths, ids=chosen)
+            chosen = _second_turn(lk, cells.names(deal_.pool), LABELS - spent)
+            _ask_people(lk, "new-kind-2", folder / "tasks-2", labels_of, ids=chosen)
         fresh = ["new-kind"] if turn == "v2" else ["new-kind", "new-kind-2"]
         runs.append(_train(lk, recipe, fresh, ["mono-train"], runs[-1]))
         gates[turn] = _judge(lk, runs[-1], runs[-2])
@@ -229,12 +229,12 @@ def _answer(lk: OpenLake, image_ids: Sequence[str], run: str | None = None) -> N
     )
 
 
-def _complaint(lk: OpenLake, cells: Cells, truths: dict[str, str]) -> str:
+def _complaint(lk: OpenLake, cells: Cells, labels_of: dict[str, str]) -> str:
     """The functional cell of the new kind that was called a defect with the most confidence."""
     rows = lk.sql("SELECT image_id, label, confidence FROM answers ORDER BY confidence DESC, image_id").to_pylist()
     new = {*cells.names(np.flatnonzero(cells.poly))}
-    wrong = [row["image_id"] for row in rows if row["image_id"] in new and row["label"] != truths[row["image_id"]]]
-    sound = [name for name in wrong if truths[name] == "functional"]
+    wrong = [row["image_id"] for row in rows if row["image_id"] in new and row["label"] != labels_of[row["image_id"]]]
+    sound = [name for name in wrong if labels_of[name] == "functional"]
     return str((sound or wrong)[0])
 
 
@@ -262,7 +262,7 @@ def _second_turn(lk: OpenLake, pool: Sequence[str], count: int) -> list[str]:
     return ranked[: count // 2] + sorted(ranked[count // 2 :])[: count - count // 2]
 
 
-def _ask_people(lk: OpenLake, name: str, out: Path, truths: dict[str, str], **definition: Any) -> None:
+def _ask_people(lk: OpenLake, name: str, out: Path, labels_of: dict[str, str], **definition: Any) -> None:
     """A slice goes out as a task file; people say of each image what it is; it comes back, and is frozen so."""
     from embeddings.duplicates import leak_guard
     from lake.labels import labelling_tools
@@ -270,16 +270,16 @@ def _ask_people(lk: OpenLake, name: str, out: Path, truths: dict[str, str], **de
 
     slice_, _ = leak_guard.create(lk, name, **definition)
     export.export(lk, slice_, out, "label-studio", predictions=MODEL)
-    labelling_tools.import_annotations(lk, finished(out / "tasks.json", truths))
+    labelling_tools.import_annotations(lk, finished(out / "tasks.json", labels_of))
     leak_guard.create(lk, name, role="train", drop_leaks=True, **definition)
 
 
-def finished(tasks: Path, truths: dict[str, str]) -> Path:
+def finished(tasks: Path, labels_of: dict[str, str]) -> Path:
     """The task file as Label Studio exports it when a person has said of every image what it is."""
     tasks_ = json.loads(tasks.read_text("utf-8"))
     moment = dt.datetime(2026, 10, 26, 9, 0, tzinfo=dt.UTC)
     for number, task in enumerate(tasks_):
-        choice = {"choices": [truths[task["data"]["image_id"]]]}
+        choice = {"choices": [labels_of[task["data"]["image_id"]]]}
         result = [{"type": "choices", "from_name": "classification", "to_name": "image", "value": choice}]
         annotation = {"id": number + 1, "completed_by": 1, "updated_at": moment.isoformat(), "result": result}
         task |= {"id": number + 1, "annotations": [annotation]}

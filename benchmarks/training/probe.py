@@ -4,7 +4,7 @@ Unit vectors about 50 centres, the noise stronger along some directions than alo
 label in twenty wrong; seeded. Both minimise the same objective (scikit-learn's C is 1 / regularisation) from zero:
 `lakeloop` is `training.probe.fit`; `sklearn` its LogisticRegression with lbfgs, in double precision and in single
 (`sklearn_float32`), its tolerance tightened to 1e-6, since at its own 1e-4 it stops at another loss (`default`, not
-compared). The loss of every answer is computed anew in double precision; accuracy is on 20,000 other vectors.
+compared). The loss of every result is computed again in double precision; accuracy is on 20,000 other vectors.
 """
 
 from __future__ import annotations

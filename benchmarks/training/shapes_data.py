@@ -202,14 +202,14 @@ def colour_alone(train: Sequence[Drawing], held_out: Sequence[Drawing], bits: in
         code = _colour(drawing, bits) + drawing.classes().astype(np.int64).ravel() * counts.shape[1]
         counts += np.bincount(code, minlength=counts.size).reshape(counts.shape)
     likely = (counts / counts.sum(axis=1, keepdims=True)).argmax(axis=0).astype(np.uint8)
-    truths = [drawing.classes() for drawing in held_out]
+    ground_truths = [drawing.classes() for drawing in held_out]
     masks = [likely[_colour(drawing, bits)].reshape(drawing.image.height, drawing.image.width) for drawing in held_out]
-    right = float(np.mean([(t == s).mean() for t, s in zip(truths, masks, strict=True)]))
-    nothing = [np.zeros_like(t) for t in truths]
+    right = float(np.mean([(t == s).mean() for t, s in zip(ground_truths, masks, strict=True)]))
+    nothing = [np.zeros_like(t) for t in ground_truths]
     return {
-        "miou": compare(truths, masks, SHAPES).miou(),
+        "miou": compare(ground_truths, masks, SHAPES).miou(),
         "accuracy": right,
-        "background": compare(truths, nothing, SHAPES).miou(),
+        "background": compare(ground_truths, nothing, SHAPES).miou(),
     }
 
 
@@ -253,5 +253,5 @@ class _Saying:
             boxes.append({"label": shape.label, "score": None, "x": x, "y": y, "width": across, "height": down})
             rows.append({"label": shape.label, "score": None, "height": height, "width": width,
                           "counts": masks.encode(shape.mask)})  # fmt: skip
-        truths = [GroundTruth("detection", boxes=boxes), GroundTruth("segmentation", boxes=boxes, masks=rows)]
-        return Annotations(ground_truths=truths, annotator="shapes")
+        ground_truths = [GroundTruth("detection", boxes=boxes), GroundTruth("segmentation", boxes=boxes, masks=rows)]
+        return Annotations(ground_truths=ground_truths, annotator="shapes")

@@ -55,7 +55,7 @@ OPEN = AccessPolicy()
 
 
 class Denial(NamedTuple):
-    """The response to a refused request: status, a word for machines, a sentence for people."""
+    """The response to a refused request: status, a short reason for programs, a sentence for people."""
 
     status: int
     reason: str

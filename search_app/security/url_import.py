@@ -58,7 +58,7 @@ _fetching = threading.BoundedSemaphore(8)
 
 
 class UrlRefused(BadInput):
-    """The image of the URL was refused. `reason` is a word for machines: url, address, answer, size or time."""
+    """The image of the URL was refused. `reason` is url, address, answer, size or time."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

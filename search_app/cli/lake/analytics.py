@@ -169,10 +169,10 @@ def _compare(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
         f"{result.n:,} images have a label and predictions of both models",
         f"both correct {result.both:,}, both wrong {result.neither:,}",
         f"newly wrong {result.only_old:,} (only {old} is correct)",
-        f"newly correct {result.only_new:,} (only {new} is correct)",
+        f"newly right {result.only_new:,} (only {new} is correct)",
         f"exact McNemar p {result.p:.4g}",
         *(f"newly wrong  {image_id}" for image_id in result.broken),
-        *(f"newly correct  {image_id}" for image_id in result.repaired),
+        *(f"newly right  {image_id}" for image_id in result.repaired),
     ]
     return output(args, asdict(result), "\n".join(lines))
 

@@ -22,7 +22,7 @@ def register(add: Add) -> None:
     p.add_argument("of_run", metavar="RUN")
     p.add_argument("--slice", action="append", default=[], metavar="NAME[@V]", help="also this slice; repeat for more")
     p.add_argument("--only", action="store_true", help="only the slices of --slice")
-    p.add_argument("--against", metavar="RUN", help="show images newly wrong and newly correct compared with this run")
+    p.add_argument("--against", metavar="RUN", help="show images newly wrong and newly right compared with this run")
     p.add_argument("--policy", metavar="FILE", help="a gate policy, for its cost matrix")
 
     p = add(
@@ -73,7 +73,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         facts["against"] = [asdict(result) for result in changes]
         for change in changes:
             lines += ["", f"{change.slice}: {change.metric} {_interval(change.old)} -> {_interval(change.new)}"]
-            lines += _image_lines("newly wrong", change.newly_wrong) + _image_lines("newly correct", change.newly_right)
+            lines += _image_lines("newly wrong", change.newly_wrong) + _image_lines("newly right", change.newly_right)
     return output(args, facts, "\n".join(lines))
 
 
