@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks NAME` measures lakeloop and its peers in one run. No package imports them."""
+"""`python -m benchmarks NAME` measures lakeloop and its peers in one run; no package imports it."""

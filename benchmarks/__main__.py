@@ -1,16 +1,11 @@
-"""python -m benchmarks NAME [--quick] [--json] [--data DIR] [--rounds N] [--what PART] [--with-peer NAME]
+"""Runs a benchmark by name and prints its figures.
 
-Runs a benchmark. Exit codes: 0 measured, 1 a contender failed, 2 bad usage, 3 the data is missing. With --json it
-prints one document: {"name", "machine", "ours", "peers", "ratios", "figures", "left_out"}. Use `taskset` to choose the
-cores.
-
+    python -m benchmarks NAME [--quick] [--json] [--data DIR] [--rounds N] [--what PART] [--with-peer NAME]
     python -m benchmarks crash --kills N [--seed S] [--json]
-
-kills the service N times and checks that nothing it acknowledged is lost.
-
     python -m benchmarks growth [--batches N] [--quick] [--json]
 
-compares a maintained lake of many tiny commits with a lake that got the same rows in one commit.
+Exit codes: 0 measured, 1 a contender failed, 2 usage, 3 the data is missing. With --json stdout is one document:
+{"name", "machine", "ours", "peers", "ratios", "figures", "left_out"}. Use `taskset` to choose the cores.
 """
 
 from __future__ import annotations
@@ -47,24 +42,25 @@ BENCHMARKS = {
     "loop": "benchmarks.training.loop",
 }
 # NAME -> module whose `main(arguments)` parses its own options.
-PROOFS = {"crash": "benchmarks.ingest.crash", "growth": "benchmarks.ingest.growth"}
+WITH_OWN_OPTIONS = {"crash": "benchmarks.ingest.crash", "growth": "benchmarks.ingest.growth"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    words = sys.argv[1:] if arguments is None else arguments
-    if words and words[0] in PROOFS:
-        code: int = importlib.import_module(PROOFS[words[0]]).main(words[1:])
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if arguments and arguments[0] in WITH_OWN_OPTIONS:
+        code: int = importlib.import_module(WITH_OWN_OPTIONS[arguments[0]]).main(arguments[1:])
         return code
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure lakeloop and its peers in one run.",
-        epilog=f"Proofs, which have their own options: {', '.join(PROOFS)}.",
+        epilog=f"Benchmarks with their own options (NAME --help): {', '.join(WITH_OWN_OPTIONS)}.",
     )
     parser.add_argument("name", choices=BENCHMARKS)
     parser.add_argument("--quick", action="store_true", help="less data and fewer rounds, at most 10 minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
-    parser.add_argument("--data", type=Path, help="folder with the benchmark's archives, or any folder of JPEGs")
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--data", type=Path, help="the folder with the benchmark archives, or any folder of JPEGs")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of all contenders")
     parser.add_argument("--what", action="append", default=[], metavar="PART", help="only this part; repeat for more")
     parser.add_argument(
         "--with-peer",
@@ -73,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         choices=sorted(peers.PEERS),
         help="also install and run this peer",
     )
-    args = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     module = importlib.import_module(BENCHMARKS[args.name])
     if unknown := set(args.what) - set(module.PARTS):
         parser.error(f"{args.name} has no part {', '.join(unknown)}; it has {', '.join(module.PARTS)}")

@@ -1,8 +1,10 @@
-"""The README's pictures, from the running app: `python -m benchmarks.screenshots --lake LAKE --out docs/images`.
+"""Takes the screenshots of the README from the running app.
 
-`--lake` is the demo lake; its photographs appear in drill-down.png alone. The other pictures show a lake of seeded
-generated shapes that is made here, with a kind of image ("dim") whose answers are wrong, some of which arrive while
-the overview is taken. Whose pictures they are stands in docs/images/LICENCES.md.
+    python -m benchmarks.screenshots --lake LAKE --out docs/images
+
+`--lake` is the demo lake; only drill-down.png shows its photographs. The other pictures show a lake of seeded generated
+shapes with a kind of image ("dim") whose predictions are wrong; some arrive just before the overview is taken.
+docs/images/LICENCES.md lists the licences of the pictures.
 """
 
 from __future__ import annotations
@@ -28,15 +30,15 @@ if TYPE_CHECKING:
 
 SHAPES, SIZE, WINDOW = 240, 160, (1280, 800)
 KINDS = ("circle", "square", "cross")
-LARGEST = 400_000  # bytes of a picture in full colour; a larger one gets a palette, which photographs in grey survive
+LARGEST = 400_000  # bytes of a picture in full colour; a larger picture gets a palette
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
 def main() -> None:
-    """Parse, make, photograph."""
+    """Parses the options, makes the lake and takes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--lake", help="the demo lake; without it drill-down.png is left as it is")
-    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder of the pictures")
+    parser.add_argument("--lake", help="the demo lake; without it drill-down.png is not changed")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="the folder of the pictures")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def main() -> None:
 
 
 def make_shapes(folder: Path, uri: str) -> str:
-    """A lake of drawings with answers, labels and vectors; returns an image id to search from."""
+    """Makes a lake of drawings with predictions, labels and vectors; returns an image id to search from."""
     import lake
     from embeddings.backfill import backfill
     from embeddings.clusters import drilldown
@@ -99,7 +101,7 @@ def make_shapes(folder: Path, uri: str) -> str:
 
 
 def drawing(rng: random.Random, kind: str, dim: bool) -> bytes:
-    """A PNG of one coloured shape on a dark ground; dim ones have little contrast."""
+    """A PNG of one coloured shape on a dark background; dim images have little contrast."""
     ground = tuple(rng.randrange(16, 60) for _ in range(3))
     low, high = (60, 90) if dim else (130, 250)
     colour = tuple(rng.randrange(low, high) for _ in range(3))
@@ -120,7 +122,7 @@ def drawing(rng: random.Random, kind: str, dim: bool) -> bytes:
 
 
 def arrive(url: str) -> None:
-    """Two dozen more drawings are answered, and customers call about two of them; returns once they can be seen."""
+    """Logs 24 predictions and feedback on some of them; returns once the app shows them."""
     from lake.client import Client
 
     rng = random.Random(11)
@@ -142,7 +144,7 @@ def arrive(url: str) -> None:
 
 @contextmanager
 def served(uri: str) -> Iterator[str]:
-    """The app over one lake, as a process of its own."""
+    """The app on this lake, in its own process; yields its URL."""
     start = [sys.executable, "-m", "search_app.cli.main", "serve", "--lake", uri, "--port", "0"]
     with subprocess.Popen(start, stderr=subprocess.PIPE, text=True) as server:
         try:
@@ -157,7 +159,7 @@ def served(uri: str) -> Iterator[str]:
 
 @contextmanager
 def window(chromium: str) -> Iterator[Page]:
-    """A light browser window of the size the pictures have."""
+    """A light browser window of the size of the pictures."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
@@ -168,10 +170,10 @@ def window(chromium: str) -> Iterator[Page]:
 
 
 def shoot(page: Page, url: str, ready: str, file: Path) -> None:
-    """Save what `url` shows once `ready` is there, as a small PNG."""
+    """Saves the page at `url` as a small PNG once selector `ready` appears."""
     page.goto(url)
     page.locator(ready).first.wait_for(timeout=60_000)
-    page.wait_for_timeout(2_500)  # thumbnails, and the running mark of the last run
+    page.wait_for_timeout(2_500)  # until thumbnails are loaded and the running mark is gone
     taken = Image.open(io.BytesIO(page.screenshot()))
     taken.convert("RGB").save(file, optimize=True)
     if file.stat().st_size > LARGEST:

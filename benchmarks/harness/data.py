@@ -1,4 +1,4 @@
-"""The images of the benchmarks: archives in a data folder, or any folder of JPEGs. It downloads nothing."""
+"""Finds the images of the benchmarks: archives in a data folder, or any folder of JPEGs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DataAbsent(Exception):
 
 
 def folder(option: Path | None) -> Path:
-    """`--data`, else $LAKELOOP_BENCH_DATA, else ../shared/data beside the repository. Raises DataAbsent."""
+    """The path of `--data`, else $LAKELOOP_BENCH_DATA, else ../shared/data. Raises DataAbsent."""
     path = option or Path(os.environ.get(VARIABLE) or ROOT.parent / "shared" / "data")
     if not path.is_dir():
         raise DataAbsent(f"no benchmark data in {path}: give any folder of JPEGs with --data or ${VARIABLE}")
@@ -26,7 +26,7 @@ def folder(option: Path | None) -> Path:
 
 
 def photographs(data: Path, work: Path, most: int) -> Path:
-    """A folder of at most `most` photographs under `work`, flat. Raises DataAbsent."""
+    """A flat folder under `work` with at most `most` photographs. Raises DataAbsent."""
     out = work / "photographs"
     out.mkdir()
     if (data / PHOTOGRAPHS).is_file():

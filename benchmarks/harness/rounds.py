@@ -1,9 +1,9 @@
-"""Runs contenders in rounds, a process each, and estimates figures from undisturbed rounds.
+"""Runs rounds of contenders, one process each, and summarises them.
 
 A round runs every contender once; the next round runs them in reverse order (A B C, C B A, ...), so that a drift of the
-machine affects all. Each process gets the same cores, and thread pools of exactly that many threads. Ratios are taken
-within a round; the report has their median with a bootstrap interval. The CPU time of other processes is measured, too:
-disturbed rounds are left out as long as enough others remain.
+machine affects all. Each process gets the same cores, and as many threads as cores in each thread pool. Ratios are
+taken within a round; their median is reported with a bootstrap interval. The load from other processes is measured:
+disturbed rounds are left out if enough others remain.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Options:
     work: Path
     data: Path | None = None
     rounds: int | None = None
-    what: Sequence[str] = ()
+    parts: Sequence[str] = ()
     with_peers: Sequence[str] = ()
 
 
@@ -164,7 +164,7 @@ def noise(done: Rounds) -> dict[str, Any]:
 
 
 def estimate(values: Iterable[float]) -> dict[str, Any]:
-    """Median with a bootstrap 95 % interval of it: {"median", "low", "high", "rounds"}. Seeded."""
+    """The median and its 95 % bootstrap interval (seeded): {"median", "low", "high", "rounds"}."""
     sample = np.asarray(list(values), dtype=float)
     draws = np.random.default_rng(0).choice(sample, (2_000, len(sample)))
     low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
@@ -209,7 +209,7 @@ def tree_rss(pid: int) -> int:
 
 
 def _machine_times() -> tuple[float, float, float]:
-    """CPU seconds of the whole machine since boot: busy, stolen by its host, all."""
+    """CPU seconds of the whole machine since boot: busy, taken by its host, total."""
     fields = [float(v) for v in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     ticks = os.sysconf("SC_CLK_TCK")
     user, nice, system, idle, iowait, irq, softirq, steal = (v / ticks for v in fields)

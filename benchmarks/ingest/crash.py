@@ -1,7 +1,9 @@
-"""python -m benchmarks crash --kills N [--seed S] [--json]: kills the service and counts what was lost.
+"""Kills the service with SIGKILL under load and counts lost, duplicated and damaged events.
 
-It makes the same kills as `tests/crash`. Exit code 1 if any acknowledged event is lost, doubled or torn, or if a
-response of the server is wrong.
+    python -m benchmarks crash --kills N [--seed S] [--json]
+
+It makes the same kills as `tests/crash`, any number of them. Exits with 1 if an acknowledged event was lost, duplicated
+or damaged, or if the server sent an unexpected response.
 """
 
 from __future__ import annotations
@@ -17,12 +19,18 @@ from tests.crash.kills import campaigns
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks crash", description="SIGKILL under load, compared.")
-    parser.add_argument("--kills", type=int, required=True, metavar="N", help="of the server; about 1.4 s each")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and of what is sent (default 0)")
-    parser.add_argument("--lanes", type=int, default=2, help="servers at a time, each on a lake of its own (default 2)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks crash", description="Kill the service under load and count lost events."
+    )
+    parser.add_argument("--kills", type=int, required=True, metavar="N", help="kills of the server; about 1.4 s each")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the times of the kills and of the events (default 0)"
+    )
+    parser.add_argument(
+        "--lanes", type=int, default=2, help="servers that run at the same time, each with its own lake (default 2)"
+    )
     parser.add_argument("--one-lake", action="store_true", help="all servers share one lake and its spool")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     options = parser.parse_args(arguments)
     for name in ("kills", "lanes"):
         if getattr(options, name) < 1:

@@ -1,4 +1,4 @@
-"""The contenders of `durable_ingest`: a server in a process of its own, and the load generator in this one."""
+"""The contenders of `durable_ingest`: each starts a server process and generates the load itself."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def peer(kind: str, clients: int, seconds: float, turn: int) -> dict[str, Any]:
 
 
 def disk(seconds: float, turn: int) -> dict[str, float]:
-    """What the disk takes: 8 MB at a time made safe; and the least that can be made safe, one write of 4 KB."""
+    """Speed of the disk: 8 MB writes with fdatasync, and the latency of one 4 KB write with fdatasync."""
     with _folder() as folder:
         data = os.urandom(8 << 20)
         file = os.open(folder / "bytes", os.O_CREAT | os.O_WRONLY)
@@ -87,7 +87,7 @@ def overload(rate: float | None, loads: list[float], seconds: float, turn: int) 
 
 
 def beside(seconds: float, turn: int) -> dict[str, Any]:
-    """Acknowledgements alone, with the app open in a browser, and with an embedding job as well."""
+    """Acknowledgements alone, then with the app open in a browser, then also with an embedding job."""
     result = {}
     for name, ui, embed in (("alone", False, False), ("app open", True, False), ("app open, embedding", True, True)):
         with _folder() as folder:
@@ -96,7 +96,7 @@ def beside(seconds: float, turn: int) -> dict[str, Any]:
                 _fill(uri, folder)
             options = ["--embed"] if embed else []
             with _lakeloop(uri, *options, ui=ui) as (port, process), _visitor(port, ui):
-                time.sleep(8.0 if embed else 2.0)  # the network is loaded, the page drawn
+                time.sleep(8.0 if embed else 2.0)  # until the network is loaded and the page is drawn
                 figures = _measured(port, process, 8, seconds)
                 result[name] = {
                     k: {n: v[n] for n in ("accepted_per_second", "p50_ms", "p99_ms")} for k, v in figures.items()
@@ -105,7 +105,7 @@ def beside(seconds: float, turn: int) -> dict[str, Any]:
 
 
 def fresh(events: int, turn: int) -> dict[str, Any]:
-    """At a trickle of one event a second: until SQL sees it, until search finds it."""
+    """Seconds from acknowledgement until SQL and search see an event, at one event per second."""
     import json
     import urllib.request
 
@@ -136,7 +136,7 @@ def fresh(events: int, turn: int) -> dict[str, Any]:
                         if dataset.count_rows(condition + also):
                             waits[name] = time.perf_counter() - acknowledged
                 time.sleep(0.02)
-            if turn_ >= 5:  # the network is loaded by then
+            if turn_ >= 5:  # by now the network is loaded
                 for name in seen:
                     seen[name].append(waits.get(name, 60.0))
             time.sleep(max(0.0, 1.0 - (time.perf_counter() - acknowledged)) + random.random() * 0.3)
@@ -144,7 +144,7 @@ def fresh(events: int, turn: int) -> dict[str, Any]:
 
 
 def drained(events: int, turn: int) -> dict[str, Any]:
-    """How fast the drainer goes by itself, on photographs."""
+    """Speed of the drainer alone, on photographs."""
     from lake import ids, open_lake
     from lake.spool import events as said
     from lake.spool.drain import drain
@@ -184,7 +184,7 @@ def _measured(port: int, process: subprocess.Popen[Any], clients: int, seconds: 
 
 
 def _requests() -> load.Request:
-    """Photographs of a scene, padded to 55 KB as if by metadata behind their end."""
+    """Requests with smooth random JPEGs, padded to 55 KB behind the end of the image."""
     import io
 
     from PIL import Image
@@ -261,7 +261,7 @@ def _visitor(port: int, wanted: bool) -> Iterator[None]:
             over.wait()
             browser.close()
 
-    # Playwright keeps an event loop running in its thread, and the generator wants one in its own.
+    # Playwright keeps an event loop running in its thread, and the generator needs its own.
     thread = threading.Thread(target=visit)
     thread.start()
     try:
@@ -281,7 +281,7 @@ def _folder() -> Iterator[Path]:
 
 
 class _Memory:
-    """Resident bytes of a process, without its children, looked at ten times a second."""
+    """Resident bytes of a process without its children, sampled ten times a second."""
 
     peak = now = 0
 

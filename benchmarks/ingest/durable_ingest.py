@@ -1,19 +1,17 @@
-"""`durable_ingest`: predictions with 55 KB images, acknowledged when they are safe on disk.
+"""`durable_ingest`: events per second that the server acknowledges once they are safe on disk.
 
-The load generator (`benchmarks/ingest/load.py`) and one server share the machine; every contender gets the same
-generator, the same images and the same uvicorn, uvloop and httptools, and a fresh folder each round. Embedding and
-draining are left to the background, as in production: lakeloop's drainer runs at a lower priority and its work is what
-the spool absorbs; how fast it goes on its own is the part `drain`.
+Each event is a prediction with an image of 55 KB. The load generator (`benchmarks/ingest/load.py`) and one server share
+the machine. Every contender gets the same generator, images, uvicorn, uvloop and httptools, and a new folder each
+round. Embedding and draining run in the background, as in production; part `drain` measures the drainer alone.
 
-Limits, in the same rounds: `echo` is the same server without storing anything, `disk` is what the disk takes of
-sequential writes of 8 MB each made safe by fdatasync. The goals are ratios to the lower of the two, to a commit
-to Lance for each request (`lance`, synced as ours is; `lance_unsynced`, which no power loss would spare), and to the
-machine's own fdatasync for one client. `files` is two files and two syncs a request; `sqlite` is our spool with the
-images inside SQLite.
+Limits, in the same rounds: `echo` is the same server without storing; `disk` writes 8 MB at a time with fdatasync. The
+goals are ratios to the lower of the two, to one commit to Lance per request (`lance`, synced as ours is;
+`lance_unsynced` does not survive a power loss), and to fdatasync for one client. `files` writes and syncs two files per
+request; `sqlite` is our spool with the images inside SQLite.
 
-Parts: `throughput` (32 clients and one), `overload` (admission at 200 events a second, 0.5 to 10 times that in an
-open loop; then without a limit), `beside` (acknowledgements while the app is open and an embedding job runs),
-`fresh` (from acknowledgement to SQL and to search), `drain`.
+Parts: `throughput` (32 clients, and one), `overload` (open loop: 0.5 to 10 times an admission rate of 200 events a
+second; then without a limit), `beside` (acknowledgements while the app is open and an embedding job runs), `fresh`
+(from acknowledgement to SQL and to search), `drain`.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from typing import Any
 from benchmarks.harness.rounds import Contender, Options, Rounds, estimate, noise, rounds, run, undisturbed
 
 PARTS = ("throughput", "overload", "beside", "fresh", "drain")
-HERE = "benchmarks.ingest.durable_contenders"
+CONTENDERS = "benchmarks.ingest.durable_contenders"
 ROUNDS, ROUNDS_QUICK = 7, 3
 SECONDS, SECONDS_QUICK = 6.0, 2.0
 CLIENTS = 32
@@ -43,49 +41,49 @@ def measure(options: Options) -> dict[str, Any]:
         "fresh": _fresh,
         "drain": _drain,
     }
-    for part in options.what:
+    for part in options.parts:
         parts[part](options, seconds, document)
     return document
 
 
 def _throughput(options: Options, seconds: float, document: dict[str, Any]) -> None:
     arguments = {"clients": CLIENTS, "seconds": seconds}
-    contenders = [Contender("lakeloop", f"{HERE}:lakeloop", arguments)]
-    contenders += [Contender(name, f"{HERE}:peer", {**arguments, "kind": name}) for name in PEERS]
-    contenders.append(Contender("disk", f"{HERE}:disk", {"seconds": seconds / 2}))
+    contenders = [Contender("lakeloop", f"{CONTENDERS}:lakeloop", arguments)]
+    contenders += [Contender(name, f"{CONTENDERS}:peer", {**arguments, "kind": name}) for name in PEERS]
+    contenders.append(Contender("disk", f"{CONTENDERS}:disk", {"seconds": seconds / 2}))
     count = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)
-    everything = rounds(contenders, count + (count > 1), options.work)[count > 1 :]
-    done = undisturbed(everything)
-    document["ours"]["throughput"] = _figures(done, "lakeloop")
+    all_rounds = rounds(contenders, count + (count > 1), options.work)[count > 1 :]
+    used_rounds = undisturbed(all_rounds)
+    document["ours"]["throughput"] = _figures(used_rounds, "lakeloop")
     for name in PEERS:
-        document["peers"][name] = _figures(done, name)
+        document["peers"][name] = _figures(used_rounds, name)
     ratios = document["ratios"]
     for name in PEERS:
         ratios[f"events/s, {CLIENTS} clients: lakeloop / {name}"] = estimate(
-            _rate(r, "lakeloop") / _rate(r, name) for r in done
+            _rate(r, "lakeloop") / _rate(r, name) for r in used_rounds
         )
     ratios[f"events/s, {CLIENTS} clients: lakeloop / the lower of echo and disk"] = estimate(
-        _rate(r, "lakeloop") / min(_rate(r, "echo"), r["disk"].result["events_per_second"]) for r in done
+        _rate(r, "lakeloop") / min(_rate(r, "echo"), r["disk"].result["events_per_second"]) for r in used_rounds
     )
     ratios["ms, one client: lakeloop / fdatasync"] = estimate(
-        r["lakeloop"].result["one"]["p50_ms"] / r["disk"].result["fdatasync_p50_ms"] for r in done
+        r["lakeloop"].result["one"]["p50_ms"] / r["disk"].result["fdatasync_p50_ms"] for r in used_rounds
     )
     document["figures"] |= {
-        "disk_mb_per_second": estimate(r["disk"].result["mb_per_second"] for r in done),
-        "disk_events_per_second": estimate(r["disk"].result["events_per_second"] for r in done),
-        "fdatasync_p50_ms": estimate(r["disk"].result["fdatasync_p50_ms"] for r in done),
-        "fdatasync_p99_ms": estimate(r["disk"].result["fdatasync_p99_ms"] for r in done),
+        "disk_mb_per_second": estimate(r["disk"].result["mb_per_second"] for r in used_rounds),
+        "disk_events_per_second": estimate(r["disk"].result["events_per_second"] for r in used_rounds),
+        "fdatasync_p50_ms": estimate(r["disk"].result["fdatasync_p50_ms"] for r in used_rounds),
+        "fdatasync_p99_ms": estimate(r["disk"].result["fdatasync_p99_ms"] for r in used_rounds),
         "one client, ms allowed (3 fdatasync + 3)": estimate(
-            3 * r["disk"].result["fdatasync_p50_ms"] + 3 for r in done
+            3 * r["disk"].result["fdatasync_p50_ms"] + 3 for r in used_rounds
         ),
-        "noise": noise(everything),
+        "noise": noise(all_rounds),
     }
 
 
-def _figures(done: Rounds, name: str) -> dict[str, Any]:
+def _figures(used_rounds: Rounds, name: str) -> dict[str, Any]:
     figures = {}
     for part in ("many", "one"):
-        numbers = [r[name].result[part] for r in done]
+        numbers = [r[name].result[part] for r in used_rounds]
         figures[part] = {
             "events_per_second": estimate(n["accepted_per_second"] for n in numbers),
             "p50_ms": estimate(n["p50_ms"] for n in numbers),
@@ -107,7 +105,7 @@ def _overload(options: Options, seconds: float, document: dict[str, Any]) -> Non
         ("no limit", None, list(UNLIMITED)),
     ):
         arguments = {"rate": rate, "loads": loads, "seconds": longer}
-        result = run(Contender(name, f"{HERE}:overload", arguments), options.work).result
+        result = run(Contender(name, f"{CONTENDERS}:overload", arguments), options.work).result
         document["figures"][f"overload, {name}"] = result
         points = list(result["loads"].values())
         peak = max(p["accepted_per_second"] for p in points)
@@ -115,15 +113,19 @@ def _overload(options: Options, seconds: float, document: dict[str, Any]) -> Non
 
 
 def _beside(options: Options, seconds: float, document: dict[str, Any]) -> None:
-    process = run(Contender("beside", f"{HERE}:beside", {"seconds": 2 * seconds}), options.work).result
+    process = run(Contender("beside", f"{CONTENDERS}:beside", {"seconds": 2 * seconds}), options.work).result
     document["figures"]["acknowledgements beside other work"] = process
 
 
 def _fresh(options: Options, seconds: float, document: dict[str, Any]) -> None:
-    process = run(Contender("fresh", f"{HERE}:fresh", {"events": 10 if options.quick else 40}), options.work).result
+    process = run(
+        Contender("fresh", f"{CONTENDERS}:fresh", {"events": 10 if options.quick else 40}), options.work
+    ).result
     document["figures"]["seconds from acknowledgement"] = process
 
 
 def _drain(options: Options, seconds: float, document: dict[str, Any]) -> None:
-    process = run(Contender("drain", f"{HERE}:drained", {"events": 500 if options.quick else 4_000}), options.work)
+    process = run(
+        Contender("drain", f"{CONTENDERS}:drained", {"events": 500 if options.quick else 4_000}), options.work
+    )
     document["figures"]["drain"] = process.result

@@ -1,11 +1,11 @@
-"""The peer servers of `durable_ingest`: the same uvicorn, uvloop and httptools, other ways to store.
+"""The peer servers of `durable_ingest`: the same HTTP stack with other ways to store an event.
 
     python -m benchmarks.ingest.durable_servers KIND FOLDER
 
-`echo` reads the body and answers its length: what the server itself allows. `files` writes image and event to a file
-each and syncs them and their folder. `lance` appends each request's row to one Lance table, from a pool of threads,
-and has the file system synced before it answers; `lance_unsynced` leaves that out, so its answers survive no power
-loss. `sqlite` is lakeloop's own spool with the images in SQLite instead of segment files. Prints the port it got.
+`echo` reads the body and returns its length: the limit of the server itself. `files` writes image and event to one file
+each, and syncs them and their folder. `lance` appends each request's row to a Lance table from a thread pool and syncs
+the file system before it responds; `lance_unsynced` does not sync, so its events do not survive a power loss. `sqlite`
+is lakeloop's spool with the images in SQLite instead of segment files. Prints its port.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Store = Callable[[bytes, dict[str, Any]], Awaitable[None]]
 
 
 def app(store: Store | None) -> Any:
-    """ASGI: image as body, event in the header Lakeloop-Event; answers 201 once `store` has it."""
+    """An ASGI app: the body is the image, header Lakeloop-Event the event. Returns 201 after `store`."""
 
     async def call(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":

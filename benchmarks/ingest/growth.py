@@ -1,11 +1,13 @@
-"""python -m benchmarks growth [--batches N] [--quick] [--json]: compares many tiny commits with one commit.
+"""Compares a maintained lake of many tiny commits with a lake that got the same rows in one commit.
 
-`tiny` gets N batches of one to three rows through `Lake.insert`, a commit to thumbnails, images and predictions each,
-as the drainer of a quiet service does; vectors are filled in every 64 batches as `embed --watch` does, and the lake is
-maintained in passing whenever `maintenance.due` says so. `at_once` gets the same rows in one step. Both are then
-maintained as `lakeloop maintain --older-than 0` does. Measured in turns, on the same open process: a scan of four
-columns of all predictions, a scan of all vectors, an aggregate in SQL, looking up 100 ids, fetching 32 images, and the
-20 nearest of a vector. Pictures are 2 KB of noise: what is measured is the number of commits, not bytes.
+    python -m benchmarks growth [--batches N] [--quick] [--json]
+
+`tiny` gets N batches of one to three rows, each a commit to thumbnails, images and predictions, as the drainer of a
+quiet service makes them. Vectors are filled in every 64 batches, as by `embed --watch`, and the lake is maintained
+whenever `maintenance.due` is true. `at_once` gets the same rows in one step. Both are then maintained as by `lakeloop
+maintain --older-than 0`. Measured alternately in one process: a scan of four columns, a scan of vectors, an SQL
+aggregate, a look-up of 100 ids, reading 32 images, and a search for the 20 nearest. Images are 2 KB of noise: the
+number of commits matters, not bytes.
 """
 
 from __future__ import annotations
@@ -35,10 +37,12 @@ GOAL = 1.3
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks growth", description="Tiny commits, then maintenance.")
-    parser.add_argument("--batches", type=int, metavar="N", help=f"tiny batches (default {BATCHES:,})")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks growth", description="Compare a lake of tiny commits with a lake of one commit."
+    )
+    parser.add_argument("--batches", type=int, metavar="N", help=f"number of tiny batches (default {BATCHES:,})")
     parser.add_argument("--quick", action="store_true", help=f"{BATCHES_QUICK} batches")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     options = parser.parse_args(arguments)
     batches = options.batches or (BATCHES_QUICK if options.quick else BATCHES)
     if batches < 1:
@@ -59,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(work: Path, batches: int) -> dict[str, Any]:
-    """Builds both lakes, maintains them and compares them."""
+    """Builds both lakes, maintains them and compares them. Ratios are tiny / at_once; the goal is 1.3."""
     from lake.upkeep import maintenance
 
     sizes = [1 + i % 3 for i in range(batches)]
@@ -86,7 +90,7 @@ def measure(work: Path, batches: int) -> dict[str, Any]:
                 started = perf_counter()
                 act(lakes[name])
                 taken[name].append(perf_counter() - started)
-        # The first two turns read from the disk and fill caches.
+        # The first two turns fill the caches.
         pairs = list(zip(taken["tiny"][2:], taken["at_once"][2:], strict=True))
         ratios[f"seconds, {action}: tiny / at_once"] = estimate(a / b for a, b in pairs)
         for name in lakes:
@@ -95,7 +99,7 @@ def measure(work: Path, batches: int) -> dict[str, Any]:
 
 
 def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
-    """What is timed, by name; each takes the lake."""
+    """The timed operations by name; each takes the lake."""
     from embeddings.search.search import nearest_images
     from lake.storage.store import literals
 
@@ -115,7 +119,7 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
 
 
 def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
-    """A lake that got so many rows in each step, and how often it was maintained in passing."""
+    """A lake that got `steps` rows commit by commit, and how often it was maintained meanwhile."""
     from embeddings.backfill.vector_columns import store_vectors
     from lake import open_lake
     from lake.storage import indexes
@@ -141,7 +145,7 @@ def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
             for name in ("thumbnails", "images", "predictions"):
                 indexes.complete(lake, name, thorough=False)
             if maintenance.due(lake):
-                # A real week is longer than this run: what would be older than an hour is dropped now.
+                # This run is shorter than a real week: drop old versions at once, not after an hour.
                 maintenance.maintain(lake, thorough=False, older_than=dt.timedelta(0))
                 maintained += 1
         if turn % 1_000 == 0:
@@ -150,7 +154,7 @@ def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
 
 
 def _tables(numbers: Sequence[int]) -> dict[str, Any]:
-    """Rows for thumbnails, images and predictions, in the order a drainer commits them."""
+    """Rows of thumbnails, images and predictions, in the order in which a drainer commits them."""
     import pyarrow as pa
 
     from lake.storage import image_rows, schema, store
@@ -178,7 +182,7 @@ def _tables(numbers: Sequence[int]) -> dict[str, Any]:
 
 
 def _image_id(number: int) -> str:
-    """A name like a hash; no hash of the bytes, which would have to be made each time it is asked for."""
+    """An id that looks like a hash, but is computed from the number, not from the bytes."""
     return f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}" * 4
 
 

@@ -1,8 +1,7 @@
-"""The contenders of `ingest`, each function in a process of its own: lakeloop, a plain loop, single steps.
+"""The contenders of `ingest`, one process each: lakeloop, a plain DataLoader loop, and single steps.
 
-Every contender says `startup`, everything before the first image is read (imports, loading the network, one
-batch through it, making an empty lake), apart from its timed section. Vectors are saved in the order of the
-files' names, outside the timed section, so that they can be compared.
+Every contender reports `startup` apart from its timed section: everything before the first image is read (imports,
+loading the network, one batch, creating a lake). Vectors are saved outside the timed section, sorted by file name.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 EMBEDDER = "efficientnet-lite0"
 CLIP = "clip-vit-b-32"
-# What lakeloop gives its networks at a time on CPU; every contender gets the same.
+# The batch size that lakeloop uses on CPU; every contender uses the same.
 BATCH = 16
 
 
@@ -36,10 +35,10 @@ def lakeloop(
     embedder: str = EMBEDDER,
     weights: str | None = None,
 ) -> dict[str, Any]:
-    """Ingest and backfill of a folder into a fresh lake: from the first file read to the last row committed.
+    """Ingests a folder into a new lake and embeds it: from the first file read to the last row committed.
 
-    Thumbnails and the images' bytes are stored, as always. The two worker pools start inside the timed
-    section; how long two such starts take alone, before their first answer, is measured before it as `pools`.
+    Thumbnails and image bytes are stored, as always. The two worker pools start inside the timed section; `pools` is
+    the time of two such starts alone, until the first result.
     """
     with Stopwatch() as startup:
         import lance  # noqa: F401
@@ -89,7 +88,7 @@ def lakeloop(
 def forward_only(
     turn: int, squares: str, engine: EngineName, embedder: str = EMBEDDER, weights: str | None = None
 ) -> dict[str, Any]:
-    """The network alone on prepared images in memory, through the very engine lakeloop uses."""
+    """The network alone on prepared images in memory, with the engine that lakeloop uses."""
     with Stopwatch() as startup:
         from embeddings.embedders import embedder as embedders
 
@@ -105,11 +104,10 @@ def forward_only(
 def stages(turn: int, folder: str, squares: str | None = None) -> dict[str, Any]:
     """CPU seconds of each step before the network, alone, on one core, with the files' bytes in memory.
 
-    `prepare` is all the embedding needs: the decode (DCT-scaled where that is allowed) and the network's square;
-    `scaled_decode` is the first half of it. `thumbnail` is what ingest makes of a file (a decode of its own, a
-    reduction, an encode), `read_and_hash` the file's bytes and their SHA-256. `squares`: where to save the squares.
-    `full_size` are the files that the embedding decodes without scaling. No pixels are kept:
-    memory is as warm as in a worker.
+    `prepare` is the input of the network: the decode (DCT-scaled where that is allowed) and the square crop;
+    `scaled_decode` is the first half of it. `thumbnail` is the work of ingest on a file (another decode, a reduction,
+    an encode); `read_and_hash` reads the file and computes its SHA-256. `squares`: the path to save the crops to.
+    `full_size`: the files that are decoded without scaling. No pixels are kept, as in a worker.
     """
     from embeddings.embedders.preprocess import DCT_MARGIN, prepare
     from embeddings.embedders.specs import SPECS
@@ -147,12 +145,10 @@ def stages(turn: int, folder: str, squares: str | None = None) -> dict[str, Any]
 
 
 def plain_dataloader(turn: int, folder: str, work: str) -> dict[str, Any]:
-    """What one writes without lakeloop: torch's DataLoader (a worker a core), torchvision transforms, a Lance
-    table.
+    """A script without lakeloop: torch's DataLoader (one worker per core), torchvision transforms, a Lance table.
 
-    The same weights, preprocessing, batch and thread count, channels_last and inference_mode as in lakeloop.
-    Rows have the columns of predictions with the vector. It keeps neither thumbnails nor the images, and
-    checks nothing.
+    The same weights, preprocessing, batch size, thread count, channels_last and inference_mode as in lakeloop.
+    Rows have the columns of predictions and the vector. It stores no thumbnails and no images, and checks nothing.
     """
     with Stopwatch() as startup:
         from embeddings.embedders import networks, torch_import
@@ -209,7 +205,7 @@ def plain_dataloader(turn: int, folder: str, work: str) -> dict[str, Any]:
 
 
 def export(turn: int, work: str) -> dict[str, Any]:
-    """For peers: the default embedder's weights and preprocessing, and a CLIP of seeded random weights."""
+    """For peers: weights and preprocessing of the default embedder, and a CLIP with seeded random weights."""
     import torch
     from safetensors.torch import save_file
 
@@ -236,7 +232,7 @@ def export(turn: int, work: str) -> dict[str, Any]:
 
 
 class _Photographs:
-    """torch's map-style dataset: (SHA-256, tensor, place in the list)."""
+    """A map-style dataset of torch: (SHA-256, tensor, index)."""
 
     def __init__(self, files: Sequence[str], prepare: Callable[[Any], Any]) -> None:
         self._files = files
@@ -245,22 +241,22 @@ class _Photographs:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, place: int) -> tuple[str, Any, int]:
+    def __getitem__(self, index: int) -> tuple[str, Any, int]:
         import hashlib
         import io
 
         from PIL import Image
 
-        data = Path(self._files[place]).read_bytes()
+        data = Path(self._files[index]).read_bytes()
         with closing(io.BytesIO(data)) as file:
             tensor = self._prepare(Image.open(file).convert("RGB"))
-        return hashlib.sha256(data).hexdigest(), tensor, place
+        return hashlib.sha256(data).hexdigest(), tensor, index
 
 
 def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]:
-    """Ingest of many tiny files without embedding, then the same folder again.
+    """Ingests many tiny files without embedding, then the same folder again.
 
-    Resident memory is looked at when a quarter, a half, three quarters and all of the files are done.
+    Resident memory is sampled after a quarter, a half, three quarters and all of the files.
     """
     import os
 

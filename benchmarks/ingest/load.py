@@ -1,9 +1,9 @@
-"""A load generator for HTTP: closed loops of clients, or an open loop at a fixed rate.
+"""Generates load for an HTTP server: a closed loop of clients, or an open loop at a fixed rate.
 
-Plain sockets under uvloop and answers parsed by hand, so that the generator takes little of the machine it shares with
-the server. In an open loop a request is due at a time of its own: its latency counts from then, also when the
-generator or the server was late (no coordinated omission), and a request that finds no free connection is counted as
-`late`. Each image is one of a few prepared ones with a counter behind its end, so that no two are the same.
+It uses plain sockets under uvloop and parses responses by hand, because it shares the machine with the server. In an
+open loop each request has a due time and its latency counts from there, even if the generator or the server is late (no
+coordinated omission). A request without a free connection counts as `late`. Each request appends other bytes to one of
+a few prepared images, so that no two images are equal.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ GRACE_SECONDS = 3.0
 
 @dataclass
 class Result:
-    """`milliseconds` are those of requests answered 2xx; `seconds` is how long requests were sent.
+    """`milliseconds`: latencies of requests with a 2xx response; `seconds`: how long requests were sent.
 
-    `late` requests of an open loop were never sent; `broken` connections ended without an answer. `cpu_seconds` are
-    the generator's own.
+    `late` requests of an open loop were never sent; `broken` connections ended without a response. `cpu_seconds` are
+    those of the generator.
     """
 
     seconds: float
@@ -45,7 +45,7 @@ class Result:
         return sum(n for status, n in self.statuses.items() if 200 <= status < 300)
 
     def figures(self) -> dict[str, Any]:
-        """As JSON: accepted and all answers a second, percentiles of the accepted, and the rest."""
+        """As JSON: accepted requests and all responses per second, latency percentiles of the accepted, counts."""
         p50, p99 = np.quantile(self.milliseconds, [0.5, 0.99]).tolist() if self.milliseconds else (None, None)
         return {
             "accepted_per_second": self.accepted / self.seconds,
@@ -72,22 +72,22 @@ def predictions(images: list[bytes], path: str = "/v1/predictions") -> Request:
     def request() -> list[bytes]:
         nonlocal sent
         sent += 1
-        which = sent % len(images)
-        name = uuid.uuid4()
+        index = sent % len(images)
+        prediction_id = uuid.uuid4()
         event = b'{"prediction_id":"%s","model":"m","model_version":"3","label":"cat","confidence":0.5,"camera":7}'
-        head = heads[which] + event % str(name).encode() + b"\r\n\r\n"
-        return [head, images[which], name.bytes]
+        head = heads[index] + event % str(prediction_id).encode() + b"\r\n\r\n"
+        return [head, images[index], prediction_id.bytes]
 
     return request
 
 
 def closed(port: int, clients: int, seconds: float, request: Request) -> Result:
-    """`clients` connections, each sending its next request when the last is answered."""
+    """`clients` connections; each sends its next request when the last response arrives."""
     return uvloop.run(_Load(port, seconds, request).closed(clients))
 
 
 def open_loop(port: int, rate: float, seconds: float, request: Request, connections: int = 256) -> Result:
-    """`rate` requests a second at even distances, over at most so many connections."""
+    """`rate` requests per second at even intervals, over at most `connections` connections."""
     return uvloop.run(_Load(port, seconds, request).open(rate, connections))
 
 
@@ -144,7 +144,7 @@ class _Load:
         return [protocol for _, protocol in pairs]
 
     async def _end(self, connections: list[_Connection], until: float, cpu: float) -> None:
-        """Answers still on their way are waited for a little, since they were asked for in time."""
+        """Waits at most GRACE_SECONDS for outstanding responses, since their requests were sent in time."""
         await asyncio.sleep(max(0.0, until - perf_counter()))
         self.result.cpu_seconds = _cpu() - cpu
         deadline = perf_counter() + GRACE_SECONDS
@@ -156,7 +156,7 @@ class _Load:
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection with at most one request on its way."""
+    """A keep-alive connection with at most one outstanding request."""
 
     def __init__(self, load: _Load, ready: Callable[[_Connection], None]) -> None:
         self.load = load

@@ -1,9 +1,8 @@
-"""clip-retrieval as a contender of `ingest`: runs under its own Python (`benchmarks/harness/peers.py`).
+"""clip-retrieval as a contender of `ingest`; it runs in its own environment.
 
-Its Runner with its own reader, mapper and writer, images only, with the checkpoint given: what `clip-retrieval
-inference` runs. Its vectors go to a .npy in half precision, paths to Parquet; it stores neither images nor thumbnails.
-Two things are left out in its favour: loading the network is start-up, and the process it starts for statistics,
-which imports everything again, is not started.
+It runs what `clip-retrieval inference` runs: its Runner with its own reader, mapper and writer, images only. Vectors go
+to a .npy in half precision, paths to Parquet; it stores no images and no thumbnails. Two costs are left out in its
+favour: loading the network counts as start-up, and its process for statistics is not started.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def run(turn: int, folder: str, work: str, arch: str, weights: str, batch: int, 
         )
         torch.set_num_threads(cores)
         model = f"open_clip:{arch}/{weights}"
-        # The mapper asks for the network with these arguments in this order and gets it from the loader's cache.
+        # The mapper calls load_clip with these arguments in this order, and gets the network from its cache.
         load = {"clip_model": model, "use_jit": False, "warmup_batch_size": batch, "clip_cache_path": None}
         _, preprocess, tokenizer = parts.load_clip(**load)
         out = Path(work, f"clip-retrieval-{turn}")
@@ -59,7 +58,7 @@ def run(turn: int, folder: str, work: str, arch: str, weights: str, batch: int, 
 
 
 class _NoStatistics:
-    """Stands where its LoggerWriter would."""
+    """Replaces its LoggerWriter."""
 
     def start(self) -> None:
         pass

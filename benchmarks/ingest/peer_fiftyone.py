@@ -1,9 +1,8 @@
-"""FiftyOne as a contender of `ingest`: runs under its own Python (`benchmarks/harness/peers.py`).
+"""FiftyOne as a contender of `ingest`; it runs in its own environment.
 
-A folder becomes a dataset, `compute_embeddings` fills a field: the way its documentation shows for a model of
-one's own. The same network and weights (ours, exported), preprocessing, batch and number of workers. FiftyOne
-stores paths and vectors in its MongoDB, whose CPU seconds are not counted; it stores neither images nor
-thumbnails.
+A folder becomes a dataset and `compute_embeddings` fills a field, as its documentation shows for custom models. The
+network, weights (ours, exported), preprocessing, batch size and number of workers are the same. FiftyOne stores paths
+and vectors in its MongoDB, whose CPU seconds are not counted; it stores no images and no thumbnails.
 """
 
 from __future__ import annotations

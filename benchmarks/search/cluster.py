@@ -1,11 +1,10 @@
-"""`cluster`: a level of a cluster tree compared with peers, opening a node, and a level of a million vectors.
+"""`cluster`: one level of a drill-down beside its peers, opening a node, and a million vectors.
 
-`generator`: 50,000 unit vectors of 512 dimensions in 100 uneven clusters, seeded. `cifar10`: the 50,000 training
-images of CIFAR-10 by efficientnet-lite0 at 96 pixels, their 1,280 dimensions projected to 512 by a seeded random
-matrix. `lakeloop` is `embeddings.clusters.clustering.cluster_vectors` with method auto and its defaults; EVoC is as it
-comes; k-means of scikit-learn (on PCA to 50) and of FAISS (on the vectors) are told the number of classes. AMI is
-adjusted mutual information with the true classes, noise counted as one cluster; of EVoC's layers the best one's stands
-beside.
+`generator`: 50,000 unit vectors of 512 dimensions in 100 uneven clusters, seeded. `cifar10`: the 50,000 training images
+of CIFAR-10 by efficientnet-lite0 at 96 pixels, 1,280 dimensions projected to 512 by a seeded random matrix. `lakeloop`
+is `embeddings.clusters.clustering.cluster_vectors` with method auto and its defaults; EVoC uses its defaults; k-means
+of scikit-learn (on PCA to 50) and of FAISS (on the vectors) get the number of classes. AMI is adjusted mutual
+information with the true classes; noise counts as one cluster. `ami_best_layer` is the best layer of EVoC.
 
 `open`: milliseconds to open a node of 10,000 images of a lake of 50,000, reading and saving included, with another seed
 each time. `million`: 1,000,000 vectors of the generator, in memory.
@@ -24,7 +23,7 @@ from benchmarks.search import vectors
 from benchmarks.search.cluster_contenders import CLUSTERS, ami, generated
 
 PARTS = ("generator", "cifar10", "open", "million")
-HERE = "benchmarks.search.cluster_contenders"
+CONTENDERS = "benchmarks.search.cluster_contenders"
 DIM = 512
 ROWS, ROWS_QUICK = 50_000, 10_000
 NODE, NODE_QUICK = 10_000, 2_000
@@ -39,21 +38,21 @@ def measure(options: Options) -> dict[str, Any]:
     if options.quick:
         document["left_out"].append(f"quick: {rows:,} vectors instead of {ROWS:,}, {MILLION_QUICK:,} for a million")
     count = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)
-    if "generator" in options.what:
+    if "generator" in options.parts:
         points, classes = generated(rows, DIM)
         _compare(document, "generator", points, classes, CLUSTERS, count, options)
-    if "cifar10" in options.what:
+    if "cifar10" in options.parts:
         labelled = vectors.cifar10(benchmark_data.folder(options.data))
         chosen = np.random.default_rng(0).permutation(len(labelled))[:rows]
         axes = np.random.default_rng(1).standard_normal((labelled.vectors.shape[1], DIM)).astype(np.float32)
         points = labelled.vectors[chosen] @ axes
         points /= np.linalg.norm(points, axis=1, keepdims=True)
         _compare(document, "cifar10", points, labelled.classes[chosen], 10, count, options)
-    if "open" in options.what:
+    if "open" in options.parts:
         _open(document, rows, options)
-    if "million" in options.what:
+    if "million" in options.parts:
         size = MILLION_QUICK if options.quick else MILLION
-        process = run(Contender("million", f"{HERE}:million", {"rows": size, "dim": DIM}), options.work)
+        process = run(Contender("million", f"{CONTENDERS}:million", {"rows": size, "dim": DIM}), options.work)
         document["figures"]["million"] = {
             "vectors": size,
             "seconds": process.result["seconds"],
@@ -73,7 +72,7 @@ def _compare(
     count: int,
     options: Options,
 ) -> None:
-    """Rounds of all contenders on one set of vectors, and what may be said of them."""
+    """Runs rounds of all contenders on one set of vectors and adds their figures to the document."""
     path = options.work / f"{part}.npy"
     np.save(path, points)
     names = ["lakeloop", "evoc", "kmeans_sklearn", "kmeans_faiss"]
@@ -84,45 +83,45 @@ def _compare(
     contenders = [
         Contender(
             name,
-            f"{HERE}:{name}",
+            f"{CONTENDERS}:{name}",
             {"vectors": str(path), "out": str(options.work / f"{part}-{name}.npy"), "k": k},
         )
         for name in names
     ]
     scores: dict[str, list[float]] = {name: [] for name in names}
     layers: list[float] = []
-    everything: Rounds = []
+    all_rounds: Rounds = []
     for number in range(count):
-        everything.append(_round(contenders, number, options))
-        # The seed is the number of the round: labels are scored before the next round overwrites them.
+        all_rounds.append(_round(contenders, number, options))
+        # The seed is the number of the round: score the labels before the next round overwrites them.
         for name in names:
             scores[name].append(ami(classes, np.load(options.work / f"{part}-{name}.npy")))
         layers.append(max(ami(classes, layer) for layer in np.load(options.work / f"{part}-evoc.layers.npy")))
     path.unlink()
-    done = undisturbed(everything)
+    used_rounds = undisturbed(all_rounds)
     for name in names:
         figures = {
-            "seconds": estimate(r[name].result["seconds"] for r in done),
-            "cpu_seconds": estimate(r[name].result["cpu_seconds"] for r in done),
+            "seconds": estimate(r[name].result["seconds"] for r in used_rounds),
+            "cpu_seconds": estimate(r[name].result["cpu_seconds"] for r in used_rounds),
             "ami": estimate(scores[name]),
-            "startup_seconds": estimate(r[name].result["startup_seconds"] for r in done),
-            "first_use_seconds": estimate(r[name].result["first_use_seconds"] for r in done),
-            "peak_rss_gb": max(r[name].peak_rss for r in done) / 1e9,
+            "startup_seconds": estimate(r[name].result["startup_seconds"] for r in used_rounds),
+            "first_use_seconds": estimate(r[name].result["first_use_seconds"] for r in used_rounds),
+            "peak_rss_gb": max(r[name].peak_rss for r in used_rounds) / 1e9,
         }
         if name == "lakeloop":
-            figures["used"] = done[0][name].result["remark"]
+            figures["used"] = used_rounds[0][name].result["remark"]
             document["ours"][part] = figures
             continue
         if name == "evoc":
             figures["ami_best_layer"] = estimate(layers)
         document["peers"].setdefault(name, {})[part] = figures
         document["ratios"][f"seconds {part}: lakeloop / {name}"] = estimate(
-            r["lakeloop"].result["seconds"] / r[name].result["seconds"] for r in done
+            r["lakeloop"].result["seconds"] / r[name].result["seconds"] for r in used_rounds
         )
         document["ratios"][f"ami {part}: lakeloop - {name}"] = estimate(
             a - b for a, b in zip(scores["lakeloop"], scores[name], strict=True)
         )
-    document["figures"][part] = {"vectors": len(points), "dim": points.shape[1], "noise": noise(everything)}
+    document["figures"][part] = {"vectors": len(points), "dim": points.shape[1], "noise": noise(all_rounds)}
 
 
 def _round(contenders: list[Contender], number: int, options: Options) -> dict[str, Run]:
@@ -136,7 +135,7 @@ def _round(contenders: list[Contender], number: int, options: Options) -> dict[s
 def _open(document: dict[str, Any], rows: int, options: Options) -> None:
     size, times = (NODE_QUICK, OPENINGS_QUICK) if options.quick else (NODE, OPENINGS)
     arguments = {"work": str(options.work), "rows": rows, "node": size, "dim": DIM, "times": times}
-    taken = np.array(run(Contender("open", f"{HERE}:opening", arguments), options.work).result["seconds"]) * 1e3
+    taken = np.array(run(Contender("open", f"{CONTENDERS}:opening", arguments), options.work).result["seconds"]) * 1e3
     document["figures"]["open"] = {
         "images": size,
         "lake": rows,

@@ -1,7 +1,7 @@
-"""The contenders of `cluster`, each function in a process of its own.
+"""The contenders of `cluster`, one process each.
 
-A contender of `generator` and `cifar10` loads vectors, runs once on a small part of them (imports, compiling and
-thread pools are start-up, reported beside), then once on all; labels go to a file, since they are scored outside.
+A contender of `generator` and `cifar10` loads vectors and runs once on a few of them (imports, compilation and thread
+pools are start-up, reported apart), then once on all. Labels go to a file, because they are scored outside.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EMBEDDER = "clip-vit-b-32"  # any of 512 dimensions: only its column is used
 
 
 def generated(rows: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors float32 (rows, dim) around CLUSTERS random directions of uneven share, and which one each is of."""
+    """Unit vectors float32 (rows, dim) in CLUSTERS uneven clusters, and the cluster of each, int (rows,)."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((CLUSTERS, dim), np.float32)
     classes = rng.choice(CLUSTERS, rows, p=rng.dirichlet(np.full(CLUSTERS, 5.0)))
@@ -37,21 +37,21 @@ def generated(rows: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
 
 
 def lakeloop(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
-    """`embeddings.clusters.clustering.cluster_vectors`, method auto, all else as it comes."""
+    """`embeddings.clusters.clustering.cluster_vectors`, method auto, with its defaults."""
     with Stopwatch() as startup:
         from embeddings.clusters.clustering import cluster_vectors
     remark: list[str | None] = []
 
     def run(points: np.ndarray) -> np.ndarray:
         clustering = cluster_vectors(points, "auto", seed=turn)
-        remark[:] = [f"{clustering.method}: {clustering.n_clusters} clusters; {clustering.remark or 'as asked'}"]
+        remark[:] = [f"{clustering.method}: {clustering.n_clusters} clusters; {clustering.remark or 'as requested'}"]
         return clustering.labels
 
     return _timed(vectors, out, startup, run) | {"remark": remark[0]}
 
 
 def evoc(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
-    """EVoC as it comes, seeded. `layers`: all of its layers' labels go to the file, too."""
+    """EVoC with its defaults, seeded. The labels of all its layers go to a second file."""
     with Stopwatch() as startup:
         from evoc import EVoC
     layers: list[np.ndarray] = []
@@ -68,7 +68,7 @@ def evoc(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
 
 
 def kmeans_sklearn(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
-    """scikit-learn's KMeans on its PCA to 50, told the number of classes."""
+    """scikit-learn's KMeans on its PCA to 50, with the true number of classes."""
     with Stopwatch() as startup:
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
@@ -82,7 +82,7 @@ def kmeans_sklearn(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
 
 
 def kmeans_faiss(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
-    """FAISS's Kmeans on the vectors, all of them used, told the number of classes."""
+    """FAISS's Kmeans on all vectors, with the true number of classes."""
     with Stopwatch() as startup:
         import faiss
 
@@ -109,7 +109,7 @@ def umap_hdbscan(turn: int, vectors: str, out: str, k: int) -> dict[str, Any]:
 
 
 def million(turn: int, rows: int, dim: int) -> dict[str, Any]:
-    """The top level of very many vectors that are in memory already."""
+    """The top level of `rows` vectors that are already in memory."""
     from embeddings.clusters.clustering import cluster_vectors
 
     vectors, classes = generated(rows, dim)
@@ -119,7 +119,7 @@ def million(turn: int, rows: int, dim: int) -> dict[str, Any]:
 
 
 def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) -> dict[str, Any]:
-    """Seconds of `cluster(lake, node=...)`, of a node of `node` images in a lake of `rows`; the tree is made before."""
+    """Seconds to open a node of `node` images in a lake of `rows`, `times` times; the tree exists before."""
     import pyarrow as pa
 
     from embeddings.backfill.backfill import COMMIT_IMAGES

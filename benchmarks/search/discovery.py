@@ -1,19 +1,19 @@
-"""`discovery`: whether slice discovery finds planted failures first, and nothing where none is planted.
+"""`discovery`: how often slice discovery finds planted errors, and how often it raises a false alarm.
 
-Real vectors (CIFAR-10), generated metadata, and a model that is asked something the classes do not tell. `pair`: where
-camera is 7 and site is b it is wrong far more often. `kind`: about one class of photograph, which no column names.
-`nothing`: nowhere. `both`: a pair and a kind in one lake. `choice` compares the ways to tell failures from chance on
-the metadata of the same lakes: permuting the errors, or finding on one half and confirming on the other.
+Each seed makes a lake: vectors of CIFAR-10, generated metadata, and a model for a task that is independent of the
+CIFAR-10 classes. Errors are planted by part. `pair`: images with camera 7 and site b. `kind`: images of one CIFAR-10
+class, which no column names. `both`: both in one lake. `nothing`: no planted errors. `choice` compares two tests on the
+metadata of such lakes: permuting the errors, or searching one half and confirming on the other half.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import json
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 PARTS = ("pair", "kind", "both", "nothing", "choice")
 SEEDS, ANSWERS, QUICK_ANSWERS = 10, 10_000, 3_000
 USUAL, PLANTED = 0.08, 0.4
-OF_ITS_KIND = 0.5  # share of the first finding's images that must be of the planted kind
-_CHOICE_SEEDS = 60
+MINIMUM_PURITY = 0.5  # share of the first finding's images that must be of the planted kind
+CHOICE_SEEDS = 60
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Planted:
-    """A lake, and who was planted in it: bool (n,) each, in the order of `image_ids`."""
+    """A lake and its images with planted errors: bool (n,) each, in the order of `image_ids`."""
 
     lake: Lake
     image_ids: list[str]
@@ -44,15 +44,15 @@ class Planted:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Counts over the seeds, and how long a discovery takes."""
+    """Counts over the seeds, and the seconds of one discovery."""
     data_folder = data.folder(options.data)
     known = vectors.cifar10(data_folder)
     n = QUICK_ANSWERS if options.quick else ANSWERS
     seeds = options.rounds or SEEDS
     figures: dict[str, Any] = {"answers": n, "seeds": seeds, "wrong_elsewhere": USUAL, "wrong_where_planted": PLANTED}
-    for part in options.what:
+    for part in options.parts:
         if part == "choice":
-            figures[part] = _choice(n, _CHOICE_SEEDS if not options.quick else SEEDS)
+            figures[part] = _choice(n, CHOICE_SEEDS if not options.quick else SEEDS)
         else:
             figures[part] = _part(part, known, n, seeds, options.work)
     return {"figures": figures, "left_out": []}
@@ -60,40 +60,35 @@ def measure(options: Options) -> dict[str, Any]:
 
 def _part(part: str, known: vectors.Labelled, n: int, seeds: int, work: Path) -> dict[str, Any]:
     from embeddings.discovery.discovery import discover
-    from embeddings.discovery.findings import FailingSlice
 
-    first, found_both, silent, times, pure = 0, 0, 0, [], []
-    extra = 0
+    ranked_first, found_both, without_findings, times, purities = 0, 0, 0, [], []
+    extra_findings = 0
     for seed in range(seeds):
-        made = make(work / f"{part}-{seed}", known, n, seed, part)
-        found = discover(made.lake, seed=seed)
-        times.append(found.seconds)
-        is_pair = [_is_pair(one) for one in found.findings]
-        place = {name: at for at, name in enumerate(made.image_ids)}
-
-        def of_kind(one: FailingSlice, made: Planted = made, place: dict[str, int] = place) -> float:
-            return float(made.kind[[place[name] for name in one.image_ids]].mean()) if one.image_ids else 0.0
-
-        shares = [of_kind(one) for one in found.findings]
+        planted = make(work / f"{part}-{seed}", known, n, seed, part)
+        result = discover(planted.lake, seed=seed)
+        times.append(result.seconds)
+        pairs = [_is_pair(finding) for finding in result.findings]
+        is_kind = dict(zip(planted.image_ids, planted.kind.tolist(), strict=True))
+        shares = [float(np.mean([is_kind[i] for i in f.image_ids])) if f.image_ids else 0.0 for f in result.findings]
         if part == "pair":
-            first += bool(is_pair[:1] and is_pair[0])
+            ranked_first += bool(pairs[:1] and pairs[0])
         elif part == "kind":
-            first += bool(shares[:1] and shares[0] >= OF_ITS_KIND)
-            pure.append(shares[0] if shares else 0.0)
+            ranked_first += bool(shares[:1] and shares[0] >= MINIMUM_PURITY)
+            purities.append(shares[0] if shares else 0.0)
         elif part == "both":
-            found_both += any(is_pair) and any(share >= OF_ITS_KIND for share in shares)
-        silent += not found.findings
-        extra += max(0, len(found.findings) - (2 if part == "both" else 1))
-        say(f"{part} seed {seed}: {'; '.join(one.sentence() for one in found.findings) or 'nothing'}")
+            found_both += any(pairs) and any(share >= MINIMUM_PURITY for share in shares)
+        without_findings += not result.findings
+        extra_findings += max(0, len(result.findings) - (2 if part == "both" else 1))
+        say(f"{part} seed {seed}: {'; '.join(finding.sentence() for finding in result.findings) or 'nothing'}")
     facts: dict[str, Any] = {"seconds": float(np.median(times))}
     if part == "nothing":
-        return {"nothing_told": silent, **facts}
+        return {"nothing_told": without_findings, **facts}
     if part == "both":
-        return {"both_found": found_both, "more_told": extra, **facts}
+        return {"both_found": found_both, "more_told": extra_findings, **facts}
     return {
-        "ranked_first": first,
-        "more_told": extra,
-        **({"of_its_kind": float(np.mean(pure))} if pure else {}),
+        "ranked_first": ranked_first,
+        "more_told": extra_findings,
+        **({"of_its_kind": float(np.mean(purities))} if purities else {}),
         **facts,
     }
 
@@ -154,9 +149,7 @@ def make(folder: Path, known: vectors.Labelled, n: int, seed: int, part: str) ->
     lk.insert("predictions", pa.Table.from_pylist(rows, schema=schema.PREDICTIONS.arrow()))
     lk.insert("labels", pa.Table.from_pylist(labels, schema=schema.LABELS.arrow()))
     record = lk.embedders()[0]
-    from dataclasses import replace
-
-    lk.bind_embedder(replace(record, dim=known.vectors.shape[1], weights_sha256="0" * 64))
+    lk.bind_embedder(dataclasses.replace(record, dim=known.vectors.shape[1], weights_sha256="0" * 64))
     store_vectors(lk, record.column, dict(zip(image_ids, known.vectors[chosen], strict=True)))
     return Planted(lk, image_ids, pair, kind)
 
@@ -180,24 +173,27 @@ def _choice(n: int, seeds: int) -> dict[str, Any]:
     """Power and false alarms of permuted errors compared with a held-out split, by planted predictions."""
     out: dict[str, Any] = {"seeds": seeds}
     for size in (n // 10, n // 3, n):
-        hits, alarms, times = {"dealt": 0, "split": 0}, {"dealt": 0, "split": 0}, {"dealt": 0.0, "split": 0.0}
+        hits, alarms, seconds = {"dealt": 0, "split": 0}, {"dealt": 0, "split": 0}, {"dealt": 0.0, "split": 0.0}
         for seed in range(seeds):
             rng = np.random.default_rng(seed)
             columns = metadata(rng, size)
             codes = np.column_stack([_coded(values) for values in columns.values()])
             pair = (columns["camera"] == 7) & (columns["site"] == "b")
             names = [*columns]
-            wanted = {(names.index("camera"), 7), (names.index("site"), 1)}
-            planted = rng.random(size) < np.where(pair, PLANTED, USUAL)
-            chance = rng.random(size) < USUAL
-            for method, find in (("dealt", _dealt), ("split", _split)):
+            pair_conditions = {(names.index("camera"), 7), (names.index("site"), 1)}
+            planted_errors = rng.random(size) < np.where(pair, PLANTED, USUAL)
+            random_errors = rng.random(size) < USUAL
+            for method, search in (("dealt", _permuted), ("split", _split)):
                 start = time.perf_counter()
-                conditions = find(codes, planted.astype(float), seed)
-                times[method] += time.perf_counter() - start
-                hits[method] += bool(conditions) and set(conditions[0]) == wanted
-                alarms[method] += bool(find(codes, chance.astype(float), seed))
-        figures = {f"{method} {name}": count for name, counts in (("first", hits), ("false_alarms", alarms)) for method, count in counts.items()}  # fmt: skip  # noqa: E501
-        out[f"{size} answers"] = figures | {f"{method} seconds": spent / seeds for method, spent in times.items()}
+                conditions = search(codes, planted_errors.astype(float), seed)
+                seconds[method] += time.perf_counter() - start
+                hits[method] += bool(conditions) and set(conditions[0]) == pair_conditions
+                alarms[method] += bool(search(codes, random_errors.astype(float), seed))
+        out[f"{size} answers"] = {
+            **{f"{method} first": count for method, count in hits.items()},
+            **{f"{method} false_alarms": count for method, count in alarms.items()},
+            **{f"{method} seconds": total / seeds for method, total in seconds.items()},
+        }
     return out
 
 
@@ -208,24 +204,24 @@ def _coded(values: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.quantile(values, [0.2, 0.4, 0.6, 0.8]), values)
 
 
-def _dealt(codes: np.ndarray, errors: np.ndarray, seed: int) -> list[tuple[tuple[int, int], ...]]:
+def _permuted(codes: np.ndarray, errors: np.ndarray, seed: int) -> list[tuple[tuple[int, int], ...]]:
     from embeddings.discovery import subgroups
 
     return [failure.group.conditions for failure in subgroups.search(codes, errors, seed=seed).failures]
 
 
 def _split(codes: np.ndarray, errors: np.ndarray, seed: int, candidates: int = 10) -> list[tuple[tuple[int, int], ...]]:
-    """The ten best of one half, those that the other half confirms (Fisher's exact test, Holm)."""
+    """The best subgroups of one half that the other half confirms (Fisher's exact test, Holm)."""
     from embeddings.discovery import subgroups
     from lake.analytics.statistics import holm, more_errors
 
     half = np.random.default_rng(seed).random(len(errors)) < 0.5
     best = [group for group in subgroups.all_subgroups(codes[half], errors[half])[:candidates] if group.score > 0]
-    other, wrong = codes[~half], errors[~half]
+    other, other_errors = codes[~half], errors[~half]
     tests = []
     for group in best:
         inside = np.logical_and.reduce([other[:, dimension] == value for dimension, value in group.conditions])
         outside = ~inside
-        counts = (wrong[inside].sum(), inside.sum(), wrong[outside].sum(), outside.sum())
+        counts = (other_errors[inside].sum(), inside.sum(), other_errors[outside].sum(), outside.sum())
         tests.append(more_errors(*(int(count) for count in counts)))
     return [group.conditions for group, p in zip(best, holm(tests), strict=True) if p <= subgroups.LEVEL]

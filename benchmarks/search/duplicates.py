@@ -1,13 +1,13 @@
-"""`duplicates`: how many planted copies are found, and how many other pairs are taken for copies.
+"""`duplicates`: recall and precision of near-duplicate detection on planted copies.
 
-Of each picture there are five copies: re-encoded, resized, lightly cropped, brightened and shifted. A pair counts as
-found when both are in one group; all 15 pairs of a family are to be found.
+Each image gets five copies: re-encoded, resized, lightly cropped, brightened and shifted. A pair counts as found if
+both images are in one group; a family has 15 pairs.
 
 - `photographs`: the 600 photographs and 3,000 copies. The goal: recall 0.98 at precision 0.99.
-- `solar`: every second solar cell, and copies of every sixth of those: pictures that all look alike.
-- `scale`: 100,000 vectors, a tenth of them copies of others; seconds to the groups, without thumbnails.
+- `solar`: every second solar cell, and copies of every sixth of those; these images all look alike.
+- `scale`: 100,000 vectors, a tenth of them copies of others: seconds until the groups exist, without thumbnails.
 
-Beside ours: the best single cosine, chosen with the answers at hand, groups made in the same way.
+Peer: the best single cosine threshold, chosen with the true families, with groups made in the same way.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COSINES = np.arange(0.5, 0.99, 0.01)
 
 def measure(options: Options) -> dict[str, Any]:
     document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {}, "left_out": []}
-    for part in options.what:
+    for part in options.parts:
         if part == "scale":
             document["figures"][part] = _scale(SCALE_QUICK if options.quick else SCALE)
             continue
@@ -105,7 +105,7 @@ def _found(originals: list[bytes], chosen: range) -> dict[str, Any]:
 
 
 def _score(groups: list[list[int]], family: np.ndarray) -> dict[str, float]:
-    """Recall and precision over pairs."""
+    """Recall and precision over pairs, 0 to 1."""
     wanted = sum(n * (n - 1) // 2 for n in np.bincount(family).tolist())
     proposed = sum(len(group) * (len(group) - 1) // 2 for group in groups)
     right = sum(n * (n - 1) // 2 for group in groups for n in np.bincount(family[group]).tolist())
@@ -113,7 +113,7 @@ def _score(groups: list[list[int]], family: np.ndarray) -> dict[str, float]:
 
 
 def _scale(count: int) -> dict[str, Any]:
-    """Vectors in 500 clusters; of a tenth of them there is a copy, at a cosine of 0.9."""
+    """Vectors in 500 clusters; a tenth of them has a copy at a cosine of 0.9."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(500, DIM)).astype(np.float32)
     points = centres[rng.integers(0, 500, count)] + rng.normal(size=(count, DIM)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""The contenders of `exact`, each function in a process of its own. Work folder: vectors, queries, lake.
+"""The contenders of `exact`, one process each.
 
-Each gives, for the parts asked for, the milliseconds of every query after two that are not counted, CPU
-seconds in all, and the positions found.
+The work folder has vectors.npy, queries.npy, passes.npy, names.txt and the lake. Each returns, for the requested parts,
+the milliseconds of every query after two warm-up queries, the total CPU seconds, and the positions of the results.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Search = Callable[[np.ndarray], Any]
 
 
 def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, Any]:
-    """Vectors, queries and the lake. The lake's vectors are those of `vectors.npy`, bit by bit."""
+    """Makes vectors, queries and the lake. The lake has exactly the vectors of `vectors.npy`."""
     import pyarrow as pa
 
     from embeddings.backfill.backfill import COMMIT_IMAGES
@@ -143,7 +143,7 @@ def faiss_flat(turn: int, work: str, k: int, parts: list[str]) -> dict[str, Any]
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(vectors)
         bitmap = np.packbits(np.load(Path(work, "passes.npy")), bitorder="little")
-        # FAISS dresses its C++ signatures up when it is imported: its stubs do not know.
+        # FAISS changes the signatures of its C++ classes at import; its stubs do not know that.
         selector: Any = faiss.IDSelectorBitmap
         parameters: Any = faiss.SearchParameters
         chosen = parameters(sel=selector(bitmap))

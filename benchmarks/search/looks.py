@@ -1,18 +1,16 @@
-"""`looks`: how many thumbnails a person views to find 90 % of a rare kind, starting from one example.
+"""`looks`: thumbnails that a person looks at to find 90 % of a rare kind of image from one example.
 
-A simulated person answers from known classes, sees 24 thumbnails a page (a last page that is not full counts what it
-shows), and every thumbnail shown counts. What is found is confirmed one by one, or accepted as a whole cluster after a
-page of it was looked at; a cluster that was not nine tenths of the kind does not count as found.
+A simulated person knows the true classes and sees 24 thumbnails a page; every thumbnail shown counts. The person
+confirms images one by one, or accepts a whole cluster after one page of it; an accepted cluster counts only if at least
+nine tenths of it are of the kind.
 
-- `cifar10`: 27,000 training images of nine classes and one class thinned to 0.5 % of that, each class in turn.
+- `cifar10`: 27,000 training images of nine classes, and one class thinned to 0.5 % of that, each class in turn.
 - `solar`: the 2,624 solar cells; the kind is polycrystalline and defective.
-- `photographs`: 599 photographs and 12 copies in kind of another (crops, flips, shifts of colour); all 12 are to be
-  found.
+- `photographs`: 599 photographs and 12 altered copies of another one (crops, flips, colours); all 12 must be found.
 
-`random`, `nearest` (to the example), `drill_down` (clusters opened by what their medoids show), `active` (active search
-alone), `both` (active search, accepting clusters that turn out pure). The yardsticks are rankings by the same linear
-model, which no person has to pay for: `in_lake`, when every class in the lake is known, five-fold; `supervised`, from
-1,000 images of the kind outside the lake.
+Strategies: `random`, `nearest` (to the example), `drill_down` (clusters opened by their medoids), `active` (active
+search), `both` (active search, and accepting pure clusters). References: rankings by the same linear model, which cost
+no looks. `in_lake` knows every class in the lake (five-fold); `supervised` knows 1,000 images of the kind outside it.
 """
 
 from __future__ import annotations
@@ -47,16 +45,16 @@ SEEDS, SEEDS_QUICK = 5, 1
 CLASSES_QUICK = 4
 PHOTOGRAPHS, PHOTOGRAPHS_QUICK = 40, 8
 MEDOIDS = 6
-# A cluster is opened, not paged through, while it has more images than this.
+# A cluster with more images than this is opened, a smaller one is paged through.
 SMALL = 240
 STRATEGIES = ("random", "nearest", "drill_down", "active", "both", "in_lake", "supervised")
 
 
 @dataclass
 class Case:
-    """`kind`: which of the vectors are of it; `share` of them are to be found.
+    """`kind`: bool (n,), the images to find; `share` of them must be found, starting from `example`.
 
-    `outside`: vectors of the kind that are not in the lake, or none.
+    `outside`: vectors of the kind that are not in the lake, or None.
     """
 
     vectors: np.ndarray
@@ -73,10 +71,10 @@ class Case:
 def measure(options: Options) -> dict[str, Any]:
     document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {}, "left_out": []}
     folder = benchmark_data.folder(options.data)
-    for part in options.what:
+    for part in options.parts:
         cases = {"cifar10": _cifar10, "solar": _solar, "photographs": _photographs}[part]
         _measure(document, part, cases(folder, options))
-    if "cifar10" in options.what:
+    if "cifar10" in options.parts:
         document["figures"] = document["figures"].pop("cifar10") | document["figures"]
     if options.quick:
         document["left_out"].append(f"quick: {CLASSES_QUICK} classes, one seed")
@@ -177,7 +175,7 @@ def _photographs(folder: Any, options: Options) -> Iterator[tuple[str, Case]]:
 
 
 def _copies(data: bytes, chance: np.random.Generator) -> Iterator[Image.Image]:
-    """12 of one photograph: two thirds to nine tenths of it, every other one mirrored, brighter or darker, greyer."""
+    """12 altered copies: cropped to 0.66 to 0.9 of the area, every second one mirrored, other brightness and colour."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     for number in range(12):
         share = math.sqrt(chance.uniform(0.66, 0.9))
@@ -193,7 +191,7 @@ def _copies(data: bytes, chance: np.random.Generator) -> Iterator[Image.Image]:
 
 
 class _Person:
-    """Sees images, says which are of the kind, and accepts clusters. `looks` counts thumbnails."""
+    """Looks at images, knows which are of the kind, and accepts clusters. `looks` counts thumbnails."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -208,7 +206,7 @@ class _Person:
         return int(self.confirmed.sum()) >= self.case.needed or bool(self.seen.all())
 
     def look(self, places: np.ndarray) -> np.ndarray:
-        """Which of the places are of the kind. Those seen before are not shown again."""
+        """Which images are of the kind, bool. Images seen before do not count as looks."""
         self.looks += int((~self.seen[places]).sum())
         self.seen[places] = True
         yes: np.ndarray = self.case.kind[places]
@@ -216,7 +214,7 @@ class _Person:
         return yes
 
     def accept(self, places: np.ndarray) -> None:
-        """All of them, unlooked: they count when nine tenths are of the kind, as the person believes."""
+        """Accepts all images without looking; they count only if at least PURE of them are of the kind."""
         self.accepted += 1
         self.seen[places] = True
         if self.case.kind[places].mean() >= PURE:
@@ -224,7 +222,7 @@ class _Person:
 
 
 def _pages(scores: np.ndarray, case: Case) -> int:
-    """Looks to 90 % found, going through a ranking page by page; the example itself is known."""
+    """Looks until the target share is found, paging through a ranking. The example costs no look."""
     person = _Person(case)
     order = np.argsort(-scores, kind="stable")
     order = order[order != case.example]
@@ -238,7 +236,7 @@ def _pages(scores: np.ndarray, case: Case) -> int:
 def _active(
     case: Case, points: np.ndarray, clusters: bool, estimates: list[tuple[float, int, int, int]] | None = None
 ) -> tuple[int, int]:
-    """Looks, and how many clusters were accepted. `estimates` gets (expected, low, high, true) at doubling pages."""
+    """Looks and accepted clusters. Appends (expected, low, high, true) to `estimates` at pages 4, 8, 16, ..."""
     person = _Person(case)
     search = ActiveSearch(points)
     search.mark([case.example], 1)
@@ -263,7 +261,7 @@ def _active(
 
 
 class _Groups:
-    """Clusters a person of an active search watches: one of which all that was seen is of the kind is looked into."""
+    """The clusters of an active search: a cluster whose seen images are all of the kind gets a page of its own."""
 
     FEWEST = 12
 
@@ -273,7 +271,7 @@ class _Groups:
         self.chance = np.random.default_rng(0)
 
     def pure(self, person: _Person) -> Iterator[np.ndarray]:
-        """Clusters to accept, after a page of each was looked at. One that is mixed is opened."""
+        """Yields clusters to accept, each after a look at one page. Mixed clusters are split."""
         waiting, remaining = self.open, []
         while waiting:
             places = waiting.pop()
@@ -299,10 +297,10 @@ class _Groups:
 
 
 def _drill_down(case: Case) -> int:
-    """Looks when a person opens the cluster whose medoids promise most, and pages through the small ones."""
+    """Looks of a drill-down: open the cluster with the most promising medoids, page through small clusters."""
     person = _Person(case)
     example = case.vectors[case.example]
-    # (what a place in it promises, places): among equals the nearest to the example goes first.
+    # (expected share of the kind, closeness to the example, images), best last.
     waiting: list[tuple[float, float, np.ndarray]] = [(1.0, 1.0, np.arange(len(case.kind)))]
     while waiting and not person.done:
         waiting.sort(key=lambda node: node[:2])
@@ -317,7 +315,7 @@ def _drill_down(case: Case) -> int:
                 if yes.mean() >= 0.95 and len(left) > PAGE:
                     person.accept(left[PAGE:])
                     break
-                if not yes.any() and len(left) > PAGE:  # the rest waits behind what promises more
+                if not yes.any() and len(left) > PAGE:  # more promising clusters go first
                     waiting.append((promise / 4, -1.0, left[PAGE:]))
                     break
             continue
@@ -333,11 +331,11 @@ def _drill_down(case: Case) -> int:
     return person.looks
 
 
-# The yardsticks --------------------------------------------------------------------------------------------
+# The references --------------------------------------------------------------------------------------------
 
 
 def _ridge(rows: np.ndarray, yes: np.ndarray) -> np.ndarray:
-    """The linear model of active search when all is known: ridge regression with heavy positives."""
+    """The linear model of active search with all classes known: ridge regression with heavy positives."""
     weight = np.where(yes, POSITIVE_WEIGHT, 1.0)
     gram = (rows * weight[:, None]).T @ rows + RIDGE * np.eye(rows.shape[1])
     weights: np.ndarray = np.linalg.solve(gram, rows.T @ (weight * np.where(yes, 1.0, -1.0)))

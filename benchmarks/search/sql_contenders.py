@@ -1,7 +1,7 @@
-"""The contenders of `sql`, each function in a process of its own. Work folder: lake, native.duckdb, parquet.
+"""The contenders of `sql`, one process each. The work folder has the lake, native.duckdb and parquet.
 
-Each gives the milliseconds of every query: the first time in a new process with nothing of its files in the page cache
-(`cold`), then the median of the next ones (`warm`), and a digest of the answer, which must be everybody's.
+Each returns the milliseconds of every query: the first run in a new process with none of its files in the page cache
+(`cold`), the median of the next runs (`warm`), and a digest of the result, which must be equal for all contenders.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from benchmarks.harness.contender import Stopwatch
 
 COMMIT_ROWS = 500_000
 WARM_TURNS = 3
-LABELLED = 5  # one image of so many has a label
 Ask = Callable[[str], Any]
 
-# Every image is asked about twice. Columns as production has them; a metadata object of three keys; three scores.
+# Each image has two predictions, with the columns of production, a metadata object of three keys and three scores.
 _ANSWERS = """
     SELECT lower(format('{{:08x}}-0000-4000-8000-{{:012x}}', i % 4294967296, i)) AS prediction_id,
            sha256((i // 2)::VARCHAR) AS image_id,
@@ -153,7 +152,7 @@ def append(turn: int, work: str, first: int, rows: int, total: int) -> dict[str,
 
 
 def _whole(result: Any, name: str) -> Any:
-    """The rows with every column of the table, in its types; null what was not given."""
+    """The rows with every column of table `name` in its type; missing columns are null."""
     import pyarrow as pa
 
     from lake.storage import schema
@@ -175,20 +174,20 @@ def lakeloop(turn: int, work: str) -> dict[str, Any]:
 
 
 def sandbox(turn: int, work: str) -> dict[str, Any]:
-    """What `lakeloop sql` and POST /v1/sql do: the locked child process."""
+    """The locked child process, as in `lakeloop sql` and POST /v1/sql."""
     from lake import open_lake
     from lake.sql.sandbox.pool import Pool
 
     def start() -> Ask:
         pool = Pool(open_lake.open(str(Path(work, "lake"))))
-        pool.ready()  # as a server has it
+        pool.ready()  # as in a server
         return lambda text: pool.run(text).table
 
     return _asked(start, [Path(work, "lake")])
 
 
 def native(turn: int, work: str) -> dict[str, Any]:
-    """DuckDB on a file of its own."""
+    """DuckDB on its own file."""
     import duckdb
 
     def start() -> Ask:
@@ -233,7 +232,7 @@ def lance_by_arrow(turn: int, work: str) -> dict[str, Any]:
 
 
 def _asked(start: Callable[[], Ask], files: list[Path]) -> dict[str, Any]:
-    """Runs the queries on what `start` makes; imports are not counted, opening is, by itself."""
+    """Runs the queries with what `start` returns; imports do not count, opening counts as `open_ms`."""
     import duckdb  # noqa: F401
     import lance  # noqa: F401
     import pyarrow.dataset  # noqa: F401
@@ -259,12 +258,12 @@ def _asked(start: Callable[[], Ask], files: list[Path]) -> dict[str, Any]:
 
 
 def _rounded(table: Any) -> str:
-    """Averages of the same numbers in another order differ in their last digits."""
+    """The rows as text, floats rounded: averages in another order differ in their last digits."""
     return repr([{k: f"{v:.9g}" if isinstance(v, float) else v for k, v in row.items()} for row in table.to_pylist()])
 
 
 def _evict(files: list[Path]) -> None:
-    """Has the kernel forget what it holds of the files. Needs no rights; what is dirty is written first."""
+    """Drops the files from the page cache; dirty pages are written first. Needs no special rights."""
     for root in files:
         for path in root.rglob("*") if root.is_dir() else [root]:
             if path.is_file():

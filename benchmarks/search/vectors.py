@@ -1,6 +1,6 @@
-"""Embedded images with known classes for benchmarks of clusters and search: computed once, then kept on disk.
+"""Embeds images with known classes once and caches the vectors, for several benchmarks.
 
-The network takes minutes, and the benchmarks do not measure it. The names of the files tell how they were computed.
+Embedding takes minutes and is not what these benchmarks measure. The name of a cached file says how it was made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CACHE = "LAKELOOP_BENCH_CACHE"
 
 
 class Labelled:
-    """`vectors`: float32 (n, dim), unit length; `classes`: (n,) their names; in the order of the archive."""
+    """`vectors`: float32 (n, dim), unit length; `classes`: (n,) class names; in the order of the archive."""
 
     def __init__(self, vectors: np.ndarray, classes: np.ndarray) -> None:
         self.vectors = vectors
@@ -35,10 +35,10 @@ class Labelled:
 
 
 def cifar10(data: Path, part: str = "train", side: int = 96) -> Labelled:
-    """CIFAR-10 with efficientnet-lite0 at `side` pixels: 50,000 of train or 10,000 of test. Raises DataAbsent."""
+    """CIFAR-10 by efficientnet-lite0 at `side` pixels: 50,000 images of train or 10,000 of test. Raises DataAbsent."""
     archive = data / SMALL_FILES
     if not archive.is_file():
-        raise DataAbsent(f"{data} holds no {SMALL_FILES}")
+        raise DataAbsent(f"{data} has no {SMALL_FILES}")
 
     def images() -> Iterator[tuple[str, bytes]]:
         with tarfile.open(archive) as tar:
@@ -52,10 +52,10 @@ def cifar10(data: Path, part: str = "train", side: int = 96) -> Labelled:
 
 
 def photographs(data: Path, side: int = 224) -> tuple[Labelled, list[bytes]]:
-    """The 600 photographs, each a class of its own, and their bytes. Raises DataAbsent."""
+    """The 600 photographs, each its own class, and their bytes. Raises DataAbsent."""
     archive = data / PHOTOGRAPHS
     if not archive.is_file():
-        raise DataAbsent(f"{data} holds no {PHOTOGRAPHS}")
+        raise DataAbsent(f"{data} has no {PHOTOGRAPHS}")
     files: list[tuple[str, bytes]] = []
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -97,7 +97,7 @@ def _kept(name: str, images: Callable[[], Iterator[tuple[str, bytes]]], side: in
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.npz"
     if not path.exists():
-        say(f"embedding {name}, once; it is kept in {folder}")
+        say(f"embedding {name} once; the vectors are cached in {folder}")
         classes: list[str] = []
 
         def opened() -> Iterator[Image.Image]:

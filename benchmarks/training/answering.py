@@ -1,9 +1,8 @@
-"""`answering`: the latency of acknowledgements while a registered model predicts, and its rate of predictions.
+"""`answering`: acknowledgement latency while a registered model predicts, and predictions per second.
 
-Events come at a fixed rate in an open loop, so that the latency counts from the time when an event was due. Beside them
-four clients request predictions of EfficientNet-Lite0 in closed loops: from a process of its own with one thread and
-low priority, as the server does it, and from a thread of the server with all cores. It compares these two ways, no
-peers.
+Events come at a fixed rate in an open loop: a latency counts from the time when the event was due. Meanwhile four
+clients request predictions of EfficientNet-Lite0 in closed loops: once from a separate process with one thread and low
+priority, as in the server, and once from a thread of the server with all cores. There are no peers.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from benchmarks.ingest import load
 
 PARTS = ("answering",)
 RATE, CLIENTS, IMAGES = 50.0, 4, 8
-# The server closes what was idle for five seconds.
+# The server closes connections that were idle for five seconds.
 CONNECTIONS = 32
 MODEL = "cells"
 _READY = re.compile(r"lakeloop answers on http://127\.0\.0\.1:(\d+)")
@@ -156,7 +155,7 @@ def _server(folder: Path, in_thread: bool) -> Iterator[int]:
 
 
 def main(words: Sequence[str]) -> int:
-    """The server with models on a thread of its own process, with as many threads as there are cores."""
+    """Starts a server that runs models on a thread of its own process, with all cores."""
     from embeddings.embedders.torch_import import torch
     from search_app.backend import model_server
     from search_app.cli import main as cli

@@ -1,10 +1,9 @@
-"""`finetune`: steps a second of `lakeloop train`, compared with a bare loop on tensors in memory.
+"""`finetune`: steps per second of `lakeloop train`, beside a bare training loop on tensors in memory.
 
-The same network (random weights: they cost the same), optimiser, batch and number of threads. Ours reads the images
-from a lake, decodes and augments them in worker processes, checks the loss of every step and counts; the bare loop is
-forward, backward, step. Both are timed from step WARM to the last step of the last epoch: what ours does at the end of
-an epoch (a row in the lake, a checkpoint on the disk, waiting for the next epoch's first batch) counts; there is no
-validation.
+Both have the same network (random weights), optimiser, batch size and number of threads. lakeloop reads images from a
+lake, decodes and augments them in worker processes, and checks the loss of every step; the bare loop does forward,
+backward and step only. Both are timed from step WARM to the last step of the last epoch, including the end of an epoch
+(a row in the lake, a checkpoint, waiting for the next first batch). There is no validation.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def measure(options: Options) -> dict[str, Any]:
     uri = str(options.work / "lake")
     _make(uri, classes)
     document: dict[str, Any] = {"ours": {}, "peers": {"bare loop": {}}, "ratios": {}, "figures": {"goal": GOAL}}
-    for part in options.what:
+    for part in options.parts:
         arguments = {"architecture": part, "images": len(files)}
         contenders = [
             Contender("lakeloop", "benchmarks.training.finetune:ours", {**arguments, "uri": uri}),
@@ -65,7 +64,7 @@ def _make(uri: str, classes: Path) -> None:
 
 
 def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float]:
-    """Steps a second of a run, a contender."""
+    """A contender: steps per second of a lakeloop run."""
     from embeddings.embedders import torch_import
     from lake import open_lake
     from training.fit import train_model
@@ -92,7 +91,7 @@ def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float
 
 
 def bare(architecture: str, images: int, turn: int) -> dict[str, float]:
-    """Steps a second of forward, backward, step on tensors made before, a contender."""
+    """A contender: steps per second of forward, backward and step on prepared tensors."""
     from embeddings.embedders import torch_import
     from training.tasks.classification import Classification
 
@@ -119,6 +118,6 @@ def bare(architecture: str, images: int, turn: int) -> dict[str, float]:
 
 
 def _rate(moments: list[float]) -> dict[str, float]:
-    """Of the moments at which steps ended."""
+    """Steps per second, from the times in seconds at which steps ended."""
     warm = moments[WARM:]
     return {"steps_per_second": (len(warm) - 1) / (warm[-1] - warm[0]), "steps": float(len(warm) - 1)}

@@ -1,11 +1,10 @@
-"""`gate`: error rates of the gate on simulated pairs of models with a known fall.
+"""`gate`: false alarms and power of the gate on simulated pairs of models with a known fall.
 
-Pairs are drawn image by image from the chances that only the old model, only the new one, or both alike are right;
-outcomes are those of `training/metrics/paired_tests.py` and Holm's rule, as `training/evaluation/gate.py` uses them.
-Four parts: `alarms` (candidates that fell nowhere and are failed), `power` (true falls that are failed), `passes`
-(falls of just the margin that are passed, beside Tango's, Newcombe's and Bonett and Price's intervals, at every n),
-`resampled` (the same for metrics that are resampled). The curves are drawn into
-docs/images/gate-power.png when matplotlib is installed.
+For each image it draws whether only the old model, only the new model, or both or neither are correct. The outcome is
+that of `training/metrics/paired_tests.py` and Holm's rule, as in `training/evaluation/gate.py`. Parts: `alarms` (share
+of candidates without a fall that fail), `power` (share of true falls that fail), `passes` (share of falls of exactly
+the margin that pass, beside the intervals of Tango, Newcombe, and Bonett and Price, for every n), `resampled` (the same
+for resampled metrics). Draws the curves into docs/images/gate-power.png if matplotlib is installed.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ def measure(options: Options) -> dict[str, Any]:
     trials = TRIALS_QUICK if options.quick else TRIALS
     document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {"trials": trials}, "left_out": []}
     ours, peers = document["ours"], document["peers"]
-    if "alarms" in options.what:
+    if "alarms" in options.parts:
         for n in (40, 400, 2_000):
             ours[f"false alarms, 10 slices of {n}"] = false_alarms(10, n, 0.1, trials, 0)
-    if "power" in options.what:
+    if "power" in options.parts:
         ours["failed: fall 5 points, n 400, disagreement 10 %"] = failed(400, 0.1, 0.05, trials, 0)
         curves = {rate: [failed(n, rate, min(0.05, rate), trials, 1) for n in SIZES] for rate in RATES}
         none = {rate: [passed(n, rate, 0.0, 0.02, trials, 2) for n in SIZES] for rate in RATES}
@@ -51,7 +50,7 @@ def measure(options: Options) -> dict[str, Any]:
             document["figures"]["picture"] = PICTURE.relative_to(ROOT).as_posix()
         else:
             document["left_out"].append("the picture: matplotlib is not installed (extra bench)")
-    if "passes" in options.what:
+    if "passes" in options.parts:
         for margin, rate in ((0.02, 0.021), (0.02, 0.1), (0.05, 0.051), (0.05, 0.1), (0.1, 0.3)):
             for n in SIZES:
                 key = f"passed, fall = margin = {margin:g}, disagreement {rate:g}, n {n}"
@@ -62,7 +61,7 @@ def measure(options: Options) -> dict[str, Any]:
         for name, rates in {"lakeloop": ours, **peers}.items():
             worst = max((value, key) for key, value in rates.items() if key.startswith("passed"))
             document["figures"][f"worst of {name}"] = {"share": worst[0], "where": worst[1]}
-    if "resampled" in options.what:
+    if "resampled" in options.parts:
         for name in ("f1_macro", "auroc", "balanced_accuracy"):
             for n in (20, 60, 200):
                 say(f"{name}, n {n}")
@@ -72,13 +71,13 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def draw_pairs(n: int, rate: float, fall: float, trials: int, seed: int) -> np.ndarray:
-    """int64 (trials, 3): broken, repaired, and the others, of n images; the models disagree on a share `rate`."""
+    """int64 (trials, 3): broken, repaired and other images of n; the models disagree on a share `rate`."""
     shares = [(rate + fall) / 2, max(0.0, (rate - fall) / 2), 1 - rate]
     return np.random.default_rng(seed).multinomial(n, shares, size=trials)
 
 
 def false_alarms(slices: int, n: int, rate: float, trials: int, seed: int) -> float:
-    """The share of candidates without any fall that are failed on some of their slices."""
+    """The share of candidates without a fall that fail on at least one slice."""
     drawn = [draw_pairs(n, rate, 0.0, trials, seed + 1_000 * k) for k in range(slices)]
     known: dict[tuple[int, int], float] = {}
     failed = 0
@@ -89,7 +88,7 @@ def false_alarms(slices: int, n: int, rate: float, trials: int, seed: int) -> fl
 
 
 def failed(n: int, rate: float, fall: float, trials: int, seed: int) -> float:
-    """The share of candidates that are failed on one slice."""
+    """The share of candidates that fail on one slice."""
     known: dict[tuple[int, int], float] = {}
     pairs = draw_pairs(n, rate, fall, trials, seed)[:, :2].tolist()
     return sum(_fall_p(known, b, c) <= LEVEL for b, c in pairs) / trials
@@ -106,7 +105,7 @@ def excluded(broken: int, repaired: int, n: int, margin: float) -> bool:
 def passed(
     n: int, rate: float, fall: float, margin: float, trials: int, seed: int, excludes: Excludes = excluded
 ) -> float:
-    """The share of candidates that are passed on one slice: not failed, and a fall beyond the margin excluded."""
+    """The share of candidates that pass on one slice: they do not fail, and a fall beyond the margin is excluded."""
     kinds, counts = np.unique(draw_pairs(n, rate, fall, trials, seed)[:, :2], axis=0, return_counts=True)
     shares = [
         int(count) * (paired_tests.fall_p(b, c) > LEVEL and (b - c) / n < margin and excludes(b, c, n, margin))
@@ -123,13 +122,13 @@ def tango(broken: int, repaired: int, n: int, margin: float) -> bool:
 
 
 def bonett_price(broken: int, repaired: int, n: int, margin: float) -> bool:
-    """Wald's interval with one image more of either kind (Bonett and Price 2012)."""
+    """Wald's interval with one more broken and one more repaired image (Bonett and Price 2012)."""
     p, q = (broken + 1) / (n + 2), (repaired + 1) / (n + 2)
     return p - q + Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2)) < margin
 
 
 def newcombe(broken: int, repaired: int, n: int, margin: float) -> bool:
-    """Newcombe's interval of paired proportions (1998, method 10), four in five of the images alike being right."""
+    """Newcombe's interval of paired proportions (1998, method 10); both are correct on 0.8 of the other images."""
     both_right = round(0.8 * (n - broken - repaired))
     neither = n - broken - repaired - both_right
     first, second = both_right + broken, both_right + repaired
@@ -146,7 +145,7 @@ PEERS: dict[str, Excludes] = {"tango": tango, "newcombe": newcombe, "bonett_pric
 
 
 def passed_by_resampling(name: str, n: int, trials: int, seed: int) -> float:
-    """The share of candidates passed at a margin that is their true fall, for a metric that is not a plain mean.
+    """The share of candidates that pass when the margin is their true fall, for a metric that is not a plain mean.
 
     Two classes, a quarter of the images of the first; the true fall is measured on 200,000 images.
     """
@@ -163,7 +162,7 @@ def passed_by_resampling(name: str, n: int, trials: int, seed: int) -> float:
 
 
 def draw(curves: dict[float, list[float]], none: dict[float, list[float]], path: Path) -> None:
-    """Power against n, one line for each share of images on which the models disagree."""
+    """Draws the shares of failed and passed candidates against n, one line for each rate of disagreement."""
     import matplotlib
 
     matplotlib.use("Agg")

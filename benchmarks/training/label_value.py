@@ -1,14 +1,15 @@
-"""The value of a label: images found by active search compared with random images, at equal budgets.
+"""The value of a label: images found by active search beside random images, at equal budgets.
 
-The part `value` of `loop`. A probe knows some labelled images; its weak slice is known by complaints only, the most
-confident mistake of each kind. From them an active search finds the kind in what is not labelled: a person says yes or
-no to pages of 24 until the budget is found, at most LOOKS_A_LABEL looks a label; when that does not find enough, the
-search's next ones are taken unseen. The found images get labels, and the probe is fitted again. Looks at thumbnails are
-counted beside the labels. Held-out images are never looked at, labelled or chosen by.
+This is part `value` of `loop`. A probe is fitted on some labelled images. Its weak slice is known only from complaints:
+the most confident mistake of each kind. From them an active search finds the kind among unlabelled images: a person
+marks pages of 24 until the budget is found, at most LOOKS_A_LABEL looks per label. If the search finds too few, its
+next images are taken without a look. The found images get labels, and the probe is fitted again. Looks are reported,
+too. Held-out images are never shown, labelled or used to choose.
 
-`cifar10`: eight classes of 4,500 images and two of 45, a tenth of each labelled; accuracy on 500 held out of each
-of the two. `stream`: the demo's, 537 labelled monocrystalline cells, then a stream of 537 others and 60 polycrystalline
-ones; balanced accuracy on polycrystalline cells that are held out. `natural`: the same with the data set's own mix.
+`cifar10`: eight classes of 4,500 images and two of 45, a tenth of each labelled; accuracy on 500 held-out images of
+each of the two. `stream`: as in the demo: 537 labelled monocrystalline cells, then a stream of 537 others and 60
+polycrystalline ones; balanced accuracy on held-out polycrystalline cells. `natural`: the same with the data set's own
+mix.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ class Case:
     kinds: np.ndarray
     known: np.ndarray
     pool: np.ndarray
-    held: np.ndarray
+    held_out: np.ndarray
     measured: Callable[[np.ndarray, np.ndarray], float]
     regularisation: float
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Medians over the seeds by budget, and the curve as a picture when matplotlib is installed."""
+    """Medians over the seeds by budget. Draws the curves if matplotlib is installed."""
     seeds = range(SEEDS_QUICK if options.quick else SEEDS)
     makers = {"cifar10": _cifar10(benchmark_data.folder(options.data)), "stream": _solar(60), "natural": _solar(None)}
     figures: dict[str, Any] = {"seeds": len(seeds)}
@@ -118,11 +119,11 @@ def _said(case: Case, head: Probe, places: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _value(case: Case, head: Probe) -> float:
-    return case.measured(_said(case, head, case.held)[0], case.labels[case.held])
+    return case.measured(_said(case, head, case.held_out)[0], case.labels[case.held_out])
 
 
 def _found(case: Case, first: Probe) -> tuple[list[np.ndarray], list[int]]:
-    """The images to label at each budget, and the looks until then. One search a kind, page by page in turn."""
+    """The images to label at each budget, and the looks until then. One search per kind, alternating by page."""
     predicted, confidence = _said(case, first, case.pool)
     points = whitening.fit(case.vectors[case.pool]).transform(case.vectors[case.pool])
     kinds = case.kinds[case.pool]
@@ -145,7 +146,7 @@ def _found(case: Case, first: Probe) -> tuple[list[np.ndarray], list[int]]:
                 search.mark(shown[of_kind], 1)
                 search.mark(shown[~of_kind], -1)
                 yes += [index for index in shown[of_kind].tolist() if index not in yes]
-        # Not enough of the kind: what the searches would show next, in turn.
+        # Not enough of the kind: take the next images of the searches in turn.
         pages = [search.page(budget).tolist() for search in searches.values()]
         rest = [index for places in zip(*pages, strict=False) for index in places]
         picked = [*dict.fromkeys([*yes[:budget], *rest])][:budget]
@@ -180,7 +181,7 @@ def _cifar10(folder: Path) -> Callable[[int], Case]:
 
 
 def _solar(new: int | None) -> Callable[[int], Case]:
-    """`new`: how many polycrystalline cells are in the stream; None: as many as the data set's mix asks for."""
+    """`new`: the number of polycrystalline cells in the stream; None: the share of the data set."""
     every = vectors.solar_cells()
     poly = np.char.startswith(every.classes, "poly")
     labels = np.array([name.split()[1] for name in every.classes.tolist()])
@@ -208,7 +209,7 @@ def _balanced(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def draw(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
-    """Medians by budget, the seeds' middle half shaded."""
+    """Draws medians by budget; the middle half of the seeds is shaded."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,7 +1,7 @@
-"""`loader`: images a second of an epoch from a lake, compared with torchvision's ImageFolder on the same JPEGs.
+"""`loader`: images per second of an epoch from a lake, beside torchvision's ImageFolder.
 
-Both through torch's DataLoader with the same transform (224 pixels), batch size and number of workers, shuffled. The
-first batch is not counted: it waits for the workers to start. `main`: no workers; `workers`: two.
+Both use torch's DataLoader with the same transform (224 pixels), batch size and number of workers, shuffled. The first
+batch does not count, because it waits for the workers to start. `main`: no workers; `workers`: two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH = 32
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Ratios above 1: the lake is quicker."""
+    """Ratios are lakeloop / ImageFolder: above 1, the lake is faster."""
     folder = benchmark_data.folder(options.data)
     most = IMAGES_QUICK if options.quick else IMAGES
     files = benchmark_data.photographs(folder, options.work, most)
@@ -34,7 +34,7 @@ def measure(options: Options) -> dict[str, Any]:
     uri = str(options.work / "lake")
     _make(uri, classes)
     document: dict[str, Any] = {"ours": {}, "peers": {"imagefolder": {}}, "ratios": {}, "figures": {}}
-    for part in options.what:
+    for part in options.parts:
         contenders = [
             Contender("lakeloop", "benchmarks.training.loader:lake", {"uri": uri, "workers": WORKERS[part]}),
             Contender(
@@ -42,7 +42,7 @@ def measure(options: Options) -> dict[str, Any]:
             ),
         ]
         count = options.rounds or (ROUNDS_QUICK if options.quick else ROUNDS)
-        # The first round warms the disk's cache and is dropped.
+        # The first round warms the page cache and is dropped.
         done = rounds(contenders, count + 1, options.work)[1:]
         document["figures"][f"noise {part}"] = noise(done)
         done = undisturbed(done)
@@ -64,7 +64,7 @@ def _make(uri: str, classes: Path) -> None:
 
 
 def lake(uri: str, workers: int, turn: int) -> dict[str, float]:
-    """An epoch of the slice, a contender."""
+    """A contender: an epoch of the slice."""
     from lake import open_lake
     from training.data.loader import SliceStream, data_loader
 
@@ -73,13 +73,13 @@ def lake(uri: str, workers: int, turn: int) -> dict[str, float]:
 
 
 def folder(root: str, workers: int, turn: int) -> dict[str, float]:
-    """An epoch of the folder, a contender."""
+    """A contender: an epoch of the folder."""
     from embeddings.embedders import torch_import
 
     torch, datasets = torch_import.torch(), torch_import.torchvision().datasets
     torch.manual_seed(turn)
     files = datasets.ImageFolder(root, transform=_transform())
-    # Forked, as its users have it: it has nothing that a fork would break.
+    # The workers are forked, as is usual with ImageFolder.
     return _epoch(torch.utils.data.DataLoader(files, batch_size=BATCH, shuffle=True, num_workers=workers))
 
 

@@ -1,12 +1,13 @@
-"""`loop`: the whole loop on solar cells: does the model improve where it was bad, without getting worse elsewhere?
+"""`loop`: the whole loop on solar cells: accuracy on a new kind of cell, and on the known kind.
 
-Every seed splits the 2,624 cells of elpv-dataset again: of the monocrystalline ones half for training, half held out;
-polycrystalline ones 60 that come along in production, of the others half held out, half the pool that production goes
-on with. Production answers the held-out monocrystalline cells, too, but no label of a held-out cell is ever trained on
-or chosen by. v1 has seen monocrystalline cells only. From one complaint an active search finds the new kind, its slice
-goes out as a Label Studio task file and comes back labelled: v2. v2 answers the pool, half of the second turn's labels
-are those it is least sure of, half are drawn: v3, of 400 labels in all. How SETTINGS were chosen stands in
-docs/loop.md. A second part, `value`, is `label_value.py`'s.
+Each seed splits the 2,624 cells of elpv-dataset. Monocrystalline: half for training, half held out. Polycrystalline: 60
+arrive in production; of the others half are held out, half are the pool of the second turn. Production also predicts
+the held-out monocrystalline cells, but labels of held-out cells are never used to train or to choose.
+
+v1 knows monocrystalline cells only. From one complaint an active search finds the new kind; its slice goes out as a
+Label Studio task file and comes back labelled: v2. v2 predicts the pool; half of the labels of the second turn are its
+least confident predictions, half are drawn: v3, with 400 labels in all. docs/loop.md says how SETTINGS were chosen.
+Part `value` is in `label_value.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ MODEL = "cell-inspector"
 SETTINGS: dict[str, Any] = {
     "kind": "probe", "regularisation": 0.01, "balance": "weights", "replay": 0.0, "validation": 0.0,
 }  # fmt: skip
-# Of balanced accuracy, on the held-out cells of the kind that production has had all along.
+# Of balanced accuracy, on held-out monocrystalline cells.
 MARGIN = 0.05
 FIGURES = tuple(f"{kind}_v{number}" for kind in ("poly", "mono") for number in (1, 2, 3))
 METRIC = "balanced_accuracy"
@@ -49,7 +50,7 @@ POLY = "polycrystalline"
 
 @dataclass(frozen=True)
 class Deal:
-    """Who plays which part: places in the data set."""
+    """A split of the data set: indices of cells, int (n,) each."""
 
     learned: np.ndarray
     held_mono: np.ndarray
@@ -60,7 +61,7 @@ class Deal:
 
 @dataclass(frozen=True)
 class Cells:
-    """The data set as the lake knows it; all in the order of the data set."""
+    """Image ids, labels and kinds of the cells, (n,) each, in the order of the data set."""
 
     image_ids: np.ndarray
     truth: np.ndarray
@@ -75,10 +76,10 @@ class Cells:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """Balanced accuracy of three models on both kinds' held-out cells, the gate's words, and what a label is worth."""
+    """Balanced accuracy of three models on held-out cells of both kinds, gate outcomes, and the value of a label."""
     figures: dict[str, Any] = {}
     document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": figures, "left_out": []}
-    if "story" in options.what:
+    if "story" in options.parts:
         seeds = range(1 if options.quick else options.rounds or SEEDS)
         base, cells = build(options.work / "base")
         stories = []
@@ -90,7 +91,7 @@ def measure(options: Options) -> dict[str, Any]:
         document["ours"] = {name: estimate(numbers[name] for numbers in stories) for name in FIGURES}
         if options.quick:
             document["left_out"].append("quick: one seed")
-    if "value" in options.what:
+    if "value" in options.parts:
         curves = label_value.measure(options)
         figures["label value"] = curves["figures"]
         document["left_out"] += curves["left_out"]
@@ -98,7 +99,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 
 def summary(stories: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds, and what the gate said."""
+    """Means over the seeds, and counts of gate outcomes."""
     names = [name for name in stories[0] if isinstance(stories[0][name], int | float)]
     means = {name: float(np.mean([figures[name] for figures in stories])) for name in names}
     outcomes = {turn: dict(Counter(figures["gate"][turn] for figures in stories)) for turn in stories[0]["gate"]}
@@ -117,7 +118,7 @@ def summary(stories: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def deal(poly: np.ndarray, seed: int) -> Deal:
-    """The parts of one seed. `poly` bool (n,)."""
+    """The split of one seed. `poly`: bool (n,)."""
     chance = np.random.default_rng(seed)
     ours, new = (chance.permutation(np.flatnonzero(kind)) for kind in (~poly, poly))
     half, rest = len(ours) // 2, new[IN_STREAM:]
@@ -125,7 +126,7 @@ def deal(poly: np.ndarray, seed: int) -> Deal:
 
 
 def build(folder_: Path) -> tuple[Path, Cells]:
-    """A lake of all cells with their vectors, without answers and labels: where every seed begins."""
+    """Makes a lake of all cells with vectors, without predictions and labels; every seed starts from a copy."""
     import lake
     from embeddings.backfill.vector_columns import store_vectors
     from embeddings.duplicates.threshold import save_threshold
@@ -149,7 +150,7 @@ def build(folder_: Path) -> tuple[Path, Cells]:
 
 
 def story(base: Path, folder: Path, cells: Cells, deal_: Deal) -> dict[str, Any]:
-    """One seed, told on a copy of the base lake: figures of the three models, and of those trained without replay."""
+    """Runs one seed on a copy of the base lake: figures of the three models, and of models without replay."""
     import lake
     from embeddings.duplicates import leak_guard
     from lake import slices
@@ -217,7 +218,7 @@ def _train(
 
 
 def _answer(lk: OpenLake, image_ids: Sequence[str], run: str | None = None) -> None:
-    """Production: the answers of what is promoted (of this run, where none of its kind may be) to these cells."""
+    """Production: the promoted version, or `run`, predicts these cells."""
     from lake import slices
     from training.inference import batch, served_model
     from training.registry import promotion
@@ -239,7 +240,7 @@ def _complaint(lk: OpenLake, cells: Cells, labels_of: dict[str, str]) -> str:
 
 
 def _isolate(lk: OpenLake, cells: Cells, example: str) -> tuple[int, str]:
-    """A person marks page by page what is of the complaint's kind, until advised to stop: images looked at, search."""
+    """Marks pages of an active search until it advises to stop. Returns the number of looks and the search."""
     from embeddings.search import saved_searches
 
     new = {*cells.names(np.flatnonzero(cells.poly))}
@@ -263,7 +264,7 @@ def _second_turn(lk: OpenLake, pool: Sequence[str], count: int) -> list[str]:
 
 
 def _ask_people(lk: OpenLake, name: str, out: Path, labels_of: dict[str, str], **definition: Any) -> None:
-    """A slice goes out as a task file; people say of each image what it is; it comes back, and is frozen so."""
+    """Exports a slice as a task file, imports it with labels, and freezes it as a training slice."""
     from embeddings.duplicates import leak_guard
     from lake.labels import labelling_tools
     from lake.slices import export
@@ -275,7 +276,7 @@ def _ask_people(lk: OpenLake, name: str, out: Path, labels_of: dict[str, str], *
 
 
 def finished(tasks: Path, labels_of: dict[str, str]) -> Path:
-    """The task file as Label Studio exports it when a person has said of every image what it is."""
+    """Writes the task file as Label Studio exports it once every image has a label; returns its path."""
     tasks_ = json.loads(tasks.read_text("utf-8"))
     moment = dt.datetime(2026, 10, 26, 9, 0, tzinfo=dt.UTC)
     for number, task in enumerate(tasks_):
@@ -316,7 +317,7 @@ def _size(lk: OpenLake, name: str) -> int:
 
 
 def _label(lk: OpenLake, labels: dict[str, str]) -> None:
-    """What is known of these cells from the beginning."""
+    """Stores the initial labels."""
     import pyarrow as pa
 
     from lake.storage import schema

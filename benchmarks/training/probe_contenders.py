@@ -1,4 +1,4 @@
-"""The contenders of `probe`, each function in a process of its own: seconds of the fit, loss and accuracy."""
+"""The contenders of `probe`, one process each. Each returns the seconds of the fit, loss and accuracy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEST = 20_000
 
 
 def lakeloop(turn: int, **arguments: Any) -> dict[str, Any]:
-    """`training.probe.fit`."""
+    """`training.models.probe.fit`."""
     from training.models import probe
 
     x, codes, other, truth = _data(**arguments)
@@ -33,7 +33,7 @@ def sklearn_float32(turn: int, **arguments: Any) -> dict[str, Any]:
 
 
 def sklearn_default(turn: int, **arguments: Any) -> dict[str, Any]:
-    """lbfgs in double precision, with its own tolerance."""
+    """lbfgs in double precision, with its default tolerance."""
     return _sklearn(np.float64, 1e-4, arguments)
 
 
@@ -52,7 +52,7 @@ def _sklearn(kind: type, tolerance: float, arguments: dict[str, Any]) -> dict[st
 def _data(
     rows: int, dim: int, classes: int, regularisation: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """float32 unit vectors and their classes, and others to be judged on."""
+    """float32 unit vectors and classes to train on, then vectors and classes to evaluate on."""
     rng = np.random.default_rng(0)
     n = rows + TEST
     centres, codes = rng.standard_normal((classes, dim), np.float32), rng.integers(0, classes, n)

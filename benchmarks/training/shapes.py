@@ -1,12 +1,12 @@
-"""`shapes`: a small segmentation network and a small detector trained on the generated set, by the trainer itself.
+"""`shapes`: accuracy and minutes of small networks for segmentation and detection on generated images.
 
 Images are drawn (`benchmarks/training/shapes_data.py`) from photographs, stored in a lake with their masks and boxes as
-labels, and trained on from slices, as a user would. Held-out images are drawn from photographs that training never saw.
+labels, and trained on from slices with the usual trainer. Held-out images are drawn from other photographs.
 
-- `segmentation`: `unet-lite0`; figure: mIoU with background, to be 0.9.
-- `detection`: `centernet-lite0`; figure: mAP at an overlap of one half, to be 0.9.
+- `segmentation`: `unet-lite0`; mIoU with background; goal 0.9.
+- `detection`: `centernet-lite0`; mAP at an overlap of one half; goal 0.9.
 
-Both within 15 minutes on two cores. Beside them stands what the colour of single pixels tells: next to nothing.
+Both must finish within 15 minutes on two cores. For comparison: a classifier of the colour of single pixels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IMAGES, IMAGES_QUICK = 8_000, 600
 VALIDATION, HELD_OUT = 200, 400
 MINUTES = 15.0
 GOALS = {"segmentation": ("miou", 0.9), "detection": ("map_50", 0.9)}
-# What all have in common: shapes may stand any way round.
+# Settings of all recipes; shapes may have any orientation.
 _COMMON: dict[str, Any] = {
     "size": shapes_data.SIDE, "batch": 16, "rate": 3e-3, "backbone_rate": 0.5, "warmup": 0.5, "flip": "both",
     "turn": True, "crop": 1.0, "stretch": 0.0,
@@ -41,11 +41,11 @@ def measure(options: Options) -> dict[str, Any]:
     count = PHOTOGRAPHS + HELD_OUT_PHOTOGRAPHS
     folder = benchmark_data.photographs(benchmark_data.folder(options.data), options.work, count)
     images = IMAGES_QUICK if options.quick else IMAGES
-    say(f"drawing {images} images to learn from, {VALIDATION} to choose by and {HELD_OUT} to be judged by")
+    say(f"drawing {images} images for training, {VALIDATION} for validation and {HELD_OUT} held out")
     arguments = {"folder": str(folder), "uri": str(options.work / "shapes.lake"), "images": images}
     drawn = run(Contender("drawing", "benchmarks.training.shapes:fill", arguments), options.work).result
     document["figures"]["colour_alone"] = drawn
-    for part in options.what:
+    for part in options.parts:
         recipe = RECIPES[part] | ({"epochs": 2} if options.quick else {})
         say(f"{part}: {recipe['architecture']}, {recipe['epochs']} epochs")
         process = run(
@@ -62,12 +62,12 @@ def measure(options: Options) -> dict[str, Any]:
         document["figures"][f"{part}_minutes"] = process.result["seconds"] / 60
         document["figures"][f"{part}_minutes_most"] = MINUTES
     if options.quick:
-        document["left_out"].append(f"--quick trains on {images} images for 2 epochs: the goals are the long form's")
+        document["left_out"].append(f"quick: {images} images and 2 epochs; the goals are for the full run")
     return document
 
 
 def fill(folder: str, uri: str, images: int, turn: int) -> dict[str, float]:
-    """A contender's process: the lake with its three slices; what colour alone tells of the held-out images."""
+    """A contender: makes the lake with its three slices; returns the figures of `colour_alone` on held-out images."""
     import lake
 
     photographs = shapes_data.photographs_in(Path(folder))
@@ -82,7 +82,7 @@ def fill(folder: str, uri: str, images: int, turn: int) -> dict[str, float]:
 
 
 def learn(uri: str, recipe: dict[str, Any], turn: int) -> dict[str, Any]:
-    """A contender's process: one training run; its held-out figures, and what it took."""
+    """A contender: one training run; returns its held-out metrics and its seconds."""
     import lake
     from training.fit.train_model import train
     from training.registry import runs

@@ -1,8 +1,8 @@
-"""The generated set: shapes filled with texture from photographs, on other photographs, with blurred edges.
+"""Draws images of shapes: filled with texture from photographs, on other photographs, with soft edges.
 
-What a shape is made of says nothing of its class, nor whether a pixel is background: fills and backgrounds come from
-the same photographs. `colour_alone` measures that, with a classifier of single pixels. Training and held-out images
-are cut from different photographs. Equal seeds draw equal images.
+Fills and backgrounds come from the same photographs, so that texture says nothing about the class or the background;
+`colour_alone` measures this with a classifier of single pixels. Training and held-out images are cut from different
+photographs. Equal seeds draw equal images.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 SHAPES = ("circle", "square", "star", "triangle")
 SIDE = 96
-# Of the circle around the shape, in shares of the image's side.
+# The circle around a shape, as a share of the image's side.
 DIAMETERS = (0.42, 0.66)
 MOST_SHAPES = 3
 # Standard deviation of the blur of a shape's edge, in pixels.
 BLURS = (0.6, 1.2)
-# A shape is drawn where a person sees it: along its edge inside and outside differ by this much in the median, of 255,
-# in the colour that differs most.
+# A shape must be visible: along its edge, inside and outside differ by at least this much (of 255) in the median, in
+# the colour channel that differs most.
 CONTRAST = 60
 _GAP = 2.0  # pixels between the circles around two shapes
-_FINER = 4  # edges are drawn this much finer, then averaged
+_FINER = 4  # edges are drawn this many times finer, then averaged
 _PHOTOGRAPH_SIDE = 192
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One instance: its class, and the pixels it covers by half or more, bool (side, side)."""
+    """One instance: its class, and the pixels of which it covers at least half, bool (side, side)."""
 
     label: str
     mask: np.ndarray
@@ -61,7 +61,7 @@ class Drawing:
     shapes: tuple[Shape, ...]
 
     def classes(self) -> np.ndarray:
-        """uint8 (side, side): 0 background, else 1 + the class's place in SHAPES."""
+        """uint8 (side, side): 0 background, else 1 + the index of the class in SHAPES."""
         out = np.zeros((self.image.height, self.image.width), np.uint8)
         for shape in self.shapes:
             out[shape.mask] = 1 + SHAPES.index(shape.label)
@@ -86,7 +86,7 @@ def draw(photographs: Sequence[np.ndarray], rng: np.random.Generator, side: int 
     taken: list[tuple[float, float, float]] = []
     shapes: list[Shape] = []
     wanted = int(rng.integers(1, MOST_SHAPES + 1))
-    for _ in range(30 * wanted):  # a shape that finds no place, or no contrast, is left out
+    for _ in range(30 * wanted):  # a shape without free space or contrast is left out
         if len(shapes) == wanted:
             break
         label = SHAPES[int(rng.integers(len(SHAPES)))]
@@ -95,7 +95,7 @@ def draw(photographs: Sequence[np.ndarray], rng: np.random.Generator, side: int 
         if any(math.hypot(x - u, y - v) < radius + other + _GAP for u, v, other in taken):
             continue
         cover = _cover(label, x, y, radius, side, rng)
-        # Any photograph but the background's.
+        # Any photograph except the background's.
         other = int(rng.integers(len(photographs) - 1))
         fill = _texture(photographs[other + (other >= background)], side, rng)
         if _contrast(cover >= 0.5, fill, picture) < CONTRAST:
@@ -110,7 +110,7 @@ def draw(photographs: Sequence[np.ndarray], rng: np.random.Generator, side: int 
 
 
 def _texture(photograph: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (side, side, 3): a square of a photograph, turned or mirrored, at a scale of its own."""
+    """uint8 (side, side, 3): a random square of a photograph, rotated or mirrored."""
     height, width = photograph.shape[:2]
     crop = int(min(height, width) * rng.uniform(0.4, 1.0))
     top, left = int(rng.integers(height - crop + 1)), int(rng.integers(width - crop + 1))
@@ -122,7 +122,7 @@ def _texture(photograph: np.ndarray, side: int, rng: np.random.Generator) -> np.
 
 
 def _cover(label: str, x: float, y: float, radius: float, side: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 (side, side), 0 to 1: the share of each pixel that the shape covers, turned by an angle drawn."""
+    """float32 (side, side), 0 to 1: the share of each pixel that the shape covers, at a random angle."""
     angle = rng.uniform(0, 2 * math.pi)
     canvas = Image.new("L", (side * _FINER, side * _FINER))
     ImageDraw.Draw(canvas).polygon([((x + radius * dx) * _FINER, (y + radius * dy) * _FINER)
@@ -131,20 +131,20 @@ def _cover(label: str, x: float, y: float, radius: float, side: int, rng: np.ran
 
 
 def _contrast(mask: np.ndarray, fill: np.ndarray, background: np.ndarray) -> float:
-    """Median, over the pixels along the mask's edge, of the difference in the colour that differs most: 0 to 255."""
+    """The median difference along the mask's edge, in the colour channel that differs most: 0 to 255."""
     near = _blurred(mask.astype(np.float32), 1.0)
     edge = (near > 0.02) & (near < 0.98)
     return float(np.median(np.abs(fill[edge].astype(np.int16) - background[edge]).max(axis=1)))
 
 
 def _blurred(values: np.ndarray, deviation: float) -> np.ndarray:
-    """float32, of values 0 to 1; to one part in 255."""
+    """float32, values 0 to 1, in steps of 1 / 255."""
     image = Image.fromarray((values * 255 + 0.5).astype(np.uint8)).filter(ImageFilter.GaussianBlur(deviation))
     return np.asarray(image, np.float32) / np.float32(255)
 
 
 def _outline(label: str, angle: float) -> list[tuple[float, float]]:
-    """The corners on and in the unit circle."""
+    """The corners of the shape in the unit circle."""
     corners = {"circle": 64, "square": 4, "triangle": 3, "star": 10}[label]
     radii = [1.0 if label != "star" or k % 2 == 0 else 0.5 for k in range(corners)]
     turns = [angle + 2 * math.pi * k / corners for k in range(corners)]
@@ -155,7 +155,7 @@ def _outline(label: str, angle: float) -> list[tuple[float, float]]:
 
 
 def photographs_in(folder: Path) -> list[np.ndarray]:
-    """Every JPEG under a folder by name, its shorter side made 192 pixels: uint8 (height, width, 3)."""
+    """Every JPEG under a folder, sorted, the shorter side resized to 192 pixels: uint8 (height, width, 3)."""
     from lake.images import decode
 
     images = []
@@ -167,11 +167,11 @@ def photographs_in(folder: Path) -> list[np.ndarray]:
 
 
 def sample_photographs() -> list[np.ndarray]:
-    """What installed packages bring: scikit-learn's two photographs and elpv-dataset's solar cells, every 20th."""
+    """Photographs of installed packages: two of scikit-learn, and every 20th solar cell of elpv-dataset."""
     from search_app.demo.cells import cells, folder
 
     images = []
-    # Importing sklearn.datasets for two files takes seconds.
+    # Importing sklearn.datasets would take seconds.
     package = importlib.util.find_spec("sklearn")
     assert package is not None
     assert package.origin is not None
@@ -188,7 +188,7 @@ def sample_photographs() -> list[np.ndarray]:
 
 
 def colour_alone(train: Sequence[Drawing], held_out: Sequence[Drawing], bits: int = 4) -> dict[str, float]:
-    """What single pixels tell: {"miou", "accuracy", "background"} of a classifier that knows a pixel's colour only.
+    """{"miou", "accuracy", "background"} of a classifier that knows only the colour of a pixel.
 
     It is the best one there is at `bits` bits a channel: each colour gets the class that most of its training pixels
     have once classes are made equally frequent (without that it would call all pixels background: `background` is
@@ -214,7 +214,7 @@ def colour_alone(train: Sequence[Drawing], held_out: Sequence[Drawing], bits: in
 
 
 def _colour(drawing: Drawing, bits: int) -> np.ndarray:
-    """int64 (pixels,): the number of each pixel's colour."""
+    """int64 (pixels,): the colour code of each pixel."""
     levels = np.asarray(drawing.image).astype(np.int64).reshape(-1, 3) >> (8 - bits)
     code: np.ndarray = (levels[:, 0] << 2 * bits) | (levels[:, 1] << bits) | levels[:, 2]
     return code
@@ -224,7 +224,7 @@ def _colour(drawing: Drawing, bits: int) -> np.ndarray:
 
 
 def bring_in(lake: Lake, drawn: Sequence[Drawing], slice: str) -> list[str]:
-    """Stores the images with their boxes and masks as labels, and freezes them as a slice; their image_ids."""
+    """Stores the images with boxes and masks as labels, and makes a slice of them. Returns their image ids."""
     from lake import ids, slices
     from lake.formats.item import Item
     from lake.ingest.ingest import ingest_items
@@ -242,7 +242,7 @@ def bring_in(lake: Lake, drawn: Sequence[Drawing], slice: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Saying:
-    """What is said of a drawing: boxes for detection, masks for segmentation."""
+    """The ground truth of a drawing: boxes for detection, masks for segmentation."""
 
     drawing: Drawing
 
