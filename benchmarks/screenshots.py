@@ -75,14 +75,14 @@ def make_shapes(folder: Path, uri: str) -> str:
             known = folder / "labelled" / kind / path.name
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_bytes(data)
-        answer = "square" if dim and rng.random() < 0.9 else kind if rng.random() < 0.93 else rng.choice(KINDS)
+        predicted = "square" if dim and rng.random() < 0.9 else kind if rng.random() < 0.93 else rng.choice(KINDS)
         confidence = rng.uniform(0.86, 0.99) if dim else min(0.99, rng.betavariate(9, 1.6) * 0.5 + 0.5)
         rows.append(
             {
                 "image": path.name,
                 "model": "shapes",
                 "model_version": "1",
-                "label": answer,
+                "label": predicted,
                 "confidence": round(confidence, 4),
                 "timestamp": f"2026-09-{1 + number * 28 // SHAPES:02}T{number % 24:02}:00:00Z",
                 "light": "dim" if dim else "bright",

@@ -46,8 +46,8 @@ def cpu_seconds() -> float:
 
 def main(function: str, arguments: str, result: str) -> None:
     module, _, name = function.partition(":")
-    answer: dict[str, Any] = getattr(importlib.import_module(module), name)(**json.loads(Path(arguments).read_text()))
-    Path(result).write_text(json.dumps(answer))
+    returned: dict[str, Any] = getattr(importlib.import_module(module), name)(**json.loads(Path(arguments).read_text()))
+    Path(result).write_text(json.dumps(returned))
 
 
 if __name__ == "__main__":

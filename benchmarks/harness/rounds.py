@@ -101,9 +101,9 @@ def say(text: str) -> None:
 
 def run(contender: Contender, work: Path, turn: int = 0) -> Run:
     """Runs a contender alone. Raises ContenderFailed."""
-    arguments, answer = work / "arguments.json", work / "answer.json"
+    arguments, result = work / "arguments.json", work / "answer.json"
     arguments.write_text(json.dumps({**contender.arguments, "turn": turn}))
-    answer.unlink(missing_ok=True)
+    result.unlink(missing_ok=True)
     environment = {**os.environ, **dict.fromkeys(THREAD_POOLS, str(CORES)), "PYTHONPATH": str(ROOT)}
     command = [
         contender.python,
@@ -111,7 +111,7 @@ def run(contender: Contender, work: Path, turn: int = 0) -> Run:
         "benchmarks.harness.contender",
         contender.function,
         str(arguments),
-        str(answer),
+        str(result),
     ]
     log = work / "contender.log"
     before, own, started = _machine_times(), cpu_seconds(), monotonic()
@@ -123,12 +123,12 @@ def run(contender: Contender, work: Path, turn: int = 0) -> Run:
             code = process.wait()
     seconds = monotonic() - started
     cpu = cpu_seconds() - own
-    if code or not answer.exists():
+    if code or not result.exists():
         words = log.read_text(errors="replace").strip().splitlines()[-12:]
         raise ContenderFailed(f"{contender.name} failed with exit code {code}: " + "\n".join(words))
     busy, steal, total = (b - a for a, b in zip(before, _machine_times(), strict=True))
     foreign = max(0.0, busy - cpu) / seconds
-    return Run(json.loads(answer.read_text()), seconds, cpu, sampler.peak, foreign, steal / max(total, 1e-9))
+    return Run(json.loads(result.read_text()), seconds, cpu, sampler.peak, foreign, steal / max(total, 1e-9))
 
 
 def rounds(contenders: Sequence[Contender], count: int, work: Path) -> Rounds:

@@ -114,7 +114,7 @@ def fresh(events: int, turn: int) -> dict[str, Any]:
     seen: dict[str, list[float]] = {"SQL": [], "search": []}
     with _folder() as folder, _lakeloop(_lake(folder), "--embed") as (port, _):
         opened = lake.open(str(folder / "lake"))
-        for turn_ in range(events + 5):
+        for number in range(events + 5):
             head, image, tail = _requests()()
             event = re.search(rb"Lakeloop-Event: (.*)\r\n\r\n", head)
             assert event is not None
@@ -136,7 +136,7 @@ def fresh(events: int, turn: int) -> dict[str, Any]:
                         if dataset.count_rows(condition + also):
                             waits[name] = time.perf_counter() - acknowledged
                 time.sleep(0.02)
-            if turn_ >= 5:  # by now the network is loaded
+            if number >= 5:  # by now the network is loaded
                 for name in seen:
                     seen[name].append(waits.get(name, 60.0))
             time.sleep(max(0.0, 1.0 - (time.perf_counter() - acknowledged)) + random.random() * 0.3)
@@ -146,7 +146,7 @@ def fresh(events: int, turn: int) -> dict[str, Any]:
 def drained(events: int, turn: int) -> dict[str, Any]:
     """Speed of the drainer alone, on photographs."""
     from lake import ids, open_lake
-    from lake.spool import events as said
+    from lake.spool import events as event_records
     from lake.spool.drain import drain
     from lake.spool.spool import Spool
 
@@ -159,7 +159,7 @@ def drained(events: int, turn: int) -> dict[str, Any]:
             for _ in range(50):
                 _, image, tail = request()
                 event = {"prediction_id": str(uuid.uuid4()), "model": "m", "label": "cat"}
-                group.append(said.prediction(event, {}, ids.image_id(image + tail), image + tail, None))
+                group.append(event_records.prediction(event, {}, ids.image_id(image + tail), image + tail, None))
             spool.put(group)
         started = time.perf_counter()
         report = drain(lake, spool)

@@ -43,10 +43,10 @@ def app(store: Store | None) -> Any:
         if store is not None:
             event = next((value for name, value in scope["headers"] if name == b"lakeloop-event"), b"{}")
             await store(body, json.loads(event) | {"image_id": hashlib.sha256(body).hexdigest()})
-        answer = b'{"bytes": %d}' % len(body)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+        response = b'{"bytes": %d}' % len(body)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(response))]
         await send({"type": "http.response.start", "status": 201, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        await send({"type": "http.response.body", "body": response})
 
     return call
 

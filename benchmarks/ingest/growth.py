@@ -169,7 +169,7 @@ def _tables(numbers: Sequence[int]) -> dict[str, Any]:
         image_rows.image_row(i, np.random.default_rng(n + 1).bytes(IMAGE_BYTES), "PNG", 16, 16, "growth", moment)
         for i, n in zip(names, numbers, strict=True)
     ]
-    answers = [
+    predictions = [
         {"prediction_id": str(uuid.UUID(int=n)), "image_id": i, "model": "m", "label": f"class {n % 7}"}
         | {"confidence": n % 100 / 100, "timestamp": moment, "ingested_at": moment, "source": "growth"}
         for i, n in zip(names, numbers, strict=True)
@@ -177,7 +177,7 @@ def _tables(numbers: Sequence[int]) -> dict[str, Any]:
     return {
         "thumbnails": pa.Table.from_pylist(thumbnails, schema=schema.THUMBNAILS.arrow()),
         "images": image_rows.images_table(images),
-        "predictions": pa.Table.from_pylist(answers, schema=schema.PREDICTIONS.arrow()),
+        "predictions": pa.Table.from_pylist(predictions, schema=schema.PREDICTIONS.arrow()),
     }
 
 

@@ -57,12 +57,12 @@ def lakeloop(
         uri = Path(work, f"lake-{embedder}-{engine}-{turn}")
         lake = open_lake.create(str(uri), embedders=[embedder])
     with Stopwatch() as pools:
-        for function, nothing in (
+        for function, arguments in (
             ("lake.images.decode:decode_many", ([], 1)),
             ("embeddings.embedders.preprocess:prepare_many", ([], preprocessing)),
         ):
             with WorkerPool(function, CORES) as pool:
-                list(pool.map([(nothing, None)] * CORES))
+                list(pool.map([(arguments, None)] * CORES))
     with Stopwatch() as whole:
         with Stopwatch() as first:
             report = ingest(lake, folder)
@@ -186,11 +186,11 @@ def plain_dataloader(turn: int, folder: str, work: str) -> dict[str, Any]:
         files = [str(p) for p in sorted(Path(folder).rglob("*.*"))]
         loader = torch.utils.data.DataLoader(_Photographs(files, prepare), batch_size=BATCH, num_workers=CORES)
         rows: list[dict[str, Any]] = []
-        for names, batch, places in loader:
+        for names, batch, indices in loader:
             with torch.inference_mode():
                 vectors = network(batch.contiguous(memory_format=torch.channels_last))
                 vectors = torch.nn.functional.normalize(vectors, dim=1).numpy()
-            for name, vector, index in zip(names, vectors, places.tolist(), strict=True):
+            for name, vector, index in zip(names, vectors, indices.tolist(), strict=True):
                 row = {
                     "prediction_id": ids.bare_prediction_id(name),
                     "image_id": name,
@@ -217,13 +217,13 @@ def export(turn: int, work: str) -> dict[str, Any]:
         EMBEDDER: networks.build(EMBEDDER, None, None).module,
         CLIP: torch_import.open_clip().create_model("ViT-B-32", pretrained=None),
     }
-    places = {name: str(Path(work, f"{name}.safetensors")) for name in modules}
+    paths = {name: str(Path(work, f"{name}.safetensors")) for name in modules}
     for name, module in modules.items():
-        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, places[name])
+        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, paths[name])
     preprocessing = SPECS[EMBEDDER].preprocessing
     assert preprocessing is not None
     return {
-        **places,
+        **paths,
         "resize": preprocessing.resize,
         "crop": preprocessing.crop,
         "mean": preprocessing.mean,

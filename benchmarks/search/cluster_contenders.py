@@ -134,7 +134,7 @@ def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) ->
     lake = open_lake.create(str(Path(work, f"lake{turn}")), embedders=[EMBEDDER])
     now = store.now()
     for start in range(0, rows, COMMIT_ROWS):
-        answers = [
+        predictions = [
             {
                 "prediction_id": ids.bare_prediction_id(names[i]),
                 "image_id": names[i],
@@ -147,7 +147,7 @@ def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) ->
             }
             for i in range(start, min(start + COMMIT_ROWS, rows))
         ]
-        lake.insert("predictions", pa.Table.from_pylist(answers, schema=schema.PREDICTIONS.arrow()))
+        lake.insert("predictions", pa.Table.from_pylist(predictions, schema=schema.PREDICTIONS.arrow()))
     lake.index("predictions")
     record = replace(lake.embedders()[0], dim=dim, weights_sha256="0" * 64)
     lake.bind_embedder(record)

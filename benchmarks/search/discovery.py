@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 PARTS = ("pair", "kind", "both", "nothing", "choice")
-SEEDS, ANSWERS, QUICK_ANSWERS = 10, 10_000, 3_000
-USUAL, PLANTED = 0.08, 0.4
+SEEDS, PREDICTIONS, PREDICTIONS_QUICK = 10, 10_000, 3_000
+ERROR_RATE, PLANTED_ERROR_RATE = 0.08, 0.4
 MINIMUM_PURITY = 0.5  # share of the first finding's images that must be of the planted kind
 CHOICE_SEEDS = 60
 
@@ -47,9 +47,14 @@ def measure(options: Options) -> dict[str, Any]:
     """Counts over the seeds, and the seconds of one discovery."""
     data_folder = data.folder(options.data)
     known = vectors.cifar10(data_folder)
-    n = QUICK_ANSWERS if options.quick else ANSWERS
+    n = PREDICTIONS_QUICK if options.quick else PREDICTIONS
     seeds = options.rounds or SEEDS
-    figures: dict[str, Any] = {"answers": n, "seeds": seeds, "wrong_elsewhere": USUAL, "wrong_where_planted": PLANTED}
+    figures: dict[str, Any] = {
+        "answers": n,
+        "seeds": seeds,
+        "wrong_elsewhere": ERROR_RATE,
+        "wrong_where_planted": PLANTED_ERROR_RATE,
+    }
     for part in options.parts:
         if part == "choice":
             figures[part] = _choice(n, CHOICE_SEEDS if not options.quick else SEEDS)
@@ -112,8 +117,8 @@ def make(folder: Path, known: vectors.Labelled, n: int, seed: int, part: str) ->
     columns = metadata(rng, n)
     pair = (columns["camera"] == 7) & (columns["site"] == "b")
     planted = {"pair": pair, "kind": kind, "both": pair | kind, "nothing": np.zeros(n, bool)}[part]
-    wrong = rng.random(n) < np.where(planted, PLANTED, USUAL)
-    truth = rng.random(n) < 0.5  # otherwise predictions of one class would rightly have more errors
+    incorrect = rng.random(n) < np.where(planted, PLANTED_ERROR_RATE, ERROR_RATE)
+    truths = rng.random(n) < 0.5  # otherwise predictions of one class would rightly have more errors
     image_ids = [hashlib.sha256(f"{seed} {index}".encode()).hexdigest() for index in range(n)]
     moment = dt.datetime(2026, 9, 1, tzinfo=dt.UTC)
     seconds = rng.integers(0, 28 * 86_400, n).tolist()
@@ -127,7 +132,7 @@ def make(folder: Path, known: vectors.Labelled, n: int, seed: int, part: str) ->
             "model": "m",
             "model_version": "1",
             "task": "classification",
-            "label": names[int(truth[index] ^ wrong[index])],
+            "label": names[int(truths[index] ^ incorrect[index])],
             "confidence": sure[index],
             "metadata": json.dumps({key: values[index].item() for key, values in columns.items()}),
             "ingested_at": moment,
@@ -140,7 +145,7 @@ def make(folder: Path, known: vectors.Labelled, n: int, seed: int, part: str) ->
             "image_id": image_ids[index],
             "timestamp": moment,
             "task": "classification",
-            "label": names[int(truth[index])],
+            "label": names[int(truths[index])],
             "origin": "human",
         }
         for index in range(n)
@@ -181,8 +186,8 @@ def _choice(n: int, seeds: int) -> dict[str, Any]:
             pair = (columns["camera"] == 7) & (columns["site"] == "b")
             names = [*columns]
             pair_conditions = {(names.index("camera"), 7), (names.index("site"), 1)}
-            planted_errors = rng.random(size) < np.where(pair, PLANTED, USUAL)
-            random_errors = rng.random(size) < USUAL
+            planted_errors = rng.random(size) < np.where(pair, PLANTED_ERROR_RATE, ERROR_RATE)
+            random_errors = rng.random(size) < ERROR_RATE
             for method, search in (("dealt", _permuted), ("split", _split)):
                 start = time.perf_counter()
                 conditions = search(codes, planted_errors.astype(float), seed)

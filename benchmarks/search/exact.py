@@ -51,12 +51,12 @@ def measure(options: Options) -> dict[str, Any]:
     all_rounds = rounds(parts, count + (count > 1), options.work)[count > 1 :]
     used_rounds = undisturbed(all_rounds)
 
-    truth = _truth(options.work)
+    true_scores = _true_scores(options.work)
     speed = estimate(r["memory"].result["all_cores"] for r in used_rounds)
     document: dict[str, Any] = {"ours": {}, "peers": {}, "ratios": {}, "figures": {}, "left_out": left_out}
     for name in names:
         for part in options.parts:
-            figures = _figures(used_rounds, name, part, truth[part])
+            figures = _figures(used_rounds, name, part, true_scores[part])
             group = document["ours"] if name == "lakeloop" else document["peers"].setdefault(name, {})
             group[part] = figures
             if name != "lakeloop":
@@ -88,20 +88,20 @@ def measure(options: Options) -> dict[str, Any]:
     return document
 
 
-def _truth(work: Path) -> dict[str, np.ndarray]:
+def _true_scores(work: Path) -> dict[str, np.ndarray]:
     """Scores (queries, rows) in double precision; minus infinity where a row does not pass the filter."""
     vectors, queries = np.load(work / "vectors.npy"), np.load(work / "queries.npy")
     scores = queries.astype(np.float64) @ vectors.T.astype(np.float64)
     return {"all": scores, "where": np.where(np.load(work / "passes.npy"), scores, -np.inf)}
 
 
-def _figures(used_rounds: Rounds, name: str, part: str, truth: np.ndarray) -> dict[str, Any]:
+def _figures(used_rounds: Rounds, name: str, part: str, true_scores: np.ndarray) -> dict[str, Any]:
     parts = [r[name].result[part] for r in used_rounds]
     return {
         "ms_median": estimate(_median(r, name, part) for r in used_rounds),
         "ms_p95": estimate(float(np.quantile(p["ms"], 0.95)) for p in parts),
         "cpu_ms_a_query": estimate(p["cpu_seconds"] * 1e3 / len(p["ms"]) for p in parts),
-        "recall": min(_recall(np.array(p["found"]), truth) for p in parts),
+        "recall": min(_recall(np.array(p["found"]), true_scores) for p in parts),
     }
 
 
@@ -109,9 +109,9 @@ def _median(runs: dict[str, Any], name: str, part: str) -> float:
     return float(np.median(runs[name].result[part]["ms"]))
 
 
-def _recall(neighbours: np.ndarray, truth: np.ndarray) -> float:
+def _recall(neighbours: np.ndarray, true_scores: np.ndarray) -> float:
     """Share of the k nearest that were found: `positions` (queries, k), `true_scores` (queries, rows)."""
-    kth = np.partition(truth, -K, axis=1)[:, -K]
+    kth = np.partition(true_scores, -K, axis=1)[:, -K]
     distinct = [len(set(row)) for row in neighbours.tolist()]
-    right = (np.take_along_axis(truth, neighbours, axis=1) >= kth[:, None] - TIE).sum(1)
+    right = (np.take_along_axis(true_scores, neighbours, axis=1) >= kth[:, None] - TIE).sum(1)
     return float(np.minimum(right, distinct).mean() / K)

@@ -49,7 +49,7 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
         now = store.now()
         for start in range(0, rows, COMMIT_ROWS):
             part = range(start, min(start + COMMIT_ROWS, rows))
-            answers = [
+            predictions = [
                 {
                     "prediction_id": ids.bare_prediction_id(names[i]),
                     "image_id": names[i],
@@ -62,7 +62,7 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
                 }
                 for i in part
             ]
-            lake.insert("predictions", pa.Table.from_pylist(answers, schema=schema.PREDICTIONS.arrow()))
+            lake.insert("predictions", pa.Table.from_pylist(predictions, schema=schema.PREDICTIONS.arrow()))
         lake.index("predictions")
         record = replace(lake.embedders()[0], dim=dim, weights_sha256="0" * 64)
         lake.bind_embedder(record)

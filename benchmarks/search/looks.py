@@ -36,10 +36,10 @@ from embeddings.vectors.principal_components import reduce
 
 PARTS = ("cifar10", "solar", "photographs")
 PAGE = 24
-FOUND = 0.9
+TARGET_SHARE = 0.9
 PURE = 0.9
 RARE = 0.005
-A_CLASS = 3_000
+CLASS_SIZE = 3_000
 OUTSIDE = 1_000
 SEEDS, SEEDS_QUICK = 5, 1
 CLASSES_QUICK = 4
@@ -61,7 +61,7 @@ class Case:
     kind: np.ndarray
     example: int
     outside: np.ndarray | None = None
-    share: float = FOUND
+    share: float = TARGET_SHARE
     needed: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -137,54 +137,54 @@ def _measure(document: dict[str, Any], part: str, cases: Iterator[tuple[str, Cas
 
 
 def _cifar10(folder: Any, options: Options) -> Iterator[tuple[str, Case]]:
-    every = vectors.cifar10(folder)
-    names = sorted(set(every.classes.tolist()))
+    cifar = vectors.cifar10(folder)
+    names = sorted(set(cifar.classes.tolist()))
     chosen = names[:: len(names) // CLASSES_QUICK][:CLASSES_QUICK] if options.quick else names
     for seed in range(SEEDS_QUICK if options.quick else SEEDS):
         for name in chosen:
-            chance = np.random.default_rng([seed, names.index(name)])
-            rare = round(A_CLASS * (len(names) - 1) * RARE)
-            inside, outside = [], np.empty(0, np.int64)
+            rng = np.random.default_rng([seed, names.index(name)])
+            rare = round(CLASS_SIZE * (len(names) - 1) * RARE)
+            members, outside = [], np.empty(0, np.int64)
             for other in names:
-                places = chance.permutation(np.flatnonzero(every.classes == other))
+                indices = rng.permutation(np.flatnonzero(cifar.classes == other))
                 if other == name:
-                    places, outside = places[:rare], places[rare : rare + OUTSIDE]
-                inside.append(places[:A_CLASS])
-            order = chance.permutation(np.concatenate(inside))
-            kind = every.classes[order] == name
-            example = int(chance.choice(np.flatnonzero(kind)))
-            yield name, Case(every.vectors[order], kind, example, every.vectors[outside])
+                    indices, outside = indices[:rare], indices[rare : rare + OUTSIDE]
+                members.append(indices[:CLASS_SIZE])
+            order = rng.permutation(np.concatenate(members))
+            kind = cifar.classes[order] == name
+            example = int(rng.choice(np.flatnonzero(kind)))
+            yield name, Case(cifar.vectors[order], kind, example, cifar.vectors[outside])
 
 
 def _solar(folder: Any, options: Options) -> Iterator[tuple[str, Case]]:
-    every = vectors.solar_cells()
-    kind = every.classes == "poly defect"
+    cells = vectors.solar_cells()
+    kind = cells.classes == "poly defect"
     for seed in range(1 if options.quick else 10):
         example = int(np.random.default_rng(seed).choice(np.flatnonzero(kind)))
-        yield "defective polycrystalline", Case(every.vectors, kind, example)
+        yield "defective polycrystalline", Case(cells.vectors, kind, example)
 
 
 def _photographs(folder: Any, options: Options) -> Iterator[tuple[str, Case]]:
-    every, files = vectors.photographs(folder)
+    photographs, files = vectors.photographs(folder)
     count = PHOTOGRAPHS_QUICK if options.quick else PHOTOGRAPHS
     for chosen in np.random.default_rng(0).permutation(len(files))[:count].tolist():
         copies = vectors.embed(_copies(files[chosen], np.random.default_rng(chosen)), 224)
-        together = np.concatenate([np.delete(every.vectors, chosen, axis=0), copies])
+        together = np.concatenate([np.delete(photographs.vectors, chosen, axis=0), copies])
         kind = np.arange(len(together)) >= len(files) - 1
-        yield str(every.classes[chosen]), Case(together, kind, len(files) - 1, share=1.0)
+        yield str(photographs.classes[chosen]), Case(together, kind, len(files) - 1, share=1.0)
 
 
-def _copies(data: bytes, chance: np.random.Generator) -> Iterator[Image.Image]:
+def _copies(data: bytes, rng: np.random.Generator) -> Iterator[Image.Image]:
     """12 altered copies: cropped to 0.66 to 0.9 of the area, every second one mirrored, other brightness and colour."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     for number in range(12):
-        share = math.sqrt(chance.uniform(0.66, 0.9))
+        share = math.sqrt(rng.uniform(0.66, 0.9))
         width, height = int(image.width * share), int(image.height * share)
-        left, top = int(chance.integers(image.width - width + 1)), int(chance.integers(image.height - height + 1))
+        left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
         copy = image.crop((left, top, left + width, top + height))
         copy = ImageOps.mirror(copy) if number % 2 else copy
-        copy = ImageEnhance.Brightness(copy).enhance(chance.uniform(0.7, 1.4))
-        yield ImageEnhance.Color(copy).enhance(chance.uniform(0.3, 1.7))
+        copy = ImageEnhance.Brightness(copy).enhance(rng.uniform(0.7, 1.4))
+        yield ImageEnhance.Color(copy).enhance(rng.uniform(0.3, 1.7))
 
 
 # The person ------------------------------------------------------------------------------------------------
@@ -205,20 +205,20 @@ class _Person:
     def done(self) -> bool:
         return int(self.confirmed.sum()) >= self.case.needed or bool(self.seen.all())
 
-    def look(self, places: np.ndarray) -> np.ndarray:
+    def look(self, images: np.ndarray) -> np.ndarray:
         """Which images are of the kind, bool. Images seen before do not count as looks."""
-        self.looks += int((~self.seen[places]).sum())
-        self.seen[places] = True
-        yes: np.ndarray = self.case.kind[places]
-        self.confirmed[places[yes]] = True
-        return yes
+        self.looks += int((~self.seen[images]).sum())
+        self.seen[images] = True
+        matches: np.ndarray = self.case.kind[images]
+        self.confirmed[images[matches]] = True
+        return matches
 
-    def accept(self, places: np.ndarray) -> None:
+    def accept(self, images: np.ndarray) -> None:
         """Accepts all images without looking; they count only if at least PURE of them are of the kind."""
         self.accepted += 1
-        self.seen[places] = True
-        if self.case.kind[places].mean() >= PURE:
-            self.confirmed[places] |= self.case.kind[places]
+        self.seen[images] = True
+        if self.case.kind[images].mean() >= PURE:
+            self.confirmed[images] |= self.case.kind[images]
 
 
 def _pages(scores: np.ndarray, case: Case) -> int:
@@ -240,60 +240,62 @@ def _active(
     person = _Person(case)
     search = ActiveSearch(points)
     search.mark([case.example], 1)
-    groups = _Groups(case) if clusters else None
+    groups = _ClusterWatch(case) if clusters else None
     page, record = 0, 4
     while not person.done:
         shown = search.page(PAGE)
-        yes = person.look(shown)
-        search.mark(shown[yes], 1)
-        search.mark(shown[~yes], -1)
+        matches = person.look(shown)
+        search.mark(shown[matches], 1)
+        search.mark(shown[~matches], -1)
         page += 1
         if estimates is not None and page == record:
             record *= 2
-            left = search.remaining()
-            if left is not None:
-                estimates.append((left.expected, left.low, left.high, int((case.kind & (search.marks == 0)).sum())))
+            remaining = search.remaining()
+            if remaining is not None:
+                estimates.append(
+                    (remaining.expected, remaining.low, remaining.high, int((case.kind & (search.marks == 0)).sum()))
+                )
         if groups is not None:
-            for places in groups.pure(person):
-                person.accept(places)
-                search.mark(places, 1)
+            for cluster in groups.pure(person):
+                person.accept(cluster)
+                search.mark(cluster, 1)
     return person.looks, person.accepted
 
 
-class _Groups:
+class _ClusterWatch:
     """The clusters of an active search: a cluster whose seen images are all of the kind gets a page of its own."""
 
-    FEWEST = 12
+    MINIMUM_SEEN = 12
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self.open = [np.arange(len(case.vectors))]
-        self.chance = np.random.default_rng(0)
+        self.rng = np.random.default_rng(0)
 
     def pure(self, person: _Person) -> Iterator[np.ndarray]:
         """Yields clusters to accept, each after a look at one page. Mixed clusters are split."""
-        waiting, remaining = self.open, []
-        while waiting:
-            places = waiting.pop()
-            seen = places[person.seen[places]]
-            left = places[~person.seen[places]]
+        queue, kept_open = self.open, []
+        while queue:
+            cluster = queue.pop()
+            seen = cluster[person.seen[cluster]]
+            unseen = cluster[~person.seen[cluster]]
             share = self.case.kind[seen].mean() if len(seen) else 0.0
-            if len(seen) < self.FEWEST or len(left) < 2 * PAGE or share < 0.3:
-                remaining.append(places)
+            if len(seen) < self.MINIMUM_SEEN or len(unseen) < 2 * PAGE or share < 0.3:
+                kept_open.append(cluster)
             elif share < 0.95:
-                if len(seen) < 2 * self.FEWEST or len(places) < SMALL:
-                    remaining.append(places)
+                if len(seen) < 2 * self.MINIMUM_SEEN or len(cluster) < SMALL:
+                    kept_open.append(cluster)
                     continue
-                labels = kmeans(reduce(self.case.vectors[places], 0), None, 0).labels
-                waiting += [places[labels == label] for label in range(labels.max() + 1)]
+                labels = kmeans(reduce(self.case.vectors[cluster], 0), None, 0).labels
+                queue += [cluster[labels == label] for label in range(labels.max() + 1)]
             else:
-                sample = self.chance.choice(left, PAGE, replace=False)
-                yes = person.look(sample)
-                if yes.mean() >= 0.95:
-                    yield places[~person.seen[places]]
+                sample = self.rng.choice(unseen, PAGE, replace=False)
+                matches = person.look(sample)
+                if matches.mean() >= 0.95:
+                    yield cluster[~person.seen[cluster]]
                 else:
-                    remaining.append(places)
-        self.open = remaining
+                    kept_open.append(cluster)
+        self.open = kept_open
 
 
 def _drill_down(case: Case) -> int:
@@ -301,44 +303,44 @@ def _drill_down(case: Case) -> int:
     person = _Person(case)
     example = case.vectors[case.example]
     # (expected share of the kind, closeness to the example, images), best last.
-    waiting: list[tuple[float, float, np.ndarray]] = [(1.0, 1.0, np.arange(len(case.kind)))]
-    while waiting and not person.done:
-        waiting.sort(key=lambda node: node[:2])
-        promise, _, places = waiting.pop()
-        if len(places) <= SMALL:
-            order = places[np.argsort(-(case.vectors[places] @ example), kind="stable")]
+    queue: list[tuple[float, float, np.ndarray]] = [(1.0, 1.0, np.arange(len(case.kind)))]
+    while queue and not person.done:
+        queue.sort(key=lambda node: node[:2])
+        expected_share, _, images = queue.pop()
+        if len(images) <= SMALL:
+            order = images[np.argsort(-(case.vectors[images] @ example), kind="stable")]
             for start in range(0, len(order), PAGE):
-                left = order[start:]
-                yes = person.look(order[start : start + PAGE])
+                remaining = order[start:]
+                matches = person.look(order[start : start + PAGE])
                 if person.done:
                     break
-                if yes.mean() >= 0.95 and len(left) > PAGE:
-                    person.accept(left[PAGE:])
+                if matches.mean() >= 0.95 and len(remaining) > PAGE:
+                    person.accept(remaining[PAGE:])
                     break
-                if not yes.any() and len(left) > PAGE:  # more promising clusters go first
-                    waiting.append((promise / 4, -1.0, left[PAGE:]))
+                if not matches.any() and len(remaining) > PAGE:  # more promising clusters go first
+                    queue.append((expected_share / 4, -1.0, remaining[PAGE:]))
                     break
             continue
-        labels = cluster_vectors(case.vectors[places], "auto", seed=0).labels
+        labels = cluster_vectors(case.vectors[images], "auto", seed=0).labels
         if labels.max(initial=0) == 0 and not (labels < 0).any():
-            labels = np.arange(len(places)) * (len(places) // SMALL + 1) // len(places)
+            labels = np.arange(len(images)) * (len(images) // SMALL + 1) // len(images)
         for label in np.unique(labels):
-            child = places[labels == label]
+            child = images[labels == label]
             centre = case.vectors[child].mean(axis=0)
             medoids = child[np.argsort(-(case.vectors[child] @ centre), kind="stable")[:MEDOIDS]]
-            yes = person.look(medoids)
-            waiting.append(((yes.sum() + promise) / (len(yes) + 1), float(centre @ example), child))
+            matches = person.look(medoids)
+            queue.append(((matches.sum() + expected_share) / (len(matches) + 1), float(centre @ example), child))
     return person.looks
 
 
 # The references --------------------------------------------------------------------------------------------
 
 
-def _ridge(rows: np.ndarray, yes: np.ndarray) -> np.ndarray:
+def _ridge(rows: np.ndarray, matches: np.ndarray) -> np.ndarray:
     """The linear model of active search with all classes known: ridge regression with heavy positives."""
-    weight = np.where(yes, POSITIVE_WEIGHT, 1.0)
+    weight = np.where(matches, POSITIVE_WEIGHT, 1.0)
     gram = (rows * weight[:, None]).T @ rows + RIDGE * np.eye(rows.shape[1])
-    weights: np.ndarray = np.linalg.solve(gram, rows.T @ (weight * np.where(yes, 1.0, -1.0)))
+    weights: np.ndarray = np.linalg.solve(gram, rows.T @ (weight * np.where(matches, 1.0, -1.0)))
     return weights
 
 
@@ -356,6 +358,6 @@ def _supervised(case: Case) -> np.ndarray:
     whiten = whitening.fit(case.vectors).transform
     together = np.concatenate([case.vectors, case.outside])
     rows = np.concatenate([whiten(together), np.ones((len(together), 1))], axis=1)
-    yes = np.arange(len(rows)) >= len(case.vectors)
-    scores: np.ndarray = rows[: len(case.vectors)] @ _ridge(rows, yes)
+    matches = np.arange(len(rows)) >= len(case.vectors)
+    scores: np.ndarray = rows[: len(case.vectors)] @ _ridge(rows, matches)
     return scores

@@ -66,17 +66,17 @@ def _round(folder: Path, images: list[bytes], name: str, seconds: float) -> dict
         results: list[load.Result] = []
         if name != "events alone":
             _load_model(port, images[0])
-            beside = threading.Thread(
-                target=lambda: results.append(load.closed(port, CLIENTS, seconds, _questions(images)))
+            model_load = threading.Thread(
+                target=lambda: results.append(load.closed(port, CLIENTS, seconds, _prediction_requests(images)))
             )
-            beside.start()
-        taken = load.open_loop(port, RATE, seconds, load.predictions(images), CONNECTIONS).figures()
+            model_load.start()
+        acknowledged = load.open_loop(port, RATE, seconds, load.predictions(images), CONNECTIONS).figures()
         if name != "events alone":
-            beside.join()
+            model_load.join()
     figures = {
-        "ack_p50_ms": taken["p50_ms"],
-        "ack_p99_ms": taken["p99_ms"],
-        "acks_per_second": taken["accepted_per_second"],
+        "ack_p50_ms": acknowledged["p50_ms"],
+        "ack_p99_ms": acknowledged["p99_ms"],
+        "acks_per_second": acknowledged["accepted_per_second"],
     }
     if results:
         predicted = results[0].figures()
@@ -88,11 +88,11 @@ def _round(folder: Path, images: list[bytes], name: str, seconds: float) -> dict
 def _load_model(port: int, image: bytes) -> None:
     url = f"http://127.0.0.1:{port}/v1/models/{MODEL}:predict"
     request = urllib.request.Request(url, image, {"Content-Type": "image/jpeg"})
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        answer.read()
+    with urllib.request.urlopen(request, timeout=120) as response:
+        response.read()
 
 
-def _questions(images: list[bytes]) -> load.Request:
+def _prediction_requests(images: list[bytes]) -> load.Request:
     """Requests for a prediction; a counter after the end of the image makes each different."""
     sent = 0
 

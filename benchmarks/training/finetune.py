@@ -8,12 +8,11 @@ backward and step only. Both are timed from step WARM to the last step of the la
 
 from __future__ import annotations
 
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.harness import data as benchmark_data
 from benchmarks.harness.rounds import CORES, Contender, Options, estimate, noise, rounds, undisturbed
+from benchmarks.training import photograph_lake
 
 PARTS = ("resnet18", "efficientnet-lite0")
 IMAGES, IMAGES_QUICK = 256, 96
@@ -26,19 +25,10 @@ GOAL = 0.9
 
 def measure(options: Options) -> dict[str, Any]:
     """Ratios are ours / bare; the goal is 0.9."""
-    folder = benchmark_data.folder(options.data)
-    count = IMAGES_QUICK if options.quick else IMAGES
-    files = benchmark_data.files_under(benchmark_data.photographs(folder, options.work, count))
-    classes = options.work / "classes"
-    for number, path in enumerate(files):
-        kind = classes / f"class {number % 2}"
-        kind.mkdir(parents=True, exist_ok=True)
-        path.rename(kind / path.name)
-    uri = str(options.work / "lake")
-    _make(uri, classes)
+    uri, _, images = photograph_lake.make(options, IMAGES_QUICK if options.quick else IMAGES)
     document: dict[str, Any] = {"ours": {}, "peers": {"bare loop": {}}, "ratios": {}, "figures": {"goal": GOAL}}
     for part in options.parts:
-        arguments = {"architecture": part, "images": len(files)}
+        arguments = {"architecture": part, "images": images}
         contenders = [
             Contender("lakeloop", "benchmarks.training.finetune:ours", {**arguments, "uri": uri}),
             Contender("bare loop", "benchmarks.training.finetune:bare", arguments),
@@ -52,15 +42,6 @@ def measure(options: Options) -> dict[str, Any]:
             r["lakeloop"] / r["bare loop"] for r in rates
         )
     return document
-
-
-def _make(uri: str, classes: Path) -> None:
-    from lake import open_lake, slices
-    from lake.ingest import ingest
-
-    lake = open_lake.create(uri)
-    ingest.ingest(lake, classes)
-    slices.create(lake, "all", where="true")
 
 
 def ours(uri: str, architecture: str, images: int, turn: int) -> dict[str, float]:

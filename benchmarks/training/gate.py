@@ -132,13 +132,13 @@ def newcombe(broken: int, repaired: int, n: int, margin: float) -> bool:
     both_right = round(0.8 * (n - broken - repaired))
     neither = n - broken - repaired - both_right
     first, second = both_right + broken, both_right + repaired
-    one, _, high1 = _wilson(first, n)
-    two, low2, _ = _wilson(second, n)
+    old_share, _, high1 = _wilson(first, n)
+    new_share, low2, _ = _wilson(second, n)
     sizes = first * (n - first) * second * (n - second)
     apart = both_right * neither - broken * repaired
     phi = 0.0 if not sizes else (max(apart - n / 2, 0) if apart > 0 else apart) / math.sqrt(sizes)
-    above, below = high1 - one, two - low2
-    return one - two + math.sqrt(max(0.0, above**2 - 2 * phi * above * below + below**2)) < margin
+    above, below = high1 - old_share, new_share - low2
+    return old_share - new_share + math.sqrt(max(0.0, above**2 - 2 * phi * above * below + below**2)) < margin
 
 
 PEERS: dict[str, Excludes] = {"tango": tango, "newcombe": newcombe, "bonett_price": bonett_price}
@@ -187,16 +187,16 @@ def draw(curves: dict[float, list[float]], none: dict[float, list[float]], path:
 
 def _models(n: int, rng: np.random.Generator) -> tuple[EvaluatedPredictions, EvaluatedPredictions]:
     """Predictions of an old and a slightly worse new model for the same n images, at least one of each class."""
-    truth = (rng.random(n) >= 0.25).astype(np.int64)
-    truth[:2] = 0, 1
+    truths = (rng.random(n) >= 0.25).astype(np.int64)
+    truths[:2] = 0, 1
     common = rng.normal(size=n)
     models = []
     for strength in (1.4, 1.1):
-        score = 1 / (1 + np.exp(-(strength * (2 * truth - 1) + common + 0.5 * rng.normal(size=n))))
+        score = 1 / (1 + np.exp(-(strength * (2 * truths - 1) + common + 0.5 * rng.normal(size=n))))
         rows = [{"scores": [{"label": "a", "score": 1 - s}, {"label": "b", "score": s}]} for s in score.tolist()]
         models.append(
             EvaluatedPredictions(
-                ("a", "b"), truth, (score > 0.5).astype(np.int64), np.maximum(score, 1 - score), [{}] * n, rows
+                ("a", "b"), truths, (score > 0.5).astype(np.int64), np.maximum(score, 1 - score), [{}] * n, rows
             )
         )
     return models[0], models[1]

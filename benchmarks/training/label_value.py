@@ -57,7 +57,7 @@ class Case:
     known: np.ndarray
     pool: np.ndarray
     held_out: np.ndarray
-    measured: Callable[[np.ndarray, np.ndarray], float]
+    metric: Callable[[np.ndarray, np.ndarray], float]
     regularisation: float
 
 
@@ -100,7 +100,7 @@ def measure(options: Options) -> dict[str, Any]:
 def _run(case: Case, seed: int) -> dict[str, Any]:
     first = _fitted(case, case.known)
     shuffled = case.pool[np.random.default_rng([seed, 1]).permutation(len(case.pool))]
-    isolated, looks = _found(case, first)
+    isolated, looks = _isolated(case, first)
     out: dict[str, Any] = {"without": _value(case, first), "looks": looks}
     for name, chosen in (("found", isolated), ("random", [shuffled[:budget] for budget in BUDGETS])):
         out[name] = [_value(case, _fitted(case, np.concatenate([case.known, labelled]), first)) for labelled in chosen]
@@ -108,49 +108,49 @@ def _run(case: Case, seed: int) -> dict[str, Any]:
     return out
 
 
-def _fitted(case: Case, places: np.ndarray, start: Probe | None = None) -> Probe:
-    labels = case.labels[places].tolist()
-    return probe.fit(case.vectors[places], labels, case.regularisation, balanced=True, start=start)
+def _fitted(case: Case, images: np.ndarray, start: Probe | None = None) -> Probe:
+    labels = case.labels[images].tolist()
+    return probe.fit(case.vectors[images], labels, case.regularisation, balanced=True, start=start)
 
 
-def _said(case: Case, head: Probe, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    chances = head.probabilities(case.vectors[places])
-    return np.array(head.classes)[chances.argmax(axis=1)], chances.max(axis=1)
+def _predictions(case: Case, head: Probe, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    probabilities = head.probabilities(case.vectors[images])
+    return np.array(head.classes)[probabilities.argmax(axis=1)], probabilities.max(axis=1)
 
 
 def _value(case: Case, head: Probe) -> float:
-    return case.measured(_said(case, head, case.held_out)[0], case.labels[case.held_out])
+    return case.metric(_predictions(case, head, case.held_out)[0], case.labels[case.held_out])
 
 
-def _found(case: Case, first: Probe) -> tuple[list[np.ndarray], list[int]]:
+def _isolated(case: Case, first: Probe) -> tuple[list[np.ndarray], list[int]]:
     """The images to label at each budget, and the looks until then. One search per kind, alternating by page."""
-    predicted, confidence = _said(case, first, case.pool)
+    predicted, confidence = _predictions(case, first, case.pool)
     points = whitening.fit(case.vectors[case.pool]).transform(case.vectors[case.pool])
     kinds = case.kinds[case.pool]
     wrong = predicted != case.labels[case.pool]
     searches: dict[str, ActiveSearch] = {}
-    yes: list[int] = []
+    isolated: list[int] = []
     for kind in sorted({*kinds.tolist()} - {""}):
-        of = np.flatnonzero((kinds == kind) & wrong)
-        complaint = int(of[np.argmax(confidence[of])])
+        mistakes = np.flatnonzero((kinds == kind) & wrong)
+        complaint = int(mistakes[np.argmax(confidence[mistakes])])
         searches[kind] = ActiveSearch(points)
         searches[kind].mark([complaint], 1)
-        yes.append(complaint)
+        isolated.append(complaint)
     chosen, counts, looks = [], [], 0
     for budget in BUDGETS:
-        while len(yes) < budget and looks < budget * LOOKS_A_LABEL and len(yes) < (kinds != "").sum():
+        while len(isolated) < budget and looks < budget * LOOKS_A_LABEL and len(isolated) < (kinds != "").sum():
             for kind, search in searches.items():
                 shown = search.page(PAGE)
                 looks += len(shown)
                 of_kind = kinds[shown] == kind
                 search.mark(shown[of_kind], 1)
                 search.mark(shown[~of_kind], -1)
-                yes += [index for index in shown[of_kind].tolist() if index not in yes]
+                isolated += [index for index in shown[of_kind].tolist() if index not in isolated]
         # Not enough of the kind: take the next images of the searches in turn.
         pages = [search.page(budget).tolist() for search in searches.values()]
-        rest = [index for places in zip(*pages, strict=False) for index in places]
-        picked = [*dict.fromkeys([*yes[:budget], *rest])][:budget]
-        chosen.append(case.pool[np.array(picked)])
+        rest = [index for page in zip(*pages, strict=False) for index in page]
+        images = [*dict.fromkeys([*isolated[:budget], *rest])][:budget]
+        chosen.append(case.pool[np.array(images)])
         counts.append(looks)
     return chosen, counts
 
@@ -159,43 +159,43 @@ def _found(case: Case, first: Probe) -> tuple[list[np.ndarray], list[int]]:
 
 
 def _cifar10(folder: Path) -> Callable[[int], Case]:
-    every = vectors.cifar10(folder)
-    names = sorted({*every.classes.tolist()})
+    cifar = vectors.cifar10(folder)
+    names = sorted({*cifar.classes.tolist()})
 
     def make(seed: int) -> Case:
-        chance = np.random.default_rng(seed)
-        rare = chance.choice(names, 2, replace=False).tolist()
+        rng = np.random.default_rng(seed)
+        rare = rng.choice(names, 2, replace=False).tolist()
         known, pool, held_out = list[int](), list[int](), list[int]()
         for name in names:
-            places = chance.permutation(np.flatnonzero(every.classes == name))
+            indices = rng.permutation(np.flatnonzero(cifar.classes == name))
             count = RARE if name in rare else USUAL
             labelled = round(count * LABELLED)
-            held_out += places[:HELD_OUT].tolist() if name in rare else []
-            known += places[HELD_OUT : HELD_OUT + labelled].tolist()
-            pool += places[HELD_OUT + labelled : HELD_OUT + count].tolist()
-        kinds = np.where(np.isin(every.classes, rare), every.classes, "")
+            held_out += indices[:HELD_OUT].tolist() if name in rare else []
+            known += indices[HELD_OUT : HELD_OUT + labelled].tolist()
+            pool += indices[HELD_OUT + labelled : HELD_OUT + count].tolist()
+        kinds = np.where(np.isin(cifar.classes, rare), cifar.classes, "")
         parts = (np.array(known), np.array(pool), np.array(held_out))
-        return Case(every.vectors, every.classes, kinds, *parts, _accuracy, REGULARISATION["cifar10"])
+        return Case(cifar.vectors, cifar.classes, kinds, *parts, _accuracy, REGULARISATION["cifar10"])
 
     return make
 
 
 def _solar(new: int | None) -> Callable[[int], Case]:
     """`new`: the number of polycrystalline cells in the stream; None: the share of the data set."""
-    every = vectors.solar_cells()
-    poly = np.char.startswith(every.classes, "poly")
-    labels = np.array([name.split()[1] for name in every.classes.tolist()])
+    cells = vectors.solar_cells()
+    poly = np.char.startswith(cells.classes, "poly")
+    labels = np.array([name.split()[1] for name in cells.classes.tolist()])
 
     def make(seed: int) -> Case:
-        chance = np.random.default_rng(seed)
-        ours, others = (chance.permutation(np.flatnonzero(kind)) for kind in (~poly, poly))
+        rng = np.random.default_rng(seed)
+        ours, others = (rng.permutation(np.flatnonzero(kind)) for kind in (~poly, poly))
         half = len(ours) // 2
         count = new or round((len(ours) - half) * len(others) / len(ours))
         stream = np.concatenate([ours[half:], others[:count]])
         kinds = np.where(poly, "poly", "")
         held_out = others[len(others) // 2 :]
         name = "stream" if new else "natural"
-        return Case(every.vectors, labels, kinds, ours[:half], stream, held_out, _balanced, REGULARISATION[name])
+        return Case(cells.vectors, labels, kinds, ours[:half], stream, held_out, _balanced, REGULARISATION[name])
 
     return make
 

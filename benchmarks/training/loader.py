@@ -7,12 +7,11 @@ batch does not count, because it waits for the workers to start. `main`: no work
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.harness import data as benchmark_data
 from benchmarks.harness.rounds import Contender, Options, estimate, noise, rounds, undisturbed
+from benchmarks.training import photograph_lake
 
 PARTS = ("main", "workers")
 WORKERS = {"main": 0, "workers": 2}
@@ -23,16 +22,7 @@ BATCH = 32
 
 def measure(options: Options) -> dict[str, Any]:
     """Ratios are lakeloop / ImageFolder: above 1, the lake is faster."""
-    folder = benchmark_data.folder(options.data)
-    most = IMAGES_QUICK if options.quick else IMAGES
-    files = benchmark_data.photographs(folder, options.work, most)
-    classes = options.work / "classes"
-    for number, path in enumerate(benchmark_data.files_under(files)):
-        kind = classes / f"class {number % 2}"
-        kind.mkdir(parents=True, exist_ok=True)
-        path.rename(kind / path.name)
-    uri = str(options.work / "lake")
-    _make(uri, classes)
+    uri, classes, _ = photograph_lake.make(options, IMAGES_QUICK if options.quick else IMAGES)
     document: dict[str, Any] = {"ours": {}, "peers": {"imagefolder": {}}, "ratios": {}, "figures": {}}
     for part in options.parts:
         contenders = [
@@ -52,15 +42,6 @@ def measure(options: Options) -> dict[str, Any]:
         ratios = (s["lakeloop"] / s["imagefolder"] for s in speeds)
         document["ratios"][f"images_per_second {part}: lakeloop / imagefolder"] = estimate(ratios)
     return document
-
-
-def _make(uri: str, classes: Path) -> None:
-    from lake import open_lake, slices
-    from lake.ingest import ingest
-
-    lake = open_lake.create(uri)
-    ingest.ingest(lake, classes)
-    slices.create(lake, "all", where="true")
 
 
 def lake(uri: str, workers: int, turn: int) -> dict[str, float]:

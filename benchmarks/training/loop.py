@@ -49,14 +49,14 @@ POLY = "polycrystalline"
 
 
 @dataclass(frozen=True)
-class Deal:
+class Split:
     """A split of the data set: indices of cells, int (n,) each."""
 
     learned: np.ndarray
-    held_mono: np.ndarray
+    held_out_mono: np.ndarray
     stream: np.ndarray
     pool: np.ndarray
-    held_poly: np.ndarray
+    held_out_poly: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,15 @@ class Cells:
     """Image ids, labels and kinds of the cells, (n,) each, in the order of the data set."""
 
     image_ids: np.ndarray
-    truth: np.ndarray
+    labels: np.ndarray
     poly: np.ndarray
 
-    def names(self, places: np.ndarray) -> list[str]:
-        names: list[str] = self.image_ids[places].tolist()
+    def names(self, indices: np.ndarray) -> list[str]:
+        names: list[str] = self.image_ids[indices].tolist()
         return names
 
     def labels_of(self) -> dict[str, str]:
-        return dict(zip(self.image_ids.tolist(), self.truth.tolist(), strict=True))
+        return dict(zip(self.image_ids.tolist(), self.labels.tolist(), strict=True))
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def measure(options: Options) -> dict[str, Any]:
         base, cells = build(options.work / "base")
         stories = []
         for seed in seeds:
-            stories.append(story(base, options.work / f"seed-{seed}", cells, deal(cells.poly, seed)))
+            stories.append(story(base, options.work / f"seed-{seed}", cells, split(cells.poly, seed)))
             say(f"seed {seed}: {json.dumps(stories[-1])}")
             shutil.rmtree(options.work / f"seed-{seed}")
         figures |= summary(stories)
@@ -117,15 +117,15 @@ def summary(stories: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def deal(poly: np.ndarray, seed: int) -> Deal:
+def split(poly: np.ndarray, seed: int) -> Split:
     """The split of one seed. `poly`: bool (n,)."""
-    chance = np.random.default_rng(seed)
-    ours, new = (chance.permutation(np.flatnonzero(kind)) for kind in (~poly, poly))
+    rng = np.random.default_rng(seed)
+    ours, new = (rng.permutation(np.flatnonzero(kind)) for kind in (~poly, poly))
     half, rest = len(ours) // 2, new[IN_STREAM:]
-    return Deal(ours[:half], ours[half:], new[:IN_STREAM], rest[: len(rest) // 2], rest[len(rest) // 2 :])
+    return Split(ours[:half], ours[half:], new[:IN_STREAM], rest[: len(rest) // 2], rest[len(rest) // 2 :])
 
 
-def build(folder_: Path) -> tuple[Path, Cells]:
+def build(path: Path) -> tuple[Path, Cells]:
     """Makes a lake of all cells with vectors, without predictions and labels; every seed starts from a copy."""
     import lake
     from embeddings.backfill.vector_columns import store_vectors
@@ -137,19 +137,19 @@ def build(folder_: Path) -> tuple[Path, Cells]:
     from lake.ingest.ingest import ingest_items
     from search_app.demo.cells import COPIES_FROM, cells, folder
 
-    known, every = vectors.solar_cells(), cells()
-    lk = lake.create(str(folder_), embedders=[DEFAULT], columns={"module_type": "string"})
-    ingest_items(lk, [Item(cell.name, folder() / cell.path) for cell in every])
-    names = [ids.image_id((folder() / cell.path).read_bytes()) for cell in every]
+    known, all_cells = vectors.solar_cells(), cells()
+    lk = lake.create(str(path), embedders=[DEFAULT], columns={"module_type": "string"})
+    ingest_items(lk, [Item(cell.name, folder() / cell.path) for cell in all_cells])
+    names = [ids.image_id((folder() / cell.path).read_bytes()) for cell in all_cells]
     record = lk.embedders()[0]
     record = embedders.bind(lk, record, embedders.for_lake(lk, record))
     store_vectors(lk, record.column, dict(zip(names, known.vectors, strict=True)))
     save_threshold(lk, COPIES_FROM)
-    truth, poly = [cell.truth for cell in every], [cell.kind == POLY for cell in every]
-    return folder_, Cells(np.array(names), np.array(truth), np.array(poly))
+    labels, poly = [cell.truth for cell in all_cells], [cell.kind == POLY for cell in all_cells]
+    return path, Cells(np.array(names), np.array(labels), np.array(poly))
 
 
-def story(base: Path, folder: Path, cells: Cells, deal_: Deal) -> dict[str, Any]:
+def story(base: Path, folder: Path, cells: Cells, split_: Split) -> dict[str, Any]:
     """Runs one seed on a copy of the base lake: figures of the three models, and of models without replay."""
     import lake
     from embeddings.duplicates import leak_guard
@@ -159,25 +159,25 @@ def story(base: Path, folder: Path, cells: Cells, deal_: Deal) -> dict[str, Any]
 
     shutil.copytree(base, folder)
     lk, labels_of = lake.open(str(folder)), cells.labels_of()
-    held_out = cells.names(np.concatenate([deal_.held_mono, deal_.held_poly]))
-    _label(lk, {name: labels_of[name] for name in [*cells.names(deal_.learned), *held_out]})
-    leak_guard.create(lk, "mono-train", ids=cells.names(deal_.learned), role="train")
-    slices.create(lk, "mono", ids=cells.names(deal_.held_mono), role="regression")
-    slices.create(lk, "poly", ids=cells.names(deal_.held_poly), role="evaluation")
+    held_out = cells.names(np.concatenate([split_.held_out_mono, split_.held_out_poly]))
+    _label(lk, {name: labels_of[name] for name in [*cells.names(split_.learned), *held_out]})
+    leak_guard.create(lk, "mono-train", ids=cells.names(split_.learned), role="train")
+    slices.create(lk, "mono", ids=cells.names(split_.held_out_mono), role="regression")
+    slices.create(lk, "poly", ids=cells.names(split_.held_out_poly), role="evaluation")
     recipe = Recipe().changed(SETTINGS)
     runs = [_train(lk, recipe, ["mono-train"])]
     promotion.promote(lk, runs[0].id)
-    _answer(lk, cells.names(np.concatenate([deal_.held_mono, deal_.stream])))
+    _predict(lk, cells.names(np.concatenate([split_.held_out_mono, split_.stream])))
 
     looked, isolated = _isolate(lk, cells, _complaint(lk, cells, labels_of))
-    _ask_people(lk, "new-kind", folder / "tasks-1", labels_of, search=isolated)
+    _label_slice(lk, "new-kind", folder / "tasks-1", labels_of, search=isolated)
     without, gates = {}, {}
     for turn in ("v2", "v3"):
         if turn == "v3":
-            _answer(lk, cells.names(deal_.pool), runs[-1].id)
+            _predict(lk, cells.names(split_.pool), runs[-1].id)
             spent = _size(lk, "new-kind")
-            chosen = _second_turn(lk, cells.names(deal_.pool), LABELS - spent)
-            _ask_people(lk, "new-kind-2", folder / "tasks-2", labels_of, ids=chosen)
+            chosen = _second_turn(lk, cells.names(split_.pool), LABELS - spent)
+            _label_slice(lk, "new-kind-2", folder / "tasks-2", labels_of, ids=chosen)
         fresh = ["new-kind"] if turn == "v2" else ["new-kind", "new-kind-2"]
         runs.append(_train(lk, recipe, fresh, ["mono-train"], runs[-1]))
         gates[turn] = _judge(lk, runs[-1], runs[-2])
@@ -217,7 +217,7 @@ def _train(
     return run
 
 
-def _answer(lk: OpenLake, image_ids: Sequence[str], run: str | None = None) -> None:
+def _predict(lk: OpenLake, image_ids: Sequence[str], run: str | None = None) -> None:
     """Production: the promoted version, or `run`, predicts these cells."""
     from lake import slices
     from training.inference import batch, served_model
@@ -263,7 +263,7 @@ def _second_turn(lk: OpenLake, pool: Sequence[str], count: int) -> list[str]:
     return ranked[: count // 2] + sorted(ranked[count // 2 :])[: count - count // 2]
 
 
-def _ask_people(lk: OpenLake, name: str, out: Path, labels_of: dict[str, str], **definition: Any) -> None:
+def _label_slice(lk: OpenLake, name: str, out: Path, labels_of: dict[str, str], **definition: Any) -> None:
     """Exports a slice as a task file, imports it with labels, and freezes it as a training slice."""
     from embeddings.duplicates import leak_guard
     from lake.labels import labelling_tools

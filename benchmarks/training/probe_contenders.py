@@ -15,11 +15,13 @@ def lakeloop(turn: int, **arguments: Any) -> dict[str, Any]:
     """`training.models.probe.fit`."""
     from training.models import probe
 
-    x, codes, other, truth = _data(**arguments)
+    x, codes, other, other_codes = _data(**arguments)
     names = [f"{k:03d}" for k in codes]
     with Stopwatch() as clock:
         head = probe.fit(x, names, arguments["regularisation"])
-    return clock.figures() | _judged(head.weights, head.bias, x, codes, other, truth, arguments["regularisation"])
+    return clock.figures() | _quality(
+        head.weights, head.bias, x, codes, other, other_codes, arguments["regularisation"]
+    )
 
 
 def sklearn(turn: int, **arguments: Any) -> dict[str, Any]:
@@ -40,12 +42,12 @@ def sklearn_default(turn: int, **arguments: Any) -> dict[str, Any]:
 def _sklearn(kind: type, tolerance: float, arguments: dict[str, Any]) -> dict[str, Any]:
     from sklearn.linear_model import LogisticRegression
 
-    x, codes, other, truth = _data(**arguments)
+    x, codes, other, other_codes = _data(**arguments)
     x = x.astype(kind)
     model = LogisticRegression(C=1 / arguments["regularisation"], max_iter=5_000, tol=tolerance)
     with Stopwatch() as clock:
         model.fit(x, codes)
-    figures = _judged(model.coef_.T, model.intercept_, x, codes, other, truth, arguments["regularisation"])
+    figures = _quality(model.coef_.T, model.intercept_, x, codes, other, other_codes, arguments["regularisation"])
     return clock.figures() | figures | {"iterations": int(model.n_iter_[0])}
 
 
@@ -63,13 +65,13 @@ def _data(
     return x[:rows], codes[:rows], x[rows:], codes[rows:]
 
 
-def _judged(
+def _quality(
     weights: np.ndarray,
     bias: np.ndarray,
     x: np.ndarray,
     codes: np.ndarray,
     other: np.ndarray,
-    truth: np.ndarray,
+    other_codes: np.ndarray,
     regularisation: float,
 ) -> dict[str, float]:
     weights = np.asarray(weights, np.float64)
@@ -80,4 +82,4 @@ def _judged(
         true = z[np.arange(len(z)), codes[start : start + 10_000]]
         loss += float((np.log(np.exp(z).sum(axis=1)) - true).sum())
     predicted = (other @ weights + bias).argmax(axis=1)
-    return {"loss": loss, "accuracy": float((predicted == truth).mean())}
+    return {"loss": loss, "accuracy": float((predicted == other_codes).mean())}
