@@ -228,8 +228,8 @@ def _predictions(lake: Lake, run: Run, evaluated: Sequence[Slice]) -> LabelledPr
         if slice_.deleted_at is None:
             ground_truth |= evaluate.ground_truth_rows(lake, slice_, run.task)
     predictions = evaluate.prediction_rows(lake, run.id, sorted(ground_truth))
-    both = sorted(ground_truth.keys() & predictions.keys())
-    image_ids = [image_id for image_id in both if predictions[image_id]["label"] is not None]
+    common = sorted(ground_truth.keys() & predictions.keys())
+    image_ids = [image_id for image_id in common if predictions[image_id]["label"] is not None]
     return LabelledPredictions(
         [ground_truth[image_id]["label"] for image_id in image_ids],
         [predictions[image_id]["label"] for image_id in image_ids],

@@ -14,7 +14,7 @@ MOST_CLASSES = 50
 def data(facts: CardFacts) -> list[str]:
     """Slices and splits with their counts and hashes, and what was left out."""
     data = facts.run.data
-    head = ["slice", "used for", "images", "SHA-256 of image ids", "SHA-256 of label events"]
+    head = ["slice", "use", "images", "SHA-256 of image ids", "SHA-256 of label events"]
     rows = [
         [
             code(row["id"]),

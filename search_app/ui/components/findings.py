@@ -95,7 +95,7 @@ def on_confidence(whole: ErrorConfidence, worst: ErrorConfidence | None = None, 
     )
     if decisive is not whole:
         low, high = share(decisive.low / decisive.errors), share(decisive.high / decisive.errors)
-        text += f" Of the {count(decisive.errors)} errors of “{name}”, {low} and {high}."
+        text += f" For the {count(decisive.errors)} errors of “{name}”, these shares are {low} and {high}."
     return text
 
 

@@ -157,5 +157,6 @@ def _sample(k: int) -> None:
         "errors": "wrong predictions, most confident first",
         "complaints": "reported as incorrect by a customer, latest first",
     }[order]
-    kind = " with a prediction" if predicted and totals["images"] != totals["answers"] else ""
+    needs_hint = order not in ("errors", "complaints") and predicted and totals["images"] != totals["answers"]
+    kind = " with a prediction" if needs_hint else ""
     return image_grid(rows, "confidence", f"{images(len(rows))}{kind}, {title}")

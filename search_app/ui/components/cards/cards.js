@@ -1,10 +1,10 @@
 // Cards of clusters. Click or Enter opens a cluster. Text is set by textContent only.
 
 function node(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
 }
 
 function labelBar(labels, palette, colours) {
@@ -24,20 +24,20 @@ function labelBar(labels, palette, colours) {
 }
 
 function pictures(ids, className) {
-  const made = node("div", className);
+  const element = node("div", className);
   for (const id of ids) {
     const image = node("img");
     image.loading = "lazy";
     image.alt = "";
     image.src = `/v1/thumbnails/${id}`;
-    made.append(image);
+    element.append(image);
   }
-  return made;
+  return element;
 }
 
 // Images that a typical image does not represent: those that fit least, and the most confident errors.
 function exceptions(data) {
-  const made = node("div", "telling");
+  const element = node("div", "telling");
   for (const [ids, className, words, title] of [
     [data.borderline, "edge", "least similar", "The images that fit this cluster least"],
     [data.errors, "errors", "≠ most confident errors", "The wrong predictions with the highest confidence in this cluster"],
@@ -46,9 +46,9 @@ function exceptions(data) {
     const part = node("div", className);
     part.title = title;
     part.append(pictures(ids, "strip"), node("div", "muted", words));
-    made.append(part);
+    element.append(part);
   }
-  return made;
+  return element;
 }
 
 const ACTS = [
@@ -58,8 +58,8 @@ const ACTS = [
 ];
 
 function card(data, palette, colours, searching, act) {
-  const made = node("div", "card");
-  made.dataset.node = data.node;
+  const element = node("div", "card");
+  element.dataset.node = data.node;
   const open = node("button", "open");
   open.type = "button";
   open.onclick = () => act("open", data.node);
@@ -71,7 +71,7 @@ function card(data, palette, colours, searching, act) {
   const facts = node("div", "facts");
   facts.append(node("span", data.alarm ? "wrong alarm" : "wrong", data.wrong), node("span", "muted", data.interval));
   open.append(pictures(data.thumbs, "thumbs"), head);
-  if (data.alarm) made.classList.add("alarming");
+  if (data.alarm) element.classList.add("alarming");
   for (const kind of data.kinds) open.append(node("div", "words", kind));
   if (data.labels.length) open.append(facts, ...labelBar(data.labels, palette, colours));
   else open.append(node("div", "facts muted", "no predictions"));
@@ -88,8 +88,8 @@ function card(data, palette, colours, searching, act) {
     button.onclick = () => act(name, data.node);
     acts.append(button);
   }
-  made.append(open, exceptions(data), acts);
-  return made;
+  element.append(open, exceptions(data), acts);
+  return element;
 }
 
 // Arrow keys move from card to card; a letter presses the button with that key.

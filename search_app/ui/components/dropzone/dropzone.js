@@ -2,10 +2,10 @@
 // Drop and paste work anywhere on the page unless a text field has the focus.
 
 function node(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
 }
 
 const EMPTY = "Drop, paste or choose an image";
@@ -54,17 +54,17 @@ class Tray {
     this.words.textContent = data.exemplars.length ? MORE : EMPTY;
     const more = data.more ? [node("span", "more", `and ${data.more} more`)] : [];
     this.exemplars.replaceChildren(...data.exemplars.map(({ id, url }) => {
-      const made = node("div", "exemplar");
+      const element = node("div", "exemplar");
       const image = node("img");
       image.src = url;
       image.alt = "search example";
-      image.onerror = () => { made.classList.add("gone"); made.title = "This query image is no longer stored; upload it again"; };
+      image.onerror = () => { element.classList.add("gone"); element.title = "This query image is no longer stored; upload it again"; };
       const remove = node("button", "remove", "×");
       remove.type = "button";
       remove.title = "Remove from the search";
       remove.onclick = () => setTriggerValue("removed", id);
-      made.append(image, remove);
-      return made;
+      element.append(image, remove);
+      return element;
     }), ...more);
   }
 

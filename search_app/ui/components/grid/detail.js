@@ -5,26 +5,26 @@ const when = (iso) => (iso ? iso.slice(0, 16).replace("T", " ") + " UTC" : "no t
 const two = (value) => (value == null ? "–" : value.toFixed(2));
 
 function table(rows) {
-  const made = node("dl", "facts");
+  const element = node("dl", "facts");
   for (const [name, value] of rows) {
     if (value === null || value === undefined || value === "") continue;
-    made.append(node("dt", "", name), node("dd", "", typeof value === "object" ? JSON.stringify(value) : String(value)));
+    element.append(node("dt", "", name), node("dd", "", typeof value === "object" ? JSON.stringify(value) : String(value)));
   }
-  return made;
+  return element;
 }
 
 function bars(scores, label) {
-  const made = node("div", "bars");
+  const element = node("div", "bars");
   for (const { label: name, score } of [...scores].sort((a, b) => b.score - a.score).slice(0, 8)) {
-    const row = node("div", "bar-row" + (name === label ? " answer" : ""));
+    const row = node("div", "bar-row" + (name === label ? " predicted" : ""));
     const track = node("span", "track");
     const fill = node("span", "fill");
     fill.style.width = `${Math.max(0, Math.min(1, score)) * 100}%`;
     track.append(fill);
     row.append(node("span", "name", name), track, node("span", "number", two(score)));
-    made.append(row);
+    element.append(row);
   }
-  return made;
+  return element;
 }
 
 // A verdict on a prediction, with the comment.
@@ -33,9 +33,9 @@ function voice({ origin, verdict, comment, ticket }) {
 }
 
 function section(title, ...content) {
-  const made = node("section");
-  made.append(node("h4", "", title), ...content);
-  return made;
+  const element = node("section");
+  element.append(node("h4", "", title), ...content);
+  return element;
 }
 
 class Detail {
@@ -46,9 +46,9 @@ class Detail {
     const head = node("header");
     this.place = node("span", "place");
     const button = (text, title, onclick, className = "quiet") => {
-      const made = node("button", className, text);
-      made.type = "button"; made.title = title; made.onclick = onclick;
-      return made;
+      const element = node("button", className, text);
+      element.type = "button"; element.title = title; element.onclick = onclick;
+      return element;
     };
     head.append(
       this.place,
@@ -98,12 +98,12 @@ class Detail {
   }
 
   fill(record) {
-    const answers = record.predictions.filter((one) => one.model !== null);
-    const latest = answers[0] ?? record.predictions[0];
-    this.picture.overlay(record, answers[0]);
+    const predictions = record.predictions.filter((one) => one.model !== null);
+    const latest = predictions[0] ?? record.predictions[0];
+    this.picture.overlay(record, predictions[0]);
     const parts = [];
     if (latest?.image_status) parts.push(node("p", "muted", `No thumbnail: ${latest.image_status}.`));
-    if (answers.length) {
+    if (predictions.length) {
       const line = node("p", "verdict");
       line.append(node("strong", "", latest.label ?? "no label"), node("span", "number", two(latest.confidence)));
       parts.push(line);
@@ -128,7 +128,7 @@ class Detail {
       ["prediction id", latest?.prediction_id],
     ])));
     const history = [
-      ...answers.map((one) => [one.timestamp, `${name(one)} predicted ${one.label ?? "nothing"}, ${two(one.confidence)}`]),
+      ...predictions.map((one) => [one.timestamp, `${name(one)} predicted ${one.label ?? "nothing"}, ${two(one.confidence)}`]),
       ...record.labels.map((one) => [one.timestamp, `${one.annotator ?? one.origin} labelled ${one.label ?? one.task}`]),
       ...record.reviews.map((one) => [one.timestamp, voice(one), "voice"]),
     ].sort((a, b) => String(b[0]).localeCompare(String(a[0])));

@@ -145,13 +145,13 @@ class Grid {
     for (const [at, tile] of this.tiles) if (!wanted.has(at)) this.drop(at, tile);
     for (const at of wanted) {
       let tile = this.tiles.get(at);
-      const made = !tile;
-      if (made) {
+      const isNew = !tile;
+      if (isNew) {
         tile = this.tile(at);
         this.tiles.set(at, tile);
         this.canvas.append(tile);
       }
-      if (made || moved) {
+      if (isNew || moved) {
         const [left, top, width, height] = this.spot[at];
         tile.style.transform = `translate(${left}px, ${top}px)`;
         tile.style.width = `${width}px`;
@@ -357,11 +357,11 @@ class Grid {
       return;
     }
     const button = (text, key, onclick, className = "plain") => {
-      const made = node("button", className, text);
-      made.type = "button";
-      made.onclick = onclick;
-      if (key) made.append(node("kbd", "", key));
-      return made;
+      const element = node("button", className, text);
+      element.type = "button";
+      element.onclick = onclick;
+      if (key) element.append(node("kbd", "", key));
+      return element;
     };
     const similar = button("Find similar", "S", () => this.act("similar", this.chosen()), "primary");
     similar.disabled = !this.data.searchable;
@@ -400,9 +400,9 @@ class Grid {
     }
     const save = node("button", "primary", "Save slice");
     input.oninput = () => {
-      const there = this.data.slices.includes(input.value.trim());
-      save.textContent = there ? "Add to slice" : "Save slice";
-      save.title = there ? "Saves its next version with these images added" : "Saves a new slice of these images";
+      const exists = this.data.slices.includes(input.value.trim());
+      save.textContent = exists ? "Add to slice" : "Save slice";
+      save.title = exists ? "Saves its next version with these images added" : "Saves a new slice of these images";
     };
     form.append(input, known, role, save);
     form.onsubmit = (event) => {

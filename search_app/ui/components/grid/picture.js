@@ -3,10 +3,10 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 function node(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined && text !== null) made.textContent = text;
-  return made;
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined && text !== null) element.textContent = text;
+  return element;
 }
 
 // Run lengths of a COCO RLE, from its compressed text (6 bits a character, differences after the third run).
@@ -100,15 +100,15 @@ class Picture {
     this.frame.append(image);
   }
 
-  overlay(record, answer) {
-    if (!answer || !record.width) return;
+  overlay(record, prediction) {
+    if (!prediction || !record.width) return;
     const { width, height } = record;
     const layers = [];
-    if (answer.masks?.length) {
-      const canvas = maskCanvas(answer.masks, width, height, [240, 140, 60]);
-      layers.push(["1 mask", "masks", answer.masks.length, canvas]);
+    if (prediction.masks?.length) {
+      const canvas = maskCanvas(prediction.masks, width, height, [240, 140, 60]);
+      layers.push(["1 mask", "masks", prediction.masks.length, canvas]);
     }
-    if (answer.boxes?.length) layers.push(["1 box", "boxes", answer.boxes.length, boxDrawing(answer.boxes, width, height)]);
+    if (prediction.boxes?.length) layers.push(["1 box", "boxes", prediction.boxes.length, boxDrawing(prediction.boxes, width, height)]);
     for (const [one, many, count, layer] of layers) {
       this.frame.append(layer);
       const label = node("label", "switch");

@@ -15,10 +15,10 @@ const RAMP = ["#3b2f7f", "#31688e", "#26a184", "#8fd744", "#fde725"];
 const whole = new Intl.NumberFormat("en-US");
 
 function node(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
 }
 
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
@@ -34,9 +34,9 @@ function themed(root, name) {
   const probe = node("span");
   probe.style.color = `var(${name})`;
   root.append(probe);
-  const found = getComputedStyle(probe).color.match(/[\d.]+/g).slice(0, 3).map(Number);
+  const channels = getComputedStyle(probe).color.match(/[\d.]+/g).slice(0, 3).map(Number);
   probe.remove();
-  return found;
+  return channels;
 }
 
 class ImageMap {
@@ -402,10 +402,10 @@ class ImageMap {
   hover(at, event) {
     clearTimeout(this.waiting);
     if (!this.cells || !this.view || event.target.closest(".tools")) return this.hide();
-    const [x, y] = this.onMap(at), found = this.cells.nearest(x, y, HOVER_PX / this.view.scale, () => true);
-    if (found < 0) return this.hide();
-    if (found === this.hovered && !this.tip.hidden) return undefined;
-    this.waiting = setTimeout(() => this.show(found), HOVER_MS);
+    const [x, y] = this.onMap(at), nearest = this.cells.nearest(x, y, HOVER_PX / this.view.scale, () => true);
+    if (nearest < 0) return this.hide();
+    if (nearest === this.hovered && !this.tip.hidden) return undefined;
+    this.waiting = setTimeout(() => this.show(nearest), HOVER_MS);
     return undefined;
   }
 

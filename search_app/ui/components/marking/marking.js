@@ -64,7 +64,7 @@ class Marking {
   // A new `token` is another page. A new `turn` means that Python has handled the action, though the page stays.
   update({ data, setTriggerValue }) {
     this.setTriggerValue = setTriggerValue;
-    const other = data.token !== this.token, answered = data.turn !== this.turn;
+    const other = data.token !== this.token, handled = data.turn !== this.turn;
     this.data = data;
     this.token = data.token;
     this.turn = data.turn;
@@ -83,7 +83,7 @@ class Marking {
     }));
     this.advice.textContent = data.advice;
     this.advice.classList.toggle("stop", data.stop);
-    if (other || answered) this.busy(false);
+    if (other || handled) this.busy(false);
     if (other) {
       this.marks = new Map(data.ids.filter((id) => data.before[id]).map((id) => [id, data.before[id]]));
       this.active = 0;

@@ -6,15 +6,15 @@ const number = new Intl.NumberFormat("en-US");
 const VERDICTS = ["right", "wrong", "not labelled"];
 
 function shape(tag, attributes, text) {
-  const made = document.createElementNS(SVG_SPACE, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const element = document.createElementNS(SVG_SPACE, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (text !== undefined) element.textContent = text;
+  return element;
 }
 
-function titled(made, text) {
-  made.append(shape("title", {}, text));
-  return made;
+function titled(element, text) {
+  element.append(shape("title", {}, text));
+  return element;
 }
 
 // 1, 2 or 5 times a power of ten: the largest step that gives at least three ticks.

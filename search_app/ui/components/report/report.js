@@ -1,10 +1,10 @@
 // Blocks of a page. Text is set by textContent only.
 
 function node(tag, className, ...content) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.append(...content.filter((one) => one !== undefined && one !== null && one !== ""));
-  return made;
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  element.append(...content.filter((one) => one !== undefined && one !== null && one !== ""));
+  return element;
 }
 
 function thumbnail(id, alt = "") {
@@ -46,9 +46,9 @@ class Report {
     this.shown = shown;
     this.charts = [];
     this.body.replaceChildren(...data.rows.map((row) => {
-      const made = node("div", `row of${row.length}`, ...row.map((block) => this.block(block)));
-      made.style.setProperty("--shares", row.map((block) => `minmax(0, ${block.wide ?? 1}fr)`).join(" "));
-      return made;
+      const element = node("div", `row of${row.length}`, ...row.map((block) => this.block(block)));
+      element.style.setProperty("--shares", row.map((block) => `minmax(0, ${block.wide ?? 1}fr)`).join(" "));
+      return element;
     }));
     this.fit();
   }
@@ -58,16 +58,16 @@ class Report {
   }
 
   link(to, className, ...content) {
-    const made = node("a", className, ...content);
-    return leadTo(made, to, (place) => this.go(place));
+    const element = node("a", className, ...content);
+    return leadTo(element, to, (place) => this.go(place));
   }
 
   numbers({ items, note }) {
     const all = items.map(({ name, value, small, help }) => {
-      const made = node("div", "figure", node("span", "name", name), node("strong", "", value), node("span", "small", small));
-      if (help) made.title = help;
-      if (help) made.firstChild.classList.add("explained");
-      return made;
+      const element = node("div", "figure", node("span", "name", name), node("strong", "", value), node("span", "small", small));
+      if (help) element.title = help;
+      if (help) element.firstChild.classList.add("explained");
+      return element;
     });
     return [node("div", "figures", ...all), note ? node("p", "note", note) : ""];
   }
@@ -81,7 +81,7 @@ class Report {
     const more = links.map((to) => this.link(to, "plain", to.text));
     return [
       ...(all.length ? all : [node("p", "", empty)]),
-      note ? node("p", "said", note) : "",
+      note ? node("p", "caption", note) : "",
       more.length ? node("p", "more", ...more) : "",
     ];
   }
@@ -89,16 +89,16 @@ class Report {
   table({ columns, rows, note }) {
     const side = (place) => columns[place].align;
     const heads = columns.map(({ name, help }, place) => {
-      const made = node("th", side(place), node("span", help ? "explained" : "", name));
-      if (help) made.title = help;
-      return made;
+      const element = node("th", side(place), node("span", help ? "explained" : "", name));
+      if (help) element.title = help;
+      return element;
     });
     const lines = rows.map((row) => {
       const cells = row.map((cell, place) => node("td", side(place) + (cell?.alarm ? " alarm" : ""), cell?.href ? this.link(cell, "", cell.text) : cell?.text ?? String(cell)));
       return node("tr", "", ...cells);
     });
-    const made = node("table", "", node("thead", "", node("tr", "", ...heads)), node("tbody", "", ...lines));
-    return [node("div", "scroll", made), note ? node("p", "said", note) : ""];
+    const element = node("table", "", node("thead", "", node("tr", "", ...heads)), node("tbody", "", ...lines));
+    return [node("div", "scroll", element), note ? node("p", "caption", note) : ""];
   }
 
   voices({ note, voices, links }) {
@@ -108,7 +108,7 @@ class Report {
       const text = node("div", "text", title, comment ? node("p", "quote", `“${comment}”`) : "", this.link(similar, "alike", similar.text));
       return node("div", "card voice", node("div", "faces", thumbnail(image)), text);
     });
-    return [...all, note ? node("p", "said", note) : "", links.length ? node("p", "more", ...links.map((to) => this.link(to, "plain", to.text))) : ""];
+    return [...all, note ? node("p", "caption", note) : "", links.length ? node("p", "more", ...links.map((to) => this.link(to, "plain", to.text))) : ""];
   }
 
   stack({ blocks }) {

@@ -19,17 +19,17 @@ Object.assign(Report.prototype, {
       const first = node("th", "name", name.href ? this.link(name, "", name.text) : name);
       return node("tr", "", first, ...cells.map((one) => this.cell(one)));
     });
-    const made = node("table", "heat", node("thead", "", head), node("tbody", "", ...lines));
-    return [node("div", "scroll tall", made), note ? node("p", "note", note) : ""];
+    const element = node("table", "heat", node("thead", "", head), node("tbody", "", ...lines));
+    return [node("div", "scroll tall", element), note ? node("p", "note", note) : ""];
   },
 
   cell(data) {
     if (!data) return node("td", "right none", "·");
     const text = [node("span", "value", data.text), data.small ? node("span", "under", data.small) : ""];
-    const made = node("td", `right tone-${data.tone}${data.chosen ? " chosen" : ""}`, ...(data.link ? [this.link(data.link, "cell", ...text)] : text));
-    if (data.share !== null) made.style.setProperty("--share", `${Math.round(100 * Math.min(1, Math.max(0, data.share)))}%`);
-    if (data.help) made.title = data.help;
-    return made;
+    const element = node("td", `right tone-${data.tone}${data.chosen ? " chosen" : ""}`, ...(data.link ? [this.link(data.link, "cell", ...text)] : text));
+    if (data.share !== null) element.style.setProperty("--share", `${Math.round(100 * Math.min(1, Math.max(0, data.share)))}%`);
+    if (data.help) element.title = data.help;
+    return element;
   },
 
   reliability(data) {

@@ -44,7 +44,7 @@ def show(where: str | None) -> None:
         )
     more = f" {count(breakdown.left_out)} smaller groups are not shown." if breakdown.left_out else ""
     if len(chosen) == 1:
-        table = one(breakdown, f"Error by {breakdown.dimensions[0].title}", more)
+        table = dimension_table(breakdown, f"Error by {breakdown.dimensions[0].title}", more)
         return report([[table]], key="dimensions-one")
     return report([[_two(breakdown, more)]], key="dimensions-two")
 
@@ -53,7 +53,7 @@ def _title(name: str) -> str:
     return name.removeprefix("metadata.").replace("_", " ") + (" (metadata)" if name.startswith("metadata.") else "")
 
 
-def one(breakdown: Breakdown, title: str, more: str = "", most: int = ROWS) -> Block:
+def dimension_table(breakdown: Breakdown, title: str, more: str = "", most: int = ROWS) -> Block:
     """One row for each value of the first dimension: the error with its interval, and counts."""
     overall = breakdown.whole.error.value
     rows = [(_name(breakdown, group), _facts(group, overall)) for group in breakdown.cells[:most]]

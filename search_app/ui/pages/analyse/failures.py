@@ -84,7 +84,7 @@ def _numbers(whole: MetricCell) -> Block:
 
 def _by_column(name: str, where: str | None) -> Block:
     breakdown = analysis.by((name,), where)
-    return dimensions.one(breakdown, f"By {breakdown.dimensions[0].title}", most=12)
+    return dimensions.dimension_table(breakdown, f"By {breakdown.dimensions[0].title}", most=12)
 
 
 def _findings(discovery: Discovery) -> Block:
@@ -106,44 +106,44 @@ def _findings(discovery: Discovery) -> Block:
     return findings("Where the model fails", text, cards, empty) | {"wide": 1.35}
 
 
-def _card(found: FailingSlice, index: int, discovery: Discovery) -> Block:
-    points = abs(round(100 * (found.worse.value or 0)))
-    title = found.title[:1].upper() + found.title[1:]
+def _card(failing: FailingSlice, index: int, discovery: Discovery) -> Block:
+    points = abs(round(100 * (failing.worse.value or 0)))
+    title = failing.title[:1].upper() + failing.title[1:]
     if discovery.errors == "judged":
         lead, small = (
-            f"{share(found.error.value)} wrong",
-            f"{count(found.wrong)} of {count(found.evaluated)}, 95 % {span(found.error)}",
+            f"{share(failing.error.value)} wrong",
+            f"{count(failing.wrong)} of {count(failing.evaluated)}, 95 % {span(failing.error)}",
         )
         first = (
-            f"{points} point{'' if points == 1 else 's'} worse than the rest ({share(found.rest.value)} of "
-            f"{count(found.rest.n)} wrong), which is {count(found.excess)} more errors."
+            f"{points} point{'' if points == 1 else 's'} worse than the rest ({share(failing.rest.value)} of "
+            f"{count(failing.rest.n)} wrong), which is {count(failing.excess)} more errors."
         )
     else:
-        lead = f"mean confidence {1 - found.wrong / found.evaluated:.2f}"
-        small = f"of {count(found.evaluated)} predictions"
-        first = f"The mean confidence of the rest is {1 - (found.rest.value or 0):.2f}."
+        lead = f"mean confidence {1 - failing.wrong / failing.evaluated:.2f}"
+        small = f"of {count(failing.evaluated)} predictions"
+        first = f"The mean confidence of the rest is {1 - (failing.rest.value or 0):.2f}."
     lines = [first]
-    if found.same:
-        names = ", ".join(f"{name} ({share(part)} in common)" for name, part in found.same)
+    if failing.same:
+        names = ", ".join(f"{name} ({share(part)} in common)" for name, part in failing.same)
         lines.append(f"Nearly the same images: {names}.")
-    return finding(_to(index, title), lead, small, lines, found.images[:IMAGES_SHOWN], _actions(found, index))
+    return finding(_to(index, title), lead, small, lines, failing.images[:IMAGES_SHOWN], _actions(failing, index))
 
 
 def _to(index: int, title: str) -> Link:
     return link(title, "analyse", finding=f"show-{index}", by=session.param("by") or None)
 
 
-def _actions(found: FailingSlice, index: int) -> list[Link]:
+def _actions(failing: FailingSlice, index: int) -> list[Link]:
     by = session.param("by") or None
     actions = []
-    if found.node is not None:
-        tree, _, path = found.node.partition("/")
+    if failing.node is not None:
+        tree, _, path = failing.node.partition("/")
         actions += [
-            link("Use as scope", "analyse", node=found.node),
+            link("Use as scope", "analyse", node=failing.node),
             link("Open in Drill-down", "drilldown", tree=tree, at=path),
         ]
-    elif found.predicate is not None:
-        actions.append(link("Use as scope", "analyse", where=_joined(found.predicate)))
+    elif failing.predicate is not None:
+        actions.append(link("Use as scope", "analyse", where=_joined(failing.predicate)))
     actions.append(link("Save as slice", "analyse", finding=f"keep-{index}", by=by))
     actions.append(link("Find all similar to its errors", "analyse", finding=f"like-{index}", by=by))
     return actions
@@ -155,28 +155,28 @@ def _joined(predicate: str) -> str:
     return f"({filter}) AND {predicate}" if filter else predicate
 
 
-def _act(action: str, found: FailingSlice, where: str | None) -> None:
+def _act(action: str, failing: FailingSlice, where: str | None) -> None:
     """Carries out the action of a card's link. Nothing is written before the user presses a button."""
     match action:
         case "show":
-            _images(found, where)
+            _images(failing, where)
         case "keep":
-            _save(found, where)
+            _save(failing, where)
         case "like":
             session.put(finding=None)
-            active_searches.begin(examples=found.images[:EXAMPLES])
+            active_searches.begin(examples=failing.images[:EXAMPLES])
 
 
-def _images(found: FailingSlice, where: str | None) -> None:
+def _images(failing: FailingSlice, where: str | None) -> None:
     """Its images, most confident errors first."""
     rows = (
-        queries.predictions_of(found.image_ids)
-        if found.predicate is None
-        else _rows(f"{queries.predicate(where)} AND ({found.predicate})")
+        queries.predictions_of(failing.image_ids)
+        if failing.predicate is None
+        else _rows(f"{queries.predicate(where)} AND ({failing.predicate})")
     )
-    position = {image_id: i for i, image_id in enumerate(found.images)}
+    position = {image_id: i for i, image_id in enumerate(failing.images)}
     rows = sorted(rows, key=lambda row: position.get(row["image_id"], len(position)))
-    image_grid(rows, "confidence", f"{found.title}: {images(len(rows))}, most confident errors first", key="finding")
+    image_grid(rows, "confidence", f"{failing.title}: {images(len(rows))}, most confident errors first", key="finding")
 
 
 def _rows(where: str) -> list[queries.Row]:
@@ -187,15 +187,15 @@ def _rows(where: str) -> list[queries.Row]:
 
 
 @st.dialog("Save as slice", on_dismiss=lambda: session.put(finding=None))
-def _save(found: FailingSlice, where: str | None) -> None:
+def _save(failing: FailingSlice, where: str | None) -> None:
     from embeddings.discovery.findings import slug
 
-    st.markdown(f"{escape(found.title)}, the images it has now")
+    st.markdown(f"{escape(failing.title)}, the images it has now")
     with st.form("save-finding", border=False):
-        name = st.text_input("Name", slug(found), max_chars=100)
+        name = st.text_input("Name", slug(failing), max_chars=100)
         if st.form_submit_button("Save slice", type="primary"):
             session.put(finding=None)
-            if found.predicate is None:
-                save_slice(name.strip(), ids=found.image_ids)
+            if failing.predicate is None:
+                save_slice(name.strip(), ids=failing.image_ids)
             else:
-                save_slice(name.strip(), where=f"{queries.predicate(where)} AND ({found.predicate})")
+                save_slice(name.strip(), where=f"{queries.predicate(where)} AND ({failing.predicate})")

@@ -21,11 +21,11 @@ def show(where: str | None) -> None:
     """The view."""
     known = analysis.models()
     if len(known) < 2:
-        name = f" ({escape(known[0])})" if known else ""
+        only = f" This lake has only those of {escape(known[0])}." if known else ""
         return empty_states.empty(
             "Only one model has predictions",
-            f"A comparison needs predictions of two models or versions on the same images{name}. "
-            "Run the new model on images of this lake and ingest its predictions.",
+            f"A comparison needs predictions of two models or versions on the same images.{only} "
+            "Run another model on these images and ingest its predictions.",
         )
     old, new = session.param("old"), session.param("new")
     new = new if new in known else known[0]

@@ -60,7 +60,7 @@ def _clusters(tree: str, children: list[queries.Row], search_id: str) -> None:
     if action is None:
         return
     if action.name in ("accept", "refuse"):
-        search_strip.judge(search_id, f"{tree}/{action.node}", action.name)
+        search_strip.mark_cluster(search_id, f"{tree}/{action.node}", action.name)
     else:
         montage = action.name == "montage"
         session.put(tree=tree, at=action.node, view="images" if montage else None, size="xs" if montage else None)

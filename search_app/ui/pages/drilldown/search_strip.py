@@ -23,15 +23,15 @@ def active_search() -> active_searches.LoadedSearch | None:
         return None
 
 
-def show(held: active_searches.LoadedSearch, current: queries.Row | None) -> None:
+def show(loaded: active_searches.LoadedSearch, current: queries.Row | None) -> None:
     """The strip. `current`: the open node."""
-    with held.lock:
-        search_id, positives, name = held.search.id, len(held.search.positives()), held.search.name
+    with loaded.lock:
+        search_id, positives, name = loaded.search.id, len(loaded.search.positives()), loaded.search.name
     st.markdown(f"For **{escape(name or 'this search')}**: {positives:,} found", width="content")
     if current is not None and current["node"]:
         for action, text in (("accept", "Accept this cluster"), ("refuse", "Refuse it")):
             if st.button(text, key=f"{action}-here", help="Applies to all its images, including those not shown"):
-                judge(search_id, current["id"], action)
+                mark_cluster(search_id, current["id"], action)
                 st.rerun()
     if st.button("Back to marking", type="tertiary"):
         session.go("isolate", search=search_id)
@@ -40,10 +40,10 @@ def show(held: active_searches.LoadedSearch, current: queries.Row | None) -> Non
         st.rerun()
 
 
-def judge(search_id: str, node_id: str, action: str) -> None:
+def mark_cluster(search_id: str, node_id: str, action: str) -> None:
     """Accepts or refuses (`action`) a whole cluster for a search."""
-    held = active_searches.opened(search_id, False)
-    with active_searches.marking(held) as search:
+    loaded = active_searches.opened(search_id, False)
+    with active_searches.marking(loaded) as search:
         before = len(search.positives())
         search.accept(node_id) if action == "accept" else search.refuse(node_id)
         active_searches.sent(())

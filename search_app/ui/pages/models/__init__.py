@@ -30,7 +30,7 @@ def page() -> None:
         return model_list.back()
     if not known:
         return _nothing_yet()
-    return model_list.one(model) if model else model_list.every()
+    return model_list.show_model(model) if model else model_list.show_list()
 
 
 def _nothing_yet() -> None:

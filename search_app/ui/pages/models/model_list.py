@@ -25,7 +25,7 @@ MOST_RUNS = 100
 MOST_COLUMNS = 12  # the newest runs, in the forgetting table
 
 
-def every() -> None:
+def show_list() -> None:
     """The list of models."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("A run trains a model. You can **promote** it when the gate passes.")
@@ -35,7 +35,7 @@ def every() -> None:
     report([[_models(known, versions)], [_runs(known, versions, with_model=True)]], key="models")
 
 
-def one(name: str) -> None:
+def show_model(name: str) -> None:
     """One model."""
     known = [run for run in model_record.runs() if run.model == name]
     versions = [version for version in model_record.versions() if version.model == name]

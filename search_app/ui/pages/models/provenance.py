@@ -74,7 +74,7 @@ def _settings(run: Run) -> Block:
     defaults = json.loads(Recipe().json())
     own = {name: value for name, value in run.settings.items() if value != defaults.get(name)}
     rest = {name: value for name, value in run.settings.items() if name not in own}
-    rows: list[list[Any]] = [[name, _text(value), "chosen"] for name, value in own.items()]
+    rows: list[list[Any]] = [[name, _text(value), "changed"] for name, value in own.items()]
     rows += [[name, _text(value), ""] for name, value in rest.items()]
     columns: list[tuple[str, Align, str]] = [
         ("Setting", "left", "docs/training.md explains each setting"),
@@ -90,7 +90,7 @@ def _files(run: Run) -> Block:
     ]
     columns: list[tuple[str, Align, str]] = [
         ("File", "left", ""), ("Size", "right", ""), ("SHA-256", "left", "The first 16 digits"),
-        ("In the lake's folder", "left", ""),
+        ("Path in the lake", "left", ""),
     ]  # fmt: skip
     return table("Files", columns, rows)
 

@@ -101,7 +101,7 @@ def _evaluation_buttons(run: Run) -> None:
 def _gate(run: Run, others: list[str]) -> None:
     st.caption(
         "Compares both runs on the same images. A slice on which the metric fell fails. A slice with too few images to "
-        "tell is undecided; it blocks the promotion if the slice is protected. Slices for regression always are."
+        "tell is undecided; it blocks the promotion if the slice is protected. Regression slices are always protected."
     )
     with st.form(f"gate-{run.id}", border=False):
         chosen = changes.against(run, others)

@@ -66,7 +66,7 @@ def _definition(slice_: Slice) -> None:
     st.caption("Create the slice again later, or in another lake")
     show_spec = for_this_lake("slice", "show", slice_.id, "--spec")
     create = for_this_lake("slice", "create", slice_.name, "--spec", f"{slice_.name}.json")
-    st.code(f"{show_spec} > {slice_.name}.json\n{create}")
+    st.code(f"{show_spec} > {slice_.name}.json\n{create}", language="bash", wrap_lines=True)
 
 
 @st.fragment(run_every=0.7)

@@ -99,8 +99,8 @@ def test_the_sentence_says_how_many_errors_low_confidence_finds(ids: list[str]) 
     said = findings.on_confidence(whole, new, "line no new's").replace("\N{NO-BREAK SPACE}", " ")
     assert said == (
         "Low confidence does not find the errors of “line no new's”. Of all 9 known errors, 11 % are in the least "
-        "confident fifth of the predictions and 89 % have a confidence above 0.9. Of the 8 errors of “line no new's”, "
-        "0 % and 100 %."
+        "confident fifth of the predictions and 89 % have a confidence above 0.9. For the 8 errors of “line no new's”, "
+        "these shares are 0 % and 100 %."
     )
 
 
