@@ -118,8 +118,8 @@ def _retrain(lk: lake.OpenLake, folder: Path, train: list[str], before: str) -> 
     # Few images cannot prove a small margin: then a person decides and gives a reason.
     failed = verdict.outcome == "failed"
     if not failed:
-        why = "no measurable fall on the known kind" if verdict.blocks else None
-        promotion.promote(lk, run.id, force=verdict.blocks, reason=why)
+        reason = "no measurable fall on the known kind" if verdict.blocks else None
+        promotion.promote(lk, run.id, force=verdict.blocks, reason=reason)
     card.write(card.render(lk, run.id), folder.with_name(f"card-{run.id}"))
     return _figures(lk, run.id) | {"gate": verdict.outcome, "promoted": not failed}
 

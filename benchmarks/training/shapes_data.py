@@ -190,9 +190,9 @@ def sample_photographs() -> list[np.ndarray]:
 def colour_alone(train: Sequence[Drawing], held_out: Sequence[Drawing], bits: int = 4) -> dict[str, float]:
     """{"miou", "accuracy", "background"} of a classifier that knows only the colour of a pixel.
 
-    It is the best one there is at `bits` bits a channel: each colour gets the class that most of its training pixels
-    have once classes are made equally frequent (without that it would call all pixels background: `background` is
-    the mean intersection over union of doing so). Each value 0 to 1.
+    It is the best such classifier at `bits` bits per channel: each colour gets the most frequent class of its training
+    pixels, with classes weighted equally; without the weights it would predict only background. `background` is the
+    mean intersection over union of that prediction. Each value is 0 to 1.
     """
     from training.metrics.segmentation_metrics import compare
 
