@@ -45,9 +45,9 @@ HOSTILE = [
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Two versions of the probe `lines`, evaluated, judged and promoted, and the record of a network's curves."""
-    place = str(tmp_path_factory.mktemp("card") / "lake")
-    open_lake.create(place, embedders=["random"])
-    lake = open_lake.open(place)
+    path = str(tmp_path_factory.mktemp("card") / "lake")
+    open_lake.create(path, embedders=["random"])
+    lake = open_lake.open(path)
     names = striped(lake, "first", 40) + striped(lake, "second", 12, 100)
     names += striped(lake, "night", 24, 200, role="regression") + striped(lake, "day", 30, 300, role="evaluation")
     record = lake.register_embedder("random")
@@ -100,12 +100,12 @@ NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][+-]?\d+)?\Z")
 def walked(value: Any) -> Iterator[Any]:
     """Every value in plain data; text that is JSON is read, too."""
     if isinstance(value, dict):
-        for key, one in value.items():
+        for key, item in value.items():
             yield key
-            yield from walked(one)
+            yield from walked(item)
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from walked(one)
+        for item in value:
+            yield from walked(item)
     elif isinstance(value, str) and value[:1] in ("{", "["):
         yield from walked(json.loads(value))
     else:
@@ -132,7 +132,7 @@ class Record:
         elif isinstance(value, float):
             self.rounded |= {f"{value:.3f}", repr(value), json.dumps(value)}
         elif isinstance(value, str):
-            self.words |= {one[0].lower() for one in TOKEN.finditer(value)}
+            self.words |= {match[0].lower() for match in TOKEN.finditer(value)}
         else:
             self.words |= {f"{value:%Y-%m-%d}", f"{value:%H:%M}"}
 
@@ -150,8 +150,8 @@ def invented(text: str, record: Record) -> list[str]:
     text = html.unescape(re.sub(r"\\([\\`*_{}\[\]()<>#+!|~&$^:.@])", r"\1", text))
     for ours in OURS:
         text = text.replace(ours, "")
-    tokens = [one[0] for one in TOKEN.finditer(text) if any(c.isdigit() for c in one[0])]
-    return [one for one in tokens if not record.has(one) and not record.has(one.rstrip(".,:"))]
+    tokens = [match[0] for match in TOKEN.finditer(text) if any(c.isdigit() for c in match[0])]
+    return [token for token in tokens if not record.has(token) and not record.has(token.rstrip(".,:"))]
 
 
 def test_every_number_is_in_the_record(lake: Lake, rendered: card.Card) -> None:
@@ -165,12 +165,12 @@ def test_an_invented_number_is_noticed(lake: Lake, facts: CardFacts, rendered: c
     """By writing one over each number of the card in turn, and by facts that the record does not have."""
     record = Record(lake)
     places = [
-        (line, one) for line in rendered.text.splitlines() for one in TOKEN.finditer(line) if NUMBER.match(one[0])
+        (line, match) for line in rendered.text.splitlines() for match in TOKEN.finditer(line) if NUMBER.match(match[0])
     ]
     missed = 0
-    for line, one in places:
-        strange = f"{float(one[0].replace(',', '')) + 0.4567:.4f}" if "." in one[0] else f"{one[0]}98765"
-        missed += not invented(line[: one.start()] + strange + line[one.end() :], record)
+    for line, match in places:
+        strange = f"{float(match[0].replace(',', '')) + 0.4567:.4f}" if "." in match[0] else f"{match[0]}98765"
+        missed += not invented(line[: match.start()] + strange + line[match.end() :], record)
     say(f"card: {len(places)} numbers, each replaced in turn by an invented one, {missed} not noticed")
     assert len(places) > 100
     assert missed == 0
@@ -182,9 +182,9 @@ def test_an_invented_number_is_noticed(lake: Lake, facts: CardFacts, rendered: c
 
 def test_the_metrics_stand_at_their_places(lake: Lake, facts: CardFacts, rendered: card.Card) -> None:
     """Row by row: the number beside a slice and a metric is the newest of that run, the older run's is beside it."""
-    both = {one.run: one for one in versions.list(lake, "lines")}
+    by_run = {version.run: version for version in versions.list(lake, "lines")}
     rows = lake.sql('SELECT * FROM metrics WHERE evaluation IS NOT NULL ORDER BY "at"').to_pylist()
-    newest = {(both[r["run"]].version, r["slice"], r["metric"]): r for r in rows if r["run"] in both}
+    newest = {(by_run[r["run"]].version, r["slice"], r["metric"]): r for r in rows if r["run"] in by_run}
     shown = {
         (cells[0], cells[2].split()[0]): cells[3:]
         for line in rendered.text.splitlines()
@@ -196,8 +196,8 @@ def test_the_metrics_stand_at_their_places(lake: Lake, facts: CardFacts, rendere
         for version, three in ((2, cells[:3]), (1, cells[3:])):
             row = newest[version, slice, metric]
             assert three == [f"{row['value']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}", str(row["n"])]
-    for one in json.loads(lake.scan("gates", ["slices"]).to_pylist()[0]["slices"]):
-        assert markdown.text(one["sentence"]) in rendered.text
+    for verdict in json.loads(lake.scan("gates", ["slices"]).to_pylist()[0]["slices"]):
+        assert markdown.text(verdict["sentence"]) in rendered.text
 
 
 # The format -----------------------------------------------------------------------------------------------------
@@ -210,8 +210,10 @@ def test_the_hub_reads_it(facts: CardFacts, rendered: card.Card) -> None:
     assert read.data.pipeline_tag == "image-classification"
     assert read.data.base_model == "lines-1"
     assert read.data.model_name == "lines@2"
-    values = {(one.dataset_name, one.metric_type): one.metric_value for one in read.data.eval_results}
-    assert values == {(name, metric): one.value for name, some in facts.values.items() for metric, one in some.items()}
+    values = {(result.dataset_name, result.metric_type): result.metric_value for result in read.data.eval_results}
+    assert values == {
+        (name, metric): value.value for name, metrics in facts.values.items() for metric, value in metrics.items()
+    }
     assert read.text.strip().startswith("# lines@2")
     assert hub.ModelCard(str(read)).data.to_dict() == read.data.to_dict()
 
@@ -220,8 +222,8 @@ def test_every_plot_is_shown(lake: Lake, rendered: card.Card) -> None:
     assert set(rendered.plots) == {"slices.png", "reliability.png", "confusion.png"}
     net = card.render(lake, "net")
     assert set(net.plots) == {"curves.png"}
-    for made in (rendered, net):
-        assert {*re.findall(r"\]\((\w+\.png)\)", made.text)} == {*made.plots}
+    for card_ in (rendered, net):
+        assert {*re.findall(r"\]\((\w+\.png)\)", card_.text)} == {*card_.plots}
 
 
 def test_plots_count_every_answer(lake: Lake, facts: CardFacts) -> None:
@@ -268,12 +270,12 @@ def hostile(facts: CardFacts, word: str) -> CardFacts:
     assert gated is not None
     assert facts.base is not None
     assert facts.predictions is not None
-    verdicts = [one | {"sentence": word, "blocks": True, "newly_wrong": [word]} for one in gated.slices]
+    verdicts = [verdict | {"sentence": word, "blocks": True, "newly_wrong": [word]} for verdict in gated.slices]
     return replace(
         facts,
         run=run,
-        slices={name: replace(one, definition=word) for name, one in facts.slices.items()},
-        history=[replace(one, reason=word) for one in facts.history],
+        slices={name: replace(slice_, definition=word) for name, slice_ in facts.slices.items()},
+        history=[replace(event, reason=word) for event in facts.history],
         gate=replace(gated, slices=verdicts, policy={"watched": [word], word: 1}),
         base=replace(facts.base, name=word, weights=word, licence=word),
         predictions=replace(facts.predictions, ground_truth=[word, *facts.predictions.ground_truth[1:]]),
@@ -294,8 +296,8 @@ def test_words_of_users_are_drawn(facts: CardFacts) -> None:
 @pytest.mark.parametrize("word", HOSTILE)
 def test_words_of_users_break_nothing(facts: CardFacts, word: str) -> None:
     names = ["slices.png", "confusion.png", "reliability.png"]
-    made, harmless = (card.text_of(hostile(facts, one), names) for one in (word, "word"))
-    header, _, body = made.removeprefix("---\n").partition("\n---\n")
+    text, harmless = (card.text_of(hostile(facts, text_), names) for text_ in (word, "word"))
+    header, _, body = text.removeprefix("---\n").partition("\n---\n")
     read = yaml.safe_load(header)
     assert read.keys() == yaml.safe_load(harmless.split("---")[1]).keys()
     assert read["license"] == "other"
@@ -304,24 +306,24 @@ def test_words_of_users_break_nothing(facts: CardFacts, word: str) -> None:
     parsed, plain = reader.parse(body), reader.parse(harmless.partition("\n---\n")[2])
 
     def shape(tokens: Sequence[Any], kinds: tuple[str, ...]) -> list[str]:
-        every = [t for one in tokens for t in [one, *(one.children or [])]]
+        every = [t for token in tokens for t in [token, *(token.children or [])]]
         return [t.tag + str(t.attrs.get("href", t.attrs.get("src", ""))) for t in every if t.type in kinds]
 
     assert not shape(parsed, ("html_block", "html_inline", "link_open"))
     kinds = ("heading_open", "image", "table_open", "hr", "blockquote_open", "fence")
     assert shape(parsed, kinds) == shape(plain, kinds)
-    assert not set(made) & set("\x00\x1b\u202e\u2028")
+    assert not set(text) & set("\x00\x1b\u202e\u2028")
 
 
 # The doors ------------------------------------------------------------------------------------------------------
 
 
 def test_commands(lake: Lake, rendered: card.Card, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = ["models", "card", "lines@2", "--lake", lake.uri]
-    assert main.main(said) == 0
+    arguments = ["models", "card", "lines@2", "--lake", lake.uri]
+    assert main.main(arguments) == 0
     printed = capsys.readouterr().out
     assert printed.strip() == "\n\n".join(p for p in rendered.text.split("\n\n") if ".png)" not in p).strip()
-    assert main.main([*said, "--out", str(tmp_path / "card"), "--json"]) == 0
+    assert main.main([*arguments, "--out", str(tmp_path / "card"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert [Path(name).name for name in facts["files"]] == ["README.md", *rendered.plots]
     # The same record, the same bytes.
@@ -339,11 +341,11 @@ def test_commands(lake: Lake, rendered: card.Card, tmp_path: Path, capsys: pytes
 
 
 def test_there_is_no_card_of_a_run_that_is_not_done(lake: Lake) -> None:
-    made = runs.create(lake, "other", Recipe(kind="probe"), data={}, classes=[])
+    record = runs.create(lake, "other", Recipe(kind="probe"), data={}, classes=[])
     with pytest.raises(BadInput, match="a card needs a run that is done"):
-        card_facts.gather(lake, made.id)
-    runs.end(lake, made, "done")
-    text = card.text_of(card_facts.gather(lake, made.id))  # of nothing recorded it says so
+        card_facts.gather(lake, record.id)
+    runs.end(lake, record, "done")
+    text = card.text_of(card_facts.gather(lake, record.id))  # of nothing recorded it says so
     phrases = (
         "not evaluated on any slice",
         "There is no gate verdict",

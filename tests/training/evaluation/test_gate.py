@@ -31,12 +31,12 @@ TURN = np.random.default_rng(7).normal(size=stock.DIM)
 
 
 class Head:
-    """A real probe as a model. `wrong`: images it is made to answer the other way round; `asked`: what it was asked."""
+    """A real probe as a model. `wrong`: images that it predicts wrongly; `requested`: the images that it predicted."""
 
     def __init__(self, lake: Lake, names: Sequence[str], wrong: Sequence[str] = (), dies_after: int = 10**9) -> None:
-        self.record, self.wrong, self.asked, self.left = lake.embedders()[0], set(wrong), list[str](), dies_after
-        found, matrix = vectors.image_vectors(lake, self.record, names)
-        self.head = probe.fit(matrix, [truth(lake, name) for name in found], 0.01)
+        self.record, self.wrong, self.requested, self.left = lake.embedders()[0], set(wrong), list[str](), dies_after
+        image_ids, matrix = vectors.image_vectors(lake, self.record, names)
+        self.head = probe.fit(matrix, [truth(lake, name) for name in image_ids], 0.01)
 
     def predictions_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Prediction]:
         names, matrix = vectors.image_vectors(lake, self.record, image_ids)
@@ -44,7 +44,7 @@ class Head:
             self.left -= 1
             if self.left < 0:
                 raise OSError("the power went")
-            self.asked.append(name)
+            self.requested.append(name)
             k = int(row.argmax()) ^ (name in self.wrong)
             yield Prediction(
                 name, self.head.classes[k], float(row[k]), [*zip(self.head.classes, row.tolist(), strict=True)]
@@ -60,8 +60,8 @@ TRUTHS: dict[str, str] = {stock.image_id(n): "up" if float(stock.vector(n) @ TUR
 
 @pytest.fixture(scope="module")
 def _judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("judged") / "lake"
-    lake = open_lake.create(str(place), embedders=["x"])
+    path = tmp_path_factory.mktemp("judged") / "lake"
+    lake = open_lake.create(str(path), embedders=["x"])
     names = stock.add(lake, range(420))
     stock.bind(lake)
     stock.embed(lake, range(420))
@@ -74,7 +74,7 @@ def _judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lake.insert("labels", pa.Table.from_pylist(labels, schema=schema.LABELS.arrow()))
     slices.create(lake, "night", ids=names[:100], role="regression")
     slices.create(lake, "day", ids=names[100:180], role="evaluation")
-    return place
+    return path
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def judged(tmp_path: Path, _judged: Path) -> Lake:
 
 
 def run_of(lake: Lake, parent: str | None = None) -> str:
-    made = runs.create(lake, "turns", Recipe(kind="probe"), data={}, classes=["down", "up"], parent=parent)
-    return runs.end(lake, made, "done").id
+    record = runs.create(lake, "turns", Recipe(kind="probe"), data={}, classes=["down", "up"], parent=parent)
+    return runs.end(lake, record, "done").id
 
 
 def test_a_fall_on_a_regression_slice_is_failed_and_its_images_are_named(
@@ -101,10 +101,10 @@ def test_a_fall_on_a_regression_slice_is_failed_and_its_images_are_named(
              if row["label"] == TRUTHS[row["image_id"]]}  # fmt: skip
     night = [stock.image_id(n) for n in range(100)]
     broken = sorted(right & set(night))[:15]
-    found = evaluate.evaluate(judged, new, model=Head(judged, learned, wrong=broken))
-    assert [one.slice for one in found.slices] == ["day@1", "night@1"]
-    assert found.slices[1].metrics["accuracy"].n == 100
-    assert set(found.slices[1].metrics) == {"accuracy", "balanced_accuracy", "f1_macro", "auroc", "ece"}
+    evaluation = evaluate.evaluate(judged, new, model=Head(judged, learned, wrong=broken))
+    assert [result.slice for result in evaluation.slices] == ["day@1", "night@1"]
+    assert evaluation.slices[1].metrics["accuracy"].n == 100
+    assert set(evaluation.slices[1].metrics) == {"accuracy", "balanced_accuracy", "f1_macro", "auroc", "ece"}
 
     verdict = gate.gate(judged, new)  # the parent is the baseline
     assert (verdict.outcome, verdict.blocks, verdict.baseline) == ("failed", True, old)
@@ -123,11 +123,11 @@ def test_a_fall_on_a_regression_slice_is_failed_and_its_images_are_named(
     assert json.loads(row["slices"])[0]["newly_wrong"] == first.newly_wrong
     assert gate_policy.of(json.loads(row["policy"])) == GatePolicy()
 
-    said = ["gate", "--lake", judged.uri, "--candidate", new, "--json"]
-    assert main.main(said) == 1
+    arguments = ["gate", "--lake", judged.uri, "--candidate", new, "--json"]
+    assert main.main(arguments) == 1
     facts = json.loads(capsys.readouterr().out)
     assert facts["slices"][0]["newly_wrong"] == first.newly_wrong
-    assert main.main(said[:-1]) == 1
+    assert main.main(arguments[:-1]) == 1
     text = capsys.readouterr().out
     assert "BLOCKS  night@1: failed" in text
     assert broken[0] in text
@@ -173,11 +173,11 @@ def test_an_evaluation_that_died_goes_on(judged: Lake, monkeypatch: pytest.Monke
     assert judged.dataset("scores").count_rows() == 96
     assert judged.dataset("metrics").count_rows() == 0
     again = Head(judged, learned)
-    found = evaluate.evaluate(judged, run, model=again)
-    assert len(again.asked) == found.answered == 180 - 96
+    evaluation = evaluate.evaluate(judged, run, model=again)
+    assert len(again.requested) == evaluation.answered == 180 - 96
     assert judged.dataset("scores").count_rows() == 180
     straight = evaluate.evaluate(judged, run_of(judged), model=Head(judged, learned))
-    assert [one.metrics for one in straight.slices] == [one.metrics for one in found.slices]
+    assert [result.metrics for result in straight.slices] == [result.metrics for result in evaluation.slices]
 
 
 def test_what_cannot_be_judged_is_said(judged: Lake) -> None:
@@ -206,34 +206,36 @@ def test_every_metric_fails_a_fall_and_passes_none(judged: Lake, metric: str) ->
     short = Head(judged, learned)
     short.head = probe.Probe(short.head.classes, rng.normal(size=(stock.DIM, 2)), np.zeros(2))  # knows nothing
     evaluate.evaluate(judged, bad, model=short)
-    asked = GatePolicy(metric=metric, margin=0.1, costs={"up": {"down": 1.0}})
-    down = gate.gate(judged, bad, good, asked)
-    up = gate.gate(judged, good, bad, asked)
-    assert {one.outcome for one in down.slices} == {"failed"}
-    assert {one.outcome for one in up.slices} == {"passed"}
-    assert all(one.fall is not None and one.most is not None and one.most >= one.fall for one in up.slices)
+    policy = GatePolicy(metric=metric, margin=0.1, costs={"up": {"down": 1.0}})
+    down = gate.gate(judged, bad, good, policy)
+    up = gate.gate(judged, good, bad, policy)
+    assert {verdict.outcome for verdict in down.slices} == {"failed"}
+    assert {verdict.outcome for verdict in up.slices} == {"passed"}
+    assert all(
+        verdict.fall is not None and verdict.most is not None and verdict.most >= verdict.fall for verdict in up.slices
+    )
 
 
 # Policies --------------------------------------------------------------------------------------------------
 
 
 def test_standings_and_rules() -> None:
-    asked = gate_policy.of(
+    policy = gate_policy.of(
         {"margin": 0.03, "protected": ["mono*"], "watched": ["new-*"], "slices": {"poly": {"metric": "f1_macro"}}}
     )
-    assert asked.standing("mono-old", None) == "protected"
-    assert asked.standing("new-cells", "evaluation") == "watched"
-    assert asked.standing("new-cells", "regression") == "protected"
-    assert asked.undecided_blocks("mono-old", None)
-    assert not asked.undecided_blocks("day", "evaluation")
-    assert asked.metric_of("poly", "classification") == "f1_macro"
-    assert asked.metric_of("day", "detection") == "map_50"
-    assert asked.named() == ["poly"]
-    assert gate_policy.of(json.loads(asked.json())) == asked
+    assert policy.standing("mono-old", None) == "protected"
+    assert policy.standing("new-cells", "evaluation") == "watched"
+    assert policy.standing("new-cells", "regression") == "protected"
+    assert policy.undecided_blocks("mono-old", None)
+    assert not policy.undecided_blocks("day", "evaluation")
+    assert policy.metric_of("poly", "classification") == "f1_macro"
+    assert policy.metric_of("day", "detection") == "map_50"
+    assert policy.named() == ["poly"]
+    assert gate_policy.of(json.loads(policy.json())) == policy
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("data", "message"),
     [
         ({"margins": 0.1}, "margin"),
         ({"margin": 0}, "above 0"),
@@ -247,9 +249,9 @@ def test_standings_and_rules() -> None:
         (["margin"], "table"),
     ],
 )
-def test_a_bad_policy_is_refused(given: object, message: str, tmp_path: Path) -> None:
+def test_a_bad_policy_is_refused(data: object, message: str, tmp_path: Path) -> None:
     file = tmp_path / "gate.json"
-    file.write_text(json.dumps(given))
+    file.write_text(json.dumps(data))
     with pytest.raises(BadInput, match=message):
         gate_policy.load(file)
     assert SliceRule() == GatePolicy().rule("anything")

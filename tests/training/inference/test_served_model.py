@@ -37,7 +37,7 @@ __all__ = ["colours", "installed"]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
     """Slice `first` of 12 images; of the model `lines`, version 1 is promoted and 2 says something else. For looking
     only.
     """
@@ -45,9 +45,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
 
 
 @pytest.fixture
-def served(made: tuple[Lake, Run, Run], tmp_path: Path) -> tuple[Lake, Run, Run]:
+def served(two: tuple[Lake, Run, Run], tmp_path: Path) -> tuple[Lake, Run, Run]:
     """A copy of it to write to."""
-    lake, first, second = made
+    lake, first, second = two
     shutil.copytree(lake.uri, tmp_path / "lake")
     return open_lake.open(str(tmp_path / "lake")), first, second
 
@@ -55,13 +55,13 @@ def served(made: tuple[Lake, Run, Run], tmp_path: Path) -> tuple[Lake, Run, Run]
 def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int = 0) -> Any:
     own = ["--workers", "1"] if words[0] in ("predict", "shadow") else []
     assert main.main([*words, *own, "--json", "--lake", lake.uri]) == code, capsys.readouterr().err
-    said = capsys.readouterr()
-    return json.loads(said.out) if code == 0 else said.err
+    output = capsys.readouterr()
+    return json.loads(output.out) if code == 0 else output.err
 
 
 def rows(lake: Lake, text: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = lake.sql(text).to_pylist()
-    return found
+    result: list[dict[str, Any]] = lake.sql(text).to_pylist()
+    return result
 
 
 def test_a_name_stands_for_what_is_promoted(served: tuple[Lake, Run, Run]) -> None:
@@ -80,13 +80,13 @@ def test_a_name_stands_for_what_is_promoted(served: tuple[Lake, Run, Run]) -> No
     assert served_model.served_version(lake, "lines").version == 1
     third = promotion.register(lake, untrained(lake, "cells").id)
     promotion.retire(lake, "lines@2")
-    for name, said in (
+    for name, message in (
         ("line", "did you mean lines"),
         ("lines@3", "did you mean lines@"),
         ("lines@2", "retired"),
         ("cells", f"lakeloop models promote {third.id}"),
     ):
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
             served_model.served_version(lake, name)
 
 
@@ -100,7 +100,9 @@ def test_answers_are_logged_once_by_version_and_run(
     assert {(r["model"], r["model_version"], r["task"]) for r in there} == {("lines", "1", "classification")}
     assert {r["metadata"] for r in there} == {json.dumps({"run": first.id})}
     loaded = trained_model.load(lake, first.id)
-    direct = {one.image_id: one for one in loaded.predictions_of(lake, [r["image_id"] for r in there])}
+    direct = {
+        prediction.image_id: prediction for prediction in loaded.predictions_of(lake, [r["image_id"] for r in there])
+    }
     for r in there:
         same = direct[r["image_id"]]
         assert (r["label"], r["confidence"]) == (same.label, pytest.approx(same.confidence, abs=1e-6))
@@ -139,7 +141,7 @@ def test_answers_are_logged_once_by_version_and_run(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["predict", "lines", "--log"], "no images: give one of"),
         (["predict", "lines", "--slice", "first"], "no output: give either"),
@@ -154,9 +156,9 @@ def test_answers_are_logged_once_by_version_and_run(
     ],
 )
 def test_errors_name_the_way_out(
-    made: tuple[Lake, Run, Run], capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    two: tuple[Lake, Run, Run], capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    assert said in run(capsys, made[0], *words, code=2)
+    assert message in run(capsys, two[0], *words, code=2)
 
 
 def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
@@ -166,18 +168,18 @@ def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
     monkeypatch.setattr(batch, "COMMIT_IMAGES", 5)
     version = served_model.served_version(lake, "lines")
     predictor = served_model.Predictor(lake, version.run)
-    asked = batch.stored(lake, slice="first")
+    images = batch.stored(lake, slice="first")
 
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "answers.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        batch.run(lake, asked, version, predictor, out=out, workers=1, progress=stop)
+        batch.run(lake, images, version, predictor, out=out, workers=1, progress=stop)
     assert [*tmp_path.glob("*answers*")] == []
     with pytest.raises(KeyboardInterrupt):
-        batch.run(lake, asked, version, predictor, log=True, workers=1, progress=stop)
-    done = batch.run(lake, asked, version, predictor, log=True, workers=1)
+        batch.run(lake, images, version, predictor, log=True, workers=1, progress=stop)
+    done = batch.run(lake, images, version, predictor, log=True, workers=1)
     assert (done.known, done.answered) == (5, 7)
 
 
@@ -196,7 +198,7 @@ def test_a_shadow_answers_beside_production_and_nowhere_else(
     assert lake.version("predictions") == before
     shadows = rows(lake, "SELECT s.*, p.label AS said FROM scores s JOIN predictions p USING (prediction_id)")
     assert {r["id"] for r in shadows} == {f"{second.id}/{r['prediction_id']}" for r in shadows}
-    truth = {one.image_id: one.label for one in trained_model.load(lake, second.id).predictions_of(
+    truth = {prediction.image_id: prediction.label for prediction in trained_model.load(lake, second.id).predictions_of(
         lake, [r["image_id"] for r in shadows])}  # fmt: skip
     assert all(r["label"] == truth[r["image_id"]] for r in shadows)
     unlike = {r["prediction_id"] for r in shadows if r["label"] != r["said"]}
@@ -206,8 +208,8 @@ def test_a_shadow_answers_beside_production_and_nowhere_else(
     assert {(r["model"], r["model_version"], r["shadow_run"]) for r in seen} == {("lines", "1", second.id)}
 
     # An evaluation of the same run asks the model anew: shadow answers are answers to queries, not to images.
-    found = evaluate.evaluate(lake, second.id, ["first"])
-    assert found.answered == 12
+    evaluation = evaluate.evaluate(lake, second.id, ["first"])
+    assert evaluation.answered == 12
     assert rows(lake, f"SELECT count(*) AS n FROM scores WHERE run = '{second.id}'")[0]["n"] == 24
     assert len(rows(lake, "SELECT * FROM shadow_disagreements")) == len(unlike)
 
@@ -231,13 +233,13 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
         return ask(lake, predictor, names, workers)
 
     monkeypatch.setattr(shadow.batch, "predict_images", counted)
-    stop, said = threading.Event(), list[shadow.ShadowReport]()
+    stop, reports = threading.Event(), list[shadow.ShadowReport]()
     looks = iter(range(4))
     waits = stop.wait
     monkeypatch.setattr(stop, "wait", lambda seconds: (next(looks, None) is None and stop.set()) or waits(0))
-    shadow.watch(lake, "lines", stop, said.append, workers=1)
+    shadow.watch(lake, "lines", stop, reports.append, workers=1)
     assert tries == [3]
-    (report,) = said
+    (report,) = reports
     assert (report.answered, report.unanswered) == (2, {"a" * 64: "the lake does not have its bytes"})
 
 
@@ -263,8 +265,8 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
     (tmp_path / "new.png").write_bytes(drawn.encoded(stripes(700, True)))
     version = served_model.served_version(colours, "tints")
     predictor = served_model.Predictor(colours, version.run)
-    asked = batch.stored(colours, slice="second")
-    stored = batch.run(colours, asked, version, predictor, log=True, workers=1)
+    images = batch.stored(colours, slice="second")
+    stored = batch.run(colours, images, version, predictor, log=True, workers=1)
     fresh = batch.run(colours, batch.files(tmp_path / "new.png"), version, predictor, log=True, workers=1)
     assert (stored.answered, fresh.answered) == (6, 1)
     # The same image from its vector and from its bytes.
@@ -286,16 +288,16 @@ def test_a_retrained_networks_features_are_an_embedder(lk: Lake, architecture: s
     from embeddings.embedders.torch_import import torch
 
     names = striped(lk, "first", 3)
-    made = untrained(lk, "lines", architecture=architecture)
-    promotion.promote(lk, made.id)
+    trained = untrained(lk, "lines", architecture=architecture)
+    promotion.promote(lk, trained.id)
     record = retrained_embedder.register(lk, "lines")
-    assert (record.name, record.weights) == (f"{architecture}@lines-1", f"run {made.id} of model lines")
-    assert retrained_embedder.register(lk, made.id) == record
+    assert (record.name, record.weights) == (f"{architecture}@lines-1", f"run {trained.id} of model lines")
+    assert retrained_embedder.register(lk, trained.id) == record
     embedder = embedders.for_lake(lk, record, engine="torch")
     assert embedder.weights_sha256 == record.weights_sha256
     backfill(lk, record, embedder, workers=1)
     stored = {r["image_id"]: r[record.column] for r in lk.scan("predictions", ["image_id", record.column]).to_pylist()}
-    network = trained_model.load(lk, made.id)
+    network = trained_model.load(lk, trained.id)
     assert isinstance(network, trained_model.NetworkModel)
     how = embedder.spec.preprocessing
     assert how is not None

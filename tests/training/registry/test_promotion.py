@@ -28,10 +28,10 @@ from training.registry.recipe import Recipe
 
 def done(lake: Lake, name: str = "turns", data: dict[str, object] | None = None, parent: str | None = None) -> str:
     """A finished run with a file; its id."""
-    made = runs.create(lake, name, Recipe(kind="probe"), data=data or {}, classes=["down", "up"], parent=parent)
-    path = runs.folder(lake, made.id) / "model.safetensors"
-    path.write_bytes(made.id.encode())
-    return runs.end(lake, made, "done", artifacts={"model": runs.artifact(lake, path)}).id
+    run = runs.create(lake, name, Recipe(kind="probe"), data=data or {}, classes=["down", "up"], parent=parent)
+    path = runs.folder(lake, run.id) / "model.safetensors"
+    path.write_bytes(run.id.encode())
+    return runs.end(lake, run, "done", artifacts={"model": runs.artifact(lake, path)}).id
 
 
 def judge(lake: Lake, candidate: str, baseline: str, blocks: bool = False) -> str:
@@ -58,17 +58,17 @@ def test_after_a_rollback_every_reader_of_the_registry_means_the_same_run(lk: La
 
 def test_a_run_that_is_done_becomes_the_next_version_of_its_model_once(lk: Lake) -> None:
     first, second, other = done(lk), done(lk), done(lk, "signs")
-    made = promotion.register(lk, first, "the first")
-    assert (made.id, made.run, made.status, made.reason, made.gate) == (
+    version = promotion.register(lk, first, "the first")
+    assert (version.id, version.run, version.status, version.reason, version.gate) == (
         "turns@1",
         first,
         "registered",
         "the first",
         None,
     )
-    assert promotion.register(lk, first[:6]) == made
+    assert promotion.register(lk, first[:6]) == version
     assert [promotion.register(lk, run).id for run in (second, other)] == ["turns@2", "signs@1"]
-    assert [one.id for one in versions.list(lk)] == ["signs@1", "turns@1", "turns@2"]
+    assert [version.id for version in versions.list(lk)] == ["signs@1", "turns@1", "turns@2"]
     assert versions.get(lk, "turns@2") == versions.get(lk, second) == versions.list(lk, "turns")[1]
     running = runs.create(lk, "turns", Recipe(kind="probe"), data={}, classes=["up"])
     with pytest.raises(BadInput, match=f"run {running.id} is running: only a run that is done"):
@@ -87,14 +87,14 @@ def test_a_run_that_is_done_becomes_the_next_version_of_its_model_once(lk: Lake)
 
 def test_what_replaces_another_needs_the_newest_verdict_against_it_not_to_block(lk: Lake) -> None:
     first, second, third = (done(lk) for _ in range(3))
-    made = promotion.promote(lk, first)  # nothing to fall behind
-    assert (made.id, made.status, made.gate) == ("turns@1", "promoted", None)
+    version = promotion.promote(lk, first)  # nothing to fall behind
+    assert (version.id, version.status, version.gate) == ("turns@1", "promoted", None)
     with pytest.raises(BadInput, match="turns@1 is promoted already, since 2"):
         promotion.promote(lk, "turns@1")
     command = f"run: lakeloop gate --candidate {second} --baseline {first}"
     with pytest.raises(BadInput, match=rf"run {second} has no gate verdict against turns@1, .*{command}"):
         promotion.promote(lk, second)
-    assert [one.id for one in versions.list(lk, "turns")] == ["turns@1"]  # what is refused gets no number
+    assert [version.id for version in versions.list(lk, "turns")] == ["turns@1"]  # what is refused gets no number
     promotion.register(lk, second)
     judge(lk, first, second)  # the other way round
     judge(lk, second, third)  # against another
@@ -113,67 +113,67 @@ def test_what_replaces_another_needs_the_newest_verdict_against_it_not_to_block(
     no = judge(lk, third, second, blocks=True)
     with pytest.raises(BadInput, match="needs a reason"):
         promotion.promote(lk, third, force=True, reason=" ")
-    made = promotion.promote(lk, third, force=True, reason="the line stands still")
-    assert (made.id, made.status, made.gate, made.reason) == (
+    version = promotion.promote(lk, third, force=True, reason="the line stands still")
+    assert (version.id, version.status, version.gate, version.reason) == (
         "turns@3",
         "promoted",
         no,
         "forced: the line stands still",
     )
-    assert [one.status for one in versions.list(lk)] == ["registered", "registered", "promoted"]
+    assert [version.status for version in versions.list(lk)] == ["registered", "registered", "promoted"]
 
 
 def test_a_rollback_goes_from_version_to_version_and_what_was_taken_back_is_judged_anew(lk: Lake) -> None:
     with pytest.raises(BadInput, match="no model 'turns'"):
         promotion.rollback(lk, "turns")
-    one, two, three = (done(lk) for _ in range(3))
-    promotion.register(lk, one)
+    first, second, third = (done(lk) for _ in range(3))
+    promotion.register(lk, first)
     with pytest.raises(BadInput, match="no version of turns is promoted"):
         promotion.rollback(lk, "turns")
-    promotion.promote(lk, one)
+    promotion.promote(lk, first)
     with pytest.raises(BadInput, match="turns@1 is the only promoted version of turns"):
         promotion.rollback(lk, "turns")
-    judge(lk, two, one)
-    promotion.promote(lk, two)
-    judge(lk, three, two)
-    promotion.promote(lk, three)
+    judge(lk, second, first)
+    promotion.promote(lk, second)
+    judge(lk, third, second)
+    promotion.promote(lk, third)
     assert promotion.rollback(lk, "turns", "blind at dusk").id == "turns@2"
-    assert versions.get(lk, three).reason == "blind at dusk"
+    assert versions.get(lk, third).reason == "blind at dusk"
     assert [entry.action for entry in releases.history(lk, "turns")][-1] == "rolled_back"
     with pytest.raises(BadInput, match=r"turns@3 was rolled back at .* evaluate it again: lakeloop gate"):
-        promotion.promote(lk, three)
+        promotion.promote(lk, third)
     assert promotion.rollback(lk, "turns").id == "turns@1"
     with pytest.raises(BadInput, match="only promoted version"):
         promotion.rollback(lk, "turns")
-    judge(lk, three, one)
-    promotion.promote(lk, three)
-    assert [made.id for made in versions.promotion_stack(lk, "turns")] == ["turns@1", "turns@3"]
+    judge(lk, third, first)
+    promotion.promote(lk, third)
+    assert [version.id for version in versions.promotion_stack(lk, "turns")] == ["turns@1", "turns@3"]
 
 
 def test_shadows_answer_until_they_are_promoted_or_retired_and_the_retired_can_come_back(lk: Lake) -> None:
-    one, two, three = (done(lk) for _ in range(3))
-    promotion.promote(lk, one)
-    assert promotion.shadow(lk, two).status == "shadow"
-    promotion.shadow(lk, three, "to compare")
+    first, second, third = (done(lk) for _ in range(3))
+    promotion.promote(lk, first)
+    assert promotion.shadow(lk, second).status == "shadow"
+    promotion.shadow(lk, third, "to compare")
     promotion.shadow(lk, "turns@3")  # once
-    assert [made.id for made in versions.shadows(lk, "turns")] == ["turns@2", "turns@3"]
+    assert [version.id for version in versions.shadows(lk, "turns")] == ["turns@2", "turns@3"]
     assert promotion.retire(lk, "turns@3", "too slow").status == "retired"
-    assert [made.id for made in versions.shadows(lk, "turns")] == ["turns@2"]
+    assert [version.id for version in versions.shadows(lk, "turns")] == ["turns@2"]
     for refused in (promotion.promote, promotion.shadow):
-        with pytest.raises(BadInput, match=f"turns@3 is retired; to use it again: lakeloop models register {three}"):
+        with pytest.raises(BadInput, match=f"turns@3 is retired; to use it again: lakeloop models register {third}"):
             refused(lk, "turns@3")
     with pytest.raises(BadInput, match="turns@1 is promoted; promote another version, or roll back"):
-        promotion.retire(lk, one)
+        promotion.retire(lk, first)
     with pytest.raises(BadInput, match="turns@1 is promoted: only a version"):
-        promotion.shadow(lk, one)
-    judge(lk, two, one)
-    promotion.promote(lk, two)
+        promotion.shadow(lk, first)
+    judge(lk, second, first)
+    promotion.promote(lk, second)
     assert versions.shadows(lk, "turns") == []
     # Nothing goes back to a version that was retired.
-    promotion.retire(lk, one)
+    promotion.retire(lk, first)
     with pytest.raises(BadInput, match="turns@2 is the only promoted version"):
         promotion.rollback(lk, "turns")
-    assert promotion.register(lk, one, "again").status == "registered"
+    assert promotion.register(lk, first, "again").status == "registered"
     assert len(releases.history(lk, "turns")) == 10
 
 
@@ -189,26 +189,26 @@ def test_without_a_promoted_version_a_model_is_its_newest_run_that_is_in_use(lk:
 
 @pytest.mark.parametrize("spoil", ["missing", "altered"])
 def test_a_version_whose_file_is_not_the_one_its_run_wrote_is_not_put_into_production(lk: Lake, spoil: str) -> None:
-    one, two = done(lk), done(lk)
-    promotion.promote(lk, one)
-    judge(lk, two, one)
-    paths = {run: runs.folder(lk, run) / "model.safetensors" for run in (one, two)}
+    first, second = done(lk), done(lk)
+    promotion.promote(lk, first)
+    judge(lk, second, first)
+    paths = {run: runs.folder(lk, run) / "model.safetensors" for run in (first, second)}
 
     def spoiled(path: Path) -> None:
         path.unlink() if spoil == "missing" else path.write_bytes(b"another")
 
-    spoiled(paths[two])
-    said = "is missing at .*; restore it" if spoil == "missing" else "its SHA-256 differs"
+    spoiled(paths[second])
+    message = "is missing at .*; restore it" if spoil == "missing" else "its SHA-256 differs"
     for refused in (promotion.promote, promotion.shadow):
-        with pytest.raises(BadInput, match=said):
-            refused(lk, two)
-    assert versions.promoted(lk, "turns") == versions.get(lk, one)
-    paths[two].write_bytes(two.encode())
-    promotion.promote(lk, two)
-    spoiled(paths[one])
-    with pytest.raises(BadInput, match=said):
+        with pytest.raises(BadInput, match=message):
+            refused(lk, second)
+    assert versions.promoted(lk, "turns") == versions.get(lk, first)
+    paths[second].write_bytes(second.encode())
+    promotion.promote(lk, second)
+    spoiled(paths[first])
+    with pytest.raises(BadInput, match=message):
         promotion.rollback(lk, "turns")
-    assert versions.promoted(lk, "turns") == versions.get(lk, two)
+    assert versions.promoted(lk, "turns") == versions.get(lk, second)
 
 
 # Others at the same time ---------------------------------------------------------------------------------------
@@ -226,16 +226,16 @@ def test_of_two_processes_that_promote_at_once_one_does_and_the_other_says_so(lk
         )
         for run in rivals
     ]
-    for one in started:
-        assert one.stdout is not None
-        assert one.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
     (tmp_path / "go").touch()
-    told = [one.communicate(timeout=60)[0].strip() for one in started]
-    won = [text for text in told if text.startswith("promoted")]
-    lost = [text for text in told if not text.startswith("promoted")]
+    outputs = [process.communicate(timeout=60)[0].strip() for process in started]
+    won = [text for text in outputs if text.startswith("promoted")]
+    lost = [text for text in outputs if not text.startswith("promoted")]
     assert len(won) == 1
     assert re.search("another process was faster|has no gate verdict against", lost[0])
-    assert [one.action for one in releases.history(lk, "turns")].count("promoted") == 2
+    assert [event.action for event in releases.history(lk, "turns")].count("promoted") == 2
     assert f"promoted {versions.promoted(lk, 'turns').id}" == won[0]  # type: ignore[union-attr]
 
 
@@ -248,54 +248,54 @@ def test_of_two_that_saw_the_same_one_writes_and_the_other_decides_anew(lk: Lake
         seen.append(len(entries))
         if len(seen) == 1:
             promotion.register(Lake(lk.uri), rival)
-        number = 1 + max(one.version for one in entries)
+        number = 1 + max(event.version for event in entries)
         return releases.next_event(entries, "registered", model="turns", version=number, run=mine)
 
     written = releases.append(lk, "turns", decide)
     assert seen == [2, 3]
-    assert [(one.version, one.run) for one in written[2:]] == [(2, rival), (3, mine)]
+    assert [(event.version, event.run) for event in written[2:]] == [(2, rival), (3, mine)]
     assert releases.history(lk, "turns") == written
 
 
 def test_a_promotion_and_a_rollback_that_were_overtaken_change_nothing(
     lk: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two, three = (done(lk) for _ in range(3))
-    promotion.promote(lk, one)
-    judge(lk, two, one)
-    judge(lk, three, one)
-    promotion.register(lk, three)
+    first, second, third = (done(lk) for _ in range(3))
+    promotion.promote(lk, first)
+    judge(lk, second, first)
+    judge(lk, third, first)
+    promotion.register(lk, third)
     other, judged, checked = Lake(lk.uri), promotion._gate_check, runs.model_file
 
     def overtaken(*how: Any) -> Any:
         monkeypatch.setattr(promotion, "_gate_check", judged)
-        promotion.promote(other, two)
+        promotion.promote(other, second)
         return judged(*how)
 
     monkeypatch.setattr(promotion, "_gate_check", overtaken)
     with pytest.raises(LakeBusy, match=r"another process was faster: turns@3 is promoted now, before it was turns@1"):
-        promotion.promote(lk, three)
-    assert [made.id for made in versions.promotion_stack(lk, "turns")] == ["turns@1", "turns@3"]
+        promotion.promote(lk, third)
+    assert [version.id for version in versions.promotion_stack(lk, "turns")] == ["turns@1", "turns@3"]
 
     def retired_meanwhile(lake: Lake, run: runs.Run) -> Path:
-        promotion.retire(other, one)
+        promotion.retire(other, first)
         return checked(lake, run)
 
     monkeypatch.setattr(runs, "model_file", retired_meanwhile)
     with pytest.raises(LakeBusy, match="another process was faster: turns@1 is retired"):
         promotion.rollback(lk, "turns")
-    assert [made.id for made in versions.promotion_stack(lk, "turns")] == ["turns@3"]
+    assert [version.id for version in versions.promotion_stack(lk, "turns")] == ["turns@3"]
 
 
 def test_a_clock_that_goes_back_does_not_turn_the_order_round(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = done(lk), done(lk)
-    promotion.promote(lk, one)
-    judge(lk, two, one)
+    first, second = done(lk), done(lk)
+    promotion.promote(lk, first)
+    judge(lk, second, first)
     long_ago = store.now() - timedelta(days=1)
     monkeypatch.setattr(releases.store, "now", lambda: long_ago)
-    promotion.promote(lk, two)
+    promotion.promote(lk, second)
     assert [entry.version for entry in releases.history(lk, "turns")] == [1, 1, 2, 2]
-    assert trained_model.find(lk, "turns").id == two
+    assert trained_model.find(lk, "turns").id == second
 
 
 # The views -----------------------------------------------------------------------------------------------------
@@ -323,16 +323,16 @@ def test_the_view_models_says_what_the_registry_says() -> None:
                 for n, (action, version) in enumerate(sequence)
             ]
         )
-    rows = [vars(one) for log in logs for one in log]
+    rows = [vars(event) for log in logs for event in log]
     with duckdb.connect(":memory:") as room:
         room.execute("SET TimeZone = 'UTC'")
         room.register("releases", pa.Table.from_pylist(rows, schema=schema.RELEASES.arrow()))
         text = views.VIEWS["models"][1]
         shown = room.sql(f"SELECT * FROM ({text}) ORDER BY model, version").to_arrow_table().to_pylist()
     assert len(logs) == 5 + 50 + 500 + 5_000
-    assert shown == [vars(one) for log in logs for one in versions.of_events(log)]
+    assert shown == [vars(version) for log in logs for version in versions.of_events(log)]
     for log in logs:
-        there = [one.version for one in versions.of_events(log) if one.status == "promoted"]
+        there = [version.version for version in versions.of_events(log) if version.status == "promoted"]
         assert there == versions.promoted_numbers(log)[-1:]
 
 
@@ -350,8 +350,8 @@ def served(lk: Lake) -> Lake:
     lk.insert("labels", pa.Table.from_pylist(labels, schema=schema.LABELS.arrow()))
     slices.create(lk, "some", ids=names[:6])
     slices.create(lk, "held", ids=names[6:8])
-    given = [{"id": "some@1", "use": "train"}, {"id": "held@1", "use": "test"}]
-    promotion.promote(lk, done(lk, data={"slices": given}))
+    used = [{"id": "some@1", "use": "train"}, {"id": "held@1", "use": "test"}]
+    promotion.promote(lk, done(lk, data={"slices": used}))
     answers = [
         {
             "prediction_id": f"p{n}",
@@ -389,16 +389,16 @@ def test_the_chain_is_of_the_labels_a_slice_was_frozen_with(served: Lake) -> Non
     row = {"event_id": "later", "image_id": stock.image_id(3), "timestamp": store.now(), "task": "classification"}
     row |= {"label": "sideways", "origin": "human"}
     served.insert("labels", pa.Table.from_pylist([row], schema=schema.LABELS.arrow()))
-    found = served.sql("SELECT DISTINCT label_event FROM lineage WHERE image_id = ?", [stock.image_id(3)])
-    assert found["label_event"].to_pylist() == ["e3"]
+    table = served.sql("SELECT DISTINCT label_event FROM lineage WHERE image_id = ?", [stock.image_id(3)])
+    assert table["label_event"].to_pylist() == ["e3"]
 
 
 def test_an_erased_image_still_says_which_models_learnt_from_it(served: Lake) -> None:
     erasure.forget(served, [stock.image_id(3)], alone=True)
-    found = served.sql(
+    table = served.sql(
         "SELECT DISTINCT label, slice, model, version FROM lineage WHERE image_id = ?", [stock.image_id(3)]
     )
-    assert found.to_pylist() == [{"label": None, "slice": "some@1", "model": "turns", "version": 1}]
+    assert table.to_pylist() == [{"label": None, "slice": "some@1", "model": "turns", "version": 1}]
     assert served.sql("SELECT * FROM lineage WHERE prediction_id = 'p9'").num_rows == 8
     erasure.forget(served, [stock.image_id(9)], alone=True)  # the image that was asked about
     assert served.sql("SELECT * FROM lineage WHERE prediction_id = 'p9'").num_rows == 0
@@ -409,15 +409,15 @@ def test_an_erased_image_still_says_which_models_learnt_from_it(served: Lake) ->
 def test_a_prediction_leads_to_its_run_though_the_slices_are_gone(served: Lake) -> None:
     for name in ("some", "held"):
         slices.delete(served, slices.get(served, name))
-    found = served.sql(
+    rows = served.sql(
         "SELECT slice, use, run, image_id FROM lineage WHERE prediction_id = 'p8' ORDER BY slice"
     ).to_pylist()
     run = versions.get(served, "turns@1").run
-    assert [tuple(row.values()) for row in found] == [("held@1", "test", run, None), ("some@1", "train", run, None)]
+    assert [tuple(row.values()) for row in rows] == [("held@1", "test", run, None), ("some@1", "train", run, None)]
     bare = done(served, "bare")  # a run without slices, as weights from elsewhere are
     promotion.promote(served, bare)
     row = {"prediction_id": "p11", "image_id": stock.image_id(11), "model": "bare", "model_version": "1"}
     rows = [row | {"ingested_at": store.now()}]
     served.insert("predictions", pa.Table.from_pylist(rows, schema=schema.PREDICTIONS.arrow()))
-    said = served.sql("SELECT run, slice FROM lineage WHERE prediction_id = 'p11'").to_pylist()
-    assert said == [{"run": bare, "slice": None}]
+    rows = served.sql("SELECT run, slice FROM lineage WHERE prediction_id = 'p11'").to_pylist()
+    assert rows == [{"run": bare, "slice": None}]
