@@ -69,9 +69,11 @@ def say(record_property: Callable[[str, object], None]) -> Say:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [r for some in terminalreporter.stats.values() for r in some if getattr(r, "when", None) == "call"]
-    said = [text for report in reports for name, text in report.user_properties if name == "said"]
-    if said:
+    reports = [
+        r for outcomes in terminalreporter.stats.values() for r in outcomes if getattr(r, "when", None) == "call"
+    ]
+    texts = [text for report in reports for name, text in report.user_properties if name == "said"]
+    if texts:
         terminalreporter.section("counts")
-        for text in said:
+        for text in texts:
             terminalreporter.line(text)

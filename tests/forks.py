@@ -22,8 +22,8 @@ class Forked:
     def __init__(self, function: Callable[..., object], arguments: tuple[Any, ...], log: Path) -> None:
         _context.set_forkserver_preload(["tests.preloaded"])  # for the first process
         log.touch()
-        what = (function, arguments, str(log), dict(os.environ))
-        self._process = _context.Process(target=_run, args=what)
+        request = (function, arguments, str(log), dict(os.environ))
+        self._process = _context.Process(target=_run, args=request)
         self._process.start()
         self.pid = int(self._process.pid or 0)
         while self.poll() is None and os.getpgid(self.pid) != self.pid:  # until then its group is not its own

@@ -46,11 +46,11 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
             code = main([str(w) for w in words])
         except SystemExit as end:  # argparse
             code = int(end.code or 0)
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
         if code:
-            assert said.out == "", "on failure stdout is empty"
-        return Ran(code, said.out, said.err)
+            assert captured.out == "", "on failure stdout is empty"
+        return Ran(code, captured.out, captured.err)
 
     return run_
 
@@ -78,8 +78,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lake_path(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lake after init, two ingests and embed; each step's JSON is checked here, once."""
     lake = tmp_path_factory.mktemp("commands") / "my.lake"
-    made = _apart("init", "--lake", lake, "--column", "camera:int")
-    assert made["embedders"] == [{"name": "efficientnet-lite0", "column": "emb_efficientnet_lite0"}]
+    init = _apart("init", "--lake", lake, "--column", "camera:int")
+    assert init["embedders"] == [{"name": "efficientnet-lite0", "column": "emb_efficientnet_lite0"}]
     first = _json("ingest", photos / "images", "--lake", lake)
     assert set(first) == {
         "images_new", "images_known", "predictions_new", "predictions_known", "labels_new", "rejected", "seconds"
@@ -177,15 +177,15 @@ def test_cluster_open_a_node_slice_and_export(run: Run, lake_path: Path, tmp_pat
     assert [n["path"] for n in tree["nodes"]] == ["0", "1"]
     assert sum(n["size"] for n in tree["nodes"]) == 8
     node = f"{tree['tree']}/0"
-    made = run("slice", "create", "odd", "--cluster", node, "--lake", lake_path, "--json").json
-    assert (made["name"], made["version"], made["size"]) == ("odd", 1, tree["nodes"][0]["size"])
+    slice_ = run("slice", "create", "odd", "--cluster", node, "--lake", lake_path, "--json").json
+    assert (slice_["name"], slice_["version"], slice_["size"]) == ("odd", 1, tree["nodes"][0]["size"])
     assert run("slice", "create", "odd", "--where", "camera = 7", "--lake", lake_path, "--json").json["version"] == 2
     shown = run("slice", "show", "odd@1", "--lake", lake_path, "--json").json
-    assert len(shown["image_ids"]) == made["size"]
+    assert len(shown["image_ids"]) == slice_["size"]
     assert [s["version"] for s in run("slice", "list", "--lake", lake_path, "--json").json] == [2, 1]
     done = run("slice", "export", "odd@1", "--out", tmp_path / "out", "--lake", lake_path, "--json").json
     files = [*(tmp_path / "out").glob("*/*")]
-    assert len(files) == done["images"] == made["size"]
+    assert len(files) == done["images"] == slice_["size"]
     assert {p.parent.name for p in files} <= {"cat", "dog"}
     assert (tmp_path / "out" / "lakeloop-export.json").exists()
 

@@ -25,21 +25,21 @@ def test_the_loop_as_the_example_has_it(tmp_path: Path) -> None:
     spec.loader.exec_module(example)
     whole = make_story(cells())
     kinds = ("monocrystalline", "polycrystalline")
-    some = [one for kind in kinds for one in [o for o in whole.production if o[0].kind == kind][:12]]
-    story = Story(whole.training[:32], sorted(some, key=lambda one: one[1]), whole.held_out[:24])
+    images = [image for kind in kinds for image in [o for o in whole.production if o[0].kind == kind][:12]]
+    story = Story(whole.training[:32], sorted(images, key=lambda image: image[1]), whole.held_out[:24])
 
     results = example.loop(tmp_path / "loop.lake", story)
     assert [*results] == ["v1", "v2", "v3"]
-    for one in results.values():
-        assert 0 <= one["known-kind"] <= 1
-        assert 0 <= one["new-kind-held-out"] <= 1
+    for scores in results.values():
+        assert 0 <= scores["known-kind"] <= 1
+        assert 0 <= scores["new-kind-held-out"] <= 1
     lk = lake.open(str(tmp_path / "loop.lake"))
-    said = lk.sql("SELECT image_id, annotator FROM labels WHERE annotator LIKE 'label-studio%'").to_pylist()
+    labels = lk.sql("SELECT image_id, annotator FROM labels WHERE annotator LIKE 'label-studio%'").to_pylist()
     new = [cell for cell, _ in story.production if cell.kind == kinds[1]] + story.held_out[::2]
-    assert {row["image_id"] for row in said} <= {
-        example._id(cell) for cell in [*story.training, *new, *(c for c, _ in some)]
+    assert {row["image_id"] for row in labels} <= {
+        example._id(cell) for cell in [*story.training, *new, *(c for c, _ in images)]
     }
-    assert len({row["image_id"] for row in said}) == lk.slice("new-kind").info.size + lk.slice("new-kind-2").info.size
+    assert len({row["image_id"] for row in labels}) == lk.slice("new-kind").info.size + lk.slice("new-kind-2").info.size
     actions = lk.sql("SELECT action, run FROM releases ORDER BY timestamp").to_pylist()
     assert actions[0]["run"] == results["v1"]["run"]
     assert "promoted" in {row["action"] for row in actions}

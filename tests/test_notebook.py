@@ -31,6 +31,6 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     assert isinstance(known["by_class"], pa.Table)
     assert known["by_class"]["n"].to_pylist()[0] > 0
     assert known["like"].num_rows > 0
-    made: Slice = known["made"]
-    assert (made.id, made.role) == ("unsure@1", "evaluation")
+    slice_: Slice = known["made"]
+    assert (slice_.id, slice_.role) == ("unsure@1", "evaluation")
     assert known["unsure"].members() == lk.slice("unsure").members() != []

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA.name} is not h
 def photographs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("photographs")
     with tarfile.open(DATA) as tar:
-        files = sorted((one for one in tar if one.name.endswith(".JPEG")), key=lambda one: one.name)
+        files = sorted((member for member in tar if member.name.endswith(".JPEG")), key=lambda member: member.name)
         tar.extractall(folder, files[:: request.param], filter="data")
     return sorted(folder.rglob("*.JPEG"))
 
@@ -68,7 +68,7 @@ def test_a_photograph_is_found_by_its_copy(
     least: float,
 ) -> None:
     lake, model = embedded
-    found = 0
+    hits = 0
     for path in photographs:
         data = original = path.read_bytes()
         if change is not None:
@@ -76,9 +76,9 @@ def test_a_photograph_is_found_by_its_copy(
             change(pixels(open_image(original))).save(out, "JPEG", quality=quality)
             data = out.getvalue()
         first = search(lake, image=data, model=model, k=1)["image_id"][0].as_py()
-        found += first == ids.image_id(original)
-    share = found / len(photographs)
-    assert share >= least, f"{found} of {len(photographs)} first"
+        hits += first == ids.image_id(original)
+    share = hits / len(photographs)
+    assert share >= least, f"{hits} of {len(photographs)} first"
 
 
 def test_scaled_decoding_keeps_the_embedding(embedded: tuple[Lake, Embedder], photographs: list[Path]) -> None:
@@ -88,14 +88,14 @@ def test_scaled_decoding_keeps_the_embedding(embedded: tuple[Lake, Embedder], ph
     from embeddings.embedders.preprocess import square
 
     _, model = embedded
-    how = model.spec.preprocessing
-    assert how is not None
+    preprocessing = model.spec.preprocessing
+    assert preprocessing is not None
     tried = 0
     for path in photographs:
         data = path.read_bytes()
-        scaled = prepare(data, how)
-        whole = square(pixels(open_image(data)), how)
-        if min(open_image(data).size) < 2 * 1.5 * how.resize or (scaled == whole).all():
+        scaled = prepare(data, preprocessing)
+        whole = square(pixels(open_image(data)), preprocessing)
+        if min(open_image(data).size) < 2 * 1.5 * preprocessing.resize or (scaled == whole).all():
             continue
         tried += 1
         a, b = model.embed_batch([scaled, whole]).vectors

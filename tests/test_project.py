@@ -60,8 +60,8 @@ def test_a_circle_is_seen_and_told_line_by_line(tmp_path: Path) -> None:
     "code", ["import lake", "import lake.errors, lake.ids", "import lake.client", "import search_app.cli"]
 )
 def test_the_light_doors_import_nothing_heavy(code: str) -> None:
-    asked = f"import sys; {code}; print(*[m for m in {HEAVY} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT)
+    script = f"import sys; {code}; print(*[m for m in {HEAVY} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.split() == []
 
 
@@ -87,7 +87,7 @@ def test_storage_page_lists_every_table_and_column_as_declared() -> None:
 
 def _commands(page: str) -> list[list[str]]:
     """The arguments of every `lakeloop` command in the page's shell blocks; quotes may span lines."""
-    found = []
+    commands = []
     for block in re.findall(r"```(?:sh|console)\n(.*?)```", page, re.S):
         lines = iter(block.replace("\\\n", " ").splitlines())
         for line in lines:
@@ -96,8 +96,8 @@ def _commands(page: str) -> list[list[str]]:
                 continue
             while command.count('"') % 2:
                 command += "\n" + next(lines)
-            found.append(shlex.split(command, comments=True)[1:])
-    return found
+            commands.append(shlex.split(command, comments=True)[1:])
+    return commands
 
 
 def test_every_command_of_the_readme_parses() -> None:

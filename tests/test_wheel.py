@@ -69,19 +69,19 @@ def core(wheel: Path) -> set[str]:
         for line in zipfile.ZipFile(wheel).read(name).decode().splitlines()
         if line.startswith("Requires-Dist")
     ]
-    found, waiting = {"lakeloop"}, requirements
+    names, waiting = {"lakeloop"}, requirements
     while waiting:
         wanted = Requirement(waiting.pop())
         name = canonicalize_name(wanted.name)
-        if name not in found and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
-            found.add(name)
+        if name not in names and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
+            names.add(name)
             waiting += importlib.metadata.requires(name) or []
-    return found
+    return names
 
 
-def works(wheel: Path, run: Callable[..., subprocess.CompletedProcess[str]], place: Path) -> None:
+def works(wheel: Path, run: Callable[..., subprocess.CompletedProcess[str]], folder: Path) -> None:
     """Help, init, ingest, sql and status; and what is missing is named."""
-    pictures.folder(place / "photos", 3)
+    pictures.folder(folder / "photos", 3)
     assert run("--help").returncode == 0
     outs = []
     for words in STEPS:

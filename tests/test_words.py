@@ -76,8 +76,8 @@ def test_the_glossary_lists_words_to_avoid() -> None:
 def test_no_text_uses_a_word_to_avoid(phrase: str) -> None:
     pattern = re.compile(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", re.IGNORECASE)
     places = [
-        f"{place}: ...{text[max(0, m.start() - 40) : m.end() + 40]!r}"
-        for place, text in texts()
+        f"{source}: ...{text[max(0, m.start() - 40) : m.end() + 40]!r}"
+        for source, text in texts()
         for m in pattern.finditer(text)
     ]
     assert not places, "\n".join(places)

@@ -156,10 +156,10 @@ class Ledger:
         return Sent("prediction", self._uuid(), image_id or _sha(data or b""), says, data)
 
     def _told(self, event: Sent) -> dict[str, Any]:
-        told = {"prediction_id": event.event_id, **event.says}
-        if "timestamp" in told:
-            told["timestamp"] = told["timestamp"].isoformat()
-        return told
+        payload = {"prediction_id": event.event_id, **event.says}
+        if "timestamp" in payload:
+            payload["timestamp"] = payload["timestamp"].isoformat()
+        return payload
 
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))

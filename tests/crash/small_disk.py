@@ -159,7 +159,7 @@ async def reads(service: Service, ledger: Ledger) -> dict[str, list[int]]:
     # A thumbnail is there once its image was drained.
     drained = open_lake.open(str(service.lake)).scan("thumbnails", ["image_id"])["image_id"].to_pylist()[:3]
     paths["thumbnails"] = [f"/v1/thumbnails/{image_id}" for image_id in drained]
-    return {kind: [(await get(service.port, path)).status for path in some] for kind, some in paths.items()}
+    return {kind: [(await get(service.port, path)).status for path in urls] for kind, urls in paths.items()}
 
 
 async def resumed(service: Service, ledger: Ledger, most: float = 15.0) -> float | None:

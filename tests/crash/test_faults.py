@@ -31,7 +31,7 @@ SOAK = pytest.param(100_000, marks=pytest.mark.soak, id="every point")
 EXPECTED = {"LakeloopError", "OSError", "OperationalError"}
 
 
-def told(points: list[Point], tried: Counter[str], whole: int, path: str) -> str:
+def summary(points: list[Point], tried: Counter[str], whole: int, path: str) -> str:
     return f"faults on the path to {path}: {len(points)} of {whole} points tried, {dict(tried)}"
 
 
@@ -72,7 +72,7 @@ def test_a_fault_while_storing_loses_nothing_that_was_acknowledged(
                 except AssertionError as error:
                     raise AssertionError(f"{point}, {name}: {outcome}") from error
                 tried[point.fault.partition("=")[2]] += 1
-        say(told(chosen, tried, len(points), f"an acknowledgement, {name}"))
+        say(summary(chosen, tried, len(points), f"an acknowledgement, {name}"))
 
 
 def fresh(target: Path, beginning: Path | None) -> None:
@@ -140,7 +140,7 @@ def test_a_fault_while_draining_brings_everything_into_the_lake_once(
             except AssertionError as error:
                 raise AssertionError(f"{point}: {outcome}") from error
             tried[point.fault.partition("=")[2]] += 1
-    say(told(chosen, tried, len(points), "the lake"))
+    say(summary(chosen, tried, len(points), "the lake"))
 
 
 def invented(point: Point) -> bool:

@@ -90,7 +90,7 @@ def valid() -> dict[str, bytes]:
     sideways[0x0112] = 6
     sideways[0x010E] = "a description"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    made = {
+    images = {
         "jpeg": encoded(scene, "JPEG", quality=70),
         "jpeg-grey": encoded(grey, "JPEG", quality=70),
         "jpeg-progressive": encoded(scene, "JPEG", quality=70, progressive=True),
@@ -131,7 +131,7 @@ def valid() -> dict[str, bytes]:
         "tiff-tiled-mm": _tiled(">"),
         "tiff-big": encoded(scene, "TIFF", big_tiff=True),
     }  # fmt: skip
-    return made
+    return images
 
 
 def cuts(step: int = 1) -> Iterator[tuple[str, bytes]]:
@@ -149,8 +149,8 @@ def flips(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
         name = names[number % len(names)]
         broken = bytearray(valid()[name])
         reach = len(broken) if number // len(names) % 2 else min(len(broken), 96)
-        for place in rng.integers(0, reach, rng.integers(1, 5)):
-            broken[place] = rng.integers(256)
+        for offset in rng.integers(0, reach, rng.integers(1, 5)):
+            broken[offset] = rng.integers(256)
         yield f"{name} flip {seed}/{number}", bytes(broken)
 
 

@@ -62,15 +62,15 @@ schemathesis.openapi.media_type(
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Some of the well-formed ids and keys become ones that exist, or are new: so the rest is looked at, too."""
     del context, kwargs
-    for place in (case.body, case.path_parameters):
-        if isinstance(place, dict):
+    for values in (case.body, case.path_parameters):
+        if isinstance(values, dict):
             for name, known in (("image_id", IMAGE), ("prediction_id", PREDICTION)):
-                given = place.get(name)
+                value = values.get(name)
                 own = name == "prediction_id" and case.path == "/v1/predictions"
-                if isinstance(given, str) and len(given) == len(known) and given[0] in "02468ace" and not own:
-                    place[name] = known
-    for name, given in dict(case.headers or {}).items():
-        if name.lower() == "idempotency-key" and re.fullmatch("[!-~]{1,200}", given) and len(given) % 2:
+                if isinstance(value, str) and len(value) == len(known) and value[0] in "02468ace" and not own:
+                    values[name] = known
+    for name, value in dict(case.headers or {}).items():
+        if name.lower() == "idempotency-key" and re.fullmatch("[!-~]{1,200}", value) and len(value) % 2:
             case.headers[name] = uuid.uuid4().hex
         elif name.lower() == "lakeloop-event":
-            case.headers[name] = re.sub(r'"image_id": *"[0-9a-f]{64}",?', "", given)
+            case.headers[name] = re.sub(r'"image_id": *"[0-9a-f]{64}",?', "", value)

@@ -227,8 +227,8 @@ _ODD = (
 
 def payloads() -> list[str]:
     """Every text, made its own: RUN is a call that shows, HOST a foreign one."""
-    lines = [one for part in (_MARKUP, _SCRIPT, _TEMPLATES, _MARKDOWN) for one in part.strip("\n").split("\n")]
+    lines = [text for part in (_MARKUP, _SCRIPT, _TEMPLATES, _MARKDOWN) for text in part.strip("\n").split("\n")]
     return [
-        one.replace("RUN", f"alert(window.taken={number})").replace("HOST", FOREIGN)
-        for number, one in enumerate([*lines, *_ODD])
+        text.replace("RUN", f"alert(window.taken={number})").replace("HOST", FOREIGN)
+        for number, text in enumerate([*lines, *_ODD])
     ]

@@ -92,7 +92,7 @@ def text_of(value: Any, ascii: bool) -> str:
             inner = ",".join(f"{json.dumps(k, ensure_ascii=ascii)}:{text_of(v, ascii)}" for k, v in value)
             return "{" + inner + "}"
         case list():
-            return "[" + ",".join(text_of(one, ascii) for one in value) + "]"
+            return "[" + ",".join(text_of(item, ascii) for item in value) + "]"
         case _:
             return json.dumps(value, ensure_ascii=ascii)
 
@@ -111,7 +111,7 @@ def plain(value: Any) -> Any:
         case dict():
             return {sound(k): plain(v) for k, v in value.items()}
         case list():
-            return [plain(one) for one in value]
+            return [plain(item) for item in value]
         case float():
             return value if math.isfinite(value) else None
         case str():
@@ -119,27 +119,27 @@ def plain(value: Any) -> Any:
     return value
 
 
-def check(said: dict[str, Any], row: dict[str, Any]) -> None:
+def check(event: dict[str, Any], row: dict[str, Any]) -> None:
     """The row of predictions against what the event said."""
     for name in ("model", "model_version", "label", "task", "source"):
-        if not missing(said.get(name)):
-            assert row[name] == sound(str(said[name])), name
+        if not missing(event.get(name)):
+            assert row[name] == sound(str(event[name])), name
     for name in ("confidence", "latency_ms", "share"):
-        if not missing(said.get(name)):
-            assert row[name] == float(said[name]), name
+        if not missing(event.get(name)):
+            assert row[name] == float(event[name]), name
             assert math.copysign(1, row[name]) == 1 or row[name] < 0, name  # no minus zero
-    if not missing(said.get("count")):
-        assert row["count"] == (said["count"] if isinstance(said["count"], int) else int(float(said["count"])))
-    if not missing(said.get("shift")):
-        assert row["shift"] == sound(str(said["shift"]))
+    if not missing(event.get("count")):
+        assert row["count"] == (event["count"] if isinstance(event["count"], int) else int(float(event["count"])))
+    if not missing(event.get("shift")):
+        assert row["shift"] == sound(str(event["shift"]))
     for name in ("timestamp", "seen_at"):
-        value = said.get(name)
+        value = event.get(name)
         if isinstance(value, int | float) and not missing(value):
             seconds = value / 1000 if abs(value) >= 1e11 else value
             epoch = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
             assert abs((row[name] - epoch).total_seconds() - seconds) < 1e-3, name
-    rest = {k: v for k, v in said.items() if k in ("x1", "x2", "x3") and not missing(v)}
-    extra = {} if missing(said.get("metadata")) else said["metadata"]
+    rest = {k: v for k, v in event.items() if k in ("x1", "x2", "x3") and not missing(v)}
+    extra = {} if missing(event.get("metadata")) else event["metadata"]
     extra = json.loads(extra) if isinstance(extra, str) else extra
     assert json.loads(row["metadata"] or "{}") == plain(extra | rest)
 
@@ -171,8 +171,8 @@ class Counted:
         before = {name: self.service.answer(name).json() for name in list(self.waiting)[:20]}
         self.service.drain()
         rows = {row["prediction_id"]: row for row in self.service.lake.sql("SELECT * FROM predictions").to_pylist()}
-        for name, said in self.waiting.items():
-            check(said, rows[name])
+        for name, event in self.waiting.items():
+            check(event, rows[name])
         for name, waiting in before.items():
             answer = self.service.answer(name)
             assert answer.status_code == 200
@@ -204,8 +204,8 @@ def _run(counted: Counted, examples: int, say: Say) -> None:
     @settings(max_examples=examples, phases=[Phase.generate])
     @given(events, st.booleans())
     def collect(event: dict[str, Any], ascii: bool) -> None:
-        given = {"image_id": named(IMAGE), **event, "prediction_id": str(uuid.uuid4())}
-        texts.append(text_of(given, ascii).encode("utf-8", "surrogatepass"))
+        payload = {"image_id": named(IMAGE), **event, "prediction_id": str(uuid.uuid4())}
+        texts.append(text_of(payload, ascii).encode("utf-8", "surrogatepass"))
         if len(texts) == 100:
             look()
 
@@ -229,8 +229,8 @@ def test_each_odd_value_in_each_field(counted: Counted, say: Say) -> None:
     base = {"image_id": named(IMAGE), "model": "m", "label": "l"}
     for name in (*FIELDS, *PROMOTED, "scores", "boxes", "masks", "metadata", "x1"):
         strange = (*WORDS, *NUMBERS, True, False, None, [], {}, [[]], [None], {"a": None}, [1, "2"])
-        given = [base | {name: value, "prediction_id": str(uuid.uuid4())} for value in strange]
-        counted.send([text_of(one, ascii=True).encode() for one in given])
+        payloads = [base | {name: value, "prediction_id": str(uuid.uuid4())} for value in strange]
+        counted.send([text_of(payload, ascii=True).encode() for payload in payloads])
     counted.look()
     say(f"odd JSON: {counted.statuses.total():,} single values, answered {dict(counted.statuses)}; 0 parked")
 

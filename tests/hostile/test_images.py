@@ -48,13 +48,13 @@ def look(data: bytes) -> str | None:
     try:
         header = read_header(data, decode.MAX_MEGAPIXELS_HTTP)
     except UnreadableImage:
-        found = None
+        format = None
     else:
         assert header.format in decode.FORMATS
         assert 0 < header.width * header.height <= 40_000_000
-        found = header.format
+        format = header.format
     assert time.thread_time() - started < MOST_SECONDS
-    return found
+    return format
 
 
 def test_the_header_of_no_file_is_read_for_long_or_raises_anything_else(say: Say) -> None:
@@ -116,22 +116,22 @@ class Feed:
 
     def alone(self, data: bytes) -> int:
         """One request for one file; its status."""
-        given = event()
-        headers = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(given)}
+        payload = event()
+        headers = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(payload)}
         started = time.monotonic()
         answer = self.client.post("/v1/predictions", content=data, headers=headers)
         self.slowest = max(self.slowest, time.monotonic() - started)
-        self._note(answer.status_code, answer.json(), given["prediction_id"], named(data))
+        self._note(answer.status_code, answer.json(), payload["prediction_id"], named(data))
         return answer.status_code
 
     def together(self, items: Sequence[tuple[str, bytes]]) -> None:
         """One batch of many."""
-        given = [event(source=name, image_base64=in_base64(data)) for name, data in items]
-        body = b"\n".join(json.dumps(one).encode() for one in given)
+        payloads = [event(source=name, image_base64=in_base64(data)) for name, data in items]
+        body = b"\n".join(json.dumps(payload).encode() for payload in payloads)
         answer = self.client.post("/v1/predictions/batch", content=body, headers=NDJSON)
         assert answer.status_code == 200, answer.text
-        for item, one, (_, data) in zip(answer.json()["items"], given, items, strict=True):
-            self._note(item["code"], item, one["prediction_id"], named(data))
+        for item, payload, (_, data) in zip(answer.json()["items"], payloads, items, strict=True):
+            self._note(item["code"], item, payload["prediction_id"], named(data))
 
     def drained(self, seconds: float) -> None:
         """Waits until nothing waits."""
@@ -141,14 +141,14 @@ class Feed:
             time.sleep(0.2)
         assert depth["parked"] == 0
 
-    def _note(self, status: int, said: dict[str, str], prediction_id: str, image_id: str) -> None:
-        assert status in (201, 422), said
+    def _note(self, status: int, response: dict[str, str], prediction_id: str, image_id: str) -> None:
+        assert status in (201, 422), response
         if status == 201:
             self.sent[prediction_id] = image_id
         else:
-            assert said["reason"] == "unreadable_image"
-            assert said["detail"]
-            self.refused[said["detail"]] += 1
+            assert response["reason"] == "unreadable_image"
+            assert response["detail"]
+            self.refused[response["detail"]] += 1
 
 
 def check(lake: Lake, feed: Feed, mates: dict[str, str]) -> Counter[str]:
@@ -212,13 +212,13 @@ def test_no_file_harms_the_server_the_drainer_or_its_neighbours(lake_of_columns:
 
 def test_a_decoder_that_is_killed_costs_no_image(lk: Lake, tmp_path: Path, say: Say) -> None:
     """What it had is tried again, each alone: only an image that kills its decoder by itself is given up."""
-    given = [pictures.encoded(pictures.scene(n, 300, 200), "JPEG") for n in range(160)]
+    images = [pictures.encoded(pictures.scene(n, 300, 200), "JPEG") for n in range(160)]
     box, killed = Spool(tmp_path / "spool"), 0
     with Drainer(lk, box) as drainer:
-        drainer.decoded([("first", given[0])])  # starts it
+        drainer.decoded([("first", images[0])])  # starts it
         pool = drainer._pool
         assert pool is not None
-        files = [(named(data), data) for data in given]
+        files = [(named(data), data) for data in images]
         with ThreadPoolExecutor(1) as aside:
             work = aside.submit(drainer.decoded, files)
             while not work.done() and killed < 4:
@@ -229,11 +229,11 @@ def test_a_decoder_that_is_killed_costs_no_image(lk: Lake, tmp_path: Path, say: 
                     killed += 1
                     while pool._workers[0] is worker and not work.done():
                         time.sleep(0.01)
-            found = work.result(120)
+            results = work.result(120)
     box.close()
-    say(f"{killed} decoders killed at work, {len(found)} images decoded all the same")
+    say(f"{killed} decoders killed at work, {len(results)} images decoded all the same")
     assert killed >= 2
-    assert all(isinstance(one, decode.Decoded) for one in found.values())
+    assert all(isinstance(result, decode.Decoded) for result in results.values())
 
 
 @pytest.mark.soak

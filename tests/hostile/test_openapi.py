@@ -34,8 +34,8 @@ class Run:
     def __init__(self, service: Service, folder: Path, examples: int, phases: str, token: str | None) -> None:
         url = f"http://127.0.0.1:{service.port}"
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
-        image, given = picture(1), event()
-        sent = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(given)}
+        image, payload = picture(1), event()
+        sent = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(payload)}
         with httpx.Client(base_url=url, headers=bearer) as client:
             client.post("/v1/predictions", content=image, headers=sent).raise_for_status()
             document = client.get("/v1/openapi.json").json()
@@ -45,7 +45,7 @@ class Run:
         words += ["--max-examples", str(examples), "--request-timeout", "30", "--continue-on-failure"]
         words += [word for name, value in bearer.items() for word in ("--header", f"{name}:{value}")]
         hooks = {"SCHEMATHESIS_HOOKS": "tests.hostile.generated", "PYTHONPATH": str(ROOT)}
-        ids = {"LAKELOOP_TEST_IMAGE": named(image), "LAKELOOP_TEST_PREDICTION": given["prediction_id"]}
+        ids = {"LAKELOOP_TEST_IMAGE": named(image), "LAKELOOP_TEST_PREDICTION": payload["prediction_id"]}
         started = time.monotonic()
         self.done = subprocess.run(words, capture_output=True, text=True, cwd=folder, env=os.environ | hooks | ids)
         self.seconds = time.monotonic() - started

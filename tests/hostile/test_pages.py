@@ -117,14 +117,18 @@ def fill(lake: Lake, folder: Path, client: httpx.Client) -> None:
                 for i in range(OFTEN)
             ]
     for start in range(0, len(answers), 100):
-        body = "\n".join(json.dumps(one) for one in answers[start : start + 100])
+        body = "\n".join(json.dumps(prediction) for prediction in answers[start : start + 100])
         items = client.post("/v1/predictions/batch", content=body, headers=NDJSON).json()["items"]
         refused = [item for item in items if item["code"] != 201]
         # Blank words are no answer.
         assert len(refused) <= 1, refused
-    for one in answers[: len(texts)]:
-        feedback = {"prediction_id": one["prediction_id"], "verdict": "incorrect", "comment": one["label"]}
-        client.post("/v1/feedback", json=feedback | {"ticket": one["label"][:1_000]})
+    for prediction in answers[: len(texts)]:
+        feedback = {
+            "prediction_id": prediction["prediction_id"],
+            "verdict": "incorrect",
+            "comment": prediction["label"],
+        }
+        client.post("/v1/feedback", json=feedback | {"ticket": prediction["label"][:1_000]})
     while client.get("/v1/status").json()["spool"]["events"]:
         time.sleep(0.2)
     log = []
@@ -138,10 +142,10 @@ def fill(lake: Lake, folder: Path, client: httpx.Client) -> None:
     assert report.predictions_new > 190
     classes = folder / "classes"
     for number, text in enumerate(texts[::20]):
-        place = classes / file_name(text)[:80]
-        place.mkdir(parents=True)
+        target = classes / file_name(text)[:80]
+        target.mkdir(parents=True)
         for i in range(OFTEN):
-            (place / f"{i}.png").write_bytes(picture(number * 200 + i + 300, texts[number * 20]))
+            (target / f"{i}.png").write_bytes(picture(number * 200 + i + 300, texts[number * 20]))
     assert ingest(lake, classes, "imagefolder", workers=1).labels_new > 50
 
 

@@ -48,11 +48,11 @@ FLOODS = {
 
 
 def get(target: bytes, *headers: bytes, version: bytes = b"1.1") -> bytes:
-    return b"GET %b HTTP/%b\r\n%b%b\r\n" % (target, version, HEAD, b"".join(one + b"\r\n" for one in headers))
+    return b"GET %b HTTP/%b\r\n%b%b\r\n" % (target, version, HEAD, b"".join(header + b"\r\n" for header in headers))
 
 
 def post(*headers: bytes, body: bytes = b"") -> bytes:
-    return POST + b"".join(one + b"\r\n" for one in headers) + b"\r\n" + body
+    return POST + b"".join(header + b"\r\n" for header in headers) + b"\r\n" + body
 
 
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -90,34 +90,34 @@ def dial(service: Service) -> socket.socket:
     return socket.create_connection(("127.0.0.1", service.port), timeout=20)
 
 
-def asked(service: Service, request: bytes) -> bytes:
+def exchange(service: Service, request: bytes) -> bytes:
     """The answer to a request that ends its connection."""
-    said = b""
+    response = b""
     with dial(service) as connection:
         connection.sendall(request)
         while part := connection.recv(1 << 16):
-            said += part
-    return said
+            response += part
+    return response
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One server for all but the last test; what it must not have done is looked at when they are through."""
-    place = tmp_path_factory.mktemp("requests") / "lake"
-    open_lake.create(str(place))
-    running = Service(place)
+    path = tmp_path_factory.mktemp("requests") / "lake"
+    open_lake.create(str(path))
+    running = Service(path)
     asyncio.run(running.ready())
     yield running
-    said = running.said()
+    output = running.said()
     ended = running.process.poll()
     running.kill()
     assert ended is None
-    assert "Traceback" not in said, said[-3_000:]
-    assert len(said) < 20_000  # a line for a request at most
+    assert "Traceback" not in output, output[-3_000:]
+    assert len(output) < 20_000  # a line for a request at most
 
 
 def test_an_endless_head_is_cut_off(service: Service, say: Say) -> None:
-    for what, (first, again) in FLOODS.items():
+    for name, (first, again) in FLOODS.items():
         before, sent = service.rss(), 0
         answered = b""
         with dial(service) as connection:
@@ -129,9 +129,9 @@ def test_an_endless_head_is_cut_off(service: Service, say: Say) -> None:
             with suppress(ConnectionError):
                 answered = connection.recv(1 << 16)
         grown = service.rss() - before
-        assert sent < FLOOD_BYTES, what
-        assert grown < MAY_GROW, (what, grown >> 20)
-        assert answered[:13] in (b"", b"HTTP/1.1 431 ", b"HTTP/1.1 400 ", b"HTTP/1.1 200 "), (what, answered[:80])
+        assert sent < FLOOD_BYTES, name
+        assert grown < MAY_GROW, (name, grown >> 20)
+        assert answered[:13] in (b"", b"HTTP/1.1 431 ", b"HTTP/1.1 400 ", b"HTTP/1.1 200 "), (name, answered[:80])
     say(f"{len(FLOODS)} endless heads, each cut off before {FLOOD_BYTES >> 20} MiB, no memory kept")
 
 
@@ -171,11 +171,11 @@ def test_clients_that_hang_up_leave_nothing_behind(service: Service, say: Say) -
             connection.sendall(head + length + image[:16])
     counted, deadline = 0.0, time.monotonic() + 20
     while counted < 70 and time.monotonic() < deadline:
-        said = asked(service, get(b"/metrics", b"Connection: close"))
-        counted = sum(float(count) for count in re.findall(rb'requests_total{.*status="499"} (\S+)', said))
-    assert counted == 70, re.findall(rb"requests_total.*", said)
-    assert not re.findall(rb'requests_total{.*status="5', said)
-    assert b"lakeloop_spool_events 0.0" in said
+        response = exchange(service, get(b"/metrics", b"Connection: close"))
+        counted = sum(float(count) for count in re.findall(rb'requests_total{.*status="499"} (\S+)', response))
+    assert counted == 70, re.findall(rb"requests_total.*", response)
+    assert not re.findall(rb'requests_total{.*status="5', response)
+    assert b"lakeloop_spool_events 0.0" in response
     assert open_lake.open(str(service.lake)).dataset("predictions").count_rows() == 0
     say("70 clients hung up in the middle of a body: 70 counted, 0 stored, 0 faults")
 

@@ -80,12 +80,12 @@ def end(pool: Pool, sql: str, limit: float) -> tuple[str, float]:
     started = time.monotonic()
     try:
         pool.run(sql, timeout=limit, max_bytes=64 << 20)
-        how = "answered"
+        outcome = "answered"
     except QueryStopped as error:
-        how = error.reason
+        outcome = error.reason
     except BadInput:
-        how = "refused"
-    return how, time.monotonic() - started
+        outcome = "refused"
+    return outcome, time.monotonic() - started
 
 
 def _run(pool: Pool, say: Say, limit: float, every: int = 1, late: float = LATE) -> None:
@@ -94,11 +94,11 @@ def _run(pool: Pool, say: Say, limit: float, every: int = 1, late: float = LATE)
     tried = dict([*RUNAWAYS.items()][::every])
     for name, sql in tried.items():
         assert pool.ready()
-        how, seconds = end(pool, sql, limit)
-        assert seconds <= limit + late, f"{name}: {how} after {seconds:.2f} s"
-        assert how != "died", name
-        ends[how] += 1
-        slowest = max(slowest, (name, seconds), key=lambda one: one[1])
+        outcome, seconds = end(pool, sql, limit)
+        assert seconds <= limit + late, f"{name}: {outcome} after {seconds:.2f} s"
+        assert outcome != "died", name
+        ends[outcome] += 1
+        slowest = max(slowest, (name, seconds), key=lambda pair: pair[1])
     assert pool.peak <= MEMORY * 1.1
     assert pool.run("SELECT 42 AS n").table["n"].to_pylist() == [42]
     say(
@@ -116,9 +116,11 @@ def test_a_query_that_would_spill_to_disk_reports_that_memory_ran_out(
 ) -> None:
     monkeypatch.setattr(pool_module, "ATTEMPTS", 1)  # a file that cannot be written looks like a deleted one
     opened = Pool(lake, memory_bytes=768 << 20)
-    how, _ = end(opened, "SELECT max(s) FROM (SELECT sum(i) OVER (ORDER BY -i) AS s FROM range(100000000) t(i))", 30.0)
+    outcome, _ = end(
+        opened, "SELECT max(s) FROM (SELECT sum(i) OVER (ORDER BY -i) AS s FROM range(100000000) t(i))", 30.0
+    )
     opened.close()
-    assert how == "memory"
+    assert outcome == "memory"
 
 
 @pytest.mark.soak
@@ -153,14 +155,14 @@ def test_one_query_per_core_runs_and_the_rest_wait_or_must_come_back(lake: Lake,
     ending.set()
     watcher.join()
     slowest = max(seconds for _, seconds in ends)
-    counts = Counter(how for how, _ in ends)
+    counts = Counter(outcome for outcome, _ in ends)
     pool.close()
     assert slowest <= limit + LATE_UNDER_LOAD
     assert at_once == cores
     assert idle.is_set()
     assert set(counts) == {"timeout", "busy"}
     assert counts["timeout"] >= cores
-    assert sum(1 for how, seconds in ends if how == "busy" and seconds < limit) >= 32 - 24 - cores
+    assert sum(1 for outcome, seconds in ends if outcome == "busy" and seconds < limit) >= 32 - 24 - cores
     say(f"SQL: 32 runaways at once: {at_once} ran, idle after a second; {dict(counts)}, all in {slowest:.2f} s")
 
 
@@ -173,14 +175,14 @@ def _threads(pid: int) -> list[str]:
 
 def test_a_running_query_can_be_cancelled(pool: Pool) -> None:
     with ThreadPoolExecutor(1) as aside:
-        asked = aside.submit(pool.run, ENDLESS, id="mine")
+        future = aside.submit(pool.run, ENDLESS, id="mine")
         while not any(query.id == "mine" and query.child for query in pool.queries()):
             time.sleep(0.01)
         assert not pool.cancel("another")
         started = time.monotonic()
         assert pool.cancel("mine")
         with pytest.raises(QueryStopped, match="cancelled"):
-            asked.result(5)
+            future.result(5)
     assert time.monotonic() - started < LATE_UNDER_LOAD
     assert pool.queries() == []
 
@@ -229,11 +231,11 @@ def _beside_runaways(lake: Lake, serve: Serve, requests: int) -> tuple[list[floa
         quiet = latencies(30)
         with ThreadPoolExecutor(8) as many:
             body = {"sql": ENDLESS, "timeout": 4}
-            asked = [many.submit(httpx.post, f"{url}/v1/sql", json=body, timeout=30) for _ in range(8)]
+            queries = [many.submit(httpx.post, f"{url}/v1/sql", json=body, timeout=30) for _ in range(8)]
             time.sleep(1.3)
             busy = latencies(2.5)
-            assert not all(one.done() for one in asked)
-            ends = Counter(one.result().status_code for one in asked)
+            assert not all(query.done() for query in queries)
+            ends = Counter(query.result().status_code for query in queries)
         return quiet + latencies(30), busy, ends
 
 

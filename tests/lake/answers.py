@@ -37,12 +37,12 @@ def add(lake: Lake, rows: Sequence[dict[str, Any]]) -> list[str]:
     return [str(row["prediction_id"]) for row in whole]
 
 
-def label(lake: Lake, *said: tuple[str, str | None, Any]) -> None:
+def label(lake: Lake, *statements: tuple[str, str | None, Any]) -> None:
     """Adds statements (image_id, label, moment) about images."""
     columns = ("image_id", "label", "timestamp")
     rows = [
         dict(zip(columns, row, strict=True))
         | {"event_id": str(uuid.uuid4()), "task": "classification", "origin": "human"}
-        for row in said
+        for row in statements
     ]
     lake.insert("labels", pa.Table.from_pylist(rows, schema=lake.dataset("labels").schema))

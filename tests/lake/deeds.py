@@ -18,16 +18,16 @@ def double(number: int) -> int:
     return 2 * number
 
 
-def double_or_die(number: int, how: str) -> int:
-    if how == "exit":
+def double_or_die(number: int, ending: str) -> int:
+    if ending == "exit":
         os._exit(3)
-    if how == "kill":
+    if ending == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "raise":
+    if ending == "raise":
         raise ValueError("a bug")
-    if how == "eat":
+    if ending == "eat":
         return len(bytearray(8 << 30))
-    if how == "sleep":
+    if ending == "sleep":
         time.sleep(60)
     return 2 * number
 
@@ -43,8 +43,8 @@ def decode_or_die(files: list[bytes], max_megapixels: float) -> list[decode.Deco
     return decode.decode_many(files, max_megapixels)
 
 
-def prepare_or_die(files: list[bytes], how: Preprocessing | None) -> Prepared:
+def prepare_or_die(files: list[bytes], preprocessing: Preprocessing | None) -> Prepared:
     """embeddings.embedders.preprocess:prepare_many in the same world."""
     if any(data.endswith(DEADLY) for data in files):
         os.kill(os.getpid(), signal.SIGSEGV)
-    return prepare_many(files, how)
+    return prepare_many(files, preprocessing)

@@ -101,15 +101,15 @@ class Ledger:
                 return {"status": "refused", "code": 422, "detail": "another event is stored under this id"}
             return {"status": "known", "code": 200, "prediction_id": own}
 
-    def take_feedback(self, said: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def take_feedback(self, payload: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         with self._lock:
-            if said["prediction_id"] not in self.predictions:
-                return 404, {"status": 404, "detail": f"no answer {said['prediction_id']}"}
-            known = said["event_id"] in self.feedback
-            self.feedback[said["event_id"]] = said
+            if payload["prediction_id"] not in self.predictions:
+                return 404, {"status": 404, "detail": f"no answer {payload['prediction_id']}"}
+            known = payload["event_id"] in self.feedback
+            self.feedback[payload["event_id"]] = payload
             if not known:
-                self.order.append(said["event_id"])
-            return 200 if known else 201, {"event_id": said["event_id"], "status": "known" if known else "stored"}
+                self.order.append(payload["event_id"])
+            return 200 if known else 201, {"event_id": payload["event_id"], "status": "known" if known else "stored"}
 
 
 class _Server(ThreadingHTTPServer):
@@ -175,8 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
         if mood is GARBAGE:
             return self._answer(200, ["<html>welcome to the hotel</html>"])
         if self.path == "/v1/feedback":
-            status, said = ledger.take_feedback(events[0])
-            return self._answer(status, said, kind="application/json" if status < 400 else "application/problem+json")
+            status, response = ledger.take_feedback(events[0])
+            return self._answer(
+                status, response, kind="application/json" if status < 400 else "application/problem+json"
+            )
         items = [{"index": index, **ledger.take(event)} for index, event in enumerate(events)]
         self._answer(200, {"items": items}, cut=mood is CUT_AFTER)
         if mood is CLOSE:
@@ -185,12 +187,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(
         self,
         status: int,
-        said: Any,
+        payload: Any,
         headers: dict[str, str] | None = None,
         kind: str = "application/json",
         cut: bool = False,
     ) -> None:
-        body = json.dumps(said).encode()
+        body = json.dumps(payload).encode()
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)

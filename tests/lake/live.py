@@ -21,18 +21,18 @@ def name(number: int) -> str:
     return str(uuid.UUID(int=number))
 
 
-def answer(number: int, data: bytes | None = None, image_id: str | None = None, **said: Any) -> Event:
+def answer(number: int, data: bytes | None = None, image_id: str | None = None, **fields: Any) -> Event:
     """The answer of that number, about the picture of its number unless it says which."""
-    given = {"prediction_id": name(number), "model": "m", "label": "cat", **said}
+    payload = {"prediction_id": name(number), "model": "m", "label": "cat", **fields}
     if data is None and image_id is None:
         data = picture(number)
-    return events.prediction(given, {}, image_id or ids.image_id(data or b""), data, None)
+    return events.prediction(payload, {}, image_id or ids.image_id(data or b""), data, None)
 
 
 def upload(data: bytes) -> Event:
     return events.image(ids.image_id(data), data, None, None)
 
 
-def verdict(about: Event, said: str = "incorrect", **more: Any) -> Event:
-    given = {"prediction_id": about.event_id, "verdict": said, **more}
-    return events.feedback(given, {about.event_id: about.image_id}, None)
+def verdict(about: Event, value: str = "incorrect", **more: Any) -> Event:
+    payload = {"prediction_id": about.event_id, "verdict": value, **more}
+    return events.feedback(payload, {about.event_id: about.image_id}, None)

@@ -87,16 +87,16 @@ def embed(lake: Lake, numbers: Sequence[int], size: int = 2_000) -> None:
 
 def contents(lake: Lake, *without: str) -> dict[str, list[object]]:
     """Every row of every table but `without`, images with the hash of their bytes, in an order of its own."""
-    found: dict[str, list[object]] = {}
+    rows_by_table: dict[str, list[object]] = {}
     for name in schema.TABLES:
         if name in without:
             continue
         columns = [c for c in lake.dataset(name).schema.names if c != "data"]
         rows = lake.scan(name, columns).to_pylist()
-        found[name] = sorted((repr(sorted(r.items())) for r in rows), key=str)
+        rows_by_table[name] = sorted((repr(sorted(r.items())) for r in rows), key=str)
     stored = lake.scan("images", ["image_id"])["image_id"].to_pylist()
-    found["bytes"] = sorted((i.image_id, ids.image_id(i.data)) for i in blobs.images(lake, stored))
-    return found
+    rows_by_table["bytes"] = sorted((i.image_id, ids.image_id(i.data)) for i in blobs.images(lake, stored))
+    return rows_by_table
 
 
 def files(root: Path) -> dict[str, tuple[int, int]]:

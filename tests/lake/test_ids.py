@@ -28,8 +28,8 @@ def test_derived_ids_never_change() -> None:
 
 
 @given(ANSWERS, ANSWERS)
-def test_predictions_share_an_id_only_if_they_are_the_same(one: tuple[str, ...], other: tuple[str, ...]) -> None:
-    assert (ids.derived_prediction_id(*one) == ids.derived_prediction_id(*other)) == (one == other)
+def test_predictions_share_an_id_only_if_they_are_the_same(first: tuple[str, ...], second: tuple[str, ...]) -> None:
+    assert (ids.derived_prediction_id(*first) == ids.derived_prediction_id(*second)) == (first == second)
 
 
 def test_none_and_empty_are_different_parts() -> None:

@@ -45,6 +45,6 @@ def few_cells(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> str:
             command = [sys.executable, "-c", _BUILD, str(making), str(NEW_KIND)]
             subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=600)
             making.rename(built)
-    place = folder / "solar.lake"
-    shutil.copytree(built, place)
-    return str(place)
+    path = folder / "solar.lake"
+    shutil.copytree(built, path)
+    return str(path)

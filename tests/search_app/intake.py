@@ -46,11 +46,11 @@ class Door:
         assert self.spool.parked() == []
         return report
 
-    def predict(self, given: Mapping[str, Any], image: bytes | None = None, **headers: str) -> Any:
+    def predict(self, event: Mapping[str, Any], image: bytes | None = None, **headers: str) -> Any:
         """POST /v1/predictions: with the image as body and the event as header, or the event as JSON."""
         if image is None:
-            return self.client.post("/v1/predictions", content=json.dumps(given), headers=JSON | headers)
-        sent = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(given)} | headers
+            return self.client.post("/v1/predictions", content=json.dumps(event), headers=JSON | headers)
+        sent = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(event)} | headers
         return self.client.post("/v1/predictions", content=image, headers=sent)
 
     def batch(self, items: Sequence[Any], **headers: str) -> Any:
@@ -64,9 +64,9 @@ class Door:
         """POST /v1/images."""
         return self.client.post("/v1/images", content=image, headers={"Content-Type": "image/png"} | headers)
 
-    def judge(self, given: Mapping[str, Any], **headers: str) -> Any:
+    def judge(self, event: Mapping[str, Any], **headers: str) -> Any:
         """POST /v1/feedback."""
-        return self.client.post("/v1/feedback", content=json.dumps(given), headers=JSON | headers)
+        return self.client.post("/v1/feedback", content=json.dumps(event), headers=JSON | headers)
 
     def answer(self, prediction_id: str) -> Any:
         """GET /v1/predictions/{id}."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from training.tasks.task import Prediction
 
 
-def decode(files: list[tuple[str, bytes]], how: str, most: float) -> list[bytes]:
+def decode(files: list[tuple[str, bytes]], preprocessing: str, most: float) -> list[bytes]:
     """A decoder that dies of some files."""
-    del how, most
+    del preprocessing, most
     if files[0][1] == b"crash":
         raise SystemExit(1)
     return [files[0][1]]
@@ -18,5 +18,5 @@ def think(uri: str, run: str, names: list[str], prepared: list[bytes]) -> tuple[
     del uri, run
     if b"lethal" in prepared:
         raise SystemExit(1)
-    said = zip(names, prepared, strict=True)
-    return "how", ["no vector" if data == b"blank" else Prediction(name, data.decode()) for name, data in said]
+    pairs = zip(names, prepared, strict=True)
+    return "how", ["no vector" if data == b"blank" else Prediction(name, data.decode()) for name, data in pairs]

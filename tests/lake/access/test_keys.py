@@ -154,9 +154,9 @@ def test_a_keyring_sees_another_process_s_keys_once_it_asks_again(lk: Lake) -> N
     assert ring.any_active()
     keys.revoke(other, record.key_id)
     ring.refresh()
-    found = ring.match(token)
-    assert found is not None
-    assert found.state() == "revoked"
+    key = ring.match(token)
+    assert key is not None
+    assert key.state() == "revoked"
     assert not ring.any_active()
 
 

@@ -41,12 +41,12 @@ def test_ece_of_sums_by_hand() -> None:
 def _cells(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
     cell = np.clip(np.ceil(sure * 1500).astype(int) - 1, 0, 1499)
     n, hits = np.bincount(cell, minlength=1500), np.bincount(cell, right, minlength=1500).astype(int)
-    kept = n > 0
-    return np.flatnonzero(kept), n[kept], hits[kept], np.bincount(cell, sure, minlength=1500)[kept]
+    filled = n > 0
+    return np.flatnonzero(filled), n[filled], hits[filled], np.bincount(cell, sure, minlength=1500)[filled]
 
 
 def test_intervals_hold_the_true_error_and_chance_bounds_the_calibrated(say: Say) -> None:
-    held = bounded = 0
+    covered = bounded = 0
     many = np.random.default_rng(0).beta(4, 1.5, 400_000)
     true = of_cells(*_cells(many, np.random.default_rng(1).random(len(many)) < many**2))
     assert true.equal_width is not None
@@ -57,8 +57,10 @@ def test_intervals_hold_the_true_error_and_chance_bounds_the_calibrated(say: Say
         honest = of_cells(*_cells(sure, rng.random(500) < sure), seed).equal_width
         assert over is not None
         assert honest is not None
-        held += over.low <= true.equal_width.ece <= over.high
+        covered += over.low <= true.equal_width.ece <= over.high
         bounded += honest.ece <= honest.by_chance
-    say(f"calibration: the interval held the true ECE in {held} of 15, chance bounded a calibrated model in {bounded}")
-    assert held >= 12
+    say(
+        f"calibration: the interval covers the true ECE in {covered} of 15 and chance bounds a calibrated one in {bounded}"
+    )
+    assert covered >= 12
     assert bounded >= 12

@@ -22,12 +22,17 @@ from tests.lake.answers import add, image, label
 MONDAY = dt.datetime(2026, 9, 7, 6, tzinfo=dt.UTC)
 
 
-def said(lake: Lake, *verdicts: tuple[str, str, str, int]) -> None:
+def add_verdicts(lake: Lake, *verdicts: tuple[str, str, str, int]) -> None:
     """Adds verdicts (prediction_id, origin, verdict, hours after MONDAY)."""
     rows = [
-        {"event_id": str(uuid.uuid4()), "prediction_id": one, "image_id": image(one), "origin": origin}
+        {
+            "event_id": str(uuid.uuid4()),
+            "prediction_id": prediction_id,
+            "image_id": image(prediction_id),
+            "origin": origin,
+        }
         | {"verdict": verdict, "timestamp": MONDAY + dt.timedelta(hours=hours), "ingested_at": MONDAY}
-        for one, origin, verdict, hours in verdicts
+        for prediction_id, origin, verdict, hours in verdicts
     ]
     lake.insert("reviews", pa.Table.from_pylist(rows, schema=schema.REVIEWS.arrow()))
 
@@ -54,16 +59,16 @@ def judged(make_lake: MakeLake) -> Lake:
     return lk
 
 
-def _counts(found: metrics.Breakdown) -> dict[tuple[str | None, ...], tuple[int, int, int]]:
-    return {cell.values: (cell.answers, cell.known, cell.right) for cell in found.cells}
+def _counts(breakdown: metrics.Breakdown) -> dict[tuple[str | None, ...], tuple[int, int, int]]:
+    return {cell.values: (cell.answers, cell.known, cell.right) for cell in breakdown.cells}
 
 
 def test_by_a_column_and_by_two(judged: Lake) -> None:
-    found = metrics.by(judged, ["line"])
+    breakdown = metrics.by(judged, ["line"])
     # Of x's images 0, 1, 2 model 1 is wrong about 1; of y's image 3 alone is labelled, and model 1 is wrong.
-    assert _counts(found) == {("x",): (6, 6, 5), ("y's",): (6, 2, 1)}
-    assert found.whole.error == wilson(2, 8)
-    assert found.whole.confidence == pytest.approx(0.625)
+    assert _counts(breakdown) == {("x",): (6, 6, 5), ("y's",): (6, 2, 1)}
+    assert breakdown.whole.error == wilson(2, 8)
+    assert breakdown.whole.confidence == pytest.approx(0.625)
     crossed = metrics.by(judged, ["model_version", "line"])
     assert _counts(crossed)["1", "x"] == (3, 3, 2)
     assert _counts(crossed)["2", "y's"] == (3, 1, 1)
@@ -78,31 +83,31 @@ _NAMED = """line level lit label model model_version version folder source task 
 @pytest.mark.parametrize("name", [*_NAMED.split(), "odd key"])
 def test_a_cells_filter_picks_its_answers_out(judged: Lake, name: str) -> None:
     add(judged, [{"image_id": image("new"), "boxes": [{"label": "a", "x": 0, "y": 0, "width": 40, "height": 40}]}])
-    found = metrics.by(judged, [name])
-    assert found.cells
-    for cell in found.cells:
-        predicate = found.predicate(cell)
+    breakdown = metrics.by(judged, [name])
+    assert breakdown.cells
+    for cell in breakdown.cells:
+        predicate = breakdown.predicate(cell)
         assert predicate is not None
         inside = metrics.by(judged, [], metrics.scope(judged, predicate)).whole
         assert (inside.answers, inside.known, inside.right) == (cell.answers, cell.known, cell.right), (name, cell)
     if name != "box_size":
-        assert sum(cell.answers for cell in found.cells) == 13
+        assert sum(cell.answers for cell in breakdown.cells) == 13
 
 
 def test_numbers_are_binned_by_equal_counts_inside_the_scope(judged: Lake) -> None:
     add(judged, [{"image_id": image(f"n{number}"), "level": 1_000 + number} for number in range(100)])
-    found = metrics.by(judged, ["level"], "level >= 1000")
-    assert [cell.answers for cell in found.cells] == [20] * 5
-    assert [cell.values[0] for cell in found.cells][:2] == ["up to 1019", "1019 to 1039"]
-    assert found.predicate(found.cells[0]) == "(TRY_CAST(level AS DOUBLE) <= 1019)"
+    breakdown = metrics.by(judged, ["level"], "level >= 1000")
+    assert [cell.answers for cell in breakdown.cells] == [20] * 5
+    assert [cell.values[0] for cell in breakdown.cells][:2] == ["up to 1019", "1019 to 1039"]
+    assert breakdown.predicate(breakdown.cells[0]) == "(TRY_CAST(level AS DOUBLE) <= 1019)"
 
 
 def test_a_label_decides_before_a_verdict_and_the_latest_verdict_counts(lk: Lake) -> None:
     labelled, complained, unsure, twice, silent = add(lk, [{"label": "a", "image_id": image(n)} for n in range(5)])
     label(lk, (image(0), "a", MONDAY))
-    said(lk, (labelled, "customer", "incorrect", 0), (complained, "customer", "incorrect", 0))
-    said(lk, (unsure, "customer", "correct", 0), (unsure, "customer", "unsure", 1))
-    said(lk, (twice, "customer", "incorrect", 0), (twice, "reviewer", "correct", 1))
+    add_verdicts(lk, (labelled, "customer", "incorrect", 0), (complained, "customer", "incorrect", 0))
+    add_verdicts(lk, (unsure, "customer", "correct", 0), (unsure, "customer", "unsure", 1))
+    add_verdicts(lk, (twice, "customer", "incorrect", 0), (twice, "reviewer", "correct", 1))
     rows = lk.sql("SELECT prediction_id, correct, judged_by FROM answers_judged").to_pylist()
     assert {row["prediction_id"]: (row["correct"], row["judged_by"]) for row in rows} == {
         labelled: (True, "label"),
@@ -117,15 +122,21 @@ def test_confusion_and_its_images(judged: Lake) -> None:
     assert metrics.confusion(judged) == {("a", "a"): 4, ("b", "a"): 2, ("b", "b"): 2}
     assert metrics.confused(judged, "b", "a") == [image(3), image(1)]  # the surer first
     assert metrics.confused(judged, "b", "a", "line = 'x'") == [image(1)]
-    balance = {one.name: one for one in metrics.classes(judged)}
+    balance = {entry.name: entry for entry in metrics.classes(judged)}
     assert (balance["b"].labelled, balance["b"].answered) == (2, 3)
     assert (balance["b"].recall.value, balance["b"].precision.value, balance["b"].precision.n) == (0.5, 1.0, 2)
 
 
 def test_two_models_on_the_same_images(judged: Lake) -> None:
-    found = metrics.compare(judged, "m 1", "m 2")
-    assert (found.both, found.only_old, found.only_new, found.neither, found.n) == (2, 0, 2, 0, 4)
-    assert (found.broken, found.repaired, found.p) == ([], [image(3), image(1)], 0.5)
+    result = metrics.compare(judged, "m 1", "m 2")
+    assert (result.both, result.only_old, result.only_new, result.neither, result.n) == (
+        2,
+        0,
+        2,
+        0,
+        4,
+    )
+    assert (result.broken, result.repaired, result.p) == ([], [image(3), image(1)], 0.5)
     assert metrics.compare(judged, "m 2", "m 1", "line = 'x'").broken == [image(1)]
     # A later answer of the old model about image 1 is the one that counts.
     late = MONDAY + dt.timedelta(days=90)
@@ -138,7 +149,7 @@ def test_two_models_on_the_same_images(judged: Lake) -> None:
 
 def test_days_and_models(judged: Lake) -> None:
     days = metrics.days(judged)
-    assert [(one.day.isoformat(), one.answers, one.known, one.right) for one in days][:2] == [
+    assert [(day.day.isoformat(), day.answers, day.known, day.right) for day in days][:2] == [
         ("2026-09-07", 2, 2, 2),
         ("2026-09-08", 2, 2, 1),
     ]
@@ -147,14 +158,18 @@ def test_days_and_models(judged: Lake) -> None:
 
 def test_scope_is_a_filter_a_slice_and_models(judged: Lake) -> None:
     slices.create(judged, "some", ids=[image(0), image(1)])
-    both = metrics.scope(judged, "line = 'x' -- only", "some", ["m 1"])
-    assert metrics.by(judged, [], both).whole.answers == 2
+    combined = metrics.scope(judged, "line = 'x' -- only", "some", ["m 1"])
+    assert metrics.by(judged, [], combined).whole.answers == 2
     assert metrics.scope(judged) is None
     assert _counts(metrics.by(judged, ["slice"])) == {("some",): (4, 4, 3)}
     assert _counts(metrics.by(judged, ["slice:some"])) == {("in some",): (4, 4, 3), ("not in it",): (8, 4, 3)}
-    for how, words in (({"where": "nope = 1"}, "nope"), ({"slice": "sum"}, "sum"), ({"models": ["z"]}, "there are m")):
+    for arguments, words in (
+        ({"where": "nope = 1"}, "nope"),
+        ({"slice": "sum"}, "sum"),
+        ({"models": ["z"]}, "there are m"),
+    ):
         with pytest.raises(BadInput, match=words):
-            metrics.scope(judged, **how)  # type: ignore[arg-type]
+            metrics.scope(judged, **arguments)  # type: ignore[arg-type]
 
 
 def test_what_is_no_dimension_is_refused_with_the_nearest(judged: Lake) -> None:
@@ -181,6 +196,8 @@ def test_an_answer_counts_in_every_size_it_has(lk: Lake) -> None:
     box = {"label": "a", "x": 0, "y": 0, "width": 32, "height": 32}
     add(lk, [{"boxes": [box, box | {"width": 31}], "masks": [mask(95), mask(96)]}, {"boxes": [box], "masks": []}, {}])
     assert _counts(metrics.by(lk, ["box_size"])) == {("small",): (1, 0, 0), ("medium",): (2, 0, 0)}
-    found = metrics.by(lk, ["mask_size", "box_size"])
-    assert {cell.values for cell in found.cells} == {(m, b) for m in ("medium", "large") for b in ("small", "medium")}
-    assert found.whole.answers == 3
+    breakdown = metrics.by(lk, ["mask_size", "box_size"])
+    assert {cell.values for cell in breakdown.cells} == {
+        (m, b) for m in ("medium", "large") for b in ("small", "medium")
+    }
+    assert breakdown.whole.answers == 3

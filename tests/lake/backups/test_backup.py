@@ -208,7 +208,7 @@ def test_backups_are_remembered(source: Lake, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def backed_up(_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the same small backup as a folder and as a tar."""
     root = tmp_path_factory.mktemp("made")
     small = lake.create(str(root / "lake"))
@@ -223,18 +223,18 @@ def made(_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=100)
 @given(st.data())
-def test_one_changed_byte_anywhere_in_a_folder_is_seen(made: Path, data: st.DataObject) -> None:
-    files = sorted(p for p in (made / "copy").rglob("*") if p.is_file() and p.stat().st_size)
+def test_one_changed_byte_anywhere_in_a_folder_is_seen(backed_up: Path, data: st.DataObject) -> None:
+    files = sorted(p for p in (backed_up / "copy").rglob("*") if p.is_file() and p.stat().st_size)
     path = data.draw(st.sampled_from(files))
     at = data.draw(st.integers(0, path.stat().st_size - 1))
     with changed(path, at, data.draw(st.integers(1, 255))), pytest.raises((BadInput, NewerLake)):
-        restore.verify(made / "copy")
+        restore.verify(backed_up / "copy")
 
 
 @settings(max_examples=100)
 @given(st.data())
-def test_one_changed_byte_anywhere_in_a_tar_is_seen(made: Path, data: st.DataObject) -> None:
-    tar = made / "copy.tar"
+def test_one_changed_byte_anywhere_in_a_tar_is_seen(backed_up: Path, data: st.DataObject) -> None:
+    tar = backed_up / "copy.tar"
     at = data.draw(st.integers(0, tar.stat().st_size - 1))
     with changed(tar, at, data.draw(st.integers(1, 255))), pytest.raises((BadInput, NewerLake)):
         restore.verify(tar)
@@ -242,11 +242,11 @@ def test_one_changed_byte_anywhere_in_a_tar_is_seen(made: Path, data: st.DataObj
 
 @settings(max_examples=40)
 @given(st.data())
-def test_a_part_of_a_tar_is_refused(made: Path, data: st.DataObject) -> None:
-    whole = (made / "copy.tar").read_bytes()
+def test_a_part_of_a_tar_is_refused(backed_up: Path, data: st.DataObject) -> None:
+    whole = (backed_up / "copy.tar").read_bytes()
     # Zeros at the end are no part of it.
     at = data.draw(st.integers(0, len(whole.rstrip(b"\0")) - 1))
-    part = made / "part.tar"
+    part = backed_up / "part.tar"
     part.write_bytes(whole[:at])
     with pytest.raises(BadInput, match=r"damaged|no whole backup"):
         restore.verify(part)
@@ -273,7 +273,7 @@ class changed:
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         (lambda root: (root / "images.lance/extra").write_bytes(b"x"), "images.lance/extra is not on its list"),
         (lambda root: next((root / "images.lance/data").glob("*.lance")).unlink(), "is missing"),
@@ -288,10 +288,10 @@ class changed:
         (lambda root: relisted(root, '{"files": []}'), "lacks its format"),
     ],
 )
-def test_a_folder_that_is_not_as_written_is_refused(made: Path, tmp_path: Path, harm, said: str) -> None:
-    shutil.copytree(made / "copy", tmp_path / "copy")
+def test_a_folder_that_is_not_as_written_is_refused(backed_up: Path, tmp_path: Path, harm, message: str) -> None:
+    shutil.copytree(backed_up / "copy", tmp_path / "copy")
     harm(tmp_path / "copy")
-    with pytest.raises(BadInput, match=said.replace(".", r"\.")):
+    with pytest.raises(BadInput, match=message.replace(".", r"\.")):
         restore.restore(tmp_path / "copy", str(tmp_path / "new"))
     assert not list(tmp_path.glob("new*"))
 
@@ -304,15 +304,15 @@ def relisted(root: Path, text: str) -> None:
     (root / archive.LIST_HASH).write_text(f"{hashlib.sha256(text.encode()).hexdigest()}  {archive.LIST}\n")
 
 
-def test_its_hash_kept_elsewhere_shows_what_went_with_the_list(made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made / "copy", tmp_path / "copy")
-    sha256 = restore.verify(made / "copy").sha256
+def test_its_hash_kept_elsewhere_shows_what_went_with_the_list(backed_up: Path, tmp_path: Path) -> None:
+    shutil.copytree(backed_up / "copy", tmp_path / "copy")
+    sha256 = restore.verify(backed_up / "copy").sha256
     facts = json.loads((tmp_path / "copy" / archive.LIST).read_text())
     relisted(tmp_path / "copy", json.dumps(facts | {"lake": "another"}))
     restore.verify(tmp_path / "copy")
     with pytest.raises(BadInput, match="is another backup than expected"):
         restore.verify(tmp_path / "copy", sha256)
-    assert restore.verify(made / "copy", sha256.upper()).sha256 == sha256
+    assert restore.verify(backed_up / "copy", sha256.upper()).sha256 == sha256
 
 
 def entry(name: str, **changes: object) -> tarfile.TarInfo:
@@ -347,18 +347,20 @@ def entry(name: str, **changes: object) -> tarfile.TarInfo:
     ],
     ids=lambda e: e.name[:20] + str(e.type),
 )
-@pytest.mark.parametrize("place", ["first", "last"])
-def test_no_name_in_a_tar_leads_out_of_it(made: Path, tmp_path: Path, hostile: tarfile.TarInfo, place: str) -> None:
+@pytest.mark.parametrize("outside", ["first", "last"])
+def test_no_name_in_a_tar_leads_out_of_it(
+    backed_up: Path, tmp_path: Path, hostile: tarfile.TarInfo, outside: str
+) -> None:
     bad = tmp_path / "in" / "bad.tar"
     bad.parent.mkdir()
-    with tarfile.open(bad, "w") as out, tarfile.open(made / "copy.tar") as good:
+    with tarfile.open(bad, "w") as out, tarfile.open(backed_up / "copy.tar") as good:
         data = b"evil" if hostile.isreg() else b""
         hostile.size = len(data)
-        if place == "first":
+        if outside == "first":
             out.addfile(hostile, io.BytesIO(data))
         for member in good:
             out.addfile(member, good.extractfile(member))
-        if place == "last":
+        if outside == "last":
             out.addfile(hostile, io.BytesIO(data))
     with pytest.raises(BadInput):
         restore.restore(bad, str(tmp_path / "new"))
@@ -366,9 +368,9 @@ def test_no_name_in_a_tar_leads_out_of_it(made: Path, tmp_path: Path, hostile: t
     assert not Path("/tmp/outside").exists()
 
 
-def test_a_file_twice_in_a_tar_is_refused(made: Path, tmp_path: Path) -> None:
+def test_a_file_twice_in_a_tar_is_refused(backed_up: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.tar"
-    with tarfile.open(bad, "w") as out, tarfile.open(made / "copy.tar") as good:
+    with tarfile.open(bad, "w") as out, tarfile.open(backed_up / "copy.tar") as good:
         for member in [*good.getmembers(), good.getmembers()[0]]:
             out.addfile(member, good.extractfile(member))
     with pytest.raises(BadInput, match="exists twice"):
@@ -384,8 +386,8 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
         restore.verify(tmp_path / "nothing")
 
 
-def test_a_backup_of_a_newer_lakeloop_is_refused(made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made / "copy", tmp_path / "copy")
+def test_a_backup_of_a_newer_lakeloop_is_refused(backed_up: Path, tmp_path: Path) -> None:
+    shutil.copytree(backed_up / "copy", tmp_path / "copy")
     facts = json.loads((tmp_path / "copy" / archive.LIST).read_text())
     for change in ({"migrations": [*facts["migrations"], migrations.STEPS[-1][0] + 1]}, {"format": backup.FORMAT + 1}):
         relisted(tmp_path / "copy", json.dumps(facts | change))
@@ -394,30 +396,30 @@ def test_a_backup_of_a_newer_lakeloop_is_refused(made: Path, tmp_path: Path) -> 
         assert not list(tmp_path.glob("new*"))
 
 
-def test_neither_is_written_over_something(made: Path, source: Lake, tmp_path: Path) -> None:
+def test_neither_is_written_over_something(backed_up: Path, source: Lake, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("mine")
     with pytest.raises(BadInput, match="exists already"):
-        restore.restore(made / "copy", str(tmp_path / "full"))
+        restore.restore(backed_up / "copy", str(tmp_path / "full"))
     with pytest.raises(BadInput, match="exists already"):
         backup.backup(source, tmp_path / "full")
     (tmp_path / "half.part").mkdir()
     with pytest.raises(BadInput, match=r"half.part exists already, left by an interrupted run"):
         backup.backup(source, tmp_path / "half")
     with pytest.raises(BadInput, match=r"half.part exists already, left by an interrupted run"):
-        restore.restore(made / "copy", str(tmp_path / "half"))
+        restore.restore(backed_up / "copy", str(tmp_path / "half"))
     with pytest.raises(BadInput, match="inside the lake"):
         backup.backup(source, Path(source.uri) / "copy")
     (tmp_path / "empty").mkdir()
-    restore.restore(made / "copy", str(tmp_path / "empty"))
+    restore.restore(backed_up / "copy", str(tmp_path / "empty"))
     assert lake.open(str(tmp_path / "empty")).dataset("images").count_rows() == 2
 
 
-def test_lakes_on_object_storage_are_their_store_s(tmp_path: Path, made: Path) -> None:
+def test_lakes_on_object_storage_are_their_store_s(tmp_path: Path, backed_up: Path) -> None:
     with pytest.raises(CouldNot, match="object storage"):
         backup.backup(Lake("s3://bucket/lake"), tmp_path / "copy")
     with pytest.raises(CouldNot, match="object storage"):
-        restore.restore(made / "copy", "s3://bucket/lake")
+        restore.restore(backed_up / "copy", "s3://bucket/lake")
 
 
 def test_a_backup_that_fails_leaves_nothing(source: Lake, tmp_path: Path, monkeypatch) -> None:

@@ -215,8 +215,8 @@ def test_what_cannot_be_sent_is_reported_and_not_raised(
 ) -> None:
     refused: list[Refusal] = []
     client = make_client(on_refused=refused.append)
-    given: dict[str, Any] = {"image": IMAGE, "model": "m", "label": "x", **arguments}
-    own = client.log(given.pop("image"), **given)
+    payload: dict[str, Any] = {"image": IMAGE, "model": "m", "label": "x", **arguments}
+    own = client.log(payload.pop("image"), **payload)
     wait_for(lambda: refused)
     assert (refused[0].id, refused[0].code) == (own, None)
     assert refused[0].reason.startswith(reason)
@@ -648,8 +648,8 @@ if how == "raises":
 """
 
 
-def logger(server: Ledger, spill: Path, how: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", LOGGER, server.url, str(spill), how]
+def logger(server: Ledger, spill: Path, ending: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", LOGGER, server.url, str(spill), ending]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -716,9 +716,9 @@ def test_kills_at_any_moment_lose_nothing_that_was_on_disk(
     print(f"{kills} kills, {len(safe)} events known to be on disk, all arrived")  # noqa: T201
 
 
-@pytest.mark.parametrize("how", ["ends", "raises"])
-def test_a_process_that_forgets_to_close_sends_at_its_exit(server: Ledger, spill: Path, how: str) -> None:
-    out, _ = logger(server, spill, how).communicate(timeout=LONG)
+@pytest.mark.parametrize("ending", ["ends", "raises"])
+def test_a_process_that_forgets_to_close_sends_at_its_exit(server: Ledger, spill: Path, ending: str) -> None:
+    out, _ = logger(server, spill, ending).communicate(timeout=LONG)
     assert server.order == out.split()
     assert list(spill.glob("*")) == []
 
@@ -1009,8 +1009,8 @@ def lakeloop_serve(lake: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                if found := re.search(r"http://[\w.]+:\d+", line):
-                    yield process, found[0]
+                if match := re.search(r"http://[\w.]+:\d+", line):
+                    yield process, match[0]
                     break
         finally:
             process.kill()

@@ -177,8 +177,8 @@ def test_a_file_with_wrong_bytes_is_an_image_or_a_reason(format: str) -> None:
     reasons = []
     for _ in range(150):
         broken = bytearray(data)
-        for place in rng.integers(0, min(len(data), 400), rng.integers(1, 5)):
-            broken[place] = rng.integers(256)
+        for offset in rng.integers(0, min(len(data), 400), rng.integers(1, 5)):
+            broken[offset] = rng.integers(256)
         try:
             assert decode.decode(bytes(broken), max_megapixels=4).thumbnail
         except UnreadableImage as error:
@@ -253,10 +253,10 @@ def test_a_query_image_is_brought_to_a_bounded_upright_jpeg() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(lying(pictures.corners(900, 600), 6), "JPEG", exif=exif)
-    kept = decode.normalise(data, 40, 300)
-    with Image.open(io.BytesIO(kept)) as image:
+    jpeg = decode.normalise(data, 40, 300)
+    with Image.open(io.BytesIO(jpeg)) as image:
         assert (image.format, image.size) == ("JPEG", (300, 200))
-    assert close(quarters(kept), [RED, GREEN, BLUE, WHITE], by=20)
+    assert close(quarters(jpeg), [RED, GREEN, BLUE, WHITE], by=20)
     with pytest.raises(UnreadableImage, match=r"over 0\.1 megapixels"):
         decode.normalise(data, 0.1, 300)
 

@@ -52,12 +52,12 @@ def test_tasks_are_drawn_only_a_little_ahead_of_results(
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"),
+    ("ending", "reason"),
     [("exit", "crashed"), ("kill", "signal 9"), ("raise", "ran out of memory or crashed"), ("eat", "out of memory")],
 )
-def test_a_workers_death_is_the_result_of_its_task_alone(how: str, reason: str) -> None:
+def test_a_workers_death_is_the_result_of_its_task_alone(ending: str, reason: str) -> None:
     with WorkerPool(DEADLY, 2) as pool:
-        results = [r for r, _ in pool.map(((n, how if n in (1, 4) else ""), None) for n in range(7))]
+        results = [r for r, _ in pool.map(((n, ending if n in (1, 4) else ""), None) for n in range(7))]
     assert [r for r in results if not isinstance(r, WorkerDied)] == [0, 4, 6, 10, 12]
     assert isinstance(results[1], WorkerDied)
     assert isinstance(results[4], WorkerDied)

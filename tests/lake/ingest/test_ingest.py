@@ -38,12 +38,12 @@ def counts(report: ingest.IngestReport) -> tuple[int, int, int, int, int, int]:
 
 def content(lk: Lake) -> dict[str, list[str]]:
     """Everything the lake holds but moments, in an order of its own."""
-    found = {}
+    rows_by_table = {}
     for name in ("images", "thumbnails", "predictions", "labels"):
         columns = [f.name for f in lk.dataset(name).schema if f.name not in {"data", "timestamp", *MOMENTS} or
                    (f.name == "timestamp" and name == "predictions")]  # fmt: skip
-        found[name] = sorted(map(repr, lk.scan(name, columns).to_pylist()))
-    return found
+        rows_by_table[name] = sorted(map(repr, lk.scan(name, columns).to_pylist()))
+    return rows_by_table
 
 
 def log(root: Path, name: str, *rows: dict[str, Any]) -> Path:
@@ -72,10 +72,10 @@ def test_an_imagefolder_gives_labels_not_answers(lk: Lake, tmp_path: Path) -> No
     pictures.folder(tmp_path / "in" / "cat", 2, seed=1)
     pictures.folder(tmp_path / "in" / "dog", 1, seed=2)
     assert counts(run(lk, tmp_path / "in")) == (3, 0, 3, 0, 3, 0)
-    found = lk.sql(
+    rows = lk.sql(
         "SELECT label, task, origin, count(*) AS n FROM labels_current GROUP BY ALL ORDER BY label"
     ).to_pylist()
-    assert [tuple(row.values()) for row in found] == [
+    assert [tuple(row.values()) for row in rows] == [
         ("cat", "classification", "import", 2), ("dog", "classification", "import", 1),
     ]  # fmt: skip
     assert lk.sql("SELECT count(*) AS n FROM answers")["n"].to_pylist() == [0]
@@ -104,11 +104,11 @@ def test_a_log_says_the_same_in_every_format(make_lake: MakeLake, tmp_path: Path
     path = tmp_path / f"log.{suffix}"
     if suffix in ("csv", "tsv"):
         gap = "," if suffix == "csv" else "\t"
-        said = [
+        payload = [
             ["" if v is None else json.dumps(v) if isinstance(v, dict | list) else str(v) for v in row.values()]
             for row in (first, second)
         ]
-        quoted = [gap.join('"' + v.replace('"', '""') + '"' for v in row) for row in [list(first), *said]]
+        quoted = [gap.join('"' + v.replace('"', '""') + '"' for v in row) for row in [list(first), *payload]]
         path.write_text("\n".join(quoted))
     else:
         log(tmp_path, path.name, first, second)
@@ -116,19 +116,24 @@ def test_a_log_says_the_same_in_every_format(make_lake: MakeLake, tmp_path: Path
     report = run(lk, path)
     assert report.rejected == []
     assert counts(report) == (2, 0, 2, 0, 0, 0)
-    one, two = lk.sql(
+    cat, dog = lk.sql(
         "SELECT * EXCLUDE (ingested_at, prediction_id, image_id, image_status, image_share) FROM answers ORDER BY label"
     ).to_pylist()
     noon = dt.datetime(2024, 5, 6, 12, tzinfo=dt.UTC)
-    assert one == {
+    assert cat == {
         "timestamp": noon, "model": "m", "model_version": "1", "task": "detection", "label": "cat", "confidence": 0.75,
         "scores": [{"label": "cat", "score": 0.75}, {"label": "dog", "score": 0.25}],
         "boxes": [{"label": "ear", "score": 0.5, "x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0}], "masks": None,
         "source": "line 1", "latency_ms": 12.5, "metadata": '{"operator": "eve"}', "line": "A", "shift": 2, "heat": 0.5,
         "night": True, "shot_at": noon - dt.timedelta(hours=1),
     }  # fmt: skip
-    assert two["masks"] == [{"label": "dog", "score": None, "height": 2, "width": 3, "counts": "132"}]
-    assert (two["task"], two["source"], two["metadata"], two["night"]) == ("segmentation", "001.png", None, None)
+    assert dog["masks"] == [{"label": "dog", "score": None, "height": 2, "width": 3, "counts": "132"}]
+    assert (dog["task"], dog["source"], dog["metadata"], dog["night"]) == (
+        "segmentation",
+        "001.png",
+        None,
+        None,
+    )
 
 
 def test_paths_are_relative_to_the_log_or_absolute(lk: Lake, tmp_path: Path) -> None:
@@ -181,8 +186,10 @@ def test_a_callers_uuid_is_the_predictions_id(lk: Lake, tmp_path: Path) -> None:
 
 def test_another_answer_under_a_known_id_is_rejected_aloud(lk: Lake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 1)
-    said = {"image": "000.png", "model": "m", "confidence": 0.5}
-    path = log(tmp_path, "log.jsonl", said | {"label": "cat"}, said | {"label": "dog"}, said | {"label": "cat"})
+    payload = {"image": "000.png", "model": "m", "confidence": 0.5}
+    path = log(
+        tmp_path, "log.jsonl", payload | {"label": "cat"}, payload | {"label": "dog"}, payload | {"label": "cat"}
+    )
     report = run(lk, path)
     assert counts(report) == (1, 2, 1, 1, 0, 1)
     assert report.rejected[0]["source"] == f"{path}:2"

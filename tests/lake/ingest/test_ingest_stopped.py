@@ -86,10 +86,10 @@ def test_after_ctrl_c_a_second_run_completes_the_lake(
     process = stop(lk, images, 9, signal.SIGINT)
     assert process.returncode != 0
     half = open_lake.open(lk.uri)
-    some = half.dataset("predictions").count_rows()
-    assert 0 < some < IMAGES
+    count = half.dataset("predictions").count_rows()
+    assert 0 < count < IMAGES
     report = ingest.ingest(half, images, workers=1)
-    assert report.predictions_new == IMAGES - some
+    assert report.predictions_new == IMAGES - count
     assert content(half) == undisturbed
 
 

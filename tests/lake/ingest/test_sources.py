@@ -22,8 +22,8 @@ def tree(root: Path, *files: str) -> Path:
 def listed(root: Path, layout: sources.Layout = "auto") -> list[tuple[str, str | None, bool]]:
     """(path below root, label, whether it can be read) of each item."""
     items = [*sources.read(root, layout)]
-    said = {i.source: i.read_annotations(1, 1).ground_truths[0].label for i in items if i.read_annotations}
-    return [(os.path.relpath(i.source, root), said.get(i.source), i.error is None) for i in items]
+    labels = {i.source: i.read_annotations(1, 1).ground_truths[0].label for i in items if i.read_annotations}
+    return [(os.path.relpath(i.source, root), labels.get(i.source), i.error is None) for i in items]
 
 
 @pytest.mark.parametrize(
@@ -144,12 +144,12 @@ def test_a_broken_json_line_costs_itself_only(tmp_path: Path) -> None:
     deep = "[" * 100_000
     lines = ['{"image": "a.png"}', '{"image": ', "", "[1]", '{"x": ' + "1" * 5000 + "}", deep, '{"image": "b.png"}']
     (tmp_path / "l.jsonl").write_text("\n".join(lines))
-    found = rows(tmp_path / "l.jsonl")
-    assert [line for line, _ in found] == ["1", "2", "4", "5", "6", "7"]
-    assert found[0][1] == {"image": "a.png"}
-    assert found[-1][1] == {"image": "b.png"}
-    assert found[2][1] == "the line is not a JSON object"
-    assert all("broken JSON" in str(found[i][1]) for i in (1, 3, 4))
+    read = rows(tmp_path / "l.jsonl")
+    assert [line for line, _ in read] == ["1", "2", "4", "5", "6", "7"]
+    assert read[0][1] == {"image": "a.png"}
+    assert read[-1][1] == {"image": "b.png"}
+    assert read[2][1] == "the line is not a JSON object"
+    assert all("broken JSON" in str(read[i][1]) for i in (1, 3, 4))
 
 
 def test_a_parquets_rows_are_counted(tmp_path: Path) -> None:

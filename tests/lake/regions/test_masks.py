@@ -77,9 +77,9 @@ def grey(values: list[list[int]]) -> bytes:
     return encoded(Image.fromarray(np.array(values, np.uint8)))
 
 
-@pytest.mark.parametrize("one", [1, 255])
-def test_a_two_valued_png_is_a_mask_without_a_score(one: int) -> None:
-    assert masks.from_png(grey([[0, one, 0], [one, one, 0]])) == ("132", 2, 3, None)
+@pytest.mark.parametrize("value", [1, 255])
+def test_a_two_valued_png_is_a_mask_without_a_score(value: int) -> None:
+    assert masks.from_png(grey([[0, value, 0], [value, value, 0]])) == ("132", 2, 3, None)
 
 
 def test_a_black_and_white_png_is_a_mask() -> None:
@@ -116,8 +116,8 @@ def test_a_broken_png_is_refused_whatever_is_broken() -> None:
     refused = 0
     for _ in range(300):
         broken = data.copy()
-        for place in rng.integers(0, len(data), 3):
-            broken[place] = rng.integers(256)
+        for offset in rng.integers(0, len(data), 3):
+            broken[offset] = rng.integers(256)
         try:
             masks.from_png(bytes(broken))
         except UnreadableImage:

@@ -51,14 +51,14 @@ def test_precision_and_recall_by_size(lk: Lake) -> None:
     truth = {image(0): [_box(0, 0, 20), _box(50, 50, 40)], image(1): [], image(2): [_box(0, 0, 200)]}
     rows = [
         {
-            "event_id": one,
-            "image_id": one,
+            "event_id": image_name,
+            "image_id": image_name,
             "timestamp": store.now(),
             "task": "detection",
             "origin": "human",
             "boxes": boxes,
         }
-        for one, boxes in truth.items()
+        for image_name, boxes in truth.items()
     ]
     lk.insert("labels", pa.Table.from_pylist(rows, schema=lk.dataset("labels").schema))
     add(
@@ -76,4 +76,4 @@ def test_precision_and_recall_by_size(lk: Lake) -> None:
     assert (medium.boxes, medium.precision.value, medium.recall.value, medium.recall.n) == (1, 0.0, 0.0, 1)
     assert (large.boxes, large.confidence, large.precision.n, large.recall.value) == (0, None, 0, 0.0)
     assert detection.boxes(lk, score_from=0.5)[1].boxes == 0
-    assert [one.boxes for one in detection.boxes(lk, f"image_id = '{image(1)}'")] == [1, 0, 0]
+    assert [size.boxes for size in detection.boxes(lk, f"image_id = '{image(1)}'")] == [1, 0, 0]

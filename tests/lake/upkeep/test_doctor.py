@@ -81,13 +81,13 @@ def filled(_filled: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "how"), [(n, h) for n in schema.TABLES for h in TORN if h == "empty" or n == "images"]
+    ("name", "damage"), [(n, h) for n in schema.TABLES for h in TORN if h == "empty" or n == "images"]
 )
-def test_a_torn_newest_commit_is_put_aside(filled: Path, name: str, how: str) -> None:
+def test_a_torn_newest_commit_is_put_aside(filled: Path, name: str, damage: str) -> None:
     before = {t: lake.open(str(filled)).version(t) for t in schema.TABLES}
     version, manifest = table_files.manifests(filled / f"{name}.lance")[0]
     assert version == before[name]
-    data = TORN[how](manifest.read_bytes())
+    data = TORN[damage](manifest.read_bytes())
     manifest.write_bytes(data)
     opened = lake.open(str(filled))
     assert len(opened.notices) == 1
@@ -139,7 +139,7 @@ def test_a_torn_data_file_of_the_last_moments_goes_with_its_commit(filled: Path)
     newest = max((filled / "images.lance/data").glob("*.lance"), key=lambda p: p.stat().st_mtime_ns)
     newest.write_bytes(newest.read_bytes()[:100])
     assert lake.open(str(filled)).notices == []
-    assert found(doctor.examine(str(filled)))[0] == "files"
+    assert checks_of(doctor.examine(str(filled)))[0] == "files"
     messages = quarantine.quarantine(str(filled), files=True)
     assert len(messages) == 1
     assert "is torn" in messages[0]
@@ -170,7 +170,7 @@ def test_object_storage_is_left_alone() -> None:
 # The doctor ----------------------------------------------------------------------------------------------
 
 
-def found(report: doctor.ConsistencyReport, severity: str = "wrong") -> list[str]:
+def checks_of(report: doctor.ConsistencyReport, severity: str = "wrong") -> list[str]:
     return [f.check for f in report.findings if f.severity == severity]
 
 
@@ -211,7 +211,7 @@ def test_no_lake_is_no_finding(tmp_path: Path) -> None:
 def test_each_kind_of_harm_is_found_and_has_a_way_out(sound: Lake, harm, check: str) -> None:
     harm(sound)
     report = doctor.examine(sound.uri)
-    assert set(found(report)) == {check}
+    assert set(checks_of(report)) == {check}
     assert all(f.remedy for f in report.findings)
 
 
@@ -239,7 +239,7 @@ def test_two_rows_of_a_key_that_differ_are_not_for_a_machine_to_choose(sound: La
     lance.write_dataset(
         pa.Table.from_pylist([row], schema=schema.SLICES.arrow()), sound.dataset("slices"), mode="append"
     )
-    assert "keys" in found(doctor.examine(sound.uri, repair=True))
+    assert "keys" in checks_of(doctor.examine(sound.uri, repair=True))
     assert sound.dataset("slices").count_rows() == 2
 
 
@@ -250,7 +250,7 @@ def test_changed_bytes_are_found(sound: Lake) -> None:
     at = data.index(stock.data(5)[100:200])
     path.write_bytes(data[:at] + b"\0" * 100 + data[at + 100 :])
     report = doctor.examine(sound.uri, full=True)
-    assert found(report) == ["bytes"]
+    assert checks_of(report) == ["bytes"]
     assert stock.image_id(5) in report.findings[0].what
 
 
@@ -267,7 +267,7 @@ def test_what_the_lake_explains_is_no_finding(sound: Lake) -> None:
 def test_what_was_erased_and_is_back_is_found_and_erased_again(sound: Lake) -> None:
     erasure.forget(sound, [stock.image_id(7)])
     stock.add(sound, [7])  # no door lets it in: somebody wrote to the tables
-    assert "erased" in found(doctor.examine(sound.uri))
+    assert "erased" in checks_of(doctor.examine(sound.uri))
     assert doctor.examine(sound.uri, repair=True).mended
     assert doctor.examine(sound.uri).findings == []
     assert not sound.known("images", "image_id", [stock.image_id(7)])
@@ -279,7 +279,7 @@ def test_leftovers_are_noted_and_removed_on_repair(sound: Lake) -> None:
     os.utime(left, (time.time() - 90_000,) * 2)
     (Path(sound.uri) / "backups.json.part").write_text("")
     report = doctor.examine(sound.uri)
-    assert found(report, "note") == ["leftovers", "leftovers"]
+    assert checks_of(report, "note") == ["leftovers", "leftovers"]
     assert report.sound
     doctor.examine(sound.uri, repair=True)
     assert not left.exists()
@@ -290,11 +290,11 @@ def test_a_spool_s_state_is_told(lk: Lake, tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     event = {"prediction_id": stock.prediction_id(1), "model": "m", "label": "cat"}
     spool.put([events.prediction(event, {}, ids.image_id(data), data, None)])
-    assert found(doctor.examine(lk.uri, spools=[spool])) == []
+    assert checks_of(doctor.examine(lk.uri, spools=[spool])) == []
     for path in (tmp_path / "spool/segments").iterdir():
         path.write_bytes(b"")
     report = doctor.examine(lk.uri, spools=[spool])
-    assert found(report) == ["spool"]
+    assert checks_of(report) == ["spool"]
     assert stock.prediction_id(1) in report.findings[0].what
     spool.close()
 

@@ -195,7 +195,7 @@ def test_a_policy_is_toml_or_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("policy", "message"),
     [
         ({}, "is empty"),
         ([], "must be an object"),
@@ -217,9 +217,9 @@ def test_a_policy_is_toml_or_json(tmp_path: Path) -> None:
         ({"vectors": {"days": 10}}, "vectors.days needs images.days"),
     ],
 )
-def test_a_policy_that_is_wrong_is_refused_with_what_is_wrong(given: object, said: str) -> None:
-    with pytest.raises(BadInput, match=said):
-        retention.check_policy(given)
+def test_a_policy_that_is_wrong_is_refused_with_what_is_wrong(policy: object, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        retention.check_policy(policy)
 
 
 @pytest.mark.parametrize(("name", "text"), [("p.toml", "images = ["), ("p.json", "{"), ("p.toml", "\xff")])

@@ -88,7 +88,7 @@ def test_a_record_has_everything_about_one_image(client: TestClient, shapes: Sha
     assert (record["truth"], answer["label"], answer["confidence"]) == ("circle", "square", 0.5)
     assert answer["metadata"]["camera"] == 0
     assert answer["timestamp"] == "2026-09-01T12:00:00Z"
-    assert sorted((one["score"], one["label"]) for one in answer["scores"])[-1] == (0.9, "square")
+    assert sorted((entry["score"], entry["label"]) for entry in answer["scores"])[-1] == (0.9, "square")
     assert record["labels"][0]["label"] == "circle"
     assert not any(name.startswith("emb_") for name in answer)
 
@@ -98,8 +98,8 @@ def test_a_query_image_is_kept_by_its_content(client: TestClient, shapes: Shapes
     first = client.post("/v1/queries", content=data, headers={"Content-Type": "image/jpeg"})
     again = client.post("/v1/queries", content=data, headers={"Content-Type": "image/jpeg"})
     assert (first.status_code, first.json()) == (201, again.json())
-    kept = client.get(f"/v1/queries/{first.json()['query_id']}")
-    assert Image.open(io.BytesIO(kept.content)).size == Image.open(io.BytesIO(data)).size
+    response = client.get(f"/v1/queries/{first.json()['query_id']}")
+    assert Image.open(io.BytesIO(response.content)).size == Image.open(io.BytesIO(data)).size
     assert (Path(shapes.uri) / "queries" / f"{first.json()['query_id']}.jpg").exists()
 
 
@@ -126,10 +126,10 @@ def test_an_upload_without_a_length_is_cut_off_at_the_limit(client: TestClient) 
 
 
 def test_only_the_newest_query_images_are_kept(tmp_path: Path) -> None:
-    kept = QueryImages(tmp_path / "queries", keep=2)
-    names = [kept.put(data) for data in (b"1", b"2", b"3")]
-    assert [kept.get(name) for name in names] == [None, b"2", b"3"]
-    assert kept.get("../secrets") is None
+    queries = QueryImages(tmp_path / "queries", keep=2)
+    names = [queries.put(data) for data in (b"1", b"2", b"3")]
+    assert [queries.get(name) for name in names] == [None, b"2", b"3"]
+    assert queries.get("../secrets") is None
 
 
 def test_status_and_health(client: TestClient, shapes: Shapes) -> None:

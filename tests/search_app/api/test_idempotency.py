@@ -84,8 +84,8 @@ def requests(number: int) -> list[Request]:
     items = [json.dumps(answer | {"prediction_id": own(f"b{i}"), "image_base64": in_base64(IMAGES[i])}) for i in (0, 1)]
     verdict = {"prediction_id": own("p"), "verdict": "correct"}
 
-    def image(given: dict[str, Any], which: int) -> Request:
-        header = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(given)}
+    def image(payload: dict[str, Any], which: int) -> Request:
+        header = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(payload)}
         return "/v1/predictions", header, IMAGES[which]
 
     return [
@@ -179,33 +179,33 @@ class Contract(RuleBasedStateMachine):
             writer.close()
         return await first, second
 
-    def check(self, which: int, key: str, caller: str | None, found: Answer) -> None:
+    def check(self, which: int, key: str, caller: str | None, answer: Answer) -> None:
         before = self.given.get((caller, key))
         if before is None:
-            self.note(which, key, caller, found)
+            self.note(which, key, caller, answer)
         elif before[0] == which:
-            assert (found.status, found.body) == (before[1].status, before[1].body)
-            assert found.headers["content-type"] == before[1].headers["content-type"]
+            assert (answer.status, answer.body) == (before[1].status, before[1].body)
+            assert answer.headers["content-type"] == before[1].headers["content-type"]
         else:
             self.bench.counts["others"] += 1
             # What is refused for itself is refused before its key is looked at.
-            assert found.status in (404, 422)
-            assert found.json["reason"] in ("other_request", "invalid", "empty", "unknown_prediction")
+            assert answer.status in (404, 422)
+            assert answer.json["reason"] in ("other_request", "invalid", "empty", "unknown_prediction")
 
-    def note(self, which: int, key: str, caller: str | None, found: Answer) -> None:
+    def note(self, which: int, key: str, caller: str | None, answer: Answer) -> None:
         """What was stored, or found to contradict what is, is an answer for ever; a refusal may be asked again."""
-        assert found.status in (200, 201, 404, 422), found.body
-        if found.status < 400 or found.json["reason"] == "contradiction":
-            self.given[caller, key] = which, found
+        assert answer.status in (200, 201, 404, 422), answer.body
+        if answer.status < 400 or answer.json["reason"] == "contradiction":
+            self.given[caller, key] = which, answer
         else:
-            assert found.json["reason"] in ("invalid", "empty", "unknown_prediction")
+            assert answer.json["reason"] in ("invalid", "empty", "unknown_prediction")
 
 
 @pytest.fixture
 def bench(lk: Lake, tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(lk, tmp_path / "spool")
-    yield made
-    made.close()
+    bench_ = Bench(lk, tmp_path / "spool")
+    yield bench_
+    bench_.close()
 
 
 def _run(bench: Bench, sequences: int, say: Say) -> None:
@@ -251,18 +251,18 @@ def test_two_servers_on_one_spool_give_one_response(bench: Bench) -> None:
     async def at_once() -> list[Answer]:
         writer = sqlite3.connect(bench.settings.spool / "spool.sqlite", isolation_level=None)
         writer.execute("BEGIN IMMEDIATE")
-        asked = [one.asked(request, "k", None) for one, request in
+        calls = [call.asked(request, "k", None) for call, request in
                  ((first, without_id), (other, without_id))]  # fmt: skip
-        started = [asyncio.ensure_future(one) for one in asked]
+        started = [asyncio.ensure_future(call) for call in calls]
         while not (first.api.service._in_flight and other.api.service._in_flight):
             await asyncio.sleep(0.001)
         writer.execute("ROLLBACK")
         writer.close()
-        return [await one for one in started]
+        return [await call for call in started]
 
-    one, two = bench.loop.run_until_complete(at_once())
-    assert (one.status, one.body) == (two.status, two.body)
-    assert one.status == 201
+    response, other_response = bench.loop.run_until_complete(at_once())
+    assert (response.status, response.body) == (other_response.status, other_response.body)
+    assert response.status == 201
     assert first.spool.spool.depth().events == 1
     refused = bench.loop.run_until_complete(other.asked(another, "k", None))
     assert refused.json["reason"] == "other_request"

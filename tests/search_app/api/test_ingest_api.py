@@ -236,16 +236,16 @@ def test_a_null_is_as_good_as_nothing(service: Door) -> None:
 def mixed() -> list[tuple[Any, int, str]]:
     """Items of a batch, good and bad in turns: (item, its code, its status or the reason)."""
     first, second, broken = picture(1), picture(2), files.png(50_000, 50_000, 8, 2, b"")
-    one = event(image_base64=in_base64(first))
+    prediction = event(image_base64=in_base64(first))
     return [
-        (one, 201, "stored"),
+        (prediction, 201, "stored"),
         ("{", 422, "not_json"),
         (event(image_id=named(second)), 201, "stored"),  # it comes later in the same batch
         (event(image_base64="%%%"), 422, "no_image"),
         (event(image_base64=in_base64(second)), 201, "stored"),
         (event(image_base64=in_base64(broken)), 422, "unreadable_image"),
-        (one, 200, "known"),
-        (one | {"label": "another"}, 422, "contradiction"),
+        (prediction, 200, "known"),
+        (prediction | {"label": "another"}, 422, "contradiction"),
         (event(image_id=ABSENT), 422, "unknown_image"),
         (event(image_base64=in_base64(first), confidence=7), 422, "invalid"),
         (b"\xff\xfe\xfd", 422, "not_json"),
@@ -340,13 +340,13 @@ def arrow_streams() -> list[tuple[str, bytes, int]]:
 
 
 def test_no_arrow_stream_harms_the_server(service: Door) -> None:
-    for what, body, status in arrow_streams():
+    for case, body, status in arrow_streams():
         response = service.client.post("/v1/predictions/batch", content=body, headers=ARROW)
-        assert (what, response.status_code) == (what, status), response.text[:300]
+        assert (case, response.status_code) == (case, status), response.text[:300]
         if status == 200:
-            assert {item["code"] for item in response.json()["items"]} == {422}, what
+            assert {item["code"] for item in response.json()["items"]} == {422}, case
         else:
-            assert reason(response)[1] in ("not_arrow", "empty"), what
+            assert reason(response)[1] in ("not_arrow", "empty"), case
     assert service.spool.depth().events == 0
     assert service.predict(event(), picture(1)).status_code == 201
 
@@ -404,10 +404,10 @@ FULL: list[tuple[str, Depth, int, int, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("what", "depth", "free", "status", "word"), FULL, ids=lambda v: v if isinstance(v, str) else ""
+    ("limit", "depth", "free", "status", "word"), FULL, ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_when_the_spool_is_full_writes_are_refused_and_reads_go_on(
-    service: Door, what: str, depth: Depth, free: int, status: int, word: str
+    service: Door, limit: str, depth: Depth, free: int, status: int, word: str
 ) -> None:
     image, fields = picture(1), event()
     service.predict(fields, image)

@@ -37,14 +37,14 @@ IMAGE = drawn.encoded(stripes(77, True))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
+def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
     """Four images; of the model `lines`, version 1 is promoted and 2 says something else."""
     return two_versions(tmp_path_factory.mktemp("served") / "lake", 4)
 
 
 @pytest.fixture(scope="module")
-def service(made: tuple[Lake, Run, Run]) -> Iterator[Service]:
-    running = Service(Path(made[0].uri), [])
+def service(registered: tuple[Lake, Run, Run]) -> Iterator[Service]:
+    running = Service(Path(registered[0].uri), [])
     asyncio.run(running.ready())
     yield running
     assert "Traceback" not in running.said()
@@ -61,22 +61,29 @@ def ask(http: httpx.Client, name: str = "lines", body: bytes = IMAGE, kind: str 
     return http.post(f"/v1/models/{name}:predict", content=body, headers={"Content-Type": kind}, **more)
 
 
-def test_the_promoted_version_predicts_and_nothing_is_written(http: httpx.Client, made: tuple[Lake, Run, Run]) -> None:
-    lake, first, second = made
+def test_the_promoted_version_predicts_and_nothing_is_written(
+    http: httpx.Client, registered: tuple[Lake, Run, Run]
+) -> None:
+    lake, first, second = registered
     versions = {name: lake.version(name) for name in ("images", "predictions", "scores", "audit")}
-    said = ask(http)
-    assert said.status_code == 200, said.text
-    one = said.json()
+    response = ask(http)
+    assert response.status_code == 200, response.text
+    prediction = response.json()
     (direct,) = trained_model.load(lake, first.id).predictions([("x", stripes(77, True))])
-    assert (one["model"], one["model_version"], one["run"], one["task"]) == ("lines", "1", first.id, "classification")
-    assert (one["label"], one["image_id"]) == (direct.label, image_id(IMAGE))
-    assert one["confidence"] == pytest.approx(direct.confidence, abs=1e-6)
-    assert [s["label"] for s in one["scores"]] == [label for label, _ in direct.scores]
-    assert (one["boxes"], one["masks"]) == ([], [])
-    assert one["latency_ms"] > 0
+    assert (prediction["model"], prediction["model_version"], prediction["run"], prediction["task"]) == (
+        "lines",
+        "1",
+        first.id,
+        "classification",
+    )
+    assert (prediction["label"], prediction["image_id"]) == (direct.label, image_id(IMAGE))
+    assert prediction["confidence"] == pytest.approx(direct.confidence, abs=1e-6)
+    assert [s["label"] for s in prediction["scores"]] == [label for label, _ in direct.scores]
+    assert (prediction["boxes"], prediction["masks"]) == ([], [])
+    assert prediction["latency_ms"] > 0
     again = ask(http).json()
-    assert again["prediction_id"] != one["prediction_id"]
-    assert again["scores"] == one["scores"]
+    assert again["prediction_id"] != prediction["prediction_id"]
+    assert again["scores"] == prediction["scores"]
     stored = lake.sql("SELECT image_id FROM images ORDER BY image_id")["image_id"][0].as_py()
     named = ask(http, body=json.dumps({"image_id": stored}).encode(), kind="application/json")
     assert named.json()["image_id"] == stored
@@ -85,7 +92,7 @@ def test_the_promoted_version_predicts_and_nothing_is_written(http: httpx.Client
 
 
 @pytest.mark.parametrize(
-    ("name", "body", "kind", "status", "reason", "said"),
+    ("name", "body", "kind", "status", "reason", "message"),
     [
         ("linse", IMAGE, "image/png", 404, "unknown_model", "did you mean lines"),
         ("lines@3", IMAGE, "image/png", 404, "unknown_model", "lines@2"),
@@ -101,12 +108,12 @@ def test_the_promoted_version_predicts_and_nothing_is_written(http: httpx.Client
     ],
 )
 def test_refusals_are_problems(
-    http: httpx.Client, name: str, body: bytes, kind: str, status: int, reason: str, said: str
+    http: httpx.Client, name: str, body: bytes, kind: str, status: int, reason: str, message: str
 ) -> None:
     answer = ask(http, name.replace("?", "%3F"), body, kind)
     assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM), answer.text
     assert answer.json()["reason"] == reason
-    assert said in answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
 def test_a_version_cannot_be_given_twice(http: httpx.Client) -> None:
@@ -120,19 +127,21 @@ def test_hostile_images_harm_nobody(http: httpx.Client) -> None:
     with ThreadPoolExecutor(4) as several:
         refused = several.map(lambda data: ask(http, body=data), hostile)
         assert several.submit(ask, http).result().status_code == 200
-        assert [(one.status_code, one.json()["reason"]) for one in refused] == [(422, "unreadable_image")] * 3
+        assert [(response.status_code, response.json()["reason"]) for response in refused] == [
+            (422, "unreadable_image")
+        ] * 3
     assert ask(http).status_code == 200
 
 
 def test_the_client_asks_and_logs(
-    http: httpx.Client, service: Service, made: tuple[Lake, Run, Run], tmp_path: Path
+    http: httpx.Client, service: Service, registered: tuple[Lake, Run, Run], tmp_path: Path
 ) -> None:
-    _, first, _ = made
+    _, first, _ = registered
     url = f"http://127.0.0.1:{service.port}"
     own = "00000000-0000-4000-8000-00000000000b"
     with Client(url, spill=tmp_path / "spill") as client:
-        found = client.predict(IMAGE, model="lines", line="B")
-        assert (found.model, found.model_version, found.run) == ("lines", "1", first.id)
+        result = client.predict(IMAGE, model="lines", line="B")
+        assert (result.model, result.model_version, result.run) == ("lines", "1", first.id)
         assert (
             client.predict(IMAGE, model="lines", version=2, prediction_id=own, source="camera 1").prediction_id == own
         )
@@ -143,26 +152,26 @@ def test_the_client_asks_and_logs(
             client.predict(b"", model="lines")
         assert client.flush(30)
         assert client.stats().sent == 2
-    logged = http.get(f"/v1/predictions/{found.prediction_id}").json()
-    assert (logged["label"], logged["confidence"]) == (found.label, pytest.approx(found.confidence))
+    logged = http.get(f"/v1/predictions/{result.prediction_id}").json()
+    assert (logged["label"], logged["confidence"]) == (result.label, pytest.approx(result.confidence))
     assert (logged["model"], logged["model_version"]) == ("lines", "1")
     metadata = logged["metadata"] if isinstance(logged["metadata"], dict) else json.loads(logged["metadata"])
     assert metadata == {"run": first.id, "line": "B"}
     assert http.get(f"/v1/predictions/{own}").json()["source"] == "camera 1"
 
-    async def asked() -> str:
+    async def predict_async() -> str:
         async with AsyncClient(url, spill=None) as client:
-            said = await client.predict(IMAGE, model="lines")
+            prediction = await client.predict(IMAGE, model="lines")
             assert await client.flush(30)
-            return said.prediction_id
+            return prediction.prediction_id
 
-    assert http.get(f"/v1/predictions/{asyncio.run(asked())}").status_code == 200
+    assert http.get(f"/v1/predictions/{asyncio.run(predict_async())}").status_code == 200
     with Client("http://127.0.0.1:9", spill=None) as nobody, pytest.raises(NotAnswered, match="does not answer"):
         nobody.predict(IMAGE, model="lines")
 
 
-def test_a_promotion_holds_in_the_running_server(http: httpx.Client, made: tuple[Lake, Run, Run]) -> None:
-    lake, first, second = made
+def test_a_promotion_holds_in_the_running_server(http: httpx.Client, registered: tuple[Lake, Run, Run]) -> None:
+    lake, first, second = registered
     assert ask(http).json()["run"] == first.id
     promotion.promote(lake, second.id, force=True, reason="a test")
     time.sleep(model_server.LOOK_SECONDS)
@@ -172,18 +181,18 @@ def test_a_promotion_holds_in_the_running_server(http: httpx.Client, made: tuple
     assert ask(http).json()["run"] == first.id
 
 
-def test_too_many_wait(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_wait(registered: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without processes: whoever comes when the line is full is told, and who waits when it closes is told, too."""
     monkeypatch.setattr(model_server, "MOST_WAITING", 2)
     holding, working = threading.Event(), threading.Event()
 
-    def held(self: ModelServer, batch: list[Any]) -> None:
+    def block(self: ModelServer, batch: list[Any]) -> None:
         working.set()
         holding.wait(30)
         raise sqlite3.OperationalError("gone")
 
-    monkeypatch.setattr(ModelServer, "_predict", held)
-    line = ModelServer(made[0])
+    monkeypatch.setattr(ModelServer, "_predict", block)
+    line = ModelServer(registered[0])
     first = line.submit("run", "a", IMAGE)
     assert working.wait(30)
     waiting = [line.submit("run", name, IMAGE) for name in "bc"]
@@ -197,18 +206,18 @@ def test_too_many_wait(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPa
     closing.join()
     with pytest.raises(CouldNot, match="gone"):
         first.result(5)
-    for one in waiting:
+    for future in waiting:
         with pytest.raises(CouldNot, match="stopping"):
-            one.result(5)
+            future.result(5)
     with pytest.raises(CouldNot, match="stopping"):
         line.submit("run", "e", IMAGE)
 
 
-def test_a_process_that_dies_is_replaced(made: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_replaced(registered: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for both processes: a decoder that dies costs its image, a model that dies its batch."""
     monkeypatch.setattr(model_server.image_preparation, "WORKER", "tests.search_app.stand_ins:decode")
     monkeypatch.setattr(model_server.model_process, "WORK", "tests.search_app.stand_ins:think")
-    line = ModelServer(made[0])
+    line = ModelServer(registered[0])
     try:
         bad, good = line.submit("run", "a", b"crash"), line.submit("run", "b", b"fine")
         with pytest.raises(UnreadableImage, match="crashed"):
@@ -223,8 +232,8 @@ def test_a_process_that_dies_is_replaced(made: tuple[Lake, Run, Run], monkeypatc
         line.close()
 
 
-def test_the_document_names_the_route(made: tuple[Lake, Run, Run]) -> None:
-    document = Api(made[0])._api.openapi()["paths"]["/v1/models/{model}:predict"]["post"]
+def test_the_document_names_the_route(registered: tuple[Lake, Run, Run]) -> None:
+    document = Api(registered[0])._api.openapi()["paths"]["/v1/models/{model}:predict"]["post"]
     assert {*document["requestBody"]["content"]} == {"image/*", "application/json"}
     assert {"200", "404", "413", "415", "422", "429", "503"} <= {*document["responses"]}
-    assert [one["name"] for one in document["parameters"]] == ["model", "version"]
+    assert [parameter["name"] for parameter in document["parameters"]] == ["model", "version"]

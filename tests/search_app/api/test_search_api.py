@@ -35,7 +35,7 @@ def service(colours: Lake, tmp_path: Path) -> Iterator[Door]:
         yield opened
 
 
-def found(service: Door, **query: Any) -> list[tuple[int, int, int]]:
+def search(service: Door, **query: Any) -> list[tuple[int, int, int]]:
     answer = service.client.post("/v1/search", json=query)
     assert answer.status_code == 200, answer.text
     names = {named(data): colour for colour, data in PICTURES.items()}
@@ -44,18 +44,18 @@ def found(service: Door, **query: Any) -> list[tuple[int, int, int]]:
 
 def test_a_search_by_id_filter_example_and_counterexample(service: Door) -> None:
     red, orange = named(PICTURES[RED]), named(PICTURES[ORANGE])
-    assert found(service, ids=[red], k=2) == [RED, ORANGE]
-    assert found(service, ids=[red, orange], k=2) in ([RED, ORANGE], [ORANGE, RED])
-    assert found(service, ids=[red], k=4, where="label <> '1'")[0] == RED
-    assert ORANGE not in found(service, ids=[red], where="confidence <> 0.25")
-    assert found(service, ids=[orange], unlike=[red], k=4)[-1] != GREEN
+    assert search(service, ids=[red], k=2) == [RED, ORANGE]
+    assert search(service, ids=[red, orange], k=2) in ([RED, ORANGE], [ORANGE, RED])
+    assert search(service, ids=[red], k=4, where="label <> '1'")[0] == RED
+    assert ORANGE not in search(service, ids=[red], where="confidence <> 0.25")
+    assert search(service, ids=[orange], unlike=[red], k=4)[-1] != GREEN
     prediction = service.lake.sql("SELECT prediction_id FROM predictions WHERE label = '2'").column(0)[0].as_py()
-    assert found(service, ids=[prediction], k=1) == [GREEN]
+    assert search(service, ids=[prediction], k=1) == [GREEN]
 
 
 def test_a_search_by_an_image_that_the_lake_does_not_have(service: Door) -> None:
     almost = encoded(flat((10, 190, 5), 50, 50), "JPEG")
-    assert found(service, image_base64=in_base64(almost), k=1) == [GREEN]
+    assert search(service, image_base64=in_base64(almost), k=1) == [GREEN]
 
 
 def test_a_search_responds_in_arrow_on_request(service: Door) -> None:

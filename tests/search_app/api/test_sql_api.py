@@ -127,7 +127,7 @@ def test_a_query_is_cancelled_by_its_id(client: TestClient, queried: Lake) -> No
 def test_queries_are_saved_run_and_deleted(client: TestClient) -> None:
     put = client.put("/v1/saved-queries/low", json={"sql": "SELECT $x AS x", "parameters": {"x": 3}})
     assert (put.status_code, put.json()["parameters"]) == (200, {"x": 3})
-    assert [one["name"] for one in client.get("/v1/saved-queries").json()["queries"]] == ["low"]
+    assert [query["name"] for query in client.get("/v1/saved-queries").json()["queries"]] == ["low"]
     assert client.get("/v1/saved-queries/low").json()["sql"] == "SELECT $x AS x"
     assert client.put("/v1/saved-queries/a b", json={"sql": "SELECT 1"}).status_code == 422
     assert client.delete("/v1/saved-queries/low").json() == {"name": "low", "status": "deleted"}
@@ -149,26 +149,26 @@ def test_every_query_is_in_the_audit_log(client: TestClient, queried: Lake) -> N
 def test_the_command_prints_cuts_saves_and_remembers(
     queried: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(*words: str, code: int = 0) -> tuple[Any, str]:
+    def run_command(*words: str, code: int = 0) -> tuple[Any, str]:
         assert main([*words, "--lake", queried.uri, "--json"]) == code
         out = capsys.readouterr()
         return json.loads(out.out) if out.out else None, out.err
 
-    assert said("sql", "SELECT count(*) AS n FROM answers") == ([{"n": 10}], "")
-    rows, told = said("sql", "SELECT label FROM answers", "--max-rows", "2")
+    assert run_command("sql", "SELECT count(*) AS n FROM answers") == ([{"n": 10}], "")
+    rows, message = run_command("sql", "SELECT label FROM answers", "--max-rows", "2")
     assert len(rows) == 2
-    assert told == "the answer is cut after 2 rows: raise --max-rows, or ask for less (256 MiB are the most)\n"
+    assert message == "the answer is cut after 2 rows: raise --max-rows, or ask for less (256 MiB are the most)\n"
     low = "SELECT count(*) AS n FROM answers WHERE confidence < $most AND label = $l"
-    said("query", "save", "low", low, "--param", "most=0.35", "--param", "l=a")
-    assert said("sql", "--saved", "low")[0] == [{"n": 2}]
-    assert said("sql", "--saved", "low", "--param", "most=1")[0] == [{"n": 5}]
-    assert "taken" not in said("query", "save", "low", low, "--replace")[1]
-    assert "is saved already" in said("query", "save", "low", low, code=2)[1]
-    assert [one["name"] for one in said("query", "list")[0]] == ["low"]
-    assert "there is low" in said("query", "show", "lwo", code=2)[1]
-    assert said("query", "delete", "low")[0] == {"name": "low"}
-    assert said("query", "history", "--most", "1")[0][0]["rows"] == 1
-    assert "longer than 0.5 s" in said("sql", ENDLESS, "--timeout", "0.5", code=3)[1]
+    run_command("query", "save", "low", low, "--param", "most=0.35", "--param", "l=a")
+    assert run_command("sql", "--saved", "low")[0] == [{"n": 2}]
+    assert run_command("sql", "--saved", "low", "--param", "most=1")[0] == [{"n": 5}]
+    assert "taken" not in run_command("query", "save", "low", low, "--replace")[1]
+    assert "is saved already" in run_command("query", "save", "low", low, code=2)[1]
+    assert [query["name"] for query in run_command("query", "list")[0]] == ["low"]
+    assert "there is low" in run_command("query", "show", "lwo", code=2)[1]
+    assert run_command("query", "delete", "low")[0] == {"name": "low"}
+    assert run_command("query", "history", "--most", "1")[0][0]["rows"] == 1
+    assert "longer than 0.5 s" in run_command("sql", ENDLESS, "--timeout", "0.5", code=3)[1]
     out = tmp_path / "all.parquet"
     words = ["sql", "SELECT * FROM range(150000)", "--format", "parquet", "--out", str(out), "--lake", queried.uri]
     assert main(words) == 0

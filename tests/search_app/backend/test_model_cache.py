@@ -39,10 +39,10 @@ def test_a_network_is_loaded_once_however_many_ask(opened: Lake, monkeypatch: py
     model_cache.preload(opened, NAME)  # returns while the network is still loading
     model_cache.preload(opened, NAME)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(model_cache.loaded, opened, NAME) for _ in range(4)]
+        futures = [pool.submit(model_cache.loaded, opened, NAME) for _ in range(4)]
         may_end.set()
-        found = {one.result(timeout=10) for one in asked}
-    assert len(found) == 1
+        networks = {future.result(timeout=10) for future in futures}
+    assert len(networks) == 1
     assert calls == [f"load {NAME}"]
 
 

@@ -61,7 +61,7 @@ def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["train"], "with --train SLICE"),
         (["train", "--train", "frist"], "first"),
@@ -73,8 +73,10 @@ def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.
         (["tune", "--train", "first"], "name what to try"),
     ],
 )
-def test_errors_name_the_remedy(stock: Lake, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
-    assert said in run(capsys, *words, "--lake", stock.uri, code=2)
+def test_errors_name_the_remedy(
+    stock: Lake, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert message in run(capsys, *words, "--lake", stock.uri, code=2)
 
 
 def test_tune_compares(stock: Lake, capsys: pytest.CaptureFixture[str]) -> None:

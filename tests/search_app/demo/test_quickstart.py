@@ -72,7 +72,7 @@ def begun(story: Story, few: None, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def told(lk: Lake) -> dict[str, Any]:
+def contents(lk: Lake) -> dict[str, Any]:
     """Everything the lake says of production, but when it came in."""
     columns = ["prediction_id", "image_id", "timestamp", "model", "model_version", "label", "confidence", "scores"]
     answers = lk.scan("predictions", [*columns, "source", "module_type"], "model is not null")
@@ -99,7 +99,7 @@ def newest_tree(lk: Lake) -> dict[str, Any]:
 def test_all_of_production_is_in_the_lake(at_once: tuple[Path, dict[str, Any]], story: Story) -> None:
     folder, facts = at_once
     lk = lake.open(str(folder))
-    reviews = told(lk)
+    reviews = contents(lk)
     assert (facts["arriving"], facts["monocrystalline"]["n"], facts["polycrystalline"]["n"]) == (0, 10, 10)
     assert [row["timestamp"] for row in sorted(reviews["answers"], key=lambda row: row["timestamp"])] == [
         moment for _, moment in story.production
@@ -134,7 +134,7 @@ def test_again_it_only_tells_the_story(
 @pytest.mark.soak
 def test_what_is_to_arrive_is_not_there_yet_and_known_by_nobody(begun: Path, story: Story) -> None:
     lk = lake.open(str(begun))
-    reviews = told(lk)
+    reviews = contents(lk)
     assert len(reviews["answers"]) == len(story.production) - ARRIVING
     assert reviews["reviews"] == []
     assert newest_tree(lk)["size"] == len(story.production) - ARRIVING
@@ -186,7 +186,7 @@ def _ask(url: str) -> Any:
 def _same_lake(folder: Path, other: Path) -> None:
     """Both say the same of production, the vectors too."""
     mine, theirs = lake.open(str(folder)), lake.open(str(other))
-    assert told(mine) == told(theirs)
+    assert contents(mine) == contents(theirs)
     ours, others = vectors(mine), vectors(theirs)
     assert ours.keys() == others.keys()
     assert all(float(ours[name] @ others[name]) > 0.999 for name in others)

@@ -235,14 +235,14 @@ async def _fetch_from(
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=serve)
     port = server.sockets[0].getsockname()[1]
 
-    async def here(host: str, _: int) -> Sequence[str]:
+    async def resolve(host: str, _: int) -> Sequence[str]:
         return ["127.0.0.1"]
 
     try:
         scheme = "https" if serve else "http"
         url = f"{scheme}://pictures.example:{port}{path}"
         limits = replace(limits, ports=frozenset({port}))
-        own = {"resolve": here, "allowed": "127.0.0.1".__eq__} | options
+        own = {"resolve": resolve, "allowed": "127.0.0.1".__eq__} | options
         return await fetch(url, limits=limits, **own), request
     except UrlRefused as refused:
         return refused, request

@@ -32,21 +32,21 @@ def url(uri: str) -> Iterator[str]:
 
 
 def test_the_commands_name_polycrystalline_and_compare_it(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    def said(*words: str) -> Any:
+    def run_command(*words: str) -> Any:
         assert main([*words, "--lake", uri, "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    found = said("discover")
-    assert found["findings"][0]["conditions"] == [{"dimension": "module_type", "value": "polycrystalline"}]
-    assert found["findings"][0]["answers"] == NEW_KIND
-    by = said("metrics", "--by", "module_type")
-    error = {one["module_type"]: one["error"]["value"] for one in by["cells"]}
+    discovery = run_command("discover")
+    assert discovery["findings"][0]["conditions"] == [{"dimension": "module_type", "value": "polycrystalline"}]
+    assert discovery["findings"][0]["answers"] == NEW_KIND
+    by = run_command("metrics", "--by", "module_type")
+    error = {entry["module_type"]: entry["error"]["value"] for entry in by["cells"]}
     assert error["polycrystalline"] > 2 * error["monocrystalline"]
-    assert by["all"]["answers"] == sum(one["answers"] for one in by["cells"])
-    assert said("metrics", "--calibration")["n"] == by["all"]["judged"]
-    assert sum(one["answers"] for one in said("metrics", "--confusion")["cells"]) == by["all"]["judged"]
-    assert [one["size"] for one in said("metrics", "--sizes")["boxes"]] == ["small", "medium", "large"]
-    assert "module_type" in said("metrics", "--dimensions")["dimensions"]
+    assert by["all"]["answers"] == sum(entry["answers"] for entry in by["cells"])
+    assert run_command("metrics", "--calibration")["n"] == by["all"]["judged"]
+    assert sum(entry["answers"] for entry in run_command("metrics", "--confusion")["cells"]) == by["all"]["judged"]
+    assert [entry["size"] for entry in run_command("metrics", "--sizes")["boxes"]] == ["small", "medium", "large"]
+    assert "module_type" in run_command("metrics", "--dimensions")["dimensions"]
     assert main(["metrics", "--by", "module_typ", "--lake", uri]) == 2
     assert "did you mean module_type" in capsys.readouterr().err
     assert main(["metrics", "--compare", "a", "b", "--lake", uri]) == 2

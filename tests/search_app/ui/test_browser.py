@@ -30,19 +30,19 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """mean-colour, here and in processes started from here: pages do not care what made the vectors."""
     with pytest.MonkeyPatch.context() as patch:
-        place = str(announced(tmp_path_factory.mktemp("colours")))
-        patch.syspath_prepend(place)
-        patch.setenv("PYTHONPATH", place)
+        uri = str(announced(tmp_path_factory.mktemp("colours")))
+        patch.syspath_prepend(uri)
+        patch.setenv("PYTHONPATH", uri)
         yield
 
 
 @pytest.fixture(scope="module")
 def embedded(colours: None, tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     """Forty images with their vectors."""
-    made = make_shapes(tmp_path_factory.mktemp("embedded"), 40, "mean-colour")
-    opened = lake.open(made.uri)
+    shapes = make_shapes(tmp_path_factory.mktemp("embedded"), 40, "mean-colour")
+    opened = lake.open(shapes.uri)
     backfill(opened, opened.embedders()[0], MeanColour(), workers=1)
-    return made
+    return shapes
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +55,15 @@ def url(embedded: Shapes) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that takes events in, over twelve images and their answers."""
-    made = make_shapes(tmp_path_factory.mktemp("live"), 12)
-    with serving(made.uri, takes_events=True) as answers:
+    shapes = make_shapes(tmp_path_factory.mktemp("live"), 12)
+    with serving(shapes.uri, takes_events=True) as answers:
         yield answers
 
 
 def _tiles(page: Page) -> list[str]:
     """The ids of the images shown, in order."""
-    found: list[str] = page.eval_on_selector_all(".tile", "all => all.map(one => one.dataset.id)")
-    return found
+    image_ids: list[str] = page.eval_on_selector_all(".tile", "all => all.map(one => one.dataset.id)")
+    return image_ids
 
 
 def test_an_uploaded_image_is_found_opened_and_comes_back_after_a_reload(
@@ -74,20 +74,20 @@ def test_an_uploaded_image_is_found_opened_and_comes_back_after_a_reload(
 
     page.set_input_files("input[type=file]", str(embedded.files[4]))
     page.get_by_text("most similar to this image").wait_for()
-    found = _tiles(page)
-    assert found[0] == embedded.ids[4]
+    tiles = _tiles(page)
+    assert tiles[0] == embedded.ids[4]
 
-    page.locator(f".tile[data-id='{found[1]}']").click()
+    page.locator(f".tile[data-id='{tiles[1]}']").click()
     page.locator(".detail .facts").first.wait_for()
     page.wait_for_url("**open=**")
-    assert found[1] in page.locator(".detail .body").inner_text()
+    assert tiles[1] in page.locator(".detail .body").inner_text()
 
     before = page.url
     page.reload()
     page.locator(".detail .facts").first.wait_for()
     assert page.url == before
-    assert _tiles(page) == found
-    assert found[1] in page.locator(".detail .body").inner_text()
+    assert _tiles(page) == tiles
+    assert tiles[1] in page.locator(".detail .body").inner_text()
 
 
 def test_a_result_becomes_the_next_search_and_a_selection_a_slice(page: Page, url: str, embedded: Shapes) -> None:

@@ -30,14 +30,14 @@ def _forget_cached() -> None:
 @pytest.fixture
 def bound(make_lake: MakeLake) -> Iterator[Lake]:
     """Four answers on line a, two on line b; the images of answers 1 and 5 cannot be shown."""
-    made = make_lake(columns={"line": "string"})
+    lk = make_lake(columns={"line": "string"})
     rows = [{"label": f"kind {n}", "confidence": n / 10, "line": "a" if n < 4 else "b"} for n in range(6)]
     rows[1]["image_status"] = "truncated"
     rows[5]["image_status"] = "its bytes were not kept"
-    add(made, rows)
-    session.bind(made)
+    add(lk, rows)
+    session.bind(lk)
     _forget_cached()
-    yield made
+    yield lk
     _forget_cached()
 
 
@@ -76,8 +76,8 @@ def test_complaints_come_latest_first_with_what_was_answered_and_what_is_true(bo
     for number, hours in ((2, 3), (4, 9), (0, 5)):
         say(bound, number, "incorrect", hours, ticket=f"T-{number}")
     label(bound, (image(4), "sound", MONDAY))
-    found = queries.complaints(None, 2)
-    assert [(row["ticket"], row["label"], row["confidence"], row["truth"]) for row in found] == [
+    complaints = queries.complaints(None, 2)
+    assert [(row["ticket"], row["label"], row["confidence"], row["truth"]) for row in complaints] == [
         ("T-4", "kind 4", pytest.approx(0.4), "sound"),
         ("T-0", "kind 0", 0.0, None),
     ]
@@ -124,8 +124,10 @@ def test_more_complaints_than_cards_are_led_to(bound: Lake) -> None:
         say(bound, number, "incorrect", number)
     block = findings.customers(queries.verdicts(None), queries.complaints(None, 3))
     assert block is not None
-    assert [one["link"]["text"] for one in block["voices"]] == [f"Predicted “kind {n}”" for n in (5, 4, 3)]
-    assert [(one["text"], one["params"]) for one in block["links"]] == [("All 6 complaints", {"show": "complaints"})]
+    assert [entry["link"]["text"] for entry in block["voices"]] == [f"Predicted “kind {n}”" for n in (5, 4, 3)]
+    assert [(entry["text"], entry["params"]) for entry in block["links"]] == [
+        ("All 6 complaints", {"show": "complaints"})
+    ]
 
 
 def test_images_that_cannot_be_shown_are_counted_by_their_reason(bound: Lake) -> None:

@@ -38,15 +38,15 @@ class Demo:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     uri = few_cells(tmp_path_factory, tmp_path_factory.mktemp("isolate"))
-    found = lake.open(uri).sql("SELECT image_id FROM predictions WHERE module_type = 'polycrystalline'")
+    rows = lake.open(uri).sql("SELECT image_id FROM predictions WHERE module_type = 'polycrystalline'")
     with serving(uri) as url:
-        yield Demo(url, uri, frozenset(found["image_id"].to_pylist()))
+        yield Demo(url, uri, frozenset(rows["image_id"].to_pylist()))
 
 
 def _shown(page: Page) -> list[str]:
     """The ids of the page to mark, in order."""
-    found: list[str] = page.eval_on_selector_all(".mark", "all => all.map(one => one.dataset.id)")
-    return found
+    image_ids: list[str] = page.eval_on_selector_all(".mark", "all => all.map(one => one.dataset.id)")
+    return image_ids
 
 
 def _turned(page: Page, before: list[str]) -> None:
@@ -75,7 +75,7 @@ def test_from_the_failure_to_its_slice_with_the_mouse(page: Page, demo: Demo) ->
     page.get_by_role("link", name="All clusters, highest error first").click()
     page.locator(".card .open").first.click()
     page.get_by_text("in this cluster").wait_for()
-    odd = next(one for one in demo.new if page.locator(f".tile[data-id='{one}']").count())
+    odd = next(image_id for image_id in demo.new if page.locator(f".tile[data-id='{image_id}']").count())
     page.locator(f".tile[data-id='{odd}']").click()
     page.get_by_role("button", name="Find all like it").click()
 
@@ -83,11 +83,11 @@ def test_from_the_failure_to_its_slice_with_the_mouse(page: Page, demo: Demo) ->
     for _ in range(PAGES):
         shown = _shown(page)
         assert odd not in shown  # an example is not asked about
-        for one in [one for one in shown if one in demo.new]:
-            page.locator(f".mark[data-id='{one}']").click()
+        for image_id in [image_id for image_id in shown if image_id in demo.new]:
+            page.locator(f".mark[data-id='{image_id}']").click()
         yes = len(demo.new & {*shown})
-        said = page.locator("button.send").inner_text()
-        assert said.startswith(f"These {yes} yes, the other {len(shown) - yes} no" if 1 < yes < len(shown) else "")
+        button = page.locator("button.send").inner_text()
+        assert button.startswith(f"These {yes} yes, the other {len(shown) - yes} no" if 1 < yes < len(shown) else "")
         page.locator("button.send").click()
         _turned(page, shown)
         if page.locator(".advice.stop").count():
@@ -98,7 +98,7 @@ def test_from_the_failure_to_its_slice_with_the_mouse(page: Page, demo: Demo) ->
     page.get_by_role("button", name="Undo").click()
     _turned(page, shown)
     assert _found(page) == before - yes
-    assert page.locator("button.send").inner_text() == said  # with the marks it was sent with
+    assert page.locator("button.send").inner_text() == button  # with the marks it was sent with
     shown = _shown(page)
     page.locator("button.send").click()
     _turned(page, shown)
@@ -154,7 +154,7 @@ def test_from_the_failure_to_its_slice_with_the_keyboard_alone(page: Page, demo:
     page.locator(".tile").first.wait_for()
     _tab_to(page, "images")
     tiles: list[str] = page.eval_on_selector_all(".tile", "all => all.map(one => one.dataset.id)")
-    at = next(place for place, one in enumerate(tiles) if one in demo.new)
+    at = next(index for index, image_id in enumerate(tiles) if image_id in demo.new)
     for _ in range(at + 1):
         page.keyboard.press("ArrowRight")
     page.keyboard.press("f")
@@ -162,19 +162,19 @@ def test_from_the_failure_to_its_slice_with_the_keyboard_alone(page: Page, demo:
     page.locator(".mark").first.wait_for()
     for _ in range(PAGES):
         shown = _shown(page)
-        for one in shown:
-            page.keyboard.press("y" if one in demo.new else "ArrowRight")  # unmarked counts as no
+        for image_id in shown:
+            page.keyboard.press("y" if image_id in demo.new else "ArrowRight")  # unmarked counts as no
         page.keyboard.press("Enter")
         _turned(page, shown)
         if page.locator(".advice.stop").count():
             break
-    found = _found(page)
-    assert found >= 0.9 * NEW_KIND
+    count = _found(page)
+    assert count >= 0.9 * NEW_KIND
     page.keyboard.press("l")
     page.get_by_text("v1 saved").wait_for()
     name = page.get_by_text("v1 saved").inner_text().split()[1]
     assert _saved(demo, name) <= demo.new
-    assert len(_saved(demo, name)) == found
+    assert len(_saved(demo, name)) == count
 
 
 def test_marks_of_a_page_before_it_is_sent(page: Page, demo: Demo) -> None:

@@ -35,21 +35,21 @@ needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISS
 
 def test_points_come_in_order_once_and_only_to_readers(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, islands([20, 10]))
-    made = maps.make(lk)
+    map_ = maps.make(lk)
     client = TestClient(Api(lk))
-    answer = client.get(f"/v1/map-points/{made.id}")
+    answer = client.get(f"/v1/map-points/{map_.id}")
     assert answer.status_code == 200
     assert len(answer.content) == 30 * 40
-    names, places = maps.points(lk, made.id)
+    names, places = maps.points(lk, map_.id)
     assert names.to_pylist() == sorted(image(i) for i in range(30))
     assert np.frombuffer(answer.content[: 30 * 8], "<f4").reshape(-1, 2).tolist() == places.tolist()
     assert answer.content[30 * 8 :].hex() == "".join(names.to_pylist())
     again = {"If-None-Match": answer.headers["ETag"]}
-    assert client.get(f"/v1/map-points/{made.id}", headers=again).status_code == 304
+    assert client.get(f"/v1/map-points/{map_.id}", headers=again).status_code == 304
     assert client.get("/v1/map-points/00000000").json()["reason"] == "unknown_map"
     for wrong in ("x", "0" * 9, "' or true --"):
         assert client.get(f"/v1/map-points/{wrong}").json()["reason"] == "bad_id"
-    assert scope_of("GET", f"/v1/map-points/{made.id}") == "read"
+    assert scope_of("GET", f"/v1/map-points/{map_.id}") == "read"
 
 
 def test_the_commands_make_list_and_fill_a_map_and_rank_outliers(
@@ -59,17 +59,17 @@ def test_the_commands_make_list_and_fill_a_map_and_rank_outliers(
     points[17] = np.eye(8)[5]
     lk = lake_of(make_lake, points)
 
-    def said(*words: str) -> Any:
+    def run_command(*words: str) -> Any:
         assert main([*words, "--lake", lk.uri, "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    made = said("map", "--where", "label = 'b'", "--seed", "2")
-    assert (made["size"], made["fitted"], made["seed"], made["where"]) == (15, 15, 2, "label = 'b'")
-    assert [one["map"] for one in said("map", "--list")] == [made["map"]]
-    assert said("map", "--place", made["map"]) == {"map": made["map"], "placed": 0}
-    found = said("outliers", "--limit", "2", "--method", "density")["results"]
-    assert found[0]["image_id"] == image(17)
-    assert len(found) == 2
+    map_ = run_command("map", "--where", "label = 'b'", "--seed", "2")
+    assert (map_["size"], map_["fitted"], map_["seed"], map_["where"]) == (15, 15, 2, "label = 'b'")
+    assert [entry["map"] for entry in run_command("map", "--list")] == [map_["map"]]
+    assert run_command("map", "--place", map_["map"]) == {"map": map_["map"], "placed": 0}
+    outliers = run_command("outliers", "--limit", "2", "--method", "density")["results"]
+    assert outliers[0]["image_id"] == image(17)
+    assert len(outliers) == 2
     assert main(["map", "--place", "none", "--lake", lk.uri]) == 2
     assert main(["map", "--list", "--seed", "3", "--lake", lk.uri]) == 2
 
@@ -86,23 +86,27 @@ def bound(make_lake: MakeLake) -> Lake:
 def test_colours_are_in_the_order_of_the_points(bound: Lake) -> None:
     from search_app.ui.components.map.colours import NONE, OUTSIDE, colours
 
-    made = maps.make(bound)
-    place = {name: i for i, name in enumerate(maps.points(bound, made.id)[0].to_pylist())}
+    map_ = maps.make(bound)
+    index = {name: i for i, name in enumerate(maps.points(bound, map_.id)[0].to_pylist())}
 
-    by_label = colours(made.id, "1", "label", None, None)
-    assert [(one.name, one.n) for one in by_label.legend.entries] == [("a", 6), ("b", 6)]
-    assert [by_label.codes[place[image(i)]] for i in range(4)] == [0, 1, 0, 1]
+    by_label = colours(map_.id, "1", "label", None, None)
+    assert [(entry.name, entry.n) for entry in by_label.legend.entries] == [("a", 6), ("b", 6)]
+    assert [by_label.codes[index[image(i)]] for i in range(4)] == [0, 1, 0, 1]
 
-    only = colours(made.id, "1", "label", "label = 'a'", None)
-    assert [(one.name, one.n) for one in only.legend.entries] == [("a", 6), ("outside the filters", 6)]
-    assert [only.codes[place[image(i)]] for i in range(2)] == [0, OUTSIDE]
+    only = colours(map_.id, "1", "label", "label = 'a'", None)
+    assert [(entry.name, entry.n) for entry in only.legend.entries] == [("a", 6), ("outside the filters", 6)]
+    assert [only.codes[index[image(i)]] for i in range(2)] == [0, OUTSIDE]
 
-    errors = colours(made.id, "1", "error", None, None)
-    assert [(one.name, one.n) for one in errors.legend.entries] == [("right", 1), ("wrong", 1), ("not labelled", 10)]
-    assert [errors.codes[place[image(i)]] for i in (0, 3, 5)] == [0, 1, NONE]
+    errors = colours(map_.id, "1", "error", None, None)
+    assert [(entry.name, entry.n) for entry in errors.legend.entries] == [
+        ("right", 1),
+        ("wrong", 1),
+        ("not labelled", 10),
+    ]
+    assert [errors.codes[index[image(i)]] for i in (0, 3, 5)] == [0, 1, NONE]
 
-    unsure = colours(made.id, "1", "confidence", None, None)
-    assert [(one.name, one.n) for one in unsure.legend.entries] == [("no confidence", 12)]
+    unsure = colours(map_.id, "1", "confidence", None, None)
+    assert [(entry.name, entry.n) for entry in unsure.legend.entries] == [("no confidence", 12)]
     assert set(unsure.codes.tolist()) == {NONE}
 
 
@@ -110,10 +114,10 @@ def test_clusters_colour_a_map_and_the_thirteenth_class_is_another(bound: Lake) 
     from embeddings.clusters.drilldown import cluster
     from search_app.ui.components.map.colours import MOST_CLASSES, OTHER, _classes, colours
 
-    made = maps.make(bound)
+    map_ = maps.make(bound)
     tree = cluster(bound, method="kmeans", k=2)
-    found = colours(made.id, "1", "cluster", None, f"{tree.tree}/")
-    assert [(one.name, one.n) for one in found.legend.entries] == [("Cluster 0", 7), ("Cluster 1", 5)]
+    coloured = colours(map_.id, "1", "cluster", None, f"{tree.tree}/")
+    assert [(entry.name, entry.n) for entry in coloured.legend.entries] == [("Cluster 0", 7), ("Cluster 1", 5)]
 
     import pyarrow as pa
 
@@ -147,11 +151,11 @@ def test_a_map_is_made_beside_the_server(make_lake: MakeLake) -> None:
     from search_app.jobs.jobs import Job
 
     lk = lake_of(make_lake, islands([12]))
-    for how, expected in (({"seed": 1}, None), ({"where": "label = 'z'"}, "no image here")):
-        making = Job("search_app.jobs.map_job", lk.uri, how)
+    for options, expected in (({"seed": 1}, None), ({"where": "label = 'z'"}, "no image here")):
+        making = Job("search_app.jobs.map_job", lk.uri, options)
         making.wait(60)
         if expected is None:
-            assert [one.id for one in maps.list(lk)] == [making.result]
+            assert [entry.id for entry in maps.list(lk)] == [making.result]
         else:
             assert expected in str(making.error)
 
@@ -159,15 +163,15 @@ def test_a_map_is_made_beside_the_server(make_lake: MakeLake) -> None:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     """Forty drawings and a map on which the circles stand apart."""
-    made = make_shapes(tmp_path_factory.mktemp("mapped"), 40)
-    lk = lake.open(made.uri)
-    kinds = np.array([["circle", "square", "cross"].index(kind) for kind in made.kinds])
+    shapes = make_shapes(tmp_path_factory.mktemp("mapped"), 40)
+    lk = lake.open(shapes.uri)
+    kinds = np.array([["circle", "square", "cross"].index(kind) for kind in shapes.kinds])
     vectors = np.eye(8)[kinds] + np.random.default_rng(0).normal(0, 0.05, (40, 8))
     bind(lk, record_of(lk, None), Random())
     unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    store_vectors(lk, lk.embedders()[0].column, dict(zip(made.ids, unit, strict=True)))
+    store_vectors(lk, lk.embedders()[0].column, dict(zip(shapes.ids, unit, strict=True)))
     maps.make(lk)
-    return made
+    return shapes
 
 
 @pytest.fixture(scope="module")
@@ -184,15 +188,15 @@ def _on_screen(page: Page, places: np.ndarray, every: np.ndarray) -> np.ndarray:
     width, height = box["width"] - 2, box["height"] - 2  # without its border
     scale = min((width - 40) / (high - low)[0], (height - 64) / (high - low)[1])
     middle = (low + high) / 2 + [0, 10 / scale]
-    found = (places - middle) * [scale, -scale] + [box["x"] + 1 + width / 2, box["y"] + 1 + height / 2]
-    return np.asarray(found)
+    pixels = (places - middle) * [scale, -scale] + [box["x"] + 1 + width / 2, box["y"] + 1 + height / 2]
+    return np.asarray(pixels)
 
 
 @needs_browser
 def test_hover_shows_the_image_colours_change_and_a_lasso_chooses(page: Page, url: str, drawn: Shapes) -> None:
     lk = lake.open(drawn.uri)
-    found, places = maps.points(lk, maps.list(lk)[0].id)
-    names = found.to_pylist()
+    image_ids, places = maps.points(lk, maps.list(lk)[0].id)
+    names = image_ids.to_pylist()
     kind = dict(zip(drawn.ids, drawn.kinds, strict=True))
     circles = np.array([kind[name] == "circle" for name in names])
 
@@ -229,7 +233,7 @@ def test_hover_shows_the_image_colours_change_and_a_lasso_chooses(page: Page, ur
     assert page.locator(".map").get_attribute("data-chosen") == str(circles.sum())
     tiles = page.locator(".tile")
     tiles.first.wait_for()
-    assert {kind[one] for one in tiles.evaluate_all("all => all.map(one => one.dataset.id)")} == {"circle"}
+    assert {kind[image_id] for image_id in tiles.evaluate_all("all => all.map(one => one.dataset.id)")} == {"circle"}
 
     # The URL brings it back; filters narrow it; Escape takes it away.
     page.wait_for_url("**lasso=*")

@@ -46,11 +46,11 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
     record = lk.register_embedder("random")
     lk.bind_embedder(replace(record, dim=64, weights_sha256="d" * 64))
     truth = {row["image_id"]: row["label"] for row in lk.scan("labels", ["image_id", "label"]).to_pylist()}
-    rng, found = np.random.default_rng(0), {}
+    rng, image_ids = np.random.default_rng(0), {}
     for name in names:  # too far from each other to be near-duplicates; six do not show which way the classes lie
         vector = rng.normal(0, 1, 64) + 2.0 * np.eye(64)[0] * (1 if truth[name] == "upright" else -1)
-        found[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
-    store_vectors(lk, record.column, found)
+        image_ids[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    store_vectors(lk, record.column, image_ids)
     first = train_model.train(lk, train=["few"], recipe=Recipe(kind="probe", validation=0.0), name="stripes")
     evaluate.evaluate(lk, first.id)
     promotion.promote(lk, first.id)
@@ -75,13 +75,13 @@ def test_a_probe_is_trained_judged_and_promoted(page: Page, judged: Judged) -> N
     page.get_by_text("60 images in 1 slice.").wait_for()
     page.get_by_role("button", name="Train", exact=True).click()
     page.get_by_text("Training stripes: done.").wait_for()
-    made = next(run for run in runs.list(judged.lake) if run.id != judged.live)
-    assert (made.status, made.kind, [one["id"] for one in made.data["slices"]]) == ("done", "probe", ["many@1"])
-    page.get_by_role("link", name=made.id).click()
+    probe = next(run for run in runs.list(judged.lake) if run.id != judged.live)
+    assert (probe.status, probe.kind, [entry["id"] for entry in probe.data["slices"]]) == ("done", "probe", ["many@1"])
+    page.get_by_role("link", name=probe.id).click()
 
     page.get_by_role("button", name="Evaluate").click()
     page.get_by_text(re.compile("No gate verdict against stripes@1")).wait_for()
-    change = next(one for one in comparison.compare(judged.lake, judged.live, made.id) if one.slice == "held@1")
+    change = next(entry for entry in comparison.compare(judged.lake, judged.live, probe.id) if entry.slice == "held@1")
     assert len(change.newly_right) > len(change.newly_wrong)
     page.get_by_role("link", name=str(len(change.newly_right)), exact=True).click()
     page.get_by_text(f"Newly right: {len(change.newly_right)} images").wait_for()
@@ -103,7 +103,7 @@ def test_a_probe_is_trained_judged_and_promoted(page: Page, judged: Judged) -> N
     page.get_by_text("stripes@2 is promoted.").wait_for()
     live = versions.promoted(judged.lake, "stripes")
     assert live is not None
-    assert (live.id, live.run, live.reason) == ("stripes@2", made.id, "better on held")
+    assert (live.id, live.run, live.reason) == ("stripes@2", probe.id, "better on held")
     assert live.gate is not None
     wrote = judged.lake.scan("audit", ["action", "key_id"]).to_pylist()
     assert {"train", "evaluate", "gate", "models promote"} <= {row["action"] for row in wrote if row["key_id"]}
@@ -116,8 +116,8 @@ def test_who_may_only_read_cannot_change_a_model(page: Page, judged: Judged) -> 
     page.goto(f"{judged.url}/models?run={judged.live}")
     page.get_by_text("took").wait_for()
     for name in ("Gate …", "Promote …", "Roll back …"):
-        found = page.get_by_role("button", name=name)
-        assert found.count() == 0 or found.is_disabled()
+        button = page.get_by_role("button", name=name)
+        assert button.count() == 0 or button.is_disabled()
     page.goto(f"{judged.url}/models?run=ffffffff")
     page.get_by_text("Run not found").wait_for()
     page.goto(f"{judged.url}/models?make=1")

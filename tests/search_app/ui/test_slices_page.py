@@ -22,28 +22,28 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     return make_shapes(tmp_path_factory.mktemp("sliced"), 15)
 
 
 @pytest.fixture(scope="module")
-def url(made: Shapes) -> Iterator[str]:
-    with serving(made.uri) as answers:
+def url(shapes: Shapes) -> Iterator[str]:
+    with serving(shapes.uri) as answers:
         yield answers
 
 
-def members(lk: Lake, made: slices.Slice) -> set[str]:
-    return {*slices.members(lk, made).to_pylist()}
+def members(lk: Lake, slice_: slices.Slice) -> set[str]:
+    return {*slices.members(lk, slice_).to_pylist()}
 
 
-def test_a_set_is_made_grows_and_is_compared(page: Page, url: str, made: Shapes) -> None:
+def test_a_set_is_made_grows_and_is_compared(page: Page, url: str, shapes: Shapes) -> None:
     page.goto(f"{url}/slices?label=circle")
     page.get_by_text("No slices yet").wait_for()
     page.get_by_role("button", name="New slice from the filters").click()
     page.get_by_label("Name").fill("circles")
     page.get_by_role("button", name="Save", exact=True).click()
     page.get_by_role("link", name="circles").wait_for()
-    lk = lake.open(made.uri)
+    lk = lake.open(shapes.uri)
     first = slices.get(lk, "circles")
     assert first.kind == "where"
     assert "label = 'circle'" in first.definition

@@ -21,14 +21,14 @@ ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.ran
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     return make_shapes(tmp_path_factory.mktemp("asked"), 24)
 
 
 @pytest.fixture(scope="module")
-def url(asked: Shapes) -> Iterator[str]:
-    with serving(asked.uri) as found:
-        yield found
+def url(shapes: Shapes) -> Iterator[str]:
+    with serving(shapes.uri) as address:
+        yield address
 
 
 def write(page: Page, sql: str) -> None:
@@ -37,7 +37,9 @@ def write(page: Page, sql: str) -> None:
     editor.press("Control+Enter")
 
 
-def test_a_query_is_run_cancelled_corrected_saved_and_its_images_are_shown(page: Page, url: str, asked: Shapes) -> None:
+def test_a_query_is_run_cancelled_corrected_saved_and_its_images_are_shown(
+    page: Page, url: str, shapes: Shapes
+) -> None:
     page.goto(f"{url}/sql")
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("rows ·").first.wait_for()
@@ -66,8 +68,8 @@ def test_a_query_is_run_cancelled_corrected_saved_and_its_images_are_shown(page:
     page.get_by_label("Name").press("Enter")
     page.get_by_test_id("stPopoverBody").get_by_role("button", name="Save").click()
     page.get_by_text("Saved as wide").wait_for()
-    opened = lake.open(asked.uri)
-    assert [(one.name, one.parameters) for one in saved_queries.list(opened)] == [("wide", {"least": 1})]
-    ends = [(one.error, one.rows) for one in saved_queries.history(opened)]
+    opened = lake.open(shapes.uri)
+    assert [(query.name, query.parameters) for query in saved_queries.list(opened)] == [("wide", {"least": 1})]
+    ends = [(query.error, query.rows) for query in saved_queries.history(opened)]
     assert ends[0] == (None, 24)
     assert ends[2][0] == "Cancelled."

@@ -25,7 +25,7 @@ COUNT, NEW_FROM = 40, 28
 def ids(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """Forty labelled drawings. On the "new" line all predictions are "circle"; of the 28 others one is wrong."""
     folder = tmp_path_factory.mktemp("lines")
-    found, log = [], []
+    image_ids, log = [], []
     for seed in range(COUNT):
         data, kind = drawing(seed)
         new = seed >= NEW_FROM
@@ -41,19 +41,19 @@ def ids(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
                 "line_no": "new's" if new else "old",
             }
         )
-        found.append(lake.ids.image_id(data))
+        image_ids.append(lake.ids.image_id(data))
     (folder / "log.jsonl").write_text("\n".join(json.dumps(row) for row in log))
     opened = lake.create(str(folder / "lake"), columns={"line_no": "string"})
     ingest(opened, folder / "log.jsonl", workers=1)
     ingest(opened, folder / "labelled", "imagefolder", workers=1)
     session.bind(opened)
     queries._rows.clear()  # type: ignore[attr-defined]
-    yield found
+    yield image_ids
     queries._rows.clear()  # type: ignore[attr-defined]
 
 
 def _group(kind: groups.Kind, value: str) -> Group:
-    return next(one for one in groups.reviewed(None) if (one.kind, one.value) == (kind, value))
+    return next(group for group in groups.reviewed(None) if (group.kind, group.value) == (kind, value))
 
 
 def test_rates_of_a_group_count_labelled_predictions_only(ids: list[str]) -> None:
@@ -72,12 +72,12 @@ def test_rates_of_a_group_count_labelled_predictions_only(ids: list[str]) -> Non
 
 
 def test_only_groups_above_the_overall_error_rate_are_shown(ids: list[str]) -> None:
-    found = groups.reviewed(None)
-    assert [one.value for one in groups.worst(found)] == ["new's"]
-    assert groups.worst([one for one in found if one.kind != "all"]) == []
+    reviewed = groups.reviewed(None)
+    assert [group.value for group in groups.worst(reviewed)] == ["new's"]
+    assert groups.worst([group for group in reviewed if group.kind != "all"]) == []
     inside = groups.reviewed("line_no = 'old'")
     assert groups.worst(inside) == []
-    assert [one.value for one in groups.by_column(inside)["line_no"]] == ["old"]
+    assert [group.value for group in groups.by_column(inside)["line_no"]] == ["old"]
 
 
 def test_the_most_confident_errors_illustrate_a_group(ids: list[str]) -> None:
@@ -88,16 +88,16 @@ def test_the_most_confident_errors_illustrate_a_group(ids: list[str]) -> None:
 
 
 def test_the_sql_of_a_group_selects_its_predictions(ids: list[str]) -> None:
-    for one in groups.reviewed(None):
-        counted = queries.rows(f"SELECT count(*) AS n FROM answers WHERE {one.sql()}")
-        assert counted[0]["n"] == one.predictions, one.title
+    for group in groups.reviewed(None):
+        counted = queries.rows(f"SELECT count(*) AS n FROM answers WHERE {group.sql()}")
+        assert counted[0]["n"] == group.predictions, group.title
 
 
 def test_the_sentence_says_how_many_errors_low_confidence_finds(ids: list[str]) -> None:
     whole, new = groups.error_confidence(None, [groups.reviewed(None)[0], _group("column", "new's")])
     assert (whole, new) == (ErrorConfidence(9, 1, 8), ErrorConfidence(8, 0, 8))
-    said = findings.on_confidence(whole, new, "line no new's").replace("\N{NO-BREAK SPACE}", " ")
-    assert said == (
+    sentence = findings.on_confidence(whole, new, "line no new's").replace("\N{NO-BREAK SPACE}", " ")
+    assert sentence == (
         "Low confidence does not find the errors of “line no new's”. Of all 9 known errors, 11 % are in the least "
         "confident fifth of the predictions and 89 % have a confidence above 0.9. For the 8 errors of “line no new's”, "
         "these shares are 0 % and 100 %."
@@ -124,6 +124,6 @@ def test_a_chart_has_a_bar_for_every_day_including_empty_ones(ids: list[str]) ->
     drawn = charts.volume(days)
     assert [bar["parts"] for bar in drawn["bars"]] == [[2, 1, 2], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
     assert charts.accuracy(days) is None
-    long = [{**days[0], "day": dt.date(2026, 1, 1) + dt.timedelta(days=place)} for place in range(200)]
+    long = [{**days[0], "day": dt.date(2026, 1, 1) + dt.timedelta(days=index)} for index in range(200)]
     assert charts.volume(long)["title"] == "Predictions per week"
     assert sum(sum(bar["parts"]) for bar in charts.volume(long)["bars"]) == 1_000
