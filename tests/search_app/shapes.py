@@ -64,7 +64,7 @@ def make_shapes(folder: Path, count: int, embedder: str = "efficientnet-lite0") 
                 "model_version": "1",
                 "label": answer,
                 "confidence": 0.5 + seed / (2 * count),
-                "scores": {class_: 0.9 if class_ == answer else 0.05 for class_ in CLASSES},
+                "scores": {name: 0.9 if name == answer else 0.05 for name in CLASSES},
                 "timestamp": f"2026-09-{1 + seed % 20:02}T12:00:00Z",
                 "camera": seed % 4,
             }

@@ -46,7 +46,7 @@ def _cells(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def test_intervals_hold_the_true_error_and_chance_bounds_the_calibrated(say: Say) -> None:
-    covered = bounded = 0
+    covered = below = 0
     many = np.random.default_rng(0).beta(4, 1.5, 400_000)
     true = of_cells(*_cells(many, np.random.default_rng(1).random(len(many)) < many**2))
     assert true.equal_width is not None
@@ -58,9 +58,9 @@ def test_intervals_hold_the_true_error_and_chance_bounds_the_calibrated(say: Say
         assert over is not None
         assert honest is not None
         covered += over.low <= true.equal_width.ece <= over.high
-        bounded += honest.ece <= honest.by_chance
+        below += honest.ece <= honest.by_chance
     say(
-        f"calibration: the interval covers the true ECE in {covered} of 15 and chance bounds a calibrated one in {bounded}"
+        f"calibration: the interval covers the true ECE in {covered} of 15 and chance bounds a calibrated one in {below}"
     )
     assert covered >= 12
-    assert bounded >= 12
+    assert below >= 12

@@ -251,7 +251,7 @@ def test_two_servers_on_one_spool_give_one_response(bench: Bench) -> None:
     async def at_once() -> list[Answer]:
         writer = sqlite3.connect(bench.settings.spool / "spool.sqlite", isolation_level=None)
         writer.execute("BEGIN IMMEDIATE")
-        calls = [call.asked(request, "k", None) for call, request in
+        calls = [server.asked(request, "k", None) for server, request in
                  ((first, without_id), (other, without_id))]  # fmt: skip
         started = [asyncio.ensure_future(call) for call in calls]
         while not (first.api.service._in_flight and other.api.service._in_flight):

@@ -56,8 +56,8 @@ def url(embedded: Shapes) -> Iterator[str]:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that takes events in, over twelve images and their answers."""
     shapes = make_shapes(tmp_path_factory.mktemp("live"), 12)
-    with serving(shapes.uri, takes_events=True) as answers:
-        yield answers
+    with serving(shapes.uri, takes_events=True) as address:
+        yield address
 
 
 def _tiles(page: Page) -> list[str]:

@@ -86,8 +86,8 @@ def test_from_the_failure_to_its_slice_with_the_mouse(page: Page, demo: Demo) ->
         for image_id in [image_id for image_id in shown if image_id in demo.new]:
             page.locator(f".mark[data-id='{image_id}']").click()
         yes = len(demo.new & {*shown})
-        button = page.locator("button.send").inner_text()
-        assert button.startswith(f"These {yes} yes, the other {len(shown) - yes} no" if 1 < yes < len(shown) else "")
+        button_text = page.locator("button.send").inner_text()
+        assert button_text.startswith(f"These {yes} yes, the other {len(shown) - yes} no" if 1 < yes < len(shown) else "")
         page.locator("button.send").click()
         _turned(page, shown)
         if page.locator(".advice.stop").count():
@@ -98,7 +98,7 @@ def test_from_the_failure_to_its_slice_with_the_mouse(page: Page, demo: Demo) ->
     page.get_by_role("button", name="Undo").click()
     _turned(page, shown)
     assert _found(page) == before - yes
-    assert page.locator("button.send").inner_text() == button  # with the marks it was sent with
+    assert page.locator("button.send").inner_text() == button_text  # with the marks it was sent with
     shown = _shown(page)
     page.locator("button.send").click()
     _turned(page, shown)

@@ -46,11 +46,11 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
     record = lk.register_embedder("random")
     lk.bind_embedder(replace(record, dim=64, weights_sha256="d" * 64))
     truth = {row["image_id"]: row["label"] for row in lk.scan("labels", ["image_id", "label"]).to_pylist()}
-    rng, image_ids = np.random.default_rng(0), {}
+    rng, vectors = np.random.default_rng(0), {}
     for name in names:  # too far from each other to be near-duplicates; six do not show which way the classes lie
         vector = rng.normal(0, 1, 64) + 2.0 * np.eye(64)[0] * (1 if truth[name] == "upright" else -1)
-        image_ids[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
-    store_vectors(lk, record.column, image_ids)
+        vectors[name] = (vector / np.linalg.norm(vector)).astype(np.float32)
+    store_vectors(lk, record.column, vectors)
     first = train_model.train(lk, train=["few"], recipe=Recipe(kind="probe", validation=0.0), name="stripes")
     evaluate.evaluate(lk, first.id)
     promotion.promote(lk, first.id)

@@ -28,8 +28,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 
 @pytest.fixture(scope="module")
 def url(shapes: Shapes) -> Iterator[str]:
-    with serving(shapes.uri) as answers:
-        yield answers
+    with serving(shapes.uri) as address:
+        yield address
 
 
 def members(lk: Lake, slice_: slices.Slice) -> set[str]:
