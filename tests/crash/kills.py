@@ -27,7 +27,7 @@ from lake.spool.drain import drain
 from lake.spool.spool import Spool
 from tests.crash.http import Connection, Cut
 from tests.crash.ledger import Findings, Ledger, compare
-from tests.crash.service import ROOT, Service, alive, held, holder
+from tests.crash.service import ROOT, Service, alive, holder, wait_until_held
 
 CLIENTS = 8
 LOAD_SECONDS = 0.4
@@ -201,7 +201,7 @@ class Campaign:
             await Load(self.ledger, service.port, retries_only=True).ended()
         await service.stop()
         if service.process.returncode != 0:
-            self.tally.wrong.append(f"the server ended with {service.process.returncode}: {service.said()[-500:]}")
+            self.tally.wrong.append(f"the server ended with {service.process.returncode}: {service.output()[-500:]}")
 
     async def _one_life(self) -> None:
         moment = self._dealt()
@@ -218,10 +218,10 @@ class Campaign:
         if moment == DRAINER:
             await self._kill_drainer(service)
             if service.drainer() is None:
-                self.tally.wrong.append(f"the server did not start another drainer: {service.said()[-500:]}")
+                self.tally.wrong.append(f"the server did not start another drainer: {service.output()[-500:]}")
             moment = "group"
         if moment == "draining":
-            await held(self.lake / "spool" / "drain.lock", 6.0)
+            await wait_until_held(self.lake / "spool" / "drain.lock", 6.0)
             await asyncio.sleep(self._random.uniform(0, 0.15))
         elif maintainer is not None:
             assert maintainer.stdout is not None

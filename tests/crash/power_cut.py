@@ -58,11 +58,11 @@ class File:
 
 @dataclass
 class Disk:
-    """Everything done below `root`, in order. `said` are the texts written to the standard output, with their lines."""
+    """Everything done below `root`, in order. `messages` are (line of the trace, text written to standard output)."""
 
     root: str
     names: list[Name] = field(default_factory=list)
-    said: list[tuple[int, str]] = field(default_factory=list)
+    messages: list[tuple[int, str]] = field(default_factory=list)
     lines: int = 0
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Disk:
         assert match_ is not None, call.text[:200]
         path = _unhexed(match_[2]).decode(errors="replace")
         if call.name == "write" and match_[1] == "1":
-            self.said.append((call.begun, strings[0].decode()))
+            self.messages.append((call.begun, strings[0].decode()))
         elif call.name in ("fsync", "fdatasync"):
             self._synced(call, path)
         elif (file := self._files.get(path)) is not None:

@@ -69,16 +69,16 @@ class Service:
     async def ready(self, seconds: float = START_SECONDS) -> Service:
         """Waits until it answers; `port` is known then. Raises NotReady."""
         while True:
-            match_ = READY.search(self.said())
+            match_ = READY.search(self.output())
             if match_:
                 self.port = int(match_[1])
                 return self
             if self.process.poll() is not None or time.monotonic() - self.began > seconds:
                 self.kill()
-                raise NotReady(f"the server ended with {self.process.returncode}: {self.said()[-2000:]}")
+                raise NotReady(f"the server ended with {self.process.returncode}: {self.output()[-2000:]}")
             await asyncio.sleep(0.01)
 
-    def said(self) -> str:
+    def output(self) -> str:
         """What it has written to stderr."""
         return self.log.read_text(errors="replace")
 
@@ -118,7 +118,7 @@ class Service:
         while self.process.poll() is None:
             if time.monotonic() - started > seconds:
                 self.kill()
-                raise TimeoutError(f"the server did not end within {seconds:g} s of SIGTERM: {self.said()[-2000:]}")
+                raise TimeoutError(f"the server did not end within {seconds:g} s of SIGTERM: {self.output()[-2000:]}")
             await asyncio.sleep(0.01)
         return time.monotonic() - started
 
@@ -136,7 +136,7 @@ def holder(lock: Path) -> int | None:
     return None
 
 
-async def held(lock: Path, seconds: float, by: int | None = None) -> bool:
+async def wait_until_held(lock: Path, seconds: float, by: int | None = None) -> bool:
     """Waits until somebody (the process `by`) holds the lock; false when nobody did for `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

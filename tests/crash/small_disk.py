@@ -67,7 +67,7 @@ async def ingest(folder: Path) -> dict[str, Any]:
     results["resumed_after"] = await resumed(service, ledger)
     await service.stop()
     results["code"] = service.process.returncode
-    log = service.said()
+    log = service.output()
 
     free = shutil.disk_usage(folder).free
     ballast.write_bytes(bytes(max(0, free - (4 << 20))))
@@ -78,7 +78,7 @@ async def ingest(folder: Path) -> dict[str, Any]:
     results["resumed_after_reserve"] = await resumed(service, ledger)
     results["drained_after"] = await drained(service)
     await service.stop()
-    results["said"] = log + service.said()
+    results["said"] = log + service.output()
     opened = open_lake.open(str(lake))
     spool = Spool(lake / "spool")
     assert drain(opened, spool) is not None

@@ -48,7 +48,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> power_cut.Disk:
     assert process.returncode == 0
     calls = trace.finished(folder / "trace", process.pid)
     disks = power_cut.Disk(str(folder / "spool")).replay(calls)
-    assert [text for _, text in disks.said if text.startswith("acked")] == [f"acked {name}" for name in GROUPS]
+    assert [text for _, text in disks.messages if text.startswith("acked")] == [f"acked {name}" for name in GROUPS]
     assert sum(len(name.file.writes) for name in disks.names if name.file) > 100
     return disks
 
@@ -67,7 +67,7 @@ def test_after_a_power_cut_everything_acknowledged_is_there_and_whole(
         folder = tmp_path / "spool"
         disk.after_a_cut(line, fate, chance, folder)
         try:
-            acked += check(folder, {text for at, text in disk.said if at < line})
+            acked += check(folder, {text for at, text in disk.messages if at < line})
         except AssertionError as error:
             raise AssertionError(
                 f"the power went at line {line + 1}; of what was not synced {fate} is there"

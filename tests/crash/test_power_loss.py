@@ -125,7 +125,7 @@ def test_a_server_brings_it_back_as_well(unsynced: Unsynced, tmp_path: Path) -> 
 
     async def live() -> Service:
         service = await Service(lake).ready()
-        assert await drained(service) is not None, service.said()
+        assert await drained(service) is not None, service.output()
         await service.stop()
         return service
 

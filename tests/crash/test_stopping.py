@@ -40,7 +40,7 @@ class Stops:
     slowest: float = 0.0
     ready_after: float = 0.0
     codes: set[int | None] = field(default_factory=set)
-    said: str = ""
+    output: str = ""
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=pytest.mark.soak)])
@@ -60,7 +60,7 @@ def test_sigterm_under_load_cuts_no_answer_to_what_was_stored(make_lake: MakeLak
     assert stops.slow_answered == rounds * SLOW, "a request in flight was not finished"
     if rounds > 1:
         assert stops.ready_after < UNREADY_SECONDS
-    assert "Traceback" not in stops.said, stops.said
+    assert "Traceback" not in stops.output, stops.output
     assert ledger.wrong == []
     findings = compared(lake, [ledger])
     assert not findings.any, findings.details
@@ -86,7 +86,7 @@ async def stopped(lake: Path, ledger: Ledger, rounds: int) -> Stops:
         stops.cut += len(ledger.waiting)
         stops.cut_begun += load.begun
         stops.cut_stored += await asyncio.to_thread(stored, lake, ledger)
-        stops.said += service.said()
+        stops.output += service.output()
     stops.answered = ledger.answered
     return stops
 

@@ -9,7 +9,7 @@ from embeddings.embedders.embedder import bind, record_of
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
-from tests.lake.answers import add, image
+from tests.lake.prediction_rows import add, image
 
 
 def unit(points: np.ndarray) -> np.ndarray:

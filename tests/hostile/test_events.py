@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from lake.storage.store import Lake
 from tests.conftest import Say
-from tests.search_app.intake import NDJSON, Door, door, named, picture
+from tests.search_app.api_client import NDJSON, ApiClient, api_client, named, picture
 
 # What hypothesis says of texts of thousands of digits.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
@@ -147,7 +147,7 @@ def check(event: dict[str, Any], row: dict[str, Any]) -> None:
 class Counted:
     """Events posted, what became of them, and those that wait to be looked at."""
 
-    def __init__(self, service: Door) -> None:
+    def __init__(self, service: ApiClient) -> None:
         self.service = service
         self.statuses: Counter[int] = Counter()
         self.waiting: dict[str, dict[str, Any]] = {}
@@ -168,13 +168,13 @@ class Counted:
 
     def look(self) -> None:
         """Drains, and reads everything back: by SQL, by id, and with its image."""
-        before = {name: self.service.answer(name).json() for name in list(self.waiting)[:20]}
+        before = {name: self.service.prediction(name).json() for name in list(self.waiting)[:20]}
         self.service.drain()
         rows = {row["prediction_id"]: row for row in self.service.lake.sql("SELECT * FROM predictions").to_pylist()}
         for name, event in self.waiting.items():
             check(event, rows[name])
         for name, waiting in before.items():
-            answer = self.service.answer(name)
+            answer = self.service.prediction(name)
             assert answer.status_code == 200
             changing = ("state", "ingested_at")
             stored = {k: v for k, v in answer.json().items() if k not in changing}
@@ -186,7 +186,7 @@ class Counted:
 
 @pytest.fixture
 def counted(lake_of_columns: Lake, tmp_path: Path) -> Iterator[Counted]:
-    with door(lake_of_columns, tmp_path / "spool") as service:
+    with api_client(lake_of_columns, tmp_path / "spool") as service:
         assert service.upload(IMAGE).status_code == 201
         yield Counted(service)
 

@@ -33,7 +33,7 @@ from tests.hostile import files
 from tests.hostile.conftest import Serve
 from tests.hostile.watch import Watch
 from tests.pictures import encoded
-from tests.search_app.intake import NDJSON, event, in_base64, named
+from tests.search_app.api_client import NDJSON, event, in_base64, named
 
 MOST_SECONDS = 0.05
 WORKER_BYTES = 512 << 20

@@ -23,7 +23,7 @@ from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.crash.service import ROOT, Service
 from tests.hostile.conftest import Serve
-from tests.search_app.intake import event, named, picture
+from tests.search_app.api_client import event, named, picture
 
 SKIPPED = "positive_data_acceptance"
 
@@ -49,7 +49,7 @@ class Run:
         started = time.monotonic()
         self.done = subprocess.run(words, capture_output=True, text=True, cwd=folder, env=os.environ | hooks | ids)
         self.seconds = time.monotonic() - started
-        self.said = self.done.stdout
+        self.output = self.done.stdout
         with httpx.Client(base_url=url, headers=bearer) as client:
             metrics = client.get("/metrics").text
         self.statuses: dict[int, int] = {}
@@ -58,11 +58,11 @@ class Run:
 
     def check(self, service: Service) -> str:
         """Raises when anything was found; the counts as a line."""
-        assert self.done.returncode == 0, self.said[-6_000:] + self.done.stderr[-2_000:]
-        assert f"Tested: {self.operations}" in " ".join(self.said.split())
+        assert self.done.returncode == 0, self.output[-6_000:] + self.done.stderr[-2_000:]
+        assert f"Tested: {self.operations}" in " ".join(self.output.split())
         assert not [status for status in self.statuses if status >= 500]
-        assert "Traceback" not in service.said()
-        (cases,) = re.findall(r"(\d+) generated", self.said)
+        assert "Traceback" not in service.output()
+        (cases,) = re.findall(r"(\d+) generated", self.output)
         return f"{cases} requests to {self.operations} operations, answered {dict(sorted(self.statuses.items()))}"
 
 

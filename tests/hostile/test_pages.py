@@ -34,8 +34,8 @@ from tests.embeddings.conftest import installed
 from tests.hostile.conftest import Serve
 from tests.hostile.payloads import FOREIGN, payloads
 from tests.pictures import encoded, flat
+from tests.search_app.api_client import NDJSON, event, in_base64
 from tests.search_app.browsing import CHROMIUM, FLAGS, STILL
-from tests.search_app.intake import NDJSON, event, in_base64
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -246,7 +246,7 @@ def _browse(lake: Lake, folder: Path, serve: Serve, browser: Browser, say: Say, 
     visitor.check()
     visitor.page.set_content(f"<svg onload=1></svg><a href=//{FOREIGN}></a><object></object>")
     assert len(visitor.page.evaluate(LOOK, FOREIGN)) == 3  # it has eyes
-    assert "Traceback" not in service.said(), service.said()[-3_000:]
+    assert "Traceback" not in service.output(), service.output()[-3_000:]
     summary = f"{visitor.visited} pages with {len(payloads())} texts in every field, {len(visitor.texts)} of them shown"
     say(f"stored markup: {summary}; 0 dialogs, 0 requests to other hosts, 0 elements, 0 errors")
     assert len(visitor.texts) > 100

@@ -30,7 +30,7 @@ from tests.conftest import MakeLake, Say
 from tests.crash.service import Service
 from tests.hostile import files
 from tests.hostile.conftest import Serve
-from tests.search_app.intake import JSON, door, event, named, picture
+from tests.search_app.api_client import JSON, api_client, event, named, picture
 
 CANARY = "canary-7f3a"
 SECRET = b"the secret of the canary"
@@ -202,7 +202,7 @@ def _check_paths(
     service = serve(lake, ui=True, around=around)
     posted = _posts(service, canary)
     requests = _gets(service, canary, step)
-    assert "Traceback" not in service.said(), service.said()[-3_000:]
+    assert "Traceback" not in service.output(), service.output()[-3_000:]
     service.kill()
     assert {name: _tree(folder / name) for name in before} == before
     assert {path.name for path in folder.iterdir()} - listed <= {service.log.name, trace.name}
@@ -234,7 +234,7 @@ def test_labels_become_folders_inside_the_exported_one(lk: Lake, tmp_path: Path,
     canary.parent.mkdir()
     canary.write_bytes(SECRET)
     labels = [name for name in names(canary) if name]
-    with door(lk, tmp_path / "spool") as service:
+    with api_client(lk, tmp_path / "spool") as service:
         images = [picture(number) for number in range(len(labels))]
         for image in images:
             service.upload(image)
@@ -262,7 +262,7 @@ def test_labels_become_folders_inside_the_exported_one(lk: Lake, tmp_path: Path,
 
 def test_pictures_are_served_as_nothing_else(lk: Lake, tmp_path: Path) -> None:
     inputs = {**files.valid(), **{n: d for n, d in files.bombs().items() if "markup" in n or "a zip" in n}}
-    with door(lk, tmp_path / "spool") as service:
+    with api_client(lk, tmp_path / "spool") as service:
         for _ in range(2):  # while they wait, and when they are stored
             for name, data in inputs.items():
                 service.upload(data)

@@ -23,7 +23,7 @@ from tests.conftest import Say
 from tests.crash.service import Service
 from tests.hostile.conftest import Serve
 from tests.hostile.watch import Watch
-from tests.search_app.intake import event, named, picture
+from tests.search_app.api_client import event, named, picture
 
 FLOOD_BYTES = 48 << 20
 MAY_GROW = 24 << 20
@@ -108,7 +108,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     running = Service(path)
     asyncio.run(running.ready())
     yield running
-    output = running.said()
+    output = running.output()
     ended = running.process.poll()
     running.kill()
     assert ended is None

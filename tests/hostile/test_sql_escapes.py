@@ -23,7 +23,7 @@ from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.crash.service import ROOT
 from tests.hostile import sql_attempts
-from tests.lake import answers
+from tests.lake import prediction_rows
 
 SECRET = "the-canary-sings-4711"
 
@@ -109,7 +109,9 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     folder = tmp_path_factory.mktemp("room")
     lake = open_lake.create(str(folder / "asked"))
     rows = [{"label": "abc"[i % 3], "confidence": i / 40, "latency_ms": float(i)} for i in range(40)]
-    answers.add(lake, [row | {"scores": [{"label": "a", "score": 0.5}], "metadata": '{"camera": 7}'} for row in rows])
+    prediction_rows.add(
+        lake, [row | {"scores": [{"label": "a", "score": 0.5}], "metadata": '{"camera": 7}'} for row in rows]
+    )
     opened = Room(lake, folder)
     yield opened
     opened.close()

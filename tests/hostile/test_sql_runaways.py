@@ -21,7 +21,7 @@ from lake.sql.sandbox.pool import Pool
 from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.hostile.conftest import Serve
-from tests.lake import answers
+from tests.lake import prediction_rows
 
 MEMORY = 1 << 30
 LATE = 0.5
@@ -62,7 +62,9 @@ RUNAWAYS = {
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """One for all: nothing here writes to it."""
     lake = open_lake.create(str(tmp_path_factory.mktemp("runaways") / "asked"))
-    answers.add(lake, [{"label": "abc"[i % 3], "confidence": i / 2000, "latency_ms": float(i)} for i in range(2000)])
+    prediction_rows.add(
+        lake, [{"label": "abc"[i % 3], "confidence": i / 2000, "latency_ms": float(i)} for i in range(2000)]
+    )
     columnar.pin(lake)
     return lake
 

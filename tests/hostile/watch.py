@@ -49,10 +49,10 @@ class Watch:
     def check(self) -> None:
         """The server and its drainer are the ones that were started, and answered throughout."""
         assert self.service.process.poll() is None
-        assert len(self.pids["drainer"]) == 1, self.service.said()[-2000:]
+        assert len(self.pids["drainer"]) == 1, self.service.output()[-2000:]
         assert self.service.drainer() in self.pids["drainer"]
         assert self.unanswered == 0
-        assert "Traceback" not in self.service.said(), self.service.said()[-3000:]
+        assert "Traceback" not in self.service.output(), self.service.output()[-3000:]
 
     def _look(self) -> None:
         while not self._ending.wait(EVERY_SECONDS):

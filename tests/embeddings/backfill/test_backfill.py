@@ -22,7 +22,7 @@ from lake.images import workers
 from lake.ingest import ingest
 from lake.storage.store import Lake
 from tests.embeddings.colour import MeanColour
-from tests.lake import deeds
+from tests.lake import worker_functions
 from tests.pictures import encoded, flat
 
 COLUMN = "emb_mean_colour"
@@ -142,12 +142,14 @@ def test_an_image_that_cannot_be_embedded_is_named_and_tried_again(colours: Lake
 
 def test_an_image_that_kills_its_worker_fails_alone(colours: Lake, tmp_path: Path, monkeypatch) -> None:
     fill(colours, tmp_path / "in", 6)
-    deadly = encoded(flat("red")) + deeds.DEADLY
+    deadly = encoded(flat("red")) + worker_functions.DEADLY
     (tmp_path / "deadly").mkdir()
     (tmp_path / "deadly" / "x.png").write_bytes(deadly)
     ingest.ingest(colours, tmp_path / "deadly", workers=1)
     pool = workers.WorkerPool
-    monkeypatch.setattr(module, "WorkerPool", lambda function, count: pool("tests.lake.deeds:prepare_or_die", count))
+    monkeypatch.setattr(
+        module, "WorkerPool", lambda function, count: pool("tests.lake.worker_functions:prepare_or_die", count)
+    )
     report = run(colours)
     assert (report.embedded, report.failed) == (6, 1)
     assert "signal 11" in report.reasons[ids.image_id(deadly)]
@@ -156,10 +158,12 @@ def test_an_image_that_kills_its_worker_fails_alone(colours: Lake, tmp_path: Pat
 
 def test_a_batch_of_broken_images_alone_reaches_no_embedder(colours: Lake, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "deadly").mkdir()
-    (tmp_path / "deadly" / "x.png").write_bytes(encoded(flat("red")) + deeds.DEADLY)
+    (tmp_path / "deadly" / "x.png").write_bytes(encoded(flat("red")) + worker_functions.DEADLY)
     ingest.ingest(colours, tmp_path / "deadly", workers=1)
     pool = workers.WorkerPool
-    monkeypatch.setattr(module, "WorkerPool", lambda function, count: pool("tests.lake.deeds:prepare_or_die", count))
+    monkeypatch.setattr(
+        module, "WorkerPool", lambda function, count: pool("tests.lake.worker_functions:prepare_or_die", count)
+    )
     assert run(colours).failed == 1
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from embeddings.backfill.embedding_order import ORDERS, Order, first
 from lake.storage.image_keys import keys_of
 from lake.storage.missing_vectors import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps
-from tests.lake.answers import image
+from tests.lake.prediction_rows import image
 
 
 def gaps(rows: list[tuple[int, int, int]]) -> Gaps:

@@ -18,7 +18,7 @@ from lake.storage.missing_vectors import MissingVectors
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour, Random
-from tests.lake.answers import add, image
+from tests.lake.prediction_rows import add, image
 
 
 @pytest.fixture

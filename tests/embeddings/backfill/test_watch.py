@@ -29,7 +29,7 @@ from lake.ingest import ingest, sources
 from lake.storage import schema
 from lake.storage.store import Lake
 from tests.embeddings.colour import MeanColour
-from tests.lake import deeds
+from tests.lake import worker_functions
 from tests.pictures import encoded, flat
 
 COLUMN = "emb_mean_colour"
@@ -175,9 +175,11 @@ def test_a_round_ends_in_time(colours: Lake, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_failed_image_is_tried_once(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """One image kills its worker, and black has no direction. Both neither stop the others nor come again."""
     pool = workers.WorkerPool
-    monkeypatch.setattr(backfill, "WorkerPool", lambda function, count: pool("tests.lake.deeds:prepare_or_die", count))
+    monkeypatch.setattr(
+        backfill, "WorkerPool", lambda function, count: pool("tests.lake.worker_functions:prepare_or_die", count)
+    )
     arrive(colours, 0, 1)
-    arrive(colours, 2, extra=deeds.DEADLY)
+    arrive(colours, 2, extra=worker_functions.DEADLY)
     root = Path(colours.uri).with_name("black")
     root.mkdir()
     (root / "black.png").write_bytes(encoded(flat("black")))

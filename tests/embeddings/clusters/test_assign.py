@@ -15,7 +15,7 @@ from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of, unit
-from tests.lake.answers import add, image, label
+from tests.lake.prediction_rows import add, image, label
 
 MOMENT = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 

@@ -19,7 +19,7 @@ from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.embeddings.islands import islands, lake_of
-from tests.lake.answers import add, image, label
+from tests.lake.prediction_rows import add, image, label
 
 QUICK = ["auto", "kmeans", "hdbscan"]
 MOMENT = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)

@@ -19,7 +19,7 @@ from lake.storage.store import Lake
 from search_app.cli.embeddings import cluster as clustering
 from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of
-from tests.lake.answers import add, image
+from tests.lake.prediction_rows import add, image
 
 MOMENT = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 
@@ -41,18 +41,18 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=6)
 @given(
-    deeds=st.lists(
+    actions=st.lists(
         st.tuples(st.integers(0, 50), st.sampled_from(["kmeans", "hdbscan", "uncut"]), st.integers(2, 4)), max_size=3
     )
 )
-def test_any_cuts_keep_every_image_once(grown: Path, tmp_path_factory: pytest.TempPathFactory, deeds: Any) -> None:
+def test_any_cuts_keep_every_image_once(grown: Path, tmp_path_factory: pytest.TempPathFactory, actions: Any) -> None:
     from lake import open_lake
 
     path = tmp_path_factory.mktemp("cuts") / "lake"
     shutil.copytree(grown, path)
     lk = open_lake.open(str(path))
     tree = cluster(lk, method="kmeans", k=3).tree
-    for which, deed, size in deeds:
+    for which, deed, size in actions:
         nodes = sorted(lk.sql("SELECT id FROM clusters WHERE size >= 5")["id"].to_pylist())
         node = nodes[which % len(nodes)]
         if deed != "uncut":

@@ -19,7 +19,7 @@ from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
-from tests.lake.answers import add, image, label
+from tests.lake.prediction_rows import add, image, label
 
 START = dt.datetime(2026, 9, 7, tzinfo=dt.UTC)
 N = 600

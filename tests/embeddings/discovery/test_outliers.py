@@ -9,7 +9,7 @@ from lake.errors import BadInput
 from lake.storage.store import literals
 from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of, unit
-from tests.lake.answers import image
+from tests.lake.prediction_rows import image
 
 
 def names(rows) -> list[str]:

@@ -174,7 +174,7 @@ def test_training_gets_no_near_duplicate_of_an_evaluation_image(copied: tuple[La
     plain, _ = leak_guard.create(lk, "plain", ids=families[0])
     with pytest.raises(BadInput, match="plain@1 cannot be for training"):
         leak_guard.assign(lk, plain, "train")
-    from tests.lake.answers import add, image
+    from tests.lake.prediction_rows import add, image
 
     add(lk, [{"image_id": image("new"), "label": "cat"}])
     with pytest.raises(BadInput, match="1 image has no vector"):

@@ -11,7 +11,7 @@ from lake import slices
 from lake.errors import BadInput
 from lake.storage.store import Lake
 from search_app.cli import main
-from tests.lake.answers import add, image
+from tests.lake.prediction_rows import add, image
 
 
 @pytest.fixture

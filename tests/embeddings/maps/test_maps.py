@@ -14,7 +14,7 @@ from lake.errors import BadInput
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of, unit
-from tests.lake.answers import add, image
+from tests.lake.prediction_rows import add, image
 
 
 def positions_of(lk: Lake, map_: maps.Map) -> dict[str, tuple[float, float]]:

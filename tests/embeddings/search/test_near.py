@@ -16,7 +16,7 @@ from lake.errors import BadInput
 from lake.sql.sandbox.pool import Pool
 from lake.storage.store import Lake
 from tests.embeddings.colour import Random
-from tests.lake.answers import add, image
+from tests.lake.prediction_rows import add, image
 
 IMAGES, DIM = 40, 8
 A, B = image(3), image(7)

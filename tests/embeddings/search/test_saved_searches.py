@@ -20,7 +20,7 @@ from search_app.cli import main
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.embeddings.search.test_active_search import kinds
-from tests.lake.answers import add, image, label
+from tests.lake.prediction_rows import add, image, label
 
 COUNT, RARE = 400, 16
 MOMENT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

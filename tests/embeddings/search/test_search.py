@@ -19,7 +19,7 @@ from lake.ingest import ingest
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour, Random
-from tests.lake.answers import add, image
+from tests.lake.prediction_rows import add, image
 from tests.pictures import encoded, flat
 
 IMAGES, DIM = 60, 8

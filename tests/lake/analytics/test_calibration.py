@@ -8,7 +8,7 @@ import pytest
 from lake.analytics.calibration import bin_of, calibration, expected_calibration_error, of_cells
 from lake.storage.store import Lake, now
 from tests.conftest import Say
-from tests.lake.answers import add, image, label
+from tests.lake.prediction_rows import add, image, label
 
 
 def test_ece_by_hand(lk: Lake) -> None:
@@ -59,8 +59,6 @@ def test_intervals_hold_the_true_error_and_chance_bounds_the_calibrated(say: Say
         assert honest is not None
         covered += over.low <= true.equal_width.ece <= over.high
         below += honest.ece <= honest.by_chance
-    say(
-        f"calibration: the interval covers the true ECE in {covered} of 15 and chance bounds a calibrated one in {below}"
-    )
+    say(f"calibration: interval covers the true ECE in {covered} of 15, chance bounds a calibrated model in {below}")
     assert covered >= 12
     assert below >= 12

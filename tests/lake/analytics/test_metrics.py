@@ -17,7 +17,7 @@ from lake.regions.masks import encode
 from lake.storage import schema
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
-from tests.lake.answers import add, image, label
+from tests.lake.prediction_rows import add, image, label
 
 MONDAY = dt.datetime(2026, 9, 7, 6, tzinfo=dt.UTC)
 

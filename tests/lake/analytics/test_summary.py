@@ -56,7 +56,7 @@ def test_an_empty_lake_has_numbers_too(lk: Lake) -> None:
 
 
 def test_answers_of_more_models_than_are_listed_are_counted(lk: Lake) -> None:
-    from tests.lake.answers import add
+    from tests.lake.prediction_rows import add
 
     add(lk, [{"model": f"m{i}"} for i in range(130)])
     status = summary.status(lk)

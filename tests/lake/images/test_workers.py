@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from lake.images.workers import WorkerDied, WorkerPool
 
-DEADLY = "tests.lake.deeds:double_or_die"
+DEADLY = "tests.lake.worker_functions:double_or_die"
 
 
 @pytest.fixture(scope="module")
 def doublers() -> Iterator[WorkerPool]:
-    with WorkerPool("tests.lake.deeds:double", 3) as pool:
+    with WorkerPool("tests.lake.worker_functions:double", 3) as pool:
         yield pool
 
 
@@ -77,7 +77,7 @@ def test_every_worker_dying_at_once_is_survived() -> None:
 
 
 def test_a_worker_is_another_process_with_one_thread() -> None:
-    with WorkerPool("tests.lake.deeds:environment", 1) as pool:
+    with WorkerPool("tests.lake.worker_functions:environment", 1) as pool:
         threads, process = pool.run()
     assert threads == "1"
     assert process != os.getpid()

@@ -20,7 +20,7 @@ from lake.storage import schema
 from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import MakeLake
-from tests.lake import deeds
+from tests.lake import worker_functions
 from tests.pictures import encoded
 
 # Columns that say when, not what.
@@ -262,8 +262,8 @@ def test_a_file_that_kills_its_worker_is_found_and_named(make_lake: MakeLake, tm
     pictures.folder(tmp_path / "in", 8)
     clean, dirty = make_lake("clean"), make_lake("dirty")
     run(clean, tmp_path / "in")
-    (tmp_path / "in" / "003b.png").write_bytes(encoded(pictures.noise(99)) + deeds.DEADLY)
-    monkeypatch.setattr(decoding, "DECODER", "tests.lake.deeds:decode_or_die")
+    (tmp_path / "in" / "003b.png").write_bytes(encoded(pictures.noise(99)) + worker_functions.DEADLY)
+    monkeypatch.setattr(decoding, "DECODER", "tests.lake.worker_functions:decode_or_die")
     report = ingest.ingest(dirty, tmp_path / "in", workers=2)
     assert [(Path(r["source"]).name, "signal 11" in r["reason"]) for r in report.rejected] == [("003b.png", True)]
     assert content(dirty) == content(clean)

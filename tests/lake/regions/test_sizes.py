@@ -13,7 +13,7 @@ from lake.regions import masks
 from lake.regions.sizes import bucket, mask_areas
 from lake.storage import store
 from lake.storage.store import Lake
-from tests.lake.answers import add, image
+from tests.lake.prediction_rows import add, image
 
 DRAWN = some.tuples(some.integers(1, 40), some.integers(1, 40), some.integers(0, 2**32 - 1), some.floats(0, 1))
 

@@ -7,7 +7,7 @@ from lake import slices
 from lake.errors import BadInput
 from lake.storage import schema, store
 from lake.storage.store import Lake
-from tests.lake.answers import add, image
+from tests.lake.prediction_rows import add, image
 
 
 @pytest.fixture

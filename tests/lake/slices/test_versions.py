@@ -19,8 +19,8 @@ from lake.errors import BadInput
 from lake.storage import schema, store
 from lake.storage.store import Lake
 from lake.upkeep import doctor, erasure, maintenance
-from tests.lake import answers, stock
-from tests.lake.answers import add, image, label
+from tests.lake import prediction_rows, stock
+from tests.lake.prediction_rows import add, image, label
 
 
 @pytest.fixture
@@ -208,25 +208,25 @@ def test_two_creations_at_once_get_a_version_each(six: Lake, monkeypatch: pytest
 DEEDS = ("ingest", "label", "maintain", "forget", "slice", "delete", "restore")
 
 
-def _kept(deeds: list[tuple[str, int]]) -> None:
-    """Through all of these deeds every frozen version has the ids and labels it was made with, less what was erased."""
+def _kept(actions: list[tuple[str, int]]) -> None:
+    """After all of these actions every frozen version has the ids and labels it was made with, less what was erased."""
     with tempfile.TemporaryDirectory() as folder:
         lk = open_lake.create(f"{folder}/lake", embedders=["x"])
         stock.bind(lk)
         stock.add(lk, range(8))
         stock.embed(lk, range(8))
-        answers.label(lk, *((stock.image_id(n), "cat", store.now()) for n in range(4)))
+        prediction_rows.label(lk, *((stock.image_id(n), "cat", store.now()) for n in range(4)))
         slice_ = slices.create(lk, "first", where="true")
         contents = {slice_.id: _rows(lk, slice_)}
         given, erased, next_number = {slice_.id}, set[str](), 100
-        rng = np.random.default_rng(len(deeds))
-        for place, (deed, number) in enumerate(deeds):
+        rng = np.random.default_rng(len(actions))
+        for place, (deed, number) in enumerate(actions):
             name = stock.image_id(number)
             if deed == "ingest":
                 stock.add(lk, [next_number])
                 next_number += 1
             elif deed == "label" and name not in erased:  # the doors refuse it; here it goes straight into the table
-                answers.label(lk, (name, f"class {place}", store.now()))
+                prediction_rows.label(lk, (name, f"class {place}", store.now()))
             elif deed == "maintain":
                 maintenance.maintain(lk, older_than=maintenance.OLDER_THAN * 0)
             elif deed == "forget":
@@ -266,8 +266,8 @@ def test_a_version_stays_through_everything_at_least_once() -> None:
 @pytest.mark.soak
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 7)), max_size=10))
-def test_a_version_stays_through_anything(deeds: list[tuple[str, int]]) -> None:
-    _kept(deeds)
+def test_a_version_stays_through_anything(actions: list[tuple[str, int]]) -> None:
+    _kept(actions)
 
 
 def test_examples_that_were_erased_are_no_examples_any_more(make_lake: Callable[..., Lake]) -> None:

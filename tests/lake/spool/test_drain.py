@@ -17,7 +17,7 @@ from lake.spool.drain import Drainer, Sampling, drain
 from lake.spool.spool import Spool
 from lake.storage import schema
 from lake.storage.store import Lake, now
-from tests.lake.live import answer, name, picture, upload, verdict
+from tests.lake.live_events import name, picture, prediction, upload, verdict
 
 BROKEN = picture(99)[: len(picture(99)) // 2]
 
@@ -34,8 +34,8 @@ def rows(lk: Lake, query: str) -> list[dict[str, Any]]:
 
 
 def test_everything_that_waits_comes_into_the_lake(lk: Lake, spool: Spool) -> None:
-    logged = answer(1, confidence=0.75, timestamp="2026-11-22T10:00:00Z", source="cam/1.png", camera=7)
-    spool.put([logged, answer(2), upload(picture(3)), verdict(logged, comment="a dog")])
+    logged = prediction(1, confidence=0.75, timestamp="2026-11-22T10:00:00Z", source="cam/1.png", camera=7)
+    spool.put([logged, prediction(2), upload(picture(3)), verdict(logged, comment="a dog")])
     report = drain(lk, spool)
     assert report is not None
     assert (report.events, report.images, report.predictions, report.reviews) == (4, 3, 3, 1)
@@ -60,14 +60,14 @@ def test_everything_that_waits_comes_into_the_lake(lk: Lake, spool: Spool) -> No
 
 def test_a_prediction_without_a_time_gets_that_of_its_arrival(lk: Lake, spool: Spool) -> None:
     before = now()
-    spool.put([answer(1)])
+    spool.put([prediction(1)])
     drain(lk, spool)
     [row] = rows(lk, "SELECT timestamp FROM answers")
     assert before <= row["timestamp"] <= now()
 
 
 def test_every_event_leaves_an_entry_in_the_audit_log(lk: Lake, spool: Spool) -> None:
-    with_key = answer(1)
+    with_key = prediction(1)
     with_key.key_id = "k1"
     spool.put([with_key, upload(picture(2))])
     drain(lk, spool)
@@ -79,8 +79,8 @@ def test_every_event_leaves_an_entry_in_the_audit_log(lk: Lake, spool: Spool) ->
 
 
 def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk: Lake, spool: Spool) -> None:
-    logged = answer(1)
-    spool.put([logged, answer(2), answer(3, data=BROKEN), upload(picture(4)), verdict(logged)])
+    logged = prediction(1)
+    spool.put([logged, prediction(2), prediction(3, data=BROKEN), upload(picture(4)), verdict(logged)])
     forget = spool.forget
 
     def killed(_: object) -> None:
@@ -103,7 +103,7 @@ def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk
 
 
 def test_an_image_that_does_not_decode_keeps_its_prediction_and_the_reason(lk: Lake, spool: Spool) -> None:
-    spool.put([answer(1, data=BROKEN), answer(2)])
+    spool.put([prediction(1, data=BROKEN), prediction(2)])
     report = drain(lk, spool)
     assert report is not None
     assert sum(report.unreadable.values()) == 1
@@ -116,7 +116,7 @@ def test_an_image_that_does_not_decode_keeps_its_prediction_and_the_reason(lk: L
     stored = lk.image(ids.image_id(BROKEN))
     assert stored is not None
     assert stored.data == BROKEN
-    spool.put([answer(3, image_id=ids.image_id(BROKEN)), answer(4, data=BROKEN)])  # asked about again
+    spool.put([prediction(3, image_id=ids.image_id(BROKEN)), prediction(4, data=BROKEN)])  # asked about again
     drain(lk, spool)
     assert rows(lk, "SELECT count(DISTINCT image_status) AS n, count(image_status) AS all FROM answers") == [
         {"n": 1, "all": 3}
@@ -124,18 +124,18 @@ def test_an_image_that_does_not_decode_keeps_its_prediction_and_the_reason(lk: L
 
 
 def test_bytes_damaged_in_the_spool_lose_the_image_not_the_prediction(lk: Lake, spool: Spool) -> None:
-    spool.put([answer(1)])
+    spool.put([prediction(1)])
     bytes_at = spool.oldest(1, 1)[0].bytes_at
     assert bytes_at is not None
     (spool.segments / bytes_at.segment).write_bytes(b"\0" * bytes_at.length)
     drain(lk, spool)
     assert rows(lk, "SELECT image_status FROM answers") == [{"image_status": "its bytes were damaged in the spool"}]
-    assert lk.image(answer(1).image_id) is None
+    assert lk.image(prediction(1).image_id) is None
 
 
 def test_an_uploaded_image_is_findable_until_its_prediction_is(lk: Lake, spool: Spool) -> None:
     data = picture(1)
-    spool.put([upload(data), upload(picture(2)), answer(5, image_id=ids.image_id(data))])
+    spool.put([upload(data), upload(picture(2)), prediction(5, image_id=ids.image_id(data))])
     drain(lk, spool)
     bare = rows(lk, "SELECT image_id FROM predictions WHERE model IS NULL")
     assert bare == [{"image_id": ids.image_id(picture(2))}]
@@ -144,9 +144,9 @@ def test_an_uploaded_image_is_findable_until_its_prediction_is(lk: Lake, spool: 
 def test_a_share_of_the_bytes_is_kept_and_always_those_of_unsure_or_reviewed_predictions(
     lk: Lake, spool: Spool
 ) -> None:
-    sure = [answer(i, confidence=0.9) for i in range(40)]
-    unsure = [answer(100 + i, confidence=0.2) for i in range(5)]
-    judged = answer(200, confidence=0.9)
+    sure = [prediction(i, confidence=0.9) for i in range(40)]
+    unsure = [prediction(100 + i, confidence=0.2) for i in range(5)]
+    judged = prediction(200, confidence=0.9)
     spool.put([*sure, *unsure, judged, verdict(judged), upload(picture(300))])
     sampling = Sampling(share=0.25, below_confidence=0.5)
     with Drainer(lk, spool, sampling) as drainer:
@@ -172,7 +172,7 @@ def test_the_share_is_one_of_images(lk: Lake) -> None:
 
 
 def test_an_erased_image_is_not_stored_again(lk: Lake, spool: Spool) -> None:
-    logged = answer(1)
+    logged = prediction(1)
     gone = {"image_id": logged.image_id, "forgotten_at": now()}
     lk.insert("forgotten", pa.Table.from_pylist([gone], schema=schema.FORGOTTEN.arrow()))
     spool.put([logged, upload(picture(1))])
@@ -182,8 +182,8 @@ def test_an_erased_image_is_not_stored_again(lk: Lake, spool: Spool) -> None:
 
 
 def test_an_event_that_cannot_be_written_is_set_aside_and_the_others_go_on(lk: Lake, spool: Spool) -> None:
-    good = [answer(i) for i in range(5)]
-    bad = answer(50)
+    good = [prediction(i) for i in range(5)]
+    bad = prediction(50)
     bad.row = '{"model": "m", "label": "x", "confidence": "not a number"}'  # what no door lets in
     spool.put([*good[:2], bad, *good[2:]])
     report = drain(lk, spool)
@@ -196,8 +196,8 @@ def test_an_event_that_cannot_be_written_is_set_aside_and_the_others_go_on(lk: L
 
 def test_two_spools_feed_one_lake_and_each_id_comes_in_once(lk: Lake, tmp_path: Path) -> None:
     first, second = Spool(tmp_path / "one"), Spool(tmp_path / "two")
-    first.put([answer(1), answer(2)])
-    second.put([answer(2), answer(3), answer(1, label="dog")])
+    first.put([prediction(1), prediction(2)])
+    second.put([prediction(2), prediction(3), prediction(1, label="dog")])
     drain(lk, first)
     report = drain(lk, second)
     assert report is not None
@@ -208,7 +208,7 @@ def test_two_spools_feed_one_lake_and_each_id_comes_in_once(lk: Lake, tmp_path: 
 
 
 def test_while_another_drains_nothing_is_done(lk: Lake, spool: Spool) -> None:
-    spool.put([answer(1)])
+    spool.put([prediction(1)])
     other = Spool(spool.folder)
     with other.drainer() as mine:
         assert mine
@@ -221,9 +221,9 @@ def test_scores_boxes_and_masks_arrive_as_a_log_would_bring_them(lk: Lake, spool
     mask = {"label": "cat", "score": 0.5, "size": [4, 4], "counts": [4, 8, 4]}
     spool.put(
         [
-            answer(1, label=None, scores={"cat": 0.75, "dog": 0.25}),
-            answer(2, label=None, boxes=[{"label": "cat", "score": 0.5, "bbox": [1, 2, 3, 4]}]),
-            answer(3, label=None, masks=[mask]),
+            prediction(1, label=None, scores={"cat": 0.75, "dog": 0.25}),
+            prediction(2, label=None, boxes=[{"label": "cat", "score": 0.5, "bbox": [1, 2, 3, 4]}]),
+            prediction(3, label=None, masks=[mask]),
         ]
     )
     drain(lk, spool)

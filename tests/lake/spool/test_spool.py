@@ -19,7 +19,7 @@ from lake.spool import journal, segments
 from lake.spool.committer import Entry, RepeatedKey
 from lake.spool.journal import Receipt
 from lake.spool.spool import Spool, abandoned
-from tests.lake.live import answer, name, picture, upload, verdict
+from tests.lake.live_events import name, picture, prediction, upload, verdict
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def reopened(spool: Spool) -> Spool:
 
 
 def test_acknowledged_events_are_there_after_a_restart(tmp_path: Path) -> None:
-    events = [answer(1, confidence=0.5), upload(picture(2)), verdict(answer(1))]
+    events = [prediction(1, confidence=0.5), upload(picture(2)), verdict(prediction(1))]
     spool = Spool(tmp_path / "spool")
     assert spool.put(events) == ["stored"] * 3
     spool = reopened(spool)
@@ -49,7 +49,7 @@ def test_acknowledged_events_are_there_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_an_id_is_stored_once_and_another_body_under_it_is_a_contradiction(spool: Spool) -> None:
-    first, other = answer(1), answer(1, label="dog")
+    first, other = prediction(1), prediction(1, label="dog")
     assert spool.put([first]) == ["stored"]
     assert spool.put([first, other, first]) == ["known", "contradiction", "known"]
     assert spool.depth().events == 1
@@ -59,21 +59,21 @@ def test_an_id_is_stored_once_and_another_body_under_it_is_a_contradiction(spool
 
 
 def test_repeats_within_one_request_are_stored_once(spool: Spool) -> None:
-    assert spool.put([answer(1), answer(1), answer(1, label="dog"), answer(2)]) == [
+    assert spool.put([prediction(1), prediction(1), prediction(1, label="dog"), prediction(2)]) == [
         "stored", "known", "contradiction", "stored",
     ]  # fmt: skip
     assert spool.depth().events == 2
 
 
 def test_an_id_may_name_a_prediction_and_a_verdict(spool: Spool) -> None:
-    about = answer(1)
+    about = prediction(1)
     assert spool.put([about, verdict(about, event_id=about.event_id)]) == ["stored", "stored"]
 
 
 def test_many_requests_share_a_commit_and_each_hears_of_its_own(spool: Spool) -> None:
     groups: list[int] = []
     spool.on_commit(lambda events, seconds: groups.append(events))
-    spool.put([answer(0)])
+    spool.put([prediction(0)])
     done: list[Entry] = []
     everybody = threading.Event()
 
@@ -83,7 +83,7 @@ def test_many_requests_share_a_commit_and_each_hears_of_its_own(spool: Spool) ->
             everybody.set()
 
     with spool._committer._wake:  # the spool's thread waits until all are queued
-        entries = [Entry([answer(2 * i), answer(2 * i + 1)], notify) for i in range(30)]
+        entries = [Entry([prediction(2 * i), prediction(2 * i + 1)], notify) for i in range(30)]
         spool._committer._queue.extend(entries)
         spool._committer._wake.notify()
     assert everybody.wait(10)
@@ -100,15 +100,15 @@ def test_a_failed_commit_stores_nothing_and_every_request_gets_the_error(
 
     monkeypatch.setattr(os, "fdatasync", broken)
     with pytest.raises(OSError, match="No space"):
-        spool.put([answer(1)])
+        spool.put([prediction(1)])
     monkeypatch.undo()
     assert spool.depth().events == 0
-    assert spool.put([answer(1)]) == ["stored"]
+    assert spool.put([prediction(1)]) == ["stored"]
 
 
 def test_events_are_drained_in_order_and_by_size(spool: Spool) -> None:
     for number in (3, 1, 2):
-        spool.put([answer(number)])
+        spool.put([prediction(number)])
     size = len(picture(3))
     assert [w.event_id for w in spool.oldest(2, 1 << 30)] == [name(3), name(1)]
     assert [w.event_id for w in spool.oldest(9, size)] == [name(3)]
@@ -116,7 +116,7 @@ def test_events_are_drained_in_order_and_by_size(spool: Spool) -> None:
 
 
 def test_a_prediction_and_its_image_are_found_before_and_after_the_drain(spool: Spool) -> None:
-    event = answer(1)
+    event = prediction(1)
     assert spool.image_of(name(1)) is None
     spool.put([event])
     assert spool.event("prediction", name(1)) is not None
@@ -128,7 +128,7 @@ def test_a_prediction_and_its_image_are_found_before_and_after_the_drain(spool: 
 
 def test_segments_go_when_nothing_refers_to_them(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
-    spool.put([answer(1)])
+    spool.put([prediction(1)])
     files_before = list(spool.segments.iterdir())
     assert len(files_before) == 1
     spool.forget(spool.oldest(1, 1))
@@ -141,7 +141,7 @@ def test_segments_go_when_nothing_refers_to_them(tmp_path: Path) -> None:
 
 def test_a_segment_with_events_stays_when_its_writer_is_gone(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
-    spool.put([answer(1)])
+    spool.put([prediction(1)])
     spool = reopened(spool)
     assert spool.remove_drained_segments() == 0
     assert spool.data(spool.oldest(1, 1)[0]) == picture(1)
@@ -149,7 +149,7 @@ def test_a_segment_with_events_stays_when_its_writer_is_gone(tmp_path: Path) -> 
 
 
 def test_bytes_the_disk_lost_are_noticed(spool: Spool) -> None:
-    spool.put([answer(1)])
+    spool.put([prediction(1)])
     waiting = spool.oldest(1, 1)[0]
     assert waiting.bytes_at is not None
     with (spool.segments / waiting.bytes_at.segment).open("r+b") as file:
@@ -159,7 +159,7 @@ def test_bytes_the_disk_lost_are_noticed(spool: Spool) -> None:
 
 
 def test_erased_events_leave_no_byte_behind(spool: Spool) -> None:
-    secret, other = answer(1, note="a secret only this event knows"), answer(2)
+    secret, other = prediction(1, note="a secret only this event knows"), prediction(2)
     spool.put([secret, other])
     assert any(picture(1) in p.read_bytes() for p in spool.segments.iterdir())
     with spool.drainer() as mine:
@@ -175,7 +175,7 @@ def test_erased_events_leave_no_byte_behind(spool: Spool) -> None:
 def test_a_receipt_under_an_idempotency_key_is_kept_with_its_event(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     notified = threading.Event()
-    entry = Entry([answer(1)], lambda _: notified.set(), "key", b"digest", '{"image_id": "1"}')
+    entry = Entry([prediction(1)], lambda _: notified.set(), "key", b"digest", '{"image_id": "1"}')
     spool.submit(entry)
     assert notified.wait(10)
     spool = reopened(spool)
@@ -195,9 +195,9 @@ def test_two_requests_under_one_key_at_the_same_moment_are_stored_once(spool: Sp
             both_done.set()
 
     def entry(number: int) -> Entry:
-        return Entry([answer(number)], notify, "key", b"digest", str(number))
+        return Entry([prediction(number)], notify, "key", b"digest", str(number))
 
-    spool.put([answer(0)])
+    spool.put([prediction(0)])
     with spool._committer._wake:  # the spool's thread waits until both are queued
         spool._committer._queue.extend([entry(1), entry(2)])
         spool._committer._wake.notify()
@@ -208,12 +208,12 @@ def test_two_requests_under_one_key_at_the_same_moment_are_stored_once(spool: Sp
 
 
 def test_keys_and_ids_are_forgotten_after_a_week(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool.put([answer(1)])
+    spool.put([prediction(1)])
     spool.forget(spool.oldest(1, 1))
     week = journal.REMEMBERED_SECONDS + 1
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + week)
-    spool.put([answer(2)])
+    spool.put([prediction(2)])
     spool.forget(spool.oldest(1, 1))
     assert spool.image_of(name(1)) is None
     assert spool.image_of(name(2)) is not None
@@ -254,16 +254,16 @@ def test_a_spool_is_abandoned_when_no_server_holds_it(tmp_path: Path) -> None:
 def test_two_processes_write_to_one_spool(spool: Spool) -> None:
     code = (
         "import sys, pathlib; sys.path.insert(0, '.')\n"
-        "from lake.spool.spool import Spool; from tests.lake.live import answer\n"
+        "from lake.spool.spool import Spool; from tests.lake.live_events import prediction\n"
         "box = Spool(pathlib.Path(sys.argv[1]))\n"
-        "print([box.put([answer(i)])[0] for i in range(20)].count('stored')); box.close()"
+        "print([box.put([prediction(i)])[0] for i in range(20)].count('stored')); box.close()"
     )
     root = Path(__file__).parents[3]
     others = [
         subprocess.Popen([sys.executable, "-c", code, str(spool.folder)], stdout=subprocess.PIPE, text=True, cwd=root)
         for _ in range(2)
     ]
-    mine = [spool.put([answer(i)])[0] for i in range(20)].count("stored")
+    mine = [spool.put([prediction(i)])[0] for i in range(20)].count("stored")
     counts = [int(other.communicate(timeout=60)[0]) for other in others]
     assert mine + sum(counts) == 20  # each id once, whoever was first
     assert spool.depth().events == 20

@@ -39,7 +39,7 @@ def same(lake: Lake, name: str, pinned: columnar.PinnedTables) -> None:
     assert sorted(map(repr, copied.to_pylist())) == sorted(map(repr, stored.to_pylist()))
 
 
-deeds = st.lists(
+actions = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(1, 6)),
         st.tuples(st.sampled_from(["embed", "delete", "compact", "status", "pin"]), st.integers(0, 5)),
@@ -49,7 +49,7 @@ deeds = st.lists(
 
 
 @settings(max_examples=6)
-@given(deeds)
+@given(actions)
 def test_the_copy_equals_the_table_after_any_change(tmp_path_factory: pytest.TempPathFactory, done: list[tuple[str, int]]) -> None:  # fmt: skip  # noqa: E501
     lake = open_lake.create(str(tmp_path_factory.mktemp("copy") / "lake"), embedders=["x"])
     stock.bind(lake)

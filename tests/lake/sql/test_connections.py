@@ -13,7 +13,7 @@ from lake.sql.connections import idle
 from lake.storage import schema, views
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
-from tests.lake.answers import add, image, label
+from tests.lake.prediction_rows import add, image, label
 
 
 def moment(day: int) -> dt.datetime:

@@ -13,7 +13,7 @@ from lake.errors import BadInput
 from lake.sql import where
 from lake.storage.store import Lake
 from tests.conftest import MakeLake
-from tests.lake.answers import add
+from tests.lake.prediction_rows import add
 
 COLUMNS = {"n": "int", "heat": "float", "Camera": "string", "order": "int"}
 LABELS = [None, "", "a", "b", "B", "it's", "a%", "é"]

@@ -84,7 +84,7 @@ def truth(lk: Lake, column: str) -> list[tuple[str, int]]:
 
 
 numbers = st.lists(st.sampled_from(range(6)), min_size=1, max_size=4, unique=True)
-deeds = st.one_of(
+actions = st.one_of(
     st.tuples(st.sampled_from(["answer", "store", "vectors", "other vectors", "broken answer"]), numbers),
     st.tuples(st.sampled_from(["delete", "status", "drop bytes"]), st.sampled_from(range(6)).map(lambda i: [i])),
     st.tuples(st.sampled_from(["compact", "index"]), st.just([])),
@@ -92,7 +92,7 @@ deeds = st.one_of(
 
 
 @settings(max_examples=8)
-@given(st.lists(deeds, min_size=4, max_size=10), st.sampled_from([3, 300]))
+@given(st.lists(actions, min_size=4, max_size=10), st.sampled_from([3, 300]))
 def test_it_finds_the_same_rows_as_a_plain_scan(
     make_lake: MakeLake, done: list[tuple[str, list[int]]], dim: int
 ) -> None:

@@ -25,7 +25,7 @@ from lake.storage.store import Lake
 from lake.upkeep import doctor, erasure
 from tests import pictures
 from tests.conftest import MakeLake
-from tests.lake import answers, stock
+from tests.lake import prediction_rows, stock
 
 # What a power loss makes of a file that was written and not synced.
 TORN = {
@@ -47,7 +47,7 @@ def _filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stock.add(lk, range(start, start + 3))
         image = stock.image_id(start)
         slices.create(lk, f"s{start}", ids=[image])
-        answers.label(lk, (image, "cat", store.now()))
+        prediction_rows.label(lk, (image, "cat", store.now()))
         for table in schema.TABLES.values():
             if table.name not in (
                 "images",

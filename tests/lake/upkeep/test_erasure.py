@@ -24,7 +24,7 @@ from lake.storage.store import Lake
 from lake.upkeep import erasure, maintenance, purge
 from tests import pictures
 from tests.conftest import MakeLake
-from tests.lake import answers, stock
+from tests.lake import prediction_rows, stock
 
 ERASED = 3
 
@@ -61,7 +61,7 @@ def _full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stock.embed(lk, range(13))
     stock.embed(lk, range(20, 26), 100_000)
     image = stock.image_id(ERASED)
-    answers.label(lk, (image, "cat", store.now()), (stock.image_id(4), "dog", store.now()))
+    prediction_rows.label(lk, (image, "cat", store.now()), (stock.image_id(4), "dog", store.now()))
     review = {"event_id": "r", "prediction_id": stock.prediction_id(ERASED), "image_id": image, "verdict": "incorrect"}
     review |= {"timestamp": store.now(), "ingested_at": store.now(), "origin": "customer"}
     review["comment"] = "the comment of the person who is to be forgotten, and their address: 12 Somewhere Street"

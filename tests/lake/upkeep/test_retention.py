@@ -17,7 +17,7 @@ from lake.storage.store import Lake
 from lake.upkeep import doctor, maintenance, retention
 from lake.upkeep.retention import RetentionPolicy
 from tests.conftest import MakeLake
-from tests.lake import answers, stock
+from tests.lake import prediction_rows, stock
 
 NOW = dt.timedelta(0)
 SIZE = 20_000
@@ -87,7 +87,7 @@ def test_a_file_is_written_anew_once_more_than_half_of_it_is_dead(make_lake: Mak
 
 def test_what_a_label_a_slice_or_a_review_holds_stays(aged: Lake) -> None:
     protected = [stock.image_id(n, SIZE) for n in range(4)]
-    answers.label(aged, (protected[0], "cat", store.now()))
+    prediction_rows.label(aged, (protected[0], "cat", store.now()))
     slices.create(aged, "odd", ids=[protected[1]])
     review = {"event_id": str(uuid.uuid4()), "prediction_id": stock.prediction_id(2), "image_id": protected[2]}
     review |= {"timestamp": ago(39), "ingested_at": ago(39), "origin": "customer", "verdict": "incorrect"}
@@ -103,7 +103,7 @@ def test_what_a_label_a_slice_or_a_review_holds_stays(aged: Lake) -> None:
 
 
 def test_an_image_is_as_old_as_the_newest_answer_about_it(aged: Lake) -> None:
-    answers.add(aged, [{"image_id": stock.image_id(3, SIZE), "prediction_id": str(uuid.uuid4())}])
+    prediction_rows.add(aged, [{"image_id": stock.image_id(3, SIZE), "prediction_id": str(uuid.uuid4())}])
     policy = RetentionPolicy(image_days=5, thumbnail_days=15, vector_days=15)
     retention.retain(aged, policy)
     assert stored(aged) == {3, *range(20, 25)}

@@ -28,8 +28,8 @@ from lake.storage.store import Lake
 from search_app.api.app import Api
 from search_app.server.live_ingest import IngestSettings, LiveIngest
 from tests.conftest import Say
+from tests.search_app.api_client import JSON, NDJSON, PROBLEM, in_base64, picture
 from tests.search_app.asgi import Answer, ask
-from tests.search_app.intake import JSON, NDJSON, PROBLEM, in_base64, picture
 
 WHICH = st.integers(0, 11)
 KEYS = ("order-1", "order-2", "~" * 190)
@@ -62,7 +62,7 @@ class Bench:
         self.spool.spool.close()
         self.loop.close()
 
-    async def asked(self, request: Request, key: str, caller: str | None) -> Answer:
+    async def post(self, request: Request, key: str, caller: str | None) -> Answer:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             scope["lakeloop_key_id"] = caller
             await self.api(scope, receive, send)
@@ -163,7 +163,7 @@ class Contract(RuleBasedStateMachine):
         return self.bench.loop.run_until_complete(work)
 
     def sent(self, which: int, key: str, caller: str | None) -> Any:
-        return self.bench.asked(self.requests[which], f"{self.number}-{key}", caller)
+        return self.bench.post(self.requests[which], f"{self.number}-{key}", caller)
 
     async def overlapping(self, which: int, other: int, key: str, caller: str | None) -> tuple[Answer, Answer | None]:
         writer = sqlite3.connect(self.bench.settings.spool / "spool.sqlite", isolation_level=None)
@@ -231,7 +231,7 @@ def test_a_key_is_forgotten_after_seven_days(bench: Bench, monkeypatch: pytest.M
     first, other = requests(0)[2], requests(1)[7]
 
     def ask(request: Request) -> Answer:
-        return bench.loop.run_until_complete(bench.asked(request, "week", None))
+        return bench.loop.run_until_complete(bench.post(request, "week", None))
 
     answer = ask(first)
     moment = time.time()
@@ -251,7 +251,7 @@ def test_two_servers_on_one_spool_give_one_response(bench: Bench) -> None:
     async def at_once() -> list[Answer]:
         writer = sqlite3.connect(bench.settings.spool / "spool.sqlite", isolation_level=None)
         writer.execute("BEGIN IMMEDIATE")
-        calls = [server.asked(request, "k", None) for server, request in
+        calls = [server.post(request, "k", None) for server, request in
                  ((first, without_id), (other, without_id))]  # fmt: skip
         started = [asyncio.ensure_future(call) for call in calls]
         while not (first.api.service._in_flight and other.api.service._in_flight):
@@ -264,7 +264,7 @@ def test_two_servers_on_one_spool_give_one_response(bench: Bench) -> None:
     assert (response.status, response.body) == (other_response.status, other_response.body)
     assert response.status == 201
     assert first.spool.spool.depth().events == 1
-    refused = bench.loop.run_until_complete(other.asked(another, "k", None))
+    refused = bench.loop.run_until_complete(other.post(another, "k", None))
     assert refused.json["reason"] == "other_request"
     first.close()
     other.close()
@@ -278,7 +278,7 @@ def test_a_repeat_gets_the_response_that_an_earlier_release_kept(bench: Bench) -
     sent = [image, contradicting, without_id, batch, upload, feedback, *verdicts]
 
     def ask(number: int) -> Answer:
-        return bench.loop.run_until_complete(bench.asked(sent[number], str(number), None))
+        return bench.loop.run_until_complete(bench.post(sent[number], str(number), None))
 
     answers = [ask(number) for number in range(len(sent))]
     assert [a.status for a in answers] == [201, 422, 201, 200, 201, 201, 201, 422]

@@ -21,23 +21,34 @@ from search_app.api.routes import batch
 from search_app.cli.main import main
 from tests.conftest import MakeLake
 from tests.hostile import files
-from tests.search_app.intake import ARROW, JSON, NDJSON, Door, door, event, in_base64, named, picture, reason
+from tests.search_app.api_client import (
+    ARROW,
+    JSON,
+    NDJSON,
+    ApiClient,
+    api_client,
+    event,
+    in_base64,
+    named,
+    picture,
+    reason,
+)
 
 UNKNOWN = str(uuid.UUID(int=7))
 ABSENT = "0" * 64
 
 
 @pytest.fixture
-def service(make_lake: MakeLake, tmp_path: Path) -> Iterator[Door]:
+def service(make_lake: MakeLake, tmp_path: Path) -> Iterator[ApiClient]:
     lake = make_lake("door", columns={"camera": "int"})
-    with door(lake, tmp_path / "spool") as opened:
+    with api_client(lake, tmp_path / "spool") as opened:
         yield opened
 
 
 # One answer ------------------------------------------------------------------------------------------------
 
 
-def test_a_prediction_with_its_image_is_stored_once_and_known_afterwards(service: Door) -> None:
+def test_a_prediction_with_its_image_is_stored_once_and_known_afterwards(service: ApiClient) -> None:
     fields, image = event(camera=3), picture(1)
     stored = {"prediction_id": fields["prediction_id"], "image_id": named(image), "status": "stored"}
     first = service.predict(fields, image)
@@ -52,7 +63,7 @@ def test_a_prediction_with_its_image_is_stored_once_and_known_afterwards(service
     assert service.lake.sql("SELECT label, camera FROM predictions").to_pylist() == [{"label": "intact", "camera": 3}]
 
 
-def test_a_prediction_may_name_a_stored_image(service: Door) -> None:
+def test_a_prediction_may_name_a_stored_image(service: ApiClient) -> None:
     image = picture(1)
     assert reason(service.predict(event(image_id=named(image)))) == (422, "unknown_image")
     assert service.upload(image).status_code == 201
@@ -62,7 +73,7 @@ def test_a_prediction_may_name_a_stored_image(service: Door) -> None:
     assert service.drain().predictions == 1
 
 
-def test_without_an_id_the_server_makes_one_and_nothing_is_a_retry(service: Door) -> None:
+def test_without_an_id_the_server_makes_one_and_nothing_is_a_retry(service: ApiClient) -> None:
     image = picture(1)
     answers = [service.predict({"model": "m", "label": "a"}, image) for _ in range(2)]
     ids = {a.json()["prediction_id"] for a in answers}
@@ -71,16 +82,16 @@ def test_without_an_id_the_server_makes_one_and_nothing_is_a_retry(service: Door
     assert all(str(uuid.UUID(i)) == i for i in ids)
 
 
-def test_a_prediction_is_readable_at_once_and_reads_the_same_when_it_is_stored(service: Door) -> None:
+def test_a_prediction_is_readable_at_once_and_reads_the_same_when_it_is_stored(service: ApiClient) -> None:
     fields = event(
         scores={"intact": 0.75, "cracked": 0.25}, boxes=[{"label": "crack", "bbox": [1, 2, 3, 4]}],
         timestamp="2026-11-20T10:00:00+02:00", latency_ms=12.5, source="line 4", camera=2, shift="night",
     )  # fmt: skip
     service.predict(fields, picture(1))
-    waiting = service.answer(fields["prediction_id"]).json()
+    waiting = service.prediction(fields["prediction_id"]).json()
     assert waiting["state"] == "waiting"
     service.drain()
-    stored = service.answer(fields["prediction_id"]).json()
+    stored = service.prediction(fields["prediction_id"]).json()
     assert stored["state"] == "stored"
     differing = ("state", "ingested_at")
     assert {k: v for k, v in waiting.items() if k not in differing} == {
@@ -88,11 +99,11 @@ def test_a_prediction_is_readable_at_once_and_reads_the_same_when_it_is_stored(s
     }
     assert stored["timestamp"] == "2026-11-20T08:00:00Z"
     assert stored["metadata"] == {"camera": 2, "shift": "night"}
-    assert reason(service.answer(UNKNOWN)) == (404, "unknown_prediction")
-    assert reason(service.answer("1234")) == (422, "bad_id")
+    assert reason(service.prediction(UNKNOWN)) == (404, "unknown_prediction")
+    assert reason(service.prediction("1234")) == (422, "bad_id")
 
 
-def test_an_image_comes_back_as_it_was_sent_before_and_after_the_drain(service: Door) -> None:
+def test_an_image_comes_back_as_it_was_sent_before_and_after_the_drain(service: ApiClient) -> None:
     image = picture(5)
     first = service.upload(image)
     assert (first.status_code, first.json()) == (201, {"image_id": named(image), "status": "stored"})
@@ -106,7 +117,7 @@ def test_an_image_comes_back_as_it_was_sent_before_and_after_the_drain(service: 
     assert service.client.get(f"/v1/records/{named(image)}").json()["format"] == "PNG"
 
 
-def test_an_event_too_large_for_a_header_has_another_way(service: Door) -> None:
+def test_an_event_too_large_for_a_header_has_another_way(service: ApiClient) -> None:
     image, fields = picture(1), event(note="x" * bodies.KEY_CHARACTERS * 50)
     refused = service.predict(fields, image)
     assert reason(refused) == (431, "event_too_large")
@@ -115,7 +126,7 @@ def test_an_event_too_large_for_a_header_has_another_way(service: Door) -> None:
     assert service.predict(fields | {"image_id": named(image)}).status_code == 201
 
 
-def test_a_body_without_a_length_is_taken_in_chunks_and_cut_off_at_the_limit(service: Door) -> None:
+def test_a_body_without_a_length_is_taken_in_chunks_and_cut_off_at_the_limit(service: ApiClient) -> None:
     image, fields = picture(1), event()
     sent = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(fields)}
     chunks = (image[i : i + 100] for i in range(0, len(image), 100))
@@ -170,7 +181,7 @@ REFUSED: list[tuple[str, bytes, dict[str, str], int, str]] = [
 ]  # fmt: skip
 
 
-def test_a_refused_request_has_a_reason_and_stores_nothing(service: Door) -> None:
+def test_a_refused_request_has_a_reason_and_stores_nothing(service: ApiClient) -> None:
     for path, body, headers, status, word in REFUSED:
         response = service.client.post(path, content=body, headers=headers)
         assert (path, body[:40], *reason(response)) == (path, body[:40], status, word)
@@ -215,7 +226,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_a_wrong_field_is_named(service: Door) -> None:
+def test_a_wrong_field_is_named(service: ApiClient) -> None:
     service.upload(picture(1))
     for change, words in WRONG:
         named_image = {"image_id": named(picture(1))} if "image_id" not in change else {}
@@ -225,7 +236,7 @@ def test_a_wrong_field_is_named(service: Door) -> None:
     assert service.spool.depth().events == 1  # the image
 
 
-def test_a_null_is_as_good_as_nothing(service: Door) -> None:
+def test_a_null_is_as_good_as_nothing(service: ApiClient) -> None:
     nulls = dict.fromkeys(("image_id", "confidence", "scores", "boxes", "timestamp", "metadata", "camera", "task"))
     assert service.predict(event(**nulls), picture(1)).status_code == 201
 
@@ -260,7 +271,7 @@ def mixed() -> list[tuple[Any, int, str]]:
     ]
 
 
-def test_one_bad_item_never_harms_the_others(service: Door) -> None:
+def test_one_bad_item_never_harms_the_others(service: ApiClient) -> None:
     wanted = mixed()
     response = service.batch([item for item, _, _ in wanted])
     assert response.status_code == 200
@@ -276,7 +287,7 @@ def test_one_bad_item_never_harms_the_others(service: Door) -> None:
     assert sorted(stored) == sorted(item["prediction_id"] for item in items if item["code"] == 201)
 
 
-def test_a_batch_of_arrow_is_taken_row_by_row(service: Door) -> None:
+def test_a_batch_of_arrow_is_taken_row_by_row(service: ApiClient) -> None:
     image = picture(1)
     rows = [
         {
@@ -339,7 +350,7 @@ def arrow_streams() -> list[tuple[str, bytes, int]]:
     ]  # fmt: skip
 
 
-def test_no_arrow_stream_harms_the_server(service: Door) -> None:
+def test_no_arrow_stream_harms_the_server(service: ApiClient) -> None:
     for case, body, status in arrow_streams():
         response = service.client.post("/v1/predictions/batch", content=body, headers=ARROW)
         assert (case, response.status_code) == (case, status), response.text[:300]
@@ -354,17 +365,17 @@ def test_no_arrow_stream_harms_the_server(service: Door) -> None:
 # Feedback --------------------------------------------------------------------------------------------------
 
 
-def test_a_verdict_becomes_a_review_and_never_a_label(service: Door) -> None:
+def test_a_verdict_becomes_a_review_and_never_a_label(service: ApiClient) -> None:
     fields = event()
     service.predict(fields, picture(1))
     feedback = {"prediction_id": fields["prediction_id"], "verdict": "incorrect", "comment": "a crack", "ticket": "T-7"}
-    first = service.judge(feedback)  # of an answer that is still in the spool
+    first = service.feedback(feedback)  # of an answer that is still in the spool
     assert (first.status_code, first.json()["status"]) == (201, "stored")
-    again = service.judge(feedback)
+    again = service.feedback(feedback)
     assert (again.status_code, again.json()) == (200, first.json() | {"status": "known"})
     service.drain()
-    assert service.judge(feedback).json() == again.json()
-    later = service.judge(feedback | {"verdict": "correct", "comment": None})
+    assert service.feedback(feedback).json() == again.json()
+    later = service.feedback(feedback | {"verdict": "correct", "comment": None})
     assert later.status_code == 201
     service.drain()
     lake = service.lake
@@ -374,24 +385,24 @@ def test_a_verdict_becomes_a_review_and_never_a_label(service: Door) -> None:
     ]
     assert lake.sql("SELECT verdict FROM reviews_current").column("verdict").to_pylist() == ["correct"]
     assert lake.dataset("labels").count_rows() == 0
-    reviews = service.answer(fields["prediction_id"]).json()["reviews"]
+    reviews = service.prediction(fields["prediction_id"]).json()["reviews"]
     assert [r["verdict"] for r in reviews] == ["correct", "incorrect"]
 
 
-def test_wrong_feedback_has_a_clear_error(service: Door) -> None:
+def test_wrong_feedback_has_a_clear_error(service: ApiClient) -> None:
     fields, own = event(), str(uuid.uuid4())
     service.predict(fields, picture(1))
     good = {"prediction_id": fields["prediction_id"], "verdict": "unsure"}
-    assert reason(service.judge(good | {"prediction_id": UNKNOWN})) == (404, "unknown_prediction")
+    assert reason(service.feedback(good | {"prediction_id": UNKNOWN})) == (404, "unknown_prediction")
     for change in (
         {"verdict": "wrong"}, {"verdict": None}, {"verdict": ["correct"]}, {"comment": "x" * 10_001}, {"comment": 7},
         {"ticket": "x" * 1_001}, {"label": "cat"}, {"event_id": "7"}, {"timestamp": True}, {"prediction_id": None},
     ):  # fmt: skip
-        assert reason(service.judge(good | change)) == (422, "invalid"), change
-    assert service.judge(good | {"comment": "x" * 10_000, "ticket": "t" * 1_000, "event_id": own}).status_code == 201
-    assert reason(service.judge(good | {"event_id": own})) == (422, "contradiction")
+        assert reason(service.feedback(good | change)) == (422, "invalid"), change
+    assert service.feedback(good | {"comment": "x" * 10_000, "ticket": "t" * 1_000, "event_id": own}).status_code == 201
+    assert reason(service.feedback(good | {"event_id": own})) == (422, "contradiction")
     service.drain()
-    assert reason(service.judge(good | {"event_id": own})) == (422, "contradiction")
+    assert reason(service.feedback(good | {"event_id": own})) == (422, "contradiction")
 
 
 # Not now ---------------------------------------------------------------------------------------------------
@@ -407,7 +418,7 @@ FULL: list[tuple[str, Depth, int, int, str]] = [
     ("limit", "depth", "free", "status", "word"), FULL, ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_when_the_spool_is_full_writes_are_refused_and_reads_go_on(
-    service: Door, limit: str, depth: Depth, free: int, status: int, word: str
+    service: ApiClient, limit: str, depth: Depth, free: int, status: int, word: str
 ) -> None:
     image, fields = picture(1), event()
     service.predict(fields, image)
@@ -416,7 +427,7 @@ def test_when_the_spool_is_full_writes_are_refused_and_reads_go_on(
     admission.look = lambda *_: look(depth, free)  # type: ignore[method-assign]
     admission.look(depth, free)
     writes = [
-        service.predict(event(), image), service.upload(image), service.batch([event()]), service.judge({}),
+        service.predict(event(), image), service.upload(image), service.batch([event()]), service.feedback({}),
         service.predict(event(image_id=named(image))),
     ]  # fmt: skip
     for refused in writes:
@@ -438,7 +449,7 @@ def test_when_the_spool_is_full_writes_are_refused_and_reads_go_on(
 
 
 def test_beyond_the_rate_the_response_has_retry_after(make_lake: MakeLake, tmp_path: Path) -> None:
-    with door(make_lake(), tmp_path / "spool", IngestLimits(rate=8)) as service:
+    with api_client(make_lake(), tmp_path / "spool", IngestLimits(rate=8)) as service:
         image = picture(1)
         answers = [service.predict(event(), image) for _ in range(6)]
         assert [a.status_code for a in answers[:2]] == [201, 201]  # a quarter of a second's
@@ -486,7 +497,7 @@ def test_an_image_that_fails_after_its_acknowledgement_is_counted_everywhere(
     lake = make_lake("counted")
     whole = picture(1)
     cut, fields = whole[: len(whole) // 2], event()
-    with door(lake, tmp_path / "counted" / "spool") as service:
+    with api_client(lake, tmp_path / "counted" / "spool") as service:
         assert service.predict(fields, cut).status_code == 201
         assert service.predict(event(), whole).status_code == 201
         assert service.api.metrics.registry.get_sample_value("lakeloop_spool_events") is not None
@@ -494,7 +505,7 @@ def test_an_image_that_fails_after_its_acknowledgement_is_counted_everywhere(
         service.api.metrics.read_drainer(report.as_dict())  # as the drainer's own process does, a line a batch
         assert report.unreadable.total() == 1
         assert "lakeloop_images_unreadable_total 1.0" in service.client.get("/metrics").text
-        why = service.answer(fields["prediction_id"]).json()["image_status"]
+        why = service.prediction(fields["prediction_id"]).json()["image_status"]
         assert "truncated" in why
         assert service.client.get(f"/v1/images/{named(cut)}").content == cut
         assert service.client.get(f"/v1/thumbnails/{named(cut)}").status_code == 404
@@ -518,7 +529,7 @@ def test_a_picture_of_a_hundred_scans_is_refused_before_it_is_decoded() -> None:
 # Metrics ---------------------------------------------------------------------------------------------------
 
 
-def test_the_metrics_tell_of_requests_the_spool_the_drainer_and_the_lag(service: Door) -> None:
+def test_the_metrics_tell_of_requests_the_spool_the_drainer_and_the_lag(service: ApiClient) -> None:
     service.predict(event(), picture(1))
     service.batch([event(image_base64=in_base64(picture(2)))])
     service.client.get("/v1/status")
@@ -544,7 +555,7 @@ def test_the_metrics_tell_of_requests_the_spool_the_drainer_and_the_lag(service:
     assert service.client.get("/v1/status").json()["spool"]["events"] == 2
 
 
-def test_only_post_is_taken_where_events_come_in(service: Door) -> None:
+def test_only_post_is_taken_where_events_come_in(service: ApiClient) -> None:
     for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
         refused = service.client.request(method, "/v1/predictions")
         assert reason(refused) == (405, "method_not_allowed")

@@ -25,7 +25,7 @@ from search_app.backend.model_server import Busy, ModelServer
 from tests import pictures as drawn
 from tests.crash.service import Service
 from tests.hostile.files import png, scans
-from tests.search_app.intake import PROBLEM
+from tests.search_app.api_client import PROBLEM
 from tests.training.conftest import stripes
 from tests.training.served import two_versions
 from training.models import trained_model
@@ -47,7 +47,7 @@ def service(registered: tuple[Lake, Run, Run]) -> Iterator[Service]:
     running = Service(Path(registered[0].uri), [])
     asyncio.run(running.ready())
     yield running
-    assert "Traceback" not in running.said()
+    assert "Traceback" not in running.output()
     running.kill()
 
 

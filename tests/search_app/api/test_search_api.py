@@ -16,7 +16,7 @@ from lake.storage.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import colours, installed
 from tests.pictures import encoded, flat
-from tests.search_app.intake import Door, door, event, in_base64, named, reason
+from tests.search_app.api_client import ApiClient, api_client, event, in_base64, named, reason
 
 __all__ = ["colours", "installed"]
 
@@ -25,9 +25,9 @@ PICTURES = {colour: encoded(flat(colour)) for colour in (RED, ORANGE, GREEN, BLU
 
 
 @pytest.fixture
-def service(colours: Lake, tmp_path: Path) -> Iterator[Door]:
+def service(colours: Lake, tmp_path: Path) -> Iterator[ApiClient]:
     """Four images of one colour each, answered with their place in the list, and embedded."""
-    with door(colours, tmp_path / "spool") as opened:
+    with api_client(colours, tmp_path / "spool") as opened:
         for number, data in enumerate(PICTURES.values()):
             opened.predict(event(label=str(number), confidence=number / 4), data)
         opened.drain()
@@ -35,14 +35,14 @@ def service(colours: Lake, tmp_path: Path) -> Iterator[Door]:
         yield opened
 
 
-def search(service: Door, **query: Any) -> list[tuple[int, int, int]]:
+def search(service: ApiClient, **query: Any) -> list[tuple[int, int, int]]:
     answer = service.client.post("/v1/search", json=query)
     assert answer.status_code == 200, answer.text
     names = {named(data): colour for colour, data in PICTURES.items()}
     return [names[row["image_id"]] for row in answer.json()["results"]]
 
 
-def test_a_search_by_id_filter_example_and_counterexample(service: Door) -> None:
+def test_a_search_by_id_filter_example_and_counterexample(service: ApiClient) -> None:
     red, orange = named(PICTURES[RED]), named(PICTURES[ORANGE])
     assert search(service, ids=[red], k=2) == [RED, ORANGE]
     assert search(service, ids=[red, orange], k=2) in ([RED, ORANGE], [ORANGE, RED])
@@ -53,12 +53,12 @@ def test_a_search_by_id_filter_example_and_counterexample(service: Door) -> None
     assert search(service, ids=[prediction], k=1) == [GREEN]
 
 
-def test_a_search_by_an_image_that_the_lake_does_not_have(service: Door) -> None:
+def test_a_search_by_an_image_that_the_lake_does_not_have(service: ApiClient) -> None:
     almost = encoded(flat((10, 190, 5), 50, 50), "JPEG")
     assert search(service, image_base64=in_base64(almost), k=1) == [GREEN]
 
 
-def test_a_search_responds_in_arrow_on_request(service: Door) -> None:
+def test_a_search_responds_in_arrow_on_request(service: ApiClient) -> None:
     query = {"ids": [named(PICTURES[BLUE])], "k": 3, "columns": ["model", "timestamp"], "embedder": "mean-colour"}
     answer = service.client.post("/v1/search", json=query, headers={"Accept": "application/vnd.apache.arrow.stream"})
     assert answer.headers["content-type"] == "application/vnd.apache.arrow.stream"
@@ -72,7 +72,7 @@ def test_a_search_responds_in_arrow_on_request(service: Door) -> None:
     ]  # fmt: skip
 
 
-def test_a_wrong_search_has_a_clear_error(service: Door) -> None:
+def test_a_wrong_search_has_a_clear_error(service: ApiClient) -> None:
     red = named(PICTURES[RED])
     wide = io.BytesIO()
     Image.new("1", (7_000, 7_000)).save(wide, "PNG")
@@ -162,7 +162,7 @@ ORDINARY = (
 )
 
 
-def test_a_filter_from_outside_is_bounded(service: Door) -> None:
+def test_a_filter_from_outside_is_bounded(service: ApiClient) -> None:
     ids = [named(PICTURES[RED])]
     for where in EXHAUSTING:
         answer = service.client.post("/v1/search", json={"ids": ids, "where": where})

@@ -22,7 +22,7 @@ from search_app.api.app import Api
 from search_app.api.routes.batch import ARROW
 from search_app.cli.main import main
 from tests.conftest import MakeLake
-from tests.lake import answers
+from tests.lake import prediction_rows
 
 ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.range + b.range < 0"
 
@@ -30,7 +30,7 @@ ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.ran
 @pytest.fixture
 def queried(make_lake: MakeLake) -> Lake:
     lk = make_lake("asked")
-    answers.add(lk, [{"label": "ab"[i % 2], "confidence": i / 10} for i in range(10)])
+    prediction_rows.add(lk, [{"label": "ab"[i % 2], "confidence": i / 10} for i in range(10)])
     return lk
 
 

@@ -12,38 +12,38 @@ import pytest
 from lake.storage.store import Lake
 from search_app.backend import arrivals
 from search_app.backend.arrivals import Arrivals
-from tests.lake.answers import add
-from tests.search_app.intake import Door, door, event, named, picture
+from tests.lake.prediction_rows import add
+from tests.search_app.api_client import ApiClient, api_client, event, named, picture
 
 
 @pytest.fixture
-def open_door(lk: Lake, tmp_path: Path) -> Iterator[Door]:
-    with door(lk, tmp_path / "spool") as opened:
+def client(lk: Lake, tmp_path: Path) -> Iterator[ApiClient]:
+    with api_client(lk, tmp_path / "spool") as opened:
         yield opened
 
 
-def news(opened: Door) -> dict[str, object]:
+def news(opened: ApiClient) -> dict[str, object]:
     document: dict[str, object] = opened.client.get("/v1/arrivals").json()
     return document
 
 
-def test_nothing_arrives(open_door: Door) -> None:
-    counts = news(open_door)
+def test_nothing_arrives(client: ApiClient) -> None:
+    counts = news(client)
     assert (counts["last_minute"], counts["verdicts"], counts["waiting"], counts["images"]) == (0, 0, 0, [])
     assert counts["newest_seconds"] is None
     assert counts["unembedded"] is None  # nobody embeds here
 
 
-def test_a_prediction_counts_from_its_acknowledgement_and_has_an_image_after_the_drain(open_door: Door) -> None:
-    before = news(open_door)["version"]
+def test_a_prediction_counts_from_its_acknowledgement_and_has_an_image_after_the_drain(client: ApiClient) -> None:
+    before = news(client)["version"]
     for seed in range(3):
-        assert open_door.predict(event(label=f"kind {seed}", confidence=seed / 4), picture(seed)).status_code == 201
-    counts = news(open_door)
+        assert client.predict(event(label=f"kind {seed}", confidence=seed / 4), picture(seed)).status_code == 201
+    counts = news(client)
     assert (counts["last_minute"], counts["waiting"], counts["images"], counts["version"]) == (3, 3, [], before)
     assert 0 <= counts["newest_seconds"] < 5  # type: ignore[operator]
 
-    open_door.drain()
-    counts = news(open_door)
+    client.drain()
+    counts = news(client)
     assert (counts["last_minute"], counts["waiting"]) == (3, 0)
     assert counts["version"] != before
     assert counts["images"] == [
@@ -51,41 +51,41 @@ def test_a_prediction_counts_from_its_acknowledgement_and_has_an_image_after_the
     ]
 
 
-def test_an_image_with_two_predictions_is_shown_once_with_the_newest(open_door: Door) -> None:
+def test_an_image_with_two_predictions_is_shown_once_with_the_newest(client: ApiClient) -> None:
     for label, seed in (("first", 1), ("other", 2), ("second", 1)):
-        open_door.predict(event(label=label), picture(seed))
-    open_door.drain()
-    counts = news(open_door)
+        client.predict(event(label=label), picture(seed))
+    client.drain()
+    counts = news(client)
     assert counts["last_minute"] == 3
     assert [image["label"] for image in counts["images"]] == ["second", "other"]  # type: ignore[attr-defined]
 
 
-def test_the_number_of_images_is_bounded(open_door: Door) -> None:
+def test_the_number_of_images_is_bounded(client: ApiClient) -> None:
     for seed in range(arrivals.IMAGES + 3):
-        open_door.predict(event(label=str(seed)), picture(seed))
-    open_door.drain()
-    counts = news(open_door)
+        client.predict(event(label=str(seed)), picture(seed))
+    client.drain()
+    counts = news(client)
     assert counts["last_minute"] == arrivals.IMAGES + 3
     assert [image["label"] for image in counts["images"]] == [str(seed) for seed in range(10, 2, -1)]  # type: ignore[attr-defined]
 
 
-def test_an_image_that_does_not_decode_counts_and_is_not_shown(open_door: Door) -> None:
+def test_an_image_that_does_not_decode_counts_and_is_not_shown(client: ApiClient) -> None:
     whole = picture(1)
-    assert open_door.predict(event(), whole[: len(whole) // 2]).status_code == 201
-    open_door.drain()
-    counts = news(open_door)
+    assert client.predict(event(), whole[: len(whole) // 2]).status_code == 201
+    client.drain()
+    counts = news(client)
     assert (counts["last_minute"], counts["images"]) == (1, [])
 
 
-def test_a_verdict_counts_as_a_verdict_and_not_as_a_prediction(open_door: Door) -> None:
+def test_a_verdict_counts_as_a_verdict_and_not_as_a_prediction(client: ApiClient) -> None:
     answer = event()
-    open_door.predict(answer, picture(1))
-    open_door.judge({"prediction_id": answer["prediction_id"], "verdict": "incorrect"})
-    counts = news(open_door)
+    client.predict(answer, picture(1))
+    client.feedback({"prediction_id": answer["prediction_id"], "verdict": "incorrect"})
+    counts = news(client)
     assert (counts["last_minute"], counts["waiting"], counts["verdicts"]) == (1, 2, 0)
     before = counts["version"]
-    open_door.drain()
-    counts = news(open_door)
+    client.drain()
+    counts = news(client)
     assert (counts["last_minute"], counts["waiting"], counts["verdicts"]) == (1, 0, 1)
     assert counts["version"] != before
 

@@ -81,7 +81,7 @@ REQUESTS: list[tuple[str, str, str | None]] = [
 
 
 @dataclass
-class Door:
+class GuardedApp:
     """A lake with keys, and what comes with each of them as an Authorization header."""
 
     lake: Lake
@@ -98,7 +98,7 @@ class Door:
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> GuardedApp:
     lake = open_lake.create(str(tmp_path_factory.mktemp("access") / "lake"))
     tokens = {scope: keys.create(lake, scope, [scope])[1] for scope in keys.SCOPES}
     tokens["ingest and feedback"] = keys.create(lake, None, ["ingest", "feedback"])[1]
@@ -106,7 +106,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
     keys.revoke(lake, record.key_id)
     record, tokens["expired"] = keys.create(lake, None, ["admin"], dt.timedelta(hours=1))
     lake.update("keys", keys._table(replace(record, expires_at=store.now())))
-    return Door(lake, tokens)
+    return GuardedApp(lake, tokens)
 
 
 # Who comes, with which header, and what they may; None for those who are not let in at all.
@@ -127,29 +127,29 @@ CALLERS: list[tuple[str, set[str] | None]] = [
 ]
 
 
-def _headers(door: Door, caller: str) -> Headers:
+def _headers(guarded: GuardedApp, caller: str) -> Headers:
     match caller:
         case "nobody":
             return []
         case "forged":
-            token = door.tokens["admin"]
+            token = guarded.tokens["admin"]
             return [("Authorization", f"Bearer {token[:-1]}{'0' if token[-1] != '0' else '1'}")]
         case "not a key":
             return [("Authorization", "Bearer ")]
         case "two keys":
-            return [*door.bearer("admin"), *door.bearer("read")]
+            return [*guarded.bearer("admin"), *guarded.bearer("read")]
         case "another scheme":
             return [("Authorization", "Basic YWRtaW46YWRtaW4=")]
-    return door.bearer(caller)
+    return guarded.bearer(caller)
 
 
 @pytest.mark.parametrize("caller", [caller for caller, _ in CALLERS])
 @pytest.mark.parametrize("required", [True, False])
-def test_the_whole_matrix(door: Door, caller: str, required: bool) -> None:
+def test_the_whole_matrix(guarded: GuardedApp, caller: str, required: bool) -> None:
     may = dict(CALLERS)[caller]
-    headers = _headers(door, caller)
+    headers = _headers(guarded, caller)
     shows_a_key = caller not in ("nobody", "another scheme")
-    app = door.access(AccessPolicy(require_key=required))
+    app = guarded.access(AccessPolicy(require_key=required))
 
     async def all() -> list[Answer]:
         return [await ask(app, method, path, headers) for method, path, _ in REQUESTS]
@@ -163,7 +163,7 @@ def test_the_whole_matrix(door: Door, caller: str, required: bool) -> None:
             expected = 200 if needed in may else 403
         assert answer.status == expected, f"{method} {path}"
         if expected == 200:
-            key_id = door.key_id(caller) if may is not None and needed is not None else None
+            key_id = guarded.key_id(caller) if may is not None and needed is not None else None
             assert answer.body.decode() == str(key_id)
         else:
             assert answer.headers["content-type"] == "application/problem+json"
@@ -172,20 +172,20 @@ def test_the_whole_matrix(door: Door, caller: str, required: bool) -> None:
             problem = answer.json
             assert set(problem) == {"type", "title", "status", "reason", "detail"}
             assert problem["status"] == expected
-            assert not any(token in answer.body.decode() for token in door.tokens.values())
+            assert not any(token in answer.body.decode() for token in guarded.tokens.values())
 
 
-def test_a_refusal_says_what_is_missing(door: Door) -> None:
-    app, counted = door.access(AccessPolicy(require_key=True)), Counter[str]()
+def test_a_refusal_says_what_is_missing(guarded: GuardedApp) -> None:
+    app, counted = guarded.access(AccessPolicy(require_key=True)), Counter[str]()
     app.refused = lambda reason: counted.update([reason])
-    forbidden = asyncio.run(ask(app, "POST", "/v1/feedback", door.bearer("read")))
+    forbidden = asyncio.run(ask(app, "POST", "/v1/feedback", guarded.bearer("read")))
     assert forbidden.json["reason"] == "missing_scope"
     assert forbidden.json["detail"] == (
-        f"POST /v1/feedback needs scope feedback; the key {door.key_id('read')} has read"
+        f"POST /v1/feedback needs scope feedback; the key {guarded.key_id('read')} has read"
     )
     assert 'scope="feedback"' in forbidden.headers["www-authenticate"]
     reasons = {
-        caller: asyncio.run(ask(app, "GET", "/v1/status", _headers(door, caller))).json["reason"]
+        caller: asyncio.run(ask(app, "GET", "/v1/status", _headers(guarded, caller))).json["reason"]
         for caller in ("nobody", "forged", "expired", "revoked")
     }
     assert reasons == {
@@ -213,12 +213,14 @@ def test_a_template_of_the_openapi_document_needs_what_its_paths_need() -> None:
     assert scope_of("DELETE", "/v1/images/{image_id}") == "admin"
 
 
-def test_what_a_key_was_needed_for_is_kept_from_shared_caches(door: Door) -> None:
+def test_what_a_key_was_needed_for_is_kept_from_shared_caches(guarded: GuardedApp) -> None:
     closed = asyncio.run(
-        ask(door.access(AccessPolicy(require_key=True)), "GET", f"/v1/images/{ID}", door.bearer("read"))
+        ask(guarded.access(AccessPolicy(require_key=True)), "GET", f"/v1/images/{ID}", guarded.bearer("read"))
     )
     assert closed.headers["cache-control"] == "private, max-age=60"
-    assert asyncio.run(ask(door.access(OPEN), "GET", f"/v1/images/{ID}")).headers["cache-control"].startswith("public")
+    assert (
+        asyncio.run(ask(guarded.access(OPEN), "GET", f"/v1/images/{ID}")).headers["cache-control"].startswith("public")
+    )
 
 
 async def _until(app: Access, headers: Headers, status: int) -> float:
@@ -256,9 +258,9 @@ def test_after_a_quiet_hour_the_first_request_is_judged_by_the_newest_keys(lk: L
 
 
 def test_a_lake_that_hangs_delays_requests_once_and_not_for_long(
-    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    guarded: GuardedApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = door.access(AccessPolicy(require_key=True))
+    app = guarded.access(AccessPolicy(require_key=True))
     ended, given_up = [], threading.Event()
 
     def hang(*_: object) -> None:
@@ -273,7 +275,7 @@ def test_a_lake_that_hangs_delays_requests_once_and_not_for_long(
         waits = []
         for _ in range(20):
             began = time.monotonic()
-            assert (await ask(app, "GET", "/v1/status", door.bearer("read"))).status == 200
+            assert (await ask(app, "GET", "/v1/status", guarded.bearer("read"))).status == 200
             waits.append(time.monotonic() - began)
         assert not ended
         given_up.set()
@@ -286,28 +288,28 @@ def test_a_lake_that_hangs_delays_requests_once_and_not_for_long(
     assert "the store does not answer" in caplog.text
 
 
-def test_keys_that_could_not_be_read_for_too_long_open_nothing(door: Door) -> None:
-    app = door.access(AccessPolicy(require_key=True))
+def test_keys_that_could_not_be_read_for_too_long_open_nothing(guarded: GuardedApp) -> None:
+    app = guarded.access(AccessPolicy(require_key=True))
     app.keyring._read_at -= keys.GRACE_SECONDS + 1
-    answer = asyncio.run(ask(app, "GET", "/v1/status", door.bearer("read")))
+    answer = asyncio.run(ask(app, "GET", "/v1/status", guarded.bearer("read")))
     assert (answer.status, answer.json["reason"], answer.headers["retry-after"]) == (503, "keys_unreadable", "5")
     assert asyncio.run(ask(app, "GET", "/healthz")).status == 200
 
 
 @pytest.mark.parametrize("caller", [caller for caller, _ in CALLERS])
-def test_a_websocket_opens_only_for_those_who_may_read(door: Door, caller: str) -> None:
+def test_a_websocket_opens_only_for_those_who_may_read(guarded: GuardedApp, caller: str) -> None:
     may = dict(CALLERS)[caller]
-    app = door.access(AccessPolicy(require_key=True))
+    app = guarded.access(AccessPolicy(require_key=True))
     forged = [("X-Lakeloop-Key", "somebody")]
 
     async def story() -> None:
-        socket = Socket(app, "/_stcore/stream", [*_headers(door, caller), *forged])
+        socket = Socket(app, "/_stcore/stream", [*_headers(guarded, caller), *forged])
         first = await socket.hear()
         if may is None or "read" not in may:
             assert (first["type"], first["code"]) == ("websocket.close", 1008)
             return
         assert first["type"] == "websocket.accept"
-        assert (await socket.hear())["text"] == door.key_id(caller), (
+        assert (await socket.hear())["text"] == guarded.key_id(caller), (
             "the page is told the key, whatever the header said"
         )
         assert (await socket.say("hello"))["text"] == "hello"
@@ -316,9 +318,9 @@ def test_a_websocket_opens_only_for_those_who_may_read(door: Door, caller: str) 
     asyncio.run(story())
 
 
-def test_an_open_server_believes_no_name_a_browser_gives_itself(door: Door) -> None:
+def test_an_open_server_believes_no_name_a_browser_gives_itself(guarded: GuardedApp) -> None:
     async def story() -> None:
-        socket = Socket(door.access(OPEN), "/_stcore/stream", [("X-Lakeloop-Key", "somebody")])
+        socket = Socket(guarded.access(OPEN), "/_stcore/stream", [("X-Lakeloop-Key", "somebody")])
         await socket.hear()
         assert (await socket.hear())["text"] == ""
         await socket.close()
@@ -376,6 +378,6 @@ def test_names_and_addresses_may_be_allowed(name: str) -> None:
     assert checked_name(name) == name.lower()
 
 
-def test_the_lake_itself_has_no_file_named_by_a_token(door: Door) -> None:
-    written = b"".join(path.read_bytes() for path in Path(door.lake.uri).rglob("*") if path.is_file())
-    assert not [name for name, token in door.tokens.items() if token.rpartition("_")[2].encode() in written]
+def test_the_lake_itself_has_no_file_named_by_a_token(guarded: GuardedApp) -> None:
+    written = b"".join(path.read_bytes() for path in Path(guarded.lake.uri).rglob("*") if path.is_file())
+    assert not [name for name, token in guarded.tokens.items() if token.rpartition("_")[2].encode() in written]

@@ -35,7 +35,7 @@ ID = "0" * 64
 
 
 @dataclass
-class Door:
+class LoginApp:
     lake: Lake
     app: Access
     record: KeyRecord
@@ -54,66 +54,68 @@ class Door:
 
 
 @pytest.fixture
-def door(lk: Lake) -> Door:
+def login_app(lk: Lake) -> LoginApp:
     record, token = keys.create(lk, None, ["read"])
-    return Door(lk, make_access(echo, Keyring(lk), lk.uri, AccessPolicy(require_key=True), pages=True), record, token)
+    return LoginApp(
+        lk, make_access(echo, Keyring(lk), lk.uri, AccessPolicy(require_key=True), pages=True), record, token
+    )
 
 
-def test_a_page_leads_to_the_login_and_back(door: Door) -> None:
+def test_a_page_leads_to_the_login_and_back(login_app: LoginApp) -> None:
     browser = ("Accept", "text/html,*/*")
-    led = door.ask("GET", "/search?like=a&k=3", browser)
+    led = login_app.ask("GET", "/search?like=a&k=3", browser)
     assert (led.status, led.headers["location"]) == (303, "/login?next=%2Fsearch%3Flike%3Da%26k%3D3")
-    page = door.ask("GET", led.headers["location"], browser)
+    page = login_app.ask("GET", led.headers["location"], browser)
     assert page.status == 200
     assert 'value="/search?like=a&amp;k=3"' in page.body.decode()
-    assert door.enter(door.token, next="/search?like=a&k=3").headers["location"] == "/search?like=a&k=3"
-    assert door.ask("GET", "/search", door.cookie()).body.decode() == door.record.key_id
-    again = door.ask("GET", "/login?next=/search", door.cookie())
+    assert login_app.enter(login_app.token, next="/search?like=a&k=3").headers["location"] == "/search?like=a&k=3"
+    assert login_app.ask("GET", "/search", login_app.cookie()).body.decode() == login_app.record.key_id
+    again = login_app.ask("GET", "/login?next=/search", login_app.cookie())
     assert (again.status, again.headers["location"]) == (303, "/search"), "nobody logs in twice"
 
 
-def test_the_cookie_is_for_this_server_s_own_pages_only(door: Door) -> None:
-    flags = door.enter(door.token).headers["set-cookie"].lower().split("; ")[1:]
+def test_the_cookie_is_for_this_server_s_own_pages_only(login_app: LoginApp) -> None:
+    flags = login_app.enter(login_app.token).headers["set-cookie"].lower().split("; ")[1:]
     assert set(flags) == {"httponly", "samesite=strict", "path=/", f"max-age={SESSION_SECONDS}"}
     by_https = make_access(
-        echo, Keyring(door.lake), door.lake.uri, AccessPolicy(require_key=True, https=True), pages=True
+        echo, Keyring(login_app.lake), login_app.lake.uri, AccessPolicy(require_key=True, https=True), pages=True
     )
-    door.app = by_https
-    assert "secure" in door.enter(door.token).headers["set-cookie"].lower().split("; ")
-    page = door.ask("GET", "/login")
+    login_app.app = by_https
+    assert "secure" in login_app.enter(login_app.token).headers["set-cookie"].lower().split("; ")
+    page = login_app.ask("GET", "/login")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["cache-control"] == "no-store"
     assert "<script" not in page.body.decode()
 
 
-def test_keys_that_do_not_open(door: Door) -> None:
-    _, ingest = keys.create(door.lake, None, ["ingest", "feedback", "sql"])
-    revoked, gone = keys.create(door.lake, None, ["admin"])
-    keys.revoke(door.lake, revoked.key_id)
-    door.app.keyring.refresh()
+def test_keys_that_do_not_open(login_app: LoginApp) -> None:
+    _, ingest = keys.create(login_app.lake, None, ["ingest", "feedback", "sql"])
+    revoked, gone = keys.create(login_app.lake, None, ["admin"])
+    keys.revoke(login_app.lake, revoked.key_id)
+    login_app.app.keyring.refresh()
     for key, status, why in (
         ("", 401, "This lake has no such key"),
-        (f"{door.token[:-1]}g", 401, "This lake has no such key"),
+        (f"{login_app.token[:-1]}g", 401, "This lake has no such key"),
         ("<script>alert(1)</script>", 401, "This lake has no such key"),
         (ingest, 403, "neither scope read nor admin"),
         (gone, 401, "is revoked"),
     ):
-        answer = door.enter(key)
+        answer = login_app.enter(key)
         assert (answer.status, "set-cookie" in answer.headers) == (status, False)
         assert why in answer.body.decode()
         assert not key or key not in answer.body.decode()
-    assert door.ask("POST", "/login", OURS, body=b"x" * 10_000).status == 413
-    assert door.ask("POST", "/login", OURS, body=b"&".join([b"key=1"] * 1_000)).status == 401
-    assert door.ask("POST", "/login", OURS, body=b"key=\xff%ff%00").status == 401
+    assert login_app.ask("POST", "/login", OURS, body=b"x" * 10_000).status == 413
+    assert login_app.ask("POST", "/login", OURS, body=b"&".join([b"key=1"] * 1_000)).status == 401
+    assert login_app.ask("POST", "/login", OURS, body=b"key=\xff%ff%00").status == 401
 
 
 @pytest.mark.parametrize("origin", [None, "null", "http://evil.example", "http://lake.example", f"{HERE}.evil.example"])
-def test_another_site_cannot_log_anybody_in_or_out(door: Door, origin: str | None) -> None:
+def test_another_site_cannot_log_anybody_in_or_out(login_app: LoginApp, origin: str | None) -> None:
     headers = [("Origin", origin)] if origin else [("Accept", "*/*")]
-    assert door.enter(door.token, *headers).status == 403
-    cookie = door.cookie()
-    assert door.ask("POST", "/logout", cookie, *headers).status == 403
-    assert door.ask("GET", "/", cookie).status == 200
+    assert login_app.enter(login_app.token, *headers).status == 403
+    cookie = login_app.cookie()
+    assert login_app.ask("POST", "/logout", cookie, *headers).status == 403
+    assert login_app.ask("GET", "/", cookie).status == 200
 
 
 @given(st.text() | st.from_regex(r"[/\\][/\\]?evil\.example.*"))
@@ -124,12 +126,12 @@ def test_the_way_back_never_leaves_this_server(target: str) -> None:
     assert way in (target, "/")
 
 
-def test_a_login_reads_and_nothing_else(door: Door) -> None:
-    _, token = keys.create(door.lake, None, ["admin"])
-    door.app.keyring.refresh()
-    for key in (door.token, token):
-        door.token = key
-        cookie = door.cookie()
+def test_a_login_reads_and_nothing_else(login_app: LoginApp) -> None:
+    _, token = keys.create(login_app.lake, None, ["admin"])
+    login_app.app.keyring.refresh()
+    for key in (login_app.token, token):
+        login_app.token = key
+        cookie = login_app.cookie()
         for method, path in (
             ("POST", "/v1/predictions"),
             ("POST", "/v1/predictions/batch"),
@@ -138,100 +140,102 @@ def test_a_login_reads_and_nothing_else(door: Door) -> None:
             ("POST", "/v1/sql"),
             ("DELETE", f"/v1/images/{ID}"),
         ):
-            answer = door.ask(method, path, cookie, OURS)
+            answer = login_app.ask(method, path, cookie, OURS)
             assert (answer.status, answer.json["reason"]) == (403, "missing_scope"), path
         for path in ("/", f"/v1/thumbnails/{ID}", f"/v1/records/{ID}", "/v1/status", "/metrics", "/static/x.js"):
-            assert door.ask("GET", path, cookie).status == 200, path
+            assert login_app.ask("GET", path, cookie).status == 200, path
         for path in ("/v1/queries", "/v1/search", "/_stcore/upload_file/1/2"):
-            assert door.ask("POST", path, cookie, OURS).status == 200
+            assert login_app.ask("POST", path, cookie, OURS).status == 200
             for other in ([], [("Origin", "null")], [("Origin", "http://evil.example")]):
-                answer = door.ask("POST", path, cookie, *other)
+                answer = login_app.ask("POST", path, cookie, *other)
                 assert (answer.status, answer.json["reason"]) == (403, "wrong_origin")
 
 
-def test_a_websocket_by_cookie_must_come_from_our_own_page(door: Door) -> None:
+def test_a_websocket_by_cookie_must_come_from_our_own_page(login_app: LoginApp) -> None:
     async def first(*headers: tuple[str, str]) -> str:
-        socket = Socket(door.app, "/_stcore/stream", headers)
+        socket = Socket(login_app.app, "/_stcore/stream", headers)
         heard = str((await socket.hear())["type"])
         if heard == "websocket.accept":
             await socket.close()
         return heard
 
-    cookie = door.cookie()
+    cookie = login_app.cookie()
     assert asyncio.run(first(cookie, OURS)) == "websocket.accept"
     for headers in ([], [OURS], [cookie], [cookie, ("Origin", "http://evil.example")]):
         assert asyncio.run(first(*headers)) == "websocket.close"
 
 
-def test_a_session_ends_with_its_key(door: Door) -> None:
-    cookie = door.cookie()
-    keys.revoke(open_lake.open(door.lake.uri), door.record.key_id)
-    door.app.keyring._tried_at -= 1
-    assert door.ask("GET", "/", cookie).status == 401
+def test_a_session_ends_with_its_key(login_app: LoginApp) -> None:
+    cookie = login_app.cookie()
+    keys.revoke(open_lake.open(login_app.lake.uri), login_app.record.key_id)
+    login_app.app.keyring._tried_at -= 1
+    assert login_app.ask("GET", "/", cookie).status == 401
 
 
-def test_a_session_ends_after_twelve_hours(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    cookie, now = door.cookie(), time.time()
+def test_a_session_ends_after_twelve_hours(login_app: LoginApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    cookie, now = login_app.cookie(), time.time()
     monkeypatch.setattr(time, "time", lambda: now + SESSION_SECONDS - 5)
-    assert door.ask("GET", "/", cookie).status == 200
+    assert login_app.ask("GET", "/", cookie).status == 200
     monkeypatch.setattr(time, "time", lambda: now + SESSION_SECONDS + 5)
-    assert door.ask("GET", "/", cookie).status == 401
+    assert login_app.ask("GET", "/", cookie).status == 401
 
 
-def test_logging_out_ends_this_session_and_no_other(door: Door) -> None:
-    mine, other = door.cookie(), door.cookie()
-    assert "<form method=post action=/logout>" in door.ask("GET", "/logout", mine).body.decode()
-    assert door.ask("GET", "/", mine).status == 200, "looking at the page does nothing"
-    out = door.ask("POST", "/logout", mine, OURS)
+def test_logging_out_ends_this_session_and_no_other(login_app: LoginApp) -> None:
+    mine, other = login_app.cookie(), login_app.cookie()
+    assert "<form method=post action=/logout>" in login_app.ask("GET", "/logout", mine).body.decode()
+    assert login_app.ask("GET", "/", mine).status == 200, "looking at the page does nothing"
+    out = login_app.ask("POST", "/logout", mine, OURS)
     assert (out.status, out.headers["location"]) == (303, "/login")
     assert "max-age=0" in out.headers["set-cookie"].lower()
-    assert door.ask("GET", "/", mine).status == 401, "a copy of the cookie is worth nothing"
-    assert door.ask("GET", "/", other).status == 200
+    assert login_app.ask("GET", "/", mine).status == 401, "a copy of the cookie is worth nothing"
+    assert login_app.ask("GET", "/", other).status == 200
 
 
-def test_another_process_s_cookie_is_worth_nothing(door: Door) -> None:
-    cookie = door.cookie()
-    door.app = make_access(echo, Keyring(door.lake), door.lake.uri, AccessPolicy(require_key=True), pages=True)
-    assert door.ask("GET", "/", cookie).status == 401
+def test_another_process_s_cookie_is_worth_nothing(login_app: LoginApp) -> None:
+    cookie = login_app.cookie()
+    login_app.app = make_access(
+        echo, Keyring(login_app.lake), login_app.lake.uri, AccessPolicy(require_key=True), pages=True
+    )
+    assert login_app.ask("GET", "/", cookie).status == 401
 
 
 @given(position=st.integers(0, 200), other=st.characters(codec="latin-1", exclude_characters=";"))
-def test_a_cookie_with_any_other_character_is_a_forgery(door: Door, position: int, other: str) -> None:
-    name, _, value = door.cookie()[1].removeprefix("theme=dark; ").partition("=")
+def test_a_cookie_with_any_other_character_is_a_forgery(login_app: LoginApp, position: int, other: str) -> None:
+    name, _, value = login_app.cookie()[1].removeprefix("theme=dark; ").partition("=")
     position %= len(value)
     forged = value[:position] + other + value[position + 1 :]
-    known = door.app.login.key_of({name: forged}) if door.app.login else None
+    known = login_app.app.login.key_of({name: forged}) if login_app.app.login else None
     assert (known is not None) == (forged == value)
 
 
 @given(st.text())
-def test_no_cookie_crashes_the_door(door: Door, text: str) -> None:
-    assert door.app.login is not None
-    assert not door.app.login.admits({door.app.login.cookie: text})
+def test_no_cookie_crashes_the_door(login_app: LoginApp, text: str) -> None:
+    assert login_app.app.login is not None
+    assert not login_app.app.login.admits({login_app.app.login.cookie: text})
     headers: Headers = [("Cookie", text.encode().decode("latin-1"))]
-    assert asyncio.run(ask(door.app, "GET", "/", headers)).status == 401
+    assert asyncio.run(ask(login_app.app, "GET", "/", headers)).status == 401
 
 
-def test_a_link_on_another_site_asks_once_more_before_it_asks_for_a_key(door: Door) -> None:
+def test_a_link_on_another_site_asks_once_more_before_it_asks_for_a_key(login_app: LoginApp) -> None:
     """SameSite=Strict cookies do not come with such a link; they do with a request of our own page."""
-    first = door.ask("GET", "/login?next=/search%3Fk%3D3", ("Sec-Fetch-Site", "cross-site")).body.decode()
+    first = login_app.ask("GET", "/login?next=/search%3Fk%3D3", ("Sec-Fetch-Site", "cross-site")).body.decode()
     assert '<meta http-equiv="refresh" content="0; url=/login?again=1&amp;next=%2Fsearch%3Fk%3D3">' in first
-    second = door.ask("GET", "/login?again=1&next=/search", ("Sec-Fetch-Site", "cross-site")).body.decode()
+    second = login_app.ask("GET", "/login?again=1&next=/search", ("Sec-Fetch-Site", "cross-site")).body.decode()
     assert "refresh" not in second
 
 
-def test_on_an_open_server_there_is_nothing_to_log_in_to(door: Door) -> None:
-    door.app = make_access(echo, Keyring(door.lake), door.lake.uri, AccessPolicy(), pages=True)
-    assert door.ask("GET", "/login").headers["location"] == "/"
-    assert door.ask("GET", "/").status == 200
+def test_on_an_open_server_there_is_nothing_to_log_in_to(login_app: LoginApp) -> None:
+    login_app.app = make_access(echo, Keyring(login_app.lake), login_app.lake.uri, AccessPolicy(), pages=True)
+    assert login_app.ask("GET", "/login").headers["location"] == "/"
+    assert login_app.ask("GET", "/").status == 200
 
 
-def test_without_pages_there_is_no_login(door: Door) -> None:
-    app = make_access(echo, Keyring(door.lake), door.lake.uri, AccessPolicy(require_key=True), pages=False)
-    cookie = door.cookie()
-    door.app = app
-    assert door.ask("GET", "/login").status == 401
-    assert door.ask("GET", "/v1/status", cookie, ("Accept", "text/html")).status == 401
+def test_without_pages_there_is_no_login(login_app: LoginApp) -> None:
+    app = make_access(echo, Keyring(login_app.lake), login_app.lake.uri, AccessPolicy(require_key=True), pages=False)
+    cookie = login_app.cookie()
+    login_app.app = app
+    assert login_app.ask("GET", "/login").status == 401
+    assert login_app.ask("GET", "/v1/status", cookie, ("Accept", "text/html")).status == 401
 
 
 # A real server ---------------------------------------------------------------------------------------------------

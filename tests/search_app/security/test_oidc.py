@@ -198,7 +198,7 @@ def test_a_key_still_opens_by_api_and_by_the_login_page(served: Served) -> None:
 # Who may enter, without a server ---------------------------------------------------------------------------------
 
 
-class Told(Oidc):
+class OidcWithClaims(Oidc):
     """One that is told its users and secret."""
 
     def __init__(self, *users: str) -> None:
@@ -229,25 +229,25 @@ class Told(Oidc):
     ],
 )
 def test_who_enters(users: list[str], claims: dict[str, Any], enters: str | None) -> None:
-    door = Told(*users)
-    assert door.user(door.cookie(claims)) == enters
+    login = OidcWithClaims(*users)
+    assert login.user(login.cookie(claims)) == enters
 
 
 def test_a_login_at_the_provider_lasts_half_a_day_and_needs_this_server_s_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    door = Told("*")
-    assert door.user({}) is None
-    assert door.user({"_streamlit_user": "x"}) is None
-    cookie = door.cookie(ANN)
-    assert door.user(cookie) == "ann@lab.example"
-    door._secret = SECRET[::-1]
-    assert door.user(cookie) is None
-    door._secret, now = SECRET, time.time()
+    login = OidcWithClaims("*")
+    assert login.user({}) is None
+    assert login.user({"_streamlit_user": "x"}) is None
+    cookie = login.cookie(ANN)
+    assert login.user(cookie) == "ann@lab.example"
+    login._secret = SECRET[::-1]
+    assert login.user(cookie) is None
+    login._secret, now = SECRET, time.time()
     monkeypatch.setattr(time, "time", lambda: now + 11 * 3600)
-    assert door.user(cookie) == "ann@lab.example"
+    assert login.user(cookie) == "ann@lab.example"
     monkeypatch.setattr(time, "time", lambda: now + 13 * 3600)
-    assert door.user(cookie) is None
+    assert login.user(cookie) is None
 
 
 @pytest.mark.parametrize("user", ["ann", "a@b@c", "ann@", ""])

@@ -17,7 +17,7 @@ from search_app.ui import session
 from search_app.ui.components import findings
 from search_app.ui.data import queries
 from tests.conftest import MakeLake
-from tests.lake.answers import add, image, label
+from tests.lake.prediction_rows import add, image, label
 
 MONDAY = dt.datetime(2026, 9, 7, 12, tzinfo=dt.UTC)
 

@@ -87,7 +87,9 @@ def test_from_the_failure_to_its_slice_with_the_mouse(page: Page, demo: Demo) ->
             page.locator(f".mark[data-id='{image_id}']").click()
         yes = len(demo.new & {*shown})
         button_text = page.locator("button.send").inner_text()
-        assert button_text.startswith(f"These {yes} yes, the other {len(shown) - yes} no" if 1 < yes < len(shown) else "")
+        assert button_text.startswith(
+            f"These {yes} yes, the other {len(shown) - yes} no" if 1 < yes < len(shown) else ""
+        )
         page.locator("button.send").click()
         _turned(page, shown)
         if page.locator(".advice.stop").count():

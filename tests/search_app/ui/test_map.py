@@ -23,7 +23,7 @@ from search_app.ui import session
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.embeddings.islands import islands, lake_of
-from tests.lake.answers import image, label
+from tests.lake.prediction_rows import image, label
 from tests.search_app.browsing import MISSING, serving
 from tests.search_app.shapes import Shapes, make_shapes
 

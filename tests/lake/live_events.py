@@ -21,7 +21,7 @@ def name(number: int) -> str:
     return str(uuid.UUID(int=number))
 
 
-def answer(number: int, data: bytes | None = None, image_id: str | None = None, **fields: Any) -> Event:
+def prediction(number: int, data: bytes | None = None, image_id: str | None = None, **fields: Any) -> Event:
     """The answer of that number, about the picture of its number unless it says which."""
     payload = {"prediction_id": name(number), "model": "m", "label": "cat", **fields}
     if data is None and image_id is None:

@@ -30,7 +30,7 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}
 
 
-class Door:
+class ApiClient:
     """A client of the API, and what is behind it."""
 
     def __init__(self, client: TestClient, lake: Lake, api: Api, spool: Spool) -> None:
@@ -64,22 +64,22 @@ class Door:
         """POST /v1/images."""
         return self.client.post("/v1/images", content=image, headers={"Content-Type": "image/png"} | headers)
 
-    def judge(self, event: Mapping[str, Any], **headers: str) -> Any:
+    def feedback(self, event: Mapping[str, Any], **headers: str) -> Any:
         """POST /v1/feedback."""
         return self.client.post("/v1/feedback", content=json.dumps(event), headers=JSON | headers)
 
-    def answer(self, prediction_id: str) -> Any:
+    def prediction(self, prediction_id: str) -> Any:
         """GET /v1/predictions/{id}."""
         return self.client.get(f"/v1/predictions/{prediction_id}")
 
 
 @contextmanager
-def door(lake: Lake, spool: Path, limits: IngestLimits | None = None) -> Iterator[Door]:
+def api_client(lake: Lake, spool: Path, limits: IngestLimits | None = None) -> Iterator[ApiClient]:
     """Opens one; the spool outlives it."""
     intake = LiveIngest(lake.uri, IngestSettings(spool, limits or IngestLimits(), drain=False))
     api = Api(lake, intake)
     with TestClient(api, raise_server_exceptions=False) as client:
-        yield Door(client, lake, api, intake.spool)
+        yield ApiClient(client, lake, api, intake.spool)
 
 
 def event(**more: Any) -> dict[str, Any]:
