@@ -5,14 +5,20 @@ BIN := $(VENV)/bin
 PORT ?= 8501
 ARGS ?=
 
-.PHONY: demo test check soak programs clean
+.PHONY: demo test quick check soak programs clean
 
 demo: $(VENV)/.demo-installed  ## build the demo lake (once) and open the app; ARGS=--no-serve builds only
 	$(BIN)/lakeloop quickstart --lake demo-lake/solar.lake --port $(PORT) $(ARGS)
 
 # One thread a process: three test at once, and threads that wait for each other would spin on two cores.
+# Hundreds of processes are started, which would compile what they import without bytecode files.
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
+
 test: check  ## linters, types, and every test in its short form
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(TEST) $(ARGS)
+
+quick: $(VENV)/.dev-installed  ## the tests of a second at most that start no process
+	$(TEST) -m "not soak and not slow" $(ARGS)
 
 check: $(VENV)/.dev-installed programs
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -66,6 +67,36 @@ def lk(make_lake: MakeLake) -> OpenLake:
 def say(record_property: Callable[[str, object], None]) -> Say:
     """say(text): a line at the end of the run though the test passes, for counts that are worth reading."""
     return functools.partial(record_property, "said")
+
+
+# A file that names one of these starts processes, a browser or a network. `make quick` leaves it out.
+_SLOW = re.compile(
+    r"\b(?:subprocess|multiprocessing|playwright|torch|torch_import|timm|sklearn|few_cells|tests\.(?:crash|hostile|forks)"
+    r"|training\.(?!metrics|data)\w+)\b"
+)
+
+
+@functools.cache
+def _haste(path: Path) -> int:
+    """0 for a file whose tests look at pages, 1 for another slow one, 2 for one that is quick."""
+    text = path.read_text()
+    slow = _SLOW.search(text) or {"crash", "hostile"} & {*path.parts}
+    return 2 if not slow else 0 if "from playwright" in text else 1
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Without slow tests their files need not be imported."""
+    left_out = "not slow" in config.option.markexpr and collection_path.name.startswith("test_")
+    return True if left_out and _haste(collection_path) < 2 else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow ones come first: one process begins with them, and the others take from the end of its list."""
+    for item in items:
+        if _haste(item.path) < 2:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: _haste(item.path))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -21,13 +21,19 @@ NEEDED_BYTES = 6 << 30
 def use_memory() -> None:
     """Temporary files of this process and its children lie in memory, if there is enough. TMPDIR decides if it is set.
 
-    What is asked of the disk itself is not tested with it: `tests.crash` traces the calls, and mounts disks of its own.
+    The tests of kills stay on `disk()`: between a write and its sync is their moment.
     """
     if "TMPDIR" in os.environ or not os.access(MEMORY_DISK, os.W_OK):
         return
     if min(shutil.disk_usage(MEMORY_DISK).free, psutil.virtual_memory().available) >= NEEDED_BYTES:
+        os.environ["LAKELOOP_TEST_DISK"] = tempfile.gettempdir()
         os.environ["TMPDIR"] = str(MEMORY_DISK)
         tempfile.tempdir = None
+
+
+def disk() -> str:
+    """The folder for temporary files on a disk."""
+    return os.environ.get("LAKELOOP_TEST_DISK", tempfile.gettempdir())
 
 
 class Template:
