@@ -1,1 +1,1 @@
-"""The browser app: a frame, pages, and the components they share."""
+"""The browser app: pages, the components they share, and the data they read."""

@@ -1,1 +1,1 @@
-"""Model cards, rendered from the record."""
+"""Model cards, rendered from what was recorded."""

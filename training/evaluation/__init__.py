@@ -1,1 +1,1 @@
-"""A model on every slice, compared with the one before, and the gate."""
+"""Evaluates runs on slices, compares them, and decides with the gate whether one may replace another."""

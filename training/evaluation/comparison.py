@@ -1,4 +1,4 @@
-"""Compares two runs on the same images: which became wrong, which became right; and what a model forgot over its runs.
+"""Compares two runs on the same images: newly wrong, newly right; and what a model forgot.
 
 It reads stored predictions and metrics. It predicts nothing and decides nothing.
 """

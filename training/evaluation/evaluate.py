@@ -1,4 +1,4 @@
-"""Evaluates a run on every slice: stores its predictions, and measures every metric of its task with intervals.
+"""Evaluates a run on every slice: stores its predictions and measures all metrics of its task.
 
 Predictions go into the table scores as RUN/IMAGE_ID in batches, so an interrupted evaluation resumes. Metrics go into
 the table metrics when all predictions are there. How a model predicts is not known here, nor what follows from the

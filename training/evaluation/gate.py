@@ -1,4 +1,4 @@
-"""The gate decides whether a candidate may replace a baseline: on every slice it passes, fails or is undecided.
+"""Decides whether a candidate may replace a baseline: each slice passes, fails or is undecided.
 
 *Failed*: a one-sided paired test shows a fall of the metric (Holm over all slices that can block, so that a candidate
 without any fall fails in at most 5 % of cases). *Passed*: the one-sided 95 % bound of the fall is within the slice's

@@ -1,4 +1,4 @@
-"""A gate policy: the metric and margin of each slice, which slices are protected. Read from a TOML or JSON file.
+"""A gate policy: metric, margin and protection of each slice; read from a TOML or JSON file.
 
 A team keeps its policy beside its code; without one the defaults below apply. Every verdict stores its whole policy.
 """

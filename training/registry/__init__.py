@@ -1,1 +1,1 @@
-"""The record: runs, recipes, model versions, releases."""
+"""The record of training: recipes, runs, model versions, their promotion and release log."""

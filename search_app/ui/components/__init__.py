@@ -1,1 +1,1 @@
-"""Parts that several pages show: image grid, report, map, scope bar."""
+"""Parts that several pages show: image grid, report, map, scope bar, empty states."""

@@ -1,1 +1,1 @@
-"""What the pages ask the lake, cached."""
+"""What the pages read from the lake, cached."""

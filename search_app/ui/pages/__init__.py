@@ -1,4 +1,1 @@
-"""The pages, each for one question: a function without arguments.
-
-The folder is not called pages because Streamlit takes every file of a folder of that name for a page.
-"""
+"""The pages of the app: each is a function without arguments."""

@@ -1,1 +1,1 @@
-"""Text on the screen: numbers, escaping, empty states."""
+"""Text on the screen: numbers, escaped Markdown, commands, names of roles."""
