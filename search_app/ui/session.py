@@ -1,4 +1,4 @@
-"""The session of a page: the open lake, the user's scopes, the URL parameters, links between pages, messages.
+"""A page's session: the open lake, the user's scopes, URL parameters, links between pages, messages.
 
 Streamlit runs scripts, not functions with arguments, so the server binds the lake here once. State that must survive a
 reload is in the URL; only this module reads and writes it.

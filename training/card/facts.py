@@ -1,4 +1,4 @@
-"""Gathers every number and fact of a model card from the tables of the lake; a card shows nothing else.
+"""Gathers every number and fact of a model card from the tables of the lake.
 
 It reads the tables runs, metrics, gates, releases, slices and embedders and, for the plots, stored predictions and
 labels. Nothing is measured here. What was not recorded is None or missing.

@@ -1,4 +1,4 @@
-"""The sections of a model card on where a model comes from: data, training, environment, licences, history."""
+"""Card sections on origin: data, changes, training, environment, loading, licences, history."""
 
 from __future__ import annotations
 

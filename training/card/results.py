@@ -1,4 +1,4 @@
-"""The sections of a model card on quality: intended use, metrics, gate, calibration, weak slices, forgetting.
+"""Card sections on quality: intended use, metrics, gate, calibration, weak slices, forgetting.
 
 Values, intervals and sentences are those of the record. Weak and best ones are chosen by comparing recorded values.
 """

@@ -1,4 +1,4 @@
-"""Predicts many images with a model version: files of a folder or images of the lake. Logs them, or writes a file.
+"""Predicts many images, of a folder or of the lake, with a model version; logs them or writes a file.
 
 Worker processes decode the files. Predictions are logged through `lake/ingest/ingest.py`, under ids derived from run
 and image: a second call, or one after a kill, predicts only the missing images.

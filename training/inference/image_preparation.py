@@ -1,4 +1,4 @@
-"""Prepares untrusted image files for a model, in a worker process: a hostile file can harm only that worker.
+"""Prepares untrusted image files for a model, in a worker process that a hostile file may kill.
 
 A fine-tuned network and the embedder of a probe need different squares. The module knows nothing else of the model.
 Decoding workers import it: Pillow and numpy only.

@@ -1,4 +1,4 @@
-"""The process beside a server that predicts: it keeps models loaded and runs at a lower priority than the server.
+"""The process beside a server that predicts: it keeps models loaded, at a lower priority.
 
 A `lake.images.workers.WorkerPool` of one process runs `work`, on one thread, so that ingesting events comes first
 (docs/predict.md has the measurement). It gets prepared images only: other processes decode untrusted bytes.

@@ -1,4 +1,4 @@
-"""Predicts with a registered version: which version a name means, its loaded model, and predictions as events.
+"""Predicts with a registered version: finds it by name, loads its model, makes events.
 
 NAME means the promoted version, NAME@V that version, and the id of a run its version. Every event has the model, the
 model_version and, in its metadata, the run, which links it to the lineage. This module reads the lake and writes

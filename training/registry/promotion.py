@@ -1,4 +1,4 @@
-"""Registers, promotes, rolls back, shadows and retires versions; the gate verdict must allow a promotion.
+"""Registers, promotes, rolls back, shadows and retires versions; the gate must allow a promotion.
 
 It loads no weights and evaluates nothing: it reads the verdicts that `training/evaluation/gate.py` wrote, and appends
 events to the log (`releases.py`).

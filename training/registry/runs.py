@@ -1,4 +1,4 @@
-"""The record of training runs: a row of table `runs`, its metrics in table `metrics`, its files in `runs/ID/`.
+"""The record of runs: a row of table `runs`, metrics in table `metrics`, files in `runs/ID/`.
 
 The row is written when a run starts and again when it ends. How runs are trained is not known here.
 """

@@ -1,4 +1,4 @@
-"""Versions of models: which run is which version, the status of each, and which version is in production.
+"""Versions of models: the run and status of each, and which version is in production.
 
 A version's status is that of its newest event, except that the version in production is the last one that was promoted
 and neither rolled back nor retired since. The view `models` says the same in SQL.

@@ -1,4 +1,4 @@
-"""Empty states: what a page shows when it has nothing to show. Each says what is missing, why, and what to do."""
+"""Empty states of pages: what is missing, why, and what to do."""
 
 from __future__ import annotations
 

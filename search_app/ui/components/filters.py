@@ -1,4 +1,4 @@
-"""The scope and the filters as plain data: read from the URL, written to the URL, as chips, as one SQL predicate.
+"""The scope and filters as plain data: from and to the URL, as chips, as one SQL predicate.
 
 Pure functions over strings. It knows no lake and no screen, so tests can check every predicate.
 """

@@ -1,4 +1,4 @@
-"""Sentences, cards and tables about failing groups, customers' verdicts and images without a thumbnail.
+"""Sentences, cards and tables about failing groups, customers' verdicts and missing thumbnails.
 
 It turns groups into blocks of a report. Every sentence follows from the numbers. It does not query the lake.
 """

@@ -1,4 +1,4 @@
-"""What the page Analyse reads from the lake: functions of `lake.analytics`, cached by the versions of the tables."""
+"""What the page Analyse reads: functions of `lake.analytics`, cached by table versions."""
 
 from __future__ import annotations
 

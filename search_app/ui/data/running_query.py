@@ -1,4 +1,4 @@
-"""A query that the page SQL runs on a thread of its own, so that the page can show seconds and cancel it."""
+"""A query of the page SQL on a thread of its own: the page shows its seconds and can cancel it."""
 
 from __future__ import annotations
 

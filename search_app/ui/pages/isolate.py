@@ -1,4 +1,4 @@
-"""Isolate page: active searches. The user marks pages of images yes or no until few can be left to find."""
+"""Isolate page: active searches, in which the user marks pages of images yes or no."""
 
 from __future__ import annotations
 

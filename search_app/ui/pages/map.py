@@ -1,4 +1,4 @@
-"""Map page: images as points in two dimensions; a lasso selects images to look at, search from or save."""
+"""Map page: images as points; a lasso selects images to look at, search from or save."""
 
 from __future__ import annotations
 

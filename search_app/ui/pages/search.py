@@ -1,4 +1,4 @@
-"""Search page: the images most similar to an image, to several images or to a text; without one, a sample."""
+"""Search page: the images most similar to images or a text; without an example, a sample."""
 
 from __future__ import annotations
 

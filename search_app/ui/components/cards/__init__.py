@@ -1,4 +1,4 @@
-"""Cluster cards: typical and borderline images, most confident errors, and the numbers of each cluster.
+"""Cluster cards: typical and borderline images, most confident errors, and numbers of each cluster.
 
 The browser fetches thumbnails by URL. It reports which card was opened, accepted or refused. It knows no SQL.
 """

@@ -1,4 +1,4 @@
-"""The image grid, used on every page that shows images, and the actions it offers: search, isolate, save a slice.
+"""The image grid of every page, and its actions: search, isolate, save a slice.
 
 Python sends ids, labels and numbers once. Layout, selection, keys, the detail panel and the action bar are in the
 browser (grid.js, detail.js, picture.js). The browser returns only ids: the open and selected images, for the URL, and

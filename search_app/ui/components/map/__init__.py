@@ -1,4 +1,4 @@
-"""The map: up to a million points drawn by the browser, with pan, zoom, thumbnails on hover and a lasso.
+"""The map: up to a million points drawn by the browser, with zoom, thumbnails and a lasso.
 
 The browser fetches the points by URL (GET /v1/map-points/ID); the session sends one byte per point, its colour. The
 browser returns the lasso, a polygon of at most 64 corners. Both sides compute which images lie inside in the same way,

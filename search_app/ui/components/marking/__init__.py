@@ -1,4 +1,4 @@
-"""The marking grid of an active search: a page of thumbnails that the user marks yes or no by click or key.
+"""The marking grid of an active search: thumbnails that the user marks yes or no by click or key.
 
 Marks stay in the browser (marking.js) until the page is sent. The browser returns the ids of one page. The detail panel
 is that of the image grid. It knows no search. Thumbnails are fetched by URL.

@@ -1,4 +1,4 @@
-"""The report: numbers, sentences, tables and charts of a page, drawn by the browser from one small JSON.
+"""The report: numbers, sentences, tables and charts of a page, drawn by the browser from JSON.
 
 One component instead of thirty Streamlit elements, and no chart library: the first page appears in half the time.
 Blocks are built here; report.js and drawings.js draw them. A click on a link opens its page. It knows no SQL.

@@ -1,4 +1,4 @@
-"""Blocks of a report for the page Analyse: findings with their actions, heat tables, reliability curves."""
+"""Report blocks of the page Analyse: findings with actions, heat tables, reliability curves."""
 
 from __future__ import annotations
 

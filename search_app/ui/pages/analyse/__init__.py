@@ -1,4 +1,4 @@
-"""Analyse page: failing slices found automatically, error by dimension, confusion, calibration, and models compared."""
+"""Analyse page: worst slices, error by dimension, confusion, calibration, models compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worst slices: automatically found slices with a high error, as text with images, beside the overall numbers."""
+"""The view Worst slices: automatically found slices with a high error, with their images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other cuts of a node: what other clustering methods and sizes would give, before it is split with one of them.
+"""Other cuts of a node: what other clustering methods and sizes would give.
 
 Clusters change abruptly at some values of their parameters, so a small sweep is shown before anything is saved.
 """

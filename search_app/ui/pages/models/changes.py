@@ -1,4 +1,4 @@
-"""The view Slices of a run: its metric on every slice beside an older run, the gate verdict, and the changed images."""
+"""The view Slices of a run: metrics beside an older run, the gate verdict, the changed images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The view Data and recipe of a run: slices by version, splits and classes, settings, files, and the machine."""
+"""The view Data and recipe of a run: slices, splits and classes, settings, files, machine."""
 
 from __future__ import annotations
 

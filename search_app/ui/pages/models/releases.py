@@ -1,4 +1,4 @@
-"""Buttons and dialogs that promote, roll back, shadow and retire versions. The registry decides what is allowed."""
+"""Buttons and dialogs that promote, roll back, shadow and retire versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs on models that run on this server: training, evaluation, gate. Shows their progress and result.
+"""The running jobs on models: training, evaluation, gate; their progress and result.
 
 All users of the server see the same jobs.
 """

@@ -1,4 +1,4 @@
-"""The views of a slice's contents: images, classes, changes against another slice, near-duplicates and leaks."""
+"""Views of a slice's contents: images, classes, changes, near-duplicates and leaks."""
 
 from __future__ import annotations
 
