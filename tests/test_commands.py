@@ -116,7 +116,7 @@ def test_running_again_adds_nothing(run: Run, lake_path: Path, photos: Path) -> 
     assert (embedded["embedded"], embedded["failed"]) == (0, 0)
 
 
-def test_search_by_image_finds_itself_first(run: Run, lake_path: Path, photos: Path) -> None:
+def test_a_search_by_image_returns_that_image_first(run: Run, lake_path: Path, photos: Path) -> None:
     output = run("search", "--lake", lake_path, "--image", photos / "images/dog/5.png", "-k", 3, "--json").json
     first = output["results"][0]
     assert list(first)[:6] == ["prediction_id", "image_id", "similarity", "label", "confidence", "source"]
@@ -125,7 +125,7 @@ def test_search_by_image_finds_itself_first(run: Run, lake_path: Path, photos: P
     assert len(output["results"]) == 3
 
 
-def test_an_image_with_three_answers_is_one_result_with_its_newest(run: Run, lake_path: Path, photos: Path) -> None:
+def test_an_image_with_three_predictions_is_one_result_with_the_newest(run: Run, lake_path: Path, photos: Path) -> None:
     image = ids.image_id((photos / "images/cat/0.png").read_bytes())
     output = run("search", "--lake", lake_path, "--id", image, "-k", 20, "--json", "--column", "timestamp").json
     assert len(output["results"]) == 8

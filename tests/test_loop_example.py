@@ -17,7 +17,7 @@ from search_app.demo.cells import Story, cells, make_story
 ROOT = Path(lake.__file__).parent.parent
 
 
-def test_the_loop_as_the_example_has_it(tmp_path: Path) -> None:
+def test_the_example_of_the_loop_runs(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("loop_example", ROOT / "examples" / "loop.py")
     assert spec is not None
     assert spec.loader is not None

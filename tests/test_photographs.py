@@ -60,7 +60,7 @@ def _half(image: Image.Image) -> Image.Image:
     [(None, 0, 0.99), (_same, 60, 0.98), (_half, 90, 0.95), (ImageOps.mirror, 90, 0.97)],
     ids=["itself", "quality 60", "half size", "mirrored"],
 )
-def test_a_photograph_is_found_by_its_copy(
+def test_a_search_by_a_copy_finds_the_photograph(
     embedded: tuple[Lake, Embedder],
     photographs: list[Path],
     change: Callable[[Image.Image], Image.Image] | None,

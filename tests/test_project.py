@@ -59,7 +59,7 @@ def test_a_circle_is_seen_and_told_line_by_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "code", ["import lake", "import lake.errors, lake.ids", "import lake.client", "import search_app.cli"]
 )
-def test_the_light_doors_import_nothing_heavy(code: str) -> None:
+def test_light_modules_import_nothing_heavy(code: str) -> None:
     script = f"import sys; {code}; print(*[m for m in {HEAVY} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.split() == []

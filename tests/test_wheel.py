@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("lakeloop-*.whl"))
 
 
-def test_it_holds_code_and_the_app_s_files_and_no_pictures(wheel: Path) -> None:
+def test_the_wheel_has_code_and_the_files_of_the_app_and_no_pictures(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.partition("/")[0] for n in names if ".dist-info" not in n} == {
         "lake", "embeddings", "training", "search_app"

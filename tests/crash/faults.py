@@ -44,7 +44,7 @@ class Point:
 
 @dataclass
 class Outcome:
-    """What the subject said under a fault. `hung`: it did not end in time and was killed."""
+    """What the subject reported under a fault. `hung`: it did not end in time and was killed."""
 
     acked: dict[str, list[str]] = field(default_factory=dict)
     failed: list[tuple[str, str, str]] = field(default_factory=list)

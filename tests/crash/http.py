@@ -1,4 +1,4 @@
-"""One keep-alive connection over asyncio's streams: whole answers, or the word how far one came."""
+"""One keep-alive connection over asyncio streams: it returns whole responses, or says how far a cut one came."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Answer:
 
 
 class Cut(ConnectionError):
-    """The connection ended before a whole answer. `begun`: some of the answer had come."""
+    """The connection ended before the whole response. `begun`: a part of the response had arrived."""
 
     def __init__(self, why: str, begun: bool = False) -> None:
         super().__init__(why)
@@ -38,7 +38,7 @@ def raw(method: str, path: str, headers: Mapping[str, str] | None = None, body: 
 
 
 class Connection:
-    """Connects when first asked, and again after a cut."""
+    """Connects at the first request, and again after a cut."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -46,7 +46,7 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def ask(self, request: bytes) -> Answer:
-        """Sends one request and returns the answer. Raises Cut."""
+        """Sends a request and returns the response. Raises Cut."""
         begun = False
         try:
             if self._writer is None:

@@ -1,4 +1,4 @@
-"""The kill test: a real service under load, killed at random moments, asked again, and compared at the end.
+"""The kill test: kills a real service under load at random moments, sends everything again, and compares at the end.
 
 One campaign is one lake and one server at a time. Clients send (`ledger.py`); after a kill they send again what was
 not answered, with the same ids. Kills fall on the server alone (its drainer then sees its stdin end), on the whole
@@ -157,7 +157,7 @@ class Load:
         await connection.close()
 
     async def finish(self) -> None:
-        """Waits for the answers to what is in flight."""
+        """Waits for the responses to the requests in flight."""
         self._over = True
         await self.ended()
 

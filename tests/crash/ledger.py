@@ -1,8 +1,8 @@
-"""What was sent, what was acknowledged, and whether a lake holds exactly that.
+"""Records what was sent and acknowledged, and checks that a lake holds exactly that.
 
-The ledger makes requests from a seed: distinct JPEGs, answers, batches, uploads, verdicts, every one with an id of its
-own making. It keeps what the server said of each. `compare` reads a drained lake and spool and finds every difference.
-It never asks the code under test what an event should have become.
+The ledger generates requests from a seed: distinct JPEGs, predictions, batches, uploads and verdicts, each with an id
+that the ledger chose. It records the response to each. `compare` reads a drained lake and spool and finds every
+difference. It never uses the code under test to compute what an event should become.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Sent:
 
 @dataclass
 class Request:
-    """Sent again with the very same bytes until it is answered. `cut` are the server's lives in which it was not."""
+    """Sent again with the same bytes until it is answered. `cut`: the lives of the server that ended before."""
 
     path: str
     events: list[Sent]
@@ -55,7 +55,7 @@ class Request:
 
 @dataclass
 class Ledger:
-    """One client's memory; `wrong` lists whatever the server should never have said.
+    """What one client sent and received; `wrong` lists the responses that the server should never have sent.
 
     Each picture has `padding` bytes behind its end that nothing compresses.
     """
@@ -68,7 +68,7 @@ class Ledger:
     answered: int = 0
     retried_events: int = 0
     retried_known: int = 0
-    # The server's lives are numbered; here are those whose end cut a request, and left one stored though unanswered.
+    # Numbers of the server's lives whose end cut a request, and of those that left a request stored but unanswered.
     life: int = 0
     cut_in: set[int] = field(default_factory=set)
     stored_in: set[int] = field(default_factory=set)
@@ -88,7 +88,7 @@ class Ledger:
     # Making requests ---------------------------------------------------------------------------------------
 
     def next(self) -> Request:
-        """What waits to be sent again, else something new, now and then something that was answered before."""
+        """Returns a request that must be sent again, otherwise a new one; sometimes one that was already answered."""
         if self.waiting:
             return self.waiting.popleft()
         if self._done and self._random.random() < SENT_AGAIN:
@@ -171,13 +171,13 @@ class Ledger:
     # Taking answers ----------------------------------------------------------------------------------------
 
     def unanswered(self, request: Request) -> None:
-        """Nobody knows whether it was stored: it goes out again, before anything new."""
+        """Records that the request may or may not be stored; it is sent again before anything new."""
         request.cut.append(self.life)
         self.cut_in.add(self.life)
         self.waiting.append(request)
 
     def take(self, request: Request, answer: Answer) -> None:
-        """Notes what the server said of it."""
+        """Records the server's response to the request."""
         if answer.status in (429, 503, 507) and "retry-after" in answer.headers:
             self.waiting.append(request)
             return
@@ -211,7 +211,7 @@ class Ledger:
             self._done.append(request)
 
     def acknowledge(self, request: Request) -> None:
-        """Notes a request as stored, where no server has answered it."""
+        """Records a request as stored, in tests without a server."""
         items = json.dumps({"items": [{"code": 201}] * len(request.events)}).encode()
         self.take(request, Answer(200 if request.path.endswith("/batch") else 201, {}, items))
 
@@ -236,7 +236,7 @@ class Ledger:
 
 @dataclass
 class Findings:
-    """Differences between a ledger and a lake. `details` has the first of each in words."""
+    """Differences between a ledger and a lake. `details` describes the first 20."""
 
     acked: int = 0
     lost: int = 0

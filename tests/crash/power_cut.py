@@ -1,4 +1,4 @@
-"""What a disk may hold after a power cut, made from a trace of everything that was written to it.
+"""Computes what a disk may hold after a power cut, from a trace of everything written to it.
 
 What was synced is there. Of the rest, each write and each new or removed name may be there or not, in any combination.
 That is more than a real file system would do, and what SQLite and the spool must be ready for.
@@ -24,7 +24,7 @@ _FILE = re.compile(r"^(\d+)<([^>]*)>")
 
 
 def options(to: Path) -> list[str]:
-    """What goes before a command, so that the trace has every byte it writes."""
+    """The words before a command that make strace record every byte it writes."""
     assert STRACE is not None
     return [STRACE, "-D", "-f", "-y", "-q", "-xx", "-s", "1000000", "-o", str(to), "-e", f"trace={','.join(TRACED)}"]
 
@@ -124,7 +124,7 @@ class Disk:
                 name.synced = min(name.synced, call.ended)
 
     def after_a_cut(self, line: int, fate: Fate, chance: random.Random, to: Path) -> None:
-        """Lays down in the folder `to` what the disk may hold when the power goes at that line of the trace."""
+        """Writes into the folder `to` what the disk may hold if the power fails at that line of the trace."""
 
         def survives(thing: Write | Name) -> bool:
             if thing.line >= line:

@@ -1,4 +1,4 @@
-"""The real service as a subprocess, with what a test does to it: wait, ask, kill, stop."""
+"""Runs the real service as a subprocess that a test can wait for, query, kill and stop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _numbers = itertools.count()
 
 
 class NotReady(AssertionError):
-    """The server ended, or did not say that it answers; the message ends with what it said."""
+    """The server ended or did not report that it is ready; the message ends with its output."""
 
 
 class Service:
@@ -79,7 +79,7 @@ class Service:
             await asyncio.sleep(0.01)
 
     def output(self) -> str:
-        """What it has written to stderr."""
+        """The server's output to stderr so far."""
         return self.log.read_text(errors="replace")
 
     def drainer(self) -> int | None:

@@ -1,4 +1,4 @@
-"""What is tried on a disk of a few megabytes, in a mount namespace of its own that ends with the process.
+"""Scenarios on a disk of a few megabytes, in a mount namespace of their own that ends with the process.
 
     python -m tests.crash.small_disk ingest|drains|works FOLDER COUNT
 
@@ -37,7 +37,7 @@ RESERVE_GB = 0.008
 
 
 def command(phase: str, folder: Path, count: int = 0) -> list[str]:
-    """Runs one of them, as root or as a user who may make namespaces."""
+    """The command that runs a scenario, as root or as a user who may create namespaces."""
     flags = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
     return ["unshare", *flags, sys.executable, "-m", "tests.crash.small_disk", phase, str(folder), str(count)]
 
@@ -51,7 +51,7 @@ def mount(folder: Path, size: int, remount: bool = False) -> None:
 
 
 async def ingest(folder: Path) -> dict[str, Any]:
-    """Sends until nothing is taken any more, reads, frees space, sends again; then with a reserve kept free."""
+    """Sends until every write is refused, reads, frees space, sends again; then the same with a reserve kept free."""
     mount(folder, DISK_BYTES)
     ballast = folder / "ballast"
     ballast.write_bytes(bytes(BALLAST_BYTES))
@@ -101,7 +101,7 @@ async def some_drained(service: Service, ledger: Ledger) -> None:
 
 
 class Fill:
-    """What the clients of a disk that fills were told. `slowest` is the longest wait for a refusal, seconds."""
+    """Responses to the clients while the disk fills. `slowest` is the longest wait for a refusal in seconds."""
 
     def __init__(self) -> None:
         self.statuses: Counter[int] = Counter()
@@ -163,7 +163,7 @@ async def reads(service: Service, ledger: Ledger) -> dict[str, list[int]]:
 
 
 async def resumed(service: Service, ledger: Ledger, most: float = 15.0) -> float | None:
-    """Seconds until a write is taken again; then everything that was refused is sent once more."""
+    """Seconds until a write is accepted again; then sends everything that was refused once more."""
     started = time.monotonic()
     connection = Connection(service.port)
     after = None
@@ -193,7 +193,7 @@ async def drained(service: Service, most: float = 30.0) -> float | None:
 
 
 def drains(folder: Path, count: int) -> dict[str, Any]:
-    """Drains with from nothing to enough space left, at `count` points in between."""
+    """Drains at `count` points between no free space and enough of it."""
     mount(folder, 64 << 20)
     begin, ledger = folder / "begin", Ledger(seed=12)
     fill_spool(begin, ledger)

@@ -36,7 +36,7 @@ class Talk:
         self._end.sendall(json.dumps(words).encode() + b"\n")
 
     def hear(self) -> Any:
-        """The next line; None when nobody is left to say one. Raises TimeoutError."""
+        """The next line; None when the other end is closed. Raises TimeoutError."""
         while b"\n" not in self._rest:
             part = self._end.recv(65_536)
             if not part:
@@ -47,7 +47,7 @@ class Talk:
 
 
 def puts(talk: Talk, folder: Path) -> None:
-    """Opens the spool and puts each group; once more those that failed, as a client would."""
+    """Opens the spool and puts each group; retries those that failed once, as a client does."""
     wait(talk)
     try:
         spool = Spool(folder)
@@ -74,7 +74,7 @@ def attempt(talk: Talk, spool: Spool, name: str) -> bool:
 
 
 def drains(talk: Talk, folder: Path) -> None:
-    """Drains the spool of the lake in the folder, and once more when that failed, as a drainer would."""
+    """Drains the spool of the lake in the folder; retries once if that failed, as a drainer does."""
     from lake import open_lake
     from lake.spool.drain import Drainer
 

@@ -1,4 +1,4 @@
-"""A full disk is boring: writes are refused at once, reads go on, and everything resumes when there is space again."""
+"""With a full disk, writes are refused at once, reads go on, and writes resume when there is space again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.crash.small_disk import command
 
 @functools.cache
 def why_not() -> str | None:
-    """Why no small disk can be mounted here."""
+    """Why no small disk can be mounted on this machine, or None."""
     if shutil.which("unshare") is None:
         return "unshare is not installed"
     folder = ROOT / "tests" / "crash"  # covered for a moment, in a namespace that ends at once
@@ -65,7 +65,7 @@ def test_a_full_disk_refuses_writes_serves_reads_and_resumes(tmp_path: Path, say
 
 @pytest.mark.parametrize("count", [3, pytest.param(100, marks=pytest.mark.soak)])
 def test_a_drain_that_runs_out_of_disk_is_completed_by_the_next(tmp_path: Path, count: int, say: Say) -> None:
-    """From no space at all to almost enough: whichever write is the one that fails."""
+    """Drains with no space at all up to almost enough, so that each write is the failing one once."""
     results = tried("drains", tmp_path, count)
     say(
         f"drains that ran out of disk: {count} points, {results['failed_with']}, {len(results['failures'])} with a loss"

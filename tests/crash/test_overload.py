@@ -1,4 +1,4 @@
-"""More than a server was told to admit: it takes in what it may, refuses the rest at once, and grows no larger."""
+"""Load above the admitted rate: the server accepts up to the rate, refuses the rest at once, and does not grow."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_beyond_its_rate_a_server_sheds_and_keeps_its_goodput(
 async def curve(
     lake: Path, image: Path, shares: tuple[float, ...], seconds: float
 ) -> tuple[dict[float, dict[str, Any]], int, int]:
-    """What the generator found at each share of the rate; the server's resident bytes before, and at most."""
+    """The generator's measurements at each share of the rate, and the server's resident bytes before and at most."""
     service = await Service(lake, ["--max-rate", str(RATE)]).ready()
     points = {}
     await offered(service, image, RATE / 2, 1.0)

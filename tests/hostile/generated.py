@@ -1,4 +1,4 @@
-"""What Schemathesis is told of this API: how bodies of its own media types look, and two ids that exist.
+"""Tells Schemathesis how bodies of this API's own media types look, and two ids that exist.
 
 Loaded by its command (SCHEMATHESIS_HOOKS) in a process of its own.
 """
@@ -60,7 +60,7 @@ schemathesis.openapi.media_type(
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    """Some of the well-formed ids and keys become ones that exist, or are new: so the rest is looked at, too."""
+    """Replaces some well-formed ids and keys by existing or new ones, so that the code behind the check runs, too."""
     del context, kwargs
     for values in (case.body, case.path_parameters):
         if isinstance(values, dict):

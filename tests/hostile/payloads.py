@@ -1,4 +1,4 @@
-"""Two hundred texts that would run, load or forge something, if a page took them for more than text.
+"""Two hundred texts that would run, load or forge something if a page treated them as more than text.
 
 Each has a number of its own. What it would do shows: a dialog, `window.taken`, a request to another host, an element.
 """
@@ -226,7 +226,7 @@ _ODD = (
 
 
 def payloads() -> list[str]:
-    """Every text, made its own: RUN is a call that shows, HOST a foreign one."""
+    """Every text with RUN replaced by a call that leaves a trace, and HOST by a foreign host."""
     lines = [text for part in (_MARKUP, _SCRIPT, _TEMPLATES, _MARKDOWN) for text in part.strip("\n").split("\n")]
     return [
         text.replace("RUN", f"alert(window.taken={number})").replace("HOST", FOREIGN)

@@ -1,4 +1,4 @@
-"""Ways out of a locked SQL room: what was tried on DuckDB, and what its documentation offers.
+"""SQL that tries to escape from the sandbox: known attacks on DuckDB, and what its documentation offers.
 
 {file} is a file that must not be read, {folder} where it lies, {new} one that must not be made, {port} a port that
 must hear nothing. None of them may give rows, but those of `HARMLESS`, which may and then tell nothing.

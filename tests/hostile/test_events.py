@@ -1,4 +1,4 @@
-"""Odd JSON in events: whatever is accepted is drained, and SQL and HTTP read back what was said.
+"""Odd JSON in events: every accepted event is drained, and SQL and HTTP return what was sent.
 
 NaN, 1e999, duplicate keys, lone surrogates, NUL, numbers of thousands of digits, moments before and after all others.
 What a value becomes is said in `lake/formats/prediction_rows.py`: not-a-number and infinity are null in metadata and
@@ -24,7 +24,7 @@ from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.search_app.api_client import NDJSON, ApiClient, api_client, named, picture
 
-# What hypothesis says of texts of thousands of digits.
+# What Hypothesis reports for texts of thousands of digits.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 IMAGE = picture(1)
 
@@ -106,7 +106,7 @@ def missing(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """What metadata says of a value."""
+    """The value as it is stored in metadata."""
     match value:
         case dict():
             return {sound(k): plain(v) for k, v in value.items()}
@@ -120,7 +120,7 @@ def plain(value: Any) -> Any:
 
 
 def check(event: dict[str, Any], row: dict[str, Any]) -> None:
-    """The row of predictions against what the event said."""
+    """Compares the row of predictions with the event."""
     for name in ("model", "model_version", "label", "task", "source"):
         if not missing(event.get(name)):
             assert row[name] == sound(str(event[name])), name
@@ -145,7 +145,7 @@ def check(event: dict[str, Any], row: dict[str, Any]) -> None:
 
 
 class Counted:
-    """Events posted, what became of them, and those that wait to be looked at."""
+    """Events posted, the statuses they got, and those that wait to be checked."""
 
     def __init__(self, service: ApiClient) -> None:
         self.service = service
@@ -154,7 +154,7 @@ class Counted:
         self.read = 0
 
     def send(self, texts: list[bytes]) -> None:
-        """One batch."""
+        """Posts a batch and counts the statuses of its items."""
         answer = self.service.client.post("/v1/predictions/batch", content=b"\n".join(texts), headers=NDJSON)
         assert answer.status_code == 200, answer.text
         for text, item in zip(texts, answer.json()["items"], strict=True):
@@ -200,7 +200,7 @@ def _run(counted: Counted, examples: int, say: Say) -> None:
             counted.look()
             texts.clear()
 
-    # A failure names its event; to find a smaller one, each would need a drain of its own.
+    # No shrinking: a failure names its event, and a smaller example would need a drain of its own.
     @settings(max_examples=examples, phases=[Phase.generate])
     @given(events, st.booleans())
     def collect(event: dict[str, Any], ascii: bool) -> None:
@@ -216,16 +216,16 @@ def _run(counted: Counted, examples: int, say: Say) -> None:
     assert counted.read > examples / 5
 
 
-def test_whatever_is_accepted_is_read_back_as_it_was_said(counted: Counted, say: Say) -> None:
+def test_every_accepted_event_is_read_back_as_it_was_sent(counted: Counted, say: Say) -> None:
     _run(counted, 300, say)
 
 
 @pytest.mark.soak
-def test_whatever_is_accepted_is_read_back_as_it_was_said_at_length(counted: Counted, say: Say) -> None:
+def test_every_accepted_event_is_read_back_as_it_was_sent_at_length(counted: Counted, say: Say) -> None:
     _run(counted, 20_000, say)
 
 
-def test_each_odd_value_in_each_field(counted: Counted, say: Say) -> None:
+def test_every_field_accepts_or_refuses_every_odd_value(counted: Counted, say: Say) -> None:
     base = {"image_id": named(IMAGE), "model": "m", "label": "l"}
     for name in (*FIELDS, *PROMOTED, "scores", "boxes", "masks", "metadata", "x1"):
         strange = (*WORDS, *NUMBERS, True, False, None, [], {}, [[]], [None], {"a": None}, [1, "2"])
@@ -235,7 +235,7 @@ def test_each_odd_value_in_each_field(counted: Counted, say: Say) -> None:
     say(f"odd JSON: {counted.statuses.total():,} single values, answered {dict(counted.statuses)}; 0 parked")
 
 
-def test_of_two_equal_keys_the_last_counts(counted: Counted) -> None:
+def test_the_last_of_two_equal_keys_counts(counted: Counted) -> None:
     twice = b'{"image_id":"%s","model":"m","label":"first","label":"second","x1":1,"x1":2}' % named(IMAGE).encode()
     counted.send([twice])
     counted.look()

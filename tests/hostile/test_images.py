@@ -43,7 +43,7 @@ WORKER_BYTES = 512 << 20
 
 
 def look(data: bytes) -> str | None:
-    """The format the header says, or None when it is refused. Anything else than that is a fault."""
+    """The format in the header, or None if it is refused. Any other exception is a fault."""
     started = time.thread_time()
     try:
         header = read_header(data, decode.MAX_MEGAPIXELS_HTTP)
@@ -57,7 +57,7 @@ def look(data: bytes) -> str | None:
     return format
 
 
-def test_the_header_of_no_file_is_read_for_long_or_raises_anything_else(say: Say) -> None:
+def test_reading_a_header_is_quick_and_raises_only_unreadable_image(say: Say) -> None:
     cut = Counter(look(data) for _, data in files.cuts())
     flipped = Counter(look(data) for _, data in files.flips(20_000))
     bombs = Counter(look(data) for data in files.bombs().values())
@@ -68,12 +68,12 @@ def test_the_header_of_no_file_is_read_for_long_or_raises_anything_else(say: Say
 
 
 @given(st.binary(max_size=200), st.sampled_from(sorted({data[:4] for data in files.valid().values()})))
-def test_any_bytes_after_any_magic_number(tail: bytes, magic: bytes) -> None:
+def test_any_bytes_after_a_magic_number_are_read_or_refused(tail: bytes, magic: bytes) -> None:
     look(magic + tail)
 
 
 @pytest.mark.parametrize("name", sorted(files.valid()))
-def test_the_header_says_what_the_decoder_finds(name: str) -> None:
+def test_the_header_agrees_with_the_decoder(name: str) -> None:
     data = files.valid()[name]
     image = decode.open_image(data)
     size = image.size[::-1] if name == "tiff-sideways" else image.size  # Pillow turns this one when it opens it
@@ -105,7 +105,7 @@ def test_the_header_agrees_with_pillow(kind: tuple[str, str], long: int, short: 
 
 
 class Feed:
-    """Sends files to a server, each with an answer about it, and remembers what became of each."""
+    """Sends files to a server, each with a prediction about it, and records each response."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -115,7 +115,7 @@ class Feed:
         self.slowest = 0.0
 
     def alone(self, data: bytes) -> int:
-        """One request for one file; its status."""
+        """Sends one file in a request of its own; returns the status."""
         payload = event()
         headers = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(payload)}
         started = time.monotonic()
@@ -125,7 +125,7 @@ class Feed:
         return answer.status_code
 
     def together(self, items: Sequence[tuple[str, bytes]]) -> None:
-        """One batch of many."""
+        """Sends many files in one batch."""
         payloads = [event(source=name, image_base64=in_base64(data)) for name, data in items]
         body = b"\n".join(json.dumps(payload).encode() for payload in payloads)
         answer = self.client.post("/v1/predictions/batch", content=body, headers=NDJSON)
@@ -134,7 +134,7 @@ class Feed:
             self._note(item["code"], item, payload["prediction_id"], named(data))
 
     def drained(self, seconds: float) -> None:
-        """Waits until nothing waits."""
+        """Waits until the spool is empty."""
         deadline = time.monotonic() + seconds
         while (depth := self.client.get("/v1/status").json()["spool"])["events"]:
             assert time.monotonic() < deadline, depth
@@ -152,7 +152,7 @@ class Feed:
 
 
 def check(lake: Lake, feed: Feed, mates: dict[str, str]) -> Counter[str]:
-    """Every acknowledged answer is there, with a picture or a reason; the good among the bad have theirs.
+    """Every acknowledged prediction is stored, with a thumbnail or a reason; good images have a thumbnail.
 
     Returns the reasons.
     """
@@ -168,7 +168,7 @@ def check(lake: Lake, feed: Feed, mates: dict[str, str]) -> Counter[str]:
 
 
 def _batches(feed: Feed, items: Iterable[tuple[str, bytes]], size: int) -> dict[str, str]:
-    """Sends everything in batches, a good image in each; returns the good ones."""
+    """Sends all files in batches with a good image in each; returns the ids of the good images."""
     source, mates, number = iter(items), {}, 0
     while batch := list(islice(source, size)):
         good = pictures.encoded(pictures.scene(10_000 + number, 20, 14))
@@ -211,7 +211,7 @@ def test_no_file_harms_the_server_the_drainer_or_its_neighbours(lake_of_columns:
 
 
 def test_a_decoder_that_is_killed_costs_no_image(lk: Lake, tmp_path: Path, say: Say) -> None:
-    """What it had is tried again, each alone: only an image that kills its decoder by itself is given up."""
+    """Images of a killed decoder are decoded again, each alone: only an image that kills its decoder is given up."""
     images = [pictures.encoded(pictures.scene(n, 300, 200), "JPEG") for n in range(160)]
     box, killed = Spool(tmp_path / "spool"), 0
     with Drainer(lk, box) as drainer:
@@ -231,7 +231,7 @@ def test_a_decoder_that_is_killed_costs_no_image(lk: Lake, tmp_path: Path, say: 
                         time.sleep(0.01)
             results = work.result(120)
     box.close()
-    say(f"{killed} decoders killed at work, {len(results)} images decoded all the same")
+    say(f"{killed} decoders killed while decoding, {len(results)} images decoded")
     assert killed >= 2
     assert all(isinstance(result, decode.Decoded) for result in results.values())
 

@@ -29,7 +29,7 @@ SKIPPED = "positive_data_acceptance"
 
 
 class Run:
-    """One run of its command; `said` is what it printed."""
+    """One run of its command; `output` is what it printed."""
 
     def __init__(self, service: Service, folder: Path, examples: int, phases: str, token: str | None) -> None:
         url = f"http://127.0.0.1:{service.port}"
@@ -57,7 +57,7 @@ class Run:
             self.statuses[int(status)] = self.statuses.get(int(status), 0) + int(count)
 
     def check(self, service: Service) -> str:
-        """Raises when anything was found; the counts as a line."""
+        """Asserts that the run has no failure; returns the counts as a line."""
         assert self.done.returncode == 0, self.output[-6_000:] + self.done.stderr[-2_000:]
         assert f"Tested: {self.operations}" in " ".join(self.output.split())
         assert not [status for status in self.statuses if status >= 500]
@@ -74,14 +74,12 @@ def _run(lake: Lake, serve: Serve, folder: Path, say: Say, examples: int, phases
     say(f"schemathesis, {'with a key' if with_key else 'open'}: {counts}; 0 failures, {run.seconds:.0f} s")
 
 
-def test_every_operation_answers_as_the_document_says(
-    lake_of_columns: Lake, serve: Serve, tmp_path: Path, say: Say
-) -> None:
+def test_every_operation_responds_as_documented(lake_of_columns: Lake, serve: Serve, tmp_path: Path, say: Say) -> None:
     _run(lake_of_columns, serve, tmp_path, say, 4, "examples,fuzzing,stateful", with_key=False)
 
 
 @pytest.mark.soak
-def test_every_operation_answers_as_the_document_says_to_a_key(
+def test_every_operation_responds_to_a_key_as_documented(
     lake_of_columns: Lake, serve: Serve, tmp_path: Path, say: Say
 ) -> None:
     _run(lake_of_columns, serve, tmp_path, say, 1, "coverage", with_key=True)
@@ -89,7 +87,7 @@ def test_every_operation_answers_as_the_document_says_to_a_key(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("with_key", [False, True])
-def test_every_operation_answers_as_the_document_says_a_thousand_times(
+def test_every_operation_responds_as_documented_a_thousand_times(
     lake_of_columns: Lake, serve: Serve, tmp_path: Path, say: Say, with_key: bool
 ) -> None:
     _run(lake_of_columns, serve, tmp_path, say, 1_000, "examples,coverage,fuzzing,stateful", with_key)

@@ -1,4 +1,4 @@
-"""Stored markup in a real browser: two hundred texts in every field somebody else writes, then every page of the app.
+"""Stored markup in a real browser: two hundred texts in every field that others write, then every page of the app.
 
 They come in through the HTTP API, a prediction log and a folder of classes. No dialog may open, no other host be
 asked, no element appear that a text brought along; and the texts must be there to be read, letter by letter.
@@ -120,7 +120,7 @@ def fill(lake: Lake, folder: Path, client: httpx.Client) -> None:
         body = "\n".join(json.dumps(prediction) for prediction in answers[start : start + 100])
         items = client.post("/v1/predictions/batch", content=body, headers=NDJSON).json()["items"]
         refused = [item for item in items if item["code"] != 201]
-        # Blank words are no answer.
+        # A blank label is refused.
         assert len(refused) <= 1, refused
     for prediction in answers[: len(texts)]:
         feedback = {
@@ -160,7 +160,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Visitor:
-    """A page that remembers what it must not see."""
+    """A page that records everything that must not happen."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         context = browser.new_context(viewport={"width": 1400, "height": 1200})
@@ -245,7 +245,7 @@ def _browse(lake: Lake, folder: Path, serve: Serve, browser: Browser, say: Say, 
     _visit(lake, visitor, cluster(lake, method="kmeans", k=8).tree, texts)
     visitor.check()
     visitor.page.set_content(f"<svg onload=1></svg><a href=//{FOREIGN}></a><object></object>")
-    assert len(visitor.page.evaluate(LOOK, FOREIGN)) == 3  # it has eyes
+    assert len(visitor.page.evaluate(LOOK, FOREIGN)) == 3  # the check itself works
     assert "Traceback" not in service.output(), service.output()[-3_000:]
     summary = f"{visitor.visited} pages with {len(payloads())} texts in every field, {len(visitor.texts)} of them shown"
     say(f"stored markup: {summary}; 0 dialogs, 0 requests to other hosts, 0 elements, 0 errors")
@@ -283,7 +283,7 @@ def test_nothing_in_the_app_asks_streamlit_to_trust_a_text() -> None:
     assert len(scripts) >= 4
     for path, text in code.items():
         assert "unsafe_allow" not in text, path
-        # What goes in as HTML is a file or a constant of ours.
+        # Only files and constants of the app are inserted as HTML.
         for call in re.findall(r"\bst\.(?:html|iframe|components)\b.*", text):
             assert re.match(r"st\.html\((?:[A-Z_]+\)|'[^'{]*'\))|st\.components", call), (path, call)
     for path, text in scripts.items():

@@ -38,7 +38,7 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs 
 
 
 def names(canary: Path) -> list[str]:
-    """Names that would lead to the canary, or trip whoever takes them for a file's."""
+    """Names that would lead to the canary, or break code that uses them as file names."""
     up, absolute = f"../{canary.parent.name}/{canary.name}", str(canary)
     ways = [
         *[("../" * depth) + f"{CANARY}/secret.txt" for depth in range(1, 8)], up, absolute, "/" + absolute,
@@ -58,7 +58,7 @@ def names(canary: Path) -> list[str]:
 
 
 def spellings(name: str) -> list[bytes]:
-    """The name as a part of an address, as honest and dishonest clients would write it."""
+    """The name as a part of a URL, as honest and hostile clients write it."""
     once = quote(name, safe="")
     plain = name.encode()
     return [
@@ -127,7 +127,7 @@ def _gets(service: Service, canary: Path, step: int) -> Counter[int]:
         counts[status] += 1
         assert status < 500, (target, body[:300])
         assert SECRET not in body, target
-        assert CANARY.encode() not in body or "json" in headers["content-type"], target  # it may say what was asked
+        assert CANARY.encode() not in body or "json" in headers["content-type"], target  # it may repeat the request
         if status in (301, 302, 303, 307, 308):
             # A redirect to //host would be one to anywhere.
             assert re.match(r"(http://127\.0\.0\.1(:\d+)?)?/(?![/\\])", headers["location"]), (
@@ -260,7 +260,7 @@ def test_labels_become_folders_inside_the_exported_one(lk: Lake, tmp_path: Path,
     say(f"export: {len(labels)} labels as folders, all inside")
 
 
-def test_pictures_are_served_as_nothing_else(lk: Lake, tmp_path: Path) -> None:
+def test_images_are_served_only_as_images(lk: Lake, tmp_path: Path) -> None:
     inputs = {**files.valid(), **{n: d for n, d in files.bombs().items() if "markup" in n or "a zip" in n}}
     with api_client(lk, tmp_path / "spool") as service:
         for _ in range(2):  # while they wait, and when they are stored

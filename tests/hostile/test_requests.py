@@ -1,4 +1,4 @@
-"""Requests no honest client makes, byte by byte: endless heads, lies about lengths, half a body, two requests in one.
+"""Malformed requests, byte by byte: endless heads, wrong lengths, half a body, two requests in one.
 
 The server answers with a 4xx or hangs up, keeps its memory, and says nothing of it in its log but a line.
 """
@@ -31,7 +31,7 @@ PIECE = b"a" * (1 << 16)
 HEAD = b"Host: 127.0.0.1\r\n"
 POST = b"POST /v1/images HTTP/1.1\r\n" + HEAD + b"Content-Type: image/png\r\n"
 
-# What is sent first, and what is sent again and again behind it.
+# The bytes that are sent first, and those that are repeated after them.
 FLOODS = {
     "an address": (b"GET /", PIECE),
     "a header's name": (b"GET /healthz HTTP/1.1\r\n" + HEAD, PIECE),
@@ -91,7 +91,7 @@ def dial(service: Service) -> socket.socket:
 
 
 def exchange(service: Service, request: bytes) -> bytes:
-    """The answer to a request that ends its connection."""
+    """Sends a request on a connection of its own; returns the response."""
     response = b""
     with dial(service) as connection:
         connection.sendall(request)
@@ -102,7 +102,7 @@ def exchange(service: Service, request: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One server for all but the last test; what it must not have done is looked at when they are through."""
+    """One server for all but the last test; checks its output after them."""
     path = tmp_path_factory.mktemp("requests") / "lake"
     open_lake.create(str(path))
     running = Service(path)
@@ -135,7 +135,7 @@ def test_an_endless_head_is_cut_off(service: Service, say: Say) -> None:
     say(f"{len(FLOODS)} endless heads, each cut off before {FLOOD_BYTES >> 20} MiB, no memory kept")
 
 
-def test_what_is_no_request_gets_a_4xx_or_nothing(service: Service, say: Say) -> None:
+def test_a_malformed_request_gets_a_4xx_or_no_response(service: Service, say: Say) -> None:
     statuses: Counter[str] = Counter()
     for request in MALFORMED:
         with dial(service) as connection:

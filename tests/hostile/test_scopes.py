@@ -1,4 +1,4 @@
-"""Every route by every caller, on the real server with its app: who has no right to an answer gets none.
+"""Every route by every caller, on the real server with its app: a caller without the scope gets no content.
 
 The routes are those of the server's own OpenAPI document and of Streamlit's own modules, so a new one is asked about by
 itself; one that `search_app/security/scopes.py` does not name fails here.
@@ -59,7 +59,7 @@ def operations(document: dict[str, dict[str, object]]) -> set[tuple[str, str]]:
 
 @pytest.fixture
 def tokens(lake_of_columns: Lake) -> dict[str, str]:
-    """A key for each scope, and keys that are none."""
+    """A valid key for each scope, and invalid keys."""
     by_scope = {scope: keys.create(lake_of_columns, scope, [scope])[1] for scope in keys.SCOPES}
     by_scope["ingest, feedback"] = keys.create(lake_of_columns, None, ["ingest", "feedback"])[1]
     revoked, by_scope["revoked"] = keys.create(lake_of_columns, None, ["admin"])
@@ -74,7 +74,7 @@ def tokens(lake_of_columns: Lake) -> dict[str, str]:
 
 
 def callers(tokens: dict[str, str]) -> Iterator[tuple[str, dict[str, bytes], set[str]]]:
-    """Who comes, with which headers, and the scopes that gives."""
+    """(caller, headers, scopes) of every kind of caller."""
     yield "nobody", {}, set()
     yield "another scheme", {"Authorization": b"Basic YWRtaW46YWRtaW4="}, set()
     yield "a key in the address", {}, set()
@@ -90,7 +90,7 @@ def callers(tokens: dict[str, str]) -> Iterator[tuple[str, dict[str, bytes], set
         yield name, {"Authorization": f"Bearer {token}".encode("latin-1").replace(b"\0", b"").strip()}, scopes
 
 
-def test_no_route_answers_who_has_no_right_to_it(
+def test_no_route_serves_a_caller_without_the_scope(
     lake_of_columns: Lake, tokens: dict[str, str], serve: Serve, say: Say
 ) -> None:
     service = serve(lake_of_columns, "--require-key", ui=True)

@@ -1,4 +1,4 @@
-"""SQL of anybody stays inside the sandbox: it reaches no file, network, setting or path, and writes nothing."""
+"""User SQL stays inside the sandbox: it reaches no file, network, setting or path, and writes nothing."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Room:
         return True, repr(result.columns) + repr(result.table.to_pylist())
 
     def leaked(self, text: str, output: str) -> str | None:
-        """What the output gives away, or None."""
+        """The secret that the output contains, or None."""
         return next((secret for secret in self.secrets if secret in output and secret not in text), None)
 
     def check(self) -> None:
@@ -130,7 +130,7 @@ def test_no_attempt_escapes(room: Room, say: Say) -> None:
         assert answered, f"{text} -> {output}"
         assert room.leaked(text, output) is None, f"{text} -> {output[:500]}"
     room.check()
-    say(f"SQL: {len(attempts)} attempts to escape, 0 escaped, 0 writes, 0 paths or settings told")
+    say(f"SQL: {len(attempts)} attempts to escape, 0 escaped, 0 writes, 0 paths or settings revealed")
 
 
 def test_secrets_cannot_be_selected(room: Room) -> None:
@@ -255,7 +255,7 @@ def _mutate(room: Room, say: Say, count: int) -> None:
     room.check()
     assert outcomes["answered"] > count // 50
     assert outcomes["stopped: died"] == 0
-    say(f"SQL: {count:,} mutated queries, 0 escaped, 0 writes, nothing told; {dict(outcomes)}")
+    say(f"SQL: {count:,} mutated queries, 0 escaped, 0 writes, nothing revealed; {dict(outcomes)}")
 
 
 def test_no_mutation_escapes(room: Room, say: Say) -> None:

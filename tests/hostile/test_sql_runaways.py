@@ -1,4 +1,4 @@
-"""Any SQL ends in time and within its memory, and others are served meanwhile."""
+"""Every SQL query ends in time and within its memory, and other requests are served meanwhile."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ RUNAWAYS = {
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """One for all: nothing here writes to it."""
+    """One lake for all tests: none of them writes to it."""
     lake = open_lake.create(str(tmp_path_factory.mktemp("runaways") / "asked"))
     prediction_rows.add(
         lake, [{"label": "abc"[i % 3], "confidence": i / 2000, "latency_ms": float(i)} for i in range(2000)]
@@ -78,7 +78,7 @@ def pool(lake: Lake) -> Iterator[Pool]:
 
 
 def end(pool: Pool, sql: str, limit: float) -> tuple[str, float]:
-    """How a query ended, and after how many seconds."""
+    """The outcome of a query, and its seconds."""
     started = time.monotonic()
     try:
         pool.run(sql, timeout=limit, max_bytes=64 << 20)
@@ -214,7 +214,7 @@ def test_children_end_with_their_parent(lake: Lake) -> None:
 
 
 def _beside_runaways(lake: Lake, serve: Serve, requests: int) -> tuple[list[float], list[float], Counter[int]]:
-    """Milliseconds of another route without and with runaways beside it, and how the runaways were answered."""
+    """Milliseconds of another route without and with runaways beside it, and the statuses of the runaways."""
     service = serve(lake)
     url = f"http://127.0.0.1:{service.port}"
     with httpx.Client(base_url=url, timeout=30) as client:

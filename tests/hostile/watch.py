@@ -1,4 +1,4 @@
-"""What a server under hostile input does: who of its processes dies, what memory they take, whether reads stay up."""
+"""Watches a server under hostile input: which of its processes die, how much memory they use, whether reads work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that keeps the batch contract and a ledger of it, and misbehaves when it is told to."""
+"""A server that implements the batch contract, records every request, and misbehaves on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Say:
-    """The whole request is answered with this."""
+    """The response to a whole request."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Request:
 
 
 class Ledger:
-    """Moods in `script` are used up, one a request; then everything is taken.
+    """Each request uses up one mood of `script`; after the last mood every request is accepted.
 
     `whole` may refuse a request for what is in it, `items` single events.
     """

@@ -22,7 +22,7 @@ def name(number: int) -> str:
 
 
 def prediction(number: int, data: bytes | None = None, image_id: str | None = None, **fields: Any) -> Event:
-    """The answer of that number, about the picture of its number unless it says which."""
+    """The prediction of that number, about the picture of its number unless you pass another."""
     payload = {"prediction_id": name(number), "model": "m", "label": "cat", **fields}
     if data is None and image_id is None:
         data = picture(number)

@@ -19,7 +19,7 @@ def image(name: object) -> str:
 
 
 def add(lake: Lake, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Adds rows to predictions, each an image of its own unless it says which; returns their prediction_ids."""
+    """Adds rows to predictions, each about a new image unless the row has an image_id; returns the prediction_ids."""
     moment = store.now()
     start = lake.dataset("predictions").count_rows()
     whole = [

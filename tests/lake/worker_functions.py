@@ -37,14 +37,14 @@ def environment() -> tuple[str | None, int]:
 
 
 def decode_or_die(files: list[bytes], max_megapixels: float) -> list[decode.Decoded | str]:
-    """lake.images.decode:decode_many in a world where some bytes crash the decoder."""
+    """Like lake.images.decode:decode_many, but DEADLY bytes crash the decoder."""
     if any(data.endswith(DEADLY) for data in files):
         os.kill(os.getpid(), signal.SIGSEGV)
     return decode.decode_many(files, max_megapixels)
 
 
 def prepare_or_die(files: list[bytes], preprocessing: Preprocessing | None) -> Prepared:
-    """embeddings.embedders.preprocess:prepare_many in the same world."""
+    """Like embeddings.embedders.preprocess:prepare_many, but DEADLY bytes crash the worker."""
     if any(data.endswith(DEADLY) for data in files):
         os.kill(os.getpid(), signal.SIGSEGV)
     return prepare_many(files, preprocessing)

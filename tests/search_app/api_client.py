@@ -1,6 +1,6 @@
-"""The HTTP API over a lake and a spool, in this process: what the tests of taking events in share.
+"""A client of the HTTP API over a lake and a spool, in this process, for the tests of event ingest.
 
-Nothing drains by itself: a test says when.
+Nothing drains by itself: a test calls `drain`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}
 
 
 class ApiClient:
-    """A client of the API, and what is behind it."""
+    """A client of the API, with the lake, API and spool behind it."""
 
     def __init__(self, client: TestClient, lake: Lake, api: Api, spool: Spool) -> None:
         self.client = client
@@ -40,7 +40,7 @@ class ApiClient:
         self.spool = spool
 
     def drain(self) -> DrainReport:
-        """Everything that waits comes into the lake. Nothing may be set aside."""
+        """Drains the spool into the lake; asserts that no event is parked."""
         report = drain(self.lake, self.spool)
         assert report is not None
         assert self.spool.parked() == []
@@ -102,7 +102,7 @@ def named(data: bytes) -> str:
 
 
 def reason(answer: Any) -> tuple[int, str]:
-    """Status and machine-readable reason of an answer that says no, in the form every such answer has."""
+    """Status and machine-readable reason of a refusal; asserts the form that every refusal has."""
     document = answer.json()
     assert answer.headers["content-type"] == PROBLEM
     assert set(document) == {"type", "title", "status", "detail", "reason"}

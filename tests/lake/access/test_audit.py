@@ -31,7 +31,9 @@ def test_an_event_drained_twice_has_one_row(lk: Lake) -> None:
     ]
 
 
-def test_what_comes_without_a_key_is_by_the_user_of_the_process(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_action_without_a_key_is_logged_under_the_user_of_the_process(
+    lk: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     audit.record(lk, "forget", "x")
     audit.record(lk, "slice create", "y", key_id="abc")
     monkeypatch.setattr(getpass, "getuser", lambda: (_ for _ in ()).throw(KeyError("uid not found")))
@@ -43,7 +45,7 @@ def test_what_comes_without_a_key_is_by_the_user_of_the_process(lk: Lake, monkey
     assert json.loads(_rows(lk)[2]["detail"]) == {"why": "asked · to"}
 
 
-def test_keys_are_made_and_ended_under_the_log_s_eyes(lk: Lake) -> None:
+def test_creating_and_revoking_keys_is_audited(lk: Lake) -> None:
     record, token = keys.create(lk, "line 4", ["ingest"])
     keys.revoke(lk, record.key_id)
     keys.revoke(lk, record.key_id)

@@ -71,7 +71,7 @@ def test_a_token_with_any_other_character_is_a_forgery(position: int, other: str
 
 
 @given(st.text() | st.from_regex(r"ll_[0-9a-z]{12}_[0-9a-f]{64}", fullmatch=True))
-def test_what_was_never_made_is_a_forgery_and_no_crash(text: str) -> None:
+def test_a_token_that_was_never_issued_is_a_forgery_and_no_crash(text: str) -> None:
     records, token = _known()
     assert keys.match(records, text) is None
     for more in ((text or " ") + token, token + (text or " ")):
@@ -96,7 +96,7 @@ def test_a_revoked_key_is_known_but_never_active_again(lk: Lake) -> None:
     assert keys.revoke(lk, record.key_id).revoked_at == ended.revoked_at, "the first moment stands"
 
 
-def test_a_found_token_can_be_revoked_as_it_is(lk: Lake) -> None:
+def test_a_leaked_token_can_be_revoked_by_the_token_itself(lk: Lake) -> None:
     record, token = keys.create(lk, None, ["read"])
     assert keys.revoke(lk, token).key_id == record.key_id
 
@@ -113,7 +113,7 @@ def test_a_found_token_can_be_revoked_as_it_is(lk: Lake) -> None:
         (["read"], None, dt.timedelta(days=4_000_000), "9999"),
     ],
 )
-def test_what_cannot_be_a_key_is_refused_and_nothing_is_written(
+def test_an_invalid_key_is_refused_and_nothing_is_written(
     lk: Lake, scopes: list[str], name: str | None, expires: dt.timedelta | dt.datetime | None, why: str
 ) -> None:
     with pytest.raises(BadInput, match=why):
@@ -131,7 +131,7 @@ def test_what_cannot_be_a_key_is_refused_and_nothing_is_written(
         ("2027-01-01T12:00+02:00", dt.datetime(2027, 1, 1, 10, tzinfo=dt.UTC)),
     ],
 )
-def test_expiries_as_people_write_them(text: str, means: dt.timedelta | dt.datetime) -> None:
+def test_expiries_are_read_as_people_write_them(text: str, means: dt.timedelta | dt.datetime) -> None:
     assert keys.span_or_moment(text) == means
 
 
@@ -141,7 +141,7 @@ def test_other_expiries_are_refused(text: str) -> None:
         keys.span_or_moment(text)
 
 
-def test_a_keyring_sees_another_process_s_keys_once_it_asks_again(lk: Lake) -> None:
+def test_a_keyring_sees_the_keys_of_another_process_after_a_refresh(lk: Lake) -> None:
     ring = Keyring(lk)
     assert not ring.any_active()
     other = open_lake.open(lk.uri)
@@ -177,7 +177,7 @@ def test_a_keyring_keeps_its_keys_while_the_lake_cannot_be_read_but_not_for_ever
     assert ring.lost()
 
 
-def test_the_commands_make_list_and_end_keys(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_create_list_and_revoke_keys(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "list", "--lake", lk.uri]) == 0
     assert "no keys yet" in capsys.readouterr().out
     command = ["key", "create", "--scope", "read", "--scope", "ingest", "--expires", "30d", "--name", "line 4"]
@@ -204,7 +204,7 @@ def test_the_commands_make_list_and_end_keys(lk: Lake, capsys: pytest.CaptureFix
         (["revoke", "nobody"], "lakeloop key list"),
     ],
 )
-def test_bad_words_end_with_2_and_one_sentence(
+def test_wrong_arguments_exit_with_2_and_one_sentence(
     lk: Lake, capsys: pytest.CaptureFixture[str], words: list[str], why: str
 ) -> None:
     assert main(["key", *words, "--lake", lk.uri]) == 2

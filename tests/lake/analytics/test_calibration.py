@@ -45,7 +45,7 @@ def _cells(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
     return np.flatnonzero(filled), n[filled], hits[filled], np.bincount(cell, sure, minlength=1500)[filled]
 
 
-def test_intervals_hold_the_true_error_and_chance_bounds_the_calibrated(say: Say) -> None:
+def test_intervals_cover_the_true_error_and_chance_bounds_a_calibrated_model(say: Say) -> None:
     covered = below = 0
     many = np.random.default_rng(0).beta(4, 1.5, 400_000)
     true = of_cells(*_cells(many, np.random.default_rng(1).random(len(many)) < many**2))

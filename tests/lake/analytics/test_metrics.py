@@ -1,4 +1,4 @@
-"""Metrics by any dimension, on answers that can be counted by hand; every cell's filter picks its answers out."""
+"""Metrics by any dimension, on predictions you can count by hand; the filter of a cell selects its predictions."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def add_verdicts(lake: Lake, *verdicts: tuple[str, str, str, int]) -> None:
 
 @pytest.fixture
 def judged(make_lake: MakeLake) -> Lake:
-    """Twelve answers, two on each of six images: model 1 says a, model 2 says a and b in turn. Even images are a, odd
-    ones b, the last two have no label; line is x for the first three images.
+    """Twelve predictions, two for each of six images: model 1 predicts a, model 2 predicts a and b in turn.
+
+    Even images are a, odd images are b, the last two have no label; line is x for the first three images.
     """
     lk = make_lake(columns={"line": "string", "level": "int", "lit": "bool"})
     rows: list[dict[str, Any]] = []
@@ -63,7 +64,7 @@ def _counts(breakdown: metrics.Breakdown) -> dict[tuple[str | None, ...], tuple[
     return {cell.values: (cell.answers, cell.known, cell.right) for cell in breakdown.cells}
 
 
-def test_by_a_column_and_by_two(judged: Lake) -> None:
+def test_metrics_by_one_column_and_by_two(judged: Lake) -> None:
     breakdown = metrics.by(judged, ["line"])
     # Of x's images 0, 1, 2 model 1 is wrong about 1; of y's image 3 alone is labelled, and model 1 is wrong.
     assert _counts(breakdown) == {("x",): (6, 6, 5), ("y's",): (6, 2, 1)}
@@ -81,7 +82,7 @@ _NAMED = """line level lit label model model_version version folder source task 
 
 
 @pytest.mark.parametrize("name", [*_NAMED.split(), "odd key"])
-def test_a_cells_filter_picks_its_answers_out(judged: Lake, name: str) -> None:
+def test_the_filter_of_a_cell_selects_its_predictions(judged: Lake, name: str) -> None:
     add(judged, [{"image_id": image("new"), "boxes": [{"label": "a", "x": 0, "y": 0, "width": 40, "height": 40}]}])
     breakdown = metrics.by(judged, [name])
     assert breakdown.cells
@@ -147,7 +148,7 @@ def test_two_models_on_the_same_images(judged: Lake) -> None:
             metrics.compare(judged, *pair)
 
 
-def test_days_and_models(judged: Lake) -> None:
+def test_metrics_by_day_and_the_list_of_models(judged: Lake) -> None:
     days = metrics.days(judged)
     assert [(day.day.isoformat(), day.answers, day.known, day.right) for day in days][:2] == [
         ("2026-09-07", 2, 2, 2),
@@ -172,7 +173,7 @@ def test_scope_is_a_filter_a_slice_and_models(judged: Lake) -> None:
             metrics.scope(judged, **arguments)  # type: ignore[arg-type]
 
 
-def test_what_is_no_dimension_is_refused_with_the_nearest(judged: Lake) -> None:
+def test_an_unknown_dimension_is_refused_with_the_nearest_name(judged: Lake) -> None:
     for name, words in (("lien", "did you mean line"), ("metadata.sit", "metadata.site"), ("qqq", "there are line, ")):
         with pytest.raises(BadInput, match=words):
             metrics.by(judged, [name])
@@ -185,7 +186,7 @@ def test_what_is_no_dimension_is_refused_with_the_nearest(judged: Lake) -> None:
     assert {"line", "metadata.site", "metadata.odd key", "box_size", "version"} <= {*dimensions.names(judged)}
 
 
-def test_an_answer_counts_in_every_size_it_has(lk: Lake) -> None:
+def test_a_prediction_counts_in_every_size_it_has(lk: Lake) -> None:
     import numpy as np
 
     def mask(side: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def test_wilson_agrees_with_the_published_example() -> None:
     assert (rate.low, rate.high) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5))
 
 
-def test_a_difference_agrees_with_the_published_example() -> None:
+def test_the_interval_of_a_difference_agrees_with_the_published_example() -> None:
     apart = difference(56, 70, 48, 80)  # Newcombe 1998, II, table II, (a) by method 10: 0.0524 to 0.3339
     assert (apart.value, apart.low, apart.high) == (
         pytest.approx(0.2),
@@ -36,12 +36,12 @@ def test_a_difference_agrees_with_the_published_example() -> None:
     assert difference(1, 2, 0, 0) == Rate(None, None, None, 0)
 
 
-def test_nothing_counted_is_no_rate() -> None:
+def test_without_a_count_there_is_no_rate() -> None:
     assert wilson(0, 0) == Rate(None, None, None, 0)
 
 
 @given(COUNTS)
-def test_the_interval_holds_the_share_and_stays_in_bounds(counts: tuple[int, int]) -> None:
+def test_the_interval_contains_the_share_and_stays_in_bounds(counts: tuple[int, int]) -> None:
     rate = wilson(*counts)
     assert rate.low is not None
     assert rate.high is not None
@@ -76,14 +76,14 @@ def test_mcnemar_is_the_binomial_of_the_changed() -> None:
     assert mcnemar(3, 9_000) == mcnemar(9_000, 3) < 1e-300
 
 
-def test_fishers_tea_tasting() -> None:
+def test_fishers_exact_test_agrees_with_the_tea_tasting() -> None:
     assert more_errors(3, 4, 1, 4) == pytest.approx(17 / 70)  # Fisher 1935: three of the four cups, or all of them
     assert more_errors(4, 4, 0, 4) == pytest.approx(1 / 70)
     assert more_errors(0, 4, 4, 4) == pytest.approx(1)
     assert more_errors(0, 0, 1, 2) == 1
 
 
-def test_holms_correction_by_hand() -> None:
+def test_holms_correction_agrees_with_a_hand_calculation() -> None:
     ps = [0.01, 0.04, 0.03, 0.005]
     assert holm(ps) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []

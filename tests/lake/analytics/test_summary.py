@@ -55,7 +55,7 @@ def test_an_empty_lake_has_numbers_too(lk: Lake) -> None:
     assert (status["images"], status["answers"], status["models"], status["embedders"]) == (0, 0, [], [])
 
 
-def test_answers_of_more_models_than_are_listed_are_counted(lk: Lake) -> None:
+def test_predictions_of_models_that_are_not_listed_are_counted(lk: Lake) -> None:
     from tests.lake.prediction_rows import add
 
     add(lk, [{"model": f"m{i}"} for i in range(130)])

@@ -76,7 +76,7 @@ def test_a_restored_lake_is_the_same_lake(source: Lake, tmp_path: Path, name: st
     assert [p.name for p in tmp_path.glob("**/*.part")] == []
 
 
-def test_what_was_acknowledged_before_is_in_it_while_more_comes(make_lake: MakeLake, tmp_path: Path) -> None:
+def test_a_backup_during_ingest_has_everything_acknowledged_before(make_lake: MakeLake, tmp_path: Path) -> None:
     """Writers and a drainer go on; the restored lake has each acknowledged event once, and its bytes."""
     lk = make_lake()
     spool = Spool(Path(lk.uri) / "spool")
@@ -117,7 +117,7 @@ def test_what_was_acknowledged_before_is_in_it_while_more_comes(make_lake: MakeL
     assert new.known("thumbnails", "image_id", names) == set(names)
 
 
-def test_who_refers_is_pinned_before_what_it_refers_to() -> None:
+def test_a_table_is_pinned_before_the_tables_it_refers_to() -> None:
     """What is written between two pins is there as a whole or dangles nowhere: a release has its gate and its run."""
     refers = {
         "releases": ["gates", "runs"],
@@ -139,7 +139,7 @@ def test_who_refers_is_pinned_before_what_it_refers_to() -> None:
     assert [(a, b) for a, names in refers.items() for b in names if order.index(a) > order.index(b)] == []
 
 
-def test_events_that_wait_in_several_spools_are_in_it(lk: Lake, tmp_path: Path) -> None:
+def test_events_waiting_in_several_spools_are_in_the_backup(lk: Lake, tmp_path: Path) -> None:
     names = []
     for number in range(2):
         spool = Spool(tmp_path / f"spool{number}")
@@ -178,7 +178,7 @@ def test_an_event_whose_file_was_drained_meanwhile_is_in_the_tables(lk: Lake, tm
     assert lake.open(str(tmp_path / "new")).known("images", "image_id", image) == set(image)
 
 
-def test_tagged_versions_are_in_it(source: Lake, tmp_path: Path) -> None:
+def test_tagged_versions_are_in_the_backup(source: Lake, tmp_path: Path) -> None:
     source.dataset("predictions").tags.create("training", 3)
     rows = source.dataset("predictions", 3).count_rows()
     maintenance.maintain(source)
@@ -190,7 +190,7 @@ def test_tagged_versions_are_in_it(source: Lake, tmp_path: Path) -> None:
     assert stock.contents(new, "audit") == stock.contents(source, "audit")
 
 
-def test_older_versions_are_not(source: Lake, tmp_path: Path) -> None:
+def test_older_versions_are_not_in_the_backup(source: Lake, tmp_path: Path) -> None:
     report = backup.backup(source, tmp_path / "copy")
     assert report.bytes < stock.size(Path(source.uri)) - stock.size(tmp_path / "copy") // 2
     assert len(list((tmp_path / "copy/images.lance/_versions").iterdir())) == 1
@@ -288,7 +288,7 @@ class changed:
         (lambda root: relisted(root, '{"files": []}'), "lacks its format"),
     ],
 )
-def test_a_folder_that_is_not_as_written_is_refused(backed_up: Path, tmp_path: Path, harm, message: str) -> None:
+def test_a_changed_backup_folder_is_refused(backed_up: Path, tmp_path: Path, harm, message: str) -> None:
     shutil.copytree(backed_up / "copy", tmp_path / "copy")
     harm(tmp_path / "copy")
     with pytest.raises(BadInput, match=message.replace(".", r"\.")):
@@ -304,7 +304,7 @@ def relisted(root: Path, text: str) -> None:
     (root / archive.LIST_HASH).write_text(f"{hashlib.sha256(text.encode()).hexdigest()}  {archive.LIST}\n")
 
 
-def test_its_hash_kept_elsewhere_shows_what_went_with_the_list(backed_up: Path, tmp_path: Path) -> None:
+def test_a_hash_kept_elsewhere_shows_that_the_list_was_changed(backed_up: Path, tmp_path: Path) -> None:
     shutil.copytree(backed_up / "copy", tmp_path / "copy")
     sha256 = restore.verify(backed_up / "copy").sha256
     facts = json.loads((tmp_path / "copy" / archive.LIST).read_text())
@@ -378,7 +378,7 @@ def test_a_file_twice_in_a_tar_is_refused(backed_up: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 2_000, b"\0" * 10_240])
-def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_tar_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "no.tar").write_bytes(content)
     with pytest.raises(BadInput):
         restore.verify(tmp_path / "no.tar")
@@ -396,7 +396,7 @@ def test_a_backup_of_a_newer_lakeloop_is_refused(backed_up: Path, tmp_path: Path
         assert not list(tmp_path.glob("new*"))
 
 
-def test_neither_is_written_over_something(backed_up: Path, source: Lake, tmp_path: Path) -> None:
+def test_backup_and_restore_never_overwrite_anything(backed_up: Path, source: Lake, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("mine")
     with pytest.raises(BadInput, match="exists already"):
@@ -415,7 +415,7 @@ def test_neither_is_written_over_something(backed_up: Path, source: Lake, tmp_pa
     assert lake.open(str(tmp_path / "empty")).dataset("images").count_rows() == 2
 
 
-def test_lakes_on_object_storage_are_their_store_s(tmp_path: Path, backed_up: Path) -> None:
+def test_lakes_on_object_storage_are_left_to_the_store(tmp_path: Path, backed_up: Path) -> None:
     with pytest.raises(CouldNot, match="object storage"):
         backup.backup(Lake("s3://bucket/lake"), tmp_path / "copy")
     with pytest.raises(CouldNot, match="object storage"):
@@ -441,7 +441,7 @@ def test_a_backup_that_fails_leaves_nothing(source: Lake, tmp_path: Path, monkey
     assert backup_list.read(source) == []
 
 
-def test_what_was_erased_since_does_not_come_back(source: Lake, tmp_path: Path) -> None:
+def test_images_erased_since_the_backup_do_not_come_back(source: Lake, tmp_path: Path) -> None:
     backup.backup(source, tmp_path / "copy")
     erasure.forget(source, [stock.image_id(3)], reason="asked for")
     with_it = restore.restore(tmp_path / "copy", str(tmp_path / "with"))

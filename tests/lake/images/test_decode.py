@@ -203,12 +203,12 @@ def test_half_a_jpeg_is_refused_not_filled_with_grey() -> None:
         (png(50_000, 50_000, 8, 2, b""), "50000 x 50000 is over 100 megapixels"),
     ],
 )
-def test_what_is_no_image_says_why(data: bytes, reason: str) -> None:
+def test_a_file_that_is_not_an_image_gets_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(UnreadableImage, match=reason):
         decode.decode(data)
 
 
-def test_many_are_decoded_each_in_its_place() -> None:
+def test_many_images_are_decoded_in_their_order() -> None:
     good = encoded(pictures.corners())
     first, second, third = decode.decode_many([good, b"text", good], 100)
     assert first == third == decode.decode(good)

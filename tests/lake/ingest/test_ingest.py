@@ -68,7 +68,7 @@ def test_a_folder_gives_one_findable_row_an_image(lk: Lake, tmp_path: Path) -> N
         assert lk.thumbnail(image)
 
 
-def test_an_imagefolder_gives_labels_not_answers(lk: Lake, tmp_path: Path) -> None:
+def test_an_imagefolder_gives_labels_and_no_predictions(lk: Lake, tmp_path: Path) -> None:
     pictures.folder(tmp_path / "in" / "cat", 2, seed=1)
     pictures.folder(tmp_path / "in" / "dog", 1, seed=2)
     assert counts(run(lk, tmp_path / "in")) == (3, 0, 3, 0, 3, 0)
@@ -91,7 +91,7 @@ def test_ingesting_again_adds_nothing(lk: Lake, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
-def test_a_log_says_the_same_in_every_format(make_lake: MakeLake, tmp_path: Path, suffix: str) -> None:
+def test_a_log_gives_the_same_rows_in_every_format(make_lake: MakeLake, tmp_path: Path, suffix: str) -> None:
     pictures.folder(tmp_path, 2)
     (tmp_path / "m.png").write_bytes(encoded(Image.fromarray(np.array([[0, 255, 0], [255, 255, 0]], np.uint8))))
     scores, boxes = {"cat": 0.75, "dog": 0.25}, [{"label": "ear", "score": 0.5, "bbox": [1, 2, 3, 4]}]
@@ -164,7 +164,7 @@ def test_known_images_are_named_by_their_id(lk: Lake, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_an_image_with_three_answers_is_one_image(lk: Lake, tmp_path: Path) -> None:
+def test_an_image_with_three_predictions_is_one_image(lk: Lake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 1)
     shutil.copy(tmp_path / "000.png", tmp_path / "copy.png")
     path = log(
@@ -184,7 +184,7 @@ def test_a_callers_uuid_is_the_predictions_id(lk: Lake, tmp_path: Path) -> None:
     assert lk.sql("SELECT prediction_id FROM answers")["prediction_id"].to_pylist() == [own.lower()]
 
 
-def test_another_answer_under_a_known_id_is_rejected_aloud(lk: Lake, tmp_path: Path) -> None:
+def test_another_prediction_under_a_known_id_is_rejected_with_a_message(lk: Lake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 1)
     payload = {"image": "000.png", "model": "m", "confidence": 0.5}
     path = log(
@@ -269,7 +269,7 @@ def test_a_file_that_kills_its_worker_is_found_and_named(make_lake: MakeLake, tm
     assert content(dirty) == content(clean)
 
 
-def test_names_that_are_no_utf8_come_in(lk: Lake, tmp_path: Path) -> None:
+def test_files_whose_names_are_not_utf8_are_ingested(lk: Lake, tmp_path: Path) -> None:
     folder = tmp_path / b"in-\xff".decode("utf-8", "surrogateescape")
     pictures.folder(folder, 1)
     assert run(lk, tmp_path).images_new == 1

@@ -94,7 +94,7 @@ def test_after_ctrl_c_a_second_run_completes_the_lake(
 
 
 @pytest.mark.parametrize("table", ["images", "labels", "predictions"])
-def test_whatever_is_not_written_yet_is_completed(
+def test_an_interrupted_ingest_is_completed_by_the_next(
     lk: Lake, images: Path, undisturbed: dict[str, list[str]], monkeypatch, table: str
 ) -> None:
     """Stopped exactly before a table's first commit."""

@@ -91,7 +91,7 @@ def test_a_link_that_leads_back_up_is_followed_once(tmp_path: Path) -> None:
     assert [name for name, _, _ in listed(tmp_path, "folder")].count("in/a.jpg") <= 1
 
 
-def test_a_name_that_is_no_utf8_is_shown_as_it_can_be(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_shown_with_replacements(tmp_path: Path) -> None:
     name = b"gr\xfcn.png".decode("utf-8", "surrogateescape")
     (tmp_path / name).write_bytes(b"x")
     (item,) = sources.read(tmp_path, "folder")
@@ -134,7 +134,7 @@ def test_too_many_values_are_refused(tmp_path: Path) -> None:
     assert rows(tmp_path / "l.csv") == [("2", "more values than columns"), ("3", {"image": "b.png", "label": "dog"})]
 
 
-def test_a_csv_without_a_header_is_no_log(tmp_path: Path) -> None:
+def test_a_csv_without_a_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("")
     with pytest.raises(BadInput, match="has no header line"):
         rows(tmp_path / "l.csv")
@@ -161,7 +161,7 @@ def test_a_parquets_rows_are_counted(tmp_path: Path) -> None:
     ]
 
 
-def test_a_value_python_cannot_say_costs_its_row_only(tmp_path: Path) -> None:
+def test_a_value_that_python_cannot_hold_costs_its_row_only(tmp_path: Path) -> None:
     """A timestamp of the year 33658."""
     when = pa.array([0, 10**12], pa.timestamp("s"))
     pq.write_table(pa.table({"image": ["a.png", "b.png"], "timestamp": when}), tmp_path / "l.parquet")
@@ -178,7 +178,7 @@ def test_nanoseconds_are_read_as_microseconds(tmp_path: Path) -> None:
     assert row == {"image": "a.png", "timestamp": dt.datetime(2024, 5, 6, 12, 0, 0, 1, tzinfo=dt.UTC)}
 
 
-def test_a_parquet_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "l.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(BadInput, match="not a readable Parquet file"):
         rows(tmp_path / "l.parquet")

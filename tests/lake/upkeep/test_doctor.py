@@ -122,7 +122,7 @@ def test_a_column_that_the_torn_commit_brought_is_given_back(make_lake: MakeLake
     assert opened.dataset("predictions").count_rows("emb_x is not null") == 3
 
 
-def test_where_nothing_is_whole_it_says_so_and_moves_nothing(filled: Path) -> None:
+def test_without_any_whole_version_it_reports_so_and_moves_nothing(filled: Path) -> None:
     for _, manifest in table_files.manifests(filled / "labels.lance"):
         manifest.write_bytes(b"")
     with pytest.raises(CouldNot, match=r"no version of table 'labels'.*lakeloop restore"):
@@ -149,7 +149,7 @@ def test_a_torn_data_file_of_the_last_moments_goes_with_its_commit(filled: Path)
     assert doctor.examine(str(filled), full=True).sound
 
 
-def test_older_damage_is_no_reason_to_go_back(filled: Path) -> None:
+def test_older_damage_does_not_roll_the_lake_back(filled: Path) -> None:
     """A disk that rots must not cost the commits of days: that is for a backup."""
     opened = lake.open(str(filled))
     for _, manifest in table_files.manifests(filled / "images.lance")[1:]:
@@ -192,7 +192,7 @@ def test_a_sound_lake_has_no_findings(sound: Lake) -> None:
     assert json.loads(json.dumps(report.as_dict()))["sound"] is True
 
 
-def test_no_lake_is_no_finding(tmp_path: Path) -> None:
+def test_a_missing_lake_is_an_error_and_not_a_finding(tmp_path: Path) -> None:
     with pytest.raises(NotALake):
         doctor.examine(str(tmp_path / "nothing"))
 
@@ -232,7 +232,7 @@ def test_repair_makes_an_index_again_and_removes_repeats(sound: Lake) -> None:
     assert sound.dataset("slices").count_rows() == 1
 
 
-def test_two_rows_of_a_key_that_differ_are_not_for_a_machine_to_choose(sound: Lake) -> None:
+def test_differing_rows_with_one_key_are_reported_and_not_repaired(sound: Lake) -> None:
     import lance
 
     row = sound.dataset("slices").to_table().to_pylist()[0] | {"definition": "another"}
@@ -254,7 +254,7 @@ def test_changed_bytes_are_found(sound: Lake) -> None:
     assert stock.image_id(5) in report.findings[0].what
 
 
-def test_what_the_lake_explains_is_no_finding(sound: Lake) -> None:
+def test_differences_that_the_lake_explains_are_not_findings(sound: Lake) -> None:
     stock.add(sound, [30, 31])
     for number, change in ((30, {"image_status": "'its bytes were not kept'"}), (31, {"image_share": "0.1"})):
         image = stock.image_id(number)
@@ -285,7 +285,7 @@ def test_leftovers_are_noted_and_removed_on_repair(sound: Lake) -> None:
     assert not left.exists()
 
 
-def test_a_spool_s_state_is_told(lk: Lake, tmp_path: Path) -> None:
+def test_the_state_of_a_spool_is_reported(lk: Lake, tmp_path: Path) -> None:
     data = pictures.encoded(pictures.scene(1), "PNG")
     spool = Spool(tmp_path / "spool")
     event = {"prediction_id": stock.prediction_id(1), "model": "m", "label": "cat"}

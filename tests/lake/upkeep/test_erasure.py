@@ -85,7 +85,7 @@ def full(_full: Path, tmp_path: Path, monkeypatch) -> Lake:
 
 
 @pytest.mark.parametrize(("number", "size"), [(ERASED, 2_000), (22, 100_000)])
-def test_nothing_of_it_is_on_any_file(full: Lake, number: int, size: int) -> None:
+def test_no_file_contains_any_part_of_the_erased_image(full: Lake, number: int, size: int) -> None:
     root = Path(full.uri)
     parts = {k: v for k, v in traces(number).items() if k != ("image" if size == 2_000 else "small image")}
     for name, data in parts.items():
@@ -111,7 +111,7 @@ def test_comments_labels_and_memberships_go_too(full: Lake) -> None:
     assert nodes == [{"id": "t/0", "size": 1, "medoids": [stock.image_id(4)]}]
 
 
-def test_everything_else_is_what_it_was(full: Lake) -> None:
+def test_erasure_leaves_all_other_rows_unchanged(full: Lake) -> None:
     before = stock.contents(full, "forgotten", "audit", "slice_members", "clusters")
     erasure.forget(full, [stock.image_id(ERASED)])
     after = stock.contents(full, "forgotten", "audit", "slice_members", "clusters")
@@ -132,7 +132,7 @@ def test_images_are_found_by_where_they_came_from(full: Lake) -> None:
         erasure.forget(full, ["x"])
 
 
-def test_who_did_it_is_in_the_audit_log(full: Lake) -> None:
+def test_the_audit_log_names_who_did_it(full: Lake) -> None:
     erasure.forget(full, [stock.image_id(1)], reason="court order 7")
     entry = full.sql("SELECT * FROM audit WHERE action = 'forget'").to_pylist()[0]
     assert (entry["target"], entry["user"]) == (stock.image_id(1), audit.os_user())
@@ -141,7 +141,7 @@ def test_who_did_it_is_in_the_audit_log(full: Lake) -> None:
     assert stone == [{"image_id": stock.image_id(1), "reason": "court order 7"}]
 
 
-def test_it_does_not_come_back_by_ingest(lk: Lake, tmp_path: Path) -> None:
+def test_an_erased_image_does_not_come_back_by_ingest(lk: Lake, tmp_path: Path) -> None:
     paths = pictures.folder(tmp_path / "in", 3)
     ingest.ingest(lk, tmp_path / "in", workers=1)
     image = ids.image_id(paths[1].read_bytes())
@@ -157,7 +157,7 @@ def test_it_does_not_come_back_by_ingest(lk: Lake, tmp_path: Path) -> None:
     assert "was erased on" in ingest.ingest(lk, log, workers=1).rejected[0]["reason"]
 
 
-def test_it_goes_from_the_spool_and_does_not_come_back_through_it(lk: Lake, tmp_path: Path) -> None:
+def test_an_image_is_erased_from_the_spool_and_does_not_come_back_through_it(lk: Lake, tmp_path: Path) -> None:
     files = [pictures.encoded(pictures.scene(n), "PNG") for n in range(3)]
     names = [ids.image_id(f) for f in files]
 
@@ -267,7 +267,7 @@ def test_a_killed_erasure_is_completed_by_the_next(full: Lake, monkeypatch) -> N
     assert full.scan("forgotten", ["image_id"])["image_id"].to_pylist() == [image]
 
 
-def test_others_may_read_and_write_meanwhile(make_lake: MakeLake) -> None:
+def test_others_can_read_and_write_during_an_erasure(make_lake: MakeLake) -> None:
     lk = make_lake()
     stock.add(lk, range(30))
     other, over, written = lake.open(lk.uri), threading.Event(), []
@@ -292,6 +292,6 @@ def test_others_may_read_and_write_meanwhile(make_lake: MakeLake) -> None:
     assert len(list(lk.images(left))) == len(left)
 
 
-def test_it_waits_for_whoever_maintains_the_lake(lk: Lake) -> None:
+def test_it_waits_while_another_process_maintains_the_lake(lk: Lake) -> None:
     with leader_lock.leader(lk), pytest.raises(LakeBusy):
         erasure.forget(lk, [stock.image_id(1)], wait=0.1)

@@ -55,7 +55,7 @@ def test_every_row_is_what_it_was(tiny: Lake) -> None:
     assert report.tagged == []
 
 
-def test_searches_and_sql_answer_the_same(tiny: Lake) -> None:
+def test_searches_and_sql_return_the_same_rows(tiny: Lake) -> None:
     from embeddings.search.search import search
 
     def answers() -> object:
@@ -87,7 +87,7 @@ def test_a_second_time_there_is_nothing_to_do(tiny: Lake) -> None:
     assert not maintenance.due(tiny)
 
 
-def test_what_is_written_meanwhile_is_not_lost(make_lake: MakeLake) -> None:
+def test_rows_written_during_maintenance_are_not_lost(make_lake: MakeLake) -> None:
     """Images and answers arrive and get their vectors while fragments are merged and versions removed."""
     lk = make_lake(embedders=["x"])
     stock.bind(lk)

@@ -48,7 +48,7 @@ def stored(lk: Lake, table: str = "images") -> set[int]:
     return {n for n in range(25) if stock.image_id(n, SIZE) in names}
 
 
-def test_old_images_fall_and_their_answers_stay(aged: Lake) -> None:
+def test_old_images_are_dropped_and_their_predictions_stay(aged: Lake) -> None:
     report = retention.retain(aged, RetentionPolicy(image_days=25))
     assert (report.images.items, report.images.bytes, report.images.held) == (10, 10 * SIZE, 0)
     assert stored(aged) == set(range(10, 25))
@@ -85,7 +85,7 @@ def test_a_file_is_written_anew_once_more_than_half_of_it_is_dead(make_lake: Mak
     assert size - stock.size(Path(lk.table_uri("images"))) > 5 * SIZE
 
 
-def test_what_a_label_a_slice_or_a_review_holds_stays(aged: Lake) -> None:
+def test_images_with_a_label_a_slice_or_a_review_stay(aged: Lake) -> None:
     protected = [stock.image_id(n, SIZE) for n in range(4)]
     prediction_rows.label(aged, (protected[0], "cat", store.now()))
     slices.create(aged, "odd", ids=[protected[1]])
@@ -102,7 +102,7 @@ def test_what_a_label_a_slice_or_a_review_holds_stays(aged: Lake) -> None:
     assert aged.dataset("predictions").count_rows() == 25
 
 
-def test_an_image_is_as_old_as_the_newest_answer_about_it(aged: Lake) -> None:
+def test_the_age_of_an_image_is_that_of_its_newest_prediction(aged: Lake) -> None:
     prediction_rows.add(aged, [{"image_id": stock.image_id(3, SIZE), "prediction_id": str(uuid.uuid4())}])
     policy = RetentionPolicy(image_days=5, thumbnail_days=15, vector_days=15)
     retention.retain(aged, policy)
@@ -129,27 +129,27 @@ def test_vectors_are_off_the_disk_and_not_made_again(aged: Lake) -> None:
     assert (again.images.items, again.vectors.items) == (0, 0)
 
 
-def test_above_so_many_bytes_the_oldest_fall(aged: Lake) -> None:
+def test_above_the_byte_limit_the_oldest_images_are_dropped(aged: Lake) -> None:
     report = retention.retain(aged, RetentionPolicy(image_gb=12.5 * SIZE / 1e9))
     assert stored(aged) == set(range(13, 25))
     assert report.over_gb == 0
     assert retention.retain(aged, RetentionPolicy(image_gb=12.5 * SIZE / 1e9)).images.items == 0
 
 
-def test_instead_of_what_is_held_the_next_oldest_fall(aged: Lake) -> None:
+def test_the_next_oldest_images_are_dropped_instead_of_protected_ones(aged: Lake) -> None:
     slices.create(aged, "some", ids=[stock.image_id(n, SIZE) for n in (0, 1)])
     retention.retain(aged, RetentionPolicy(image_gb=22 * SIZE / 1e9))
     assert stored(aged) == {0, 1, *range(5, 25)}
 
 
-def test_what_is_held_may_be_more_than_the_policy_allows(aged: Lake) -> None:
+def test_protected_images_may_exceed_what_the_policy_allows(aged: Lake) -> None:
     slices.create(aged, "all", ids=[stock.image_id(n, SIZE) for n in range(10)])
     report = retention.retain(aged, RetentionPolicy(image_gb=5 * SIZE / 1e9))
     assert stored(aged) == set(range(10))
     assert report.over_gb == pytest.approx(5 * SIZE / 1e9)
 
 
-def test_a_dry_run_says_the_same_and_changes_nothing(aged: Lake) -> None:
+def test_a_dry_run_reports_the_same_and_changes_nothing(aged: Lake) -> None:
     policy = RetentionPolicy(image_days=25, image_gb=6 * SIZE / 1e9, thumbnail_days=35, vector_days=35)
     lying = stock.files(Path(aged.uri))
     dry = retention.retain(aged, policy, dry_run=True)
@@ -165,7 +165,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(aged: Lake) -> None:
     assert (real.images.items, real.thumbnails.items, real.vectors.items) == (19, 5, 5)
 
 
-def test_the_lake_remembers_what_it_let_go(aged: Lake) -> None:
+def test_the_lake_records_which_images_it_dropped(aged: Lake) -> None:
     """So the doctor knows retired from lost."""
     retention.retain(aged, RetentionPolicy(image_days=25, thumbnail_days=35))
     assert doctor.examine(aged.uri, full=True).findings == []
@@ -175,7 +175,7 @@ def test_the_lake_remembers_what_it_let_go(aged: Lake) -> None:
     assert [f.check for f in doctor.examine(aged.uri).findings] == ["answers"]
 
 
-def test_fallen_images_may_come_again(aged: Lake) -> None:
+def test_dropped_images_may_be_ingested_again(aged: Lake) -> None:
     retention.retain(aged, RetentionPolicy(image_days=25))
     stock.add(aged, [0], size=SIZE)
     assert 0 in stored(aged)
@@ -217,13 +217,13 @@ def test_a_policy_is_toml_or_json(tmp_path: Path) -> None:
         ({"vectors": {"days": 10}}, "vectors.days needs images.days"),
     ],
 )
-def test_a_policy_that_is_wrong_is_refused_with_what_is_wrong(policy: object, message: str) -> None:
+def test_an_invalid_policy_is_refused_with_the_reason(policy: object, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         retention.check_policy(policy)
 
 
 @pytest.mark.parametrize(("name", "text"), [("p.toml", "images = ["), ("p.json", "{"), ("p.toml", "\xff")])
-def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, name: str, text: str) -> None:
+def test_a_file_that_is_not_a_policy_is_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_bytes(text.encode("latin-1"))
     with pytest.raises(BadInput, match=r"is not valid (TOML|JSON)"):
         retention.read_policy(tmp_path / name)

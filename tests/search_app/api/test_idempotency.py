@@ -1,4 +1,4 @@
-"""Idempotency-Key: the same key and request, the same answer, whatever happened between; generated sequences.
+"""Idempotency-Key: the same key and request get the same response; tested with generated sequences.
 
 For seven days: the same key and request are answered as the first time, another request under the key 422, one that
 comes while the first is in flight 409. Callers' keys are apart, and a restart forgets nothing.

@@ -236,12 +236,12 @@ def test_a_wrong_field_is_named(service: ApiClient) -> None:
     assert service.spool.depth().events == 1  # the image
 
 
-def test_a_null_is_as_good_as_nothing(service: ApiClient) -> None:
+def test_null_means_that_the_field_is_missing(service: ApiClient) -> None:
     nulls = dict.fromkeys(("image_id", "confidence", "scores", "boxes", "timestamp", "metadata", "camera", "task"))
     assert service.predict(event(**nulls), picture(1)).status_code == 201
 
 
-# Many answers ----------------------------------------------------------------------------------------------
+# Batches ---------------------------------------------------------------------------------------------------
 
 
 def mixed() -> list[tuple[Any, int, str]]:

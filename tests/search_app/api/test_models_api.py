@@ -133,7 +133,7 @@ def test_hostile_images_harm_nobody(http: httpx.Client) -> None:
     assert ask(http).status_code == 200
 
 
-def test_the_client_asks_and_logs(
+def test_the_client_predicts_and_logs_the_prediction(
     http: httpx.Client, service: Service, registered: tuple[Lake, Run, Run], tmp_path: Path
 ) -> None:
     _, first, _ = registered
@@ -181,7 +181,9 @@ def test_a_promotion_holds_in_the_running_server(http: httpx.Client, registered:
     assert ask(http).json()["run"] == first.id
 
 
-def test_too_many_wait(registered: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_beyond_the_queue_are_refused(
+    registered: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without processes: whoever comes when the line is full is told, and who waits when it closes is told, too."""
     monkeypatch.setattr(model_server, "MOST_WAITING", 2)
     holding, working = threading.Event(), threading.Event()

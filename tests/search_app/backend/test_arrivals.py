@@ -27,7 +27,7 @@ def news(opened: ApiClient) -> dict[str, object]:
     return document
 
 
-def test_nothing_arrives(client: ApiClient) -> None:
+def test_watching_without_arrivals_shows_nothing(client: ApiClient) -> None:
     counts = news(client)
     assert (counts["last_minute"], counts["verdicts"], counts["waiting"], counts["images"]) == (0, 0, 0, [])
     assert counts["newest_seconds"] is None
@@ -99,7 +99,7 @@ def test_earlier_rows_do_not_count_as_arrivals(lk: Lake) -> None:
     assert (counts["last_minute"], [image["label"] for image in counts["images"]]) == (1, ["new"])
 
 
-def test_news_grow_old(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrivals_expire(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "RECENT_SECONDS", 0.3)
     arriving = Arrivals(lk, None)
     add(lk, [{"label": "new"}])
@@ -109,7 +109,7 @@ def test_news_grow_old(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (counts["last_minute"], counts["newest_seconds"], counts["images"]) == (0, None, [])
 
 
-def test_a_look_without_news_reads_nothing(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polling_without_arrivals_reads_nothing(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every open page asks every few seconds: without a new version no table is read."""
     add(lk, [{"label": str(number)} for number in range(50)])
     arriving = Arrivals(lk, None)

@@ -27,7 +27,7 @@ def opened(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
     model_cache._known.clear()
 
 
-def test_a_network_is_loaded_once_however_many_ask(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_loaded_once_for_many_requests(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, may_end = [], threading.Event()
 
     def load(*_: Any) -> object:

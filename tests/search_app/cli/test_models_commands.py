@@ -83,7 +83,7 @@ WRONG = [
 ]
 
 
-def test_what_is_not_there_is_said_with_what_is_nearest(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, lk, "register", done(lk))
     for words, message in WRONG:
         assert message in run(capsys, lk, *words, code=2)

@@ -83,7 +83,7 @@ def test_forget_asks_first_and_then_erases(run: Any, used: Lake) -> None:
     assert not used.known("images", "image_id", [image])
 
 
-def test_forget_by_source_names_who_still_holds_it_and_exits_1(run: Any, used: Lake, tmp_path: Path) -> None:
+def test_forget_by_source_names_what_still_holds_the_image_and_exits_1(run: Any, used: Lake, tmp_path: Path) -> None:
     slices.create(used, "odd", ids=[stock.image_id(2), stock.image_id(3)])
     assert run("backup", tmp_path / "copy", "--lake", used.uri).code == 0
     used.dataset("predictions").tags.create("training", used.version("predictions"))
@@ -127,7 +127,7 @@ def test_doctor_exits_1_when_something_is_wrong(run: Any, used: Lake) -> None:
     assert run("doctor", "--lake", used.uri + "x").code == 2
 
 
-def test_a_torn_manifest_is_said_by_any_command(run: Any, used: Lake) -> None:
+def test_every_command_reports_a_torn_manifest(run: Any, used: Lake) -> None:
     from lake.storage.lance_files import table_files
 
     table_files.manifests(Path(used.table_uri("labels")))[0][1].write_bytes(b"")

@@ -99,20 +99,20 @@ def newest_tree(lk: Lake) -> dict[str, Any]:
 def test_all_of_production_is_in_the_lake(at_once: tuple[Path, dict[str, Any]], story: Story) -> None:
     folder, facts = at_once
     lk = lake.open(str(folder))
-    reviews = contents(lk)
+    stored = contents(lk)
     assert (facts["arriving"], facts["monocrystalline"]["n"], facts["polycrystalline"]["n"]) == (0, 10, 10)
-    assert [row["timestamp"] for row in sorted(reviews["answers"], key=lambda row: row["timestamp"])] == [
+    assert [row["timestamp"] for row in sorted(stored["answers"], key=lambda row: row["timestamp"])] == [
         moment for _, moment in story.production
     ]
     assert len(vectors(lk)) == len(story.production)
-    checked = reviews["labels"]
+    checked = stored["labels"]
     assert 0 < len(checked) < len(story.production)
     truth = {cell.name: cell.truth for cell, _ in story.production}
-    names = {row["image_id"]: row["source"] for row in reviews["answers"]}
+    names = {row["image_id"]: row["source"] for row in stored["answers"]}
     assert all(row["label"] == truth[names[row["image_id"]]] for row in checked)
 
-    (call,) = reviews["reviews"]
-    about = next(row for row in reviews["answers"] if row["prediction_id"] == call["prediction_id"])
+    (call,) = stored["reviews"]
+    about = next(row for row in stored["answers"] if row["prediction_id"] == call["prediction_id"])
     assert (call["origin"], call["verdict"], call["image_id"]) == ("customer", "incorrect", facts["complaint"])
     assert (about["module_type"], about["label"], truth[about["source"]]) == (
         "polycrystalline", "defect", "functional",
@@ -120,7 +120,7 @@ def test_all_of_production_is_in_the_lake(at_once: tuple[Path, dict[str, Any]], 
     assert newest_tree(lk) == {"tree": facts["tree"], "size": len(story.production)}
 
 
-def test_again_it_only_tells_the_story(
+def test_a_second_run_only_prints_the_story(
     at_once: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, facts = at_once
@@ -132,14 +132,14 @@ def test_again_it_only_tells_the_story(
 
 
 @pytest.mark.soak
-def test_what_is_to_arrive_is_not_there_yet_and_known_by_nobody(begun: Path, story: Story) -> None:
+def test_pending_images_are_not_in_the_lake_and_have_no_label(begun: Path, story: Story) -> None:
     lk = lake.open(str(begun))
-    reviews = contents(lk)
-    assert len(reviews["answers"]) == len(story.production) - ARRIVING
-    assert reviews["reviews"] == []
+    stored = contents(lk)
+    assert len(stored["answers"]) == len(story.production) - ARRIVING
+    assert stored["reviews"] == []
     assert newest_tree(lk)["size"] == len(story.production) - ARRIVING
     late = {event.image_id for event in stream.pending(begun)}
-    assert not late & {row["image_id"] for row in reviews["labels"]}
+    assert not late & {row["image_id"] for row in stored["labels"]}
 
 
 @pytest.mark.soak

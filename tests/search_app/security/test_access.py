@@ -145,7 +145,7 @@ def _headers(guarded: GuardedApp, caller: str) -> Headers:
 
 @pytest.mark.parametrize("caller", [caller for caller, _ in CALLERS])
 @pytest.mark.parametrize("required", [True, False])
-def test_the_whole_matrix(guarded: GuardedApp, caller: str, required: bool) -> None:
+def test_every_route_gives_every_caller_the_right_status(guarded: GuardedApp, caller: str, required: bool) -> None:
     may = dict(CALLERS)[caller]
     headers = _headers(guarded, caller)
     shows_a_key = caller not in ("nobody", "another scheme")
@@ -213,7 +213,7 @@ def test_a_template_of_the_openapi_document_needs_what_its_paths_need() -> None:
     assert scope_of("DELETE", "/v1/images/{image_id}") == "admin"
 
 
-def test_what_a_key_was_needed_for_is_kept_from_shared_caches(guarded: GuardedApp) -> None:
+def test_responses_that_needed_a_key_are_kept_from_shared_caches(guarded: GuardedApp) -> None:
     closed = asyncio.run(
         ask(guarded.access(AccessPolicy(require_key=True)), "GET", f"/v1/images/{ID}", guarded.bearer("read"))
     )

@@ -209,7 +209,7 @@ def test_a_cookie_with_any_other_character_is_a_forgery(login_app: LoginApp, pos
 
 
 @given(st.text())
-def test_no_cookie_crashes_the_door(login_app: LoginApp, text: str) -> None:
+def test_no_cookie_crashes_the_login(login_app: LoginApp, text: str) -> None:
     assert login_app.app.login is not None
     assert not login_app.app.login.admits({login_app.app.login.cookie: text})
     headers: Headers = [("Cookie", text.encode().decode("latin-1"))]

@@ -177,7 +177,7 @@ def test_ann_logs_in_at_her_provider_and_may_look_but_not_write(served: Served) 
         {"sub": "ann@lab.example"},
     ],
 )
-def test_others_are_told_that_they_are_not_among_the_users(served: Served, claims: dict[str, Any]) -> None:
+def test_a_user_who_is_not_listed_is_told_so(served: Served, claims: dict[str, Any]) -> None:
     served.provider.claims = claims
     with httpx.Client(base_url=served.url, trust_env=False) as client:
         _log_in(client)
@@ -228,7 +228,7 @@ class OidcWithClaims(Oidc):
         (["*"], {"sub": "7", "origin": "https://other.example"}, None),
     ],
 )
-def test_who_enters(users: list[str], claims: dict[str, Any], enters: str | None) -> None:
+def test_only_listed_users_enter(users: list[str], claims: dict[str, Any], enters: str | None) -> None:
     login = OidcWithClaims(*users)
     assert login.user(login.cookie(claims)) == enters
 
@@ -291,13 +291,13 @@ ONE = 'client_id = "c"\nclient_secret = "s"\nserver_metadata_url = "https://x/"\
         (GOOD + '[auth.corp]\nclient_id = "c"\n', "missing the following keys"),
     ],
 )
-def test_what_secrets_toml_must_say(tmp_path: Path, secrets: str, why: str) -> None:
+def test_incomplete_secrets_are_refused_with_the_reason(tmp_path: Path, secrets: str, why: str) -> None:
     message = _start(tmp_path, secrets)
     assert why in message
     assert "Traceback" not in message
 
 
-def test_without_authlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_authlib_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from streamlit import auth_util
 
     monkeypatch.setattr(auth_util, "is_authlib_installed", lambda: False)

@@ -141,7 +141,7 @@ def test_no_hostile_url_reaches_this_machine(url: str, canary: Canary) -> None:
     assert "127.0.0.1" not in str(refused.value) or "127.0.0.1" in url, "it does not tell what a name resolves to"
 
 
-def test_a_name_that_changes_its_address_is_asked_once_and_goes_where_it_was_checked() -> None:
+def test_a_host_is_resolved_once_and_the_connection_goes_to_the_checked_address() -> None:
     names: list[str] = []
 
     async def rebinding(host: str, port: int) -> Sequence[str]:

@@ -57,7 +57,7 @@ def test_the_commands_name_polycrystalline_and_compare_it(uri: str, capsys: pyte
     assert "polycrystalline" in capsys.readouterr().out
 
 
-def test_the_page_says_where_it_fails_and_leads_to_its_images(page: Page, url: str, uri: str) -> None:
+def test_the_page_shows_where_the_model_fails_and_links_to_the_images(page: Page, url: str, uri: str) -> None:
     page.goto(f"{url}/analyse")
     first = page.locator(".finding").first
     first.wait_for()

@@ -124,13 +124,13 @@ def test_clusters_are_made_opened_and_left_again(page: Page, url: str) -> None:
     assert page.locator(".card").count() == cards
 
 
-def test_a_wrong_filter_is_said_in_duckdbs_words(page: Page, url: str) -> None:
+def test_an_invalid_filter_is_refused_with_the_message_of_duckdb(page: Page, url: str) -> None:
     page.goto(f"{url}/search?where=confidnce+%3C+0.5")
     page.get_by_text("confidnce").first.wait_for()
     page.get_by_text("The filter was not applied").wait_for()
 
 
-def test_the_overview_says_how_well_and_how_sure(page: Page, url: str) -> None:
+def test_the_overview_shows_accuracy_and_the_number_of_labels(page: Page, url: str) -> None:
     page.goto(url)
     page.get_by_text("Where the model fails").wait_for()
     page.get_by_text("No group with at least 8 labelled predictions").wait_for()
@@ -153,7 +153,7 @@ def test_the_overview_says_how_well_and_how_sure(page: Page, url: str) -> None:
 SOON = 12_000
 
 
-def test_an_answer_is_seen_to_arrive_without_a_reload(page: Page, live: str) -> None:
+def test_a_new_prediction_appears_without_a_reload(page: Page, live: str) -> None:
     page.goto(live)
     page.get_by_text("Where the model fails").wait_for()
     strip, faces = page.locator(".live"), page.locator(".live .faces a")
@@ -190,7 +190,7 @@ def _drained(url: str) -> None:
         time.sleep(0.1)
 
 
-def test_a_complaint_becomes_a_card_that_leads_to_the_image_and_its_words(page: Page, live: str) -> None:
+def test_a_complaint_becomes_a_card_with_its_text_and_a_link_to_the_image(page: Page, live: str) -> None:
     hostile = "<img src=x onerror=alert(1)> **not** a circle"
     data = drawing(201)[0]
     with Client(live, spill=None) as client:
@@ -213,7 +213,7 @@ def test_a_complaint_becomes_a_card_that_leads_to_the_image_and_its_words(page: 
 
 
 @pytest.mark.soak
-def test_images_without_a_picture_are_told_and_listed(page: Page, live: str) -> None:
+def test_images_without_a_thumbnail_are_reported_and_listed(page: Page, live: str) -> None:
     whole = drawing(301)[0]
     with Client(live, spill=None) as client:
         client.log(whole[: len(whole) // 2], model="shapes", model_version="2", label="cross", confidence=0.5)

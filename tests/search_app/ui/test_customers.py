@@ -55,13 +55,13 @@ def say(lake: Lake, number: int, verdict: str, hours: float = 0, **more: str) ->
     lake.insert("reviews", pa.Table.from_pylist([row | more], schema=schema.REVIEWS.arrow()))
 
 
-def test_nobody_said_anything(bound: Lake) -> None:
+def test_without_verdicts_the_block_is_empty(bound: Lake) -> None:
     assert queries.verdicts(None) == {}
     assert queries.complaints(None, 3) == []
     assert findings.customers({}, []) is None
 
 
-def test_the_latest_word_on_an_answer_counts(bound: Lake) -> None:
+def test_the_latest_verdict_on_a_prediction_counts(bound: Lake) -> None:
     say(bound, 0, "incorrect", 1)
     say(bound, 0, "correct", 2)
     say(bound, 1, "correct", 1)
@@ -72,7 +72,7 @@ def test_the_latest_word_on_an_answer_counts(bound: Lake) -> None:
     assert [row["comment"] for row in queries.complaints(None, 3)] == ["sorry, it is broken after all"]
 
 
-def test_complaints_come_latest_first_with_what_was_answered_and_what_is_true(bound: Lake) -> None:
+def test_complaints_are_listed_latest_first_with_prediction_and_label(bound: Lake) -> None:
     for number, hours in ((2, 3), (4, 9), (0, 5)):
         say(bound, number, "incorrect", hours, ticket=f"T-{number}")
     label(bound, (image(4), "sound", MONDAY))
@@ -84,7 +84,7 @@ def test_complaints_come_latest_first_with_what_was_answered_and_what_is_true(bo
     assert [row["label"] for row in queries.sample(None, "complaints", 1, 10)] == ["kind 4", "kind 0", "kind 2"]
 
 
-def test_the_pages_filter_holds_for_what_customers_say(bound: Lake) -> None:
+def test_the_filter_of_the_page_applies_to_complaints(bound: Lake) -> None:
     for number in (1, 4, 5):
         say(bound, number, "incorrect", number)
     assert queries.verdicts("line = 'b'") == {"incorrect": 2}
@@ -101,7 +101,7 @@ def test_an_image_complained_about_twice_is_shown_once(bound: Lake) -> None:
     assert [row["label"] for row in queries.sample(None, "complaints", 1, 10)] == ["second thought"]
 
 
-def test_the_card_counts_the_gravest_first_and_leads_to_image_and_like(bound: Lake) -> None:
+def test_the_card_lists_the_worst_first_and_links_to_the_image_and_to_similar_ones(bound: Lake) -> None:
     say(bound, 3, "incorrect", 1, comment="it works", ticket="T-3")
     for number in (0, 1, 2):
         say(bound, number, "correct")
@@ -119,7 +119,7 @@ def test_the_card_counts_the_gravest_first_and_leads_to_image_and_like(bound: La
     assert block["links"] == []
 
 
-def test_more_complaints_than_cards_are_led_to(bound: Lake) -> None:
+def test_a_link_leads_to_all_complaints_if_there_are_more_than_cards(bound: Lake) -> None:
     for number in range(6):
         say(bound, number, "incorrect", number)
     block = findings.customers(queries.verdicts(None), queries.complaints(None, 3))

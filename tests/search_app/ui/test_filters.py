@@ -25,7 +25,7 @@ ALL = Filters(
 )
 
 
-def test_no_filter_is_no_predicate() -> None:
+def test_without_filters_there_is_no_predicate() -> None:
     assert Filters().where() is None
     assert Filters().chips() == []
 
@@ -43,7 +43,7 @@ def test_a_url_brings_every_filter_back() -> None:
     assert Filters.from_params(ALL.to_params()) == ALL
 
 
-def test_a_chip_taken_away_takes_its_predicate_with_it() -> None:
+def test_removing_a_filter_chip_removes_its_predicate() -> None:
     chips = {chip.text: chip for chip in [*ALL.scope(), *ALL.chips()]}
     assert ALL.without(chips["label = cat"]).labels == ("it's",)
     assert ALL.without(chips["slice night v2"]).slice == ""
@@ -59,7 +59,7 @@ def test_a_confidence_that_makes_no_sense_is_left_out(text: str) -> None:
 
 
 @given(some.dictionaries(some.sampled_from(sorted(ALL.to_params())), some.lists(some.text(max_size=20), max_size=3)))
-def test_any_url_at_all_is_read(params: dict[str, list[str]]) -> None:
+def test_every_url_can_be_read(params: dict[str, list[str]]) -> None:
     filters = Filters.from_params(params)
     assert Filters.from_params(filters.to_params()) == filters
 

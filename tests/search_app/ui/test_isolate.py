@@ -258,7 +258,7 @@ def test_a_cluster_is_named_split_and_put_together_again(page: Page, demo: Demo)
     page.get_by_text("Predictions per").wait_for()
 
 
-def test_what_is_not_there_is_said_with_the_way_on(page: Page, demo: Demo) -> None:
+def test_a_missing_search_or_cluster_is_reported_with_a_way_back(page: Page, demo: Demo) -> None:
     page.goto(f"{demo.url}/isolate?search=00000000")
     page.get_by_text("This search cannot be shown").wait_for()
     page.get_by_role("button", name="All searches").click()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 
 
-def test_points_come_in_order_once_and_only_to_readers(make_lake: MakeLake) -> None:
+def test_points_are_sent_in_order_once_and_only_to_readers(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, islands([20, 10]))
     map_ = maps.make(lk)
     client = TestClient(Api(lk))
@@ -52,7 +52,7 @@ def test_points_come_in_order_once_and_only_to_readers(make_lake: MakeLake) -> N
     assert scope_of("GET", f"/v1/map-points/{map_.id}") == "read"
 
 
-def test_the_commands_make_list_and_fill_a_map_and_rank_outliers(
+def test_the_commands_create_list_and_fill_a_map_and_rank_outliers(
     make_lake: MakeLake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     points = islands([20, 10])
@@ -147,7 +147,7 @@ def test_a_lasso_of_the_url_is_numbers_or_nothing() -> None:
 
 
 @pytest.mark.soak
-def test_a_map_is_made_beside_the_server(make_lake: MakeLake) -> None:
+def test_a_map_is_computed_beside_the_server(make_lake: MakeLake) -> None:
     from search_app.jobs.jobs import Job
 
     lk = lake_of(make_lake, islands([12]))

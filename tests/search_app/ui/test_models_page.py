@@ -67,7 +67,7 @@ def enter(page: Page, judged: Judged, key: str) -> None:
     page.get_by_role("heading", name="Runs").wait_for()
 
 
-def test_a_probe_is_trained_judged_and_promoted(page: Page, judged: Judged) -> None:
+def test_a_probe_is_trained_evaluated_and_promoted(page: Page, judged: Judged) -> None:
     enter(page, judged, judged.admin)
     page.get_by_role("button", name="Train a model").click()
     page.get_by_text("few v1 · 6").wait_for()
@@ -110,7 +110,7 @@ def test_a_probe_is_trained_judged_and_promoted(page: Page, judged: Judged) -> N
 
 
 @pytest.mark.soak
-def test_who_may_only_read_cannot_change_a_model(page: Page, judged: Judged) -> None:
+def test_a_reader_cannot_change_a_model(page: Page, judged: Judged) -> None:
     enter(page, judged, judged.reader)
     assert page.get_by_role("button", name="Train a model").is_disabled()
     page.goto(f"{judged.url}/models?run={judged.live}")

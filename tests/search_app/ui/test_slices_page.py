@@ -36,7 +36,7 @@ def members(lk: Lake, slice_: slices.Slice) -> set[str]:
     return {*slices.members(lk, slice_).to_pylist()}
 
 
-def test_a_set_is_made_grows_and_is_compared(page: Page, url: str, shapes: Shapes) -> None:
+def test_a_slice_is_created_grows_and_is_compared(page: Page, url: str, shapes: Shapes) -> None:
     page.goto(f"{url}/slices?label=circle")
     page.get_by_text("No slices yet").wait_for()
     page.get_by_role("button", name="New slice from the filters").click()

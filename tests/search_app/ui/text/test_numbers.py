@@ -13,10 +13,10 @@ def test_a_rate_is_written_with_its_interval_and_n() -> None:
     assert interval(rate) == "80.9–85.1\N{NO-BREAK SPACE}%, n 1,203"
 
 
-def test_nothing_counted_is_a_dash() -> None:
+def test_without_a_count_a_rate_is_a_dash() -> None:
     assert (percent(wilson(0, 0)), span(wilson(0, 0)), interval(wilson(0, 0))) == ("–", "–", "n 0")
     assert (share(None), count(None)) == ("–", "–")
 
 
-def test_one_image_is_not_plural() -> None:
+def test_one_image_is_written_in_the_singular() -> None:
     assert (images(1), images(1_234)) == ("1 image", "1,234 images")
