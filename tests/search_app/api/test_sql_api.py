@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
+from lake import open_lake
 from lake.errors import BadInput
 from lake.sql import saved_queries
 from lake.sql.sandbox.pool import shared
@@ -27,16 +28,25 @@ from tests.lake import prediction_rows
 ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.range + b.range < 0"
 
 
-@pytest.fixture
-def queried(make_lake: MakeLake) -> Lake:
-    lk = make_lake("asked")
+def add_ten(lk: Lake) -> Lake:
     prediction_rows.add(lk, [{"label": "ab"[i % 2], "confidence": i / 10} for i in range(10)])
     return lk
 
 
 @pytest.fixture
-def client(queried: Lake) -> Iterator[TestClient]:
-    with TestClient(Api(queried)) as opened:
+def queried(make_lake: MakeLake) -> Lake:
+    return add_ten(make_lake("asked"))
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """One lake, and one pool of processes, for the tests that leave nothing behind."""
+    return add_ten(open_lake.create(str(tmp_path_factory.mktemp("common") / "lake")))
+
+
+@pytest.fixture(scope="module")
+def client(common: Lake) -> Iterator[TestClient]:
+    with TestClient(Api(common)) as opened:
         yield opened
 
 
@@ -110,9 +120,9 @@ def test_a_refusal_is_a_problem(client: TestClient, body: Any, status: int, reas
     assert words in response.json()["detail"]
 
 
-def test_a_query_is_cancelled_by_its_id(client: TestClient, queried: Lake) -> None:
+def test_a_query_is_cancelled_by_its_id(client: TestClient, common: Lake) -> None:
     def cancel() -> None:
-        while not shared(queried).queries():
+        while not shared(common).queries():
             time.sleep(0.02)
         assert client.delete("/v1/sql/mine").json() == {"id": "mine", "status": "cancelled"}
 
@@ -134,10 +144,11 @@ def test_queries_are_saved_run_and_deleted(client: TestClient) -> None:
     assert client.get("/v1/saved-queries/low").status_code == 404
 
 
-def test_every_query_is_in_the_audit_log(client: TestClient, queried: Lake) -> None:
-    ask(client, "SELECT 1 AS  n", parameters={})
-    ask(client, "SELECT lable FROM answers WHERE label = $l", parameters={"l": "a"})
-    newest, before = client.get("/v1/sql-history").json()["queries"]
+def test_every_query_is_in_the_audit_log(queried: Lake) -> None:
+    with TestClient(Api(queried)) as client:
+        ask(client, "SELECT 1 AS  n", parameters={})
+        ask(client, "SELECT lable FROM answers WHERE label = $l", parameters={"l": "a"})
+        newest, before = client.get("/v1/sql-history").json()["queries"]
     assert (before["sql"], before["rows"], before["error"]) == ("SELECT 1 AS  n", 1, None)
     assert newest["parameters"] == {"l": "a"}
     assert "Candidate bindings" in newest["error"]
