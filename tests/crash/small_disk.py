@@ -58,7 +58,7 @@ async def ingest(folder: Path) -> dict[str, Any]:
     lake = folder / "lake"
     open_lake.create(str(lake))
     ledger = Ledger(seed=9, padding=PICTURE_BYTES)
-    service = await Service(lake, ["--min-free-gb", "0"]).ready()
+    service = await Service(lake, ["--min-free-gb", "0"], forked=False).ready()
     results: dict[str, Any] = {}
     await some_drained(service, ledger)
     full = await fill(service, ledger)
@@ -71,7 +71,7 @@ async def ingest(folder: Path) -> dict[str, Any]:
 
     free = shutil.disk_usage(folder).free
     ballast.write_bytes(bytes(max(0, free - (4 << 20))))
-    service = await Service(lake, ["--min-free-gb", str(RESERVE_GB)]).ready()
+    service = await Service(lake, ["--min-free-gb", str(RESERVE_GB)], forked=False).ready()
     stored = await fill(service, ledger, seconds=1.0)
     results["reserve"] = stored.facts() | {"reads": await reads(service, ledger)}
     mount(folder, 4 * DISK_BYTES, remount=True)
