@@ -115,7 +115,7 @@ def test_the_card_lists_the_worst_first_and_links_to_the_image_and_to_similar_on
     )  # fmt: skip
     assert (card["comment"], card["timestamp"]) == ("it works", "2026-09-07T13:00:00+00:00")
     assert card["link"]["params"] == {"show": "complaints", "open": image(3)[:16]}
-    assert card["alike"]["params"]["like"] == image(3)
+    assert card["similar"]["params"]["like"] == image(3)
     assert block["links"] == []
 
 
