@@ -57,7 +57,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of four pictures, and a log that answers each, one of them three times."""
+    """Two classes of four pictures, and a log with a prediction for each, and three for one of them."""
     root = tmp_path_factory.mktemp("photos")
     for i in range(8):
         path = root / "images" / ("cat" if i < 4 else "dog") / f"{i}.png"

@@ -126,7 +126,7 @@ class Tally:
 
 
 class Load:
-    """Clients that send until they are told to stop or the server is gone. With `retries_only` nothing new is sent.
+    """Clients that send until the test stops them or the server is gone. With `retries_only` nothing new is sent.
 
     Each waits for `pause` seconds after an answer.
     """
@@ -194,7 +194,7 @@ class Campaign:
         self.tally.storing_kills = len(ledger.stored_in)
 
     async def settle(self) -> None:
-        """One undisturbed life: what was not answered is sent again, then the server is asked to stop."""
+        """One undisturbed life: sends unanswered requests again, then stops the server."""
         service = await self._started()
         await self._read_back(service)
         while self.ledger.waiting:

@@ -67,7 +67,7 @@ class Service:
         self.began = time.monotonic()
 
     async def ready(self, seconds: float = START_SECONDS) -> Service:
-        """Waits until it answers; `port` is known then. Raises NotReady."""
+        """Waits until the server is ready and `port` is known. Raises NotReady."""
         while True:
             match_ = READY.search(self.output())
             if match_:

@@ -66,7 +66,7 @@ def damage(path: Path, loss: str, chance: random.Random) -> None:
 
 @pytest.fixture
 def unsynced(make_lake: MakeLake, tmp_path: Path) -> Unsynced:
-    """One drain that was completed, one that was killed when it asked for the sync."""
+    """One drain that was completed, one that was killed when it called sync."""
     lk = make_lake("unsynced")
     lake = Path(lk.uri)
     ledger = Ledger(seed=21)

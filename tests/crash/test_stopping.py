@@ -30,7 +30,7 @@ UNREADY_SECONDS = 0.5
 
 @dataclass
 class Stops:
-    """Over all rounds. `ready_after`: how long after SIGTERM a request was sent that was still told `ready`."""
+    """Totals of all rounds. `ready_after`: seconds after SIGTERM at which /readyz last returned `ready`."""
 
     answered: int = 0
     cut: int = 0
@@ -114,7 +114,7 @@ async def half_sent(service: Service, ledger: Ledger, signalled: asyncio.Event) 
 
 
 async def watched(service: Service) -> float:
-    """Asks for readiness until nobody answers; seconds from now to the last request that was told `ready`."""
+    """Requests readiness until the server is gone; seconds from now to the last request that got `ready`."""
     began = time.monotonic()
     last = began
     while True:
@@ -130,7 +130,7 @@ async def watched(service: Service) -> float:
 
 
 def stored(lake: Path, ledger: Ledger) -> int:
-    """How many of the requests that got no answer were stored."""
+    """The number of requests without a response that were stored."""
     spool = Spool(lake / "spool")
     opened = open_lake.open(str(lake))
     events = [e for request in ledger.waiting for e in request.events if not e.acked and e.kind == "prediction"]

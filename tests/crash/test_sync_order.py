@@ -1,4 +1,4 @@
-"""Power loss, by the order of system calls: what an answer rests on is synced before it, what a drain forgets after."""
+"""Power loss, by the order of system calls: data is synced before it is acknowledged, and before a drain forgets it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REQUESTS = 30
 
 @dataclasses.dataclass
 class Traced:
-    """A service's whole life as strace saw it. `needs` are the syncs each of its answers must have waited for."""
+    """A strace of a service's whole life. `needs`: the syncs that each response must have waited for."""
 
     calls: list[Call]
     needs: list[set[str]]
@@ -83,7 +83,7 @@ def needed(request: Request) -> set[str]:
 
 
 async def drained(database: Path) -> None:
-    """Waits until no event is left; by itself, because a request's answer would be audited, too."""
+    """Waits until the spool is empty; reads the database, because the response to a request would be audited, too."""
     deadline = time.monotonic() + 30
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as reader:
         while reader.execute("SELECT count(*) FROM events").fetchone()[0]:
@@ -170,7 +170,7 @@ def failing(name: str, ending: str) -> Callable[[Traced], list[Call]]:
 
 
 def journal_before_an_answer(t: Traced) -> tuple[Call, Call]:
-    """An answer from the middle, and the last sync of the journal before it: others are the drainer's."""
+    """A response from the middle, and the last sync of the journal before it: other syncs are the drainer's."""
     answers = [c for c in t.calls if '"HTTP/1.1 2' in c.text]
     answer = answers[len(answers) // 2]
     sync = [c for c in t.calls if c.name == "fdatasync" and c.paths[0].endswith("-wal") and c.ended < answer.begun][-1]
@@ -183,7 +183,7 @@ def failing_before_an_answer(t: Traced) -> list[Call]:
 
 
 def answered_too_early(t: Traced) -> list[Call]:
-    """One answer leaves when its sync has begun, but not ended."""
+    """A response is sent when its sync has begun but not ended."""
     answer, sync = journal_before_an_answer(t)
     late = dataclasses.replace(sync, ended=answer.ended + 0.5)
     return [late if c is sync else c for c in t.calls]

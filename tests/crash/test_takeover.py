@@ -28,7 +28,7 @@ KILLS = 3
 
 
 class Drainers:
-    """Processes that drain, as servers start them. What they said is in `lines`."""
+    """Processes that drain, as servers start them. `lines` has their output."""
 
     def __init__(self, lake: Path) -> None:
         self.lake = lake

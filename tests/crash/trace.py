@@ -1,4 +1,4 @@
-"""What a process asked of the kernel, by strace, and three rules about the order in which it did.
+"""The system calls of a process, read from strace, and three rules about their order.
 
 - An answer of 2xx leaves only when every file and folder entry of the spool that was written before is synced.
 - The drainer forgets events, and removes their segments, only when everything it wrote to the lake is synced.
@@ -101,7 +101,7 @@ def read(lines: Iterable[str]) -> list[Call]:
 
 
 def finished(file: Path, pid: int, seconds: float = 20.0) -> list[Call]:
-    """The calls of a trace once the process it began with has ended and strace has said so."""
+    """The calls of a trace, once strace has reported the end of the process it began with."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         text = file.read_text()
@@ -207,10 +207,10 @@ def audit_answers(
     existing: Iterable[str] = (),
     response: str = "HTTP/1.1 2",
 ) -> Audit:
-    """Every answer of the traced server (what it writes that begins with `said`) against the spool's files.
+    """Audits every response of the traced server (a write that begins with `response`) against the spool's files.
 
-    Requests came one after the other; `needs` says for each answer which kinds of files (by their suffix) must have
-    been synced since the answer before, so that an audit of nothing cannot pass. `existing` paths were there before.
+    Requests came one after the other; `needs` has for each response the kinds of files (suffixes) that must have been
+    synced since the response before, so that an audit of nothing cannot pass. `existing` paths were there before.
     """
     audit = Audit()
     group = processes(calls)

@@ -155,7 +155,7 @@ def flips(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
 
 
 def _gif(width: int, height: int, frames: Sequence[tuple[int, int]]) -> bytes:
-    """A GIF of one-colour frames, each said to be of that size but with data for one pixel."""
+    """A GIF of one-colour frames; each header gives that size, but there is data for one pixel only."""
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6)
     body = b"".join(b"," + struct.pack("<HHHHB", 0, 0, w, h, 0) + b"\x02\x02\x44\x01\x00" for w, h in frames)
     return head + body + b";"

@@ -83,7 +83,7 @@ def api_client(lake: Lake, spool: Path, limits: IngestLimits | None = None) -> I
 
 
 def event(**more: Any) -> dict[str, Any]:
-    """An answer with an id of its own."""
+    """A prediction with an id of its own."""
     return {"prediction_id": str(uuid.uuid4()), "model": "solar", "label": "intact", **more}
 
 

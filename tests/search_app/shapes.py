@@ -1,4 +1,4 @@
-"""A small real lake of generated shapes: images, answers with scores and boxes, labels for some of them."""
+"""A small real lake of generated shapes: images, predictions with scores and boxes, some labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stand-ins for the processes that answer beside a server, for worker processes to import: no library, no network."""
+"""Stand-ins for the model processes beside a server, for worker processes to import: no library, no network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def decode(files: list[tuple[str, bytes]], preprocessing: str, most: float) -> l
 
 
 def think(uri: str, run: str, names: list[str], prepared: list[bytes]) -> tuple[str, list[Prediction | str]]:
-    """A model that dies of some images, and has no answer to others."""
+    """A model that crashes on some images, and has no prediction for others."""
     del uri, run
     if b"lethal" in prepared:
         raise SystemExit(1)

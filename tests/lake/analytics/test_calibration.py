@@ -1,4 +1,4 @@
-"""Calibration on answers counted by hand, and intervals that hold what they promise."""
+"""Calibration on predictions counted by hand, and the coverage of its intervals."""
 
 from __future__ import annotations
 

@@ -555,7 +555,7 @@ def test_a_disk_that_is_full_in_the_middle_of_an_event_leaves_the_others_whole(s
 
 
 def some_events(count: int) -> list[QueuedEvent]:
-    """Alternately an answer with an image of some bytes and a verdict."""
+    """Alternately a prediction with an image of some bytes, and a verdict."""
     kinds = ("prediction", "feedback")
     images = [os.urandom(7 * n) if n % 2 == 0 else b"" for n in range(count)]
     return [QueuedEvent(kinds[n % 2], b'{"n":%d}' % n, images[n], 0.0) for n in range(count)]  # type: ignore[arg-type]
@@ -978,7 +978,7 @@ def test_flushing_does_not_hold_up_the_event_loop(server: Ledger) -> None:
     asyncio.run(serve())
 
 
-# The door itself ---------------------------------------------------------------------------------------------------
+# Imports and documentation -----------------------------------------------------------------------------------------
 
 
 def test_importing_the_client_imports_the_standard_library_and_little_of_it() -> None:

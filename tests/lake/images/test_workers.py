@@ -1,4 +1,4 @@
-"""A pool of workers answers in order, takes a bounded number of tasks, and outlives its workers."""
+"""A pool of workers returns results in order, takes a bounded number of tasks, and outlives its workers."""
 
 import os
 from collections.abc import Iterator

@@ -333,7 +333,7 @@ def test_an_old_lake_gets_what_it_lacks(old: Path, tmp_path: Path) -> None:
 
 
 def opening_process(root: Path) -> subprocess.Popen[bytes]:
-    """A process that is about to open the lake; a line on its stdin lets it, and it answers when it has."""
+    """A process that opens the lake when it reads a line from stdin, and then writes a line."""
     code = (
         "import sys, lance, lake.storage.opening\n"
         "print(flush=True); sys.stdin.readline()\n"

@@ -30,7 +30,7 @@ ERASED = 3
 
 
 def holding(root: Path, data: bytes) -> set[str]:
-    """Files under `root` that have any 64 bytes of `data`, asked at every 64th place."""
+    """Files under `root` that contain any of the 64-byte blocks of `data`."""
     windows = [data[i : i + 64] for i in range(0, max(1, len(data) - 63), 64)]
     files = set()
     for path in root.rglob("*"):

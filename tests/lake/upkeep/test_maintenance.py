@@ -88,7 +88,7 @@ def test_a_second_time_there_is_nothing_to_do(tiny: Lake) -> None:
 
 
 def test_rows_written_during_maintenance_are_not_lost(make_lake: MakeLake) -> None:
-    """Images and answers arrive and get their vectors while fragments are merged and versions removed."""
+    """Images and predictions arrive and get their vectors while fragments are merged and versions removed."""
     lk = make_lake(embedders=["x"])
     stock.bind(lk)
     writer, over = lake.open(lk.uri), threading.Event()

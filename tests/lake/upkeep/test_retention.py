@@ -1,4 +1,4 @@
-"""What is old falls and frees the disk, what somebody holds stays, and the answers stay for good."""
+"""Retention drops old images and frees the disk; protected images stay, and predictions stay for good."""
 
 import datetime as dt
 import json

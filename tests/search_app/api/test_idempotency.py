@@ -193,7 +193,7 @@ class Contract(RuleBasedStateMachine):
             assert answer.json["reason"] in ("other_request", "invalid", "empty", "unknown_prediction")
 
     def note(self, which: int, key: str, caller: str | None, answer: Answer) -> None:
-        """What was stored, or found to contradict what is, is an answer for ever; a refusal may be asked again."""
+        """A response to a stored or contradicting request is kept for good; a refused request may be sent again."""
         assert answer.status in (200, 201, 404, 422), answer.body
         if answer.status < 400 or answer.json["reason"] == "contradiction":
             self.given[caller, key] = which, answer

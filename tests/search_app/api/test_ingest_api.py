@@ -45,7 +45,7 @@ def service(make_lake: MakeLake, tmp_path: Path) -> Iterator[ApiClient]:
         yield opened
 
 
-# One answer ------------------------------------------------------------------------------------------------
+# One prediction --------------------------------------------------------------------------------------------
 
 
 def test_a_prediction_with_its_image_is_stored_once_and_known_afterwards(service: ApiClient) -> None:
@@ -327,7 +327,7 @@ def stream(table: pa.Table, **options: Any) -> bytes:
 
 
 def arrow_streams() -> list[tuple[str, bytes, int]]:
-    """(what is wrong, the stream, the status of the whole answer)."""
+    """(the fault, the stream, the status of the whole response)."""
     text = pa.table({"model": ["m"], "label": ["a"]})
     lies = bytearray(stream(pa.table({"model": ["m" * 50] * 3})))
     lies[-80:-60] = b"\xff" * 20
@@ -405,7 +405,7 @@ def test_wrong_feedback_has_a_clear_error(service: ApiClient) -> None:
     assert reason(service.feedback(good | {"event_id": own})) == (422, "contradiction")
 
 
-# Not now ---------------------------------------------------------------------------------------------------
+# Refusals for now ------------------------------------------------------------------------------------------
 
 FULL: list[tuple[str, Depth, int, int, str]] = [
     ("the disk", Depth(1, 1, None, 0), 0, 507, "disk_full"),

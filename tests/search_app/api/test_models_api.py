@@ -184,7 +184,7 @@ def test_a_promotion_holds_in_the_running_server(http: httpx.Client, registered:
 def test_requests_beyond_the_queue_are_refused(
     registered: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without processes: whoever comes when the line is full is told, and who waits when it closes is told, too."""
+    """Without processes: a request to a full queue is refused, and so are those that wait when the server closes."""
     monkeypatch.setattr(model_server, "MOST_WAITING", 2)
     holding, working = threading.Event(), threading.Event()
 

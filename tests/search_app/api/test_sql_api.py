@@ -1,4 +1,4 @@
-"""SQL over HTTP and on the command line: answers, refusals, caps, cancelling, saved queries, the audit log."""
+"""SQL over HTTP and on the command line: results, refusals, caps, cancelling, saved queries, the audit log."""
 
 from __future__ import annotations
 

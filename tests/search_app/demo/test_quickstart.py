@@ -43,7 +43,7 @@ SECONDS = 120  # two cores with other work load the network in twenty
 
 @pytest.fixture(scope="module")
 def story() -> Story:
-    """Forty cells to learn from; twenty answers, every other one about the new kind."""
+    """Forty cells to learn from; twenty predictions, every second about the new kind."""
     whole = make_story(cells())
     kinds = ("monocrystalline", "polycrystalline")
     chosen = [cell for kind in kinds for cell in [o for o in whole.production if o[0].kind == kind][:10]]

@@ -40,7 +40,7 @@ ANN = {"sub": "1", "email": "Ann@lab.example", "email_verified": True}
 
 @dataclass
 class Provider:
-    """An OpenID Connect provider that vouches for whomever it is told to."""
+    """An OpenID Connect provider that confirms every user that a test names."""
 
     claims: dict[str, Any] = field(default_factory=lambda: dict(ANN))
     url: str = ""
@@ -199,7 +199,7 @@ def test_a_key_still_opens_by_api_and_by_the_login_page(served: Served) -> None:
 
 
 class OidcWithClaims(Oidc):
-    """One that is told its users and secret."""
+    """An Oidc with the users and the secret of the test."""
 
     def __init__(self, *users: str) -> None:
         self.users = frozenset(users)

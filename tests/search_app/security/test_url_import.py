@@ -219,7 +219,7 @@ def _length(body: bytes) -> bytes:
 async def _fetch_from(
     reply: Reply, limits: FetchLimits = QUICK, path: str = "/a.png", serve: ssl.SSLContext | None = None, **options: Any
 ) -> tuple[bytes | UrlRefused, bytes]:
-    """What `fetch` makes of a server that answers so, and what the server was asked."""
+    """The result of `fetch` from a server that sends this reply, and the request that the server received."""
     request = b""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

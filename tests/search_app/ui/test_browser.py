@@ -54,7 +54,7 @@ def url(embedded: Shapes) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that takes events in, over twelve images and their answers."""
+    """A server that accepts events, over twelve images and their predictions."""
     shapes = make_shapes(tmp_path_factory.mktemp("live"), 12)
     with serving(shapes.uri, takes_events=True) as address:
         yield address

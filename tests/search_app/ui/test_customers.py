@@ -29,7 +29,7 @@ def _forget_cached() -> None:
 
 @pytest.fixture
 def bound(make_lake: MakeLake) -> Iterator[Lake]:
-    """Four answers on line a, two on line b; the images of answers 1 and 5 cannot be shown."""
+    """Four predictions on line a, two on line b; the images of predictions 1 and 5 cannot be shown."""
     lk = make_lake(columns={"line": "string"})
     rows = [{"label": f"kind {n}", "confidence": n / 10, "line": "a" if n < 4 else "b"} for n in range(6)]
     rows[1]["image_status"] = "truncated"
@@ -42,7 +42,7 @@ def bound(make_lake: MakeLake) -> Iterator[Lake]:
 
 
 def say(lake: Lake, number: int, verdict: str, hours: float = 0, **more: str) -> None:
-    """A customer's verdict on answer `number`, so many hours after Monday noon."""
+    """Adds a customer's verdict on prediction `number`, `hours` after Monday noon."""
     row = {
         "event_id": str(uuid.uuid4()),
         "prediction_id": str(uuid.UUID(int=number)),

@@ -1,4 +1,4 @@
-"""The SQL page in a browser: run, cancel, an error, saving, images of an answer."""
+"""The SQL page in a browser: run, cancel, an error, saving, the images of a result."""
 
 from __future__ import annotations
 
