@@ -22,7 +22,7 @@ from embeddings.search.search import search
 from lake import ids, open_lake
 from lake.images.decode import open_image, pixels
 from lake.ingest.ingest import ingest
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 
 DATA = Path(__file__).parent.parent.parent / "shared/data/imagenet-samples-600.tar"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA.name} is not here: no photographs to try")

@@ -17,9 +17,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from lake.open_lake import OpenLake as Lake
 from lake.spool.spool import Spool
 from lake.storage import blobs
-from lake.storage.store import Lake
 from tests import pictures
 from tests.crash.http import Answer, raw
 

@@ -53,7 +53,7 @@ class Service:
         self.log = lake.parent / f"{lake.name}.{next(_numbers)}.log"
         words = ["serve", "--lake", str(lake), *([] if ui else ["--no-ui"]), "--port", "0", *options]
         if forked and not around:
-            self.process = Forked(forks.command, words, self.log)
+            self.process = Forked(forks.command, tuple(words), self.log)
         else:
             with self.log.open("wb") as log:
                 self.process = subprocess.Popen(

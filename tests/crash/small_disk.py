@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ def drains(folder: Path, count: int) -> dict[str, Any]:
             shutil.rmtree(target)
             shutil.copytree(begin, target)
             left = (need * number // count) // 4096 * 4096
-            outcome = subject.run(target, None, before=lambda _, left=left: mount(folder, used(folder) + left, True))
+            outcome = subject.run(target, None, before=partial(_leave, folder, left))
             mount(folder, 64 << 20, remount=True)
             kinds.update({kind for _, kind, _ in outcome.failed} or {"none"})
             findings = finished(target, ledger)
@@ -237,6 +238,10 @@ def finished(lake: Path, ledger: Ledger) -> Findings:
     findings = compare(opened, spool, ledger)
     spool.close()
     return findings
+
+
+def _leave(folder: Path, left: int, _: object) -> None:
+    mount(folder, used(folder) + left, True)
 
 
 def used(folder: Path) -> int:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from lake.open_lake import OpenLake as Lake
 from lake.spool import events
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
 from lake.storage import schema
-from lake.storage.store import Lake
 from tests.conftest import MakeLake, Say
 from tests.crash.kills import campaigns
 from tests.crash.ledger import Ledger, Sent, compare

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ class Killer:
         waiting = spool.oldest(10**9, 10**12)
         stored = {event.event_id: event for event in waiting}
         assert len(stored) == len(waiting)
-        sent = {}
+        sent: dict[str, Any] = {}
         for name, outcome in self.sent.items():
             events = group(self.seed, name)
             sent |= {event.event_id: event for event in events}

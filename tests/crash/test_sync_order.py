@@ -193,7 +193,7 @@ def lake_written_after_the_sync(t: Traced) -> list[Call]:
     sync = next(c for c in t.calls if c.name == "syncfs")
     written = [c for c in t.calls if c.name == "write" and c.paths[0].startswith(f"{t.lake}/audit.lance")]
     write = [c for c in written if c.ended < sync.begun][-1]
-    moved = dataclasses.replace(write, begun=sync.ended, ended=sync.ended)
+    moved = dataclasses.replace(write, begun=int(sync.ended), ended=sync.ended)
     return sorted((moved if c is write else c for c in t.calls), key=lambda c: c.begun)
 
 

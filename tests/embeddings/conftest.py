@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import MakeLake
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind, record_of
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.lake.prediction_rows import add, image

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import Say
 from tests.search_app.api_client import NDJSON, ApiClient, api_client, named, picture
 
@@ -228,7 +228,7 @@ def test_every_accepted_event_is_read_back_as_it_was_sent_at_length(counted: Cou
 def test_every_field_accepts_or_refuses_every_odd_value(counted: Counted, say: Say) -> None:
     base = {"image_id": named(IMAGE), "model": "m", "label": "l"}
     for name in (*FIELDS, *PROMOTED, "scores", "boxes", "masks", "metadata", "x1"):
-        strange = (*WORDS, *NUMBERS, True, False, None, [], {}, [[]], [None], {"a": None}, [1, "2"])
+        strange: tuple[Any, ...] = (*WORDS, *NUMBERS, True, False, None, [], {}, [[]], [None], {"a": None}, [1, "2"])
         payloads = [base | {name: value, "prediction_id": str(uuid.uuid4())} for value in strange]
         counted.send([text_of(payload, ascii=True).encode() for payload in payloads])
     counted.look()

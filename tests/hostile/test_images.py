@@ -23,9 +23,9 @@ from PIL import Image
 from lake.errors import UnreadableImage
 from lake.images import decode
 from lake.images.image_header import read_header
+from lake.open_lake import OpenLake as Lake
 from lake.spool.drain import Drainer
 from lake.spool.spool import Spool
-from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import Say
 from tests.crash.service import Service
@@ -97,7 +97,7 @@ def test_the_header_agrees_with_pillow(kind: tuple[str, str], long: int, short: 
         "TIFF": {"big_tiff": data.draw(st.booleans())},
     }.get(format, {})
     size = (long, short) if data.draw(st.booleans()) else (short, long)
-    written = encoded(Image.new(mode, size), format, **options)
+    written = encoded(Image.new(mode, size), format, **options)  # type: ignore[arg-type]
     assert read_header(written, 40) == (format, *size)
 
 
@@ -184,7 +184,7 @@ def _feed_and_check(lake: Lake, serve: Serve, say: Say, step: int, flips: int) -
     feed = Feed(service)
     with feed.client, Watch(service) as watch:
         good = pictures.encoded(pictures.scene(9_999, 20, 14))
-        statuses = Counter()
+        statuses: Counter[int] = Counter()
         for data in (*files.bombs().values(), good, *files.valid().values()):
             statuses[feed.alone(data)] += 1
         mates = _batches(feed, files.cuts(step), 300) | _batches(feed, files.flips(flips), 300)

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from lake.access import keys
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import Say
 from tests.crash.service import ROOT, Service
 from tests.hostile.conftest import Serve

@@ -26,7 +26,7 @@ from embeddings.clusters.drilldown import cluster
 from lake import slices
 from lake.errors import BadInput
 from lake.ingest.ingest import ingest
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import MakeLake, Say
 from tests.crash.service import ROOT
 from tests.embeddings.colour import MeanColour
@@ -38,7 +38,7 @@ from tests.search_app.api_client import NDJSON, event, in_base64
 from tests.search_app.browsing import CHROMIUM, FLAGS, STILL
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page
 
 __all__ = ["installed"]
 
@@ -174,7 +174,7 @@ class Visitor:
         self.found: list[str] = []
         self.visited = 0
         self.texts: set[str] = set()
-        self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
+        self.page.on("dialog", self._dismiss)
         self.page.on("request", lambda request: self._ask(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda line: self._hear(line.text))
@@ -195,6 +195,10 @@ class Visitor:
 
     def check(self) -> None:
         assert (self.dialogs, self.foreign, self.errors, self.found) == ([], [], [], [])
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
 
     def _ask(self, url: str) -> None:
         if not url.startswith((self.url, self.url.replace("http", "ws"), "data:image/", "blob:")):

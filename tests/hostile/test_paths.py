@@ -23,9 +23,10 @@ import pyarrow as pa
 import pytest
 
 from lake import slices
+from lake.open_lake import OpenLake as Lake
 from lake.slices import export
 from lake.storage import schema
-from lake.storage.store import Lake, now
+from lake.storage.store import now
 from tests.conftest import MakeLake, Say
 from tests.crash.service import Service
 from tests.hostile import files

@@ -18,7 +18,7 @@ from contextlib import suppress
 import pytest
 
 from lake import open_lake
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import Say
 from tests.crash.service import Service
 from tests.hostile.conftest import Serve

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import httpx
 import pytest
 
 from lake.access import keys
+from lake.open_lake import OpenLake as Lake
 from lake.storage import store
-from lake.storage.store import Lake
 from search_app.security import scopes as table
 from search_app.security.scopes import scope_of
 from tests.conftest import Say
@@ -104,7 +105,7 @@ def test_no_route_serves_a_caller_without_the_scope(
         for caller, headers, scopes in callers(tokens):
             for method, path in requests:
                 query = {"key": tokens["admin"], "token": tokens["admin"]} if caller == "a key in the address" else None
-                sent = headers | ({"Content-Type": b"image/png"} if method == "POST" else {})
+                sent: Any = headers | ({"Content-Type": b"image/png"} if method == "POST" else {})
                 answer = client.request(method, path, headers=sent, params=query)
                 needed = scope_of(method, path)
                 allowed = needed is None or needed in scopes

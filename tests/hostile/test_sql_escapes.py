@@ -16,10 +16,10 @@ import pytest
 
 from lake import open_lake
 from lake.errors import BadInput, LakeloopError, QueryStopped
+from lake.open_lake import OpenLake as Lake
 from lake.sql import columnar
 from lake.sql.sandbox import functions
 from lake.sql.sandbox.pool import Pool
-from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.crash.service import ROOT
 from tests.hostile import sql_attempts

@@ -15,10 +15,10 @@ import pytest
 
 from lake import open_lake
 from lake.errors import BadInput, QueryStopped
+from lake.open_lake import OpenLake as Lake
 from lake.sql import columnar
 from lake.sql.sandbox import pool as pool_module
 from lake.sql.sandbox.pool import Pool
-from lake.storage.store import Lake
 from tests.conftest import Say
 from tests.hostile.conftest import Serve
 from tests.lake import prediction_rows

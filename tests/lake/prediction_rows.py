@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from lake.open_lake import OpenLake as Lake
 from lake.storage import store
-from lake.storage.store import Lake
 
 
 def image(name: object) -> str:

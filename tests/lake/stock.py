@@ -6,13 +6,14 @@ import datetime as dt
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lake import ids
+from lake.open_lake import OpenLake as Lake
 from lake.storage import blobs, image_rows, schema, store
-from lake.storage.store import Lake
 
 DIM = 32
 COLUMN = "emb_x"
@@ -85,9 +86,9 @@ def embed(lake: Lake, numbers: Sequence[int], size: int = 2_000) -> None:
     store_vectors(lake, COLUMN, {image_id(n, size): vector(n) for n in numbers})
 
 
-def contents(lake: Lake, *without: str) -> dict[str, list[object]]:
+def contents(lake: Lake, *without: str) -> dict[str, list[Any]]:
     """Every row of every table but `without`, images with the hash of their bytes, in an order of its own."""
-    rows_by_table: dict[str, list[object]] = {}
+    rows_by_table: dict[str, list[Any]] = {}
     for name in schema.TABLES:
         if name in without:
             continue

@@ -16,9 +16,9 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from lake.ids import image_id
+from lake.open_lake import OpenLake as Lake
 from lake.spool.drain import DrainReport, drain
 from lake.spool.spool import Spool
-from lake.storage.store import Lake
 from search_app.api.admission import IngestLimits
 from search_app.api.app import Api
 from search_app.server.live_ingest import IngestSettings, LiveIngest

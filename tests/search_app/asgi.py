@@ -41,7 +41,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 def request(kind: str, method: str, path: str, headers: Headers) -> Scope:
     path, _, query = path.partition("?")
-    scope: Scope = {"type": kind, "path": path, "raw_path": path.encode(), "query_string": query.encode()}
+    scope: dict[str, Any] = {"type": kind, "path": path, "raw_path": path.encode(), "query_string": query.encode()}
     if kind == "http":
         scope |= {"method": method, "scheme": "http", "http_version": "1.1"}
     else:

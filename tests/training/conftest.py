@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,8 @@ from PIL import Image
 from embeddings.duplicates import leak_guard
 from embeddings.embedders import torch_import
 from lake import ids, open_lake
+from lake.open_lake import OpenLake as Lake
 from lake.storage import image_rows, schema, store
-from lake.storage.store import Lake
 from tests import pictures as drawn
 from training.registry.recipe import Recipe
 
@@ -30,7 +31,7 @@ def stripes(number: int, upright: bool, side: int = 40) -> Image.Image:
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
-def add(lake: Lake, name: str, files: Sequence[bytes], labels: Sequence[str | None], **how: object) -> list[str]:
+def add(lake: Lake, name: str, files: Sequence[bytes], labels: Sequence[str | None], **how: Any) -> list[str]:
     """Images with their labels, and a slice of them; their image_ids."""
     now = store.now()
     names = [ids.image_id(data) for data in files]
@@ -51,11 +52,11 @@ def add(lake: Lake, name: str, files: Sequence[bytes], labels: Sequence[str | No
         if label is not None
     ]
     lake.insert("labels", pa.Table.from_pylist(said, schema=schema.LABELS.arrow()))
-    leak_guard.create(lake, name, ids=names, identity_only=True, **how)  # type: ignore[arg-type]
+    leak_guard.create(lake, name, ids=names, identity_only=True, **how)
     return names
 
 
-def striped(lake: Lake, name: str, count: int, first: int = 0, **how: object) -> list[str]:
+def striped(lake: Lake, name: str, count: int, first: int = 0, **how: Any) -> list[str]:
     """A slice of `count` striped pictures from number `first` on, every other one upright."""
     numbers = range(first, first + count)
     files = [drawn.encoded(stripes(n, n % 2 == 0)) for n in numbers]

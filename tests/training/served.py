@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from embeddings.embedders import torch_import
 from lake import open_lake
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.training.conftest import striped
 from training.data.augmentation import Preparation
 from training.fit import checkpoint
@@ -37,7 +38,7 @@ def untrained(
     seed: int = 0,
     classes: Sequence[str] = ("lying", "upright"),
     architecture: str = "test_resnet",
-    kind: str = "classification",
+    kind: Literal["classification", "segmentation", "detection"] = "classification",
 ) -> Run:
     """A finished run of the model `name`."""
     torch_import.torch().set_num_threads(1)

@@ -20,7 +20,7 @@ from lake.analytics import summary
 from lake.errors import CouldNot
 from lake.images import workers
 from lake.ingest import ingest
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.embeddings.colour import MeanColour
 from tests.lake import worker_functions
 from tests.pictures import encoded, flat

@@ -13,9 +13,9 @@ from embeddings.backfill import vector_columns
 from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind
 from lake import open_lake
+from lake.open_lake import OpenLake as Lake
 from lake.storage.lance_files import columns
 from lake.storage.missing_vectors import MissingVectors
-from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour, Random
 from tests.lake.prediction_rows import add, image

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from embeddings.backfill import backfill, watch_process
+from embeddings.backfill import backfill, vector_columns, watch_process
 from embeddings.backfill import watch as module
 from embeddings.backfill.watch import Lag, watch
 from embeddings.embedders.embedder import Embedded, bind, record_of
@@ -26,8 +26,8 @@ from lake import ids, open_lake
 from lake.errors import BadInput, CouldNot
 from lake.images import workers
 from lake.ingest import ingest, sources
+from lake.open_lake import OpenLake as Lake
 from lake.storage import schema
-from lake.storage.store import Lake
 from tests.embeddings.colour import MeanColour
 from tests.lake import worker_functions
 from tests.pictures import encoded, flat
@@ -194,7 +194,7 @@ def test_a_failed_image_is_tried_once(colours: Lake, monkeypatch: pytest.MonkeyP
 
 
 def test_a_temporary_failure_is_reported_and_retried(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, failures = backfill.store_vectors, iter([CouldNot("the disk is full"), OSError("no answer")])
+    store, failures = vector_columns.store_vectors, iter([CouldNot("the disk is full"), OSError("no answer")])
 
     def unsteady(*arguments: Any) -> int:
         if arguments[2] and (error := next(failures, None)):

@@ -12,7 +12,7 @@ from embeddings.clusters.assign import assign, volume
 from embeddings.clusters.drilldown import cluster
 from lake import slices
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of, unit
 from tests.lake.prediction_rows import add, image, label

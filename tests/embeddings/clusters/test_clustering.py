@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from embeddings.clusters import clustering as module
 from embeddings.clusters.clustering import Clustering, cluster_vectors, default_min_cluster_size
+from embeddings.vectors import principal_components
 from lake.errors import BadInput
 from tests.embeddings.clusters.test_drilldown import QUICK
 from tests.embeddings.islands import islands, unit
@@ -115,7 +116,7 @@ def test_all_pairs_gives_the_labels_of_the_hdbscan_package() -> None:
 
     points = islands([120, 80, 40], strays=30, spread=0.1)
     clustering = cluster_vectors(points, "hdbscan")
-    reduced = module.reduce(points, 0).astype(np.float64)
+    reduced = principal_components.reduce(points, 0).astype(np.float64)
     peer = hdbscan.HDBSCAN(**clustering.params, algorithm="generic", core_dist_n_jobs=1).fit(reduced)
     pairs_of_labels = set(zip(clustering.labels.tolist(), peer.labels_.tolist(), strict=True))
     assert len(pairs_of_labels) == clustering.n_clusters + 1  # one to one, noise to noise

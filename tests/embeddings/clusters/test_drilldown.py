@@ -15,7 +15,7 @@ from embeddings.clusters.trees import trees
 from embeddings.embedders.embedder import bind, record_of
 from lake import slices
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.embeddings.islands import islands, lake_of
@@ -214,8 +214,8 @@ def test_similarity_is_the_cosine_to_the_mean(make_lake: MakeLake) -> None:
         centre = inside.mean(axis=0) / np.linalg.norm(inside.mean(axis=0))
         assert np.allclose(rows["similarity"], inside @ centre, atol=1e-6)
     node = tree.nodes[0]
-    inside = sorted(members(lk, tree)["0"], key=lambda name: (rows_of(lk, tree, "0")[name], name))
-    assert node.borderline == inside[:6]
+    nearest = sorted(members(lk, tree)["0"], key=lambda name: (rows_of(lk, tree, "0")[name], name))
+    assert node.borderline == nearest[:6]
 
 
 def rows_of(lk: Lake, tree: ClusterTree, path: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from embeddings.backfill.vector_columns import store_vectors
 from embeddings.clusters.drilldown import cluster
 from embeddings.clusters.trees import rename, uncut
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.cli.embeddings import cluster as clustering
 from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of

@@ -16,7 +16,7 @@ from embeddings.embedders.embedder import bind, record_of
 from lake import slices
 from lake.analytics import metrics
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.lake.prediction_rows import add, image, label

@@ -22,7 +22,7 @@ from lake import ids, slices
 from lake.errors import BadInput
 from lake.images import decode
 from lake.ingest import ingest
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.cli import main
 from tests import pictures
 from tests.conftest import Say

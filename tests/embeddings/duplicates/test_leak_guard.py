@@ -9,7 +9,7 @@ import pytest
 from embeddings.duplicates import leak_guard
 from lake import slices
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.cli import main
 from tests.lake.prediction_rows import add, image
 

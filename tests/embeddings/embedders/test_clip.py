@@ -16,7 +16,7 @@ from embeddings.search.search import search
 from lake import ids, open_lake
 from lake.errors import BadInput
 from lake.ingest import ingest
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests import pictures
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.embedders.test_networks import cosines, publishers, stored

@@ -24,7 +24,7 @@ from embeddings.embedders.preprocess import prepare
 from embeddings.search.search import search
 from lake import ids
 from lake.ingest import ingest
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.pictures import encoded
@@ -118,7 +118,7 @@ def test_the_larger_resnets_load(tmp_path: Path, images: list[Path], name: str) 
     network.fc = torch.nn.Identity()
     batch = np.stack([prepare(path.read_bytes(), ours.spec.preprocessing) for path in images[:2]])
     transform = vision.models.get_model_weights(name).DEFAULT.transforms()
-    assert cosines(ours.embed_batch(batch).vectors, publishers(network, transform, images[:2])).min() >= 0.9999
+    assert cosines(ours.embed_batch(list(batch)).vectors, publishers(network, transform, images[:2])).min() >= 0.9999
 
 
 @pytest.mark.parametrize("engine", ["torch", pytest.param("openvino", marks=pytest.mark.soak)])
@@ -132,7 +132,7 @@ def test_efficientnet_is_timms(images: list[Path], engine) -> None:
     transform = timm.data.create_transform(**settings)
     ours = NetworkEmbedder("efficientnet-lite0", engine=engine)
     batch = np.stack([prepare(path.read_bytes(), ours.spec.preprocessing) for path in images])
-    assert cosines(ours.embed_batch(batch).vectors, publishers(network, transform, images)).min() >= 0.9999
+    assert cosines(ours.embed_batch(list(batch)).vectors, publishers(network, transform, images)).min() >= 0.9999
 
 
 def test_a_scaled_decode_keeps_the_embedding() -> None:
@@ -143,7 +143,7 @@ def test_a_scaled_decode_keeps_the_embedding() -> None:
         data = encoded(pictures.scene(seed, width, height), "JPEG", quality=90)
         whole = Image.open(io.BytesIO(data)).convert("RGB")
         pair = np.stack([prepare(data, preprocessing), prepare(encoded(whole, compress_level=1), preprocessing)])
-        image, other = ours.embed_batch(pair).vectors
+        image, other = ours.embed_batch(list(pair)).vectors
         assert float(image @ other) >= 0.995
 
 

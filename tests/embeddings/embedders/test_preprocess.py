@@ -75,6 +75,7 @@ def test_a_bad_file_neither_stops_nor_shifts_the_others() -> None:
     assert set(prepared.reasons) == {1, 3}
     assert prepared.reasons[3] == "the file is empty"
     assert (prepared.images[1] == prepare(third, SMALL)).all()
+    assert isinstance(prepared.images, np.ndarray)
     assert prepared.images.dtype == np.uint8
     assert prepared.images.shape == (2, 28, 28, 3)
 

@@ -5,19 +5,20 @@ import pickle
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
 
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, CouldNot
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 
 torch = torch_import.torch()
 ROOT = Path(__file__).parents[3]
 
 
-def network(seed: int = 0) -> "torch.nn.Module":
+def network(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     return torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
 

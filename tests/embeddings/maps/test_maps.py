@@ -11,7 +11,7 @@ from embeddings.maps import maps, projection
 from embeddings.vectors import principal_components
 from embeddings.vectors.neighbours import neighbours
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of, unit
 from tests.lake.prediction_rows import add, image

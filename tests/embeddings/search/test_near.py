@@ -13,8 +13,8 @@ from embeddings.search import near
 from embeddings.search.search import search
 from lake import open_lake
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.sql.sandbox.pool import Pool
-from lake.storage.store import Lake
 from tests.embeddings.colour import Random
 from tests.lake.prediction_rows import add, image
 

@@ -15,7 +15,7 @@ from embeddings.embedders.embedder import bind, record_of
 from embeddings.search import saved_searches
 from lake import open_lake, slices
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.cli import main
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
@@ -45,7 +45,7 @@ def with_rare_kind(lk: Lake) -> tuple[Lake, set[str]]:
     return lk, {image(i) for i in np.flatnonzero(kind)}
 
 
-def turn(search: saved_searches.Search, kind: set[str]) -> None:
+def turn(search: saved_searches.SavedSearch, kind: set[str]) -> None:
     page = search.page()
     search.mark([i for i in page if i in kind], [i for i in page if i not in kind])
 

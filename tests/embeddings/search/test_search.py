@@ -16,7 +16,7 @@ from embeddings.search.search import search
 from lake import ids, open_lake
 from lake.errors import BadInput
 from lake.ingest import ingest
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour, Random
 from tests.lake.prediction_rows import add, image
@@ -43,7 +43,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, dict[str, np.
         for _ in range(rng.integers(1, 6)):
             rows.append({
                 "image_id": image(i), "label": rng.choice(["a", "ab", "b"]), "confidence": rng.random(),
-                "n": rng.choice([None, 1, 2, 3]), "scores": rng.choice([None, 1]) and [{"label": "a", "score": 0.5}],
+                "n": [None, 1, 2, 3][rng.choice(4)], "scores": [None, [{"label": "a", "score": 0.5}]][rng.choice(2)],
             })  # fmt: skip
     rng.shuffle(rows)
     for part in np.array_split(np.arange(len(rows)), 3):

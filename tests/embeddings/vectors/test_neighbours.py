@@ -1,5 +1,6 @@
 """Nearest neighbours, exact and approximate, with FAISS and without."""
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.embeddings.islands import unit
 @pytest.mark.parametrize("faiss", [True, False])
 def test_neighbours_are_exact(metric: Any, faiss: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not faiss:
-        monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(module, "BLOCK", 32)
     points = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
     index, distance = neighbours(points, 7, metric=metric)
@@ -30,7 +31,7 @@ def test_neighbours_are_exact(metric: Any, faiss: bool, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("faiss", [True, False])
 def test_a_vector_is_not_its_own_neighbour_but_a_copy_is(faiss: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not faiss:
-        monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     index, distance = neighbours(np.ones((30, 4), np.float32), 3)
     assert not (index == np.arange(30)[:, None]).any()
     assert all(len(set(row)) == 3 for row in index.tolist())

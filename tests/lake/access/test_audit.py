@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lake.access import audit, keys
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.cli.main import main
 from tests import pictures
 

@@ -15,8 +15,8 @@ from lake import open_lake
 from lake.access import keys
 from lake.access.keys import KeyRecord, Keyring
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.storage import store
-from lake.storage.store import Lake
 from search_app.cli.main import main
 
 HOUR = dt.timedelta(hours=1)

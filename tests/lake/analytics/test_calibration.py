@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lake.analytics.calibration import bin_of, calibration, expected_calibration_error, of_cells
-from lake.storage.store import Lake, now
+from lake.open_lake import OpenLake as Lake
+from lake.storage.store import now
 from tests.conftest import Say
 from tests.lake.prediction_rows import add, image, label
 
@@ -38,7 +39,7 @@ def test_ece_of_sums_by_hand() -> None:
     assert np.isnan(expected_calibration_error(np.zeros((2, 3)), np.zeros(2))).all()
 
 
-def _cells(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
+def _cells(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     cell = np.clip(np.ceil(sure * 1500).astype(int) - 1, 0, 1499)
     n, hits = np.bincount(cell, minlength=1500), np.bincount(cell, right, minlength=1500).astype(int)
     filled = n > 0

@@ -13,9 +13,9 @@ from lake import slices
 from lake.analytics import dimensions, metrics
 from lake.analytics.statistics import wilson
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.regions.masks import encode
 from lake.storage import schema
-from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.lake.prediction_rows import add, image, label
 
@@ -170,7 +170,7 @@ def test_scope_is_a_filter_a_slice_and_models(judged: Lake) -> None:
         ({"models": ["z"]}, "there are m"),
     ):
         with pytest.raises(BadInput, match=words):
-            metrics.scope(judged, **arguments)  # type: ignore[arg-type]
+            metrics.scope(judged, **arguments)
 
 
 def test_an_unknown_dimension_is_refused_with_the_nearest_name(judged: Lake) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lake import slices
 from lake.analytics import summary
 from lake.ingest import ingest
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests import pictures
 from tests.conftest import MakeLake
 

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,11 +17,11 @@ import lake
 from lake import ids
 from lake.backups import archive, backup, restore
 from lake.errors import BadInput, CouldNot, NewerLake
+from lake.open_lake import OpenLake as Lake
 from lake.spool import events
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
 from lake.storage import migrations, schema
-from lake.storage.store import Lake
 from lake.upkeep import backup_list, erasure, maintenance
 from tests import pictures
 from tests.conftest import MakeLake
@@ -162,7 +163,7 @@ def test_an_event_whose_file_was_drained_meanwhile_is_in_the_tables(lk: Lake, tm
     spool.close()
     open_segments, calls = backup._open_segments, []
 
-    def late(*arguments: object) -> None:
+    def late(*arguments: Any) -> None:
         calls.append(1)
         if len(calls) == 2:  # after the rows were copied
             again = Spool(Path(lk.uri) / "spool")
@@ -426,7 +427,7 @@ def test_a_backup_that_fails_leaves_nothing(source: Lake, tmp_path: Path, monkey
     """A full disk half way, here."""
     add, calls = archive.Writer.add, []
 
-    def full(*arguments: object, **options: object) -> int:
+    def full(*arguments: Any, **options: Any) -> int:
         calls.append(1)
         if len(calls) == 9:
             raise OSError(28, "No space left on device")

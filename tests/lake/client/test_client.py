@@ -562,7 +562,7 @@ def some_events(count: int) -> list[QueuedEvent]:
 
 
 def read_all(spill: Spill) -> list[tuple[str, bytes, bytes]]:
-    read = []
+    read: list[tuple[str, bytes, bytes]] = []
     while (segment := spill.next()) is not None:
         batch, records, at = segment.peek(100, 1 << 20)
         read += [(e.kind, e.head, e.image) for e in batch.events]

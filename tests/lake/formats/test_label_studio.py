@@ -20,10 +20,10 @@ from lake.formats.export_files import ExportPart, ExportPlan, WholeExport
 from lake.formats.label_studio import FinishedAnnotation, RejectedAnnotation
 from lake.ingest import ingest
 from lake.labels import labelling_tools
+from lake.open_lake import OpenLake as Lake
 from lake.regions import masks
 from lake.slices import export, ground_truth
 from lake.storage.blobs import StoredImage
-from lake.storage.store import Lake
 from search_app.cli.main import main
 from tests import pictures
 

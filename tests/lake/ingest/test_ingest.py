@@ -15,9 +15,9 @@ from PIL import Image
 
 from lake import ids
 from lake.ingest import ingest
+from lake.open_lake import OpenLake as Lake
 from lake.storage import image_rows as decoding
 from lake.storage import schema
-from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import worker_functions
@@ -203,12 +203,12 @@ def test_bad_rows_change_nothing_for_the_others(make_lake: MakeLake, tmp_path: P
     (tmp_path / "text.png").write_text("not an image")
     os.mkfifo(tmp_path / "pipe.png")
     good = [{"image": f"{i:03}.png", "label": f"l{i}", "confidence": i / 10, "n": i} for i in range(6)]
-    bad = [
+    bad: list[dict[str, Any]] = [
         {"image": "gone.png"}, {"image": "broken.png"}, {"label": "x"}, {"image": "text.png"}, {"image": "pipe.png"},
         {"image": "000.png", "confidence": 7}, {"image": "a\0b.png"}, {"image": "/dev/zero"},
         {"image": "000.png", "n": 1e30},
     ]  # fmt: skip
-    mixed = [row for pair in zip(good, bad, strict=False) for row in pair] + bad[6:]
+    mixed: list[dict[str, Any]] = [row for pair in zip(good, bad, strict=False) for row in pair] + bad[6:]
     clean, dirty = make_lake("clean", columns={"n": "int"}), make_lake("dirty", columns={"n": "int"})
     assert run(clean, log(tmp_path, "clean.jsonl", *good)).rejected == []
     path = log(tmp_path, "dirty.jsonl", *mixed)

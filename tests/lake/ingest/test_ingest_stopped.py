@@ -11,7 +11,7 @@ import pytest
 
 from lake import open_lake
 from lake.ingest import ingest
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake.ingest.test_ingest import content

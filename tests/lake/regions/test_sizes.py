@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from lake.analytics import detection
+from lake.open_lake import OpenLake as Lake
 from lake.regions import masks
 from lake.regions.sizes import bucket, mask_areas
 from lake.storage import store
-from lake.storage.store import Lake
 from tests.lake.prediction_rows import add, image
 
 DRAWN = some.tuples(some.integers(1, 40), some.integers(1, 40), some.integers(0, 2**32 - 1), some.floats(0, 1))

@@ -18,10 +18,10 @@ from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, GroundTruth
 from lake.formats.paths import MANIFEST
 from lake.ingest import ingest
+from lake.open_lake import OpenLake as Lake
 from lake.regions import masks
 from lake.slices import export, ground_truth
 from lake.storage import schema, store
-from lake.storage.store import Lake
 from search_app.cli.main import main
 from tests import pictures
 from tests.conftest import MakeLake, Say
@@ -112,7 +112,7 @@ def test_stopped_and_gone_on_with(
     whole = tmp_path / "whole" / "out"  # Label Studio's tasks name the folder
     export.export(lk, slice_, whole, format)
     for stop in (1, 3):
-        out, seen = tmp_path / f"stopped {stop}" / "out", []
+        out, seen = tmp_path / f"stopped {stop}" / "out", list[Any]()
 
         def count(images: int, stop: int = stop, seen: list[int] = seen) -> None:
             seen.append(images)

@@ -10,9 +10,9 @@ import pytest
 
 from lake import ids, slices
 from lake.ingest import ingest
+from lake.open_lake import OpenLake as Lake
 from lake.slices import kept_exports
 from lake.slices.export import export
-from lake.storage.store import Lake
 from lake.upkeep import erasure
 from tests import pictures
 

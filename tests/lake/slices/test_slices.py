@@ -5,8 +5,8 @@ import pytest
 
 from lake import slices
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.storage import schema, store
-from lake.storage.store import Lake
 from tests.lake.prediction_rows import add, image
 
 

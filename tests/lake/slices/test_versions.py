@@ -16,8 +16,8 @@ import lake
 from lake import open_lake, slices
 from lake.backups import backup, restore
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.storage import schema, store
-from lake.storage.store import Lake
 from lake.upkeep import doctor, erasure, maintenance
 from tests.lake import prediction_rows, stock
 from tests.lake.prediction_rows import add, image, label

@@ -12,11 +12,12 @@ import pytest
 from lake import ids
 from lake.analytics import summary
 from lake.errors import CouldNot
+from lake.open_lake import OpenLake as Lake
 from lake.spool import events
 from lake.spool.drain import Drainer, Sampling, drain
 from lake.spool.spool import Spool
 from lake.storage import schema
-from lake.storage.store import Lake, now
+from lake.storage.store import now
 from tests.lake.live_events import name, picture, prediction, upload, verdict
 
 BROKEN = picture(99)[: len(picture(99)) // 2]

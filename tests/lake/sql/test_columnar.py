@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lake import open_lake
+from lake.open_lake import OpenLake as Lake
 from lake.sql import columnar, columnar_parts, connections
 from lake.storage import schema
-from lake.storage.store import Lake
 from lake.upkeep import maintenance
 from tests.conftest import MakeLake
 from tests.lake import stock
@@ -199,12 +199,12 @@ def test_concurrent_readers_see_whole_versions(make_lake: MakeLake) -> None:
             last = rows["n"]
 
     readers = [threading.Thread(target=reader) for _ in range(3)]
-    for reader in readers:
-        reader.start()
+    for thread in readers:
+        thread.start()
     for n in range(1, 8):
         stock.add(lake, range(3 * n, 3 * n + 3))
-    for reader in readers:
-        reader.join()
+    for thread in readers:
+        thread.join()
     assert not wrong
 
 

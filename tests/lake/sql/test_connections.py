@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.sql.connections import idle
 from lake.storage import schema, views
-from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.lake.prediction_rows import add, image, label
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lake import open_lake
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.sql import where
-from lake.storage.store import Lake
 from tests.conftest import MakeLake
 from tests.lake.prediction_rows import add
 

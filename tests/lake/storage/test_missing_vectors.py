@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from embeddings.backfill.vector_columns import store_vectors
 from lake.analytics import summary
+from lake.open_lake import OpenLake as Lake
 from lake.storage import schema
 from lake.storage.lance_files import nulls
 from lake.storage.lance_files.nulls import PageNulls
 from lake.storage.missing_vectors import UNREADABLE, WAITING, WITHOUT_BYTES, Gaps, MissingVectors
-from lake.storage.store import Lake, now
+from lake.storage.store import now
 from tests.conftest import MakeLake
 
 IMAGES = [f"{i:064x}" for i in range(6)]
@@ -84,7 +85,7 @@ def truth(lk: Lake, column: str) -> list[tuple[str, int]]:
 
 
 numbers = st.lists(st.sampled_from(range(6)), min_size=1, max_size=4, unique=True)
-actions = st.one_of(
+actions: st.SearchStrategy[Any] = st.one_of(
     st.tuples(st.sampled_from(["answer", "store", "vectors", "other vectors", "broken answer"]), numbers),
     st.tuples(st.sampled_from(["delete", "status", "drop bytes"]), st.sampled_from(range(6)).map(lambda i: [i])),
     st.tuples(st.sampled_from(["compact", "index"]), st.just([])),

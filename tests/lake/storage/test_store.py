@@ -3,6 +3,7 @@
 import datetime as dt
 import threading
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -12,8 +13,8 @@ import lake
 from lake import ids
 from lake.errors import BadInput, LakeloopError, NewerLake, NotALake
 from lake.ingest import ingest
+from lake.open_lake import OpenLake as Lake
 from lake.storage import migrations, schema, store
-from lake.storage.store import Lake
 from tests import pictures
 from tests.conftest import MakeLake
 
@@ -83,7 +84,7 @@ def test_an_interrupted_create_is_completed_by_the_next(tmp_path: Path, monkeypa
 
         return counted
 
-    uri, options = str(tmp_path / "lake"), {"columns": {"line": "int"}, "embedders": ["resnet18"]}
+    uri, options = str(tmp_path / "lake"), dict[str, Any](columns={"line": "int"}, embedders=["resnet18"])
     with monkeypatch.context() as patch:
         patch.setattr(Lake, "create_table", stopping(Lake.create_table))
         patch.setattr(Lake, "add_column", stopping(Lake.add_column))

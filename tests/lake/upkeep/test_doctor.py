@@ -17,12 +17,13 @@ import lake
 from lake import ids, slices
 from lake.errors import CouldNot, NotALake
 from lake.ingest import ingest
+from lake.open_lake import OpenLake as Lake
 from lake.spool import events
 from lake.spool.spool import Spool
 from lake.storage import migrations, schema, store
 from lake.storage.lance_files import quarantine, table_files
-from lake.storage.store import Lake
 from lake.upkeep import doctor, erasure
+from lake.upkeep.consistency import ConsistencyReport
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import prediction_rows, stock
@@ -170,7 +171,7 @@ def test_object_storage_is_left_alone() -> None:
 # The doctor ----------------------------------------------------------------------------------------------
 
 
-def checks_of(report: doctor.ConsistencyReport, severity: str = "wrong") -> list[str]:
+def checks_of(report: ConsistencyReport, severity: str = "wrong") -> list[str]:
     return [f.check for f in report.findings if f.severity == severity]
 
 

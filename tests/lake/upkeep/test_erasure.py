@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,11 +17,11 @@ from lake.access import audit
 from lake.backups import backup
 from lake.errors import BadInput, LakeBusy
 from lake.ingest import ingest
+from lake.open_lake import OpenLake as Lake
 from lake.spool import events
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
 from lake.storage import leader_lock, schema, store
-from lake.storage.store import Lake
 from lake.upkeep import erasure, maintenance, purge
 from tests import pictures
 from tests.conftest import MakeLake
@@ -62,7 +63,12 @@ def _full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stock.embed(lk, range(20, 26), 100_000)
     image = stock.image_id(ERASED)
     prediction_rows.label(lk, (image, "cat", store.now()), (stock.image_id(4), "dog", store.now()))
-    review = {"event_id": "r", "prediction_id": stock.prediction_id(ERASED), "image_id": image, "verdict": "incorrect"}
+    review: dict[str, Any] = {
+        "event_id": "r",
+        "prediction_id": stock.prediction_id(ERASED),
+        "image_id": image,
+        "verdict": "incorrect",
+    }
     review |= {"timestamp": store.now(), "ingested_at": store.now(), "origin": "customer"}
     review["comment"] = "the comment of the person who is to be forgotten, and their address: 12 Somewhere Street"
     lk.insert("reviews", pa.Table.from_pylist([review], schema=schema.REVIEWS.arrow()))

@@ -12,10 +12,10 @@ import pytest
 
 import lake
 from lake.errors import LakeBusy
+from lake.open_lake import OpenLake as Lake
 from lake.storage import leader_lock, schema
 from lake.storage.lance_files import merging, table_files
 from lake.storage.lance_files.merging import Fragment, FragmentSize
-from lake.storage.store import Lake
 from lake.upkeep import maintenance
 from tests.conftest import MakeLake
 from tests.lake import stock

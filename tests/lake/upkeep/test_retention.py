@@ -5,6 +5,7 @@ import json
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,8 +13,9 @@ import pytest
 import lake
 from lake import slices
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.storage import leader_lock, schema, store
-from lake.storage.store import Lake
+from lake.storage.lance_files import merging
 from lake.upkeep import doctor, maintenance, retention
 from lake.upkeep.retention import RetentionPolicy
 from tests.conftest import MakeLake
@@ -75,7 +77,7 @@ def test_a_file_is_written_anew_once_more_than_half_of_it_is_dead(make_lake: Mak
     numbers = range(10)
     for half, days in ((numbers[:6], 40), (numbers[6:], 10)):
         stock.add(lk, half, size=SIZE, at=ago(days))
-    maintenance.merging.rewrite(lk, "images", [f.fragment_id for f in lk.dataset("images").get_fragments()])
+    merging.rewrite(lk, "images", [f.fragment_id for f in lk.dataset("images").get_fragments()])
     assert [f.num_deletions for f in lk.dataset("images").get_fragments()] == [0]
     retention.retain(lk, RetentionPolicy(image_days=41), older_than=NOW)
     size = stock.size(Path(lk.table_uri("images")))
@@ -89,7 +91,11 @@ def test_images_with_a_label_a_slice_or_a_review_stay(aged: Lake) -> None:
     protected = [stock.image_id(n, SIZE) for n in range(4)]
     prediction_rows.label(aged, (protected[0], "cat", store.now()))
     slices.create(aged, "odd", ids=[protected[1]])
-    review = {"event_id": str(uuid.uuid4()), "prediction_id": stock.prediction_id(2), "image_id": protected[2]}
+    review: dict[str, Any] = {
+        "event_id": str(uuid.uuid4()),
+        "prediction_id": stock.prediction_id(2),
+        "image_id": protected[2],
+    }
     review |= {"timestamp": ago(39), "ingested_at": ago(39), "origin": "customer", "verdict": "incorrect"}
     aged.insert("reviews", pa.Table.from_pylist([review], schema=schema.REVIEWS.arrow()))
     policy = RetentionPolicy(image_days=5, thumbnail_days=15, vector_days=15)

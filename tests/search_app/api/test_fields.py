@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from typing import Any
 
 from lake.client import Client, Predicted
 from lake.client import events as client_events
@@ -45,4 +46,5 @@ def test_the_server_responds_with_the_output_that_the_client_reads() -> None:
 
 
 def test_feedback_has_the_same_fields_at_the_server_and_at_the_client() -> None:
-    assert {*schemas.FEEDBACK["properties"]} == events.FEEDBACK_FIELDS == parameters(Client.feedback)
+    properties: Any = schemas.FEEDBACK["properties"]
+    assert {*properties} == events.FEEDBACK_FIELDS == parameters(Client.feedback)

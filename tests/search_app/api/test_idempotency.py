@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from starlette.types import Receive, Scope, Send
 
+from lake.open_lake import OpenLake as Lake
 from lake.spool import journal
-from lake.storage.store import Lake
 from search_app.api.app import Api
 from search_app.server.live_ingest import IngestSettings, LiveIngest
 from tests.conftest import Say

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from lake.errors import UnreadableImage
 from lake.images import decode
 from lake.spool.spool import Depth
 from search_app.api import bodies
@@ -522,7 +523,7 @@ def test_an_image_that_fails_after_its_acknowledgement_is_counted_everywhere(
 
 
 def test_a_picture_of_a_hundred_scans_is_refused_before_it_is_decoded() -> None:
-    with pytest.raises(decode.UnreadableImage, match=r"20\d scans; the limit is 100"):
+    with pytest.raises(UnreadableImage, match=r"20\d scans; the limit is 100"):
         decode.open_image(files.scans(200, 16))
 
 

@@ -18,7 +18,7 @@ import pytest
 from lake.client import AsyncClient, Client, NotAnswered
 from lake.errors import CouldNot, UnreadableImage
 from lake.ids import image_id
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.api.app import Api
 from search_app.backend import model_server
 from search_app.backend.model_server import Busy, ModelServer
@@ -28,6 +28,7 @@ from tests.hostile.files import png, scans
 from tests.search_app.api_client import PROBLEM
 from tests.training.conftest import stripes
 from tests.training.served import two_versions
+from training.inference import image_preparation, model_process
 from training.models import trained_model
 from training.registry import promotion
 from training.registry.runs import Run
@@ -217,8 +218,8 @@ def test_requests_beyond_the_queue_are_refused(
 
 def test_a_process_that_dies_is_replaced(registered: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """With stand-ins for both processes: a decoder that dies costs its image, a model that dies its batch."""
-    monkeypatch.setattr(model_server.image_preparation, "WORKER", "tests.search_app.stand_ins:decode")
-    monkeypatch.setattr(model_server.model_process, "WORK", "tests.search_app.stand_ins:think")
+    monkeypatch.setattr(image_preparation, "WORKER", "tests.search_app.stand_ins:decode")
+    monkeypatch.setattr(model_process, "WORK", "tests.search_app.stand_ins:think")
     line = ModelServer(registered[0])
     try:
         bad, good = line.submit("run", "a", b"crash"), line.submit("run", "b", b"fine")

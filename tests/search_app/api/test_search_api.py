@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from embeddings.backfill.backfill import backfill
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import colours, installed
 from tests.pictures import encoded, flat

@@ -16,9 +16,9 @@ from fastapi.testclient import TestClient
 
 from lake import open_lake
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.sql import saved_queries
 from lake.sql.sandbox.pool import shared
-from lake.storage.store import Lake
 from search_app.api.app import Api
 from search_app.api.routes.batch import ARROW
 from search_app.cli.main import main

@@ -9,7 +9,7 @@ from pathlib import Path
 import lance
 import pytest
 
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.backend import arrivals
 from search_app.backend.arrivals import Arrivals
 from tests.lake.prediction_rows import add
@@ -116,7 +116,7 @@ def test_polling_without_arrivals_reads_nothing(lk: Lake, monkeypatch: pytest.Mo
     before = arriving.look()
     read: list[object] = []
     scanner = lance.LanceDataset.scanner
-    monkeypatch.setattr(lance.LanceDataset, "scanner", lambda *a, **k: read.append(k) or scanner(*a, **k))
+    monkeypatch.setattr(lance.LanceDataset, "scanner", lambda *a, **k: read.append(k) or scanner(*a, **k))  # type: ignore[func-returns-value]
     assert arriving.look()["version"] == before["version"]
     assert read == []
     add(lk, [{"label": "new"}])

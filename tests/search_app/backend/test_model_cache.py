@@ -12,7 +12,7 @@ import pytest
 import lake
 from embeddings.embedders import embedder
 from lake.errors import HubUnreachable
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.backend import model_cache
 from tests.search_app.shapes import Shapes
 

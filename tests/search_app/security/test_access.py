@@ -18,8 +18,8 @@ from lake import open_lake
 from lake.access import keys
 from lake.access.keys import Keyring
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.storage import store
-from lake.storage.store import Lake
 from search_app.cli.main import main
 from search_app.security import scopes
 from search_app.security.access import OPEN, Access, AccessPolicy, make_access

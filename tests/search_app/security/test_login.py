@@ -19,16 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin, Subprotocol
 
 from lake import open_lake
 from lake.access import keys
 from lake.access.keys import KeyRecord, Keyring
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.security.access import Access, AccessPolicy, make_access
 from search_app.security.login import SESSION_SECONDS, inside
 from tests.search_app.asgi import Answer, Headers, Socket, ask, echo
 
 ROOT = Path(__file__).parents[3]
+STREAMLIT = [Subprotocol("streamlit")]
 HERE = "http://lake.example:8501"
 OURS = ("Origin", HERE)
 ID = "0" * 64
@@ -300,7 +302,7 @@ def test_everything_of_the_app_is_behind_the_login(served: Served) -> None:
 def test_streamlit_s_websocket_opens_after_the_login_and_closes_when_the_key_is_revoked(served: Served) -> None:
     stream = served.url.replace("http", "ws") + "/_stcore/stream"
     with pytest.raises(InvalidStatus, match="403"):
-        connect(stream, origin=served.url, subprotocols=["streamlit"])
+        connect(stream, origin=Origin(served.url), subprotocols=STREAMLIT)
     with httpx.Client(base_url=served.url) as client:
         form = {"key": served.token, "next": "/search"}
         assert client.post("/login", data=form, headers={"Origin": "http://evil.example"}).status_code == 403
@@ -310,10 +312,10 @@ def test_streamlit_s_websocket_opens_after_the_login_and_closes_when_the_key_is_
         assert page.status_code == 200
         assert "streamlit" in page.text.lower()
         cookie = {"Cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
-        for origin in (None, "http://evil.example"):
+        for origin in (None, Origin("http://evil.example")):
             with pytest.raises(InvalidStatus, match="403"):
-                connect(stream, origin=origin, subprotocols=["streamlit"], additional_headers=cookie)
-        with connect(stream, origin=served.url, subprotocols=["streamlit"], additional_headers=cookie) as socket:
+                connect(stream, origin=origin, subprotocols=STREAMLIT, additional_headers=cookie)
+        with connect(stream, origin=Origin(served.url), subprotocols=STREAMLIT, additional_headers=cookie) as socket:
             assert client.get("/v1/status").json()["images"] == 0
             keys.revoke(served.lake, served.record.key_id)
             time.sleep(1.1)

@@ -20,12 +20,13 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin, Subprotocol
 
 from lake import open_lake
 from lake.access import keys
 from lake.access.keys import Keyring
 from lake.errors import BadInput, MissingExtra
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.security.access import AccessPolicy, make_access
 from search_app.security.oidc import Oidc
 from tests.search_app.asgi import echo
@@ -34,6 +35,7 @@ pytest.importorskip("streamlit")
 pytest.importorskip("authlib")
 
 ROOT = Path(__file__).parents[3]
+STREAMLIT = [Subprotocol("streamlit")]
 SECRET = "a test's cookie secret, 32 characters or more"
 ANN = {"sub": "1", "email": "Ann@lab.example", "email_verified": True}
 
@@ -159,10 +161,10 @@ def test_ann_logs_in_at_her_provider_and_may_look_but_not_write(served: Served) 
         refused = client.post("/v1/feedback", json=event, headers={"Origin": served.url})
         assert (refused.status_code, refused.json()["reason"]) == (403, "missing_scope")
         cookies = {"Cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
-        with connect(stream, origin=served.url, subprotocols=["streamlit"], additional_headers=cookies):
+        with connect(stream, origin=Origin(served.url), subprotocols=STREAMLIT, additional_headers=cookies):
             pass
         with pytest.raises(InvalidStatus, match="403"):
-            connect(stream, origin="http://evil.example", subprotocols=["streamlit"], additional_headers=cookies)
+            connect(stream, origin=Origin("http://evil.example"), subprotocols=STREAMLIT, additional_headers=cookies)
         assert "/auth/logout" in client.get("/logout").text
         client.get("/auth/logout")
         assert client.get("/search").status_code == 401

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("streamlit")
 
+from lake.open_lake import OpenLake as Lake
 from lake.storage import schema, store
-from lake.storage.store import Lake
 from search_app.ui import session
 from search_app.ui.components import findings
 from search_app.ui.data import queries

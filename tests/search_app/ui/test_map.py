@@ -14,8 +14,8 @@ import lake
 from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind, record_of
 from embeddings.maps import maps
+from lake.open_lake import OpenLake as Lake
 from lake.storage import store
-from lake.storage.store import Lake
 from search_app.api.app import Api
 from search_app.cli.main import main
 from search_app.security.scopes import scope_of

@@ -13,7 +13,7 @@ import pytest
 from embeddings.backfill.vector_columns import store_vectors
 from lake import open_lake
 from lake.access import keys
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.search_app.browsing import MISSING, serving
 from tests.training.conftest import striped
 from training.evaluation import comparison, evaluate

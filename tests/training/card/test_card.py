@@ -18,8 +18,8 @@ from PIL import Image
 from embeddings.backfill.vector_columns import store_vectors
 from lake import open_lake
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.storage import schema
-from lake.storage.store import Lake
 from search_app.cli import main
 from tests.conftest import Say
 from tests.training.conftest import striped
@@ -279,7 +279,7 @@ def hostile(facts: CardFacts, word: str) -> CardFacts:
         gate=replace(gated, slices=verdicts, policy={"watched": [word], word: 1}),
         base=replace(facts.base, name=word, weights=word, licence=word),
         predictions=replace(facts.predictions, ground_truth=[word, *facts.predictions.ground_truth[1:]]),
-        values=facts.values | {"day@1": {**facts.values["day@1"], word: facts.values["day@1"]["ece"]}},
+        values={**facts.values, "day@1": {**facts.values["day@1"], word: facts.values["day@1"]["ece"]}},
     )
 
 

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from embeddings.embedders import torch_import
 from lake import ids, slices
 from lake.errors import BadInput, CouldNot
 from lake.ingest import ingest
+from lake.open_lake import OpenLake as Lake
 from lake.slices.dataset import SliceDataset
-from lake.storage.store import Lake
 from tests import pictures
 
 torch_import.torchvision()
-from training.data import loader  # noqa: E402
 from training.data.loader import SliceStream, data_loader  # noqa: E402
 
 
@@ -58,7 +58,7 @@ def test_a_slice_is_a_map_style_dataset(cells: SliceDataset, lk: Lake, tmp_path:
         folder = tmp_path / "in" / row["label"]
         found = next(p for p in folder.iterdir() if ids.image_id(p.read_bytes()) == row["image_id"])
         assert target == cells.class_to_idx[found.parent.name]
-        assert (np.asarray(picture) == np.asarray(pictures.Image.open(found))).all()
+        assert (np.asarray(picture) == np.asarray(Image.open(found))).all()
     assert [t for _, t in cells.__getitems__([3, 0, 3, -1])] == [cells[i][1] for i in (3, 0, 3, 6)]
     with pytest.raises(IndexError):
         cells[7]
@@ -90,7 +90,7 @@ def test_every_image_once_an_epoch_over_all_shards(
         for worker in range(max(workers, 1)):
             info = SimpleNamespace(id=worker, num_workers=workers) if workers else None
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(loader.data, "get_worker_info", lambda info=info: info)
+                patch.setattr(torch_import.torch().utils.data, "get_worker_info", lambda info=info: info)
                 windows = [*stream.windows()]
                 mine += [int(i) for window in windows for i in window]
                 passed = sum(map(len, windows)) // 2

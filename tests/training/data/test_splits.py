@@ -11,8 +11,8 @@ import pytest
 from embeddings.backfill.vector_columns import store_vectors
 from lake import slices
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.storage import schema, store
-from lake.storage.store import Lake
 from tests import pictures as drawn
 from tests.conftest import MakeLake
 from tests.training.conftest import add, striped, stripes

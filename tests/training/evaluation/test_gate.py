@@ -15,8 +15,9 @@ import pytest
 from benchmarks.training import gate as simulation
 from lake import ids, open_lake, slices
 from lake.errors import BadInput
+from lake.open_lake import OpenLake as Lake
 from lake.storage import schema, store, vectors
-from lake.storage.store import Lake
+from lake.storage.store import Lake as BaseLake
 from search_app.cli import main
 from tests.conftest import Say
 from tests.lake import stock
@@ -38,7 +39,7 @@ class Head:
         image_ids, matrix = vectors.image_vectors(lake, self.record, names)
         self.head = probe.fit(matrix, [truth(lake, name) for name in image_ids], 0.01)
 
-    def predictions_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Prediction]:
+    def predictions_of(self, lake: BaseLake, image_ids: Sequence[str]) -> Iterator[Prediction]:
         names, matrix = vectors.image_vectors(lake, self.record, image_ids)
         for name, row in zip(names, self.head.probabilities(matrix), strict=True):
             self.left -= 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from training.fit import train_model
 from training.fit.distributed import Processes
 from training.registry import runs

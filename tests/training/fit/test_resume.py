@@ -14,7 +14,7 @@ import pytest
 
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import Say
 from training.fit import checkpoint, train_model
 from training.models import tensor_file

@@ -10,7 +10,7 @@ import pytest
 from embeddings.backfill.vector_columns import store_vectors
 from lake import slices
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.conftest import MakeLake
 from tests.training.conftest import striped
 from training.fit import train_model

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,14 @@ import pytest
 from embeddings.embedders import torch_import
 from lake import open_lake, slices
 from lake.errors import BadInput, CouldNot
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from tests.training.conftest import TINY, striped
 from training.fit import train_model
 from training.models import tensor_file, trained_model
 from training.registry import runs
 from training.registry.recipe import Recipe
 
-ON_CPU = {"device": "cpu", "workers": 0}
+ON_CPU: dict[str, Any] = {"device": "cpu", "workers": 0}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_a_protected_slice_stops_the_run_and_the_old_model_stays(
 
 
 def test_switches_against_forgetting_hold_the_weights(learned: Lake, tiny: Recipe, trained: runs.Run) -> None:
-    def distance(**settings: object) -> float:
+    def distance(**settings: Any) -> float:
         recipe = tiny.changed({"epochs": 2, "schedule": "constant", "validation": 0.0} | settings)
         run = train_model.train(learned, train=["second"], recipe=recipe, parent="lines", **ON_CPU)
         old, new = trained_model.state_of(learned, trained), trained_model.state_of(learned, run)
@@ -212,12 +213,11 @@ def test_an_unreadable_image_is_left_out_and_recorded(stock: Lake, tiny: Recipe)
     ],
 )
 def test_impossible_settings_are_refused_before_anything_is_written(
-    stock: Lake, how: dict[str, object], said: str
+    stock: Lake, how: dict[str, Any], said: str
 ) -> None:
+    recipe = Recipe(architecture="test_resnet", pretrained=False)
     with pytest.raises(BadInput, match=said):
-        train_model.begin(
-            stock, **({"train": ["first"], "recipe": Recipe(architecture="test_resnet", pretrained=False)} | how)
-        )  # type: ignore[arg-type]
+        train_model.begin(stock, **(dict[str, Any](train=["first"], recipe=recipe) | how))
     assert not runs.list(stock)
 
 

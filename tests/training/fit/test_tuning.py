@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lake.errors import BadInput
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from training.fit import tuning
 from training.fit.tuning import SearchRange
 from training.registry import runs
@@ -49,7 +49,7 @@ def test_an_invalid_range_is_explained(words: list[str], said: str) -> None:
 
 
 def _tune(lake: Lake, recipe: Recipe, tried: dict[str, SearchRange], trials: int, **how: Any) -> tuning.TuningResult:
-    arguments = {"train": ["first"], "validation": ["held"], "device": "cpu", "workers": 0} | how
+    arguments: dict[str, Any] = {"train": ["first"], "validation": ["held"], "device": "cpu", "workers": 0} | how
     return tuning.tune(lake, "rates", recipe=recipe, tried=tried, trials=trials, **arguments)
 
 

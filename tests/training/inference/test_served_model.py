@@ -18,7 +18,7 @@ from embeddings.embedders.preprocess import prepare
 from lake import open_lake
 from lake.errors import BadInput, WeightsMismatch
 from lake.ingest import ingest
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.cli import main
 from tests import pictures as drawn
 from tests.embeddings.colour import MeanColour
@@ -32,6 +32,7 @@ from training.models import retrained_embedder, trained_model
 from training.registry import promotion
 from training.registry.recipe import Recipe
 from training.registry.runs import Run
+from training.tasks.task import Prediction
 
 __all__ = ["colours", "installed"]
 
@@ -222,21 +223,21 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
     version = served_model.served_version(lake, "lines")
     predictor = served_model.Predictor(lake, version.run)
     batch.run(lake, batch.stored(lake, slice="first")[:2], version, predictor, log=True, workers=1)
-    lost = dataclasses.replace(version).event(served_model.Prediction("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
+    lost = dataclasses.replace(version).event(Prediction("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
     lake.insert("predictions", _answered(lake, lost))
     promotion.shadow(lake, second.id)
     tries: list[int] = []
-    ask = shadow.batch.predict_images
+    ask = batch.predict_images
 
     def counted(lake: Lake, predictor: served_model.Predictor, names: list[str], workers: int | None) -> Any:
         tries.append(len(names))
         return ask(lake, predictor, names, workers)
 
-    monkeypatch.setattr(shadow.batch, "predict_images", counted)
+    monkeypatch.setattr(batch, "predict_images", counted)
     stop, reports = threading.Event(), list[shadow.ShadowReport]()
     looks = iter(range(4))
     waits = stop.wait
-    monkeypatch.setattr(stop, "wait", lambda seconds: (next(looks, None) is None and stop.set()) or waits(0))
+    monkeypatch.setattr(stop, "wait", lambda seconds: stop.set() if next(looks, None) is None else waits(0))
     shadow.watch(lake, "lines", stop, reports.append, workers=1)
     assert tries == [3]
     (report,) = reports
@@ -274,8 +275,8 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
     assert data is not None
     (by_vector,) = batch.predict_images(colours, predictor, [names[0]])
     (by_bytes,) = predictor.predictions([names[0]], [prepare(data.data, embedder.spec.preprocessing)])
-    assert isinstance(by_vector, served_model.Prediction)
-    assert isinstance(by_bytes, served_model.Prediction)
+    assert isinstance(by_vector, Prediction)
+    assert isinstance(by_bytes, Prediction)
     assert by_vector.label == by_bytes.label
     assert by_vector.confidence == pytest.approx(by_bytes.confidence, abs=1e-5)
     with pytest.raises(BadInput, match="is a probe"):

@@ -46,7 +46,7 @@ def test_a_class_that_does_not_occur_counts_in_no_mean() -> None:
 def test_equal_to_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     truth, predicted = rng.integers(0, 4, (5, 8, 9)).astype(np.uint8), rng.integers(0, 4, (5, 8, 9)).astype(np.uint8)
-    overlaps = segmentation_metrics.compare(truth, predicted, ["a", "b", "c"])
+    overlaps = segmentation_metrics.compare([*truth], [*predicted], ["a", "b", "c"])
     want = jaccard_score(truth.ravel(), predicted.ravel(), average=None)
     assert [*overlaps.by_class().values()] == pytest.approx(want, abs=1e-12)
 
@@ -55,12 +55,14 @@ def test_weights_are_copies_of_images() -> None:
     rng = np.random.default_rng(1)
     truth, predicted = rng.integers(0, 3, (4, 6, 6)).astype(np.uint8), rng.integers(0, 3, (4, 6, 6)).astype(np.uint8)
     times = [2, 0, 1, 3]
-    again = segmentation_metrics.compare(truth.repeat(times, axis=0), predicted.repeat(times, axis=0), ["a", "b"])
-    assert segmentation_metrics.compare(truth, predicted, ["a", "b"]).miou(np.array(times)) == pytest.approx(
+    again = segmentation_metrics.compare(
+        list(truth.repeat(times, axis=0)), list(predicted.repeat(times, axis=0)), ["a", "b"]
+    )
+    assert segmentation_metrics.compare([*truth], [*predicted], ["a", "b"]).miou(np.array(times)) == pytest.approx(
         again.miou(), abs=1e-12
     )
     with pytest.raises(ValueError, match="not one for each of 4 images"):
-        segmentation_metrics.compare(truth, predicted, ["a", "b"]).miou(np.ones(3))
+        segmentation_metrics.compare([*truth], [*predicted], ["a", "b"]).miou(np.ones(3))
 
 
 def test_masks_become_a_map() -> None:

@@ -15,7 +15,7 @@ from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders import torch_import
 from lake import ids, open_lake
 from lake.errors import BadInput, CouldNot
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from search_app.cli import main
 from tests.training.conftest import striped, stripes
 from training.data import splits

@@ -14,7 +14,7 @@ import pytest
 
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, HubUnreachable
-from lake.storage.store import Lake
+from lake.open_lake import OpenLake as Lake
 from training.networks import torchvision_networks, torchvision_operators
 from training.tasks import task_registry
 from training.tasks.detection import Detection

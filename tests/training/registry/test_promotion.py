@@ -16,8 +16,8 @@ import pytest
 
 from lake import slices
 from lake.errors import BadInput, LakeBusy
+from lake.open_lake import OpenLake as Lake
 from lake.storage import schema, store, views
-from lake.storage.store import Lake
 from lake.upkeep import erasure
 from tests.lake import stock
 from training.evaluation import gate
@@ -292,7 +292,7 @@ def test_a_clock_that_goes_back_does_not_turn_the_order_round(lk: Lake, monkeypa
     promotion.promote(lk, first)
     judge(lk, second, first)
     long_ago = store.now() - timedelta(days=1)
-    monkeypatch.setattr(releases.store, "now", lambda: long_ago)
+    monkeypatch.setattr(store, "now", lambda: long_ago)
     promotion.promote(lk, second)
     assert [entry.version for entry in releases.history(lk, "turns")] == [1, 1, 2, 2]
     assert trained_model.find(lk, "turns").id == second
@@ -371,7 +371,12 @@ def test_from_an_image_to_the_predictions_it_had_part_in_and_back(served: Lake) 
     there = served.sql(
         "SELECT * FROM lineage WHERE image_id = ? ORDER BY prediction_id", [stock.image_id(3)]
     ).to_pylist()
-    chain = {"image_id": stock.image_id(3), "label_event": "e3", "task": "classification", "label": "up"}
+    chain: dict[str, Any] = {
+        "image_id": stock.image_id(3),
+        "label_event": "e3",
+        "task": "classification",
+        "label": "up",
+    }
     chain |= {"slice": "some@1", "use": "train", "run": run, "model": "turns", "version": 1}
     assert there == [chain | {"prediction_id": name} for name in ("p8", "p9")]
     back = served.sql("SELECT * FROM lineage WHERE prediction_id = 'p9' ORDER BY image_id").to_pylist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def sample(label: int | None, weight: float = 1.0) -> Sample:
 class Fixed:
     """Stands for a network: the same logits for every image."""
 
-    def __new__(cls, *logits: float) -> object:
+    def __new__(cls, *logits: float) -> Any:
         torch = torch_import.torch()
 
         class Network(torch.nn.Module):  # type: ignore[misc,name-defined]
@@ -32,8 +33,8 @@ class Fixed:
                 self.logits = torch.nn.Parameter(torch.tensor(logits))
                 self.register_buffer("temperature", torch.ones(()))
 
-            def forward(self, images: object) -> object:
-                return self.logits.expand(len(images), -1)  # type: ignore[arg-type]
+            def forward(self, images: Any) -> Any:
+                return self.logits.expand(len(images), -1)
 
         return Network()
 
@@ -42,11 +43,11 @@ def test_loss_is_weighted_cross_entropy() -> None:
     task, network = Classification(), Fixed(0.0, math.log(3))
     batch = task.batch([sample(1, 2.0), sample(0, 1.0), sample(-1)])
     # -log(3/4) twice, -log(1/4) once, a class it does not have not at all
-    assert task.loss(network, batch).item() == pytest.approx((2 * math.log(4 / 3) + math.log(4)) / 3)  # type: ignore[arg-type]
+    assert task.loss(network, batch).item() == pytest.approx((2 * math.log(4 / 3) + math.log(4)) / 3)
 
 
 def test_predictions_have_a_score_for_every_class_highest_first() -> None:
-    (prediction,) = Classification().predictions(Fixed(0.0, math.log(3)), [sample(0)], ["a", "b"])  # type: ignore[arg-type]
+    (prediction,) = Classification().predictions(Fixed(0.0, math.log(3)), [sample(0)], ["a", "b"])
     assert (prediction.label, prediction.confidence) == ("b", pytest.approx(0.75))
     assert [name for name, _ in prediction.scores] == ["b", "a"]
 
@@ -75,11 +76,11 @@ def test_predictions_that_are_all_correct_do_not_become_certain() -> None:
 def test_calibration_keeps_the_predicted_labels_and_sets_the_temperature() -> None:
     task, network = Classification(), Fixed(0.0, 5.0)
     samples = [sample(1)] * 60 + [sample(0)] * 40
-    metrics = task.calibrate(network, samples)  # type: ignore[arg-type]
-    assert float(network.temperature) == pytest.approx(metrics["temperature"])  # type: ignore[attr-defined]
-    (prediction,) = task.predictions(network, [sample(0)], ["a", "b"])  # type: ignore[arg-type]
+    metrics = task.calibrate(network, samples)
+    assert float(network.temperature) == pytest.approx(metrics["temperature"])
+    (prediction,) = task.predictions(network, [sample(0)], ["a", "b"])
     assert (prediction.label, round(prediction.confidence or 0, 1)) == ("b", 0.6)
-    assert task.calibrate(network, [sample(None)]) == {}  # type: ignore[arg-type]
+    assert task.calibrate(network, [sample(None)]) == {}
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=6))

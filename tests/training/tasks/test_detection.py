@@ -22,7 +22,7 @@ def sample(boxes: Any, classes: Any, side: int = 64, **changes: Any) -> Sample:
     return Sample("x", np.zeros((side, side, 3), np.uint8), target, **known)
 
 
-class Says(torch.nn.Module):  # type: ignore[misc]
+class Says(torch.nn.Module):  # type: ignore[misc,name-defined]
     """Fixed heat (logits) and distances for every image, as CenterNet gives them."""
 
     def __init__(self, heat: Any, distances: Any) -> None:

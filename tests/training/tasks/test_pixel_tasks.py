@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.training import shapes_data
+from lake.open_lake import OpenLake as Lake
 from lake.regions import masks
-from lake.storage.store import Lake
 from tests import pictures
 from training.fit.train_model import train
 from training.models import trained_model

@@ -21,7 +21,7 @@ from training.tasks.task import Prediction, Sample, Target
 torch = torch_import.torch()
 
 
-class Says(torch.nn.Module):  # type: ignore[misc]
+class Says(torch.nn.Module):  # type: ignore[misc,name-defined]
     """A network that gives fixed logits, (1 + classes, rows, columns), to every image."""
 
     def __init__(self, logits: Any) -> None:

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.training import shapes_data
 from benchmarks.training.shapes_data import SHAPES, Drawing, drawings
 from lake import slices
+from lake.open_lake import OpenLake as Lake
 from lake.regions import masks
-from lake.storage.store import Lake
 
 pytest.importorskip("elpv_dataset")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lake.open_lake import OpenLake as Lake
 from lake.storage.lance_files import columns, fragments, nulls, table_files
-from lake.storage.store import Lake
 from lake.storage.vectors import to_column
 
 DIM = 4

@@ -47,9 +47,9 @@ def ids(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     ingest(opened, folder / "log.jsonl", workers=1)
     ingest(opened, folder / "labelled", "imagefolder", workers=1)
     session.bind(opened)
-    queries._rows.clear()  # type: ignore[attr-defined]
+    queries._rows.clear()
     yield image_ids
-    queries._rows.clear()  # type: ignore[attr-defined]
+    queries._rows.clear()
 
 
 def _group(kind: groups.Kind, value: str) -> Group:
