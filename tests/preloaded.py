@@ -1,4 +1,4 @@
-"""What serving imports, and what a training loader does; not Lance, which a fork must be the first to use."""
+"""Imports what serving needs, and a training loader; not Lance, which a fork must be the first to use."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import importlib
 import pkgutil
 from contextlib import suppress
 
-with suppress(ImportError):
-    pass
-with suppress(ImportError):
-    import search_app.ui.pages as pages
+SERVER = ("search_app.server.server", "search_app.cli.serve", "duckdb", "pyarrow.dataset")
+APP = ("streamlit.web.server.starlette.starlette_app", "training.data.loader")
 
+for name in SERVER:
+    importlib.import_module(name)
+with suppress(ImportError):
+    for name in APP:
+        importlib.import_module(name)
+    pages = importlib.import_module("search_app.ui.pages")
     for module in pkgutil.walk_packages(pages.__path__, f"{pages.__name__}."):
         importlib.import_module(module.name)
