@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ def test_imports_point_downwards(package: str) -> None:
             assert not upward, f"{path.relative_to(ROOT)} imports {upward}"
 
 
+def test_no_import_runs_in_a_circle() -> None:
+    """Neither between modules nor, in any package, between its modules and rooms."""
+    circles = imports.circles(imports.imports())
+    assert not circles, "\n" + "\n".join(circles)
+
+
 def test_a_circle_is_seen_and_told_line_by_line(tmp_path: Path) -> None:
     for path, code in {
         "lake/__init__.py": "",
@@ -54,6 +61,16 @@ def test_a_circle_is_seen_and_told_line_by_line(tmp_path: Path) -> None:
     lake/a/high.py:1 imports lake.b.low
     lake/b/late.py:2 imports lake.a.deep"""
     ]
+
+
+def test_no_module_and_no_room_is_too_large() -> None:
+    """At most 400 lines a module, and 15 modules side by side in a room."""
+    for package in [*PACKAGES, "benchmarks"]:
+        paths = _modules(package)
+        lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in paths}
+        assert not {path: count for path, count in lines.items() if count > 400}
+        rooms = Counter(str(path.parent.relative_to(ROOT)) for path in paths if path.name != "__init__.py")
+        assert not {room: count for room, count in rooms.items() if count > 15}
 
 
 @pytest.mark.parametrize(
