@@ -93,7 +93,7 @@ def test_bad_arguments_are_refused(make_lake: MakeLake) -> None:
     for reason, options in (
         ("at least 1", {"k": 0}),
         ("at least 1", {"limit": 0}),
-        ("none of knn, density", {"method": "iforest"}),
+        ("must be one of knn, density", {"method": "iforest"}),
         ("must be class", {"per": "model"}),
         ("not both", {"per": "class", "against": "x"}),
         ("no slice", {"against": "x"}),

@@ -171,7 +171,7 @@ def test_an_embedder_of_images_refuses_text(resnets: list[Path]) -> None:
 
 
 def test_an_unknown_engine_is_refused(resnets: list[Path]) -> None:
-    with pytest.raises(BadInput, match="none of auto, torch, openvino"):
+    with pytest.raises(BadInput, match="must be one of auto, torch, openvino"):
         load("resnet18", file=resnets[0], engine="tpu")  # type: ignore[arg-type]
 
 

@@ -161,7 +161,7 @@ def test_what_is_refused_changes_nothing(filled: tuple[Lake, list[str]], tmp_pat
     before = files(tmp_path / "done")
     for out, how, reason in (
         ("mine", {"format": "coco"}, "not an empty folder"),
-        ("new", {"format": "zip"}, "none of imagefolder, coco"),
+        ("new", {"format": "zip"}, "must be one of imagefolder, coco"),
         ("new", {"format": "voc", "predictions": "m"}, "no place for predictions"),
         ("new", {"format": "coco", "predictions": "n"}, "no predictions of a model 'n'; the lake has m"),
         ("done", {"format": "coco"}, "is an export of slice s@1, format list"),
