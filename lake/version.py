@@ -1,3 +1,3 @@
-"""The version of lakeloop, said once."""
+"""The version of lakeloop."""
 
 VERSION = "0.1.0"

@@ -1,1 +1,1 @@
-"""THE DOORS: command line, HTTP API and Streamlit app. Thin. Imports everything; nothing imports it."""
+"""The command line, the HTTP API and the browser app. Imports the other packages; none imports it."""

@@ -22,7 +22,7 @@ from embeddings.search.search import search
 from lake import ids, open_lake
 from lake.images.decode import open_image, pixels
 from lake.ingest.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 
 DATA = Path(__file__).parent.parent.parent / "shared/data/imagenet-samples-600.tar"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA.name} is not here: no photographs to try")
@@ -38,7 +38,7 @@ def photographs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def embedded(photographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Embedder]:
+def embedded(photographs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenLake, Embedder]:
     lake = open_lake.create(str(tmp_path_factory.mktemp("lake") / "l"), embedders=["efficientnet-lite0"])
     assert ingest(lake, photographs[0].parent, "folder").images_new == len(photographs)
     record = embedders.record_of(lake, None)
@@ -61,7 +61,7 @@ def _half(image: Image.Image) -> Image.Image:
     ids=["itself", "quality 60", "half size", "mirrored"],
 )
 def test_a_search_by_a_copy_finds_the_photograph(
-    embedded: tuple[Lake, Embedder],
+    embedded: tuple[OpenLake, Embedder],
     photographs: list[Path],
     change: Callable[[Image.Image], Image.Image] | None,
     quality: int,
@@ -81,7 +81,7 @@ def test_a_search_by_a_copy_finds_the_photograph(
     assert share >= least, f"{hits} of {len(photographs)} first"
 
 
-def test_scaled_decoding_keeps_the_embedding(embedded: tuple[Lake, Embedder], photographs: list[Path]) -> None:
+def test_scaled_decoding_keeps_the_embedding(embedded: tuple[OpenLake, Embedder], photographs: list[Path]) -> None:
     """Photographs large enough to be decoded scaled: cosine to the full decode at least 0.995."""
     import numpy as np
 

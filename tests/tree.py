@@ -23,10 +23,10 @@ def purpose(module: Path) -> str:
 def lines(folder: Path, depth: int = 0) -> list[str]:
     """The folder's line, then its modules and rooms in alphabetical order, indented."""
     indent = "  " * depth
-    text = [f"{indent + folder.name + '/':<28}{purpose(folder / '__init__.py')}"]
+    text = [f"{indent + folder.name + '/':<29} {purpose(folder / '__init__.py')}"]
     for path in sorted(folder.iterdir()):
         if path.suffix == ".py" and path.name != "__init__.py":
-            text.append(f"{indent + '  ' + path.name:<28}{purpose(path)}")
+            text.append(f"{indent + '  ' + path.name:<29} {purpose(path)}")
         elif (path / "__init__.py").exists():
             text += lines(path, depth + 1)
     return text

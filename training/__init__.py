@@ -1,1 +1,1 @@
-"""THE LOOP: from a slice to a better model. Imports lake and embeddings; no screen."""
+"""From a slice to a better model: training, evaluation, gate, registry, cards. Imports lake and embeddings."""

@@ -1,6 +1,6 @@
-"""Drill-down: clusters images into a new tree, or opens a node and clusters its members afresh.
+"""Drill-down: clusters images into a new tree, or opens a node and clusters its members again.
 
-Reduction and clustering are fitted anew for every node: a parent's projection hides what separates its children.
+Reduction and clustering are fitted again for every node: a parent's projection hides what separates its children.
 `clustering.py` turns vectors into clusters, `cluster_summary.py` describes them, `trees.py` stores them.
 """
 

@@ -34,11 +34,11 @@ def discover(
     permutations: int = subgroups.PERMUTATIONS,
     progress: Callable[[float, str], None] | None = None,
 ) -> Discovery:
-    """The worst slices among the predictions that pass `where` (checked by `lake.metrics.scope`).
+    """The worst slices among the predictions that pass `where` (checked by `lake.analytics.metrics.scope`).
 
-    Of an image with several predictions, the newest evaluated one counts: repeats of an image are no more evidence.
+    Of an image with several predictions, the newest reviewed one counts: repeats of an image are no more evidence.
     `errors`: "judged" counts predictions that a label or a review calls wrong. "confidence" uses 1 - confidence as the
-    error, if nothing is evaluated: it finds where the model is unsure, not where it is sure and wrong.
+    error, if nothing is reviewed: it finds where the model is unsure, not where it is sure and wrong.
     `progress` receives the share that is done, 0 to 1, and the stage that begins. Raises BadInput if there are fewer
     than MIN_PREDICTIONS predictions with an error.
     """
@@ -85,7 +85,7 @@ def discover(
 def _too_few(n: int, errors: Errors) -> str:
     if errors == "judged":
         return (
-            f"{n} predictions are evaluated, {MIN_PREDICTIONS} are needed: label a random sample, or find what the "
+            f"{n} predictions are reviewed, {MIN_PREDICTIONS} are needed: label a random sample, or find what the "
             "model is unsure of with: lakeloop discover --errors confidence"
         )
     return f"{n} predictions have a confidence, {MIN_PREDICTIONS} are needed"

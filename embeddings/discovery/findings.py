@@ -32,9 +32,9 @@ class FailingSlice:
     """A slice of predictions that fails more often than chance explains.
 
     With `conditions`, or a cluster's `node` (TREE/PATH), it has a `predicate` over predictions. A slice that nothing
-    names has only the `image_ids` of its evaluated predictions.
+    names has only the `image_ids` of its reviewed predictions.
 
-    `evaluated`: predictions known to be right or wrong; `wrong`: how many are wrong, or the sum of 1 - confidence.
+    `reviewed`: predictions known to be right or wrong; `wrong`: how many are wrong, or the sum of 1 - confidence.
     `error`, `rest`: error rates inside and outside; `worse`: their difference; all with 95 % intervals. `excess`:
     wrong predictions beyond those that the rest's rate would give. `p`: how often chance alone shows any such slice,
     0 to 1, corrected for all that were compared. `images`: image_ids of its most confident errors, at most MAX_IMAGES.
@@ -45,7 +45,7 @@ class FailingSlice:
     node: str | None
     predicate: str | None
     image_ids: list[str]
-    evaluated: int
+    reviewed: int
     wrong: float
     error: Rate
     rest: Rate
@@ -68,11 +68,11 @@ class FailingSlice:
         points = round(100 * (self.worse.value or 0))
         if errors == "confidence":
             return (
-                f"{self.title}: mean confidence {1 - self.error.value:.2f} of {self.evaluated:,} predictions, "
+                f"{self.title}: mean confidence {1 - self.error.value:.2f} of {self.reviewed:,} predictions, "
                 f"{points / 100:.2f} lower than the rest"
             )
         return (
-            f"{self.title}: {100 * self.error.value:.0f} % wrong of {self.evaluated:,} predictions, "
+            f"{self.title}: {100 * self.error.value:.0f} % wrong of {self.reviewed:,} predictions, "
             f"{points} point{'' if points == 1 else 's'} worse than the rest"
         )
 
@@ -139,7 +139,7 @@ def facts(discovery: Discovery) -> dict[str, Any]:
                 "node": finding.node,
                 "where": finding.predicate,
                 "image_ids": finding.image_ids,
-                "answers": finding.evaluated,
+                "answers": finding.reviewed,
                 "wrong": finding.wrong if discovery.errors == "confidence" else round(finding.wrong),
                 "error": _rate(finding.error),
                 "rest": _rate(finding.rest),

@@ -77,9 +77,9 @@ class PredictionTable:
     def finding(self, failure: Failure) -> FailingSlice:
         """The failing subgroup with its names, rates and images."""
         inside = failure.members
-        evaluated, wrong = int(inside.sum()), float(self.wrong[inside].sum())
-        others, other_wrong = len(inside) - evaluated, float(self.wrong[~inside].sum())
-        counts = (round(wrong), evaluated, round(other_wrong), others)
+        reviewed, wrong = int(inside.sum()), float(self.wrong[inside].sum())
+        others, other_wrong = len(inside) - reviewed, float(self.wrong[~inside].sum())
+        counts = (round(wrong), reviewed, round(other_wrong), others)
         rest = other_wrong / others if others else 0.0
         errors = np.flatnonzero(inside & (self.wrong > 0))
         errors = errors[np.argsort(-self.wrong[errors] - self._confidence[errors] * 1e-3, kind="stable")][:MAX_IMAGES]
@@ -89,12 +89,12 @@ class PredictionTable:
             node,
             predicate,
             [] if predicate else [self.image_ids[row] for row in np.flatnonzero(inside)],
-            evaluated,
+            reviewed,
             wrong,
             wilson(*counts[:2]),
             wilson(*counts[2:]),
             difference(*counts),
-            wrong - rest * evaluated,
+            wrong - rest * reviewed,
             failure.p,
             [self.image_ids[row] for row in errors],
             self._same(failure),
@@ -195,11 +195,11 @@ def read(lake: Lake, where: str | None, by: By, errors: Errors) -> tuple[Predict
     joins = " ".join(dict.fromkeys(dimension.join for dimension in wanted if dimension.join))
     values = "".join(f", {dimension.sql} AS d{number}" for number, dimension in enumerate(wanted))
     wrong = "CAST(NOT correct AS DOUBLE)" if errors == "judged" else "1 - least(greatest(confidence, 0), 1)"
-    evaluated = "correct IS NOT NULL" if errors == "judged" else "confidence IS NOT NULL"
+    reviewed = "correct IS NOT NULL" if errors == "judged" else "confidence IS NOT NULL"
     rows = connections.query(
         lake,
         f"""
-        WITH newest AS (SELECT * FROM answers_judged WHERE {where or "true"} AND {evaluated}
+        WITH newest AS (SELECT * FROM answers_judged WHERE {where or "true"} AND {reviewed}
                         QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY timestamp DESC NULLS LAST,
                                                    ingested_at DESC, prediction_id) = 1),
         sampled AS (SELECT *, count(*) OVER () AS total FROM newest

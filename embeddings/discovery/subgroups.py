@@ -6,7 +6,7 @@ the errors are permuted many times among all predictions, and each time the high
 (Westfall and Young 1993). A subgroup is reported only if at most 1 % of these maxima reach its score. So in 99 % of
 lakes without a failure nothing is reported, however many subgroups were compared.
 
-`error_direction.py` adds subgroups that no column names. They are fitted anew for each permutation, so the same maxima
+`error_direction.py` adds subgroups that no column names. They are fitted again for each permutation, so the same maxima
 cover them. This module knows numbers only: no lake, no images.
 """
 

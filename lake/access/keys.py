@@ -109,7 +109,7 @@ def revoke(lake: Lake, key_id: str) -> KeyRecord:
     return record
 
 
-def list(lake: Lake) -> Sequence[KeyRecord]:  # `lake.keys.list` reads as what it is
+def list(lake: Lake) -> Sequence[KeyRecord]:
     """All keys, oldest first."""
     return sorted(snapshot(lake).values(), key=lambda key: key.created_at)
 

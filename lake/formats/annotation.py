@@ -1,4 +1,4 @@
-"""Labels and predictions of an image in no format's own form; readers return it, writers start from it.
+"""The common form of an image's labels and predictions, between all readers and writers.
 
 Boxes and masks are rows as `lake/storage/schema` has them: pixels of the upright image, masks as compressed COCO RLE.
 """

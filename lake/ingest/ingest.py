@@ -112,7 +112,7 @@ def ingest_items(
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
     """`ingest` for items from any source."""
-    run = _Run(lake, max_megapixels, progress)
+    run = _Ingest(lake, max_megapixels, progress)
     started = time.perf_counter()
     count = workers or len(os.sched_getaffinity(0))
     with (
@@ -130,7 +130,7 @@ def ingest_items(
     return run.report
 
 
-class _Run:
+class _Ingest:
     def __init__(self, lake: Lake, max_megapixels: float, progress: Callable[[int], None] | None) -> None:
         self.lake = lake
         self.report = IngestReport()

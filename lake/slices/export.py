@@ -132,7 +132,7 @@ def export(
     if finished is not None:
         return finished
     with _locked(target):
-        report = _Run(lake, slice_, target, job, progress or (lambda n: None)).run()
+        report = _Export(lake, slice_, target, job, progress or (lambda n: None)).run()
     report.seconds = time.perf_counter() - started
     return report
 
@@ -177,7 +177,7 @@ def _locked(target: Path) -> Iterator[None]:
         yield
 
 
-class _Run:
+class _Export:
     def __init__(
         self, lake: Lake, slice_: Slice, target: Path, job: Mapping[str, Any], progress: Callable[[int], None]
     ) -> None:

@@ -141,7 +141,7 @@ def retain(
     `spools` are those drained into this lake: their drainers pause while it looks for new predictions of old images.
     With `dry_run` it changes nothing. Raises LakeBusy if another process maintains the lake.
     """
-    run = _Run(lake, spools, dry_run, store.now())
+    run = _Retention(lake, spools, dry_run, store.now())
     with leader_lock.leader(lake, wait):
         if policy.image_days is not None:
             run.images(run.moment - dt.timedelta(days=policy.image_days))
@@ -171,7 +171,7 @@ def dropped_before(lake: Lake) -> dict[str, dt.datetime]:
     return limits
 
 
-class _Run:
+class _Retention:
     def __init__(self, lake: Lake, spools: Sequence[Spool], dry_run: bool, moment: dt.datetime) -> None:
         self.lake = lake
         self.spools = spools

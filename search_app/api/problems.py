@@ -1,4 +1,4 @@
-"""Error responses as application/problem+json (RFC 9457): a word for machines, a text for people.
+"""Error responses as application/problem+json (RFC 9457): a fixed reason for programs, a sentence for people.
 
 Only this module converts errors to status codes.
 """

@@ -156,7 +156,7 @@ def _numbers(story: Story, events: Sequence[DemoEvent]) -> dict[str, Any]:
             "n": len(t),
             "balanced_accuracy": round(balanced_accuracy(p, t), 3),
             "accuracy": round(accuracy(p, t), 3),
-            "commoner_class": round(max(t.count("defect"), t.count("functional")) / len(t), 3),
+            "majority_baseline": round(max(t.count("defect"), t.count("functional")) / len(t), 3),
             "called_defect": round(p.count("defect") / len(p), 3),
             "confidence": round(float(confidence[part].mean()), 3),
         }
@@ -182,7 +182,7 @@ def _print_story(facts: dict[str, Any]) -> None:
     for name, row in (("monocrystalline", mono), ("polycrystalline (new)", poly)):
         _say(
             f"{name:<24}{row['n']:>6}{row['balanced_accuracy']:>15.2f}{row['accuracy']:>10.2f}"
-            f"{row['commoner_class']:>16.2f}{row['called_defect']:>15.0%}{row['confidence']:>12.2f}"
+            f"{row['majority_baseline']:>16.2f}{row['called_defect']:>15.0%}{row['confidence']:>12.2f}"
         )
     _say(
         "",

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.spool.spool import Spool
 from lake.storage import blobs
 from tests import pictures
@@ -261,7 +261,7 @@ class Findings:
         self.details += other.details
 
 
-def compare(lake: Lake, spool: Spool | None, *ledgers: Ledger) -> Findings:
+def compare(lake: OpenLake, spool: Spool | None, *ledgers: Ledger) -> Findings:
     """Every difference between what was sent to a lake and what a drained lake holds."""
     findings = Findings()
     sent = {name: event for ledger in ledgers for name, event in ledger.events.items()}
@@ -314,7 +314,7 @@ def compare(lake: Lake, spool: Spool | None, *ledgers: Ledger) -> Findings:
     return findings
 
 
-def _rows(lake: Lake, table: str, key: str, findings: Findings) -> dict[str, dict[str, Any]]:
+def _rows(lake: OpenLake, table: str, key: str, findings: Findings) -> dict[str, dict[str, Any]]:
     dataset = lake.dataset(table)
     columns = [f.name for f in dataset.schema if f.name not in ("data", "jpeg")]
     rows: dict[str, dict[str, Any]] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.spool import events
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
@@ -40,7 +40,7 @@ def test_two_servers_on_one_spool_are_killed_in_turn(tmp_path: Path, kills: int,
 # The comparison itself -------------------------------------------------------------------------------------
 
 
-def answered(ledger: Ledger, lk: Lake, count: int) -> None:
+def answered(ledger: Ledger, lk: OpenLake, count: int) -> None:
     """Puts `count` requests through the lake's own code without a server, each answered as stored."""
     spool = Spool(Path(lk.uri) / "spool")
     for _ in range(count):
@@ -61,28 +61,28 @@ def event_of(sent: Sent) -> events.Event:
     return events.prediction({"prediction_id": sent.event_id, **says}, {}, sent.image_id, sent.data, None)
 
 
-def lose_a_row(lk: Lake) -> None:
+def lose_a_row(lk: OpenLake) -> None:
     lk.delete("predictions", f"prediction_id = '{lk.scan('predictions', ['prediction_id'])['prediction_id'][0]}'")
 
 
-def lose_an_image(lk: Lake) -> None:
+def lose_an_image(lk: OpenLake) -> None:
     lk.delete("images", f"image_id = '{lk.scan('images', ['image_id'])['image_id'][0]}'")
 
 
-def double_a_review(lk: Lake) -> None:
+def double_a_review(lk: OpenLake) -> None:
     import lance
 
     rows = lk.dataset("reviews").to_table()
     lance.write_dataset(rows.slice(0, 1), lk.table_uri("reviews"), mode="append")
 
 
-def change_a_label(lk: Lake) -> None:
+def change_a_label(lk: OpenLake) -> None:
     row = lk.scan("predictions", [f.name for f in lk.dataset("predictions").schema], "model is not null").slice(0, 1)
     changed = pa.Table.from_pylist([row.to_pylist()[0] | {"label": "another"}], schema=row.schema)
     lk.update("predictions", changed)
 
 
-def add_a_stranger(lk: Lake) -> None:
+def add_a_stranger(lk: OpenLake) -> None:
     row = lk.dataset("reviews").to_table().to_pylist()[0] | {"event_id": "00000000-0000-4000-8000-000000000000"}
     lk.insert("reviews", pa.Table.from_pylist([row], schema=schema.REVIEWS.arrow()))
 
@@ -99,7 +99,7 @@ def add_a_stranger(lk: Lake) -> None:
     ],
 )
 def test_the_comparison_sees_what_a_fault_would_leave(
-    make_lake: MakeLake, harm: Callable[[Lake], None], seen_as: str | None
+    make_lake: MakeLake, harm: Callable[[OpenLake], None], seen_as: str | None
 ) -> None:
     lk = make_lake()
     ledger = Ledger(seed=5)

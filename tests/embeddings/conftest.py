@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import MakeLake
 
 
@@ -27,6 +27,6 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def colours(make_lake: MakeLake, installed: None) -> Lake:
+def colours(make_lake: MakeLake, installed: None) -> OpenLake:
     """An empty lake whose embedder is mean-colour."""
     return make_lake("colours", embedders=["mean-colour"])

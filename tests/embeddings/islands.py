@@ -6,7 +6,7 @@ import numpy as np
 
 from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind, record_of
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.lake.prediction_rows import add, image
@@ -23,7 +23,7 @@ def islands(counts: list[int], strays: int = 0, spread: float = 0.03, seed: int 
     return unit(np.concatenate([*around, rng.normal(size=(strays, 8))]))
 
 
-def lake_of(make_lake: MakeLake, points: np.ndarray, name: str = "lake") -> Lake:
+def lake_of(make_lake: MakeLake, points: np.ndarray, name: str = "lake") -> OpenLake:
     """A lake where the i-th image has the i-th vector, a label a or b in turn, and some have two rows."""
     lk = make_lake(name, embedders=["random"])
     rows: list[dict[str, Any]] = [{"image_id": image(i), "label": "ab"[i % 2]} for i in range(len(points))]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import MakeLake
 from tests.crash.service import Service
 
@@ -21,7 +21,7 @@ def serve() -> Iterator[Serve]:
     """serve(lake, *options, ui=False, around=()) -> `lakeloop serve`, answering; ended with the test."""
     running: list[Service] = []
 
-    def start(lake: Lake, *options: str, ui: bool = False, around: Sequence[str] = ()) -> Service:
+    def start(lake: OpenLake, *options: str, ui: bool = False, around: Sequence[str] = ()) -> Service:
         service = Service(Path(lake.uri), options, around, ui)
         running.append(service)
         with ThreadPoolExecutor(1) as aside:  # a browser's tests have a loop of their own on this thread
@@ -33,7 +33,7 @@ def serve() -> Iterator[Serve]:
 
 
 @pytest.fixture
-def lake_of_columns(make_lake: MakeLake) -> Lake:
+def lake_of_columns(make_lake: MakeLake) -> OpenLake:
     """An empty lake with a promoted column of every type."""
     kinds = {"count": "int", "share": "float", "shift": "string", "broken": "bool", "seen_at": "timestamp"}
     return make_lake("hostile", columns=kinds)

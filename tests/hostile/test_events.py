@@ -20,7 +20,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import Say
 from tests.search_app.api_client import NDJSON, ApiClient, api_client, named, picture
 
@@ -185,7 +185,7 @@ class Counted:
 
 
 @pytest.fixture
-def counted(lake_of_columns: Lake, tmp_path: Path) -> Iterator[Counted]:
+def counted(lake_of_columns: OpenLake, tmp_path: Path) -> Iterator[Counted]:
     with api_client(lake_of_columns, tmp_path / "spool") as service:
         assert service.upload(IMAGE).status_code == 201
         yield Counted(service)

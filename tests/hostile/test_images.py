@@ -23,7 +23,7 @@ from PIL import Image
 from lake.errors import UnreadableImage
 from lake.images import decode
 from lake.images.image_header import read_header
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.spool.drain import Drainer
 from lake.spool.spool import Spool
 from tests import pictures
@@ -151,7 +151,7 @@ class Feed:
             self.refused[response["detail"]] += 1
 
 
-def check(lake: Lake, feed: Feed, mates: dict[str, str]) -> Counter[str]:
+def check(lake: OpenLake, feed: Feed, mates: dict[str, str]) -> Counter[str]:
     """Every acknowledged prediction is stored, with a thumbnail or a reason; good images have a thumbnail.
 
     Returns the reasons.
@@ -179,7 +179,7 @@ def _batches(feed: Feed, items: Iterable[tuple[str, bytes]], size: int) -> dict[
     return mates
 
 
-def _feed_and_check(lake: Lake, serve: Serve, say: Say, step: int, flips: int) -> None:
+def _feed_and_check(lake: OpenLake, serve: Serve, say: Say, step: int, flips: int) -> None:
     service = serve(lake)
     feed = Feed(service)
     with feed.client, Watch(service) as watch:
@@ -206,11 +206,13 @@ def _feed_and_check(lake: Lake, serve: Serve, say: Say, step: int, flips: int) -
     assert watch.resident["server"] < 1 << 30
 
 
-def test_no_file_harms_the_server_the_drainer_or_its_neighbours(lake_of_columns: Lake, serve: Serve, say: Say) -> None:
+def test_no_file_harms_the_server_the_drainer_or_its_neighbours(
+    lake_of_columns: OpenLake, serve: Serve, say: Say
+) -> None:
     _feed_and_check(lake_of_columns, serve, say, step=90, flips=500)
 
 
-def test_a_decoder_that_is_killed_costs_no_image(lk: Lake, tmp_path: Path, say: Say) -> None:
+def test_a_decoder_that_is_killed_costs_no_image(lk: OpenLake, tmp_path: Path, say: Say) -> None:
     """Images of a killed decoder are decoded again, each alone: only an image that kills its decoder is given up."""
     images = [pictures.encoded(pictures.scene(n, 300, 200), "JPEG") for n in range(160)]
     box, killed = Spool(tmp_path / "spool"), 0
@@ -238,6 +240,6 @@ def test_a_decoder_that_is_killed_costs_no_image(lk: Lake, tmp_path: Path, say: 
 
 @pytest.mark.soak
 def test_no_file_harms_the_server_the_drainer_or_its_neighbours_long(
-    lake_of_columns: Lake, serve: Serve, say: Say
+    lake_of_columns: OpenLake, serve: Serve, say: Say
 ) -> None:
     _feed_and_check(lake_of_columns, serve, say, step=1, flips=20_000)

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from lake.access import keys
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import Say
 from tests.crash.service import ROOT, Service
 from tests.hostile.conftest import Serve
@@ -66,7 +66,7 @@ class Run:
         return f"{cases} requests to {self.operations} operations, answered {dict(sorted(self.statuses.items()))}"
 
 
-def _run(lake: Lake, serve: Serve, folder: Path, say: Say, examples: int, phases: str, with_key: bool) -> None:
+def _run(lake: OpenLake, serve: Serve, folder: Path, say: Say, examples: int, phases: str, with_key: bool) -> None:
     token = keys.create(lake, "schemathesis", ["admin"])[1] if with_key else None
     service = serve(lake, *(["--require-key"] if with_key else []))
     run = Run(service, folder, examples, phases, token)
@@ -74,13 +74,15 @@ def _run(lake: Lake, serve: Serve, folder: Path, say: Say, examples: int, phases
     say(f"schemathesis, {'with a key' if with_key else 'open'}: {counts}; 0 failures, {run.seconds:.0f} s")
 
 
-def test_every_operation_responds_as_documented(lake_of_columns: Lake, serve: Serve, tmp_path: Path, say: Say) -> None:
+def test_every_operation_responds_as_documented(
+    lake_of_columns: OpenLake, serve: Serve, tmp_path: Path, say: Say
+) -> None:
     _run(lake_of_columns, serve, tmp_path, say, 4, "examples,fuzzing,stateful", with_key=False)
 
 
 @pytest.mark.soak
 def test_every_operation_responds_to_a_key_as_documented(
-    lake_of_columns: Lake, serve: Serve, tmp_path: Path, say: Say
+    lake_of_columns: OpenLake, serve: Serve, tmp_path: Path, say: Say
 ) -> None:
     _run(lake_of_columns, serve, tmp_path, say, 1, "coverage", with_key=True)
 
@@ -88,6 +90,6 @@ def test_every_operation_responds_to_a_key_as_documented(
 @pytest.mark.soak
 @pytest.mark.parametrize("with_key", [False, True])
 def test_every_operation_responds_as_documented_a_thousand_times(
-    lake_of_columns: Lake, serve: Serve, tmp_path: Path, say: Say, with_key: bool
+    lake_of_columns: OpenLake, serve: Serve, tmp_path: Path, say: Say, with_key: bool
 ) -> None:
     _run(lake_of_columns, serve, tmp_path, say, 1_000, "examples,coverage,fuzzing,stateful", with_key)

@@ -26,7 +26,7 @@ from embeddings.clusters.drilldown import cluster
 from lake import slices
 from lake.errors import BadInput
 from lake.ingest.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import MakeLake, Say
 from tests.crash.service import ROOT
 from tests.embeddings.colour import MeanColour
@@ -99,7 +99,7 @@ def file_name(text: str) -> str:
     return text.replace("/", "_").replace("\0", "_")
 
 
-def fill(lake: Lake, folder: Path, client: httpx.Client) -> None:
+def fill(lake: OpenLake, folder: Path, client: httpx.Client) -> None:
     """Every text in every field: by the API, by a log, and as the name of a class and of a file."""
     texts = payloads()
     answers: list[dict[str, Any]] = []
@@ -221,7 +221,7 @@ HOSTILE = (
 )
 
 
-def _visit(lake: Lake, visitor: Visitor, tree: str, texts: int) -> None:
+def _visit(lake: OpenLake, visitor: Visitor, tree: str, texts: int) -> None:
     """Every page as it is, then as somebody else's link would open it: `texts` hostile ones in every parameter."""
     rows = lake.sql("SELECT image_id, label FROM predictions WHERE label LIKE '%script>%'").to_pylist()
     slices.create(lake, "some", ids=[row["image_id"] for row in rows])
@@ -239,7 +239,7 @@ def _visit(lake: Lake, visitor: Visitor, tree: str, texts: int) -> None:
         visitor.visit(f"/{quote(text, safe='')}")
 
 
-def _browse(lake: Lake, folder: Path, serve: Serve, browser: Browser, say: Say, texts: int) -> None:
+def _browse(lake: OpenLake, folder: Path, serve: Serve, browser: Browser, say: Say, texts: int) -> None:
     service = serve(lake, ui=True)
     url = f"http://127.0.0.1:{service.port}"
     with httpx.Client(base_url=url, timeout=60) as client:
@@ -273,7 +273,7 @@ def test_no_text_becomes_more_than_text_however_a_page_is_opened(
     _browse(lake, tmp_path, serve, browser, say, len(HOSTILE))
 
 
-def test_a_slice_takes_no_name_that_could_be_markup(lk: Lake) -> None:
+def test_a_slice_takes_no_name_that_could_be_markup(lk: OpenLake) -> None:
     for text in payloads():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
             with pytest.raises(BadInput, match="slice name"):

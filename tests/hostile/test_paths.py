@@ -23,7 +23,7 @@ import pyarrow as pa
 import pytest
 
 from lake import slices
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.slices import export
 from lake.storage import schema
 from lake.storage.store import now
@@ -230,7 +230,7 @@ def test_no_name_leads_out_of_the_lake(make_lake: MakeLake, tmp_path: Path, serv
     _check_paths(make_lake, tmp_path, serve, say, 9, around, trace)
 
 
-def test_labels_become_folders_inside_the_exported_one(lk: Lake, tmp_path: Path, say: Say) -> None:
+def test_labels_become_folders_inside_the_exported_one(lk: OpenLake, tmp_path: Path, say: Say) -> None:
     canary = tmp_path / CANARY / "secret.txt"
     canary.parent.mkdir()
     canary.write_bytes(SECRET)
@@ -261,7 +261,7 @@ def test_labels_become_folders_inside_the_exported_one(lk: Lake, tmp_path: Path,
     say(f"export: {len(labels)} labels as folders, all inside")
 
 
-def test_images_are_served_only_as_images(lk: Lake, tmp_path: Path) -> None:
+def test_images_are_served_only_as_images(lk: OpenLake, tmp_path: Path) -> None:
     inputs = {**files.valid(), **{n: d for n, d in files.bombs().items() if "markup" in n or "a zip" in n}}
     with api_client(lk, tmp_path / "spool") as service:
         for _ in range(2):  # while they wait, and when they are stored

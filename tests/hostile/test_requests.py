@@ -18,7 +18,7 @@ from contextlib import suppress
 import pytest
 
 from lake import open_lake
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import Say
 from tests.crash.service import Service
 from tests.hostile.conftest import Serve
@@ -180,7 +180,7 @@ def test_clients_that_hang_up_leave_nothing_behind(service: Service, say: Say) -
     say("70 clients hung up in the middle of a body: 70 counted, 0 stored, 0 faults")
 
 
-def test_large_and_involved_bodies_hold_nobody_up(lake_of_columns: Lake, serve: Serve, say: Say) -> None:
+def test_large_and_involved_bodies_hold_nobody_up(lake_of_columns: OpenLake, serve: Serve, say: Say) -> None:
     """Four megabytes of JSON take seconds to go through; sixty bodies at once would fill the memory."""
     service = serve(lake_of_columns, "--max-body-gb", "0.02")
     image = picture(1)

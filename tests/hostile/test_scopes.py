@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from lake.access import keys
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import store
 from search_app.security import scopes as table
 from search_app.security.scopes import scope_of
@@ -59,7 +59,7 @@ def operations(document: dict[str, dict[str, object]]) -> set[tuple[str, str]]:
 
 
 @pytest.fixture
-def tokens(lake_of_columns: Lake) -> dict[str, str]:
+def tokens(lake_of_columns: OpenLake) -> dict[str, str]:
     """A valid key for each scope, and invalid keys."""
     by_scope = {scope: keys.create(lake_of_columns, scope, [scope])[1] for scope in keys.SCOPES}
     by_scope["ingest, feedback"] = keys.create(lake_of_columns, None, ["ingest", "feedback"])[1]
@@ -92,7 +92,7 @@ def callers(tokens: dict[str, str]) -> Iterator[tuple[str, dict[str, bytes], set
 
 
 def test_no_route_serves_a_caller_without_the_scope(
-    lake_of_columns: Lake, tokens: dict[str, str], serve: Serve, say: Say
+    lake_of_columns: OpenLake, tokens: dict[str, str], serve: Serve, say: Say
 ) -> None:
     service = serve(lake_of_columns, "--require-key", ui=True)
     counts: Counter[str] = Counter()
@@ -141,7 +141,7 @@ def _check_websocket(service: Service, tokens: dict[str, str], counts: Counter[s
                 dial(additional_headers=words)
 
 
-def test_the_table_of_scopes_names_every_operation_of_the_document(lake_of_columns: Lake) -> None:
+def test_the_table_of_scopes_names_every_operation_of_the_document(lake_of_columns: OpenLake) -> None:
     from search_app.api.app import Api
 
     named = {(method, path) for method, path, _ in table.ROUTES}

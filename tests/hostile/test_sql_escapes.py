@@ -16,7 +16,7 @@ import pytest
 
 from lake import open_lake
 from lake.errors import BadInput, LakeloopError, QueryStopped
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.sql import columnar
 from lake.sql.sandbox import functions
 from lake.sql.sandbox.pool import Pool
@@ -31,7 +31,7 @@ SECRET = "the-canary-sings-4711"
 class Room:
     """A lake, the pool over it, a file that must not be read and a port that must hear nothing."""
 
-    def __init__(self, lake: Lake, folder: Path) -> None:
+    def __init__(self, lake: OpenLake, folder: Path) -> None:
         self.lake = lake
         self.pool = Pool(lake, slots=1, memory_bytes=1 << 30)
         self.folder = folder / "canary"

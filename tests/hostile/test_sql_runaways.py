@@ -15,7 +15,7 @@ import pytest
 
 from lake import open_lake
 from lake.errors import BadInput, QueryStopped
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.sql import columnar
 from lake.sql.sandbox import pool as pool_module
 from lake.sql.sandbox.pool import Pool
@@ -59,7 +59,7 @@ RUNAWAYS = {
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def lake(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:
     """One lake for all tests: none of them writes to it."""
     lake = open_lake.create(str(tmp_path_factory.mktemp("runaways") / "asked"))
     prediction_rows.add(
@@ -70,7 +70,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 
 @pytest.fixture
-def pool(lake: Lake) -> Iterator[Pool]:
+def pool(lake: OpenLake) -> Iterator[Pool]:
     opened = Pool(lake, memory_bytes=MEMORY)
     opened.run("SELECT count(*) FROM predictions")
     yield opened
@@ -114,7 +114,7 @@ def test_a_runaway_ends_in_time_and_memory(pool: Pool, say: Say) -> None:
 
 
 def test_a_query_that_would_spill_to_disk_reports_that_memory_ran_out(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch
+    lake: OpenLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "ATTEMPTS", 1)  # a file that cannot be written looks like a deleted one
     opened = Pool(lake, memory_bytes=768 << 20)
@@ -131,7 +131,7 @@ def test_a_runaway_with_more_time_ends_in_time_and_memory(pool: Pool, say: Say, 
     _run(pool, say, limit)
 
 
-def test_one_query_per_core_runs_and_the_rest_wait_or_must_come_back(lake: Lake, say: Say) -> None:
+def test_one_query_per_core_runs_and_the_rest_wait_or_must_come_back(lake: OpenLake, say: Say) -> None:
     pool = Pool(lake, memory_bytes=MEMORY, queue=24)
     pool.run("SELECT 1")
     cores = len(os.sched_getaffinity(0))
@@ -189,7 +189,7 @@ def test_a_running_query_can_be_cancelled(pool: Pool) -> None:
     assert pool.queries() == []
 
 
-def test_children_end_with_their_parent(lake: Lake) -> None:
+def test_children_end_with_their_parent(lake: OpenLake) -> None:
     import subprocess
     import sys
 
@@ -213,7 +213,7 @@ def test_children_end_with_their_parent(lake: Lake) -> None:
     assert [pid for pid in children if _threads(pid)] == []
 
 
-def _beside_runaways(lake: Lake, serve: Serve, requests: int) -> tuple[list[float], list[float], Counter[int]]:
+def _beside_runaways(lake: OpenLake, serve: Serve, requests: int) -> tuple[list[float], list[float], Counter[int]]:
     """Milliseconds of another route without and with runaways beside it, and the statuses of the runaways."""
     service = serve(lake)
     url = f"http://127.0.0.1:{service.port}"
@@ -241,7 +241,7 @@ def _beside_runaways(lake: Lake, serve: Serve, requests: int) -> tuple[list[floa
         return quiet + latencies(30), busy, ends
 
 
-def test_a_server_answers_others_while_runaways_run(lake: Lake, serve: Serve) -> None:
+def test_a_server_answers_others_while_runaways_run(lake: OpenLake, serve: Serve) -> None:
     _, busy, ends = _beside_runaways(lake, serve, 20)
     assert busy
     assert set(ends) <= {422, 429}
@@ -249,7 +249,7 @@ def test_a_server_answers_others_while_runaways_run(lake: Lake, serve: Serve) ->
 
 
 @pytest.mark.soak
-def test_others_wait_at_most_twice_as_long_beside_runaways(lake: Lake, serve: Serve, say: Say) -> None:
+def test_others_wait_at_most_twice_as_long_beside_runaways(lake: OpenLake, serve: Serve, say: Say) -> None:
     quiet, busy, ends = _beside_runaways(lake, serve, 500)
     before, during = (statistics.quantiles(took, n=100)[98] for took in (quiet, busy))
     say(f"SQL: p99 of another route {before:.1f} ms, {during:.1f} ms beside runaways, answered {dict(ends)}")

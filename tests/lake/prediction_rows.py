@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import store
 
 
@@ -18,7 +18,7 @@ def image(name: object) -> str:
     return hashlib.sha256(str(name).encode()).hexdigest()
 
 
-def add(lake: Lake, rows: Sequence[dict[str, Any]]) -> list[str]:
+def add(lake: OpenLake, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Adds rows to predictions, each about a new image unless the row has an image_id; returns the prediction_ids."""
     moment = store.now()
     start = lake.dataset("predictions").count_rows()
@@ -37,7 +37,7 @@ def add(lake: Lake, rows: Sequence[dict[str, Any]]) -> list[str]:
     return [str(row["prediction_id"]) for row in whole]
 
 
-def label(lake: Lake, *statements: tuple[str, str | None, Any]) -> None:
+def label(lake: OpenLake, *statements: tuple[str, str | None, Any]) -> None:
     """Adds statements (image_id, label, moment) about images."""
     columns = ("image_id", "label", "timestamp")
     rows = [

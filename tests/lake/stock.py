@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lake import ids
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import blobs, image_rows, schema, store
 
 DIM = 32
@@ -44,7 +44,7 @@ def vector(number: int) -> np.ndarray:
 
 
 def add(
-    lake: Lake,
+    lake: OpenLake,
     numbers: Sequence[int],
     *,
     size: int = 2_000,
@@ -70,7 +70,7 @@ def add(
     return names
 
 
-def bind(lake: Lake) -> str:
+def bind(lake: OpenLake) -> str:
     """Gives the lake's embedder x its vector column; returns the column."""
     from dataclasses import replace
 
@@ -79,14 +79,14 @@ def bind(lake: Lake) -> str:
     return record.column
 
 
-def embed(lake: Lake, numbers: Sequence[int], size: int = 2_000) -> None:
+def embed(lake: OpenLake, numbers: Sequence[int], size: int = 2_000) -> None:
     """Fills in the vectors of these images."""
     from embeddings.backfill.vector_columns import store_vectors
 
     store_vectors(lake, COLUMN, {image_id(n, size): vector(n) for n in numbers})
 
 
-def contents(lake: Lake, *without: str) -> dict[str, list[Any]]:
+def contents(lake: OpenLake, *without: str) -> dict[str, list[Any]]:
     """Every row of every table but `without`, images with the hash of their bytes, in an order of its own."""
     rows_by_table: dict[str, list[Any]] = {}
     for name in schema.TABLES:

@@ -16,7 +16,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from lake.ids import image_id
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.spool.drain import DrainReport, drain
 from lake.spool.spool import Spool
 from search_app.api.admission import IngestLimits
@@ -33,7 +33,7 @@ ARROW = {"Content-Type": "application/vnd.apache.arrow.stream"}
 class ApiClient:
     """A client of the API, with the lake, API and spool behind it."""
 
-    def __init__(self, client: TestClient, lake: Lake, api: Api, spool: Spool) -> None:
+    def __init__(self, client: TestClient, lake: OpenLake, api: Api, spool: Spool) -> None:
         self.client = client
         self.lake = lake
         self.api = api
@@ -74,7 +74,7 @@ class ApiClient:
 
 
 @contextmanager
-def api_client(lake: Lake, spool: Path, limits: IngestLimits | None = None) -> Iterator[ApiClient]:
+def api_client(lake: OpenLake, spool: Path, limits: IngestLimits | None = None) -> Iterator[ApiClient]:
     """Opens one; the spool outlives it."""
     intake = LiveIngest(lake.uri, IngestSettings(spool, limits or IngestLimits(), drain=False))
     api = Api(lake, intake)

@@ -15,7 +15,7 @@ from PIL import Image
 from embeddings.duplicates import leak_guard
 from embeddings.embedders import torch_import
 from lake import ids, open_lake
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import image_rows, schema, store
 from tests import pictures as drawn
 from training.registry.recipe import Recipe
@@ -31,7 +31,7 @@ def stripes(number: int, upright: bool, side: int = 40) -> Image.Image:
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
-def add(lake: Lake, name: str, files: Sequence[bytes], labels: Sequence[str | None], **how: Any) -> list[str]:
+def add(lake: OpenLake, name: str, files: Sequence[bytes], labels: Sequence[str | None], **how: Any) -> list[str]:
     """Images with their labels, and a slice of them; their image_ids."""
     now = store.now()
     names = [ids.image_id(data) for data in files]
@@ -56,7 +56,7 @@ def add(lake: Lake, name: str, files: Sequence[bytes], labels: Sequence[str | No
     return names
 
 
-def striped(lake: Lake, name: str, count: int, first: int = 0, **how: Any) -> list[str]:
+def striped(lake: OpenLake, name: str, count: int, first: int = 0, **how: Any) -> list[str]:
     """A slice of `count` striped pictures from number `first` on, every other one upright."""
     numbers = range(first, first + count)
     files = [drawn.encoded(stripes(n, n % 2 == 0)) for n in numbers]
@@ -74,7 +74,7 @@ def _stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stock(tmp_path: Path, _stocked: Path) -> Lake:
+def stock(tmp_path: Path, _stocked: Path) -> OpenLake:
     """Slices `first` (48 images), `second` (16 others) and `held` (32, for evaluation)."""
     shutil.copytree(_stocked, tmp_path / "stock")
     return open_lake.open(str(tmp_path / "stock"))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from embeddings.embedders import torch_import
 from lake import open_lake
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.training.conftest import striped
 from training.data.augmentation import Preparation
 from training.fit import checkpoint
@@ -21,7 +21,7 @@ from training.tasks import task_registry
 SIDE = 32
 
 
-def two_versions(place: Path, images: int) -> tuple[Lake, Run, Run]:
+def two_versions(place: Path, images: int) -> tuple[OpenLake, Run, Run]:
     """A lake with slice `first`; of the model `lines`, version 1 is promoted and 2 says something else."""
     lake = open_lake.create(str(place))
     striped(lake, "first", images)
@@ -32,7 +32,7 @@ def two_versions(place: Path, images: int) -> tuple[Lake, Run, Run]:
 
 
 def untrained(
-    lake: Lake,
+    lake: OpenLake,
     name: str = "lines",
     *,
     seed: int = 0,

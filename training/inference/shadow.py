@@ -74,7 +74,7 @@ def watch(
 ) -> None:
     """As `predict`, for new predictions, until `stop` is set. Calls `report` after each round with a prediction.
 
-    Reads the list of shadow versions anew in each round. An image that cannot be predicted is tried once.
+    Reads the list of shadow versions again in each round. An image that cannot be predicted is tried once.
     """
     _shadows(lake, model)
     running: dict[str, Shadow] = {}

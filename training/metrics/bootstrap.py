@@ -2,7 +2,7 @@
 
 A draw takes an image with its ground truth and the predictions of both models. A `MetricOfSums` is resampled by the
 numbers of images that add the same to its sums (a few hundred kinds stand for any number of images), a
-`MetricOfWeights` by weights; any other metric is computed anew for each draw. Everything is seeded. This module knows
+`MetricOfWeights` by weights; any other metric is computed again for each draw. Everything is seeded. This module knows
 no lake.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from training.metrics.metric import EvaluatedPredictions, Metric, MetricOfSums, MetricOfWeights
 
 DRAWS = 1_000
-# A metric that must rank or be computed anew for every draw gets fewer draws, enough for its interval.
+# A metric that must rank or be computed again for every draw gets fewer draws, enough for its interval.
 DRAWS_ANEW = 300
 LEVEL = 0.05
 # So many swaps at least as bad as the observed fall settle a p-value to a fifth of itself (Besag and Clifford 1991).

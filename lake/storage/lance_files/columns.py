@@ -1,4 +1,4 @@
-"""Writes values into one column of rows that exist: a new file of the column, or the rows anew at the table's end.
+"""Writes values into one column of rows that exist: a new file of the column, or the rows again at the table's end.
 
 `rows` have `_rowid`, which is the row's address at the dataset's version, and `vector_row`, the row of `matrix` that is
 its vector. Each function makes one commit, and raises OSError if another writer changed the same fragments meanwhile.

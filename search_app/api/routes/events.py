@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Fetch = Callable[[str], Awaitable[bytes]]
 
 
-class StoredImage(BaseModel):
+class ImageUploaded(BaseModel):
     image_id: str
     status: Literal["stored", "known"]
 
@@ -95,7 +95,7 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
         response_class=Response,
         status_code=201,
         openapi_extra=schemas.request({**schemas.IMAGE, **schemas.json_body(_URL)}, storing=True),
-        responses=stored(StoredImage),
+        responses=stored(ImageUploaded),
     )
     async def add_image(request: Request) -> Response:
         """Store an image by itself, to be named by later events. The raw body, or {"url"} where that is allowed."""

@@ -20,7 +20,7 @@ from lake.analytics import summary
 from lake.errors import CouldNot
 from lake.images import workers
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.embeddings.colour import MeanColour
 from tests.lake import worker_functions
 from tests.pictures import encoded, flat
@@ -49,7 +49,7 @@ def colour(i: int) -> tuple[int, int, int]:
     return (10 + i % 16 * 15, 10 + i // 16 * 15, 200)
 
 
-def fill(lk: Lake, root: Path, count: int, start: int = 0) -> None:
+def fill(lk: OpenLake, root: Path, count: int, start: int = 0) -> None:
     """Images of one colour each."""
     root.mkdir(parents=True, exist_ok=True)
     for i in range(start, start + count):
@@ -58,11 +58,11 @@ def fill(lk: Lake, root: Path, count: int, start: int = 0) -> None:
     assert report.images_new == count
 
 
-def run(lk: Lake, embedder: MeanColour | None = None, **options) -> BackfillReport:
+def run(lk: OpenLake, embedder: MeanColour | None = None, **options) -> BackfillReport:
     return backfill(lk, record_of(lk, None), embedder or MeanColour(), workers=1, **options)
 
 
-def check(lk: Lake, missing: int = 0) -> None:
+def check(lk: OpenLake, missing: int = 0) -> None:
     """Every row has the vector of its own image's colour, read from the image's file."""
     rows = lk.scan("predictions", ["image_id", COLUMN]).to_pylist()
     assert sum(row[COLUMN] is None for row in rows) == missing
@@ -74,7 +74,7 @@ def check(lk: Lake, missing: int = 0) -> None:
             assert np.allclose(row[COLUMN], expected / np.linalg.norm(expected), atol=1e-6)
 
 
-def answer(lk: Lake, root: Path, *images: int) -> None:
+def answer(lk: OpenLake, root: Path, *images: int) -> None:
     """A log with one answer an image."""
     names = [ids.image_id(encoded(flat(colour(i)))) for i in images]
     rows = [{"image_id": name, "label": "x", "id": str(lk.version("predictions"))} for name in names]
@@ -82,7 +82,7 @@ def answer(lk: Lake, root: Path, *images: int) -> None:
     assert ingest.ingest(lk, root / "log.jsonl", workers=1).predictions_new == len(images)
 
 
-def test_every_image_gets_its_vector_and_the_lake_knows_whose(colours: Lake, tmp_path: Path) -> None:
+def test_every_image_gets_its_vector_and_the_lake_knows_whose(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 20)
     report = run(colours)
     assert (report.embedder, report.embedded, report.failed, report.reasons) == ("mean-colour", 20, 0, {})
@@ -93,19 +93,19 @@ def test_every_image_gets_its_vector_and_the_lake_knows_whose(colours: Lake, tmp
     assert json.loads(str(record.preprocessing))["mode"] == "squash"
 
 
-def test_a_second_run_finds_nothing_to_do(colours: Lake, tmp_path: Path) -> None:
+def test_a_second_run_finds_nothing_to_do(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 5)
     run(colours)
     embedder = MeanColour()
     assert (run(colours, embedder).embedded, embedder.seen) == (0, 0)
 
 
-def test_an_empty_lake_is_embedded_at_once(colours: Lake) -> None:
+def test_an_empty_lake_is_embedded_at_once(colours: OpenLake) -> None:
     assert run(colours).embedded == 0
     assert record_of(colours, None).dim == 3
 
 
-def test_a_repeated_image_copies_its_vector(colours: Lake, tmp_path: Path) -> None:
+def test_a_repeated_image_copies_its_vector(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 6)
     run(colours)
     answer(colours, tmp_path, 1, 3)
@@ -116,7 +116,7 @@ def test_a_repeated_image_copies_its_vector(colours: Lake, tmp_path: Path) -> No
     check(colours)
 
 
-def test_an_image_with_several_rows_is_computed_once(colours: Lake, tmp_path: Path) -> None:
+def test_an_image_with_several_rows_is_computed_once(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 3)
     answer(colours, tmp_path, 0, 1, 2)
     embedder = MeanColour()
@@ -124,7 +124,9 @@ def test_an_image_with_several_rows_is_computed_once(colours: Lake, tmp_path: Pa
     check(colours)
 
 
-def test_an_image_that_cannot_be_embedded_is_named_and_tried_again(colours: Lake, tmp_path: Path, monkeypatch) -> None:
+def test_an_image_that_cannot_be_embedded_is_named_and_tried_again(
+    colours: OpenLake, tmp_path: Path, monkeypatch
+) -> None:
     """Black has no direction. It neither stops nor shifts the others of its batch."""
     monkeypatch.setattr(module, "TASK_IMAGES", 4)
     fill(colours, tmp_path / "in", 6)
@@ -140,7 +142,7 @@ def test_an_image_that_cannot_be_embedded_is_named_and_tried_again(colours: Lake
     check(colours, missing=2)
 
 
-def test_an_image_that_kills_its_worker_fails_alone(colours: Lake, tmp_path: Path, monkeypatch) -> None:
+def test_an_image_that_kills_its_worker_fails_alone(colours: OpenLake, tmp_path: Path, monkeypatch) -> None:
     fill(colours, tmp_path / "in", 6)
     deadly = encoded(flat("red")) + worker_functions.DEADLY
     (tmp_path / "deadly").mkdir()
@@ -156,7 +158,7 @@ def test_an_image_that_kills_its_worker_fails_alone(colours: Lake, tmp_path: Pat
     check(colours, missing=1)
 
 
-def test_a_batch_of_broken_images_alone_reaches_no_embedder(colours: Lake, tmp_path: Path, monkeypatch) -> None:
+def test_a_batch_of_broken_images_alone_reaches_no_embedder(colours: OpenLake, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "deadly").mkdir()
     (tmp_path / "deadly" / "x.png").write_bytes(encoded(flat("red")) + worker_functions.DEADLY)
     ingest.ingest(colours, tmp_path / "deadly", workers=1)
@@ -167,7 +169,7 @@ def test_a_batch_of_broken_images_alone_reaches_no_embedder(colours: Lake, tmp_p
     assert run(colours).failed == 1
 
 
-def test_after_a_kill_the_next_run_does_the_rest(colours: Lake, tmp_path: Path) -> None:
+def test_after_a_kill_the_next_run_does_the_rest(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 24)
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     process = subprocess.Popen(
@@ -185,7 +187,7 @@ def test_after_a_kill_the_next_run_does_the_rest(colours: Lake, tmp_path: Path) 
     check(half)
 
 
-def test_images_that_arrive_meanwhile_are_not_lost(colours: Lake, tmp_path: Path, monkeypatch) -> None:
+def test_images_that_arrive_meanwhile_are_not_lost(colours: OpenLake, tmp_path: Path, monkeypatch) -> None:
     """Appends and backfill commit to one table at once; a third party embeds, too."""
     monkeypatch.setattr(module, "COMMIT_IMAGES", 4)
     monkeypatch.setattr(module, "TASK_IMAGES", 2)
@@ -218,7 +220,7 @@ def test_images_that_arrive_meanwhile_are_not_lost(colours: Lake, tmp_path: Path
     check(colours)
 
 
-def test_images_that_cannot_be_embedded_are_counted_apart(colours: Lake, tmp_path: Path) -> None:
+def test_images_that_cannot_be_embedded_are_counted_apart(colours: OpenLake, tmp_path: Path) -> None:
     """One image's bytes were dropped, another is known not to decode: no run tries them."""
     fill(colours, tmp_path / "in", 5)
     names = [ids.image_id(encoded(flat(colour(i)))) for i in range(5)]
@@ -231,7 +233,7 @@ def test_images_that_cannot_be_embedded_are_counted_apart(colours: Lake, tmp_pat
     assert [progress[n] for n in ("embedded", "missing", "without_bytes", "unreadable")] == [3, 0, 1, 1]
 
 
-def test_bytes_deleted_meanwhile_are_not_a_failure(colours: Lake, tmp_path: Path) -> None:
+def test_bytes_deleted_meanwhile_are_not_a_failure(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 3)
     with Backfill(colours, record_of(colours, None), MeanColour(), workers=1) as work:
         gaps = work.missing.look()
@@ -242,7 +244,7 @@ def test_bytes_deleted_meanwhile_are_not_a_failure(colours: Lake, tmp_path: Path
         assert work.missing.look().counts() == {"waiting": 0, "unreadable": 0, "without_bytes": 1}
 
 
-def test_an_image_without_bytes_copies_its_vector(colours: Lake, tmp_path: Path) -> None:
+def test_an_image_without_bytes_copies_its_vector(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 2)
     run(colours)
     answer(colours, tmp_path, 0)
@@ -253,7 +255,7 @@ def test_an_image_without_bytes_copies_its_vector(colours: Lake, tmp_path: Path)
 
 
 def test_a_failed_commit_is_repeated_without_computing_again(
-    colours: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    colours: OpenLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(colours, tmp_path / "in", 3)
     embedder = MeanColour()
@@ -271,7 +273,7 @@ def test_a_failed_commit_is_repeated_without_computing_again(
     check(colours)
 
 
-def test_vectors_from_elsewhere_go_into_rows_that_lack_one(colours: Lake, tmp_path: Path) -> None:
+def test_vectors_from_elsewhere_go_into_rows_that_lack_one(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 3)
     record = bind(colours, record_of(colours, None), MeanColour())
     answer(colours, tmp_path, 0)
@@ -286,7 +288,7 @@ def test_vectors_from_elsewhere_go_into_rows_that_lack_one(colours: Lake, tmp_pa
     ]  # fmt: skip
 
 
-def test_progress_counts_every_image(colours: Lake, tmp_path: Path) -> None:
+def test_progress_counts_every_image(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 5)
     seen: list[int] = []
     run(colours, progress=seen.append)

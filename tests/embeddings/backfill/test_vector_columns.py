@@ -13,7 +13,7 @@ from embeddings.backfill import vector_columns
 from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind
 from lake import open_lake
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage.lance_files import columns
 from lake.storage.missing_vectors import MissingVectors
 from tests.conftest import MakeLake
@@ -22,7 +22,7 @@ from tests.lake.prediction_rows import add, image
 
 
 @pytest.fixture
-def lk(make_lake: MakeLake) -> Lake:
+def lk(make_lake: MakeLake) -> OpenLake:
     """Forty answers in one fragment and forty in four; two embedders, one of which is through."""
     lk = make_lake(embedders=["mean-colour", "random"], columns={"camera": "int"})
     for record, embedder in zip(lk.embedders(), (MeanColour(), Random()), strict=True):
@@ -39,14 +39,14 @@ def vector(i: int) -> np.ndarray:
     return np.array([i, 1, 0], np.float32)
 
 
-def rows(lk: Lake) -> dict[str, dict[str, object]]:
+def rows(lk: OpenLake) -> dict[str, dict[str, object]]:
     rows = lk.dataset("predictions").to_table().to_pylist()
     assert len(rows) == len({row["prediction_id"] for row in rows}) == 80
     return {row["image_id"]: row for row in rows}
 
 
 @pytest.mark.parametrize("waste", [0, 100, 4 << 20])
-def test_only_the_vectors_change(lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int) -> None:
+def test_only_the_vectors_change(lk: OpenLake, monkeypatch: pytest.MonkeyPatch, waste: int) -> None:
     """`waste` 0: rows move wherever most of a fragment waits on; 4 MB: never in tables as small as this."""
     monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
     before = rows(lk)
@@ -65,43 +65,43 @@ def test_only_the_vectors_change(lk: Lake, monkeypatch: pytest.MonkeyPatch, wast
     assert lk.known("predictions", "image_id", [image(1), image(79)]) == {image(1), image(79)}
 
 
-def test_a_row_has_its_vector_already_and_keeps_it(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_has_its_vector_already_and_keeps_it(lk: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vector_columns, "WASTE_BYTES", 0)
     store_vectors(lk, "emb_mean_colour", {image(0): vector(0)})
     assert store_vectors(lk, "emb_mean_colour", {image(0): vector(7), image("none"): vector(1)}) == 0
     assert rows(lk)[image(0)]["emb_mean_colour"] == [0, 1, 0]
 
 
-def _appends(lk: Lake) -> None:
+def _appends(lk: OpenLake) -> None:
     add(lk, [{"prediction_id": "new", "image_id": image("new")}])
 
 
-def _deletes(lk: Lake) -> None:
+def _deletes(lk: OpenLake) -> None:
     lk.delete("predictions", f"image_id = '{image(2)}'")
 
 
-def _changes(lk: Lake) -> None:
+def _changes(lk: OpenLake) -> None:
     lk.dataset("predictions").update({"metadata": "'{}'"}, where=f"image_id = '{image(1)}'")
 
 
-def _compacts(lk: Lake) -> None:
+def _compacts(lk: OpenLake) -> None:
     before = len(lk.dataset("predictions").get_fragments())
     lk.dataset("predictions").optimize.compact_files()
     assert len(lk.dataset("predictions").get_fragments()) < before
 
 
-def _embeds_others(lk: Lake) -> None:
+def _embeds_others(lk: OpenLake) -> None:
     store_vectors(lk, "emb_mean_colour", {image(9): vector(9)})
 
 
-def _embeds_the_same(lk: Lake) -> None:
+def _embeds_the_same(lk: OpenLake) -> None:
     store_vectors(lk, "emb_mean_colour", {image(1): vector(1)})
 
 
 @pytest.mark.parametrize("waste", [0, 4 << 20])
 @pytest.mark.parametrize("deed", [_appends, _deletes, _changes, _compacts, _embeds_others, _embeds_the_same])
 def test_a_concurrent_commit_is_preserved(
-    lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int, deed: Callable[[Lake], None]
+    lk: OpenLake, monkeypatch: pytest.MonkeyPatch, waste: int, deed: Callable[[OpenLake], None]
 ) -> None:
     """Between our reading and our commit somebody else does something to the same fragments."""
     monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
@@ -129,7 +129,7 @@ def test_a_concurrent_commit_is_preserved(
 
 
 @pytest.mark.parametrize("waste", [0, 4 << 20])
-def test_concurrent_writers_lose_nothing(lk: Lake, monkeypatch: pytest.MonkeyPatch, waste: int) -> None:
+def test_concurrent_writers_lose_nothing(lk: OpenLake, monkeypatch: pytest.MonkeyPatch, waste: int) -> None:
     monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
     failures: list[BaseException] = []
 
@@ -141,22 +141,22 @@ def test_concurrent_writers_lose_nothing(lk: Lake, monkeypatch: pytest.MonkeyPat
         except BaseException as error:
             failures.append(error)
 
-    def adds(mine: Lake, i: int) -> None:
+    def adds(mine: OpenLake, i: int) -> None:
         add(mine, [{"prediction_id": f"new-{i}-{j}", "image_id": image(f"new {i} {j}")} for j in range(5)])
 
-    def changes(mine: Lake, i: int) -> None:
+    def changes(mine: OpenLake, i: int) -> None:
         mine.commit(
             "predictions",
             lambda: mine.dataset("predictions").update({"metadata": f"'{i}'"}, where=f"image_id = '{image(i * 7)}'"),
         )
 
-    def deletes(mine: Lake, i: int) -> None:
+    def deletes(mine: OpenLake, i: int) -> None:
         mine.delete("predictions", f"image_id = '{image(79 - i)}'")
 
-    def compacts(mine: Lake, i: int) -> None:
+    def compacts(mine: OpenLake, i: int) -> None:
         mine.commit("predictions", lambda: mine.dataset("predictions").optimize.compact_files())
 
-    def embeds(mine: Lake, i: int) -> None:
+    def embeds(mine: OpenLake, i: int) -> None:
         wanted = range(12 * i, 12 * i + 12)
         store_vectors(mine, "emb_mean_colour", {image(j): vector(j) for j in wanted})
 

@@ -26,7 +26,7 @@ from lake import ids, open_lake
 from lake.errors import BadInput, CouldNot
 from lake.images import workers
 from lake.ingest import ingest, sources
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import schema
 from tests.embeddings.colour import MeanColour
 from tests.lake import worker_functions
@@ -43,7 +43,7 @@ def picture(i: int) -> bytes:
     return encoded(flat(colour(i)))
 
 
-def arrive(lk: Lake, *images: int, extra: bytes = b"") -> None:
+def arrive(lk: OpenLake, *images: int, extra: bytes = b"") -> None:
     """Images of one colour each, in one commit."""
     root = Path(lk.uri).with_name(f"in{time.monotonic_ns()}")
     root.mkdir()
@@ -53,12 +53,12 @@ def arrive(lk: Lake, *images: int, extra: bytes = b"") -> None:
     assert report.images_new == len(images)
 
 
-def without(lk: Lake) -> int:
+def without(lk: OpenLake) -> int:
     names = lk.dataset("predictions").schema.names
     return lk.dataset("predictions").count_rows(f"{COLUMN} is null" if COLUMN in names else None)
 
 
-def check(lk: Lake, images: Sequence[int]) -> None:
+def check(lk: OpenLake, images: Sequence[int]) -> None:
     """Each of the images has one row, with the vector of its colour."""
     rows = lk.scan("predictions", ["image_id", COLUMN]).to_pylist()
     assert sorted(row["image_id"] for row in rows) == sorted(ids.image_id(picture(i)) for i in images)
@@ -71,7 +71,7 @@ def check(lk: Lake, images: Sequence[int]) -> None:
 class Watched:
     """A watcher in a thread; `lags` and `warnings` are its reports."""
 
-    def __init__(self, lk: Lake, embedder: MeanColour | None = None, **options: Any) -> None:
+    def __init__(self, lk: OpenLake, embedder: MeanColour | None = None, **options: Any) -> None:
         self.lags: list[Lag] = []
         self.warnings: list[str] = []
         self.error: BaseException | None = None
@@ -96,7 +96,7 @@ class Watched:
 
 
 @contextmanager
-def watching(lk: Lake, embedder: MeanColour | None = None, **options: Any) -> Iterator[Watched]:
+def watching(lk: OpenLake, embedder: MeanColour | None = None, **options: Any) -> Iterator[Watched]:
     watched = Watched(lk, embedder, **options)
     watched.thread.start()
     try:
@@ -108,7 +108,7 @@ def watching(lk: Lake, embedder: MeanColour | None = None, **options: Any) -> It
     assert watched.error is None
 
 
-def test_images_that_arrive_get_a_vector(colours: Lake) -> None:
+def test_images_that_arrive_get_a_vector(colours: OpenLake) -> None:
     with watching(colours) as watched:
         for start in range(0, 12, 4):
             arrive(colours, *range(start, start + 4))
@@ -119,7 +119,7 @@ def test_images_that_arrive_get_a_vector(colours: Lake) -> None:
     assert watched.lags[-1] == Lag(waiting=0, oldest_seconds=0.0, embedded=watched.lags[-1].embedded)
 
 
-def test_the_lag_counts_waiting_images_and_their_age(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lag_counts_waiting_images_and_their_age(colours: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROUND_IMAGES", 2)
     arrive(colours, 0)
     time.sleep(0.3)
@@ -147,7 +147,7 @@ class Slow(MeanColour):
 
 
 @pytest.mark.parametrize("order", ["oldest", "newest"])
-def test_new_images_follow_the_order(colours: Lake, monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
+def test_new_images_follow_the_order(colours: OpenLake, monkeypatch: pytest.MonkeyPatch, order: Any) -> None:
     """Rounds of two images; four wait, and two more arrive during the first round."""
     monkeypatch.setattr(module, "ROUND_IMAGES", 2)
     for i in range(4):
@@ -161,7 +161,7 @@ def test_new_images_follow_the_order(colours: Lake, monkeypatch: pytest.MonkeyPa
     assert [set(batch) for batch in model.batches] == expected
 
 
-def test_a_round_ends_in_time(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_ends_in_time(colours: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of one image and a second's work in each of them: a round is not all that waits."""
     monkeypatch.setattr(module, "ROUND_SECONDS", 0.05)
     monkeypatch.setattr(backfill, "TASK_IMAGES", 1)
@@ -172,7 +172,7 @@ def test_a_round_ends_in_time(colours: Lake, monkeypatch: pytest.MonkeyPatch) ->
     check(colours, range(20))
 
 
-def test_a_failed_image_is_tried_once(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_image_is_tried_once(colours: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """One image kills its worker, and black has no direction. Both neither stop the others nor come again."""
     pool = workers.WorkerPool
     monkeypatch.setattr(
@@ -193,7 +193,7 @@ def test_a_failed_image_is_tried_once(colours: Lake, monkeypatch: pytest.MonkeyP
     assert watched.embedder.seen == 4
 
 
-def test_a_temporary_failure_is_reported_and_retried(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_failure_is_reported_and_retried(colours: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     store, failures = vector_columns.store_vectors, iter([CouldNot("the disk is full"), OSError("no answer")])
 
     def unsteady(*arguments: Any) -> int:
@@ -211,7 +211,7 @@ def test_a_temporary_failure_is_reported_and_retried(colours: Lake, monkeypatch:
     assert watched.lags[0].waiting == 2
 
 
-def test_storage_may_go_away_and_come_back(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_may_go_away_and_come_back(colours: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     path, elsewhere = Path(colours.uri, "predictions.lance"), Path(colours.uri, "elsewhere")
     monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.1)
     with watching(colours) as watched:
@@ -224,7 +224,7 @@ def test_storage_may_go_away_and_come_back(colours: Lake, monkeypatch: pytest.Mo
     assert "Not found" in watched.warnings[0]
 
 
-def test_a_permanent_failure_ends_it(colours: Lake) -> None:
+def test_a_permanent_failure_ends_it(colours: OpenLake) -> None:
     """The column is there already, for vectors of another length."""
     colours.add_column("predictions", pa.field(COLUMN, schema.vector_type(5)))
     watched = Watched(colours)
@@ -234,7 +234,7 @@ def test_a_permanent_failure_ends_it(colours: Lake) -> None:
     assert watched.warnings == []
 
 
-def test_it_commits_computed_vectors_when_stopped(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_commits_computed_vectors_when_stopped(colours: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfill, "TASK_IMAGES", 1)
     arrive(colours, *range(6))
     watched = Watched(colours, Slow(lambda batches: watched.stop.set() if batches == 2 else None))
@@ -244,7 +244,7 @@ def test_it_commits_computed_vectors_when_stopped(colours: Lake, monkeypatch: py
     assert (watched.embedder.seen, without(colours)) == (3, 3)
 
 
-def test_concurrent_writers_lose_nothing(colours: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_writers_lose_nothing(colours: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROUND_IMAGES", 5)
     monkeypatch.setattr("embeddings.backfill.vector_columns.WASTE_BYTES", 0)
     arrive(colours, *range(30))
@@ -274,7 +274,7 @@ watch.watch(lake, record_of(lake, None), MeanColour(), stop=threading.Event(), w
 """
 
 
-def test_after_a_kill_the_next_watcher_continues(colours: Lake) -> None:
+def test_after_a_kill_the_next_watcher_continues(colours: OpenLake) -> None:
     """Killed in the middle of a round, twice, while it moves rows; in the end every vector is there and right."""
     arrive(colours, *range(48))
     done = 0
@@ -298,7 +298,7 @@ def environment(installed: None) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p and "site-packages" not in p)}
 
 
-def test_the_command_embeds_until_it_is_stopped(colours: Lake, environment: dict[str, str]) -> None:
+def test_the_command_embeds_until_it_is_stopped(colours: OpenLake, environment: dict[str, str]) -> None:
     """SIGTERM ends it with exit code 0; every line of stdout is the lag as JSON."""
     arrive(colours, *range(3))
     command = [sys.executable, "-m", "search_app.cli.main", "embed", "--watch", "--json", "--lake", colours.uri]
@@ -319,7 +319,7 @@ def test_the_command_embeds_until_it_is_stopped(colours: Lake, environment: dict
     ]
 
 
-def test_a_server_s_watcher_ends_with_it(colours: Lake, environment: dict[str, str]) -> None:
+def test_a_server_s_watcher_ends_with_it(colours: OpenLake, environment: dict[str, str]) -> None:
     """It deafens itself to Ctrl-C, which is for the server, and ends when nobody holds its stdin any more."""
     arrive(colours, 0)
     command = watch_process.arguments(colours.uri, order="newest")
@@ -336,7 +336,7 @@ def test_a_server_s_watcher_ends_with_it(colours: Lake, environment: dict[str, s
     check(colours, range(2))
 
 
-def test_a_server_s_watcher_reports_why_it_fails(lk: Lake) -> None:
+def test_a_server_s_watcher_reports_why_it_fails(lk: OpenLake) -> None:
     with subprocess.Popen(
         watch_process.arguments(lk.uri), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:

@@ -12,7 +12,7 @@ from embeddings.clusters.assign import assign, volume
 from embeddings.clusters.drilldown import cluster
 from lake import slices
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of, unit
 from tests.lake.prediction_rows import add, image, label
@@ -20,7 +20,7 @@ from tests.lake.prediction_rows import add, image, label
 MOMENT = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 
 
-def arrive(lk: Lake, points: np.ndarray, **facts: Any) -> list[str]:
+def arrive(lk: OpenLake, points: np.ndarray, **facts: Any) -> list[str]:
     """Images named new0, new1, ... with these vectors, one answer each."""
     names = [image(f"new{i}") for i in range(len(points))]
     add(lk, [{"image_id": name, "label": "a", "timestamp": MOMENT, **facts} for name in names])
@@ -28,7 +28,7 @@ def arrive(lk: Lake, points: np.ndarray, **facts: Any) -> list[str]:
     return names
 
 
-def members_by_path(lk: Lake) -> dict[str, set[str]]:
+def members_by_path(lk: OpenLake) -> dict[str, set[str]]:
     rows = lk.scan("cluster_members", ["node", "image_id"]).to_pylist()
     by_path: dict[str, set[str]] = {}
     for row in rows:

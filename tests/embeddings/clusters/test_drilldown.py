@@ -15,7 +15,7 @@ from embeddings.clusters.trees import trees
 from embeddings.embedders.embedder import bind, record_of
 from lake import slices
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.embeddings.islands import islands, lake_of
@@ -25,7 +25,7 @@ QUICK = ["auto", "kmeans", "hdbscan"]
 MOMENT = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 
 
-def members(lk: Lake, tree: ClusterTree) -> dict[str, set[str]]:
+def members(lk: OpenLake, tree: ClusterTree) -> dict[str, set[str]]:
     by_path = {}
     for node in tree.nodes:
         image_ids = lk.scan("cluster_members", ["image_id"], f"id = '{tree.tree}/{node.path}'")["image_id"].to_pylist()
@@ -218,7 +218,7 @@ def test_similarity_is_the_cosine_to_the_mean(make_lake: MakeLake) -> None:
     assert node.borderline == nearest[:6]
 
 
-def rows_of(lk: Lake, tree: ClusterTree, path: str) -> dict[str, float]:
+def rows_of(lk: OpenLake, tree: ClusterTree, path: str) -> dict[str, float]:
     rows = lk.scan("cluster_members", ["image_id", "similarity"], f"id = '{tree.tree}/{path}'")
     return dict(zip(rows["image_id"].to_pylist(), rows["similarity"].to_pylist(), strict=True))
 

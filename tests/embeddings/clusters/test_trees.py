@@ -15,7 +15,7 @@ from embeddings.backfill.vector_columns import store_vectors
 from embeddings.clusters.drilldown import cluster
 from embeddings.clusters.trees import rename, uncut
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.cli.embeddings import cluster as clustering
 from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of
@@ -32,7 +32,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("grown") / "lake"
     open_lake.create(str(path), embedders=["random"])
 
-    def make(name: str, embedders: Any) -> Lake:
+    def make(name: str, embedders: Any) -> OpenLake:
         return open_lake.open(str(path))
 
     lake_of(make, islands([14, 10, 8], strays=8, spread=0.1))

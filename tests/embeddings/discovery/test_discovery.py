@@ -16,7 +16,7 @@ from embeddings.embedders.embedder import bind, record_of
 from lake import slices
 from lake.analytics import metrics
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
 from tests.lake.prediction_rows import add, image, label
@@ -25,7 +25,7 @@ START = dt.datetime(2026, 9, 7, tzinfo=dt.UTC)
 N = 600
 
 
-def _filled(lk: Lake, seed: int, bad: Any, vectors: np.ndarray | None = None, judged: bool = True) -> Lake:
+def _filled(lk: OpenLake, seed: int, bad: Any, vectors: np.ndarray | None = None, judged: bool = True) -> OpenLake:
     """N answers about images of their own: "fine" or "scratch", wrong in half of those that `bad` is true of."""
     rng = np.random.default_rng(seed)
     rows, labels = [], []
@@ -54,7 +54,7 @@ def _pair(number: int, camera: int, site: str) -> bool:
     return camera == 3 and site == "b"
 
 
-def test_a_pair_of_metadata_is_named_filtered_and_saved(lk: Lake) -> None:
+def test_a_pair_of_metadata_is_named_filtered_and_saved(lk: OpenLake) -> None:
     discovery = discover(_filled(lk, 1, _pair), permutations=150)
     assert [finding.title for finding in discovery.findings] == ["camera 3 and site b"]
     worst = discovery.findings[0]
@@ -62,22 +62,22 @@ def test_a_pair_of_metadata_is_named_filtered_and_saved(lk: Lake) -> None:
     assert worst.sentence().endswith(" points worse than the rest")
     # Its filter gives the same counts as the finding has.
     cell = metrics.by(lk, [], metrics.scope(lk, worst.predicate)).whole
-    assert (cell.known, cell.known - cell.right) == (worst.evaluated, worst.wrong)
+    assert (cell.known, cell.known - cell.right) == (worst.reviewed, worst.wrong)
     assert worst.error.n + worst.rest.n == discovery.predictions == discovery.total == N
     assert worst.p <= 0.05
-    assert worst.excess == pytest.approx(worst.wrong - worst.evaluated * (worst.rest.value or 0))
+    assert worst.excess == pytest.approx(worst.wrong - worst.reviewed * (worst.rest.value or 0))
     wrong = set(lk.sql("SELECT image_id FROM answers_judged WHERE NOT correct")["image_id"].to_pylist())
     assert worst.images
     assert set(worst.images) <= wrong
     assert discovery.remark is not None
     assert "the lake has no vectors" in discovery.remark
     assert findings.save(lk, discovery) == ["camera-3-and-site-b@1"]
-    assert slices.get(lk, "camera-3-and-site-b").size == worst.evaluated
+    assert slices.get(lk, "camera-3-and-site-b").size == worst.reviewed
     facts = json.loads(json.dumps(findings.facts(discovery)))
     assert facts["findings"][0]["conditions"][0] == {"dimension": "metadata.camera", "value": "3"}
 
 
-def test_nothing_is_reported_if_nothing_fails(lk: Lake) -> None:
+def test_nothing_is_reported_if_nothing_fails(lk: OpenLake) -> None:
     discovery = discover(_filled(lk, 2, lambda *_: False), permutations=150)
     assert discovery.findings == []
     assert discovery.compared > 50
@@ -109,10 +109,10 @@ def test_a_finding_without_a_name_has_its_images(make_lake: MakeLake) -> None:
     assert cluster_finding.node is not None
     assert cluster_finding.node.startswith(f"{tree}/")
     inside = metrics.by(lk, [], metrics.scope(lk, cluster_finding.predicate)).whole
-    assert (inside.known, inside.known - inside.right) == (cluster_finding.evaluated, cluster_finding.wrong)
+    assert (inside.known, inside.known - inside.right) == (cluster_finding.reviewed, cluster_finding.wrong)
 
 
-def test_without_labels_discovery_can_use_confidence(lk: Lake) -> None:
+def test_without_labels_discovery_can_use_confidence(lk: OpenLake) -> None:
     _filled(lk, 4, _pair, judged=False)
     with pytest.raises(BadInput, match="--errors confidence"):
         discover(lk)
@@ -121,7 +121,7 @@ def test_without_labels_discovery_can_use_confidence(lk: Lake) -> None:
     assert discovery.findings[0].sentence("confidence").startswith("camera 3 and site b: mean confidence 0.")
 
 
-def test_an_image_counts_once_and_bad_arguments_are_refused(lk: Lake) -> None:
+def test_an_image_counts_once_and_bad_arguments_are_refused(lk: OpenLake) -> None:
     _filled(lk, 5, _pair)
     add(lk, [{"image_id": image(0), "label": "fine", "timestamp": START + dt.timedelta(days=90)} for _ in range(50)])
     discovery = discover(lk, by="metadata", permutations=99)
@@ -129,5 +129,5 @@ def test_an_image_counts_once_and_bad_arguments_are_refused(lk: Lake) -> None:
     for options in ({"by": "x"}, {"errors": "x"}):
         with pytest.raises(BadInput, match="must be one of"):
             discover(lk, **options)  # type: ignore[arg-type]
-    with pytest.raises(BadInput, match="0 predictions are evaluated"):
+    with pytest.raises(BadInput, match="0 predictions are reviewed"):
         discover(lk, "confidence > 2")

@@ -22,7 +22,7 @@ from lake import ids, slices
 from lake.errors import BadInput
 from lake.images import decode
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.cli import main
 from tests import pictures
 from tests.conftest import Say
@@ -107,7 +107,7 @@ def test_a_film_is_not_one_group_and_touching_stars_are_joined() -> None:
 
 
 @pytest.fixture
-def copied(make_lake: Callable[..., Lake], tmp_path: Path) -> tuple[Lake, list[list[str]]]:
+def copied(make_lake: Callable[..., OpenLake], tmp_path: Path) -> tuple[OpenLake, list[list[str]]]:
     """Six pieces of photographs; of the first three the copies are there, too. Vectors: the families' directions."""
     lk = make_lake(embedders=["x"])
     record = lk.register_embedder("x")
@@ -132,7 +132,7 @@ def copied(make_lake: Callable[..., Lake], tmp_path: Path) -> tuple[Lake, list[l
     return lk, families
 
 
-def test_copies_are_grouped_and_similar_images_are_not(copied: tuple[Lake, list[list[str]]]) -> None:
+def test_copies_are_grouped_and_similar_images_are_not(copied: tuple[OpenLake, list[list[str]]]) -> None:
     lk, families = copied
     result = duplicates.find(lk)
     assert [set(group) for group in result.groups] == sorted(
@@ -156,7 +156,7 @@ def test_copies_are_grouped_and_similar_images_are_not(copied: tuple[Lake, list[
         duplicates.find(lk, threshold=2)
 
 
-def test_training_gets_no_near_duplicate_of_an_evaluation_image(copied: tuple[Lake, list[list[str]]]) -> None:
+def test_training_gets_no_near_duplicate_of_an_evaluation_image(copied: tuple[OpenLake, list[list[str]]]) -> None:
     lk, families = copied
     judge = [families[0][1], families[1][0]]
     slices.create(lk, "judge", ids=judge, role="evaluation")
@@ -184,7 +184,9 @@ def test_training_gets_no_near_duplicate_of_an_evaluation_image(copied: tuple[La
     assert "by identity only" in leaks.words()
 
 
-def test_the_commands(copied: tuple[Lake, list[list[str]]], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_commands(
+    copied: tuple[OpenLake, list[list[str]]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     lk, families = copied
 
     def run(*words: str, code: int = 0) -> str:

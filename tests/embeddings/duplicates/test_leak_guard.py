@@ -9,24 +9,24 @@ import pytest
 from embeddings.duplicates import leak_guard
 from lake import slices
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.cli import main
 from tests.lake.prediction_rows import add, image
 
 
 @pytest.fixture
-def six(lk: Lake) -> Lake:
+def six(lk: OpenLake) -> OpenLake:
     """Six images without vectors: even ones called cat, odd ones dog."""
     add(lk, [{"label": ["cat", "dog"][n % 2]} for n in range(6)])
     return lk
 
 
-def members(lk: Lake, slice_: slices.Slice) -> list[int]:
+def members(lk: OpenLake, slice_: slices.Slice) -> list[int]:
     number = {image(n): n for n in range(6)}
     return sorted(number[i] for i in slices.members(lk, slice_).to_pylist())
 
 
-def test_training_is_kept_apart_from_evaluation_by_identity(six: Lake) -> None:
+def test_training_is_kept_apart_from_evaluation_by_identity(six: OpenLake) -> None:
     slices.create(six, "judge", ids=[image(0), image(1)], role="evaluation")
     with pytest.raises(BadInput, match="2 are in judge@1"):
         leak_guard.create(six, "school", where="true", role="train", identity_only=True)
@@ -41,7 +41,7 @@ def test_training_is_kept_apart_from_evaluation_by_identity(six: Lake) -> None:
     assert len(members(six, slice_)) == 6
 
 
-def test_images_without_vectors_are_refused_and_a_guard_by_identity_is_recorded(six: Lake) -> None:
+def test_images_without_vectors_are_refused_and_a_guard_by_identity_is_recorded(six: OpenLake) -> None:
     slices.create(six, "judge", ids=[image(0)], role="evaluation")
     with pytest.raises(BadInput, match=r"1 image has no vector.*lakeloop embed.*--identity-only"):
         leak_guard.create(six, "school", ids=[image(1)], role="train")
@@ -54,7 +54,7 @@ def test_images_without_vectors_are_refused_and_a_guard_by_identity_is_recorded(
     assert not other.identity_only
 
 
-def test_a_role_given_later_is_guarded_alike(six: Lake) -> None:
+def test_a_role_given_later_is_guarded_alike(six: OpenLake) -> None:
     slices.create(six, "judge", ids=[image(0)], role="evaluation")
     plain = slices.create(six, "plain", where="label = 'dog'")
     with pytest.raises(BadInput, match="lakeloop embed"):
@@ -66,7 +66,7 @@ def test_a_role_given_later_is_guarded_alike(six: Lake) -> None:
     assert (back.role, back.identity_only) == (None, False)
 
 
-def test_the_commands_say_how_a_training_slice_was_guarded(six: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_say_how_a_training_slice_was_guarded(six: OpenLake, capsys: pytest.CaptureFixture[str]) -> None:
     slices.create(six, "judge", ids=[image(0)], role="evaluation")
 
     def run(*words: str, code: int = 0) -> str:

@@ -16,7 +16,7 @@ from embeddings.search.search import search
 from lake import ids, open_lake
 from lake.errors import BadInput
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests import pictures
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.embedders.test_networks import cosines, publishers, stored
@@ -46,7 +46,7 @@ def clip() -> tuple[Any, Any, Any]:
 @pytest.fixture(scope="module")
 def embedded(
     clip: tuple[Any, Any, Any], images: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Lake, TextEmbedder]:
+) -> tuple[OpenLake, TextEmbedder]:
     """A lake with two embedders side by side; CLIP's weights came from a file that is gone."""
     root = tmp_path_factory.mktemp("clip")
     file = root / "open_clip_model.safetensors"

@@ -15,7 +15,7 @@ from embeddings.embedders.embedder import NetworkEmbedder, TextEmbedder, for_lak
 from embeddings.embedders.engine import unit
 from lake.errors import BadInput, HubUnreachable, WeightsMismatch
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour
@@ -175,6 +175,6 @@ def test_an_unknown_engine_is_refused(resnets: list[Path]) -> None:
         load("resnet18", file=resnets[0], engine="tpu")  # type: ignore[arg-type]
 
 
-def test_a_lake_without_embedders_says_what_to_run(lk: Lake) -> None:
+def test_a_lake_without_embedders_says_what_to_run(lk: OpenLake) -> None:
     with pytest.raises(BadInput, match="lakeloop embed --embedder efficientnet-lite0"):
         embedders.record_of(lk, None)

@@ -24,7 +24,7 @@ from embeddings.embedders.preprocess import prepare
 from embeddings.search.search import search
 from lake import ids
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.pictures import encoded
@@ -62,13 +62,13 @@ def publishers(network: Any, transform: Callable[[Image.Image], Any], images: li
     return out
 
 
-def stored(lk: Lake, column: str, images: list[Path]) -> np.ndarray:
+def stored(lk: OpenLake, column: str, images: list[Path]) -> np.ndarray:
     rows = lk.scan("predictions", ["image_id", column]).to_pylist()
     vectors = {row["image_id"]: row[column] for row in rows}
     return np.array([vectors[ids.image_id(path.read_bytes())] for path in images], np.float32)
 
 
-def taken_in(lk: Lake, images: list[Path], file: Path, trust: str | None = None) -> Embedder:
+def taken_in(lk: OpenLake, images: list[Path], file: Path, trust: str | None = None) -> Embedder:
     """ingest, then embed --weights FILE; then the embedder as a later command gets it, with no weights given."""
     ingest.ingest(lk, images[0].parent, workers=1)
     record = record_of(lk, None)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, CouldNot
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 
 torch = torch_import.torch()
 ROOT = Path(__file__).parents[3]
@@ -116,7 +116,7 @@ def test_weights_that_do_not_fit_say_where() -> None:
             weights.load_into(network(), wrong, "mine.pth")
 
 
-def test_stored_weights_are_found_again(lk: Lake) -> None:
+def test_stored_weights_are_found_again(lk: OpenLake) -> None:
     module = network()
     name = weights.fingerprint(module)
     assert weights.stored(lk, name) is None
@@ -130,8 +130,8 @@ def test_stored_weights_are_found_again(lk: Lake) -> None:
 
 def test_weights_cannot_be_stored_in_a_bucket() -> None:
     with pytest.raises(CouldNot, match="only in a lake on a local disk"):
-        weights.store(Lake("s3://bucket/lake"), network(), "0" * 64)
-    assert weights.stored(Lake("s3://bucket/lake"), "0" * 64) is None
+        weights.store(OpenLake("s3://bucket/lake"), network(), "0" * 64)
+    assert weights.stored(OpenLake("s3://bucket/lake"), "0" * 64) is None
 
 
 def test_torch_load_is_called_in_one_place() -> None:

@@ -11,13 +11,13 @@ from embeddings.maps import maps, projection
 from embeddings.vectors import principal_components
 from embeddings.vectors.neighbours import neighbours
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of, unit
 from tests.lake.prediction_rows import add, image
 
 
-def positions_of(lk: Lake, map_: maps.Map) -> dict[str, tuple[float, float]]:
+def positions_of(lk: OpenLake, map_: maps.Map) -> dict[str, tuple[float, float]]:
     names, positions = maps.points(lk, map_.id)
     return dict(zip(names.to_pylist(), map(tuple, positions.tolist()), strict=True))
 
@@ -28,7 +28,7 @@ def neighbours_kept(near: np.ndarray, points: np.ndarray) -> float:
     return float((near[:, :, None] == nearest_on_map[:, None, :]).any(axis=2).mean())
 
 
-def arrive(lk: Lake, first: int, vectors: np.ndarray) -> None:
+def arrive(lk: OpenLake, first: int, vectors: np.ndarray) -> None:
     add(lk, [{"image_id": image(first + i), "label": "c"} for i in range(len(vectors))])
     store_vectors(lk, "emb_random", {image(first + i): vector for i, vector in enumerate(vectors)})
 

@@ -13,7 +13,7 @@ from embeddings.search import near
 from embeddings.search.search import search
 from lake import open_lake
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.sql.sandbox.pool import Pool
 from tests.embeddings.colour import Random
 from tests.lake.prediction_rows import add, image
@@ -23,7 +23,7 @@ A, B = image(3), image(7)
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:
     lk = open_lake.create(
         str(tmp_path_factory.mktemp("near") / "lake"), embedders=["random"], columns={"camera": "int"}
     )
@@ -37,7 +37,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lk
 
 
-def searched(lk: Lake, **options: Any) -> list[tuple[str, float]]:
+def searched(lk: OpenLake, **options: Any) -> list[tuple[str, float]]:
     table = search(lk, **options)
     return list(zip(table["image_id"].to_pylist(), table["similarity"].to_pylist(), strict=True))
 
@@ -55,12 +55,12 @@ def searched(lk: Lake, **options: Any) -> list[tuple[str, float]]:
         (f"near('{B}', embedder := 'random')", None, {"ids": [B], "k": 100}),
     ],
 )
-def test_near_gives_the_results_of_search(crowd: Lake, call: str, parameters: Any, options: dict[str, Any]) -> None:
+def test_near_gives_the_results_of_search(crowd: OpenLake, call: str, parameters: Any, options: dict[str, Any]) -> None:
     rows = near.query(crowd, f"SELECT * FROM {call} ORDER BY similarity DESC", parameters).to_pylist()
     assert [(row["image_id"], row["similarity"]) for row in rows] == searched(crowd, **options)
 
 
-def test_it_joins_filters_and_groups_like_any_table(crowd: Lake) -> None:
+def test_it_joins_filters_and_groups_like_any_table(crowd: OpenLake) -> None:
     text = f"""
         SELECT camera, count(*) AS n FROM near('{A}', k := 20) n JOIN predictions p USING (image_id)
         WHERE p.confidence < 0.3 AND n.similarity > -0.5 GROUP BY camera ORDER BY camera"""
@@ -70,14 +70,14 @@ def test_it_joins_filters_and_groups_like_any_table(crowd: Lake) -> None:
     assert near.query(crowd, text).to_pylist() == [{"camera": c, "n": cameras.count(c)} for c in sorted({*cameras})]
 
 
-def test_two_calls_do_not_mix(crowd: Lake) -> None:
+def test_two_calls_do_not_mix(crowd: OpenLake) -> None:
     text = f"""SELECT (SELECT count(*) FROM near('{A}', k := 3)) AS a, (SELECT count(*) FROM near('{A}', k := 8)) AS b,
                (SELECT count(*) FROM near('{B}', k := 3) JOIN near('{A}', k := 8) USING (image_id)) AS both"""
     common = {n for n, _ in searched(crowd, ids=[B], k=3)} & {n for n, _ in searched(crowd, ids=[A], k=8)}
     assert near.query(crowd, text).to_pylist() == [{"a": 3, "b": 8, "both": len(common)}]
 
 
-def test_a_query_without_it_searches_nothing(crowd: Lake) -> None:
+def test_a_query_without_it_searches_nothing(crowd: OpenLake) -> None:
     nothing = near.extras(crowd, "SELECT 'near' AS near FROM predictions LIMIT 1")
     assert nothing["tables"][near.TABLE].num_rows == 0
     assert near.extras(crowd, "SELECT * FROM predictions") == {}
@@ -102,12 +102,12 @@ def test_a_query_without_it_searches_nothing(crowd: Lake) -> None:
         (" UNION ALL FROM ".join(f"near('{image(i)}')" for i in range(21)), "21 examples"),
     ],
 )
-def test_bad_calls_are_refused(crowd: Lake, call: str, reason: str) -> None:
+def test_bad_calls_are_refused(crowd: OpenLake, call: str, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         near.query(crowd, f"SELECT * FROM {call}")
 
 
-def test_it_works_in_the_sandbox(crowd: Lake) -> None:
+def test_it_works_in_the_sandbox(crowd: OpenLake) -> None:
     pool = Pool(crowd)
     try:
         text, parameters = "SELECT * FROM near($example, k := 5) ORDER BY similarity DESC", {"example": A}
@@ -119,6 +119,6 @@ def test_it_works_in_the_sandbox(crowd: Lake) -> None:
         pool.close()
 
 
-def test_duckdb_refuses_a_query_that_does_not_parse(crowd: Lake) -> None:
+def test_duckdb_refuses_a_query_that_does_not_parse(crowd: OpenLake) -> None:
     with pytest.raises(BadInput, match="syntax error"):
         near.query(crowd, f"SELECT * FROM near('{A}' WHERE")

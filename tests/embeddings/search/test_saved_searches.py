@@ -15,7 +15,7 @@ from embeddings.embedders.embedder import bind, record_of
 from embeddings.search import saved_searches
 from lake import open_lake, slices
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.cli import main
 from tests.conftest import MakeLake
 from tests.embeddings.colour import Random
@@ -27,12 +27,12 @@ MOMENT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 @pytest.fixture
-def hay(make_lake: MakeLake) -> tuple[Lake, set[str]]:
+def hay(make_lake: MakeLake) -> tuple[OpenLake, set[str]]:
     """A lake of 400 images, and the ids of the 16 of a rare kind, which are labelled so."""
     return with_rare_kind(make_lake("hay", embedders=["random"]))
 
 
-def with_rare_kind(lk: Lake) -> tuple[Lake, set[str]]:
+def with_rare_kind(lk: OpenLake) -> tuple[OpenLake, set[str]]:
     vectors, kind = kinds(COUNT, RARE, seed=1)
     # Random's vectors have 8 numbers: the rare kind must still stand apart.
     vectors = np.concatenate([vectors[:, :7], kind[:, None] * 0.6], axis=1)
@@ -50,7 +50,7 @@ def turn(search: saved_searches.SavedSearch, kind: set[str]) -> None:
     search.mark([i for i in page if i in kind], [i for i in page if i not in kind])
 
 
-def test_a_kind_is_found_and_becomes_a_slice(hay: tuple[Lake, set[str]]) -> None:
+def test_a_kind_is_found_and_becomes_a_slice(hay: tuple[OpenLake, set[str]]) -> None:
     lk, kind = hay
     search = saved_searches.start(lk, examples=[min(kind)], name="odd ones")
     while len(search.positives()) < RARE:
@@ -63,7 +63,7 @@ def test_a_kind_is_found_and_becomes_a_slice(hay: tuple[Lake, set[str]]) -> None
     assert slices.create(lk, "odd", ids=search.positives()).size == RARE
 
 
-def test_a_resumed_search_is_the_same(hay: tuple[Lake, set[str]]) -> None:
+def test_a_resumed_search_is_the_same(hay: tuple[OpenLake, set[str]]) -> None:
     lk, kind = hay
     search = saved_searches.start(lk, examples=[min(kind)])
     for _ in range(2):
@@ -76,7 +76,7 @@ def test_a_resumed_search_is_the_same(hay: tuple[Lake, set[str]]) -> None:
     assert [(s.id, s.found, s.looked) for s in listed] == [(search.id, len(search.positives()), 48)]
 
 
-def test_marks_are_undone_page_by_page(hay: tuple[Lake, set[str]]) -> None:
+def test_marks_are_undone_page_by_page(hay: tuple[OpenLake, set[str]]) -> None:
     lk, kind = hay
     search = saved_searches.start(lk, examples=[min(kind)])
     pages = []
@@ -91,7 +91,7 @@ def test_marks_are_undone_page_by_page(hay: tuple[Lake, set[str]]) -> None:
     assert saved_searches.resume(lk, search.id).page() == pages[0]
 
 
-def test_a_whole_cluster_is_accepted_or_refused_without_looking(hay: tuple[Lake, set[str]]) -> None:
+def test_a_whole_cluster_is_accepted_or_refused_without_looking(hay: tuple[OpenLake, set[str]]) -> None:
     lk, kind = hay
     tree = cluster(lk, method="kmeans", k=3)
     search = saved_searches.start(lk, examples=[min(kind)])
@@ -107,7 +107,7 @@ def test_a_whole_cluster_is_accepted_or_refused_without_looking(hay: tuple[Lake,
         search.accept("x/9")
 
 
-def test_a_search_keeps_to_its_filter_or_node(hay: tuple[Lake, set[str]]) -> None:
+def test_a_search_keeps_to_its_filter_or_node(hay: tuple[OpenLake, set[str]]) -> None:
     lk, kind = hay
     example = min(kind)
     search = saved_searches.start(lk, examples=[example], where="label = 'usual'")
@@ -118,7 +118,7 @@ def test_a_search_keeps_to_its_filter_or_node(hay: tuple[Lake, set[str]]) -> Non
     assert set(saved_searches.start(lk, examples=[example], node=f"{tree.tree}/1").page(COUNT)) == inside - {example}
 
 
-def test_a_prediction_id_names_its_image(hay: tuple[Lake, set[str]]) -> None:
+def test_a_prediction_id_names_its_image(hay: tuple[OpenLake, set[str]]) -> None:
     lk, kind = hay
     rows = lk.look_up("predictions", ["prediction_id"], "image_id", [min(kind)])
     search = saved_searches.start(lk, examples=[str(rows["prediction_id"][0])])
@@ -135,7 +135,9 @@ def test_a_prediction_id_names_its_image(hay: tuple[Lake, set[str]]) -> None:
         ({"examples": [image(0)], "where": "nothing = 1"}, "nothing"),
     ],
 )
-def test_a_refused_search_writes_nothing(hay: tuple[Lake, set[str]], options: dict[str, object], reason: str) -> None:
+def test_a_refused_search_writes_nothing(
+    hay: tuple[OpenLake, set[str]], options: dict[str, object], reason: str
+) -> None:
     lk, _ = hay
     with pytest.raises(BadInput, match=reason):
         saved_searches.start(lk, **options)  # type: ignore[arg-type]
@@ -143,7 +145,7 @@ def test_a_refused_search_writes_nothing(hay: tuple[Lake, set[str]], options: di
     assert lk.dataset("marks").count_rows() == 0
 
 
-def test_an_example_without_a_vector_is_refused(hay: tuple[Lake, set[str]]) -> None:
+def test_an_example_without_a_vector_is_refused(hay: tuple[OpenLake, set[str]]) -> None:
     lk, _ = hay
     add(lk, [{"image_id": image(COUNT + 1), "label": "new"}])
     with pytest.raises(BadInput, match="no random vector"):
@@ -152,7 +154,7 @@ def test_an_example_without_a_vector_is_refused(hay: tuple[Lake, set[str]]) -> N
         saved_searches.resume(lk, "none")
 
 
-def test_an_unknown_image_cannot_be_marked(hay: tuple[Lake, set[str]]) -> None:
+def test_an_unknown_image_cannot_be_marked(hay: tuple[OpenLake, set[str]]) -> None:
     lk, kind = hay
     search = saved_searches.start(lk, examples=[min(kind)])
     with pytest.raises(BadInput, match="is not in this search"):
@@ -162,7 +164,7 @@ def test_an_unknown_image_cannot_be_marked(hay: tuple[Lake, set[str]]) -> None:
     assert len(saved_searches.resume(lk, search.id).positives()) == 1
 
 
-def test_new_images_are_included_when_the_search_is_resumed(hay: tuple[Lake, set[str]]) -> None:
+def test_new_images_are_included_when_the_search_is_resumed(hay: tuple[OpenLake, set[str]]) -> None:
     lk, kind = hay
     search = saved_searches.start(lk, examples=[min(kind)])
     turn(search, kind)
@@ -173,7 +175,7 @@ def test_new_images_are_included_when_the_search_is_resumed(hay: tuple[Lake, set
 
 
 def test_the_command_isolates_with_an_oracle_and_page_by_page(
-    hay: tuple[Lake, set[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    hay: tuple[OpenLake, set[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     lk, kind = hay
 

@@ -16,7 +16,7 @@ from embeddings.search.search import search
 from lake import ids, open_lake
 from lake.errors import BadInput
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import MakeLake
 from tests.embeddings.colour import MeanColour, Random
 from tests.lake.prediction_rows import add, image
@@ -34,7 +34,7 @@ DUCKDB_FILTERS = [
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, dict[str, np.ndarray]]:
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenLake, dict[str, np.ndarray]]:
     """60 images, 1 to 5 rows each in three commits, some without a vector yet; and image_id -> vector."""
     lk = open_lake.create(str(tmp_path_factory.mktemp("crowd") / "lake"), embedders=["random"], columns={"n": "int"})
     rng = np.random.default_rng(7)
@@ -58,7 +58,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, dict[str, np.
 
 
 def brute_force(
-    lk: Lake, known: dict[str, np.ndarray], query: np.ndarray, k: int, where: str | None
+    lk: OpenLake, known: dict[str, np.ndarray], query: np.ndarray, k: int, where: str | None
 ) -> list[tuple[str, float]]:
     passing = lk.sql(f"SELECT DISTINCT image_id FROM predictions WHERE {where or 'true'}")["image_id"].to_pylist()
     names = [name for name in passing if name in known]
@@ -71,7 +71,7 @@ def brute_force(
 )  # fmt: skip
 @settings(max_examples=60)
 def test_search_equals_brute_force(
-    crowd: tuple[Lake, dict[str, np.ndarray]], seed: int, k: int, where: str | None
+    crowd: tuple[OpenLake, dict[str, np.ndarray]], seed: int, k: int, where: str | None
 ) -> None:
     lk, known = crowd
     query = np.random.default_rng(seed).normal(size=DIM) * 10
@@ -81,7 +81,7 @@ def test_search_equals_brute_force(
     assert np.allclose(rows["similarity"].to_pylist(), [cosine for _, cosine in expected], atol=1e-5)
 
 
-def test_an_image_is_found_by_its_id_as_by_its_vector(crowd: tuple[Lake, dict[str, np.ndarray]]) -> None:
+def test_an_image_is_found_by_its_id_as_by_its_vector(crowd: tuple[OpenLake, dict[str, np.ndarray]]) -> None:
     lk, known = crowd
     by_id, by_vector = search(lk, ids=[image(3)], k=9), search(lk, vector=known[image(3)], k=9)
     assert by_id.equals(by_vector)
@@ -91,7 +91,7 @@ def test_an_image_is_found_by_its_id_as_by_its_vector(crowd: tuple[Lake, dict[st
     assert search(lk, ids=[prediction], k=9).equals(by_id)
 
 
-def test_several_ids_are_averaged(crowd: tuple[Lake, dict[str, np.ndarray]]) -> None:
+def test_several_ids_are_averaged(crowd: tuple[OpenLake, dict[str, np.ndarray]]) -> None:
     lk, known = crowd
     mean = known[image(1)] + known[image(2)] + known[image(5)]
     together = search(lk, ids=[image(1), image(2), image(5)], k=5)
@@ -119,7 +119,7 @@ def test_several_ids_are_averaged(crowd: tuple[Lake, dict[str, np.ndarray]]) -> 
         ({"image": b"text", "model": Random()}, "not an image"),
     ],
 )
-def test_bad_arguments_are_refused(crowd: tuple[Lake, dict[str, np.ndarray]], options: dict, reason: str) -> None:
+def test_bad_arguments_are_refused(crowd: tuple[OpenLake, dict[str, np.ndarray]], options: dict, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         search(crowd[0], **options)
 
@@ -147,7 +147,7 @@ def test_an_image_is_shown_with_its_newest_row_that_passes(make_lake: MakeLake) 
     assert label("label LIKE 'n%v%'") == ["never"]
 
 
-def test_columns_and_types_are_fixed(crowd: tuple[Lake, dict[str, np.ndarray]]) -> None:
+def test_columns_and_types_are_fixed(crowd: tuple[OpenLake, dict[str, np.ndarray]]) -> None:
     usual = ["prediction_id", "image_id", "similarity", "label", "confidence", "source"]
     rows = search(crowd[0], vector=np.ones(8), k=3, columns=["n", "timestamp", "label"])
     assert rows.column_names == [*usual, "n", "timestamp"]
@@ -157,7 +157,7 @@ def test_columns_and_types_are_fixed(crowd: tuple[Lake, dict[str, np.ndarray]]) 
 
 
 @pytest.mark.usefixtures("installed")
-def test_red_is_nearest_to_red(colours: Lake, tmp_path: Path) -> None:
+def test_red_is_nearest_to_red(colours: OpenLake, tmp_path: Path) -> None:
     """cos((255, 0, 0), (255, 255, 0)) is 1 / sqrt(2)."""
     for name in ("red", "yellow", "blue"):
         (tmp_path / f"{name}.png").write_bytes(encoded(flat(name)))
@@ -173,7 +173,7 @@ def test_red_is_nearest_to_red(colours: Lake, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_zero_vector_is_refused(colours: Lake, tmp_path: Path) -> None:
+def test_a_zero_vector_is_refused(colours: OpenLake, tmp_path: Path) -> None:
     (tmp_path / "red.png").write_bytes(encoded(flat("red")))
     ingest.ingest(colours, tmp_path, workers=1)
     backfill(colours, record_of(colours, None), MeanColour(), workers=1)

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from lake.access import audit, keys
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.cli.main import main
 from tests import pictures
 
 
-def _rows(lake: Lake) -> list[dict[str, Any]]:
+def _rows(lake: OpenLake) -> list[dict[str, Any]]:
     return lake.sql("SELECT * FROM audit ORDER BY timestamp").to_pylist()
 
 
-def test_an_event_drained_twice_has_one_row(lk: Lake) -> None:
+def test_an_event_drained_twice_has_one_row(lk: OpenLake) -> None:
     rows = [
         audit.entry(kind, "x", key_id="abc", event_id=audit.entry_id(kind, "1")) for kind in ("prediction", "image")
     ]
@@ -32,7 +32,7 @@ def test_an_event_drained_twice_has_one_row(lk: Lake) -> None:
 
 
 def test_an_action_without_a_key_is_logged_under_the_user_of_the_process(
-    lk: Lake, monkeypatch: pytest.MonkeyPatch
+    lk: OpenLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit.record(lk, "forget", "x")
     audit.record(lk, "slice create", "y", key_id="abc")
@@ -45,7 +45,7 @@ def test_an_action_without_a_key_is_logged_under_the_user_of_the_process(
     assert json.loads(_rows(lk)[2]["detail"]) == {"why": "asked · to"}
 
 
-def test_creating_and_revoking_keys_is_audited(lk: Lake) -> None:
+def test_creating_and_revoking_keys_is_audited(lk: OpenLake) -> None:
     record, token = keys.create(lk, "line 4", ["ingest"])
     keys.revoke(lk, record.key_id)
     keys.revoke(lk, record.key_id)

@@ -15,14 +15,14 @@ from lake import open_lake
 from lake.access import keys
 from lake.access.keys import KeyRecord, Keyring
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import store
 from search_app.cli.main import main
 
 HOUR = dt.timedelta(hours=1)
 
 
-def test_a_new_key_opens_with_its_scopes_and_no_others(lk: Lake) -> None:
+def test_a_new_key_opens_with_its_scopes_and_no_others(lk: OpenLake) -> None:
     record, token = keys.create(lk, "line 4", ["ingest", "feedback"], 90 * 24 * HOUR)
     assert keys.match(keys.snapshot(lk), token) == record
     assert (record.name, record.scopes, record.state()) == ("line 4", ("ingest", "feedback"), "active")
@@ -31,12 +31,12 @@ def test_a_new_key_opens_with_its_scopes_and_no_others(lk: Lake) -> None:
     assert abs(record.expires_at - store.now() - 90 * 24 * HOUR) < HOUR
 
 
-def test_admin_covers_every_scope(lk: Lake) -> None:
+def test_admin_covers_every_scope(lk: OpenLake) -> None:
     record, _ = keys.create(lk, None, ["admin"])
     assert all(record.allows(scope) for scope in keys.SCOPES)
 
 
-def test_the_lake_s_files_do_not_hold_the_secret(lk: Lake) -> None:
+def test_the_lake_s_files_do_not_hold_the_secret(lk: OpenLake) -> None:
     _, token = keys.create(lk, "line 4", ["ingest"])
     secret = token.rpartition("_")[2].encode()
     written = b"".join(path.read_bytes() for path in Path(lk.uri).rglob("*") if path.is_file())
@@ -46,7 +46,7 @@ def test_the_lake_s_files_do_not_hold_the_secret(lk: Lake) -> None:
     assert secret.decode() not in repr(keys.list(lk))
 
 
-def test_a_token_is_256_random_bits_and_its_id(lk: Lake) -> None:
+def test_a_token_is_256_random_bits_and_its_id(lk: OpenLake) -> None:
     tokens = [keys.create(lk, None, ["read"])[1] for _ in range(3)]
     for token in tokens:
         prefix, key_id, secret = token.split("_")
@@ -86,7 +86,7 @@ def test_a_key_works_until_the_moment_it_expires(after: dt.timedelta) -> None:
     assert record.state(record.created_at + after) == ("active" if after < HOUR else "expired")
 
 
-def test_a_revoked_key_is_known_but_never_active_again(lk: Lake) -> None:
+def test_a_revoked_key_is_known_but_never_active_again(lk: OpenLake) -> None:
     record, token = keys.create(lk, None, ["read"])
     ended = keys.revoke(lk, record.key_id)
     matched = keys.match(keys.snapshot(lk), token)
@@ -96,7 +96,7 @@ def test_a_revoked_key_is_known_but_never_active_again(lk: Lake) -> None:
     assert keys.revoke(lk, record.key_id).revoked_at == ended.revoked_at, "the first moment stands"
 
 
-def test_a_leaked_token_can_be_revoked_by_the_token_itself(lk: Lake) -> None:
+def test_a_leaked_token_can_be_revoked_by_the_token_itself(lk: OpenLake) -> None:
     record, token = keys.create(lk, None, ["read"])
     assert keys.revoke(lk, token).key_id == record.key_id
 
@@ -114,7 +114,7 @@ def test_a_leaked_token_can_be_revoked_by_the_token_itself(lk: Lake) -> None:
     ],
 )
 def test_an_invalid_key_is_refused_and_nothing_is_written(
-    lk: Lake, scopes: list[str], name: str | None, expires: dt.timedelta | dt.datetime | None, why: str
+    lk: OpenLake, scopes: list[str], name: str | None, expires: dt.timedelta | dt.datetime | None, why: str
 ) -> None:
     with pytest.raises(BadInput, match=why):
         keys.create(lk, name, scopes, expires)
@@ -141,7 +141,7 @@ def test_other_expiries_are_refused(text: str) -> None:
         keys.span_or_moment(text)
 
 
-def test_a_keyring_sees_the_keys_of_another_process_after_a_refresh(lk: Lake) -> None:
+def test_a_keyring_sees_the_keys_of_another_process_after_a_refresh(lk: OpenLake) -> None:
     ring = Keyring(lk)
     assert not ring.any_active()
     other = open_lake.open(lk.uri)
@@ -161,7 +161,7 @@ def test_a_keyring_sees_the_keys_of_another_process_after_a_refresh(lk: Lake) ->
 
 
 def test_a_keyring_keeps_its_keys_while_the_lake_cannot_be_read_but_not_for_ever(
-    lk: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lk: OpenLake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     record, token = keys.create(lk, None, ["read"])
     ring = Keyring(lk)
@@ -177,7 +177,7 @@ def test_a_keyring_keeps_its_keys_while_the_lake_cannot_be_read_but_not_for_ever
     assert ring.lost()
 
 
-def test_the_commands_create_list_and_revoke_keys(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_create_list_and_revoke_keys(lk: OpenLake, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "list", "--lake", lk.uri]) == 0
     assert "no keys yet" in capsys.readouterr().out
     command = ["key", "create", "--scope", "read", "--scope", "ingest", "--expires", "30d", "--name", "line 4"]
@@ -205,7 +205,7 @@ def test_the_commands_create_list_and_revoke_keys(lk: Lake, capsys: pytest.Captu
     ],
 )
 def test_wrong_arguments_exit_with_2_and_one_sentence(
-    lk: Lake, capsys: pytest.CaptureFixture[str], words: list[str], why: str
+    lk: OpenLake, capsys: pytest.CaptureFixture[str], words: list[str], why: str
 ) -> None:
     assert main(["key", *words, "--lake", lk.uri]) == 2
     printed = capsys.readouterr()

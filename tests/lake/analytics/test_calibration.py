@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from lake.analytics.calibration import bin_of, calibration, expected_calibration_error, of_cells
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage.store import now
 from tests.conftest import Say
 from tests.lake.prediction_rows import add, image, label
 
 
-def test_ece_by_hand(lk: Lake) -> None:
+def test_ece_by_hand(lk: OpenLake) -> None:
     add(
         lk, [{"label": "a", "confidence": c, "image_id": image(n)} for n, c in enumerate((0.55, 0.55, 0.95, 0.95, 0.7))]
     )

@@ -13,7 +13,7 @@ from lake import slices
 from lake.analytics import dimensions, metrics
 from lake.analytics.statistics import wilson
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.regions.masks import encode
 from lake.storage import schema
 from tests.conftest import MakeLake
@@ -22,7 +22,7 @@ from tests.lake.prediction_rows import add, image, label
 MONDAY = dt.datetime(2026, 9, 7, 6, tzinfo=dt.UTC)
 
 
-def add_verdicts(lake: Lake, *verdicts: tuple[str, str, str, int]) -> None:
+def add_verdicts(lake: OpenLake, *verdicts: tuple[str, str, str, int]) -> None:
     """Adds verdicts (prediction_id, origin, verdict, hours after MONDAY)."""
     rows = [
         {
@@ -38,7 +38,7 @@ def add_verdicts(lake: Lake, *verdicts: tuple[str, str, str, int]) -> None:
 
 
 @pytest.fixture
-def judged(make_lake: MakeLake) -> Lake:
+def judged(make_lake: MakeLake) -> OpenLake:
     """Twelve predictions, two for each of six images: model 1 predicts a, model 2 predicts a and b in turn.
 
     Even images are a, odd images are b, the last two have no label; line is x for the first three images.
@@ -64,7 +64,7 @@ def _counts(breakdown: metrics.Breakdown) -> dict[tuple[str | None, ...], tuple[
     return {cell.values: (cell.answers, cell.known, cell.right) for cell in breakdown.cells}
 
 
-def test_metrics_by_one_column_and_by_two(judged: Lake) -> None:
+def test_metrics_by_one_column_and_by_two(judged: OpenLake) -> None:
     breakdown = metrics.by(judged, ["line"])
     # Of x's images 0, 1, 2 model 1 is wrong about 1; of y's image 3 alone is labelled, and model 1 is wrong.
     assert _counts(breakdown) == {("x",): (6, 6, 5), ("y's",): (6, 2, 1)}
@@ -82,7 +82,7 @@ _NAMED = """line level lit label model model_version version folder source task 
 
 
 @pytest.mark.parametrize("name", [*_NAMED.split(), "odd key"])
-def test_the_filter_of_a_cell_selects_its_predictions(judged: Lake, name: str) -> None:
+def test_the_filter_of_a_cell_selects_its_predictions(judged: OpenLake, name: str) -> None:
     add(judged, [{"image_id": image("new"), "boxes": [{"label": "a", "x": 0, "y": 0, "width": 40, "height": 40}]}])
     breakdown = metrics.by(judged, [name])
     assert breakdown.cells
@@ -95,7 +95,7 @@ def test_the_filter_of_a_cell_selects_its_predictions(judged: Lake, name: str) -
         assert sum(cell.answers for cell in breakdown.cells) == 13
 
 
-def test_numbers_are_binned_by_equal_counts_inside_the_scope(judged: Lake) -> None:
+def test_numbers_are_binned_by_equal_counts_inside_the_scope(judged: OpenLake) -> None:
     add(judged, [{"image_id": image(f"n{number}"), "level": 1_000 + number} for number in range(100)])
     breakdown = metrics.by(judged, ["level"], "level >= 1000")
     assert [cell.answers for cell in breakdown.cells] == [20] * 5
@@ -103,7 +103,7 @@ def test_numbers_are_binned_by_equal_counts_inside_the_scope(judged: Lake) -> No
     assert breakdown.predicate(breakdown.cells[0]) == "(TRY_CAST(level AS DOUBLE) <= 1019)"
 
 
-def test_a_label_decides_before_a_verdict_and_the_latest_verdict_counts(lk: Lake) -> None:
+def test_a_label_decides_before_a_verdict_and_the_latest_verdict_counts(lk: OpenLake) -> None:
     labelled, complained, unsure, twice, silent = add(lk, [{"label": "a", "image_id": image(n)} for n in range(5)])
     label(lk, (image(0), "a", MONDAY))
     add_verdicts(lk, (labelled, "customer", "incorrect", 0), (complained, "customer", "incorrect", 0))
@@ -119,7 +119,7 @@ def test_a_label_decides_before_a_verdict_and_the_latest_verdict_counts(lk: Lake
     }
 
 
-def test_confusion_and_its_images(judged: Lake) -> None:
+def test_confusion_and_its_images(judged: OpenLake) -> None:
     assert metrics.confusion(judged) == {("a", "a"): 4, ("b", "a"): 2, ("b", "b"): 2}
     assert metrics.confused(judged, "b", "a") == [image(3), image(1)]  # the surer first
     assert metrics.confused(judged, "b", "a", "line = 'x'") == [image(1)]
@@ -128,7 +128,7 @@ def test_confusion_and_its_images(judged: Lake) -> None:
     assert (balance["b"].recall.value, balance["b"].precision.value, balance["b"].precision.n) == (0.5, 1.0, 2)
 
 
-def test_two_models_on_the_same_images(judged: Lake) -> None:
+def test_two_models_on_the_same_images(judged: OpenLake) -> None:
     result = metrics.compare(judged, "m 1", "m 2")
     assert (result.both, result.only_old, result.only_new, result.neither, result.n) == (
         2,
@@ -148,7 +148,7 @@ def test_two_models_on_the_same_images(judged: Lake) -> None:
             metrics.compare(judged, *pair)
 
 
-def test_metrics_by_day_and_the_list_of_models(judged: Lake) -> None:
+def test_metrics_by_day_and_the_list_of_models(judged: OpenLake) -> None:
     days = metrics.days(judged)
     assert [(day.day.isoformat(), day.answers, day.known, day.right) for day in days][:2] == [
         ("2026-09-07", 2, 2, 2),
@@ -157,7 +157,7 @@ def test_metrics_by_day_and_the_list_of_models(judged: Lake) -> None:
     assert metrics.models(judged) == ["m 2", "m 1"]
 
 
-def test_scope_is_a_filter_a_slice_and_models(judged: Lake) -> None:
+def test_scope_is_a_filter_a_slice_and_models(judged: OpenLake) -> None:
     slices.create(judged, "some", ids=[image(0), image(1)])
     combined = metrics.scope(judged, "line = 'x' -- only", "some", ["m 1"])
     assert metrics.by(judged, [], combined).whole.answers == 2
@@ -173,7 +173,7 @@ def test_scope_is_a_filter_a_slice_and_models(judged: Lake) -> None:
             metrics.scope(judged, **arguments)
 
 
-def test_an_unknown_dimension_is_refused_with_the_nearest_name(judged: Lake) -> None:
+def test_an_unknown_dimension_is_refused_with_the_nearest_name(judged: OpenLake) -> None:
     for name, words in (("lien", "did you mean line"), ("metadata.sit", "metadata.site"), ("qqq", "there are line, ")):
         with pytest.raises(BadInput, match=words):
             metrics.by(judged, [name])
@@ -186,7 +186,7 @@ def test_an_unknown_dimension_is_refused_with_the_nearest_name(judged: Lake) -> 
     assert {"line", "metadata.site", "metadata.odd key", "box_size", "version"} <= {*dimensions.names(judged)}
 
 
-def test_a_prediction_counts_in_every_size_it_has(lk: Lake) -> None:
+def test_a_prediction_counts_in_every_size_it_has(lk: OpenLake) -> None:
     import numpy as np
 
     def mask(side: int) -> dict[str, Any]:

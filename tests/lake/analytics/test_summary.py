@@ -7,12 +7,12 @@ from pathlib import Path
 from lake import slices
 from lake.analytics import summary
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests import pictures
 from tests.conftest import MakeLake
 
 
-def filled(make_lake: MakeLake, tmp_path: Path) -> Lake:
+def filled(make_lake: MakeLake, tmp_path: Path) -> OpenLake:
     """Four images: one answered by a (twice) and by b, three bare; two of them with labels; one slice."""
     lk = make_lake(embedders=["resnet18"], columns={"n": "int"})
     pictures.folder(tmp_path / "in" / "cat", 2, seed=1)
@@ -50,12 +50,12 @@ def test_an_image_counts_once_for_an_embedder(make_lake: MakeLake, tmp_path: Pat
     assert status == {"name": "resnet18", "dim": None, "column": "emb_resnet18", **counts}
 
 
-def test_an_empty_lake_has_numbers_too(lk: Lake) -> None:
+def test_an_empty_lake_has_numbers_too(lk: OpenLake) -> None:
     status = summary.status(lk)
     assert (status["images"], status["answers"], status["models"], status["embedders"]) == (0, 0, [], [])
 
 
-def test_predictions_of_models_that_are_not_listed_are_counted(lk: Lake) -> None:
+def test_predictions_of_models_that_are_not_listed_are_counted(lk: OpenLake) -> None:
     from tests.lake.prediction_rows import add
 
     add(lk, [{"model": f"m{i}"} for i in range(130)])

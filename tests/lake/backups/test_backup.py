@@ -17,7 +17,7 @@ import lake
 from lake import ids
 from lake.backups import archive, backup, restore
 from lake.errors import BadInput, CouldNot, NewerLake
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.spool import events
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
@@ -44,7 +44,7 @@ def _source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def source(_source: Path, tmp_path: Path) -> Lake:
+def source(_source: Path, tmp_path: Path) -> OpenLake:
     return lake.open(str(shutil.copytree(_source, tmp_path / "source")))
 
 
@@ -60,7 +60,7 @@ def sent(spool: Spool, *numbers: int) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["copy", "copy.tar"])
-def test_a_restored_lake_is_the_same_lake(source: Lake, tmp_path: Path, name: str) -> None:
+def test_a_restored_lake_is_the_same_lake(source: OpenLake, tmp_path: Path, name: str) -> None:
     report = backup.backup(source, tmp_path / "backups" / name)
     assert (tmp_path / "backups" / name).is_dir() == (name == "copy")
     checked = restore.verify(tmp_path / "backups" / name)
@@ -140,7 +140,7 @@ def test_a_table_is_pinned_before_the_tables_it_refers_to() -> None:
     assert [(a, b) for a, names in refers.items() for b in names if order.index(a) > order.index(b)] == []
 
 
-def test_events_waiting_in_several_spools_are_in_the_backup(lk: Lake, tmp_path: Path) -> None:
+def test_events_waiting_in_several_spools_are_in_the_backup(lk: OpenLake, tmp_path: Path) -> None:
     names = []
     for number in range(2):
         spool = Spool(tmp_path / f"spool{number}")
@@ -156,7 +156,7 @@ def test_events_waiting_in_several_spools_are_in_the_backup(lk: Lake, tmp_path: 
     assert not (tmp_path / "new/spool-2").exists()
 
 
-def test_an_event_whose_file_was_drained_meanwhile_is_in_the_tables(lk: Lake, tmp_path: Path, monkeypatch) -> None:
+def test_an_event_whose_file_was_drained_meanwhile_is_in_the_tables(lk: OpenLake, tmp_path: Path, monkeypatch) -> None:
     """The worst moment: the drainer takes everything between the copy of the spool's rows and that of its files."""
     spool = Spool(Path(lk.uri) / "spool")
     image = sent(spool, 1)
@@ -179,7 +179,7 @@ def test_an_event_whose_file_was_drained_meanwhile_is_in_the_tables(lk: Lake, tm
     assert lake.open(str(tmp_path / "new")).known("images", "image_id", image) == set(image)
 
 
-def test_tagged_versions_are_in_the_backup(source: Lake, tmp_path: Path) -> None:
+def test_tagged_versions_are_in_the_backup(source: OpenLake, tmp_path: Path) -> None:
     source.dataset("predictions").tags.create("training", 3)
     rows = source.dataset("predictions", 3).count_rows()
     maintenance.maintain(source)
@@ -191,13 +191,13 @@ def test_tagged_versions_are_in_the_backup(source: Lake, tmp_path: Path) -> None
     assert stock.contents(new, "audit") == stock.contents(source, "audit")
 
 
-def test_older_versions_are_not_in_the_backup(source: Lake, tmp_path: Path) -> None:
+def test_older_versions_are_not_in_the_backup(source: OpenLake, tmp_path: Path) -> None:
     report = backup.backup(source, tmp_path / "copy")
     assert report.bytes < stock.size(Path(source.uri)) - stock.size(tmp_path / "copy") // 2
     assert len(list((tmp_path / "copy/images.lance/_versions").iterdir())) == 1
 
 
-def test_backups_are_remembered(source: Lake, tmp_path: Path) -> None:
+def test_backups_are_remembered(source: OpenLake, tmp_path: Path) -> None:
     reports = [backup.backup(source, tmp_path / name) for name in ("a", "b.tar")]
     assert [(Path(b["path"]), b["sha256"]) for b in backup_list.read(source)] == [
         (Path(m.path), m.sha256) for m in reports
@@ -397,7 +397,7 @@ def test_a_backup_of_a_newer_lakeloop_is_refused(backed_up: Path, tmp_path: Path
         assert not list(tmp_path.glob("new*"))
 
 
-def test_backup_and_restore_never_overwrite_anything(backed_up: Path, source: Lake, tmp_path: Path) -> None:
+def test_backup_and_restore_never_overwrite_anything(backed_up: Path, source: OpenLake, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("mine")
     with pytest.raises(BadInput, match="exists already"):
@@ -418,12 +418,12 @@ def test_backup_and_restore_never_overwrite_anything(backed_up: Path, source: La
 
 def test_lakes_on_object_storage_are_left_to_the_store(tmp_path: Path, backed_up: Path) -> None:
     with pytest.raises(CouldNot, match="object storage"):
-        backup.backup(Lake("s3://bucket/lake"), tmp_path / "copy")
+        backup.backup(OpenLake("s3://bucket/lake"), tmp_path / "copy")
     with pytest.raises(CouldNot, match="object storage"):
         restore.restore(backed_up / "copy", "s3://bucket/lake")
 
 
-def test_a_backup_that_fails_leaves_nothing(source: Lake, tmp_path: Path, monkeypatch) -> None:
+def test_a_backup_that_fails_leaves_nothing(source: OpenLake, tmp_path: Path, monkeypatch) -> None:
     """A full disk half way, here."""
     add, calls = archive.Writer.add, []
 
@@ -442,7 +442,7 @@ def test_a_backup_that_fails_leaves_nothing(source: Lake, tmp_path: Path, monkey
     assert backup_list.read(source) == []
 
 
-def test_images_erased_since_the_backup_do_not_come_back(source: Lake, tmp_path: Path) -> None:
+def test_images_erased_since_the_backup_do_not_come_back(source: OpenLake, tmp_path: Path) -> None:
     backup.backup(source, tmp_path / "copy")
     erasure.forget(source, [stock.image_id(3)], reason="asked for")
     with_it = restore.restore(tmp_path / "copy", str(tmp_path / "with"))

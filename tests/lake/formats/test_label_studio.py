@@ -20,7 +20,7 @@ from lake.formats.export_files import ExportPart, ExportPlan, WholeExport
 from lake.formats.label_studio import FinishedAnnotation, RejectedAnnotation
 from lake.ingest import ingest
 from lake.labels import labelling_tools
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.regions import masks
 from lake.slices import export, ground_truth
 from lake.storage.blobs import StoredImage
@@ -131,7 +131,7 @@ def test_a_task_file_is_what_label_studio_reads(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def sent(lk: Lake, tmp_path: Path) -> tuple[Lake, list[str], list[dict[str, Any]]]:
+def sent(lk: OpenLake, tmp_path: Path) -> tuple[OpenLake, list[str], list[dict[str, Any]]]:
     """Three unlabelled images in a slice, sent out, and the answers of a person: cat, dog, cat."""
     paths = pictures.folder(tmp_path / "in", 3)
     ingest.ingest(lk, tmp_path / "in", workers=1)
@@ -143,7 +143,7 @@ def sent(lk: Lake, tmp_path: Path) -> tuple[Lake, list[str], list[dict[str, Any]
     return lk, names, tasks
 
 
-def labels(lk: Lake) -> dict[str, str]:
+def labels(lk: OpenLake) -> dict[str, str]:
     rows = lk.sql("SELECT image_id, label FROM labels_current WHERE origin = 'human'").to_pylist()
     return {row["image_id"]: row["label"] for row in rows}
 
@@ -155,7 +155,7 @@ def saved(tmp_path: Path, tasks: Any) -> Path:
 
 
 def test_labels_come_in_once_and_are_frozen_into_the_next_slice(
-    sent: tuple[Lake, list[str], list[dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sent: tuple[OpenLake, list[str], list[dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lk, names, tasks = sent
     command = ["labels", "import", str(saved(tmp_path, tasks)), "--lake", lk.uri, "--json"]
@@ -172,7 +172,7 @@ def test_labels_come_in_once_and_are_frozen_into_the_next_slice(
 
 
 def test_a_changed_mind_counts_and_so_does_a_second_change(
-    sent: tuple[Lake, list[str], list[dict[str, Any]]], tmp_path: Path
+    sent: tuple[OpenLake, list[str], list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     lk, names, tasks = sent
     for hour, label in (("10", "dog"), ("11", "cat"), ("12", "dog"), ("13", "cat")):
@@ -187,7 +187,7 @@ def test_a_changed_mind_counts_and_so_does_a_second_change(
 
 
 def test_skipped_tasks_say_nothing_and_a_detection_without_regions_says_that_nothing_is_there(
-    sent: tuple[Lake, list[str], list[dict[str, Any]]], tmp_path: Path
+    sent: tuple[OpenLake, list[str], list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     lk, names, tasks = sent
     tasks[0]["annotations"][0]["was_cancelled"] = True
@@ -228,7 +228,7 @@ def region(**changed: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_and_the_others_come_in(
-    sent: tuple[Lake, list[str], list[dict[str, Any]]], tmp_path: Path, wrong: dict[str, Any], reason: str
+    sent: tuple[OpenLake, list[str], list[dict[str, Any]]], tmp_path: Path, wrong: dict[str, Any], reason: str
 ) -> None:
     lk, names, tasks = sent
     tasks[1]["annotations"][0] |= wrong
@@ -250,7 +250,7 @@ def test_what_is_wrong_is_named_and_the_others_come_in(
         (["text"], "it is not an object"),
     ],
 )
-def test_a_wrong_file_is_refused_and_changes_nothing(lk: Lake, tmp_path: Path, content: Any, reason: str) -> None:
+def test_a_wrong_file_is_refused_and_changes_nothing(lk: OpenLake, tmp_path: Path, content: Any, reason: str) -> None:
     with pytest.raises(BadInput) as caught:
         labelling_tools.import_annotations(lk, saved(tmp_path, content))
     assert reason in str(caught.value)
@@ -258,7 +258,7 @@ def test_a_wrong_file_is_refused_and_changes_nothing(lk: Lake, tmp_path: Path, c
 
 
 def test_an_image_of_another_lake_is_refused_and_an_upload_is_known_by_its_name(
-    sent: tuple[Lake, list[str], list[dict[str, Any]]], tmp_path: Path
+    sent: tuple[OpenLake, list[str], list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     lk, names, tasks = sent
     tasks[0]["data"] = {"image": f"/data/upload/1/1f2e3d4c-{names[0]}.png"}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lake import ids
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import image_rows as decoding
 from lake.storage import schema
 from tests import pictures
@@ -27,7 +27,7 @@ from tests.pictures import encoded
 MOMENTS = {"ingested_at"}
 
 
-def run(lk: Lake, path: Path, layout: Any = "auto") -> ingest.IngestReport:
+def run(lk: OpenLake, path: Path, layout: Any = "auto") -> ingest.IngestReport:
     return ingest.ingest(lk, path, layout, workers=1)
 
 
@@ -36,7 +36,7 @@ def counts(report: ingest.IngestReport) -> tuple[int, int, int, int, int, int]:
     return (r.images_new, r.images_known, r.predictions_new, r.predictions_known, r.labels_new, len(r.rejected))
 
 
-def content(lk: Lake) -> dict[str, list[str]]:
+def content(lk: OpenLake) -> dict[str, list[str]]:
     """Everything the lake holds but moments, in an order of its own."""
     rows_by_table = {}
     for name in ("images", "thumbnails", "predictions", "labels"):
@@ -55,7 +55,7 @@ def log(root: Path, name: str, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def test_a_folder_gives_one_findable_row_an_image(lk: Lake, tmp_path: Path) -> None:
+def test_a_folder_gives_one_findable_row_an_image(lk: OpenLake, tmp_path: Path) -> None:
     paths = pictures.folder(tmp_path / "in", 3)
     assert counts(run(lk, tmp_path / "in")) == (3, 0, 3, 0, 0, 0)
     rows = lk.sql("SELECT * FROM predictions ORDER BY source").to_pylist()
@@ -68,7 +68,7 @@ def test_a_folder_gives_one_findable_row_an_image(lk: Lake, tmp_path: Path) -> N
         assert lk.thumbnail(image)
 
 
-def test_an_imagefolder_gives_labels_and_no_predictions(lk: Lake, tmp_path: Path) -> None:
+def test_an_imagefolder_gives_labels_and_no_predictions(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path / "in" / "cat", 2, seed=1)
     pictures.folder(tmp_path / "in" / "dog", 1, seed=2)
     assert counts(run(lk, tmp_path / "in")) == (3, 0, 3, 0, 3, 0)
@@ -81,7 +81,7 @@ def test_an_imagefolder_gives_labels_and_no_predictions(lk: Lake, tmp_path: Path
     assert lk.sql("SELECT count(*) AS n FROM answers")["n"].to_pylist() == [0]
 
 
-def test_ingesting_again_adds_nothing(lk: Lake, tmp_path: Path) -> None:
+def test_ingesting_again_adds_nothing(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path / "in" / "cat", 2, seed=1)
     pictures.folder(tmp_path / "in" / "dog", 1, seed=2)
     run(lk, tmp_path / "in")
@@ -136,7 +136,7 @@ def test_a_log_gives_the_same_rows_in_every_format(make_lake: MakeLake, tmp_path
     )
 
 
-def test_paths_are_relative_to_the_log_or_absolute(lk: Lake, tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_log_or_absolute(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path / "a" / "deep", 2)
     absolute = str(tmp_path / "a" / "deep" / "001.png")
     path = log(
@@ -148,7 +148,7 @@ def test_paths_are_relative_to_the_log_or_absolute(lk: Lake, tmp_path: Path) -> 
     assert "lakeloop fetches nothing" in report.rejected[0]["reason"]
 
 
-def test_known_images_are_named_by_their_id(lk: Lake, tmp_path: Path) -> None:
+def test_known_images_are_named_by_their_id(lk: OpenLake, tmp_path: Path) -> None:
     image = ids.image_id(pictures.folder(tmp_path / "in", 1)[0].read_bytes())
     run(lk, tmp_path / "in")
     unknown = "0" * 64
@@ -164,7 +164,7 @@ def test_known_images_are_named_by_their_id(lk: Lake, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_an_image_with_three_predictions_is_one_image(lk: Lake, tmp_path: Path) -> None:
+def test_an_image_with_three_predictions_is_one_image(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 1)
     shutil.copy(tmp_path / "000.png", tmp_path / "copy.png")
     path = log(
@@ -177,14 +177,14 @@ def test_an_image_with_three_predictions_is_one_image(lk: Lake, tmp_path: Path) 
     assert counts(run(lk, path)) == (0, 3, 0, 3, 0, 0)
 
 
-def test_a_callers_uuid_is_the_predictions_id(lk: Lake, tmp_path: Path) -> None:
+def test_a_callers_uuid_is_the_predictions_id(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 1)
     own = "7099C41C-4EDA-5A1B-B05E-EADDB9B56CBB"
     run(lk, log(tmp_path, "log.jsonl", {"image": "000.png", "label": "a", "prediction_id": own}))
     assert lk.sql("SELECT prediction_id FROM answers")["prediction_id"].to_pylist() == [own.lower()]
 
 
-def test_another_prediction_under_a_known_id_is_rejected_with_a_message(lk: Lake, tmp_path: Path) -> None:
+def test_another_prediction_under_a_known_id_is_rejected_with_a_message(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 1)
     payload = {"image": "000.png", "model": "m", "confidence": 0.5}
     path = log(
@@ -252,7 +252,7 @@ def test_broken_files_are_named_beside_good_ones(make_lake: MakeLake, tmp_path: 
     assert run(dirty, tmp_path / "in").images_new == 0
 
 
-def test_too_large_an_image_is_refused_by_the_callers_limit(lk: Lake, tmp_path: Path) -> None:
+def test_too_large_an_image_is_refused_by_the_callers_limit(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 1)
     report = ingest.ingest(lk, tmp_path, workers=1, max_megapixels=0.0001)
     assert "over 0.0001 megapixels" in report.rejected[0]["reason"]
@@ -269,7 +269,7 @@ def test_a_file_that_kills_its_worker_is_found_and_named(make_lake: MakeLake, tm
     assert content(dirty) == content(clean)
 
 
-def test_files_whose_names_are_not_utf8_are_ingested(lk: Lake, tmp_path: Path) -> None:
+def test_files_whose_names_are_not_utf8_are_ingested(lk: OpenLake, tmp_path: Path) -> None:
     folder = tmp_path / b"in-\xff".decode("utf-8", "surrogateescape")
     pictures.folder(folder, 1)
     assert run(lk, tmp_path).images_new == 1
@@ -289,14 +289,14 @@ def test_a_commit_a_few_rows_gives_the_same_lake(make_lake: MakeLake, tmp_path: 
     assert content(pieces) == content(whole)
 
 
-def test_progress_counts_every_item(lk: Lake, tmp_path: Path) -> None:
+def test_progress_counts_every_item(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 4)[1].write_bytes(b"broken")
     seen: list[int] = []
     ingest.ingest(lk, tmp_path, workers=1, progress=seen.append)
     assert sum(seen) == 4
 
 
-def test_a_report_is_plain_data(lk: Lake, tmp_path: Path) -> None:
+def test_a_report_is_plain_data(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 1)
     report = json.loads(json.dumps(run(lk, tmp_path).as_dict()))
     assert list(report) == [

@@ -11,7 +11,7 @@ import pytest
 
 from lake import open_lake
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake.ingest.test_ingest import content
@@ -49,7 +49,7 @@ def undisturbed(make_lake: MakeLake, images: Path) -> dict[str, list[str]]:
     return content(lk)
 
 
-def stop(lk: Lake, images: Path, commits: int, signum: int) -> subprocess.Popen[str]:
+def stop(lk: OpenLake, images: Path, commits: int, signum: int) -> subprocess.Popen[str]:
     """Ingests in a process of its own and stops it when it begins its n-th commit of a table."""
     command = [sys.executable, "-c", SCRIPT, lk.uri, str(images)]
     process = subprocess.Popen(
@@ -69,7 +69,7 @@ def stop(lk: Lake, images: Path, commits: int, signum: int) -> subprocess.Popen[
     "commits", [2, 7, 12, pytest.param(16, marks=pytest.mark.soak), pytest.param(25, marks=pytest.mark.soak)]
 )
 def test_after_a_kill_a_second_run_gives_the_lake_of_an_undisturbed_one(
-    lk: Lake, images: Path, undisturbed: dict[str, list[str]], commits: int
+    lk: OpenLake, images: Path, undisturbed: dict[str, list[str]], commits: int
 ) -> None:
     assert stop(lk, images, commits, signal.SIGKILL).returncode == -signal.SIGKILL
     half = open_lake.open(lk.uri)
@@ -81,7 +81,7 @@ def test_after_a_kill_a_second_run_gives_the_lake_of_an_undisturbed_one(
 
 
 def test_after_ctrl_c_a_second_run_completes_the_lake(
-    lk: Lake, images: Path, undisturbed: dict[str, list[str]]
+    lk: OpenLake, images: Path, undisturbed: dict[str, list[str]]
 ) -> None:
     process = stop(lk, images, 9, signal.SIGINT)
     assert process.returncode != 0
@@ -95,10 +95,10 @@ def test_after_ctrl_c_a_second_run_completes_the_lake(
 
 @pytest.mark.parametrize("table", ["images", "labels", "predictions"])
 def test_an_interrupted_ingest_is_completed_by_the_next(
-    lk: Lake, images: Path, undisturbed: dict[str, list[str]], monkeypatch, table: str
+    lk: OpenLake, images: Path, undisturbed: dict[str, list[str]], monkeypatch, table: str
 ) -> None:
     """Stopped exactly before a table's first commit."""
-    insert = Lake.insert
+    insert = OpenLake.insert
 
     def stopping(self, name, rows):
         if name == table:
@@ -106,7 +106,7 @@ def test_an_interrupted_ingest_is_completed_by_the_next(
         return insert(self, name, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Lake, "insert", stopping)
+        patch.setattr(OpenLake, "insert", stopping)
         with pytest.raises(KeyboardInterrupt):
             ingest.ingest(lk, images, workers=1)
     ingest.ingest(lk, images, workers=1)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from lake.analytics import detection
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.regions import masks
 from lake.regions.sizes import bucket, mask_areas
 from lake.storage import store
@@ -47,7 +47,7 @@ def test_boxes_are_matched_best_score_first_once_and_in_their_class() -> None:
     assert detection.match(truth, []) == []
 
 
-def test_precision_and_recall_by_size(lk: Lake) -> None:
+def test_precision_and_recall_by_size(lk: OpenLake) -> None:
     truth = {image(0): [_box(0, 0, 20), _box(50, 50, 40)], image(1): [], image(2): [_box(0, 0, 200)]}
     rows = [
         {

@@ -18,7 +18,7 @@ from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, GroundTruth
 from lake.formats.paths import MANIFEST
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.regions import masks
 from lake.slices import export, ground_truth
 from lake.storage import schema, store
@@ -39,7 +39,7 @@ SAID = [
 
 
 @pytest.fixture
-def filled(lk: Lake, tmp_path: Path) -> tuple[Lake, list[str]]:
+def filled(lk: OpenLake, tmp_path: Path) -> tuple[OpenLake, list[str]]:
     """Six images, five of them with a label, two with an answer; the slice `s` of all."""
     paths = pictures.folder(tmp_path / "in", 6)
     ingest.ingest(lk, tmp_path / "in", workers=1)
@@ -67,7 +67,7 @@ def filled(lk: Lake, tmp_path: Path) -> tuple[Lake, list[str]]:
     return lk, names
 
 
-def labels_of(lake: Lake) -> dict[str, dict[str, GroundTruth]]:
+def labels_of(lake: OpenLake) -> dict[str, dict[str, GroundTruth]]:
     slice_ = slices.create(lake, "all", where="true")
     return ground_truth.of_images(lake, slices.contents(lake, slice_))
 
@@ -77,7 +77,9 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("format", [f for f in export.FORMATS if f not in ("list", "label-studio")])
-def test_into_another_lake(filled: tuple[Lake, list[str]], make_lake: MakeLake, tmp_path: Path, format: str) -> None:
+def test_into_another_lake(
+    filled: tuple[OpenLake, list[str]], make_lake: MakeLake, tmp_path: Path, format: str
+) -> None:
     """Same images, labels, boxes, masks, answers; what the format cannot say is counted, and nothing else is gone."""
     lk, names = filled
     model = "m" if export.FORMATS[format].predictions else None
@@ -103,7 +105,7 @@ def test_into_another_lake(filled: tuple[Lake, list[str]], make_lake: MakeLake, 
 
 @pytest.mark.parametrize("format", export.FORMATS)
 def test_stopped_and_gone_on_with(
-    filled: tuple[Lake, list[str]], tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+    filled: tuple[OpenLake, list[str]], tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a stop the files are those of an export that was never stopped; a spoilt one is written anew."""
     monkeypatch.setattr(export, "PART_IMAGES", 2)
@@ -140,7 +142,7 @@ def test_stopped_and_gone_on_with(
         assert export.export(lk, slice_, out, format).already
 
 
-def test_the_manifest_has_every_file(filled: tuple[Lake, list[str]], tmp_path: Path) -> None:
+def test_the_manifest_has_every_file(filled: tuple[OpenLake, list[str]], tmp_path: Path) -> None:
     lk, _ = filled
     report = export.export(lk, slices.get(lk, "s"), tmp_path / "out", "coco")
     checked = subprocess.run(["sha256sum", "-c", "--quiet", export.HASHES], cwd=tmp_path / "out", check=False)
@@ -152,7 +154,7 @@ def test_the_manifest_has_every_file(filled: tuple[Lake, list[str]], tmp_path: P
     assert (manifest["images"], manifest["files"], report.files) == (6, len(listed), len(listed))
 
 
-def test_what_is_refused_changes_nothing(filled: tuple[Lake, list[str]], tmp_path: Path) -> None:
+def test_what_is_refused_changes_nothing(filled: tuple[OpenLake, list[str]], tmp_path: Path) -> None:
     lk, _ = filled
     slice_ = slices.get(lk, "s")
     (tmp_path / "mine").mkdir()
@@ -173,7 +175,7 @@ def test_what_is_refused_changes_nothing(filled: tuple[Lake, list[str]], tmp_pat
     assert os.listdir(tmp_path / "mine") == ["a.txt"]
 
 
-def test_an_image_without_bytes_is_told(filled: tuple[Lake, list[str]], tmp_path: Path, capsys: Any) -> None:
+def test_an_image_without_bytes_is_told(filled: tuple[OpenLake, list[str]], tmp_path: Path, capsys: Any) -> None:
     """It is in the manifest and on stderr; the command fails only when nothing could be written."""
     lk, names = filled
     lk.delete("images", f"image_id = '{names[0]}'")
@@ -191,7 +193,7 @@ def test_an_image_without_bytes_is_told(filled: tuple[Lake, list[str]], tmp_path
 HOSTILE = ["../x", "a/b", ".", "..", "con", "/etc", "~", "nul\0", "%2F", "é", "a\nb", "x" * 400, "_unlabelled"]
 
 
-def test_an_imagefolder_stays_inside(lk: Lake, tmp_path: Path, make_lake: MakeLake, say: Say) -> None:
+def test_an_imagefolder_stays_inside(lk: OpenLake, tmp_path: Path, make_lake: MakeLake, say: Say) -> None:
     """Every image lies exactly two levels down, whatever its label; and its label comes back."""
     paths = pictures.folder(tmp_path / "in", len(HOSTILE))
     ingest.ingest(lk, tmp_path / "in", workers=1)
@@ -213,7 +215,7 @@ def test_an_imagefolder_stays_inside(lk: Lake, tmp_path: Path, make_lake: MakeLa
     say(f"export: {len(HOSTILE)} odd labels as folders, all inside, all read again")
 
 
-def test_an_export_has_the_labels_of_its_slice(lk: Lake, tmp_path: Path) -> None:
+def test_an_export_has_the_labels_of_its_slice(lk: OpenLake, tmp_path: Path) -> None:
     """Not today's."""
     name = ids.image_id(pictures.folder(tmp_path / "in", 1)[0].read_bytes())
     ingest.ingest(lk, tmp_path / "in", workers=1)
@@ -237,7 +239,7 @@ def test_an_export_has_the_labels_of_its_slice(lk: Lake, tmp_path: Path) -> None
     assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["old"]
 
 
-def test_the_apps_job(filled: tuple[Lake, list[str]], tmp_path: Path) -> None:
+def test_the_apps_job(filled: tuple[OpenLake, list[str]], tmp_path: Path) -> None:
     from search_app.jobs.jobs import Job
 
     lk, _ = filled

@@ -10,7 +10,7 @@ import pytest
 
 from lake import ids, slices
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.slices import kept_exports
 from lake.slices.export import export
 from lake.upkeep import erasure
@@ -18,13 +18,13 @@ from tests import pictures
 
 
 @pytest.fixture
-def made(lk: Lake, tmp_path: Path) -> slices.Slice:
+def made(lk: OpenLake, tmp_path: Path) -> slices.Slice:
     pictures.folder(tmp_path / "in", 4)
     ingest.ingest(lk, tmp_path / "in", workers=1)
     return slices.create(lk, "all", where="true")
 
 
-def test_the_archive_holds_every_file(lk: Lake, made: slices.Slice) -> None:
+def test_the_archive_holds_every_file(lk: OpenLake, made: slices.Slice) -> None:
     folder = kept_exports.folder_of(lk, made, "imagefolder")
     assert kept_exports.of_slice(lk, made) == {}
     assert kept_exports.archive(lk, folder.name) is None
@@ -40,12 +40,12 @@ def test_the_archive_holds_every_file(lk: Lake, made: slices.Slice) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../all@1.list", "nobody@1.coco", "a/b"])
-def test_no_other_folder_is_handed_out(lk: Lake, made: slices.Slice, name: str) -> None:
+def test_no_other_folder_is_handed_out(lk: OpenLake, made: slices.Slice, name: str) -> None:
     export(lk, made, kept_exports.folder_of(lk, made, "imagefolder"), "imagefolder")
     assert kept_exports.archive(lk, name) is None
 
 
-def test_it_goes_with_an_image_that_is_erased(lk: Lake, made: slices.Slice) -> None:
+def test_it_goes_with_an_image_that_is_erased(lk: OpenLake, made: slices.Slice) -> None:
     members = slices.members(lk, made).to_pylist()
     other = slices.create(lk, "other", ids=members[1:])
     for one in (made, other):

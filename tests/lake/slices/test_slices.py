@@ -5,13 +5,13 @@ import pytest
 
 from lake import slices
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import schema, store
 from tests.lake.prediction_rows import add, image
 
 
 @pytest.fixture
-def answered(lk: Lake) -> Lake:
+def answered(lk: OpenLake) -> OpenLake:
     """Three images: 0 and 1 called cat, 2 called dog; 0 answered twice."""
     add(lk, [{"label": "cat"}, {"label": "cat"}, {"label": "dog"}, {"image_id": image(0), "label": "cow"}])
     rows = [{"image_id": image(i), "ingested_at": store.now()} for i in range(3)]
@@ -23,31 +23,31 @@ def answered(lk: Lake) -> Lake:
     return lk
 
 
-def members(lk: Lake, slice_: slices.Slice) -> list[str]:
+def members(lk: OpenLake, slice_: slices.Slice) -> list[str]:
     return list(slices.members(lk, slice_).to_pylist())
 
 
-def test_a_slice_by_filter(answered: Lake) -> None:
+def test_a_slice_by_filter(answered: OpenLake) -> None:
     slice_ = slices.create(answered, "cats", where="label = 'cat'")
     assert (slice_.id, slice_.kind, slice_.definition, slice_.size) == ("cats@1", "where", "label = 'cat'", 2)
     assert slice_.predictions_version == answered.version("predictions")
     assert members(answered, slice_) == sorted([image(0), image(1)])
 
 
-def test_a_slice_by_ids_of_images_and_predictions(answered: Lake) -> None:
+def test_a_slice_by_ids_of_images_and_predictions(answered: OpenLake) -> None:
     prediction = answered.sql("SELECT prediction_id FROM answers WHERE label = 'dog'")["prediction_id"][0].as_py()
     slice_ = slices.create(answered, "mine", ids=[image(0), prediction.upper(), image(0)])
     assert members(answered, slice_) == sorted([image(0), image(2)])
     assert slice_.definition == "2 ids"
 
 
-def test_a_slice_by_cluster(answered: Lake) -> None:
+def test_a_slice_by_cluster(answered: OpenLake) -> None:
     rows = [{"id": "t/0", "tree": "t", "node": "0", "image_id": image(i)} for i in (1, 0)]
     answered.insert("cluster_members", pa.Table.from_pylist(rows, schema=schema.CLUSTER_MEMBERS.arrow()))
     assert members(answered, slices.create(answered, "node", cluster="t/0")) == sorted([image(0), image(1)])
 
 
-def test_a_slice_by_several_clusters_has_every_image_once(answered: Lake) -> None:
+def test_a_slice_by_several_clusters_has_every_image_once(answered: OpenLake) -> None:
     inside = {"t/": [0, 1, 2], "t/0": [0, 1], "t/1": [2]}
     rows = [
         {"id": node, "tree": "t", "node": node[2:], "image_id": image(i)} for node, some in inside.items() for i in some
@@ -63,7 +63,7 @@ def test_a_slice_by_several_clusters_has_every_image_once(answered: Lake) -> Non
         slices.create(answered, "both", cluster=[])
 
 
-def test_the_next_of_the_same_name_is_the_next_version(answered: Lake) -> None:
+def test_the_next_of_the_same_name_is_the_next_version(answered: OpenLake) -> None:
     first = slices.create(answered, "cats", where="label = 'cat'")
     add(answered, [{"label": "cat"}])
     second = slices.create(answered, "cats", where="label = 'cat'")
@@ -75,8 +75,8 @@ def test_the_next_of_the_same_name_is_the_next_version(answered: Lake) -> None:
     assert [s.id for s in slices.list(answered)] == ["all@1", "cats@2", "cats@1"]
 
 
-def test_a_creation_that_was_interrupted_is_not_seen_and_not_reused(answered: Lake, monkeypatch) -> None:
-    insert = Lake.insert
+def test_a_creation_that_was_interrupted_is_not_seen_and_not_reused(answered: OpenLake, monkeypatch) -> None:
+    insert = OpenLake.insert
 
     def stopping(self, name, rows):
         if name == "slices":
@@ -84,7 +84,7 @@ def test_a_creation_that_was_interrupted_is_not_seen_and_not_reused(answered: La
         return insert(self, name, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Lake, "insert", stopping)
+        patch.setattr(OpenLake, "insert", stopping)
         with pytest.raises(KeyboardInterrupt):
             slices.create(answered, "cats", where="label = 'cat'")
     assert slices.list(answered) == []
@@ -93,7 +93,7 @@ def test_a_creation_that_was_interrupted_is_not_seen_and_not_reused(answered: La
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "a@1", ".hidden", "a/b", "x" * 101, "a'b", "naïve"])
-def test_a_bad_name_is_refused(answered: Lake, name: str) -> None:
+def test_a_bad_name_is_refused(answered: OpenLake, name: str) -> None:
     with pytest.raises(BadInput, match="slice name"):
         slices.create(answered, name, where="true")
 
@@ -113,13 +113,13 @@ def test_a_bad_name_is_refused(answered: Lake, name: str) -> None:
         ({"cluster": "t/9' OR '1' = '1"}, "no node"),
     ],
 )
-def test_what_gives_no_images_is_refused(answered: Lake, how: dict, reason: str) -> None:
+def test_what_gives_no_images_is_refused(answered: OpenLake, how: dict, reason: str) -> None:
     with pytest.raises(BadInput, match=reason):
         slices.create(answered, "x", **how)
     assert slices.list(answered) == []
 
 
-def test_a_slice_that_is_not_there(answered: Lake) -> None:
+def test_a_slice_that_is_not_there(answered: OpenLake) -> None:
     slices.create(answered, "cats", where="true")
     slices.tag(answered, slices.get(answered, "cats"), "gold")
     for name in ("dogs", "cast", "cats@2", "cats@x", "cats@golden"):

@@ -16,7 +16,7 @@ import lake
 from lake import open_lake, slices
 from lake.backups import backup, restore
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import schema, store
 from lake.upkeep import doctor, erasure, maintenance
 from tests.lake import prediction_rows, stock
@@ -24,19 +24,19 @@ from tests.lake.prediction_rows import add, image, label
 
 
 @pytest.fixture
-def six(lk: Lake) -> Lake:
+def six(lk: OpenLake) -> OpenLake:
     """Six images: even ones called cat, odd ones dog, with confidence 0.0 to 0.5; 0 and 1 are labelled."""
     add(lk, [{"label": ["cat", "dog"][n % 2], "confidence": n / 10} for n in range(6)])
     label(lk, (image(0), "cat", store.now()), (image(1), "cat", store.now()))
     return lk
 
 
-def numbers(lk: Lake, slice_: slices.Slice) -> list[int]:
+def numbers(lk: OpenLake, slice_: slices.Slice) -> list[int]:
     known = {image(n): n for n in range(40)}
     return sorted(known[i] for i in slices.members(lk, slice_).to_pylist())
 
 
-def test_union_intersection_and_minus(six: Lake) -> None:
+def test_union_intersection_and_minus(six: OpenLake) -> None:
     slices.create(six, "cats", where="label = 'cat'")
     slices.create(six, "sure", where="confidence >= 0.3")
     slice_ = slices.create(six, "either", union=["cats", "sure"])
@@ -48,7 +48,7 @@ def test_union_intersection_and_minus(six: Lake) -> None:
     assert (slice_.id, numbers(six, slice_), slice_.definition) == ("cats@2", [0, 2, 4, 5], "cats@1 or (1 id)")
 
 
-def test_a_slice_by_likeness_and_by_search(make_lake: Callable[..., Lake]) -> None:
+def test_a_slice_by_likeness_and_by_search(make_lake: Callable[..., OpenLake]) -> None:
     lk = make_lake(embedders=["x"])
     stock.bind(lk)
     stock.add(lk, range(6))
@@ -75,7 +75,7 @@ def test_a_slice_by_likeness_and_by_search(make_lake: Callable[..., Lake]) -> No
         slices.create(lk, "found", search="od ones")
 
 
-def test_every_slice_is_made_again_from_its_spec(six: Lake) -> None:
+def test_every_slice_is_made_again_from_its_spec(six: OpenLake) -> None:
     slices.create(six, "cats", where="label = 'cat'")
     hows: list[dict[str, Any]] = [
         {"where": "confidence < 0.3", "minus": ["cats"]},
@@ -90,7 +90,7 @@ def test_every_slice_is_made_again_from_its_spec(six: Lake) -> None:
     assert 6 in numbers(six, slices.create(six, "later", spec=slices.spec(six, slices.get(six, "cats"))))
 
 
-def test_a_live_slice_is_what_it_is_today_and_can_be_frozen(six: Lake) -> None:
+def test_a_live_slice_is_what_it_is_today_and_can_be_frozen(six: OpenLake) -> None:
     live = slices.create(six, "cats", where="label = 'cat'", live=True)
     assert six.dataset("slice_members").count_rows() == 0
     add(six, [{"label": "cat"}])
@@ -104,7 +104,7 @@ def test_a_live_slice_is_what_it_is_today_and_can_be_frozen(six: Lake) -> None:
         slices.members(six, round_it)
 
 
-def test_labels_are_those_of_the_moment_it_was_made(six: Lake) -> None:
+def test_labels_are_those_of_the_moment_it_was_made(six: OpenLake) -> None:
     first = slices.create(six, "all", where="true")
     before = slices.contents(six, first)
     label(six, (image(0), "lynx", store.now()), (image(2), "cat", store.now()))
@@ -121,7 +121,7 @@ def test_labels_are_those_of_the_moment_it_was_made(six: Lake) -> None:
     assert six.slice("all").frame().collect().height == 6
 
 
-def test_tags_history_and_deletion(six: Lake) -> None:
+def test_tags_history_and_deletion(six: OpenLake) -> None:
     for least in (0.0, 0.2, 0.4):
         slices.create(six, "sure", where=f"confidence >= {least}")
     slices.tag(six, slices.get(six, "sure@1"), "gold")
@@ -150,7 +150,7 @@ def test_tags_history_and_deletion(six: Lake) -> None:
         slices.untag(six, "sure", "gild")
 
 
-def test_the_lake_makes_no_training_slice(six: Lake) -> None:
+def test_the_lake_makes_no_training_slice(six: OpenLake) -> None:
     """The leak guard in embeddings is the only way to one; it is named in the message."""
     plain = slices.create(six, "plain", where="true")
     with pytest.raises(BadInput, match=r"leak_guard\.create"):
@@ -182,7 +182,7 @@ def test_the_lake_makes_no_training_slice(six: Lake) -> None:
         ({"where": "true", "new": True}, "the slice 'cats' exists already"),
     ],
 )
-def test_bad_definitions_are_refused_and_nothing_is_changed(six: Lake, how: dict[str, Any], reason: str) -> None:
+def test_bad_definitions_are_refused_and_nothing_is_changed(six: OpenLake, how: dict[str, Any], reason: str) -> None:
     slices.create(six, "cats", where="true")
     before = stock.contents(six)
     with pytest.raises(BadInput, match=reason):
@@ -190,17 +190,17 @@ def test_bad_definitions_are_refused_and_nothing_is_changed(six: Lake, how: dict
     assert stock.contents(six) == before
 
 
-def test_two_creations_at_once_get_a_version_each(six: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_creations_at_once_get_a_version_each(six: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process takes the version between the look and the claim."""
-    insert, other = Lake.insert, lake.open(six.uri)
+    insert, other = OpenLake.insert, lake.open(six.uri)
 
-    def late(self: Lake, name: str, rows: pa.Table) -> int:
+    def late(self: OpenLake, name: str, rows: pa.Table) -> int:
         if name == "slices" and self is six:
-            monkeypatch.setattr(Lake, "insert", insert)
+            monkeypatch.setattr(OpenLake, "insert", insert)
             slices.create(other, "cats", where="label = 'dog'")
         return insert(self, name, rows)
 
-    monkeypatch.setattr(Lake, "insert", late)
+    monkeypatch.setattr(OpenLake, "insert", late)
     slice_ = slices.create(six, "cats", where="label = 'cat'")
     assert (slice_.version, numbers(six, slice_), numbers(six, slices.get(six, "cats@1"))) == (2, [0, 2, 4], [1, 3, 5])
 
@@ -253,7 +253,7 @@ def _kept(actions: list[tuple[str, int]]) -> None:
         assert [f for f in doctor.examine(lk.uri).findings if f.severity == "wrong"] == []
 
 
-def _rows(lk: Lake, slice_: slices.Slice) -> dict[str, list[str]]:
+def _rows(lk: OpenLake, slice_: slices.Slice) -> dict[str, list[str]]:
     table = slices.contents(lk, slice_)
     return dict(zip(table["image_id"].to_pylist(), table["label_events"].to_pylist(), strict=True))
 
@@ -270,7 +270,7 @@ def test_a_version_stays_through_anything(actions: list[tuple[str, int]]) -> Non
     _kept(actions)
 
 
-def test_examples_that_were_erased_are_no_examples_any_more(make_lake: Callable[..., Lake]) -> None:
+def test_examples_that_were_erased_are_no_examples_any_more(make_lake: Callable[..., OpenLake]) -> None:
     lk = make_lake(embedders=["x"])
     stock.bind(lk)
     stock.add(lk, range(4))

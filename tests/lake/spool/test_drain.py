@@ -12,7 +12,7 @@ import pytest
 from lake import ids
 from lake.analytics import summary
 from lake.errors import CouldNot
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.spool import events
 from lake.spool.drain import Drainer, Sampling, drain
 from lake.spool.spool import Spool
@@ -30,11 +30,11 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     opened.close()
 
 
-def rows(lk: Lake, query: str) -> list[dict[str, Any]]:
+def rows(lk: OpenLake, query: str) -> list[dict[str, Any]]:
     return lk.sql(query).to_pylist()
 
 
-def test_everything_that_waits_comes_into_the_lake(lk: Lake, spool: Spool) -> None:
+def test_everything_that_waits_comes_into_the_lake(lk: OpenLake, spool: Spool) -> None:
     logged = prediction(1, confidence=0.75, timestamp="2026-11-22T10:00:00Z", source="cam/1.png", camera=7)
     spool.put([logged, prediction(2), upload(picture(3)), verdict(logged, comment="a dog")])
     report = drain(lk, spool)
@@ -59,7 +59,7 @@ def test_everything_that_waits_comes_into_the_lake(lk: Lake, spool: Spool) -> No
     assert rows(lk, "SELECT count(*) AS n FROM labels") == [{"n": 0}]  # a verdict is no label
 
 
-def test_a_prediction_without_a_time_gets_that_of_its_arrival(lk: Lake, spool: Spool) -> None:
+def test_a_prediction_without_a_time_gets_that_of_its_arrival(lk: OpenLake, spool: Spool) -> None:
     before = now()
     spool.put([prediction(1)])
     drain(lk, spool)
@@ -67,7 +67,7 @@ def test_a_prediction_without_a_time_gets_that_of_its_arrival(lk: Lake, spool: S
     assert before <= row["timestamp"] <= now()
 
 
-def test_every_event_leaves_an_entry_in_the_audit_log(lk: Lake, spool: Spool) -> None:
+def test_every_event_leaves_an_entry_in_the_audit_log(lk: OpenLake, spool: Spool) -> None:
     with_key = prediction(1)
     with_key.key_id = "k1"
     spool.put([with_key, upload(picture(2))])
@@ -79,7 +79,7 @@ def test_every_event_leaves_an_entry_in_the_audit_log(lk: Lake, spool: Spool) ->
     ]
 
 
-def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk: Lake, spool: Spool) -> None:
+def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk: OpenLake, spool: Spool) -> None:
     logged = prediction(1)
     spool.put([logged, prediction(2), prediction(3, data=BROKEN), upload(picture(4)), verdict(logged)])
     forget = spool.forget
@@ -103,7 +103,7 @@ def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk
     assert rows(lk, "SELECT count(*) AS n FROM audit") == [{"n": 5}]
 
 
-def test_an_image_that_does_not_decode_keeps_its_prediction_and_the_reason(lk: Lake, spool: Spool) -> None:
+def test_an_image_that_does_not_decode_keeps_its_prediction_and_the_reason(lk: OpenLake, spool: Spool) -> None:
     spool.put([prediction(1, data=BROKEN), prediction(2)])
     report = drain(lk, spool)
     assert report is not None
@@ -124,7 +124,7 @@ def test_an_image_that_does_not_decode_keeps_its_prediction_and_the_reason(lk: L
     ]
 
 
-def test_bytes_damaged_in_the_spool_lose_the_image_not_the_prediction(lk: Lake, spool: Spool) -> None:
+def test_bytes_damaged_in_the_spool_lose_the_image_not_the_prediction(lk: OpenLake, spool: Spool) -> None:
     spool.put([prediction(1)])
     bytes_at = spool.oldest(1, 1)[0].bytes_at
     assert bytes_at is not None
@@ -134,7 +134,7 @@ def test_bytes_damaged_in_the_spool_lose_the_image_not_the_prediction(lk: Lake, 
     assert lk.image(prediction(1).image_id) is None
 
 
-def test_an_uploaded_image_is_findable_until_its_prediction_is(lk: Lake, spool: Spool) -> None:
+def test_an_uploaded_image_is_findable_until_its_prediction_is(lk: OpenLake, spool: Spool) -> None:
     data = picture(1)
     spool.put([upload(data), upload(picture(2)), prediction(5, image_id=ids.image_id(data))])
     drain(lk, spool)
@@ -143,7 +143,7 @@ def test_an_uploaded_image_is_findable_until_its_prediction_is(lk: Lake, spool: 
 
 
 def test_a_share_of_the_bytes_is_kept_and_always_those_of_unsure_or_reviewed_predictions(
-    lk: Lake, spool: Spool
+    lk: OpenLake, spool: Spool
 ) -> None:
     sure = [prediction(i, confidence=0.9) for i in range(40)]
     unsure = [prediction(100 + i, confidence=0.2) for i in range(5)]
@@ -165,14 +165,14 @@ def test_a_share_of_the_bytes_is_kept_and_always_those_of_unsure_or_reviewed_pre
     assert (progress["without_bytes"], progress["unreadable"]) == (40 - len(by_share), 0)
 
 
-def test_the_share_is_one_of_images(lk: Lake) -> None:
+def test_the_share_is_one_of_images(lk: OpenLake) -> None:
     sampling = Sampling(share=0.3)
     chosen = sum(sampling.selects(ids.image_id(str(i).encode())) for i in range(10_000))
     assert abs(chosen - 3_000) < 200
     assert all(Sampling().selects(ids.image_id(str(i).encode())) for i in range(100))
 
 
-def test_an_erased_image_is_not_stored_again(lk: Lake, spool: Spool) -> None:
+def test_an_erased_image_is_not_stored_again(lk: OpenLake, spool: Spool) -> None:
     logged = prediction(1)
     gone = {"image_id": logged.image_id, "forgotten_at": now()}
     lk.insert("forgotten", pa.Table.from_pylist([gone], schema=schema.FORGOTTEN.arrow()))
@@ -182,7 +182,7 @@ def test_an_erased_image_is_not_stored_again(lk: Lake, spool: Spool) -> None:
     assert lk.dataset("images").count_rows() == lk.dataset("thumbnails").count_rows() == 0
 
 
-def test_an_event_that_cannot_be_written_is_set_aside_and_the_others_go_on(lk: Lake, spool: Spool) -> None:
+def test_an_event_that_cannot_be_written_is_set_aside_and_the_others_go_on(lk: OpenLake, spool: Spool) -> None:
     good = [prediction(i) for i in range(5)]
     bad = prediction(50)
     bad.row = '{"model": "m", "label": "x", "confidence": "not a number"}'  # what no door lets in
@@ -195,7 +195,7 @@ def test_an_event_that_cannot_be_written_is_set_aside_and_the_others_go_on(lk: L
     assert spool.parked()[0][0] == name(50)
 
 
-def test_two_spools_feed_one_lake_and_each_id_comes_in_once(lk: Lake, tmp_path: Path) -> None:
+def test_two_spools_feed_one_lake_and_each_id_comes_in_once(lk: OpenLake, tmp_path: Path) -> None:
     first, second = Spool(tmp_path / "one"), Spool(tmp_path / "two")
     first.put([prediction(1), prediction(2)])
     second.put([prediction(2), prediction(3), prediction(1, label="dog")])
@@ -208,7 +208,7 @@ def test_two_spools_feed_one_lake_and_each_id_comes_in_once(lk: Lake, tmp_path: 
     second.close()
 
 
-def test_while_another_drains_nothing_is_done(lk: Lake, spool: Spool) -> None:
+def test_while_another_drains_nothing_is_done(lk: OpenLake, spool: Spool) -> None:
     spool.put([prediction(1)])
     other = Spool(spool.folder)
     with other.drainer() as mine:
@@ -218,7 +218,7 @@ def test_while_another_drains_nothing_is_done(lk: Lake, spool: Spool) -> None:
     other.close()
 
 
-def test_scores_boxes_and_masks_arrive_as_a_log_would_bring_them(lk: Lake, spool: Spool) -> None:
+def test_scores_boxes_and_masks_arrive_as_a_log_would_bring_them(lk: OpenLake, spool: Spool) -> None:
     mask = {"label": "cat", "score": 0.5, "size": [4, 4], "counts": [4, 8, 4]}
     spool.put(
         [
@@ -235,7 +235,7 @@ def test_scores_boxes_and_masks_arrive_as_a_log_would_bring_them(lk: Lake, spool
     assert predictions[1]["boxes"][0]["width"] == 3
 
 
-def test_fields_without_a_column_become_metadata(lk: Lake, spool: Spool) -> None:
+def test_fields_without_a_column_become_metadata(lk: OpenLake, spool: Spool) -> None:
     """Events of a spool that belonged to a lake with other promoted columns."""
     fields = {"model": "m", "label": "c", "prediction_id": name(1), "camera": 7, "site": "a"}
     event = events.prediction(fields, {"camera": pa.int64()}, ids.image_id(picture(1)), picture(1), None)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lake import open_lake
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.sql import columnar, columnar_parts, connections
 from lake.storage import schema
 from lake.upkeep import maintenance
@@ -30,7 +30,7 @@ def read(pinned: columnar.PinnedTables, text: str) -> pa.Table:
         return connection.sql(text).to_arrow_table()
 
 
-def same(lake: Lake, name: str, pinned: columnar.PinnedTables) -> None:
+def same(lake: OpenLake, name: str, pinned: columnar.PinnedTables) -> None:
     """Every row and narrow column, as Lance has them."""
     names = columnar.columns(name, lake.dataset(name))
     stored = lake.scan(name, names)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.sql.connections import idle
 from lake.storage import schema, views
 from tests.conftest import MakeLake
@@ -21,17 +21,17 @@ def moment(day: int) -> dt.datetime:
 
 
 @pytest.mark.parametrize("name", [*schema.TABLES, *views.VIEWS])
-def test_every_table_and_view_can_be_selected(lk: Lake, name: str) -> None:
+def test_every_table_and_view_can_be_selected(lk: OpenLake, name: str) -> None:
     assert isinstance(lk.sql(f"SELECT * FROM {name}"), pa.Table)
 
 
 @pytest.mark.parametrize("name", views.VIEWS)
-def test_the_columns_of_a_view_are_known_without_a_lake(lk: Lake, name: str) -> None:
+def test_the_columns_of_a_view_are_known_without_a_lake(lk: OpenLake, name: str) -> None:
     here = [name for name, _ in views.columns(name, lk.promoted())]
     assert here == [c for c in lk.sql(f"SELECT * FROM {name}").column_names if not c.startswith("emb_")]
 
 
-def test_bytes_are_hidden(lk: Lake) -> None:
+def test_bytes_are_hidden(lk: OpenLake) -> None:
     names = {name: set(lk.sql(f"SELECT * FROM {name}").column_names) for name in ("images", "thumbnails")}
     assert names["images"] == {c.name for c in schema.IMAGES.columns} - {"data"}
     assert names["thumbnails"] == {c.name for c in schema.THUMBNAILS.columns} - {"jpeg"}
@@ -61,7 +61,7 @@ def test_bytes_are_hidden(lk: Lake) -> None:
         "-- nothing",
     ],
 )
-def test_sql_takes_only_one_select(lk: Lake, text: str) -> None:
+def test_sql_takes_only_one_select(lk: OpenLake, text: str) -> None:
     with pytest.raises(BadInput, match="takes one SELECT"):
         lk.sql(text)
 
@@ -81,14 +81,14 @@ def test_sql_takes_only_one_select(lk: Lake, text: str) -> None:
         "rows",
     ],
 )
-def test_files_network_and_python_are_out_of_reach(lk: Lake, source: str) -> None:
+def test_files_network_and_python_are_out_of_reach(lk: OpenLake, source: str) -> None:
     rows = pa.table({"secret": [1]})
     assert rows.num_rows == 1
     with pytest.raises(BadInput):
         lk.sql(f"SELECT * FROM {source}")
 
 
-def test_settings_are_locked(lk: Lake) -> None:
+def test_settings_are_locked(lk: OpenLake) -> None:
     rows = lk.sql(
         "SELECT name, value FROM duckdb_settings()"
         " WHERE name IN ('enable_external_access', 'lock_configuration', 'TimeZone')"
@@ -97,20 +97,20 @@ def test_settings_are_locked(lk: Lake) -> None:
     assert values == {"enable_external_access": "false", "lock_configuration": "true", "TimeZone": "UTC"}
 
 
-def test_an_error_has_duckdbs_own_message(lk: Lake) -> None:
+def test_an_error_has_duckdbs_own_message(lk: OpenLake) -> None:
     with pytest.raises(BadInput, match="Candidate bindings"):
         lk.sql("SELECT lable FROM predictions")
     with pytest.raises(BadInput, match="Conversion Error"):
         lk.sql("SELECT 'a'::INT AS n")
 
 
-def test_parameters_are_not_part_of_the_text(lk: Lake) -> None:
+def test_parameters_are_not_part_of_the_text(lk: OpenLake) -> None:
     add(lk, [{"label": "it's"}, {"label": "b"}])
     assert lk.sql("SELECT label FROM answers WHERE label = ?", ["it's"])["label"].to_pylist() == ["it's"]
     assert lk.sql("SELECT count(*) AS n FROM answers WHERE label = $l", {"l": "b"})["n"].to_pylist() == [1]
 
 
-def test_nested_columns_can_be_filtered(lk: Lake) -> None:
+def test_nested_columns_can_be_filtered(lk: OpenLake) -> None:
     """DuckDB pushes such filters down to Lance, which refuses them."""
     add(lk, [{"scores": [{"label": "cat", "score": 0.9}]}, {"boxes": [], "label": "b"}, {}])
     assert lk.sql("SELECT count(*) AS n FROM answers WHERE scores[1].score > 0.5")["n"].to_pylist() == [1]
@@ -119,7 +119,7 @@ def test_nested_columns_can_be_filtered(lk: Lake) -> None:
     assert lk.sql(unnested)["label"].to_pylist() == ["cat"]
 
 
-def test_a_long_filter_takes_no_longer_than_a_short_one(lk: Lake) -> None:
+def test_a_long_filter_takes_no_longer_than_a_short_one(lk: OpenLake) -> None:
     """Pushed down to Lance, each OR doubled the time: fifty of them never ended."""
     add(lk, [{"confidence": i / 200, "latency_ms": i} for i in range(200)])
     text = " OR ".join(f"(label = 'x{i}' OR latency_ms = {i} AND image_id <> '{i}')" for i in range(60))
@@ -128,7 +128,7 @@ def test_a_long_filter_takes_no_longer_than_a_short_one(lk: Lake) -> None:
     assert lk.sql(f"SELECT count(*) AS n FROM answers WHERE {names}")["n"].to_pylist() == [60]
 
 
-def test_times_are_utc(lk: Lake) -> None:
+def test_times_are_utc(lk: OpenLake) -> None:
     add(lk, [{"timestamp": moment(1)}, {"timestamp": moment(2)}])
     rows = lk.sql("SELECT timestamp FROM answers WHERE timestamp >= '2024-05-02 00:00:00+00'")
     assert rows["timestamp"].to_pylist() == [moment(2)]
@@ -137,12 +137,12 @@ def test_times_are_utc(lk: Lake) -> None:
     ]
 
 
-def test_answers_leaves_out_images_without_a_prediction(lk: Lake) -> None:
+def test_answers_leaves_out_images_without_a_prediction(lk: OpenLake) -> None:
     add(lk, [{"label": "a"}, {"model": None}])
     assert lk.sql("SELECT label FROM answers")["label"].to_pylist() == ["a"]
 
 
-def test_the_latest_label_is_current(lk: Lake) -> None:
+def test_the_latest_label_is_current(lk: OpenLake) -> None:
     first, second = image("one"), image("two")
     label(
         lk, (first, "cat", moment(2)), (first, "dog", moment(3)), (first, "cow", moment(1)), (second, "cat", moment(1))
@@ -154,7 +154,7 @@ def test_the_latest_label_is_current(lk: Lake) -> None:
     ]
 
 
-def test_answers_labelled_has_predictions_beside_labels(lk: Lake) -> None:
+def test_answers_labelled_has_predictions_beside_labels(lk: OpenLake) -> None:
     add(lk, [{"image_id": image(n), "label": "cat"} for n in ("right", "wrong", "unknown")])
     label(lk, (image("right"), "cat", moment(1)), (image("wrong"), "dog", moment(1)))
     rows = lk.sql("SELECT image_id, true_label, correct FROM answers_labelled")
@@ -162,13 +162,13 @@ def test_answers_labelled_has_predictions_beside_labels(lk: Lake) -> None:
     assert by_image == {image("right"): ("cat", True), image("wrong"): ("dog", False), image("unknown"): (None, None)}
 
 
-def test_a_query_leaves_no_file_behind(lk: Lake) -> None:
+def test_a_query_leaves_no_file_behind(lk: OpenLake) -> None:
     before = sorted(Path(lk.uri).rglob("*"))
     lk.sql("SELECT * FROM range(100000) ORDER BY 1 DESC LIMIT 3")
     assert sorted(Path(lk.uri).rglob("*")) == before
 
 
-def test_a_connection_is_kept_for_every_query_whose_tables_have_not_changed(lk: Lake) -> None:
+def test_a_connection_is_kept_for_every_query_whose_tables_have_not_changed(lk: OpenLake) -> None:
     add(lk, [{"image_id": image(1), "label": "cat"}])
     lk.sql("SELECT count(*) FROM predictions")
     lk.sql("SELECT count(*) FROM labels")
@@ -191,7 +191,7 @@ def test_the_connections_of_a_lake_end_with_it(make_lake: MakeLake) -> None:
     assert waiting() is None
 
 
-def test_vectors_are_there_for_a_query_that_names_them_only(lk: Lake) -> None:
+def test_vectors_are_there_for_a_query_that_names_them_only(lk: OpenLake) -> None:
     lk.sql("SELECT count(*) AS emb_x FROM labels")
     assert "emb_x" not in lk.sql("SELECT * FROM predictions").column_names
     with pytest.raises(BadInput, match="emb_x"):

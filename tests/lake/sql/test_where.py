@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lake import open_lake
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.sql import where
 from tests.conftest import MakeLake
 from tests.lake.prediction_rows import add
@@ -22,7 +22,7 @@ FLOATS = [None, 0.0, 0.1, 0.25, 0.5, 1.0, 0.30000000000000004]
 
 
 @pytest.fixture(scope="module")
-def lk(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def lk(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:
     """Every label, number and float beside every kind of other, nulls among them; 130 rows."""
     lake = open_lake.create(str(tmp_path_factory.mktemp("where") / "lake"), columns=COLUMNS)
     rows: list[dict[str, Any]] = []
@@ -36,7 +36,7 @@ def lk(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lake
 
 
-def passing(lk: Lake, text: str) -> tuple[set[str], set[str] | None]:
+def passing(lk: OpenLake, text: str) -> tuple[set[str], set[str] | None]:
     """prediction_ids that pass in DuckDB; and in Lance, or None if Lance does not evaluate it."""
     checked = where.check(lk, text)
     duck = lk.sql(f"SELECT prediction_id FROM predictions WHERE ({text}\n)")["prediction_id"].to_pylist()
@@ -90,7 +90,7 @@ evaluated_by = {"lance": 0, "duckdb": 0}
 
 @given(FILTERS)
 @settings(max_examples=100)
-def test_lance_passes_exactly_the_rows_duckdb_passes(lk: Lake, filter: str) -> None:
+def test_lance_passes_exactly_the_rows_duckdb_passes(lk: OpenLake, filter: str) -> None:
     """With three values of truth: NOT (n > 1) passes no row whose n is null, in both."""
     duck, lance = passing(lk, filter)
     evaluated_by["duckdb" if lance is None else "lance"] += 1
@@ -113,7 +113,7 @@ def test_lance_evaluates_most_of_these_filters() -> None:
         ("label = 'a' -- only", "(label = 'a')"),
     ],
 )
-def test_a_filter_that_means_the_same_in_both_goes_to_lance(lk: Lake, filter: str, lance: str) -> None:
+def test_a_filter_that_means_the_same_in_both_goes_to_lance(lk: OpenLake, filter: str, lance: str) -> None:
     assert where.check(lk, filter).lance == lance
 
 
@@ -136,7 +136,7 @@ def test_a_filter_that_means_the_same_in_both_goes_to_lance(lk: Lake, filter: st
         "CASE WHEN n = 1 THEN true ELSE false END",
     ],
 )
-def test_every_other_filter_goes_to_duckdb(lk: Lake, filter: str) -> None:
+def test_every_other_filter_goes_to_duckdb(lk: OpenLake, filter: str) -> None:
     checked = where.check(lk, filter)
     assert checked.lance is None
     rows = lk.scan("predictions", ["prediction_id"])
@@ -169,18 +169,18 @@ def test_every_other_filter_goes_to_duckdb(lk: Lake, filter: str) -> None:
         "EXISTS (FROM '/etc/passwd')",
     ],
 )
-def test_a_filter_that_is_not_one_expression_over_predictions_is_refused(lk: Lake, filter: str) -> None:
+def test_a_filter_that_is_not_one_expression_over_predictions_is_refused(lk: OpenLake, filter: str) -> None:
     with pytest.raises(BadInput, match="the filter"):
         where.check(lk, filter)
 
 
 @pytest.mark.parametrize(("filter", "kind"), [("n", "BIGINT"), ("label", "VARCHAR"), ("1", "INTEGER"), ("n, n", "")])
-def test_a_filter_that_is_not_boolean_is_refused(lk: Lake, filter: str, kind: str) -> None:
+def test_a_filter_that_is_not_boolean_is_refused(lk: OpenLake, filter: str, kind: str) -> None:
     with pytest.raises(BadInput, match=f"gives .*{kind}.*, not true or false"):
         where.check(lk, filter)
 
 
-def test_a_cast_that_fails_on_some_row_is_bad_input(lk: Lake) -> None:
+def test_a_cast_that_fails_on_some_row_is_bad_input(lk: OpenLake) -> None:
     with pytest.raises(BadInput, match="Conversion Error"):
         where.row_ids(lk, where.check(lk, "label::INT = 1"))
 
@@ -199,7 +199,7 @@ def test_a_filter_names_its_images_once(make_lake: MakeLake, tmp_path: Path) -> 
     assert where.images(lk, "label = 'x' -- both") == ["a", "b"]
 
 
-def test_a_long_filter_works(lk: Lake) -> None:
+def test_a_long_filter_works(lk: OpenLake) -> None:
     many = " OR ".join(f"n = {i}" for i in range(500))
     nested = functools.reduce(lambda inner, i: f"(n = {i} OR {inner})", range(60), "n = 1")
     for filter in (many, nested):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from embeddings.backfill.vector_columns import store_vectors
 from lake.analytics import summary
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import schema
 from lake.storage.lance_files import nulls
 from lake.storage.lance_files.nulls import PageNulls
@@ -30,14 +30,14 @@ IMAGES = [f"{i:064x}" for i in range(6)]
 _lakes = itertools.count()
 
 
-def bound(lk: Lake, dim: int, name: str = "random") -> str:
+def bound(lk: OpenLake, dim: int, name: str = "random") -> str:
     """Gives the lake an embedder of this dim; returns its column."""
     record = replace(lk.register_embedder(name), dim=dim, weights_sha256="d" * 64)
     lk.bind_embedder(record)
     return record.column
 
 
-def answer(lk: Lake, *images: int, status: str | None = None) -> None:
+def answer(lk: OpenLake, *images: int, status: str | None = None) -> None:
     moment = now()
     rows = [
         {"prediction_id": str(uuid.uuid4()), "image_id": IMAGES[i], "ingested_at": moment, "image_status": status}
@@ -46,7 +46,7 @@ def answer(lk: Lake, *images: int, status: str | None = None) -> None:
     lk.insert("predictions", pa.Table.from_pylist(rows, schema=schema.PREDICTIONS.arrow()))
 
 
-def store(lk: Lake, *images: int) -> None:
+def store(lk: OpenLake, *images: int) -> None:
     """Puts the images' bytes into the lake."""
     form = schema.IMAGES.arrow()
     columns: dict[str, Any] = {f.name: pa.nulls(len(images), f.type) for f in form if f.name != "data"}
@@ -56,12 +56,12 @@ def store(lk: Lake, *images: int) -> None:
     lk.insert("images", pa.table(columns, schema=form))
 
 
-def vectors(lk: Lake, column: str, *images: int) -> None:
+def vectors(lk: OpenLake, column: str, *images: int) -> None:
     dim = lk.dataset("predictions").schema.field(column).type.list_size
     store_vectors(lk, column, {IMAGES[i]: np.random.default_rng(i).normal(size=dim).astype(np.float32) for i in images})
 
 
-def compact(lk: Lake) -> None:
+def compact(lk: OpenLake) -> None:
     lk.commit("predictions", lambda: lk.dataset("predictions").optimize.compact_files())
 
 
@@ -69,7 +69,7 @@ def facts(gaps: Gaps) -> list[tuple[str, int]]:
     return sorted(zip(gaps.image_id.to_pylist(), gaps.state.tolist(), strict=True))
 
 
-def truth(lk: Lake, column: str) -> list[tuple[str, int]]:
+def truth(lk: OpenLake, column: str) -> list[tuple[str, int]]:
     """(image, state) of each row without a vector, by reading everything."""
     rows = lk.scan("predictions", ["image_id", "image_status", column]).to_pylist()
     embedded = {row["image_id"] for row in rows if row[column] is not None}
@@ -140,7 +140,7 @@ def test_it_finds_the_same_rows_as_a_plain_scan(
     shutil.rmtree(lk.uri)
 
 
-def test_addresses_are_those_of_the_version_and_ascend(lk: Lake) -> None:
+def test_addresses_are_those_of_the_version_and_ascend(lk: OpenLake) -> None:
     column = bound(lk, 3)
     answer(lk, 0, 1)
     answer(lk, 2, 3)
@@ -153,20 +153,20 @@ def test_addresses_are_those_of_the_version_and_ascend(lk: Lake) -> None:
     assert (np.diff(gaps.address.astype(np.int64)) > 0).all()
 
 
-def test_an_unchanged_lake_gives_the_same_object_again(lk: Lake) -> None:
+def test_an_unchanged_lake_gives_the_same_object_again(lk: OpenLake) -> None:
     column = bound(lk, 3)
     answer(lk, 0)
     missing = MissingVectors(lk, column)
     assert missing.look() is missing.look()
 
 
-def test_a_lake_whose_embedder_never_ran_lacks_every_vector(lk: Lake) -> None:
+def test_a_lake_whose_embedder_never_ran_lacks_every_vector(lk: OpenLake) -> None:
     answer(lk, 0, 1)
     store(lk, 0)
     assert facts(MissingVectors(lk, "emb_resnet18").look()) == [(IMAGES[0], WAITING), (IMAGES[1], WITHOUT_BYTES)]
 
 
-def test_a_column_that_is_created_again_under_its_name_is_empty(lk: Lake) -> None:
+def test_a_column_that_is_created_again_under_its_name_is_empty(lk: OpenLake) -> None:
     column = bound(lk, 3)
     answer(lk, 0)
     vectors(lk, column, 0)
@@ -177,7 +177,7 @@ def test_a_column_that_is_created_again_under_its_name_is_empty(lk: Lake) -> Non
     assert len(missing.look().state) == 1
 
 
-def test_existing_vectors_are_not_read(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_vectors_are_not_read(lk: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that came in one by one, were embedded and merged with others that were not."""
     column = bound(lk, 300)
     for i in range(4):
@@ -189,7 +189,7 @@ def test_existing_vectors_are_not_read(lk: Lake, monkeypatch: pytest.MonkeyPatch
     assert [image for image, _ in facts(MissingVectors(lk, column).look())] == IMAGES[4:]
 
 
-def test_progress_counts_each_image_once(lk: Lake) -> None:
+def test_progress_counts_each_image_once(lk: OpenLake) -> None:
     """Of four images one is embedded, one waits, one has no bytes, and one cannot be read, in one of its two rows."""
     column = bound(lk, 3)
     answer(lk, 0, 1, 2, 3)
@@ -221,7 +221,7 @@ def test_lengths_are_counted_from_both_ends(pages: list[PageNulls], expected: li
     assert list(nulls.regions(pages, 10 if pages else 0)) == expected
 
 
-def test_a_footer_with_an_unknown_description_is_not_trusted(lk: Lake, tmp_path: Path) -> None:
+def test_a_footer_with_an_unknown_description_is_not_trusted(lk: OpenLake, tmp_path: Path) -> None:
     class Described:
         encoding = "PageLayout { layout: Some(NewLayout { layers: [RepdefAllValidItem, RepdefNewItem] }) }"
         buffers = ()

@@ -13,7 +13,7 @@ import lake
 from lake import ids
 from lake.errors import BadInput, LakeloopError, NewerLake, NotALake
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import migrations, schema, store
 from tests import pictures
 from tests.conftest import MakeLake
@@ -33,7 +33,7 @@ def test_a_created_lake_can_be_opened(tmp_path: Path) -> None:
     )
 
 
-def test_a_trailing_slash_names_the_same_lake(lk: Lake) -> None:
+def test_a_trailing_slash_names_the_same_lake(lk: OpenLake) -> None:
     assert lake.open(lk.uri + "/").uri == lk.uri
 
 
@@ -43,7 +43,7 @@ def test_an_empty_place_is_not_a_lake(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_lake_is_created_once(lk: Lake) -> None:
+def test_a_lake_is_created_once(lk: OpenLake) -> None:
     with pytest.raises(BadInput, match="is a lake already"):
         lake.create(lk.uri)
 
@@ -61,7 +61,7 @@ def test_a_lake_cannot_be_created_at_a_file(tmp_path: Path) -> None:
         lake.create(str(tmp_path / "file"))
 
 
-def test_a_lake_of_a_later_lakeloop_is_refused(lk: Lake) -> None:
+def test_a_lake_of_a_later_lakeloop_is_refused(lk: OpenLake) -> None:
     row = {"number": 99, "name": "from the future", "applied_at": store.now(), "lakeloop_version": "9.0"}
     lk.insert("migrations", pa.Table.from_pylist([row], schema=schema.MIGRATIONS.arrow()))
     with pytest.raises(NewerLake, match=r"step 99.*upgrade") as caught:
@@ -86,9 +86,9 @@ def test_an_interrupted_create_is_completed_by_the_next(tmp_path: Path, monkeypa
 
     uri, options = str(tmp_path / "lake"), dict[str, Any](columns={"line": "int"}, embedders=["resnet18"])
     with monkeypatch.context() as patch:
-        patch.setattr(Lake, "create_table", stopping(Lake.create_table))
-        patch.setattr(Lake, "add_column", stopping(Lake.add_column))
-        patch.setattr(Lake, "insert", stopping(Lake.insert))
+        patch.setattr(OpenLake, "create_table", stopping(OpenLake.create_table))
+        patch.setattr(OpenLake, "add_column", stopping(OpenLake.add_column))
+        patch.setattr(OpenLake, "insert", stopping(OpenLake.insert))
         with pytest.raises(KeyboardInterrupt):
             lake.create(uri, **options)
     with pytest.raises(NotALake):
@@ -101,14 +101,14 @@ def test_an_interrupted_create_is_completed_by_the_next(tmp_path: Path, monkeypa
         assert len(created.dataset(name).describe_indices()) == len(table.indexed)
 
 
-def test_migrations_are_recorded_once(lk: Lake) -> None:
+def test_migrations_are_recorded_once(lk: OpenLake) -> None:
     assert migrations.apply(lk) == []
     lake.open(lk.uri)
     numbers = lk.sql("SELECT number FROM migrations ORDER BY number")["number"].to_pylist()
     assert numbers == [number for number, _, _ in migrations.STEPS] == list(range(1, len(numbers) + 1))
 
 
-def test_two_handles_see_each_others_commits(lk: Lake) -> None:
+def test_two_handles_see_each_others_commits(lk: OpenLake) -> None:
     other = lake.open(lk.uri)
     before = other.version("slices")
     assert lk.insert("slices", slices_row("a")) == 1
@@ -118,7 +118,7 @@ def test_two_handles_see_each_others_commits(lk: Lake) -> None:
     assert sorted(lk.frame("slices").collect()["name"]) == ["a", "b"]
 
 
-def test_a_version_does_not_change(lk: Lake) -> None:
+def test_a_version_does_not_change(lk: OpenLake) -> None:
     lk.insert("slices", slices_row("a"))
     version = lk.version("slices")
     lk.insert("slices", slices_row("b"))
@@ -126,13 +126,13 @@ def test_a_version_does_not_change(lk: Lake) -> None:
     assert lk.dataset("slices").count_rows() == 2
 
 
-def test_a_known_key_is_not_inserted_again(lk: Lake) -> None:
+def test_a_known_key_is_not_inserted_again(lk: OpenLake) -> None:
     assert lk.insert("slices", slices_row("a")) == 1
     assert lk.insert("slices", slices_row("a")) == 0
     assert lk.dataset("slices").count_rows() == 1
 
 
-def test_a_key_inserted_by_many_at_once_is_stored_once(lk: Lake) -> None:
+def test_a_key_inserted_by_many_at_once_is_stored_once(lk: OpenLake) -> None:
     added: list[int] = []
     handles = [lake.open(lk.uri) for _ in range(4)]
     threads = [threading.Thread(target=lambda h=h: added.append(h.insert("slices", slices_row("a")))) for h in handles]
@@ -151,7 +151,7 @@ def test_embedders_that_would_share_a_column_are_refused(make_lake: MakeLake) ->
         lk.register_embedder("my.net")
 
 
-def test_images_come_back_as_they_were_received(lk: Lake, tmp_path: Path) -> None:
+def test_images_come_back_as_they_were_received(lk: OpenLake, tmp_path: Path) -> None:
     paths = pictures.folder(tmp_path / "in", 3)
     ingest.ingest(lk, tmp_path / "in", workers=1)
     for path in paths:
@@ -164,7 +164,7 @@ def test_images_come_back_as_they_were_received(lk: Lake, tmp_path: Path) -> Non
     assert lk.image("' OR '1' = '1") is None
 
 
-def test_a_table_is_a_polars_frame(lk: Lake, tmp_path: Path) -> None:
+def test_a_table_is_a_polars_frame(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path / "in", 3)
     ingest.ingest(lk, tmp_path / "in", workers=1)
     frame = lk.frame("images")
@@ -173,7 +173,7 @@ def test_a_table_is_a_polars_frame(lk: Lake, tmp_path: Path) -> None:
     assert frame.filter(pl.col("width") == 24).collect().height == 3
 
 
-def test_a_frame_stays_at_its_version(lk: Lake, tmp_path: Path) -> None:
+def test_a_frame_stays_at_its_version(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path / "in", 2)
     ingest.ingest(lk, tmp_path / "in", workers=1)
     lk.dataset("images").tags.create("before", lk.version("images"))
@@ -190,7 +190,7 @@ def test_a_frame_stays_at_its_version(lk: Lake, tmp_path: Path) -> None:
     [("image", None, "did you mean images"), ("images", 999, "no version 999"), ("images", "v1", "no tag 'v1'")],
 )
 def test_a_frame_of_an_unknown_table_or_version_is_refused(
-    lk: Lake, name: str, version: int | str | None, words: str
+    lk: OpenLake, name: str, version: int | str | None, words: str
 ) -> None:
     with pytest.raises(BadInput, match=words):
         lk.frame(name, version)

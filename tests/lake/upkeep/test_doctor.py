@@ -17,7 +17,7 @@ import lake
 from lake import ids, slices
 from lake.errors import CouldNot, NotALake
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.spool import events
 from lake.spool.spool import Spool
 from lake.storage import migrations, schema, store
@@ -176,7 +176,7 @@ def checks_of(report: ConsistencyReport, severity: str = "wrong") -> list[str]:
 
 
 @pytest.fixture
-def sound(make_lake: MakeLake) -> Lake:
+def sound(make_lake: MakeLake) -> OpenLake:
     lk = make_lake(embedders=["x"])
     stock.bind(lk)
     stock.add(lk, range(12))
@@ -185,7 +185,7 @@ def sound(make_lake: MakeLake) -> Lake:
     return lk
 
 
-def test_a_sound_lake_has_no_findings(sound: Lake) -> None:
+def test_a_sound_lake_has_no_findings(sound: OpenLake) -> None:
     report = doctor.examine(sound.uri, full=True)
     assert report.findings == []
     assert report.sound
@@ -209,14 +209,14 @@ def test_a_missing_lake_is_an_error_and_not_a_finding(tmp_path: Path) -> None:
         (lambda lk: twice(lk), "keys"),
     ],
 )  # fmt: skip
-def test_each_kind_of_harm_is_found_and_has_a_way_out(sound: Lake, harm, check: str) -> None:
+def test_each_kind_of_harm_is_found_and_has_a_way_out(sound: OpenLake, harm, check: str) -> None:
     harm(sound)
     report = doctor.examine(sound.uri)
     assert set(checks_of(report)) == {check}
     assert all(f.remedy for f in report.findings)
 
 
-def twice(lk: Lake) -> None:
+def twice(lk: OpenLake) -> None:
     """The same row under one key, as no lakeloop writes it."""
     import lance
 
@@ -224,7 +224,7 @@ def twice(lk: Lake) -> None:
     lance.write_dataset(row, lk.dataset("slices"), mode="append")
 
 
-def test_repair_makes_an_index_again_and_removes_repeats(sound: Lake) -> None:
+def test_repair_makes_an_index_again_and_removes_repeats(sound: OpenLake) -> None:
     sound.dataset("images").drop_index("image_id_idx")
     twice(sound)
     report = doctor.examine(sound.uri, repair=True)
@@ -233,7 +233,7 @@ def test_repair_makes_an_index_again_and_removes_repeats(sound: Lake) -> None:
     assert sound.dataset("slices").count_rows() == 1
 
 
-def test_differing_rows_with_one_key_are_reported_and_not_repaired(sound: Lake) -> None:
+def test_differing_rows_with_one_key_are_reported_and_not_repaired(sound: OpenLake) -> None:
     import lance
 
     row = sound.dataset("slices").to_table().to_pylist()[0] | {"definition": "another"}
@@ -244,7 +244,7 @@ def test_differing_rows_with_one_key_are_reported_and_not_repaired(sound: Lake) 
     assert sound.dataset("slices").count_rows() == 2
 
 
-def test_changed_bytes_are_found(sound: Lake) -> None:
+def test_changed_bytes_are_found(sound: OpenLake) -> None:
     table = Path(sound.table_uri("images"))
     path = next((table / "data").glob("*.lance"))
     data = path.read_bytes()
@@ -255,7 +255,7 @@ def test_changed_bytes_are_found(sound: Lake) -> None:
     assert stock.image_id(5) in report.findings[0].what
 
 
-def test_differences_that_the_lake_explains_are_not_findings(sound: Lake) -> None:
+def test_differences_that_the_lake_explains_are_not_findings(sound: OpenLake) -> None:
     stock.add(sound, [30, 31])
     for number, change in ((30, {"image_status": "'its bytes were not kept'"}), (31, {"image_share": "0.1"})):
         image = stock.image_id(number)
@@ -265,7 +265,7 @@ def test_differences_that_the_lake_explains_are_not_findings(sound: Lake) -> Non
     assert doctor.examine(sound.uri).findings == []
 
 
-def test_what_was_erased_and_is_back_is_found_and_erased_again(sound: Lake) -> None:
+def test_what_was_erased_and_is_back_is_found_and_erased_again(sound: OpenLake) -> None:
     erasure.forget(sound, [stock.image_id(7)])
     stock.add(sound, [7])  # no door lets it in: somebody wrote to the tables
     assert "erased" in checks_of(doctor.examine(sound.uri))
@@ -274,7 +274,7 @@ def test_what_was_erased_and_is_back_is_found_and_erased_again(sound: Lake) -> N
     assert not sound.known("images", "image_id", [stock.image_id(7)])
 
 
-def test_leftovers_are_noted_and_removed_on_repair(sound: Lake) -> None:
+def test_leftovers_are_noted_and_removed_on_repair(sound: OpenLake) -> None:
     left = Path(sound.table_uri("images")) / "data/.tmpKILLED"
     left.write_bytes(b"x" * 1_000)
     os.utime(left, (time.time() - 90_000,) * 2)
@@ -286,7 +286,7 @@ def test_leftovers_are_noted_and_removed_on_repair(sound: Lake) -> None:
     assert not left.exists()
 
 
-def test_the_state_of_a_spool_is_reported(lk: Lake, tmp_path: Path) -> None:
+def test_the_state_of_a_spool_is_reported(lk: OpenLake, tmp_path: Path) -> None:
     data = pictures.encoded(pictures.scene(1), "PNG")
     spool = Spool(tmp_path / "spool")
     event = {"prediction_id": stock.prediction_id(1), "model": "m", "label": "cat"}
@@ -310,7 +310,7 @@ def as_of_the_first_migration(root: Path) -> None:
     """Takes from a lake what the second step gave it."""
     for name in NEW:
         shutil.rmtree(root / f"{name}.lance")
-    old = Lake(str(root))
+    old = OpenLake(str(root))
     old.dataset("predictions").drop_columns(["image_status", "image_share"])
     old.delete("migrations", "number > 1")
 
@@ -322,7 +322,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures.folder(root / "in", 4)
     ingest.ingest(lk, root / "in", workers=1)
     as_of_the_first_migration(root / "lake")
-    assert migrations.applied(Lake(lk.uri)) == [1]
+    assert migrations.applied(OpenLake(lk.uri)) == [1]
     return root / "lake"
 
 
@@ -352,7 +352,7 @@ def opening_process(root: Path) -> subprocess.Popen[bytes]:
 def kills(old: Path, tmp_path: Path, count: int, seed: int) -> int:
     """Opens copies of an old lake in processes that are killed at any moment; returns how many died half way."""
     rng = random.Random(seed)
-    rows = {n: Lake(str(old)).dataset(n).count_rows() for n in ("images", "predictions", "thumbnails")}
+    rows = {n: OpenLake(str(old)).dataset(n).count_rows() for n in ("images", "predictions", "thumbnails")}
     half_way = 0
     for number in range(count):
         root = Path(shutil.copytree(old, tmp_path / str(number)))
@@ -363,7 +363,7 @@ def kills(old: Path, tmp_path: Path, count: int, seed: int) -> int:
         time.sleep(rng.uniform(0.0, 0.01))
         process.kill()
         process.communicate()
-        half_way += migrations.applied(Lake(str(root))) == [1] and (root / f"{NEW[0]}.lance").exists()
+        half_way += migrations.applied(OpenLake(str(root))) == [1] and (root / f"{NEW[0]}.lance").exists()
         opened = lake.open(str(root))
         assert migrations.applied(opened) == [number for number, _, _ in migrations.STEPS]
         assert opened.notices == []

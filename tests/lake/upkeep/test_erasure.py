@@ -17,7 +17,7 @@ from lake.access import audit
 from lake.backups import backup
 from lake.errors import BadInput, LakeBusy
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.spool import events
 from lake.spool.drain import drain
 from lake.spool.spool import Spool
@@ -85,13 +85,13 @@ def _full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def full(_full: Path, tmp_path: Path, monkeypatch) -> Lake:
+def full(_full: Path, tmp_path: Path, monkeypatch) -> OpenLake:
     monkeypatch.setattr(purge, "MOMENT_SECONDS", 0.3)
     return lake.open(str(shutil.copytree(_full, tmp_path / "full")))
 
 
 @pytest.mark.parametrize(("number", "size"), [(ERASED, 2_000), (22, 100_000)])
-def test_no_file_contains_any_part_of_the_erased_image(full: Lake, number: int, size: int) -> None:
+def test_no_file_contains_any_part_of_the_erased_image(full: OpenLake, number: int, size: int) -> None:
     root = Path(full.uri)
     parts = {k: v for k, v in traces(number).items() if k != ("image" if size == 2_000 else "small image")}
     for name, data in parts.items():
@@ -102,7 +102,7 @@ def test_no_file_contains_any_part_of_the_erased_image(full: Lake, number: int, 
     assert (report.rows["images"], report.rows["thumbnails"], report.rows["predictions"]) == (1, 1, 1)
 
 
-def test_comments_labels_and_memberships_go_too(full: Lake) -> None:
+def test_comments_labels_and_memberships_go_too(full: OpenLake) -> None:
     image = stock.image_id(ERASED)
     comment = b"12 Somewhere Street"
     assert holding(Path(full.uri), comment)
@@ -117,7 +117,7 @@ def test_comments_labels_and_memberships_go_too(full: Lake) -> None:
     assert nodes == [{"id": "t/0", "size": 1, "medoids": [stock.image_id(4)]}]
 
 
-def test_erasure_leaves_all_other_rows_unchanged(full: Lake) -> None:
+def test_erasure_leaves_all_other_rows_unchanged(full: OpenLake) -> None:
     before = stock.contents(full, "forgotten", "audit", "slice_members", "clusters")
     erasure.forget(full, [stock.image_id(ERASED)])
     after = stock.contents(full, "forgotten", "audit", "slice_members", "clusters")
@@ -128,7 +128,7 @@ def test_erasure_leaves_all_other_rows_unchanged(full: Lake) -> None:
     assert stock.contents(full, "forgotten", "audit", "slice_members", "clusters") == after
 
 
-def test_images_are_found_by_where_they_came_from(full: Lake) -> None:
+def test_images_are_found_by_where_they_came_from(full: OpenLake) -> None:
     report = erasure.forget(full, source="camera/[b-z]*")
     assert report.image_ids == sorted(stock.image_id(n, 100_000) for n in range(20, 26))
     assert full.dataset("images").count_rows() == 13
@@ -138,7 +138,7 @@ def test_images_are_found_by_where_they_came_from(full: Lake) -> None:
         erasure.forget(full, ["x"])
 
 
-def test_the_audit_log_names_who_did_it(full: Lake) -> None:
+def test_the_audit_log_names_who_did_it(full: OpenLake) -> None:
     erasure.forget(full, [stock.image_id(1)], reason="court order 7")
     entry = full.sql("SELECT * FROM audit WHERE action = 'forget'").to_pylist()[0]
     assert (entry["target"], entry["user"]) == (stock.image_id(1), audit.os_user())
@@ -147,7 +147,7 @@ def test_the_audit_log_names_who_did_it(full: Lake) -> None:
     assert stone == [{"image_id": stock.image_id(1), "reason": "court order 7"}]
 
 
-def test_an_erased_image_does_not_come_back_by_ingest(lk: Lake, tmp_path: Path) -> None:
+def test_an_erased_image_does_not_come_back_by_ingest(lk: OpenLake, tmp_path: Path) -> None:
     paths = pictures.folder(tmp_path / "in", 3)
     ingest.ingest(lk, tmp_path / "in", workers=1)
     image = ids.image_id(paths[1].read_bytes())
@@ -163,7 +163,7 @@ def test_an_erased_image_does_not_come_back_by_ingest(lk: Lake, tmp_path: Path) 
     assert "was erased on" in ingest.ingest(lk, log, workers=1).rejected[0]["reason"]
 
 
-def test_an_image_is_erased_from_the_spool_and_does_not_come_back_through_it(lk: Lake, tmp_path: Path) -> None:
+def test_an_image_is_erased_from_the_spool_and_does_not_come_back_through_it(lk: OpenLake, tmp_path: Path) -> None:
     files = [pictures.encoded(pictures.scene(n), "PNG") for n in range(3)]
     names = [ids.image_id(f) for f in files]
 
@@ -194,7 +194,7 @@ def test_an_image_is_erased_from_the_spool_and_does_not_come_back_through_it(lk:
     assert not any(holding(tmp_path, f) for f in files[:2])
 
 
-def test_bytes_that_were_drained_go_from_a_server_s_open_file(lk: Lake, tmp_path: Path, monkeypatch) -> None:
+def test_bytes_that_were_drained_go_from_a_server_s_open_file(lk: OpenLake, tmp_path: Path, monkeypatch) -> None:
     """The file a server appends to holds what was drained until it is sealed: erasure waits for that."""
     from lake.spool import segments
 
@@ -212,7 +212,7 @@ def test_bytes_that_were_drained_go_from_a_server_s_open_file(lk: Lake, tmp_path
     serving.close()
 
 
-def test_tags_and_backups_that_still_hold_it_are_named(full: Lake, tmp_path: Path) -> None:
+def test_tags_and_backups_that_still_hold_it_are_named(full: OpenLake, tmp_path: Path) -> None:
     image = stock.image_id(ERASED)
     backup.backup(full, tmp_path / "copy")
     full.dataset("images").tags.create("training", full.version("images"))
@@ -227,13 +227,13 @@ def test_tags_and_backups_that_still_hold_it_are_named(full: Lake, tmp_path: Pat
     assert not holding(Path(full.uri), stock.data(ERASED))
 
 
-def test_a_backup_made_before_it_came_is_not_named(full: Lake, tmp_path: Path) -> None:
+def test_a_backup_made_before_it_came_is_not_named(full: OpenLake, tmp_path: Path) -> None:
     backup.backup(full, tmp_path / "copy")
     stock.add(full, [77])
     assert erasure.forget(full, [stock.image_id(77)]).backups == []
 
 
-def test_an_unfinished_write_that_holds_it_is_named_until_nobody_can_commit_it(full: Lake) -> None:
+def test_an_unfinished_write_that_holds_it_is_named_until_nobody_can_commit_it(full: OpenLake) -> None:
     left = Path(full.table_uri("images")) / "data/.tmpKILLED"
     left.write_bytes(b"before" + stock.data(ERASED) + b"after")
     unrelated = left.with_name(".tmpOTHER")
@@ -249,14 +249,14 @@ def test_an_unfinished_write_that_holds_it_is_named_until_nobody_can_commit_it(f
     assert not unrelated.exists()
 
 
-def test_a_killed_erasure_is_completed_by_the_next(full: Lake, monkeypatch) -> None:
+def test_a_killed_erasure_is_completed_by_the_next(full: OpenLake, monkeypatch) -> None:
     """Stopped before its n-th change of the lake, then run again: as if it had run once."""
     image, root = stock.image_id(ERASED), Path(full.uri)
     for fatal in (1, 2, 4, 7, 10):
         steps = 0
-        commit = Lake.commit
+        commit = OpenLake.commit
 
-        def stopping(self: Lake, name: str, write: object, fatal: int = fatal, commit=commit) -> object:
+        def stopping(self: OpenLake, name: str, write: object, fatal: int = fatal, commit=commit) -> object:
             nonlocal steps
             steps += 1
             if steps == fatal:
@@ -264,7 +264,7 @@ def test_a_killed_erasure_is_completed_by_the_next(full: Lake, monkeypatch) -> N
             return commit(self, name, write)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Lake, "commit", stopping)
+            patch.setattr(OpenLake, "commit", stopping)
             with pytest.raises(KeyboardInterrupt):
                 erasure.forget(full, [image])
     assert erasure.forget(full, [image]).complete
@@ -298,6 +298,6 @@ def test_others_can_read_and_write_during_an_erasure(make_lake: MakeLake) -> Non
     assert len(list(lk.images(left))) == len(left)
 
 
-def test_it_waits_while_another_process_maintains_the_lake(lk: Lake) -> None:
+def test_it_waits_while_another_process_maintains_the_lake(lk: OpenLake) -> None:
     with leader_lock.leader(lk), pytest.raises(LakeBusy):
         erasure.forget(lk, [stock.image_id(1)], wait=0.1)

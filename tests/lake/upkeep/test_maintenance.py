@@ -12,7 +12,7 @@ import pytest
 
 import lake
 from lake.errors import LakeBusy
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import leader_lock, schema
 from lake.storage.lance_files import merging, table_files
 from lake.storage.lance_files.merging import Fragment, FragmentSize
@@ -36,12 +36,12 @@ def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tiny(_tiny: Path, tmp_path: Path) -> Lake:
+def tiny(_tiny: Path, tmp_path: Path) -> OpenLake:
     """Forty commits of one to three rows a table; the first half has vectors."""
     return lake.open(str(shutil.copytree(_tiny, tmp_path / "tiny")))
 
 
-def test_every_row_is_what_it_was(tiny: Lake) -> None:
+def test_every_row_is_what_it_was(tiny: OpenLake) -> None:
     before = stock.contents(tiny)
     report = maintenance.maintain(tiny, older_than=NOW)
     assert stock.contents(tiny) == stock.contents(lake.open(tiny.uri)) == before
@@ -55,7 +55,7 @@ def test_every_row_is_what_it_was(tiny: Lake) -> None:
     assert report.tagged == []
 
 
-def test_searches_and_sql_return_the_same_rows(tiny: Lake) -> None:
+def test_searches_and_sql_return_the_same_rows(tiny: OpenLake) -> None:
     from embeddings.search.search import search
 
     def answers() -> object:
@@ -68,7 +68,7 @@ def test_searches_and_sql_return_the_same_rows(tiny: Lake) -> None:
     assert answers() == before
 
 
-def test_every_row_is_under_the_indexes(tiny: Lake) -> None:
+def test_every_row_is_under_the_indexes(tiny: OpenLake) -> None:
     maintenance.maintain(tiny)
     for name, table in schema.TABLES.items():
         dataset = tiny.dataset(name)
@@ -77,7 +77,7 @@ def test_every_row_is_under_the_indexes(tiny: Lake) -> None:
         assert len(dataset.describe_indices()) == len(table.indexed)
 
 
-def test_a_second_time_there_is_nothing_to_do(tiny: Lake) -> None:
+def test_a_second_time_there_is_nothing_to_do(tiny: OpenLake) -> None:
     maintenance.maintain(tiny, older_than=NOW)
     lying = stock.files(Path(tiny.uri))
     again = maintenance.maintain(tiny, older_than=NOW)
@@ -117,19 +117,19 @@ def test_rows_written_during_maintenance_are_not_lost(make_lake: MakeLake) -> No
         assert vectors[image] == stock.vector(number).tolist()
 
 
-def test_one_process_maintains_at_a_time(lk: Lake) -> None:
+def test_one_process_maintains_at_a_time(lk: OpenLake) -> None:
     with leader_lock.leader(lk), pytest.raises(LakeBusy, match="by another process"):
         maintenance.maintain(lake.open(lk.uri))
     maintenance.maintain(lk)
 
 
-def test_a_step_ends_when_its_time_is_up(tiny: Lake) -> None:
+def test_a_step_ends_when_its_time_is_up(tiny: OpenLake) -> None:
     assert not maintenance.maintain(tiny, seconds=0).complete
     assert not maintenance.maintain(tiny, stop=lambda: True).complete
     assert maintenance.due(tiny)
 
 
-def test_tagged_versions_stay_and_are_named(tiny: Lake) -> None:
+def test_tagged_versions_stay_and_are_named(tiny: OpenLake) -> None:
     version = tiny.version("predictions")
     rows = tiny.dataset("predictions").count_rows()
     tiny.dataset("predictions").tags.create("training", version)
@@ -139,7 +139,7 @@ def test_tagged_versions_stay_and_are_named(tiny: Lake) -> None:
     assert lance.dataset(tiny.table_uri("predictions"), version="training").count_rows() == rows
 
 
-def test_of_old_versions_the_last_of_each_hour_stays(lk: Lake) -> None:
+def test_of_old_versions_the_last_of_each_hour_stays(lk: OpenLake) -> None:
     for number in range(12):
         stock.add(lk, [number])
     listed = table_files.manifests(Path(lk.table_uri("images")))
@@ -155,7 +155,7 @@ def test_of_old_versions_the_last_of_each_hour_stays(lk: Lake) -> None:
     assert [len(lk.dataset("images", v).to_table(columns=["image_id"])) for v in left[-2:]] != []
 
 
-def test_what_a_killed_writer_left_goes_after_a_day(lk: Lake) -> None:
+def test_what_a_killed_writer_left_goes_after_a_day(lk: OpenLake) -> None:
     stock.add(lk, range(3), size=100_000)
     table = Path(lk.table_uri("images"))
     blobs = next(p for p in (table / "data").iterdir() if p.is_dir())
@@ -209,7 +209,7 @@ def test_images_of_different_weeks_do_not_come_together() -> None:
     assert list(merging.plan("images", fragments, 2)) == [[0, 1, 2]]
 
 
-def test_rows_that_wait_for_vectors_are_kept_apart(tiny: Lake) -> None:
+def test_rows_that_wait_for_vectors_are_kept_apart(tiny: OpenLake) -> None:
     """Filling them in rewrites their fragment's whole column: it should not be the one that is done."""
     column = tiny.embedders()[0].column
     maintenance.maintain(tiny)
@@ -217,7 +217,7 @@ def test_rows_that_wait_for_vectors_are_kept_apart(tiny: Lake) -> None:
     assert sorted(n > 0 for n in lacking) == [False, True]
 
 
-def test_a_passing_step_does_only_what_is_worth_it(tiny: Lake) -> None:
+def test_a_passing_step_does_only_what_is_worth_it(tiny: OpenLake) -> None:
     """It merges many of a size, leaves few versions where they are, and looks for leftovers once a day."""
     left = Path(tiny.table_uri("images")) / "data/.tmpAAAA"
     left.write_bytes(b"x")

@@ -13,7 +13,7 @@ import pytest
 import lake
 from lake import slices
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import leader_lock, schema, store
 from lake.storage.lance_files import merging
 from lake.upkeep import doctor, maintenance, retention
@@ -40,17 +40,17 @@ def _aged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def aged(_aged: Path, tmp_path: Path) -> Lake:
+def aged(_aged: Path, tmp_path: Path) -> OpenLake:
     """Five images a commit, 40, 30, 20, 10 and 0 days ago: numbers 0 to 24, all embedded."""
     return lake.open(str(shutil.copytree(_aged, tmp_path / "aged")))
 
 
-def stored(lk: Lake, table: str = "images") -> set[int]:
+def stored(lk: OpenLake, table: str = "images") -> set[int]:
     names = set(lk.scan(table, ["image_id"])["image_id"].to_pylist())
     return {n for n in range(25) if stock.image_id(n, SIZE) in names}
 
 
-def test_old_images_are_dropped_and_their_predictions_stay(aged: Lake) -> None:
+def test_old_images_are_dropped_and_their_predictions_stay(aged: OpenLake) -> None:
     report = retention.retain(aged, RetentionPolicy(image_days=25))
     assert (report.images.items, report.images.bytes, report.images.held) == (10, 10 * SIZE, 0)
     assert stored(aged) == set(range(10, 25))
@@ -60,7 +60,7 @@ def test_old_images_are_dropped_and_their_predictions_stay(aged: Lake) -> None:
     assert len(list(aged.images([stock.image_id(n, SIZE) for n in range(25)]))) == 15
 
 
-def test_the_disk_has_more_room_and_other_files_are_as_they_were(aged: Lake) -> None:
+def test_the_disk_has_more_room_and_other_files_are_as_they_were(aged: OpenLake) -> None:
     table = Path(aged.table_uri("images"))
     maintenance.remove_versions(aged, "images", NOW)
     before, size = stock.files(table / "data"), stock.size(table)
@@ -87,7 +87,7 @@ def test_a_file_is_written_anew_once_more_than_half_of_it_is_dead(make_lake: Mak
     assert size - stock.size(Path(lk.table_uri("images"))) > 5 * SIZE
 
 
-def test_images_with_a_label_a_slice_or_a_review_stay(aged: Lake) -> None:
+def test_images_with_a_label_a_slice_or_a_review_stay(aged: OpenLake) -> None:
     protected = [stock.image_id(n, SIZE) for n in range(4)]
     prediction_rows.label(aged, (protected[0], "cat", store.now()))
     slices.create(aged, "odd", ids=[protected[1]])
@@ -108,7 +108,7 @@ def test_images_with_a_label_a_slice_or_a_review_stay(aged: Lake) -> None:
     assert aged.dataset("predictions").count_rows() == 25
 
 
-def test_the_age_of_an_image_is_that_of_its_newest_prediction(aged: Lake) -> None:
+def test_the_age_of_an_image_is_that_of_its_newest_prediction(aged: OpenLake) -> None:
     prediction_rows.add(aged, [{"image_id": stock.image_id(3, SIZE), "prediction_id": str(uuid.uuid4())}])
     policy = RetentionPolicy(image_days=5, thumbnail_days=15, vector_days=15)
     retention.retain(aged, policy)
@@ -118,7 +118,7 @@ def test_the_age_of_an_image_is_that_of_its_newest_prediction(aged: Lake) -> Non
     assert aged.dataset("predictions").count_rows(condition) == 1
 
 
-def test_vectors_are_off_the_disk_and_not_made_again(aged: Lake) -> None:
+def test_vectors_are_off_the_disk_and_not_made_again(aged: OpenLake) -> None:
     from lake.storage.missing_vectors import MissingVectors
 
     needle = stock.vector(2).tobytes()[:64]
@@ -135,27 +135,27 @@ def test_vectors_are_off_the_disk_and_not_made_again(aged: Lake) -> None:
     assert (again.images.items, again.vectors.items) == (0, 0)
 
 
-def test_above_the_byte_limit_the_oldest_images_are_dropped(aged: Lake) -> None:
+def test_above_the_byte_limit_the_oldest_images_are_dropped(aged: OpenLake) -> None:
     report = retention.retain(aged, RetentionPolicy(image_gb=12.5 * SIZE / 1e9))
     assert stored(aged) == set(range(13, 25))
     assert report.over_gb == 0
     assert retention.retain(aged, RetentionPolicy(image_gb=12.5 * SIZE / 1e9)).images.items == 0
 
 
-def test_the_next_oldest_images_are_dropped_instead_of_protected_ones(aged: Lake) -> None:
+def test_the_next_oldest_images_are_dropped_instead_of_protected_ones(aged: OpenLake) -> None:
     slices.create(aged, "some", ids=[stock.image_id(n, SIZE) for n in (0, 1)])
     retention.retain(aged, RetentionPolicy(image_gb=22 * SIZE / 1e9))
     assert stored(aged) == {0, 1, *range(5, 25)}
 
 
-def test_protected_images_may_exceed_what_the_policy_allows(aged: Lake) -> None:
+def test_protected_images_may_exceed_what_the_policy_allows(aged: OpenLake) -> None:
     slices.create(aged, "all", ids=[stock.image_id(n, SIZE) for n in range(10)])
     report = retention.retain(aged, RetentionPolicy(image_gb=5 * SIZE / 1e9))
     assert stored(aged) == set(range(10))
     assert report.over_gb == pytest.approx(5 * SIZE / 1e9)
 
 
-def test_a_dry_run_reports_the_same_and_changes_nothing(aged: Lake) -> None:
+def test_a_dry_run_reports_the_same_and_changes_nothing(aged: OpenLake) -> None:
     policy = RetentionPolicy(image_days=25, image_gb=6 * SIZE / 1e9, thumbnail_days=35, vector_days=35)
     lying = stock.files(Path(aged.uri))
     dry = retention.retain(aged, policy, dry_run=True)
@@ -171,7 +171,7 @@ def test_a_dry_run_reports_the_same_and_changes_nothing(aged: Lake) -> None:
     assert (real.images.items, real.thumbnails.items, real.vectors.items) == (19, 5, 5)
 
 
-def test_the_lake_records_which_images_it_dropped(aged: Lake) -> None:
+def test_the_lake_records_which_images_it_dropped(aged: OpenLake) -> None:
     """So the doctor knows retired from lost."""
     retention.retain(aged, RetentionPolicy(image_days=25, thumbnail_days=35))
     assert doctor.examine(aged.uri, full=True).findings == []
@@ -181,7 +181,7 @@ def test_the_lake_records_which_images_it_dropped(aged: Lake) -> None:
     assert [f.check for f in doctor.examine(aged.uri).findings] == ["answers"]
 
 
-def test_dropped_images_may_be_ingested_again(aged: Lake) -> None:
+def test_dropped_images_may_be_ingested_again(aged: OpenLake) -> None:
     retention.retain(aged, RetentionPolicy(image_days=25))
     stock.add(aged, [0], size=SIZE)
     assert 0 in stored(aged)
@@ -237,7 +237,7 @@ def test_a_file_that_is_not_a_policy_is_refused(tmp_path: Path, name: str, text:
         retention.read_policy(tmp_path / "nothing.toml")
 
 
-def test_drainers_pause_while_it_is_decided_what_nobody_asks_about(aged: Lake, tmp_path: Path, monkeypatch) -> None:
+def test_drainers_pause_while_it_is_decided_what_nobody_asks_about(aged: OpenLake, tmp_path: Path, monkeypatch) -> None:
     from lake.errors import LakeBusy
     from lake.spool.spool import Spool
 

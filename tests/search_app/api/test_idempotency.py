@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from starlette.types import Receive, Scope, Send
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.spool import journal
 from search_app.api.app import Api
 from search_app.server.live_ingest import IngestSettings, LiveIngest
@@ -40,7 +40,7 @@ IMAGES = [picture(seed) for seed in range(3)]
 class Bench:
     """One lake and spool for all sequences; requests are made on a loop of its own. Each sequence has its own ids."""
 
-    def __init__(self, lake: Lake, folder: Path) -> None:
+    def __init__(self, lake: OpenLake, folder: Path) -> None:
         self.loop = asyncio.new_event_loop()
         self.lake = lake
         self.settings = IngestSettings(folder, drain=False)
@@ -202,7 +202,7 @@ class Contract(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def bench(lk: Lake, tmp_path: Path) -> Iterator[Bench]:
+def bench(lk: OpenLake, tmp_path: Path) -> Iterator[Bench]:
     bench_ = Bench(lk, tmp_path / "spool")
     yield bench_
     bench_.close()

@@ -18,7 +18,7 @@ import pytest
 from lake.client import AsyncClient, Client, NotAnswered
 from lake.errors import CouldNot, UnreadableImage
 from lake.ids import image_id
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.api.app import Api
 from search_app.backend import model_server
 from search_app.backend.model_server import Busy, ModelServer
@@ -38,13 +38,13 @@ IMAGE = drawn.encoded(stripes(77, True))
 
 
 @pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
+def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenLake, Run, Run]:
     """Four images; of the model `lines`, version 1 is promoted and 2 says something else."""
     return two_versions(tmp_path_factory.mktemp("served") / "lake", 4)
 
 
 @pytest.fixture(scope="module")
-def service(registered: tuple[Lake, Run, Run]) -> Iterator[Service]:
+def service(registered: tuple[OpenLake, Run, Run]) -> Iterator[Service]:
     running = Service(Path(registered[0].uri), [])
     asyncio.run(running.ready())
     yield running
@@ -63,7 +63,7 @@ def ask(http: httpx.Client, name: str = "lines", body: bytes = IMAGE, kind: str 
 
 
 def test_the_promoted_version_predicts_and_nothing_is_written(
-    http: httpx.Client, registered: tuple[Lake, Run, Run]
+    http: httpx.Client, registered: tuple[OpenLake, Run, Run]
 ) -> None:
     lake, first, second = registered
     versions = {name: lake.version(name) for name in ("images", "predictions", "scores", "audit")}
@@ -135,7 +135,7 @@ def test_hostile_images_harm_nobody(http: httpx.Client) -> None:
 
 
 def test_the_client_predicts_and_logs_the_prediction(
-    http: httpx.Client, service: Service, registered: tuple[Lake, Run, Run], tmp_path: Path
+    http: httpx.Client, service: Service, registered: tuple[OpenLake, Run, Run], tmp_path: Path
 ) -> None:
     _, first, _ = registered
     url = f"http://127.0.0.1:{service.port}"
@@ -171,7 +171,7 @@ def test_the_client_predicts_and_logs_the_prediction(
         nobody.predict(IMAGE, model="lines")
 
 
-def test_a_promotion_holds_in_the_running_server(http: httpx.Client, registered: tuple[Lake, Run, Run]) -> None:
+def test_a_promotion_holds_in_the_running_server(http: httpx.Client, registered: tuple[OpenLake, Run, Run]) -> None:
     lake, first, second = registered
     assert ask(http).json()["run"] == first.id
     promotion.promote(lake, second.id, force=True, reason="a test")
@@ -183,7 +183,7 @@ def test_a_promotion_holds_in_the_running_server(http: httpx.Client, registered:
 
 
 def test_requests_beyond_the_queue_are_refused(
-    registered: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch
+    registered: tuple[OpenLake, Run, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without processes: a request to a full queue is refused, and so are those that wait when the server closes."""
     monkeypatch.setattr(model_server, "MOST_WAITING", 2)
@@ -216,7 +216,9 @@ def test_requests_beyond_the_queue_are_refused(
         line.submit("run", "e", IMAGE)
 
 
-def test_a_process_that_dies_is_replaced(registered: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_replaced(
+    registered: tuple[OpenLake, Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With stand-ins for both processes: a decoder that dies costs its image, a model that dies its batch."""
     monkeypatch.setattr(image_preparation, "WORKER", "tests.search_app.stand_ins:decode")
     monkeypatch.setattr(model_process, "WORK", "tests.search_app.stand_ins:think")
@@ -235,7 +237,7 @@ def test_a_process_that_dies_is_replaced(registered: tuple[Lake, Run, Run], monk
         line.close()
 
 
-def test_the_document_names_the_route(registered: tuple[Lake, Run, Run]) -> None:
+def test_the_document_names_the_route(registered: tuple[OpenLake, Run, Run]) -> None:
     document = Api(registered[0])._api.openapi()["paths"]["/v1/models/{model}:predict"]["post"]
     assert {*document["requestBody"]["content"]} == {"image/*", "application/json"}
     assert {"200", "404", "413", "415", "422", "429", "503"} <= {*document["responses"]}

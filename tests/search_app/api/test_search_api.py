@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from embeddings.backfill.backfill import backfill
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import colours, installed
 from tests.pictures import encoded, flat
@@ -25,7 +25,7 @@ PICTURES = {colour: encoded(flat(colour)) for colour in (RED, ORANGE, GREEN, BLU
 
 
 @pytest.fixture
-def service(colours: Lake, tmp_path: Path) -> Iterator[ApiClient]:
+def service(colours: OpenLake, tmp_path: Path) -> Iterator[ApiClient]:
     """Four images of one colour each, answered with their place in the list, and embedded."""
     with api_client(colours, tmp_path / "spool") as opened:
         for number, data in enumerate(PICTURES.values()):

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 
 from lake import open_lake
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.sql import saved_queries
 from lake.sql.sandbox.pool import shared
 from search_app.api.app import Api
@@ -28,24 +28,24 @@ from tests.lake import prediction_rows
 ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.range + b.range < 0"
 
 
-def add_ten(lk: Lake) -> Lake:
+def add_ten(lk: OpenLake) -> OpenLake:
     prediction_rows.add(lk, [{"label": "ab"[i % 2], "confidence": i / 10} for i in range(10)])
     return lk
 
 
 @pytest.fixture
-def queried(make_lake: MakeLake) -> Lake:
+def queried(make_lake: MakeLake) -> OpenLake:
     return add_ten(make_lake("asked"))
 
 
 @pytest.fixture(scope="module")
-def common(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def common(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:
     """One lake, and one pool of processes, for the tests that leave nothing behind."""
     return add_ten(open_lake.create(str(tmp_path_factory.mktemp("common") / "lake")))
 
 
 @pytest.fixture(scope="module")
-def client(common: Lake) -> Iterator[TestClient]:
+def client(common: OpenLake) -> Iterator[TestClient]:
     with TestClient(Api(common)) as opened:
         yield opened
 
@@ -120,7 +120,7 @@ def test_a_refusal_is_a_problem(client: TestClient, body: Any, status: int, reas
     assert words in response.json()["detail"]
 
 
-def test_a_query_is_cancelled_by_its_id(client: TestClient, common: Lake) -> None:
+def test_a_query_is_cancelled_by_its_id(client: TestClient, common: OpenLake) -> None:
     def cancel() -> None:
         while not shared(common).queries():
             time.sleep(0.02)
@@ -144,7 +144,7 @@ def test_queries_are_saved_run_and_deleted(client: TestClient) -> None:
     assert client.get("/v1/saved-queries/low").status_code == 404
 
 
-def test_every_query_is_in_the_audit_log(queried: Lake) -> None:
+def test_every_query_is_in_the_audit_log(queried: OpenLake) -> None:
     with TestClient(Api(queried)) as client:
         ask(client, "SELECT 1 AS  n", parameters={})
         ask(client, "SELECT lable FROM answers WHERE label = $l", parameters={"l": "a"})
@@ -158,7 +158,7 @@ def test_every_query_is_in_the_audit_log(queried: Lake) -> None:
 
 @pytest.mark.soak
 def test_the_command_prints_cuts_saves_and_remembers(
-    queried: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    queried: OpenLake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_command(*words: str, code: int = 0) -> tuple[Any, str]:
         assert main([*words, "--lake", queried.uri, "--json"]) == code
@@ -186,7 +186,7 @@ def test_the_command_prints_cuts_saves_and_remembers(
     assert pq.read_metadata(out).num_rows == 150_000
 
 
-def test_saved_queries_are_named_like_slices(queried: Lake) -> None:
+def test_saved_queries_are_named_like_slices(queried: OpenLake) -> None:
     for wrong in ("", "a b", "../a", "-a", "x" * 101):
         with pytest.raises(BadInput, match="use up to 100 letters"):
             saved_queries.save(queried, wrong, "SELECT 1")

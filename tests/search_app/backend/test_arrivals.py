@@ -9,7 +9,7 @@ from pathlib import Path
 import lance
 import pytest
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.backend import arrivals
 from search_app.backend.arrivals import Arrivals
 from tests.lake.prediction_rows import add
@@ -17,7 +17,7 @@ from tests.search_app.api_client import ApiClient, api_client, event, named, pic
 
 
 @pytest.fixture
-def client(lk: Lake, tmp_path: Path) -> Iterator[ApiClient]:
+def client(lk: OpenLake, tmp_path: Path) -> Iterator[ApiClient]:
     with api_client(lk, tmp_path / "spool") as opened:
         yield opened
 
@@ -90,7 +90,7 @@ def test_a_verdict_counts_as_a_verdict_and_not_as_a_prediction(client: ApiClient
     assert counts["version"] != before
 
 
-def test_earlier_rows_do_not_count_as_arrivals(lk: Lake) -> None:
+def test_earlier_rows_do_not_count_as_arrivals(lk: OpenLake) -> None:
     add(lk, [{"label": "old"}])
     arriving = Arrivals(lk, None)
     assert arriving.look()["last_minute"] == 0
@@ -99,7 +99,7 @@ def test_earlier_rows_do_not_count_as_arrivals(lk: Lake) -> None:
     assert (counts["last_minute"], [image["label"] for image in counts["images"]]) == (1, ["new"])
 
 
-def test_arrivals_expire(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrivals_expire(lk: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "RECENT_SECONDS", 0.3)
     arriving = Arrivals(lk, None)
     add(lk, [{"label": "new"}])
@@ -109,7 +109,7 @@ def test_arrivals_expire(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (counts["last_minute"], counts["newest_seconds"], counts["images"]) == (0, None, [])
 
 
-def test_polling_without_arrivals_reads_nothing(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_polling_without_arrivals_reads_nothing(lk: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every open page asks every few seconds: without a new version no table is read."""
     add(lk, [{"label": str(number)} for number in range(50)])
     arriving = Arrivals(lk, None)

@@ -12,7 +12,7 @@ import pytest
 import lake
 from embeddings.embedders import embedder
 from lake.errors import HubUnreachable
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.backend import model_cache
 from tests.search_app.shapes import Shapes
 
@@ -20,14 +20,14 @@ NAME = "efficientnet-lite0"
 
 
 @pytest.fixture
-def opened(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+def opened(shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenLake]:
     monkeypatch.setattr(model_cache, "HEAD_START", 0)
     model_cache._known.clear()
     yield lake.open(shapes.uri)
     model_cache._known.clear()
 
 
-def test_a_network_is_loaded_once_for_many_requests(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_loaded_once_for_many_requests(opened: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, may_end = [], threading.Event()
 
     def load(*_: Any) -> object:
@@ -47,7 +47,7 @@ def test_a_network_is_loaded_once_for_many_requests(opened: Lake, monkeypatch: p
 
 
 def test_an_error_of_loading_is_raised_by_the_search_and_loading_is_tried_again(
-    opened: Lake, monkeypatch: pytest.MonkeyPatch
+    opened: OpenLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
 
@@ -65,7 +65,7 @@ def test_an_error_of_loading_is_raised_by_the_search_and_loading_is_tried_again(
     assert len(calls) == 2
 
 
-def test_the_network_unused_for_longest_makes_room(opened: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_unused_for_longest_makes_room(opened: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedder, "record_of", lambda lake, name: name)
     monkeypatch.setattr(embedder, "for_lake", lambda lake, name: name)
     for name in ("a", "b", "a", "c"):

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.cli import main
 from tests.training.registry.test_promotion import done, judge
 
 
-def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int = 0) -> Any:
+def run(capsys: pytest.CaptureFixture[str], lake: OpenLake, *words: str, code: int = 0) -> Any:
     assert main.main(["models", *words, "--lake", lake.uri, "--json"]) == code
     printed = capsys.readouterr()
     return json.loads(printed.out) if code == 0 else printed.err
 
 
-def test_from_a_run_to_production_and_back(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_a_run_to_production_and_back(lk: OpenLake, capsys: pytest.CaptureFixture[str]) -> None:
     data: dict[str, object] = {"slices": [{"id": "night@1", "use": "train"}]}
     first_run = done(lk)
     second_run = done(lk, data=data, parent=first_run)
@@ -83,7 +83,7 @@ WRONG = [
 ]
 
 
-def test_an_unknown_name_is_reported_with_the_nearest(lk: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest(lk: OpenLake, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, lk, "register", done(lk))
     for words, message in WRONG:
         assert message in run(capsys, lk, *words, code=2)

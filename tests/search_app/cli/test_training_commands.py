@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lake import open_lake
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.cli import main
 from tests.training.conftest import striped
 
@@ -30,7 +30,7 @@ def _stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stock(tmp_path: Path, _stocked: Path) -> Lake:
+def stock(tmp_path: Path, _stocked: Path) -> OpenLake:
     shutil.copytree(_stocked, tmp_path / "stock")
     return open_lake.open(str(tmp_path / "stock"))
 
@@ -41,7 +41,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
     return json.loads(printed.out) if code == 0 else printed.err
 
 
-def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_then_show_then_go_on(stock: OpenLake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lake = ["--lake", stock.uri]
     (tmp_path / "r.toml").write_text("rate = 0.005\nepochs = 7\n")
     trained = run(capsys, "train", "--train", "first", "--validation", "held", "--model", "lines",
@@ -74,12 +74,12 @@ def test_train_then_show_then_go_on(stock: Lake, tmp_path: Path, capsys: pytest.
     ],
 )
 def test_errors_name_the_remedy(
-    stock: Lake, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    stock: OpenLake, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert message in run(capsys, *words, "--lake", stock.uri, code=2)
 
 
-def test_tune_compares(stock: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tune_compares(stock: OpenLake, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["tune", "--train", "first", "--validation", "held", "--try", "flip=none,both", "--trials", "2", *TINY]
     search = run(capsys, *words, "--lake", stock.uri)
     assert search["done"] == 2

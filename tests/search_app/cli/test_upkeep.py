@@ -11,7 +11,7 @@ import pytest
 
 import lake
 from lake import slices
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import store
 from search_app.backend import query_images
 from search_app.cli.main import main
@@ -47,14 +47,14 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def used(make_lake: MakeLake) -> Lake:
+def used(make_lake: MakeLake) -> OpenLake:
     lk = make_lake()
     for number in range(4):
         stock.add(lk, [number], source=f"line {number}")
     return lk
 
 
-def test_maintain_reports_what_it_did(run: Any, used: Lake) -> None:
+def test_maintain_reports_what_it_did(run: Any, used: OpenLake) -> None:
     used.dataset("images").tags.create("kept", 3)
     done = run("maintain", "--lake", used.uri, "--older-than", 0, "--json")
     assert done.code == 0
@@ -64,12 +64,12 @@ def test_maintain_reports_what_it_did(run: Any, used: Lake) -> None:
 
 
 @pytest.mark.parametrize("span", ["2", "d", "2w", "-1d", "1.5h", ""])
-def test_a_span_has_a_unit(run: Any, used: Lake, span: str) -> None:
+def test_a_span_has_a_unit(run: Any, used: OpenLake, span: str) -> None:
     wrong = run("maintain", "--lake", used.uri, f"--older-than={span}")
     assert (wrong.code, "write 2d, 12h, 30m or 0" in wrong.err) == (2, True)
 
 
-def test_forget_asks_first_and_then_erases(run: Any, used: Lake) -> None:
+def test_forget_asks_first_and_then_erases(run: Any, used: OpenLake) -> None:
     image = stock.image_id(1)
     refused = run("forget", "--lake", used.uri, "--image-id", image)
     assert refused.code == 2
@@ -83,7 +83,9 @@ def test_forget_asks_first_and_then_erases(run: Any, used: Lake) -> None:
     assert not used.known("images", "image_id", [image])
 
 
-def test_forget_by_source_names_what_still_holds_the_image_and_exits_1(run: Any, used: Lake, tmp_path: Path) -> None:
+def test_forget_by_source_names_what_still_holds_the_image_and_exits_1(
+    run: Any, used: OpenLake, tmp_path: Path
+) -> None:
     slices.create(used, "odd", ids=[stock.image_id(2), stock.image_id(3)])
     assert run("backup", tmp_path / "copy", "--lake", used.uri).code == 0
     used.dataset("predictions").tags.create("training", used.version("predictions"))
@@ -97,7 +99,7 @@ def test_forget_by_source_names_what_still_holds_the_image_and_exits_1(run: Any,
 
 
 @pytest.mark.parametrize("name", ["copy", "copy.tar"])
-def test_backup_verify_restore(run: Any, used: Lake, tmp_path: Path, name: str) -> None:
+def test_backup_verify_restore(run: Any, used: OpenLake, tmp_path: Path, name: str) -> None:
     report = run("backup", tmp_path / name, "--lake", used.uri, "--json").json
     checked = run("backup", "--verify", tmp_path / name, "--json").json
     assert checked["sha256"] == report["sha256"]
@@ -111,14 +113,14 @@ def test_backup_verify_restore(run: Any, used: Lake, tmp_path: Path, name: str) 
     assert run("backup", "--verify", tmp_path / "cut.tar").code == 2
 
 
-def test_restore_leaves_out_what_was_erased_since(run: Any, used: Lake, tmp_path: Path) -> None:
+def test_restore_leaves_out_what_was_erased_since(run: Any, used: OpenLake, tmp_path: Path) -> None:
     run("backup", tmp_path / "copy", "--lake", used.uri)
     run("forget", "--lake", used.uri, "--image-id", stock.image_id(0), "--yes")
     words = ("restore", tmp_path / "copy", "--lake", tmp_path / "new", "--forgotten-from", used.uri, "--json")
     assert run(*words).json["erased"] == 1
 
 
-def test_doctor_exits_1_when_something_is_wrong(run: Any, used: Lake) -> None:
+def test_doctor_exits_1_when_something_is_wrong(run: Any, used: OpenLake) -> None:
     assert run("doctor", "--lake", used.uri, "--full").code == 0
     used.delete("images", f"image_id = '{stock.image_id(0)}'")
     ill = run("doctor", "--lake", used.uri, "--json")
@@ -127,7 +129,7 @@ def test_doctor_exits_1_when_something_is_wrong(run: Any, used: Lake) -> None:
     assert run("doctor", "--lake", used.uri + "x").code == 2
 
 
-def test_every_command_reports_a_torn_manifest(run: Any, used: Lake) -> None:
+def test_every_command_reports_a_torn_manifest(run: Any, used: OpenLake) -> None:
     from lake.storage.lance_files import table_files
 
     table_files.manifests(Path(used.table_uri("labels")))[0][1].write_bytes(b"")
@@ -136,7 +138,7 @@ def test_every_command_reports_a_torn_manifest(run: Any, used: Lake) -> None:
     assert "table labels: version" in status.err
 
 
-def test_retain_reports_what_it_would_drop_and_drops_it(run: Any, used: Lake, tmp_path: Path) -> None:
+def test_retain_reports_what_it_would_drop_and_drops_it(run: Any, used: OpenLake, tmp_path: Path) -> None:
     import datetime as dt
 
     stock.add(used, [9], at=store.now() - dt.timedelta(days=40))

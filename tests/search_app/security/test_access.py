@@ -18,7 +18,7 @@ from lake import open_lake
 from lake.access import keys
 from lake.access.keys import Keyring
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import store
 from search_app.cli.main import main
 from search_app.security import scopes
@@ -84,7 +84,7 @@ REQUESTS: list[tuple[str, str, str | None]] = [
 class GuardedApp:
     """A lake with keys, and what comes with each of them as an Authorization header."""
 
-    lake: Lake
+    lake: OpenLake
     tokens: dict[str, str]
 
     def access(self, policy: AccessPolicy) -> Access:
@@ -232,7 +232,7 @@ async def _until(app: Access, headers: Headers, status: int) -> float:
     return time.monotonic() - began
 
 
-def test_a_key_made_or_revoked_elsewhere_counts_within_about_a_second(lk: Lake) -> None:
+def test_a_key_made_or_revoked_elsewhere_counts_within_about_a_second(lk: OpenLake) -> None:
     _, first = keys.create(lk, None, ["admin"])
     elsewhere = open_lake.open(lk.uri)
 
@@ -248,7 +248,7 @@ def test_a_key_made_or_revoked_elsewhere_counts_within_about_a_second(lk: Lake) 
     assert max(asyncio.run(story())) < 2
 
 
-def test_after_a_quiet_hour_the_first_request_is_judged_by_the_newest_keys(lk: Lake) -> None:
+def test_after_a_quiet_hour_the_first_request_is_judged_by_the_newest_keys(lk: OpenLake) -> None:
     record, token = keys.create(lk, None, ["read"])
     keyring = Keyring(lk)
     app = Access(echo, keyring, open_without_keys=False)
@@ -328,7 +328,7 @@ def test_an_open_server_believes_no_name_a_browser_gives_itself(guarded: Guarded
     asyncio.run(story())
 
 
-def test_a_websocket_ends_with_its_key(lk: Lake) -> None:
+def test_a_websocket_ends_with_its_key(lk: OpenLake) -> None:
     record, token = keys.create(lk, None, ["read"])
 
     async def story() -> None:
@@ -352,7 +352,7 @@ def test_a_websocket_ends_with_its_key(lk: Lake) -> None:
     "words", [["--host", "0.0.0.0"], ["--host", "192.168.1.5"], ["--host", "::"], ["--require-key"]]
 )
 def test_without_a_key_it_listens_to_this_machine_only(
-    lk: Lake, words: list[str], capsys: pytest.CaptureFixture[str]
+    lk: OpenLake, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--lake", lk.uri, *words]) == 2
     message = capsys.readouterr().err
@@ -360,7 +360,7 @@ def test_without_a_key_it_listens_to_this_machine_only(
     assert f"lakeloop key create --scope admin --lake {lk.uri}" in message
 
 
-def test_a_key_that_is_over_does_not_count(lk: Lake) -> None:
+def test_a_key_that_is_over_does_not_count(lk: OpenLake) -> None:
     record, _ = keys.create(lk, None, ["admin"])
     keys.revoke(lk, record.key_id)
     with pytest.raises(BadInput, match="no access keys yet"):
@@ -373,7 +373,7 @@ def test_an_allowed_host_is_a_name_and_nothing_more(name: str) -> None:
         checked_name(name)
 
 
-@pytest.mark.parametrize("name", ["Lake.Example", "lake", "10.0.0.7", "fe80::7", "my_lake-2.internal"])
+@pytest.mark.parametrize("name", ["OpenLake.Example", "lake", "10.0.0.7", "fe80::7", "my_lake-2.internal"])
 def test_names_and_addresses_may_be_allowed(name: str) -> None:
     assert checked_name(name) == name.lower()
 

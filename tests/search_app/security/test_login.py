@@ -24,7 +24,7 @@ from websockets.typing import Origin, Subprotocol
 from lake import open_lake
 from lake.access import keys
 from lake.access.keys import KeyRecord, Keyring
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.security.access import Access, AccessPolicy, make_access
 from search_app.security.login import SESSION_SECONDS, inside
 from tests.search_app.asgi import Answer, Headers, Socket, ask, echo
@@ -38,7 +38,7 @@ ID = "0" * 64
 
 @dataclass
 class LoginApp:
-    lake: Lake
+    lake: OpenLake
     app: Access
     record: KeyRecord
     token: str
@@ -56,7 +56,7 @@ class LoginApp:
 
 
 @pytest.fixture
-def login_app(lk: Lake) -> LoginApp:
+def login_app(lk: OpenLake) -> LoginApp:
     record, token = keys.create(lk, None, ["read"])
     return LoginApp(
         lk, make_access(echo, Keyring(lk), lk.uri, AccessPolicy(require_key=True), pages=True), record, token
@@ -246,7 +246,7 @@ def test_without_pages_there_is_no_login(login_app: LoginApp) -> None:
 @dataclass
 class Served:
     url: str
-    lake: Lake
+    lake: OpenLake
     record: KeyRecord
     token: str
 

@@ -26,7 +26,7 @@ from lake import open_lake
 from lake.access import keys
 from lake.access.keys import Keyring
 from lake.errors import BadInput, MissingExtra
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.security.access import AccessPolicy, make_access
 from search_app.security.oidc import Oidc
 from tests.search_app.asgi import echo
@@ -258,7 +258,7 @@ def test_a_user_is_an_address_a_domain_or_everybody(user: str) -> None:
         Oidc([user])
 
 
-def test_users_mean_nothing_on_a_server_that_is_open_to_all(lk: Lake) -> None:
+def test_users_mean_nothing_on_a_server_that_is_open_to_all(lk: OpenLake) -> None:
     with pytest.raises(BadInput, match="needs --require-key"):
         make_access(echo, Keyring(lk), lk.uri, AccessPolicy(users=("*",)), pages=True)
 

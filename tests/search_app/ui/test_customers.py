@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("streamlit")
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import schema, store
 from search_app.ui import session
 from search_app.ui.components import findings
@@ -28,7 +28,7 @@ def _forget_cached() -> None:
 
 
 @pytest.fixture
-def bound(make_lake: MakeLake) -> Iterator[Lake]:
+def bound(make_lake: MakeLake) -> Iterator[OpenLake]:
     """Four predictions on line a, two on line b; the images of predictions 1 and 5 cannot be shown."""
     lk = make_lake(columns={"line": "string"})
     rows = [{"label": f"kind {n}", "confidence": n / 10, "line": "a" if n < 4 else "b"} for n in range(6)]
@@ -41,7 +41,7 @@ def bound(make_lake: MakeLake) -> Iterator[Lake]:
     _forget_cached()
 
 
-def say(lake: Lake, number: int, verdict: str, hours: float = 0, **more: str) -> None:
+def say(lake: OpenLake, number: int, verdict: str, hours: float = 0, **more: str) -> None:
     """Adds a customer's verdict on prediction `number`, `hours` after Monday noon."""
     row = {
         "event_id": str(uuid.uuid4()),
@@ -55,13 +55,13 @@ def say(lake: Lake, number: int, verdict: str, hours: float = 0, **more: str) ->
     lake.insert("reviews", pa.Table.from_pylist([row | more], schema=schema.REVIEWS.arrow()))
 
 
-def test_without_verdicts_the_block_is_empty(bound: Lake) -> None:
+def test_without_verdicts_the_block_is_empty(bound: OpenLake) -> None:
     assert queries.verdicts(None) == {}
     assert queries.complaints(None, 3) == []
     assert findings.customers({}, []) is None
 
 
-def test_the_latest_verdict_on_a_prediction_counts(bound: Lake) -> None:
+def test_the_latest_verdict_on_a_prediction_counts(bound: OpenLake) -> None:
     say(bound, 0, "incorrect", 1)
     say(bound, 0, "correct", 2)
     say(bound, 1, "correct", 1)
@@ -72,7 +72,7 @@ def test_the_latest_verdict_on_a_prediction_counts(bound: Lake) -> None:
     assert [row["comment"] for row in queries.complaints(None, 3)] == ["sorry, it is broken after all"]
 
 
-def test_complaints_are_listed_latest_first_with_prediction_and_label(bound: Lake) -> None:
+def test_complaints_are_listed_latest_first_with_prediction_and_label(bound: OpenLake) -> None:
     for number, hours in ((2, 3), (4, 9), (0, 5)):
         say(bound, number, "incorrect", hours, ticket=f"T-{number}")
     label(bound, (image(4), "sound", MONDAY))
@@ -84,7 +84,7 @@ def test_complaints_are_listed_latest_first_with_prediction_and_label(bound: Lak
     assert [row["label"] for row in queries.sample(None, "complaints", 1, 10)] == ["kind 4", "kind 0", "kind 2"]
 
 
-def test_the_filter_of_the_page_applies_to_complaints(bound: Lake) -> None:
+def test_the_filter_of_the_page_applies_to_complaints(bound: OpenLake) -> None:
     for number in (1, 4, 5):
         say(bound, number, "incorrect", number)
     assert queries.verdicts("line = 'b'") == {"incorrect": 2}
@@ -92,7 +92,7 @@ def test_the_filter_of_the_page_applies_to_complaints(bound: Lake) -> None:
     assert [row["label"] for row in queries.sample("line = 'b'", "complaints", 1, 10)] == ["kind 5", "kind 4"]
 
 
-def test_an_image_complained_about_twice_is_shown_once(bound: Lake) -> None:
+def test_an_image_complained_about_twice_is_shown_once(bound: OpenLake) -> None:
     (again,) = add(bound, [{"label": "second thought", "image_id": image(0), "prediction_id": str(uuid.UUID(int=99))}])
     assert again == str(uuid.UUID(int=99))
     say(bound, 0, "incorrect", 1)
@@ -101,7 +101,7 @@ def test_an_image_complained_about_twice_is_shown_once(bound: Lake) -> None:
     assert [row["label"] for row in queries.sample(None, "complaints", 1, 10)] == ["second thought"]
 
 
-def test_the_card_lists_the_worst_first_and_links_to_the_image_and_to_similar_ones(bound: Lake) -> None:
+def test_the_card_lists_the_worst_first_and_links_to_the_image_and_to_similar_ones(bound: OpenLake) -> None:
     say(bound, 3, "incorrect", 1, comment="it works", ticket="T-3")
     for number in (0, 1, 2):
         say(bound, number, "correct")
@@ -119,7 +119,7 @@ def test_the_card_lists_the_worst_first_and_links_to_the_image_and_to_similar_on
     assert block["links"] == []
 
 
-def test_a_link_leads_to_all_complaints_if_there_are_more_than_cards(bound: Lake) -> None:
+def test_a_link_leads_to_all_complaints_if_there_are_more_than_cards(bound: OpenLake) -> None:
     for number in range(6):
         say(bound, number, "incorrect", number)
     block = findings.customers(queries.verdicts(None), queries.complaints(None, 3))
@@ -130,7 +130,7 @@ def test_a_link_leads_to_all_complaints_if_there_are_more_than_cards(bound: Lake
     ]
 
 
-def test_images_that_cannot_be_shown_are_counted_by_their_reason(bound: Lake) -> None:
+def test_images_that_cannot_be_shown_are_counted_by_their_reason(bound: OpenLake) -> None:
     assert queries.without_thumbnail(None) == [
         {"reason": "its bytes were not kept", "images": 1},
         {"reason": "truncated", "images": 1},
@@ -154,7 +154,7 @@ def test_many_reasons_are_summed_up() -> None:
     assert block["items"][0]["why"].endswith("6 reason 3, and 2 other reasons")
 
 
-def test_the_state_of_a_page_changes_with_answers_and_verdicts(bound: Lake) -> None:
+def test_the_state_of_a_page_changes_with_answers_and_verdicts(bound: OpenLake) -> None:
     seen = [queries.news(queries.stamp())]
     say(bound, 0, "unsure")
     seen.append(queries.news(queries.stamp()))

@@ -14,7 +14,7 @@ import lake
 from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind, record_of
 from embeddings.maps import maps
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import store
 from search_app.api.app import Api
 from search_app.cli.main import main
@@ -75,7 +75,7 @@ def test_the_commands_create_list_and_fill_a_map_and_rank_outliers(
 
 
 @pytest.fixture
-def bound(make_lake: MakeLake) -> Lake:
+def bound(make_lake: MakeLake) -> OpenLake:
     """Twelve images answered a and b in turn; the first is labelled as answered, the fourth otherwise."""
     lk = lake_of(make_lake, islands([7, 5]))
     label(lk, (image(0), "a", store.now()), (image(3), "a", store.now()))
@@ -83,7 +83,7 @@ def bound(make_lake: MakeLake) -> Lake:
     return lk
 
 
-def test_colours_are_in_the_order_of_the_points(bound: Lake) -> None:
+def test_colours_are_in_the_order_of_the_points(bound: OpenLake) -> None:
     from search_app.ui.components.map.colours import NONE, OUTSIDE, colours
 
     map_ = maps.make(bound)
@@ -110,7 +110,7 @@ def test_colours_are_in_the_order_of_the_points(bound: Lake) -> None:
     assert set(unsure.codes.tolist()) == {NONE}
 
 
-def test_clusters_colour_a_map_and_the_thirteenth_class_is_another(bound: Lake) -> None:
+def test_clusters_colour_a_map_and_the_thirteenth_class_is_another(bound: OpenLake) -> None:
     from embeddings.clusters.drilldown import cluster
     from search_app.ui.components.map.colours import MOST_CLASSES, OTHER, _classes, colours
 

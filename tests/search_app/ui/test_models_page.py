@@ -13,7 +13,7 @@ import pytest
 from embeddings.backfill.vector_columns import store_vectors
 from lake import open_lake
 from lake.access import keys
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.search_app.browsing import MISSING, serving
 from tests.training.conftest import striped
 from training.evaluation import comparison, evaluate
@@ -32,7 +32,7 @@ class Judged:
     """A server that asks for keys; its lake has a live version, trained on few images, and a slice of many."""
 
     url: str
-    lake: Lake
+    lake: OpenLake
     live: str
     admin: str
     reader: str

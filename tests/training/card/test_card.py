@@ -18,7 +18,7 @@ from PIL import Image
 from embeddings.backfill.vector_columns import store_vectors
 from lake import open_lake
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import schema
 from search_app.cli import main
 from tests.conftest import Say
@@ -43,7 +43,7 @@ HOSTILE = [
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def lake(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:
     """Two versions of the probe `lines`, evaluated, judged and promoted, and the record of a network's curves."""
     path = str(tmp_path_factory.mktemp("card") / "lake")
     open_lake.create(path, embedders=["random"])
@@ -80,7 +80,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 
 @pytest.fixture(scope="module")
-def facts(lake: Lake) -> CardFacts:
+def facts(lake: OpenLake) -> CardFacts:
     return card_facts.gather(lake, "lines@2")
 
 
@@ -115,7 +115,7 @@ def walked(value: Any) -> Iterator[Any]:
 class Record:
     """The numbers and the words of the tables that a card may speak of."""
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: OpenLake) -> None:
         self.whole, self.rounded, self.words = set[int](), set[str](), set[str]()
         for name in ("runs", "metrics", "gates", "releases", "slices", "embedders"):
             columns = [c.name for c in schema.TABLES[name].columns]
@@ -154,14 +154,14 @@ def invented(text: str, record: Record) -> list[str]:
     return [token for token in tokens if not record.has(token) and not record.has(token.rstrip(".,:"))]
 
 
-def test_every_number_is_in_the_record(lake: Lake, rendered: card.Card) -> None:
+def test_every_number_is_in_the_record(lake: OpenLake, rendered: card.Card) -> None:
     record = Record(lake)
     assert invented(rendered.text, record) == []
     assert invented(card.text_of(card_facts.gather(lake, "net")), record) == []
     assert invented(diff.diff(lake, "lines@1", "lines@2"), record) == []
 
 
-def test_an_invented_number_is_noticed(lake: Lake, facts: CardFacts, rendered: card.Card, say: Say) -> None:
+def test_an_invented_number_is_noticed(lake: OpenLake, facts: CardFacts, rendered: card.Card, say: Say) -> None:
     """By writing one over each number of the card in turn, and by facts that the record does not have."""
     record = Record(lake)
     places = [
@@ -180,7 +180,7 @@ def test_an_invented_number_is_noticed(lake: Lake, facts: CardFacts, rendered: c
     assert "0.988" in invented(card.text_of(wrong), record)
 
 
-def test_the_metrics_stand_at_their_places(lake: Lake, facts: CardFacts, rendered: card.Card) -> None:
+def test_the_metrics_stand_at_their_places(lake: OpenLake, facts: CardFacts, rendered: card.Card) -> None:
     """Row by row: the number beside a slice and a metric is the newest of that run, the older run's is beside it."""
     by_run = {version.run: version for version in versions.list(lake, "lines")}
     rows = lake.sql('SELECT * FROM metrics WHERE evaluation IS NOT NULL ORDER BY "at"').to_pylist()
@@ -218,7 +218,7 @@ def test_the_hub_reads_it(facts: CardFacts, rendered: card.Card) -> None:
     assert hub.ModelCard(str(read)).data.to_dict() == read.data.to_dict()
 
 
-def test_every_plot_is_shown(lake: Lake, rendered: card.Card) -> None:
+def test_every_plot_is_shown(lake: OpenLake, rendered: card.Card) -> None:
     assert set(rendered.plots) == {"slices.png", "reliability.png", "confusion.png"}
     net = card.render(lake, "net")
     assert set(net.plots) == {"curves.png"}
@@ -226,7 +226,7 @@ def test_every_plot_is_shown(lake: Lake, rendered: card.Card) -> None:
         assert {*re.findall(r"\]\((\w+\.png)\)", card_.text)} == {*card_.plots}
 
 
-def test_plots_count_every_answer(lake: Lake, facts: CardFacts) -> None:
+def test_plots_count_every_answer(lake: OpenLake, facts: CardFacts) -> None:
     assert facts.predictions is not None
     counts = card_plots.bins(facts.predictions)
     assert sum(n for n, _, _ in counts) == 54  # 24 of night, 30 of day
@@ -318,7 +318,7 @@ def test_words_of_users_break_nothing(facts: CardFacts, word: str) -> None:
 # The doors ------------------------------------------------------------------------------------------------------
 
 
-def test_commands(lake: Lake, rendered: card.Card, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands(lake: OpenLake, rendered: card.Card, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["models", "card", "lines@2", "--lake", lake.uri]
     assert main.main(arguments) == 0
     printed = capsys.readouterr().out
@@ -340,7 +340,7 @@ def test_commands(lake: Lake, rendered: card.Card, tmp_path: Path, capsys: pytes
     assert "lines" in capsys.readouterr().err
 
 
-def test_there_is_no_card_of_a_run_that_is_not_done(lake: Lake) -> None:
+def test_there_is_no_card_of_a_run_that_is_not_done(lake: OpenLake) -> None:
     record = runs.create(lake, "other", Recipe(kind="probe"), data={}, classes=[])
     with pytest.raises(BadInput, match="a card needs a run that is done"):
         card_facts.gather(lake, record.id)

@@ -19,7 +19,7 @@ from embeddings.embedders import torch_import
 from lake import ids, slices
 from lake.errors import BadInput, CouldNot
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.slices.dataset import SliceDataset
 from tests import pictures
 
@@ -33,7 +33,7 @@ def mean(picture: Any) -> float:
 
 
 @pytest.fixture
-def cells(lk: Lake, tmp_path: Path) -> SliceDataset:
+def cells(lk: OpenLake, tmp_path: Path) -> SliceDataset:
     """Seven images in two classes."""
     for name, count in (("good", 4), ("bad", 3)):
         pictures.folder(tmp_path / "in" / name, count, seed=count)
@@ -50,7 +50,7 @@ def shown(stream: SliceStream) -> list[str]:
     return [by_bytes[np.asarray(picture).tobytes()] for picture, _ in stream]
 
 
-def test_a_slice_is_a_map_style_dataset(cells: SliceDataset, lk: Lake, tmp_path: Path) -> None:
+def test_a_slice_is_a_map_style_dataset(cells: SliceDataset, lk: OpenLake, tmp_path: Path) -> None:
     assert (len(cells), cells.classes, cells.task) == (7, ["bad", "good"], "classification")
     table = cells.table().to_pylist()
     for i, row in enumerate(table):
@@ -119,7 +119,7 @@ def test_a_stream_gives_the_slices_images(cells: SliceDataset) -> None:
 
 
 @pytest.mark.soak  # each worker loads torch
-def test_workers_of_their_own_processes(lk: Lake, cells: SliceDataset) -> None:
+def test_workers_of_their_own_processes(lk: OpenLake, cells: SliceDataset) -> None:
     """Lance was used here before, so that forked workers would hang: these do not."""
     dataset = lk.slice("s").dataset(transform=mean)
     wanted = sorted(dataset[i] for i in range(len(dataset)))

@@ -11,7 +11,7 @@ import pytest
 from embeddings.backfill.vector_columns import store_vectors
 from lake import slices
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import schema, store
 from tests import pictures as drawn
 from tests.conftest import MakeLake
@@ -24,7 +24,7 @@ def use(result: splits.Splits, use: str) -> list[str]:
     return sorted(row["image_id"] for row in rows if row["use"] == use)
 
 
-def test_named_slices_become_the_splits(stock: Lake) -> None:
+def test_named_slices_become_the_splits(stock: OpenLake) -> None:
     result = splits.gather(stock, "classification", train=["first"], replay=["second"], validation=["held"])
     assert [len(use(result, one)) for one in ("train", "replay", "validation", "test")] == [48, 16, 32, 0]
     assert result.classes == ("lying", "upright")
@@ -37,7 +37,7 @@ def test_named_slices_become_the_splits(stock: Lake) -> None:
     assert split["classes"] == {"lying": 24, "upright": 24}
 
 
-def test_an_image_set_aside_is_set_aside_in_every_run(stock: Lake) -> None:
+def test_an_image_set_aside_is_set_aside_in_every_run(stock: OpenLake) -> None:
     small = splits.gather(stock, "classification", train=["first"], share=0.3)
     both = splits.gather(stock, "classification", train=["second", "first"], share=0.3)
     assert 4 <= len(use(small, "validation")) <= 26
@@ -52,7 +52,7 @@ def test_hashes_are_spread_evenly() -> None:
     assert np.histogram(shares, 10, (0, 1))[0].min() > 330
 
 
-def test_an_image_is_in_one_split_only(stock: Lake) -> None:
+def test_an_image_is_in_one_split_only(stock: OpenLake) -> None:
     members = stock.slice("first").members()
     slices.create(stock, "part", ids=members[:10])
     result = splits.gather(stock, "classification", train=["first"], validation=["part"], test=["held"])
@@ -61,7 +61,7 @@ def test_an_image_is_in_one_split_only(stock: Lake) -> None:
     assert result.facts["left_out"] == {"held out for validation or test": 10}
 
 
-def test_protected_images_are_not_trained_on(stock: Lake) -> None:
+def test_protected_images_are_not_trained_on(stock: OpenLake) -> None:
     members = stock.slice("first").members()
     slices.create(stock, "night", ids=members[:5])
     result = splits.gather(stock, "classification", train=["first"], protected=["night"], share=0.0)
@@ -69,7 +69,7 @@ def test_protected_images_are_not_trained_on(stock: Lake) -> None:
     assert use(result, "train") == members[5:]
 
 
-def test_evaluation_slices_are_not_trained_on(stock: Lake) -> None:
+def test_evaluation_slices_are_not_trained_on(stock: OpenLake) -> None:
     members = stock.slice("first").members()
     slices.create(stock, "exam", ids=members[:6], role="regression")
     result = splits.gather(stock, "classification", train=["first"], share=0.0)
@@ -79,7 +79,7 @@ def test_evaluation_slices_are_not_trained_on(stock: Lake) -> None:
         splits.gather(stock, "classification", train=["held"])
 
 
-def test_images_without_label_or_bytes_are_counted(stock: Lake) -> None:
+def test_images_without_label_or_bytes_are_counted(stock: OpenLake) -> None:
     files = [drawn.encoded(stripes(n, True)) for n in range(300, 304)]
     names = add(stock, "mixed", files, ["upright", None, "lying", None])
     result = splits.gather(stock, "classification", train=["mixed"], share=0.0)
@@ -91,7 +91,7 @@ def test_images_without_label_or_bytes_are_counted(stock: Lake) -> None:
     assert names
 
 
-def test_a_frozen_slice_keeps_its_labels(stock: Lake) -> None:
+def test_a_frozen_slice_keeps_its_labels(stock: OpenLake) -> None:
     before = splits.gather(stock, "classification", train=["first"], share=0.0)
     one = stock.slice("first").members()[0]
     row = {
@@ -110,12 +110,12 @@ def test_a_frozen_slice_keeps_its_labels(stock: Lake) -> None:
     assert splits.gather(stock, "classification", train=["first"], share=0.0).classes == ("lying", "slanted", "upright")
 
 
-def test_classes_of_the_older_model_come_first(stock: Lake) -> None:
+def test_classes_of_the_older_model_come_first(stock: OpenLake) -> None:
     result = splits.gather(stock, "classification", train=["first"], known=("upright", "gone"))
     assert result.classes == ("upright", "gone", "lying")
 
 
-def test_images_have_the_labels_of_the_time_of_the_split(stock: Lake) -> None:
+def test_images_have_the_labels_of_the_time_of_the_split(stock: OpenLake) -> None:
     result = splits.gather(stock, "classification", train=["first"], share=0.0)
     items = splits.images_of(stock, "classification", result.items, "train")
     assert [i.image_id for i in items] == stock.slice("first").members()
@@ -123,7 +123,7 @@ def test_images_have_the_labels_of_the_time_of_the_split(stock: Lake) -> None:
     assert {i.image_id: i.ground_truth.label for i in items}[truth["image_id"]] == truth["label"]
 
 
-def test_ground_truth_of_a_slice(stock: Lake) -> None:
+def test_ground_truth_of_a_slice(stock: OpenLake) -> None:
     result = splits.ground_truth_of(stock, slices.get(stock, "second"), "classification")
     assert result.column_names == ["image_id", "label", "boxes", "masks"]
     assert result["image_id"].to_pylist() == stock.slice("second").members()
@@ -181,12 +181,12 @@ def test_components_of_pairs() -> None:
     assert splits.components([("b", "a"), ("c", "b"), ("x", "y")]) == {"a": "a", "b": "a", "c": "a", "x": "x", "y": "x"}
 
 
-def test_an_unknown_slice_is_named(stock: Lake) -> None:
+def test_an_unknown_slice_is_named(stock: OpenLake) -> None:
     with pytest.raises(BadInput, match="first"):
         splits.gather(stock, "classification", train=["frist"])
     with pytest.raises(BadInput, match="with --train SLICE"):
         splits.gather(stock, "classification", train=[])
 
 
-def test_striped_slices_are_what_the_tests_think(stock: Lake) -> None:
+def test_striped_slices_are_what_the_tests_think(stock: OpenLake) -> None:
     assert len(striped(stock, "more", 6, 400)) == 6

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from training.fit import train_model
 from training.fit.distributed import Processes
 from training.registry import runs
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.soak
-def test_two_processes_train_one_model(stock: Lake, tiny: Recipe) -> None:
+def test_two_processes_train_one_model(stock: OpenLake, tiny: Recipe) -> None:
     run = train_model.begin(stock, train=["first"], validation=["held"], recipe=tiny.changed({"epochs": 6}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -14,7 +14,7 @@ import pytest
 
 from embeddings.embedders import torch_import
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import Say
 from training.fit import checkpoint, train_model
 from training.models import tensor_file
@@ -24,7 +24,7 @@ from training.registry.recipe import Recipe
 ROOT = Path(__file__).parents[3]
 
 
-def _begun(lake: Lake, recipe: Recipe) -> runs.Run:
+def _begun(lake: OpenLake, recipe: Recipe) -> runs.Run:
     return train_model.begin(lake, train=["first"], replay=["second"], validation=["held"], recipe=recipe)
 
 
@@ -41,7 +41,7 @@ class Trainers:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def train(self, lake: Lake, run: str, kill_at: int | None) -> int:
+    def train(self, lake: OpenLake, run: str, kill_at: int | None) -> int:
         """Goes on with the run; SIGKILL after the step; the exit code (-9: killed)."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -61,7 +61,7 @@ class Trainers:
         self._process.wait()
 
 
-def _killed_runs(lake: Lake, recipe: Recipe, kills: int, seed: int) -> tuple[int, str]:
+def _killed_runs(lake: OpenLake, recipe: Recipe, kills: int, seed: int) -> tuple[int, str]:
     """How many kills landed before the end, and the model's hash; each kill is a few steps after the last one."""
     rng, run, landed, at = random.Random(seed), _begun(lake, recipe), 0, 0
     trainers = Trainers()
@@ -83,7 +83,7 @@ def _recipe(tiny: Recipe, **changes: object) -> Recipe:
 
 
 @pytest.mark.soak
-def test_killed_and_resumed_is_never_stopped(stock: Lake, tiny: Recipe, say: Say) -> None:
+def test_killed_and_resumed_is_never_stopped(stock: OpenLake, tiny: Recipe, say: Say) -> None:
     recipe = _recipe(tiny)
     straight = train_model.train(
         stock, train=["first"], replay=["second"], validation=["held"], recipe=recipe, device="cpu", workers=0
@@ -94,13 +94,13 @@ def test_killed_and_resumed_is_never_stopped(stock: Lake, tiny: Recipe, say: Say
     say(f"training killed {landed} times and resumed: the same weights bit for bit")
 
 
-def _values(lake: Lake, run: str) -> list[tuple[object, ...]]:
+def _values(lake: OpenLake, run: str) -> list[tuple[object, ...]]:
     return [tuple(v for k, v in row.items() if k not in ("run", "at")) for row in runs.metrics(lake, run)]
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_many_kills(stock: Lake, tiny: Recipe, say: Say, optimiser: str) -> None:
+def test_many_kills(stock: OpenLake, tiny: Recipe, say: Say, optimiser: str) -> None:
     recipe = _recipe(tiny, epochs=8, optimiser=optimiser, schedule="exponential", warmup=0.5, patience=6)
     straight = train_model.train(
         stock, train=["first"], replay=["second"], validation=["held"], recipe=recipe, device="cpu", workers=0
@@ -114,7 +114,7 @@ def test_many_kills(stock: Lake, tiny: Recipe, say: Say, optimiser: str) -> None
     say(f"{optimiser}: training killed {total} times and resumed: the same weights bit for bit")
 
 
-def test_a_failed_run_continues_and_logs_nothing_twice(stock: Lake, tiny: Recipe) -> None:
+def test_a_failed_run_continues_and_logs_nothing_twice(stock: OpenLake, tiny: Recipe) -> None:
     recipe = replace(_recipe(tiny), checkpoint_steps=0)
     straight = train_model.train(
         stock, train=["first"], replay=["second"], validation=["held"], recipe=recipe, device="cpu", workers=0
@@ -137,7 +137,7 @@ def test_a_failed_run_continues_and_logs_nothing_twice(stock: Lake, tiny: Recipe
         train_model.resume(stock, run.id)
 
 
-def test_workers_change_nothing(stock: Lake, tiny: Recipe) -> None:
+def test_workers_change_nothing(stock: OpenLake, tiny: Recipe) -> None:
     hashes = {
         train_model.train(
             stock, train=["first"], validation=["held"], recipe=_recipe(tiny, epochs=1), device="cpu", workers=workers
@@ -147,7 +147,7 @@ def test_workers_change_nothing(stock: Lake, tiny: Recipe) -> None:
     assert len(hashes) == 1
 
 
-def test_a_run_is_trained_by_one_process_at_a_time(stock: Lake, tiny: Recipe) -> None:
+def test_a_run_is_trained_by_one_process_at_a_time(stock: OpenLake, tiny: Recipe) -> None:
     run = _begun(stock, tiny)
     with (
         checkpoint.locked(runs.folder(stock, run.id)),

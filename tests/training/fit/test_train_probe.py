@@ -10,7 +10,7 @@ import pytest
 from embeddings.backfill.vector_columns import store_vectors
 from lake import slices
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.conftest import MakeLake
 from tests.training.conftest import striped
 from training.fit import train_model
@@ -22,7 +22,7 @@ PROBE = Recipe(kind="probe")
 
 
 @pytest.fixture
-def vectors(make_lake: MakeLake, installed: None) -> Lake:
+def vectors(make_lake: MakeLake, installed: None) -> OpenLake:
     """Stripes whose vectors say which way they lie; `held`'s last image has none."""
     lake = make_lake("vectors", embedders=["random"])
     names = striped(lake, "first", 30) + striped(lake, "second", 10, 100) + striped(lake, "held", 20, 200)
@@ -44,7 +44,7 @@ def installed() -> None:
 
 
 @pytest.mark.parametrize("hidden", [0, 4])
-def test_a_probe_is_a_model(vectors: Lake, hidden: int) -> None:
+def test_a_probe_is_a_model(vectors: OpenLake, hidden: int) -> None:
     recipe = replace(PROBE, hidden=hidden, metric="auroc")
     run = train_model.train(
         vectors, train=["first"], replay=["second"], validation=["held"], recipe=recipe, name="quick"
@@ -68,7 +68,7 @@ def test_a_probe_is_a_model(vectors: Lake, hidden: int) -> None:
         train_model.resume(vectors, run.id)
 
 
-def test_replay_weighs_what_the_recipe_says(vectors: Lake) -> None:
+def test_replay_weighs_what_the_recipe_says(vectors: OpenLake) -> None:
     """Replayed images all called upright: the more they weigh, the more is called upright."""
     rows = vectors.slice("second").table().to_pylist()
     slices.create(vectors, "old", ids=[r["image_id"] for r in rows if r["label"] == "upright"])
@@ -84,7 +84,7 @@ def test_replay_weighs_what_the_recipe_says(vectors: Lake) -> None:
     assert bias(0.9) > bias(0.5) > bias(0.1)
 
 
-def test_a_probe_continues_only_from_a_probe(vectors: Lake) -> None:
+def test_a_probe_continues_only_from_a_probe(vectors: OpenLake) -> None:
     first = train_model.train(vectors, train=["first"], recipe=replace(PROBE, validation=0.0), name="quick")
     second = train_model.train(
         vectors, train=["second"], replay=["first"], recipe=replace(PROBE, validation=0.0), parent="quick"
@@ -94,7 +94,7 @@ def test_a_probe_continues_only_from_a_probe(vectors: Lake) -> None:
         train_model.train(vectors, train=["first"], parent="quick")
 
 
-def test_no_vectors_no_probe(stock: Lake) -> None:
+def test_no_vectors_no_probe(stock: OpenLake) -> None:
     with pytest.raises(BadInput, match="embedder"):
         train_model.train(stock, train=["first"], recipe=PROBE)
     assert [r.status for r in runs.list(stock)] == ["failed"]

@@ -14,7 +14,7 @@ import pytest
 from embeddings.embedders import torch_import
 from lake import open_lake, slices
 from lake.errors import BadInput, CouldNot
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from tests.training.conftest import TINY, striped
 from training.fit import train_model
 from training.models import tensor_file, trained_model
@@ -42,18 +42,18 @@ def _learned(tmp_path_factory: pytest.TempPathFactory, _stocked: Path) -> tuple[
 
 
 @pytest.fixture
-def learned(tmp_path: Path, _learned: tuple[Path, str]) -> Lake:
+def learned(tmp_path: Path, _learned: tuple[Path, str]) -> OpenLake:
     """A copy of `stock` in which `trained` was trained once for all."""
     shutil.copytree(_learned[0], tmp_path / "learned")
     return open_lake.open(str(tmp_path / "learned"))
 
 
 @pytest.fixture
-def trained(learned: Lake, _learned: tuple[Path, str]) -> runs.Run:
+def trained(learned: OpenLake, _learned: tuple[Path, str]) -> runs.Run:
     return runs.get(learned, _learned[1])
 
 
-def test_a_run_learns_and_is_recorded_whole(learned: Lake, trained: runs.Run) -> None:
+def test_a_run_learns_and_is_recorded_whole(learned: OpenLake, trained: runs.Run) -> None:
     run = runs.get(learned, trained.id)
     assert (run.status, run.kind, run.model, run.parent, run.error) == ("done", "finetune", "lines", None, None)
     result = run.data["result"]
@@ -73,7 +73,7 @@ def test_a_run_learns_and_is_recorded_whole(learned: Lake, trained: runs.Run) ->
     assert Recipe.of(json.loads((folder / "recipe.json").read_text())) == run.recipe
 
 
-def test_a_saved_model_gives_the_predictions_that_were_evaluated(learned: Lake, trained: runs.Run) -> None:
+def test_a_saved_model_gives_the_predictions_that_were_evaluated(learned: OpenLake, trained: runs.Run) -> None:
     model = trained_model.load(learned, "lines")
     held = learned.slice("held").members()
     predictions = list(model.predictions_of(learned, held))
@@ -90,7 +90,7 @@ def test_a_saved_model_gives_the_predictions_that_were_evaluated(learned: Lake, 
         assert prediction.confidence == pytest.approx(by_id[prediction.image_id].confidence, abs=1e-5)
 
 
-def test_another_file_in_a_models_place_is_refused(learned: Lake, trained: runs.Run) -> None:
+def test_another_file_in_a_models_place_is_refused(learned: OpenLake, trained: runs.Run) -> None:
     path = runs.folder(learned, trained.id) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x00")
     with pytest.raises(BadInput, match="its SHA-256 differs"):
@@ -101,7 +101,7 @@ def test_another_file_in_a_models_place_is_refused(learned: Lake, trained: runs.
 
 
 def test_a_warm_start_adds_classes_and_keeps_the_old_predictions(
-    learned: Lake, tiny: Recipe, trained: runs.Run
+    learned: OpenLake, tiny: Recipe, trained: runs.Run
 ) -> None:
     from tests import pictures as drawn
     from tests.training.conftest import add
@@ -125,7 +125,7 @@ def test_a_warm_start_adds_classes_and_keeps_the_old_predictions(
 
 
 def test_a_protected_slice_stops_the_run_and_the_old_model_stays(
-    learned: Lake, tiny: Recipe, trained: runs.Run
+    learned: OpenLake, tiny: Recipe, trained: runs.Run
 ) -> None:
     """Trained on lying stripes only: everything becomes lying, and the protected upright ones are lost."""
     rows = learned.slice("first").table().to_pylist()
@@ -142,7 +142,7 @@ def test_a_protected_slice_stops_the_run_and_the_old_model_stays(
     assert guarded[-1]["value"] < guarded[0]["value"] - 0.1
 
 
-def test_switches_against_forgetting_hold_the_weights(learned: Lake, tiny: Recipe, trained: runs.Run) -> None:
+def test_switches_against_forgetting_hold_the_weights(learned: OpenLake, tiny: Recipe, trained: runs.Run) -> None:
     def distance(**settings: Any) -> float:
         recipe = tiny.changed({"epochs": 2, "schedule": "constant", "validation": 0.0} | settings)
         run = train_model.train(learned, train=["second"], recipe=recipe, parent="lines", **ON_CPU)
@@ -156,7 +156,7 @@ def test_switches_against_forgetting_hold_the_weights(learned: Lake, tiny: Recip
     assert distance(optimiser="sgd", rate=0.02, wise_ft=0.0) == 0.0
 
 
-def test_a_frozen_backbone_stays(stock: Lake, tiny: Recipe) -> None:
+def test_a_frozen_backbone_stays(stock: OpenLake, tiny: Recipe) -> None:
     recipe = replace(tiny, freeze="backbone", epochs=1)
     run = train_model.train(stock, train=["first"], recipe=recipe, **ON_CPU)
     began, _ = tensor_file.read(runs.folder(stock, run.id) / trained_model.INITIAL)
@@ -165,14 +165,14 @@ def test_a_frozen_backbone_stays(stock: Lake, tiny: Recipe) -> None:
     assert changed == {"head.weight", "head.bias", "temperature"}
 
 
-def test_patience_ends_a_run_early(stock: Lake, tiny: Recipe) -> None:
+def test_patience_ends_a_run_early(stock: OpenLake, tiny: Recipe) -> None:
     recipe = replace(tiny, rate=1e-12, patience=2, epochs=50, metric="accuracy")
     run = train_model.train(stock, train=["first"], validation=["held"], recipe=recipe, **ON_CPU)
     assert run.data["result"]["ended"] == "no gain in 2 epochs"
     assert max(r["epoch"] for r in runs.metrics(stock, run.id)) <= 8
 
 
-def test_a_metric_computed_from_the_rows_chooses_the_epoch(stock: Lake, tiny: Recipe) -> None:
+def test_a_metric_computed_from_the_rows_chooses_the_epoch(stock: OpenLake, tiny: Recipe) -> None:
     recipe = replace(tiny, metric="auroc", epochs=1, balance="weights", precision="bfloat16")
     run = train_model.train(stock, train=["first"], validation=["held"], recipe=recipe, **ON_CPU)
     assert 0 <= run.data["result"]["validation"]["auroc"] <= 1
@@ -180,14 +180,14 @@ def test_a_metric_computed_from_the_rows_chooses_the_epoch(stock: Lake, tiny: Re
         train_model.train(stock, train=["first"], recipe=replace(tiny, metric="aurok"))
 
 
-def test_an_infinite_loss_names_the_way_out(stock: Lake, tiny: Recipe) -> None:
+def test_an_infinite_loss_names_the_way_out(stock: OpenLake, tiny: Recipe) -> None:
     recipe = replace(tiny, optimiser="sgd", rate=1e3, momentum=0.99, backbone_rate=100.0, epochs=40)
     with pytest.raises(CouldNot, match="try a lower rate"):
         train_model.train(stock, train=["first"], recipe=recipe, **ON_CPU)
     assert runs.list(stock)[0].status == "failed"
 
 
-def test_an_unreadable_image_is_left_out_and_recorded(stock: Lake, tiny: Recipe) -> None:
+def test_an_unreadable_image_is_left_out_and_recorded(stock: OpenLake, tiny: Recipe) -> None:
     from tests import pictures as drawn
     from tests.training.conftest import add, stripes
 
@@ -213,7 +213,7 @@ def test_an_unreadable_image_is_left_out_and_recorded(stock: Lake, tiny: Recipe)
     ],
 )
 def test_impossible_settings_are_refused_before_anything_is_written(
-    stock: Lake, how: dict[str, Any], said: str
+    stock: OpenLake, how: dict[str, Any], said: str
 ) -> None:
     recipe = Recipe(architecture="test_resnet", pretrained=False)
     with pytest.raises(BadInput, match=said):
@@ -221,7 +221,7 @@ def test_impossible_settings_are_refused_before_anything_is_written(
     assert not runs.list(stock)
 
 
-def test_a_lake_grows_and_a_run_keeps_its_images(stock: Lake, tiny: Recipe) -> None:
+def test_a_lake_grows_and_a_run_keeps_its_images(stock: OpenLake, tiny: Recipe) -> None:
     run = train_model.begin(stock, train=["first"], recipe=replace(tiny, epochs=1))
     striped(stock, "first", 4, 800)
     done = train_model.resume(stock, run.id, **ON_CPU)

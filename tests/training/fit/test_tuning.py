@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lake.errors import BadInput
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from training.fit import tuning
 from training.fit.tuning import SearchRange
 from training.registry import runs
@@ -48,12 +48,14 @@ def test_an_invalid_range_is_explained(words: list[str], said: str) -> None:
         tuning.space([], ["resnet81"])
 
 
-def _tune(lake: Lake, recipe: Recipe, tried: dict[str, SearchRange], trials: int, **how: Any) -> tuning.TuningResult:
+def _tune(
+    lake: OpenLake, recipe: Recipe, tried: dict[str, SearchRange], trials: int, **how: Any
+) -> tuning.TuningResult:
     arguments: dict[str, Any] = {"train": ["first"], "validation": ["held"], "device": "cpu", "workers": 0} | how
     return tuning.tune(lake, "rates", recipe=recipe, tried=tried, trials=trials, **arguments)
 
 
-def test_a_search_continues_where_it_was_stopped(stock: Lake, tiny: Recipe) -> None:
+def test_a_search_continues_where_it_was_stopped(stock: OpenLake, tiny: Recipe) -> None:
     recipe, tried = replace(tiny, epochs=1), tuning.space(["rate=1e-4..1e-2"])
 
     def stop(state: dict[str, Any]) -> None:
@@ -79,14 +81,14 @@ def test_a_search_continues_where_it_was_stopped(stock: Lake, tiny: Recipe) -> N
         _tune(stock, recipe, tried, 4, train=["second"])
 
 
-def test_architectures_are_compared_one_after_another(stock: Lake, tiny: Recipe) -> None:
+def test_architectures_are_compared_one_after_another(stock: OpenLake, tiny: Recipe) -> None:
     tried = tuning.space([], ["test_resnet", "test_vit"])
     result = _tune(stock, replace(tiny, epochs=1, size=160, freeze="backbone"), tried, 5, train=["second"])
     assert sorted(one.settings["architecture"] for one in result.best) == ["test_resnet", "test_vit"]
 
 
 @pytest.mark.soak
-def test_bad_trials_are_pruned(stock: Lake, tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_trials_are_pruned(stock: OpenLake, tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """After one whole trial there is something to compare with: one that learns nothing is stopped early."""
     monkeypatch.setattr(tuning, "UNPRUNED", 1)
     recipe = replace(tiny, epochs=4, schedule="constant", metric="loss", seed=SEED)

@@ -18,7 +18,7 @@ from embeddings.embedders.preprocess import prepare
 from lake import open_lake
 from lake.errors import BadInput, WeightsMismatch
 from lake.ingest import ingest
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.cli import main
 from tests import pictures as drawn
 from tests.embeddings.colour import MeanColour
@@ -38,7 +38,7 @@ __all__ = ["colours", "installed"]
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenLake, Run, Run]:
     """Slice `first` of 12 images; of the model `lines`, version 1 is promoted and 2 says something else. For looking
     only.
     """
@@ -46,26 +46,26 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Run, Run]:
 
 
 @pytest.fixture
-def served(two: tuple[Lake, Run, Run], tmp_path: Path) -> tuple[Lake, Run, Run]:
+def served(two: tuple[OpenLake, Run, Run], tmp_path: Path) -> tuple[OpenLake, Run, Run]:
     """A copy of it to write to."""
     lake, first, second = two
     shutil.copytree(lake.uri, tmp_path / "lake")
     return open_lake.open(str(tmp_path / "lake")), first, second
 
 
-def run(capsys: pytest.CaptureFixture[str], lake: Lake, *words: str, code: int = 0) -> Any:
+def run(capsys: pytest.CaptureFixture[str], lake: OpenLake, *words: str, code: int = 0) -> Any:
     own = ["--workers", "1"] if words[0] in ("predict", "shadow") else []
     assert main.main([*words, *own, "--json", "--lake", lake.uri]) == code, capsys.readouterr().err
     output = capsys.readouterr()
     return json.loads(output.out) if code == 0 else output.err
 
 
-def rows(lake: Lake, text: str) -> list[dict[str, Any]]:
+def rows(lake: OpenLake, text: str) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = lake.sql(text).to_pylist()
     return result
 
 
-def test_a_name_stands_for_what_is_promoted(served: tuple[Lake, Run, Run]) -> None:
+def test_a_name_stands_for_what_is_promoted(served: tuple[OpenLake, Run, Run]) -> None:
     lake, first, second = served
     assert served_model.served_version(lake, "lines") == served_model.ServedVersion(
         "lines", 1, first.id, "classification"
@@ -92,7 +92,7 @@ def test_a_name_stands_for_what_is_promoted(served: tuple[Lake, Run, Run]) -> No
 
 
 def test_answers_are_logged_once_by_version_and_run(
-    served: tuple[Lake, Run, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    served: tuple[OpenLake, Run, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake, first, _ = served
     done = run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
@@ -157,13 +157,13 @@ def test_answers_are_logged_once_by_version_and_run(
     ],
 )
 def test_errors_name_the_way_out(
-    two: tuple[Lake, Run, Run], capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    two: tuple[OpenLake, Run, Run], capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert message in run(capsys, two[0], *words, code=2)
 
 
 def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
-    served: tuple[Lake, Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: tuple[OpenLake, Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake, _, _ = served
     monkeypatch.setattr(batch, "COMMIT_IMAGES", 5)
@@ -185,7 +185,7 @@ def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
 
 
 def test_a_shadow_answers_beside_production_and_nowhere_else(
-    served: tuple[Lake, Run, Run], capsys: pytest.CaptureFixture[str]
+    served: tuple[OpenLake, Run, Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake, _, second = served
     run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
@@ -216,7 +216,7 @@ def test_a_shadow_answers_beside_production_and_nowhere_else(
 
 
 def test_a_shadow_that_watches_tries_an_unreadable_image_once(
-    served: tuple[Lake, Run, Run], monkeypatch: pytest.MonkeyPatch
+    served: tuple[OpenLake, Run, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake, _, second = served
     monkeypatch.setattr(shadow, "POLL_SECONDS", 0.01)
@@ -229,7 +229,7 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
     tries: list[int] = []
     ask = batch.predict_images
 
-    def counted(lake: Lake, predictor: served_model.Predictor, names: list[str], workers: int | None) -> Any:
+    def counted(lake: OpenLake, predictor: served_model.Predictor, names: list[str], workers: int | None) -> Any:
         tries.append(len(names))
         return ask(lake, predictor, names, workers)
 
@@ -244,7 +244,7 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
     assert (report.answered, report.unanswered) == (2, {"a" * 64: "the lake does not have its bytes"})
 
 
-def _answered(lake: Lake, event: dict[str, Any]) -> Any:
+def _answered(lake: OpenLake, event: dict[str, Any]) -> Any:
     import pyarrow as pa
 
     from lake.storage import schema, store
@@ -257,7 +257,7 @@ def _answered(lake: Lake, event: dict[str, Any]) -> Any:
     return pa.Table.from_pylist([row], schema=schema.PREDICTIONS.arrow())
 
 
-def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tmp_path: Path) -> None:
+def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: OpenLake, tmp_path: Path) -> None:
     names = striped(colours, "first", 24) + striped(colours, "second", 6, 300)
     embedder = MeanColour()
     backfill(colours, colours.embedders()[0], embedder, workers=1)
@@ -285,7 +285,7 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: Lake, tm
 
 @pytest.mark.soak
 @pytest.mark.parametrize("architecture", ["efficientnet-lite0", "resnet18"])
-def test_a_retrained_networks_features_are_an_embedder(lk: Lake, architecture: str) -> None:
+def test_a_retrained_networks_features_are_an_embedder(lk: OpenLake, architecture: str) -> None:
     from embeddings.embedders.torch_import import torch
 
     names = striped(lk, "first", 3)
@@ -314,7 +314,7 @@ def test_a_retrained_networks_features_are_an_embedder(lk: Lake, architecture: s
 
 
 @pytest.mark.soak
-def test_another_networks_features_do_not_come_under_the_name(lk: Lake) -> None:
+def test_another_networks_features_do_not_come_under_the_name(lk: OpenLake) -> None:
     first, other = (untrained(lk, "lines", seed=seed, architecture="resnet18") for seed in (0, 1))
     record = retrained_embedder.register(lk, first.id, "resnet18@lines")
     with pytest.raises(WeightsMismatch, match="another name"):

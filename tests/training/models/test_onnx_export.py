@@ -15,7 +15,7 @@ from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders import torch_import
 from lake import ids, open_lake
 from lake.errors import BadInput, CouldNot
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from search_app.cli import main
 from tests.training.conftest import striped, stripes
 from training.data import splits
@@ -33,7 +33,7 @@ runtime = pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+def lake(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:
     """Striped pictures with vectors, and runs: a probe, one with a hidden layer, and a small network as it began."""
     place = str(tmp_path_factory.mktemp("onnx") / "lake")
     open_lake.create(place, embedders=["random"])
@@ -65,7 +65,7 @@ def asked(file: Path, inputs: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["linear", "layered"])
-def test_an_exported_probe_predicts_the_same_from_vectors(lake: Lake, tmp_path: Path, name: str) -> None:
+def test_an_exported_probe_predicts_the_same_from_vectors(lake: OpenLake, tmp_path: Path, name: str) -> None:
     made = onnx_export.export(lake, name, tmp_path)
     assert made.difference < 1e-6
     loaded = trained_model.load(lake, name)
@@ -82,7 +82,7 @@ def test_an_exported_probe_predicts_the_same_from_vectors(lake: Lake, tmp_path: 
 
 
 def test_a_network_by_the_command_and_its_refusal(
-    lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    lake: OpenLake, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "net"
     said = ["models", "export", "net", "--lake", lake.uri]

@@ -131,7 +131,7 @@ def test_inputs_that_cannot_be_fitted_are_refused() -> None:
         probe.fit(np.eye(2), ["a", "b"], start=probe.fit(np.eye(3), ["a", "b", "b"]))
 
 
-def test_balanced_accuracy_of_the_commoner_class_is_one_half() -> None:
+def test_balanced_accuracy_of_the_majority_baseline_is_one_half() -> None:
     truth = ["sound"] * 9 + ["broken"]
     predicted = ["sound"] * 10
     assert classification_metrics.accuracy(predicted, truth) == 0.9

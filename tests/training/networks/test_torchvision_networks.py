@@ -14,7 +14,7 @@ import pytest
 
 from embeddings.embedders import torch_import, weights
 from lake.errors import BadInput, HubUnreachable
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from training.networks import torchvision_networks, torchvision_operators
 from training.tasks import task_registry
 from training.tasks.detection import Detection
@@ -180,7 +180,7 @@ def test_weights_for_norms_without_epsilon_give_the_same_with_one() -> None:
     torch.testing.assert_close(ours(x), norm(x), rtol=1e-5, atol=1e-5)
 
 
-def test_kept_as_safetensors_it_needs_no_hash(lk: Lake, tmp_path: Path) -> None:
+def test_kept_as_safetensors_it_needs_no_hash(lk: OpenLake, tmp_path: Path) -> None:
     name = "lraspp_mobilenet_v3_large"
     file = saved(network_of(name, num_classes=21), tmp_path / "voc.pth")
     first = Segmentation().network(name, VOC, weights=file, trust_sha256=sha(file)).eval()

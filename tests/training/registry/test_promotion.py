@@ -16,7 +16,7 @@ import pytest
 
 from lake import slices
 from lake.errors import BadInput, LakeBusy
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage import schema, store, views
 from lake.upkeep import erasure
 from tests.lake import stock
@@ -26,7 +26,7 @@ from training.registry import promotion, releases, runs, versions
 from training.registry.recipe import Recipe
 
 
-def done(lake: Lake, name: str = "turns", data: dict[str, object] | None = None, parent: str | None = None) -> str:
+def done(lake: OpenLake, name: str = "turns", data: dict[str, object] | None = None, parent: str | None = None) -> str:
     """A finished run with a file; its id."""
     run = runs.create(lake, name, Recipe(kind="probe"), data=data or {}, classes=["down", "up"], parent=parent)
     path = runs.folder(lake, run.id) / "model.safetensors"
@@ -34,7 +34,7 @@ def done(lake: Lake, name: str = "turns", data: dict[str, object] | None = None,
     return runs.end(lake, run, "done", artifacts={"model": runs.artifact(lake, path)}).id
 
 
-def judge(lake: Lake, candidate: str, baseline: str, blocks: bool = False) -> str:
+def judge(lake: OpenLake, candidate: str, baseline: str, blocks: bool = False) -> str:
     """A verdict as the gate writes it; its id."""
     name = f"{lake.dataset('gates').count_rows():08x}"
     row = {"id": name, "candidate": candidate, "baseline": baseline, "blocks": blocks, "policy": "{}", "slices": "[]"}
@@ -43,7 +43,7 @@ def judge(lake: Lake, candidate: str, baseline: str, blocks: bool = False) -> st
     return name
 
 
-def test_after_a_rollback_every_reader_of_the_registry_means_the_same_run(lk: Lake) -> None:
+def test_after_a_rollback_every_reader_of_the_registry_means_the_same_run(lk: OpenLake) -> None:
     first, second, third = (done(lk) for _ in range(3))
     steps = [(1, first, "promoted"), (2, second, "promoted"), (2, second, "rolled_back")]
     rows = [
@@ -56,7 +56,7 @@ def test_after_a_rollback_every_reader_of_the_registry_means_the_same_run(lk: La
     assert gate._baseline(lk, runs.get(lk, third)).id == first
 
 
-def test_a_run_that_is_done_becomes_the_next_version_of_its_model_once(lk: Lake) -> None:
+def test_a_run_that_is_done_becomes_the_next_version_of_its_model_once(lk: OpenLake) -> None:
     first, second, other = done(lk), done(lk), done(lk, "signs")
     version = promotion.register(lk, first, "the first")
     assert (version.id, version.run, version.status, version.reason, version.gate) == (
@@ -85,7 +85,7 @@ def test_a_run_that_is_done_becomes_the_next_version_of_its_model_once(lk: Lake)
     assert len(releases.history(lk, "turns")) == 2
 
 
-def test_what_replaces_another_needs_the_newest_verdict_against_it_not_to_block(lk: Lake) -> None:
+def test_what_replaces_another_needs_the_newest_verdict_against_it_not_to_block(lk: OpenLake) -> None:
     first, second, third = (done(lk) for _ in range(3))
     version = promotion.promote(lk, first)  # nothing to fall behind
     assert (version.id, version.status, version.gate) == ("turns@1", "promoted", None)
@@ -123,7 +123,7 @@ def test_what_replaces_another_needs_the_newest_verdict_against_it_not_to_block(
     assert [version.status for version in versions.list(lk)] == ["registered", "registered", "promoted"]
 
 
-def test_a_rollback_goes_from_version_to_version_and_what_was_taken_back_is_judged_anew(lk: Lake) -> None:
+def test_a_rollback_goes_from_version_to_version_and_what_was_taken_back_is_judged_anew(lk: OpenLake) -> None:
     with pytest.raises(BadInput, match="no model 'turns'"):
         promotion.rollback(lk, "turns")
     first, second, third = (done(lk) for _ in range(3))
@@ -150,7 +150,7 @@ def test_a_rollback_goes_from_version_to_version_and_what_was_taken_back_is_judg
     assert [version.id for version in versions.promotion_stack(lk, "turns")] == ["turns@1", "turns@3"]
 
 
-def test_shadows_answer_until_they_are_promoted_or_retired_and_the_retired_can_come_back(lk: Lake) -> None:
+def test_shadows_answer_until_they_are_promoted_or_retired_and_the_retired_can_come_back(lk: OpenLake) -> None:
     first, second, third = (done(lk) for _ in range(3))
     promotion.promote(lk, first)
     assert promotion.shadow(lk, second).status == "shadow"
@@ -177,7 +177,7 @@ def test_shadows_answer_until_they_are_promoted_or_retired_and_the_retired_can_c
     assert len(releases.history(lk, "turns")) == 10
 
 
-def test_without_a_promoted_version_a_model_is_its_newest_run_that_is_in_use(lk: Lake) -> None:
+def test_without_a_promoted_version_a_model_is_its_newest_run_that_is_in_use(lk: OpenLake) -> None:
     old, new = done(lk), done(lk)
     assert trained_model.find(lk, "turns").id == new
     promotion.register(lk, new)
@@ -188,7 +188,7 @@ def test_without_a_promoted_version_a_model_is_its_newest_run_that_is_in_use(lk:
 
 
 @pytest.mark.parametrize("spoil", ["missing", "altered"])
-def test_a_version_whose_file_is_not_the_one_its_run_wrote_is_not_put_into_production(lk: Lake, spoil: str) -> None:
+def test_a_version_whose_file_is_not_the_one_its_run_wrote_is_not_put_into_production(lk: OpenLake, spoil: str) -> None:
     first, second = done(lk), done(lk)
     promotion.promote(lk, first)
     judge(lk, second, first)
@@ -214,7 +214,7 @@ def test_a_version_whose_file_is_not_the_one_its_run_wrote_is_not_put_into_produ
 # Others at the same time ---------------------------------------------------------------------------------------
 
 
-def test_of_two_processes_that_promote_at_once_one_does_and_the_other_says_so(lk: Lake, tmp_path: Path) -> None:
+def test_of_two_processes_that_promote_at_once_one_does_and_the_other_says_so(lk: OpenLake, tmp_path: Path) -> None:
     base, rivals = done(lk), [done(lk), done(lk)]
     promotion.promote(lk, base)
     for run in rivals:
@@ -239,7 +239,7 @@ def test_of_two_processes_that_promote_at_once_one_does_and_the_other_says_so(lk
     assert f"promoted {versions.promoted(lk, 'turns').id}" == won[0]  # type: ignore[union-attr]
 
 
-def test_of_two_that_saw_the_same_one_writes_and_the_other_decides_anew(lk: Lake) -> None:
+def test_of_two_that_saw_the_same_one_writes_and_the_other_decides_anew(lk: OpenLake) -> None:
     base, mine, rival = (done(lk) for _ in range(3))
     promotion.promote(lk, base)
     seen: list[int] = []
@@ -247,7 +247,7 @@ def test_of_two_that_saw_the_same_one_writes_and_the_other_decides_anew(lk: Lake
     def decide(entries: list[releases.ReleaseEvent]) -> releases.ReleaseEvent:
         seen.append(len(entries))
         if len(seen) == 1:
-            promotion.register(Lake(lk.uri), rival)
+            promotion.register(OpenLake(lk.uri), rival)
         number = 1 + max(event.version for event in entries)
         return releases.next_event(entries, "registered", model="turns", version=number, run=mine)
 
@@ -258,14 +258,14 @@ def test_of_two_that_saw_the_same_one_writes_and_the_other_decides_anew(lk: Lake
 
 
 def test_a_promotion_and_a_rollback_that_were_overtaken_change_nothing(
-    lk: Lake, monkeypatch: pytest.MonkeyPatch
+    lk: OpenLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = (done(lk) for _ in range(3))
     promotion.promote(lk, first)
     judge(lk, second, first)
     judge(lk, third, first)
     promotion.register(lk, third)
-    other, judged, checked = Lake(lk.uri), promotion._gate_check, runs.model_file
+    other, judged, checked = OpenLake(lk.uri), promotion._gate_check, runs.model_file
 
     def overtaken(*how: Any) -> Any:
         monkeypatch.setattr(promotion, "_gate_check", judged)
@@ -277,7 +277,7 @@ def test_a_promotion_and_a_rollback_that_were_overtaken_change_nothing(
         promotion.promote(lk, third)
     assert [version.id for version in versions.promotion_stack(lk, "turns")] == ["turns@1", "turns@3"]
 
-    def retired_meanwhile(lake: Lake, run: runs.Run) -> Path:
+    def retired_meanwhile(lake: OpenLake, run: runs.Run) -> Path:
         promotion.retire(other, first)
         return checked(lake, run)
 
@@ -287,7 +287,7 @@ def test_a_promotion_and_a_rollback_that_were_overtaken_change_nothing(
     assert [version.id for version in versions.promotion_stack(lk, "turns")] == ["turns@3"]
 
 
-def test_a_clock_that_goes_back_does_not_turn_the_order_round(lk: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_goes_back_does_not_turn_the_order_round(lk: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = done(lk), done(lk)
     promotion.promote(lk, first)
     judge(lk, second, first)
@@ -337,7 +337,7 @@ def test_the_view_models_says_what_the_registry_says() -> None:
 
 
 @pytest.fixture
-def served(lk: Lake) -> Lake:
+def served(lk: OpenLake) -> OpenLake:
     """12 labelled images; `some` has 0 to 5, `held` 6 to 7; a version of `turns` answered about 8 and 9, another model
     about 10.
     """
@@ -366,7 +366,7 @@ def served(lk: Lake) -> Lake:
     return lk
 
 
-def test_from_an_image_to_the_predictions_it_had_part_in_and_back(served: Lake) -> None:
+def test_from_an_image_to_the_predictions_it_had_part_in_and_back(served: OpenLake) -> None:
     run = versions.get(served, "turns@1").run
     there = served.sql(
         "SELECT * FROM lineage WHERE image_id = ? ORDER BY prediction_id", [stock.image_id(3)]
@@ -390,7 +390,7 @@ def test_from_an_image_to_the_predictions_it_had_part_in_and_back(served: Lake) 
     assert [(r["label"], r["slice"], r["run"], r["prediction_id"]) for r in row] == [("up", "spare@1", None, None)]
 
 
-def test_the_chain_is_of_the_labels_a_slice_was_frozen_with(served: Lake) -> None:
+def test_the_chain_is_of_the_labels_a_slice_was_frozen_with(served: OpenLake) -> None:
     row = {"event_id": "later", "image_id": stock.image_id(3), "timestamp": store.now(), "task": "classification"}
     row |= {"label": "sideways", "origin": "human"}
     served.insert("labels", pa.Table.from_pylist([row], schema=schema.LABELS.arrow()))
@@ -398,7 +398,7 @@ def test_the_chain_is_of_the_labels_a_slice_was_frozen_with(served: Lake) -> Non
     assert table["label_event"].to_pylist() == ["e3"]
 
 
-def test_an_erased_image_still_says_which_models_learnt_from_it(served: Lake) -> None:
+def test_an_erased_image_still_says_which_models_learnt_from_it(served: OpenLake) -> None:
     erasure.forget(served, [stock.image_id(3)], alone=True)
     table = served.sql(
         "SELECT DISTINCT label, slice, model, version FROM lineage WHERE image_id = ?", [stock.image_id(3)]
@@ -411,7 +411,7 @@ def test_an_erased_image_still_says_which_models_learnt_from_it(served: Lake) ->
     assert versions.get(served, "turns@1").status == "promoted"
 
 
-def test_a_prediction_leads_to_its_run_though_the_slices_are_gone(served: Lake) -> None:
+def test_a_prediction_leads_to_its_run_though_the_slices_are_gone(served: OpenLake) -> None:
     for name in ("some", "held"):
         slices.delete(served, slices.get(served, name))
     rows = served.sql(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.training import shapes_data
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.regions import masks
 from tests import pictures
 from training.fit.train_model import train
@@ -29,7 +29,7 @@ def drawn(count: int, seed: int) -> list[shapes_data.Drawing]:
         ("detection", "centernet-small", "map_50"),
     ],
 )
-def test_from_labels_to_predictions(lk: Lake, task: str, architecture: str, metric: str) -> None:
+def test_from_labels_to_predictions(lk: OpenLake, task: str, architecture: str, metric: str) -> None:
     images = drawn(12, seed=1)
     shapes_data.bring_in(lk, images, "shapes")
     shapes_data.bring_in(lk, drawn(4, seed=2), "held-out")

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.training import shapes_data
 from benchmarks.training.shapes_data import SHAPES, Drawing, drawings
 from lake import slices
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.regions import masks
 
 pytest.importorskip("elpv_dataset")
@@ -86,7 +86,7 @@ def _coloured(drawing: Drawing) -> Drawing:
     return Drawing(Image.fromarray(colours[drawing.classes()]), drawing.shapes)
 
 
-def test_a_lake_holds_it_whole(lk: Lake) -> None:
+def test_a_lake_holds_it_whole(lk: OpenLake) -> None:
     images = drawn()[0][:6]
     names = shapes_data.bring_in(lk, images, "shapes")
     assert slices.get(lk, "shapes").size == 6

@@ -112,15 +112,15 @@ def _card(failing: FailingSlice, index: int, discovery: Discovery) -> Block:
     if discovery.errors == "judged":
         lead, small = (
             f"{share(failing.error.value)} wrong",
-            f"{count(failing.wrong)} of {count(failing.evaluated)}, 95 % {span(failing.error)}",
+            f"{count(failing.wrong)} of {count(failing.reviewed)}, 95 % {span(failing.error)}",
         )
         first = (
             f"{points} point{'' if points == 1 else 's'} worse than the rest ({share(failing.rest.value)} of "
             f"{count(failing.rest.n)} wrong), which is {count(failing.excess)} more errors."
         )
     else:
-        lead = f"mean confidence {1 - failing.wrong / failing.evaluated:.2f}"
-        small = f"of {count(failing.evaluated)} predictions"
+        lead = f"mean confidence {1 - failing.wrong / failing.reviewed:.2f}"
+        small = f"of {count(failing.reviewed)} predictions"
         first = f"The mean confidence of the rest is {1 - (failing.rest.value or 0):.2f}."
     lines = [first]
     if failing.same:

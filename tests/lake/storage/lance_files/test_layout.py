@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lake.open_lake import OpenLake as Lake
+from lake.open_lake import OpenLake
 from lake.storage.lance_files import columns, fragments, nulls, table_files
 from lake.storage.vectors import to_column
 
@@ -18,13 +18,13 @@ LANCE = f"Lance {lance.__version__} changed its layout, and lake/storage/lance_f
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
+def lake(tmp_path: Path) -> OpenLake:
     """Only the folder of a lake: its one table is written by Lance itself."""
-    return Lake(str(tmp_path))
+    return OpenLake(str(tmp_path))
 
 
 @pytest.fixture
-def table(lake: Lake) -> Path:
+def table(lake: OpenLake) -> Path:
     """Two fragments of ten rows: version 1 has one of them, version 2 both, version 3 two rows less."""
     path = Path(lake.table_uri("tiny"))
     schema = pa.schema([("key", pa.string()), lance.blob_field("data"), ("vector", pa.list_(pa.float32(), DIM))])
@@ -116,7 +116,7 @@ def test_a_footer_tells_of_every_page_whether_it_has_nulls(
     assert nulls.of_fragment(dataset, fragment, "vector").tolist() == expected
 
 
-def test_a_new_column_has_no_file_and_its_values_go_into_one_of_their_own(lake: Lake, table: Path) -> None:
+def test_a_new_column_has_no_file_and_its_values_go_into_one_of_their_own(lake: OpenLake, table: Path) -> None:
     lance.dataset(table).add_columns(pa.field("late", pa.list_(pa.float32(), DIM)))
     dataset = lance.dataset(table)
     first, second = dataset.get_fragments()
@@ -135,7 +135,7 @@ def test_a_new_column_has_no_file_and_its_values_go_into_one_of_their_own(lake: 
     assert live == [1, 3, 4, 6, 7, 8, 9], f"rows of a column's own file: {LANCE}"
 
 
-def test_moved_rows_leave_their_fragment_for_a_new_one(lake: Lake, table: Path) -> None:
+def test_moved_rows_leave_their_fragment_for_a_new_one(lake: OpenLake, table: Path) -> None:
     whole = lance.dataset(table).to_table(["key", "vector"])
     path = table.with_name("without_blobs.lance")
     lance.write_dataset(whole.slice(0, 9), path)
