@@ -14,9 +14,9 @@ from fastapi import FastAPI
 
 from lake.version import VERSION
 from search_app.api import bodies
-from search_app.api.metrics import MeasuredApp, Metrics
 from search_app.api.openapi import describe
 from search_app.api.problems import add_error_handlers
+from search_app.api.prometheus import MeasuredApp, Metrics
 from search_app.api.routes import batch, events, exports, maps, models, pictures, predictions, reads, search
 from search_app.api.routes import sql as sql_routes
 from search_app.api.service import Service

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match, Route
 
 from lake.errors import BadInput, LakeloopError, QueryStopped, UnreadableImage
-from search_app.api.metrics import HUNG_UP, REFUSED
+from search_app.api.prometheus import HUNG_UP, REFUSED
 from search_app.security.url_import import UrlRefused
 
 if TYPE_CHECKING:

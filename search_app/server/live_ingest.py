@@ -19,7 +19,7 @@ from search_app.server.child_processes import Child
 
 if TYPE_CHECKING:
     from embeddings.backfill.embedding_order import Order
-    from search_app.api.metrics import Metrics
+    from search_app.api.prometheus import Metrics
 
 # The drainer drains for four seconds more after it is asked to end.
 DRAINER_SECONDS = 6.0

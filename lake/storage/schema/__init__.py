@@ -9,11 +9,11 @@ Events are appended, never edited: the current state is a view (`lake/storage/vi
 
 from __future__ import annotations
 
+from lake.storage.schema.administration import AUDIT, FORGOTTEN, KEYS, MIGRATIONS
 from lake.storage.schema.exploration import CLUSTER_MEMBERS, CLUSTERS, EMBEDDERS, MAP_POINTS, MAPS, MARKS, SEARCHES
 from lake.storage.schema.images import IMAGES, THUMBNAILS
 from lake.storage.schema.labels import LABELS, REVIEWS
 from lake.storage.schema.predictions import PREDICTIONS
-from lake.storage.schema.service import AUDIT, FORGOTTEN, KEYS, MIGRATIONS
 from lake.storage.schema.slices import SAVED_QUERIES, SLICE_MEMBERS, SLICE_TAGS, SLICES
 from lake.storage.schema.training import GATES, METRICS, RELEASES, RUNS, SCORES
 from lake.storage.schema.types import (

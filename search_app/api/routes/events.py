@@ -16,8 +16,8 @@ from lake.images import decode
 from lake.images.image_header import read_header
 from lake.spool import events
 from search_app.api import bodies, schemas
-from search_app.api.metrics import REFUSED
 from search_app.api.problems import JSON, Problem
+from search_app.api.prometheus import REFUSED
 from search_app.api.routes import batch
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from lake.images import decode
 from lake.images.image_header import read_header
 from lake.spool import events
 from search_app.api import bodies, schemas
-from search_app.api.metrics import REFUSED
 from search_app.api.problems import JSON, MEDIA_TYPE, ClientGone, Problem, problem_of, send_response
+from search_app.api.prometheus import REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

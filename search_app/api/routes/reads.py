@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from lake import ids
 from lake.analytics import summary
-from search_app.api import metrics as prometheus
+from search_app.api import prometheus
 from search_app.api.problems import Problem
 from search_app.api.routes.pictures import checked
 from search_app.api.schemas import TEXT, ImageId, PredictionId

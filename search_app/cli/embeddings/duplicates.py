@@ -22,7 +22,7 @@ def register(add: Add) -> None:
 def _duplicates(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from embeddings.duplicates import calibration, duplicates, threshold
+    from embeddings.duplicates import duplicates, threshold, threshold_calibration
     from lake import slices
     from lake.access import audit
 
@@ -30,7 +30,7 @@ def _duplicates(args: argparse.Namespace) -> int:
     if args.calibrate:
         if args.slice or args.threshold is not None:
             raise BadInput("--calibrate measures the threshold of the lake: give it without --slice and --threshold")
-        result = calibration.calibrate(lake, embedder=args.embedder)
+        result = threshold_calibration.calibrate(lake, embedder=args.embedder)
         audit.record(lake, "calibrate duplicates", result.embedder, detail=asdict(result))
         text = (
             f"{result.embedder}: near-duplicates have a cosine from {result.threshold:.2f} on. This finds "
