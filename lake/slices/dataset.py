@@ -23,7 +23,8 @@ from lake.errors import BadInput, CouldNot
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, GroundTruth
 from lake.images import decode
 from lake.regions import masks
-from lake.slices import ground_truth, members
+from lake.slices import ground_truth
+from lake.slices.members import contents as contents_of
 from lake.storage import blobs
 from lake.storage.store import Lake
 
@@ -63,7 +64,7 @@ class SliceDataset:
         self.uri, self.storage_options = lake.uri, lake.storage_options
         self.slice = slice_.id
         self.transform, self.target_transform = transform, target_transform
-        contents = ground_truth.current_events(lake, members.contents(lake, slice_))
+        contents = ground_truth.current_events(lake, contents_of(lake, slice_))
         truths = ground_truth.of_images(lake, contents)
         self.task = _task(truths, task)
         self.version = lake.version("images")
