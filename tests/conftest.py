@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from lake import open_lake
 from lake.open_lake import OpenLake
 from tests import temporary
+from tests.search_app import browsing
 from tests.temporary import Template
 
 temporary.use_memory()
@@ -97,6 +99,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _haste(item.path) < 2:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: _haste(item.path))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "context" not in getattr(item, "fixturenames", ()):
+        browsing.close_browser()
+
+
+def pytest_sessionfinish() -> None:
+    browsing.close_browser()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: to look through it at every collection of garbage takes half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

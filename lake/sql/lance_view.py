@@ -25,10 +25,12 @@ class LanceView(pads.Dataset):  # type: ignore[misc]
     def __init__(self, dataset: lance.LanceDataset, names: Sequence[str]) -> None:
         self._dataset = dataset
         self._names = [*names]
+        whole = dataset.schema  # Lance converts it at every look: DuckDB looks often
+        self._schema = pa.schema([_without_metadata(whole.field(n)) for n in self._names])
 
     @property
     def schema(self) -> pa.Schema:
-        return pa.schema([_without_metadata(self._dataset.schema.field(n)) for n in self._names])
+        return self._schema
 
     def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> Any:
         """What DuckDB calls: a scanner over `columns` (all when None) of the rows that pass `filter`."""

@@ -35,10 +35,10 @@ from tests.hostile.conftest import Serve
 from tests.hostile.payloads import FOREIGN, payloads
 from tests.pictures import encoded, flat
 from tests.search_app.api_client import NDJSON, event, in_base64
-from tests.search_app.browsing import CHROMIUM, FLAGS, STILL
+from tests.search_app.browsing import CHROMIUM, browser_context
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Dialog, Page
+    from playwright.sync_api import BrowserContext, Dialog, Page
 
 __all__ = ["installed"]
 
@@ -150,22 +150,16 @@ def fill(lake: OpenLake, folder: Path, client: httpx.Client) -> None:
 
 
 @pytest.fixture
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+def context() -> Iterator[BrowserContext]:
+    with browser_context(1400, 1200) as opened:
+        opened.set_default_timeout(PATIENCE)
         yield opened
-        opened.close()
 
 
 class Visitor:
     """A page that records everything that must not happen."""
 
-    def __init__(self, browser: Browser, url: str) -> None:
-        context = browser.new_context(viewport={"width": 1400, "height": 1200})
-        context.set_default_timeout(PATIENCE)
-        context.add_init_script(STILL)
+    def __init__(self, context: BrowserContext, url: str) -> None:
         self.url = url
         self.page: Page = context.new_page()
         self.dialogs: list[str] = []
@@ -239,13 +233,13 @@ def _visit(lake: OpenLake, visitor: Visitor, tree: str, texts: int) -> None:
         visitor.visit(f"/{quote(text, safe='')}")
 
 
-def _browse(lake: OpenLake, folder: Path, serve: Serve, browser: Browser, say: Say, texts: int) -> None:
+def _browse(lake: OpenLake, folder: Path, serve: Serve, context: BrowserContext, say: Say, texts: int) -> None:
     service = serve(lake, ui=True)
     url = f"http://127.0.0.1:{service.port}"
     with httpx.Client(base_url=url, timeout=60) as client:
         fill(lake, folder, client)
     backfill(lake, lake.embedders()[0], MeanColour(), workers=1)
-    visitor = Visitor(browser, url)
+    visitor = Visitor(context, url)
     _visit(lake, visitor, cluster(lake, method="kmeans", k=8).tree, texts)
     visitor.check()
     visitor.page.set_content(f"<svg onload=1></svg><a href=//{FOREIGN}></a><object></object>")
@@ -258,19 +252,19 @@ def _browse(lake: OpenLake, folder: Path, serve: Serve, browser: Browser, say: S
 
 @needs_browser
 def test_no_text_becomes_more_than_text_on_any_page(
-    make_lake: MakeLake, installed: None, tmp_path: Path, serve: Serve, browser: Browser, say: Say
+    make_lake: MakeLake, installed: None, tmp_path: Path, serve: Serve, context: BrowserContext, say: Say
 ) -> None:
     lake = make_lake("hostile", embedders=["mean-colour"], columns={"shift": "string"})
-    _browse(lake, tmp_path, serve, browser, say, 1)
+    _browse(lake, tmp_path, serve, context, say, 1)
 
 
 @needs_browser
 @pytest.mark.soak
 def test_no_text_becomes_more_than_text_however_a_page_is_opened(
-    make_lake: MakeLake, installed: None, tmp_path: Path, serve: Serve, browser: Browser, say: Say
+    make_lake: MakeLake, installed: None, tmp_path: Path, serve: Serve, context: BrowserContext, say: Say
 ) -> None:
     lake = make_lake("hostile", embedders=["mean-colour"], columns={"shift": "string"})
-    _browse(lake, tmp_path, serve, browser, say, len(HOSTILE))
+    _browse(lake, tmp_path, serve, context, say, len(HOSTILE))
 
 
 def test_a_slice_takes_no_name_that_could_be_markup(lk: OpenLake) -> None:

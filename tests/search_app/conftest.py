@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.search_app.browsing import CHROMIUM, FLAGS, PATIENCE, STILL
+from tests.search_app.browsing import PATIENCE, browser_context
 from tests.search_app.shapes import Shapes, make_shapes
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Page
 
 
 @pytest.fixture(scope="session")
@@ -21,23 +21,11 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
-def context(browser: Browser) -> Iterator[BrowserContext]:
+def context() -> Iterator[BrowserContext]:
     """One for a file: what a page has loaded of Streamlit the next need not load and compile again."""
-    opened = browser.new_context(viewport={"width": 1280, "height": 720})
-    opened.set_default_timeout(PATIENCE)
-    opened.add_init_script(STILL)
-    yield opened
-    opened.close()
+    with browser_context() as opened:
+        opened.set_default_timeout(PATIENCE)
+        yield opened
 
 
 @pytest.fixture
