@@ -33,6 +33,7 @@ os.environ.setdefault("LANCE_LOG", "error")
 INDEX_CACHE_BYTES = 512 << 20
 METADATA_CACHE_BYTES = 128 << 20
 # Twice the longest run of conflicts that was observed on a loaded two-core machine.
+REMOVED_ATTEMPTS = 5
 COMMIT_ATTEMPTS = 12
 # Values in one IN list: limits the length of a filter.
 LOOK_UP_VALUES = 5_000
@@ -317,7 +318,8 @@ class Lake:
                 text = str(error)
                 if "No space left" in text or "os error 28" in text:
                     raise CouldNot(f"the disk of {self.uri} is full; nothing of this step was committed") from error
-                if not _overtaken(text) and not _outdated(text):
+                removed = _removed(text) and attempt < REMOVED_ATTEMPTS  # else the table is damaged
+                if not _overtaken(text) and not _outdated(text) and not removed:
                     raise
                 time.sleep(random.uniform(0.5, 1.0) * min(0.05 * 2**attempt, 2.0))
         raise LakeBusy(f"table {name!r} of {self.uri} kept changing under {COMMIT_ATTEMPTS} attempts; try again")
@@ -351,6 +353,11 @@ def _overtaken(text: str) -> bool:
 def _outdated(text: str) -> bool:
     """Whether a write failed because the version it started from was cleaned up meanwhile; a new attempt succeeds."""
     return "Not found" in text and "_versions" in text
+
+
+def _removed(text: str) -> bool:
+    """Whether a write failed because an erasure removed a data file of the version it started from."""
+    return "Not found" in text and ".lance/data/" in text
 
 
 def now() -> dt.datetime:
