@@ -33,8 +33,9 @@ os.environ.setdefault("LANCE_LOG", "error")
 INDEX_CACHE_BYTES = 512 << 20
 METADATA_CACHE_BYTES = 128 << 20
 # Twice the longest run of conflicts that was observed on a loaded two-core machine.
-REMOVED_ATTEMPTS = 5
 COMMIT_ATTEMPTS = 12
+# A data file that is missing this often was not removed meanwhile: it is lost.
+REMOVED_ATTEMPTS = 5
 # Values in one IN list: limits the length of a filter.
 LOOK_UP_VALUES = 5_000
 
