@@ -61,6 +61,9 @@ class Watch:
                 self._note("server", server)
                 for child in server.children(recursive=True):
                     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                        parent = child.parent()
+                        if parent is not None and child.cmdline() == parent.cmdline():
+                            continue  # it was forked and has not begun its own program: its memory is the parent's
                         words = " ".join(child.cmdline())
                         roles = {"lake.upkeep.drainer": "drainer", "lake.sql.sandbox.child": "query"}
                         self._note(next((roles[name] for name in roles if name in words), "worker"), child)
