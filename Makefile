@@ -17,7 +17,7 @@ TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 
 test: check  ## linters, types, and every test in its short form
 	$(TEST) $(ARGS)
 
-quick: $(VENV)/.dev-installed  ## the tests of a second at most that start no process
+quick: $(VENV)/.dev-installed  ## without tests that start processes, train, or repeat themselves: within a minute
 	$(TEST) -m "not soak and not slow" $(ARGS)
 
 check: $(VENV)/.dev-installed programs

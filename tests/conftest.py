@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,10 +72,10 @@ def say(record_property: Callable[[str, object], None]) -> Say:
     return functools.partial(record_property, "said")
 
 
-# A file that names one of these starts processes, a browser or a network. `make quick` leaves it out.
+# A file that names one of these starts processes or a browser, or trains. `make quick` leaves it out.
 _SLOW = re.compile(
     r"\b(?:subprocess|multiprocessing|playwright|torch|torch_import|timm|sklearn|few_cells|tests\.(?:crash|hostile|forks)"
-    r"|training\.(?!metrics|data)\w+)\b"
+    r"|(?:from|import) training)\b"
 )
 
 
@@ -96,7 +97,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow ones come first: one process begins with them, and the others take from the end of its list."""
     for item in items:
-        if _haste(item.path) < 2:
+        repeated = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if repeated or _haste(item.path) < 2:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: _haste(item.path))
 
@@ -112,9 +114,13 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: to look through it at every collection of garbage takes half a second."""
+    # What is imported by now stays: to look through it at every collection of garbage takes half a second.
     gc.collect()
     gc.freeze()
+    # At each test, pytest adds its handlers to every logger that does not propagate: Streamlit has eighty.
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -48,8 +48,8 @@ class Template:
         """Makes the folder, which must not be there, with all its files; returns it."""
         folder.mkdir(parents=True)
         for name in self._folders:
-            os.mkdir(folder / name)
+            os.mkdir(f"{folder}/{name}")
         for name, data in self._files:
-            with open(folder / name, "xb", buffering=0) as file:
+            with open(f"{folder}/{name}", "xb", buffering=0) as file:
                 file.write(data)
         return folder

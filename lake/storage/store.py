@@ -338,6 +338,7 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
+@functools.cache
 def local_folder(uri: str) -> Path | None:
     """The folder of a lake's URI, or None if it is on object storage."""
     scheme, _, rest = uri.partition("://")
@@ -357,8 +358,8 @@ def _outdated(text: str) -> bool:
 
 
 def _removed(text: str) -> bool:
-    """Whether a write failed because an erasure removed a data file of the version it started from."""
-    return "Not found" in text and ".lance/data/" in text
+    """Whether a write failed because a file of the version it started from was removed, by an erasure for example."""
+    return "Not found" in text and ".lance/" in text
 
 
 def now() -> dt.datetime:

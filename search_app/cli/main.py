@@ -9,6 +9,7 @@ are in `cli/lake`, `cli/embeddings` and `cli/training`. Each imports its librari
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import sys
@@ -72,6 +73,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+@functools.cache
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
