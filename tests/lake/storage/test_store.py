@@ -15,6 +15,7 @@ from lake.errors import BadInput, LakeloopError, NewerLake, NotALake
 from lake.ingest import ingest
 from lake.open_lake import OpenLake
 from lake.storage import migrations, schema, store
+from lake.upkeep import maintenance
 from tests import pictures
 from tests.conftest import MakeLake
 
@@ -142,6 +143,33 @@ def test_a_key_inserted_by_many_at_once_is_stored_once(lk: OpenLake) -> None:
         thread.join()
     assert sum(added) == 1
     assert lk.dataset("slices").count_rows() == 1
+
+
+def test_a_write_whose_files_maintenance_removes_meanwhile_is_tried_again(lk: OpenLake) -> None:
+    for name in ("tail", "night"):
+        lk.insert("slices", slices_row(name))
+    attempts = []
+
+    def write() -> None:
+        started_from = lk.dataset("slices")
+        attempts.append(started_from.version)
+        if len(attempts) == 1:
+            other = lake.open(lk.uri)
+            other.dataset("slices").optimize.compact_files()
+            maintenance.remove_versions(other, "slices", dt.timedelta(0))
+        started_from.update({"size": "2"})
+
+    lk.commit("slices", write)
+    assert len(attempts) == 2
+    assert lk.scan("slices", ["size"])["size"].to_pylist() == [2, 2]
+
+
+def test_a_write_to_a_table_that_lost_a_file_fails_and_says_which(lk: OpenLake) -> None:
+    lk.insert("slices", slices_row("tail"))
+    (lost,) = Path(lk.table_uri("slices"), "data").iterdir()
+    lost.unlink()
+    with pytest.raises(OSError, match=lost.name):
+        lk.commit("slices", lambda: lake.open(lk.uri).dataset("slices").update({"size": "2"}))
 
 
 def test_embedders_that_would_share_a_column_are_refused(make_lake: MakeLake) -> None:
