@@ -145,10 +145,9 @@ def test_one_query_per_core_runs_and_the_rest_wait_or_must_come_back(lake: OpenL
             running = [query for query in pool.queries() if query.started is not None]
             at_once = max(at_once, len(running))
             for query in running:
-                if query.child is not None and query.child.demoted:
-                    policies = {os.sched_getscheduler(int(t)) for t in _threads(query.child.pid)}
-                    if policies == {os.SCHED_IDLE}:
-                        idle.set()
+                child = query.child
+                if child is not None and child.demoted and _policies(child.pid) == {os.SCHED_IDLE}:
+                    idle.set()
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -166,6 +165,14 @@ def test_one_query_per_core_runs_and_the_rest_wait_or_must_come_back(lake: OpenL
     assert counts["timeout"] >= cores
     assert sum(1 for outcome, seconds in ends if outcome == "busy" and seconds < limit) >= 32 - 24 - cores
     say(f"SQL: 32 runaways at once: {at_once} ran, idle after a second; {dict(counts)}, all in {slowest:.2f} s")
+
+
+def _policies(pid: int) -> set[int]:
+    """The scheduling policies of a process's threads; none if one ends meanwhile."""
+    try:
+        return {os.sched_getscheduler(int(thread)) for thread in _threads(pid)}
+    except ProcessLookupError:
+        return set()
 
 
 def _threads(pid: int) -> list[str]:
