@@ -72,10 +72,11 @@ def say(record_property: Callable[[str, object], None]) -> Say:
     return functools.partial(record_property, "said")
 
 
-# A file that names one of these starts processes or a browser, or trains. `make quick` leaves it out.
+# A file that names one of these starts processes or a browser, or trains, or says that it is slow.
+# `make quick` leaves it out.
 _SLOW = re.compile(
     r"\b(?:subprocess|multiprocessing|playwright|torch|torch_import|timm|sklearn|few_cells|tests\.(?:crash|hostile|forks)"
-    r"|(?:from|import) training)\b"
+    r"|(?:from|import) training|pytest\.mark\.slow)\b"
 )
 
 

@@ -13,6 +13,8 @@ from lake import open_lake
 from lake.slices import Slice
 from tests.lake import stock
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parent.parent / "docs" / "notebook.md"
 
 

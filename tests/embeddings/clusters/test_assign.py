@@ -17,6 +17,8 @@ from tests.conftest import MakeLake
 from tests.embeddings.islands import islands, lake_of, unit
 from tests.lake.prediction_rows import add, image, label
 
+pytestmark = pytest.mark.slow
+
 MOMENT = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 
 

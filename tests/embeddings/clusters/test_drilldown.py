@@ -21,6 +21,8 @@ from tests.embeddings.colour import Random
 from tests.embeddings.islands import islands, lake_of
 from tests.lake.prediction_rows import add, image, label
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["auto", "kmeans", "hdbscan"]
 MOMENT = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
 

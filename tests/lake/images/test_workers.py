@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from lake.images.workers import WorkerDied, WorkerPool
 
+pytestmark = pytest.mark.slow
+
 DEADLY = "tests.lake.worker_functions:double_or_die"
 
 

@@ -22,6 +22,8 @@ from lake.upkeep import doctor, erasure, maintenance
 from tests.lake import prediction_rows, stock
 from tests.lake.prediction_rows import add, image, label
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def six(lk: OpenLake) -> OpenLake:

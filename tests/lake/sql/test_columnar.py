@@ -19,6 +19,8 @@ from lake.upkeep import maintenance
 from tests.conftest import MakeLake
 from tests.lake import stock
 
+pytestmark = pytest.mark.slow
+
 SECRET = "secret_sha256"
 
 

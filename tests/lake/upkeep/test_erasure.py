@@ -27,6 +27,8 @@ from tests import pictures
 from tests.conftest import MakeLake
 from tests.lake import prediction_rows, stock
 
+pytestmark = pytest.mark.slow
+
 ERASED = 3
 
 

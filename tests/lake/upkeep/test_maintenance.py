@@ -20,6 +20,8 @@ from lake.upkeep import maintenance
 from tests.conftest import MakeLake
 from tests.lake import stock
 
+pytestmark = pytest.mark.slow
+
 NOW = dt.timedelta(0)
 
 

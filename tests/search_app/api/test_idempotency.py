@@ -31,6 +31,8 @@ from tests.conftest import Say
 from tests.search_app.api_client import JSON, NDJSON, PROBLEM, in_base64, picture
 from tests.search_app.asgi import Answer, ask
 
+pytestmark = pytest.mark.slow
+
 WHICH = st.integers(0, 11)
 KEYS = ("order-1", "order-2", "~" * 190)
 CALLERS = (None, "ka", "kb")

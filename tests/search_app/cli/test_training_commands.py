@@ -14,6 +14,8 @@ from lake.open_lake import OpenLake
 from search_app.cli import main
 from tests.training.conftest import striped
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "--architecture", "test_resnet", "--device", "cpu", "--workers", "0", "--set", "pretrained=false", "--set",
     "size=32", "--set", "epochs=1", "--set", "batch=8",

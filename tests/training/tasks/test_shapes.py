@@ -14,6 +14,8 @@ from lake import slices
 from lake.open_lake import OpenLake
 from lake.regions import masks
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("elpv_dataset")
 
 
