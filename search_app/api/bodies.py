@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
 from search_app.api.admission import Admission
 from search_app.api.problems import ClientGone, Problem
 
@@ -29,6 +31,7 @@ _KEY = re.compile(rb"[!-~]{1,%d}\Z" % KEY_CHARACTERS)
 IN_FLIGHT = "lakeloop_in_flight"
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -154,8 +157,7 @@ def too_large(limit: int, name: str = "the body") -> Problem:
 
 def json_object(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in the bytes. Raises Problem with the reason if there is none."""
-    if data.count(b"{") + data.count(b"[") > MOST_CONTAINERS:
-        raise Problem(422, "too_complex", f"{name} has more than {MOST_CONTAINERS:,} objects and lists")
+    _refuse_complex(data, name)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8, and numbers too long to read
@@ -163,3 +165,19 @@ def json_object(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise Problem(422, "not_json", f"{name} is JSON, but not an object")
     return document
+
+
+def parsed_as(kind: type[Model], body: bytes) -> Model:
+    """The body as the model. Raises Problem naming the wrong field."""
+    _refuse_complex(body, "the body")
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise Problem(422, "invalid", f"{field}: {first['msg']}" if field else first["msg"]) from error
+
+
+def _refuse_complex(data: bytes, name: str) -> None:
+    if data.count(b"{") + data.count(b"[") > MOST_CONTAINERS:
+        raise Problem(422, "too_complex", f"{name} has more than {MOST_CONTAINERS:,} objects and lists")

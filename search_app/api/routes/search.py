@@ -6,11 +6,11 @@ import base64
 import binascii
 import io
 import json
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lake.errors import BadInput
 from lake.sql import tables
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from search_app.api.service import Service
     from search_app.security.uploads import Uploads
 
-Model = TypeVar("Model", bound=BaseModel)
 Ids = Annotated[list[str], Field(max_length=1_000)]
 
 
@@ -76,7 +75,7 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
         if kind != "application/json":
             raise Problem(415, "media_type", f"send application/json, not {kind or 'no type'!r:.80}")
         body = await bodies.read_query(request.scope, request.receive, bodies.SEARCH_BYTES, service.admission)
-        results = await run_in_threadpool(run_search, parsed_as(SearchRequest, body))
+        results = await run_in_threadpool(run_search, bodies.parsed_as(SearchRequest, body))
         if ARROW in request.headers.get("accept", ""):
             return Response(await run_in_threadpool(_stream, results), media_type=ARROW)
         return Response(await run_in_threadpool(_document, results), media_type="application/json")
@@ -100,16 +99,6 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
         )
 
     return router
-
-
-def parsed_as(kind: type[Model], body: bytes) -> Model:
-    """The body as the model. Raises Problem naming the wrong field."""
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise Problem(422, "invalid", f"{field}: {first['msg']}" if field else first["msg"]) from error
 
 
 def _document(table: pa.Table) -> bytes:

@@ -17,7 +17,6 @@ from lake.sql import saved_queries
 from search_app.api import bodies, schemas
 from search_app.api.problems import JSON, ClientGone, Problem
 from search_app.api.routes.batch import ARROW
-from search_app.api.routes.search import parsed_as
 from search_app.api.schemas import QueryName, SqlId
 from search_app.api.sql_execution import Sql, SqlRequest, SqlResult, callers_id
 
@@ -161,7 +160,7 @@ async def _body(request: Request, kind: type[Model], sql: Sql) -> Model:
     if media != JSON:
         raise Problem(415, "media_type", f"send {JSON}, not {media or 'no type'!r:.80}")
     body = await bodies.read_query(request.scope, request.receive, BODY_BYTES, sql.service.admission)
-    return parsed_as(kind, body)
+    return bodies.parsed_as(kind, body)
 
 
 async def _disconnected(request: Request) -> None:
