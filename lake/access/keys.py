@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lake.storage.store import Lake
 
-SCOPES = ("ingest", "feedback", "read", "sql", "admin")
+SCOPES = ("ingest", "feedback", "read", "sql", "edit", "admin")
 LONGEST_NAME = 200
 # While the lake cannot be read, revocations are not seen. A server trusts its keys for this long.
 GRACE_SECONDS = 600.0

@@ -10,9 +10,10 @@ import json
 import socket
 import ssl
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPSConnection
+from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -107,20 +108,49 @@ class Server:
         self._http.close()
 
     def post(self, path: str, kind: str, body: bytes, key: str | None) -> HttpResponse:
-        """Sends one request and returns the response, whatever its status. Raises NotNow if there is none."""
-        headers = {"Content-Type": kind, "Accept": "application/json", "User-Agent": f"lakeloop/{VERSION}"}
+        """Sends one POST and returns the response, whatever its status. Raises NotNow if there is none."""
+        headers = {"Content-Type": kind, "Accept": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
+        return self.request("POST", path, body, headers)
+
+    def request(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str], most_bytes: int = _MOST_RESPONSE_BYTES
+    ) -> HttpResponse:
+        """Sends one request and returns the response, whatever its status, of at most `most_bytes`.
+
+        Raises NotNow if there is none.
+        """
+        return self.whole(self.open(method, path, body, headers), most_bytes)
+
+    def whole(self, response: HTTPResponse, most_bytes: int) -> HttpResponse:
+        """The response of `open`, read to its end. Raises NotNow if it breaks off, or is longer than `most_bytes`."""
+        with self._not_now():
+            content = response.read(most_bytes + 1)
+            if len(content) > most_bytes:
+                raise HTTPException(f"its response is longer than {most_bytes >> 20} MB")
+        after = _seconds(response.getheader("Retry-After"))
+        return HttpResponse(response.status, after, response.getheader("Content-Type", ""), content)
+
+    def open(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> HTTPResponse:
+        """Sends one request; the response is to be read before the next. Raises NotNow if there is none."""
+        sent = {"User-Agent": f"lakeloop/{VERSION}", **headers}
         kept = self._http.sock is not None
-        try:
+        with self._not_now():
             try:
-                return self._exchange(self._prefix + path, body, headers)
+                return self._exchange(method, self._prefix + path, body, sent)
             except (ConnectionError, BadStatusLine):
                 if not kept:
                     raise
                 # A server closes idle connections. Sending again is safe, because the ids are the same.
                 self._http.close()
-                return self._exchange(self._prefix + path, body, headers)
+                return self._exchange(method, self._prefix + path, body, sent)
+
+    @contextmanager
+    def _not_now(self) -> Iterator[None]:
+        """Errors of the connection close it, and become NotNow."""
+        try:
+            yield
         except (OSError, HTTPException) as error:
             self._http.close()
             raise NotNow(f"{self.url} does not answer: {error or type(error).__name__}") from error
@@ -128,22 +158,16 @@ class Server:
             self._http.close()
             raise
 
-    def _exchange(self, path: str, body: bytes, headers: dict[str, str]) -> HttpResponse:
+    def _exchange(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> HTTPResponse:
         try:
-            self._http.request("POST", path, body, headers)
+            self._http.request(method, path, body or None, headers)
         except (BrokenPipeError, ConnectionResetError) as error:
             # A server may respond and close before it has read everything: the response says why.
             try:
-                response = self._http.getresponse()
+                return self._http.getresponse()
             except (OSError, HTTPException):
                 raise error from None
-        else:
-            response = self._http.getresponse()
-        content = response.read(_MOST_RESPONSE_BYTES + 1)
-        if len(content) > _MOST_RESPONSE_BYTES:
-            raise HTTPException(f"its response is longer than {_MOST_RESPONSE_BYTES >> 20} MB")
-        after = _seconds(response.getheader("Retry-After"))
-        return HttpResponse(response.status, after, response.getheader("Content-Type", ""), content)
+        return self._http.getresponse()
 
 
 def _read_batch(response: HttpResponse, batch: EventBatch) -> Delivery:

@@ -6,19 +6,15 @@ It sends the image and reads the prediction; `client.py` logs it.
 from __future__ import annotations
 
 import json
-import os
-import threading
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from lake.client.json_requests import Connections
+
 if TYPE_CHECKING:
     import ssl
 
-    from lake.client.delivery import Server
-
-# Connections that are kept open between requests.
-KEPT = 8
 # The first prediction of a model comes after its libraries and weights are loaded.
 SECONDS = 60.0
 
@@ -62,22 +58,19 @@ class ModelRequests:
     """Sends requests to the server at `url`, several at once. `timeout` is in seconds, for every wait on a socket."""
 
     def __init__(self, url: str, timeout: float, ssl_context: ssl.SSLContext | None) -> None:
-        self._options = (url, timeout, ssl_context)
-        self._lock = threading.Lock()
-        self._idle: list[Server] = []
-        self._process = os.getpid()
+        self._connections = Connections(url, timeout, ssl_context)
 
     def predict(self, image: bytes, model: str, version: int | str | None, key: str | None) -> Predicted:
         """The prediction of the model's promoted version, or of `version`. Raises NotAnswered."""
         from lake.client.delivery import NotNow
 
         name = model if version is None else f"{model}@{version}"
-        server = self._take()
+        server = self._connections.take()
         try:
             response = server.post(f"/v1/models/{quote(name, safe='@')}:predict", "image/*", image, key)
         except NotNow as error:
             raise NotAnswered(str(error), after=error.after) from error
-        self._give(server)
+        self._connections.give(server)
         if response.status != 200:
             raise NotAnswered(f"{response.status}: {response.detail()}", response.status, response.after)
         try:
@@ -90,24 +83,4 @@ class ModelRequests:
 
     def close(self) -> None:
         """Closes the connections that are not in use."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for server in idle:
-            server.close()
-
-    def _take(self) -> Server:
-        from lake.client.delivery import Server
-
-        with self._lock:
-            if self._process != os.getpid():  # after a fork the connections belong to the parent
-                self._process, self._idle = os.getpid(), []
-            if self._idle:
-                return self._idle.pop()
-        return Server(*self._options)
-
-    def _give(self, server: Server) -> None:
-        with self._lock:
-            if len(self._idle) < KEPT:
-                self._idle.append(server)
-                return
-        server.close()
+        self._connections.close()

@@ -21,6 +21,7 @@ from search_app.api.routes import batch, events, exports, maps, models, pictures
 from search_app.api.routes import sql as sql_routes
 from search_app.api.service import Service
 from search_app.api.sql_execution import Sql
+from search_app.api.writes import Writes
 from search_app.backend import query_images
 from search_app.backend.model_server import ModelServer
 from search_app.security.uploads import Uploads
@@ -44,6 +45,7 @@ class Api:
         self._arrow = batch.ArrowReader()
         self._answerers = ModelServer(lake)
         self.sql = Sql(self.service)
+        self.writes = Writes(self.service, self.sql.log)
         self._api = self._routes(fetch)
         self._app = MeasuredApp(predictions.Predictions(self._api, self.service), self.metrics)
 

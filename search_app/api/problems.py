@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -105,6 +107,15 @@ def problem_of(error: BaseException) -> Problem | None:
         case sqlite3.Error() | OSError():
             return Problem(503, "unavailable", f"the spool could not store it ({error}); try again", RETRY_SECONDS)
     return None
+
+
+@contextmanager
+def not_found(reason: str) -> Iterator[None]:
+    """For look-ups by a name in the path: BadInput in the block, the library's "no such name", becomes a 404."""
+    try:
+        yield
+    except BadInput as error:
+        raise Problem(404, reason, str(error)) from error
 
 
 def disk_full() -> Problem:

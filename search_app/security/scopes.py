@@ -6,7 +6,9 @@ else (pages, files and websocket of the app) needs read. This module knows nothi
 
 from __future__ import annotations
 
-# None: no key needed. {id} stands for one path segment. HEAD needs the same as GET.
+import re
+
+# None: no key needed. {id} stands for one path segment or a part of one. HEAD needs the same as GET.
 ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("GET", "/healthz", None),
     ("GET", "/readyz", None),
@@ -18,7 +20,7 @@ ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("POST", "/v1/feedback", "feedback"),
     ("POST", "/v1/search", "read"),
     ("POST", "/v1/queries", "read"),
-    ("POST", "/v1/models/{id}", "read"),
+    ("POST", "/v1/models/{id}:predict", "read"),
     ("POST", "/v1/sql", "sql"),
     ("DELETE", "/v1/sql/{id}", "sql"),
     ("GET", "/v1/sql-history", "sql"),
@@ -37,8 +39,12 @@ ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("GET", "/v1/arrivals", "read"),
     ("GET", "/v1/openapi.json", "read"),
 )
-_EXACT = {(method, path): scope for method, path, scope in ROUTES if not path.endswith("{id}")}
-_BY_ID = {(method, path.removesuffix("/{id}")): scope for method, path, scope in ROUTES if path.endswith("{id}")}
+_EXACT = {(method, path): scope for method, path, scope in ROUTES if "{id}" not in path}
+_PATTERNS = [
+    (method, re.compile("[^/]+".join(map(re.escape, path.split("{id}")))), scope)
+    for method, path, scope in ROUTES
+    if "{id}" in path
+]
 _AT_ROOT = frozenset({"/healthz", "/readyz", "/metrics", "/v1"})
 
 
@@ -48,6 +54,6 @@ def scope_of(method: str, path: str) -> str | None:
     if (method, path) in _EXACT:
         return _EXACT[method, path]
     if path.startswith("/v1/") or path in _AT_ROOT:
-        head, _, last = path.rpartition("/")
-        return _BY_ID.get((method, head), "admin") if last else "admin"
+        scopes = (scope for verb, pattern, scope in _PATTERNS if verb == method and pattern.fullmatch(path))
+        return next(scopes, "admin")
     return "read"

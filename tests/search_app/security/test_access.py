@@ -49,6 +49,9 @@ REQUESTS: list[tuple[str, str, str | None]] = [
     ("HEAD", f"/v1/images/{ID}", "read"),
     ("GET", f"/v1/thumbnails/{ID}", "read"),
     ("GET", f"/v1/records/{ID}", "read"),
+    ("POST", "/v1/models/cells@3:predict", "read"),
+    ("POST", "/v1/models/cells@3", "admin"),
+    ("POST", "/v1/models/a/b:predict", "admin"),
     ("GET", f"/v1/queries/{ID}", "read"),
     ("GET", "/v1/status", "read"),
     ("GET", "/v1/arrivals", "read"),
@@ -122,8 +125,9 @@ CALLERS: list[tuple[str, set[str] | None]] = [
     ("feedback", {"feedback"}),
     ("read", {"read"}),
     ("sql", {"sql"}),
+    ("edit", {"edit"}),
     ("ingest and feedback", {"ingest", "feedback"}),
-    ("admin", {"ingest", "feedback", "read", "sql", "admin"}),
+    ("admin", {"ingest", "feedback", "read", "sql", "edit", "admin"}),
 ]
 
 
