@@ -33,6 +33,38 @@ def wilson(hits: int, n: int) -> Rate:
     return Rate(share, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
+def likelihood_of_share(hits: int, n: int, share: float) -> float:
+    """The density at `share`, strictly between 0 and 1, of the posterior of a share after hits in n trials, with a
+    uniform prior.
+
+    However often you look while trials come in, the density at the true share falls to `alpha` or below at any time
+    with a probability of at most `alpha`: its reciprocal is a martingale (Robbins 1970; the prior-posterior ratio of
+    Waudby-Smith and Ramdas 2020).
+    """
+    logs = math.lgamma(n + 2) - math.lgamma(hits + 1) - math.lgamma(n - hits + 1)
+    return math.exp(logs + hits * math.log(share) + (n - hits) * math.log1p(-share))
+
+
+def always_valid(hits: int, n: int, alpha: float = 0.05) -> Rate:
+    """The share hits / n with an interval that holds at every look at once with probability 1 - alpha.
+
+    It is wider than Wilson's, which holds at one look decided on before. Without trials it is all None.
+    """
+    if n == 0:
+        return Rate(None, None, None, 0)
+    share, ends = hits / n, []
+    for outside in (0.0, 1.0):
+        inside = share
+        for _ in range(40):  # halves an interval of at most 1 forty times: exact to 1e-12
+            middle = (inside + outside) / 2
+            if 0 < middle < 1 and likelihood_of_share(hits, n, middle) > alpha:
+                inside = middle
+            else:
+                outside = middle
+        ends.append(inside)
+    return Rate(share, ends[0], ends[1], n)
+
+
 def difference(hits: int, n: int, other_hits: int, other_n: int) -> Rate:
     """hits / n - other_hits / other_n, in [-1, 1], with Newcombe's 95 % interval (1998, method 10).
 

@@ -66,12 +66,18 @@ def _training_tables(lake: Lake) -> None:
         lake.create_table(schema.TABLES[name])
 
 
+def _canaries(lake: Lake) -> None:
+    for column in ("share", "limits"):
+        lake.add_column("releases", schema.RELEASES.arrow().field(column))
+
+
 STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
     (2, "reviews, keys, audit, erasures; what became of a prediction's image", _service_tables),
     (3, "active searches and maps; facts about clusters", _exploring_tables),
     (4, "slices as code with roles, tags and the labels they froze; saved queries", _slices_as_code),
     (5, "training runs, their metrics and predictions, gates, releases of models", _training_tables),
+    (8, "canaries: the share of images and the limits of a release", _canaries),
 ]
 
 

@@ -68,20 +68,22 @@ VIEWS = {
     ),
     "models": (
         (
-            "The current state of every model's versions; `status` is registered, promoted, shadow or retired; "
-            "`gate` is the verdict behind the latest promotion, `reason` the reason of the latest event."
+            "The current state of every model's versions; `status` is registered, canary, promoted, shadow or "
+            "retired; `gate` is the verdict behind the latest promotion or canary, `reason` the reason of the latest "
+            "event, `share` the share of images that a canary predicts, `limits` when it is rolled back."
         ),
         """SELECT model, version, run,
                CASE WHEN stands AND promoted_at = max(promoted_at) FILTER (stands) OVER (PARTITION BY model)
-                   THEN 'promoted' WHEN action = 'shadowed' THEN 'shadow' WHEN action = 'retired' THEN 'retired'
-                   ELSE 'registered' END AS status,
-               gate, reason, registered_at, changed_at
+                   THEN 'promoted' WHEN action = 'shadowed' THEN 'shadow' WHEN action IN ('canary', 'retired')
+                   THEN action ELSE 'registered' END AS status,
+               gate, reason, registered_at, changed_at, share, limits
         FROM (SELECT model, version, arg_min(run, timestamp) AS run, arg_max(action, timestamp) AS action,
                   coalesce(arg_max(action, timestamp)
                       FILTER (action IN ('promoted', 'rolled_back', 'retired')) = 'promoted', false) AS stands,
                   max(timestamp) FILTER (action = 'promoted') AS promoted_at,
-                  arg_max_null(gate, timestamp) FILTER (action = 'promoted') AS gate,
-                  arg_max_null(reason, timestamp) AS reason,
+                  arg_max_null(gate, timestamp) FILTER (action IN ('promoted', 'canary')) AS gate,
+                  arg_max_null(reason, timestamp) AS reason, arg_max_null(share, timestamp) AS share,
+                  arg_max_null(limits, timestamp) AS limits,
                   min(timestamp) AS registered_at, max(timestamp) AS changed_at
               FROM releases GROUP BY model, version)""",
     ),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 from training.tasks.task import Prediction
 
 
@@ -20,3 +23,13 @@ def think(uri: str, run: str, names: list[str], prepared: list[bytes]) -> tuple[
         raise SystemExit(1)
     pairs = zip(names, prepared, strict=True)
     return "how", ["no vector" if data == b"blank" else Prediction(name, data.decode()) for name, data in pairs]
+
+
+def canary(uri: str, run: str, names: list[str], prepared: list[bytes]) -> tuple[str, list[Prediction | str]]:
+    """A model that says `fine`. The run in CANARY disagrees, is slow, or fails, as CANARY_IS says."""
+    del uri, prepared
+    behaviour = os.environ["CANARY_IS"] if run == os.environ["CANARY"] else "good"
+    time.sleep(0.02 if behaviour == "slow" else 0.002)
+    if behaviour == "failing":
+        return "how", ["no vector" for _ in names]
+    return "how", [Prediction(name, "odd" if behaviour == "disagreeing" else "fine") for name in names]

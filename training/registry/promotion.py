@@ -1,4 +1,4 @@
-"""Registers, promotes, rolls back, shadows and retires versions; the gate must allow a promotion.
+"""Registers, promotes, rolls back, shadows and retires versions; the gate must allow a promotion or a canary.
 
 It loads no weights and evaluates nothing: it reads the verdicts that `training/evaluation/gate.py` wrote, and appends
 events to the log (`releases.py`).
@@ -14,6 +14,7 @@ from lake.errors import BadInput, LakeBusy
 from lake.slices.naming import unknown
 from lake.storage.store import literal
 from training.registry import releases, runs, versions
+from training.registry.canary import Limits
 from training.registry.releases import ReleaseEvent
 from training.registry.versions import Version
 
@@ -46,24 +47,43 @@ def register(lake: Lake, run: str, reason: str | None = None) -> Version:
 
 
 def promote(
-    lake: Lake, name: str, *, gate: str | None = None, reason: str | None = None, force: bool = False
+    lake: Lake,
+    name: str,
+    *,
+    gate: str | None = None,
+    reason: str | None = None,
+    force: bool = False,
+    share: float | None = None,
+    limits: Limits | None = None,
 ) -> Version:
     """Puts a version NAME@V, or a run (registered if it is not yet), into production in place of the promoted version.
+
+    With a `share` below 1 the version becomes a canary: it predicts that share of the images, and the server rolls it
+    back when it passes `limits` (default: `Limits()`). Promoting a canary again changes its share or, without one, ends
+    the comparison and gives it every image.
 
     The newest gate verdict on it against the promoted version must not block; `gate` says which verdict you expect. A
     version that was rolled back needs a verdict that is newer than the rollback. The first promotion of a model needs
     none. `force` promotes in spite of the verdict; it requires a reason, which is recorded as "forced: ...".
     Raises BadInput if the promotion is not allowed (with the command that helps), if the version is promoted already,
-    or if its file is not the one its run wrote; LakeBusy if another version was promoted meanwhile.
+    if another version is a canary, if there is no promoted version for a canary to be compared with, or if its file is
+    not the one its run wrote; LakeBusy if another version was promoted meanwhile.
     """
+    if share is not None and not 0 < share < 1:
+        raise BadInput(f"the share is {share:g}; it must be between 0 and 1. For every image, promote without a share")
+    if limits is not None and share is None:
+        raise BadInput("limits are those of a canary: give a share, too")
     if force and not (reason or "").strip():
         raise BadInput("a promotion against the gate needs a reason: give --reason")
     match = versions.find(lake, name)
     run = runs.get(lake, match.run) if isinstance(match, Version) else match
     runs.model_file(lake, run)
     expected = versions.promoted(lake, run.model)
+    if share is not None and expected is None:
+        raise BadInput(f"no version of {run.model} is promoted to compare a canary with: promote one without a share")
     if not isinstance(match, Version):
-        # A refused run must not get a version number, so the gate is checked before it is registered.
+        # A refused run must not get a version number, so all is checked before it is registered.
+        _check_no_other_canary(versions.list(lake, run.model), run.id)
         _, objection = _gate_check(lake, [], run.id, f"run {run.id}", expected, gate)
         if objection is not None and not force:
             raise BadInput(objection)
@@ -74,22 +94,33 @@ def promote(
         if current is not None and version.version == current.version:
             raise BadInput(f"{version.id} is promoted already, since {version.changed_at:%Y-%m-%d %H:%M} UTC")
         _check_not_retired(version)
+        _check_no_other_canary(versions.of_events(events), version.run)
         rollbacks = [e.timestamp for e in events if e.version == version.version and e.action == "rolled_back"]
         verdict, objection = _gate_check(lake, rollbacks, version.run, version.id, current, gate)
         if objection is not None and not force:
             raise BadInput(objection)
         recorded = reason if objection is None else f"forced: {reason}"
-        return _event(events, version, "promoted", gate=verdict, reason=recorded)
+        if share is None:
+            return _event(events, version, "promoted", gate=verdict, reason=recorded)
+        set_limits = (limits or Limits()).as_json()
+        return _event(events, version, "canary", gate=verdict, reason=recorded, share=share, limits=set_limits)
 
     return _change(lake, run.model, run.id, decide)
 
 
 def rollback(lake: Lake, model: str, reason: str | None = None) -> Version:
-    """Takes the promoted version out of production. Returns the version promoted before it, now in production again.
+    """Takes the newest step into production back. Returns the version that is now in production alone.
 
-    Raises BadInput if there is none before it or if its file is not the one its run wrote; LakeBusy if another process
-    promoted, rolled back or retired one of the two meanwhile.
+    If there is a canary, it is taken out and the promoted version stays. Otherwise the promoted version is taken out,
+    and the version promoted before it is in production again. Raises BadInput if there is none before it or if its file
+    is not the one its run wrote; LakeBusy if another process promoted, rolled back or retired one of the two meanwhile.
     """
+    running = versions.canary(lake, model)
+    if running is not None:
+        version = end_canary(lake, running, reason)
+        if version is None:  # what is the newest step now is not what the caller saw
+            raise LakeBusy(f"another process was faster: {running.id} changed; see: lakeloop models show {model}")
+        return version
     stack = versions.promotion_stack(lake, model)
     if not stack:
         known = {version.model for version in versions.list(lake)}
@@ -101,6 +132,7 @@ def rollback(lake: Lake, model: str, reason: str | None = None) -> Version:
 
     def decide(events: list[ReleaseEvent], version: Version, current: Version | None) -> ReleaseEvent:
         _check_unchanged(promoted, current)
+        _check_no_other_canary(versions.of_events(events), promoted.run)
         if versions.promoted_numbers(events)[-2:] != [previous.version, promoted.version]:
             raise LakeBusy(
                 f"another process was faster: {previous.id} is {version.status}; see: lakeloop models show {model}"
@@ -110,8 +142,25 @@ def rollback(lake: Lake, model: str, reason: str | None = None) -> Version:
     return _change(lake, model, previous.run, decide)
 
 
+def end_canary(lake: Lake, canary: Version, reason: str | None = None) -> Version | None:
+    """Takes a canary out of production and returns the promoted version, which predicts every image again.
+
+    Returns None, and changes nothing, if it is not that canary any more: rolled back, promoted, or with another share.
+    """
+    ended = False
+
+    def decide(events: list[ReleaseEvent]) -> ReleaseEvent | None:
+        nonlocal ended
+        ended = canary in versions.of_events(events)
+        return _event(events, canary, "rolled_back", reason=reason) if ended else None
+
+    known = versions.of_events(releases.append(lake, canary.model, decide))
+    return next(version for version in known if version.status == "promoted") if ended else None
+
+
 def shadow(lake: Lake, name: str, reason: str | None = None) -> Version:
-    """Runs a version NAME@V, or a run, in shadow mode beside the promoted version, until it is promoted or retired.
+    """Runs a version NAME@V, or a run, in shadow mode beside the promoted version, until it is promoted or retired. A
+    canary that becomes a shadow predicts no image for callers any more.
 
     Raises BadInput if it is promoted or retired, or if its file is not the one its run wrote.
     """
@@ -167,10 +216,8 @@ def _of_run(run: str, events: Sequence[ReleaseEvent]) -> Version:
     return next(version for version in versions.of_events(events) if version.run == run)
 
 
-def _event(
-    events: Sequence[ReleaseEvent], of: Version, action: str, gate: str | None = None, reason: str | None = None
-) -> ReleaseEvent:
-    return releases.next_event(events, action, model=of.model, version=of.version, run=of.run, gate=gate, reason=reason)
+def _event(events: Sequence[ReleaseEvent], of: Version, action: str, **facts: Any) -> ReleaseEvent:
+    return releases.next_event(events, action, model=of.model, version=of.version, run=of.run, **facts)
 
 
 def _check_unchanged(expected: Version | None, current: Version | None) -> None:
@@ -179,6 +226,14 @@ def _check_unchanged(expected: Version | None, current: Version | None) -> None:
         is_now = f"{current.id} is promoted now" if current else "nothing is promoted now"
         was = f"before it was {expected.id}" if expected else "nothing was before"
         raise LakeBusy(f"another process was faster: {is_now}, {was}. Check the versions and decide again")
+
+
+def _check_no_other_canary(known: Sequence[Version], run: str) -> None:
+    """Raises BadInput if another run's version is a canary: it is compared with the version that is promoted now."""
+    other = next((version for version in known if version.status == "canary" and version.run != run), None)
+    if other is not None:
+        remedy = f"promote it, or take it out with: lakeloop models rollback {other.model}"
+        raise BadInput(f"{other.id} is a canary for {100 * (other.share or 0):g}% of the images; {remedy}")
 
 
 def _check_not_retired(version: Version) -> None:

@@ -21,14 +21,16 @@ from lake.storage.store import literal
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-ACTIONS = ("registered", "promoted", "rolled_back", "shadowed", "retired")
+ACTIONS = ("registered", "canary", "promoted", "rolled_back", "shadowed", "retired")
 _NAMESPACE = uuid.UUID("6c1d9a52-0b5e-5d0a-9a7e-52f0c6d1b3a4")
 ATTEMPTS = 12
 
 
 @dataclass(frozen=True)
 class ReleaseEvent:
-    """One row of `releases`. `action`: one of ACTIONS; rolled_back names the version taken out of production."""
+    """One row of `releases`. `action`: one of ACTIONS; rolled_back names the version taken out of production.
+    `share` and `limits`: see `canary.py`; None unless the action is canary.
+    """
 
     event_id: str
     model: str
@@ -38,6 +40,8 @@ class ReleaseEvent:
     gate: str | None
     reason: str | None
     timestamp: datetime
+    share: float | None = None
+    limits: str | None = None
 
 
 def history(lake: Lake, model: str | None = None) -> list[ReleaseEvent]:
@@ -56,12 +60,14 @@ def next_event(
     run: str,
     gate: str | None = None,
     reason: str | None = None,
+    share: float | None = None,
+    limits: str | None = None,
 ) -> ReleaseEvent:
     """The event that follows all `events` of a model. It is later than the last of them."""
     event_id = str(uuid.uuid5(_NAMESPACE, f"{model}:{len(events)}"))
     # Clocks differ between machines and go back, but events are ordered by time.
     timestamp = max([store.now(), *(event.timestamp + timedelta(microseconds=1) for event in events[-1:])])
-    return ReleaseEvent(event_id, model, version, run, action, gate, reason, timestamp)
+    return ReleaseEvent(event_id, model, version, run, action, gate, reason, timestamp, share, limits)
 
 
 def append(lake: Lake, model: str, decide: Callable[[list[ReleaseEvent]], ReleaseEvent | None]) -> list[ReleaseEvent]:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
     from training.registry.runs import Run
 
-_STATUS = {"shadowed": "shadow", "retired": "retired"}
+_STATUS = {"canary": "canary", "shadowed": "shadow", "retired": "retired"}
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a model. `status`: registered, promoted, shadow or retired. `gate`: the verdict that its newest
-    promotion rests on. `reason` and `changed_at`: those of its newest event.
+    """One version of a model. `status`: registered, canary, promoted, shadow or retired. `gate`: the verdict that its
+    newest promotion rests on. `reason`, `changed_at`, `share` and `limits`: those of its newest event.
     """
 
     model: str
@@ -39,6 +39,8 @@ class Version:
     reason: str | None
     registered_at: datetime
     changed_at: datetime
+    share: float | None = None
+    limits: str | None = None
 
     @property
     def id(self) -> str:
@@ -97,6 +99,11 @@ def promotion_stack(lake: Lake, model: str) -> builtins.list[Version]:
     return [by_number[number] for number in promoted_numbers(events)]
 
 
+def canary(lake: Lake, model: str) -> Version | None:
+    """The version that predicts a share of the images in place of the promoted one; None if there is none."""
+    return next((version for version in list(lake, model) if version.status == "canary"), None)
+
+
 def shadows(lake: Lake, model: str) -> builtins.list[Version]:
     """The versions that run in shadow mode, by number."""
     return [version for version in list(lake, model) if version.status == "shadow"]
@@ -113,10 +120,12 @@ def of_events(events: Sequence[ReleaseEvent]) -> builtins.list[Version]:
                 number,
                 own[0].run,
                 "promoted" if stack[-1:] == [number] else _STATUS.get(own[-1].action, "registered"),
-                next((event.gate for event in reversed(own) if event.action == "promoted"), None),
+                next((event.gate for event in reversed(own) if event.action in ("promoted", "canary")), None),
                 own[-1].reason,
                 own[0].timestamp,
                 own[-1].timestamp,
+                own[-1].share,
+                own[-1].limits,
             )
         )
     return versions

@@ -95,10 +95,12 @@ RELEASES = Table(
         Column("model", pa.string(), "the model", nullable=False),
         Column("version", pa.int32(), "1, 2, ... in the order of registration", nullable=False),
         Column("run", pa.string(), "the run that trained it", nullable=False),
-        Column("action", pa.string(), "registered, promoted, rolled_back, shadowed or retired", nullable=False),
+        Column("action", pa.string(), "registered, canary, promoted, rolled_back, shadowed or retired", nullable=False),
         Column("gate", pa.string(), "the gate it passed; null: none was run"),
         Column("reason", pa.string(), "why, in the person's own words"),
         Column("timestamp", UTC, "when", nullable=False),
+        Column("share", pa.float64(), "canary: the share of images that it predicts, between 0 and 1; null otherwise"),
+        Column("limits", pa.string(), "canary: the limits beyond which it is rolled back, JSON; null otherwise"),
     ],
     key="event_id",
 )

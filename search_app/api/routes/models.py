@@ -25,8 +25,8 @@ from search_app.backend.model_server import Busy
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
+    from search_app.backend.canaries import Source
     from search_app.backend.model_server import ModelServer
-    from training.inference.served_model import ServedVersion
 
 PATH = "/v1/models/{model}:predict"
 MOST_VERSION = 2**31 - 1
@@ -67,7 +67,10 @@ def routes(service: Service, model_server: ModelServer) -> APIRouter:
     async def predict(
         model: ModelName, request: Request, version: Annotated[int | None, Query(ge=1, le=MOST_VERSION)] = None
     ) -> Response:
-        """The prediction of a model's promoted version, or of `version`, for an image. It is not logged."""
+        """The prediction of a model's promoted version, or of `version`, for an image. It is not logged.
+
+        While the model has a canary, that one predicts a share of the images, chosen by a hash of the image.
+        """
         scope = request.scope
         kind = bodies.media_type(scope)
         if not kind.startswith("image/") and kind != JSON:
@@ -85,16 +88,19 @@ def routes(service: Service, model_server: ModelServer) -> APIRouter:
             image_id = await bodies.aside(len(data), ids.image_id, data)
         read_header(data, decode.MAX_MEGAPIXELS_HTTP)  # refuses bad images before they wait in the queue
         try:
-            prediction = await asyncio.wrap_future(model_server.submit(source.run, image_id, data))
+            version_used, trial = source.choose(image_id)
+            run, prediction = await asyncio.wrap_future(model_server.submit(version_used.run, image_id, data, trial))
         except Busy as error:
             raise Problem(429, "busy", str(error), 1) from error
+        if run != version_used.run:  # the canary failed
+            version_used = source.version
         document: dict[str, Any] = {
             "prediction_id": str(uuid.uuid4()),
             "image_id": image_id,
-            "model": source.model,
-            "model_version": str(source.version),
-            "run": source.run,
-            "task": source.task,
+            "model": version_used.model,
+            "model_version": str(version_used.version),
+            "run": version_used.run,
+            "task": version_used.task,
             **{name: value for name, value in prediction.row().items() if name in prediction_rows.OUTPUT},
             "latency_ms": round(1_000 * (time.perf_counter() - started), 3),
         }
@@ -111,7 +117,7 @@ def _full_name(model: str, version: int | None) -> str:
     return f"{model}@{version}"
 
 
-def _source(model_server: ModelServer, name: str) -> ServedVersion:
+def _source(model_server: ModelServer, name: str) -> Source:
     try:
         return model_server.source(name)
     except BadInput as error:

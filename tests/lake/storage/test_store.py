@@ -106,7 +106,7 @@ def test_migrations_are_recorded_once(lk: OpenLake) -> None:
     assert migrations.apply(lk) == []
     lake.open(lk.uri)
     numbers = lk.sql("SELECT number FROM migrations ORDER BY number")["number"].to_pylist()
-    assert numbers == [number for number, _, _ in migrations.STEPS] == list(range(1, len(numbers) + 1))
+    assert numbers == [number for number, _, _ in migrations.STEPS] == sorted({*numbers})
 
 
 def test_two_handles_see_each_others_commits(lk: OpenLake) -> None:

@@ -194,7 +194,7 @@ def test_requests_beyond_the_queue_are_refused(
         holding.wait(30)
         raise sqlite3.OperationalError("gone")
 
-    monkeypatch.setattr(ModelServer, "_predict", block)
+    monkeypatch.setattr(ModelServer, "_serve", block)
     line = ModelServer(registered[0])
     first = line.submit("run", "a", IMAGE)
     assert working.wait(30)
@@ -227,10 +227,10 @@ def test_a_process_that_dies_is_replaced(
         bad, good = line.submit("run", "a", b"crash"), line.submit("run", "b", b"fine")
         with pytest.raises(UnreadableImage, match="crashed"):
             bad.result(60)
-        assert good.result(60) == Prediction("b", "fine")
+        assert good.result(60) == ("run", Prediction("b", "fine"))
         with pytest.raises(CouldNot, match="ended"):
             line.submit("run", "c", b"lethal").result(60)
-        assert line.submit("run", "d", b"fine").result(60) == Prediction("d", "fine")
+        assert line.submit("run", "d", b"fine").result(60) == ("run", Prediction("d", "fine"))
         with pytest.raises(CouldNot, match="no vector"):
             line.submit("run", "e", b"blank").result(60)
     finally:

@@ -70,6 +70,30 @@ def test_from_a_run_to_production_and_back(lk: OpenLake, capsys: pytest.CaptureF
     assert json.loads(rows[3]["detail"])["taken_back"] == "turns@2"
 
 
+def test_a_canary_is_promoted_shown_and_taken_back(lk: OpenLake, capsys: pytest.CaptureFixture[str]) -> None:
+    first_run, second_run = done(lk), done(lk)
+    run(capsys, lk, "promote", first_run)
+    judge(lk, second_run, first_run)
+    version = run(
+        capsys, lk, "promote", second_run, "--share", "10%", "--limit", "errors=0.02", "--limit", "minimum=50"
+    )
+    assert (version["status"], version["share"]) == ("canary", 0.1)
+    assert version["limits"] == {"disagreement": 0.3, "latency": 2.0, "errors": 0.02, "minimum": 50}
+    assert main.main(["models", "show", "turns", "--lake", lk.uri]) == 0
+    text = capsys.readouterr().out
+    assert f"turns@2 is canary for 10% of the images: run {second_run}" in text
+    assert "rolled back beyond disagreement 30.0%, latency 2 times, errors 2.0%, after 50 observations" in text
+    assert "turns@2 canary 10%" in text
+    assert run(capsys, lk, "promote", "turns@2", "--share", "0.5")["share"] == 0.5
+    assert "write a percentage such as 10%" in run(capsys, lk, "promote", "turns@2", "--share", "some", code=2)
+    assert "it must be between 0 and 1" in run(capsys, lk, "promote", "turns@2", "--share", "100%", code=2)
+    assert "no limit 'speed'" in run(capsys, lk, "promote", "turns@2", "--share", "1%", "--limit", "speed=1", code=2)
+    assert "give a share, too" in run(capsys, lk, "promote", "turns@2", "--limit", "errors=0.1", code=2)
+    assert run(capsys, lk, "rollback", "turns", "--reason", "no")["id"] == "turns@1"
+    details = lk.sql("SELECT detail FROM audit WHERE action = 'models promote' ORDER BY timestamp")["detail"]
+    assert json.loads(details[1].as_py())["share"] == 0.1
+
+
 WRONG = [
     (["show", "turn"], "no version or run 'turn'; did you mean turns@1"),
     (["list", "--model", "turn"], "no model 'turn'; did you mean turns? the lake has turns"),

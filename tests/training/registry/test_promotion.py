@@ -319,6 +319,7 @@ def test_the_view_models_says_what_the_registry_says() -> None:
                     f"g{n}" if n % 2 and action == "promoted" else None,
                     None if n % 2 else f"r{n}",
                     start + timedelta(seconds=n),
+                    *((n / 10, "{}") if action == "canary" else ()),
                 )
                 for n, (action, version) in enumerate(sequence)
             ]
@@ -329,7 +330,7 @@ def test_the_view_models_says_what_the_registry_says() -> None:
         room.register("releases", pa.Table.from_pylist(rows, schema=schema.RELEASES.arrow()))
         text = views.VIEWS["models"][1]
         shown = room.sql(f"SELECT * FROM ({text}) ORDER BY model, version").to_arrow_table().to_pylist()
-    assert len(logs) == 5 + 50 + 500 + 5_000
+    assert len(logs) == 6 + 72 + 864 + 10_368
     assert shown == [vars(version) for log in logs for version in versions.of_events(log)]
     for log in logs:
         there = [version.version for version in versions.of_events(log) if version.status == "promoted"]

@@ -13,7 +13,7 @@ from search_app.ui.components.report import Align, Block, alarm, link, report, t
 from search_app.ui.components.report.tables import cell, heat
 from search_app.ui.data import model_record
 from search_app.ui.pages.models import releases
-from search_app.ui.pages.models.wording import STATUS, decimals, named, outcome, span_of, when
+from search_app.ui.pages.models.wording import STATUS, decimals, named, outcome, span_of, standing, when
 from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count
 
@@ -45,6 +45,7 @@ def show_model(name: str) -> None:
             leave()
         st.markdown(f"› **{escape(name)}**", width="content")
         text = f"version {promoted.version} is promoted" if promoted else "no version is promoted"
+        text += "".join(f", version {v.version} is a {standing(v.status, v.share)}" for v in versions if v.share)
         st.caption(text, width="content")
         st.space("stretch")
         if promoted is not None:
@@ -93,6 +94,7 @@ def _models(known: Sequence[Run], versions: Sequence[Version]) -> Block:
         runs = [run for run in known if run.model == name]
         own = [version for version in versions if version.model == name]
         promoted = next((version for version in own if version.status == "promoted"), None)
+        canary = ", ".join(f"version {v.version}, {100 * v.share:g}%" for v in own if v.share is not None)
         shadows = ", ".join(f"{version.version}" for version in own if version.status == "shadow")
         rows.append(
             [
@@ -100,6 +102,7 @@ def _models(known: Sequence[Run], versions: Sequence[Version]) -> Block:
                 runs[0].task,
                 link(f"version {promoted.version}", "models", run=promoted.run) if promoted else "none",
                 when(promoted.changed_at) if promoted else "–",
+                canary or "–",
                 f"version {shadows}" if shadows else "–",
                 count(len(own)),
                 count(len(runs)),
@@ -110,6 +113,7 @@ def _models(known: Sequence[Run], versions: Sequence[Version]) -> Block:
         ("Task", "left", ""),
         ("Promoted", "left", "The version in production"),
         ("Since", "left", ""),
+        ("Canary", "left", "A version that predicts a share of the images in place of the promoted one"),
         ("Shadow", "left", "Versions that predict beside it, without being used"),
         ("Versions", "right", "Registered runs"),
         ("Runs", "right", "Including failed and stopped runs"),
@@ -131,7 +135,7 @@ def _runs(known: Sequence[Run], versions: Sequence[Version], with_model: bool) -
             [
                 link(run.id, "models", run=run.id),
                 *([run.model] if with_model else []),
-                f"{version.version} · {STATUS[version.status]}" if version else "–",
+                f"{version.version} · {standing(version.status, version.share)}" if version else "–",
                 alarm(state) if run.status == "failed" else state,
                 architecture(run),
                 trained if len(trained) <= 44 else trained[:43] + "…",
@@ -205,7 +209,7 @@ def _history(name: str) -> Block | None:
         [
             when(event.timestamp),
             link(f"version {event.version}", "models", run=event.run),
-            STATUS[event.action],
+            standing(event.action, event.share),
             event.gate or "–",
             _reason(event.reason),
         ]
@@ -222,5 +226,6 @@ def _history(name: str) -> Block | None:
 
 
 def _reason(reason: str | None) -> str | Block:
-    """The reason; that of a promotion against the gate is highlighted."""
-    return alarm(reason) if reason is not None and reason.startswith("forced:") else reason or "–"
+    """The reason; that of a promotion against the gate, or of an automatic roll back, is highlighted."""
+    marked = reason is not None and reason.startswith(("forced:", "rolled back automatically:"))
+    return alarm(reason) if marked and reason else reason or "–"

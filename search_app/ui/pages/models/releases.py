@@ -10,13 +10,14 @@ import streamlit as st
 from lake.errors import LakeloopError
 from search_app.ui import session
 from search_app.ui.data import model_record
-from search_app.ui.pages.models.wording import SIGNS
+from search_app.ui.pages.models.wording import SIGNS, standing
 from search_app.ui.text.markdown import escape
 
 if TYPE_CHECKING:
     from training.registry.runs import Run
     from training.registry.versions import Version
 
+SHARES = (1, 5, 10, 25, 50, 100)  # percent
 NEEDS_ADMIN = "Your key can only read. This needs a key with the scope admin"
 
 
@@ -31,6 +32,8 @@ def buttons(run: Run, version: Version | None) -> None:
     style: Literal["primary", "secondary"] = "primary" if _gate_allows(run) else "secondary"
     if st.button("Promote …", type=style, disabled=not may, help=help, key="promote"):
         _promote(run, version)
+    if status == "canary":
+        rollback_button(run.model, version)
     with st.popover("More", disabled=not may, help=help, key="more"):
         if status != "shadow":
             st.caption("A shadow predicts the same images as the promoted version. Its predictions are stored apart.")
@@ -78,29 +81,46 @@ def _promote(run: Run, version: Version | None) -> None:
             permission = "must not replace it" if gate["blocks"] else "may replace it"
             st.markdown(f"{SIGNS[gate['outcome']]} Gate {gate['id']}: {gate['outcome']}; it {permission}.")
     reason = st.text_input("Reason", placeholder="Recorded with the release", key="promote-reason")
+    share = None if current is None else _share()
     with st.container(horizontal=True):
         if st.button("Promote", type="primary", key="promote-now"):
-            _try(run, reason, force=False)
+            _try(run, reason, share, force=False)
         if st.session_state.get("_refused") == run.id and st.button(
             "Promote anyway", key="promote-anyway", disabled=not reason.strip(), help="Needs a reason"
         ):
-            _try(run, reason, force=True)
+            _try(run, reason, share, force=True)
     if st.session_state.get("_refused") == run.id:
         st.error(escape(st.session_state["_refusal"]))
         st.caption("You can promote it anyway with a reason. The reason is recorded and shown on the model card.")
 
 
-def _try(run: Run, reason: str, force: bool) -> None:
+def _share() -> float | None:
+    """The chosen share of the images for a canary; None for all of them."""
+    percent: int = st.select_slider(
+        "Share of the images", SHARES, SHARES[-1], format_func=lambda percent: f"{percent} %", key="promote-share"
+    )
+    if percent == SHARES[-1]:
+        return None
+    st.caption(
+        "A canary: the other images go to the promoted version. The server compares both, and rolls the canary back "
+        "when it disagrees too often, is too slow or fails."
+    )
+    return percent / 100
+
+
+def _try(run: Run, reason: str, share: float | None, force: bool) -> None:
     try:
-        version = _promotion().promote(session.lake(), run.id, reason=reason.strip() or None, force=force)
+        promote = _promotion().promote
+        version = promote(session.lake(), run.id, reason=reason.strip() or None, force=force, share=share)
     except LakeloopError as error:
         # The button beside the message replaces the command.
         message = str(error).removesuffix(" To promote it anyway: --force --reason WHY")
         st.session_state["_refused"], st.session_state["_refusal"] = run.id, message[:1].upper() + message[1:]
         st.rerun(scope="fragment")
     else:
-        session.wrote("models promote", version.id, {"run": run.id, "gate": version.gate, "reason": version.reason})
-        session.say(f"{escape(version.id)} is promoted.")
+        detail = {"run": run.id, "gate": version.gate, "reason": version.reason, "share": share}
+        session.wrote("models promote", version.id, detail)
+        session.say(f"{escape(version.id)} is now {standing(version.status, share)}.")
         st.session_state.pop("_refused", None)
         st.rerun()
 
@@ -108,7 +128,12 @@ def _try(run: Run, reason: str, force: bool) -> None:
 @st.dialog("Roll back")
 def _rollback(model: str, current: Version | None) -> None:
     name = f"version {current.version}" if current else "the promoted version"
-    st.markdown(f"Roll back **{name}** of {escape(model)}? The version promoted before it goes into production again.")
+    canary = next((v for v in model_record.versions() if v.model == model and v.status == "canary"), None)
+    if canary is not None:
+        name, after = f"version {canary.version}", "It is a canary: the promoted version predicts every image again."
+    else:
+        after = "The version promoted before it goes into production again."
+    st.markdown(f"Roll back **{name}** of {escape(model)}? {after}")
     reason = st.text_input("Reason", placeholder="What went wrong", key="rollback-reason")
     if st.button("Roll back", type="primary", key="rollback-now"):
         try:

@@ -11,13 +11,18 @@ SIGNS = {"passed": "✓", "failed": "✗", "undecided": "?"}
 STATUS = {
     "running": "training …", "done": "done", "stopped": "stopped", "failed": "failed",
     "registered": "registered", "promoted": "promoted", "shadow": "shadow", "retired": "retired",
-    "rolled_back": "rolled back", "shadowed": "shadow",
+    "rolled_back": "rolled back", "shadowed": "shadow", "canary": "canary",
 }  # fmt: skip
 METRICS = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1",
     "auroc": "AUROC", "ece": "calibration error", "miou": "mean IoU", "map_50": "mAP at IoU 0.5", "map": "mAP",
     "loss": "loss",
 }  # fmt: skip
+
+
+def standing(status: str, share: float | None) -> str:
+    """The name of a status or a release event; a canary's with its share: `canary, 10% of images`."""
+    return STATUS[status] if share is None else f"{STATUS[status]}, {100 * share:g}% of images"
 
 
 def named(metric: str) -> str:
