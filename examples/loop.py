@@ -66,7 +66,7 @@ def loop(folder: Path, story: Story) -> dict[str, Any]:
     _predict(lk, "production", arriving)
 
     # A complaint about the most confident wrong defect.
-    rows = lk.sql("SELECT * FROM answers WHERE label = 'defect' ORDER BY confidence DESC, image_id").to_pylist()
+    rows = lk.sql("SELECT * FROM predictions WHERE label = 'defect' ORDER BY confidence DESC, image_id").to_pylist()
     mistakes = [row for row in rows if cell_of[row["image_id"]].truth == "functional"]
     mistake = next((row for row in mistakes if _is_new(cell_of, row["image_id"])), mistakes[0])
     verdict = {
@@ -89,7 +89,7 @@ def loop(folder: Path, story: Story) -> dict[str, Any]:
     # Predict: the new version predicts newer images; its least confident predictions are the next slice.
     _predict(lk, "later", later)
     least_confident = lk.sql(
-        "SELECT image_id FROM answers WHERE image_id IN (SELECT unnest(?)) ORDER BY confidence, image_id LIMIT 340",
+        "SELECT image_id FROM predictions WHERE image_id IN (SELECT unnest(?)) ORDER BY confidence, image_id LIMIT 340",
         [[_id(cell) for cell in later]],
     )
     _label(lk, cell_of, "new-kind-2", ids=least_confident["image_id"].to_pylist())

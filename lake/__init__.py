@@ -2,8 +2,8 @@
 
 import lake
 lk = lake.open("solar.lake")
-lk.sql("SELECT label, count(*) FROM answers GROUP BY label")
-lk.frame("predictions").filter(pl.col("confidence") < 0.5).collect()
+lk.sql("SELECT label, count(*) FROM predictions GROUP BY label")
+lk.frame("samples").filter(pl.col("confidence") < 0.5).collect()
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from lake.storage import opening, schema
+from lake.storage import opening, schema, views
 from lake.storage.store import Lake, literal
 
 if TYPE_CHECKING:
@@ -29,16 +29,22 @@ class OpenLake(Lake):
         return connections.query(self, query, parameters)
 
     def frame(self, name: str, version: int | str | None = None) -> pl.LazyFrame:
-        """The table as a Polars LazyFrame, without the columns Polars cannot read. Filters and columns are pushed down.
+        """The table or view as a Polars LazyFrame, without the columns Polars cannot read.
 
-        `version` is a number or the name of a tag of the table; by default the newest. The frame stays at it.
-        Raises BadInput if the table, the version or the tag does not exist.
+        Of a table, filters and columns are pushed down, and `version` may be a number or the name of a tag; by default
+        it is the newest. A view is computed now, whole, and has no versions. The frame does not change afterwards.
+        Raises BadInput if the table, the view, the version or the tag does not exist.
         """
         import polars as pl
 
+        if name in views.VIEWS:
+            if version is not None:
+                raise BadInput(f"{name} is a view, which has no versions: leave version {version!r} out")
+            return pl.DataFrame(self.sql(f"SELECT * FROM {name}")).lazy()
         if name not in schema.TABLES:
-            near = difflib.get_close_matches(name, schema.TABLES, 3) or sorted(schema.TABLES)
-            raise BadInput(f"no table {name!r}; did you mean {', '.join(near)}? Views are read with lake.sql")
+            names = [*schema.TABLES, *views.VIEWS]
+            near = [views.RENAMED[name]] if name in views.RENAMED else difflib.get_close_matches(name, names, 3)
+            raise BadInput(f"no table or view {name!r}; did you mean {', '.join(near or sorted(names))}?")
         number = self.tags(name).get(version) if isinstance(version, str) else version
         if isinstance(version, str) and number is None:
             raise BadInput(f"{name} has no tag {version!r}; it has {', '.join(sorted(self.tags(name))) or 'none'}")

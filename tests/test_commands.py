@@ -134,7 +134,7 @@ def test_an_image_with_three_predictions_is_one_result_with_the_newest(run: Run,
 
 
 def test_search_by_prediction_id_and_filter(run: Run, lake_path: Path) -> None:
-    answer = run("sql", "SELECT prediction_id FROM answers WHERE camera = 7 LIMIT 1", "--lake", lake_path, "--json")
+    answer = run("sql", "SELECT prediction_id FROM predictions WHERE camera = 7 LIMIT 1", "--lake", lake_path, "--json")
     prediction_id = answer.json[0]["prediction_id"]
     output = run(
         "search", "--lake", lake_path, "--id", prediction_id, "--where", "camera = 1 AND label = 'cat'", "--json"
@@ -147,7 +147,7 @@ def test_search_by_prediction_id_and_filter(run: Run, lake_path: Path) -> None:
 
 
 def test_sql_gives_a_list_of_objects(run: Run, lake_path: Path) -> None:
-    query = "SELECT label, count(*) AS n, max(timestamp) AS last FROM answers GROUP BY label ORDER BY n DESC"
+    query = "SELECT label, count(*) AS n, max(timestamp) AS last FROM predictions GROUP BY label ORDER BY n DESC"
     assert run("sql", query, "--lake", lake_path, "--json").json == [
         {"label": "cat", "n": 8, "last": "2026-01-08T00:00:00Z"},
         {"label": "dog", "n": 2, "last": "2026-01-12T00:00:00Z"},
@@ -160,7 +160,7 @@ def test_sql_gives_a_list_of_objects(run: Run, lake_path: Path) -> None:
 def test_sql_formats(run: Run, lake_path: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    query = "SELECT label, confidence FROM answers ORDER BY timestamp LIMIT 2"
+    query = "SELECT label, confidence FROM predictions ORDER BY timestamp LIMIT 2"
     assert run("sql", query, "--lake", lake_path, "--format", "csv").out.splitlines() == [
         "label,confidence", "cat,0.0", "cat,0.1"
     ]  # fmt: skip
@@ -200,7 +200,7 @@ def test_slice_from_ids_on_standard_input(lake_path: Path, photos: Path) -> None
 
 def test_status(run: Run, lake_path: Path) -> None:
     facts = run("status", "--lake", lake_path, "--json").json
-    assert (facts["images"], facts["predictions"], facts["answers"], facts["labels"]) == (8, 18, 10, 8)
+    assert (facts["images"], facts["samples"], facts["predictions"], facts["labels"]) == (8, 18, 10, 8)
     assert facts["embedders"][0]["missing"] == 0
     assert "efficientnet-lite0: 8 images embedded" in run("status", "--lake", lake_path).out
 
@@ -227,7 +227,7 @@ def test_status(run: Run, lake_path: Path) -> None:
         (["search", "--lake", "LAKE", "--text", "a dog"], 2, "embeds images only"),
         (["search", "--lake", "LAKE", "--id", "0" * 64, "--embedder", "resnet18"], 2, "no embedder 'resnet18'"),
         (["sql", "SELEC 1", "--lake", "LAKE"], 2, "Parser Error"),
-        (["sql", "SELECT colour FROM predictions", "--lake", "LAKE"], 2, "Candidate bindings"),
+        (["sql", "SELECT colour FROM samples", "--lake", "LAKE"], 2, "Candidate bindings"),
         (["sql", "DROP TABLE predictions", "--lake", "LAKE"], 2, "one SELECT"),
         (["sql", "SELECT * FROM read_csv('x.csv')", "--lake", "LAKE"], 2, "read_csv() cannot be used here"),
         (["cluster", "--lake", "LAKE", "--node", "abc/0"], 2, "no node"),
@@ -287,6 +287,6 @@ def test_interrupting_an_ingest_is_safe(run: Run, tmp_path: Path) -> None:
     assert "Traceback" not in err
     done = run("ingest", folder, "--lake", lake, "--json").json
     assert done["images_new"] + done["images_known"] == count
-    counts = run("sql", "SELECT (SELECT count(*) FROM images) i, (SELECT count(*) FROM predictions) p, "
+    counts = run("sql", "SELECT (SELECT count(*) FROM images) i, (SELECT count(*) FROM samples) p, "
                  "(SELECT count(*) FROM thumbnails) t", "--lake", lake, "--json").json  # fmt: skip
     assert counts == [{"i": count, "p": count, "t": count}]

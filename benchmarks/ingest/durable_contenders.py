@@ -127,12 +127,12 @@ def fresh(events: int, turn: int) -> dict[str, Any]:
             acknowledged = time.perf_counter()
             waits: dict[str, float] = {}
             while len(waits) < 2 and time.perf_counter() - acknowledged < 60:
-                columns = opened.dataset("predictions").schema.names
+                columns = opened.dataset("samples").schema.names
                 vector = "emb_efficientnet_lite0"
                 condition = f"prediction_id = '{own}'"
                 for name, also in (("SQL", ""), ("search", f" AND {vector} IS NOT NULL")):
                     if name not in waits and (not also or vector in columns):
-                        dataset = opened.dataset("predictions")
+                        dataset = opened.dataset("samples")
                         if dataset.count_rows(condition + also):
                             waits[name] = time.perf_counter() - acknowledged
                 time.sleep(0.02)
@@ -229,7 +229,7 @@ def _lakeloop(uri: str, *options: str, ui: bool = False) -> Iterator[tuple[int, 
     assert process.stderr is not None
     try:
         line = ""
-        while "answers on" not in line:
+        while "listens on" not in line:
             line = process.stderr.readline()
             if not line:
                 raise RuntimeError("the server did not start")

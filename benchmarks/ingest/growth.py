@@ -77,7 +77,7 @@ def measure(work: Path, batches: int) -> dict[str, Any]:
         figures[f"{name}: bytes before maintenance"] = _disk(work / name)
         report = maintenance.maintain(lake, older_than=dt.timedelta(0))
         figures[f"{name}: maintenance seconds"] = report.seconds
-        figures[f"{name}: fragments of predictions"] = report.tables["predictions"].fragments_after
+        figures[f"{name}: fragments of samples"] = report.tables["samples"].fragments_after
         figures[f"{name}: fragments of images"] = report.tables["images"].fragments_after
         figures[f"{name}: bytes"] = _disk(work / name)
         lakes[name] = lake
@@ -107,12 +107,12 @@ def _acts(rows: int) -> dict[str, Callable[[Any], Any]]:
     image_ids = [_image_id(int(n)) for n in rng.integers(0, rows, 100)]
     query = _vectors([rows])[0]
     columns = ["image_id", "label", "confidence", "timestamp"]
-    grouped = "SELECT label, count(*), avg(confidence) FROM answers GROUP BY label ORDER BY label"
+    grouped = "SELECT label, count(*), avg(confidence) FROM predictions GROUP BY label ORDER BY label"
     return {
-        "scan of 4 columns": lambda lake: lake.scan("predictions", columns),
-        "scan of vectors": lambda lake: lake.scan("predictions", ["emb_x"]),
+        "scan of 4 columns": lambda lake: lake.scan("samples", columns),
+        "scan of vectors": lambda lake: lake.scan("samples", ["emb_x"]),
         "SQL aggregate": lambda lake: lake.sql(grouped),
-        "look-up of 100 ids": lambda lake: lake.scan("predictions", columns, f"image_id in ({literals(image_ids)})"),
+        "look-up of 100 ids": lambda lake: lake.scan("samples", columns, f"image_id in ({literals(image_ids)})"),
         "32 images": lambda lake: list(lake.images(image_ids[:32])),
         "20 nearest": lambda lake: nearest_images(lake, lake.embedders()[0], query, 20, None, ()),
     }
@@ -142,7 +142,7 @@ def _built(folder: Path, steps: Sequence[int]) -> tuple[Any, int]:
             store_vectors(lake, "emb_x", dict(zip(names, _vectors(waiting), strict=True)), missing)
             waiting = []
         if turn % MAINTAIN_EVERY == 0:
-            for name in ("thumbnails", "images", "predictions"):
+            for name in ("thumbnails", "images", "samples"):
                 indexes.complete(lake, name, thorough=False)
             if maintenance.due(lake):
                 # This run is shorter than a real week: drop old versions at once, not after an hour.
@@ -177,7 +177,7 @@ def _tables(numbers: Sequence[int]) -> dict[str, Any]:
     return {
         "thumbnails": pa.Table.from_pylist(thumbnails, schema=schema.THUMBNAILS.arrow()),
         "images": image_rows.images_table(images),
-        "predictions": pa.Table.from_pylist(predictions, schema=schema.PREDICTIONS.arrow()),
+        "samples": pa.Table.from_pylist(predictions, schema=schema.SAMPLES.arrow()),
     }
 
 

@@ -70,7 +70,7 @@ def lakeloop(
             filled = backfill(lake, lake.embedders()[0], model, file=file)
     if report.rejected or filled.failed:
         raise RuntimeError(f"not everything went in: {report.rejected[:3]} {list(filled.reasons.items())[:3]}")
-    table = lake.scan("predictions", ["source", lake.embedders()[0].column]).sort_by("source")
+    table = lake.scan("samples", ["source", lake.embedders()[0].column]).sort_by("source")
     vectors = np.stack(table.column(1).to_numpy(zero_copy_only=False)).astype(np.float32)
     _save(work, f"lakeloop-{embedder}-{engine}", [Path(s).name for s in table["source"].to_pylist()], vectors)
     shutil.rmtree(uri)
@@ -180,7 +180,7 @@ def plain_dataloader(turn: int, folder: str, work: str) -> dict[str, Any]:
             )
             dim = network(blank).shape[1]
         column = schema.vector_column(EMBEDDER)
-        kind = pa.schema([*schema.PREDICTIONS.arrow(), pa.field(column, schema.vector_type(dim))])
+        kind = pa.schema([*schema.SAMPLES.arrow(), pa.field(column, schema.vector_type(dim))])
         uri = str(Path(work, f"plain-{turn}.lance"))
     with Stopwatch() as whole:
         files = [str(p) for p in sorted(Path(folder).rglob("*.*"))]
@@ -281,10 +281,10 @@ def many_small(turn: int, folder: str, work: str, images: int) -> dict[str, Any]
 
     with Stopwatch() as first:
         report = ingest(lake, folder, progress=progress)
-    rows = lake.dataset("predictions").count_rows()
+    rows = lake.dataset("samples").count_rows()
     with Stopwatch() as again:
         second = ingest(lake, folder)
-    added = lake.dataset("predictions").count_rows() - rows
+    added = lake.dataset("samples").count_rows() - rows
     shutil.rmtree(uri)
     return {
         "files": images,

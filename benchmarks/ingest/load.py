@@ -49,7 +49,7 @@ class Result:
         p50, p99 = np.quantile(self.milliseconds, [0.5, 0.99]).tolist() if self.milliseconds else (None, None)
         return {
             "accepted_per_second": self.accepted / self.seconds,
-            "answers_per_second": self.statuses.total() / self.seconds,
+            "responses_per_second": self.statuses.total() / self.seconds,
             "p50_ms": p50,
             "p99_ms": p99,
             "statuses": {str(status): n for status, n in sorted(self.statuses.items())},

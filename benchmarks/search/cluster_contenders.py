@@ -147,8 +147,8 @@ def opening(turn: int, work: str, rows: int, node: int, dim: int, times: int) ->
             }
             for i in range(start, min(start + COMMIT_ROWS, rows))
         ]
-        lake.insert("predictions", pa.Table.from_pylist(predictions, schema=schema.PREDICTIONS.arrow()))
-    lake.index("predictions")
+        lake.insert("samples", pa.Table.from_pylist(predictions, schema=schema.SAMPLES.arrow()))
+    lake.index("samples")
     record = replace(lake.embedders()[0], dim=dim, weights_sha256="0" * 64)
     lake.bind_embedder(record)
     for start in range(0, rows, COMMIT_IMAGES):

@@ -50,7 +50,7 @@ def measure(options: Options) -> dict[str, Any]:
     n = PREDICTIONS_QUICK if options.quick else PREDICTIONS
     seeds = options.rounds or SEEDS
     figures: dict[str, Any] = {
-        "answers": n,
+        "predictions": n,
         "seeds": seeds,
         "wrong_elsewhere": ERROR_RATE,
         "wrong_where_planted": PLANTED_ERROR_RATE,
@@ -151,7 +151,7 @@ def make(folder: Path, known: vectors.Labelled, n: int, seed: int, part: str) ->
         for index in range(n)
     ]
     lk = lake.create(str(folder), embedders=["efficientnet-lite0"])
-    lk.insert("predictions", pa.Table.from_pylist(rows, schema=schema.PREDICTIONS.arrow()))
+    lk.insert("samples", pa.Table.from_pylist(rows, schema=schema.SAMPLES.arrow()))
     lk.insert("labels", pa.Table.from_pylist(labels, schema=schema.LABELS.arrow()))
     record = lk.embedders()[0]
     lk.bind_embedder(dataclasses.replace(record, dim=known.vectors.shape[1], weights_sha256="0" * 64))
@@ -194,7 +194,7 @@ def _choice(n: int, seeds: int) -> dict[str, Any]:
                 seconds[method] += time.perf_counter() - start
                 hits[method] += bool(conditions) and set(conditions[0]) == pair_conditions
                 alarms[method] += bool(search(codes, random_errors.astype(float), seed))
-        out[f"{size} answers"] = {
+        out[f"{size} predictions"] = {
             **{f"{method} first": count for method, count in hits.items()},
             **{f"{method} false_alarms": count for method, count in alarms.items()},
             **{f"{method} seconds": total / seeds for method, total in seconds.items()},

@@ -62,14 +62,14 @@ def build(turn: int, work: str, rows: int, dim: int, queries: int) -> dict[str, 
                 }
                 for i in part
             ]
-            lake.insert("predictions", pa.Table.from_pylist(predictions, schema=schema.PREDICTIONS.arrow()))
-        lake.index("predictions")
+            lake.insert("samples", pa.Table.from_pylist(predictions, schema=schema.SAMPLES.arrow()))
+        lake.index("samples")
         record = replace(lake.embedders()[0], dim=dim, weights_sha256="0" * 64)
         lake.bind_embedder(record)
         for start in range(0, rows, COMMIT_IMAGES):
             part = range(start, min(start + COMMIT_IMAGES, rows))
             store_vectors(lake, record.column, {names[i]: vectors[i] for i in part})
-    return {"seconds": clock.seconds, "fragments": len(lake.dataset("predictions").get_fragments())}
+    return {"seconds": clock.seconds, "fragments": len(lake.dataset("samples").get_fragments())}
 
 
 def lakeloop(turn: int, work: str, k: int, parts: list[str]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def lancedb_flat(turn: int, work: str, k: int, parts: list[str]) -> dict[str, An
 
         from lake.storage import schema
 
-        table = lancedb.connect(str(Path(work, "lake"))).open_table("predictions")
+        table = lancedb.connect(str(Path(work, "lake"))).open_table("samples")
         column, position_of = schema.vector_column(EMBEDDER), _places(work)
 
     def search(where: str | None) -> Search:

@@ -49,38 +49,38 @@ _LABELS = """
 
 QUERIES = {
     "count by class": """
-        SELECT label, count(*) AS n, avg(confidence) AS c FROM predictions GROUP BY label ORDER BY label""",
+        SELECT label, count(*) AS n, avg(confidence) AS c FROM samples GROUP BY label ORDER BY label""",
     "count by day and model": """
         SELECT CAST("timestamp" AS DATE) AS day, model, count(*) AS n, avg(confidence) AS c
-        FROM predictions GROUP BY ALL ORDER BY ALL""",
+        FROM samples GROUP BY ALL ORDER BY ALL""",
     "rare filter": """
-        SELECT model, count(*) AS n, avg(latency_ms) AS ms FROM predictions
+        SELECT model, count(*) AS n, avg(latency_ms) AS ms FROM samples
         WHERE confidence < 0.02 AND label IN ('class_3', 'class_4') AND "timestamp" >= TIMESTAMPTZ '2026-01-10 00:00+00'
         GROUP BY model ORDER BY model""",
     "least sure 100": """
-        SELECT prediction_id, image_id, label, confidence FROM predictions
+        SELECT prediction_id, image_id, label, confidence FROM samples
         ORDER BY confidence, prediction_id LIMIT 100""",
     "one image": """
-        SELECT prediction_id, model_version, label, confidence FROM predictions
+        SELECT prediction_id, model_version, label, confidence FROM samples
         WHERE image_id = sha256('1234') ORDER BY prediction_id""",
     "quantiles": """
         SELECT model_version, quantile_disc(confidence, [0.05, 0.5, 0.95]) AS q, max(latency_ms) AS most
-        FROM predictions GROUP BY model_version ORDER BY model_version""",
+        FROM samples GROUP BY model_version ORDER BY model_version""",
     "right by class": """
         SELECT l.label, count(*) AS n, count_if(p.label = l.label) AS ok
-        FROM predictions p JOIN labels l USING (image_id) GROUP BY l.label ORDER BY l.label""",
-    "distinct images": "SELECT model_version, count(DISTINCT image_id) AS n FROM predictions GROUP BY ALL ORDER BY ALL",
+        FROM samples p JOIN labels l USING (image_id) GROUP BY l.label ORDER BY l.label""",
+    "distinct images": "SELECT model_version, count(DISTINCT image_id) AS n FROM samples GROUP BY ALL ORDER BY ALL",
     "top 3 of a class": """
-        SELECT label, prediction_id, confidence FROM predictions
+        SELECT label, prediction_id, confidence FROM samples
         QUALIFY row_number() OVER (PARTITION BY label ORDER BY confidence DESC, prediction_id) <= 3 ORDER BY ALL""",
     "second guess": """
-        SELECT scores[2].label AS second, count(*) AS n FROM predictions
+        SELECT scores[2].label AS second, count(*) AS n FROM samples
         WHERE list_max(list_transform(scores, lambda s: s.score)) < 0.5 GROUP BY ALL ORDER BY ALL""",
     "unnested scores": """
-        SELECT s.label, avg(s.score) AS score FROM (SELECT unnest(scores) AS s FROM predictions)
+        SELECT s.label, avg(s.score) AS score FROM (SELECT unnest(scores) AS s FROM samples)
         GROUP BY s.label ORDER BY s.label""",
     "metadata": """
-        SELECT metadata->>'$.site' AS site, count(*) AS n, avg(confidence) AS c FROM predictions
+        SELECT metadata->>'$.site' AS site, count(*) AS n, avg(confidence) AS c FROM samples
         WHERE (metadata->>'$.camera')::INTEGER = 7 GROUP BY ALL ORDER BY ALL""",
 }
 
@@ -101,7 +101,7 @@ def build(turn: int, work: str, rows: int) -> dict[str, Any]:
     for start in range(0, rows, COMMIT_ROWS):
         end = min(rows, start + COMMIT_ROWS)
         tables = {
-            "predictions": source.sql(_ANSWERS.format(first=start, last=end, total=rows)).to_arrow_table(),
+            "samples": source.sql(_ANSWERS.format(first=start, last=end, total=rows)).to_arrow_table(),
             "labels": source.sql(_LABELS.format(first=start // 2, last=end // 2)).to_arrow_table(),
         }
         for name, columns in tables.items():
@@ -129,7 +129,7 @@ def build(turn: int, work: str, rows: int) -> dict[str, Any]:
     seconds["copy"] = clock.seconds
     size = {"copy": _bytes(columnar.folder(lake)), "native": Path(work, "native.duckdb").stat().st_size}
     size["parquet"] = _bytes(Path(work, "parquet"))
-    size["lance"] = sum(_bytes(Path(lake.table_uri(name))) for name in ("predictions", "labels"))
+    size["lance"] = sum(_bytes(Path(lake.table_uri(name))) for name in ("samples", "labels"))
     return {"seconds": seconds, "bytes": size}
 
 
@@ -141,11 +141,11 @@ def append(turn: int, work: str, first: int, rows: int, total: int) -> dict[str,
 
     source = duckdb.connect()
     columns = source.sql(_ANSWERS.format(first=first, last=first + rows, total=total)).to_arrow_table()
-    table = _whole(columns, "predictions")
-    open_lake.open(str(Path(work, "lake"))).insert("predictions", table)
+    table = _whole(columns, "samples")
+    open_lake.open(str(Path(work, "lake"))).insert("samples", table)
     with duckdb.connect(str(Path(work, "native.duckdb"))) as native:
         native.register("incoming", table)
-        native.execute("INSERT INTO predictions SELECT * FROM incoming")
+        native.execute("INSERT INTO samples SELECT * FROM incoming")
         out = Path(work, "parquet", f"predictions-{first:012}.parquet")
         native.execute(f"COPY (SELECT * FROM incoming) TO '{out}' (FORMAT parquet, COMPRESSION zstd)")
     return {}
@@ -205,7 +205,7 @@ def parquet(turn: int, work: str) -> dict[str, Any]:
     def start() -> Ask:
         connection = duckdb.connect()
         connection.execute("SET TimeZone = 'UTC'")
-        for name in ("predictions", "labels"):
+        for name in ("samples", "labels"):
             connection.execute(f"CREATE VIEW {name} AS FROM read_parquet('{work}/parquet/{name}-*.parquet')")
         return lambda text: connection.sql(text).to_arrow_table()
 
@@ -223,7 +223,7 @@ def lance_by_arrow(turn: int, work: str) -> dict[str, Any]:
     def start() -> Ask:
         lake, connection = open_lake.open(str(Path(work, "lake"))), duckdb.connect()
         connection.execute("SET TimeZone = 'UTC'")
-        for name in ("predictions", "labels"):
+        for name in ("samples", "labels"):
             dataset = lake.dataset(name)
             connection.register(name, LanceView(dataset, columnar.columns(name, dataset)))
         return lambda text: connection.sql(text).to_arrow_table()

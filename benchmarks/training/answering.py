@@ -30,7 +30,7 @@ RATE, CLIENTS, IMAGES = 50.0, 4, 8
 # The server closes connections that were idle for five seconds.
 CONNECTIONS = 32
 MODEL = "cells"
-_READY = re.compile(r"lakeloop answers on http://127\.0\.0\.1:(\d+)")
+_READY = re.compile(r"lakeloop listens on http://127\.0\.0\.1:(\d+)")
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def measure(options: Options) -> dict[str, Any]:
     ratios = {
         "p99 of acknowledgements: beside a process / alone": process["ack_p99_ms"] / alone["ack_p99_ms"],
         "p99 of acknowledgements: beside a thread / beside a process": thread["ack_p99_ms"] / process["ack_p99_ms"],
-        "answers a second: thread / process": thread["answers_per_second"] / process["answers_per_second"],
+        "predictions a second: thread / process": thread["predictions_per_second"] / process["predictions_per_second"],
     }
     setting = {"events_per_second": RATE, "clients": CLIENTS, "seconds": seconds, "rounds": rounds}
     return {
@@ -81,7 +81,7 @@ def _round(folder: Path, images: list[bytes], name: str, seconds: float) -> dict
     if results:
         predicted = results[0].figures()
         figures |= {"answer_p50_ms": predicted["p50_ms"], "answer_p99_ms": predicted["p99_ms"]}
-        figures["answers_per_second"] = predicted["accepted_per_second"]
+        figures["predictions_per_second"] = predicted["accepted_per_second"]
     return figures
 
 

@@ -232,7 +232,7 @@ def _predict(lk: OpenLake, image_ids: Sequence[str], run: str | None = None) -> 
 
 def _complaint(lk: OpenLake, cells: Cells, labels_of: dict[str, str]) -> str:
     """The functional cell of the new kind that was called a defect with the most confidence."""
-    rows = lk.sql("SELECT image_id, label, confidence FROM answers ORDER BY confidence DESC, image_id").to_pylist()
+    rows = lk.sql("SELECT image_id, label, confidence FROM predictions ORDER BY confidence DESC, image_id").to_pylist()
     new = {*cells.names(np.flatnonzero(cells.poly))}
     wrong = [row["image_id"] for row in rows if row["image_id"] in new and row["label"] != labels_of[row["image_id"]]]
     sound = [name for name in wrong if labels_of[name] == "functional"]
@@ -255,7 +255,7 @@ def _isolate(lk: OpenLake, cells: Cells, example: str) -> tuple[int, str]:
 def _second_turn(lk: OpenLake, pool: Sequence[str], count: int) -> list[str]:
     """Half of the images are those with the least confidence of v2, half are drawn by their hash."""
     rows = lk.sql(
-        """SELECT image_id FROM answers WHERE model_version = '2' AND image_id IN (SELECT unnest(?))
+        """SELECT image_id FROM predictions WHERE model_version = '2' AND image_id IN (SELECT unnest(?))
            ORDER BY confidence, image_id""",
         [[*pool]],
     )

@@ -60,5 +60,5 @@ def store_vectors(
             columns.move_rows(lake, gaps.dataset, column, pa.concat_tables(moved), matrix)
             stored.update(pa.concat_tables(moved)["vector_row"].to_pylist())
 
-    lake.commit("predictions", write)
+    lake.commit("samples", write)
     return len(stored)

@@ -61,7 +61,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Volume:
-    """One node on one day (UTC). `answers`: its predictions; `known`: those that a label calls right or wrong.
+    """One node on one day (UTC). `predictions`: its predictions; `known`: those that a label calls right or wrong.
 
     `error_rate` = wrong / known, None without labels; `assigned`: of the images with predictions on that day, those
     that joined after the node was made.
@@ -69,7 +69,7 @@ class Volume:
 
     node: str
     day: dt.date
-    answers: int
+    predictions: int
     images: int
     assigned: int
     known: int
@@ -145,10 +145,10 @@ def volume(lake: Lake, tree: str) -> list[Volume]:
 
 
 VOLUME = """
-SELECT m.node, CAST(a.timestamp AS DATE) AS day, count(*) AS answers, count(DISTINCT a.image_id) AS images,
+SELECT m.node, CAST(a.timestamp AS DATE) AS day, count(*) AS predictions, count(DISTINCT a.image_id) AS images,
        count(DISTINCT a.image_id) FILTER (m.assigned_at IS NOT NULL) AS assigned, count(a.correct) AS known,
        count_if(NOT a.correct) AS wrong, count_if(NOT a.correct) / nullif(count(a.correct), 0) AS error_rate
-FROM cluster_members m JOIN answers_labelled a USING (image_id)
+FROM cluster_members m JOIN predictions_labelled a USING (image_id)
 WHERE m.tree = ? AND a.timestamp IS NOT NULL
 GROUP BY m.node, day
 """

@@ -56,7 +56,7 @@ WITH verdicts AS (
     FROM reviews_current WHERE verdict IN ('correct', 'incorrect') GROUP BY prediction_id
 )
 SELECT g.number, a.*, coalesce(a.correct, v.fits) AS fits
-FROM answers_labelled a JOIN _groups g USING (image_id) LEFT JOIN verdicts v USING (prediction_id)
+FROM predictions_labelled a JOIN _groups g USING (image_id) LEFT JOIN verdicts v USING (prediction_id)
 """
 
 

@@ -104,7 +104,7 @@ def cluster(
         for child, summary, name in zip(nodes, summaries, suggested, strict=True)
     ]
     report("saving")
-    origin = {"tree": tree, "embedder": record.name, "predictions_version": lake.version("predictions"), "seed": seed}
+    origin = {"tree": tree, "embedder": record.name, "predictions_version": lake.version("samples"), "seed": seed}
     parent = None
     if node is None:
         trees.insert_members(lake, tree, [""], names, np.zeros(len(names), np.int64), _similarity(vectors, None))

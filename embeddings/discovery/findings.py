@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lake import slices
+from lake.sql.where import conjunction
 
 if TYPE_CHECKING:
     from lake.analytics.statistics import Rate
@@ -107,7 +108,7 @@ def save(lake: Lake, discovery: Discovery, where: str | None = None) -> list[str
     for finding in discovery.findings:
         predicate = finding.predicate
         if where is not None and predicate is not None:
-            predicate = f"({predicate}) AND ({where})"
+            predicate = conjunction(predicate, where)
         definition: dict[str, Any] = {"where": predicate} if predicate else {"ids": finding.image_ids}
         slice_ = slices.create(lake, slug(finding), **definition)
         audit.record(lake, "slice create", slice_.id, detail={"kind": slice_.kind, "definition": slice_.definition})
@@ -124,7 +125,7 @@ def facts(discovery: Discovery) -> dict[str, Any]:
     """A discovery as one JSON object."""
     return {
         "errors": discovery.errors,
-        "answers": discovery.predictions,
+        "predictions": discovery.predictions,
         "of": discovery.total,
         "error": _rate(discovery.error),
         "looked_at": discovery.compared,
@@ -139,7 +140,7 @@ def facts(discovery: Discovery) -> dict[str, Any]:
                 "node": finding.node,
                 "where": finding.predicate,
                 "image_ids": finding.image_ids,
-                "answers": finding.reviewed,
+                "predictions": finding.reviewed,
                 "wrong": finding.wrong if discovery.errors == "confidence" else round(finding.wrong),
                 "error": _rate(finding.error),
                 "rest": _rate(finding.rest),

@@ -28,7 +28,7 @@ METHODS: tuple[Method, ...] = ("knn", "density")
 K = 10
 
 # The newest prediction of each image; rows without a model have no label.
-_NEWEST_LABELS = """SELECT image_id, label FROM answers WHERE {where} AND label IS NOT NULL
+_NEWEST_LABELS = """SELECT image_id, label FROM predictions WHERE {where} AND label IS NOT NULL
     QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY timestamp DESC NULLS LAST, ingested_at DESC) = 1"""
 
 
@@ -152,5 +152,5 @@ def _mean(index: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _predicted_labels(lake: Lake, where: str | None) -> dict[str, str]:
-    rows = connections.query(lake, _NEWEST_LABELS.format(where=f"({where}\n)" if where else "true"))
+    rows = connections.query(lake, _NEWEST_LABELS.format(where=filters.predicate(where)))
     return dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))

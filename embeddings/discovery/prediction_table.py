@@ -199,7 +199,7 @@ def read(lake: Lake, where: str | None, by: By, errors: Errors) -> tuple[Predict
     rows = connections.query(
         lake,
         f"""
-        WITH newest AS (SELECT * FROM answers_judged WHERE {where or "true"} AND {reviewed}
+        WITH newest AS (SELECT * FROM predictions_reviewed WHERE {where or "true"} AND {reviewed}
                         QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY timestamp DESC NULLS LAST,
                                                    ingested_at DESC, prediction_id) = 1),
         sampled AS (SELECT *, count(*) OVER () AS total FROM newest
@@ -216,7 +216,8 @@ def _dimensions(lake: Lake, where: str | None) -> list[Dimension]:
     keys = [f"metadata.{key}" for key in dimensions.metadata_keys(lake)]
     names = [*lake.promoted(), *keys][: _MAX_DIMENSIONS - len(_ALWAYS)]
     days = connections.query(
-        lake, f"SELECT date_diff('day', min(timestamp), max(timestamp)) AS days FROM answers WHERE {where or 'true'}"
+        lake,
+        f"SELECT date_diff('day', min(timestamp), max(timestamp)) AS days FROM predictions WHERE {where or 'true'}",
     )["days"][0].as_py()
     period = "day" if days is None or days < 15 else "week" if days < 100 else "month"
     return dimensions.resolve(lake, [*dict.fromkeys([*names, *_ALWAYS, period])], where)

@@ -231,4 +231,4 @@ def _narrowed(vectors: np.ndarray) -> np.ndarray:
 
 
 def _count_images(lake: Lake) -> int:
-    return int(connections.query(lake, "SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
+    return int(connections.query(lake, "SELECT count(DISTINCT image_id) AS n FROM samples")["n"][0].as_py())

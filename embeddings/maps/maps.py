@@ -77,7 +77,7 @@ def make(
         raise BadInput(f"fit_most is {fit_most} and sample {sample}; both must be at least 1")
     if node is not None and (where is not None or embedder is not None):
         raise BadInput("a node has its own images and embedder: give --node alone, without --where or --embedder")
-    version = lake.version("predictions")
+    version = lake.version("samples")
     record = embedders.record_of(lake, cluster_nodes.embedder(lake, node) if node is not None else embedder)
     names, vectors = image_vectors(lake, record, _image_ids(lake, node, where))
     if not names:

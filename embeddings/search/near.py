@@ -1,7 +1,7 @@
 """Similarity inside SQL: `FROM near('IMAGE_ID', k := 500)`, with SQL's own joins, filters and groups.
 
     SELECT CAST(p.timestamp AS DATE) AS day, count(*), avg(n.similarity)
-    FROM near('9f2c…', k := 5000) n JOIN predictions p USING (image_id)
+    FROM near('9f2c…', k := 5000) n JOIN samples p USING (image_id)
     WHERE p.confidence < 0.5 AND p.camera = 7 GROUP BY day
 
 `near` returns image_id and similarity (cosine, -1 to 1) of the k images most similar to an image or prediction, or to

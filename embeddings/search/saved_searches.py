@@ -219,7 +219,7 @@ def start(
         "where": where,
         "embedder": record.name,
         "seed": seed,
-        "predictions_version": lake.version("predictions"),
+        "predictions_version": lake.version("samples"),
         "created_at": store.now(),
     }
     search = SavedSearch(lake, row)  # raises before anything is written
@@ -275,7 +275,7 @@ def _points(lake: Lake, record: EmbedderRecord, row: dict[str, Any]) -> tuple[An
     elif row["where"] is not None:
         image_ids = filters.images(lake, row["where"])
     if image_ids is None:
-        count = lake.dataset("predictions").count_rows(f"{record.column} is not null")
+        count = lake.dataset("samples").count_rows(f"{record.column} is not null")
     else:
         image_ids = sorted({*image_ids, *row["examples"]})
         count = len(image_ids)
@@ -305,7 +305,7 @@ def _images(lake: Lake, ids: Sequence[str]) -> Any:
             images[identifier] = None
             continue
         prediction_id = str(identity.as_uuid(identifier))
-        rows = lake.look_up("predictions", ["image_id"], "prediction_id", [prediction_id])
+        rows = lake.look_up("samples", ["image_id"], "prediction_id", [prediction_id])
         if not rows.num_rows:
             raise BadInput(f"the lake has no prediction_id {identifier}")
         images[rows["image_id"][0].as_py()] = None
@@ -313,7 +313,7 @@ def _images(lake: Lake, ids: Sequence[str]) -> Any:
 
 
 def _why_missing(lake: Lake, image_id: str, record: EmbedderRecord) -> str:
-    if not lake.known("predictions", "image_id", [image_id]):
+    if not lake.known("samples", "image_id", [image_id]):
         return f"the lake has no image_id {image_id}"
     return f"the image {image_id} has no {record.name} vector (lakeloop embed --embedder {record.name})"
 

@@ -101,7 +101,7 @@ def nearest_images(
     cosines = _best_images(lake, record, query, k, condition)
     rows = _newest_rows(lake, list(cosines), condition if passing is None else None, passing, columns_read)
     ordered = [rows[i] for i in cosines if i in rows]
-    fields = lake.dataset("predictions").schema
+    fields = lake.dataset("samples").schema
     values = {name: pa.array([r[name] for r in ordered], fields.field(name).type) for name in columns_read}
     similarity = pa.array([cosines[r["image_id"]] for r in ordered], pa.float64())
     names = ["prediction_id", "image_id", "similarity", *[n for n in columns_read if n not in RESULT_COLUMNS[:2]]]
@@ -115,7 +115,7 @@ def _best_images(
 
     Lance leaves out rows without a vector.
     """
-    query_builder = lake.searchable("predictions").search(query, vector_column_name=record.column)
+    query_builder = lake.searchable("samples").search(query, vector_column_name=record.column)
     query_builder = query_builder.distance_type("cosine").bypass_vector_index().select(["image_id", "_distance"])
     if condition is not None:
         query_builder = query_builder.where(condition)
@@ -139,7 +139,7 @@ def _newest_rows(
     A row passes by the Lance filter `condition`, or if its row id is in `passing`.
     """
     columns_read = list(dict.fromkeys([*columns, "timestamp", "ingested_at"]))
-    dataset = lake.dataset("predictions")
+    dataset = lake.dataset("samples")
     newest: dict[str, dict[str, Any]] = {}
     for start in range(0, len(images), 1_000):
         filter = f"image_id IN ({literals(images[start : start + 1_000])})" + (f" AND {condition}" if condition else "")
@@ -158,7 +158,7 @@ def _age(row: dict[str, Any]) -> tuple[bool, Any, Any, str]:
 
 
 def _columns(lake: Lake, extra: Sequence[str]) -> list[str]:
-    present = [n for n in lake.dataset("predictions").schema.names if not n.startswith(schema.VECTOR_PREFIX)]
+    present = [n for n in lake.dataset("samples").schema.names if not n.startswith(schema.VECTOR_PREFIX)]
     for name in extra:
         if name not in present:
             raise BadInput(f"predictions has no column {name!r}; it has {', '.join(present)}")

@@ -89,7 +89,7 @@ def calibration(lake: Lake, where: str | None = None, seed: int = 0) -> Calibrat
         f"""
         SELECT least(greatest(ceil(confidence::DOUBLE * {_CELLS}) - 1, 0), {_CELLS - 1})::INTEGER AS cell,
                count(*) AS n, count(*) FILTER (WHERE correct) AS "right", sum(confidence) AS total
-        FROM answers_judged WHERE {where or "true"} AND correct IS NOT NULL AND confidence BETWEEN 0 AND 1
+        FROM predictions_reviewed WHERE {where or "true"} AND correct IS NOT NULL AND confidence BETWEEN 0 AND 1
         GROUP BY cell ORDER BY cell""",
     )
     cell, n, right = (rows[name].to_numpy().astype(np.int64) for name in ("cell", "n", "right"))

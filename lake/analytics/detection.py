@@ -33,7 +33,7 @@ class SizeMetrics:
 
     size: str
     boxes: int
-    answers: int
+    predictions: int
     confidence: float | None
     precision: Rate
     recall: Rate
@@ -44,9 +44,9 @@ def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list
     rows = connections.query(
         lake,
         f"""
-        WITH b AS (SELECT prediction_id, unnest(boxes) AS b FROM answers WHERE {where or "true"} AND len(boxes) > 0)
+        WITH b AS (SELECT prediction_id, unnest(boxes) AS b FROM predictions WHERE {where or "true"} AND len(boxes) > 0)
         SELECT {bucket_sql("b.width * b.height")} AS size, count(*) AS boxes,
-               count(DISTINCT prediction_id) AS answers, avg(b.score) AS confidence
+               count(DISTINCT prediction_id) AS predictions, avg(b.score) AS confidence
         FROM b WHERE coalesce(b.score, 1) >= {float(score_from)} GROUP BY size""",
     ).to_pylist()
     counts = {row["size"]: row for row in rows}
@@ -55,7 +55,7 @@ def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list
         SizeMetrics(
             size,
             counts[size]["boxes"] if size in counts else 0,
-            counts[size]["answers"] if size in counts else 0,
+            counts[size]["predictions"] if size in counts else 0,
             counts[size]["confidence"] if size in counts else None,
             precision[number],
             recall[number],
@@ -70,7 +70,7 @@ def masks(lake: Lake, where: str | None = None) -> list[SizeMetrics]:
     import pyarrow.compute as pc
 
     prediction_ids = connections.query(
-        lake, f"SELECT prediction_id FROM answers WHERE {where or 'true'} AND len(masks) > 0"
+        lake, f"SELECT prediction_id FROM predictions WHERE {where or 'true'} AND len(masks) > 0"
     )["prediction_id"]
     table = of_masks(lake)
     table = table.filter(pc.is_in(table["prediction_id"], value_set=pa.array(prediction_ids.to_pylist(), pa.string())))
@@ -89,7 +89,7 @@ def _matched(lake: Lake, where: str | None, score_from: float) -> tuple[list[Rat
         lake,
         f"""
         WITH t AS (SELECT image_id, boxes AS truth FROM labels_current WHERE task = 'detection' AND boxes IS NOT NULL),
-        a AS (SELECT image_id, boxes AS said FROM answers
+        a AS (SELECT image_id, boxes AS said FROM predictions
               WHERE {where or "true"} AND boxes IS NOT NULL AND image_id IN (SELECT image_id FROM t)
               QUALIFY row_number() OVER (PARTITION BY image_id, model, model_version
                                          ORDER BY timestamp DESC NULLS LAST, ingested_at DESC, prediction_id) = 1)

@@ -55,7 +55,7 @@ _DESCRIBED = {
 
 @dataclass(frozen=True)
 class Dimension:
-    """`sql`: an expression over answers_judged `a` and `join`: the value as text, null for none.
+    """`sql`: an expression over predictions_reviewed `a` and `join`: the value as text, null for none.
 
     `several`: `sql` is a list of values, and a prediction counts in each. `order`: the values' own order, if they have
     one. `picks(value)`: the predicate over predictions for a value, or None if there is none.
@@ -81,7 +81,7 @@ def names(lake: Lake) -> list[str]:
 
 def metadata_keys(lake: Lake) -> list[str]:
     """Keys of the metadata of the oldest and the newest predictions, sorted."""
-    dataset = lake.dataset("predictions")
+    dataset = lake.dataset("samples")
     total = dataset.count_rows()
     start = max(0, total - _KEYS_FROM // 2)
     parts = [dataset.scanner(columns=["metadata"], limit=_KEYS_FROM // 2).to_table()]
@@ -139,13 +139,13 @@ def _named(lake: Lake, name: str) -> Dimension | _Number:
     if colon:
         raise _unknown(lake, name)
     if name in promoted or name in _PLAIN:
-        arrow = promoted.get(name) or next(c.type for c in schema.PREDICTIONS.columns if c.name == name)
+        arrow = promoted.get(name) or next(c.type for c in schema.SAMPLES.columns if c.name == name)
         return _column(name, title, arrow)
     if name == "true_label":
         labelled = "SELECT image_id FROM labels_current WHERE task = 'classification' AND label"
         return Dimension(name, title, "a.true_label", lambda v: _among(v, labelled, "is not distinct from"))
     if name == "judged_by":
-        judged = "SELECT prediction_id FROM answers_judged WHERE judged_by"
+        judged = "SELECT prediction_id FROM predictions_reviewed WHERE judged_by"
         return Dimension(name, title, "a.judged_by", lambda v: f"prediction_id IN ({judged} {_is(v)})")
     if name == "version":
         name_and_version = "model || coalesce(' ' || model_version, '')"
@@ -276,7 +276,9 @@ def _binned(lake: Lake, resolved: Sequence[Dimension | _Number], where: str | No
         f"quantile_disc(TRY_CAST({dimension.sql} AS DOUBLE), {shares})"
         for dimension in numbers.values()
     )
-    row = connections.query(lake, f"SELECT {columns} FROM (SELECT * FROM answers WHERE {where or 'true'}) a {joins}")
+    row = connections.query(
+        lake, f"SELECT {columns} FROM (SELECT * FROM predictions WHERE {where or 'true'}) a {joins}"
+    )
     facts = [column[0].as_py() for column in row.columns]
     binned: dict[str, Dimension] = {}
     for number, (name, dimension) in enumerate(numbers.items()):

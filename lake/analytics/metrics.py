@@ -1,8 +1,8 @@
 """Accuracy of predictions by dimensions, confusion, days and model comparison: rates with intervals, by SQL.
 
-A prediction is correct or wrong by its image's label, or else by a person's verdict (the view `answers_judged`). Only
-aggregates leave the database, so a million predictions take seconds. Every function takes `where`, a predicate over
-predictions that `scope` has checked, or None for all predictions.
+A prediction is correct or wrong by its image's label, or else by a person's verdict (view `predictions_reviewed`).
+Only aggregates leave the database, so a million predictions take seconds. Every function takes `where`, a predicate
+over predictions that `scope` has checked, or None for all predictions.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def scope(lake: Lake, where: str | None = None, slice: str | None = None, models
     parts = []
     if where:
         filters.check(lake, where)
-        parts.append(f"({where}\n)")
+        parts.append(filters.predicate(where))
     if slice:
         parts.append(f"({dimensions.inside_slice(lake, slice)})")
     if models:
@@ -63,7 +63,7 @@ class MetricCell:
     """
 
     values: tuple[str | None, ...]
-    answers: int
+    predictions: int
     known: int
     right: int
     confidence: float | None
@@ -108,7 +108,7 @@ def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
     keys = [f"d{position}" for position in range(len(resolved))]
     joins = " ".join(dict.fromkeys(dimension.join for dimension in resolved if dimension.join))
     selected = "".join(f", {dimension.sql} AS {key}" for dimension, key in zip(resolved, keys, strict=True))
-    source = f"(SELECT * FROM answers_judged WHERE {where or 'true'}) a {joins}"
+    source = f"(SELECT * FROM predictions_reviewed WHERE {where or 'true'}) a {joins}"
     rows = f"SELECT a.correct, a.confidence{selected} FROM {source}"
     for dimension, key in zip(resolved, keys, strict=True):
         if dimension.several:  # one unnest at a time: two in one SELECT would be paired, not crossed
@@ -119,9 +119,9 @@ def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
     level = f"grouping({', '.join(keys)})" if keys else "0"
     chosen = "".join(f"{key}, " for key in keys)
     text = f"""
-        SELECT {chosen}{level} AS level, count(*) AS answers, count(correct) AS known,
+        SELECT {chosen}{level} AS level, count(*) AS predictions, count(correct) AS known,
                count(*) FILTER (WHERE correct) AS "right", avg(confidence) AS confidence
-        FROM ({rows}) GROUP BY GROUPING SETS ({", ".join(sets)}) ORDER BY answers DESC, {chosen or "1,"} level"""
+        FROM ({rows}) GROUP BY GROUPING SETS ({", ".join(sets)}) ORDER BY predictions DESC, {chosen or "1,"} level"""
     counted = _run(lake, text, resolved).to_pylist()
     whole = (
         total(lake, where) if any(dimension.several or "JOIN (" in dimension.join for dimension in resolved) else None
@@ -129,7 +129,9 @@ def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
     every = 2 ** len(keys) - 1
     cells, margins = [], [[] for _ in keys] if len(keys) == 2 else []  # type: ignore[var-annotated]
     for row in counted:
-        cell = MetricCell(tuple(row[k] for k in keys), row["answers"], row["known"], row["right"], row["confidence"])
+        cell = MetricCell(
+            tuple(row[k] for k in keys), row["predictions"], row["known"], row["right"], row["confidence"]
+        )
         if row["level"] == 0 and keys:
             cells.append(cell)
         elif row["level"] == every:
@@ -150,21 +152,21 @@ def total(lake: Lake, where: str | None = None) -> MetricCell:
     """All predictions that pass, as one cell without values."""
     row = connections.query(
         lake,
-        f"""SELECT count(*) AS answers, count(correct) AS known, count(*) FILTER (WHERE correct) AS "right",
-                   avg(confidence) AS confidence FROM answers_judged WHERE {where or "true"}""",
+        f"""SELECT count(*) AS predictions, count(correct) AS known, count(*) FILTER (WHERE correct) AS "right",
+                   avg(confidence) AS confidence FROM predictions_reviewed WHERE {where or "true"}""",
     ).to_pylist()[0]
-    return MetricCell((), row["answers"], row["known"], row["right"], row["confidence"])
+    return MetricCell((), row["predictions"], row["known"], row["right"], row["confidence"])
 
 
 def histogram(lake: Lake, where: str | None = None) -> list[dict[str, Any]]:
-    """Histogram of confidence: low (of a bin of width 0.05), verdict (right, wrong, unknown), answers; ascending."""
+    """Histogram, ascending: low (of a bin of width 0.05), verdict (right, wrong, unknown), predictions."""
     rows = connections.query(
         lake,
         f"""
         SELECT least(floor(confidence * {HISTOGRAM_BINS}), {HISTOGRAM_BINS - 1}) / {HISTOGRAM_BINS} AS low,
                CASE correct WHEN true THEN 'right' WHEN false THEN 'wrong' ELSE 'unknown' END AS verdict,
-               count(*) AS answers
-        FROM answers_judged WHERE {where or "true"} AND confidence BETWEEN 0 AND 1
+               count(*) AS predictions
+        FROM predictions_reviewed WHERE {where or "true"} AND confidence BETWEEN 0 AND 1
         GROUP BY ALL ORDER BY low, verdict""",
     )
     return list(rows.to_pylist())
@@ -175,7 +177,7 @@ def confusion(lake: Lake, where: str | None = None) -> dict[tuple[str, str | Non
     rows = connections.query(
         lake,
         f"""
-        SELECT true_label AS truth, label AS answer, count(*) AS n FROM answers_judged
+        SELECT true_label AS truth, label AS answer, count(*) AS n FROM predictions_reviewed
         WHERE {where or "true"} AND true_label IS NOT NULL GROUP BY ALL ORDER BY n DESC, truth, answer""",
     )
     return {(row["truth"], row["answer"]): row["n"] for row in rows.to_pylist()}
@@ -187,7 +189,7 @@ def confused(
     """image_ids of a cell of the confusion matrix, highest confidence first."""
     rows = connections.query(
         lake,
-        f"""SELECT image_id FROM answers_judged WHERE {where or "true"} AND true_label = ?
+        f"""SELECT image_id FROM predictions_reviewed WHERE {where or "true"} AND true_label = ?
             AND label IS NOT DISTINCT FROM ? GROUP BY image_id
             ORDER BY max(confidence) DESC NULLS LAST, image_id LIMIT {int(limit)}""",
         [true_label, answer],
@@ -211,7 +213,7 @@ def classes(lake: Lake, where: str | None = None) -> list[ClassMetrics]:
     rows = connections.query(
         lake,
         f"""
-        WITH a AS (SELECT image_id, label, true_label FROM answers_judged WHERE {where or "true"}),
+        WITH a AS (SELECT image_id, label, true_label FROM predictions_reviewed WHERE {where or "true"}),
         t AS (SELECT true_label AS name, count(DISTINCT image_id) AS labelled, count(*) AS asked,
                      count(*) FILTER (label = true_label) AS found
               FROM a WHERE true_label IS NOT NULL GROUP BY ALL),
@@ -234,7 +236,7 @@ class DayMetrics:
     """The predictions of one day (UTC)."""
 
     day: dt.date
-    answers: int
+    predictions: int
     known: int
     right: int
     confidence: float | None
@@ -245,9 +247,9 @@ def days(lake: Lake, where: str | None = None) -> list[DayMetrics]:
     rows = connections.query(
         lake,
         f"""
-        SELECT CAST(timestamp AS DATE) AS day, count(*) AS answers, count(correct) AS known,
+        SELECT CAST(timestamp AS DATE) AS day, count(*) AS predictions, count(correct) AS known,
                count(*) FILTER (WHERE correct) AS "right", avg(confidence) AS confidence
-        FROM answers_judged WHERE {where or "true"} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""",
+        FROM predictions_reviewed WHERE {where or "true"} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""",
     )
     return [DayMetrics(**row) for row in rows.to_pylist()]
 
@@ -287,7 +289,7 @@ def compare(lake: Lake, old: str, new: str, where: str | None = None) -> ModelCo
         lake,
         f"""
         WITH a AS (SELECT image_id, correct, confidence, {_VERSION} = ? OR model = ? AS is_old
-                   FROM answers_judged WHERE {where or "true"} AND ({_VERSION} IN (?, ?) OR model IN (?, ?))
+                   FROM predictions_reviewed WHERE {where or "true"} AND ({_VERSION} IN (?, ?) OR model IN (?, ?))
                    QUALIFY row_number() OVER (PARTITION BY image_id, is_old
                                               ORDER BY timestamp DESC NULLS LAST, ingested_at DESC, prediction_id) = 1),
         pairs AS (SELECT o.image_id, o.correct AS old_right, n.correct AS new_right,
@@ -324,7 +326,7 @@ def models(lake: Lake) -> list[str]:
     """ "NAME VERSION" of every model with predictions, newest predictions first."""
     rows = connections.query(
         lake,
-        f"""SELECT {_VERSION} AS name FROM answers GROUP BY name
+        f"""SELECT {_VERSION} AS name FROM predictions GROUP BY name
                         ORDER BY max(timestamp) DESC NULLS LAST, name DESC LIMIT 200""",
     )
     return list(rows["name"].to_pylist())
@@ -333,7 +335,7 @@ def models(lake: Lake) -> list[str]:
 def _models(lake: Lake) -> dict[str, set[tuple[str, str | None]]]:
     """Every name of a model, "NAME" and "NAME VERSION", with the models it stands for."""
     rows = connections.query(
-        lake, f"SELECT DISTINCT model, model_version, {_VERSION} AS whole FROM answers"
+        lake, f"SELECT DISTINCT model, model_version, {_VERSION} AS whole FROM predictions"
     ).to_pylist()
     known: dict[str, set[tuple[str, str | None]]] = {}
     for row in rows:

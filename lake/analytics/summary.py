@@ -23,14 +23,14 @@ def status(lake: Lake) -> dict[str, Any]:
     images = counts["images"]
     models = connections.query(
         lake,
-        "SELECT model, model_version, count(*) AS answers, min(timestamp) AS first, max(timestamp) AS last"
-        " FROM answers GROUP BY ALL ORDER BY answers DESC, model, model_version LIMIT 100",
+        "SELECT model, model_version, count(*) AS predictions, min(timestamp) AS first, max(timestamp) AS last"
+        " FROM predictions GROUP BY ALL ORDER BY predictions DESC, model, model_version LIMIT 100",
     ).to_pylist()
     return {
         "lake": lake.uri,
         "images": images,
-        "predictions": counts["predictions"],
-        "answers": lake.dataset("predictions").count_rows("model IS NOT NULL"),
+        "samples": counts["samples"],
+        "predictions": lake.dataset("samples").count_rows("model IS NOT NULL"),
         "labels": counts["labels"],
         "slices": counts["slices"],
         "models": models,
@@ -45,7 +45,7 @@ def image_status(lake: Lake) -> dict[str, int]:
     """Why images have no thumbnail: reason -> distinct images, the twenty most frequent first."""
     rows = connections.query(
         lake,
-        "SELECT image_status AS reason, count(DISTINCT image_id) AS images FROM predictions"
+        "SELECT image_status AS reason, count(DISTINCT image_id) AS images FROM samples"
         " WHERE image_status IS NOT NULL GROUP BY reason ORDER BY images DESC, reason LIMIT 20",
     )
     return dict(zip(rows["reason"].to_pylist(), rows["images"].to_pylist(), strict=True))
@@ -57,7 +57,7 @@ def embedding_progress(lake: Lake, records: Sequence[EmbedderRecord]) -> list[di
     `embedded`: every row of the image has it; `missing`: `lakeloop embed` would embed it; `unreadable`: it cannot be
     decoded (`image_status`); `without_bytes`: the lake does not have its bytes, because of sampling or retention.
     """
-    total = int(connections.query(lake, "SELECT count(DISTINCT image_id) AS n FROM predictions")["n"][0].as_py())
+    total = int(connections.query(lake, "SELECT count(DISTINCT image_id) AS n FROM samples")["n"][0].as_py())
     progress = []
     for record in records:
         counts = MissingVectors(lake, record.column).look().counts()

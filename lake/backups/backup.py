@@ -37,7 +37,7 @@ FORMAT = 1
 ORDER = (
     "migrations", "embedders", "audit", "releases", "gates", "scores", "metrics", "runs", "slice_tags", "slices",
     "clusters", "slice_members", "cluster_members", "marks", "searches", "maps", "map_points", "reviews", "labels",
-    "predictions", "images", "thumbnails", "keys", "forgotten",
+    "samples", "images", "thumbnails", "keys", "forgotten",
 )  # fmt: skip
 # Files and folders that a backup leaves out: locks, copies, and what is made again.
 LEFT_OUT = {

@@ -1,4 +1,4 @@
-"""Checks one row of a prediction log and converts it to the form of the table predictions.
+"""Checks one row of a prediction log and converts it to the form of the table samples.
 
 File formats and the HTTP API pass a plain mapping to `read_row`. This module knows the accepted column names and value
 forms; it does not know files, images' bytes or storage.
@@ -120,7 +120,7 @@ def _read(
 
 
 def columns(row: PredictionRow) -> dict[str, Any]:
-    """The row as columns of the table predictions, without ids and `ingested_at`."""
+    """The row as columns of the table samples, without ids and `ingested_at`."""
     return {
         **{name: getattr(row, name) for name in FIELDS},
         "source": row.source or row.image,

@@ -74,11 +74,11 @@ def read(path: Path, model: ModelName) -> Iterator[Item]:
     content = {} if yaml_file is None else _yaml(yaml_file)
     names = _names(content.get("names"), root)
     task = SEGMENTATION if content.get("task") == "segment" else DETECTION
-    answers = {}
+    headers = {}
     if (root / "predictions.jsonl").is_file():
         rows = [row for _, row in json_lines(root / "predictions.jsonl") if isinstance(row, dict)]
-        answers = {str(row.pop("image", "")): row for row in rows}
-    data = _DataSet(root, names, model, task, answers)
+        headers = {str(row.pop("image", "")): row for row in rows}
+    data = _DataSet(root, names, model, task, headers)
     # `path` is where the archive was unpacked; an absolute one is that of another machine.
     base = root
     if isinstance(content.get("path"), str) and not os.path.isabs(content["path"]):

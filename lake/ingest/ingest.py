@@ -138,8 +138,8 @@ class _Ingest:
         self.progress = progress or (lambda n: None)
         self.promoted = lake.promoted()
         self.schemas = {name: schema.TABLES[name].arrow() for name in ("thumbnails", "images", "labels")}
-        core = schema.PREDICTIONS.arrow()
-        self.schemas["predictions"] = pa.schema([*core, *(pa.field(n, t) for n, t in self.promoted.items())])
+        core = schema.SAMPLES.arrow()
+        self.schemas["samples"] = pa.schema([*core, *(pa.field(n, t) for n, t in self.promoted.items())])
         self.step: dict[str, list[dict[str, Any]]] = {name: [] for name in self.schemas}
         self.step_bytes = 0
         self.unindexed = 0
@@ -237,8 +237,8 @@ class _Ingest:
             self.step["images"].append(row)
             self.step["thumbnails"].append(image_rows.thumbnail_row(draft.image_id, d))
             self.step_bytes += len(draft.data) + len(d.thumbnail)
-        self.step["predictions"] += self.predictions(draft, moment)
-        if self.step_bytes >= COMMIT_BYTES or len(self.step["predictions"]) >= COMMIT_ROWS:
+        self.step["samples"] += self.predictions(draft, moment)
+        if self.step_bytes >= COMMIT_BYTES or len(self.step["samples"]) >= COMMIT_ROWS:
             self.commit()
 
     def predictions(self, draft: _Draft, moment: Any) -> list[dict[str, Any]]:
@@ -271,17 +271,17 @@ class _Ingest:
         insert("thumbnails", self.table("thumbnails", step["thumbnails"]))
         self.report.images_new += insert("images", self.table("images", step["images"]))
         self.report.labels_new += insert("labels", self.table("labels", _distinct(step["labels"], "event_id")))
-        self.commit_predictions(step["predictions"])
+        self.commit_predictions(step["samples"])
         for row in step["images"]:
             self.in_flight.discard(row["image_id"])
             self.sizes.pop(row["image_id"], None)
-        self.unindexed += len(step["predictions"])
+        self.unindexed += len(step["samples"])
         if self.unindexed >= INDEX_ROWS:
             self.finish()
 
     def commit_predictions(self, rows: list[dict[str, Any]]) -> None:
         fresh = _distinct(rows, "prediction_id")
-        new = self.lake.insert("predictions", self.table("predictions", fresh))
+        new = self.lake.insert("samples", self.table("samples", fresh))
         self.report.predictions_new += new
         known = len(rows) - new
         if known:
@@ -313,7 +313,7 @@ class _Ingest:
 def contradictions(lake: Lake, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows whose prediction_id the lake has with another image, label or confidence."""
     columns = ["prediction_id", "image_id", "label", "confidence"]
-    stored = lake.look_up("predictions", columns, columns[0], [row["prediction_id"] for row in rows])
+    stored = lake.look_up("samples", columns, columns[0], [row["prediction_id"] for row in rows])
     known = {r["prediction_id"]: (r["image_id"], r["label"], r["confidence"]) for r in stored.to_pylist()}
     return [
         row

@@ -63,7 +63,7 @@ def of_masks(lake: Lake) -> pa.Table:
     import pyarrow as pa
 
     tables: list[pa.Table] = []
-    batches = lake.dataset("predictions").to_batches(columns=["prediction_id", "masks"], filter="masks is not null")
+    batches = lake.dataset("samples").to_batches(columns=["prediction_id", "masks"], filter="masks is not null")
     for batch in batches:
         masks = batch["masks"]
         lengths = masks.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)

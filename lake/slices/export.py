@@ -138,7 +138,7 @@ def export(
 
 
 def _check_model(lake: Lake, model: str) -> None:
-    known = connections.query(lake, "SELECT DISTINCT model FROM answers ORDER BY model")["model"].to_pylist()
+    known = connections.query(lake, "SELECT DISTINCT model FROM predictions ORDER BY model")["model"].to_pylist()
     if model not in known:
         near = difflib.get_close_matches(model, known, 3) or known[:5]
         raise BadInput(f"no predictions of a model {model!r}; the lake has {', '.join(near) or 'none of any'}")

@@ -68,7 +68,7 @@ def newest_predictions(lake: Lake, model: str, image_ids: Sequence[str]) -> dict
         *("prediction_id", "image_id", "timestamp", "model", "model_version", "task", "label", "confidence"),
         *("scores", "boxes", "masks", "source", "latency_ms", "metadata", "ingested_at", *lake.promoted()),
     ]
-    rows = lake.look_up("predictions", columns, "image_id", image_ids, f"model = {literal(model)}").to_pylist()
+    rows = lake.look_up("samples", columns, "image_id", image_ids, f"model = {literal(model)}").to_pylist()
     newest: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda r: (r["timestamp"] or r["ingested_at"], r["ingested_at"], r["prediction_id"])):
         newest[row["image_id"]] = row

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Each attempt takes milliseconds; only a lake with constant commits needs more than one.
 ATTEMPTS = 50
-_TABLES = "predictions labels slice_members cluster_members marks searches forgotten"
+_TABLES = "samples labels slice_members cluster_members marks searches forgotten"
 _LABELS = """
     SELECT m.image_id, coalesce(list(l.event_id ORDER BY l.event_id) FILTER (WHERE l.event_id IS NOT NULL), [])
            AS label_events
@@ -136,18 +136,18 @@ class _Snapshot:
         return set(values)
 
     def _where(self, text: str) -> set[str]:
-        return self.names(f"SELECT DISTINCT image_id FROM predictions WHERE ({text}\n)")
+        return self.names(f"SELECT DISTINCT image_id FROM samples WHERE {filters.predicate(text)}")
 
     def _ids(self, ids: Sequence[str]) -> set[str]:
         images = {i for i in ids if identity.kind(i) == "image"}
-        answers = {str(identity.as_uuid(i)) for i in ids if identity.kind(i) == "prediction"}
+        predictions = {str(identity.as_uuid(i)) for i in ids if identity.kind(i) == "prediction"}
         erased = self.erased(images)
         rest = images - erased
         rest -= self.lake.known("images", "image_id", sorted(rest))
         # The lake may have a prediction without its image's bytes.
-        missing = sorted(rest - self.lake.known("predictions", "image_id", sorted(rest)))
-        rows = self.lake.look_up("predictions", ["prediction_id", "image_id"], "prediction_id", sorted(answers))
-        missing += sorted(answers - set(rows["prediction_id"].to_pylist()))
+        missing = sorted(rest - self.lake.known("samples", "image_id", sorted(rest)))
+        rows = self.lake.look_up("samples", ["prediction_id", "image_id"], "prediction_id", sorted(predictions))
+        missing += sorted(predictions - set(rows["prediction_id"].to_pylist()))
         if missing:
             raise BadInput(f"the lake does not have {len(missing)} of the ids, the first is {missing[0]}")
         return images | set(rows["image_id"].to_pylist())
@@ -191,7 +191,7 @@ class _Snapshot:
         image_ids: set[str] = set()
         # A copy's cosine is 1 up to rounding; a radius of 0 must find it.
         threshold = 1 - ball["radius"] - 1e-6
-        batches = self.lake.dataset("predictions", self.version).to_batches(
+        batches = self.lake.dataset("samples", self.version).to_batches(
             columns=["image_id", record.column], filter=f"{record.column} is not null"
         )
         for batch in batches:
@@ -226,15 +226,15 @@ class _Snapshot:
 
 @contextmanager
 def _snapshot(lake: Lake, definition: Definition) -> Iterator[_Snapshot]:
-    """A connection with one version of every table, and the version of predictions."""
-    text = f"{_TABLES} labels_current marks_current {' '.join(_filters(lake, definition))}"
+    """A connection with one version of every table, and the version of samples."""
+    text = f"{_TABLES} labels_current marks_current {' '.join(map(filters.predicate, _filters(lake, definition)))}"
     for _ in range(ATTEMPTS):
-        before = lake.version("predictions")
+        before = lake.version("samples")
         with connections.connect(lake, text) as connection:
-            if lake.version("predictions") == before:
+            if lake.version("samples") == before:
                 yield _Snapshot(lake, connection, before)
                 return
-    raise LakeBusy(f"predictions of {lake.uri} kept changing while they were read; try again")
+    raise LakeBusy(f"samples of {lake.uri} kept changing while they were read; try again")
 
 
 def _labels(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> pa.Table:

@@ -161,7 +161,7 @@ class Drainer:
     def index(self) -> None:
         """Brings the drained rows into the key indexes, where enough are missing to rewrite the index."""
         if self._batches:
-            for name in ("thumbnails", "images", "predictions", "reviews", "audit"):
+            for name in ("thumbnails", "images", "samples", "reviews", "audit"):
                 indexes.complete(self.lake, name, thorough=False)
         self._unindexed = self._batches = 0
 
@@ -201,7 +201,7 @@ class _Batch:
         by_kind: dict[str, list[WaitingEvent]] = {"prediction": [], "image": [], "feedback": []}
         for event in self.waiting:
             by_kind[event.kind].append(event)
-        types = {f.name: f.type for f in self.lake.dataset("predictions").schema}
+        types = {f.name: f.type for f in self.lake.dataset("samples").schema}
         predictions = [self._prediction_row(e, types) for e in by_kind["prediction"]]
         self._write_images(predictions, by_kind["image"], {e.image_id for e in by_kind["feedback"]})
         self._write_predictions(predictions, by_kind["image"], types)
@@ -265,7 +265,7 @@ class _Batch:
         missing = sorted(set(known) - self.lake.known("thumbnails", "image_id", known))
         if missing:
             columns = ["image_id", "image_status"]
-            rows = self.lake.look_up("predictions", columns, "image_id", missing, "image_status is not null")
+            rows = self.lake.look_up("samples", columns, "image_id", missing, "image_status is not null")
             self.status |= dict(zip(rows["image_id"].to_pylist(), rows["image_status"].to_pylist(), strict=True))
         return set(missing)
 
@@ -288,9 +288,9 @@ class _Batch:
         for row in rows:
             row["image_status"] = self.status.get(row["image_id"])
             row["image_share"] = share if share < 1 else None
-        fields = [f for f in self.lake.dataset("predictions").schema if not f.name.startswith(schema.VECTOR_PREFIX)]
+        fields = [f for f in self.lake.dataset("samples").schema if not f.name.startswith(schema.VECTOR_PREFIX)]
         table = pa.Table.from_pylist(rows, schema=pa.schema(fields))
-        new = self.lake.insert("predictions", table)
+        new = self.lake.insert("samples", table)
         self.report.predictions += new
         if new < len(rows):
             self.report.contradictions += len(contradictions(self.lake, rows))
@@ -299,7 +299,7 @@ class _Batch:
         """A row for each uploaded image without a prediction, so that searches find it."""
         predicted = {row["image_id"] for row in predictions}
         image_ids = sorted({e.image_id for e in uploads} - predicted)
-        predicted |= self.lake.known("predictions", "image_id", image_ids)
+        predicted |= self.lake.known("samples", "image_id", image_ids)
         sources = {e.image_id: events.as_row(e.row, {}).get("source") for e in uploads}
         return [
             {

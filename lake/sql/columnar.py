@@ -106,7 +106,7 @@ def columns(name: str, dataset: lance.LanceDataset) -> list[str]:
         for f in dataset.schema
         if f.name not in hidden
         and (name, f.name) not in SECRETS
-        and not (name == "predictions" and f.name.startswith(schema.VECTOR_PREFIX))
+        and not (name == "samples" and f.name.startswith(schema.VECTOR_PREFIX))
     ]
 
 

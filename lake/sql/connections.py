@@ -84,7 +84,7 @@ def query(
                 raise BadInput("lakeloop sql takes one SELECT statement: the lake is changed by its commands only")
             return connection.sql(text, params=parameters).to_arrow_table()
         except duckdb.Error as error:
-            raise BadInput(str(error)) from error
+            raise BadInput(views.hint(str(error))) from error
         finally:
             for name in tables or {}:
                 connection.unregister(name)
@@ -139,14 +139,14 @@ def _source(lake: Lake, name: str, vectors: bool) -> tuple[int, LanceView | colu
     from lake.sql.lance_view import LanceView
 
     dataset = lake.dataset(name)
-    if not (vectors and name == "predictions") and dataset.count_rows() >= columnar.WORTH_ROWS:
+    if not (vectors and name == "samples") and dataset.count_rows() >= columnar.WORTH_ROWS:
         # Without a copy, because the disk is full or not writable, it is only slower.
         with suppress(OSError, duckdb.Error):
             pinned = columnar.pin(lake, [name], most_rows=COPIED_AT_ONCE_ROWS)
             if name in pinned.versions:
                 return pinned.versions[name], pinned
     names = columnar.columns(name, dataset)
-    if vectors and name == "predictions":
+    if vectors and name == "samples":
         names = [f.name for f in dataset.schema if f.name in names or f.name.startswith(schema.VECTOR_PREFIX)]
     return int(dataset.version), LanceView(dataset, names)
 
@@ -163,7 +163,7 @@ def _cheap_source(lake: Lake, name: str) -> tuple[int, LanceView | columnar.Pinn
 
 
 def _version_key(name: str, vectors: bool) -> str:
-    return f"{name} with vectors" if vectors and name == "predictions" else name
+    return f"{name} with vectors" if vectors and name == "samples" else name
 
 
 def _take(lake: Lake, versions: Versions) -> tuple[Versions, duckdb.DuckDBPyConnection] | None:

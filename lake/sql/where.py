@@ -1,4 +1,4 @@
-"""Filters: boolean SQL expressions over predictions in DuckDB's dialect, translated for Lance where possible.
+"""Filters: boolean SQL expressions over samples in DuckDB's dialect, translated for Lance where possible.
 
 Lance filters run before the nearest neighbours are chosen, but have another dialect and ignore trailing text, so
 DuckDB parses a filter first. What means the same in both dialects is pushed down to Lance; for the rest, DuckDB finds
@@ -7,6 +7,7 @@ the rows and Lance gets their ids.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 from lake.errors import BadInput
 from lake.sql import syntax_tree
 from lake.sql.connections import connect, query
-from lake.storage import schema
+from lake.storage import schema, views
 from lake.storage.store import literal
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ _COMPARISONS = {
 }
 
 
+# A filter that names one of these is evaluated over the view samples_reviewed, any other over table samples.
+_NAMES_REVIEWED = re.compile(rf"\b({'|'.join(views.REVIEWED)})\b", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Filter:
     """A checked filter. `lance` is the same filter in Lance's dialect, or None if only DuckDB can evaluate it."""
@@ -40,11 +45,12 @@ class Filter:
 
 
 def check(lake: Lake, text: str) -> Filter:
-    """Raises BadInput, with DuckDB's own message, unless `text` is one boolean expression over predictions."""
+    """Raises BadInput, with DuckDB's own message, unless `text` is one boolean expression over samples."""
     import duckdb
 
     # The newline ends a trailing comment, which would otherwise swallow the closing parenthesis.
-    statement = f"SELECT prediction_id FROM predictions WHERE ({text}\n)"
+    source = _source(text)
+    statement = f"SELECT prediction_id FROM {source} WHERE ({text}\n)"
     with connect(lake, statement) as connection:
         try:
             parsed = connection.extract_statements(statement)
@@ -58,23 +64,41 @@ def check(lake: Lake, text: str) -> Filter:
             if shape != ("SELECT_NODE", [], [], None) or node.get("qualify") is not None:
                 raise BadInput(f"the filter {text!r} is not one expression")
             connection.sql(statement)  # binds it: aggregates and the like are refused
-            result_type = connection.sql(f"SELECT ({text}\n) AS passes FROM predictions").types[0]
+            result_type = connection.sql(f"SELECT ({text}\n) AS passes FROM {source}").types[0]
             if str(result_type) != "BOOLEAN":
                 raise BadInput(f"the filter {text!r} gives {result_type}, not true or false")
         except duckdb.Error as error:
-            raise BadInput(f"the filter {text!r}: {error}") from error
-    types = {c.name: c.type for c in schema.PREDICTIONS.columns} | dict(lake.promoted())
+            raise BadInput(f"the filter {text!r}: {views.hint(str(error))}") from error
+    types = {c.name: c.type for c in schema.SAMPLES.columns} | dict(lake.promoted())
     return Filter(text, _translate(node["where_clause"], types))
 
 
+def predicate(text: str | None) -> str:
+    """A checked filter as a predicate for a query over samples or one of their views; "true" without a filter.
+
+    In each of them, the same rows pass: `correct` always means the `correct` of samples_reviewed.
+    """
+    if not text:
+        return "true"
+    if not _NAMES_REVIEWED.search(text):
+        return f"({text}\n)"
+    return f"prediction_id IN (SELECT prediction_id FROM {_source(text)} WHERE ({text}\n))"
+
+
+def conjunction(*texts: str | None) -> str | None:
+    """The filter that passes what every one of them passes; those that are None or empty are left out."""
+    # The newline ends a trailing comment.
+    return " AND ".join(f"({text}\n)" if "--" in text else f"({text})" for text in texts if text) or None
+
+
 def row_ids(lake: Lake, filter: Filter) -> list[int]:
-    """Lance row ids of the rows of predictions that pass, at the newest version."""
+    """Lance row ids of the rows of samples that pass, at the newest version."""
     import duckdb
 
     from lake.sql.lance_view import ViewWithRowIds
 
-    dataset = lake.dataset("predictions")
-    text = f"SELECT _rowid FROM _rows AS predictions WHERE ({filter.sql}\n)"
+    dataset = lake.dataset("samples")
+    text = f"SELECT _rowid FROM _rows AS samples WHERE {predicate(filter.sql)}"
     with connect(lake, text) as connection:
         connection.register("_rows", ViewWithRowIds(dataset))
         try:
@@ -86,11 +110,15 @@ def row_ids(lake: Lake, filter: Filter) -> list[int]:
 
 
 def images(lake: Lake, text: str) -> list[str]:
-    """Distinct image_ids of the rows of predictions that pass the filter, sorted. Raises BadInput."""
+    """Distinct image_ids of the samples that pass the filter, sorted. Raises BadInput."""
     check(lake, text)
-    rows = query(lake, f"SELECT DISTINCT image_id FROM predictions WHERE ({text}\n) ORDER BY image_id")
+    rows = query(lake, f"SELECT DISTINCT image_id FROM samples WHERE {predicate(text)} ORDER BY image_id")
     image_ids: list[str] = rows["image_id"].to_pylist()
     return image_ids
+
+
+def _source(text: str) -> str:
+    return "samples_reviewed AS samples" if _NAMES_REVIEWED.search(text) else "samples"
 
 
 def _translate(node: dict[str, Any], types: dict[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from lake.errors import NewerLake, NotALake
-from lake.storage import schema
+from lake.storage import renaming, schema
 from lake.storage.store import now
 from lake.version import VERSION
 
@@ -30,7 +30,7 @@ def _service_tables(lake: Lake) -> None:
     for name in ("reviews", "keys", "audit", "forgotten"):
         lake.create_table(schema.TABLES[name])
     for column in ("image_status", "image_share"):
-        lake.add_column("predictions", schema.PREDICTIONS.arrow().field(column))
+        lake.add_column("samples", schema.SAMPLES.arrow().field(column))
 
 
 def _exploring_tables(lake: Lake) -> None:
@@ -66,6 +66,11 @@ def _training_tables(lake: Lake) -> None:
         lake.create_table(schema.TABLES[name])
 
 
+def _plain_names(lake: Lake) -> None:
+    renaming.rename_table(lake)
+    renaming.rewrite_saved_sql(lake)
+
+
 def _canaries(lake: Lake) -> None:
     for column in ("share", "limits"):
         lake.add_column("releases", schema.RELEASES.arrow().field(column))
@@ -77,6 +82,7 @@ STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (3, "active searches and maps; facts about clusters", _exploring_tables),
     (4, "slices as code with roles, tags and the labels they froze; saved queries", _slices_as_code),
     (5, "training runs, their metrics and predictions, gates, releases of models", _training_tables),
+    (6, "table predictions is named samples, also in saved SQL", _plain_names),
     (8, "canaries: the share of images and the limits of a release", _canaries),
 ]
 

@@ -102,7 +102,7 @@ class MissingVectors:
 
     def look(self) -> Gaps:
         """The rows that lack a vector at the newest version, with their states."""
-        newest = self._lake.version("predictions")
+        newest = self._lake.version("samples")
         # After predictions: a row's image is committed before the row.
         images = self._lake.dataset("images")
         if self._gaps is None or self._seen != (newest, images.version):
@@ -116,7 +116,7 @@ class MissingVectors:
 
     def rows(self) -> Gaps:
         """The rows that lack a vector at the newest version; their `state` may be out of date."""
-        newest = self._lake.version("predictions")
+        newest = self._lake.version("samples")
         if self._gaps is None or self._seen[0] != newest:
             dataset = self._handle(newest)
             self._refresh(dataset)
@@ -134,7 +134,7 @@ class MissingVectors:
 
     def _handle(self, version: int) -> Any:
         # A write through the lake's own handle changes that handle for all its users.
-        return self._lake.dataset("predictions").checkout_version(version)
+        return self._lake.dataset("samples").checkout_version(version)
 
     def _refresh(self, dataset: Any) -> None:
         """Updates the parts to the dataset's version; reads only fragments whose files changed."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pyarrow as pa
 
 from lake.errors import BadInput, CouldNot, NotALake
-from lake.storage import migrations, schema
+from lake.storage import migrations, renaming, schema, views
 from lake.storage.lance_files import quarantine
 from lake.storage.store import Lake
 
@@ -29,7 +29,7 @@ def create(
     """Creates an empty lake at `uri` (a folder or an object store's URI) and opens it.
 
     `embedders` are registered in order; the first is the default. `columns` are metadata columns promoted to typed
-    columns of predictions: name -> string, int, float, bool or timestamp.
+    columns of samples: name -> string, int, float, bool or timestamp.
     Raises BadInput for an invalid column, or if there is a lake already.
     """
     return create_as(Lake, uri, embedders=embedders, columns=columns, storage_options=storage_options)
@@ -53,7 +53,7 @@ def create_as(
     for table in schema.TABLES.values():
         lake.create_table(table)
     for name, type_ in promoted.items():
-        lake.add_column("predictions", pa.field(name, type_))
+        lake.add_column("samples", pa.field(name, type_))
     for name in embedders:
         lake.register_embedder(name)
     migrations.apply(lake)
@@ -74,6 +74,7 @@ def open(uri: str, *, storage_options: dict[str, str] | None = None, unclean: bo
 def open_as(kind: type[L], uri: str, *, storage_options: dict[str, str] | None, unclean: bool) -> L:
     """`open`, for a class that adds methods to Lake."""
     lake = kind(uri, storage_options)
+    renaming.rename_table(lake)  # before the tables are checked, by their new names
     if unclean or _damaged(lake):
         notices = quarantine.quarantine(uri, files=unclean)
         lake = kind(uri, storage_options)
@@ -106,13 +107,14 @@ def _restore_columns(lake: Lake) -> None:
     migrations.repeat(lake)
     for record in lake.embedders():
         if record.dim is not None:
-            lake.add_column("predictions", pa.field(record.column, schema.vector_type(record.dim)))
+            lake.add_column("samples", pa.field(record.column, schema.vector_type(record.dim)))
 
 
 def _promoted_type(name: str, type_: str) -> pa.DataType:
+    columns = {c.name for c in schema.SAMPLES.columns} | {*views.REVIEWED}
     if not name.isidentifier() or not name.isascii():
         raise BadInput(f"column name {name!r}: use letters, digits and underscores")
-    if name.startswith(schema.VECTOR_PREFIX) or any(c.name == name for c in schema.PREDICTIONS.columns):
+    if name.startswith(schema.VECTOR_PREFIX) or name in columns:
         raise BadInput(f"column name {name!r} is taken by lakeloop")
     if type_ not in schema.PROMOTABLE:
         raise BadInput(f"column {name}: type {type_!r} is not one of {', '.join(schema.PROMOTABLE)}")

@@ -178,10 +178,10 @@ class Lake:
 
     def promoted(self) -> dict[str, pa.DataType]:
         """The typed metadata columns declared at `init`, by name."""
-        core = {c.name for c in schema.PREDICTIONS.columns}
+        core = {c.name for c in schema.SAMPLES.columns}
         return {
             f.name: f.type
-            for f in self.dataset("predictions").schema
+            for f in self.dataset("samples").schema
             if f.name not in core and not f.name.startswith(schema.VECTOR_PREFIX)
         }
 
@@ -269,7 +269,7 @@ class Lake:
         assert record.dim is not None
         stored = self.dataset("embedders").to_table(filter=f"name = {literal(record.name)}")
         row = stored.to_pylist()[0] | {k: getattr(record, k) for k in EmbedderRecord.__dataclass_fields__}
-        self.add_column("predictions", pa.field(record.column, schema.vector_type(record.dim)))
+        self.add_column("samples", pa.field(record.column, schema.vector_type(record.dim)))
         self.update("embedders", pa.Table.from_pylist([row], schema=schema.EMBEDDERS.arrow()))
 
     def index(self, name: str) -> None:

@@ -27,11 +27,11 @@ def vector_of(lake: Lake, record: EmbedderRecord, identifier: str, version: int 
     """
     key = "image_id" if ids.kind(identifier) == "image" else "prediction_id"
     value = identifier if key == "image_id" else str(ids.as_uuid(identifier))
-    rows = lake.dataset("predictions", version).to_table(
+    rows = lake.dataset("samples", version).to_table(
         columns=[record.column], filter=f"{key} = {literal(value)} and {record.column} is not null", limit=1
     )
     if not rows.num_rows:
-        if not lake.known("predictions", key, [value]):
+        if not lake.known("samples", key, [value]):
             raise BadInput(f"the lake has no {key} {identifier}")
         raise BadInput(f"{identifier} has no {record.name} vector yet; run: lakeloop embed --embedder {record.name}")
     return np.asarray(rows[record.column][0].as_py(), np.float32)
@@ -46,7 +46,7 @@ def image_vectors(
     vectors of this embedder yet.
     """
     dim = record.require_dim()
-    rows = lake.scan("predictions", ["image_id", record.column], f"{record.column} is not null")
+    rows = lake.scan("samples", ["image_id", record.column], f"{record.column} is not null")
     names = np.asarray(rows["image_id"].to_pylist(), dtype=str)
     distinct, first = np.unique(names, return_index=True)
     if image_ids is not None:
@@ -65,7 +65,7 @@ def vector_batches(
     dim = record.require_dim()
     wanted = None if image_ids is None else set(image_ids)
     seen: set[str] = set()
-    batches = lake.dataset("predictions").to_batches(
+    batches = lake.dataset("samples").to_batches(
         columns=["image_id", record.column], filter=f"{record.column} is not null", batch_size=BATCH_ROWS
     )
     for batch in batches:

@@ -12,10 +12,19 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+# Views by their names in lakes made before table predictions was named samples.
+RENAMED = {
+    "answers": "predictions",
+    "answers_labelled": "predictions_labelled",
+    "answers_judged": "predictions_reviewed",
+}
+# What samples_reviewed adds to the columns of samples.
+REVIEWED = ("true_label", "correct", "judged_by")
+
 VIEWS = {
-    "answers": (
+    "predictions": (
         "Predictions of models, without the rows for images that have no prediction.",
-        "SELECT * FROM predictions WHERE model IS NOT NULL",
+        "SELECT * FROM samples WHERE model IS NOT NULL",
     ),
     "labels_current": (
         "The latest label of each image and task (at equal times, the one with the greatest event_id).",
@@ -33,23 +42,27 @@ VIEWS = {
         QUALIFY row_number() OVER (PARTITION BY search, image_id ORDER BY timestamp DESC, event_id DESC) = 1)
         WHERE mark <> 'none'""",
     ),
-    "answers_judged": (
+    "samples_reviewed": (
         (
-            "Predictions with the image's ground truth; `correct` compares with the label or, without a label, "
+            "Samples with the image's ground truth; `correct` compares with the label or, without a label, "
             "takes a person's latest verdict, correct or incorrect; `judged_by` is label, verdict or null."
         ),
         """SELECT a.*, l.label AS true_label, coalesce(a.label = l.label, v.verdict = 'correct') AS correct,
                CASE WHEN (a.label = l.label) IS NOT NULL THEN 'label' WHEN v.verdict IS NOT NULL THEN 'verdict' END
                    AS judged_by
-        FROM answers a
+        FROM samples a
         LEFT JOIN (SELECT image_id, label FROM labels_current WHERE task = 'classification') l USING (image_id)
         LEFT JOIN (SELECT prediction_id, verdict FROM reviews_current WHERE verdict IN ('correct', 'incorrect')
                    QUALIFY row_number() OVER (PARTITION BY prediction_id ORDER BY timestamp DESC, event_id DESC) = 1) v
             USING (prediction_id)""",
     ),
-    "answers_labelled": (
+    "predictions_reviewed": (
+        "The predictions of samples_reviewed.",
+        "SELECT * FROM samples_reviewed WHERE model IS NOT NULL",
+    ),
+    "predictions_labelled": (
         "Predictions with the image's label; `correct` is null if the image has no label.",
-        """SELECT a.*, l.label AS true_label, a.label = l.label AS correct FROM answers a
+        """SELECT a.*, l.label AS true_label, a.label = l.label AS correct FROM predictions a
         LEFT JOIN (SELECT * FROM labels_current WHERE task = 'classification') l USING (image_id)""",
     ),
     "shadow_disagreements": (
@@ -61,7 +74,7 @@ VIEWS = {
                s.label AS shadow_label, p.confidence, s.confidence AS shadow_confidence,
                coalesce(len(p.boxes), 0) AS boxes, coalesce(len(s.boxes), 0) AS shadow_boxes,
                coalesce(len(p.masks), 0) AS masks, coalesce(len(s.masks), 0) AS shadow_masks, s.at
-        FROM scores s JOIN predictions p USING (prediction_id)
+        FROM scores s JOIN samples p USING (prediction_id)
         WHERE p.label IS DISTINCT FROM s.label
             OR coalesce(len(p.boxes), 0) <> coalesce(len(s.boxes), 0)
             OR coalesce(len(p.masks), 0) <> coalesce(len(s.masks), 0)""",
@@ -107,18 +120,25 @@ VIEWS = {
             SELECT NULL, NULL, slice, run, use FROM used
             WHERE slice IS NULL
                 OR slice NOT IN (SELECT id FROM slices WHERE deleted_at IS NULL AND NOT coalesce(live, false))),
-        answered AS (
+        predicted AS (
             SELECT c.*, v.model, v.version, p.prediction_id
             FROM chain c LEFT JOIN models v ON v.run = c.run
-            LEFT JOIN predictions p ON p.model = v.model AND p.model_version = v.version::VARCHAR),
+            LEFT JOIN samples p ON p.model = v.model AND p.model_version = v.version::VARCHAR),
         stated AS (
             SELECT * EXCLUDE label_events,
                    unnest(CASE WHEN len(label_events) > 0 THEN label_events ELSE [NULL] END) AS label_event
-            FROM answered)
+            FROM predicted)
         SELECT s.image_id, s.label_event, l.task, l.label, s.slice, s.use, s.run, s.model, s.version, s.prediction_id
         FROM stated s LEFT JOIN labels l ON l.event_id = s.label_event AND l.image_id = s.image_id""",
     ),
 }
+
+
+def hint(message: str) -> str:
+    """DuckDB's message about an unknown table, or the new name if it is the former name of a view."""
+    name = re.match(r"Catalog Error: Table with name (\S+) does not exist!", message)
+    new = RENAMED.get(name[1].lower()) if name else None
+    return f"view {name[1]} is named {new} now, and table predictions samples" if name and new else message
 
 
 def statements(tables: Iterable[str]) -> list[str]:
@@ -139,7 +159,7 @@ def columns(view: str, promoted: Mapping[str, pa.DataType]) -> list[tuple[str, s
     with duckdb.connect() as connection:
         for table in schema.TABLES.values():
             fields = [pa.field(c.name, c.type) for c in table.columns if isinstance(c.type, pa.DataType)]
-            fields += [pa.field(*column) for column in promoted.items()] if table is schema.PREDICTIONS else []
+            fields += [pa.field(*column) for column in promoted.items()] if table is schema.SAMPLES else []
             connection.register(table.name, pa.schema(fields).empty_table())
         for statement in statements(schema.TABLES):
             connection.execute(statement)

@@ -88,27 +88,27 @@ def _repeats(lake: Lake, name: str, key: str, keys: list[Any]) -> list[int]:
     return repeats
 
 
-def answers(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
+def predictions(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
     """Checks that every prediction has its image, or that the lake knows why not."""
     dropped_before = retention.dropped_before(lake).get("images")
     missing = connections.query(
         lake,
-        "SELECT count(*) AS n, min(prediction_id) AS first FROM predictions p WHERE image_status IS NULL"
+        "SELECT count(*) AS n, min(prediction_id) AS first FROM samples p WHERE image_status IS NULL"
         " AND image_share IS NULL AND (ingested_at >= $1 OR $1 IS NULL)"
         " AND NOT EXISTS (SELECT 1 FROM images i WHERE i.image_id = p.image_id)",
         [dropped_before],
     ).to_pylist()[0]
     if missing["n"]:
         message = f"{missing['n']:,} predictions have no image, the first is {missing['first']}"
-        yield DoctorFinding("answers", "wrong", message, "ingest the images again, or run: lakeloop restore")
+        yield DoctorFinding("predictions", "wrong", message, "ingest the images again, or run: lakeloop restore")
     for name in ("labels", "reviews"):
         orphans = connections.query(
             lake,
             f"SELECT count(DISTINCT image_id) AS n FROM {name} l"
-            " WHERE NOT EXISTS (SELECT 1 FROM predictions p WHERE p.image_id = l.image_id)",
+            " WHERE NOT EXISTS (SELECT 1 FROM samples p WHERE p.image_id = l.image_id)",
         )["n"][0].as_py()
         if orphans:
-            yield DoctorFinding("answers", "note", f"{name}: {orphans:,} images have no row in predictions")
+            yield DoctorFinding("predictions", "note", f"{name}: {orphans:,} images have no row in samples")
 
 
 def thumbnails(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
@@ -117,7 +117,7 @@ def thumbnails(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[
         lake,
         "SELECT count(*) AS n, min(image_id) AS first FROM images i WHERE (ingested_at >= $1 OR $1 IS NULL)"
         " AND NOT EXISTS (SELECT 1 FROM thumbnails t WHERE t.image_id = i.image_id)"
-        " AND NOT EXISTS (SELECT 1 FROM predictions p WHERE p.image_id = i.image_id AND image_status IS NOT NULL)",
+        " AND NOT EXISTS (SELECT 1 FROM samples p WHERE p.image_id = i.image_id AND image_status IS NOT NULL)",
         [dropped_before],
     ).to_pylist()[0]
     if missing["n"]:
@@ -198,4 +198,4 @@ def contents(lake: Lake, report: ConsistencyReport, full: bool) -> Iterator[Doct
         )
 
 
-CHECKS = (keys, answers, thumbnails, sets, erased)
+CHECKS = (keys, predictions, thumbnails, sets, erased)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lake.errors import LakeloopError, NotALake
 from lake.sql import connections
-from lake.storage import indexes, leader_lock, opening, schema, store
+from lake.storage import indexes, leader_lock, opening, renaming, schema, store
 from lake.storage.lance_files import quarantine, table_files
 from lake.upkeep import backup_list, consistency, maintenance
 from lake.upkeep.consistency import ConsistencyReport, DoctorFinding
@@ -45,6 +45,7 @@ def examine(
     started = time.monotonic()
     report = ConsistencyReport()
     folder = store.local_folder(uri)
+    renaming.rename_table(store.Lake(uri, storage_options))
     if repair:
         report.mended += quarantine.quarantine(uri, files=True)
     try:
@@ -147,7 +148,7 @@ def _indexes(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Do
 
 
 def _clock(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
-    for name in ("images", "predictions", "reviews"):
+    for name in ("images", "samples", "reviews"):
         newest = connections.query(lake, f"SELECT max(ingested_at) AS t FROM {name}")["t"][0].as_py()
         if newest is not None and newest > store.now() + CLOCK_TOLERANCE:
             when = f"{newest:%Y-%m-%d %H:%M} UTC"

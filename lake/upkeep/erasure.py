@@ -90,7 +90,7 @@ def select(
         raise BadInput(f"{wrong!r} is not an image id; an image id has 64 hexadecimal digits")
     if source is not None:
         query = "SELECT image_id FROM {} WHERE source GLOB $1"
-        rows = connections.query(lake, " UNION ".join(query.format(t) for t in ("images", "predictions")), [source])
+        rows = connections.query(lake, " UNION ".join(query.format(t) for t in ("images", "samples")), [source])
         selected |= set(rows["image_id"].to_pylist())
         for spool in spools:
             selected |= spool.images_from(source)
@@ -146,7 +146,7 @@ def forget(
 def _first_seen(lake: Lake, image_ids: Sequence[str]) -> dt.datetime | None:
     """The time when the first of the images came; None if the lake has none of them."""
     times: list[dt.datetime] = []
-    for name in ("images", "predictions"):
+    for name in ("images", "samples"):
         times += lake.look_up(name, ["ingested_at"], "image_id", image_ids)["ingested_at"].to_pylist()
     return min(times, default=None)
 

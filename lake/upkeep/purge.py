@@ -62,7 +62,7 @@ def traces(lake: Lake, image_ids: Sequence[str]) -> Traces:
     for jpeg in lake.look_up("thumbnails", ["jpeg"], "image_id", image_ids)["jpeg"].to_pylist():
         pieces.append(_middle(jpeg))
     columns = [r.column for r in lake.embedders() if r.dim is not None]
-    for row in lake.look_up("predictions", columns, "image_id", image_ids).to_pylist() if columns else ():
+    for row in lake.look_up("samples", columns, "image_id", image_ids).to_pylist() if columns else ():
         import numpy as np
 
         pieces += [_middle(np.asarray(v, np.float32).tobytes()) for v in row.values() if v is not None]

@@ -153,7 +153,7 @@ def retain(
             run.vectors(run.moment - dt.timedelta(days=policy.vector_days))
         if not dry_run:
             run.record()
-            for name in ("images", "thumbnails", "predictions"):
+            for name in ("images", "thumbnails", "samples"):
                 merging.rewrite_wasteful(lake, name)
                 maintenance.remove_versions(lake, name, older_than)
             lake.sync()
@@ -219,7 +219,7 @@ class _Retention:
             for part in _parts(rows.drop_columns("jpeg").append_column("size_bytes", sizes)):
                 names = part["image_id"].to_pylist()
                 with self._drainers_paused():
-                    fresh = self._since("images", names, limit) | self._since("predictions", names, limit)
+                    fresh = self._since("images", names, limit) | self._since("samples", names, limit)
                     self._drop("thumbnails", part, fresh, dropped)
         dropped.before = limit
 
@@ -228,7 +228,7 @@ class _Retention:
         columns = [r.column for r in self.lake.embedders() if r.dim is not None]
         dims = {r.column: r.dim or 0 for r in self.lake.embedders()}
         dropped = self.report.vectors
-        dataset = self.lake.dataset("predictions")
+        dataset = self.lake.dataset("samples")
         for fragment in dataset.get_fragments() if columns else ():
             lacking = {c: nulls.of_fragment(dataset, fragment, c) for c in columns}
             if all(len(offsets) == fragment.physical_rows for offsets in lacking.values()):
@@ -262,7 +262,7 @@ class _Retention:
     def _drop_images(self, rows: pa.Table, limit: dt.datetime) -> None:
         for part in _parts(rows):
             with self._drainers_paused():
-                fresh = self._since("predictions", part["image_id"].to_pylist(), limit)
+                fresh = self._since("samples", part["image_id"].to_pylist(), limit)
                 self._drop("images", part, fresh, self.report.images)
 
     def _drop(self, name: str, rows: pa.Table, fresh: set[str], dropped: Dropped) -> None:
@@ -282,7 +282,7 @@ class _Retention:
 
     def _empty_vectors(self, rows: pa.Table, columns: Sequence[str], limit: dt.datetime, dropped: Dropped) -> None:
         names = sorted(set(rows["image_id"].to_pylist()))
-        fresh = self._since("predictions", names, limit)
+        fresh = self._since("samples", names, limit)
         held = self._held(names) - fresh
         dropped.held += len(held)
         rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(sorted(held | fresh), pa.string()))))
@@ -293,7 +293,7 @@ class _Retention:
         if not self.report.dry_run:
             condition = f"prediction_id in ({store.literals(rows['prediction_id'].to_pylist())})"
             nothing = dict.fromkeys(columns, "NULL")
-            self.lake.commit("predictions", lambda: self.lake.dataset("predictions").update(nothing, where=condition))
+            self.lake.commit("samples", lambda: self.lake.dataset("samples").update(nothing, where=condition))
 
     def _since(self, table: str, names: Sequence[str], limit: dt.datetime) -> set[str]:
         """The images that a row of the table names since `limit`."""

@@ -118,7 +118,7 @@ class Service:
         """The image of a prediction, from its acknowledgement on; None if the prediction is unknown."""
         image_id = self.spool.image_of(prediction_id) if self.spool is not None else None
         if image_id is None:
-            rows = self.lake.look_up("predictions", ["image_id"], "prediction_id", [prediction_id])
+            rows = self.lake.look_up("samples", ["image_id"], "prediction_id", [prediction_id])
             image_id = rows["image_id"][0].as_py() if rows.num_rows else None
         return image_id
 

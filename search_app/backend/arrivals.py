@@ -31,7 +31,7 @@ class Arrivals:
         self._spool = spool
         self._lock = threading.Lock()
         self._started = time.time()  # earlier rows do not count as arrivals
-        self._predictions = _RecentRows("predictions", "model is not null")
+        self._predictions = _RecentRows("samples", "model is not null")
         self._verdicts = _RecentRows("reviews", "origin = 'customer'")
         self._images: list[dict[str, Any]] = []
 
@@ -71,7 +71,7 @@ class Arrivals:
         if not addresses:
             return []
         # Without stable row ids, which the lake's tables do not have, a row's id is its address.
-        rows = self._lake.dataset("predictions", self._predictions.version).to_table(
+        rows = self._lake.dataset("samples", self._predictions.version).to_table(
             ["image_id", "label", "confidence"],
             filter=f"_rowid in ({','.join(map(str, addresses))}) and image_status is null",
             with_row_id=True,

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 PREDICTIONS_SHOWN = 50
 _REVIEW_COLUMNS = ["event_id", "prediction_id", "timestamp", "origin", "verdict", "comment", "ticket"]
-_OWN_COLUMNS = [column.name for column in schema.PREDICTIONS.columns]
-_OWN_TYPES = {field.name: field.type for field in schema.PREDICTIONS.arrow()}
+_OWN_COLUMNS = [column.name for column in schema.SAMPLES.columns]
+_OWN_TYPES = {field.name: field.type for field in schema.SAMPLES.arrow()}
 
 
 def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
@@ -42,7 +42,7 @@ def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
     images = lake.scan("images", ["image_id", "width", "height", "format", "size_bytes", "source"], filter).to_pylist()
     if not images:
         return None
-    predictions = lake.scan("predictions", [*_OWN_COLUMNS, *lake.promoted()], filter).to_pylist()
+    predictions = lake.scan("samples", [*_OWN_COLUMNS, *lake.promoted()], filter).to_pylist()
     labels = lake.scan("labels", ["event_id", "timestamp", "task", "label", "origin", "annotator"], filter).to_pylist()
     reviews = lake.scan("reviews", _REVIEW_COLUMNS, filter).to_pylist()
     slices = lake.scan("slice_members", ["name", "version"], filter).to_pylist()
@@ -69,7 +69,7 @@ def waiting_prediction(event: WaitingEvent, promoted: Mapping[str, pa.DataType])
 def stored_prediction(lake: Lake, prediction_id: str) -> dict[str, Any] | None:
     """A prediction and its verdicts, newest first, in the form of `record`; None if the lake has none of this id."""
     filter = f"prediction_id = {literal(prediction_id)}"
-    rows = lake.scan("predictions", [*_OWN_COLUMNS, *lake.promoted()], filter).to_pylist()
+    rows = lake.scan("samples", [*_OWN_COLUMNS, *lake.promoted()], filter).to_pylist()
     if not rows:
         return None
     reviews = lake.scan("reviews", _REVIEW_COLUMNS, filter).to_pylist()

@@ -206,7 +206,7 @@ def _print_story(facts: dict[str, Any]) -> None:
         f"  {command} search --lake {facts['lake']} --id {facts['complaint']} -k 12 --column module_type",
         f'  {command} cluster --lake {facts["lake"]} --where "model IS NOT NULL"',
         f'  {command} sql --lake {facts["lake"]} "SELECT module_type, count(*) n, avg(correct::int) accuracy'
-        ' FROM answers_labelled WHERE correct IS NOT NULL GROUP BY ALL"',
+        ' FROM predictions_labelled WHERE correct IS NOT NULL GROUP BY ALL"',
         "",
         LICENCE,
     )

@@ -111,7 +111,7 @@ def _wait_until_embedded(lake: Lake, events: Sequence[DemoEvent]) -> bool:
     missing = MissingVectors(lake, lake.embedders()[0].column)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
-        stored = lake.known("predictions", "prediction_id", names)
+        stored = lake.known("samples", "prediction_id", names)
         if len(stored) == len(names) and not missing.look().counts()["waiting"]:
             return True
         time.sleep(LOOK_SECONDS)

@@ -48,7 +48,7 @@ def check(lake: Lake, text: str) -> None:
 
     It does not check whether the text is a valid filter: `lake.sql.where.check` does.
     """
-    statement = f"SELECT 1 FROM predictions WHERE ({text}\n)"
+    statement = f"SELECT 1 FROM samples WHERE ({text}\n)"
     try:
         with connect(lake, statement) as connection:
             tree = syntax_tree.parsed(connection, statement)

@@ -162,7 +162,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            sys.stderr.write(f"lakeloop answers on {self._url}\n")
+            sys.stderr.write(f"lakeloop listens on {self._url}\n")
             sys.stderr.flush()
             later = threading.Timer(PREPARED_AFTER_SECONDS, self._sql.prepare)
             later.daemon = True

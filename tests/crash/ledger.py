@@ -269,7 +269,7 @@ def compare(lake: OpenLake, spool: Spool | None, *ledgers: Ledger) -> Findings:
     findings.acked = len(acked)
     pictures_sent = {e.image_id: e.data for e in sent.values() if e.data is not None}
 
-    predictions = _rows(lake, "predictions", "prediction_id", findings)
+    predictions = _rows(lake, "samples", "prediction_id", findings)
     bare = {r["image_id"] for r in predictions.values() if r["model"] is None}
     for name, row in predictions.items():
         event = sent.get(("prediction", name))

@@ -20,7 +20,7 @@ from tests import forks
 from tests.forks import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
-READY = re.compile(r"^lakeloop answers on http://127\.0\.0\.1:(\d+)$", re.M)
+READY = re.compile(r"^lakeloop listens on http://127\.0\.0\.1:(\d+)$", re.M)
 START_SECONDS = 60.0
 _numbers = itertools.count()
 

@@ -62,7 +62,7 @@ def event_of(sent: Sent) -> events.Event:
 
 
 def lose_a_row(lk: OpenLake) -> None:
-    lk.delete("predictions", f"prediction_id = '{lk.scan('predictions', ['prediction_id'])['prediction_id'][0]}'")
+    lk.delete("samples", f"prediction_id = '{lk.scan('predictions', ['prediction_id'])['prediction_id'][0]}'")
 
 
 def lose_an_image(lk: OpenLake) -> None:
@@ -77,9 +77,9 @@ def double_a_review(lk: OpenLake) -> None:
 
 
 def change_a_label(lk: OpenLake) -> None:
-    row = lk.scan("predictions", [f.name for f in lk.dataset("predictions").schema], "model is not null").slice(0, 1)
+    row = lk.scan("samples", [f.name for f in lk.dataset("samples").schema], "model is not null").slice(0, 1)
     changed = pa.Table.from_pylist([row.to_pylist()[0] | {"label": "another"}], schema=row.schema)
-    lk.update("predictions", changed)
+    lk.update("samples", changed)
 
 
 def add_a_stranger(lk: OpenLake) -> None:

@@ -46,7 +46,7 @@ def test_beyond_its_rate_a_server_sheds_and_keeps_its_goodput(
     worst = points[max(shares)]
     say(
         f"admission {RATE}/s: {shown} accepted; at {max(shares):g}x {goodput[max(shares)] / peak:.2f} of the peak, "
-        f"{worst['answers_per_second']:.0f} answers/s, p99 of the accepted {worst['p99_ms']:.0f} ms; "
+        f"{worst['responses_per_second']:.0f} responses/s, p99 of the accepted {worst['p99_ms']:.0f} ms; "
         f"{worst['late']} of the generator's requests were late, it used {worst['generator_cores']:.2f} cores; "
         f"the server had {before >> 20} MiB and {most >> 20} at most"
     )

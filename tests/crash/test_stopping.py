@@ -134,7 +134,7 @@ def stored(lake: Path, ledger: Ledger) -> int:
     spool = Spool(lake / "spool")
     opened = open_lake.open(str(lake))
     events = [e for request in ledger.waiting for e in request.events if not e.acked and e.kind == "prediction"]
-    known = opened.known("predictions", "prediction_id", [e.event_id for e in events])
+    known = opened.known("samples", "prediction_id", [e.event_id for e in events])
     count = sum(e.event_id in known or spool.event("prediction", e.event_id) is not None for e in events)
     spool.close()
     return count

@@ -149,10 +149,10 @@ def test_two_spools_with_the_same_ids_feed_one_lake_each_event_once(make_lake: M
     with drainers(lake) as running:
         pids = [running.start(spool.folder) for spool in spools]
         assert all(emptied(spool) for spool in spools)
-    labels = lk.scan("predictions", ["label"], f"prediction_id = '{disputed.event_id}'")["label"].to_pylist()
+    labels = lk.scan("samples", ["label"], f"prediction_id = '{disputed.event_id}'")["label"].to_pylist()
     assert len(labels) == 1
     assert sum('"contradictions": 1' in line for pid in pids for line in running.lines[pid]) == 1
-    lk.delete("predictions", f"prediction_id = '{disputed.event_id}'")
+    lk.delete("samples", f"prediction_id = '{disputed.event_id}'")
     lk.delete("images", f"image_id = '{disputed.image_id}'")
     lk.delete("audit", f"target = '{disputed.event_id}'")
     findings = compare(lk, None, ledger)
@@ -189,7 +189,7 @@ def test_two_drains_that_meet_at_every_commit_add_each_row_once(make_lake: MakeL
         thread.start()
     for thread in threads:
         thread.join()
-    assert {"thumbnails", "images", "predictions", "audit"} <= set(met)
+    assert {"thumbnails", "images", "samples", "audit"} <= set(met)
     findings = compare(open_lake.open(str(lake)), None, ledger)
     assert not findings.any, findings.details
     for spool in spools:
@@ -256,7 +256,7 @@ def test_the_next_command_drains_what_a_killed_server_left(make_lake: MakeLake) 
     assert "drained" not in status(lake).stderr
     findings = compared(lake, [ledger])
     assert not findings.any, findings.details
-    assert open_lake.open(str(lake)).dataset("predictions").count_rows() >= findings.acked / 2
+    assert open_lake.open(str(lake)).dataset("samples").count_rows() >= findings.acked / 2
 
 
 def status(lake: Path) -> subprocess.CompletedProcess[str]:

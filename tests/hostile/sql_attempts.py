@@ -56,17 +56,17 @@ SELECT * FROM U&"read\\005ftext"('{file}')
 SELECT * FROM (SELECT * FROM (SELECT * FROM read_text('{file}')))
 SELECT (SELECT content FROM read_text('{file}'))
 SELECT 1 WHERE EXISTS (FROM read_text('{file}'))
-SELECT count(*) FROM predictions, read_text('{file}')
-SELECT * FROM predictions p, LATERAL (SELECT * FROM read_text('{file}'))
+SELECT count(*) FROM samples, read_text('{file}')
+SELECT * FROM samples p, LATERAL (SELECT * FROM read_text('{file}'))
 WITH x AS (FROM read_text('{file}')) SELECT * FROM x
 WITH x AS MATERIALIZED (FROM read_text('{file}')) SELECT * FROM x
 WITH RECURSIVE x AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM x, read_text('{file}') WHERE i < 3) SELECT * FROM x
-SELECT * FROM predictions UNION ALL BY NAME SELECT * FROM read_text('{file}')
-SELECT * FROM predictions ORDER BY (SELECT content FROM read_text('{file}'))
-SELECT * FROM predictions LIMIT (SELECT size FROM read_text('{file}'))
-SELECT * FROM predictions OFFSET (SELECT size FROM read_blob('{file}'))
-SELECT sum(1) FILTER (WHERE (SELECT true FROM read_text('{file}'))) FROM predictions
-SELECT row_number() OVER (ORDER BY (SELECT content FROM read_text('{file}'))) FROM predictions
+SELECT * FROM samples UNION ALL BY NAME SELECT * FROM read_text('{file}')
+SELECT * FROM samples ORDER BY (SELECT content FROM read_text('{file}'))
+SELECT * FROM samples LIMIT (SELECT size FROM read_text('{file}'))
+SELECT * FROM samples OFFSET (SELECT size FROM read_blob('{file}'))
+SELECT sum(1) FILTER (WHERE (SELECT true FROM read_text('{file}'))) FROM samples
+SELECT row_number() OVER (ORDER BY (SELECT content FROM read_text('{file}'))) FROM samples
 SELECT CASE WHEN true THEN (SELECT content FROM read_text('{file}')) END
 SELECT list_transform([1], x -> (SELECT content FROM read_text('{file}')))
 SELECT list_transform(['{file}'], lambda x: read_text(x))
@@ -82,10 +82,10 @@ SUMMARIZE '{file}'
 SELECT TRY(read_text('{file}'))
 SELECT ('{file}').read_text()
 VALUES ((SELECT content FROM read_text('{file}')))
-SELECT * FROM predictions TABLESAMPLE 10% , read_text('{file}')
-SELECT * FROM predictions ASOF JOIN read_text('{file}') t ON confidence >= t.size
-SELECT * FROM predictions POSITIONAL JOIN read_text('{file}')
-SELECT COLUMNS(x -> (SELECT true FROM read_text('{file}'))) FROM predictions
+SELECT * FROM samples TABLESAMPLE 10% , read_text('{file}')
+SELECT * FROM samples ASOF JOIN read_text('{file}') t ON confidence >= t.size
+SELECT * FROM samples POSITIONAL JOIN read_text('{file}')
+SELECT COLUMNS(x -> (SELECT true FROM read_text('{file}'))) FROM samples
 """
 _NETWORK = """
 SELECT * FROM 'http://127.0.0.1:{port}/x.csv'
@@ -171,7 +171,7 @@ SELECT * FROM sqlite_schema
 SELECT * FROM predictions_0.duckdb_databases
 SELECT * FROM predictions_0.main.rows
 SELECT * FROM predictions_0.rows
-SELECT * FROM predictions, duckdb_settings()
+SELECT * FROM samples, duckdb_settings()
 SELECT (SELECT max(value) FROM duckdb_settings())
 SELECT * FROM (SHOW DATABASES)
 SHOW DATABASES
@@ -182,7 +182,7 @@ SELECT * FROM (SHOW ALL TABLES)
 SELECT current_query()
 SELECT txid_current()
 SELECT current_connection_id()
-SELECT stats(label) FROM predictions
+SELECT stats(label) FROM samples
 SELECT pg_get_viewdef(1)
 SELECT col_description(1, 1)
 SELECT inet_server_addr()
@@ -279,12 +279,12 @@ DROP VIEW predictions
 DROP SCHEMA main CASCADE
 ALTER VIEW predictions RENAME TO p
 ALTER TABLE predictions ADD COLUMN x INT
-INSERT INTO predictions VALUES (1)
+INSERT INTO samples VALUES (1)
 INSERT INTO predictions_0.rows SELECT * FROM predictions_0.rows
 UPDATE predictions SET label = 'x'
-DELETE FROM predictions
+DELETE FROM samples
 TRUNCATE predictions
-MERGE INTO predictions USING labels ON true WHEN MATCHED THEN DELETE
+MERGE INTO samples USING labels ON true WHEN MATCHED THEN DELETE
 WITH x AS (INSERT INTO predictions_0.rows VALUES (1) RETURNING *) SELECT * FROM x
 WITH x AS (DELETE FROM predictions_0.rows RETURNING *) SELECT * FROM x
 WITH x AS (UPDATE predictions_0.rows SET label = 'x' RETURNING *) SELECT * FROM x
@@ -317,7 +317,7 @@ PIVOT predictions ON label USING count(*)
 .shell id
 \\copy predictions TO '{new}'
 SELECT 1 INTO OUTFILE '{new}'
-SELECT * INTO t FROM predictions
+SELECT * INTO t FROM samples
 LOCK TABLE predictions
 LISTEN x
 """

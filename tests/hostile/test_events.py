@@ -170,7 +170,7 @@ class Counted:
         """Drains, and reads everything back: by SQL, by id, and with its image."""
         before = {name: self.service.prediction(name).json() for name in list(self.waiting)[:20]}
         self.service.drain()
-        rows = {row["prediction_id"]: row for row in self.service.lake.sql("SELECT * FROM predictions").to_pylist()}
+        rows = {row["prediction_id"]: row for row in self.service.lake.sql("SELECT * FROM samples").to_pylist()}
         for name, event in self.waiting.items():
             check(event, rows[name])
         for name, waiting in before.items():
@@ -239,5 +239,5 @@ def test_the_last_of_two_equal_keys_counts(counted: Counted) -> None:
     twice = b'{"image_id":"%s","model":"m","label":"first","label":"second","x1":1,"x1":2}' % named(IMAGE).encode()
     counted.send([twice])
     counted.look()
-    rows = counted.service.lake.sql("SELECT label, metadata FROM predictions WHERE model = 'm'").to_pylist()
+    rows = counted.service.lake.sql("SELECT label, metadata FROM samples WHERE model = 'm'").to_pylist()
     assert rows == [{"label": "second", "metadata": '{"x1": 2}'}]

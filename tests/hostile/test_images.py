@@ -156,7 +156,7 @@ def check(lake: OpenLake, feed: Feed, mates: dict[str, str]) -> Counter[str]:
 
     Returns the reasons.
     """
-    rows = lake.sql("SELECT prediction_id, image_id, image_status FROM predictions").to_pylist()
+    rows = lake.sql("SELECT prediction_id, image_id, image_status FROM samples").to_pylist()
     assert {row["prediction_id"]: row["image_id"] for row in rows} == feed.sent
     stored = set(lake.scan("images", ["image_id"])["image_id"].to_pylist())
     shown = set(lake.scan("thumbnails", ["image_id"])["image_id"].to_pylist())

@@ -217,7 +217,7 @@ HOSTILE = (
 
 def _visit(lake: OpenLake, visitor: Visitor, tree: str, texts: int) -> None:
     """Every page as it is, then as somebody else's link would open it: `texts` hostile ones in every parameter."""
-    rows = lake.sql("SELECT image_id, label FROM predictions WHERE label LIKE '%script>%'").to_pylist()
+    rows = lake.sql("SELECT image_id, label FROM samples WHERE label LIKE '%script>%'").to_pylist()
     slices.create(lake, "some", ids=[row["image_id"] for row in rows])
     visitor.visit("/overview")
     visitor.visit("/search?k=1000", ".tile")

@@ -176,7 +176,7 @@ def test_clients_that_hang_up_leave_nothing_behind(service: Service, say: Say) -
     assert counted == 70, re.findall(rb"requests_total.*", response)
     assert not re.findall(rb'requests_total{.*status="5', response)
     assert b"lakeloop_spool_events 0.0" in response
-    assert open_lake.open(str(service.lake)).dataset("predictions").count_rows() == 0
+    assert open_lake.open(str(service.lake)).dataset("samples").count_rows() == 0
     say("70 clients hung up in the middle of a body: 70 counted, 0 stored, 0 faults")
 
 

@@ -44,7 +44,7 @@ class Room:
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._listen, daemon=True).start()
         columnar.pin(lake)  # all there is to be copied
-        self.pool.run("SELECT count(*) FROM predictions, labels, keys, audit")
+        self.pool.run("SELECT count(*) FROM samples, labels, keys, audit")
         self.before = self.files()
         # No output may contain one of these, unless the query did.
         places = {
@@ -171,22 +171,22 @@ def test_every_allowed_function_exists_and_the_dangerous_ones_are_not_allowed() 
 # Mutation ------------------------------------------------------------------------------------------------
 
 SEEDS = """
-SELECT label, count(*) AS n FROM predictions GROUP BY label ORDER BY n DESC LIMIT 5
-SELECT p.image_id, l.label FROM answers p LEFT JOIN labels_current l USING (image_id) WHERE p.confidence < 0.5
-SELECT label, avg(confidence), quantile_cont(latency_ms, 0.9) FROM answers GROUP BY ALL HAVING count(*) > 2
-SELECT *, row_number() OVER (PARTITION BY label ORDER BY confidence DESC) AS r FROM answers QUALIFY r < 3
-SELECT s.label, max(s.score) FROM (SELECT unnest(scores) AS s FROM answers) GROUP BY 1
-SELECT json_extract_string(metadata, '$.camera') AS camera, count(*) FROM answers GROUP BY camera
-SELECT list_transform(scores, x -> x.score * 2) AS doubled FROM answers WHERE len(scores) > 0
-WITH low AS (SELECT * FROM answers WHERE confidence < 0.3) SELECT label, count(*) FROM low GROUP BY label
+SELECT label, count(*) AS n FROM samples GROUP BY label ORDER BY n DESC LIMIT 5
+SELECT p.image_id, l.label FROM predictions p LEFT JOIN labels_current l USING (image_id) WHERE p.confidence < 0.5
+SELECT label, avg(confidence), quantile_cont(latency_ms, 0.9) FROM predictions GROUP BY ALL HAVING count(*) > 2
+SELECT *, row_number() OVER (PARTITION BY label ORDER BY confidence DESC) AS r FROM predictions QUALIFY r < 3
+SELECT s.label, max(s.score) FROM (SELECT unnest(scores) AS s FROM predictions) GROUP BY 1
+SELECT json_extract_string(metadata, '$.camera') AS camera, count(*) FROM predictions GROUP BY camera
+SELECT list_transform(scores, x -> x.score * 2) AS doubled FROM predictions WHERE len(scores) > 0
+WITH low AS (SELECT * FROM predictions WHERE confidence < 0.3) SELECT label, count(*) FROM low GROUP BY label
 WITH RECURSIVE t AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM t WHERE i < 9) SELECT sum(i) FROM t
-SELECT CASE WHEN confidence BETWEEN 0.1 AND 0.5 THEN 'low' ELSE 'high' END AS band, count(*) FROM answers GROUP BY 1
-SELECT label FROM answers WHERE image_id IN (SELECT image_id FROM labels) UNION SELECT label FROM labels
-SELECT date_trunc('day', ingested_at) AS day, count(*) FILTER (WHERE label = 'a') FROM answers GROUP BY day
-SELECT * EXCLUDE (boxes) REPLACE (upper(label) AS label) FROM predictions WHERE label LIKE 'a%' LIMIT 3
-SELECT * FROM (PIVOT (SELECT label, confidence FROM answers) ON label IN ('a', 'b') USING avg(confidence))
-SELECT a.label, b.label FROM answers a, LATERAL (SELECT label FROM answers c WHERE c.image_id = a.image_id) b
-SELECT COLUMNS('lab.*') FROM predictions WHERE EXISTS (FROM keys) OR NOT label ~ 'x+' LIMIT 2
+SELECT CASE WHEN confidence BETWEEN 0.1 AND 0.5 THEN 'low' ELSE 'high' END AS band, count(*) FROM predictions GROUP BY 1
+SELECT label FROM predictions WHERE image_id IN (SELECT image_id FROM labels) UNION SELECT label FROM labels
+SELECT date_trunc('day', ingested_at) AS day, count(*) FILTER (WHERE label = 'a') FROM predictions GROUP BY day
+SELECT * EXCLUDE (boxes) REPLACE (upper(label) AS label) FROM samples WHERE label LIKE 'a%' LIMIT 3
+SELECT * FROM (PIVOT (SELECT label, confidence FROM predictions) ON label IN ('a', 'b') USING avg(confidence))
+SELECT a.label, b.label FROM predictions a, LATERAL (SELECT label FROM predictions c WHERE c.image_id = a.image_id) b
+SELECT COLUMNS('lab.*') FROM samples WHERE EXISTS (FROM keys) OR NOT label ~ 'x+' LIMIT 2
 """.strip().splitlines()
 SPLICES = """
 duckdb_settings() current_setting('temp_directory') read_text('{file}') '{file}' query('SELECT 1') glob('{folder}/*')
@@ -214,7 +214,7 @@ def mutated(seed: str, dice: random.Random, names: list[str], splices: list[str]
                 words.insert(at, f" {dice.choice(splices)} ")
             case 3:
                 sources = [
-                    i for i, w in enumerate(words) if w in ("predictions", "answers", "labels", "keys", "low", "t")
+                    i for i, w in enumerate(words) if w in ("samples", "predictions", "labels", "keys", "low", "t")
                 ]
                 source = dice.choice([dice.choice(splices), dice.choice(names), f"{dice.choice(names)}()"])
                 words[dice.choice(sources) if sources else at] = source

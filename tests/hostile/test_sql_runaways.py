@@ -36,7 +36,7 @@ RUNAWAYS = {
     "two texts of a gigabyte": "SELECT len(repeat('a', 1000000000) || repeat('b', 1000000000))",
     "a series of two billion unnested": "SELECT count(*) FROM (SELECT unnest(generate_series(1, 2000000000)))",
     "a cross join": "SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE a.range + b.range < 0",
-    "a cross join of the table": "SELECT count(*) FROM predictions a, predictions b, predictions c, predictions d, predictions e, predictions f WHERE a.confidence + b.confidence * c.confidence < d.confidence - e.confidence * f.confidence",  # noqa: E501
+    "a cross join of the table": "SELECT count(*) FROM samples a, predictions b, predictions c, predictions d, predictions e, predictions f WHERE a.confidence + b.confidence * c.confidence < d.confidence - e.confidence * f.confidence",  # noqa: E501
     "a recursion without end": "WITH RECURSIVE t AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM t) SELECT sum(i) FROM t",
     "a recursion that doubles": "WITH RECURSIVE t AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM t, range(2)) SELECT count(*) FROM t",  # noqa: E501
     "groups without number": "SELECT i, count(*) FROM range(1000000000) t(i) GROUP BY i",
@@ -72,7 +72,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:
 @pytest.fixture
 def pool(lake: OpenLake) -> Iterator[Pool]:
     opened = Pool(lake, memory_bytes=MEMORY)
-    opened.run("SELECT count(*) FROM predictions")
+    opened.run("SELECT count(*) FROM samples")
     yield opened
     opened.close()
 

@@ -21,7 +21,7 @@ def image(name: object) -> str:
 def add(lake: OpenLake, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Adds rows to predictions, each about a new image unless the row has an image_id; returns the prediction_ids."""
     moment = store.now()
-    start = lake.dataset("predictions").count_rows()
+    start = lake.dataset("samples").count_rows()
     whole = [
         {
             "prediction_id": str(uuid.UUID(int=start + i)),
@@ -32,8 +32,8 @@ def add(lake: OpenLake, rows: Sequence[dict[str, Any]]) -> list[str]:
         }
         for i, row in enumerate(rows)
     ]
-    fields = [f for f in lake.dataset("predictions").schema if not f.name.startswith("emb_")]
-    lake.insert("predictions", pa.Table.from_pylist(whole, schema=pa.schema(fields)))
+    fields = [f for f in lake.dataset("samples").schema if not f.name.startswith("emb_")]
+    lake.insert("samples", pa.Table.from_pylist(whole, schema=pa.schema(fields)))
     return [str(row["prediction_id"]) for row in whole]
 
 

@@ -66,7 +66,7 @@ def add(
     ]
     lake.insert("thumbnails", pa.Table.from_pylist(thumbnails, schema=schema.THUMBNAILS.arrow()))
     lake.insert("images", image_rows.images_table(images))
-    lake.insert("predictions", pa.Table.from_pylist(answers, schema=schema.PREDICTIONS.arrow()))
+    lake.insert("samples", pa.Table.from_pylist(answers, schema=schema.SAMPLES.arrow()))
     return names
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
 ROOT = Path(__file__).resolve().parents[2]
-READY = re.compile(r"^lakeloop answers on (http://127\.0\.0\.1:\d+)$", re.M)
+READY = re.compile(r"^lakeloop listens on (http://127\.0\.0\.1:\d+)$", re.M)
 START_SECONDS = 60.0
 _numbers = itertools.count()
 CHROMIUM = os.environ.get("LAKELOOP_CHROMIUM", "/usr/bin/chromium")

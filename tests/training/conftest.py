@@ -38,7 +38,7 @@ def add(lake: OpenLake, name: str, files: Sequence[bytes], labels: Sequence[str 
     rows = [image_rows.image_row(i, data, "PNG", 40, 40, "test", now) for i, data in zip(names, files, strict=True)]
     lake.insert("images", image_rows.images_table(rows))
     found = [{"prediction_id": str(ids.as_uuid(i[:32])), "image_id": i, "ingested_at": now} for i in names]
-    lake.insert("predictions", pa.Table.from_pylist(found, schema=schema.PREDICTIONS.arrow()))
+    lake.insert("samples", pa.Table.from_pylist(found, schema=schema.SAMPLES.arrow()))
     said = [
         {
             "event_id": ids.label_event_id(i, label, "human"),

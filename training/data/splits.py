@@ -251,7 +251,7 @@ class _Builder:
 
     def _without_vector(self, record: Any) -> int:
         names = sorted(self.uses)
-        rows = self.lake.look_up("predictions", ["image_id"], "image_id", names, f"{record.column} is not null")
+        rows = self.lake.look_up("samples", ["image_id"], "image_id", names, f"{record.column} is not null")
         return len(names) - len({*rows["image_id"].to_pylist()})
 
     def set_aside(self, share: float) -> None:

@@ -130,7 +130,7 @@ def run(
             unpredicted = [image for image in part if isinstance(image, Unpredicted)]
             if log:
                 keys = {version.prediction_id(image_id): image_id for image_id in todo}
-                for key in lake.known("predictions", "prediction_id", [*keys]):
+                for key in lake.known("samples", "prediction_id", [*keys]):
                     del todo[keys[key]]
                     report.known += 1
             events: list[tuple[BatchImage, dict[str, Any]]] = []
@@ -296,13 +296,13 @@ class _PredictionFile:
         return False
 
 
-# The columns of a prediction log: those of the table predictions that a prediction fills, and the path of the image.
+# The columns of a prediction log: those of the table samples that a prediction fills, and the path of the image.
 LOG = pa.schema(
     [
         ("image", pa.string()),
         *(
             pa.field(column.name, cast(pa.DataType, column.type))
-            for column in schema.PREDICTIONS.columns
+            for column in schema.SAMPLES.columns
             if column.name not in ("ingested_at", "image_status", "image_share", "latency_ms")
         ),
     ]

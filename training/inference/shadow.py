@@ -176,7 +176,7 @@ class Shadow:
     def _waiting_sql(self) -> str:
         run, version = literal(self.run.id), literal(str(self.version.version))
         return (
-            f"SELECT p.prediction_id, p.image_id, p.ingested_at FROM predictions p WHERE p.model = "
+            f"SELECT p.prediction_id, p.image_id, p.ingested_at FROM samples p WHERE p.model = "
             f"{literal(self.version.model)} AND p.model_version IS DISTINCT FROM {version} AND NOT EXISTS (SELECT 1 "
             f"FROM scores s WHERE s.run = {run} AND s.prediction_id = p.prediction_id)"
         )

@@ -136,6 +136,8 @@ def _with_suggestion(message: str, names: Sequence[str]) -> str:
     unknown = re.match(r"Catalog Error: Table with name (\S+) does not exist!(\nDid you mean [^\n]*)?", message)
     if unknown is None:
         return message
+    if unknown[1].lower() in views.RENAMED:
+        return views.hint(message)
     near = difflib.get_close_matches(unknown[1].lower(), names, 1)
     hint = f'\nDid you mean "{near[0]}"?' if near else "\nSHOW TABLES lists the tables."
     return f"Catalog Error: Table with name {unknown[1]} does not exist!{hint}{message[unknown.end() :]}"

@@ -195,7 +195,7 @@ def _traits(lake: Lake, name: str, chosen: Collection[int]) -> dict[int, dict[st
     import pyarrow.compute as pc
 
     dataset = lake.dataset(name)
-    columns = [r.column for r in lake.embedders() if r.dim is not None] if name == "predictions" else []
+    columns = [r.column for r in lake.embedders() if r.dim is not None] if name == "samples" else []
     traits: dict[int, dict[str, Any]] = {}
     for fragment in (f for f in dataset.get_fragments() if f.fragment_id in chosen):
         if columns:

@@ -13,7 +13,7 @@ from lake.storage.schema.administration import AUDIT, FORGOTTEN, KEYS, MIGRATION
 from lake.storage.schema.exploration import CLUSTER_MEMBERS, CLUSTERS, EMBEDDERS, MAP_POINTS, MAPS, MARKS, SEARCHES
 from lake.storage.schema.images import IMAGES, THUMBNAILS
 from lake.storage.schema.labels import LABELS, REVIEWS
-from lake.storage.schema.predictions import PREDICTIONS
+from lake.storage.schema.samples import SAMPLES
 from lake.storage.schema.slices import SAVED_QUERIES, SLICE_MEMBERS, SLICE_TAGS, SLICES
 from lake.storage.schema.training import GATES, METRICS, RELEASES, RUNS, SCORES
 from lake.storage.schema.types import (
@@ -32,7 +32,7 @@ from lake.storage.schema.types import (
 TABLES = {
     table.name: table
     for table in (
-        IMAGES, THUMBNAILS, PREDICTIONS, LABELS, REVIEWS, EMBEDDERS, CLUSTERS, CLUSTER_MEMBERS, SEARCHES, MARKS,
+        IMAGES, THUMBNAILS, SAMPLES, LABELS, REVIEWS, EMBEDDERS, CLUSTERS, CLUSTER_MEMBERS, SEARCHES, MARKS,
         MAPS, MAP_POINTS, SLICES, SLICE_MEMBERS, SLICE_TAGS, SAVED_QUERIES, RUNS, METRICS, SCORES, GATES,
         RELEASES, KEYS, AUDIT, FORGOTTEN, MIGRATIONS,
     )
@@ -40,7 +40,7 @@ TABLES = {
 
 __all__ = [
     "AUDIT", "BOXES", "CLUSTERS", "CLUSTER_MEMBERS", "Column", "EMBEDDERS", "FORGOTTEN", "GATES", "IMAGES", "KEYS",
-    "LABELS", "MAPS", "MAP_POINTS", "MARKS", "MASKS", "METRICS", "MIGRATIONS", "PREDICTIONS", "PROMOTABLE",
-    "RELEASES", "REVIEWS", "RUNS", "SAVED_QUERIES", "SCORES", "SCORES_TYPE", "SEARCHES", "SLICES", "SLICE_MEMBERS",
+    "LABELS", "MAPS", "MAP_POINTS", "MARKS", "MASKS", "METRICS", "MIGRATIONS", "PROMOTABLE", "RELEASES",
+    "REVIEWS", "RUNS", "SAMPLES", "SAVED_QUERIES", "SCORES", "SCORES_TYPE", "SEARCHES", "SLICES", "SLICE_MEMBERS",
     "SLICE_TAGS", "TABLES", "THUMBNAILS", "Table", "UTC", "VECTOR_PREFIX", "vector_column", "vector_type",
 ]  # fmt: skip

@@ -39,7 +39,7 @@ _IMAGE_REFERENCE = {
 
 
 class PredictionResponse(BaseModel):
-    """One prediction. Its output fields are those of the table predictions; null or empty if the task has none."""
+    """One prediction. Its output fields are those of the table samples; null or empty if the task has none."""
 
     prediction_id: uuid.UUID = Field(description="new; log the prediction under it")
     image_id: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the bytes")

@@ -70,7 +70,7 @@ def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
         """The lake can be read and events are accepted; 503 while the server is stopping."""
         if service.stopping:
             raise Problem(503, "stopping", "the server is stopping", 5)
-        return {"status": "ok", "version": lake.version("predictions")}
+        return {"status": "ok", "version": lake.version("samples")}
 
     @router.get(
         "/metrics",

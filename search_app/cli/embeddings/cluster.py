@@ -130,7 +130,7 @@ def _volume(args: argparse.Namespace) -> int:
     lines = ["node    day         predictions  assigned  error rate"]
     for day in days:
         rate = "-" if day.error_rate is None else f"{day.error_rate:.1%}"
-        lines.append(f"{day.node:<6}  {day.day}  {day.answers:>11,}  {day.assigned:>8,}  {rate:>10}")
+        lines.append(f"{day.node:<6}  {day.day}  {day.predictions:>11,}  {day.assigned:>8,}  {rate:>10}")
     return output(args, {"tree": args.tree, "days": [tables.plain(asdict(day)) for day in days]}, "\n".join(lines))
 
 

@@ -142,13 +142,13 @@ def _values(lake: Lake, column: str) -> dict[str, Any]:
             lake, "SELECT image_id, label AS value FROM labels_current WHERE task = 'classification'"
         )
     else:
-        names = [f.name for f in lake.dataset("predictions").schema if not f.name.startswith("emb_")]
+        names = [f.name for f in lake.dataset("samples").schema if not f.name.startswith("emb_")]
         if column not in names:
             raise BadInput(f"predictions has no column {column!r}; it has {', '.join(names)}, or true_label")
         rows = connections.query(
             lake,
             f"""
-            SELECT image_id, "{column}" AS value FROM predictions
+            SELECT image_id, "{column}" AS value FROM samples
             QUALIFY row_number() OVER (PARTITION BY image_id
                                        ORDER BY timestamp DESC NULLS LAST, ingested_at DESC) = 1""",
         )

@@ -79,7 +79,7 @@ def _by(args: argparse.Namespace, breakdown: Breakdown) -> int:
     rows = [
         {
             **{key: value for key, value in zip(keys, cell.values, strict=False)},
-            "answers": cell.answers,
+            "predictions": cell.predictions,
             "judged": cell.known,
             "right": cell.right,
             "accuracy": _rate(cell.accuracy),
@@ -95,7 +95,7 @@ def _by(args: argparse.Namespace, breakdown: Breakdown) -> int:
         values = ["-" if value is None else value for value in cell.values] if cell in breakdown.cells else ["all"]
         values += [""] * (len(keys) - len(values))
         confidence = "-" if cell.confidence is None else f"{cell.confidence:.3f}"
-        table.append([*values, f"{cell.answers:,}", f"{cell.known:,}", *_percent(cell.error), confidence])
+        table.append([*values, f"{cell.predictions:,}", f"{cell.known:,}", *_percent(cell.error), confidence])
     if not keys:
         table = [row[-5:] for row in table]
     text = columns(table, len(keys))
@@ -133,7 +133,7 @@ def _confusion(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
     from lake.analytics import metrics
 
     counts = metrics.confusion(lake, where)
-    facts = [{"true": label, "predicted": predicted, "answers": n} for (label, predicted), n in counts.items()]
+    facts = [{"true": label, "predicted": predicted, "predictions": n} for (label, predicted), n in counts.items()]
     labels = sorted({label for label, _ in counts})
     predicted = sorted({prediction for _, prediction in counts}, key=str)
     rows = [["true \\ predicted", *map(str, predicted)]]
@@ -154,7 +154,7 @@ def _sizes(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
         for size in sizes:
             confidence = "-" if size.confidence is None else f"{size.confidence:.3f}"
             rates = [*_percent(size.precision), *_percent(size.recall)]
-            rows.append([kind, size.size, f"{size.boxes:,}", f"{size.answers:,}", confidence, *rates])
+            rows.append([kind, size.size, f"{size.boxes:,}", f"{size.predictions:,}", confidence, *rates])
     return output(args, {kind: [asdict(size) for size in sizes] for kind, sizes in kinds.items()}, columns(rows, 2))
 
 

@@ -177,13 +177,13 @@ def _status(args: argparse.Namespace) -> int:
         facts["spool"] = depth
     lines = [
         f"lake         {facts['lake']}",
-        *(f"{name:<12} {facts[name]:,}" for name in ("images", "predictions", "answers", "labels", "slices")),
+        *(f"{name:<12} {facts[name]:,}" for name in ("images", "samples", "predictions", "labels", "slices")),
     ]
     for e in facts["embedders"]:
         missing = f", {e['missing']:,} missing: lakeloop embed --embedder {e['name']}" if e["missing"] else ""
         lines.append(f"embedder     {e['name']}: {e['embedded']:,} images embedded{missing}")
     for m in facts["models"]:
-        lines.append(f"model        {m['model']} {m['model_version'] or ''}: {m['answers']:,} predictions")
+        lines.append(f"model        {m['model']} {m['model_version'] or ''}: {m['predictions']:,} predictions")
     for reason, images in facts["image_status"].items():
         lines.append(f"no picture   {images:,} images: {reason}")
     if depth is not None:

@@ -88,7 +88,7 @@ def _forget(args: argparse.Namespace) -> int:
         image_ids = erasure.select(lake, args.image_id, args.source, spools)
         if not image_ids:
             raise BadInput(f"no image has a source that matches {args.source!r}")
-        stored = len(lake.known("predictions", "image_id", image_ids))
+        stored = len(lake.known("samples", "image_id", image_ids))
         action = f"erase {len(image_ids):,} images ({stored:,} in the lake) for good"
         if not args.yes and not _confirmed(action):
             raise BadInput(f"nothing was erased; add --yes to {action}")

@@ -39,8 +39,8 @@ def mean_confidence(days: Sequence[dict[str, Any]]) -> Block | None:
         if row["confidence"] is not None:
             first = days[0]["day"] - dt.timedelta(days=days[0]["day"].weekday() if step == 7 else 0)
             span = sums.setdefault(first + dt.timedelta(days=(row["day"] - first).days // step * step), [0.0, 0])
-            span[0] += row["confidence"] * row["answers"]
-            span[1] += row["answers"]
+            span[0] += row["confidence"] * row["predictions"]
+            span[1] += row["predictions"]
     means = [(day, total / n, int(n)) for day, (total, n) in sorted(sums.items())]
     points = [(_tick(day), mean, mean, mean, n) for day, mean, n in means]
     title = f"Mean confidence per {_unit(days, least=7)}"
@@ -49,7 +49,7 @@ def mean_confidence(days: Sequence[dict[str, Any]]) -> Block | None:
 
 def confidence(bins: Sequence[dict[str, Any]]) -> Block:
     """Histogram of confidence by verdict. `bins`: as of `queries.histogram`."""
-    counts = {(round(row["low"] * 20), row["verdict"]): row["answers"] for row in bins}
+    counts = {(round(row["low"] * 20), row["verdict"]): row["predictions"] for row in bins}
     first = min((i for i, _ in counts), default=0)
     items = []
     for i in range(first, 20):
@@ -80,7 +80,7 @@ def _spans(days: Sequence[dict[str, Any]], least: int = 1) -> list[tuple[dt.date
     sums = [[0, 0, 0] for _ in range(((days[-1]["day"] - first).days // step) + 1)]
     for row in days:
         i = (row["day"] - first).days // step
-        for part, name in enumerate(("answers", "known", "right")):
+        for part, name in enumerate(("predictions", "known", "right")):
             sums[i][part] += row[name]
     return [(first + dt.timedelta(days=step * i), (n[0], n[1], n[2])) for i, n in enumerate(sums)]
 

@@ -27,7 +27,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class Filters:
-    """The rows of table predictions that every page shows. Empty means the whole lake."""
+    """The rows of table samples that every page shows. Empty means the whole lake."""
 
     slice: str = ""  # NAME@VERSION
     node: str = ""  # TREE/NODE

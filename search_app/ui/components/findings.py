@@ -9,6 +9,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lake.sql.where import conjunction
 from search_app.ui.components.report import Align, Block, Link, alarm, card, link, links, table, voice, voices
 from search_app.ui.data.groups import ENOUGH, NEARLY_ALL, ErrorConfidence, Group
 from search_app.ui.text.numbers import count, images, share, span
@@ -41,8 +42,7 @@ def group_link(group: Group, filter_sql: str = "") -> Link:
         case "model":
             return link(group.title, "search", model=group.value)
         case _:
-            where = f"({filter_sql}) AND {group.sql()}" if filter_sql else group.sql()
-            return link(group.title, "search", where=where)
+            return link(group.title, "search", where=conjunction(filter_sql, group.sql()))
 
 
 def failure(group: Group, image_ids: Sequence[str], composition: Composition, filter_sql: str = "") -> Block:

@@ -109,7 +109,7 @@ def _filter_form(filters: Filters) -> None:
             since = left.date_input("From day", filters.since, key=f"since-{state}", format="YYYY-MM-DD")
             until = right.date_input("To day", filters.until, key=f"until-{state}", format="YYYY-MM-DD")
         sql = st.text_area("SQL", filters.sql, height=70, placeholder="confidence < 0.6 AND source LIKE '%night%'")
-        st.caption("A boolean SQL expression over the columns of table predictions.")
+        st.caption("A boolean SQL expression over the columns of table samples.")
         if st.form_submit_button("Apply", type="primary"):
             _apply(
                 Filters(

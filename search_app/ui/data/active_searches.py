@@ -130,4 +130,4 @@ def sent_before() -> list[str]:
 
 def _versions() -> Versions:
     lake = session.lake()
-    return lake.version("predictions"), lake.version("marks")
+    return lake.version("samples"), lake.version("marks")

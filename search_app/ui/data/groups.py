@@ -14,6 +14,7 @@ from typing import Literal
 import pyarrow as pa
 
 from lake.analytics.statistics import Rate, wilson
+from lake.sql.where import predicate
 from lake.storage.store import literal
 from search_app.ui import session
 from search_app.ui.data import queries
@@ -64,7 +65,7 @@ class Group:
                 return "all predictions"
 
     def sql(self) -> str:
-        """The SQL predicate over table predictions that selects the group."""
+        """The SQL predicate over table samples that selects the group."""
         match self.kind:
             case "column":
                 return _equals(self.name, self.value, session.lake().promoted()[self.name])
@@ -117,8 +118,8 @@ def most_confident_errors(where: str | None, groups: Sequence[Group], count: int
         for i, group in enumerate(groups)
     ]
     rows = queries.rows(f"""
-        WITH errors AS MATERIALIZED (SELECT {_columns()} FROM answers_labelled
-                                     WHERE {queries.predicate(where)} AND NOT correct)
+        WITH errors AS MATERIALIZED (SELECT {_columns()} FROM predictions_labelled
+                                     WHERE {predicate(where)} AND NOT correct)
         {" UNION ALL ".join(selects)} ORDER BY i, top DESC NULLS LAST, image_id""")
     return [[row["image_id"] for row in rows if row["i"] == i] for i in range(len(groups))]
 
@@ -140,8 +141,8 @@ def error_confidence(where: str | None, groups: Sequence[Group]) -> list[ErrorCo
         for i, group in enumerate(groups)
     ]
     rows = queries.rows(f"""
-        WITH a AS MATERIALIZED (SELECT {_columns()}, correct FROM answers_labelled
-                                WHERE {queries.predicate(where)} AND confidence IS NOT NULL),
+        WITH a AS MATERIALIZED (SELECT {_columns()}, correct FROM predictions_labelled
+                                WHERE {predicate(where)} AND confidence IS NOT NULL),
              fifth AS MATERIALIZED (SELECT quantile_cont(confidence, 0.2) FROM a),
              errors AS MATERIALIZED (SELECT * FROM a WHERE NOT correct)
         {" UNION ALL ".join(selects)} ORDER BY i""")
@@ -160,7 +161,7 @@ def make_up(ids: Sequence[str]) -> dict[str, list[tuple[str, str, float]]]:
     )
     rows = queries.rows(
         f"""WITH a AS MATERIALIZED (SELECT m.id, {", ".join(map(_name, columns))}
-                FROM cluster_members m JOIN answers USING (image_id)
+                FROM cluster_members m JOIN predictions USING (image_id)
                 WHERE m.id IN (SELECT unnest(CAST(? AS VARCHAR[])))),
             c AS ({counts})
             SELECT id, name, arg_max(value, n) AS value, max(n) / sum(n) AS share FROM c
@@ -196,7 +197,7 @@ def _sql(where: str | None, columns: Sequence[str], tree: str | None) -> str:
             f" ON m.id = c.id WHERE m.tree = {literal(tree)} GROUP BY ALL"
         )
     return f"""
-        WITH a AS MATERIALIZED (SELECT {_columns()} FROM answers_labelled WHERE {queries.predicate(where)}),
+        WITH a AS MATERIALIZED (SELECT {_columns()} FROM predictions_labelled WHERE {predicate(where)}),
         cells AS MATERIALIZED ({" UNION ALL ".join(kinds)}),
         whole AS (SELECT kind, name, value, CAST(sum(n) AS BIGINT) AS predictions,
                          CAST(coalesce(sum(n) FILTER (ground_truth IS NOT NULL), 0) AS BIGINT) AS labelled,

@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from lake.analytics import summary
+from lake.sql.where import predicate
 from search_app.backend import model_cache
 from search_app.backend.arrivals import version_of
 from search_app.ui import session
@@ -19,7 +20,7 @@ from search_app.ui import session
 Row = dict[str, Any]
 Stamp = tuple[int, ...]
 
-_TABLES = ("predictions", "labels", "reviews", "slices", "clusters", "embedders")
+_TABLES = ("samples", "labels", "reviews", "slices", "clusters", "embedders")
 
 ORDERS = {
     "random": "hash(image_id || '{seed}')",
@@ -33,7 +34,7 @@ _ORDERED_BY_ROWS = ("random", "newest")
 
 # One row per image: its newest row that passes the filter, rows with a prediction first.
 _IMAGES = """
-    SELECT image_id, label, confidence, timestamp, ingested_at FROM predictions WHERE {where}
+    SELECT image_id, label, confidence, timestamp, ingested_at FROM samples WHERE {where}
     QUALIFY row_number() OVER (PARTITION BY image_id
                                ORDER BY model IS NULL, timestamp DESC NULLS LAST, ingested_at DESC) = 1"""
 
@@ -44,12 +45,7 @@ _LABELS = "(SELECT image_id, label FROM labels_current WHERE task = 'classificat
 _VERDICTS = "(SELECT * FROM reviews_current WHERE origin = 'customer')"
 _WRONG = f"(SELECT prediction_id, timestamp AS reported_at FROM {_VERDICTS} WHERE verdict = 'incorrect')"
 
-_COUNTS = 'count(*) AS answers, count(true_label) AS known, count(*) FILTER (WHERE correct) AS "right"'
-
-
-def predicate(where: str | None) -> str:
-    """A filter as an SQL predicate; `true` if there is none."""
-    return f"({where})" if where else "true"
+_COUNTS = 'count(*) AS predictions, count(true_label) AS known, count(*) FILTER (WHERE correct) AS "right"'
 
 
 def stamp() -> Stamp:
@@ -61,7 +57,7 @@ def stamp() -> Stamp:
 def news(stamp: Stamp) -> str:
     """The part of a stamp that changes when predictions or verdicts arrive."""
     versions = dict(zip(_TABLES, stamp, strict=True))
-    return version_of(versions["predictions"], versions["reviews"])
+    return version_of(versions["samples"], versions["reviews"])
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -82,50 +78,50 @@ def rows(sql: str, *parameters: Any) -> list[Row]:
 
 
 def totals(where: str | None) -> Row:
-    """Numbers of images, answers (predictions) and labelled (images with a label) inside the filter."""
+    """Numbers of images, predictions and labelled (images with a label) inside the filter."""
     return rows(f"""
-        WITH p AS (SELECT image_id, model FROM predictions WHERE {predicate(where)})
-        SELECT count(DISTINCT image_id) AS images, count(model) AS answers,
+        WITH p AS (SELECT image_id, model FROM samples WHERE {predicate(where)})
+        SELECT count(DISTINCT image_id) AS images, count(model) AS predictions,
                (SELECT count(*) FROM {_LABELS} t WHERE t.image_id IN (SELECT image_id FROM p)) AS labelled
         FROM p""")[0]
 
 
 def by_day(where: str | None) -> list[Row]:
-    """day, answers (predictions), known (labelled), right; ascending. Predictions without a timestamp are left out."""
+    """day, predictions, known (labelled), right; ascending. Predictions without a timestamp are left out."""
     return rows(f"""
-        SELECT CAST(timestamp AS DATE) AS day, {_COUNTS} FROM answers_labelled
+        SELECT CAST(timestamp AS DATE) AS day, {_COUNTS} FROM predictions_labelled
         WHERE {predicate(where)} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""")
 
 
 def confusion(where: str | None) -> dict[tuple[str, str | None], int]:
     """Numbers of labelled predictions by (ground truth, prediction)."""
     counts = rows(f"""
-        SELECT true_label AS ground_truth, label AS prediction, count(*) AS n FROM answers_labelled
+        SELECT true_label AS ground_truth, label AS prediction, count(*) AS n FROM predictions_labelled
         WHERE {predicate(where)} AND true_label IS NOT NULL GROUP BY ALL""")
     return {(row["ground_truth"], row["prediction"]): row["n"] for row in counts}
 
 
 def by_model(where: str | None) -> list[Row]:
-    """model, model_version, answers, known, right, confidence (mean), last (timestamp); most predictions first."""
+    """model, model_version, predictions, known, right, confidence (mean), last (timestamp); most predictions first."""
     return rows(f"""
         SELECT model, model_version, {_COUNTS}, avg(confidence) AS confidence, max(timestamp) AS last
-        FROM answers_labelled WHERE {predicate(where)} GROUP BY ALL ORDER BY answers DESC LIMIT 50""")
+        FROM predictions_labelled WHERE {predicate(where)} GROUP BY ALL ORDER BY predictions DESC LIMIT 50""")
 
 
 def by_label(where: str | None) -> list[Row]:
-    """label (predicted), answers, known, right, confidence (mean); most predictions first."""
+    """label (predicted), predictions, known, right, confidence (mean); most predictions first."""
     return rows(f"""
-        SELECT label, {_COUNTS}, avg(confidence) AS confidence FROM answers_labelled
-        WHERE {predicate(where)} GROUP BY label ORDER BY answers DESC LIMIT 200""")
+        SELECT label, {_COUNTS}, avg(confidence) AS confidence FROM predictions_labelled
+        WHERE {predicate(where)} GROUP BY label ORDER BY predictions DESC LIMIT 200""")
 
 
 def histogram(where: str | None) -> list[Row]:
-    """low (of a bin of width 0.05), verdict (right, wrong, unknown), answers."""
+    """low (of a bin of width 0.05), verdict (right, wrong, unknown), predictions."""
     return rows(f"""
         SELECT least(floor(confidence * 20), 19) / 20 AS low,
                CASE correct WHEN true THEN 'right' WHEN false THEN 'wrong' ELSE 'unknown' END AS verdict,
-               count(*) AS answers
-        FROM answers_labelled WHERE {predicate(where)} AND confidence BETWEEN 0 AND 1
+               count(*) AS predictions
+        FROM predictions_labelled WHERE {predicate(where)} AND confidence BETWEEN 0 AND 1
         GROUP BY ALL ORDER BY low, verdict""")
 
 
@@ -152,7 +148,7 @@ def complaints(where: str | None, limit: int) -> list[Row]:
 
 
 def _inside(where: str | None) -> str:
-    return f"prediction_id IN (SELECT prediction_id FROM predictions WHERE {where})" if where else "true"
+    return f"prediction_id IN (SELECT prediction_id FROM samples WHERE {predicate(where)})" if where else "true"
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
@@ -163,14 +159,14 @@ def _reviews(stamp: Stamp) -> int:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _predictions(stamp: Stamp, prediction_ids: tuple[str, ...]) -> dict[str, Row]:
     names = ["prediction_id", "label", "confidence"]
-    matches = session.lake().look_up("predictions", names, "prediction_id", prediction_ids).to_pylist()
+    matches = session.lake().look_up("samples", names, "prediction_id", prediction_ids).to_pylist()
     return {row["prediction_id"]: {"label": row["label"], "confidence": row["confidence"]} for row in matches}
 
 
 def without_thumbnail(where: str | None) -> list[Row]:
     """reason and images: images that cannot be shown since they do not decode or were not stored. Most first."""
     return rows(f"""
-        SELECT image_status AS reason, count(DISTINCT image_id) AS images FROM predictions
+        SELECT image_status AS reason, count(DISTINCT image_id) AS images FROM samples
         WHERE image_status IS NOT NULL AND {predicate(where)} GROUP BY image_status ORDER BY images DESC, reason""")
 
 
@@ -182,22 +178,22 @@ def text_embedders(stamp: Stamp) -> frozenset[str]:
 
 def labels() -> list[str]:
     """Predicted classes, most frequent first."""
-    matches = rows("SELECT label FROM answers WHERE label IS NOT NULL GROUP BY label ORDER BY count(*) DESC LIMIT 500")
+    matches = rows(
+        "SELECT label FROM predictions WHERE label IS NOT NULL GROUP BY label ORDER BY count(*) DESC LIMIT 500"
+    )
     return [row["label"] for row in matches]
 
 
 def models() -> list[str]:
     """`name version` of every model with predictions, newest first."""
-    matches = rows("""SELECT model || coalesce(' ' || model_version, '') AS name FROM answers GROUP BY name
+    matches = rows("""SELECT model || coalesce(' ' || model_version, '') AS name FROM predictions GROUP BY name
                     ORDER BY max(timestamp) DESC NULLS LAST, name LIMIT 100""")
     return [row["name"] for row in matches]
 
 
 def days() -> Row:
     """first and last day (dates) of the predictions; None if none has a timestamp."""
-    return rows("SELECT CAST(min(timestamp) AS DATE) AS first, CAST(max(timestamp) AS DATE) AS last FROM predictions")[
-        0
-    ]
+    return rows("SELECT CAST(min(timestamp) AS DATE) AS first, CAST(max(timestamp) AS DATE) AS last FROM samples")[0]
 
 
 def sample(where: str | None, order: str, seed: int, limit: int) -> list[Row]:
@@ -209,20 +205,18 @@ def sample(where: str | None, order: str, seed: int, limit: int) -> list[Row]:
     if order == "complaints":
         return rows(f"""
             SELECT image_id, label, confidence
-            FROM (SELECT prediction_id, image_id, label, confidence FROM predictions WHERE {predicate(where)})
+            FROM (SELECT prediction_id, image_id, label, confidence FROM samples WHERE {predicate(where)})
             JOIN {_WRONG} USING (prediction_id)
             QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY reported_at DESC, prediction_id) = 1
             ORDER BY reported_at DESC, image_id LIMIT {int(limit)}""")
     if order == "errors":
-        wrong = f"SELECT prediction_id FROM answers_labelled WHERE {predicate(where)} AND NOT correct"
+        wrong = f"SELECT prediction_id FROM predictions_labelled WHERE {predicate(where)} AND NOT correct"
         where = f"prediction_id IN ({wrong})"
     by = ORDERS[order].format(seed=int(seed))
     shown = f"SELECT image_id, label, confidence FROM ({_IMAGES}) ORDER BY {by}, image_id LIMIT {int(limit)}"
     if order in _ORDERED_BY_ROWS:
         # The first rows are enough unless images have more than four each. This avoids ranking a million images.
-        front = (
-            f"SELECT image_id FROM predictions WHERE {predicate(where)} ORDER BY {by}, image_id LIMIT {4 * int(limit)}"
-        )
+        front = f"SELECT image_id FROM samples WHERE {predicate(where)} ORDER BY {by}, image_id LIMIT {4 * int(limit)}"
         matches = rows(shown.format(where=f"{predicate(where)} AND image_id IN ({front})"))
         if len(matches) == limit:
             return matches
@@ -269,14 +263,14 @@ def names(tree: str) -> dict[str, str]:
 
 
 def children(tree: str, path: str) -> list[Row]:
-    """The children of a node: as of `node`, and answers (predictions), confidence (mean), known (labelled), right,
+    """The children of a node: as of `node`, and predictions, confidence (mean), known (labelled), right,
     labels (predictions by class, most frequent first: n, label). Largest first.
     """
     return rows(
         f"""
         WITH c AS (SELECT {_NODE} FROM clusters WHERE tree = ? AND parent = ?),
              a AS (SELECT m.id, p.label, p.confidence, p.true_label, p.correct
-                   FROM cluster_members m SEMI JOIN c USING (id) JOIN answers_labelled p USING (image_id)),
+                   FROM cluster_members m SEMI JOIN c USING (id) JOIN predictions_labelled p USING (image_id)),
              s AS (SELECT id, {_COUNTS}, avg(confidence) AS confidence FROM a GROUP BY id),
              l AS (SELECT id, list({{'n': n, 'label': label}} ORDER BY n DESC, label) AS labels
                    FROM (SELECT id, label, count(*) AS n FROM a GROUP BY ALL) GROUP BY id)

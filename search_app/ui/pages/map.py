@@ -182,7 +182,7 @@ def _embedded(stamp: queries.Stamp, embedder: str) -> int:
     record = next((record for record in session.lake().embedders() if record.name == embedder), None)
     if record is None:
         return 0
-    table = session.lake().scan("predictions", ["image_id"], f"{record.column} is not null")
+    table = session.lake().scan("samples", ["image_id"], f"{record.column} is not null")
     return len(table["image_id"].unique())
 
 

@@ -29,7 +29,7 @@ def page() -> None:
         return empty_states.nothing_passes()
     scores = performance(queries.confusion(where))
     rows: list[list[Block | None]] = [[_numbers(totals, scores)]]
-    if totals["answers"]:
+    if totals["predictions"]:
         all_groups = groups.reviewed(where)
         rows += _failing(where, all_groups, _customers(where), _next(totals, scores, status))
         rows += [_charts(where), _tables(where)]
@@ -41,7 +41,7 @@ def page() -> None:
 def _numbers(totals: queries.Row, scores: Performance) -> Block:
     items = [
         ("Images", count(totals["images"]), "", ""),
-        ("Predictions", count(totals["answers"]), "", ""),
+        ("Predictions", count(totals["predictions"]), "", ""),
         ("Labelled images", count(totals["labelled"]), "", "Images that have a label"),
     ]
     note = ""
@@ -59,7 +59,7 @@ def _numbers(totals: queries.Row, scores: Performance) -> Block:
                 f"Accuracy of always predicting “{scores.majority_class}”. A useful model is better",
             ),
         ]
-    elif totals["answers"]:
+    elif totals["predictions"]:
         note = "Accuracy is not known: no image with a prediction has a label. Label a random sample to estimate it."
     else:
         command = for_this_lake("ingest", "predictions.csv")
@@ -144,7 +144,7 @@ _COUNTS: list[Any] = [
 def _counts(row: queries.Row) -> list[str]:
     wrong = wilson(row["known"] - row["right"], row["known"])
     confidence = "–" if row["confidence"] is None else f"{row['confidence']:.2f}"
-    return [count(row["answers"]), confidence, percent(wrong), interval(wrong) if row["known"] else "no labels"]
+    return [count(row["predictions"]), confidence, percent(wrong), interval(wrong) if row["known"] else "no labels"]
 
 
 def _embedding(status: dict[str, Any]) -> Block:
@@ -160,7 +160,7 @@ def _embedding(status: dict[str, Any]) -> Block:
 
 def _next(totals: queries.Row, scores: Performance, status: dict[str, Any]) -> Block:
     ideas = [(link("Look at a random sample", "search"), "finds failures that no metric measures")]
-    if totals["answers"]:
+    if totals["predictions"]:
         unsure = link("Look at the least confident predictions", "search", show="unsure")
         ideas.append((unsure, "finds some failures, not all"))
     if any(embedder["embedded"] for embedder in status["embedders"]):

@@ -7,6 +7,7 @@ import random
 import streamlit as st
 
 from lake.errors import LakeloopError
+from lake.sql.where import conjunction
 from search_app.backend import model_cache
 from search_app.ui import session
 from search_app.ui.components import empty_states, scope
@@ -140,8 +141,8 @@ def _sample(k: int) -> None:
         st.rerun()
     where = scope.current().where()
     totals = queries.totals(where)
-    predicted = bool(totals["answers"])  # images with a prediction, if there are any
-    rows = queries.sample(f"{queries.predicate(where)} AND model IS NOT NULL" if predicted else where, order, seed, k)
+    predicted = bool(totals["predictions"])  # images with a prediction, if there are any
+    rows = queries.sample(conjunction(where, "model IS NOT NULL") if predicted else where, order, seed, k)
     if not rows:
         if order == "errors":
             return empty_states.empty("No known errors", "No prediction inside these filters differs from the label.")
@@ -157,6 +158,6 @@ def _sample(k: int) -> None:
         "errors": "wrong predictions, most confident first",
         "complaints": "reported as incorrect by a customer, latest first",
     }[order]
-    needs_hint = order not in ("errors", "complaints") and predicted and totals["images"] != totals["answers"]
+    needs_hint = order not in ("errors", "complaints") and predicted and totals["images"] != totals["predictions"]
     kind = " with a prediction" if needs_hint else ""
     return image_grid(rows, "confidence", f"{images(len(rows))}{kind}, {title}")

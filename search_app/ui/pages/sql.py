@@ -22,7 +22,7 @@ from search_app.ui.text.numbers import count
 if TYPE_CHECKING:
     from lake.sql.sandbox.results import QueryResult
 
-FIRST = "SELECT label, count(*) AS predictions, round(avg(confidence), 3) AS confidence\nFROM answers GROUP BY label ORDER BY predictions DESC"  # noqa: E501
+FIRST = "SELECT label, count(*) AS predictions, round(avg(confidence), 3) AS confidence\nFROM predictions GROUP BY label ORDER BY predictions DESC"  # noqa: E501
 # More images are not worth scrolling, and more bars cannot be read.
 MOST_IMAGES = 10_000
 MOST_BARS = 200
@@ -80,7 +80,7 @@ def _schema() -> None:
         promoted = session.lake().promoted()
         if name in schema.TABLES:
             lines = [*_meanings(name).items()]
-            if name == "predictions":
+            if name == "samples":
                 lines += [(column, "declared at init") for column in promoted]
         else:
             st.code(views.VIEWS[name][1], language="sql", wrap_lines=True)

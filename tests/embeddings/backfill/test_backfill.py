@@ -64,7 +64,7 @@ def run(lk: OpenLake, embedder: MeanColour | None = None, **options) -> Backfill
 
 def check(lk: OpenLake, missing: int = 0) -> None:
     """Every row has the vector of its own image's colour, read from the image's file."""
-    rows = lk.scan("predictions", ["image_id", COLUMN]).to_pylist()
+    rows = lk.scan("samples", ["image_id", COLUMN]).to_pylist()
     assert sum(row[COLUMN] is None for row in rows) == missing
     images = {image.image_id: image for image in lk.images(sorted({row["image_id"] for row in rows}))}
     for row in rows:
@@ -77,7 +77,7 @@ def check(lk: OpenLake, missing: int = 0) -> None:
 def answer(lk: OpenLake, root: Path, *images: int) -> None:
     """A log with one answer an image."""
     names = [ids.image_id(encoded(flat(colour(i)))) for i in images]
-    rows = [{"image_id": name, "label": "x", "id": str(lk.version("predictions"))} for name in names]
+    rows = [{"image_id": name, "label": "x", "id": str(lk.version("samples"))} for name in names]
     (root / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert ingest.ingest(lk, root / "log.jsonl", workers=1).predictions_new == len(images)
 
@@ -180,7 +180,7 @@ def test_after_a_kill_the_next_run_does_the_rest(colours: OpenLake, tmp_path: Pa
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     half = open_lake.open(colours.uri)
-    done = half.dataset("predictions").count_rows(f"{COLUMN} is not null")
+    done = half.dataset("samples").count_rows(f"{COLUMN} is not null")
     assert 12 == committed <= done < 24
     embedder = MeanColour()
     assert run(half, embedder).embedded == embedder.seen == 24 - done
@@ -215,7 +215,7 @@ def test_images_that_arrive_meanwhile_are_not_lost(colours: OpenLake, tmp_path: 
     for thread in threads:
         thread.join()
     assert failures == []
-    assert colours.dataset("predictions").count_rows() == 80
+    assert colours.dataset("samples").count_rows() == 80
     run(colours)
     check(colours)
 
@@ -225,7 +225,7 @@ def test_images_that_cannot_be_embedded_are_counted_apart(colours: OpenLake, tmp
     fill(colours, tmp_path / "in", 5)
     names = [ids.image_id(encoded(flat(colour(i)))) for i in range(5)]
     colours.delete("images", f"image_id = '{names[0]}'")
-    colours.dataset("predictions").update({"image_status": "'it is broken'"}, where=f"image_id = '{names[1]}'")
+    colours.dataset("samples").update({"image_status": "'it is broken'"}, where=f"image_id = '{names[1]}'")
     for embedded in (3, 0):
         report = run(colours)
         assert (report.embedded, report.failed, report.without_bytes, report.unreadable) == (embedded, 0, 1, 1)
@@ -251,7 +251,7 @@ def test_an_image_without_bytes_copies_its_vector(colours: OpenLake, tmp_path: P
     colours.delete("images", "true")
     report = run(colours)
     assert (report.embedded, report.without_bytes) == (1, 0)
-    assert colours.dataset("predictions").count_rows(f"{COLUMN} is null") == 0
+    assert colours.dataset("samples").count_rows(f"{COLUMN} is null") == 0
 
 
 def test_a_failed_commit_is_repeated_without_computing_again(
@@ -282,7 +282,7 @@ def test_vectors_from_elsewhere_go_into_rows_that_lack_one(colours: OpenLake, tm
     assert store_vectors(colours, record.column, {names[0]: red, "0" * 64: red}) == 1
     assert store_vectors(colours, record.column, {names[0]: green, names[1]: green}) == 1
     assert store_vectors(colours, record.column, {}) == 0
-    rows = colours.scan("predictions", ["image_id", COLUMN]).to_pylist()
+    rows = colours.scan("samples", ["image_id", COLUMN]).to_pylist()
     assert sorted((names.index(r["image_id"]), r[COLUMN]) for r in rows) == [
         (0, [1, 0, 0]), (0, [1, 0, 0]), (1, [0, 1, 0]), (2, None),
     ]  # fmt: skip

@@ -40,7 +40,7 @@ def vector(i: int) -> np.ndarray:
 
 
 def rows(lk: OpenLake) -> dict[str, dict[str, object]]:
-    rows = lk.dataset("predictions").to_table().to_pylist()
+    rows = lk.dataset("samples").to_table().to_pylist()
     assert len(rows) == len({row["prediction_id"] for row in rows}) == 80
     return {row["image_id"]: row for row in rows}
 
@@ -50,7 +50,7 @@ def test_only_the_vectors_change(lk: OpenLake, monkeypatch: pytest.MonkeyPatch, 
     """`waste` 0: rows move wherever most of a fragment waits on; 4 MB: never in tables as small as this."""
     monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
     before = rows(lk)
-    fragments = len(lk.dataset("predictions").get_fragments())
+    fragments = len(lk.dataset("samples").get_fragments())
     missing = MissingVectors(lk, "emb_mean_colour")
     for start, stop in ((0, 3), (3, 5), (5, 45), (45, 46), (46, 80)):
         assert store_vectors(lk, "emb_mean_colour", {image(i): vector(i) for i in range(start, stop)}, missing) == (
@@ -60,9 +60,9 @@ def test_only_the_vectors_change(lk: OpenLake, monkeypatch: pytest.MonkeyPatch, 
         for i in range(80):
             expected = before[image(i)] | {"emb_mean_colour": list(vector(i)) if i < stop else None}
             assert after[image(i)] == expected
-    assert (len(lk.dataset("predictions").get_fragments()) > fragments) == (waste < 4 << 20)
+    assert (len(lk.dataset("samples").get_fragments()) > fragments) == (waste < 4 << 20)
     assert not len(missing.rows().state)
-    assert lk.known("predictions", "image_id", [image(1), image(79)]) == {image(1), image(79)}
+    assert lk.known("samples", "image_id", [image(1), image(79)]) == {image(1), image(79)}
 
 
 def test_a_row_has_its_vector_already_and_keeps_it(lk: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,17 +77,17 @@ def _appends(lk: OpenLake) -> None:
 
 
 def _deletes(lk: OpenLake) -> None:
-    lk.delete("predictions", f"image_id = '{image(2)}'")
+    lk.delete("samples", f"image_id = '{image(2)}'")
 
 
 def _changes(lk: OpenLake) -> None:
-    lk.dataset("predictions").update({"metadata": "'{}'"}, where=f"image_id = '{image(1)}'")
+    lk.dataset("samples").update({"metadata": "'{}'"}, where=f"image_id = '{image(1)}'")
 
 
 def _compacts(lk: OpenLake) -> None:
-    before = len(lk.dataset("predictions").get_fragments())
-    lk.dataset("predictions").optimize.compact_files()
-    assert len(lk.dataset("predictions").get_fragments()) < before
+    before = len(lk.dataset("samples").get_fragments())
+    lk.dataset("samples").optimize.compact_files()
+    assert len(lk.dataset("samples").get_fragments()) < before
 
 
 def _embeds_others(lk: OpenLake) -> None:
@@ -105,7 +105,7 @@ def test_a_concurrent_commit_is_preserved(
 ) -> None:
     """Between our reading and our commit somebody else does something to the same fragments."""
     monkeypatch.setattr(vector_columns, "WASTE_BYTES", waste)
-    before = {row["image_id"]: row for row in lk.dataset("predictions").to_table().to_pylist()}
+    before = {row["image_id"]: row for row in lk.dataset("samples").to_table().to_pylist()}
     commit, left = columns._commit, iter([deed])
 
     def second(*arguments: Any) -> None:
@@ -115,7 +115,7 @@ def test_a_concurrent_commit_is_preserved(
 
     monkeypatch.setattr(columns, "_commit", second)
     store_vectors(lk, "emb_mean_colour", {image(i): vector(i) for i in range(4)})
-    rows = lk.dataset("predictions").to_table().to_pylist()
+    rows = lk.dataset("samples").to_table().to_pylist()
     assert len(rows) == 80 + (deed is _appends) - (deed is _deletes)
     for i in range(80):
         expected = dict(before[image(i)])
@@ -146,15 +146,15 @@ def test_concurrent_writers_lose_nothing(lk: OpenLake, monkeypatch: pytest.Monke
 
     def changes(mine: OpenLake, i: int) -> None:
         mine.commit(
-            "predictions",
-            lambda: mine.dataset("predictions").update({"metadata": f"'{i}'"}, where=f"image_id = '{image(i * 7)}'"),
+            "samples",
+            lambda: mine.dataset("samples").update({"metadata": f"'{i}'"}, where=f"image_id = '{image(i * 7)}'"),
         )
 
     def deletes(mine: OpenLake, i: int) -> None:
-        mine.delete("predictions", f"image_id = '{image(79 - i)}'")
+        mine.delete("samples", f"image_id = '{image(79 - i)}'")
 
     def compacts(mine: OpenLake, i: int) -> None:
-        mine.commit("predictions", lambda: mine.dataset("predictions").optimize.compact_files())
+        mine.commit("samples", lambda: mine.dataset("samples").optimize.compact_files())
 
     def embeds(mine: OpenLake, i: int) -> None:
         wanted = range(12 * i, 12 * i + 12)
@@ -166,7 +166,7 @@ def test_concurrent_writers_lose_nothing(lk: OpenLake, monkeypatch: pytest.Monke
     for thread in threads:
         thread.join()
     assert failures == []
-    rows = lk.dataset("predictions").to_table().to_pylist()
+    rows = lk.dataset("samples").to_table().to_pylist()
     assert sorted(row["image_id"] for row in rows) == sorted(
         [image(i) for i in range(74)] + [image(f"new {i} {j}") for i in range(6) for j in range(5)]
     )

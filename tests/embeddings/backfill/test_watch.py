@@ -54,13 +54,13 @@ def arrive(lk: OpenLake, *images: int, extra: bytes = b"") -> None:
 
 
 def without(lk: OpenLake) -> int:
-    names = lk.dataset("predictions").schema.names
-    return lk.dataset("predictions").count_rows(f"{COLUMN} is null" if COLUMN in names else None)
+    names = lk.dataset("samples").schema.names
+    return lk.dataset("samples").count_rows(f"{COLUMN} is null" if COLUMN in names else None)
 
 
 def check(lk: OpenLake, images: Sequence[int]) -> None:
     """Each of the images has one row, with the vector of its colour."""
-    rows = lk.scan("predictions", ["image_id", COLUMN]).to_pylist()
+    rows = lk.scan("samples", ["image_id", COLUMN]).to_pylist()
     assert sorted(row["image_id"] for row in rows) == sorted(ids.image_id(picture(i)) for i in images)
     number = {ids.image_id(picture(i)): i for i in images}
     for row in rows:
@@ -212,7 +212,7 @@ def test_a_temporary_failure_is_reported_and_retried(colours: OpenLake, monkeypa
 
 
 def test_storage_may_go_away_and_come_back(colours: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, elsewhere = Path(colours.uri, "predictions.lance"), Path(colours.uri, "elsewhere")
+    path, elsewhere = Path(colours.uri, "samples.lance"), Path(colours.uri, "elsewhere")
     monkeypatch.setattr(module, "FIRST_BACKOFF_SECONDS", 0.1)
     with watching(colours) as watched:
         watched.until(lambda: bool(watched.lags))
@@ -226,7 +226,7 @@ def test_storage_may_go_away_and_come_back(colours: OpenLake, monkeypatch: pytes
 
 def test_a_permanent_failure_ends_it(colours: OpenLake) -> None:
     """The column is there already, for vectors of another length."""
-    colours.add_column("predictions", pa.field(COLUMN, schema.vector_type(5)))
+    colours.add_column("samples", pa.field(COLUMN, schema.vector_type(5)))
     watched = Watched(colours)
     watched.thread.start()
     watched.thread.join(20)
@@ -252,9 +252,9 @@ def test_concurrent_writers_lose_nothing(colours: OpenLake, monkeypatch: pytest.
     with watching(colours, order="newest", interval=0.01) as watched:
         for start in range(30, 60, 5):
             arrive(colours, *range(start, start + 5))
-            colours.commit("predictions", lambda: colours.dataset("predictions").optimize.compact_files())
+            colours.commit("samples", lambda: colours.dataset("samples").optimize.compact_files())
             colours.commit(
-                "predictions", lambda: colours.dataset("predictions").update({"model": "'m'"}, where="model is null")
+                "samples", lambda: colours.dataset("samples").update({"model": "'m'"}, where="model is null")
             )
         watched.until(lambda: without(colours) == 0)
     check(colours, range(60))

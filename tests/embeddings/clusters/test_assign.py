@@ -153,7 +153,7 @@ def test_a_node_whose_members_were_erased_gets_no_images(make_lake: MakeLake) ->
     lk = lake_of(make_lake, islands([12, 8]))
     tree = cluster(lk, method="kmeans", k=2).tree
     lk.delete("cluster_members", f"tree = '{tree}'")
-    lk.delete("predictions", "model = 'm'")
+    lk.delete("samples", "model = 'm'")
     arrive(lk, axis(0, 2))
     assignment = assign(lk, tree)
     assert (assignment.nodes, assignment.none) == ({"": 2}, 2)
@@ -189,5 +189,6 @@ def test_volume_and_errors_by_day(make_lake: MakeLake) -> None:
     day = MOMENT.date()
     assert set(volumes) == {("", day), ("0", day), ("1", day)}
     zero, volume_ = volumes["0", day], volumes["1", day]
-    assert (zero.answers, zero.images, zero.assigned, zero.known, zero.wrong, zero.error_rate) == (3, 3, 3, 2, 1, 0.5)
-    assert (volume_.answers, volume_.known, volume_.error_rate) == (1, 0, None)
+    assert (zero.predictions, zero.images, zero.assigned) == (3, 3, 3)
+    assert (zero.known, zero.wrong, zero.error_rate) == (2, 1, 0.5)
+    assert (volume_.predictions, volume_.known, volume_.error_rate) == (1, 0, None)

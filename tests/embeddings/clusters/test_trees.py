@@ -144,7 +144,7 @@ def test_the_commands(make_lake: MakeLake, capsys: pytest.CaptureFixture[str]) -
     store_vectors(lk, "emb_random", {image("new"): islands([1])[0]})
     assert run(capsys, "cluster", "assign", "--lake", lk.uri, "--tree", output["tree"])["nodes"] == {"": 1, "0": 1}
     days = run(capsys, "cluster", "volume", "--lake", lk.uri, "--tree", output["tree"])["days"]
-    assert [(d["node"], d["day"], d["answers"], d["assigned"]) for d in days] == [
+    assert [(d["node"], d["day"], d["predictions"], d["assigned"]) for d in days] == [
         ("", "2026-03-01", 1, 1),
         ("0", "2026-03-01", 1, 1),
     ]

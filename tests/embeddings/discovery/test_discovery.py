@@ -66,7 +66,7 @@ def test_a_pair_of_metadata_is_named_filtered_and_saved(lk: OpenLake) -> None:
     assert worst.error.n + worst.rest.n == discovery.predictions == discovery.total == N
     assert worst.p <= 0.05
     assert worst.excess == pytest.approx(worst.wrong - worst.reviewed * (worst.rest.value or 0))
-    wrong = set(lk.sql("SELECT image_id FROM answers_judged WHERE NOT correct")["image_id"].to_pylist())
+    wrong = set(lk.sql("SELECT image_id FROM predictions_reviewed WHERE NOT correct")["image_id"].to_pylist())
     assert worst.images
     assert set(worst.images) <= wrong
     assert discovery.remark is not None

@@ -97,7 +97,7 @@ def test_two_embedders_live_side_by_side(embedded, images: list[Path]) -> None:
     assert (clip.dim, clip.embeds_text, clip.weights) == (512, True, "open_clip_model.safetensors")
     assert (colour.dim, colour.embeds_text) == (3, False)
     assert clip.licence == "not known: weights from a file"
-    rows = lk.sql("SELECT count(emb_clip_vit_b_32) AS a, count(emb_mean_colour) AS b FROM predictions").to_pylist()
+    rows = lk.sql("SELECT count(emb_clip_vit_b_32) AS a, count(emb_mean_colour) AS b FROM samples").to_pylist()
     assert rows == [{"a": 6, "b": 6}]
     colours = search(lk, image=images[0], embedder="mean-colour", model=MeanColour())
     assert colours["source"][0].as_py() == str(images[0])

@@ -112,7 +112,7 @@ def test_other_weights_under_the_same_name_are_refused(
     second = lk.register_embedder("resnet18@tuned")
     assert second.column == "emb_resnet18_tuned"
     backfill(lk, second, for_lake(lk, second, file=resnets[1], engine="torch"), file=resnets[1], workers=1)
-    one, other = (np.stack(lk.scan("predictions", [e.column])[e.column].to_pylist()) for e in lk.embedders())
+    one, other = (np.stack(lk.scan("samples", [e.column])[e.column].to_pylist()) for e in lk.embedders())
     assert not np.allclose(one, other)
 
 

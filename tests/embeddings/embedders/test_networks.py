@@ -63,7 +63,7 @@ def publishers(network: Any, transform: Callable[[Image.Image], Any], images: li
 
 
 def stored(lk: OpenLake, column: str, images: list[Path]) -> np.ndarray:
-    rows = lk.scan("predictions", ["image_id", column]).to_pylist()
+    rows = lk.scan("samples", ["image_id", column]).to_pylist()
     vectors = {row["image_id"]: row[column] for row in rows}
     return np.array([vectors[ids.image_id(path.read_bytes())] for path in images], np.float32)
 
@@ -104,9 +104,7 @@ def test_a_resnet_is_torchvisions(
     rows = search(lk, image=images[2], model=model, k=3)
     assert rows["source"][0].as_py() == str(images[2])
     assert rows["similarity"][0].as_py() == pytest.approx(1, abs=1e-4)
-    assert lk.sql(f"SELECT count(*) AS n FROM predictions WHERE len({column}) = {model.spec.dim}")["n"].to_pylist() == [
-        8
-    ]
+    assert lk.sql(f"SELECT count(*) AS n FROM samples WHERE len({column}) = {model.spec.dim}")["n"].to_pylist() == [8]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.soak) for name in ("resnet34", "resnet50")])

@@ -62,10 +62,10 @@ def test_near_gives_the_results_of_search(crowd: OpenLake, call: str, parameters
 
 def test_it_joins_filters_and_groups_like_any_table(crowd: OpenLake) -> None:
     text = f"""
-        SELECT camera, count(*) AS n FROM near('{A}', k := 20) n JOIN predictions p USING (image_id)
+        SELECT camera, count(*) AS n FROM near('{A}', k := 20) n JOIN samples p USING (image_id)
         WHERE p.confidence < 0.3 AND n.similarity > -0.5 GROUP BY camera ORDER BY camera"""
     close = {name for name, similarity in searched(crowd, ids=[A], k=20) if similarity > -0.5}
-    rows = crowd.sql("SELECT image_id, camera FROM predictions WHERE confidence < 0.3").to_pylist()
+    rows = crowd.sql("SELECT image_id, camera FROM samples WHERE confidence < 0.3").to_pylist()
     cameras = [row["camera"] for row in rows if row["image_id"] in close]
     assert near.query(crowd, text).to_pylist() == [{"camera": c, "n": cameras.count(c)} for c in sorted({*cameras})]
 
@@ -78,10 +78,10 @@ def test_two_calls_do_not_mix(crowd: OpenLake) -> None:
 
 
 def test_a_query_without_it_searches_nothing(crowd: OpenLake) -> None:
-    nothing = near.extras(crowd, "SELECT 'near' AS near FROM predictions LIMIT 1")
+    nothing = near.extras(crowd, "SELECT 'near' AS near FROM samples LIMIT 1")
     assert nothing["tables"][near.TABLE].num_rows == 0
-    assert near.extras(crowd, "SELECT * FROM predictions") == {}
-    assert near.query(crowd, "SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [IMAGES]
+    assert near.extras(crowd, "SELECT * FROM samples") == {}
+    assert near.query(crowd, "SELECT count(*) AS n FROM samples")["n"].to_pylist() == [IMAGES]
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_a_search_keeps_to_its_filter_or_node(hay: tuple[OpenLake, set[str]]) ->
 
 def test_a_prediction_id_names_its_image(hay: tuple[OpenLake, set[str]]) -> None:
     lk, kind = hay
-    rows = lk.look_up("predictions", ["prediction_id"], "image_id", [min(kind)])
+    rows = lk.look_up("samples", ["prediction_id"], "image_id", [min(kind)])
     search = saved_searches.start(lk, examples=[str(rows["prediction_id"][0])])
     assert search.positives() == [min(kind)]
 
@@ -169,7 +169,7 @@ def test_new_images_are_included_when_the_search_is_resumed(hay: tuple[OpenLake,
     search = saved_searches.start(lk, examples=[min(kind)])
     turn(search, kind)
     add(lk, [{"image_id": image(COUNT + 5), "label": "odd"}])
-    like = lk.look_up("predictions", ["emb_random"], "image_id", [min(kind)])["emb_random"][0].as_py()
+    like = lk.look_up("samples", ["emb_random"], "image_id", [min(kind)])["emb_random"][0].as_py()
     store_vectors(lk, "emb_random", {image(COUNT + 5): np.asarray(like, np.float32)})
     assert image(COUNT + 5) in saved_searches.resume(lk, search.id).page()
 

@@ -60,7 +60,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenLake, dict[str,
 def brute_force(
     lk: OpenLake, known: dict[str, np.ndarray], query: np.ndarray, k: int, where: str | None
 ) -> list[tuple[str, float]]:
-    passing = lk.sql(f"SELECT DISTINCT image_id FROM predictions WHERE {where or 'true'}")["image_id"].to_pylist()
+    passing = lk.sql(f"SELECT DISTINCT image_id FROM samples WHERE {where or 'true'}")["image_id"].to_pylist()
     names = [name for name in passing if name in known]
     cosines = {name: float(known[name] @ query / np.linalg.norm(query)) for name in names}
     return sorted(cosines.items(), key=lambda pair: -pair[1])[:k]

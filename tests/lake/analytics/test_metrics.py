@@ -61,7 +61,7 @@ def judged(make_lake: MakeLake) -> OpenLake:
 
 
 def _counts(breakdown: metrics.Breakdown) -> dict[tuple[str | None, ...], tuple[int, int, int]]:
-    return {cell.values: (cell.answers, cell.known, cell.right) for cell in breakdown.cells}
+    return {cell.values: (cell.predictions, cell.known, cell.right) for cell in breakdown.cells}
 
 
 def test_metrics_by_one_column_and_by_two(judged: OpenLake) -> None:
@@ -90,15 +90,18 @@ def test_the_filter_of_a_cell_selects_its_predictions(judged: OpenLake, name: st
         predicate = breakdown.predicate(cell)
         assert predicate is not None
         inside = metrics.by(judged, [], metrics.scope(judged, predicate)).whole
-        assert (inside.answers, inside.known, inside.right) == (cell.answers, cell.known, cell.right), (name, cell)
+        assert (inside.predictions, inside.known, inside.right) == (cell.predictions, cell.known, cell.right), (
+            name,
+            cell,
+        )
     if name != "box_size":
-        assert sum(cell.answers for cell in breakdown.cells) == 13
+        assert sum(cell.predictions for cell in breakdown.cells) == 13
 
 
 def test_numbers_are_binned_by_equal_counts_inside_the_scope(judged: OpenLake) -> None:
     add(judged, [{"image_id": image(f"n{number}"), "level": 1_000 + number} for number in range(100)])
     breakdown = metrics.by(judged, ["level"], "level >= 1000")
-    assert [cell.answers for cell in breakdown.cells] == [20] * 5
+    assert [cell.predictions for cell in breakdown.cells] == [20] * 5
     assert [cell.values[0] for cell in breakdown.cells][:2] == ["up to 1019", "1019 to 1039"]
     assert breakdown.predicate(breakdown.cells[0]) == "(TRY_CAST(level AS DOUBLE) <= 1019)"
 
@@ -109,7 +112,7 @@ def test_a_label_decides_before_a_verdict_and_the_latest_verdict_counts(lk: Open
     add_verdicts(lk, (labelled, "customer", "incorrect", 0), (complained, "customer", "incorrect", 0))
     add_verdicts(lk, (unsure, "customer", "correct", 0), (unsure, "customer", "unsure", 1))
     add_verdicts(lk, (twice, "customer", "incorrect", 0), (twice, "reviewer", "correct", 1))
-    rows = lk.sql("SELECT prediction_id, correct, judged_by FROM answers_judged").to_pylist()
+    rows = lk.sql("SELECT prediction_id, correct, judged_by FROM predictions_reviewed").to_pylist()
     assert {row["prediction_id"]: (row["correct"], row["judged_by"]) for row in rows} == {
         labelled: (True, "label"),
         complained: (False, "verdict"),
@@ -150,7 +153,7 @@ def test_two_models_on_the_same_images(judged: OpenLake) -> None:
 
 def test_metrics_by_day_and_the_list_of_models(judged: OpenLake) -> None:
     days = metrics.days(judged)
-    assert [(day.day.isoformat(), day.answers, day.known, day.right) for day in days][:2] == [
+    assert [(day.day.isoformat(), day.predictions, day.known, day.right) for day in days][:2] == [
         ("2026-09-07", 2, 2, 2),
         ("2026-09-08", 2, 2, 1),
     ]
@@ -160,7 +163,7 @@ def test_metrics_by_day_and_the_list_of_models(judged: OpenLake) -> None:
 def test_scope_is_a_filter_a_slice_and_models(judged: OpenLake) -> None:
     slices.create(judged, "some", ids=[image(0), image(1)])
     combined = metrics.scope(judged, "line = 'x' -- only", "some", ["m 1"])
-    assert metrics.by(judged, [], combined).whole.answers == 2
+    assert metrics.by(judged, [], combined).whole.predictions == 2
     assert metrics.scope(judged) is None
     assert _counts(metrics.by(judged, ["slice"])) == {("some",): (4, 4, 3)}
     assert _counts(metrics.by(judged, ["slice:some"])) == {("in some",): (4, 4, 3), ("not in it",): (8, 4, 3)}
@@ -201,4 +204,4 @@ def test_a_prediction_counts_in_every_size_it_has(lk: OpenLake) -> None:
     assert {cell.values for cell in breakdown.cells} == {
         (m, b) for m in ("medium", "large") for b in ("small", "medium")
     }
-    assert breakdown.whole.answers == 3
+    assert breakdown.whole.predictions == 3

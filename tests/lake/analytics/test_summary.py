@@ -32,16 +32,16 @@ def filled(make_lake: MakeLake, tmp_path: Path) -> OpenLake:
 def test_status_counts_everything(make_lake: MakeLake, tmp_path: Path) -> None:
     lk = filled(make_lake, tmp_path)
     status = summary.status(lk)
-    assert {k: status[k] for k in ("lake", "images", "predictions", "answers", "labels", "slices", "columns")} == {
-        "lake": lk.uri, "images": 4, "predictions": 6, "answers": 3, "labels": 3, "slices": 1,
+    assert {k: status[k] for k in ("lake", "images", "samples", "predictions", "labels", "slices", "columns")} == {
+        "lake": lk.uri, "images": 4, "samples": 6, "predictions": 3, "labels": 3, "slices": 1,
         "columns": {"n": "int64"},
     }  # fmt: skip
     first, second = status["models"]
     may = [dt.datetime(2024, 5, day, tzinfo=dt.UTC) for day in (1, 2, 3)]
-    assert (first["model"], first["answers"], first["first"], first["last"]) == ("a", 2, may[0], may[2])
-    assert (second["model"], second["answers"], second["first"], second["last"]) == ("b", 1, may[1], may[1])
+    assert (first["model"], first["predictions"], first["first"], first["last"]) == ("a", 2, may[0], may[2])
+    assert (second["model"], second["predictions"], second["first"], second["last"]) == ("b", 1, may[1], may[1])
     assert status["tables"]["slice_members"]["rows"] == 4
-    assert status["tables"]["predictions"]["version"] == lk.version("predictions")
+    assert status["tables"]["samples"]["version"] == lk.version("samples")
 
 
 def test_an_image_counts_once_for_an_embedder(make_lake: MakeLake, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_an_image_counts_once_for_an_embedder(make_lake: MakeLake, tmp_path: Pat
 
 def test_an_empty_lake_has_numbers_too(lk: OpenLake) -> None:
     status = summary.status(lk)
-    assert (status["images"], status["answers"], status["models"], status["embedders"]) == (0, 0, [], [])
+    assert (status["images"], status["predictions"], status["models"], status["embedders"]) == (0, 0, [], [])
 
 
 def test_predictions_of_models_that_are_not_listed_are_counted(lk: OpenLake) -> None:
@@ -60,4 +60,4 @@ def test_predictions_of_models_that_are_not_listed_are_counted(lk: OpenLake) -> 
 
     add(lk, [{"model": f"m{i}"} for i in range(130)])
     status = summary.status(lk)
-    assert (status["answers"], len(status["models"])) == (130, 100)
+    assert (status["predictions"], len(status["models"])) == (130, 100)

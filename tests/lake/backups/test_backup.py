@@ -71,8 +71,8 @@ def test_a_restored_lake_is_the_same_lake(source: OpenLake, tmp_path: Path, name
     assert stock.contents(again, "audit") == stock.contents(source, "audit")
     assert (Path(again.uri) / "weights/net.safetensors").read_bytes() == b"weights"
     assert not (Path(again.uri) / "queries").exists()
-    assert {v: report.versions[v] for v in ("images", "predictions")} == {
-        v: again.version(v) for v in ("images", "predictions")
+    assert {v: report.versions[v] for v in ("images", "samples")} == {
+        v: again.version(v) for v in ("images", "samples")
     }
     assert [p.name for p in tmp_path.glob("**/*.part")] == []
 
@@ -110,7 +110,7 @@ def test_a_backup_during_ingest_has_everything_acknowledged_before(make_lake: Ma
         spool.close()
     assert restore.restore(tmp_path / "copy1.tar", str(tmp_path / "new")).waiting == 0
     new = lake.open(str(tmp_path / "new"))
-    names = new.scan("predictions", ["image_id"])["image_id"].to_pylist()
+    names = new.scan("samples", ["image_id"])["image_id"].to_pylist()
     assert len(names) == len(set(names))
     assert set(before) <= set(names) <= set(acked)
     stored = {i.image_id for i in new.images(names) if ids.image_id(i.data) == i.image_id}
@@ -132,8 +132,8 @@ def test_a_table_is_pinned_before_the_tables_it_refers_to() -> None:
         "clusters": ["cluster_members"],
         "marks": ["searches"],
         "maps": ["map_points"],
-        "reviews": ["predictions"],
-        "predictions": ["images", "thumbnails"],
+        "reviews": ["samples"],
+        "samples": ["images", "thumbnails"],
     }
     order = backup.pinned_order()
     assert sorted(order) == sorted(schema.TABLES)
@@ -180,14 +180,14 @@ def test_an_event_whose_file_was_drained_meanwhile_is_in_the_tables(lk: OpenLake
 
 
 def test_tagged_versions_are_in_the_backup(source: OpenLake, tmp_path: Path) -> None:
-    source.dataset("predictions").tags.create("training", 3)
-    rows = source.dataset("predictions", 3).count_rows()
+    source.dataset("samples").tags.create("training", 3)
+    rows = source.dataset("samples", 3).count_rows()
     maintenance.maintain(source)
     backup.backup(source, tmp_path / "copy.tar")
     restore.restore(tmp_path / "copy.tar", str(tmp_path / "new"))
     new = lake.open(str(tmp_path / "new"))
-    assert new.tags("predictions") == {"training": 3}
-    assert new.dataset("predictions", 3).count_rows() == rows
+    assert new.tags("samples") == {"training": 3}
+    assert new.dataset("samples", 3).count_rows() == rows
     assert stock.contents(new, "audit") == stock.contents(source, "audit")
 
 

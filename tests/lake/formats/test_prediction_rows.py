@@ -204,8 +204,8 @@ def test_any_row_is_storable_or_refused(given_row: dict[str, Any]) -> None:
         row = prediction_rows.read_row({"image": "a.png", **given_row}, PROMOTED, no_file)
     except BadInput:
         return
-    core = {name: getattr(row, name) for name in schema.PREDICTIONS.arrow().names if hasattr(row, name)}
-    fields = {f.name: f for f in schema.PREDICTIONS.arrow()} | {k: pa.field(k, v) for k, v in PROMOTED.items()}
+    core = {name: getattr(row, name) for name in schema.SAMPLES.arrow().names if hasattr(row, name)}
+    fields = {f.name: f for f in schema.SAMPLES.arrow()} | {k: pa.field(k, v) for k, v in PROMOTED.items()}
     for name, value in {**core, "metadata": None, **row.promoted}.items():
         pa.array([value], fields[name].type)
     pa.array([*map(str, row.metadata)], pa.string())

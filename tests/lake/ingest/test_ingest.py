@@ -39,9 +39,9 @@ def counts(report: ingest.IngestReport) -> tuple[int, int, int, int, int, int]:
 def content(lk: OpenLake) -> dict[str, list[str]]:
     """Everything the lake holds but moments, in an order of its own."""
     rows_by_table = {}
-    for name in ("images", "thumbnails", "predictions", "labels"):
+    for name in ("images", "thumbnails", "samples", "labels"):
         columns = [f.name for f in lk.dataset(name).schema if f.name not in {"data", "timestamp", *MOMENTS} or
-                   (f.name == "timestamp" and name == "predictions")]  # fmt: skip
+                   (f.name == "timestamp" and name == "samples")]  # fmt: skip
         rows_by_table[name] = sorted(map(repr, lk.scan(name, columns).to_pylist()))
     return rows_by_table
 
@@ -58,7 +58,7 @@ def log(root: Path, name: str, *rows: dict[str, Any]) -> Path:
 def test_a_folder_gives_one_findable_row_an_image(lk: OpenLake, tmp_path: Path) -> None:
     paths = pictures.folder(tmp_path / "in", 3)
     assert counts(run(lk, tmp_path / "in")) == (3, 0, 3, 0, 0, 0)
-    rows = lk.sql("SELECT * FROM predictions ORDER BY source").to_pylist()
+    rows = lk.sql("SELECT * FROM samples ORDER BY source").to_pylist()
     for row, path in zip(rows, paths, strict=True):
         image = ids.image_id(path.read_bytes())
         assert (row["image_id"], row["source"]) == (image, str(path))
@@ -78,7 +78,7 @@ def test_an_imagefolder_gives_labels_and_no_predictions(lk: OpenLake, tmp_path: 
     assert [tuple(row.values()) for row in rows] == [
         ("cat", "classification", "import", 2), ("dog", "classification", "import", 1),
     ]  # fmt: skip
-    assert lk.sql("SELECT count(*) AS n FROM answers")["n"].to_pylist() == [0]
+    assert lk.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [0]
 
 
 def test_ingesting_again_adds_nothing(lk: OpenLake, tmp_path: Path) -> None:
@@ -117,7 +117,8 @@ def test_a_log_gives_the_same_rows_in_every_format(make_lake: MakeLake, tmp_path
     assert report.rejected == []
     assert counts(report) == (2, 0, 2, 0, 0, 0)
     cat, dog = lk.sql(
-        "SELECT * EXCLUDE (ingested_at, prediction_id, image_id, image_status, image_share) FROM answers ORDER BY label"
+        "SELECT * EXCLUDE (ingested_at, prediction_id, image_id, image_status, image_share)"
+        " FROM predictions ORDER BY label"
     ).to_pylist()
     noon = dt.datetime(2024, 5, 6, 12, tzinfo=dt.UTC)
     assert cat == {
@@ -173,7 +174,7 @@ def test_an_image_with_three_predictions_is_one_image(lk: OpenLake, tmp_path: Pa
         *({"image": n, "model": m} for n, m in [("000.png", "a"), ("000.png", "b"), ("copy.png", "c")]),
     )
     assert counts(run(lk, path)) == (1, 2, 3, 0, 0, 0)
-    assert [lk.dataset(n).count_rows() for n in ("images", "thumbnails", "predictions")] == [1, 1, 3]
+    assert [lk.dataset(n).count_rows() for n in ("images", "thumbnails", "samples")] == [1, 1, 3]
     assert counts(run(lk, path)) == (0, 3, 0, 3, 0, 0)
 
 
@@ -181,7 +182,7 @@ def test_a_callers_uuid_is_the_predictions_id(lk: OpenLake, tmp_path: Path) -> N
     pictures.folder(tmp_path, 1)
     own = "7099C41C-4EDA-5A1B-B05E-EADDB9B56CBB"
     run(lk, log(tmp_path, "log.jsonl", {"image": "000.png", "label": "a", "prediction_id": own}))
-    assert lk.sql("SELECT prediction_id FROM answers")["prediction_id"].to_pylist() == [own.lower()]
+    assert lk.sql("SELECT prediction_id FROM predictions")["prediction_id"].to_pylist() == [own.lower()]
 
 
 def test_another_prediction_under_a_known_id_is_rejected_with_a_message(lk: OpenLake, tmp_path: Path) -> None:
@@ -309,5 +310,5 @@ def test_the_tables_keep_their_schema(make_lake: MakeLake, tmp_path: Path) -> No
     pictures.folder(tmp_path, 1)
     run(lk, tmp_path)
     for name, table in schema.TABLES.items():
-        extra = ["n"] if name == "predictions" else []
+        extra = ["n"] if name == "samples" else []
         assert lk.dataset(name).schema.names == [c.name for c in table.columns] + extra

@@ -86,14 +86,14 @@ def test_after_ctrl_c_a_second_run_completes_the_lake(
     process = stop(lk, images, 9, signal.SIGINT)
     assert process.returncode != 0
     half = open_lake.open(lk.uri)
-    count = half.dataset("predictions").count_rows()
+    count = half.dataset("samples").count_rows()
     assert 0 < count < IMAGES
     report = ingest.ingest(half, images, workers=1)
     assert report.predictions_new == IMAGES - count
     assert content(half) == undisturbed
 
 
-@pytest.mark.parametrize("table", ["images", "labels", "predictions"])
+@pytest.mark.parametrize("table", ["images", "labels", "samples"])
 def test_an_interrupted_ingest_is_completed_by_the_next(
     lk: OpenLake, images: Path, undisturbed: dict[str, list[str]], monkeypatch, table: str
 ) -> None:

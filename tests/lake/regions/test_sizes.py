@@ -71,7 +71,7 @@ def test_precision_and_recall_by_size(lk: OpenLake) -> None:
         ],
     )
     small, medium, large = detection.boxes(lk)
-    assert (small.boxes, small.answers, small.confidence) == (3, 3, pytest.approx(2.5 / 3))
+    assert (small.boxes, small.predictions, small.confidence) == (3, 3, pytest.approx(2.5 / 3))
     assert (small.precision.value, small.precision.n, small.recall.value) == (0.5, 2, 1.0)
     assert (medium.boxes, medium.precision.value, medium.recall.value, medium.recall.n) == (1, 0.0, 0.0, 1)
     assert (large.boxes, large.confidence, large.precision.n, large.recall.value) == (0, None, 0, 0.0)

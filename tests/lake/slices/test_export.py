@@ -62,7 +62,7 @@ def filled(lk: OpenLake, tmp_path: Path) -> tuple[OpenLake, list[str]]:
         | {"boxes": [annotation.box("cat", (1, 1, 2, 2), 0.25)], "metadata": '{"camera": 3}'}
         for n in names[:2]
     ]
-    lk.insert("predictions", pa.Table.from_pylist(answers, schema=schema.PREDICTIONS.arrow()))
+    lk.insert("samples", pa.Table.from_pylist(answers, schema=schema.SAMPLES.arrow()))
     slices.create(lk, "s", where="true")
     return lk, names
 

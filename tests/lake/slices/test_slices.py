@@ -30,12 +30,12 @@ def members(lk: OpenLake, slice_: slices.Slice) -> list[str]:
 def test_a_slice_by_filter(answered: OpenLake) -> None:
     slice_ = slices.create(answered, "cats", where="label = 'cat'")
     assert (slice_.id, slice_.kind, slice_.definition, slice_.size) == ("cats@1", "where", "label = 'cat'", 2)
-    assert slice_.predictions_version == answered.version("predictions")
+    assert slice_.predictions_version == answered.version("samples")
     assert members(answered, slice_) == sorted([image(0), image(1)])
 
 
 def test_a_slice_by_ids_of_images_and_predictions(answered: OpenLake) -> None:
-    prediction = answered.sql("SELECT prediction_id FROM answers WHERE label = 'dog'")["prediction_id"][0].as_py()
+    prediction = answered.sql("SELECT prediction_id FROM predictions WHERE label = 'dog'")["prediction_id"][0].as_py()
     slice_ = slices.create(answered, "mine", ids=[image(0), prediction.upper(), image(0)])
     assert members(answered, slice_) == sorted([image(0), image(2)])
     assert slice_.definition == "2 ids"

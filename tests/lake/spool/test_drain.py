@@ -41,7 +41,7 @@ def test_everything_that_waits_comes_into_the_lake(lk: OpenLake, spool: Spool) -
     assert report is not None
     assert (report.events, report.images, report.predictions, report.reviews) == (4, 3, 3, 1)
     assert spool.depth().events == 0
-    [row] = rows(lk, f"SELECT * FROM answers WHERE prediction_id = '{name(1)}'")
+    [row] = rows(lk, f"SELECT * FROM predictions WHERE prediction_id = '{name(1)}'")
     assert (row["label"], row["confidence"], row["metadata"], row["source"]) == (
         "cat",
         0.75,
@@ -63,7 +63,7 @@ def test_a_prediction_without_a_time_gets_that_of_its_arrival(lk: OpenLake, spoo
     before = now()
     spool.put([prediction(1)])
     drain(lk, spool)
-    [row] = rows(lk, "SELECT timestamp FROM answers")
+    [row] = rows(lk, "SELECT timestamp FROM predictions")
     assert before <= row["timestamp"] <= now()
 
 
@@ -93,7 +93,7 @@ def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk
     spool.forget = forget  # type: ignore[method-assign]
     before = {
         t: rows(lk, f"SELECT * EXCLUDE (ingested_at) FROM {t} ORDER BY ALL")
-        for t in ("predictions", "reviews", "images")
+        for t in ("samples", "reviews", "images")
     }
     report = drain(lk, spool)
     assert report is not None
@@ -109,7 +109,7 @@ def test_an_image_that_does_not_decode_keeps_its_prediction_and_the_reason(lk: O
     assert report is not None
     assert sum(report.unreadable.values()) == 1
     status = {
-        r["prediction_id"]: r["image_status"] for r in rows(lk, "SELECT prediction_id, image_status FROM answers")
+        r["prediction_id"]: r["image_status"] for r in rows(lk, "SELECT prediction_id, image_status FROM predictions")
     }
     assert status[name(2)] is None
     assert "truncated" in status[name(1)]
@@ -119,7 +119,7 @@ def test_an_image_that_does_not_decode_keeps_its_prediction_and_the_reason(lk: O
     assert stored.data == BROKEN
     spool.put([prediction(3, image_id=ids.image_id(BROKEN)), prediction(4, data=BROKEN)])  # asked about again
     drain(lk, spool)
-    assert rows(lk, "SELECT count(DISTINCT image_status) AS n, count(image_status) AS all FROM answers") == [
+    assert rows(lk, "SELECT count(DISTINCT image_status) AS n, count(image_status) AS all FROM predictions") == [
         {"n": 1, "all": 3}
     ]
 
@@ -130,7 +130,7 @@ def test_bytes_damaged_in_the_spool_lose_the_image_not_the_prediction(lk: OpenLa
     assert bytes_at is not None
     (spool.segments / bytes_at.segment).write_bytes(b"\0" * bytes_at.length)
     drain(lk, spool)
-    assert rows(lk, "SELECT image_status FROM answers") == [{"image_status": "its bytes were damaged in the spool"}]
+    assert rows(lk, "SELECT image_status FROM predictions") == [{"image_status": "its bytes were damaged in the spool"}]
     assert lk.image(prediction(1).image_id) is None
 
 
@@ -138,7 +138,7 @@ def test_an_uploaded_image_is_findable_until_its_prediction_is(lk: OpenLake, spo
     data = picture(1)
     spool.put([upload(data), upload(picture(2)), prediction(5, image_id=ids.image_id(data))])
     drain(lk, spool)
-    bare = rows(lk, "SELECT image_id FROM predictions WHERE model IS NULL")
+    bare = rows(lk, "SELECT image_id FROM samples WHERE model IS NULL")
     assert bare == [{"image_id": ids.image_id(picture(2))}]
 
 
@@ -157,8 +157,8 @@ def test_a_share_of_the_bytes_is_kept_and_always_those_of_unsure_or_reviewed_pre
     by_share = {e.image_id for e in sure if sampling.selects(e.image_id)}
     assert stored_ids & {e.image_id for e in sure} == by_share
     assert 2 <= len(by_share) <= 20
-    assert rows(lk, "SELECT DISTINCT image_share FROM answers") == [{"image_share": 0.25}]
-    left_out = rows(lk, "SELECT count(*) AS n FROM answers WHERE image_status = 'its bytes were not kept'")
+    assert rows(lk, "SELECT DISTINCT image_share FROM predictions") == [{"image_share": 0.25}]
+    left_out = rows(lk, "SELECT count(*) AS n FROM predictions WHERE image_status = 'its bytes were not kept'")
     assert left_out == [{"n": 40 - len(by_share)}]
     assert lk.dataset("thumbnails").count_rows() == 47  # those are kept of all
     [progress] = summary.embedding_progress(lk, [lk.register_embedder("any")])
@@ -178,7 +178,7 @@ def test_an_erased_image_is_not_stored_again(lk: OpenLake, spool: Spool) -> None
     lk.insert("forgotten", pa.Table.from_pylist([gone], schema=schema.FORGOTTEN.arrow()))
     spool.put([logged, upload(picture(1))])
     drain(lk, spool)
-    assert rows(lk, "SELECT image_status FROM predictions") == [{"image_status": "it was erased"}]
+    assert rows(lk, "SELECT image_status FROM samples") == [{"image_status": "it was erased"}]
     assert lk.dataset("images").count_rows() == lk.dataset("thumbnails").count_rows() == 0
 
 
@@ -203,7 +203,7 @@ def test_two_spools_feed_one_lake_and_each_id_comes_in_once(lk: OpenLake, tmp_pa
     report = drain(lk, second)
     assert report is not None
     assert (report.predictions, report.contradictions) == (1, 1)
-    assert rows(lk, "SELECT label, count(*) AS n FROM answers GROUP BY 1") == [{"label": "cat", "n": 3}]
+    assert rows(lk, "SELECT label, count(*) AS n FROM predictions GROUP BY 1") == [{"label": "cat", "n": 3}]
     first.close()
     second.close()
 
@@ -228,7 +228,7 @@ def test_scores_boxes_and_masks_arrive_as_a_log_would_bring_them(lk: OpenLake, s
         ]
     )
     drain(lk, spool)
-    predictions = rows(lk, "SELECT task, label, confidence, boxes, masks FROM answers ORDER BY prediction_id")
+    predictions = rows(lk, "SELECT task, label, confidence, boxes, masks FROM predictions ORDER BY prediction_id")
     assert [(r["task"], r["label"], r["confidence"]) for r in predictions] == [
         ("classification", "cat", 0.75), ("detection", "cat", 0.5), ("segmentation", "cat", 0.5),
     ]  # fmt: skip
@@ -241,4 +241,4 @@ def test_fields_without_a_column_become_metadata(lk: OpenLake, spool: Spool) -> 
     event = events.prediction(fields, {"camera": pa.int64()}, ids.image_id(picture(1)), picture(1), None)
     spool.put([event])
     drain(lk, spool)
-    assert rows(lk, "SELECT metadata FROM answers") == [{"metadata": '{"camera": 7, "site": "a"}'}]
+    assert rows(lk, "SELECT metadata FROM predictions") == [{"metadata": '{"camera": 7, "site": "a"}'}]

@@ -14,7 +14,7 @@ from lake.storage import schema
 
 IMAGE = "a" * 64
 ID = "5e1ab3c8-6f0e-5b7e-9c39-1a9c1f4f7a10"
-KINDS = {f.name: f.type for f in schema.PREDICTIONS.arrow()}
+KINDS = {f.name: f.type for f in schema.SAMPLES.arrow()}
 
 
 def prediction(**fields: Any) -> events.Event:

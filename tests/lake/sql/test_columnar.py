@@ -66,16 +66,16 @@ def test_the_copy_equals_the_table_after_any_change(tmp_path_factory: pytest.Tem
             stock.embed(lake, there[: number + 1])
         elif deed == "delete" and there:
             gone = there.pop(number % len(there))
-            lake.delete("predictions", f"prediction_id = '{stock.prediction_id(gone)}'")
+            lake.delete("samples", f"prediction_id = '{stock.prediction_id(gone)}'")
         elif deed == "compact":
-            lake.commit("predictions", lambda: lake.dataset("predictions").optimize.compact_files())
+            lake.commit("samples", lambda: lake.dataset("samples").optimize.compact_files())
         elif deed == "status" and there:  # rows written anew
-            row = lake.dataset("predictions").to_table(filter=f"prediction_id = '{stock.prediction_id(there[0])}'")
+            row = lake.dataset("samples").to_table(filter=f"prediction_id = '{stock.prediction_id(there[0])}'")
             row = row.set_column(row.column_names.index("image_status"), "image_status", pa.array([f"s{number}"]))
-            lake.update("predictions", row)
+            lake.update("samples", row)
         elif deed == "pin":
-            same(lake, "predictions", columnar.pin(lake, ["predictions"]))
-    names = ("predictions", "images", "thumbnails")
+            same(lake, "samples", columnar.pin(lake, ["samples"]))
+    names = ("samples", "images", "thumbnails")
     pinned = columnar.pin(lake, names)
     assert pinned.versions == {name: lake.version(name) for name in names}
     for name in names:
@@ -86,17 +86,17 @@ def test_only_new_rows_are_copied(make_lake: MakeLake) -> None:
     lake = make_lake(embedders=["x"])
     copied: list[int] = []
     stock.add(lake, range(100))
-    first = columnar.pin(lake, ["predictions"], progress=copied.append)
+    first = columnar.pin(lake, ["samples"], progress=copied.append)
     assert sum(copied) == 100
     stock.add(lake, range(100, 103))
-    second = columnar.pin(lake, ["predictions"], progress=copied.append)
+    second = columnar.pin(lake, ["samples"], progress=copied.append)
     assert sum(copied) == 103
-    assert set(first.files["predictions"]) < set(second.files["predictions"])
+    assert set(first.files["samples"]) < set(second.files["samples"])
     stock.bind(lake)  # a vector column: nothing narrow changes
     stock.embed(lake, range(103))
-    third = columnar.pin(lake, ["predictions"], progress=copied.append)
+    third = columnar.pin(lake, ["samples"], progress=copied.append)
     assert (sum(copied), third.files) == (103, second.files)
-    assert third.versions["predictions"] == lake.version("predictions") > second.versions["predictions"]
+    assert third.versions["samples"] == lake.version("samples") > second.versions["samples"]
 
 
 def test_many_commits_give_few_files(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,21 +105,21 @@ def test_many_commits_give_few_files(make_lake: MakeLake, monkeypatch: pytest.Mo
     copied: list[int] = []
     for n in range(24):
         stock.add(lake, [n])
-        parts = columnar.pin(lake, ["predictions"], progress=copied.append).files["predictions"]
+        parts = columnar.pin(lake, ["samples"], progress=copied.append).files["samples"]
         assert len(parts) <= 6
-    same(lake, "predictions", columnar.pin(lake, ["predictions"]))
+    same(lake, "samples", columnar.pin(lake, ["samples"]))
     assert sum(copied) == 24  # from Lance each row came once; merging reads the copy
-    left = {path.name for path in columnar.folder(lake).glob("predictions-*")}
+    left = {path.name for path in columnar.folder(lake).glob("samples-*")}
     assert len(left) <= 2 * 6  # the files of the last version stay for those about to open them
 
 
 def test_pinned_tables_can_be_read_after_the_next_pin(make_lake: MakeLake) -> None:
     lake = make_lake(embedders=["x"])
     stock.add(lake, range(5))
-    before = columnar.pin(lake, ["predictions"])
+    before = columnar.pin(lake, ["samples"])
     stock.add(lake, range(5, 9))
-    columnar.pin(lake, ["predictions"])
-    assert read(before, "SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [5]
+    columnar.pin(lake, ["samples"])
+    assert read(before, "SELECT count(*) AS n FROM samples")["n"].to_pylist() == [5]
 
 
 def test_maintenance_refreshes_the_copies_of_large_tables(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
@@ -129,8 +129,8 @@ def test_maintenance_refreshes_the_copies_of_large_tables(make_lake: MakeLake, m
         stock.add(lake, [n])
     maintenance.maintain(lake)
     there = {path.name for path in columnar.folder(lake).glob("*.json")}
-    assert there == {"predictions.json", "images.json", "thumbnails.json"}
-    assert columnar.pin(lake, ["predictions"], most_rows=0).versions == {"predictions": lake.version("predictions")}
+    assert there == {"samples.json", "images.json", "thumbnails.json"}
+    assert columnar.pin(lake, ["samples"], most_rows=0).versions == {"samples": lake.version("samples")}
 
 
 def test_the_copy_has_no_bytes_vectors_or_secrets(make_lake: MakeLake) -> None:
@@ -141,7 +141,7 @@ def test_the_copy_has_no_bytes_vectors_or_secrets(make_lake: MakeLake) -> None:
     pinned = columnar.pin(lake)
     assert {*pinned.versions} == {*schema.TABLES}
     columns = {name: read(pinned, f"SELECT * FROM {name}").column_names for name in pinned.files}
-    hidden = {"images": "data", "thumbnails": "jpeg", "keys": SECRET, "predictions": stock.COLUMN}
+    hidden = {"images": "data", "thumbnails": "jpeg", "keys": SECRET, "samples": stock.COLUMN}
     assert not [column for name, column in hidden.items() if column in columns[name]]
     with pytest.raises(Exception, match=SECRET):
         lake.sql(f"SELECT {SECRET} FROM keys")
@@ -153,14 +153,14 @@ def test_erased_images_are_erased_from_the_copy(make_lake: MakeLake) -> None:
     columnar.pin(lake)
     stock.add(lake, range(50, 53))
     pinned = columnar.pin(lake)
-    newest = pinned.files["predictions"][-1]
+    newest = pinned.files["samples"][-1]
     erased = names[7]
-    assert read(pinned, f"SELECT 1 FROM predictions WHERE image_id = '{erased}'").num_rows
-    assert columnar.forget(lake, [erased]) >= 3  # of predictions, images and thumbnails
-    assert not pinned.files["predictions"][0].exists()
+    assert read(pinned, f"SELECT 1 FROM samples WHERE image_id = '{erased}'").num_rows
+    assert columnar.forget(lake, [erased]) >= 3  # of samples, images and thumbnails
+    assert not pinned.files["samples"][0].exists()
     assert newest.exists()
-    lake.delete("predictions", f"image_id = '{erased}'")
-    rows = read(columnar.pin(lake, ["predictions"]), "SELECT image_id FROM predictions")["image_id"].to_pylist()
+    lake.delete("samples", f"image_id = '{erased}'")
+    rows = read(columnar.pin(lake, ["samples"]), "SELECT image_id FROM samples")["image_id"].to_pylist()
     assert len(rows) == 52
     assert erased not in rows
 
@@ -169,8 +169,8 @@ def test_erased_images_are_erased_from_the_copy(make_lake: MakeLake) -> None:
 def test_a_damaged_copy_is_made_again(make_lake: MakeLake, harm: str) -> None:
     lake = make_lake(embedders=["x"])
     stock.add(lake, range(5))
-    [part] = columnar.pin(lake, ["predictions"]).files["predictions"]
-    manifest = part.with_name("predictions.json")
+    [part] = columnar.pin(lake, ["samples"]).files["samples"]
+    manifest = part.with_name("samples.json")
     if harm == "gone":
         part.unlink()
     elif harm == "manifest":
@@ -180,7 +180,7 @@ def test_a_damaged_copy_is_made_again(make_lake: MakeLake, harm: str) -> None:
     else:
         manifest.write_text(manifest.read_text().replace(duckdb.__version__, "1.0.0"))
     again = open_lake.open(lake.uri)
-    same(again, "predictions", columnar.pin(again, ["predictions"]))
+    same(again, "samples", columnar.pin(again, ["samples"]))
 
 
 def test_concurrent_readers_see_whole_versions(make_lake: MakeLake) -> None:
@@ -192,10 +192,8 @@ def test_concurrent_readers_see_whole_versions(make_lake: MakeLake) -> None:
         own = open_lake.open(lake.uri)
         last = 0
         for _ in range(12):
-            pinned = columnar.pin(own, ["predictions"])
-            rows = read(
-                pinned, "SELECT count(*) AS n, count(DISTINCT prediction_id) AS d FROM predictions"
-            ).to_pylist()[0]
+            pinned = columnar.pin(own, ["samples"])
+            rows = read(pinned, "SELECT count(*) AS n, count(DISTINCT prediction_id) AS d FROM samples").to_pylist()[0]
             if rows["n"] != rows["d"] or rows["n"] % 3 or rows["n"] < last:
                 wrong.append(rows)
             last = rows["n"]
@@ -215,17 +213,17 @@ def test_sql_gives_the_same_rows_from_the_copy_of_a_large_table(make_lake: MakeL
     lake = make_lake(embedders=["x"])
     stock.bind(lake)
     stock.add(lake, range(30))
-    text = "SELECT image_id, confidence, timestamp FROM answers ORDER BY prediction_id"
+    text = "SELECT image_id, confidence, timestamp FROM predictions ORDER BY prediction_id"
     rows = lake.sql(text)
-    assert (columnar.folder(lake) / "predictions.json").exists()
+    assert (columnar.folder(lake) / "samples.json").exists()
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10**9)
     assert open_lake.open(lake.uri).sql(text) == rows
     monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
     stock.add(lake, range(30, 31))
-    assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [31]
+    assert lake.sql("SELECT count(*) AS n FROM samples")["n"].to_pylist() == [31]
     # Vectors are no part of it, and are there when they are named.
-    assert stock.COLUMN not in lake.sql("SELECT * FROM predictions").column_names
-    assert stock.COLUMN in lake.sql(f"SELECT * FROM predictions WHERE {stock.COLUMN} IS NULL").column_names
+    assert stock.COLUMN not in lake.sql("SELECT * FROM samples").column_names
+    assert stock.COLUMN in lake.sql(f"SELECT * FROM samples WHERE {stock.COLUMN} IS NULL").column_names
 
 
 def test_a_query_does_not_copy_too_many_rows(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,12 +231,12 @@ def test_a_query_does_not_copy_too_many_rows(make_lake: MakeLake, monkeypatch: p
     monkeypatch.setattr(connections, "COPIED_AT_ONCE_ROWS", 20)
     lake = make_lake(embedders=["x"])
     stock.add(lake, range(30))
-    assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [30]
-    assert not (columnar.folder(lake) / "predictions.json").exists()
-    columnar.pin(lake, ["predictions"])
+    assert lake.sql("SELECT count(*) AS n FROM samples")["n"].to_pylist() == [30]
+    assert not (columnar.folder(lake) / "samples.json").exists()
+    columnar.pin(lake, ["samples"])
     stock.add(lake, range(30, 40))
-    assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [40]
-    assert "predictions" in columnar.pin(lake, ["predictions"], most_rows=0).versions
+    assert lake.sql("SELECT count(*) AS n FROM samples")["n"].to_pylist() == [40]
+    assert "samples" in columnar.pin(lake, ["samples"], most_rows=0).versions
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:  # fmt: skip  # noqa: E501
@@ -247,12 +245,12 @@ def test_a_folder_that_cannot_be_written_costs_only_time(make_lake: MakeLake, mo
     stock.add(lake, range(30))
     (Path(lake.uri) / columnar.FOLDER).write_text("in the way")
     with pytest.raises(OSError, match="exists"):
-        columnar.pin(lake, ["predictions"])
-    assert lake.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [30]
+        columnar.pin(lake, ["samples"])
+    assert lake.sql("SELECT count(*) AS n FROM samples")["n"].to_pylist() == [30]
 
 
 def test_the_files_have_absolute_paths(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(make_lake(embedders=["x"]).uri)
     monkeypatch.chdir(path.parent)
-    pinned = columnar.pin(open_lake.open(path.name), ["predictions"])
-    assert all(path.is_absolute() and path.exists() for path in pinned.files["predictions"])
+    pinned = columnar.pin(open_lake.open(path.name), ["samples"])
+    assert all(path.is_absolute() and path.exists() for path in pinned.files["samples"])

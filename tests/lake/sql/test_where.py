@@ -39,10 +39,10 @@ def lk(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:
 def passing(lk: OpenLake, text: str) -> tuple[set[str], set[str] | None]:
     """prediction_ids that pass in DuckDB; and in Lance, or None if Lance does not evaluate it."""
     checked = where.check(lk, text)
-    duck = lk.sql(f"SELECT prediction_id FROM predictions WHERE ({text}\n)")["prediction_id"].to_pylist()
+    duck = lk.sql(f"SELECT prediction_id FROM samples WHERE ({text}\n)")["prediction_id"].to_pylist()
     lance = None
     if checked.lance is not None:
-        lance = set(lk.scan("predictions", ["prediction_id"], checked.lance)["prediction_id"].to_pylist())
+        lance = set(lk.scan("samples", ["prediction_id"], checked.lance)["prediction_id"].to_pylist())
     return set(duck), lance
 
 
@@ -129,7 +129,7 @@ def test_a_filter_that_means_the_same_in_both_goes_to_lance(lk: OpenLake, filter
         "label IN ('a', NULL)",
         "label IS DISTINCT FROM 'a'",
         "n > 9223372036854775807000",
-        "predictions.n = 1",
+        "samples.n = 1",
         "image_id IN (SELECT image_id FROM labels_current)",
         "true",
         "len(scores) > 0",
@@ -140,8 +140,8 @@ def test_a_filter_that_means_the_same_in_both_goes_to_lance(lk: OpenLake, filter
 def test_every_other_filter_goes_to_duckdb(lk: OpenLake, filter: str) -> None:
     checked = where.check(lk, filter)
     assert checked.lance is None
-    rows = lk.scan("predictions", ["prediction_id"])
-    rows = lk.dataset("predictions").scanner(columns=["prediction_id"], with_row_id=True).to_table()
+    rows = lk.scan("samples", ["prediction_id"])
+    rows = lk.dataset("samples").scanner(columns=["prediction_id"], with_row_id=True).to_table()
     names = dict(zip(rows["_rowid"].to_pylist(), rows["prediction_id"].to_pylist(), strict=True))
     assert rows.num_rows == len(names)
     assert {names[i] for i in where.row_ids(lk, checked)} == passing(lk, filter)[0]
@@ -153,7 +153,7 @@ def test_every_other_filter_goes_to_duckdb(lk: OpenLake, filter: str) -> None:
         "",
         "n = 1; DROP VIEW answers",
         "n = 1;",
-        "n = 1) UNION SELECT prediction_id FROM predictions WHERE (true",
+        "n = 1) UNION SELECT prediction_id FROM samples WHERE (true",
         "n = 1) ORDER BY (n",
         "n = 1) GROUP BY prediction_id HAVING (true",
         "n = 1) QUALIFY (row_number() OVER () = 1",

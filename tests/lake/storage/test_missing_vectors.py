@@ -43,7 +43,7 @@ def answer(lk: OpenLake, *images: int, status: str | None = None) -> None:
         {"prediction_id": str(uuid.uuid4()), "image_id": IMAGES[i], "ingested_at": moment, "image_status": status}
         for i in images
     ]
-    lk.insert("predictions", pa.Table.from_pylist(rows, schema=schema.PREDICTIONS.arrow()))
+    lk.insert("samples", pa.Table.from_pylist(rows, schema=schema.SAMPLES.arrow()))
 
 
 def store(lk: OpenLake, *images: int) -> None:
@@ -57,12 +57,12 @@ def store(lk: OpenLake, *images: int) -> None:
 
 
 def vectors(lk: OpenLake, column: str, *images: int) -> None:
-    dim = lk.dataset("predictions").schema.field(column).type.list_size
+    dim = lk.dataset("samples").schema.field(column).type.list_size
     store_vectors(lk, column, {IMAGES[i]: np.random.default_rng(i).normal(size=dim).astype(np.float32) for i in images})
 
 
 def compact(lk: OpenLake) -> None:
-    lk.commit("predictions", lambda: lk.dataset("predictions").optimize.compact_files())
+    lk.commit("samples", lambda: lk.dataset("samples").optimize.compact_files())
 
 
 def facts(gaps: Gaps) -> list[tuple[str, int]]:
@@ -71,7 +71,7 @@ def facts(gaps: Gaps) -> list[tuple[str, int]]:
 
 def truth(lk: OpenLake, column: str) -> list[tuple[str, int]]:
     """(image, state) of each row without a vector, by reading everything."""
-    rows = lk.scan("predictions", ["image_id", "image_status", column]).to_pylist()
+    rows = lk.scan("samples", ["image_id", "image_status", column]).to_pylist()
     embedded = {row["image_id"] for row in rows if row[column] is not None}
     embedded |= set(lk.scan("images", ["image_id"])["image_id"].to_pylist())
     return sorted(
@@ -120,15 +120,15 @@ def test_it_finds_the_same_rows_as_a_plain_scan(
             case "other vectors":
                 vectors(lk, other, *images)
             case "delete":
-                lk.delete("predictions", named)
+                lk.delete("samples", named)
             case "drop bytes":
                 lk.delete("images", named)
             case "status":
-                lk.dataset("predictions").update({"image_status": "'it broke'"}, where=named)
+                lk.dataset("samples").update({"image_status": "'it broke'"}, where=named)
             case "compact":
                 compact(lk)
             case "index":
-                lk.index("predictions")
+                lk.index("samples")
         expected = truth(lk, column)
         assert facts(MissingVectors(lk, column).look()) == expected
         rows = facts(patient.look())
@@ -172,8 +172,8 @@ def test_a_column_that_is_created_again_under_its_name_is_empty(lk: OpenLake) ->
     vectors(lk, column, 0)
     missing = MissingVectors(lk, column)
     assert facts(missing.look()) == []
-    lk.dataset("predictions").drop_columns([column])
-    lk.add_column("predictions", pa.field(column, schema.vector_type(3)))
+    lk.dataset("samples").drop_columns([column])
+    lk.add_column("samples", pa.field(column, schema.vector_type(3)))
     assert len(missing.look().state) == 1
 
 

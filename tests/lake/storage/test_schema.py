@@ -53,7 +53,7 @@ def test_promoted_columns_are_typed_columns_of_predictions(make_lake: MakeLake) 
     utc = pa.timestamp("us", tz="UTC")
     expected = {"line": pa.string(), "shift": pa.int64(), "heat": pa.float64(), "night": pa.bool_(), "shot_at": utc}
     assert lk.promoted() == expected
-    assert lk.sql("SELECT line, shift, heat, night, shot_at FROM predictions").num_rows == 0
+    assert lk.sql("SELECT line, shift, heat, night, shot_at FROM samples").num_rows == 0
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a-b", "1st", "naïve", "x;y", "label", "prediction_id", "emb_mine"])

@@ -53,7 +53,7 @@ def _filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if table.name not in (
                 "images",
                 "thumbnails",
-                "predictions",
+                "samples",
                 "labels",
                 "slices",
                 "slice_members",
@@ -102,7 +102,7 @@ def test_a_torn_newest_commit_is_put_aside(filled: Path, name: str, damage: str)
 
 
 def test_several_torn_commits_of_several_tables(filled: Path) -> None:
-    for name in ("images", "predictions"):
+    for name in ("images", "samples"):
         for _, manifest in table_files.manifests(filled / f"{name}.lance")[:3]:
             manifest.write_bytes(b"")
     opened = lake.open(str(filled))
@@ -116,11 +116,11 @@ def test_a_column_that_the_torn_commit_brought_is_given_back(make_lake: MakeLake
     lk = make_lake(embedders=["x"])
     stock.add(lk, range(3))
     stock.bind(lk)
-    table_files.manifests(Path(lk.table_uri("predictions")))[0][1].write_bytes(b"")
+    table_files.manifests(Path(lk.table_uri("samples")))[0][1].write_bytes(b"")
     opened = lake.open(lk.uri)
-    assert opened.dataset("predictions").schema.field("emb_x").type == schema.vector_type(stock.DIM)
+    assert opened.dataset("samples").schema.field("emb_x").type == schema.vector_type(stock.DIM)
     stock.embed(opened, range(3))
-    assert opened.dataset("predictions").count_rows("emb_x is not null") == 3
+    assert opened.dataset("samples").count_rows("emb_x is not null") == 3
 
 
 def test_without_any_whole_version_it_reports_so_and_moves_nothing(filled: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_missing_lake_is_an_error_and_not_a_finding(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "check"),
     [
-        (lambda lk: lk.delete("images", f"image_id = '{stock.image_id(1)}'"), "answers"),
+        (lambda lk: lk.delete("images", f"image_id = '{stock.image_id(1)}'"), "predictions"),
         (lambda lk: lk.delete("thumbnails", f"image_id = '{stock.image_id(1)}'"), "thumbnails"),
         (lambda lk: lk.delete("slice_members", f"image_id = '{stock.image_id(1)}'"), "sets"),
         (lambda lk: stock.add(lk, [50], at=store.now() + dt.timedelta(days=1)), "clock"),
@@ -259,7 +259,7 @@ def test_differences_that_the_lake_explains_are_not_findings(sound: OpenLake) ->
     stock.add(sound, [30, 31])
     for number, change in ((30, {"image_status": "'its bytes were not kept'"}), (31, {"image_share": "0.1"})):
         image = stock.image_id(number)
-        sound.dataset("predictions").update(change, where=f"image_id = '{image}'")
+        sound.dataset("samples").update(change, where=f"image_id = '{image}'")
         sound.delete("images", f"image_id = '{image}'")
         sound.delete("thumbnails", f"image_id = '{image}'")
     assert doctor.examine(sound.uri).findings == []
@@ -311,7 +311,7 @@ def as_of_the_first_migration(root: Path) -> None:
     for name in NEW:
         shutil.rmtree(root / f"{name}.lance")
     old = OpenLake(str(root))
-    old.dataset("predictions").drop_columns(["image_status", "image_share"])
+    old.dataset("samples").drop_columns(["image_status", "image_share"])
     old.delete("migrations", "number > 1")
 
 
@@ -329,7 +329,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_old_lake_gets_what_it_lacks(old: Path, tmp_path: Path) -> None:
     opened = lake.open(str(shutil.copytree(old, tmp_path / "lake")))
     assert migrations.applied(opened) == [number for number, _, _ in migrations.STEPS]
-    assert {"image_status", "image_share"} <= set(opened.dataset("predictions").schema.names)
+    assert {"image_status", "image_share"} <= set(opened.dataset("samples").schema.names)
     assert doctor.examine(opened.uri, full=True).findings == []
 
 
@@ -352,7 +352,7 @@ def opening_process(root: Path) -> subprocess.Popen[bytes]:
 def kills(old: Path, tmp_path: Path, count: int, seed: int) -> int:
     """Opens copies of an old lake in processes that are killed at any moment; returns how many died half way."""
     rng = random.Random(seed)
-    rows = {n: OpenLake(str(old)).dataset(n).count_rows() for n in ("images", "predictions", "thumbnails")}
+    rows = {n: OpenLake(str(old)).dataset(n).count_rows() for n in ("images", "samples", "thumbnails")}
     half_way = 0
     for number in range(count):
         root = Path(shutil.copytree(old, tmp_path / str(number)))
@@ -368,7 +368,7 @@ def kills(old: Path, tmp_path: Path, count: int, seed: int) -> int:
         assert migrations.applied(opened) == [number for number, _, _ in migrations.STEPS]
         assert opened.notices == []
         assert {n: opened.dataset(n).count_rows() for n in rows} == rows
-        assert {"image_status", "image_share"} <= set(opened.dataset("predictions").schema.names)
+        assert {"image_status", "image_share"} <= set(opened.dataset("samples").schema.names)
         for table in schema.TABLES.values():
             assert len(opened.dataset(table.name).describe_indices()) == len(table.indexed)
         shutil.rmtree(root)

@@ -101,7 +101,7 @@ def test_no_file_contains_any_part_of_the_erased_image(full: OpenLake, number: i
     report = erasure.forget(full, [stock.image_id(number, size)], reason="asked for")
     assert {name: holding(root, data) for name, data in parts.items()} == {name: set() for name in parts}
     assert report.complete
-    assert (report.rows["images"], report.rows["thumbnails"], report.rows["predictions"]) == (1, 1, 1)
+    assert (report.rows["images"], report.rows["thumbnails"], report.rows["samples"]) == (1, 1, 1)
 
 
 def test_comments_labels_and_memberships_go_too(full: OpenLake) -> None:

@@ -47,7 +47,7 @@ def test_every_row_is_what_it_was(tiny: OpenLake) -> None:
     before = stock.contents(tiny)
     report = maintenance.maintain(tiny, older_than=NOW)
     assert stock.contents(tiny) == stock.contents(lake.open(tiny.uri)) == before
-    for name in ("images", "thumbnails", "predictions"):
+    for name in ("images", "thumbnails", "samples"):
         table = report.tables[name]
         assert (table.fragments_before, table.versions_removed > 40) == (40, True)
         assert table.fragments_after <= 2
@@ -62,7 +62,7 @@ def test_searches_and_sql_return_the_same_rows(tiny: OpenLake) -> None:
 
     def answers() -> object:
         rows = search(tiny, ids=[stock.image_id(3)], k=7, embedder="x").to_pylist()
-        counted = tiny.sql("SELECT label, count(*), max(confidence) FROM answers GROUP BY 1 ORDER BY 1").to_pylist()
+        counted = tiny.sql("SELECT label, count(*), max(confidence) FROM predictions GROUP BY 1 ORDER BY 1").to_pylist()
         return [(f["image_id"], round(f["similarity"], 5)) for f in rows], counted
 
     before = answers()
@@ -111,10 +111,10 @@ def test_rows_written_during_maintenance_are_not_lost(make_lake: MakeLake) -> No
     finally:
         over.set()
         thread.join()
-    for name in ("images", "thumbnails", "predictions"):
+    for name in ("images", "thumbnails", "samples"):
         assert sorted(lk.scan(name, ["image_id"])["image_id"].to_pylist()) == sorted(written)
     assert len(list(lk.images(written))) == len(written) > 4
-    vectors = {r["image_id"]: r["emb_x"] for r in lk.scan("predictions", ["image_id", "emb_x"]).to_pylist()}
+    vectors = {r["image_id"]: r["emb_x"] for r in lk.scan("samples", ["image_id", "emb_x"]).to_pylist()}
     for number, image in enumerate(written):
         assert vectors[image] == stock.vector(number).tolist()
 
@@ -132,13 +132,13 @@ def test_a_step_ends_when_its_time_is_up(tiny: OpenLake) -> None:
 
 
 def test_tagged_versions_stay_and_are_named(tiny: OpenLake) -> None:
-    version = tiny.version("predictions")
-    rows = tiny.dataset("predictions").count_rows()
-    tiny.dataset("predictions").tags.create("training", version)
+    version = tiny.version("samples")
+    rows = tiny.dataset("samples").count_rows()
+    tiny.dataset("samples").tags.create("training", version)
     stock.add(tiny, [900])
     report = maintenance.maintain(tiny, older_than=NOW)
-    assert report.tagged == ["predictions@training"]
-    assert lance.dataset(tiny.table_uri("predictions"), version="training").count_rows() == rows
+    assert report.tagged == ["samples@training"]
+    assert lance.dataset(tiny.table_uri("samples"), version="training").count_rows() == rows
 
 
 def test_of_old_versions_the_last_of_each_hour_stays(lk: OpenLake) -> None:
@@ -215,7 +215,7 @@ def test_rows_that_wait_for_vectors_are_kept_apart(tiny: OpenLake) -> None:
     """Filling them in rewrites their fragment's whole column: it should not be the one that is done."""
     column = tiny.embedders()[0].column
     maintenance.maintain(tiny)
-    lacking = [f.count_rows(f"{column} is null") for f in tiny.dataset("predictions").get_fragments()]
+    lacking = [f.count_rows(f"{column} is null") for f in tiny.dataset("samples").get_fragments()]
     assert sorted(n > 0 for n in lacking) == [False, True]
 
 

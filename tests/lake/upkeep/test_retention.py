@@ -55,8 +55,8 @@ def test_old_images_are_dropped_and_their_predictions_stay(aged: OpenLake) -> No
     assert (report.images.items, report.images.bytes, report.images.held) == (10, 10 * SIZE, 0)
     assert stored(aged) == set(range(10, 25))
     assert stored(aged, "thumbnails") == set(range(25))
-    assert aged.dataset("predictions").count_rows() == 25
-    assert aged.dataset("predictions").count_rows("emb_x is not null") == 25
+    assert aged.dataset("samples").count_rows() == 25
+    assert aged.dataset("samples").count_rows("emb_x is not null") == 25
     assert len(list(aged.images([stock.image_id(n, SIZE) for n in range(25)]))) == 15
 
 
@@ -103,9 +103,9 @@ def test_images_with_a_label_a_slice_or_a_review_stay(aged: OpenLake) -> None:
     assert stored(aged) == {0, 1, 2, *range(20, 25)}
     assert stored(aged, "thumbnails") == {0, 1, 2, *range(15, 25)}
     assert (report.images.held, report.thumbnails.held, report.vectors.held) == (3, 3, 3)
-    left = aged.sql("SELECT image_id FROM predictions WHERE emb_x IS NOT NULL")["image_id"].to_pylist()
+    left = aged.sql("SELECT image_id FROM samples WHERE emb_x IS NOT NULL")["image_id"].to_pylist()
     assert {n for n in range(25) if stock.image_id(n, SIZE) in left} == {0, 1, 2, *range(15, 25)}
-    assert aged.dataset("predictions").count_rows() == 25
+    assert aged.dataset("samples").count_rows() == 25
 
 
 def test_the_age_of_an_image_is_that_of_its_newest_prediction(aged: OpenLake) -> None:
@@ -115,7 +115,7 @@ def test_the_age_of_an_image_is_that_of_its_newest_prediction(aged: OpenLake) ->
     assert stored(aged) == {3, *range(20, 25)}
     assert stored(aged, "thumbnails") == {3, *range(15, 25)}
     condition = f"image_id = '{stock.image_id(3, SIZE)}' and emb_x is not null"
-    assert aged.dataset("predictions").count_rows(condition) == 1
+    assert aged.dataset("samples").count_rows(condition) == 1
 
 
 def test_vectors_are_off_the_disk_and_not_made_again(aged: OpenLake) -> None:
@@ -178,7 +178,7 @@ def test_the_lake_records_which_images_it_dropped(aged: OpenLake) -> None:
     gone = retention.dropped_before(aged)
     assert abs(gone["images"] - ago(25)) < dt.timedelta(minutes=1)
     aged.delete("images", f"image_id = '{stock.image_id(20, SIZE)}'")
-    assert [f.check for f in doctor.examine(aged.uri).findings] == ["answers"]
+    assert [f.check for f in doctor.examine(aged.uri).findings] == ["predictions"]
 
 
 def test_dropped_images_may_be_ingested_again(aged: OpenLake) -> None:

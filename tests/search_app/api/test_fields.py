@@ -24,7 +24,7 @@ def parameters(method: object) -> set[str]:
 
 
 def test_the_fields_of_a_prediction_are_columns_of_the_table() -> None:
-    assert {column.name for column in schema.PREDICTIONS.columns} >= FIELDS
+    assert {column.name for column in schema.SAMPLES.columns} >= FIELDS
     row = {field.name for field in dataclasses.fields(prediction_rows.PredictionRow)}
     assert row == FIELDS | {"row_id", "image", "image_id", "metadata", "promoted"}
 

@@ -61,7 +61,7 @@ def test_a_prediction_with_its_image_is_stored_once_and_known_afterwards(service
         assert reason(other) == (422, "contradiction")
         assert reason(service.predict(fields, picture(2))) == (422, "contradiction")
         service.drain()
-    assert service.lake.sql("SELECT label, camera FROM predictions").to_pylist() == [{"label": "intact", "camera": 3}]
+    assert service.lake.sql("SELECT label, camera FROM samples").to_pylist() == [{"label": "intact", "camera": 3}]
 
 
 def test_a_prediction_may_name_a_stored_image(service: ApiClient) -> None:
@@ -284,7 +284,7 @@ def test_one_bad_item_never_harms_the_others(service: ApiClient) -> None:
     assert items[7]["prediction_id"] == items[0]["prediction_id"]
     report = service.drain()
     assert (report.predictions, report.images) == (4, 2)
-    stored = service.lake.sql("SELECT prediction_id FROM predictions").column("prediction_id").to_pylist()
+    stored = service.lake.sql("SELECT prediction_id FROM samples").column("prediction_id").to_pylist()
     assert sorted(stored) == sorted(item["prediction_id"] for item in items if item["code"] == 201)
 
 
@@ -316,7 +316,7 @@ def test_a_batch_of_arrow_is_taken_row_by_row(service: ApiClient) -> None:
     good, bad = (201, None), (422, "invalid")
     assert codes == [good, good, (422, "unreadable_image"), good, good, bad, bad]
     assert service.drain().predictions == 4
-    times = service.lake.sql("SELECT timestamp FROM predictions ORDER BY prediction_id").column(0).to_pylist()
+    times = service.lake.sql("SELECT timestamp FROM samples ORDER BY prediction_id").column(0).to_pylist()
     assert [time.timestamp() for time in times] == [1_700_000_000.0 + n * 1e-6 for n in (0, 1, 3, 4)]
 
 

@@ -66,7 +66,7 @@ def test_the_promoted_version_predicts_and_nothing_is_written(
     http: httpx.Client, registered: tuple[OpenLake, Run, Run]
 ) -> None:
     lake, first, second = registered
-    versions = {name: lake.version(name) for name in ("images", "predictions", "scores", "audit")}
+    versions = {name: lake.version(name) for name in ("images", "samples", "scores", "audit")}
     response = ask(http)
     assert response.status_code == 200, response.text
     prediction = response.json()

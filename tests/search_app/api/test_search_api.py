@@ -49,7 +49,7 @@ def test_a_search_by_id_filter_example_and_counterexample(service: ApiClient) ->
     assert search(service, ids=[red], k=4, where="label <> '1'")[0] == RED
     assert ORANGE not in search(service, ids=[red], where="confidence <> 0.25")
     assert search(service, ids=[orange], unlike=[red], k=4)[-1] != GREEN
-    prediction = service.lake.sql("SELECT prediction_id FROM predictions WHERE label = '2'").column(0)[0].as_py()
+    prediction = service.lake.sql("SELECT prediction_id FROM samples WHERE label = '2'").column(0)[0].as_py()
     assert search(service, ids=[prediction], k=1) == [GREEN]
 
 

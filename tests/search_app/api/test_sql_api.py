@@ -55,7 +55,9 @@ def ask(client: TestClient, sql: str, **more: Any) -> Any:
 
 
 def test_columns_rows_and_what_was_left_out(client: TestClient) -> None:
-    response = ask(client, "SELECT label, count(*) AS n, sum(confidence::INT) AS s FROM answers GROUP BY 1 ORDER BY 1")
+    response = ask(
+        client, "SELECT label, count(*) AS n, sum(confidence::INT) AS s FROM predictions GROUP BY 1 ORDER BY 1"
+    )
     assert response.json() | {"seconds": 0} == {
         "columns": [
             {"name": "label", "type": "VARCHAR"},
@@ -99,10 +101,10 @@ def test_an_error_after_the_first_rows_ends_the_result_with_the_error(client: Te
 @pytest.mark.parametrize(
     ("body", "status", "reason", "words"),
     [
-        ({"sql": "SELECT lable FROM answers"}, 422, "invalid", 'Candidate bindings: "label"'),
-        ({"sql": "SELECT 1,\n  lable FROM answers"}, 422, "invalid", "LINE 2:   lable"),
-        ({"sql": "SELECT * FROM answer"}, 422, "invalid", 'Did you mean "answers"?'),
-        ({"sql": "DELETE FROM answers"}, 422, "invalid", "takes one SELECT"),
+        ({"sql": "SELECT lable FROM predictions"}, 422, "invalid", 'Candidate bindings: "label"'),
+        ({"sql": "SELECT 1,\n  lable FROM predictions"}, 422, "invalid", "LINE 2:   lable"),
+        ({"sql": "SELECT * FROM prediction"}, 422, "invalid", 'Did you mean "predictions"?'),
+        ({"sql": "DELETE FROM predictions"}, 422, "invalid", "takes one SELECT"),
         ({"sql": "SELECT getenv('HOME')"}, 422, "invalid", "getenv() cannot be used"),
         ({"sql": ENDLESS, "timeout": 0.3}, 422, "timeout", "longer than 0.3 s"),
         ({"sql": "SELECT len(range(2000000000))"}, 422, "memory", "MiB"),
@@ -147,7 +149,7 @@ def test_queries_are_saved_run_and_deleted(client: TestClient) -> None:
 def test_every_query_is_in_the_audit_log(queried: OpenLake) -> None:
     with TestClient(Api(queried)) as client:
         ask(client, "SELECT 1 AS  n", parameters={})
-        ask(client, "SELECT lable FROM answers WHERE label = $l", parameters={"l": "a"})
+        ask(client, "SELECT lable FROM predictions WHERE label = $l", parameters={"l": "a"})
         newest, before = client.get("/v1/sql-history").json()["queries"]
     assert (before["sql"], before["rows"], before["error"]) == ("SELECT 1 AS  n", 1, None)
     assert newest["parameters"] == {"l": "a"}
@@ -165,11 +167,11 @@ def test_the_command_prints_cuts_saves_and_remembers(
         out = capsys.readouterr()
         return json.loads(out.out) if out.out else None, out.err
 
-    assert run_command("sql", "SELECT count(*) AS n FROM answers") == ([{"n": 10}], "")
-    rows, message = run_command("sql", "SELECT label FROM answers", "--max-rows", "2")
+    assert run_command("sql", "SELECT count(*) AS n FROM predictions") == ([{"n": 10}], "")
+    rows, message = run_command("sql", "SELECT label FROM predictions", "--max-rows", "2")
     assert len(rows) == 2
     assert message == "the answer is cut after 2 rows: raise --max-rows, or ask for less (256 MiB are the most)\n"
-    low = "SELECT count(*) AS n FROM answers WHERE confidence < $most AND label = $l"
+    low = "SELECT count(*) AS n FROM predictions WHERE confidence < $most AND label = $l"
     run_command("query", "save", "low", low, "--param", "most=0.35", "--param", "l=a")
     assert run_command("sql", "--saved", "low")[0] == [{"n": 2}]
     assert run_command("sql", "--saved", "low", "--param", "most=1")[0] == [{"n": 5}]

@@ -88,7 +88,7 @@ def test_forget_by_source_names_what_still_holds_the_image_and_exits_1(
 ) -> None:
     slices.create(used, "odd", ids=[stock.image_id(2), stock.image_id(3)])
     assert run("backup", tmp_path / "copy", "--lake", used.uri).code == 0
-    used.dataset("predictions").tags.create("training", used.version("predictions"))
+    used.dataset("samples").tags.create("training", used.version("samples"))
     done = run("forget", "--lake", used.uri, "--source", "line [2-9]", "--yes")
     assert done.code == 1
     assert "slice odd@1 had some of them" in done.out

@@ -75,7 +75,7 @@ def begun(story: Story, few: None, tmp_path_factory: pytest.TempPathFactory) -> 
 def contents(lk: OpenLake) -> dict[str, Any]:
     """Everything the lake says of production, but when it came in."""
     columns = ["prediction_id", "image_id", "timestamp", "model", "model_version", "label", "confidence", "scores"]
-    answers = lk.scan("predictions", [*columns, "source", "module_type"], "model is not null")
+    answers = lk.scan("samples", [*columns, "source", "module_type"], "model is not null")
     columns = ["event_id", "image_id", "timestamp", "label", "origin", "annotator"]
     labels = lk.scan("labels", columns, "annotator = 'random check'")
     reviews = lk.scan("reviews", ["event_id", "prediction_id", "image_id", "origin", "verdict", "comment", "ticket"])
@@ -87,7 +87,7 @@ def contents(lk: OpenLake) -> dict[str, Any]:
 
 
 def vectors(lk: OpenLake) -> dict[str, np.ndarray]:
-    rows = lk.scan("predictions", ["image_id", lk.embedders()[0].column], "model is not null")
+    rows = lk.scan("samples", ["image_id", lk.embedders()[0].column], "model is not null")
     return {row[0]: np.asarray(row[1]) for row in zip(*(c.to_pylist() for c in rows.columns), strict=True)}
 
 
@@ -124,10 +124,10 @@ def test_a_second_run_only_prints_the_story(
     at_once: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, facts = at_once
-    before = lake.open(str(folder)).version("predictions")
+    before = lake.open(str(folder)).version("samples")
     assert quickstart(str(folder)) == facts
     assert quickstart(str(folder), live=True) == facts
-    assert lake.open(str(folder)).version("predictions") == before
+    assert lake.open(str(folder)).version("samples") == before
     assert "A customer has called about one of the cells" in capsys.readouterr().err
 
 
@@ -164,7 +164,7 @@ def demo_served(folder: Path) -> Iterator[tuple[str, queue.Queue[str]]]:
     reader = threading.Thread(target=lambda pipe: [*map(lines.put, pipe)], args=[server.stderr], daemon=True)
     reader.start()
     try:
-        yield _wait(lines, r"answers on (http://127\.0\.0\.1:\d+)"), lines
+        yield _wait(lines, r"listens on (http://127\.0\.0\.1:\d+)"), lines
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(timeout=30)

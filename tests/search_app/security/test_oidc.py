@@ -129,7 +129,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         reader = threading.Thread(target=lines.extend, args=[process.stderr])
         reader.start()
         try:
-            assert lines[0].startswith("lakeloop answers on"), lines[0]
+            assert lines[0].startswith("lakeloop listens on"), lines[0]
             yield Served(f"http://127.0.0.1:{port}", provider, token)
         finally:
             process.terminate()

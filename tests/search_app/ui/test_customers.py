@@ -145,7 +145,7 @@ def test_images_that_cannot_be_shown_are_counted_by_their_reason(bound: OpenLake
     assert item["link"]["text"] == "2 images without a thumbnail"
     assert item["why"] == "1 its bytes were not kept, 1 truncated"
     where = item["link"]["params"]["where"]
-    assert queries.rows(f"SELECT count(*) AS n FROM predictions WHERE {where}") == [{"n": 2}]
+    assert queries.rows(f"SELECT count(*) AS n FROM samples WHERE {where}") == [{"n": 2}]
 
 
 def test_many_reasons_are_summed_up() -> None:

@@ -67,12 +67,12 @@ def test_every_url_can_be_read(params: dict[str, list[str]]) -> None:
 def test_the_predicate_is_one_the_lake_takes(shapes: Shapes) -> None:
     opened = lake.open(shapes.uri)
     checked = lake_where.check(opened, ALL.where() or "")
-    assert opened.sql(f"SELECT count(*) AS n FROM predictions WHERE {checked.sql}")["n"][0].as_py() == 0
+    assert opened.sql(f"SELECT count(*) AS n FROM samples WHERE {checked.sql}")["n"][0].as_py() == 0
 
 
 def test_a_trailing_comment_in_the_sql_swallows_nothing(shapes: Shapes) -> None:
     where = Filters(labels=("circle",), sql="confidence > 0.5 -- sure ones").where() or ""
-    counted = lake.open(shapes.uri).sql(f"SELECT count(*) AS n FROM predictions WHERE ({where}) AND false")
+    counted = lake.open(shapes.uri).sql(f"SELECT count(*) AS n FROM samples WHERE ({where}) AND false")
     assert counted["n"][0].as_py() == 0
 
 

@@ -38,7 +38,7 @@ class Demo:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     uri = few_cells(tmp_path_factory, tmp_path_factory.mktemp("isolate"))
-    rows = lake.open(uri).sql("SELECT image_id FROM predictions WHERE module_type = 'polycrystalline'")
+    rows = lake.open(uri).sql("SELECT image_id FROM samples WHERE module_type = 'polycrystalline'")
     with serving(uri) as url:
         yield Demo(url, uri, frozenset(rows["image_id"].to_pylist()))
 

@@ -97,7 +97,7 @@ def test_answers_are_logged_once_by_version_and_run(
     lake, first, _ = served
     done = run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
     assert (done["answered"], done["known"], sum(done["by_label"].values())) == (12, 0, 12)
-    there = rows(lake, "SELECT * FROM predictions WHERE model IS NOT NULL ORDER BY image_id")
+    there = rows(lake, "SELECT * FROM samples WHERE model IS NOT NULL ORDER BY image_id")
     assert {(r["model"], r["model_version"], r["task"]) for r in there} == {("lines", "1", "classification")}
     assert {r["metadata"] for r in there} == {json.dumps({"run": first.id})}
     loaded = trained_model.load(lake, first.id)
@@ -107,9 +107,9 @@ def test_answers_are_logged_once_by_version_and_run(
     for r in there:
         same = direct[r["image_id"]]
         assert (r["label"], r["confidence"]) == (same.label, pytest.approx(same.confidence, abs=1e-6))
-    before = lake.version("predictions")
+    before = lake.version("samples")
     again = run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
-    assert (again["answered"], again["known"], lake.version("predictions")) == (0, 12, before)
+    assert (again["answered"], again["known"], lake.version("samples")) == (0, 12, before)
 
     # A folder: two of its files are new, one is in the lake and answered, one is none.
     folder = tmp_path / "photos"
@@ -189,15 +189,15 @@ def test_a_shadow_answers_beside_production_and_nowhere_else(
 ) -> None:
     lake, _, second = served
     run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
-    before = lake.version("predictions")
+    before = lake.version("samples")
     promotion.shadow(lake, "lines@2")
     (part,) = run(capsys, lake, "shadow", "lines", "--limit", "5")
     assert (part["run"], part["answered"], part["waiting"], part["compared"]) == (second.id, 5, 7, 5)
     (rest,) = run(capsys, lake, "shadow", "lines")
     assert (rest["answered"], rest["waiting"], rest["compared"]) == (7, 0, 12)
     assert run(capsys, lake, "shadow", "lines")[0]["answered"] == 0
-    assert lake.version("predictions") == before
-    shadows = rows(lake, "SELECT s.*, p.label AS said FROM scores s JOIN predictions p USING (prediction_id)")
+    assert lake.version("samples") == before
+    shadows = rows(lake, "SELECT s.*, p.label AS said FROM scores s JOIN samples p USING (prediction_id)")
     assert {r["id"] for r in shadows} == {f"{second.id}/{r['prediction_id']}" for r in shadows}
     truth = {prediction.image_id: prediction.label for prediction in trained_model.load(lake, second.id).predictions_of(
         lake, [r["image_id"] for r in shadows])}  # fmt: skip
@@ -224,7 +224,7 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
     predictor = served_model.Predictor(lake, version.run)
     batch.run(lake, batch.stored(lake, slice="first")[:2], version, predictor, log=True, workers=1)
     lost = dataclasses.replace(version).event(Prediction("a" * 64, "lying", 0.5)) | {"image_id": "a" * 64}
-    lake.insert("predictions", _answered(lake, lost))
+    lake.insert("samples", _answered(lake, lost))
     promotion.shadow(lake, second.id)
     tries: list[int] = []
     ask = batch.predict_images
@@ -254,7 +254,7 @@ def _answered(lake: OpenLake, event: dict[str, Any]) -> Any:
         "ingested_at": store.now(),
         "metadata": None,
     }
-    return pa.Table.from_pylist([row], schema=schema.PREDICTIONS.arrow())
+    return pa.Table.from_pylist([row], schema=schema.SAMPLES.arrow())
 
 
 def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: OpenLake, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_retrained_networks_features_are_an_embedder(lk: OpenLake, architectur
     embedder = embedders.for_lake(lk, record, engine="torch")
     assert embedder.weights_sha256 == record.weights_sha256
     backfill(lk, record, embedder, workers=1)
-    stored = {r["image_id"]: r[record.column] for r in lk.scan("predictions", ["image_id", record.column]).to_pylist()}
+    stored = {r["image_id"]: r[record.column] for r in lk.scan("samples", ["image_id", record.column]).to_pylist()}
     network = trained_model.load(lk, trained.id)
     assert isinstance(network, trained_model.NetworkModel)
     how = embedder.spec.preprocessing

@@ -363,7 +363,7 @@ def served(lk: OpenLake) -> OpenLake:
         }
         for n, kind in ((8, "turns"), (9, "turns"), (10, "elsewhere"))
     ]
-    lk.insert("predictions", pa.Table.from_pylist(answers, schema=schema.PREDICTIONS.arrow()))
+    lk.insert("samples", pa.Table.from_pylist(answers, schema=schema.SAMPLES.arrow()))
     return lk
 
 
@@ -424,6 +424,6 @@ def test_a_prediction_leads_to_its_run_though_the_slices_are_gone(served: OpenLa
     promotion.promote(served, bare)
     row = {"prediction_id": "p11", "image_id": stock.image_id(11), "model": "bare", "model_version": "1"}
     rows = [row | {"ingested_at": store.now()}]
-    served.insert("predictions", pa.Table.from_pylist(rows, schema=schema.PREDICTIONS.arrow()))
+    served.insert("samples", pa.Table.from_pylist(rows, schema=schema.SAMPLES.arrow()))
     rows = served.sql("SELECT run, slice FROM lineage WHERE prediction_id = 'p11'").to_pylist()
     assert rows == [{"run": bare, "slice": None}]

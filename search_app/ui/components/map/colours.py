@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import streamlit as st
 
+from lake.sql.where import predicate
 from search_app.ui import session
 from search_app.ui.data import queries
 
@@ -70,15 +71,15 @@ def _colours(stamp: queries.Stamp, map_id: str, tag: str, by: str, where: str | 
         "error": "CASE correct WHEN true THEN 'right' WHEN false THEN 'wrong' END AS value",
         "time": "epoch(timestamp) AS value",
     }[by]
-    newest = f"""SELECT image_id, {wanted} FROM answers_labelled
-        WHERE image_id IN (SELECT image_id FROM m) AND {queries.predicate(where)}
+    newest = f"""SELECT image_id, {wanted} FROM predictions_labelled
+        WHERE image_id IN (SELECT image_id FROM m) AND {predicate(where)}
         QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY timestamp DESC NULLS LAST, ingested_at DESC) = 1"""
     parameters: list[Any] = [map_id]
     if by == "cluster":
         newest = """SELECT image_id, any_value(c.node) AS value FROM cluster_members c
             SEMI JOIN (SELECT id FROM clusters WHERE tree = ? AND parent = ?) USING (id) GROUP BY image_id"""
         parameters += [*(tree or "/").split("/", 1)]
-    inside = f"(SELECT DISTINCT image_id, true AS inside FROM predictions WHERE {queries.predicate(where)})"
+    inside = f"(SELECT DISTINCT image_id, true AS inside FROM samples WHERE {predicate(where)})"
     table = session.lake().sql(
         f"""WITH m AS MATERIALIZED (SELECT DISTINCT image_id FROM map_points WHERE map = ?), v AS ({newest})
             SELECT v.value, i.inside FROM m LEFT JOIN v USING (image_id) LEFT JOIN {inside} i USING (image_id)

@@ -27,7 +27,7 @@ def page() -> None:
     totals = queries.totals(where)
     if not totals["images"]:
         return empty_states.nothing_passes()
-    if not totals["answers"]:
+    if not totals["predictions"]:
         command = for_this_lake("ingest", "predictions.csv")
         return empty_states.empty(
             "No predictions yet", "Ingest predictions as a table with one row per prediction.", command

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from lake.analytics.metrics import Breakdown, MetricCell
+from lake.sql.where import conjunction
 from search_app.ui import session
 from search_app.ui.components import empty_states, scope
 from search_app.ui.components.report import Block, Link, link, report
@@ -72,7 +73,7 @@ def _facts(group: MetricCell, overall: float | None) -> list[Block | None]:
         cell(percent(group.error), share=_tint(group, overall)),
         cell(span(group.error)),
         cell(count(group.known)),
-        cell(count(group.answers)),
+        cell(count(group.predictions)),
         cell(confidence),
     ]
 
@@ -96,7 +97,7 @@ def _link(text: str, predicate: str | None) -> Link | None:
     if predicate is None:
         return None
     filter = scope.current().sql
-    return link(text, "search", where=f"({filter}) AND {predicate}" if filter else predicate)
+    return link(text, "search", where=conjunction(filter, predicate))
 
 
 def _two(breakdown: Breakdown, more: str) -> Block:
@@ -140,8 +141,8 @@ def _linked(breakdown: Breakdown, group: MetricCell | None, overall: float | Non
 
 def _cell(group: MetricCell, overall: float | None) -> Block:
     wrong = group.known - group.right
-    help = f"{count(group.answers)} predictions, {count(group.known)} reviewed, {count(wrong)} wrong"
+    help = f"{count(group.predictions)} predictions, {count(group.known)} reviewed, {count(wrong)} wrong"
     if not group.known:
-        return cell("–", f"{count(group.answers)} predictions", help=help)
+        return cell("–", f"{count(group.predictions)} predictions", help=help)
     small = f"{span(group.error)}, n {count(group.known)}"
     return cell(share(group.error.value), small, _tint(group, overall), help=help)

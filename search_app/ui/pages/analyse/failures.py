@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from lake.analytics.metrics import MetricCell
+from lake.sql.where import conjunction, predicate
 from search_app.ui import session
 from search_app.ui.components import empty_states, scope
 from search_app.ui.components.grid import image_grid, save_slice
@@ -72,7 +73,7 @@ def _choose_by(by: str) -> None:
 
 
 def _numbers(whole: MetricCell) -> Block:
-    items = [("Predictions", count(whole.answers), "", "Inside the scope and filters")]
+    items = [("Predictions", count(whole.predictions), "", "Inside the scope and filters")]
     if whole.known:
         help = "Predictions whose image has a label, or that a person marked correct or incorrect"
         items.append(("Reviewed", count(whole.known), "", help))
@@ -149,10 +150,9 @@ def _actions(failing: FailingSlice, index: int) -> list[Link]:
     return actions
 
 
-def _joined(predicate: str) -> str:
-    """The predicate combined with the SQL filter of the page."""
-    filter = scope.current().sql
-    return f"({filter}) AND {predicate}" if filter else predicate
+def _joined(condition: str) -> str:
+    """The condition combined with the SQL filter of the page."""
+    return conjunction(scope.current().sql, condition) or condition
 
 
 def _act(action: str, failing: FailingSlice, where: str | None) -> None:
@@ -172,16 +172,16 @@ def _images(failing: FailingSlice, where: str | None) -> None:
     rows = (
         queries.predictions_of(failing.image_ids)
         if failing.predicate is None
-        else _rows(f"{queries.predicate(where)} AND ({failing.predicate})")
+        else _rows(conjunction(where, failing.predicate))
     )
     position = {image_id: i for i, image_id in enumerate(failing.images)}
     rows = sorted(rows, key=lambda row: position.get(row["image_id"], len(position)))
     image_grid(rows, "confidence", f"{failing.title}: {images(len(rows))}, most confident errors first", key="finding")
 
 
-def _rows(where: str) -> list[queries.Row]:
+def _rows(where: str | None) -> list[queries.Row]:
     return queries.rows(f"""
-        SELECT image_id, label, confidence FROM answers_judged WHERE {where}
+        SELECT image_id, label, confidence FROM predictions_reviewed WHERE {predicate(where)}
         QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY timestamp DESC NULLS LAST, ingested_at DESC) = 1
         ORDER BY correct NULLS LAST, confidence DESC NULLS LAST, image_id LIMIT 10000""")
 
@@ -198,4 +198,4 @@ def _save(failing: FailingSlice, where: str | None) -> None:
             if failing.predicate is None:
                 save_slice(name.strip(), ids=failing.image_ids)
             else:
-                save_slice(name.strip(), where=f"{queries.predicate(where)} AND ({failing.predicate})")
+                save_slice(name.strip(), where=conjunction(where, failing.predicate))

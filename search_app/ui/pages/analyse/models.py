@@ -114,7 +114,7 @@ def _images(comparison: ModelComparison) -> None:
 def _predictions(image_ids: list[str], model: str) -> list[queries.Row]:
     """The predictions of the model on these images, in their order."""
     rows = queries.rows(
-        """SELECT image_id, label, confidence FROM answers
+        """SELECT image_id, label, confidence FROM predictions
            WHERE image_id IN (SELECT unnest(CAST(? AS VARCHAR[]))) AND model || coalesce(' ' || model_version, '') = ?
            QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY timestamp DESC NULLS LAST, ingested_at DESC,
                                       prediction_id) = 1""",

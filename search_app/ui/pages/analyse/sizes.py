@@ -27,7 +27,7 @@ def _table(kind: str, sizes: list[SizeMetrics]) -> Block:
     columns = [kind, "predictions", "mean score"] + (["precision", "recall"] if labelled else [])
     rows = []
     for size in sizes:
-        cells = [cell(count(size.boxes)), cell(count(size.answers))]
+        cells = [cell(count(size.boxes)), cell(count(size.predictions))]
         cells.append(cell("–" if size.confidence is None else f"{size.confidence:.2f}"))
         if labelled:
             for rate in (size.precision, size.recall):

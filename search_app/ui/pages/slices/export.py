@@ -51,7 +51,7 @@ def show(slice_: Slice) -> None:
         code = f"import lake\n\nlake.open({session.lake().uri!r}).slice({slice_.id!r}).dataset()"
         st.code(code, language="python")
         st.caption(
-            f"Created at version {count(slice_.predictions_version)} of the table predictions, "
+            f"Created at version {count(slice_.predictions_version)} of the table samples, "
             f"{slice_.created_at:%Y-%m-%d %H:%M} UTC"
         )
 

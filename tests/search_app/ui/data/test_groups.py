@@ -89,7 +89,7 @@ def test_the_most_confident_errors_illustrate_a_group(ids: list[str]) -> None:
 
 def test_the_sql_of_a_group_selects_its_predictions(ids: list[str]) -> None:
     for group in groups.reviewed(None):
-        counted = queries.rows(f"SELECT count(*) AS n FROM answers WHERE {group.sql()}")
+        counted = queries.rows(f"SELECT count(*) AS n FROM predictions WHERE {group.sql()}")
         assert counted[0]["n"] == group.predictions, group.title
 
 

@@ -1,4 +1,4 @@
-"""Declares table predictions."""
+"""Declares table samples."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from lake.storage.schema.types import BOXES, MASKS, SCORES_TYPE, UTC, Column, Table
 
-PREDICTIONS = Table(
-    "predictions",
+SAMPLES = Table(
+    "samples",
     "A model's prediction for one image; or, with a null model, an image without a prediction.",
     [
         Column("prediction_id", pa.string(), "the caller's UUID, else derived from the row", nullable=False),
