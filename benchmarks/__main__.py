@@ -38,7 +38,7 @@ BENCHMARKS = {
     "gate": "benchmarks.training.gate",
     "probe": "benchmarks.training.probe",
     "shapes": "benchmarks.training.shapes",
-    "answering": "benchmarks.training.answering",
+    "serving": "benchmarks.training.serving",
     "loop": "benchmarks.training.loop",
 }
 # NAME -> module whose `main(arguments)` parses its own options.

@@ -52,7 +52,7 @@ def as_uuid(text: str) -> str | None:
 
 
 def bare_prediction_id(image: str) -> str:
-    """The id of the row of predictions that makes an image without a prediction findable."""
+    """The id of the sample that makes an image without a prediction findable."""
     return _derive("bare", image)
 
 

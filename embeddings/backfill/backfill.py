@@ -74,7 +74,7 @@ def backfill(
     order: orders.Order = "oldest",
     progress: Callable[[int], None] | None = None,
 ) -> BackfillReport:
-    """Gives a vector of this embedder to every row of predictions that lacks one, if its image can be read.
+    """Gives a vector of this embedder to every row of samples that lacks one, if its image can be read.
 
     `file`: the file of the embedder's weights, if they came from a file. `order`: which images come first. `progress`
     receives the number of images just done. An interrupt loses at most the images since the last commit.

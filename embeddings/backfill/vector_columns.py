@@ -1,4 +1,4 @@
-"""Writes vectors into their column of predictions, while others append, update and compact.
+"""Writes vectors into their column of samples, while others append, update and compact.
 
 A column file is written for a whole fragment. If few rows of a large fragment get a vector, that would copy the other
 rows' vectors for nothing; then the rows themselves are rewritten at the end of the table. This module knows rows and

@@ -51,7 +51,7 @@ def search(
     vectors is subtracted with a weight of a fifth (Rocchio's feedback with its usual 0.75 and 0.15; Manning, Raghavan,
     Schuetze: Introduction to Information Retrieval, 9.1); similarity is then to that direction. `embedder` names an
     embedder of the lake (default: its first); `model` is that embedder, loaded, for callers that search often.
-    Columns: prediction_id, image_id, similarity (double), label, confidence, source, then `columns` of predictions.
+    Columns: prediction_id, image_id, similarity (double), label, confidence, source, then `columns` of samples.
     Raises BadInput for bad arguments, and if the lake has no vectors yet.
     """
     if sum((image is not None, len(ids) > 0, text is not None, vector is not None)) != 1:
@@ -161,7 +161,7 @@ def _columns(lake: Lake, extra: Sequence[str]) -> list[str]:
     present = [n for n in lake.dataset("samples").schema.names if not n.startswith(schema.VECTOR_PREFIX)]
     for name in extra:
         if name not in present:
-            raise BadInput(f"predictions has no column {name!r}; it has {', '.join(present)}")
+            raise BadInput(f"samples has no column {name!r}; it has {', '.join(present)}")
     return list(dict.fromkeys([*RESULT_COLUMNS, *extra]))
 
 

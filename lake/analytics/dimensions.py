@@ -38,7 +38,7 @@ _TIME = {
     "month": ("month", "strftime(timestamp, '%Y-%m')"),
 }
 _IMAGE = ("width", "height", "format", "size_bytes")
-_PREDICTED = {"predicted": "label", "answer": "label"}
+_PREDICTED = {"predicted": "label"}
 _PLAIN = ("label", "model", "model_version", "task", "source", "image_status", "confidence", "latency_ms")
 _DESCRIBED = {
     "label": "predicted label",

@@ -177,14 +177,14 @@ def confusion(lake: Lake, where: str | None = None) -> dict[tuple[str, str | Non
     rows = connections.query(
         lake,
         f"""
-        SELECT true_label AS truth, label AS answer, count(*) AS n FROM predictions_reviewed
-        WHERE {where or "true"} AND true_label IS NOT NULL GROUP BY ALL ORDER BY n DESC, truth, answer""",
+        SELECT true_label AS ground_truth, label AS prediction, count(*) AS n FROM predictions_reviewed
+        WHERE {where or "true"} AND true_label IS NOT NULL GROUP BY ALL ORDER BY n DESC, ground_truth, prediction""",
     )
-    return {(row["truth"], row["answer"]): row["n"] for row in rows.to_pylist()}
+    return {(row["ground_truth"], row["prediction"]): row["n"] for row in rows.to_pylist()}
 
 
 def confused(
-    lake: Lake, true_label: str, answer: str | None, where: str | None = None, limit: int = 10_000
+    lake: Lake, true_label: str, prediction: str | None, where: str | None = None, limit: int = 10_000
 ) -> list[str]:
     """image_ids of a cell of the confusion matrix, highest confidence first."""
     rows = connections.query(
@@ -192,7 +192,7 @@ def confused(
         f"""SELECT image_id FROM predictions_reviewed WHERE {where or "true"} AND true_label = ?
             AND label IS NOT DISTINCT FROM ? GROUP BY image_id
             ORDER BY max(confidence) DESC NULLS LAST, image_id LIMIT {int(limit)}""",
-        [true_label, answer],
+        [true_label, prediction],
     )
     return list(rows["image_id"].to_pylist())
 
@@ -203,7 +203,7 @@ class ClassMetrics:
 
     name: str
     labelled: int
-    answered: int
+    predicted: int
     recall: Rate  # of the predictions for images of this class, the share that predicts it
     precision: Rate  # of the predictions of this class for labelled images, the share that is correct
 
@@ -217,15 +217,15 @@ def classes(lake: Lake, where: str | None = None) -> list[ClassMetrics]:
         t AS (SELECT true_label AS name, count(DISTINCT image_id) AS labelled, count(*) AS asked,
                      count(*) FILTER (label = true_label) AS found
               FROM a WHERE true_label IS NOT NULL GROUP BY ALL),
-        p AS (SELECT label AS name, count(*) AS answered, count(true_label) AS known,
+        p AS (SELECT label AS name, count(*) AS predicted, count(true_label) AS known,
                      count(*) FILTER (label = true_label) AS hits FROM a WHERE label IS NOT NULL GROUP BY ALL)
         SELECT name, coalesce(labelled, 0) AS labelled, coalesce(asked, 0) AS asked, coalesce(found, 0) AS found,
-               coalesce(answered, 0) AS answered, coalesce(known, 0) AS known, coalesce(hits, 0) AS hits
-        FROM t FULL JOIN p USING (name) ORDER BY answered DESC, labelled DESC, name LIMIT 200""",
+               coalesce(predicted, 0) AS predicted, coalesce(known, 0) AS known, coalesce(hits, 0) AS hits
+        FROM t FULL JOIN p USING (name) ORDER BY predicted DESC, labelled DESC, name LIMIT 200""",
     )
     return [
         ClassMetrics(
-            r["name"], r["labelled"], r["answered"], wilson(r["found"], r["asked"]), wilson(r["hits"], r["known"])
+            r["name"], r["labelled"], r["predicted"], wilson(r["found"], r["asked"]), wilson(r["hits"], r["known"])
         )
         for r in rows.to_pylist()
     ]

@@ -160,25 +160,25 @@ class _BaseClient:
         model: str,
         model_version: str | None = None,
         image: str | None = None,
-        answer: Callable[[Any], Any] | None = None,
+        convert: Callable[[Any], Any] | None = None,
         **fields: Any,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """A decorator that logs the predictions a function, sync or async, returns for images, with their duration.
 
         `image` names the parameter with the image file's bytes or path (default: the first argument that is bytes or a
         Path). The function returns a label, (label, confidence), a mapping of scores, or a mapping of `log`'s fields;
-        None logs nothing; `answer` converts any other result to one of these. Results and exceptions pass through
+        None logs nothing; `convert` changes any other result to one of these. Results and exceptions pass through
         unchanged. Raises TypeError at once for a generator, or if there is no such parameter.
         """
         fields = {"model": model, "model_version": model_version, **fields}
-        return predictions.logged(self._log_fields, self._reject, fields, image, answer)
+        return predictions.logged(self._log_fields, self._reject, fields, image, convert)
 
-    def answer(
+    def prediction(
         self, image: Image, *, model: str, model_version: str | None = None, **fields: Any
     ) -> predictions.PredictionBlock:
         """A `with` (or `async with`) block that logs the prediction you set in it, with its duration.
 
-        with client.answer(image, model="cells") as a:
+        with client.prediction(image, model="cells") as a:
             a.label, a.confidence = predict(image)
         """
         return predictions.PredictionBlock(

@@ -45,7 +45,7 @@ class LoggedPrediction:
 
 
 class PredictionBlock:
-    """The context manager behind `Client.answer`, for `with` and `async with`."""
+    """The context manager behind `Client.prediction`, for `with` and `async with`."""
 
     def __init__(self, log: Log, reject: Reject, image: Image, fields: Mapping[str, Any]) -> None:
         self._log = log
@@ -86,14 +86,14 @@ def logged(
     reject: Reject,
     fields: Mapping[str, Any],
     image: str | None,
-    answer: Callable[[Any], Any] | None,
+    convert: Callable[[Any], Any] | None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """The decorator behind `Client.logged`; see there. Raises TypeError for a generator or an unknown parameter."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         name = getattr(function, "__qualname__", repr(function))
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{name} is a generator; log each prediction with client.answer() instead")
+            raise TypeError(f"{name} is a generator; log each prediction with client.prediction() instead")
         signature = inspect.signature(function)
         if image is not None and image not in signature.parameters:
             raise TypeError(f"{name} has no parameter {image!r}")
@@ -101,7 +101,7 @@ def logged(
         def log_call(arguments: tuple[Any, ...], named: dict[str, Any], result: Any, started: float) -> None:
             own: dict[str, Any] = {**fields, "latency_ms": (time.perf_counter() - started) * 1000}
             try:
-                prediction = read_prediction(result if answer is None else answer(result))
+                prediction = read_prediction(result if convert is None else convert(result))
                 if prediction is not None:
                     data = _image_of(signature, image, arguments, named)
                     metadata = {**fields.get("metadata", {}), **prediction.pop("metadata", {})}
@@ -154,7 +154,7 @@ def read_prediction(result: Any) -> dict[str, Any] | None:
             return fields | {"metadata": {**extra, **(inner if isinstance(inner, Mapping) else {})}}
     raise Unfit(
         f"returned a {type(result).__name__}, which is not a prediction: return a label, (label, confidence), scores "
-        "or a mapping of fields, or pass a function to logged(answer=...) that converts it"
+        "or a mapping of fields, or pass a function to logged(convert=...) that converts it"
     )
 
 

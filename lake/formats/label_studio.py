@@ -54,13 +54,13 @@ class FinishedAnnotation:
             except BadInput as error:
                 raise BadInput(f"result[{number}]: {error}") from error
         truths = regions.ground_truths()
-        answered = {truth.task for truth in truths}
+        predicted = {truth.task for truth in truths}
         for task in self.tasks:
-            if task == CLASSIFICATION and task not in answered:
+            if task == CLASSIFICATION and task not in predicted:
                 raise BadInput("no class was chosen")
-            if task == DETECTION and task not in answered:
+            if task == DETECTION and task not in predicted:
                 truths.append(GroundTruth(task, boxes=[]))
-            if task == SEGMENTATION and task not in answered:
+            if task == SEGMENTATION and task not in predicted:
                 truths.append(GroundTruth(task, masks=[]))
         if not truths:
             raise BadInput("it has no regions, and data.asked does not say which task was asked for")

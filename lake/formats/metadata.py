@@ -95,9 +95,9 @@ def annotations_of(row: Mapping[str, Any], source: str, model: ModelName, width:
         ]
         annotations.ground_truths = []
     try:
-        answer = _value(row.get("prediction"), dict, "prediction")
-        if answer:
-            annotations.predictions.append(dict(answer))
+        prediction = _value(row.get("prediction"), dict, "prediction")
+        if prediction:
+            annotations.predictions.append(dict(prediction))
     except BadInput as error:
         annotations.rejected.append((printable(f"{source}: prediction"), str(error)))
     columns = {*COLUMNS, "image"}

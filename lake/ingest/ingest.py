@@ -242,7 +242,7 @@ class _Ingest:
             self.commit()
 
     def predictions(self, draft: _Draft, moment: Any) -> list[dict[str, Any]]:
-        """The draft's rows of predictions. Adds the ground truth of its data set to the step's labels."""
+        """The draft's rows of samples. Adds the ground truth of its data set to the step's labels."""
         rows: list[prediction_rows.PredictionRow | None] = [] if draft.row is None else [draft.row]
         size = draft.size_px or self.sizes.get(draft.image_id)
         if draft.item.read_annotations is not None and size is not None:

@@ -27,7 +27,7 @@ def label_row(image_id: str, truth: annotation.GroundTruth, annotator: str, mome
 def prediction_row(
     image_id: str, source: str, row: prediction_rows.PredictionRow | None, moment: dt.datetime
 ) -> dict[str, Any]:
-    """A row of predictions; without a prediction in `row`, the row that says that the image is in the lake."""
+    """A row of samples; without a prediction in `row`, the row that says that the image is in the lake."""
     key = {"image_id": image_id, "ingested_at": moment}
     if row is None:
         return {"prediction_id": ids.bare_prediction_id(image_id), "source": source, **key}

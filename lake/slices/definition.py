@@ -2,7 +2,7 @@
 
 A definition is one kind of source and, optionally, slices that are subtracted:
 
-    {"where": "label = 'cat'"}                       images with a row of predictions that passes
+    {"where": "label = 'cat'"}                       images with a sample that passes
     {"ids": ["9f3c...", ...]}                        images and predictions by id
     {"cluster": ["tree/0.3"]}                        all images in these nodes
     {"search": "a1b2c3d4"}                           the images that an active search has found

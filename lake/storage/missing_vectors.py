@@ -1,4 +1,4 @@
-"""Finds the rows of predictions that lack an embedder's vector, and those of them that can get one.
+"""Finds the rows of samples that lack an embedder's vector, and those of them that can get one.
 
 A process that embeds arriving images asks again and again, so facts about a fragment are kept while its files stay the
 same, and a new look costs only what has changed. It never reads vectors that exist
@@ -31,7 +31,7 @@ WAITING, UNREADABLE, WITHOUT_BYTES, UNKNOWN = range(4)
 
 @dataclass(frozen=True)
 class Gaps:
-    """The rows without a vector at one version of predictions.
+    """The rows without a vector at one version of samples.
 
     `dataset`: the table at that version, a handle that nobody else changes; `image_id`: strings; `key`: uint64, a
     number for the image, almost certainly unique; `arrived`: int64, microseconds since 1970 (`ingested_at`);

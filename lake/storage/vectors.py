@@ -21,7 +21,7 @@ BATCH_ROWS = 8_192
 
 
 def vector_of(lake: Lake, record: EmbedderRecord, identifier: str, version: int | None = None) -> np.ndarray:
-    """The vector of an image_id or prediction_id, float32 (dim,), length 1; at `version` of predictions (None: newest).
+    """The vector of an image_id or prediction_id, float32 (dim,), length 1; at `version` of samples (None: newest).
 
     Raises BadInput if the lake does not have the id, or no vector for it yet.
     """

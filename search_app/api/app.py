@@ -43,7 +43,7 @@ class Api:
         self._intake = intake
         self._uploads = Uploads()
         self._arrow = batch.ArrowReader()
-        self._answerers = ModelServer(lake)
+        self._model_server = ModelServer(lake)
         self.sql = Sql(self.service)
         self.writes = Writes(self.service, self.sql.log)
         self._api = self._routes(fetch)
@@ -70,7 +70,7 @@ class Api:
                 await self._intake.stop()
             self._uploads.close()
             self._arrow.close()
-            await asyncio.to_thread(self._answerers.close)
+            await asyncio.to_thread(self._model_server.close)
             await asyncio.to_thread(self.sql.close)
 
     def _routes(self, fetch: events.Fetch | None) -> FastAPI:
@@ -91,6 +91,6 @@ class Api:
         api.include_router(maps.routes(service))
         api.include_router(exports.routes(service))
         api.include_router(sql_routes.routes(self.sql))
-        api.include_router(models.routes(service, self._answerers))
+        api.include_router(models.routes(service, self._model_server))
         describe(api, {predictions.PATH: {"post": predictions.OPERATION}})
         return api

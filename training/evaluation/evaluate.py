@@ -61,7 +61,7 @@ class VectorModel(Protocol):
 
 @dataclass(frozen=True)
 class SliceMetrics:
-    """The metrics of one slice by name. `unanswered`: labelled images without a prediction, since the lake lacks their
+    """The metrics of one slice by name. `not_predicted`: labelled images without a prediction, as the lake lacks their
     bytes or vectors; the metrics do not count them.
     """
 
@@ -69,18 +69,18 @@ class SliceMetrics:
     role: str | None
     images: int
     labelled: int
-    unanswered: int
+    not_predicted: int
     metrics: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`id`: the column `evaluation` of its rows in metrics. `answered`: images that were predicted this time."""
+    """`id`: the column `evaluation` of its rows in metrics. `predicted`: images that were predicted this time."""
 
     id: str
     run: str
     slices: list[SliceMetrics]
-    answered: int
+    predicted: int
 
 
 def evaluate(

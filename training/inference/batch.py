@@ -52,14 +52,14 @@ class Unpredicted:
 
 @dataclass
 class PredictionReport:
-    """`answered`: images predicted now; `known`: images whose prediction is in the lake already; `by_label`: counts of
+    """`predicted`: images predicted now; `known`: images whose prediction is in the lake already; `by_label`: counts of
     the predictions made now; `rejected`: source and reason of each image without a prediction.
     """
 
     model: str
     version: int
     run: str
-    answered: int = 0
+    predicted: int = 0
     known: int = 0
     by_label: dict[str, int] = field(default_factory=dict)
     rejected: list[dict[str, str]] = field(default_factory=list)
@@ -96,7 +96,7 @@ def files(folder: Path) -> Iterator[BatchImage | Unpredicted]:
 
 
 def stored(lake: Lake, *, slice: str | None = None, filter: str | None = None) -> list[BatchImage]:
-    """The images of a slice, or those with a row of predictions that passes an SQL filter. Raises BadInput."""
+    """The images of a slice, or those with a sample that passes a SQL filter. Raises BadInput."""
     if slice is not None:
         slice_ = slices.get(lake, slice)
         return [BatchImage(image_id, f"slice {slice_.id}") for image_id in slices.members(lake, slice_).to_pylist()]
@@ -147,10 +147,10 @@ def run(
             if log and events:
                 ingested = ingest.ingest_items(lake, [_item(*event) for event in events], workers=workers)
                 report.rejected += ingested.rejected
-                report.answered += ingested.predictions_new
+                report.predicted += ingested.predictions_new
                 report.known += ingested.predictions_known
             else:
-                report.answered += len(events)
+                report.predicted += len(events)
             if write is not None:
                 write([_row(*event) for event in events])
             if progress is not None:

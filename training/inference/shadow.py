@@ -35,19 +35,19 @@ POLL_SECONDS = 2.0
 
 @dataclass
 class ShadowReport:
-    """Of one shadow version. `answered`: images predicted now; `waiting`: production predictions without a shadow
-    prediction; `unanswered`: image_id -> reason; `compared` and `differ`: all its shadow predictions, and those that
+    """Of one shadow version. `predicted`: images predicted now; `waiting`: production predictions without a shadow
+    prediction; `not_predicted`: image_id -> reason; `compared` and `differ`: all its shadow predictions, and those that
     differ from production.
     """
 
     model: str
     version: int
     run: str
-    answered: int = 0
+    predicted: int = 0
     waiting: int = 0
     compared: int = 0
     differ: int = 0
-    unanswered: dict[str, str] = field(default_factory=dict)
+    not_predicted: dict[str, str] = field(default_factory=dict)
 
 
 def predict(
@@ -87,7 +87,7 @@ def watch(
                 result = shadow.fill(limit=ROUND, stop=stop)
             except LakeBusy:  # the next round predicts these images again
                 continue
-            if result.answered or result.unanswered:
+            if result.predicted or result.not_predicted:
                 busy = True
                 report(result)
         if not busy:
@@ -112,16 +112,16 @@ class Shadow:
     ) -> ShadowReport:
         """Predicts at most `limit` of the waiting images."""
         report = ShadowReport(self.version.model, self.version.version, self.run.id)
-        while not (stop and stop.is_set()) and (limit is None or report.answered < limit):
-            waiting = self._waiting(ROUND if limit is None else min(ROUND, limit - report.answered))
+        while not (stop and stop.is_set()) and (limit is None or report.predicted < limit):
+            waiting = self._waiting(ROUND if limit is None else min(ROUND, limit - report.predicted))
             if not waiting:
                 break
             failed = self._predict(waiting)
-            report.unanswered |= failed
-            report.answered += sum(image_id not in failed for _, image_id in waiting)
+            report.not_predicted |= failed
+            report.predicted += sum(image_id not in failed for _, image_id in waiting)
             if progress:
                 progress(len(waiting))
-        if report.answered:
+        if report.predicted:
             self.lake.index("scores")
         report.waiting, report.compared, report.differ = self._counts()
         return report

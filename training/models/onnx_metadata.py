@@ -33,7 +33,7 @@ def of_network(loaded: NetworkModel) -> dict[str, Any]:
     }
     if task == "classification":
         means = {"probabilities": "float32 (batch, classes): of each class, calibrated; rows add up to 1"}
-        return facts | {"output": means, "postprocessing": ["the class with the highest probability is the answer"]}
+        return facts | {"output": means, "postprocessing": ["the class with the highest probability is the prediction"]}
     if task == "segmentation":
         means = {"probabilities": f"float32 (batch, 1 + classes, {side}, {side}): of background, then of each class"}
         steps = ["resize to the part of the image that was shown", "each pixel is what has its highest probability"]
@@ -68,5 +68,5 @@ def of_probe(lake: Lake, loaded: ProbeModel) -> dict[str, Any]:
         "input": {"vectors": {"type": "float32", "shape": shape, "is": "the embedder's vectors, of length 1"}},
         "preprocessing": {"embedder": embedder, "steps": [f"embed the image with {record.name}, divide by its length"]},
         "output": {"probabilities": "float32 (batch, classes): of each class, calibrated; rows add up to 1"},
-        "postprocessing": ["the class with the highest probability is the answer"],
+        "postprocessing": ["the class with the highest probability is the prediction"],
     }

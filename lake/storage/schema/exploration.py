@@ -8,7 +8,7 @@ from lake.storage.schema.types import UTC, Column, Table
 
 EMBEDDERS = Table(
     "embedders",
-    "An embedder of the lake; its vectors are the column `column` of predictions.",
+    "An embedder of the lake; its vectors are the column `column` of samples.",
     [
         Column("name", pa.string(), "the embedder's name, as given to --embedder", nullable=False),
         Column("position", pa.int32(), "order of registration; the lowest is the default", nullable=False),
@@ -46,7 +46,7 @@ CLUSTERS = Table(
         Column("seed", pa.int64(), "seed of the method"),
         Column("embedder", pa.string(), "whose vectors were clustered", nullable=False),
         Column("where", pa.string(), "the SQL filter of the root; null: all images"),
-        Column("predictions_version", pa.int64(), "version of predictions that was read", nullable=False),
+        Column("predictions_version", pa.int64(), "version of samples that was read", nullable=False),
         Column("size", pa.int64(), "number of distinct images", nullable=False),
         Column("noise", pa.bool_(), "whether its images are those that HDBSCAN put in no cluster", nullable=False),
         Column("noise_share", pa.float64(), "share of its images in its noise child, 0 to 1; null: not split yet"),
@@ -96,7 +96,7 @@ SEARCHES = Table(
         Column("where", pa.string(), "SQL filter of the images to search; null: all images"),
         Column("embedder", pa.string(), "whose vectors it ranks", nullable=False),
         Column("seed", pa.int64(), "seed of its sample", nullable=False),
-        Column("predictions_version", pa.int64(), "version of predictions when it started", nullable=False),
+        Column("predictions_version", pa.int64(), "version of samples when it started", nullable=False),
         Column("created_at", UTC, "when it started", nullable=False),
     ],
     key="id",
@@ -131,7 +131,7 @@ MAPS = Table(
         Column("seed", pa.int64(), "seed of the method", nullable=False),
         Column("size", pa.int64(), "number of points when it was created", nullable=False),
         Column("fitted", pa.int64(), "of these, how many the projection was fitted on", nullable=False),
-        Column("predictions_version", pa.int64(), "version of predictions that was read", nullable=False),
+        Column("predictions_version", pa.int64(), "version of samples that was read", nullable=False),
         Column("created_at", UTC, "when it was created", nullable=False),
     ],
     key="id",

@@ -8,7 +8,7 @@ from lake.storage.schema.types import BOXES, MASKS, SCORES_TYPE, UTC, Column, Ta
 
 SAMPLES = Table(
     "samples",
-    "A model's prediction for one image; or, with a null model, an image without a prediction.",
+    "An image as it was seen once, with the prediction that a model made of it; with a null model, without one.",
     [
         Column("prediction_id", pa.string(), "the caller's UUID, else derived from the row", nullable=False),
         Column("image_id", pa.string(), "the predicted image", nullable=False),

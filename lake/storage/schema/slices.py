@@ -8,14 +8,14 @@ from lake.storage.schema.types import UTC, Column, Table
 
 SLICES = Table(
     "slices",
-    "A version of a named set of images: its definition, and the version of predictions it was resolved at.",
+    "A version of a named set of images: its definition, and the version of samples it was resolved at.",
     [
         Column("id", pa.string(), "NAME@VERSION", nullable=False),
         Column("name", pa.string(), "the slice's name", nullable=False),
         Column("version", pa.int32(), "1, 2, ...", nullable=False),
         Column("kind", pa.string(), "where, ids, cluster, search, like, union or intersection", nullable=False),
         Column("definition", pa.string(), "the SQL filter, the nodes TREE/NODE, or the name of the id list"),
-        Column("predictions_version", pa.int64(), "version of predictions it was resolved at", nullable=False),
+        Column("predictions_version", pa.int64(), "version of samples it was resolved at", nullable=False),
         Column("size", pa.int64(), "number of images", nullable=False),
         Column("created_at", UTC, "when it was created", nullable=False),
         Column("spec", pa.string(), "the whole definition, JSON: resolves the slice at another version of the lake"),

@@ -45,7 +45,7 @@ class SearchRequest(BaseModel):
     k: Annotated[int, BeforeValidator(_number)] = Field(default=20, ge=1, le=10_000, description="number of results")
     where: str | None = Field(default=None, max_length=20_000, description="SQL filter on predictions")
     embedder: str | None = Field(default=None, max_length=200, description="default: the lake's first")
-    columns: Annotated[list[str], Field(max_length=100)] = Field(default=[], description="more columns of predictions")
+    columns: Annotated[list[str], Field(max_length=100)] = Field(default=[], description="more columns of samples")
 
 
 class SearchResults(BaseModel):

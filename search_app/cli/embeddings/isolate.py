@@ -32,7 +32,7 @@ def register(add: Add) -> None:
     p.add_argument("--refuse", metavar="TREE/PATH", help="no image of this cluster is of the kind")
     p.add_argument("--undo", action="store_true", help="undo the marks of the last page or cluster")
     p.add_argument("--page", type=int, default=24, metavar="N", help="images a page (default 24)")
-    p.add_argument("--oracle-column", metavar="NAME", help="to measure the search: mark by this column of predictions, or by true_label; the kind is its value for the first example")  # fmt: skip  # noqa: E501
+    p.add_argument("--oracle-column", metavar="NAME", help="to measure the search: mark by this column of samples, or by true_label; the kind is its value for the first example")  # fmt: skip  # noqa: E501
     p.add_argument("--until", type=float, default=0.9, metavar="SHARE", help="with --oracle-column: stop when this share of the kind is found (default 0.9)")  # fmt: skip  # noqa: E501
 
 
@@ -144,7 +144,7 @@ def _values(lake: Lake, column: str) -> dict[str, Any]:
     else:
         names = [f.name for f in lake.dataset("samples").schema if not f.name.startswith("emb_")]
         if column not in names:
-            raise BadInput(f"predictions has no column {column!r}; it has {', '.join(names)}, or true_label")
+            raise BadInput(f"samples has no column {column!r}; it has {', '.join(names)}, or true_label")
         rows = connections.query(
             lake,
             f"""

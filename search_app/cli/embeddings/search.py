@@ -16,13 +16,13 @@ def register(add: Add) -> None:
     )
     example.add_argument("--text", metavar="T", help="a text; needs an embedder with text (CLIP)")
     p.add_argument("-k", type=int, default=10, metavar="N", help="number of results (default 10)")
-    p.add_argument("--where", metavar="SQL", help="a filter on predictions, applied before the search")
+    p.add_argument("--where", metavar="SQL", help="a filter on samples, applied before the search")
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
     p.add_argument(
         "--column",
         action="append",
         metavar="NAME",
-        help="an additional column of predictions in the results; repeat for more",
+        help="an additional column of samples in the results; repeat for more",
     )
 
 

@@ -26,7 +26,7 @@ def register(add: Add, slices: Any) -> None:
     p = add("create", _create, "save a set of images as a new slice or its next version", slices)
     p.add_argument("name", metavar="NAME")
     how = p.add_mutually_exclusive_group(required=True)
-    how.add_argument("--where", metavar="SQL", help="images with a row of predictions that passes")
+    how.add_argument("--where", metavar="SQL", help="images with a sample that passes")
     how.add_argument("--ids", metavar="FILE", help="a file with one id a line; - for standard input")
     how.add_argument("--cluster", action="append", metavar="TREE/PATH", help="all images of this node; repeat for more")
     how.add_argument("--search", metavar="SEARCH", help="the images found by an active search, by its id or name")
@@ -215,7 +215,7 @@ def _show(args: argparse.Namespace) -> int:
         "classes": classes,
         "labels_frozen": not slice_.live and not contents["label_events"].null_count,
     }
-    when = f"created {slice_.created_at:%Y-%m-%d %H:%M} UTC at version {slice_.predictions_version} of predictions"
+    when = f"created {slice_.created_at:%Y-%m-%d %H:%M} UTC at version {slice_.predictions_version} of samples"
     marks = _marks(slice_, _tags(lake).get(slice_.id, ()))
     lines = [f"{slice_.id}: {len(names):,} images ({slice_.kind}: {slice_.definition}), {when}{marks}"]
     lines += [f"{erased:,} erased"] if erased else []

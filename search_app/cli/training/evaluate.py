@@ -62,11 +62,11 @@ def _evaluate(args: argparse.Namespace) -> int:
         )
     lines = [
         columns(table, 2),
-        f"evaluation {evaluation.id} of run {evaluation.run}; {evaluation.answered:,} images predicted now",
+        f"evaluation {evaluation.id} of run {evaluation.run}; {evaluation.predicted:,} images predicted now",
     ]
     for result in evaluation.slices:
-        if result.unanswered:
-            lines.append(f"{result.slice}: {result.unanswered:,} labelled images could not be given to the model")
+        if result.not_predicted:
+            lines.append(f"{result.slice}: {result.not_predicted:,} labelled images could not be given to the model")
     facts: dict[str, Any] = asdict(evaluation)
     if args.against:
         changes = comparison.compare(lake, args.against, evaluation.run, args.slice)

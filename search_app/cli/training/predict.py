@@ -66,14 +66,14 @@ def _predict(args: argparse.Namespace) -> int:
         print(f"no prediction for {rejected['source']}: {rejected['reason']}", file=sys.stderr)
     if len(report.rejected) > SHOWN:
         print(f"... and {len(report.rejected) - SHOWN:,} more (list all with --json)", file=sys.stderr)
-    if not report.answered and not report.known:
+    if not report.predicted and not report.known:
         raise BadInput(f"no image was predicted ({len(report.rejected):,} failed)")
     counts = ", ".join(
         f"{label} {n:,}" for label, n in sorted(report.by_label.items(), key=lambda item: (-item[1], item[0]))
     )
     known = f", {report.known:,} known" if args.log else ""
     text = (
-        f"{version.model}@{version.version} (run {version.run}): {report.answered:,} predicted{known}, "
+        f"{version.model}@{version.version} (run {version.run}): {report.predicted:,} predicted{known}, "
         f"{len(report.rejected):,} failed; {report.seconds:.1f} s"
     )
     return output(args, asdict(report), f"{text}\n{counts}" if counts else text)
@@ -97,7 +97,7 @@ def _shadow(args: argparse.Namespace) -> int:
     with progress(args, "predictions") as count:
         reports = shadow.predict(lake, args.name, limit=args.limit, workers=args.workers, progress=count)
     for report in reports:
-        for image_id, reason in [*report.unanswered.items()][:SHOWN]:
+        for image_id, reason in [*report.not_predicted.items()][:SHOWN]:
             print(f"no prediction for {image_id}: {reason}", file=sys.stderr)
     return output(args, [asdict(report) for report in reports], "\n".join(_text(report) for report in reports))
 
@@ -129,9 +129,9 @@ def _watch(args: argparse.Namespace, lake: Lake) -> int:
 
 def _text(report: ShadowReport) -> str:
     share = f" ({report.differ / report.compared:.1%})" if report.compared else ""
-    failed = f", {len(report.unanswered):,} images failed" if report.unanswered else ""
+    failed = f", {len(report.not_predicted):,} images failed" if report.not_predicted else ""
     return (
-        f"{report.model}@{report.version} (run {report.run}): {report.answered:,} predicted now{failed}, "
+        f"{report.model}@{report.version} (run {report.run}): {report.predicted:,} predicted now{failed}, "
         f"{report.waiting:,} waiting; "
         f"{report.differ:,} of {report.compared:,} differ from production{share}: see the view shadow_disagreements"
     )

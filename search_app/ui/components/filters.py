@@ -96,7 +96,7 @@ class Filters:
         return chips
 
     def where(self) -> str | None:
-        """One SQL predicate over predictions, or None for everything.
+        """One SQL predicate over samples, or None for everything.
 
         Values of one repeated parameter (labels, models) are joined by OR, different parameters by AND.
         """

@@ -127,7 +127,7 @@ def test_confusion_and_its_images(judged: OpenLake) -> None:
     assert metrics.confused(judged, "b", "a") == [image(3), image(1)]  # the surer first
     assert metrics.confused(judged, "b", "a", "line = 'x'") == [image(1)]
     balance = {entry.name: entry for entry in metrics.classes(judged)}
-    assert (balance["b"].labelled, balance["b"].answered) == (2, 3)
+    assert (balance["b"].labelled, balance["b"].predicted) == (2, 3)
     assert (balance["b"].recall.value, balance["b"].precision.value, balance["b"].precision.n) == (0.5, 1.0, 2)
 
 

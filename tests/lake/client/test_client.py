@@ -783,8 +783,8 @@ def test_a_forked_child_sends_its_own_and_leaves_the_parents_alone(
         os.write(theirs, own.encode() if sent else b"not sent")
         os._exit(0)
     os.close(theirs)
-    with open(ours) as answer:
-        own = answer.read()
+    with open(ours) as file:
+        own = file.read()
     os.wait()
     assert list(server.predictions) == [own]
     server.release.set()
@@ -871,7 +871,7 @@ def test_methods_coroutines_and_other_shapes_can_be_decorated(server: Ledger, ma
         await asyncio.sleep(0)
         return "dog", 0.5
 
-    @client.logged(model="named", image="path", answer=lambda result: result[0])
+    @client.logged(model="named", image="path", convert=lambda result: result[0])
     def read(ignored: bytes, path: str = "/nowhere") -> list[str]:
         return ["cow"]
 
@@ -891,7 +891,7 @@ def test_a_result_that_the_decorator_cannot_read_is_reported_and_returned(make_c
     thing = object()
     assert client.logged(model="m")(lambda image: thing)(IMAGE) is thing
     assert client.logged(model="m")(lambda image: "cat")("text is no image") == "cat"
-    assert client.logged(model="m", answer=lambda result: result["x"])(lambda image: "cat")(IMAGE) == "cat"
+    assert client.logged(model="m", convert=lambda result: result["x"])(lambda image: "cat")(IMAGE) == "cat"
     wait_for(lambda: len(refused) == 3)
     reasons = " ".join(r.reason for r in refused)
     assert "returned a object, which is not a prediction" in reasons
@@ -913,22 +913,22 @@ def test_a_function_that_cannot_be_logged_is_refused_by_the_decorator(make_clien
 
 def test_a_with_block_logs_the_prediction_set_in_it(server: Ledger, make_client: MakeClient) -> None:
     client = make_client()
-    with client.answer(IMAGE, model="m", model_version="2", source="cam-1", line="B") as answer:
-        answer.label, answer.confidence = "cat", 0.5
-        answer.metadata["k"] = 1
-    assert client.feedback(answer.prediction_id, "correct")
+    with client.prediction(IMAGE, model="m", model_version="2", source="cam-1", line="B") as prediction:
+        prediction.label, prediction.confidence = "cat", 0.5
+        prediction.metadata["k"] = 1
+    assert client.feedback(prediction.prediction_id, "correct")
     assert client.flush(LONG)
-    sent = server.predictions[answer.prediction_id]
+    sent = server.predictions[prediction.prediction_id]
     assert (sent["label"], sent["confidence"], sent["source"]) == ("cat", 0.5, "cam-1")
     assert sent["metadata"] == {"line": "B", "k": 1}
     assert 0 < sent["latency_ms"] < LONG * 1000
-    with pytest.raises(KeyError), client.answer(IMAGE, model="m", label="never") as answer:
+    with pytest.raises(KeyError), client.prediction(IMAGE, model="m", label="never") as prediction:
         raise KeyError
     own = uuid.uuid4()
-    with client.answer(IMAGE, model="m", prediction_id=own) as answer:
-        answer.label = "mine"
-    with client.answer(IMAGE, model="m", label="x") as answer:
-        answer.metadata = None  # type: ignore[assignment]
+    with client.prediction(IMAGE, model="m", prediction_id=own) as prediction:
+        prediction.label = "mine"
+    with client.prediction(IMAGE, model="m", label="x") as prediction:
+        prediction.metadata = None  # type: ignore[assignment]
     assert client.flush(LONG)
     assert list(server.predictions) == [sent["prediction_id"], str(own)]
     assert client.stats().refused == 1
@@ -940,9 +940,9 @@ def test_the_asynchronous_client(server: Ledger, spill: Path) -> None:
             ids = [client.log(IMAGE, model="m", label="x")]
             assert await client.flush(LONG)
             assert server.order == ids
-            async with client.answer(IMAGE, model="m") as answer:
-                answer.label = "y"
-            ids.append(answer.prediction_id)
+            async with client.prediction(IMAGE, model="m") as prediction:
+                prediction.label = "y"
+            ids.append(prediction.prediction_id)
 
             @client.logged(model="m")
             async def predict(image: bytes) -> str:
@@ -1039,8 +1039,8 @@ def test_what_was_logged_before_during_and_after_a_kill_of_the_server_is_in_it(
         assert client.flush(LONG)
         stats = client.stats()
         for own in ids:
-            with urllib.request.urlopen(f"{url}/v1/predictions/{own}") as answer:
-                assert json.load(answer)["prediction_id"] == own
+            with urllib.request.urlopen(f"{url}/v1/predictions/{own}") as response:
+                assert json.load(response)["prediction_id"] == own
         with pytest.raises(urllib.error.HTTPError, match="404") as unknown:
             urllib.request.urlopen(f"{url}/v1/predictions/{refused}")
         unknown.value.close()

@@ -92,8 +92,7 @@ def test_a_drain_that_is_killed_before_it_forgets_is_repeated_without_a_trace(lk
         drain(lk, spool)
     spool.forget = forget  # type: ignore[method-assign]
     before = {
-        t: rows(lk, f"SELECT * EXCLUDE (ingested_at) FROM {t} ORDER BY ALL")
-        for t in ("samples", "reviews", "images")
+        t: rows(lk, f"SELECT * EXCLUDE (ingested_at) FROM {t} ORDER BY ALL") for t in ("samples", "reviews", "images")
     }
     report = drain(lk, spool)
     assert report is not None

@@ -175,7 +175,7 @@ def test_an_evaluation_that_died_goes_on(judged: Lake, monkeypatch: pytest.Monke
     assert judged.dataset("metrics").count_rows() == 0
     again = Head(judged, learned)
     evaluation = evaluate.evaluate(judged, run, model=again)
-    assert len(again.requested) == evaluation.answered == 180 - 96
+    assert len(again.requested) == evaluation.predicted == 180 - 96
     assert judged.dataset("scores").count_rows() == 180
     straight = evaluate.evaluate(judged, run_of(judged), model=Head(judged, learned))
     assert [result.metrics for result in straight.slices] == [result.metrics for result in evaluation.slices]

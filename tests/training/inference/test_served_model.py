@@ -181,7 +181,7 @@ def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
     with pytest.raises(KeyboardInterrupt):
         batch.run(lake, images, version, predictor, log=True, workers=1, progress=stop)
     done = batch.run(lake, images, version, predictor, log=True, workers=1)
-    assert (done.known, done.answered) == (5, 7)
+    assert (done.known, done.predicted) == (5, 7)
 
 
 def test_a_shadow_answers_beside_production_and_nowhere_else(
@@ -210,7 +210,7 @@ def test_a_shadow_answers_beside_production_and_nowhere_else(
 
     # An evaluation of the same run asks the model anew: shadow answers are answers to queries, not to images.
     evaluation = evaluate.evaluate(lake, second.id, ["first"])
-    assert evaluation.answered == 12
+    assert evaluation.predicted == 12
     assert rows(lake, f"SELECT count(*) AS n FROM scores WHERE run = '{second.id}'")[0]["n"] == 24
     assert len(rows(lake, "SELECT * FROM shadow_disagreements")) == len(unlike)
 
@@ -241,7 +241,7 @@ def test_a_shadow_that_watches_tries_an_unreadable_image_once(
     shadow.watch(lake, "lines", stop, reports.append, workers=1)
     assert tries == [3]
     (report,) = reports
-    assert (report.answered, report.unanswered) == (2, {"a" * 64: "the lake does not have its bytes"})
+    assert (report.predicted, report.not_predicted) == (2, {"a" * 64: "the lake does not have its bytes"})
 
 
 def _answered(lake: OpenLake, event: dict[str, Any]) -> Any:
@@ -269,7 +269,7 @@ def test_a_probe_answers_from_vectors_and_embeds_what_has_none(colours: OpenLake
     images = batch.stored(colours, slice="second")
     stored = batch.run(colours, images, version, predictor, log=True, workers=1)
     fresh = batch.run(colours, batch.files(tmp_path / "new.png"), version, predictor, log=True, workers=1)
-    assert (stored.answered, fresh.answered) == (6, 1)
+    assert (stored.predicted, fresh.predicted) == (6, 1)
     # The same image from its vector and from its bytes.
     data = colours.image(names[0])
     assert data is not None

@@ -77,7 +77,7 @@ def _balance(balance: list[ClassMetrics]) -> Block:
     rows = [
         [
             link(class_.name, "search", label=class_.name),
-            count(class_.answered),
+            count(class_.predicted),
             count(class_.labelled),
             percent(class_.recall),
             span(class_.recall),

@@ -1,4 +1,4 @@
-"""`answering`: acknowledgement latency while a registered model predicts, and predictions per second.
+"""`serving`: acknowledgement latency while a registered model predicts, and predictions per second.
 
 Events come at a fixed rate in an open loop: a latency counts from the time when the event was due. Meanwhile four
 clients request predictions of EfficientNet-Lite0 in closed loops: once from a separate process with one thread and low
@@ -25,7 +25,7 @@ from PIL import Image
 from benchmarks.harness.rounds import ROOT, Options
 from benchmarks.ingest import load
 
-PARTS = ("answering",)
+PARTS = ("serving",)
 RATE, CLIENTS, IMAGES = 50.0, 4, 8
 # The server closes connections that were idle for five seconds.
 CONNECTIONS = 32
@@ -136,7 +136,7 @@ def _prepare(folder: Path) -> None:
 
 @contextmanager
 def _server(folder: Path, in_thread: bool) -> Iterator[int]:
-    entry = "benchmarks.training.answering" if in_thread else "search_app.cli.main"
+    entry = "benchmarks.training.serving" if in_thread else "search_app.cli.main"
     words = [sys.executable, "-m", entry, "serve", "--lake", str(folder), "--no-ui", "--port", "0"]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
