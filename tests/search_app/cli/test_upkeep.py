@@ -92,7 +92,7 @@ def test_forget_by_source_names_what_still_holds_the_image_and_exits_1(
     done = run("forget", "--lake", used.uri, "--source", "line [2-9]", "--yes")
     assert done.code == 1
     assert "slice odd@1 had some of them" in done.out
-    assert "STILL HELD by the tagged version predictions@training" in done.out
+    assert "STILL HELD by the tagged version samples@training" in done.out
     assert f"the backup {tmp_path / 'copy'}" in done.out
     none = run("forget", "--lake", used.uri, "--source", "nowhere*", "--yes")
     assert (none.code, "no image has a source that matches 'nowhere*'" in none.err) == (2, True)

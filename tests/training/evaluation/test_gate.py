@@ -161,7 +161,7 @@ def test_changes_and_what_is_forgotten(judged: Lake, capsys: pytest.CaptureFixtu
     assert "night@1" in capsys.readouterr().out
     assert main.main(["evaluate", new, "--lake", judged.uri, "--against", old, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["answered"] == 0  # every answer is there already
+    assert facts["predicted"] == 0  # every answer is there already
     assert facts["against"][0]["newly_wrong"] == night.newly_wrong
 
 

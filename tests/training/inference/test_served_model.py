@@ -91,12 +91,12 @@ def test_a_name_stands_for_what_is_promoted(served: tuple[OpenLake, Run, Run]) -
             served_model.served_version(lake, name)
 
 
-def test_answers_are_logged_once_by_version_and_run(
+def test_predictions_are_logged_once_by_version_and_run(
     served: tuple[OpenLake, Run, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake, first, _ = served
     done = run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
-    assert (done["answered"], done["known"], sum(done["by_label"].values())) == (12, 0, 12)
+    assert (done["predicted"], done["known"], sum(done["by_label"].values())) == (12, 0, 12)
     there = rows(lake, "SELECT * FROM samples WHERE model IS NOT NULL ORDER BY image_id")
     assert {(r["model"], r["model_version"], r["task"]) for r in there} == {("lines", "1", "classification")}
     assert {r["metadata"] for r in there} == {json.dumps({"run": first.id})}
@@ -109,7 +109,7 @@ def test_answers_are_logged_once_by_version_and_run(
         assert (r["label"], r["confidence"]) == (same.label, pytest.approx(same.confidence, abs=1e-6))
     before = lake.version("samples")
     again = run(capsys, lake, "predict", "lines", "--slice", "first", "--log")
-    assert (again["answered"], again["known"], lake.version("samples")) == (0, 12, before)
+    assert (again["predicted"], again["known"], lake.version("samples")) == (0, 12, before)
 
     # A folder: two of its files are new, one is in the lake and answered, one is none.
     folder = tmp_path / "photos"
@@ -123,22 +123,22 @@ def test_answers_are_logged_once_by_version_and_run(
     ):
         (folder / name).write_bytes(data)
     done = run(capsys, lake, "predict", "lines", "--from", str(folder), "--log")
-    assert (done["answered"], done["known"]) == (2, 1)
+    assert (done["predicted"], done["known"]) == (2, 1)
     (bad,) = done["rejected"]
     assert bad["source"].endswith("broken.png")
     assert rows(lake, "SELECT count(*) AS n FROM images")[0]["n"] == 14
-    assert run(capsys, lake, "predict", "lines", "--from", str(folder), "--log")["answered"] == 0
+    assert run(capsys, lake, "predict", "lines", "--from", str(folder), "--log")["predicted"] == 0
 
     # Another version answers anew; a file of its answers is a log that makes the same rows.
     where = "model_version = '1' AND source LIKE '%photos%'"
     for name in ("more.jsonl", "more.parquet"):
         done = run(capsys, lake, "predict", "lines@2", "--where", where, "--out", str(tmp_path / name))
-        assert done["answered"] == 2
+        assert done["predicted"] == 2
     assert not [*tmp_path.glob(".more*")]
     assert ingest.ingest(lake, tmp_path / "more.jsonl").predictions_new == 2
     assert ingest.ingest(lake, tmp_path / "more.parquet").predictions_known == 2
     done = run(capsys, lake, "predict", "lines@2", "--where", where, "--log")
-    assert (done["answered"], done["known"]) == (0, 2)
+    assert (done["predicted"], done["known"]) == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_stopped_run_leaves_no_file_and_goes_on_in_the_lake(
     assert (done.known, done.predicted) == (5, 7)
 
 
-def test_a_shadow_answers_beside_production_and_nowhere_else(
+def test_a_shadow_predicts_beside_production_and_nowhere_else(
     served: tuple[OpenLake, Run, Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake, _, second = served
@@ -192,10 +192,10 @@ def test_a_shadow_answers_beside_production_and_nowhere_else(
     before = lake.version("samples")
     promotion.shadow(lake, "lines@2")
     (part,) = run(capsys, lake, "shadow", "lines", "--limit", "5")
-    assert (part["run"], part["answered"], part["waiting"], part["compared"]) == (second.id, 5, 7, 5)
+    assert (part["run"], part["predicted"], part["waiting"], part["compared"]) == (second.id, 5, 7, 5)
     (rest,) = run(capsys, lake, "shadow", "lines")
-    assert (rest["answered"], rest["waiting"], rest["compared"]) == (7, 0, 12)
-    assert run(capsys, lake, "shadow", "lines")[0]["answered"] == 0
+    assert (rest["predicted"], rest["waiting"], rest["compared"]) == (7, 0, 12)
+    assert run(capsys, lake, "shadow", "lines")[0]["predicted"] == 0
     assert lake.version("samples") == before
     shadows = rows(lake, "SELECT s.*, p.label AS said FROM scores s JOIN samples p USING (prediction_id)")
     assert {r["id"] for r in shadows} == {f"{second.id}/{r['prediction_id']}" for r in shadows}
