@@ -83,7 +83,7 @@ STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (4, "slices as code with roles, tags and the labels they froze; saved queries", _slices_as_code),
     (5, "training runs, their metrics and predictions, gates, releases of models", _training_tables),
     (6, "table predictions is named samples, also in saved SQL", _plain_names),
-    (8, "canaries: the share of images and the limits of a release", _canaries),
+    (7, "canaries: the share of images and the limits of a release", _canaries),
 ]
 
 
