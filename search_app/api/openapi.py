@@ -20,7 +20,7 @@ _MEANINGS = {
     401: "no access key, or a bad one",
     403: "the key lacks the scope, or the Host or Origin is not this server's",
     404: "there is nothing of that name",
-    409: "a request under this Idempotency-Key is in flight, or the query was cancelled",
+    409: "a request under this Idempotency-Key is in flight, the query was cancelled, or the state does not allow it",
     413: "the body is too large",
     415: "the type of the body is not accepted here",
     422: "the request is wrong: `reason` and `detail` say how; nothing was stored",

@@ -7,6 +7,7 @@ the last one ended, whatever was added or deleted before it.
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ T = TypeVar("T")
 Key = tuple[str | int, ...]
 
 MOST_ITEMS = 1_000
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 Limit = Annotated[int, Query(ge=1, le=MOST_ITEMS, description="items of a page at most")]
 Cursor = Annotated[
     str | None,
@@ -41,6 +43,11 @@ def page(items: Sequence[T], key: Callable[[T], Key], cursor: str | None, limit:
             raise _bad_cursor() from error
     end = start + limit
     return items[start:end], make_cursor(key(items[end - 1])) if end < len(items) else None
+
+
+def newest_first(moment: dt.datetime, name: str) -> Key:
+    """The key of an item in a list in which later moments come first."""
+    return -((moment - _EPOCH) // dt.timedelta(microseconds=1)), name
 
 
 def make_cursor(key: Key) -> str:

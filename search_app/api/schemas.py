@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from fastapi import Path
@@ -109,6 +110,8 @@ MapId = Annotated[str, _path("^[0-9a-f]{8}$", "a map's id")]
 SqlId = Annotated[str, _path("^[A-Za-z0-9_-]{1,100}$", "the `id` that the query was sent with")]
 QueryName = Annotated[str, _path("^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", "a saved query's name")]
 ExportName = Annotated[str, _path(r"^[A-Za-z0-9._-]+@[0-9]+\.[a-z]+$", "an export's name", maxLength=150)]
+RunId = Annotated[str, _path("^[0-9a-f]{1,8}$", "a run's id, or a unique beginning of it")]
+RecordId = Annotated[str, _path("^[0-9a-f]{8}$", "8 hexadecimal digits")]
 ModelName = Annotated[
     str,
     _path(
@@ -116,3 +119,31 @@ ModelName = Annotated[
         "a registered model: NAME for its promoted version, NAME@V for a version",
     ),
 ]
+
+
+def example(value: Any) -> dict[str, Any]:
+    """`content` of a response: JSON, with an example."""
+    return {"application/json": {"schema": {}, "example": value}}
+
+
+def documented(value: Any) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that returns JSON like this example."""
+    return {200: {"description": "the result", "content": example(value)}}
+
+
+def page_of(item: Any) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that returns a page of items like this example."""
+    schema = {
+        "type": "object",
+        "required": ["items", "next"],
+        "properties": {
+            "items": {"type": "array", "items": {}},
+            "next": {"type": ["string", "null"], "description": "`cursor` of the next page; null: this is the last"},
+        },
+    }
+    content = {"application/json": {"schema": schema, "example": {"items": [item], "next": None}}}
+    return {200: {"description": "a page", "content": content}}
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")

@@ -38,6 +38,23 @@ ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("GET", "/v1/status", "read"),
     ("GET", "/v1/arrivals", "read"),
     ("GET", "/v1/openapi.json", "read"),
+    ("GET", "/v1/runs", "read"),
+    ("GET", "/v1/runs/{id}", "read"),
+    ("GET", "/v1/runs/{id}/metrics", "read"),
+    ("GET", "/v1/evaluations", "read"),
+    ("GET", "/v1/evaluations/{id}", "read"),
+    ("GET", "/v1/gates", "read"),
+    ("GET", "/v1/gates/{id}", "read"),
+    ("GET", "/v1/models", "read"),
+    ("POST", "/v1/models", "admin"),
+    ("GET", "/v1/models/{id}", "read"),
+    ("GET", "/v1/models/{id}/versions", "read"),
+    ("GET", "/v1/models/{id}/releases", "read"),
+    ("GET", "/v1/models/{id}/card", "read"),
+    ("POST", "/v1/models/{id}:promote", "admin"),
+    ("POST", "/v1/models/{id}:rollback", "admin"),
+    ("POST", "/v1/models/{id}:shadow", "admin"),
+    ("POST", "/v1/models/{id}:retire", "admin"),
 )
 _EXACT = {(method, path): scope for method, path, scope in ROUTES if "{id}" not in path}
 _PATTERNS = [

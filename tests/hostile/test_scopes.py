@@ -35,6 +35,8 @@ ABSENT = {
     "name": "none",
     "export_name": "none@1.coco",
     "model": "none",
+    "run": "none",
+    "record_id": "none",
 }
 PAGES = ("/", "/overview", "/search", "/drilldown", "/nothing", "/static/index.html", "/favicon.png")
 STREAMLIT = "streamlit.web.server.starlette.starlette_"

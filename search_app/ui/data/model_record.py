@@ -5,13 +5,11 @@ It calls `training`, and caches the results by the versions of the tables they w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
-from lake.storage import schema
 from search_app.ui import session
 from search_app.ui.data import queries
 
@@ -140,6 +138,6 @@ def _metrics(run: str) -> list[Row]:
 
 
 def _verdicts() -> list[Row]:
-    rows = session.lake().scan("gates", [column.name for column in schema.GATES.columns]).to_pylist()
-    verdicts = [row | {"slices": json.loads(row["slices"]), "policy": json.loads(row["policy"])} for row in rows]
-    return sorted(verdicts, key=lambda row: row["at"], reverse=True)
+    from training.evaluation import records
+
+    return [vars(verdict) for verdict in records.verdicts(session.lake())]

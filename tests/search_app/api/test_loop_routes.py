@@ -1,0 +1,167 @@
+"""Runs, evaluations, gates and versions over HTTP: what they show, who wrote what down, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from starlette.testclient import TestClient
+
+from lake.open_lake import OpenLake
+from lake.storage import schema, store
+from search_app.api.app import Api
+from tests.search_app.api_client import reason
+from tests.training.registry.test_promotion import done, judge
+from training.registry import promotion, runs, versions
+
+
+@pytest.fixture
+def http(lk: OpenLake) -> Iterator[TestClient]:
+    with TestClient(Api(lk), raise_server_exceptions=False) as client:
+        yield client
+
+
+def every_item(http: TestClient, path: str, limit: int) -> list[Any]:
+    """The items of all pages."""
+    items: list[Any] = []
+    cursor, pages = None, 0
+    while pages == 0 or cursor is not None:
+        query = f"limit={limit}" + (f"&cursor={cursor}" if cursor else "")
+        page = http.get(f"{path}{'&' if '?' in path else '?'}{query}").json()
+        assert len(page["items"]) <= limit
+        items, cursor, pages = items + page["items"], page["next"], pages + 1
+    return items
+
+
+def evaluated(lake: OpenLake, run: str, name: str) -> None:
+    rows = [
+        {"run": run, "evaluation": name, "metric": metric, "slice": slice_, "value": value, "low": 0.8, "high": 1.0}
+        | {"n": 40, "at": store.now()}
+        for slice_, metric, value in (("day@1", "accuracy", 0.9), ("night@1", "accuracy", 0.95))
+    ]
+    lake.insert("metrics", pa.Table.from_pylist(rows, schema=schema.METRICS.arrow()))
+
+
+def test_runs_are_listed_page_by_page_and_shown_with_their_metrics(http: TestClient, lk: OpenLake) -> None:
+    names = [done(lk) for _ in range(5)]
+    other = done(lk, "signs")
+    assert [run["id"] for run in every_item(http, "/v1/runs?model=turns", 2)] == names[::-1]
+    assert [run["id"] for run in http.get("/v1/runs?status=done&limit=1").json()["items"]] == [other]
+    assert http.get("/v1/runs?status=failed").json() == {"items": [], "next": None}
+    shown = http.get(f"/v1/runs/{names[0][:7]}").json()
+    assert (shown["id"], shown["status"], shown["recipe"]["kind"]) == (names[0], "done", "probe")
+    runs.log(lk, names[0], [{"metric": "loss", "value": 1 / step, "step": step, "epoch": step} for step in (1, 2, 3)])
+    evaluated(lk, names[0], "0000000a")
+    rows = every_item(http, f"/v1/runs/{names[0]}/metrics", 2)
+    assert [(row["step"], row["slice"]) for row in rows] == [
+        *((1, None), (2, None), (3, None), (None, "day@1"), (None, "night@1")),
+    ]
+    assert len(http.get(f"/v1/runs/{names[0]}/metrics?metric=accuracy").json()["items"]) == 2
+    assert reason(http.get("/v1/runs/zzz")) == (404, "unknown_run")
+    assert reason(http.get("/v1/runs?cursor=zzz")) == (422, "bad_cursor")
+
+
+def test_evaluations_and_gates_do_not_change_and_have_an_etag(http: TestClient, lk: OpenLake) -> None:
+    first, second = done(lk), done(lk)
+    for n, run in enumerate((first, second, first)):
+        evaluated(lk, run, f"0000000{n}")
+    listed = every_item(http, "/v1/evaluations", 2)
+    assert [record["id"] for record in listed] == ["00000002", "00000001", "00000000"]
+    assert [record["id"] for record in every_item(http, f"/v1/evaluations?run={second}", 9)] == ["00000001"]
+    response = http.get("/v1/evaluations/00000001")
+    assert response.json() == listed[1]
+    assert response.json()["slices"]["night@1"]["accuracy"] == {"value": 0.95, "low": 0.8, "high": 1.0, "n": 40}
+    again = http.get("/v1/evaluations/00000001", headers={"If-None-Match": response.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    verdicts = [judge(lk, second, first), judge(lk, second, first, blocks=True)]
+    assert [gate["id"] for gate in every_item(http, f"/v1/gates?candidate={second}", 1)] == verdicts[::-1]
+    gate = http.get(f"/v1/gates/{verdicts[1]}")
+    assert (gate.json()["blocks"], gate.json()["slices"], gate.json()["policy"]) == (True, [], {})
+    assert http.get(f"/v1/gates/{verdicts[1]}", headers={"If-None-Match": gate.headers["etag"]}).status_code == 304
+    assert reason(http.get("/v1/gates/none")) == (404, "unknown_gate")
+    assert reason(http.get("/v1/evaluations/none")) == (404, "unknown_evaluation")
+
+
+def test_from_a_run_to_a_canary_to_production_and_back(http: TestClient, lk: OpenLake) -> None:
+    first, second = done(lk), done(lk)
+    assert http.post("/v1/models", json={"run": first, "reason": "the first"}).status_code == 201
+    assert http.post(f"/v1/models/{first}:promote").json()["status"] == "promoted"
+    refused = http.post(f"/v1/models/{second}:promote", json={"share": 0.1})
+    assert reason(refused) == (409, "not_allowed")
+    assert f"lakeloop gate --candidate {second} --baseline {first}" in refused.json()["detail"]
+    verdict = judge(lk, second, first)
+    key = {"Idempotency-Key": "a-canary"}
+    body = {"share": 0.1, "limits": {"errors": 0.02}, "reason": "by day first"}
+    canary = http.post(f"/v1/models/{second}:promote", json=body, headers=key)
+    shown = http.get("/v1/models/turns@2").json()
+    assert canary.json() == {name: shown[name] for name in canary.json()}
+    assert (canary.json()["status"], canary.json()["share"], canary.json()["gate"]) == ("canary", 0.1, verdict)
+    assert canary.json()["limits"] == {"disagreement": 0.3, "latency": 2.0, "errors": 0.02, "minimum": 30}
+    assert http.post(f"/v1/models/{second}:promote", json=body, headers=key).content == canary.content  # once
+    model = http.get("/v1/models/turns").json()
+    assert (model["promoted"], model["canary"], model["versions"]) == ("turns@1", "turns@2", 2)
+    assert http.get("/v1/models").json()["items"] == [{k: model[k] for k in model if k not in ("newest", "measured")}]
+
+    assert http.post("/v1/models/turns@2:promote").json()["status"] == "promoted"
+    back = http.post("/v1/models/turns:rollback", json={"reason": "blind at dusk"})
+    assert (back.json()["id"], versions.get(lk, second).reason) == ("turns@1", "blind at dusk")
+    assert http.post(f"/v1/models/{second}:shadow").json()["status"] == "shadow"
+    assert http.post("/v1/models/turns@2:retire", json={"reason": "slow"}).json()["status"] == "retired"
+    events = every_item(http, "/v1/models/turns/releases", 3)
+    assert [event["action"] for event in events] == [
+        *("retired", "shadowed", "rolled_back", "promoted", "canary", "registered", "promoted", "registered"),
+    ]
+    assert events[4]["limits"]["errors"] == 0.02
+    assert [version["id"] for version in every_item(http, "/v1/models/turns/versions", 1)] == ["turns@2", "turns@1"]
+    http.app.sql.log.flush()  # type: ignore[attr-defined]
+    rows = lk.sql("SELECT action, target, detail FROM audit ORDER BY timestamp").to_pylist()
+    assert [row["action"].removeprefix("models ") for row in rows] == [
+        *("register", "promote", "promote", "promote", "rollback", "shadow", "retire"),
+    ]
+    assert json.loads(rows[2]["detail"]) == {
+        "run": second, "gate": verdict, "reason": "by day first", "force": False, "share": 0.1,
+    }  # fmt: skip
+
+
+WRONG: list[tuple[str, Any, int, str]] = [
+    ("/v1/models", {"run": "zzz"}, 422, "invalid"),
+    ("/v1/models", {}, 422, "invalid"),
+    ("/v1/models/turn@1:promote", {}, 404, "unknown_model"),
+    ("/v1/models/turns@1:promote", {"share": 1.0}, 422, "invalid"),
+    ("/v1/models/turns@1:promote", {"share": 0.5, "limits": {"speed": 1}}, 422, "invalid"),
+    ("/v1/models/turns@1:promote", {"limits": {}}, 422, "invalid"),
+    ("/v1/models/turns@1:promote", {"force": True}, 422, "invalid"),
+    ("/v1/models/turns@1:promote", {"share": 0.5}, 409, "not_allowed"),
+    ("/v1/models/turns@1:promote", {"more": 1}, 422, "invalid"),
+    ("/v1/models/turns@1:rollback", {}, 404, "unknown_model"),
+    ("/v1/models/turns:rollback", {}, 409, "not_allowed"),
+    ("/v1/models/turns:shadow", {}, 404, "unknown_model"),
+    ("/v1/models/turns@7:retire", {}, 404, "unknown_model"),
+]
+
+
+def test_what_is_wrong_is_refused_with_a_reason(http: TestClient, lk: OpenLake) -> None:
+    promotion.register(lk, done(lk))
+    for path, body, status, word in WRONG:
+        assert reason(http.post(path, json=body)) == (status, word), (path, body)
+    for path in ("/v1/models/turn", "/v1/models/turn/versions", "/v1/models/turns@1/releases", "/v1/models/x/card"):
+        assert reason(http.get(path)) == (404, "unknown_model"), path
+    assert len(lk.scan("releases", ["event_id"])) == 1
+
+
+def test_a_card_comes_as_markdown_or_json_and_changes_its_etag_with_the_record(http: TestClient, lk: OpenLake) -> None:
+    run = done(lk)
+    evaluated(lk, run, "0000000a")
+    promotion.promote(lk, run)
+    card = http.get("/v1/models/turns/card")
+    assert card.headers["content-type"].startswith("text/markdown")
+    assert "turns@1" in card.text
+    document = http.get("/v1/models/turns@1/card", headers={"Accept": "application/json"}).json()
+    assert (document["name"], document["run"], document["text"]) == ("turns@1", run, card.text)
+    tag = {"If-None-Match": card.headers["etag"]}
+    assert http.get("/v1/models/turns/card", headers=tag).status_code == 304
+    promotion.promote(lk, done(lk), force=True, reason="a test")
+    assert "turns@2" in http.get("/v1/models/turns/card", headers=tag).text
