@@ -7,6 +7,7 @@ import json
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,7 +31,7 @@ from tests.training.conftest import stripes
 from tests.training.served import two_versions
 from training.inference import image_preparation, model_process
 from training.models import trained_model
-from training.registry import promotion
+from training.registry import canary, promotion
 from training.registry.runs import Run
 from training.tasks.task import Prediction
 
@@ -180,6 +181,29 @@ def test_a_promotion_holds_in_the_running_server(http: httpx.Client, registered:
     promotion.rollback(lake, "lines")
     time.sleep(model_server.LOOK_SECONDS)
     assert ask(http).json()["run"] == first.id
+
+
+def test_a_canary_predicts_its_share_and_every_response_names_its_version(
+    http: httpx.Client, registered: tuple[OpenLake, Run, Run]
+) -> None:
+    lake, first, second = registered
+    promotion.promote(lake, second.id, force=True, reason="a test", share=0.5)
+    time.sleep(model_server.LOOK_SECONDS)
+    by_version = {"1": first.id, "2": second.id}
+    chosen = Counter[str]()
+    for n in range(20):
+        image = drawn.encoded(stripes(1_000 + n, True))
+        prediction = ask(http, body=image).json()
+        version = "2" if canary.predicts(0.5, "lines", image_id(image)) else "1"
+        assert (prediction["model_version"], prediction["run"]) == (version, by_version[version])
+        chosen[version] += 1
+    assert {*chosen} == {"1", "2"}
+    assert ask(http, "lines@1").json()["model_version"] == "1"
+    measured = http.get("/v1/models/lines").json()["measured"]
+    assert (measured["version"], measured["images"]) == (2, chosen["2"])
+    promotion.rollback(lake, "lines")
+    time.sleep(model_server.LOOK_SECONDS)
+    assert {ask(http, body=drawn.encoded(stripes(n, True))).json()["model_version"] for n in range(5)} == {"1"}
 
 
 def test_requests_beyond_the_queue_are_refused(
