@@ -41,7 +41,8 @@ ORDER = (
 )  # fmt: skip
 # Files and folders that a backup leaves out: locks, copies, and what is made again.
 LEFT_OUT = {
-    leader_lock.LOCK, backup_list.FILE, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER, "queries", "spool",
+    leader_lock.LOCK, backup_list.FILE, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER,
+    "queries", "spool", "canaries",
 }  # fmt: skip
 
 

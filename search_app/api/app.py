@@ -95,6 +95,6 @@ class Api:
         api.include_router(models.routes(service, self._model_server))
         api.include_router(runs.routes(service))
         api.include_router(evaluations.routes(service))
-        api.include_router(versions.routes(service, self.writes, self._model_server.canaries))
+        api.include_router(versions.routes(service, self.writes))
         describe(api, {predictions.PATH: {"post": predictions.OPERATION}})
         return api

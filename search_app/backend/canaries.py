@@ -1,6 +1,6 @@
 """The canaries of one server's models: which images they predict, what is measured, and their automatic roll back.
 
-The registry has the decision, so that it holds for all servers and after a restart. The measurements are this server's.
+The registry has the decision, so that it holds for all servers and after a restart. Each server measures for itself.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lake.access import audit
 from training.inference import served_model
 from training.inference.canary_evidence import Evidence
+from training.inference.canary_measurements import MeasurementFile
 from training.registry import canary, promotion, versions
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Trial:
     canary: ServedVersion
     promoted: ServedVersion
     evidence: Evidence
+    file: MeasurementFile
     over: bool = False
 
     def predicts(self, image_id: str) -> bool:
@@ -73,22 +75,19 @@ class Canaries:
         with self._lock:
             trial = self._trials.get(name)
             if current is None:
-                self._trials.pop(name, None)
+                if trial is not None:
+                    self._trials.pop(name).file.delete()
                 return Source(served)
             if trial is None or trial.version != current or trial.promoted != served:
                 evidence = Evidence(canary.limits_of_json(current.limits))
-                trial = Trial(current, served_model.served_version(self.lake, current.id), served, evidence)
+                file = MeasurementFile(self.lake, current)
+                trial = Trial(current, served_model.served_version(self.lake, current.id), served, evidence, file)
                 self._trials[name] = trial
         return Source(served, trial)
 
-    def facts(self, model: str) -> dict[str, Any] | None:
-        """What this server has measured of the model's canary, as JSON holds it; None if it has measured nothing."""
-        with self._lock:
-            trial = self._trials.get(model)
-        return None if trial is None else {"version": trial.version.version, **trial.evidence.facts()}
-
     def judge(self, trial: Trial) -> None:
         """Rolls the canary back if it passes a limit. This server stops to use it at once; the lake follows."""
+        trial.file.write(trial.evidence.facts)
         objection = None if trial.over else trial.evidence.objection()
         if objection is not None:
             trial.over = True
@@ -97,6 +96,8 @@ class Canaries:
 
     def close(self) -> None:
         self._closing.set()
+        for trial in self._trials.values():
+            trial.file.delete()
 
     def _end(self, trial: Trial, objection: str) -> None:
         name, reason = trial.version.id, f"rolled back automatically: {objection}"

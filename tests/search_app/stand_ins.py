@@ -29,7 +29,7 @@ def canary(uri: str, run: str, names: list[str], prepared: list[bytes]) -> tuple
     """A model that says `fine`. The run in CANARY disagrees, is slow, or fails, as CANARY_IS says."""
     del uri, prepared
     behaviour = os.environ["CANARY_IS"] if run == os.environ["CANARY"] else "good"
-    time.sleep(0.02 if behaviour == "slow" else 0.002)
+    time.sleep(0.1 if behaviour == "slow" else 0.002)
     if behaviour == "failing":
         return "how", ["no vector" for _ in names]
     return "how", [Prediction(name, "odd" if behaviour == "disagreeing" else "fine") for name in names]

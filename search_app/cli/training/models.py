@@ -71,6 +71,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from lake.sql import tables
+    from training.inference import canary_measurements
     from training.registry import canary, releases, runs, versions
 
     lake = open_lake(args)
@@ -87,7 +88,11 @@ def _show(args: argparse.Namespace) -> int:
         facts.append(_facts(version) | {"task": run.task, "kind": run.kind, "parent": run.parent, "slices": slices})
         origin = f"run {version.run}, {run.task}, {run.kind}{_after(run.parent)}"
         lines.append(f"{version.id} is {_standing(version)}: {origin}{_why(version)}")
-        lines += [f"  rolled back beyond {canary.limits_of_json(version.limits)}"] if version.limits else []
+        if version.status == "canary":
+            measured = canary_measurements.read(lake, version)
+            facts[-1]["measured"] = measured
+            lines.append(f"  rolled back beyond {canary.limits_of_json(version.limits)}")
+            lines += [f"  measured by a server: {canary_measurements.sentence(facts_)}" for facts_ in measured]
         lines += [f"  {slice_['use']:<10} {slice_['id']}" for slice_ in slices]
     lines += ["", *(_event_line(event) for event in events)]
     history = [tables.plain(vars(event)) for event in events]

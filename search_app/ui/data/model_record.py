@@ -75,6 +75,15 @@ def versions() -> list[Version]:
     return _once(lambda: versions.list(session.lake()), ["releases"], "versions")
 
 
+def canary_measurements(model: str) -> list[str]:
+    """What each server measured of the model's canary, in words; empty without a canary."""
+    from training.inference import canary_measurements as measurements
+
+    canary = next((version for version in versions() if version.model == model and version.status == "canary"), None)
+    measured = [] if canary is None else measurements.read(session.lake(), canary)
+    return [measurements.sentence(facts) for facts in measured]
+
+
 def history(model: str) -> list[ReleaseEvent]:
     """The release events of a model, newest first."""
     from training.registry import releases

@@ -199,8 +199,8 @@ def test_a_canary_predicts_its_share_and_every_response_names_its_version(
         chosen[version] += 1
     assert {*chosen} == {"1", "2"}
     assert ask(http, "lines@1").json()["model_version"] == "1"
-    measured = http.get("/v1/models/lines").json()["measured"]
-    assert (measured["version"], measured["images"]) == (2, chosen["2"])
+    (measured,) = http.get("/v1/models/lines").json()["measured"]
+    assert 0 < measured["images"] <= chosen["2"]  # written at most every two seconds
     promotion.rollback(lake, "lines")
     time.sleep(model_server.LOOK_SECONDS)
     assert {ask(http, body=drawn.encoded(stripes(n, True))).json()["model_version"] for n in range(5)} == {"1"}

@@ -18,6 +18,7 @@ from search_app.api import schemas, writes
 from search_app.api.paging import NOT_CHANGED, Cursor, Limit, newest_first, page, tagged
 from search_app.api.problems import JSON, Problem, not_found
 from search_app.api.schemas import ModelName
+from training.inference import canary_measurements
 from training.registry import canary, promotion, releases, runs, versions
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from search_app.api.service import Service
     from search_app.api.writes import Audit, Writes
-    from search_app.backend.canaries import Canaries
     from training.registry.versions import Version
 
 PATH = "/v1/models"
@@ -40,7 +40,7 @@ _VERSION = {
 }  # fmt: skip
 _MODEL = {"model": "cells", "promoted": "cells@2", "canary": "cells@3", "shadows": [], "versions": 3}
 _RATE = {"value": 0.02, "low": 0.0, "high": 0.11, "n": 61}
-_MEASURED = {"version": 3, "images": 122, "errors": _RATE, "disagreement": _RATE, "latency_ratio": 1.04}
+_MEASURED = {"images": 122, "errors": _RATE, "disagreement": _RATE, "latency_ratio": 1.04}
 _RELEASE = {
     "event_id": "3f1c...", "version": 3, "run": "528228c7", "action": "canary", "gate": "7d2879ed",
     "reason": "better at night", "timestamp": "2026-11-30T20:04:00Z", "share": 0.05, "limits": {"minimum": 30},
@@ -87,7 +87,7 @@ class Change(BaseModel):
     reason: Text | None = None
 
 
-def routes(service: Service, writer: Writes, canaries: Canaries) -> APIRouter:
+def routes(service: Service, writer: Writes) -> APIRouter:
     router = APIRouter()
     lake = service.lake
 
@@ -98,12 +98,14 @@ def routes(service: Service, writer: Writes, canaries: Canaries) -> APIRouter:
         part, following = page(grouped, lambda own: (own[0].model,), cursor, limit)
         return {"items": [_model(own) for own in part], "next": following}
 
-    @router.get(PATH + "/{model}", responses=schemas.documented(_MODEL | {"newest": _VERSION, "measured": _MEASURED}))
+    @router.get(PATH + "/{model}", responses=schemas.documented(_MODEL | {"newest": _VERSION, "measured": [_MEASURED]}))
     def show(model: ModelName) -> dict[str, Any]:
-        """A model, with what this server has measured of its canary; or one version as NAME@V, with its run's facts."""
+        """A model, with what each server has measured of its canary; or one version as NAME@V, with its run's facts."""
         own = versions.list(lake, model)
         if own:
-            return _model(own) | {"newest": _facts(own[-1]), "measured": canaries.facts(model)}
+            running = next((version for version in own if version.status == "canary"), None)
+            measured = [] if running is None else canary_measurements.read(lake, running)
+            return _model(own) | {"newest": _facts(own[-1]), "measured": measured}
         version = _version(model)
         run = runs.get(lake, version.run)
         slices = [{"id": row["id"], "use": row["use"]} for row in run.data.get("slices", [])]

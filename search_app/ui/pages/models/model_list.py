@@ -51,6 +51,8 @@ def show_model(name: str) -> None:
         if promoted is not None:
             releases.rollback_button(name, promoted)
         train_button(of=name)
+    for sentence in model_record.canary_measurements(name):
+        st.caption(f"Measured of the canary by a server: {sentence}")
     blocks: list[list[Block | None]] = [
         [_runs(known, versions, with_model=False)],
         [_forgetting(name, versions)],
