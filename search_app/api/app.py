@@ -17,7 +17,7 @@ from search_app.api import bodies
 from search_app.api.openapi import describe
 from search_app.api.problems import add_error_handlers
 from search_app.api.prometheus import MeasuredApp, Metrics
-from search_app.api.routes import batch, events, exports, maps, models, pictures, predictions, reads, search
+from search_app.api.routes import batch, embedders, events, exports, maps, models, pictures, predictions, reads, search
 from search_app.api.routes import sql as sql_routes
 from search_app.api.routes.training import evaluations, runs, versions
 from search_app.api.service import Service
@@ -93,6 +93,7 @@ class Api:
         api.include_router(exports.routes(service))
         api.include_router(sql_routes.routes(self.sql))
         api.include_router(models.routes(service, self._model_server))
+        api.include_router(embedders.routes(service, self.writes))
         api.include_router(runs.routes(service))
         api.include_router(evaluations.routes(service))
         api.include_router(versions.routes(service, self.writes))

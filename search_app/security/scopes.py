@@ -38,6 +38,8 @@ ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("GET", "/v1/status", "read"),
     ("GET", "/v1/arrivals", "read"),
     ("GET", "/v1/openapi.json", "read"),
+    ("GET", "/v1/embedders", "read"),
+    ("PUT", "/v1/embedders/{id}/threshold", "edit"),
     ("GET", "/v1/runs", "read"),
     ("GET", "/v1/runs/{id}", "read"),
     ("GET", "/v1/runs/{id}/metrics", "read"),

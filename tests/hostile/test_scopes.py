@@ -37,6 +37,7 @@ ABSENT = {
     "model": "none",
     "run": "none",
     "record_id": "none",
+    "embedder": "none",
 }
 PAGES = ("/", "/overview", "/search", "/drilldown", "/nothing", "/static/index.html", "/favicon.png")
 STREAMLIT = "streamlit.web.server.starlette.starlette_"

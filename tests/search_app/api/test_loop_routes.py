@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
+from embeddings.duplicates import threshold
 from lake.open_lake import OpenLake
 from lake.storage import schema, store
 from search_app.api.app import Api
@@ -150,6 +151,15 @@ def test_what_is_wrong_is_refused_with_a_reason(http: TestClient, lk: OpenLake) 
     for path in ("/v1/models/turn", "/v1/models/turn/versions", "/v1/models/turns@1/releases", "/v1/models/x/card"):
         assert reason(http.get(path)) == (404, "unknown_model"), path
     assert len(lk.scan("releases", ["event_id"])) == 1
+
+
+def test_the_threshold_of_near_duplicates_is_kept(http: TestClient, lk: OpenLake) -> None:
+    lk.register_embedder("random")
+    assert [record["name"] for record in http.get("/v1/embedders").json()["embedders"]] == ["random"]
+    assert http.put("/v1/embedders/random/threshold", json={"threshold": 0.999}).json()["duplicates_from"] == 0.999
+    assert threshold.threshold_of(lk, lk.embedders()[0]) == 0.999
+    assert reason(http.put("/v1/embedders/randon/threshold", json={"threshold": 0.9})) == (404, "unknown_embedder")
+    assert reason(http.put("/v1/embedders/random/threshold", json={"threshold": 2})) == (422, "invalid")
 
 
 def test_a_card_comes_as_markdown_or_json_and_changes_its_etag_with_the_record(http: TestClient, lk: OpenLake) -> None:
