@@ -4,6 +4,7 @@
 saved queries whose SQL names the old table and views in many ways. `lake.json` has what that release returned.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -109,7 +110,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, monkeypatch
 
 def test_without_an_exchange_of_names_there_are_two_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri, before = unpacked(tmp_path)
-    monkeypatch.setattr(renaming.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
     assert_as_before(lake.open(uri), before)
 
 
