@@ -87,8 +87,11 @@ def predicate(text: str | None) -> str:
 
 def conjunction(*texts: str | None) -> str | None:
     """The filter that passes what every one of them passes; those that are None or empty are left out."""
+    present = [text for text in texts if text]
+    if len(present) < 2:
+        return present[0] if present else None
     # The newline ends a trailing comment.
-    return " AND ".join(f"({text}\n)" if "--" in text else f"({text})" for text in texts if text) or None
+    return " AND ".join(f"({text}\n)" if "--" in text else f"({text})" for text in present)
 
 
 def row_ids(lake: Lake, filter: Filter) -> list[int]:

@@ -62,7 +62,7 @@ def event_of(sent: Sent) -> events.Event:
 
 
 def lose_a_row(lk: OpenLake) -> None:
-    lk.delete("samples", f"prediction_id = '{lk.scan('predictions', ['prediction_id'])['prediction_id'][0]}'")
+    lk.delete("samples", f"prediction_id = '{lk.scan('samples', ['prediction_id'])['prediction_id'][0]}'")
 
 
 def lose_an_image(lk: OpenLake) -> None:

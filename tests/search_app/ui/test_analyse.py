@@ -38,13 +38,13 @@ def test_the_commands_name_polycrystalline_and_compare_it(uri: str, capsys: pyte
 
     discovery = run_command("discover")
     assert discovery["findings"][0]["conditions"] == [{"dimension": "module_type", "value": "polycrystalline"}]
-    assert discovery["findings"][0]["answers"] == NEW_KIND
+    assert discovery["findings"][0]["predictions"] == NEW_KIND
     by = run_command("metrics", "--by", "module_type")
     error = {entry["module_type"]: entry["error"]["value"] for entry in by["cells"]}
     assert error["polycrystalline"] > 2 * error["monocrystalline"]
-    assert by["all"]["answers"] == sum(entry["answers"] for entry in by["cells"])
+    assert by["all"]["predictions"] == sum(entry["predictions"] for entry in by["cells"])
     assert run_command("metrics", "--calibration")["n"] == by["all"]["judged"]
-    assert sum(entry["answers"] for entry in run_command("metrics", "--confusion")["cells"]) == by["all"]["judged"]
+    assert sum(entry["predictions"] for entry in run_command("metrics", "--confusion")["cells"]) == by["all"]["judged"]
     assert [entry["size"] for entry in run_command("metrics", "--sizes")["boxes"]] == ["small", "medium", "large"]
     assert "module_type" in run_command("metrics", "--dimensions")["dimensions"]
     assert main(["metrics", "--by", "module_typ", "--lake", uri]) == 2

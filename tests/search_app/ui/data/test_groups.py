@@ -118,8 +118,8 @@ def test_a_chart_has_a_bar_for_every_day_including_empty_ones(ids: list[str]) ->
     import datetime as dt
 
     days = [
-        {"day": dt.date(2026, 9, 1), "answers": 5, "known": 3, "right": 2},
-        {"day": dt.date(2026, 9, 4), "answers": 1, "known": 0, "right": 0},
+        {"day": dt.date(2026, 9, 1), "predictions": 5, "known": 3, "right": 2},
+        {"day": dt.date(2026, 9, 4), "predictions": 1, "known": 0, "right": 0},
     ]
     drawn = charts.volume(days)
     assert [bar["parts"] for bar in drawn["bars"]] == [[2, 1, 2], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
