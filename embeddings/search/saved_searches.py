@@ -140,6 +140,11 @@ class SavedSearch:
         """How many pages are marked."""
         return max((m.page for m in self._current().values()), default=0)
 
+    @property
+    def events(self) -> int:
+        """How many rows of `marks` it knows."""
+        return len(self._marks)
+
     def progress(self) -> SearchProgress:
         """Counts, an estimate of how many remain, and advice. Takes about 10 ms."""
         current = self._current().values()

@@ -9,6 +9,7 @@ import streamlit as st
 
 from lake import slices
 from lake.errors import BadInput, LakeloopError
+from search_app.backend.loaded_searches import LoadedSearch
 from search_app.ui import session
 from search_app.ui.components import empty_states
 from search_app.ui.components.grid import add_to_slice, image_grid, save_slice, selected
@@ -92,7 +93,7 @@ def _saved() -> None:
     return None
 
 
-def _search(loaded: active_searches.LoadedSearch) -> None:
+def _search(loaded: LoadedSearch) -> None:
     with loaded.lock:
         search = loaded.search
         shown, positives, progress = search.page(PAGE), [*search.positives()], search.progress()
@@ -122,7 +123,7 @@ def _search(loaded: active_searches.LoadedSearch) -> None:
     return None
 
 
-def _handle(loaded: active_searches.LoadedSearch, action: MarkingAction) -> None:
+def _handle(loaded: LoadedSearch, action: MarkingAction) -> None:
     """Carries out an action before the next page is drawn. A page that is sent twice is marked once."""
     state = st.session_state
     if action.name == "slice":
@@ -164,7 +165,7 @@ def _heading(progress: SearchProgress, positives: list[str]) -> Heading:
     )
 
 
-def _top(loaded: active_searches.LoadedSearch, positives: list[str], shows_found: bool) -> None:
+def _top(loaded: LoadedSearch, positives: list[str], shows_found: bool) -> None:
     search = loaded.search
     with st.container(horizontal=True, vertical_alignment="center", key="search-actions"):
         if st.button("All searches", type="tertiary"):
@@ -220,7 +221,7 @@ def _scope(search_id: str) -> str:
     return f"in {escape(row['filter'][:60])}" if row["filter"] else ""
 
 
-def _found(loaded: active_searches.LoadedSearch, positives: list[str]) -> None:
+def _found(loaded: LoadedSearch, positives: list[str]) -> None:
     rows: list[dict[str, Any]] = queries.predictions_of(positives)
     if not rows:
         return empty_states.empty("Nothing found yet", "Mark images yes under **Mark**. They appear here.")

@@ -9,9 +9,10 @@ from typing import Any
 import streamlit as st
 
 from lake.errors import LakeloopError
+from search_app.backend.loaded_searches import LoadedSearch
 from search_app.ui import session
 from search_app.ui.components import empty_states, scope
-from search_app.ui.data import active_searches, queries
+from search_app.ui.data import queries
 from search_app.ui.pages.drilldown import clustering, node, search_strip
 from search_app.ui.text.numbers import images
 
@@ -53,7 +54,7 @@ def _import() -> None:
 
 def _toolbar(
     trees: list[queries.Row], tree: str, status: dict[str, Any], current: queries.Row | None
-) -> active_searches.LoadedSearch | None:
+) -> LoadedSearch | None:
     """The choice of a tree, and the active search that clusters can be accepted for. Returns that search."""
     titles = {row["tree"]: _title(row) for row in trees}
     search = search_strip.active_search()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import streamlit as st
 
 from lake.errors import LakeloopError
+from search_app.backend.loaded_searches import LoadedSearch
 from search_app.ui import session
 from search_app.ui.data import active_searches, queries
 from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images
 
 
-def active_search() -> active_searches.LoadedSearch | None:
+def active_search() -> LoadedSearch | None:
     """The active search that the user works on, or None."""
     search_id = active_searches.current()
     if not search_id:
@@ -23,7 +24,7 @@ def active_search() -> active_searches.LoadedSearch | None:
         return None
 
 
-def show(loaded: active_searches.LoadedSearch, current: queries.Row | None) -> None:
+def show(loaded: LoadedSearch, current: queries.Row | None) -> None:
     """The strip. `current`: the open node."""
     with loaded.lock:
         search_id, positives, name = loaded.search.id, len(loaded.search.positives()), loaded.search.name
