@@ -127,7 +127,7 @@ def facts(discovery: Discovery) -> dict[str, Any]:
         "errors": discovery.errors,
         "predictions": discovery.predictions,
         "of": discovery.total,
-        "error": _rate(discovery.error),
+        "error": discovery.error.as_dict(),
         "looked_at": discovery.compared,
         "conditions": discovery.max_conditions,
         "remark": discovery.remark,
@@ -142,9 +142,9 @@ def facts(discovery: Discovery) -> dict[str, Any]:
                 "image_ids": finding.image_ids,
                 "predictions": finding.reviewed,
                 "wrong": finding.wrong if discovery.errors == "confidence" else round(finding.wrong),
-                "error": _rate(finding.error),
-                "rest": _rate(finding.rest),
-                "worse": _rate(finding.worse),
+                "error": finding.error.as_dict(),
+                "rest": finding.rest.as_dict(),
+                "worse": finding.worse.as_dict(),
                 "excess": round(finding.excess, 2),
                 "p": finding.p,
                 "images": finding.images,
@@ -153,7 +153,3 @@ def facts(discovery: Discovery) -> dict[str, Any]:
             for finding in discovery.findings
         ],
     }
-
-
-def _rate(rate: Rate) -> dict[str, float | int | None]:
-    return {"value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n}

@@ -96,6 +96,24 @@ class Breakdown:
         parts = [one.picks(value) for one, value in zip(self.dimensions, cell.values, strict=True)]
         return None if None in parts else " AND ".join(f"({part})" for part in parts)
 
+    def as_dict(self) -> dict[str, Any]:
+        """JSON: `by`, the dimensions' names; `cells`; `all`, the whole; `left_out`."""
+        keys = [dimension.name for dimension in self.dimensions]
+        cells = [
+            {
+                **{key: value for key, value in zip(keys, cell.values, strict=False)},
+                "predictions": cell.predictions,
+                "judged": cell.known,
+                "right": cell.right,
+                "accuracy": cell.accuracy.as_dict(),
+                "error": cell.error.as_dict(),
+                "confidence": cell.confidence,
+                "where": self.predicate(cell) if cell.values else None,
+            }
+            for cell in [*self.cells, self.whole]
+        ]
+        return {"by": keys, "cells": cells[:-1], "all": cells[-1], "left_out": self.left_out}
+
 
 def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
     """Counts and rates by one or two dimensions of `lake/analytics/dimensions.py`; without any, the whole.
@@ -181,6 +199,12 @@ def confusion(lake: Lake, where: str | None = None) -> dict[tuple[str, str | Non
         WHERE {where or "true"} AND true_label IS NOT NULL GROUP BY ALL ORDER BY n DESC, ground_truth, prediction""",
     )
     return {(row["ground_truth"], row["prediction"]): row["n"] for row in rows.to_pylist()}
+
+
+def confusion_cells(lake: Lake, where: str | None = None) -> list[dict[str, Any]]:
+    """`confusion` as rows: `true`, `predicted`, `predictions`."""
+    counts = confusion(lake, where)
+    return [{"true": label, "predicted": predicted, "predictions": n} for (label, predicted), n in counts.items()]
 
 
 def confused(

@@ -22,6 +22,9 @@ class Rate:
     high: float | None
     n: int
 
+    def as_dict(self) -> dict[str, float | int | None]:
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
 
 def wilson(hits: int, n: int) -> Rate:
     """The share hits / n with Wilson's 95 % interval (Wilson 1927), right for small n and near 0 and 1."""

@@ -94,12 +94,21 @@ def folder_name(label: str) -> str:
 
 def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
     for sample in samples:
-        truth = sample.ground_truths.get(CLASSIFICATION)
-        label = truth.label if truth else None
-        folder = folder_name(label) if label else UNLABELLED
-        part.file(f"{folder}/{sample.name}", sample.image.data)
-        for task in sample.ground_truths:
-            part.leave_out(task, task != CLASSIFICATION)
+        part.file(path_of(sample), sample.image.data)
+        leave_out(part, sample)
+
+
+def path_of(sample: ExportSample) -> str:
+    """The image's file: in the folder of its class."""
+    truth = sample.ground_truths.get(CLASSIFICATION)
+    label = truth.label if truth else None
+    return f"{folder_name(label) if label else UNLABELLED}/{sample.name}"
+
+
+def leave_out(part: ExportPart, sample: ExportSample) -> None:
+    """Counts the labels that the format has no place for."""
+    for task in sample.ground_truths:
+        part.leave_out(task, task != CLASSIFICATION)
 
 
 def finish(whole: WholeExport) -> None:

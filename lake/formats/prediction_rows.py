@@ -100,11 +100,11 @@ def _read(
         label=_text("label", take(*_ALIASES["label"])),
         confidence=_fraction("confidence", take(*_ALIASES["confidence"])),
         scores=_scores(take("scores")),
-        boxes=_boxes(take("boxes")),
+        boxes=read_boxes(take("boxes")),
         source=_text("source", take("source")),
         latency_ms=_number("latency_ms", take("latency_ms")),
     )
-    row.masks = _masks(take("masks", "mask"), row.label, read_file)
+    row.masks = read_masks(take("masks", "mask"), row.label, read_file)
     if row.image is None and row.image_id is None:
         raise BadInput(f"no image: the row needs one of {', '.join(IMAGE_NAMES)} or image_id")
     _complete(row)
@@ -261,7 +261,7 @@ def _instances(name: str, value: Any) -> list[Mapping[str, Any]]:
     return value
 
 
-def _boxes(value: Any) -> list[dict[str, Any]] | None:
+def read_boxes(value: Any) -> list[dict[str, Any]] | None:
     """[{"label", "score", "x", "y", "width", "height"}] or COCO's "bbox": [x, y, width, height]."""
     if value is None:
         return None
@@ -277,7 +277,7 @@ def _boxes(value: Any) -> list[dict[str, Any]] | None:
     return boxes
 
 
-def _masks(value: Any, label: str | None, read_file: Callable[[str], bytes]) -> list[dict[str, Any]] | None:
+def read_masks(value: Any, label: str | None, read_file: Callable[[str], bytes]) -> list[dict[str, Any]] | None:
     """A list of COCO RLE objects, each with label and score; or the path of a PNG with one instance."""
     if value is None:
         return None

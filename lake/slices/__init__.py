@@ -20,6 +20,7 @@ from lake.slices.versions import (
     set_role,
     tag,
     tags,
+    tags_by_id,
     untag,
 )
 
@@ -54,6 +55,7 @@ __all__ = [
     "spec",
     "tag",
     "tags",
+    "tags_by_id",
     "unknown",
     "untag",
     "words",

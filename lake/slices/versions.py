@@ -11,7 +11,7 @@ import datetime as dt
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -52,6 +52,10 @@ class Slice:
     @property
     def id(self) -> str:
         return f"{self.name}@{self.version}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, with `id` and `identity_only`; JSON values except the times."""
+        return {"id": self.id, **vars(self), "identity_only": self.identity_only}
 
     @property
     def identity_only(self) -> bool:
@@ -172,6 +176,14 @@ def tags(lake: Lake) -> dict[tuple[str, str], int]:
     """(slice, tag) -> version."""
     rows = lake.scan("slice_tags", ["name", "tag", "version"], "version IS NOT NULL").to_pylist()
     return {(row["name"], row["tag"]): row["version"] for row in sorted(rows, key=lambda row: row["tag"])}
+
+
+def tags_by_id(lake: Lake) -> dict[str, Sequence[str]]:
+    """NAME@VERSION -> its tags, sorted, for the versions that have any."""
+    by_id: dict[str, builtins.list[str]] = {}
+    for (name, tag), version in tags(lake).items():
+        by_id.setdefault(f"{name}@{version}", []).append(tag)
+    return {**by_id}
 
 
 def tag(lake: Lake, slice_: Slice, tag: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search_app.cli.terminal import Add, columns, open_lake, output
 
@@ -76,19 +76,6 @@ def _metrics(args: argparse.Namespace) -> int:
 
 def _by(args: argparse.Namespace, breakdown: Breakdown) -> int:
     keys = [dimension.name for dimension in breakdown.dimensions]
-    rows = [
-        {
-            **{key: value for key, value in zip(keys, cell.values, strict=False)},
-            "predictions": cell.predictions,
-            "judged": cell.known,
-            "right": cell.right,
-            "accuracy": _rate(cell.accuracy),
-            "error": _rate(cell.error),
-            "confidence": cell.confidence,
-            "where": breakdown.predicate(cell) if cell.values else None,
-        }
-        for cell in [*breakdown.cells, breakdown.whole]
-    ]
     titles = [dimension.title for dimension in breakdown.dimensions]
     table = [[*titles, "predictions", "with label", "error", "95 % interval", "confidence"]]
     for cell in [*breakdown.cells, breakdown.whole]:
@@ -101,7 +88,7 @@ def _by(args: argparse.Namespace, breakdown: Breakdown) -> int:
     text = columns(table, len(keys))
     if breakdown.left_out:
         print(f"{breakdown.left_out:,} smaller groups are not shown", file=sys.stderr)
-    return output(args, {"by": keys, "cells": rows[:-1], "all": rows[-1], "left_out": breakdown.left_out}, text)
+    return output(args, breakdown.as_dict(), text)
 
 
 def _calibration(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
@@ -133,12 +120,12 @@ def _confusion(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
     from lake.analytics import metrics
 
     counts = metrics.confusion(lake, where)
-    facts = [{"true": label, "predicted": predicted, "predictions": n} for (label, predicted), n in counts.items()]
     labels = sorted({label for label, _ in counts})
     predicted = sorted({prediction for _, prediction in counts}, key=str)
     rows = [["true \\ predicted", *map(str, predicted)]]
     rows += [[label, *(f"{counts.get((label, prediction), 0):,}" for prediction in predicted)] for label in labels]
-    return output(args, {"cells": facts}, columns(rows, 1) if counts else "no image with a prediction has a label")
+    facts = {"cells": metrics.confusion_cells(lake, where)}
+    return output(args, facts, columns(rows, 1) if counts else "no image with a prediction has a label")
 
 
 def _sizes(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
@@ -206,10 +193,6 @@ def _discover(args: argparse.Namespace) -> int:
             finding["slice"] = name
         lines += [f"saved as slice {name}" for name in saved]
     return output(args, facts, "\n".join(lines))
-
-
-def _rate(rate: Rate) -> dict[str, Any]:
-    return {"value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
 
 
 def _percent(rate: Rate) -> tuple[str, str]:

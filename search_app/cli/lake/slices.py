@@ -183,7 +183,7 @@ def _list(args: argparse.Namespace) -> int:
 
     lake = open_lake(args)
     versions = slices.newest(lake) if args.newest else slices.list(lake)
-    tags = _tags(lake)
+    tags = slices.tags_by_id(lake)
     facts = [_facts(version) | {"tags": tags.get(version.id, [])} for version in versions]
     lines = [
         f"{version.id:<24}{version.size:>9,} images  {version.kind}: {version.definition}"
@@ -209,14 +209,14 @@ def _show(args: argparse.Namespace) -> int:
     classes = slices.balance(lake, contents)
     erased = slices.erased_count(lake, slice_)
     facts = _facts(slice_) | {
-        "tags": _tags(lake).get(slice_.id, []),
+        "tags": slices.tags_by_id(lake).get(slice_.id, []),
         "image_ids": names,
         "erased": erased,
         "classes": classes,
         "labels_frozen": not slice_.live and not contents["label_events"].null_count,
     }
     when = f"created {slice_.created_at:%Y-%m-%d %H:%M} UTC at version {slice_.predictions_version} of samples"
-    marks = _marks(slice_, _tags(lake).get(slice_.id, ()))
+    marks = _marks(slice_, slices.tags_by_id(lake).get(slice_.id, ()))
     lines = [f"{slice_.id}: {len(names):,} images ({slice_.kind}: {slice_.definition}), {when}{marks}"]
     lines += [f"{erased:,} erased"] if erased else []
     if contents["label_events"].null_count:
@@ -329,8 +329,8 @@ def _delete(args: argparse.Namespace) -> int:
 def _facts(slice_: Slice) -> dict[str, Any]:
     from lake.sql import tables
 
-    facts: dict[str, Any] = tables.plain(vars(slice_))
-    return {"id": slice_.id, **facts, "identity_only": slice_.identity_only}
+    facts: dict[str, Any] = tables.plain(slice_.as_dict())
+    return facts
 
 
 def _marks(slice_: Slice, tags: Sequence[str] = ()) -> str:
@@ -339,15 +339,6 @@ def _marks(slice_: Slice, tags: Sequence[str] = ()) -> str:
     marks += ["live"] if slice_.live else []
     marks += [f"@{tag}" for tag in tags]
     return f"  [{', '.join(marks)}]" if marks else ""
-
-
-def _tags(lake: Lake) -> dict[str, list[str]]:
-    from lake import slices
-
-    by_slice: dict[str, list[str]] = {}
-    for (name, tag), version in slices.tags(lake).items():
-        by_slice.setdefault(f"{name}@{version}", []).append(tag)
-    return by_slice
 
 
 def _class_lines(classes: Sequence[dict[str, Any]]) -> list[str]:
