@@ -10,7 +10,8 @@ from __future__ import annotations
 from lake.client.client import AsyncClient, Client
 from lake.client.core import Stats
 from lake.client.events import Refusal
+from lake.client.json_requests import RequestFailed
 from lake.client.model_requests import NotAnswered, Predicted
 from lake.client.predictions import LoggedPrediction
 
-__all__ = ["LoggedPrediction", "AsyncClient", "Client", "NotAnswered", "Predicted", "Refusal", "Stats"]
+__all__ = ["LoggedPrediction", "AsyncClient", "Client", "NotAnswered", "Predicted", "Refusal", "RequestFailed", "Stats"]

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
-from lake.client import events, model_requests, predictions
+from lake.client import events, json_requests, model_requests, predictions
 from lake.client.core import ClientCore, Stats
+from lake.client.data_doors import DataDoors
 from lake.client.events import Image, Kind, Refusal
 from lake.client.model_requests import Predicted
 
@@ -65,6 +66,8 @@ class _BaseClient:
             on_refused=on_refused,
             ssl_context=ssl_context,
         )
+        own_timeout = max(timeout, json_requests.SECONDS)
+        self._requests = json_requests.JsonRequests(url, lambda: self.key, own_timeout, ssl_context)
         self._models = model_requests.ModelRequests(url, max(timeout, model_requests.SECONDS), ssl_context)
 
     @property
@@ -210,8 +213,11 @@ class _BaseClient:
         self._core.refuse(Refusal.of("prediction", fields, reason))
 
 
-class Client(_BaseClient):
-    """Logs a model's predictions to a lakeloop server in the background. Make one per process; threads may share it."""
+class Client(_BaseClient, DataDoors):
+    """Logs a model's predictions to a lakeloop server in the background, and opens its doors to the lake.
+
+    Make one per process; threads may share it.
+    """
 
     def predict(
         self,
@@ -242,6 +248,7 @@ class Client(_BaseClient):
         Returns early if the server does not respond and there is a disk. Also called at the interpreter's exit.
         """
         self._models.close()
+        self._requests.close()
         return self._core.close(timeout)
 
     def __enter__(self) -> Self:

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 # Connections that are kept open between requests.
 KEPT = 8
+# For every wait on a socket; leak checks and clusterings take longer than other requests.
+SECONDS = 300.0
 # How long a request is repeated before it fails.
 PATIENCE_SECONDS = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-MOST_RESPONSE_BYTES = 256 << 20
+MOST_RESPONSE_BYTES = 300 << 20
 JSON = "application/json"
 _LATER = (408, 425, 429, 502, 503, 504)
 

@@ -1,13 +1,16 @@
-"""Decides which requests the server accepts now: by rate, size of the spool, free disk space.
+"""Decides which requests the server accepts now: by rate, size of the spool, free disk space, and long work at once.
 
-It decides before a body is read, so that refusing is cheap however many requests come. Only writes are refused; reads
-go on.
+It decides before a body is read, so that refusing is cheap however many requests come. Only writes and long work are
+refused; other reads go on.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +33,24 @@ class IngestLimits:
     spool_seconds: float = 6 * 3600
     free_bytes: int = 1 << 30
     in_flight_bytes: int = 256 << 20
+
+
+class Slots:
+    """At most `most` at once of what takes much time or memory. Others are refused, not queued."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self._free = threading.BoundedSemaphore(most)
+        self._refusal = f"{most} {what} are in work, which is the limit; try again"
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Takes a slot for the block. Raises Problem (429) if none is free."""
+        if not self._free.acquire(blocking=False):
+            raise Problem(429, "busy", self._refusal, 1)
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 class Admission:

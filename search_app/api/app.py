@@ -20,6 +20,7 @@ from search_app.api.prometheus import MeasuredApp, Metrics
 from search_app.api.routes import batch, embedders, events, exports, maps, models, pictures, predictions, reads, search
 from search_app.api.routes import sql as sql_routes
 from search_app.api.routes.training import evaluations, runs, versions
+from search_app.api.routes.curation import clusters, isolate, labels, metrics, pull, slices
 from search_app.api.service import Service
 from search_app.api.sql_execution import Sql
 from search_app.api.writes import Writes
@@ -97,5 +98,9 @@ class Api:
         api.include_router(runs.routes(service))
         api.include_router(evaluations.routes(service))
         api.include_router(versions.routes(service, self.writes))
+        api.include_router(pull.routes(service))
+        for curation in (slices, labels, clusters, isolate):
+            api.include_router(curation.routes(service, self.writes))
+        api.include_router(metrics.routes(service))
         describe(api, {predictions.PATH: {"post": predictions.OPERATION}})
         return api

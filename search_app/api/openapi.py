@@ -21,8 +21,10 @@ _MEANINGS = {
     403: "the key lacks the scope, or the Host or Origin is not this server's",
     404: "there is nothing of that name",
     409: "a request under this Idempotency-Key is in flight, the query was cancelled, or the state does not allow it",
+    412: "the content is not the one in If-Match any more",
     413: "the body is too large",
     415: "the type of the body is not accepted here",
+    416: "the range begins after the last byte",
     422: "the request is wrong: `reason` and `detail` say how; nothing was stored",
     429: "more than the server accepts now; see Retry-After",
     431: "the event is too large for a header",
@@ -78,6 +80,6 @@ def _problems(path: str, method: str, responses: dict[str, Any]) -> set[int]:
     """The status codes of problems: those of the method, and those the route declares itself."""
     if path in ("/healthz", "/readyz"):
         return {503}
-    codes = {*_ALWAYS, *(_WRITING if method in ("post", "put") else _READING)}
+    codes = {*_ALWAYS, *(_WRITING if method in ("post", "put", "delete") else _READING)}
     codes |= {404} if "{" in path else set()
     return codes | {int(code) for code in responses if int(code) >= 400}

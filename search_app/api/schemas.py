@@ -119,6 +119,17 @@ ModelName = Annotated[
         "a registered model: NAME for its promoted version, NAME@V for a version",
     ),
 ]
+SliceName = Annotated[
+    str,
+    _path(
+        "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[A-Za-z0-9][A-Za-z0-9._-]{0,99})?$",
+        "a slice: NAME for its newest version, NAME@VERSION or NAME@TAG",
+    ),
+]
+SliceTag = Annotated[str, _path("^[A-Za-z][A-Za-z0-9._-]{0,99}$", "a tag, which begins with a letter")]
+
+TreeId = Annotated[str, _path("^[0-9a-f]{8}$", "a tree's id")]
+SearchId = Annotated[str, _path("^[0-9a-f]{8}$", "an active search's id")]
 
 
 def example(value: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lake.errors import CouldNot
 from lake.spool.committer import Entry, RepeatedKey
-from search_app.api.admission import Admission, IngestLimits
+from search_app.api.admission import Admission, IngestLimits, Slots
 from search_app.api.problems import Problem
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 # Images known to be stored, so that naming one again costs no look-up.
 KNOWN_IMAGES = 100_000
+# Leak checks, clusterings and the like: each may take a core and hundreds of megabytes.
+MOST_LONG_WORK = 2
 
 
 class Service:
@@ -37,6 +39,7 @@ class Service:
         self.lake = lake
         self.spool = spool
         self.admission = Admission(limits or IngestLimits())
+        self.long_work = Slots(MOST_LONG_WORK, "requests that take long")
         self.promoted = lake.promoted()
         self.stopping = False
         self._known_images: dict[str, None] = dict.fromkeys(spool.images()) if spool else {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
+from lake.slices import definition as definitions
 from lake.sql import syntax_tree
 from lake.sql.connections import connect
 
@@ -41,6 +42,8 @@ _FUNCTIONS = """
 PARTS = frozenset(_PARTS.split())
 TYPES = frozenset(_TYPES.split()) | {"timestamp with time zone"}
 FUNCTIONS = frozenset(_FUNCTIONS.split())
+# Filters and slices in one definition of a slice: each is a query.
+MOST_PARTS = 100
 
 
 def check(lake: Lake, text: str) -> None:
@@ -61,6 +64,21 @@ def check(lake: Lake, text: str) -> None:
                     _refuse(node)
     except RecursionError as error:
         raise BadInput("the filter is nested too deeply") from error
+
+
+def check_definition(lake: Lake, definition: Any) -> None:
+    """Raises BadInput for a slice's definition with too many parts, or with a filter that `check` refuses."""
+    parts = [definitions.check(definition)]
+    for part in parts:  # grows meanwhile
+        parts += [
+            inner for kind in ("union", "intersect") for inner in part.get(kind, ()) if not isinstance(inner, str)
+        ]
+    count = len(parts) + len(definitions.references(parts[0]))
+    if count > MOST_PARTS:
+        raise BadInput(f"the definition has {count:,} parts; it may have at most {MOST_PARTS}")
+    for part in parts:
+        if "where" in part:
+            check(lake, part["where"])
 
 
 def _refuse(part: dict[str, Any]) -> None:

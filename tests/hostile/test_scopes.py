@@ -38,6 +38,10 @@ ABSENT = {
     "run": "none",
     "record_id": "none",
     "embedder": "none",
+    "slice_name": "none@1",
+    "tag": "none",
+    "tree": "0" * 8,
+    "search_id": "0" * 8,
 }
 PAGES = ("/", "/overview", "/search", "/drilldown", "/nothing", "/static/index.html", "/favicon.png")
 STREAMLIT = "streamlit.web.server.starlette.starlette_"

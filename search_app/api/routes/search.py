@@ -43,7 +43,7 @@ class SearchRequest(BaseModel):
     image_base64: str | None = Field(default=None, description="an image file to be like")
     text: str | None = Field(default=None, max_length=10_000, description="with an embedder that can (CLIP)")
     k: Annotated[int, BeforeValidator(_number)] = Field(default=20, ge=1, le=10_000, description="number of results")
-    where: str | None = Field(default=None, max_length=20_000, description="SQL filter on predictions")
+    where: str | None = Field(default=None, max_length=20_000, description="SQL filter on samples")
     embedder: str | None = Field(default=None, max_length=200, description="default: the lake's first")
     columns: Annotated[list[str], Field(max_length=100)] = Field(default=[], description="more columns of samples")
 
