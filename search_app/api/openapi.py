@@ -27,7 +27,7 @@ _MEANINGS = {
     416: "the range begins after the last byte",
     422: "the request is wrong: `reason` and `detail` say how; nothing was stored",
     429: "more than the server accepts now; see Retry-After",
-    431: "the event is too large for a header",
+    431: "the event is too large for a header, or the query for the head of a request",
     503: "not now; see Retry-After",
     507: "the disk is nearly full; see Retry-After",
 }
@@ -63,7 +63,8 @@ def _complete(schema: dict[str, Any]) -> None:
         for method, operation in methods.items():
             responses = operation["responses"]
             responses.pop("422", None)
-            for code in sorted(_problems(path, method, responses)):
+            queries = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
+            for code in sorted(_problems(path, method, responses) | ({431} if queries else set())):
                 content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
                 responses[str(code)] = {"description": _MEANINGS[code], "content": content}
     components = schema.setdefault("components", {})

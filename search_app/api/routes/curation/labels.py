@@ -16,7 +16,6 @@ from lake.sql import connections
 from lake.sql.tables import plain
 from search_app.api import bodies, schemas, writes
 from search_app.api.paging import Cursor, Limit, page, read_cursor
-from search_app.api.problems import not_found
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 PATH = "/v1/labels"
 MOST_LABELS = 1_000
 MOST_IMAGES = 100
+ImageName = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _HEX = "2a0986669d4b1c0b7f3e5a9c8d7e6f504132241506f7e8d9cabbac9d8e7f6051"
 _LABEL = {"image_id": _HEX, "label": "cracked", "annotator": "ann"}
 _BOXES = {"image_id": _HEX, "boxes": [{"label": "car", "bbox": [12, 40, 80, 44]}]}
@@ -59,7 +59,9 @@ def routes(service: Service, writer: Writes) -> APIRouter:
     @router.get(PATH, responses=schemas.page_of(_EXAMPLE))
     def read(
         slice_name: Annotated[str | None, Query(alias="slice", min_length=1, max_length=250)] = None,
-        image_id: Annotated[list[str] | None, Query(max_length=MOST_IMAGES, description="repeat for more")] = None,
+        image_id: Annotated[
+            list[ImageName] | None, Query(max_length=MOST_IMAGES, description="repeat for more")
+        ] = None,
         task: Literal["classification", "detection", "segmentation"] | None = None,
         limit: Limit = 100,
         cursor: Cursor = None,
@@ -104,8 +106,7 @@ def routes(service: Service, writer: Writes) -> APIRouter:
         return await writer.run(request, NewLabels, write, 201)
 
     def _of_slice(name: str, cursor: str | None, limit: int) -> tuple[pa.Table, str | None]:
-        with not_found("unknown_slice"):
-            slice_ = slices.get(lake, name)
+        slice_ = slices.get(lake, name)
         contents = slices.contents(lake, slice_)
         part, following = page(contents["image_id"].to_pylist(), lambda name: (name,), cursor, limit)
         contents = contents.filter(pc.is_in(contents["image_id"], pa.array(list(part), pa.string())))

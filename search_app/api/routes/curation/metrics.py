@@ -10,7 +10,6 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from lake.analytics import dimensions, metrics
-from lake.errors import BadInput
 from lake.sql.tables import plain
 from search_app.api import bodies, schemas
 from search_app.api.problems import JSON, Problem
@@ -24,9 +23,10 @@ PATH = "/v1/metrics"
 MOST_DISCOVERED = 20_000
 MOST_LISTED = 1_000
 BODY_BYTES = 1 << 20
-Where = Annotated[str | None, Query(min_length=1, max_length=20_000, description="only predictions that pass")]
+Where = Annotated[str | None, Query(min_length=1, max_length=5_000, description="only predictions that pass")]
 InSlice = Annotated[str | None, Query(alias="slice", min_length=1, max_length=250, description="only its images")]
-Models = Annotated[list[str] | None, Query(max_length=20, description="NAME or 'NAME VERSION'; repeat for more")]
+Name = Annotated[str, Field(min_length=1, max_length=250)]
+Models = Annotated[list[Name] | None, Query(max_length=20, description="NAME or 'NAME VERSION'; repeat for more")]
 _RATE = {"value": 0.91, "low": 0.88, "high": 0.93, "n": 412}
 _CELL = {"camera": "3", "judged": 412, "right": 375, "accuracy": _RATE, "confidence": 0.87, "where": "camera = 3"}
 
@@ -51,7 +51,7 @@ def routes(service: Service) -> APIRouter:
 
     @router.get(PATH, responses=schemas.documented({"by": ["camera"], "cells": [_CELL], "all": _CELL, "left_out": 0}))
     def by(
-        by: Annotated[list[str] | None, Query(max_length=2, description="one or two dimensions")] = None,
+        by: Annotated[list[Name] | None, Query(max_length=2, description="one or two dimensions")] = None,
         where: Where = None,
         slice_name: InSlice = None,
         model: Models = None,
@@ -92,8 +92,8 @@ def routes(service: Service) -> APIRouter:
 
     @router.get(PATH + "/compare", responses=schemas.documented({"old": "m 1", "new": "m 2", "only_old": 3, "p": 0.04}))
     def compare(
-        old: Annotated[str, Query(min_length=1, max_length=400)],
-        new: Annotated[str, Query(min_length=1, max_length=400)],
+        old: Annotated[str, Query(min_length=1, max_length=250)],
+        new: Annotated[str, Query(min_length=1, max_length=250)],
         where: Where = None,
         slice_name: InSlice = None,
     ) -> dict[str, Any]:
@@ -135,8 +135,6 @@ def routes(service: Service) -> APIRouter:
     def _scope(where: str | None, slice_name: str | None, models: list[str] | None) -> str | None:
         if where is not None:
             filter_bounds.check(lake, where)
-        if any(len(model) > 400 for model in models or ()):
-            raise BadInput("the name of a model has more than 400 characters")
         return metrics.scope(lake, where, slice_name, models or ())
 
     return router
