@@ -19,8 +19,8 @@ from search_app.api.problems import add_error_handlers
 from search_app.api.prometheus import MeasuredApp, Metrics
 from search_app.api.routes import batch, embedders, events, exports, maps, models, pictures, predictions, reads, search
 from search_app.api.routes import sql as sql_routes
-from search_app.api.routes.training import evaluations, runs, versions
 from search_app.api.routes.curation import clusters, isolate, labels, metrics, pull, slices
+from search_app.api.routes.training import evaluations, runs, versions
 from search_app.api.service import Service
 from search_app.api.sql_execution import Sql
 from search_app.api.writes import Writes
