@@ -138,6 +138,15 @@ def new_record(name: str) -> EmbedderRecord:
     return store.EmbedderRecord(name, schema.vector_column(name), None, None, None, None, None, False)
 
 
+def known_or_new(lake: Lake, name: str | None) -> EmbedderRecord:
+    """The lake's record of the named embedder or of its first; for a name new to the lake, a record that is not stored.
+
+    Raises BadInput for an unknown name, and for None if the lake has no embedder.
+    """
+    known = name is None or any(record.name == name for record in lake.embedders())
+    return record_of(lake, name) if known or name is None else new_record(name)
+
+
 def for_lake(
     lake: Lake,
     record: EmbedderRecord,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from lake.access import audit
 from lake.backups import archive
 from lake.errors import BadInput, CouldNot
+from lake.jobs import live_state
 from lake.slices import kept_exports
 from lake.spool.spool import beside
 from lake.sql import columnar
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
 FORMAT = 1
 # Tables with references come before the tables they refer to, which are pinned later and so have all the rows.
 ORDER = (
-    "migrations", "embedders", "audit", "releases", "gates", "scores", "metrics", "runs", "slice_tags", "slices",
-    "clusters", "slice_members", "cluster_members", "marks", "searches", "maps", "map_points", "reviews", "labels",
-    "samples", "images", "thumbnails", "keys", "forgotten",
+    "migrations", "embedders", "audit", "jobs", "releases", "gates", "scores", "metrics", "runs", "slice_tags",
+    "slices", "clusters", "slice_members", "cluster_members", "marks", "searches", "maps", "map_points", "reviews",
+    "labels", "samples", "images", "thumbnails", "keys", "forgotten",
 )  # fmt: skip
 # Files and folders that a backup leaves out: locks, copies, and what is made again.
 LEFT_OUT = {
-    leader_lock.LOCK, backup_list.FILE, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER,
+    leader_lock.LOCK, backup_list.FILE, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER, live_state.FOLDER,
     "queries", "spool", "canaries",
 }  # fmt: skip
 

@@ -8,8 +8,6 @@ query needs. It has no vectors, image bytes or secrets.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from lake.sql.columnar_parts import CopyManifest
 from lake.sql.per_lake import PerLake
 from lake.storage import schema
 from lake.storage.lance_files.fragments import fingerprints
+from lake.storage.side_folder import side_folder
 
 if TYPE_CHECKING:
     import lance
@@ -138,10 +137,7 @@ def forget(lake: Lake, image_ids: Sequence[str]) -> int:
 
 def folder(lake: Lake) -> Path:
     """The copy's folder: in the lake's folder or, if that is on object storage or not writable, in the user's cache."""
-    if lake.folder is not None and os.access(lake.folder, os.W_OK):
-        return lake.folder.absolute() / FOLDER  # the process that attaches the files may have another working folder
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "lakeloop" / hashlib.sha256(lake.uri.encode()).hexdigest()[:16]
+    return side_folder(lake, FOLDER)
 
 
 def _fresh(

@@ -76,6 +76,10 @@ def _canaries(lake: Lake) -> None:
         lake.add_column("releases", schema.RELEASES.arrow().field(column))
 
 
+def _jobs_table(lake: Lake) -> None:
+    lake.create_table(schema.JOBS)
+
+
 STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
     (2, "reviews, keys, audit, erasures; what became of a prediction's image", _service_tables),
@@ -84,6 +88,7 @@ STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (5, "training runs, their metrics and predictions, gates, releases of models", _training_tables),
     (6, "table predictions is named samples, also in saved SQL", _plain_names),
     (7, "canaries: the share of images and the limits of a release", _canaries),
+    (8, "jobs", _jobs_table),
 ]
 
 

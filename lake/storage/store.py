@@ -197,7 +197,7 @@ class Lake:
         key = schema.TABLES[name].key
 
         def write() -> int:
-            dataset = self.dataset(name)
+            dataset = self._writable(name)
             if not key:
                 import lance
 
@@ -214,7 +214,7 @@ class Lake:
         self.commit(
             name,
             lambda: (
-                self.dataset(name)
+                self._writable(name)
                 .merge_insert(key)
                 .when_matched_update_all()
                 .when_not_matched_insert_all()
@@ -224,7 +224,7 @@ class Lake:
 
     def delete(self, name: str, filter: str) -> None:
         """Removes the rows that pass a Lance filter."""
-        self.commit(name, lambda: self.dataset(name).delete(filter))
+        self.commit(name, lambda: self._writable(name).delete(filter))
 
     def add_column(self, name: str, field: pa.Field) -> None:
         """Adds a column of nulls, unless it exists. Changes only metadata; no data is rewritten.
@@ -240,7 +240,7 @@ class Lake:
                         f"column {field.name!r} of {name} is {present.field(field.name).type}, not {field.type}"
                     )
                 return
-            self.dataset(name).add_columns(field)
+            self._writable(name).add_columns(field)
 
         self.commit(name, write)
 
@@ -275,7 +275,7 @@ class Lake:
     def index(self, name: str) -> None:
         """Brings every row written so far into the table's key indexes."""
         if schema.TABLES[name].indexed:
-            self.commit(name, lambda: self.dataset(name).optimize.optimize_indices())
+            self.commit(name, lambda: self._writable(name).optimize.optimize_indices())
 
     def create_table(self, table: schema.Table) -> None:
         """Creates an empty table with its key indexes, or completes a table that an interrupted run left unfinished."""
@@ -306,6 +306,13 @@ class Lake:
                 raise OSError(number, os.strerror(number), self.uri)
         finally:
             os.close(folder)
+
+    def _writable(self, name: str) -> lance.LanceDataset:
+        """The table at its newest version, as a handle of its own: a write changes the handle, and Lance panics if
+        another thread uses it meanwhile.
+        """
+        dataset = self.dataset(name)
+        return dataset.checkout_version(dataset.version)
 
     def commit(self, name: str, write: Callable[[], T]) -> T:
         """Runs `write`, again after each commit conflict with another writer.

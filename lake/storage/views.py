@@ -100,6 +100,12 @@ VIEWS = {
                   min(timestamp) AS registered_at, max(timestamp) AS changed_at
               FROM releases GROUP BY model, version)""",
     ),
+    "jobs_current": (
+        "The state of each job now, as its rows say it. A running job whose worker died still reads running here.",
+        """SELECT * FROM jobs
+        QUALIFY row_number() OVER (PARTITION BY job ORDER BY attempt DESC, CASE state WHEN 'waiting' THEN 0
+            WHEN 'running' THEN 1 ELSE 2 END DESC, changed_at DESC, event_id DESC) = 1""",
+    ),
     # Images come first and predictions last, in left joins only: for one image, DuckDB starts from its few rows; for
     # one prediction, it starts from that row and reads the narrow columns of slice_members once.
     "lineage": (

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import NotALake
+from lake.jobs import live_state
 from lake.sql import columnar
 from lake.storage import indexes, schema, store
 from lake.storage.lance_files import merging, table_files
@@ -119,6 +120,8 @@ def maintain(
             table.fragments_after = len(lake.dataset(name).get_fragments())
             table.bytes_after = sum(f.size for f in table_files.present(lake.dataset(name)))
             progress(1)
+        if leftovers:
+            live_state.remove_old_logs(lake)
         if leftovers and report.complete and lake.folder is not None:
             (lake.folder / LOCK).write_text(store.now().isoformat())
     if thorough and not over():

@@ -12,6 +12,7 @@ from __future__ import annotations
 from lake.storage.schema.administration import AUDIT, FORGOTTEN, KEYS, MIGRATIONS
 from lake.storage.schema.exploration import CLUSTER_MEMBERS, CLUSTERS, EMBEDDERS, MAP_POINTS, MAPS, MARKS, SEARCHES
 from lake.storage.schema.images import IMAGES, THUMBNAILS
+from lake.storage.schema.jobs import JOBS
 from lake.storage.schema.labels import LABELS, REVIEWS
 from lake.storage.schema.samples import SAMPLES
 from lake.storage.schema.slices import SAVED_QUERIES, SLICE_MEMBERS, SLICE_TAGS, SLICES
@@ -34,13 +35,13 @@ TABLES = {
     for table in (
         IMAGES, THUMBNAILS, SAMPLES, LABELS, REVIEWS, EMBEDDERS, CLUSTERS, CLUSTER_MEMBERS, SEARCHES, MARKS,
         MAPS, MAP_POINTS, SLICES, SLICE_MEMBERS, SLICE_TAGS, SAVED_QUERIES, RUNS, METRICS, SCORES, GATES,
-        RELEASES, KEYS, AUDIT, FORGOTTEN, MIGRATIONS,
+        RELEASES, JOBS, KEYS, AUDIT, FORGOTTEN, MIGRATIONS,
     )
 }  # fmt: skip
 
 __all__ = [
-    "AUDIT", "BOXES", "CLUSTERS", "CLUSTER_MEMBERS", "Column", "EMBEDDERS", "FORGOTTEN", "GATES", "IMAGES", "KEYS",
-    "LABELS", "MAPS", "MAP_POINTS", "MARKS", "MASKS", "METRICS", "MIGRATIONS", "PROMOTABLE", "RELEASES",
+    "AUDIT", "BOXES", "CLUSTERS", "CLUSTER_MEMBERS", "Column", "EMBEDDERS", "FORGOTTEN", "GATES", "IMAGES", "JOBS",
+    "KEYS", "LABELS", "MAPS", "MAP_POINTS", "MARKS", "MASKS", "METRICS", "MIGRATIONS", "PROMOTABLE", "RELEASES",
     "REVIEWS", "RUNS", "SAMPLES", "SAVED_QUERIES", "SCORES", "SCORES_TYPE", "SEARCHES", "SLICES", "SLICE_MEMBERS",
     "SLICE_TAGS", "TABLES", "THUMBNAILS", "Table", "UTC", "VECTOR_PREFIX", "vector_column", "vector_type",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
+from search_app.cli.foreground import add_detach, run_job
 from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def register(add: Add) -> None:
     p.add_argument(
         "--words", metavar="FILE", help="file of names for nodes, one a line; needs an embedder with text (CLIP)"
     )
+    add_detach(p)
 
     # The subcommand is optional: `lakeloop cluster --lake L` clusters.
     to = p.add_subparsers(title="commands", metavar="COMMAND")
@@ -59,30 +61,15 @@ def register(add: Add) -> None:
 
 
 def _cluster(args: argparse.Namespace) -> int:
-    from embeddings.clusters.drilldown import cluster
-    from lake.access import audit
     from lake.sql import tables
 
     lake = open_lake(args)
-    words = _lines(args.words) if args.words else ()
+    names = ("embedder", "where", "slice", "node", "method", "k", "seed", "min_cluster_size")
+    arguments = {name: getattr(args, name) for name in names} | {"words": _lines(args.words) if args.words else None}
     with _stages() as say:
-        result = cluster(
-            lake,
-            embedder=args.embedder,
-            where=args.where,
-            slice=args.slice,
-            node=args.node,
-            method=args.method,
-            k=args.k,
-            seed=args.seed,
-            min_cluster_size=args.min_cluster_size,
-            words=words,
-            progress=say,
-        )
-    detail = {"node": args.node, "where": args.where, "slice": args.slice, "method": args.method}
-    audit.record(lake, "cluster", result.tree, detail=detail)
-    if result.remark:
-        print(result.remark, file=sys.stderr)
+        result = run_job(args, lake, "cluster", arguments, lambda progress: say(progress.stage))
+    if result is None:
+        return 0
     lines = [
         f"tree {result.tree} ({result.embedder}, {result.method}, {result.seconds:.1f} s)",
         "node          images  compactness  wrong  medoid        suggested name",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, open_lake, output, progress
+from search_app.cli.foreground import add_detach, run_job
+from search_app.cli.terminal import Add, open_lake, output
 
 
 def register(add: Add) -> None:
@@ -17,17 +18,19 @@ def register(add: Add) -> None:
     p.add_argument(
         "--calibrate", action="store_true", help="measure and store the threshold of the lake, with planted copies"
     )
+    add_detach(p)
 
 
 def _duplicates(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from embeddings.duplicates import duplicates, threshold, threshold_calibration
-    from lake import slices
+    from embeddings.duplicates import threshold, threshold_calibration
     from lake.access import audit
 
     lake = open_lake(args)
     if args.calibrate:
+        if args.detach:
+            raise BadInput("--calibrate runs at once; give it without --detach")
         if args.slice or args.threshold is not None:
             raise BadInput("--calibrate measures the threshold of the lake: give it without --slice and --threshold")
         result = threshold_calibration.calibrate(lake, embedder=args.embedder)
@@ -44,9 +47,10 @@ def _duplicates(args: argparse.Namespace) -> int:
             raise BadInput("--keep needs --threshold")
         threshold.save_threshold(lake, args.threshold, embedder=args.embedder)
         audit.record(lake, "keep duplicates", args.embedder or "", detail={"threshold": args.threshold})
-    names = slices.members(lake, slices.get(lake, args.slice)).to_pylist() if args.slice else None
-    with progress(args, "images") as count:
-        copies = duplicates.find(lake, names, embedder=args.embedder, threshold=args.threshold, progress=count)
+    options = {"embedder": args.embedder, "threshold": args.threshold}
+    copies = run_job(args, lake, "duplicates", {"slice": args.slice, **options})
+    if copies is None:
+        return 0
     facts = {
         "groups": copies.groups,
         "pairs": [asdict(pair) for pair in copies.pairs],

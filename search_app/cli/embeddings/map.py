@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, open_lake, output, progress
+from search_app.cli.foreground import add_detach, run_job
+from search_app.cli.terminal import Add, open_lake, output
 
 
 def register(add: Add) -> None:
@@ -18,6 +19,7 @@ def register(add: Add) -> None:
     scope.add_argument("--list", action="store_true", help="list the maps, newest first")
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
     p.add_argument("--seed", type=int, default=0)
+    add_detach(p)
 
     p = add("outliers", _outliers, "rank images by their distance from others")
     p.add_argument("--where", metavar="SQL", help="only images that pass")
@@ -33,33 +35,25 @@ def register(add: Add) -> None:
 def _map(args: argparse.Namespace) -> int:
     from lake.access import audit
 
-    if (args.place or args.list) and (args.embedder or args.seed):
-        raise BadInput("--embedder and --seed belong to a new map; give them without --place and --list")
+    if (args.place or args.list) and (args.embedder or args.seed or args.detach):
+        raise BadInput("--embedder, --seed and --detach belong to a new map; give them without --place and --list")
     if args.list:
         return _list(args)
-    from embeddings.maps import maps
-
     lake = open_lake(args)
     if args.place:
+        from embeddings.maps import maps
+
         placed = maps.place(lake, args.place)
         audit.record(lake, "map place", args.place, detail={"placed": placed})
         return output(args, {"map": args.place, "placed": placed}, f"map {args.place}: {placed:,} new images placed")
     import time
 
     started = time.perf_counter()
-    with progress(args, "%", 100) as count:
-        percent = 0
-
-        def report(share: float) -> None:
-            nonlocal percent
-            count(int(100 * share) - percent)
-            percent = int(100 * share)
-
-        map_ = maps.make(
-            lake, embedder=args.embedder, where=args.where, node=args.node, seed=args.seed, progress=report
-        )
+    scope = {"where": args.where, "node": args.node}
+    map_ = run_job(args, lake, "map", {"embedder": args.embedder, "seed": args.seed, **scope})
+    if map_ is None:
+        return 0
     seconds = time.perf_counter() - started
-    audit.record(lake, "map", map_.id, detail={"node": args.node, "where": args.where, "seed": args.seed})
     fitted = "" if map_.fitted == map_.size else f", fitted on {map_.fitted:,} and the rest placed"
     return output(args, _facts(map_) | {"seconds": seconds}, f"map {map_.id}: {map_.size:,} images ({map_.embedder}, "
                   f"{map_.method}{fitted}, {seconds:.1f} s)")  # fmt: skip

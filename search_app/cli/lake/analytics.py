@@ -7,6 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from search_app.cli.foreground import add_detach, run_job
 from search_app.cli.terminal import Add, columns, open_lake, output
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def register(add: Add) -> None:
     )
     p.add_argument("--save", action="store_true", help="save each finding as a slice")
     p.add_argument("--seed", type=int, default=0)
+    add_detach(p)
 
 
 def _scope(p: argparse.ArgumentParser) -> None:
@@ -166,12 +168,16 @@ def _compare(args: argparse.Namespace, lake: Lake, where: str | None) -> int:
 
 def _discover(args: argparse.Namespace) -> int:
     from embeddings.discovery import findings
-    from embeddings.discovery.discovery import discover
     from lake.analytics import metrics
+    from lake.errors import BadInput
 
+    if args.save and args.detach:
+        raise BadInput("--save needs the findings now; give it without --detach")
     lake = open_lake(args)
-    where = metrics.scope(lake, args.where, args.slice)
-    result = discover(lake, where, by=args.by, errors=args.errors, seed=args.seed)
+    scope = {"where": args.where, "slice": args.slice}
+    result = run_job(args, lake, "discover", {**scope, "by": args.by, "errors": args.errors, "seed": args.seed})
+    if result is None:
+        return 0
     facts = findings.facts(result)
     if result.remark:
         print(result.remark, file=sys.stderr)
@@ -188,7 +194,7 @@ def _discover(args: argparse.Namespace) -> int:
         f"{result.predictions:,} predictions and {result.compared:,} subgroups compared in {result.seconds:.1f} s"
     )
     if args.save:
-        saved = findings.save(lake, result, where)
+        saved = findings.save(lake, result, metrics.scope(lake, args.where, args.slice))
         for finding, name in zip(facts["findings"], saved, strict=True):
             finding["slice"] = name
         lines += [f"saved as slice {name}" for name in saved]

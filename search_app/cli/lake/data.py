@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput, CouldNot
-from search_app.cli.terminal import Add, open_lake, output, progress, uri
+from search_app.cli.foreground import add_detach, run_job
+from search_app.cli.terminal import Add, open_lake, output, uri
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from embeddings.backfill.backfill import BackfillReport
-    from lake.storage.store import EmbedderRecord, Lake
+    from lake.storage.store import Lake
 
 
 # The layouts of `lake.ingest.sources.LAYOUTS`, which the parser does not import.
@@ -38,6 +38,7 @@ def register(add: Add) -> None:
     p.add_argument("--layout", choices=_LAYOUTS, default="auto")
     p.add_argument("--model", metavar="NAME", help="boxes, masks and scores of the data set are predictions of this model, not labels")  # fmt: skip  # noqa: E501
     p.add_argument("--model-version", metavar="VERSION")
+    add_detach(p)
 
     p = add("embed", _embed, "compute a vector for every image without one")
     p.add_argument("--embedder", metavar="NAME", help="default: the first of the lake; a new embedder is added")
@@ -49,6 +50,7 @@ def register(add: Add) -> None:
     p.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     p.add_argument("--watch", action="store_true", help="keep embedding new images until interrupted; with --json a line for each round")  # fmt: skip  # noqa: E501
     p.add_argument("--order", choices=("oldest", "newest", "sampled"), default="oldest", help="which images come first")
+    add_detach(p)
 
     add("status", _status, "show what is in the lake")
 
@@ -77,10 +79,7 @@ def _init(args: argparse.Namespace) -> None:
 def _ingest(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from lake.access import audit
-    from lake.formats.annotation import ModelName
     from lake.ingest import sources
-    from lake.ingest.ingest import ingest
 
     if args.model_version and not args.model:
         raise BadInput("--model-version needs --model")
@@ -89,16 +88,10 @@ def _ingest(args: argparse.Namespace) -> int:
     layout = sources.resolve(Path(args.path), args.layout)
     if args.layout == "auto":
         print(f"reading {args.path} as layout {layout}", file=sys.stderr)
-    audit.record(lake, "ingest", args.path, detail={"layout": layout})
-    with progress(args, "images") as count:
-        report = ingest(lake, args.path, layout, model=ModelName(args.model, args.model_version), progress=count)
-    for rejected in report.rejected[:20]:
-        print(f"rejected {rejected['source']}: {rejected['reason']}", file=sys.stderr)
-    if len(report.rejected) > 20:
-        print(f"... and {len(report.rejected) - 20} more (list all with --json)", file=sys.stderr)
-    readable = report.images_new + report.images_known + report.predictions_new + report.predictions_known
-    if not readable:
-        raise BadInput(f"nothing readable in {args.path} ({len(report.rejected)} rejected)")
+    names = {"model": args.model, "model_version": args.model_version}
+    report = run_job(args, lake, "ingest", {"path": os.path.abspath(args.path), "layout": layout, **names})
+    if report is None:
+        return 0
     text = (
         f"images {report.images_new:,} new, {report.images_known:,} known; "
         f"predictions {report.predictions_new:,} new, {report.predictions_known:,} known; "
@@ -108,13 +101,6 @@ def _ingest(args: argparse.Namespace) -> int:
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from embeddings.backfill.backfill import BackfillReport, backfill
-    from embeddings.embedders import embedder as embedders
-    from lake.access import audit
-    from lake.analytics import summary
-
     lake = open_lake(args)
     if args.retrained:
         from training.models import retrained_embedder
@@ -122,29 +108,24 @@ def _embed(args: argparse.Namespace) -> int:
         if args.weights:
             raise BadInput("--retrained and --weights contradict each other: give only one")
         args.embedder = retrained_embedder.register(lake, args.retrained, args.embedder).name
-    known = args.embedder is None or any(r.name == args.embedder for r in lake.embedders())
-    record = embedders.record_of(lake, args.embedder) if known else embedders.new_record(args.embedder)
-    file = Path(args.weights) if args.weights else None
     if args.watch:
-        return _watch(args, lake, record, file)
-    todo = summary.embedding_progress(lake, [record])[0]
-    total = todo["missing"]
-    if total == 0 and record.dim is not None and file is None:  # without loading the network
-        impossible = {reason: todo[reason] for reason in ("without_bytes", "unreadable")}
-        return _output_embedded(args, BackfillReport(record.name, **impossible))
-    model = embedders.for_lake(
-        lake, record, file=file, trust_sha256=args.trust_sha256, engine=args.engine, images=total
-    )
-    audit.record(lake, "embed", record.name, detail={"missing": total})
-    with progress(args, "images", total) as count:
-        report = backfill(lake, record, model, file=file, order=args.order, progress=count)
-    return _output_embedded(args, report)
+        if args.detach:
+            raise BadInput("--watch does not end, so it is no job; start it in the background: lakeloop serve --embed")
+        return _watch(args, lake)
+    options = {"engine": args.engine, "order": args.order, "trust_sha256": args.trust_sha256}
+    weights = os.path.abspath(args.weights) if args.weights else None
+    report = run_job(args, lake, "embed", {"embedder": args.embedder, "weights": weights, **options})
+    return 0 if report is None else _output_embedded(args, report)
 
 
-def _watch(args: argparse.Namespace, lake: Lake, record: EmbedderRecord, file: Path | None) -> int:
+def _watch(args: argparse.Namespace, lake: Lake) -> int:
+    from pathlib import Path
+
     from embeddings.backfill import watch_process
     from embeddings.embedders import embedder as embedders
 
+    record = embedders.known_or_new(lake, args.embedder)
+    file = Path(args.weights) if args.weights else None
     trust, images = args.trust_sha256, watch_process.IMAGES
     model = embedders.for_lake(lake, record, file=file, trust_sha256=trust, engine=args.engine, images=images)
     print(f"embedding new images with {record.name}, {args.order} first; Ctrl-C ends it", file=sys.stderr)
@@ -154,8 +135,6 @@ def _watch(args: argparse.Namespace, lake: Lake, record: EmbedderRecord, file: P
 
 
 def _output_embedded(args: argparse.Namespace, report: BackfillReport) -> int:
-    for image, reason in list(report.reasons.items())[:20]:
-        print(f"failed {image}: {reason}", file=sys.stderr)
     names = ("embedder", "embedded", "failed", "without_bytes", "unreadable", "images_per_second", "seconds")
     without = f", {report.without_bytes:,} without bytes" if report.without_bytes else ""
     unreadable = f", {report.unreadable:,} unreadable" if report.unreadable else ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
 from lake.errors import CouldNot
-from search_app.cli.terminal import Add, open_lake, output, progress
+from search_app.cli.foreground import add_detach, run_job
+from search_app.cli.terminal import Add, open_lake, output
 
 # The formats of `lake.slices.export`, which the parser does not import.
 FORMATS = (
@@ -24,18 +26,18 @@ def register(add: Add, slices: Any) -> None:
     p.add_argument(
         "--predictions", metavar="MODEL", help="also the newest prediction of this model for each image, with scores"
     )
+    add_detach(p)
 
 
 def _export(args: argparse.Namespace) -> int:
     from lake import slices
-    from lake.access import audit
-    from lake.slices.export import export
 
     lake = open_lake(args)
     slice_ = slices.get(lake, args.name)
-    audit.record(lake, "slice export", slice_.id, detail={"format": args.format, "predictions": args.predictions})
-    with progress(args, "images", slice_.size) as count:
-        report = export(lake, slice_, args.out, args.format, predictions=args.predictions, progress=count)
+    options = {"format": args.format, "predictions": args.predictions, "out": os.path.abspath(args.out)}
+    report = run_job(args, lake, "export", {"slice": slice_.id, **options})
+    if report is None:
+        return 0
     for content, count in report.unsaid.items():
         print(f"{args.format} cannot store: {content} ({count:,})", file=sys.stderr)
     for image in report.left_out[:20]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lake.errors import BadInput
+from search_app.cli.foreground import add_detach, run_job
 from search_app.cli.terminal import Add, open_lake, output, progress, uri
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ SPOOL = "a spool of this lake outside its folder; repeat for more"
 def register(add: Add) -> None:
     p = add("maintain", _maintain, "merge small files, complete indexes, remove old versions and leftover files")
     p.add_argument("--older-than", type=_span, default="2d", metavar="SPAN", help=OLDER_THAN)
+    add_detach(p)
 
     p = add("forget", _forget, "erase images from every file for good, and refuse them from now on")
     which = p.add_mutually_exclusive_group(required=True)
@@ -63,12 +65,10 @@ def register(add: Add) -> None:
 
 
 def _maintain(args: argparse.Namespace) -> int:
-    from lake.storage import schema
-    from lake.upkeep import maintenance
-
     lake = open_lake(args)
-    with progress(args, "tables", len(schema.TABLES)) as count:
-        report = maintenance.maintain(lake, older_than=args.older_than, progress=count)
+    report = run_job(args, lake, "maintain", {"older_than": args.older_than.total_seconds()})
+    if report is None:
+        return 0
     before, after = (report.total(f"bytes_{when}") for when in ("before", "after"))
     text = (
         f"fragments {report.total('fragments_before'):,} -> {report.total('fragments_after'):,}; "

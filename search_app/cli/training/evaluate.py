@@ -7,9 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search_app.cli.foreground import add_detach, run_job
 from search_app.cli.terminal import Add, columns, open_lake, output
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lake.jobs.live_state import Progress
     from training.evaluation.gate import SliceVerdict
     from training.metrics.bootstrap import Estimate
 
@@ -24,6 +28,7 @@ def register(add: Add) -> None:
     p.add_argument("--only", action="store_true", help="only the slices of --slice")
     p.add_argument("--against", metavar="RUN", help="show images newly wrong and newly right compared with this run")
     p.add_argument("--policy", metavar="FILE", help="a gate policy, for its cost matrix")
+    add_detach(p)
 
     p = add(
         "gate",
@@ -36,6 +41,7 @@ def register(add: Add) -> None:
     p.add_argument(
         "--slice", action="append", default=[], metavar="NAME", help="also check this slice; repeat for more"
     )
+    add_detach(p)
 
     p = add(
         "forgetting", _forgetting, "show forgetting per slice: the best metric of earlier runs minus the current one"
@@ -47,13 +53,14 @@ def register(add: Add) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from lake.access import audit
-    from training.evaluation import comparison, evaluate, gate_policy
+    from training.evaluation import comparison, gate_policy
 
     lake = open_lake(args)
     costs = gate_policy.load(Path(args.policy)).costs if args.policy else None
-    evaluation = evaluate.evaluate(lake, args.of_run, args.slice, costs=costs, only=args.only, progress=_progress())
-    audit.record(lake, "evaluate", evaluation.run, detail={"slices": [result.slice for result in evaluation.slices]})
+    arguments = {"run": args.of_run, "slices": args.slice, "only": args.only, "costs": costs}
+    evaluation = run_job(args, lake, "evaluate", arguments, _progress())
+    if evaluation is None:
+        return 0
     names = list(dict.fromkeys(name for result in evaluation.slices for name in result.metrics))
     table = [["slice", "role", "images", *names]]
     for result in evaluation.slices:
@@ -78,19 +85,16 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _gate(args: argparse.Namespace) -> int:
-    from lake.access import audit
-    from training.evaluation import gate, gate_policy
+    import json
+
+    from training.evaluation import gate_policy
 
     lake = open_lake(args)
     policy = gate_policy.load(Path(args.policy)) if args.policy else gate_policy.GatePolicy()
-    decision = gate.gate(lake, args.candidate, args.baseline, policy.with_slices(args.slice))
-    detail = {
-        "gate": decision.id,
-        "baseline": decision.baseline,
-        "outcome": decision.outcome,
-        "blocks": decision.blocks,
-    }
-    audit.record(lake, "gate", decision.candidate, detail=detail)
+    runs = {"candidate": args.candidate, "baseline": args.baseline}
+    decision = run_job(args, lake, "gate", {**runs, "policy": json.loads(policy.with_slices(args.slice).json())})
+    if decision is None:
+        return 0
     lines = []
     for verdict in decision.slices:
         lines.append(("BLOCKS  " if verdict.blocks else "        ") + verdict.sentence + _standing(verdict))
@@ -135,9 +139,9 @@ def _interval(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
-def _progress() -> Any:
-    def show(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\r{done:,} of {total:,} images predicted", end=end, file=sys.stderr, flush=True)
+def _progress() -> Callable[[Progress], None]:
+    def show(progress: Progress) -> None:
+        end = "\n" if progress.done == progress.total else ""
+        print(f"\r{progress.done:,} of {progress.total:,} images predicted", end=end, file=sys.stderr, flush=True)
 
-    return show if sys.stderr.isatty() else None
+    return show if sys.stderr.isatty() else lambda progress: None

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
+from search_app.cli.foreground import add_detach, run_job
 from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
+    from lake.jobs.live_state import Progress
     from training.registry.recipe import Recipe
     from training.registry.runs import Run
 
@@ -29,6 +31,7 @@ def register(add: Add, runs: Any) -> None:
     p.add_argument("--trust-sha256", metavar="HEX", help="SHA-256 of a .pth or .pt file that you trust")
     p.add_argument("--tensorboard", type=Path, metavar="DIR", help="also write the curves for TensorBoard")
     _machine(p)
+    add_detach(p)
 
     p = add("tune", _tune, "try settings or architectures and compare them")
     _slices(p)
@@ -45,6 +48,7 @@ def register(add: Add, runs: Any) -> None:
     )
     p.add_argument("--weights", type=Path, metavar="DIR", help="folder with ARCHITECTURE.safetensors to start from")
     _machine(p)
+    add_detach(p)
 
     add("list", _list, "list training runs, newest first", runs).add_argument("--model", metavar="NAME")
     p = add("show", _show, "show a run: recipe, data, result, metrics by epoch", runs)
@@ -77,12 +81,10 @@ def _machine(p: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from training.fit import train_model
-
     if args.workers is not None and args.workers < 0:
         raise BadInput(f"--workers is {args.workers}; it must be at least 0")
     lake = open_lake(args)
-    machine = {"device": args.device, "workers": args.workers, "tensorboard": args.tensorboard}
+    machine = {"device": args.device, "workers": args.workers, "tensorboard": _path(args.tensorboard)}
     if args.resume:
         own = (
             "train",
@@ -98,27 +100,25 @@ def _train(args: argparse.Namespace) -> int:
         )
         if any(getattr(args, name) for name in own):
             raise BadInput("--resume continues a run with its own slices and settings: give none, or train a new run")
-        with _steps(args) as tell:
-            return _output_run(args, train_model.resume(lake, args.resume, progress=tell, **machine))
+        arguments = {"resume": args.resume}
+    else:
+        arguments = _shared(args) | {"parent": args.parent, "trust_sha256": args.trust_sha256}
     with _steps(args) as tell:
-        run = train_model.train(
-            lake,
-            train=args.train,
-            replay=args.replay,
-            validation=args.validation,
-            test=args.test,
-            recipe=recipe_of(args),
-            name=args.model or "model",
-            parent=args.parent,
-            weights=args.weights,
-            trust_sha256=args.trust_sha256,
-            progress=tell,
-            **machine,
-        )
-    from lake.access import audit
+        run = run_job(args, lake, "train", arguments | machine, tell)
+    return 0 if run is None else _output_run(args, run)
 
-    audit.record(lake, "train", run.id, detail={"model": run.model, "train": args.train, "replay": args.replay})
-    return _output_run(args, run)
+
+def _shared(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that train and tune have in common."""
+    import json
+
+    uses = {name: getattr(args, name) or None for name in ("train", "replay", "validation", "test")}
+    recipe = json.loads(recipe_of(args).json())
+    return {**uses, "recipe": recipe, "name": args.model or "model", "weights": _path(args.weights)}
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
@@ -134,27 +134,14 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 
 
 def _tune(args: argparse.Namespace) -> int:
-    from training.fit import tuning
-
     lake = open_lake(args)
     names = [name for name in (args.architectures or "").split(",") if name]
+    arguments = {"search": args.name, "tried": args.tried, "architectures": names, "trials": args.trials}
+    arguments |= _shared(args) | {"device": args.device, "workers": args.workers}
     with _steps(args) as tell:
-        search = tuning.tune(
-            lake,
-            args.name,
-            recipe=recipe_of(args),
-            tried=tuning.space(args.tried, names),
-            trials=args.trials,
-            train=args.train,
-            replay=args.replay,
-            validation=args.validation,
-            test=args.test,
-            model=args.model or "model",
-            weights=args.weights,
-            device=args.device,
-            workers=args.workers,
-            progress=tell,
-        )
+        search = run_job(args, lake, "tune", arguments, tell)
+    if search is None:
+        return 0
     lines = [f"search {search.name}: {search.done} trials, {search.pruned} of them stopped early, by {search.metric}"]
     for index, trial in enumerate(search.best):
         settings = " ".join(f"{key}={value}" for key, value in trial.settings.items())
@@ -231,7 +218,7 @@ def _output_run(args: argparse.Namespace, run: Run) -> int:
 
 
 @contextmanager
-def _steps(args: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _steps(args: argparse.Namespace) -> Iterator[Callable[[Progress], None]]:
     """Shows a bar of steps on a terminal, and a line for each epoch."""
     import sys
 
@@ -242,7 +229,8 @@ def _steps(args: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None
 
     with tqdm(unit=" steps", file=sys.stderr, leave=False, disable=not sys.stderr.isatty()) as bar:
 
-        def report(state: dict[str, Any]) -> None:
+        def report(progress: Progress) -> None:
+            state = progress.facts
             if bar.total != state["steps"]:
                 bar.reset(state["steps"])
             bar.update(state["step"] - bar.n)

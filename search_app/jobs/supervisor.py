@@ -1,0 +1,192 @@
+"""The process that starts waiting jobs and notices dead workers: `python -m search_app.jobs.supervisor URI`.
+
+It runs while jobs wait or run, and for some seconds more: `ensure` starts one when there is none. Several may run on
+one lake; a claim gives each job to one of them. It does no work itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lake.jobs import live_state, processes, record
+from lake.jobs.live_state import Claim, LiveJob
+from lake.jobs.record import DIED, MOST_ATTEMPTS, Job
+from search_app.jobs import kinds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lake.storage.store import Lake
+
+LOOK_SECONDS = 0.5
+IDLE_SECONDS = 10.0
+MOST_AT_ONCE = 1
+# A log keeps its newest half when it is longer.
+LONGEST_LOG = 1 << 20
+
+
+class Worker(Protocol):
+    """A started process, as of `subprocess.Popen`."""
+
+    def poll(self) -> int | None: ...
+
+
+Start = Callable[["Lake", Claim, "float | None", "Path"], Worker]
+
+
+def start_worker(lake: Lake, claim: Claim, memory_gb: float | None, log: Path) -> Worker:
+    """Starts the worker of a claimed job, in a session of its own."""
+    words = [lake.uri, claim.job, str(claim.attempt), claim.token, "" if memory_gb is None else repr(memory_gb)]
+    return _spawn("search_app.jobs.worker", words, log)
+
+
+class Supervisor:
+    """`step` looks once. `start` starts a worker."""
+
+    def __init__(self, lake: Lake, start: Start = start_worker) -> None:
+        self.lake = lake
+        self.live = live_state.of(lake)
+        self.token = uuid.uuid4().hex
+        self._start = start
+        self._workers: dict[str, tuple[Claim, Worker]] = {}
+
+    def run(self, stop: threading.Event, idle_seconds: float = IDLE_SECONDS) -> None:
+        """Looks until `stop` is set or nothing has waited or run for `idle_seconds`."""
+        busy = time.monotonic()
+        while not stop.is_set():
+            self.live.supervise(self.token)
+            if self.step():
+                busy = time.monotonic()
+            elif time.monotonic() - busy > idle_seconds:
+                self.live.retire(self.token)
+                # A job that was recorded before the retirement has seen a supervisor, and started none.
+                if not any(job.detached for job in record.unfinished(self.lake)):
+                    return
+                busy = time.monotonic()
+            stop.wait(LOOK_SECONDS)
+        self.live.retire(self.token)
+
+    def step(self) -> bool:
+        """Takes care of dead workers, then starts waiting jobs in order. Returns whether any job waits or runs here."""
+        unfinished, live = record.unfinished(self.lake), self.live.jobs()
+        exits = self._exits()
+        jobs = [job for job in unfinished if job.detached]
+        for job in unfinished:
+            if not job.detached and job.died:
+                self._end_command(job, live.get(job.id))
+        for job in jobs:
+            if job.died or (job.state == "waiting" and job.id in exits):
+                self._bury(job, live.get(job.id), exits.get(job.id))
+            elif job.id in live:
+                _shorten(live_state.log_file(self.lake, job.id))
+        limits = self.live.settings()
+        for job in jobs:
+            if job.state == "waiting" and job.id not in exits and not self._take(job, limits):
+                break
+        return bool(jobs)
+
+    def _take(self, job: Job, limits: dict[str, float]) -> bool:
+        """Starts the job unless another process has it. Returns False if enough jobs run already."""
+        most = int(limits.get("most", MOST_AT_ONCE))
+        claim = self.live.claim(job.id, job.attempt, queued=True, most=most)
+        if claim is None:
+            return sum(other.alive and other.claim.queued for other in self.live.jobs().values()) < most
+        log = live_state.log_file(self.lake, job.id)
+        self._workers[job.id] = claim, self._start(self.lake, claim, limits.get("memory_gb"), log)
+        return True
+
+    def _exits(self) -> dict[str, str]:
+        """How the workers ended that this process started and that left their claim behind, by job."""
+        exits = {}
+        for job_id, (_, worker) in [*self._workers.items()]:
+            code = worker.poll()
+            if code is not None:
+                del self._workers[job_id]
+                exits[job_id] = _ending(code)
+        left = self.live.jobs()
+        return {job_id: text for job_id, text in exits.items() if job_id in left}
+
+    def _bury(self, job: Job, dead: LiveJob | None, how: str | None) -> None:
+        """Ends an attempt whose worker died: its job is queued again if it can resume, else it has failed."""
+        if dead is not None and dead.process != processes.own():  # a worker that never began has the claim of this one
+            processes.kill(dead.process)  # it may hang
+        reason = f"{DIED}: {how}" if how else DIED
+        if dead is not None and dead.cancelled_by is not None:
+            record.ended(self.lake, job, "cancelled", message=f"cancelled by {dead.cancelled_by}")
+        elif job.kind in kinds.KINDS and kinds.KINDS[job.kind].resumes and job.takeovers + 1 < MOST_ATTEMPTS:
+            record.begin_again(self.lake, job, f"{reason}; another worker continues its job", takeover=True)
+        else:
+            record.ended(self.lake, job, "failed", error=reason)
+        if dead is not None:
+            self.live.release(dead.claim)
+
+    def _end_command(self, job: Job, dead: LiveJob | None) -> None:
+        """Records that a command was killed. A command that is only stopped (Ctrl-Z) may go on."""
+        if dead is None or processes.running(dead.process) is False:
+            record.ended(self.lake, job, "failed", error="the command was killed")
+            if dead is not None:
+                self.live.release(dead.claim)
+
+
+def ensure(lake: Lake) -> None:
+    """Starts a supervisor of the lake if none runs. It outlives this process. Call it after a job was recorded."""
+    live = live_state.of(lake)
+    try:
+        if not live.supervised():
+            live.folder.mkdir(parents=True, exist_ok=True)
+            _spawn("search_app.jobs.supervisor", [lake.uri], live.folder / "supervisor.log")
+    finally:
+        live.close()
+
+
+def _spawn(module: str, words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    _shorten(log)
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def _shorten(log: Path) -> None:
+    with suppress(OSError):
+        if log.stat().st_size > LONGEST_LOG:
+            with open(log, "r+b") as file:
+                file.seek(-LONGEST_LOG // 2, os.SEEK_END)
+                newest = file.read()
+                file.truncate(0)
+                file.seek(0)
+                file.write(newest)
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        with suppress(ValueError):
+            return f"it was ended by {signal.Signals(-code).name}"
+    return f"it ended with exit code {code}"
+
+
+def main(arguments: Any = None) -> int:
+    import lake
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Supervisor(lake.open(sys.argv[1])).run(stop)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

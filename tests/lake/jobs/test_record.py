@@ -1,0 +1,146 @@
+"""The record of jobs: each change of state once, progress that costs no commit, claims that only one process gets."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lake.errors import BadInput
+from lake.jobs import live_state, record, running_job
+from lake.jobs.record import Starter
+from lake.open_lake import OpenLake
+from tests.conftest import MakeLake
+
+ANNA, PEER = Starter(user="anna"), Starter(key_id="k1")
+
+
+def test_a_command_costs_two_commits_however_often_it_reports(lk: OpenLake) -> None:
+    before = lk.version("jobs")
+    with running_job.foreground(lk, "count", {"to": 200}) as job:
+        started, during = time.monotonic(), lk.version("jobs")
+        for done in range(200):
+            job.progress(done, 200, "steps", "counting", epoch=done // 50)
+            time.sleep(0.004)
+        assert time.monotonic() - started < 2  # at least a hundred a second
+        assert lk.version("jobs") == during
+        time.sleep(2 * running_job.LOOK_SECONDS)
+        seen = record.get(lk, job.job.id)
+        assert seen.progress is not None
+        assert (seen.state, seen.progress.done, seen.progress.stage) == ("running", 199, "counting")
+        assert seen.progress.facts == {"epoch": 3}
+        assert seen.seconds is not None
+        assert seen.seconds_left == pytest.approx(seen.seconds / 199, rel=0.5)
+        job.result = {"sum": 7}
+    assert lk.version("jobs") == before + 2
+    ended = record.get(lk, job.job.id)
+    assert (ended.state, ended.result, ended.progress) == ("done", {"sum": 7}, None)
+    assert lk.sql("SELECT state FROM jobs ORDER BY changed_at")["state"].to_pylist() == ["running", "done"]
+
+
+def test_the_view_says_what_the_list_says(lk: OpenLake) -> None:
+    jobs = [record.submit(lk, "count", {"to": n}, ANNA) for n in range(3)]
+    record.started(lk, jobs[1])
+    record.ended(lk, jobs[1], "failed", error="no")
+    record.retry(lk, jobs[1].id, PEER)
+    record.cancel(lk, jobs[2].id, ANNA)
+    listed = {job.id: (job.state, job.attempt, job.message) for job in record.list(lk)}
+    assert [*listed] == [job.id for job in reversed(jobs)]
+    assert listed[jobs[0].id] == ("waiting", 1, None)
+    assert listed[jobs[1].id] == ("waiting", 2, "started again by key k1")
+    assert listed[jobs[2].id] == ("cancelled", 1, "cancelled by anna")
+    rows = lk.sql("SELECT job, state, attempt, message FROM jobs_current").to_pylist()
+    assert {row["job"]: (row["state"], row["attempt"], row["message"]) for row in rows} == listed
+    page = record.list(lk, limit=1, before=(jobs[1].created_at, jobs[1].id))
+    assert [job.id for job in page] == [jobs[0].id]
+    assert [job.id for job in record.list(lk, states=["cancelled"], kinds=["count"])] == [jobs[2].id]
+
+
+def test_an_attempt_ends_once(lk: OpenLake) -> None:
+    job = record.started(lk, record.submit(lk, "count", {}, ANNA))
+    assert record.ended(lk, job, "done", result={"n": 1})
+    assert not record.ended(lk, job, "failed", error="too late")
+    assert not record.begin_again(lk, job, "it died", takeover=True)
+    assert record.get(lk, job.id[:6]).state == "done"
+    with pytest.raises(BadInput, match="is done already"):
+        record.cancel(lk, job.id, ANNA)
+    with pytest.raises(BadInput, match="is done; only a failed or cancelled job"):
+        record.retry(lk, job.id, ANNA)
+    with pytest.raises(BadInput, match="no job 'xyz'; the lake has"):
+        record.get(lk, "xyz")
+
+
+def test_the_same_request_is_one_job(lk: OpenLake) -> None:
+    first = record.submit(lk, "count", {"to": 1}, PEER, request="r1")
+    assert record.submit(lk, "count", {"to": 1}, PEER, request="r1") == first
+    assert record.submit(lk, "count", {"to": 1}, ANNA, request="r1").id != first.id
+    with pytest.raises(BadInput, match="another request: job " + first.id):
+        record.submit(lk, "count", {"to": 2}, PEER, request="r1")
+    with pytest.raises(BadInput, match="at most 65,536"):
+        record.submit(lk, "count", {"to": "x" * 70_000}, PEER)
+
+
+def test_of_many_that_claim_a_job_one_gets_it(lk: OpenLake) -> None:
+    def take(number: int) -> object:
+        live = live_state.of(lk)
+        try:
+            return live.claim(f"job{number % 5}", 1, queued=True)
+        finally:
+            live.close()
+
+    with ThreadPoolExecutor(8) as threads:
+        claims = [claim for claim in threads.map(take, range(40)) if claim is not None]
+    assert len(claims) == 5
+    live = live_state.of(lk)
+    assert live.claim("job9", 1, queued=True, most=5) is None
+    assert live.claim("job9", 1, queued=False, most=6) is not None
+    live.close()
+
+
+@pytest.mark.parametrize("damage", ["lost", "damaged"])
+def test_without_its_file_a_job_goes_on(lk: OpenLake, damage: str) -> None:
+    with running_job.foreground(lk, "count", {}) as job:
+        time.sleep(2 * running_job.LOOK_SECONDS)
+        file = live_state.of(lk).folder / live_state.FILE
+        if damage == "lost":
+            for path in file.parent.glob(f"{file.name}*"):
+                path.unlink()
+        else:
+            file.write_bytes(b"no database" * 1000)
+        assert record.get(lk, job.job.id).state == "running"
+        job.progress(3, 4)
+        time.sleep(3 * running_job.LOOK_SECONDS)
+        seen = record.get(lk, job.job.id)
+        assert (seen.state, seen.progress and seen.progress.done) == ("running", 3)
+    assert record.get(lk, job.job.id).state == "done"
+
+
+def test_a_request_to_cancel_interrupts_the_work(lk: OpenLake) -> None:
+    job = running_job.foreground(lk, "count", {})
+    threading.Timer(0.1, lambda: record.cancel(lk, job.job.id, ANNA)).start()
+    with pytest.raises(KeyboardInterrupt), job:
+        time.sleep(30)
+    ended = record.get(lk, job.job.id)
+    assert (ended.state, ended.message) == ("cancelled", "cancelled by anna")
+
+
+def test_an_error_is_the_jobs_and_the_callers(lk: OpenLake) -> None:
+    for error, said in ((BadInput("no such slice"), "no such slice"), (ValueError("1"), "ValueError: 1")):
+        with pytest.raises(type(error)), running_job.foreground(lk, "count", {}) as job:
+            raise error
+        assert (record.get(lk, job.job.id).state, record.get(lk, job.job.id).error) == ("failed", said)
+
+
+def test_jobs_of_a_lake_of_the_release_before(make_lake: MakeLake) -> None:
+    """A lake without the table gets it when it is opened."""
+    import shutil
+
+    import lake
+
+    lk = make_lake()
+    assert lk.folder is not None
+    shutil.rmtree(lk.folder / "jobs.lance")
+    lk.delete("migrations", "number = 8")
+    assert record.list(lake.open(lk.uri)) == []
