@@ -18,11 +18,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lake import slices
 from lake.access import keys
 from lake.open_lake import OpenLake
 from tests.conftest import Say
 from tests.crash.service import ROOT, Service
 from tests.hostile.conftest import Serve
+from tests.lake import stock
 from tests.search_app.api_client import event, named, picture
 
 SKIPPED = "positive_data_acceptance"
@@ -67,6 +69,8 @@ class Run:
 
 
 def _run(lake: OpenLake, serve: Serve, folder: Path, say: Say, examples: int, phases: str, with_key: bool) -> None:
+    stock.add(lake, range(3))
+    slices.create(lake, "known", where="true")
     token = keys.create(lake, "schemathesis", ["admin"])[1] if with_key else None
     service = serve(lake, *(["--require-key"] if with_key else []))
     run = Run(service, folder, examples, phases, token)
