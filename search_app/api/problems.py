@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,7 +150,8 @@ def _methods(request: Request) -> set[str]:
     routers = (getattr(route, "original_router", None) for route in request.app.routes)
     routes = [r for router in routers if router is not None for r in router.routes if isinstance(r, Route)]
     matches = [route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    best = min(matches, key=lambda path: "{" in path, default=None)  # a path without a parameter comes first
+    # A path without a parameter comes first, then the one with most text beside its parameters.
+    best = min(matches, key=lambda path: ("{" in path, -len(re.sub("{[^}]*}", "", path))), default=None)
     return {method for r in routes if r.path == best and r.include_in_schema for method in r.methods or ()}
 
 
