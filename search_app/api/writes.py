@@ -39,10 +39,14 @@ class Audit(Protocol):
     def __call__(self, action: str, target: str | None, detail: dict[str, Any] | None = None) -> None: ...
 
 
-class NoBody(BaseModel):
-    """For writes that need no body: none, or an empty object."""
+class Body(BaseModel):
+    """The base of bodies: an unknown field is refused, and so is a value of another type, such as 0 for false."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NoBody(Body):
+    """For writes that need no body: none, or an empty object."""
 
 
 class Writes:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lake.slices import cluster_nodes
 from lake.sql.tables import plain
@@ -14,6 +14,7 @@ from search_app.api import schemas, writes
 from search_app.api.paging import Cursor, Key, Limit, page
 from search_app.api.problems import Problem, not_found
 from search_app.api.schemas import TreeId
+from search_app.api.writes import Body
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
@@ -31,10 +32,8 @@ NodePath = Annotated[
 ]
 
 
-class OpenNode(BaseModel):
+class OpenNode(Body):
     """How to open a node: its images are clustered again, and replace what is below it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     node: str = Field(default="", pattern=r"^([0-9]{1,6}(\.[0-9]{1,6}){0,40})?$", description="empty: the root")
     method: Literal["auto", "kmeans", "hdbscan", "evoc"] = "auto"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lake.sql.tables import plain
 from search_app.api import schemas, writes
 from search_app.api.paging import Cursor, Key, Limit, page
 from search_app.api.problems import not_found
 from search_app.api.schemas import SearchId
+from search_app.api.writes import Body
 from search_app.backend import loaded_searches
 from search_app.security import filter_bounds
 
@@ -36,10 +37,8 @@ _STATE = {
 }
 
 
-class NewSearch(BaseModel):
+class NewSearch(Body):
     """A search to start, from images of the kind; in the whole lake, in a filter, or in a node of a tree."""
-
-    model_config = ConfigDict(extra="forbid")
 
     like: Ids = Field(min_length=1, description="ids of images or predictions of the kind")
     where: str | None = Field(default=None, min_length=1, max_length=20_000, description="search images that pass")
@@ -49,10 +48,8 @@ class NewSearch(BaseModel):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
 
-class Marks(BaseModel):
+class Marks(Body):
     """What the user says of the page. `undo` is done first, whole clusters before single images."""
-
-    model_config = ConfigDict(extra="forbid")
 
     yes: Ids = Field(default=[], description="images of the kind")
     no: Ids = Field(default=[], description="images not of the kind")
@@ -61,10 +58,8 @@ class Marks(BaseModel):
     undo: bool = Field(default=False, description="remove the marks of the last page or cluster")
 
 
-class SaveSearch(BaseModel):
+class SaveSearch(Body):
     """The slice to save what was found as."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name
     role: Literal["train", "evaluation", "regression"] | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lake import slices
 from lake.errors import BadInput
@@ -16,6 +16,7 @@ from lake.sql import connections
 from lake.sql.tables import plain
 from search_app.api import bodies, schemas, writes
 from search_app.api.paging import Cursor, Limit, page, read_cursor
+from search_app.api.writes import Body
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
@@ -40,10 +41,8 @@ _EXAMPLE = {
 }
 
 
-class NewLabels(BaseModel):
+class NewLabels(Body):
     """Labels to write, all or none. Boxes and masks are as in a prediction log."""
-
-    model_config = ConfigDict(extra="forbid")
 
     labels: list[dict[str, Any]] = Field(
         min_length=1,

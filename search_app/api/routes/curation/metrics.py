@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lake.analytics import dimensions, metrics
 from lake.sql.tables import plain
 from search_app.api import bodies, schemas
 from search_app.api.problems import JSON, Problem
+from search_app.api.writes import Body
 from search_app.security import filter_bounds
 
 if TYPE_CHECKING:
@@ -31,10 +32,8 @@ _RATE = {"value": 0.91, "low": 0.88, "high": 0.93, "n": 412}
 _CELL = {"camera": "3", "judged": 412, "right": 375, "accuracy": _RATE, "confidence": 0.87, "where": "camera = 3"}
 
 
-class Discover(BaseModel):
+class Discover(Body):
     """What to search for groups with more errors than chance explains."""
-
-    model_config = ConfigDict(extra="forbid")
 
     where: str | None = Field(default=None, min_length=1, max_length=20_000, description="only predictions that pass")
     slice: str | None = Field(default=None, min_length=1, max_length=250, description="only its images")

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lake import slices
 from lake.errors import BadInput
@@ -16,6 +16,7 @@ from search_app.api import schemas, writes
 from search_app.api.paging import NOT_CHANGED, Cursor, Limit, page, tagged
 from search_app.api.problems import JSON, not_found
 from search_app.api.schemas import SliceName, SliceTag
+from search_app.api.writes import Body
 from search_app.security import filter_bounds
 
 if TYPE_CHECKING:
@@ -33,10 +34,8 @@ Part = str | dict[str, Any]
 _HEX = "2a0986669d4b1c0b7f3e5a9c8d7e6f504132241506f7e8d9cabbac9d8e7f6051"
 
 
-class NewSlice(BaseModel):
+class NewSlice(Body):
     """A slice to create. Pass exactly one of where, ids, cluster, search, like, union, intersect and spec."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name
     where: Text | None = Field(default=None, description="SQL filter on samples")
@@ -61,20 +60,16 @@ class NewSlice(BaseModel):
     new: bool = Field(default=False, description="fail if the name is taken")
 
 
-class Freeze(BaseModel):
+class Freeze(Body):
     """How to freeze a live slice. `role`: by default that of the live slice."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Role | None = None
     drop_leaks: bool = False
     identity_only: bool = False
 
 
-class NewRole(BaseModel):
+class NewRole(Body):
     """The role of a version; null removes it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Role | None
     identity_only: bool = False
