@@ -18,6 +18,7 @@ from lake.client import events, json_requests, model_requests, predictions
 from lake.client.core import ClientCore, Stats
 from lake.client.data_doors import DataDoors
 from lake.client.events import Image, Kind, Refusal
+from lake.client.model_doors import ModelDoors
 from lake.client.model_requests import Predicted
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class _BaseClient:
         self._core.refuse(Refusal.of("prediction", fields, reason))
 
 
-class Client(_BaseClient, DataDoors):
+class Client(_BaseClient, DataDoors, ModelDoors):
     """Logs a model's predictions to a lakeloop server in the background, and opens its doors to the lake.
 
     Make one per process; threads may share it.

@@ -6,9 +6,10 @@ Each call waits for the server, and raises RequestFailed if it refuses or does n
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 ARROW = "application/vnd.apache.arrow.stream"
 MOST_LABELS = 1_000
+UPLOADS = 8  # at the same time
 # The server cuts a result off at 256 MiB, at the end of a batch.
 MOST_RESULT_BYTES = 240 << 20
 MetricsKind = Literal["accuracy", "calibration", "confusion", "sizes"]
@@ -153,6 +155,30 @@ class DataDoors:
             size = f"{table.num_rows:,} rows and {len(response.body) >> 20:,} MiB"
             raise RequestFailed(f"the result has {size} or more; add a LIMIT", response.status, "truncated")
         return table
+
+    def add_images(self, images: Iterable[Image]) -> list[str]:
+        """Uploads images by themselves, without a prediction; returns their image_ids, in order.
+
+        Each is the content of an image file or its path. They are safe on the server's disk at once, and in the lake
+        within seconds; an image that it has adds nothing.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            return [*pool.map(self._add_image, images)]
+
+    def _add_image(self, image: Image) -> str:
+        import json
+
+        from lake.client.events import image_bytes
+
+        response = self._requests.send("POST", "/v1/images", image_bytes(image), {"Content-Type": "image/*"})
+        return str(json.loads(response.body)["image_id"])
+
+    def set_duplicate_threshold(self, embedder: str, threshold: float) -> None:
+        """Saves the cosine, -1 to 1, from which two images of the lake count as near-duplicates."""
+        path = f"/v1/embedders/{quote(embedder, safe='@')}/threshold"
+        self._requests.write("PUT", path, {"threshold": threshold})
 
     def labels(self, image_ids: Sequence[str] | None = None, *, slice: str | None = None) -> Iterator[dict[str, Any]]:
         """Labels by image_id and task: of images (at most 100), of a slice as it was frozen, or of all images."""

@@ -11,12 +11,21 @@ import pytest
 from starlette.testclient import TestClient
 
 from embeddings.duplicates import threshold
+from lake.client.data_doors import DataDoors
+from lake.client.json_requests import JsonRequests, RequestFailed
+from lake.client.model_doors import ModelDoors, ModelInfo
 from lake.open_lake import OpenLake
 from lake.storage import schema, store
 from search_app.api.app import Api
 from tests.search_app.api_client import reason
+from tests.search_app.in_process import InProcess
 from tests.training.registry.test_promotion import done, judge
 from training.registry import promotion, runs, versions
+
+
+class Doors(ModelDoors, DataDoors):
+    def __init__(self, requests: JsonRequests) -> None:
+        self._requests = requests
 
 
 @pytest.fixture
@@ -160,6 +169,37 @@ def test_the_threshold_of_near_duplicates_is_kept(http: TestClient, lk: OpenLake
     assert threshold.threshold_of(lk, lk.embedders()[0]) == 0.999
     assert reason(http.put("/v1/embedders/randon/threshold", json={"threshold": 0.9})) == (404, "unknown_embedder")
     assert reason(http.put("/v1/embedders/random/threshold", json={"threshold": 2})) == (422, "invalid")
+
+
+def test_the_clients_doors_to_models_have_types(http: TestClient, lk: OpenLake) -> None:
+    doors = Doors(InProcess(http))
+    first, second = done(lk), done(lk)
+    assert [run.id for run in doors.runs("turns")] == [second, first]
+    assert doors.runs(status="failed") == []
+    assert (doors.run(first[:7]).wait(1).id, doors.run(first).info().status) == (first, "done")
+    assert doors.register(first, "the first").id == "turns@1"
+    assert doors.promote("turns@1").status == "promoted"
+    with pytest.raises(RequestFailed, match="has no gate verdict") as refused:
+        doors.promote(second)
+    assert (refused.value.status, refused.value.reason) == (409, "not_allowed")
+    verdict = judge(lk, second, first)
+    assert doors.verdict(verdict)["outcome"] == "passed"
+    canary = doors.promote(second, share=0.1, limits={"errors": 0.02})
+    assert (canary.share, canary.gate, canary.limits and canary.limits["errors"]) == (0.1, verdict, 0.02)
+    assert doors.models() == [ModelInfo("turns", "turns@1", "turns@2", [], 2)]
+    assert doors.rollback("turns", "blind at dusk").id == "turns@1"
+    assert doors.shadow(second).status == "shadow"
+    assert doors.retire("turns@2").status == "retired"
+    assert [(version.id, version.status) for version in doors.versions("turns")] == [
+        ("turns@2", "retired"),
+        ("turns@1", "promoted"),
+    ]
+    runs.log(lk, first, [{"metric": "loss", "value": 0.5, "step": 1}])
+    assert [row["value"] for row in doors.run(first).metrics("loss")] == [0.5]
+    assert "turns@1" in doors.card("turns")
+    lk.register_embedder("random")
+    doors.set_duplicate_threshold("random", 0.99)
+    assert threshold.threshold_of(lk, lk.embedders()[0]) == 0.99
 
 
 def test_a_card_comes_as_markdown_or_json_and_changes_its_etag_with_the_record(http: TestClient, lk: OpenLake) -> None:
