@@ -20,7 +20,7 @@ from search_app.api.prometheus import MeasuredApp, Metrics
 from search_app.api.routes import batch, embedders, events, exports, maps, models, pictures, predictions, reads, search
 from search_app.api.routes import sql as sql_routes
 from search_app.api.routes.curation import clusters, isolate, labels, metrics, pull, slices
-from search_app.api.routes.training import evaluations, runs, versions
+from search_app.api.routes.training import evaluations, runs, starting, versions
 from search_app.api.service import Service
 from search_app.api.sql_execution import Sql
 from search_app.api.writes import Writes
@@ -96,6 +96,7 @@ class Api:
         api.include_router(models.routes(service, self._model_server))
         api.include_router(embedders.routes(service, self.writes))
         api.include_router(runs.routes(service))
+        api.include_router(starting.routes(service, self.writes))
         api.include_router(evaluations.routes(service))
         api.include_router(versions.routes(service, self.writes))
         api.include_router(pull.routes(service))

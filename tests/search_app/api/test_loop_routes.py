@@ -11,12 +11,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from embeddings.duplicates import threshold
+from lake import slices
 from lake.client.data_doors import DataDoors
 from lake.client.json_requests import JsonRequests, RequestFailed
 from lake.client.model_doors import ModelDoors, ModelInfo
+from lake.jobs import record
 from lake.open_lake import OpenLake
 from lake.storage import schema, store
 from search_app.api.app import Api
+from tests.lake import stock
 from tests.search_app.api_client import reason
 from tests.search_app.in_process import InProcess
 from tests.training.registry.test_promotion import done, judge
@@ -215,3 +218,38 @@ def test_a_card_comes_as_markdown_or_json_and_changes_its_etag_with_the_record(h
     assert http.get("/v1/models/turns/card", headers=tag).status_code == 304
     promotion.promote(lk, done(lk), force=True, reason="a test")
     assert "turns@2" in http.get("/v1/models/turns/card", headers=tag).text
+
+
+def test_training_evaluation_and_gate_start_as_jobs_whose_arguments_are_checked_first(
+    http: TestClient, lk: OpenLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search_app.jobs.supervisor.ensure", lambda lake: None)  # nothing runs them here
+    run = done(lk)
+    names = stock.add(lk, range(4))
+    slices.create(lk, "first", ids=names)
+    started = [
+        ("/v1/runs", {"train": ["first"], "name": "turns", "recipe": {"kind": "probe"}}, "train"),
+        ("/v1/runs:tune", {"train": ["first"], "tried": ["rate=1e-4..1e-2"], "trials": 3}, "tune"),
+        ("/v1/evaluations", {"run": run, "slices": ["first"]}, "evaluate"),
+        ("/v1/gates", {"candidate": run, "policy": {"slices": {"first": {}}}}, "gate"),
+    ]
+    for path, body, kind in started:
+        key = {"Idempotency-Key": f"key-{kind}"}
+        response = http.post(path, json=body, headers=key)
+        assert response.status_code == 202, response.text
+        job = response.json()
+        assert (job["kind"], job["state"], job["arguments"]) == (kind, "waiting", body)
+        assert http.post(path, json=body, headers=key).json() == job  # once
+    refused: list[tuple[str, Any, str]] = [
+        ("/v1/runs", {"train": ["frist"]}, "did you mean first"),
+        ("/v1/runs", {"train": ["first"], "recipe": {"kind": "prob"}}, "probe"),
+        ("/v1/runs", {"train": ["first"], "weights": "/etc/passwd"}, "names a file of the server"),
+        ("/v1/runs:tune", {"train": ["first"], "tried": ["speed=1..2"]}, "speed"),
+        ("/v1/evaluations", {}, "needs run"),
+        ("/v1/gates", {"candidate": run, "policy": {"margn": 1}}, "did you mean margin"),
+    ]
+    for path, body, message in refused:
+        response = http.post(path, json=body)
+        assert reason(response) == (422, "invalid"), (path, body)
+        assert message in response.json()["detail"]
+    assert sorted(job.kind for job in record.list(lk)) == ["evaluate", "gate", "train", "tune"]
