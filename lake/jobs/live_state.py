@@ -194,6 +194,8 @@ class LiveState:
 
     def set_limits(self, most: int, memory_gb: float | None) -> None:
         """Sets the limits for every supervisor of this lake, from now on."""
+        if (most, memory_gb) == (self.settings().get("most", 1), self.settings().get("memory_gb")):
+            return
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM settings WHERE name <> 'made'")

@@ -1,128 +1,37 @@
-"""The record of jobs: starts, changes of state, and the state of each job now, from rows and heartbeats.
+"""The record of jobs: each start and each change of state is a row of table `jobs`, written once.
 
-A change of state is a row of table `jobs`, written once: every way out of an attempt has the same key, so of two
-processes that end it one is refused. It does not know what the work of a kind is, nor how workers are started.
+Every way out of an attempt has the same key, so of two processes that end it one is refused. It does not know what the
+work of a kind is, nor how workers are started.
 """
 
 from __future__ import annotations
 
-import builtins
-import datetime as dt
 import hashlib
 import json
 import os
 import secrets
 import uuid
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from lake.errors import BadInput, CouldNot
 from lake.jobs import live_state
-from lake.jobs.live_state import LiveJob, Progress
-from lake.slices.naming import unknown
-from lake.sql.per_lake import PerLake
+from lake.jobs.current import get
+from lake.jobs.job import Job, Starter
 from lake.storage import schema, store
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-State = Literal["waiting", "running", "done", "failed", "cancelled"]
-STATES = ("waiting", "running", "done", "failed", "cancelled")
-UNFINISHED = ("waiting", "running")
-DIED = "the worker died"
 LONGEST_ARGUMENTS = 64 << 10
 LONGEST_RESULT = 1 << 20
-# Longer arguments and results are not kept in memory.
-LONGEST_KEPT = 8 << 10
-# A dead worker's job that can resume is taken over until it had this many attempts.
-MOST_ATTEMPTS = 3
 _NAMESPACE = uuid.UUID("4f0c2b1e-8a57-5d39-9d4b-2e6a7c51f083")
-_WIDE = ("arguments", "result")
-_NARROW = tuple(column.name for column in schema.JOBS.columns if column.name not in _WIDE)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job as it is now. Times are UTC.
-
-    `state` is failed, with `died`, while its rows say running and its worker is gone. `progress` is None unless it runs
-    and its worker can be seen; `seconds`: since this attempt was claimed; `cancelled_by`: who asked to cancel it, while
-    it still runs. `user` and `key_id`: who started it, both None for anyone on an open server.
-    """
-
-    id: str
-    kind: str
-    arguments: dict[str, Any]
-    state: State
-    attempt: int
-    takeovers: int
-    detached: bool
-    created_at: dt.datetime
-    changed_at: dt.datetime
-    user: str | None = None
-    key_id: str | None = None
-    host: str | None = None
-    message: str | None = None
-    error: str | None = None
-    result: dict[str, Any] | None = None
-    died: bool = False
-    progress: Progress | None = None
-    seconds: float | None = None
-    cancelled_by: str | None = None
-
-    @property
-    def finished(self) -> bool:
-        return self.state not in UNFINISHED
-
-    @property
-    def seconds_left(self) -> float | None:
-        """An estimate from the share that is done; None while there is no share, or too little of it."""
-        share = self.progress.share if self.progress else None
-        if not share or share < 0.01 or self.seconds is None:
-            return None
-        return self.seconds * (1 - share) / share
-
-    def facts(self) -> dict[str, Any]:
-        """As plain data for JSON."""
-        progress = self.progress
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "arguments": self.arguments,
-            "state": self.state,
-            "attempt": self.attempt,
-            "created_at": self.created_at.isoformat(),
-            "changed_at": self.changed_at.isoformat(),
-            "user": self.user,
-            "key_id": self.key_id,
-            "host": self.host,
-            "message": self.message,
-            "error": self.error,
-            "result": self.result,
-            "progress": progress
-            and {"done": progress.done, "total": progress.total, "unit": progress.unit, "share": progress.share,
-                 "stage": progress.stage, "facts": progress.facts},
-            "seconds": self.seconds,
-            "seconds_left": self.seconds_left,
-            "cancelled_by": self.cancelled_by,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Starter:
-    """Who starts a job: a user of the system or of the app, an access key, or neither on an open server."""
-
-    user: str | None = None
-    key_id: str | None = None
-
-    def __str__(self) -> str:
-        return self.user or (f"key {self.key_id}" if self.key_id else "somebody")
-
-
-# Changes of state --------------------------------------------------------------------------------------------
+_AS_COLUMNS = tuple(
+    column.name for column in schema.JOBS.columns if column.name not in ("event_id", "job", "arguments", "result")
+)
 
 
 def new(kind: str, arguments: Mapping[str, Any], by: Starter, *, detached: bool, request: str | None = None) -> Job:
@@ -248,140 +157,9 @@ def cancel(lake: Lake, name: str, by: Starter) -> Job:
     return get(lake, job.id)
 
 
-# Reading -----------------------------------------------------------------------------------------------------
-
-
-def get(lake: Lake, name: str) -> Job:
-    """The job with this id, or with the only id that starts with it. Raises BadInput with the nearest ids."""
-    rows = _latest(lake)
-    matches = [name] if name in rows else [job for job in rows if name and job.startswith(name)]
-    if len(matches) > 1:
-        raise BadInput(f"{len(matches)} jobs begin with {name!r}: {', '.join(sorted(matches)[:10])}")
-    if not matches:
-        raise unknown("job", name, rows)
-    return _jobs(lake, [rows[matches[0]]])[0]
-
-
-def list(
-    lake: Lake,
-    *,
-    states: Collection[str] = (),
-    kinds: Collection[str] = (),
-    limit: int | None = None,
-    before: tuple[dt.datetime, str] | None = None,
-) -> builtins.list[Job]:
-    """Jobs, newest first: those in one of the states and of one of the kinds; empty collections mean all.
-
-    `before`: the `created_at` and id of the last job of the page before. At most `limit` jobs.
-    """
-    rows = [row for row in _latest(lake).values() if not kinds or row["kind"] in kinds]
-    if before is not None:
-        rows = [row for row in rows if _place(row) < before]
-    live = _live(lake) if any(row["state"] == "running" for row in rows) else _Heartbeats({}, False)
-    shown = [row for row in rows if not states or _shown(row, live)["state"] in states]
-    shown.sort(key=_place, reverse=True)
-    return _jobs(lake, shown if limit is None else shown[:limit], live)
-
-
-def unfinished(lake: Lake) -> builtins.list[Job]:
-    """Jobs whose rows say that they wait or run, with those whose worker died: oldest first."""
-    rows = [row for row in _latest(lake).values() if row["state"] in UNFINISHED]
-    return _jobs(lake, sorted(rows, key=_place))
-
-
-def _place(row: Mapping[str, Any]) -> tuple[dt.datetime, str]:
-    return row["created_at"], row["job"]
-
-
-@dataclass
-class _Rows:
-    """The latest row of each job, from the fragments that were read so far. Long texts are left out: they are True."""
-
-    fragments: set[int] = field(default_factory=set)
-    latest: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-_known_rows: PerLake[dict[int, _Rows]] = PerLake(dict)
-
-
-def _latest(lake: Lake) -> dict[str, dict[str, Any]]:
-    """The latest row of each job, as view `jobs_current` has it. It reads only what was added since the last call."""
-    known, dataset = _known_rows(lake), lake.dataset("jobs")
-    if dataset.version not in known:
-        rows = next(iter(known.values()), _Rows())
-        fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
-        if not rows.fragments <= fragments.keys():  # maintenance merged some
-            rows = _Rows()
-        new = [fragment for number, fragment in fragments.items() if number not in rows.fragments]
-        latest = dict(rows.latest)
-        for row in dataset.scanner(fragments=new).to_table().to_pylist() if new else ():
-            row |= {name: True for name in _WIDE if len(row[name] or "") > LONGEST_KEPT}
-            if row["job"] not in latest or _order(row) > _order(latest[row["job"]]):
-                latest[row["job"]] = row
-        known[dataset.version] = rows = _Rows({*fragments}, latest)
-        for version in [version for version in known if version < dataset.version]:
-            known.pop(version, None)
-        return rows.latest
-    return known[dataset.version].latest
-
-
-def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["attempt"], min(2, STATES.index(row["state"])), row["changed_at"], row["event_id"]
-
-
-@dataclass(frozen=True)
-class _Heartbeats:
-    """The claims, by job. `complete`: a job that runs here and has no claim is dead."""
-
-    jobs: Mapping[str, LiveJob]
-    complete: bool
-
-
-def _live(lake: Lake) -> _Heartbeats:
-    live = live_state.of(lake)
-    try:
-        return _Heartbeats(live.jobs(), live.complete())
-    finally:
-        live.close()
-
-
-def _shown(row: Mapping[str, Any], live: _Heartbeats) -> dict[str, Any]:
-    """What the heartbeats change in a row: the state of a running job, its progress."""
-    job = live.jobs.get(row["job"])
-    if row["state"] != "running":
-        return {"state": row["state"]}
-    if job is not None and job.alive and job.claim.attempt == row["attempt"]:
-        return {
-            "state": "running",
-            "progress": job.progress,
-            "seconds": job.seconds,
-            "cancelled_by": job.cancelled_by,
-        }
-    if job is None and not (live.complete and row["host"] == os.uname().nodename):
-        return {"state": "running"}  # on another machine, or its heartbeats were lost and the next one comes
-    return {"state": "failed", "died": True, "error": DIED}
-
-
-def _jobs(lake: Lake, rows: Iterable[Mapping[str, Any]], live: _Heartbeats | None = None) -> builtins.list[Job]:
-    rows = [*rows]
-    long = [row["event_id"] for row in rows if True in (row["arguments"], row["result"])]
-    wide = lake.look_up("jobs", ["event_id", *_WIDE], "event_id", long).to_pylist() if long else []
-    by_event = {row["event_id"]: row for row in wide}
-    if live is None:
-        live = _live(lake) if any(row["state"] == "running" for row in rows) else _Heartbeats({}, False)
-    jobs = []
-    for row in rows:
-        values = {name: value for name, value in row.items() if name not in ("event_id", "job")}
-        for name in _WIDE:
-            text = by_event[row["event_id"]][name] if row[name] is True else row[name]
-            values[name] = None if text is None else json.loads(text)
-        jobs.append(Job(id=row["job"], **(values | _shown(row, live))))
-    return jobs
-
-
 def _write(lake: Lake, job: Job, change: str, attempt: int) -> bool:
     row = {
-        **{name: getattr(job, name) for name in _NARROW if name not in ("event_id", "job")},
+        **{name: getattr(job, name) for name in _AS_COLUMNS},
         "event_id": str(uuid.uuid5(_NAMESPACE, f"{job.id}/{attempt}/{change}")),
         "job": job.id,
         "arguments": json.dumps(job.arguments, ensure_ascii=False, allow_nan=False),

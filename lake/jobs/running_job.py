@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from lake.access import audit
 from lake.errors import LakeloopError
 from lake.jobs import live_state, record
+from lake.jobs.job import Job, Starter
 from lake.jobs.live_state import BEAT_SECONDS, Claim, Progress
-from lake.jobs.record import Job, Starter
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake

@@ -17,7 +17,19 @@ from search_app.api import bodies
 from search_app.api.openapi import describe
 from search_app.api.problems import add_error_handlers
 from search_app.api.prometheus import MeasuredApp, Metrics
-from search_app.api.routes import batch, embedders, events, exports, maps, models, pictures, predictions, reads, search
+from search_app.api.routes import (
+    batch,
+    embedders,
+    events,
+    exports,
+    jobs,
+    maps,
+    models,
+    pictures,
+    predictions,
+    reads,
+    search,
+)
 from search_app.api.routes import sql as sql_routes
 from search_app.api.routes.curation import clusters, isolate, labels, metrics, pull, slices
 from search_app.api.routes.training import evaluations, runs, starting, versions
@@ -26,6 +38,7 @@ from search_app.api.sql_execution import Sql
 from search_app.api.writes import Writes
 from search_app.backend import query_images
 from search_app.backend.model_server import ModelServer
+from search_app.jobs.supervisor import watch as watch_jobs
 from search_app.security.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -59,7 +72,7 @@ class Api:
 
     @asynccontextmanager
     async def lifespan(self, _: object = None) -> AsyncIterator[None]:
-        watching = asyncio.create_task(self.service.watch())
+        watching = asyncio.gather(self.service.watch(), watch_jobs(self.service.lake))
         if self._intake is not None:
             self._intake.start(self.metrics)
         try:
@@ -95,6 +108,7 @@ class Api:
         api.include_router(sql_routes.routes(self.sql))
         api.include_router(models.routes(service, self._model_server))
         api.include_router(embedders.routes(service, self.writes))
+        api.include_router(jobs.routes(service, self.writes))
         api.include_router(runs.routes(service))
         api.include_router(starting.routes(service, self.writes))
         api.include_router(evaluations.routes(service))

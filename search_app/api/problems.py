@@ -21,6 +21,7 @@ from starlette.routing import Match, Route
 
 from lake.errors import BadInput, LakeloopError, QueryStopped, UnreadableImage
 from search_app.api.prometheus import HUNG_UP, REFUSED
+from search_app.jobs.starting import QueueFull
 from search_app.security.url_import import UrlRefused
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 JSON = "application/json"
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
+QUEUE_RETRY_SECONDS = 60
 
 
 class ClientGone(Exception):
@@ -99,6 +101,8 @@ def problem_of(error: BaseException) -> Problem | None:
         case QueryStopped():
             status = {"busy": 429, "cancelled": 409}.get(error.reason, 422)
             return Problem(status, error.reason, str(error), 1 if status == 429 else None)
+        case QueueFull():
+            return Problem(429, "too_many_jobs", str(error), QUEUE_RETRY_SECONDS)
         case LakeloopError():
             return Problem(503, "unavailable", str(error), RETRY_SECONDS)
         case sqlite3.OperationalError() if "full" in str(error):

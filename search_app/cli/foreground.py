@@ -30,20 +30,19 @@ def run_job(
 
     Without `display`, a terminal shows a bar. Raises BadInput for bad arguments, and what the work raises.
     """
-    from lake.jobs import record
-    from search_app.jobs import kinds, supervisor
+    from lake.jobs.job import Starter
+    from search_app.jobs import kinds
 
-    chosen = kinds.get(kind)
-    checked = chosen.checked(lake, arguments, local=True)
     if args.detach:
         from lake.access import audit
+        from search_app.jobs import starting
 
-        by = record.Starter(user=audit.os_user())
-        job = record.submit(lake, kind, checked, by)
-        supervisor.ensure(lake)
+        job = starting.start(lake, kind, arguments, Starter(user=audit.os_user()), local=True)
         text = f"job {job.id} started; watch it with: lakeloop jobs wait {job.id} --lake {lake.uri}"
         output(args, {"job": job.id, "kind": kind}, text)
         return None
+    chosen = kinds.get(kind)
+    checked = chosen.checked(lake, arguments, local=True)
     if display is not None:
         return _run(lake, chosen, checked, display)
     with _bar() as bar:
@@ -52,16 +51,17 @@ def run_job(
 
 def _run(lake: Lake, kind: Any, arguments: Mapping[str, Any], display: Display) -> Any:
     from lake.access import audit
-    from lake.jobs import record, running_job
+    from lake.jobs import running_job
+    from lake.jobs.job import Starter
 
     if os.environ.get("RANK", "0") != "0":  # one of several processes of a training: the first one records it
-        return kind.run(lake, arguments, running_job.Work(lake, record.Starter(user=audit.os_user()), display))
+        return kind.run(lake, arguments, running_job.Work(lake, Starter(user=audit.os_user()), display))
     try:
         job = running_job.foreground(lake, kind.name, arguments, display)
         job.begin()
     except OSError as error:  # a lake that can only be read can still be searched
         print(f"lakeloop: this job is not recorded: {error}", file=sys.stderr)
-        return kind.run(lake, arguments, running_job.Work(lake, record.Starter(user=audit.os_user()), display))
+        return kind.run(lake, arguments, running_job.Work(lake, Starter(user=audit.os_user()), display))
     with job:
         report = kind.run(lake, arguments, job)
         job.result = kind.result(report)

@@ -24,6 +24,8 @@ def register(add: Add) -> None:
         if name == "serve":
             p.add_argument("--no-ui", action="store_true", help="only the HTTP API, without the app")
             _ingest_options(p)
+            p.add_argument("--jobs", type=int, default=1, metavar="N", help="run at most so many jobs at once (default 1); 0: leave them to lakeloop jobs work")  # fmt: skip  # noqa: E501
+            p.add_argument("--job-memory-gb", type=float, metavar="GB", help="memory limit of each worker process of a job")  # fmt: skip  # noqa: E501
             p.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a host name of this server that clients use; repeat for more")  # fmt: skip  # noqa: E501
             p.add_argument("--require-key", action="store_true", help="refuse requests without an access key; always on unless --host is this machine")  # fmt: skip  # noqa: E501
             p.add_argument("--allow-user", action="append", default=[], metavar="USER", help="a user who may log in at the identity provider of .streamlit/secrets.toml: an e-mail address, @domain or *; repeat for more")  # fmt: skip  # noqa: E501
@@ -39,6 +41,10 @@ def _serve(args: argparse.Namespace) -> int:
 
     if args.allow_user and args.no_ui:
         raise BadInput("--allow-user is for the app and --no-ui leaves the app out; give only one of them")
+    if args.jobs < 0:
+        raise BadInput(f"--jobs is {args.jobs}; it must not be negative")
+    if args.job_memory_gb is not None and not args.job_memory_gb > 0:
+        raise BadInput(f"--job-memory-gb is {args.job_memory_gb}; it must be more than 0")
     policy = AccessPolicy(args.require_key, args.https, tuple(args.allow_user))
     serve(
         uri(args),
@@ -49,6 +55,7 @@ def _serve(args: argparse.Namespace) -> int:
         policy=policy,
         settings=_settings(args, uri(args)),
         fetch=fetch if args.url_import else None,
+        job_limits=(args.jobs, args.job_memory_gb),
     )
     return 0
 

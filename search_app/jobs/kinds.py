@@ -101,7 +101,7 @@ KINDS = {
             "weights": Argument("text", "file of weights", local=True),
             "trust_sha256": Argument("text", "SHA-256 of a weights file to trust", local=True),
         }, resumes=True),
-        Kind("cluster", "Clustering", "search_app.jobs.vector_kinds", "read", _scoped(
+        Kind("cluster", "Clustering", "search_app.jobs.vector_kinds", "edit", _scoped(
             node=Argument("text", "split this node, TREE/PATH: cluster its images again"),
             slice=Argument("text", "only images of this slice"),
             method=Argument("text", "how to cluster", choices=METHODS),
@@ -109,22 +109,22 @@ KINDS = {
             min_cluster_size=Argument("integer", "smallest cluster of HDBSCAN and EVoC", least=2),
             words=Argument("texts", "names to choose from for nodes"),
         )),
-        Kind("map", "Map", "search_app.jobs.vector_kinds", "read", _scoped(
+        Kind("map", "Map", "search_app.jobs.vector_kinds", "edit", _scoped(
             node=Argument("text", "only images of this node, TREE/PATH"),
         )),
-        Kind("discover", "Discovery", "search_app.jobs.vector_kinds", "read", {
+        Kind("discover", "Discovery", "search_app.jobs.vector_kinds", "edit", {
             "where": Argument("text", "only predictions that pass this SQL filter"),
             "slice": Argument("text", "only predictions for images of this slice"),
             "by": Argument("text", "what to compare", choices=("both", "metadata", "cluster")),
             "errors": Argument("text", "what counts as an error", choices=("judged", "confidence")),
             "seed": Argument("integer", "the same seed gives the same result", least=0, most=_MOST_SEED),
         }),
-        Kind("duplicates", "Near-duplicates", "search_app.jobs.vector_kinds", "read", {
+        Kind("duplicates", "Near-duplicates", "search_app.jobs.vector_kinds", "edit", {
             "slice": Argument("text", "only images of this slice"),
             "threshold": Argument("number", "least cosine similarity of a pair", least=-1, most=1),
             "embedder": Argument("text", "the embedder; default: the lake's first"),
         }),
-        Kind("export", "Export", "search_app.jobs.data_kinds", "read", {
+        Kind("export", "Export", "search_app.jobs.data_kinds", "edit", {
             "slice": Argument("text", "the slice, NAME or NAME@VERSION", required=True),
             "format": Argument("text", "the format; default: imagefolder", choices=FORMATS),
             "predictions": Argument("text", "also the newest prediction of this model for each image"),

@@ -6,6 +6,8 @@ one lake; a claim gives each job to one of them. It does no work itself.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -17,9 +19,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lake.jobs import live_state, processes, record
+from lake.errors import LakeloopError
+from lake.jobs import current, live_state, processes, record
+from lake.jobs.current import DIED
+from lake.jobs.job import Job
 from lake.jobs.live_state import Claim, LiveJob
-from lake.jobs.record import DIED, MOST_ATTEMPTS, Job
 from search_app.jobs import kinds
 
 if TYPE_CHECKING:
@@ -28,10 +32,15 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 LOOK_SECONDS = 0.5
+# A server looks this often whether a job needs a supervisor.
+WATCH_SECONDS = 2.0
 IDLE_SECONDS = 10.0
 MOST_AT_ONCE = 1
+# A dead worker's job that can resume is taken over until it had this many attempts.
+MOST_ATTEMPTS = 3
 # A log keeps its newest half when it is longer.
 LONGEST_LOG = 1 << 20
+_log = logging.getLogger(__name__)
 
 
 class Worker(Protocol):
@@ -69,7 +78,7 @@ class Supervisor:
             elif time.monotonic() - busy > idle_seconds:
                 self.live.retire(self.token)
                 # A job that was recorded before the retirement has seen a supervisor, and started none.
-                if not any(job.detached for job in record.unfinished(self.lake)):
+                if not any(job.detached for job in current.unfinished(self.lake)):
                     return
                 busy = time.monotonic()
             stop.wait(LOOK_SECONDS)
@@ -77,7 +86,7 @@ class Supervisor:
 
     def step(self) -> bool:
         """Takes care of dead workers, then starts waiting jobs in order. Returns whether any job waits or runs here."""
-        unfinished, live = record.unfinished(self.lake), self.live.jobs()
+        unfinished, live = current.unfinished(self.lake), self.live.jobs()
         exits = self._exits()
         jobs = [job for job in unfinished if job.detached]
         for job in unfinished:
@@ -138,14 +147,37 @@ class Supervisor:
 
 
 def ensure(lake: Lake) -> None:
-    """Starts a supervisor of the lake if none runs. It outlives this process. Call it after a job was recorded."""
+    """Starts a supervisor of the lake if none runs. It outlives this process. Call it after a job was recorded.
+
+    Where the lake's limit is no job at once, none is started: `serve --jobs 0` leaves the work to others.
+    """
     live = live_state.of(lake)
     try:
-        if not live.supervised():
+        if not live.supervised() and live.settings().get("most", MOST_AT_ONCE):
             live.folder.mkdir(parents=True, exist_ok=True)
-            _spawn("search_app.jobs.supervisor", [lake.uri], live.folder / "supervisor.log")
+            _supervisors[:] = [process for process in _supervisors if process.poll() is None]
+            _supervisors.append(_spawn("search_app.jobs.supervisor", [lake.uri], live.folder / "supervisor.log"))
     finally:
         live.close()
+
+
+_supervisors: list[subprocess.Popen[bytes]] = []  # to be asked for their end: else they stay as zombies
+
+
+async def watch(lake: Lake) -> None:
+    """Sees to it that jobs that wait are started and dead workers are noticed, as long as a server runs."""
+    while True:
+        try:
+            if await asyncio.to_thread(_unattended, lake):
+                await asyncio.to_thread(ensure, lake)
+        except (LakeloopError, OSError) as error:  # the next look may succeed
+            _log.warning("the jobs of %s could not be looked at: %s", lake.uri, error)
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+def _unattended(lake: Lake) -> bool:
+    """Whether a job needs a supervisor."""
+    return any(job.detached and (job.died or job.state == "waiting") for job in current.unfinished(lake))
 
 
 def _spawn(module: str, words: list[str], log: Path) -> subprocess.Popen[bytes]:

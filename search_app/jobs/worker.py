@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lake.errors import LakeloopError
-from lake.jobs import live_state, record
+from lake.jobs import current, live_state
 from lake.jobs.live_state import Claim
 from lake.jobs.running_job import RunningJob
 from search_app.jobs import kinds
@@ -32,7 +32,7 @@ def work(lake: Lake, claim: Claim) -> int:
     """Does the attempt. Returns 0 if it is done or no longer wanted, 1 if it failed or was cancelled."""
     live = live_state.of(lake)
     live.beat(claim, live_state.Progress())  # from now on the claim is this process's
-    job = record.get(lake, claim.job)
+    job = current.get(lake, claim.job)
     if job.state != "waiting" or job.attempt != claim.attempt:  # cancelled between its choice and its claim
         live.release(claim)
         return 0

@@ -40,6 +40,12 @@ ROUTES: tuple[tuple[str, str, str | None], ...] = (
     ("GET", "/v1/openapi.json", "read"),
     ("GET", "/v1/embedders", "read"),
     ("PUT", "/v1/embedders/{id}/threshold", "edit"),
+    ("GET", "/v1/jobs", "read"),
+    ("POST", "/v1/jobs", "edit"),  # the route asks for admin where the kind needs it
+    ("GET", "/v1/jobs/{id}", "read"),
+    ("GET", "/v1/jobs/{id}/events", "read"),
+    ("POST", "/v1/jobs/{id}/cancel", "edit"),
+    ("POST", "/v1/jobs/{id}/retry", "edit"),
     ("GET", "/v1/runs", "read"),
     ("POST", "/v1/runs", "admin"),
     ("POST", "/v1/runs:tune", "admin"),

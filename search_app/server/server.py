@@ -23,6 +23,7 @@ import lake
 from lake.access.keys import Keyring
 from lake.errors import BadInput
 from lake.extras import require
+from lake.jobs import live_state
 from search_app.api.app import Api
 from search_app.security.access import OPEN, AccessPolicy, make_access
 from search_app.security.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
@@ -90,17 +91,22 @@ def serve(
     settings: IngestSettings | None = None,
     fetch: Fetch | None = None,
     ready: Callable[[str], None] = lambda url: None,
+    job_limits: tuple[int, float | None] | None = None,
 ) -> None:
     """Serve the lake at `uri` until interrupted; prints one line with the URL on stderr once it is ready.
 
     With `settings` it accepts events; `fetch` gets images by URL; `ready` is called with the URL after that line. On a
     host that other machines can reach every request needs a key, whatever `policy` says. `allow_hosts` are further
-    names of the server. Port 0 takes a free port. Raises BadInput if keys are required and the lake has no active one,
-    for a bad name, or if the port is taken.
+    names of the server. Port 0 takes a free port. `job_limits`: so many jobs at once, and GB of memory for each worker.
+    Raises BadInput if keys are required and the lake has no active one, for a bad name, or if the port is taken.
     """
     if not is_loopback(host):
         policy = replace(policy, require_key=True)
     opened = lake.open(uri, unclean=True)
+    if job_limits is not None:
+        live = live_state.of(opened)
+        live.set_limits(*job_limits)
+        live.close()
     for notice in opened.notices:
         sys.stderr.write(f"lakeloop: {notice}\n")
     if policy.require_key and not Keyring(opened).any_active():

@@ -72,7 +72,7 @@ def _run(lake: OpenLake, serve: Serve, folder: Path, say: Say, examples: int, ph
     stock.add(lake, range(3))
     slices.create(lake, "known", where="true")
     token = keys.create(lake, "schemathesis", ["admin"])[1] if with_key else None
-    service = serve(lake, *(["--require-key"] if with_key else []))
+    service = serve(lake, "--jobs", "0", *(["--require-key"] if with_key else []))
     run = Run(service, folder, examples, phases, token)
     counts = run.check(service)
     say(f"schemathesis, {'with a key' if with_key else 'open'}: {counts}; 0 failures, {run.seconds:.0f} s")

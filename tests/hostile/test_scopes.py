@@ -36,6 +36,7 @@ ABSENT = {
     "export_name": "none@1.coco",
     "model": "none",
     "run": "none",
+    "job": "none",
     "record_id": "none",
     "embedder": "none",
     "slice_name": "none@1",

@@ -12,7 +12,7 @@ from lake.errors import BadInput, CouldNot
 from search_app.cli.terminal import Add, columns, open_lake, output
 
 if TYPE_CHECKING:
-    from lake.jobs.record import Job
+    from lake.jobs.job import Job
 
 STATES = ("waiting", "running", "done", "failed", "cancelled")
 LOOK_SECONDS = 0.3
@@ -42,11 +42,11 @@ def register(add: Add, jobs: Any) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from lake.jobs import record
+    from lake.jobs import current
 
     if args.limit < 1:
         raise BadInput(f"--limit is {args.limit}; it must be at least 1")
-    jobs = record.list(open_lake(args), states=args.state, kinds=args.kind, limit=args.limit)
+    jobs = current.list(open_lake(args), states=args.state, kinds=args.kind, limit=args.limit)
     rows = [["job", "kind", "state", "started", "by", ""]]
     rows += [[job.id, job.kind, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", _by(job), _news(job)] for job in jobs]
     text = columns(rows, 6) if jobs else "no jobs yet; start one with --detach, for example: lakeloop embed --detach"
@@ -54,9 +54,9 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from lake.jobs import record
+    from lake.jobs import current
 
-    job = record.get(open_lake(args), args.job)
+    job = current.get(open_lake(args), args.job)
     lines = [f"job {job.id}: {job.kind}, {job.state}{_tail(job)}"]
     lines.append(f"  started    {job.created_at:%Y-%m-%d %H:%M:%S} UTC by {_by(job)}, attempt {job.attempt}")
     lines += [f"  {name:<10} {json.dumps(value, ensure_ascii=False)}" for name, value in job.arguments.items()]
@@ -66,11 +66,11 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _wait(args: argparse.Namespace) -> int:
-    from lake.jobs import record
+    from lake.jobs import current
     from search_app.jobs import supervisor
 
     lake = open_lake(args)
-    job = record.get(lake, args.job)
+    job = current.get(lake, args.job)
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     if job.detached and not job.finished:
         supervisor.ensure(lake)
@@ -86,7 +86,7 @@ def _wait(args: argparse.Namespace) -> int:
             time.sleep(LOOK_SECONDS)
             if job.died and job.detached:
                 supervisor.ensure(lake)  # it says what becomes of the job
-            job = record.get(lake, job.id)
+            job = current.get(lake, job.id)
     if job.state != "done":
         raise CouldNot(f"job {job.id} is {job.state}{_tail(job)}")
     return output(args, job.facts(), f"job {job.id} is done: {json.dumps(job.result, ensure_ascii=False)}")
@@ -95,9 +95,10 @@ def _wait(args: argparse.Namespace) -> int:
 def _cancel(args: argparse.Namespace) -> int:
     from lake.access import audit
     from lake.jobs import record
+    from lake.jobs.job import Starter
 
     lake = open_lake(args)
-    job = record.cancel(lake, args.job, record.Starter(user=audit.os_user()))
+    job = record.cancel(lake, args.job, Starter(user=audit.os_user()))
     audit.record(lake, "job cancel", job.id, detail={"kind": job.kind})
     text = f"job {job.id} is cancelled" if job.finished else f"job {job.id} was asked to end"
     return output(args, job.facts(), text)
@@ -106,20 +107,21 @@ def _cancel(args: argparse.Namespace) -> int:
 def _retry(args: argparse.Namespace) -> int:
     from lake.access import audit
     from lake.jobs import record
+    from lake.jobs.job import Starter
     from search_app.jobs import supervisor
 
     lake = open_lake(args)
-    job = record.retry(lake, args.job, record.Starter(user=audit.os_user()))
+    job = record.retry(lake, args.job, Starter(user=audit.os_user()))
     audit.record(lake, "job retry", job.id, detail={"kind": job.kind})
     supervisor.ensure(lake)
     return output(args, job.facts(), f"job {job.id} waits for attempt {job.attempt}")
 
 
 def _log(args: argparse.Namespace) -> int:
-    from lake.jobs import live_state, record
+    from lake.jobs import current, live_state
 
     lake = open_lake(args)
-    job = record.get(lake, args.job)
+    job = current.get(lake, args.job)
     log = live_state.log_file(lake, job.id)
     text = log.read_text(errors="replace").rstrip("\n") if log.exists() else ""
     return output(args, {"job": job.id, "log": text}, text or f"the workers of job {job.id} wrote nothing")

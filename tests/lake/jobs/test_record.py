@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from lake.errors import BadInput
-from lake.jobs import live_state, record, running_job
-from lake.jobs.record import Starter
+from lake.jobs import current, live_state, record, running_job
+from lake.jobs.job import Starter
 from lake.open_lake import OpenLake
 from tests.conftest import MakeLake
 
@@ -27,7 +27,7 @@ def test_a_command_costs_two_commits_however_often_it_reports(lk: OpenLake) -> N
         assert time.monotonic() - started < 2  # at least a hundred a second
         assert lk.version("jobs") == during
         time.sleep(2 * running_job.LOOK_SECONDS)
-        seen = record.get(lk, job.job.id)
+        seen = current.get(lk, job.job.id)
         assert seen.progress is not None
         assert (seen.state, seen.progress.done, seen.progress.stage) == ("running", 199, "counting")
         assert seen.progress.facts == {"epoch": 3}
@@ -35,7 +35,7 @@ def test_a_command_costs_two_commits_however_often_it_reports(lk: OpenLake) -> N
         assert seen.seconds_left == pytest.approx(seen.seconds / 199, rel=0.5)
         job.result = {"sum": 7}
     assert lk.version("jobs") == before + 2
-    ended = record.get(lk, job.job.id)
+    ended = current.get(lk, job.job.id)
     assert (ended.state, ended.result, ended.progress) == ("done", {"sum": 7}, None)
     assert lk.sql("SELECT state FROM jobs ORDER BY changed_at")["state"].to_pylist() == ["running", "done"]
 
@@ -46,16 +46,15 @@ def test_the_view_says_what_the_list_says(lk: OpenLake) -> None:
     record.ended(lk, jobs[1], "failed", error="no")
     record.retry(lk, jobs[1].id, PEER)
     record.cancel(lk, jobs[2].id, ANNA)
-    listed = {job.id: (job.state, job.attempt, job.message) for job in record.list(lk)}
+    listed = {job.id: (job.state, job.attempt, job.message) for job in current.list(lk)}
     assert [*listed] == [job.id for job in reversed(jobs)]
     assert listed[jobs[0].id] == ("waiting", 1, None)
     assert listed[jobs[1].id] == ("waiting", 2, "started again by key k1")
     assert listed[jobs[2].id] == ("cancelled", 1, "cancelled by anna")
     rows = lk.sql("SELECT job, state, attempt, message FROM jobs_current").to_pylist()
     assert {row["job"]: (row["state"], row["attempt"], row["message"]) for row in rows} == listed
-    page = record.list(lk, limit=1, before=(jobs[1].created_at, jobs[1].id))
-    assert [job.id for job in page] == [jobs[0].id]
-    assert [job.id for job in record.list(lk, states=["cancelled"], kinds=["count"])] == [jobs[2].id]
+    assert [place.id for place in current.places(lk)] == [*listed]
+    assert [job.id for job in current.list(lk, states=["cancelled"], kinds=["count"])] == [jobs[2].id]
 
 
 def test_an_attempt_ends_once(lk: OpenLake) -> None:
@@ -63,13 +62,13 @@ def test_an_attempt_ends_once(lk: OpenLake) -> None:
     assert record.ended(lk, job, "done", result={"n": 1})
     assert not record.ended(lk, job, "failed", error="too late")
     assert not record.begin_again(lk, job, "it died", takeover=True)
-    assert record.get(lk, job.id[:6]).state == "done"
+    assert current.get(lk, job.id[:6]).state == "done"
     with pytest.raises(BadInput, match="is done already"):
         record.cancel(lk, job.id, ANNA)
     with pytest.raises(BadInput, match="is done; only a failed or cancelled job"):
         record.retry(lk, job.id, ANNA)
     with pytest.raises(BadInput, match="no job 'xyz'; the lake has"):
-        record.get(lk, "xyz")
+        current.get(lk, "xyz")
 
 
 def test_the_same_request_is_one_job(lk: OpenLake) -> None:
@@ -109,12 +108,12 @@ def test_without_its_file_a_job_goes_on(lk: OpenLake, damage: str) -> None:
                 path.unlink()
         else:
             file.write_bytes(b"no database" * 1000)
-        assert record.get(lk, job.job.id).state == "running"
+        assert current.get(lk, job.job.id).state == "running"
         job.progress(3, 4)
         time.sleep(3 * running_job.LOOK_SECONDS)
-        seen = record.get(lk, job.job.id)
+        seen = current.get(lk, job.job.id)
         assert (seen.state, seen.progress and seen.progress.done) == ("running", 3)
-    assert record.get(lk, job.job.id).state == "done"
+    assert current.get(lk, job.job.id).state == "done"
 
 
 def test_a_request_to_cancel_interrupts_the_work(lk: OpenLake) -> None:
@@ -122,7 +121,7 @@ def test_a_request_to_cancel_interrupts_the_work(lk: OpenLake) -> None:
     threading.Timer(0.1, lambda: record.cancel(lk, job.job.id, ANNA)).start()
     with pytest.raises(KeyboardInterrupt), job:
         time.sleep(30)
-    ended = record.get(lk, job.job.id)
+    ended = current.get(lk, job.job.id)
     assert (ended.state, ended.message) == ("cancelled", "cancelled by anna")
 
 
@@ -130,7 +129,7 @@ def test_an_error_is_the_jobs_and_the_callers(lk: OpenLake) -> None:
     for error, said in ((BadInput("no such slice"), "no such slice"), (ValueError("1"), "ValueError: 1")):
         with pytest.raises(type(error)), running_job.foreground(lk, "count", {}) as job:
             raise error
-        assert (record.get(lk, job.job.id).state, record.get(lk, job.job.id).error) == ("failed", said)
+        assert (current.get(lk, job.job.id).state, current.get(lk, job.job.id).error) == ("failed", said)
 
 
 def test_jobs_of_a_lake_of_the_release_before(make_lake: MakeLake) -> None:
@@ -143,4 +142,4 @@ def test_jobs_of_a_lake_of_the_release_before(make_lake: MakeLake) -> None:
     assert lk.folder is not None
     shutil.rmtree(lk.folder / "jobs.lance")
     lk.delete("migrations", "number = 8")
-    assert record.list(lake.open(lk.uri)) == []
+    assert current.list(lake.open(lk.uri)) == []

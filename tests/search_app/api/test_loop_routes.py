@@ -15,7 +15,7 @@ from lake import slices
 from lake.client.data_doors import DataDoors
 from lake.client.json_requests import JsonRequests, RequestFailed
 from lake.client.model_doors import ModelDoors, ModelInfo
-from lake.jobs import record
+from lake.jobs import current
 from lake.open_lake import OpenLake
 from lake.storage import schema, store
 from search_app.api.app import Api
@@ -252,4 +252,4 @@ def test_training_evaluation_and_gate_start_as_jobs_whose_arguments_are_checked_
         response = http.post(path, json=body)
         assert reason(response) == (422, "invalid"), (path, body)
         assert message in response.json()["detail"]
-    assert sorted(job.kind for job in record.list(lk)) == ["evaluate", "gate", "train", "tune"]
+    assert sorted(job.kind for job in current.list(lk)) == ["evaluate", "gate", "train", "tune"]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lake.jobs import running_job
 from lake.jobs.live_state import Claim
 from lake.jobs.running_job import Work
+from lake.open_lake import OpenLake
 from lake.storage.store import Lake
 from search_app.jobs import kinds, worker
 from search_app.jobs.arguments import Argument
 from search_app.jobs.kinds import Kind
+from search_app.jobs.supervisor import Start, Supervisor
 from tests.forks import Forked
 
 ARGUMENTS = {
@@ -83,3 +86,31 @@ def _work(uri: str, claim: Claim, memory_gb: float | None) -> None:
     running_job.CANCEL_SECONDS = 0.5
     worker.become_worker(memory_gb)
     sys.exit(worker.work(open_lake.open(uri), claim))
+
+
+class InThread:
+    """A worker in a thread of this process: what it does to the record is the same, and it costs no new process."""
+
+    def __init__(self, lk: Lake, claim: Claim, *_: object) -> None:
+        self._thread = threading.Thread(target=worker.work, args=(lk, claim), daemon=True)
+        self._thread.start()
+
+    def poll(self) -> int | None:
+        return None if self._thread.is_alive() else 0
+
+
+@contextmanager
+def supervised(lk: OpenLake, *starts: Start) -> Iterator[None]:
+    """Supervisors run meanwhile: one for each way to start a worker, by default one that starts processes."""
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=Supervisor(lk, start_worker).run, args=(stop,)) for start_worker in starts or [start]
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

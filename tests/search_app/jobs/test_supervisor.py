@@ -6,19 +6,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from lake.jobs import live_state, record
-from lake.jobs.live_state import Claim
-from lake.jobs.record import Job, Starter
+from lake.jobs import current, live_state, record
+from lake.jobs.job import Job, Starter
 from lake.open_lake import OpenLake
-from search_app.jobs import supervisor, worker
+from search_app.jobs import supervisor
 from search_app.jobs.supervisor import Start, Supervisor
 from tests.search_app.jobs import counting
 
@@ -33,24 +31,9 @@ def _kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.02)
 
 
-@contextmanager
-def supervised(lk: OpenLake, *starts: Start) -> Iterator[None]:
-    """Supervisors run meanwhile: one for each way to start a worker, by default one that starts processes."""
-    stop = threading.Event()
-    threads = [threading.Thread(target=Supervisor(lk, start).run, args=(stop,)) for start in starts or [counting.start]]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
 def until(lk: OpenLake, job: Job, reached: Callable[[Job], bool]) -> Job:
     deadline = time.monotonic() + PATIENCE
-    while not reached(found := record.get(lk, job.id)):
+    while not reached(found := current.get(lk, job.id)):
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
     return found
@@ -72,18 +55,7 @@ def worker_of(lk: OpenLake, job: Job) -> int:
         live.close()
 
 
-class InThread:
-    """A worker in a thread of this process: what it does to the record is the same, and it costs no new process."""
-
-    def __init__(self, lk: OpenLake, claim: Claim, *_: object) -> None:
-        self._thread = threading.Thread(target=worker.work, args=(lk, claim))
-        self._thread.start()
-
-    def poll(self) -> int | None:
-        return None if self._thread.is_alive() else 0
-
-
-@pytest.mark.parametrize("start", [InThread, pytest.param(counting.start, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("start", [counting.InThread, pytest.param(counting.start, marks=pytest.mark.soak)])
 def test_queued_at_once_each_job_runs_once_and_in_order(lk: OpenLake, tmp_path: Path, start: Start) -> None:
     """Two supervisors share the queue of fifty; at most one job runs at a time."""
     count = 50
@@ -93,7 +65,7 @@ def test_queued_at_once_each_job_runs_once_and_in_order(lk: OpenLake, tmp_path: 
 
     with ThreadPoolExecutor(4) as threads:
         jobs = [*threads.map(submit, range(count))]
-    with supervised(lk, start, start):
+    with counting.supervised(lk, start, start):
         for job in jobs:
             assert until(lk, job, finished).result == {"step": 1, "counted": 1}
     rows = lk.sql("SELECT job, state, changed_at FROM jobs WHERE result IS NULL OR state = 'done' ORDER BY changed_at")
@@ -107,7 +79,7 @@ def test_queued_at_once_each_job_runs_once_and_in_order(lk: OpenLake, tmp_path: 
 def test_a_killed_workers_job_is_continued(lk: OpenLake, tmp_path: Path) -> None:
     file = tmp_path / "steps"
     job = record.submit(lk, "count", {"file": str(file), "to": 4, "pause": 0.25}, ANNA)
-    with supervised(lk):
+    with counting.supervised(lk):
         until(lk, job, counted)
         os.killpg(worker_of(lk, job), signal.SIGKILL)
         killed = time.monotonic()
@@ -126,12 +98,12 @@ def test_what_cannot_resume_is_said_to_have_failed(lk: OpenLake, tmp_path: Path)
     end is ended.
     """
     job = record.submit(lk, "count_once", {"file": str(tmp_path / "steps"), "fails": "stubborn"}, ANNA)
-    with supervised(lk):
+    with counting.supervised(lk):
         until(lk, job, counted)
     os.killpg(worker_of(lk, job), signal.SIGKILL)
     seen = until(lk, job, lambda job: job.died)
     assert (seen.state, seen.error) == ("failed", "the worker died")
-    with supervised(lk):
+    with counting.supervised(lk):
         assert until(lk, job, finished).error == "the worker died"
         again = record.retry(lk, job.id, ANNA)
         assert (again.state, again.attempt) == ("waiting", 2)
@@ -158,8 +130,8 @@ def test_a_job_that_kills_every_worker_is_given_up_and_the_supervisor_ends(lk: O
     live.retire("another")
     assert not live.supervised()
     live.close()
-    ended = record.get(lk, job.id)
-    assert (ended.state, ended.attempt) == ("failed", record.MOST_ATTEMPTS)
+    ended = current.get(lk, job.id)
+    assert (ended.state, ended.attempt) == ("failed", supervisor.MOST_ATTEMPTS)
     assert ended.error == "the worker died: it was ended by SIGKILL"
 
 
@@ -169,7 +141,7 @@ def test_a_worker_has_a_limit_of_memory_a_low_priority_and_a_log(lk: OpenLake, t
         record.submit(lk, "count", {"file": str(tmp_path / "steps"), "fails": fails, "pause": 0.5}, ANNA)
         for fails in ("memory", "bug")
     ]
-    with supervised(lk):
+    with counting.supervised(lk):
         until(lk, jobs[0], counted)
         assert os.getpriority(os.PRIO_PROCESS, worker_of(lk, jobs[0])) == 10
         assert until(lk, jobs[0], finished).error == "it needed more memory than it may use"

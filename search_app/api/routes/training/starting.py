@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from lake.jobs import record
-from lake.jobs.record import Starter
+from lake.jobs.job import Starter
 from search_app.api import bodies, schemas
 from search_app.api.problems import JSON
-from search_app.jobs import kinds, supervisor
+from search_app.jobs import kinds, starting
 
 if TYPE_CHECKING:
     from search_app.api.service import Service
@@ -83,10 +82,8 @@ def _add(
         key = bodies.idempotency_key(request.scope)
 
         def write(given: Arguments, audit: Audit) -> dict[str, Any]:
-            arguments = kind.checked(service.lake, given.model_dump(), local=False)
-            job = record.submit(service.lake, kind.name, arguments, by, request=key)
-            supervisor.ensure(service.lake)
-            audit(f"start {kind.name}", job.id, arguments)
+            job = starting.start(service.lake, kind.name, given.model_dump(), by, request=key)
+            audit("job start", job.id, {"kind": kind.name})
             return job.facts()
 
         return await writer.run(request, Arguments, write, 202)

@@ -1,0 +1,164 @@
+"""The state of each job now, from the rows of table `jobs` and the heartbeats of workers."""
+
+from __future__ import annotations
+
+import builtins
+import datetime as dt
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lake.errors import BadInput
+from lake.jobs import live_state
+from lake.jobs.job import STATES, UNFINISHED, Job
+from lake.jobs.live_state import LiveJob
+from lake.slices.naming import unknown
+from lake.sql.per_lake import PerLake
+
+if TYPE_CHECKING:
+    from lake.storage.store import Lake
+
+DIED = "the worker died"
+# Longer arguments and results are not kept in memory.
+LONGEST_KEPT = 8 << 10
+_WIDE = ("arguments", "result")
+
+
+def get(lake: Lake, name: str) -> Job:
+    """The job with this id, or with the only id that starts with it. Raises BadInput with the nearest ids."""
+    rows = _latest(lake)
+    matches = [name] if name in rows else [job for job in rows if name and job.startswith(name)]
+    if len(matches) > 1:
+        raise BadInput(f"{len(matches)} jobs begin with {name!r}: {', '.join(sorted(matches)[:10])}")
+    if not matches:
+        raise unknown("job", name, rows)
+    return _jobs(lake, [rows[matches[0]]])[0]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands in the list: later jobs come first."""
+
+    created_at: dt.datetime
+    id: str
+
+
+def places(lake: Lake, states: Collection[str] = (), kinds: Collection[str] = ()) -> builtins.list[Place]:
+    """The jobs in one of the states and of one of the kinds, newest first; empty collections mean all."""
+    rows = [row for row in _latest(lake).values() if not kinds or row["kind"] in kinds]
+    if states:
+        live = _heartbeats(lake, rows)
+        rows = [row for row in rows if _shown(row, live)["state"] in states]
+    return [Place(*_place(row)) for row in sorted(rows, key=_place, reverse=True)]
+
+
+def at_places(lake: Lake, chosen: Iterable[Place]) -> builtins.list[Job]:
+    """The jobs at these places, in this order."""
+    rows = _latest(lake)
+    return _jobs(lake, [rows[place.id] for place in chosen])
+
+
+def list(
+    lake: Lake, *, states: Collection[str] = (), kinds: Collection[str] = (), limit: int | None = None
+) -> builtins.list[Job]:
+    """The first `limit` jobs of `places`."""
+    return at_places(lake, places(lake, states, kinds)[:limit])
+
+
+def unfinished(lake: Lake) -> builtins.list[Job]:
+    """Jobs whose rows say that they wait or run, with those whose worker died: oldest first."""
+    rows = [row for row in _latest(lake).values() if row["state"] in UNFINISHED]
+    return _jobs(lake, sorted(rows, key=_place))
+
+
+def _place(row: Mapping[str, Any]) -> tuple[dt.datetime, str]:
+    return row["created_at"], row["job"]
+
+
+@dataclass
+class _Rows:
+    """The latest row of each job, from the fragments that were read so far. Long texts are left out: they are True."""
+
+    fragments: set[int] = field(default_factory=set)
+    latest: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+_known_rows: PerLake[dict[int, _Rows]] = PerLake(dict)
+
+
+def _latest(lake: Lake) -> dict[str, dict[str, Any]]:
+    """The latest row of each job, as view `jobs_current` has it. It reads only what was added since the last call."""
+    known, dataset = _known_rows(lake), lake.dataset("jobs")
+    if dataset.version not in known:
+        rows = next(iter(known.values()), _Rows())
+        fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
+        if not rows.fragments <= fragments.keys():  # maintenance merged some
+            rows = _Rows()
+        new = [fragment for number, fragment in fragments.items() if number not in rows.fragments]
+        latest = dict(rows.latest)
+        for row in dataset.scanner(fragments=new).to_table().to_pylist() if new else ():
+            row |= {name: True for name in _WIDE if len(row[name] or "") > LONGEST_KEPT}
+            if row["job"] not in latest or _order(row) > _order(latest[row["job"]]):
+                latest[row["job"]] = row
+        known[dataset.version] = rows = _Rows({*fragments}, latest)
+        for version in [version for version in known if version < dataset.version]:
+            known.pop(version, None)
+        return rows.latest
+    return known[dataset.version].latest
+
+
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["attempt"], min(2, STATES.index(row["state"])), row["changed_at"], row["event_id"]
+
+
+@dataclass(frozen=True)
+class _Heartbeats:
+    """The claims, by job. `complete`: a job that runs here and has no claim is dead."""
+
+    jobs: Mapping[str, LiveJob]
+    complete: bool
+
+
+def _heartbeats(lake: Lake, rows: Iterable[Mapping[str, Any]]) -> _Heartbeats:
+    """Those of the rows that run. Without such a row, no file is read."""
+    if not any(row["state"] == "running" for row in rows):
+        return _Heartbeats({}, False)
+    live = live_state.of(lake)
+    try:
+        return _Heartbeats(live.jobs(), live.complete())
+    finally:
+        live.close()
+
+
+def _shown(row: Mapping[str, Any], live: _Heartbeats) -> dict[str, Any]:
+    """What the heartbeats change in a row: the state of a running job, its progress."""
+    job = live.jobs.get(row["job"])
+    if row["state"] != "running":
+        return {"state": row["state"]}
+    if job is not None and job.alive and job.claim.attempt == row["attempt"]:
+        return {
+            "state": "running",
+            "progress": job.progress,
+            "seconds": job.seconds,
+            "cancelled_by": job.cancelled_by,
+        }
+    if job is None and not (live.complete and row["host"] == os.uname().nodename):
+        return {"state": "running"}  # on another machine, or its heartbeats were lost and the next one comes
+    return {"state": "failed", "died": True, "error": DIED}
+
+
+def _jobs(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> builtins.list[Job]:
+    long = [row["event_id"] for row in rows if True in (row["arguments"], row["result"])]
+    wide = lake.look_up("jobs", ["event_id", *_WIDE], "event_id", long).to_pylist() if long else []
+    by_event = {row["event_id"]: row for row in wide}
+    live = _heartbeats(lake, rows)
+    jobs = []
+    for row in rows:
+        values = {name: value for name, value in row.items() if name not in ("event_id", "job")}
+        for name in _WIDE:
+            text = by_event[row["event_id"]][name] if row[name] is True else row[name]
+            values[name] = None if text is None else json.loads(text)
+        jobs.append(Job(id=row["job"], **(values | _shown(row, live))))
+    return jobs
