@@ -19,12 +19,12 @@ import pyarrow as pa
 
 from lake import ids
 from lake.access import audit
-from lake.errors import LakeloopError, UnreadableImage
+from lake.errors import UnreadableImage
 from lake.images import decode
 from lake.images.image_header import read_header
 from lake.images.workers import HTTP_MEMORY_BYTES, WorkerPool, grouped
 from lake.ingest.ingest import contradictions
-from lake.spool import events
+from lake.spool import events, faults
 from lake.storage import image_rows, indexes, schema
 from lake.storage.store import now
 
@@ -43,6 +43,9 @@ DECODE_SECONDS = 20.0
 # Every look-up scans the rows outside the indexes, so complete those after this much.
 INDEX_EVENTS = 20_000
 INDEX_BATCHES = 40
+
+# Lance writes no row of 25 MiB into a table with an index and vectors.
+ROW_BYTES = 24 << 20
 
 LOST = "its bytes were damaged in the spool"
 ERASED = "it was erased"
@@ -67,7 +70,7 @@ class Sampling:
 class DrainReport:
     """Counts of a drain. `unreadable` counts images by the reason; `contradictions` are ids another spool used too.
 
-    `parked` events could not be written because of their content (see `Spool.park`).
+    `parked` events could not be written because of their content (see `ParkedEvents`).
     """
 
     events: int = 0
@@ -112,9 +115,18 @@ class Drainer:
         self._workers = workers
         self._pool: WorkerPool | None = None
         self._unindexed = self._batches = 0
+        # After a drainer did not survive a batch, its events come in smaller ones: to find what ended it.
+        self._file = faults.BatchFile(spool.folder)
+        self._most, self._careful_until = BATCH_EVENTS, 0
 
     def __enter__(self) -> Drainer:
-        self.spool.unpark()  # the fault may have been of an earlier release, or of the machine
+        self.spool.parked.retry_after_upgrade()
+        if (fatal := self._file.left()) is not None:
+            size, self._careful_until = fatal
+            self._most = max(1, size // 8)
+            if size == 1 and (waiting := self.spool.oldest(1, BATCH_BYTES)):
+                self.spool.parked.add(waiting[0].seq, "the drainer ended while it wrote this event")
+            self._file.end()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,12 +139,18 @@ class Drainer:
         with self.spool.drainer() as mine:
             if not mine:
                 return None
-            waiting = self.spool.oldest(BATCH_EVENTS, BATCH_BYTES)
+            waiting = self.spool.oldest(self._most, BATCH_BYTES)
             if not waiting:
                 # A segment may outlive its events: if it was in use when they were drained, or the drainer was killed.
                 self.spool.remove_drained_segments()
                 return DrainReport()
-            report = self._drain(waiting)
+            self._file.begin(len(waiting), waiting[-1].seq)
+            try:
+                report = self._drain(waiting)
+            finally:
+                self._file.end()
+        if waiting[-1].seq >= self._careful_until:
+            self._most = BATCH_EVENTS
         self._unindexed += len(waiting)
         self._batches += 1
         if self._unindexed >= INDEX_EVENTS or self._batches >= INDEX_BATCHES:
@@ -141,19 +159,24 @@ class Drainer:
         return report
 
     def _drain(self, waiting: Sequence[WaitingEvent]) -> DrainReport:
-        """Drains one batch; halves it if its content cannot be written, until the faulty event is parked."""
+        """Drains one batch. If its content cannot be written, it parks the events that cannot be rows; if each can be
+        one, it halves the batch, until the faulty event is alone and is parked.
+        """
         try:
             report = _Batch(self, waiting).write()
             self.lake.sync()
-        except (LakeloopError, OSError, MemoryError):
-            raise  # the disk, the network, another writer: the same events again, later
-        except Exception as error:
-            if len(waiting) == 1:
-                self.spool.park(waiting[0], f"{type(error).__name__}: {error}"[:500])
-                return DrainReport(events=1, parked=1)
-            half = len(waiting) // 2
-            report = self._drain(waiting[:half])
-            report.add(self._drain(waiting[half:]))
+        except BaseException as error:  # a panic of Lance is no Exception
+            if faults.may_pass(error):
+                raise  # the same events again, later
+            reasons = _Batch(self, waiting).faults() or ({waiting[0].seq: _reason(error)} if len(waiting) == 1 else {})
+            for seq, reason in reasons.items():
+                self.spool.parked.add(seq, reason)
+            report = DrainReport(events=len(reasons), parked=len(reasons))
+            rest = [event for event in waiting if event.seq not in reasons]
+            half = len(rest) // 2 if not reasons else len(rest)
+            for part in (rest[:half], rest[half:]):
+                if part:
+                    report.add(self._drain(part))
         else:
             self.spool.forget(waiting)
         return report
@@ -208,6 +231,22 @@ class _Batch:
         self._write_reviews(by_kind["feedback"])
         self._write_audit()
         return self.report
+
+    def faults(self) -> dict[int, str]:
+        """By seq, why an event alone cannot be a row."""
+        types = {f.name: f.type for f in self.lake.dataset("samples").schema}
+        reasons = {}
+        for event in self.waiting:
+            try:
+                if len(event.row) > ROW_BYTES:
+                    raise ValueError(f"its row has {len(event.row) / 2**20:.1f} MiB; Lance writes less than 25")
+                if event.kind == "prediction":
+                    self._samples([self._prediction_row(event, types)])
+                elif event.kind == "feedback":
+                    self._reviews([event])
+            except Exception as error:
+                reasons[event.seq] = _reason(error)
+        return reasons
 
     # Images ------------------------------------------------------------------------------------------------
 
@@ -288,12 +327,14 @@ class _Batch:
         for row in rows:
             row["image_status"] = self.status.get(row["image_id"])
             row["image_share"] = share if share < 1 else None
-        fields = [f for f in self.lake.dataset("samples").schema if not f.name.startswith(schema.VECTOR_PREFIX)]
-        table = pa.Table.from_pylist(rows, schema=pa.schema(fields))
-        new = self.lake.insert("samples", table)
+        new = self.lake.insert("samples", self._samples(rows))
         self.report.predictions += new
         if new < len(rows):
             self.report.contradictions += len(contradictions(self.lake, rows))
+
+    def _samples(self, rows: list[dict[str, Any]]) -> pa.Table:
+        fields = [f for f in self.lake.dataset("samples").schema if not f.name.startswith(schema.VECTOR_PREFIX)]
+        return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
     def _image_only_rows(self, predictions: list[dict[str, Any]], uploads: list[WaitingEvent]) -> list[dict[str, Any]]:
         """A row for each uploaded image without a prediction, so that searches find it."""
@@ -313,6 +354,9 @@ class _Batch:
         ]
 
     def _write_reviews(self, feedback: list[WaitingEvent]) -> None:
+        self.report.reviews += self.lake.insert("reviews", self._reviews(feedback))
+
+    def _reviews(self, feedback: list[WaitingEvent]) -> pa.Table:
         table = schema.REVIEWS.arrow()
         types = {f.name: f.type for f in table}
         rows = []
@@ -321,7 +365,7 @@ class _Batch:
             row.setdefault("timestamp", _received(event))
             row |= {"event_id": event.event_id, "image_id": event.image_id, "origin": "customer"}
             rows.append(row | {"key_id": event.key_id, "ingested_at": self.time})
-        self.report.reviews += self.lake.insert("reviews", pa.Table.from_pylist(rows, schema=table))
+        return pa.Table.from_pylist(rows, schema=table)
 
     def _write_audit(self) -> None:
         rows = [
@@ -331,6 +375,10 @@ class _Batch:
             for e in self.waiting
         ]
         self.lake.insert("audit", audit.rows_to_table(rows))
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
 
 
 def _received(event: WaitingEvent) -> dt.datetime:

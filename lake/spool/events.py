@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Kind = Literal["prediction", "image", "feedback"]
 VERDICTS = ("correct", "incorrect", "unsure")
 FEEDBACK_FIELDS = {"prediction_id", "verdict", "comment", "ticket", "event_id", "timestamp"}
+# Of its row as JSON in UTF-8, however the event came in. Lance refuses rows of 25 MiB.
+MOST_BYTES = 4 << 20
 TEXT_CHARACTERS = 10_000  # at most, in a comment, a label, a source
 TICKET_CHARACTERS = 1_000
 
@@ -131,6 +133,10 @@ def _event(
 ) -> Event:
     # Nulls are left out, so that a column added by a later version does not change the digest of an old event.
     text = _as_json({k: v for k, v in row.items() if v is not None})
+    if len(text) > MOST_BYTES or len(text.encode()) > MOST_BYTES:
+        raise BadInput(
+            f"the event has {len(text) / 2**20:.1f} MiB without its image; at most {MOST_BYTES >> 20} are allowed"
+        )
     digest = hashlib.sha256(f"{kind} {event_id} {image_id} {text}".encode()).digest()
     return Event(kind, event_id, image_id, text, digest, data, key_id)
 

@@ -8,6 +8,7 @@ one machine and a local disk: SQLite's locks do not work on a network disk.
     spool/spool.sqlite      events, in order of arrival; ids drained recently; receipts of Idempotency-Keys
     spool/segments/*.seg    image bytes
     spool/drain.lock        held by the one drainer, while it drains
+    spool/drain.batch       the batch that the drainer is writing; left behind if it does not survive it
     spool/serving.lock      shared by the servers that take events in
 """
 
@@ -22,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from lake.errors import CouldNot
 from lake.spool import journal, segments
 from lake.spool.committer import Committer, Entry
 from lake.spool.journal import Outcome, Receipt
+from lake.spool.parked import ParkedEvents
 from lake.storage.store import local_folder
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class WaitingEvent:
 @dataclass(frozen=True)
 class Depth:
     """Counts of events that wait to be drained. `bytes` is the size of the spool on disk; `oldest` is in seconds since
-    1970. `parked` events cannot be drained because of a bug in lakeloop: they stay until a later version can.
+    1970. `parked` events could not be drained because of their content: they stay until you retry or drop them.
     """
 
     events: int
@@ -119,6 +121,7 @@ class Spool:
         for path in (folder, *parents):
             segments.sync_folder(path)
         self._reading = threading.Lock()
+        self.parked = ParkedEvents(self._reader, self._reading)
         self._committer = Committer(connection, segments.SegmentWriter(self.segments))
         self._serving_lock: int | None = None
 
@@ -236,16 +239,17 @@ class Spool:
     # Draining ----------------------------------------------------------------------------------------------
 
     def oldest(self, most: int, most_bytes: int) -> list[WaitingEvent]:
-        """The oldest events: at most `most`, with at most `most_bytes` of images unless the first has more."""
+        """The oldest events: at most `most`, with at most `most_bytes` of rows and images unless the first has more."""
         events: list[WaitingEvent] = []
         size = 0
         query = f"SELECT seq, {journal.COLUMNS} FROM events WHERE parked IS NULL ORDER BY seq LIMIT ?"
-        for row in self._read(query, most):
-            event = _waiting(row)
-            size += event.bytes_at.length if event.bytes_at else 0
-            if events and size > most_bytes:
-                break
-            events.append(event)
+        with self._reading, closing(self._reader.execute(query, (most,))) as rows:
+            for row in rows:
+                event = _waiting(row)
+                size += len(event.row) + (event.bytes_at.length if event.bytes_at else 0)
+                if events and size > most_bytes:
+                    break
+                events.append(event)
         return events
 
     def data(self, event: WaitingEvent) -> bytes | None:
@@ -289,20 +293,6 @@ class Spool:
                     )
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self.remove_drained_segments()
-
-    def park(self, event: WaitingEvent, reason: str) -> None:
-        """Sets aside an event that cannot be drained, so that later ones can be."""
-        with self._reading:
-            self._reader.execute("UPDATE events SET parked = ? WHERE seq = ?", (reason, event.seq))
-
-    def parked(self) -> list[tuple[str, str]]:
-        """(event_id, reason) of the parked events, at most 1,000."""
-        return self._read("SELECT event_id, parked FROM events WHERE parked IS NOT NULL ORDER BY seq LIMIT 1000")
-
-    def unpark(self) -> None:
-        """Lets the next drain try the parked events again."""
-        with self._reading:
-            self._reader.execute("UPDATE events SET parked = NULL WHERE parked IS NOT NULL")
 
     def remove_drained_segments(self) -> int:
         """Removes the segment files that no event refers to; returns their number."""

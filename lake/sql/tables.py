@@ -100,6 +100,11 @@ def text(table: pa.Table, widest: int = 48) -> str:
     return "\n".join(lines)
 
 
+def printable(text: str) -> str:
+    """The text with a mark for each character that a terminal would obey instead of showing it."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
 def _cell(value: Any, widest: int) -> str:
     if value is None:
         return "-"
@@ -108,7 +113,7 @@ def _cell(value: Any, widest: int) -> str:
     if isinstance(value, dt.datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     text = value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
-    text = "".join(c if c.isprintable() else "�" for c in text)
+    text = printable(text)
     if len(text) == 64 and all(c in "0123456789abcdef" for c in text):
         return text[:12] + "…"
     return text if len(text) <= widest else text[: widest - 1] + "…"

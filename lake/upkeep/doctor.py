@@ -175,8 +175,11 @@ def _spool(spool: Spool) -> Iterator[DoctorFinding]:
         )
         yield DoctorFinding("spool", "wrong", message, "send these images again; the predictions are safe")
     if depth.parked:
-        message = f"{spool.folder}: {depth.parked} events could not be drained"
-        yield DoctorFinding("spool", "wrong", message, "upgrade lakeloop; the events stay in the spool until then")
+        first = spool.parked.list(1)[0]
+        message = (
+            f"{spool.folder}: {depth.parked} events could not be drained; {first.kind} {first.event_id}: {first.reason}"
+        )
+        yield DoctorFinding("spool", "wrong", message, "see: lakeloop spool parked list; then retry or drop them")
     if depth.age() > LONGEST_WAIT_SECONDS:
         message = f"{spool.folder}: {depth.events:,} events wait, the oldest for {depth.age():,.0f} s"
         yield DoctorFinding(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from lake.spool import events
 from search_app.api.admission import Admission
 from search_app.api.problems import ClientGone, Problem
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope
 
 IMAGE_BYTES = 32 << 20
-EVENT_BYTES = 4 << 20
+EVENT_BYTES = events.MOST_BYTES
 BATCH_BYTES = 64 << 20
 SEARCH_BYTES = 48 << 20  # an image of 32 MiB in Base64, and the other fields
 KEY_CHARACTERS = 200

@@ -51,7 +51,7 @@ class Metrics:
         self.drain_errors = counter("drain_errors", "drains that failed and are tried again")
         self.contradictions = counter("contradictions", "ids that two spools used differently")
         self.unreadable = counter("images_unreadable", "acknowledged images that did not decode")
-        self.parked = gauge("spool_parked_events", "events that cannot be drained: see lakeloop doctor")
+        self.parked = gauge("spool_parked_events", "events that could not be drained: see lakeloop spool parked list")
         self.depth = gauge("spool_events", "events that wait to be drained")
         self.bytes = gauge("spool_bytes", "bytes the spool holds on disk")
         self.age = gauge("spool_oldest_seconds", "how long the oldest event waits")

@@ -20,7 +20,7 @@ from lake.errors import CouldNot, LakeloopError
 from lake.version import VERSION
 from search_app.cli import serve
 from search_app.cli.embeddings import cluster, duplicates, isolate, map, search
-from search_app.cli.lake import analytics, data, export, jobs, keys, labels, sql, upkeep
+from search_app.cli.lake import analytics, data, export, jobs, keys, labels, spool, sql, upkeep
 from search_app.cli.lake import slices as slicing
 from search_app.cli.training import card, evaluate, models, predict, train
 
@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     jobs.register(add, group("jobs", "long work: what runs, its progress, cancelling, starting again"))
     serve.register(add)
     upkeep.register(add)
+    spool.register(add, group("spool", "events on their way into the lake"))
     keys.register(add, group("key", "access keys for the HTTP API and the app"))
     return parser
 

@@ -339,7 +339,7 @@ def _same(event: Sent, row: dict[str, Any], findings: Findings) -> None:
 def _emptied(spool: Spool, findings: Findings) -> None:
     depth = spool.depth()
     if depth.events or depth.parked:
-        findings.note("left", f"{depth.events} events in the spool, {depth.parked} set aside: {spool.parked()[:3]}")
+        findings.note("left", f"{depth.events} events in the spool, {depth.parked} set aside: {spool.parked.list(3)}")
     if files := sorted(path.name for path in spool.segments.iterdir()):
         findings.note("left", f"{len(files)} segments of a drained spool: {files[:3]}")
 

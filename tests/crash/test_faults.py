@@ -180,7 +180,7 @@ def test_events_are_not_set_aside_while_the_lake_cannot_be_read(waiting: tuple[P
     unreadable = open_lake.open(str(folder))
     with pytest.raises((LakeloopError, OSError)):
         drain(unreadable, spool)
-    assert (spool.depth().events, spool.parked()) == (len(again.events), [])
+    assert (spool.depth().events, spool.parked.list()) == (len(again.events), [])
     for path, data in files.items():
         path.rmdir()
         path.write_bytes(data)

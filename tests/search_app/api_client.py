@@ -43,7 +43,7 @@ class ApiClient:
         """Drains the spool into the lake; asserts that no event is parked."""
         report = drain(self.lake, self.spool)
         assert report is not None
-        assert self.spool.parked() == []
+        assert self.spool.parked.list() == []
         return report
 
     def predict(self, event: Mapping[str, Any], image: bytes | None = None, **headers: str) -> Any:

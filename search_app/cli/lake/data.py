@@ -166,7 +166,7 @@ def _status(args: argparse.Namespace) -> int:
     for reason, images in facts["image_status"].items():
         lines.append(f"no picture   {images:,} images: {reason}")
     if depth is not None:
-        parked = f", {depth['parked']:,} parked: see lakeloop doctor" if depth["parked"] else ""
+        parked = f", {depth['parked']:,} parked: see lakeloop spool parked list" if depth["parked"] else ""
         size, age = depth["bytes"] / 2**20, depth["oldest_seconds"]
         lines.append(f"spool        {depth['events']:,} events wait ({size:,.1f} MiB, the oldest {age:,.0f} s){parked}")
     return output(args, tables.plain(facts), "\n".join(lines))

@@ -191,7 +191,7 @@ def test_an_event_that_cannot_be_written_is_set_aside_and_the_others_go_on(lk: O
     assert (report.predictions, report.parked) == (5, 1)
     assert spool.depth().events == 0
     assert spool.depth().parked == 1
-    assert spool.parked()[0][0] == name(50)
+    assert spool.parked.list()[0].event_id == name(50)
 
 
 def test_two_spools_feed_one_lake_and_each_id_comes_in_once(lk: OpenLake, tmp_path: Path) -> None:

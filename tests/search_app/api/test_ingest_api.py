@@ -351,6 +351,22 @@ def arrow_streams() -> list[tuple[str, bytes, int]]:
     ]  # fmt: skip
 
 
+def test_no_batch_takes_an_event_larger_than_the_limit_of_one(service: ApiClient) -> None:
+    """5 MiB in a line of NDJSON, and in a column of Arrow that repeats one value."""
+    image = named(picture(1))
+    service.client.post("/v1/images", content=picture(1), headers={"Content-Type": "image/png"})
+    events = [{"model": "m", "label": "a", "image_id": image, "note": note} for note in ("x" * (5 << 20), "short")]
+    body = b"\n".join(json.dumps(event).encode() for event in events)
+    lines = service.client.post("/v1/predictions/batch", content=body, headers=NDJSON).json()["items"]
+    dictionary = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), [event["note"] for event in events])
+    columns = {name: [event[name] for event in events] for name in ("model", "label", "image_id")}
+    table = pa.table(columns | {"note": dictionary})
+    columns_ = service.client.post("/v1/predictions/batch", content=stream(table), headers=ARROW).json()["items"]
+    for items in (lines, columns_):
+        assert [item["code"] for item in items] == [422, 201]
+        assert "at most 4 are allowed" in items[0]["detail"]
+
+
 def test_no_arrow_stream_harms_the_server(service: ApiClient) -> None:
     for case, body, status in arrow_streams():
         response = service.client.post("/v1/predictions/batch", content=body, headers=ARROW)
