@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import LakeBusy, LakeloopError
-from lake.spool.drain import Drainer, DrainReport, Sampling
+from lake.spool.batch import DrainReport
+from lake.spool.drain import Drainer, Sampling
 from lake.spool.spool import Spool
 from lake.storage import opening
 from lake.upkeep import maintenance

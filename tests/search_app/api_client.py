@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 
 from lake.ids import image_id
 from lake.open_lake import OpenLake
-from lake.spool.drain import DrainReport, drain
+from lake.spool.batch import DrainReport
+from lake.spool.drain import drain
 from lake.spool.spool import Spool
 from search_app.api.admission import IngestLimits
 from search_app.api.app import Api

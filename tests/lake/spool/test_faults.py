@@ -14,7 +14,7 @@ import pytest
 from lake import open_lake
 from lake.errors import BadInput
 from lake.open_lake import OpenLake
-from lake.spool import drain as drain_module
+from lake.spool import batch as batch_module
 from lake.spool import events, faults
 from lake.spool.drain import Drainer, drain
 from lake.spool.spool import Spool
@@ -73,15 +73,15 @@ def test_a_fault_that_no_row_shows_is_found_by_halving(
     lk: OpenLake, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool.put([prediction(i) for i in range(20)])
-    write, batches = drain_module._Batch.write, []
+    write, batches = batch_module.Batch.write, []
 
-    def written(batch: drain_module._Batch) -> drain_module.DrainReport:
+    def written(batch: batch_module.Batch) -> batch_module.DrainReport:
         batches.append(len(batch.waiting))
         if any(event.event_id == name(13) for event in batch.waiting):
             raise type("PanicException", (BaseException,), {})("index out of bounds")
         return write(batch)
 
-    monkeypatch.setattr(drain_module._Batch, "write", written)
+    monkeypatch.setattr(batch_module.Batch, "write", written)
     drain(lk, spool)
     assert drained(lk) == {name(i) for i in range(20)} - {name(13)}
     assert [(event.event_id, event.reason) for event in spool.parked.list()] == [
