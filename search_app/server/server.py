@@ -28,6 +28,7 @@ from search_app.api.app import Api
 from search_app.security.access import OPEN, AccessPolicy, make_access
 from search_app.security.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
 from search_app.security.request_limits import BoundedHeadProtocol
+from search_app.security.response_headers import ResponseHeaders
 from search_app.server.live_ingest import IngestSettings, LiveIngest
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Ac
         api.metrics.rejected.labels(reason).inc()
 
     if not ui:
-        return AllowedHosts(make_access(api, keyring, opened.uri, policy, False, refused), hosts)
+        served = AllowedHosts(make_access(api, keyring, opened.uri, policy, False, refused), hosts)
+        return ResponseHeaders(served, is_page=lambda path: False)
     require("streamlit", "streamlit", "app")
     from search_app.ui import session, settings
 
@@ -65,7 +67,12 @@ def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Ac
     from streamlit.web.server.starlette.starlette_app import App
 
     app = App(MAIN_PAGE, lifespan=api.lifespan)
-    return AllowedHosts(make_access(ApiFirst(api, app), keyring, opened.uri, policy, True, refused), hosts)
+    served = AllowedHosts(make_access(ApiFirst(api, app), keyring, opened.uri, policy, True, refused), hosts)
+    return ResponseHeaders(served, is_page=lambda path: not _is_api(path))
+
+
+def _is_api(path: str) -> bool:
+    return path.startswith("/v1/") or path in _API_PATHS
 
 
 class ApiFirst:
@@ -77,7 +84,7 @@ class ApiFirst:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        is_api = scope["type"] == "http" and (path.startswith("/v1/") or path in _API_PATHS)
+        is_api = scope["type"] == "http" and _is_api(path)
         await (self.api if is_api else self.app)(scope, receive, send)
 
 

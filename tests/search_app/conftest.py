@@ -11,7 +11,7 @@ from tests.search_app.browsing import PATIENCE, browser_context
 from tests.search_app.shapes import Shapes, make_shapes
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import BrowserContext, ConsoleMessage, Page
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +33,12 @@ def page(context: BrowserContext) -> Iterator[Page]:
     opened = context.new_page()
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
+
+    def look(message: ConsoleMessage) -> None:
+        if "Content Security Policy" in message.text:
+            errors.append(message.text)
+
+    opened.on("console", look)
     yield opened
     opened.close()
     assert errors == []

@@ -7,6 +7,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,7 @@ from tests.search_app.browsing import MISSING, serving
 from tests.search_app.shapes import Shapes, drawing, make_shapes
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import BrowserContext, Page
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 
@@ -224,3 +225,14 @@ def test_images_without_a_thumbnail_are_reported_and_listed(page: Page, live: st
     assert "image_status+IS+NOT+NULL" in page.url
     page.locator(".tile").click()
     page.get_by_text(re.compile("No thumbnail: .*truncated")).wait_for()
+
+
+def test_no_other_page_can_frame_the_app(context: BrowserContext, url: str, tmp_path: Path) -> None:
+    page = context.new_page()
+    (tmp_path / "frame.html").write_text(f'<p>bait</p><iframe src="{url}/slices" width=900 height=600></iframe>')
+    with page.expect_console_message(lambda message: "frame-ancestors 'none'" in message.text):
+        page.goto(f"file://{tmp_path}/frame.html")
+    assert page.frames[1].locator(".stApp").count() == 0
+    page.goto(f"{url}/slices")
+    page.locator(".stApp").wait_for()
+    page.close()
