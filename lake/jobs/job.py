@@ -15,6 +15,17 @@ UNFINISHED = ("waiting", "running")
 
 
 @dataclass(frozen=True)
+class Starter:
+    """Who starts a job: a user of the system or of the app, an access key, or neither on an open server."""
+
+    user: str | None = None
+    key_id: str | None = None
+
+    def __str__(self) -> str:
+        return self.user or (f"key {self.key_id}" if self.key_id else "somebody")
+
+
+@dataclass(frozen=True)
 class Job:
     """A job as it is now. Times are UTC.
 
@@ -55,6 +66,24 @@ class Job:
             return None
         return self.seconds * (1 - share) / share
 
+    @property
+    def starter(self) -> Starter:
+        """Who started it."""
+        return Starter(self.user, self.key_id)
+
+    @property
+    def news(self) -> str:
+        """In words: its progress while it runs, else why its state changed; empty where there is nothing to say."""
+        if self.state != "running":
+            return self.error or self.message or ""
+        if self.cancelled_by is not None:
+            return "ending"
+        if self.progress is None:
+            return f"on {self.host}"
+        done = "" if self.progress.share is None else f"{self.progress.share:.0%}"
+        left = "" if self.seconds_left is None else f"about {_span(self.seconds_left)} left"
+        return ", ".join(part for part in (self.progress.stage, done, left) if part)
+
     def facts(self) -> dict[str, Any]:
         """As plain data for JSON."""
         progress = self.progress
@@ -81,12 +110,7 @@ class Job:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Starter:
-    """Who starts a job: a user of the system or of the app, an access key, or neither on an open server."""
-
-    user: str | None = None
-    key_id: str | None = None
-
-    def __str__(self) -> str:
-        return self.user or (f"key {self.key_id}" if self.key_id else "somebody")
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"

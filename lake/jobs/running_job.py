@@ -81,7 +81,7 @@ class RunningJob(Work):
     """
 
     def __init__(self, lake: Lake, job: Job, claim: Claim, display: Display | None = None) -> None:
-        super().__init__(lake, Starter(job.user, job.key_id), display)
+        super().__init__(lake, job.starter, display)
         self.job = job
         self.made = dict(job.result or {})
         self.result: dict[str, Any] = {}

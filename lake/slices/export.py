@@ -5,8 +5,7 @@
 The target is an empty or new folder. During the export, `.lakeloop-export/` in it has the plan (the images and the
 labels, fixed at the start) and the files of each finished part; the same call again checks those files against their
 hashes and continues. At the end `lakeloop-export.json` lists what was written and what was left out, and
-`lakeloop-export.sha256` has the hash of every file (`sha256sum -c` reads it). The app runs it in a process of its own:
-see `search_app/jobs/jobs.py`.
+`lakeloop-export.sha256` has the hash of every file (`sha256sum -c` reads it).
 """
 
 from __future__ import annotations

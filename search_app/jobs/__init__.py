@@ -1,1 +1,1 @@
-"""Long work of the app in processes of its own: jobs, and the programs they run."""
+"""Jobs as processes: the kinds of long work, the workers that do it, and the supervisor that starts them."""

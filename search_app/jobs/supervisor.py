@@ -155,13 +155,9 @@ def ensure(lake: Lake) -> None:
     try:
         if not live.supervised() and live.settings().get("most", MOST_AT_ONCE):
             live.folder.mkdir(parents=True, exist_ok=True)
-            _supervisors[:] = [process for process in _supervisors if process.poll() is None]
-            _supervisors.append(_spawn("search_app.jobs.supervisor", [lake.uri], live.folder / "supervisor.log"))
+            _spawn("search_app.jobs.supervisor", [lake.uri], live.folder / "supervisor.log")
     finally:
         live.close()
-
-
-_supervisors: list[subprocess.Popen[bytes]] = []  # to be asked for their end: else they stay as zombies
 
 
 async def watch(lake: Lake) -> None:
@@ -182,14 +178,20 @@ def _unattended(lake: Lake) -> bool:
 
 def _spawn(module: str, words: list[str], log: Path) -> subprocess.Popen[bytes]:
     _shorten(log)
+    _spawned[:] = [process for process in _spawned if process.poll() is None]
     with open(log, "ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", module, *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+    _spawned.append(process)
+    return process
+
+
+_spawned: list[subprocess.Popen[bytes]] = []  # they may outlive this process, and are asked for their end while it runs
 
 
 def _shorten(log: Path) -> None:

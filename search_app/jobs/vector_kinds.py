@@ -43,6 +43,7 @@ def embed(lake: Lake, arguments: Arguments, work: Work) -> BackfillReport:
     if total == 0 and record.dim is not None and file is None:  # without loading the network
         impossible = {reason: todo[reason] for reason in ("without_bytes", "unreadable")}
         return BackfillReport(record.name, **impossible)
+    work.progress(0, total, "images", "loads the network")
     trust, engine = arguments.get("trust_sha256"), arguments.get("engine", "auto")
     model = embedders.for_lake(lake, record, file=file, trust_sha256=trust, engine=engine, images=total)
     work.audit("embed", record.name, {"missing": total})

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from lake.access import audit, keys
+from lake.jobs.job import Starter
 from search_app.backend.query_images import QueryImages, beside
 
 if TYPE_CHECKING:
@@ -48,17 +49,17 @@ def may(scope: str) -> bool:
     return record is not None and record.allows(scope)
 
 
+def starter() -> Starter:
+    """Whoever uses the page: the user who logged in, or the key; neither on an open server."""
+    email = st.user.get("email")
+    # The header is set by search_app/security/access.py, never by the browser.
+    return Starter(None if email is None else str(email), st.context.headers.get("X-Lakeloop-Key"))
+
+
 def wrote(action: str, target: str, detail: dict[str, Any]) -> None:
     """Records in the audit log what a page wrote, and which key or user did it (neither on an open server)."""
-    email = st.user.get("email")
-    audit.record(
-        lake(),
-        action,
-        target,
-        key_id=st.context.headers.get("X-Lakeloop-Key"),  # set by search_app/security/access.py, never by the browser
-        user=None if email is None else str(email),
-        detail=detail,
-    )
+    by = starter()
+    audit.record(lake(), action, target, key_id=by.key_id, user=by.user, detail=detail)
 
 
 def query_images() -> QueryImages:

@@ -48,7 +48,9 @@ def _list(args: argparse.Namespace) -> int:
         raise BadInput(f"--limit is {args.limit}; it must be at least 1")
     jobs = current.list(open_lake(args), states=args.state, kinds=args.kind, limit=args.limit)
     rows = [["job", "kind", "state", "started", "by", ""]]
-    rows += [[job.id, job.kind, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", _by(job), _news(job)] for job in jobs]
+    rows += [
+        [job.id, job.kind, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", str(job.starter), job.news] for job in jobs
+    ]
     text = columns(rows, 6) if jobs else "no jobs yet; start one with --detach, for example: lakeloop embed --detach"
     return output(args, [job.facts() for job in jobs], text)
 
@@ -58,7 +60,7 @@ def _show(args: argparse.Namespace) -> int:
 
     job = current.get(open_lake(args), args.job)
     lines = [f"job {job.id}: {job.kind}, {job.state}{_tail(job)}"]
-    lines.append(f"  started    {job.created_at:%Y-%m-%d %H:%M:%S} UTC by {_by(job)}, attempt {job.attempt}")
+    lines.append(f"  started    {job.created_at:%Y-%m-%d %H:%M:%S} UTC by {job.starter}, attempt {job.attempt}")
     lines += [f"  {name:<10} {json.dumps(value, ensure_ascii=False)}" for name, value in job.arguments.items()]
     if job.result is not None:
         lines.append(f"  result     {json.dumps(job.result, ensure_ascii=False)}")
@@ -80,7 +82,7 @@ def _wait(args: argparse.Namespace) -> int:
         while not job.finished or (job.died and job.detached):
             share = job.progress.share if job.progress else None
             bar.update(round(BAR_PARTS * (share or 0)) - bar.n)
-            bar.set_postfix_str(_news(job))
+            bar.set_postfix_str(job.news)
             if deadline is not None and time.monotonic() > deadline:
                 raise CouldNot(f"job {job.id} is still {job.state} after {args.timeout:g} s")
             time.sleep(LOOK_SECONDS)
@@ -149,30 +151,5 @@ def _work(args: argparse.Namespace) -> int:
     return 0
 
 
-def _by(job: Job) -> str:
-    return job.user or (f"key {job.key_id}" if job.key_id else "somebody")
-
-
 def _tail(job: Job) -> str:
-    news = _news(job)
-    return f" ({news})" if news else ""
-
-
-def _news(job: Job) -> str:
-    """Progress while it runs, else why the state changed."""
-    if job.state != "running":
-        return job.error or job.message or ""
-    if job.cancelled_by is not None:
-        return "ending"
-    progress = job.progress
-    if progress is None:
-        return f"on {job.host}"
-    done = "" if progress.share is None else f"{progress.share:.0%}"
-    left = "" if job.seconds_left is None else f"about {_span(job.seconds_left)} left"
-    return ", ".join(part for part in (progress.stage, done, left) if part)
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3600:.1f} h"
+    return f" ({job.news})" if job.news else ""

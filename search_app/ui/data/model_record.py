@@ -63,7 +63,7 @@ def figures(run: str) -> list[Row]:
 
 def evaluated(run: str) -> bool:
     """Whether the run was evaluated on every evaluation and regression slice. Raises BadInput if there is none."""
-    from search_app.jobs.evaluation_job import evaluated as ask
+    from search_app.jobs.model_kinds import evaluated as ask
 
     return _once(lambda: ask(session.lake(), run), ["metrics", "slices"], "evaluated", run)
 

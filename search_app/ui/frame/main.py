@@ -8,6 +8,7 @@ import streamlit as st
 from lake.errors import LakeloopError
 from search_app.security import login
 from search_app.ui import session
+from search_app.ui.components.job_corner import job_corner
 from search_app.ui.components.scope import scope_bar
 from search_app.ui.pages import analyse, drilldown, isolate, map, models, overview, search, slices, sql
 from search_app.ui.text.markdown import escape
@@ -47,5 +48,6 @@ except Exception:
     _log.exception("the page %s failed", name)
     st.error("This page failed. The server's log has the reason. Reload the page to try again.")
 session.save(name)
+job_corner()
 if login.cookie_name(session.lake().uri) in st.context.cookies or st.user.get("is_logged_in"):
     st.html('<p style="text-align: right"><small><a href="/logout">Log out</a></small></p>')

@@ -8,20 +8,18 @@ import numpy as np
 import streamlit as st
 
 from lake.errors import LakeloopError
+from lake.jobs.job import Job
 from search_app.backend.map_points import Points, points
-from search_app.jobs.jobs import Job
 from search_app.ui import session
 from search_app.ui.components import empty_states, scope
 from search_app.ui.components.grid import image_grid, save_slice
 from search_app.ui.components.map import corners, image_map
 from search_app.ui.components.map.colours import KINDS, OUTSIDE, colours
-from search_app.ui.data import queries
+from search_app.ui.data import jobs, queries
 from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images
 
 SHOWN = 10_000
-
-_jobs: dict[str, Job] = {}  # by lake: one at a time
 
 
 def page() -> None:
@@ -30,9 +28,9 @@ def page() -> None:
     if empty_states.nothing_to_compare(status):
         return None
     known = _maps()
-    job = _jobs.get(session.lake().uri)
+    job = _job()
     if job is not None:
-        _progress()
+        _progress(job.id)
     if not known:
         if job is None:
             empty_states.empty(
@@ -200,31 +198,33 @@ def _form(status: dict[str, Any]) -> None:
         )
         embedder = st.selectbox("Embedder", embedders) if len(embedders) > 1 and not whole_node else embedders[0]
         seed = st.number_input("Seed", 0, 1_000_000, 0, help="The same seed gives the same map")
-        if st.form_submit_button("Make map", type="primary", disabled=session.lake().uri in _jobs):
+        if st.form_submit_button("Make map", type="primary", disabled=bool(jobs.unfinished("map"))):
             options: dict[str, Any] = {"node": current.node} if whole_node else {"embedder": embedder, "where": where}
             options["seed"] = int(seed)
-            _jobs[session.lake().uri] = Job("search_app.jobs.map_job", session.lake().uri, options)
-            st.rerun()
+            if started := jobs.start("map", options):
+                session.put(job=started.id)
+                st.rerun()
+
+
+def _job() -> Job | None:
+    """The job of the URL, which this page started, or a map that anyone is making."""
+    return jobs.get(session.param("job")) or next(iter(jobs.unfinished("map")), None)
 
 
 @st.fragment(run_every=0.7)
-def _progress() -> None:
-    job = _jobs.get(session.lake().uri)
-    if job is None:  # another tab has shown its result
-        st.rerun(scope="app")
+def _progress(job_id: str) -> None:
+    job = jobs.get(job_id)
+    if job is None:
         return
-    if job.result is not None:
-        _jobs.pop(session.lake().uri, None)
-        session.wrote("map", job.result, {name: value for name, value in job.parameters.items() if value is not None})
-        session.put(map=job.result, lasso=None, open=None, sel=None)
-        st.rerun(scope="app")
-    if job.error is not None:
-        st.error(escape(f"The map could not be made: {job.error}"))
-        if st.button("Close"):
-            _jobs.pop(session.lake().uri, None)
-            st.rerun(scope="app")
+    if not job.finished:
+        jobs.bar(job, "map")
         return
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.progress(job.share, f"Making a map: {job.share:.0%}")
-        if st.button("Cancel", type="tertiary"):
-            job.cancel()
+    if session.param("job") != job_id:  # of another user, whose map is in the list now
+        st.rerun(scope="app")
+    if job.state == "done" and job.result is not None:
+        session.put(map=job.result["map"], job=None, lasso=None, open=None, sel=None)
+        st.rerun(scope="app")
+    st.error(escape(f"The map could not be made: {job.news or job.state}"))
+    if st.button("Close"):
+        session.put(job=None)
+        st.rerun(scope="app")

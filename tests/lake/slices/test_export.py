@@ -237,16 +237,3 @@ def test_an_export_has_the_labels_of_its_slice(lk: OpenLake, tmp_path: Path) -> 
     label("new")
     export.export(lk, slice_, tmp_path / "out", "imagefolder")
     assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["old"]
-
-
-def test_the_apps_job(filled: tuple[OpenLake, list[str]], tmp_path: Path) -> None:
-    from search_app.jobs.jobs import Job
-
-    lk, _ = filled
-    how = {"name": "s", "format": "yolo", "out": str(tmp_path / "out")}
-    job = Job("search_app.jobs.export_job", lk.uri, how)
-    job.wait(60)
-    assert (job.error, job.share, job.result["images"]) == (None, 1.0, 6)
-    job = Job("search_app.jobs.export_job", lk.uri, how | {"format": "coco"})
-    job.wait(60)
-    assert "is an export of slice s@1, format yolo" in (job.error or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ import lake
 from embeddings.backfill.vector_columns import store_vectors
 from embeddings.embedders.embedder import bind, record_of
 from embeddings.maps import maps
+from lake.jobs import current, record
+from lake.jobs.job import Starter
 from lake.open_lake import OpenLake
 from lake.storage import store
 from search_app.api.app import Api
@@ -25,6 +28,7 @@ from tests.embeddings.colour import Random
 from tests.embeddings.islands import islands, lake_of
 from tests.lake.prediction_rows import image, label
 from tests.search_app.browsing import MISSING, serving
+from tests.search_app.jobs import counting
 from tests.search_app.shapes import Shapes, make_shapes
 
 if TYPE_CHECKING:
@@ -146,18 +150,18 @@ def test_a_lasso_of_the_url_is_numbers_or_nothing() -> None:
         assert corners(wrong) is None, wrong
 
 
-@pytest.mark.soak
-def test_a_map_is_computed_beside_the_server(make_lake: MakeLake) -> None:
-    from search_app.jobs.jobs import Job
-
+@pytest.mark.parametrize(("options", "said"), [({"seed": 1}, None), ({"where": "label = 'z'"}, "none of these images")])
+def test_a_map_is_a_job(make_lake: MakeLake, options: dict[str, Any], said: str | None) -> None:
     lk = lake_of(make_lake, islands([12]))
-    for options, expected in (({"seed": 1}, None), ({"where": "label = 'z'"}, "no image here")):
-        making = Job("search_app.jobs.map_job", lk.uri, options)
-        making.wait(60)
-        if expected is None:
-            assert [entry.id for entry in maps.list(lk)] == [making.result]
-        else:
-            assert expected in str(making.error)
+    job = record.submit(lk, "map", options, Starter())
+    with counting.supervised(lk, counting.InThread):
+        while not (ended := current.get(lk, job.id)).finished:
+            time.sleep(0.05)
+    if said is None:
+        assert ended.result is not None
+        assert [entry.id for entry in maps.list(lk)] == [ended.result["map"]]
+    else:
+        assert said in str(ended.error)
 
 
 @pytest.fixture(scope="module")

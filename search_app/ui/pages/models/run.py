@@ -86,9 +86,11 @@ def _evaluation_buttons(run: Run) -> None:
     except LakeloopError:  # there is no evaluation slice yet; the view below says so
         return
     help = "Predicts and measures all evaluation and regression slices" if may else model_list.NEEDS_ADMIN
-    if not known and st.button("Evaluate", type="primary", disabled=busy or not may, help=help, key="evaluate"):
-        running_jobs.begin(f"Evaluating run {run.id}", "evaluation_job", {"run": run.id}, run.id)
-        session.wrote("evaluate", run.id, {})
+    if (
+        not known
+        and st.button("Evaluate", type="primary", disabled=busy or not may, help=help, key="evaluate")
+        and running_jobs.begin("evaluate", {"run": run.id})
+    ):
         st.rerun()
     others = changes.others(run)
     if others and known:
@@ -109,11 +111,11 @@ def _gate(run: Run, others: list[str]) -> None:
         margin = st.number_input("Margin: the largest fall that is accepted", 0.001, 1.0, 0.02, 0.005, format="%.3f")
         protected = st.multiselect("Also protected", changes.slice_names())
         if st.form_submit_button("Run the gate", type="primary"):
-            parameters = {"run": run.id, "baseline": old, "margin": margin, "protected": protected}
-            running_jobs.begin(f"Gate: run {run.id} against {old}", "evaluation_job", parameters, run.id)
-            session.wrote("gate", run.id, {"baseline": old, "margin": margin, "protected": protected})
-            session.put(old=old, tab=None)
-            st.rerun()
+            policy = {"margin": margin, "protected": protected}
+            arguments = {"candidate": run.id, "baseline": old, "policy": policy, "evaluate": True}
+            if running_jobs.begin("gate", arguments):
+                session.put(old=old, tab=None)
+                st.rerun()
 
 
 def _resume(run: Run) -> None:
@@ -121,7 +123,5 @@ def _resume(run: Run) -> None:
     help = "Continues from its newest checkpoint" if may else model_list.NEEDS_ADMIN
     if st.button(
         "Resume training", type="primary", disabled=running_jobs.busy(run.id) or not may, help=help, key="resume"
-    ):
-        running_jobs.begin(f"Training {run.model}", "training_job", {"resume": run.id}, run.id)
-        session.wrote("train", run.id, {"model": run.model, "resumed": True})
+    ) and running_jobs.begin("train", {"resume": run.id}):
         st.rerun()

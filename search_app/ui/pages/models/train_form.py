@@ -141,7 +141,7 @@ def _summary(parameters: dict[str, Any], settings: dict[str, Any], newest: dict[
 
 
 def _begin(parameters: dict[str, Any], settings: dict[str, Any], lines: list[str]) -> None:
-    from dataclasses import asdict
+    import json
 
     from training.registry.recipe import Recipe
 
@@ -150,12 +150,10 @@ def _begin(parameters: dict[str, Any], settings: dict[str, Any], lines: list[str
     except LakeloopError as error:
         st.error(escape(str(error).replace("--set ", "")))
         return
-    running_jobs.begin(f"Training {parameters['name']}", "training_job", parameters | {"recipe": asdict(recipe)})
-    name = parameters["name"]
-    detail = {"train": parameters["train"], "replay": parameters["replay"], "kind": recipe.kind}
-    session.wrote("train", name, detail)
-    session.put(make=None, of=name if any(run.model == name for run in model_record.runs()) else None)
-    st.rerun()
+    if running_jobs.begin("train", parameters | {"recipe": json.loads(recipe.json())}):
+        name = parameters["name"]
+        session.put(make=None, of=name if any(run.model == name for run in model_record.runs()) else None)
+        st.rerun()
 
 
 def _command(parameters: dict[str, Any], settings: dict[str, Any], lines: list[str]) -> str:

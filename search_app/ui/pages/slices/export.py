@@ -9,8 +9,8 @@ import streamlit as st
 
 from lake import slices
 from lake.slices import Slice, kept_exports
-from search_app.jobs import jobs
 from search_app.ui import session
+from search_app.ui.data import jobs
 from search_app.ui.text.commands import for_this_lake
 from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images
@@ -30,8 +30,6 @@ FORMATS = (
     "lance",
 )
 IDS_SHOWN = 20
-
-_exporting: dict[tuple[str, str, str], jobs.Job] = {}  # by lake, slice and format
 
 
 def show(slice_: Slice) -> None:
@@ -71,28 +69,23 @@ def _definition(slice_: Slice) -> None:
 
 @st.fragment(run_every=0.7)
 def _export(slice_id: str, format: str) -> None:
-    """Writes the export beside the lake in a process of its own, and offers it for download."""
+    """Starts the export beside the lake, shows the job, and offers its result for download."""
     lake = session.lake()
     slice_ = slices.get(lake, slice_id)
-    key = (lake.uri, slice_id, format)
-    job = _exporting.get(key)
-    if job is not None and not job.done:
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.progress(job.share, f"Exporting: {job.share:.0%}")
-            if st.button("Cancel", type="tertiary"):
-                job.cancel()
-        return
-    if job is not None and job.error is not None:
+    job = jobs.newest("export", slice=slice_id, format=format)
+    if job is not None and "out" in job.arguments:
+        job = None
+    if job is not None and not job.finished:
+        return jobs.bar(job, "export")
+    if job is not None and job.state == "failed":
         st.error(escape(f"The export failed: {job.error}"))
     finished = kept_exports.of_slice(lake, slice_).get(format)
     if finished is not None:
         url = f"/v1/exports/{quote(finished.name)}"
         st.link_button(f"Download {count(finished.images)} images, {finished.bytes / 2**20:,.1f} MiB", url)
-        left_out = len(job.result["left_out"]) if job is not None and job.result is not None else 0
+        left_out = (job.result or {}).get("left_out_count", 0) if job is not None else 0
         if left_out:
             st.caption(f"{images(left_out)} could not be written. lakeloop-export.json lists them with the reasons.")
-    elif st.button("Export", type="primary"):
-        options = {"name": slice_id, "format": format, "out": str(kept_exports.folder_of(lake, slice_, format))}
-        _exporting[key] = jobs.Job("search_app.jobs.export_job", lake.uri, options)
-        session.wrote("slice export", slice_id, {"format": format})
+    elif st.button("Export", type="primary") and jobs.start("export", {"slice": slice_id, "format": format}):
         st.rerun(scope="fragment")
+    return None
