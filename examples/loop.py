@@ -1,154 +1,145 @@
-"""The whole loop on real solar cells, in the order of the work: python examples/loop.py FOLDER
+"""The whole loop on real solar cells, in the order of the work: python examples/loop.py URL FOLDER
 
 A model is trained on one kind of cell, production brings a kind it has never seen, a customer calls. The example then
 finds the new kind, labels it, trains again and promotes the better model. The labels of the data set stand in for the
-person who looks and labels; everything else is the public API. It needs the extras demo and train and takes three
-minutes on two cores.
+person who looks and labels. Everything goes through `lake.client.Client` to a server, which has the lake and trains:
+
+    lakeloop init --embedder efficientnet-lite0 --lake cells.lake
+    lakeloop serve --lake cells.lake
+
+FOLDER gets the model cards. The script needs the extra demo, the server the extra train; it takes minutes.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from functools import partial
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import lake
-from embeddings.backfill.backfill import backfill
-from embeddings.duplicates import leak_guard
-from embeddings.duplicates.threshold import save_threshold
-from embeddings.embedders import embedder as embedders
-from embeddings.search import saved_searches
 from lake import ids
-from lake.formats.imagefolder import of_class
-from lake.formats.item import Item
-from lake.ingest.ingest import ingest_items
-from lake.labels import labelling_tools
-from lake.slices import export
+from lake.client import Client
 from search_app.demo import cells
-from search_app.demo.cells import Story
-from search_app.demo.stream import DemoEvent, ingest
-from training.card import card
-from training.evaluation import evaluate, gate
-from training.evaluation.gate_policy import GatePolicy
-from training.fit import train_model
-from training.inference import batch, served_model
-from training.registry import promotion
-from training.registry.recipe import Recipe
+from search_app.demo.cells import SolarCell, Story
 
 MODEL = "cell-inspector"
-POLICY = GatePolicy(metric="balanced_accuracy", margin=0.05)
-PROBE = Recipe(kind="probe", regularisation=0.01, balance="weights", validation=0.0)
+POLICY = {"metric": "balanced_accuracy", "margin": 0.05}
+PROBE = {"kind": "probe", "regularisation": 0.01, "balance": "weights", "validation": 0.0}
 
 
-def loop(folder: Path, story: Story) -> dict[str, Any]:
-    """Runs the loop in a new lake at `folder`. Returns balanced accuracy by model and slice, and the gate outcomes."""
+def loop(client: Client, folder: Path, story: Story) -> dict[str, Any]:
+    """Runs the loop in the server's new lake. Returns balanced accuracy by model and slice, and the gate outcomes."""
     # Ingest: labelled photographs for training and evaluation, each with a vector.
-    lk = lake.create(str(folder), embedders=["efficientnet-lite0"])
     arriving = [cell for cell, _ in story.production]
     later, evaluation = story.held_out[::2], story.held_out[1::2]
     training, regression = story.training[::2], story.training[1::2]
-    ingest_items(lk, [_item(cell, labelled=cell not in arriving and cell not in later)
-                      for cell in [*story.training, *story.held_out, *arriving]])  # fmt: skip
-    record = embedders.record_of(lk, None)
-    backfill(lk, record, embedders.for_lake(lk, record))
-    save_threshold(lk, cells.COPIES_FROM)
     cell_of = {_id(cell): cell for cell in [*story.training, *story.held_out, *arriving]}
-    leak_guard.create(lk, "known-kind", ids=[_id(cell) for cell in regression], role="regression")
-    leak_guard.create(lk, "new-kind-held-out", ids=[_id(cell) for cell in evaluation], role="evaluation")
-    leak_guard.create(lk, "first", ids=[_id(cell) for cell in training], role="train")
+    client.add_images([cells.folder() / cell.path for cell in cell_of.values()])
+    _wait_for(client, "images", len(cell_of))
+    client.add_labels([_label_of(cell) for cell in [*training, *regression, *evaluation]])
+    client.start("embed").wait()
+    client.set_duplicate_threshold("efficientnet-lite0", cells.COPIES_FROM)
+    client.slice("known-kind").create(ids=_ids(regression), role="regression")
+    client.slice("new-kind-held-out").create(ids=_ids(evaluation), role="evaluation")
+    client.slice("first").create(ids=_ids(training), role="train")
 
     # Version 1 goes into production and predicts.
-    first = train_model.train(lk, train=["first"], recipe=PROBE, name=MODEL)
-    evaluate.evaluate(lk, first.id)
-    promotion.promote(lk, first.id)
-    _predict(lk, "production", arriving)
+    first = client.train(["first"], recipe=PROBE, model=MODEL).wait()["run"]
+    results = {"v1": _figures(client, first)}
+    client.promote(first)
+    _predict(client, arriving)
 
     # A complaint about the most confident wrong defect.
-    rows = lk.sql("SELECT * FROM predictions WHERE label = 'defect' ORDER BY confidence DESC, image_id").to_pylist()
-    mistakes = [row for row in rows if cell_of[row["image_id"]].truth == "functional"]
-    mistake = next((row for row in mistakes if _is_new(cell_of, row["image_id"])), mistakes[0])
-    verdict = {
-        "prediction_id": mistake["prediction_id"],
-        "verdict": "incorrect",
-        "comment": "Why was this thrown away?",
-    }
-    ingest(lk, [DemoEvent("feedback", cell_of[mistake["image_id"]].path, mistake["image_id"], verdict)])
+    query = "SELECT * FROM predictions WHERE label = 'defect' ORDER BY confidence DESC, image_id"
+    mistakes = [row for row in client.sql(query).to_pylist() if cell_of[row["image_id"]].truth == "functional"]
+    mistake = next((row for row in mistakes if _is_new(cell_of[row["image_id"]])), mistakes[0])
+    client.feedback(mistake["prediction_id"], "incorrect", "Why was this thrown away?")
 
     # Isolate: search by that example, page by page, until the search advises to stop. The images found are a slice.
-    search = saved_searches.start(lk, examples=[mistake["image_id"]], where=f"model = '{MODEL}'")
-    while not search.progress().stop and (page := search.page()):
-        new = [image_id for image_id in page if _is_new(cell_of, image_id)]
-        search.mark(yes=new, no=[image_id for image_id in page if image_id not in new])
-    _label(lk, cell_of, "new-kind", search=search.id)
+    search = client.isolate([mistake["image_id"]], where=f"model = '{MODEL}'")
+    state = search.state()
+    while not state.stop and state.page:
+        new = [image_id for image_id in state.page if _is_new(cell_of[image_id])]
+        state = search.mark(yes=new, no=[image_id for image_id in state.page if image_id not in new])
+    _label(client, cell_of, "new-kind", search=search.id)
 
     # Train on old and new images, evaluate on every slice, run the gate, write the card, promote.
-    results = {"v1": _figures(lk, first.id), "v2": _retrain(lk, folder, ["new-kind"], first.id)}
+    results["v2"] = _retrain(client, folder, ["new-kind"], first)
 
     # Predict: the new version predicts newer images; its least confident predictions are the next slice.
-    _predict(lk, "later", later)
-    least_confident = lk.sql(
-        "SELECT image_id FROM predictions WHERE image_id IN (SELECT unnest(?)) ORDER BY confidence, image_id LIMIT 340",
-        [[_id(cell) for cell in later]],
+    _predict(client, later)
+    query = (
+        "SELECT image_id FROM predictions WHERE image_id IN (SELECT unnest(?)) ORDER BY confidence, image_id LIMIT 340"
     )
-    _label(lk, cell_of, "new-kind-2", ids=least_confident["image_id"].to_pylist())
-    results["v3"] = _retrain(lk, folder, ["new-kind", "new-kind-2"], results["v2"]["run"])
+    least_confident = client.sql(query, [_ids(later)])
+    _label(client, cell_of, "new-kind-2", ids=least_confident["image_id"].to_pylist())
+    results["v3"] = _retrain(client, folder, ["new-kind", "new-kind-2"], results["v2"]["run"])
     return results
 
 
-def _label(lk: lake.OpenLake, cell_of: dict[str, Any], name: str, **definition: Any) -> None:
-    """Exports a slice as Label Studio tasks, imports them with labels, and saves its next version for training."""
-    slice_, _ = leak_guard.create(lk, name, **definition)
-    out = Path(lk.uri).with_name(f"{name}-tasks")
-    export.export(lk, slice_, out, "label-studio", predictions=MODEL)
-    tasks = json.loads((out / "tasks.json").read_text())
-    for task in tasks:  # what a person does in Label Studio
-        choice = {"type": "choices", "value": {"choices": [cell_of[task["data"]["image_id"]].truth]}}
-        task["annotations"] = [{"completed_by": 1, "result": [choice]}]
-    (out / "finished.json").write_text(json.dumps(tasks))
-    labelling_tools.import_annotations(lk, out / "finished.json")
-    leak_guard.create(lk, name, role="train", drop_leaks=True, **definition)
+def _label(client: Client, cell_of: dict[str, SolarCell], name: str, **definition: Any) -> None:
+    """Saves a slice, labels its images (what a person does), and saves its next version for training."""
+    found = client.slice(name).create(**definition)
+    client.add_labels([_label_of(cell_of[image_id]) for image_id in found.members()])
+    client.slice(name).create(role="train", drop_leaks=True, **definition)
 
 
-def _retrain(lk: lake.OpenLake, folder: Path, train: list[str], before: str) -> dict[str, Any]:
-    run = train_model.train(lk, train=train, replay=["first"], recipe=PROBE, name=MODEL, parent=before)
-    evaluate.evaluate(lk, run.id)
-    verdict = gate.gate(lk, run.id, before, POLICY)
+def _retrain(client: Client, folder: Path, train: list[str], before: str) -> dict[str, Any]:
+    run = client.train(train, replay=["first"], recipe=PROBE, model=MODEL, parent=before).wait()["run"]
+    figures = _figures(client, run)
+    verdict = client.gate(run, before, policy=POLICY).wait()
     # Few images cannot prove a small margin: then a person decides and gives a reason.
-    failed = verdict.outcome == "failed"
+    failed = verdict["outcome"] == "failed"
     if not failed:
-        reason = "no measurable fall on the known kind" if verdict.blocks else None
-        promotion.promote(lk, run.id, force=verdict.blocks, reason=reason)
-    card.write(card.render(lk, run.id), folder.with_name(f"card-{run.id}"))
-    return _figures(lk, run.id) | {"gate": verdict.outcome, "promoted": not failed}
+        reason = "no measurable fall on the known kind" if verdict["blocks"] else None
+        client.promote(run, force=verdict["blocks"], reason=reason)
+    (folder / f"card-{run}.md").write_text(client.card(run))
+    return figures | {"gate": verdict["outcome"], "promoted": not failed}
 
 
-def _predict(lk: lake.OpenLake, name: str, photographs: list[cells.SolarCell]) -> None:
-    slice_, _ = leak_guard.create(lk, name, ids=[_id(cell) for cell in photographs])
-    version = served_model.served_version(lk, MODEL)
-    batch.run(lk, batch.stored(lk, slice=slice_.id), version, served_model.Predictor(lk, version.run), log=True)
+def _predict(client: Client, photographs: Sequence[SolarCell]) -> None:
+    """What a production line does: each photograph is predicted by the promoted version, and the prediction logged."""
+    before = client.sql("SELECT count(*) AS n FROM predictions")["n"][0].as_py()
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda cell: client.predict(cells.folder() / cell.path, model=MODEL), photographs):
+            pass
+    client.flush()
+    _wait_for(client, "predictions", before + len(photographs))
 
 
-def _figures(lk: lake.OpenLake, run: str) -> dict[str, Any]:
-    slices = evaluate.evaluate(lk, run).slices
-    return {"run": run} | {s.slice.partition("@")[0]: s.metrics["balanced_accuracy"].value for s in slices}
+def _wait_for(client: Client, table: str, count: int) -> None:
+    """Events are safe when the server has answered, and in the lake within seconds."""
+    while client.sql(f"SELECT count(*) AS n FROM {table}")["n"][0].as_py() < count:
+        time.sleep(0.2)
 
 
-def _item(cell: cells.SolarCell, labelled: bool) -> Item:
-    return Item(
-        cell.name, cells.folder() / cell.path, read_annotations=partial(of_class, cell.truth) if labelled else None
-    )
+def _figures(client: Client, run: str) -> dict[str, Any]:
+    slices = client.evaluate(run).wait()["slices"]
+    return {"run": run} | {s["slice"].partition("@")[0]: s["metrics"]["balanced_accuracy"]["value"] for s in slices}
 
 
-def _id(cell: cells.SolarCell) -> str:
+def _label_of(cell: SolarCell) -> dict[str, str]:
+    return {"image_id": _id(cell), "label": cell.truth}
+
+
+def _ids(photographs: Sequence[SolarCell]) -> list[str]:
+    return [_id(cell) for cell in photographs]
+
+
+def _id(cell: SolarCell) -> str:
     return ids.image_id((cells.folder() / cell.path).read_bytes())
 
 
-def _is_new(cell_of: dict[str, Any], image_id: str) -> bool:
-    return bool(cell_of[image_id].kind == "polycrystalline")
+def _is_new(cell: SolarCell) -> bool:
+    return cell.kind == "polycrystalline"
 
 
 if __name__ == "__main__":
-    results = loop(Path(sys.argv[1]) / "loop.lake", cells.make_story(cells.cells()))
+    url, folder = sys.argv[1], Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    with Client(url) as client:
+        results = loop(client, folder, cells.make_story(cells.cells()))
     sys.stdout.write(json.dumps(results, indent=2) + "\n")

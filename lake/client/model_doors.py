@@ -174,6 +174,11 @@ class ModelDoors:
         """The job with this id."""
         return RemoteJob(self._requests, self._requests.get(f"/v1/jobs/{quote(job_id, safe='')}"))
 
+    def jobs(self, state: str | None = None, kind: str | None = None) -> list[RemoteJob]:
+        """All jobs, or those in a state or of a kind, newest first."""
+        query = {"state": state, "kind": kind, "limit": 1_000}
+        return [RemoteJob(self._requests, facts) for facts in self._requests.items("/v1/jobs", query)]
+
     def train(
         self,
         train: Sequence[str] = (),

@@ -14,7 +14,7 @@ from embeddings.duplicates import threshold
 from lake import slices
 from lake.client.data_doors import DataDoors
 from lake.client.json_requests import JsonRequests, RequestFailed
-from lake.client.model_doors import ModelDoors, ModelInfo
+from lake.client.model_doors import JobFailed, ModelDoors, ModelInfo
 from lake.jobs import current
 from lake.open_lake import OpenLake
 from lake.storage import schema, store
@@ -252,4 +252,13 @@ def test_training_evaluation_and_gate_start_as_jobs_whose_arguments_are_checked_
         response = http.post(path, json=body)
         assert reason(response) == (422, "invalid"), (path, body)
         assert message in response.json()["detail"]
-    assert sorted(job.kind for job in current.list(lk)) == ["evaluate", "gate", "train", "tune"]
+    doors = Doors(InProcess(http))
+    (evaluation,) = doors.jobs(kind="evaluate")
+    assert (evaluation.state, evaluation.result, doors.job(evaluation.id[:8]).id) == ("waiting", None, evaluation.id)
+    with pytest.raises(TimeoutError, match=r"had not ended after 0\.01 s"):
+        evaluation.wait(0.01)
+    with pytest.raises(JobFailed, match=r"\(evaluate\) cancelled"):
+        evaluation.cancel().wait(1)
+    again = doors.train(["first"], model="turns", recipe={"kind": "probe"})
+    assert (again.kind, again.facts["arguments"]["name"]) == ("train", "turns")
+    assert sorted(job.kind for job in current.list(lk)) == ["evaluate", "gate", "train", "train", "tune"]

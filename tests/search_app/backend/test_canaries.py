@@ -19,6 +19,7 @@ from training.registry import canary, promotion, releases, versions
 from training.registry.versions import Version
 
 SHARE = 0.5
+MOST = 60
 
 
 def with_canary(lake: OpenLake) -> Version:
@@ -65,7 +66,7 @@ def test_a_canary_that_passes_a_limit_is_rolled_back_and_a_good_one_is_not(
                 assert canary.predicts(SHARE, "turns", image_id)
                 assert run == (promoted.run if behaviour == "failing" else version.run)  # a failure costs nobody
                 by_canary += 1
-            if by_canary == 120:
+            if by_canary == MOST:
                 break
         (measured,) = canary_measurements.read(lk, version) if reason is None else [{}]
     finally:
@@ -73,12 +74,12 @@ def test_a_canary_that_passes_a_limit_is_rolled_back_and_a_good_one_is_not(
     state = versions.get(lk, version.run)
     if reason is None:
         assert (state.status, state.share) == ("canary", SHARE)
-        assert 0 < measured["images"] <= 120  # written at most every two seconds
+        assert 0 < measured["images"] <= MOST  # written at most every two seconds
         assert (measured["errors"]["value"], measured["disagreement"]["value"]) == (0.0, 0.0)
         assert canary_measurements.sentence(measured).startswith(f"{measured['images']} images, errors 0.0% (0.0% to ")
         assert canary_measurements.read(lk, version) == []  # a server that ends takes them along
         return
-    assert by_canary < 120
+    assert by_canary < MOST
     assert state.status == "registered"
     assert str(state.reason).startswith(f"rolled back automatically: {reason}")
     row = lk.sql("SELECT target, detail FROM audit WHERE action = 'models rollback'").to_pylist()[0]

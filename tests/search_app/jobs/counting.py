@@ -17,7 +17,7 @@ from lake.storage.store import Lake
 from search_app.jobs import kinds, worker
 from search_app.jobs.arguments import Argument
 from search_app.jobs.kinds import Kind
-from search_app.jobs.supervisor import Start, Supervisor
+from search_app.jobs.supervisor import IDLE_SECONDS, Start, Supervisor
 from tests.forks import Forked
 
 ARGUMENTS = {
@@ -100,11 +100,12 @@ class InThread:
 
 
 @contextmanager
-def supervised(lk: OpenLake, *starts: Start) -> Iterator[None]:
+def supervised(lk: OpenLake, *starts: Start, idle_seconds: float = IDLE_SECONDS) -> Iterator[None]:
     """Supervisors run meanwhile: one for each way to start a worker, by default one that starts processes."""
     stop = threading.Event()
     threads = [
-        threading.Thread(target=Supervisor(lk, start_worker).run, args=(stop,)) for start_worker in starts or [start]
+        threading.Thread(target=Supervisor(lk, start_worker).run, args=(stop, idle_seconds))
+        for start_worker in starts or [start]
     ]
     for thread in threads:
         thread.start()
