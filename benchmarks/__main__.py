@@ -28,6 +28,7 @@ BENCHMARKS = {
     "ingest": "benchmarks.ingest.ingest",
     "exact": "benchmarks.search.exact",
     "durable_ingest": "benchmarks.ingest.durable_ingest",
+    "pull": "benchmarks.ingest.pull",
     "cluster": "benchmarks.search.cluster",
     "looks": "benchmarks.search.looks",
     "loader": "benchmarks.training.loader",

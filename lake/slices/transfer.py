@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 # Bytes of images that `read` has in memory, and reads at once.
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 8 << 20
 # A hundred megabytes each for a million images.
 MOST_KEPT = 3
 NO_BYTES = "its bytes were not kept"
@@ -126,7 +126,8 @@ def read(lake: Lake, content: SliceContent, first_byte: int, end_byte: int | Non
         last = max(index + 1, int(np.searchsorted(starts, starts[index] + BATCH_BYTES, "right")) - 1)
         last = min(last, int(np.searchsorted(starts, end_byte, "left")))
         data = b"".join(_read(lake, content, index, last))
-        yield data[position - int(starts[index]) : end_byte - int(starts[index])]
+        first, end = position - int(starts[index]), end_byte - int(starts[index])
+        yield data if first == 0 and end >= len(data) else data[first:end]
         position, index = int(starts[last]), last
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from lake import open_lake, slices
-from lake.client import Client, RequestFailed, pull
+from lake.client import Client, RequestFailed, pull, pulled_folder
 from lake.client.json_requests import JsonRequests
 from lake.formats import annotation
 from lake.ingest import ingest
@@ -101,7 +102,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != pull.MANIFEST
+        if path.is_file() and path.name != pulled_folder.MANIFEST
     }
 
 
@@ -124,7 +125,7 @@ def killed(served: Served, name: str, folder: Path, after: int, part_bytes: int 
         time.sleep(0.002)
     process.kill()
     process.wait()
-    assert not (folder / pull.MANIFEST).exists()
+    assert not (folder / pulled_folder.MANIFEST).exists()
 
 
 def killed_twice(served: Served, tmp_path: Path, count: int, part_bytes: int, pause: float) -> pull.PullReport:
@@ -139,13 +140,13 @@ def killed_twice(served: Served, tmp_path: Path, count: int, part_bytes: int, pa
     in_work = 2 * part_bytes // 700 * pull.MOST_PARTS
     assert max(0, count // 2 - in_work) <= report.resumed < count
     export(served.lake, slices.get(served.lake, "all"), tmp_path / "exported", "jsonl")
-    assert (folder / pull.HASHES).read_bytes() == (tmp_path / "exported" / pull.HASHES).read_bytes()
-    assert not (folder / pull.STATE).exists()
+    assert (folder / pulled_folder.HASHES).read_bytes() == (tmp_path / "exported" / pulled_folder.HASHES).read_bytes()
+    assert not (folder / pulled_folder.STATE).exists()
     return report
 
 
 def manifest(folder: Path) -> Any:
-    return json.loads((folder / pull.MANIFEST).read_text())
+    return json.loads((folder / pulled_folder.MANIFEST).read_text())
 
 
 def test_a_pull_killed_twice_equals_the_export(served: Served, tmp_path: Path) -> None:
@@ -272,12 +273,12 @@ class Liar(JsonRequests):
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(RequestFailed, match="is refused"):
         pull.pull(Liar(path, CONTENT), "s", tmp_path / "in")
-    assert {p.parent for p in tmp_path.rglob("*") if p.is_file()} == {tmp_path / "in" / pull.STATE}
+    assert {p.parent for p in tmp_path.rglob("*") if p.is_file()} == {tmp_path / "in" / pulled_folder.STATE}
 
 
 def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "in" / pull.STATE).mkdir(parents=True)
+    (tmp_path / "in" / pulled_folder.STATE).mkdir(parents=True)
     (tmp_path / "in" / "images").symlink_to(tmp_path / "out")
     with pytest.raises(ValueError, match="is a link"):
         pull.pull(Liar("images/x.png", CONTENT), "s", tmp_path / "in")
@@ -291,6 +292,31 @@ def test_other_bytes_than_the_hash_says_are_never_kept(tmp_path: Path, monkeypat
     assert not [*(tmp_path / "in" / "images").iterdir()]
     report = pull.pull(Liar("images/x.png", CONTENT), "s", tmp_path / "in")
     assert ((tmp_path / "in/images/x.png").read_bytes(), report.images) == (CONTENT, 1)
+
+
+def test_a_stream_that_breaks_off_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lake.client.json_requests.FIRST_PAUSE", 0.001)
+
+    class Flaky(Liar):
+        tries = 0
+
+        def stream(self, path: str, headers: Any = None) -> Any:
+            self.tries += 1
+            if self.tries == 1:
+                raise ConnectionResetError("reset")
+            return contextlib.nullcontext(io.BytesIO(self.content if self.tries > 2 else self.content[:3]))
+
+    server = Flaky("images/x.png", CONTENT)
+    assert (pull.pull(server, "s", tmp_path / "in").images, server.tries) == (1, 3)
+
+
+def test_a_full_disk_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, file: Any, content: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pulled_folder.PulledFolder, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        pull.pull(Liar("images/x.png", CONTENT), "s", tmp_path / "in")
 
 
 def test_two_pulls_into_one_folder_do_not_mix(tmp_path: Path) -> None:
@@ -309,4 +335,4 @@ def test_two_pulls_into_one_folder_do_not_mix(tmp_path: Path) -> None:
         pull.pull(Liar("images/x.png", CONTENT), "s", tmp_path / "in")
     ended.set()
     first.join()
-    assert (tmp_path / "in" / pull.MANIFEST).is_file()
+    assert (tmp_path / "in" / pulled_folder.MANIFEST).is_file()
