@@ -16,9 +16,12 @@ from search_app.ui.text.markdown import escape
 
 
 def start(kind: str, arguments: dict[str, Any]) -> Job | None:
-    """Starts a job in the name of the user. Shows the error and returns None if its arguments are refused."""
+    """Starts a job in the name of the user. Shows the error and returns None if its arguments are refused.
+
+    The arguments are the page's own: it names no file, and it has checked the user's part of a filter.
+    """
     try:
-        return starting.start(session.lake(), kind, arguments, session.starter())
+        return starting.start(session.lake(), kind, arguments, session.starter(), local=True)
     except LakeloopError as error:
         st.error(escape(str(error)))
         return None
@@ -44,7 +47,9 @@ def newest(kind: str, **arguments: Any) -> Job | None:
 
 
 def may_stop(job: Job) -> bool:
-    """Whether the user may stop it: who may start its kind."""
+    """Whether the user may stop it: who started it, and who may start its kind over HTTP."""
+    if job.starter == session.starter():
+        return True
     kind = kinds.KINDS.get(job.kind)
     return session.may(kind.scope if kind else "admin")
 

@@ -23,6 +23,7 @@ def page() -> None:
     if empty_states.nothing_to_compare(status):
         return None
     _preload()
+    clustering.progress()
     trees = queries.trees()
     known = [row["tree"] for row in trees]
     tree = session.param("tree") if session.param("tree") in known else (known[0] if known else None)

@@ -45,7 +45,7 @@ def show(node: queries.Row, is_split: bool, make: Callable[..., None]) -> None:
         if is_split:
             st.caption("This replaces the clusters below this one.")
         if st.button("Split", type="primary"):
-            make(node=node["id"], method=method, **options)
+            make(node["size"], node=node["id"], method=method, **options)
     with right:
         _tables(node)
 

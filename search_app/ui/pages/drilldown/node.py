@@ -90,7 +90,7 @@ def _actions(node: queries.Row, is_split: bool, view: str) -> None:
         st.caption(images(node["size"]), width="content")
         st.space("stretch")
         if not is_split and view != "cuts" and st.button("Split this cluster", help="Cluster its images again"):
-            clustering.make(node=node_id)
+            clustering.make(node["size"], node=node_id)
         _choose_view(path, is_split, view)
         _more(node, is_split)
         with (
