@@ -16,6 +16,7 @@ from lake.analytics.dimensions import Dimension
 from lake.analytics.statistics import difference, wilson
 from lake.errors import MissingExtra
 from lake.sql import connections
+from lake.sql.where import predicate
 from lake.storage.store import literal
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def read(lake: Lake, where: str | None, by: By, errors: Errors) -> tuple[Predict
     rows = connections.query(
         lake,
         f"""
-        WITH newest AS (SELECT * FROM predictions_reviewed WHERE {where or "true"} AND {reviewed}
+        WITH newest AS (SELECT * FROM predictions_reviewed WHERE {predicate(where)} AND {reviewed}
                         QUALIFY row_number() OVER (PARTITION BY image_id ORDER BY timestamp DESC NULLS LAST,
                                                    ingested_at DESC, prediction_id) = 1),
         sampled AS (SELECT *, count(*) OVER () AS total FROM newest
@@ -217,7 +218,7 @@ def _dimensions(lake: Lake, where: str | None) -> list[Dimension]:
     names = [*lake.promoted(), *keys][: _MAX_DIMENSIONS - len(_ALWAYS)]
     days = connections.query(
         lake,
-        f"SELECT date_diff('day', min(timestamp), max(timestamp)) AS days FROM predictions WHERE {where or 'true'}",
+        f"SELECT date_diff('day', min(timestamp), max(timestamp)) AS days FROM predictions WHERE {predicate(where)}",
     )["days"][0].as_py()
     period = "day" if days is None or days < 15 else "week" if days < 100 else "month"
     return dimensions.resolve(lake, [*dict.fromkeys([*names, *_ALWAYS, period])], where)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,13 +22,15 @@ import pyarrow as pa
 from embeddings.embedders import embedder as embedders
 from embeddings.search.search import search
 from lake.errors import BadInput
-from lake.sql import connections, syntax_tree
+from lake.sql import connections, nesting, syntax_tree
+from lake.sql.sandbox.results import Preparation
 
 if TYPE_CHECKING:
     from embeddings.embedders.embedder import Embedder
     from lake.storage.store import Lake
 
     Parameters = Sequence[Any] | Mapping[str, Any] | None
+    Call = dict[str, Any]
 
 DEFAULT_K = 100
 MAX_K = 1_000_000
@@ -47,59 +49,56 @@ MACROS = {
 
 
 def query(lake: Lake, text: str, parameters: Parameters = None) -> pa.Table:
-    """The result of a query that may call near() and near_text(). Raises BadInput as `extras` does."""
-    return connections.query(lake, text, parameters, **extras(lake, text, parameters))
+    """The result of a query that may call near() and near_text(). Raises BadInput as `preparation` says."""
+    prepared = preparation(lake, text, parameters)
+    if prepared is None:
+        return connections.query(lake, text, parameters)
+    tables, macros = prepared.make(syntax_tree.table_calls(_parsed(text), prepared.names), lambda: None)
+    return connections.query(lake, text, parameters, tables, macros)
 
 
-def extras(
-    lake: Lake,
-    text: str,
-    parameters: Parameters = None,
-    *,
-    parse: Callable[[str], Any] | None = None,
-    model: Callable[[str], Embedder] | None = None,
-) -> dict[str, Any]:
-    """The `tables` and `macros` that a query needs to call near() and near_text(); empty if it calls neither.
+def preparation(
+    lake: Lake, text: str, parameters: Parameters = None, model: Callable[[str], Embedder] | None = None
+) -> Preparation | None:
+    """What a pool of `lake.sql.sandbox` needs to run a query that calls near() or near_text(); None for others.
 
-    `lake.sql.connections.query` and `lake.sql.sandbox` take them. `parse` returns the query's tree as
-    json_serialize_sql does, for untrusted texts; `model` returns the loaded embedder of a name, for callers that query
-    often. Raises BadInput if an argument is not a constant, for an unknown example, a k out of range, or too many
-    calls.
+    `model` returns the loaded embedder of a name, for callers that query often. The query raises BadInput if an
+    argument is not a constant, for an unknown example, a k out of range, or too many calls.
     """
     if not _NAMES.search(text):
-        return {}
-    tree = (parse or _parsed)(text)
-    if tree.get("error"):  # running the query reports it, with the position
-        return {}
-    if not isinstance(parameters, Mapping):
-        parameters = {str(number): value for number, value in enumerate(parameters or (), 1)}
-    searches = dict(_search_arguments(name, arguments, parameters) for name, arguments in _calls(tree))
-    if len(searches) > MAX_CALLS:
-        raise BadInput(f"the query searches for {len(searches)} examples; at most {MAX_CALLS} are allowed")
-    parts = [_COLUMNS.empty_table()]
-    for call, arguments in searches.items():
-        if "text" in arguments and model is not None:
-            arguments["model"] = model(embedders.record_of(lake, arguments["embedder"]).name)
-        rows = search(lake, **arguments)
-        columns = [pa.repeat(pa.scalar(call), rows.num_rows), rows["image_id"], rows["similarity"]]
-        parts.append(pa.table(columns, schema=_COLUMNS))
-    return {"tables": {TABLE: pa.concat_tables(parts)}, "macros": MACROS}
+        return None
+    values = (
+        parameters
+        if isinstance(parameters, Mapping)
+        else {str(number): value for number, value in enumerate(parameters or (), 1)}
+    )
+
+    def make(calls: list[Call], go_on: Callable[[], None]) -> tuple[dict[str, pa.Table], dict[str, str]]:
+        if not calls:
+            return {}, {}
+        searches = dict(_search_arguments(call["function_name"], call["arguments"], values) for call in calls)
+        if len(searches) > MAX_CALLS:
+            raise BadInput(f"the query searches for {len(searches)} examples; at most {MAX_CALLS} are allowed")
+        parts = [_COLUMNS.empty_table()]
+        for call, arguments in searches.items():
+            go_on()
+            if "text" in arguments and model is not None:
+                arguments["model"] = model(embedders.record_of(lake, arguments["embedder"]).name)
+            rows = search(lake, **arguments)
+            columns = [pa.repeat(pa.scalar(call), rows.num_rows), rows["image_id"], rows["similarity"]]
+            parts.append(pa.table(columns, schema=_COLUMNS))
+        go_on()
+        return {TABLE: pa.concat_tables(parts)}, MACROS
+
+    return Preparation(tuple(MACROS), make)
 
 
 def _parsed(text: str) -> Any:
     import duckdb
 
+    nesting.check(text)
     with duckdb.connect() as connection:
         return syntax_tree.parsed(connection, text)
-
-
-def _calls(tree: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Name and arguments of every call of near and near_text in a FROM clause."""
-    for node in syntax_tree.walk(tree):
-        if node.get("type") == "TABLE_FUNCTION":
-            function = node["function"]
-            if function["function_name"].lower() in ("near", "near_text"):
-                yield function["function_name"].lower(), function["arguments"]
 
 
 def _search_arguments(

@@ -17,6 +17,7 @@ import numpy as np
 
 from lake.analytics.statistics import Rate, wilson
 from lake.sql import connections
+from lake.sql.where import predicate
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -83,13 +84,13 @@ def expected_calibration_error(gaps: np.ndarray, n: np.ndarray | float) -> np.nd
 
 
 def calibration(lake: Lake, where: str | None = None, seed: int = 0) -> Calibration:
-    """Of the evaluated predictions that pass `where` (a checked predicate over predictions)."""
+    """Of the evaluated predictions that pass `where` (a checked filter)."""
     rows = connections.query(
         lake,
         f"""
         SELECT least(greatest(ceil(confidence::DOUBLE * {_CELLS}) - 1, 0), {_CELLS - 1})::INTEGER AS cell,
                count(*) AS n, count(*) FILTER (WHERE correct) AS "right", sum(confidence) AS total
-        FROM predictions_reviewed WHERE {where or "true"} AND correct IS NOT NULL AND confidence BETWEEN 0 AND 1
+        FROM predictions_reviewed WHERE {predicate(where)} AND correct IS NOT NULL AND confidence BETWEEN 0 AND 1
         GROUP BY cell ORDER BY cell""",
     )
     cell, n, right = (rows[name].to_numpy().astype(np.int64) for name in ("cell", "n", "right"))

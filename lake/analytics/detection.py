@@ -18,6 +18,7 @@ from lake.regions.boxes import areas, corners, intersection_over_union
 from lake.regions.boxes import match as match_boxes
 from lake.regions.sizes import SIZES, bucket, bucket_sql, of_masks
 from lake.sql import connections
+from lake.sql.where import predicate
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -44,7 +45,8 @@ def boxes(lake: Lake, where: str | None = None, score_from: float = 0.0) -> list
     rows = connections.query(
         lake,
         f"""
-        WITH b AS (SELECT prediction_id, unnest(boxes) AS b FROM predictions WHERE {where or "true"} AND len(boxes) > 0)
+        WITH b AS (SELECT prediction_id, unnest(boxes) AS b FROM predictions
+                   WHERE {predicate(where)} AND len(boxes) > 0)
         SELECT {bucket_sql("b.width * b.height")} AS size, count(*) AS boxes,
                count(DISTINCT prediction_id) AS predictions, avg(b.score) AS confidence
         FROM b WHERE coalesce(b.score, 1) >= {float(score_from)} GROUP BY size""",
@@ -70,7 +72,7 @@ def masks(lake: Lake, where: str | None = None) -> list[SizeMetrics]:
     import pyarrow.compute as pc
 
     prediction_ids = connections.query(
-        lake, f"SELECT prediction_id FROM predictions WHERE {where or 'true'} AND len(masks) > 0"
+        lake, f"SELECT prediction_id FROM predictions WHERE {predicate(where)} AND len(masks) > 0"
     )["prediction_id"]
     table = of_masks(lake)
     table = table.filter(pc.is_in(table["prediction_id"], value_set=pa.array(prediction_ids.to_pylist(), pa.string())))
@@ -90,7 +92,7 @@ def _matched(lake: Lake, where: str | None, score_from: float) -> tuple[list[Rat
         f"""
         WITH t AS (SELECT image_id, boxes AS truth FROM labels_current WHERE task = 'detection' AND boxes IS NOT NULL),
         a AS (SELECT image_id, boxes AS said FROM predictions
-              WHERE {where or "true"} AND boxes IS NOT NULL AND image_id IN (SELECT image_id FROM t)
+              WHERE {predicate(where)} AND boxes IS NOT NULL AND image_id IN (SELECT image_id FROM t)
               QUALIFY row_number() OVER (PARTITION BY image_id, model, model_version
                                          ORDER BY timestamp DESC NULLS LAST, ingested_at DESC, prediction_id) = 1)
         SELECT truth, said FROM a JOIN t USING (image_id)""",

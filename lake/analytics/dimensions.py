@@ -19,6 +19,7 @@ from lake import slices
 from lake.errors import BadInput
 from lake.regions.sizes import SIZES, bucket_sql
 from lake.sql import connections
+from lake.sql.where import predicate
 from lake.storage import schema
 from lake.storage.store import literal
 
@@ -277,7 +278,7 @@ def _binned(lake: Lake, resolved: Sequence[Dimension | _Number], where: str | No
         for dimension in numbers.values()
     )
     row = connections.query(
-        lake, f"SELECT {columns} FROM (SELECT * FROM predictions WHERE {where or 'true'}) a {joins}"
+        lake, f"SELECT {columns} FROM (SELECT * FROM predictions WHERE {predicate(where)}) a {joins}"
     )
     facts = [column[0].as_py() for column in row.columns]
     binned: dict[str, Dimension] = {}

@@ -1,8 +1,8 @@
 """Accuracy of predictions by dimensions, confusion, days and model comparison: rates with intervals, by SQL.
 
 A prediction is correct or wrong by its image's label, or else by a person's verdict (view `predictions_reviewed`).
-Only aggregates leave the database, so a million predictions take seconds. Every function takes `where`, a predicate
-over predictions that `scope` has checked, or None for all predictions.
+Only aggregates leave the database, so a million predictions take seconds. Every function takes `where`, a filter that
+`scope` has checked, or None for all predictions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from lake.regions import sizes
 from lake.sql import connections
 from lake.sql import where as filters
 from lake.sql.connections import connect
+from lake.sql.where import predicate
 from lake.storage.store import literal
 
 if TYPE_CHECKING:
@@ -35,24 +36,24 @@ _VERSION = "model || coalesce(' ' || model_version, '')"
 
 
 def scope(lake: Lake, where: str | None = None, slice: str | None = None, models: Sequence[str] = ()) -> str | None:
-    """One predicate over predictions: a SQL filter, a slice (NAME, NAME@VERSION), models ("NAME" or "NAME VERSION").
+    """One filter from several: a SQL filter, a slice (NAME, NAME@VERSION), models ("NAME" or "NAME VERSION").
 
     None without any of them. Raises BadInput if the filter is not valid SQL, or for an unknown slice or model.
     """
     parts = []
     if where:
         filters.check(lake, where)
-        parts.append(filters.predicate(where))
+        parts.append(where)
     if slice:
-        parts.append(f"({dimensions.inside_slice(lake, slice)})")
+        parts.append(dimensions.inside_slice(lake, slice))
     if models:
         known = _models(lake)
         for model in models:
             if model not in known:
                 raise BadInput(f"no predictions of a model {model!r}; there are {', '.join(sorted(known)) or 'none'}")
         quoted = ", ".join(map(literal, models))
-        parts.append(f"(model IN ({quoted}) OR {_VERSION} IN ({quoted}))")
-    return " AND ".join(parts) or None
+        parts.append(f"model IN ({quoted}) OR {_VERSION} IN ({quoted})")
+    return filters.conjunction(*parts)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def by(lake: Lake, names: Sequence[str], where: str | None = None) -> Breakdown:
     keys = [f"d{position}" for position in range(len(resolved))]
     joins = " ".join(dict.fromkeys(dimension.join for dimension in resolved if dimension.join))
     selected = "".join(f", {dimension.sql} AS {key}" for dimension, key in zip(resolved, keys, strict=True))
-    source = f"(SELECT * FROM predictions_reviewed WHERE {where or 'true'}) a {joins}"
+    source = f"(SELECT * FROM predictions_reviewed WHERE {predicate(where)}) a {joins}"
     rows = f"SELECT a.correct, a.confidence{selected} FROM {source}"
     for dimension, key in zip(resolved, keys, strict=True):
         if dimension.several:  # one unnest at a time: two in one SELECT would be paired, not crossed
@@ -171,7 +172,7 @@ def total(lake: Lake, where: str | None = None) -> MetricCell:
     row = connections.query(
         lake,
         f"""SELECT count(*) AS predictions, count(correct) AS known, count(*) FILTER (WHERE correct) AS "right",
-                   avg(confidence) AS confidence FROM predictions_reviewed WHERE {where or "true"}""",
+                   avg(confidence) AS confidence FROM predictions_reviewed WHERE {predicate(where)}""",
     ).to_pylist()[0]
     return MetricCell((), row["predictions"], row["known"], row["right"], row["confidence"])
 
@@ -184,7 +185,7 @@ def histogram(lake: Lake, where: str | None = None) -> list[dict[str, Any]]:
         SELECT least(floor(confidence * {HISTOGRAM_BINS}), {HISTOGRAM_BINS - 1}) / {HISTOGRAM_BINS} AS low,
                CASE correct WHEN true THEN 'right' WHEN false THEN 'wrong' ELSE 'unknown' END AS verdict,
                count(*) AS predictions
-        FROM predictions_reviewed WHERE {where or "true"} AND confidence BETWEEN 0 AND 1
+        FROM predictions_reviewed WHERE {predicate(where)} AND confidence BETWEEN 0 AND 1
         GROUP BY ALL ORDER BY low, verdict""",
     )
     return list(rows.to_pylist())
@@ -196,7 +197,7 @@ def confusion(lake: Lake, where: str | None = None) -> dict[tuple[str, str | Non
         lake,
         f"""
         SELECT true_label AS ground_truth, label AS prediction, count(*) AS n FROM predictions_reviewed
-        WHERE {where or "true"} AND true_label IS NOT NULL GROUP BY ALL ORDER BY n DESC, ground_truth, prediction""",
+        WHERE {predicate(where)} AND true_label IS NOT NULL GROUP BY ALL ORDER BY n DESC, ground_truth, prediction""",
     )
     return {(row["ground_truth"], row["prediction"]): row["n"] for row in rows.to_pylist()}
 
@@ -213,7 +214,7 @@ def confused(
     """image_ids of a cell of the confusion matrix, highest confidence first."""
     rows = connections.query(
         lake,
-        f"""SELECT image_id FROM predictions_reviewed WHERE {where or "true"} AND true_label = ?
+        f"""SELECT image_id FROM predictions_reviewed WHERE {predicate(where)} AND true_label = ?
             AND label IS NOT DISTINCT FROM ? GROUP BY image_id
             ORDER BY max(confidence) DESC NULLS LAST, image_id LIMIT {int(limit)}""",
         [true_label, prediction],
@@ -237,7 +238,7 @@ def classes(lake: Lake, where: str | None = None) -> list[ClassMetrics]:
     rows = connections.query(
         lake,
         f"""
-        WITH a AS (SELECT image_id, label, true_label FROM predictions_reviewed WHERE {where or "true"}),
+        WITH a AS (SELECT image_id, label, true_label FROM predictions_reviewed WHERE {predicate(where)}),
         t AS (SELECT true_label AS name, count(DISTINCT image_id) AS labelled, count(*) AS asked,
                      count(*) FILTER (label = true_label) AS found
               FROM a WHERE true_label IS NOT NULL GROUP BY ALL),
@@ -273,7 +274,7 @@ def days(lake: Lake, where: str | None = None) -> list[DayMetrics]:
         f"""
         SELECT CAST(timestamp AS DATE) AS day, count(*) AS predictions, count(correct) AS known,
                count(*) FILTER (WHERE correct) AS "right", avg(confidence) AS confidence
-        FROM predictions_reviewed WHERE {where or "true"} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""",
+        FROM predictions_reviewed WHERE {predicate(where)} AND timestamp IS NOT NULL GROUP BY day ORDER BY day""",
     )
     return [DayMetrics(**row) for row in rows.to_pylist()]
 
@@ -313,7 +314,7 @@ def compare(lake: Lake, old: str, new: str, where: str | None = None) -> ModelCo
         lake,
         f"""
         WITH a AS (SELECT image_id, correct, confidence, {_VERSION} = ? OR model = ? AS is_old
-                   FROM predictions_reviewed WHERE {where or "true"} AND ({_VERSION} IN (?, ?) OR model IN (?, ?))
+                   FROM predictions_reviewed WHERE {predicate(where)} AND ({_VERSION} IN (?, ?) OR model IN (?, ?))
                    QUALIFY row_number() OVER (PARTITION BY image_id, is_old
                                               ORDER BY timestamp DESC NULLS LAST, ingested_at DESC, prediction_id) = 1),
         pairs AS (SELECT o.image_id, o.correct AS old_right, n.correct AS new_right,

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from lake.access import audit
 from lake.errors import BadInput
+from lake.sql import nesting
 from lake.storage import schema, store
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ ACTION = "sql"
 TARGET_CHARACTERS = 80
 # Of one query, in the audit log.
 LOGGED_CHARACTERS = 20_000
-MOST_CHARACTERS = 1_000_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
@@ -81,8 +81,9 @@ def save(
     """Saves the query. Raises BadInput for an invalid name, an existing name unless `replacing`, or an empty text."""
     if not _NAME.match(name):
         raise BadInput(f"query name {name!r:.120}: use up to 100 letters, digits, dots, dashes and underscores")
-    if not sql.strip() or len(sql) > MOST_CHARACTERS:
-        raise BadInput(f"a query has 1 to {MOST_CHARACTERS:,} characters, not {len(sql.strip()):,}")
+    if not sql.strip():
+        raise BadInput("the query is empty")
+    nesting.check(sql)
     if not replacing and name in {query.name for query in list(lake)}:
         raise BadInput(f"a query {name!r} is saved already; replace it, or use another name")
     query = SavedQuery(name, sql, dict(parameters or {}), description or None, store.now())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +23,13 @@ def parsed(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     """
     tree: dict[str, Any] = json.loads(serialized(connection, text))
     return tree
+
+
+def table_calls(tree: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+    """`function_name`, in lower case, and `arguments` of every call of these functions in a FROM clause."""
+    functions = [node["function"] for node in walk(tree) if node.get("type") == "TABLE_FUNCTION"]
+    calls = [{"function_name": f["function_name"].lower(), "arguments": f["arguments"]} for f in functions]
+    return [call for call in calls if call["function_name"] in names]
 
 
 def walk(tree: Any) -> Iterator[dict[str, Any]]:

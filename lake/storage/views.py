@@ -10,6 +10,7 @@ from lake.storage import schema
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import duckdb
     import pyarrow as pa
 
 # Views by their names in lakes made before table predictions was named samples.
@@ -163,13 +164,20 @@ def columns(view: str, promoted: Mapping[str, pa.DataType]) -> list[tuple[str, s
     import pyarrow as pa
 
     with duckdb.connect() as connection:
-        for table in schema.TABLES.values():
-            fields = [pa.field(c.name, c.type) for c in table.columns if isinstance(c.type, pa.DataType)]
-            fields += [pa.field(*column) for column in promoted.items()] if table is schema.SAMPLES else []
-            connection.register(table.name, pa.schema(fields).empty_table())
-        for statement in statements(schema.TABLES):
-            connection.execute(statement)
+        samples = [(c.name, c.type) for c in schema.SAMPLES.columns if isinstance(c.type, pa.DataType)]
+        create_empty(connection, pa.schema([*samples, *promoted.items()]))
         return [(name, type_) for name, type_, *_ in connection.sql(f"DESCRIBE {view}").fetchall()]
+
+
+def create_empty(connection: duckdb.DuckDBPyConnection, samples: pa.Schema) -> None:
+    """Creates every table without rows, samples with these columns, and every view."""
+    import pyarrow as pa
+
+    for table in schema.TABLES.values():
+        own = pa.schema([(c.name, c.type) for c in table.columns if isinstance(c.type, pa.DataType)])
+        connection.register(table.name, (samples if table is schema.SAMPLES else own).empty_table())
+    for statement in statements(schema.TABLES):
+        connection.execute(statement)
 
 
 def reads(text: str) -> set[str]:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from embeddings.search import near
 from lake.errors import LakeloopError
-from lake.sql import columnar, saved_queries
+from lake.sql import columnar, nesting, saved_queries
 from lake.sql.sandbox import pool as sandbox
 from search_app.api.problems import problem_of
 from search_app.backend import model_cache
@@ -58,7 +59,7 @@ class SqlRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sql: str = Field(
-        min_length=1, max_length=saved_queries.MOST_CHARACTERS, description="one SELECT, with $name or ? for values"
+        min_length=1, max_length=nesting.MOST_CHARACTERS, description="one SELECT, with $name or ? for values"
     )
     parameters: Parameters = Field(default={}, description="the values, by name or in order")
     timeout: Seconds = Field(
@@ -111,7 +112,7 @@ class SqlResult:
 
     def __init__(self, sql: Sql, request: SqlRequest, key_id: str | None, arrow: bool) -> None:
         self._sql, self._request, self._key_id, self._arrow = sql, request, key_id, arrow
-        self._id = None if request.id is None else callers_id(request.id, key_id)
+        self._id = callers_id(request.id or uuid.uuid4().hex, key_id)
         self._running: ResultStream | None = None
         self._parts: Iterator[bytes] = iter(())
         self._first: list[bytes] = []
@@ -124,7 +125,7 @@ class SqlResult:
         pool, lake = self._sql.pool, self._sql.service.lake
         parameters = request.parameters or None
         try:
-            more = near.extras(lake, request.sql, parameters, parse=pool.tree, model=partial(model_cache.loaded, lake))
+            model = partial(model_cache.loaded, lake)
             self._running = pool.open(
                 request.sql,
                 parameters,
@@ -132,7 +133,7 @@ class SqlResult:
                 max_rows=request.max_rows,
                 id=self._id,
                 format=format,
-                **more,
+                prepare=near.preparation(lake, request.sql, parameters, model),
             )
             if self._cancelled:
                 self._running.close()
@@ -154,7 +155,7 @@ class SqlResult:
         self._cancelled = True
         if self._running is not None:
             self._running.close()
-        elif self._id is not None:
+        else:
             self._sql.pool.cancel(self._id)
 
     def headers(self) -> dict[str, str]:

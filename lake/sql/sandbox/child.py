@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from lake.sql.sandbox.parsing import Parser
+
 BATCH_ROWS = 8_192
+# Of an error, which may repeat a name of any length.
+MESSAGE_CHARACTERS = 4_000
 
 
 def main(memory_bytes: int, threads: int) -> None:
@@ -59,6 +63,7 @@ class QueryRunner:
         self._threads = threads
         self._setup: list[str] | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._parser: Parser | None = None
 
     def run(self, request: dict[str, Any], tables: dict[str, pa.Table], sink: BinaryIO) -> None:
         """Writes the query's columns, rows and end, or its failure."""
@@ -72,6 +77,9 @@ class QueryRunner:
         _limit_cpu(request["timeout"] * self._threads)
         text, parameters = request["sql"], request["parameters"]
         try:
+            if request["format"] == "parsed":
+                _write_value(self._parsed(text, request["wanted"], tables), request["max_bytes"], sink)
+                return
             connection = self._connected(request["setup"])
             names = [*request["names"], *tables]
             for name, table in tables.items():
@@ -79,9 +87,6 @@ class QueryRunner:
             for macro in request["macros"].values():
                 connection.execute(macro)
             try:
-                if request["format"] == "tree":
-                    _write_tree(connection, text, sink)
-                    return
                 statement.parse(connection, text, names, request["macros"])
                 self._write_rows(connection, text, parameters, request, sink, started)
             except (duckdb.BinderException, duckdb.CatalogException) as error:
@@ -105,6 +110,15 @@ class QueryRunner:
             _write_failure(sink, "memory" if memory else "invalid", str(error))
         except Exception as error:  # such as a parameter of a type that DuckDB does not take
             _write_failure(sink, "invalid", f"{type(error).__name__}: {error}")
+
+    def _parsed(self, text: str, wanted: dict[str, Any], tables: dict[str, pa.Table]) -> Any:
+        """The calls of the table functions `wanted["calls"]`; without them, the filter in Lance's dialect."""
+        from lake.sql.sandbox.parsing import Parser
+
+        self._parser = self._parser or Parser(self._settings, wanted["lock"])
+        if "calls" in wanted:
+            return self._parser.calls(text, wanted["calls"])
+        return self._parser.lance_filter(text, tables["samples"].schema, wanted["bounded"])
 
     def _connected(self, setup: list[str]) -> duckdb.DuckDBPyConnection:
         import duckdb
@@ -221,16 +235,19 @@ class _JsonWriter:
         pass
 
 
-def _write_tree(connection: duckdb.DuckDBPyConnection, text: str, sink: BinaryIO) -> None:
-    from lake.sql import syntax_tree
+def _write_value(value: Any, most_bytes: int, sink: BinaryIO) -> None:
+    from lake.errors import BadInput
 
-    tree = syntax_tree.serialized(connection, text)
+    written = json.dumps(value).encode()
+    if len(written) > most_bytes:
+        raise BadInput(f"the arguments of the calls have {len(written):,} bytes; the limit is {most_bytes:,}")
     frames.write(sink, frames.COLUMNS, b'{"columns": []}')
-    frames.write(sink, frames.ROWS, tree.encode())
+    frames.write(sink, frames.ROWS, written)
     frames.write(sink, frames.END, b'{"rows": 1, "truncated": false}')
 
 
 def _write_failure(sink: BinaryIO, reason: str, message: str) -> None:
+    message = message if len(message) <= MESSAGE_CHARACTERS else message[: MESSAGE_CHARACTERS - 1] + "…"
     frames.write(sink, frames.FAILURE, json.dumps({"reason": reason, "message": message}).encode())
 
 

@@ -1,8 +1,9 @@
 """Runs queries of anybody: at most one per core at a time, each in a child process that is killed beyond its limits.
 
 A query waits for its turn, gets a child that is running already, and must end within `timeout` seconds, the wait
-included. A child that took long, grew, or was stopped is not used again; another is started instead. The pool knows
-nothing of HTTP or of users.
+included. A child that took long, grew, or was stopped is not used again; another is started instead. Filters of others
+are parsed in a child, too, with less time and memory, and do not wait for queries. The pool knows nothing of HTTP or of
+users.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow as pa
 
@@ -26,12 +27,15 @@ from lake.errors import BadInput, QueryStopped
 from lake.sql import columnar
 from lake.sql.connections import LOCK, tables_read
 from lake.sql.sandbox import frames
+from lake.sql.sandbox.children import Children
 from lake.sql.sandbox.process import PATIENCE_SECONDS, ProcessEnded, QueryProcess, encode
-from lake.sql.sandbox.results import FileGone, QueryResult, ResultStream, SandboxQuery
+from lake.sql.sandbox.results import FileGone, Preparation, QueryResult, ResultStream, SandboxQuery
 from lake.storage import schema, views
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
+
+T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30.0
 MOST_ROWS = 100_000
@@ -39,6 +43,13 @@ MOST_BYTES = 256 << 20
 # Memory of one child: all running children share a quarter of the machine's, and each has at least and at most this.
 LEAST_MEMORY, MOST_MEMORY = 1 << 30, 4 << 30
 QUEUE = 64
+# Filters that are parsed at once, and how long one may wait for that. Seconds of a processor and memory for each: the
+# longest list of numbers that a filter over HTTP may have takes a third of both.
+PARSERS = 2
+PARSE_WAIT_SECONDS = 10.0
+PARSE_LIMITS = (0.8, 128 << 20)
+# Of the calls that a query must be prepared for, as JSON.
+MOST_CALL_BYTES = 4 << 20
 # How often a query starts again because another process renewed the columnar copy while it was being opened.
 ATTEMPTS = 5
 Parameters = Sequence[Any] | Mapping[str, Any] | None
@@ -61,32 +72,21 @@ class Pool:
         share = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4 // self.slots
         self.memory_bytes = memory_bytes or min(MOST_MEMORY, max(LEAST_MEMORY, share))
         self.queue = queue
-        self._threads = min(4, cores)
         self._turn = threading.Condition(threading.RLock())
+        self._children = Children(self._turn, self.memory_bytes, min(4, cores))
         self._waiting: deque[SandboxQuery] = deque()
         self._running: dict[str, SandboxQuery] = {}
-        self._idle: list[QueryProcess] = []
-        self._starting = 0
-        self._failures = 0
         self.closed = False
         self.peak = 0  # bytes, the most any child had in memory
 
     def start(self) -> None:
         """Starts a child in the background, so that the next query need not wait for one."""
         with self._turn:
-            if self.closed or len(self._idle) + self._starting + len(self._running) > self.slots:
-                return
-            self._starting += 1
-        threading.Thread(target=self._start, name="start a query's process", daemon=True).start()
+            self._children.start(self.slots + 1 - len(self._side(self._running.values(), None)))
 
     def ready(self, timeout: float = 30.0) -> bool:
         """Waits until an idle child is there for the next query; False if that takes longer than `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        with self._turn:
-            while not self._idle and (left := deadline - time.monotonic()) > 0:
-                self.start()
-                self._turn.wait(min(left, 0.5))
-            return bool(self._idle)
+        return self._children.ready(timeout)
 
     def run(
         self,
@@ -96,20 +96,12 @@ class Pool:
         timeout: float = TIMEOUT_SECONDS,
         max_rows: int | None = MOST_ROWS,
         max_bytes: int = MOST_BYTES,
-        tables: Mapping[str, pa.Table] | None = None,
-        macros: Mapping[str, str] | None = None,
+        prepare: Preparation | None = None,
         id: str | None = None,
     ) -> QueryResult:
         """The whole result in memory. Raises as `open` and as iterating over a ResultStream does."""
         with self.open(
-            sql,
-            parameters,
-            timeout=timeout,
-            max_rows=max_rows,
-            max_bytes=max_bytes,
-            tables=tables,
-            macros=macros,
-            id=id,
+            sql, parameters, timeout=timeout, max_rows=max_rows, max_bytes=max_bytes, prepare=prepare, id=id
         ) as stream:
             data = b"".join(stream)
             with pa.ipc.open_stream(io.BytesIO(data)) as reader:
@@ -124,15 +116,13 @@ class Pool:
         timeout: float = TIMEOUT_SECONDS,
         max_rows: int | None = MOST_ROWS,
         max_bytes: int = MOST_BYTES,
-        tables: Mapping[str, pa.Table] | None = None,
-        macros: Mapping[str, str] | None = None,
+        prepare: Preparation | None = None,
         id: str | None = None,
-        format: Literal["arrow", "json", "tree"] = "arrow",
+        format: Literal["arrow", "json"] = "arrow",
     ) -> ResultStream:
         """Starts a query; returns when its columns are known. Close the stream. `format`: see ResultStream.
 
-        `tables` are more tables that the query may name; `macros` are table functions that it may call, each by the
-        statement that creates it.
+        `prepare` makes what the query needs beside the lake's tables; its time is the query's.
         Raises BadInput with DuckDB's own message, and QueryStopped: `busy` if too many wait or its turn did not come,
         `timeout`, `memory`, `cancelled` or `died`.
         """
@@ -140,8 +130,6 @@ class Pool:
             raise BadInput(f"timeout is {timeout:g} seconds; it must be more than 0 and at most 86,400")
         if max_rows is not None and max_rows < 0:
             raise BadInput(f"max_rows is {max_rows}; it must be 0 or more")
-        now = time.monotonic()
-        query = SandboxQuery(id or uuid.uuid4().hex, sql, now, now + timeout)
         values = [*parameters] if isinstance(parameters, list | tuple) else parameters
         request = {
             "sql": sql,
@@ -149,34 +137,39 @@ class Pool:
             "max_rows": max_rows,
             "max_bytes": max_bytes,
             "format": format,
-            "tables": [*(tables or {})],
-            "macros": {**(macros or {})},
+            "names": [*schema.TABLES, *views.VIEWS],
         }
         try:
             encode(request)
         except (TypeError, ValueError) as error:
             raise BadInput(f"a parameter cannot be written as JSON: {error}") from None
-        streams = [_stream(table) for table in (tables or {}).values()]
-        self._take_turn(query)
-        try:
-            return self._begin(query, request, streams)
-        except BaseException as error:
-            self.finish(query, reusable=isinstance(error, BadInput))  # the child refused the query and is well
-            raise
 
-    def tree(self, sql: str, timeout: float = TIMEOUT_SECONDS) -> Any:
-        """The syntax tree of a text, as json_serialize_sql gives it; parsed in a child. Raises as `open`."""
-        with self.open(sql, timeout=timeout, max_rows=None, format="tree") as stream:
-            return json.loads(b"".join(stream))
+        def begin(query: SandboxQuery) -> ResultStream:
+            tables, macros = self._prepared(query, prepare) if prepare is not None else ({}, {})
+            return self._begin(query, request | {"tables": [*tables], "macros": macros}, tables)
+
+        return self._in_turn(self._query(sql, timeout, id), begin)
+
+    def lance_filter(self, text: str, samples: pa.Schema, *, bounded: bool) -> str | None:
+        """Parses a filter over table samples, whose columns are `samples`: the filter in Lance's dialect, or None.
+
+        If `bounded`, it may use only what needs no more memory than its arguments; see `parsing.py`. Raises BadInput
+        unless it is one expression, true or false of a row, and QueryStopped as `open` does.
+        """
+        query = self._query(text, PARSE_WAIT_SECONDS, None)
+        query.parse_limits = PARSE_LIMITS
+        wanted = {"bounded": bounded}
+        parsed: str | None = self._in_turn(query, lambda query: self._parsed(query, wanted, {"samples": samples}))
+        self.finish(query, reusable=True)
+        return parsed
 
     def cancel(self, id: str) -> bool:
         """Stops the query, waiting or running; False if there is no query with this id."""
         with self._turn:
             query = self._running.get(id) or next((query for query in self._waiting if query.id == id), None)
-            if query is None:
-                return False
-            self.stop(query, "cancelled")
-            return True
+            if query is not None:
+                self.stop(query, "cancelled")
+            return query is not None
 
     def queries(self) -> list[SandboxQuery]:
         """The running queries, then the waiting ones in order."""
@@ -187,7 +180,7 @@ class Pool:
         """The process ids of its children, at work and idle."""
         with self._turn:
             busy = [query.child for query in self._running.values() if query.child is not None]
-            return [child.pid for child in [*busy, *self._idle]]
+            return [child.pid for child in [*busy, *self._children.idle]]
 
     def close(self) -> None:
         """Stops every query and ends every child."""
@@ -195,30 +188,52 @@ class Pool:
             self.closed = True
             for query in [*self._running.values(), *self._waiting]:
                 self.stop(query, "cancelled")
-            idle, self._idle = self._idle, []
-        for child in idle:
-            child.close()
+        self._children.close()
 
     # Turns -------------------------------------------------------------------------------------------------
 
+    def _query(self, sql: str, timeout: float, id: str | None) -> SandboxQuery:
+        now = time.monotonic()
+        return SandboxQuery(id or uuid.uuid4().hex, sql, now, now + timeout, self.memory_bytes)
+
+    def _in_turn(self, query: SandboxQuery, begin: Callable[[SandboxQuery], T]) -> T:
+        """What `begin` returns in the query's turn. The turn goes on after that; it ends if `begin` raises."""
+        self._take_turn(query)
+        try:
+            return begin(query)
+        except BaseException as error:
+            self.finish(query, reusable=isinstance(error, BadInput))  # the child refused the query and is well
+            raise
+
+    @staticmethod
+    def _side(queries: Iterable[SandboxQuery], like: tuple[float, int] | None) -> list[SandboxQuery]:
+        """Those that are parsed only, or those that run: the two do not wait for each other."""
+        return [query for query in queries if (query.parse_limits is None) == (like is None)]
+
     def _take_turn(self, query: SandboxQuery) -> None:
+        like = query.parse_limits
+        slots = self.slots if like is None else PARSERS
         with self._turn:
             if self.closed:
                 raise QueryStopped("cancelled", "the server is stopping")
             if query.id in self._running or any(other.id == query.id for other in self._waiting):
                 raise BadInput(f"a query with the id {query.id[:80]!r} is running")
-            if len(self._running) >= self.slots and len(self._waiting) >= self.queue:
-                message = f"{len(self._running)} queries run and {len(self._waiting)} wait: try again later"
-                raise QueryStopped("busy", message)
+            running, waiting = self._side(self._running.values(), like), self._side(self._waiting, like)
+            if len(running) >= slots and len(waiting) >= self.queue:
+                raise QueryStopped("busy", f"{len(running)} queries run and {len(waiting)} wait: try again later")
             self._waiting.append(query)
             try:
-                while query.stop_reason or len(self._running) >= self.slots or self._waiting[0] is not query:
+                while (
+                    query.stop_reason
+                    or len(self._side(self._running.values(), like)) >= slots
+                    or self._side(self._waiting, like)[0] is not query
+                ):
                     if query.stop_reason:
-                        raise self.stopped(query)
+                        raise query.stopped()
                     if not self._turn.wait(max(0.0, query.left())) and query.left() <= 0:
                         message = (
                             f"the query waited {query.seconds():.1f} s and its turn did not come: "
-                            f"{len(self._running)} queries run; try again later"
+                            f"{len(self._side(self._running.values(), like))} queries run; try again later"
                         )
                         raise QueryStopped("busy", message)
                 self._running[query.id] = query
@@ -239,7 +254,7 @@ class Pool:
                 # Idle priority cannot be taken back, and memory that grew is not returned.
                 fit = child.alive() and not child.demoted and child.resident() < self.memory_bytes // 2
                 if reusable and fit and not self.closed and query.stop_reason is None:
-                    self._idle.append(child)
+                    self._children.put(child)
                     child = None
                 else:
                     child.kill()
@@ -257,24 +272,12 @@ class Pool:
                 query.child.kill()
             self._turn.notify_all()
 
-    def stopped(self, query: SandboxQuery) -> QueryStopped:
-        """The error that reports why the query was stopped."""
-        limit = query.deadline - query.submitted
-        messages = {
-            "cancelled": "the query was cancelled",
-            "timeout": f"the query took longer than {limit:g} s and was stopped; ask for less, or give it more time",
-            "memory": f"the query needs more than the {self.memory_bytes >> 20:,} MiB a query may have; ask for less",
-            "died": "the process of the query crashed; the query or DuckDB is at fault",
-        }
-        reason = query.stop_reason or "died"
-        return QueryStopped(reason, messages[reason])
-
     def died(self, query: SandboxQuery, ended: ProcessEnded) -> QueryStopped:
         """The error for a query whose child has ended."""
         if query.stop_reason is None:
             # -9 that we did not send comes from the kernel, out of memory; -24 is the limit of processor time.
             query.stop_reason = {-9: "memory", -24: "timeout"}.get(ended.code or 0, "died")
-        return self.stopped(query)
+        return query.stopped()
 
     def check_limits(self, query: SandboxQuery, child: QueryProcess) -> None:
         """Called all the time while a query runs. Raises QueryStopped once it is beyond its limits or cancelled."""
@@ -287,19 +290,64 @@ class Pool:
         if child.resident() > self.memory_bytes:
             self.stop(query, "memory")
         if query.stop_reason:
-            raise self.stopped(query)
+            raise query.stopped()
+
+    def _check_parsing(self, query: SandboxQuery, child: QueryProcess, before: tuple[float, int]) -> None:
+        """As `check_limits`, with the query's `parse_limits` of what its child uses more than `before`."""
+        if query.parse_limits is not None:
+            seconds, size = query.parse_limits
+            if child.processor_seconds() - before[0] > seconds:
+                self.stop(query, "timeout")
+            if child.resident() - before[1] > size:
+                self.stop(query, "memory")
+        self.check_limits(query, child)
 
     # Children ----------------------------------------------------------------------------------------------
 
-    def _begin(self, query: SandboxQuery, request: dict[str, Any], streams: list[bytes]) -> ResultStream:
+    def _prepared(self, query: SandboxQuery, prepare: Preparation) -> tuple[Mapping[str, pa.Table], Mapping[str, str]]:
+        def go_on() -> None:
+            if query.left() <= 0:
+                self.stop(query, "timeout")
+            if query.stop_reason:
+                raise query.stopped()
+
+        calls = self._parsed(query, {"calls": [*prepare.names]}, {})
+        with self._turn:
+            child, query.child = query.child, None
+            assert child is not None
+            self._children.put(child)
+        return prepare.make(calls, go_on)
+
+    def _parsed(self, query: SandboxQuery, wanted: dict[str, Any], tables: Mapping[str, pa.Schema]) -> Any:
+        """What is `wanted` of the query's text: see `QueryRunner` in `child.py`. The child stays the query's."""
+        child = self._children.take(query, [])
+        before = child.processor_seconds(), child.resident()
+        request = {
+            "sql": query.sql,
+            "parameters": None,
+            "format": "parsed",
+            "wanted": wanted | {"lock": [*LOCK]},
+            "timeout": max(0.05, query.left()),
+            "max_bytes": MOST_CALL_BYTES,
+            "tables": [*tables],
+        }
+        try:
+            child.send(frames.QUERY, encode(request))
+            for columns in tables.values():
+                child.send(frames.TABLE, _stream(columns.empty_table()))
+            stream = ResultStream(self, query, child, lambda: self._check_parsing(query, child, before))
+            return json.loads(b"".join(stream.parts()))
+        except ProcessEnded as ended:
+            raise self.died(query, ended) from None
+
+    def _begin(self, query: SandboxQuery, request: dict[str, Any], tables: Mapping[str, pa.Table]) -> ResultStream:
+        streams = [*map(_stream, tables.values())]
         names = [name for name in _tables(query.sql) if name not in request["tables"]]
-        names = [] if request["format"] == "tree" else names
-        request["names"] = [*schema.TABLES, *views.VIEWS]
         for _ in range(ATTEMPTS):
             pinned = columnar.pin(self.lake, names)
             setup = _setup(pinned)
             request["timeout"] = max(0.05, query.left())
-            child = self._child(query, setup)
+            child = self._children.take(query, setup)
             # The child's own setup if it has these tables at these versions; else one that serves later queries, too.
             request["setup"] = child.setup if {*setup} <= {*child.setup} else _setup(columnar.widen(self.lake, pinned))
             try:
@@ -314,52 +362,8 @@ class Pool:
                 columnar.pinned_tables(self.lake).clear()
             with self._turn:
                 query.child = None
-                self._idle.append(child)
+                self._children.put(child)
         raise QueryStopped("died", "the lake changed faster than it could be read; try again")
-
-    def _child(self, query: SandboxQuery, setup: list[str]) -> QueryProcess:
-        """An idle child, preferably one set up like this; waits until one is there, at most until the deadline."""
-        wanted = {*setup}
-        with self._turn:
-            failures = self._failures
-            while True:
-                self._idle = [child for child in self._idle if child.alive()]
-                ranked = sorted(self._idle, key=lambda child: (not wanted <= {*child.setup}, bool(child.setup)))
-                if ranked:
-                    break
-                self.start()
-                if self._failures > failures:
-                    raise QueryStopped("died", "no process for the query could be started; try again")
-                self._turn.wait(max(0.0, min(query.left(), 0.5)))
-                if query.left() <= 0:
-                    query.stop_reason = query.stop_reason or "timeout"
-                if query.stop_reason:
-                    raise self.stopped(query)
-            best = ranked[0]
-            self._idle.remove(best)
-            query.child = best
-            if query.stop_reason:
-                raise self.stopped(query)
-        return best
-
-    def _start(self) -> None:
-        child = None
-        try:
-            child = QueryProcess(self.memory_bytes, self._threads)
-            child.ready()
-        except (OSError, ProcessEnded):  # `_failures` tells the queries that wait for it
-            if child is not None:
-                child.close()
-            child = None
-        with self._turn:
-            self._starting -= 1
-            self._failures += child is None
-            if child is not None and not self.closed:
-                self._idle.append(child)
-                child = None
-            self._turn.notify_all()
-        if child is not None:
-            child.close()
 
 
 def _setup(pinned: columnar.PinnedTables) -> list[str]:

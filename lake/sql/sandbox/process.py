@@ -133,6 +133,15 @@ class QueryProcess:
         self.peak = max(self.peak, size)
         return size
 
+    def processor_seconds(self) -> float:
+        """What it has used of processors since its start; 0 if it has ended."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                ticks = file.read().rpartition(b") ")[2].split()[11:13]
+        except OSError:
+            return 0.0
+        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
     def demote(self) -> None:
         """Gives its threads, and those they will start, only the processor time that nothing else wants."""
         self.demoted = True

@@ -6,11 +6,11 @@ import difflib
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lake.errors import BadInput, LakeloopError
+from lake.errors import BadInput, LakeloopError, QueryStopped
 from lake.sql import columnar
 from lake.sql.sandbox import frames
 from lake.sql.sandbox.process import ProcessEnded
@@ -35,12 +35,18 @@ class QueryResult:
 
 @dataclass
 class SandboxQuery:
-    """A query that waits or runs. `started` is None while it waits; all times are `time.monotonic()`."""
+    """A query that waits or runs. `started` is None while it waits; all times are `time.monotonic()`.
+
+    `memory_bytes`: what its child may have in memory. A text that is only parsed, and not run, has `parse_limits`
+    instead: seconds of a processor, and bytes of memory.
+    """
 
     id: str
     sql: str
     submitted: float
     deadline: float
+    memory_bytes: int
+    parse_limits: tuple[float, int] | None = None
     started: float | None = None
     stop_reason: str | None = None
     child: QueryProcess | None = field(default=None, repr=False)
@@ -53,6 +59,35 @@ class SandboxQuery:
         """Seconds until its deadline; negative after it."""
         return self.deadline - time.monotonic()
 
+    def stopped(self) -> QueryStopped:
+        """The error that reports why it was stopped."""
+        limit = f"{self.deadline - self.submitted:g} s"
+        seconds, size = self.parse_limits or (0.0, 0)
+        messages = {
+            "cancelled": "the query was cancelled",
+            "timeout": f"the query took longer than {limit} and was stopped; ask for less, or give it more time",
+            "memory": f"the query needs more than the {self.memory_bytes >> 20:,} MiB a query may have; ask for less",
+            "died": "the process of the query crashed; the query or DuckDB is at fault",
+        }
+        if self.parse_limits is not None:
+            messages["timeout"] = f"parsing it takes more than {seconds:g} s of a processor; write it simpler"
+            messages["memory"] = f"parsing it takes more than {size >> 20} MiB of memory; write it simpler"
+        reason = self.stop_reason or "died"
+        return QueryStopped(reason, messages[reason])
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a query needs before it runs, depending on its calls of the table functions `names`.
+
+    `make` gets them, `function_name` and `arguments` of each as json_serialize_sql gives them, and a function to call
+    before each long step, which raises QueryStopped if the query is to end. It returns more tables that the query may
+    name, and the functions as macros: statements that create them, by name.
+    """
+
+    names: tuple[str, ...]
+    make: Callable[[list[dict[str, Any]], Callable[[], None]], tuple[Mapping[str, pa.Table], Mapping[str, str]]]
+
 
 class FileGone(Exception):
     """A file of the columnar copy was deleted before the child opened it."""
@@ -62,19 +97,23 @@ class ResultStream:
     """A query that has begun to return rows: iterate over it, then close it.
 
     In format arrow, the parts are an Arrow IPC stream; in json, rows as JSON arrays with commas between them; in
-    tree, the query's syntax tree, and the query does not run. `columns` are names and DuckDB's types. `truncated`,
-    `rows` and `seconds` are known at the end.
+    parsed, one JSON value about the query's text, and the query does not run. `columns` are names and DuckDB's types.
+    `truncated`, `rows` and `seconds` are known at the end.
     """
 
-    def __init__(self, pool: Pool, query: SandboxQuery, child: QueryProcess) -> None:
+    def __init__(
+        self, pool: Pool, query: SandboxQuery, child: QueryProcess, watch: Callable[[], None] | None = None
+    ) -> None:
+        """`watch` is called all the time while the query runs, and raises once it is beyond its limits."""
         self.query = query
+        self._watch = watch or (lambda: pool.check_limits(query, child))
         self.columns: list[dict[str, str]] = []
         self.truncated = False
         self.rows = 0
         self.seconds = 0.0
         self._pool = pool
         self._child = child
-        self._ended = False
+        self._ended = self._complete = False
         letter, payload = self._receive()
         assert letter == frames.COLUMNS
         self.columns = json.loads(payload)["columns"]
@@ -87,12 +126,21 @@ class ResultStream:
 
     def __iter__(self) -> Iterator[bytes]:
         """Raises BadInput and QueryStopped if the query fails or is stopped."""
+        try:
+            yield from self.parts()
+        except LakeloopError as error:
+            self._pool.finish(self.query, reusable=isinstance(error, BadInput))
+            raise
+        if self._complete:  # and not closed by another thread
+            self._pool.finish(self.query, reusable=True)
+
+    def parts(self) -> Iterator[bytes]:
+        """As iterating, but the query keeps its turn and its child."""
         while not self._ended:
             try:
                 letter, payload = self._receive()
-            except LakeloopError as error:
+            except LakeloopError:
                 self._ended = True
-                self._pool.finish(self.query, reusable=isinstance(error, BadInput))
                 raise
             if letter == frames.ROWS:
                 yield payload
@@ -101,8 +149,7 @@ class ResultStream:
             summary = json.loads(payload)
             self.rows, self.truncated = summary["rows"], summary["truncated"]
             self.seconds = self.query.seconds()
-            self._ended = True
-            self._pool.finish(self.query, reusable=True)
+            self._ended = self._complete = True
 
     def close(self) -> None:
         """Stops the query if it has not ended. From any thread."""
@@ -113,7 +160,7 @@ class ResultStream:
 
     def _receive(self) -> tuple[bytes, bytes]:
         try:
-            letter, payload = self._child.receive(lambda: self._pool.check_limits(self.query, self._child))
+            letter, payload = self._child.receive(self._watch)
         except ProcessEnded as ended:
             raise self._pool.died(self.query, ended) from None
         if letter != frames.FAILURE:
@@ -123,7 +170,7 @@ class ResultStream:
         match failure["reason"]:
             case "memory":
                 self.query.stop_reason = "memory"
-                raise self._pool.stopped(self.query)
+                raise self.query.stopped()
             case "io" if not self.columns:
                 raise FileGone
             case "unknown":

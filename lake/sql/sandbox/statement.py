@@ -12,13 +12,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from lake.sql import syntax_tree
+from lake.sql import nesting, syntax_tree
 from lake.sql.sandbox.functions import ALLOWED, TABLE_FUNCTIONS
 
 if TYPE_CHECKING:
     import duckdb
 
-MOST_CHARACTERS = 1_000_000
 ONE_SELECT = "SQL takes one SELECT statement here: the lake is changed by its commands only"
 
 _EXPRESSIONS = frozenset(
@@ -47,10 +46,7 @@ def parse(connection: duckdb.DuckDBPyConnection, text: str, tables: Sequence[str
     """
     import duckdb
 
-    if len(text) > MOST_CHARACTERS:
-        raise BadInput(
-            f"the query has {len(text):,} characters; the limit is {MOST_CHARACTERS:,}. Pass long lists as a table"
-        )
+    nesting.check(text)
     statements = connection.extract_statements(text)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise BadInput(ONE_SELECT)

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from lake.errors import LakeloopError
-from lake.sql import saved_queries
+from lake.sql import nesting, saved_queries
 from search_app.api import bodies, schemas
 from search_app.api.problems import JSON, ClientGone, Problem
 from search_app.api.routes.batch import ARROW
@@ -31,7 +31,7 @@ class SavedQueryRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    sql: str = Field(min_length=1, max_length=saved_queries.MOST_CHARACTERS)
+    sql: str = Field(min_length=1, max_length=nesting.MOST_CHARACTERS)
     parameters: dict[str, Any] = Field(default={}, description="default values of the parameters")
     description: str | None = Field(default=None, max_length=10_000)
 

@@ -11,7 +11,7 @@ from lake.errors import BadInput, LakeloopError
 from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
-    from lake.sql.sandbox.results import QueryResult
+    from lake.sql.sandbox.results import Preparation, QueryResult
     from lake.storage.store import Lake
 
 
@@ -84,8 +84,8 @@ def _run(args: argparse.Namespace, lake: Lake, parameters: dict[str, Any]) -> Qu
     queries = pool.Pool(lake)
     facts: dict[str, Any] = {"user": audit.os_user()}
     try:
-        more = _neighbours(lake, args.query, parameters)
-        result = queries.run(args.query, parameters, timeout=limit, max_rows=rows, **more)
+        prepare = _neighbours(lake, args.query, parameters)
+        result = queries.run(args.query, parameters, timeout=limit, max_rows=rows, prepare=prepare)
         facts |= {"rows": result.table.num_rows, "seconds": result.seconds, "truncated": result.truncated}
         return result
     except LakeloopError as error:
@@ -96,12 +96,12 @@ def _run(args: argparse.Namespace, lake: Lake, parameters: dict[str, Any]) -> Qu
         _record(lake, saved_queries.entry(args.query, parameters, **facts))
 
 
-def _neighbours(lake: Lake, text: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def _neighbours(lake: Lake, text: str, parameters: dict[str, Any]) -> Preparation | None:
     if "near" not in text.lower():  # the import is slow
-        return {}
+        return None
     from embeddings.search import near
 
-    return near.extras(lake, text, parameters)
+    return near.preparation(lake, text, parameters)
 
 
 def _record(lake: Lake, entry: dict[str, Any]) -> None:

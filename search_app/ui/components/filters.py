@@ -1,4 +1,4 @@
-"""The scope and filters as plain data: from and to the URL, as chips, as one SQL predicate.
+"""The scope and filters as plain data: from and to the URL, as chips, as one SQL filter.
 
 Pure functions over strings. It knows no lake and no screen, so tests can check every predicate.
 """
@@ -10,6 +10,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from lake.sql.where import conjunction
 from lake.storage.store import literal
 
 Params = dict[str, list[str]]
@@ -91,20 +92,18 @@ class Filters:
             after = self.until + dt.timedelta(days=1)
             chips.append(Chip(f"to {self.until}", f"timestamp < TIMESTAMPTZ '{after} 00:00:00+00'", "to"))
         if self.sql:
-            end = "\n" if "--" in self.sql else ""  # ends a trailing comment
-            chips.append(Chip(self.sql, f"({self.sql}{end})", "where"))
+            chips.append(Chip(self.sql, self.sql, "where"))
         return chips
 
     def where(self) -> str | None:
-        """One SQL predicate over samples, or None for everything.
+        """One SQL filter over samples, or None for everything. Raises BadInput if the SQL is not one expression.
 
         Values of one repeated parameter (labels, models) are joined by OR, different parameters by AND.
         """
         groups: dict[str, list[str]] = {}
         for chip in [*self.scope(), *self.chips()]:
             groups.setdefault(chip.param, []).append(chip.sql)
-        parts = [group[0] if len(group) == 1 else f"({' OR '.join(group)})" for group in groups.values()]
-        return " AND ".join(parts) or None
+        return conjunction(*(" OR ".join(group) for group in groups.values()))
 
     def without(self, chip: Chip) -> Filters:
         """The filters without this chip."""

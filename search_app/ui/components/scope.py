@@ -25,10 +25,19 @@ def current() -> Filters:
     return Filters.from_params(session.params())
 
 
+def where() -> str | None:
+    """The filters in the URL as one SQL filter, checked; None for everything. Raises BadInput if it is not valid."""
+    filters = current()
+    problem = _problem(filters)
+    if problem is not None:
+        raise BadInput(problem)
+    return filters.where()
+
+
 def scope_bar() -> bool:
     """Draws the bar. Returns False if the SQL filter is not valid, and shows DuckDB's message."""
     filters = current()
-    problem = _problem(filters.where(), filters.sql)
+    problem = _problem(filters)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="scope"):
         st.markdown(f"**{escape(session.lake().uri.rstrip('/').rsplit('/', 1)[-1])}**", width="content")
         for chip in filters.scope():
@@ -40,7 +49,7 @@ def scope_bar() -> bool:
             _chip(filters, chip)
         _filter_form(filters)
         _slice_choice(filters)
-        if filters.where():
+        if problem is None and filters.where():
             _sql(filters.where() or "")
     if problem is not None:
         st.error(escape(problem))
@@ -49,18 +58,20 @@ def scope_bar() -> bool:
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def _checked(stamp: queries.Stamp, where: str, typed: str) -> str | None:
+def _problem_of(stamp: queries.Stamp, filters: Filters) -> str | None:
+    """Why the filters are refused, or None. They may come from a link that another person wrote."""
     try:
-        if typed:  # it may come from a link that another person wrote
-            filter_bounds.check(session.lake(), typed)
-        lake_where.check(session.lake(), where)
+        if filters.sql:
+            filter_bounds.check(session.lake(), filters.sql)
+        if joined := filters.where():
+            lake_where.check_foreign(session.lake(), joined, bounded=False)
     except BadInput as error:
         return str(error)
     return None
 
 
-def _problem(where: str | None, typed: str) -> str | None:
-    return _checked(queries.stamp(), where, typed) if where else None
+def _problem(filters: Filters) -> str | None:
+    return _problem_of(queries.stamp(), filters)
 
 
 def _chip(filters: Filters, chip: Chip) -> None:

@@ -50,11 +50,13 @@ class RunningQuery:
         facts: dict[str, Any] = {"key_id": self.key_id, "user": self.user}
         try:
             pool = sandbox.shared(self.lake)
-            more = near.extras(
-                self.lake, self.sql, self.parameters, parse=pool.tree, model=partial(model_cache.loaded, self.lake)
-            )
             self.result = pool.run(
-                self.sql, self.parameters, max_rows=MOST_ROWS, max_bytes=MOST_BYTES, id=self.id, **more
+                self.sql,
+                self.parameters,
+                max_rows=MOST_ROWS,
+                max_bytes=MOST_BYTES,
+                id=self.id,
+                prepare=near.preparation(self.lake, self.sql, self.parameters, partial(model_cache.loaded, self.lake)),
             )
             result = self.result
             facts |= {"rows": result.table.num_rows, "seconds": result.seconds, "truncated": result.truncated}

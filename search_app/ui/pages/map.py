@@ -66,7 +66,7 @@ def _show(map: queries.Row, known: list[queries.Row], status: dict[str, Any]) ->
     node = _colour_node(map)
     if by == "cluster" and node is None:
         by = "label"
-    where = scope.current().where()
+    where = scope.where()
     with st.container(horizontal=True, vertical_alignment="center", key="map-bar"):
         _choose(map, known)
         _colour(by, node is not None)
@@ -186,7 +186,7 @@ def _embedded(stamp: queries.Stamp, embedder: str) -> int:
 
 def _form(status: dict[str, Any]) -> None:
     current = scope.current()
-    where, whole_node = current.where(), current.node and not current.chips() and not current.slice
+    where, whole_node = scope.where(), current.node and not current.chips() and not current.slice
     embedders = [embedder["name"] for embedder in status["embedders"] if embedder["embedded"]]
     with st.form("make-map", border=False):
         st.caption(

@@ -23,7 +23,7 @@ def page() -> None:
     if not status["images"]:
         report([], live)
         return empty_states.no_images()
-    where = scope.current().where()
+    where = scope.where()
     totals = queries.totals(where)
     if not totals["images"]:
         return empty_states.nothing_passes()

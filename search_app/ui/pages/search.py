@@ -108,7 +108,7 @@ def _results(k: int, embedder: str, query: str, ids: tuple[str, ...], text: str)
         return empty_states.empty("This query image is no longer stored", "Upload it again. The newest 1,000 are kept.")
     try:
         with st.spinner("Searching …", show_time=True):
-            rows = queries.similar(k, scope.current().where(), embedder, query, ids, text)
+            rows = queries.similar(k, scope.where(), embedder, query, ids, text)
     except LakeloopError as error:
         st.error(escape(str(error)))
         return None
@@ -139,7 +139,7 @@ def _sample(k: int) -> None:
     if chosen and chosen != order:
         session.put(show=None if chosen == "random" else chosen, seed=None, open=None, sel=None)
         st.rerun()
-    where = scope.current().where()
+    where = scope.where()
     totals = queries.totals(where)
     predicted = bool(totals["predictions"])  # images with a prediction, if there are any
     rows = queries.sample(conjunction(where, "model IS NOT NULL") if predicted else where, order, seed, k)

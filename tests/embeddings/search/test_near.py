@@ -78,9 +78,8 @@ def test_two_calls_do_not_mix(crowd: OpenLake) -> None:
 
 
 def test_a_query_without_it_searches_nothing(crowd: OpenLake) -> None:
-    nothing = near.extras(crowd, "SELECT 'near' AS near FROM samples LIMIT 1")
-    assert nothing["tables"][near.TABLE].num_rows == 0
-    assert near.extras(crowd, "SELECT * FROM samples") == {}
+    assert near.query(crowd, "SELECT 'near' AS near FROM samples LIMIT 1")["near"].to_pylist() == ["near"]
+    assert near.preparation(crowd, "SELECT * FROM samples") is None
     assert near.query(crowd, "SELECT count(*) AS n FROM samples")["n"].to_pylist() == [IMAGES]
 
 
@@ -111,7 +110,7 @@ def test_it_works_in_the_sandbox(crowd: OpenLake) -> None:
     pool = Pool(crowd)
     try:
         text, parameters = "SELECT * FROM near($example, k := 5) ORDER BY similarity DESC", {"example": A}
-        result = pool.run(text, parameters, **near.extras(crowd, text, parameters, parse=pool.tree))
+        result = pool.run(text, parameters, prepare=near.preparation(crowd, text, parameters))
         assert list(zip(*result.table.to_pydict().values(), strict=True)) == searched(crowd, ids=[A], k=5)
         with pytest.raises(BadInput, match="near"):  # not without its rows
             pool.run(text, parameters)

@@ -168,6 +168,7 @@ def test_every_other_filter_goes_to_duckdb(lk: OpenLake, filter: str) -> None:
         "row_number() OVER () = 1",
         "read_text('/etc/passwd') IS NULL",
         "EXISTS (FROM '/etc/passwd')",
+        "n, n",
     ],
 )
 def test_a_filter_that_is_not_one_expression_over_predictions_is_refused(lk: OpenLake, filter: str) -> None:
@@ -175,7 +176,7 @@ def test_a_filter_that_is_not_one_expression_over_predictions_is_refused(lk: Ope
         where.check(lk, filter)
 
 
-@pytest.mark.parametrize(("filter", "kind"), [("n", "BIGINT"), ("label", "VARCHAR"), ("1", "INTEGER"), ("n, n", "")])
+@pytest.mark.parametrize(("filter", "kind"), [("n", "BIGINT"), ("label", "VARCHAR"), ("1", "INTEGER")])
 def test_a_filter_that_is_not_boolean_is_refused(lk: OpenLake, filter: str, kind: str) -> None:
     with pytest.raises(BadInput, match=f"gives .*{kind}.*, not true or false"):
         where.check(lk, filter)

@@ -192,5 +192,5 @@ def test_saved_queries_are_named_like_slices(queried: OpenLake) -> None:
     for wrong in ("", "a b", "../a", "-a", "x" * 101):
         with pytest.raises(BadInput, match="use up to 100 letters"):
             saved_queries.save(queried, wrong, "SELECT 1")
-    with pytest.raises(BadInput, match="1 to"):
+    with pytest.raises(BadInput, match="empty"):
         saved_queries.save(queried, "a", "  ")

@@ -32,7 +32,7 @@ def test_without_filters_there_is_no_predicate() -> None:
 
 def test_values_of_one_kind_are_alternatives_and_kinds_must_all_hold() -> None:
     filters = Filters(labels=("cat", "dog"), confidence=(0.0, 0.5))
-    assert filters.where() == "(label = 'cat' OR label = 'dog') AND confidence <= 0.5"
+    assert filters.where() == "(label = 'cat' OR label = 'dog') AND (confidence <= 0.5)"
 
 
 def test_the_last_day_is_included() -> None:

@@ -124,7 +124,7 @@ def _act(act: dict[str, Any]) -> None:
             # The URL must hold the ids, and a mean of more images is no longer a useful example.
             session.go("search", like=act["ids"][:SELECTED_IN_URL], by=session.param("by"), k=session.param("k"))
         case "isolate":
-            active_searches.begin(examples=act["ids"], where=scope.current().where())
+            active_searches.begin(examples=act["ids"], where=scope.where())
         case "slice":
             add_to_slice(act["slice"], act["ids"], act.get("role") or None)
 

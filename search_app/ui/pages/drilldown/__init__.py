@@ -65,7 +65,7 @@ def _toolbar(
             clustering.form(status)
         if search is not None:
             search_strip.show(search, current)
-        elif scope.current().where():
+        elif scope.where():
             st.caption("A tree keeps its images whatever the scope and filters. New clusters are made from them.")
         else:
             st.caption("Groups of images that look alike. Open a group, split it, and save it as a slice.")

@@ -19,7 +19,7 @@ QUICK_IMAGES = 20_000
 
 def form(status: dict[str, Any]) -> None:
     """The form for a new tree over the scope and filters. `status` is what `lakeloop status` returns."""
-    where = scope.current().where()
+    where = scope.where()
     names = [embedder["name"] for embedder in status["embedders"] if embedder["embedded"]]
     with st.form("cluster", border=False):
         st.caption(

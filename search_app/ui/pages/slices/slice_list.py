@@ -67,7 +67,7 @@ def shortened(text: str, longest: int) -> str:
 
 
 def _new_slice() -> None:
-    where = scope.current().where()
+    where = scope.where()
     with st.popover("New slice from the filters", type="primary"), st.form("new-slice", border=False):
         st.caption(f"{images(queries.totals(where)['images'])} pass the filters above.")
         name = st.text_input("Name", placeholder="rainy-night")

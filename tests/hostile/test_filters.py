@@ -1,0 +1,193 @@
+"""Filters and SQL whose parsing alone takes a server's memory or time: refused, and the server stays small."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from embeddings.search import near
+from lake import open_lake, slices
+from lake.errors import BadInput, QueryStopped
+from lake.open_lake import OpenLake
+from lake.sql import where
+from lake.sql.sandbox.pool import shared
+from search_app.security import filter_bounds
+from search_app.ui.components.filters import Filters
+from tests.conftest import Say
+from tests.hostile.conftest import Serve
+from tests.hostile.watch import Watch
+from tests.lake import prediction_rows
+
+SMALL = 300 << 20
+# Takes a parser hours, and no bracket is deep.
+ENDLESS_TEXT = "(with a as " * 40
+ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.range + b.range < 0"
+FILTERS = {
+    "brackets that stay open": "(" * 20_000,
+    "brackets that are closed": "(" * 9_900 + "true" + ")" * 9_900,
+    "brackets behind a quotation": "'\\' = '" + "(" * 19_000,
+    "brackets of every kind": "([{'a': " * 2_400,
+    "common tables in common tables": ENDLESS_TEXT,
+    "a name of many parts": "a" + ".a" * 9_900 + " = 1",
+    "many negations": "NOT " * 4_900 + "true",
+    "cases in cases": "CASE WHEN " * 1_900,
+    "many signs": "~" * 19_000 + "1 = 1",
+    "comparisons of comparisons": "1" + "=1" * 9_900,
+    "what leaves its scope": "true) OR (true",
+    "what leaves its scope unseen": "true) OR ('(' = '('",
+    "a quotation without end": "label = 'a",
+}
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenLake]:
+    """One lake for all tests: none of them writes to it."""
+    lake = open_lake.create(str(tmp_path_factory.mktemp("filters") / "asked"))
+    prediction_rows.add(lake, [{"label": "abc"[i % 3], "confidence": i / 200} for i in range(200)])
+    shared(lake).ready()
+    yield lake
+    shared(lake).close()
+
+
+@contextmanager
+def small(most_bytes: int = SMALL) -> Iterator[None]:
+    """This process needs no more than `most_bytes` of memory above what it has, not even for a moment."""
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # from here on, VmHWM is the peak
+    yield
+    assert _memory("VmHWM") - before < most_bytes
+
+
+def _memory(name: str) -> int:
+    facts = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert facts
+    return int(facts[1]) << 10
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_filter_is_refused_before_it_takes_memory_or_time_here(lake: OpenLake, name: str) -> None:
+    before = time.process_time()
+    with small(), pytest.raises(BadInput, match="filter"):
+        filter_bounds.check(lake, FILTERS[name])
+    assert time.process_time() - before < 1
+
+
+def test_the_door_of_pages_and_that_of_slices_are_the_same(lake: OpenLake) -> None:
+    with small():
+        for name in ("brackets that stay open", "common tables in common tables", "what leaves its scope"):
+            text = FILTERS[name]
+            with pytest.raises(BadInput):
+                filter_bounds.check_definition(lake, {"union": ["a", {"intersect": ["b", {"where": text}]}]})
+            with pytest.raises(BadInput):
+                where.check_foreign(lake, Filters(labels=("a", "b"), sql=text).where() or "")
+
+
+@pytest.mark.parametrize("text", ["true) OR (true", "true) OR ('(' = '('", "true\n) OR (true --"])
+def test_a_filter_does_not_leave_the_scope_it_is_joined_to(lake: OpenLake, text: str) -> None:
+    with pytest.raises(BadInput, match="not one expression"):
+        where.check(lake, text)
+    with pytest.raises(BadInput, match="not one expression"):
+        slices.create(lake, "all", where=text)
+    with pytest.raises(BadInput, match="not one expression"):
+        Filters(slice="night@1", sql=text).where()
+    inside = Filters(labels=("b",), sql="label = 'a' OR label = 'b'").where()
+    assert inside is not None
+    assert lake.sql(f"SELECT DISTINCT label FROM samples WHERE {where.predicate(inside)}")["label"].to_pylist() == ["b"]
+
+
+def test_the_longest_ordinary_filters_pass(lake: OpenLake) -> None:
+    numbers = "confidence IN (" + ",".join(["0.5"] * 4_900) + ")"
+    words = " OR ".join(["label = 'a'"] * 1_300)
+    for text in (numbers, words, "(" * 150 + "correct" + ")" * 150, "metadata ->> 'hour' < '6' -- night (all of it"):
+        filter_bounds.check(lake, text)
+        assert where.check(lake, text).sql == text
+
+
+def test_what_was_checked_is_known_but_only_as_what_it_was_checked_for(lake: OpenLake) -> None:
+    trusted = "label IN (SELECT label FROM samples)"
+    where.check(lake, trusted)
+    with pytest.raises(BadInput, match="subquery"):
+        filter_bounds.check(lake, trusted)
+    assert where.check_foreign(lake, "label = 'a'") is where.check(lake, "label = 'a'")
+    assert where.check_foreign(lake, f"({trusted}) AND label = 'b'", bounded=False).lance is None
+
+
+def test_filters_do_not_wait_for_queries(lake: OpenLake) -> None:
+    pool = shared(lake)
+    with ThreadPoolExecutor(pool.slots) as aside:
+        ids = [f"endless {number}" for number in range(pool.slots)]
+        queries = [aside.submit(pool.run, ENDLESS, id=id) for id in ids]
+        try:
+            while sum(query.child is not None for query in pool.queries()) < pool.slots:
+                time.sleep(0.01)
+            filter_bounds.check(lake, "label = 'b' AND confidence > 0.25")
+            assert not any(query.done() for query in queries)
+        finally:
+            assert [pool.cancel(id) for id in ids] == [True] * pool.slots
+        for query in queries:
+            with pytest.raises(QueryStopped, match="cancelled"):
+                query.result(10)
+
+
+def test_a_query_of_neighbours_keeps_its_time_and_can_be_cancelled(lake: OpenLake) -> None:
+    pool = shared(lake)
+    text = f"SELECT * FROM near('a'), {ENDLESS_TEXT}"
+    prepare = near.preparation(lake, text)
+    with small(), pytest.raises(QueryStopped) as stopped:
+        pool.run(text, timeout=0.5, prepare=prepare)
+    assert stopped.value.reason == "timeout"
+    with ThreadPoolExecutor(1) as aside:
+        future = aside.submit(pool.run, text, prepare=prepare, id="mine")
+        while not any(query.id == "mine" and query.child for query in pool.queries()):
+            time.sleep(0.01)
+        assert pool.cancel("mine")
+        with pytest.raises(QueryStopped, match="cancelled"):
+            future.result(10)
+
+
+def test_the_tree_of_a_long_query_of_neighbours_stays_in_its_process(lake: OpenLake) -> None:
+    text = f"SELECT * FROM near('a') WHERE image_id IN ({','.join(['1'] * 100_000)})"
+    with small(64 << 20), pytest.raises(BadInput, match=r"not an id|no embedder"):
+        shared(lake).run(text, prepare=near.preparation(lake, text))
+    deep = "SELECT * FROM near('a') WHERE " + "(" * 20_000
+    with small(), pytest.raises(BadInput, match="nested too deeply"):
+        shared(lake).run(deep, prepare=near.preparation(lake, deep))
+
+
+@pytest.mark.soak
+def test_a_server_stays_small_and_answers_while_filters_attack_it(lake: OpenLake, serve: Serve, say: Say) -> None:
+    service = serve(lake)
+    url = f"http://127.0.0.1:{service.port}"
+    doors = {
+        "search": lambda client, text: client.post("/v1/search", json={"ids": ["a" * 64], "where": text}),
+        "slices": lambda client, text: client.post("/v1/slices", json={"name": "attack", "where": text}),
+        "metrics": lambda client, text: client.get(f"/v1/metrics?{urlencode({'where': text[:5_000]})}"),
+        "sql": lambda client, text: client.post("/v1/sql", json={"sql": f"SELECT * FROM near('a') WHERE {text}"}),
+    }
+    with httpx.Client(base_url=url, timeout=60) as client:
+        client.post("/v1/search", json={"ids": ["a" * 64], "where": "label = 'a'"})
+        idle = service.rss()
+        slowest, statuses = ("", 0.0), []
+        with Watch(service) as watch:
+            for door, ask in doors.items():
+                for name, text in FILTERS.items():
+                    shared_text = text if door != "sql" or text is not ENDLESS_TEXT else "(" * 20_000
+                    started = time.monotonic()
+                    statuses.append(ask(client, shared_text).status_code)
+                    slowest = max(slowest, (f"{door}: {name}", time.monotonic() - started), key=lambda pair: pair[1])
+    say(
+        f"{len(statuses)} hostile filters: slowest refusal {slowest[1]:.2f} s ({slowest[0]}), server "
+        f"{(watch.resident['server'] - idle) >> 20} MiB above idle, /healthz {watch.slowest * 1000:.0f} ms at worst"
+    )
+    assert {*statuses} <= {400, 414, 422}
+    assert watch.unanswered == 0
+    assert watch.resident["server"] - idle < SMALL
+    assert slowest[1] < 10
