@@ -31,7 +31,7 @@ from tests.training.conftest import stripes
 from tests.training.served import two_versions
 from training.inference import image_preparation, model_process
 from training.models import trained_model
-from training.registry import canary, promotion
+from training.registry import canary, promotion, versions
 from training.registry.runs import Run
 from training.tasks.task import Prediction
 
@@ -187,7 +187,8 @@ def test_a_canary_predicts_its_share_and_every_response_names_its_version(
     http: httpx.Client, registered: tuple[OpenLake, Run, Run]
 ) -> None:
     lake, first, second = registered
-    promotion.promote(lake, second.id, force=True, reason="a test", share=0.5)
+    limits = canary.Limits(minimum=20)
+    promotion.promote(lake, second.id, force=True, reason="a test", share=0.5, limits=limits)
     time.sleep(model_server.LOOK_SECONDS)
     by_version = {"1": first.id, "2": second.id}
     chosen = Counter[str]()
@@ -201,7 +202,14 @@ def test_a_canary_predicts_its_share_and_every_response_names_its_version(
     assert ask(http, "lines@1").json()["model_version"] == "1"
     (measured,) = http.get("/v1/models/lines").json()["measured"]
     assert 0 < measured["images"] <= chosen["2"]  # written at most every two seconds
-    promotion.rollback(lake, "lines")
+    # The two versions predict the same label for a third of these images: the server takes the canary back.
+    sent = 0
+    while versions.canary(lake, "lines") is not None and sent < 400:
+        assert ask(http, body=drawn.encoded(stripes(2_000 + sent, True))).status_code == 200
+        sent += 1
+    assert "rolled back automatically: it disagrees with the promoted version" in str(
+        versions.get(lake, "lines@2").reason
+    )
     time.sleep(model_server.LOOK_SECONDS)
     assert {ask(http, body=drawn.encoded(stripes(n, True))).json()["model_version"] for n in range(5)} == {"1"}
 
