@@ -26,13 +26,27 @@ BURST_SECONDS = 0.25
 @dataclass(frozen=True)
 class IngestLimits:
     """`rate`: events a second (None: any). `spool_bytes`, `spool_seconds`: the size and age of waiting events at most.
-    `free_bytes`: free disk space at least. `in_flight_bytes`: request bodies in memory at most."""
+    `free_bytes`: free space at least. `in_flight_bytes`: bodies of events in memory at most; as much of others."""
 
     rate: float | None = None
     spool_bytes: int = 20 << 30
     spool_seconds: float = 6 * 3600
     free_bytes: int = 1 << 30
     in_flight_bytes: int = 256 << 20
+
+
+class BodyBudget:
+    """Bytes of request bodies in memory, counted as they arrive: a declared length that never comes holds nothing."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+    def too_much(self, size: int, own: int = 0) -> Problem | None:
+        """Why `size` more bytes of a body cannot be in memory now, or None. `own` bytes of that body already are."""
+        if self.held > own and self.held + size > self.most:
+            return Problem(503, "busy", "too many large requests at once", 1)
+        return None
 
 
 class Slots:
@@ -58,7 +72,8 @@ class Admission:
 
     def __init__(self, limits: IngestLimits) -> None:
         self.limits = limits
-        self.in_flight = 0
+        self.event_bodies = BodyBudget(limits.in_flight_bytes)
+        self.query_bodies = BodyBudget(limits.in_flight_bytes)  # of its own: questions never keep events out
         self._spool_problem: Problem | None = None
         self._tokens = max(1.0, (limits.rate or 0) * BURST_SECONDS)
         self._filled = time.monotonic()
@@ -79,13 +94,7 @@ class Admission:
 
     def problem(self, size: int) -> Problem | None:
         """Why a request with a body of `size` bytes is refused now, apart from its rate; None if it is accepted."""
-        return self._spool_problem or self.too_much(size)
-
-    def too_much(self, size: int, own: int = 0) -> Problem | None:
-        """Why `size` more bytes of a body cannot be in memory now, or None. `own` bytes of that body already are."""
-        if self.in_flight > own and self.in_flight + size > self.limits.in_flight_bytes:
-            return Problem(503, "busy", "too many large requests at once", 1)
-        return None
+        return self._spool_problem or self.event_bodies.too_much(size)
 
     def over_rate(self, events: int = 1) -> Problem | None:
         """Takes `events` from the rate's allowance and returns None, or returns why it cannot."""

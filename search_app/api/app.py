@@ -68,7 +68,7 @@ class Api:
         try:
             await self._app(scope, receive, send)
         finally:
-            bodies.release(scope, self.service.admission)
+            bodies.release(scope)
 
     @asynccontextmanager
     async def lifespan(self, _: object = None) -> AsyncIterator[None]:

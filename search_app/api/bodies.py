@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from lake.spool import events
-from search_app.api.admission import Admission
+from search_app.api.admission import Admission, BodyBudget
 from search_app.api.problems import ClientGone, Problem
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MOST_CONTAINERS = 100_000
 # Hashing or parsing more than this takes milliseconds, for which all other requests would wait.
 ASIDE_BYTES = 256 << 10
 _KEY = re.compile(rb"[!-~]{1,%d}\Z" % KEY_CHARACTERS)
-# In the ASGI scope: the bytes of the body that count as in memory until the response is sent.
+# In the ASGI scope: a budget, and the bytes of the body that it counts as in memory until the response is sent.
 IN_FLIGHT = "lakeloop_in_flight"
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ async def read(scope: Scope, receive: Receive, limit: int, admission: Admission,
     problem = admission.problem(declared or 0) or admission.over_rate(events)
     if problem is not None:
         raise problem
-    return await _received(scope, receive, limit, admission)
+    return await _received(scope, receive, limit, admission.event_bodies)
 
 
 async def read_query(scope: Scope, receive: Receive, limit: int, admission: Admission) -> bytes:
@@ -94,15 +94,13 @@ async def read_query(scope: Scope, receive: Receive, limit: int, admission: Admi
     declared = declared_length(scope)
     if declared is not None and declared > limit:
         raise too_large(limit)
-    problem = admission.too_much(declared or 0)
+    problem = admission.query_bodies.too_much(declared or 0)
     if problem is not None:
         raise problem
-    return await _received(scope, receive, limit, admission)
+    return await _received(scope, receive, limit, admission.query_bodies)
 
 
-async def _received(scope: Scope, receive: Receive, limit: int, admission: Admission) -> bytes:
-    counted = declared_length(scope) or 0
-    _hold(scope, admission, counted)
+async def _received(scope: Scope, receive: Receive, limit: int, budget: BodyBudget) -> bytes:
     parts = []
     length = 0
     while True:
@@ -113,27 +111,28 @@ async def _received(scope: Scope, receive: Receive, limit: int, admission: Admis
         length += len(part)
         if length > limit:
             raise too_large(limit)
-        if length > counted:  # a body that comes in chunks does not declare its length
-            problem = admission.too_much(length - counted, own=counted)
+        if part:
+            problem = budget.too_much(len(part), own=length - len(part))
             if problem is not None:
                 raise problem
-            _hold(scope, admission, length - counted)
-            counted = length
-        if part:
+            _hold(scope, budget, len(part))
             parts.append(part)
         if not message.get("more_body", False):
             break
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _hold(scope: Scope, admission: Admission, size: int) -> None:
-    admission.in_flight += size
-    scope[IN_FLIGHT] = scope.get(IN_FLIGHT, 0) + size
+def _hold(scope: Scope, budget: BodyBudget, size: int) -> None:
+    budget.held += size
+    _, held = scope.get(IN_FLIGHT, (budget, 0))
+    scope[IN_FLIGHT] = budget, held + size
 
 
-def release(scope: Scope, admission: Admission) -> None:
+def release(scope: Scope) -> None:
     """Counts the body as gone from memory, after the response."""
-    admission.in_flight -= scope.pop(IN_FLIGHT, 0)
+    if IN_FLIGHT in scope:
+        budget, held = scope.pop(IN_FLIGHT)
+        budget.held -= held
 
 
 async def aside(size: int, function: Callable[..., T], *arguments: Any) -> T:

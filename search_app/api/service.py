@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 # Images known to be stored, so that naming one again costs no look-up.
 KNOWN_IMAGES = 100_000
+# One worker process decodes them, one at a time; each that waits holds a thread.
+MOST_IMAGES = 8
 # Leak checks, clusterings and the like: each may take a core and hundreds of megabytes.
 MOST_LONG_WORK = 2
 
@@ -39,6 +41,7 @@ class Service:
         self.lake = lake
         self.spool = spool
         self.admission = Admission(limits or IngestLimits())
+        self.images = Slots(MOST_IMAGES, "images from outside")
         self.long_work = Slots(MOST_LONG_WORK, "requests that take long")
         self.promoted = lake.promoted()
         self.stopping = False

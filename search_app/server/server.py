@@ -27,7 +27,7 @@ from lake.jobs import live_state
 from search_app.api.app import Api
 from search_app.security.access import OPEN, AccessPolicy, make_access
 from search_app.security.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
-from search_app.security.request_limits import BoundedHeadProtocol
+from search_app.security.request_limits import LimitedProtocol
 from search_app.security.response_headers import ResponseHeaders
 from search_app.server.live_ingest import IngestSettings, LiveIngest
 
@@ -134,7 +134,7 @@ def serve(
         ws_max_size=2**26,
         timeout_graceful_shutdown=GRACE_SECONDS,
         loop="uvloop",
-        http=BoundedHeadProtocol,
+        http=LimitedProtocol,
         server_header=False,
         proxy_headers=False,  # any client can write them
     )

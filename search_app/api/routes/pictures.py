@@ -69,7 +69,8 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
                 raise _no_image(image_id)
             data, kind = waiting, read_header(waiting, decode.MAX_MEGAPIXELS_HTTP).format
         if view and not _shown_by_browsers(kind, data):
-            return _picture(uploads.jpeg(data), "image/jpeg", f"{image_id}-v", request)
+            with service.images.taken():
+                return _picture(uploads.jpeg(data), "image/jpeg", f"{image_id}-v", request)
         media = _BROWSER_TYPES.get(kind) or _OTHER_TYPES.get(kind, "application/octet-stream")
         return _picture(data, media, image_id, request)
 
@@ -82,7 +83,8 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
                 415, "media_type", f"send the image itself with an image/* type, not {kind or 'no type'!r:.80}"
             )
         body = await bodies.read(request.scope, request.receive, bodies.IMAGE_BYTES, service.admission, events=0)
-        jpeg = await run_in_threadpool(uploads.jpeg, body)
+        with service.images.taken():
+            jpeg = await run_in_threadpool(uploads.jpeg, body)
         return {"query_id": await run_in_threadpool(queries.put, jpeg)}
 
     @router.get("/v1/queries/{query_id}", response_class=Response, responses=_PICTURE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Response
 
 from lake import ids
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
     from search_app.api.service import Service
 
 
+# Threads of their own for what monitors ask: they respond however much other work waits.
+PROBES = 2
+
+
 def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
     router = APIRouter()
     lake = service.lake
     arriving = Arrivals(lake, service.spool)
+    probes = CapacityLimiter(PROBES)
 
     @router.get("/v1/predictions/{prediction_id}")
     def prediction(prediction_id: PredictionId) -> dict[str, Any]:
@@ -61,24 +67,25 @@ def routes(service: Service, metrics: prometheus.Metrics) -> APIRouter:
         return arriving.look() | {"unembedded": metrics.unembedded}
 
     @router.get("/healthz")
-    def healthz() -> dict[str, str]:
+    async def healthz() -> dict[str, str]:
         """The process responds."""
         return {"status": "ok"}
 
     @router.get("/readyz")
-    def readyz() -> dict[str, Any]:
+    async def readyz() -> dict[str, Any]:
         """The lake can be read and events are accepted; 503 while the server is stopping."""
         if service.stopping:
             raise Problem(503, "stopping", "the server is stopping", 5)
-        return {"status": "ok", "version": lake.version("samples")}
+        return {"status": "ok", "version": await to_thread.run_sync(lake.version, "samples", limiter=probes)}
 
     @router.get(
         "/metrics",
         response_class=Response,
         responses={200: {"description": "Prometheus' exposition format", "content": {"text/plain": {"schema": TEXT}}}},
     )
-    def exposition() -> Response:
+    async def exposition() -> Response:
         """Prometheus metrics."""
-        return Response(metrics.text(), media_type=prometheus.MEDIA_TYPE)
+        text = await to_thread.run_sync(metrics.text, limiter=probes)
+        return Response(text, media_type=prometheus.MEDIA_TYPE)
 
     return router

@@ -90,7 +90,8 @@ def routes(service: Service, uploads: Uploads) -> APIRouter:
             filter_bounds.check(service.lake, query.where)
         example: dict[str, Any] = {"ids": query.ids, "unlike": query.unlike, "text": query.text}
         if query.image_base64 is not None:
-            example["image"] = uploads.jpeg(_decoded(query.image_base64))
+            with service.images.taken():
+                example["image"] = uploads.jpeg(_decoded(query.image_base64))
         if query.image_base64 is not None or query.text is not None:
             name = embedders.record_of(service.lake, query.embedder).name
             example["model"] = model_cache.loaded(service.lake, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -18,6 +19,7 @@ from lake.images import decode
 from lake.spool.spool import Depth
 from search_app.api import bodies
 from search_app.api.admission import Admission, IngestLimits
+from search_app.api.problems import ClientGone
 from search_app.api.routes import batch
 from search_app.cli.main import main
 from tests.conftest import MakeLake
@@ -135,7 +137,7 @@ def test_a_body_without_a_length_is_taken_in_chunks_and_cut_off_at_the_limit(ser
     endless = (bytes(1 << 20) for _ in range(40))
     cut = service.client.post("/v1/predictions", content=endless, headers=sent)
     assert reason(cut) == (413, "too_large")
-    assert service.api.service.admission.in_flight == 0
+    assert service.api.service.admission.event_bodies.held == 0
     assert service.drain().events == 1
 
 
@@ -481,15 +483,40 @@ def test_beyond_the_rate_the_response_has_retry_after(make_lake: MakeLake, tmp_p
 def test_bodies_count_as_in_memory_until_the_response() -> None:
     admission = Admission(IngestLimits(in_flight_bytes=100))
     scope: dict[str, Any] = {"headers": []}
-    assert admission.too_much(1_000) is None  # alone, a request may be of any size
-    bodies._hold(scope, admission, 80)
+    budget = admission.event_bodies
+    assert budget.too_much(1_000) is None  # alone, a request may be of any size
+    bodies._hold(scope, budget, 80)
     refused = admission.problem(30)
     assert refused is not None
     assert (refused.status, refused.reason, refused.retry_after) == (503, "busy", 1)
-    assert admission.too_much(30, own=80) is None  # the same body, growing
-    bodies.release(scope, admission)
-    bodies.release(scope, admission)
-    assert admission.in_flight == 0
+    assert budget.too_much(30, own=80) is None  # the same body, growing
+    assert admission.query_bodies.too_much(100) is None  # what others ask has a budget of its own
+    bodies.release(scope)
+    bodies.release(scope)
+    assert budget.held == 0
+
+
+def test_a_body_that_is_declared_and_never_sent_holds_nothing() -> None:
+    async def run() -> None:
+        admission = Admission(IngestLimits(in_flight_bytes=100))
+        declared = {"type": "http", "headers": [(b"content-length", b"90")]}
+        ended = asyncio.Event()
+
+        async def silent() -> Any:
+            await ended.wait()
+            return {"type": "http.disconnect"}
+
+        async def whole() -> Any:
+            return {"type": "http.request", "body": b"x" * 80}
+
+        waiting = asyncio.create_task(bodies.read(dict(declared), silent, 1_000, admission))
+        await asyncio.sleep(0)
+        assert await bodies.read(dict(declared), whole, 1_000, admission) == b"x" * 80
+        ended.set()
+        with pytest.raises(ClientGone):
+            await waiting
+
+    asyncio.run(run())
 
 
 def test_a_server_without_a_spool_reads_and_refuses_writes(make_lake: MakeLake) -> None:
