@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -40,6 +41,7 @@ from tests.forks import Forked
 from tests.lake import stock
 from tests.search_app.in_process import InProcess
 
+LONG = 30.0  # seconds; only reached when something is wrong
 LABELS = ("../é a", "b:c\n", "intact", "")
 
 
@@ -234,6 +236,31 @@ def test_an_image_without_bytes_is_left_out(make_lake: MakeLake, tmp_path: Path)
     export(lake, slices.get(lake, "all"), tmp_path / "exported", "jsonl")
     assert files(tmp_path / "pulled") == files(tmp_path / "exported")
     assert manifest(tmp_path / "pulled")["left_out"] == manifest(tmp_path / "exported")["left_out"]
+
+
+def test_streams_are_few_and_one_that_nobody_reads_ends(make_lake: MakeLake, tmp_path: Path) -> None:
+    lake = make_lake("large")
+    stock.add(lake, range(24), size=1 << 20)
+    slices.create(lake, "all", where="true")
+    with serving(lake) as opened:
+        port = int(opened.url.rpartition(":")[2])
+        connections = [
+            http.client.HTTPConnection("127.0.0.1", port, timeout=LONG) for _ in range(pull_routes.MOST_STREAMS)
+        ]
+        for connection in connections:
+            connection.request("GET", "/v1/slices/all/images")
+            assert connection.getresponse().status == 200  # its head; its 24 MB are more than the sockets hold
+        requests = JsonRequests(opened.url, lambda: None, LONG)
+        with (
+            pytest.raises(RequestFailed, match="which is the limit") as refused,
+            requests.stream("/v1/slices/all/images"),
+        ):
+            raise AssertionError
+        assert (refused.value.status, refused.value.reason, refused.value.after) == (429, "busy", 1.0)
+        for connection in connections:
+            connection.close()
+        assert opened.client.slice("all").pull(tmp_path / "pulled").images == 24
+        requests.close()
 
 
 # What a server may say -------------------------------------------------------------------------------------
