@@ -34,6 +34,7 @@ from lake.slices.export import export
 from lake.storage import schema, store
 from lake.upkeep import erasure
 from search_app.api.app import Api
+from search_app.api.routes.curation.pull import MOST_STREAMS
 from tests import pictures
 from tests.conftest import MakeLake, Say
 from tests.crash.service import Service
@@ -244,9 +245,7 @@ def test_streams_are_few_and_one_that_nobody_reads_ends(make_lake: MakeLake, tmp
     slices.create(lake, "all", where="true")
     with serving(lake) as opened:
         port = int(opened.url.rpartition(":")[2])
-        connections = [
-            http.client.HTTPConnection("127.0.0.1", port, timeout=LONG) for _ in range(pull_routes.MOST_STREAMS)
-        ]
+        connections = [http.client.HTTPConnection("127.0.0.1", port, timeout=LONG) for _ in range(MOST_STREAMS)]
         for connection in connections:
             connection.request("GET", "/v1/slices/all/images")
             assert connection.getresponse().status == 200  # its head; its 24 MB are more than the sockets hold
