@@ -21,7 +21,27 @@ from lake.formats.export_files import ExportPart, WholeExport
 from lake.formats.item import IMAGE_SUFFIXES, MAX_FILE_BYTES, Item, printable
 from lake.formats.metadata import annotations_of, row_of
 
-_MOST_TEXT_BYTES = 64 << 20
+_MOST_TEXT_BYTES = 8 << 20
+# Of one name, with its image; and of a header of the archive, which `tarfile` reads whole.
+_MOST_BYTES = MAX_FILE_BYTES + 2 * _MOST_TEXT_BYTES
+_MOST_FILES = 100
+_HEADER_BYTES = 1 << 20
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive that may be hostile: a compressed one can unpack to headers of gigabytes."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        special = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"X")
+        if self.type in special and self.size > _HEADER_BYTES:
+            raise tarfile.ReadError(f"a header has {self.size >> 20:,} MiB")
+        member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return member
+
+    def _no_sparse(self, *_: object) -> None:
+        raise tarfile.ReadError("a sparse file")  # the map of its holes may have any length
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _no_sparse
 
 
 def shards(path: Path) -> list[Path]:
@@ -38,36 +58,44 @@ def read(path: Path, model: ModelName) -> Iterator[Item]:
     root = path if path.is_dir() else path.parent
     classes = (root / "classes.txt").read_text("utf-8").splitlines() if (root / "classes.txt").is_file() else []
     for shard in paths:
-        try:
-            yield from _shard(shard, classes, model)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            yield Item(printable(shard), error=f"broken archive: {error}")
+        yield from _shard(shard, classes, model)
 
 
 def _shard(shard: Path, classes: list[str], model: ModelName) -> Iterator[Item]:
     files: dict[str, bytes] = {}
-    key = ""
-    with tarfile.open(shard, "r|*") as tar:
-        for member in tar:
-            folder, _, name = member.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
-            source = printable(f"{shard}:{member.name}")
-            if member.isdir() or not stem or name.startswith("."):
-                continue
-            if not member.isfile():
-                yield Item(source, error="not a regular file")
-                continue
-            image = f".{suffix.lower()}" in IMAGE_SUFFIXES
-            if member.size > (MAX_FILE_BYTES if image else _MOST_TEXT_BYTES):
-                yield Item(source, error=f"it has {member.size >> 20:,} MiB")
-                continue
-            if (start := f"{folder}/{stem}") != key:
-                yield from _items(shard, key, files, classes, model)
-                key, files = start, {}
-            opened = tar.extractfile(member)
-            assert opened is not None
-            files[suffix.lower()] = opened.read()
-    yield from _items(shard, key, files, classes, model)
+    key, size = "", 0
+    try:
+        with tarfile.open(shard, "r|*", tarinfo=_Member) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would remember all
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                source = printable(f"{shard}:{member.name}")
+                if member.isdir() or not stem or name.startswith("."):
+                    continue
+                if not member.isfile():
+                    yield Item(source, error="not a regular file")
+                    continue
+                image = f".{suffix.lower()}" in IMAGE_SUFFIXES
+                if member.size > (MAX_FILE_BYTES if image else _MOST_TEXT_BYTES):
+                    yield Item(source, error=f"it has {member.size >> 20:,} MiB")
+                    continue
+                if (start := f"{folder}/{stem}") != key:
+                    yield from _items(shard, key, files, classes, model)
+                    key, files, size = start, {}, 0
+                size += member.size
+                if size > _MOST_BYTES or len(files) >= _MOST_FILES:
+                    limits = f"{_MOST_FILES} files, {_MOST_BYTES >> 20} MiB"
+                    yield Item(source, error=f"too much of one name: at most {limits}")
+                    continue
+                opened = tar.extractfile(member)
+                assert opened is not None
+                files[suffix.lower()] = opened.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        yield from _items(shard, key, files, classes, model)
+        yield Item(printable(shard), error=f"broken archive: {error}")
+    else:
+        yield from _items(shard, key, files, classes, model)
 
 
 def _items(shard: Path, key: str, files: dict[str, bytes], classes: list[str], model: ModelName) -> Iterator[Item]:

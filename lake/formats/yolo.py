@@ -105,8 +105,14 @@ def _listed(value: Any) -> Sequence[Any]:
 def _yaml(path: Path) -> Mapping[str, Any]:
     import yaml
 
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):  # a few hundred bytes of them can mean gigabytes
+                raise yaml.YAMLError("it has an alias (*name), which no data set needs: write the value out")
+            return super().compose_node(parent, index)
+
     try:
-        content = yaml.safe_load(text(path, 16 << 20))
+        content = yaml.load(text(path, 1 << 20), Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise BadInput(f"{path} is broken YAML: {' '.join(str(error).split())[:200]}") from error
     return content if isinstance(content, dict) else {}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import lake
@@ -76,7 +77,10 @@ def _is_api(path: str) -> bool:
 
 
 class ApiFirst:
-    """Paths of the API go to the API; everything else, with start-up and shut-down, to the app behind."""
+    """Paths of the API go to the API; everything else, with start-up and shut-down, to the app behind.
+
+    Streamlit's route for uploads is closed: it keeps what it gets in memory, and no page of the app uses it.
+    """
 
     def __init__(self, api: ASGIApp, app: ASGIApp) -> None:
         self.api = api
@@ -85,6 +89,9 @@ class ApiFirst:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         is_api = scope["type"] == "http" and _is_api(path)
+        if "/_stcore/upload_file/" in path and scope["type"] == "http":
+            await Response(status_code=404)(scope, receive, send)
+            return
         await (self.api if is_api else self.app)(scope, receive, send)
 
 

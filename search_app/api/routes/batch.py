@@ -84,6 +84,7 @@ def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
     import pyarrow as pa
 
     rows: list[dict[str, Any]] = []
+    size = 0
     try:
         with pa.ipc.open_stream(body) as reader:
             for batch in reader:
@@ -93,12 +94,27 @@ def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
                 # Compressed columns, and values that share a buffer, hold far more than their bytes.
                 if batch.nbytes > bodies.BATCH_BYTES:
                     return f"more than {bodies.BATCH_BYTES >> 20} MiB when it is unpacked"
-                rows += _microseconds(batch).to_pylist(maps_as_pydicts="lossy")
-                if sum(len(v) for row in rows for v in row.values() if isinstance(v, bytes)) > bodies.BATCH_BYTES:
-                    return f"more than {bodies.BATCH_BYTES >> 20} MiB of images"
+                batch = _microseconds(batch)
+                for number in range(batch.num_rows):  # one by one: a dictionary's value may be in every row
+                    [row] = batch.slice(number, 1).to_pylist(maps_as_pydicts="lossy")
+                    size += _size(row)
+                    if size > bodies.BATCH_BYTES:
+                        return f"more than {bodies.BATCH_BYTES >> 20} MiB when it is unpacked"
+                    rows.append(row)
     except Exception as error:  # Arrow's readers raise many kinds for broken streams
         return f"the Arrow stream cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
     return [{k: v for k, v in row.items() if v is not None} for row in rows]
+
+
+def _size(value: Any) -> int:
+    """About the bytes of a value: of its text and bytes, and eight for each other value."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(str(key)) + _size(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return sum(map(_size, value))
+    return 8
 
 
 def _microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -369,6 +369,16 @@ def test_no_batch_takes_an_event_larger_than_the_limit_of_one(service: ApiClient
         assert "at most 4 are allowed" in items[0]["detail"]
 
 
+def test_arrow_that_unpacks_to_more_than_a_batch_is_refused(service: ApiClient) -> None:
+    """A dictionary with one value of a megabyte that every row names: a megabyte to send, 900 in memory."""
+    note = pa.DictionaryArray.from_arrays(pa.array([0] * 900, pa.int8()), ["x" * (1 << 20)])
+    names = {name: ["a"] * 900 for name in ("model", "label")}
+    table = pa.table(names | {"image_id": [named(picture(1))] * 900, "note": note})
+    response = service.client.post("/v1/predictions/batch", content=stream(table), headers=ARROW)
+    assert reason(response) == (422, "not_arrow")
+    assert "64 MiB when it is unpacked" in response.json()["detail"]
+
+
 def test_no_arrow_stream_harms_the_server(service: ApiClient) -> None:
     for case, body, status in arrow_streams():
         response = service.client.post("/v1/predictions/batch", content=body, headers=ARROW)

@@ -50,6 +50,11 @@ def test_a_refused_host_and_origin_have_them_too(client: TestClient) -> None:
         assert response.headers["x-frame-options"] == "DENY"
 
 
+def test_streamlit_s_route_for_uploads_is_closed(client: TestClient) -> None:
+    for path in ("/_stcore/upload_file/a/b", "/search/_stcore/upload_file/a/b"):
+        assert client.put(path, content=b"x" * 1000, headers={"origin": "http://localhost"}).status_code == 404
+
+
 def test_a_response_keeps_the_policy_of_its_own(client: TestClient) -> None:
     response = client.get("/v1/openapi.json")
     assert len(response.headers.get_list("content-security-policy")) == 1
