@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lake import slices
+from lake.analytics.statistics import Rate
 from lake.sql.where import conjunction
 
 if TYPE_CHECKING:
-    from lake.analytics.statistics import Rate
     from lake.storage.store import Lake
 
 Errors = Literal["judged", "confidence"]
@@ -136,7 +136,9 @@ def facts(discovery: Discovery) -> dict[str, Any]:
             {
                 "title": finding.title,
                 "sentence": finding.sentence(discovery.errors),
-                "conditions": [{"dimension": c.dimension, "value": c.value} for c in finding.conditions],
+                "conditions": [
+                    {"dimension": c.dimension, "name": c.title, "value": c.value} for c in finding.conditions
+                ],
                 "node": finding.node,
                 "where": finding.predicate,
                 "image_ids": finding.image_ids,
@@ -153,3 +155,36 @@ def facts(discovery: Discovery) -> dict[str, Any]:
             for finding in discovery.findings
         ],
     }
+
+
+def of_facts(facts: dict[str, Any]) -> Discovery:
+    """The discovery that `facts` describes, read from JSON: equal, but for the rounding of `excess` and `seconds`."""
+    found = [
+        FailingSlice(
+            conditions=tuple(Condition(c["dimension"], c["name"], c["value"]) for c in finding["conditions"]),
+            node=finding["node"],
+            predicate=finding["where"],
+            image_ids=finding["image_ids"],
+            reviewed=finding["predictions"],
+            wrong=finding["wrong"],
+            error=Rate(**finding["error"]),
+            rest=Rate(**finding["rest"]),
+            worse=Rate(**finding["worse"]),
+            excess=finding["excess"],
+            p=finding["p"],
+            images=finding["images"],
+            same=[(other["title"], other["share"]) for other in finding["same"]],
+        )
+        for finding in facts["findings"]
+    ]
+    return Discovery(
+        found,
+        facts["errors"],
+        facts["predictions"],
+        facts["of"],
+        Rate(**facts["error"]),
+        facts["looked_at"],
+        facts["conditions"],
+        facts["remark"],
+        facts["seconds"],
+    )

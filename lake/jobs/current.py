@@ -24,6 +24,7 @@ DIED = "the worker died"
 # Longer arguments and results are not kept in memory.
 LONGEST_KEPT = 8 << 10
 _WIDE = ("arguments", "result")
+_NO_TEXTS: dict[str, Any] = dict.fromkeys(_WIDE)
 
 
 def get(lake: Lake, name: str) -> Job:
@@ -55,15 +56,15 @@ def places(lake: Lake, states: Collection[str] = (), kinds: Collection[str] = ()
 
 
 def at_places(lake: Lake, chosen: Iterable[Place]) -> builtins.list[Job]:
-    """The jobs at these places, in this order."""
+    """The jobs at these places, in this order, without arguments and results of more than 8 KiB: `get` has them."""
     rows = _latest(lake)
-    return _jobs(lake, [rows[place.id] for place in chosen])
+    return _jobs(lake, [rows[place.id] for place in chosen], long=False)
 
 
 def list(
     lake: Lake, *, states: Collection[str] = (), kinds: Collection[str] = (), limit: int | None = None
 ) -> builtins.list[Job]:
-    """The first `limit` jobs of `places`."""
+    """The first `limit` jobs of `places`, as `at_places` gives them."""
     return at_places(lake, places(lake, states, kinds)[:limit])
 
 
@@ -149,16 +150,17 @@ def _shown(row: Mapping[str, Any], live: _Heartbeats) -> dict[str, Any]:
     return {"state": "failed", "died": True, "error": DIED}
 
 
-def _jobs(lake: Lake, rows: Sequence[Mapping[str, Any]]) -> builtins.list[Job]:
-    long = [row["event_id"] for row in rows if True in (row["arguments"], row["result"])]
-    wide = lake.look_up("jobs", ["event_id", *_WIDE], "event_id", long).to_pylist() if long else []
+def _jobs(lake: Lake, rows: Sequence[Mapping[str, Any]], long: bool = True) -> builtins.list[Job]:
+    left_out = [row["event_id"] for row in rows if long and True in (row["arguments"], row["result"])]
+    wide = lake.look_up("jobs", ["event_id", *_WIDE], "event_id", left_out).to_pylist() if left_out else []
     by_event = {row["event_id"]: row for row in wide}
     live = _heartbeats(lake, rows)
     jobs = []
     for row in rows:
         values = {name: value for name, value in row.items() if name not in ("event_id", "job")}
         for name in _WIDE:
-            text = by_event[row["event_id"]][name] if row[name] is True else row[name]
+            text = by_event.get(row["event_id"], _NO_TEXTS)[name] if row[name] is True else row[name]
             values[name] = None if text is None else json.loads(text)
+        values["arguments"] = values["arguments"] or {}
         jobs.append(Job(id=row["job"], **(values | _shown(row, live))))
     return jobs

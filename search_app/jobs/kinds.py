@@ -117,6 +117,7 @@ KINDS = {
             "slice": Argument("text", "only predictions for images of this slice"),
             "by": Argument("text", "what to compare", choices=("both", "metadata", "cluster")),
             "errors": Argument("text", "what counts as an error", choices=("judged", "confidence")),
+            "lake_state": Argument("text", "what the caller knows the state of the lake by, to find the job again"),
             "seed": Argument("integer", "the same seed gives the same result", least=0, most=_MOST_SEED),
         }),
         Kind("duplicates", "Near-duplicates", "search_app.jobs.vector_kinds", "edit", {

@@ -102,7 +102,7 @@ def discover_check(lake: Lake, arguments: Arguments) -> None:
 def discover(lake: Lake, arguments: Arguments, work: Work) -> Discovery:
     from embeddings.discovery import discovery
 
-    options = {name: value for name, value in arguments.items() if name not in ("where", "slice")}
+    options = {name: value for name, value in arguments.items() if name in ("by", "errors", "seed")}
     scope = metrics.scope(lake, arguments.get("where"), arguments.get("slice"))
 
     def report(share: float, stage: str) -> None:
@@ -115,8 +115,7 @@ def discover_result(discovery: Discovery) -> dict[str, Any]:
     from embeddings.discovery import findings
 
     facts = findings.facts(discovery)
-    for finding in facts["findings"]:
-        finding["image_count"] = len(finding["image_ids"])
+    for finding in facts["findings"]:  # `predictions` has the number of all
         finding["image_ids"] = finding["image_ids"][:LISTED]
     return facts
 

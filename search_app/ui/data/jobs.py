@@ -10,7 +10,7 @@ from lake.access import audit
 from lake.errors import BadInput, LakeloopError
 from lake.jobs import current, record
 from lake.jobs.job import UNFINISHED, Job
-from search_app.jobs import kinds, starting
+from search_app.jobs import kinds, starting, supervisor
 from search_app.ui import session
 from search_app.ui.text.markdown import escape
 
@@ -63,6 +63,18 @@ def stop(job: Job) -> None:
         st.toast(escape(str(error)))
         return
     audit.record(session.lake(), "job cancel", job.id, key_id=by.key_id, user=by.user, detail={"kind": job.kind})
+
+
+def retry(job: Job) -> None:
+    """Starts a failed or cancelled job again; another user may have done it already."""
+    by = session.starter()
+    try:
+        record.retry(session.lake(), job.id, by)
+    except LakeloopError as error:
+        st.toast(escape(str(error)))
+        return
+    audit.record(session.lake(), "job retry", job.id, key_id=by.key_id, user=by.user, detail={"kind": job.kind})
+    supervisor.ensure(session.lake())
 
 
 def title(job: Job) -> str:

@@ -1,10 +1,12 @@
-"""Slice discovery in the background: one at a time, cached while the tables it read stay the same.
+"""Slice discovery while a page waits: in this process for few predictions, as a job for many.
 
-A page calls `of` repeatedly. The returned object has the progress and, at the end, the result or an error.
+A page calls `of` repeatedly. The returned object has the progress and, at the end, the result or an error. It is the
+same while the tables that were read stay the same; a job is found again in any browser and after a restart.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections import OrderedDict
@@ -12,13 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import LakeloopError
+from lake.jobs import current
+from search_app.jobs import starting
 
 if TYPE_CHECKING:
     from embeddings.discovery.findings import Discovery
+    from lake.jobs.job import Job, Starter
     from lake.storage.store import Lake
 
 _log = logging.getLogger(__name__)
 _MOST_CACHED = 24
+# About ten seconds' work on two cores. More would slow down all other pages of this process.
+QUICK_PREDICTIONS = 20_000
 
 
 class RunningDiscovery:
@@ -57,15 +64,63 @@ class RunningDiscovery:
         self.share, self.stage = share, stage
 
 
+class DiscoveryJob:
+    """A discovery that is a job; the same attributes. `retry` starts it again when it failed or was cancelled."""
+
+    def __init__(self, lake: Lake, job_id: str) -> None:
+        self._lake = lake
+        self._id = job_id
+
+    @property
+    def job(self) -> Job:
+        return current.get(self._lake, self._id)
+
+    @property
+    def done(self) -> bool:
+        return self.job.finished
+
+    @property
+    def share(self) -> float:
+        progress = self.job.progress
+        return (progress.share if progress else None) or 0.0
+
+    @property
+    def stage(self) -> str:
+        progress = self.job.progress
+        return progress.stage if progress else "waiting"
+
+    @property
+    def result(self) -> Discovery | None:
+        from embeddings.discovery import findings
+
+        facts = self.job.result
+        return findings.of_facts(facts) if self.job.state == "done" and facts is not None else None
+
+    @property
+    def error(self) -> str | None:
+        job = self.job
+        return None if job.state == "done" else job.news or job.state
+
+    def wait(self, seconds: float) -> bool:
+        """It takes longer: the page shows the progress at once."""
+        return self.done
+
+
 _workers = ThreadPoolExecutor(1, thread_name_prefix="discovery")
 _known: OrderedDict[tuple[Any, ...], RunningDiscovery] = OrderedDict()
 _lock = threading.Lock()
 
 
-def of(lake: Lake, stamp: tuple[int, ...], **options: Any) -> RunningDiscovery:
-    """The discovery for this state of the lake, started unless it is cached. `options`: as of
+def of(
+    lake: Lake, stamp: tuple[int, ...], predictions: int, starter: Starter, **options: Any
+) -> RunningDiscovery | DiscoveryJob:
+    """The discovery for this state of the lake, started unless it is known.
+
+    `predictions`: how many are in scope. `starter`: who looks. `options`: as of
     `embeddings.discovery.discovery.discover`.
     """
+    if predictions > QUICK_PREDICTIONS:
+        return _job(lake, stamp, starter, options)
     key = (lake.uri, stamp, *sorted(options.items()))
     with _lock:
         if key in _known:
@@ -76,3 +131,14 @@ def of(lake: Lake, stamp: tuple[int, ...], **options: Any) -> RunningDiscovery:
             _known.popitem(last=False)
     _workers.submit(started.run, lake, options)
     return started
+
+
+def _job(lake: Lake, stamp: tuple[int, ...], starter: Starter, options: dict[str, Any]) -> DiscoveryJob:
+    given = {name: value for name, value in options.items() if value is not None}
+    state = ".".join(map(str, stamp))
+    for job in current.list(lake, kinds=["discover"], limit=_MOST_CACHED):
+        if job.arguments == given | {"lake_state": state}:
+            return DiscoveryJob(lake, job.id)
+    request = json.dumps([state, sorted(given.items())])
+    started = starting.start(lake, "discover", given | {"lake_state": state}, starter, local=True, request=request)
+    return DiscoveryJob(lake, started.id)

@@ -74,7 +74,8 @@ def test_a_pair_of_metadata_is_named_filtered_and_saved(lk: OpenLake) -> None:
     assert findings.save(lk, discovery) == ["camera-3-and-site-b@1"]
     assert slices.get(lk, "camera-3-and-site-b").size == worst.reviewed
     facts = json.loads(json.dumps(findings.facts(discovery)))
-    assert facts["findings"][0]["conditions"][0] == {"dimension": "metadata.camera", "value": "3"}
+    assert findings.facts(findings.of_facts(facts)) == facts
+    assert facts["findings"][0]["conditions"][0] == {"dimension": "metadata.camera", "name": "camera", "value": "3"}
 
 
 def test_nothing_is_reported_if_nothing_fails(lk: OpenLake) -> None:

@@ -37,7 +37,8 @@ def test_the_commands_name_polycrystalline_and_compare_it(uri: str, capsys: pyte
         return json.loads(capsys.readouterr().out)
 
     discovery = run_command("discover")
-    assert discovery["findings"][0]["conditions"] == [{"dimension": "module_type", "value": "polycrystalline"}]
+    (condition,) = discovery["findings"][0]["conditions"]
+    assert (condition["dimension"], condition["value"]) == ("module_type", "polycrystalline")
     assert discovery["findings"][0]["predictions"] == NEW_KIND
     by = run_command("metrics", "--by", "module_type")
     error = {entry["module_type"]: entry["error"]["value"] for entry in by["cells"]}
@@ -63,7 +64,7 @@ def test_the_page_shows_where_the_model_fails_and_links_to_the_images(page: Page
     first.wait_for()
     assert first.locator(".whole").inner_text() == "Module type polycrystalline"
     assert "% wrong" in first.locator(".lead").inner_text().replace("\N{NO-BREAK SPACE}", " ")
-    assert first.locator("img").first.evaluate("one => one.complete && one.naturalWidth > 0")
+    assert first.locator("img").first.evaluate("one => one.decode().then(() => one.naturalWidth > 0)")
     table = page.locator("table.heat").inner_text()
     assert "polycrystalline" in table
     assert "monocrystalline" in table

@@ -13,7 +13,8 @@ from search_app.ui.components import empty_states, scope
 from search_app.ui.components.grid import image_grid, save_slice
 from search_app.ui.components.report import Block, Link, link, numbers, report, stack
 from search_app.ui.components.report.tables import finding, findings
-from search_app.ui.data import active_searches, analysis, queries, running_discovery
+from search_app.ui.data import active_searches, analysis, jobs, queries, running_discovery
+from search_app.ui.data.running_discovery import DiscoveryJob, RunningDiscovery
 from search_app.ui.pages.analyse import dimensions
 from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import count, images, interval, percent, share, span
@@ -32,7 +33,9 @@ def show(where: str | None) -> None:
     whole = analysis.by((), where).whole
     errors = "judged" if whole.known else "confidence"
     by = session.param("by") if session.param("by") in BY else "both"
-    running = running_discovery.of(session.lake(), queries.stamp(), where=where, by=by, errors=errors)
+    running = running_discovery.of(
+        session.lake(), queries.stamp(), whole.predictions, session.starter(), where=where, by=by, errors=errors
+    )
     running.wait(WAIT_SECONDS)
     first = analysis.names()[0] if session.lake().promoted() else "label"
     column = _by_column(first, where)
@@ -41,7 +44,11 @@ def show(where: str | None) -> None:
         return report([[_numbers(whole), column]], key="failing-yet")
     if running.result is None:
         report([[_numbers(whole)], [column]], key="failing-none")
-        return empty_states.empty("No worst slices", escape(running.error or ""))
+        empty_states.empty("No worst slices", escape(running.error or ""))
+        if isinstance(running, DiscoveryJob) and st.button("Search again"):
+            jobs.retry(running.job)
+            st.rerun()
+        return None
     discovery = running.result
     report([[_findings(discovery), stack(_numbers(whole), column)]], key="failing")
     _choose_by(by)
@@ -52,7 +59,7 @@ def show(where: str | None) -> None:
 
 
 @st.fragment(run_every=0.4)
-def _progress(running: running_discovery.RunningDiscovery) -> None:
+def _progress(running: RunningDiscovery | DiscoveryJob) -> None:
     if running.done:
         st.rerun()
     st.progress(running.share, f"Searching for slices with a high error: {running.stage} …")
@@ -145,7 +152,8 @@ def _actions(failing: FailingSlice, index: int) -> list[Link]:
         ]
     elif failing.predicate is not None:
         actions.append(link("Use as scope", "analyse", where=_joined(failing.predicate)))
-    actions.append(link("Save as slice", "analyse", finding=f"keep-{index}", by=by))
+    if failing.predicate is not None or len(failing.image_ids) == failing.reviewed:  # a job lists some of many
+        actions.append(link("Save as slice", "analyse", finding=f"keep-{index}", by=by))
     actions.append(link("Find all similar to its errors", "analyse", finding=f"like-{index}", by=by))
     return actions
 
