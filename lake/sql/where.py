@@ -21,7 +21,7 @@ from lake.sql import columnar, filter_syntax, nesting
 from lake.sql.connections import connect, query
 from lake.sql.filter_syntax import Filter
 from lake.sql.per_lake import PerLake
-from lake.sql.sandbox import pool
+from lake.sql.sandbox import filters
 from lake.storage import schema
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def check_foreign(lake: Lake, text: str, *, bounded: bool = True) -> Filter:
         return known
     nesting.check_expression(text, nesting.MOST_FILTER_CHARACTERS * (1 if bounded else 2))
     try:
-        lance = pool.shared(lake).lance_filter(text, columns, bounded=bounded)
+        lance = filters.lance_filter(lake, text, columns, bounded=bounded)
     except QueryStopped as stopped:
         if stopped.reason not in ("timeout", "memory", "died"):
             raise

@@ -23,6 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from embeddings.search import near
 from lake.errors import LakeloopError
 from lake.sql import columnar, nesting, saved_queries
+from lake.sql.sandbox import filters
 from lake.sql.sandbox import pool as sandbox
 from search_app.api.problems import problem_of
 from search_app.backend import model_cache
@@ -39,6 +40,8 @@ WHOLE_BYTES = 256 << 10
 MOST_SECONDS = 300.0
 MOST_ROWS = 1_000_000
 NICENESS = 10
+# The process for filters starts when the server is up, unless a filter comes before.
+FILTERS_AFTER_SECONDS = 5.0
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
 
 
@@ -81,6 +84,8 @@ class Sql:
         self.pool = sandbox.shared(service.lake)
         self.log = AuditLog(service.lake)
         self._threads: ThreadPoolExecutor | None = None
+        self._later = threading.Timer(FILTERS_AFTER_SECONDS, filters.start, [service.lake])
+        self._later.daemon = True
 
     async def aside(self, function: Callable[..., T], *arguments: Any) -> T:
         """The function's result, computed on a thread of this class: one per running or waiting query, and some more
@@ -90,18 +95,21 @@ class Sql:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def prepare(self) -> None:
-        """Starts a process for the first query and refreshes the copy of the large tables.
+        """Starts processes for the first query and the first filter, and refreshes the copy of the large tables.
 
         Run it on a thread of its own: copying takes long, and it runs at a low priority.
         """
         self.pool.start()
+        self._later.start()
         # Threads that this one starts, DuckDB's among them, inherit the priority.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         with suppress(OSError):  # a full disk: queries report it, or are slower
             columnar.refresh(self.service.lake)
 
     def close(self) -> None:
+        self._later.cancel()
         self.pool.close()
+        filters.close(self.service.lake)
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         self.log.close()

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Children:
     """Safe to share between threads: `turn` is the pool's lock, and is notified of every new child."""
 
-    def __init__(self, turn: threading.Condition, memory_bytes: int, threads: int) -> None:
-        self._turn, self._memory_bytes, self._threads = turn, memory_bytes, threads
+    def __init__(self, turn: threading.Condition, memory_bytes: int, threads: int, niceness: int) -> None:
+        self._turn, self._memory_bytes, self._threads, self._niceness = turn, memory_bytes, threads, niceness
         self.idle: list[QueryProcess] = []
         self._starting = 0
         self._failures = 0
@@ -62,7 +62,7 @@ class Children:
                     raise QueryStopped("died", "no process for the query could be started; try again")
                 self._turn.wait(max(0.0, min(query.left(), 0.5)))
                 if query.left() <= 0:
-                    query.stop_reason = query.stop_reason or "timeout"
+                    query.stop_reason = query.stop_reason or query.expired
             raise query.stopped()
 
     def put(self, child: QueryProcess) -> None:
@@ -82,7 +82,7 @@ class Children:
     def _start(self) -> None:
         child = None
         try:
-            child = QueryProcess(self._memory_bytes, self._threads)
+            child = QueryProcess(self._memory_bytes, self._threads, self._niceness)
             child.ready()
         except (OSError, ProcessEnded):  # `_failures` tells the queries that wait for it
             if child is not None:

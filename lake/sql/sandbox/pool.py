@@ -1,9 +1,8 @@
 """Runs queries of anybody: at most one per core at a time, each in a child process that is killed beyond its limits.
 
 A query waits for its turn, gets a child that is running already, and must end within `timeout` seconds, the wait
-included. A child that took long, grew, or was stopped is not used again; another is started instead. Filters of others
-are parsed in a child, too, with less time and memory, and do not wait for queries. The pool knows nothing of HTTP or of
-users.
+included. A child that took long, grew, or was stopped is not used again; another is started instead. The pool knows
+nothing of HTTP or of users.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -28,8 +27,8 @@ from lake.sql import columnar
 from lake.sql.connections import LOCK, tables_read
 from lake.sql.sandbox import frames
 from lake.sql.sandbox.children import Children
-from lake.sql.sandbox.process import PATIENCE_SECONDS, ProcessEnded, QueryProcess, encode
-from lake.sql.sandbox.results import FileGone, Preparation, QueryResult, ResultStream, SandboxQuery
+from lake.sql.sandbox.process import NICENESS, PATIENCE_SECONDS, ProcessEnded, QueryProcess, encode
+from lake.sql.sandbox.results import FileGone, ParseLimits, Preparation, QueryResult, ResultStream, SandboxQuery
 from lake.storage import schema, views
 
 if TYPE_CHECKING:
@@ -43,11 +42,6 @@ MOST_BYTES = 256 << 20
 # Memory of one child: all running children share a quarter of the machine's, and each has at least and at most this.
 LEAST_MEMORY, MOST_MEMORY = 1 << 30, 4 << 30
 QUEUE = 64
-# Filters that are parsed at once, and how long one may wait for that. Seconds of a processor and memory for each: the
-# longest list of numbers that a filter over HTTP may have takes a third of both.
-PARSERS = 2
-PARSE_WAIT_SECONDS = 10.0
-PARSE_LIMITS = (0.8, 128 << 20)
 # Of the calls that a query must be prepared for, as JSON.
 MOST_CALL_BYTES = 4 << 20
 # How often a query starts again because another process renewed the columnar copy while it was being opened.
@@ -65,6 +59,7 @@ class Pool:
         slots: int | None = None,
         queue: int = QUEUE,
         memory_bytes: int | None = None,
+        niceness: int = NICENESS,
     ) -> None:
         self.lake = lake
         cores = len(os.sched_getaffinity(0))
@@ -73,7 +68,7 @@ class Pool:
         self.memory_bytes = memory_bytes or min(MOST_MEMORY, max(LEAST_MEMORY, share))
         self.queue = queue
         self._turn = threading.Condition(threading.RLock())
-        self._children = Children(self._turn, self.memory_bytes, min(4, cores))
+        self._children = Children(self._turn, self.memory_bytes, min(4, cores), niceness)
         self._waiting: deque[SandboxQuery] = deque()
         self._running: dict[str, SandboxQuery] = {}
         self.closed = False
@@ -82,7 +77,7 @@ class Pool:
     def start(self) -> None:
         """Starts a child in the background, so that the next query need not wait for one."""
         with self._turn:
-            self._children.start(self.slots + 1 - len(self._side(self._running.values(), None)))
+            self._children.start(self.slots + 1 - len(self._running))
 
     def ready(self, timeout: float = 30.0) -> bool:
         """Waits until an idle child is there for the next query; False if that takes longer than `timeout` seconds."""
@@ -150,16 +145,16 @@ class Pool:
 
         return self._in_turn(self._query(sql, timeout, id), begin)
 
-    def lance_filter(self, text: str, samples: pa.Schema, *, bounded: bool) -> str | None:
-        """Parses a filter over table samples, whose columns are `samples`: the filter in Lance's dialect, or None.
+    def parse(
+        self, text: str, wanted: dict[str, Any], tables: Mapping[str, pa.Schema], limits: ParseLimits, timeout: float
+    ) -> Any:
+        """What is `wanted` of a text (see `QueryRunner` in `child.py`), parsed within the limits. It does not run.
 
-        If `bounded`, it may use only what needs no more memory than its arguments; see `parsing.py`. Raises BadInput
-        unless it is one expression, true or false of a row, and QueryStopped as `open` does.
+        `tables` are columns that it may name. Raises as `open`, and QueryStopped `busy` if it does not end in time.
         """
-        query = self._query(text, PARSE_WAIT_SECONDS, None)
-        query.parse_limits = PARSE_LIMITS
-        wanted = {"bounded": bounded}
-        parsed: str | None = self._in_turn(query, lambda query: self._parsed(query, wanted, {"samples": samples}))
+        query = self._query(text, timeout, None)
+        query.parse_limits = limits
+        parsed = self._in_turn(query, lambda query: self._parsed(query, wanted, tables))
         self.finish(query, reusable=True)
         return parsed
 
@@ -205,35 +200,24 @@ class Pool:
             self.finish(query, reusable=isinstance(error, BadInput))  # the child refused the query and is well
             raise
 
-    @staticmethod
-    def _side(queries: Iterable[SandboxQuery], like: tuple[float, int] | None) -> list[SandboxQuery]:
-        """Those that are parsed only, or those that run: the two do not wait for each other."""
-        return [query for query in queries if (query.parse_limits is None) == (like is None)]
-
     def _take_turn(self, query: SandboxQuery) -> None:
-        like = query.parse_limits
-        slots = self.slots if like is None else PARSERS
         with self._turn:
             if self.closed:
                 raise QueryStopped("cancelled", "the server is stopping")
             if query.id in self._running or any(other.id == query.id for other in self._waiting):
                 raise BadInput(f"a query with the id {query.id[:80]!r} is running")
-            running, waiting = self._side(self._running.values(), like), self._side(self._waiting, like)
-            if len(running) >= slots and len(waiting) >= self.queue:
-                raise QueryStopped("busy", f"{len(running)} queries run and {len(waiting)} wait: try again later")
+            if len(self._running) >= self.slots and len(self._waiting) >= self.queue:
+                message = f"{len(self._running)} queries run and {len(self._waiting)} wait: try again later"
+                raise QueryStopped("busy", message)
             self._waiting.append(query)
             try:
-                while (
-                    query.stop_reason
-                    or len(self._side(self._running.values(), like)) >= slots
-                    or self._side(self._waiting, like)[0] is not query
-                ):
+                while query.stop_reason or len(self._running) >= self.slots or self._waiting[0] is not query:
                     if query.stop_reason:
                         raise query.stopped()
                     if not self._turn.wait(max(0.0, query.left())) and query.left() <= 0:
                         message = (
                             f"the query waited {query.seconds():.1f} s and its turn did not come: "
-                            f"{len(self._side(self._running.values(), like))} queries run; try again later"
+                            f"{len(self._running)} queries run; try again later"
                         )
                         raise QueryStopped("busy", message)
                 self._running[query.id] = query
@@ -283,8 +267,9 @@ class Pool:
         """Called all the time while a query runs. Raises QueryStopped once it is beyond its limits or cancelled."""
         now = time.monotonic()
         if now >= query.deadline:
-            self.stop(query, "timeout")
-        if not child.demoted and now - (query.started or now) > PATIENCE_SECONDS:
+            self.stop(query, query.expired)
+        parses = query.parse_limits is not None  # these have little time, and end in time
+        if not parses and not child.demoted and now - (query.started or now) > PATIENCE_SECONDS:
             child.demote()
             self.start()  # another child for the next query, which a start would slow down if it is quick
         if child.resident() > self.memory_bytes:
@@ -295,10 +280,9 @@ class Pool:
     def _check_parsing(self, query: SandboxQuery, child: QueryProcess, before: tuple[float, int]) -> None:
         """As `check_limits`, with the query's `parse_limits` of what its child uses more than `before`."""
         if query.parse_limits is not None:
-            seconds, size = query.parse_limits
-            if child.processor_seconds() - before[0] > seconds:
+            if child.processor_seconds() - before[0] > query.parse_limits.seconds:
                 self.stop(query, "timeout")
-            if child.resident() - before[1] > size:
+            if child.resident() - before[1] > query.parse_limits.memory_bytes:
                 self.stop(query, "memory")
         self.check_limits(query, child)
 

@@ -39,9 +39,12 @@ class ProcessEnded(Exception):
 
 
 class QueryProcess:
-    """A child; `ready` waits until it takes queries. One caller at a time, except for `kill`."""
+    """A child; `ready` waits until it takes queries. One caller at a time, except for `kill`.
 
-    def __init__(self, memory_bytes: int, threads: int) -> None:
+    Its priority is `niceness`, or this process's if that is 0.
+    """
+
+    def __init__(self, memory_bytes: int, threads: int, niceness: int = NICENESS) -> None:
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; sys.argv[1:] = ['{memory_bytes}', '{threads}']; "
             "import runpy; runpy.run_module('lake.sql.sandbox.child', run_name='__main__', alter_sys=True)"
@@ -57,8 +60,9 @@ class QueryProcess:
             bufsize=0,
         )
         # At once, before it has threads: each thread has its own priority, inherited from the thread that starts it.
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
+        if niceness:
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, niceness)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin, self._process.stdout

@@ -33,12 +33,19 @@ class QueryResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class ParseLimits:
+    """Seconds of a processor and bytes of memory that a child may use for one text."""
+
+    seconds: float
+    memory_bytes: int
+
+
 @dataclass
 class SandboxQuery:
     """A query that waits or runs. `started` is None while it waits; all times are `time.monotonic()`.
 
-    `memory_bytes`: what its child may have in memory. A text that is only parsed, and not run, has `parse_limits`
-    instead: seconds of a processor, and bytes of memory.
+    `memory_bytes`: what its child may have in memory. A text that is only parsed, and not run, has `parse_limits`, too.
     """
 
     id: str
@@ -46,7 +53,7 @@ class SandboxQuery:
     submitted: float
     deadline: float
     memory_bytes: int
-    parse_limits: tuple[float, int] | None = None
+    parse_limits: ParseLimits | None = None
     started: float | None = None
     stop_reason: str | None = None
     child: QueryProcess | None = field(default=None, repr=False)
@@ -59,19 +66,26 @@ class SandboxQuery:
         """Seconds until its deadline; negative after it."""
         return self.deadline - time.monotonic()
 
+    @property
+    def expired(self) -> str:
+        """The reason to stop it at its deadline. What is only parsed takes long because of others."""
+        return "timeout" if self.parse_limits is None else "busy"
+
     def stopped(self) -> QueryStopped:
         """The error that reports why it was stopped."""
         limit = f"{self.deadline - self.submitted:g} s"
-        seconds, size = self.parse_limits or (0.0, 0)
         messages = {
             "cancelled": "the query was cancelled",
             "timeout": f"the query took longer than {limit} and was stopped; ask for less, or give it more time",
             "memory": f"the query needs more than the {self.memory_bytes >> 20:,} MiB a query may have; ask for less",
             "died": "the process of the query crashed; the query or DuckDB is at fault",
         }
-        if self.parse_limits is not None:
-            messages["timeout"] = f"parsing it takes more than {seconds:g} s of a processor; write it simpler"
-            messages["memory"] = f"parsing it takes more than {size >> 20} MiB of memory; write it simpler"
+        if (most := self.parse_limits) is not None:
+            messages |= {
+                "busy": f"it could not be parsed within {limit}, because the machine is busy; try again later",
+                "timeout": f"parsing it takes more than {most.seconds:g} s of a processor; write it simpler",
+                "memory": f"parsing it takes more than {most.memory_bytes >> 20} MiB of memory; write it simpler",
+            }
         reason = self.stop_reason or "died"
         return QueryStopped(reason, messages[reason])
 
