@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lake.storage import schema, views
-from tests import imports, tree
+from tests import access_table, imports, tree
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = imports.PACKAGES
@@ -88,6 +88,12 @@ def test_modules_have_domain_names_and_say_what_they_do() -> None:
         for path in _modules(package):
             assert path.stem not in banned, path
             assert ast.get_docstring(ast.parse(path.read_text())), f"{path.relative_to(ROOT)} has no docstring"
+
+
+def test_the_access_page_has_the_table_of_scopes() -> None:
+    page = access_table.PAGE.read_text()
+    section = page.partition(access_table.START)[2].partition(access_table.END)[0]
+    assert section == access_table.table(), "write it with: python -m tests.access_table"
 
 
 def test_storage_page_lists_every_table_and_column_as_declared() -> None:

@@ -28,7 +28,7 @@ def register(add: Add) -> None:
             p.add_argument("--job-memory-gb", type=float, metavar="GB", help="memory limit of each worker process of a job")  # fmt: skip  # noqa: E501
             p.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a host name of this server that clients use; repeat for more")  # fmt: skip  # noqa: E501
             p.add_argument("--require-key", action="store_true", help="refuse requests without an access key; always on unless --host is this machine")  # fmt: skip  # noqa: E501
-            p.add_argument("--allow-user", action="append", default=[], metavar="USER", help="a user who may log in at the identity provider of .streamlit/secrets.toml: an e-mail address, @domain or *; repeat for more")  # fmt: skip  # noqa: E501
+            p.add_argument("--allow-user", action="append", default=[], metavar="USER", help="a user who may log in at the identity provider of .streamlit/secrets.toml: an e-mail address, @domain or *, and =SCOPE,SCOPE (default: read); repeat for more")  # fmt: skip  # noqa: E501
             p.add_argument("--https", action="store_true", help="browsers use https through a proxy: mark cookies as secure")  # fmt: skip  # noqa: E501
         else:
             p.add_argument("--no-serve", action="store_true", help="only build the lake")

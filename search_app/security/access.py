@@ -1,8 +1,9 @@
 """ASGI middleware that checks every request's access key against the scope that the request needs.
 
 A key comes as `Authorization: Bearer`. A browser that logged in sends a cookie, which may only read. Routes find the
-key's id in the ASGI scope as `lakeloop_key_id`; it is None without a key. `search_app/security/scopes.py` says which
-request needs which scope. `search_app/security/hosts.py` checks Host and Origin before.
+key's id in the ASGI scope as `lakeloop_key_id`; it is None without a key. Pages find who uses them in the headers of
+their websocket. `search_app/security/scopes.py` says which request needs which scope, and
+`page_actions.py` beside it, which action of a page. `search_app/security/hosts.py` checks Host and Origin before.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from starlette.requests import cookie_parser
 
 from lake.errors import BadInput
 from search_app.security.hosts import POLICY_VIOLATION, same_origin
+from search_app.security.identity import Identity
 from search_app.security.login import Login, cookie_name
 from search_app.security.oidc import ROUTES as OIDC_ROUTES
 from search_app.security.oidc import Oidc
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from lake.access.keys import Keyring
 
 KEY_ID = "lakeloop_key_id"
-KEY_HEADER = b"x-lakeloop-key"
+USER = "lakeloop_user"
+# What the gate tells pages, which see only the headers of the handshake.
+IDENTITY_HEADERS = (b"x-lakeloop-key", b"x-lakeloop-user", b"x-lakeloop-scopes")
 # Seconds. Keys older than FRESH are read again in the background. No request is checked against keys older than OLDEST,
 # except while the lake takes longer than PATIENCE to answer.
 FRESH, OLDEST, PATIENCE = 0.5, 1.0, 1.0
@@ -112,11 +116,13 @@ class Access:
                 self.refused(result.reason)
             await self._refuse(result, needed, scope, receive, send)
             return
-        scope[KEY_ID] = result
+        scope[KEY_ID], scope[USER] = result.key_id, result.user
         if scope["type"] == "websocket":
-            # Pages see only the headers of the handshake. A header of this name from the client is removed.
-            headers = [header for header in scope["headers"] if header[0] != KEY_HEADER]
-            scope["headers"] = [*headers, (KEY_HEADER, result.encode())] if result else headers
+            # Headers of these names from the client are removed.
+            headers = [header for header in scope["headers"] if header[0] not in IDENTITY_HEADERS]
+            values = (result.key_id or "", result.user or "", " ".join(result.scopes))
+            named = zip(IDENTITY_HEADERS, values, strict=True)
+            scope["headers"] = headers + [(name, value.encode()) for name, value in named if value]
         if self.open:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -124,10 +130,10 @@ class Access:
         else:
             await self.app(scope, receive, _private_in_caches(send))
 
-    def check(self, scope: Scope, credentials: Credentials, needed: str) -> str | Denial | None:
-        """The id of the request's key, None if it needs none, or why the request is refused."""
+    def check(self, scope: Scope, credentials: Credentials, needed: str) -> Identity | Denial:
+        """Whose request it is, or why it is refused."""
         if self.open and not credentials.keys:
-            return None
+            return Identity(scopes=("admin",))
         if self.keyring.lost():
             return Denial(503, "keys_unreadable", "the access keys of the lake cannot be read now; try again")
         method = scope.get("method", "WEBSOCKET")
@@ -135,8 +141,8 @@ class Access:
             return self._by_key(credentials.keys, needed, f"{method} {scope['path']}")
         if credentials.cookie and self.login is not None:
             cookies = cookie_parser(credentials.cookie)
-            key_id = self.login.key_of(cookies)
-            if key_id is not None or self.login.admits(cookies):
+            identity = self.login.identity(cookies)
+            if identity is not None:
                 if needed != "read":
                     detail = f"{method} {scope['path']} needs scope {needed}; a browser login has only scope read"
                     return Denial(403, "missing_scope", detail)
@@ -147,10 +153,10 @@ class Access:
                         "wrong_origin",
                         "a request with a login cookie needs an Origin header that names this server",
                     )
-                return key_id
+                return identity
         return Denial(401, "no_key", "this server needs an access key: send it as Authorization: Bearer ll_...")
 
-    def _by_key(self, keys: list[str], needed: str, request: str) -> str | Denial:
+    def _by_key(self, keys: list[str], needed: str, request: str) -> Identity | Denial:
         record = self.keyring.match(keys[0]) if len(keys) == 1 else None
         if record is None:
             return Denial(401, "unknown_key", "this lake has no such access key")
@@ -165,7 +171,7 @@ class Access:
             scopes = ", ".join(record.scopes)
             detail = f"{request} needs scope {needed}; the key {record.key_id} has {scopes}"
             return Denial(403, "missing_scope", detail)
-        return record.key_id
+        return Identity(record.key_id)
 
     async def _fresh(self) -> None:
         """Refreshes the keyring in a thread, and waits for it only if its keys are too old to be used.

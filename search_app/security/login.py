@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from search_app.security.hosts import same_origin
+from search_app.security.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,9 +75,17 @@ class Login:
         record = self.keyring.get(key_id)
         return key_id if record is not None and record.state() == "active" and record.allows("read") else None
 
+    def identity(self, cookies: Mapping[str, str]) -> Identity | None:
+        """Whose cookies these are: of a session, or of the identity provider; None if they give no access."""
+        key_id = self.key_of(cookies)
+        if key_id is not None:
+            return Identity(key_id)
+        user = self.oidc.user(cookies) if self.oidc is not None else None
+        return None if self.oidc is None or user is None else Identity(user=user, scopes=self.oidc.scopes(user))
+
     def admits(self, cookies: Mapping[str, str]) -> bool:
-        """Whether these cookies give access to the pages, through a session or the identity provider."""
-        return self.key_of(cookies) is not None or (self.oidc is not None and self.oidc.user(cookies) is not None)
+        """Whether these cookies give access to the pages."""
+        return self.identity(cookies) is not None
 
     def serves(self, path: str) -> bool:
         """Whether the path belongs to the login."""

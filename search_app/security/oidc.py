@@ -18,21 +18,21 @@ from lake.extras import require
 SESSION_DAYS = 0.5
 ROUTES = frozenset({"/auth/login", "/auth/logout", "/oauth2callback"})
 SHORTEST_SECRET = 32
+USER_SCOPES = ("read", "edit", "sql", "admin")
 
 
 class Oidc:
     """The users that may log in at the identity provider.
 
     `users` are e-mail addresses that the provider has verified, `@domain` for everybody of a domain, or `*` for all
-    users of the provider. Raises BadInput if a user is written otherwise, and if secrets.toml names no provider or has
-    no cookie secret of at least 32 characters. Raises MissingExtra without Authlib.
+    users of the provider, each with `=SCOPE,SCOPE` behind it; without scopes a user only reads. Of the entries that
+    name a user, the most specific one counts.
+    Raises BadInput if a user is written otherwise, and if secrets.toml names no provider or has no cookie secret of at
+    least 32 characters. Raises MissingExtra without Authlib.
     """
 
     def __init__(self, users: Iterable[str]) -> None:
-        self.users = frozenset(user.lower() for user in users)
-        for user in self.users:
-            if user != "*" and (user.count("@") != 1 or user.endswith("@")):
-                raise BadInput(f"--allow-user {user!r}: write an e-mail address, @domain, or * for everybody")
+        self.users = dict(map(_user, users))
         require("streamlit", "streamlit", "app")
         from streamlit import auth_util
         from streamlit.errors import StreamlitAuthError
@@ -92,6 +92,25 @@ class Oidc:
         email = str(claims.get("email") or "").lower()
         if "*" in self.users:
             return email or str(claims.get("sub") or "*")
-        domain = email[email.rfind("@") :]
+        domain = _domain(email)
         verified = claims.get("email_verified") in (True, "true")
         return email if verified and "@" in email and (email in self.users or domain in self.users) else None
+
+    def scopes(self, user: str) -> tuple[str, ...]:
+        """The scopes of a user that `user` returned."""
+        entry = next((name for name in (user, _domain(user), "*") if name in self.users), None)
+        return () if entry is None else self.users[entry]
+
+
+def _domain(email: str) -> str:
+    return email[email.rfind("@") :]
+
+
+def _user(text: str) -> tuple[str, tuple[str, ...]]:
+    name, _, listed = text.lower().partition("=")
+    scopes = tuple(scope.strip() for scope in listed.split(",") if scope.strip())
+    if name != "*" and (name.count("@") != 1 or name.endswith("@")):
+        raise BadInput(f"--allow-user {text!r}: write an e-mail address, @domain, or * for everybody")
+    if unknown := [scope for scope in scopes if scope not in USER_SCOPES]:
+        raise BadInput(f"--allow-user {text!r}: no scope {unknown[0]!r}; there are {', '.join(USER_SCOPES)}")
+    return name, ("read", *(scope for scope in scopes if scope != "read"))

@@ -15,6 +15,7 @@ import streamlit as st
 from lake.access import audit, keys
 from lake.jobs.job import Starter
 from search_app.backend.query_images import QueryImages, beside
+from search_app.security import page_actions
 
 if TYPE_CHECKING:
     from lake.open_lake import OpenLake
@@ -37,27 +38,39 @@ def lake() -> OpenLake:
 
 
 def may(scope: str) -> bool:
-    """Whether the user has this scope.
+    """Whether the user has this scope: that of the key or the user that logged in, every scope on an open server."""
+    scopes = _scopes()
+    return scope in scopes or "admin" in scopes
 
-    A user who logged in with a key has the scopes of the key. On an open server, or after a login as a person, a user
-    has all scopes.
-    """
-    key_id = st.context.headers.get("X-Lakeloop-Key")  # set by search_app/security/access.py, never by the browser
-    if not key_id:
-        return True
-    record = keys.snapshot(lake()).get(key_id)
-    return record is not None and record.allows(scope)
+
+def require(action: str) -> None:
+    """Raises NotAllowed unless the user may do this. Every handler that writes calls it before it does."""
+    page_actions.require(action, _scopes())
+    st.session_state["_required"] = action
+
+
+def _scopes() -> frozenset[str]:
+    # The headers are set by search_app/security/access.py, never by the browser. Without them nothing is allowed.
+    headers = st.context.headers
+    if key_id := headers.get("X-Lakeloop-Key"):
+        record = keys.snapshot(lake()).get(key_id)
+        return frozenset() if record is None or record.state() != "active" else frozenset(record.scopes)
+    return frozenset((headers.get("X-Lakeloop-Scopes") or "").split())
 
 
 def starter() -> Starter:
     """Whoever uses the page: the user who logged in, or the key; neither on an open server."""
-    email = st.user.get("email")
-    # The header is set by search_app/security/access.py, never by the browser.
-    return Starter(None if email is None else str(email), st.context.headers.get("X-Lakeloop-Key"))
+    headers = st.context.headers  # see _scopes
+    return Starter(headers.get("X-Lakeloop-User"), headers.get("X-Lakeloop-Key"))
 
 
 def wrote(action: str, target: str, detail: dict[str, Any]) -> None:
-    """Records in the audit log what a page wrote, and which key or user did it (neither on an open server)."""
+    """Records in the audit log what a page wrote, and which key or user did it (neither on an open server).
+
+    `require` has allowed the same action before.
+    """
+    if st.session_state.pop("_required", None) != action:
+        raise AssertionError(f"nothing asked whether the user may do: {action}")
     by = starter()
     audit.record(lake(), action, target, key_id=by.key_id, user=by.user, detail=detail)
 

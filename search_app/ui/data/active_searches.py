@@ -24,7 +24,8 @@ def opened(search_id: str, check: bool) -> LoadedSearch:
 
 
 def marking(loaded: LoadedSearch) -> AbstractContextManager[SavedSearch]:
-    """The search, for writing marks."""
+    """The search, for writing marks. Raises NotAllowed."""
+    session.require("search mark")
     return loaded_searches.marking(session.lake(), loaded)
 
 
@@ -37,6 +38,7 @@ def begin(**options: Any) -> None:
 
     lake = session.lake()
     try:
+        session.require("search start")
         with st.spinner("Reading the vectors …", show_time=True):
             search = saved_searches.start(lake, **options)
     except LakeloopError as error:

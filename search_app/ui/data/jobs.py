@@ -11,6 +11,7 @@ from lake.errors import BadInput, LakeloopError
 from lake.jobs import current, record
 from lake.jobs.job import UNFINISHED, Job
 from search_app.jobs import kinds, starting, supervisor
+from search_app.security.page_actions import NotAllowed
 from search_app.ui import session
 from search_app.ui.text.markdown import escape
 
@@ -21,6 +22,8 @@ def start(kind: str, arguments: dict[str, Any]) -> Job | None:
     The arguments are the page's own: it names no file, and it has checked the user's part of a filter.
     """
     try:
+        if not session.may(kinds.KINDS[kind].scope):
+            raise NotAllowed(f"starting this job needs the scope {kinds.KINDS[kind].scope}, which you do not have")
         return starting.start(session.lake(), kind, arguments, session.starter(), local=True)
     except LakeloopError as error:
         st.error(escape(str(error)))
@@ -58,6 +61,8 @@ def stop(job: Job) -> None:
     """Asks the job to end; it may have ended already."""
     by = session.starter()
     try:
+        if not may_stop(job):
+            raise NotAllowed("only who started the job, or who may start its kind, may stop it")
         record.cancel(session.lake(), job.id, by)
     except LakeloopError as error:
         st.toast(escape(str(error)))

@@ -182,6 +182,7 @@ def _top(loaded: LoadedSearch, positives: list[str], shows_found: bool) -> None:
         if name != (search.name or ""):
             with active_searches.marking(loaded):
                 search.rename(name)
+            session.require("search rename")
             session.wrote("search rename", search.id, {"name": name})
         if scope := _scope(search.id):
             st.caption(scope, width="content")

@@ -166,6 +166,7 @@ def _place_new(map: queries.Row, placed: int) -> None:
         from embeddings.maps import maps
 
         try:
+            session.require("map place")
             with st.spinner("Placing …", show_time=True):
                 added = maps.place(session.lake(), map["id"])
         except LakeloopError as error:

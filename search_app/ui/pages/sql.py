@@ -62,10 +62,8 @@ def _query() -> running_query.RunningQuery | None:
 
 def _run(sql: str, parameters: dict[str, Any]) -> None:
     session.put(sql=sql if len(sql) <= 2_000 else None, open=None, sel=None)
-    email = st.user.get("email")
-    key_id = st.context.headers.get("X-Lakeloop-Key")
-    user = None if email is None else str(email)
-    st.session_state["ask-query"] = running_query.begin(session.lake(), sql, parameters, key_id, user)
+    by = session.starter()
+    st.session_state["ask-query"] = running_query.begin(session.lake(), sql, parameters, by.key_id, by.user)
     st.rerun()
 
 
@@ -121,6 +119,7 @@ def _saving(sql: str, parameters: dict[str, Any]) -> None:
         description = st.text_input("Description", key="ask-description")
         if st.button("Save", key="ask-save", disabled=not name.strip()):
             try:
+                session.require("query save")
                 saved_queries.save(session.lake(), name.strip(), sql, parameters, description, replacing=True)
             except LakeloopError as error:
                 st.error(escape(str(error)))

@@ -28,7 +28,7 @@ from lake.access.keys import Keyring
 from lake.errors import BadInput, MissingExtra
 from lake.open_lake import OpenLake
 from search_app.security.access import AccessPolicy, make_access
-from search_app.security.oidc import Oidc
+from search_app.security.oidc import Oidc, _user
 from tests.search_app.asgi import echo
 
 pytest.importorskip("streamlit")
@@ -204,7 +204,7 @@ class OidcWithClaims(Oidc):
     """An Oidc with the users and the secret of the test."""
 
     def __init__(self, *users: str) -> None:
-        self.users = frozenset(users)
+        self.users = dict(map(_user, users))
         self._secret, self._origin = SECRET, "http://127.0.0.1:8501"
 
     def cookie(self, claims: dict[str, Any]) -> dict[str, str]:
@@ -267,7 +267,7 @@ def _start(folder: Path, secrets: str) -> str:
     """What making an Oidc says in a process whose folder has these secrets."""
     (folder / ".streamlit").mkdir()
     (folder / ".streamlit/secrets.toml").write_text(secrets)
-    lines = ["from search_app.security.oidc import Oidc", "from lake.errors import LakeloopError"]
+    lines = ["from search_app.security.oidc import Oidc, _user", "from lake.errors import LakeloopError"]
     lines += ["try:", "    print(dict(Oidc(['*']).providers()))", "except LakeloopError as error:", "    print(error)"]
     out = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],
@@ -305,3 +305,17 @@ def test_without_authlib_the_error_names_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setattr(auth_util, "is_authlib_installed", lambda: False)
     with pytest.raises(MissingExtra, match=r"lakeloop\[oidc\]"):
         Oidc(["*"])
+
+
+def test_a_user_reads_unless_more_is_granted_and_the_most_specific_entry_counts() -> None:
+    login = OidcWithClaims("*", "@lab.example=edit,sql", "ann@lab.example=admin", "bob@lab.example")
+    assert login.scopes("eve@elsewhere.example") == ("read",)
+    assert login.scopes("carl@lab.example") == ("read", "edit", "sql")
+    assert login.scopes("ann@lab.example") == ("read", "admin")
+    assert login.scopes("bob@lab.example") == ("read",)
+    assert OidcWithClaims("ann@lab.example").scopes("bob@lab.example") == ()
+
+
+def test_a_user_with_an_unknown_scope_is_refused() -> None:
+    with pytest.raises(BadInput, match="no scope 'root'"):
+        OidcWithClaims("ann@lab.example=root")

@@ -146,6 +146,7 @@ def save_slice(name: str, *, role: str | None = None, **definition: Any) -> None
     from embeddings.duplicates import leak_guard
 
     try:
+        session.require("slice create")
         saved, leaking = leak_guard.create(session.lake(), name, role=role, **definition)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")

@@ -40,6 +40,7 @@ def make(most: int, **options: Any) -> None:
     """
     from embeddings.clusters.drilldown import cluster
 
+    session.require("cluster")
     if most > QUICK_IMAGES:
         if started := jobs.start("cluster", {name: value for name, value in options.items() if value is not None}):
             session.put(job=started.id)

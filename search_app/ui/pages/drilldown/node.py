@@ -134,6 +134,7 @@ def _choose(key: str) -> None:
 def _undo(node_id: str) -> None:
     from embeddings.clusters.trees import uncut
 
+    session.require("cluster uncut")
     uncut(session.lake(), node_id)
     session.wrote("cluster uncut", node_id, {})
     session.put(view=None, open=None, sel=None)
@@ -150,6 +151,7 @@ def _rename(node: queries.Row) -> None:
         )
         if st.form_submit_button("Rename", type="primary"):
             try:
+                session.require("cluster rename")
                 rename(session.lake(), node["id"], name)
             except LakeloopError as error:
                 st.error(escape(str(error)))

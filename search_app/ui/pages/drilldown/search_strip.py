@@ -49,6 +49,7 @@ def mark_cluster(search_id: str, node_id: str, action: str) -> None:
         search.accept(node_id) if action == "accept" else search.refuse(node_id)
         active_searches.sent(())
         new = len(search.positives()) - before
+    session.require(f"search {action}")
     session.wrote(f"search {action}", search_id, {"node": node_id})
     result = f"accepted: {images(new)} more" if action == "accept" else "refused: its images will not be shown"
     session.say(f"Cluster {escape(node_id.partition('/')[2])} {result}. You can undo this on the page Isolate.")

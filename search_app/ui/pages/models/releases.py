@@ -110,6 +110,7 @@ def _share() -> float | None:
 
 def _try(run: Run, reason: str, share: float | None, force: bool) -> None:
     try:
+        session.require("models promote")
         promote = _promotion().promote
         version = promote(session.lake(), run.id, reason=reason.strip() or None, force=force, share=share)
     except LakeloopError as error:
@@ -137,6 +138,7 @@ def _rollback(model: str, current: Version | None) -> None:
     reason = st.text_input("Reason", placeholder="What went wrong", key="rollback-reason")
     if st.button("Roll back", type="primary", key="rollback-now"):
         try:
+            session.require("models rollback")
             version = _promotion().rollback(session.lake(), model, reason.strip() or None)
         except LakeloopError as error:
             st.error(escape(str(error)))
@@ -148,6 +150,7 @@ def _rollback(model: str, current: Version | None) -> None:
 
 def _change(action: str, run: Run, do: Callable[[], Version]) -> None:
     try:
+        session.require(action)
         version = do()
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")

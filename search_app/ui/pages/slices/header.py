@@ -84,6 +84,7 @@ def _set_role(slice_: Slice, role: str | None) -> None:
     from embeddings.duplicates import leak_guard
 
     try:
+        session.require("slice role")
         _, leaking = leak_guard.assign(session.lake(), slice_, role)
     except LakeloopError as error:
         session.say(escape(str(error)))
@@ -99,6 +100,7 @@ def _freeze(slice_: Slice) -> None:
     from embeddings.duplicates import leak_guard
 
     try:
+        session.require("slice create")
         draft, leaking = leak_guard.guarded(session.lake(), slices.freeze(session.lake(), slice_))
         saved = slices.save(session.lake(), draft)
     except LakeloopError as error:
@@ -121,6 +123,7 @@ def _tags(slice_: Slice) -> None:
             tag = st.text_input("Tag", placeholder="gold", help=f"{slice_.name}@TAG then names this version")
             if st.form_submit_button("Tag this version"):
                 try:
+                    session.require("slice tag")
                     slices.tag(session.lake(), slice_, tag.strip())
                 except LakeloopError as error:
                     st.error(escape(str(error)))
@@ -129,6 +132,7 @@ def _tags(slice_: Slice) -> None:
                     st.rerun()
         for tag in own:
             if st.button(f"Remove {escape(tag)}", key=f"untag-{slice_.id}-{tag}"):
+                session.require("slice untag")
                 slices.untag(session.lake(), slice_.name, tag)
                 session.wrote("slice untag", f"{slice_.name}@{tag}", {})
                 st.rerun()
@@ -136,6 +140,7 @@ def _tags(slice_: Slice) -> None:
 
 def _delete(slice_: Slice) -> None:
     try:
+        session.require("slice delete")
         slices.delete(session.lake(), slice_)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")
