@@ -290,3 +290,12 @@ def test_interrupting_an_ingest_is_safe(run: Run, tmp_path: Path) -> None:
     counts = run("sql", "SELECT (SELECT count(*) FROM images) i, (SELECT count(*) FROM samples) p, "
                  "(SELECT count(*) FROM thumbnails) t", "--lake", lake, "--json").json  # fmt: skip
     assert counts == [{"i": count, "p": count, "t": count}]
+
+
+def test_a_terminal_obeys_no_text_of_others(capsys: pytest.CaptureFixture[str]) -> None:
+    from argparse import Namespace
+
+    from search_app.cli.terminal import output
+
+    output(Namespace(json=False), {}, "model  evil\x1b]0;owned\x07\x1b[2J 3\nnext \u202e line")
+    assert capsys.readouterr().out == "model  evil\ufffd]0;owned\ufffd\ufffd[2J 3\nnext \ufffd line\n"

@@ -49,6 +49,8 @@ def create_as(
     if migrations.applied(lake):
         raise BadInput(f"{uri} is a lake already; `lakeloop embed --embedder NAME` adds an embedder to it")
     _refuse_foreign_folder(uri)
+    if lake.folder is not None:  # images and predictions are not for every user of the machine
+        lake.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     # The record of the migrations comes last and is the commit: the next `create` completes an interrupted one.
     for table in schema.TABLES.values():
         lake.create_table(table)

@@ -27,7 +27,7 @@ class QueryImages:
         """Store `jpeg` and return its id (64 hex). Storing it again only makes it the newest."""
         query_id = hashlib.sha256(jpeg).hexdigest()
         path = self._path(query_id)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists():
             os.utime(path)
             return query_id
@@ -64,11 +64,12 @@ class QueryImages:
 
 
 def beside(uri: str) -> QueryImages:
-    """The query images of the lake at `uri`: in its own folder, or in a temporary folder for object storage."""
+    """The query images of the lake at `uri`: in its own folder, or for object storage in the user's cache."""
     scheme, _, rest = uri.partition("://")
     if not rest:
         return QueryImages(Path(uri) / "queries")
     if scheme == "file":
         return QueryImages(Path(rest) / "queries")
     name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    return QueryImages(Path(tempfile.gettempdir()) / f"lakeloop-queries-{os.getuid()}" / name)
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return QueryImages(Path(cache) / "lakeloop" / name / "queries")

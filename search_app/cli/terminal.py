@@ -78,13 +78,18 @@ def _drain(opened: Lake, spool: Spool) -> None:
 
 
 def output(args: argparse.Namespace, facts: Any, text: str) -> int:
-    """Prints `facts` as JSON with --json, else `text`. Returns exit code 0."""
+    """Prints `facts` as JSON with --json, else `text`. Returns exit code 0.
+
+    Names and texts may be anybody's: what a terminal would obey is replaced.
+    """
     import json
+
+    from lake.sql import tables
 
     if args.json:
         print(json.dumps(facts, ensure_ascii=False, allow_nan=False))
     elif text:
-        print(text)
+        print("\n".join(map(tables.printable, text.split("\n"))))
     return 0
 
 

@@ -20,6 +20,8 @@ from lake.errors import BadInput
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 # Addresses to listen on that no client can use as a name.
 EVERYWHERE = frozenset({"0.0.0.0", "::", ""})
+# A name, an address or an IPv6 address in brackets, and a port: no user before an @, nothing else.
+_NETLOC = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 POLICY_VIOLATION = 1008  # the close code of a websocket, RFC 6455
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
@@ -31,6 +33,8 @@ def is_loopback(host: str) -> bool:
 
 def hostname(netloc: str) -> str:
     """The host of `host[:port]` in lower case, without IPv6 brackets; "" if it cannot be parsed."""
+    if not _NETLOC.fullmatch(netloc):
+        return ""
     try:
         return urlsplit(f"//{netloc}").hostname or ""
     except ValueError:

@@ -36,6 +36,11 @@ def test_a_created_lake_can_be_opened(tmp_path: Path) -> None:
     )
 
 
+def test_a_new_lake_is_for_its_owner_alone(tmp_path: Path) -> None:
+    folder = Path(lake.create(str(tmp_path / "lake")).uri)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_trailing_slash_names_the_same_lake(lk: OpenLake) -> None:
     assert lake.open(lk.uri + "/").uri == lk.uri
 

@@ -23,7 +23,7 @@ from lake.storage import store
 from search_app.cli.main import main
 from search_app.security import scopes
 from search_app.security.access import OPEN, Access, AccessPolicy, make_access
-from search_app.security.hosts import checked_name
+from search_app.security.hosts import checked_name, hostname
 from search_app.security.scopes import scope_of
 from search_app.server import server
 from tests.search_app.asgi import Answer, Headers, Socket, ask, echo
@@ -396,3 +396,15 @@ def test_names_and_addresses_may_be_allowed(name: str) -> None:
 def test_the_lake_itself_has_no_file_named_by_a_token(guarded: GuardedApp) -> None:
     written = b"".join(path.read_bytes() for path in Path(guarded.lake.uri).rglob("*") if path.is_file())
     assert not [name for name, token in guarded.tokens.items() if token.rpartition("_")[2].encode() in written]
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("localhost:8501", "localhost"), ("[::1]:80", "::1"), ("LAKE.example.org", "lake.example.org"),
+        ("evil@127.0.0.1", ""), ("evil:x@127.0.0.1:80", ""), ("127.0.0.1/x", ""), ("127.0.0.1?x", ""),
+        ("127.0.0.1#x", ""), ("127.0.0.1\\x", ""), ("localhost:80:80", ""), ("", ""), ("[::1", ""), ("a b", ""),
+    ],
+)  # fmt: skip
+def test_a_host_is_a_name_and_a_port_and_nothing_else(host: str, name: str) -> None:
+    assert hostname(host) == name
