@@ -35,9 +35,12 @@ class Argument:
     local: bool = False
 
     def schema(self) -> dict[str, Any]:
-        """As JSON Schema."""
-        limits = {"enum": [*self.choices] or None, "minimum": self.least, "maximum": self.most}
-        return _SCHEMAS[self.type] | {"description": self.doc} | {k: v for k, v in limits.items() if v is not None}
+        """As JSON Schema. Null is the same as leaving out an argument that is not required."""
+        schema = _SCHEMAS[self.type]
+        none = [] if self.required else [None]
+        types = schema["type"] if self.required else [schema["type"], "null"]
+        limits = {"enum": [*self.choices, *none] if self.choices else None, "minimum": self.least, "maximum": self.most}
+        return schema | {"type": types, "description": self.doc} | {k: v for k, v in limits.items() if v is not None}
 
 
 def checked(kind: str, declared: Mapping[str, Argument], given: Mapping[str, Any], *, local: bool) -> dict[str, Any]:
