@@ -9,6 +9,7 @@ import email.utils
 import json
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -103,6 +104,23 @@ class Server:
         if connection is not None:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Interrupts the block's exchange after `seconds`: a response that drips never meets the timeout of a wait."""
+        done = threading.Event()
+
+        def watch() -> None:
+            left = seconds
+            while not done.wait(left):
+                self.abort()
+                left = 0.2  # it may have been connecting
+
+        threading.Thread(target=watch, name="lakeloop deadline", daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
 
     def close(self) -> None:
         self._http.close()

@@ -55,9 +55,10 @@ class Predicted:
 
 
 class ModelRequests:
-    """Sends requests to the server at `url`, several at once. `timeout` is in seconds, for every wait on a socket."""
+    """Sends requests to the server at `url`, several at once. `timeout` is in seconds, for a whole request."""
 
     def __init__(self, url: str, timeout: float, ssl_context: ssl.SSLContext | None) -> None:
+        self._timeout = timeout
         self._connections = Connections(url, timeout, ssl_context)
 
     def predict(self, image: bytes, model: str, version: int | str | None, key: str | None) -> Predicted:
@@ -67,7 +68,8 @@ class ModelRequests:
         name = model if version is None else f"{model}@{version}"
         server = self._connections.take()
         try:
-            response = server.post(f"/v1/models/{quote(name, safe='@')}:predict", "image/*", image, key)
+            with server.within(self._timeout):
+                response = server.post(f"/v1/models/{quote(name, safe='@')}:predict", "image/*", image, key)
         except NotNow as error:
             raise NotAnswered(str(error), after=error.after) from error
         self._connections.give(server)

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from hypothesis import strategies as st
 
 from lake.client import AsyncClient, Client, Refusal, core, delivery, events, sender
 from lake.client.events import QueuedEvent
+from lake.client.model_requests import ModelRequests, NotAnswered
 from lake.client.spill import Spill, SpillFull
 from tests import pictures
 from tests.conftest import MakeLake
@@ -1048,3 +1050,27 @@ def test_what_was_logged_before_during_and_after_a_kill_of_the_server_is_in_it(
     assert stats.sent + stats.known == 61
     assert (stats.refused, stats.dropped, stats.queued) == (1, 0, 0)
     client.close()
+
+
+def test_a_prediction_that_drips_is_given_up_after_the_whole_timeout(spill: Path) -> None:
+    """A server that sends a byte of its response now and then: no single wait is long."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ending = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+            while not ending.wait(0.05):
+                connection.sendall(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    requests = ModelRequests(f"http://127.0.0.1:{listener.getsockname()[1]}", 0.5, None)
+    started = time.monotonic()
+    with pytest.raises(NotAnswered):
+        requests.predict(IMAGE, "m", None, None)
+    assert time.monotonic() - started < 10  # the thousand bytes would take fifty seconds
+    ending.set()
+    thread.join()
+    listener.close()
