@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from search_app.api.service import Service
 
 PATH = "/v1/metrics"
-# 50,000 took 6 to 8.5 s on two cores (docs/benchmarks.md), and a request should not take longer. A job takes any number.
+# 50,000 took 6 to 8.5 s on two cores (docs/benchmarks.md); a request should not take longer. A job takes any number.
 MOST_DISCOVERED = 20_000
 MOST_LISTED = 1_000
 BODY_BYTES = 1 << 20
