@@ -21,8 +21,9 @@ import pyarrow as pa
 
 from embeddings.embedders import embedder as embedders
 from embeddings.search.search import search
+from lake import nesting
 from lake.errors import BadInput
-from lake.sql import connections, nesting, syntax_tree
+from lake.sql import connections, syntax_tree
 from lake.sql.sandbox.results import Preparation
 
 if TYPE_CHECKING:

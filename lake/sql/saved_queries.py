@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from lake import nesting
 from lake.access import audit
 from lake.errors import BadInput
-from lake.sql import nesting
 from lake.storage import schema, store
 
 if TYPE_CHECKING:

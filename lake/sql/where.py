@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from lake import nesting
 from lake.errors import BadInput, QueryStopped
-from lake.sql import columnar, filter_syntax, nesting
+from lake.sql import columnar, filter_syntax
 from lake.sql.connections import connect, query
 from lake.sql.filter_syntax import Filter
 from lake.sql.per_lake import PerLake

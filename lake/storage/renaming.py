@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake.errors import CouldNot, LakeBusy, NotALake
+from lake import nesting
+from lake.errors import BadInput, CouldNot, LakeBusy, NotALake
 from lake.storage import leader_lock, schema, views
 
 if TYPE_CHECKING:
@@ -98,6 +99,10 @@ def _rewritten(text: str, before: str, after: str) -> str:
 
     if _REWRITTEN.search(text) or not any(name in text.lower() for name in _NAMES):
         return text
+    try:
+        nesting.check(text)
+    except BadInput:
+        return text  # too deep to have been run
     statement = before + text + after
     with duckdb.connect() as connection:
         serialized = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0]

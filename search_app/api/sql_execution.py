@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from embeddings.search import near
+from lake import nesting
 from lake.errors import LakeloopError
-from lake.sql import columnar, nesting, saved_queries
+from lake.sql import columnar, saved_queries
 from lake.sql.sandbox import filters
 from lake.sql.sandbox import pool as sandbox
 from search_app.api.problems import problem_of

@@ -21,6 +21,7 @@ from lake.sql import where
 from lake.sql.sandbox import filters
 from lake.sql.sandbox.pool import shared
 from search_app.security import filter_bounds
+from search_app.ui.components import scope
 from search_app.ui.components.filters import Filters
 from tests.conftest import Say
 from tests.hostile.conftest import Serve
@@ -90,7 +91,8 @@ def test_the_door_of_pages_and_that_of_slices_are_the_same(lake: OpenLake) -> No
             with pytest.raises(BadInput):
                 filter_bounds.check_definition(lake, {"union": ["a", {"intersect": ["b", {"where": text}]}]})
             with pytest.raises(BadInput):
-                where.check_foreign(lake, Filters(labels=("a", "b"), sql=text).where() or "")
+                scope.checked(lake, Filters(labels=("a", "b"), sql=text))
+    assert scope.checked(lake, Filters(labels=("a",), sql="correct")) == "(label = 'a') AND (correct)"
 
 
 @pytest.mark.parametrize("text", ["true) OR (true", "true) OR ('(' = '('", "true\n) OR (true --"])

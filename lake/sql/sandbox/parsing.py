@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lake import nesting
 from lake.errors import BadInput
-from lake.sql import filter_syntax, nesting, syntax_tree
+from lake.sql import filter_syntax, syntax_tree
 from lake.storage import views
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lake import nesting
 from lake.errors import BadInput
-from lake.sql import nesting, syntax_tree
+from lake.sql import syntax_tree
 from lake.sql.sandbox.functions import ALLOWED, TABLE_FUNCTIONS
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from lake import nesting
 from lake.errors import LakeloopError
-from lake.sql import nesting, saved_queries
+from lake.sql import saved_queries
 from search_app.api import bodies, schemas
 from search_app.api.problems import JSON, ClientGone, Problem
 from search_app.api.routes.batch import ARROW

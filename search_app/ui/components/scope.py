@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -18,6 +19,9 @@ from search_app.ui.components.filters import Chip, Filters, command
 from search_app.ui.data import queries
 from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images
+
+if TYPE_CHECKING:
+    from lake.storage.store import Lake
 
 
 def current() -> Filters:
@@ -57,14 +61,20 @@ def scope_bar() -> bool:
     return problem is None
 
 
+def checked(lake: Lake, filters: Filters) -> str | None:
+    """As `Filters.where`. They may come from a link that another person wrote. Raises BadInput if they are refused."""
+    if filters.sql:
+        filter_bounds.check(lake, filters.sql)
+    where = filters.where()
+    if where is not None:
+        lake_where.check_foreign(lake, where, bounded=False)
+    return where
+
+
 @st.cache_data(max_entries=64, show_spinner=False)
 def _problem_of(stamp: queries.Stamp, filters: Filters) -> str | None:
-    """Why the filters are refused, or None. They may come from a link that another person wrote."""
     try:
-        if filters.sql:
-            filter_bounds.check(session.lake(), filters.sql)
-        if joined := filters.where():
-            lake_where.check_foreign(session.lake(), joined, bounded=False)
+        checked(session.lake(), filters)
     except BadInput as error:
         return str(error)
     return None

@@ -266,3 +266,8 @@ def test_a_frame_of_a_view_is_its_rows_now(lk: OpenLake) -> None:
 def test_a_metadata_column_may_not_hide_the_ground_truth(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="'correct' is taken"):
         lake.create(str(tmp_path / "lake"), columns={"correct": "bool"})
+
+
+def test_a_saved_query_that_is_too_deep_to_parse_stays_as_it_is() -> None:
+    deep = "SELECT " + "(" * 100_000 + " FROM answers"
+    assert renaming.rewritten_query(deep) == deep

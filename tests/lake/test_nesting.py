@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lake import nesting
 from lake.errors import BadInput
-from lake.sql import nesting
 from lake.sql.where import conjunction, predicate
 
 BALANCED = [
