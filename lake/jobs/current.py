@@ -78,22 +78,24 @@ def _place(row: Mapping[str, Any]) -> tuple[dt.datetime, str]:
     return row["created_at"], row["job"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Rows:
-    """The latest row of each job, from the fragments that were read so far. Long texts are left out: they are True."""
+    """The latest row of each job at a version, from these fragments. Long texts are left out: they are True."""
 
-    fragments: set[int] = field(default_factory=set)
-    latest: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
-_known_rows: PerLake[dict[int, _Rows]] = PerLake(dict)
+    version: int = 0
+    fragments: frozenset[int] = frozenset()
+    latest: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _latest(lake: Lake) -> dict[str, dict[str, Any]]:
+# One entry, which is replaced whole: threads that read it see one version.
+_known_rows: PerLake[dict[str, _Rows]] = PerLake(dict)
+
+
+def _latest(lake: Lake) -> Mapping[str, dict[str, Any]]:
     """The latest row of each job, as view `jobs_current` has it. It reads only what was added since the last call."""
-    known, dataset = _known_rows(lake), lake.dataset("jobs")
-    if dataset.version not in known:
-        rows = next(iter(known.values()), _Rows())
+    dataset = lake.dataset("jobs")
+    rows = _known_rows(lake).get("rows", _Rows())
+    if rows.version != dataset.version:
         fragments = {fragment.fragment_id: fragment for fragment in dataset.get_fragments()}
         if not rows.fragments <= fragments.keys():  # maintenance merged some
             rows = _Rows()
@@ -103,11 +105,8 @@ def _latest(lake: Lake) -> dict[str, dict[str, Any]]:
             row |= {name: True for name in _WIDE if len(row[name] or "") > LONGEST_KEPT}
             if row["job"] not in latest or _order(row) > _order(latest[row["job"]]):
                 latest[row["job"]] = row
-        known[dataset.version] = rows = _Rows({*fragments}, latest)
-        for version in [version for version in known if version < dataset.version]:
-            known.pop(version, None)
-        return rows.latest
-    return known[dataset.version].latest
+        rows = _known_rows(lake)["rows"] = _Rows(int(dataset.version), frozenset(fragments), latest)
+    return rows.latest
 
 
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:

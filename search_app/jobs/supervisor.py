@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lake.errors import LakeloopError
 from lake.jobs import current, live_state, processes, record
 from lake.jobs.current import DIED
 from lake.jobs.job import Job
@@ -166,7 +165,7 @@ async def watch(lake: Lake) -> None:
         try:
             if await asyncio.to_thread(_unattended, lake):
                 await asyncio.to_thread(ensure, lake)
-        except (LakeloopError, OSError) as error:  # the next look may succeed
+        except Exception as error:  # object stores fail in many ways, and the next look may succeed
             _log.warning("the jobs of %s could not be looked at: %s", lake.uri, error)
         await asyncio.sleep(WATCH_SECONDS)
 

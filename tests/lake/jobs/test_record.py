@@ -12,6 +12,7 @@ from lake.errors import BadInput
 from lake.jobs import current, live_state, record, running_job
 from lake.jobs.job import Starter
 from lake.open_lake import OpenLake
+from lake.upkeep import maintenance
 from tests.conftest import MakeLake
 
 ANNA, PEER = Starter(user="anna"), Starter(key_id="k1")
@@ -55,6 +56,17 @@ def test_the_view_says_what_the_list_says(lk: OpenLake) -> None:
     assert {row["job"]: (row["state"], row["attempt"], row["message"]) for row in rows} == listed
     assert [place.id for place in current.places(lk)] == [*listed]
     assert [job.id for job in current.list(lk, states=["cancelled"], kinds=["count"])] == [jobs[2].id]
+
+
+def test_the_list_is_the_same_after_maintenance(lk: OpenLake) -> None:
+    """Also long arguments, which the list leaves out."""
+    jobs = [record.submit(lk, "count", {"n": n, "long": "x" * 9_000 * (n % 2)}, ANNA) for n in range(6)]
+    before = current.list(lk)
+    assert [job.arguments for job in before[:2]] == [{}, {"n": 4, "long": ""}]
+    maintenance.maintain(lk)
+    record.started(lk, jobs[5])
+    assert current.list(lk)[1:] == before[1:]
+    assert (current.get(lk, jobs[5].id).state, current.get(lk, jobs[5].id).arguments) == ("running", jobs[5].arguments)
 
 
 def test_an_attempt_ends_once(lk: OpenLake) -> None:
