@@ -14,7 +14,6 @@ from lake.errors import BadInput
 from lake.jobs import live_state
 from lake.jobs.job import STATES, UNFINISHED, Job
 from lake.jobs.live_state import LiveJob
-from lake.slices.naming import unknown
 from lake.sql.per_lake import PerLake
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ def get(lake: Lake, name: str) -> Job:
     if len(matches) > 1:
         raise BadInput(f"{len(matches)} jobs begin with {name!r}: {', '.join(sorted(matches)[:10])}")
     if not matches:
+        from lake.slices.naming import unknown  # its package imports DuckDB, which no other function here needs
+
         raise unknown("job", name, rows)
     return _jobs(lake, [rows[matches[0]]])[0]
 

@@ -18,7 +18,7 @@ from lake.access import audit
 from lake.errors import LakeloopError
 from lake.jobs import live_state, record
 from lake.jobs.job import Job, Starter
-from lake.jobs.live_state import BEAT_SECONDS, Claim, Progress
+from lake.jobs.live_state import BEAT_SECONDS, Claim, LiveState, Progress
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -80,14 +80,16 @@ class RunningJob(Work):
     asked for that or the work was interrupted. Errors go on to the caller. `display` gets each new progress.
     """
 
-    def __init__(self, lake: Lake, job: Job, claim: Claim, display: Display | None = None) -> None:
+    def __init__(
+        self, lake: Lake, job: Job, claim: Claim, display: Display | None = None, live: LiveState | None = None
+    ) -> None:
         super().__init__(lake, job.starter, display)
         self.job = job
         self.made = dict(job.result or {})
         self.result: dict[str, Any] = {}
         self.cancelled_by: str | None = None
         self._claim = claim
-        self._live = live_state.of(lake)
+        self._live = live or live_state.of(lake)
         self._notes = 0
         self._begun = False
         self._stop = threading.Event()
@@ -177,6 +179,5 @@ def foreground(lake: Lake, kind: str, arguments: Mapping[str, Any], display: Dis
     live = live_state.of(lake)
     job = record.new(kind, arguments, Starter(user=audit.os_user()), detached=False)
     claim = live.claim(job.id, job.attempt, queued=False)
-    live.close()
     assert claim is not None, "nobody knows the job yet"
-    return RunningJob(lake, job, claim, display)
+    return RunningJob(lake, job, claim, display, live)

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lake import slices
 from lake.errors import BadInput
 from lake.jobs.running_job import Work
-from lake.slices import kept_exports
-from lake.slices.export import FORMATS, ExportReport
 from lake.storage import schema
 from lake.storage.store import Lake
 
 if TYPE_CHECKING:
     from lake.ingest.ingest import IngestReport
+    from lake.slices.export import ExportReport
     from lake.upkeep.maintenance import MaintenanceReport
 
 Arguments = Mapping[str, Any]
@@ -59,6 +57,10 @@ def ingest_result(report: IngestReport) -> dict[str, Any]:
 
 
 def export_check(lake: Lake, arguments: Arguments) -> None:
+    from lake import slices
+    from lake.slices import kept_exports
+    from lake.slices.export import FORMATS
+
     slice_ = slices.get(lake, arguments["slice"])
     format = arguments.get("format", "imagefolder")
     if arguments.get("predictions") is not None and not FORMATS[format].predictions:
@@ -71,6 +73,8 @@ def export_check(lake: Lake, arguments: Arguments) -> None:
 
 
 def export(lake: Lake, arguments: Arguments, work: Work) -> ExportReport:
+    from lake import slices
+    from lake.slices import kept_exports
     from lake.slices.export import export as export_slice
 
     slice_ = slices.get(lake, arguments["slice"])

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lake.jobs import current, live_state, processes, record
 from lake.jobs.current import DIED
 from lake.jobs.job import Job
-from lake.jobs.live_state import Claim, LiveJob
+from lake.jobs.live_state import Claim, LimitReached, LiveJob
 from search_app.jobs import kinds
 
 if TYPE_CHECKING:
@@ -105,9 +105,16 @@ class Supervisor:
     def _take(self, job: Job, limits: dict[str, float]) -> bool:
         """Starts the job unless another process has it. Returns False if enough jobs run already."""
         most = int(limits.get("most", MOST_AT_ONCE))
-        claim = self.live.claim(job.id, job.attempt, queued=True, most=most)
+        try:
+            claim = self.live.claim(job.id, job.attempt, queued=True, most=most)
+        except LimitReached:
+            return False
         if claim is None:
-            return sum(other.alive and other.claim.queued for other in self.live.jobs().values()) < most
+            return True
+        fresh = current.get(self.lake, job.id)
+        if (fresh.state, fresh.attempt) != ("waiting", job.attempt):  # another process has done it meanwhile
+            self.live.release(claim)
+            return True
         log = live_state.log_file(self.lake, job.id)
         self._workers[job.id] = claim, self._start(self.lake, claim, limits.get("memory_gb"), log)
         return True

@@ -36,22 +36,26 @@ def work(lake: Lake, claim: Claim) -> int:
     if job.state != "waiting" or job.attempt != claim.attempt:  # cancelled between its choice and its claim
         live.release(claim)
         return 0
-    live.close()
-    running = RunningJob(lake, job, claim)
+    running = RunningJob(lake, job, claim, live=live)
     try:
         with running:
-            kind = kinds.get(job.kind)
-            running.result = kind.result(kind.run(lake, job.arguments, running))
-    except KeyboardInterrupt:
-        running.log("ended on request")
-        return 1
-    except (LakeloopError, OSError) as error:
-        running.log(str(error))
-        return 1
-    except Exception:
-        traceback.print_exc()
+            try:
+                kind = kinds.get(job.kind)
+                running.result = kind.result(kind.run(lake, job.arguments, running))
+            except BaseException as error:
+                running.log(_report(error))  # before the end is recorded: whoever reads that it failed finds it
+                raise
+    except (Exception, KeyboardInterrupt):
         return 1
     return 0
+
+
+def _report(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "ended on request"
+    if isinstance(error, (LakeloopError, OSError)):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 def become_worker(memory_gb: float | None) -> None:

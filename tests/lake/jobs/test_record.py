@@ -105,7 +105,8 @@ def test_of_many_that_claim_a_job_one_gets_it(lk: OpenLake) -> None:
         claims = [claim for claim in threads.map(take, range(40)) if claim is not None]
     assert len(claims) == 5
     live = live_state.of(lk)
-    assert live.claim("job9", 1, queued=True, most=5) is None
+    with pytest.raises(live_state.LimitReached):
+        live.claim("job9", 1, queued=True, most=5)
     assert live.claim("job9", 1, queued=False, most=6) is not None
     live.close()
 
