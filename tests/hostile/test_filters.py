@@ -37,7 +37,7 @@ FILTERS = {
     "brackets that are closed": "(" * 9_900 + "true" + ")" * 9_900,
     "brackets behind a quotation": "'\\' = '" + "(" * 19_000,
     "brackets of every kind": "([{'a': " * 2_400,
-    "common tables in common tables": ENDLESS_TEXT,
+    "common tables in common tables": ENDLESS_TEXT + ")" * 40,
     "a name of many parts": "a" + ".a" * 9_900 + " = 1",
     "many negations": "NOT " * 4_900 + "true",
     "cases in cases": "CASE WHEN " * 1_900,
@@ -182,7 +182,7 @@ def test_a_server_stays_small_and_answers_while_filters_attack_it(lake: OpenLake
         idle = service.rss()
 
         def ask(door: str, name: str) -> tuple[int, float, str]:
-            text = "(" * 20_000 if door == "sql" and FILTERS[name] is ENDLESS_TEXT else FILTERS[name]
+            text = "(" * 20_000 if door == "sql" and name.startswith("common") else FILTERS[name]
             started = time.monotonic()
             status = doors[door](client, text).status_code
             return status, time.monotonic() - started, f"{door}: {name}"

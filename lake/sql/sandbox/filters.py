@@ -6,6 +6,7 @@ They do not wait for queries. The first filter waits half a second for a process
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,10 @@ if TYPE_CHECKING:
 
     from lake.storage.store import Lake
 
-# At once, and how long one may take with its wait.
-PARSERS = 2
+# How long one may take with its wait.
 WAIT_SECONDS = 15.0
-# The longest list of numbers that a filter over HTTP may have takes a third of both.
-LIMITS = ParseLimits(0.8, 128 << 20)
+# The longest list of numbers that a filter over HTTP may have takes half of both.
+LIMITS = ParseLimits(0.6, 128 << 20)
 MEMORY_BYTES = 512 << 20
 
 
@@ -36,8 +36,9 @@ class _Parsers:
     def pool(self, lake: Lake) -> Pool:
         with self._lock:
             if self._pool is None or self._pool.closed:
-                # They end soon, and people wait for them: they run at the server's own priority.
-                self._pool = Pool(lake, slots=PARSERS, memory_bytes=MEMORY_BYTES, niceness=0)
+                # They end soon, and people wait for them: they run at the server's own priority, but leave it cores.
+                slots = max(1, len(os.sched_getaffinity(0)) // 2)
+                self._pool = Pool(lake, slots=slots, memory_bytes=MEMORY_BYTES, niceness=0)
                 atexit.register(self._pool.close)
             return self._pool
 

@@ -44,6 +44,8 @@ _FUNCTIONS = """
 PARTS = frozenset(_PARTS.split())
 TYPES = frozenset(_TYPES.split()) | {"timestamp with time zone"}
 FUNCTIONS = frozenset(_FUNCTIONS.split())
+# DuckDB looks a long name up in a time that grows with the third power of its parts.
+MOST_NAME_PARTS = 10
 
 
 class Parser:
@@ -98,6 +100,8 @@ class Parser:
 
 def _refuse(part: dict[str, Any]) -> None:
     kind = part["class"]
+    if kind == "COLUMN_REF" and len(part["column_names"]) > MOST_NAME_PARTS:
+        raise BadInput(f"a name in a filter has at most {MOST_NAME_PARTS} parts, not {len(part['column_names']):,}")
     if kind == "TYPE":
         name = str(part["type_name"])
         if name.lower() not in TYPES:
