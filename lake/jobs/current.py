@@ -51,7 +51,7 @@ def places(lake: Lake, states: Collection[str] = (), kinds: Collection[str] = ()
     """The jobs in one of the states and of one of the kinds, newest first; empty collections mean all."""
     rows = [row for row in _latest(lake).values() if not kinds or row["kind"] in kinds]
     if states:
-        live = _heartbeats(lake, rows)
+        rows, live = _observed(lake, rows)
         rows = [row for row in rows if _shown(row, live)["state"] in states]
     return [Place(*_place(row)) for row in sorted(rows, key=_place, reverse=True)]
 
@@ -133,6 +133,23 @@ def _heartbeats(lake: Lake, rows: Iterable[Mapping[str, Any]]) -> _Heartbeats:
         live.close()
 
 
+def _observed(lake: Lake, rows: Sequence[dict[str, Any]]) -> tuple[builtins.list[dict[str, Any]], _Heartbeats]:
+    """The rows with the heartbeats of those that run.
+
+    A worker records its end before it gives its claim back, so a row whose claim is gone is read again: only a job that
+    still runs by its row is dead.
+    """
+    while True:
+        live = _heartbeats(lake, rows)
+        if not any("died" in _shown(row, live) for row in rows):
+            return [*rows], live
+        latest = _latest(lake)
+        fresh = [latest[row["job"]] for row in rows]
+        if [row["event_id"] for row in fresh] == [row["event_id"] for row in rows]:
+            return fresh, live
+        rows = fresh
+
+
 def _shown(row: Mapping[str, Any], live: _Heartbeats) -> dict[str, Any]:
     """What the heartbeats change in a row: the state of a running job, its progress."""
     job = live.jobs.get(row["job"])
@@ -150,11 +167,11 @@ def _shown(row: Mapping[str, Any], live: _Heartbeats) -> dict[str, Any]:
     return {"state": "failed", "died": True, "error": DIED}
 
 
-def _jobs(lake: Lake, rows: Sequence[Mapping[str, Any]], long: bool = True) -> builtins.list[Job]:
+def _jobs(lake: Lake, rows: Sequence[dict[str, Any]], long: bool = True) -> builtins.list[Job]:
+    rows, live = _observed(lake, rows)
     left_out = [row["event_id"] for row in rows if long and True in (row["arguments"], row["result"])]
     wide = lake.look_up("jobs", ["event_id", *_WIDE], "event_id", left_out).to_pylist() if left_out else []
     by_event = {row["event_id"]: row for row in wide}
-    live = _heartbeats(lake, rows)
     jobs = []
     for row in rows:
         values = {name: value for name, value in row.items() if name not in ("event_id", "job")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from lake.errors import BadInput
 from lake.jobs import current, live_state, record, running_job
 from lake.jobs.job import Starter
 from lake.open_lake import OpenLake
+from lake.storage.store import Lake
 from lake.upkeep import maintenance
 from tests.conftest import MakeLake
 
@@ -136,6 +138,29 @@ def test_a_request_to_cancel_interrupts_the_work(lk: OpenLake) -> None:
         time.sleep(30)
     ended = current.get(lk, job.job.id)
     assert (ended.state, ended.message) == ("cancelled", "cancelled by anna")
+
+
+def test_a_job_that_ends_while_it_is_looked_at_is_not_dead(lk: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row says running when it is read, and its claim is gone when the heartbeats are read."""
+    monkeypatch.setattr(live_state, "SILENT_SECONDS", 0.0)
+    looks = (
+        lambda name: current.get(lk, name).state,
+        lambda name: current.list(lk, kinds=[name])[0].state,
+        lambda name: current.places(lk, states=["failed"], kinds=[name]) or "done",
+    )
+    heartbeats = current._heartbeats
+    for number, look in enumerate(looks):
+        job = running_job.foreground(lk, f"count{number}", {})
+        job.begin()
+
+        def after_its_end(lake: Lake, rows: Any, job: running_job.RunningJob = job) -> Any:
+            monkeypatch.setattr(current, "_heartbeats", heartbeats)
+            with job:
+                pass
+            return heartbeats(lake, rows)
+
+        monkeypatch.setattr(current, "_heartbeats", after_its_end)
+        assert look(job.job.id if number == 0 else job.job.kind) == "done"
 
 
 def test_an_error_is_the_jobs_and_the_callers(lk: OpenLake) -> None:
