@@ -122,13 +122,14 @@ class Supervisor:
     def _exits(self) -> dict[str, str]:
         """How the workers ended that this process started and that left their claim behind, by job."""
         exits = {}
-        for job_id, (_, worker) in [*self._workers.items()]:
+        for job_id, (claim, worker) in [*self._workers.items()]:
             code = worker.poll()
             if code is not None:
                 del self._workers[job_id]
-                exits[job_id] = _ending(code)
-        left = self.live.jobs()
-        return {job_id: text for job_id, text in exits.items() if job_id in left}
+                exits[claim.token] = job_id, _ending(code)
+        # The job may have another claim: that of its next attempt, which another process works on.
+        left = {job.claim.token for job in self.live.jobs().values()} if exits else set()
+        return dict(ended for token, ended in exits.items() if token in left)
 
     def _bury(self, job: Job, dead: LiveJob | None, how: str | None) -> None:
         """Ends an attempt whose worker died: its job is queued again if it can resume, else it has failed."""

@@ -31,9 +31,10 @@ NICENESS = 10
 def work(lake: Lake, claim: Claim) -> int:
     """Does the attempt. Returns 0 if it is done or no longer wanted, 1 if it failed or was cancelled."""
     live = live_state.of(lake)
-    live.beat(claim, live_state.Progress())  # from now on the claim is this process's
+    mine, _ = live.beat(claim, live_state.Progress())  # from now on the claim is this process's
     job = current.get(lake, claim.job)
-    if job.state != "waiting" or job.attempt != claim.attempt:  # cancelled between its choice and its claim
+    # Its supervisor died and another one took the job, or it was cancelled between its choice and its claim.
+    if not mine or job.state != "waiting" or job.attempt != claim.attempt:
         live.release(claim)
         return 0
     running = RunningJob(lake, job, claim, live=live)

@@ -16,7 +16,7 @@ import pytest
 from lake.jobs import current, live_state, record
 from lake.jobs.job import Job, Starter
 from lake.open_lake import OpenLake
-from search_app.jobs import supervisor
+from search_app.jobs import supervisor, worker
 from search_app.jobs.supervisor import Start, Supervisor
 from tests.search_app.jobs import counting
 
@@ -133,6 +133,35 @@ def test_a_job_that_kills_every_worker_is_given_up_and_the_supervisor_ends(lk: O
     ended = current.get(lk, job.id)
     assert (ended.state, ended.attempt) == ("failed", supervisor.MOST_ATTEMPTS)
     assert ended.error == "the worker died: it was ended by SIGKILL"
+
+
+def test_the_next_attempt_is_not_taken_for_the_last_one(lk: OpenLake, tmp_path: Path) -> None:
+    """A worker gave its claim back and exits slowly; meanwhile another process took the job's next attempt."""
+    job = record.submit(lk, "count", {"file": str(tmp_path / "steps")}, ANNA)
+    supervising = Supervisor(lk, lambda *_: Killed())
+    supervising.step()
+    live = live_state.of(lk)
+    live.release(live.jobs()[job.id].claim)
+    record.ended(lk, record.started(lk, job), "failed", error="no")
+    record.retry(lk, job.id, ANNA)
+    again = live.claim(job.id, 2, queued=True)
+    supervising.step()
+    assert live.jobs()[job.id].claim == again
+    live.close()
+    assert current.get(lk, job.id).attempt == 2
+
+
+def test_a_worker_without_its_claim_leaves_the_job_alone(lk: OpenLake, tmp_path: Path) -> None:
+    job = record.submit(lk, "count", {"file": str(tmp_path / "steps")}, ANNA)
+    live = live_state.of(lk)
+    lost = live.claim(job.id, 1, queued=True)
+    assert lost is not None
+    live.release(lost)
+    taken = live.claim(job.id, 1, queued=True)
+    assert worker.work(lk, lost) == 0
+    assert current.get(lk, job.id).state == "waiting"
+    assert live.jobs()[job.id].claim == taken
+    live.close()
 
 
 def test_a_worker_has_a_limit_of_memory_a_low_priority_and_a_log(lk: OpenLake, tmp_path: Path) -> None:
