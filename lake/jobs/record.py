@@ -89,10 +89,14 @@ def ended(
     message: str | None = None,
     result: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Records the end of an attempt. Returns False if its end is recorded already."""
+    """Records the end of an attempt. Returns False if its end is recorded already.
+
+    The attempt has failed if its result is longer than LONGEST_RESULT.
+    """
     merged = {**(job.result or {}), **(result or {})} or None
     if merged is not None and len(json.dumps(merged)) > LONGEST_RESULT:
-        raise CouldNot(f"the result of job {job.id} has more than {LONGEST_RESULT:,} bytes")
+        state, merged = "failed", job.result
+        error = f"the work is done, but its result has more than {LONGEST_RESULT:,} bytes; give it less to do at once"
     job = replace(job, state=state, changed_at=store.now(), error=error, message=message, result=merged)
     return _write(lake, job, "end", job.attempt)
 

@@ -85,6 +85,15 @@ def test_an_attempt_ends_once(lk: OpenLake) -> None:
         current.get(lk, "xyz")
 
 
+def test_a_result_that_is_too_long_ends_the_job_too(lk: OpenLake) -> None:
+    with running_job.foreground(lk, "count", {}) as job:
+        job.note(step=1)
+        job.result = {"lines": "x" * record.LONGEST_RESULT}
+    ended = current.get(lk, job.job.id)
+    assert (ended.state, ended.result, live_state.of(lk).jobs()) == ("failed", {"step": 1}, {})
+    assert "its result has more than 1,048,576 bytes" in str(ended.error)
+
+
 def test_the_same_request_is_one_job(lk: OpenLake) -> None:
     first = record.submit(lk, "count", {"to": 1}, PEER, request="r1")
     assert record.submit(lk, "count", {"to": 1}, PEER, request="r1") == first
