@@ -29,7 +29,8 @@ class JobFailed(Exception):
 class RemoteJob:
     """A job of the server, as it was when it was last asked about; `refresh` asks again.
 
-    `state`: waiting, running, done, failed or cancelled. `result`: what it made; None until it is done. `facts`:
+    `state`: waiting, running, done, failed or cancelled; failed is not its end while `may_continue` in `facts`, because
+    another worker may continue what a dead one left. `result`: what it made; None until it is done. `facts`:
     everything that the server says of it, such as its progress.
     """
 
@@ -68,7 +69,8 @@ class RemoteJob:
         Raises JobFailed if it fails or is cancelled, TimeoutError after `timeout` seconds.
         """
         for _ in _polls(timeout, f"job {self.id} ({self.kind})"):
-            if self.refresh().state not in ("waiting", "running"):
+            self.refresh()
+            if self.state not in ("waiting", "running") and not self.facts["may_continue"]:
                 break
         if self.state != "done":
             raise JobFailed(self)

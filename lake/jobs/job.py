@@ -59,6 +59,11 @@ class Job:
         return self.state not in UNFINISHED
 
     @property
+    def may_continue(self) -> bool:
+        """It is failed for now: its worker died, and a supervisor soon queues it again or records the failure."""
+        return self.died and self.detached
+
+    @property
     def seconds_left(self) -> float | None:
         """An estimate from the share that is done; None while there is no share, or too little of it."""
         share = self.progress.share if self.progress else None
@@ -92,6 +97,7 @@ class Job:
             "kind": self.kind,
             "arguments": self.arguments,
             "state": self.state,
+            "may_continue": self.may_continue,
             "attempt": self.attempt,
             "created_at": self.created_at.isoformat(),
             "changed_at": self.changed_at.isoformat(),

@@ -37,6 +37,7 @@ JobId = Annotated[str, Path(max_length=100, description="a job's id, or a unique
 Remote = Literal["embed", "cluster", "map", "discover", "duplicates", "export", "train", "tune", "evaluate", "gate", "maintain"]  # fmt: skip  # noqa: E501
 _EXAMPLE = {
     "id": "2a50a43bd026", "kind": "embed", "arguments": {"order": "oldest"}, "state": "running", "attempt": 1,
+    "may_continue": False,
     "created_at": "2026-11-30T20:00:00+00:00", "changed_at": "2026-11-30T20:00:02+00:00", "user": None,
     "key_id": "k3v1d0q8x2m7", "host": "gpu-1", "message": None, "error": None, "result": None,
     "progress": {"done": 1200, "total": 4000, "unit": "images", "share": 0.3, "stage": "", "facts": {}},
@@ -183,7 +184,7 @@ def routes(service: Service, writer: Writes) -> APIRouter:
                 elif silent >= SILENCE_SECONDS:
                     yield b": still here\n\n"
                     silent = 0.0
-                if (job.finished and not (job.died and job.detached)) or service.stopping:
+                if (job.finished and not job.may_continue) or service.stopping:
                     return
                 await asyncio.sleep(LOOK_SECONDS)
                 silent += LOOK_SECONDS

@@ -79,14 +79,14 @@ def _wait(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     with tqdm(total=BAR_PARTS, file=sys.stderr, leave=False, disable=not sys.stderr.isatty(), bar_format="{l_bar}{bar}| {elapsed}{postfix}") as bar:  # fmt: skip  # noqa: E501
-        while not job.finished or (job.died and job.detached):
+        while not job.finished or job.may_continue:
             share = job.progress.share if job.progress else None
             bar.update(round(BAR_PARTS * (share or 0)) - bar.n)
             bar.set_postfix_str(job.news)
             if deadline is not None and time.monotonic() > deadline:
                 raise CouldNot(f"job {job.id} is still {job.state} after {args.timeout:g} s")
             time.sleep(LOOK_SECONDS)
-            if job.died and job.detached:
+            if job.may_continue:
                 supervisor.ensure(lake)  # it says what becomes of the job
             job = current.get(lake, job.id)
     if job.state != "done":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,13 +12,16 @@ from starlette.testclient import TestClient
 
 from lake import open_lake, slices
 from lake.access import keys
-from lake.jobs import live_state
+from lake.client.model_doors import RemoteJob
+from lake.jobs import current, live_state, record
+from lake.jobs.job import Starter
 from lake.open_lake import OpenLake
 from search_app.api.app import Api
 from search_app.jobs import supervisor
 from search_app.security.access import AccessPolicy
 from search_app.server.server import make_server
 from tests.lake import stock
+from tests.search_app.in_process import InProcess
 from tests.search_app.jobs import counting
 
 
@@ -122,6 +126,25 @@ def test_arguments_are_checked_when_the_job_is_started(
     response = start(client, kind, arguments)
     assert response.status_code == 422
     assert said in response.json()["detail"]
+
+
+def test_a_client_waits_while_a_dead_workers_job_may_continue(
+    client: TestClient, lake_: OpenLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_state, "SILENT_SECONDS", 0.0)
+    job = record.started(lake_, record.submit(lake_, "cluster", {"k": 2}, Starter()))
+    requests = InProcess(client)
+    remote = RemoteJob(requests, requests.get(f"/v1/jobs/{job.id}"))
+    assert (remote.state, remote.facts["error"], remote.facts["may_continue"]) == ("failed", "the worker died", True)
+
+    def continues() -> None:
+        record.begin_again(lake_, current.get(lake_, job.id), "another worker continues it", takeover=True)
+        record.ended(lake_, record.started(lake_, current.get(lake_, job.id)), "done", result={"tree": "t"})
+
+    timer = threading.Timer(0.5, continues)
+    timer.start()
+    assert remote.wait(timeout=30) == {"tree": "t"}
+    timer.join()
 
 
 def test_the_queue_has_an_end(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
