@@ -30,6 +30,8 @@ BATCH_BYTES = 48 << 20
 TASK_IMAGES = 16
 TASK_BYTES = 4 << 20
 DECODE_SECONDS = 20.0
+# An event that ends so many drainers alone is at fault: one may have been killed, or have lost its power.
+DEATHS = 2
 # Every look-up scans the rows outside the indexes, so complete those after this much.
 INDEX_EVENTS = 20_000
 INDEX_BATCHES = 40
@@ -77,14 +79,19 @@ class Drainer:
         # After a drainer did not survive a batch, its events come in smaller ones: to find what ended it.
         self._file = faults.BatchFile(spool.folder)
         self._most, self._careful_until = BATCH_EVENTS, 0
+        self._deaths = 0  # of drainers while they wrote the event `_careful_until` alone
 
     def __enter__(self) -> Drainer:
         self.spool.parked.retry_after_upgrade()
         if (fatal := self._file.left()) is not None:
-            size, self._careful_until = fatal
+            size, self._careful_until, deaths = fatal
             self._most = max(1, size // 8)
-            if size == 1 and (waiting := self.spool.oldest(1, BATCH_BYTES)):
-                self.spool.parked.add(waiting[0].seq, "the drainer ended while it wrote this event")
+            waiting = self.spool.oldest(1, BATCH_BYTES)
+            # The batch may have been written before the end: then the oldest event is another one.
+            if size == 1 and waiting and waiting[0].seq == self._careful_until:
+                self._deaths = deaths + 1
+                if self._deaths >= DEATHS:
+                    self.spool.parked.add(waiting[0].seq, "the drainer ended while it wrote this event")
             self._file.end()
         return self
 
@@ -103,7 +110,8 @@ class Drainer:
                 # A segment may outlive its events: if it was in use when they were drained, or the drainer was killed.
                 self.spool.remove_drained_segments()
                 return DrainReport()
-            self._file.begin(len(waiting), waiting[-1].seq)
+            alone = len(waiting) == 1 and waiting[0].seq == self._careful_until
+            self._file.begin(len(waiting), waiting[-1].seq, self._deaths if alone else 0)
             try:
                 report = self._drain(waiting)
             finally:

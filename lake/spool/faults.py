@@ -43,17 +43,17 @@ class BatchFile:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "drain.batch"
 
-    def begin(self, size: int, last: int) -> None:
-        """`size`: the number of events; `last`: the `seq` of the last one."""
-        self._path.write_text(json.dumps({"size": size, "last": last}))
+    def begin(self, size: int, last: int, deaths: int) -> None:
+        """`size`: the number of events; `last`: the `seq` of the last one; `deaths`: drainers that it ended alone."""
+        self._path.write_text(json.dumps({"size": size, "last": last, "deaths": deaths}))
 
     def end(self) -> None:
         self._path.unlink(missing_ok=True)
 
-    def left(self) -> tuple[int, int] | None:
-        """(size, last) of the batch in which the last drainer ended; None if it ended between batches."""
+    def left(self) -> tuple[int, int, int] | None:
+        """(size, last, deaths) of the batch in which the last drainer ended; None if it ended between batches."""
         try:
             facts = json.loads(self._path.read_text())
-            return int(facts["size"]), int(facts["last"])
+            return int(facts["size"]), int(facts["last"]), int(facts.get("deaths", 0))
         except (OSError, ValueError, KeyError, TypeError):
             return None

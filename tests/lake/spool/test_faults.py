@@ -149,10 +149,24 @@ def test_an_event_that_ends_the_drainer_is_found_and_parked(lk: OpenLake, spool:
         process.wait()
         deaths += process.returncode == -signal.SIGABRT
         assert deaths < 6
-    assert deaths == 3  # in batches of 40, 5 and 1
+    assert deaths == 4  # in batches of 40, 5, 1 and 1
     [parked] = spool.parked.list()
     assert (parked.event_id, parked.reason) == (name(25), "the drainer ended while it wrote this event")
     assert drained(open_lake.open(lk.uri)) == {name(i) for i in range(40)} - {name(25)}
+
+
+def test_a_kill_that_is_no_events_fault_parks_none(lk: OpenLake, spool: Spool) -> None:
+    """The power may fail while the only waiting event is written, and after it was written and forgotten."""
+    spool.put([prediction(1), prediction(2)])
+    [first] = spool.oldest(1, 1 << 20)
+    file = faults.BatchFile(spool.folder)
+    for last in (first.seq, first.seq - 1):
+        file.begin(1, last, 0)
+        with Drainer(lk, spool):
+            assert spool.parked.list() == []
+    file.begin(1, first.seq, 0)
+    assert drain(lk, spool) is not None
+    assert drained(lk) == {name(1), name(2)}
 
 
 def test_a_parked_event_is_tried_again_after_an_upgrade_only(
