@@ -22,12 +22,18 @@ def start(kind: str, arguments: dict[str, Any]) -> Job | None:
     The arguments are the page's own: it names no file, and it has checked the user's part of a filter.
     """
     try:
-        if not session.may(kinds.KINDS[kind].scope):
-            raise NotAllowed(f"starting this job needs the scope {kinds.KINDS[kind].scope}, which you do not have")
+        _require(kind)
         return starting.start(session.lake(), kind, arguments, session.starter(), local=True)
     except LakeloopError as error:
         st.error(escape(str(error)))
         return None
+
+
+def _require(kind: str) -> None:
+    """Raises NotAllowed unless the user may start jobs of this kind."""
+    scope = kinds.KINDS[kind].scope if kind in kinds.KINDS else "admin"
+    if not session.may(scope):
+        raise NotAllowed(f"starting this job needs the scope {scope}, which you do not have")
 
 
 def unfinished(*of_kinds: str) -> list[Job]:
@@ -74,6 +80,7 @@ def retry(job: Job) -> None:
     """Starts a failed or cancelled job again; another user may have done it already."""
     by = session.starter()
     try:
+        _require(job.kind)
         record.retry(session.lake(), job.id, by)
     except LakeloopError as error:
         st.toast(escape(str(error)))

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from lake import slices
+from lake.jobs import current, record
+from lake.jobs.job import Starter
 from lake.open_lake import OpenLake
 from search_app.security.page_actions import ACTIONS, NotAllowed, require
 from tests.lake import stock
@@ -75,6 +77,7 @@ def page(lk: OpenLake, monkeypatch: pytest.MonkeyPatch) -> OpenLake:
     stock.add(lk, range(3))
     slices.create(lk, "odd", ids=[stock.image_id(1)])
     slices.create(lk, "open", where="confidence >= 0", live=True)
+    record.cancel(lk, record.submit(lk, "maintain", {}, Starter(user="anna")).id, Starter(user="anna"))
     session.bind(lk)
     monkeypatch.setattr(session, "_scopes", lambda: IDENTITIES["read"])
     return lk
@@ -100,11 +103,12 @@ def _handlers() -> dict[str, Callable[[OpenLake], Any]]:
         "cluster uncut": lambda lk: node._undo("tree/"),
         "models retire": lambda lk: releases._change("models retire", None, run),  # type: ignore[arg-type]
         "a job": lambda lk: jobs.start("maintain", {}),
+        "a job again": lambda lk: jobs.retry(current.list(lk)[0]),
     }
 
 
 @pytest.mark.parametrize("handler", ["slice create", "slice role", "slice freeze", "slice delete", "search start",
-                                     "cluster", "cluster uncut", "models retire", "a job"])  # fmt: skip
+                                     "cluster", "cluster uncut", "models retire", "a job", "a job again"])  # fmt: skip
 def test_a_reader_s_call_of_a_handler_changes_nothing(page: OpenLake, handler: str) -> None:
     """The handler itself, as a hidden button or a replayed message would call it."""
     before = versions(page)
