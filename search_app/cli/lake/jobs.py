@@ -51,7 +51,10 @@ def _list(args: argparse.Namespace) -> int:
     rows += [
         [job.id, job.kind, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", str(job.starter), job.news] for job in jobs
     ]
-    text = columns(rows, 6) if jobs else "no jobs yet; start one with --detach, for example: lakeloop embed --detach"
+    none = "no jobs yet; start one with --detach, for example: lakeloop embed --detach"
+    if args.state or args.kind:
+        none = "no job of this kind and state"
+    text = columns(rows, 6) if jobs else none
     return output(args, [job.facts() for job in jobs], text)
 
 

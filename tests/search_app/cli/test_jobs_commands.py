@@ -51,6 +51,9 @@ def test_a_command_is_a_job_of_its_user(lk: OpenLake, tmp_path: Any, capsys: pyt
     assert str(current.list(lk)[0].error) in capsys.readouterr().err
     assert run(lk, "slice", "export", "none", "--out", str(tmp_path / "out"), "--detach") == 2
     assert len(current.list(lk)) == 2  # what is refused at once is no job
+    capsys.readouterr()
+    assert run(lk, "jobs", "list", "--kind", "train") == 0
+    assert capsys.readouterr().out == "no job of this kind and state\n"
 
 
 def test_a_detached_job_is_listed_shown_waited_for_cancelled_and_retried(
