@@ -78,12 +78,20 @@ def save(
     *,
     replacing: bool = False,
 ) -> SavedQuery:
-    """Saves the query. Raises BadInput for an invalid name, an existing name unless `replacing`, or an empty text."""
+    """Saves the query.
+
+    Raises BadInput for an invalid name, an existing name unless `replacing`, an empty text, or a default that JSON
+    cannot hold.
+    """
     if not _NAME.match(name):
         raise BadInput(f"query name {name!r:.120}: use up to 100 letters, digits, dots, dashes and underscores")
     if not sql.strip():
         raise BadInput("the query is empty")
     nesting.check(sql)
+    try:
+        json.dumps(parameters, allow_nan=False)
+    except ValueError as error:
+        raise BadInput("a default value of a parameter is NaN or infinite; use a finite number") from error
     if not replacing and name in {query.name for query in list(lake)}:
         raise BadInput(f"a query {name!r} is saved already; replace it, or use another name")
     query = SavedQuery(name, sql, dict(parameters or {}), description or None, store.now())
@@ -129,7 +137,10 @@ def entry(
     values = _storable(json.dumps(parameters, ensure_ascii=False, default=str))
     detail = {
         "sql": _storable(sql[:LOGGED_CHARACTERS]),
-        "parameters": json.loads(values) if len(values) <= LOGGED_CHARACTERS else "too long to keep",
+        # NaN and infinity are no JSON: they are logged as text.
+        "parameters": json.loads(values, parse_constant=str)
+        if len(values) <= LOGGED_CHARACTERS
+        else "too long to keep",
         "rows": rows,
         "seconds": None if seconds is None else round(seconds, 4),
         "truncated": truncated,

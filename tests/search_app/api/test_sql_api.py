@@ -146,6 +146,19 @@ def test_queries_are_saved_run_and_deleted(client: TestClient) -> None:
     assert client.get("/v1/saved-queries/low").status_code == 404
 
 
+def test_a_number_that_json_cannot_hold_is_logged_as_text_and_not_saved(queried: OpenLake) -> None:
+    """Python's json writes NaN, and reads it."""
+    with TestClient(Api(queried)) as client:
+        sent: dict[str, Any] = {
+            "content": '{"sql": "SELECT isnan($x::DOUBLE) AS n", "parameters": {"x": NaN}}',
+            "headers": {"Content-Type": "application/json"},
+        }
+        assert client.post("/v1/sql", **sent).json()["rows"] == [[True]]
+        saved = client.put("/v1/saved-queries/nan", **sent)
+        assert (saved.status_code, saved.json()["reason"]) == (422, "invalid")
+        assert client.get("/v1/sql-history").json()["queries"][0]["parameters"] == {"x": "NaN"}
+
+
 def test_every_query_is_in_the_audit_log(queried: OpenLake) -> None:
     with TestClient(Api(queried)) as client:
         ask(client, "SELECT 1 AS  n", parameters={})
