@@ -134,7 +134,9 @@ def entry(
     user: str | None = None,
 ) -> dict[str, Any]:
     """The row of the audit log about one query."""
-    values = _storable(json.dumps(parameters, ensure_ascii=False, default=str))
+    text = _storable(json.dumps(parameters, ensure_ascii=False, default=str))
+    # NaN and infinity are no JSON: they are logged as text.
+    values = json.loads(text, parse_constant=str) if len(text) <= LOGGED_CHARACTERS else "too long to keep"
     detail = {
         "sql": _storable(sql[:LOGGED_CHARACTERS]),
         # NaN and infinity are no JSON: they are logged as text.
