@@ -139,10 +139,7 @@ def entry(
     values = json.loads(text, parse_constant=str) if len(text) <= LOGGED_CHARACTERS else "too long to keep"
     detail = {
         "sql": _storable(sql[:LOGGED_CHARACTERS]),
-        # NaN and infinity are no JSON: they are logged as text.
-        "parameters": json.loads(values, parse_constant=str)
-        if len(values) <= LOGGED_CHARACTERS
-        else "too long to keep",
+        "parameters": values,
         "rows": rows,
         "seconds": None if seconds is None else round(seconds, 4),
         "truncated": truncated,
