@@ -34,6 +34,7 @@ LOOK_SECONDS = 0.5
 # A server looks this often whether a job needs a supervisor.
 WATCH_SECONDS = 2.0
 IDLE_SECONDS = 10.0
+FAILING_SECONDS = 60.0
 MOST_AT_ONCE = 1
 # A dead worker's job that can resume is taken over until it had this many attempts.
 MOST_ATTEMPTS = 3
@@ -68,12 +69,24 @@ class Supervisor:
         self._workers: dict[str, tuple[Claim, Worker]] = {}
 
     def run(self, stop: threading.Event, idle_seconds: float = IDLE_SECONDS) -> None:
-        """Looks until `stop` is set or nothing has waited or run for `idle_seconds`."""
-        busy = time.monotonic()
+        """Looks until `stop` is set or nothing has waited or run for `idle_seconds`.
+
+        Raises what has failed at every look of `FAILING_SECONDS`.
+        """
+        busy = looked = time.monotonic()
         while not stop.is_set():
-            self.live.supervise(self.token)
-            if self.step():
-                busy = time.monotonic()
+            try:
+                self.live.supervise(self.token)
+                waiting = self.step()
+            except Exception as error:  # of the lake, or of starting a process: the next look may succeed
+                if time.monotonic() - looked > FAILING_SECONDS:
+                    raise
+                _log.warning("the jobs of %s could not be looked after: %s", self.lake.uri, error)
+                stop.wait(LOOK_SECONDS)
+                continue
+            looked = time.monotonic()
+            if waiting:
+                busy = looked
             elif time.monotonic() - busy > idle_seconds:
                 self.live.retire(self.token)
                 # A job that was recorded before the retirement has seen a supervisor, and started none.
@@ -111,12 +124,16 @@ class Supervisor:
             return False
         if claim is None:
             return True
-        fresh = current.get(self.lake, job.id)
-        if (fresh.state, fresh.attempt) != ("waiting", job.attempt):  # another process has done it meanwhile
-            self.live.release(claim)
-            return True
-        log = live_state.log_file(self.lake, job.id)
-        self._workers[job.id] = claim, self._start(self.lake, claim, limits.get("memory_gb"), log)
+        try:
+            fresh = current.get(self.lake, job.id)
+            if (fresh.state, fresh.attempt) != ("waiting", job.attempt):  # another process has done it meanwhile
+                self.live.release(claim)
+                return True
+            log = live_state.log_file(self.lake, job.id)
+            self._workers[job.id] = claim, self._start(self.lake, claim, limits.get("memory_gb"), log)
+        except Exception:
+            self.live.release(claim)  # else nobody could start the job as long as this process runs
+            raise
         return True
 
     def _exits(self) -> dict[str, str]:

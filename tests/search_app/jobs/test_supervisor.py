@@ -16,6 +16,7 @@ import pytest
 from lake.jobs import current, live_state, record
 from lake.jobs.job import Job, Starter
 from lake.open_lake import OpenLake
+from lake.storage.store import Lake
 from search_app.jobs import supervisor, worker
 from search_app.jobs.supervisor import Start, Supervisor
 from tests.search_app.jobs import counting
@@ -162,6 +163,33 @@ def test_a_worker_without_its_claim_leaves_the_job_alone(lk: OpenLake, tmp_path:
     assert current.get(lk, job.id).state == "waiting"
     assert live.jobs()[job.id].claim == taken
     live.close()
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(lk: OpenLake, tmp_path: Path) -> None:
+    """A fault that passes ends no supervisor: without a server nobody would start another one."""
+    job = record.submit(lk, "count", {"file": str(tmp_path / "steps")}, ANNA)
+    claims = []
+
+    def start(lake: Lake, claim: live_state.Claim, memory_gb: float | None, log: Path) -> counting.InThread:
+        claims.append(claim)
+        if len(claims) == 1:
+            raise OSError("no process is left")
+        return counting.InThread(lake, claim)
+
+    with counting.supervised(lk, start):
+        assert until(lk, job, finished).state == "done"
+    assert len(claims) == 2
+
+
+def test_a_fault_that_stays_ends_the_supervisor(lk: OpenLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FAILING_SECONDS", 0.1)
+    record.submit(lk, "count", {"file": str(tmp_path / "steps")}, ANNA)
+
+    def start(*_: object) -> counting.InThread:
+        raise OSError("no process is left")
+
+    with pytest.raises(OSError, match="no process is left"):
+        Supervisor(lk, start).run(threading.Event())
 
 
 def test_a_worker_has_a_limit_of_memory_a_low_priority_and_a_log(lk: OpenLake, tmp_path: Path) -> None:
