@@ -14,10 +14,10 @@ _TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}\Z")
 MOST_NAMED = 8
 
 
-def check_name(name: str) -> None:
-    """Raises BadInput if it is not a valid name of a slice."""
+def check_name(name: str, kind: str = "slice") -> None:
+    """Raises BadInput if it is not a valid name of a slice, or of another `kind` of thing."""
     if not _NAME.match(name):
-        raise BadInput(f"slice name {name!r}: use up to 100 letters, digits, dots, dashes and underscores")
+        raise BadInput(f"{kind} name {name!r}: use up to 100 letters, digits, dots, dashes and underscores")
 
 
 def check_tag(tag: str) -> None:

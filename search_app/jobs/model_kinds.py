@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lake import slices
 from lake.errors import BadInput
 from lake.jobs.running_job import Work
+from lake.slices.naming import check_name
 from training.evaluation import evaluate as evaluation
 from training.evaluation import gate_policy
 from training.registry import runs
@@ -38,6 +39,7 @@ def train_check(lake: Lake, arguments: Arguments) -> None:
             raise BadInput("--resume continues a run with its own slices and settings: give none, or train a new run")
         runs.get(lake, arguments["resume"])
         return
+    check_name(arguments.get("name", "model"), "model")
     _recipe(arguments)
     _check_slices(lake, arguments)
     if "parent" in arguments:
@@ -94,10 +96,10 @@ def train_result(run: Run) -> dict[str, Any]:
 
 
 def tune_check(lake: Lake, arguments: Arguments) -> None:
-    from lake.slices.naming import check_name
     from training.fit import tuning
 
-    check_name(arguments.get("search", "search"))
+    check_name(arguments.get("search", "search"), "search")
+    check_name(arguments.get("name", "model"), "model")
     _recipe(arguments)
     _check_slices(lake, arguments)
     tuning.space(arguments.get("tried", ()), arguments.get("architectures", ()))

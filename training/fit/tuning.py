@@ -120,7 +120,7 @@ def tune(
     failed. Raises BadInput if the search of that name has other slices, settings or ranges.
     """
     optuna = require("optuna", "optuna", "train")
-    check_name(name)
+    check_name(name, "search")
     if trials < 1:
         raise BadInput(f"--trials is {trials}; it must be at least 1")
     if lake.folder is None:

@@ -77,7 +77,7 @@ def create(
     """A new run with status running, and its empty folder. Raises BadInput for an invalid model name, CouldNot if the
     lake is not on a local disk.
     """
-    check_name(model)
+    check_name(model, "model")
     while True:
         run = Run(
             secrets.token_hex(4),
