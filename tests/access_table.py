@@ -23,7 +23,9 @@ def table() -> str:
         own = None if scope == "no key" else scope
         requests = ", ".join(f"`{method} {path.replace('{id}', 'ID')}`" for method, path, s in ROUTES if s == own)
         actions = ", ".join(name for name, s in ACTIONS.items() if s == own)
-        jobs = ", ".join(sorted(name for name, kind in KINDS.items() if kind.scope == own))
+        jobs = ", ".join(
+            sorted(name for name, kind in KINDS.items() if kind.scope == own and "tests" not in kind.module)
+        )
         rows.append(f"| {scope} | {requests} | {actions} | {jobs} |")
     return "\n".join(["| scope | requests | actions of pages | jobs |", "|---|---|---|---|", *rows]) + "\n"
 

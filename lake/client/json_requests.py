@@ -84,6 +84,9 @@ class Connections:
         for server in idle:
             server.close()
 
+    def __del__(self) -> None:
+        self.close()  # of a client that nobody closed
+
 
 class JsonRequests:
     """Requests to the server at `url` with the key that `key()` returns. Threads may share it."""
