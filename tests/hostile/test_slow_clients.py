@@ -35,7 +35,7 @@ def slow_clients(url: str, idle: int, bodies: int, readers: int) -> Iterator[Non
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     head = "POST /v1/search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json"
     body = f"{head}\r\ncontent-length: {DECLARED}\r\n\r\n{{"
-    reader = "GET /v1/openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 20
+    reader = "GET /v1/openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 3
     starts = [b""] * idle + [body.encode()] * bodies + [reader.encode()] * readers
     ending = threading.Event()
 
@@ -119,7 +119,7 @@ def _run(lk: OpenLake, serve: Serve, say: Say, clients: tuple[int, int, int], se
 
 
 def test_ingest_goes_on_beside_slow_clients(lk: OpenLake, serve: Serve, say: Say) -> None:
-    _run(lk, serve, say, (300, 20, 20), 2.0)
+    _run(lk, serve, say, (100, 8, 8), 1.5)
 
 
 @pytest.mark.soak
