@@ -196,10 +196,10 @@ def _print_story(facts: dict[str, Any]) -> None:
         _say(
             f"The newest {facts['arriving']} cells arrive while you watch, two a second, through lake.client, and a "
             "customer calls:",
-            "see “Arriving” at the top of the Overview, then its card “What customers say”.",
+            "see “Arriving” at the top of the Overview, then its card “What customers report”.",
         )
     else:
-        _say("A customer has called about one of the cells: see Overview, “What customers say”.")
+        _say("A customer has called about one of the cells: see Overview, “What customers report”.")
     _say(
         "Or on the command line, from the cell of the complaint:",
         "",

@@ -1,4 +1,4 @@
-"""What customers say, on the Overview and in Search; and images that cannot be shown. Counted by hand."""
+"""What customers report, on the Overview and in Search; and images that cannot be shown. Counted by hand."""
 
 from __future__ import annotations
 
