@@ -20,6 +20,8 @@ from tests.lake import stock
 from tests.search_app.api_client import reason
 from tests.search_app.in_process import InProcess
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60
 
 

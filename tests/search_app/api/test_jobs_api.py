@@ -24,6 +24,8 @@ from tests.lake import stock
 from tests.search_app.in_process import InProcess
 from tests.search_app.jobs import counting
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lake_(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:

@@ -18,6 +18,8 @@ from training.inference import canary_measurements, image_preparation, model_pro
 from training.registry import canary, promotion, releases, versions
 from training.registry.versions import Version
 
+pytestmark = pytest.mark.slow
+
 SHARE = 0.5
 MOST = 60
 

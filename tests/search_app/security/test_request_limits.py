@@ -19,6 +19,8 @@ from starlette.types import Receive, Scope, Send
 from search_app.security import request_limits
 from search_app.security.request_limits import LimitedProtocol, most_connections
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 LIMITS = {"HEAD_SECONDS": 0.4, "BODY_SECONDS": 0.4, "READER_SECONDS": 0.6, "LOOK_SECONDS": 0.05}
 
