@@ -171,9 +171,6 @@ def routes(service: Service, writer: Writes) -> APIRouter:
         return changed.facts()
 
     async def _stream(job: Job) -> AsyncIterator[bytes]:
-        if listeners.locked():  # others came between the response and its stream: end it rather than keep it waiting
-            yield b": too many streams are open; ask for the job instead\n\n"
-            return
         async with listeners:
             sent, silent = "", 0.0
             while True:
