@@ -164,6 +164,11 @@ KINDS = {
 }  # fmt: skip
 
 
+def scope(name: str) -> str:
+    """The scope that starting a job of this kind needs, and stopping or repeating one that somebody else started."""
+    return KINDS[name].scope if name in KINDS else "admin"  # of another release
+
+
 def get(name: str) -> Kind:
     """The kind of this name. Raises BadInput with the nearest names."""
     if name not in KINDS:

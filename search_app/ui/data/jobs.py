@@ -31,7 +31,7 @@ def start(kind: str, arguments: dict[str, Any]) -> Job | None:
 
 def _require(kind: str) -> None:
     """Raises NotAllowed unless the user may start jobs of this kind."""
-    scope = kinds.KINDS[kind].scope if kind in kinds.KINDS else "admin"
+    scope = kinds.scope(kind)
     if not session.may(scope):
         raise NotAllowed(f"starting this job needs the scope {scope}, which you do not have")
 
@@ -57,10 +57,7 @@ def newest(kind: str, **arguments: Any) -> Job | None:
 
 def may_stop(job: Job) -> bool:
     """Whether the user may stop it: who started it, and who may start its kind over HTTP."""
-    if job.starter == session.starter():
-        return True
-    kind = kinds.KINDS.get(job.kind)
-    return session.may(kind.scope if kind else "admin")
+    return job.starter == session.starter() or session.may(kinds.scope(job.kind))
 
 
 def stop(job: Job) -> None:
