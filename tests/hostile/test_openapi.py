@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Run:
         sent = {"Content-Type": "image/png", "Lakeloop-Event": json.dumps(payload)}
         with httpx.Client(base_url=url, headers=bearer) as client:
             client.post("/v1/predictions", content=image, headers=sent).raise_for_status()
+            job = client.post("/v1/jobs", json={"kind": "maintain"}).raise_for_status().json()["id"]
             document = client.get("/v1/openapi.json").json()
         self.operations = sum(len(methods) for methods in document["paths"].values())
         words = [str(Path(sys.executable).with_name("st")), "run", f"{url}/v1/openapi.json", "--url", url]
@@ -48,9 +50,15 @@ class Run:
         words += [word for name, value in bearer.items() for word in ("--header", f"{name}:{value}")]
         hooks = {"SCHEMATHESIS_HOOKS": "tests.hostile.generated", "PYTHONPATH": str(ROOT)}
         ids = {"LAKELOOP_TEST_IMAGE": named(image), "LAKELOOP_TEST_PREDICTION": payload["prediction_id"]}
+        ids["LAKELOOP_TEST_JOB"] = job
         started = time.monotonic()
+        ending = threading.Event()
+        other = threading.Thread(target=_end_jobs, args=(url, bearer, ending))
+        other.start()
         self.done = subprocess.run(words, capture_output=True, text=True, cwd=folder, env=os.environ | hooks | ids)
         self.seconds = time.monotonic() - started
+        ending.set()
+        other.join()
         self.output = self.done.stdout
         with httpx.Client(base_url=url, headers=bearer) as client:
             metrics = client.get("/metrics").text
@@ -66,6 +74,14 @@ class Run:
         assert "Traceback" not in service.output()
         (cases,) = re.findall(r"(\d+) generated", self.output)
         return f"{cases} requests to {self.operations} operations, answered {dict(sorted(self.statuses.items()))}"
+
+
+def _end_jobs(url: str, headers: dict[str, str], ending: threading.Event) -> None:
+    """Cancels waiting jobs: nothing runs them here, and the stream of a job's events ends only with the job."""
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+        while not ending.wait(1.0):
+            for job in client.get("/v1/jobs", params={"state": "waiting"}).json()["items"]:
+                client.post(f"/v1/jobs/{job['id']}/cancel", json={})
 
 
 def _run(lake: OpenLake, serve: Serve, folder: Path, say: Say, examples: int, phases: str, with_key: bool) -> None:

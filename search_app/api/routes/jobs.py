@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 PATH = "/v1/jobs"
 STREAM = "text/event-stream"
+# Of one event of the stream.
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "enum": ["job"]},
+        "data": {"type": "string", "description": "the job, as JSON, as GET /v1/jobs/{job} returns it"},
+    },
+    "required": ["event", "data"],
+}
 # A stream looks this often; a listener that hears nothing for a while may think that the server is gone.
 LOOK_SECONDS = 0.5
 SILENCE_SECONDS = 15.0
@@ -118,7 +127,7 @@ def routes(service: Service, writer: Writes) -> APIRouter:
         PATH + "/{job}/events",
         response_class=StreamingResponse,
         responses={
-            200: {"description": "a job at each change", "content": {STREAM: {"schema": schemas.TEXT}}},
+            200: {"description": "a job at each change", "content": {STREAM: {"schema": _EVENT}}},
             429: {"description": "too many listeners"},
         },
     )
@@ -159,8 +168,7 @@ def routes(service: Service, writer: Writes) -> APIRouter:
 
     def _change(name: str, verb: Literal["cancel", "retry"], request: Request, audit: Audit) -> dict[str, Any]:
         job, by = _get(name), Starter(key_id=bodies.key_id(request.scope))
-        kind = kinds.KINDS.get(job.kind)
-        _allow(by, kind.scope if kind else "admin", f"{verb} {job.kind}")
+        _allow(by, kinds.scope(job.kind), f"{verb} {job.kind}")
         try:
             changed = record.cancel(lake, job.id, by) if verb == "cancel" else record.retry(lake, job.id, by)
         except BadInput as error:
