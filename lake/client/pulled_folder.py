@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lake import whole_file
 from lake.client.json_requests import RequestFailed
 from lake.version import VERSION
 
@@ -73,7 +74,7 @@ class PulledFolder:
             if job.is_file():
                 self._check_job(json.loads(job.read_text("utf-8")), "has a part of")
             else:
-                _replace(job, json.dumps({key: self.first[key] for key in ("slice", "format", "tag")}))
+                whole_file.replace(job, json.dumps({key: self.first[key] for key in ("slice", "format", "tag")}))
             yield
 
     def changed(self) -> RequestFailed:
@@ -113,7 +114,7 @@ class PulledFolder:
                         yield entry
             out.flush()
             os.fsync(out.fileno())
-        _replace(self._state / "listed.json", json.dumps({"left_out": left_out, "unsaid": unsaid}))
+        whole_file.replace(self._state / "listed.json", json.dumps({"left_out": left_out, "unsaid": unsaid}))
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """The entries that were listed."""
@@ -178,7 +179,7 @@ class PulledFolder:
         if self.first["format"] == "imagefolder":
             classes = {entry["path"].partition("/")[0]: entry["label"] for entry in self.entries()}
             manifest["classes"] = {"_unlabelled": None, **classes}
-        _replace(self.target / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
+        whole_file.replace(self.target / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1))
         shutil.rmtree(self._state)
         return manifest
 
@@ -198,13 +199,3 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
         detail = f"the server's manifest has the file {entry['path']!r:.200}, which is refused"
         raise RequestFailed(detail, 422, "bad_path")
     return entry
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file completely or not at all, also after a power loss."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from lake import slices
+from lake import slices, whole_file
 from lake.errors import BadInput, CouldNot
 from lake.formats import arrow_rows, coco, file_list, imagefolder, label_studio, metadata, voc, webdataset, yolo
 from lake.formats.annotation import (
@@ -161,7 +161,7 @@ def _claimed(target: Path, job: Mapping[str, Any]) -> ExportReport | None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInput(f"{target} exists and is not an empty folder")
     (target / STATE).mkdir(parents=True)
-    _replace(target / MANIFEST, as_json({**job, "state": "writing", "lakeloop": VERSION}))
+    whole_file.replace(target / MANIFEST, as_json({**job, "state": "writing", "lakeloop": VERSION}))
     return None
 
 
@@ -229,7 +229,7 @@ class _Export:
             self.job["predictions"],
         )
         pq.write_table(contents.select(["image_id", "label_events"]), stored)
-        _replace(known, as_json(asdict(plan)))
+        whole_file.replace(known, as_json(asdict(plan)))
         return contents, plan
 
     def predictions(self, part: pa.Table) -> Mapping[str, dict[str, Any]]:
@@ -245,7 +245,7 @@ class _Export:
         record = self.finished(record_path, erased)
         if record is None:
             record = self.written(number, contents, plan, erased)
-            _replace(record_path, as_json(record))
+            whole_file.replace(record_path, as_json(record))
         else:
             self.report.resumed += record["images"]
         self.report.images += record["images"]
@@ -328,20 +328,10 @@ class _Export:
         }
         if self.report.format == "imagefolder":
             facts["classes"] = imagefolder.folders(list(plan.labels))
-        _replace(self.target / MANIFEST, json.dumps(facts, ensure_ascii=False, indent=1))
+        whole_file.replace(self.target / MANIFEST, json.dumps(facts, ensure_ascii=False, indent=1))
         shutil.rmtree(self.state)
 
 
 def _as_written(root: Path, file: WrittenFile) -> bool:
     path = root / file.path
     return path.is_file() and path.stat().st_size == file.bytes and on_disk(root, file.path) == file
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file completely or not at all, also after a power loss."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(path)
