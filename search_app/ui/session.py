@@ -46,7 +46,7 @@ def may(scope: str) -> bool:
 def require(action: str) -> None:
     """Raises NotAllowed unless the user may do this. Every handler that writes calls it before it does."""
     page_actions.require(action, _scopes())
-    st.session_state["_required"] = action
+    st.session_state.setdefault("_allowed", set()).add(action)
 
 
 def _scopes() -> frozenset[str]:
@@ -69,8 +69,10 @@ def wrote(action: str, target: str, detail: dict[str, Any]) -> None:
 
     `require` has allowed the same action before.
     """
-    if st.session_state.pop("_required", None) != action:
+    allowed = st.session_state.get("_allowed", set())
+    if action not in allowed:
         raise AssertionError(f"nothing asked whether the user may do: {action}")
+    allowed.remove(action)
     by = starter()
     audit.record(lake(), action, target, key_id=by.key_id, user=by.user, detail=detail)
 

@@ -180,9 +180,9 @@ def _top(loaded: LoadedSearch, positives: list[str], shows_found: bool) -> None:
             key=f"name-{search.id}",
         ).strip()
         if name != (search.name or ""):
+            session.require("search rename")
             with active_searches.marking(loaded):
                 search.rename(name)
-            session.require("search rename")
             session.wrote("search rename", search.id, {"name": name})
         if scope := _scope(search.id):
             st.caption(scope, width="content")

@@ -43,13 +43,13 @@ def show(loaded: LoadedSearch, current: queries.Row | None) -> None:
 
 def mark_cluster(search_id: str, node_id: str, action: str) -> None:
     """Accepts or refuses (`action`) a whole cluster for a search."""
+    session.require(f"search {action}")
     loaded = active_searches.opened(search_id, False)
     with active_searches.marking(loaded) as search:
         before = len(search.positives())
         search.accept(node_id) if action == "accept" else search.refuse(node_id)
         active_searches.sent(())
         new = len(search.positives()) - before
-    session.require(f"search {action}")
     session.wrote(f"search {action}", search_id, {"node": node_id})
     result = f"accepted: {images(new)} more" if action == "accept" else "refused: its images will not be shown"
     session.say(f"Cluster {escape(node_id.partition('/')[2])} {result}. You can undo this on the page Isolate.")
