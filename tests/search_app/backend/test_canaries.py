@@ -99,6 +99,8 @@ def test_of_two_servers_one_rolls_back_and_neither_the_next_canary(lk: OpenLake)
     for server, trial in zip(servers, trials, strict=True):
         assert trial is not None
         assert server.source("turns").trial is trial  # with what was measured
+    for server, trial in zip(servers, trials, strict=True):
+        assert trial is not None
         trial.evidence.add_results(0, failed=100)
         server.judge(trial)
         assert trial.over
