@@ -148,6 +148,11 @@ def test_links_between_docs_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_no_page_has_the_marks_of_an_unfinished_merge() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        assert not re.findall(r"^(?:<{7}|>{7}) .*", page.read_text(), re.M), page.name
+
+
 def test_files_that_the_docs_name_exist() -> None:
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
     for page in pages:
