@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from lake import ids
 from lake.errors import BadInput
-from lake.formats import prediction_rows
+from lake.prediction_logs import prediction_rows
 from lake.regions import masks
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ class GroundTruth:
 class Annotations:
     """What a data set holds about one image.
 
-    `predictions`: rows of a prediction log, as `lake.formats.prediction_rows.read_row` takes them, without the image.
-    `metadata`: the other columns. `rejected`: annotations that cannot be read, each with its source and the reason.
+    `predictions`: rows of a prediction log, as `lake.prediction_logs.prediction_rows.read_row` takes them, without the
+    image. `metadata`: the other columns. `rejected`: annotations that cannot be read, each with its source and the
+    reason.
     """
 
     ground_truths: list[GroundTruth] = field(default_factory=list)

@@ -20,7 +20,7 @@ from lake.formats.export_files import ExportPart, WholeExport
 from lake.formats.item import Item, printable
 from lake.formats.metadata import annotations_of, row_of
 from lake.formats.paths import inside
-from lake.formats.table_rows import as_dicts
+from lake.prediction_logs.table_rows import as_dicts
 
 _TEXTS, _NUMBERS = pa.list_(pa.string()), pa.list_(pa.float64())
 _ROW = {

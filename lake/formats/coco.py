@@ -29,7 +29,7 @@ from lake.formats.annotation import (
 from lake.formats.export_files import ExportPart, WholeExport
 from lake.formats.item import Item, printable
 from lake.formats.paths import MANIFEST, document, inside
-from lake.formats.prediction_rows import MOST_COUNTS
+from lake.prediction_logs.prediction_rows import MOST_COUNTS
 from lake.regions import masks, polygons
 
 _HEAD_BYTES = 64 << 10

@@ -31,7 +31,7 @@ from lake.formats.annotation import (
 from lake.formats.export_files import ExportPart, WholeExport
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside
-from lake.formats.table_rows import csv_rows, json_lines
+from lake.prediction_logs.table_rows import csv_rows, json_lines
 
 NAMES = ("metadata.jsonl", "metadata.csv")
 COLUMNS = ("file_name", "image_id", "width", "height", "label", "objects", "segments", "prediction")

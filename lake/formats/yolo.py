@@ -30,7 +30,7 @@ from lake.formats.annotation import (
 from lake.formats.export_files import ExportPart, ExportPlan, WholeExport
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import inside, text
-from lake.formats.table_rows import json_lines
+from lake.prediction_logs.table_rows import json_lines
 from lake.regions import masks, polygons
 
 SPLITS = ("train", "val", "test")

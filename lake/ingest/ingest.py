@@ -20,12 +20,13 @@ import pyarrow as pa
 
 from lake import ids
 from lake.errors import BadInput, LakeloopError
-from lake.formats import annotation, prediction_rows
+from lake.formats import annotation
 from lake.formats.item import MAX_FILE_BYTES, Item, printable
 from lake.images import decode
 from lake.images.workers import WorkerPool, grouped
 from lake.ingest import sources
 from lake.ingest.rows import label_row, prediction_row
+from lake.prediction_logs import prediction_rows
 from lake.storage import image_rows, schema
 from lake.storage.store import now
 

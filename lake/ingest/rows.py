@@ -6,7 +6,8 @@ import datetime as dt
 from typing import Any
 
 from lake import ids
-from lake.formats import annotation, prediction_rows
+from lake.formats import annotation
+from lake.prediction_logs import prediction_rows
 
 
 def label_row(image_id: str, truth: annotation.GroundTruth, annotator: str, moment: dt.datetime) -> dict[str, Any]:

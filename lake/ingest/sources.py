@@ -14,7 +14,7 @@ from lake.formats import arrow_rows, coco, imagefolder, metadata, voc, webdatase
 from lake.formats.annotation import ModelName
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import manifest
-from lake.formats.table_rows import csv_rows, json_lines, parquet_rows
+from lake.prediction_logs.table_rows import csv_rows, json_lines, parquet_rows
 
 Layout = Literal[
     "auto", "folder", "imagefolder", "table", "coco", "yolo", "voc", "metadata", "webdataset", "parquet", "lance"

@@ -1,7 +1,7 @@
 """Writes labels that a program or a labelling tool of your own sends: checked as a whole, then written as a whole.
 
-Boxes and masks have the forms of a prediction log (`lake/formats/prediction_rows.py`). A label of the same image and
-task replaces an older one in `labels_current`; the older event stays.
+Boxes and masks have the forms of a prediction log (`lake/prediction_logs/prediction_rows.py`). A label of the same
+image and task replaces an older one in `labels_current`; the older event stays.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from lake import ids
 from lake.errors import BadInput
-from lake.formats import prediction_rows
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS
+from lake.prediction_logs import prediction_rows
 from lake.storage import schema, store
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lake import ids
 from lake.errors import BadInput
-from lake.formats import prediction_rows
+from lake.prediction_logs import prediction_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Path
 
-from lake.formats import prediction_rows
+from lake.prediction_logs import prediction_rows
 from lake.spool import events
 
 UUID: dict[str, Any] = {"type": "string", "format": "uuid"}

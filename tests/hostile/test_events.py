@@ -1,8 +1,9 @@
 """Odd JSON in events: every accepted event is drained, and SQL and HTTP return what was sent.
 
 NaN, 1e999, duplicate keys, lone surrogates, NUL, numbers of thousands of digits, moments before and after all others.
-What a value becomes is said in `lake/formats/prediction_rows.py`: not-a-number and infinity are null in metadata and
-nothing elsewhere, half a surrogate pair is a question mark, a number given for a text is that number as text.
+What a value becomes is said in `lake/prediction_logs/prediction_rows.py`: not-a-number and infinity are null in
+metadata and nothing elsewhere, half a surrogate pair is a question mark, a number given for a text is that number as
+text.
 """
 
 from __future__ import annotations

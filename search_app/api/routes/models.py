@@ -14,9 +14,9 @@ from pydantic import BaseModel, Field
 
 from lake import ids
 from lake.errors import BadInput
-from lake.formats import prediction_rows
 from lake.images import decode
 from lake.images.image_header import read_header
+from lake.prediction_logs import prediction_rows
 from search_app.api import bodies, schemas
 from search_app.api.problems import JSON, Problem
 from search_app.api.routes.pictures import checked

@@ -9,7 +9,7 @@ from typing import Any
 from lake.client import Client, Predicted
 from lake.client import events as client_events
 from lake.client import predictions as client_predictions
-from lake.formats import prediction_rows
+from lake.prediction_logs import prediction_rows
 from lake.spool import events
 from lake.storage import schema
 from search_app.api import schemas

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lake.errors import BadInput, UnreadableImage
-from lake.formats import prediction_rows
+from lake.prediction_logs import prediction_rows
 from lake.storage import schema
 
 PROMOTED = {"n": pa.int64(), "f": pa.float64(), "b": pa.bool_(), "s": pa.string(), "t": schema.UTC}
