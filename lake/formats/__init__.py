@@ -1,1 +1,1 @@
-"""Data set formats: one module each, reader and writer side by side."""
+"""Data set formats: a module or a room each, with its reader and its writer"""

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lake.errors import BadInput
-from lake.formats import arrow_rows, coco, imagefolder, metadata, voc, webdataset, yolo
+from lake.formats import arrow_rows, imagefolder, metadata, webdataset
 from lake.formats.annotation import ModelName
+from lake.formats.coco import reader as coco
 from lake.formats.item import IMAGE_SUFFIXES, Item, printable
 from lake.formats.paths import manifest
+from lake.formats.voc import reader as voc
+from lake.formats.yolo import reader as yolo
 from lake.prediction_logs.table_rows import csv_rows, json_lines, parquet_rows
 
 Layout = Literal[

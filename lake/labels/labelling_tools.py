@@ -1,7 +1,7 @@
 """Imports labels from a labelling tool: each finished annotation once, with origin `human`.
 
 An annotation that was changed and exported again is a new label event; the later one counts. The tool's file format is
-in `lake/formats/label_studio.py`.
+in `lake/formats/label_studio/reader.py`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from lake import ids
 from lake.errors import BadInput
-from lake.formats import label_studio
-from lake.formats.label_studio import FinishedAnnotation, RejectedAnnotation
+from lake.formats.label_studio import reader as label_studio
+from lake.formats.label_studio.reader import FinishedAnnotation, RejectedAnnotation
 from lake.storage import schema, store
 
 if TYPE_CHECKING:

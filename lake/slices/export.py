@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from lake import slices, whole_file
 from lake.errors import BadInput, CouldNot
-from lake.formats import arrow_rows, coco, file_list, imagefolder, label_studio, metadata, voc, webdataset, yolo
+from lake.formats import arrow_rows, file_list, imagefolder, metadata, webdataset
 from lake.formats.annotation import (
     CLASSIFICATION,
     DETECTION,
@@ -37,8 +37,12 @@ from lake.formats.annotation import (
     instance_classes,
     prediction_regions,
 )
+from lake.formats.coco import writer as coco
 from lake.formats.export_files import ExportPart, ExportPlan, WholeExport, WrittenFile, on_disk
+from lake.formats.label_studio import writer as label_studio
 from lake.formats.paths import MANIFEST
+from lake.formats.voc import writer as voc
+from lake.formats.yolo import writer as yolo
 from lake.slices import ground_truth
 from lake.sql import connections
 from lake.storage import blobs

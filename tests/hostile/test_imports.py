@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from lake.errors import BadInput
-from lake.formats import webdataset, yolo
+from lake.formats import webdataset
 from lake.formats.annotation import ModelName
 from lake.formats.item import Item
+from lake.formats.yolo import reader as yolo
 from tests.pictures import encoded, noise
 
 MODEL = ModelName(None, None)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lake import ids
 from lake.errors import BadInput
-from lake.formats import annotation, arrow_rows, coco, voc, yolo
+from lake.formats import annotation, arrow_rows
 from lake.formats.annotation import (
     CLASSIFICATION,
     DETECTION,
@@ -27,8 +27,13 @@ from lake.formats.annotation import (
     GroundTruth,
     ModelName,
 )
+from lake.formats.coco import reader as coco
 from lake.formats.export_files import ExportPart, ExportPlan, WholeExport
 from lake.formats.paths import MANIFEST
+from lake.formats.voc import reader as voc
+from lake.formats.voc import writer as voc_writer
+from lake.formats.yolo import reader as yolo
+from lake.formats.yolo import writer as yolo_writer
 from lake.ingest import sources
 from lake.regions import masks, polygons
 from lake.slices import export
@@ -155,7 +160,7 @@ def _sayable(format: str, truths: list[dict[str, GroundTruth]]) -> bool:
     every = {name for of in truths for t in of.values() for name in t.classes()}
     return not (
         (format == "csv" and any("\0" in n for n in every))
-        or (format == "voc" and any(voc._NOT_XML.search(n) for n in every))
+        or (format == "voc" and any(voc_writer._NOT_XML.search(n) for n in every))
     )
 
 
@@ -381,7 +386,7 @@ def test_metadata_of_other_tools(tmp_path: Path) -> None:
 
 
 def test_a_voc_box_without_width_is_read_where_its_corners_round() -> None:
-    sheet = voc._xml("a", WIDTH, HEIGHT, [annotation.box("cat", (7.584661237671443, 2, 0, 4))], False)
+    sheet = voc_writer._xml("a", WIDTH, HEIGHT, [annotation.box("cat", (7.584661237671443, 2, 0, 4))], False)
     (element,) = [child for child in voc.parse(sheet.encode()).children if child.name == "object"]
     assert voc._box(element)["width"] == 0
 
@@ -505,12 +510,12 @@ def test_documents_are_told_by_how_they_begin(tmp_path: Path) -> None:
 def test_yaml_has_any_name(name: str) -> None:
     import yaml
 
-    assert yaml.safe_load(f"a: {yolo._quoted(name)}") == {"a": name}
+    assert yaml.safe_load(f"a: {yolo_writer._quoted(name)}") == {"a": name}
 
 
 def test_the_palette_is_the_development_kits() -> None:
-    colours = voc._palette()
+    colours = voc_writer._palette()
     assert [colours[3 * i : 3 * i + 3] for i in (0, 1, 2, 15, 255)] == [
         *([0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [224, 224, 192]),
     ]
-    assert Image.open(io.BytesIO(voc._png(np.zeros((2, 2), np.uint8)))).mode == "P"
+    assert Image.open(io.BytesIO(voc_writer._png(np.zeros((2, 2), np.uint8)))).mode == "P"

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from lake import ids, slices
 from lake.errors import BadInput
-from lake.formats import annotation, label_studio
+from lake.formats import annotation
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, ExportSample, GroundTruth
 from lake.formats.export_files import ExportPart, ExportPlan, WholeExport
-from lake.formats.label_studio import FinishedAnnotation, RejectedAnnotation
+from lake.formats.label_studio import reader as label_studio
+from lake.formats.label_studio import writer
+from lake.formats.label_studio.reader import FinishedAnnotation, RejectedAnnotation
 from lake.ingest import ingest
 from lake.labels import labelling_tools
 from lake.open_lake import OpenLake
@@ -63,10 +65,10 @@ def written(
     plan = ExportPlan("s@1", 1, classes or [""] * (truth.task != CLASSIFICATION), [str(truth.label)], truth.task)
     part, left = ExportPart(out, plan, 0), out / "lines"
     left.mkdir()
-    label_studio.write(part, iter([ExportSample(0, image, {truth.task: truth}, answer)]))
+    writer.write(part, iter([ExportSample(0, image, {truth.task: truth}, answer)]))
     for name, lines in part.lines.items():
         (left / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    label_studio.finish(WholeExport(out, plan, [left]))
+    writer.finish(WholeExport(out, plan, [left]))
     found: list[dict[str, Any]] = json.loads((out / "tasks.json").read_text("utf-8"))
     return found
 
