@@ -82,7 +82,8 @@ def lake_path(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert init["embedders"] == [{"name": "efficientnet-lite0", "column": "emb_efficientnet_lite0"}]
     first = _json("ingest", photos / "images", "--lake", lake)
     assert set(first) == {
-        "images_new", "images_known", "predictions_new", "predictions_known", "labels_new", "rejected", "seconds"
+        "images_new", "images_known", "predictions_new", "predictions_known", "labels_new", "labels_known", "rejected",
+        "converted", "incomplete", "passed_over", "seconds",
     }  # fmt: skip
     assert (first["images_new"], first["predictions_new"], first["labels_new"], first["rejected"]) == (8, 8, 8, [])
     second = _json("ingest", photos / "log.csv", "--lake", lake, "--layout", "table")

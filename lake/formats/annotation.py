@@ -32,15 +32,21 @@ Mask = Mapping[str, Any]
 @dataclass(frozen=True)
 class GroundTruth:
     """The ground truth of an image for one task. Detection has `boxes`, segmentation `masks`; an empty list means that
-    the image has no instance.
+    the image was looked at and has no instance.
 
     A segmentation's `boxes`, if there are as many as masks, are those of the same instances, in the same order.
+    `crowd_boxes`, `crowd_masks`: regions with instances that nobody told apart; no instances, and no background.
+    `incomplete`: a part of what was said for the task could not be read. The image then has these instances and perhaps
+    others: it is neither background nor complete.
     """
 
     task: str
     label: str | None = None
     boxes: Sequence[Box] | None = None
     masks: Sequence[Mask] | None = None
+    crowd_boxes: Sequence[Box] | None = None
+    crowd_masks: Sequence[Mask] | None = None
+    incomplete: bool = False
 
     def instances(self) -> list[tuple[Box, Mask | None]]:
         """Its instances, each with a box: its own, or else the mask's extent."""
@@ -49,6 +55,10 @@ class GroundTruth:
         masks = self.masks or ()
         boxes = self.boxes if self.boxes and len(self.boxes) == len(masks) else [extent(m) for m in masks]
         return list(zip(boxes, masks, strict=True))
+
+    def says_something(self) -> bool:
+        """Whether it names a class, an instance or a crowd region."""
+        return any((self.label, self.boxes, self.masks, self.crowd_boxes, self.crowd_masks))
 
     def classes(self) -> set[str]:
         """The classes it names; "" stands for an instance without a class."""
@@ -63,14 +73,25 @@ class Annotations:
 
     `predictions`: rows of a prediction log, as `lake.prediction_logs.prediction_rows.read_row` takes them, without the
     image. `metadata`: the other columns. `rejected`: annotations that cannot be read, each with its source and the
-    reason.
+    reason. `incomplete`: the tasks of which anything was rejected. A task of which nothing sound is left has no ground
+    truth: absence is not a statement. `converted`: what was taken in another form, or left aside without making its
+    task incomplete, each with its source and one fixed sentence, which reports count. `source`: the absolute path of
+    the document or of the class folder's root, by which an unchanged statement is known again; None: the path ingested.
     """
 
     ground_truths: list[GroundTruth] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
     rejected: list[tuple[str, str]] = field(default_factory=list)
+    incomplete: set[str] = field(default_factory=set)
+    converted: list[tuple[str, str]] = field(default_factory=list)
     annotator: str = "import"
+    source: str | None = None
+
+    def statements(self) -> list[GroundTruth]:
+        """The ground truths, each marked incomplete if its task is; those that say nothing sound are left out."""
+        marked = [replace(t, incomplete=t.incomplete or t.task in self.incomplete) for t in self.ground_truths]
+        return [t for t in marked if not t.incomplete or t.says_something()]
 
 
 class ModelName(NamedTuple):
@@ -103,7 +124,10 @@ def event_id(image_id: str, truth: GroundTruth) -> str:
     """The id of an imported label event: importing a data set twice stores it once."""
     if truth.task == CLASSIFICATION:
         return ids.label_event_id(image_id, str(truth.label), "import")
-    content = json.dumps([truth.task, truth.label, truth.boxes, truth.masks], sort_keys=True, default=dict)
+    parts: list[Any] = [truth.task, truth.label, truth.boxes, truth.masks]
+    if truth.incomplete or truth.crowd_boxes is not None or truth.crowd_masks is not None:
+        parts += [truth.incomplete, truth.crowd_boxes, truth.crowd_masks]  # without them the id is as it always was
+    content = json.dumps(parts, sort_keys=True, default=dict)
     return ids.label_event_id(image_id, content, "import")
 
 

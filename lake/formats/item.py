@@ -22,7 +22,8 @@ class Item:
 
     An image has `path`, or its file's bytes as `data`; `read_annotations`, called with the upright image's width and
     height, returns the data set's annotations of it. A log's row has `row`, and its paths are relative to `folder`. An
-    item that could not be read has `error` only.
+    item that could not be read has `error` only, a file that is passed over has `passed_over`: one fixed reason, which
+    reports count.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Item:
     row: Mapping[str, Any] | None = None
     folder: Path | None = None
     error: str | None = None
+    passed_over: str | None = None
 
 
 def printable(path: str | Path) -> str:

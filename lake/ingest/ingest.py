@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from lake.formats.item import MAX_FILE_BYTES, Item, printable
 from lake.images import decode
 from lake.images.workers import WorkerPool, grouped
 from lake.ingest import sources
+from lake.ingest.report import IngestReport
 from lake.ingest.rows import label_row, prediction_row
 from lake.prediction_logs import prediction_rows
 from lake.storage import image_rows, schema
@@ -44,22 +45,6 @@ TASK_ITEMS = 32
 TASK_BYTES = 4 << 20
 # New rows between updates of the key indexes: every look-up scans rows without an index entry.
 INDEX_ROWS = 200_000
-
-
-@dataclass
-class IngestReport:
-    """Counts of an ingest. Every file or row counts once as new, known or rejected."""
-
-    images_new: int = 0
-    images_known: int = 0
-    predictions_new: int = 0
-    predictions_known: int = 0
-    labels_new: int = 0
-    rejected: list[dict[str, str]] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass
@@ -101,19 +86,21 @@ def ingest(
     source = Path(path)
     layout = sources.resolve(source, layout)
     items = sources.read(source, layout, model)
-    return ingest_items(lake, items, workers=workers, max_megapixels=max_megapixels, progress=progress)
+    where = os.path.abspath(source)
+    return ingest_items(lake, items, where, workers=workers, max_megapixels=max_megapixels, progress=progress)
 
 
 def ingest_items(
     lake: Lake,
     items: Iterable[Item],
+    source: str | None = None,
     *,
     workers: int | None = None,
     max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
-    """`ingest` for items from any source."""
-    run = _Ingest(lake, max_megapixels, progress)
+    """`ingest` for items from any source. `source`: of labels whose reader names no document."""
+    run = _Ingest(lake, source, max_megapixels, progress)
     started = time.perf_counter()
     count = workers or len(os.sched_getaffinity(0))
     with (
@@ -132,8 +119,11 @@ def ingest_items(
 
 
 class _Ingest:
-    def __init__(self, lake: Lake, max_megapixels: float, progress: Callable[[int], None] | None) -> None:
+    def __init__(
+        self, lake: Lake, source: str | None, max_megapixels: float, progress: Callable[[int], None] | None
+    ) -> None:
         self.lake = lake
+        self.source = source
         self.report = IngestReport()
         self.max_megapixels = max_megapixels
         self.progress = progress or (lambda n: None)
@@ -177,7 +167,7 @@ class _Ingest:
 
     def sort_out(self, group: list[_Draft]) -> list[_Draft]:
         """Drops the bytes of known images; rejects unknown ids and erased images."""
-        image_ids = {d.image_id for d in group if d.error is None}
+        image_ids = {d.image_id for d in group if d.image_id and d.error is None}
         stored = self.lake.look_up(
             "images", ["image_id", "width", "height"], "image_id", sorted(image_ids - self.in_flight)
         )
@@ -185,6 +175,8 @@ class _Ingest:
         known = {*sizes} | (image_ids & self.in_flight)
         erased = self.lake.erased(sorted(image_ids))
         for draft in group:
+            if draft.item.passed_over is not None:
+                continue
             if draft.error is None and draft.image_id in erased:
                 draft.error = f"this image was erased on {erased[draft.image_id]:%Y-%m-%d}"
             draft.size_px = sizes.get(draft.image_id)
@@ -225,7 +217,10 @@ class _Ingest:
         if draft.error is not None:
             if draft.data is not None:
                 self.unreadable[draft.image_id] = draft.error
-            self.report.rejected.append({"source": draft.item.source, "reason": draft.error})
+            self.report.reject(draft.item.source, draft.error)
+            return
+        if draft.item.passed_over is not None:
+            self.report.passed_over[draft.item.passed_over] += 1
             return
         moment = now()
         if draft.decoded is None or draft.data is None:
@@ -248,9 +243,11 @@ class _Ingest:
         size = draft.size_px or self.sizes.get(draft.image_id)
         if draft.item.read_annotations is not None and size is not None:
             annotations = draft.item.read_annotations(*size)
-            self.report.rejected += [{"source": source, "reason": reason} for source, reason in annotations.rejected]
+            self.report.count_annotations(annotations)
+            source = annotations.source or self.source
             self.step["labels"] += [
-                label_row(draft.image_id, truth, annotations.annotator, moment) for truth in annotations.ground_truths
+                label_row(draft.image_id, truth, annotations.annotator, source, moment)
+                for truth in annotations.statements()
             ]
             metadata = [{"metadata": annotations.metadata}] if annotations.metadata else []
             for row in annotations.predictions or metadata:
@@ -258,7 +255,7 @@ class _Ingest:
                 try:
                     rows.append(prediction_rows.read_row(row, self.promoted, _no_file))
                 except LakeloopError as error:
-                    self.report.rejected.append({"source": draft.item.source, "reason": str(error)})
+                    self.report.reject(draft.item.source, str(error))
         return [
             prediction_row(draft.image_id, draft.item.source, row, moment) | {"item": draft.item.source}
             for row in rows or [None]
@@ -271,7 +268,10 @@ class _Ingest:
         insert = self.lake.insert
         insert("thumbnails", self.table("thumbnails", step["thumbnails"]))
         self.report.images_new += insert("images", self.table("images", step["images"]))
-        self.report.labels_new += insert("labels", self.table("labels", _distinct(step["labels"], "event_id")))
+        labels = _distinct(step["labels"], "event_id")
+        new = insert("labels", self.table("labels", labels))
+        self.report.labels_new += new
+        self.report.labels_known += len(step["labels"]) - new
         self.commit_predictions(step["samples"])
         for row in step["images"]:
             self.in_flight.discard(row["image_id"])
@@ -297,7 +297,7 @@ class _Ingest:
                 f"another prediction is stored under the id {row['prediction_id']}: "
                 "give each row a timestamp or its own id"
             )
-            self.report.rejected.append({"source": row["item"], "reason": reason})
+            self.report.reject(row["item"], reason)
         return len(contradicting)
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> pa.Table:

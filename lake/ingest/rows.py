@@ -10,8 +10,10 @@ from lake.formats import annotation
 from lake.prediction_logs import prediction_rows
 
 
-def label_row(image_id: str, truth: annotation.GroundTruth, annotator: str, moment: dt.datetime) -> dict[str, Any]:
-    """A label event with origin `import`."""
+def label_row(
+    image_id: str, truth: annotation.GroundTruth, annotator: str, source: str | None, moment: dt.datetime
+) -> dict[str, Any]:
+    """A label event with origin `import`. `source`: the document or folder that says it."""
     return {
         "event_id": annotation.event_id(image_id, truth),
         "image_id": image_id,
@@ -22,6 +24,10 @@ def label_row(image_id: str, truth: annotation.GroundTruth, annotator: str, mome
         "masks": truth.masks,
         "origin": "import",
         "annotator": annotator,
+        "incomplete": truth.incomplete,
+        "crowd_boxes": truth.crowd_boxes,
+        "crowd_masks": truth.crowd_masks,
+        "source": source,
     }
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lake.storage.store import Lake
 
-_CONTENT = ("task", "label", "boxes", "masks")
+_CONTENT = ("task", "label", "boxes", "masks", "crowd_boxes", "crowd_masks", "incomplete")
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def _changed(lake: Lake, events: dict[str, tuple[Sequence[str], Sequence[str]]])
     statements = {}
     if event_ids:
         for row in lake.look_up("labels", ["event_id", *_CONTENT], "event_id", event_ids).to_pylist():
+            row["incomplete"] = bool(row["incomplete"])
             statements[row["event_id"]] = repr([row[key] for key in _CONTENT])
     return sorted(
         name

@@ -13,7 +13,10 @@ from lake.sql import connections
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-_COLUMNS = ("event_id", "image_id", "task", "label", "boxes", "masks", "timestamp")
+_COLUMNS = (
+    *("event_id", "image_id", "task", "label", "boxes", "masks", "crowd_boxes", "crowd_masks", "incomplete"),
+    "timestamp",
+)
 # Images per look-up: labels with many masks are large.
 _CHUNK = 1_000
 
@@ -49,12 +52,13 @@ def of_images(lake: Lake, contents: pa.Table) -> dict[str, dict[str, GroundTruth
 
 
 def _truth(row: Mapping[str, Any]) -> GroundTruth | None:
-    task, boxes, masks = row["task"], row["boxes"], row["masks"]
+    task, boxes, masks, incomplete = row["task"], row["boxes"], row["masks"], bool(row["incomplete"])
     if task == CLASSIFICATION:
-        return GroundTruth(task, row["label"]) if row["label"] else None
+        return GroundTruth(task, row["label"], incomplete=incomplete) if row["label"] else None
+    crowd_boxes, crowd_masks = row["crowd_boxes"], row["crowd_masks"]
     if task == DETECTION:
-        return GroundTruth(task, row["label"], boxes=boxes or [])
-    return GroundTruth(SEGMENTATION, row["label"], boxes=boxes, masks=masks or [])
+        return GroundTruth(task, row["label"], boxes or [], None, crowd_boxes, crowd_masks, incomplete)
+    return GroundTruth(SEGMENTATION, row["label"], boxes, masks or [], crowd_boxes, crowd_masks, incomplete)
 
 
 def newest_predictions(lake: Lake, model: str, image_ids: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -80,6 +80,11 @@ def _jobs_table(lake: Lake) -> None:
     lake.create_table(schema.JOBS)
 
 
+def _incomplete_labels(lake: Lake) -> None:
+    for column in ("incomplete", "crowd_boxes", "crowd_masks", "source"):
+        lake.add_column("labels", schema.LABELS.arrow().field(column))
+
+
 STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
     (2, "reviews, keys, audit, erasures; what became of a prediction's image", _service_tables),
@@ -89,6 +94,7 @@ STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (6, "table predictions is named samples, also in saved SQL", _plain_names),
     (7, "canaries: the share of images and the limits of a release", _canaries),
     (8, "jobs", _jobs_table),
+    (9, "labels that say a part only, crowd regions, and the source of imported labels", _incomplete_labels),
 ]
 
 

@@ -13,7 +13,7 @@ from lake.storage import schema
 from lake.storage.store import Lake
 
 if TYPE_CHECKING:
-    from lake.ingest.ingest import IngestReport
+    from lake.ingest.report import IngestReport
     from lake.slices.export import ExportReport
     from lake.upkeep.maintenance import MaintenanceReport
 

@@ -92,12 +92,7 @@ def _ingest(args: argparse.Namespace) -> int:
     report = run_job(args, lake, "ingest", {"path": os.path.abspath(args.path), "layout": layout, **names})
     if report is None:
         return 0
-    text = (
-        f"images {report.images_new:,} new, {report.images_known:,} known; "
-        f"predictions {report.predictions_new:,} new, {report.predictions_known:,} known; "
-        f"labels {report.labels_new:,} new; rejected {len(report.rejected):,}; {report.seconds:.1f} s"
-    )
-    return output(args, report.as_dict(), text)
+    return output(args, report.as_dict(), "\n".join(report.lines()))
 
 
 def _embed(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lake import ids
 from lake.ingest import ingest
+from lake.ingest.report import IngestReport
 from lake.open_lake import OpenLake
 from lake.storage import image_rows as decoding
 from lake.storage import schema
@@ -27,11 +28,11 @@ from tests.pictures import encoded
 MOMENTS = {"ingested_at"}
 
 
-def run(lk: OpenLake, path: Path, layout: Any = "auto") -> ingest.IngestReport:
+def run(lk: OpenLake, path: Path, layout: Any = "auto") -> IngestReport:
     return ingest.ingest(lk, path, layout, workers=1)
 
 
-def counts(report: ingest.IngestReport) -> tuple[int, int, int, int, int, int]:
+def counts(report: IngestReport) -> tuple[int, int, int, int, int, int]:
     r = report
     return (r.images_new, r.images_known, r.predictions_new, r.predictions_known, r.labels_new, len(r.rejected))
 
@@ -301,7 +302,8 @@ def test_a_report_is_plain_data(lk: OpenLake, tmp_path: Path) -> None:
     pictures.folder(tmp_path, 1)
     report = json.loads(json.dumps(run(lk, tmp_path).as_dict()))
     assert list(report) == [
-        "images_new", "images_known", "predictions_new", "predictions_known", "labels_new", "rejected", "seconds",
+        "images_new", "images_known", "predictions_new", "predictions_known", "labels_new", "labels_known", "rejected",
+        "converted", "incomplete", "passed_over", "seconds",
     ]  # fmt: skip
 
 

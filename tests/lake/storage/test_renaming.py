@@ -67,6 +67,7 @@ def test_every_member_list_and_query_is_as_before(tmp_path: Path) -> None:
     lk = lake.open(uri)
     assert migrations.applied(lk) == [number for number, _, _ in migrations.STEPS]
     assert {"share", "limits"} <= {*lk.dataset("releases").schema.names}
+    assert lk.dataset("labels").schema.names == [column.name for column in schema.LABELS.columns]
     assert lk.dataset("samples").count_rows() == 48
     assert lk.sql("SELECT count(*) AS n FROM predictions")["n"].to_pylist() == [40]
     assert_as_before(lk, before)
