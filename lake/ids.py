@@ -64,8 +64,13 @@ def derived_prediction_id(
 
 
 def label_event_id(image: str, label: str, origin: str) -> str:
-    """The id of an imported label: importing the same folder twice adds it once."""
+    """The id of a label event that is derived from its content: sending it twice adds it once."""
     return _derive("label", image, label, origin)
+
+
+def imported_label_id(image: str, content: str, source: str | None, before: str | None) -> str:
+    """The id of an imported label event; `before` is the id of the source's event before it, None for its first."""
+    return _derive("statement", image, content, source, before)
 
 
 def feedback_event_id(

@@ -89,9 +89,12 @@ class Annotations:
     source: str | None = None
 
     def statements(self) -> list[GroundTruth]:
-        """The ground truths, each marked incomplete if its task is; those that say nothing sound are left out."""
+        """The ground truths, each marked incomplete if its task is; an incomplete task without any has one that says
+        nothing: no label, but it may take one back (`lake/labels/imported_statements.py`).
+        """
         marked = [replace(t, incomplete=t.incomplete or t.task in self.incomplete) for t in self.ground_truths]
-        return [t for t in marked if not t.incomplete or t.says_something()]
+        silent = self.incomplete - {truth.task for truth in marked}
+        return marked + [replace(nothing(task), incomplete=True) for task in sorted(silent)]
 
 
 class ModelName(NamedTuple):
@@ -120,15 +123,22 @@ class ExportSample:
         return self.image.image_id + SUFFIX[self.image.format]
 
 
+def nothing(task: str) -> GroundTruth:
+    """The statement that the image was looked at and has no instance."""
+    return GroundTruth(task, boxes=[] if task == DETECTION else None, masks=[] if task == SEGMENTATION else None)
+
+
 def event_id(image_id: str, truth: GroundTruth) -> str:
-    """The id of an imported label event: importing a data set twice stores it once."""
+    """The id that an imported label event had before labels had a source: derived from its content alone."""
     if truth.task == CLASSIFICATION:
         return ids.label_event_id(image_id, str(truth.label), "import")
-    parts: list[Any] = [truth.task, truth.label, truth.boxes, truth.masks]
-    if truth.incomplete or truth.crowd_boxes is not None or truth.crowd_masks is not None:
-        parts += [truth.incomplete, truth.crowd_boxes, truth.crowd_masks]  # without them the id is as it always was
-    content = json.dumps(parts, sort_keys=True, default=dict)
-    return ids.label_event_id(image_id, content, "import")
+    parts = [truth.task, truth.label, truth.boxes, truth.masks]
+    return ids.label_event_id(image_id, json.dumps(parts, sort_keys=True, default=dict), "import")
+
+
+def content(truth: GroundTruth) -> str:
+    """All that it says, as text: equal for equal statements only."""
+    return json.dumps(vars(truth), sort_keys=True, default=dict)
 
 
 def box(label: Any, bbox: Sequence[Any], score: Any = None) -> dict[str, Any]:

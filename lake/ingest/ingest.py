@@ -26,7 +26,8 @@ from lake.images import decode
 from lake.images.workers import WorkerPool, grouped
 from lake.ingest import sources
 from lake.ingest.report import IngestReport
-from lake.ingest.rows import label_row, prediction_row
+from lake.ingest.rows import prediction_row
+from lake.labels.imported_statements import ImportedStatements, Statement
 from lake.prediction_logs import prediction_rows
 from lake.storage import image_rows, schema
 from lake.storage.store import now
@@ -113,6 +114,7 @@ def ingest_items(
             for draft in drafts:
                 run.add(draft)
         run.commit()
+    run.commit_labels(run.imported.rest())
     run.finish()
     run.report.seconds = time.perf_counter() - started
     return run.report
@@ -124,6 +126,8 @@ class _Ingest:
     ) -> None:
         self.lake = lake
         self.source = source
+        self.imported = ImportedStatements(lake, now())
+        self.statements: list[Statement] = []
         self.report = IngestReport()
         self.max_megapixels = max_megapixels
         self.progress = progress or (lambda n: None)
@@ -131,7 +135,7 @@ class _Ingest:
         self.schemas = {name: schema.TABLES[name].arrow() for name in ("thumbnails", "images", "labels")}
         core = schema.SAMPLES.arrow()
         self.schemas["samples"] = pa.schema([*core, *(pa.field(n, t) for n, t in self.promoted.items())])
-        self.step: dict[str, list[dict[str, Any]]] = {name: [] for name in self.schemas}
+        self.step: dict[str, list[dict[str, Any]]] = {name: [] for name in self.schemas if name != "labels"}
         self.step_bytes = 0
         self.unindexed = 0
         # Ids of images in this run that are not committed yet: a second copy is not decoded again.
@@ -238,16 +242,15 @@ class _Ingest:
             self.commit()
 
     def predictions(self, draft: _Draft, moment: Any) -> list[dict[str, Any]]:
-        """The draft's rows of samples. Adds the ground truth of its data set to the step's labels."""
+        """The draft's rows of samples. Adds the ground truth of its data set to the step's statements."""
         rows: list[prediction_rows.PredictionRow | None] = [] if draft.row is None else [draft.row]
         size = draft.size_px or self.sizes.get(draft.image_id)
         if draft.item.read_annotations is not None and size is not None:
             annotations = draft.item.read_annotations(*size)
             self.report.count_annotations(annotations)
             source = annotations.source or self.source
-            self.step["labels"] += [
-                label_row(draft.image_id, truth, annotations.annotator, source, moment)
-                for truth in annotations.statements()
+            self.statements += [
+                Statement(draft.image_id, truth, annotations.annotator, source) for truth in annotations.statements()
             ]
             metadata = [{"metadata": annotations.metadata}] if annotations.metadata else []
             for row in annotations.predictions or metadata:
@@ -257,22 +260,23 @@ class _Ingest:
                 except LakeloopError as error:
                     self.report.reject(draft.item.source, str(error))
         return [
-            prediction_row(draft.image_id, draft.item.source, row, moment) | {"item": draft.item.source}
+            prediction_row(draft.image_id, draft.item.source, row, moment)
+            | {"item": draft.item.source, "bare": row is None or not prediction_rows.has_prediction(row)}
             for row in rows or [None]
         ]
 
     def commit(self) -> None:
         """Commits the step. Thumbnails and images first: no row may refer to an image that is not in the lake."""
-        step, self.step = self.step, {name: [] for name in self.schemas}
+        step, self.step = self.step, {name: [] for name in self.step}
         self.step_bytes = 0
         insert = self.lake.insert
         insert("thumbnails", self.table("thumbnails", step["thumbnails"]))
         self.report.images_new += insert("images", self.table("images", step["images"]))
-        labels = _distinct(step["labels"], "event_id")
-        new = insert("labels", self.table("labels", labels))
-        self.report.labels_new += new
-        self.report.labels_known += len(step["labels"]) - new
-        self.commit_predictions(step["samples"])
+        statements, self.statements = self.statements, []
+        new_images = {row["image_id"] for row in step["images"]}
+        self.commit_labels(self.imported.rows(statements, new_images))
+        self.report.labels_known += sum(statement.truth.says_something() for statement in statements)
+        self.commit_predictions(step["samples"], new_images)
         for row in step["images"]:
             self.in_flight.discard(row["image_id"])
             self.sizes.pop(row["image_id"], None)
@@ -280,14 +284,26 @@ class _Ingest:
         if self.unindexed >= INDEX_ROWS:
             self.finish()
 
-    def commit_predictions(self, rows: list[dict[str, Any]]) -> None:
-        fresh = _distinct(rows, "prediction_id")
-        new = self.lake.insert("samples", self.table("samples", fresh))
+    def commit_labels(self, rows: list[dict[str, Any]]) -> None:
+        new = self.lake.insert("labels", self.table("labels", rows))
+        self.report.labels_new += new
+        self.report.labels_known -= new  # every statement was counted as known
+
+    def commit_predictions(self, rows: list[dict[str, Any]], new_images: set[str]) -> None:
+        kept = self.without_known_images(rows, new_images)
+        new = self.lake.insert("samples", self.table("samples", _distinct(kept, "prediction_id")))
         self.report.predictions_new += new
         known = len(rows) - new
-        if known:
-            known -= self.reject_contradictions(rows)
+        if len(kept) > new:
+            known -= self.reject_contradictions(kept)
         self.report.predictions_known += known
+
+    def without_known_images(self, rows: list[dict[str, Any]], new_images: set[str]) -> list[dict[str, Any]]:
+        """Drops rows without a prediction of images that have a row: ground truth adds no sample."""
+        bare = {row["image_id"] for row in rows if row["bare"]}
+        predicted = {row["image_id"] for row in rows if not row["bare"]}
+        known = self.lake.known("samples", "image_id", sorted(bare - predicted - new_images))
+        return [row for row in rows if not row["bare"] or row["image_id"] not in known | predicted]
 
     def reject_contradictions(self, rows: list[dict[str, Any]]) -> int:
         """Rejects rows whose prediction_id the lake has with other content; returns how many."""

@@ -1,4 +1,4 @@
-"""Rows of the tables labels and predictions for an ingested image, with ids derived from their content."""
+"""Rows of table samples for an ingested image, with ids derived from their content."""
 
 from __future__ import annotations
 
@@ -6,29 +6,7 @@ import datetime as dt
 from typing import Any
 
 from lake import ids
-from lake.formats import annotation
 from lake.prediction_logs import prediction_rows
-
-
-def label_row(
-    image_id: str, truth: annotation.GroundTruth, annotator: str, source: str | None, moment: dt.datetime
-) -> dict[str, Any]:
-    """A label event with origin `import`. `source`: the document or folder that says it."""
-    return {
-        "event_id": annotation.event_id(image_id, truth),
-        "image_id": image_id,
-        "timestamp": moment,
-        "task": truth.task,
-        "label": truth.label,
-        "boxes": truth.boxes,
-        "masks": truth.masks,
-        "origin": "import",
-        "annotator": annotator,
-        "incomplete": truth.incomplete,
-        "crowd_boxes": truth.crowd_boxes,
-        "crowd_masks": truth.crowd_masks,
-        "source": source,
-    }
 
 
 def prediction_row(

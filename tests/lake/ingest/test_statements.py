@@ -1,15 +1,21 @@
 """Absence is not a statement: what was refused leaves its task incomplete, and says nothing of the rest."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from lake import ids
+from lake.formats import annotation
 from lake.formats.annotation import DETECTION, Annotations, GroundTruth, box
 from lake.formats.item import Item
 from lake.ingest import ingest
 from lake.ingest.report import IngestReport
+from lake.labels import label_events
 from lake.open_lake import OpenLake
+from lake.storage import schema
 from tests import pictures
 
 CAT = box("cat", (1, 2, 3, 4))
@@ -71,3 +77,57 @@ def test_what_was_converted_or_passed_over_is_counted_by_reason(lk: OpenLake, pi
     assert report.as_dict()["converted"] == {"keypoints are not kept": 2}
     assert report.as_dict()["passed_over"] == {"no image": 2}
     assert report.lines()[1:] == ["converted    2: keypoints are not kept", "passed over  2: no image"]
+
+
+def saying(label: str) -> Annotations:
+    return Annotations([GroundTruth("classification", label)])
+
+
+def test_the_latest_statement_counts(lk: OpenLake, picture: Path) -> None:
+    """Cat, dog, cat ends as cat; every unchanged file adds nothing."""
+    for label in ("cat", "dog", "cat"):
+        assert said(lk, picture, saying(label)).labels_new == 1
+        again = said(lk, picture, saying(label))
+        assert (again.labels_new, again.labels_known) == (0, 1)
+        assert [row["label"] for row in labels(lk)] == [label]
+    assert lk.dataset("labels").count_rows() == 3
+
+
+def test_an_unchanged_file_never_overrides_a_correction(lk: OpenLake, picture: Path) -> None:
+    said(lk, picture, saying("cat"))
+    image_id = ids.image_id(picture.read_bytes())
+    label_events.write(lk, [{"image_id": image_id, "label": "dog"}])
+    item = Item(str(picture), path=picture, read_annotations=lambda width, height: saying("cat"))
+    for source in ("/data/set.json", "/moved/set.json"):
+        assert ingest.ingest_items(lk, [item], source, workers=1).labels_new == 0
+    assert [row["label"] for row in labels(lk)] == ["dog"]
+    assert said(lk, picture, saying("bird")).labels_new == 1
+    assert [row["label"] for row in labels(lk)] == ["bird"]
+
+
+def test_an_empty_label_of_an_earlier_release_is_taken_back_by_its_source(lk: OpenLake, picture: Path) -> None:
+    """It was stored where every annotation had been refused."""
+    refused = Annotations(incomplete={DETECTION})
+    empty = GroundTruth(DETECTION, boxes=[])
+    said(lk, picture, Annotations([empty]))
+    image_id = ids.image_id(picture.read_bytes())
+    older = {"event_id": annotation.event_id(image_id, empty), "source": None, "incomplete": None}
+    rows = pa.Table.from_pylist([labels(lk)[0] | older], schema=schema.LABELS.arrow())
+    lk.delete("labels", "true")
+    lk.insert("labels", rows)
+    assert said(lk, picture, Annotations([empty])).labels_new == 0
+    assert said(lk, picture, refused).labels_new == 1
+    (row,) = labels(lk)
+    assert (row["boxes"], row["incomplete"]) == ([], True)
+    assert said(lk, picture, refused).labels_new == 0
+
+
+def test_ground_truth_for_a_known_image_adds_no_sample(lk: OpenLake, picture: Path) -> None:
+    log = picture.parent / "log.jsonl"
+    log.write_text(json.dumps({"image": picture.name, "label": "cat", "model": "m"}))
+    ingest.ingest(lk, log, workers=1)
+    report = said(lk, picture, saying("cat"))
+    assert (report.predictions_new, report.labels_new) == (0, 1)
+    assert lk.sql("SELECT model FROM samples")["model"].to_pylist() == ["m"]
+    ingest.ingest(lk, picture.parent, "folder", workers=1)
+    assert lk.sql("SELECT model FROM samples")["model"].to_pylist() == ["m"]
