@@ -2,20 +2,26 @@
 
 Each worker is a new Python process (not a fork: Lance and torch do not survive it) with a memory limit. It runs one
 function, named "module:function", on one task at a time. If it crashes or takes too long, the result of its task is a
-`WorkerDied`, and a new worker replaces it.
+`WorkerDied`, and a new worker replaces it. So it is if its answer is not of the type that the function is annotated
+with: a hostile file may have taken the worker over (`lake/images/messages.py`).
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import socket
 import subprocess
 import sys
+import types
+import typing
 from collections import deque
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import wait
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from lake.images import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +30,10 @@ T = TypeVar("T")
 
 BULK_MEMORY_BYTES = 2 << 30
 HTTP_MEMORY_BYTES = 512 << 20
+# Of an answer: the most JSON, which Python may need twenty times as much memory for.
+STRUCTURE_BYTES = 16 << 20
+# Of what a socket holds: an answer of 16 small images fits, so that the worker goes on at once.
+_SOCKET_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class WorkerDied:
 @dataclass
 class _Worker:
     process: subprocess.Popen[bytes]
-    pipe: Connection
+    pipe: socket.socket
     ticket: int | None = None
     deadline: float = 0.0
 
@@ -45,11 +55,21 @@ class WorkerPool:
     """Worker processes as a context manager. `map` yields results in the order of the tasks."""
 
     def __init__(
-        self, function: str, workers: int, *, memory_bytes: int = BULK_MEMORY_BYTES, timeout: float = 120.0
+        self,
+        function: str,
+        workers: int,
+        *,
+        memory_bytes: int = BULK_MEMORY_BYTES,
+        timeout: float = 120.0,
+        answer_bytes: int = BULK_MEMORY_BYTES,
+        structure_bytes: int = STRUCTURE_BYTES,
     ) -> None:
+        """`answer_bytes`: the most that a worker may answer with; `structure_bytes`: of it, beside bytes and arrays."""
         self._function = function
+        self._returns = _types(_named(function))[1]
         self._memory = memory_bytes
         self._timeout = timeout
+        self._most = answer_bytes, structure_bytes
         self._workers = [self._start() for _ in range(max(1, workers))]
 
     def __enter__(self) -> WorkerPool:
@@ -104,14 +124,20 @@ class WorkerPool:
                 return
             if worker.ticket is None:
                 ticket, arguments = waiting.popleft()
+                task = messages.pack(arguments)
                 try:
-                    worker.pipe.send(arguments)
-                except OSError:
+                    self._send(worker, task)
+                except OSError:  # also a worker that does not read its task in time
                     self._stop(worker)
                     worker = self._workers[index] = self._start()
-                    worker.pipe.send(arguments)
+                    self._send(worker, task)
                 worker.ticket = ticket
                 worker.deadline = monotonic() + self._timeout
+
+    def _send(self, worker: _Worker, task: list[bytes | memoryview]) -> None:
+        worker.pipe.settimeout(self._timeout)
+        for part in task:
+            worker.pipe.sendall(part)
 
     def _collect(self, done: dict[int, Any], patience: float) -> None:
         busy = {w.pipe: i for i, w in enumerate(self._workers) if w.ticket is not None}
@@ -124,9 +150,13 @@ class WorkerPool:
             assert ticket is not None
             if pipe in ready:
                 try:
-                    done[ticket] = pipe.recv()
+                    done[ticket] = self._answer(worker)
                     worker.ticket = None
                     continue
+                except TimeoutError:
+                    reason = f"took longer than {self._timeout:g} s"
+                except messages.WrongMessage as error:
+                    reason = f"its decoder gave no valid answer ({str(error)[:200]})"
                 except (EOFError, OSError):
                     reason = self._crash_reason(worker)
             elif monotonic() > worker.deadline:
@@ -137,8 +167,18 @@ class WorkerPool:
             self._stop(worker)
             self._workers[index] = self._start()
 
+    def _answer(self, worker: _Worker) -> Any:
+        """Reads the whole answer. Raises TimeoutError at the worker's deadline, NotAnAnswer, EOFError and OSError."""
+        size, structure = messages.HEAD.unpack(_received(worker.pipe, messages.HEAD.size, worker.deadline))
+        most, most_structure = self._most
+        size -= messages.HEAD.size
+        if not structure <= size <= most or structure > most_structure:
+            raise messages.WrongMessage(f"{size:,} bytes, {structure:,} of them JSON")
+        return messages.unpack(_received(worker.pipe, size, worker.deadline), structure, self._returns)
+
     def _start(self) -> _Worker:
-        parent_end, worker_end = Pipe()
+        parent_end, worker_end = socket.socketpair()
+        worker_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         # One thread each: the pool is the parallelism, and thread stacks count against the memory limit.
         environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         code = (
@@ -185,19 +225,47 @@ def grouped(items: Iterable[T], size: Callable[[T], int], max_items: int, max_by
         yield group
 
 
+def _named(function: str) -> Callable[..., Any]:
+    module, _, name = function.partition(":")
+    work: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return work
+
+
+def _types(work: Callable[..., Any]) -> tuple[Any, Any]:
+    """The types of its arguments, as a tuple's, and of its result."""
+    *takes, returns = typing.get_type_hints(work).values()
+    return types.GenericAlias(tuple, tuple(takes)), returns
+
+
+def _received(pipe: socket.socket, size: int, deadline: float = float("inf")) -> bytearray:
+    """The next `size` bytes. Raises EOFError at the end, TimeoutError at the deadline (`monotonic`), OSError."""
+    received = bytearray(size)
+    left = memoryview(received)
+    while left:
+        if deadline != float("inf"):
+            pipe.settimeout(max(0.001, deadline - monotonic()))
+        count = pipe.recv_into(left)
+        if not count:
+            raise EOFError
+        left = left[count:]
+    return received
+
+
 def serve(descriptor: int, function: str, memory_bytes: int) -> None:
     """The main function of a worker: runs tasks until its pipe is closed."""
     import resource
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent; it closes the pipe
-    module, _, name = function.partition(":")
-    work = getattr(importlib.import_module(module), name)
+    work = _named(function)
+    takes, _ = _types(work)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    pipe = Connection(descriptor)
-    while True:
-        try:
-            arguments = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(work(*arguments))
+    with socket.socket(fileno=descriptor) as pipe:
+        while True:
+            try:
+                size, structure = messages.HEAD.unpack(_received(pipe, messages.HEAD.size))
+            except EOFError:
+                return
+            arguments = messages.unpack(_received(pipe, size - messages.HEAD.size), structure, takes)
+            for part in messages.pack(work(*arguments)):
+                pipe.sendall(part)

@@ -105,7 +105,7 @@ def ingest_items(
     started = time.perf_counter()
     count = workers or len(os.sched_getaffinity(0))
     with (
-        WorkerPool(image_rows.DECODER, count) as pool,
+        WorkerPool(image_rows.DECODER, count, answer_bytes=image_rows.ANSWER_BYTES) as pool,
         ThreadPoolExecutor(4) as readers,
     ):
         groups = run.groups(items, readers)

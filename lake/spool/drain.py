@@ -161,8 +161,9 @@ class Drainer:
             return {}
         if self._pool is None:
             self._pool = WorkerPool(
-                image_rows.DECODER, self._workers, memory_bytes=HTTP_MEMORY_BYTES, timeout=DECODE_SECONDS
-            )
+                image_rows.DECODER, self._workers, memory_bytes=HTTP_MEMORY_BYTES, timeout=DECODE_SECONDS,
+                answer_bytes=image_rows.ANSWER_BYTES,
+            )  # fmt: skip
         tasks = (
             (([data for _, data in part], decode.MAX_MEGAPIXELS_HTTP), part)
             for part in grouped(files, lambda f: len(f[1]), TASK_IMAGES, TASK_BYTES)

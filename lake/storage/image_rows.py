@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lake.images.decode import Decoded
 
 DECODER = "lake.images.decode:decode_many"
+# The most that it may answer with: a thumbnail of 16 KiB for each of at most 32 files, and little else.
+ANSWER_BYTES = 4 << 20
 # `image_status` of a prediction whose image is readable, but belongs to the share that is not stored.
 NOT_KEPT = "its bytes were not kept"
 
@@ -29,15 +31,18 @@ def settled(
 ) -> list[Decoded | str]:
     """The result of a task of DECODER, for each file: the decoded image, or the reason why it cannot be decoded.
 
-    If the worker died, every file is tried alone, for `timeout` seconds each, to find the file that killed it.
+    If the worker died, every file is tried alone, for `timeout` seconds each, to find the file that killed it. A worker
+    that answers for fewer or more files is as good as dead.
     """
-    if not isinstance(result, WorkerDied):
+    if not isinstance(result, WorkerDied) and len(result) == len(files):
         return result
     results: list[Decoded | str] = []
-    with WorkerPool(DECODER, 1, memory_bytes=memory_bytes, timeout=timeout) as careful:
+    with WorkerPool(DECODER, 1, memory_bytes=memory_bytes, timeout=timeout, answer_bytes=ANSWER_BYTES) as careful:
         for data in files:
             alone = careful.run([data], max_megapixels)
-            results.append(alone.reason if isinstance(alone, WorkerDied) else alone[0])
+            if not isinstance(alone, WorkerDied):
+                alone = alone[0] if len(alone) == 1 else f"its decoder answered for {len(alone)} files"
+            results.append(alone.reason if isinstance(alone, WorkerDied) else alone)
     return results
 
 

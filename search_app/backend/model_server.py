@@ -38,6 +38,9 @@ DECODE_SECONDS = 20.0
 # The first prediction of a model comes after its libraries and weights are loaded.
 PREDICT_SECONDS = 180.0
 UNLIMITED = -1
+# Of an answer: the pixels of an image that the model wants whole, and little else; the predictions of a batch.
+PREPARED_BYTES = int(3 * decode.MAX_MEGAPIXELS_HTTP * 1e6) + (1 << 20)
+PREDICTION_BYTES = 128 << 20
 # Comparing a canary takes at most a fifth of the thread's time: after each comparison it rests four times as long.
 COMPARISON_REST = 4.0
 
@@ -230,7 +233,10 @@ class ModelServer:
     ) -> tuple[ImagePreparation, list[Prediction | str]]:
         """How the model wants images prepared, and its prediction, or the reason why there is none, for each image."""
         if "models" not in self._pools:
-            self._keep("models", WorkerPool(model_process.WORK, 1, memory_bytes=UNLIMITED, timeout=PREDICT_SECONDS))
+            pool = WorkerPool(
+                model_process.WORK, 1, memory_bytes=UNLIMITED, timeout=PREDICT_SECONDS, structure_bytes=PREDICTION_BYTES
+            )
+            self._keep("models", pool)
         result = self._pools["models"].run(self._lake.uri, run, image_ids, images)
         if isinstance(result, WorkerDied):
             raise CouldNot(f"the model process ended ({result.reason}); it starts again with the next request")
@@ -242,7 +248,10 @@ class ModelServer:
     def _decoders(self) -> WorkerPool:
         if "decoders" not in self._pools:
             count = min(2, len(os.sched_getaffinity(0)))
-            pool = WorkerPool(image_preparation.WORKER, count, memory_bytes=HTTP_MEMORY_BYTES, timeout=DECODE_SECONDS)
+            pool = WorkerPool(
+                image_preparation.WORKER, count, memory_bytes=HTTP_MEMORY_BYTES, timeout=DECODE_SECONDS,
+                answer_bytes=PREPARED_BYTES,
+            )  # fmt: skip
             self._keep("decoders", pool)
         return self._pools["decoders"]
 

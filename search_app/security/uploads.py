@@ -15,6 +15,7 @@ from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
 
 LONGEST_SIDE = 2_048  # more than any embedder reads, and more than the detail panel of the app shows
 SECONDS = 20.0
+MOST_BYTES = 32 << 20  # more than a JPEG of these pixels has
 
 
 def to_jpeg(data: bytes, max_megapixels: float, longest_side: int) -> tuple[bytes | None, str]:
@@ -37,7 +38,9 @@ class Uploads:
         read_header(data, max_megapixels)  # a bad header is refused without the worker
         with self._lock:
             if self._pool is None:
-                self._pool = WorkerPool(f"{__name__}:to_jpeg", 1, memory_bytes=HTTP_MEMORY_BYTES, timeout=SECONDS)
+                self._pool = WorkerPool(
+                    f"{__name__}:to_jpeg", 1, memory_bytes=HTTP_MEMORY_BYTES, timeout=SECONDS, answer_bytes=MOST_BYTES
+                )
             result = self._pool.run(data, max_megapixels, LONGEST_SIDE)
         if isinstance(result, WorkerDied):
             raise UnreadableImage(result.reason)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import stat
 import time
+from typing import Any
 
 from embeddings.embedders.preprocess import Prepared, prepare_many
 from embeddings.embedders.specs import Preprocessing
@@ -34,6 +37,37 @@ def double_or_die(number: int, ending: str) -> int:
 
 def environment() -> tuple[str | None, int]:
     return os.environ.get("OMP_NUM_THREADS"), os.getpid()
+
+
+class Code:
+    """Unpickling it creates a folder."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self._folder,)
+
+
+def double_or_answer_with_code(number: int, folder: str) -> int:
+    return Code(folder) if folder else 2 * number  # type: ignore[return-value]
+
+
+def double_or_write(number: int, message: bytes) -> int:
+    """Doubles, or does what code in a hostile image would do: writes a message of its own, and reads nothing more."""
+    if message:
+        [descriptor] = [int(name) for name in os.listdir("/proc/self/fd") if _is_socket(int(name))]
+        with socket.socket(fileno=descriptor) as pipe:
+            pipe.sendall(message)
+            time.sleep(60)
+    return 2 * number
+
+
+def _is_socket(descriptor: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:  # the folder's own, closed again
+        return False
 
 
 def decode_or_die(files: list[bytes], max_megapixels: float) -> list[decode.Decoded | str]:

@@ -20,6 +20,7 @@ from lake import ids, slices
 from lake.errors import BadInput, LakeloopError
 from lake.formats.annotation import Annotations
 from lake.formats.item import Item, printable
+from lake.images import decode
 from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.ingest import ingest, sources
 from lake.sql import where
@@ -183,7 +184,7 @@ def _predictions(
     missing: list[str] = []
     with WorkerPool(image_preparation.WORKER, min(count, len(remaining))) as pool:
         tasks = (
-            (([*part], predictor.preparation), [*part])
+            (([*part], predictor.preparation, decode.MAX_MEGAPIXELS_BULK), [*part])
             for part in grouped(_bytes(lake, [*remaining.values()], missing), _length, TASK_IMAGES, TASK_BYTES)
         )
         for result, part in pool.map(tasks):
@@ -222,7 +223,7 @@ def _one_by_one(
     results: list[image_preparation.PreparedImage | str] = []
     with WorkerPool(image_preparation.WORKER, 1) as pool:
         for file in part:
-            result = pool.run([file], preparation)
+            result = pool.run([file], preparation, decode.MAX_MEGAPIXELS_BULK)
             results += [result.reason] if isinstance(result, WorkerDied) else result
     return results
 

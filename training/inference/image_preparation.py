@@ -28,7 +28,7 @@ PreparedImage = Sample | np.ndarray
 def prepare_many(
     files: Sequence[tuple[str, bytes]],
     preparation: ImagePreparation,
-    max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
+    max_megapixels: float,
 ) -> list[PreparedImage | str]:
     """For each (image_id, file) the prepared image, or the reason why it cannot be read."""
     results: list[PreparedImage | str] = []

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 from lake.errors import LakeloopError
 
+# The pool reads the annotations of `work`.
+from training.inference.image_preparation import ImagePreparation, PreparedImage
+from training.tasks.task import Prediction
+
 if TYPE_CHECKING:
     from lake.storage.store import Lake
-    from training.inference.image_preparation import ImagePreparation, PreparedImage
     from training.inference.served_model import Predictor
-    from training.tasks.task import Prediction
 
 WORK = f"{__name__}:work"
 # Loaded models: the promoted versions of a few models, and the versions before them.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime as dt
 import json
 import threading
 from collections.abc import Sequence
@@ -64,7 +65,10 @@ class ArrowReader:
         """The rows of the stream. Raises Problem if it cannot be read."""
         with self._lock:
             if self._pool is None:
-                self._pool = WorkerPool(f"{__name__}:arrow_rows", 1, memory_bytes=2 * HTTP_MEMORY_BYTES, timeout=20)
+                self._pool = WorkerPool(
+                    f"{__name__}:arrow_rows", 1, memory_bytes=2 * HTTP_MEMORY_BYTES, timeout=20,
+                    answer_bytes=3 * bodies.BATCH_BYTES, structure_bytes=2 * bodies.BATCH_BYTES,
+                )  # fmt: skip
             rows = self._pool.run(body, MOST_EVENTS)
         if isinstance(rows, WorkerDied):
             raise Problem(422, "not_arrow", f"the Arrow stream cannot be read: {rows.reason}")
@@ -103,7 +107,17 @@ def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
                     rows.append(row)
     except Exception as error:  # Arrow's readers raise many kinds for broken streams
         return f"the Arrow stream cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
-    return [{k: v for k, v in row.items() if v is not None} for row in rows]
+    return [{k: _plain(v) for k, v in row.items() if v is not None} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    """The value without the types that Arrow has and JSON has not; bytes and times stay."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    known = value is None or isinstance(value, str | int | float | bytes | dt.datetime)
+    return value if known else str(value)
 
 
 def _size(value: Any) -> int:

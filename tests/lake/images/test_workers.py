@@ -1,13 +1,18 @@
 """A pool of workers returns results in order, takes a bounded number of tasks, and outlives its workers."""
 
 import os
+import pickle
+import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lake.images import messages
 from lake.images.workers import WorkerDied, WorkerPool
+from tests.lake.worker_functions import Code
 
 pytestmark = pytest.mark.slow
 
@@ -85,3 +90,48 @@ def test_a_worker_is_another_process_with_one_thread() -> None:
     assert process != os.getpid()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+def test_an_answer_is_never_run(tmp_path: Path) -> None:
+    """A worker that a hostile image has taken over answers with code, by the pool's own means or past them."""
+    ran = tmp_path / "ran"
+    code = pickle.dumps(Code(str(ran)))
+    with WorkerPool("tests.lake.worker_functions:double_or_answer_with_code", 1) as pool:
+        results = [result for result, _ in pool.map(((n, str(ran) if n == 1 else ""), None) for n in range(3))]
+    assert (results[0], results[2]) == (0, 4)
+    assert isinstance(results[1], WorkerDied)
+    with WorkerPool("tests.lake.worker_functions:double_or_write", 1, timeout=2) as pool:
+        result = pool.run(1, struct.pack("!i", len(code)) + code)  # the frame of multiprocessing's pipes
+    assert isinstance(result, WorkerDied)
+    assert not ran.exists()
+
+
+HEAD = messages.HEAD.pack
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (HEAD(1 << 40, 2), "no valid answer"),
+        (HEAD(messages.HEAD.size + 4, 1 << 40), "no valid answer"),
+        (HEAD(1, 0), "no valid answer"),
+        (HEAD(messages.HEAD.size + 3, 3) + b'"2"', "no valid answer"),
+        (HEAD(messages.HEAD.size + 100, 10) + b"1234", "took longer than 1 s"),
+    ],
+    ids=["huge", "huge structure", "smaller than its head", "another type", "half of it"],
+)
+def test_a_worker_that_answers_with_something_else_is_replaced(message: bytes, reason: str) -> None:
+    with WorkerPool("tests.lake.worker_functions:double_or_write", 1, timeout=1.0) as pool:
+        died = pool.run(1, message)
+        assert isinstance(died, WorkerDied)
+        assert reason in died.reason
+        assert pool.run(3, b"") == 6
+
+
+def test_a_worker_that_reads_no_task_does_not_hold_the_pool() -> None:
+    """It answers, and then takes nothing: the next task, more than the pipe holds, goes to another worker."""
+    message = b"".join(messages.pack(2))
+    with WorkerPool("tests.lake.worker_functions:double_or_write", 1, timeout=1.0) as pool:
+        assert pool.run(1, message) == 2
+        assert isinstance(pool.run(1, bytes(4 << 20)), WorkerDied)
+        assert pool.run(3, b"") == 6
