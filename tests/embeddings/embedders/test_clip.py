@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from embeddings.backfill.backfill import backfill
-from embeddings.embedders import torch_import
+from embeddings.embedders import networks, torch_import
 from embeddings.embedders.embedder import TextEmbedder, for_lake, record_of
 from embeddings.search.search import search
 from lake import ids, open_lake
@@ -111,6 +111,14 @@ def test_an_empty_text_is_refused(embedded) -> None:
     lk, kept = embedded
     with pytest.raises(BadInput, match="the text is empty"):
         search(lk, text="  ", model=kept)
+
+
+def test_a_pickle_from_the_hub_is_trusted_no_more_than_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "open_clip_pytorch_model.bin"
+    torch_import.torch().save({}, file)
+    monkeypatch.setattr(torch_import.open_clip(), "download_pretrained", lambda config: str(file))
+    with pytest.raises(BadInput, match="not the published file"):
+        networks.build("clip-vit-b-32", None, None)
 
 
 @pytest.mark.soak

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from embeddings.embedders import torch_import, weights
+from embeddings.embedders import specs, torch_import, weights
 from lake.errors import BadInput, CouldNot
 from lake.open_lake import OpenLake
 
@@ -54,11 +54,18 @@ def test_an_unknown_pth_is_read_only_if_trusted(pth: Path) -> None:
     with pytest.raises(BadInput, match=f"--trust-sha256 {sha(pth)}"):
         weights.read(pth)
     with pytest.raises(BadInput, match="not the published file"):
-        weights.read(pth, sha256_prefix="0123abcd")
+        weights.read(pth, sha256="0" * 64)
     with pytest.raises(BadInput, match="it is not the file you trust"):
-        weights.read(pth, sha256_prefix=sha(pth)[:8], trust_sha256="0" * 64)
+        weights.read(pth, sha256=sha(pth), trust_sha256="0" * 64)
     assert set(weights.read(pth, trust_sha256=sha(pth).upper())) == set(network().state_dict())
-    assert set(weights.read(pth, sha256_prefix=sha(pth)[:8])) == set(network().state_dict())
+    assert set(weights.read(pth, sha256=sha(pth))) == set(network().state_dict())
+
+
+def test_a_part_of_the_hash_vouches_for_nothing(pth: Path) -> None:
+    """A file with the same first 32 bits takes minutes to make."""
+    with pytest.raises(BadInput, match="not the published file"):
+        weights.read(pth, sha256=sha(pth)[:8])
+    assert all(spec.sha256 is None or len(spec.sha256) == 64 for spec in specs.SPECS.values())
 
 
 class Code:
