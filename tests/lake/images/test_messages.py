@@ -41,7 +41,8 @@ plain = st.recursive(
 )  # fmt: skip
 founds = st.builds(
     Found, text, st.binary(max_size=40), st.none() | sizes, st.dictionaries(st.integers(), text, max_size=3),
-    st.lists(st.tuples(text, st.floats(allow_nan=False)), max_size=3).map(tuple), st.dictionaries(text, plain, max_size=3),
+    st.lists(st.tuples(text, st.floats(allow_nan=False)), max_size=3).map(tuple),
+    st.dictionaries(text, plain, max_size=3),
 )  # fmt: skip
 answers = st.lists(founds | sizes | text, max_size=4)
 
