@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lake import spreadsheets
 from lake.errors import BadInput
 from lake.formats import annotation
 from lake.formats.annotation import (
@@ -221,7 +222,7 @@ def finish_csv(whole: WholeExport) -> None:
 
 def _csv_line(values: Any) -> bytes:
     line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\r\n").writerow(values)
+    csv.writer(line, lineterminator="\r\n").writerow(spreadsheets.cell(str(value)) for value in values)
     return line.getvalue().encode()
 
 

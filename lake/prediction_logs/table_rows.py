@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lake import spreadsheets
 from lake.errors import BadInput
 
 # A row may carry masks as RLE text: far beyond csv's 128 KiB.
@@ -37,6 +38,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
                 continue
             if values is None:
                 break
+            values = [*map(spreadsheets.text, values)]
             if header is None:
                 header = values
             elif len(values) > len(header):

@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lake import spreadsheets
 from lake.errors import BadInput
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def render(table: pa.Table, format: str) -> str:
 
         frame = pl.from_arrow(_flat(table))
         assert isinstance(frame, pl.DataFrame)
-        return frame.write_csv().rstrip("\n")
+        return frame.rename(spreadsheets.cell).write_csv().rstrip("\n")
     return text(table)
 
 
@@ -119,6 +120,14 @@ def _cell(value: Any, widest: int) -> str:
     return text if len(text) <= widest else text[: widest - 1] + "…"
 
 
+def _is_text(type_: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(type_):
+        return _is_text(type_.value_type)
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+
+
 def _is_number(type_: Any) -> bool:
     import pyarrow as pa
 
@@ -126,7 +135,7 @@ def _is_number(type_: Any) -> bool:
 
 
 def _flat(table: pa.Table) -> pa.Table:
-    """CSV has no nesting: lists and structs become JSON text."""
+    """CSV has no nesting: lists and structs become JSON text. Text that begins like a formula is marked as text."""
     import pyarrow as pa
 
     for i, field in enumerate(table.schema):
@@ -134,5 +143,9 @@ def _flat(table: pa.Table) -> pa.Table:
             texts = [
                 None if v is None else json.dumps(plain(v), ensure_ascii=False) for v in table.column(i).to_pylist()
             ]
-            table = table.set_column(i, field.name, pa.array(texts, pa.string()))
+        elif _is_text(field.type):
+            texts = [None if v is None else spreadsheets.cell(v) for v in table.column(i).to_pylist()]
+        else:
+            continue
+        table = table.set_column(i, field.name, pa.array(texts, pa.string()))
     return table

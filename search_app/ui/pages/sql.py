@@ -198,16 +198,22 @@ def _show(result: QueryResult) -> None:
 
 
 def _frame(result: QueryResult) -> Any:
-    """A data frame with unique column names; nested values become JSON text."""
+    """A data frame with unique column names; nested values become JSON text.
+
+    The browser writes the cells into a CSV file as they are, so that text like a formula has its apostrophe already.
+    """
+    from lake import spreadsheets
     from lake.sql.tables import plain
 
     columns: dict[str, list[Any]] = {}
     for column, values in zip(result.columns, result.table.columns, strict=True):
-        name, number = column["name"], 2
+        own = spreadsheets.cell(column["name"])
+        name, number = own, 2
         while name in columns:
-            name, number = f"{column['name']} ({number})", number + 1
+            name, number = f"{own} ({number})", number + 1
         cells = [plain(value) for value in values.to_pylist()]
-        columns[name] = [json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in cells]
+        texts = [json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in cells]
+        columns[name] = [spreadsheets.cell(v) if isinstance(v, str) else v for v in texts]
     import polars as pl
 
     return pl.DataFrame(columns, strict=False)

@@ -42,7 +42,26 @@ from tests import pictures
 
 WIDTH, HEIGHT = 24, 16
 PICTURES = [pictures.encoded(pictures.noise(i, WIDTH, HEIGHT), "PNG" if i % 2 else "JPEG") for i in range(3)]
-ODD = ["../x", "a/b", "é ü", "b:c\n", "con", '"quoted"', "\x7f", "a,b", "0", "#", "null", " x ", "\u2028", "x" * 300]
+ODD = [
+    "../x",
+    "a/b",
+    "é ü",
+    "b:c\n",
+    "con",
+    '"quoted"',
+    "\x7f",
+    "a,b",
+    "0",
+    "#",
+    "null",
+    " x ",
+    "\u2028",
+    "x" * 300,
+    "=1+1",
+    "'=1+1",
+    "-1.5",
+    "\t@a",
+]
 
 names = st.one_of(st.sampled_from(ODD), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8))
 maybe = st.one_of(st.none(), names)
