@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +52,11 @@ def folder(root: Path, count: int, seed: int = 0) -> list[Path]:
     for i, path in enumerate(paths):
         path.write_bytes(encoded(noise(seed * 10_000 + i, 24, 16)))
     return paths
+
+
+def damaged(png: bytes) -> bytes:
+    """The PNG without the second half of its pixels, but with an end: only decoding it shows what is wrong."""
+    at = png.index(b"IDAT") - 4
+    (length,) = struct.unpack_from(">I", png, at)
+    body = b"IDAT" + png[at + 8 : at + 8 + length // 2]
+    return png[:at] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + png[-12:]

@@ -58,7 +58,7 @@ def lakeloop(
         lake = open_lake.create(str(uri), embedders=[embedder])
     with Stopwatch() as pools:
         for function, arguments in (
-            ("lake.images.decode:decode_many", ([], 1)),
+            ("lake.images.decode:decode_many", ([], 1, None)),
             ("embeddings.embedders.preprocess:prepare_many", ([], preprocessing)),
         ):
             with WorkerPool(function, CORES) as pool:

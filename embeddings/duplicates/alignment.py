@@ -23,6 +23,8 @@ STEPS = (6, 5, 2)
 HOPELESS = 0.35
 # Limits of the alignment: scale, shift (of half a side: an eighth of the side), and the share that both pictures show.
 LEAST_SCALE, MOST_SCALE, MOST_SHIFT, LEAST_SHARED = 0.8, 1.25, 0.25, 0.6
+# Grey levels by which the pixels of an empty picture differ from its middle at most; encoding a thumbnail adds some.
+EVEN = 3.0
 # Radius in pixels of the box mean that is subtracted, so that slow changes of light do not count.
 SMOOTH = 5
 
@@ -46,14 +48,26 @@ def agreement(prints: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.nda
     """The correlation of each pair after alignment, float32 (pairs,): -1 to 1, higher is more similar.
 
     `prints` are `fingerprints`; `left` and `right` (pairs,) index them. Different photographs have 0.0 to 0.4, copies
-    0.7 to 1. A picture without any structure has 0 with every other.
+    0.7 to 1. A picture without any structure, such as the view of a covered lens, has 1 with another one as bright,
+    and 0 with every other.
     """
     rows = [slice(start, start + AT_ONCE) for start in range(0, len(left), AT_ONCE)]
     whole = prints.astype(np.float32)
     flat = _without_light(whole, SMOOTH)
     with ThreadPoolExecutor(THREADS) as pool:
         parts = [*pool.map(lambda r: _agreement(whole, flat, left[r], right[r]), rows)]
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    result = np.concatenate(parts) if parts else np.empty(0, np.float32)
+    empty, brightness = _is_empty(whole), whole.mean(axis=(1, 2))
+    both = empty[left] & empty[right]
+    result[both] = np.abs(brightness[left] - brightness[right])[both] <= EVEN
+    return result
+
+
+def _is_empty(whole: np.ndarray) -> np.ndarray:
+    """Whether each picture is one grey, but for noise: bool (n,). Of what is left of noise, nothing is a copy."""
+    values = whole.reshape(len(whole), SIDE * SIDE)
+    is_empty: np.ndarray = np.ptp(values, axis=1) <= 2 * EVEN
+    return is_empty
 
 
 def _agreement(whole: np.ndarray, flat: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:

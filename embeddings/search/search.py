@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lake.storage.store import EmbedderRecord, Lake
 
 UNLIKE_WEIGHT = 0.2
+# Rows read for a stable order of images that are equally similar, such as the black frames of a covered lens.
+MOST_TIES = 10_000
 RESULT_COLUMNS = ("prediction_id", "image_id", "label", "confidence", "source")
 
 
@@ -111,22 +113,27 @@ def nearest_images(
 def _best_images(
     lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, condition: str | None
 ) -> dict[str, float]:
-    """image_id -> cosine of the k best images, best first. Reads more rows while rows repeat images.
+    """image_id -> cosine of the k best images, best first; equally similar ones in the order of their ids.
 
+    Reads more rows while rows repeat images, and while more rows may be as similar as the k-th image (up to MOST_TIES).
     Lance leaves out rows without a vector.
     """
     query_builder = lake.searchable("samples").search(query, vector_column_name=record.column)
     query_builder = query_builder.distance_type("cosine").bypass_vector_index().select(["image_id", "_distance"])
     if condition is not None:
         query_builder = query_builder.where(condition)
-    limit = k
+    limit = 2 * k + 16
     while True:
         rows = query_builder.limit(limit).to_arrow()
+        distances = rows["_distance"].to_pylist()
         best: dict[str, float] = {}
-        for name, distance in zip(rows["image_id"].to_pylist(), rows["_distance"].to_pylist(), strict=True):
-            best.setdefault(name, 1.0 - distance)
-        if len(best) >= k or rows.num_rows < limit:
-            return dict(list(best.items())[:k])
+        for name, distance in zip(rows["image_id"].to_pylist(), distances, strict=True):
+            best.setdefault(name, distance)
+        ordered = sorted(best.items(), key=lambda pair: (pair[1], pair[0]))[:k]
+        # Of rows that are equally far, Lance returns any.
+        has_all_ties = len(ordered) == k and (distances[-1] > ordered[-1][1] or limit > k + MOST_TIES)
+        if has_all_ties or rows.num_rows < limit:
+            return {name: 1.0 - distance for name, distance in ordered}
         # As many as the share of repeats so far suggests, and at least twice as many.
         limit = max(2 * limit, limit * k // max(1, len(best)))
 

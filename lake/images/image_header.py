@@ -15,6 +15,8 @@ from lake.errors import UnreadableImage
 
 # Markers or entries read before the size is known: bounds the time. Photographs have a few dozen.
 MOST_ENTRIES = 4_096
+# The bytes at the end of a file in which its end marker usually is.
+_TAIL = 1_024
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
@@ -38,7 +40,43 @@ def read_header(data: bytes, max_megapixels: float) -> ImageHeader:
         raise UnreadableImage(f"no pixels ({header.width} x {header.height})")
     if header.width * header.height > max_megapixels * 1e6:
         raise UnreadableImage(f"too large: {header.width} x {header.height} is over {max_megapixels:g} megapixels")
+    check_complete(header.format, data)
     return header
+
+
+def check_complete(format: str, data: bytes) -> None:
+    """Raises UnreadableImage if the end of a JPEG, PNG or WebP is missing, as far as that shows without decoding.
+
+    Half a picture, its rest grey, would be a false example; a broken transfer makes such files. The formats' other
+    decoders find a missing end, too, but only when they decode.
+    """
+    if format == "JPEG":
+        whole = data.rfind(b"\xff\xd9", max(0, len(data) - _TAIL)) >= 0 or _has_end_after_scan(data)
+    elif format == "PNG":
+        whole = data.rfind(b"IEND", max(0, len(data) - _TAIL)) >= 0 or _has_whole_chunks(data)
+    else:
+        whole = format != "WEBP" or len(data) >= int.from_bytes(data[4:8], "little") + 8
+    if not whole:
+        raise UnreadableImage("the image file is truncated: its end is missing")
+
+
+def _has_end_after_scan(data: bytes) -> bool:
+    """Whether an end marker follows the picture's first scan; a small picture in the EXIF data has one of its own."""
+    scan = data.find(b"\xff\xda", _jpeg_frame(data))
+    return scan >= 0 and data.find(b"\xff\xd9", scan) >= 0
+
+
+def _has_whole_chunks(data: bytes) -> bool:
+    """Whether the content of the last of the PNG's chunks is whole; it may lack its checksum and all that follows."""
+    at = 8
+    for _ in range(MOST_ENTRIES):
+        if len(data) < at + 8:
+            return True
+        (length,) = struct.unpack_from(">I", data, at)
+        if data[at + 4 : at + 8] == b"IDAT" and at + 8 + length > len(data):
+            return False
+        at += 12 + length
+    return True
 
 
 def _header(data: bytes) -> ImageHeader:
@@ -58,6 +96,11 @@ def _header(data: bytes) -> ImageHeader:
 
 
 def _jpeg(data: bytes) -> ImageHeader:
+    height, width = struct.unpack_from(">HH", data, _jpeg_frame(data) + 5)
+    return ImageHeader("JPEG", width, height)
+
+
+def _jpeg_frame(data: bytes) -> int:
     """Walks the segments to the start of frame, which holds the size. Every step moves on by two bytes or more."""
     at = 2
     for _ in range(MOST_ENTRIES):
@@ -69,8 +112,7 @@ def _jpeg(data: bytes) -> ImageHeader:
             continue
         # SOF0 to SOF15, without DHT, JPG and DAC, which lie among them.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return ImageHeader("JPEG", width, height)
+            return at
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without a length
             at += 2
             continue

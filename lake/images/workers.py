@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BULK_MEMORY_BYTES = 2 << 30
-HTTP_MEMORY_BYTES = 512 << 20
+HTTP_MEMORY_BYTES = 1 << 30
 # Of an answer: the most JSON, which Python may need twenty times as much memory for.
 STRUCTURE_BYTES = 16 << 20
 # Of what a socket holds: an answer of 16 small images fits, so that the worker goes on at once.

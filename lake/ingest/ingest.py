@@ -73,7 +73,7 @@ def ingest(
     *,
     model: annotation.ModelName | None = None,
     workers: int | None = None,
-    max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
+    max_megapixels: float = decode.MAX_MEGAPIXELS,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
     """Ingests a folder, a prediction log or a data set.
@@ -97,7 +97,7 @@ def ingest_items(
     source: str | None = None,
     *,
     workers: int | None = None,
-    max_megapixels: float = decode.MAX_MEGAPIXELS_BULK,
+    max_megapixels: float = decode.MAX_MEGAPIXELS,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
     """`ingest` for items from any source. `source`: of labels whose reader names no document."""
@@ -198,7 +198,7 @@ class _Ingest:
     def tasks(self, groups: Iterable[list[_Draft]]) -> Iterator[tuple[tuple[Any, ...], list[_Draft]]]:
         for group in groups:
             for part in grouped(group, _Draft.size, TASK_ITEMS, TASK_BYTES):
-                yield ([d.data for d in part if d.data is not None], self.max_megapixels), part
+                yield ([d.data for d in part if d.data is not None], self.max_megapixels, None), part
 
     def settle(self, result: Any, drafts: list[_Draft]) -> None:
         """Sets each new image's decoded data, or the reason why it cannot be decoded."""

@@ -165,12 +165,14 @@ class Drainer:
                 answer_bytes=image_rows.ANSWER_BYTES,
             )  # fmt: skip
         tasks = (
-            (([data for _, data in part], decode.MAX_MEGAPIXELS_HTTP), part)
+            (([data for _, data in part], decode.MAX_MEGAPIXELS, None), part)
             for part in grouped(files, lambda f: len(f[1]), TASK_IMAGES, TASK_BYTES)
         )
         images: dict[str, decode.Decoded | str] = {}
         for result, part in self._pool.map(tasks):
             data = [d for _, d in part]
-            settled = image_rows.settled(result, data, decode.MAX_MEGAPIXELS_HTTP, HTTP_MEMORY_BYTES, DECODE_SECONDS)
+            settled = image_rows.settled(
+                result, data, decode.MAX_MEGAPIXELS, memory_bytes=HTTP_MEMORY_BYTES, timeout=DECODE_SECONDS
+            )
             images |= dict(zip((name for name, _ in part), settled, strict=True))
         return images

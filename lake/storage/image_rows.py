@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Sequence
 
-    from lake.images.decode import Decoded
+    from lake.images.decode import Declared, Decoded
 
 DECODER = "lake.images.decode:decode_many"
 # The most that it may answer with: a thumbnail of 16 KiB for each of at most 32 files, and little else.
@@ -26,20 +26,21 @@ def settled(
     result: list[Decoded | str] | WorkerDied,
     files: Sequence[bytes],
     max_megapixels: float,
+    declared: Declared | None = None,
     memory_bytes: int = BULK_MEMORY_BYTES,
     timeout: float = 120.0,
 ) -> list[Decoded | str]:
     """The result of a task of DECODER, for each file: the decoded image, or the reason why it cannot be decoded.
 
-    If the worker died, every file is tried alone, for `timeout` seconds each, to find the file that killed it. A worker
-    that answers for fewer or more files is as good as dead.
+    `declared`: the levels that the task was given. If the worker died, every file is tried alone, for `timeout` seconds
+    each, to find the file that killed it. A worker that answers for fewer or more files is as good as dead.
     """
     if not isinstance(result, WorkerDied) and len(result) == len(files):
         return result
     results: list[Decoded | str] = []
     with WorkerPool(DECODER, 1, memory_bytes=memory_bytes, timeout=timeout, answer_bytes=ANSWER_BYTES) as careful:
         for data in files:
-            alone = careful.run([data], max_megapixels)
+            alone = careful.run([data], max_megapixels, declared)
             if not isinstance(alone, WorkerDied):
                 alone = alone[0] if len(alone) == 1 else f"its decoder answered for {len(alone)} files"
             results.append(alone.reason if isinstance(alone, WorkerDied) else alone)

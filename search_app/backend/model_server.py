@@ -39,7 +39,7 @@ DECODE_SECONDS = 20.0
 PREDICT_SECONDS = 180.0
 UNLIMITED = -1
 # Of an answer: the pixels of an image that the model wants whole, and little else; the predictions of a batch.
-PREPARED_BYTES = int(3 * decode.MAX_MEGAPIXELS_HTTP * 1e6) + (1 << 20)
+PREPARED_BYTES = int(3 * decode.MAX_MEGAPIXELS * 1e6) + (1 << 20)
 PREDICTION_BYTES = 128 << 20
 # Comparing a canary takes at most a fifth of the thread's time: after each comparison it rests four times as long.
 COMPARISON_REST = 4.0
@@ -211,7 +211,7 @@ class ModelServer:
 
     def _predict_loaded(self, run: str, batch: list[_Request]) -> list[Prediction | LakeloopError]:
         preparation = self._preparations[run]
-        limit = decode.MAX_MEGAPIXELS_HTTP
+        limit = decode.MAX_MEGAPIXELS
         tasks = ((([(request.image_id, request.data)], preparation, limit), request) for request in batch)
         outcomes: dict[_Request, Prediction | LakeloopError] = {}
         prepared: list[tuple[_Request, Any]] = []

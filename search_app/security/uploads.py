@@ -33,7 +33,7 @@ class Uploads:
         self._pool: WorkerPool | None = None
         self._lock = threading.Lock()
 
-    def jpeg(self, data: bytes, max_megapixels: float = decode.MAX_MEGAPIXELS_HTTP) -> bytes:
+    def jpeg(self, data: bytes, max_megapixels: float = decode.MAX_MEGAPIXELS) -> bytes:
         """The image as JPEG: upright, RGB, at most 2,048 pixels long. Raises UnreadableImage."""
         read_header(data, max_megapixels)  # a bad header is refused without the worker
         with self._lock:

@@ -70,11 +70,13 @@ def _is_socket(descriptor: int) -> bool:
         return False
 
 
-def decode_or_die(files: list[bytes], max_megapixels: float) -> list[decode.Decoded | str]:
+def decode_or_die(
+    files: list[bytes], max_megapixels: float, declared: decode.Declared | None
+) -> list[decode.Decoded | str]:
     """Like lake.images.decode:decode_many, but DEADLY bytes crash the decoder."""
     if any(data.endswith(DEADLY) for data in files):
         os.kill(os.getpid(), signal.SIGSEGV)
-    return decode.decode_many(files, max_megapixels)
+    return decode.decode_many(files, max_megapixels, declared)
 
 
 def prepare_or_die(files: list[bytes], preprocessing: Preprocessing | None) -> Prepared:

@@ -90,22 +90,13 @@ def prepare_many(stored: Sequence[StoredSample], preparation: Preparation) -> li
 def prepare(stored: StoredSample, preparation: Preparation) -> Sample:
     """A stored file as a sample. Raises UnreadableImage, or BadInput if a mask has another size than its image."""
     opened = decode.open_image(stored.data)
-    width, height = _upright_size(opened)
+    width, height = decode.upright_size(opened)
     rng = np.random.default_rng(stored.key) if preparation.augmentation is not None else None
     view = _view(width, height, preparation, rng)
     # Decode no more pixels than the square can show.
     scale = min(1.0, preparation.side / min(view[2] - view[0], view[3] - view[1]))
     image = decode.pixels(opened, shortest_side=max(1, math.ceil(scale * min(width, height))))
     return _sample(stored, image, (width, height), view, preparation, rng)
-
-
-def _upright_size(opened: Image.Image) -> tuple[int, int]:
-    try:
-        # EXIF orientations 5 to 8 swap the axes. For some formats Pillow reads the whole file to find them.
-        swapped = opened.getexif().get(0x0112) in (5, 6, 7, 8)
-    except Exception as error:  # Pillow raises many kinds of errors for broken files
-        raise UnreadableImage(str(error).strip() or type(error).__name__) from error
-    return (opened.height, opened.width) if swapped else opened.size
 
 
 def whole(image_id: str, image: Image.Image, preparation: Preparation) -> Sample:

@@ -184,7 +184,7 @@ def _predictions(
     missing: list[str] = []
     with WorkerPool(image_preparation.WORKER, min(count, len(remaining))) as pool:
         tasks = (
-            (([*part], predictor.preparation, decode.MAX_MEGAPIXELS_BULK), [*part])
+            (([*part], predictor.preparation, decode.MAX_MEGAPIXELS), [*part])
             for part in grouped(_bytes(lake, [*remaining.values()], missing), _length, TASK_IMAGES, TASK_BYTES)
         )
         for result, part in pool.map(tasks):
@@ -223,7 +223,7 @@ def _one_by_one(
     results: list[image_preparation.PreparedImage | str] = []
     with WorkerPool(image_preparation.WORKER, 1) as pool:
         for file in part:
-            result = pool.run([file], preparation, decode.MAX_MEGAPIXELS_BULK)
+            result = pool.run([file], preparation, decode.MAX_MEGAPIXELS)
             results += [result.reason] if isinstance(result, WorkerDied) else result
     return results
 

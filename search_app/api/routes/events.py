@@ -117,7 +117,7 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
             raise Problem(
                 415, "media_type", f"send the image itself with an image/* type, not {kind or 'no type'!r:.80}"
             )
-        read_header(data, decode.MAX_MEGAPIXELS_HTTP)
+        read_header(data, decode.MAX_MEGAPIXELS)
         image_id = await bodies.aside(len(data), ids.image_id, data)
         event = events.image(image_id, data, source, bodies.key_id(scope))
         new = [event] if await service.unknown_images([image_id]) else []

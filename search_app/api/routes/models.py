@@ -86,7 +86,7 @@ def routes(service: Service, model_server: ModelServer) -> APIRouter:
         else:
             data = body
             image_id = await bodies.aside(len(data), ids.image_id, data)
-        read_header(data, decode.MAX_MEGAPIXELS_HTTP)  # refuses bad images before they wait in the queue
+        read_header(data, decode.MAX_MEGAPIXELS)  # refuses bad images before they wait in the queue
         try:
             version_used, trial = source.choose(image_id)
             run, prediction = await asyncio.wrap_future(model_server.submit(version_used.run, image_id, data, trial))

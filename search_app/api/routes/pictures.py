@@ -67,7 +67,7 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
             waiting = service.waiting_image(image_id)
             if waiting is None:
                 raise _no_image(image_id)
-            data, kind = waiting, read_header(waiting, decode.MAX_MEGAPIXELS_HTTP).format
+            data, kind = waiting, read_header(waiting, decode.MAX_MEGAPIXELS).format
         if view and not _shown_by_browsers(kind, data):
             with service.images.taken():
                 return _picture(uploads.jpeg(data), "image/jpeg", f"{image_id}-v", request)

@@ -159,7 +159,7 @@ def with_image(fields: dict[str, Any], data: bytes, service: Service, key_id: st
     """The event of a prediction that came with its image. Raises Problem, BadInput, UnreadableImage."""
     if len(data) > bodies.IMAGE_BYTES:
         raise bodies.too_large(bodies.IMAGE_BYTES, "an image")
-    read_header(data, decode.MAX_MEGAPIXELS_HTTP)
+    read_header(data, decode.MAX_MEGAPIXELS)
     image_id = ids.image_id(data)
     if fields.get("image_id") not in (None, image_id):
         raise Problem(422, "other_image", "image_id is not the SHA-256 of the image that was sent")

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,7 @@ def test_agreement_is_measured_after_alignment() -> None:
     assert result[1] > 0.9
     assert result[2] < 0.3
     assert abs(result[3]) < 0.05
-    assert alignment.agreement(prints, np.array([4]), np.array([5]))[0] < 0.05
+    assert alignment.agreement(prints, np.array([4]), np.array([5]))[0] == 1  # two views of one even grey
     assert alignment.agreement(prints, left[:0], right[:0]).shape == (0,)
 
 
@@ -154,6 +154,35 @@ def test_copies_are_grouped_and_similar_images_are_not(copied: tuple[OpenLake, l
     assert all(pair.agreement is None and pair.cosine >= duplicates.CERTAIN for pair in blind.pairs)
     with pytest.raises(BadInput, match="threshold is 2"):
         duplicates.find(lk, threshold=2)
+
+
+@pytest.mark.parametrize("with_faiss", [True, False])
+def test_frames_of_a_covered_lens_are_one_group_and_one_leak(
+    make_lake: Callable[..., OpenLake], tmp_path: Path, with_faiss: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 black frames with other bytes each, 30 of an even grey, 30 of a grey with noise of one level."""
+    if not with_faiss:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    lk = make_lake(embedders=["x"])
+    lk.bind_embedder(replace(lk.register_embedder("x"), dim=8, weights_sha256="0" * 64))
+    families: list[list[str]] = [[], [], []]
+    vectors = {}
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for kind, n in product(range(3), range(30)):
+        grey = np.full((40 + n, 60, 3), [0, 120, 200][kind], np.uint8)
+        grey += rng.integers(0, 2, grey.shape, np.uint8) * (kind == 2)
+        data = pictures.encoded(Image.fromarray(grey))
+        (tmp_path / "in" / f"{kind}-{n}.png").write_bytes(data)
+        families[kind].append(ids.image_id(data))
+        vectors[ids.image_id(data)] = np.eye(8, dtype=np.float32)[0]  # black, grey and white are alike to the network
+    assert ingest.ingest(lk, tmp_path / "in", workers=1).images_new == 90
+    store_vectors(lk, "emb_x", vectors)
+    for family in families:
+        assert [set(group) for group in duplicates.find(lk, family).groups] == [set(family)]
+    slices.create(lk, "judge", ids=families[0][:1], role="evaluation")
+    _, leaks = leak_guard.create(lk, "school", ids=families[0] + families[1], role="train", drop_leaks=True)
+    assert set(leaks.images) == set(families[0])
 
 
 def test_training_gets_no_near_duplicate_of_an_evaluation_image(copied: tuple[OpenLake, list[list[str]]]) -> None:

@@ -68,6 +68,18 @@ def test_a_large_jpeg_decoded_scaled_gives_nearly_the_same_square(width: int, he
     assert np.abs(prepare(data, preprocessing) - full).mean() < 1.5
 
 
+@pytest.mark.parametrize("crop", [224, 230])
+@pytest.mark.parametrize("narrow", [1, 3])
+def test_a_tall_strip_is_prepared_as_a_wide_one(narrow: int, crop: int) -> None:
+    """Resized whole, the strip of 1 x 30,000 pixels would take 6 GB."""
+    preprocessing = replace(SMALL, resize=224, crop=crop)
+    strip = np.random.default_rng(1).integers(0, 256, (30_000, narrow, 3), np.uint8)
+    tall = prepare(encoded(Image.fromarray(strip)), preprocessing).astype(int)
+    wide = prepare(encoded(Image.fromarray(strip.transpose(1, 0, 2))), preprocessing).astype(int)
+    assert tall.std() > 10
+    assert np.abs(tall - wide.transpose(1, 0, 2)).max() <= 3
+
+
 def test_a_bad_file_neither_stops_nor_shifts_the_others() -> None:
     first, third = encoded(pictures.noise(1)), encoded(pictures.noise(3))
     prepared = prepare_many([first, b"text", third, b""], SMALL)

@@ -179,3 +179,16 @@ def test_a_zero_vector_is_refused(colours: OpenLake, tmp_path: Path) -> None:
     backfill(colours, record_of(colours, None), MeanColour(), workers=1)
     with pytest.raises(BadInput, match="no finite vector for this image"):
         search(colours, image=encoded(flat("black")))
+
+
+def test_equally_similar_images_come_in_the_order_of_their_ids(make_lake: MakeLake) -> None:
+    lk = make_lake("black", embedders=["random"])
+    names = [image(f"black {n}") for n in range(70)]
+    bind(lk, record_of(lk, None), Random())
+    for part in np.array_split(np.random.default_rng(2).permutation(names), 3):
+        add(lk, [{"image_id": name, "label": "a"} for name in part])
+        store_vectors(lk, "emb_random", {name: np.eye(DIM, dtype=np.float32)[0] for name in part.tolist()})
+    for k in (5, 30, 70):
+        rows = search(lk, vector=np.eye(DIM)[0], k=k)
+        assert rows["image_id"].to_pylist() == sorted(names)[:k]
+        assert rows["similarity"].to_pylist() == pytest.approx([1.0] * k)

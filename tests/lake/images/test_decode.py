@@ -6,11 +6,14 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from lake.errors import UnreadableImage
 from lake.images import decode
-from lake.images.workers import WorkerPool
+from lake.images.image_header import read_header
+from lake.images.workers import HTTP_MEMORY_BYTES, WorkerPool
 from tests import pictures
 from tests.pictures import encoded
 
@@ -193,6 +196,27 @@ def test_half_a_jpeg_is_refused_not_filled_with_grey() -> None:
         decode.decode(data[: len(data) // 2])
 
 
+def with_small_picture(data: bytes) -> bytes:
+    """A JPEG with a whole JPEG in its EXIF data, as cameras write it."""
+    inner = b"Exif\0\0" + encoded(pictures.scene(4, 16, 12), "JPEG")
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(inner) + 2) + inner + data[2:]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_a_truncated_file_is_refused_by_its_header_if_decoding_refuses_it(format: str) -> None:
+    """A server reads headers only before it acknowledges; bulk ingest decodes. Both refuse the same files."""
+    whole = [encoded(pictures.scene(3, 200, 150), format)]
+    whole += [with_small_picture(whole[0]), encoded(pictures.scene(3, 99, 80), "JPEG", progressive=True)] * (
+        format == "JPEG"
+    )
+    for data in whole:
+        assert read_header(data + b"trailing bytes", 100).format == format
+        for length in range(len(data) // 2, len(data), 97):
+            for read in (decode.decode, lambda file: read_header(file, 100)):
+                with pytest.raises(UnreadableImage):
+                    read(data[:length])
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -210,7 +234,7 @@ def test_a_file_that_is_not_an_image_gets_a_reason(data: bytes, reason: str) -> 
 
 def test_many_images_are_decoded_in_their_order() -> None:
     good = encoded(pictures.corners())
-    first, second, third = decode.decode_many([good, b"text", good], 100)
+    first, second, third = decode.decode_many([good, b"text", good], 100, None)
     assert first == third == decode.decode(good)
     assert "not an image" in str(second)
 
@@ -228,6 +252,13 @@ def test_a_thumbnail_is_small_whatever_the_image(width: int, height: int) -> Non
         decoded.thumbnail_width / decoded.thumbnail_height == pytest.approx(width / height, rel=0.02)
         or 1 in thumbnail.size
     )
+
+
+@given(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), st.sampled_from([256, 192, 144]))
+def test_a_thumbnail_has_the_size_that_pillow_would_give_it(size: tuple[int, int], side: int) -> None:
+    image = Image.new("1", size)
+    image.thumbnail((side, side), Image.Resampling.NEAREST)
+    assert max(size) <= side or decode._fitting(size, side) == image.size
 
 
 def test_a_thumbnail_brings_no_words_along() -> None:
@@ -263,8 +294,8 @@ def test_a_query_image_is_brought_to_a_bounded_upright_jpeg() -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "LA", "I;16"])
-def test_a_hundred_megapixels_fit_in_a_worker(mode: str) -> None:
-    with WorkerPool("lake.images.decode:decode_many", 1) as pool:
-        (decoded,) = pool.run([encoded(Image.new(mode, (10_000, 10_000)), "PNG", compress_level=1)], 100)
+def test_a_hundred_megapixels_fit_in_a_servers_worker(mode: str) -> None:
+    with WorkerPool("lake.images.decode:decode_many", 1, memory_bytes=HTTP_MEMORY_BYTES) as pool:
+        (decoded,) = pool.run([encoded(Image.new(mode, (10_000, 10_000)), "PNG", compress_level=1)], 100, None)
     assert isinstance(decoded, decode.Decoded), decoded
     assert (decoded.width, decoded.height) == (10_000, 10_000)

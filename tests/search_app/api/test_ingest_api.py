@@ -24,6 +24,7 @@ from search_app.api.routes import batch
 from search_app.cli.main import main
 from tests.conftest import MakeLake
 from tests.hostile import files
+from tests.pictures import damaged
 from tests.search_app.api_client import (
     ARROW,
     JSON,
@@ -550,7 +551,7 @@ def test_an_image_that_fails_after_its_acknowledgement_is_counted_everywhere(
 ) -> None:
     lake = make_lake("counted")
     whole = picture(1)
-    cut, fields = whole[: len(whole) // 2], event()
+    cut, fields = damaged(whole), event()
     with api_client(lake, tmp_path / "counted" / "spool") as service:
         assert service.predict(fields, cut).status_code == 201
         assert service.predict(event(), whole).status_code == 201

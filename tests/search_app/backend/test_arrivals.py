@@ -13,6 +13,7 @@ from lake.open_lake import OpenLake
 from search_app.backend import arrivals
 from search_app.backend.arrivals import Arrivals
 from tests.lake.prediction_rows import add
+from tests.pictures import damaged
 from tests.search_app.api_client import ApiClient, api_client, event, named, picture
 
 
@@ -70,8 +71,7 @@ def test_the_number_of_images_is_bounded(client: ApiClient) -> None:
 
 
 def test_an_image_that_does_not_decode_counts_and_is_not_shown(client: ApiClient) -> None:
-    whole = picture(1)
-    assert client.predict(event(), whole[: len(whole) // 2]).status_code == 201
+    assert client.predict(event(), damaged(picture(1))).status_code == 201
     client.drain()
     counts = news(client)
     assert (counts["last_minute"], counts["images"]) == (1, [])

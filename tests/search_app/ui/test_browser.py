@@ -18,6 +18,7 @@ from lake.client import Client
 from lake.ids import image_id
 from tests.embeddings.colour import MeanColour
 from tests.embeddings.conftest import announced
+from tests.pictures import damaged
 from tests.search_app.browsing import MISSING, serving
 from tests.search_app.shapes import Shapes, drawing, make_shapes
 
@@ -215,9 +216,8 @@ def test_a_complaint_becomes_a_card_with_its_text_and_a_link_to_the_image(page: 
 
 @pytest.mark.soak
 def test_images_without_a_thumbnail_are_reported_and_listed(page: Page, live: str) -> None:
-    whole = drawing(301)[0]
     with Client(live, spill=None) as client:
-        client.log(whole[: len(whole) // 2], model="shapes", model_version="2", label="cross", confidence=0.5)
+        client.log(damaged(drawing(301)[0]), model="shapes", model_version="2", label="cross", confidence=0.5)
     _drained(live)
     page.goto(live)
     page.get_by_role("link", name="1 image without a thumbnail").click()
