@@ -25,6 +25,8 @@ SEARCH_BYTES = 48 << 20  # an image of 32 MiB in Base64, and the other fields
 KEY_CHARACTERS = 200
 # Objects and lists in one JSON text: each takes thirty times as much memory as its two characters.
 MOST_CONTAINERS = 100_000
+# A million numbers, texts or pairs take a second to check, and the memory of ten times their bytes.
+MOST_VALUES = 1_000_000
 # Hashing or parsing more than this takes milliseconds, for which all other requests would wait.
 ASIDE_BYTES = 256 << 10
 _KEY = re.compile(rb"[!-~]{1,%d}\Z" % KEY_CHARACTERS)
@@ -178,6 +180,13 @@ def parsed_as(kind: type[Model], body: bytes) -> Model:
         raise Problem(422, "invalid", f"{field}: {first['msg']}" if field else first["msg"]) from error
 
 
+def values(data: bytes, start: int = 0, end: int | None = None) -> int:
+    """About how many values the JSON text between these places has; Base64 has none of its signs."""
+    return max(data.count(b",", start, end), data.count(b"{", start, end) + data.count(b"[", start, end))
+
+
 def _refuse_complex(data: bytes, name: str) -> None:
     if data.count(b"{") + data.count(b"[") > MOST_CONTAINERS:
         raise Problem(422, "too_complex", f"{name} has more than {MOST_CONTAINERS:,} objects and lists")
+    if values(data) > MOST_VALUES:
+        raise Problem(422, "too_complex", f"{name} has more than {MOST_VALUES:,} values")

@@ -10,7 +10,7 @@ import binascii
 import datetime as dt
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
@@ -34,6 +34,7 @@ PATH = "/v1/predictions/batch"
 NDJSON = "application/x-ndjson"
 ARROW = "application/vnd.apache.arrow.stream"
 MOST_EVENTS = 1_000
+MOST_TEXT = 32 << 20  # bytes of all events without their images
 
 Item = dict[str, Any] | Problem
 
@@ -74,7 +75,7 @@ class ArrowReader:
             raise Problem(422, "not_arrow", f"the Arrow stream cannot be read: {rows.reason}")
         if isinstance(rows, str):
             raise Problem(422, "not_arrow", rows)
-        return list(rows)
+        return [row if isinstance(row, dict) else _too_large() for row in rows]
 
     def close(self) -> None:
         with self._lock:
@@ -83,11 +84,11 @@ class ArrowReader:
             self._pool = None
 
 
-def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
-    """Runs in the worker: the rows, or the reason why they cannot be read."""
+def arrow_rows(body: bytes, most: int) -> list[dict[str, Any] | None] | str:
+    """Runs in the worker: the rows, None for one that is too large, or the reason why they cannot be read."""
     import pyarrow as pa
 
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any] | None] = []
     size = 0
     try:
         with pa.ipc.open_stream(body) as reader:
@@ -101,13 +102,16 @@ def arrow_rows(body: bytes, most: int) -> list[dict[str, Any]] | str:
                 batch = _microseconds(batch)
                 for number in range(batch.num_rows):  # one by one: a dictionary's value may be in every row
                     [row] = batch.slice(number, 1).to_pylist(maps_as_pydicts="lossy")
-                    size += _size(row)
+                    image = row.get("image")
+                    text = _size({k: v for k, v in row.items() if k != "image"})
+                    size += text + _size(image)
                     if size > bodies.BATCH_BYTES:
                         return f"more than {bodies.BATCH_BYTES >> 20} MiB when it is unpacked"
-                    rows.append(row)
+                    fits = text <= bodies.EVENT_BYTES
+                    rows.append({k: _plain(v) for k, v in row.items() if v is not None} if fits else None)
     except Exception as error:  # Arrow's readers raise many kinds for broken streams
         return f"the Arrow stream cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:200]}"
-    return [{k: _plain(v) for k, v in row.items() if v is not None} for row in rows]
+    return rows
 
 
 def _plain(value: Any) -> Any:
@@ -121,14 +125,14 @@ def _plain(value: Any) -> Any:
 
 
 def _size(value: Any) -> int:
-    """About the bytes of a value: of its text and bytes, and eight for each other value."""
+    """About the bytes of a value in memory: of its text and bytes, and 64 for each value and each list."""
     if isinstance(value, str | bytes):
-        return len(value)
+        return 64 + len(value)
     if isinstance(value, dict):
-        return sum(len(str(key)) + _size(item) for key, item in value.items())
+        return 64 + sum(len(str(key)) + _size(item) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return sum(map(_size, value))
-    return 8
+        return 64 + sum(map(_size, value))
+    return 64
 
 
 def _microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -141,26 +145,66 @@ def _microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.cast(pa.schema([field.with_type(converted(field.type)) for field in batch.schema]), safe=False)
 
 
-def json_items(body: bytes) -> list[Item]:
-    """The lines of NDJSON, each a dictionary or the problem with it. Raises Problem if there are too many."""
-    # Count first: a body of nothing but line ends would become a list of many times its size.
-    if body.count(b"\n") > 2 * MOST_EVENTS:
-        raise Problem(413, "too_many", f"more than {MOST_EVENTS:,} events in one batch")
-    lines = [line for line in body.split(b"\n") if line.strip()]
-    if len(lines) > MOST_EVENTS:
-        raise Problem(413, "too_many", f"{len(lines):,} events in one batch; at most {MOST_EVENTS:,} are allowed")
-    items: list[Item] = []
-    for line in lines:
-        try:
-            fields = bodies.json_object(line, "the line")
-            if "image_base64" in fields:
-                fields["image"] = _decoded(fields.pop("image_base64"))
-            elif not isinstance(fields.get("image", ""), str):
-                raise Problem(422, "no_image", "image is not text; send the bytes as image_base64")
-            items.append(fields)
-        except Problem as problem:
-            items.append(problem)
-    return items
+class JsonItems:
+    """The lines of NDJSON as dictionaries or the problems with them, parsed one at a time: all of them at once would
+    take twenty times their bytes. Raises Problem if there are too many, or too much of them besides their images.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        # Count first: a body of nothing but line ends would become a list of many times its size.
+        if body.count(b"\n") > 2 * MOST_EVENTS:
+            raise Problem(413, "too_many", f"more than {MOST_EVENTS:,} events in one batch")
+        self._body = body
+        self._lines: list[tuple[int, int]] = []
+        start = text = values = 0
+        while start < len(body):
+            end = body.find(b"\n", start)
+            end = len(body) if end < 0 else end
+            if body[start:end].strip():
+                self._lines.append((start, end))
+                size, own = self._text_bytes(start, end), bodies.values(body, start, end)
+                if (
+                    size <= bodies.EVENT_BYTES and own <= bodies.MOST_VALUES
+                ):  # others are refused alone, without parsing
+                    text, values = text + size, values + own
+            start = end + 1
+        if len(self) > MOST_EVENTS:
+            raise Problem(413, "too_many", f"{len(self):,} events in one batch; at most {MOST_EVENTS:,} are allowed")
+        if text > MOST_TEXT:
+            raise bodies.too_large(MOST_TEXT, "a batch without its images")
+        if values > bodies.MOST_VALUES:
+            raise Problem(413, "too_large", f"more than {bodies.MOST_VALUES:,} values in one batch: send fewer events")
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[Item]:
+        for start, end in self._lines:
+            try:
+                if self._text_bytes(start, end) > bodies.EVENT_BYTES:
+                    raise _too_large()
+                fields = bodies.json_object(self._body[start:end], "the line")
+                if "image_base64" in fields:
+                    fields["image"] = _decoded(fields.pop("image_base64"))
+                elif not isinstance(fields.get("image", ""), str):
+                    raise Problem(422, "no_image", "image is not text; send the bytes as image_base64")
+                yield fields
+            except Problem as problem:
+                yield problem
+
+    def _text_bytes(self, start: int, end: int) -> int:
+        """The length of the line without the text of its image."""
+        name = b'"image_base64"'
+        at = self._body.find(name, start, end)
+        if at < 0:
+            return end - start
+        first = self._body.find(b'"', at + len(name), end)
+        last = self._body.find(b'"', first + 1, end) if first >= 0 else -1
+        return end - start - max(0, last - first)
+
+
+def _too_large() -> Problem:
+    return bodies.too_large(bodies.EVENT_BYTES, "an event without its image")
 
 
 def _decoded(text: Any) -> bytes:
@@ -170,10 +214,18 @@ def _decoded(text: Any) -> bytes:
         raise Problem(422, "no_image", f"image_base64 is not Base64: {error}") from error
 
 
-def checked(items: Sequence[Item], service: Service, key_id: str | None) -> list[Event | Problem]:
-    """Each item as an event, or as the problem with it; a wrong item does not affect the others."""
+def checked(
+    items: Iterable[Item], service: Service, key_id: str | None
+) -> tuple[list[str | None], list[Event | Problem]]:
+    """The prediction_id that each item names, if it is a UUID; and each item as an event, or as the problem with it.
+
+    A wrong item does not affect the others.
+    """
+    names: list[str | None] = []
     checked: list[Event | Problem] = []
     for item in items:
+        own = item.get("prediction_id") if isinstance(item, dict) else None
+        names.append(ids.as_uuid(own) if isinstance(own, str) else None)
         try:
             if isinstance(item, Problem):
                 raise item
@@ -187,7 +239,7 @@ def checked(items: Sequence[Item], service: Service, key_id: str | None) -> list
             problem = problem_of(error)
             assert problem is not None
             checked.append(problem)
-    return checked
+    return names, checked
 
 
 async def refuse_unknown_images(checked: list[Event | Problem], service: Service) -> None:
@@ -200,16 +252,14 @@ async def refuse_unknown_images(checked: list[Event | Problem], service: Service
             checked[index] = unknown_image(event.image_id)
 
 
-def facts(items: Sequence[Item], checked: Sequence[Event | Problem]) -> list[dict[str, Any]]:
+def facts(names: Sequence[str | None], checked: Sequence[Event | Problem]) -> list[dict[str, Any]]:
     """The response's `items` in the order they came, without the outcomes of those that go to the spool."""
-    rows = []
-    for index, (item, event) in enumerate(zip(items, checked, strict=True)):
-        if isinstance(event, Problem):
-            own = item.get("prediction_id") if isinstance(item, dict) else None
-            rows.append(_refused(index, ids.as_uuid(own) if isinstance(own, str) else None, event))
-        else:
-            rows.append({"index": index, "prediction_id": event.event_id, "image_id": event.image_id})
-    return rows
+    return [
+        _refused(index, name, event)
+        if isinstance(event, Problem)
+        else {"index": index, "prediction_id": event.event_id, "image_id": event.image_id}
+        for index, (name, event) in enumerate(zip(names, checked, strict=True))
+    ]
 
 
 def response(facts: dict[str, Any], outcomes: Sequence[Outcome]) -> tuple[int, bytes]:

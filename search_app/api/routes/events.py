@@ -69,17 +69,21 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
             raise Problem(415, "media_type", f"send {batch.NDJSON} or {batch.ARROW}, not {kind or 'no type'!r:.80}")
         key = bodies.idempotency_key(scope)
         body = await bodies.read(scope, request.receive, bodies.BATCH_BYTES, service.admission, events=0)
-        items = await run_in_threadpool(batch.json_items if kind == batch.NDJSON else arrow.items, body)
-        if not items:
+        items: batch.JsonItems | list[batch.Item]
+        if kind == batch.NDJSON:
+            items = await run_in_threadpool(batch.JsonItems, body)
+        else:
+            items = await run_in_threadpool(arrow.items, body)
+        if not len(items):
             raise Problem(422, "empty", "the batch has no events")
         problem = service.admission.over_rate(len(items))
         if problem is not None:
             raise problem
-        checked = await run_in_threadpool(batch.checked, items, service, bodies.key_id(scope))
+        names, checked = await run_in_threadpool(batch.checked, items, service, bodies.key_id(scope))
         await batch.refuse_unknown_images(checked, service)
         scope[REFUSED] = [event.reason for event in checked if isinstance(event, Problem)]
         accepted = [event for event in checked if not isinstance(event, Problem)]
-        facts = {"items": batch.facts(items, checked)}
+        facts = {"items": batch.facts(names, checked)}
         digest = await _digest(key, scope, body)
         return _json(*batch.response(*await service.store(accepted, facts, key, digest)))
 
