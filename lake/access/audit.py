@@ -18,10 +18,12 @@ from lake.storage import schema, store
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lake.storage.store import Lake
 
+# Rows that a search for the newest entries looks at together.
+WINDOW_ROWS = 65_536
 _NAMESPACE = uuid.UUID("0d2f5a34-9a4e-5f0c-8a51-3e0f6c1b7d92")
 
 
@@ -75,6 +77,50 @@ def record(
     row = entry(action, target, key_id=key_id, user=user, detail=detail)
     lake.insert("audit", rows_to_table([row]))
     return str(row["event_id"])
+
+
+def newest(lake: Lake, action: str, most: int, before: tuple[dt.datetime, str] | None = None) -> list[dict[str, Any]]:
+    """The last `most` entries about an action, newest first; with `before`, of those behind this entry, given by its
+    `timestamp` and `event_id`.
+
+    Looks at times and actions from the end of the table, which rows are added to in the order of their times but for
+    seconds, until older ones cannot be among the newest. Reads only the chosen rows whole.
+    """
+    dataset: Any = lake.dataset("audit")
+    condition = f"action = '{action}'"
+    if before is not None:
+        moment = before[0].isoformat()
+        condition += f" and (timestamp < timestamp '{moment}' or (timestamp = timestamp '{moment}'"
+        condition += f" and event_id > {store.literals([before[1]])}))"
+    order: list[tuple[str, Any]] = [("timestamp", "descending"), ("event_id", "ascending")]
+    chosen: pa.Table | None = None
+    for window in _from_the_end(dataset.get_fragments()):
+        columns = ["timestamp", "event_id"]
+        rows = dataset.scanner(columns=columns, filter=condition, fragments=window, with_row_id=True).to_table()
+        both = rows if chosen is None else pa.concat_tables([chosen, rows])
+        page = both.sort_by(order).slice(0, most)
+        done = chosen is not None and chosen.num_rows == most and page.equals(chosen)
+        chosen = page
+        if done:
+            break
+    if chosen is None or not chosen.num_rows:
+        return []
+    whole: pa.Table = dataset._take_rows(chosen["_rowid"].to_pylist())
+    return whole.sort_by(order).to_pylist()
+
+
+def _from_the_end(fragments: Sequence[Any]) -> Iterator[list[Any]]:
+    """The fragments, last first, in groups of WINDOW_ROWS rows or one fragment."""
+    group: list[Any] = []
+    rows = 0
+    for fragment in reversed(fragments):
+        group.insert(0, fragment)
+        rows += fragment.metadata.num_rows
+        if rows >= WINDOW_ROWS:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group
 
 
 def os_user() -> str:

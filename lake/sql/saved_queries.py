@@ -56,6 +56,7 @@ class HistoryEntry:
     """A query that was run. `who` is the access key or the user; `rows` and `seconds` are None if it failed."""
 
     timestamp: dt.datetime
+    event_id: str
     who: str | None
     sql: str
     parameters: Any
@@ -67,6 +68,9 @@ class HistoryEntry:
     def as_dict(self) -> dict[str, Any]:
         moment = self.timestamp.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
         return {**vars(self), "timestamp": moment}
+
+
+_OF_THE_ROW = ("timestamp", "event_id", "who")
 
 
 def save(
@@ -149,15 +153,17 @@ def entry(
     return audit.entry(ACTION, target, key_id=key_id, user=user, detail=detail)
 
 
-def history(lake: Lake, most: int = 100) -> Sequence[HistoryEntry]:
-    """The queries that came over HTTP, from the app and from the command line, newest first."""
-    rows = lake.scan("audit", ["timestamp", "key_id", "user", "detail"], f"action = '{ACTION}'")
-    newest = rows.sort_by([("timestamp", "descending")]).slice(0, most).to_pylist()
+def history(lake: Lake, most: int = 100, before: tuple[dt.datetime, str] | None = None) -> Sequence[HistoryEntry]:
+    """The last `most` queries that came over HTTP, from the app and from the command line, newest first.
+
+    `before`: of those behind the entry with this `timestamp` and `event_id`.
+    """
     entries = []
-    for row in newest:
+    for row in audit.newest(lake, ACTION, most, before):
         detail = json.loads(row["detail"])
-        facts = {f.name: detail.get(f.name) for f in fields(HistoryEntry) if f.name not in ("timestamp", "who")}
-        entries.append(HistoryEntry(timestamp=row["timestamp"], who=row["key_id"] or row["user"], **facts))
+        facts = {f.name: detail.get(f.name) for f in fields(HistoryEntry) if f.name not in _OF_THE_ROW}
+        own = {"timestamp": row["timestamp"], "event_id": row["event_id"], "who": row["key_id"] or row["user"]}
+        entries.append(HistoryEntry(**own, **facts))
     return entries
 
 

@@ -50,6 +50,17 @@ def newest_first(moment: dt.datetime, name: str) -> Key:
     return -((moment - _EPOCH) // dt.timedelta(microseconds=1)), name
 
 
+def moment_and_name(cursor: str) -> tuple[dt.datetime, str]:
+    """The moment and the name of the item whose `newest_first` is in the cursor. Raises Problem."""
+    match read_cursor(cursor):
+        case int(moment), str(name):
+            try:
+                return _EPOCH - dt.timedelta(microseconds=moment), name
+            except OverflowError as error:
+                raise _bad_cursor() from error
+    raise _bad_cursor()
+
+
 def make_cursor(key: Key) -> str:
     text = json.dumps(key, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lake import nesting
 from lake.errors import LakeloopError
 from lake.sql import saved_queries
-from search_app.api import bodies, schemas
+from search_app.api import bodies, paging, schemas
 from search_app.api.problems import JSON, ClientGone, Problem
 from search_app.api.routes.batch import ARROW
 from search_app.api.schemas import QueryName, SqlId
@@ -25,6 +25,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 PATH = "/v1/sql"
 BODY_BYTES = 4 << 20
+
+
+# A query may have 20,000 characters, and its parameters as many.
+HistoryLimit = Annotated[int, Query(ge=1, le=200, description="queries of a page at most")]
 
 
 class SavedQueryRequest(BaseModel):
@@ -102,10 +106,15 @@ def routes(sql: Sql) -> APIRouter:
         return {"id": sql_id, "status": "cancelled"}
 
     @router.get("/v1/sql-history")
-    def history() -> dict[str, Any]:
-        """The last hundred queries, newest first."""
+    def history(limit: HistoryLimit = 100, cursor: paging.Cursor = None) -> dict[str, Any]:
+        """The queries that ran, newest first; `next` is the cursor of older ones."""
         sql.log.flush()
-        return {"queries": [query.as_dict() for query in saved_queries.history(lake)]}
+        before = None if cursor is None else paging.moment_and_name(cursor)
+        entries = saved_queries.history(lake, limit + 1, before)
+        part, last = entries[:limit], entries[min(limit, len(entries)) - 1] if entries else None
+        key = None if last is None else paging.newest_first(last.timestamp, last.event_id)
+        following = paging.make_cursor(key) if key is not None and len(entries) > limit else None
+        return {"queries": [query.as_dict() for query in part], "next": following}
 
     @router.get("/v1/saved-queries")
     def saved() -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
 import json
+import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from lake import open_lake
+from lake.access import audit
 from lake.errors import BadInput
 from lake.open_lake import OpenLake
 from lake.sql import saved_queries
 from lake.sql.sandbox.pool import shared
+from search_app.api import paging
 from search_app.api.app import Api
 from search_app.api.routes.batch import ARROW
 from search_app.cli.main import main
@@ -169,6 +174,67 @@ def test_every_query_is_in_the_audit_log(queried: OpenLake) -> None:
     assert "Candidate bindings" in newest["error"]
     rows = queried.sql("SELECT target FROM audit WHERE action = 'sql' ORDER BY timestamp")["target"].to_pylist()
     assert rows[0] == "SELECT 1 AS n"
+
+
+def log(lk: OpenLake, texts: Sequence[str], first: int = 0) -> None:
+    """Queries in the log, one a second, and as many other entries."""
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    times = [start + dt.timedelta(seconds=first + i) for i in range(len(texts))]
+    rows = [saved_queries.entry(text) | {"timestamp": moment} for text, moment in zip(texts, times, strict=True)]
+    rows += [audit.entry("ingest", "x", timestamp=moment, detail={"files": 1}) for moment in times]
+    lk.insert("audit", audit.rows_to_table(rows))
+
+
+def pages(client: TestClient, limit: int) -> Iterator[list[str]]:
+    cursor: dict[str, str] = {}
+    while True:
+        body = client.get("/v1/sql-history", params={"limit": str(limit)} | cursor).json()
+        yield [query["sql"] for query in body["queries"]]
+        if body["next"] is None:
+            return
+        cursor = {"cursor": body["next"]}
+
+
+def test_the_history_comes_in_pages(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the order in which entries were added: a slower process adds its entries a little later."""
+    lk = make_lake("remembering")
+    monkeypatch.setattr(audit, "WINDOW_ROWS", 1)
+    for first in (0, 6, 3, 9):
+        log(lk, [f"SELECT {first + i}" for i in range(3)], first)
+    newest = [f"SELECT {n}" for n in reversed(range(12))]
+    with TestClient(Api(lk)) as client:
+        assert [*pages(client, 5)] == [newest[:5], newest[5:10], newest[10:]]
+        assert [*pages(client, 4)] == [newest[:4], newest[4:8], newest[8:]]
+        assert [*pages(client, 12)] == [newest]
+        for cursor in ("x", paging.make_cursor(("a", 1)), paging.make_cursor((10**30, "x")), paging.make_cursor((1,))):
+            refused = client.get("/v1/sql-history", params={"cursor": cursor})
+            assert (refused.status_code, refused.json()["reason"]) == (422, "bad_cursor")
+        quoting = paging.newest_first(dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "' or 'a' = 'a")
+        assert client.get("/v1/sql-history", params={"cursor": paging.make_cursor(quoting)}).status_code == 200
+
+
+@pytest.mark.soak
+def test_the_history_of_a_log_of_a_gigabyte(make_lake: MakeLake, say: Any) -> None:
+    lk = make_lake("talkative")
+    rng = random.Random(0)
+    for part in range(14):
+        log(lk, [base64.b85encode(rng.randbytes(15_900)).decode() for _ in range(5_000)], part * 5_000)
+    size = sum(file.stat().st_size for file in Path(lk.uri, "audit.lance").rglob("*") if file.is_file())
+    with TestClient(Api(lk)) as client:
+        client.get("/v1/sql-history")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before, started = peak_memory(), time.monotonic()
+        assert len(client.get("/v1/sql-history").json()["queries"]) == 100
+        seconds, grown = time.monotonic() - started, peak_memory() - before
+    say(f"history of a log of {size >> 20} MiB: {1000 * seconds:.0f} ms, {grown >> 20} MiB of memory")
+    assert size > 1 << 30
+    assert seconds < 1
+    assert grown < 64 << 20
+
+
+def peak_memory() -> int:
+    """Of this process, in bytes."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) << 10
 
 
 @pytest.mark.soak
