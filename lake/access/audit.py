@@ -106,7 +106,8 @@ def newest(lake: Lake, action: str, most: int, before: tuple[dt.datetime, str] |
     if chosen is None or not chosen.num_rows:
         return []
     whole: pa.Table = dataset._take_rows(chosen["_rowid"].to_pylist())
-    return whole.sort_by(order).to_pylist()
+    entries: list[dict[str, Any]] = whole.sort_by(order).to_pylist()
+    return entries
 
 
 def _from_the_end(fragments: Sequence[Any]) -> Iterator[list[Any]]:

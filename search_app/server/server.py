@@ -30,6 +30,7 @@ from search_app.security.access import OPEN, AccessPolicy, make_access
 from search_app.security.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
 from search_app.security.request_limits import LimitedProtocol
 from search_app.security.response_headers import ResponseHeaders
+from search_app.security.server_paths import HiddenPaths
 from search_app.server.live_ingest import IngestSettings, LiveIngest
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Ac
     def refused(reason: str) -> None:
         api.metrics.rejected.labels(reason).inc()
 
+    def guarded(app: ASGIApp, pages: bool) -> ASGIApp:
+        access = make_access(app, keyring, opened.uri, policy, pages, refused)
+        return HiddenPaths(AllowedHosts(access, hosts), opened.uri)
+
     if not ui:
-        served = AllowedHosts(make_access(api, keyring, opened.uri, policy, False, refused), hosts)
+        served = guarded(api, False)
         return ResponseHeaders(served, is_page=lambda path: False)
     require("streamlit", "streamlit", "app")
     from search_app.ui import session, settings
@@ -68,7 +73,7 @@ def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Ac
     from streamlit.web.server.starlette.starlette_app import App
 
     app = App(MAIN_PAGE, lifespan=api.lifespan)
-    served = AllowedHosts(make_access(ApiFirst(api, app), keyring, opened.uri, policy, True, refused), hosts)
+    served = guarded(ApiFirst(api, app), True)
     return ResponseHeaders(served, is_page=lambda path: not _is_api(path))
 
 
