@@ -85,7 +85,7 @@ def preparation(
             go_on()
             if "text" in arguments and model is not None:
                 arguments["model"] = model(embedders.record_of(lake, arguments["embedder"]).name)
-            rows = search(lake, **arguments)
+            rows = search(lake, **arguments, go_on=go_on)
             columns = [pa.repeat(pa.scalar(call), rows.num_rows), rows["image_id"], rows["similarity"]]
             parts.append(pa.table(columns, schema=_COLUMNS))
         go_on()

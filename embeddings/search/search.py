@@ -6,7 +6,7 @@ several predictions is one result, shown with its newest prediction that passes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,10 @@ MOST_TIES = 10_000
 RESULT_COLUMNS = ("prediction_id", "image_id", "label", "confidence", "source")
 
 
+def _unhindered() -> None:
+    """Of a search that nobody stops."""
+
+
 def search(
     lake: Lake,
     *,
@@ -45,6 +49,7 @@ def search(
     k: int = 20,
     where: str | None = None,
     columns: Sequence[str] = (),
+    go_on: Callable[[], None] = _unhindered,
 ) -> pa.Table:
     """The k images most similar to the example, the most similar first; fewer only if fewer pass the filter.
 
@@ -52,7 +57,8 @@ def search(
     `vector` (any length, the embedder's dim). With `ids`, `unlike` are ids to move away from: the mean of their
     vectors is subtracted with a weight of a fifth (Rocchio's feedback with its usual 0.75 and 0.15; Manning, Raghavan,
     Schuetze: Introduction to Information Retrieval, 9.1); similarity is then to that direction. `embedder` names an
-    embedder of the lake (default: its first); `model` is that embedder, loaded, for callers that search often.
+    embedder of the lake (default: its first); `model` is that embedder, loaded, for callers that search often. `go_on`
+    is called between steps of at most a second or so, and ends the search by raising.
     Columns: prediction_id, image_id, similarity (double), label, confidence, source, then `columns` of samples.
     Raises BadInput for bad arguments, and if the lake has no vectors yet.
     """
@@ -65,9 +71,9 @@ def search(
     record = embedders.record_of(lake, embedder)
     dim = record.require_dim()
     if ids:
-        query = mean_vector(lake, record, ids)
+        query = mean_vector(lake, record, ids, go_on)
         if unlike:
-            query = query - UNLIKE_WEIGHT * mean_vector(lake, record, unlike)
+            query = query - UNLIKE_WEIGHT * mean_vector(lake, record, unlike, go_on)
     elif vector is not None:
         query = np.asarray(vector, np.float32)
         if query.shape != (dim,):
@@ -78,18 +84,29 @@ def search(
     query = unit(query[None, :])[0]
     if not np.isfinite(query).all():
         raise BadInput("the example's vector is zero or not finite, so it has no direction to search in")
-    return nearest_images(lake, record, query, k, where, columns)
+    return nearest_images(lake, record, query, k, where, columns, go_on)
 
 
-def mean_vector(lake: Lake, record: EmbedderRecord, ids: Sequence[str]) -> np.ndarray:
+def mean_vector(
+    lake: Lake, record: EmbedderRecord, ids: Sequence[str], go_on: Callable[[], None] = _unhindered
+) -> np.ndarray:
     """Mean vector of image or prediction ids, float32 (dim,). Raises BadInput if an id has no vector."""
-    vectors: np.ndarray = np.stack([vector_of(lake, record, identifier) for identifier in ids])
-    mean: np.ndarray = vectors.mean(axis=0)
+    vectors = []
+    for identifier in ids:
+        go_on()
+        vectors.append(vector_of(lake, record, identifier))
+    mean: np.ndarray = np.stack(vectors).mean(axis=0)
     return mean
 
 
 def nearest_images(
-    lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, where: str | None, columns: Sequence[str]
+    lake: Lake,
+    record: EmbedderRecord,
+    query: np.ndarray,
+    k: int,
+    where: str | None,
+    columns: Sequence[str],
+    go_on: Callable[[], None] = _unhindered,
 ) -> pa.Table:
     """The k distinct images nearest to a unit vector, as `search` returns them."""
     columns_read = _columns(lake, columns)
@@ -100,8 +117,8 @@ def nearest_images(
         if condition is None:
             passing = set(filters.row_ids(lake, filter_))
             condition = f"_rowid IN ({','.join(map(str, passing)) or 'NULL'})"
-    cosines = _best_images(lake, record, query, k, condition)
-    rows = _newest_rows(lake, list(cosines), condition if passing is None else None, passing, columns_read)
+    cosines = _best_images(lake, record, query, k, condition, go_on)
+    rows = _newest_rows(lake, list(cosines), condition if passing is None else None, passing, columns_read, go_on)
     ordered = [rows[i] for i in cosines if i in rows]
     fields = lake.dataset("samples").schema
     values = {name: pa.array([r[name] for r in ordered], fields.field(name).type) for name in columns_read}
@@ -111,7 +128,7 @@ def nearest_images(
 
 
 def _best_images(
-    lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, condition: str | None
+    lake: Lake, record: EmbedderRecord, query: np.ndarray, k: int, condition: str | None, go_on: Callable[[], None]
 ) -> dict[str, float]:
     """image_id -> cosine of the k best images, best first; equally similar ones in the order of their ids.
 
@@ -124,6 +141,7 @@ def _best_images(
         query_builder = query_builder.where(condition)
     limit = 2 * k + 16
     while True:
+        go_on()
         rows = query_builder.limit(limit).to_arrow()
         distances = rows["_distance"].to_pylist()
         best: dict[str, float] = {}
@@ -139,7 +157,12 @@ def _best_images(
 
 
 def _newest_rows(
-    lake: Lake, images: list[str], condition: str | None, passing: set[int] | None, columns: Sequence[str]
+    lake: Lake,
+    images: list[str],
+    condition: str | None,
+    passing: set[int] | None,
+    columns: Sequence[str],
+    go_on: Callable[[], None],
 ) -> dict[str, dict[str, Any]]:
     """image_id -> its newest row that passes; rows without a timestamp are older than any with one.
 
@@ -149,6 +172,7 @@ def _newest_rows(
     dataset = lake.dataset("samples")
     newest: dict[str, dict[str, Any]] = {}
     for start in range(0, len(images), 1_000):
+        go_on()
         filter = f"image_id IN ({literals(images[start : start + 1_000])})" + (f" AND {condition}" if condition else "")
         for row in dataset.scanner(columns=columns_read, filter=filter, with_row_id=True).to_table().to_pylist():
             if passing is not None and row["_rowid"] not in passing:

@@ -12,7 +12,7 @@ from embeddings.embedders.embedder import bind, record_of
 from embeddings.search import near
 from embeddings.search.search import search
 from lake import open_lake
-from lake.errors import BadInput
+from lake.errors import BadInput, QueryStopped
 from lake.open_lake import OpenLake
 from lake.sql.sandbox.pool import Pool
 from tests.embeddings.colour import Random
@@ -121,3 +121,33 @@ def test_it_works_in_the_sandbox(crowd: OpenLake) -> None:
 def test_duckdb_refuses_a_query_that_does_not_parse(crowd: OpenLake) -> None:
     with pytest.raises(BadInput, match="syntax error"):
         near.query(crowd, f"SELECT * FROM near('{A}' WHERE")
+
+
+def test_a_search_ends_at_every_step(crowd: OpenLake) -> None:
+    """What raises once the query is cancelled or late is called before each example, scan and thousand images."""
+    examples = [image(i) for i in range(10)]
+    text = "SELECT * FROM near($examples, k := 5)"
+    prepared = near.preparation(crowd, text, {"examples": examples})
+    assert prepared is not None
+    call = {"function_name": "near", "arguments": [
+        {"name": "", "expression": {"type": "VALUE_PARAMETER", "identifier": "examples"}},
+        {"name": "k", "expression": {"type": "VALUE_CONSTANT", "literal": {"kind": "INTEGER", "text": "5"}}},
+    ]}  # fmt: skip
+
+    def steps_until(stop: int | None) -> int:
+        taken = 0
+
+        def go_on() -> None:
+            nonlocal taken
+            if taken == stop:
+                raise QueryStopped("cancelled", "the query was cancelled")
+            taken += 1
+
+        prepared.make([call], go_on)
+        return taken
+
+    steps = steps_until(None)
+    assert steps >= len(examples) + 3
+    for stop in range(steps):
+        with pytest.raises(QueryStopped, match="cancelled"):
+            steps_until(stop)
