@@ -83,7 +83,7 @@ def lake_path(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = _json("ingest", photos / "images", "--lake", lake)
     assert set(first) == {
         "images_new", "images_known", "predictions_new", "predictions_known", "labels_new", "labels_known", "rejected",
-        "converted", "incomplete", "passed_over", "seconds",
+        "converted", "incomplete", "passed_over", "notes", "seconds",
     }  # fmt: skip
     assert (first["images_new"], first["predictions_new"], first["labels_new"], first["rejected"]) == (8, 8, 8, [])
     second = _json("ingest", photos / "log.csv", "--lake", lake, "--layout", "table")

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from lake import ids
 from lake.errors import BadInput
+from lake.formats.numbers import number
 from lake.prediction_logs import prediction_rows
 from lake.regions import masks
 
@@ -142,16 +143,13 @@ def content(truth: GroundTruth) -> str:
 
 
 def box(label: Any, bbox: Sequence[Any], score: Any = None) -> dict[str, Any]:
-    """A box of x, y, width and height, checked. Raises BadInput."""
-    try:
-        values = [float(v) for v in bbox]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BadInput("a box is four numbers") from error
-    if len(values) != 4 or not all(map(math.isfinite, values)):
-        raise BadInput("a box is four finite numbers")
-    if values[2] < 0 or values[3] < 0:
-        raise BadInput("the box has a negative width or height")
-    corner = dict(zip(("x", "y", "width", "height"), (v + 0.0 for v in values), strict=True))
+    """A box of x, y, width and height, checked; numbers may be written as text. Raises BadInput."""
+    if len(bbox) != 4:
+        raise BadInput(f"a box is four numbers, this one has {len(bbox)}")
+    names = ("x", "y", "width", "height")
+    corner = {name: number(f"the box's {name}", value) for name, value in zip(names, bbox, strict=True)}
+    if corner["width"] < 0 or corner["height"] < 0:
+        raise BadInput(f"the box has a negative width or height: {corner['width']:g} x {corner['height']:g}")
     return {"label": class_name(label), "score": checked_score(score), **corner}
 
 
@@ -166,16 +164,13 @@ def class_name(label: Any) -> str | None:
 
 
 def checked_score(score: Any) -> float | None:
-    """A score of 0 to 1. Raises BadInput for anything else."""
+    """A score of 0 to 1; numbers may be written as text. Raises BadInput for anything else."""
     if score is None:
         return None
-    try:
-        number = float(score)
-    except (TypeError, ValueError) as error:
-        raise BadInput("the score is not a number") from error
-    if not 0.0 <= number <= 1.0:
-        raise BadInput(f"the score is {number:g}, not between 0 and 1")
-    return number + 0.0
+    value = number("the score", score)
+    if not 0.0 <= value <= 1.0:
+        raise BadInput(f"the score is {value:g}, not between 0 and 1")
+    return value
 
 
 def extent(mask: Mask) -> dict[str, Any]:

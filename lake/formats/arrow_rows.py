@@ -6,6 +6,7 @@ publishes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from lake.errors import BadInput
-from lake.formats import annotation
-from lake.formats.annotation import ExportSample, ModelName
+from lake.formats import annotation, splits
+from lake.formats.annotation import ExportSample
 from lake.formats.export_files import ExportPart, WholeExport
-from lake.formats.item import Item, printable
-from lake.formats.metadata import annotations_of, row_of
+from lake.formats.item import Item, ReadOptions, printable
+from lake.formats.metadata import RowContext, annotations_of, row_of
 from lake.formats.paths import inside
 from lake.prediction_logs.table_rows import as_dicts
 
@@ -73,7 +74,7 @@ def parquet_files(path: Path) -> list[Path]:
     return [p for p in paths if p.suffix.lower() == ".parquet" and holds_images(p)]
 
 
-def read_parquet(path: Path, model: ModelName) -> Iterator[Item]:
+def read_parquet(path: Path, options: ReadOptions) -> Iterator[Item]:
     import pyarrow.parquet as pq
 
     paths = parquet_files(path)
@@ -82,7 +83,8 @@ def read_parquet(path: Path, model: ModelName) -> Iterator[Item]:
     for part in paths:
         try:
             with pq.ParquetFile(part) as file:
-                yield from _items(part, file.iter_batches(batch_size=_BATCH_ROWS), model)
+                context = _context(path, part, options)
+                yield from _items(part, file.iter_batches(batch_size=_BATCH_ROWS), context)
         except (pa.ArrowInvalid, OSError) as error:
             yield Item(printable(part), error=f"not a readable Parquet file: {error}")
 
@@ -92,7 +94,7 @@ def lance_table(path: Path) -> Path | None:
     return next((p for p in (path, path / LANCE_NAME) if (p / "_versions").is_dir()), None)
 
 
-def read_lance(path: Path, model: ModelName) -> Iterator[Item]:
+def read_lance(path: Path, options: ReadOptions) -> Iterator[Item]:
     import lance
 
     table = lance_table(path)
@@ -105,10 +107,16 @@ def read_lance(path: Path, model: ModelName) -> Iterator[Item]:
     kind = dataset.schema.field("image").type if "image" in dataset.schema.names else pa.null()
     if not _has_bytes(kind) or pa.types.is_struct(kind):
         raise BadInput(f"{path} has no column image with the files' bytes")
-    yield from _items(table, dataset.scanner(batch_size=_BATCH_ROWS, scan_in_order=True).to_batches(), model)
+    batches = dataset.scanner(batch_size=_BATCH_ROWS, scan_in_order=True).to_batches()
+    yield from _items(table, batches, RowContext(os.path.abspath(table), options))
 
 
-def _items(path: Path, batches: Any, model: ModelName) -> Iterator[Item]:
+def _context(path: Path, part: Path, options: ReadOptions) -> RowContext:
+    split = splits.of_path(path if path.is_dir() else path.parent, part)
+    return RowContext(os.path.abspath(part), options, split)
+
+
+def _items(path: Path, batches: Any, context: RowContext) -> Iterator[Item]:
     number = 0
     for batch in batches:
         for row in as_dicts(batch):
@@ -119,15 +127,17 @@ def _items(path: Path, batches: Any, model: ModelName) -> Iterator[Item]:
                 continue
             columns = {k: v for k, v in row.items() if k != "image"}
             image = row["image"]
-            reader = partial(annotations_of, columns, source, model)
             data = image.get("bytes") if isinstance(image, dict) else image
             if data is not None:
+                reader = partial(annotations_of, columns, source, data, context)
                 yield Item(source, data=data, read_annotations=reader)
                 continue
             try:
-                yield Item(source, path=inside(path.parent, (image or {}).get("path")), read_annotations=reader)
+                file = inside(path.parent, (image or {}).get("path"))
             except BadInput as error:
                 yield Item(source, error=f"image: {error}")
+            else:
+                yield Item(source, path=file, read_annotations=partial(annotations_of, columns, source, file, context))
 
 
 # Writing ---------------------------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lake.formats.annotation import AnnotationReader
+from lake.formats.annotation import AnnotationReader, ModelName
+from lake.formats.turned_images import Orientation
 
 MAX_FILE_BYTES = 512 << 20
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -23,7 +24,7 @@ class Item:
     An image has `path`, or its file's bytes as `data`; `read_annotations`, called with the upright image's width and
     height, returns the data set's annotations of it. A log's row has `row`, and its paths are relative to `folder`. An
     item that could not be read has `error` only, a file that is passed over has `passed_over`: one fixed reason, which
-    reports count.
+    reports count. `note` is a sentence on the data set as a whole.
     """
 
     source: str
@@ -34,6 +35,17 @@ class Item:
     folder: Path | None = None
     error: str | None = None
     passed_over: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read a data set. `model`: its annotations are this model's predictions, not labels. `orientation`: what
+    its coordinates mean for images that EXIF turns, as in `lake/formats/turned_images.py`.
+    """
+
+    model: ModelName = field(default_factory=ModelName)
+    orientation: Orientation | None = None
 
 
 def printable(path: str | Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,45 @@ def inside(root: Path, written: Any) -> Path:
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)):
         raise BadInput(f"{written!r} is a link that leads out of the data set's folder")
     return file
+
+
+class NamedFiles:
+    """Finds the files that one document names. `root`: the folder of its data set; `written`: all paths it names.
+
+    Tools write paths of the machine they ran on, `..\\media\\x.png`. Such a path stands for the file of that name in
+    `root`, if there is one only and the document names no other file so.
+    """
+
+    def __init__(self, root: Path, written: Iterable[Any]) -> None:
+        self._root = root
+        self._written = Counter(_base_name(name) for name in written if isinstance(name, str))
+        self._files: dict[str, list[Path]] | None = None
+
+    def find(self, folder: Path, written: Any) -> tuple[Path, bool]:
+        """The file for a path relative to `folder`, and whether it was found by its name only. Raises BadInput."""
+        try:
+            return inside(folder, written), False
+        except BadInput as error:
+            name = _base_name(written) if isinstance(written, str) else ""
+            if not name or "\0" in name or "://" in written:
+                raise
+            files = self._named(name)
+            if len(files) != 1 or self._written[name] > 1:
+                raise BadInput(f"{error}, and {len(files)} files in {self._root} are named {name!r}") from error
+            return inside(self._root, str(files[0].relative_to(self._root))), True
+
+    def _named(self, name: str) -> list[Path]:
+        if self._files is None:
+            self._files = {}
+            for folder, folders, files in os.walk(self._root):
+                folders[:] = [f for f in folders if not f.startswith(".")]
+                for file in files:
+                    self._files.setdefault(file, []).append(Path(folder, file))
+        return self._files.get(name, [])
+
+
+def _base_name(written: str) -> str:
+    return written.replace("\\", "/").rpartition("/")[2]
 
 
 def text(path: Path, most: int = MOST_TEXT_BYTES) -> str:

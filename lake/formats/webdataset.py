@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from functools import partial
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from lake.errors import BadInput
-from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, ExportSample, ModelName
+from lake.formats import annotation, image_files, splits
+from lake.formats.annotation import CLASSIFICATION, ExportSample
 from lake.formats.export_files import ExportPart, WholeExport
-from lake.formats.item import IMAGE_SUFFIXES, MAX_FILE_BYTES, Item, printable
-from lake.formats.metadata import annotations_of, row_of
+from lake.formats.item import IMAGE_SUFFIXES, MAX_FILE_BYTES, Item, ReadOptions, printable
+from lake.formats.metadata import RowContext, annotations_of, row_of
+from lake.formats.paths import text
 
+# Members that are parts of an image's row.
+_ROW = ("json", "cls", "txt")
 _MOST_TEXT_BYTES = 8 << 20
 # Of one name, with its image; and of a header of the archive, which `tarfile` reads whole.
 _MOST_BYTES = MAX_FILE_BYTES + 2 * _MOST_TEXT_BYTES
@@ -48,20 +52,27 @@ def shards(path: Path) -> list[Path]:
     """The tar files at a path."""
     if path.is_file():
         return [path] if path.suffix == ".tar" or path.name.endswith((".tar.gz", ".tgz")) else []
-    return sorted(p for pattern in ("*.tar", "*.tar.gz", "*.tgz") for p in path.glob(pattern) if p.is_file())
+    patterns = ("*.tar", "*.tar.gz", "*.tgz")
+    return sorted(p for pattern in patterns for p in (*path.glob(pattern), *path.glob(f"*/{pattern}")) if p.is_file())
 
 
-def read(path: Path, model: ModelName) -> Iterator[Item]:
+def read(path: Path, options: ReadOptions) -> Iterator[Item]:
     paths = shards(path)
     if not paths:
         raise BadInput(f"{path} has no .tar")
     root = path if path.is_dir() else path.parent
-    classes = (root / "classes.txt").read_text("utf-8").splitlines() if (root / "classes.txt").is_file() else []
     for shard in paths:
-        yield from _shard(shard, classes, model)
+        names = next((f for f in (shard.parent / "classes.txt", root / "classes.txt") if f.is_file()), None)
+        try:
+            classes = None if names is None else text(names).splitlines()
+        except BadInput as error:
+            yield Item(printable(shard), error=str(error))
+            continue
+        context = RowContext(os.path.abspath(shard), options, splits.of_path(root, shard))
+        yield from _shard(shard, classes, context)
 
 
-def _shard(shard: Path, classes: list[str], model: ModelName) -> Iterator[Item]:
+def _shard(shard: Path, classes: list[str] | None, context: RowContext) -> Iterator[Item]:
     files: dict[str, bytes] = {}
     key, size = "", 0
     try:
@@ -81,7 +92,7 @@ def _shard(shard: Path, classes: list[str], model: ModelName) -> Iterator[Item]:
                     yield Item(source, error=f"it has {member.size >> 20:,} MiB")
                     continue
                 if (start := f"{folder}/{stem}") != key:
-                    yield from _items(shard, key, files, classes, model)
+                    yield from _items(shard, key, files, classes, context)
                     key, files, size = start, {}, 0
                 size += member.size
                 if size > _MOST_BYTES or len(files) >= _MOST_FILES:
@@ -92,17 +103,21 @@ def _shard(shard: Path, classes: list[str], model: ModelName) -> Iterator[Item]:
                 assert opened is not None
                 files[suffix.lower()] = opened.read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        yield from _items(shard, key, files, classes, model)
+        yield from _items(shard, key, files, classes, context)
         yield Item(printable(shard), error=f"broken archive: {error}")
     else:
-        yield from _items(shard, key, files, classes, model)
+        yield from _items(shard, key, files, classes, context)
 
 
-def _items(shard: Path, key: str, files: dict[str, bytes], classes: list[str], model: ModelName) -> Iterator[Item]:
+def _items(
+    shard: Path, key: str, files: dict[str, bytes], classes: list[str] | None, context: RowContext
+) -> Iterator[Item]:
     if not files:
         return
     source = printable(f"{shard}:{key.lstrip('/')}")
-    images = [suffix for suffix in files if f".{suffix}" in IMAGE_SUFFIXES]
+    images = [suffix for suffix in files if f".{suffix}" in IMAGE_SUFFIXES] or [
+        suffix for suffix, data in files.items() if suffix not in _ROW and image_files.begins_as_image(data[:32])
+    ]
     if not images:
         yield Item(source, error=f"no image among {', '.join(sorted(files))}")
         return
@@ -112,17 +127,27 @@ def _items(shard: Path, key: str, files: dict[str, bytes], classes: list[str], m
         if not isinstance(row, dict):
             raise BadInput("the .json is not an object")
         if "label" not in row and "cls" in files:
-            text = files["cls"].decode().strip()
-            row["label"] = classes[int(text)] if text.isdigit() and int(text) < len(classes) else text
+            row["label"] = _class(files["cls"].decode().strip(), classes)
         if "txt" in files:
-            row.setdefault("text", files["txt"].decode("utf-8", "replace"))
+            row.setdefault("text", files["txt"].decode())
     except (ValueError, RecursionError, BadInput) as error:
         yield Item(source, error=f"its annotations are broken: {error}")
         row = {}
-    for suffix in images:
-        yield Item(
-            f"{source}.{suffix}", data=files[suffix], read_annotations=partial(annotations_of, row, source, model)
-        )
+    for suffix in files:
+        if suffix in images:
+            reader = partial(annotations_of, row, source, files[suffix], context)
+            yield Item(f"{source}.{suffix}", data=files[suffix], read_annotations=reader)
+        elif suffix not in _ROW:
+            yield Item(f"{source}.{suffix}", passed_over="a member of a tar that is no image, .json, .cls or .txt")
+
+
+def _class(written: str, classes: list[str] | None) -> str:
+    """A class by its number in `classes.txt`; without that file, what is written. Raises BadInput."""
+    if classes is None or not written.isdecimal():
+        return written
+    if int(written) >= len(classes):
+        raise BadInput(f"class {written} is not in classes.txt, which has {len(classes)} classes")
+    return classes[int(written)]
 
 
 def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:

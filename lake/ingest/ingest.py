@@ -21,7 +21,8 @@ import pyarrow as pa
 from lake import ids
 from lake.errors import BadInput, LakeloopError
 from lake.formats import annotation
-from lake.formats.item import MAX_FILE_BYTES, Item, printable
+from lake.formats.item import MAX_FILE_BYTES, Item, ReadOptions, printable
+from lake.formats.turned_images import Orientation
 from lake.images import decode
 from lake.images.workers import WorkerPool, grouped
 from lake.ingest import sources
@@ -72,13 +73,15 @@ def ingest(
     layout: sources.Layout = "auto",
     *,
     model: annotation.ModelName | None = None,
+    orientation: Orientation | None = None,
     workers: int | None = None,
     max_megapixels: float = decode.MAX_MEGAPIXELS,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
     """Ingests a folder, a prediction log or a data set.
 
-    A data set's annotations become labels; with `model`, they become that model's predictions.
+    A data set's annotations become labels; with `model`, they become that model's predictions. `orientation`: whether
+    its coordinates are of the stored or the upright pixels of images that EXIF turns; None refuses what is unclear.
 
     `workers`: processes that decode (default: one per core). `progress` is called with the number of items just
     finished. Files that cannot be read are reported and do not affect the others; committed steps survive an interrupt.
@@ -86,7 +89,8 @@ def ingest(
     """
     source = Path(path)
     layout = sources.resolve(source, layout)
-    items = sources.read(source, layout, model)
+    options = ReadOptions(model or annotation.ModelName(), orientation)
+    items = sources.read(source, layout, options)
     where = os.path.abspath(source)
     return ingest_items(lake, items, where, workers=workers, max_megapixels=max_megapixels, progress=progress)
 
@@ -179,7 +183,7 @@ class _Ingest:
         known = {*sizes} | (image_ids & self.in_flight)
         erased = self.lake.erased(sorted(image_ids))
         for draft in group:
-            if draft.item.passed_over is not None:
+            if draft.item.passed_over is not None or draft.item.note is not None:
                 continue
             if draft.error is None and draft.image_id in erased:
                 draft.error = f"this image was erased on {erased[draft.image_id]:%Y-%m-%d}"
@@ -214,6 +218,12 @@ class _Ingest:
     # Writing -----------------------------------------------------------------------------------------------
 
     def add(self, draft: _Draft) -> None:
+        if draft.item.passed_over is not None:
+            self.report.passed_over[draft.item.passed_over] += 1
+            return
+        if draft.item.note is not None:
+            self.report.notes.append(draft.item.note)
+            return
         self.progress(1)
         if draft.error is None and draft.image_id in self.unreadable:
             # A copy of an image that failed while this copy was in flight.
@@ -222,9 +232,6 @@ class _Ingest:
             if draft.data is not None:
                 self.unreadable[draft.image_id] = draft.error
             self.report.reject(draft.item.source, draft.error)
-            return
-        if draft.item.passed_over is not None:
-            self.report.passed_over[draft.item.passed_over] += 1
             return
         moment = now()
         if draft.decoded is None or draft.data is None:

@@ -16,7 +16,7 @@ class IngestReport:
 
     `rejected`: every refusal, with its source and the reason. `converted`: how often something was taken in another
     form or left aside, by what was done. `incomplete`: images of which a part of what was said was refused, by task.
-    `passed_over`: files that are nothing to ingest, by reason.
+    `passed_over`: files that are nothing to ingest, by reason. `notes`: sentences on the data set as a whole.
     """
 
     images_new: int = 0
@@ -29,6 +29,7 @@ class IngestReport:
     converted: Counter[str] = field(default_factory=Counter)
     incomplete: Counter[str] = field(default_factory=Counter)
     passed_over: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -59,4 +60,5 @@ class IngestReport:
             counts,
             *(f"incomplete   {n:,} images for {task}" for task, n in self.incomplete.most_common()),
             *(f"{name:<12} {n:,}: {reason}" for name, group in groups.items() for reason, n in group.most_common()),
+            *(f"note         {note}" for note in self.notes),
         ]

@@ -6,16 +6,18 @@ The data sets' readers are in `lake/formats/`. Nothing here decodes images or wr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from lake.errors import BadInput
-from lake.formats import arrow_rows, imagefolder, metadata, webdataset
-from lake.formats.annotation import ModelName
+from lake.formats import arrow_rows, image_files, imagefolder, metadata, turned_images, webdataset
+from lake.formats.coco import documents as coco_documents
 from lake.formats.coco import reader as coco
-from lake.formats.item import IMAGE_SUFFIXES, Item, printable
+from lake.formats.item import Item, ReadOptions, printable
 from lake.formats.paths import manifest
 from lake.formats.voc import reader as voc
+from lake.formats.yolo import data_sets as yolo_data_sets
 from lake.formats.yolo import reader as yolo
 from lake.prediction_logs.table_rows import csv_rows, json_lines, parquet_rows
 
@@ -57,7 +59,7 @@ def resolve(path: Path, layout: Layout) -> Layout:
     suffix = path.suffix.lower()
     if path.is_file() and (
         (layout == "table" and suffix not in TABLE_SUFFIXES)
-        or (layout == "folder" and suffix not in IMAGE_SUFFIXES)
+        or (layout == "folder" and image_files.of_file(path).path is None)
         or layout in ("imagefolder", "voc")
     ):
         raise BadInput(f"{path} is neither a folder, an image, nor a {', '.join(sorted(TABLE_SUFFIXES))} file")
@@ -73,14 +75,14 @@ def _recognised(path: Path) -> Layout:
             return "parquet"
         if suffix in TABLE_SUFFIXES:
             return "table"
-        if suffix in IMAGE_SUFFIXES:
-            return "folder"
-        if suffix == ".json" and coco.documents(path):
+        if suffix == ".json" and coco_documents.find(path):
             return "coco"
         if webdataset.shards(path):
             return "webdataset"
-        if yolo.description(path) is not None:
+        if yolo_data_sets.description(path) is not None:
             return "yolo"
+        if image_files.of_file(path).path is not None:
+            return "folder"
         raise BadInput(
             f"{path} is neither a folder, an image, nor a {', '.join(sorted(TABLE_SUFFIXES))} file, nor a data set's"
             " (COCO .json, YOLO data.yaml, WebDataset .tar)"
@@ -91,9 +93,9 @@ def _recognised(path: Path) -> Layout:
         return "voc"
     if metadata.files(path):
         return "metadata"
-    if coco.documents(path):
+    if coco_documents.find(path):
         return "coco"
-    if yolo.recognised(path):
+    if yolo_data_sets.recognised(path):
         return "yolo"
     if imagefolder.recognised(path):
         return "imagefolder"
@@ -102,9 +104,23 @@ def _recognised(path: Path) -> Layout:
     return "parquet" if arrow_rows.parquet_files(path) else "folder"
 
 
-def read(path: Path, layout: Layout, model: ModelName | None = None) -> Iterator[Item]:
-    """All items at `path`, in a stable order. `model`: a data set has this model's predictions, not labels."""
+def read(path: Path, layout: Layout, options: ReadOptions | None = None) -> Iterator[Item]:
+    """All items at `path`, in a stable order."""
     layout = resolve(path, layout)
+    options = options or ReadOptions()
+    items = _items(path, layout, options)
+    if options.orientation is None:
+        yield from items
+        return
+    for item in items:
+        image = item.data if item.path is None else item.path
+        if item.read_annotations is not None and image is not None:
+            reader = turned_images.oriented(item.read_annotations, image, options.orientation)
+            item = replace(item, read_annotations=reader)
+        yield item
+
+
+def _items(path: Path, layout: Layout, options: ReadOptions) -> Iterator[Item]:
     data_sets = {
         "coco": coco.read,
         "yolo": yolo.read,
@@ -115,8 +131,8 @@ def read(path: Path, layout: Layout, model: ModelName | None = None) -> Iterator
         "lance": arrow_rows.read_lance,
     }
     if layout in data_sets:
-        yield from data_sets[layout](path, model or ModelName())
-    elif model is not None and model.name is not None:
+        yield from data_sets[layout](path, options)
+    elif options.model.name is not None:
         raise BadInput(f"layout {layout} does not take --model; a log has its models in the column model")
     elif layout == "table":
         yield from _table(path)
@@ -125,7 +141,7 @@ def read(path: Path, layout: Layout, model: ModelName | None = None) -> Iterator
     elif layout == "imagefolder":
         yield from imagefolder.read(path)
     else:
-        yield from imagefolder.images_under(path)
+        yield from imagefolder.unlabelled(path)
 
 
 def _table(path: Path) -> Iterator[Item]:

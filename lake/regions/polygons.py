@@ -41,6 +41,8 @@ def _runs(polygon: Sequence[float], height: int, width: int) -> list[int]:
         raise BadInput("a polygon must be a list of numbers x, y, x, y, ...") from error
     if points.ndim != 1 or len(points) < 6 or len(points) % 2:
         raise BadInput(f"a polygon needs at least three points x, y; this one has {points.size} numbers")
+    if not np.isfinite(points).all():
+        raise BadInput("a polygon has a coordinate that is not a finite number")
     reach = 2.0 * max(height, width) + 64
     if not (np.abs(points) <= reach).all():
         raise BadInput("a polygon's point is farther outside than the size of the image")

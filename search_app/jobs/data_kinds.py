@@ -41,7 +41,9 @@ def ingest(lake: Lake, arguments: Arguments, work: Work) -> IngestReport:
     layout = sources.resolve(path, arguments.get("layout", "auto"))
     work.audit("ingest", str(path), {"layout": layout})
     model = ModelName(arguments.get("model"), arguments.get("model_version"))
-    report = ingest_all(lake, path, layout, model=model, progress=work.counter("images"))
+    report = ingest_all(
+        lake, path, layout, model=model, orientation=arguments.get("orientation"), progress=work.counter("images")
+    )
     for rejected in report.rejected[:SHOWN]:
         work.log(f"rejected {rejected['source']}: {rejected['reason']}")
     if len(report.rejected) > SHOWN:

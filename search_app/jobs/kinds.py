@@ -93,6 +93,10 @@ KINDS = {
             "layout": Argument("text", "its layout; default: recognised"),
             "model": Argument("text", "boxes, masks and scores are predictions of this model, not labels"),
             "model_version": Argument("text", "the version of that model"),
+            "orientation": Argument(
+                "text", "what coordinates mean for images that EXIF turns: of the stored or the upright pixels",
+                choices=("stored", "upright"),
+            ),
         }, remote=False),
         Kind("embed", "Embedding", "search_app.jobs.vector_kinds", "admin", {
             "embedder": Argument("text", "the embedder; default: the lake's first; a new one is added"),

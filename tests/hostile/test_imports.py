@@ -12,12 +12,11 @@ import pytest
 
 from lake.errors import BadInput
 from lake.formats import webdataset
-from lake.formats.annotation import ModelName
-from lake.formats.item import Item
+from lake.formats.item import Item, ReadOptions
 from lake.formats.yolo import reader as yolo
 from tests.pictures import encoded, noise
 
-MODEL = ModelName(None, None)
+OPTIONS = ReadOptions()
 PICTURE = encoded(noise(1, 24, 16))
 MOST_MEMORY = 200 << 20
 
@@ -25,7 +24,7 @@ MOST_MEMORY = 200 << 20
 def items(path: Path) -> list[Item]:
     """What the reader gives for the archive, in bounded memory."""
     tracemalloc.start()
-    read = list(webdataset.read(path, MODEL))
+    read = list(webdataset.read(path, OPTIONS))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < MOST_MEMORY, f"{peak >> 20} MiB"
@@ -44,7 +43,7 @@ def test_an_alias_in_a_data_yaml_is_refused(tmp_path: Path) -> None:
     path.write_text("a0: &a0 [x]\n" + "\n".join(levels) + "\nnames: *a8\n")
     assert path.stat().st_size < 500
     with pytest.raises(BadInput, match="it has an alias"):
-        list(yolo.read(path, MODEL))
+        list(yolo.read(path, OPTIONS))
 
 
 def test_a_header_of_an_archive_is_bounded(tmp_path: Path) -> None:
@@ -93,7 +92,7 @@ def test_an_archive_of_very_many_members_is_not_remembered(tmp_path: Path) -> No
         for number in range(3_000):
             add(tar, f"{number}.txt", b"")
     tracemalloc.start()
-    count = sum(1 for _ in webdataset.read(path, MODEL))
+    count = sum(1 for _ in webdataset.read(path, OPTIONS))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 3_000

@@ -86,6 +86,8 @@ class BatchImage:
 def files(folder: Path) -> Iterator[BatchImage | Unpredicted]:
     """Every image file under a folder (or that one file), read. Raises BadInput if there is none."""
     for item in sources.read(folder, sources.resolve(folder, "folder")):
+        if item.passed_over is not None or item.note is not None:
+            continue
         try:
             if item.path is None:
                 raise BadInput(item.error or "it is not an image file")

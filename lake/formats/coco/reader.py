@@ -1,290 +1,206 @@
 """Reads COCO: JSON documents of images, categories and annotations, and lists of results with scores.
 
-Every such document in a folder, in `annotations/`, or beside the images is read. Crowd annotations (`iscrowd`) are
-rejected. The keys that our own exports add are named in `lake/formats/coco/writer.py`.
+Every document in a folder, in its `annotations/`, or in the folders of its splits is read, each by itself. The task of
+an image comes from its own annotations; crowd regions (`iscrowd`) are kept as such. The keys that our own exports add
+are named in `lake/formats/coco/writer.py`; LVIS's lists of classes that were looked for are respected.
 """
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lake.errors import BadInput
 from lake.formats import annotation
-from lake.formats.annotation import (
-    CLASSIFICATION,
-    DETECTION,
-    SEGMENTATION,
-    Annotations,
-    GroundTruth,
-    ModelName,
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, Annotations, GroundTruth
+from lake.formats.coco.documents import (
+    CocoDocument,
+    CocoImage,
+    Record,
+    images_folder,
+    is_crowd,
+    is_results,
+    named_files,
+    read_all,
+    task_of,
 )
-from lake.formats.item import Item, printable
-from lake.formats.paths import MANIFEST, document, inside
+from lake.formats.instances import Instances, Region
+from lake.formats.item import Item, ReadOptions, printable
+from lake.formats.numbers import identity, whole
+from lake.formats.turned_images import check_size
 from lake.prediction_logs.prediction_rows import MOST_COUNTS
 from lake.regions import masks, polygons
 
-_HEAD_BYTES = 64 << 10
-_KEYS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
-_RESULT = re.compile(rb'\A\s*\[\s*(\]|\{[^{}]*?"image_id")')
+NAMED_ELSEWHERE = "the path leads elsewhere; the file of that name in the data set was taken"
+CAPTION = "a caption is not kept"
+KEYPOINTS = "keypoints are not kept; the box is"
+SOME_CLASSES = "LVIS: only some classes were looked for in the image, so what is said of it is incomplete"
 
 
-@dataclass
-class _Image:
-    """An image of the documents. `tasks`: those it is labelled for."""
-
-    file: str
-    document: Path
-    width: Any = None
-    height: Any = None
-    tasks: Sequence[str] = ()
-    label: Any = None
-    answer: Mapping[str, Any] | None = None
-    annotations: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    results: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    answered: bool = False
-
-
-def documents(path: Path) -> list[Path]:
-    """The COCO documents and lists of results at a path, recognised by their first 64 KiB."""
-    if path.is_file():
-        return [path] if _looks_like_coco(path) else []
-    candidates = [*path.glob("*.json"), *path.glob("annotations/*.json"), *path.glob("*/_annotations.coco.json")]
-    return [p for p in sorted({*candidates}) if p.name != MANIFEST and p.is_file() and _looks_like_coco(p)]
-
-
-def _looks_like_coco(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    return bool(_KEYS.search(head) or _RESULT.match(head))
-
-
-def read(path: Path, model: ModelName) -> Iterator[Item]:
-    """The images in the documents at `path`, with their annotations. Raises BadInput if a document is broken."""
-    paths = documents(path)
-    if not paths:
-        raise BadInput(f"{path} has no COCO document: no .json with images, annotations and categories")
-    images: dict[Any, _Image] = {}
-    categories: dict[Any, Any] = {}
-    result_lists: list[tuple[Path, list[Any]]] = []
-    if path.is_file() and _is_results(path):  # its images are in the documents beside it
-        beside = [p for p in documents(path.parent) if p != path and not _is_results(p)]
-        paths = [*beside, *paths]
-    rejected: list[Item] = []
-    for document_path in paths:
-        content = document(document_path)
-        if isinstance(content, list):
-            result_lists.append((document_path, content))
-        elif isinstance(content, dict):
-            rejected += _add_document(document_path, content, images, categories)
-        else:
-            raise BadInput(f"{document_path} is not a COCO document")
-    for document_path, results in result_lists:
-        rejected += _assign_records(document_path, results, images, results=True)
+def read(path: Path, options: ReadOptions) -> Iterator[Item]:
+    """The images in the documents at `path`, with their annotations. Raises BadInput if the only one is broken."""
+    documents, rejected = read_all(path)
     yield from rejected
-    if result_lists and not images:
-        raise BadInput(f"{result_lists[0][0]} is a list of results, and the document with its images is not beside it")
-    only_results = path.is_file() and bool(result_lists)
-    roots: dict[Path, Path] = {}
-    for image in images.values():
-        if only_results and not image.results:
-            continue
-        if image.document not in roots:
-            names = [i.file for i in images.values() if i.document == image.document][:20]
-            roots[image.document] = _images_folder(image.document, names)
-        try:
-            file = inside(roots[image.document], image.file)
-        except BadInput as error:
-            yield Item(printable(f"{image.document}: image {image.file!r}"), error=str(error))
-            continue
-        yield Item(printable(file), path=file, read_annotations=partial(_annotations, image, categories, model))
-
-
-def _is_results(path: Path) -> bool:
-    with path.open("rb") as file:
-        return _RESULT.match(file.read(_HEAD_BYTES)) is not None
-
-
-def _add_document(
-    path: Path, content: Mapping[str, Any], images: dict[Any, _Image], categories: dict[Any, Any]
-) -> list[Item]:
-    rejected = []
-    for name in ("images", "annotations", "categories"):
-        if not isinstance(content.get(name, []), list):
-            raise BadInput(f"{path}: {name} is not a list")
-    for category in content.get("categories", []):
-        category = category if isinstance(category, dict) else {}
-        key, label = category.get("id"), category.get("name")
-        if _hashable(key) and categories.setdefault(key, label) != label:
-            rejected.append(Item(printable(f"{path}: category {key}"), error="two categories have this id"))
-    annotations = content.get("annotations", [])
-    task = SEGMENTATION if any(isinstance(a, dict) and a.get("segmentation") for a in annotations) else DETECTION
-    for index, record in enumerate(content.get("images", [])):
-        where = printable(f"{path}: images[{index}]")
-        if (
-            not isinstance(record, dict)
-            or not _hashable(record.get("id"))
-            or not isinstance(record.get("file_name"), str)
-        ):
-            rejected.append(Item(where, error="an image needs id and file_name"))
-        elif record["id"] in images:
-            if images[record["id"]].file != record["file_name"]:
-                rejected.append(Item(where, error=f"two images have the id {record['id']}"))
-        else:
-            tasks = record.get("tasks", [task] if "annotations" in content else [])
-            answer = record.get("answer")
-            images[record["id"]] = _Image(
-                str(record["file_name"]),
-                path,
-                record.get("width"),
-                record.get("height"),
-                [t for t in tasks if t in annotation.TASKS] if isinstance(tasks, list) else [task],
-                record.get("label"),
-                answer if isinstance(answer, dict) else None,
-            )
-    return rejected + _assign_records(path, annotations, images, results=False)
-
-
-def _assign_records(path: Path, records: Sequence[Any], images: dict[Any, _Image], results: bool) -> list[Item]:
-    rejected = []
-    for number, record in enumerate(records):
-        where = printable(f"{path}: {'result' if results else 'annotation'} {number}")
-        if not isinstance(record, dict) or not _hashable(record.get("image_id")):
-            rejected.append(Item(where, error="it has no image_id"))
-        elif record["image_id"] not in images:
-            rejected.append(Item(where, error=f"no image has the id {record['image_id']!r}"))
-        else:
-            image = images[record["image_id"]]
-            (image.results if results else image.annotations).append((where, record))
-    return rejected
-
-
-def _hashable(number: Any) -> bool:
-    return isinstance(number, int | str)
-
-
-def _images_folder(path: Path, names: Sequence[str]) -> Path:
-    """The folder of a document's images: its own, or one of those that data sets commonly use."""
-    split = re.sub(r"^(instances|image_info|person_keypoints|captions|stuff)_", "", path.stem)
-    above = path.parent.parent
-    folders = [path.parent, *(path.parent / n for n in ("images", "data", split, f"images/{split}"))]
-    if path.parent.name == "annotations":
-        folders += [above / split, above / "images" / split, above / "images", above / "data", above]
-    for folder in folders:
-        for name in names:
-            try:
-                if inside(folder, name).is_file():
-                    return folder
-            except BadInput:
+    only_results = path.is_file() and is_results(path)
+    for document in documents:
+        images = document.distinct_images()
+        folder = images_folder(document.path, [image.file for image in images[:20]])
+        files = named_files(document)
+        for image in images:
+            if only_results and not image.results:
                 continue
-    return folders[1] if folders[1].is_dir() else path.parent
+            try:
+                file, elsewhere = files.find(folder, image.file)
+            except BadInput as error:
+                yield Item(printable(f"{document.path}: image {image.file!r}"), error=str(error))
+            else:
+                reader = partial(_annotations, document, image, file, elsewhere, options)
+                yield Item(printable(file), path=file, read_annotations=reader)
 
 
 def _annotations(
-    image: _Image, categories: Mapping[Any, Any], model: ModelName, width: int, height: int
+    document: CocoDocument,
+    image: CocoImage,
+    file: Path,
+    elsewhere: bool,
+    options: ReadOptions,
+    width: int,
+    height: int,
 ) -> Annotations:
-    annotations = Annotations(annotator="coco")
-    if image.label not in (None, ""):
-        annotations.ground_truths.append(GroundTruth(CLASSIFICATION, str(image.label)))
-    size = (image.width, image.height)
-    if None not in size and size != (width, height):
-        reason = f"the document says {size[0]} x {size[1]}, the upright image is {width} x {height}"
-        annotations.rejected += [(where, reason) for where, _ in (*image.annotations, *image.results)]
-        if not image.annotations and not image.results:
-            annotations.rejected.append((printable(f"{image.document}: image {image.file!r}"), reason))
+    annotations = Annotations(annotator="coco", source=os.path.abspath(document.path))
+    where = printable(f"{document.path}: image {image.file!r}")
+    if elsewhere:
+        annotations.converted.append((where, NAMED_ELSEWHERE))
+    if document.split is not None:
+        annotations.metadata["split"] = document.split
+    _add_class(annotations, image, where)
+    try:
+        if image.unclear is not None:
+            raise BadInput(image.unclear)
+        check_size((image.width, image.height), width, height, file, options.orientation)
+    except BadInput as error:
+        records = [*image.annotations, *image.results]
+        annotations.rejected += [(place, str(error)) for place, _ in records] or [(where, str(error))]
+        annotations.incomplete |= {task_of(record) for _, record in records} or {document.empty_task}
         return annotations
-    instances = _instances(image.annotations, categories, annotations, width, height)
-    if model.name is not None:
-        annotations.predictions.append(_prediction(instances, {"model": model.name, "model_version": model.version}))
+    instances = _instances(document, image.annotations, annotations, width, height)
+    if options.model.name is not None:
+        header = {"model": options.model.name, "model_version": options.model.version}
+        _add_prediction(annotations, instances, header, where)
+    elif image.tasks is not None:
+        instances.state_apart(annotations, image.tasks)
     else:
-        boxed = [b for b, m in instances if m is None]
-        masked = [(b, m) for b, m in instances if m is not None]
-        if boxed or DETECTION in image.tasks:
-            annotations.ground_truths.append(GroundTruth(DETECTION, boxes=boxed))
-        if masked or SEGMENTATION in image.tasks:
-            truth = GroundTruth(SEGMENTATION, boxes=[b for b, _ in masked], masks=[m for _, m in masked])
-            annotations.ground_truths.append(annotation.without_redundant_boxes(truth))
+        instances.refused |= document.lost
+        if not _all_classes_checked(document, image):
+            annotations.converted.append((where, SOME_CLASSES))
+            instances.refused |= {document.empty_task}
+        captions = any("caption" in record for _, record in image.annotations)
+        looked_at = document.annotated and bool(document.categories) and not captions
+        instances.state(annotations, [document.empty_task] if looked_at else [])
     if image.results or image.answer is not None:
         header = dict(image.answer or {})
-        if model.name is not None or not header:
-            header |= {"model": model.name, "model_version": model.version}
-        annotations.predictions.append(
-            _prediction(_instances(image.results, categories, annotations, width, height), header)
-        )
+        if options.model.name is not None or not header:
+            header |= {"model": options.model.name, "model_version": options.model.version}
+        results = _instances(document, image.results, annotations, width, height)
+        _add_prediction(annotations, results, header, where)
     return annotations
 
 
-_Instances = list[tuple[dict[str, Any], dict[str, Any] | None]]
+def _add_class(annotations: Annotations, image: CocoImage, where: str) -> None:
+    if image.label in (None, ""):
+        return
+    if isinstance(image.label, bool) or not isinstance(image.label, str | int | float):
+        annotations.rejected.append((where, f"label is {image.label!r:.60}, not a class"))
+        annotations.incomplete.add(CLASSIFICATION)
+    else:
+        annotations.ground_truths.append(GroundTruth(CLASSIFICATION, str(image.label)))
 
 
-def _prediction(instances: _Instances, header: Mapping[str, Any]) -> dict[str, Any]:
+def _all_classes_checked(document: CocoDocument, image: CocoImage) -> bool:
+    if image.checked is None:
+        return True
+    present = {identity(record.get("category_id")) for _, record in image.annotations}
+    return bool(image.checked) and {*document.categories} <= image.checked | present
+
+
+def _add_prediction(annotations: Annotations, instances: Instances, header: Mapping[str, Any], where: str) -> None:
+    """A prediction counts as a whole: without its refused instances it would say that the model missed them."""
+    if instances.refused:
+        annotations.rejected.append((where, "the model's prediction is left out, since a part of it was refused"))
+        return
+    regions = [*instances.found, *instances.crowds]
     prediction = dict(header)
-    masks = [m for _, m in instances if m is not None]
-    if masks and len(masks) == len(instances):
-        truth = annotation.without_redundant_boxes(
-            GroundTruth(SEGMENTATION, boxes=[b for b, _ in instances], masks=masks)
-        )
-        return prediction | {"masks": masks, "boxes": truth.boxes}
-    if instances or prediction.get("task") in (None, DETECTION):
-        prediction["boxes"] = [b for b, _ in instances]
-    return prediction
+    drawn = [mask for _, mask in regions if mask is not None]
+    if drawn and len(drawn) == len(regions):
+        truth = GroundTruth(SEGMENTATION, boxes=[box for box, _ in regions], masks=drawn)
+        prediction |= {"masks": drawn, "boxes": annotation.without_redundant_boxes(truth).boxes}
+    elif regions or prediction.get("task") in (None, DETECTION):
+        prediction["boxes"] = [box for box, _ in regions]
+    annotations.predictions.append(prediction)
 
 
 def _instances(
-    records: Sequence[tuple[str, Mapping[str, Any]]],
-    categories: Mapping[Any, Any],
-    annotations: Annotations,
-    width: int,
-    height: int,
-) -> _Instances:
-    instances: _Instances = []
+    document: CocoDocument, records: Sequence[Record], annotations: Annotations, width: int, height: int
+) -> Instances:
+    instances = Instances(height, width)
     for where, record in records:
+        if "caption" in record and "category_id" not in record:
+            annotations.converted.append((where, CAPTION))
+            continue
         try:
-            instances.append(_instance(record, categories, width, height))
+            region = _region(document, record, width, height)
         except BadInput as error:
             annotations.rejected.append((where, str(error)))
+            instances.refused.add(task_of(record))
+            continue
+        if record.get("keypoints") and record.get("num_keypoints") != 0:
+            annotations.converted.append((where, KEYPOINTS))
+        (instances.crowds if is_crowd(record) else instances.found).append(region)
     return instances
 
 
-def _instance(
-    record: Mapping[str, Any], categories: Mapping[Any, Any], width: int, height: int
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    number = record.get("category_id")
-    if not _hashable(number) or number not in categories:
-        raise BadInput(f"no category has the id {number!r}")
-    if record.get("iscrowd"):
-        raise BadInput("it is a crowd (iscrowd), which is not one instance")
-    label, score = categories[number], record.get("score")
-    segmentation = record.get("segmentation")
-    region = None
-    if segmentation:
-        counts = _counts(segmentation, width, height)
-        region = annotation.mask(label, counts, height, width, score)
-    bbox = record.get("bbox")
-    if bbox is None and region is not None:
-        return annotation.extent(region), region
+def _region(document: CocoDocument, record: Mapping[str, Any], width: int, height: int) -> Region:
+    key = identity(record.get("category_id"))
+    if key is None:
+        raise BadInput(f"category_id is {record.get('category_id')!r:.60}, which is no id")
+    if key not in document.categories:
+        raise BadInput(f"no category has the id {key!r}")
+    label = document.categories[key]
+    if label is None:
+        raise BadInput(f"two categories have the id {key!r}")
+    score, bbox, segmentation = (record.get(name) for name in ("score", "bbox", "segmentation"))
+    mask = None
+    if segmentation and segmentation != [[]]:
+        mask = annotation.mask(label, _counts(segmentation, width, height), height, width, score)
+    if bbox in (None, []):
+        if mask is None:
+            raise BadInput("it has no bbox and no segmentation")
+        return annotation.extent(mask), mask
     if not isinstance(bbox, list) or len(bbox) != 4:
-        raise BadInput("bbox is not [x, y, width, height]")
-    return annotation.box(label, bbox, score), region
+        raise BadInput(f"bbox is not [x, y, width, height]: {bbox!r:.60}")
+    return annotation.box(label, bbox, score), mask
 
 
 def _counts(segmentation: Any, width: int, height: int) -> str:
     if isinstance(segmentation, list):
+        if not all(isinstance(polygon, list) for polygon in segmentation):
+            raise BadInput("segmentation is not a list of polygons [x, y, x, y, ...]")
         return polygons.fill(segmentation, height, width)
-    if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
-        size = segmentation.get("size") if isinstance(segmentation, dict) else None
-        raise BadInput(f"the mask's size is {size!r}, the image's is [{height}, {width}]")
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not isinstance(size, list) or [whole(side) for side in size] != [height, width]:
+        raise BadInput(f"the mask's size is {size!r:.60}, the image's is [{height}, {width}]")
     counts = segmentation.get("counts")
     if isinstance(counts, str):
         if len(counts) > MOST_COUNTS:
             raise BadInput(f"counts has {len(counts):,} characters; the limit is {MOST_COUNTS:,}")
-        runs = masks.decompress(counts)
-    elif isinstance(counts, list) and all(isinstance(c, int) and not isinstance(c, bool) for c in counts):
-        runs = counts
+        runs: list[Any] = masks.decompress(counts)
+    elif isinstance(counts, list):
+        runs = [whole(run) for run in counts]
+        if None in runs:
+            raise BadInput("counts has something that is not a whole number")
     else:
         raise BadInput("counts must be text or a list of integers")
     masks.check(runs, height, width)

@@ -1,92 +1,128 @@
 """Reads Pascal VOC: per image an XML file of boxes, and palette PNGs in which pixel value i is the XML's i-th object.
 
 Coordinates are 1-based and both ends are inside, as in the development kit: a box from pixel 0 that is 10 wide has
-xmin 1 and xmax 10. Fractions are written as such (VOC 2012 has them, too). Objects with pixels in SegmentationObject
-are instances of a segmentation, the others of a detection.
+xmin 1 and xmax 10. Fractions are written as such (VOC 2012 has them, too). The XML files lie in `Annotations`, or
+beside the images. Objects with pixels in SegmentationObject are instances of a segmentation; where some have none, the
+XML's boxes are a detection, too. Pixels of value 255 are no background: they are kept as a crowd region.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from xml.parsers import expat
 
 import numpy as np
 
 from lake.errors import BadInput, UnreadableImage
-from lake.formats import annotation
-from lake.formats.annotation import (
-    DETECTION,
-    SEGMENTATION,
-    Annotations,
-    GroundTruth,
-    ModelName,
-)
-from lake.formats.item import IMAGE_SUFFIXES, Item, printable
-from lake.formats.paths import inside
+from lake.formats import annotation, image_files, splits
+from lake.formats.annotation import DETECTION, SEGMENTATION, Annotations, GroundTruth
+from lake.formats.item import Item, ReadOptions, printable
+from lake.formats.numbers import number
+from lake.formats.paths import inside, manifest
+from lake.formats.turned_images import check_size
+from lake.formats.voc.xml_elements import XmlElement, parse
 from lake.regions import masks
 
 CLASSES = [
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 ]
-_VOID = 255
+VOID = 255
+DIFFICULT = "a difficult object is kept as an instance; that it is difficult is not"
+VOID_KEPT = "pixels of value 255 (void) are kept as a crowd region: no instance, no background"
+CLASS_MASK = "SegmentationClass without SegmentationObject is not read: it does not tell instances apart"
 _MOST_XML_BYTES = 16 << 20
 _MOST_MASK_BYTES = 64 << 20
-_DEPTH = 32
+_SPLITS = ("train", "val", "test")
 
 
-def folders(path: Path) -> list[Path]:
-    """The VOC data sets at a path: every folder with JPEGImages, at most two levels down."""
-    candidates = [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]
-    return [p for p in candidates if (p / "JPEGImages").is_dir()]
+@dataclass(frozen=True)
+class VocFolder:
+    """A data set: `root` with folders of images and of XML files, which may be the same.
+
+    `own`: an export of lakeloop, in which boxes of instances without pixels are the detection. `split_of`: by the stem
+    of an image. `names`: the classes of SegmentationClass by number.
+    """
+
+    root: Path
+    images: Path
+    sheets: Path
+    options: ReadOptions
+    own: bool
+    names: Mapping[int, str]
+    split_of: Mapping[str, str]
+    split: str | None = None
 
 
-def read(path: Path, model: ModelName) -> Iterator[Item]:
+def folders(path: Path) -> list[tuple[Path, Path, Path]]:
+    """Root, images and XML files of the data sets at a path: at most two levels down.
+
+    They are `JPEGImages` and `Annotations`, `images` and `annotations`, or one folder that has both.
+    """
+    if path.is_file():
+        return []
+    found: list[tuple[Path, Path, Path]] = []
+    for root in [path, *sorted(path.glob("*/")), *sorted(path.glob("*/*/"))]:
+        if any(root in taken for taken in found):
+            continue
+        if (root / "JPEGImages").is_dir():
+            found.append((root, root / "JPEGImages", root / "Annotations"))
+        elif _begins_with_sheet(root / "annotations") and (root / "images").is_dir():
+            found.append((root, root / "images", root / "annotations"))
+        elif _begins_with_sheet(root):
+            found.append((root, root, root))
+    return found
+
+
+def _begins_with_sheet(folder: Path) -> bool:
+    """Whether the first XML file of a folder is an annotation of VOC."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        first = min((e.path for e in entries if e.name.lower().endswith(".xml") and e.is_file()), default=None)
+    if first is None:
+        return False
+    with open(first, "rb") as file:
+        head = file.read(4096)
+    return b"<annotation" in head and (b"<object>" in head or b"<filename>" in head or b"<size>" in head)
+
+
+def read(path: Path, options: ReadOptions) -> Iterator[Item]:
     roots = folders(path)
     if not roots:
-        raise BadInput(f"{path} is not a Pascal VOC data set: it has no folder JPEGImages")
-    for root in roots:
-        names = _names(root)
-        stems = set()
-        for file in sorted((root / "JPEGImages").iterdir()):
-            if file.suffix.lower() in IMAGE_SUFFIXES:
-                stems.add(file.stem)
-                try:
-                    inside(root, f"JPEGImages/{file.name}")
-                except BadInput as error:
-                    yield Item(printable(file), error=str(error))
-                else:
-                    yield Item(
-                        printable(file),
-                        path=file,
-                        read_annotations=partial(_annotations, root, file.stem, names, model),
-                    )
-        for sheet in sorted((root / "Annotations").glob("*.xml")):
-            if sheet.stem not in stems:
-                yield Item(printable(sheet), error="JPEGImages has no image with this name")
+        raise BadInput(
+            f"{path} is not a Pascal VOC data set: it has no folder JPEGImages, and no XML beside its images"
+        )
+    own = bool(manifest(path))
+    for root, images, sheets in roots:
+        split = None if own or root == path else splits.of_folder(root.name)
+        data = VocFolder(root, images, sheets, options, own, _names(root), {} if own else _splits(root), split)
+        yield from _items(data)
+
+
+def _items(data: VocFolder) -> Iterator[Item]:
+    stems = set()
+    for file in sorted(data.images.iterdir()):
+        if file.is_dir() or (data.images == data.sheets and file.suffix.lower() == ".xml"):
+            continue
+        item = image_files.of_file(file)
+        if item.path is None:
+            yield item
+            continue
+        stems.add(file.stem)
+        try:
+            inside(data.root, str(file.relative_to(data.root)))
+        except BadInput as error:
+            yield Item(item.source, error=str(error))
+        else:
+            yield Item(item.source, path=file, read_annotations=partial(_annotations, data, file))
+    for sheet in sorted(data.sheets.glob("*.xml")):
+        if sheet.stem not in stems:
+            yield Item(printable(sheet), error=f"{data.images.name} has no image with this name")
 
 
 def _names(root: Path) -> Mapping[int, str]:
@@ -99,59 +135,107 @@ def _names(root: Path) -> Mapping[int, str]:
     return {i: name for i, name in enumerate(names) if i}
 
 
-def _annotations(
-    root: Path, stem: str, names: Mapping[int, str], model: ModelName, width: int, height: int
-) -> Annotations:
-    annotations = Annotations(annotator="voc")
-    sheet, pixels = root / "Annotations" / f"{stem}.xml", root / "SegmentationObject" / f"{stem}.png"
+def _splits(root: Path) -> dict[str, str]:
+    """Split by stem, from `ImageSets`; an image in two splits has none."""
+    found: dict[str, set[str]] = {}
+    for split in _SPLITS:
+        for file in sorted(root.glob(f"ImageSets/*/{split}.txt")):
+            try:
+                lines = inside(root, str(file.relative_to(root))).read_text(encoding="utf-8").splitlines()
+            except (OSError, BadInput, UnicodeDecodeError):
+                continue
+            for line in lines:
+                if line.split():
+                    found.setdefault(line.split()[0], set()).add(split)
+    return {stem: min(of_stem) for stem, of_stem in found.items() if len(of_stem) == 1}
+
+
+def _annotations(data: VocFolder, file: Path, width: int, height: int) -> Annotations:
+    annotations = Annotations(annotator="voc", source=os.path.abspath(data.root))
+    split = data.split_of.get(file.stem, data.split)
+    if split is not None:
+        annotations.metadata["split"] = split
+    sheet = data.sheets / f"{file.stem}.xml"
     objects: list[dict[str, Any] | None] = []
-    if os.path.lexists(sheet):
+    has_sheet = os.path.lexists(sheet)
+    if has_sheet:
         try:
-            objects = _objects(root, sheet, annotations, width, height)
+            objects = _objects(data, sheet, file, annotations, width, height)
         except BadInput as error:
             annotations.rejected.append((printable(sheet), str(error)))
+            annotations.incomplete |= {DETECTION, SEGMENTATION}
             return annotations
-    instances: list[dict[str, Any]] = []
-    boxes: list[dict[str, Any]] = []
-    paired: set[int] = set()
-    if os.path.lexists(pixels):
-        try:
-            values = _indices(root, pixels, width, height)
-            class_masks = root / "SegmentationClass" / pixels.name
-            classes = _indices(root, class_masks, width, height) if os.path.lexists(class_masks) else None
-        except (BadInput, OSError) as error:
-            annotations.rejected.append((printable(pixels), str(error)))
-            values = None
-        if values is not None:
-            for number in np.unique(values[(values != 0) & (values != _VOID)]).tolist():
-                mask = values == number
-                known = objects[number - 1] if number <= len(objects) else None
-                if known is None and classes is None:
-                    annotations.rejected.append(
-                        (printable(f"{pixels}: object {number}"), "the XML has no object for it")
-                    )
-                    continue
-                label = known["label"] if known else _majority_class(names, classes[mask])  # type: ignore[index]
-                instances.append(annotation.mask(label, masks.encode(mask), height, width))
-                boxes.append(known or annotation.extent(instances[-1]))
-                paired.add(number - 1)
-            truth = GroundTruth(SEGMENTATION, boxes=boxes, masks=instances)
-            annotations.ground_truths.append(annotation.without_redundant_boxes(truth))
-    unpaired = [b for i, b in enumerate(objects) if b is not None and i not in paired]
-    if unpaired or (os.path.lexists(sheet) and not annotations.ground_truths):
-        annotations.ground_truths.append(GroundTruth(DETECTION, boxes=unpaired))
+    boxes = [box for box in objects if box is not None]
+    paired = _add_segmentation(data, file.stem, objects, annotations, width, height)
+    unpaired = [box for i, box in enumerate(objects) if box is not None and i not in paired]
+    drawn = any(truth.task == SEGMENTATION for truth in annotations.ground_truths)
+    if has_sheet and (unpaired or not drawn):
+        annotations.ground_truths.append(GroundTruth(DETECTION, boxes=unpaired if data.own else boxes))
+    model = data.options.model
     if model.name is not None:
-        header = {"model": model.name, "model_version": model.version}
-        annotations.predictions = [
-            {**header, "boxes": t.boxes, "masks": t.masks} for t in annotations.ground_truths[:1]
-        ]
-        annotations.ground_truths = []
+        if annotations.incomplete:
+            reason = "the model's prediction is left out, since a part of it was refused"
+            annotations.rejected.append((printable(sheet), reason))
+        else:
+            header = {"model": model.name, "model_version": model.version}
+            truths = annotations.ground_truths[:1]
+            annotations.predictions = [{**header, "boxes": t.boxes, "masks": t.masks} for t in truths]
+        annotations.ground_truths, annotations.incomplete = [], set()
     return annotations
 
 
-def _majority_class(names: Mapping[int, str], values: np.ndarray) -> str:
-    number = int(np.bincount(values).argmax())
-    return names.get(number, str(number))
+def _add_segmentation(
+    data: VocFolder,
+    stem: str,
+    objects: list[dict[str, Any] | None],
+    annotations: Annotations,
+    width: int,
+    height: int,
+) -> set[int]:
+    """Adds the masks of SegmentationObject. Returns the indices of the objects that have one."""
+    pixels, class_masks = (data.root / f / f"{stem}.png" for f in ("SegmentationObject", "SegmentationClass"))
+    if not os.path.lexists(pixels):
+        if os.path.lexists(class_masks):
+            annotations.converted.append((printable(class_masks), CLASS_MASK))
+        return set()
+    try:
+        values = _indices(data.root, pixels, width, height)
+        classes = _indices(data.root, class_masks, width, height) if os.path.lexists(class_masks) else None
+    except (BadInput, OSError) as error:
+        annotations.rejected.append((printable(pixels), str(error)))
+        annotations.incomplete.add(SEGMENTATION)
+        return set()
+    instances: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
+    paired: set[int] = set()
+    for value in np.unique(values[(values != 0) & (values != VOID)]).tolist():
+        drawn = values == value
+        known = objects[value - 1] if value <= len(objects) else None
+        try:
+            label = known["label"] if known else _majority_class(data.names, classes, drawn)
+        except BadInput as error:
+            annotations.rejected.append((printable(f"{pixels}: object {value}"), str(error)))
+            annotations.incomplete.add(SEGMENTATION)
+            continue
+        instances.append(annotation.mask(label, masks.encode(drawn), height, width))
+        boxes.append(known or annotation.extent(instances[-1]))
+        paired.add(value - 1)
+    crowds = None
+    if (values == VOID).any():
+        crowds = [annotation.mask(None, masks.encode(values == VOID), height, width)]
+        annotations.converted.append((printable(pixels), VOID_KEPT))
+    truth = GroundTruth(SEGMENTATION, boxes=boxes, masks=instances, crowd_masks=crowds)
+    annotations.ground_truths.append(annotation.without_redundant_boxes(truth))
+    return paired
+
+
+def _majority_class(names: Mapping[int, str], classes: np.ndarray | None, drawn: np.ndarray) -> str:
+    if classes is None:
+        raise BadInput("the XML has no object for it")
+    value = int(np.bincount(classes[drawn]).argmax())
+    if value in (0, VOID):
+        raise BadInput(f"the XML has no object for it, and SegmentationClass has {value} there, which is no class")
+    return names.get(value, str(value))
 
 
 def _indices(root: Path, path: Path, width: int, height: int) -> np.ndarray:
@@ -171,94 +255,60 @@ def _indices(root: Path, path: Path, width: int, height: int) -> np.ndarray:
         raise UnreadableImage(str(error)) from error
 
 
-def _objects(root: Path, sheet: Path, annotations: Annotations, width: int, height: int) -> list[dict[str, Any] | None]:
-    tree = parse(_sheet(root, sheet))
+def _objects(
+    data: VocFolder, sheet: Path, image: Path, annotations: Annotations, width: int, height: int
+) -> list[dict[str, Any] | None]:
+    """The boxes of the XML's objects, None for those that were rejected. Raises BadInput."""
+    path = inside(data.root, str(sheet.relative_to(data.root)))
+    if not path.is_file() or path.stat().st_size > _MOST_XML_BYTES:
+        raise BadInput(f"it must be a file of at most {_MOST_XML_BYTES >> 20} MiB")
+    tree = parse(path.read_bytes())
+    if tree.name != "annotation":
+        raise BadInput(f"its root is <{tree.name[:40]}>, not <annotation>")
+    if not any(n.name == "object" for n in tree.children) and tree.has_below("bndbox"):
+        raise BadInput("it has a bndbox, but not in an <object> right below <annotation>")
     size = tree.child("size")
     if size is not None:
-        stated = tuple(_number(size, name) for name in ("width", "height"))
+        stated = [None if (side := size.child(name)) is None else side.text for name in ("width", "height")]
         # Some tools write 0 x 0 if they do not know the size.
-        if None not in stated and stated not in ((0, 0), (width, height)):
-            raise BadInput(f"it says {stated[0]:g} x {stated[1]:g}, the upright image is {width} x {height}")
+        check_size((stated[0], stated[1]), width, height, image, data.options.orientation)
     objects: list[dict[str, Any] | None] = []
-    for number, element in enumerate(n for n in tree.children if n.name == "object"):
+    for position, element in enumerate((n for n in tree.children if n.name == "object"), start=1):
+        where = printable(f"{sheet}: object {position}")
         try:
-            objects.append(_box(element))
+            objects.append(read_box(element, data.own))
         except BadInput as error:
             objects.append(None)
-            annotations.rejected.append((printable(f"{sheet}: object {number + 1}"), str(error)))
+            annotations.rejected.append((where, str(error)))
+            annotations.incomplete.add(DETECTION)
+        else:
+            difficult = element.child("difficult")
+            if difficult is not None and difficult.text.strip() == "1":
+                annotations.converted.append((where, DIFFICULT))
     return objects
 
 
-def _sheet(root: Path, sheet: Path) -> bytes:
-    path = inside(root, str(sheet.relative_to(root)))
-    if not path.is_file() or path.stat().st_size > _MOST_XML_BYTES:
-        raise BadInput(f"it must be a file of at most {_MOST_XML_BYTES >> 20} MiB")
-    return path.read_bytes()
+def read_box(node: XmlElement, own: bool = False) -> dict[str, Any]:
+    """The box of an `object`. `own`: of an export of lakeloop, in which xmax of a box without width is xmin - 1.
 
-
-def _box(node: XmlElement) -> dict[str, Any]:
-    bndbox = node.child("bndbox")
+    Raises BadInput.
+    """
+    name, bndbox, score = node.child("name"), node.child("bndbox"), node.child("score") or node.child("confidence")
     if bndbox is None:
         raise BadInput("it has no bndbox")
-    values = [_number(bndbox, name) for name in ("xmin", "ymin", "xmax", "ymax")]
-    if None in values:
-        raise BadInput("bndbox needs xmin, ymin, xmax and ymax")
-    left, top, right, bottom = (float(v) for v in values if v is not None)
-    name, score = node.child("name"), node.child("score") or node.child("confidence")
-    label = None if name is None else name.text
+    if name is None:
+        raise BadInput("it has no name")
+    corner = {}
+    for side in ("xmin", "ymin", "xmax", "ymax"):
+        element = bndbox.child(side)
+        if element is None:
+            raise BadInput("bndbox needs xmin, ymin, xmax and ymax")
+        corner[side] = number(side, element.text)
+    for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
+        if corner[high] < corner[low] - (1 + 1e-6 if own else 0):
+            raise BadInput(f"{high} {corner[high]:g} is less than {low} {corner[low]:g}: the box is reversed")
     # Where a side is 0, the sums may round to just below it.
-    sides = (0.0 if -1e-6 < side < 0 else side for side in (right - left + 1, bottom - top + 1))
-    return annotation.box(label, (left - 1, top - 1, *sides), score.text if score else None)
-
-
-def _number(node: XmlElement, name: str) -> float | None:
-    child = node.child(name)
-    try:
-        return None if child is None else float(child.text)
-    except ValueError as error:
-        raise BadInput(f"{name} is {child.text[:40]!r}, not a number") from error  # type: ignore[union-attr]
-
-
-@dataclass
-class XmlElement:
-    """An XML element: its name, text and child elements."""
-
-    name: str
-    text: str = ""
-    children: list[XmlElement] = field(default_factory=list)
-
-    def child(self, name: str) -> XmlElement | None:
-        return next((c for c in self.children if c.name == name), None)
-
-
-def parse(data: bytes) -> XmlElement:
-    """The root element of an XML document. Raises BadInput for broken XML, a DTD or entities."""
-    top = XmlElement("")
-    stack = [top]
-
-    def start(name: str, attributes: Any) -> None:
-        if len(stack) > _DEPTH:
-            raise BadInput(f"the XML is nested deeper than {_DEPTH} levels")
-        node = XmlElement(name)
-        stack[-1].children.append(node)
-        stack.append(node)
-
-    def characters(text: str) -> None:
-        stack[-1].text += text
-
-    def refuse(*_: Any) -> Any:
-        raise BadInput("the XML has a document type declaration; remove it")
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = start
-    parser.EndElementHandler = lambda name: stack.pop()
-    parser.CharacterDataHandler = characters
-    parser.StartDoctypeDeclHandler = refuse
-    parser.EntityDeclHandler = refuse
-    parser.ExternalEntityRefHandler = refuse
-    try:
-        parser.Parse(data, True)
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise BadInput(f"broken XML: {error}") from error
-    return top.children[0]
+    written = score.text.strip() if score is not None else ""
+    sides = (max(0.0, corner[f"{axis}max"] - corner[f"{axis}min"] + 1) for axis in "xy")
+    corners = (corner["xmin"] - 1, corner["ymin"] - 1, *sides)
+    return annotation.box(name.text, corners, written or None)

@@ -1,233 +1,215 @@
 """Reads YOLO: `data.yaml`, `images/`, and for each image a text file in `labels/` with one line per instance.
 
 A line is `class x y width height [score]` (the centre, as fractions of the image's size) or `class x1 y1 x2 y2 ...
-[score]`, a polygon. A data set has boxes or polygons, not both. An empty file means no instances; no file means not
-labelled.
+[score]`, a polygon. In a pose data set (`kpt_shape`) keypoints follow the box; in an OBB data set four points are a
+turned box. An empty file means no instances; no file means not labelled. The text files may lie beside the images.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from lake.errors import BadInput
-from lake.formats import annotation
-from lake.formats.annotation import (
-    DETECTION,
-    SEGMENTATION,
-    Annotations,
-    GroundTruth,
-    ModelName,
-)
-from lake.formats.item import IMAGE_SUFFIXES, Item, printable
+from lake.formats import image_files, splits
+from lake.formats.annotation import DETECTION, SEGMENTATION, Annotations, GroundTruth
+from lake.formats.instances import Instances
+from lake.formats.item import Item, ReadOptions, printable
 from lake.formats.paths import inside, text
-from lake.prediction_logs.table_rows import json_lines
-from lake.regions import polygons
+from lake.formats.yolo.data_sets import OBB, POSE, SEGMENT, YoloDataSet, read_description, roots
+from lake.formats.yolo.lines import LineForm, read_line
 
-SPLITS = ("train", "val", "test")
-# How far beyond the image's edge the most used reader accepts coordinates.
-_OVER = 1.01
-
-
-@dataclass(frozen=True)
-class _DataSet:
-    root: Path
-    names: Mapping[int, str]
-    model: ModelName
-    task: str = DETECTION
-    predictions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+# Label files beside the images, and what tools keep with them.
+_OTHERS = {".txt", ".cache", ".yaml", ".yml", ".names", ".jsonl"}
+# Label files that are looked at to tell turned boxes from polygons of four points.
+_LOOKED_AT = 1_000
 
 
-def description(path: Path) -> Path | None:
-    """The data set's YAML file: `path` itself, or the one in this folder that has `names`."""
-    if path.is_file():
-        return path if path.suffix.lower() in (".yaml", ".yml") else None
-    for candidate in (path / "data.yaml", path / "dataset.yaml", *sorted(path.glob("*.y*ml"))):
-        if candidate.is_file() and "names" in _yaml(candidate):
-            return candidate
-    return None
+def read(path: Path, options: ReadOptions) -> Iterator[Item]:
+    """The images of the data sets at `path`, with their annotations. Raises BadInput if there is none."""
+    for root in roots(path) or [path]:
+        split = None if root == path else splits.of_folder(root.name)
+        yield from _DataSetReader(read_description(root, options, split)).items()
 
 
-def recognised(path: Path) -> bool:
-    """Whether a folder is a YOLO data set: it has the YAML, or `images/` and `labels/`."""
-    return description(path) is not None or ((path / "images").is_dir() and (path / "labels").is_dir())
+class _DataSetReader:
+    def __init__(self, data: YoloDataSet) -> None:
+        self._data = data
 
+    def items(self) -> Iterator[Item]:
+        seen: set[Path] = set()
+        for split, entry in self._data.entries:
+            for item in self._images(split, entry):
+                if item.path is None or item.path not in seen:
+                    yield item
+                if item.path is not None:
+                    seen.add(item.path)
+        yield from self._labels_without_image(seen)
 
-def read(path: Path, model: ModelName) -> Iterator[Item]:
-    yaml_file = description(path)
-    if path.is_file() and yaml_file is None:
-        raise BadInput(f"{path} is not the data.yaml of a YOLO data set")
-    root = path if path.is_dir() else path.parent
-    content = {} if yaml_file is None else _yaml(yaml_file)
-    names = _names(content.get("names"), root)
-    task = SEGMENTATION if content.get("task") == "segment" else DETECTION
-    headers = {}
-    if (root / "predictions.jsonl").is_file():
-        rows = [row for _, row in json_lines(root / "predictions.jsonl") if isinstance(row, dict)]
-        headers = {str(row.pop("image", "")): row for row in rows}
-    data = _DataSet(root, names, model, task, headers)
-    # `path` is where the archive was unpacked; an absolute one is that of another machine.
-    base = root
-    if isinstance(content.get("path"), str) and not os.path.isabs(content["path"]):
+    def _images(self, split: str | None, entry: Any) -> Iterator[Item]:
+        # Exporters write ../train/images but mean train/images.
+        relative = entry[3:] if isinstance(entry, str) and entry.startswith("../") else entry
+        base = self._data.base
         try:
-            base = inside(root, content["path"]) if inside(root, content["path"]).is_dir() else root
-        except BadInput:
-            base = root
-    entries: list[Any] = [p for split in SPLITS for p in _listed(content.get(split))]
-    if not entries:
-        entries = ["images" if (root / "images").is_dir() else "."]
-    seen: set[Path] = set()
-    for entry in entries:
-        for item in _images(data, base, entry):
-            if item.path is None or item.path not in seen:
-                yield item
-            if item.path is not None:
-                seen.add(item.path)
+            path = inside(base, relative)
+        except BadInput as error:
+            yield Item(printable(f"{base}: {entry}"), error=str(error))
+            return
+        if path.is_file() and path.suffix == ".txt":
+            for line in text(path).splitlines():
+                if line.strip():
+                    try:
+                        yield self._item(split, inside(base, line.strip().removeprefix("./")))
+                    except BadInput as error:
+                        yield Item(printable(f"{path}: {line}"), error=str(error))
+        elif path.is_dir():
+            for item in image_files.below(path, _OTHERS):
+                yield item if item.path is None else self._item(split, item.path)
+        else:
+            yield Item(printable(path), error="the data set's YAML names it, but it does not exist")
 
+    def _item(self, split: str | None, path: Path) -> Item:
+        root = self._data.root
+        try:
+            relative = path.relative_to(root)
+            inside(root, str(relative))
+        except BadInput as error:
+            return Item(printable(path), error=str(error))
+        split = split or self._data.split
+        if split is None and self._data.folder_splits:
+            split = next((s for f in reversed(relative.parts[:-1]) if (s := splits.of_folder(f))), None)
+        return Item(printable(path), path=path, read_annotations=partial(self._annotations, split, path))
 
-def _listed(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    def _labels_without_image(self, seen: set[Path]) -> Iterator[Item]:
+        named = {path.with_suffix("") for path in map(label_file, seen)}
+        for folder in sorted({path.parent for path in named}):
+            if "labels" in folder.relative_to(self._data.root).parts and folder.is_dir():
+                for file in sorted(folder.glob("*.txt")):
+                    if file.with_suffix("") not in named and file.name != "classes.txt":
+                        yield Item(printable(file), error="the data set has no image with this name")
 
+    @cached_property
+    def _form(self) -> LineForm:
+        data = self._data
+        if data.task == POSE and data.keypoint_numbers is None:
+            raise BadInput("the data set's YAML says task: pose, but no kpt_shape: lines are read with it only")
+        turned = data.task == OBB or (data.task is None and self._all_lines_have_eight_numbers())
+        return LineForm(data.names, turned, data.keypoint_numbers)
 
-def _yaml(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):  # a few hundred bytes of them can mean gigabytes
-                raise yaml.YAMLError("it has an alias (*name), which no data set needs: write the value out")
-            return super().compose_node(parent, index)
-
-    try:
-        content = yaml.load(text(path, 1 << 20), Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise BadInput(f"{path} is broken YAML: {' '.join(str(error).split())[:200]}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _names(names: Any, root: Path) -> Mapping[int, str]:
-    if isinstance(names, dict):
-        return {k: "" if v is None else str(v) for k, v in names.items() if isinstance(k, int)}
-    if isinstance(names, list):
-        return {i: "" if v is None else str(v) for i, v in enumerate(names)}
-    if (root / "classes.txt").is_file():
-        return dict(enumerate(text(root / "classes.txt").splitlines()))
-    return {}
-
-
-def _images(data: _DataSet, base: Path, entry: Any) -> Iterator[Item]:
-    # Exporters write ../train/images but mean train/images.
-    relative = entry[3:] if isinstance(entry, str) and entry.startswith("../") else entry
-    try:
-        path = inside(base, relative)
-    except BadInput as error:
-        yield Item(printable(f"{base}: {entry}"), error=str(error))
-        return
-    if path.is_file() and path.suffix == ".txt":
-        for line in text(path).splitlines():
-            if line.strip():
+    def _all_lines_have_eight_numbers(self) -> bool:
+        """Of the first label files with lines; it stops at the first other line."""
+        looked_at = 0
+        for _, entry in self._data.entries:
+            for item in self._images(None, entry):
+                file = label_file(item.path) if item.path is not None else None
+                if file is None or not file.is_file():
+                    continue
                 try:
-                    yield _item(data, inside(base, line.strip().removeprefix("./")))
-                except BadInput as error:
-                    yield Item(printable(f"{path}: {line}"), error=str(error))
-    elif path.is_dir():
-        for folder, folders, files in os.walk(path):
-            folders.sort()
-            for name in sorted(files):
-                if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                    yield _item(data, Path(folder, name))
-    else:
-        yield Item(printable(path), error="the data set's YAML names it, but it does not exist")
+                    lines = [line.split() for line in text(file).splitlines() if line.strip()]
+                except BadInput:
+                    continue
+                if any(len(words) != 9 for words in lines):
+                    return False
+                looked_at += bool(lines)
+                if looked_at >= _LOOKED_AT:
+                    return True
+        return looked_at > 0
+
+    def _annotations(self, split: str | None, path: Path, width: int, height: int) -> Annotations:
+        data = self._data
+        annotations = Annotations(annotator="yolo", source=os.path.abspath(data.root))
+        if split is not None:
+            annotations.metadata["split"] = split
+        truths = self._truths(label_file(path), annotations, width, height)
+        model = data.options.model
+        if model.name is None:
+            annotations.ground_truths += truths
+        elif annotations.incomplete:
+            annotations.rejected.append((printable(path), PART_REFUSED))
+        else:
+            header = {"model": model.name, "model_version": model.version}
+            annotations.predictions += [_prediction(header, truth) for truth in _whole(truths)[-1:]]
+        logged = data.predictions.get(path.name)
+        if logged is not None:
+            self._add_prediction(logged, _beside(path, "predictions"), annotations, width, height)
+        return annotations
+
+    def _add_prediction(
+        self, header: Mapping[str, Any], file: Path, annotations: Annotations, width: int, height: int
+    ) -> None:
+        said = Annotations()
+        truths = self._truths(file, said, width, height)
+        annotations.rejected += said.rejected
+        annotations.converted += said.converted
+        if said.incomplete:
+            annotations.rejected.append((printable(file), PART_REFUSED))
+        else:
+            whole = _whole(truths)
+            annotations.predictions.append(_prediction(header, whole[-1]) if whole else dict(header))
+
+    def _truths(self, file: Path, annotations: Annotations, width: int, height: int) -> list[GroundTruth]:
+        """What a label file says; [] if there is none. Adds what was rejected to `annotations`."""
+        if not os.path.lexists(file):
+            return []
+        instances = Instances(height, width)
+        tasks = {SEGMENT: [SEGMENTATION], OBB: [DETECTION, SEGMENTATION]}.get(self._data.task or "", [DETECTION])
+        try:
+            inside(self._data.root, str(file.relative_to(self._data.root)))
+            lines = text(file).splitlines()
+            form = self._form if any(map(str.strip, lines)) else LineForm({})
+        except BadInput as error:
+            annotations.rejected.append((printable(file), str(error)))
+            annotations.incomplete.update(tasks)
+            return []
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = printable(f"{file}:{number}")
+            try:
+                found = read_line(form, line.split(), width, height)
+            except BadInput as error:
+                annotations.rejected.append((where, str(error)))
+                instances.refused.update(tasks)
+            else:
+                instances.found.append(found.region)
+                annotations.converted += [(where, sentence) for sentence in found.converted]
+        said = Annotations()
+        instances.state(said, tasks)
+        annotations.incomplete |= said.incomplete
+        if form.turned and instances.found:
+            boxes = GroundTruth(DETECTION, boxes=[box for box, _ in instances.found])
+            said.ground_truths = [boxes, *(t for t in said.ground_truths if t.task == SEGMENTATION)]
+            annotations.incomplete |= {DETECTION} if instances.refused else set()
+        return said.ground_truths
 
 
-def _item(data: _DataSet, path: Path) -> Item:
-    try:
-        inside(data.root, str(path.relative_to(data.root)))
-    except BadInput as error:
-        return Item(printable(path), error=str(error))
-    return Item(printable(path), path=path, read_annotations=partial(_annotations, data, path))
+PART_REFUSED = "the model's prediction is left out, since a part of it was refused"
 
 
-def _beside(path: Path, folder: str) -> Path:
-    """The text file of an image: `images` in its path is replaced by `folder`; else it is beside the image."""
-    parts = list(path.with_suffix(".txt").parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            parts[i] = folder
-            break
-    return Path(*parts)
-
-
-def _annotations(data: _DataSet, path: Path, width: int, height: int) -> Annotations:
-    annotations = Annotations(annotator="yolo")
-    truth = _truth(data, _beside(path, "labels"), annotations, width, height)
-    if data.model.name is None:
-        annotations.ground_truths += truth
-    else:
-        annotations.predictions += [
-            _prediction({"model": data.model.name, "model_version": data.model.version}, t) for t in truth
-        ]
-    header = data.predictions.get(path.name)
-    predictions_file = _beside(path, "predictions")
-    if header is not None:
-        truths = _truth(data, predictions_file, annotations, width, height)
-        annotations.predictions.append(_prediction(header, truths[0]) if truths else dict(header))
-    return annotations
+def _whole(truths: list[GroundTruth]) -> list[GroundTruth]:
+    """Without a segmentation some of whose instances have no mask."""
+    return [truth for truth in truths if not truth.incomplete]
 
 
 def _prediction(header: Mapping[str, Any], truth: GroundTruth) -> dict[str, Any]:
     return {**header, "boxes": truth.boxes, "masks": truth.masks}
 
 
-def _truth(data: _DataSet, file: Path, annotations: Annotations, width: int, height: int) -> list[GroundTruth]:
-    if not os.path.lexists(file):
-        return []
-    instances = []
-    try:
-        inside(data.root, str(file.relative_to(data.root)))
-        lines = text(file).splitlines()
-    except BadInput as error:
-        annotations.rejected.append((printable(file), str(error)))
-        return []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                instances.append(_instance(data.names, line.split(), width, height))
-            except BadInput as error:
-                annotations.rejected.append((printable(f"{file}:{number}"), str(error)))
-    boxes = [i for i in instances if "counts" not in i]
-    mask_instances = [i for i in instances if "counts" in i]
-    truths = []
-    if boxes or (not mask_instances and data.task == DETECTION):
-        truths.append(GroundTruth(DETECTION, boxes=boxes))
-    if mask_instances or (not boxes and data.task == SEGMENTATION):
-        truths.append(GroundTruth(SEGMENTATION, masks=mask_instances))
-    return truths
+def label_file(image: Path) -> Path:
+    """The text file of an image: in `labels` where its path has `images`, or else beside it."""
+    paired = _beside(image, "labels")
+    beside = image.with_suffix(".txt")
+    return beside if paired != beside and not os.path.lexists(paired) and os.path.lexists(beside) else paired
 
 
-def _instance(names: Mapping[int, str], words: list[str], width: int, height: int) -> dict[str, Any]:
-    try:
-        values = [float(word) for word in words]
-    except ValueError as error:
-        raise BadInput("the line has something that is not a number") from error
-    if not all(map(math.isfinite, values)) or values[0] != int(values[0]) or values[0] < 0:
-        raise BadInput("the line must begin with a class number")
-    number, rest = int(values[0]), values[1:]
-    if names and number not in names:
-        raise BadInput(f"class {number} has no name in the data set's YAML")
-    label = names.get(number, str(number))
-    score = rest.pop() if len(rest) == 5 or (len(rest) > 6 and len(rest) % 2) else None
-    if any(not 0.0 <= v <= _OVER for v in rest):
-        raise BadInput("a coordinate is not between 0 and 1: YOLO's are fractions of the image's size")
-    if len(rest) == 4:
-        x, y, w, h = rest[0] * width, rest[1] * height, rest[2] * width, rest[3] * height
-        return annotation.box(label, (x - w / 2, y - h / 2, w, h), score)
-    if len(rest) < 6:
-        raise BadInput(f"{len(rest)} numbers after the class; a box has 4, a polygon 6 or more")
-    points = [v * (height if i % 2 else width) for i, v in enumerate(rest)]
-    return annotation.mask(label, polygons.fill([points], height, width), height, width, score)
+def _beside(path: Path, folder: str) -> Path:
+    """The text file for which `images` in an image's path is replaced by `folder`; else it is beside the image."""
+    parts = list(path.with_suffix(".txt").parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            parts[i] = folder
+            break
+    return Path(*parts)

@@ -38,6 +38,7 @@ def register(add: Add) -> None:
     p.add_argument("--layout", choices=_LAYOUTS, default="auto")
     p.add_argument("--model", metavar="NAME", help="boxes, masks and scores of the data set are predictions of this model, not labels")  # fmt: skip  # noqa: E501
     p.add_argument("--model-version", metavar="VERSION")
+    p.add_argument("--orientation", choices=("stored", "upright"), help="of images that EXIF turns, the data set's coordinates are of the stored or of the upright pixels")  # fmt: skip  # noqa: E501
     add_detach(p)
 
     p = add("embed", _embed, "compute a vector for every image without one")
@@ -88,7 +89,7 @@ def _ingest(args: argparse.Namespace) -> int:
     layout = sources.resolve(Path(args.path), args.layout)
     if args.layout == "auto":
         print(f"reading {args.path} as layout {layout}", file=sys.stderr)
-    names = {"model": args.model, "model_version": args.model_version}
+    names = {"model": args.model, "model_version": args.model_version, "orientation": args.orientation}
     report = run_job(args, lake, "ingest", {"path": os.path.abspath(args.path), "layout": layout, **names})
     if report is None:
         return 0

@@ -303,7 +303,7 @@ def test_a_report_is_plain_data(lk: OpenLake, tmp_path: Path) -> None:
     report = json.loads(json.dumps(run(lk, tmp_path).as_dict()))
     assert list(report) == [
         "images_new", "images_known", "predictions_new", "predictions_known", "labels_new", "labels_known", "rejected",
-        "converted", "incomplete", "passed_over", "seconds",
+        "converted", "incomplete", "passed_over", "notes", "seconds",
     ]  # fmt: skip
 
 

@@ -72,9 +72,13 @@ def test_a_path_that_cannot_be_that_layout_is_refused(tmp_path: Path, name: str,
 
 def test_a_folder_is_read_in_order_without_hidden_and_foreign_files(tmp_path: Path) -> None:
     tree(tmp_path, "b.jpg", "a/z.png", "a/c.webp", ".hidden.jpg", ".git/x.jpg", "notes.txt", "d.heic")
-    assert listed(tmp_path, "folder") == [
-        ("b.jpg", None, True), ("d.heic", None, False), ("a/c.webp", None, True), ("a/z.png", None, True),
+    items = [*sources.read(tmp_path, "folder")]
+    assert [(os.path.relpath(i.source, tmp_path), i.error is None) for i in items if i.passed_over is None] == [
+        ("b.jpg", True), ("d.heic", False), ("a/c.webp", True), ("a/z.png", True),
     ]  # fmt: skip
+    assert {os.path.relpath(i.source, tmp_path): i.passed_over for i in items if i.passed_over is not None} == {
+        ".git": "hidden", ".hidden.jpg": "hidden", "notes.txt": "not an image (.txt)",
+    }  # fmt: skip
 
 
 def test_an_imagefolders_labels_are_its_folders(tmp_path: Path) -> None:
