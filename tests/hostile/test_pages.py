@@ -27,6 +27,7 @@ from lake import slices
 from lake.errors import BadInput
 from lake.ingest.ingest import ingest
 from lake.open_lake import OpenLake
+from search_app.ui.text.markdown import escape
 from tests.conftest import MakeLake, Say
 from tests.crash.service import ROOT
 from tests.embeddings.colour import MeanColour
@@ -272,6 +273,14 @@ def test_a_slice_takes_no_name_that_could_be_markup(lk: OpenLake) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
             with pytest.raises(BadInput, match="slice name"):
                 slices.create(lk, text, where="true")
+
+
+@pytest.mark.parametrize("text", ["http://a.example/", "[x](HTTPS://a.example)", "www.a.example", "ann@a.example"])
+def test_no_address_in_a_text_becomes_a_link(text: str) -> None:
+    """Streamlit's Markdown looks for addresses after it has resolved the escapes."""
+    resolved = re.sub(r"\\(.)", r"\1", escape(text))
+    assert resolved.replace("\u2060", "") == text
+    assert not re.search(r"https?://|www\.|[-.\w+]@", resolved, re.IGNORECASE | re.ASCII)
 
 
 def test_nothing_in_the_app_asks_streamlit_to_trust_a_text() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import re
 
+# An invisible sign that keeps addresses apart: Streamlit's Markdown makes links of them, also where they are escaped.
+_ADDRESS = re.compile(r"(?<=http)(?=://)|(?<=https)(?=://)|(?<=www)(?=\.)|(?=@)", re.IGNORECASE)
+_JOINER = "\u2060"
+
 
 def escape(text: str) -> str:
-    """User text (labels, file names, messages) on one line, with Markdown's characters escaped."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:$<>&])", r"\\\1", text.replace("\n", " "))
+    """User text (labels, file names, messages) on one line, with Markdown's characters escaped and without links."""
+    apart = _ADDRESS.sub(_JOINER, text.replace("\n", " "))
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~:$<>&])", r"\\\1", apart)
