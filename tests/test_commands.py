@@ -89,7 +89,7 @@ def lake_path(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     second = _json("ingest", photos / "log.csv", "--lake", lake, "--layout", "table")
     assert (second["images_new"], second["images_known"], second["predictions_new"]) == (0, 10, 10)
     done = _json("embed", "--lake", lake)
-    counts = {"embedded", "failed", "without_bytes", "unreadable"}
+    counts = {"embedded", "failed", "failed_before", "by_others", "without_bytes", "unreadable"}
     assert set(done) == {"embedder", "images_per_second", "seconds"} | counts
     assert (done["embedder"], done["embedded"], done["failed"]) == ("efficientnet-lite0", 8, 0)
     return lake

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from embeddings.backfill import embedding_order as orders
+from embeddings.backfill import failures
 from embeddings.backfill.backfill import Backfill
 from lake.errors import BadInput, LakeloopError
 
@@ -40,8 +41,8 @@ class Lag:
     """How far a watcher is behind. Every count is of distinct images.
 
     `waiting`: lack a vector and can get one; `oldest_seconds`: how long ago the oldest of them was committed, 0.0 if
-    none waits. `embedded`: since the last Lag. `failed`: could not be embedded since this watcher started; it does not
-    try them again. `without_bytes`: the lake has no bytes of them; `unreadable`: cannot be decoded (`image_status`).
+    none waits. `embedded`: since the last Lag. `failed`: could not be embedded, now or earlier; it does not try them
+    again. `without_bytes`: the lake has no bytes of them; `unreadable`: cannot be decoded (`image_status`).
     """
 
     waiting: int
@@ -78,7 +79,9 @@ def watch(
     try:
         while not stop.wait(pause):
             try:
-                state.work = state.work or Backfill(lake, record, model, file=file, workers=workers)
+                if state.work is None:
+                    state.work = Backfill(lake, record, model, file=file, workers=workers)
+                    state.failed |= failures.of(lake, record.name).keys()
                 pause = 0.0 if state.round(state.work, stop) else interval
                 backoff = FIRST_BACKOFF_SECONDS
             except BadInput:
@@ -104,7 +107,7 @@ class _Watcher:
     def round(self, work: Backfill, stop: threading.Event) -> bool:
         """Checks for waiting images and embeds the first; returns whether anything changed."""
         embedded = work.commit()
-        before, self.gaps = self.gaps, work.missing.look()
+        before, self.gaps = self.gaps, work.look()
         images = orders.first(self.gaps, self.order, ROUND_IMAGES, seed=self.seed, excluded=self.failed)
         if not images and not embedded and before is self.gaps:
             return False
@@ -113,7 +116,7 @@ class _Watcher:
             report = work.fill(self.gaps, images, seconds=ROUND_SECONDS, stop=stop)
             embedded += report.embedded
             self.failed |= report.reasons.keys()
-            self.gaps = work.missing.look()
+            self.gaps = work.look()
         self.report_lag(embedded)
         return bool(embedded) or len(self.failed) > failed_before
 

@@ -10,6 +10,7 @@ import numpy as np
 from embeddings.duplicates import altered_copies, duplicates
 from embeddings.duplicates.threshold import save_threshold
 from embeddings.embedders import embedder as embedders
+from embeddings.embedders.checked_batch import embed_checked
 from embeddings.embedders.preprocess import prepare
 from embeddings.vectors.neighbours import nearest
 from lake.errors import BadInput, UnreadableImage
@@ -68,7 +69,7 @@ def calibrate(
     cosines: list[float] = []
     for start in range(0, len(copies), _BATCH):
         batch = copies[start : start + _BATCH]
-        embedded = model.embed_batch([prepare(data, model.spec.preprocessing) for _, data in batch])
+        embedded = embed_checked(model, [prepare(data, model.spec.preprocessing) for _, data in batch])
         originals = np.array([row for row, _ in batch])[embedded.kept]
         cosines += np.einsum("ij,ij->i", embedded.vectors, vectors[originals]).tolist()
     if not cosines:

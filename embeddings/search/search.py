@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from embeddings.embedders import embedder as embedders
+from embeddings.embedders.checked_batch import embed_checked
 from embeddings.embedders.engine import unit
 from embeddings.embedders.preprocess import prepare
 from lake.errors import BadInput
@@ -210,8 +211,8 @@ def _embed(model: Embedder, image: bytes | str | Path | None, text: str | None) 
         except OSError as error:
             raise BadInput(f"{error.filename}: {error.strerror}") from error
     assert image is not None
-    batch = model.embed_batch([prepare(image, model.spec.preprocessing)])
-    if not len(batch.kept):
-        raise BadInput("the network gave no finite vector for this image")
+    batch = embed_checked(model, [prepare(image, model.spec.preprocessing)])
+    if not batch.kept:
+        raise BadInput(f"{batch.reasons[0]}, for this image")
     embedded: np.ndarray = batch.vectors[0]
     return embedded

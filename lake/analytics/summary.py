@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lake.sql import connections
 from lake.storage import schema
 from lake.storage.missing_vectors import MissingVectors
+from lake.storage.store import literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,14 +55,24 @@ def image_status(lake: Lake) -> dict[str, int]:
 def embedding_progress(lake: Lake, records: Sequence[EmbedderRecord]) -> list[dict[str, Any]]:
     """For each embedder how many distinct images have its vector, and how many lack it, by reason.
 
-    `embedded`: every row of the image has it; `missing`: `lakeloop embed` would embed it; `unreadable`: it cannot be
+    `embedded`: every row of the image has it; `missing`: `lakeloop embed` would embed it; `failed`: the embedder gave
+    none (table `embedding_failures`), `lakeloop embed --retry-failed` tries it again; `unreadable`: it cannot be
     decoded (`image_status`); `without_bytes`: the lake does not have its bytes, because of sampling or retention.
     """
     total = int(connections.query(lake, "SELECT count(DISTINCT image_id) AS n FROM samples")["n"][0].as_py())
     progress = []
     for record in records:
-        counts = MissingVectors(lake, record.column).look().counts()
+        gaps = MissingVectors(lake, record.column).look()
+        counts = gaps.counts()
+        failed = gaps.waiting_among(_failed(lake, record.name))
         entry: dict[str, Any] = {"name": record.name, "dim": record.dim, "column": record.column}
-        entry |= {"embedded": total - sum(counts.values()), "missing": counts["waiting"]}
+        entry |= {"embedded": total - sum(counts.values()), "missing": counts["waiting"] - failed, "failed": failed}
         progress.append(entry | {reason: counts[reason] for reason in ("unreadable", "without_bytes")})
     return progress
+
+
+def _failed(lake: Lake, embedder: str) -> list[str]:
+    names: list[str] = lake.scan("embedding_failures", ["image_id"], f"embedder = {literal(embedder)}")[
+        "image_id"
+    ].to_pylist()
+    return names

@@ -240,7 +240,7 @@ class _Ingest:
             d = draft.decoded
             self.sizes[draft.image_id] = (d.width, d.height)
             source = draft.item.source if draft.row is None else draft.row.source or printable(draft.path or "")
-            row = image_rows.image_row(draft.image_id, draft.data, d.format, d.width, d.height, source, moment)
+            row = image_rows.image_row(draft.image_id, draft.data, d.format, d.width, d.height, source, moment, d)
             self.step["images"].append(row)
             self.step["thumbnails"].append(image_rows.thumbnail_row(draft.image_id, d))
             self.step_bytes += len(draft.data) + len(d.thumbnail)

@@ -123,6 +123,7 @@ class Batch:
         images, thumbnails = [], []
         for image_id, bytes_ in data.items():
             result = decoded[image_id]
+            whole = None if isinstance(result, str) else result
             if isinstance(result, str):
                 self.status[image_id] = result
                 self.report.unreadable[result] += 1
@@ -132,7 +133,7 @@ class Batch:
                 format, width, height = result.format, result.width, result.height
             if image_id in always or self.drainer.sampling.selects(image_id):
                 source = sources.get(image_id)
-                images.append(image_rows.image_row(image_id, bytes_, format, width, height, source, self.time))
+                images.append(image_rows.image_row(image_id, bytes_, format, width, height, source, self.time, whole))
             elif image_id not in self.status:
                 self.status[image_id] = image_rows.NOT_KEPT
         self.lake.insert("thumbnails", pa.Table.from_pylist(thumbnails, schema=schema.THUMBNAILS.arrow()))

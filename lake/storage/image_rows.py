@@ -48,8 +48,16 @@ def settled(
 
 
 def image_row(
-    image_id: str, data: bytes, format: str, width: int, height: int, source: str | None, moment: dt.datetime
+    image_id: str,
+    data: bytes,
+    format: str,
+    width: int,
+    height: int,
+    source: str | None,
+    moment: dt.datetime,
+    decoded: Decoded | None = None,
 ) -> dict[str, Any]:
+    """`decoded`: None if the image cannot be decoded."""
     return {
         "image_id": image_id,
         "width": width,
@@ -59,7 +67,15 @@ def image_row(
         "source": source,
         "ingested_at": moment,
         "data": data,
+        **(levels_columns(decoded) if decoded is not None else {}),
     }
+
+
+def levels_columns(decoded: Decoded) -> dict[str, Any]:
+    """The columns of `images` that say what is black and white; nulls for 8 bits."""
+    levels = decoded.levels
+    black, white = (None, None) if levels is None else (levels.black, levels.white)
+    return {"pixel_type": decoded.pixel_type, "black": black, "white": white, "white_from": decoded.levels_from}
 
 
 def thumbnail_row(image_id: str, decoded: Decoded) -> dict[str, Any]:
@@ -76,6 +92,6 @@ def images_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     import lance
 
     fields = schema.IMAGES.arrow()
-    columns = {f.name: pa.array([r[f.name] for r in rows], f.type) for f in fields if f.name != "data"}
+    columns = {f.name: pa.array([r.get(f.name) for r in rows], f.type) for f in fields if f.name != "data"}
     columns["data"] = lance.blob_array([r["data"] for r in rows])
     return pa.table(columns, schema=fields)

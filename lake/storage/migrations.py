@@ -85,6 +85,12 @@ def _incomplete_labels(lake: Lake) -> None:
         lake.add_column("labels", schema.LABELS.arrow().field(column))
 
 
+def _white_points(lake: Lake) -> None:
+    lake.create_table(schema.EMBEDDING_FAILURES)
+    for column in ("pixel_type", "black", "white", "white_from"):
+        lake.add_column("images", schema.IMAGES.arrow().field(column))
+
+
 STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
     (2, "reviews, keys, audit, erasures; what became of a prediction's image", _service_tables),
@@ -95,6 +101,7 @@ STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (7, "canaries: the share of images and the limits of a release", _canaries),
     (8, "jobs", _jobs_table),
     (9, "labels that say a part only, crowd regions, and the source of imported labels", _incomplete_labels),
+    (10, "black and white of images of more than 8 bits; images that an embedder gave no vector of", _white_points),
 ]
 
 

@@ -55,6 +55,11 @@ class Gaps:
         waiting, unreadable, without_bytes = np.bincount(first, minlength=3)[:3].tolist()
         return {"waiting": waiting, "unreadable": unreadable, "without_bytes": without_bytes}
 
+    def waiting_among(self, image_ids: Collection[str]) -> int:
+        """How many of these images wait."""
+        rows = self.rows_of(image_ids)
+        return len(np.unique(self.key[rows[self.state[rows] == WAITING]]))
+
     def rows_of(self, image_ids: Collection[str]) -> np.ndarray:
         """Positions of the rows of these images, ascending. Fast for few images."""
         names = pa.array(list(image_ids), pa.string())

@@ -101,6 +101,7 @@ KINDS = {
         Kind("embed", "Embedding", "search_app.jobs.vector_kinds", "admin", {
             "embedder": Argument("text", "the embedder; default: the lake's first; a new one is added"),
             "order": Argument("text", "which images come first", choices=("oldest", "newest", "sampled")),
+            "retry_failed": Argument("flag", "also try images that failed before"),
             "engine": Argument("text", "what runs the network", choices=("auto", "torch", "openvino")),
             "weights": Argument("text", "file of weights", local=True),
             "trust_sha256": Argument("text", "SHA-256 of a weights file to trust", local=True),

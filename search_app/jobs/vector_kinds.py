@@ -39,16 +39,18 @@ def embed(lake: Lake, arguments: Arguments, work: Work) -> BackfillReport:
     record = embedders.known_or_new(lake, arguments.get("embedder"))
     file = Path(arguments["weights"]) if "weights" in arguments else None
     todo = summary.embedding_progress(lake, [record])[0]
-    total = todo["missing"]
+    retry = bool(arguments.get("retry_failed"))
+    total = todo["missing"] + todo["failed"] * retry
     if total == 0 and record.dim is not None and file is None:  # without loading the network
         impossible = {reason: todo[reason] for reason in ("without_bytes", "unreadable")}
-        return BackfillReport(record.name, **impossible)
+        return BackfillReport(record.name, failed_before=todo["failed"], **impossible)
     work.progress(0, total, "images", "loads the network")
     trust, engine = arguments.get("trust_sha256"), arguments.get("engine", "auto")
     model = embedders.for_lake(lake, record, file=file, trust_sha256=trust, engine=engine, images=total)
     work.audit("embed", record.name, {"missing": total})
     order = arguments.get("order", "oldest")
-    report = backfill(lake, record, model, file=file, order=order, progress=work.counter("images", total))
+    count = work.counter("images", total)
+    report = backfill(lake, record, model, file=file, order=order, retry_failed=retry, progress=count)
     for image_id, reason in list(report.reasons.items())[:SHOWN]:
         work.log(f"failed {image_id}: {reason}")
     return report

@@ -104,6 +104,7 @@ class Predictor:
         """One prediction for each image, in order; where the model gives none, the reason."""
         if not prepared:
             return []
+        reasons: dict[str, str] = {}
         if isinstance(self.model, trained_model.NetworkModel):
             from embeddings.embedders.torch_import import torch
 
@@ -111,10 +112,13 @@ class Predictor:
             with torch().no_grad():
                 predictions = self.model.task.predictions(self.model.network, samples, self.model.classes)
         else:
+            from embeddings.embedders.checked_batch import embed_checked
+
             assert self._embedder is not None
             pixels = [array for array in prepared if isinstance(array, np.ndarray)]
-            embedded = self._embedder.embed_batch(pixels)
-            valid_ids = [image_ids[i] for i in embedded.kept.tolist()]
+            embedded = embed_checked(self._embedder, pixels)
+            valid_ids = [image_ids[i] for i in embedded.kept]
             predictions = self.model.predictions_from_vectors(valid_ids, embedded.vectors)
+            reasons = {image_ids[i]: reason for i, reason in embedded.reasons.items()}
         by_id: dict[str, Prediction] = {prediction.image_id: prediction for prediction in predictions}
-        return [by_id.get(image_id, "the network gave no finite vector") for image_id in image_ids]
+        return [by_id.get(image_id, reasons.get(image_id, "the model gave no prediction")) for image_id in image_ids]

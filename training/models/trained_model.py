@@ -100,6 +100,7 @@ class ProbeModel:
 
     def predictions(self, images: Iterable[tuple[str, Image]]) -> Iterator[Prediction]:
         from embeddings.embedders import embedder as embedders
+        from embeddings.embedders.checked_batch import embed_checked
         from embeddings.embedders.preprocess import square
 
         if self._lake is None:
@@ -108,7 +109,7 @@ class ProbeModel:
         preprocessing, source = embedder.spec.preprocessing, iter(images)
         while part := [*islice(source, BATCH)]:
             pixels = [np.asarray(im) if preprocessing is None else square(im, preprocessing) for _, im in part]
-            embedded = embedder.embed_batch(pixels)
+            embedded = embed_checked(embedder, pixels)
             yield from self.predictions_from_vectors([part[i][0] for i in embedded.kept], embedded.vectors)
 
     def predictions_of(self, lake: Lake, image_ids: Sequence[str]) -> Iterator[Prediction]:

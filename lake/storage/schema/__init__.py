@@ -10,7 +10,16 @@ Events are appended, never edited: the current state is a view (`lake/storage/vi
 from __future__ import annotations
 
 from lake.storage.schema.administration import AUDIT, FORGOTTEN, KEYS, MIGRATIONS
-from lake.storage.schema.exploration import CLUSTER_MEMBERS, CLUSTERS, EMBEDDERS, MAP_POINTS, MAPS, MARKS, SEARCHES
+from lake.storage.schema.exploration import (
+    CLUSTER_MEMBERS,
+    CLUSTERS,
+    EMBEDDERS,
+    EMBEDDING_FAILURES,
+    MAP_POINTS,
+    MAPS,
+    MARKS,
+    SEARCHES,
+)
 from lake.storage.schema.images import IMAGES, THUMBNAILS
 from lake.storage.schema.jobs import JOBS
 from lake.storage.schema.labels import LABELS, REVIEWS
@@ -33,15 +42,16 @@ from lake.storage.schema.types import (
 TABLES = {
     table.name: table
     for table in (
-        IMAGES, THUMBNAILS, SAMPLES, LABELS, REVIEWS, EMBEDDERS, CLUSTERS, CLUSTER_MEMBERS, SEARCHES, MARKS,
-        MAPS, MAP_POINTS, SLICES, SLICE_MEMBERS, SLICE_TAGS, SAVED_QUERIES, RUNS, METRICS, SCORES, GATES,
-        RELEASES, JOBS, KEYS, AUDIT, FORGOTTEN, MIGRATIONS,
+        IMAGES, THUMBNAILS, SAMPLES, LABELS, REVIEWS, EMBEDDERS, EMBEDDING_FAILURES, CLUSTERS, CLUSTER_MEMBERS,
+        SEARCHES, MARKS, MAPS, MAP_POINTS, SLICES, SLICE_MEMBERS, SLICE_TAGS, SAVED_QUERIES, RUNS,
+        METRICS, SCORES, GATES, RELEASES, JOBS, KEYS, AUDIT, FORGOTTEN, MIGRATIONS,
     )
 }  # fmt: skip
 
 __all__ = [
-    "AUDIT", "BOXES", "CLUSTERS", "CLUSTER_MEMBERS", "Column", "EMBEDDERS", "FORGOTTEN", "GATES", "IMAGES", "JOBS",
-    "KEYS", "LABELS", "MAPS", "MAP_POINTS", "MARKS", "MASKS", "METRICS", "MIGRATIONS", "PROMOTABLE", "RELEASES",
-    "REVIEWS", "RUNS", "SAMPLES", "SAVED_QUERIES", "SCORES", "SCORES_TYPE", "SEARCHES", "SLICES", "SLICE_MEMBERS",
-    "SLICE_TAGS", "TABLES", "THUMBNAILS", "Table", "UTC", "VECTOR_PREFIX", "vector_column", "vector_type",
+    "AUDIT", "BOXES", "CLUSTERS", "CLUSTER_MEMBERS", "Column", "EMBEDDERS", "EMBEDDING_FAILURES", "FORGOTTEN",
+    "GATES", "IMAGES", "JOBS", "KEYS", "LABELS", "MAPS", "MAP_POINTS", "MARKS", "MASKS", "METRICS",
+    "MIGRATIONS", "PROMOTABLE", "RELEASES", "REVIEWS", "RUNS", "SAMPLES", "SAVED_QUERIES", "SCORES",
+    "SCORES_TYPE", "SEARCHES", "SLICES", "SLICE_MEMBERS", "SLICE_TAGS", "TABLES", "THUMBNAILS", "Table", "UTC",
+    "VECTOR_PREFIX", "vector_column", "vector_type",
 ]  # fmt: skip

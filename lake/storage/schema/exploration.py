@@ -33,6 +33,20 @@ EMBEDDERS = Table(
     key="name",
 )
 
+EMBEDDING_FAILURES = Table(
+    "embedding_failures",
+    "An image that an embedder gave no vector of. `lakeloop embed --retry-failed` tries it again.",
+    [
+        Column("id", pa.string(), "EMBEDDER/IMAGE_ID", nullable=False),
+        Column("embedder", pa.string(), "the embedder's name", nullable=False),
+        Column("image_id", pa.string(), "the image", nullable=False),
+        Column("reason", pa.string(), "why: it cannot be decoded, or what is wrong with its vector", nullable=False),
+        Column("at", UTC, "when it was tried", nullable=False),
+    ],
+    key="id",
+    indexed=["image_id"],
+)
+
 CLUSTERS = Table(
     "clusters",
     "A node of a drill-down tree.",

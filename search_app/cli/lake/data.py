@@ -51,6 +51,7 @@ def register(add: Add) -> None:
     p.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     p.add_argument("--watch", action="store_true", help="keep embedding new images until interrupted; with --json a line for each round")  # fmt: skip  # noqa: E501
     p.add_argument("--order", choices=("oldest", "newest", "sampled"), default="oldest", help="which images come first")
+    p.add_argument("--retry-failed", action="store_true", help="also try images that failed in an earlier run")
     add_detach(p)
 
     add("status", _status, "show what is in the lake")
@@ -109,6 +110,7 @@ def _embed(args: argparse.Namespace) -> int:
             raise BadInput("--watch does not end, so it is no job; start it in the background: lakeloop serve --embed")
         return _watch(args, lake)
     options = {"engine": args.engine, "order": args.order, "trust_sha256": args.trust_sha256}
+    options |= {"retry_failed": True} if args.retry_failed else {}
     weights = os.path.abspath(args.weights) if args.weights else None
     report = run_job(args, lake, "embed", {"embedder": args.embedder, "weights": weights, **options})
     return 0 if report is None else _output_embedded(args, report)
@@ -131,12 +133,17 @@ def _watch(args: argparse.Namespace, lake: Lake) -> int:
 
 
 def _output_embedded(args: argparse.Namespace, report: BackfillReport) -> int:
-    names = ("embedder", "embedded", "failed", "without_bytes", "unreadable", "images_per_second", "seconds")
+    names = (
+        *("embedder", "embedded", "failed", "failed_before", "by_others", "without_bytes", "unreadable"),
+        *("images_per_second", "seconds"),
+    )
+    others = f", {report.by_others:,} by another process" if report.by_others else ""
+    before = f", {report.failed_before:,} failed before (try them with --retry-failed)" if report.failed_before else ""
     without = f", {report.without_bytes:,} without bytes" if report.without_bytes else ""
     unreadable = f", {report.unreadable:,} unreadable" if report.unreadable else ""
     text = (
-        f"{report.embedder}: {report.embedded:,} embedded, {report.failed:,} failed{without}{unreadable}; "
-        f"{report.seconds:.1f} s ({report.images_per_second:.1f} images/s)"
+        f"{report.embedder}: {report.embedded:,} embedded{others}, {report.failed:,} failed{before}{without}"
+        f"{unreadable}; {report.seconds:.1f} s ({report.images_per_second:.1f} images/s)"
     )
     return output(args, {n: getattr(report, n) for n in names}, text)
 
@@ -156,7 +163,8 @@ def _status(args: argparse.Namespace) -> int:
     ]
     for e in facts["embedders"]:
         missing = f", {e['missing']:,} missing: lakeloop embed --embedder {e['name']}" if e["missing"] else ""
-        lines.append(f"embedder     {e['name']}: {e['embedded']:,} images embedded{missing}")
+        failed = f", {e['failed']:,} failed" if e["failed"] else ""
+        lines.append(f"embedder     {e['name']}: {e['embedded']:,} images embedded{failed}{missing}")
     for m in facts["models"]:
         lines.append(f"model        {m['model']} {m['model_version'] or ''}: {m['predictions']:,} predictions")
     for reason, images in facts["image_status"].items():

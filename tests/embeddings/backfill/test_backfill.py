@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from embeddings.backfill import backfill as module
 from embeddings.backfill.backfill import Backfill, BackfillReport, backfill
 from embeddings.backfill.vector_columns import store_vectors
-from embeddings.embedders.embedder import bind, record_of
+from embeddings.embedders.embedder import Embedded, bind, record_of
 from lake import ids, open_lake
 from lake.analytics import summary
 from lake.errors import CouldNot
@@ -124,7 +125,7 @@ def test_an_image_with_several_rows_is_computed_once(colours: OpenLake, tmp_path
     check(colours)
 
 
-def test_an_image_that_cannot_be_embedded_is_named_and_tried_again(
+def test_an_image_that_cannot_be_embedded_is_named_and_tried_again_on_request(
     colours: OpenLake, tmp_path: Path, monkeypatch
 ) -> None:
     """Black has no direction. It neither stops nor shifts the others of its batch."""
@@ -135,10 +136,15 @@ def test_an_image_that_cannot_be_embedded_is_named_and_tried_again(
     for i, data in enumerate(black):
         (tmp_path / "black" / f"{i}.png").write_bytes(data)
     ingest.ingest(colours, tmp_path / "black", workers=1)
-    for embedded in (6, 0):
-        report = run(colours)
+    for embedded, retry in ((6, False), (0, True)):
+        report = run(colours, retry_failed=retry)
         assert (report.embedded, report.failed) == (embedded, 2)
         assert report.reasons == {ids.image_id(data): "the network gave no finite vector" for data in black}
+    embedder = MeanColour()
+    report = run(colours, embedder)
+    assert (report.failed, report.failed_before, embedder.seen) == (0, 2, 0)
+    (progress,) = summary.embedding_progress(colours, colours.embedders())
+    assert [progress[n] for n in ("embedded", "missing", "failed")] == [6, 0, 2]
     check(colours, missing=2)
 
 
@@ -185,6 +191,161 @@ def test_after_a_kill_the_next_run_does_the_rest(colours: OpenLake, tmp_path: Pa
     embedder = MeanColour()
     assert run(half, embedder).embedded == embedder.seen == 24 - done
     check(half)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_is_no_vector_is_a_failure_with_a_reason_and_is_never_stored(
+    colours: OpenLake, tmp_path: Path, many: bool
+) -> None:
+    """The embedder of a user goes wrong in every way for one image of each batch, or for all."""
+    fill(colours, tmp_path / "in", 8)
+
+    class Wrong(MeanColour):
+        def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
+            batch = super().embed_batch(images)
+            wrong = np.flatnonzero((np.stack(images)[:, 0, 0, 0] < 60) | many)
+            for row, value in zip(wrong.tolist(), [np.nan, np.inf, 0, -np.inf] * 2, strict=False):
+                batch.vectors[row, 1 if value else slice(None)] = value
+            return batch
+
+    report = run(colours, Wrong())
+    assert (report.embedded, report.failed) == ((0, 8) if many else (4, 4))
+    assert set(report.reasons.values()) == {"its vector is not finite", "its vector is zero: it has no direction"}
+    check(colours, missing=report.failed)
+    assert run(colours, retry_failed=True).embedded == report.failed
+    check(colours)
+
+
+class OneShort(MeanColour):
+    def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
+        return Embedded(super().embed_batch(images).vectors[:, :2], np.arange(len(images)))
+
+
+class Forgetful(MeanColour):
+    def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
+        return Embedded(super().embed_batch(images).vectors, np.zeros(len(images), int))
+
+
+class Choosy(MeanColour):
+    def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
+        if any(image[0, 0, 0] == 25 for image in images):
+            raise ZeroDivisionError("25")
+        return super().embed_batch(images)
+
+
+class Doubling(MeanColour):
+    def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
+        batch = super().embed_batch(images)
+        return Embedded(batch.vectors.astype(np.float64) * 2, batch.kept)
+
+
+@pytest.mark.parametrize(
+    ("kind", "embedded", "reason"),
+    [
+        (OneShort, 0, "vectors of 4 x 2, its spec says n x 3"),
+        (Forgetful, 0, "4 vectors for 4 images; `kept` must name the image of each"),
+        (Choosy, 3, "the embedder failed: ZeroDivisionError: 25"),
+        (Doubling, 4, ""),
+    ],
+)
+def test_an_embedder_that_breaks_its_contract(
+    colours: OpenLake, tmp_path: Path, kind: type[MeanColour], embedded: int, reason: str
+) -> None:
+    fill(colours, tmp_path / "in", 4)
+    report = run(colours, kind())
+    assert report.embedded == embedded
+    assert all(reason in text for text in report.reasons.values())
+    check(colours, missing=4 - embedded)
+
+
+def test_an_embedder_that_fails_for_every_image_ends_the_run(
+    colours: OpenLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_RAISED", 3)
+    fill(colours, tmp_path / "in", 6)
+
+    class Unset(MeanColour):
+        def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
+            raise FileNotFoundError("weights.bin")
+
+    with pytest.raises(CouldNot, match=r"FileNotFoundError: weights.bin; it did so for 6 images in a row"):
+        run(colours, Unset())
+    assert run(colours).embedded == 6  # no image is to blame
+
+
+def test_a_slow_network_is_committed_by_time(colours: OpenLake, tmp_path: Path, monkeypatch) -> None:
+    """Stopped at any time, the run keeps all but the last seconds: here, all but the last task of two images."""
+    monkeypatch.setattr(module, "TASK_IMAGES", 2)
+    monkeypatch.setattr(module, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "COMMIT_SHARE", 1e9)
+    fill(colours, tmp_path / "in", 6)
+
+    class Stopped(MeanColour):
+        def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
+            if self.seen == 4:
+                raise KeyboardInterrupt
+            return super().embed_batch(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(colours, Stopped())
+    check(colours, missing=2)
+
+
+def test_two_runs_at_once_share_the_work(colours: OpenLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TASK_IMAGES", 2)
+    monkeypatch.setattr(module, "CLAIM_IMAGES", 4)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.05)
+    fill(colours, tmp_path / "in", 40)
+    bind(colours, record_of(colours, None), MeanColour())
+    met = threading.Barrier(2)
+
+    class Met(MeanColour):
+        def embed_batch(self, images: Sequence[np.ndarray]) -> Embedded:
+            if self.seen == 0:
+                met.wait()  # both have looked, and each has claimed
+            return super().embed_batch(images)
+
+    embedders = [Met(), Met()]
+    reports: dict[int, BackfillReport] = {}
+
+    def embed(number: int) -> None:
+        reports[number] = run(open_lake.open(colours.uri), embedders[number])
+
+    threads = [threading.Thread(target=embed, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert embedders[0].seen + embedders[1].seen == 40
+    assert [reports[n].embedded for n in range(2)] == [e.seen for e in embedders]
+    assert [reports[n].by_others for n in range(2)] == [40 - e.seen for e in embedders]
+    check(colours)
+
+
+def test_of_two_runs_one_is_killed_and_the_other_finishes(
+    colours: OpenLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.05)
+    fill(colours, tmp_path / "in", 24)
+    bind(colours, record_of(colours, None), MeanColour())
+    slow = SCRIPT.replace("time.sleep(0.05)", "time.sleep(60)")
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow, colours.uri],
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert process.stdout is not None
+    embedder = MeanColour()
+    try:
+        committed = int(process.stdout.readline())
+        with Backfill(colours, record_of(colours, None), embedder, workers=1) as work:
+            gaps = work.look()
+            work.fill(gaps, gaps.image_id.to_pylist())
+        assert (embedder.seen, len(work.busy)) == (0, 24 - committed)  # the other process has claimed all of them
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+    assert run(colours, embedder).embedded == embedder.seen == 24 - committed
+    check(colours)
 
 
 def test_images_that_arrive_meanwhile_are_not_lost(colours: OpenLake, tmp_path: Path, monkeypatch) -> None:

@@ -177,7 +177,7 @@ def test_a_zero_vector_is_refused(colours: OpenLake, tmp_path: Path) -> None:
     (tmp_path / "red.png").write_bytes(encoded(flat("red")))
     ingest.ingest(colours, tmp_path, workers=1)
     backfill(colours, record_of(colours, None), MeanColour(), workers=1)
-    with pytest.raises(BadInput, match="no finite vector for this image"):
+    with pytest.raises(BadInput, match="no finite vector, for this image"):
         search(colours, image=encoded(flat("black")))
 
 

@@ -46,7 +46,7 @@ def test_status_counts_everything(make_lake: MakeLake, tmp_path: Path) -> None:
 
 def test_an_image_counts_once_for_an_embedder(make_lake: MakeLake, tmp_path: Path) -> None:
     (status,) = summary.status(filled(make_lake, tmp_path))["embedders"]
-    counts = {"embedded": 0, "missing": 4, "unreadable": 0, "without_bytes": 0}
+    counts = {"embedded": 0, "missing": 4, "failed": 0, "unreadable": 0, "without_bytes": 0}
     assert status == {"name": "resnet18", "dim": None, "column": "emb_resnet18", **counts}
 
 
