@@ -93,7 +93,7 @@ def test_modules_have_domain_names_and_say_what_they_do() -> None:
 def test_the_access_page_has_the_table_of_scopes() -> None:
     page = access_table.PAGE.read_text()
     section = page.partition(access_table.START)[2].partition(access_table.END)[0]
-    assert section == access_table.table(), "write it with: python -m tests.access_table"
+    assert section == access_table.tables(), "write it with: python -m tests.access_table"
 
 
 def test_storage_page_lists_every_table_and_column_as_declared() -> None:

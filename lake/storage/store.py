@@ -71,6 +71,7 @@ class Lake:
         self._session: Any = None
         self._connection: Any = None
         self.notices: list[str] = []  # what opening it repaired, for its opener to report
+        self.guard: Callable[[], None] = _unguarded  # called before each commit; it raises to refuse it
 
     def __repr__(self) -> str:
         return f"Lake({self.uri!r})"
@@ -317,8 +318,9 @@ class Lake:
     def commit(self, name: str, write: Callable[[], T]) -> T:
         """Runs `write`, again after each commit conflict with another writer.
 
-        Raises LakeBusy if it keeps conflicting, CouldNot if the disk is full.
+        Raises LakeBusy if it keeps conflicting, CouldNot if the disk is full, and what `guard` raises.
         """
+        self.guard()
         for attempt in range(COMMIT_ATTEMPTS):
             try:
                 return write()
@@ -338,6 +340,10 @@ class Lake:
 
     def table_uri(self, name: str) -> str:
         return f"{self.uri}/{name}.lance"
+
+
+def _unguarded() -> None:
+    """The guard of a lake that anyone who has it may write."""
 
 
 @functools.cache

@@ -87,11 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lakeloop {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, run: Callable[..., Any], help: str, to: Any = None) -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Callable[..., Any], help: str, to: Any = None, *, writes: bool = False
+    ) -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = (to or commands).add_parser(
             name, parents=[common], help=help, description=help
         )
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, writes=writes)
         return command
 
     def group(name: str, help: str) -> Any:

@@ -18,7 +18,7 @@ def register(add: Add) -> None:
         ("serve", _serve, "start the app and the HTTP API"),
         ("quickstart", _quickstart, "build a demo lake of real solar cells and start the app"),
     ):
-        p = add(name, run, help)
+        p = add(name, run, help, writes=True)
         p.add_argument("--host", default="127.0.0.1")
         p.add_argument("--port", type=int, default=8501)
         if name == "serve":

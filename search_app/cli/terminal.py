@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lake.spool.spool import Spool
     from lake.storage.store import Lake
 
-# add(name, run, help, group=None): adds a command with --lake and --json, in a group such as `slice` or at the top.
+# add(name, run, help, group=None, writes=False): adds a command with --lake and --json, in a group such as `slice` or
+# at the top. One that does not say that it `writes` cannot: `open_lake` gives it a lake that refuses to.
 Add = Callable[..., argparse.ArgumentParser]
 
 
@@ -27,7 +28,10 @@ def uri(args: argparse.Namespace) -> str:
 
 
 def open_lake(args: argparse.Namespace, drain: bool = True) -> Lake:
-    """Opens that lake. Before, it drains events that a stopped server left in the spool, and reports that on stderr."""
+    """Opens that lake. Before, it drains events that a stopped server left in the spool, and reports that on stderr.
+
+    A command that does not say that it writes can only read it.
+    """
     import lake
 
     spool = _abandoned(uri(args)) if drain else None
@@ -41,7 +45,13 @@ def open_lake(args: argparse.Namespace, drain: bool = True) -> Lake:
     finally:
         if spool is not None:
             spool.close()
+    if not args.writes:
+        opened.guard = _refuse
     return opened
+
+
+def _refuse() -> None:
+    raise AssertionError("a command that does not say that it writes has tried to")
 
 
 def _abandoned(uri: str) -> Spool | None:

@@ -120,7 +120,7 @@ class Access:
         if scope["type"] == "websocket":
             # Headers of these names from the client are removed.
             headers = [header for header in scope["headers"] if header[0] not in IDENTITY_HEADERS]
-            values = (result.key_id or "", result.user or "", " ".join(result.scopes))
+            values = (result.key_id or "", quote(result.user or ""), " ".join(result.scopes))
             named = zip(IDENTITY_HEADERS, values, strict=True)
             scope["headers"] = headers + [(name, value.encode()) for name, value in named if value]
         if self.open:

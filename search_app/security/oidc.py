@@ -85,16 +85,21 @@ class Oidc:
         return claims if claims.get("is_logged_in") is True and claims.get("origin") == self._origin else None
 
     def user(self, cookies: Mapping[str, str]) -> str | None:
-        """The e-mail address (or subject) of the user of this browser; None if the user has no access."""
+        """The e-mail address (or subject) of the user of this browser; None if the user has no access.
+
+        An address that the provider has not verified has that behind it, so that no entry but `*` names it.
+        """
         claims = self.claims(cookies)
         if claims is None:
             return None
         email = str(claims.get("email") or "").lower()
-        if "*" in self.users:
-            return email or str(claims.get("sub") or "*")
-        domain = _domain(email)
-        verified = claims.get("email_verified") in (True, "true")
-        return email if verified and "@" in email and (email in self.users or domain in self.users) else None
+        verified = claims.get("email_verified") in (True, "true") and "@" in email
+        if verified and (email in self.users or _domain(email) in self.users):
+            return email
+        if "*" not in self.users:
+            return None
+        name = email or str(claims.get("sub") or "*")
+        return name if verified or "@" not in name else f"{name} (not verified)"
 
     def scopes(self, user: str) -> tuple[str, ...]:
         """The scopes of a user that `user` returned."""

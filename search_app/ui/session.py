@@ -6,11 +6,15 @@ reload is in the URL; only this module reads and writes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ParamSpec
+from urllib.parse import unquote, urlencode
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from lake.access import audit, keys
 from lake.jobs.job import Starter
@@ -23,12 +27,21 @@ if TYPE_CHECKING:
 # Parameters that all pages share (scope and filters). The others belong to one page.
 SHARED = ("slice", "node", "label", "model", "conf", "from", "to", "where")
 
+P = ParamSpec("P")
+
 _bound: dict[str, Any] = {}
+_acting: ContextVar[str | None] = ContextVar("acting", default=None)
 
 
 def bind(lake: OpenLake) -> None:
-    """Sets the lake. The server calls it before the first page runs."""
+    """Sets the lake, which pages from now on write only while they are `acting`. The server calls it first."""
     _bound["lake"] = lake
+    lake.guard = _guard
+
+
+def _guard() -> None:
+    if _acting.get() is None and get_script_run_ctx(suppress_warning=True) is not None:
+        raise AssertionError("a page writes, and nothing asked whether the user may")
 
 
 def lake() -> OpenLake:
@@ -43,10 +56,35 @@ def may(scope: str) -> bool:
     return scope in scopes or "admin" in scopes
 
 
-def require(action: str) -> None:
-    """Raises NotAllowed unless the user may do this. Every handler that writes calls it before it does."""
-    page_actions.require(action, _scopes())
-    st.session_state.setdefault("_allowed", set()).add(action)
+@contextmanager
+def acting(action: str, of_kind: str = "admin") -> Iterator[None]:
+    """Within it a page may write. Raises NotAllowed unless the user may do the action, see `page_actions.require`."""
+    page_actions.require(action, _scopes(), of_kind)
+    token = _acting.set(action)
+    try:
+        yield
+    finally:
+        _acting.reset(token)
+
+
+def handler(action: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Marks a function of a page that does this action. It runs for users who may; others are told what they lack."""
+    assert action in page_actions.ACTIONS, action
+
+    def mark(do: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(do)
+        def asked(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                page_actions.require(action, _scopes())
+            except page_actions.NotAllowed as error:
+                st.toast(str(error), duration="long")
+                return
+            with acting(action):
+                do(*args, **kwargs)
+
+        return asked
+
+    return mark
 
 
 def _scopes() -> frozenset[str]:
@@ -61,20 +99,14 @@ def _scopes() -> frozenset[str]:
 def starter() -> Starter:
     """Whoever uses the page: the user who logged in, or the key; neither on an open server."""
     headers = st.context.headers  # see _scopes
-    return Starter(headers.get("X-Lakeloop-User"), headers.get("X-Lakeloop-Key"))
+    return Starter(unquote(headers.get("X-Lakeloop-User") or "") or None, headers.get("X-Lakeloop-Key"))
 
 
-def wrote(action: str, target: str, detail: dict[str, Any]) -> None:
-    """Records in the audit log what a page wrote, and which key or user did it (neither on an open server).
-
-    `require` has allowed the same action before.
-    """
-    allowed = st.session_state.get("_allowed", set())
-    if action not in allowed:
-        raise AssertionError(f"nothing asked whether the user may do: {action}")
-    allowed.remove(action)
-    by = starter()
-    audit.record(lake(), action, target, key_id=by.key_id, user=by.user, detail=detail)
+def wrote(target: str, detail: dict[str, Any]) -> None:
+    """Records the action in the audit log, and which key or user did it (neither on an open server)."""
+    action, by = _acting.get(), starter()
+    assert action is not None, "nothing asked whether the user may"
+    audit.write(lake(), audit.entry(action, target, key_id=by.key_id, user=by.user, detail=detail))
 
 
 def query_images() -> QueryImages:

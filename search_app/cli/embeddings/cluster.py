@@ -19,7 +19,7 @@ METHODS = ("auto", "kmeans", "hdbscan", "evoc")
 
 
 def register(add: Add) -> None:
-    p = add("cluster", _cluster, "cluster the lake, or split a node of a tree")
+    p = add("cluster", _cluster, "cluster the lake, or split a node of a tree", writes=True)
     scope = p.add_mutually_exclusive_group()
     scope.add_argument("--node", metavar="TREE/PATH", help="split this node: cluster its images again")
     scope.add_argument("--where", metavar="SQL", help="only images that pass")
@@ -36,7 +36,7 @@ def register(add: Add) -> None:
 
     # The subcommand is optional: `lakeloop cluster --lake L` clusters.
     to = p.add_subparsers(title="commands", metavar="COMMAND")
-    p = add("assign", _assign, "assign images that came later to the nodes of a tree", to)
+    p = add("assign", _assign, "assign images that came later to the nodes of a tree", to, writes=True)
     p.add_argument("--tree", metavar="TREE", required=True)
     p = add("volume", _volume, "predictions and errors of the nodes of a tree by day", to)
     p.add_argument("--tree", metavar="TREE", required=True)
@@ -52,10 +52,10 @@ def register(add: Add) -> None:
     p.add_argument("-k", type=int, metavar="N", help="number of k-means clusters")
     p.add_argument("--min-cluster-size", type=int, metavar="N")
     p.add_argument("--seed", type=int, default=0)
-    p = add("rename", _rename, "rename a node", to)
+    p = add("rename", _rename, "rename a node", to, writes=True)
     p.add_argument("--node", metavar="TREE/PATH", required=True)
     p.add_argument("name", metavar="NAME", help="the new name; '' removes it")
-    p = add("uncut", _uncut, "remove all nodes below a node", to)
+    p = add("uncut", _uncut, "remove all nodes below a node", to, writes=True)
     p.add_argument("--node", metavar="TREE/PATH", required=True)
     add("list", _list, "list all trees, newest first", to)
 

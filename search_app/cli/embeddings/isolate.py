@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def register(add: Add) -> None:
-    p = add("isolate", _isolate, "find all images of a kind: mark a page of candidates, get the next page")
+    p = add("isolate", _isolate, "find all images of a kind: mark a page of candidates, get the next page", writes=True)
     p.add_argument("--like", action="append", metavar="ID", help="start with this image or prediction; repeat for more")
     p.add_argument("--search", metavar="SEARCH", help="continue this search")
     p.add_argument("--list", action="store_true", help="list all searches")

@@ -11,7 +11,7 @@ from search_app.cli.terminal import Add, open_lake, output
 
 
 def register(add: Add) -> None:
-    p = add("map", _map, "project the lake, or a node of a tree, to two dimensions")
+    p = add("map", _map, "project the lake, or a node of a tree, to two dimensions", writes=True)
     scope = p.add_mutually_exclusive_group()
     scope.add_argument("--node", metavar="TREE/PATH", help="only images of this node")
     scope.add_argument("--where", metavar="SQL", help="only images that pass")

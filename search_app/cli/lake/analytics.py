@@ -35,7 +35,7 @@ def register(add: Add) -> None:
     kind.add_argument("--compare", nargs=2, metavar=("OLD", "NEW"), help="compare two models on the same images")
     kind.add_argument("--dimensions", action="store_true", help="list the values of --by")
 
-    p = add("discover", _discover, "find groups of images with more errors than chance explains")
+    p = add("discover", _discover, "find groups of images with more errors than chance explains", writes=True)
     _scope(p)
     p.add_argument("--by", choices=("both", "metadata", "cluster"), default="both")
     p.add_argument(

@@ -24,7 +24,7 @@ _LAYOUTS = (
 
 
 def register(add: Add) -> None:
-    p = add("init", _init, "create an empty lake")
+    p = add("init", _init, "create an empty lake", writes=True)
     p.add_argument(
         "--embedder",
         action="append",
@@ -33,7 +33,7 @@ def register(add: Add) -> None:
     )
     p.add_argument("--column", action="append", metavar="NAME:TYPE", help="a metadata key that gets a column of its own (string, int, float, bool, timestamp)")  # fmt: skip  # noqa: E501
 
-    p = add("ingest", _ingest, "ingest images, a prediction log or a data set")
+    p = add("ingest", _ingest, "ingest images, a prediction log or a data set", writes=True)
     p.add_argument("path", metavar="PATH")
     p.add_argument("--layout", choices=_LAYOUTS, default="auto")
     p.add_argument("--model", metavar="NAME", help="boxes, masks and scores of the data set are predictions of this model, not labels")  # fmt: skip  # noqa: E501
@@ -41,7 +41,7 @@ def register(add: Add) -> None:
     p.add_argument("--orientation", choices=("stored", "upright"), help="of images that EXIF turns, the data set's coordinates are of the stored or of the upright pixels")  # fmt: skip  # noqa: E501
     add_detach(p)
 
-    p = add("embed", _embed, "compute a vector for every image without one")
+    p = add("embed", _embed, "compute a vector for every image without one", writes=True)
     p.add_argument("--embedder", metavar="NAME", help="default: the first of the lake; a new embedder is added")
     p.add_argument(
         "--weights", metavar="FILE", help="weights in a .safetensors file, or .pth / .pt with --trust-sha256"

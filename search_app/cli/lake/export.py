@@ -19,7 +19,7 @@ FORMATS = (
 
 
 def register(add: Add, slices: Any) -> None:
-    p = add("export", _export, "write the images and labels of a slice in a format of other tools", slices)
+    p = add("export", _export, "write the images and labels of a slice in a format of other tools", slices, writes=True)
     p.add_argument("name", metavar="NAME[@VERSION]")
     p.add_argument("--format", choices=FORMATS, default="imagefolder")
     p.add_argument("--out", metavar="FOLDER", required=True, help="new or empty; an interrupted export resumes")

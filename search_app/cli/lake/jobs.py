@@ -31,11 +31,11 @@ def register(add: Add, jobs: Any) -> None:
         ("retry", _retry, "start a failed or cancelled job again; it resumes where its kind can"),
         ("log", _log, "print what the workers of a job wrote to stderr"),
     ):
-        p = add(name, run, help, jobs)
+        p = add(name, run, help, jobs, writes=name in ("cancel", "retry"))
         p.add_argument("job", metavar="JOB", help="the id, or the start of it")
         if name == "wait":
             p.add_argument("--timeout", type=float, metavar="SECONDS", help="wait no longer than this")
-    p = add("work", _work, "start waiting jobs here until interrupted, as a server does", jobs)
+    p = add("work", _work, "start waiting jobs here until interrupted, as a server does", jobs, writes=True)
     p.add_argument("--most", type=int, default=1, metavar="N", help="at most so many jobs at once (default 1)")
     p.add_argument("--memory-gb", type=float, metavar="GB", help="memory limit of each worker process")
     p.add_argument("--idle", type=float, metavar="SECONDS", help="end when no job has waited or run for so long")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def register(add: Add, keys: Any) -> None:
-    p = add("create", _create, "create an access key; it is shown only once", keys)
+    p = add("create", _create, "create an access key; it is shown only once", keys, writes=True)
     p.add_argument(
         "--scope",
         action="append",
@@ -24,7 +24,7 @@ def register(add: Add, keys: Any) -> None:
     p.add_argument("--name", metavar="TEXT", help="what the key is for")
     p.add_argument("--expires", metavar="WHEN", help="90d, 12h, 6w or 2027-01-01 (UTC); default: never")
     add("list", _list, "list the access keys, without their secrets", keys)
-    p = add("revoke", _revoke, "revoke an access key", keys)
+    p = add("revoke", _revoke, "revoke an access key", keys, writes=True)
     p.add_argument("key_id", metavar="KEY_ID")
 
 

@@ -12,7 +12,9 @@ SHOWN = 20
 
 
 def register(add: Add, labels: Any) -> None:
-    p = add("import", _import, "import the finished annotations of a Label Studio export as labels", labels)
+    p = add(
+        "import", _import, "import the finished annotations of a Label Studio export as labels", labels, writes=True
+    )
     p.add_argument("path", metavar="FILE", help="the export of the project in format JSON")
 
 

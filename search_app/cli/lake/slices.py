@@ -23,7 +23,7 @@ BY_IDENTITY = "for training: compare images without vectors by identity only"
 
 
 def register(add: Add, slices: Any) -> None:
-    p = add("create", _create, "save a set of images as a new slice or its next version", slices)
+    p = add("create", _create, "save a set of images as a new slice or its next version", slices, writes=True)
     p.add_argument("name", metavar="NAME")
     how = p.add_mutually_exclusive_group(required=True)
     how.add_argument("--where", metavar="SQL", help="images with a sample that passes")
@@ -63,22 +63,22 @@ def register(add: Add, slices: Any) -> None:
     p.add_argument("after", metavar="NAME[@VERSION|@TAG]")
     p = add("history", _history, "list the versions of a slice and their changes", slices)
     p.add_argument("name", metavar="NAME")
-    p = add("tag", _tag, "give a version a tag: NAME@TAG", slices)
+    p = add("tag", _tag, "give a version a tag: NAME@TAG", slices, writes=True)
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
     p.add_argument("tag", metavar="TAG")
     p.add_argument("--remove", action="store_true", help="remove the tag")
-    p = add("role", _role, "set the role of a slice", slices)
+    p = add("role", _role, "set the role of a slice", slices, writes=True)
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
     p.add_argument("role", choices=("train", "evaluation", "regression", "none"))
     p.add_argument("--identity-only", action="store_true", help=BY_IDENTITY)
-    p = add("freeze", _freeze, "save the current members of a live slice as its next version", slices)
+    p = add("freeze", _freeze, "save the current members of a live slice as its next version", slices, writes=True)
     p.add_argument("name", metavar="NAME[@VERSION|@TAG]")
     p.add_argument("--role", choices=("train", "evaluation", "regression"), help="default: the role of the live slice")
     p.add_argument(
         "--drop-leaks", action="store_true", help="leave out images that evaluation or regression slices have"
     )
     p.add_argument("--identity-only", action="store_true", help=BY_IDENTITY)
-    p = add("delete", _delete, "delete a version; its images stay, its number is not used again", slices)
+    p = add("delete", _delete, "delete a version; its images stay, its number is not used again", slices, writes=True)
     p.add_argument("name", metavar="NAME@VERSION")
     p = add(
         "leaks", _leaks, "find images shared with slices that must stay apart; exit code 1 if there are any", slices

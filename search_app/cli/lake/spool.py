@@ -17,9 +17,9 @@ def register(add: Add, group: Any) -> None:
     parked = group.add_parser("parked", help=help, description=help)
     actions = parked.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _spool(add("list", _list, "list them with their reasons, oldest first", actions))
-    p = _spool(add("retry", _retry, "let the drainer try them again", actions))
+    p = _spool(add("retry", _retry, "let the drainer try them again", actions, writes=True))
     p.add_argument("ids", nargs="*", metavar="EVENT_ID", help="default: all")
-    p = _spool(add("drop", _drop, "remove them for good", actions))
+    p = _spool(add("drop", _drop, "remove them for good", actions, writes=True))
     p.add_argument("ids", nargs="+", metavar="EVENT_ID")
 
 

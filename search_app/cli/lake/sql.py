@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def register(add: Add, group: Any) -> None:
-    p = add("sql", _sql, "run one SELECT on the tables and views of the lake")
+    p = add("sql", _sql, "run one SELECT on the tables and views of the lake", writes=True)
     p.add_argument("query", metavar="SELECT", nargs="?", help="$NAME stands for the value of a parameter")
     p.add_argument("--saved", metavar="NAME", help="run this saved query instead")
     p.add_argument("--param", action="append", metavar="NAME=VALUE", help="a parameter: a number, true, false, null, a JSON list, else text")  # fmt: skip  # noqa: E501
@@ -25,7 +25,7 @@ def register(add: Add, group: Any) -> None:
     p.add_argument("--timeout", type=float, metavar="S", help="most seconds; default: 30")
     p.add_argument("--max-rows", type=int, metavar="N", help="most rows; default: 100,000, with --out: all")
 
-    p = add("save", _save, "save a query under a name", group)
+    p = add("save", _save, "save a query under a name", group, writes=True)
     p.add_argument("name", metavar="NAME")
     p.add_argument("query", metavar="SELECT")
     p.add_argument("--param", action="append", metavar="NAME=VALUE", help="the default value of a parameter")
@@ -37,7 +37,7 @@ def register(add: Add, group: Any) -> None:
     p = add("show", _show, "show a saved query", group)
     p.add_argument("name", metavar="NAME")
 
-    p = add("delete", _delete, "delete a saved query", group)
+    p = add("delete", _delete, "delete a saved query", group, writes=True)
     p.add_argument("name", metavar="NAME")
 
     p = add("history", _history, "list the queries that ran, newest first", group)

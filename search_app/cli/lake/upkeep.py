@@ -24,11 +24,16 @@ SPOOL = "a spool of this lake outside its folder; repeat for more"
 
 
 def register(add: Add) -> None:
-    p = add("maintain", _maintain, "merge small files, complete indexes, remove old versions and leftover files")
+    p = add(
+        "maintain",
+        _maintain,
+        "merge small files, complete indexes, remove old versions and leftover files",
+        writes=True,
+    )
     p.add_argument("--older-than", type=_span, default="2d", metavar="SPAN", help=OLDER_THAN)
     add_detach(p)
 
-    p = add("forget", _forget, "erase images from every file for good, and refuse them from now on")
+    p = add("forget", _forget, "erase images from every file for good, and refuse them from now on", writes=True)
     which = p.add_mutually_exclusive_group(required=True)
     which.add_argument("--image-id", action="append", default=[], metavar="ID", help="repeat for more")
     which.add_argument("--source", metavar="PATTERN", help="images whose source matches: *, ?, [a-z]")
@@ -39,25 +44,25 @@ def register(add: Add) -> None:
     )
     p.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
-    p = add("backup", _backup, "copy the lake and its spool as they are now; others may keep writing")
+    p = add("backup", _backup, "copy the lake and its spool as they are now; others may keep writing", writes=True)
     p.add_argument("destination", metavar="DEST", type=Path, help="a new folder, or one file if it ends in .tar")
     p.add_argument("--spool", action="append", default=[], type=Path, metavar="DIR", help=SPOOL)
     p.add_argument("--verify", action="store_true", help="only read the backup DEST and compare it with its list")
     p.add_argument("--sha256", metavar="HEX", help="with --verify: the SHA-256 that `backup` printed")
 
-    p = add("restore", _restore, "make a new lake at --lake from a backup")
+    p = add("restore", _restore, "make a new lake at --lake from a backup", writes=True)
     p.add_argument("source", metavar="SRC", type=Path)
     p.add_argument(
         "--forgotten-from", metavar="URI", help="the lake in use: images erased from it are also erased here"
     )
     p.add_argument("--sha256", metavar="HEX", help="refuse a backup with another SHA-256 than `backup` printed")
 
-    p = add("doctor", _doctor, "find errors in a lake and their remedies")
+    p = add("doctor", _doctor, "find errors in a lake and their remedies", writes=True)
     p.add_argument("--repair", action="store_true", help="repair what can be repaired without losing data")
     p.add_argument("--full", action="store_true", help="read and hash every image, not a sample of 200")
     p.add_argument("--spool", action="append", default=[], type=Path, metavar="DIR", help=SPOOL)
 
-    p = add("retain", _retain, "drop old images, thumbnails and vectors; predictions stay")
+    p = add("retain", _retain, "drop old images, thumbnails and vectors; predictions stay", writes=True)
     p.add_argument("--policy", required=True, type=Path, metavar="FILE", help="TOML or JSON")
     p.add_argument("--dry-run", action="store_true", help="only report what would be dropped")
     p.add_argument("--older-than", type=_span, default="2d", metavar="SPAN", help=OLDER_THAN)

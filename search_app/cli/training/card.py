@@ -24,7 +24,9 @@ def register(add: Add, models: Any) -> None:
     p.add_argument("before", metavar="NAME[@V]|RUN")
     p.add_argument("after", metavar="NAME[@V]|RUN")
 
-    p = add("export", _export, "export a version for other runtimes; fails if its predictions differ", models)
+    p = add(
+        "export", _export, "export a version for other runtimes; fails if its predictions differ", models, writes=True
+    )
     p.add_argument("name", metavar="NAME[@V]|RUN")
     p.add_argument("--onnx", action="store_true", help="ONNX, the only format")
     p.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for model.onnx and model.json")

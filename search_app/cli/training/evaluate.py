@@ -22,7 +22,7 @@ SHOWN = 10
 
 
 def register(add: Add) -> None:
-    p = add("evaluate", _evaluate, "evaluate a run on every evaluation and regression slice")
+    p = add("evaluate", _evaluate, "evaluate a run on every evaluation and regression slice", writes=True)
     p.add_argument("of_run", metavar="RUN")
     p.add_argument("--slice", action="append", default=[], metavar="NAME[@V]", help="also this slice; repeat for more")
     p.add_argument("--only", action="store_true", help="only the slices of --slice")
@@ -34,6 +34,7 @@ def register(add: Add) -> None:
         "gate",
         _gate,
         "check that a candidate is not worse on any slice; exit code 1 if it must not replace the baseline",
+        writes=True,
     )
     p.add_argument("--candidate", metavar="RUN", required=True)
     p.add_argument("--baseline", metavar="RUN", help="default: the promoted version, else the run it started from")

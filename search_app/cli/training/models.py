@@ -37,7 +37,7 @@ def register(add: Add, models: Any) -> None:
 def _change(
     add: Add, models: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, metavar: str
 ) -> argparse.ArgumentParser:
-    p = add(name, run, help, models)
+    p = add(name, run, help, models, writes=True)
     p.add_argument("name", metavar=metavar)
     p.add_argument("--reason", metavar="WHY", help="stored with the event")
     return p

@@ -19,7 +19,7 @@ SHOWN = 20
 
 
 def register(add: Add) -> None:
-    p = add("predict", _predict, "predict images with a registered model, into the lake or to a file")
+    p = add("predict", _predict, "predict images with a registered model, into the lake or to a file", writes=True)
     p.add_argument("name", metavar="NAME[@V]", help="a registered model: its promoted version, or version V")
     p.add_argument("--from", dest="folder", metavar="FOLDER", help="all image files in this folder")
     p.add_argument("--slice", metavar="NAME[@V]", help="the images of a slice")
@@ -30,7 +30,10 @@ def register(add: Add) -> None:
     p.add_argument("--workers", type=int, metavar="N", help="decoding processes (default: one a core)")
 
     p = add(
-        "shadow", _shadow, "predict with shadowed versions what production has predicted; the table scores stores it"
+        "shadow",
+        _shadow,
+        "predict with shadowed versions what production has predicted; the table scores stores it",
+        writes=True,
     )
     p.add_argument("name", metavar="NAME", help="a model with a shadowed version (see lakeloop models shadow)")
     p.add_argument("--limit", type=int, metavar="N", help="most predictions of each shadowed version; the newest first")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def register(add: Add, runs: Any) -> None:
-    p = add("train", _train, "train a model on slices, or resume a stopped run")
+    p = add("train", _train, "train a model on slices, or resume a stopped run", writes=True)
     p.add_argument("--resume", metavar="RUN", help="resume this run with its own slices and recipe")
     _slices(p)
     p.add_argument("--from", dest="parent", metavar="RUN|MODEL", help="start from the weights of this run or model")
@@ -33,7 +33,7 @@ def register(add: Add, runs: Any) -> None:
     _machine(p)
     add_detach(p)
 
-    p = add("tune", _tune, "try settings or architectures and compare them")
+    p = add("tune", _tune, "try settings or architectures and compare them", writes=True)
     _slices(p)
     p.add_argument("--name", metavar="NAME", default="search", help="name of the search; the same name resumes it")
     p.add_argument("--model", metavar="NAME", help="name of the model of its runs (default: model)")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import streamlit as st
 
@@ -14,21 +13,13 @@ from search_app.backend.loaded_searches import LoadedSearch
 from search_app.ui import session
 from search_app.ui.text.markdown import escape
 
-if TYPE_CHECKING:
-    from embeddings.search.saved_searches import SavedSearch
-
 
 def opened(search_id: str, check: bool) -> LoadedSearch:
     """The search with this id. `check`: reload it if it has changed elsewhere. Raises BadInput if there is none."""
     return loaded_searches.opened(session.lake(), search_id, check)
 
 
-def marking(loaded: LoadedSearch) -> AbstractContextManager[SavedSearch]:
-    """The search, for writing marks. Raises NotAllowed."""
-    session.require("search mark")
-    return loaded_searches.marking(session.lake(), loaded)
-
-
+@session.handler("search start")
 def begin(**options: Any) -> None:
     """Starts a search (see `embeddings.search.saved_searches.start`) and shows it, which ends this run.
 
@@ -38,14 +29,13 @@ def begin(**options: Any) -> None:
 
     lake = session.lake()
     try:
-        session.require("search start")
         with st.spinner("Reading the vectors …", show_time=True):
             search = saved_searches.start(lake, **options)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")
         return
     loaded_searches.keep(lake, search)
-    session.wrote("search start", search.id, {name: value for name, value in options.items() if value})
+    session.wrote(search.id, {name: value for name, value in options.items() if value})
     session.go("isolate", search=search.id)
 
 

@@ -6,12 +6,10 @@ from typing import Any
 
 import streamlit as st
 
-from lake.access import audit
 from lake.errors import BadInput, LakeloopError
 from lake.jobs import current, record
 from lake.jobs.job import UNFINISHED, Job
 from search_app.jobs import kinds, starting, supervisor
-from search_app.security.page_actions import NotAllowed
 from search_app.ui import session
 from search_app.ui.text.markdown import escape
 
@@ -22,18 +20,18 @@ def start(kind: str, arguments: dict[str, Any]) -> Job | None:
     The arguments are the page's own: it names no file, and it has checked the user's part of a filter.
     """
     try:
-        _require(kind)
-        return starting.start(session.lake(), kind, arguments, session.starter(), local=True)
+        return submit(kind, arguments)
     except LakeloopError as error:
         st.error(escape(str(error)))
         return None
 
 
-def _require(kind: str) -> None:
-    """Raises NotAllowed unless the user may start jobs of this kind."""
-    scope = kinds.scope(kind)
-    if not session.may(scope):
-        raise NotAllowed(f"starting this job needs the scope {scope}, which you do not have")
+def submit(kind: str, arguments: dict[str, Any], request: str | None = None) -> Job:
+    """The job, started or found by its `request`. Raises NotAllowed, and what `starting.start` raises."""
+    with session.acting("job start", kinds.scope(kind)):
+        job = starting.start(session.lake(), kind, arguments, session.starter(), local=True, request=request)
+        session.wrote(job.id, {"kind": kind})
+        return job
 
 
 def unfinished(*of_kinds: str) -> list[Job]:
@@ -64,25 +62,22 @@ def stop(job: Job) -> None:
     """Asks the job to end; it may have ended already."""
     by = session.starter()
     try:
-        if not may_stop(job):
-            raise NotAllowed("only who started the job, or who may start its kind, may stop it")
-        record.cancel(session.lake(), job.id, by)
+        with session.acting("job cancel", "read" if job.starter == by else kinds.scope(job.kind)):
+            record.cancel(session.lake(), job.id, by)
+            session.wrote(job.id, {"kind": job.kind})
     except LakeloopError as error:
         st.toast(escape(str(error)))
-        return
-    audit.record(session.lake(), "job cancel", job.id, key_id=by.key_id, user=by.user, detail={"kind": job.kind})
 
 
 def retry(job: Job) -> None:
     """Starts a failed or cancelled job again; another user may have done it already."""
-    by = session.starter()
     try:
-        _require(job.kind)
-        record.retry(session.lake(), job.id, by)
+        with session.acting("job retry", kinds.scope(job.kind)):
+            record.retry(session.lake(), job.id, session.starter())
+            session.wrote(job.id, {"kind": job.kind})
     except LakeloopError as error:
         st.toast(escape(str(error)))
         return
-    audit.record(session.lake(), "job retry", job.id, key_id=by.key_id, user=by.user, detail={"kind": job.kind})
     supervisor.ensure(session.lake())
 
 

@@ -10,17 +10,19 @@ import json
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import LakeloopError
 from lake.jobs import current
-from search_app.jobs import starting
 
 if TYPE_CHECKING:
     from embeddings.discovery.findings import Discovery
-    from lake.jobs.job import Job, Starter
+    from lake.jobs.job import Job
     from lake.storage.store import Lake
+
+Start = Callable[[dict[str, Any], str], "Job"]
 
 _log = logging.getLogger(__name__)
 _MOST_CACHED = 24
@@ -112,15 +114,15 @@ _lock = threading.Lock()
 
 
 def of(
-    lake: Lake, stamp: tuple[int, ...], predictions: int, starter: Starter, **options: Any
+    lake: Lake, stamp: tuple[int, ...], predictions: int, start: Start, **options: Any
 ) -> RunningDiscovery | DiscoveryJob:
     """The discovery for this state of the lake, started unless it is known.
 
-    `predictions`: how many are in scope. `starter`: who looks. `options`: as of
-    `embeddings.discovery.discovery.discover`.
+    `predictions`: how many are in scope. `start`: starts a job of these arguments and this request; what it raises
+    passes through. `options`: as of `embeddings.discovery.discovery.discover`.
     """
     if predictions > QUICK_PREDICTIONS:
-        return _job(lake, stamp, starter, options)
+        return _job(lake, stamp, start, options)
     key = (lake.uri, stamp, *sorted(options.items()))
     with _lock:
         if key in _known:
@@ -133,12 +135,11 @@ def of(
     return started
 
 
-def _job(lake: Lake, stamp: tuple[int, ...], starter: Starter, options: dict[str, Any]) -> DiscoveryJob:
+def _job(lake: Lake, stamp: tuple[int, ...], start: Start, options: dict[str, Any]) -> DiscoveryJob:
     given = {name: value for name, value in options.items() if value is not None}
     state = ".".join(map(str, stamp))
     for job in current.list(lake, kinds=["discover"], limit=_MOST_CACHED):
         if job.arguments == given | {"lake_state": state}:
             return DiscoveryJob(lake, job.id)
     request = json.dumps([state, sorted(given.items())])
-    started = starting.start(lake, "discover", given | {"lake_state": state}, starter, local=True, request=request)
-    return DiscoveryJob(lake, started.id)
+    return DiscoveryJob(lake, start(given | {"lake_state": state}, request).id)

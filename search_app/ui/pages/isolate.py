@@ -9,7 +9,7 @@ import streamlit as st
 
 from lake import slices
 from lake.errors import BadInput, LakeloopError
-from search_app.backend.loaded_searches import LoadedSearch
+from search_app.backend.loaded_searches import LoadedSearch, marking
 from search_app.ui import session
 from search_app.ui.components import empty_states
 from search_app.ui.components.grid import add_to_slice, image_grid, save_slice, selected
@@ -130,24 +130,53 @@ def _handle(loaded: LoadedSearch, action: MarkingAction) -> None:
         state["_marking_save"] = True
         return
     state["_marking_turn"] = state.get("_marking_turn", 0) + 1
-    if action.token != state.get("_marking_token"):
-        return
-    try:
-        with active_searches.marking(loaded) as search:
-            if action.name == "undo":
-                if search.undo():
-                    state["_marking_before"] = active_searches.sent_before()
-                else:
-                    session.say("There is nothing to undo. The examples stay.")
-            else:
-                yes, shown = set(action.yes), search.page(PAGE)
-                if token_of(search.id, shown) != action.token:  # another tab has marked this page
-                    return
-                search.mark(yes=[id for id in shown if id in yes], no=[id for id in shown if id not in yes])
-                active_searches.sent(action.yes)
-                state["_marking_before"] = []
-    except LakeloopError as error:
-        state["_marking_problem"] = str(error)
+    if action.token == state.get("_marking_token"):
+        try:
+            _undo(loaded) if action.name == "undo" else _mark(loaded, action)
+        except LakeloopError as error:
+            state["_marking_problem"] = str(error)
+
+
+@session.handler("search mark")
+def _undo(loaded: LoadedSearch) -> None:
+    with marking(session.lake(), loaded) as search:
+        undone = search.undo()
+    if undone:
+        st.session_state["_marking_before"] = active_searches.sent_before()
+        session.wrote(search.id, {"undone": True})
+    else:
+        session.say("There is nothing to undo. The examples stay.")
+
+
+@session.handler("search mark")
+def _mark(loaded: LoadedSearch, action: MarkingAction) -> None:
+    with marking(session.lake(), loaded) as search:
+        yes, shown = set(action.yes), search.page(PAGE)
+        if token_of(search.id, shown) != action.token:  # another tab has marked this page
+            return
+        marked = {"yes": [id for id in shown if id in yes], "no": [id for id in shown if id not in yes]}
+        search.mark(**marked)
+    active_searches.sent(action.yes)
+    st.session_state["_marking_before"] = []
+    session.wrote(search.id, {answer: len(ids) for answer, ids in marked.items()})
+
+
+@session.handler("search mark")
+def _mark_no(loaded: LoadedSearch, image_ids: list[str]) -> None:
+    """Takes back images that were marked yes."""
+    with marking(session.lake(), loaded) as search:
+        search.mark(no=image_ids)
+    active_searches.sent(())
+    session.wrote(search.id, {"no": len(image_ids)})
+    session.put(sel=None, open=None)
+    st.rerun()
+
+
+@session.handler("search rename")
+def _rename(loaded: LoadedSearch, name: str) -> None:
+    with marking(session.lake(), loaded) as search:
+        search.rename(name)
+    session.wrote(search.id, {"name": name})
 
 
 def _heading(progress: SearchProgress, positives: list[str]) -> Heading:
@@ -177,13 +206,11 @@ def _top(loaded: LoadedSearch, positives: list[str], shows_found: bool) -> None:
             placeholder="Name this search",
             label_visibility="collapsed",
             width=230,
+            disabled=not session.may("edit"),
             key=f"name-{search.id}",
         ).strip()
         if name != (search.name or ""):
-            session.require("search rename")
-            with active_searches.marking(loaded):
-                search.rename(name)
-            session.wrote("search rename", search.id, {"name": name})
+            _rename(loaded, name)
         if scope := _scope(search.id):
             st.caption(scope, width="content")
             if st.button("Search the whole lake", type="tertiary", help="Start a new search with the images found"):
@@ -230,11 +257,7 @@ def _found(loaded: LoadedSearch, positives: list[str]) -> None:
     image_grid(rows, "confidence", f"{images(len(rows))} marked yes", key="found")
     marked = selected(positives)
     if marked and above.button(f"Mark {images(len(marked))} no", help="Marks the images selected below"):
-        with active_searches.marking(loaded) as search:
-            search.mark(no=marked)
-        active_searches.sent(())
-        session.put(sel=None, open=None)
-        st.rerun()
+        _mark_no(loaded, marked)
     return None
 
 

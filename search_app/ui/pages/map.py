@@ -163,17 +163,21 @@ def _place_new(map: queries.Row, placed: int) -> None:
     embedded = _embedded(queries.stamp(), map["embedder"])
     new = embedded - placed if not map["node"] and not map["filter"] else 0
     if new > 0 and st.button(f"Place {new:,} new", help="Adds the new images; no other point moves", type="tertiary"):
-        from embeddings.maps import maps
+        _place(map["id"])
 
-        try:
-            session.require("map place")
-            with st.spinner("Placing …", show_time=True):
-                added = maps.place(session.lake(), map["id"])
-        except LakeloopError as error:
-            st.error(escape(str(error)))
-            return
-        session.wrote("map place", map["id"], {"placed": added})
-        st.rerun()
+
+@session.handler("map place")
+def _place(map_id: str) -> None:
+    from embeddings.maps import maps
+
+    try:
+        with st.spinner("Placing …", show_time=True):
+            added = maps.place(session.lake(), map_id)
+    except LakeloopError as error:
+        st.error(escape(str(error)))
+        return
+    session.wrote(map_id, {"placed": added})
+    st.rerun()
 
 
 @st.cache_data(max_entries=8, show_spinner=False)

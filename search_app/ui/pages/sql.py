@@ -60,6 +60,7 @@ def _query() -> running_query.RunningQuery | None:
     return st.session_state.get("ask-query")
 
 
+@session.handler("sql")
 def _run(sql: str, parameters: dict[str, Any]) -> None:
     session.put(sql=sql if len(sql) <= 2_000 else None, open=None, sel=None)
     by = session.starter()
@@ -118,15 +119,19 @@ def _saving(sql: str, parameters: dict[str, Any]) -> None:
         name = st.text_input("Name", key="ask-name", placeholder="low-confidence")
         description = st.text_input("Description", key="ask-description")
         if st.button("Save", key="ask-save", disabled=not name.strip()):
-            try:
-                session.require("query save")
-                saved_queries.save(session.lake(), name.strip(), sql, parameters, description, replacing=True)
-            except LakeloopError as error:
-                st.error(escape(str(error)))
-            else:
-                session.wrote("query save", name.strip(), {"sql": sql[: saved_queries.LOGGED_CHARACTERS]})
-                session.say(f"Saved as {escape(name.strip())}.")
-                st.rerun()
+            _save(name.strip(), sql, parameters, description)
+
+
+@session.handler("query save")
+def _save(name: str, sql: str, parameters: dict[str, Any], description: str) -> None:
+    try:
+        saved_queries.save(session.lake(), name, sql, parameters, description, replacing=True)
+    except LakeloopError as error:
+        st.error(escape(str(error)))
+        return
+    session.wrote(name, {"sql": sql[: saved_queries.LOGGED_CHARACTERS]})
+    session.say(f"Saved as {escape(name)}.")
+    st.rerun()
 
 
 def _loading() -> None:

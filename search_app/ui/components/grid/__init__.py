@@ -138,6 +138,7 @@ def add_to_slice(name: str, ids: Sequence[str], role: str | None = None) -> None
         save_slice(name, role=role or newest.role, union=[newest.id, {"ids": list(ids)}])
 
 
+@session.handler("slice create")
 def save_slice(name: str, *, role: str | None = None, **definition: Any) -> None:
     """Saves a slice from `ids`, `where`, `cluster` or another definition of `lake.slices.create`, and reports it.
 
@@ -146,12 +147,11 @@ def save_slice(name: str, *, role: str | None = None, **definition: Any) -> None
     from embeddings.duplicates import leak_guard
 
     try:
-        session.require("slice create")
         saved, leaking = leak_guard.create(session.lake(), name, role=role, **definition)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")
     else:
-        session.wrote("slice create", saved.id, {"kind": saved.kind, "definition": saved.definition})
+        session.wrote(saved.id, {"kind": saved.kind, "definition": saved.definition})
         size, warning = images(saved.size), f" {escape(leaking.words())}." if leaking.words() else ""
         session.say(
             f"Slice {escape(saved.name)} v{saved.version} saved: {size}. Select it under “Slice” above, or open it on "

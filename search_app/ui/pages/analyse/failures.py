@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from lake.analytics.metrics import MetricCell
 from lake.sql.where import conjunction, predicate
+from search_app.security.page_actions import NotAllowed
 from search_app.ui import session
 from search_app.ui.components import empty_states, scope
 from search_app.ui.components.grid import image_grid, save_slice
@@ -33,12 +35,17 @@ def show(where: str | None) -> None:
     whole = analysis.by((), where).whole
     errors = "judged" if whole.known else "confidence"
     by = session.param("by") if session.param("by") in BY else "both"
-    running = running_discovery.of(
-        session.lake(), queries.stamp(), whole.predictions, session.starter(), where=where, by=by, errors=errors
-    )
-    running.wait(WAIT_SECONDS)
     first = analysis.names()[0] if session.lake().promoted() else "label"
     column = _by_column(first, where)
+    try:
+        running = running_discovery.of(
+            session.lake(), queries.stamp(), whole.predictions, partial(jobs.submit, "discover"),
+            where=where, by=by, errors=errors,
+        )  # fmt: skip
+    except NotAllowed as error:
+        report([[_numbers(whole)], [column]], key="failing-none")
+        return empty_states.empty("Nobody has searched for the worst slices yet", escape(str(error)))
+    running.wait(WAIT_SECONDS)
     if not running.done:
         _progress(running)
         return report([[_numbers(whole), column]], key="failing-yet")

@@ -33,6 +33,7 @@ def form(status: dict[str, Any]) -> None:
             make(most, embedder=embedder, where=where, method=method, k=k if method in cuts.COUNTED else None)
 
 
+@session.handler("cluster")
 def make(most: int, **options: Any) -> None:
     """Clusters at most `most` images (see `embeddings.clusters.drilldown.cluster`) and shows the result: this run ends.
 
@@ -40,7 +41,6 @@ def make(most: int, **options: Any) -> None:
     """
     from embeddings.clusters.drilldown import cluster
 
-    session.require("cluster")
     if most > QUICK_IMAGES:
         if started := jobs.start("cluster", {name: value for name, value in options.items() if value is not None}):
             session.put(job=started.id)
@@ -52,7 +52,7 @@ def make(most: int, **options: Any) -> None:
     except LakeloopError as error:
         st.error(escape(str(error)))
         return
-    session.wrote("cluster", clustering.tree, {name: value for name, value in options.items() if value is not None})
+    session.wrote(clustering.tree, {name: value for name, value in options.items() if value is not None})
     if clustering.remark:
         st.toast(escape(clustering.remark), duration="long")
     if options.get("node") is None:

@@ -58,13 +58,13 @@ def _clusters(tree: str, children: list[queries.Row], search_id: str) -> None:
         bool(search_id),
     )
     if action is None:
-        return
+        return None
     if action.name in ("accept", "refuse"):
-        search_strip.mark_cluster(search_id, f"{tree}/{action.node}", action.name)
-    else:
-        montage = action.name == "montage"
-        session.put(tree=tree, at=action.node, view="images" if montage else None, size="xs" if montage else None)
-        session.put(open=None, sel=None)
+        mark = search_strip.accept if action.name == "accept" else search_strip.refuse
+        return mark(search_id, f"{tree}/{action.node}")
+    montage = action.name == "montage"
+    session.put(tree=tree, at=action.node, view="images" if montage else None, size="xs" if montage else None)
+    session.put(open=None, sel=None)
     st.rerun()
 
 
@@ -118,7 +118,7 @@ def _more(node: queries.Row, is_split: bool) -> None:
         case "Rename":
             _rename(node)
         case "Undo this split":
-            _undo(node_id)
+            _uncut(node_id)
         case "Find all like its centre":
             active_searches.begin(examples=list(node["medoids"])[:EXAMPLES])
         case "Use as scope":
@@ -131,33 +131,37 @@ def _choose(key: str) -> None:
     st.session_state["_more"] = (key, st.session_state[key])
 
 
-def _undo(node_id: str) -> None:
+@session.handler("cluster uncut")
+def _uncut(node_id: str) -> None:
     from embeddings.clusters.trees import uncut
 
-    session.require("cluster uncut")
     uncut(session.lake(), node_id)
-    session.wrote("cluster uncut", node_id, {})
+    session.wrote(node_id, {})
     session.put(view=None, open=None, sel=None)
     st.rerun()
 
 
 @st.dialog("Rename this cluster")
 def _rename(node: queries.Row) -> None:
-    from embeddings.clusters.trees import rename
-
     with st.form("rename", border=False):
         name = st.text_input(
             "Name", node["name"] or node["suggested"] or "", max_chars=80, help="Leave empty to show its number again"
         )
         if st.form_submit_button("Rename", type="primary"):
-            try:
-                session.require("cluster rename")
-                rename(session.lake(), node["id"], name)
-            except LakeloopError as error:
-                st.error(escape(str(error)))
-            else:
-                session.wrote("cluster rename", node["id"], {"name": name.strip()})
-                st.rerun()
+            _save_name(node["id"], name)
+
+
+@session.handler("cluster rename")
+def _save_name(node_id: str, name: str) -> None:
+    from embeddings.clusters.trees import rename
+
+    try:
+        rename(session.lake(), node_id, name)
+    except LakeloopError as error:
+        st.error(escape(str(error)))
+        return
+    session.wrote(node_id, {"name": name.strip()})
+    st.rerun()
 
 
 def _choose_view(path: str, is_split: bool, view: str) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from lake.errors import LakeloopError
+from search_app.backend import loaded_searches
 from search_app.backend.loaded_searches import LoadedSearch
 from search_app.ui import session
 from search_app.ui.data import active_searches, queries
 from search_app.ui.text.markdown import escape
 from search_app.ui.text.numbers import images
+
+if TYPE_CHECKING:
+    from embeddings.search.saved_searches import SavedSearch
 
 
 def active_search() -> LoadedSearch | None:
@@ -30,10 +37,11 @@ def show(loaded: LoadedSearch, current: queries.Row | None) -> None:
         search_id, positives, name = loaded.search.id, len(loaded.search.positives()), loaded.search.name
     st.markdown(f"For **{escape(name or 'this search')}**: {positives:,} found", width="content")
     if current is not None and current["node"]:
-        for action, text in (("accept", "Accept this cluster"), ("refuse", "Refuse it")):
-            if st.button(text, key=f"{action}-here", help="Applies to all its images, including those not shown"):
-                mark_cluster(search_id, current["id"], action)
-                st.rerun()
+        for mark, text in ((accept, "Accept this cluster"), (refuse, "Refuse it")):
+            if st.button(
+                text, key=f"{mark.__name__}-here", help="Applies to all its images, including those not shown"
+            ):
+                mark(search_id, current["id"])
     if st.button("Back to marking", type="tertiary"):
         session.go("isolate", search=search_id)
     if st.button("×", type="tertiary", help="Drill down without this search. The search is kept"):
@@ -41,15 +49,30 @@ def show(loaded: LoadedSearch, current: queries.Row | None) -> None:
         st.rerun()
 
 
-def mark_cluster(search_id: str, node_id: str, action: str) -> None:
-    """Accepts or refuses (`action`) a whole cluster for a search."""
-    session.require(f"search {action}")
-    loaded = active_searches.opened(search_id, False)
-    with active_searches.marking(loaded) as search:
+@session.handler("search accept")
+def accept(search_id: str, node_id: str) -> None:
+    """Marks all images of a cluster yes for a search, and runs the page again."""
+    with _marking(search_id) as search:
         before = len(search.positives())
-        search.accept(node_id) if action == "accept" else search.refuse(node_id)
-        active_searches.sent(())
+        search.accept(node_id)
         new = len(search.positives()) - before
-    session.wrote(f"search {action}", search_id, {"node": node_id})
-    result = f"accepted: {images(new)} more" if action == "accept" else "refused: its images will not be shown"
+    _done(search_id, node_id, f"accepted: {images(new)} more")
+
+
+@session.handler("search refuse")
+def refuse(search_id: str, node_id: str) -> None:
+    """Marks all images of a cluster no for a search, and runs the page again."""
+    with _marking(search_id) as search:
+        search.refuse(node_id)
+    _done(search_id, node_id, "refused: its images will not be shown")
+
+
+def _marking(search_id: str) -> AbstractContextManager[SavedSearch]:
+    return loaded_searches.marking(session.lake(), active_searches.opened(search_id, False))
+
+
+def _done(search_id: str, node_id: str, result: str) -> None:
+    active_searches.sent(())
+    session.wrote(search_id, {"node": node_id})
     session.say(f"Cluster {escape(node_id.partition('/')[2])} {result}. You can undo this on the page Isolate.")
+    st.rerun()

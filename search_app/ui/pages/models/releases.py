@@ -14,6 +14,7 @@ from search_app.ui.pages.models.wording import SIGNS, standing
 from search_app.ui.text.markdown import escape
 
 if TYPE_CHECKING:
+    from lake.storage.store import Lake
     from training.registry.runs import Run
     from training.registry.versions import Version
 
@@ -38,15 +39,15 @@ def buttons(run: Run, version: Version | None) -> None:
         if status != "shadow":
             st.caption("A shadow predicts the same images as the promoted version. Its predictions are stored apart.")
             if st.button("Run as shadow", key="shadow"):
-                _change("models shadow", run, lambda: _promotion().shadow(session.lake(), run.id))
+                _shadow(run)
         if version is None:
             if st.button("Register as a version", key="register"):
-                _change("models register", run, lambda: _promotion().register(session.lake(), run.id))
+                _register(run)
         elif status == "retired":
             if st.button("Use again", key="register"):
-                _change("models register", run, lambda: _promotion().register(session.lake(), run.id))
+                _register(run)
         elif st.button("Retire", key="retire", help="Takes it out of use. Nothing is deleted"):
-            _change("models retire", run, lambda: _promotion().retire(session.lake(), run.id))
+            _retire(run)
 
 
 def rollback_button(model: str, current: Version | None) -> None:
@@ -84,11 +85,11 @@ def _promote(run: Run, version: Version | None) -> None:
     share = None if current is None else _share()
     with st.container(horizontal=True):
         if st.button("Promote", type="primary", key="promote-now"):
-            _try(run, reason, share, force=False)
+            _promote_now(run, reason, share, force=False)
         if st.session_state.get("_refused") == run.id and st.button(
             "Promote anyway", key="promote-anyway", disabled=not reason.strip(), help="Needs a reason"
         ):
-            _try(run, reason, share, force=True)
+            _promote_now(run, reason, share, force=True)
     if st.session_state.get("_refused") == run.id:
         st.error(escape(st.session_state["_refusal"]))
         st.caption("You can promote it anyway with a reason. The reason is recorded and shown on the model card.")
@@ -108,9 +109,9 @@ def _share() -> float | None:
     return percent / 100
 
 
-def _try(run: Run, reason: str, share: float | None, force: bool) -> None:
+@session.handler("models promote")
+def _promote_now(run: Run, reason: str, share: float | None, force: bool) -> None:
     try:
-        session.require("models promote")
         promote = _promotion().promote
         version = promote(session.lake(), run.id, reason=reason.strip() or None, force=force, share=share)
     except LakeloopError as error:
@@ -120,7 +121,7 @@ def _try(run: Run, reason: str, share: float | None, force: bool) -> None:
         st.rerun(scope="fragment")
     else:
         detail = {"run": run.id, "gate": version.gate, "reason": version.reason, "share": share}
-        session.wrote("models promote", version.id, detail)
+        session.wrote(version.id, detail)
         session.say(f"{escape(version.id)} is now {standing(version.status, share)}.")
         st.session_state.pop("_refused", None)
         st.rerun()
@@ -137,25 +138,43 @@ def _rollback(model: str, current: Version | None) -> None:
     st.markdown(f"Roll back **{name}** of {escape(model)}? {after}")
     reason = st.text_input("Reason", placeholder="What went wrong", key="rollback-reason")
     if st.button("Roll back", type="primary", key="rollback-now"):
-        try:
-            session.require("models rollback")
-            version = _promotion().rollback(session.lake(), model, reason.strip() or None)
-        except LakeloopError as error:
-            st.error(escape(str(error)))
-        else:
-            session.wrote("models rollback", version.id, {"reason": reason.strip() or None})
-            session.say(f"{escape(version.id)} is promoted again.")
-            st.rerun()
+        _roll_back(model, reason.strip() or None)
 
 
-def _change(action: str, run: Run, do: Callable[[], Version]) -> None:
+@session.handler("models rollback")
+def _roll_back(model: str, reason: str | None) -> None:
     try:
-        session.require(action)
-        version = do()
+        version = _promotion().rollback(session.lake(), model, reason)
+    except LakeloopError as error:
+        st.error(escape(str(error)))
+    else:
+        session.wrote(version.id, {"reason": reason})
+        session.say(f"{escape(version.id)} is promoted again.")
+        st.rerun()
+
+
+@session.handler("models register")
+def _register(run: Run) -> None:
+    _change(run, _promotion().register)
+
+
+@session.handler("models shadow")
+def _shadow(run: Run) -> None:
+    _change(run, _promotion().shadow)
+
+
+@session.handler("models retire")
+def _retire(run: Run) -> None:
+    _change(run, _promotion().retire)
+
+
+def _change(run: Run, do: Callable[[Lake, str], Version]) -> None:
+    try:
+        version = do(session.lake(), run.id)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")
     else:
-        session.wrote(action, version.id, {"run": run.id})
+        session.wrote(version.id, {"run": run.id})
         session.say(f"{escape(version.id)} is now {version.status}.")
         st.rerun()
 

@@ -74,39 +74,40 @@ def _choose_role(slice_: Slice) -> None:
         format_func=ROLES.__getitem__,
         label_visibility="collapsed",
         width=170,
+        disabled=not session.may("edit"),
         key=f"role-{slice_.id}-{slice_.role}",
     )
     if role != (slice_.role or ""):
         _set_role(slice_, role or None)
 
 
+@session.handler("slice role")
 def _set_role(slice_: Slice, role: str | None) -> None:
     from embeddings.duplicates import leak_guard
 
     try:
-        session.require("slice role")
         _, leaking = leak_guard.assign(session.lake(), slice_, role)
     except LakeloopError as error:
         session.say(escape(str(error)))
     else:
-        session.wrote("slice role", slice_.id, {"role": role})
+        session.wrote(slice_.id, {"role": role})
         session.say(f"{escape(slice_.id)} is {ROLES[role or '']}. {escape(leaking.words())}")
     for key in [key for key in st.session_state if str(key).startswith(f"role-{slice_.id}-")]:
         del st.session_state[key]
     st.rerun()
 
 
+@session.handler("slice create")
 def _freeze(slice_: Slice) -> None:
     from embeddings.duplicates import leak_guard
 
     try:
-        session.require("slice create")
         draft, leaking = leak_guard.guarded(session.lake(), slices.freeze(session.lake(), slice_))
         saved = slices.save(session.lake(), draft)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")
         return
-    session.wrote("slice create", saved.id, {"kind": saved.kind, "definition": saved.definition})
+    session.wrote(saved.id, {"kind": saved.kind, "definition": saved.definition})
     session.say(f"{escape(saved.id)} has {images(saved.size)}. {escape(leaking.words())}")
     session.put(set=saved.id)
     st.rerun()
@@ -122,30 +123,38 @@ def _tags(slice_: Slice) -> None:
         with st.form(f"tag-{slice_.id}", border=False):
             tag = st.text_input("Tag", placeholder="gold", help=f"{slice_.name}@TAG then names this version")
             if st.form_submit_button("Tag this version"):
-                try:
-                    session.require("slice tag")
-                    slices.tag(session.lake(), slice_, tag.strip())
-                except LakeloopError as error:
-                    st.error(escape(str(error)))
-                else:
-                    session.wrote("slice tag", f"{slice_.name}@{tag.strip()}", {"version": slice_.version})
-                    st.rerun()
+                _tag(slice_, tag.strip())
         for tag in own:
             if st.button(f"Remove {escape(tag)}", key=f"untag-{slice_.id}-{tag}"):
-                session.require("slice untag")
-                slices.untag(session.lake(), slice_.name, tag)
-                session.wrote("slice untag", f"{slice_.name}@{tag}", {})
-                st.rerun()
+                _untag(slice_, tag)
 
 
+@session.handler("slice tag")
+def _tag(slice_: Slice, tag: str) -> None:
+    try:
+        slices.tag(session.lake(), slice_, tag)
+    except LakeloopError as error:
+        st.error(escape(str(error)))
+        return
+    session.wrote(f"{slice_.name}@{tag}", {"version": slice_.version})
+    st.rerun()
+
+
+@session.handler("slice untag")
+def _untag(slice_: Slice, tag: str) -> None:
+    slices.untag(session.lake(), slice_.name, tag)
+    session.wrote(f"{slice_.name}@{tag}", {})
+    st.rerun()
+
+
+@session.handler("slice delete")
 def _delete(slice_: Slice) -> None:
     try:
-        session.require("slice delete")
         slices.delete(session.lake(), slice_)
     except LakeloopError as error:
         st.toast(escape(str(error)), duration="long")
         return
-    session.wrote("slice delete", slice_.id, {"size": slice_.size, "definition": slice_.definition})
+    session.wrote(slice_.id, {"size": slice_.size, "definition": slice_.definition})
     session.say(f"{escape(slice_.id)} is deleted. Its images stay in the lake.")
     has_versions = any(version.name == slice_.name for version in slices.list(session.lake()))
     was_scope = scope.current().slice == slice_.id

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lake.jobs import current
-from lake.jobs.job import Starter
+from lake.jobs.job import Job, Starter
 from lake.open_lake import OpenLake
-from search_app.jobs import supervisor, vector_kinds
+from search_app.jobs import starting, supervisor, vector_kinds
 from search_app.ui.data import running_discovery
 from search_app.ui.data.running_discovery import DiscoveryJob
 from tests.lake import stock
@@ -21,7 +23,11 @@ def test_for_many_predictions_it_is_a_job_that_any_browser_finds(lk: OpenLake, m
 
     def found(starter: Starter, stamp: tuple[int, ...] = (1, 2)) -> DiscoveryJob:
         options = {"where": None, "by": "metadata", "errors": "confidence"}
-        running = running_discovery.of(lk, stamp, 2, starter, **options)
+
+        def start(arguments: dict[str, Any], request: str) -> Job:
+            return starting.start(lk, "discover", arguments, starter, local=True, request=request)
+
+        running = running_discovery.of(lk, stamp, 2, start, **options)
         assert isinstance(running, DiscoveryJob)
         return running
 
