@@ -99,6 +99,8 @@ class Access:
             await self.app(scope, receive, send)
             return
         scope[KEY_ID] = None
+        # Only this gate says who it is.
+        scope["headers"] = [header for header in scope["headers"] if header[0] not in IDENTITY_HEADERS]
         path = scope["path"]
         needed = scope_of(scope.get("method", "WEBSOCKET"), path)
         if needed is None or (path in OIDC_ROUTES and self.login is not None and self.login.oidc is not None):
@@ -118,11 +120,9 @@ class Access:
             return
         scope[KEY_ID], scope[USER] = result.key_id, result.user
         if scope["type"] == "websocket":
-            # Headers of these names from the client are removed.
-            headers = [header for header in scope["headers"] if header[0] not in IDENTITY_HEADERS]
             values = (result.key_id or "", quote(result.user or ""), " ".join(result.scopes))
             named = zip(IDENTITY_HEADERS, values, strict=True)
-            scope["headers"] = headers + [(name, value.encode()) for name, value in named if value]
+            scope["headers"] += [(name, value.encode()) for name, value in named if value]
         if self.open:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":

@@ -33,8 +33,8 @@ def _response(status: int, title: str, reason: str, detail: str) -> bytes:
         {"type": "about:blank", "title": title, "status": status, "detail": detail, "reason": reason}
     ).encode()
     return (
-        b"HTTP/1.1 %d %b\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-        % (status, title.encode(), len(body), body)
+        b"HTTP/1.1 %d %b\r\ncontent-type: application/problem+json\r\nx-content-type-options: nosniff\r\n"
+        b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (status, title.encode(), len(body), body)
     )
 
 

@@ -1,4 +1,5 @@
-"""Headers of every response: a browser must not frame it, guess its type, or run what it was not sent as.
+"""Headers of every response: a browser must not frame it, guess its type, run what it was not sent as, or give it to
+another site's page.
 
 The app's pages allow what Streamlit needs and no more: its own scripts, the inline script of its index page by its
 hash, `blob:` modules for the code of our components, the inline styles that its style library writes, and images and
@@ -23,13 +24,17 @@ _ALWAYS = {
     b"x-frame-options": b"DENY",
     b"referrer-policy": b"same-origin",
     b"cross-origin-opener-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
 }
 _NOTHING = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 class ResponseHeaders:
-    """Adds the headers that a response does not have itself. `is_page`: whether a path belongs to the app's pages."""
+    """Adds the headers that a response does not have itself, and takes away those that let other sites read it.
+
+    `is_page`: whether a path belongs to the app's pages.
+    """
 
     def __init__(self, app: ASGIApp, is_page: Callable[[str], bool]) -> None:
         self.app = app
@@ -43,7 +48,7 @@ class ResponseHeaders:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [*message.get("headers", ())]
+                headers = [h for h in message.get("headers", ()) if not h[0].lower().startswith(b"access-control-")]
                 present = {bytes(name).lower() for name, _ in headers}
                 added = _ALWAYS | {b"content-security-policy": policy}
                 message = {**message, "headers": headers + [h for h in added.items() if h[0] not in present]}

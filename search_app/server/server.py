@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 MAIN_PAGE = Path(__file__).parents[1] / "ui" / "frame" / "main.py"
 _API_PATHS = ("/healthz", "/readyz", "/metrics")
+_CLOSED = ("/_stcore/upload_file/", "/_stcore/agent/")
 # Requests in flight have this long after SIGTERM; the drainer then has some seconds more (`live_ingest.py`).
 GRACE_SECONDS = 3
 SWITCH_SECONDS = 0.0005
@@ -84,7 +85,7 @@ def _is_api(path: str) -> bool:
 class ApiFirst:
     """Paths of the API go to the API; everything else, with start-up and shut-down, to the app behind.
 
-    Streamlit's route for uploads is closed: it keeps what it gets in memory, and no page of the app uses it.
+    Streamlit's routes that no page of the app uses are closed: uploads, which it keeps in memory, and those of agents.
     """
 
     def __init__(self, api: ASGIApp, app: ASGIApp) -> None:
@@ -94,7 +95,7 @@ class ApiFirst:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         is_api = scope["type"] == "http" and _is_api(path)
-        if "/_stcore/upload_file/" in path and scope["type"] == "http":
+        if scope["type"] == "http" and any(closed in path for closed in _CLOSED):
             await Response(status_code=404)(scope, receive, send)
             return
         await (self.api if is_api else self.app)(scope, receive, send)

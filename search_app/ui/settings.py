@@ -18,6 +18,16 @@ _SERVER: dict[str, Any] = {
     "server.fileWatcherType": "none",
     "server.maxUploadSize": 1,  # no page uploads through Streamlit; images go to POST /v1/queries
     "server.enableStaticServing": False,
+    "server.enableAgentApi": False,
+    "server.enableCORS": True,  # so that it allows no other origin
+    "server.corsAllowedOrigins": [],
+    "server.enableXsrfProtection": True,
+    # What search_app/security/access.py tells of the user: Streamlit gives a session back to nobody else.
+    "server.trustedUserHeaders": {
+        "X-Lakeloop-Key": "lakeloop_key",
+        "X-Lakeloop-User": "lakeloop_user",
+        "X-Lakeloop-Scopes": "lakeloop_scopes",
+    },
     "runner.magicEnabled": False,
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",

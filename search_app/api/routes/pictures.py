@@ -34,7 +34,7 @@ _BROWSER_TYPES = {
 _OTHER_TYPES = {"TIFF": "image/tiff"}
 _ONLY_A_PICTURE = {
     "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 

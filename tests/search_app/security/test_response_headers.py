@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,9 +12,17 @@ from lake.open_lake import OpenLake
 from search_app.api.app import Api
 from search_app.security.response_headers import page_policy
 from search_app.server.server import make_server
+from tests.conftest import Say
+from tests.hostile.test_scopes import ABSENT, app_paths, operations
 
 pytest.importorskip("streamlit")
-HOST = {"host": "localhost"}
+ALWAYS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +48,29 @@ def test_every_response_has_the_headers(client: TestClient, path: str, status: i
     assert response.headers["x-frame-options"] == "DENY"
     assert response.headers["referrer-policy"] == "same-origin"
     policy = response.headers["content-security-policy"]
-    assert "frame-ancestors 'none'" in policy or path.startswith("/v1/images")
+    assert "frame-ancestors 'none'" in policy
     assert policy.startswith("default-src 'none'") == (path.startswith("/v1/") or path in ("/healthz", "/metrics"))
+
+
+def test_every_route_of_the_api_and_of_streamlit_has_them_whatever_it_answers(client: TestClient, say: Say) -> None:
+    """With the methods and the Origin of a stranger, too: no answer is one that another site may read."""
+    paths = {path.format(**ABSENT) for _, path in operations(client.get("/v1/openapi.json").json())}
+    statuses: Counter[int] = Counter()
+    for path in sorted(paths | app_paths() | {"/login", "/logout", "/nothing", "/v1", "/v1/../static/index.html"}):
+        if path == "/_stcore/stream":
+            continue
+        for method in ("GET", "HEAD", "OPTIONS", "PATCH"):
+            answer = client.request(method, path, headers={"origin": "null"} if method == "GET" else {})
+            statuses[answer.status_code] += 1
+            where = f"{method} {path} -> {answer.status_code}"
+            for name, value in ALWAYS.items():
+                assert answer.headers[name] == value, where
+            [policy] = answer.headers.get_list("content-security-policy")
+            assert "frame-ancestors 'none'" in policy, where
+            assert "unsafe-eval" not in policy, where
+            assert not [name for name in answer.headers if name.startswith("access-control-")], where
+    say(f"headers of {sum(statuses.values())} answers: {dict(statuses)}")
+    assert {200, 404, 405} <= set(statuses)
 
 
 def test_a_refused_host_and_origin_have_them_too(client: TestClient) -> None:
