@@ -31,6 +31,7 @@ from lake.ingest.rows import prediction_row
 from lake.labels.imported_statements import ImportedStatements, Statement
 from lake.prediction_logs import prediction_rows
 from lake.storage import image_rows, schema
+from lake.storage.known_vectors import KnownVectors
 from lake.storage.store import now
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class _Ingest:
     ) -> None:
         self.lake = lake
         self.source = source
+        self.vectors = KnownVectors(lake)
         self.imported = ImportedStatements(lake, now())
         self.statements: list[Statement] = []
         self.report = IngestReport()
@@ -298,7 +300,8 @@ class _Ingest:
 
     def commit_predictions(self, rows: list[dict[str, Any]], new_images: set[str]) -> None:
         kept = self.without_known_images(rows, new_images)
-        new = self.lake.insert("samples", self.table("samples", _distinct(kept, "prediction_id")))
+        samples = self.table("samples", _distinct(kept, "prediction_id"))
+        new = self.lake.insert("samples", self.vectors.added_to(samples, new_images))
         self.report.predictions_new += new
         known = len(rows) - new
         if len(kept) > new:

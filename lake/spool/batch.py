@@ -189,7 +189,7 @@ class Batch:
         for row in rows:
             row["image_status"] = self.status.get(row["image_id"])
             row["image_share"] = share if share < 1 else None
-        new = self.lake.insert("samples", self._samples(rows))
+        new = self.lake.insert("samples", self.drainer.vectors.added_to(self._samples(rows)))
         self.report.predictions += new
         if new < len(rows):
             self.report.contradictions += len(contradictions(self.lake, rows))

@@ -17,6 +17,7 @@ from lake.images.workers import HTTP_MEMORY_BYTES, WorkerPool, grouped
 from lake.spool import faults
 from lake.spool.batch import Batch, DrainReport, reason_of
 from lake.storage import image_rows, indexes
+from lake.storage.known_vectors import KnownVectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +74,7 @@ class Drainer:
         self.lake = lake
         self.spool = spool
         self.sampling = sampling or Sampling()
+        self.vectors = KnownVectors(lake)
         self._workers = workers
         self._pool: WorkerPool | None = None
         self._unindexed = self._batches = 0
