@@ -38,13 +38,26 @@ def intersection_over_union(first: np.ndarray, second: np.ndarray) -> np.ndarray
     return iou
 
 
-def match(overlaps: np.ndarray, thresholds: np.ndarray, ignored: np.ndarray | None = None) -> np.ndarray:
+def share_inside(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(n, m), 0 to 1: the share of each box's own area inside each region: COCO's overlap with a crowd region."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    intersection = np.prod(np.clip(high - low, 0, None), axis=2)
+    own = np.broadcast_to(areas(first)[:, None], intersection.shape)
+    share: np.ndarray = np.divide(intersection, own, out=np.zeros_like(intersection), where=own > 0)
+    return share
+
+
+def match(
+    overlaps: np.ndarray, thresholds: np.ndarray, ignored: np.ndarray | None = None, crowd: np.ndarray | None = None
+) -> np.ndarray:
     """Matches detections to ground truth boxes, as COCO does; each ground truth box is matched at most once.
 
     `overlaps` (d, t): IoU of the detections of one image, highest score first, with its ground truth boxes.
     `thresholds` (k,): the least IoU of a match. `ignored`, bool (a, t): ground truth boxes that count in none of `a`
-    evaluations; a detection takes such a box only if no other fits. A detection takes the free box with the highest
-    IoU, of equal ones the last. Returns int64 (a, k, d): the number of the matched box, or -1. `a` is 1 without
+    evaluations; a detection takes such a box only if no other fits. `crowd`, bool (t,): regions that take any number
+    of detections; mark them as ignored, too. A detection takes the free box with the highest IoU, of equal ones the
+    last. Returns int64 (a, k, d): the number of the matched box, or -1. `a` is 1 without
     `ignored`.
     """
     detections, truths = overlaps.shape
@@ -61,7 +74,7 @@ def match(overlaps: np.ndarray, thresholds: np.ndarray, ignored: np.ndarray | No
         candidates = np.where(preferred.any(axis=2, keepdims=True), preferred, candidates)
         best = truths - 1 - np.where(candidates, overlap, -1.0)[:, :, ::-1].argmax(axis=2)
         chosen = (np.arange(truths) == best[:, :, None]) & candidates
-        free &= ~chosen
+        free &= ~chosen if crowd is None else ~chosen | crowd
         matched[:, :, detection] = np.where(chosen.any(axis=2), best, -1)
     return matched
 

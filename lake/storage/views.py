@@ -45,14 +45,15 @@ VIEWS = {
     ),
     "samples_reviewed": (
         (
-            "Samples with the image's ground truth; `correct` compares with the label or, without a label, "
-            "takes a person's latest verdict, correct or incorrect; `judged_by` is label, verdict or null."
+            "Samples with the image's ground truth, if it is complete; `correct` compares with the label or, without a "
+            "label, takes a person's latest verdict, correct or incorrect; `judged_by` is label, verdict or null."
         ),
         """SELECT a.*, l.label AS true_label, coalesce(a.label = l.label, v.verdict = 'correct') AS correct,
                CASE WHEN (a.label = l.label) IS NOT NULL THEN 'label' WHEN v.verdict IS NOT NULL THEN 'verdict' END
                    AS judged_by
         FROM samples a
-        LEFT JOIN (SELECT image_id, label FROM labels_current WHERE task = 'classification') l USING (image_id)
+        LEFT JOIN (SELECT image_id, label FROM labels_current
+                   WHERE task = 'classification' AND incomplete IS NOT TRUE) l USING (image_id)
         LEFT JOIN (SELECT prediction_id, verdict FROM reviews_current WHERE verdict IN ('correct', 'incorrect')
                    QUALIFY row_number() OVER (PARTITION BY prediction_id ORDER BY timestamp DESC, event_id DESC) = 1) v
             USING (prediction_id)""",
@@ -62,9 +63,10 @@ VIEWS = {
         "SELECT * FROM samples_reviewed WHERE model IS NOT NULL",
     ),
     "predictions_labelled": (
-        "Predictions with the image's label; `correct` is null if the image has no label.",
+        "Predictions with the image's label; `correct` is null if the image has no complete label.",
         """SELECT a.*, l.label AS true_label, a.label = l.label AS correct FROM predictions a
-        LEFT JOIN (SELECT * FROM labels_current WHERE task = 'classification') l USING (image_id)""",
+        LEFT JOIN (SELECT * FROM labels_current
+                   WHERE task = 'classification' AND incomplete IS NOT TRUE) l USING (image_id)""",
     ),
     "shadow_disagreements": (
         (

@@ -18,7 +18,8 @@ from PIL import Image
 from lake.errors import BadInput, UnreadableImage
 from lake.images import decode
 from lake.regions import masks
-from training.metrics.segmentation_metrics import IGNORED
+from lake.regions.boxes import corners
+from training.metrics.segmentation_metrics import IGNORED, ignore_crowds
 from training.tasks.task import Sample, Target
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Preparation:
 
 @dataclass(frozen=True)
 class StoredSample:
-    """An image file with its labels and the key of its random numbers. `boxes` and `masks`: as in table labels."""
+    """An image file with its labels and the key of its random numbers. Boxes, masks and crowds: as in table labels."""
 
     image_id: str
     data: bytes = field(repr=False)
@@ -74,6 +75,8 @@ class StoredSample:
     label: str | None = None
     boxes: Sequence[Mapping[str, Any]] | None = None
     masks: Sequence[Mapping[str, Any]] | None = None
+    crowd_boxes: Sequence[Mapping[str, Any]] | None = None
+    crowd_masks: Sequence[Mapping[str, Any]] | None = None
 
 
 def prepare_many(stored: Sequence[StoredSample], preparation: Preparation) -> list[Sample | str]:
@@ -120,6 +123,8 @@ def _sample(
     target = _target(stored, size, view, preparation)
     augmentation = preparation.augmentation
     if rng is not None and augmentation is not None:
+        if stored.boxes is not None and stored.masks is None:
+            square = _without_crowds(square, stored, view)
         square = _recoloured(square, augmentation, rng)
         pixels, target = _flipped(np.asarray(square), target, augmentation, rng)
         pixels = _erased(pixels, augmentation, rng)
@@ -158,8 +163,36 @@ def _target(stored: StoredSample, size: tuple[int, int], view: View, preparation
         corners = [(b["x"], b["y"], b["x"] + b["width"], b["y"] + b["height"]) for b in known]
         classes = np.array([preparation.classes[box["label"]] for box in known], np.int64)
         boxes, classes = _cut(np.array(corners, np.float64).reshape(-1, 4), classes, view, preparation.side)
-    mask = None if stored.masks is None else _mask(stored.masks, size, view, preparation)
-    return Target(label, boxes, classes, mask)
+    mask = None if stored.masks is None else _mask(stored, size, view, preparation)
+    regions = [box for box in stored.crowd_boxes or () if box["label"] is None or box["label"] in preparation.classes]
+    crowds = _in_square(regions, view, preparation.side).astype(np.float32)
+    of_crowds = np.array([preparation.classes.get(box["label"], -1) for box in regions], np.int64)
+    return Target(label, boxes, classes, mask, crowds, of_crowds)
+
+
+def _in_square(boxes: Sequence[Mapping[str, Any]], view: View, side: int) -> np.ndarray:
+    """float64 (n, 4): boxes in the square's pixels, cut at its edges."""
+    left, top, right, bottom = view
+    scale = np.array([side / (right - left), side / (bottom - top)] * 2)
+    inside: np.ndarray = np.clip((corners(boxes) - [left, top, left, top]) * scale, 0, side)
+    return inside
+
+
+def _without_crowds(square: Image.Image, stored: StoredSample, view: View) -> Image.Image:
+    """The image with grey instead of crowd regions, except where an instance's box is.
+
+    A detector's loss takes what has no box as background, and torchvision's losses cannot be masked. Of a crowd region
+    nobody said what is in it, so the network does not see it.
+    """
+    if not stored.crowd_boxes:
+        return square
+    hidden, side = np.zeros((square.height, square.width), bool), square.width
+    for boxes, value in ((stored.crowd_boxes, True), (stored.boxes or (), False)):
+        for x1, y1, x2, y2 in _in_square(boxes, view, side).tolist():
+            hidden[math.floor(y1) : math.ceil(y2), math.floor(x1) : math.ceil(x2)] = value
+    pixels = np.array(square)
+    pixels[hidden] = 127
+    return Image.fromarray(pixels)
 
 
 def _cut(boxes: np.ndarray, classes: np.ndarray, view: View, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -172,12 +205,11 @@ def _cut(boxes: np.ndarray, classes: np.ndarray, view: View, side: int) -> tuple
     return ((inside[visible] - [left, top, left, top]) * scale).astype(np.float32), classes[visible]
 
 
-def _mask(
-    instances: Sequence[Mapping[str, Any]], size: tuple[int, int], view: View, preparation: Preparation
-) -> np.ndarray:
-    """The class of each pixel. Where instances overlap, the later one counts."""
+def _mask(stored: StoredSample, size: tuple[int, int], view: View, preparation: Preparation) -> np.ndarray:
+    """The class of each pixel. Where instances overlap, the later one counts. Crowd regions are IGNORED."""
     whole = np.zeros((size[1], size[0]), np.uint8)
-    for mask in instances:
+    ignore_crowds(whole, stored.crowd_boxes, stored.crowd_masks)
+    for mask in stored.masks or ():
         if (mask["height"], mask["width"]) != whole.shape:
             raise BadInput(f"a mask of {mask['width']} x {mask['height']} on an image of {size[0]} x {size[1]}")
         # A class that the model does not have is not background, either.
@@ -204,7 +236,7 @@ def _flipped(
     for _ in range(turns):  # counter-clockwise, as numpy rotates
         boxes = np.stack([boxes[:, 1], side - boxes[:, 2], boxes[:, 3], side - boxes[:, 0]], axis=1)
     pixels, mask = np.rot90(pixels, turns), None if mask is None else np.ascontiguousarray(np.rot90(mask, turns))
-    return np.ascontiguousarray(pixels), Target(target.label, boxes, target.box_classes, mask)
+    return np.ascontiguousarray(pixels), Target(target.label, boxes, target.box_classes, mask)  # grey crowds need none
 
 
 def _recoloured(image: Image.Image, augmentation: Augmentation, rng: np.random.Generator) -> Image.Image:

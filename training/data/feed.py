@@ -99,9 +99,8 @@ class Feed:
         stored = []
         for draw, data in zip(draws, files, strict=True):
             truth = draw.image.ground_truth
-            stored.append(
-                StoredSample(draw.image.image_id, data, draw.key, draw.weight, truth.label, truth.boxes, truth.masks)
-            )
+            labels = (truth.label, truth.boxes, truth.masks, truth.crowd_boxes, truth.crowd_masks)
+            stored.append(StoredSample(draw.image.image_id, data, draw.key, draw.weight, *labels))
         return stored
 
     def _readable(self, samples: Sequence[Sample | str]) -> list[Sample]:

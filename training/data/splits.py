@@ -59,7 +59,8 @@ class Splits:
 
 
 def ground_truth_of(lake: Lake, slice_: Slice, task: str) -> pa.Table:
-    """image_id, label, boxes, masks of a slice's images that have a label for the task, sorted by image_id.
+    """image_id, label, boxes, masks, crowd_boxes, crowd_masks, incomplete of a slice's images that have a label for the
+    task, sorted by image_id.
 
     The labels are those that the slice froze; today's for a live slice, and for a slice older than frozen labels.
     """
@@ -67,14 +68,13 @@ def ground_truth_of(lake: Lake, slice_: Slice, task: str) -> pa.Table:
 
     truths = ground_truth.of_images(lake, _contents(lake, slice_))
     rows = [
-        {"image_id": name, "label": truth.label, "boxes": truth.boxes, "masks": truth.masks}
+        {"image_id": name, **vars(truth)}
         for name, by_task in sorted(truths.items())
         if (truth := by_task.get(task)) is not None
     ]
-    columns = [pa.field("image_id", pa.string()), pa.field("label", pa.string())]
-    return pa.Table.from_pylist(
-        rows, schema=pa.schema([*columns, pa.field("boxes", schema.BOXES), pa.field("masks", schema.MASKS)])
-    )
+    names = ("image_id", "label", "boxes", "masks", "crowd_boxes", "crowd_masks", "incomplete")
+    fields = {field.name: field for field in schema.LABELS.arrow()}
+    return pa.Table.from_pylist(rows, schema=pa.schema([fields[name] for name in names]))
 
 
 def gather(
@@ -186,13 +186,15 @@ class _Builder:
         return sorted(name for name, (use, _) in self.uses.items() if use in uses)
 
     def _usable(self, slice_: Slice) -> list[str]:
-        """Its images that have bytes and a label for the task."""
+        """Its images that have bytes and a complete label for the task."""
         table = self.contents[slice_.id]
         truths = ground_truth.of_images(self.lake, table)
         usable = []
         for name, events in zip(table["image_id"].to_pylist(), table["label_events"].to_pylist(), strict=True):
             if self.task not in truths.get(name, {}):
                 self.left_out["without a label for the task"] += 1
+            elif truths[name][self.task].incomplete:
+                self.left_out["with an incomplete label for the task"] += 1
             elif name not in self._with_bytes:
                 self.left_out["without bytes in the lake"] += 1
             else:

@@ -61,14 +61,16 @@ class VectorModel(Protocol):
 
 @dataclass(frozen=True)
 class SliceMetrics:
-    """The metrics of one slice by name. `not_predicted`: labelled images without a prediction, as the lake lacks their
-    bytes or vectors; the metrics do not count them.
+    """The metrics of one slice by name. `labelled`: images with a complete label for the task. `incomplete`: images of
+    whose label a part could not be read. `not_predicted`: labelled images without a prediction, as the lake lacks their
+    bytes or vectors. The metrics count neither of the latter.
     """
 
     slice: str
     role: str | None
     images: int
     labelled: int
+    incomplete: int
     not_predicted: int
     metrics: dict[str, Estimate]
 
@@ -103,11 +105,13 @@ def evaluate(
     """
     record = runs.get(lake, run)
     chosen = slices_of(lake, names, only=only)
-    ground_truth = {slice_.id: ground_truth_rows(lake, slice_, record.task) for slice_ in chosen}
+    labelled = {slice_.id: _labelled_rows(lake, slice_, record.task) for slice_ in chosen}
+    ground_truth = {slice_id: _complete(rows) for slice_id, rows in labelled.items()}
     image_ids = sorted(set().union(*ground_truth.values()))
     if not image_ids:
         listed = ", ".join(slice_.id for slice_ in chosen)
-        raise BadInput(f"no image of {listed} has a label for {record.task}; label images and create the slice again")
+        kind = "complete label" if any(labelled.values()) else "label"
+        raise BadInput(f"no image of {listed} has a {kind} for {record.task}; label images and create the slice again")
     missing = sorted(set(image_ids) - _predicted(lake, record.id, image_ids))
     if missing:
         if model is None:
@@ -119,9 +123,7 @@ def evaluate(
     metrics = [metric_registry.get(name) for name in metric_registry.of_task(record.task)]
     if costs:
         metrics.append(metric_registry.get(classification_metrics.Costs.name, costs))
-    results = [
-        _measure(slice_, ground_truth[slice_.id], predictions, metrics, record.classes, seed) for slice_ in chosen
-    ]
+    results = [_measure(slice_, labelled[slice_.id], predictions, metrics, record.classes, seed) for slice_ in chosen]
     evaluation = Evaluation(secrets.token_hex(4), record.id, results, len(missing))
     _record(lake, evaluation)
     return evaluation
@@ -141,8 +143,8 @@ def slices_of(lake: Lake, names: Sequence[str] = (), *, only: bool = False) -> l
 
 
 def ground_truth_rows(lake: Lake, slice_: Slice, task: str) -> dict[str, Row]:
-    """image_id -> label, boxes, masks of the images of the slice that are labelled for the task."""
-    return {row["image_id"]: row for row in splits.ground_truth_of(lake, slice_, task).to_pylist()}
+    """image_id -> label, boxes, masks, crowd regions of the images of the slice with a complete label for the task."""
+    return _complete(_labelled_rows(lake, slice_, task))
 
 
 def prediction_rows(lake: Lake, run: str, image_ids: Sequence[str]) -> dict[str, Row]:
@@ -164,6 +166,14 @@ def pair_rows(
 
 
 # ----------------------------------------------------------------------------------------------------------
+
+
+def _labelled_rows(lake: Lake, slice_: Slice, task: str) -> dict[str, Row]:
+    return {row["image_id"]: row for row in splits.ground_truth_of(lake, slice_, task).to_pylist()}
+
+
+def _complete(rows: Mapping[str, Row]) -> dict[str, Row]:
+    return {image_id: row for image_id, row in rows.items() if not row["incomplete"]}
 
 
 def _predicted(lake: Lake, run: str, image_ids: Sequence[str]) -> set[str]:
@@ -207,17 +217,19 @@ def _images(lake: Lake, image_ids: Sequence[str]) -> Iterator[tuple[str, Image.I
 
 def _measure(
     slice_: Slice,
-    ground_truth: Mapping[str, Row],
+    labelled: Mapping[str, Row],
     predictions: Mapping[str, Row],
     metrics: Sequence[Metric],
     classes: Sequence[str],
     seed: int,
 ) -> SliceMetrics:
+    ground_truth = _complete(labelled)
+    incomplete = len(labelled) - len(ground_truth)
     image_ids = sorted(ground_truth.keys() & predictions.keys())
     evaluated = pair_rows(ground_truth, predictions, image_ids, classes)
     estimates = {metric.name: bootstrap.estimate(metric, evaluated, seed=seed) for metric in metrics}
     unpredicted = len(ground_truth) - len(image_ids)
-    return SliceMetrics(slice_.id, slice_.role, slice_.size, len(ground_truth), unpredicted, estimates)
+    return SliceMetrics(slice_.id, slice_.role, slice_.size, len(ground_truth), incomplete, unpredicted, estimates)
 
 
 def _record(lake: Lake, evaluation: Evaluation) -> None:

@@ -1,9 +1,9 @@
 """Mean average precision (mAP) of boxes, as COCO counts it, with the matches that a bootstrap over images needs.
 
-The rules are those of pycocotools (github.com/cocodataset/cocoapi, cocoeval.py), for boxes and without crowd regions.
-In an image and a class, the predictions with the highest scores choose first, each the free true box with the largest
-overlap. Precision is made non-increasing and read at 101 recalls. A class without true boxes counts in no mean. The
-area of an object is the area of its box.
+The rules are those of pycocotools (github.com/cocodataset/cocoapi, cocoeval.py), for boxes. In an image and a class,
+the predictions with the highest scores choose first, each the free true box with the largest overlap. A prediction
+inside a crowd region is neither correct nor wrong. Precision is made non-increasing and read at 101 recalls. A class
+without true boxes counts in no mean. The area of an object is the area of its box.
 
 Matching depends on one image only and is done once (`match`). The means over other images, for example a resample, only
 rank the matches again (`Matches.average_precisions(weights)`).
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lake.regions.boxes import areas, intersection_over_union
+from lake.regions.boxes import areas, intersection_over_union, share_inside
 from lake.regions.boxes import match as match_boxes
 from lake.regions.sizes import LARGE_FROM, SIZES, SMALL_BELOW
 from training.metrics.metric import EvaluatedPredictions
@@ -117,11 +117,15 @@ class Matches:
         return out
 
 
-def match(ground_truths: Sequence[Sequence[Box]], predictions: Sequence[Sequence[Box]]) -> Matches:
+def match(
+    ground_truths: Sequence[Sequence[Box]],
+    predictions: Sequence[Sequence[Box]],
+    crowds: Sequence[Sequence[Box]] | None = None,
+) -> Matches:
     """Matches the predicted boxes of each image with its true boxes.
 
-    Both arguments hold the boxes of each image, with the fields of `lake.storage.schema.BOXES`. A predicted box without
-    a score has the score 1.
+    The arguments hold the boxes of each image, with the fields of `lake.storage.schema.BOXES`. A predicted box without
+    a score has the score 1. `crowds`: the crowd regions of each image; one without a label is of every class.
     """
     if len(ground_truths) != len(predictions):
         raise ValueError(f"{len(ground_truths)} images with true boxes, {len(predictions)} with predictions")
@@ -129,8 +133,11 @@ def match(ground_truths: Sequence[Sequence[Box]], predictions: Sequence[Sequence
     number = {name: k for k, name in enumerate(classes)}
     true_boxes = np.zeros((len(AREAS), len(classes), len(ground_truths)), np.int64)
     images, labels, scores, correct, counts = [], [], [], [], []
-    for image, (true, predicted) in enumerate(zip(ground_truths, predictions, strict=True)):
+    crowds = crowds or [()] * len(ground_truths)
+    for image, (true, predicted, regions) in enumerate(zip(ground_truths, predictions, crowds, strict=True)):
         true_of, predicted_of = _by_class(true, number), _by_class(predicted, number)
+        everywhere = [box | {"label": name} for box in map(dict, regions) if box["label"] is None for name in number]
+        crowd_of = _by_class([*regions, *everywhere], number)
         for k in sorted({*true_of, *predicted_of}):
             true_corners, _ = true_of.get(k, _NONE)
             true_boxes[:, k, image] = (~_outside(true_corners)).sum(axis=1)
@@ -138,7 +145,7 @@ def match(ground_truths: Sequence[Sequence[Box]], predictions: Sequence[Sequence
                 continue
             corners, score = predicted_of[k]
             order = np.argsort(-score, kind="stable")[:MOST_DETECTIONS]
-            is_correct, is_counted = _match_one(true_corners, corners[order])
+            is_correct, is_counted = _match_one(true_corners, corners[order], crowd_of.get(k, _NONE)[0])
             images.append(np.full(len(order), image))
             labels.append(np.full(len(order), k))
             scores.append(score[order])
@@ -183,14 +190,16 @@ def _outside(corners: np.ndarray) -> np.ndarray:
     return out
 
 
-def _match_one(true: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _match_one(true: np.ndarray, predicted: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The matches in one image and class; `predicted` is sorted by falling score.
 
     Returns (correct, counts), each bool (areas, thresholds, predicted).
     """
-    other_size = _outside(true)  # a match with such a true box is neither correct nor wrong
-    matched = match_boxes(intersection_over_union(predicted, true), THRESHOLDS, other_size)
-    counted = np.pad(~other_size, ((0, 0), (0, 1)))  # the last column is for -1
+    # A match with a true box of another size, or with a crowd region, is neither correct nor wrong.
+    ignored = np.hstack([_outside(true), np.ones((len(AREAS), len(crowd)), bool)])
+    overlaps = np.hstack([intersection_over_union(predicted, true), share_inside(predicted, crowd)])
+    matched = match_boxes(overlaps, THRESHOLDS, ignored, np.arange(len(true) + len(crowd)) >= len(true))
+    counted = np.pad(~ignored, ((0, 0), (0, 1)))  # the last column is for -1
     correct = np.take_along_axis(counted[:, None, :], matched, axis=2)
     inside = np.repeat((~_outside(predicted))[:, None, :], len(THRESHOLDS), axis=1)
     return correct, np.where(matched >= 0, correct, inside)
@@ -249,4 +258,4 @@ class MeanAveragePrecision50(MeanAveragePrecision):
 def _matches(evaluated: EvaluatedPredictions) -> Matches:
     rows = (evaluated.ground_truth_rows, evaluated.prediction_rows)
     ground_truths, predictions = ([row.get("boxes") or () for row in part] for part in rows)
-    return match(ground_truths, predictions)
+    return match(ground_truths, predictions, [row.get("crowd_boxes") or () for row in evaluated.ground_truth_rows])

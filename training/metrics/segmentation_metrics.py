@@ -6,6 +6,7 @@ Ignored pixels do not count. A class that occurs neither in the ground truth nor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,22 @@ def compare(ground_truths: Sequence[np.ndarray], predictions: Sequence[np.ndarra
     )
 
 
+def ignore_crowds(
+    class_numbers: np.ndarray,
+    boxes: Sequence[Mapping[str, Any]] | None,
+    crowd_masks: Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Marks the pixels of crowd regions, with the fields of `schema.BOXES` and `schema.MASKS`, as IGNORED in a map of
+    class numbers (height, width). As many boxes as masks are those of the masks. Raises BadInput for a mask of another
+    size.
+    """
+    for box in boxes if boxes and len(boxes) != len(crowd_masks or ()) else ():
+        left, top = max(0, math.floor(box["x"])), max(0, math.floor(box["y"]))
+        class_numbers[top : math.ceil(box["y"] + box["height"]), left : math.ceil(box["x"] + box["width"])] = IGNORED
+    for mask in crowd_masks or ():
+        class_numbers[masks.decode(mask["counts"], *class_numbers.shape)] = IGNORED
+
+
 def class_map(
     rows: Sequence[Mapping[str, Any]], classes: Sequence[str], width: int, height: int, ignored: Sequence[str] = ()
 ) -> np.ndarray:
@@ -120,9 +137,12 @@ class MeanIou:
         ground_truths, predictions = [], []
         for truth, prediction in zip(evaluated.ground_truth_rows, evaluated.prediction_rows, strict=True):
             true, predicted = truth.get("masks") or (), prediction.get("masks") or ()
-            sizes = [(mask["width"], mask["height"]) for mask in (*true, *predicted)]
+            crowds = truth.get("crowd_masks") or ()
+            sizes = [(mask["width"], mask["height"]) for mask in (*true, *predicted, *crowds)]
             width, height = sizes[0] if sizes else (0, 0)
-            ground_truths.append(class_map(true, classes, width, height))
+            true_map, regions = class_map(true, classes, width, height), np.zeros((height, width), np.uint8)
+            ignore_crowds(regions, truth.get("crowd_boxes"), crowds)
+            ground_truths.append(np.where(true_map == 0, regions, true_map))
             predictions.append(class_map(predicted, classes, width, height))
         overlaps = compare(ground_truths, predictions, classes)
         return np.hstack([overlaps.intersection, overlaps.union()]).astype(np.float64)

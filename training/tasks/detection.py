@@ -1,5 +1,8 @@
 """Object detection: a box, a class and a score for every object.
 
+In training, crowd regions are grey (`training/data/augmentation.py`), so they are no background; predictions inside
+them are neither correct nor wrong.
+
 Networks: `centernet-lite0` and `centernet-small` (`training/networks/compact_networks.py`), and torchvision's SSD,
 RetinaNet and Faster R-CNN (`training/networks/torchvision_networks.py`). Class i of the model is class i of the compact
 networks' heat, and label i + 1 of torchvision's, whose label 0 is background.
@@ -125,7 +128,8 @@ class Detection:
     ) -> dict[str, float]:
         """map_50, map and the other means of `AveragePrecisions`, 0 to 1, of boxes in the originals' pixels."""
         truths = [_rows(_in_original(s.target.boxes, s), s.target.box_classes, None, classes) for s in samples]
-        return detection_metrics.match(truths, [p.boxes for p in predictions]).average_precisions().means()
+        crowds = [_rows(_in_original(s.target.crowds, s), s.target.crowd_classes, None, classes) for s in samples]
+        return detection_metrics.match(truths, [p.boxes for p in predictions], crowds).average_precisions().means()
 
     def calibrate(self, network: torch.nn.Module, samples: Sequence[Sample]) -> dict[str, float]:
         """Nothing is calibrated."""
@@ -270,10 +274,10 @@ def _in_original(boxes: np.ndarray, sample: Sample) -> np.ndarray:
 def _rows(
     corners: np.ndarray, numbers: np.ndarray, scores: np.ndarray | None, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Boxes with the fields of `lake.storage.schema.BOXES`."""
+    """Boxes with the fields of `lake.storage.schema.BOXES`; class -1 has no label."""
     values = [None] * len(corners) if scores is None else [min(1.0, float(score)) for score in scores]
     return [
-        {"label": classes[int(k)], "score": score, "x": float(x), "y": float(y),
+        {"label": classes[int(k)] if k >= 0 else None, "score": score, "x": float(x), "y": float(y),
          "width": float(right - x), "height": float(bottom - y)}
         for (x, y, right, bottom), k, score in zip(corners, numbers, values, strict=True)
     ]  # fmt: skip

@@ -33,13 +33,16 @@ class Target:
 
     `label`: classification; None for other tasks, -1 for a class that the model does not have. `boxes` float32 (n, 4):
     left, top, right, bottom in pixels of the prepared image; `box_classes` int64 (n,). `mask` uint8 (height, width): 0
-    is background, i + 1 is class i, 255 is ignored; None without masks.
+    is background, i + 1 is class i, 255 is ignored; None without masks. `crowds` float32 (m, 4) and `crowd_classes`
+    int64 (m,): crowd regions like boxes, for evaluation; class -1 is every class. In training, their pixels are grey.
     """
 
     label: int | None = None
     boxes: np.ndarray = field(default_factory=_no_boxes)
     box_classes: np.ndarray = field(default_factory=_no_classes)
     mask: np.ndarray | None = None
+    crowds: np.ndarray = field(default_factory=_no_boxes)
+    crowd_classes: np.ndarray = field(default_factory=_no_classes)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         f"evaluation {evaluation.id} of run {evaluation.run}; {evaluation.predicted:,} images predicted now",
     ]
     for result in evaluation.slices:
+        if result.incomplete:
+            lines.append(f"{result.slice}: {result.incomplete:,} images with an incomplete label do not count")
         if result.not_predicted:
             lines.append(f"{result.slice}: {result.not_predicted:,} labelled images could not be given to the model")
     facts: dict[str, Any] = asdict(evaluation)

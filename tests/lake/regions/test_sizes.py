@@ -77,3 +77,16 @@ def test_precision_and_recall_by_size(lk: OpenLake) -> None:
     assert (large.boxes, large.confidence, large.precision.n, large.recall.value) == (0, None, 0, 0.0)
     assert detection.boxes(lk, score_from=0.5)[1].boxes == 0
     assert [size.boxes for size in detection.boxes(lk, f"image_id = '{image(1)}'")] == [1, 0, 0]
+
+
+def test_neither_a_crowd_region_nor_an_incomplete_label_makes_a_detection_wrong(lk: OpenLake) -> None:
+    label = {"timestamp": store.now(), "task": "detection", "origin": "import", "boxes": [_box(0, 0, 10)]}
+    rows = [
+        label | {"event_id": "whole", "image_id": image(0), "crowd_boxes": [_box(100, 100, 50)]},
+        label | {"event_id": "partly", "image_id": image(1), "incomplete": True},
+    ]
+    lk.insert("labels", pa.Table.from_pylist(rows, schema=lk.dataset("labels").schema))
+    said = [_box(0, 0, 10, score=0.9), _box(105, 105, 10, score=0.8), _box(300, 300, 10, score=0.7)]
+    add(lk, [{"image_id": image(0), "boxes": said[:2]}, {"image_id": image(1), "boxes": said}])
+    small = detection.boxes(lk)[0]
+    assert (small.precision.value, small.precision.n, small.recall.n) == (1.0, 1, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from PIL import Image
 from lake.regions import masks
 from tests import pictures
 from training.data.augmentation import Augmentation, Preparation, StoredSample, prepare, prepare_many, whole
+from training.metrics.segmentation_metrics import IGNORED
 from training.tasks.task import Sample
 
 SIDE = 32
@@ -91,3 +94,29 @@ def test_a_bad_file_neither_stops_nor_shifts_the_others() -> None:
         "bad: not an image of a known format (JPEG, PNG, WEBP, BMP, TIFF, GIF)",
         "good",
     ]
+
+
+CROWD = {"label": "thing", "x": 0, "y": 0, "width": 30, "height": 40}
+
+
+def test_a_detector_does_not_see_the_pixels_of_a_crowd_region() -> None:
+    """Nobody said what is in them: they are neither background nor an instance. An instance in them stays."""
+    stored = replace(marked(0, 0, 15, 20), masks=None, crowd_boxes=[CROWD])
+    trained, evaluated = prepare(stored, how(Augmentation())), prepare(stored, how())
+    grey = np.zeros((SIDE, SIDE), bool)
+    grey[:, :16] = True
+    grey[:16, :8] = False
+    assert ((trained.image == 127).all(axis=2) == grey).all()
+    assert not (evaluated.image == 127).all(axis=2).any()
+    assert evaluated.target.crowds.tolist() == [[0, 0, 16, 32]]
+    assert evaluated.target.crowd_classes.tolist() == [0]
+    assert len(trained.target.boxes) == 1
+
+
+def test_the_pixels_of_a_crowd_region_are_ignored() -> None:
+    stored = replace(marked(0, 0, 15, 20), crowd_boxes=[CROWD])
+    mask = prepare(stored, how()).target.mask
+    assert mask is not None
+    assert (mask[:16, :8] == 1).all()
+    assert (mask[16:, :16] == IGNORED).all()
+    assert (mask[:, 16:] == 0).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import shutil
@@ -303,3 +304,17 @@ def resampled(name: str, n: int, trials: int, say: Say) -> None:
     share = simulation.passed_by_resampling(name, n, trials, seed=0)
     say(f"gate: {name} on {n} images, fall = margin: passed in {100 * share:.1f} % of {trials}")
     assert share <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_an_image_with_an_incomplete_label_is_not_evaluated_and_counted(judged: Lake) -> None:
+    names = [stock.image_id(n) for n in range(10)]
+    rows = [
+        {"event_id": f"partly-{name}", "image_id": name, "timestamp": store.now() + dt.timedelta(days=1)}
+        | {"task": "classification", "label": TRUTHS[name], "origin": "import", "incomplete": True}
+        for name in names[:3]
+    ]
+    judged.insert("labels", pa.Table.from_pylist(rows, schema=schema.LABELS.arrow()))
+    slices.create(judged, "partly", ids=names)
+    model = Head(judged, [stock.image_id(n) for n in range(180, 420)])
+    (result,) = evaluate.evaluate(judged, run_of(judged), ["partly"], model=model, only=True).slices
+    assert (result.images, result.labelled, result.incomplete, result.metrics["accuracy"].n) == (10, 7, 3, 7)

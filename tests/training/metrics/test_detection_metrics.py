@@ -47,7 +47,19 @@ def drawn(seed: int, images: int = 12, classes: str = "abc") -> tuple[Boxes, Box
     return truths, predictions
 
 
-def by_pycocotools(truths: Boxes, predictions: Boxes) -> Any:
+def with_crowds(seed: int) -> tuple[Boxes, Boxes, Boxes]:
+    """`drawn`, and a third of the true boxes as crowd regions, grown to hold several predictions."""
+    rng = np.random.default_rng(seed)
+    truths, predictions = drawn(seed)
+    crowds: Boxes = []
+    for true in truths:
+        regions = [b for b in true if rng.random() < 0.35]
+        true[:] = [b for b in true if b not in regions]
+        crowds.append([b | {"width": b["width"] * 1.7, "height": b["height"] * 1.4} for b in regions])
+    return truths, predictions, crowds
+
+
+def by_pycocotools(truths: Boxes, predictions: Boxes, crowds: Boxes | None = None) -> Any:
     """COCOeval after accumulate and summarize."""
     pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
@@ -59,10 +71,11 @@ def by_pycocotools(truths: Boxes, predictions: Boxes) -> Any:
 
     def row(b: dict[str, Any], i: int, k: int) -> dict[str, Any]:
         where = [b["x"], b["y"], b["width"], b["height"]]
-        return {"id": k + 1, "image_id": i, "category_id": number[b["label"]], "bbox": where, "iscrowd": 0,
-                "area": b["width"] * b["height"]}  # fmt: skip
+        return {"id": k + 1, "image_id": i, "category_id": number[b["label"]], "bbox": where,
+                "iscrowd": int("crowd" in b), "area": b["width"] * b["height"]}  # fmt: skip
 
-    true = [(b, i) for i, boxes in enumerate(truths) for b in boxes]
+    regions = [[b | {"crowd": True} for b in boxes if b["label"] in number] for boxes in crowds or [[] for _ in truths]]
+    true = [(b, i) for i, boxes in enumerate(truths) for b in [*boxes, *regions[i]]]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = {
@@ -77,6 +90,24 @@ def by_pycocotools(truths: Boxes, predictions: Boxes) -> Any:
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equal_to_pycocotools_with_crowd_regions(seed: int) -> None:
+    truths, predictions, crowds = with_crowds(seed)
+    precisions = detection_metrics.match(truths, predictions, crowds).average_precisions()
+    want = by_pycocotools(truths, predictions, crowds).stats[[0, 1, 2, 3, 4, 5]]
+    assert np.nan_to_num([*precisions.means().values()], nan=-1) == pytest.approx(want, abs=1e-9)
+    assert np.isfinite(precisions.map)
+
+
+def test_a_prediction_in_a_crowd_is_neither_right_nor_wrong() -> None:
+    truths, crowds = [[box("a", 0, 0, 10, 10)]], [[box("a", 50, 50, 40, 40)]]
+    predictions = [[box("a", 55, 55, 10, 10, 0.9), box("a", 70, 70, 10, 10, 0.8), box("a", 0, 0, 10, 10, 0.7)]]
+    assert detection_metrics.match(truths, predictions, crowds).average_precisions().map == pytest.approx(1.0)
+    assert detection_metrics.match(truths, predictions).average_precisions().map == pytest.approx(1 / 3, abs=1e-9)
+    anything = [[box("a", 50, 50, 40, 40) | {"label": None}]]
+    assert detection_metrics.match(truths, predictions, anything).average_precisions().map == pytest.approx(1.0)
 
 
 def test_two_found_one_missed_one_invented() -> None:

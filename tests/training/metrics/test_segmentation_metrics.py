@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
@@ -9,6 +11,7 @@ from sklearn.metrics import jaccard_score
 from lake.errors import BadInput
 from lake.regions import masks
 from training.metrics import segmentation_metrics
+from training.metrics.metric import EvaluatedPredictions
 from training.metrics.segmentation_metrics import IGNORED
 
 
@@ -84,3 +87,18 @@ def test_masks_become_a_map() -> None:
 def test_maps_of_two_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="the prediction"):
         segmentation_metrics.confusion(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), 2)
+
+
+def test_pixels_of_a_crowd_region_do_not_count() -> None:
+    left, right = np.zeros((2, 4), bool), np.zeros((2, 4), bool)
+    left[:, :2], right[:, 2:] = True, True
+
+    def row(mask: np.ndarray) -> list[dict[str, Any]]:
+        return [{"label": "cat", "height": 2, "width": 4, "counts": masks.encode(mask)}]
+
+    everywhere = row(left | right)
+    for crowd in ({"crowd_masks": row(right)}, {"crowd_boxes": [{"x": 2, "y": 0, "width": 2, "height": 2}]}):
+        evaluated = EvaluatedPredictions.of([{"masks": row(left), **crowd}], [{"masks": everywhere}])
+        assert segmentation_metrics.MeanIou().value(evaluated) == 1.0
+    without = EvaluatedPredictions.of([{"masks": row(left)}], [{"masks": everywhere}])
+    assert segmentation_metrics.MeanIou().value(without) == pytest.approx(0.25)  # cat 4 of 8, background 0 of 4
