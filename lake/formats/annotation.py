@@ -57,6 +57,13 @@ class GroundTruth:
         boxes = self.boxes if self.boxes and len(self.boxes) == len(masks) else [extent(m) for m in masks]
         return list(zip(boxes, masks, strict=True))
 
+    def crowds(self) -> list[tuple[Box, Mask | None]]:
+        """Its crowd regions, each with a box: its own, or else the mask's extent."""
+        masks, boxes = self.crowd_masks or (), self.crowd_boxes or ()
+        if self.task != SEGMENTATION or not masks:
+            return [(box, None) for box in boxes]
+        return list(zip(boxes if len(boxes) == len(masks) else map(extent, masks), masks, strict=True))
+
     def says_something(self) -> bool:
         """Whether it names a class, an instance or a crowd region."""
         return any((self.label, self.boxes, self.masks, self.crowd_boxes, self.crowd_masks))

@@ -40,6 +40,16 @@ _ROW = {
         ]
     ),
     "prediction": pa.string(),
+    "incomplete": _TEXTS,
+    "crowds": pa.struct([("bbox", pa.list_(_NUMBERS)), ("category", _TEXTS)]),
+    "crowd_segments": pa.struct(
+        [
+            ("bbox", pa.list_(_NUMBERS)),
+            ("category", _TEXTS),
+            ("size", pa.list_(pa.list_(pa.int32()))),
+            ("counts", _TEXTS),
+        ]
+    ),
 }
 PARQUET = pa.schema({"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]), **_ROW})
 LANCE = pa.schema({"image": pa.large_binary(), **_ROW})

@@ -21,7 +21,7 @@ from typing import Any
 
 from lake import spreadsheets
 from lake.errors import BadInput
-from lake.formats import annotation, image_files, splits
+from lake.formats import annotation, image_files, marks, splits
 from lake.formats.annotation import (
     CLASSIFICATION,
     DETECTION,
@@ -40,7 +40,7 @@ from lake.prediction_logs.table_rows import csv_rows, json_lines
 from lake.regions import masks
 
 NAMES = ("metadata.jsonl", "metadata.csv")
-COLUMNS = ("file_name", "image_id", "width", "height", "label", "objects", "segments", "prediction")
+COLUMNS = ("file_name", "image_id", "width", "height", "label", "objects", "segments", "prediction", *marks.COLUMNS)
 
 
 # Reading ---------------------------------------------------------------------------------------------------
@@ -109,6 +109,11 @@ def annotations_of(
             annotations.incomplete.add(task)
         else:
             annotations.ground_truths.append(annotation.without_redundant_boxes(truth))
+    def regions_of(task: str, column: Any) -> GroundTruth | None:
+        value = _regions(_value(column, (dict, list), task))
+        return None if value is None else _truth(task, value, annotations, printable(source), height, width)
+
+    marks.read({k: _json(row.get(k)) for k in marks.COLUMNS}, annotations, printable(source), regions_of)
     if context.options.model.name is not None:
         _turn_into_predictions(annotations, context.options.model, source)
     try:
@@ -153,6 +158,14 @@ def _turn_into_predictions(annotations: Annotations, model: ModelName, source: s
             row = {"label": truth.label, "boxes": truth.boxes, "masks": truth.masks}
             annotations.predictions.append({**header, **row})
     annotations.ground_truths, annotations.incomplete = [], set()
+
+
+def _json(value: Any) -> Any:
+    """A value that CSV has as JSON text; None for an empty one."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value else value or None
+    except (ValueError, RecursionError):
+        return value
 
 
 def _value(value: Any, kinds: tuple[type, ...], name: str) -> Any:
@@ -241,7 +254,7 @@ def _mask(label: str | None, size: Any, counts: Any, score: Any, height: int, wi
 def row_of(part: ExportPart, sample: ExportSample, file_name: str | None) -> dict[str, Any]:
     """An image with its labels and prediction as a JSON object."""
     truths = sample.ground_truths
-    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row: dict[str, Any] = dict.fromkeys(column for column in COLUMNS if column not in marks.COLUMNS)
     row |= {"image_id": sample.image.image_id, "width": sample.image.width, "height": sample.image.height}
     row["file_name"] = file_name
     if CLASSIFICATION in truths:
@@ -262,7 +275,7 @@ def row_of(part: ExportPart, sample: ExportSample, file_name: str | None) -> dic
     for task in (DETECTION, SEGMENTATION):
         part.leave_out(f"class of a whole image's {task}", task in truths and truths[task].label is not None)
     row["prediction"] = None if sample.prediction is None else dict(sample.prediction)
-    return row
+    return row | marks.of_row(truths)
 
 
 def _corners(boxes: Sequence[Mapping[str, Any]]) -> list[list[float]]:
@@ -291,9 +304,11 @@ def finish_csv(whole: WholeExport) -> None:
     with whole.open("metadata.csv") as out:
         out.write(_csv_line(COLUMNS))
         for row in whole.lines("rows"):
-            values = [row[c] for c in COLUMNS]
+            values = [row.get(c) for c in COLUMNS]
             out.write(
-                _csv_line("" if v is None else annotation.as_json(v) if isinstance(v, dict) else v for v in values)
+                _csv_line(
+                    "" if v is None else annotation.as_json(v) if isinstance(v, dict | list) else v for v in values
+                )
             )
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 from lake.errors import BadInput, CouldNot
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, GroundTruth
 from lake.images import decode
-from lake.regions import masks
+from lake.regions import boxes, masks
 from lake.slices import ground_truth
 from lake.slices.members import contents as contents_of
 from lake.storage import blobs
@@ -37,7 +37,7 @@ Task = Literal["classification", "detection", "segmentation"]
 
 
 class SliceDataset:
-    """The images of one version of a slice that have bytes and a label for the task.
+    """The images of one version of a slice that have bytes and a complete label for the task.
 
     `task`: None means the only task the slice has labels for; if it has no labels, every image counts and its target is
     None. A target for
@@ -46,9 +46,11 @@ class SliceDataset:
     - detection: {"boxes": float32 (n, 4) as x1, y1, x2, y2 in pixels, "labels": int64 (n,)}
     - segmentation: these and "masks": bool (n, height, width)
 
+    Both also have "crowd_boxes", float32 (m, 4): the boxes of crowd regions, which are no instances and no background.
+
     For detection, an image with a segmentation label only has the boxes of that. `transform` gets the upright RGB PIL
     image, `target_transform` the target. `missing`: images of the slice without bytes in the lake; `unlabelled`: those
-    without a label for the task.
+    without a label for the task; `incomplete`: those of whose label a part could not be read, which are left out.
     """
 
     def __init__(
@@ -72,8 +74,9 @@ class SliceDataset:
         self.missing = contents.num_rows - rows.num_rows
         names = rows["image_id"].to_pylist()
         self._truths = [_of(truths.get(name, {}), self.task) for name in names]
-        labelled = [i for i, t in enumerate(self._truths) if t is not None or self.task is None]
-        self.unlabelled = len(names) - len(labelled)
+        self.incomplete = sum(truth is not None and truth.incomplete for truth in self._truths)
+        labelled = [i for i, t in enumerate(self._truths) if self.task is None or (t is not None and not t.incomplete)]
+        self.unlabelled = len(names) - len(labelled) - self.incomplete
         self._rows: pa.Table = rows.take(labelled)
         self._truths = [self._truths[i] for i in labelled]
         self._row_ids = self._rows["_rowid"].to_numpy().astype(np.uint64)
@@ -89,6 +92,7 @@ class SliceDataset:
 
     def __repr__(self) -> str:
         rest = f", {self.unlabelled:,} without a label" * bool(self.unlabelled)
+        rest += f", {self.incomplete:,} with an incomplete label" * bool(self.incomplete)
         rest += f", {self.missing:,} without bytes" * bool(self.missing)
         return f"<{len(self):,} images of {self.slice} for {self.task}: {len(self.classes)} classes{rest}>"
 
@@ -129,6 +133,7 @@ class SliceDataset:
         target = {
             "boxes": np.array(corners, np.float32).reshape(-1, 4),
             "labels": np.array([self.class_to_idx[n] for n in names], np.int64),
+            "crowd_boxes": boxes.corners([box for box, _ in truth.crowds()]).astype(np.float32),
         }
         if self.task == SEGMENTATION:
             size = (self._rows["height"][index].as_py(), self._rows["width"][index].as_py())

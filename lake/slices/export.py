@@ -27,12 +27,13 @@ import pyarrow as pa
 
 from lake import slices, whole_file
 from lake.errors import BadInput, CouldNot
-from lake.formats import arrow_rows, file_list, imagefolder, metadata, webdataset
+from lake.formats import arrow_rows, file_list, imagefolder, marks, metadata, webdataset
 from lake.formats.annotation import (
     CLASSIFICATION,
     DETECTION,
     SEGMENTATION,
     ExportSample,
+    GroundTruth,
     as_json,
     instance_classes,
     prediction_regions,
@@ -60,26 +61,34 @@ PART_IMAGES = 256
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """The writer of a format, and whether it has a place for a model's predictions."""
+    """The writer of a format, and what it has a place for: a model's predictions, crowd regions, incomplete labels.
+
+    `background`: an image without annotations is one that shows nothing, so an image whose label is incomplete is left
+    out.
+    """
 
     write: Callable[[ExportPart, Iterator[ExportSample]], None]
     finish: Callable[[WholeExport], None]
     predictions: bool = True
+    crowds: bool = False
+    incomplete: bool = False
+    background: bool = False
 
 
+_ROWS = {"crowds": True, "incomplete": True}
 FORMATS = {
     "imagefolder": ExportFormat(imagefolder.write, imagefolder.finish, predictions=False),
-    "coco": ExportFormat(coco.write, coco.finish),
-    "yolo": ExportFormat(yolo.write, yolo.finish),
-    "voc": ExportFormat(voc.write, voc.finish, predictions=False),
-    "csv": ExportFormat(metadata.write, metadata.finish_csv),
-    "jsonl": ExportFormat(metadata.write, metadata.finish_jsonl),
-    "parquet": ExportFormat(arrow_rows.write_parquet, arrow_rows.finish_parquet),
-    "webdataset": ExportFormat(webdataset.write, webdataset.finish),
-    "hf": ExportFormat(metadata.write_hub, metadata.finish_hub),
+    "coco": ExportFormat(coco.write, coco.finish, crowds=True, background=True),
+    "yolo": ExportFormat(yolo.write, yolo.finish, background=True),
+    "voc": ExportFormat(voc.write, voc.finish, predictions=False, background=True),
+    "csv": ExportFormat(metadata.write, metadata.finish_csv, **_ROWS),
+    "jsonl": ExportFormat(metadata.write, metadata.finish_jsonl, **_ROWS),
+    "parquet": ExportFormat(arrow_rows.write_parquet, arrow_rows.finish_parquet, **_ROWS),
+    "webdataset": ExportFormat(webdataset.write, webdataset.finish, **_ROWS),
+    "hf": ExportFormat(metadata.write_hub, metadata.finish_hub, **_ROWS),
     "list": ExportFormat(file_list.write, file_list.finish, predictions=False),
     "label-studio": ExportFormat(label_studio.write, label_studio.finish),
-    "lance": ExportFormat(arrow_rows.write_lance, arrow_rows.finish_lance),
+    "lance": ExportFormat(arrow_rows.write_lance, arrow_rows.finish_lance, **_ROWS),
 }
 
 
@@ -180,6 +189,12 @@ def _locked(target: Path) -> Iterator[None]:
         yield
 
 
+def _incomplete(truths: Mapping[str, GroundTruth]) -> str | None:
+    """Why an image cannot be written where an image without annotations shows nothing; None if it can."""
+    tasks = [task for task, truth in truths.items() if truth.incomplete and task != CLASSIFICATION]
+    return f"its label for {' and '.join(tasks)} is incomplete" if tasks else None
+
+
 class _Export:
     def __init__(
         self, lake: Lake, slice_: Slice, target: Path, job: Mapping[str, Any], progress: Callable[[int], None]
@@ -222,6 +237,8 @@ class _Export:
             truths = [t for of in ground_truth.of_images(self.lake, part).values() for t in of.values()]
             truths += [prediction_regions(a) for a in self.predictions(part).values()]
             classes |= instance_classes(truths)
+            if self.format.crowds:
+                classes |= {(mask or box)["label"] or "" for truth in truths for box, mask in truth.crowds()}
             labels |= {name for t in truths if t.task == CLASSIFICATION for name in t.classes()}
             masked |= any(t.task == SEGMENTATION for t in truths)
         plan = ExportPlan(
@@ -278,12 +295,17 @@ class _Export:
         names = contents["image_id"].to_pylist()
         truths, predictions = ground_truth.of_images(self.lake, contents), self.predictions(contents)
         written: set[str] = set()
+        reasons = {name: f"it was erased on {moment:%Y-%m-%d}" for name, moment in erased.items()}
+        if self.format.background:
+            reasons |= {name: of_incomplete for name in names if (of_incomplete := _incomplete(truths.get(name, {})))}
 
         def samples() -> Iterator[ExportSample]:
             number_of = {name: number * PART_IMAGES + i for i, name in enumerate(names)}
-            for image in blobs.images(self.lake, [n for n in names if n not in erased]):
+            for image in blobs.images(self.lake, [n for n in names if n not in reasons]):
                 written.add(image.image_id)
                 by_task = dict(sorted(truths.get(image.image_id, {}).items()))
+                if not self.format.incomplete:
+                    by_task = marks.without(part, by_task, crowds=not self.format.crowds)
                 yield ExportSample(number_of[image.image_id], image, by_task, predictions.get(image.image_id))
 
         self.format.write(part, samples())
@@ -292,10 +314,7 @@ class _Export:
         for name, lines in part.lines.items():
             (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         left_out = [
-            {
-                "image_id": name,
-                "reason": f"it was erased on {erased[name]:%Y-%m-%d}" if name in erased else "its bytes were not kept",
-            }
+            {"image_id": name, "reason": reasons.get(name, "its bytes were not kept")}
             for name in names
             if name not in written
         ]

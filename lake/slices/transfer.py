@@ -13,7 +13,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from lake import slices
 from lake.errors import BadInput, CouldNot
-from lake.formats import imagefolder, metadata
+from lake.formats import imagefolder, marks, metadata
 from lake.formats.annotation import CLASSIFICATION, ExportSample, as_json
 from lake.formats.export_files import ExportPart, ExportPlan
 from lake.slices import ground_truth
@@ -166,6 +166,7 @@ def _as_jsonl(part: ExportPart, sample: ExportSample) -> dict[str, Any]:
 
 
 def _in_folders(part: ExportPart, sample: ExportSample) -> dict[str, Any]:
+    sample = replace(sample, ground_truths=marks.without(part, sample.ground_truths))
     imagefolder.leave_out(part, sample)
     truth = sample.ground_truths.get(CLASSIFICATION)
     return {"path": imagefolder.path_of(sample), "label": truth.label if truth else None}

@@ -35,6 +35,8 @@ def write(part: ExportPart, samples: Iterator[ExportSample]) -> None:
             part.leave_out("boxes that do not pair with their masks", unpaired)
             for box, mask in truths[task].instances():
                 part.line("annotations", _record(number, number_of, box, mask) | {"iscrowd": 0})
+            for box, mask in truths[task].crowds():
+                part.line("annotations", _record(number, number_of, box, mask) | {"iscrowd": 1})
         if sample.prediction is not None:
             image["answer"] = annotation.prediction_header(sample.prediction)
             for box, mask in annotation.prediction_regions(sample.prediction).instances():

@@ -14,8 +14,9 @@ import pytest
 
 from lake import ids, slices
 from lake.errors import BadInput, CouldNot
-from lake.formats import annotation
+from lake.formats import annotation, marks
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, GroundTruth
+from lake.formats.item import Item
 from lake.formats.paths import MANIFEST
 from lake.ingest import ingest
 from lake.open_lake import OpenLake
@@ -237,3 +238,63 @@ def test_an_export_has_the_labels_of_its_slice(lk: OpenLake, tmp_path: Path) -> 
     label("new")
     export.export(lk, slice_, tmp_path / "out", "imagefolder")
     assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["old"]
+
+
+REGION = annotation.mask("cat", masks.encode(~MASK), HEIGHT, WIDTH)
+MARKED = [
+    GroundTruth(DETECTION, boxes=[annotation.box("dog", (1, 2, 3, 4))], incomplete=True),
+    GroundTruth(DETECTION, boxes=[], crowd_boxes=[annotation.box("cat", (0, 0, 5, 6))]),
+    GroundTruth(SEGMENTATION, masks=[annotation.mask("dog", masks.encode(MASK), HEIGHT, WIDTH)], crowd_masks=[REGION]),
+    GroundTruth(CLASSIFICATION, "cat", incomplete=True),
+]
+
+
+@pytest.fixture
+def marked(lk: OpenLake, tmp_path: Path) -> tuple[OpenLake, dict[str, GroundTruth]]:
+    """Four images with incomplete labels and crowd regions; the slice `s` of all."""
+    paths = pictures.folder(tmp_path / "in", 4)
+    items = [
+        Item(str(path), path=path, read_annotations=lambda w, h, t=truth: annotation.Annotations([t]))  # type: ignore[misc]
+        for path, truth in zip(paths, MARKED, strict=True)
+    ]
+    ingest.ingest_items(lk, items, "/set", workers=1)
+    slices.create(lk, "s", where="true")
+    return lk, {ids.image_id(path.read_bytes()): truth for path, truth in zip(paths, MARKED, strict=True)}
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet"])
+def test_rows_keep_incomplete_labels_and_crowd_regions(
+    marked: tuple[OpenLake, dict[str, GroundTruth]], make_lake: MakeLake, tmp_path: Path, format: str
+) -> None:
+    lk, truths = marked
+    report = export.export(lk, slices.get(lk, "s"), tmp_path / "out", format)
+    other = make_lake("other")
+    assert ingest.ingest(other, tmp_path / "out", workers=1).rejected == []
+    assert labels_of(other) == {name: {truth.task: truth} for name, truth in truths.items()}
+    assert (report.images, report.left_out, report.unsaid) == (4, [], {})
+
+
+def test_other_formats_leave_out_what_would_be_background(
+    marked: tuple[OpenLake, dict[str, GroundTruth]], tmp_path: Path
+) -> None:
+    """An image with an incomplete label is left out where an image without annotations shows nothing."""
+    lk, truths = marked
+    partly = next(name for name, truth in truths.items() if truth is MARKED[0])
+    unsaid = {}
+    for format in ("coco", "yolo", "voc", "imagefolder", "label-studio"):
+        report = export.export(lk, slices.get(lk, "s"), tmp_path / format, format)
+        left_out = [] if format in ("imagefolder", "label-studio") else [partly]
+        assert [(one["image_id"], one["reason"]) for one in report.left_out] == [
+            (name, "its label for detection is incomplete") for name in left_out
+        ]
+        unsaid[format] = {k: n for k, n in report.unsaid.items() if k in (marks.INCOMPLETE, marks.CROWDS)}
+    both = {marks.INCOMPLETE: 1, marks.CROWDS: 2}
+    assert unsaid == {
+        "coco": {marks.INCOMPLETE: 1}, "yolo": both, "voc": both, "imagefolder": both | {marks.INCOMPLETE: 2},
+        "label-studio": both | {marks.INCOMPLETE: 2},
+    }  # fmt: skip
+    document = json.loads((tmp_path / "coco" / "annotations.json").read_text())
+    name_of = {category["id"]: category["name"] for category in document["categories"]}
+    crowds = [(name_of[a["category_id"]], a["bbox"]) for a in document["annotations"] if a["iscrowd"]]
+    extent = [annotation.extent(REGION)[key] for key in ("x", "y", "width", "height")]
+    assert sorted(crowds) == sorted([("cat", [0, 0, 5, 6]), ("cat", extent)])
