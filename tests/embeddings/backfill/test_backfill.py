@@ -84,6 +84,11 @@ def answer(lk: OpenLake, root: Path, *images: int) -> None:
     assert ingest.ingest(lk, root / "log.jsonl", workers=1).predictions_new == len(images)
 
 
+def late(lk: OpenLake, *images: int) -> None:
+    """Rows without a vector, as of predictions that arrive in the moment in which the image gets its first one."""
+    add(lk, [{"image_id": ids.image_id(encoded(flat(colour(i))))} for i in images])
+
+
 def test_every_image_gets_its_vector_and_the_lake_knows_whose(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 20)
     report = run(colours)
@@ -110,8 +115,7 @@ def test_an_empty_lake_is_embedded_at_once(colours: OpenLake) -> None:
 def test_a_repeated_image_copies_its_vector(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 6)
     run(colours)
-    # As rows do that arrive while the image gets its first vector.
-    add(colours, [{"image_id": ids.image_id(encoded(flat(colour(i))))} for i in (1, 3, 1)])
+    late(colours, 1, 3, 1)
     embedder = MeanColour()
     assert run(colours, embedder).embedded == 2
     assert embedder.seen == 0
@@ -409,7 +413,7 @@ def test_bytes_deleted_meanwhile_are_not_a_failure(colours: OpenLake, tmp_path: 
 def test_an_image_without_bytes_copies_its_vector(colours: OpenLake, tmp_path: Path) -> None:
     fill(colours, tmp_path / "in", 2)
     run(colours)
-    answer(colours, tmp_path, 0)
+    late(colours, 0)
     colours.delete("images", "true")
     report = run(colours)
     assert (report.embedded, report.without_bytes) == (1, 0)
