@@ -109,6 +109,7 @@ def annotations_of(
             annotations.incomplete.add(task)
         else:
             annotations.ground_truths.append(annotation.without_redundant_boxes(truth))
+
     def regions_of(task: str, column: Any) -> GroundTruth | None:
         value = _regions(_value(column, (dict, list), task))
         return None if value is None else _truth(task, value, annotations, printable(source), height, width)
