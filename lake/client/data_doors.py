@@ -9,7 +9,8 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
+
+from lake.client.json_requests import in_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -177,7 +178,7 @@ class DataDoors:
 
     def set_duplicate_threshold(self, embedder: str, threshold: float) -> None:
         """Saves the cosine, -1 to 1, from which two images of the lake count as near-duplicates."""
-        path = f"/v1/embedders/{quote(embedder, safe='@')}/threshold"
+        path = f"/v1/embedders/{in_path(embedder, 'embedder', '@')}/threshold"
         self._requests.write("PUT", path, {"threshold": threshold})
 
     def labels(self, image_ids: Sequence[str] | None = None, *, slice: str | None = None) -> Iterator[dict[str, Any]]:

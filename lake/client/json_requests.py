@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 if TYPE_CHECKING:
     import ssl
@@ -33,6 +33,13 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 MOST_RESPONSE_BYTES = 300 << 20
 JSON = "application/json"
 _LATER = (408, 425, 429, 502, 503, 504)
+
+
+def in_path(name: str, what: str, safe: str = "") -> str:
+    """The name as a part of a URL's path; `safe` characters stay. Raises ValueError for one that is no part of it."""
+    if name in ("", ".", ".."):
+        raise ValueError(f"the name of the {what} is {name!r}; pass that of a {what} on the server")
+    return quote(name, safe=safe)
 
 
 class RequestFailed(Exception):

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import quote
+
+from lake.client.json_requests import in_path
 
 if TYPE_CHECKING:
     from lake.client.json_requests import JsonRequests
@@ -136,7 +137,7 @@ class RemoteRun:
     def __init__(self, requests: JsonRequests, name: str) -> None:
         self._requests = requests
         self.id = name
-        self._path = f"/v1/runs/{quote(name, safe='')}"
+        self._path = f"/v1/runs/{in_path(name, 'run')}"
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self._requests.url}>"
@@ -174,7 +175,7 @@ class ModelDoors:
 
     def job(self, job_id: str) -> RemoteJob:
         """The job with this id."""
-        return RemoteJob(self._requests, self._requests.get(f"/v1/jobs/{quote(job_id, safe='')}"))
+        return RemoteJob(self._requests, self._requests.get(f"/v1/jobs/{in_path(job_id, 'job')}"))
 
     def jobs(self, state: str | None = None, kind: str | None = None) -> list[RemoteJob]:
         """All jobs, or those in a state or of a kind, newest first."""
@@ -263,7 +264,7 @@ class ModelDoors:
 
     def verdict(self, gate: str) -> dict[str, Any]:
         """A verdict of the gate with the evidence of every slice."""
-        return dict(self._requests.get(f"/v1/gates/{quote(gate, safe='')}"))
+        return dict(self._requests.get(f"/v1/gates/{in_path(gate, 'gate')}"))
 
     def models(self) -> list[ModelInfo]:
         """Every model that has registered versions, by name."""
@@ -271,7 +272,7 @@ class ModelDoors:
 
     def versions(self, model: str) -> list[VersionInfo]:
         """The versions of a model, the newest first."""
-        path = f"/v1/models/{quote(model, safe='@')}/versions"
+        path = f"/v1/models/{in_path(model, 'model', '@')}/versions"
         return [_read(VersionInfo, facts) for facts in self._requests.items(path, {"limit": 1_000})]
 
     def register(self, run: str, reason: str | None = None) -> VersionInfo:
@@ -310,14 +311,14 @@ class ModelDoors:
 
     def card(self, name: str) -> str:
         """The model card of NAME@V, of a run, or of NAME's promoted version, as Markdown."""
-        path = f"/v1/models/{quote(name, safe='@')}/card"
+        path = f"/v1/models/{in_path(name, 'model', '@')}/card"
         return self._requests.send("GET", path, headers={"Accept": "text/markdown"}).body.decode()
 
     def _started(self, path: str, arguments: Mapping[str, Any]) -> RemoteJob:
         return RemoteJob(self._requests, self._requests.write("POST", path, _given(arguments)))
 
     def _change(self, name: str, change: str, body: Mapping[str, Any]) -> VersionInfo:
-        path = f"/v1/models/{quote(name, safe='@')}:{change}"
+        path = f"/v1/models/{in_path(name, 'model', '@')}:{change}"
         return _read(VersionInfo, self._requests.write("POST", path, _given(body)))
 
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from lake.client.json_requests import Pauses, RequestFailed
+from lake.client.json_requests import Pauses, RequestFailed, in_path
 from lake.client.pulled_folder import PulledFile, PulledFolder
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def pull(
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}")
     started = time.monotonic()
-    path = f"/v1/slices/{quote(name, safe='@')}"
+    path = f"/v1/slices/{in_path(name, 'slice', '@')}"
     first = requests.get(f"{path}/manifest", {"format": format, "limit": PAGE})
     target = PulledFolder(Path(folder), first)
     report = PullReport(first["slice"], str(folder), format, bytes=first["bytes"])

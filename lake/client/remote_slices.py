@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
+
+from lake.client.json_requests import in_path
 
 if TYPE_CHECKING:
     from lake.client.json_requests import JsonRequests
@@ -58,7 +59,7 @@ class RemoteSlice:
     def __init__(self, requests: JsonRequests, name: str) -> None:
         self._requests = requests
         self.name = name
-        self._path = f"{PATH}/{quote(name, safe='@')}"
+        self._path = f"{PATH}/{in_path(name, 'slice', '@')}"
 
     def __repr__(self) -> str:
         return f"<slice {self.name} of {self._requests.url}>"
@@ -151,11 +152,11 @@ class RemoteSlice:
 
     def tag(self, tag: str) -> SliceInfo:
         """Makes NAME@TAG this version, whatever it was before."""
-        return SliceInfo.of(self._requests.write("PUT", f"{self._path}/tags/{quote(tag, safe='')}"))
+        return SliceInfo.of(self._requests.write("PUT", f"{self._path}/tags/{in_path(tag, 'tag')}"))
 
     def untag(self, tag: str) -> None:
         """Removes a tag of the slice."""
-        self._requests.write("DELETE", f"{self._path}/tags/{quote(tag, safe='')}")
+        self._requests.write("DELETE", f"{self._path}/tags/{in_path(tag, 'tag')}")
 
     def delete(self) -> None:
         """Deletes the version NAME@VERSION. Its images and labels stay in the lake."""

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, output, uri
+from search_app.cli.terminal import Add, number, output, uri
 
 if TYPE_CHECKING:
     from search_app.server.live_ingest import IngestSettings
@@ -25,7 +25,7 @@ def register(add: Add) -> None:
             p.add_argument("--no-ui", action="store_true", help="only the HTTP API, without the app")
             _ingest_options(p)
             p.add_argument("--jobs", type=int, default=1, metavar="N", help="run at most so many jobs at once (default 1); 0: leave them to lakeloop jobs work")  # fmt: skip  # noqa: E501
-            p.add_argument("--job-memory-gb", type=float, metavar="GB", help="memory limit of each worker process of a job")  # fmt: skip  # noqa: E501
+            p.add_argument("--job-memory-gb", type=number, metavar="GB", help="memory limit of each worker process of a job")  # fmt: skip  # noqa: E501
             p.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a host name of this server that clients use; repeat for more")  # fmt: skip  # noqa: E501
             p.add_argument("--require-key", action="store_true", help="refuse requests without an access key; always on unless --host is this machine")  # fmt: skip  # noqa: E501
             p.add_argument("--allow-user", action="append", default=[], metavar="USER", help="a user who may log in at the identity provider of .streamlit/secrets.toml: an e-mail address, @domain or *, and =SCOPE,SCOPE (default: read); repeat for more")  # fmt: skip  # noqa: E501
@@ -63,12 +63,12 @@ def _serve(args: argparse.Namespace) -> int:
 def _ingest_options(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("live ingest")
     g.add_argument("--spool", metavar="FOLDER", help="folder on a local disk for accepted events (default: in the folder of the lake)")  # fmt: skip  # noqa: E501
-    g.add_argument("--max-rate", type=float, metavar="N", help="most events a second; more get status 429")
-    g.add_argument("--max-spool-gb", type=float, default=20, metavar="GB", help="most GB of waiting events; more get status 503 (default 20)")  # fmt: skip  # noqa: E501
-    g.add_argument("--min-free-gb", type=float, default=1, metavar="GB", help="GB of the disk to keep free; below, events get status 507 (default 1)")  # fmt: skip  # noqa: E501
-    g.add_argument("--max-body-gb", type=float, default=0.25, metavar="GB", help="most GB of request bodies in memory; more get status 503 (default 0.25)")  # fmt: skip  # noqa: E501
-    g.add_argument("--keep-share", type=float, default=1.0, metavar="SHARE", help="store the bytes of this share of images, chosen by their id (default 1: all)")  # fmt: skip  # noqa: E501
-    g.add_argument("--keep-below", type=float, default=0.0, metavar="CONFIDENCE", help="also store every image predicted with less confidence than this")  # fmt: skip  # noqa: E501
+    g.add_argument("--max-rate", type=number, metavar="N", help="most events a second; more get status 429")
+    g.add_argument("--max-spool-gb", type=number, default=20, metavar="GB", help="most GB of waiting events; more get status 503 (default 20)")  # fmt: skip  # noqa: E501
+    g.add_argument("--min-free-gb", type=number, default=1, metavar="GB", help="GB of the disk to keep free; below, events get status 507 (default 1)")  # fmt: skip  # noqa: E501
+    g.add_argument("--max-body-gb", type=number, default=0.25, metavar="GB", help="most GB of request bodies in memory; more get status 503 (default 0.25)")  # fmt: skip  # noqa: E501
+    g.add_argument("--keep-share", type=number, default=1.0, metavar="SHARE", help="store the bytes of this share of images, chosen by their id (default 1: all)")  # fmt: skip  # noqa: E501
+    g.add_argument("--keep-below", type=number, default=0.0, metavar="CONFIDENCE", help="also store every image predicted with less confidence than this")  # fmt: skip  # noqa: E501
     g.add_argument("--embed", nargs="?", const="oldest", choices=("oldest", "newest", "sampled"), metavar="ORDER", help="embed new images all the time: oldest first (default), newest or sampled")  # fmt: skip  # noqa: E501
     g.add_argument("--url-import", action="store_true", help="allow POST /v1/images to fetch public URLs")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 # add(name, run, help, group=None, writes=False): adds a command with --lake and --json, in a group such as `slice` or
 # at the top. One that does not say that it `writes` cannot: `open_lake` gives it a lake that refuses to.
 Add = Callable[..., argparse.ArgumentParser]
+
+
+def number(text: str) -> float:
+    """The type of an option that takes a number: not NaN, which is never reached, and not infinity: leave it out."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
 
 
 def uri(args: argparse.Namespace) -> str:

@@ -23,6 +23,8 @@ from search_app.api.problems import Problem, not_found
 from search_app.jobs import kinds, starting, supervisor
 
 if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
     from search_app.api.service import Service
     from search_app.api.writes import Audit, Writes
 
@@ -136,7 +138,8 @@ def routes(service: Service, writer: Writes) -> APIRouter:
         found = await run_in_threadpool(_get, job)
         if listeners.locked():
             raise Problem(429, "too_many_listeners", f"{MOST_LISTENERS} streams are open; ask for the job instead", 5)
-        return StreamingResponse(_stream(found), media_type=STREAM, headers={"Cache-Control": "no-store"})
+        await listeners.acquire()  # at once: what others open meanwhile is counted
+        return _Listened(_stream(found), listeners)
 
     @router.post(
         PATH + "/{job}/cancel",
@@ -179,25 +182,24 @@ def routes(service: Service, writer: Writes) -> APIRouter:
         return changed.facts()
 
     async def _stream(job: Job) -> AsyncIterator[bytes]:
-        async with listeners:
-            sent, silent = "", 0.0
-            while True:
-                facts = job.facts()
-                text = json.dumps(facts, ensure_ascii=False)
-                moving = ("seconds", "seconds_left")
-                content = json.dumps({name: value for name, value in facts.items() if name not in moving})
-                if content != sent:
-                    yield f"event: job\ndata: {text}\n\n".encode()
-                    sent, silent = content, 0.0
-                elif silent >= SILENCE_SECONDS:
-                    yield b": still here\n\n"
-                    silent = 0.0
-                if (job.finished and not job.may_continue) or service.stopping:
-                    return
-                await asyncio.sleep(LOOK_SECONDS)
-                silent += LOOK_SECONDS
-                with suppress(OSError):  # a busy disk; the next look may succeed
-                    job = await run_in_threadpool(current.get, lake, job.id)
+        sent, silent = "", 0.0
+        while True:
+            facts = job.facts()
+            text = json.dumps(facts, ensure_ascii=False)
+            moving = ("seconds", "seconds_left")
+            content = json.dumps({name: value for name, value in facts.items() if name not in moving})
+            if content != sent:
+                yield f"event: job\ndata: {text}\n\n".encode()
+                sent, silent = content, 0.0
+            elif silent >= SILENCE_SECONDS:
+                yield b": still here\n\n"
+                silent = 0.0
+            if (job.finished and not job.may_continue) or service.stopping:
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+            silent += LOOK_SECONDS
+            with suppress(OSError):  # a busy disk; the next look may succeed
+                job = await run_in_threadpool(current.get, lake, job.id)
 
     def _get(name: str) -> Job:
         with not_found("unknown_job"):
@@ -211,6 +213,20 @@ def routes(service: Service, writer: Writes) -> APIRouter:
                 raise Problem(403, "missing_scope", f"a key needs the scope {scope} to {action}")
 
     return router
+
+
+class _Listened(StreamingResponse):
+    """A stream that gives its listener's place back at its end, also if the client is gone before it begins."""
+
+    def __init__(self, parts: AsyncIterator[bytes], places: asyncio.Semaphore) -> None:
+        super().__init__(parts, media_type=STREAM, headers={"Cache-Control": "no-store"})
+        self._places = places
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._places.release()
 
 
 def _place(place: current.Place) -> Key:

@@ -6,13 +6,13 @@ import argparse
 
 from lake.errors import BadInput
 from search_app.cli.foreground import add_detach, run_job
-from search_app.cli.terminal import Add, open_lake, output
+from search_app.cli.terminal import Add, number, open_lake, output
 
 
 def register(add: Add) -> None:
     p = add("duplicates", _duplicates, "find groups of near-duplicates: images of the same view", writes=True)
     p.add_argument("--slice", metavar="SLICE", help="only images of this slice")
-    p.add_argument("--threshold", type=float, metavar="T", help="least cosine similarity of a pair, -1 to 1")
+    p.add_argument("--threshold", type=number, metavar="T", help="least cosine similarity of a pair, -1 to 1")
     p.add_argument("--keep", action="store_true", help="with --threshold: store it as the threshold of the lake, also for training splits and slices")  # fmt: skip  # noqa: E501
     p.add_argument("--embedder", metavar="NAME", help="default: the lake's first")
     p.add_argument(

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, open_lake, output
+from search_app.cli.terminal import Add, number, open_lake, output
 
 if TYPE_CHECKING:
     from embeddings.search.saved_searches import SavedSearch
@@ -33,7 +33,7 @@ def register(add: Add) -> None:
     p.add_argument("--undo", action="store_true", help="undo the marks of the last page or cluster")
     p.add_argument("--page", type=int, default=24, metavar="N", help="images a page (default 24)")
     p.add_argument("--oracle-column", metavar="NAME", help="to measure the search: mark by this column of samples, or by true_label; the kind is its value for the first example")  # fmt: skip  # noqa: E501
-    p.add_argument("--until", type=float, default=0.9, metavar="SHARE", help="with --oracle-column: stop when this share of the kind is found (default 0.9)")  # fmt: skip  # noqa: E501
+    p.add_argument("--until", type=number, default=0.9, metavar="SHARE", help="with --oracle-column: stop when this share of the kind is found (default 0.9)")  # fmt: skip  # noqa: E501
 
 
 def _isolate(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput, CouldNot
-from search_app.cli.terminal import Add, columns, open_lake, output
+from search_app.cli.terminal import Add, columns, number, open_lake, output
 
 if TYPE_CHECKING:
     from lake.jobs.job import Job
@@ -34,11 +34,11 @@ def register(add: Add, jobs: Any) -> None:
         p = add(name, run, help, jobs, writes=name in ("cancel", "retry"))
         p.add_argument("job", metavar="JOB", help="the id, or the start of it")
         if name == "wait":
-            p.add_argument("--timeout", type=float, metavar="SECONDS", help="wait no longer than this")
+            p.add_argument("--timeout", type=number, metavar="SECONDS", help="wait no longer than this")
     p = add("work", _work, "start waiting jobs here until interrupted, as a server does", jobs, writes=True)
     p.add_argument("--most", type=int, default=1, metavar="N", help="at most so many jobs at once (default 1)")
-    p.add_argument("--memory-gb", type=float, metavar="GB", help="memory limit of each worker process")
-    p.add_argument("--idle", type=float, metavar="SECONDS", help="end when no job has waited or run for so long")
+    p.add_argument("--memory-gb", type=number, metavar="GB", help="memory limit of each worker process")
+    p.add_argument("--idle", type=number, metavar="SECONDS", help="end when no job has waited or run for so long")
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -147,8 +147,8 @@ def _work(args: argparse.Namespace) -> int:
     lake = open_lake(args)
     live_state.of(lake).set_limits(args.most, args.memory_gb)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: stop.set())
     print("starting waiting jobs; Ctrl-C ends this, and jobs that run go on", file=sys.stderr)
     Supervisor(lake).run(stop, math.inf if args.idle is None else args.idle)
     return 0

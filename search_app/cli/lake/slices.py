@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, open_lake, output
+from search_app.cli.terminal import Add, number, open_lake, output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def register(add: Add, slices: Any) -> None:
     how.add_argument("--union", nargs="+", metavar="SLICE", help="images in any of these slices")
     how.add_argument("--intersect", nargs="+", metavar="SLICE", help="images in all of these slices")
     how.add_argument("--spec", metavar="FILE", help="a definition as `slice show --spec` prints it; - for stdin")
-    p.add_argument("--radius", type=float, metavar="R", help="with --like: the largest cosine distance, 0 to 2")
+    p.add_argument("--radius", type=number, metavar="R", help="with --like: the largest cosine distance, 0 to 2")
     p.add_argument("--embedder", metavar="NAME", help="with --like; default: the first of the lake")
     p.add_argument(
         "--minus",

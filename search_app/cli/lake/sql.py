@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput, LakeloopError
-from search_app.cli.terminal import Add, open_lake, output
+from search_app.cli.terminal import Add, number, open_lake, output
 
 if TYPE_CHECKING:
     from lake.sql.sandbox.results import Preparation, QueryResult
@@ -22,7 +22,7 @@ def register(add: Add, group: Any) -> None:
     p.add_argument("--param", action="append", metavar="NAME=VALUE", help="a parameter: a number, true, false, null, a JSON list, else text")  # fmt: skip  # noqa: E501
     p.add_argument("--format", choices=("table", "json", "csv", "parquet"))
     p.add_argument("--out", metavar="FILE")
-    p.add_argument("--timeout", type=float, metavar="S", help="most seconds; default: 30")
+    p.add_argument("--timeout", type=number, metavar="S", help="most seconds; default: 30")
     p.add_argument("--max-rows", type=int, metavar="N", help="most rows; default: 100,000, with --out: all")
 
     p = add("save", _save, "save a query under a name", group, writes=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, open_lake, output
+from search_app.cli.terminal import Add, number, open_lake, output
 
 
 def register(add: Add, models: Any) -> None:
@@ -30,7 +30,7 @@ def register(add: Add, models: Any) -> None:
     p.add_argument("name", metavar="NAME[@V]|RUN")
     p.add_argument("--onnx", action="store_true", help="ONNX, the only format")
     p.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for model.onnx and model.json")
-    p.add_argument("--tolerance", type=float, metavar="T", default=1e-4,
+    p.add_argument("--tolerance", type=number, metavar="T", default=1e-4,
                    help="largest difference of its numbers, relative to 1 + their size (default: 1e-4)")  # fmt: skip
 
 

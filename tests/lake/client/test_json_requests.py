@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from lake.client import RequestFailed, json_requests
+from lake.client.data_doors import DataDoors
 from lake.client.json_requests import JsonRequests, with_query
+from lake.client.model_doors import ModelDoors
 
 PROBLEM = "application/problem+json"
 
@@ -130,3 +132,23 @@ def test_something_else_than_json_is_told(script: Any) -> None:
     server = script((200, b"<html>", {}))
     with pytest.raises(RequestFailed, match="is the URL that of a lakeloop server"):
         server.requests.get("/")
+
+
+class Doors(DataDoors, ModelDoors):
+    """The client's, without its queue."""
+
+    def __init__(self, requests: JsonRequests) -> None:
+        self._requests = requests
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_that_is_no_part_of_a_path_is_refused_before_any_request(script: Any, name: str) -> None:
+    """An empty one would ask for the list, and one of dots for another route."""
+    server = script()
+    client = Doors(server.requests)
+    for ask in (client.slice, client.run, client.job, client.card):
+        with pytest.raises(ValueError, match=f"is '{name}'; pass that of a"):
+            ask(name)
+    with pytest.raises(ValueError, match="tag"):
+        client.slice("night").tag(name)
+    assert server.seen == []

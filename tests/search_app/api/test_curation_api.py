@@ -267,6 +267,12 @@ def test_marks_of_another_process_are_seen(doors: Doors, lake_: OpenLake) -> Non
     assert (search.state().found, search.state().looked) == (2, 2)
 
 
+def test_labels_of_an_unknown_slice_are_not_found(client: TestClient) -> None:
+    for name in ("nope", "night@99", "night@nope"):
+        refused = client.get("/v1/labels", params={"slice": name})
+        assert (refused.status_code, refused.json()["reason"]) == (404, "unknown_slice")
+
+
 def test_metrics_are_those_of_the_library(doors: Doors, client: TestClient) -> None:
     whole = doors.metrics()
     assert (whole["all"]["predictions"], whole["cells"]) == (COUNT, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -172,3 +173,39 @@ def test_a_kind_needs_its_scope(lake_: OpenLake) -> None:
         for caller, status in ((reader, 403), (editor, 200)):
             path, headers = f"/v1/jobs/{job['id']}/cancel", {"Authorization": f"Bearer {caller}"}
             assert client.post(path, headers=headers).status_code == status
+
+
+def test_streams_opened_at_once_beyond_the_limit_are_refused(lake_: OpenLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its response at once: a stream, or 429. Streams that end make room."""
+    monkeypatch.setattr("search_app.api.routes.jobs.MOST_LISTENERS", 2)
+    api = Api(lake_)
+    job = record.submit(lake_, "cluster", {"k": 2}, Starter()).id
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": f"/v1/jobs/{job}/events",
+             "raw_path": f"/v1/jobs/{job}/events".encode(), "query_string": b"", "headers": [], "scheme": "http",
+             "server": ("testserver", 80), "client": ("127.0.0.1", 1), "root_path": ""}  # fmt: skip
+
+    async def statuses(count: int) -> list[int]:
+        left, started, found = asyncio.Event(), asyncio.Semaphore(0), []
+
+        async def receive() -> Any:
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                found.append(message["status"])
+            elif message.get("body"):
+                started.release()
+
+        asked = [asyncio.ensure_future(api({**scope}, receive, send)) for _ in range(count)]
+        for _ in range(count):
+            await asyncio.wait_for(started.acquire(), 30)
+        left.set()
+        await asyncio.gather(*asked)
+        return sorted(found)
+
+    async def twice() -> list[list[int]]:
+        return [await statuses(5), await statuses(5)]
+
+    assert asyncio.run(twice()) == [[200, 200, 429, 429, 429]] * 2
+    record.cancel(lake_, job, Starter())

@@ -118,3 +118,13 @@ def test_work_in_a_terminal_ends_when_idle(lk: OpenLake, capsys: pytest.CaptureF
     assert live.settings() == {"most": 3, "memory_gb": 2}
     assert not live.supervised()
     live.close()
+
+
+@pytest.mark.parametrize("words", ["jobs wait x --timeout", "sql SELECT --timeout", "serve --max-rate"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "soon"])
+def test_a_number_is_finite(words: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """NaN seconds never pass: such a wait would have no end."""
+    with pytest.raises(SystemExit) as ended:
+        main([*words.split()[:-1], f"{words.split()[-1]}={value}"])
+    assert ended.value.code == 2
+    assert value in capsys.readouterr().err

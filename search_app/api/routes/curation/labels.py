@@ -16,6 +16,7 @@ from lake.sql import connections
 from lake.sql.tables import plain
 from search_app.api import bodies, schemas, writes
 from search_app.api.paging import Cursor, Limit, page, read_cursor
+from search_app.api.problems import not_found
 from search_app.api.writes import Body
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def routes(service: Service, writer: Writes) -> APIRouter:
         return await writer.run(request, NewLabels, write, 201)
 
     def _of_slice(name: str, cursor: str | None, limit: int) -> tuple[pa.Table, str | None]:
-        slice_ = slices.get(lake, name)
+        with not_found("unknown_slice"):
+            slice_ = slices.get(lake, name)
         contents = slices.contents(lake, slice_)
         part, following = page(contents["image_id"].to_pylist(), lambda name: (name,), cursor, limit)
         contents = contents.filter(pc.is_in(contents["image_id"], pa.array(list(part), pa.string())))
