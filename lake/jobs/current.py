@@ -104,7 +104,7 @@ def _latest(lake: Lake) -> Mapping[str, dict[str, Any]]:
         latest = dict(rows.latest)
         for row in dataset.scanner(fragments=new).to_table().to_pylist() if new else ():
             row |= {name: True for name in _WIDE if len(row[name] or "") > LONGEST_KEPT}
-            if row["job"] not in latest or _order(row) > _order(latest[row["job"]]):
+            if row["job"] not in latest or _order(row) >= _order(latest[row["job"]]):
                 latest[row["job"]] = row
         rows = _known_rows(lake)["rows"] = _Rows(int(dataset.version), frozenset(fragments), latest)
     return rows.latest

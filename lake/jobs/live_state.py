@@ -285,10 +285,15 @@ def log_file(lake: Lake, job: str) -> Path:
     return side_folder(lake, FOLDER) / f"{job}.log"
 
 
+def log_files(lake: Lake) -> list[Path]:
+    """The logs of all jobs, and of what starts them."""
+    return sorted(side_folder(lake, FOLDER).glob("*.log"))
+
+
 def remove_old_logs(lake: Lake) -> int:
     """Deletes the logs that nothing was written to for LOG_DAYS; returns their number."""
     removed, limit = 0, time.time() - LOG_DAYS * 86_400
-    for path in side_folder(lake, FOLDER).glob("*.log"):
+    for path in log_files(lake):
         with suppress(OSError):
             if path.stat().st_mtime < limit:
                 path.unlink()

@@ -23,7 +23,7 @@ from lake.errors import BadInput, LakeBusy
 from lake.slices import kept_exports
 from lake.sql import columnar, connections
 from lake.storage import leader_lock, schema, store
-from lake.upkeep import backup_list, purge
+from lake.upkeep import backup_list, job_traces, purge
 
 if TYPE_CHECKING:
     from lake.spool.spool import Spool
@@ -50,7 +50,8 @@ class ErasureReport:
     """What was erased, and what still holds it.
 
     `rows`: the removed rows by table. `slices`: the slices that had an image; its id stays there, marked as erased.
-    `trees` and `searches`: those that held an image before. `tagged`: tagged versions that hold one, as TABLE@TAG.
+    `trees` and `searches`: those that held an image before. `jobs`: their rows and
+    logs that named one. `tagged`: tagged versions that hold one, as TABLE@TAG.
     `backups`: those made while an image was in the lake. `unfinished`: files of uncommitted writes, and files of
     spools, that may hold one.
     """
@@ -61,6 +62,7 @@ class ErasureReport:
     slices: list[str] = field(default_factory=list)
     trees: list[str] = field(default_factory=list)
     searches: list[str] = field(default_factory=list)
+    jobs: int = 0
     tagged: list[str] = field(default_factory=list)
     backups: list[dict[str, Any]] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
@@ -134,7 +136,8 @@ def forget(
         # A bulk ingest that read the tombstones too early may have stored an image again.
         if any(_delete(lake, name, image_ids) for name in TABLES):
             raise LakeBusy("another process stored some of these images meanwhile; run the same command again")
-        for name in LISTS:
+        report.jobs = job_traces.erase(lake, image_ids)
+        for name in (*LISTS, "jobs"):
             purge.purge(lake, name)
         columnar.forget(lake, image_ids)
         kept_exports.forget(lake, image_ids)

@@ -104,6 +104,8 @@ def _forget(args: argparse.Namespace) -> int:
     lines += [f"slice {name} had some of them and keeps their ids, marked as erased" for name in report.slices]
     lines += [f"cluster tree {name} had some of them and is smaller now" for name in report.trees]
     lines += [f"search {name} had some of them as examples; they are removed" for name in report.searches]
+    if report.jobs:
+        lines.append(f"{report.jobs} rows and logs of jobs named some of them; their ids are removed")
     lines += [f"STILL HELD by the tagged version {name}" for name in report.tagged]
     lines += [
         f"PERHAPS STILL HELD by the unfinished write {name}; run this command again later" for name in report.unfinished

@@ -17,6 +17,8 @@ from lake.access import audit
 from lake.backups import backup
 from lake.errors import BadInput, LakeBusy
 from lake.ingest import ingest
+from lake.jobs import current, live_state, record
+from lake.jobs.job import Starter
 from lake.open_lake import OpenLake
 from lake.spool import events
 from lake.spool.drain import drain
@@ -303,3 +305,30 @@ def test_others_can_read_and_write_during_an_erasure(make_lake: MakeLake) -> Non
 def test_it_waits_while_another_process_maintains_the_lake(lk: OpenLake) -> None:
     with leader_lock.leader(lk), pytest.raises(LakeBusy):
         erasure.forget(lk, [stock.image_id(1)], wait=0.1)
+
+
+def test_jobs_do_not_name_an_erased_image(make_lake: MakeLake) -> None:
+    """Neither in rows, of this version or an older one, nor in logs, also while a worker writes to one."""
+    lk = make_lake("worked on")
+    stock.add(lk, range(4))
+    erased, kept = stock.image_id(1), stock.image_id(2)
+    job = record.submit(lk, "cluster", {"where": f"image_id IN ('{erased}', '{kept}')"}, Starter(user="ann"))
+    job = record.started(lk, job)
+    record.ended(lk, job, "failed", error=f"{erased}: no vector", result={"failed": [kept, erased]})
+    other = record.submit(lk, "cluster", {"where": f"image_id = '{kept}'"}, Starter(user="ann"))
+    assert current.get(lk, job.id).result == {"failed": [kept, erased]}
+    log = live_state.log_file(lk, job.id)
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab", buffering=0) as worker:
+        worker.write(f"failed {erased}: broken\nfailed {kept}: broken\n".encode())
+        report = erasure.forget(lk, [erased], alone=True)
+        worker.write(b"done\n")
+    assert report.jobs == 4
+    assert log.read_text() == f"failed {'x' * 64}: broken\nfailed {kept}: broken\ndone\n"
+    found = current.get(lk, job.id)
+    assert found.arguments == {"where": f"image_id IN ('{'x' * 64}', '{kept}')"}
+    assert (found.error, found.result) == (f"{'x' * 64}: no vector", {"failed": [kept, "x" * 64]})
+    assert current.get(lk, other.id).arguments == other.arguments
+    left = {name for name in holding(Path(lk.uri), erased.encode()) if not name.startswith(("forgotten", "audit"))}
+    assert left == set()
+    assert erasure.forget(lk, [erased], alone=True).jobs == 0
