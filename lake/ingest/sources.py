@@ -131,7 +131,8 @@ def _items(path: Path, layout: Layout, options: ReadOptions) -> Iterator[Item]:
         "lance": arrow_rows.read_lance,
     }
     if layout in data_sets:
-        yield from data_sets[layout](path, options)
+        items = data_sets[layout](path, options)
+        yield from _and_the_rest(path, layout, items) if path.is_dir() and layout in _READ else items
     elif options.model.name is not None:
         raise BadInput(f"layout {layout} does not take --model; a log has its models in the column model")
     elif layout == "table":
@@ -142,6 +143,34 @@ def _items(path: Path, layout: Layout, options: ReadOptions) -> Iterator[Item]:
         yield from imagefolder.read(path)
     else:
         yield from imagefolder.unlabelled(path)
+
+
+def _and_the_rest(path: Path, layout: Layout, items: Iterator[Item]) -> Iterator[Item]:
+    """The items, and then the files in the folder that none of them was about, which are passed over."""
+    seen = set()  # hashes: a set of a million names would take much memory
+    for item in items:
+        seen.add(hash(item.source))
+        yield item
+    documents = {printable(file) for file in coco_documents.find(path)} if layout == "coco" else set()
+    for item in image_files.below(path):
+        file = Path(item.source)
+        if hash(item.source) in seen or item.source in documents or file.suffix.lower() in _READ[layout]:
+            continue
+        if layout == "voc" and _VOC_FOLDERS & {*file.parts}:
+            continue
+        yield item if item.path is None else replace(item, path=None, passed_over=UNNAMED)
+
+
+UNNAMED = "an image that no document names"
+# Suffixes of files that readers of these layouts read besides images, without an item for each.
+_READ: dict[Layout, tuple[str, ...]] = {
+    "coco": (),
+    "yolo": (".txt", ".yaml", ".yml", ".cache", ".jsonl", ".names"),
+    "voc": (".xml", ".txt"),
+    "webdataset": (".tar", ".gz", ".tgz", ".txt"),
+    "parquet": (".parquet",),
+}
+_VOC_FOLDERS = {"SegmentationObject", "SegmentationClass", "ImageSets"}
 
 
 def _table(path: Path) -> Iterator[Item]:

@@ -7,6 +7,7 @@ in `lake/formats/label_studio/reader.py`.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,16 +28,20 @@ if TYPE_CHECKING:
 @dataclass
 class LabelImportReport:
     """`labels_new`: label events that were added; `labels_known`: those the lake had already; `images`: how many images
-    they are for; `rejected`: tasks and annotations that were not imported, with their position and the reason.
+    they are for; `rejected`: tasks, annotations and results that were not imported, with their position and the reason;
+    `converted`: how often something was taken in another form or left aside, by what was done; `incomplete`: how many
+    annotations had a part refused, by task.
     """
 
     labels_new: int = 0
     labels_known: int = 0
     images: int = 0
     rejected: list[dict[str, str]] = field(default_factory=list)
+    converted: Counter[str] = field(default_factory=Counter)
+    incomplete: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"converted": dict(self.converted), "incomplete": dict(self.incomplete)}
 
 
 def import_annotations(lake: Lake, path: str | Path) -> LabelImportReport:
@@ -60,11 +65,16 @@ def import_annotations(lake: Lake, path: str | Path) -> LabelImportReport:
             _reject(report, annotation.source, f"the lake has no image {annotation.image_id}")
             continue
         try:
-            truths = annotation.ground_truths(*sizes[annotation.image_id])
+            said = annotation.annotations(*sizes[annotation.image_id])
         except BadInput as error:
             _reject(report, annotation.source, str(error))
             continue
-        accepted += 1
+        for source, reason in said.rejected:
+            _reject(report, source, reason)
+        report.converted.update(sentence for _, sentence in said.converted)
+        report.incomplete.update(said.incomplete)
+        truths = [truth for truth in said.statements() if truth.says_something() or not truth.incomplete]
+        accepted += bool(truths)
         for row in (_row(annotation, truth) for truth in truths):
             rows[row["event_id"]] = row
     if not accepted:
@@ -86,9 +96,11 @@ def _sizes(lake: Lake, names: list[str]) -> dict[str, tuple[int, int]]:
 
 def _row(annotation: FinishedAnnotation, truth: GroundTruth) -> dict[str, Any]:
     # The time is part of the id: A, then B, then A again are three label events, and the last one counts.
-    content = json.dumps(
-        [truth.task, truth.label, truth.boxes, truth.masks, annotation.id, str(annotation.at)], sort_keys=True
-    )
+    comment = annotation.comment()
+    parts: list[Any] = [truth.task, truth.label, truth.boxes, truth.masks, annotation.id, str(annotation.at)]
+    if comment is not None or truth.incomplete:  # without them the id is as it always was
+        parts += [comment, truth.incomplete]
+    content = json.dumps(parts, sort_keys=True)
     return {
         "event_id": ids.label_event_id(annotation.image_id, content, "label-studio"),
         "image_id": annotation.image_id,
@@ -99,6 +111,8 @@ def _row(annotation: FinishedAnnotation, truth: GroundTruth) -> dict[str, Any]:
         "masks": truth.masks,
         "origin": "human",
         "annotator": annotation.annotator,
+        "incomplete": truth.incomplete,
+        "comment": comment,
     }
 
 

@@ -91,6 +91,10 @@ def _white_points(lake: Lake) -> None:
         lake.add_column("images", schema.IMAGES.arrow().field(column))
 
 
+def _comments_on_labels(lake: Lake) -> None:
+    lake.add_column("labels", schema.LABELS.arrow().field("comment"))
+
+
 STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (1, "tables of images, predictions, labels, embedders, clusters and slices", _first_tables),
     (2, "reviews, keys, audit, erasures; what became of a prediction's image", _service_tables),
@@ -102,6 +106,7 @@ STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
     (8, "jobs", _jobs_table),
     (9, "labels that say a part only, crowd regions, and the source of imported labels", _incomplete_labels),
     (10, "black and white of images of more than 8 bits; images that an embedder gave no vector of", _white_points),
+    (11, "comments of annotators", _comments_on_labels),
 ]
 
 

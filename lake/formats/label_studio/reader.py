@@ -6,20 +6,26 @@ Regions are in percent of the image's size (labelstud.io/guide/predictions). Not
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lake.errors import BadInput
 from lake.formats import annotation
-from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, GroundTruth
+from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS, Annotations, GroundTruth
+from lake.formats.instances import Instances
 from lake.formats.paths import document
 from lake.regions import polygons
 
 _IMAGE_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-_KINDS = {"choices": CLASSIFICATION, "rectanglelabels": DETECTION, "polygonlabels": SEGMENTATION}
+_REGIONS = {"rectanglelabels": DETECTION, "polygonlabels": SEGMENTATION}
+# Regions that lakeloop cannot read: without them, what is said of the image is incomplete.
+_REFUSED = ("brushlabels", "brush", "bitmasklabels", "bitmask", "ellipselabels", "ellipse", "rectangle", "polygon")
+SEVERAL_CLASSES = "an image has one class here; the others are read"
+TURNED = "a turned rectangle is kept as a polygon and its enclosing box"
 
 
 @dataclass(frozen=True)
@@ -34,28 +40,31 @@ class FinishedAnnotation:
     id: str | None
     at: dt.datetime | None
     tasks: tuple[str, ...]
-    results: Sequence[Mapping[str, Any]]
+    results: Sequence[Any]
 
-    def ground_truths(self, width: int, height: int) -> list[GroundTruth]:
-        """Its ground truth for an upright image of this size, one per task. Raises BadInput."""
-        regions = _Regions(width, height)
+    def comment(self) -> str | None:
+        """What the person wrote into text areas, a line each."""
+        lines: list[str] = []
+        for result in self.results:
+            if isinstance(result, dict) and result.get("type") == "textarea" and isinstance(result.get("value"), dict):
+                text = result["value"].get("text")
+                lines += [line for line in (text if isinstance(text, list) else [text]) if isinstance(line, str)]
+        return "\n".join(lines) or None
+
+    def annotations(self, width: int, height: int) -> Annotations:
+        """What it says of an upright image of this size. A result that cannot be read is rejected by itself.
+
+        Raises BadInput if it says nothing at all.
+        """
+        results = _Results(self.source, width, height)
         for number, result in enumerate(self.results):
-            try:
-                regions.add(result)
-            except BadInput as error:
-                raise BadInput(f"result[{number}]: {error}") from error
-        truths = regions.ground_truths()
-        predicted = {truth.task for truth in truths}
-        for task in self.tasks:
-            if task == CLASSIFICATION and task not in predicted:
+            results.add(f"{self.source}.result[{number}]", result)
+        annotations = results.annotations(self.tasks)
+        if not annotations.ground_truths and not annotations.rejected:
+            if CLASSIFICATION in self.tasks:
                 raise BadInput("no class was chosen")
-            if task == DETECTION and task not in predicted:
-                truths.append(GroundTruth(task, boxes=[]))
-            if task == SEGMENTATION and task not in predicted:
-                truths.append(GroundTruth(task, masks=[]))
-        if not truths:
             raise BadInput("it has no regions, and data.asked does not say which task was asked for")
-        return truths
+        return annotations
 
 
 @dataclass(frozen=True)
@@ -66,58 +75,120 @@ class RejectedAnnotation:
     reason: str
 
 
-@dataclass
-class _Regions:
-    width: int
-    height: int
-    choices: list[str] = field(default_factory=list)
-    boxes: list[dict[str, Any]] = field(default_factory=list)
-    masks: list[dict[str, Any]] = field(default_factory=list)
+class _Results:
+    """The results of one annotation, read one by one."""
 
-    def add(self, result: Any) -> None:
-        kind, value = _get(result, "type", str), _get(result, "value", dict)
-        if kind not in _KINDS:
-            raise BadInput(f"{kind} is not supported; these are: {', '.join(_KINDS)}")
-        names = _get(value, kind, list)
-        if len(names) != 1 or not isinstance(names[0], str) or not names[0]:
-            raise BadInput(f"{kind} is {names!r:.80}; an image or a region has one class")
-        if kind == "choices":
-            if self.choices and self.choices != names:
-                raise BadInput(f"a second class, {names[0]!r}, beside {self.choices[0]!r}")
-            self.choices = names
-            return
+    def __init__(self, source: str, width: int, height: int) -> None:
+        self._source = source
+        self._width, self._height = width, height
+        self._said = Annotations(annotator="label-studio")
+        self._choices: list[str] = []
+        self._instances = Instances(height, width)
+        self._boxed = False
+
+    def add(self, source: str, result: Any) -> None:
+        try:
+            kind, value = _get(result, "type", str), _get(result, "value", dict)
+            if kind == "choices":
+                self._choices += self._names(value, kind)
+            elif kind in _REGIONS:
+                self._add_region(source, kind, result, value)
+            elif kind in _REFUSED:
+                self._instances.refused.add(SEGMENTATION)
+                raise BadInput(f"{kind} is not supported; these are: choices, {', '.join(_REGIONS)}")
+            elif kind != "textarea":
+                self._said.converted.append((source, f"{kind[:40]} is not kept"))
+        except BadInput as error:
+            kind = result.get("type") if isinstance(result, dict) else None
+            if kind == "choices":
+                self._said.incomplete.add(CLASSIFICATION)
+            elif kind in _REGIONS or not isinstance(kind, str):
+                self._instances.refused.add(_REGIONS.get(str(kind), DETECTION))
+            self._said.rejected.append((source, str(error)))
+
+    def annotations(self, tasks: Sequence[str]) -> Annotations:
+        """What all of them say. `tasks`: those that were asked for, which an annotation without regions answers."""
+        said = self._said
+        classes = list(dict.fromkeys(self._choices))
+        if len(classes) > 1:
+            reason = f"{len(classes)} classes, {', '.join(map(repr, classes))[:80]}: {SEVERAL_CLASSES}"
+            said.rejected.append((self._source, reason))
+            said.incomplete.add(CLASSIFICATION)
+        elif classes and CLASSIFICATION not in said.incomplete:
+            said.ground_truths.append(GroundTruth(CLASSIFICATION, classes[0]))
+        regions = Annotations()
+        self._instances.state(regions, [task for task in tasks if task != CLASSIFICATION])
+        boxes = [box for box, _ in self._instances.found]
+        if boxes and (self._boxed or DETECTION in tasks):
+            others = [truth for truth in regions.ground_truths if truth.task != DETECTION]
+            regions.ground_truths = [GroundTruth(DETECTION, boxes=boxes), *others]
+        said.ground_truths += regions.ground_truths
+        said.incomplete |= regions.incomplete | ({DETECTION} if self._instances.refused and boxes else set())
+        return said
+
+    def _add_region(self, source: str, kind: str, result: Mapping[str, Any], value: Mapping[str, Any]) -> None:
+        (name,) = self._names(value, kind)
         self._check_size(result)
         if kind == "rectanglelabels":
-            if value.get("rotation"):
-                raise BadInput(f"the rectangle is rotated by {value['rotation']!r:.20} degrees; a box cannot be")
-            x, y, width, height = (_number(value, key) for key in ("x", "y", "width", "height"))
-            if x > 100 or y > 100 or x + width < 0 or y + height < 0:
-                raise BadInput("the rectangle is outside the image")
-            corner = (x * self.width, y * self.height, width * self.width, height * self.height)
-            self.boxes.append(annotation.box(names[0], [v / 100 for v in corner]))
+            self._add_rectangle(source, name, value)
             return
         points = _get(value, "points", list)
         if not all(isinstance(p, list) and len(p) == 2 and all(map(_is_number, p)) for p in points):
             raise BadInput("points are not a list of [x, y] in percent")
-        line = [v for x, y in points for v in (x * self.width / 100, y * self.height / 100)]
-        self.masks.append(
-            annotation.mask(names[0], polygons.fill([line], self.height, self.width), self.height, self.width)
-        )
+        mask = self._mask(name, [v for x, y in points for v in (x * self._width / 100, y * self._height / 100)])
+        self._instances.found.append((annotation.extent(mask), mask))
+
+    def _add_rectangle(self, source: str, name: str, value: Mapping[str, Any]) -> None:
+        x, y, width, height = (_number(value, key) for key in ("x", "y", "width", "height"))
+        angle = _number(value, "rotation") if value.get("rotation") is not None else 0.0
+        corner = (x * self._width, y * self._height, width * self._width, height * self._height)
+        box = annotation.box(name, [v / 100 for v in corner])
+        mask = None
+        if angle:
+            # Label Studio turns a rectangle clockwise around its left upper corner.
+            line = _turned(box, math.radians(angle))
+            box, mask = _enclosing(name, line), self._mask(name, line)
+            self._said.converted.append((source, TURNED))
+        right, bottom = box["x"] + box["width"], box["y"] + box["height"]
+        if box["x"] > self._width or box["y"] > self._height or right < 0 or bottom < 0:
+            raise BadInput("the rectangle is outside the image")
+        self._instances.found.append((box, mask))
+        self._boxed = True
+
+    def _mask(self, name: str, line: list[float]) -> dict[str, Any]:
+        return annotation.mask(name, polygons.fill([line], self._height, self._width), self._height, self._width)
+
+    def _names(self, value: Mapping[str, Any], kind: str) -> list[str]:
+        """The classes of a result: several of an image's choices, one of a region. Raises BadInput."""
+        names: list[str] = _get(value, kind, list)
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise BadInput(f"{kind} is {names!r:.80}, not a class")
+        if kind != "choices" and len(names) > 1:
+            raise BadInput(f"{kind} is {names!r:.80}; a region has one class")
+        return names
 
     def _check_size(self, result: Mapping[str, Any]) -> None:
         """Raises BadInput if the region was drawn on an image of another size or rotation."""
         if result.get("image_rotation"):
             raise BadInput(f"the image was rotated by {result['image_rotation']!r:.20} degrees")
         size = result.get("original_width"), result.get("original_height")
-        if size != (None, None) and size != (self.width, self.height):
+        if size != (None, None) and size != (self._width, self._height):
             raise BadInput(
-                f"it was drawn on {size[0]} x {size[1]} pixels; the lake's image has {self.width} x {self.height}"
+                f"it was drawn on {size[0]} x {size[1]} pixels; the lake's image has {self._width} x {self._height}"
             )
 
-    def ground_truths(self) -> list[GroundTruth]:
-        truths = [GroundTruth(CLASSIFICATION, self.choices[0])] if self.choices else []
-        truths += [GroundTruth(DETECTION, boxes=self.boxes)] if self.boxes else []
-        return truths + ([GroundTruth(SEGMENTATION, masks=self.masks)] if self.masks else [])
+
+def _turned(box: Mapping[str, Any], angle: float) -> list[float]:
+    """The corners x, y, x, y, ... of a rectangle turned around its left upper corner by an angle in radians."""
+    along = box["width"] * math.cos(angle), box["width"] * math.sin(angle)
+    down = -box["height"] * math.sin(angle), box["height"] * math.cos(angle)
+    sides = ((0.0, 0.0), along, (along[0] + down[0], along[1] + down[1]), down)
+    return [v for dx, dy in sides for v in (box["x"] + dx, box["y"] + dy)]
+
+
+def _enclosing(name: str, line: Sequence[float]) -> dict[str, Any]:
+    left, top = min(line[::2]), min(line[1::2])
+    return annotation.box(name, (left, top, max(line[::2]) - left, max(line[1::2]) - top))
 
 
 def read(path: Path) -> Iterator[FinishedAnnotation | RejectedAnnotation]:

@@ -28,6 +28,7 @@ LABELS = Table(
         Column("crowd_boxes", BOXES, "boxes around instances that nobody told apart: no instances, no background"),
         Column("crowd_masks", MASKS, "masks of such regions"),
         Column("source", pa.string(), "for imports: the document, or the root of the class folders, that says it"),
+        Column("comment", pa.string(), "what the annotator wrote beside it"),
     ],
     key="event_id",
     indexed=["image_id"],

@@ -29,9 +29,11 @@ def _import(args: argparse.Namespace) -> int:
         print(f"rejected {rejected['source']}: {rejected['reason']}", file=sys.stderr)
     if len(report.rejected) > SHOWN:
         print(f"... and {len(report.rejected) - SHOWN:,} more (list all with --json)", file=sys.stderr)
+    notes = [f"\nincomplete   {n:,} annotations for {task}" for task, n in report.incomplete.most_common()]
+    notes += [f"\nconverted    {n:,}: {reason}" for reason, n in report.converted.most_common()]
     return output(
         args,
         report.as_dict(),
         f"{report.labels_new:,} labels of {report.images:,} images new, {report.labels_known:,} known, "
-        f"{len(report.rejected):,} rejected",
+        f"{len(report.rejected):,} rejected{''.join(notes)}",
     )

@@ -96,7 +96,7 @@ def test_what_was_sent_and_accepted_comes_back(tmp_path_factory: pytest.TempPath
     (found,) = read(out.with_name("finished.json"), accepted(written(out, truth, image)))
     assert isinstance(found, FinishedAnnotation)
     assert (found.image_id, found.annotator) == ("a" * 64, "label-studio 1")
-    (said,) = found.ground_truths(WIDTH, HEIGHT)
+    (said,) = found.annotations(WIDTH, HEIGHT).ground_truths
     assert (said.task, said.label, said.masks) == (truth.task, truth.label, truth.masks)
     assert [b["label"] for b in said.boxes or ()] == [b["label"] for b in truth.boxes or ()]
     for one, other in zip(said.boxes or (), truth.boxes or (), strict=True):
@@ -218,9 +218,9 @@ def region(**changed: Any) -> dict[str, Any]:
     [
         ({"result": []}, "no class was chosen"),
         ({"result": None}, "result is missing"),
-        ({"result": [{"type": "choices", "value": {"choices": ["a", "b"]}}]}, "result[0]: choices is ['a', 'b']"),
-        ({"result": [{"type": "brushlabels", "value": {"brushlabels": ["a"]}}]}, "[0]: brushlabels is not supported"),
-        ({"result": [region(rotation=30)]}, "the rectangle is rotated by 30 degrees"),
+        ({"result": [{"type": "choices", "value": {"choices": ["a", "b"]}}]}, "2 classes, 'a', 'b': an image has one"),
+        ({"result": [{"type": "brushlabels", "value": {"brushlabels": ["a"]}}]}, "brushlabels is not supported"),
+        ({"result": [region(rectanglelabels=["a", "b"])]}, "['a', 'b']; a region has one class"),
         ({"result": [region(x=101)]}, "the rectangle is outside the image"),
         ({"result": [region(width="20")]}, "width is '20', not a number"),
         ({"result": [region(width=-1)]}, "negative width"),
@@ -236,9 +236,59 @@ def test_what_is_wrong_is_named_and_the_others_come_in(
     tasks[1]["annotations"][0] |= wrong
     report = labelling_tools.import_annotations(lk, saved(tmp_path, tasks))
     (rejected,) = report.rejected
-    assert rejected["source"] == "finished.json: [1].annotations[0]"
+    assert rejected["source"].removesuffix(".result[0]") == "finished.json: [1].annotations[0]"
     assert reason in rejected["reason"]
     assert sorted(labels(lk)) == [names[0], names[2]]
+
+
+def test_one_result_that_cannot_be_read_does_not_cost_the_others(
+    sent: tuple[OpenLake, list[str], list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    lk, names, tasks = sent
+    choice = {"type": "choices", "value": {"choices": ["cat"]}}
+    comment = {"type": "textarea", "value": {"text": ["blurred", "look again"]}}
+    tasks[0]["annotations"][0]["result"] = [choice, comment, {"type": "rating", "value": {"rating": 4}}]
+    tasks[1]["annotations"][0]["result"] = [region(x=i) for i in range(3)] + [region(x=101)]
+    two = [choice, {"type": "choices", "value": {"choices": ["dog"]}}, region()]
+    tasks[2]["annotations"][0]["result"] = two
+    report = labelling_tools.import_annotations(lk, saved(tmp_path, tasks))
+    columns = ["image_id", "task", "label", "boxes", "comment", "incomplete"]
+    rows = {(r["image_id"], r["task"]): r for r in lk.scan("labels", columns).to_pylist()}
+    assert {k: (r["label"], len(r["boxes"] or ()), r["comment"], r["incomplete"]) for k, r in rows.items()} == {
+        (names[0], CLASSIFICATION): ("cat", 0, "blurred\nlook again", False),
+        (names[1], DETECTION): (None, 3, None, True),
+        (names[2], DETECTION): (None, 1, None, False),
+    }
+    assert [r["source"] for r in report.rejected] == [
+        "finished.json: [1].annotations[0].result[3]",
+        "finished.json: [2].annotations[0]",
+    ]
+    assert (dict(report.converted), dict(report.incomplete)) == (
+        {"rating is not kept": 1},
+        {DETECTION: 1, CLASSIFICATION: 1},
+    )
+
+
+def test_a_turned_rectangle_becomes_a_polygon_with_its_enclosing_box() -> None:
+    """By 90 degrees around the left upper corner (12, 4): 6 x 4 pixels to the right become 4 x 6 to the left."""
+    turned = region(x=50, y=25, width=25, height=25, rotation=90)
+    found = FinishedAnnotation("f", "a" * 64, "me", None, None, (), [region(), region(), turned])
+    said = found.annotations(WIDTH, HEIGHT)
+    boxes, drawn = {t.task: t for t in said.statements()}[DETECTION], said.ground_truths[-1]
+    assert [len(boxes.boxes or ()), boxes.incomplete, len(drawn.masks or ()), drawn.incomplete] == [3, False, 1, True]
+    assert annotation.extent((drawn.masks or ())[0]) | {"label": None} == annotation.box(None, (8, 4, 4, 6))
+    assert [round(boxes.boxes[-1][k], 9) for k in ("x", "y", "width", "height")] == [8, 4, 4, 6]  # type: ignore[index]
+    assert [sentence for _, sentence in said.converted] == [label_studio.TURNED]
+
+
+@pytest.mark.parametrize(("task", "kind"), [(SEGMENTATION, "rectanglelabels"), (DETECTION, "polygonlabels")])
+def test_an_answer_in_another_form_than_was_asked_for_does_not_say_that_nothing_is_there(task: str, kind: str) -> None:
+    polygon = {"points": [[10, 10], [50, 10], [50, 50]], "polygonlabels": ["cat"]}
+    result = region() if kind == "rectanglelabels" else region() | {"type": kind, "value": polygon}
+    found = FinishedAnnotation("f", "a" * 64, "me", None, None, (task,), [result])
+    said = {t.task: t for t in found.annotations(WIDTH, HEIGHT).statements()}
+    assert all(t.says_something() for t in said.values())
+    assert len(said[DETECTION].boxes or ()) == 1
 
 
 @pytest.mark.parametrize(
