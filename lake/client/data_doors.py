@@ -187,7 +187,8 @@ class DataDoors:
         return self._requests.items("/v1/labels", query)
 
     def add_labels(self, labels: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Writes labels; returns their event_ids. Each has `image_id` and one of `label`, `boxes` and `masks`.
+        """Writes labels; returns their event_ids. Each has `image_id` and one of `label`, `boxes` and `masks`;
+        `incomplete=True` says that the image may show more, so it is neither trained on nor evaluated.
 
         They are sent a thousand at a time; each thousand is written as a whole or not at all.
         """

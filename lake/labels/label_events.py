@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 FIELDS = (
-    *("image_id", "task", "label", "boxes", "masks", "origin", "annotator", "model_version", "timestamp", "event_id"),
+    *("image_id", "task", "label", "boxes", "masks", "incomplete", "origin", "annotator", "model_version", "timestamp"),
+    "event_id",
 )
 ORIGINS = ("human", "import", "pseudo")
 
@@ -40,7 +41,8 @@ class WrittenLabels:
 def write(lake: Lake, labels: Sequence[Mapping[str, Any]], annotator: str | None = None) -> WrittenLabels:
     """Writes labels: mappings of FIELDS, of which `image_id` and one of label, boxes and masks are needed.
 
-    `annotator`: of those that name none. A label with an `event_id` (a UUID) that the lake has, or with its own
+    `incomplete`, true or false (the default): the image may show more than the label says. `annotator`: of those that
+    name none. A label with an `event_id` (a UUID) that the lake has, or with its own
     `timestamp` and the same content, adds nothing. Raises BadInput, naming the first wrong label by its position from
     0; nothing is written then.
     """
@@ -77,7 +79,10 @@ def _row(values: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
     _check_task(task, label, boxes, masks)
     moment = prediction_rows.parse_time("timestamp", values.get("timestamp"))
     own = text["annotator"] or annotator
-    content = json.dumps([task, label, boxes, masks, own, str(moment)], sort_keys=True)
+    incomplete = values.get("incomplete") or False
+    if not isinstance(incomplete, bool):
+        raise BadInput(f"incomplete is {incomplete!r:.80}; it must be true or false")
+    content = json.dumps([task, label, boxes, masks, own, str(moment), *([True] * incomplete)], sort_keys=True)
     derived = ids.label_event_id(image_id, content, origin) if moment is not None else str(uuid.uuid4())
     return {
         "event_id": _event_id(values.get("event_id")) or derived,
@@ -90,6 +95,7 @@ def _row(values: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
         "origin": origin,
         "annotator": own,
         "model_version": text["model_version"],
+        "incomplete": incomplete,
     }
 
 

@@ -6,11 +6,13 @@ the image was unreadable or erased. This module knows nothing of files and versi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lake import ids
+from lake.labels import retraction
 from lake.sql import connections
 from lake.storage import blobs, schema, store
 from lake.upkeep import erasure, retention
@@ -127,6 +129,27 @@ def thumbnails(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[
         )
 
 
+def labels(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
+    """Looks for labels that say "nothing here" from ingests that refused something, or may have."""
+    empty = retraction.empty_labels(lake)
+    refusing = Counter(label.ingest for label in empty if label.ingest is not None and label.ingest.rejected)
+    for ingest, count in refusing.items():
+        message = (
+            f"{count:,} images have an empty label from {ingest.path} (job {ingest.job}), of which {ingest.rejected:,}"
+            " parts were refused: what was refused there may be what they show"
+        )
+        remedy = "ingest it again, which takes back what it does not say; or run: lakeloop labels retract"
+        yield DoctorFinding("labels", "wrong", message, remedy)
+    unknown = [label for label in empty if label.ingest is None]
+    if unknown:
+        message = (
+            f"{len(unknown):,} images have an empty label imported by an earlier release, the first is"
+            f" {unknown[0].image_id}: it said so also where it had refused every annotation, and kept no record of it"
+        )
+        remedy = "ingest their data sets again; or, if they are not known to be empty: lakeloop labels retract --all"
+        yield DoctorFinding("labels", "note", message, remedy)
+
+
 def sets(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
     """Checks that a frozen slice or a node has as many members as its size. Erased images still count in slices."""
     frozen = "(SELECT * FROM slices WHERE deleted_at IS NULL AND NOT coalesce(live, false))"
@@ -198,4 +221,4 @@ def contents(lake: Lake, report: ConsistencyReport, full: bool) -> Iterator[Doct
         )
 
 
-CHECKS = (keys, predictions, thumbnails, sets, erased)
+CHECKS = (keys, predictions, thumbnails, labels, sets, erased)

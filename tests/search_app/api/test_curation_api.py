@@ -183,6 +183,15 @@ def test_labels_are_written_and_read(doors: Doors) -> None:
     assert {row["image_id"] for row in doors.labels()} >= {one, two}
 
 
+def test_a_label_may_say_that_it_is_incomplete(doors: Doors, client: TestClient) -> None:
+    (name,) = ids(24)
+    doors.add_labels([{"image_id": name, "boxes": [], "incomplete": True}])
+    assert [row["incomplete"] for row in doors.labels([name])] == [True]
+    refused = client.post("/v1/labels", json={"labels": [{"image_id": name, "label": "a", "incomplete": "partly"}]})
+    assert refused.status_code == 422
+    assert "incomplete is 'partly'; it must be true or false" in refused.json()["detail"]
+
+
 def test_the_same_label_with_its_own_time_is_stored_once(client: TestClient) -> None:
     label = {"image_id": ids(22)[0], "label": "a", "timestamp": "2026-09-01T12:00:00Z"}
     first = client.post("/v1/labels", json={"labels": [label]}).json()

@@ -38,6 +38,10 @@ _EXAMPLE = {
     "masks": None,
     "origin": "human",
     "model_version": None,
+    "incomplete": False,
+    "crowd_boxes": None,
+    "crowd_masks": None,
+    "source": None,
     **_LABEL,
 }
 
