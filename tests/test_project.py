@@ -148,6 +148,20 @@ def test_links_between_docs_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_the_tests_that_the_docs_name_exist() -> None:
+    """As `tests/room/test_module.py::test_name`; each line of docs/threats.md that says what holds names one."""
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
+            assert re.search(rf"^(?:async )?def {name}\(", (ROOT / path).read_text(), re.M), (
+                f"{page.name}: {path}::{name}"
+            )
+    doors = (ROOT / "docs/threats.md").read_text().partition("## Every door")[2].partition("## What is not")[0]
+    rows = [row for row in re.findall(r"^\|.*", doors, re.M) if not row.startswith(("| threat", "|---"))]
+    assert len(rows) > 20
+    assert [row for row in rows if "::test_" not in row] == []
+
+
 def test_no_page_has_the_marks_of_an_unfinished_merge() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
         assert not re.findall(r"^(?:<{7}|>{7}) .*", page.read_text(), re.M), page.name
