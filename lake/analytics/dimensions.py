@@ -143,7 +143,9 @@ def _named(lake: Lake, name: str) -> Dimension | _Number:
         arrow = promoted.get(name) or next(c.type for c in schema.SAMPLES.columns if c.name == name)
         return _column(name, title, arrow)
     if name == "true_label":
-        labelled = "SELECT image_id FROM labels_current WHERE task = 'classification' AND label"
+        labelled = (
+            "SELECT image_id FROM labels_current WHERE task = 'classification' AND incomplete IS NOT TRUE AND label"
+        )
         return Dimension(name, title, "a.true_label", lambda v: _among(v, labelled, "is not distinct from"))
     if name == "judged_by":
         judged = "SELECT prediction_id FROM predictions_reviewed WHERE judged_by"

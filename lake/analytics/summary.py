@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def status(lake: Lake) -> dict[str, Any]:
-    """Counts of everything, per model and per embedder. `missing`: images that `lakeloop embed` would embed.
+    """Counts of everything, per model and per embedder. `incomplete`: by task, images whose label is incomplete;
+    `missing`: images that `lakeloop embed` would embed.
 
     `image_status`: reason -> distinct images that have no thumbnail for it, the twenty most frequent.
     """
@@ -33,6 +34,7 @@ def status(lake: Lake) -> dict[str, Any]:
         "samples": counts["samples"],
         "predictions": lake.dataset("samples").count_rows("model IS NOT NULL"),
         "labels": counts["labels"],
+        "incomplete": incomplete(lake),
         "slices": counts["slices"],
         "models": models,
         "image_status": image_status(lake),
@@ -40,6 +42,14 @@ def status(lake: Lake) -> dict[str, Any]:
         "columns": {name: str(kind) for name, kind in lake.promoted().items()},
         "tables": {name: {"rows": rows, "version": lake.version(name)} for name, rows in counts.items()},
     }
+
+
+def incomplete(lake: Lake) -> dict[str, int]:
+    """By task, the images whose current label is incomplete: they count neither as labelled nor as background."""
+    rows = connections.query(
+        lake, "SELECT task, count(*) AS images FROM labels_current WHERE incomplete GROUP BY task ORDER BY task"
+    )
+    return dict(zip(rows["task"].to_pylist(), rows["images"].to_pylist(), strict=True))
 
 
 def image_status(lake: Lake) -> dict[str, int]:

@@ -4,7 +4,7 @@ A slice is a definition and the image ids it had at one version of the lake, wit
 time. Creating a slice again makes its next version; older versions do not change. A live slice has only its definition.
 """
 
-from lake.slices.creation import SliceDraft, balance, create, draft, freeze, save
+from lake.slices.creation import SliceDraft, balance, create, draft, freeze, incomplete, save
 from lake.slices.definition import KINDS, ROLES, load, words
 from lake.slices.difference import HistoryStep, SliceDifference, diff, erased_count, history
 from lake.slices.handle import SliceHandle
@@ -46,6 +46,7 @@ __all__ = [
     "freeze",
     "get",
     "history",
+    "incomplete",
     "list",
     "load",
     "members",

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from lake.errors import BadInput
 from lake.slices import definition as definitions
+from lake.slices import ground_truth, versions
 from lake.slices import members as resolving
-from lake.slices import versions
 from lake.slices.definition import Definition
 from lake.slices.members import SliceMembers
 from lake.slices.naming import check_name
@@ -161,7 +161,7 @@ def freeze(lake: Lake, live: Slice, role: str | None = None) -> SliceDraft:
 
 
 def balance(lake: Lake, contents: pa.Table) -> list[dict[str, Any]]:
-    """How many images each class has: label (None: not labelled), images; most frequent first.
+    """How many images each class has: label (None: no complete label), images; most frequent first.
 
     By the labels in `label_events`; if those are null, by today's labels.
     """
@@ -171,15 +171,23 @@ def balance(lake: Lake, contents: pa.Table) -> list[dict[str, Any]]:
         rows = connections.query(
             lake,
             "SELECT image_id, label FROM labels_current WHERE task = 'classification' AND label IS NOT NULL"
-            " AND image_id IN (SELECT unnest(?))",
+            " AND incomplete IS NOT TRUE AND image_id IN (SELECT unnest(?))",
             [names],
         )
     else:
         wanted = pc.list_flatten(events).to_pylist()
-        rows = lake.look_up("labels", ["image_id", "label"], "event_id", wanted, "task = 'classification'")
+        complete = "task = 'classification' and (incomplete is null or not incomplete)"
+        rows = lake.look_up("labels", ["image_id", "label"], "event_id", wanted, complete)
     label_of = dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
     counts = Counter(label_of.get(name) for name in contents["image_id"].to_pylist())
     return [{"label": k, "images": n} for k, n in sorted(counts.items(), key=lambda entry: (-entry[1], str(entry[0])))]
+
+
+def incomplete(lake: Lake, contents: pa.Table) -> dict[str, int]:
+    """By task, how many images have a label of which a part could not be read: neither complete nor background."""
+    events = ground_truth.current_events(lake, contents)["label_events"]
+    rows = lake.look_up("labels", ["task"], "event_id", pc.list_flatten(events).to_pylist(), "incomplete")
+    return dict(sorted(Counter(rows["task"].to_pylist()).items()))
 
 
 def _with_embedder(lake: Lake, definition: Definition) -> Definition:

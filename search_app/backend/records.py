@@ -43,7 +43,9 @@ def record(lake: Lake, image_id: str) -> dict[str, Any] | None:
     if not images:
         return None
     predictions = lake.scan("samples", [*_OWN_COLUMNS, *lake.promoted()], filter).to_pylist()
-    labels = lake.scan("labels", ["event_id", "timestamp", "task", "label", "origin", "annotator"], filter).to_pylist()
+    labels = lake.scan(
+        "labels", ["event_id", "timestamp", "task", "label", "incomplete", "origin", "annotator"], filter
+    ).to_pylist()
     reviews = lake.scan("reviews", _REVIEW_COLUMNS, filter).to_pylist()
     slices = lake.scan("slice_members", ["name", "version"], filter).to_pylist()
     predictions.sort(key=_age, reverse=True)

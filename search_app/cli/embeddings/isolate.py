@@ -139,7 +139,9 @@ def _values(lake: Lake, column: str) -> dict[str, Any]:
 
     if column == "true_label":
         rows = connections.query(
-            lake, "SELECT image_id, label AS value FROM labels_current WHERE task = 'classification'"
+            lake,
+            "SELECT image_id, label AS value FROM labels_current"
+            " WHERE task = 'classification' AND incomplete IS NOT TRUE",
         )
     else:
         names = [f.name for f in lake.dataset("samples").schema if not f.name.startswith("emb_")]

@@ -161,6 +161,8 @@ def _status(args: argparse.Namespace) -> int:
         f"lake         {facts['lake']}",
         *(f"{name:<12} {facts[name]:,}" for name in ("images", "samples", "predictions", "labels", "slices")),
     ]
+    for task, images in facts["incomplete"].items():
+        lines.append(f"incomplete   {images:,} images for {task}: a part of their label was refused")
     for e in facts["embedders"]:
         missing = f", {e['missing']:,} missing: lakeloop embed --embedder {e['name']}" if e["missing"] else ""
         failed = f", {e['failed']:,} failed" if e["failed"] else ""

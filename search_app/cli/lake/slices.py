@@ -207,12 +207,14 @@ def _show(args: argparse.Namespace) -> int:
     contents = slices.contents(lake, slice_)
     names = contents["image_id"].to_pylist()
     classes = slices.balance(lake, contents)
+    incomplete = slices.incomplete(lake, contents)
     erased = slices.erased_count(lake, slice_)
     facts = _facts(slice_) | {
         "tags": slices.tags_by_id(lake).get(slice_.id, []),
         "image_ids": names,
         "erased": erased,
         "classes": classes,
+        "incomplete": incomplete,
         "labels_frozen": not slice_.live and not contents["label_events"].null_count,
     }
     when = f"created {slice_.created_at:%Y-%m-%d %H:%M} UTC at version {slice_.predictions_version} of samples"
@@ -221,6 +223,7 @@ def _show(args: argparse.Namespace) -> int:
     lines += [f"{erased:,} erased"] if erased else []
     if contents["label_events"].null_count:
         lines.append("created before slices stored their labels: these are the current labels")
+    lines += [f"{n:,} images with an incomplete label for {task}" for task, n in incomplete.items()]
     lines += [*_class_lines(classes), *names]
     return output(args, tables.plain(facts), "\n".join(lines))
 

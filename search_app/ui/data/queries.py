@@ -39,7 +39,8 @@ _IMAGES = """
                                ORDER BY model IS NULL, timestamp DESC NULLS LAST, ingested_at DESC) = 1"""
 
 # The current label of each image, one class per image.
-_LABELS = "(SELECT image_id, label FROM labels_current WHERE task = 'classification' AND label IS NOT NULL)"
+_LABELS = """(SELECT image_id, label FROM labels_current
+    WHERE task = 'classification' AND label IS NOT NULL AND incomplete IS NOT TRUE)"""
 
 # The latest verdicts of customers. Reviews are few; the predictions are looked up by their ids.
 _VERDICTS = "(SELECT * FROM reviews_current WHERE origin = 'customer')"

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from lake import ids, slices
+from lake.analytics import summary
 from lake.errors import BadInput, CouldNot
 from lake.formats import annotation, marks
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, GroundTruth
@@ -270,6 +271,9 @@ def test_rows_keep_incomplete_labels_and_crowd_regions(
     report = export.export(lk, slices.get(lk, "s"), tmp_path / "out", format)
     other = make_lake("other")
     assert ingest.ingest(other, tmp_path / "out", workers=1).rejected == []
+    contents = slices.contents(lk, slices.get(lk, "s"))
+    assert slices.incomplete(lk, contents) == summary.incomplete(lk) == {"classification": 1, "detection": 1}
+    assert slices.balance(lk, contents) == [{"label": None, "images": 4}]
     assert labels_of(other) == {name: {truth.task: truth} for name, truth in truths.items()}
     assert (report.images, report.left_out, report.unsaid) == (4, [], {})
 

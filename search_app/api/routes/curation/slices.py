@@ -124,6 +124,7 @@ def routes(service: Service, writer: Writes) -> APIRouter:
             "images": contents.num_rows,
             "erased": slices.erased_count(lake, slice_),
             "classes": slices.balance(lake, contents),
+            "incomplete": slices.incomplete(lake, contents),
             "labels_frozen": not slice_.live and not contents["label_events"].null_count,
             "spec": definitions.stored(slice_.spec, slice_.kind, slice_.definition),
         }
