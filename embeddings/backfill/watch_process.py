@@ -25,6 +25,7 @@ from embeddings.embedders.engine import OPENVINO_PAYS_FROM, EngineName
 from lake.access import audit
 from lake.errors import LakeloopError
 from lake.storage import opening
+from lake.without_pandas import start_without_pandas
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,6 +126,7 @@ def main() -> int:
     parser.add_argument("--order", choices=ORDERS, default="oldest")
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     a = parser.parse_args()
+    start_without_pandas()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this process
     stop = threading.Event()
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()

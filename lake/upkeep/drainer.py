@@ -24,6 +24,7 @@ from lake.spool.drain import Drainer, Sampling
 from lake.spool.spool import Spool
 from lake.storage import opening
 from lake.upkeep import maintenance
+from lake.without_pandas import start_without_pandas
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -56,6 +57,7 @@ def main() -> int:
     parser.add_argument("--keep-below", type=float, default=0.0)
     parser.add_argument("--last-seconds", type=float, default=4.0, help="of draining after SIGTERM")
     a = parser.parse_args()
+    start_without_pandas()
     stop, orphaned = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then sends SIGTERM

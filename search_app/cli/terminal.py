@@ -42,7 +42,9 @@ def open_lake(args: argparse.Namespace, drain: bool = True) -> Lake:
     A command that does not say that it writes can only read it.
     """
     import lake
+    from lake.without_pandas import start_without_pandas
 
+    start_without_pandas()
     spool = _abandoned(uri(args)) if drain else None
     try:
         # Events left in the spool may mean that the machine stopped, too.

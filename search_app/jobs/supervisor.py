@@ -23,6 +23,7 @@ from lake.jobs import current, live_state, processes, record
 from lake.jobs.current import DIED
 from lake.jobs.job import Job
 from lake.jobs.live_state import Claim, LimitReached, LiveJob
+from lake.without_pandas import start_without_pandas
 from search_app.jobs import kinds
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ def _ending(code: int) -> str:
 def main(arguments: Any = None) -> int:
     import lake
 
+    start_without_pandas()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

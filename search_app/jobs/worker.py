@@ -19,6 +19,7 @@ from lake.errors import LakeloopError
 from lake.jobs import current, live_state
 from lake.jobs.live_state import Claim
 from lake.jobs.running_job import RunningJob
+from lake.without_pandas import start_without_pandas
 from search_app.jobs import kinds
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING)
     import lake
 
+    start_without_pandas()
     return work(lake.open(uri), Claim(job, int(attempt), token, queued=True))
 
 
