@@ -1,4 +1,4 @@
-"""Imports what serving needs, and a training loader; not Lance, which a fork must be the first to use."""
+"""Imports what serving needs; not Lance, which a fork must be the first to use, nor torch, which few need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pkgutil
 from contextlib import suppress
 
 SERVER = ("search_app.server.server", "search_app.cli.serve", "duckdb", "pyarrow.dataset")
-APP = ("streamlit.web.server.starlette.starlette_app", "training.data.loader")
+APP = ("streamlit.web.server.starlette.starlette_app",)
 
 for name in SERVER:
     importlib.import_module(name)
