@@ -357,9 +357,10 @@ def kills(old: Path, tmp_path: Path, count: int, seed: int) -> int:
     for number in range(count):
         root = Path(shutil.copytree(old, tmp_path / str(number)))
         process = opening_process(root)
-        tables, deadline = rng.randint(0, 4), time.monotonic() + 10
-        while sum((root / f"{n}.lance").exists() for n in NEW) < tables and time.monotonic() < deadline:
-            pass
+        tables, deadline = rng.randint(0, 4), time.monotonic() + 60
+        while sum((root / f"{n}.lance").exists() for n in NEW) < tables:
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
         time.sleep(rng.uniform(0.0, 0.01))
         process.kill()
         process.communicate()
