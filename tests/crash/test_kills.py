@@ -17,7 +17,7 @@ from tests.crash.kills import campaigns
 from tests.crash.ledger import Ledger, Sent, compare
 
 
-@pytest.mark.parametrize("kills", [25, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.soak)])
 def test_nothing_acknowledged_is_lost_doubled_or_torn(tmp_path: Path, kills: int, say: Say) -> None:
     tally = asyncio.run(campaigns(tmp_path, kills, seed=kills, forked=kills < 200))
     say(tally.sentence())

@@ -209,7 +209,7 @@ def _feed_and_check(lake: OpenLake, serve: Serve, say: Say, step: int, flips: in
 def test_no_file_harms_the_server_the_drainer_or_its_neighbours(
     lake_of_columns: OpenLake, serve: Serve, say: Say
 ) -> None:
-    _feed_and_check(lake_of_columns, serve, say, step=90, flips=500)
+    _feed_and_check(lake_of_columns, serve, say, step=180, flips=250)
 
 
 def test_a_decoder_that_is_killed_costs_no_image(lk: OpenLake, tmp_path: Path, say: Say) -> None:

@@ -97,7 +97,7 @@ def _run(lake: OpenLake, serve: Serve, folder: Path, say: Say, examples: int, ph
 def test_every_operation_responds_as_documented(
     lake_of_columns: OpenLake, serve: Serve, tmp_path: Path, say: Say
 ) -> None:
-    _run(lake_of_columns, serve, tmp_path, say, 4, "examples,fuzzing,stateful", with_key=False)
+    _run(lake_of_columns, serve, tmp_path, say, 2, "examples,fuzzing,stateful", with_key=False)
 
 
 @pytest.mark.soak

@@ -165,8 +165,9 @@ def kills(tmp_path: Path, stride: int) -> tuple[int, int]:
 
 
 def test_a_kill_before_any_step_leaves_a_lake_that_opens_renamed(tmp_path: Path, say: Say) -> None:
-    died, steps = kills(tmp_path, stride=18)
-    assert died == len(range(1, steps + 1, 18))
+    stride = 36
+    died, steps = kills(tmp_path, stride)
+    assert died == len(range(1, steps + 1, stride))
     say(f"renaming: killed before {died} of {steps} steps, every lake opened as before")
 
 

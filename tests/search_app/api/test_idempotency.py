@@ -221,7 +221,7 @@ def _run(bench: Bench, sequences: int, say: Say) -> None:
 
 
 def test_any_sequence_keeps_the_contract(bench: Bench, say: Say) -> None:
-    _run(bench, 60, say)
+    _run(bench, 30, say)
 
 
 @pytest.mark.soak
