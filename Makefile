@@ -11,8 +11,9 @@ demo: $(VENV)/.demo-installed  ## build the demo lake (once) and open the app; A
 	$(BIN)/lakeloop quickstart --lake demo-lake/solar.lake --port $(PORT) $(ARGS)
 
 # One thread a process: three test at once, and threads that wait for each other would spin on two cores.
+# A process takes file after file, longest first: what the tests of a file share is made once.
 # Hundreds of processes are started, which would compile what they import without bytecode files.
-TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: check  ## linters, types, and every test in its short form
 	$(TEST) $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -76,16 +77,17 @@ def say(record_property: Callable[[str, object], None]) -> Say:
 # `make quick` leaves it out.
 _SLOW = re.compile(
     r"\b(?:subprocess|multiprocessing|playwright|torch|torch_import|timm|sklearn|few_cells|tests\.(?:crash|hostile|forks)"
-    r"|(?:from|import) training|pytest\.mark\.slow)\b"
+    r"|import counting|(?:from|import) training|pytest\.mark\.slow)\b"
 )
 
 
 @functools.cache
 def _haste(path: Path) -> int:
-    """0 for a file whose tests look at pages, 1 for another slow one, 2 for one that is quick."""
+    """0 for a file whose tests look at pages or harm a server, 1 for another slow one, 2 for one that is quick."""
     text = path.read_text()
-    slow = _SLOW.search(text) or {"crash", "hostile"} & {*path.parts}
-    return 2 if not slow else 0 if "from playwright" in text else 1
+    if {"crash", "hostile"} & {*path.parts} or "from playwright" in text:
+        return 0
+    return 1 if _SLOW.search(text) else 2
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -96,12 +98,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow ones come first: one process begins with them, and the others take from the end of its list."""
+    """Files of long tests come first, so that all processes end together, and mixed: some wait while others compute."""
     for item in items:
         repeated = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         if repeated or _haste(item.path) < 2:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: _haste(item.path))
+    items.sort(key=lambda item: _turn(item.path))
+
+
+@functools.cache
+def _turn(path: Path) -> tuple[int, str]:
+    return _haste(path), hashlib.sha256(path.name.encode()).hexdigest() if _haste(path) < 2 else ""
 
 
 @pytest.hookimpl(tryfirst=True)
