@@ -59,7 +59,7 @@ def lakeloop(
     with Stopwatch() as pools:
         for function, arguments in (
             ("lake.images.decode:decode_many", ([], 1, None)),
-            ("embeddings.embedders.preprocess:prepare_many", ([], preprocessing)),
+            ("embeddings.embedders.preprocess:prepare_many", ([], preprocessing, None)),
         ):
             with WorkerPool(function, CORES) as pool:
                 list(pool.map([(arguments, None)] * CORES))

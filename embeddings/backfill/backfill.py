@@ -27,6 +27,7 @@ from embeddings.embedders.checked_batch import embed_checked
 from embeddings.embedders.embedder import Embedder, bind
 from embeddings.embedders.preprocess import Prepared
 from lake.errors import CouldNot
+from lake.images.levels import Levels
 from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.storage import blobs
 from lake.storage.missing_vectors import MissingVectors, embedded_elsewhere
@@ -58,6 +59,9 @@ READ_BYTES = 64 << 20
 # With a time limit, tasks are small and few are begun ahead, since begun tasks are finished after the time is up.
 HASTY_TASK_IMAGES = 8
 AHEAD, HASTY_AHEAD = 4, 1
+
+# Files, and for each its black and white as recorded in the lake.
+ImageFiles = tuple[list[bytes], list[Levels | None]]
 
 
 @dataclass
@@ -280,7 +284,7 @@ class Backfill:
 
     def _tasks(
         self, todo: list[str], is_late: Callable[[], bool], task_images: int
-    ) -> Iterator[tuple[tuple[list[bytes], Any], tuple[list[str], list[bytes]]]]:
+    ) -> Iterator[tuple[tuple[list[bytes], Any, list[Levels | None]], tuple[list[str], ImageFiles]]]:
         for start in range(0, len(todo), CLAIM_IMAGES):
             if is_late():
                 return
@@ -289,14 +293,15 @@ class Backfill:
             sizes = _sizes(self.lake, names)
             self.missing.bytes_are_gone([n for n in names if n not in sizes])
             for read_names in grouped((n for n in names if n in sizes), sizes.__getitem__, READ_IMAGES, READ_BYTES):
-                stored = {image.image_id: image.data for image in blobs.images(self.lake, read_names)}
+                stored = {image.image_id: image for image in blobs.images(self.lake, read_names)}
                 self.missing.bytes_are_gone([n for n in read_names if n not in stored])
                 present = [n for n in read_names if n in stored]
                 for part in grouped(present, sizes.__getitem__, task_images, TASK_BYTES):
                     if is_late():
                         return
-                    files = [stored[n] for n in part]
-                    yield (files, self._embedder.spec.preprocessing), (part, files)
+                    images = [stored[n] for n in part]
+                    files = [image.data for image in images], [image.levels for image in images]
+                    yield (files[0], self._embedder.spec.preprocessing, files[1]), (part, files)
 
 
 def _next_commit(last_seconds: float) -> float:
@@ -310,13 +315,13 @@ def _sizes(lake: Lake, names: list[str]) -> dict[str, int]:
     return dict(zip(rows["image_id"].to_pylist(), rows["size_bytes"].to_pylist(), strict=True))
 
 
-def _one_by_one(files: list[bytes], preprocessing: Preprocessing | None) -> Prepared:
+def _one_by_one(files: ImageFiles, preprocessing: Preprocessing | None) -> Prepared:
     images: list[np.ndarray] = []
     kept: list[int] = []
     reasons: dict[int, str] = {}
     with WorkerPool("embeddings.embedders.preprocess:prepare_many", 1) as pool:
-        for index, data in enumerate(files):
-            result = pool.run([data], preprocessing)
+        for index, (data, levels) in enumerate(zip(*files, strict=True)):
+            result = pool.run([data], preprocessing, [levels])
             if isinstance(result, WorkerDied):
                 reasons[index] = result.reason
             elif result.kept:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageEnhance
 
 from lake.images.decode import open_image, pixels
+from lake.images.levels import Levels
 
 Change = Callable[[Image.Image, np.random.Generator], tuple[Image.Image, str, int]]
 
@@ -63,9 +64,9 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def copies(data: bytes, seed: int) -> dict[str, bytes]:
-    """kind -> one encoded copy of that kind. Raises UnreadableImage."""
-    image = pixels(open_image(data))
+def copies(data: bytes, seed: int, levels: Levels | None = None) -> dict[str, bytes]:
+    """kind -> one encoded copy of that kind; `levels` as in `lake.images.decode.pixels`. Raises UnreadableImage."""
+    image = pixels(open_image(data), levels=levels)
     files = {}
     for number, (kind, change) in enumerate(CHANGES.items()):
         changed, format, quality = change(image, np.random.default_rng([seed, number]))

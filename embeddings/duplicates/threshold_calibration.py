@@ -53,8 +53,8 @@ def calibrate(
     record = embedders.record_of(lake, embedder)
     names, vectors = image_vectors(lake, record)
     order = np.random.default_rng(seed).permutation(len(names))[: 2 * images].tolist()
-    data_of = {image.image_id: image.data for image in blobs.images(lake, [names[row] for row in order])}
-    sample = [row for row in order if names[row] in data_of][:images]
+    stored = {image.image_id: image for image in blobs.images(lake, [names[row] for row in order])}
+    sample = [row for row in order if names[row] in stored][:images]
     if len(sample) < MIN_IMAGES:
         raise BadInput(
             f"{len(sample)} images have bytes and a {record.name} vector; calibration needs {MIN_IMAGES} or more"
@@ -63,7 +63,8 @@ def calibrate(
     copies: list[tuple[int, bytes]] = []
     for row in sample:
         try:
-            copies += [(row, data) for data in altered_copies.copies(data_of[names[row]], row).values()]
+            image = stored[names[row]]
+            copies += [(row, data) for data in altered_copies.copies(image.data, row, image.levels).values()]
         except UnreadableImage:
             continue
     cosines: list[float] = []

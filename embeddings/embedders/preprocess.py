@@ -11,6 +11,7 @@ from PIL import Image
 from embeddings.embedders.specs import Preprocessing
 from lake.errors import UnreadableImage
 from lake.images import decode
+from lake.images.levels import Levels
 
 # A JPEG may be decoded smaller (DCT scaling) if its short side stays at least this many times `resize`.
 # Worst cosine to a full decode over the benchmark's photographs: 0.998 at 1.5, 0.995 at 1.0 (docs/log.md).
@@ -32,17 +33,20 @@ class Prepared:
 
 
 def prepare(
-    data: bytes, preprocessing: Preprocessing | None, max_megapixels: float = decode.MAX_MEGAPIXELS
+    data: bytes,
+    preprocessing: Preprocessing | None,
+    max_megapixels: float = decode.MAX_MEGAPIXELS,
+    levels: Levels | None = None,
 ) -> np.ndarray:
     """One image as uint8 (crop, crop, 3), or whole (height, width, 3) if `preprocessing` is None.
 
     The pixels are those of torchvision's Resize and CenterCrop on a Pillow image, except that large JPEGs are decoded
-    smaller. Raises UnreadableImage.
+    smaller. `levels`: black and white as recorded in the lake. Raises UnreadableImage.
     """
     image = decode.open_image(data, max_megapixels)
     if preprocessing is None:
-        return np.asarray(decode.pixels(image))
-    return square(decode.pixels(image, shortest_side=round(preprocessing.resize * DCT_MARGIN)), preprocessing)
+        return np.asarray(decode.pixels(image, levels=levels))
+    return square(decode.pixels(image, round(preprocessing.resize * DCT_MARGIN), levels), preprocessing)
 
 
 def square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
@@ -85,14 +89,16 @@ def _start(side: int, crop: int) -> int:
     return round((side - crop) / 2.0) if side >= crop else -((crop - side) // 2)
 
 
-def prepare_many(files: list[bytes], preprocessing: Preprocessing | None) -> Prepared:
-    """`prepare` for several files; a bad file neither stops nor shifts the others."""
+def prepare_many(
+    files: list[bytes], preprocessing: Preprocessing | None, levels: list[Levels | None] | None = None
+) -> Prepared:
+    """`prepare` for several files, each with its levels; a bad file neither stops nor shifts the others."""
     images: list[np.ndarray] = []
     kept: list[int] = []
     reasons: dict[int, str] = {}
     for index, data in enumerate(files):
         try:
-            images.append(prepare(data, preprocessing))
+            images.append(prepare(data, preprocessing, levels=levels[index] if levels is not None else None))
             kept.append(index)
         except UnreadableImage as error:
             reasons[index] = str(error)

@@ -18,8 +18,11 @@ from embeddings.embedders.checked_batch import embed_checked
 from embeddings.embedders.engine import unit
 from embeddings.embedders.preprocess import prepare
 from lake.errors import BadInput
+from lake.ids import image_id
+from lake.images.image_header import pixel_type
+from lake.images.levels import Levels
 from lake.sql import where as filters
-from lake.storage import schema
+from lake.storage import blobs, schema
 from lake.storage.store import literals
 from lake.storage.vectors import vector_of
 
@@ -81,7 +84,7 @@ def search(
             raise BadInput(f"the vector has shape {query.shape}; {record.name} has dim {dim}")
     else:
         model = model or embedders.for_lake(lake, record)
-        query = _embed(model, image, text)
+        query = _embed(lake, model, image, text)
     query = unit(query[None, :])[0]
     if not np.isfinite(query).all():
         raise BadInput("the example's vector is zero or not finite, so it has no direction to search in")
@@ -197,7 +200,7 @@ def _columns(lake: Lake, extra: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*RESULT_COLUMNS, *extra]))
 
 
-def _embed(model: Embedder, image: bytes | str | Path | None, text: str | None) -> np.ndarray:
+def _embed(lake: Lake, model: Embedder, image: bytes | str | Path | None, text: str | None) -> np.ndarray:
     if text is not None:
         if not isinstance(model, embedders.TextEmbedder):
             raise BadInput(f"{model.spec.name} embeds images only; text needs a CLIP embedder, e.g. clip-vit-b-32")
@@ -211,8 +214,16 @@ def _embed(model: Embedder, image: bytes | str | Path | None, text: str | None) 
         except OSError as error:
             raise BadInput(f"{error.filename}: {error.strerror}") from error
     assert image is not None
-    batch = embed_checked(model, [prepare(image, model.spec.preprocessing)])
+    batch = embed_checked(model, [prepare(image, model.spec.preprocessing, levels=_recorded_levels(lake, image))])
     if not batch.kept:
         raise BadInput(f"{batch.reasons[0]}, for this image")
     embedded: np.ndarray = batch.vectors[0]
     return embedded
+
+
+def _recorded_levels(lake: Lake, image: bytes) -> Levels | None:
+    """Black and white of a file of more than 8 bits that the lake has."""
+    if pixel_type(image) is None:
+        return None
+    rows = lake.look_up("images", ["black", "white"], "image_id", [image_id(image)]).to_pylist()
+    return blobs.levels_in(rows[0]) if rows else None

@@ -57,14 +57,14 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Declared:
-    """The levels of a source, for those of its images whose pixel type is a key; `origin` is recorded with them.
+    """The levels of a source, by pixel type, and what is recorded as their origin.
 
-    `overrides`: they also replace what a file says of itself.
+    `overrides`: the pixel types of which they also replace what a file says of itself.
     """
 
     levels: dict[str, Levels]
-    origin: str
-    overrides: bool = False
+    origins: dict[str, str]
+    overrides: tuple[str, ...] = ()
 
 
 def open_image(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
@@ -133,12 +133,12 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 def levels_of(image: Image.Image, kind: str, declared: Declared | None = None) -> tuple[Levels, str]:
     """Black and white of an image of this pixel type, and where they are from."""
     stated = declared.levels.get(kind) if declared is not None else None
-    if declared is not None and stated is not None and declared.overrides:
-        return stated, declared.origin
+    if declared is not None and stated is not None and kind in declared.overrides:
+        return stated, declared.origins[kind]
     if (own := grey_levels.in_file(image, kind)) is not None:
         return own, "file"
     if declared is not None and stated is not None:
-        return stated, declared.origin
+        return stated, declared.origins[kind]
     spread = grey_levels.spread(image)
     return (Levels(0.0, 1.0) if spread is None else grey_levels.found([spread])), "image"
 
@@ -173,11 +173,17 @@ def decode_many(files: Sequence[bytes], max_megapixels: float, declared: Declare
 
 
 def spread_many(files: Sequence[bytes], max_megapixels: float) -> list[grey_levels.Spread | None]:
-    """For a worker: the spread of the values of each file; None for 8 bits, and for what cannot be decoded."""
+    """For a worker: the spread of the values of each file.
+
+    None for 8 bits, for files that say themselves what is black and white, and for what cannot be decoded.
+    """
     spreads: list[grey_levels.Spread | None] = []
     for data in files:
         try:
-            spreads.append(grey_levels.spread(open_image(data, max_megapixels)))
+            image = open_image(data, max_megapixels)
+            kind = grey_levels.pixel_type(image)
+            says = kind is not None and grey_levels.in_file(image, kind) is not None
+            spreads.append(None if says else grey_levels.spread(image))
         except Exception:  # ingest says later what is wrong with the file
             spreads.append(None)
     return spreads

@@ -17,6 +17,7 @@ from lake.errors import UnreadableImage
 MOST_ENTRIES = 4_096
 # The bytes at the end of a file in which its end marker usually is.
 _TAIL = 1_024
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
@@ -42,6 +43,24 @@ def read_header(data: bytes, max_megapixels: float) -> ImageHeader:
         raise UnreadableImage(f"too large: {header.width} x {header.height} is over {max_megapixels:g} megapixels")
     check_complete(header.format, data)
     return header
+
+
+def pixel_type(data: bytes) -> str | None:
+    """uint16, int32, uint32 or float of a PNG or TIFF that seems to have more than 8 bits a sample; None for others."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "uint16" if data[24:25] == b"\x10" else None
+    if data[:4] not in _TIFF_HEADS:
+        return None
+    try:
+        tags = _tiff_tags(data)
+    except (struct.error, IndexError, OverflowError, UnreadableImage):
+        return None
+    bits, kind = tags.get(258, 1), tags.get(339, 1)
+    if bits <= 8 or tags.get(277, 1) > 4:
+        return None
+    if kind == 3:
+        return "float"
+    return "uint16" if bits <= 16 and kind == 1 else "uint32" if kind == 1 else "int32"
 
 
 def check_complete(format: str, data: bytes) -> None:
@@ -88,7 +107,7 @@ def _header(data: bytes) -> ImageHeader:
         return _webp(data)
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return ImageHeader("GIF", *struct.unpack_from("<HH", data, 6))
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    if data[:4] in _TIFF_HEADS:
         return _tiff(data)
     if data[:2] == b"BM":
         return _bmp(data)
@@ -153,22 +172,36 @@ def _bmp(data: bytes) -> ImageHeader:
 
 
 def _tiff(data: bytes) -> ImageHeader:
+    sizes = _tiff_tags(data)
+    if not {256, 257} <= sizes.keys():
+        raise UnreadableImage("broken header: a TIFF without its width and height")
+    return ImageHeader("TIFF", sizes[256], sizes[257])
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """The first number of those tags of the first directory that say what the pixels are."""
     order = "<" if data[:2] == b"II" else ">"
     if 43 in data[2:4]:  # BigTIFF
-        count, step, value_at = "Q", 20, 12
+        count, step, value_at, offset = "Q", 20, 12, "Q"
         (start,) = struct.unpack_from(order + "Q", data, 8)
     else:
-        count, step, value_at = "H", 12, 8
+        count, step, value_at, offset = "H", 12, 8, "I"
         (start,) = struct.unpack_from(order + "I", data, 4)
     (entries,) = struct.unpack_from(order + count, data, start)
     if entries > MOST_ENTRIES:
         raise UnreadableImage(f"broken header: a TIFF directory of {entries:,} entries")
-    sizes: dict[int, int] = {}
+    tags: dict[int, int] = {}
     first = start + struct.calcsize(order + count)
     for at in range(first, first + step * entries, step):
         tag, kind = struct.unpack_from(order + "HH", data, at)
-        if tag in (256, 257) and kind in _TIFF_NUMBERS:
-            (sizes[tag],) = struct.unpack_from(order + _TIFF_NUMBERS[kind], data, at + value_at)
-    if len(sizes) != 2:
-        raise UnreadableImage("broken header: a TIFF without its width and height")
-    return ImageHeader("TIFF", sizes[256], sizes[257])
+        if tag in (256, 257, 258, 277, 339) and kind in _TIFF_NUMBERS:
+            number = order + _TIFF_NUMBERS[kind]
+            (values,) = struct.unpack_from(order + offset, data, at + 4)
+            if values * struct.calcsize(number) > step - value_at:  # they lie elsewhere in the file
+                (value_at_other,) = struct.unpack_from(order + offset, data, at + value_at)
+                if tag in (256, 257):
+                    value_at_other = at + value_at  # one number each: a broken count
+                (tags[tag],) = struct.unpack_from(number, data, value_at_other)
+            else:
+                (tags[tag],) = struct.unpack_from(number, data, at + value_at)
+    return tags

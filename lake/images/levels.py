@@ -31,6 +31,7 @@ ABSURD = 1e19
 LOW, HIGH = 0.1, 99.9
 # Bright lamps are brighter than HIGH, but hardly more than this often; a hot pixel or a cosmic ray is.
 MOST_HIGHLIGHT = 8.0
+PIXEL_TYPES = ("uint16", "int32", "uint32", "float")
 # Pixels that are looked at, evenly spread over the image.
 _SAMPLED = 1_000_000
 _HIGH_BYTES = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGBA;16B": "RGBA;16L", "RGBA;16L": "RGBA;16B"}

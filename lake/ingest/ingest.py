@@ -27,7 +27,8 @@ from lake.images import decode
 from lake.images.workers import WorkerPool, grouped
 from lake.ingest import sources
 from lake.ingest.report import IngestReport
-from lake.ingest.rows import prediction_row
+from lake.ingest.rows import contradictions, prediction_row
+from lake.ingest.white_points import SourceLevels, WhitePoint
 from lake.labels.imported_statements import ImportedStatements, Statement
 from lake.prediction_logs import prediction_rows
 from lake.storage import image_rows, schema
@@ -75,6 +76,7 @@ def ingest(
     *,
     model: annotation.ModelName | None = None,
     orientation: Orientation | None = None,
+    white_point: WhitePoint | None = None,
     workers: int | None = None,
     max_megapixels: float = decode.MAX_MEGAPIXELS,
     progress: Callable[[int], None] | None = None,
@@ -84,6 +86,7 @@ def ingest(
     A data set's annotations become labels; with `model`, they become that model's predictions. `orientation`: whether
     its coordinates are of the stored or the upright pixels of images that EXIF turns; None refuses what is unclear.
 
+    `white_point`: what is white in its images of more than 8 bits, or `auto`; None: as before, or as their values say.
     `workers`: processes that decode (default: one per core). `progress` is called with the number of items just
     finished. Files that cannot be read are reported and do not affect the others; committed steps survive an interrupt.
     Raises BadInput if `path` cannot be ingested.
@@ -93,7 +96,9 @@ def ingest(
     options = ReadOptions(model or annotation.ModelName(), orientation)
     items = sources.read(source, layout, options)
     where = os.path.abspath(source)
-    return ingest_items(lake, items, where, workers=workers, max_megapixels=max_megapixels, progress=progress)
+    return ingest_items(
+        lake, items, where, white_point=white_point, workers=workers, max_megapixels=max_megapixels, progress=progress
+    )
 
 
 def ingest_items(
@@ -101,14 +106,16 @@ def ingest_items(
     items: Iterable[Item],
     source: str | None = None,
     *,
+    white_point: WhitePoint | None = None,
     workers: int | None = None,
     max_megapixels: float = decode.MAX_MEGAPIXELS,
     progress: Callable[[int], None] | None = None,
 ) -> IngestReport:
-    """`ingest` for items from any source. `source`: of labels whose reader names no document."""
-    run = _Ingest(lake, source, max_megapixels, progress)
-    started = time.perf_counter()
+    """`ingest` for items from any source. `source`: of labels whose reader names no document, and of levels."""
     count = workers or len(os.sched_getaffinity(0))
+    levels = SourceLevels(lake, source, white_point, max_megapixels, count)
+    run = _Ingest(lake, source, levels, max_megapixels, progress)
+    started = time.perf_counter()
     with (
         WorkerPool(image_rows.DECODER, count, answer_bytes=image_rows.ANSWER_BYTES) as pool,
         ThreadPoolExecutor(4) as readers,
@@ -120,6 +127,8 @@ def ingest_items(
                 run.add(draft)
         run.commit()
     run.commit_labels(run.imported.rest())
+    levels.change()
+    run.report.notes += levels.notes
     run.finish()
     run.report.seconds = time.perf_counter() - started
     return run.report
@@ -127,11 +136,17 @@ def ingest_items(
 
 class _Ingest:
     def __init__(
-        self, lake: Lake, source: str | None, max_megapixels: float, progress: Callable[[int], None] | None
+        self,
+        lake: Lake,
+        source: str | None,
+        levels: SourceLevels,
+        max_megapixels: float,
+        progress: Callable[[int], None] | None,
     ) -> None:
         self.lake = lake
         self.source = source
         self.vectors = KnownVectors(lake)
+        self.levels = levels
         self.imported = ImportedStatements(lake, now())
         self.statements: list[Statement] = []
         self.report = IngestReport()
@@ -179,9 +194,11 @@ class _Ingest:
         """Drops the bytes of known images; rejects unknown ids and erased images."""
         image_ids = {d.image_id for d in group if d.image_id and d.error is None}
         stored = self.lake.look_up(
-            "images", ["image_id", "width", "height"], "image_id", sorted(image_ids - self.in_flight)
+            "images", ["image_id", "width", "height", "white_from"], "image_id", sorted(image_ids - self.in_flight)
         )
-        sizes = {row["image_id"]: (row["width"], row["height"]) for row in stored.to_pylist()}
+        rows = stored.to_pylist()
+        sizes = {row["image_id"]: (row["width"], row["height"]) for row in rows}
+        white_from = {row["image_id"]: row["white_from"] for row in rows}
         known = {*sizes} | (image_ids & self.in_flight)
         erased = self.lake.erased(sorted(image_ids))
         for draft in group:
@@ -190,6 +207,8 @@ class _Ingest:
             if draft.error is None and draft.image_id in erased:
                 draft.error = f"this image was erased on {erased[draft.image_id]:%Y-%m-%d}"
             draft.size_px = sizes.get(draft.image_id)
+            if draft.data is not None and draft.error is None and draft.image_id in white_from:
+                self.levels.see_known(draft.image_id, draft.data, white_from[draft.image_id])
             if draft.error is not None or draft.image_id in known:
                 draft.data = None
             elif draft.data is None:
@@ -202,15 +221,17 @@ class _Ingest:
     # Decoding ----------------------------------------------------------------------------------------------
 
     def tasks(self, groups: Iterable[list[_Draft]]) -> Iterator[tuple[tuple[Any, ...], list[_Draft]]]:
-        for group in groups:
+        for group in self.levels.settled(groups, lambda draft: draft.data):
             for part in grouped(group, _Draft.size, TASK_ITEMS, TASK_BYTES):
-                yield ([d.data for d in part if d.data is not None], self.max_megapixels, None), part
+                yield ([d.data for d in part if d.data is not None], self.max_megapixels, self.levels.declared), part
 
     def settle(self, result: Any, drafts: list[_Draft]) -> None:
         """Sets each new image's decoded data, or the reason why it cannot be decoded."""
         new = [d for d in drafts if d.data is not None]
         files = [d.data for d in new if d.data is not None]
-        for draft, decoded in zip(new, image_rows.settled(result, files, self.max_megapixels), strict=True):
+        for draft, decoded in zip(
+            new, image_rows.settled(result, files, self.max_megapixels, self.levels.declared), strict=True
+        ):
             if isinstance(decoded, str):
                 draft.error = decoded
                 self.in_flight.discard(draft.image_id)
@@ -335,18 +356,6 @@ class _Ingest:
         for name in self.schemas:
             self.lake.index(name)
         self.unindexed = 0
-
-
-def contradictions(lake: Lake, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows whose prediction_id the lake has with another image, label or confidence."""
-    columns = ["prediction_id", "image_id", "label", "confidence"]
-    stored = lake.look_up("samples", columns, columns[0], [row["prediction_id"] for row in rows])
-    known = {r["prediction_id"]: (r["image_id"], r["label"], r["confidence"]) for r in stored.to_pylist()}
-    return [
-        row
-        for row in rows
-        if known.get(row["prediction_id"]) != (row["image_id"], row.get("label"), row.get("confidence"))
-    ]
 
 
 def _read_ahead(items: Iterable[Item], read: Callable[[Item], _Draft], readers: ThreadPoolExecutor) -> Iterator[_Draft]:

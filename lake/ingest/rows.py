@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lake import ids
 from lake.prediction_logs import prediction_rows
+
+if TYPE_CHECKING:
+    from lake.storage.store import Lake
 
 
 def prediction_row(
@@ -24,3 +27,15 @@ def prediction_row(
         prediction_id = own_id or derived
     columns = prediction_rows.columns(row)
     return {**columns, "prediction_id": prediction_id, "source": columns["source"] or source, **key}
+
+
+def contradictions(lake: Lake, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows whose prediction_id the lake has with another image, label or confidence."""
+    columns = ["prediction_id", "image_id", "label", "confidence"]
+    stored = lake.look_up("samples", columns, columns[0], [row["prediction_id"] for row in rows])
+    known = {r["prediction_id"]: (r["image_id"], r["label"], r["confidence"]) for r in stored.to_pylist()}
+    return [
+        row
+        for row in rows
+        if known.get(row["prediction_id"]) != (row["image_id"], row.get("label"), row.get("confidence"))
+    ]

@@ -113,7 +113,8 @@ class SliceDataset:
 
     def sample(self, index: int, data: bytes) -> tuple[Any, Any]:
         """The sample `[index]`, from its file's bytes."""
-        picture = decode.pixels(decode.open_image(data))
+        row = {name: self._rows[name][index].as_py() for name in ("black", "white")}
+        picture = decode.pixels(decode.open_image(data), levels=blobs.levels_in(row))
         target = self.target(index)
         return (
             picture if self.transform is None else self.transform(picture),

@@ -14,7 +14,7 @@ from lake import ids
 from lake.access import audit
 from lake.errors import UnreadableImage
 from lake.images.image_header import read_header
-from lake.ingest.ingest import contradictions
+from lake.ingest.rows import contradictions
 from lake.spool import events
 from lake.storage import image_rows, schema
 from lake.storage.store import now

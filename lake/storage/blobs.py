@@ -6,7 +6,7 @@ look-up each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake.images.levels import Levels
 from lake.storage.store import LOOK_UP_VALUES, literals
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
 
-COLUMNS = ("image_id", "format", "width", "height", "source", "size_bytes")
+COLUMNS = ("image_id", "format", "width", "height", "source", "size_bytes", "black", "white")
 # From this many images on, one pass over all ids is faster than look-ups by index.
 _SCANNED_FROM = 4 * LOOK_UP_VALUES
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """One image as it was received."""
+    """One image as it was received. `levels`: black and white of more than 8 bits, as recorded; None: not recorded."""
 
     image_id: str
     data: bytes
@@ -34,6 +35,7 @@ class StoredImage:
     width: int
     height: int
     source: str | None
+    levels: Levels | None = None
 
 
 def locate(lake: Lake, image_ids: Sequence[str], version: int | None = None) -> pa.Table:
@@ -57,6 +59,11 @@ def locate(lake: Lake, image_ids: Sequence[str], version: int | None = None) -> 
     return rows.sort_by("_rowid")
 
 
+def levels_in(row: Mapping[str, Any]) -> Levels | None:
+    """Black and white in a row of `images`."""
+    return None if row["white"] is None else Levels(row["black"], row["white"])
+
+
 def read(dataset: Any, row_ids: np.ndarray) -> list[bytes]:
     """The bytes of images by row id, in the given order."""
     ordered = np.unique(row_ids)
@@ -77,5 +84,6 @@ def images(lake: Lake, image_ids: Sequence[str], most_bytes: int = 64 << 20) -> 
             end += 1
         batch = rows[start:end]
         for row, data in zip(batch, read(dataset, np.array([r["_rowid"] for r in batch], np.uint64)), strict=True):
-            yield StoredImage(row["image_id"], data, row["format"], row["width"], row["height"], row["source"])
+            format, width, height, source = (row[name] for name in ("format", "width", "height", "source"))
+            yield StoredImage(row["image_id"], data, format, width, height, source, levels_in(row))
         start = end

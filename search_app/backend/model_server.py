@@ -212,7 +212,7 @@ class ModelServer:
     def _predict_loaded(self, run: str, batch: list[_Request]) -> list[Prediction | LakeloopError]:
         preparation = self._preparations[run]
         limit = decode.MAX_MEGAPIXELS
-        tasks = ((([(request.image_id, request.data)], preparation, limit), request) for request in batch)
+        tasks = ((([(request.image_id, request.data, None)], preparation, limit), request) for request in batch)
         outcomes: dict[_Request, Prediction | LakeloopError] = {}
         prepared: list[tuple[_Request, Any]] = []
         for result, request in self._decoders().map(tasks):

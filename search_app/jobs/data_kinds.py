@@ -25,8 +25,10 @@ SHOWN = 20
 
 
 def ingest_check(lake: Lake, arguments: Arguments) -> None:
-    from lake.ingest import sources
+    from lake.ingest import sources, white_points
 
+    if (white_point := arguments.get("white_point")) is not None:
+        white_points.parse(white_point)
     if arguments.get("model_version") and not arguments.get("model"):
         raise BadInput("a model version needs the name of the model")
     sources.resolve(Path(arguments["path"]), arguments.get("layout", "auto"))
@@ -34,15 +36,22 @@ def ingest_check(lake: Lake, arguments: Arguments) -> None:
 
 def ingest(lake: Lake, arguments: Arguments, work: Work) -> IngestReport:
     from lake.formats.annotation import ModelName
-    from lake.ingest import sources
+    from lake.ingest import sources, white_points
     from lake.ingest.ingest import ingest as ingest_all
 
     path = Path(arguments["path"])
     layout = sources.resolve(path, arguments.get("layout", "auto"))
-    work.audit("ingest", str(path), {"layout": layout})
+    white_point = arguments.get("white_point")
+    work.audit("ingest", str(path), {"layout": layout} | ({"white_point": white_point} if white_point else {}))
     model = ModelName(arguments.get("model"), arguments.get("model_version"))
     report = ingest_all(
-        lake, path, layout, model=model, orientation=arguments.get("orientation"), progress=work.counter("images")
+        lake,
+        path,
+        layout,
+        model=model,
+        orientation=arguments.get("orientation"),
+        white_point=None if white_point is None else white_points.parse(white_point),
+        progress=work.counter("images"),
     )
     for rejected in report.rejected[:SHOWN]:
         work.log(f"rejected {rejected['source']}: {rejected['reason']}")

@@ -93,6 +93,7 @@ KINDS = {
             "layout": Argument("text", "its layout; default: recognised"),
             "model": Argument("text", "boxes, masks and scores are predictions of this model, not labels"),
             "model_version": Argument("text", "the version of that model"),
+            "white_point": Argument("text", "white of images of more than 8 bits: WHITE, BLACK..WHITE or auto"),
             "orientation": Argument(
                 "text", "what coordinates mean for images that EXIF turns: of the stored or the upright pixels",
                 choices=("stored", "upright"),

@@ -12,6 +12,7 @@ from typing import Any
 from embeddings.embedders.preprocess import Prepared, prepare_many
 from embeddings.embedders.specs import Preprocessing
 from lake.images import decode
+from lake.images.levels import Levels
 
 DEADLY = b"DEADLY"
 
@@ -79,8 +80,10 @@ def decode_or_die(
     return decode.decode_many(files, max_megapixels, declared)
 
 
-def prepare_or_die(files: list[bytes], preprocessing: Preprocessing | None) -> Prepared:
+def prepare_or_die(
+    files: list[bytes], preprocessing: Preprocessing | None, levels: list[Levels | None] | None
+) -> Prepared:
     """Like embeddings.embedders.preprocess:prepare_many, but DEADLY bytes crash the worker."""
     if any(data.endswith(DEADLY) for data in files):
         os.kill(os.getpid(), signal.SIGSEGV)
-    return prepare_many(files, preprocessing)
+    return prepare_many(files, preprocessing, levels)

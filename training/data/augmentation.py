@@ -17,6 +17,7 @@ from PIL import Image
 
 from lake.errors import BadInput, UnreadableImage
 from lake.images import decode
+from lake.images.levels import Levels
 from lake.regions import masks
 from lake.regions.boxes import corners
 from training.metrics.segmentation_metrics import IGNORED, ignore_crowds
@@ -66,7 +67,10 @@ class Preparation:
 
 @dataclass(frozen=True)
 class StoredSample:
-    """An image file with its labels and the key of its random numbers. Boxes, masks and crowds: as in table labels."""
+    """An image file with its labels and the key of its random numbers. Boxes, masks and crowds: as in table labels.
+
+    `levels`: black and white as recorded in the lake.
+    """
 
     image_id: str
     data: bytes = field(repr=False)
@@ -77,6 +81,7 @@ class StoredSample:
     masks: Sequence[Mapping[str, Any]] | None = None
     crowd_boxes: Sequence[Mapping[str, Any]] | None = None
     crowd_masks: Sequence[Mapping[str, Any]] | None = None
+    levels: Levels | None = None
 
 
 def prepare_many(stored: Sequence[StoredSample], preparation: Preparation) -> list[Sample | str]:
@@ -98,7 +103,7 @@ def prepare(stored: StoredSample, preparation: Preparation) -> Sample:
     view = _view(width, height, preparation, rng)
     # Decode no more pixels than the square can show.
     scale = min(1.0, preparation.side / min(view[2] - view[0], view[3] - view[1]))
-    image = decode.pixels(opened, shortest_side=max(1, math.ceil(scale * min(width, height))))
+    image = decode.pixels(opened, max(1, math.ceil(scale * min(width, height))), stored.levels)
     return _sample(stored, image, (width, height), view, preparation, rng)
 
 

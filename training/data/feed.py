@@ -15,7 +15,10 @@ from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from lake.images.levels import Levels
 from lake.images.workers import WorkerDied, WorkerPool
 from lake.storage import blobs
 from training.data.augmentation import Preparation, StoredSample, prepare_many
@@ -100,7 +103,8 @@ class Feed:
         for draw, data in zip(draws, files, strict=True):
             truth = draw.image.ground_truth
             labels = (truth.label, truth.boxes, truth.masks, truth.crowd_boxes, truth.crowd_masks)
-            stored.append(StoredSample(draw.image.image_id, data, draw.key, draw.weight, *labels))
+            name, levels = draw.image.image_id, self._bytes.levels(draw.image.image_id)
+            stored.append(StoredSample(name, data, draw.key, draw.weight, *labels, levels))
         return stored
 
     def _readable(self, samples: Sequence[Sample | str]) -> list[Sample]:
@@ -128,6 +132,10 @@ class _ImageBytes:
             data = self._read(names)
         return [data.get(name, b"") for name in names]
 
+    def levels(self, name: str) -> Levels | None:
+        """Black and white of an image of more than 8 bits, as recorded."""
+        return self._levels.get(name)
+
     def _read(self, names: Sequence[str]) -> dict[str, bytes]:
         stored = [name for name in names if name in self._row]
         rows = np.array([self._row[name] for name in stored], np.uint64)
@@ -136,7 +144,14 @@ class _ImageBytes:
     def _locate(self) -> None:
         self._dataset: Any = self._lake.dataset("images")
         rows = blobs.locate(self._lake, self._names, self._dataset.version)
+        levels = ((row["image_id"], blobs.levels_in(row)) for row in _deep(rows).to_pylist())
+        self._levels = {name: found for name, found in levels if found is not None}
         self._row = dict(zip(rows["image_id"].to_pylist(), rows["_rowid"].to_pylist(), strict=True))
+
+
+def _deep(rows: pa.Table) -> pa.Table:
+    """The rows of images of more than 8 bits."""
+    return rows.filter(pc.is_valid(rows["white"]))
 
 
 def ahead(source: Iterable[T], size: int) -> Iterator[T]:

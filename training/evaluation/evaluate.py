@@ -210,7 +210,7 @@ def _images(lake: Lake, image_ids: Sequence[str]) -> Iterator[tuple[str, Image.I
     """Upright RGB images one by one, without those that the lake has no readable bytes of."""
     for stored in blobs.images(lake, image_ids):
         try:
-            yield stored.image_id, decode.pixels(decode.open_image(stored.data))
+            yield stored.image_id, decode.pixels(decode.open_image(stored.data), levels=stored.levels)
         except UnreadableImage:
             continue
 

@@ -21,6 +21,7 @@ from lake.errors import BadInput, LakeloopError
 from lake.formats.annotation import Annotations
 from lake.formats.item import Item, printable
 from lake.images import decode
+from lake.images.levels import Levels
 from lake.images.workers import WorkerDied, WorkerPool, grouped
 from lake.ingest import ingest, sources
 from lake.sql import where
@@ -41,6 +42,8 @@ TASK_IMAGES, TASK_BYTES = 16, 8 << 20
 SUFFIXES = (".jsonl", ".parquet")
 
 Progress = Callable[[int], None]
+# image_id, file, and black and white as recorded in the lake.
+ImageFile = tuple[str, bytes, Levels | None]
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ def _predictions(
         for result, part in pool.map(tasks):
             prepared = _one_by_one(part, predictor.preparation) if isinstance(result, WorkerDied) else result
             readable, arrays = [], []
-            for (image_id, _), outcome in zip(part, prepared, strict=True):
+            for (image_id, *_), outcome in zip(part, prepared, strict=True):
                 if isinstance(outcome, str):
                     yield Unpredicted(image_id, outcome)
                 else:
@@ -204,22 +207,22 @@ def _predictions(
         yield Unpredicted(image_id, "the lake does not have its bytes")
 
 
-def _bytes(lake: Lake, images: Sequence[BatchImage], missing: list[str]) -> Iterator[tuple[str, bytes]]:
-    """(image_id, file) of all images that have bytes; the ids of the others are added to `missing`."""
+def _bytes(lake: Lake, images: Sequence[BatchImage], missing: list[str]) -> Iterator[ImageFile]:
+    """The files of all images that have bytes; the ids of the others are added to `missing`."""
     for start in range(0, len(images), READ_IMAGES):
         part = images[start : start + READ_IMAGES]
         loaded = {image.image_id: image.data for image in part if image.data is not None}
-        yield from loaded.items()
+        yield from ((image_id, data, None) for image_id, data in loaded.items())
         wanted = [image.image_id for image in part if image.image_id not in loaded]
         stored_ids = set()
         for stored_image in blobs.images(lake, wanted) if wanted else ():
             stored_ids.add(stored_image.image_id)
-            yield stored_image.image_id, stored_image.data
+            yield stored_image.image_id, stored_image.data, stored_image.levels
         missing += [image_id for image_id in wanted if image_id not in stored_ids]
 
 
 def _one_by_one(
-    part: Sequence[tuple[str, bytes]], preparation: image_preparation.ImagePreparation
+    part: Sequence[ImageFile], preparation: image_preparation.ImagePreparation
 ) -> list[image_preparation.PreparedImage | str]:
     """Prepares each file in its own call: one of them kills its decoder, and the others must not be lost with it."""
     results: list[image_preparation.PreparedImage | str] = []
@@ -230,7 +233,7 @@ def _one_by_one(
     return results
 
 
-def _length(file: tuple[str, bytes]) -> int:
+def _length(file: ImageFile) -> int:
     return len(file[1])
 
 

@@ -14,6 +14,7 @@ from embeddings.embedders import preprocess
 from embeddings.embedders.specs import Preprocessing
 from lake.errors import UnreadableImage
 from lake.images import decode
+from lake.images.levels import Levels
 from training.data.augmentation import Preparation, StoredSample, prepare
 from training.tasks.task import Sample
 
@@ -26,19 +27,19 @@ PreparedImage = Sample | np.ndarray
 
 
 def prepare_many(
-    files: Sequence[tuple[str, bytes]],
+    files: Sequence[tuple[str, bytes, Levels | None]],
     preparation: ImagePreparation,
     max_megapixels: float,
 ) -> list[PreparedImage | str]:
-    """For each (image_id, file) the prepared image, or the reason why it cannot be read."""
+    """For each (image_id, file, recorded black and white) the prepared image, or the reason why it cannot be read."""
     results: list[PreparedImage | str] = []
-    for image_id, data in files:
+    for image_id, data, levels in files:
         try:
             decode.open_image(data, max_megapixels)
             if isinstance(preparation, Preparation):
-                results.append(prepare(StoredSample(image_id, data), preparation))
+                results.append(prepare(StoredSample(image_id, data, levels=levels), preparation))
             else:
-                results.append(preprocess.prepare(data, preparation, max_megapixels))
+                results.append(preprocess.prepare(data, preparation, max_megapixels, levels))
         except UnreadableImage as error:
             results.append(str(error))
     return results

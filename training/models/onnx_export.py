@@ -214,7 +214,7 @@ def _squares(lake: Lake, loaded: NetworkModel) -> np.ndarray:
     squares = []
     for stored in blobs.images(lake, _names(lake, loaded)[: 4 * IMAGES]):
         try:
-            image = decode.pixels(decode.open_image(stored.data))
+            image = decode.pixels(decode.open_image(stored.data), levels=stored.levels)
         except UnreadableImage:
             continue
         squares.append(whole(stored.image_id, image, loaded.preparation).image.transpose(2, 0, 1))

@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lake.storage import schema
 from lake.storage.lance_files import fragments
+from lake.storage.store import literals
 from lake.storage.vectors import to_column
 
 if TYPE_CHECKING:
@@ -88,3 +90,38 @@ def _commit(lake: Lake, dataset: lance.LanceDataset, operation: Any) -> None:
     lance.LanceDataset.commit(
         dataset.uri, operation, read_version=dataset.version, storage_options=lake.storage_options
     )
+
+
+def set_values(lake: Lake, table: str, values: pa.Table) -> None:
+    """Replaces values of rows that exist, in few columns: `values` has the table's key, and the columns to replace.
+
+    Other columns, such as the bytes of images, are neither read nor written. One commit; rows that do not exist are
+    left out.
+    """
+    key = schema.TABLES[table].key
+    names = [name for name in values.column_names if name != key]
+
+    def write() -> None:
+        import lance
+
+        dataset = lake.dataset(table).checkout_version(lake.version(table))
+        keys = values[key].to_pylist()
+        stored = dataset.to_table([key], filter=f"{key} in ({literals(keys)})", with_row_id=True)
+        if not stored.num_rows:
+            return
+        picked = values.take(pc.index_in(stored[key], values[key]))
+        picked = picked.select(names).append_column("_rowid", stored["_rowid"])
+        ids = fragments.fragment_ids(np.asarray(stored["_rowid"]))
+        changed: list[Any] = []
+        modified: set[int] = set()
+        for number in np.unique(ids).tolist():
+            part = picked.filter(pa.array(ids == number))
+            metadata, fields = dataset.get_fragment(number).update_columns(part, left_on="_rowid")
+            changed.append(metadata)
+            modified.update(fields)
+        operation = lance.LanceOperation.Update(
+            updated_fragments=changed, fields_modified=[*modified], update_mode="rewrite_columns"
+        )
+        _commit(lake, dataset, operation)
+
+    lake.commit(table, write)

@@ -61,6 +61,7 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
     def image(image_id: ImageId, request: Request, view: bool = False) -> Response:
         """The stored bytes. With `?view=1`, formats that browsers do not show come as JPEG."""
         stored = lake.image(checked(image_id))
+        levels = None if stored is None else stored.levels
         if stored is not None:
             data, kind = stored.data, stored.format.upper()
         else:
@@ -70,7 +71,7 @@ def routes(service: Service, uploads: Uploads, queries: QueryImages) -> APIRoute
             data, kind = waiting, read_header(waiting, decode.MAX_MEGAPIXELS).format
         if view and not _shown_by_browsers(kind, data):
             with service.images.taken():
-                return _picture(uploads.jpeg(data), "image/jpeg", f"{image_id}-v", request)
+                return _picture(uploads.jpeg(data, levels=levels), "image/jpeg", f"{image_id}-v", request)
         media = _BROWSER_TYPES.get(kind) or _OTHER_TYPES.get(kind, "application/octet-stream")
         return _picture(data, media, image_id, request)
 

@@ -39,6 +39,7 @@ def register(add: Add) -> None:
     p.add_argument("--model", metavar="NAME", help="boxes, masks and scores of the data set are predictions of this model, not labels")  # fmt: skip  # noqa: E501
     p.add_argument("--model-version", metavar="VERSION")
     p.add_argument("--orientation", choices=("stored", "upright"), help="of images that EXIF turns, the data set's coordinates are of the stored or of the upright pixels")  # fmt: skip  # noqa: E501
+    p.add_argument("--white-point", metavar="WHITE", help="in images of more than 8 bits, the value that is white (or BLACK..WHITE); auto: find it again")  # fmt: skip  # noqa: E501
     add_detach(p)
 
     p = add("embed", _embed, "compute a vector for every image without one", writes=True)
@@ -91,6 +92,7 @@ def _ingest(args: argparse.Namespace) -> int:
     if args.layout == "auto":
         print(f"reading {args.path} as layout {layout}", file=sys.stderr)
     names = {"model": args.model, "model_version": args.model_version, "orientation": args.orientation}
+    names |= {"white_point": args.white_point}
     report = run_job(args, lake, "ingest", {"path": os.path.abspath(args.path), "layout": layout, **names})
     if report is None:
         return 0

@@ -23,6 +23,7 @@ from tests.pictures import encoded
 PICTURE = pictures.scene(3, 60, 40)
 GREY = np.asarray(PICTURE.convert("L"))
 COLOURS = np.asarray(PICTURE)
+BOTH = ("uint16", "float")
 
 
 def tiff(values: np.ndarray, **tags: object) -> bytes:
@@ -154,11 +155,11 @@ def test_what_the_file_says_comes_first(data: bytes, expected: tuple[float, floa
     """PNG asks that values fill the 16 bits, whatever sBIT is; files that do so are recognised by their low bits."""
     decoded = decode.decode(data)
     assert decoded.levels == Levels(*expected)
-    declared = decode.Declared({"uint16": Levels(0, 999), "float": Levels(0, 999)}, "source x")
+    declared = decode.Declared(dict.fromkeys(BOTH, Levels(0, 999)), dict.fromkeys(BOTH, "source x"))
     assert decode.decode(data, declared=declared).levels == (
         Levels(*expected) if decoded.levels_from == "file" else Levels(0, 999)
     )
-    forced = decode.Declared({"uint16": Levels(0, 999), "float": Levels(0, 999)}, "declared x", overrides=True)
+    forced = decode.Declared(dict.fromkeys(BOTH, Levels(0, 999)), dict.fromkeys(BOTH, "declared x"), BOTH)
     assert (decode.decode(data, declared=forced).levels, decode.decode(data, declared=forced).levels_from) == (
         Levels(0, 999), "declared x",
     )  # fmt: skip
