@@ -6,7 +6,7 @@ import pytest
 from lake import slices
 from lake.errors import BadInput
 from lake.open_lake import OpenLake
-from lake.storage import schema, store
+from lake.storage import image_rows, schema, store
 from tests.lake.prediction_rows import add, image
 
 
@@ -15,11 +15,7 @@ def answered(lk: OpenLake) -> OpenLake:
     """Three images: 0 and 1 called cat, 2 called dog; 0 answered twice."""
     add(lk, [{"label": "cat"}, {"label": "cat"}, {"label": "dog"}, {"image_id": image(0), "label": "cow"}])
     rows = [{"image_id": image(i), "ingested_at": store.now()} for i in range(3)]
-    fields = [f for f in schema.IMAGES.arrow() if f.name != "data"]
-    import lance
-
-    table = pa.Table.from_pylist(rows, schema=pa.schema(fields))
-    lk.insert("images", table.append_column("data", lance.blob_array([b"x"] * 3)).cast(schema.IMAGES.arrow()))
+    lk.insert("images", image_rows.images_table([row | {"data": b"x"} for row in rows]))
     return lk
 
 
