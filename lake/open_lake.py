@@ -89,6 +89,6 @@ def create(
     return opening.create_as(OpenLake, uri, embedders=embedders, columns=columns, storage_options=storage_options)
 
 
-def open(uri: str, *, storage_options: dict[str, str] | None = None, unclean: bool = False) -> OpenLake:
+def open(uri: str, *, storage_options: dict[str, str] | None = None) -> OpenLake:
     """Opens the lake at `uri`: see `lake.storage.opening.open`."""
-    return opening.open_as(OpenLake, uri, storage_options=storage_options, unclean=unclean)
+    return opening.open_as(OpenLake, uri, storage_options=storage_options)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lake.errors import NewerLake, NotALake
+from lake.errors import CouldNot, NewerLake, NotALake
 from lake.storage import renaming, schema
 from lake.storage.store import now
 from lake.version import VERSION
@@ -111,11 +111,13 @@ STEPS: list[tuple[int, str, Callable[[Lake], None]]] = [
 
 
 def applied(lake: Lake) -> list[int]:
-    """Numbers of the applied steps, ascending; empty if there is no lake."""
+    """Numbers of the applied steps, ascending; empty if there is no lake. Raises CouldNot if the table is damaged."""
     try:
-        return sorted(lake.dataset("migrations").to_table(columns=["number"])["number"].to_pylist())
+        return sorted(lake.scan("migrations", ["number"])["number"].to_pylist())
     except NotALake:
         return []
+    except (OSError, ValueError) as error:
+        raise CouldNot(f"table 'migrations' of {lake.uri} is damaged; mend it with lakeloop doctor --repair") from error
 
 
 def apply(lake: Lake) -> list[int]:
@@ -134,15 +136,31 @@ def apply(lake: Lake) -> list[int]:
         if number in done:
             continue
         step(lake)
-        row = {"number": number, "name": name, "applied_at": now(), "lakeloop_version": VERSION}
-        lake.insert("migrations", pa.Table.from_pylist([row], schema=schema.MIGRATIONS.arrow()))
+        _record(lake, number, name)
         fresh.append(number)
     return fresh
 
 
+def _record(lake: Lake, number: int, name: str) -> None:
+    row = {"number": number, "name": name, "applied_at": now(), "lakeloop_version": VERSION}
+    lake.insert("migrations", pa.Table.from_pylist([row], schema=schema.MIGRATIONS.arrow()))
+
+
 def repeat(lake: Lake) -> None:
-    """Repeats every recorded step: a table that went back to an older version may lack what a step added."""
+    """Gives tables and columns again that a step added: a table that lost commits may lack them.
+
+    Saved SQL is not rewritten again: what was saved since means the new names.
+    """
     done = applied(lake)
     for number, _, step in STEPS:
-        if number in done:
+        if number in done and step is not _plain_names:
             step(lake)
+
+
+def record_again(lake: Lake) -> None:
+    """Records all steps of a lake whose records were lost, and gives it again what they added."""
+    for number, name, step in STEPS:
+        if number not in applied(lake):
+            if step is not _plain_names:
+                step(lake)
+            _record(lake, number, name)

@@ -10,13 +10,15 @@ import pyarrow as pa
 
 from lake.errors import BadInput, CouldNot, NotALake
 from lake.storage import migrations, renaming, schema, views
-from lake.storage.lance_files import quarantine
+from lake.storage.lance_files import damage, quarantine
 from lake.storage.store import Lake
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 L = TypeVar("L", bound=Lake)
+# Four times as long as the kernel keeps a written page before it writes it to the disk.
+UNSYNCED_SECONDS = 120.0
 
 
 def create(
@@ -62,50 +64,44 @@ def create_as(
     return lake
 
 
-def open(uri: str, *, storage_options: dict[str, str] | None = None, unclean: bool = False) -> Lake:
+def open(uri: str, *, storage_options: dict[str, str] | None = None) -> Lake:
     """Opens the lake at `uri`, applying migrations it lacks.
 
-    On a local disk, files that a power loss damaged are moved aside first
-    (`lake/storage/lance_files/quarantine.py`); the lake's `notices` report it. With `unclean`, the power may have
-    failed, so the data files of the last commits are checked, too.
-    Raises NotALake if there is none, NewerLake if a later lakeloop wrote it, CouldNot if a table cannot be repaired.
+    On a local disk, newest manifests that a power loss tore are moved aside first
+    (`lake/storage/lance_files/quarantine.py`); the lake's `notices` report it.
+    Raises NotALake if there is none, NewerLake if a later lakeloop wrote it, CouldNot if a table is damaged.
     """
-    return open_as(Lake, uri, storage_options=storage_options, unclean=unclean)
+    return open_as(Lake, uri, storage_options=storage_options)
 
 
-def open_as(kind: type[L], uri: str, *, storage_options: dict[str, str] | None, unclean: bool) -> L:
+def open_as(kind: type[L], uri: str, *, storage_options: dict[str, str] | None) -> L:
     """`open`, for a class that adds methods to Lake."""
     lake = kind(uri, storage_options)
     renaming.rename_table(lake)  # before the tables are checked, by their new names
-    if unclean or _damaged(lake):
-        notices = quarantine.quarantine(uri, files=unclean)
+    if lake.folder is not None and quarantine.suspicious(uri):
+        notices = quarantine.quarantine(uri)
         lake = kind(uri, storage_options)
         lake.notices += notices
         if notices and migrations.applied(lake):
-            _restore_columns(lake)
+            restore_columns(lake)
+    if lake.folder is not None:  # a damaged table is named now, not at the first query that needs it
+        for name in schema.TABLES:
+            with suppress(NotALake):  # a table of a later migration
+                lake.dataset(name)
+            lost = damage.lost_manifest(lake.folder, name, UNSYNCED_SECONDS)
+            if lost is not None:
+                raise CouldNot(
+                    f"table {name!r} of {uri} had version {lost}, and its manifest is missing; writing on would make it"
+                    f" worse. Run: lakeloop doctor --repair --lake {uri}"
+                )
     if not migrations.applied(lake):
         raise NotALake(f"no lake at {uri}; make one with: lakeloop init --lake {uri}")
     migrations.apply(lake)
     return lake
 
 
-def _damaged(lake: Lake) -> bool:
-    """Whether a table does not open, or must not be opened as it is. Opening all tables costs a few milliseconds."""
-    if lake.folder is None:
-        return False
-    if quarantine.suspicious(lake.uri):
-        return True
-    try:
-        for name in schema.TABLES:
-            with suppress(NotALake):  # a table of a later migration
-                lake.dataset(name)
-    except CouldNot:
-        return True
-    return False
-
-
-def _restore_columns(lake: Lake) -> None:
-    """Adds the columns again that quarantined versions had added: other tables record that they exist."""
+def restore_columns(lake: Lake) -> None:
+    """Adds the columns again that lost versions had added: other tables record that they exist."""
     migrations.repeat(lake)
     for record in lake.embedders():
         if record.dim is not None:

@@ -104,13 +104,21 @@ class Lake:
                 except ValueError as error:
                     if any(words in str(error) for words in ("was not found", "Not a directory")):
                         raise NotALake(f"no table {name!r} in {self.uri}") from error
-                    raise CouldNot(f"table {name!r} of {self.uri} is damaged; see: lakeloop doctor") from error
+                    raise CouldNot(
+                        f"table {name!r} of {self.uri} is damaged; see lakeloop doctor, and lakeloop doctor --repair"
+                    ) from error
             # checkout_latest() changes the object under its other users; a new handle does not.
             latest = dataset.latest_version
             if dataset.version != latest:
                 dataset = dataset.checkout_version(latest)
             self._datasets[name] = dataset
         return dataset if version in (None, dataset.version) else dataset.checkout_version(version)
+
+    def reopen(self, name: str) -> None:
+        """Forgets what this object has read of the table: its files were changed by other means than a commit."""
+        with self._lock:
+            self._datasets.pop(name, None)
+            self._session = None
 
     def is_open(self, name: str) -> bool:
         """Whether this process has read the table before."""
@@ -198,7 +206,7 @@ class Lake:
         key = schema.TABLES[name].key
 
         def write() -> int:
-            dataset = self._writable(name)
+            dataset = self.writable(name)
             if not key:
                 import lance
 
@@ -215,7 +223,7 @@ class Lake:
         self.commit(
             name,
             lambda: (
-                self._writable(name)
+                self.writable(name)
                 .merge_insert(key)
                 .when_matched_update_all()
                 .when_not_matched_insert_all()
@@ -225,7 +233,7 @@ class Lake:
 
     def delete(self, name: str, filter: str) -> None:
         """Removes the rows that pass a Lance filter."""
-        self.commit(name, lambda: self._writable(name).delete(filter))
+        self.commit(name, lambda: self.writable(name).delete(filter))
 
     def add_column(self, name: str, field: pa.Field) -> None:
         """Adds a column of nulls, unless it exists. Changes only metadata; no data is rewritten.
@@ -241,7 +249,7 @@ class Lake:
                         f"column {field.name!r} of {name} is {present.field(field.name).type}, not {field.type}"
                     )
                 return
-            self._writable(name).add_columns(field)
+            self.writable(name).add_columns(field)
 
         self.commit(name, write)
 
@@ -276,7 +284,7 @@ class Lake:
     def index(self, name: str) -> None:
         """Brings every row written so far into the table's key indexes."""
         if schema.TABLES[name].indexed:
-            self.commit(name, lambda: self._writable(name).optimize.optimize_indices())
+            self.commit(name, lambda: self.writable(name).optimize.optimize_indices())
 
     def create_table(self, table: schema.Table) -> None:
         """Creates an empty table with its key indexes, or completes a table that an interrupted run left unfinished."""
@@ -308,7 +316,7 @@ class Lake:
         finally:
             os.close(folder)
 
-    def _writable(self, name: str) -> lance.LanceDataset:
+    def writable(self, name: str) -> lance.LanceDataset:
         """The table at its newest version, as a handle of its own: a write changes the handle, and Lance panics if
         another thread uses it meanwhile.
         """

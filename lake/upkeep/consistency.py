@@ -15,7 +15,7 @@ from lake import ids
 from lake.labels import retraction
 from lake.sql import connections
 from lake.storage import blobs, schema, store
-from lake.upkeep import erasure, retention
+from lake.upkeep import erasure, retention, set_aside
 
 if TYPE_CHECKING:
     from lake.storage.store import Lake
@@ -28,12 +28,16 @@ READ_AT_ONCE = 200
 
 @dataclass(frozen=True)
 class DoctorFinding:
-    """A finding in words: `what`. Severity `wrong` needs action, as `remedy` says; a `note` is for your information."""
+    """A finding in words: `what`. Severity `wrong` needs action, as `remedy` says; a `note` is for your information.
+
+    `ids`: all the ids that it is about, where it is about ids.
+    """
 
     check: str
     severity: Severity
     what: str
     remedy: str = ""
+    ids: tuple[str, ...] = ()
 
 
 @dataclass
@@ -166,13 +170,15 @@ def sets(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Doctor
                 f"{table}: {first['id']} has size {first['size']:,} but {first['n']:,} members ({len(wrong)} such)"
             )
             yield DoctorFinding("sets", "wrong", message, "create the slice or tree again")
-    # Left by an interrupted creation or deletion; retention keeps their images.
+    # Left by an interrupted creation or deletion; retention keeps their images. After a loss of rows of `slices`, they
+    # may be all that is left of a slice.
+    lost = lake.folder is not None and any(a.missing and a.table == "slices" for _, a in set_aside.lists(lake.folder))
     leftover = connections.query(
         lake,
         "SELECT DISTINCT id FROM slice_members WHERE id NOT IN (SELECT id FROM slices WHERE deleted_at IS NULL)"
         " ORDER BY 1",
     )["id"].to_pylist()
-    if leftover and repair:
+    if leftover and repair and not lost:
         lake.delete("slice_members", f"id in ({store.literals(leftover)})")
         report.mended.append(f"slice_members: removed rows of {len(leftover)} slices that do not exist")
     elif leftover:
@@ -196,12 +202,12 @@ def erased(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Doct
         yield DoctorFinding("erased", "wrong", message, "run lakeloop doctor --repair or lakeloop forget")
 
 
-def contents(lake: Lake, report: ConsistencyReport, full: bool) -> Iterator[DoctorFinding]:
-    """Checks that the bytes of images hash to their ids: of all with `full`, else of a sample."""
+def contents(lake: Lake, report: ConsistencyReport, deep: bool) -> Iterator[DoctorFinding]:
+    """Checks that the bytes of images hash to their ids: of all with `deep`, else of a sample."""
     dataset = lake.dataset("images")
     total = dataset.count_rows()
     chosen = (
-        dataset.scanner(columns=["image_id"]).to_table() if full else dataset.sample(min(SAMPLE, total), ["image_id"])
+        dataset.scanner(columns=["image_id"]).to_table() if deep else dataset.sample(min(SAMPLE, total), ["image_id"])
     )
     names = chosen["image_id"].to_pylist() if total else []
     wrong: list[str] = []

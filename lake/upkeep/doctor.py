@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from lake.errors import LakeloopError, NotALake
 from lake.sql import connections
 from lake.storage import indexes, leader_lock, opening, renaming, schema, store
-from lake.storage.lance_files import quarantine, table_files
-from lake.upkeep import backup_list, consistency, maintenance
+from lake.storage.lance_files import damage, quarantine, table_files
+from lake.upkeep import backup_list, consistency, maintenance, set_aside
+from lake.upkeep import repair as repairing
 from lake.upkeep.consistency import ConsistencyReport, DoctorFinding
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 FREE_BYTES = 2 << 30
 CLOCK_TOLERANCE = dt.timedelta(minutes=5)
 LONGEST_WAIT_SECONDS = 300.0
+LEADER_WAIT = 60.0
+REPAIR = "run lakeloop doctor --repair: it sets aside only what cannot be read, and names it"
 
 
 def examine(
@@ -34,33 +37,39 @@ def examine(
     *,
     spools: Sequence[Spool] = (),
     repair: bool = False,
-    full: bool = False,
+    deep: bool = False,
     storage_options: dict[str, str] | None = None,
 ) -> ConsistencyReport:
-    """Examines the lake at `uri`. With `full` it reads and hashes every image, otherwise a sample.
+    """Examines the lake at `uri`. With `deep` it reads every file and hashes every image, otherwise a sample of them.
 
-    `repair` sets torn commits of the last moments aside, completes indexes, removes leftovers and repeated rows, and
-    erases images again that came back. Raises NotALake if there is no lake.
+    `repair` reads every file, sets aside what cannot be read, completes indexes, removes leftovers and repeated rows,
+    and erases images again that came back. Raises NotALake if there is no lake, LakeBusy if another process maintains
+    it.
     """
     started = time.monotonic()
     report = ConsistencyReport()
     folder = store.local_folder(uri)
-    renaming.rename_table(store.Lake(uri, storage_options))
-    if repair:
-        report.mended += quarantine.quarantine(uri, files=True)
+    unopened = store.Lake(uri, storage_options)
+    renaming.rename_table(unopened)
+    if repair and folder is not None and folder.is_dir():
+        with leader_lock.leader(unopened, LEADER_WAIT):
+            report.mended += repairing.repair(unopened)
+    _run(report, "files", _files(unopened, report, deep=deep and not repair))  # a repair has just read them
     try:
         lake = opening.open(uri, storage_options=storage_options)
+        if report.mended:
+            opening.restore_columns(lake)
     except NotALake:
         raise
     except LakeloopError as error:
         report.findings.append(
-            DoctorFinding("opens", "wrong", str(error), "restore the lake from a backup with: lakeloop restore")
+            DoctorFinding("opens", "wrong", str(error), "run lakeloop doctor --repair; otherwise lakeloop restore")
         )
         return report
     report.mended += lake.notices
-    for check in (_files, _leftovers, _indexes, _clock, *consistency.CHECKS):
+    for check in (_set_aside, _leftovers, _indexes, _clock, *consistency.CHECKS):
         _run(report, check.__name__.strip("_"), check(lake, report, repair))
-    _run(report, "bytes", consistency.contents(lake, report, full))
+    _run(report, "bytes", consistency.contents(lake, report, deep))
     if folder is not None:
         report.findings += _disk(lake, folder)
     for spool in spools:
@@ -73,25 +82,41 @@ def _run(report: ConsistencyReport, name: str, findings: Iterator[DoctorFinding]
     """Collects the findings of a check. An unreadable lake is a finding, too."""
     try:
         report.findings += findings
-    except (LakeloopError, OSError, ValueError) as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # Lance's panics at damaged files are no Exception
         message = f"the check failed, because the lake cannot be read: {str(error)[:300]}"
         report.findings.append(
             DoctorFinding(name, "wrong", message, "see the other findings; if there are none, run: lakeloop restore")
         )
 
 
-def _files(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
+def _files(lake: Lake, report: ConsistencyReport, *, deep: bool) -> Iterator[DoctorFinding]:
+    """Checks that every file of the newest versions is there and whole; with `deep`, that none has changed."""
+    if lake.folder is None or not lake.folder.is_dir():
+        return
+    for found in damage.of_lake(lake.folder, [*schema.TABLES], deep=deep):
+        rows, row_ids = repairing.rows_in(lake, found)
+        about = f"; {rows:,} rows are in them" if rows else ""
+        words = f"{found.table}: {'; '.join(found.sentences())}{about}"
+        yield DoctorFinding("files", "wrong", words, REPAIR, tuple(row_ids))
+
+
+def _set_aside(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
+    """Names rows that a repair set aside and that did not come back since."""
     if lake.folder is None:
         return
-    for name in schema.TABLES:
-        table = lake.folder / f"{name}.lance"
-        dataset = lake.dataset(name)
-        report.checked["fragments"] = report.checked.get("fragments", 0) + len(dataset.get_fragments())
-        torn = list(table_files.torn(dataset, table))
-        if torn:
-            message = f"{name}: {len(torn)} files are missing or cut short, the first is {torn[0]}"
-            remedy = "if the machine has just lost power, run lakeloop doctor --repair; otherwise lakeloop restore"
-            yield DoctorFinding("files", "wrong", message, remedy)
+    for path, aside in set_aside.lists(lake.folder):
+        if aside.missing:
+            first = next((column for column, values in aside.ids.items() if values), None)
+            named = f", the first {first} is {aside.ids[first][0]}" if first else ""
+            words = f"{aside.table}: {aside.missing:,} rows were lost before {aside.at[:16]}{named}; see {path}"
+            remedy = "fill the hole with lakeloop doctor --restore-from BACKUP, or remove that file to accept the loss"
+            yield DoctorFinding("set aside", "wrong", words, remedy, tuple(aside.ids[first]) if first else ())
+    files = sum(1 for p in (lake.folder / quarantine.FOLDER).rglob("*") if p.is_file() and p.suffix != ".json")
+    if files:
+        words = f"{files} damaged files are kept in {lake.folder / quarantine.FOLDER}"
+        yield DoctorFinding("set aside", "note", words, "remove the folder if no data is missing")
 
 
 def _leftovers(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
@@ -116,12 +141,6 @@ def _leftovers(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[
         yield DoctorFinding(
             "leftovers", "note", f"{parts[0]}: left by an interrupted run", f"remove {lake.folder / parts[0]}"
         )
-    quarantined = lake.folder / quarantine.FOLDER
-    if quarantined.exists():
-        message = (
-            f"{sum(1 for p in quarantined.rglob('*') if p.is_file())} damaged versions are set aside in {quarantined}"
-        )
-        yield DoctorFinding("leftovers", "note", message, "remove the folder if no data is missing")
 
 
 def _indexes(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:
@@ -135,6 +154,7 @@ def _indexes(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[Do
         elif missing:
             message = f"{name} has no index on {', '.join(missing)}: look-ups read the whole table"
             yield DoctorFinding("indexes", "wrong", message, "lakeloop doctor --repair")
+        report.checked["fragments"] = report.checked.get("fragments", 0) + len(dataset.get_fragments())
         rows = dataset.count_rows()
         outside = max((indexes.unindexed(dataset, i.name) for i in dataset.describe_indices()), default=0)
         report.checked["rows"] = report.checked.get("rows", 0) + rows

@@ -18,7 +18,7 @@ from lake.errors import NotALake
 from lake.jobs import live_state
 from lake.sql import columnar
 from lake.storage import indexes, schema, store
-from lake.storage.lance_files import merging, table_files
+from lake.storage.lance_files import checksums, damage, merging, quarantine, table_files
 from lake.storage.leader_lock import LOCK, leader
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def maintain(
             table.fragments_after = len(lake.dataset(name).get_fragments())
             table.bytes_after = sum(f.size for f in table_files.present(lake.dataset(name)))
             progress(1)
+        checksums.record(lake)
         if leftovers:
             live_state.remove_old_logs(lake)
         if leftovers and report.complete and lake.folder is not None:
@@ -191,11 +192,16 @@ def _between_hours(lake: Lake, name: str) -> list[int]:
 def remove_leftovers(lake: Lake, name: str, older_than: dt.timedelta = LEFTOVER_AFTER) -> int:
     """Removes files of a local table that no version uses and that no writer can still commit. Returns their number.
 
-    Killed writers leave such files; Lance itself removes only some of them, after a week.
+    Killed writers leave such files; Lance itself removes only some of them, after a week. While a manifest is missing
+    or set aside, nothing is removed: the files of its commit look the same, and `lakeloop doctor --repair` reads them.
     """
-    if lake.folder is None:
+    if lake.folder is None or _lost_commits(lake.folder, name):
         return 0
     files = table_files.unclaimed(lake.dataset(name), store.now() - older_than)
     for file in files:
         table_files.remove(lake.folder / f"{name}.lance", file.path)
     return len(files)
+
+
+def _lost_commits(folder: Path, name: str) -> bool:
+    return damage.lost_manifest(folder, name) is not None or bool(quarantine.manifests_aside(folder, name))

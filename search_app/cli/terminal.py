@@ -47,9 +47,13 @@ def open_lake(args: argparse.Namespace, drain: bool = True) -> Lake:
     start_without_pandas()
     spool = _abandoned(uri(args)) if drain else None
     try:
-        # Events left in the spool may mean that the machine stopped, too.
-        opened = lake.open(uri(args), unclean=spool is not None)
-        for notice in opened.notices:
+        notices = []
+        if spool is not None:  # events left in it may mean that the machine stopped, too
+            from lake.upkeep import at_start
+
+            notices = at_start.mend(uri(args))
+        opened = lake.open(uri(args))
+        for notice in notices + opened.notices:
             print(f"lakeloop: {notice}", file=sys.stderr)
         if spool is not None:
             _drain(opened, spool)

@@ -25,6 +25,7 @@ from lake.access.keys import Keyring
 from lake.errors import BadInput
 from lake.extras import require
 from lake.jobs import live_state
+from lake.upkeep import at_start
 from search_app.api.app import Api
 from search_app.security.access import OPEN, AccessPolicy, make_access
 from search_app.security.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
@@ -122,12 +123,13 @@ def serve(
     """
     if not is_loopback(host):
         policy = replace(policy, require_key=True)
-    opened = lake.open(uri, unclean=True)
+    notices = at_start.mend(uri)
+    opened = lake.open(uri)
     if job_limits is not None:
         live = live_state.of(opened)
         live.set_limits(*job_limits)
         live.close()
-    for notice in opened.notices:
+    for notice in notices + opened.notices:
         sys.stderr.write(f"lakeloop: {notice}\n")
     if policy.require_key and not Keyring(opened).any_active():
         reason = f"other machines can reach --host {host}" if not is_loopback(host) else "every request needs one"

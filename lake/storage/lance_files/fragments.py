@@ -53,7 +53,7 @@ def file_with(fragment: lance.LanceFragment, field: int | None) -> tuple[str, in
 
 def fingerprints(dataset: lance.LanceDataset, columns: Iterable[str]) -> dict[str, tuple[Any, int]]:
     """Each fragment and its number of rows, by a key that changes when a row or a value of these columns does."""
-    fields = {field for column in columns for field in _nested(dataset.lance_schema.field(column))}
+    fields = {field for column in columns for field in nested(dataset.lance_schema.field(column))}
     keyed = {}
     for fragment in dataset.get_fragments():
         metadata = fragment.metadata
@@ -64,8 +64,8 @@ def fingerprints(dataset: lance.LanceDataset, columns: Iterable[str]) -> dict[st
     return keyed
 
 
-def _nested(field: Any) -> Iterator[int]:
+def nested(field: Any) -> Iterator[int]:
     """The numbers of a field and of all fields inside it."""
     yield field.id()
     for child in field.children():
-        yield from _nested(child)
+        yield from nested(child)

@@ -120,7 +120,7 @@ def torn(dataset: lance.LanceDataset, table: Path) -> Iterator[str]:
             if not _whole(table / path, file.file_size_bytes):
                 yield path
         deletions = fragment.deletion_file()
-        if deletions and not _has_bytes(table / deletions):
+        if deletions and not has_bytes(table / deletions):
             yield deletions
 
 
@@ -136,7 +136,7 @@ def _whole(path: Path, size: int | None) -> bool:
         return False
 
 
-def _has_bytes(path: Path) -> bool:
+def has_bytes(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 

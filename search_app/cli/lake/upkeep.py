@@ -58,8 +58,8 @@ def register(add: Add) -> None:
     p.add_argument("--sha256", metavar="HEX", help="refuse a backup with another SHA-256 than `backup` printed")
 
     p = add("doctor", _doctor, "find errors in a lake and their remedies", writes=True)
-    p.add_argument("--repair", action="store_true", help="repair what can be repaired without losing data")
-    p.add_argument("--full", action="store_true", help="read and hash every image, not a sample of 200")
+    p.add_argument("--repair", action="store_true", help="set aside what cannot be read, keep all the rest")
+    p.add_argument("--deep", action="store_true", help="read every file and hash every image, not a sample of 200")
     p.add_argument("--spool", action="append", default=[], type=Path, metavar="DIR", help=SPOOL)
 
     p = add("retain", _retain, "drop old images, thumbnails and vectors; predictions stay", writes=True)
@@ -165,7 +165,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from lake.upkeep import doctor
 
     with _spools(args) as spools:
-        report = doctor.examine(uri(args), spools=spools, repair=args.repair, full=args.full)
+        report = doctor.examine(uri(args), spools=spools, repair=args.repair, deep=args.deep)
     lines = [f"repaired: {sentence}" for sentence in report.mended]
     for finding in report.findings:
         lines.append(f"{'WRONG' if finding.severity == 'wrong' else 'note':<6} {finding.what}")

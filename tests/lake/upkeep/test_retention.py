@@ -174,7 +174,7 @@ def test_a_dry_run_reports_the_same_and_changes_nothing(aged: OpenLake) -> None:
 def test_the_lake_records_which_images_it_dropped(aged: OpenLake) -> None:
     """So the doctor knows retired from lost."""
     retention.retain(aged, RetentionPolicy(image_days=25, thumbnail_days=35))
-    assert doctor.examine(aged.uri, full=True).findings == []
+    assert doctor.examine(aged.uri, deep=True).findings == []
     gone = retention.dropped_before(aged)
     assert abs(gone["images"] - ago(25)) < dt.timedelta(minutes=1)
     aged.delete("images", f"image_id = '{stock.image_id(20, SIZE)}'")

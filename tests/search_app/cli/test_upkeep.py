@@ -121,7 +121,7 @@ def test_restore_leaves_out_what_was_erased_since(run: Any, used: OpenLake, tmp_
 
 
 def test_doctor_exits_1_when_something_is_wrong(run: Any, used: OpenLake) -> None:
-    assert run("doctor", "--lake", used.uri, "--full").code == 0
+    assert run("doctor", "--lake", used.uri, "--deep").code == 0
     used.delete("images", f"image_id = '{stock.image_id(0)}'")
     ill = run("doctor", "--lake", used.uri, "--json")
     assert (ill.code, ill.json["sound"]) == (1, False)

@@ -1,0 +1,148 @@
+"""A repair sets aside only what cannot be read: the commits after the damage stay, and nothing healthy is removed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from lake.errors import CouldNot
+from lake.open_lake import OpenLake
+from lake.storage import store
+from lake.storage.lance_files import checksums, table_files
+from lake.upkeep import at_start, doctor, maintenance, repair, set_aside
+from tests.conftest import MakeLake
+from tests.lake import prediction_rows, stock
+
+
+@pytest.fixture
+def labelled(make_lake: MakeLake) -> OpenLake:
+    """Twenty images, labelled in two commits of ten; three days old."""
+    lk = make_lake(embedders=["x"])
+    stock.bind(lk)
+    stock.add(lk, range(20))
+    for start in (0, 10):
+        names = [stock.image_id(n) for n in range(start, start + 10)]
+        prediction_rows.label(lk, *((name, f"class {start}", store.now()) for name in names))
+    for name in ("labels", "samples"):  # an index knows the rows of each file
+        lk.index(name)
+    grow_old(lk)
+    return lk
+
+
+def grow_old(lk: OpenLake) -> None:
+    for path in Path(lk.uri).rglob("*"):
+        os.utime(path, (time.time() - 3 * 86_400,) * 2)
+
+
+def data_files(lk: OpenLake, name: str) -> list[Path]:
+    """The data files of the table's rows, the oldest rows first."""
+    fragments = lk.dataset(name).get_fragments()
+    return [Path(lk.table_uri(name)) / "data" / fragment.metadata.files[0].path for fragment in fragments]
+
+
+def test_one_lost_file_costs_its_own_rows_and_no_later_commit(labelled: OpenLake) -> None:
+    data_files(labelled, "labels")[0].unlink()
+    finding = doctor.examine(labelled.uri).findings[0]
+    assert "labels: 1 data files cannot be read" in finding.what
+    assert "10 rows are in them" in finding.what
+    assert set(finding.ids) == {stock.image_id(n) for n in range(10)}
+    with pytest.raises(CouldNot, match="lakeloop doctor --repair"):
+        at_start.mend(labelled.uri)  # as a service does: it changes nothing
+    report = doctor.examine(labelled.uri, repair=True)
+    assert "set aside 1 damaged files; 10 rows were in them" in report.mended[0]
+    assert not report.sound
+    kept = OpenLake(labelled.uri).scan("labels", ["image_id"])["image_id"].to_pylist()
+    assert set(kept) == {stock.image_id(n) for n in range(10, 20)}
+    ((_, aside),) = set_aside.lists(Path(labelled.uri))
+    assert set(aside.ids["image_id"]) == {stock.image_id(n) for n in range(10)}
+
+
+def test_maintenance_keeps_what_a_repair_kept_and_what_it_set_aside(labelled: OpenLake) -> None:
+    first = data_files(labelled, "labels")[0]
+    first.write_bytes(first.read_bytes()[:-1])
+    doctor.examine(labelled.uri, repair=True)
+    grow_old(labelled)
+    maintenance.maintain(OpenLake(labelled.uri), older_than=dt.timedelta(0))
+    assert OpenLake(labelled.uri).dataset("labels").count_rows() == 10
+    aside = Path(labelled.uri) / "quarantine/labels/data" / first.name
+    assert aside.exists()
+
+
+def test_a_lost_newest_manifest_costs_no_row(labelled: OpenLake) -> None:
+    """The rows of its commit are in a data file that no manifest names."""
+    (version, of_index), (_, of_rows) = table_files.manifests(Path(labelled.table_uri("labels")))[:2]
+    of_index.unlink()
+    of_rows.unlink()
+    report = doctor.examine(labelled.uri)
+    assert f"labels: the manifest of version {version} is missing" in report.findings[0].what
+    maintenance.maintain(OpenLake(labelled.uri), older_than=dt.timedelta(0))  # must not take it for a leftover
+    report = doctor.examine(labelled.uri, repair=True)
+    assert any("took 10 rows from their data files" in sentence for sentence in report.mended), report.mended
+    assert report.sound
+    assert OpenLake(labelled.uri).dataset("labels").count_rows() == 20
+
+
+def test_a_lost_manifest_comes_back_from_its_copy(labelled: OpenLake) -> None:
+    checksums.record(labelled)
+    for _, manifest in table_files.manifests(Path(labelled.table_uri("labels"))):
+        manifest.unlink()
+    assert not doctor.examine(labelled.uri).sound
+    report = doctor.examine(labelled.uri, repair=True)
+    assert any("put back the manifest" in sentence for sentence in report.mended)
+    assert report.sound
+    assert OpenLake(labelled.uri).dataset("labels").count_rows() == 20
+
+
+def test_a_flipped_bit_is_found_where_a_hash_is_recorded(labelled: OpenLake) -> None:
+    checksums.record(labelled)
+    path = data_files(labelled, "samples")[0]
+    data = path.read_bytes()
+    path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    assert not any(finding.check == "files" for finding in doctor.examine(labelled.uri).findings)  # it reads sizes only
+    deep = next(f for f in doctor.examine(labelled.uri, deep=True).findings if f.check == "files")
+    assert "its bytes have changed" in deep.what
+    assert len(deep.ids) == 20
+
+
+def test_of_a_damaged_file_of_images_those_that_match_their_ids_stay(labelled: OpenLake) -> None:
+    checksums.record(labelled)
+    path = data_files(labelled, "images")[0]
+    data = path.read_bytes()
+    at = data.index(stock.data(5)[100:200])
+    path.write_bytes(data[:at] + b"\0" * 100 + data[at + 100 :])
+    doctor.examine(labelled.uri, repair=True)
+    kept = set(OpenLake(labelled.uri).scan("images", ["image_id"])["image_id"].to_pylist())
+    assert kept == {stock.image_id(n) for n in range(20) if n != 5}
+
+
+def test_lost_vectors_are_missing_vectors_and_nothing_else(labelled: OpenLake) -> None:
+    stock.embed(labelled, range(20))
+    files = labelled.dataset("samples").get_fragments()[0].metadata.files
+    (Path(labelled.table_uri("samples")) / "data" / files[-1].path).unlink()
+    report = doctor.examine(labelled.uri, repair=True)
+    assert "emb_x of 20 rows are empty now" in report.mended[0]
+    lk = OpenLake(labelled.uri)
+    assert (lk.dataset("samples").count_rows(), lk.dataset("samples").count_rows("emb_x is not null")) == (20, 0)
+    stock.embed(lk, range(20))
+    assert lk.dataset("samples").count_rows("emb_x is not null") == 20
+
+
+def test_rows_of_slices_that_were_lost_keep_their_members(labelled: OpenLake) -> None:
+    from lake import slices
+
+    slices.create(labelled, "odd", ids=[stock.image_id(n) for n in range(3)])
+    data_files(labelled, "slices")[0].unlink()
+    doctor.examine(labelled.uri, repair=True)
+    assert OpenLake(labelled.uri).dataset("slice_members").count_rows() == 3
+
+
+def test_a_lake_that_nothing_ails_is_not_touched(labelled: OpenLake) -> None:
+    before = shutil.copytree(labelled.uri, labelled.uri + ".before")
+    assert repair.repair(labelled) == []
+    names = [p.relative_to(before) for p in Path(before).rglob("*") if p.is_file()]
+    assert all((Path(labelled.uri) / name).read_bytes() == (Path(before) / name).read_bytes() for name in names)
