@@ -107,6 +107,8 @@ def maintain(
             if over():
                 report.complete = False
                 break
+            if lake.folder is not None and _lost_commits(lake.folder, name):
+                continue  # the doctor tells of it; a commit now would hide what is lost
             report.tables[name] = table = TableReport()
             files = table_files.present(lake.dataset(name))
             table.bytes_before = sum(f.size for f in files)

@@ -81,9 +81,7 @@ def _repair_table(lake: Lake, folder: Path, found: TableDamage) -> list[str]:
         (table / table_files.VERSIONS / damage.HINT).unlink(missing_ok=True)
         lake.create_table(schema.TABLES[name])
         found.lost = max(1, found.lost or 0)
-        done.append(
-            f"{name}: made the table again, because none of its manifests can be read; deleted rows may be back"
-        )
+        done.append(f"{name}: made the table again, because no manifest can be read; deleted rows may be back")
     indexes = _Keys(lake, name, record)
     aside = AsideList(name, store.now().isoformat())
     if found.deletions or found.files:
