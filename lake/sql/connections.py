@@ -2,7 +2,8 @@
 
 A connection is in memory, for one query at a time. It cannot read files, reach the network, load extensions or change
 its settings, and sees every table at one version: large ones from the columnar copy, the others from Lance.
-It does not limit memory or time: `lake/sql/sandbox` does.
+It does not limit memory: `lake/sql/sandbox` does. It stops after `limits(lake).seconds`, which a server sets for the
+filters of others that it evaluates here, between two blocks of rows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lake.errors import BadInput, NotALake
+from lake.errors import BadInput, NotALake, QueryStopped
 from lake.sql import columnar
 from lake.sql.per_lake import PerLake
 from lake.storage import schema, views
@@ -55,7 +56,15 @@ class Idle:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+@dataclass
+class Limits:
+    """`seconds`: how long a connection may be used for one query; None: without end."""
+
+    seconds: float | None = None
+
+
 idle = PerLake(Idle)
+limits = PerLake(Limits)
 _CATALOGUES = re.compile(r"\b(show|describe|information_schema|duckdb_\w+|pg_\w+|sqlite_\w+|pragma_\w+)\b")
 
 
@@ -124,12 +133,31 @@ def connect(lake: Lake, text: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
                     versions[name] = cheap[0]
         entry = versions, _connection({name: source for name, (_, source) in sources.items()})
     versions, connection = entry
+    seconds = limits(lake).seconds
+    late = threading.Event()
+    timer = threading.Timer(seconds or 0, _interrupt, (connection, late))
     try:
+        if seconds is not None:
+            timer.start()
         yield connection
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if late.is_set() and isinstance(error, Exception):
+            raise QueryStopped(
+                "timeout", f"it took longer than {seconds:g} s here; ask for fewer rows, or write a simpler filter"
+            ) from error
         raise
-    _give_back(lake, versions, connection)
+    finally:
+        timer.cancel()
+    if late.is_set():
+        connection.close()
+    else:
+        _give_back(lake, versions, connection)
+
+
+def _interrupt(connection: duckdb.DuckDBPyConnection, late: threading.Event) -> None:
+    late.set()
+    connection.interrupt()
 
 
 def _source(lake: Lake, name: str, vectors: bool) -> tuple[int, LanceView | columnar.PinnedTables]:

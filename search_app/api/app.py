@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from lake.sql import connections
 from lake.version import VERSION
 from search_app.api import bodies
 from search_app.api.openapi import describe
@@ -48,10 +49,15 @@ if TYPE_CHECKING:
     from search_app.server.live_ingest import LiveIngest
 
 
+# A filter of others may be evaluated for so long in this process; queries run in others.
+FILTER_SECONDS = 60.0
+
+
 class Api:
     """The API. Without `ingest` it only reads. It starts and stops with the ASGI lifespan, or with `lifespan`."""
 
     def __init__(self, lake: OpenLake, intake: LiveIngest | None = None, fetch: events.Fetch | None = None) -> None:
+        connections.limits(lake).seconds = FILTER_SECONDS
         spool = intake.spool if intake else None
         self.service = Service(lake, spool, intake.limits if intake else None)
         self.metrics = Metrics(spool)

@@ -17,8 +17,8 @@ from embeddings.search import near
 from lake import open_lake, slices
 from lake.errors import BadInput, QueryStopped
 from lake.open_lake import OpenLake
-from lake.sql import where
-from lake.sql.sandbox import filters
+from lake.sql import connections, where
+from lake.sql.sandbox import filters, parsing
 from lake.sql.sandbox.pool import shared
 from search_app.security import filter_bounds
 from search_app.ui.components import scope
@@ -165,6 +165,93 @@ def test_the_tree_of_a_long_query_of_neighbours_stays_in_its_process(lake: OpenL
     deep = "SELECT * FROM near('a') WHERE " + "(" * 20_000
     with small(), pytest.raises(BadInput, match="nested too deeply"):
         shared(lake).run(deep, prepare=near.preparation(lake, deep))
+
+
+SLOW_PATTERNS = [
+    "(a{1,100}){1,9}b",
+    ".*a" + "." * 190 + "c",
+    "(a|b)*a" + "(a|b)" * 38 + "c",
+    "\\pL" * 10 + "c",
+    "a" * 101,
+]
+
+
+@pytest.mark.parametrize("pattern", SLOW_PATTERNS)
+@pytest.mark.parametrize(
+    "form", ["regexp_matches(label, '{}')", "label SIMILAR TO '{}'", "regexp_extract(label, '{}') = ''"]
+)
+def test_a_regular_expression_that_takes_long_for_each_row_is_refused(lake: OpenLake, form: str, pattern: str) -> None:
+    with pytest.raises(BadInput, match="too complex"):
+        filter_bounds.check(lake, form.format(pattern))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lower(" * 17 + "label" + ")" * 17 + " = 'a'",
+        " OR ".join(f"lower(label) = '{i}'" for i in range(17)),
+        " OR ".join(f"label COLLATE NOCASE = '{i}'" for i in range(17)),
+        " OR ".join(f"metadata ->> '{i}' = 'a'" for i in range(17)),
+        " OR ".join(f"metadata::VARCHAR = '{i}'" for i in range(17)),
+    ],
+)
+def test_a_filter_makes_only_so_many_texts(lake: OpenLake, text: str) -> None:
+    """Each takes memory for the texts of 2,048 rows: 8,100 times `lower`, which fit into a filter, took 5.3 GB."""
+    with pytest.raises(BadInput, match="makes 17 texts for each row"):
+        filter_bounds.check(lake, text)
+
+
+def test_ordinary_regular_expressions_pass(lake: OpenLake) -> None:
+    for text in ("regexp_matches(label, '^(cat|dog)[0-9]+$', 'i')", "label SIMILAR TO '[a-z]+'", "label ~ '^a.*b$'"):
+        filter_bounds.check(lake, text)
+    with pytest.raises(BadInput, match="a text in quotes"):
+        filter_bounds.check(lake, "regexp_matches(label, label)")
+
+
+def test_what_a_server_evaluates_itself_ends_in_time(lake: OpenLake) -> None:
+    """The next query works, also with the same connection's tables."""
+    connections.limits(lake).seconds = 0.3
+    try:
+        with pytest.raises(QueryStopped, match=r"longer than 0\.3 s") as stopped:
+            lake.sql(ENDLESS)
+    finally:
+        connections.limits(lake).seconds = None
+    assert stopped.value.reason == "timeout"
+    assert lake.sql("SELECT count(*) AS n FROM samples").to_pylist() == [{"n": 200}]
+
+
+@pytest.mark.soak
+def test_what_passes_costs_little_for_each_row(tmp_path: Path, say: Say) -> None:
+    """The slowest allowed parts, over texts of the longest kind: seconds and memory of this process."""
+    lake = open_lake.create(str(tmp_path / "long"))
+    text = "ab" * 5_000
+    prediction_rows.add(lake, [{"label": "a", "source": f"{text}{i}", "confidence": 0.5} for i in range(200)])
+    # Each part is another one, or it would be evaluated once.
+    pattern = ".*a" + "." * 9 + "c@"
+    parts = {
+        "a regular expression": f"regexp_matches(source, '{pattern}')",
+        "a pattern": "source LIKE '" + "%a_" * 60 + "%c@%'",
+        "a pattern without case": "source ILIKE '" + "%a_" * 60 + "%c@%'",
+    }
+    texts = {
+        "functions of functions": "lower(" * parsing.MOST_TEXTS + "source" + ")" * parsing.MOST_TEXTS + " = 'x'",
+        "casts": " OR ".join(f"TRY_CAST(source AS DOUBLE) = {i}" for i in range(parsing.MOST_TEXTS)),
+    }
+    for name, part in (parts | texts).items():
+        whole = (
+            part
+            if name in texts
+            else " OR ".join(part.replace("@", str(i)) for i in range(min(150, 19_000 // (len(part) + 8))))
+        )
+        filter_ = where.check_foreign(lake, whole)
+        before = time.process_time()
+        with small():
+            assert where.row_ids(lake, filter_) == []
+        seconds = time.process_time() - before
+        milliseconds = 1000 * seconds / 200
+        say(f"filter of {name}, {len(whole):,} characters: {milliseconds:.1f} ms of a processor for a text of 10,000")
+        assert seconds < 60
+    filters.close(lake)
 
 
 @pytest.mark.soak
