@@ -123,7 +123,7 @@ def test_pinned_tables_can_be_read_after_the_next_pin(make_lake: MakeLake) -> No
 
 
 def test_maintenance_refreshes_the_copies_of_large_tables(make_lake: MakeLake, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip  # noqa: E501
-    monkeypatch.setattr(columnar, "WORTH_ROWS", 10)
+    monkeypatch.setattr(columnar, "WORTH_ROWS", 12)
     lake = make_lake(embedders=["x"])
     for n in range(12):
         stock.add(lake, [n])
