@@ -235,6 +235,11 @@ def test_status(run: Run, lake_path: Path) -> None:
         (["slice", "show", "none", "--lake", "LAKE"], 2, "no slice"),
         (["slice", "create", "../x", "--where", "true", "--lake", "LAKE"], 2, "slice name"),
         (["slice", "create", "x", "--where", "label = 'unicorn'", "--lake", "LAKE"], 2, "would be empty"),
+        (
+            ["slice", "create", "x", "--where", "label_true = 'cat'", "--lake", "LAKE"],
+            2,
+            "the true label is true_label",
+        ),
         (["serve", "--lake", "LAKE", "--host", "0.0.0.0"], 2, "0.0.0.0"),
     ],
 )

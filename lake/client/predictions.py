@@ -22,6 +22,15 @@ R = TypeVar("R")
 
 # The fields that a mapping may have; its other entries become metadata.
 FIELDS = ("label", "confidence", "scores", "boxes", "masks", "task", "prediction_id", "timestamp", "source", "metadata")
+# Other names of two of them, which models return; the server has the same.
+OTHER_NAMES = {
+    "label": (
+        *("prediction", "predicted", "predicted_label", "predicted_class", "pred", "pred_label", "pred_class"),
+        *("y_pred", "class", "class_name", "class_label"),
+    ),
+    "confidence": ("conf", "score", "probability", "prob"),
+}
+_FIELD_OF = {name: field for field, names in OTHER_NAMES.items() for name in (field, *names)}
 # Log(image, fields) logs a prediction. Reject(fields, reason) reports one that could not be read.
 Log = Callable[[Image, dict[str, Any]], object]
 Reject = Callable[[dict[str, Any], str], object]
@@ -136,7 +145,8 @@ def logged(
 def read_prediction(result: Any) -> dict[str, Any] | None:
     """The fields of a prediction in what a model returned; None for None. Raises Unfit for any other type.
 
-    "cat" is a label; ("cat", 0.9) label and confidence; {"cat": 0.9, "dog": 0.1} scores; {"label": "cat", ...} fields.
+    "cat" is a label; ("cat", 0.9) label and confidence; {"cat": 0.9, "dog": 0.1} scores; {"label": "cat", ...} fields,
+    of which label and confidence may have one of OTHER_NAMES. Other entries are metadata.
     """
     match result:
         case None:
@@ -145,17 +155,43 @@ def read_prediction(result: Any) -> dict[str, Any] | None:
             return {"label": result}
         case (str() as label, confidence) if _number(confidence):
             return {"label": label, "confidence": confidence}
-        case Mapping() if result and "label" not in result and all(_number(value) for value in result.values()):
+        case Mapping() if (
+            result
+            and all(_number(value) for value in result.values())
+            and not any(_plain(name) in _FIELD_OF for name in result)
+        ):
             return {"scores": dict(result)}
         case Mapping():
             fields = {name: result[name] for name in FIELDS if name in result}
-            extra = {name: value for name, value in result.items() if name not in FIELDS}
+            renamed = _other_names(result)
+            fields |= {field: result[name] for name, field in renamed.items()}
+            extra = {k: v for k, v in result.items() if k not in FIELDS and k not in renamed}
             inner = fields.get("metadata")
             return fields | {"metadata": {**extra, **(inner if isinstance(inner, Mapping) else {})}}
     raise Unfit(
         f"returned a {type(result).__name__}, which is not a prediction: return a label, (label, confidence), scores "
         "or a mapping of fields, or pass a function to logged(convert=...) that converts it"
     )
+
+
+def _other_names(result: Mapping[Any, Any]) -> dict[Any, str]:
+    """The entries that are label or confidence under another name. Raises Unfit if two could be the same one."""
+    renamed = {}
+    for own in OTHER_NAMES:
+        others = [name for name in result if name != own and _FIELD_OF.get(_plain(name)) == own]
+        if own in result:  # its other names are metadata, unless one says that it is the prediction
+            rivals = [own, *(name for name in others if own == "label" and "pred" in _plain(name))]
+        else:
+            rivals = others
+            renamed.update(dict.fromkeys(others, own))
+        if len(rivals) > 1:
+            first, second = rivals[:2]
+            raise Unfit(f"returned {first!r} and {second!r}, which could each be the {own}: return one of them")
+    return renamed
+
+
+def _plain(name: object) -> str:
+    return str(name).strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _number(value: Any) -> bool:

@@ -16,7 +16,8 @@ from urllib.parse import quote
 from lake import ids
 from lake.errors import BadInput
 from lake.formats.numbers import number
-from lake.prediction_logs import prediction_rows
+from lake.prediction_logs import texts
+from lake.prediction_logs.numbers import Numbers
 from lake.regions import masks
 
 if TYPE_CHECKING:
@@ -166,18 +167,16 @@ def mask(label: Any, counts: str, height: int, width: int, score: float | None =
 
 
 def class_name(label: Any) -> str | None:
-    """A class as the lake stores it; an empty one becomes None."""
-    return prediction_rows.valid_text(str(label)) if label is not None and label != "" else None
+    """A class as the lake stores it; an empty one becomes None. Raises BadInput for half a surrogate pair."""
+    if label is None or label == "":
+        return None
+    # A class's number from a document that floats went through: 5.0 is class 5.
+    return texts.class_name("the class", label) if isinstance(label, float) else texts.sound("the class", str(label))
 
 
 def checked_score(score: Any) -> float | None:
-    """A score of 0 to 1; numbers may be written as text. Raises BadInput for anything else."""
-    if score is None:
-        return None
-    value = number("the score", score)
-    if not 0.0 <= value <= 1.0:
-        raise BadInput(f"the score is {value:g}, not between 0 and 1")
-    return value
+    """A score of 0 to 1; a hair outside it is clamped. Raises BadInput for anything else."""
+    return Numbers().fraction("the score", score)
 
 
 def extent(mask: Mask) -> dict[str, Any]:

@@ -98,6 +98,17 @@ def _has_whole_chunks(data: bytes) -> bool:
     return True
 
 
+def upright_sizes(data: bytes) -> list[tuple[int, int]]:
+    """The sizes, as (width, height), that the upright image may have: two where an orientation may turn it.
+
+    The orientation itself is not read. Raises UnreadableImage.
+    """
+    header = read_header(data, float("inf"))
+    size = (header.width, header.height)
+    turned = header.format == "TIFF" or any(mark in data for mark in (b"Exif\0\0", b"EXIF", b"eXIf"))
+    return [size, size[::-1]] if turned else [size]
+
+
 def _header(data: bytes) -> ImageHeader:
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data)

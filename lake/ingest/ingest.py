@@ -8,7 +8,6 @@ bounded by the bytes read ahead, the tasks in flight, and the size of a step.
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +20,19 @@ import pyarrow as pa
 from lake import ids
 from lake.errors import BadInput, LakeloopError
 from lake.formats import annotation
-from lake.formats.item import MAX_FILE_BYTES, Item, ReadOptions, printable
+from lake.formats.item import Item, ReadOptions, printable
 from lake.formats.turned_images import Orientation
 from lake.images import decode
 from lake.images.workers import WorkerPool, grouped
 from lake.ingest import sources
+from lake.ingest.item_files import file_bytes, item_path, no_file, read_ahead
 from lake.ingest.report import IngestReport
 from lake.ingest.rows import contradictions, prediction_row
 from lake.ingest.white_points import SourceLevels, WhitePoint
 from lake.labels.imported_statements import ImportedStatements, Statement
 from lake.prediction_logs import prediction_rows
+from lake.prediction_logs.instances import check_sizes
+from lake.prediction_logs.log import LogOptions, PredictionLog
 from lake.storage import image_rows, schema
 from lake.storage.known_vectors import KnownVectors
 from lake.storage.store import now
@@ -77,6 +79,7 @@ def ingest(
     model: annotation.ModelName | None = None,
     orientation: Orientation | None = None,
     white_point: WhitePoint | None = None,
+    log: LogOptions | None = None,
     workers: int | None = None,
     max_megapixels: float = decode.MAX_MEGAPIXELS,
     progress: Callable[[int], None] | None = None,
@@ -85,6 +88,7 @@ def ingest(
 
     A data set's annotations become labels; with `model`, they become that model's predictions. `orientation`: whether
     its coordinates are of the stored or the upright pixels of images that EXIF turns; None refuses what is unclear.
+    `log`: what the caller says about a prediction log.
 
     `white_point`: what is white in its images of more than 8 bits, or `auto`; None: as before, or as their values say.
     `workers`: processes that decode (default: one per core). `progress` is called with the number of items just
@@ -93,7 +97,7 @@ def ingest(
     """
     source = Path(path)
     layout = sources.resolve(source, layout)
-    options = ReadOptions(model or annotation.ModelName(), orientation)
+    options = ReadOptions(model or annotation.ModelName(), orientation, log or LogOptions(), (*lake.promoted(),))
     items = sources.read(source, layout, options)
     where = os.path.abspath(source)
     return ingest_items(
@@ -130,6 +134,8 @@ def ingest_items(
     levels.change()
     run.report.notes += levels.notes
     run.finish()
+    if run.log is not None:
+        run.report.notes += run.log.lines()
     run.report.seconds = time.perf_counter() - started
     return run.report
 
@@ -163,31 +169,35 @@ class _Ingest:
         self.in_flight: set[str] = set()
         self.unreadable: dict[str, str] = {}
         self.sizes: dict[str, tuple[int, int]] = {}  # of decoded images in flight
+        self.log: PredictionLog | None = None
 
     # Reading -----------------------------------------------------------------------------------------------
 
     def groups(self, items: Iterable[Item], readers: ThreadPoolExecutor) -> Iterator[list[_Draft]]:
         """Items read from disk, in order, a group at a time; only new images keep their bytes."""
-        for group in grouped(_read_ahead(items, self.read, readers), _Draft.size, GROUP_ITEMS, GROUP_BYTES):
+        for group in grouped(read_ahead(items, self.read, readers), _Draft.size, GROUP_ITEMS, GROUP_BYTES):
             yield self.sort_out(group)
 
     def read(self, item: Item) -> _Draft:
         draft = _Draft(item, error=item.error, path=item.path)
         try:
             if item.row is not None:
-                draft.row = prediction_rows.read_row(item.row, self.promoted, lambda p: file_bytes(_inside(item, p)))
+                read_row = prediction_rows.read_row if item.log is None else item.log.read_row
+                draft.row = read_row(item.row, self.promoted, lambda p: file_bytes(item_path(item, p)))
                 if draft.row.image_id is not None:
                     draft.image_id = draft.row.image_id.lower()
                     if not ids.is_image_id(draft.image_id):
                         raise BadInput(f"image_id is {draft.row.image_id!r}, not 64 hex digits")
                 elif draft.row.image is not None:
-                    draft.path = _inside(item, draft.row.image)
+                    draft.path = item_path(item, draft.row.image)
             if draft.error is None:
                 draft.data = item.data if draft.path is None else file_bytes(draft.path)
                 if draft.data is not None:
                     draft.image_id = ids.image_id(draft.data)
         except (LakeloopError, OSError) as error:
             draft.error = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            if isinstance(error, OSError) and item.row is not None:
+                draft.error = f"{printable(error.filename or '')}: {draft.error}"
         return draft
 
     def sort_out(self, group: list[_Draft]) -> list[_Draft]:
@@ -275,8 +285,13 @@ class _Ingest:
         """The draft's rows of samples. Adds the ground truth of its data set to the step's statements."""
         rows: list[prediction_rows.PredictionRow | None] = [] if draft.row is None else [draft.row]
         size = draft.size_px or self.sizes.get(draft.image_id)
+        annotations = None
         if draft.item.read_annotations is not None and size is not None:
             annotations = draft.item.read_annotations(*size)
+        elif draft.row is not None and draft.row.truth is not None:
+            truth = annotation.GroundTruth(annotation.CLASSIFICATION, draft.row.truth)
+            annotations = annotation.Annotations([truth], annotator="log")
+        if annotations is not None:
             self.report.count_annotations(annotations)
             source = annotations.source or self.source
             self.statements += [
@@ -286,14 +301,35 @@ class _Ingest:
             for row in annotations.predictions or metadata:
                 row = {"source": draft.item.source} | row | {"image_id": draft.image_id}
                 try:
-                    rows.append(prediction_rows.read_row(row, self.promoted, _no_file))
+                    rows.append(prediction_rows.read_row(row, self.promoted, no_file))
                 except LakeloopError as error:
                     self.report.reject(draft.item.source, str(error))
+        refused = False
+        if size is not None:
+            sound = [row for row in rows if self.fits(row, size, draft)]
+            refused, rows = len(sound) < len(rows), sound
+        if refused and not rows and draft.decoded is None:
+            return []  # the image has its row
         return [
             prediction_row(draft.image_id, draft.item.source, row, moment)
             | {"item": draft.item.source, "bare": row is None or not prediction_rows.has_prediction(row)}
             for row in rows or [None]
         ]
+
+    def fits(self, row: prediction_rows.PredictionRow | None, size: tuple[int, int], draft: _Draft) -> bool:
+        """Whether a prediction's masks have the image's size; if not it is rejected. Notes what is said of the row."""
+        if row is None:
+            return True
+        try:
+            check_sizes(((m["width"], m["height"]) for m in row.masks or ()), [size])
+        except BadInput as error:
+            self.report.reject(draft.item.source, str(error))
+            return False
+        self.report.converted.update(row.converted)
+        if draft.item.log is not None:
+            self.log = draft.item.log
+            self.log.notes.add(draft.item.source, draft.image_id, row)
+        return True
 
     def commit(self) -> None:
         """Commits the step. Thumbnails and images first: no row may refer to an image that is not in the lake."""
@@ -356,43 +392,6 @@ class _Ingest:
         for name in self.schemas:
             self.lake.index(name)
         self.unindexed = 0
-
-
-def _read_ahead(items: Iterable[Item], read: Callable[[Item], _Draft], readers: ThreadPoolExecutor) -> Iterator[_Draft]:
-    """`read` of each item, in order; reads a few items ahead, so that reading and hashing overlap with decoding."""
-    from collections import deque
-
-    pending: deque[Any] = deque()
-    for item in items:
-        pending.append(readers.submit(read, item))
-        if len(pending) > 8:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
-
-
-def _inside(item: Item, path: str) -> Path:
-    """A path in a row: relative to the log's folder, or absolute."""
-    if "\0" in path:
-        raise BadInput(f"{path!r} is not a path")
-    if "://" in path:
-        raise BadInput(f"{path!r} is a URL; lakeloop fetches nothing: download it and give the path")
-    return Path(path) if item.folder is None else item.folder / path
-
-
-def file_bytes(path: Path) -> bytes:
-    """The contents of a regular file. Raises BadInput for another kind of file or one that is too large, OSError."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
-        raise BadInput("not a regular file")
-    size = status.st_size
-    if size > MAX_FILE_BYTES:
-        raise BadInput(f"the file is {size >> 20} MiB; the limit is {MAX_FILE_BYTES >> 20} MiB")
-    return path.read_bytes()
-
-
-def _no_file(path: str) -> bytes:
-    raise BadInput(f"{path!r}: a mask in a file is not supported in a data set, only in a prediction log")
 
 
 def _distinct(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:

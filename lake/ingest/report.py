@@ -16,7 +16,7 @@ class IngestReport:
 
     `rejected`: every refusal, with its source and the reason. `converted`: how often something was taken in another
     form or left aside, by what was done. `incomplete`: images of which a part of what was said was refused, by task.
-    `passed_over`: files that are nothing to ingest, by reason. `notes`: sentences on the data set as a whole.
+    `passed_over`: files that are nothing to ingest, by reason. `notes`: what is odd and no fault, one sentence each.
     """
 
     images_new: int = 0

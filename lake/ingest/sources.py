@@ -19,7 +19,7 @@ from lake.formats.paths import manifest
 from lake.formats.voc import reader as voc
 from lake.formats.yolo import data_sets as yolo_data_sets
 from lake.formats.yolo import reader as yolo
-from lake.prediction_logs.table_rows import csv_rows, json_lines, parquet_rows
+from lake.prediction_logs import log, table_rows
 
 Layout = Literal[
     "auto", "folder", "imagefolder", "table", "coco", "yolo", "voc", "metadata", "webdataset", "parquet", "lance"
@@ -38,7 +38,7 @@ _EXPORTED: dict[str, Layout] = {
     "webdataset": "webdataset",
     "lance": "lance",
 }
-TABLE_SUFFIXES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"}
+_LOGS = f"{', '.join(log.SUFFIXES)} file"
 
 
 def resolve(path: Path, layout: Layout) -> Layout:
@@ -51,18 +51,17 @@ def resolve(path: Path, layout: Layout) -> Layout:
     if exported.get("state", "complete") != "complete":
         raise BadInput(f"{path} is an unfinished export; run `lakeloop slice export` again to continue it")
     if path.is_dir() and layout == "table":
-        raise BadInput(f"{path} is a folder; layout table needs a {', '.join(sorted(TABLE_SUFFIXES))} file")
+        raise BadInput(f"{path} is a folder; layout table needs a {_LOGS}")
     if layout == "auto":
         if exported.get("format") == "list":
             raise BadInput(f"{path} is a list of image_ids without images; see: lakeloop slice create --ids")
         return _EXPORTED.get(str(exported.get("format"))) or _recognised(path)
-    suffix = path.suffix.lower()
     if path.is_file() and (
-        (layout == "table" and suffix not in TABLE_SUFFIXES)
+        (layout == "table" and log.suffix(path) not in log.SUFFIXES)
         or (layout == "folder" and image_files.of_file(path).path is None)
         or layout in ("imagefolder", "voc")
     ):
-        raise BadInput(f"{path} is neither a folder, an image, nor a {', '.join(sorted(TABLE_SUFFIXES))} file")
+        raise BadInput(f"{path} is neither a folder, an image, nor a {_LOGS}")
     return layout
 
 
@@ -73,10 +72,12 @@ def _recognised(path: Path) -> Layout:
             return "metadata"
         if suffix == ".parquet" and arrow_rows.holds_images(path):
             return "parquet"
-        if suffix in TABLE_SUFFIXES:
+        if suffix != ".json" and log.suffix(path) in log.SUFFIXES:
             return "table"
         if suffix == ".json" and coco_documents.find(path):
             return "coco"
+        if suffix == ".json" and table_rows.holds_json_rows(path):
+            return "table"
         if webdataset.shards(path):
             return "webdataset"
         if yolo_data_sets.description(path) is not None:
@@ -84,7 +85,7 @@ def _recognised(path: Path) -> Layout:
         if image_files.of_file(path).path is not None:
             return "folder"
         raise BadInput(
-            f"{path} is neither a folder, an image, nor a {', '.join(sorted(TABLE_SUFFIXES))} file, nor a data set's"
+            f"{path} is neither a folder, an image, nor a {_LOGS}, nor a data set's"
             " (COCO .json, YOLO data.yaml, WebDataset .tar)"
         )
     if arrow_rows.lance_table(path) is not None:
@@ -108,6 +109,11 @@ def read(path: Path, layout: Layout, options: ReadOptions | None = None) -> Iter
     """All items at `path`, in a stable order."""
     layout = resolve(path, layout)
     options = options or ReadOptions()
+    if layout != "table" and options.log != log.LogOptions():
+        raise BadInput(
+            f"{path} has layout {layout}; --map, --truth, --encoding, --separator and --confidence-scale are for "
+            "prediction logs (--layout table)"
+        )
     items = _items(path, layout, options)
     if options.orientation is None:
         yield from items
@@ -136,7 +142,7 @@ def _items(path: Path, layout: Layout, options: ReadOptions) -> Iterator[Item]:
     elif options.model.name is not None:
         raise BadInput(f"layout {layout} does not take --model; a log has its models in the column model")
     elif layout == "table":
-        yield from _table(path)
+        yield from _log(log.PredictionLog(path, options.log, options.typed))
     elif path.is_file():
         yield Item(printable(path), path=path)
     elif layout == "imagefolder":
@@ -173,11 +179,10 @@ _READ: dict[Layout, tuple[str, ...]] = {
 _VOC_FOLDERS = {"SegmentationObject", "SegmentationClass", "ImageSets"}
 
 
-def _table(path: Path) -> Iterator[Item]:
-    suffix = path.suffix.lower()
-    rows = {".parquet": parquet_rows, ".jsonl": json_lines, ".ndjson": json_lines}.get(suffix, csv_rows)
-    for source, row in rows(path):
+def _log(prediction_log: log.PredictionLog) -> Iterator[Item]:
+    folder = prediction_log.path.parent
+    for source, row in prediction_log.rows():
         if isinstance(row, str):
             yield Item(printable(source), error=row)
         else:
-            yield Item(printable(source), row=row, folder=path.parent)
+            yield Item(printable(source), row=row, folder=folder, log=prediction_log)

@@ -17,7 +17,10 @@ import pyarrow as pa
 from lake import ids
 from lake.errors import BadInput
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, TASKS
-from lake.prediction_logs import prediction_rows
+from lake.prediction_logs import texts
+from lake.prediction_logs.instances import read_boxes, read_masks
+from lake.prediction_logs.numbers import Numbers
+from lake.prediction_logs.times import parse_time
 from lake.storage import schema, store
 
 if TYPE_CHECKING:
@@ -32,10 +35,14 @@ ORIGINS = ("human", "import", "pseudo")
 
 @dataclass(frozen=True)
 class WrittenLabels:
-    """`event_ids`: of all labels, in their order; `new`: how many of them the lake did not have."""
+    """`event_ids`: of all labels, in their order; `new`: how many of them the lake did not have.
+
+    `clamped`: scores less than 0.0001 outside of 0 to 1, stored as 0 or 1.
+    """
 
     event_ids: list[str]
     new: int
+    clamped: int = 0
 
 
 def write(lake: Lake, labels: Sequence[Mapping[str, Any]], annotator: str | None = None) -> WrittenLabels:
@@ -47,18 +54,19 @@ def write(lake: Lake, labels: Sequence[Mapping[str, Any]], annotator: str | None
     0; nothing is written then.
     """
     rows = []
+    numbers = Numbers()
     for number, label in enumerate(labels):
         try:
-            rows.append(_row(label, annotator))
+            rows.append(_row(label, annotator, numbers))
         except BadInput as error:
             raise BadInput(f"label {number}: {error}") from error
     _check_images(lake, rows)
     distinct = {row["event_id"]: row for row in rows}
     new = lake.insert("labels", pa.Table.from_pylist([*distinct.values()], schema=schema.LABELS.arrow()))
-    return WrittenLabels([row["event_id"] for row in rows], new)
+    return WrittenLabels([row["event_id"] for row in rows], new, len(numbers.converted))
 
 
-def _row(values: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
+def _row(values: Mapping[str, Any], annotator: str | None, numbers: Numbers) -> dict[str, Any]:
     unknown = sorted(set(values) - {*FIELDS})
     if unknown:
         raise BadInput(f"a label has no {unknown[0]!r}; it has {', '.join(FIELDS)}")
@@ -67,8 +75,8 @@ def _row(values: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
         raise BadInput(f"image_id is {image_id!r:.80}; it must be 64 hexadecimal digits in lower case")
     text = {name: _text(name, values.get(name)) for name in ("label", "annotator", "model_version")}
     label = text["label"]
-    boxes = prediction_rows.read_boxes(values.get("boxes"))
-    masks = prediction_rows.read_masks(values.get("masks"), label, _no_file)
+    boxes = read_boxes(values.get("boxes"), numbers)
+    masks = read_masks(values.get("masks"), label, _no_file, numbers)
     implied = SEGMENTATION if masks is not None else DETECTION if boxes is not None else CLASSIFICATION
     task = values.get("task") or implied
     origin = values.get("origin") or "human"
@@ -77,7 +85,7 @@ def _row(values: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
     if origin not in ORIGINS:
         raise BadInput(f"origin is {origin!r:.80}; it must be one of {', '.join(ORIGINS)}")
     _check_task(task, label, boxes, masks)
-    moment = prediction_rows.parse_time("timestamp", values.get("timestamp"))
+    moment = parse_time("timestamp", values.get("timestamp"))
     own = text["annotator"] or annotator
     incomplete = values.get("incomplete") or False
     if not isinstance(incomplete, bool):
@@ -138,7 +146,7 @@ def _text(name: str, value: Any) -> str | None:
         return None
     if not isinstance(value, str):
         raise BadInput(f"{name} is {value!r:.80}; it must be text")
-    return prediction_rows.valid_text(value)
+    return texts.class_name(name, value) if name == "label" else texts.sound(name, value)
 
 
 def _no_file(path: str) -> bytes:

@@ -10,13 +10,15 @@ import datetime as dt
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lake import ids
 from lake.errors import BadInput
-from lake.prediction_logs import prediction_rows
+from lake.prediction_logs import prediction_rows, texts
+from lake.prediction_logs.instances import check_sizes
+from lake.prediction_logs.times import parse_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,7 +37,8 @@ class Event:
     """`event_id` identifies it for ever; `digest` distinguishes a repeat from another event under the same id.
 
     `row` is its table row as JSON, without what the server adds (times of arrival). `data` are the image's bytes, if
-    they came with the event.
+    they came with the event. `clamped`: confidences and scores a hair outside of 0 to 1 that were set to 0 or 1.
+    `mask_sizes`: (width, height) of its masks, to compare with the image's.
     """
 
     kind: Kind
@@ -45,6 +48,8 @@ class Event:
     digest: bytes
     data: bytes | None = None
     key_id: str | None = None
+    clamped: int = 0
+    mask_sizes: Collection[tuple[int, int]] = ()
 
 
 def prediction(
@@ -61,13 +66,24 @@ def prediction(
         raise BadInput("prediction_id is empty: pass a UUID, or leave it out")
     row = prediction_rows.read_row({**fields, "image_id": image}, promoted, _no_files)
     if all(getattr(row, name) is None for name in prediction_rows.CONTENT):
-        raise BadInput("the prediction is empty: pass a label, scores, boxes or masks")
+        names = ", ".join(f"{name:.80}" for name in [*row.metadata][:10])
+        other = f"; these fields are metadata: {names}" if names else ""
+        raise BadInput(f"the prediction is empty: pass a label, scores, boxes or masks{other}")
     for name in ("model", "model_version", "task", "label", "source"):
         _text(name, getattr(row, name), TEXT_CHARACTERS)
     own = str(uuid.uuid4()) if row.row_id is None else ids.as_uuid(row.row_id)
     if own is None:
         raise BadInput(f"prediction_id is {row.row_id!r:.80}, not a UUID")
-    return _event("prediction", own, image, prediction_rows.columns(row), data, key_id)
+    event = _event("prediction", own, image, prediction_rows.columns(row), data, key_id)
+    event.clamped = len(row.converted)
+    event.mask_sizes = {(mask["width"], mask["height"]) for mask in row.masks or ()}
+    return event
+
+
+def check_masks(event: Event, sizes: Sequence[tuple[int, int]] | None) -> None:
+    """Raises BadInput if a mask has none of the sizes, (width, height), that the image may have; None: not known."""
+    if sizes is not None:
+        check_sizes(event.mask_sizes, sizes)
 
 
 def image(image_id: str, data: bytes, source: str | None, key_id: str | None) -> Event:
@@ -95,7 +111,7 @@ def feedback(fields: Mapping[str, Any], image_of: Mapping[str, str], key_id: str
         "verdict": verdict,
         "comment": _text("comment", fields.get("comment"), TEXT_CHARACTERS),
         "ticket": _text("ticket", fields.get("ticket"), TICKET_CHARACTERS),
-        "timestamp": prediction_rows.parse_time("timestamp", fields.get("timestamp")),
+        "timestamp": parse_time("timestamp", fields.get("timestamp")),
     }
     own = fields.get("event_id")
     event_id = ids.as_uuid(own) if isinstance(own, str) else None
@@ -160,7 +176,7 @@ def _text(name: str, value: Any, most: int) -> str | None:
         raise BadInput(f"{name} is {value!r:.80}, not text")
     if len(value) > most:
         raise BadInput(f"{name} has {len(value):,} characters; at most {most:,} are allowed")
-    return prediction_rows.valid_text(value)
+    return texts.sound(name, value)
 
 
 def _no_files(path: str) -> bytes:

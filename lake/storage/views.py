@@ -21,6 +21,8 @@ RENAMED = {
 }
 # What samples_reviewed adds to the columns of samples.
 REVIEWED = ("true_label", "correct", "judged_by")
+# What others name the first of them.
+_TRUE_LABEL = {"label_true", "ground_truth", "gt", "truth", "true_class", "y_true", "actual", "target"}
 
 VIEWS = {
     "predictions": (
@@ -144,7 +146,10 @@ VIEWS = {
 
 
 def hint(message: str) -> str:
-    """DuckDB's message about an unknown table, or the new name if it is the former name of a view."""
+    """DuckDB's message about an unknown name, with the name that was meant if it is a former or another one."""
+    column = re.search(r'column "(\w+)" not found', message)
+    if column and column[1].lower() in _TRUE_LABEL:
+        return f"there is no column {column[1]}; in filters and in view samples_reviewed the true label is true_label"
     name = re.match(r"Catalog Error: Table with name (\S+) does not exist!", message)
     new = RENAMED.get(name[1].lower()) if name else None
     return f"view {name[1]} is named {new} now, and table predictions samples" if name and new else message

@@ -24,6 +24,8 @@ _OTHER = "other"
 HUNG_UP = 499
 # In the ASGI scope: the reasons for which the request, or items of it, were refused.
 REFUSED = "lakeloop_refused"
+# In the ASGI scope: how many confidences and scores of the request were clamped.
+CLAMPED = "lakeloop_clamped"
 
 
 class Metrics:
@@ -44,6 +46,7 @@ class Metrics:
         self.requests = counter("requests", "finished requests", ["method", "route", "status"])
         self.durations = seconds("request", "from the head of a request to its response", ["method", "route"])
         self.rejected = counter("rejected", "refused requests and batch items", ["reason"])
+        self.clamped = counter("clamped", "confidences and scores a hair outside of 0 to 1, set to 0 or 1")
         self.commits = seconds("spool_commit", "one group commit, its syncs included")
         self.committed = counter("spool_commit_events", "events in group commits")
         self.drained = counter("drained_events", "events moved to the lake")
@@ -139,3 +142,4 @@ class MeasuredApp:
             self.metrics.count_request(method, path, status, time.perf_counter() - started)
             for reason in scope.get(REFUSED, ()):
                 self.metrics.rejected.labels(reason).inc()
+            self.metrics.clamped.inc(scope.get(CLAMPED, 0))

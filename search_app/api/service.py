@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import CouldNot
+from lake.images.image_header import upright_sizes
 from lake.spool.committer import Entry, RepeatedKey
 from search_app.api.admission import Admission, IngestLimits, Slots
 from search_app.api.problems import Problem
@@ -119,6 +120,17 @@ class Service:
     def waiting_image(self, image_id: str) -> bytes | None:
         """The bytes of an image that is in the spool and not in the lake yet."""
         return self.spool.image(image_id) if self.spool is not None and image_id in self._known_images else None
+
+    def image_sizes(self, image_ids: Sequence[str]) -> dict[str, list[tuple[int, int]]]:
+        """By image_id, the sizes (width, height) that an upright image may have; only of those whose bytes are kept."""
+        sizes = {}
+        for image_id in image_ids:
+            data = self.waiting_image(image_id)
+            if data is not None:
+                sizes[image_id] = upright_sizes(data)
+        rest = [image_id for image_id in image_ids if image_id not in sizes]
+        rows = self.lake.look_up("images", ["image_id", "width", "height"], "image_id", rest).to_pylist()
+        return sizes | {row["image_id"]: [(row["width"], row["height"])] for row in rows if row["width"]}
 
     def image_of(self, prediction_id: str) -> str | None:
         """The image of a prediction, from its acknowledgement on; None if the prediction is unknown."""

@@ -14,6 +14,7 @@ from lake.storage.store import Lake
 
 if TYPE_CHECKING:
     from lake.ingest.report import IngestReport
+    from lake.prediction_logs.log import LogOptions
     from lake.slices.export import ExportReport
     from lake.upkeep.maintenance import MaintenanceReport
 
@@ -32,6 +33,14 @@ def ingest_check(lake: Lake, arguments: Arguments) -> None:
     if arguments.get("model_version") and not arguments.get("model"):
         raise BadInput("a model version needs the name of the model")
     sources.resolve(Path(arguments["path"]), arguments.get("layout", "auto"))
+    _log_options(arguments)
+
+
+def _log_options(arguments: Arguments) -> LogOptions:
+    from lake.prediction_logs.log import LogOptions
+
+    names = ("truth", "encoding", "separator", "confidence_scale")
+    return LogOptions.parsed(arguments.get("map", ()), *(arguments.get(name) for name in names))
 
 
 def ingest(lake: Lake, arguments: Arguments, work: Work) -> IngestReport:
@@ -51,6 +60,7 @@ def ingest(lake: Lake, arguments: Arguments, work: Work) -> IngestReport:
         model=model,
         orientation=arguments.get("orientation"),
         white_point=None if white_point is None else white_points.parse(white_point),
+        log=_log_options(arguments),
         progress=work.counter("images"),
     )
     for rejected in report.rejected[:SHOWN]:

@@ -98,6 +98,11 @@ KINDS = {
                 "text", "what coordinates mean for images that EXIF turns: of the stored or the upright pixels",
                 choices=("stored", "upright"),
             ),
+            "map": Argument("texts", "of a log: FIELD=COLUMN; COLUMN none: no column is this field"),
+            "truth": Argument("text", "of a log: the column with the true class"),
+            "encoding": Argument("text", "of a log: its encoding; default: UTF-8, or UTF-16 by its mark"),
+            "separator": Argument("text", "of a log: what separates its columns; default: found"),
+            "confidence_scale": Argument("number", "of a log: 100 if confidences are percentages", least=0, most=1e9),
         }, remote=False),
         Kind("embed", "Embedding", "search_app.jobs.vector_kinds", "admin", {
             "embedder": Argument("text", "the embedder; default: the lake's first; a new one is added"),

@@ -23,7 +23,7 @@ from lake.formats.item import Item, printable
 from lake.images import decode
 from lake.images.levels import Levels
 from lake.images.workers import WorkerDied, WorkerPool, grouped
-from lake.ingest import ingest, sources
+from lake.ingest import ingest, item_files, sources
 from lake.sql import where
 from lake.storage import blobs, schema, store
 from training.inference import image_preparation
@@ -94,7 +94,7 @@ def files(folder: Path) -> Iterator[BatchImage | Unpredicted]:
         try:
             if item.path is None:
                 raise BadInput(item.error or "it is not an image file")
-            data = ingest.file_bytes(item.path)
+            data = item_files.file_bytes(item.path)
         except (LakeloopError, OSError) as error:
             yield Unpredicted(item.source, error.strerror or str(error) if isinstance(error, OSError) else str(error))
         else:

@@ -31,7 +31,7 @@ from lake.formats.instances import Instances, Region
 from lake.formats.item import Item, ReadOptions, printable
 from lake.formats.numbers import identity, whole
 from lake.formats.turned_images import check_size
-from lake.prediction_logs.prediction_rows import MOST_COUNTS
+from lake.prediction_logs.instances import MOST_COUNTS
 from lake.regions import masks, polygons
 
 NAMED_ELSEWHERE = "the path leads elsewhere; the file of that name in the data set was taken"

@@ -17,11 +17,12 @@ from pydantic import BaseModel
 
 from lake import ids
 from lake.errors import LakeloopError
+from lake.images.image_header import upright_sizes
 from lake.images.workers import HTTP_MEMORY_BYTES, WorkerDied, WorkerPool
 from lake.spool import events
 from search_app.api import bodies
 from search_app.api.problems import Problem, problem_of
-from search_app.api.routes.predictions import contradiction, named_image, unknown_image, with_image
+from search_app.api.routes.predictions import contradiction, facts_of, named_image, unknown_image, with_image
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,13 +41,14 @@ Item = dict[str, Any] | Problem
 
 
 class BatchItem(BaseModel):
-    """The result for one event; `reason` and `detail` if it was refused."""
+    """The result for one event; `reason` and `detail` if it was refused, `clamped` if confidences or scores were."""
 
     index: int
     prediction_id: str | None = None
     image_id: str | None = None
     status: Literal["stored", "known", "refused"]
     code: int
+    clamped: int | None = None
     reason: str | None = None
     detail: str | None = None
 
@@ -252,12 +254,27 @@ async def refuse_unknown_images(checked: list[Event | Problem], service: Service
             checked[index] = unknown_image(event.image_id)
 
 
+def refuse_masks_of_other_sizes(checked: list[Event | Problem], service: Service) -> None:
+    """Replaces events by problems whose masks have another size than their image: see `events.check_masks`."""
+    masked = {e.image_id for e in checked if not isinstance(e, Problem) and e.mask_sizes}
+    sizes = service.image_sizes(sorted(masked)) if masked else {}
+    for event in checked:
+        if not isinstance(event, Problem) and event.data is not None and event.image_id in masked:
+            sizes[event.image_id] = upright_sizes(event.data)
+    for index, event in enumerate(checked):
+        try:
+            if not isinstance(event, Problem):
+                events.check_masks(event, sizes.get(event.image_id))
+        except LakeloopError as error:
+            problem = problem_of(error)
+            assert problem is not None
+            checked[index] = problem
+
+
 def facts(names: Sequence[str | None], checked: Sequence[Event | Problem]) -> list[dict[str, Any]]:
     """The response's `items` in the order they came, without the outcomes of those that go to the spool."""
     return [
-        _refused(index, name, event)
-        if isinstance(event, Problem)
-        else {"index": index, "prediction_id": event.event_id, "image_id": event.image_id}
+        _refused(index, name, event) if isinstance(event, Problem) else {"index": index, **facts_of(event)}
         for index, (name, event) in enumerate(zip(names, checked, strict=True))
     ]
 

@@ -17,7 +17,7 @@ from lake.images.image_header import read_header
 from lake.spool import events
 from search_app.api import bodies, schemas
 from search_app.api.problems import JSON, Problem
-from search_app.api.prometheus import REFUSED
+from search_app.api.prometheus import CLAMPED, REFUSED
 from search_app.api.routes import batch
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def routes(service: Service, arrow: batch.ArrowReader, fetch: Fetch | None) -> A
             raise problem
         names, checked = await run_in_threadpool(batch.checked, items, service, bodies.key_id(scope))
         await batch.refuse_unknown_images(checked, service)
+        await run_in_threadpool(batch.refuse_masks_of_other_sizes, checked, service)
         scope[REFUSED] = [event.reason for event in checked if isinstance(event, Problem)]
+        scope[CLAMPED] = sum(event.clamped for event in checked if not isinstance(event, Problem))
         accepted = [event for event in checked if not isinstance(event, Problem)]
         facts = {"items": batch.facts(names, checked)}
         digest = await _digest(key, scope, body)

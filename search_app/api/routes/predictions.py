@@ -6,17 +6,18 @@ It checks size, magic bytes, header dimensions and the event itself; it decodes 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 from lake import ids
 from lake.images import decode
-from lake.images.image_header import read_header
+from lake.images.image_header import read_header, upright_sizes
 from lake.spool import events
 from search_app.api import bodies, schemas
 from search_app.api.problems import JSON, MEDIA_TYPE, ClientGone, Problem, problem_of, send_response
-from search_app.api.prometheus import REFUSED
+from search_app.api.prometheus import CLAMPED, REFUSED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,10 @@ _RESPONSE = {
         "prediction_id": schemas.TEXT,
         "image_id": schemas.TEXT,
         "status": {"enum": ["stored", "known"]},
+        "clamped": {
+            "type": "integer",
+            "description": "confidences and scores less than 0.0001 outside of 0 to 1, stored as 0 or 1; absent: none",
+        },
     },
 }
 # The framework does not serve this route, so its entry in the OpenAPI document is written here.
@@ -115,7 +120,8 @@ class Predictions:
                 f"as application/json, not {kind or 'no type'!r:.80}",
             )  # fmt: skip
         digest = b"" if key is None else bodies.digest(PATH.encode(), kind.encode(), request)
-        facts = {"prediction_id": event.event_id, "image_id": event.image_id}
+        facts = facts_of(event)
+        scope[CLAMPED] = event.clamped
         return response(*await self.service.store([event], facts, key, digest))
 
     async def _event_naming_its_image(self, scope: Scope, receive: Receive) -> tuple[Event, bytes]:
@@ -128,6 +134,9 @@ class Predictions:
             raise unknown_image(image_id)
         key_id = bodies.key_id(scope)
         event = await bodies.aside(len(body), events.prediction, fields, service.promoted, image_id, None, key_id)
+        if event.mask_sizes:
+            sizes = await asyncio.to_thread(service.image_sizes, [image_id])
+            events.check_masks(event, sizes.get(image_id))
         return event, body
 
     async def _event_with_image(self, scope: Scope, receive: Receive) -> tuple[Event, bytes]:
@@ -163,7 +172,16 @@ def with_image(fields: dict[str, Any], data: bytes, service: Service, key_id: st
     image_id = ids.image_id(data)
     if fields.get("image_id") not in (None, image_id):
         raise Problem(422, "other_image", "image_id is not the SHA-256 of the image that was sent")
-    return events.prediction(fields, service.promoted, image_id, data, key_id)
+    event = events.prediction(fields, service.promoted, image_id, data, key_id)
+    if event.mask_sizes:
+        events.check_masks(event, upright_sizes(data))
+    return event
+
+
+def facts_of(event: Event) -> dict[str, Any]:
+    """What the response says of an event beside its status."""
+    clamped = {"clamped": event.clamped} if event.clamped else {}
+    return {"prediction_id": event.event_id, "image_id": event.image_id, **clamped}
 
 
 def response(facts: dict[str, Any], outcomes: Sequence[Outcome]) -> tuple[int, bytes]:

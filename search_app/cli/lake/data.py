@@ -40,6 +40,11 @@ def register(add: Add) -> None:
     p.add_argument("--model-version", metavar="VERSION")
     p.add_argument("--orientation", choices=("stored", "upright"), help="of images that EXIF turns, the data set's coordinates are of the stored or of the upright pixels")  # fmt: skip  # noqa: E501
     p.add_argument("--white-point", metavar="WHITE", help="in images of more than 8 bits, the value that is white (or BLACK..WHITE); auto: find it again")  # fmt: skip  # noqa: E501
+    p.add_argument("--map", action="append", metavar="FIELD=COLUMN", help="of a log: the column of a field; COLUMN none: no column; repeat for more")  # fmt: skip  # noqa: E501
+    p.add_argument("--truth", metavar="COLUMN", help="of a log: the column with the true class, which becomes a label")
+    p.add_argument("--encoding", metavar="NAME", help="of a log: default UTF-8, or UTF-16 by its byte order mark")
+    p.add_argument("--separator", metavar="CHARACTER", help="of a CSV log: comma, semicolon, tab, pipe or a character; default: found by the header")  # fmt: skip  # noqa: E501
+    p.add_argument("--confidence-scale", type=float, metavar="N", help="of a log: 100 if confidences and scores are percentages")  # fmt: skip  # noqa: E501
     add_detach(p)
 
     p = add("embed", _embed, "compute a vector for every image without one", writes=True)
@@ -91,9 +96,10 @@ def _ingest(args: argparse.Namespace) -> int:
     layout = sources.resolve(Path(args.path), args.layout)
     if args.layout == "auto":
         print(f"reading {args.path} as layout {layout}", file=sys.stderr)
-    names = {"model": args.model, "model_version": args.model_version, "orientation": args.orientation}
-    names |= {"white_point": args.white_point}
-    report = run_job(args, lake, "ingest", {"path": os.path.abspath(args.path), "layout": layout, **names})
+    options = ("model", "model_version", "orientation", "white_point")
+    log_options = ("map", "truth", "encoding", "separator", "confidence_scale")
+    said = {name: getattr(args, name) for name in (*options, *log_options)}
+    report = run_job(args, lake, "ingest", {"path": os.path.abspath(args.path), "layout": layout, **said})
     if report is None:
         return 0
     return output(args, report.as_dict(), "\n".join(report.lines()))

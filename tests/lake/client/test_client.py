@@ -33,8 +33,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lake.client import AsyncClient, Client, Refusal, core, delivery, events, sender
-from lake.client.events import QueuedEvent
+from lake.client.events import QueuedEvent, Unfit
 from lake.client.model_requests import ModelRequests, NotAnswered
+from lake.client.predictions import read_prediction
 from lake.client.spill import Spill, SpillFull
 from tests import pictures
 from tests.conftest import MakeLake
@@ -843,6 +844,27 @@ def test_a_decorated_function_logs_what_it_returns(
     del sent[0]["prediction_id"], sent[0]["timestamp"]
     assert sent == [{"model": "cells", "model_version": "3", "image": IMAGE, **expected}]
     assert client.stats().refused == 0
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"),
+    [
+        ({"class": "cat", "Conf": 0.5, "k": 1}, {"label": "cat", "confidence": 0.5, "metadata": {"k": 1}}),
+        ({"class": 3, "score": 0.5}, {"label": 3, "confidence": 0.5, "metadata": {}}),
+        (
+            {"label": "cat", "class": "b", "score": 1, "confidence": 0.5},
+            {"label": "cat", "confidence": 0.5, "metadata": {"class": "b", "score": 1}},
+        ),
+        ({"label": "cat", "prediction": "dog"}, "'label' and 'prediction', which could each be the label"),
+        ({"label": "cat", "score": 1, "prob": 0.5}, "'score' and 'prob', which could each be the confidence"),
+    ],
+)
+def test_a_returned_mapping_is_understood_under_the_names_of_a_log(returned: Any, expected: Any) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(Unfit, match=expected):
+            read_prediction(returned)
+    else:
+        assert read_prediction(returned) == expected
 
 
 def test_exceptions_of_a_decorated_function_pass_through(server: Ledger, make_client: MakeClient) -> None:

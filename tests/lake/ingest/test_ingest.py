@@ -94,7 +94,9 @@ def test_ingesting_again_adds_nothing(lk: OpenLake, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_a_log_gives_the_same_rows_in_every_format(make_lake: MakeLake, tmp_path: Path, suffix: str) -> None:
     pictures.folder(tmp_path, 2)
-    (tmp_path / "m.png").write_bytes(encoded(Image.fromarray(np.array([[0, 255, 0], [255, 255, 0]], np.uint8))))
+    mask = np.zeros((16, 24), np.uint8)
+    mask[:, 1] = 255
+    (tmp_path / "m.png").write_bytes(encoded(Image.fromarray(mask)))
     scores, boxes = {"cat": 0.75, "dog": 0.25}, [{"label": "ear", "score": 0.5, "bbox": [1, 2, 3, 4]}]
     first = {
         "image": "000.png", "timestamp": "2024-05-06T12:00:00Z", "model": "m", "model_version": "1", "label": "cat",
@@ -129,7 +131,7 @@ def test_a_log_gives_the_same_rows_in_every_format(make_lake: MakeLake, tmp_path
         "source": "line 1", "latency_ms": 12.5, "metadata": '{"operator": "eve"}', "line": "A", "shift": 2, "heat": 0.5,
         "night": True, "shot_at": noon - dt.timedelta(hours=1),
     }  # fmt: skip
-    assert dog["masks"] == [{"label": "dog", "score": None, "height": 2, "width": 3, "counts": "132"}]
+    assert dog["masks"] == [{"label": "dog", "score": None, "height": 16, "width": 24, "counts": "`0`0P;"}]
     assert (dog["task"], dog["source"], dog["metadata"], dog["night"]) == (
         "segmentation",
         "001.png",
@@ -172,7 +174,7 @@ def test_an_image_with_three_predictions_is_one_image(lk: OpenLake, tmp_path: Pa
     path = log(
         tmp_path,
         "log.jsonl",
-        *({"image": n, "model": m} for n, m in [("000.png", "a"), ("000.png", "b"), ("copy.png", "c")]),
+        *({"image": n, "model": m, "label": "x"} for n, m in [("000.png", "a"), ("000.png", "b"), ("copy.png", "c")]),
     )
     assert counts(run(lk, path)) == (1, 2, 3, 0, 0, 0)
     assert [lk.dataset(n).count_rows() for n in ("images", "thumbnails", "samples")] == [1, 1, 3]

@@ -9,7 +9,7 @@ from typing import Any
 from lake.client import Client, Predicted
 from lake.client import events as client_events
 from lake.client import predictions as client_predictions
-from lake.prediction_logs import prediction_rows
+from lake.prediction_logs import columns, prediction_rows
 from lake.spool import events
 from lake.storage import schema
 from search_app.api import schemas
@@ -26,7 +26,7 @@ def parameters(method: object) -> set[str]:
 def test_the_fields_of_a_prediction_are_columns_of_the_table() -> None:
     assert {column.name for column in schema.SAMPLES.columns} >= FIELDS
     row = {field.name for field in dataclasses.fields(prediction_rows.PredictionRow)}
-    assert row == FIELDS | {"row_id", "image", "image_id", "metadata", "promoted"}
+    assert row == FIELDS | {"row_id", "image", "image_id", "metadata", "promoted", "truth", "converted"}
 
 
 def test_the_openapi_document_names_the_fields_of_a_prediction() -> None:
@@ -36,6 +36,8 @@ def test_the_openapi_document_names_the_fields_of_a_prediction() -> None:
 def test_the_client_logs_the_fields_of_a_prediction() -> None:
     assert parameters(Client.log) == FIELDS | {"prediction_id", "image", "metadata"}
     assert client_events.CONTENT == prediction_rows.CONTENT
+    other_names = {field: columns.NAMES[field] for field in client_predictions.OTHER_NAMES}
+    assert other_names == client_predictions.OTHER_NAMES
     returned = {*client_predictions.FIELDS}
     assert returned == FIELDS - {"model", "model_version", "latency_ms"} | {"prediction_id", "metadata"}
 

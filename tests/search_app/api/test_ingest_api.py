@@ -208,7 +208,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"confidence": float("inf")}, "finite"),
     ({"timestamp": "yesterday"}, "ISO 8601"),
     ({"timestamp": False}, "ISO 8601"),
-    ({"timestamp": 1.7e18}, "ISO 8601"),
+    ({"timestamp": 1.7e21}, "ISO 8601"),
+    ({"confidence": 87}, "it looks like a percentage: divide it by 100"),
+    ({"confidence": -2}, "it looks like a logit"),
+    ({"task": "ocr"}, "one of classification, detection, segmentation"),
+    ({"camera": 2.0**60}, "without its last digits"),
+    ({"note": {"by": "\ud800"}}, "half a surrogate pair"),
+    ({"source": "\udfff"}, "source has \\udfff, half a surrogate pair"),
+    ({"prediction": "dog"}, "'label' and 'prediction' could each be the predicted class"),
+    ({"label": None, "klass": "dog"}, "the prediction is empty: pass a label, scores, boxes or masks; these fields"),
+    ({"latency_ms": -1}, "must not be negative"),
     ({"timestamp": "10000-01-01"}, "ISO 8601"),
     ({"label": ["a"]}, "label"),
     ({"label": "x" * 10_001}, "at most 10,000"),
@@ -238,6 +247,42 @@ def test_a_wrong_field_is_named(service: ApiClient) -> None:
         assert reason(refused) in ((422, "invalid"), (422, "other_image")), change
         assert words in refused.json()["detail"], change
     assert service.spool.depth().events == 1  # the image
+
+
+def test_names_are_understood_as_in_a_log(service: ApiClient) -> None:
+    named_otherwise = {"prediction_id": UNKNOWN, "model": "m", "Class": 5.0, "conf": "0.5", "ground_truth": "4"}
+    assert service.predict(named_otherwise, picture(1)).status_code == 201
+    row = service.prediction(UNKNOWN).json()
+    assert (row["label"], row["confidence"], row["metadata"]) == ("5", 0.5, {"ground_truth": "4"})
+
+
+def test_a_probability_a_hair_outside_is_clamped_and_counted(service: ApiClient) -> None:
+    one = service.predict(event(confidence=1.0000001192092896, scores={"a": -1e-9}), picture(1))
+    assert (one.status_code, one.json()["clamped"]) == (201, 2)
+    items = [event(image_id=named(picture(1)), confidence=c) for c in (1.00005, 1, 1.001)]
+    several = service.batch(items).json()["items"]
+    assert [(item["code"], item.get("clamped")) for item in several] == [(201, 1), (201, None), (422, None)]
+    assert service.prediction(items[0]["prediction_id"]).json()["confidence"] == 1
+    assert "lakeloop_clamped_total 3.0" in service.client.get("/metrics").text
+
+
+def test_masks_of_another_size_than_the_image_are_refused_by_every_door(service: ApiClient) -> None:
+    image = picture(1)  # 24 x 16
+
+    def masks(height: int, width: int) -> dict[str, Any]:
+        return event(masks=[{"label": "a", "size": [height, width], "counts": [height * width]}])
+
+    turned = masks(24, 16)
+    refused = service.predict(turned, image)
+    assert (refused.status_code, "a mask is 16 x 24, the image is 24 x 16" in refused.text) == (422, True)
+    new = in_base64(picture(2))
+    both = [masks(24, 16) | {"image_id": named(picture(2))}, event(image_base64=new), turned | {"image_base64": new}]
+    assert [item["code"] for item in service.batch(both).json()["items"]] == [422, 201, 422]
+    assert service.predict(masks(16, 24), image).status_code == 201
+    for _ in range(2):  # waiting in the spool, and in the lake
+        assert service.predict(turned | {"image_id": named(image)}).status_code == 422
+        assert service.predict(masks(16, 24) | {"image_id": named(image)}).status_code == 201
+        service.drain()
 
 
 def test_null_means_that_the_field_is_missing(service: ApiClient) -> None:

@@ -105,7 +105,8 @@ def routes(service: Service, writer: Writes) -> APIRouter:
         def write(new: NewLabels, audit: Audit) -> dict[str, Any]:
             written = label_events.write(lake, new.labels, key_id)
             audit("labels write", None, {"labels": len(written.event_ids), "new": written.new})
-            return {"event_ids": written.event_ids, "new": written.new}
+            clamped = {"clamped": written.clamped} if written.clamped else {}
+            return {"event_ids": written.event_ids, "new": written.new, **clamped}
 
         return await writer.run(request, NewLabels, write, 201)
 
