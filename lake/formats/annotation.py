@@ -27,6 +27,8 @@ CLASSIFICATION, DETECTION, SEGMENTATION = "classification", "detection", "segmen
 TASKS = (CLASSIFICATION, DETECTION, SEGMENTATION)
 SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}
 
+_CONTENT = json.JSONEncoder(sort_keys=True, default=dict)
+
 Box = Mapping[str, Any]
 Mask = Mapping[str, Any]
 
@@ -101,6 +103,8 @@ class Annotations:
         """The ground truths, each marked incomplete if its task is; an incomplete task without any has one that says
         nothing: no label, but it may take one back (`lake/labels/imported_statements.py`).
         """
+        if not self.incomplete:
+            return self.ground_truths
         marked = [replace(t, incomplete=t.incomplete or t.task in self.incomplete) for t in self.ground_truths]
         silent = self.incomplete - {truth.task for truth in marked}
         return marked + [replace(nothing(task), incomplete=True) for task in sorted(silent)]
@@ -147,7 +151,8 @@ def event_id(image_id: str, truth: GroundTruth) -> str:
 
 def content(truth: GroundTruth) -> str:
     """All that it says, as text: equal for equal statements only."""
-    return json.dumps(vars(truth), sort_keys=True, default=dict)
+    parts = (truth.task, truth.label, truth.boxes, truth.masks, truth.crowd_boxes, truth.crowd_masks, truth.incomplete)
+    return _CONTENT.encode(parts)
 
 
 def box(label: Any, bbox: Sequence[Any], score: Any = None) -> dict[str, Any]:

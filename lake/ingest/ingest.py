@@ -311,8 +311,7 @@ class _Ingest:
         if refused and not rows and draft.decoded is None:
             return []  # the image has its row
         return [
-            prediction_row(draft.image_id, draft.item.source, row, moment)
-            | {"item": draft.item.source, "bare": row is None or not prediction_rows.has_prediction(row)}
+            prediction_row(draft.image_id, draft.item.source, row, moment) | {"item": draft.item.source}
             for row in rows or [None]
         ]
 
@@ -369,8 +368,9 @@ class _Ingest:
         """Drops rows without a prediction of images that have a row: ground truth adds no sample."""
         bare = {row["image_id"] for row in rows if row["bare"]}
         predicted = {row["image_id"] for row in rows if not row["bare"]}
-        known = self.lake.known("samples", "image_id", sorted(bare - predicted - new_images))
-        return [row for row in rows if not row["bare"] or row["image_id"] not in known | predicted]
+        known = sorted(bare - predicted - new_images)
+        with_row = predicted | (self.lake.known("samples", "image_id", known) if known else set())
+        return [row for row in rows if not row["bare"] or row["image_id"] not in with_row]
 
     def reject_contradictions(self, rows: list[dict[str, Any]]) -> int:
         """Rejects rows whose prediction_id the lake has with other content; returns how many."""

@@ -15,16 +15,15 @@ if TYPE_CHECKING:
 def prediction_row(
     image_id: str, source: str, row: prediction_rows.PredictionRow | None, moment: dt.datetime
 ) -> dict[str, Any]:
-    """A row of samples; without a prediction in `row`, the row that says that the image is in the lake."""
-    key = {"image_id": image_id, "ingested_at": moment}
+    """A row of samples; without a prediction in `row`, the row that says that the image is in the lake: `bare`."""
+    bare = row is None or not prediction_rows.has_prediction(row)
+    key = {"image_id": image_id, "ingested_at": moment, "bare": bare}
     if row is None:
         return {"prediction_id": ids.bare_prediction_id(image_id), "source": source, **key}
-    prediction_id = ids.bare_prediction_id(image_id)
-    if prediction_rows.has_prediction(row):
-        own_id = ids.as_uuid(row.row_id) if row.row_id else None
-        stamp = row.timestamp.isoformat() if row.timestamp else None
-        derived = ids.derived_prediction_id(image_id, row.model, row.model_version, stamp, row.row_id)
-        prediction_id = own_id or derived
+    if bare:
+        prediction_id = ids.bare_prediction_id(image_id)
+    else:
+        prediction_id = (ids.as_uuid(row.row_id) if row.row_id else None) or _derived_id(image_id, row)
     columns = prediction_rows.columns(row)
     return {**columns, "prediction_id": prediction_id, "source": columns["source"] or source, **key}
 
@@ -39,3 +38,8 @@ def contradictions(lake: Lake, rows: list[dict[str, Any]]) -> list[dict[str, Any
         for row in rows
         if known.get(row["prediction_id"]) != (row["image_id"], row.get("label"), row.get("confidence"))
     ]
+
+
+def _derived_id(image_id: str, row: prediction_rows.PredictionRow) -> str:
+    stamp = row.timestamp.isoformat() if row.timestamp else None
+    return ids.derived_prediction_id(image_id, row.model, row.model_version, stamp, row.row_id)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lake import ids
 from lake.formats import annotation
@@ -30,8 +30,7 @@ WAITING = 20_000
 _TICK = dt.timedelta(microseconds=1)
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(NamedTuple):
     """What a source says of an image. `source`: the absolute path of the document, or of the class folders' root."""
 
     image_id: str
@@ -40,8 +39,7 @@ class Statement:
     source: str | None
 
 
-@dataclass(frozen=True)
-class _Event:
+class _Event(NamedTuple):
     """A stored label event; `before`: the id of the event before it of the same source, among the imported ones."""
 
     event_id: str
@@ -112,6 +110,8 @@ class _History:
         """Whether the statement adds nothing to the last one of its source, or to the last imported one."""
         if statement.truth.incomplete and not statement.truth.says_something():
             return not self._takes_back(statement)
+        if (statement.image_id, statement.truth.task) not in self._events:
+            return False
         last_ones = (self._last(statement, statement.source), next(self._imported(statement), None))
         return any(event is not None and event.says(statement.image_id, statement.truth) for event in last_ones)
 
