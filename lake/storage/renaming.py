@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from lake import nesting
 from lake.errors import BadInput, CouldNot, LakeBusy, NotALake
+from lake.images.workers import WorkerDied, WorkerPool
 from lake.storage import leader_lock, schema, views
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _NAMED = re.compile(
     rf"\b(FROM|JOIN|PIVOT|UNPIVOT|DESCRIBE|SUMMARIZE)(\s+)\"?({'|'.join(_NAMES)})\b\"?(?!\s*[.(])", re.IGNORECASE
 )
 _WAIT_SECONDS = 60.0
+# Of a saved text's parsing.
+_PARSE_BYTES, _PARSE_SECONDS = 1 << 30, 5.0
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -73,38 +76,62 @@ def rewrite_saved_sql(lake: Lake) -> None:
         _refuse_unrenamed(lake)
     else:
         _rename_copies(lake.folder)
-    for name, columns in _SAVED.items():
-        rows = lake.dataset(name).to_table()
-        changed = []
-        for row in rows.to_pylist():
-            rewritten = row | {column: rewrite(row) for column, rewrite in columns.items()}
-            if rewritten != row:
-                changed.append(rewritten)
-        if changed:
-            lake.update(name, pa.Table.from_pylist(changed, schema=rows.schema))
+    with SavedSql() as sql:
+        for name, columns in _SAVED.items():
+            rows = lake.dataset(name).to_table()
+            changed = []
+            for row in rows.to_pylist():
+                renamed = row | {column: rewrite(sql, row) for column, rewrite in columns.items()}
+                if renamed != row:
+                    changed.append(renamed)
+            if changed:
+                lake.update(name, pa.Table.from_pylist(changed, schema=rows.schema))
 
 
-def rewritten_query(text: str) -> str:
-    """A SELECT with the new names of its tables and views."""
-    return _rewritten(text, "", "")
+class SavedSql:
+    """Gives SQL that others saved its new names, in a process that is killed if that takes much memory or time.
+
+    Such a text stays as it is: it could not be run, either. Use it as a context manager.
+    """
+
+    def __init__(self) -> None:
+        self._pool: WorkerPool | None = None
+
+    def __enter__(self) -> SavedSql:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.close()
+
+    def query(self, text: str) -> str:
+        """A SELECT with the new names of its tables and views."""
+        return self._rewritten(text, "", "")
+
+    def filter(self, text: str) -> str:
+        """A filter over samples with the new names."""
+        return self._rewritten(text, f"SELECT 1 FROM {NEW} WHERE (", "\n)")
+
+    def _rewritten(self, text: str, before: str, after: str) -> str:
+        if _REWRITTEN.search(text) or not any(name in text.lower() for name in _NAMES):
+            return text
+        if self._pool is None:
+            function = f"{__name__}:{rewritten.__name__}"
+            self._pool = WorkerPool(function, 1, memory_bytes=_PARSE_BYTES, timeout=_PARSE_SECONDS)
+        result = self._pool.run(text, before, after)
+        return text if isinstance(result, WorkerDied) else str(result)
 
 
-def rewritten_filter(text: str) -> str:
-    """A filter over samples with the new names."""
-    return _rewritten(text, f"SELECT 1 FROM {NEW} WHERE (", "\n)")
-
-
-def _rewritten(text: str, before: str, after: str) -> str:
+def rewritten(text: str, before: str, after: str) -> str:
+    """Runs in the process of `SavedSql`: the text with the new names, in a query that has it between the others."""
     import duckdb
 
-    if _REWRITTEN.search(text) or not any(name in text.lower() for name in _NAMES):
-        return text
     try:
         nesting.check(text)
     except BadInput:
         return text  # too deep to have been run
     statement = before + text + after
-    with duckdb.connect() as connection:
+    with duckdb.connect(config={"threads": 1}) as connection:
         serialized = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0]
     try:
         tree = json.loads(serialized)
@@ -167,36 +194,36 @@ def _qualifier(node: dict[str, Any]) -> str:
 
 
 def _filter_of(column: str) -> Any:
-    return lambda row: None if row[column] is None else rewritten_filter(row[column])
+    return lambda sql, row: None if row[column] is None else sql.filter(row[column])
 
 
-def _slice_filter(row: dict[str, Any]) -> str | None:
-    return rewritten_filter(row["definition"]) if row["kind"] == "where" and row["definition"] else row["definition"]
+def _slice_filter(sql: SavedSql, row: dict[str, Any]) -> str | None:
+    return sql.filter(row["definition"]) if row["kind"] == "where" and row["definition"] else row["definition"]
 
 
-def _spec(row: dict[str, Any]) -> str | None:
+def _spec(sql: SavedSql, row: dict[str, Any]) -> str | None:
     if row["spec"] is None:
         return None
     definition = json.loads(row["spec"])
-    rewritten = _definition(definition)
-    return row["spec"] if rewritten == definition else json.dumps(rewritten, ensure_ascii=False)
+    renamed = _definition(sql, definition)
+    return row["spec"] if renamed == definition else json.dumps(renamed, ensure_ascii=False)
 
 
-def _definition(part: Any) -> Any:
+def _definition(sql: SavedSql, part: Any) -> Any:
     """A slice's definition, whose unions and intersections hold more definitions, with rewritten filters."""
     if isinstance(part, list):
-        return [_definition(item) for item in part]
+        return [_definition(sql, item) for item in part]
     if not isinstance(part, dict):
         return part
     return {
-        key: rewritten_filter(value) if key == "where" and isinstance(value, str) else _definition(value)
+        key: sql.filter(value) if key == "where" and isinstance(value, str) else _definition(sql, value)
         for key, value in part.items()
     }
 
 
 # By table, what rewrites which of its columns.
 _SAVED: dict[str, dict[str, Any]] = {
-    schema.SAVED_QUERIES.name: {"sql": lambda row: rewritten_query(row["sql"])},
+    schema.SAVED_QUERIES.name: {"sql": lambda sql, row: sql.query(row["sql"])},
     schema.SLICES.name: {"definition": _slice_filter, "spec": _spec},
     schema.CLUSTERS.name: {"where": _filter_of("where")},
     schema.SEARCHES.name: {"where": _filter_of("where")},

@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +198,15 @@ def test_a_kill_before_each_step_leaves_a_lake_that_opens_renamed(tmp_path: Path
         ("this is no SQL FROM answers", "this is no SQL FROM main.predictions"),
     ],
 )
-def test_saved_queries_are_rewritten_once(old: str, new: str) -> None:
-    assert renaming.rewritten_query(old) == new
-    assert renaming.rewritten_query(new) == new
+def test_saved_queries_are_rewritten_once(saved: renaming.SavedSql, old: str, new: str) -> None:
+    assert saved.query(old) == new
+    assert saved.query(new) == new
+
+
+@pytest.fixture(scope="module")
+def saved() -> Iterator[renaming.SavedSql]:
+    with renaming.SavedSql() as sql:
+        yield sql
 
 
 def test_the_former_name_of_a_view_is_answered_with_its_new_one(lk: OpenLake) -> None:
@@ -270,6 +276,17 @@ def test_a_metadata_column_may_not_hide_the_ground_truth(tmp_path: Path) -> None
         lake.create(str(tmp_path / "lake"), columns={"correct": "bool"})
 
 
-def test_a_saved_query_that_is_too_deep_to_parse_stays_as_it_is() -> None:
+def test_a_saved_query_that_cannot_be_parsed_takes_nothing_here(saved: renaming.SavedSql) -> None:
+    """No bracket of the second is deep, and it takes gigabytes to parse."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak_memory()
     deep = "SELECT " + "(" * 100_000 + " FROM answers"
-    assert renaming.rewritten_query(deep) == deep
+    assert saved.query(deep) == deep
+    saved.query("SELECT * FROM answers WHERE " + "(with a as " * 40)
+    assert saved.query("SELECT * FROM predictions") == "SELECT * FROM samples"
+    assert peak_memory() - before < 200 << 20
+
+
+def peak_memory() -> int:
+    """Of this process, in bytes."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) << 10
