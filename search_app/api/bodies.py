@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -29,6 +30,9 @@ MOST_CONTAINERS = 100_000
 MOST_VALUES = 1_000_000
 # Hashing or parsing more than this takes milliseconds, for which all other requests would wait.
 ASIDE_BYTES = 256 << 10
+# Parsing holds the interpreter for tens of milliseconds: each thread more delays all other requests by as much. These
+# threads do nothing else, so that large bodies never hold up the look-ups of others.
+_large = ThreadPoolExecutor(2, "large bodies")
 _KEY = re.compile(rb"[!-~]{1,%d}\Z" % KEY_CHARACTERS)
 # In the ASGI scope: a budget, and the bytes of the body that it counts as in memory until the response is sent.
 IN_FLIGHT = "lakeloop_in_flight"
@@ -103,25 +107,28 @@ async def read_query(scope: Scope, receive: Receive, limit: int, admission: Admi
 
 
 async def _received(scope: Scope, receive: Receive, limit: int, budget: BodyBudget) -> bytes:
-    parts = []
-    length = 0
+    # One growing block: the parts of many bodies would fill the heap between each other, which then never shrinks.
+    body: bytes | bytearray = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         part = message.get("body", b"")
-        length += len(part)
+        length = len(body) + len(part)
         if length > limit:
             raise too_large(limit)
         if part:
-            problem = budget.too_much(len(part), own=length - len(part))
+            problem = budget.too_much(len(part), own=len(body))
             if problem is not None:
                 raise problem
             _hold(scope, budget, len(part))
-            parts.append(part)
+            if body:
+                body = bytearray(body) if isinstance(body, bytes) else body
+                body += part
+            else:
+                body = part
         if not message.get("more_body", False):
-            break
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+            return bytes(body)
 
 
 def _hold(scope: Scope, budget: BodyBudget, size: int) -> None:
@@ -141,7 +148,7 @@ async def aside(size: int, function: Callable[..., T], *arguments: Any) -> T:
     """The function's result, computed on another thread if it processes many bytes (`size`)."""
     if size <= ASIDE_BYTES:
         return function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(_large, function, *arguments)
 
 
 def digest(*parts: bytes) -> bytes:

@@ -6,12 +6,14 @@ nothing of pages or routes.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +47,11 @@ _CLOSED = ("/_stcore/upload_file/", "/_stcore/agent/")
 # Requests in flight have this long after SIGTERM; the drainer then has some seconds more (`live_ingest.py`).
 GRACE_SECONDS = 3
 SWITCH_SECONDS = 0.0005
+# Of mallopt(3), and the size from which a block is mapped by itself.
+M_MMAP_THRESHOLD = -3
+LARGE_BYTES = 1 << 20
+# A page sends what a user typed and chose; Streamlit's own limit is for uploads, which have no route here.
+MESSAGE_BYTES = 16 << 20
 # The first page has priority over preparing the first query.
 PREPARED_AFTER_SECONDS = 5.0
 
@@ -146,13 +153,15 @@ def serve(
         app,
         log_level="warning",
         access_log=False,
-        ws_max_size=2**26,
+        ws_max_size=MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # kilobytes would become megabytes before their size is known
         timeout_graceful_shutdown=GRACE_SECONDS,
         loop="uvloop",
         http=LimitedProtocol,
         server_header=False,
         proxy_headers=False,  # any client can write them
     )
+    _return_large_blocks()
     # The spool's thread needs the interpreter for microseconds, many times per commit; by default it waits 5 ms.
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # what is loaded by now stays: collecting it again and again costs milliseconds each time
@@ -162,6 +171,12 @@ def serve(
         signal.signal(signal.SIGTERM, lambda *_: None if server.started else sys.exit(0))
     server.run(sockets=[listener])
     gc.unfreeze()  # otherwise DuckDB complains at exit about objects that are left
+
+
+def _return_large_blocks() -> None:
+    """Memory of large bodies goes back to the system when they are gone: glibc would keep blocks of up to 32 MiB."""
+    with suppress(OSError, AttributeError):  # another C library keeps what it keeps
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -249,7 +249,7 @@ def test_the_command_prints_cuts_saves_and_remembers(
     assert run_command("sql", "SELECT count(*) AS n FROM predictions") == ([{"n": 10}], "")
     rows, message = run_command("sql", "SELECT label FROM predictions", "--max-rows", "2")
     assert len(rows) == 2
-    assert message == "the answer is cut after 2 rows: raise --max-rows, or ask for less (256 MiB are the most)\n"
+    assert message == "the result is cut after 2 rows: raise --max-rows or select less (at most 256 MiB)\n"
     low = "SELECT count(*) AS n FROM predictions WHERE confidence < $most AND label = $l"
     run_command("query", "save", "low", low, "--param", "most=0.35", "--param", "l=a")
     assert run_command("sql", "--saved", "low")[0] == [{"n": 2}]
