@@ -259,6 +259,7 @@ def test_every_attack_ends_and_the_server_stays_small(
         client.post("/v1/images", content=IMAGE, headers={"Content-Type": "image/png"}).raise_for_status()
         for _ in range(3):  # what a server needs when it is first asked is no attack's cost
             client.post("/v1/sql", json={"sql": "SELECT 1"}).raise_for_status()
+            client.get("/v1/metrics", params={"where": "label = 'a'"}).raise_for_status()
             client.post("/v1/queries", content=IMAGE, headers={"Content-Type": "image/png"})
             client.post("/v1/search", json={"ids": ["a" * 64], "where": "label = 'a'"})
         idle = service.rss()
