@@ -36,8 +36,10 @@ class Claims:
         if self._folder is None:
             return
         self._folder.mkdir(exist_ok=True)
-        self._lock = os.open(self._path(self._owner), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        new = self._folder / f"{self._owner}.new"
+        self._lock = os.open(new, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        new.rename(self._path(self._owner))  # no process may see it without its lock, and take its owner for dead
         self._database = sqlite3.connect(
             self._folder / "claims.sqlite", timeout=_PATIENCE, isolation_level=None, check_same_thread=False
         )

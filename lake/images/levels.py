@@ -216,14 +216,15 @@ def _file(image: Image.Image) -> bytes:
 
 @functools.lru_cache(16)
 def _table(levels: Levels) -> list[int]:
-    """What each value of 16 bits becomes, 0 to 255. In whole numbers, so that 257 x k is k exactly."""
+    """What each value of 16 bits becomes, 0 to 255; in whole numbers, so that 257 x k is k exactly."""
     import numpy as np
 
     black, white = levels.black, levels.white
-    whole = float(black).is_integer() and float(white).is_integer()
-    values = (
-        (np.arange(65536) - (int(black) if whole else black)) * 255 // (int(white - black) if whole else white - black)
-    )
+    if float(black).is_integer() and float(white).is_integer():
+        black, white = int(black), int(white)
+    # Values that use all 16 bits were always cut, not rounded: their vectors stay as they are.
+    half = 0 if (black, white) == (0, 65535) else (white - black) // 2
+    values = ((np.arange(65536) - black) * 255 + half) // (white - black)
     table: list[int] = np.clip(values, 0, 255).astype(np.uint8).tolist()
     return table
 

@@ -333,7 +333,7 @@ def test_of_two_runs_one_is_killed_and_the_other_finishes(
     monkeypatch.setattr(module, "WAIT_SECONDS", 0.05)
     fill(colours, tmp_path / "in", 24)
     bind(colours, record_of(colours, None), MeanColour())
-    slow = SCRIPT.replace("time.sleep(0.05)", "time.sleep(60)")
+    slow = SCRIPT.replace("time.sleep(0.05)", "time.sleep(600)")
     process = subprocess.Popen(
         [sys.executable, "-c", slow, colours.uri],
         stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()},

@@ -145,6 +145,20 @@ def test_a_scaled_decode_keeps_the_embedding() -> None:
         assert float(image @ other) >= 0.995
 
 
+def test_12_bits_and_floats_have_the_embedding_of_the_8_bit_picture() -> None:
+    """The cosine is 0.99 at least."""
+    ours = NetworkEmbedder("efficientnet-lite0", engine="torch")
+    grey = np.asarray(pictures.scene(5, 300, 260).convert("L"))
+    files = [
+        encoded(Image.fromarray(grey)),
+        encoded(Image.fromarray(grey.astype(np.uint16) * 16)),
+        encoded(Image.fromarray(np.round(grey / 255 * 4095).astype(np.uint16)), "TIFF"),
+        encoded(Image.fromarray((grey / 255).astype(np.float32)), "TIFF"),
+    ]
+    vectors = ours.embed_batch([prepare(data, ours.spec.preprocessing) for data in files]).vectors
+    assert (vectors[1:] @ vectors[0]).min() >= 0.99
+
+
 def classified(share: slice) -> float:
     """Share of the photographs that EfficientNet-Lite0 with its ImageNet head calls by their name."""
     timm = torch_import.timm()
