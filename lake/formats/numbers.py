@@ -14,6 +14,8 @@ _WHOLE = re.compile(r"(0|[1-9]\d*)(\.0+)?", re.ASCII)
 
 def number(name: str, value: Any) -> float:
     """A finite number, which may be written as text. Raises BadInput with `name` and the value."""
+    if type(value) is float and math.isfinite(value):  # nearly all are
+        return value + 0.0
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
