@@ -73,7 +73,8 @@ async def stopped(lake: Path, ledger: Ledger, rounds: int) -> Stops:
         service = await Service(lake).ready()
         signalled = asyncio.Event()
         slow = [asyncio.create_task(half_sent(service, ledger, signalled)) for _ in range(SLOW)]
-        await asyncio.sleep(0.3)  # until the server has their beginnings
+        await asyncio.sleep(0.3)
+        await get(service.port, "/healthz")  # the server has their beginnings: they came before
         load = Load(ledger, service.port, CONNECTIONS)
         await asyncio.sleep(chance.uniform(0.3, 1.0))
         signalled.set()

@@ -48,7 +48,7 @@ MISSING += [] if Path(CHROMIUM).exists() else [CHROMIUM]
 needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 
 SETTLED = '.stApp[data-test-script-state="notRunning"]'
-PATIENCE = 30_000
+PATIENCE = 90_000
 OFTEN = 8  # as many labelled answers as make a group on the Overview
 # Looks into shadow roots, too. Streamlit's own scripts have a src on this host.
 LOOK = """(foreign) => {

@@ -11,7 +11,7 @@ import pytest
 
 from lake.errors import BadInput
 from lake.jobs import current, live_state, record, running_job
-from lake.jobs.job import Starter
+from lake.jobs.job import Job, Starter
 from lake.open_lake import OpenLake
 from lake.storage.store import Lake
 from lake.upkeep import maintenance
@@ -20,17 +20,25 @@ from tests.conftest import MakeLake
 ANNA, PEER = Starter(user="anna"), Starter(key_id="k1")
 
 
+def seen_with(lk: OpenLake, running: running_job.RunningJob, done: int) -> Job:
+    """The job as others see it, as soon as they see this progress."""
+    deadline = time.monotonic() + 60
+    while not ((seen := current.get(lk, running.job.id)).progress and seen.progress.done == done):
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.02)
+    return seen
+
+
 def test_a_command_costs_two_commits_however_often_it_reports(lk: OpenLake) -> None:
     before = lk.version("jobs")
     with running_job.foreground(lk, "count", {"to": 200}) as job:
-        started, during = time.monotonic(), lk.version("jobs")
+        began, during = time.thread_time(), lk.version("jobs")
         for done in range(200):
             job.progress(done, 200, "steps", "counting", epoch=done // 50)
             time.sleep(0.004)
-        assert time.monotonic() - started < 2  # at least a hundred a second
+        assert time.thread_time() - began < 1  # a processor could do two hundred a second
         assert lk.version("jobs") == during
-        time.sleep(2 * running_job.LOOK_SECONDS)
-        seen = current.get(lk, job.job.id)
+        seen = seen_with(lk, job, 199)
         assert seen.progress is not None
         assert (seen.state, seen.progress.done, seen.progress.stage) == ("running", 199, "counting")
         assert seen.progress.facts == {"epoch": 3}
@@ -134,17 +142,16 @@ def test_without_its_file_a_job_goes_on(lk: OpenLake, damage: str) -> None:
             file.write_bytes(b"no database" * 1000)
         assert current.get(lk, job.job.id).state == "running"
         job.progress(3, 4)
-        time.sleep(3 * running_job.LOOK_SECONDS)
-        seen = current.get(lk, job.job.id)
+        seen = seen_with(lk, job, 3)
         assert (seen.state, seen.progress and seen.progress.done) == ("running", 3)
     assert current.get(lk, job.job.id).state == "done"
 
 
 def test_a_request_to_cancel_interrupts_the_work(lk: OpenLake) -> None:
     job = running_job.foreground(lk, "count", {})
-    threading.Timer(0.1, lambda: record.cancel(lk, job.job.id, ANNA)).start()
     with pytest.raises(KeyboardInterrupt), job:
-        time.sleep(30)
+        threading.Timer(0.1, lambda: record.cancel(lk, job.job.id, ANNA)).start()
+        time.sleep(60)
     ended = current.get(lk, job.job.id)
     assert (ended.state, ended.message) == ("cancelled", "cancelled by anna")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -77,10 +78,10 @@ def test_a_detached_job_is_listed_shown_waited_for_cancelled_and_retried(
 
     def slow(lake: OpenLake, arguments: Any, work: Work) -> Any:
         work.progress(1, 4, "images", "writing")
-        time.sleep(0.8)
+        assert shown.wait(60)
         return original(lake, arguments, work)
 
-    original = data_kinds.export
+    original, shown = data_kinds.export, threading.Event()
     monkeypatch.setattr(data_kinds, "export", slow)
     monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.02)
     with counting.supervised(lk, counting.InThread), ThreadPoolExecutor(1) as aside:
@@ -89,6 +90,7 @@ def test_a_detached_job_is_listed_shown_waited_for_cancelled_and_retried(
             time.sleep(0.02)
         assert run(lk, "jobs", "show", job) == 0
         assert "export, running (writing, 25%" in capsys.readouterr().out
+        shown.set()
         assert waiting.result() == 0
     assert f"job {job} is done: {{" in capsys.readouterr().out
     live_state.log_file(lk, job).write_text("a line\n")

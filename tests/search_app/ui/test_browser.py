@@ -151,8 +151,8 @@ def test_the_overview_shows_accuracy_and_the_number_of_labels(page: Page, url: s
     page.get_by_text("n 10").first.wait_for()
 
 
-# The drainer is due within two seconds, a quiet page asks again within five.
-SOON = 12_000
+# The drainer is due within two seconds, a quiet page asks again within five; a loaded machine takes longer.
+SOON = 60_000
 
 
 def test_a_new_prediction_appears_without_a_reload(page: Page, live: str) -> None:
