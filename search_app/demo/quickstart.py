@@ -77,9 +77,8 @@ def _build(uri: str, story: Story, live: bool) -> dict[str, Any]:
     lk = lake.create(uri, embedders=[DEFAULT], columns={"module_type": "string"})
     record = embedders.record_of(lk, None)
     _say("1/5  labels: ingest half of the monocrystalline cells with their labels")
-    ingest_items(
-        lk, (Item(c.name, folder() / c.path, read_annotations=partial(of_class, c.truth)) for c in story.training)
-    )
+    readers = {c: partial(of_class, c.truth, None, None) for c in story.training}
+    ingest_items(lk, (Item(c.name, folder() / c.path, read_annotations=reader) for c, reader in readers.items()))
     _say("2/5  embeddings: EfficientNet-Lite0 computes a vector for every image")
     model = embedders.for_lake(lk, record, images=len(story.training) + len(story.production))
     backfill(lk, record, model)
