@@ -149,9 +149,13 @@ def test_without_its_file_a_job_goes_on(lk: OpenLake, damage: str) -> None:
 
 def test_a_request_to_cancel_interrupts_the_work(lk: OpenLake) -> None:
     job = running_job.foreground(lk, "count", {})
-    with pytest.raises(KeyboardInterrupt), job:
+
+    def work() -> None:
         threading.Timer(0.1, lambda: record.cancel(lk, job.job.id, ANNA)).start()
         time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt), job:
+        work()
     ended = current.get(lk, job.job.id)
     assert (ended.state, ended.message) == ("cancelled", "cancelled by anna")
 
