@@ -72,6 +72,8 @@ def _recognised(path: Path) -> Layout:
             return "metadata"
         if suffix == ".parquet" and arrow_rows.holds_images(path):
             return "parquet"
+        if suffix == ".json" and table_rows.holds_log_rows(path):
+            return "table"
         if suffix != ".json" and log.suffix(path) in log.SUFFIXES:
             return "table"
         if suffix == ".json" and coco_documents.find(path):

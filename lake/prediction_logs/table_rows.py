@@ -163,6 +163,11 @@ def holds_json_rows(path: Path) -> bool:
     return re.match(r"\s*\[\s*[{\]]", text_files.beginning(path)) is not None
 
 
+def holds_log_rows(path: Path) -> bool:
+    """Whether a file is a JSON array whose first object names its image as the lake does."""
+    return re.match(r'\s*\[\s*\{[^{}]*?"image_id"\s*:\s*"[0-9a-fA-F]{64}"', text_files.beginning(path)) is not None
+
+
 def json_array(path: Path, encoding: str | None = None) -> Iterator[Row]:
     """The objects of a JSON array, one at a time; a place is the number of the row. Ends at the first broken one."""
     with text_files.opened(path, text_files.checked(path, encoding, lines=False)) as file:

@@ -19,8 +19,11 @@ IMAGE_ID: dict[str, Any] = {"type": "string", "pattern": "^[0-9a-f]{64}$", "desc
 # Fields that are left out may be null. Numbers are accepted as text and text as numbers, as in a CSV file.
 _WORD = {"type": ["string", "number", "null"]}
 _NUMBER = {"type": ["number", "string", "null"]}
-_FRACTION = {**_NUMBER, "description": "0 to 1"}
-_TIME = {"type": ["string", "number", "null"], "description": "ISO 8601 (without a zone: UTC), or seconds since 1970"}
+_FRACTION = {**_NUMBER, "description": "0 to 1; less than 0.0001 outside of it is set to 0 or 1"}
+_TIME = {
+    "type": ["string", "number", "null"],
+    "description": "ISO 8601 (without a zone: UTC), digits of a calendar day, or seconds to nanoseconds since 1970",
+}
 _SIDES = {"type": "array", "minItems": 4, "maxItems": 4, "description": "x, y (top left), width, height in pixels"}
 _BOX = {"type": "object", "properties": {"label": _WORD, "score": _FRACTION, "bbox": {**_SIDES, "items": _NUMBER}}}
 _SIZE = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2}
@@ -37,7 +40,8 @@ _LIST = ["array", "object", "string", "null"]
 
 EVENT: dict[str, Any] = {
     "type": "object",
-    "description": "One prediction of a model. Other fields become metadata.",
+    "description": "One prediction of a model. Fields have other names, too: docs/prediction-logs.md. All else becomes "
+    "metadata.",
     "required": ["model"],
     "anyOf": [{"required": [name]} for name in prediction_rows.CONTENT],
     "properties": {
@@ -54,10 +58,13 @@ EVENT: dict[str, Any] = {
         "scores": {"type": _LIST, "description": "{label: 0 to 1}, or a list of {label, score}"},
         "boxes": {"type": _LIST, "items": _BOX},
         "masks": {"type": _LIST, "items": _MASK},
-        "task": _WORD,
+        "task": {
+            **_WORD,
+            "description": f"one of {', '.join(prediction_rows.TASKS)}; default: from the fields present",
+        },
         "timestamp": {**_TIME, "description": f"{_TIME['description']}; default: its arrival"},
         "source": _WORD,
-        "latency_ms": _NUMBER,
+        "latency_ms": {**_NUMBER, "minimum": 0},
         "metadata": {"type": ["object", "string", "null"], "description": "a JSON object, or the text of one"},
     },
 }

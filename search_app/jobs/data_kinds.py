@@ -36,11 +36,14 @@ def ingest_check(lake: Lake, arguments: Arguments) -> None:
     _log_options(arguments)
 
 
+# What a person says about a prediction log; see `LogOptions.parsed`.
+_OF_A_LOG = ("map", "truth", "encoding", "separator", "confidence_scale")
+
+
 def _log_options(arguments: Arguments) -> LogOptions:
     from lake.prediction_logs.log import LogOptions
 
-    names = ("truth", "encoding", "separator", "confidence_scale")
-    return LogOptions.parsed(arguments.get("map", ()), *(arguments.get(name) for name in names))
+    return LogOptions.parsed(**{name: arguments[name] for name in _OF_A_LOG if name in arguments})
 
 
 def ingest(lake: Lake, arguments: Arguments, work: Work) -> IngestReport:
@@ -51,7 +54,8 @@ def ingest(lake: Lake, arguments: Arguments, work: Work) -> IngestReport:
     path = Path(arguments["path"])
     layout = sources.resolve(path, arguments.get("layout", "auto"))
     white_point = arguments.get("white_point")
-    work.audit("ingest", str(path), {"layout": layout} | ({"white_point": white_point} if white_point else {}))
+    said = {name: arguments[name] for name in ("white_point", *_OF_A_LOG) if arguments.get(name)}
+    work.audit("ingest", str(path), {"layout": layout} | said)
     model = ModelName(arguments.get("model"), arguments.get("model_version"))
     report = ingest_all(
         lake,

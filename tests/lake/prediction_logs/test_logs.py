@@ -27,6 +27,7 @@ from lake.prediction_logs import log as logs
 from lake.prediction_logs import table_rows, text_files
 from lake.prediction_logs.log import LogOptions
 from lake.prediction_logs.numbers import CLAMPED, COMMA
+from search_app.cli.main import main
 from tests import pictures
 from tests.conftest import MakeLake, Say
 from tests.pictures import encoded
@@ -123,6 +124,24 @@ def test_packed_logs_and_arrays_are_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"log.{suffix}"
     path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
     assert read(path) == [("cat", 0.5)] * 3
+
+
+def test_an_array_of_image_ids_is_a_log_and_no_list_of_coco_results(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.json", json.dumps([{"label": "cat", "image_id": "a" * 64}]))
+    assert sources.resolve(path, "auto") == "table"
+    assert sources.resolve(write(path, '[{"image_id": 7, "category_id": 1, "bbox": [], "score": 1}]'), "auto") == "coco"
+
+
+def test_the_command_passes_on_what_the_caller_says(
+    lk: OpenLake, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(folder / "log.csv", "bild;Größe;gt\n000.png;10;12\n", "cp1252")
+    words = ["--map", "image=bild", "--map", "label=Größe", "--truth", "gt", "--encoding", "cp1252", "--separator", ";"]
+    assert main(["ingest", str(path), "--lake", lk.uri, "--json", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions_new"] == 1
+    assert lk.sql("SELECT label, true_label FROM samples_reviewed").to_pylist() == [{"label": "10", "true_label": "12"}]
+    assert main(["ingest", str(folder), "--lake", lk.uri, "--truth", "gt"]) == 2
+    assert "are for prediction logs" in capsys.readouterr().err
 
 
 def test_a_packed_file_that_is_cut_off_or_unpacks_without_end_is_refused_whole(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -192,6 +193,14 @@ def test_a_label_may_say_that_it_is_incomplete(doors: Doors, client: TestClient)
     assert "incomplete is 'partly'; it must be true or false" in refused.json()["detail"]
 
 
+def test_a_class_has_one_form_and_clamped_scores_are_counted(client: TestClient) -> None:
+    box = {"label": 5.0, "score": 1.0000001, "bbox": [0, 0, 1, 1]}
+    label = {"image_id": ids(25)[0], "boxes": [box], "timestamp": "2026-09-01T12:00:00Z"}
+    assert client.post("/v1/labels", json={"labels": [label]}).json()["clamped"] == 1
+    [read] = client.get("/v1/labels", params={"image_id": ids(25)[0], "task": "detection"}).json()["items"]
+    assert [(b["label"], b["score"]) for b in read["boxes"]] == [("5", 1)]
+
+
 def test_the_same_label_with_its_own_time_is_stored_once(client: TestClient) -> None:
     label = {"image_id": ids(22)[0], "label": "a", "timestamp": "2026-09-01T12:00:00Z"}
     first = client.post("/v1/labels", json={"labels": [label]}).json()
@@ -211,13 +220,16 @@ def test_the_same_label_with_its_own_time_is_stored_once(client: TestClient) -> 
         ({"image_id": ids(23)[0], "label": "a", "origin": "guess"}, "origin is 'guess'"),
         ({"image_id": ids(23)[0], "label": "a", "event_id": "1"}, "event_id is '1'; it must be a UUID"),
         ({"image_id": ids(23)[0], "label": "a", "class": "b"}, "a label has no 'class'"),
+        ({"image_id": ids(23)[0], "label": "a\ud800"}, "unexpected end of hex escape"),
+        ({"image_id": ids(23)[0], "boxes": [{"bbox": [0, 0, 1, 1], "score": 87}]}, "it looks like a percentage"),
     ],
 )
 def test_a_wrong_label_is_named_and_none_is_written(
     client: TestClient, lake_: OpenLake, label: Any, words: str
 ) -> None:
     before = lake_.version("labels")
-    answer = client.post("/v1/labels", json={"labels": [{"image_id": ids(24)[0], "label": "a"}, label]})
+    body = json.dumps({"labels": [{"image_id": ids(24)[0], "label": "a"}, label]})
+    answer = client.post("/v1/labels", content=body, headers={"Content-Type": "application/json"})
     assert reason(answer) == (422, "invalid")
     assert words in answer.json()["detail"]
     assert lake_.version("labels") == before
