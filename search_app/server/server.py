@@ -31,6 +31,7 @@ from lake.upkeep import at_start
 from search_app.api.app import Api
 from search_app.security.access import OPEN, AccessPolicy, make_access
 from search_app.security.hosts import EVERYWHERE, AllowedHosts, checked_name, is_loopback
+from search_app.security.page_messages import PageMessages
 from search_app.security.request_limits import LimitedProtocol
 from search_app.security.response_headers import ResponseHeaders
 from search_app.security.server_paths import HiddenPaths
@@ -47,11 +48,16 @@ _CLOSED = ("/_stcore/upload_file/", "/_stcore/agent/")
 # Requests in flight have this long after SIGTERM; the drainer then has some seconds more (`live_ingest.py`).
 GRACE_SECONDS = 3
 SWITCH_SECONDS = 0.0005
+<<<<<<< HEAD
 # Of mallopt(3), and the size from which a block is mapped by itself.
 M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 1 << 20
 # A page sends what a user typed and chose; Streamlit's own limit is for uploads, which have no route here.
 MESSAGE_BYTES = 16 << 20
+=======
+# The largest a page sends is 10,000 selected ids, twice: 1.4 MB. 4 MB of empty widgets are 140 MB of memory.
+MOST_MESSAGE_BYTES = 4 << 20
+>>>>>>> f5341ea (Of a page's messages, those that run pages reach Streamlit, up to 4 MiB)
 # The first page has priority over preparing the first query.
 PREPARED_AFTER_SECONDS = 5.0
 
@@ -81,7 +87,7 @@ def make_server(api: Api, ui: bool = True, hosts: Iterable[str] = (), policy: Ac
     session.bind(opened)
     from streamlit.web.server.starlette.starlette_app import App
 
-    app = App(MAIN_PAGE, lifespan=api.lifespan)
+    app = PageMessages(App(MAIN_PAGE, lifespan=api.lifespan))
     served = guarded(ApiFirst(api, app), True)
     return ResponseHeaders(served, is_page=lambda path: not _is_api(path))
 
@@ -153,8 +159,12 @@ def serve(
         app,
         log_level="warning",
         access_log=False,
+<<<<<<< HEAD
         ws_max_size=MESSAGE_BYTES,
         ws_per_message_deflate=False,  # kilobytes would become megabytes before their size is known
+=======
+        ws_max_size=MOST_MESSAGE_BYTES,
+>>>>>>> f5341ea (Of a page's messages, those that run pages reach Streamlit, up to 4 MiB)
         timeout_graceful_shutdown=GRACE_SECONDS,
         loop="uvloop",
         http=LimitedProtocol,

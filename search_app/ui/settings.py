@@ -16,6 +16,7 @@ _SERVER: dict[str, Any] = {
     "browser.gatherUsageStats": False,
     "server.headless": True,
     "server.fileWatcherType": "none",
+    "server.maxWidgetStateSize": 4,
     "server.maxUploadSize": 1,  # no page uploads through Streamlit; images go to POST /v1/queries
     "server.enableStaticServing": False,
     "server.enableAgentApi": False,

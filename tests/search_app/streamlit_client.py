@@ -19,6 +19,7 @@ class Visit:
         self.socket = socket
         self.session_id = ""
         self.elements: list[Any] = []
+        self.kinds: set[str] = set()  # of what the server has sent
 
     def run(self, page: str, query: str = "", triggers: Mapping[str, Any] | None = None, fragment: str = "") -> None:
         """Runs a page, with the widgets of these ids just used: a button True, a text or a JSON trigger a str."""
@@ -45,6 +46,11 @@ class Visit:
         """Everything that was drawn, as text."""
         return "\n".join(map(str, self.elements))
 
+    def hear_all(self, seconds: float) -> None:
+        """Hears what comes, until the connection ends or nothing comes for so long."""
+        while True:
+            self.socket.recv(timeout=seconds)
+
     def _hear(self) -> None:
         from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
@@ -53,6 +59,7 @@ class Visit:
             data = self.socket.recv(timeout=SECONDS)
             assert isinstance(data, bytes)
             message = ForwardMsg.FromString(data)
+            self.kinds.add(str(message.WhichOneof("type")))
             match message.WhichOneof("type"):
                 case "new_session":
                     self.session_id = message.new_session.initialize.session_id
