@@ -48,16 +48,11 @@ _CLOSED = ("/_stcore/upload_file/", "/_stcore/agent/")
 # Requests in flight have this long after SIGTERM; the drainer then has some seconds more (`live_ingest.py`).
 GRACE_SECONDS = 3
 SWITCH_SECONDS = 0.0005
-<<<<<<< HEAD
 # Of mallopt(3), and the size from which a block is mapped by itself.
 M_MMAP_THRESHOLD = -3
 LARGE_BYTES = 1 << 20
-# A page sends what a user typed and chose; Streamlit's own limit is for uploads, which have no route here.
-MESSAGE_BYTES = 16 << 20
-=======
 # The largest a page sends is 10,000 selected ids, twice: 1.4 MB. 4 MB of empty widgets are 140 MB of memory.
-MOST_MESSAGE_BYTES = 4 << 20
->>>>>>> f5341ea (Of a page's messages, those that run pages reach Streamlit, up to 4 MiB)
+MESSAGE_BYTES = 4 << 20
 # The first page has priority over preparing the first query.
 PREPARED_AFTER_SECONDS = 5.0
 
@@ -159,12 +154,8 @@ def serve(
         app,
         log_level="warning",
         access_log=False,
-<<<<<<< HEAD
         ws_max_size=MESSAGE_BYTES,
         ws_per_message_deflate=False,  # kilobytes would become megabytes before their size is known
-=======
-        ws_max_size=MOST_MESSAGE_BYTES,
->>>>>>> f5341ea (Of a page's messages, those that run pages reach Streamlit, up to 4 MiB)
         timeout_graceful_shutdown=GRACE_SECONDS,
         loop="uvloop",
         http=LimitedProtocol,
