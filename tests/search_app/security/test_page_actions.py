@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
-import os
 import re
 import threading
 import time
@@ -98,7 +97,8 @@ class World:
     def written(self) -> dict[str, int]:
         """How many versions each table has."""
         root = Path(self.lake.uri)
-        return {table.stem: len(os.listdir(table / "_versions")) for table in root.glob("*.lance")}
+        # A commit of another thread that is not finished has a file of another name.
+        return {table.stem: len([*(table / "_versions").glob("*.manifest")]) for table in root.glob("*.lance")}
 
 
 # What a handler is called with: made anew for a call that is done, and once for all that are refused.
