@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from lake.errors import CouldNot
 from lake.formats.annotation import CLASSIFICATION, DETECTION, SEGMENTATION, GroundTruth
 from lake.sql import connections
 
@@ -37,7 +38,10 @@ def current_events(lake: Lake, contents: pa.Table) -> pa.Table:
 
 
 def of_images(lake: Lake, contents: pa.Table) -> dict[str, dict[str, GroundTruth]]:
-    """By image_id and task, the ground truth of the label events in `contents` (image_id, label_events). In memory."""
+    """By image_id and task, the ground truth of the label events in `contents` (image_id, label_events). In memory.
+
+    Raises CouldNot if any of the events is gone: then nobody knows any more what these images were labelled as.
+    """
     truths: dict[str, dict[str, GroundTruth]] = {}
     for start in range(0, contents.num_rows, _CHUNK):
         part = contents.slice(start, _CHUNK)
@@ -45,6 +49,12 @@ def of_images(lake: Lake, contents: pa.Table) -> dict[str, dict[str, GroundTruth
         if not events:
             continue
         rows = lake.look_up("labels", _COLUMNS, "image_id", part["image_id"].to_pylist()).to_pylist()
+        lost = sorted(events - {row["event_id"] for row in rows})
+        if lost:
+            raise CouldNot(
+                f"{len(lost)} of the labels that the slice was made with are gone, the first is event {lost[0]}; see"
+                " lakeloop doctor, and lakeloop doctor --restore-from BACKUP"
+            )
         for row in sorted(rows, key=lambda r: (r["timestamp"], r["event_id"])):
             if row["event_id"] in events and (truth := _truth(row)) is not None:
                 truths.setdefault(row["image_id"], {})[truth.task] = truth

@@ -155,9 +155,10 @@ def set_role(
 def delete(lake: Lake, slice_: Slice) -> None:
     """Deletes a version and its tags. Its images and labels stay.
 
-    Raises BadInput if a live slice refers to it, LakeBusy if a backup or maintenance takes too long.
+    Raises BadInput if a live slice, a run or a gate's verdict depends on it, LakeBusy if a backup or maintenance takes
+    too long.
     """
-
+    _refuse_used(lake, slice_)
     for other in list(lake):
         if other.live and other.id != slice_.id and other.spec is not None:
             for name in definitions.references(definitions.load(other.spec)):
@@ -170,6 +171,17 @@ def delete(lake: Lake, slice_: Slice) -> None:
             if (name, version) == (slice_.name, slice_.version):
                 untag(lake, name, tag)
         lake.delete("slice_members", f"id = {literal(slice_.id)}")
+
+
+def _refuse_used(lake: Lake, slice_: Slice) -> None:
+    """Raises BadInput if a run was trained, or a verdict given, on this version: both name it as NAME@VERSION."""
+    quoted = json.dumps(slice_.id)
+    for row in lake.scan("runs", ["id", "data"], "data IS NOT NULL AND status <> 'failed'").to_pylist():
+        if quoted in row["data"]:
+            raise BadInput(f"run {row['id']} depends on {slice_.id}, which says what it learnt from: it stays")
+    for row in lake.scan("gates", ["id", "candidate", "slices"]).to_pylist():
+        if quoted in row["slices"]:
+            raise BadInput(f"the gate of run {row['candidate']} was judged on {slice_.id}: it stays")
 
 
 def tags(lake: Lake) -> dict[tuple[str, str], int]:

@@ -53,8 +53,17 @@ class ConsistencyReport:
     def sound(self) -> bool:
         return not any(f.severity == "wrong" for f in self.findings)
 
+    @property
+    def advice(self) -> str:
+        """What to do, in one sentence."""
+        wrong = [finding for finding in self.findings if finding.severity == "wrong"]
+        if not wrong:
+            return "The lake is sound."
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        return f"The lake is not sound ({wrong[0].check}{more}): {wrong[0].remedy or wrong[0].what}."
+
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"sound": self.sound}
+        return asdict(self) | {"sound": self.sound, "advice": self.advice}
 
 
 def keys(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[DoctorFinding]:

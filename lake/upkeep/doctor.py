@@ -17,7 +17,7 @@ from lake.errors import LakeloopError, NotALake
 from lake.sql import connections
 from lake.storage import indexes, leader_lock, opening, renaming, schema, store
 from lake.storage.lance_files import damage, quarantine, table_files
-from lake.upkeep import backup_list, consistency, maintenance, set_aside
+from lake.upkeep import backup_list, consistency, maintenance, references, set_aside
 from lake.upkeep import repair as repairing
 from lake.upkeep.consistency import ConsistencyReport, DoctorFinding
 
@@ -67,8 +67,9 @@ def examine(
         )
         return report
     report.mended += lake.notices
-    for check in (_set_aside, _leftovers, _indexes, _clock, *consistency.CHECKS):
+    for check in (_set_aside, _leftovers, _indexes, _clock, *consistency.CHECKS, *references.CHECKS):
         _run(report, check.__name__.strip("_"), check(lake, report, repair))
+    _run(report, "runs", references.run_files(lake, report, deep=deep))
     _run(report, "bytes", consistency.contents(lake, report, deep))
     if folder is not None:
         report.findings += _disk(lake, folder)

@@ -23,7 +23,7 @@ from lake.errors import BadInput, LakeBusy
 from lake.slices import kept_exports
 from lake.sql import columnar, connections
 from lake.storage import leader_lock, schema, store
-from lake.upkeep import backup_list, job_traces, purge
+from lake.upkeep import backup_list, job_traces, purge, set_aside
 
 if TYPE_CHECKING:
     from lake.spool.spool import Spool
@@ -139,6 +139,8 @@ def forget(
         report.jobs = job_traces.erase(lake, image_ids)
         for name in (*LISTS, "jobs"):
             purge.purge(lake, name)
+        if lake.folder is not None:  # damaged files may hold an image, and nothing can search them
+            set_aside.remove_files(lake.folder)
         columnar.forget(lake, image_ids)
         kept_exports.forget(lake, image_ids)
     lake.sync()

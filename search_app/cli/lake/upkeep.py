@@ -59,6 +59,9 @@ def register(add: Add) -> None:
 
     p = add("doctor", _doctor, "find errors in a lake and their remedies", writes=True)
     p.add_argument("--repair", action="store_true", help="set aside what cannot be read, keep all the rest")
+    p.add_argument(
+        "--restore-from", type=Path, metavar="BACKUP", help="fill from a backup what a repair had to set aside"
+    )
     p.add_argument("--deep", action="store_true", help="read every file and hash every image, not a sample of 200")
     p.add_argument("--spool", action="append", default=[], type=Path, metavar="DIR", help=SPOOL)
 
@@ -164,15 +167,22 @@ def _restore(args: argparse.Namespace) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     from lake.upkeep import doctor
 
+    filled = []
+    if args.restore_from is not None:
+        from lake.backups import refill
+
+        filled = refill.refill(open_lake(args, drain=False), args.restore_from)
     with _spools(args) as spools:
         report = doctor.examine(uri(args), spools=spools, repair=args.repair, deep=args.deep)
+    report.mended = filled + report.mended
     lines = [f"repaired: {sentence}" for sentence in report.mended]
     for finding in report.findings:
         lines.append(f"{'WRONG' if finding.severity == 'wrong' else 'note':<6} {finding.what}")
         if finding.remedy:
             lines.append(f"       -> {finding.remedy}")
     checked = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in report.checked.items())
-    lines.append(f"{'sound' if report.sound else 'not sound'}: checked {checked or 'nothing'}; {report.seconds:.1f} s")
+    lines.append(f"checked {checked or 'nothing'}; {report.seconds:.1f} s")
+    lines.append(report.advice)
     output(args, report.as_dict(), "\n".join(lines))
     return 0 if report.sound else 1
 

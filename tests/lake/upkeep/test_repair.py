@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 import lake
+from embeddings.backfill.vector_columns import store_vectors
+from lake import slices
+from lake.backups import backup, refill
 from lake.errors import CouldNot
 from lake.open_lake import OpenLake
-from lake.storage import store
+from lake.slices import export
+from lake.storage import blobs, schema, store
 from lake.storage.lance_files import checksums, table_files
-from lake.upkeep import at_start, doctor, maintenance, repair, set_aside
+from lake.upkeep import at_start, doctor, erasure, maintenance, repair, set_aside
 from tests.conftest import MakeLake
 from tests.lake import prediction_rows, stock
 
@@ -136,12 +144,102 @@ def test_lost_vectors_are_missing_vectors_and_nothing_else(labelled: OpenLake) -
 
 
 def test_rows_of_slices_that_were_lost_keep_their_members(labelled: OpenLake) -> None:
-    from lake import slices
-
     slices.create(labelled, "odd", ids=[stock.image_id(n) for n in range(3)])
     data_files(labelled, "slices")[0].unlink()
     doctor.examine(labelled.uri, repair=True)
     assert OpenLake(labelled.uri).dataset("slice_members").count_rows() == 3
+
+
+# Filling the hole, and what refers to lost rows -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["folder", "archive.tar"])
+def test_a_backup_fills_the_hole_and_nothing_else(labelled: OpenLake, tmp_path: Path, form: str) -> None:
+    for name in ("images", "thumbnails"):
+        labelled.index(name)
+    backup.backup(labelled, tmp_path / form)
+    stock.add(labelled, [30])
+    labelled.delete("labels", f"image_id = '{stock.image_id(15)}'")  # since the backup: it must not come back
+    columns = {"images": "image_id", "labels": "image_id", "samples": "prediction_id"}
+    before = {n: labelled.scan(n, [*{c, "image_id"}]).to_pylist() for n, c in columns.items()}
+    for name in ("labels", "images", "samples"):
+        data_files(labelled, name)[0].unlink()
+    doctor.examine(labelled.uri, repair=True)
+    erasure.forget(OpenLake(labelled.uri), [stock.image_id(3)], alone=True)
+    sentences = refill.refill(OpenLake(labelled.uri), tmp_path / form)
+    assert [sentence.partition(";")[0] for sentence in sentences] == [
+        "images: filled 19 of 20 lost rows",
+        "labels: filled 9 of 10 lost rows",
+        "samples: filled 19 of 20 lost rows",
+    ]
+    lk = OpenLake(labelled.uri)
+    for name, column in columns.items():
+        assert set(lk.scan(name, [column])[column].to_pylist()) == {
+            row[column] for row in before[name] if row["image_id"] != stock.image_id(3)
+        }
+    assert {i.image_id for i in blobs.images(lk, [stock.image_id(n) for n in range(20)])} == {
+        stock.image_id(n) for n in range(20) if n != 3
+    }
+    again = refill.refill(lk, tmp_path / form)
+    assert all("filled 0 of" in sentence for sentence in again)
+
+
+def test_frozen_slices_whose_labels_are_gone_are_named_and_not_exported(labelled: OpenLake, tmp_path: Path) -> None:
+    odd = slices.create(labelled, "odd", ids=[stock.image_id(n) for n in range(12)])
+    data_files(labelled, "labels")[0].unlink()
+    doctor.examine(labelled.uri, repair=True)
+    lk = OpenLake(labelled.uri)
+    finding = next(f for f in doctor.examine(lk.uri).findings if f.check == "slices")
+    assert "labels of 10 images of 1 frozen slices are gone" in finding.what
+    assert set(finding.ids) == {stock.image_id(n) for n in range(10)}
+    with pytest.raises(CouldNot, match="10 of the labels that the slice was made with are gone"):
+        export.export(lk, odd, tmp_path / "out", "coco")
+
+
+def test_vectors_that_are_none_are_found_and_removed(labelled: OpenLake) -> None:
+    stock.embed(labelled, range(20))
+    bad = {2: np.full(stock.DIM, np.nan, np.float32), 4: np.zeros(stock.DIM, np.float32)}
+    vectors_of = {stock.image_id(n): bad.get(n, stock.vector(n)) for n in range(20)}
+    labelled.dataset("samples").update({"emb_x": "NULL"})
+    store_vectors(labelled, stock.COLUMN, vectors_of)
+    finding = next(f for f in doctor.examine(labelled.uri).findings if f.check == "vectors")
+    assert set(finding.ids) == {stock.image_id(2), stock.image_id(4)}
+    doctor.examine(labelled.uri, repair=True)
+    assert OpenLake(labelled.uri).dataset("samples").count_rows("emb_x is not null") == 18
+
+
+def test_the_files_of_runs_are_looked_at(labelled: OpenLake) -> None:
+    folder = Path(labelled.uri) / "runs/12345678"
+    folder.mkdir(parents=True)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"weights")
+    artifact = {"path": "runs/12345678/model.safetensors", "bytes": 7, "sha256": checksums.sha256(weights)}
+    row: dict[str, Any] = {
+        "id": "12345678",
+        "model": "m",
+        "task": "classification",
+        "kind": "probe",
+        "status": "done",
+        "recipe": "{}",
+    }
+    row |= {"artifacts": json.dumps({"model": artifact}), "seed": 0, "started_at": store.now()}
+    labelled.insert("runs", pa.Table.from_pylist([row], schema=schema.RUNS.arrow()))
+    assert [f for f in doctor.examine(labelled.uri, deep=True).findings if f.check == "runs"] == []
+    weights.write_bytes(b"Weights")
+    assert [f.ids for f in doctor.examine(labelled.uri, deep=True).findings if f.check == "runs"] == [("12345678",)]
+    weights.unlink()
+    assert [f.ids for f in doctor.examine(labelled.uri).findings if f.check == "runs"] == [("12345678",)]
+
+
+def test_forgetting_an_image_removes_damaged_files_that_may_hold_it(labelled: OpenLake) -> None:
+    first = data_files(labelled, "images")[0]
+    first.write_bytes(first.read_bytes()[:-1])
+    doctor.examine(labelled.uri, repair=True)
+    lk = OpenLake(labelled.uri)
+    erasure.forget(lk, [stock.image_id(3)], alone=True)
+    held = [p for p in Path(lk.uri).rglob("*") if p.is_file() and stock.data(3)[500:564] in p.read_bytes()]
+    assert held == []
+    assert len(list(set_aside.lists(Path(lk.uri)))) == 1  # the list stays
 
 
 def test_a_lake_that_nothing_ails_is_not_touched(labelled: OpenLake) -> None:
