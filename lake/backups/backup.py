@@ -26,7 +26,7 @@ from lake.slices import kept_exports
 from lake.spool.spool import beside
 from lake.sql import columnar
 from lake.storage import leader_lock, migrations, schema, store
-from lake.storage.lance_files import quarantine, table_files
+from lake.storage.lance_files import checksums, damage, quarantine, table_files
 from lake.upkeep import backup_list
 from lake.version import VERSION
 
@@ -42,8 +42,8 @@ ORDER = (
 )  # fmt: skip
 # Files and folders that a backup leaves out: locks, copies, and what is made again.
 LEFT_OUT = {
-    leader_lock.LOCK, backup_list.FILE, quarantine.FOLDER, columnar.FOLDER, kept_exports.FOLDER, live_state.FOLDER,
-    "queries", "spool", "canaries",
+    leader_lock.LOCK, backup_list.FILE, quarantine.FOLDER, checksums.FOLDER, columnar.FOLDER, kept_exports.FOLDER,
+    live_state.FOLDER, "queries", "spool", "canaries",
 }  # fmt: skip
 
 
@@ -78,8 +78,8 @@ def backup(
     """Copies the lake and its spools to a folder, or to one file if the destination ends in .tar, and syncs it.
 
     `spools` are folders; the default is the spool beside the lake. `progress` gets the number of bytes just copied.
-    Raises BadInput if the destination exists, CouldNot for a lake on object storage, LakeBusy if another process
-    maintains the lake for longer than `wait` seconds.
+    Raises BadInput if the destination exists, CouldNot for a damaged lake or one on object storage, LakeBusy if another
+    process maintains the lake for longer than `wait` seconds.
     """
     started = time.monotonic()
     folder = lake.folder
@@ -87,6 +87,12 @@ def backup(
         raise CouldNot(f"{lake.uri} is on object storage: use the store's own means, such as versioning or replication")
     if destination.resolve().is_relative_to(folder.resolve()):
         raise BadInput(f"{destination} is inside the lake; choose another folder, best on another disk")
+    damaged = damage.of_lake(folder, [*schema.TABLES], deep=False)
+    if damaged:
+        raise CouldNot(
+            f"table {damaged[0].table!r} of {lake.uri} is damaged: {damaged[0].sentences()[0]}; a backup would"
+            " lack these rows. Run: lakeloop doctor --repair"
+        )
     if spools is None:
         own = beside(lake.uri)
         spools = [own] if own is not None and own.exists() else []

@@ -98,7 +98,7 @@ def _files(lake: Lake, report: ConsistencyReport, *, deep: bool) -> Iterator[Doc
         return
     for found in damage.of_lake(lake.folder, [*schema.TABLES], deep=deep):
         rows, row_ids = repairing.rows_in(lake, found)
-        about = f"; {rows:,} rows are in them" if rows else ""
+        about = f"; this concerns {rows:,} rows" if rows else ""
         words = f"{found.table}: {'; '.join(found.sentences())}{about}"
         yield DoctorFinding("files", "wrong", words, REPAIR, tuple(row_ids))
 
@@ -116,7 +116,7 @@ def _set_aside(lake: Lake, report: ConsistencyReport, repair: bool) -> Iterator[
             yield DoctorFinding("set aside", "wrong", words, remedy, tuple(aside.ids[first]) if first else ())
     files = sum(1 for p in (lake.folder / quarantine.FOLDER).rglob("*") if p.is_file() and p.suffix != ".json")
     if files:
-        words = f"{files} damaged files are kept in {lake.folder / quarantine.FOLDER}"
+        words = f"damaged files are kept in {lake.folder / quarantine.FOLDER}: {files}"
         yield DoctorFinding("set aside", "note", words, "remove the folder if no data is missing")
 
 

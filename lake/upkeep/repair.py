@@ -119,7 +119,8 @@ def rows_in(lake: Lake, found: TableDamage) -> tuple[int, list[str]]:
 
 
 def _sentence(aside: AsideList) -> str:
-    parts = [f"set aside {len(aside.files)} damaged files"]
+    count = len(aside.files)
+    parts = [f"set aside {count} damaged file{'s' if count > 1 else ''}"]
     if aside.rows:
         known = sorted(aside.ids)
         first = f", the first {known[0]} is {aside.ids[known[0]][0]}" if known and aside.ids[known[0]] else ""

@@ -55,13 +55,14 @@ class TableDamage:
             more = f" ({len(self.manifests)} such)" if len(self.manifests) > 1 else ""
             said.append(f"the manifest of version {version} is damaged: {reason}{more}")
         for kind, broken in (
-            ("data files", self.files),
-            ("lists of deleted rows", self.deletions),
-            ("indexes", self.indexes),
-            ("tags", self.tags),
+            ("data file", self.files),
+            ("list of deleted rows", self.deletions),
+            ("index", self.indexes),
+            ("tag", self.tags),
         ):
             for path, reason in [*broken.items()][:1]:
-                said.append(f"{len(broken)} {kind} cannot be read, the first is {path}: {reason}")
+                more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
+                said.append(f"{kind} {path} cannot be read: {reason}{more}")
         return said
 
 

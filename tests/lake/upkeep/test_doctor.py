@@ -155,7 +155,7 @@ def test_a_torn_data_file_of_the_last_moments_is_set_aside_at_the_start_of_a_ser
     assert checks_of(doctor.examine(str(filled)))[0] == "files"
     messages = at_start.mend(str(filled))
     assert len(messages) == 1
-    assert "set aside 1 damaged files; 2 rows were in them" in messages[0]
+    assert "set aside 1 damaged file; 2 rows were in them" in messages[0]
     opened = lake.open(str(filled))
     assert opened.dataset("images").count_rows() == rows
     stock.add(opened, [400, 401])  # what the spool does with what was never synced

@@ -57,13 +57,13 @@ def data_files(lk: OpenLake, name: str) -> list[Path]:
 def test_one_lost_file_costs_its_own_rows_and_no_later_commit(labelled: OpenLake) -> None:
     data_files(labelled, "labels")[0].unlink()
     finding = doctor.examine(labelled.uri).findings[0]
-    assert "labels: 1 data files cannot be read" in finding.what
-    assert "10 rows are in them" in finding.what
+    assert "labels: data file data/" in finding.what
+    assert "this concerns 10 rows" in finding.what
     assert set(finding.ids) == {stock.image_id(n) for n in range(10)}
     with pytest.raises(CouldNot, match="lakeloop doctor --repair"):
         at_start.mend(labelled.uri)  # as a service does: it changes nothing
     report = doctor.examine(labelled.uri, repair=True)
-    assert "set aside 1 damaged files; 10 rows were in them" in report.mended[0]
+    assert "set aside 1 damaged file; 10 rows were in them" in report.mended[0]
     assert not report.sound
     kept = OpenLake(labelled.uri).scan("labels", ["image_id"])["image_id"].to_pylist()
     assert set(kept) == {stock.image_id(n) for n in range(10, 20)}
@@ -182,6 +182,13 @@ def test_a_backup_fills_the_hole_and_nothing_else(labelled: OpenLake, tmp_path: 
     }
     again = refill.refill(lk, tmp_path / form)
     assert all("filled 0 of" in sentence for sentence in again)
+
+
+def test_a_damaged_lake_is_not_backed_up_as_if_it_were_whole(labelled: OpenLake, tmp_path: Path) -> None:
+    data_files(labelled, "labels")[0].unlink()
+    with pytest.raises(CouldNot, match=r"table 'labels' .* is damaged: .*lakeloop doctor --repair"):
+        backup.backup(labelled, tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
 
 
 def test_frozen_slices_whose_labels_are_gone_are_named_and_not_exported(labelled: OpenLake, tmp_path: Path) -> None:
