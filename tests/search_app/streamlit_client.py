@@ -46,10 +46,11 @@ class Visit:
         """Everything that was drawn, as text."""
         return "\n".join(map(str, self.elements))
 
-    def hear_all(self, seconds: float) -> None:
-        """Hears what comes, until the connection ends or nothing comes for so long."""
+    def exchange(self, message: bytes) -> None:
+        """Sends it and hears what comes. Raises ConnectionClosed when the connection ends."""
+        self.socket.send(message)
         while True:
-            self.socket.recv(timeout=seconds)
+            self.socket.recv(timeout=SECONDS)
 
     def _hear(self) -> None:
         from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
