@@ -85,15 +85,15 @@ def _lines() -> Iterator[Hostile]:
         "110,000 scores": (f'"scores":[{",".join(["0"] * 110_000)}]', "invalid"),
         "a mask of 10^12 pixels": ('"masks":[{"size":[1000000,1000000],"counts":[1000000000000]}]', "invalid"),
         "a mask in a file": ('"masks":"/etc/passwd"', "invalid"),
-        "half a surrogate pair": ('"label":"\\ud800","\\udc00":["\\udfff"]', None),
-        "half a surrogate pair as bytes": ('"label":"\ud800"', None),
+        "half a surrogate pair": ('"label":"\\ud800","\\udc00":["\\udfff"]', "invalid"),
+        "half a surrogate pair as bytes": ('"label":"\ud800"', "invalid"),
         "NUL": ('"label":"\\u0000","a\\u0000b":"\\u0000"', None),
         "escapes of a terminal": ('"label":"\\u001b]0;a\\u0007\\u202e"', None),
         "an infinite confidence": ('"confidence":1e999', "invalid"),
         "a confidence that is not a number": ('"confidence":NaN', None),
         "a negative confidence": ('"confidence":-0.1', "invalid"),
         "5,000 digits": (f'"x":{"9" * 5_000}', "not_json"),
-        "a moment after all others": ('"timestamp":1e17', "invalid"),
+        "a moment after all others": ('"timestamp":1e300', "invalid"),
     }
     for name, (text, reason) in texts.items():
         yield Hostile(name, "line", line(text), reason)
@@ -154,7 +154,7 @@ def _logged() -> Iterator[Hostile]:
     arguments: dict[str, tuple[dict[str, Any], str | None]] = {
         "5 MiB": ({"note": "x" * (5 << 20)}, "without its image"),
         "300 levels": ({"note": deep}, "nested"),
-        "half a surrogate pair": ({"label": "\ud800"}, None),
+        "half a surrogate pair": ({"label": "\ud800"}, "half a surrogate pair"),
         "an infinite number": ({"note": float("inf")}, None),
         "an infinite confidence": ({"confidence": 7.0}, "confidence"),
         "an integer of 5,000 digits": ({"note": 9**5_000}, "JSON"),

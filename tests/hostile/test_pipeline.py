@@ -161,7 +161,7 @@ class Arrivals:
 
     def _look(self) -> None:
         count = -1
-        while not self._ending.wait(0.2):
+        while not self._ending.wait(0.5):
             if self._lake.dataset("samples").count_rows() == count:
                 continue
             names = self._lake.scan("samples", ["prediction_id"])["prediction_id"].to_pylist()
@@ -186,8 +186,7 @@ def acknowledged_by_an_earlier_release(lake: OpenLake) -> dict[str, str]:
 
 def with_indexes_and_vectors(lake: OpenLake) -> OpenLake:
     """The lake with 1,200 rows that have vectors, and key indexes over all rows."""
-    for first in range(0, VECTORS, 400):
-        stock.add(lake, range(10**6 + first, 10**6 + first + 400), size=200)
+    stock.add(lake, range(10**6, 10**6 + VECTORS), size=200)
     stock.bind(lake)
     stock.embed(lake, range(10**6, 10**6 + VECTORS), size=200)
     for name in ("images", "thumbnails", "samples", "audit"):
@@ -283,7 +282,7 @@ def _check_parked(stream: Stream, lake: OpenLake, planted: dict[str, str], capsy
     spool("retry", *planted)
     until = time.monotonic() + MOST_SECONDS
     while depth() != (0, len(planted)) and time.monotonic() < until:
-        time.sleep(0.1)
+        time.sleep(0.5)
     assert depth() == (0, len(planted))
     spool("drop", *planted)
     assert depth() == (0, 0)
