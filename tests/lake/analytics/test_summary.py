@@ -19,7 +19,7 @@ def filled(make_lake: MakeLake, tmp_path: Path) -> OpenLake:
     pictures.folder(tmp_path / "in" / "dog", 1, seed=2)
     pictures.folder(tmp_path / "log", 1, seed=3)
     rows = [
-        {"image": "000.png", "model": m, "timestamp": f"2024-05-0{d}T00:00:00Z"}
+        {"image": "000.png", "model": m, "label": "cat", "timestamp": f"2024-05-0{d}T00:00:00Z"}
         for m, d in [("a", 1), ("a", 3), ("b", 2)]
     ]
     (tmp_path / "log" / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
