@@ -107,7 +107,7 @@ def fill(lake: OpenLake, folder: Path, client: httpx.Client) -> None:
     for number, text in enumerate(texts):
         answers.append(
             event(
-                image_base64=in_base64(picture(number, text)), label=text, model=text, model_version=text, task=text,
+                image_base64=in_base64(picture(number, text)), label=text, model=text, model_version=text,
                 source=text, shift=text, confidence=0.9, scores={text: 0.9, "other": 0.1},
                 boxes=[{"label": text, "bbox": [1, 1, 5, 5]}], metadata={text: text, "nested": {text: [text]}},
             )
