@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from lake import ids
 from lake.analytics import summary
@@ -19,6 +21,7 @@ from lake.spool.spool import Spool
 from lake.storage import schema
 from lake.storage.store import now
 from tests.lake.live_events import name, picture, prediction, upload, verdict
+from tests.pictures import encoded
 
 BROKEN = picture(99)[: len(picture(99)) // 2]
 
@@ -241,3 +244,11 @@ def test_fields_without_a_column_become_metadata(lk: OpenLake, spool: Spool) -> 
     spool.put([event])
     drain(lk, spool)
     assert rows(lk, "SELECT metadata FROM predictions") == [{"metadata": '{"camera": 7, "site": "a"}'}]
+
+
+def test_an_image_of_12_bits_has_the_white_point_of_its_own_values(lk: OpenLake, spool: Spool) -> None:
+    deep = encoded(Image.fromarray(np.linspace(0, 4000, 600).reshape(20, 30).astype(np.uint16)))
+    spool.put([upload(deep), upload(picture(1))])
+    drain(lk, spool)
+    query = "SELECT pixel_type, black, white, white_from FROM images ORDER BY white"
+    assert [tuple(row.values()) for row in rows(lk, query)] == [("uint16", 0, 4095, "image"), (None, None, None, None)]
