@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 
+from lake.images.levels import Levels
 from training.tasks.task import Prediction
 
 
-def decode(files: list[tuple[str, bytes]], preprocessing: str, most: float) -> list[bytes]:
+def decode(files: list[tuple[str, bytes, Levels | None]], preprocessing: str, most: float) -> list[bytes]:
     """A decoder that dies of some files."""
     del preprocessing, most
     if files[0][1] == b"crash":
