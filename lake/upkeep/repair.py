@@ -180,8 +180,8 @@ def _drop(lake: Lake, found: TableDamage, keys: _Keys, aside: AsideList) -> None
 
     lake.commit(name, write)
     lake.reopen(name)
-    if salvaged:
-        lake.insert(name, image_rows.images_table(salvaged))
+    if salvaged:  # rows of another file, if one file was written over another, are in the table already
+        aside.rows += len(salvaged) - lake.insert(name, image_rows.images_table(salvaged))
     if aside.undeleted:
         lost_commits.drop_superseded(lake, name)
 

@@ -203,7 +203,10 @@ def trials(whole: Path, tmp_path: Path, seed: int, damages: int) -> None:
     while counts["damages"] < damages:
         # Of a lake that is recorded only in part, every file is read in a process of its own.
         source = whole if seed % 5 == 0 else whole.with_name("recorded")
-        counts += damaged_and_repaired(source, tmp_path / f"{seed}.lake", seed, sound)
+        try:
+            counts += damaged_and_repaired(source, tmp_path / f"{seed}.lake", seed, sound)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}") from error
         seed += 1
     print(f"damage at random: {dict(counts)}")  # noqa: T201
 
