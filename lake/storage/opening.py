@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from lake.errors import BadInput, CouldNot, NotALake
 from lake.storage import migrations, renaming, schema, views
-from lake.storage.lance_files import damage, quarantine
+from lake.storage.lance_files import damage, quarantine, table_files
 from lake.storage.store import Lake
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 L = TypeVar("L", bound=Lake)
 # Four times as long as the kernel keeps a written page before it writes it to the disk.
@@ -78,26 +79,36 @@ def open_as(kind: type[L], uri: str, *, storage_options: dict[str, str] | None) 
     """`open`, for a class that adds methods to Lake."""
     lake = kind(uri, storage_options)
     renaming.rename_table(lake)  # before the tables are checked, by their new names
+    notices: list[str] = []
     if lake.folder is not None and quarantine.suspicious(uri):
         notices = quarantine.quarantine(uri)
         lake = kind(uri, storage_options)
         lake.notices += notices
-        if notices and migrations.applied(lake):
-            restore_columns(lake)
-    if lake.folder is not None:  # a damaged table is named now, not at the first query that needs it
+    if lake.folder is not None:
         for name in schema.TABLES:
-            with suppress(NotALake):  # a table of a later migration
-                lake.dataset(name)
-            lost = damage.lost_manifest(lake.folder, name, UNSYNCED_SECONDS)
-            if lost is not None:
-                raise CouldNot(
-                    f"table {name!r} of {uri} had version {lost}, and its manifest is missing; writing on would make it"
-                    f" worse. Run: lakeloop doctor --repair --lake {uri}"
-                )
+            _check_manifest(lake, lake.folder, name)
+    if notices and migrations.applied(lake):
+        restore_columns(lake)
     if not migrations.applied(lake):
         raise NotALake(f"no lake at {uri}; make one with: lakeloop init --lake {uri}")
     migrations.apply(lake)
     return lake
+
+
+def _check_manifest(lake: Lake, folder: Path, name: str) -> None:
+    """Raises CouldNot if the table's newest manifest is missing or damaged: now, not at the first query or write."""
+    lost = damage.lost_manifest(folder, name, UNSYNCED_SECONDS)
+    newest = max((version for version, _ in table_files.manifests(folder / f"{name}.lance")), default=0)
+    with suppress(NotALake):  # a table of a later migration
+        if lost is None and lake.dataset(name).version >= newest:
+            return
+        what = (
+            f"had version {lost}, and its manifest is missing" if lost else f"has a wrong manifest of version {newest}"
+        )
+        raise CouldNot(
+            f"table {name!r} of {lake.uri} {what}; writing on would make it worse. Run: lakeloop doctor --repair --lake"
+            f" {lake.uri}"
+        )
 
 
 def restore_columns(lake: Lake) -> None:
