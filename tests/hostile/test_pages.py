@@ -283,6 +283,11 @@ def test_no_address_in_a_text_becomes_a_link(text: str) -> None:
     assert not re.search(r"https?://|www\.|[-.\w+]@", resolved, re.IGNORECASE | re.ASCII)
 
 
+def test_the_id_of_a_slice_or_a_model_has_no_invisible_letters() -> None:
+    """People copy it into commands."""
+    assert escape("held@1 is now frozen") == "held@1 is now frozen"
+
+
 def test_nothing_in_the_app_asks_streamlit_to_trust_a_text() -> None:
     code = {path: path.read_text() for path in (ROOT / "search_app").rglob("*.py")}
     scripts = {path: path.read_text() for path in (ROOT / "search_app").rglob("*.js")}

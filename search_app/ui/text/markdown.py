@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 # An invisible sign that keeps addresses apart: Streamlit's Markdown makes links of them, also where they are escaped.
-_ADDRESS = re.compile(r"(?<=http)(?=://)|(?<=https)(?=://)|(?<=www)(?=\.)|(?=@)", re.IGNORECASE)
+# Never in NAME@VERSION, which people copy: the part after the @ of an address has a dot inside.
+_ADDRESS = re.compile(r"(?<=http)(?=://)|(?<=https)(?=://)|(?<=www)(?=\.)|(?=@[\w-]+\.[\w-])", re.IGNORECASE)
 _JOINER = "\u2060"
 
 
