@@ -28,6 +28,7 @@ from lake.spool.spool import Spool
 from tests.crash.http import Connection, Cut
 from tests.crash.ledger import Findings, Ledger, compare
 from tests.crash.service import ROOT, Service, alive, holder, wait_until_held
+from tests.crash.spoiled import spoil
 
 CLIENTS = 8
 LOAD_SECONDS = 0.4
@@ -58,6 +59,8 @@ class Tally:
 
     kills: int = 0
     drainer_kills: int = 0
+    damages: int = 0
+    spoiled_rows: int = 0
     moments: Counter[str] = field(default_factory=Counter)
     mid_drain: int = 0
     requests: int = 0
@@ -103,6 +106,8 @@ class Tally:
             "kills of the server": self.kills,
             "kills of the drainer alone": self.drainer_kills,
             "kills in the middle of a drain": self.mid_drain,
+            "files damaged between kills, and the lake repaired": self.damages,
+            "rows in them": self.spoiled_rows,
             "moments": dict(sorted(self.moments.items())),
             "requests answered": self.requests,
             "events acknowledged": f.acked,
@@ -169,10 +174,11 @@ class Load:
 class Campaign:
     """The lives of one server. Not `alone`: other servers share its lake and spool, and live on."""
 
-    def __init__(self, lake: Path, seed: int, alone: bool = True, forked: bool = False) -> None:
+    def __init__(self, lake: Path, seed: int, alone: bool = True, forked: bool = False, damage: int = 0) -> None:
         self.lake = lake
         self.alone = alone
         self.forked = forked
+        self.damage = damage  # a file after so many kills; 0: never
         self.ledger = Ledger(seed)
         self.tally = Tally()
         self._random = random.Random(seed)
@@ -183,6 +189,11 @@ class Campaign:
         started = time.monotonic()
         while self.tally.kills < kills:
             await self._one_life()
+            if self.damage and self.tally.kills % self.damage == 0:
+                rows = await asyncio.to_thread(spoil, self.lake, self._random)
+                self.ledger.spoiled |= rows
+                self.tally.damages += 1
+                self.tally.spoiled_rows += len(rows)
         await self.settle()
         self.tally.seconds = time.monotonic() - started
         ledger = self.ledger
@@ -321,16 +332,17 @@ def compared(lake: Path, ledgers: Sequence[Ledger]) -> Findings:
 
 
 async def campaigns(
-    folder: Path, kills: int, seed: int, lanes: int = 2, one_lake: bool = False, forked: bool = False
+    folder: Path, kills: int, seed: int, lanes: int = 2, one_lake: bool = False, forked: bool = False, damage: int = 0
 ) -> Tally:
     """`kills` kills in all, on `lanes` servers at a time, each with a lake of its own or all with one and its spool.
 
-    Most of a life is a start, which keeps one core busy; less with `forked` servers.
+    `damage`: after so many kills of a server, a file of its lake is damaged and the lake repaired; 0: never. Most of a
+    life is a start, which keeps one core busy; less with `forked` servers.
     """
     lakes = [folder / f"lane{0 if one_lake else lane}.lake" for lane in range(lanes)]
     for lake in dict.fromkeys(lakes):
         await asyncio.to_thread(open_lake.create, str(lake))
-    running = [Campaign(lake, seed + lane, not one_lake, forked) for lane, lake in enumerate(lakes)]
+    running = [Campaign(lake, seed + lane, not one_lake, forked, damage) for lane, lake in enumerate(lakes)]
     shares = [kills // lanes + (lane < kills % lanes) for lane in range(lanes)]
     await asyncio.gather(*(campaign.live(share) for campaign, share in zip(running, shares, strict=True)))
     total = Tally()

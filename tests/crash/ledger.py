@@ -73,6 +73,8 @@ class Ledger:
     cut_in: set[int] = field(default_factory=set)
     stored_in: set[int] = field(default_factory=set)
 
+    spoiled: set[tuple[str, str]] = field(default_factory=set)  # (table, key) of rows in files that were damaged
+
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         self._pictures = [pictures.encoded(pictures.scene(seed), "JPEG") for seed in range(4)]
@@ -230,8 +232,9 @@ class Ledger:
             self.wrong.append(f"{request.path}: an event never sent before was known")
 
     def some_acked(self, count: int) -> list[Sent]:
-        """Acknowledged predictions, drawn at random."""
-        return self._random.sample(self._answers, min(count, len(self._answers)))
+        """Acknowledged predictions, drawn at random, of those that no damage took."""
+        drawn = self._random.sample(self._answers, min(count, len(self._answers)))
+        return [e for e in drawn if not {("samples", e.event_id), ("images", e.image_id)} & self.spoiled]
 
 
 @dataclass
@@ -262,8 +265,9 @@ class Findings:
 
 
 def compare(lake: OpenLake, spool: Spool | None, *ledgers: Ledger) -> Findings:
-    """Every difference between what was sent to a lake and what a drained lake holds."""
+    """Every difference between what was sent to a lake and what a drained lake holds, but for spoiled rows."""
     findings = Findings()
+    spoiled = {key for ledger in ledgers for key in ledger.spoiled}
     sent = {name: event for ledger in ledgers for name, event in ledger.events.items()}
     acked = {name for name, event in sent.items() if event.acked}
     findings.acked = len(acked)
@@ -292,20 +296,23 @@ def compare(lake: OpenLake, spool: Spool | None, *ledgers: Ledger) -> Findings:
         if _sha(image.data) != image.image_id or image.data != pictures_sent.get(image.image_id, image.data):
             findings.note("torn", f"the bytes of image {image.image_id}")
         whole.add(image.image_id)
-    for name in images.keys() - thumbnails.keys():
+    for name in images.keys() - thumbnails.keys() - {key for table, key in spoiled if table == "thumbnails"}:
         findings.note("torn", f"image {name} has no thumbnail")
 
     named = {row["image_id"] for row in predictions.values()} | {row["image_id"] for row in reviews.values()}
-    for name in named - whole:
+    for name in named - whole - {key for table, key in spoiled if table == "images"}:
         findings.note("torn", f"image {name} is named by a row and is not there")
     tables = {"prediction": predictions, "feedback": reviews, "image": images}
+    table_of = {"prediction": "samples", "feedback": "reviews", "image": "images"}
     audited = Counter((row["action"], row["target"]) for row in _rows(lake, "audit", "event_id", findings).values())
+    audit_spoiled = any(table == "audit" for table, _ in spoiled)
     for kind, name in acked:
-        if name not in tables[kind]:
+        if name not in tables[kind] and (table_of[kind], name) not in spoiled:
             findings.note("lost", f"{kind} {name}")
-        if audited[kind, name] != 1:
+        if audited[kind, name] != 1 and not (audit_spoiled and not audited[kind, name]):
             findings.note("torn", f"{kind} {name} has {audited[kind, name]} entries in the audit log")
-        if kind == "image" and name not in bare | {r["image_id"] for r in predictions.values()}:
+        lone = kind == "image" and not any(table == "samples" for table, _ in spoiled)
+        if lone and name not in bare | {r["image_id"] for r in predictions.values()}:
             findings.note("lost", f"the row of image {name}")
     for kind, name in audited.keys() - sent.keys():
         findings.note("strangers", f"the audit log tells of {kind} {name}")

@@ -19,12 +19,15 @@ from tests.crash.ledger import Ledger, Sent, compare
 
 @pytest.mark.parametrize("kills", [12, pytest.param(200, marks=pytest.mark.soak)])
 def test_nothing_acknowledged_is_lost_doubled_or_torn(tmp_path: Path, kills: int, say: Say) -> None:
-    tally = asyncio.run(campaigns(tmp_path, kills, seed=kills, forked=kills < 200))
+    short = kills < 200
+    tally = asyncio.run(campaigns(tmp_path, kills, seed=kills, forked=short, damage=5 if short else 20))
     say(tally.sentence())
+    say(f"{tally.damages} files damaged between the kills, {tally.spoiled_rows} rows in them: the others stayed")
     assert not tally.failed, tally.figures()["details"]
     assert tally.kills == kills
     assert tally.drainer_kills
     assert tally.mid_drain
+    assert tally.damages
     if kills >= 200:  # by chance, about one kill in five; test_faults.py kills at those very points
         assert tally.retried_known, "no kill fell between a commit and its answer: the test saw nothing of retries"
 
