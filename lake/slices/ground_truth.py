@@ -88,6 +88,11 @@ def newest_predictions(lake: Lake, model: str, image_ids: Sequence[str]) -> dict
         newest[row["image_id"]] = row
     for image_id, row in newest.items():
         metadata = json.loads(row["metadata"]) if row["metadata"] else None
-        values = {k: plain(v) for k, v in row.items() if k not in ("image_id", "ingested_at", "metadata")}
+        # Whole numbers as they are: whoever reads an export keeps their digits.
+        values = {
+            k: v if isinstance(v, int) else plain(v)
+            for k, v in row.items()
+            if k not in ("image_id", "ingested_at", "metadata")
+        }
         newest[image_id] = {k: v for k, v in (values | {"metadata": metadata}).items() if v is not None}
     return newest

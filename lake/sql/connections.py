@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput, NotALake, QueryStopped
-from lake.sql import columnar
+from lake.sql import columnar, portable
 from lake.sql.per_lake import PerLake
 from lake.storage import schema, views
 
@@ -91,7 +91,7 @@ def query(
             statements = connection.extract_statements(text)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise BadInput("lakeloop sql takes one SELECT statement: the lake is changed by its commands only")
-            return connection.sql(text, params=parameters).to_arrow_table()
+            return portable.portable(connection.sql(text, params=parameters)).to_arrow_table()
         except duckdb.Error as error:
             raise BadInput(views.hint(str(error))) from error
         finally:

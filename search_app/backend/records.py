@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lake import ids
 from lake.spool import events
+from lake.sql.tables import MOST_WHOLE
 from lake.storage import schema
 from lake.storage.store import literal
 
@@ -108,6 +109,8 @@ def _plain(value: Any) -> Any:
             return {str(key): _plain(item) for key, item in value.items()}
         case list() | tuple():
             return [_plain(item) for item in value]
+        case int() if abs(value) > MOST_WHOLE:
+            return str(value)
         case float():
             return value if math.isfinite(value) else None
         case dt.datetime():

@@ -17,6 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from lake.sql import portable
 from lake.sql.sandbox import confinement, frames
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class QueryRunner:
         sink: BinaryIO,
         started: float,
     ) -> None:
-        result = connection.sql(text, params=parameters)
+        result = portable.portable(connection.sql(text, params=parameters))
         columns = [{"name": n, "type": str(t)} for n, t in zip(result.columns, result.types, strict=True)]
         reader = result.to_arrow_reader(BATCH_ROWS)
         writer = (_JsonWriter if request["format"] == "json" else _ArrowWriter)(
@@ -216,9 +217,10 @@ class _JsonWriter:
 
     def write_batch(self, batch: pa.RecordBatch) -> int:
         """Writes as many of the rows as fit; returns how many."""
-        from lake.sql.tables import plain
+        from lake.sql.tables import plain, values
 
-        columns = [[plain(v) for v in column.to_pylist()] for column in batch.columns]
+        names = batch.schema.names
+        columns = [[plain(v) for v in values(*pair)] for pair in zip(batch.columns, names, strict=True)]
         rows = []
         for row in zip(*columns, strict=True) if columns else ([] for _ in range(batch.num_rows)):
             text = json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")

@@ -206,18 +206,21 @@ def _frame(result: QueryResult) -> Any:
     """A data frame with unique column names; nested values become JSON text.
 
     The browser writes the cells into a CSV file as they are, so that text like a formula has its apostrophe already.
+    A column with a number that JavaScript would change is text. Raises BadInput as `tables.values`.
     """
     from lake import spreadsheets
-    from lake.sql.tables import plain
+    from lake.sql.tables import plain, values
 
     columns: dict[str, list[Any]] = {}
-    for column, values in zip(result.columns, result.table.columns, strict=True):
+    for column, arrow_column in zip(result.columns, result.table.columns, strict=True):
         own = spreadsheets.cell(column["name"])
         name, number = own, 2
         while name in columns:
             name, number = f"{own} ({number})", number + 1
-        cells = [plain(value) for value in values.to_pylist()]
-        texts = [json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in cells]
+        plain_values = [plain(value) for value in values(arrow_column, column["name"])]
+        texts = [json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for v in plain_values]
+        if any(isinstance(v, str) for v in texts):
+            texts = [v if v is None or isinstance(v, str) else str(v) for v in texts]
         columns[name] = [spreadsheets.cell(v) if isinstance(v, str) else v for v in texts]
     import polars as pl
 
