@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput, NotALake, QueryStopped
-from lake.sql import columnar, portable
+from lake.sql import columnar, portable, refusals
 from lake.sql.per_lake import PerLake
 from lake.storage import schema, views
 
@@ -90,7 +90,7 @@ def query(
         try:
             statements = connection.extract_statements(text)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise BadInput("lakeloop sql takes one SELECT statement: the lake is changed by its commands only")
+                raise BadInput(refusals.statement(text))
             return portable.portable(connection.sql(text, params=parameters)).to_arrow_table()
         except duckdb.Error as error:
             raise BadInput(views.hint(str(error))) from error

@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from lake import nesting
 from lake.errors import BadInput
-from lake.sql import syntax_tree
+from lake.sql import refusals, syntax_tree
 from lake.sql.sandbox.functions import ALLOWED, TABLE_FUNCTIONS
 
 if TYPE_CHECKING:
     import duckdb
-
-ONE_SELECT = "SQL takes one SELECT statement here: the lake is changed by its commands only"
 
 _EXPRESSIONS = frozenset(
     {
@@ -50,13 +48,13 @@ def parse(connection: duckdb.DuckDBPyConnection, text: str, tables: Sequence[str
     nesting.check(text)
     statements = connection.extract_statements(text)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise BadInput(ONE_SELECT)
+        raise BadInput(refusals.statement(text))
     try:
         tree = syntax_tree.parsed(connection, text)
     except RecursionError:
         raise BadInput("the query is nested too deeply") from None
     if tree.get("error") or len(tree["statements"]) != 1:
-        raise BadInput(ONE_SELECT)
+        raise BadInput(refusals.statement(text))
     known = {name.lower() for name in tables}
     functions = TABLE_FUNCTIONS | {*macros}  # a call after FROM is in the tree as a function, too
     for node in syntax_tree.walk(tree["statements"][0]):
@@ -70,13 +68,13 @@ def _check(node: dict[str, Any], text: str, known: set[str], functions: frozense
             raise BadInput(_at(f"{str(family).lower()} cannot be used in a query here", node, text))
         name = node.get("function_name")
         if name is not None and str(name).lower() not in ALLOWED | functions and family != "TABLE_FUNCTION":
-            raise BadInput(_refused(str(name), node, text))
+            raise BadInput(_at(refusals.function(str(name)), node, text))
     elif isinstance(kind, str) and kind not in _NODES:
-        raise BadInput(_at(f"{ONE_SELECT} ({kind.removesuffix('_NODE').lower()})", node, text))
+        raise BadInput(_at(f"{refusals.ONE_SELECT} ({kind.removesuffix('_NODE').lower()})", node, text))
     if kind == "TABLE_FUNCTION" and family is None:
         name = str(node["function"].get("function_name", ""))
         if name.lower() not in functions:
-            raise BadInput(_refused(name, node, text))
+            raise BadInput(_at(refusals.function(name), node, text))
     elif kind == "BASE_TABLE":
         _check_table(node, text, known)
     elif kind == "SHOW_REF" and node["show_type"] not in _ALLOWED_SHOWS and node["table_name"] != '"tables"':
@@ -89,18 +87,12 @@ def _check_table(node: dict[str, Any], text: str, known: set[str]) -> None:
     if name.lower() in known and (len(path) == 1 or {part.lower() for part in path[:-1]} in _OWN_CATALOGUES):
         return
     if len(path) > 1 or _internal(name) or not _NAME.fullmatch(name):
-        raise BadInput(_at(f"no table {'.'.join(path)[:200]!r} here; SHOW TABLES lists the tables", node, text))
+        raise BadInput(_at(refusals.table(".".join(path)), node, text))
 
 
 def _internal(name: str) -> bool:
     """Whether DuckDB would answer with a view about itself if no table has this name."""
     return name.lower().startswith(("duckdb_", "pg_", "sqlite_", "pragma_"))
-
-
-def _refused(name: str, node: dict[str, Any], text: str) -> str:
-    return _at(
-        f"the function {name[:100]}() cannot be used here; a query may call only functions that compute", node, text
-    )
 
 
 def _at(sentence: str, node: dict[str, Any], text: str) -> str:
