@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,40 @@ def test_slice_from_ids_on_standard_input(lake_path: Path, photos: Path) -> None
     assert json.loads(out.stdout)["size"] == 1
 
 
+def test_an_error_of_a_command_with_json_is_json_on_stderr(run: Run, lake_path: Path) -> None:
+    for words, code, reason, detail in (
+        (["slice", "show", "none", "--lake", lake_path], 2, "invalid", "no slice"),
+        (["slice", "shwo"], 2, "usage", "did you mean 'show'?"),
+        (["sql", "SELECT * FROM range(9999999999)", "--timeout", "0.2", "--lake", lake_path], 3, "timeout", "0.2 s"),
+    ):
+        ended = run(*words, "--json")
+        problem = json.loads(ended.err)
+        assert (ended.code, problem["exit_code"], problem["reason"]) == (code, code, reason)
+        assert detail in problem["detail"]
+
+
+def test_a_missing_file_of_a_table_is_named(run: Run, lake_path: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.lake"
+    shutil.copytree(lake_path, broken)
+    shutil.rmtree(broken / "columnar", ignore_errors=True)
+    for file in (broken / "samples.lance" / "data").iterdir():
+        file.unlink()
+    for words in (
+        ["sql", "SELECT label FROM samples"],
+        ["status"],
+        ["slice", "create", "x", "--where", "label = 'cat'"],
+    ):
+        ended = run(*words, "--lake", broken)
+        assert ended.code == 3
+        assert "of table samples is missing, so the lake cannot be read; run: lakeloop doctor" in ended.err, words
+
+
+def test_a_search_by_a_pipe_ends(run: Run, lake_path: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    ended = run("search", "--image", tmp_path / "pipe", "--lake", lake_path)
+    assert (ended.code, "is not a regular file" in ended.err) == (2, True)
+
+
 def test_status(run: Run, lake_path: Path) -> None:
     facts = run("status", "--lake", lake_path, "--json").json
     assert (facts["images"], facts["samples"], facts["predictions"], facts["labels"]) == (8, 18, 10, 8)
@@ -209,7 +244,16 @@ def test_status(run: Run, lake_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["nonsense"], 2, "invalid choice"),
+        (["nonsense"], 2, "no command 'nonsense'"),
+        (["serch"], 2, "no command 'serch'; did you mean 'search'?\nTry: lakeloop --help"),
+        (
+            ["slice", "shwo", "x"],
+            2,
+            "lakeloop slice: no command 'shwo'; did you mean 'show'?\nTry: lakeloop slice --help",
+        ),
+        (["status", "--jsn"], 2, "--jsn; did you mean '--json'?\nTry: lakeloop status --help"),
+        (["serve", "--port", "99999"], 2, "99999 is no port: choose one from 1 to 65535"),
+        (["serve", "--port", "-1"], 2, "-1 is no port"),
         ([], 2, "COMMAND"),
         (["status"], 2, "no lake: give --lake URI"),
         (["status", "--lake", "nowhere.lake"], 2, "no lake at nowhere.lake"),

@@ -209,8 +209,10 @@ def _embed(lake: Lake, model: Embedder, image: bytes | str | Path | None, text: 
         vector: np.ndarray = model.embed_texts([text])[0]
         return vector
     if isinstance(image, str | Path):
+        if (path := Path(image)).exists() and not path.is_file():
+            raise BadInput(f"{image} is not a regular file: a pipe or a device may never end; save the image first")
         try:
-            image = Path(image).read_bytes()
+            image = path.read_bytes()
         except OSError as error:
             raise BadInput(f"{error.filename}: {error.strerror}") from error
     assert image is not None

@@ -19,6 +19,7 @@ from lake.errors import BadInput, NotALake, QueryStopped
 from lake.sql import columnar, portable, refusals
 from lake.sql.per_lake import PerLake
 from lake.storage import schema, views
+from lake.storage.lance_files import missing_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +94,7 @@ def query(
                 raise BadInput(refusals.statement(text))
             return portable.portable(connection.sql(text, params=parameters)).to_arrow_table()
         except duckdb.Error as error:
-            raise BadInput(views.hint(str(error))) from error
+            raise missing_file.as_error(error) or BadInput(views.hint(str(error))) from error
         finally:
             for name in tables or {}:
                 connection.unregister(name)

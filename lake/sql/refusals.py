@@ -1,4 +1,4 @@
-"""What to write instead of SQL that is refused: statements, functions and catalogues that analysts know from elsewhere."""
+"""What to write instead of SQL that is refused: statements, functions and catalogues of other databases."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The command `lakeloop`: parses the arguments, runs the command, maps errors to exit codes.
 
 Every command takes `--lake URI` (or LAKELOOP_LAKE) and `--json`, which prints one JSON document on stdout and all else
-on stderr. Exit codes: 0 success, 1 a check failed, 2 bad usage or input, 3 the command could not finish. The commands
+on stderr. Exit codes: 0 success, 1 a check failed, 2 bad usage or input, 3 the command could not finish. With --json,
+an error is one JSON document on stderr: `reason`, one word for programs, `detail` for people, `exit_code`. The commands
 are in `cli/lake`, `cli/embeddings` and `cli/training`. Each imports its libraries when it runs, so that
 `lakeloop --help` starts fast.
 """
@@ -9,14 +10,16 @@ are in `cli/lake`, `cli/embeddings` and `cli/training`. Each imports its librari
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from lake.errors import CouldNot, LakeloopError
+from lake.errors import BadInput, CouldNot, LakeloopError, QueryStopped
 from lake.version import VERSION
 from search_app.cli import serve
 from search_app.cli.embeddings import cluster, duplicates, isolate, map, search
@@ -36,28 +39,79 @@ The embedding-search data lake that turns a vision model's failures into a bette
 """
 
 
+class _UsageError(Exception):
+    """The words on the command line are wrong; the message says which, and where the help is."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+        unknown = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if unknown:
+            commands = re.findall(r"'(.*?)'", unknown[2])
+            message = f"no command {unknown[1]!r}{_nearest(unknown[1], commands)}"
+        raise _UsageError(f"{self.prog}: {message}\nTry: {self.prog} --help")
+
+    def options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    """`; did you mean 'search'?`, or nothing if no known word is near."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; `lakeloop` on the command line."""
-    arguments = _parser().parse_args(argv)
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    fail = functools.partial(_fail, "--json" in words)
+    try:
+        arguments = _parsed(words)
+    except _UsageError as error:
+        return fail(str(error), BadInput.exit_code, "usage", prefix="")
     command: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
         return command(arguments) or 0
     except LakeloopError as error:
-        return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted; everything committed is safe; run the same command again to continue", 130)
+        from lake.storage.lance_files import missing_file
+
+        cause = missing_file.as_error(error) or error
+        return fail(str(cause), cause.exit_code, _reason(cause))
+    except KeyboardInterrupt as error:
+        again = "everything committed is safe; run the same command again to continue"
+        return fail(f"interrupted; {error or again}", 130, "interrupted")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
-        return _fail(f"{error.name} is not installed; run: pip install 'lakeloop[all]'", CouldNot.exit_code)
-    except OSError as error:
-        return _fail(str(error), CouldNot.exit_code)
+        needed = f"{error.name} is not installed; run: pip install 'lakeloop[all]'"
+        return fail(needed, CouldNot.exit_code, "missing_extra")
+    except Exception as error:
+        from lake.storage.lance_files import missing_file
+
+        if (missing := missing_file.as_error(error)) is not None:
+            return fail(str(missing), missing.exit_code, _reason(missing))
+        if not isinstance(error, OSError):
+            raise
+        return fail(str(error), CouldNot.exit_code, "system")
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    arguments, unknown = _parser().parse_known_args(words)
+    if unknown:
+        parser: _Parser = arguments.parser
+        options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        hint = _nearest(options[0], parser.options()) if options else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return arguments
+
+
+def _reason(error: LakeloopError) -> str:
+    """One word: `invalid` or `unavailable`, or the kind of error in the form of its class's name."""
+    if isinstance(error, QueryStopped):
+        return error.reason
+    names = {BadInput: "invalid", CouldNot: "unavailable"}
+    return names.get(type(error)) or re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
 
 
 def entry() -> NoReturn:
@@ -68,8 +122,13 @@ def entry() -> NoReturn:
     sys.exit(code)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"lakeloop: {message}", file=sys.stderr)
+def _fail(as_json: bool, message: str, code: int, reason: str, prefix: str = "lakeloop: ") -> int:
+    if as_json:
+        import json
+
+        print(json.dumps({"reason": reason, "detail": message, "exit_code": code}, ensure_ascii=False), file=sys.stderr)
+    else:
+        print(f"{prefix}{message}", file=sys.stderr)
     return code
 
 
@@ -93,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         command: argparse.ArgumentParser = (to or commands).add_parser(
             name, parents=[common], help=help, description=help
         )
-        command.set_defaults(run=run, writes=writes)
+        command.set_defaults(run=run, writes=writes, parser=command)
         return command
 
     def group(name: str, help: str) -> Any:

@@ -20,7 +20,7 @@ def register(add: Add) -> None:
     ):
         p = add(name, run, help, writes=True)
         p.add_argument("--host", default="127.0.0.1")
-        p.add_argument("--port", type=int, default=8501)
+        p.add_argument("--port", type=_port, default=8501)
         if name == "serve":
             p.add_argument("--no-ui", action="store_true", help="only the HTTP API, without the app")
             _ingest_options(p)
@@ -32,6 +32,14 @@ def register(add: Add) -> None:
             p.add_argument("--https", action="store_true", help="browsers use https through a proxy: mark cookies as secure")  # fmt: skip  # noqa: E501
         else:
             p.add_argument("--no-serve", action="store_true", help="only build the lake")
+
+
+def _port(text: str) -> int:
+    """The type of --port."""
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"{port} is no port: choose one from 1 to 65535, or 0 for any that is free")
+    return port
 
 
 def _serve(args: argparse.Namespace) -> int:

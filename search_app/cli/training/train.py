@@ -13,7 +13,10 @@ from search_app.cli.foreground import add_detach, run_job
 from search_app.cli.terminal import Add, open_lake, output
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from lake.jobs.live_state import Progress
+    from lake.storage.store import Lake
     from training.registry.recipe import Recipe
     from training.registry.runs import Run
 
@@ -81,6 +84,8 @@ def _machine(p: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from lake.storage import store
+
     if args.workers is not None and args.workers < 0:
         raise BadInput(f"--workers is {args.workers}; it must be at least 0")
     lake = open_lake(args)
@@ -103,9 +108,24 @@ def _train(args: argparse.Namespace) -> int:
         arguments = {"resume": args.resume}
     else:
         arguments = _shared(args) | {"parent": args.parent, "trust_sha256": args.trust_sha256}
-    with _steps(args) as tell:
-        run = run_job(args, lake, "train", arguments | machine, tell)
+    begun = store.now()
+    try:
+        with _steps(args) as tell:
+            run = run_job(args, lake, "train", arguments | machine, tell)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_resume(lake, args, begun)) from None
     return 0 if run is None else _output_run(args, run)
+
+
+def _how_to_resume(lake: Lake, args: argparse.Namespace, begun: dt.datetime) -> str:
+    from training.registry import runs
+
+    mine = [run.id for run in runs.list(lake) if run.started_at >= begun and run.status in ("stopped", "running")]
+    name = args.resume or (mine[0] if mine else None)
+    if name is None:
+        return "no run had begun; run the same command again"
+    command = f"lakeloop train --resume {name} --lake {lake.uri}"
+    return f"the run is kept as of its newest checkpoint; continue it with: {command}"
 
 
 def _shared(args: argparse.Namespace) -> dict[str, Any]:

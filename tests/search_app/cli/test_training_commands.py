@@ -86,3 +86,19 @@ def test_tune_compares(stock: OpenLake, capsys: pytest.CaptureFixture[str]) -> N
     search = run(capsys, *words, "--lake", stock.uri)
     assert search["done"] == 2
     assert {trial["settings"]["flip"] for trial in search["best"]} == {"none", "both"}
+
+
+def test_ctrl_c_names_the_command_that_resumes(
+    stock: OpenLake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.tasks.classification.Classification.loss", pressed)
+    lake = ["--lake", stock.uri]
+    said = json.loads(run(capsys, "train", "--train", "first", *TINY, *lake, code=130))["detail"]
+    (stopped,) = run(capsys, "runs", "list", *lake)
+    assert stopped["status"] == "stopped"
+    assert f"continue it with: lakeloop train --resume {stopped['id']} --lake {stock.uri}" in said
+    monkeypatch.undo()
+    assert run(capsys, "train", "--resume", stopped["id"], "--device", "cpu", *lake)["status"] == "done"
