@@ -112,9 +112,11 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
 
-    def add_command(name: str, command: Any, help: str, to: Any = None) -> argparse.ArgumentParser:
+    def add_command(
+        name: str, command: Any, help: str, to: Any = None, writes: bool = False
+    ) -> argparse.ArgumentParser:
         command_parser: argparse.ArgumentParser = (to or commands).add_parser(name, parents=[common], help=help)
-        command_parser.set_defaults(run=command)
+        command_parser.set_defaults(run=command, writes=writes)
         return command_parser
 
     clustering.register(add_command)

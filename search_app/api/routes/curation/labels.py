@@ -60,7 +60,7 @@ def routes(service: Service, writer: Writes) -> APIRouter:
     router = APIRouter()
     lake = service.lake
 
-    @router.get(PATH, responses=schemas.page_of(_EXAMPLE))
+    @router.get(PATH, responses={**schemas.page_of(_EXAMPLE), 404: {"description": "the slice is unknown"}})
     def read(
         slice_name: Annotated[str | None, Query(alias="slice", min_length=1, max_length=250)] = None,
         image_id: Annotated[
