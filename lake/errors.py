@@ -7,7 +7,8 @@ A message is one sentence that a person can act on: what is wrong, with which va
     ├── BadInput               2  the caller's input is wrong
     │   ├── UnreadableImage    2  bytes that we cannot (or will not) decode as an image
     │   ├── NotALake           2  there is no lake at this place
-    │   └── WeightsMismatch    2  vectors of different weights would mix
+    │   ├── WeightsMismatch    2  vectors of different weights would mix
+    │   └── NotAllowed         1  the gate does not allow it
     └── CouldNot               3  right request, impossible now
         ├── MissingExtra       3  an optional dependency is not installed
         ├── HubUnreachable     3  weights are not on this machine and cannot be fetched
@@ -39,6 +40,10 @@ class NotALake(BadInput):
 
 class WeightsMismatch(BadInput):
     pass
+
+
+class NotAllowed(BadInput):
+    exit_code = 1
 
 
 class CouldNot(LakeloopError):

@@ -15,6 +15,7 @@ from lake.errors import BadInput
 
 _NAMESPACE = uuid.UUID("5e1ab3c8-6f0e-5b7e-9c39-1a9c1f4f7a10")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_BEGINNING = re.compile(r"[0-9a-f-]{6,64}\Z")
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -25,6 +26,11 @@ def image_id(data: bytes) -> str:
 
 def is_image_id(text: str) -> bool:
     return _IMAGE_ID.match(text) is not None
+
+
+def is_beginning(text: str) -> bool:
+    """Whether an id may begin so: at least 6 hex digits, with the hyphens of a UUID."""
+    return _BEGINNING.match(text) is not None
 
 
 def kind(identifier: str) -> Literal["image", "prediction"]:

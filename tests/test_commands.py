@@ -19,8 +19,12 @@ from typing import Any
 import pytest
 
 from lake import ids
+from lake.errors import BadInput
+from lake.open_lake import OpenLake
+from lake.storage.vectors import full_id
 from search_app.cli.main import main
 from tests import pictures
+from tests.lake import prediction_rows
 
 
 @dataclass
@@ -226,6 +230,50 @@ def test_a_missing_file_of_a_table_is_named(run: Run, lake_path: Path, tmp_path:
         ended = run(*words, "--lake", broken)
         assert ended.code == 3
         assert "of table samples is missing, so the lake cannot be read; run: lakeloop doctor" in ended.err, words
+
+
+def test_the_beginning_of_an_id_is_enough(run: Run, lake_path: Path) -> None:
+    ids_ = [row["image_id"] for row in run("sql", "SELECT image_id FROM images", "--lake", lake_path, "--json").json]
+    at = ["--lake", lake_path, "--json"]
+    found = run("search", "--id", ids_[0][:8].upper(), "-k", "1", *at).json["results"]
+    assert [row["image_id"] for row in found] == [ids_[0]]
+    sliced = run("slice", "create", "start", "--like", ids_[1][:6], "--radius", "0", *at).json
+    assert run("slice", "show", sliced["id"], *at).json["image_ids"] == [ids_[1]]
+    assert "no image_id or prediction_id begins with 'abcdef0123'" in run("search", "--id", "abcdef0123", *at).err
+    assert "at least the first 6 digits" in run("search", "--id", ids_[0][:5], *at).err
+
+
+def test_a_beginning_of_several_ids_names_them(lk: OpenLake) -> None:
+    names = ["abcdef" + digit * 58 for digit in "0123456"]
+    prediction_rows.add(lk, [{"image_id": name} for name in names])
+    with pytest.raises(BadInput, match=f"7 ids begin with 'abcdef': {', '.join(names[:4])}, ...; give more digits"):
+        full_id(lk, "abcdef")
+    assert full_id(lk, "abcdef3") == names[3]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff{0}\n{1}",
+        "image_id\n{0}\n{1}\n",
+        "\ufeffpath;Image_ID\r\na;{0}\r\nb;{1}\r\n",
+        '"n","image_id"\n1,"{0}"\n2,"{1}"\n',
+    ],
+)
+def test_a_list_of_ids_may_be_a_csv(run: Run, lake_path: Path, tmp_path: Path, text: str) -> None:
+    ids_ = [row["image_id"] for row in run("sql", "SELECT image_id FROM images", "--lake", lake_path, "--json").json]
+    (tmp_path / "ids.csv").write_bytes(text.format(*ids_).encode())
+    made = run("slice", "create", "listed", "--ids", tmp_path / "ids.csv", "--lake", lake_path, "--json").json
+    shown = run("slice", "show", made["id"], "--lake", lake_path, "--json").json
+    assert shown["image_ids"] == sorted(ids_[:2])
+
+
+def test_a_query_makes_a_slice(run: Run, lake_path: Path) -> None:
+    query = "SELECT image_id, count(*) AS n FROM predictions GROUP BY 1 HAVING n > 1"
+    made = run("slice", "create", "asked", "--sql", query, "--lake", lake_path, "--json").json
+    assert (made["size"], made["kind"]) == (1, "ids")
+    ended = run("slice", "create", "asked", "--sql", "SELECT label FROM predictions", "--lake", lake_path)
+    assert (ended.code, "needs a result with one column image_id; its columns are label" in ended.err) == (2, True)
 
 
 def test_a_search_by_a_pipe_ends(run: Run, lake_path: Path, tmp_path: Path) -> None:

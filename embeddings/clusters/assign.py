@@ -50,12 +50,14 @@ class Assignment:
     """`images`: the number of new images; `nodes`: path -> how many of them it got, with the root "".
 
     `none`: how many fit none of an opened node's children and stayed in that node, which counts them.
+    `without_vector`: images of the tree's scope that have no vector yet, and so could not be assigned.
     """
 
     tree: str
     images: int
     nodes: dict[str, int]
     none: int
+    without_vector: int
     seconds: float
 
 
@@ -102,7 +104,7 @@ def assign(lake: Lake, tree: str, *, seed: int = 0, progress: Progress | None = 
     report = progress or (lambda stage: None)
     _, _, record = trees.find(lake, f"{tree}/")
     report("reading")
-    names, vectors = _new_images(lake, tree, record)
+    names, vectors, without_vector = _new_images(lake, tree, record)
     nodes = lake.scan("clusters", ["node", "parent", "noise"], f"tree = {literal(tree)}").to_pylist()
     children_of: dict[str, list[dict[str, Any]]] = {}
     for node in sorted(nodes, key=lambda row: _order(row["node"])):
@@ -131,7 +133,7 @@ def assign(lake: Lake, tree: str, *, seed: int = 0, progress: Progress | None = 
         assign_below("", np.arange(len(names)))
         lake.insert("cluster_members", pa.concat_tables(tables))
     _recount(lake, tree)
-    return Assignment(tree, len(names), counts, none, time.perf_counter() - started)
+    return Assignment(tree, len(names), counts, none, without_vector, time.perf_counter() - started)
 
 
 def volume(lake: Lake, tree: str) -> list[Volume]:
@@ -158,7 +160,8 @@ def _order(path: str) -> list[int]:
     return [int(step) for step in path.split(".")] if path else []
 
 
-def _new_images(lake: Lake, tree: str, record: EmbedderRecord) -> tuple[list[str], np.ndarray]:
+def _new_images(lake: Lake, tree: str, record: EmbedderRecord) -> tuple[list[str], np.ndarray, int]:
+    """The new images with their vectors, and the number of images in the tree's scope that have no vector."""
     root = next(summary for summary in trees.trees(lake) if summary.tree == tree)
     image_ids = None
     if root.slice is not None:
@@ -172,9 +175,11 @@ def _new_images(lake: Lake, tree: str, record: EmbedderRecord) -> tuple[list[str
     elif root.where is not None:
         image_ids = filters.images(lake, root.where)
     names, vectors = image_vectors(lake, record, image_ids)
+    every = connections.query(lake, "SELECT count(DISTINCT image_id) AS n FROM samples")["n"][0].as_py()
+    without_vector = (every if image_ids is None else len(image_ids)) - len(names)
     members = lake.look_up("cluster_members", ["image_id"], "id", [f"{tree}/"])["image_id"].to_pylist()
     new = ~np.isin(np.asarray(names, str), np.asarray(members, str))
-    return [name for name, is_new in zip(names, new.tolist(), strict=True) if is_new], vectors[new]
+    return [name for name, is_new in zip(names, new.tolist(), strict=True) if is_new], vectors[new], without_vector
 
 
 def _similarity(

@@ -89,3 +89,26 @@ def to_matrix(column: pa.ChunkedArray, dim: int) -> np.ndarray:
 def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
     """The rows of a matrix (n, dim) as a vector column."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+
+
+def full_id(lake: Lake, word: str) -> str:
+    """The image_id or prediction_id that `word` is, or that alone begins with it: 6 digits at least.
+
+    A full id is returned as it is. Raises BadInput, and names some ids if several begin so.
+    """
+    if ids.is_image_id(word) or ids.as_uuid(word) is not None:
+        return word
+    if not ids.is_beginning(word.lower()):
+        forms = "an image_id (64 hex digits) or a prediction_id (UUID), or at least the first 6 digits of one"
+        raise BadInput(f"{word!r} is not an id; expected {forms}")
+    start = word.lower()
+    found: set[str] = set()
+    for key in ("image_id", "prediction_id"):
+        rows = lake.scan("samples", [key], f"{key} >= '{start}' AND {key} < '{start}g'")
+        found |= set(rows[key].to_pylist())
+    if not found:
+        raise BadInput(f"no image_id or prediction_id begins with {word!r}")
+    if len(found) > 1:
+        some = ", ".join(sorted(found)[:4]) + (", ..." if len(found) > 4 else "")
+        raise BadInput(f"{len(found):,} ids begin with {word!r}: {some}; give more digits")
+    return found.pop()

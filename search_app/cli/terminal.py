@@ -65,6 +65,13 @@ def open_lake(args: argparse.Namespace, drain: bool = True) -> Lake:
     return opened
 
 
+def full_ids(lake: Lake, words: list[str]) -> list[str]:
+    """The ids of images or predictions that the words are, or begin. Raises BadInput unless each begins just one."""
+    from lake.storage.vectors import full_id
+
+    return [full_id(lake, word) for word in words]
+
+
 def _refuse() -> None:
     raise AssertionError("a command that does not say that it writes has tried to")
 

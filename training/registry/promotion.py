@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lake.errors import BadInput, LakeBusy
+from lake.errors import BadInput, LakeBusy, NotAllowed
 from lake.slices.naming import unknown
 from lake.storage.store import literal
 from training.registry import releases, runs, versions
@@ -86,7 +86,7 @@ def promote(
         _check_no_other_canary(versions.list(lake, run.model), run.id)
         _, objection = _gate_check(lake, [], run.id, f"run {run.id}", expected, gate)
         if objection is not None and not force:
-            raise BadInput(objection)
+            raise NotAllowed(objection)
         register(lake, run.id)
 
     def decide(events: list[ReleaseEvent], version: Version, current: Version | None) -> ReleaseEvent:
@@ -98,7 +98,7 @@ def promote(
         rollbacks = [e.timestamp for e in events if e.version == version.version and e.action == "rolled_back"]
         verdict, objection = _gate_check(lake, rollbacks, version.run, version.id, current, gate)
         if objection is not None and not force:
-            raise BadInput(objection)
+            raise NotAllowed(objection)
         recorded = reason if objection is None else f"forced: {reason}"
         if share is None:
             return _event(events, version, "promoted", gate=verdict, reason=recorded)

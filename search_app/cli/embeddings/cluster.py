@@ -103,6 +103,8 @@ def _assign(args: argparse.Namespace) -> int:
         result = assign(lake, args.tree, progress=say)
     audit.record(lake, "cluster assign", result.tree, detail={"images": result.images, "none": result.none})
     lines = [f"{result.images:,} new images in tree {result.tree}; {result.none:,} of them fit no cluster of a node"]
+    if result.without_vector:
+        lines.append(f"{result.without_vector:,} images have no vector yet and are not assigned; run: lakeloop embed")
     lines += [f"{result.tree}/{path:<6}{count:>9,}" for path, count in result.nodes.items()]
     return output(args, asdict(result), "\n".join(lines))
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, number, open_lake, output
+from search_app.cli.terminal import Add, full_ids, number, open_lake, output
 
 if TYPE_CHECKING:
     from embeddings.search.saved_searches import SavedSearch
@@ -58,7 +58,7 @@ def _isolate(args: argparse.Namespace) -> int:
     if args.like is not None:
         search = saved_searches.start(
             lake,
-            examples=args.like,
+            examples=full_ids(lake, args.like),
             node=args.node,
             where=args.where,
             embedder=args.embedder,

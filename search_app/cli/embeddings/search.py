@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from search_app.cli.terminal import Add, open_lake, output
+from search_app.cli.terminal import Add, full_ids, open_lake, output
 
 
 def register(add: Add) -> None:
@@ -12,7 +12,10 @@ def register(add: Add) -> None:
     example = p.add_mutually_exclusive_group(required=True)
     example.add_argument("--image", metavar="FILE")
     example.add_argument(
-        "--id", action="append", metavar="ID", help="an image_id or prediction_id; repeat to average several"
+        "--id",
+        action="append",
+        metavar="ID",
+        help="id of an image or prediction, or its beginning; repeat to average",
     )
     example.add_argument("--text", metavar="T", help="a text; needs an embedder with text (CLIP)")
     p.add_argument("-k", type=int, default=10, metavar="N", help="number of results (default 10)")
@@ -29,10 +32,11 @@ def register(add: Add) -> None:
 def _search(args: argparse.Namespace) -> int:
     from embeddings.search.search import search
 
+    lake = open_lake(args)
     rows = search(
-        open_lake(args),
+        lake,
         image=args.image,
-        ids=args.id or (),
+        ids=full_ids(lake, args.id or []),
         text=args.text,
         embedder=args.embedder,
         k=args.k,

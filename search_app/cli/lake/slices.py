@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import BadInput
-from search_app.cli.terminal import Add, number, open_lake, output
+from search_app.cli.terminal import Add, full_ids, number, open_lake, output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,8 @@ def register(add: Add, slices: Any) -> None:
     p.add_argument("name", metavar="NAME")
     how = p.add_mutually_exclusive_group(required=True)
     how.add_argument("--where", metavar="SQL", help="images with a sample that passes")
-    how.add_argument("--ids", metavar="FILE", help="a file with one id a line; - for standard input")
+    how.add_argument("--ids", metavar="FILE", help="a file of ids, or a CSV with a column image_id; - for stdin")
+    how.add_argument("--sql", metavar="SELECT", help="the images of the column image_id of this query's result")
     how.add_argument("--cluster", action="append", metavar="TREE/PATH", help="all images of this node; repeat for more")
     how.add_argument("--search", metavar="SEARCH", help="the images found by an active search, by its id or name")
     how.add_argument("--like", action="append", metavar="ID", help="images like this one; several ids are averaged")
@@ -97,13 +98,15 @@ def _create(args: argparse.Namespace) -> int:
         raise BadInput("--like and --radius need each other: --like ID --radius R, a cosine distance from 0 to 2")
     if args.embedder and not args.like:
         raise BadInput("--embedder needs --like")
-    like = {"ids": args.like, "radius": args.radius, "embedder": args.embedder} if args.like else None
     lake = open_lake(args)
+    like = None
+    if args.like:
+        like = {"ids": full_ids(lake, args.like), "radius": args.radius, "embedder": args.embedder}
     draft = slices.draft(
         lake,
         args.name,
         where=args.where,
-        ids=_read(args.ids).split() if args.ids else None,
+        ids=_ids(args, lake),
         cluster=args.cluster,
         search=args.search,
         like=like,
@@ -352,10 +355,50 @@ def _class_lines(classes: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, f"and {rest:,} more classes"] if rest > 0 else lines
 
 
+def _ids(args: argparse.Namespace, lake: Lake) -> list[str] | None:
+    """The ids of --ids or of the result of --sql; None without both."""
+    if args.sql:
+        return _queried(lake, args.sql)
+    return full_ids(lake, _listed(_read(args.ids), args.ids)) if args.ids else None
+
+
+def _listed(text: str, name: str) -> list[str]:
+    """The ids in a list, or in the column image_id, prediction_id or id of a CSV."""
+    import csv
+
+    header, _, rest = text.lstrip().partition("\n")
+    separator = next((sign for sign in (",", ";", "\t") if sign in header), ",")
+    columns = [cell.strip().lower() for cell in next(csv.reader([header.strip()], delimiter=separator), [])]
+    for column in ("image_id", "prediction_id", "id"):
+        if column in columns:
+            rows = csv.reader(rest.splitlines(), delimiter=separator)
+            place = columns.index(column)
+            return [row[place].strip() for row in rows if len(row) > place and row[place].strip()]
+    if len(columns) > 1:
+        raise BadInput(f"{name} has no column image_id or prediction_id; its columns are {', '.join(columns):.200}")
+    return [word.strip("\"'") for word in text.split()]
+
+
+def _queried(lake: Lake, query: str) -> list[str]:
+    from lake.sql.sandbox.pool import Pool
+
+    queries = Pool(lake)
+    try:
+        result = queries.run(query, max_rows=None)
+    finally:
+        queries.close()
+    names = result.table.column_names
+    if names.count("image_id") != 1:
+        raise BadInput(f"--sql needs a result with one column image_id; its columns are {', '.join(names):.200}")
+    if result.truncated:
+        raise BadInput("the result of --sql is larger than 256 MiB; select only image_id")
+    return [str(i) for i in dict.fromkeys(result.table["image_id"].to_pylist()) if i is not None]
+
+
 def _read(name: str) -> str:
     if name == "-":
-        return sys.stdin.read()
+        return sys.stdin.read().removeprefix("\ufeff")
     try:
-        return Path(name).read_text()
+        return Path(name).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{name}: {error}") from error

@@ -141,6 +141,15 @@ def test_only_images_that_pass_the_trees_filter_are_assigned(make_lake: MakeLake
         assign(lk, "x")
 
 
+def test_images_without_a_vector_are_counted(make_lake: MakeLake) -> None:
+    lk = lake_of(make_lake, islands([20, 20]))
+    tree = cluster(lk, method="kmeans", k=2).tree
+    filtered = cluster(lk, where="label = 'a'", method="kmeans", k=2).tree
+    add(lk, [{"prediction_id": str(uuid.uuid4()), "image_id": image(n), "label": n[0]} for n in ("a1", "a2", "b1")])
+    assert (assign(lk, tree).images, assign(lk, tree).without_vector) == (0, 3)
+    assert assign(lk, filtered).without_vector == 2
+
+
 def test_copies_join_copies_only(make_lake: MakeLake) -> None:
     lk = lake_of(make_lake, np.tile(np.eye(8, dtype=np.float32)[0], (12, 1)))
     tree = cluster(lk).tree

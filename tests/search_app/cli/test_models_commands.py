@@ -25,9 +25,9 @@ def test_from_a_run_to_production_and_back(lk: OpenLake, capsys: pytest.CaptureF
     assert run(capsys, lk, "list") == []
     assert run(capsys, lk, "register", first_run, "--reason", "the first")["status"] == "registered"
     assert run(capsys, lk, "promote", "turns@1")["status"] == "promoted"
-    assert f"lakeloop gate --candidate {second_run}" in run(capsys, lk, "promote", second_run, code=2)
+    assert f"lakeloop gate --candidate {second_run}" in run(capsys, lk, "promote", second_run, code=1)
     verdict = judge(lk, second_run, first_run, blocks=True)
-    assert "--force --reason WHY" in run(capsys, lk, "promote", second_run, code=2)
+    assert "--force --reason WHY" in run(capsys, lk, "promote", second_run, code=1)
     version = run(capsys, lk, "promote", second_run, "--gate", verdict, "--force", "--reason", "dusk matters more")
     assert (version["id"], version["gate"], version["reason"]) == ("turns@2", verdict, "forced: dusk matters more")
     assert run(capsys, lk, "rollback", "turns", "--reason", "no")["id"] == "turns@1"
