@@ -357,42 +357,11 @@ def _class_lines(classes: Sequence[dict[str, Any]]) -> list[str]:
 
 def _ids(args: argparse.Namespace, lake: Lake) -> list[str] | None:
     """The ids of --ids or of the result of --sql; None without both."""
+    from lake.slices import id_lists
+
     if args.sql:
-        return _queried(lake, args.sql)
-    return full_ids(lake, _listed(_read(args.ids), args.ids)) if args.ids else None
-
-
-def _listed(text: str, name: str) -> list[str]:
-    """The ids in a list, or in the column image_id, prediction_id or id of a CSV."""
-    import csv
-
-    header, _, rest = text.lstrip().partition("\n")
-    separator = next((sign for sign in (",", ";", "\t") if sign in header), ",")
-    columns = [cell.strip().lower() for cell in next(csv.reader([header.strip()], delimiter=separator), [])]
-    for column in ("image_id", "prediction_id", "id"):
-        if column in columns:
-            rows = csv.reader(rest.splitlines(), delimiter=separator)
-            place = columns.index(column)
-            return [row[place].strip() for row in rows if len(row) > place and row[place].strip()]
-    if len(columns) > 1:
-        raise BadInput(f"{name} has no column image_id or prediction_id; its columns are {', '.join(columns):.200}")
-    return [word.strip("\"'") for word in text.split()]
-
-
-def _queried(lake: Lake, query: str) -> list[str]:
-    from lake.sql.sandbox.pool import Pool
-
-    queries = Pool(lake)
-    try:
-        result = queries.run(query, max_rows=None)
-    finally:
-        queries.close()
-    names = result.table.column_names
-    if names.count("image_id") != 1:
-        raise BadInput(f"--sql needs a result with one column image_id; its columns are {', '.join(names):.200}")
-    if result.truncated:
-        raise BadInput("the result of --sql is larger than 256 MiB; select only image_id")
-    return [str(i) for i in dict.fromkeys(result.table["image_id"].to_pylist()) if i is not None]
+        return id_lists.queried(lake, args.sql)
+    return full_ids(lake, id_lists.listed(_read(args.ids), args.ids)) if args.ids else None
 
 
 def _read(name: str) -> str:
