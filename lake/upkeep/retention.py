@@ -12,7 +12,7 @@ import datetime as dt
 import json
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 ACTION = "retain"
 # Tables whose rows keep an image from being dropped.
 HOLDERS = ("labels", "slice_members", "reviews")
+# What it drops from.
+TABLES = ("images", "thumbnails", "samples")
 GB = 10**9
 DRAINER_SECONDS = 60.0
 _SECTIONS = {"images": ("days", "max_gb"), "thumbnails": ("days",), "vectors": ("days",)}
@@ -67,17 +69,22 @@ class Dropped:
 
 @dataclass
 class RetentionReport:
-    """The dropped data of each kind. `over_gb`: by how much the held images exceed images.max_gb of the policy."""
+    """The dropped data of each kind. `over_gb`: by how much the images that stay exceed images.max_gb of the policy.
+
+    `freed_bytes`: by how much the files of the lake's tables are smaller now; None after a dry run and on an object
+    store. It is less than was dropped while older versions, or the rest of a file that is half alive, need the bytes.
+    """
 
     images: Dropped = field(default_factory=Dropped)
     thumbnails: Dropped = field(default_factory=Dropped)
     vectors: Dropped = field(default_factory=Dropped)
     over_gb: float = 0.0
+    freed_bytes: int | None = None
     dry_run: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         kinds = {k: getattr(self, k).as_dict() for k in ("images", "thumbnails", "vectors")}
-        return kinds | {"over_gb": self.over_gb, "dry_run": self.dry_run}
+        return kinds | {"over_gb": self.over_gb, "freed_bytes": self.freed_bytes, "dry_run": self.dry_run}
 
 
 def read_policy(path: Path) -> RetentionPolicy:
@@ -143,6 +150,7 @@ def retain(
     """
     run = _Retention(lake, spools, dry_run, store.now())
     with leader_lock.leader(lake, wait):
+        size_before = _size_on_disk(lake)
         if policy.image_days is not None:
             run.images(run.moment - dt.timedelta(days=policy.image_days))
         if policy.image_gb is not None:
@@ -153,11 +161,26 @@ def retain(
             run.vectors(run.moment - dt.timedelta(days=policy.vector_days))
         if not dry_run:
             run.record()
-            for name in ("images", "thumbnails", "samples"):
+            for name in TABLES:
                 merging.rewrite_wasteful(lake, name)
                 maintenance.remove_versions(lake, name, older_than)
             lake.sync()
+            size_after = _size_on_disk(lake)
+            if size_before is not None and size_after is not None:
+                run.report.freed_bytes = max(0, size_before - size_after)
     return run.report
+
+
+def _size_on_disk(lake: Lake) -> int | None:
+    """Bytes of all files of the tables that retention changes; None on an object store."""
+    if lake.folder is None:
+        return None
+    size = 0
+    for name in TABLES:
+        for path in (lake.folder / f"{name}.lance").rglob("*"):
+            with suppress(FileNotFoundError):  # another process has just removed it
+                size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def dropped_before(lake: Lake) -> dict[str, dt.datetime]:
@@ -178,6 +201,7 @@ class _Retention:
         self.moment = moment
         self.report = RetentionReport(dry_run=dry_run)
         self.dropped: set[tuple[str, str]] = set()  # (table, image_id); in a dry run: what would be deleted
+        self.held: dict[str, set[str]] = {name: set() for name in TABLES}  # an image may be looked at twice
 
     def images(self, limit: dt.datetime) -> None:
         """Drops the bytes of images older than `limit`."""
@@ -270,7 +294,8 @@ class _Retention:
         names = [i for i in rows["image_id"].to_pylist() if i not in fresh and (name, i) not in self.dropped]
         held = self._held(names)
         deleted = [i for i in names if i not in held]
-        dropped.held += len(held)
+        self.held[name] |= held
+        dropped.held = len(self.held[name])
         if not deleted:
             return
         dropped.items += len(deleted)
@@ -284,7 +309,8 @@ class _Retention:
         names = sorted(set(rows["image_id"].to_pylist()))
         fresh = self._since("samples", names, limit)
         held = self._held(names) - fresh
-        dropped.held += len(held)
+        self.held["samples"] |= held
+        dropped.held = len(self.held["samples"])
         rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], pa.array(sorted(held | fresh), pa.string()))))
         if not rows.num_rows:
             return

@@ -201,9 +201,15 @@ def _retain(args: argparse.Namespace) -> int:
             verb = "would be dropped" if args.dry_run else "dropped"
             lines.append(f"{kind:<11}{dropped.items:>12,} {verb}, {_mb(dropped.bytes)}; {dropped.held:,} are held")
     if report.over_gb:
-        lines.append(f"held images exceed images.max_gb by {report.over_gb:.3f} GB")
-    if not args.dry_run and args.older_than:
-        lines.append("the disk space is free once older versions are removed: see --older-than")
+        lines.append(f"the images that stay exceed images.max_gb by {_mb(int(report.over_gb * 1e9))}")
+    if report.freed_bytes is not None:
+        lines.append(f"the files of the lake are {_mb(report.freed_bytes)} smaller")
+    dropped_bytes = sum(d.bytes for d in (report.images, report.thumbnails, report.vectors))
+    if not args.dry_run and dropped_bytes > (report.freed_bytes or 0):
+        lines.append(
+            "the rest is free once no version names the files (see --older-than), and once more than half of a file "
+            "is dropped: then maintain or retain rewrites it"
+        )
     return output(args, report.as_dict(), "\n".join(lines) or "the policy drops nothing")
 
 

@@ -155,6 +155,29 @@ def test_protected_images_may_exceed_what_the_policy_allows(aged: OpenLake) -> N
     assert report.over_gb == pytest.approx(5 * SIZE / 1e9)
 
 
+def test_an_image_that_two_limits_hold_is_counted_once(aged: OpenLake) -> None:
+    slices.create(aged, "all", ids=[stock.image_id(n, SIZE) for n in range(10)])
+    policy = RetentionPolicy(image_days=5, image_gb=5 * SIZE / 1e9)
+    assert retention.retain(aged, policy, dry_run=True).images.held == 10
+    assert retention.retain(aged, policy).images.held == 10
+
+
+def test_what_is_free_on_the_disk_is_measured(aged: OpenLake) -> None:
+    def size() -> int:
+        tables = [Path(aged.uri) / f"{name}.lance" for name in retention.TABLES]
+        return sum(p.stat().st_size for table in tables for p in table.rglob("*") if p.is_file())
+
+    before = size()
+    kept = retention.retain(aged, RetentionPolicy(image_days=25))
+    assert (kept.images.bytes, kept.freed_bytes) == (10 * SIZE, max(0, before - size()))
+    assert kept.freed_bytes < 10 * SIZE, "older versions name the files"
+    before = size()
+    freed = retention.retain(aged, RetentionPolicy(image_days=25), older_than=NOW)
+    assert (freed.images.bytes, freed.freed_bytes) == (0, before - size())
+    assert freed.freed_bytes > 9 * SIZE
+    assert retention.retain(aged, RetentionPolicy(image_days=25), dry_run=True).freed_bytes is None
+
+
 def test_a_dry_run_reports_the_same_and_changes_nothing(aged: OpenLake) -> None:
     policy = RetentionPolicy(image_days=25, image_gb=6 * SIZE / 1e9, thumbnail_days=35, vector_days=35)
     lying = stock.files(Path(aged.uri))
