@@ -170,11 +170,11 @@ def test_what_is_free_on_the_disk_is_measured(aged: OpenLake) -> None:
     before = size()
     kept = retention.retain(aged, RetentionPolicy(image_days=25))
     assert (kept.images.bytes, kept.freed_bytes) == (10 * SIZE, max(0, before - size()))
-    assert kept.freed_bytes < 10 * SIZE, "older versions name the files"
+    assert (kept.freed_bytes or 0) < 10 * SIZE, "older versions name the files"
     before = size()
     freed = retention.retain(aged, RetentionPolicy(image_days=25), older_than=NOW)
     assert (freed.images.bytes, freed.freed_bytes) == (0, before - size())
-    assert freed.freed_bytes > 9 * SIZE
+    assert (freed.freed_bytes or 0) > 9 * SIZE
     assert retention.retain(aged, RetentionPolicy(image_days=25), dry_run=True).freed_bytes is None
 
 
