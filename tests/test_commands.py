@@ -397,3 +397,39 @@ def test_a_terminal_obeys_no_text_of_others(capsys: pytest.CaptureFixture[str]) 
 
     output(Namespace(json=False), {}, "model  evil\x1b]0;owned\x07\x1b[2J 3\nnext \u202e line")
     assert capsys.readouterr().out == "model  evil\ufffd]0;owned\ufffd\ufffd[2J 3\nnext \ufffd line\n"
+
+
+READ_ONLY = """
+mount --bind "$1" "$2" && mount -o remount,bind,ro "$2" || exit 77
+exec "$3" -c '
+import json, sys
+from search_app.cli.main import main
+print(json.dumps([main(words) for words in json.loads(sys.argv[1])]))
+' "$4"
+"""
+
+
+def test_a_lake_on_a_read_only_disk_can_be_searched_exported_and_backed_up(lake_path: Path, tmp_path: Path) -> None:
+    """A mount of its own: the tests may run as root, whom permissions do not stop."""
+    own, seen = tmp_path / "own.lake", tmp_path / "seen.lake"
+    shutil.copytree(lake_path, own)
+    seen.mkdir()
+    _json("slice", "create", "cats", "--where", "label = 'cat'", "--lake", own)
+    image_id = _json("sql", "SELECT image_id FROM images", "--lake", own)[0]["image_id"]
+    commands = [
+        ["sql", "SELECT 1"],
+        ["search", "--id", image_id],
+        ["slice", "show", "cats"],
+        ["slice", "export", "cats", "--format", "coco", "--out", str(tmp_path / "out")],
+        ["backup", str(tmp_path / "saved.tar")],
+        ["slice", "create", "x", "--where", "true"],
+    ]
+    words = json.dumps([[*command, "--lake", str(seen)] for command in commands])
+    shell = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", READ_ONLY, "-"]
+    ended = subprocess.run([*shell, own, seen, sys.executable, words], capture_output=True, text=True, timeout=300)
+    if ended.returncode in (1, 77) and "Traceback" not in ended.stderr:
+        pytest.skip(f"this machine does not let a test mount: {ended.stderr[-200:]}")
+    assert json.loads(ended.stdout.splitlines()[-1]) == [0, 0, 0, 0, 0, 3], ended.stderr
+    assert (tmp_path / "out" / "annotations.json").exists()
+    assert "the lake can only be read, and this command writes" in ended.stderr
+    assert main(["backup", str(tmp_path / "saved.tar"), "--verify"]) == 0

@@ -6,6 +6,7 @@ operating system's user. Rows are only added. This module does not know what the
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
 import os
@@ -77,6 +78,31 @@ def record(
     row = entry(action, target, key_id=key_id, user=user, detail=detail)
     write(lake, row)
     return str(row["event_id"])
+
+
+def record_if_writable(
+    lake: Lake,
+    action: str,
+    target: str | None,
+    *,
+    key_id: str | None = None,
+    user: str | None = None,
+    detail: dict[str, Any] | None = None,
+) -> bool:
+    """As `record`, for what changes nothing else in the lake. False, without an entry, if it can only be read."""
+    try:
+        record(lake, action, target, key_id=key_id, user=user, detail=detail)
+    except OSError as error:
+        if not is_read_only(error):
+            raise
+        return False
+    return True
+
+
+def is_read_only(error: OSError) -> bool:
+    """Whether writing failed because the disk, or this user, may only read; Lance tells it in its text."""
+    numbers = (errno.EROFS, errno.EACCES, errno.EPERM)
+    return error.errno in numbers or any(f"(os error {number})" in str(error) for number in numbers)
 
 
 def newest(lake: Lake, action: str, most: int, before: tuple[dt.datetime, str] | None = None) -> list[dict[str, Any]]:

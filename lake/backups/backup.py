@@ -52,6 +52,7 @@ class BackupReport:
     """A finished backup. `sha256` is the hash of its list of files: keep it elsewhere to detect changes.
 
     `left_out` are foreign files in the folder of the lake that are not plain files or whose names an archive refuses.
+    `recorded`: the lake's lists of backups have it; False if the lake can only be read.
     """
 
     path: str
@@ -61,6 +62,7 @@ class BackupReport:
     versions: dict[str, int] = field(default_factory=dict)
     spool_events: int = 0
     left_out: list[str] = field(default_factory=list)
+    recorded: bool = True
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,8 +120,14 @@ def backup(
         }
         contents = writer.finish(facts)
         report.sha256, report.files, report.bytes = contents.sha256, len(contents.files), contents.bytes
-        backup_list.add(lake, destination, moment, report.sha256)
-    audit.record(lake, "backup", str(destination), detail={"sha256": report.sha256, "bytes": report.bytes})
+        try:
+            backup_list.add(lake, destination, moment, report.sha256)
+        except OSError as error:
+            if not audit.is_read_only(error):
+                raise
+            report.recorded = False
+    detail = {"sha256": report.sha256, "bytes": report.bytes}
+    report.recorded = audit.record_if_writable(lake, "backup", str(destination), detail=detail) and report.recorded
     report.seconds = time.monotonic() - started
     return report
 

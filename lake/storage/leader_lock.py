@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lake.errors import LakeBusy
@@ -27,7 +29,10 @@ def leader(lake: Lake, wait: float = 0.0) -> Iterator[None]:
     if lake.folder is None:
         yield
         return
-    file = os.open(lake.folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    file = _opened(lake.folder / LOCK)
+    if file is None:
+        yield
+        return
     deadline = time.monotonic() + wait
     try:
         while True:
@@ -43,3 +48,16 @@ def leader(lake: Lake, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def _opened(path: Path) -> int | None:
+    """The file of the lock; None if this process can only read the lake, and nobody has made the file yet."""
+    try:
+        return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # it can be locked, too
+    except FileNotFoundError:
+        return None

@@ -60,7 +60,8 @@ def _run(lake: Lake, kind: Any, arguments: Mapping[str, Any], display: Display) 
         job = running_job.foreground(lake, kind.name, arguments, display)
         job.begin()
     except OSError as error:  # a lake that can only be read can still be searched
-        print(f"lakeloop: this job is not recorded: {error}", file=sys.stderr)
+        reason = "the lake can only be read" if audit.is_read_only(error) else str(error)
+        print(f"lakeloop: this job is not recorded: {reason}", file=sys.stderr)
         return kind.run(lake, arguments, running_job.Work(lake, Starter(user=audit.os_user()), display))
     with job:
         report = kind.run(lake, arguments, job)

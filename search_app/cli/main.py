@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return fail(str(missing), missing.exit_code, _reason(missing))
         if not isinstance(error, OSError):
             raise
+        if "(os error 30)" in str(error):  # Lance's words for EROFS
+            return fail("the lake can only be read, and this command writes", CouldNot.exit_code, "read_only")
         return fail(str(error), CouldNot.exit_code, "system")
 
 

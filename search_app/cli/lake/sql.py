@@ -111,7 +111,9 @@ def _record(lake: Lake, entry: dict[str, Any]) -> None:
     try:
         lake.insert("audit", audit.rows_to_table([entry]))
     except (LakeloopError, OSError) as error:
-        print(f"lakeloop: the query is not in the audit log: {error}", file=sys.stderr)
+        read_only = isinstance(error, OSError) and audit.is_read_only(error)
+        reason = "the lake can only be read" if read_only else str(error)
+        print(f"lakeloop: the query is not in the audit log: {reason}", file=sys.stderr)
 
 
 def _save(args: argparse.Namespace) -> int:

@@ -137,6 +137,8 @@ def _backup(args: argparse.Namespace) -> int:
     lake = open_lake(args, drain=False)
     with progress(args, "B") as count:
         report = backup.backup(lake, args.destination, spools=_spool_folders(args), progress=count)
+    if not report.recorded:
+        print("the lake can only be read: its audit log does not have this backup", file=sys.stderr)
     for name in report.left_out:
         print(f"left out, because of its name or because it is not a plain file: {name}", file=sys.stderr)
     text = (
