@@ -62,13 +62,13 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; `lakeloop` on the command line."""
+    """Runs one command and returns its exit code. Raises SystemExit for wrong words and after --help."""
     words = [*(sys.argv[1:] if argv is None else argv)]
     fail = functools.partial(_fail, "--json" in words)
     try:
         arguments = _parsed(words)
     except _UsageError as error:
-        return fail(str(error), BadInput.exit_code, "usage", prefix="")
+        raise SystemExit(fail(str(error), BadInput.exit_code, "usage", prefix="")) from None
     command: Callable[[argparse.Namespace], int | None] = arguments.run
     try:
         return command(arguments) or 0
