@@ -89,16 +89,12 @@ def backup(
         raise CouldNot(f"{lake.uri} is on object storage: use the store's own means, such as versioning or replication")
     if destination.resolve().is_relative_to(folder.resolve()):
         raise BadInput(f"{destination} is inside the lake; choose another folder, best on another disk")
-    damaged = damage.of_lake(folder, [*schema.TABLES], deep=False)
-    if damaged:
-        raise CouldNot(
-            f"table {damaged[0].table!r} of {lake.uri} is damaged: {damaged[0].sentences()[0]}; a backup would"
-            " lack these rows. Run: lakeloop doctor --repair"
-        )
     if spools is None:
         own = beside(lake.uri)
         spools = [own] if own is not None and own.exists() else []
     report = BackupReport(str(destination))
+    with leader_lock.leader(lake, wait):
+        _refuse_damaged(lake, folder)
     with leader_lock.leader(lake, wait), archive.Writer(destination) as writer:
         for number, spool in enumerate(spools, 1):
             report.spool_events += _copy_spool(spool, "spool" if number == 1 else f"spool-{number}", writer, progress)
@@ -130,6 +126,15 @@ def backup(
     report.recorded = audit.record_if_writable(lake, "backup", str(destination), detail=detail) and report.recorded
     report.seconds = time.monotonic() - started
     return report
+
+
+def _refuse_damaged(lake: Lake, folder: Path) -> None:
+    damaged = damage.of_lake(folder, [*schema.TABLES], deep=False)
+    if damaged:
+        raise CouldNot(
+            f"table {damaged[0].table!r} of {lake.uri} is damaged: {damaged[0].sentences()[0]}; a backup would"
+            " lack these rows. Run: lakeloop doctor --repair"
+        )
 
 
 def pinned_order() -> list[str]:

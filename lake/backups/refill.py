@@ -49,7 +49,7 @@ def refill(lake: Lake, backup: Path) -> list[str]:
             source = Lake(f"{work}/lake")
         sentences = []
         for path, aside in missing:
-            filled = _fill(lake, source, aside)
+            filled = min(_fill(lake, source, aside), aside.missing)
             aside.filled += filled
             set_aside.update(path, aside)
             rest = f"; {aside.missing:,} are not in the backup" if aside.missing else ""
@@ -63,7 +63,9 @@ def _fill(lake: Lake, source: Lake, aside: AsideList) -> int:
     columns = [f.name for f in source.dataset(name).schema if f.name in lake.dataset(name).schema.names]
     if name == "images":
         columns = [column for column in columns if column != "data"]
-    column = next((column for column, values in aside.ids.items() if values), None)
+    key = schema.TABLES[name].key
+    known_ids = [column for column, values in aside.ids.items() if values]
+    column = key if key in known_ids else next(iter(known_ids), None)
     rows = (
         source.look_up(name, columns, column, aside.ids[column]) if column is not None else source.scan(name, columns)
     )
@@ -71,7 +73,6 @@ def _fill(lake: Lake, source: Lake, aside: AsideList) -> int:
         names = sorted(set(rows["image_id"].to_pylist()))
         erased = pa.array(sorted(lake.erased(names)) if names else [], pa.string())
         rows = rows.filter(pc.invert(pc.is_in(rows["image_id"].combine_chunks(), erased)))
-    key = schema.TABLES[name].key
     if key:
         values = rows[key].to_pylist()
         known = (

@@ -120,17 +120,23 @@ def applied(lake: Lake) -> list[int]:
         raise CouldNot(f"table 'migrations' of {lake.uri} is damaged; mend it with lakeloop doctor --repair") from error
 
 
-def apply(lake: Lake) -> list[int]:
-    """Applies the missing steps in order, and records each when it is done; returns their numbers.
-
-    Raises NewerLake if the lake has a step that this software does not know.
-    """
+def refuse_newer(lake: Lake) -> list[int]:
+    """As `applied`. Raises NewerLake if the lake has a step that this software does not know."""
     done = applied(lake)
     newest = STEPS[-1][0]
     if done and done[-1] > newest:
         raise NewerLake(
             f"{lake.uri} was written by a newer lakeloop (step {done[-1]}; this one knows {newest}): upgrade lakeloop"
         )
+    return done
+
+
+def apply(lake: Lake) -> list[int]:
+    """Applies the missing steps in order, and records each when it is done; returns their numbers.
+
+    Raises NewerLake if the lake has a step that this software does not know.
+    """
+    done = refuse_newer(lake)
     fresh = []
     for number, name, step in STEPS:
         if number in done:

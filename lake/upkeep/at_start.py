@@ -36,13 +36,14 @@ def mend(uri: str) -> list[str]:
     older = [found for found in damaged if not _unclean_stop(folder, found)]
     if older:
         raise CouldNot(
-            f"table {older[0].table!r} of {uri} is damaged: {older[0].sentences()[0]}; nothing was changed. Stop every"
+            f"table {older[0].table!r} of {uri} is damaged: {older[0].sentences()[0]}; nothing was repaired. Stop every"
             f" process that writes to the lake, and run: lakeloop doctor --repair --lake {uri}"
         )
     if damaged:
         lake = Lake(uri)
-        with leader(lake, LEADER_WAIT):
-            notices += repair.repair_tables(lake, damaged)
+        with leader(lake, LEADER_WAIT):  # whoever held it may have changed what was found
+            damaged = damage.of_lake(folder, [*schema.TABLES], deep=False)
+            notices += repair.repair_tables(lake, [found for found in damaged if _unclean_stop(folder, found)])
     return notices
 
 
@@ -64,4 +65,5 @@ def _unclean_stop(folder: Path, found: TableDamage) -> bool:
 def _named(table: Path, version: int) -> set[str]:
     import lance
 
-    return table_files.named(lance.dataset(str(table), version=version), {version})
+    from_version = lance.dataset(str(table), version=version)
+    return table_files.named(from_version, {version})

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from lake.errors import LakeloopError
 from lake.storage import schema
 from lake.storage.lance_files import damage, table_files
 from lake.storage.lance_files.damage import TableDamage
@@ -22,65 +23,75 @@ if TYPE_CHECKING:
     from lake.storage.store import Lake
 
 
-def recover(lake: Lake, table: Path, found: TableDamage) -> list[str]:
-    """Adds rows that only lost commits named: of data files that no version names, written after the base."""
+def recover(lake: Lake, table: Path, found: TableDamage) -> tuple[str, dict[str, str]]:
+    """Adds rows that only lost commits named: of data files that no version names, written after the base.
+
+    Returns a sentence, and the files that cannot be read, with reasons.
+    """
     name = found.table
     listed = dict(table_files.manifests(table))
     since = os.stat(listed[found.base]).st_mtime if found.base in listed else 0.0
     unnamed = [file for file in table_files.unclaimed(lake.dataset(name)) if file.modified.timestamp() >= since - 1.0]
     data_files = [file for file in unnamed if file.path.startswith("data/") and file.path.endswith(".lance")]
-    added = 0
-    for file in sorted(data_files, key=lambda f: f.modified, reverse=True):  # of an updated row, the newest stays
-        added += _add_rows(lake, table, name, file.path)
+    # Deletions first: they name fragments by number, and fragments that are added get the numbers of lost ones.
     deleted = _delete_again(lake, table, name, [f.path for f in unnamed if f.path.startswith("_deletions/")])
+    added = 0
+    unreadable: dict[str, str] = {}
+    for file in sorted(data_files, key=lambda f: f.modified, reverse=True):  # of an updated row, the newest stays
+        try:
+            added += _add_rows(lake, table, name, file.path)
+        except LakeloopError:
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # Lance's panics are no Exception
+            unreadable[file.path] = f"of a lost commit: {str(error).split(', /')[0][:200]}"
+    if name == "images":
+        drop_superseded(lake, name)
     damage.write_hint(table, lake.version(name))
     words = f"{name}: the commits after version {found.base or 0} are lost"
     also = f", and deleted {deleted:,} again" if deleted else ""
-    return [f"{words}; took {added:,} rows from their data files{also}"]
+    also += f"; {len(unreadable)} of these files cannot be read" if unreadable else ""
+    return f"{words}; took {added:,} rows from their data files{also}", unreadable
 
 
 def _add_rows(lake: Lake, table: Path, name: str, path: str) -> int:
-    """Adds the rows of a data file whose keys the table lacks; returns their number."""
+    """Adds the rows of a data file whose keys the table lacks; returns their number. Raises what reading it raises."""
     import lance
     from lance.file import LanceFileReader
 
     dataset = lake.dataset(name)
-    if damage.file_damage(table / path) is not None:
-        return 0
-    try:
-        reader = LanceFileReader(str(table / path))
-        if name == "images":  # with their bytes, which only a fragment can read
-            shape = next(
-                (f for fr in dataset.get_fragments() for f in fr.metadata.to_json()["files"] if len(f["fields"]) > 1),
-                None,
-            )
-            numbers = shape["fields"] if shape else [field.id() for field in dataset.lance_schema.fields()]
-            if len(reader.metadata().columns) != len(numbers):
-                return 0
-            file = {
-                "path": path.removeprefix("data/"), "fields": numbers, "column_indices": [*range(len(numbers))],
-                "file_major_version": 2, "file_minor_version": 2, "file_size_bytes": (table / path).stat().st_size,
-                "base_id": None,
-            }  # fmt: skip
-            fragment = {
-                "id": 0, "files": [file], "overlays": [], "physical_rows": reader.metadata().num_rows,
-                "deletion_file": None, "row_id_meta": None, "created_at_version_meta": None,
-                "last_updated_at_version_meta": None,
-            }  # fmt: skip
-            before = dataset.count_rows()
-            append = lance.LanceOperation.Append([lance.FragmentMetadata.from_json(json.dumps(fragment))])
-            lake.commit(
-                name,
-                lambda: lance.LanceDataset.commit(table.as_posix(), append, read_version=lake.dataset(name).version),
-            )
-            lake.reopen(name)
-            drop_superseded(lake, name)
-            return int(lake.dataset(name).count_rows() - before)
-        rows = reader.read_all().to_table()
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # not readable by itself: it stays where it is
-        return 0
+    harm = damage.file_damage(table / path)
+    if harm is not None:
+        raise OSError(harm)
+    reader = LanceFileReader(str(table / path))
+    if name == "images":  # with their bytes, which only a fragment can read
+        shape = next(
+            (f for fr in dataset.get_fragments() for f in fr.metadata.to_json()["files"] if len(f["fields"]) > 1),
+            None,
+        )
+        numbers = shape["fields"] if shape else [field.id() for field in dataset.lance_schema.fields()]
+        if len(reader.metadata().columns) != len(numbers):
+            return 0
+        file = {
+            "path": path.removeprefix("data/"), "fields": numbers, "column_indices": [*range(len(numbers))],
+            "file_major_version": 2, "file_minor_version": 2, "file_size_bytes": (table / path).stat().st_size,
+            "base_id": None,
+        }  # fmt: skip
+        fragment = {
+            "id": 0, "files": [file], "overlays": [], "physical_rows": reader.metadata().num_rows,
+            "deletion_file": None, "row_id_meta": None, "created_at_version_meta": None,
+            "last_updated_at_version_meta": None,
+        }  # fmt: skip
+        before = dataset.count_rows()
+        append = lance.LanceOperation.Append([lance.FragmentMetadata.from_json(json.dumps(fragment))])
+        lake.commit(
+            name,
+            lambda: lance.LanceDataset.commit(table.as_posix(), append, read_version=lake.dataset(name).version),
+        )
+        lake.reopen(name)
+        return int(lake.dataset(name).count_rows() - before)
+    rows = reader.read_all().to_table()
     for field in rows.schema:
         if field.name not in dataset.schema.names and field.nullable:  # a typed column of metadata, or of vectors
             lake.add_column(name, field.remove_metadata())

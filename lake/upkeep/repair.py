@@ -47,10 +47,12 @@ def repair_tables(lake: Lake, damaged: Sequence[TableDamage]) -> list[str]:
     """`repair` of what was found damaged."""
     folder = lake.folder
     assert folder is not None
+    if not any(found.table == "migrations" for found in damaged):
+        migrations.refuse_newer(lake)
     done = [sentence for found in damaged for sentence in _repair_table(lake, folder, found)]
     if done:
         shutil.rmtree(folder / columnar.FOLDER, ignore_errors=True)  # a copy of rows that may be gone now
-        if (folder / "migrations.lance").is_dir():
+        if any(found.table == "migrations" for found in damaged):
             migrations.record_again(lake)
         checksums.record(lake)
     return done
@@ -70,7 +72,7 @@ def _repair_table(lake: Lake, folder: Path, found: TableDamage) -> list[str]:
         done.append(f"{name}: set aside the tag {Path(path).stem}: {reason}")
     record = checksums.read(folder, name)
     if found.from_copy:
-        shutil.copyfile(checksums.manifest_copy(folder, name), _manifest_path(table, record.version))
+        shutil.copy2(checksums.manifest_copy(folder, name), _manifest_path(table, record.version))
         found = damage.TableDamage(name, base=record.version, lost=_beyond(found.lost, record.version))
         done.append(f"{name}: put back the manifest of version {record.version} from its copy")
         lake.reopen(name)
@@ -86,15 +88,17 @@ def _repair_table(lake: Lake, folder: Path, found: TableDamage) -> list[str]:
     aside = AsideList(name, store.now().isoformat())
     if found.deletions or found.files:
         _drop(lake, found, indexes, aside)
-    if found.lost is not None:
-        done += lost_commits.recover(lake, table, found)
+    if found.lost is not None or found.torn_aside:
+        sentence, unreadable = lost_commits.recover(lake, table, found)
+        done.append(sentence)
+        aside.files |= unreadable
     for index in found.indexes:
         lake.commit(name, partial(_drop_index, lake, name, index))
         done.append(f"{name}: built the index {index} again")
     if found.indexes:
         lake.create_table(schema.TABLES[name])
-    for path, reason in (found.files | found.deletions).items():
-        aside.files[path] = reason
+    aside.files |= found.files | found.deletions
+    for path in aside.files:
         blob_files = [blob.relative_to(table).as_posix() for blob in (table / path).with_suffix("").glob("*")]
         for moved in (path, *blob_files):
             set_aside.move(folder, name, moved)

@@ -120,11 +120,15 @@ def _record_table(lake: Lake, name: str) -> int:
         except FileNotFoundError:
             continue
         bytes_read += file.size
+    names = table_files.named(dataset, {dataset.version})
+    for path, recorded in known.files.items():  # a lost file is not forgotten while it is needed
+        if path not in fresh.files and table_files.belongs(path, names):
+            fresh.files[path] = recorded
     fresh.keys = _keys(dataset, name, known)
     copy = manifest_copy(folder, name)
     copy.parent.mkdir(mode=0o700, exist_ok=True)
     part = copy.with_suffix(".part")
-    shutil.copyfile(manifest, part)
+    shutil.copy2(manifest, part)  # with its time, which tells the files of later commits from older ones
     os.replace(part, copy)
     whole_file.replace(
         _path(folder, name),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HINT = "latest_version_hint.json"
 BLOB = "lance.blob.v2"
+ATTEMPTS = 5
 
 
 @dataclass
@@ -29,7 +30,9 @@ class TableDamage:
 
     `manifests`: damaged ones, newest first. `lost`: the newest version that existed, if its manifest is missing or
     damaged, else None. `from_copy`: the recorded copy of the manifest can take the place of the lost one.
-    `indexes` has the names of indexes. `unread`: files without a recorded hash, of which only sizes and ends are known.
+    `indexes` has the names of indexes. `torn_aside`: manifests that a power loss tore were moved aside, and
+    the rows of their commits not looked for. `unread`: files without a recorded hash, of which only sizes and ends are
+    known.
     """
 
     table: str
@@ -42,14 +45,19 @@ class TableDamage:
     indexes: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     unread: list[FileToRead] = field(default_factory=list)
+    torn_aside: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.lost or self.manifests or self.files or self.deletions or self.indexes or self.tags)
+        return bool(
+            self.lost or self.torn_aside or self.manifests or self.files or self.deletions or self.indexes or self.tags
+        )
 
     def sentences(self) -> list[str]:
         """What is wrong, a sentence for each kind, with the first of each."""
         said = []
-        if self.lost is not None and not self.manifests:
+        if self.torn_aside:
+            said.append("torn manifests were moved aside when the lake opened")
+        elif self.lost is not None and not self.manifests:
             said.append(f"the manifest of version {self.lost} is missing; version {self.base} opens instead")
         for version, _, reason in self.manifests[:1]:
             more = f" ({len(self.manifests)} such)" if len(self.manifests) > 1 else ""
@@ -70,16 +78,20 @@ def examine(folder: Path, name: str, *, deep: bool) -> TableDamage:
     """What is damaged of a table of the lake in `folder`. The files in its `unread` are still to be read."""
     table = folder / f"{name}.lance"
     damage = TableDamage(name)
+    damage.torn_aside = bool(quarantine.manifests_aside(folder, name))
     record = checksums.read(folder, name)
     noted = hinted(table)  # before the manifests: a writer notes its version after it has written the manifest
     listed = table_files.manifests(table)
     base: lance.LanceDataset | None = None
     older_whole = False  # known to be
     for version, path in listed:
-        if older_whole:
-            opened, reason = None, quarantine.torn(path)
-        else:
-            opened, reason = _opened(table, version, path, record)
+        try:
+            if older_whole:
+                opened, reason = None, quarantine.torn(path)
+            else:
+                opened, reason = _opened(table, version, path, record)
+        except FileNotFoundError:  # maintenance has just removed it
+            continue
         if reason is not None:
             damage.manifests.append((version, path, reason))
         elif base is None and opened is not None:
@@ -100,15 +112,18 @@ def examine_version(
 ) -> None:
     """Adds the damaged files that the dataset's version names, and those to be read."""
     columns_of = _columns(dataset)
+    blobs_of: dict[str, list[str]] = {}  # data file -> its files of blobs, as recorded
+    for recorded in record.files:
+        if recorded.startswith("data/") and recorded.count("/") > 1:
+            blobs_of.setdefault(recorded.rpartition("/")[0] + ".lance", []).append(recorded)
     for fragment in dataset.get_fragments():
         for file in fragment.metadata.files:
             path = f"data/{file.path}"
             reason = file_damage(table / path, file.file_size_bytes)
-            if reason is None:
-                for blobs in sorted((table / path).with_suffix("").glob("*")):
-                    reason = reason or _changed(table, blobs.relative_to(table).as_posix(), record, deep)
-                reason = reason or _changed(table, path, record, deep)
-            reason = reason or _missing_blobs(table, path, record)
+            blobs = blobs_of.get(path, [])
+            reason = reason or next((f"its {blob} is missing" for blob in blobs if not (table / blob).exists()), None)
+            for recorded in (path, *blobs):
+                reason = reason or _changed(table, recorded, record, deep)
             if reason is not None:
                 damage.files[path] = reason
             elif deep and path not in record.files:
@@ -225,12 +240,6 @@ def _changed(table: Path, path: str, record: checksums.Record, deep: bool) -> st
     return "its bytes have changed" if deep and checksums.sha256(table / path) != digest else None
 
 
-def _missing_blobs(table: Path, path: str, record: checksums.Record) -> str | None:
-    folder = path.removesuffix(".lance") + "/"
-    missing = [name for name in record.files if name.startswith(folder) and not (table / name).exists()]
-    return f"its {missing[0]} is missing" if missing else None
-
-
 def _unreadable_deletions(fragment: lance.LanceFragment, deep: bool) -> str | None:
     if not deep:
         return None
@@ -296,9 +305,23 @@ def _tag_damage(table: Path) -> dict[str, str]:
 def of_lake(folder: Path, names: list[str], *, deep: bool) -> list[TableDamage]:
     """The damage of each of the tables that is in the folder and damaged."""
     present = [name for name in names if os.path.isdir(folder / f"{name}.lance")]
-    examined = [examine(folder, name, deep=deep) for name in present]
+    examined = [_steady(folder, name, deep) for name in present]
     read_all(examined)
     return [damage for damage in examined if damage]
+
+
+def _steady(folder: Path, name: str, deep: bool) -> TableDamage:
+    """`examine`, again if the table changed meanwhile: a commit and a clean-up would look like missing files."""
+    for _ in range(ATTEMPTS):
+        before = _newest(folder, name)
+        found = examine(folder, name, deep=deep)
+        if not found or _newest(folder, name) == before:
+            break
+    return found
+
+
+def _newest(folder: Path, name: str) -> int:
+    return max((version for version, _ in table_files.manifests(folder / f"{name}.lance")), default=0)
 
 
 def read_all(examined: list[TableDamage]) -> None:
