@@ -185,7 +185,8 @@ def _drop(lake: Lake, found: TableDamage, keys: _Keys, aside: AsideList) -> None
     lake.commit(name, write)
     lake.reopen(name)
     if salvaged:  # rows of another file, if one file was written over another, are in the table already
-        aside.rows += len(salvaged) - lake.insert(name, image_rows.images_table(salvaged))
+        distinct = [*{row["image_id"]: row for row in salvaged}.values()]
+        aside.rows += len(salvaged) - lake.insert(name, image_rows.images_table(distinct))
     if aside.undeleted:
         lost_commits.drop_superseded(lake, name)
 
