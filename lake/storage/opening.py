@@ -88,7 +88,12 @@ def open_as(kind: type[L], uri: str, *, storage_options: dict[str, str] | None) 
         for name in schema.TABLES:
             _check_manifest(lake, lake.folder, name)
     if notices and migrations.applied(lake):
-        restore_columns(lake)
+        try:
+            restore_columns(lake)
+        except (OSError, ValueError) as error:  # Lance's words for a file that it cannot read
+            raise CouldNot(
+                f"{uri} is damaged ({str(error)[:200]}); run: lakeloop doctor --repair --lake {uri}"
+            ) from error
     if not migrations.applied(lake):
         raise NotALake(f"no lake at {uri}; make one with: lakeloop init --lake {uri}")
     migrations.apply(lake)
