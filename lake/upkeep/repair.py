@@ -67,7 +67,7 @@ def _repair_table(lake: Lake, folder: Path, found: TableDamage) -> list[str]:
     for version, manifest, reason in found.manifests:
         set_aside.move(folder, name, manifest.relative_to(table).as_posix())
         done.append(f"{name}: set aside the manifest of version {version}: {reason}")
-    for path, reason in found.tags.items():
+    for path, reason in damage.tag_damage(table).items():  # also of the versions just set aside
         set_aside.move(folder, name, path)
         done.append(f"{name}: set aside the tag {Path(path).stem}: {reason}")
     record = checksums.read(folder, name)

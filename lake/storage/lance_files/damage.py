@@ -139,7 +139,7 @@ def examine_version(
     broken = {f.fragment_id for f in dataset.get_fragments() if f.deletion_file() in damage.deletions}
     damage.unread = [file for file in damage.unread if file.fragment not in broken]
     damage.indexes |= _index_damage(dataset, table, record, deep)
-    damage.tags |= _tag_damage(table)
+    damage.tags |= tag_damage(table)
 
 
 def _opened(
@@ -289,7 +289,8 @@ def index_segments(dataset: lance.LanceDataset, column: str | None = None) -> li
     return [(index.name, str(segment.uuid)) for index in indexes for segment in index.segments]
 
 
-def _tag_damage(table: Path) -> dict[str, str]:
+def tag_damage(table: Path) -> dict[str, str]:
+    """The tags of a table that cannot be read or name no version."""
     bad = {}
     for path in sorted((table / "_refs/tags").glob("*.json")):
         try:
