@@ -1,4 +1,4 @@
-"""Lists a table's files: those that a version needs, those that no version needs, and those that are torn.
+"""Lists a table's files: those that a version needs, those that no version needs, and manifests.
 
 It knows the layout of a table's folder, not the contents of rows. Lance first writes every file under a `.tmp` name
 and renames it; a kill leaves such files behind, and Lance's own clean-up never removes them.
@@ -7,7 +7,7 @@ and renames it; a kill leaves such files behind, and Lance's own clean-up never 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,37 +109,17 @@ def manifests(table: Path) -> list[tuple[int, Path]]:
     return sorted(listed, reverse=True)
 
 
-def torn(dataset: lance.LanceDataset, table: Path) -> Iterator[str]:
-    """Paths of data files of this version that are missing, shorter than they were written, or without their end.
-
-    It reads the size and the last bytes of each file.
-    """
-    for fragment in dataset.get_fragments():
-        for file in fragment.metadata.files:
-            path = f"data/{file.path}"
-            if not _whole(table / path, file.file_size_bytes):
-                yield path
-        deletions = fragment.deletion_file()
-        if deletions and not has_bytes(table / deletions):
-            yield deletions
-
-
-def _whole(path: Path, size: int | None) -> bool:
-    try:
-        with path.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            if end < len(MAGIC) or (size and end != size):
-                return False
-            file.seek(-len(MAGIC), os.SEEK_END)
-            return file.read() == MAGIC
-    except FileNotFoundError:
-        return False
-
-
 def has_bytes(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
 def ends_whole(path: Path) -> bool:
-    """Whether a manifest has the end that Lance writes last: a manifest of zeros would open as an empty table."""
-    return _whole(path, None)
+    """Whether a file of Lance has the end that is written last: a manifest of zeros would open as an empty table."""
+    try:
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < len(MAGIC):
+                return False
+            file.seek(-len(MAGIC), os.SEEK_END)
+            return file.read() == MAGIC
+    except FileNotFoundError:
+        return False

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from lake.open_lake import OpenLake
-from lake.storage.lance_files import columns, fragments, nulls, table_files
+from lake.storage.lance_files import columns, damage, fragments, nulls, table_files
 from lake.storage.vectors import to_column
 
 DIM = 4
@@ -81,7 +81,9 @@ def test_a_fragment_tells_its_files_with_sizes_fields_and_deleted_rows(table: Pa
         assert (table / "data" / path).read_bytes().endswith(table_files.MAGIC), f"the end of a data file: {LANCE}"
         assert (fragment.metadata.physical_rows, fragment.metadata.num_deletions) == (10, 1)
         assert (table / fragment.deletion_file()).is_file(), f"files of deletions: {LANCE}"
-    assert list(table_files.torn(dataset, table)) == []
+        assert table_files.has_bytes(table / fragment.deletion_file())
+        sizes = {file.path: file.file_size_bytes for file in fragment.metadata.files}
+        assert [path for path, size in sizes.items() if damage.file_damage(table / "data" / path, size)] == []
 
 
 def test_a_row_address_is_its_fragment_and_offset_and_is_the_row_id_too(table: Path) -> None:
